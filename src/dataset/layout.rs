@@ -1,0 +1,34 @@
+//! Every path and file name of a dataset, and of what a run leaves beside it until it is done.
+//!
+//! ```text
+//! out/NAME/                    the dataset
+//! out/.NAME.staging/           one run's work, on the same file system; gone when the run is done
+//!   lock                       held while a run works here; says who
+//!   run.json                   the fingerprint that the work here belongs to
+//!   phase-0/                   an intermediate dataset, where a selection needs what a stage computes
+//!   phase-1/journal.jsonl      one line per finished task, written after the task's files are durable
+//!   phase-1/dataset/           becomes out/NAME in one rename
+//! ```
+
+use std::path::{Path, PathBuf};
+
+/// The manifest's path in a dataset.
+pub fn manifest(dataset: &Path) -> PathBuf {
+    dataset.join("dataset.json")
+}
+
+/// Name of a shard of steps, relative to the dataset.
+pub fn steps(shard: usize) -> String {
+    format!("steps/{shard:05}.parquet")
+}
+
+/// Name of a shard of trajectories, relative to the dataset.
+pub fn trajectories(shard: usize) -> String {
+    format!("trajectories/{shard:05}.parquet")
+}
+
+/// The staging directory of the output `path`: a hidden sibling, on the same file system.
+pub fn staging(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!(".{name}.staging"))
+}

@@ -1,0 +1,96 @@
+//! The nouns: a dataset on disk, its manifest and shards, and trajectories in memory.
+//!
+//! ```text
+//! NAME/
+//!   dataset.json                 the manifest; its appearance is the commit
+//!   trajectories/00000.parquet   one row per trajectory: what SQL and selection read
+//!   steps/00000.parquet          one row per observation: trajectories whole, contiguous, steps in order
+//! ```
+//!
+//! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of pipelines, stages or
+//! threads. [`store`] alone changes the file system.
+
+pub mod chunk;
+pub mod intrinsic;
+pub mod layout;
+pub mod manifest;
+pub mod read;
+pub mod schema;
+pub mod store;
+pub mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::error::{Error, Result};
+pub use chunk::Chunk;
+pub use manifest::{Manifest, ShardEntry};
+
+/// A published dataset, as its manifest describes it; it does not change while it is open.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// The dataset's directory.
+    pub path: PathBuf,
+    /// What `dataset.json` holds.
+    pub manifest: Arc<Manifest>,
+    /// blake3 of `dataset.json`: the identity of everything in the dataset.
+    pub hash: String,
+    /// Schema of `steps` in memory: vectors are `FixedSizeList`.
+    pub steps: SchemaRef,
+    /// Schema of `trajectories`.
+    pub trajectories: SchemaRef,
+}
+
+impl Dataset {
+    /// Opens the dataset in the directory `path`: reads its manifest and one footer of each kind.
+    ///
+    /// # Errors
+    /// Where there is no manifest, it is of a newer format, or the first shard's footer cannot be read.
+    pub fn open(path: &Path) -> Result<Dataset> {
+        let manifest_path = layout::manifest(path);
+        let bytes = std::fs::read(&manifest_path).map_err(|error| {
+            let failure = Error::failed(format!("{} is not a trajmill dataset: cannot read dataset.json: {error}", path.display()));
+            if path.exists() {
+                failure.hint("`trajmill import SRC DST` makes a dataset of Parquet, D4RL HDF5 or npz files")
+            } else {
+                failure.hint("no such directory: check the path; relative paths in a pipeline start at the pipeline file's folder")
+            }
+        })?;
+        let manifest = Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
+        let first = manifest.shards.first().ok_or_else(|| Error::failed(format!("{}: the manifest lists no shard", manifest_path.display())))?;
+        let steps = schema::logical(&read::file_schema(&path.join(&first.steps.path))?, &manifest.columns)?;
+        let trajectories = read::file_schema(&path.join(&first.trajectories.path))?;
+        Ok(Dataset { path: path.to_owned(), hash: blake3::hash(&bytes).to_hex().to_string(), manifest: Arc::new(manifest), steps, trajectories })
+    }
+
+    /// Number of rows of `steps`, final observations included.
+    pub fn rows(&self) -> u64 {
+        self.manifest.shards.iter().map(|shard| shard.steps.rows).sum()
+    }
+
+    /// Number of trajectories.
+    pub fn trajectory_count(&self) -> u64 {
+        self.manifest.shards.iter().map(|shard| shard.trajectories.rows).sum()
+    }
+
+    /// Checks the bytes of one shard against the manifest.
+    ///
+    /// # Errors
+    /// Where a file is missing, or its length or blake3 is not the manifest's.
+    pub fn verify_shard(&self, shard: &ShardEntry) -> Result<()> {
+        for file in [&shard.trajectories, &shard.steps] {
+            let path = self.path.join(&file.path);
+            let found = store::digest(&path)?;
+            if found.bytes != file.bytes || found.blake3 != file.blake3 {
+                return Err(Error::failed(format!(
+                    "{} is corrupt: {} bytes with blake3 {:.16}…, the manifest says {} bytes with {:.16}…",
+                    path.display(), found.bytes, found.blake3, file.bytes, file.blake3
+                ))
+                .hint("restore the file from a copy, or import or materialise the dataset again"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Names and types of columns: what a dataset must have, and how vectors are kept in memory and in the file.
+//!
+//! In memory a vector column is a `FixedSizeList<T, n>`. In the file a vector that may be null is a plain list, because
+//! pyarrow before 26 cannot read fixed-size lists with nulls; the manifest keeps its width.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, FixedSizeListArray, ListArray, RecordBatch, UInt64Array, make_array};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::manifest::Column;
+use crate::error::{Error, Result};
+
+/// Columns of `steps` with a fixed meaning.
+pub mod step {
+    /// Which trajectory the row belongs to, int64.
+    pub const TRAJECTORY_ID: &str = "trajectory_id";
+    /// Position in the trajectory from 0, int32.
+    pub const STEP: &str = "step";
+    /// o_t: vector, struct, image or encoded image.
+    pub const OBSERVATION: &str = "observation";
+    /// a_t, taken in o_t: vector or integer; null where it was not recorded.
+    pub const ACTION: &str = "action";
+    /// r_t, received for a_t; null where it was not recorded.
+    pub const REWARD: &str = "reward";
+    /// Whether the environment ended with a_t, boolean.
+    pub const TERMINATED: &str = "terminated";
+    /// Whether the trajectory was cut off after a_t, boolean.
+    pub const TRUNCATED: &str = "truncated";
+    /// Whether the row holds only the observation after the last action, boolean.
+    pub const IS_FINAL: &str = "is_final";
+    /// `recorded` or `proxy`; null where there is no action.
+    pub const ACTION_SOURCE: &str = "action_source";
+    /// Standard deviation of a proxy action, one per dimension.
+    pub const ACTION_STD: &str = "action_std";
+}
+
+/// Columns of `trajectories` with a fixed meaning.
+pub mod trajectory {
+    /// Unique in the dataset, int64.
+    pub const TRAJECTORY_ID: &str = "trajectory_id";
+    /// Identity that survives filters and merges: hash of the source and its key, hexadecimal.
+    pub const UID: &str = "uid";
+    /// The id that the source gave, as text.
+    pub const SOURCE_KEY: &str = "source_key";
+    /// Name of the source.
+    pub const SOURCE: &str = "source";
+    /// Steps that are not final, int64.
+    pub const LENGTH: &str = "length";
+    /// Undiscounted sum of recorded rewards, float64; null where there is none.
+    pub const RETURN: &str = "return";
+    /// Whether the environment ended, boolean.
+    pub const TERMINATED: &str = "terminated";
+    /// Whether the trajectory was cut off, boolean.
+    pub const TRUNCATED: &str = "truncated";
+    /// Whether every action was recorded, boolean.
+    pub const LABELLED: &str = "labelled";
+    /// How many actions were recorded, int64.
+    pub const RECORDED_ACTIONS: &str = "recorded_actions";
+    /// Index of the shard, int32.
+    pub const SHARD: &str = "shard";
+    /// First row in the shard's file of steps, int64.
+    pub const FIRST_ROW: &str = "first_row";
+    /// Rows in the shard's file of steps, final observation included, int64.
+    pub const ROWS: &str = "rows";
+    /// blake3 of the trajectory's columns, 128 bits in hexadecimal.
+    pub const CONTENT_HASH: &str = "content_hash";
+    /// Per-dimension sum of observations, final one included, list of float64.
+    pub const OBSERVATION_SUM: &str = "observation_sum";
+    /// Per-dimension sum of squares of observations.
+    pub const OBSERVATION_SUM_SQ: &str = "observation_sum_sq";
+    /// Per-dimension sum of actions that are not null.
+    pub const ACTION_SUM: &str = "action_sum";
+    /// Per-dimension sum of squares of actions that are not null.
+    pub const ACTION_SUM_SQ: &str = "action_sum_sq";
+
+    /// Columns that are computed from the steps whenever a dataset is written; all others are carried along.
+    pub const INTRINSIC: [&str; 14] = [
+        LENGTH, RETURN, TERMINATED, TRUNCATED, LABELLED, RECORDED_ACTIONS, SHARD, FIRST_ROW, ROWS, CONTENT_HASH, OBSERVATION_SUM,
+        OBSERVATION_SUM_SQ, ACTION_SUM, ACTION_SUM_SQ,
+    ];
+}
+
+/// Width of a vector column in memory; `None` for any other type.
+pub fn width(data_type: &DataType) -> Option<i32> {
+    match data_type {
+        DataType::FixedSizeList(_, width) => Some(*width),
+        _ => None,
+    }
+}
+
+/// A vector type of `width` elements that are never null.
+pub fn vector(element: DataType, width: i32) -> DataType {
+    DataType::FixedSizeList(Arc::new(Field::new("element", element, false)), width)
+}
+
+/// Approximate bytes of one row in memory, for budgets.
+pub fn row_bytes(schema: &Schema) -> usize {
+    fn of(data_type: &DataType) -> usize {
+        match data_type {
+            DataType::FixedSizeList(child, width) => of(child.data_type()) * usize::try_from(*width).unwrap_or(0),
+            DataType::Struct(fields) => fields.iter().map(|field| of(field.data_type())).sum(),
+            other => other.primitive_width().unwrap_or(24),
+        }
+    }
+    schema.fields().iter().map(|field| of(field.data_type())).sum::<usize>().max(1)
+}
+
+/// How many rows a row group, and with it a unit of work, aims at: a fixed rule of the schema alone.
+pub fn chunk_rows(schema: &Schema) -> usize {
+    ((32 << 20) / row_bytes(schema)).clamp(256, 65_536)
+}
+
+/// The manifest's description of `schema`.
+pub fn describe(schema: &Schema) -> Vec<Column> {
+    let describe = |field: &Arc<Field>| Column {
+        name: field.name().clone(),
+        data_type: field.data_type().to_string(),
+        width: width(field.data_type()),
+        nullable: field.is_nullable(),
+    };
+    schema.fields().iter().map(describe).collect()
+}
+
+/// The schema in memory of a file of steps whose manifest has `columns`.
+///
+/// # Errors
+/// Where file and manifest disagree about the columns.
+pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
+    let names = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+    if names(file) != columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>() {
+        return Err(Error::failed("the manifest's columns are not those of the shard files").hint("the dataset is damaged: import or materialise it again"));
+    }
+    let fields = file.fields().iter().zip(columns).map(|(field, column)| match (field.data_type(), column.width) {
+        (DataType::List(child), Some(width)) => {
+            let child = Arc::new(child.as_ref().clone().with_nullable(false));
+            Arc::new(field.as_ref().clone().with_data_type(DataType::FixedSizeList(child, width)))
+        }
+        _ => Arc::clone(field),
+    });
+    Ok(Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), file.metadata().clone())))
+}
+
+/// The schema in the file of steps that have `schema` in memory.
+pub fn physical(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::FixedSizeList(child, _) if field.is_nullable() => {
+            Arc::new(field.as_ref().clone().with_data_type(DataType::List(Arc::clone(child))))
+        }
+        _ => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Brings the columns of `batch` to the types of `schema`: lists and vectors into each other, nothing else.
+///
+/// # Errors
+/// Where a list's length is not the vector's width.
+pub fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| match (column.data_type(), field.data_type()) {
+        (DataType::List(_), DataType::FixedSizeList(child, width)) => {
+            to_fixed(column, child, *width).map_err(|error| error.at(format!("column `{}`", field.name())))
+        }
+        (DataType::FixedSizeList(_, _), DataType::List(child)) => to_list(column, child),
+        _ => Ok(Arc::clone(column)),
+    });
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<Vec<_>>>()?)?)
+}
+
+/// A list array whose values all have `width` elements, as a vector array.
+fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRef> {
+    let list = arrow::array::AsArray::as_list::<i32>(column.as_ref());
+    let offsets = list.value_offsets();
+    let wrong = offsets.windows(2).enumerate().find(|(row, ends)| list.is_valid(*row) && ends[1] - ends[0] != width);
+    if let Some((row, ends)) = wrong {
+        return Err(Error::failed(format!("row {row} holds {} values where the vector has {width}", ends[1] - ends[0])));
+    }
+    let values = if list.null_count() == 0 {
+        let (first, last) = (offsets[0] as usize, offsets[list.len()] as usize);
+        list.values().slice(first, last - first)
+    } else {
+        let source = list.values().to_data();
+        let mut values = arrow::array::MutableArrayData::new(vec![&source], false, list.len() * width as usize);
+        for row in 0..list.len() {
+            if list.is_valid(row) {
+                values.extend(0, offsets[row] as usize, offsets[row + 1] as usize);
+            } else {
+                values.extend_nulls(width as usize);
+            }
+        }
+        // Slots under a null vector hold zeros, never nulls of their own.
+        make_array(values.freeze().into_builder().nulls(None).build()?)
+    };
+    Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), width, values, list.nulls().cloned())?))
+}
+
+/// A vector array as a list array: null vectors take no values.
+fn to_list(column: &ArrayRef, child: &Arc<Field>) -> Result<ArrayRef> {
+    let fixed = arrow::array::AsArray::as_fixed_size_list(column.as_ref());
+    let width = fixed.value_length() as usize;
+    let lengths = (0..fixed.len()).map(|row| if fixed.is_valid(row) { width } else { 0 });
+    let offsets = OffsetBuffer::from_lengths(lengths);
+    let start = fixed.value_offset(0) as usize;
+    let values = fixed.values().slice(start, fixed.len() * width);
+    let values = if fixed.null_count() == 0 {
+        values
+    } else {
+        let kept = (0..fixed.len()).filter(|row| fixed.is_valid(*row));
+        let indices: UInt64Array = kept.flat_map(|row| (row * width) as u64..((row + 1) * width) as u64).collect();
+        arrow::compute::take(&values, &indices, None)?
+    };
+    Ok(Arc::new(ListArray::try_new(Arc::clone(child), offsets, values, fixed.nulls().cloned())?))
+}

@@ -1,0 +1,196 @@
+//! Every creation, rename, sync and removal, and nothing else.
+//!
+//! The rest of the crate is kept from `std::fs`'s own by `clippy.toml`, so the order of effects that the commit
+//! protocol promises can be counted, failed and killed at from a test: with the feature `faults`, `TRAJMILL_FAULT`
+//! names the operation (`kill:17`, `stop:17`, `error:17:28` with an errno; `count:FILE` writes their names to FILE).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
+    let failure = Error::failed(format!("cannot {action} {}: {error}", path.display()));
+    match error.raw_os_error() {
+        Some(28) => failure.hint("the disk is full: free some space and run the same command again, finished tasks are kept"),
+        Some(122) => failure.hint("the disk quota is used up: free some space and run the same command again"),
+        Some(30) => failure.hint("the file system is read-only: write the output somewhere else"),
+        Some(13) => failure.hint("permission was denied: check the owner and mode of the folder"),
+        _ => failure,
+    }
+}
+
+fn attempt<T>(action: &str, path: &Path, operation: impl FnOnce() -> io::Result<T>) -> Result<T> {
+    faults::before(action, path).and_then(|()| operation()).map_err(|error| failed(action, path, &error))
+}
+
+/// Creates `path` for writing; it must not exist yet.
+#[expect(clippy::disallowed_methods)]
+pub fn create(path: &Path) -> Result<File> {
+    attempt("create", path, || File::create_new(path))
+}
+
+/// Opens `path` for appending, creating it if need be.
+pub fn append(path: &Path) -> Result<File> {
+    attempt("open", path, || OpenOptions::new().create(true).append(true).read(true).open(path))
+}
+
+/// Creates a directory and its missing parents.
+#[expect(clippy::disallowed_methods)]
+pub fn create_dir(path: &Path) -> Result<()> {
+    attempt("create", path, || fs::create_dir_all(path))
+}
+
+/// Makes the bytes of an open file durable.
+#[expect(clippy::disallowed_methods)]
+pub fn sync(file: &File, path: &Path) -> Result<()> {
+    attempt("sync", path, || file.sync_all())
+}
+
+/// Makes the names in a directory durable.
+#[expect(clippy::disallowed_methods)]
+pub fn sync_dir(path: &Path) -> Result<()> {
+    attempt("sync", path, || File::open(path)?.sync_all())
+}
+
+/// Writes a whole small file durably; it must not exist yet.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = create(path)?;
+    attempt("write", path, || file.write_all(bytes))?;
+    sync(&file, path)
+}
+
+/// Moves `from` to `to`, which must not exist: the atomic step that makes a result visible.
+/// Returns `false`, with nothing changed, where `to` exists.
+pub fn publish(from: &Path, to: &Path) -> Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let renamed = attempt("publish", to, || match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(error) => Err(error.into()),
+    })?;
+    Ok(renamed)
+}
+
+/// Exchanges `from` and `to` in one step: readers see the old tree or the new one.
+pub fn exchange(from: &Path, to: &Path) -> Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    attempt("publish", to, || Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?))
+}
+
+/// Removes a file or a whole tree; nothing to do where there is none.
+#[expect(clippy::disallowed_methods)]
+pub fn remove(path: &Path) -> Result<()> {
+    let removed = attempt("remove", path, || match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    });
+    match removed {
+        Err(_) if !path.exists() => Ok(()),
+        other => other,
+    }
+}
+
+/// A file that is hashed while it is written.
+pub struct HashingFile {
+    file: File,
+    path: std::path::PathBuf,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+/// Length and blake3 of a finished file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digest {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes, in hexadecimal.
+    pub blake3: String,
+}
+
+impl HashingFile {
+    /// Creates `path`; it must not exist yet.
+    pub fn create(path: &Path) -> Result<HashingFile> {
+        Ok(HashingFile { file: create(path)?, path: path.to_owned(), hasher: blake3::Hasher::new(), bytes: 0 })
+    }
+
+    /// Makes the file durable and returns what was written.
+    pub fn finish(self) -> Result<Digest> {
+        sync(&self.file, &self.path)?;
+        Ok(Digest { bytes: self.bytes, blake3: self.hasher.finalize().to_hex().to_string() })
+    }
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        faults::before("write", &self.path)?;
+        let written = self.file.write(buffer)?;
+        if let Some(bytes) = buffer.get(..written) {
+            self.hasher.update(bytes);
+        }
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Length and blake3 of the file at `path`, read as a stream.
+pub fn digest(path: &Path) -> Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(|error| failed("read", path, &error))?;
+    hasher.update_reader(&file).map_err(|error| failed("read", path, &error))?;
+    Ok(Digest { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
+}
+
+#[cfg(not(feature = "faults"))]
+mod faults {
+    use std::io;
+    use std::path::Path;
+
+    #[expect(clippy::unnecessary_wraps)]
+    pub(super) fn before(_action: &str, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Counts operations and, at the one that `TRAJMILL_FAULT` names, kills or stops the process or fails.
+#[cfg(feature = "faults")]
+mod faults {
+    use std::io::{self, Write};
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+
+    pub(super) fn before(action: &str, path: &Path) -> io::Result<()> {
+        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else { return Ok(()) };
+        let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut parts = fault.split(':');
+        let (kind, at) = (parts.next(), parts.next().unwrap_or_default());
+        if kind == Some("count") {
+            let mut log = std::fs::OpenOptions::new().create(true).append(true).open(at)?;
+            return writeln!(log, "{count} {action} {}", path.display());
+        }
+        if at.parse() != Ok(count) {
+            return Ok(());
+        }
+        match kind {
+            Some("kill") => signal(rustix::process::Signal::KILL),
+            Some("stop") => signal(rustix::process::Signal::STOP),
+            Some("error") => {
+                let errno = parts.next().and_then(|errno| errno.parse().ok()).unwrap_or(5);
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn signal(signal: rustix::process::Signal) -> io::Result<()> {
+        Ok(rustix::process::kill_process(rustix::process::getpid(), signal)?)
+    }
+}

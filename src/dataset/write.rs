@@ -1,0 +1,189 @@
+//! Writes shards: whole trajectories, row groups cut at their ends, hashed on the way.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::{Compression, Encoding, LogicalType, Type, ZstdLevel};
+use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+use super::manifest::{FileEntry, ShardEntry, Statistics};
+use super::schema::{self, step, trajectory};
+use super::store::HashingFile;
+use super::{Chunk, intrinsic, layout};
+use crate::error::{Error, Result};
+
+/// A shard being written.
+pub struct ShardWriter {
+    root: PathBuf,
+    index: usize,
+    logical: SchemaRef,
+    physical: SchemaRef,
+    steps: ArrowWriter<HashingFile>,
+    trajectories: ArrowWriter<HashingFile>,
+    metadata: SchemaRef,
+    chunk_rows: usize,
+    rows: u64,
+    statistics: Statistics,
+}
+
+/// The schema of `trajectories` beside steps of `steps`, where `carried` columns come along.
+pub fn trajectories_schema(steps: &Schema, carried: &Schema) -> SchemaRef {
+    let placed = [
+        Field::new(trajectory::SHARD, DataType::Int32, false),
+        Field::new(trajectory::FIRST_ROW, DataType::Int64, false),
+        Field::new(trajectory::ROWS, DataType::Int64, false),
+    ];
+    let fields = carried.fields().iter().map(|field| field.as_ref().clone());
+    Arc::new(Schema::new(fields.chain(intrinsic::fields(steps)).chain(placed).collect::<Vec<_>>()))
+}
+
+/// How files of `schema` are written: zstd; floats split by byte, ids and strings by dictionary; nothing that depends
+/// on the machine or the day.
+pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Result<WriterProperties> {
+    let mut builder = WriterProperties::builder()
+        .set_created_by(concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_max_row_group_row_count(None)
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_sorting_columns(sorting);
+    for column in ArrowSchemaConverter::new().convert(schema)?.columns() {
+        let path = column.path().clone();
+        let text = matches!(column.logical_type_ref(), Some(LogicalType::String));
+        builder = match (column.physical_type(), column.name()) {
+            (Type::FLOAT | Type::DOUBLE, _) => builder.set_column_encoding(path.clone(), Encoding::BYTE_STREAM_SPLIT),
+            (Type::INT32 | Type::INT64, step::STEP | trajectory::FIRST_ROW) => builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED),
+            (Type::INT64, _) => builder.set_column_dictionary_enabled(path.clone(), true),
+            (Type::BYTE_ARRAY, name) if text && ![trajectory::UID, trajectory::CONTENT_HASH].contains(&name) => {
+                builder.set_column_dictionary_enabled(path.clone(), true)
+            }
+            _ => builder,
+        };
+        // The smallest and largest coordinate of a vector prune nothing.
+        if column.max_rep_level() > 0 {
+            builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
+        }
+    }
+    Ok(builder.build())
+}
+
+fn sorting(schema: &Schema, names: &[&str]) -> Result<Vec<SortingColumn>> {
+    let leaves = ArrowSchemaConverter::new().convert(schema)?;
+    let index = |name: &&str| leaves.columns().iter().position(|column| column.path().parts() == [*name]);
+    Ok(names.iter().filter_map(index).map(|index| SortingColumn { column_idx: index as i32, descending: false, nulls_first: false }).collect())
+}
+
+impl ShardWriter {
+    /// Starts shard `index` of the dataset at `root`, whose steps have the schema `steps` in memory and whose
+    /// trajectories carry the columns of `carried` along. `sorted` says that ids ascend.
+    ///
+    /// # Errors
+    /// Where the files exist or cannot be created.
+    pub fn create(root: &Path, index: usize, steps: &SchemaRef, carried: &Schema, sorted: bool) -> Result<ShardWriter> {
+        let physical = schema::physical(steps);
+        let metadata = trajectories_schema(steps, carried);
+        let order = |schema: &Schema, names: &[&str]| if sorted { sorting(schema, names).map(Some) } else { Ok(None) };
+        let open = |name: &str, schema: &SchemaRef, names: &[&str]| -> Result<ArrowWriter<HashingFile>> {
+            let file = HashingFile::create(&root.join(name))?;
+            Ok(ArrowWriter::try_new(file, Arc::clone(schema), Some(properties(schema, order(schema, names)?)?))?)
+        };
+        Ok(ShardWriter {
+            root: root.to_owned(),
+            index,
+            steps: open(&layout::steps(index), &physical, &[step::TRAJECTORY_ID, step::STEP])?,
+            trajectories: open(&layout::trajectories(index), &metadata, &[trajectory::TRAJECTORY_ID])?,
+            metadata,
+            logical: Arc::clone(steps),
+            physical,
+            chunk_rows: schema::chunk_rows(steps),
+            rows: 0,
+            statistics: Statistics::default(),
+        })
+    }
+
+    /// Rows of steps written so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Appends whole trajectories.
+    ///
+    /// # Errors
+    /// Where the chunk's columns are not the shard's, or the files cannot be written.
+    pub fn write(&mut self, chunk: &Chunk) -> Result<()> {
+        let intrinsic = intrinsic::compute(chunk)?;
+        self.statistics.add(&intrinsic.statistics);
+        self.write_trajectories(chunk, intrinsic)?;
+        let steps = self.ordered(&chunk.steps)?;
+        let mut from = 0;
+        for span in chunk.spans() {
+            // A row group closes at the first trajectory end at or after its target, so none is ever cut.
+            if self.steps.in_progress_rows() + span.end - from >= self.chunk_rows {
+                self.steps.write(&steps.slice(from, span.end - from))?;
+                self.steps.flush()?;
+                from = span.end;
+            }
+        }
+        if from < steps.num_rows() {
+            self.steps.write(&steps.slice(from, steps.num_rows() - from))?;
+        }
+        self.rows += steps.num_rows() as u64;
+        Ok(())
+    }
+
+    /// The chunk's columns in the shard's order and file types.
+    fn ordered(&self, steps: &RecordBatch) -> Result<RecordBatch> {
+        let column = |field: &Arc<Field>| {
+            let column = steps.column_by_name(field.name());
+            column.cloned().ok_or_else(|| Error::failed(format!("column `{}` is missing in {}", field.name(), layout::steps(self.index))))
+        };
+        let columns = self.logical.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+        schema::convert(&RecordBatch::try_new(Arc::clone(&self.logical), columns)?, &self.physical)
+    }
+
+    fn write_trajectories(&mut self, chunk: &Chunk, intrinsic: intrinsic::Intrinsic) -> Result<()> {
+        let first = chunk.spans().map(|span| (self.rows + span.start as u64) as i64);
+        let placed: [(&str, ArrayRef); 3] = [
+            (trajectory::SHARD, Arc::new(Int32Array::from(vec![self.index as i32; chunk.len()]))),
+            (trajectory::FIRST_ROW, Arc::new(first.collect::<Int64Array>())),
+            (trajectory::ROWS, Arc::new(chunk.spans().map(|span| span.len() as i64).collect::<Int64Array>())),
+        ];
+        let known: Vec<(String, ArrayRef)> = intrinsic
+            .columns
+            .into_iter()
+            .map(|(field, column)| (field.name().clone(), column))
+            .chain(placed.into_iter().map(|(name, column)| (name.to_owned(), column)))
+            .collect();
+        let schema = Arc::clone(&self.metadata);
+        let column = |field: &Arc<Field>| {
+            let known = known.iter().find(|(name, _)| name == field.name()).map(|(_, column)| Arc::clone(column));
+            let column = known.or_else(|| chunk.trajectories.column_by_name(field.name()).cloned());
+            column.ok_or_else(|| Error::failed(format!("column `{}` is missing in {}", field.name(), layout::trajectories(self.index))))
+        };
+        let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+        self.trajectories.write(&RecordBatch::try_new(schema, columns)?)?;
+        Ok(())
+    }
+
+    /// Closes both files, makes them durable and returns what the manifest says of them.
+    ///
+    /// # Errors
+    /// Where the files cannot be written or synced.
+    pub fn finish(self) -> Result<ShardEntry> {
+        let trajectories = close(self.trajectories, layout::trajectories(self.index), self.statistics.trajectories)?;
+        let steps = close(self.steps, layout::steps(self.index), self.rows)?;
+        super::store::sync_dir(&self.root.join("steps"))?;
+        super::store::sync_dir(&self.root.join("trajectories"))?;
+        Ok(ShardEntry { steps, trajectories, statistics: self.statistics })
+    }
+}
+
+fn close(mut writer: ArrowWriter<HashingFile>, path: String, rows: u64) -> Result<FileEntry> {
+    writer.finish()?;
+    let digest = writer.into_inner()?.finish()?;
+    Ok(FileEntry { path, rows, bytes: digest.bytes, blake3: digest.blake3 })
+}

@@ -1,0 +1,119 @@
+//! The one public error: what went wrong in a sentence, what to do about it, and which exit code it means.
+//!
+//! There are few kinds and no variant per call site: nobody matches on those. A message names the place (file, shard,
+//! column, row) and a hint names the remedy; rendering is `cli::report`'s.
+
+use std::fmt;
+
+/// What a failure means to the caller; each kind is one exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The run failed; running it again resumes. Exit code 1.
+    Failed,
+    /// The command line is wrong. Exit code 2.
+    Usage,
+    /// The pipeline file is wrong. Exit code 3.
+    Pipeline,
+    /// The work was done, but a check failed or too many rows were set aside. Exit code 4.
+    Checks,
+    /// The user stopped the run; running it again resumes. Exit code 130.
+    Interrupted,
+}
+
+impl Kind {
+    /// The process exit code of this kind of failure.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::Pipeline => 3,
+            Kind::Checks => 4,
+            Kind::Interrupted => 130,
+        }
+    }
+}
+
+/// A failure that a person can act on.
+#[derive(Debug)]
+pub struct Error {
+    /// What the failure means to the caller.
+    pub kind: Kind,
+    /// One sentence without a trailing full stop, naming the place.
+    pub message: String,
+    /// What to do about it, one sentence each.
+    pub hints: Vec<String>,
+}
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A failure of the run itself: input, model, storage.
+    pub fn failed(message: impl Into<String>) -> Error {
+        Error { kind: Kind::Failed, message: message.into(), hints: Vec::new() }
+    }
+
+    /// A wrong command line.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error { kind: Kind::Usage, ..Error::failed(message) }
+    }
+
+    /// A wrong pipeline file; the message already carries `FILE:LINE:COLUMN` and the caret.
+    pub fn pipeline(message: impl Into<String>) -> Error {
+        Error { kind: Kind::Pipeline, ..Error::failed(message) }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Puts the place in front of the message: `PLACE: MESSAGE`.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Error {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for hint in &self.hints {
+            write!(f, "\n  {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(error: arrow::error::ArrowError) -> Error {
+        Error::failed(error.to_string())
+    }
+}
+
+impl From<parquet::errors::ParquetError> for Error {
+    fn from(error: parquet::errors::ParquetError) -> Error {
+        Error::failed(error.to_string())
+    }
+}
+
+impl From<datafusion::error::DataFusionError> for Error {
+    fn from(error: datafusion::error::DataFusionError) -> Error {
+        Error::failed(error.strip_backtrace())
+    }
+}
+
+/// The name among `known` that a misspelt `given` most likely meant.
+pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&given.to_lowercase(), &name.to_lowercase()), name))
+        .filter(|(distance, name)| *distance <= (name.len().max(given.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}

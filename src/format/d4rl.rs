@@ -1,0 +1,8 @@
+//! d4rl: not readable yet.
+
+use super::Format;
+use crate::error::Error;
+
+/// The registry entry.
+pub(super) const FORMAT: Format =
+    Format { name: "d4rl", about: "", detect: |_| false, read: |_, _| Err(Error::failed("not available")) };

@@ -1,0 +1,1 @@
+//! Numbers the trajectories of a foreign dataset and writes them as shards.

@@ -1,0 +1,89 @@
+//! Foreign dataset formats. One format is one file, and one line of [`FORMATS`].
+//!
+//! A reader turns a foreign dataset into a stream of whole trajectories with canonical columns; it holds one
+//! trajectory, never the dataset. [`import`] numbers them and writes shards. Nothing in a file is ever executed.
+
+mod d4rl;
+pub mod import;
+mod npz;
+mod parquet;
+
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use crate::error::{Error, Result};
+
+/// Every format, by name in alphabetical order.
+pub const FORMATS: &[Format] = &[d4rl::FORMAT, npz::FORMAT, parquet::FORMAT];
+
+/// One entry of the registry.
+pub struct Format {
+    /// What `--from` and `format:` call it.
+    pub name: &'static str,
+    /// One line for the help.
+    pub about: &'static str,
+    /// Whether the file or directory looks like this format.
+    pub detect: fn(&Path) -> bool,
+    /// Opens a dataset for reading.
+    pub read: fn(&Path, &Options) -> Result<Box<dyn Source>>,
+}
+
+/// How a foreign dataset is to be read.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Canonical column to source column: `observation=obs_*` takes scalar columns in natural order as a vector.
+    pub map: Vec<(String, String)>,
+    /// Source column that tells trajectories apart, where it is not found by its name.
+    pub trajectory: Option<String>,
+    /// Source column that numbers steps, where it is not found by its name.
+    pub step: Option<String>,
+    /// Longest trajectory, for sources that mark terminal states alone (old D4RL sets without `timeouts`).
+    pub max_steps: Option<usize>,
+}
+
+/// A foreign dataset, read one trajectory at a time.
+pub trait Source {
+    /// Columns of steps less `trajectory_id` and `step`: `observation`, `action`, `reward`, `terminated`,
+    /// `truncated`, `is_final` in this order, then any other column under its own name.
+    fn schema(&self) -> SchemaRef;
+
+    /// Rows in all, where the source knows, for the progress bar.
+    fn rows(&self) -> Option<u64>;
+
+    /// What the source says of itself, verbatim.
+    fn metadata(&self) -> serde_json::Map<String, serde_json::Value>;
+
+    /// The next trajectory, in the source's order.
+    ///
+    /// # Errors
+    /// Where the source is damaged or contradicts itself; the message names file, trajectory, dataset or column, and
+    /// the remedy.
+    fn next(&mut self) -> Result<Option<Incoming>>;
+}
+
+/// One trajectory of a foreign dataset.
+pub struct Incoming {
+    /// The source's own id of it, as text.
+    pub key: String,
+    /// Its steps, and the observation after the last action where the source has it, as [`Source::schema`] says.
+    pub steps: RecordBatch,
+}
+
+/// The format named `name`, or the one that `path` looks like.
+///
+/// # Errors
+/// Where there is no such format, or none or several fit.
+pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
+    let names = || FORMATS.iter().map(|format| format.name).collect::<Vec<_>>().join(", ");
+    if let Some(name) = name {
+        return FORMATS.iter().find(|format| format.name == name).ok_or_else(|| Error::usage(format!("unknown format `{name}`")).hint(format!("one of {}", names())));
+    }
+    if !path.exists() {
+        return Err(Error::failed(format!("{} does not exist", path.display())));
+    }
+    FORMATS.iter().find(|format| (format.detect)(path)).ok_or_else(|| {
+        Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!("name it with --from: one of {}", names()))
+    })
+}

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `trajmill` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(trajmill::cli::main())
+}

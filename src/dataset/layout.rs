@@ -4,10 +4,8 @@
 //! out/NAME/                    the dataset
 //! out/.NAME.staging/           one run's work, on the same file system; gone when the run is done
 //!   lock                       held while a run works here; says who
-//!   run.json                   the fingerprint that the work here belongs to
-//!   phase-0/                   an intermediate dataset, where a selection needs what a stage computes
-//!   phase-1/journal.jsonl      one line per finished task, written after the task's files are durable
-//!   phase-1/dataset/           becomes out/NAME in one rename
+//!   KEY/journal.jsonl          one line per finished task, written after the task's files are durable
+//!   KEY/dataset/               becomes out/NAME in one rename, or is read by the next phase; KEY is the fingerprint's
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -31,4 +29,9 @@ pub fn trajectories(shard: usize) -> String {
 pub fn staging(path: &Path) -> PathBuf {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     path.with_file_name(format!(".{name}.staging"))
+}
+
+/// Where work towards the result with the fingerprint `key` is kept in a staging directory.
+pub fn work(staging: &Path, key: &str) -> PathBuf {
+    staging.join(&key[..key.len().min(16)])
 }

@@ -26,7 +26,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::error::{Error, Result};
 pub use chunk::Chunk;
-pub use manifest::{Manifest, ShardEntry};
+pub use manifest::{FileEntry, Manifest, ShardEntry};
 
 /// A published dataset, as its manifest describes it; it does not change while it is open.
 #[derive(Debug, Clone)]
@@ -75,21 +75,23 @@ impl Dataset {
         self.manifest.shards.iter().map(|shard| shard.trajectories.rows).sum()
     }
 
-    /// Checks the bytes of one shard against the manifest.
+    /// Checks the bytes of one of the dataset's files against the manifest.
     ///
     /// # Errors
-    /// Where a file is missing, or its length or blake3 is not the manifest's.
-    pub fn verify_shard(&self, shard: &ShardEntry) -> Result<()> {
-        for file in [&shard.trajectories, &shard.steps] {
-            let path = self.path.join(&file.path);
-            let found = store::digest(&path)?;
-            if found.bytes != file.bytes || found.blake3 != file.blake3 {
-                return Err(Error::failed(format!(
-                    "{} is corrupt: {} bytes with blake3 {:.16}…, the manifest says {} bytes with {:.16}…",
-                    path.display(), found.bytes, found.blake3, file.bytes, file.blake3
-                ))
-                .hint("restore the file from a copy, or import or materialise the dataset again"));
-            }
+    /// Where the file is missing, or its length or blake3 is not the manifest's.
+    pub fn verify_file(&self, file: &FileEntry) -> Result<()> {
+        let path = self.path.join(&file.path);
+        let found = store::digest(&path)?;
+        if found.bytes != file.bytes || found.blake3 != file.blake3 {
+            let message = format!(
+                "{} is corrupt: {} bytes with blake3 {:.16}…, the manifest says {} bytes with {:.16}…",
+                path.display(),
+                found.bytes,
+                found.blake3,
+                file.bytes,
+                file.blake3
+            );
+            return Err(Error::failed(message).hint("restore the file from a copy, or import or materialise the dataset again"));
         }
         Ok(())
     }

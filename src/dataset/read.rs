@@ -58,6 +58,11 @@ impl ShardReader {
         Ok(ShardReader { path: path.to_owned(), metadata, logical: Arc::clone(logical) })
     }
 
+    /// Names of the file's columns, in order.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.logical.fields().iter().map(|field| field.name())
+    }
+
     /// Number of rows in the file.
     pub fn rows(&self) -> u64 {
         u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)

@@ -93,6 +93,36 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Locks the file at `path`, creating it, and writes `holder` into it; the lock goes with the returned file.
+/// `Err` in the inner result holds what the present holder wrote.
+pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
+    use rustix::fs::{FlockOperation, flock};
+    loop {
+        let mut file = append(path)?;
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(failed("lock", path, &error.into()));
+            }
+            return Ok(Err(fs::read_to_string(path).unwrap_or_default()));
+        }
+        // The holder before may have removed the file between its opening and its locking here: then try again.
+        let same = match (file.metadata(), fs::metadata(path)) {
+            (Ok(ours), Ok(theirs)) => std::os::unix::fs::MetadataExt::ino(&ours) == std::os::unix::fs::MetadataExt::ino(&theirs),
+            _ => false,
+        };
+        if same {
+            attempt("write", path, || file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())))?;
+            return Ok(Ok(file));
+        }
+    }
+}
+
+/// Appends a line to an open file and makes it durable.
+pub fn append_line(file: &mut File, path: &Path, line: &str) -> Result<()> {
+    attempt("write", path, || file.write_all(format!("{line}\n").as_bytes()))?;
+    sync(file, path)
+}
+
 /// A file that is hashed while it is written.
 pub struct HashingFile {
     file: File,

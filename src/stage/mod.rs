@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::model;
 
 pub use check::Check;
-pub use materialise::Materialise;
+pub use materialise::{Materialise, OutputFormat};
 
 /// Every stage, by name in alphabetical order.
 pub const STAGES: &[Stage] = &[

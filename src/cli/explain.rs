@@ -1,0 +1,80 @@
+//! A plan in words: what would be read, kept and written, and what moved where.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::commit::{Existing, existing};
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::plan::{Phase, Plan, Sink, Table, table, tasks};
+
+/// A plan as text for people and as JSON for programs. Selections of the first phase are computed, from metadata alone;
+/// a later phase reads what the one before will write, so its sizes are not known yet.
+///
+/// # Errors
+/// Where metadata cannot be read.
+pub(super) fn explain(plan: &Plan) -> Result<(String, Value)> {
+    let (mut text, mut phases) = (String::new(), Vec::new());
+    let rows: u64 = plan.sources.iter().map(Dataset::rows).sum();
+    let trajectories: u64 = plan.sources.iter().map(Dataset::trajectory_count).sum();
+    let names: Vec<String> = plan.sources.iter().map(|source| source.path.display().to_string()).collect();
+    let _ = writeln!(text, "source  {}: {trajectories} trajectories, {rows} rows", names.join(", "));
+    if let Some(runtime) = &plan.runtime {
+        let _ = writeln!(text, "models  {} {} on {}", runtime.name(), runtime.version(), runtime.devices().join(", "));
+    }
+    for (index, phase) in plan.phases.iter().enumerate() {
+        let table = (index == 0).then(|| table::select(phase, &plan.sources)).transpose()?;
+        let _ = writeln!(text, "\nphase {}", index + 1);
+        phases.push(describe(phase, table.as_ref(), &mut text)?);
+    }
+    Ok((text, json!({"sources": names, "rows": rows, "trajectories": trajectories, "phases": phases})))
+}
+
+fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<Value> {
+    let mut selections = Vec::new();
+    for (index, placed) in phase.selections.iter().enumerate() {
+        let ahead = if placed.ahead_of.is_empty() { String::new() } else { format!(", ahead of {}", placed.ahead_of.join(", ")) };
+        let flow = table.and_then(|table| table.flow.get(index));
+        let kept = flow.map(|flow| format!(": {} of {} trajectories, {} of {} rows", flow.trajectories_out, flow.trajectories_in, flow.rows_out, flow.rows_in));
+        let _ = writeln!(text, "  select     {}{}{ahead}", placed.name, kept.unwrap_or_default());
+        selections.push(json!({"stage": placed.name, "index": placed.index + 1, "ahead_of": placed.ahead_of, "flow": flow}));
+    }
+    let task_count = match (table, &phase.sink) {
+        (Some(table), Sink::Output { options, .. }) => Some(tasks::cut(table, options.shard_rows)?.len()),
+        _ => None,
+    };
+    if let Some(table) = table {
+        let _ = writeln!(text, "  read       {} trajectories, {} rows, columns {}", table.len(), table.rows()?, phase.reads.join(", "));
+    }
+    for placed in &phase.transforms {
+        let _ = writeln!(text, "  transform  {}", placed.name);
+    }
+    let sink = match &phase.sink {
+        Sink::Staged { because, stage } => {
+            let why = if because.is_empty() { "rows that the stages above change".to_owned() } else { because.join(", ") };
+            let _ = writeln!(text, "  stage      for `{stage}`, which needs {why}");
+            json!({"staged_for": stage, "because": because})
+        }
+        Sink::Output { path, options } => {
+            let key = phase.fingerprint.key();
+            let (state, changes) = match existing(path)? {
+                Existing::Nothing => ("new".to_owned(), Vec::new()),
+                Existing::Result { key: found, .. } if found == key => ("nothing to do: it is there, made of the same things".to_owned(), Vec::new()),
+                Existing::Result { inputs, .. } => {
+                    let verb = if options.overwrite { "replace what is there" } else { "in the way: what is there was made otherwise" };
+                    (verb.to_owned(), phase.fingerprint.changes_since(&inputs))
+                }
+                Existing::Foreign => ("in the way: what is there is not a result of trajmill".to_owned(), Vec::new()),
+            };
+            let shards = task_count.map(|count| format!(" in {count} shard{}", if count == 1 { "" } else { "s" })).unwrap_or_default();
+            let _ = writeln!(text, "  write      {}{shards}: {state}", path.display());
+            for change in &changes {
+                let _ = writeln!(text, "             {change}");
+            }
+            json!({"path": path, "tasks": task_count, "state": state, "changes": changes})
+        }
+    };
+    let transforms: Vec<&str> = phase.transforms.iter().map(|placed| placed.name.as_str()).collect();
+    Ok(json!({"selections": selections, "transforms": transforms, "reads": phase.reads, "sink": sink, "fingerprint": phase.fingerprint.key()}))
+}

@@ -1,0 +1,98 @@
+//! `import`: a foreign dataset becomes a dataset of this tool, whole or not at all.
+
+use std::path::{Path, PathBuf};
+
+use super::progress::Progress;
+use super::report;
+use crate::commit::{Existing, Staging, existing};
+use crate::dataset::Dataset;
+use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
+use crate::dataset::schema;
+use crate::error::{Error, Result};
+use crate::format::{self, import};
+use crate::plan::Fingerprint;
+use crate::run::Watch;
+
+/// What `import` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// The foreign file or directory
+    source: PathBuf,
+    /// The dataset's directory; it must not exist
+    dataset: PathBuf,
+    /// Format of the source: d4rl, npz or parquet [default: told from the files]
+    #[arg(long)]
+    from: Option<String>,
+    /// Canonical column=source column, comma-separated; a glob over scalar columns makes a vector: observation=obs_*
+    #[arg(long, value_delimiter = ',', value_name = "TARGET=SOURCE", value_parser = super::key_value)]
+    map: Vec<(String, String)>,
+    /// Column that tells trajectories apart
+    #[arg(long)]
+    trajectory: Option<String>,
+    /// Column that numbers the steps of a trajectory
+    #[arg(long)]
+    step: Option<String>,
+    /// Longest trajectory, where the source marks terminal states alone
+    #[arg(long)]
+    max_steps: Option<usize>,
+    /// Rows that a shard aims at
+    #[arg(long, default_value_t = 250_000)]
+    shard_rows: u64,
+}
+
+pub(super) fn run(args: &ImportArgs) -> Result<()> {
+    let format = format::resolve(args.from.as_deref(), &args.source)?;
+    let content = import::fingerprint(&args.source)?;
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    fingerprint.set("source", &content);
+    fingerprint.set("options", format!("{} {:?} {:?} {:?} {:?} {}", format.name, args.map, args.trajectory, args.step, args.max_steps, args.shard_rows));
+    let key = fingerprint.key();
+    match existing(&args.dataset)? {
+        Existing::Nothing => {}
+        Existing::Result { key: found, .. } if found == key => {
+            report::say(&format!("{}: nothing to do, it is there and made of the same source", args.dataset.display()));
+            return Ok(());
+        }
+        _ => {
+            return Err(Error::failed(format!("{} exists", args.dataset.display())).hint("import to another path, or remove it first"));
+        }
+    }
+    let options = format::Options { map: args.map.clone(), trajectory: args.trajectory.clone(), step: args.step.clone(), max_steps: args.max_steps };
+    let mut source = (format.read)(&args.source, &options)?;
+    let staging = Staging::claim(&args.dataset, &[])?;
+    let imported = fill(&staging, &key, source.as_mut(), args, &content);
+    let imported = match imported {
+        Ok(imported) => imported,
+        Err(error) => {
+            // An import starts over, so nothing of a failed one is worth keeping.
+            staging.discard()?;
+            return Err(error);
+        }
+    };
+    let mut statistics = Statistics::default();
+    imported.shards.iter().for_each(|shard| statistics.add(&shard.statistics));
+    let manifest = Manifest {
+        trajmill: VERSION,
+        tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
+        fingerprint: key.clone(),
+        columns: schema::describe(&imported.steps),
+        statistics,
+        shards: imported.shards,
+        lineage: Lineage { by: format!("import {}", format.name), inputs: fingerprint.inputs, source_metadata: source.metadata(), ..Lineage::default() },
+    };
+    let sealed = staging.seal(&key, &manifest)?;
+    staging.publish(&sealed, false)?;
+    let dataset = Dataset::open(&args.dataset)?;
+    report::say(&format!("{}: {} trajectories, {} rows in {} shards", dataset.path.display(), dataset.trajectory_count(), dataset.rows(), dataset.manifest.shards.len()));
+    Ok(())
+}
+
+fn fill(staging: &Staging, key: &str, source: &mut dyn format::Source, args: &ImportArgs, content: &str) -> Result<import::Imported> {
+    let progress = Progress::new();
+    progress.begin(&args.dataset.display().to_string(), source.rows().unwrap_or(0));
+    let name = Path::new(&args.source).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, &|rows| progress.advance(rows));
+    progress.end();
+    imported
+}

@@ -1,0 +1,66 @@
+//! `run`, `check` and `plan`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::progress::Progress;
+use super::{CheckArgs, PipelineArgs, PlanArgs, RunArgs, cores, explain, report};
+use crate::error::{Error, Result};
+use crate::{config, model, plan, run};
+
+fn models(common: &PipelineArgs) -> model::Options {
+    model::Options { device: common.device.clone(), tf32: common.tf32 }
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<()> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second signal does not wait for the tasks in flight.
+        let handlers = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)));
+        handlers.map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))?;
+    }
+    let progress = Progress::new();
+    let options = run::Options {
+        overrides: args.common.set.clone(),
+        threads: args.threads.map_or_else(cores, usize::from),
+        memory: args.memory,
+        model: models(&args.common),
+        fresh: args.fresh,
+        interrupted: &interrupted,
+        watch: &progress,
+    };
+    let done = run::run(&args.pipeline, &options)?;
+    report::summary(&done);
+    if args.json {
+        report::print(&done.to_json().to_string());
+    }
+    Ok(())
+}
+
+pub(super) fn check(args: &CheckArgs) -> Result<()> {
+    let mut worst: Option<Error> = None;
+    for path in &args.pipelines {
+        let checked = config::load(path, &args.common.set).and_then(|pipeline| plan::resolve(&pipeline, &models(&args.common)));
+        match checked {
+            Ok(plan) => {
+                let phases = plan.phases.len();
+                report::say(&format!("{}: fine ({phases} phase{})", path.display(), if phases == 1 { "" } else { "s" }));
+            }
+            Err(error) => {
+                if let Some(previous) = worst.replace(error) {
+                    report::error(&previous);
+                }
+            }
+        }
+    }
+    worst.map_or(Ok(()), Err)
+}
+
+pub(super) fn plan(args: &PlanArgs) -> Result<()> {
+    let pipeline = config::load(&args.pipeline, &args.common.set)?;
+    let plan = plan::resolve(&pipeline, &models(&args.common))?;
+    let (text, json) = explain::explain(&plan)?;
+    report::print(&if args.json { json.to_string() } else { text.trim_end().to_owned() });
+    Ok(())
+}

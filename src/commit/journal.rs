@@ -1,0 +1,79 @@
+//! What a run has finished so far, durably.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{FileEntry, ShardEntry, store};
+use crate::error::{Error, Result};
+
+/// A finished task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    /// Index of the task, and of its shard.
+    pub task: usize,
+    /// What it wrote.
+    pub shard: ShardEntry,
+    /// What it counted, for the summary.
+    pub flow: serde_json::Value,
+}
+
+/// The journal of a result: a line per finished task, each with its own checksum.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    /// What an earlier run finished, by task; its files are there and whole.
+    pub finished: BTreeMap<usize, Finished>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    blake3: String,
+    finished: Finished,
+}
+
+fn checksum(finished: &Finished) -> Result<String> {
+    let text = serde_json::to_string(finished).map_err(|error| Error::failed(format!("cannot write the journal: {error}")))?;
+    Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
+}
+
+impl Journal {
+    /// Opens the journal at `path` of work in the directory `dataset`.
+    pub(super) fn open(path: &Path, dataset: &Path) -> Result<Journal> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut file = store::append(path)?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            // A crash tore the last line: close it, so that the next one stands alone.
+            store::append_line(&mut file, path, "")?;
+        }
+        let mut finished = BTreeMap::new();
+        for line in text.lines() {
+            let Ok(line) = serde_json::from_str::<Line>(line) else { continue };
+            if checksum(&line.finished)? == line.blake3 && whole(dataset, &line.finished.shard) {
+                finished.insert(line.finished.task, line.finished);
+            }
+        }
+        Ok(Journal { path: path.to_owned(), file, finished })
+    }
+
+    /// Records a finished task, whose files are durable.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub fn record(&mut self, finished: Finished) -> Result<()> {
+        let line = Line { blake3: checksum(&finished)?, finished };
+        let text = serde_json::to_string(&line).map_err(|error| Error::failed(format!("cannot write the journal: {error}")))?;
+        store::append_line(&mut self.file, &self.path, &text)?;
+        self.finished.insert(line.finished.task, line.finished);
+        Ok(())
+    }
+}
+
+/// Whether the files of a shard are as the journal says.
+fn whole(dataset: &Path, shard: &ShardEntry) -> bool {
+    let same = |file: &FileEntry| store::digest(&dataset.join(&file.path)).is_ok_and(|found| found.bytes == file.bytes && found.blake3 == file.blake3);
+    same(&shard.steps) && same(&shard.trajectories)
+}

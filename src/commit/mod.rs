@@ -1,0 +1,157 @@
+//! Publishing: a result is visible whole or not at all.
+//!
+//! A run works in a staging directory beside its output ([`crate::dataset::layout`]). Every finished task is durable
+//! before the journal says so; the manifest is written last; one rename makes the result visible, and is synced before
+//! anyone is told. Whatever a crash leaves is either the old state or the new one, and a journal from which the next
+//! run goes on. The order of effects:
+//!
+//! ```text
+//! shard files synced → directories synced → journal line synced → … → dataset.json synced
+//!   → directory synced → renamed to the output → parent synced → staging removed
+//! ```
+//!
+//! This module moves finished files; it does not know how they came about.
+
+mod journal;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::dataset::{Manifest, layout, store, write};
+use crate::error::{Error, Result};
+
+pub use journal::{Finished, Journal};
+
+/// What stands at an output's path.
+#[derive(Debug)]
+pub enum Existing {
+    /// Nothing.
+    Nothing,
+    /// A result with this fingerprint and what it was made of.
+    Result {
+        /// Its fingerprint.
+        key: String,
+        /// What it depends on, by name.
+        inputs: std::collections::BTreeMap<String, String>,
+    },
+    /// Something that this tool did not make.
+    Foreign,
+}
+
+/// Looks at what stands at the output's path.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn existing(output: &Path) -> Result<Existing> {
+    if std::fs::symlink_metadata(output).is_err() {
+        return Ok(Existing::Nothing);
+    }
+    if let Ok(bytes) = std::fs::read(layout::manifest(output)) {
+        let manifest = Manifest::parse(&bytes).map_err(|error| error.at(output.display()))?;
+        return Ok(Existing::Result { key: manifest.fingerprint, inputs: manifest.lineage.inputs });
+    }
+    match parquet_fingerprint(output) {
+        Some(inputs) => Ok(Existing::Result { key: crate::plan::Fingerprint { inputs: inputs.clone() }.key(), inputs }),
+        None => Ok(Existing::Foreign),
+    }
+}
+
+fn parquet_fingerprint(output: &Path) -> Option<std::collections::BTreeMap<String, String>> {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let reader = SerializedFileReader::new(File::open(output.join("00000.parquet")).ok()?).ok()?;
+    let metadata = reader.metadata().file_metadata().key_value_metadata()?;
+    let value = metadata.iter().find(|entry| entry.key == write::NOTE)?.value.as_ref()?;
+    serde_json::from_str(value).ok()
+}
+
+/// A staging directory that this run holds.
+#[derive(Debug)]
+pub struct Staging {
+    output: PathBuf,
+    directory: PathBuf,
+    /// Held until the staging directory is gone.
+    _lock: File,
+}
+
+impl Staging {
+    /// Takes the staging directory of `output`; of what an earlier run left there, work towards the results `keys` is
+    /// kept, the rest removed.
+    ///
+    /// # Errors
+    /// Where another run holds it; the message says which.
+    pub fn claim(output: &Path, keys: &[String]) -> Result<Staging> {
+        let directory = layout::staging(output);
+        store::create_dir(&directory)?;
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let holder = format!("process {} on {host}", std::process::id());
+        let lock = store::lock(&directory.join("lock"), &holder)?.map_err(|other| {
+            let other = if other.is_empty() { "another run".to_owned() } else { other };
+            Error::failed(format!("{} is being written by {other}", output.display())).hint("wait for it to end, or write to another path")
+        })?;
+        let staging = Staging { output: output.to_owned(), directory, _lock: lock };
+        staging.discard_all_but(keys)?;
+        Ok(staging)
+    }
+
+    fn discard_all_but(&self, keys: &[String]) -> Result<()> {
+        let kept: Vec<PathBuf> = keys.iter().map(|key| layout::work(&self.directory, key)).chain([self.directory.join("lock")]).collect();
+        let entries = std::fs::read_dir(&self.directory).map_err(|error| Error::failed(format!("cannot read {}: {error}", self.directory.display())))?;
+        for entry in entries.flatten().filter(|entry| !kept.contains(&entry.path())) {
+            store::remove(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// Where the result with the fingerprint `key` is put together.
+    pub fn dataset(&self, key: &str) -> PathBuf {
+        layout::work(&self.directory, key).join("dataset")
+    }
+
+    /// Opens the journal of the result with the fingerprint `key`, with what an earlier run finished of it.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written.
+    pub fn journal(&self, key: &str) -> Result<Journal> {
+        let dataset = self.dataset(key);
+        store::create_dir(&dataset.join("steps"))?;
+        store::create_dir(&dataset.join("trajectories"))?;
+        Journal::open(&layout::work(&self.directory, key).join("journal.jsonl"), &dataset)
+    }
+
+    /// Seals the result with the fingerprint `key`: its manifest is written and everything is durable, but not visible.
+    ///
+    /// # Errors
+    /// Where the manifest cannot be written.
+    pub fn seal(&self, key: &str, manifest: &Manifest) -> Result<PathBuf> {
+        let dataset = self.dataset(key);
+        let path = layout::manifest(&dataset);
+        store::remove(&path)?;
+        store::write(&path, &manifest.to_bytes()?)?;
+        store::sync_dir(&dataset)?;
+        Ok(dataset)
+    }
+
+    /// Makes a sealed result visible at the output's path and removes the staging directory.
+    ///
+    /// # Errors
+    /// Where the output has come to exist meanwhile and is not to be replaced, or the rename fails.
+    pub fn publish(self, sealed: &Path, overwrite: bool) -> Result<()> {
+        if !store::publish(sealed, &self.output)? {
+            if !overwrite {
+                return Err(Error::failed(format!("{} has come to exist while the run worked", self.output.display())).hint("remove it and run the same command again: the work is kept"));
+            }
+            store::exchange(sealed, &self.output)?;
+        }
+        let parent = self.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        store::sync_dir(parent)?;
+        self.discard()
+    }
+
+    /// Removes the staging directory with all work in it.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub fn discard(self) -> Result<()> {
+        store::remove(&self.directory)
+    }
+}

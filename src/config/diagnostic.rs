@@ -1,0 +1,75 @@
+//! A fault in a pipeline file: the place, what is wrong, what to do.
+
+use std::fmt::Write;
+
+use crate::error::Error;
+
+/// A range of the source, by byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Where.
+    pub span: Span,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// The text of a pipeline file and what to call it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The path as the user gave it.
+    pub name: String,
+    /// The whole text.
+    pub text: String,
+}
+
+impl Source {
+    /// The span of `word` inside `span`, or `span` where the word is not in it as a whole word.
+    pub fn word(&self, span: Span, word: &str) -> Span {
+        let text = self.text.get(span.start..span.end).unwrap_or_default();
+        let boundary = |character: Option<char>| character.is_none_or(|character| !character.is_alphanumeric() && character != '_');
+        let whole = |at: &usize| boundary(text[..*at].chars().next_back()) && boundary(text[at + word.len()..].chars().next());
+        match text.match_indices(word).map(|(at, _)| at).find(whole) {
+            Some(at) => Span { start: span.start + at, end: span.start + at + word.len() },
+            None => span,
+        }
+    }
+
+    /// All faults as one error, in the order of the file.
+    pub fn error(&self, mut faults: Vec<Diagnostic>) -> Error {
+        faults.sort_by_key(|fault| fault.span.start);
+        faults.dedup();
+        let rendered: Vec<String> = faults.iter().map(|fault| self.render(fault)).collect();
+        Error::pipeline(rendered.join("\n"))
+    }
+
+    fn render(&self, fault: &Diagnostic) -> String {
+        let start = fault.span.start.min(self.text.len());
+        let before = self.text.get(..start).unwrap_or_default();
+        let line_number = before.matches('\n').count() + 1;
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = self.text[line_start..].lines().next().unwrap_or_default();
+        let column = self.text[line_start..start].chars().count();
+        let end = fault.span.end.clamp(start, line_start + line.len());
+        let width = self.text.get(start..end).map_or(1, |text| text.trim_end().chars().count()).max(1);
+        let gutter = line_number.to_string().len();
+        let mut text = format!("{}:{line_number}:{}: {}\n", self.name, column + 1, fault.message);
+        let _ = writeln!(text, "{:gutter$} |", "");
+        let _ = writeln!(text, "{line_number} | {line}");
+        let _ = writeln!(text, "{:gutter$} | {:column$}{}", "", "", "^".repeat(width));
+        if let Some(help) = &fault.help {
+            let _ = writeln!(text, "{:gutter$} = {help}", "");
+        }
+        text
+    }
+}

@@ -1,0 +1,167 @@
+//! Reads a task's trajectories, a block of whole ones at a time, in output order.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+
+use crate::dataset::chunk::with_column;
+use crate::dataset::read::ShardReader;
+use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::{Chunk, Dataset, FileEntry};
+use crate::error::{Error, Result};
+use crate::plan::{Piece, Task};
+
+/// Open files are kept by a task up to this many; a shuffled result reads from all over.
+const MOST_OPEN: usize = 64;
+
+/// The shards that tasks read; each file is held against its checksum before its first row is used.
+pub struct Readers<'a> {
+    sources: &'a [Dataset],
+    verified: Mutex<HashSet<(u32, u32, bool)>>,
+}
+
+impl<'a> Readers<'a> {
+    /// Readers of the datasets that a phase reads.
+    pub fn new(sources: &'a [Dataset]) -> Readers<'a> {
+        Readers { sources, verified: Mutex::new(HashSet::new()) }
+    }
+
+    fn open(&self, source: u32, shard: u32, steps: bool) -> Result<ShardReader> {
+        let missing = || Error::failed(format!("the plan names shard {shard} of source {source}, which is not there"));
+        let dataset = self.sources.get(source as usize).ok_or_else(missing)?;
+        let entry = dataset.manifest.shards.get(shard as usize).ok_or_else(missing)?;
+        let (file, schema): (&FileEntry, &SchemaRef) =
+            if steps { (&entry.steps, &dataset.steps) } else { (&entry.trajectories, &dataset.trajectories) };
+        // `trajectories` files were verified when the selection was computed.
+        let first = steps && self.verified.lock().map_or(true, |mut verified| verified.insert((source, shard, steps)));
+        if first {
+            dataset.verify_file(file)?;
+        }
+        ShardReader::open(&dataset.path.join(&file.path), schema)
+    }
+
+    /// The blocks of `task`, with the columns of steps that `columns` names.
+    pub fn blocks<'b>(&'b self, task: &'b Task, columns: &'b [String]) -> Blocks<'b> {
+        let rows = self.sources.first().map_or(1, |source| schema::chunk_rows(&source.steps));
+        Blocks { readers: self, task, columns, target: rows as u64, next: 0, open: HashMap::new() }
+    }
+}
+
+/// An iterator over a task's blocks.
+pub struct Blocks<'b> {
+    readers: &'b Readers<'b>,
+    task: &'b Task,
+    columns: &'b [String],
+    target: u64,
+    next: usize,
+    open: HashMap<(u32, u32, bool), ShardReader>,
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = Result<Chunk>;
+
+    fn next(&mut self) -> Option<Result<Chunk>> {
+        let start = self.next;
+        let mut rows = 0;
+        while let Some(piece) = self.task.pieces.get(self.next).filter(|_| rows < self.target) {
+            rows += piece.rows;
+            self.next += 1;
+        }
+        (self.next > start).then(|| self.block(start..self.next))
+    }
+}
+
+impl Blocks<'_> {
+    fn block(&mut self, range: Range<usize>) -> Result<Chunk> {
+        let pieces = &self.task.pieces[range.clone()];
+        let steps = self.gather(pieces, true, |piece| piece.first_row..piece.first_row + piece.rows)?;
+        let metadata = self.gather(pieces, false, |piece| piece.row..piece.row + 1)?;
+        let mut offsets = Vec::with_capacity(pieces.len() + 1);
+        offsets.push(0);
+        let mut end = 0;
+        for piece in pieces {
+            end += usize::try_from(piece.rows).map_err(|_| Error::failed("a trajectory has more rows than fit in memory"))?;
+            offsets.push(end);
+        }
+        let id = |name: &str| Field::new(name, DataType::Int64, false);
+        let ids: Int64Array = pieces.iter().flat_map(|piece| std::iter::repeat_n(piece.id, piece.rows as usize)).collect();
+        let steps = with_column(&steps, id(step::TRAJECTORY_ID), Arc::new(ids))?;
+        let ids: Int64Array = pieces.iter().map(|piece| piece.id).collect();
+        let mut trajectories = with_column(&metadata, id(trajectory::TRAJECTORY_ID), Arc::new(ids))?;
+        for (field, column) in self.task.planned.schema().fields().iter().zip(self.task.planned.columns()) {
+            let column: ArrayRef = column.slice(range.start, range.len());
+            trajectories = with_column(&trajectories, field.as_ref().clone(), column)?;
+        }
+        Ok(Chunk::new(steps, trajectories, offsets))
+    }
+
+    /// Reads the rows `of` each piece, each shard once and in file order, and puts them in the pieces' order.
+    fn gather(&mut self, pieces: &[Piece], steps: bool, of: impl Fn(&Piece) -> Range<u64>) -> Result<RecordBatch> {
+        let mut shards: BTreeMap<(u32, u32), Vec<Range<u64>>> = BTreeMap::new();
+        for piece in pieces {
+            shards.entry((piece.source, piece.shard)).or_default().push(of(piece));
+        }
+        // Where each piece's rows begin in what is read: shard after shard, rows ascending, copies read once.
+        let mut places: HashMap<(u32, u32, u64), u64> = HashMap::new();
+        let mut batches = Vec::with_capacity(shards.len());
+        let mut at = 0;
+        for (&(source, shard), ranges) in &mut shards {
+            ranges.sort_unstable_by_key(|range| (range.start, range.end));
+            ranges.dedup();
+            for range in ranges.iter() {
+                places.insert((source, shard, range.start), at);
+                at += range.end - range.start;
+            }
+            batches.push(self.read(source, shard, steps, &merged(ranges))?);
+        }
+        let batch = match batches.as_slice() {
+            [batch] => batch.clone(),
+            [first, ..] => concat_batches(&first.schema(), &batches)?,
+            [] => return Err(Error::failed("a block without trajectories was read")),
+        };
+        let starts = pieces.iter().map(|piece| {
+            let range = of(piece);
+            let at = places.get(&(piece.source, piece.shard, range.start)).copied().unwrap_or_default();
+            at..at + (range.end - range.start)
+        });
+        let starts: Vec<Range<u64>> = starts.collect();
+        let in_order = starts.first().is_some_and(|first| first.start == 0) && starts.windows(2).all(|pair| pair[0].end == pair[1].start);
+        if in_order {
+            return Ok(batch);
+        }
+        let indices: UInt64Array = starts.into_iter().flatten().collect();
+        Ok(take_record_batch(&batch, &indices)?)
+    }
+
+    fn read(&mut self, source: u32, shard: u32, steps: bool, ranges: &[Range<u64>]) -> Result<RecordBatch> {
+        if self.open.len() >= MOST_OPEN {
+            self.open.clear();
+        }
+        let reader = match self.open.entry((source, shard, steps)) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(self.readers.open(source, shard, steps)?),
+        };
+        if steps {
+            reader.read(ranges, Some(self.columns))
+        } else {
+            let carried = reader.names().filter(|name| !trajectory::INTRINSIC.contains(&name.as_str())).cloned().collect::<Vec<_>>();
+            reader.read(ranges, Some(&carried))
+        }
+    }
+}
+
+/// Adjacent ranges as one.
+fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => merged.push(range.clone()),
+        }
+    }
+    merged
+}

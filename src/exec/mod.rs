@@ -1,0 +1,146 @@
+//! Runs a phase: one task per output shard, on rayon threads.
+//!
+//! A task reads its trajectories in blocks, sends each block through the transforms and writes one shard. Tasks share
+//! nothing but the models' sessions, so decoding, inference and encoding of different tasks overlap, and memory is that
+//! of the tasks in flight: their number is bounded by the threads and by the memory budget, never by the corpus. What a
+//! task writes depends on the task alone, so the bytes do not depend on threads, timing, or a resume.
+
+mod blocks;
+mod clock;
+mod task;
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use rayon::prelude::*;
+
+use crate::commit::{Finished, Journal};
+use crate::dataset::{Dataset, ShardEntry, schema};
+use crate::error::{Error, Kind, Result};
+use crate::plan::table::Flow;
+use crate::plan::{Phase, Table, Task};
+
+pub use blocks::Readers;
+pub use clock::Clock;
+
+/// What a phase runs with.
+pub struct Setting<'a> {
+    /// Worker threads.
+    pub threads: usize,
+    /// Bytes that the tasks in flight may use together; `None` for as many tasks as threads.
+    pub memory: Option<usize>,
+    /// Set where the user wants the run to stop.
+    pub interrupted: &'a AtomicBool,
+    /// Told of rows as they are done.
+    pub progress: &'a (dyn Fn(u64) + Sync),
+    /// Where the workers' time is noted.
+    pub clock: &'a Clock,
+}
+
+/// What a phase did.
+pub struct Outcome {
+    /// The shards, in order.
+    pub shards: Vec<ShardEntry>,
+    /// Rows and trajectories through each transform, in order.
+    pub flow: Vec<Flow>,
+    /// How many tasks an earlier run had finished.
+    pub resumed: usize,
+    /// How many tasks there were.
+    pub tasks: usize,
+}
+
+/// Tasks in flight: as many as threads, fewer where the budget does not hold them. A task holds a block as read, the
+/// same block transformed, and the row group being encoded.
+pub fn concurrency(threads: usize, memory: Option<usize>, steps: &SchemaRef) -> usize {
+    let block = schema::chunk_rows(steps) * schema::row_bytes(steps);
+    let fits = memory.map_or(threads, |memory| memory / (block * 4).max(1));
+    threads.min(fits).max(1)
+}
+
+/// Runs the tasks of `phase` that `journal` does not know as finished, writing into `dataset`.
+///
+/// # Errors
+/// The first failure of a task, after the tasks in flight have ended; what is finished is in the journal.
+pub fn run(
+    phase: &Phase,
+    sources: &[Dataset],
+    table: &Table,
+    tasks: &[Task],
+    dataset: &Path,
+    mut journal: Journal,
+    setting: &Setting,
+) -> Result<Outcome> {
+    let pending: Vec<&Task> = tasks.iter().filter(|task| !journal.finished.contains_key(&task.index)).collect();
+    let resumed = tasks.len() - pending.len();
+    let done: u64 = tasks.iter().filter(|task| journal.finished.contains_key(&task.index)).map(task_rows).sum();
+    (setting.progress)(done);
+    let workers = concurrency(setting.threads, setting.memory, &phase.steps);
+    if !pending.is_empty() {
+        for placed in &phase.transforms {
+            placed.part.prepare(workers).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+        }
+    }
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(workers)
+        .build()
+        .map_err(|error| Error::failed(format!("cannot start {workers} threads: {error}")))?;
+    let readers = Readers::new(sources);
+    let stop = AtomicBool::new(false);
+    let next = AtomicU64::new(0);
+    let shared = Mutex::new((&mut journal, None::<Error>));
+    // Workers take tasks in order from one counter, so that a stopped run has finished a prefix, or nearly so.
+    pool.install(|| {
+        (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
+            loop {
+                if stop.load(Ordering::Relaxed) || setting.interrupted.load(Ordering::Relaxed) {
+                    return;
+                }
+                let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+                let Some(task) = pending.get(index) else { return };
+                let finished = guard(|| task::run(task, phase, table, &readers, dataset, setting));
+                let Ok(mut shared) = shared.lock() else { return };
+                let recorded = finished.and_then(|finished| shared.0.record(finished));
+                if let Err(error) = recorded {
+                    stop.store(true, Ordering::Relaxed);
+                    shared.1.get_or_insert(error);
+                }
+            }
+        });
+    });
+    if let Some(error) = shared.into_inner().ok().and_then(|(_, error)| error) {
+        return Err(error);
+    }
+    if setting.interrupted.load(Ordering::Relaxed) {
+        let message = format!("interrupted with {} of {} tasks finished", journal.finished.len(), tasks.len());
+        return Err(Error { kind: Kind::Interrupted, ..Error::failed(message) }.hint("run the same command again to go on from there"));
+    }
+    outcome(phase, tasks, &journal, resumed)
+}
+
+fn task_rows(task: &Task) -> u64 {
+    task.pieces.iter().map(|piece| piece.rows).sum()
+}
+
+/// Damaged input can make a decoder panic: that is an error of the task, never the end of the process.
+fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        Err(Error::failed(format!("a decoder gave up: {}", text.unwrap_or("no reason given"))).hint("the input is likely damaged: `trajmill info --verify DATASET` checks every byte"))
+    })
+}
+
+fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> Result<Outcome> {
+    let mut flow: Vec<Flow> =
+        phase.transforms.iter().map(|placed| Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() }).collect();
+    let mut shards = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let finished: &Finished =
+            journal.finished.get(&task.index).ok_or_else(|| Error::failed(format!("task {} did not finish", task.index)))?;
+        let own: Vec<Flow> = serde_json::from_value(finished.flow.clone()).map_err(|error| Error::failed(format!("damaged journal: {error}")))?;
+        flow.iter_mut().zip(&own).for_each(|(total, own)| total.add(own));
+        shards.push(finished.shard.clone());
+    }
+    Ok(Outcome { shards, flow, resumed, tasks: tasks.len() })
+}

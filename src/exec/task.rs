@@ -1,0 +1,82 @@
+//! One task: its trajectories through the transforms into one shard.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array};
+use arrow::datatypes::{DataType, Field, Int32Type};
+
+use super::{Clock, Readers, Setting};
+use crate::commit::Finished;
+use crate::dataset::schema::{step, trajectory};
+use crate::dataset::write::ShardWriter;
+use crate::dataset::{Chunk, layout, store};
+use crate::error::{Error, Result};
+use crate::plan::table::Flow;
+use crate::plan::{COPY, Phase, Table, Task};
+use crate::stage::Tally;
+
+/// Runs `task` and writes its shard into `dataset`.
+pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, dataset: &Path, setting: &Setting) -> Result<Finished> {
+    // What a killed run left of this shard is not in the journal.
+    store::remove(&dataset.join(layout::steps(task.index)))?;
+    store::remove(&dataset.join(layout::trajectories(task.index)))?;
+    let splits = phase.transforms.iter().any(|placed| placed.part.changes().splits);
+    let sorted = table.sorted && !splits;
+    let mut writer = ShardWriter::create(dataset, task.index, &phase.steps, &phase.carried, sorted, phase.parquet_note())?;
+    let mut flow: Vec<Flow> =
+        phase.transforms.iter().map(|placed| Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() }).collect();
+    let clock = setting.clock;
+    let mut blocks = readers.blocks(task, &phase.reads);
+    while let Some(block) = clock.time("read", || blocks.next()) {
+        let block = block?;
+        let rows = block.steps.num_rows() as u64;
+        let chunk = transform(block, phase, table.stride, &mut flow, clock)?;
+        if !chunk.is_empty() {
+            clock.time("write", || writer.write(&chunk))?;
+        }
+        (setting.progress)(rows);
+    }
+    let shard = clock.time("write", || writer.finish())?;
+    let flow = serde_json::to_value(flow).map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?;
+    Ok(Finished { task: task.index, shard, flow })
+}
+
+fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], clock: &Clock) -> Result<Chunk> {
+    for (placed, flow) in phase.transforms.iter().zip(flow) {
+        let mut tally = Tally::default();
+        let (rows, trajectories) = (chunk.steps.num_rows() as u64, chunk.len() as u64);
+        chunk = clock.time(&placed.name, || placed.part.apply(chunk, &mut tally)).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+        if placed.part.changes().splits {
+            chunk = renumber(chunk, stride)?;
+        }
+        flow.add(&Flow {
+            rows_in: rows,
+            rows_out: chunk.steps.num_rows() as u64,
+            trajectories_in: trajectories,
+            trajectories_out: chunk.len() as u64,
+            dropped_rows: tally.dropped_rows,
+            dropped_trajectories: tally.dropped_trajectories,
+            counts: tally.counts,
+            ..Flow::default()
+        });
+    }
+    Ok(chunk)
+}
+
+/// Gives the trajectories that a transform cut from one another ids of their own.
+fn renumber(chunk: Chunk, stride: i64) -> Result<Chunk> {
+    let Some(copies) = chunk.trajectories.column_by_name(COPY).and_then(|column| column.as_primitive_opt::<Int32Type>()) else { return Ok(chunk) };
+    let id = |(id, copy): (&i64, &i32)| {
+        let new = i64::from(*copy).checked_mul(stride).and_then(|offset| offset.checked_add(*id));
+        new.ok_or_else(|| Error::failed(format!("trajectory {id} was cut into so many that they run out of ids")))
+    };
+    let ids = chunk.ids()?.iter().zip(copies.values()).map(id).collect::<Result<Vec<_>>>()?;
+    let mut trajectories = chunk.trajectories.clone();
+    trajectories.remove_column(trajectories.schema().index_of(COPY)?);
+    let chunk = Chunk { trajectories, ..chunk };
+    let rows: Int64Array = chunk.spans().zip(&ids).flat_map(|(span, id)| std::iter::repeat_n(*id, span.len())).collect();
+    chunk
+        .with_step_column(Field::new(step::TRAJECTORY_ID, DataType::Int64, false), Arc::new(rows))?
+        .with_trajectory_column(Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false), Arc::new(Int64Array::from(ids)))
+}

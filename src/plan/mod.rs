@@ -1,0 +1,109 @@
+//! From what the user wrote to what will run: plain data, nothing open but the model runtime.
+//!
+//! [`resolve`] binds every stage to the columns it meets and cuts the chain into [`Phase`]s: each reads a dataset once,
+//! selects on its trajectories alone, transforms what is left and writes a result. A selection moves in front of the
+//! transforms before it wherever they do not change what it reads; only where they do is a phase of its own staged.
+//! [`table`] computes a phase's selection; [`tasks`] cuts it into one task per output shard.
+
+mod fingerprint;
+mod models;
+mod resolve;
+pub mod table;
+pub mod tasks;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::dataset::Dataset;
+use crate::stage::{Check, Materialise, OutputFormat, Selection, Transform};
+
+pub use fingerprint::Fingerprint;
+pub use resolve::{COPY, resolve};
+pub use table::Table;
+pub use tasks::{Piece, Task};
+
+/// A pipeline bound to its data.
+pub struct Plan {
+    /// The phases, in order: each reads what the one before wrote, the first the source.
+    pub phases: Vec<Phase>,
+    /// The datasets of the source.
+    pub sources: Vec<Dataset>,
+    /// The runtime that models run on; `None` where no stage has one.
+    pub runtime: Option<Arc<crate::model::Runtime>>,
+    /// Text of the pipeline, for the lineage.
+    pub text: String,
+    /// Parameters, for the lineage.
+    pub params: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One pass over a dataset.
+pub struct Phase {
+    /// Selections, in order; they read metadata alone.
+    pub selections: Vec<Placed<Box<dyn Selection>>>,
+    /// Transforms, in order.
+    pub transforms: Vec<Placed<Arc<dyn Transform>>>,
+    /// Columns of steps that come out.
+    pub steps: SchemaRef,
+    /// Columns of steps that are read.
+    pub reads: Vec<String>,
+    /// Carried columns of trajectories that come out.
+    pub carried: SchemaRef,
+    /// Predicates over the result.
+    pub checks: Vec<Check>,
+    /// What becomes of the result.
+    pub sink: Sink,
+    /// All that the result depends on.
+    pub fingerprint: Fingerprint,
+}
+
+/// A half of a stage in its place.
+pub struct Placed<T> {
+    /// Position of the stage in the pipeline, from 0.
+    pub index: usize,
+    /// The stage's name.
+    pub name: String,
+    /// Names of transforms that stand before the stage in the pipeline and run after it.
+    pub ahead_of: Vec<String>,
+    /// The half.
+    pub part: T,
+}
+
+/// What becomes of a phase's result.
+pub enum Sink {
+    /// The next phase reads it; it lies in the staging directory and goes with it.
+    Staged {
+        /// The trajectory columns for whose sake it was staged.
+        because: Vec<String>,
+        /// The stage that needs them.
+        stage: String,
+    },
+    /// It is published.
+    Output {
+        /// Where.
+        path: PathBuf,
+        /// How.
+        options: Materialise,
+    },
+}
+
+impl Phase {
+    /// What the files of a plain Parquet output say of themselves, having no manifest to say it.
+    pub fn parquet_note(&self) -> Option<String> {
+        match &self.sink {
+            Sink::Output { options, .. } if options.format == OutputFormat::Parquet => serde_json::to_string(&self.fingerprint.inputs).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Plan {
+    /// The output that phase `index` works towards: a staged phase lies in the staging directory of the next output.
+    pub fn output_of(&self, index: usize) -> Option<(usize, &PathBuf, &Materialise)> {
+        self.phases.iter().enumerate().skip(index).find_map(|(index, phase)| match &phase.sink {
+            Sink::Output { path, options } => Some((index, path, options)),
+            Sink::Staged { .. } => None,
+        })
+    }
+}

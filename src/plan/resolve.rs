@@ -1,0 +1,283 @@
+//! Binds a pipeline to its data: every stage to the columns it meets, the chain to phases.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+use super::models::Library;
+use super::{Fingerprint, Phase, Placed, Plan, Sink};
+use crate::config::{Diagnostic, Node, PipelineFile, Span, StageNode};
+use crate::dataset::chunk::with_field;
+use crate::dataset::schema::{step, trajectory};
+use crate::dataset::{Dataset, write};
+use crate::error::Result;
+use crate::expr::Aggregate;
+use crate::model::{Options, Runtime};
+use crate::stage::{Bound, Check, Context, Materialise, Misfit, STAGES, Selection, Transform};
+
+/// The carried column by which a transform says that one trajectory became several; see `filter`.
+pub const COPY: &str = "__copy";
+
+/// Columns of steps that every dataset has.
+const REQUIRED: [&str; 5] = [step::TRAJECTORY_ID, step::STEP, step::TERMINATED, step::TRUNCATED, step::IS_FINAL];
+
+/// Binds `pipeline` to its datasets and models; reads manifests, footers and model files, no rows.
+///
+/// # Errors
+/// A pipeline error that holds every fault found; a failure where a dataset or runtime cannot be used at all.
+pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
+    let mut faults = Vec::new();
+    let sources = open_sources(pipeline, &mut faults);
+    let Some(first) = sources.first() else { return Err(pipeline.source.error(faults)) };
+    let has_model = pipeline.stages.iter().any(|stage| stage.options.get("model").is_some());
+    let runtime = has_model.then(|| Runtime::find(options)).transpose()?.map(Arc::new);
+    let library = Library { folder: pipeline.folder.clone(), runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::without_models())) };
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    for (index, source) in sources.iter().enumerate() {
+        fingerprint.set(format!("source {}", index + 1), &source.hash);
+    }
+    let mut chain = Chain {
+        pipeline,
+        library: &library,
+        faults,
+        unbound: Vec::new(),
+        steps: Arc::clone(&first.steps),
+        carried: carried(&first.trajectories),
+        trajectories: first.trajectories.as_ref().clone(),
+        fingerprint,
+        open: Open::default(),
+        phases: Vec::new(),
+        outputs: Vec::new(),
+    };
+    if sources.len() > 1 {
+        chain.carried = with_field(&chain.carried, Field::new(trajectory::SOURCE, arrow::datatypes::DataType::Utf8, true)).0;
+    }
+    chain.open.steps = Arc::clone(&chain.steps);
+    for (index, stage) in pipeline.stages.iter().enumerate() {
+        chain.stage(index, stage);
+    }
+    chain.end();
+    if !chain.faults.is_empty() {
+        return Err(pipeline.source.error(chain.faults));
+    }
+    Ok(Plan { phases: chain.phases, sources, runtime, text: pipeline.source.text.clone(), params: pipeline.params.clone() })
+}
+
+fn open_sources(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec<Dataset> {
+    let mut sources: Vec<Dataset> = Vec::new();
+    for input in &pipeline.inputs {
+        let mut fault = |message: String, help: String| faults.push(Diagnostic { span: input.span, message, help: Some(help) });
+        if input.format.as_deref().is_some_and(|format| format != "trajmill") || !input.map.is_empty() {
+            fault("a source is a trajmill dataset".to_owned(), format!("make one first: `trajmill import {} DATASET`, with --from and --map", input.path));
+            continue;
+        }
+        match Dataset::open(&pipeline.folder.join(&input.path)) {
+            Ok(dataset) => {
+                let columns = |dataset: &Dataset| dataset.manifest.columns.clone();
+                if let Some(first) = sources.first().filter(|first| columns(first) != columns(&dataset)) {
+                    let differ = |ours: &Dataset, theirs: &Dataset| {
+                        let theirs = columns(theirs);
+                        columns(ours).into_iter().find(|column| !theirs.contains(column)).map(|column| format!("`{}` {}", column.name, column.data_type))
+                    };
+                    let ours = differ(&dataset, first).map(|column| format!("it has {column}")).unwrap_or_default();
+                    let theirs = differ(first, &dataset).map(|column| format!("the first has {column}")).unwrap_or_default();
+                    fault(format!("{} has not the columns of the first source", input.path), [ours, theirs].join("; "));
+                }
+                sources.push(dataset);
+            }
+            Err(error) => fault(error.message, error.hints.join("; ")),
+        }
+    }
+    sources
+}
+
+/// The columns of trajectories that come along; the others are computed anew.
+fn carried(trajectories: &Schema) -> Schema {
+    let kept = trajectories.fields().iter().filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
+    Schema::new(kept.cloned().collect::<Vec<_>>())
+}
+
+/// A phase that is being put together.
+#[derive(Default)]
+struct Open {
+    selections: Vec<Placed<Box<dyn Selection>>>,
+    transforms: Vec<Placed<Arc<dyn Transform>>>,
+    checks: Vec<(Check, Node)>,
+    /// Columns of steps at its beginning.
+    steps: Arc<Schema>,
+}
+
+struct Chain<'a> {
+    pipeline: &'a PipelineFile,
+    library: &'a Library,
+    faults: Vec<Diagnostic>,
+    /// Names that stages which did not bind would have added: later stages are not blamed for missing those.
+    unbound: Vec<String>,
+    steps: SchemaRef,
+    carried: Schema,
+    trajectories: Schema,
+    fingerprint: Fingerprint,
+    open: Open,
+    phases: Vec<Phase>,
+    outputs: Vec<PathBuf>,
+}
+
+impl Chain<'_> {
+    fn stage(&mut self, index: usize, node: &StageNode) {
+        let Some(stage) = STAGES.iter().find(|stage| stage.name == node.name.name) else { return };
+        let context = Context { steps: &self.steps, trajectories: &self.trajectories, models: self.library };
+        let options = node.options.to_json();
+        match (stage.bind)(&options, &context) {
+            Err(misfit) => {
+                self.misfit(node, misfit);
+                if let serde_json::Value::Object(options) = options {
+                    self.unbound.extend(options.into_iter().map(|(name, _)| name));
+                }
+            }
+            Ok(Bound::Check(check)) => {
+                self.fingerprint.set(format!("stage {} check", index + 1), options.to_string());
+                self.open.checks.push((check, node.options.clone()));
+            }
+            Ok(Bound::Materialise(materialise)) => self.output(index, node, materialise),
+            Ok(Bound::Work { selection, transform }) => {
+                self.fingerprint.set(format!("stage {} {}", index + 1, node.name.name), options.to_string());
+                if let Some(selection) = selection {
+                    self.selection(index, &node.name.name, selection);
+                }
+                if let Some(transform) = transform {
+                    self.transform(index, &node.name.name, transform);
+                }
+            }
+        }
+    }
+
+    fn misfit(&mut self, node: &StageNode, misfit: Misfit) {
+        if misfit.word.as_ref().is_some_and(|word| self.unbound.contains(word)) {
+            return;
+        }
+        let value = node.options.follow(&misfit.path);
+        let whole = misfit.path.is_empty() && misfit.word.is_none();
+        let span = if whole { node.name.span } else { value.span };
+        let span = misfit.word.map_or(span, |word| self.pipeline.source.word(span, &word));
+        self.faults.push(Diagnostic { span, message: misfit.message, help: misfit.help });
+    }
+
+    fn selection(&mut self, index: usize, name: &str, selection: Box<dyn Selection>) {
+        let reads = selection.reads();
+        let changed: Vec<String> = self.open.transforms.iter().flat_map(|placed| placed.part.changes().trajectories).collect();
+        let because: Vec<String> = reads.iter().filter(|name| changed.contains(name)).cloned().collect();
+        let rows = self.open.transforms.iter().any(|placed| placed.part.changes().rows);
+        if rows || !because.is_empty() {
+            self.close(Sink::Staged { because, stage: name.to_owned() });
+        }
+        for field in selection.writes() {
+            if !trajectory::INTRINSIC.contains(&field.name().as_str()) {
+                self.carried = with_field(&self.carried, field.clone()).0;
+            }
+            self.trajectories = with_field(&self.trajectories, field).0;
+        }
+        let ahead_of = self.open.transforms.iter().map(|placed| placed.name.clone()).collect();
+        self.open.selections.push(Placed { index, name: name.to_owned(), ahead_of, part: selection });
+    }
+
+    fn transform(&mut self, index: usize, name: &str, transform: Arc<dyn Transform>) {
+        self.steps = transform.steps();
+        for field in transform.trajectories().into_iter().filter(|field| field.name() != COPY) {
+            self.carried = with_field(&self.carried, field).0;
+        }
+        for (key, value) in transform.depends() {
+            self.fingerprint.set(format!("stage {} {name} {key}", index + 1), value);
+        }
+        self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
+        self.open.transforms.push(Placed { index, name: name.to_owned(), ahead_of: Vec::new(), part: transform });
+    }
+
+    fn output(&mut self, index: usize, node: &StageNode, options: Materialise) {
+        let path = self.pipeline.folder.join(&options.path);
+        let at = node.options.get("path").map_or(node.name.span, |path| path.span);
+        let mut fault = |message: &str, help: &str| self.faults.push(Diagnostic { span: at, message: message.to_owned(), help: Some(help.to_owned()) });
+        if path.file_name().is_none() {
+            fault("the output's path must end in a name", "write out/NAME");
+        } else if self.outputs.contains(&path) {
+            fault("two stages write to the same path", "give each result a path of its own");
+        } else if self.pipeline.inputs.iter().any(|input| self.pipeline.folder.join(&input.path) == path) {
+            fault("the output is one of the sources", "write to another path: a source is never changed");
+        }
+        self.outputs.push(path.clone());
+        if let Some(columns) = &options.columns {
+            let kept = |field: &&Arc<Field>| columns.contains(field.name()) || REQUIRED.contains(&field.name().as_str());
+            self.steps = Arc::new(Schema::new(self.steps.fields().iter().filter(kept).cloned().collect::<Vec<_>>()));
+            self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
+        }
+        self.checks();
+        let key = serde_json::json!({"format": format!("{:?}", options.format), "shard_rows": options.shard_rows, "columns": options.columns});
+        self.fingerprint.set(format!("stage {} materialise", index + 1), key.to_string());
+        self.close(Sink::Output { path, options });
+    }
+
+    /// Binds the predicates of `check` to the result that they are about.
+    fn checks(&mut self) {
+        for (check, node) in &self.open.checks {
+            for (table, predicate) in check.predicates() {
+                let schema = if table == "steps" { self.steps.as_ref() } else { &self.trajectories };
+                if let Err(misfit) = Aggregate::bind(predicate, schema) {
+                    if misfit.word.as_ref().is_some_and(|word| self.unbound.contains(word)) {
+                        continue;
+                    }
+                    let span = find(node, predicate).unwrap_or(node.span);
+                    let span = misfit.word.map_or(span, |word| self.pipeline.source.word(span, &word));
+                    self.faults.push(Diagnostic { span, message: misfit.message, help: misfit.help });
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, sink: Sink) {
+        let open = std::mem::take(&mut self.open);
+        let mut reads: Vec<String> = self.steps.fields().iter().map(|field| field.name().clone()).collect();
+        let mut all = false;
+        for placed in &open.transforms {
+            match placed.part.reads() {
+                Some(names) => reads.extend(names),
+                None => all = true,
+            }
+        }
+        let needed = |field: &&Arc<Field>| all || reads.contains(field.name()) || REQUIRED.contains(&field.name().as_str());
+        let reads = open.steps.fields().iter().filter(needed).map(|field| field.name().clone()).collect();
+        self.phases.push(Phase {
+            selections: open.selections,
+            transforms: open.transforms,
+            steps: Arc::clone(&self.steps),
+            reads,
+            carried: Arc::new(self.carried.clone()),
+            checks: open.checks.into_iter().map(|(check, _)| check).collect(),
+            sink,
+            fingerprint: self.fingerprint.clone(),
+        });
+        self.open.steps = Arc::clone(&self.steps);
+        self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
+    }
+
+    fn end(&mut self) {
+        let idle = self.open.selections.is_empty() && self.open.transforms.is_empty() && self.open.checks.is_empty();
+        let last = self.pipeline.stages.last().filter(|stage| stage.name.name != "materialise");
+        if let Some(last) = last.filter(|_| !idle || self.phases.is_empty()) {
+            let message = "the pipeline ends without writing its result".to_owned();
+            let help = Some("end it with `- materialise: { path: out/NAME }`".to_owned());
+            self.faults.push(Diagnostic { span: last.name.span, message, help });
+        }
+    }
+}
+
+/// Where the text `wanted` stands in a tree.
+fn find(node: &Node, wanted: &str) -> Option<Span> {
+    use crate::config::Content;
+    match &node.content {
+        Content::Str(text) => (text == wanted).then_some(node.span),
+        Content::Seq(nodes) => nodes.iter().find_map(|node| find(node, wanted)),
+        Content::Map(entries) => entries.iter().find_map(|(_, node)| find(node, wanted)),
+        _ => None,
+    }
+}

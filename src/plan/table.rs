@@ -1,0 +1,247 @@
+//! Computes a phase's selection: the table of trajectories, through every selection in turn, from metadata alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
+use arrow::compute::{concat_batches, take, take_record_batch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
+
+use super::{Phase, Piece};
+use crate::dataset::chunk::with_column;
+use crate::dataset::read::ShardReader;
+use crate::dataset::schema::trajectory;
+use crate::dataset::{Dataset, ShardEntry};
+use crate::error::{Error, Result};
+
+/// Where a trajectory lies; internal names, so that they meet no column of the user's.
+const SOURCE: &str = "__source";
+const SHARD: &str = "__shard";
+const ROW: &str = "__row";
+const FIRST_ROW: &str = "__first_row";
+
+/// The trajectories that a phase keeps, in output order.
+pub struct Table {
+    /// Placement and the columns that selections read.
+    batch: RecordBatch,
+    /// Columns that selections computed and that the result carries, one row per trajectory.
+    pub planned: RecordBatch,
+    /// Ids are multiples of this apart where one trajectory becomes several.
+    pub stride: i64,
+    /// Whether ids ascend.
+    pub sorted: bool,
+    /// What each selection did, in order.
+    pub flow: Vec<Flow>,
+}
+
+/// Rows and trajectories through a stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Flow {
+    /// The stage's name.
+    pub stage: String,
+    /// Position of the stage in the pipeline, from 0.
+    pub index: usize,
+    /// Rows in.
+    pub rows_in: u64,
+    /// Rows out.
+    pub rows_out: u64,
+    /// Trajectories in.
+    pub trajectories_in: u64,
+    /// Trajectories out.
+    pub trajectories_out: u64,
+    /// Rows dropped, by reason.
+    pub dropped_rows: std::collections::BTreeMap<String, u64>,
+    /// Trajectories dropped, by reason.
+    pub dropped_trajectories: std::collections::BTreeMap<String, u64>,
+    /// Rows that a stage added (copies of trajectories drawn more than once).
+    pub added_rows: u64,
+    /// Anything else that a stage counted.
+    pub counts: std::collections::BTreeMap<String, u64>,
+}
+
+impl Flow {
+    /// Adds the counts of another part of the same stage.
+    pub fn add(&mut self, other: &Flow) {
+        self.rows_in += other.rows_in;
+        self.rows_out += other.rows_out;
+        self.trajectories_in += other.trajectories_in;
+        self.trajectories_out += other.trajectories_out;
+        self.added_rows += other.added_rows;
+        let pairs = [
+            (&mut self.dropped_rows, &other.dropped_rows),
+            (&mut self.dropped_trajectories, &other.dropped_trajectories),
+            (&mut self.counts, &other.counts),
+        ];
+        for (own, other) in pairs {
+            for (name, n) in other {
+                *own.entry(name.clone()).or_default() += n;
+            }
+        }
+    }
+}
+
+fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
+    let column = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    column.cloned().ok_or_else(|| Error::failed(format!("trajectories has no int64 column `{name}`")))
+}
+
+/// Reads the columns of `trajectories` that `phase` needs and runs its selections over them.
+///
+/// # Errors
+/// Where a file is damaged, or a selection fails on a row.
+pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
+    let mut batch = read(phase, sources)?;
+    let ids = int64(&batch, trajectory::TRAJECTORY_ID)?;
+    let stride = ids.values().iter().copied().max().unwrap_or(0).checked_add(1).filter(|_| ids.values().iter().all(|id| *id >= 0));
+    let stride = stride.ok_or_else(|| Error::failed("trajectory ids must be between 0 and 2^63 - 2"))?;
+    let mut planned: Vec<String> = Vec::new();
+    let mut flow = Vec::new();
+    for placed in &phase.selections {
+        let rows = int64(&batch, trajectory::ROWS)?;
+        let sum = |kept: &[u32]| kept.iter().map(|row| rows.value(*row as usize) as u64).sum::<u64>();
+        let selected = placed.part.select(&batch).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+        let mut entry = Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() };
+        entry.rows_in = rows.values().iter().map(|rows| *rows as u64).sum();
+        entry.trajectories_in = batch.num_rows() as u64;
+        entry.rows_out = sum(&selected.rows);
+        entry.trajectories_out = selected.rows.len() as u64;
+        for dropped in &selected.dropped {
+            *entry.dropped_rows.entry(dropped.reason.clone()).or_default() += sum(&dropped.rows);
+            *entry.dropped_trajectories.entry(dropped.reason.clone()).or_default() += dropped.rows.len() as u64;
+        }
+        entry.added_rows = (entry.rows_out + entry.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
+        flow.push(entry);
+        let indices = UInt32Array::from(selected.rows);
+        batch = take_record_batch(&batch, &indices)?;
+        for (field, column) in placed.part.writes().into_iter().zip(selected.columns) {
+            planned.retain(|name| name != field.name());
+            planned.push(field.name().clone());
+            batch = with_column(&batch, field, column)?;
+        }
+        if placed.part.repeats() {
+            batch = renumber(&batch, stride)?;
+        }
+    }
+    let sorted = int64(&batch, trajectory::TRAJECTORY_ID)?.values().windows(2).all(|pair| pair[0] < pair[1]);
+    // Where several sources merge, their names tell them apart; intrinsic columns are computed anew by the writer.
+    if sources.len() > 1 {
+        planned.push(trajectory::SOURCE.to_owned());
+        batch = with_column(&batch, Field::new(trajectory::SOURCE, DataType::Utf8, true), source_names(&batch, sources)?)?;
+    }
+    planned.retain(|name| !trajectory::INTRINSIC.contains(&name.as_str()));
+    let indices = planned.iter().map(|name| batch.schema().index_of(name)).collect::<Result<Vec<_>, _>>()?;
+    let schema = Arc::new(batch.schema().project(&indices)?);
+    let columns = indices.iter().map(|index| Arc::clone(batch.column(*index))).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let planned = RecordBatch::try_new_with_options(schema, columns, &options)?;
+    Ok(Table { batch, planned, stride, sorted, flow })
+}
+
+fn source_names(batch: &RecordBatch, sources: &[Dataset]) -> Result<ArrayRef> {
+    let names: StringArray = sources.iter().map(|source| source.path.file_name().map(|name| name.to_string_lossy().into_owned())).collect();
+    let column = batch.column_by_name(SOURCE).ok_or_else(|| Error::failed("the selection lost its place"))?;
+    Ok(take(&names, column, None)?)
+}
+
+/// Gives the copies of a trajectory that was drawn more than once ids of their own.
+fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
+    let mut seen: HashMap<i64, i64> = HashMap::new();
+    let ids = int64(batch, trajectory::TRAJECTORY_ID)?;
+    let renumbered = ids.values().iter().map(|id| {
+        let copy = seen.entry(*id).or_default();
+        let new = copy.checked_mul(stride).and_then(|offset| offset.checked_add(*id));
+        *copy += 1;
+        new.ok_or_else(|| Error::failed(format!("trajectory {id} was drawn so often that its copies run out of ids")))
+    });
+    let renumbered: Int64Array = renumbered.collect::<Result<Vec<_>>>()?.into();
+    with_column(batch, Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false), Arc::new(renumbered))
+}
+
+/// The table before any selection: one row per trajectory, in the order of the sources.
+fn read(phase: &Phase, sources: &[Dataset]) -> Result<RecordBatch> {
+    let mut names: Vec<String> = [trajectory::TRAJECTORY_ID, trajectory::LENGTH, trajectory::ROWS, trajectory::FIRST_ROW].map(str::to_owned).into();
+    let mut written: Vec<String> = Vec::new();
+    for placed in &phase.selections {
+        names.extend(placed.part.reads().into_iter().filter(|name| !written.contains(name)));
+        written.extend(placed.part.writes().iter().map(|field| field.name().clone()));
+    }
+    names.sort_unstable();
+    names.dedup();
+    if let [_, _, ..] = sources {
+        names.retain(|name| name != trajectory::SOURCE);
+    }
+    let mut batches = Vec::new();
+    let mut next_id = 0;
+    for (source, dataset) in sources.iter().enumerate() {
+        for (shard, entry) in dataset.manifest.shards.iter().enumerate() {
+            let batch = read_shard(dataset, entry, &names)?;
+            let rows = batch.num_rows();
+            let first_row = int64(&batch, trajectory::FIRST_ROW)?;
+            let mut batch = with_column(&batch, Field::new(FIRST_ROW, DataType::Int64, false), Arc::new(first_row))?;
+            let placed: [(&str, ArrayRef); 2] =
+                [(SOURCE, Arc::new(UInt32Array::from(vec![source as u32; rows]))), (SHARD, Arc::new(UInt32Array::from(vec![shard as u32; rows])))];
+            for (name, column) in placed {
+                batch = with_column(&batch, Field::new(name, DataType::UInt32, false), column)?;
+            }
+            batch = with_column(&batch, Field::new(ROW, DataType::UInt32, false), Arc::new(UInt32Array::from_iter_values(0..rows as u32)))?;
+            if sources.len() > 1 {
+                let ids: Int64Array = (next_id..next_id + rows as i64).collect();
+                batch = with_column(&batch, Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false), Arc::new(ids))?;
+            }
+            next_id += rows as i64;
+            batches.push(batch);
+        }
+    }
+    let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    let mut batch = concat_batches(&schema, &batches)?;
+    if sources.len() > 1 {
+        batch = with_column(&batch, Field::new(trajectory::SOURCE, DataType::Utf8, true), source_names(&batch, sources)?)?;
+    }
+    Ok(batch)
+}
+
+fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result<RecordBatch> {
+    dataset.verify_file(&entry.trajectories)?;
+    let reader = ShardReader::open(&dataset.path.join(&entry.trajectories.path), &dataset.trajectories)?;
+    let present: Vec<String> = names.iter().filter(|name| dataset.trajectories.index_of(name).is_ok()).cloned().collect();
+    reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&present))
+}
+
+impl Table {
+    /// Number of trajectories.
+    pub fn len(&self) -> usize {
+        self.batch.num_rows()
+    }
+
+    /// Whether nothing was kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows of steps of all trajectories.
+    ///
+    /// # Errors
+    /// Where the table has no column of rows.
+    pub fn rows(&self) -> Result<u64> {
+        Ok(int64(&self.batch, trajectory::ROWS)?.values().iter().map(|rows| *rows as u64).sum())
+    }
+
+    /// Where each trajectory lies, in output order.
+    pub(super) fn pieces(&self) -> Result<Vec<Piece>> {
+        let place = |name: &str| {
+            let column = self.batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<UInt32Type>());
+            column.ok_or_else(|| Error::failed("the selection lost its place"))
+        };
+        let (source, shard, row) = (place(SOURCE)?, place(SHARD)?, place(ROW)?);
+        let (first_row, rows, ids) = (int64(&self.batch, FIRST_ROW)?, int64(&self.batch, trajectory::ROWS)?, int64(&self.batch, trajectory::TRAJECTORY_ID)?);
+        let piece = |index: usize| Piece {
+            source: source.value(index),
+            shard: shard.value(index),
+            first_row: first_row.value(index) as u64,
+            rows: rows.value(index) as u64,
+            row: u64::from(row.value(index)),
+            id: ids.value(index),
+        };
+        Ok((0..self.len()).map(piece).collect())
+    }
+}

@@ -1,0 +1,280 @@
+//! The engine on one screen: config → plan → exec → commit, output by output.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::commit::{Existing, Staging, existing};
+use crate::config::PipelineFile;
+use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
+use crate::dataset::{Dataset, layout, schema};
+use crate::error::{Error, Kind, Result};
+use crate::exec::{self, Clock, Setting};
+use crate::plan::table::{self, Flow};
+use crate::plan::{self, Phase, Plan, Sink, tasks};
+use crate::query::Session;
+use crate::stage::OutputFormat;
+use crate::{config, model};
+
+/// Shards of a dataset that only the next phase reads aim at this many rows.
+const STAGED_SHARD_ROWS: u64 = 250_000;
+
+/// What the user asked of a run.
+pub struct Options<'a> {
+    /// Parameters to override, as `(key, value)`.
+    pub overrides: Vec<(String, String)>,
+    /// Worker threads.
+    pub threads: usize,
+    /// Bytes that the tasks in flight may use together.
+    pub memory: Option<usize>,
+    /// What the model runtime is to be.
+    pub model: model::Options,
+    /// Whether what an interrupted run left is thrown away.
+    pub fresh: bool,
+    /// Set where the user wants the run to stop.
+    pub interrupted: &'a AtomicBool,
+    /// Watches the run.
+    pub watch: &'a dyn Watch,
+}
+
+/// Told of a run's progress.
+pub trait Watch: Sync {
+    /// A pass over the data begins: its name and the rows it will read.
+    fn begin(&self, name: &str, rows: u64);
+    /// So many more rows are done.
+    fn advance(&self, rows: u64);
+    /// The pass is over.
+    fn end(&self);
+    /// Something that a person should know.
+    fn say(&self, line: &str);
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Its outputs, in order.
+    pub outputs: Vec<Output>,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// One output of a run.
+#[derive(Debug)]
+pub struct Output {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it was there already, made of the same things.
+    pub reused: bool,
+    /// blake3 of its manifest; `None` for plain Parquet.
+    pub manifest: Option<String>,
+    /// Totals over it.
+    pub statistics: Statistics,
+    /// Rows and trajectories through each stage since the output before.
+    pub flow: Vec<Flow>,
+    /// Tasks, and how many of them an earlier run had finished.
+    pub tasks: (usize, usize),
+    /// What it depends on, by name.
+    pub inputs: std::collections::BTreeMap<String, String>,
+    /// Share of the workers' time by what they did.
+    pub time: Vec<(String, f64)>,
+    /// Runtime, version and devices, where a model ran.
+    pub runtime: Option<Value>,
+    /// Predicates that did not hold and were only to be said.
+    pub warnings: Vec<String>,
+}
+
+/// Runs the pipeline file at `path`.
+///
+/// # Errors
+/// See [`Kind`] for what each kind of failure means.
+pub fn run(path: &Path, options: &Options) -> Result<Report> {
+    let started = Instant::now();
+    let pipeline: PipelineFile = config::load(path, &options.overrides)?;
+    let plan = plan::resolve(&pipeline, &options.model)?;
+    if let Some(note) = plan.runtime.as_ref().and_then(|runtime| runtime.note()) {
+        options.watch.say(&note);
+    }
+    let mut report = Report::default();
+    let mut sources = plan.sources.clone();
+    let mut first = 0;
+    while let Some((last, path, _)) = plan.output_of(first) {
+        let output = produce(&plan, first..last + 1, &sources, options)?;
+        if last + 1 < plan.phases.len() {
+            sources = vec![Dataset::open(path)?];
+        }
+        report.outputs.push(output);
+        first = last + 1;
+    }
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Produces one output: its staged phases and the one that is published.
+fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], options: &Options) -> Result<Output> {
+    let phases = &plan.phases[phases];
+    let Some(Phase { sink: Sink::Output { path, options: wanted }, fingerprint, .. }) = phases.last() else {
+        return Err(Error::failed("the plan has no output"));
+    };
+    let key = fingerprint.key();
+    match existing(path)? {
+        Existing::Nothing => {}
+        Existing::Result { key: found, .. } if found == key && !options.fresh => return reused(plan, path, wanted.format, fingerprint),
+        Existing::Result { .. } if wanted.overwrite => {}
+        Existing::Result { inputs, .. } => {
+            let changes = fingerprint.changes_since(&inputs);
+            let message = format!("{} exists and was made otherwise:\n    {}", path.display(), changes.join("\n    "));
+            return Err(Error::failed(message).hint("remove it, write to another path, or give `materialise` the option `overwrite: true`"));
+        }
+        Existing::Foreign => {
+            return Err(Error::failed(format!("{} exists and is not a result of trajmill", path.display())).hint("write to another path, or remove it yourself"));
+        }
+    }
+    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
+    let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
+    let clock = Clock::new(phases.iter().flat_map(|phase| phase.transforms.iter().map(|placed| placed.name.as_str())));
+    let mut flow: Vec<Flow> = Vec::new();
+    let mut staged: Vec<Dataset> = Vec::new();
+    let mut done = (0, 0);
+    for (index, phase) in phases.iter().enumerate() {
+        let input = staged.last().map_or(sources, std::slice::from_ref);
+        let table = table::select(phase, input)?;
+        let (name, shard_rows) = match &phase.sink {
+            Sink::Staged { .. } => (format!("phase {}", index + 1), STAGED_SHARD_ROWS),
+            Sink::Output { options, .. } => (options.path.clone(), options.shard_rows),
+        };
+        let tasks = tasks::cut(&table, shard_rows)?;
+        let key = phase.fingerprint.key();
+        let journal = staging.journal(&key)?;
+        options.watch.begin(&name, table.rows()?);
+        let setting = Setting { threads: options.threads, memory: options.memory, interrupted: options.interrupted, progress: &|rows| options.watch.advance(rows), clock: &clock };
+        let outcome = exec::run(phase, input, &table, &tasks, &staging.dataset(&key), journal, &setting);
+        options.watch.end();
+        let outcome = outcome?;
+        flow.extend(table.flow);
+        flow.extend(outcome.flow);
+        done = (done.0 + outcome.tasks, done.1 + outcome.resumed);
+        let manifest = manifest(plan, phase, outcome.shards, &flow)?;
+        staged.push(Dataset::open(&staging.seal(&key, &manifest)?)?);
+    }
+    let (Some(result), Some(phase)) = (staged.pop(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
+    let warnings = match check(phase, &result, options) {
+        Ok(warnings) => warnings,
+        // Published nothing, and nothing to go on from: the work itself is done.
+        Err(error) if error.kind == Kind::Checks => {
+            staging.discard()?;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
+    let plain = wanted.format == OutputFormat::Parquet;
+    staging.publish(&if plain { result.path.join("steps") } else { result.path.clone() }, wanted.overwrite)?;
+    Ok(Output {
+        path: path.clone(),
+        reused: false,
+        manifest: (!plain).then(|| result.hash.clone()),
+        statistics: result.manifest.statistics.clone(),
+        flow,
+        tasks: done,
+        inputs: fingerprint.inputs.clone(),
+        time: clock.shares(),
+        runtime: runtime(plan),
+        warnings,
+    })
+}
+
+fn reused(plan: &Plan, path: &Path, format: OutputFormat, fingerprint: &plan::Fingerprint) -> Result<Output> {
+    // A run that was killed between publishing and tidying up left its staging directory.
+    if layout::staging(path).exists()
+        && let Ok(staging) = Staging::claim(path, &[])
+    {
+        staging.discard()?;
+    }
+    let dataset = (format == OutputFormat::Trajmill).then(|| Dataset::open(path)).transpose()?;
+    Ok(Output {
+        path: path.to_owned(),
+        reused: true,
+        manifest: dataset.as_ref().map(|dataset| dataset.hash.clone()),
+        statistics: dataset.as_ref().map(|dataset| dataset.manifest.statistics.clone()).unwrap_or_default(),
+        flow: Vec::new(),
+        tasks: (0, 0),
+        inputs: fingerprint.inputs.clone(),
+        time: Vec::new(),
+        runtime: runtime(plan),
+        warnings: Vec::new(),
+    })
+}
+
+fn runtime(plan: &Plan) -> Option<Value> {
+    plan.runtime.as_ref().map(|runtime| json!({"name": runtime.name(), "version": runtime.version(), "devices": runtime.devices()}))
+}
+
+fn manifest(plan: &Plan, phase: &Phase, shards: Vec<crate::dataset::ShardEntry>, flow: &[Flow]) -> Result<Manifest> {
+    let mut statistics = Statistics::default();
+    shards.iter().for_each(|shard| statistics.add(&shard.statistics));
+    let stages = flow.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
+    Ok(Manifest {
+        trajmill: VERSION,
+        tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
+        fingerprint: phase.fingerprint.key(),
+        columns: schema::describe(&phase.steps),
+        statistics,
+        shards,
+        lineage: Lineage {
+            by: "run".to_owned(),
+            pipeline: Some(plan.text.clone()),
+            params: plan.params.clone(),
+            inputs: phase.fingerprint.inputs.clone(),
+            stages: stages.map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?,
+            runtime: runtime(plan),
+            source_metadata: serde_json::Map::new(),
+        },
+    })
+}
+
+/// Holds the sealed result against its predicates; those that only warn come back as text.
+fn check(phase: &Phase, result: &Dataset, options: &Options) -> Result<Vec<String>> {
+    if phase.checks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let session = Session::open(&[("result".to_owned(), result.clone())], &crate::query::Options { threads: options.threads, memory: options.memory, ..Default::default() })?;
+    let (mut warnings, mut failures) = (Vec::new(), Vec::new());
+    for check in &phase.checks {
+        for (table, predicate) in check.predicates() {
+            if !session.check(table, predicate)? {
+                let list = if check.warns() { &mut warnings } else { &mut failures };
+                list.push(format!("{table}: {predicate}"));
+            }
+        }
+    }
+    if failures.is_empty() {
+        return Ok(warnings);
+    }
+    let message = format!("{} of the checks did not hold, and nothing was published:\n    {}", failures.len(), failures.join("\n    "));
+    Err(Error { kind: Kind::Checks, ..Error::failed(message) })
+}
+
+impl Report {
+    /// The report as one JSON object, for programs.
+    pub fn to_json(&self) -> Value {
+        let steps: u64 = self.outputs.iter().filter(|output| !output.reused).map(|output| output.statistics.steps).sum();
+        let read: u64 = self.outputs.iter().filter_map(|output| output.flow.first()).map(|flow| flow.rows_in).sum();
+        let outputs = self.outputs.iter().map(|output| {
+            json!({
+                "path": output.path, "reused": output.reused, "manifest": output.manifest, "statistics": output.statistics, "stages": output.flow,
+                "tasks": output.tasks.0, "tasks_resumed": output.tasks.1, "inputs": output.inputs, "runtime": output.runtime,
+                "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings,
+            })
+        });
+        json!({
+            "reused": !self.outputs.is_empty() && self.outputs.iter().all(|output| output.reused),
+            "seconds": self.seconds,
+            "rows_read": read,
+            "steps_written": steps,
+            "steps_per_second": steps as f64 / self.seconds.max(1e-9),
+            "runtime": self.outputs.iter().find_map(|output| output.runtime.clone()),
+            "outputs": outputs.collect::<Vec<_>>(),
+        })
+    }
+}

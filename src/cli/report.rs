@@ -36,7 +36,7 @@ pub(super) fn error(error: &Error) {
 
 /// Prints what was found of runtimes and devices.
 pub(super) fn doctor() {
-    let findings = crate::model::doctor::doctor();
+    let findings = crate::model::doctor();
     let width = findings.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, finding) in findings {
         print(&format!("{name:width$}  {finding}"));

@@ -82,8 +82,8 @@ impl Staging {
     pub fn claim(output: &Path, keys: &[String]) -> Result<Staging> {
         let directory = layout::staging(output);
         store::create_dir(&directory)?;
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let holder = format!("process {} on {host}", std::process::id());
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let holder = format!("process {} on {}", std::process::id(), host.trim());
         let lock = store::lock(&directory.join("lock"), &holder)?.map_err(|other| {
             let other = if other.is_empty() { "another run".to_owned() } else { other };
             Error::failed(format!("{} is being written by {other}", output.display())).hint("wait for it to end, or write to another path")

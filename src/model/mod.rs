@@ -157,6 +157,11 @@ impl Runtime {
         }
     }
 
+    /// The runtime that is built in.
+    pub fn embedded() -> Runtime {
+        Runtime::Pure(pure::PureRuntime)
+    }
+
     /// `onnxruntime` or `rten`.
     pub fn name(&self) -> &'static str {
         match self {

@@ -32,7 +32,7 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     let Some(first) = sources.first() else { return Err(pipeline.source.error(faults)) };
     let has_model = pipeline.stages.iter().any(|stage| stage.options.get("model").is_some());
     let runtime = has_model.then(|| Runtime::find(options)).transpose()?.map(Arc::new);
-    let library = Library { folder: pipeline.folder.clone(), runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::without_models())) };
+    let library = Library { folder: pipeline.folder.clone(), runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     for (index, source) in sources.iter().enumerate() {

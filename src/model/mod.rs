@@ -339,3 +339,6 @@ impl Pool {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
 """Writes the small ONNX models that tests run: tests/models/*.onnx and src/model/probe.onnx.
 
+What each gives for eight rows of input, by ONNX's own reference evaluator in numpy, goes to tests/models/expected.json.
+
     python tests/python/make_models.py        # needs onnx and numpy; the bytes are the same every time
 
 The models' batch axis is free and named `batch`. "Window" means three observations of three values each, flattened
 oldest first (past 1, future 1), so nine values in a row.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx.reference import ReferenceEvaluator
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests" / "models"
+REFUSED = ["selu", "fixed_batch", "no_batch"]
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 
 
@@ -38,6 +43,20 @@ def save(path, nodes, inputs, outputs, initializers=(), metadata=None, version=1
         helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def expected(path):
+    """Inputs of eight rows, and what the model gives for them."""
+    model = onnx.load(path)
+    rng = np.random.default_rng(100)
+    feeds = {}
+    for port in model.graph.input:
+        width = port.type.tensor_type.shape.dim[1].dim_value
+        kind = np.float64 if port.type.tensor_type.elem_type == DOUBLE else np.float32
+        feeds[port.name] = rng.uniform(-2, 2, (8, width)).round(3).astype(kind)
+    outputs = ReferenceEvaluator(model).run(None, feeds)
+    flat = lambda values: [None if np.isnan(v) else round(float(v), 6) for v in np.asarray(values).ravel()]
+    return {"inputs": [flat(values) for values in feeds.values()], "outputs": [flat(values) for values in outputs]}
 
 
 def mlp(widths, hidden, last=None, seed=0, source="x", target="action", prefix="", kind=np.float32):
@@ -107,6 +126,10 @@ def main():
 
     nodes, initializers = mlp([9, 5, 2], "Relu", seed=10, kind=np.float64)
     save(MODELS / "double.onnx", nodes, [value("x", [9], DOUBLE)], [value("action", [2], DOUBLE)], initializers)
+
+    runnable = sorted(MODELS.glob("*.onnx"))
+    text = json.dumps({path.stem: expected(path) for path in runnable if path.stem not in REFUSED}, separators=(",", ":"))
+    (MODELS / "expected.json").write_text(text.replace('},"', '},\n"') + "\n")
 
     # Models that must be refused: an operator that rten lacks, a fixed batch, an output without a batch axis.
     nodes, initializers = mlp([3, 4, 2], "Selu", seed=11)

@@ -21,8 +21,11 @@ pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<u
         }
         let shape: Vec<usize> = std::iter::once(geometry.batch).chain(row.iter().copied()).collect();
         if let Some(Some(exported)) = port.shape.first().filter(|exported| **exported != Some(geometry.batch) && exported.is_some()) {
-            return Err(Error::failed(format!("{model}: input `{}` takes batches of {exported} rows only, not {}", port.name, geometry.batch))
-                .hint(format!("set `batch: {exported}`, or export the model with a free batch axis")));
+            return Err(Error::failed(format!(
+                "{model}: input `{}` takes batches of {exported} rows only, not {}",
+                port.name, geometry.batch
+            ))
+            .hint(format!("set `batch: {exported}`, or export the model with a free batch axis")));
         }
         let fits = |(size, exported): (&usize, &Option<usize>)| exported.is_none_or(|exported| exported == *size);
         if !port.shape.is_empty() && (port.shape.len() != shape.len() || !shape.iter().zip(&port.shape).all(fits)) {
@@ -51,8 +54,10 @@ pub(super) fn check_output(spec: &Spec, index: usize, element: Element, shape: &
     if shape.first() == Some(&batch) {
         return Ok(());
     }
-    Err(Error::failed(format!("{model}: output `{name}` has shape {shape:?} for a batch of {batch} rows; its first axis must be the batch"))
-        .hint("export the model so that every output has one row per input row"))
+    Err(Error::failed(format!(
+        "{model}: output `{name}` has shape {shape:?} for a batch of {batch} rows; its first axis must be the batch"
+    ))
+    .hint("export the model so that every output has one row per input row"))
 }
 
 /// The error of a batch that is too large for `place`.

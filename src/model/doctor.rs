@@ -67,9 +67,13 @@ pub fn doctor() -> Vec<(String, String)> {
         ("libnvrtc.so", "nvidia-cuda-nvrtc"),
         ("libcudnn.so", "nvidia-cudnn-cu13"),
     ];
-    let missing: Vec<&str> = needed.iter().filter(|(library, _)| !names.iter().any(|name| name.starts_with(library))).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> =
+        needed.iter().filter(|(library, _)| !names.iter().any(|name| name.starts_with(library))).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
-        say("for CUDA", format!("pip install {}; or name their folders in TRAJMILL_CUDA_LIBS, if the system does not have them", missing.join(" ")));
+        say(
+            "for CUDA",
+            format!("pip install {}; or name their folders in TRAJMILL_CUDA_LIBS, if the system does not have them", missing.join(" ")),
+        );
     }
     report
 }
@@ -77,7 +81,9 @@ pub fn doctor() -> Vec<(String, String)> {
 /// Version of the NVIDIA driver, where there is one.
 pub(super) fn driver() -> Option<String> {
     let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let version = text.as_deref().and_then(|text| text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')));
+    let version = text
+        .as_deref()
+        .and_then(|text| text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')));
     let device = || fs::exists("/dev/nvidia0").unwrap_or(false).then(|| "present".to_owned());
     version.map(str::to_owned).or_else(device)
 }

@@ -18,9 +18,8 @@ const EXTERNAL: u64 = 1;
 /// Where a weight is kept in another file.
 pub(super) fn refuse(path: &Path, bytes: &[u8]) -> Result<()> {
     let external = messages(bytes, GRAPH).any(|graph| {
-        messages(graph, INITIALIZER).any(|tensor| {
-            fields(tensor).any(|(number, value)| number == DATA_LOCATION && matches!(value, Value::Number(EXTERNAL)))
-        })
+        messages(graph, INITIALIZER)
+            .any(|tensor| fields(tensor).any(|(number, value)| number == DATA_LOCATION && matches!(value, Value::Number(EXTERNAL))))
     });
     if external {
         return Err(Error::failed(format!("{} keeps weights in another file, which its hash would not cover", path.display()))

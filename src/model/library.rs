@@ -42,7 +42,8 @@ fn find_by(variables: Variables) -> Result<Option<Found>> {
         Some(name) if name == "rten" => return Ok(None),
         Some(name) if name == "onnxruntime" => true,
         Some(name) => {
-            return Err(Error::usage(format!("TRAJMILL_RUNTIME is `{name}`")).hint("it is `onnxruntime` or `rten`; unset it to let trajmill choose"));
+            return Err(Error::usage(format!("TRAJMILL_RUNTIME is `{name}`"))
+                .hint("it is `onnxruntime` or `rten`; unset it to let trajmill choose"));
         }
     };
     if let Some(path) = variables("ORT_DYLIB_PATH").map(PathBuf::from) {
@@ -91,9 +92,23 @@ fn candidates_by(variables: Variables) -> Vec<Found> {
 pub(super) fn cuda_libraries(runtime: Option<&Path>) -> Vec<PathBuf> {
     // A library is loaded after those that it needs; cuDNN looks its parts up by name when it runs.
     const ORDER: [&str; 18] = [
-        "libcudart.so", "libnvJitLink.so", "libnvrtc-builtins.so", "libnvrtc.so", "libcublasLt.so", "libcublas.so", "libcurand.so",
-        "libcufft.so", "libcudnn.so", "libcudnn_graph.so", "libcudnn_ops.so", "libcudnn_heuristic.so", "libcudnn_cnn.so",
-        "libcudnn_adv.so", "libcudnn_engines_precompiled.so", "libcudnn_engines_runtime_compiled.so", "libcudnn_engines_tensor_ir.so",
+        "libcudart.so",
+        "libnvJitLink.so",
+        "libnvrtc-builtins.so",
+        "libnvrtc.so",
+        "libcublasLt.so",
+        "libcublas.so",
+        "libcurand.so",
+        "libcufft.so",
+        "libcudnn.so",
+        "libcudnn_graph.so",
+        "libcudnn_ops.so",
+        "libcudnn_heuristic.so",
+        "libcudnn_cnn.so",
+        "libcudnn_adv.so",
+        "libcudnn_engines_precompiled.so",
+        "libcudnn_engines_runtime_compiled.so",
+        "libcudnn_engines_tensor_ir.so",
         "libcudnn_ext.so",
     ];
     let folders = cuda_folders(runtime);
@@ -142,7 +157,8 @@ fn site_packages(variables: Variables) -> Vec<(PathBuf, String)> {
 fn loader_path(variables: Variables) -> Vec<PathBuf> {
     let variable = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
     let listed = variables(variable).unwrap_or_default();
-    let usual = ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/opt/homebrew/lib"];
+    let usual =
+        ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/opt/homebrew/lib"];
     env::split_paths(&listed).filter(|folder| !folder.as_os_str().is_empty()).chain(usual.map(PathBuf::from)).collect()
 }
 
@@ -206,7 +222,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let packages = root.path().join("site-packages");
         let runtime = place(&packages, "onnxruntime/capi/libonnxruntime.so.1.31.1");
-        for file in ["cu13/lib/libcublas.so.13", "cu13/lib/libcublasLt.so.13", "cu13/lib/libcudart.so.13", "cudnn/lib/libcudnn.so.9", "cudnn/lib/libcudnn.so"] {
+        for file in [
+            "cu13/lib/libcublas.so.13",
+            "cu13/lib/libcublasLt.so.13",
+            "cu13/lib/libcudart.so.13",
+            "cudnn/lib/libcudnn.so.9",
+            "cudnn/lib/libcudnn.so",
+        ] {
             place(&packages.join("nvidia"), file);
         }
         let found = cuda_libraries(Some(&runtime));

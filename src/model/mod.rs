@@ -170,6 +170,11 @@ impl Runtime {
         Ok(Runtime::Pure(pure::PureRuntime { note }))
     }
 
+    /// The runtime that is built in.
+    pub fn embedded() -> Runtime {
+        Runtime::Pure(pure::PureRuntime { note: None })
+    }
+
     /// `onnxruntime` or `rten`.
     pub fn name(&self) -> &'static str {
         match self {

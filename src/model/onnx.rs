@@ -80,6 +80,7 @@ impl OnnxRuntime {
             Device::Cpu => {}
             Device::Cuda(indices) => {
                 let mut indices = indices.clone();
+                indices.sort_unstable();
                 indices.dedup();
                 for index in &indices {
                     runtime.probe(found, *index)?;
@@ -90,7 +91,9 @@ impl OnnxRuntime {
             Device::Auto => match runtime.probe(found, 0) {
                 Ok(()) => runtime.cuda = vec![0],
                 // On a machine without an NVIDIA GPU, a runtime without CUDA is nothing to speak of.
-                Err(error) if offers_cuda() || super::doctor::driver().is_some() => runtime.say(format!("CUDA is not used: {}", error.message)),
+                Err(error) if offers_cuda() || super::doctor::driver().is_some() => {
+                    runtime.say(format!("CUDA is not used: {}", error.message))
+                }
                 Err(_) => {}
             },
         }
@@ -102,7 +105,11 @@ impl OnnxRuntime {
     }
 
     pub(super) fn devices(&self) -> Vec<String> {
-        if self.cuda.is_empty() { vec![Place::Cpu.to_string()] } else { self.cuda.iter().map(|index| Place::Cuda(*index).to_string()).collect() }
+        if self.cuda.is_empty() {
+            vec![Place::Cpu.to_string()]
+        } else {
+            self.cuda.iter().map(|index| Place::Cuda(*index).to_string()).collect()
+        }
     }
 
     pub(super) fn note(&self) -> Option<String> {
@@ -143,13 +150,21 @@ impl OnnxRuntime {
     }
 
     /// Opens one session, with its buffers bound and one batch of zeros behind it.
-    fn session(&self, spec: &Spec, geometry: &Geometry, shapes: &[Vec<usize>], sizes: &[(String, i64)], place: Place) -> Result<OnnxSession> {
+    fn session(
+        &self,
+        spec: &Spec,
+        geometry: &Geometry,
+        shapes: &[Vec<usize>],
+        sizes: &[(String, i64)],
+        place: Place,
+    ) -> Result<OnnxSession> {
         let failed = |error: ort::Error| failure(spec, geometry.batch, place, &error);
         let mut session = self.commit(spec, geometry.batch, sizes, place)?;
-        let upload = host_memory(&session, place, MemoryType::CPUInput).map_err(failed)?;
-        let download = host_memory(&session, place, MemoryType::CPUOutput).map_err(failed)?;
+        let upload = host_memory(&session, place, MemoryType::CPUInput);
+        let download = host_memory(&session, place, MemoryType::CPUOutput);
 
-        let inputs = spec.inputs.iter().zip(shapes).map(|(port, shape)| DynTensor::new(&upload, element_type(port.element), shape.as_slice()));
+        let inputs =
+            spec.inputs.iter().zip(shapes).map(|(port, shape)| DynTensor::new(&upload, element_type(port.element), shape.as_slice()));
         let inputs = inputs.collect::<ort::Result<Vec<_>>>().map_err(failed)?;
         let mut read: Vec<usize> = geometry.outputs.clone();
         read.sort_unstable();
@@ -273,11 +288,11 @@ impl OnnxRuntime {
 impl OnnxSession {
     pub(super) fn input(&mut self, index: usize) -> DataMut<'_> {
         let Some(tensor) = self.inputs.get_mut(index) else { return DataMut::F32(&mut []) };
-        match tensor.data_type() {
-            TensorElementType::Float64 => DataMut::F64(tensor.try_extract_tensor_mut().map_or(&mut [], |(_, values)| values)),
-            TensorElementType::Int32 => DataMut::I32(tensor.try_extract_tensor_mut().map_or(&mut [], |(_, values)| values)),
-            TensorElementType::Int64 => DataMut::I64(tensor.try_extract_tensor_mut().map_or(&mut [], |(_, values)| values)),
-            _ => DataMut::F32(tensor.try_extract_tensor_mut().map_or(&mut [], |(_, values)| values)),
+        match *tensor.data_type() {
+            TensorElementType::Float64 => DataMut::F64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Int32 => DataMut::I32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Int64 => DataMut::I64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
+            _ => DataMut::F32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
         }
     }
 
@@ -304,11 +319,11 @@ impl OnnxSession {
 
     pub(super) fn output(&self, index: usize) -> Data<'_> {
         let Some(tensor) = self.slots.get(index).and_then(|slot| self.outputs.get(*slot)) else { return Data::F32(&[]) };
-        match tensor.data_type() {
-            TensorElementType::Float64 => Data::F64(tensor.try_extract_tensor().map_or(&[], |(_, values)| values)),
-            TensorElementType::Int32 => Data::I32(tensor.try_extract_tensor().map_or(&[], |(_, values)| values)),
-            TensorElementType::Int64 => Data::I64(tensor.try_extract_tensor().map_or(&[], |(_, values)| values)),
-            _ => Data::F32(tensor.try_extract_tensor().map_or(&[], |(_, values)| values)),
+        match *tensor.data_type() {
+            TensorElementType::Float64 => Data::F64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Int32 => Data::I32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Int64 => Data::I64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
+            _ => Data::F32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
         }
     }
 }
@@ -316,11 +331,12 @@ impl OnnxSession {
 /// The process's environment: ONNX Runtime allows one, and it lives as long as the process.
 fn environment(path: &Path) -> Result<&'static Environment> {
     static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
-    let start = || {
+    let start = || -> Result<Environment, String> {
         let builder = ort::init_from(path).map_err(|error| error.to_string())?;
         // What goes wrong comes back as an error; the library's own log would only garble the terminal.
         let silent = Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, _: &str| {});
-        let environment = builder.with_name("trajmill").with_telemetry(false).with_logger(silent).build().map_err(|error| error.to_string())?;
+        let environment =
+            builder.with_name("trajmill").with_telemetry(false).with_logger(silent).build().map_err(|error| error.to_string())?;
         environment.set_log_level(LogLevel::Fatal);
         Ok(environment)
     };
@@ -368,11 +384,17 @@ fn preload(runtime: &Path) {
 }
 
 /// An allocator of host memory: pinned where the session is on CUDA, so that copies need no staging.
-fn host_memory(session: &Session, place: Place, kind: MemoryType) -> ort::Result<Allocator> {
-    let Place::Cuda(index) = place else { return Ok(Allocator::default()) };
-    let pinned = |device: i32| Allocator::new(session, MemoryInfo::new(AllocationDevice::CUDA_PINNED, device, AllocatorType::Device, kind)?);
-    // Some versions keep pinned memory under device 0 whatever the device is.
-    pinned(i32::try_from(index).unwrap_or(i32::MAX)).or_else(|_| pinned(0))
+fn host_memory(session: &Session, place: Place, kind: MemoryType) -> Allocator {
+    let pinned = |device: i32| {
+        let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, device, AllocatorType::Device, kind).ok()?;
+        // Memory that cannot be read and written from here would be no buffer.
+        Allocator::new(session, info).ok().filter(|allocator| allocator.memory_info().is_cpu_accessible())
+    };
+    match place {
+        Place::Cpu => Allocator::default(),
+        // Some versions keep pinned memory under device 0 whatever the device is.
+        Place::Cuda(index) => i32::try_from(index).ok().and_then(pinned).or_else(|| pinned(0)).unwrap_or_default(),
+    }
 }
 
 fn port(outlet: &Outlet) -> Port {
@@ -410,7 +432,15 @@ fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error
     let text = error.message();
     let says = |parts: &[&str]| parts.iter().any(|part| text.to_lowercase().contains(part));
     let model = spec.path.display();
-    if says(&["out of memory", "failed to allocate", "smaller than requested", "bad allocation", "bad_alloc", "memoryallocation", "alloc_failed"]) {
+    if says(&[
+        "out of memory",
+        "failed to allocate",
+        "smaller than requested",
+        "bad allocation",
+        "bad_alloc",
+        "memoryallocation",
+        "alloc_failed",
+    ]) {
         let memory = if place == Place::Cpu { "memory".to_owned() } else { format!("the memory of {place}") };
         return batch::out_of_memory(spec, batch, &memory);
     }

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use rten::{DataType, Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueType};
-use rten_tensor::prelude::*;
-use rten_tensor::Tensor;
+use rten_tensor::{Layout, Tensor};
 
 use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, external};
 use crate::dataset::store;
@@ -46,7 +45,7 @@ impl PureRuntime {
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
         let hash = store::digest(path)?.blake3;
         let model = load(path)?;
-        let ports = |ids: &[NodeId]| ids.iter().map(|id| port(&model, *id)).collect();
+        let ports = |ids: &[NodeId]| ids.iter().map(|id| port(&model, *id)).collect::<Vec<Port>>();
         let standard = ["producer_name", "producer_version"];
         let metadata = model.metadata().fields().filter(|(key, _)| !standard.contains(key));
         Ok(Spec {
@@ -116,7 +115,8 @@ impl PureSession {
 
     fn infer(&mut self) -> Result<Vec<Value>> {
         let path = self.path.display();
-        let stopped = || Error::failed(format!("{path}: rten stopped while running the model")).hint("try ONNX Runtime: `pip install onnxruntime`");
+        let stopped =
+            || Error::failed(format!("{path}: rten stopped while running the model")).hint("try ONNX Runtime: `pip install onnxruntime`");
         self.jobs.send(std::mem::take(&mut self.inputs)).map_err(|_| stopped())?;
         let (inputs, given) = self.done.recv().map_err(|_| stopped())?;
         self.inputs = inputs;

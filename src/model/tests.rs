@@ -14,7 +14,7 @@ fn runtimes() -> Vec<Runtime> {
     let found = path.map(|path| library::Found { path, how: "a test".to_owned(), demanded: true });
     let options = Options { device: Device::Cpu, tf32: false };
     let onnx = found.map(|found| Runtime::Onnx(onnx::OnnxRuntime::load(&found, &options).unwrap()));
-    onnx.into_iter().chain([Runtime::Pure(pure::PureRuntime { note: None })]).collect()
+    onnx.into_iter().chain([Runtime::embedded()]).collect()
 }
 
 fn model(name: &str) -> PathBuf {
@@ -73,7 +73,11 @@ fn every_model_gives_what_the_reference_evaluator_gives() {
             for (given, wanted) in given.unwrap().iter().zip(known(&tensors["outputs"])) {
                 assert_eq!(given.len(), wanted.len());
                 for (given, wanted) in given.iter().zip(wanted) {
-                    assert!((given - wanted).abs() < 1e-5 || given.is_nan() && wanted.is_nan(), "{} {name}: {given} for {wanted}", runtime.name());
+                    assert!(
+                        (given - wanted).abs() < 1e-5 || given.is_nan() && wanted.is_nan(),
+                        "{} {name}: {given} for {wanted}",
+                        runtime.name()
+                    );
                 }
             }
         }
@@ -95,7 +99,10 @@ fn a_padded_batch_another_session_and_many_threads_give_the_same_bits() {
                     fill(session, &vec![vec![0.5; inputs[0].len()]; inputs.len()], 8);
                     fill(session, &inputs, rows);
                     session.run(rows)?;
-                    Ok(outputs(session, spec.outputs.len()).iter().map(|values| values[..values.len() / 13 * 5].iter().map(|value| value.to_bits()).collect::<Vec<_>>()).collect::<Vec<_>>())
+                    Ok(outputs(session, spec.outputs.len())
+                        .iter()
+                        .map(|values| values[..values.len() / 13 * 5].iter().map(|value| value.to_bits()).collect::<Vec<_>>())
+                        .collect::<Vec<_>>())
                 })
                 .unwrap()
             };
@@ -142,7 +149,9 @@ fn what_is_no_model_is_one_error_that_names_the_file() {
         let message = runtime.spec(&root.path().join("none.onnx")).unwrap_err().message;
         assert!(message.starts_with("cannot read ") && message.contains("none.onnx"), "{message}");
         assert!(runtime.spec(root.path()).is_err());
-        for (index, content) in [&b""[..], b"not a model", &[0xff; 4096]].into_iter().chain((0..40).map(|cut| &bytes[..cut * bytes.len() / 40])).enumerate() {
+        for (index, content) in
+            [&b""[..], b"not a model", &[0xff; 4096]].into_iter().chain((0..40).map(|cut| &bytes[..cut * bytes.len() / 40])).enumerate()
+        {
             let path = root.path().join(format!("{}{index}.onnx", runtime.name()));
             crate::dataset::store::write(&path, content).unwrap();
             if let Err(error) = runtime.spec(&path) {
@@ -167,17 +176,26 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
         };
         let fixed = "MODEL: input `x` takes batches of 7 rows only, not 8\n  set `batch: 7`, or export the model with a free batch axis";
         assert_eq!(refusal("fixed_batch", &|_| ()), fixed);
-        assert!(refusal("no_batch", &|_| ()).starts_with("MODEL: output `action` has shape [3] for a batch of 8 rows; its first axis must be the batch"));
-        assert_eq!(refusal("mlp", &|geometry| geometry.inputs = vec![vec![6]]), "MODEL: input x: float32 [batch, 9] cannot be fed rows of shape [6]");
+        assert!(
+            refusal("no_batch", &|_| ())
+                .starts_with("MODEL: output `action` has shape [3] for a batch of 8 rows; its first axis must be the batch")
+        );
+        assert_eq!(
+            refusal("mlp", &|geometry| geometry.inputs = vec![vec![6]]),
+            "MODEL: input x: float32 [batch, 9] cannot be fed rows of shape [6]"
+        );
         assert_eq!(refusal("named", &|geometry| geometry.inputs = vec![vec![3]]), "MODEL has 2 inputs, 1 are fed");
         let huge = refusal("mlp", &|geometry| geometry.batch = 1 << 46);
-        assert!(huge.starts_with("MODEL: out of memory: a batch of 70368744177664 rows does not fit in memory\n  set a smaller `batch:`"), "{huge}");
+        assert!(
+            huge.starts_with("MODEL: out of memory: a batch of 70368744177664 rows does not fit in memory\n  set a smaller `batch:`"),
+            "{huge}"
+        );
     }
 }
 
 #[test]
 fn rten_names_the_operator_that_it_lacks() {
-    let message = Runtime::Pure(pure::PureRuntime { note: None }).spec(&model("selu")).unwrap_err().message;
+    let message = Runtime::embedded().spec(&model("selu")).unwrap_err().message;
     assert!(message.contains("selu.onnx is not a model that rten can run") && message.contains("Selu"), "{message}");
 }
 

@@ -8,6 +8,9 @@
 //! Each session runs on one thread, so that results do not depend on how many there are. Nothing here knows of
 //! trajectories or columns.
 
+mod batch;
+mod doctor;
+mod external;
 pub mod library;
 mod onnx;
 mod pure;
@@ -18,6 +21,8 @@ use std::path::{Path, PathBuf};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::error::{Error, Result};
+
+pub use doctor::doctor;
 
 /// Where models are to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -144,17 +149,30 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Finds the runtime for `options`: ONNX Runtime where its library is found, rten otherwise.
+    /// Finds the runtime for `options`: ONNX Runtime where its library is found and can be loaded, rten otherwise.
     ///
     /// # Errors
-    /// Where CUDA is asked for and is not to be had.
+    /// Where CUDA, or by the environment a library or runtime, is asked for and is not to be had.
     pub fn find(options: &Options) -> Result<Runtime> {
-        match library::find() {
-            Some(found) => Ok(Runtime::Onnx(onnx::OnnxRuntime::load(&found, options)?)),
-            None if matches!(options.device, Device::Cuda(_)) => Err(Error::failed("`device: cuda` needs ONNX Runtime, and its library was not found")
-                .hint("`pip install onnxruntime-gpu` in the active environment, or set ORT_DYLIB_PATH; `trajmill doctor` shows where was looked")),
-            None => Ok(Runtime::Pure(pure::PureRuntime)),
-        }
+        let cuda = matches!(options.device, Device::Cuda(_));
+        let note = match library::find()? {
+            Some(found) => match onnx::OnnxRuntime::load(&found, options) {
+                Ok(runtime) => return Ok(Runtime::Onnx(runtime)),
+                Err(error) if found.demanded || cuda => return Err(error),
+                Err(error) => Some(error.message),
+            },
+            None if cuda => {
+                return Err(Error::failed("`device: cuda` needs ONNX Runtime, and its library was not found")
+                    .hint("`pip install onnxruntime-gpu` in the active environment, or set ORT_DYLIB_PATH; `trajmill doctor` shows where was looked"));
+            }
+            None => None,
+        };
+        Ok(Runtime::Pure(pure::PureRuntime { note }))
+    }
+
+    /// The runtime that is built in.
+    pub fn embedded() -> Runtime {
+        Runtime::Pure(pure::PureRuntime { note: None })
     }
 
     /// The runtime that is built in.
@@ -174,7 +192,7 @@ impl Runtime {
     pub fn version(&self) -> String {
         match self {
             Runtime::Onnx(runtime) => runtime.version(),
-            Runtime::Pure(runtime) => runtime.version(),
+            Runtime::Pure(_) => pure::VERSION.to_owned(),
         }
     }
 
@@ -190,7 +208,7 @@ impl Runtime {
     pub fn note(&self) -> Option<String> {
         match self {
             Runtime::Onnx(runtime) => runtime.note(),
-            Runtime::Pure(_) => None,
+            Runtime::Pure(runtime) => runtime.note.clone(),
         }
     }
 
@@ -234,6 +252,23 @@ pub enum Data<'a> {
     I32(&'a [i32]),
     /// int64.
     I64(&'a [i64]),
+}
+
+impl Data<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Data::F32(values) => values.len(),
+            Data::F64(values) => values.len(),
+            Data::I32(values) => values.len(),
+            Data::I64(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Values of a tensor, to be filled.
@@ -314,3 +349,6 @@ impl Pool {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,25 +1,218 @@
-//! Pure runtime.
+//! rten: the runtime that is built in. The only file that names `rten`.
+//!
+//! rten has no float64 and no int64 tensors: it computes such models in float32 and int32, and says so in their ports.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{Data, DataMut, Geometry, Options, Spec, library};
+use crossbeam_channel::{Receiver, Sender};
+use rten::{DataType, Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueType};
+use rten_tensor::{Layout, Tensor};
+
+use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, external};
+use crate::dataset::store;
 use crate::error::{Error, Result};
 
-pub struct PureRuntime;
-pub struct PureSession;
-impl PureRuntime {
-    #[allow(dead_code)]
-    pub(super) fn load(_found: &library::Found, _options: &Options) -> Result<PureRuntime> { Err(Error::failed("not available")) }
-    pub(super) fn version(&self) -> String { String::new() }
-    #[allow(dead_code)]
-    pub(super) fn devices(&self) -> Vec<String> { Vec::new() }
-    #[allow(dead_code)]
-    pub(super) fn note(&self) -> Option<String> { None }
-    pub(super) fn spec(&self, _path: &Path) -> Result<Spec> { Err(Error::failed("not available")) }
-    pub(super) fn open(&self, _spec: &Spec, _geometry: &Geometry, _workers: usize) -> Result<Vec<PureSession>> { Err(Error::failed("not available")) }
+/// Version of the crate, as locked.
+pub(super) const VERSION: &str = "0.27.0";
+
+/// rten on the CPU.
+pub struct PureRuntime {
+    /// Why ONNX Runtime, which was found, is not used.
+    pub(super) note: Option<String>,
 }
+
+/// A model on rten with its own buffers and its own thread.
+pub struct PureSession {
+    path: std::path::PathBuf,
+    batch: usize,
+    inputs: Vec<Value>,
+    outputs: Vec<Output>,
+    jobs: Sender<Vec<Value>>,
+    done: Receiver<Done>,
+}
+
+/// The inputs, handed back, and what the model gave for them.
+type Done = (Vec<Value>, Result<Vec<Value>, String>);
+
+enum Output {
+    F32(Vec<f32>),
+    I32(Vec<i32>),
+}
+
+impl PureRuntime {
+    pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
+        let hash = store::digest(path)?.blake3;
+        let model = load(path)?;
+        let ports = |ids: &[NodeId]| ids.iter().map(|id| port(&model, *id)).collect::<Vec<Port>>();
+        let standard = ["producer_name", "producer_version"];
+        let metadata = model.metadata().fields().filter(|(key, _)| !standard.contains(key));
+        Ok(Spec {
+            path: path.to_owned(),
+            hash,
+            inputs: ports(model.input_ids()),
+            outputs: ports(model.output_ids()),
+            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        })
+    }
+
+    pub(super) fn open(&self, spec: &Spec, geometry: &Geometry, workers: usize) -> Result<Vec<PureSession>> {
+        let shapes = batch::input_shapes(spec, geometry)?;
+        let model = Arc::new(load(&spec.path)?);
+        (0..workers.max(1)).map(|_| PureSession::start(spec, geometry, &shapes, &model)).collect()
+    }
+}
+
 impl PureSession {
-    pub(super) fn input(&mut self, _index: usize) -> DataMut<'_> { DataMut::F32(&mut []) }
-    pub(super) fn run(&mut self, _rows: usize) -> Result<()> { Ok(()) }
-    pub(super) fn output(&self, _index: usize) -> Data<'_> { Data::F32(&[]) }
+    fn start(spec: &Spec, geometry: &Geometry, shapes: &[Vec<usize>], model: &Arc<Model>) -> Result<PureSession> {
+        let buffers = spec.inputs.iter().zip(shapes).map(|(port, shape)| buffer(spec, port, shape, geometry.batch));
+        let inputs = buffers.collect::<Result<Vec<_>>>()?;
+        let outputs: Vec<NodeId> = geometry.outputs.iter().filter_map(|index| model.output_ids().get(*index).copied()).collect();
+        let (jobs, done) = serve(Arc::clone(model), outputs)?;
+        let mut session = PureSession { path: spec.path.clone(), batch: geometry.batch, inputs, outputs: Vec::new(), jobs, done };
+        // A batch of zeros shows what the outputs look like, before any row is read.
+        let given = session.infer()?;
+        for (index, value) in geometry.outputs.iter().zip(&given) {
+            let (element, shape) = match value {
+                Value::FloatTensor(tensor) => (Element::F32, tensor.shape().to_vec()),
+                Value::Int32Tensor(tensor) => (Element::I32, tensor.shape().to_vec()),
+                _ => (Element::Other, Vec::new()),
+            };
+            batch::check_output(spec, *index, element, &shape, geometry.batch)?;
+        }
+        session.keep(given);
+        Ok(session)
+    }
+
+    pub(super) fn input(&mut self, index: usize) -> DataMut<'_> {
+        match self.inputs.get_mut(index) {
+            Some(Value::FloatTensor(tensor)) => DataMut::F32(tensor.data_mut().unwrap_or_default()),
+            Some(Value::Int32Tensor(tensor)) => DataMut::I32(tensor.data_mut().unwrap_or_default()),
+            _ => DataMut::F32(&mut []),
+        }
+    }
+
+    pub(super) fn run(&mut self, rows: usize) -> Result<()> {
+        for index in 0..self.inputs.len() {
+            let batch = self.batch;
+            self.input(index).pad(rows, batch);
+        }
+        let lengths: Vec<usize> = (0..self.outputs.len()).map(|index| self.output(index).len()).collect();
+        let given = self.infer()?;
+        self.keep(given);
+        let same = lengths.iter().enumerate().all(|(index, length)| self.output(index).len() == *length);
+        if same { Ok(()) } else { Err(Error::failed(format!("{}: the shape of an output depends on the data", self.path.display()))) }
+    }
+
+    pub(super) fn output(&self, index: usize) -> Data<'_> {
+        match self.outputs.get(index) {
+            Some(Output::F32(values)) => Data::F32(values),
+            Some(Output::I32(values)) => Data::I32(values),
+            None => Data::F32(&[]),
+        }
+    }
+
+    fn infer(&mut self) -> Result<Vec<Value>> {
+        let path = self.path.display();
+        let stopped =
+            || Error::failed(format!("{path}: rten stopped while running the model")).hint("try ONNX Runtime: `pip install onnxruntime`");
+        self.jobs.send(std::mem::take(&mut self.inputs)).map_err(|_| stopped())?;
+        let (inputs, given) = self.done.recv().map_err(|_| stopped())?;
+        self.inputs = inputs;
+        given.map_err(|reason| Error::failed(format!("{path}: rten cannot run the model: {reason}")))
+    }
+
+    fn keep(&mut self, given: Vec<Value>) {
+        let kept = given.into_iter().filter_map(|value| match value {
+            Value::FloatTensor(tensor) => Some(Output::F32(tensor.into_data())),
+            Value::Int32Tensor(tensor) => Some(Output::I32(tensor.into_data())),
+            _ => None,
+        });
+        self.outputs = kept.collect();
+    }
+}
+
+/// Starts the thread that runs batches of `model`.
+///
+/// It has a pool of its own with one thread, for two reasons. Bits must not depend on how many threads there are; and
+/// rten computes on rayon, where a worker that waits for another pool takes up other work meanwhile: a task would start
+/// a second task while it holds a session, and could then wait for itself.
+fn serve(model: Arc<Model>, outputs: Vec<NodeId>) -> Result<(Sender<Vec<Value>>, Receiver<Done>)> {
+    let (jobs, todo) = crossbeam_channel::bounded::<Vec<Value>>(1);
+    let (reply, done) = crossbeam_channel::bounded::<Done>(1);
+    let work = move || {
+        let pool = Arc::new(ThreadPool::with_num_threads(1));
+        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&pool)));
+        pool.run(|| {
+            for inputs in todo {
+                let feed = || {
+                    let views = model.input_ids().iter().copied().zip(inputs.iter().map(ValueOrView::from)).collect();
+                    model.run(views, &outputs, Some(options.clone())).map_err(|error| error.to_string())
+                };
+                let given = catch_unwind(AssertUnwindSafe(feed)).unwrap_or_else(|_| Err("it stopped unexpectedly".to_owned()));
+                if reply.send((inputs, given)).is_err() {
+                    break;
+                }
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name("rten".to_owned()).spawn(work);
+    thread.map_err(|error| Error::failed(format!("cannot start a thread for a model: {error}")))?;
+    Ok((jobs, done))
+}
+
+/// An input buffer of zeros.
+fn buffer(spec: &Spec, port: &Port, shape: &[usize], batch: usize) -> Result<Value> {
+    fn zeros<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).ok()?;
+        values.resize(count, T::default());
+        Some(values)
+    }
+    let count = shape.iter().product();
+    let value = match port.element {
+        Element::I32 => zeros(count).map(|values: Vec<i32>| Value::from(Tensor::from_data(shape, values))),
+        _ => zeros(count).map(|values: Vec<f32>| Value::from(Tensor::from_data(shape, values))),
+    };
+    value.ok_or_else(|| batch::out_of_memory(spec, batch, "memory"))
+}
+
+fn port(model: &Model, id: NodeId) -> Port {
+    let info = model.node_info(id);
+    let element = match info.as_ref().and_then(rten::NodeInfo::dtype) {
+        Some(ValueType::Tensor(DataType::Float)) => Element::F32,
+        Some(ValueType::Tensor(DataType::Int32)) => Element::I32,
+        _ => Element::Other,
+    };
+    let axis = |dimension: Dimension| match dimension {
+        Dimension::Fixed(size) => Some(size),
+        Dimension::Symbolic(_) => None,
+    };
+    let shape = info.as_ref().and_then(rten::NodeInfo::shape).unwrap_or_default();
+    let name = info.as_ref().and_then(rten::NodeInfo::name).unwrap_or_default().to_owned();
+    Port { name, element, shape: shape.into_iter().map(axis).collect() }
+}
+
+fn load(path: &Path) -> Result<Model> {
+    let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+    external::refuse(path, &bytes)?;
+    let refused = |reason: String| {
+        Error::failed(format!("{} is not a model that rten can run: {reason}", path.display()))
+            .hint("ONNX Runtime knows every ONNX operator: `pip install onnxruntime` in the active environment")
+    };
+    let parse = || ModelOptions::with_all_ops().prepack_weights(true).load(bytes).map_err(|error| error.to_string());
+    // A malformed file must end in an error, whatever the parser makes of it.
+    catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| Err("it is malformed".to_owned())).map_err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::VERSION;
+
+    #[test]
+    fn the_version_is_the_locked_one() {
+        let lock = include_str!("../../Cargo.lock");
+        assert!(lock.contains(&format!("name = \"rten\"\nversion = \"{VERSION}\"")));
+    }
 }

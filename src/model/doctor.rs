@@ -1,0 +1,89 @@
+//! Says which runtimes, devices and libraries there are on this machine, and what to install for the rest.
+
+use std::fs;
+
+use super::{Device, Options, Runtime, library, onnx, pure};
+
+/// What was found, as pairs of a subject and what there is to say of it, in the order in which people read them.
+pub fn doctor() -> Vec<(String, String)> {
+    let mut report = Vec::new();
+    let mut say = |subject: &str, finding: String| report.push((subject.to_owned(), finding));
+
+    match Runtime::find(&Options::default()) {
+        Ok(runtime) => {
+            say("in use", format!("{} {} on {}", runtime.name(), runtime.version(), runtime.devices().join(", ")));
+            if let Some(note) = runtime.note() {
+                say("note", note);
+            }
+        }
+        Err(error) => say("in use", error.to_string()),
+    }
+    say("rten", format!("{}, built in, on the CPU", pure::VERSION));
+
+    let chosen = match library::find() {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            say("onnxruntime", error.to_string());
+            None
+        }
+    };
+    let others = library::candidates().into_iter().filter(|other| chosen.as_ref().is_none_or(|chosen| chosen.path != other.path));
+    for found in chosen.iter().cloned().chain(others) {
+        say("onnxruntime", format!("{}, found in {}", found.path.display(), found.how));
+    }
+    let providers = chosen.as_ref().map(onnx::providers);
+    match &providers {
+        None => say("onnxruntime", "none in use: `pip install onnxruntime` in the active environment, or set ORT_DYLIB_PATH".to_owned()),
+        Some(Err(error)) => say("providers", error.to_string()),
+        Some(Ok(names)) if names.is_empty() => say("providers", "CPU".to_owned()),
+        Some(Ok(names)) => say("providers", format!("CPU, {}", names.join(", "))),
+    }
+
+    let driver = driver();
+    say("NVIDIA driver", driver.clone().unwrap_or_else(|| "none, so models run on the CPU".to_owned()));
+    let libraries = library::cuda_libraries(chosen.as_ref().map(|found| found.path.as_path()));
+    let names: Vec<String> = libraries.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()).collect();
+    for folder in library::cuda_folders(chosen.as_ref().map(|found| found.path.as_path())) {
+        if libraries.iter().any(|path| path.parent() == Some(&folder)) {
+            say("CUDA libraries", folder.display().to_string());
+        }
+    }
+    if driver.is_none() {
+        return report;
+    }
+    match Runtime::find(&Options { device: Device::Cuda(vec![0]), tf32: false }) {
+        Ok(_) => say("cuda:0", "works".to_owned()),
+        Err(error) => say("cuda:0", error.message),
+    }
+    if !matches!(&providers, Some(Ok(names)) if names.contains(&"CUDA")) {
+        say("for CUDA", "pip install onnxruntime-gpu (1.27 and later are built for CUDA 13 with cuDNN 9)".to_owned());
+    }
+    // The packages without a suffix hold CUDA 13; the suffix -cu12 is for onnxruntime-gpu up to 1.26.
+    let needed = [
+        ("libcudart.so", "nvidia-cuda-runtime"),
+        ("libcublas.so", "nvidia-cublas"),
+        ("libcufft.so", "nvidia-cufft"),
+        ("libcurand.so", "nvidia-curand"),
+        ("libnvrtc.so", "nvidia-cuda-nvrtc"),
+        ("libcudnn.so", "nvidia-cudnn-cu13"),
+    ];
+    let missing: Vec<&str> =
+        needed.iter().filter(|(library, _)| !names.iter().any(|name| name.starts_with(library))).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        say(
+            "for CUDA",
+            format!("pip install {}; or name their folders in TRAJMILL_CUDA_LIBS, if the system does not have them", missing.join(" ")),
+        );
+    }
+    report
+}
+
+/// Version of the NVIDIA driver, where there is one.
+pub(super) fn driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let version = text
+        .as_deref()
+        .and_then(|text| text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')));
+    let device = || fs::exists("/dev/nvidia0").unwrap_or(false).then(|| "present".to_owned());
+    version.map(str::to_owned).or_else(device)
+}

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""What tests/gpu needs of Python: find libraries, make a corpus and models, compare labels, report.
+
+The corpus is shaped like D4RL's walker2d (17 observations, 6 actions, trajectories of 200 to 1000 steps); its values are
+random walks, since only shapes and sizes matter here.
+"""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+OBSERVATION, ACTION, BASE = 17, 6, 200_000
+
+
+def library():
+    spec = find_spec("onnxruntime")
+    found = sorted(Path(spec.origin).parent.glob("capi/libonnxruntime.so*")) if spec else []
+    sys.exit("onnxruntime is not installed") if not found else print(found[0])
+
+
+def cuda():
+    roots = {path for entry in sys.path if entry for path in Path(entry).glob("nvidia/*/lib")}
+    print(":".join(str(path) for path in sorted(roots)))
+
+
+def corpus(out, steps):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out, steps, rng = Path(out), int(steps), np.random.default_rng(7)
+    out.mkdir(parents=True)
+    first = 0
+    for file, rows in enumerate([min(1_000_000, steps - at) for at in range(0, steps, 1_000_000)]):
+        lengths = rng.integers(200, 1001, rows // 200 + 1)
+        ends = np.minimum(np.cumsum(lengths), rows)
+        ends = ends[: int(np.searchsorted(ends, rows)) + 1]
+        starts = np.concatenate([[0], ends[:-1]])
+        which = np.repeat(np.arange(len(ends)), ends - starts)
+        walk = lambda width: np.tanh(rng.standard_normal((rows, width), dtype=np.float32))
+        vector = lambda values: pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+        last = np.zeros(rows, bool)
+        last[ends - 1] = True
+        table = pa.table({
+            "trajectory_id": first + which, "step": (np.arange(rows) - starts[which]).astype(np.int32),
+            "observation": vector(walk(OBSERVATION)), "action": vector(walk(ACTION)), "reward": walk(1).ravel(),
+            "terminated": np.zeros(rows, bool), "truncated": last,
+        })
+        pq.write_table(table, out / f"{file:05}.parquet")
+        first += len(ends)
+
+
+def models(out):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(1)
+
+    def save(name, nodes, width, initializers):
+        ports = [helper.make_tensor_value_info(port, TensorProto.FLOAT, ["batch", size]) for port, size in [("x", width), ("action", ACTION)]]
+        graph = helper.make_graph(nodes, name, ports[:1], ports[1:], initializers)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), Path(out) / f"{name}.onnx")
+
+    for name, widths in [("idm-small", (51, 256, 256, ACTION)), ("idm-paper", (68, 1024, 1024, ACTION))]:
+        nodes, initializers, at = [], [], "x"
+        for layer, (rows, columns) in enumerate(zip(widths, widths[1:])):
+            weights = rng.uniform(-1, 1, (rows, columns)) / np.sqrt(rows)
+            initializers += [numpy_helper.from_array(weights.astype(np.float32), f"w{layer}"), numpy_helper.from_array(np.zeros(columns, np.float32), f"b{layer}")]
+            final = layer == len(widths) - 2
+            nodes.append(helper.make_node("Gemm", [at, f"w{layer}", f"b{layer}"], [f"z{layer}"]))
+            at = "action" if final else f"h{layer}"
+            nodes.append(helper.make_node("Tanh" if final else "Relu", [f"z{layer}"], [at]))
+        save(name, nodes, widths[0], initializers)
+
+    # Det has no CUDA version: a determinant per row, six times.
+    integers = lambda name, values: numpy_helper.from_array(np.asarray(values, np.int64), name)
+    constants = [integers("start", [0]), integers("end", [9]), integers("axis", [1]), integers("square", [-1, 3, 3]), integers("column", [-1, 1])]
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["nine"]), helper.make_node("Reshape", ["nine", "square"], ["matrix"]),
+        helper.make_node("Det", ["matrix"], ["det"]), helper.make_node("Reshape", ["det", "column"], ["one"]),
+        helper.make_node("Concat", ["one"] * ACTION, ["action"], axis=1),
+    ]
+    save("cpu-only", nodes, 51, constants)
+
+
+def compare(left, right, tolerance):
+    import pyarrow.dataset as ds
+
+    def labels(path):
+        table = ds.dataset(str(Path(path) / "steps"), format="parquet").to_table(["trajectory_id", "step", "action"]).sort_by([("trajectory_id", "ascending"), ("step", "ascending")])
+        table = table.filter(ds.field("action").is_valid())
+        return table.column("trajectory_id").to_numpy(), table.column("action").combine_chunks().flatten().to_numpy()
+
+    (ids, a), (others, b) = labels(left), labels(right)
+    same = len(a) > 0 and np.array_equal(ids, others) and a.shape == b.shape
+    difference = float(np.abs(a - b).max()) if same else float("inf")
+    print(difference)
+    sys.exit(0 if difference <= float(tolerance) else f"largest difference {difference}")
+
+
+def report(work, steps):
+    """Speeds are of what the larger corpus takes longer than the small one, which leaves out starting up."""
+    work, steps = Path(work), int(steps)
+    seconds = lambda name: float((work / name).read_text())
+    differences = [float(line) for line in (work / "differences").read_text().split()]
+    copied = (steps - BASE) / (seconds("time-copy") - seconds("base-copy"))
+    result = {"steps": steps, "labelled_share": 0.9, "copied_steps_per_second": round(copied), "models": {}}
+    print(f"{'':10} {'trajmill':>12} {'bare loop':>12} {'ratio':>6} {'goal':>12} {'GPU busy':>9} {'differs by':>11}", file=sys.stderr)
+    for model, difference in zip(["small", "paper"], differences):
+        speed = 0.9 * (steps - BASE) / (seconds(f"time-{model}") - seconds(f"base-{model}"))
+        bare = json.loads((work / f"bare-{model}").read_text())
+        samples = [float(line) for line in (work / f"busy-{model}").read_text().split()]
+        busy, goal = sum(samples) / max(1, len(samples)), min(0.8 * bare["steps_per_second"], 0.9 * copied)
+        result["models"][f"idm-{model}"] = {
+            "steps_per_second": round(speed), "wall_seconds": seconds(f"time-{model}"), "bare": bare, "ratio": round(speed / bare["steps_per_second"], 3),
+            "goal": round(goal), "gpu_busy_percent": round(busy, 1), "largest_difference_from_cpu": difference,
+        }
+        print(f"idm-{model:6} {speed:12,.0f} {bare['steps_per_second']:12,.0f} {speed / bare['steps_per_second']:6.2f} {goal:12,.0f} {busy:8.0f}% {difference:11.1e}", file=sys.stderr)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -10,6 +10,7 @@ use clap::Args;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
+use super::report;
 use crate::dataset::{Dataset, store};
 use crate::error::{Error, Result};
 use crate::query::print::{self, Format};
@@ -41,31 +42,11 @@ pub struct SqlArgs {
     #[arg(long = "unsafe")]
     pub unsafe_sql: bool,
     /// Threads that work on a query [default: one for each core]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Memory that sorts, joins and aggregates may take before they spill to the temporary directory, such as 500MB or 2GB
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "2GB")]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Memory that sorts, joins and aggregates may take before they spill to the temporary directory, such as 500M or 2G
+    #[arg(long, value_parser = super::size, default_value = "2G")]
     pub memory: usize,
-}
-
-/// Bytes of a size such as `512MB`, `2GB`, `1.5GiB` or `1000000`.
-fn size(text: &str) -> Result<usize, String> {
-    let wrong = || format!("`{text}` is not a size: write a number and KB, MB or GB");
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 1.0,
-        "K" | "KB" => 1e3,
-        "M" | "MB" => 1e6,
-        "G" | "GB" => 1e9,
-        "T" | "TB" => 1e12,
-        "KIB" => 1024.0,
-        "MIB" => 1024.0 * 1024.0,
-        "GIB" => 1024.0 * 1024.0 * 1024.0,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = digits.trim().parse().map_err(|_| wrong())?;
-    let bytes = number * unit;
-    if bytes.is_finite() && bytes >= 1.0 { Ok(bytes as usize) } else { Err(wrong()) }
 }
 
 /// Runs the command.
@@ -87,13 +68,13 @@ pub(crate) fn run(args: &SqlArgs) -> Result<()> {
         }
     };
     let datasets = args.datasets.iter().map(|given| open(given)).collect::<Result<Vec<_>>>()?;
-    let options = Options { threads: args.threads.unwrap_or(0), memory: Some(args.memory), unsafe_sql: args.unsafe_sql };
-    let session = Session::open(&datasets, options)?;
+    let options = Options { threads: args.threads.map_or(0, usize::from), memory: Some(args.memory), unsafe_sql: args.unsafe_sql };
+    let session = Session::open(&datasets, &options)?;
     match (text, &args.output) {
         (Some(sql), None) => print::print(&session, &sql, format, &mut BufWriter::new(io::stdout())).map(|_| ()),
         (Some(sql), Some(path)) => {
             let rows = print::save(&session, &sql, format, path)?;
-            eprintln!("{rows} rows in {}", path.display());
+            report::say(&format!("{rows} rows in {}", path.display()));
             Ok(())
         }
         (None, None) => prompt(&session, format),
@@ -139,7 +120,7 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
         editor.load_history(path).ok();
     }
     let tables = session.tables().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    eprintln!("Tables: {tables}. A statement ends with `;`. \\d lists columns, \\timing times statements, \\q quits.");
+    report::say(&format!("Tables: {tables}. A statement ends with `;`. \\d lists columns, \\timing times statements, \\q quits."));
     let mut statement = String::new();
     let mut timing = false;
     loop {
@@ -153,9 +134,9 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                         "\\d" => describe(session)?,
                         "\\timing" => {
                             timing = !timing;
-                            eprintln!("Timing is {}.", if timing { "on" } else { "off" });
+                            report::say(&format!("Timing is {}.", if timing { "on" } else { "off" }));
                         }
-                        other => eprintln!("There is no command {other}: try \\d, \\timing or \\q."),
+                        other => report::say(&format!("There is no command {other}: try \\d, \\timing or \\q.")),
                     }
                     continue;
                 }
@@ -167,9 +148,9 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                 editor.add_history_entry(statement.trim()).map_err(unavailable)?;
                 let started = Instant::now();
                 match print::print(session, &statement, format, &mut BufWriter::new(io::stdout())) {
-                    Ok(rows) if timing => eprintln!("{rows} rows in {:.3} s", started.elapsed().as_secs_f64()),
-                    Ok(rows) => eprintln!("{rows} rows"),
-                    Err(error) => eprintln!("error: {error}"),
+                    Ok(rows) if timing => report::say(&format!("{rows} rows in {:.3} s", started.elapsed().as_secs_f64())),
+                    Ok(rows) => report::say(&format!("{rows} rows")),
+                    Err(error) => report::error(&error),
                 }
                 statement.clear();
             }
@@ -182,7 +163,7 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
     if let Some(path) = &history
         && let Err(error) = remember(&mut editor, path)
     {
-        eprintln!("warning: {error}");
+        report::say(&format!("warning: {error}"));
     }
     Ok(())
 }
@@ -213,19 +194,4 @@ fn describe(session: &Session) -> Result<()> {
         }
     }
     out.write_all(text.as_bytes()).map_err(|error| Error::failed(format!("cannot write: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_numbers_with_units() {
-        assert_eq!(size("500MB"), Ok(500_000_000));
-        assert_eq!(size("1.5GiB"), Ok(1_610_612_736));
-        assert_eq!(size("4096"), Ok(4096));
-        for wrong in ["", "GB", "0", "-1MB", "5 apples", "nanGB", "infGB"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
+use datafusion::catalog::{MemorySchemaProvider, TableProvider};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::{SQLOptions, SessionContext};
@@ -62,7 +62,7 @@ pub struct Session {
 /// What takes the batches of a result; it breaks to stop the query.
 pub type Each<'a> = dyn FnMut(&RecordBatch) -> Result<ControlFlow<()>> + Send + 'a;
 
-fn context(options: Options, environment: Arc<RuntimeEnv>) -> SessionContext {
+fn context(options: &Options, environment: Arc<RuntimeEnv>) -> SessionContext {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut config = SessionConfig::new()
         .with_target_partitions(if options.threads == 0 { cores } else { options.threads })
@@ -99,7 +99,7 @@ impl Session {
     ///
     /// # Errors
     /// Where two datasets have the same name, or a dataset's directory is not there.
-    pub fn open(datasets: &[(String, Dataset)], options: Options) -> Result<Session> {
+    pub fn open(datasets: &[(String, Dataset)], options: &Options) -> Result<Session> {
         let mut environment = RuntimeEnvBuilder::new();
         if let Some(bytes) = options.memory {
             environment = environment.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
@@ -231,7 +231,7 @@ pub fn check_plan(schema: &Schema, table: &str, predicate: &str) -> Result<(), M
     let tables = [table.to_owned()];
     let misfit = |error: DataFusionError| fault::explain(&error, &tables);
     let (plan, scalar) = deep(|| {
-        let context = context(Options { threads: 1, ..Options::default() }, Arc::default());
+        let context = context(&Options { threads: 1, ..Options::default() }, Arc::default());
         let planned = runtime()?.block_on(async {
             context.register_table(table, Arc::new(EmptyTable::new(table::listed(schema)))).map_err(misfit)?;
             let state = context.state();

@@ -14,7 +14,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result as Planned;
+use datafusion::error::{DataFusionError, Result as Planned};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::object_store::{ObjectMeta, ObjectStore, path::Path as StorePath};
@@ -77,9 +77,10 @@ impl Table {
         let describe = |file: PartitionedFile| async move {
             let described = format.infer_stats_and_ordering(state, store, Arc::clone(&self.schema), &file.object_meta).await;
             let footer = described.map_err(|error| error.context(format!("/{}", file.object_meta.location)))?;
-            Planned::Ok(file.with_statistics(Arc::new(footer.statistics)).with_ordering(footer.ordering))
+            Ok::<_, DataFusionError>(file.with_statistics(Arc::new(footer.statistics)).with_ordering(footer.ordering))
         };
-        let files = futures::stream::iter(self.files.iter().cloned()).map(describe).buffered(FOOTERS).try_collect().await?;
+        let footers = futures::stream::iter(self.files.iter().cloned()).map(describe).buffered(FOOTERS);
+        let files: Vec<PartitionedFile> = footers.try_collect().await?;
         Ok(self.described.get_or_init(|| files))
     }
 
@@ -89,7 +90,7 @@ impl Table {
         let store = state.runtime_env().object_store(&url)?;
         let files = self.describe(state, &format, &store).await?;
         let statistics = Statistics::try_merge_iter(files.iter().filter_map(|file| file.statistics.as_deref()), &self.schema)?;
-        let source = format.file_source(TableSchema::from_file_schema(Arc::clone(&self.schema)));
+        let source = format.file_source(TableSchema::builder(Arc::clone(&self.schema)).build());
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(FileGroup::new(files.to_vec()).split_files(state.config().target_partitions()))
             .with_statistics(statistics)

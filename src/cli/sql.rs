@@ -63,7 +63,9 @@ pub(crate) fn run(args: &SqlArgs) -> Result<()> {
         (None, None) if io::stdin().is_terminal() => None,
         (None, None) => {
             let mut text = String::new();
-            io::stdin().read_to_string(&mut text).map_err(|error| Error::failed(format!("cannot read SQL from standard input: {error}")))?;
+            io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|error| Error::failed(format!("cannot read SQL from standard input: {error}")))?;
             Some(text)
         }
     };
@@ -71,7 +73,7 @@ pub(crate) fn run(args: &SqlArgs) -> Result<()> {
     let options = Options { threads: args.threads.map_or(0, usize::from), memory: Some(args.memory), unsafe_sql: args.unsafe_sql };
     let session = Session::open(&datasets, &options)?;
     match (text, &args.output) {
-        (Some(sql), None) => print::print(&session, &sql, format, &mut BufWriter::new(io::stdout())).map(|_| ()),
+        (Some(sql), None) => print::print(&session, &sql, format, &mut BufWriter::with_capacity(1 << 16, io::stdout())).map(|_| ()),
         (Some(sql), Some(path)) => {
             let rows = print::save(&session, &sql, format, path)?;
             report::say(&format!("{rows} rows in {}", path.display()));
@@ -83,7 +85,8 @@ pub(crate) fn run(args: &SqlArgs) -> Result<()> {
 }
 
 fn format(args: &SqlArgs) -> Result<Format> {
-    let extension = args.output.as_ref().and_then(|path| path.extension()).map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let extension =
+        args.output.as_ref().and_then(|path| path.extension()).map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     let format = args.format.unwrap_or(match extension.as_deref() {
         Some("parquet") => Format::Parquet,
         Some("csv") => Format::Csv,
@@ -147,7 +150,7 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                 }
                 editor.add_history_entry(statement.trim()).map_err(unavailable)?;
                 let started = Instant::now();
-                match print::print(session, &statement, format, &mut BufWriter::new(io::stdout())) {
+                match print::print(session, &statement, format, &mut BufWriter::with_capacity(1 << 16, io::stdout())) {
                     Ok(rows) if timing => report::say(&format!("{rows} rows in {:.3} s", started.elapsed().as_secs_f64())),
                     Ok(rows) => report::say(&format!("{rows} rows")),
                     Err(error) => report::error(&error),
@@ -190,7 +193,12 @@ fn describe(session: &Session) -> Result<()> {
         text.push_str(&format!("{table}\n"));
         let width = schema.fields().iter().map(|field| field.name().len()).max().unwrap_or(0);
         for field in schema.fields() {
-            text.push_str(&format!("    {:width$}  {}{}\n", field.name(), field.data_type(), if field.is_nullable() { "" } else { " not null" }));
+            text.push_str(&format!(
+                "    {:width$}  {}{}\n",
+                field.name(),
+                field.data_type(),
+                if field.is_nullable() { "" } else { " not null" }
+            ));
         }
     }
     out.write_all(text.as_bytes()).map_err(|error| Error::failed(format!("cannot write: {error}")))

@@ -19,13 +19,21 @@ pub(super) fn explain(error: &DataFusionError, tables: &[String]) -> Misfit {
             SchemaError::FieldNotFound { field, valid_fields } => unknown_column(field, valid_fields),
             SchemaError::AmbiguousReference { field } => {
                 let name = &field.name;
-                misfit(Some(name), format!("`{name}` is a column of more than one table"), Some(format!("write the table in front of it, such as `t.{name}`")))
+                misfit(
+                    Some(name),
+                    format!("`{name}` is a column of more than one table"),
+                    Some(format!("write the table in front of it, such as `t.{name}`")),
+                )
             }
             other => misfit(None, other.to_string(), Some("give one of the columns another name with AS".to_owned())),
         },
         DataFusionError::SQL(error, _) => match error.as_ref() {
-            ParserError::RecursionLimitExceeded => misfit(None, "the query is nested too deeply".to_owned(), Some("name inner queries with WITH".to_owned())),
-            ParserError::ParserError(text) | ParserError::TokenizerError(text) => misfit(None, format!("not valid SQL: {}", lower_first(text)), None),
+            ParserError::RecursionLimitExceeded => {
+                misfit(None, "the query is nested too deeply".to_owned(), Some("name inner queries with WITH".to_owned()))
+            }
+            ParserError::ParserError(text) | ParserError::TokenizerError(text) => {
+                misfit(None, format!("not valid SQL: {}", lower_first(text)), None)
+            }
         },
         other => {
             let message = other.message().into_owned();
@@ -92,15 +100,14 @@ pub(super) fn failed(error: &DataFusionError) -> Error {
         DataFusionError::Diagnostic(_, inner) => failed(inner),
         DataFusionError::Shared(inner) => failed(inner),
         DataFusionError::Collection(errors) if !errors.is_empty() => failed(&errors[0]),
-        DataFusionError::Context(place, inner) => failed(inner).at(place),
-        DataFusionError::ResourcesExhausted(_) => {
-            Error::failed("the query needs more memory than it may use").hint("give it more with `--memory`, or use fewer `--threads`, which share it")
-        }
+        DataFusionError::Context(place, inner) => match inner.as_ref() {
+            DataFusionError::ObjectStore(error) if matches!(error.as_ref(), object_store::Error::NotFound { .. }) => missing(place),
+            _ => failed(inner).at(place),
+        },
+        DataFusionError::ResourcesExhausted(_) => Error::failed("the query needs more memory than it may use")
+            .hint("give it more with `--memory`, or use fewer `--threads`, which share it"),
         DataFusionError::ObjectStore(error) => match error.as_ref() {
-            object_store::Error::NotFound { path, .. } => {
-                let path = path.trim_start_matches('/');
-                Error::failed(format!("/{path} is missing, though the manifest lists it")).hint("restore the file from a copy, or import or materialise the dataset again")
-            }
+            object_store::Error::NotFound { path, .. } => missing(path),
             other => Error::failed(other.to_string()),
         },
         DataFusionError::ParquetError(error) => {
@@ -108,6 +115,11 @@ pub(super) fn failed(error: &DataFusionError) -> Error {
         }
         other => Error::failed(plain(&other.message())),
     }
+}
+
+fn missing(path: &str) -> Error {
+    Error::failed(format!("{path} is missing, though the manifest lists it"))
+        .hint("restore the file from a copy, or import or materialise the dataset again")
 }
 
 /// Text without the engine's own prefixes.

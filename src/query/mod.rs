@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::catalog::{MemorySchemaProvider, TableProvider};
+use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::{SQLOptions, SessionContext};
@@ -31,7 +31,7 @@ use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::dataset::{Dataset, ShardEntry};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::expr::Misfit;
 use table::Table;
 
@@ -112,9 +112,13 @@ impl Session {
                 return Err(Error::usage(format!("two datasets are called `{name}`")).hint("give one of them a name of its own: NAME=PATH"));
             }
             let (schema, prefix) = if datasets.len() == 1 { (SCHEMA, String::new()) } else { (name.as_str(), format!("{name}.")) };
-            let provider = match catalog.schema(schema) {
+            let provider: Arc<dyn SchemaProvider> = match catalog.schema(schema) {
                 Some(provider) => provider,
-                None => Arc::new(MemorySchemaProvider::new()),
+                None => {
+                    let provider = Arc::new(MemorySchemaProvider::new());
+                    catalog.register_schema(schema, Arc::clone(&provider) as Arc<dyn SchemaProvider>)?;
+                    provider
+                }
             };
             let files = |of: fn(&ShardEntry) -> &_| dataset.manifest.shards.iter().map(of);
             let trajectories = Table::new(&dataset.path, &dataset.trajectories, files(|shard| &shard.trajectories))?;
@@ -123,7 +127,6 @@ impl Session {
                 tables.push((format!("{prefix}{table}"), provided.schema()));
                 provider.register_table(table.to_owned(), Arc::new(provided))?;
             }
-            catalog.register_schema(schema, provider)?;
         }
         Ok(Session { context, runtime: runtime()?, tables, unsafe_sql: options.unsafe_sql })
     }
@@ -164,7 +167,8 @@ impl Session {
     /// # Errors
     /// Where the predicate is no aggregate condition over the table's columns, or cannot be evaluated.
     pub fn check(&self, table: &str, predicate: &str) -> Result<bool> {
-        let at = |error: Error| error.at(format_args!("check `{predicate}`"));
+        // The predicate is not on the command line, so this is no wrong use of it.
+        let at = |error: Error| Error { kind: Kind::Failed, ..error.at(format_args!("check `{predicate}`")) };
         readonly::measure(predicate, true).map_err(at)?;
         self.context.state().sql_to_expr(predicate, &Default::default()).map_err(|error| at(fault::unplannable(&error, &self.names())))?;
         let (_, batches) = self.query(&question(table, predicate)).map_err(at)?;
@@ -214,7 +218,8 @@ impl Session {
 }
 
 const NOT_AGGREGATE: &str = "not an aggregate: it has a value for every row";
-const AGGREGATE_HELP: &str = "say what must hold of all rows together, such as `count(*) filter (where reward is null) = 0` or `min(reward) >= 0`";
+const AGGREGATE_HELP: &str =
+    "say what must hold of all rows together, such as `count(*) filter (where reward is null) = 0` or `min(reward) >= 0`";
 
 fn not_condition(found: &DataType) -> String {
     format!("not a condition: its value is {found}, not true or false")
@@ -243,10 +248,11 @@ pub fn check_plan(schema: &Schema, table: &str, predicate: &str) -> Result<(), M
         Ok(planned)
     })
     .map_err(given)??;
-    // Subqueries see no other table, and the names of the statement's own are the user's.
     match plan_type(&plan) {
         Some(DataType::Boolean) if scalar => Ok(()),
-        Some(DataType::Boolean | DataType::Null) => Err(Misfit { word: None, message: NOT_AGGREGATE.to_owned(), help: Some(AGGREGATE_HELP.to_owned()) }),
+        Some(DataType::Boolean | DataType::Null) => {
+            Err(Misfit { word: None, message: NOT_AGGREGATE.to_owned(), help: Some(AGGREGATE_HELP.to_owned()) })
+        }
         Some(other) => Err(Misfit { word: None, message: not_condition(&other), help: Some(AGGREGATE_HELP.to_owned()) }),
         None => Err(Misfit { word: None, message: "not one condition".to_owned(), help: Some(AGGREGATE_HELP.to_owned()) }),
     }
@@ -265,6 +271,8 @@ fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("sql".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
         let thread = thread.map_err(|error| Error::failed(format!("cannot start a thread for the query: {error}")))?;
-        thread.join().unwrap_or_else(|_| Err(Error::failed("the query engine failed on this query").hint("please report the query: this is a bug")))
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::failed("the query engine failed on this query").hint("please report the query: this is a bug")))
     })
 }

@@ -129,7 +129,11 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
     let nested = |field: &Field| field.data_type().is_nested();
     let schema = batch.schema();
     let fields = schema.fields().iter().map(|field| {
-        if nested(field) { Field::new(field.name(), DataType::Utf8, true) } else { Field::new(field.name(), field.data_type().clone(), true) }
+        if nested(field) {
+            Field::new(field.name(), DataType::Utf8, true)
+        } else {
+            Field::new(field.name(), field.data_type().clone(), true)
+        }
     });
     let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| -> Result<ArrayRef> {
         if !nested(field) {

@@ -25,14 +25,73 @@ const NESTING: usize = 50;
 /// Statements that do something else than read, by their first word. It only makes the message better: what decides
 /// is [`allow`].
 const VERBS: [&str; 46] = [
-    "ALTER", "ANALYZE", "ATTACH", "BEGIN", "CACHE", "CALL", "CLOSE", "COMMENT", "COMMIT", "COPY", "CREATE", "DEALLOCATE", "DECLARE", "DELETE", "DETACH", "DROP",
-    "EXECUTE", "EXPORT", "FETCH", "FLUSH", "GRANT", "IMPORT", "INSERT", "INSTALL", "KILL", "LOAD", "LOCK", "MERGE", "MSCK", "OPTIMIZE", "PRAGMA", "PREPARE",
-    "REFRESH", "RELEASE", "REPLACE", "RESET", "REVOKE", "ROLLBACK", "SAVEPOINT", "SET", "START", "TRUNCATE", "UNCACHE", "UPDATE", "USE", "VACUUM",
+    "ALTER",
+    "ANALYZE",
+    "ATTACH",
+    "BEGIN",
+    "CACHE",
+    "CALL",
+    "CLOSE",
+    "COMMENT",
+    "COMMIT",
+    "COPY",
+    "CREATE",
+    "DEALLOCATE",
+    "DECLARE",
+    "DELETE",
+    "DETACH",
+    "DROP",
+    "EXECUTE",
+    "EXPORT",
+    "FETCH",
+    "FLUSH",
+    "GRANT",
+    "IMPORT",
+    "INSERT",
+    "INSTALL",
+    "KILL",
+    "LOAD",
+    "LOCK",
+    "MERGE",
+    "MSCK",
+    "OPTIMIZE",
+    "PRAGMA",
+    "PREPARE",
+    "REFRESH",
+    "RELEASE",
+    "REPLACE",
+    "RESET",
+    "REVOKE",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "SET",
+    "START",
+    "TRUNCATE",
+    "UNCACHE",
+    "UPDATE",
+    "USE",
+    "VACUUM",
 ];
 
 /// Words that join what is on their two sides, or nest what follows.
 const JOINTS: [&str; 17] = [
-    "AND", "BETWEEN", "CASE", "COLLATE", "EXCEPT", "ILIKE", "IN", "INTERSECT", "IS", "JOIN", "LIKE", "NOT", "OR", "SELECT", "SIMILAR", "UNION", "WHEN",
+    "AND",
+    "BETWEEN",
+    "CASE",
+    "COLLATE",
+    "EXCEPT",
+    "ILIKE",
+    "IN",
+    "INTERSECT",
+    "IS",
+    "JOIN",
+    "LIKE",
+    "NOT",
+    "OR",
+    "SELECT",
+    "SIMILAR",
+    "UNION",
+    "WHEN",
 ];
 
 fn refused(what: &str) -> Error {
@@ -47,7 +106,8 @@ fn refused(what: &str) -> Error {
 /// Where the text is refused; the message says why.
 pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
     if sql.len() > TEXT {
-        return Err(Error::usage(format!("the query has {} bytes, at most {TEXT} are allowed", sql.len())).hint("keep long lists of values in a dataset and join it"));
+        return Err(Error::usage(format!("the query has {} bytes, at most {TEXT} are allowed", sql.len()))
+            .hint("keep long lists of values in a dataset and join it"));
     }
     // Text that has no tokens has no statement either: the parser says where it fails.
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
@@ -86,7 +146,8 @@ pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
                 if let Some(tables) = levels.last_mut() {
                     *tables = match word.to_ascii_uppercase().as_str() {
                         "FROM" => true,
-                        "SELECT" | "WHERE" | "GROUP" | "HAVING" | "ORDER" | "LIMIT" | "QUALIFY" | "WINDOW" | "UNION" | "EXCEPT" | "INTERSECT" => false,
+                        "SELECT" | "WHERE" | "GROUP" | "HAVING" | "ORDER" | "LIMIT" | "QUALIFY" | "WINDOW" | "UNION" | "EXCEPT"
+                        | "INTERSECT" => false,
                         _ => *tables,
                     };
                 }
@@ -104,7 +165,8 @@ pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
             return Err(Error::usage(format!("the query nests brackets more than {NESTING} deep")).hint("name inner queries with WITH"));
         }
         if operators > OPERATORS {
-            return Err(Error::usage(format!("the query joins more than {OPERATORS} terms")).hint("use IN for a list of values, and a join for a long one"));
+            return Err(Error::usage(format!("the query joins more than {OPERATORS} terms"))
+                .hint("use IN for a list of values, and a join for a long one"));
         }
     }
     Ok(())

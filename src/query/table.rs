@@ -60,7 +60,8 @@ impl Table {
         let root = root.canonicalize().map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
         let file = |entry: &FileEntry| -> Result<PartitionedFile> {
             let path = root.join(&entry.path);
-            let location = StorePath::from_absolute_path(&path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+            let location =
+                StorePath::from_absolute_path(&path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
             // A published file never changes, so neither a time nor a tag tells its versions apart.
             let meta = ObjectMeta { location, last_modified: Default::default(), size: entry.bytes, e_tag: None, version: None };
             Ok(PartitionedFile::new_from_meta(meta).with_arrow_schema(Arc::clone(&schema)))

@@ -1,0 +1,238 @@
+//! Results as text for people and programs, and as Parquet files.
+//!
+//! - `table`: boxes, a new one with its own header every 10 000 rows, so that memory stays bounded; null is `NULL`.
+//! - `csv`: a header, then one line per row; null is empty; lists and structs are their JSON text.
+//! - `json`: one object per line (newline-delimited JSON), every column in every object; not-a-number is null.
+//! - `parquet`: a file, written whole or not at all, never over another.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StringBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::json::writer::{EncoderOptions, LineDelimited, make_encoder};
+use arrow::util::display::FormatOptions;
+use arrow::util::pretty::pretty_format_batches_with_options;
+use parquet::arrow::ArrowWriter;
+
+use super::Session;
+use crate::dataset::{store, write};
+use crate::error::{Error, Result};
+
+/// Rows under one header of a table.
+const BOX: usize = 10_000;
+/// Bytes of a row group in memory before it is written.
+const ROW_GROUP: usize = 64 << 20;
+
+/// How a result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Boxes for people.
+    Table,
+    /// Comma-separated values with a header; lists as JSON text.
+    Csv,
+    /// One JSON object per line.
+    Json,
+    /// A Parquet file.
+    Parquet,
+}
+
+/// Runs `sql` and writes its result to `out`; returns the number of rows. A reader that closes `out` early ends the
+/// query without an error.
+///
+/// # Errors
+/// Where the query fails, `out` cannot be written, or `format` is Parquet, which only [`save`] writes.
+pub fn print(session: &Session, sql: &str, format: Format, out: &mut (dyn Write + Send)) -> Result<u64> {
+    let mut text = Text { format, pending: Vec::new(), pending_rows: 0, boxes: 0, header: true };
+    let mut rows = 0;
+    let mut closed = false;
+    session.stream(sql, &mut |batch| {
+        rows += batch.num_rows() as u64;
+        let bytes = text.push(batch)?;
+        closed = !put(out, &bytes)?;
+        Ok(if closed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    if !closed {
+        put(out, &text.end()?)?;
+        flushed(out.flush())?;
+    }
+    Ok(rows)
+}
+
+/// Writes `bytes`; `false` where nobody reads any more.
+fn put(out: &mut dyn Write, bytes: &[u8]) -> Result<bool> {
+    flushed(out.write_all(bytes))
+}
+
+fn flushed(written: io::Result<()>) -> Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::failed(format!("cannot write the result: {error}"))),
+    }
+}
+
+/// Turns batches into text.
+struct Text {
+    format: Format,
+    pending: Vec<RecordBatch>,
+    pending_rows: usize,
+    boxes: usize,
+    header: bool,
+}
+
+impl Text {
+    fn push(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
+        match self.format {
+            Format::Table => {
+                self.pending_rows += batch.num_rows();
+                self.pending.push(batch.clone());
+                if self.pending_rows >= BOX { self.boxed() } else { Ok(Vec::new()) }
+            }
+            Format::Csv => {
+                let mut writer = arrow::csv::WriterBuilder::new().with_header(self.header && batch.num_columns() > 0).build(Vec::new());
+                writer.write(&flat(batch)?)?;
+                self.header = false;
+                Ok(writer.into_inner())
+            }
+            Format::Json => {
+                let options = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+                let mut writer = options.build::<_, LineDelimited>(Vec::new());
+                writer.write(batch)?;
+                writer.finish()?;
+                Ok(writer.into_inner())
+            }
+            Format::Parquet => Err(Error::usage("Parquet is written to a file").hint("say where with `-o FILE`")),
+        }
+    }
+
+    fn end(&mut self) -> Result<Vec<u8>> {
+        let columns = self.pending.first().is_some_and(|batch| batch.num_columns() > 0);
+        if columns && (self.pending_rows > 0 || self.boxes == 0) { self.boxed() } else { Ok(Vec::new()) }
+    }
+
+    fn boxed(&mut self) -> Result<Vec<u8>> {
+        let options = FormatOptions::default().with_null("NULL");
+        let table = pretty_format_batches_with_options(&self.pending, &options)?;
+        self.pending.clear();
+        self.pending_rows = 0;
+        self.boxes += 1;
+        Ok(format!("{table}\n").into_bytes())
+    }
+}
+
+/// `batch` with every list and struct as its JSON text, which a line of CSV can hold.
+fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
+    let nested = |field: &Field| field.data_type().is_nested();
+    let schema = batch.schema();
+    let fields = schema.fields().iter().map(|field| {
+        if nested(field) {
+            Field::new(field.name(), DataType::Utf8, true)
+        } else {
+            Field::new(field.name(), field.data_type().clone(), true)
+        }
+    });
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| -> Result<ArrayRef> {
+        if !nested(field) {
+            return Ok(Arc::clone(column));
+        }
+        let options = EncoderOptions::default();
+        let mut encoder = make_encoder(field, column.as_ref(), &options)?;
+        let mut texts = StringBuilder::new();
+        let mut text = Vec::new();
+        for row in 0..column.len() {
+            if encoder.is_null(row) {
+                texts.append_null();
+            } else {
+                text.clear();
+                encoder.encode(row, &mut text);
+                texts.append_value(String::from_utf8_lossy(&text));
+            }
+        }
+        Ok(Arc::new(texts.finish()))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    if columns.is_empty() {
+        return Ok(batch.clone());
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns)?)
+}
+
+/// Runs `sql` and writes its result to the new file `path`, which appears when it is complete; returns the number of rows.
+///
+/// # Errors
+/// Where `path` exists, the query fails, or the file cannot be written; nothing is left behind.
+pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result<u64> {
+    if path.symlink_metadata().is_ok() {
+        return Err(exists(path));
+    }
+    let partial = partial(path)?;
+    let written = write_file(session, sql, format, &partial).and_then(|rows| match store::publish(&partial, path)? {
+        true => Ok(rows),
+        false => Err(exists(path)),
+    });
+    if written.is_err() {
+        // The first failure is the one to report.
+        store::remove(&partial).ok();
+    }
+    let rows = written?;
+    store::sync_dir(partial.parent().unwrap_or(Path::new(".")))?;
+    Ok(rows)
+}
+
+fn exists(path: &Path) -> Error {
+    Error::failed(format!("{} exists, and nothing is ever overwritten", path.display())).hint("remove it, or give another name")
+}
+
+/// Where a result lies until it is complete: beside `path`, hidden, this process's own.
+fn partial(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| Error::usage(format!("{} is not a file name", path.display())))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(parent.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
+}
+
+fn write_file(session: &Session, sql: &str, format: Format, path: &Path) -> Result<u64> {
+    let mut file = store::create(path)?;
+    let rows = if format == Format::Parquet {
+        write_parquet(session, sql, &mut file)?
+    } else {
+        let mut out = io::BufWriter::new(&mut file);
+        print(session, sql, format, &mut out)?
+    };
+    store::sync(&file, path)?;
+    Ok(rows)
+}
+
+fn write_parquet(session: &Session, sql: &str, file: &mut File) -> Result<u64> {
+    let mut rows = 0;
+    let mut writer: Option<ArrowWriter<&mut File>> = None;
+    let mut file = Some(file);
+    session.stream(sql, &mut |batch| {
+        if let Some(file) = file.take() {
+            writer = Some(start(file, batch.schema())?);
+        }
+        if let Some(writer) = &mut writer {
+            rows += batch.num_rows() as u64;
+            writer.write(batch)?;
+            if writer.in_progress_size() >= ROW_GROUP {
+                writer.flush()?;
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if let Some(writer) = writer {
+        writer.close()?;
+    }
+    Ok(rows)
+}
+
+fn start(file: &mut File, schema: SchemaRef) -> Result<ArrowWriter<&mut File>> {
+    if schema.fields().is_empty() {
+        return Err(Error::usage("the statement has no result to keep"));
+    }
+    let properties = write::properties(&schema, None)?;
+    Ok(ArrowWriter::try_new(file, schema, Some(properties))?)
+}

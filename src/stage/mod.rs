@@ -11,9 +11,12 @@
 mod check;
 mod derive;
 mod filter;
+#[cfg(test)]
+mod fixture;
 mod hide_actions;
 mod label;
 mod materialise;
+mod rank;
 mod shuffle;
 mod sort;
 mod subsample;

@@ -43,7 +43,7 @@ pub(super) enum Function {
 }
 
 /// Names, in the order of the manual, and how many arguments each takes.
-pub(super) const FUNCTIONS: [(&str, usize); 10] = [
+pub(super) static FUNCTIONS: [(&str, usize); 10] = [
     ("next", 1),
     ("prev", 1),
     ("returns_to_go", 2),

@@ -119,8 +119,24 @@ pub(super) fn planning(error: &DataFusionError, sql: &str, schema: &Schema) -> M
             SchemaError::FieldNotFound { field, .. } => unknown_column(&field.flat_name(), sql, schema),
             other => Misfit::new(sentence(&other.to_string())),
         },
-        other => Misfit::new(reason(other)),
+        other => missing_field(other, schema).unwrap_or_else(|| Misfit::new(reason(other))),
     }
+}
+
+/// A structure that has no such field, where that is what the error says.
+pub(super) fn missing_field(error: &DataFusionError, schema: &Schema) -> Option<Misfit> {
+    let reason = reason(error);
+    let name = reason.strip_prefix("field ")?.strip_suffix(" not found in struct")?;
+    let fields = schema.fields().iter().flat_map(|field| match field.data_type() {
+        DataType::Struct(fields) => fields.iter().map(|field| field.name().as_str()).collect(),
+        _ => Vec::new(),
+    });
+    let fields: Vec<&str> = fields.collect();
+    let help = match nearest(name, fields.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there are {}", fields.join(", ")),
+    };
+    Some(Misfit::new(format!("there is no field `{name}`")).word(name).help(help))
 }
 
 /// There is no such column.
@@ -202,6 +218,9 @@ fn mismatch(binary: &BinaryExpr, columns: &DFSchema) -> Option<Misfit> {
 
 /// A refusal to fit types together: found at the innermost part that does not fit.
 pub(super) fn types(expr: &Expr, columns: &DFSchema, error: &DataFusionError) -> Misfit {
+    if let Some(misfit) = missing_field(error, columns.as_arrow()) {
+        return misfit;
+    }
     let part = innermost(expr, columns);
     let arguments: Vec<&Expr> = match part {
         Expr::ScalarFunction(call) => call.args.iter().collect(),

@@ -312,7 +312,7 @@ mod tests {
         let schema =
             Schema::new(["return", "rows", "step", "date", "first", "end"].map(|name| Field::new(name, DataType::Int64, true)).to_vec());
         for (sql, quoted) in [
-            ("return > 500 and step >= 50", "\"return\" > 500 and step >= 50"),
+            ("return > 500 and step >= 50", "\"return\" > 500 and \"step\" >= 50"),
             (
                 "select t.return,\n  é, rows from t where 'return' = x -- return",
                 "select t.\"return\",\n  é, \"rows\" from t where 'return' = x -- return",

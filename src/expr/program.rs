@@ -40,8 +40,8 @@ impl Program {
         if is_final && schema.index_of(step::IS_FINAL).is_err() {
             return Err(Misfit::new("there is no column `is_final` to tell steps from final observations"));
         }
-        let used = expr.column_refs();
-        let used = |name: &str| used.iter().any(|column| column.name == name) || (is_final && name == step::IS_FINAL);
+        let named: Vec<String> = expr.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        let used = |name: &str| named.iter().any(|column| column == name) || (is_final && name == step::IS_FINAL);
         let inputs = schema.fields().iter().filter(|field| used(field.name()));
         let fields: Vec<FieldRef> = inputs.map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
         let columns = fields.iter().map(|field| field.name().clone()).collect();
@@ -180,7 +180,9 @@ impl Lowering {
 /// The constant discount factor of `returns_to_go`.
 fn discount(expr: &Expr) -> Result<f64, Misfit> {
     let wrong = || Misfit::new(format!("the discount `{}` is not a constant from 0 to 1", text(expr))).word(text(expr));
-    let simple = simplifier(&DFSchema::empty()).simplify(expr.clone()).map_err(|_| wrong())?;
+    let nothing = DFSchema::empty();
+    let simplifier = simplifier(&nothing);
+    let simple = simplifier.coerce(expr.clone(), &nothing).and_then(|expr| simplifier.simplify(expr)).map_err(|_| wrong())?;
     let Expr::Literal(value, _) = simple else { return Err(wrong()) };
     let value = value.cast_to(&DataType::Float64).map_err(|_| wrong())?;
     match value {
@@ -194,7 +196,10 @@ pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
     explain::check_operators(&expr, columns)?;
     let simplifier = simplifier(columns);
     let coerced = simplifier.coerce(expr.clone(), columns).map_err(|error| explain::types(&expr, columns, &error))?;
-    let simple = simplifier.simplify(coerced).map_err(|error| explain::types(&expr, columns, &error))?;
+    let simple = simplifier.simplify(coerced).map_err(|error| {
+        explain::missing_field(&error, columns.as_arrow())
+            .unwrap_or_else(|| Misfit::new(format!("`{}` cannot be computed: {}", text(&expr), explain::reason(&error))))
+    })?;
     // What is constant and yet was not computed cannot be: a text that is no number, a division by zero.
     let mut fault = None;
     let looked = simple.apply(|node| {

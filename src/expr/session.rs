@@ -21,7 +21,7 @@ pub(super) fn session() -> &'static SessionState {
         let mut config = SessionConfig::new().with_target_partitions(1);
         config.options_mut().sql_parser.enable_ident_normalization = false;
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-        let along = FUNCTIONS.iter().map(|(name, _)| Arc::new(ScalarUDF::new_from_impl(Along::new(name))));
+        let along = FUNCTIONS.iter().map(|&(name, _)| Arc::new(ScalarUDF::new_from_impl(Along::new(name))));
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
         builder.scalar_functions().get_or_insert_default().extend(along);
         builder.build()

@@ -20,7 +20,7 @@ pub(super) const STAGE: Stage = Stage {
     name: "filter",
     schema: |generator| generator.subschema_for::<Filter>(),
     bind,
-    sample: r#"{trajectories: "length >= 1", steps: "not terminated or reward is not null"}"#,
+    sample: r#"{trajectories: "length >= 1", steps: "step >= 0"}"#,
 };
 
 /// Column of a split chunk's trajectories, int32: which piece of its trajectory each is, 0 for the first.
@@ -60,7 +60,7 @@ struct Cut {
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let conditions = match options(value)? {
+    let conditions = match options::<Filter>(value)? {
         Filter::Trajectories(sql) => {
             let keep = Expression::predicate(&sql, context.trajectories, None).map_err(|misfit| on_steps(&sql, context.steps, misfit))?;
             return Bound::selection(Keep(keep));
@@ -183,7 +183,7 @@ impl Transform for Cut {
         let number = chunk.steps.column_by_name(step::STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
         let number = number.ok_or_else(|| Error::failed("`step` is not an int32 column"))?;
         let first: Vec<i32> = runs.iter().map(|run| number.value(run.start)).collect();
-        let renumbered = runs.iter().zip(&first).flat_map(|(run, first)| (run.start..run.end).map(|row| number.value(row) - first));
+        let renumbered = runs.iter().zip(&first).flat_map(|(run, first)| (run.start..run.end).map(move |row| number.value(row) - first));
         let renumbered: ArrayRef = Arc::new(Int32Array::from_iter_values(renumbered));
 
         let flag = |name: &str| {
@@ -192,7 +192,7 @@ impl Transform for Cut {
         };
         let (terminated, truncated) = (flag(step::TERMINATED)?, flag(step::TRUNCATED)?);
         let ends = |row: usize, run: &Run| truncated.value(row) || (run.cut_after == Some(row) && !terminated.value(row));
-        let truncated: Vec<bool> = runs.iter().flat_map(|run| (run.start..run.end).map(|row| ends(row, run))).collect();
+        let truncated: Vec<bool> = runs.iter().flat_map(|run| (run.start..run.end).map(move |row| ends(row, run))).collect();
 
         // A piece of a piece is a piece of the first whole.
         let parents = UInt64Array::from_iter_values(runs.iter().map(|run| run.parent as u64));

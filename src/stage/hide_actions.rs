@@ -42,7 +42,7 @@ struct HideActions {
     keep: f64,
     /// Which trajectories they are drawn from; all of them where not given.
     #[serde(default)]
-    from: From,
+    from: Ranking,
     /// Which random draw.
     #[serde(default)]
     seed: u64,
@@ -54,7 +54,7 @@ struct HideActions {
 /// One end of a ranking.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct From {
+struct Ranking {
     /// Share of all trajectories, from the lowest on.
     #[schemars(range(min = 0, max = 1))]
     lowest: Option<f64>,
@@ -70,9 +70,9 @@ fn by_return() -> String {
     trajectory::RETURN.to_owned()
 }
 
-impl Default for From {
-    fn default() -> From {
-        From { lowest: Some(1.0), highest: None, by: by_return() }
+impl Default for Ranking {
+    fn default() -> Ranking {
+        Ranking { lowest: Some(1.0), highest: None, by: by_return() }
     }
 }
 
@@ -214,13 +214,15 @@ impl Transform for Hide {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::ArrayRef;
+
     use super::super::fixture::{self, float};
     use super::*;
 
     fn split(ids: &[i64], returns: &[Option<f64>], options: &str) -> Vec<(i64, String, bool, i64)> {
         let n = ids.len();
-        let recorded = (Field::new("recorded_actions", DataType::Int64, false), Arc::new(Int64Array::from(vec![3; n])) as _);
-        let labelled = (Field::new("labelled", DataType::Boolean, false), Arc::new(BooleanArray::from(vec![true; n])) as _);
+        let recorded = (Field::new("recorded_actions", DataType::Int64, false), Arc::new(Int64Array::from(vec![3; n])) as ArrayRef);
+        let labelled = (Field::new("labelled", DataType::Boolean, false), Arc::new(BooleanArray::from(vec![true; n])) as ArrayRef);
         let table = fixture::table(ids, &vec![3; n], vec![float("return", returns), recorded, labelled]);
         let (selection, _) = fixture::work(&STAGE, options, &fixture::steps_schema(), &table.schema());
         let selected = selection.unwrap().select(&table).unwrap();

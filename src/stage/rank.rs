@@ -65,14 +65,13 @@ pub(super) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> Result<Vec
 /// Binds the column of trajectories, or expression over them, that a stage ranks or groups by.
 pub(super) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, Misfit> {
     let expression = Expression::bind(sql, trajectories, None)?;
-    match expression.data_type() {
-        DataType::Boolean | DataType::Utf8 => Ok(expression),
-        number if number.is_numeric() => Ok(expression),
-        _ => {
-            Err(Misfit::new(format!("`{sql}` has no order: it is neither a number nor text"))
-                .help("take one value of it, such as column[1]"))
-        }
+    let kind = expression.data_type();
+    if !matches!(kind, DataType::Boolean | DataType::Utf8) && !kind.is_numeric() {
+        return Err(
+            Misfit::new(format!("`{sql}` has no order: it is neither a number nor text")).help("take one value of it, such as column[1]")
+        );
     }
+    Ok(expression)
 }
 
 /// `sql`'s columns and `more`, without repeats.

@@ -49,7 +49,7 @@ mod tests {
         let backwards: Vec<i64> = ids.iter().rev().copied().collect();
         let order = |ids: &[i64], options: &str| {
             let table = fixture::table(ids, &vec![1; ids.len()], Vec::new());
-            fixture::selected_ids(&table, &fixture::selection(&STAGE, options, &table))
+            fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table))
         };
         let seven = order(&ids, r#"{"seed": 7}"#);
         assert_eq!(seven, order(&backwards, r#"{"seed": 7}"#));

@@ -40,7 +40,7 @@ struct Sorted {
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let (by, descending, path) = match options(value)? {
+    let (by, descending, path) = match options::<Sort>(value)? {
         Sort::By(by) => (by, false, None),
         Sort::Options(options) => (options.by, options.descending, Some("by")),
     };
@@ -73,7 +73,7 @@ mod tests {
     fn nulls_come_last_and_ties_stand_by_id() {
         let returns = float("return", &[Some(2.0), None, Some(f64::NAN), Some(2.0), Some(-1.0)]);
         let table = fixture::table(&[9, 1, 2, 3, 4], &[1; 5], vec![returns]);
-        let ids = |options: &str| fixture::selected_ids(&table, &fixture::selection(&STAGE, options, &table));
+        let ids = |options: &str| fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table));
         assert_eq!(ids("\"return\""), [4, 3, 9, 2, 1]);
         assert_eq!(ids(r#"{"by": "return", "descending": true}"#), [2, 3, 9, 4, 1]);
         assert_eq!(ids(r#"{"by": "-trajectory_id"}"#), [9, 4, 3, 2, 1]);

@@ -1,7 +1,158 @@
-//! `derive`: not bound yet.
+//! `derive`: new columns of steps from expressions.
 
-use super::{Misfit, Stage};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::Array;
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
+use crate::dataset::Chunk;
+use crate::dataset::chunk::with_field;
+use crate::dataset::schema::{step, trajectory};
+use crate::error::{Error, Result};
+use crate::expr::{Edge, Expression};
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "derive", schema: |_| schemars::Schema::default(), bind: |_, _| Err(Misfit::new("not available")), sample: "{}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "derive",
+    schema: |generator| generator.subschema_for::<Derive>(),
+    bind,
+    sample: r#"{return_to_go: "returns_to_go(reward, 0.99)"}"#,
+};
+
+/// Columns of steps, each from an SQL expression over the others; later ones may use earlier ones. Beside SQL there are
+/// functions along a trajectory: `next(x)`, `prev(x)` (null beyond the trajectory), `returns_to_go(r, gamma)`,
+/// `cumulative(x)`, `first(x)`, `last(x)`, `mean_over(x)`, `min_over(x)`, `max_over(x)`, `sum_over(x)`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(transparent)]
+struct Derive(#[schemars(with = "BTreeMap<String, String>")] Map<String, Value>);
+
+/// The columns that say which row is which, and recorded actions, which never change.
+const FIXED: [(&str, &str); 5] = [
+    (step::TRAJECTORY_ID, "rows keep the trajectory they belong to"),
+    (step::STEP, "steps keep their place"),
+    (step::IS_FINAL, "the final observation stays what it is"),
+    (step::ACTION, "recorded actions never change: give the result another name, such as `my_action`"),
+    (step::ACTION_SOURCE, "where an action comes from is not a matter of opinion: give the result another name"),
+];
+
+struct Derived {
+    columns: Vec<(Field, Expression)>,
+    steps: SchemaRef,
+}
+
+fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
+    let Derive(given) = options(value)?;
+    if given.is_empty() {
+        return Err(Misfit::new("`derive` names no column").help("such as {return_to_go: \"returns_to_go(reward, 0.99)\"}"));
+    }
+    let (mut steps, mut columns) = (context.steps.clone(), Vec::new());
+    for (name, sql) in &given {
+        let sql = sql.as_str().ok_or_else(|| Misfit::new("an expression is text").at(name))?;
+        if let Some((_, why)) = FIXED.iter().find(|(fixed, _)| fixed == name) {
+            return Err(Misfit::new(format!("`{name}` cannot be derived")).help(*why).at(name));
+        }
+        let expression = Expression::bind(sql, &steps, Some(Edge::Null)).map_err(|misfit| Misfit::from(misfit).at(name))?;
+        let flag = [step::TERMINATED, step::TRUNCATED].contains(&name.as_str());
+        let fits = match expression.data_type() {
+            DataType::Boolean => name != step::REWARD,
+            other => !flag && (name != step::REWARD || other.is_numeric()),
+        };
+        if !fits {
+            let wanted = if flag { "true or false" } else { "a number" };
+            return Err(Misfit::new(format!("`{name}` must be {wanted}, and `{sql}` is not")).at(name));
+        }
+        let field = Field::new(name, expression.data_type().clone(), !flag);
+        steps = with_field(&steps, field.clone()).0;
+        columns.push((field, expression));
+    }
+    Bound::transform(Derived { columns, steps: Arc::new(steps) })
+}
+
+impl Transform for Derived {
+    fn steps(&self) -> SchemaRef {
+        Arc::clone(&self.steps)
+    }
+
+    fn changes(&self) -> Changes {
+        let mut changed = vec![trajectory::CONTENT_HASH.to_owned()];
+        for (field, _) in &self.columns {
+            let of_column: &[&str] = match field.name().as_str() {
+                step::REWARD => &[trajectory::RETURN],
+                step::TERMINATED => &[trajectory::TERMINATED],
+                step::TRUNCATED => &[trajectory::TRUNCATED],
+                step::OBSERVATION => &[trajectory::OBSERVATION_SUM, trajectory::OBSERVATION_SUM_SQ],
+                _ => &[],
+            };
+            changed.extend(of_column.iter().map(|name| (*name).to_owned()));
+        }
+        Changes { trajectories: changed, ..Changes::default() }
+    }
+
+    fn reads(&self) -> Option<Vec<String>> {
+        let (mut reads, mut made) = (Vec::<String>::new(), Vec::<&str>::new());
+        for (field, expression) in &self.columns {
+            let new = expression.columns().iter().filter(|column| !made.contains(&column.as_str()));
+            let new: Vec<String> = new.filter(|column| !reads.contains(column)).cloned().collect();
+            reads.extend(new);
+            made.push(field.name());
+        }
+        Some(reads)
+    }
+
+    fn apply(&self, mut chunk: Chunk, _tally: &mut Tally) -> Result<Chunk> {
+        for (field, expression) in &self.columns {
+            let column = expression.evaluate(&chunk.steps, &chunk.offsets)?;
+            if let Some(row) = (0..column.len()).find(|row| !field.is_nullable() && column.is_null(*row)) {
+                let trajectory = chunk.offsets.partition_point(|start| *start <= row) - 1;
+                let (name, id, step) = (field.name(), chunk.ids()?[trajectory], row - chunk.offsets[trajectory]);
+                return Err(Error::failed(format!("`{name}` of trajectory {id}, step {step} would be null"))
+                    .hint(format!("`{name}` is true or false: coalesce(…, false) replaces null")));
+            }
+            chunk = chunk.with_step_column(field.clone(), column)?;
+        }
+        Ok(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Float64Type;
+
+    use super::super::fixture;
+    use super::*;
+
+    #[test]
+    fn later_columns_see_earlier_ones_and_only_sources_are_read() {
+        let derived = fixture::transform(&STAGE, r#"{"double": "2.0 * observation[1]", "more": "double + next(double)"}"#);
+        assert_eq!(derived.reads(), Some(vec!["observation".to_owned()]));
+        let after = derived.apply(fixture::chunk(&[(1, 2, true), (2, 1, false)]), &mut Tally::default()).unwrap();
+        assert_eq!(after.steps.schema(), derived.steps());
+        let more: Vec<Option<f64>> = after.steps.column_by_name("more").unwrap().as_primitive::<Float64Type>().iter().collect();
+        assert_eq!(more, [Some(2.0), Some(6.0), None, None]);
+    }
+
+    #[test]
+    fn what_identifies_a_row_or_was_recorded_cannot_be_replaced() {
+        for (name, _) in FIXED {
+            let misfit = fixture::misfit(&STAGE, &format!(r#"{{"{name}": "1"}}"#), None, &fixture::trajectories_schema());
+            assert_eq!((misfit.path, misfit.message), (vec![name.to_owned()], format!("`{name}` cannot be derived")));
+        }
+        let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema()).message;
+        assert_eq!(misfit(r#"{"reward": "'a'"}"#), "`reward` must be a number, and `'a'` is not");
+        assert_eq!(misfit(r#"{"terminated": "reward"}"#), "`terminated` must be true or false, and `reward` is not");
+    }
+
+    #[test]
+    fn a_flag_that_would_be_null_is_an_error_with_its_place() {
+        let derived = fixture::transform(&STAGE, r#"{"truncated": "reward > 1"}"#);
+        assert_eq!(derived.changes().trajectories, ["content_hash", "truncated"]);
+        let error = derived.apply(fixture::chunk(&[(1, 2, true)]), &mut Tally::default()).unwrap_err();
+        assert_eq!(error.message, "`truncated` of trajectory 1, step 2 would be null");
+    }
+}

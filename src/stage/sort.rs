@@ -1,7 +1,89 @@
-//! `sort`: not bound yet.
+//! `sort`: puts trajectories in the order of a column or expression.
 
-use super::{Misfit, Stage};
+use arrow::array::RecordBatch;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Bound, Context, Misfit, Selected, Selection, Stage, options, rank};
+use crate::error::Result;
+use crate::expr::Expression;
 
 /// The registry entry.
 pub(super) const STAGE: Stage =
-    Stage { name: "sort", schema: |_| schemars::Schema::default(), bind: |_, _| Err(Misfit::new("not available")), sample: "{}" };
+    Stage { name: "sort", schema: |generator| generator.subschema_for::<Sort>(), bind, sample: "{by: return, descending: true}" };
+
+/// The order of trajectories in what follows. Ties stand in the order of their ids; nulls come last either way.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Sort {
+    /// Ascending, by a column of trajectories or an SQL expression over them.
+    By(String),
+    /// With its direction.
+    Options(SortOptions),
+}
+
+/// A key and its direction.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SortOptions {
+    /// A column of trajectories, or an SQL expression over them.
+    by: String,
+    /// Whether the largest comes first.
+    #[serde(default)]
+    descending: bool,
+}
+
+struct Sorted {
+    key: Expression,
+    descending: bool,
+}
+
+fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
+    let (by, descending, path) = match options::<Sort>(value)? {
+        Sort::By(by) => (by, false, None),
+        Sort::Options(options) => (options.by, options.descending, Some("by")),
+    };
+    let key = rank::bind_key(&by, context.trajectories);
+    let key = key.map_err(|misfit| path.into_iter().fold(misfit, |misfit, key| misfit.at(key)))?;
+    Bound::selection(Sorted { key, descending })
+}
+
+impl Selection for Sorted {
+    fn reads(&self) -> Vec<String> {
+        rank::reads(&[&self.key], &[])
+    }
+
+    fn orders(&self) -> bool {
+        true
+    }
+
+    fn select(&self, table: &RecordBatch) -> Result<Selected> {
+        let key = self.key.evaluate(table, &[])?;
+        Ok(Selected { rows: rank::order(table, key, self.descending)?, columns: Vec::new(), dropped: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, float};
+    use super::*;
+
+    #[test]
+    fn nulls_come_last_and_ties_stand_by_id() {
+        let returns = float("return", &[Some(2.0), None, Some(f64::NAN), Some(2.0), Some(-1.0)]);
+        let table = fixture::table(&[9, 1, 2, 3, 4], &[1; 5], vec![returns]);
+        let ids = |options: &str| fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table));
+        assert_eq!(ids("\"return\""), [4, 3, 9, 2, 1]);
+        assert_eq!(ids(r#"{"by": "return", "descending": true}"#), [2, 3, 9, 4, 1]);
+        assert_eq!(ids(r#"{"by": "-trajectory_id"}"#), [9, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let table = fixture::table(&[1], &[1], vec![float("return", &[None])]);
+        let misfit = fixture::misfit(&STAGE, r#"{"by": "retrun"}"#, None, &table.schema());
+        assert_eq!((misfit.path.join("."), misfit.word.as_deref()), ("by".to_owned(), Some("retrun")));
+        assert_eq!((misfit.message.as_str(), misfit.help.as_deref()), ("unknown column `retrun`", Some("did you mean `return`?")));
+    }
+}

@@ -1,7 +1,579 @@
-//! `subsample`: not bound yet.
+//! `subsample`: a seeded part of the trajectories, or of each trajectory's steps.
 
-use super::{Misfit, Stage};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::compute::{cast, partition, take, take_record_batch};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform, options, rank};
+use crate::dataset::Chunk;
+use crate::dataset::schema::{step, trajectory};
+use crate::error::{Error, Result};
+use crate::expr::Expression;
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "subsample", schema: |_| schemars::Schema::default(), bind: |_, _| Err(Misfit::new("not available")), sample: "{}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "subsample",
+    schema: |generator| generator.subschema_for::<Subsample>(),
+    bind,
+    sample: "{fraction: 0.25, stratify: labelled, seed: 7}",
+};
+
+/// What keeps the draws of this stage apart from those of others.
+const SALT: &str = "subsample";
+
+/// Keeps a part of the trajectories: exactly one of `fraction`, `count` and `max_steps` says how many. Which ones depends
+/// on the seed and their ids alone, and those kept stay in their order. With `stride` instead, keeps a part of every
+/// trajectory's steps.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Subsample {
+    /// Keeps ⌊fraction·n⌋ of n trajectories.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    fraction: Option<f64>,
+    /// Keeps so many trajectories, or all where there are fewer.
+    #[serde(default)]
+    count: Option<u64>,
+    /// Takes trajectories in the drawn order while they have no more steps together, and stops at the first that does not
+    /// fit.
+    #[serde(default)]
+    max_steps: Option<u64>,
+    /// Keeps the best trajectories instead of random ones: with the highest value of a column.
+    #[serde(default)]
+    top: Option<Top>,
+    /// Keeps the same share in every group of trajectories with an equal value of this column or SQL expression. What
+    /// rounding leaves over goes to the groups that lost most by it.
+    #[serde(default)]
+    stratify: Option<String>,
+    /// Draws with chances in proportion to this column or SQL expression over trajectories. Null and 0 are never drawn.
+    #[serde(default)]
+    weight: Option<String>,
+    /// Whether a trajectory may be drawn more than once; the copies get ids of their own.
+    #[serde(default)]
+    replacement: bool,
+    /// Which random draw.
+    #[serde(default)]
+    seed: u64,
+    /// Keeps every so many-th step of a trajectory, its first among them, and the final observation.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    stride: Option<u32>,
+    /// What becomes of the rewards of the steps that `stride` leaves out; `sum` where not given.
+    #[serde(default)]
+    reward: Option<Fold>,
+}
+
+/// What ranks trajectories.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Top {
+    /// A column of trajectories, or an SQL expression over them; the highest values are kept, nulls last.
+    by: String,
+}
+
+/// How the rewards of several steps become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Fold {
+    /// Their sum; nulls count nothing, and nothing but nulls is null.
+    Sum,
+    /// The last of them.
+    Last,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Size {
+    Fraction(f64),
+    Count(usize),
+    MaxSteps(i64),
+}
+
+/// How trajectories stand in line.
+enum Line {
+    Chance,
+    Weighted(Expression),
+    Top(Expression),
+}
+
+struct Sample {
+    size: Size,
+    line: Line,
+    stratify: Option<Expression>,
+    replacement: bool,
+    seed: u64,
+}
+
+fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
+    let given: Subsample = options(value)?;
+    if let Some(stride) = given.stride {
+        return bind_stride(&given, stride, context);
+    }
+    if given.reward.is_some() {
+        return Err(Misfit::new("`reward` goes with `stride`").at("reward"));
+    }
+    let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let max_steps = |steps: u64| i64::try_from(steps).unwrap_or(i64::MAX);
+    let size = match (given.fraction, given.count, given.max_steps) {
+        (Some(fraction), None, None) => Size::Fraction(fraction),
+        (None, Some(n), None) => Size::Count(count(n)),
+        (None, None, Some(steps)) => Size::MaxSteps(max_steps(steps)),
+        _ => {
+            return Err(Misfit::new("`subsample` needs exactly one of `fraction`, `count`, `max_steps` and `stride`")
+                .help("such as {fraction: 0.25, seed: 7}"));
+        }
+    };
+    if let Size::Fraction(fraction) = size
+        && !(fraction >= 0.0 && fraction.is_finite() && (fraction <= 1.0 || given.replacement))
+    {
+        return Err(Misfit::new(format!("`fraction` is a share from 0 to 1, not {fraction}")).at("fraction"));
+    }
+    let conflicts = [
+        (given.top.is_some() && given.weight.is_some(), "weight", "`top` ranks trajectories, and `weight` draws them: only one can be"),
+        (given.top.is_some() && given.replacement, "replacement", "`top` takes each trajectory once: `replacement` has no meaning"),
+        (
+            matches!(size, Size::MaxSteps(_)) && given.replacement,
+            "replacement",
+            "`max_steps` takes each trajectory once: `replacement` has no meaning",
+        ),
+        (matches!(size, Size::MaxSteps(_)) && given.stratify.is_some(), "stratify", "`stratify` goes with `fraction` or `count`"),
+    ];
+    if let Some((_, key, message)) = conflicts.into_iter().find(|(conflict, _, _)| *conflict) {
+        return Err(Misfit::new(message).at(key));
+    }
+    let line = match (given.top, given.weight) {
+        (Some(top), _) => Line::Top(rank::bind_key(&top.by, context.trajectories).map_err(|misfit| misfit.at("by").at("top"))?),
+        (None, Some(weight)) => {
+            let weight = rank::bind_key(&weight, context.trajectories).map_err(|misfit| misfit.at("weight"))?;
+            if *weight.data_type() == DataType::Utf8 {
+                return Err(Misfit::new("a weight is a number").at("weight"));
+            }
+            Line::Weighted(weight)
+        }
+        (None, None) => Line::Chance,
+    };
+    let stratify = given.stratify.map(|sql| rank::bind_key(&sql, context.trajectories)).transpose();
+    let stratify = stratify.map_err(|misfit| misfit.at("stratify"))?;
+    Bound::selection(Sample { size, line, stratify, replacement: given.replacement, seed: given.seed })
+}
+
+impl Sample {
+    /// What each trajectory weighs; the message of an impossible weight names the trajectory.
+    fn weights(&self, expression: &Expression, table: &RecordBatch) -> Result<Vec<f64>> {
+        let weights = cast(&expression.evaluate(table, &[])?, &DataType::Float64)?;
+        let weights: Vec<f64> = weights.as_primitive::<Float64Type>().iter().map(|weight| weight.unwrap_or(0.0)).collect();
+        match weights.iter().position(|weight| !(*weight >= 0.0 && weight.is_finite())) {
+            None => Ok(weights),
+            Some(row) => {
+                let id = rank::ids(table)?.value(row);
+                Err(Error::failed(format!("the weight of trajectory {id} is {}", weights[row])).hint("weights are finite and not negative"))
+            }
+        }
+    }
+
+    /// Rows that can be drawn, first ones first.
+    fn line_up(&self, table: &RecordBatch) -> Result<Vec<u32>> {
+        match &self.line {
+            Line::Chance => rank::shuffled(table, SALT, self.seed),
+            Line::Top(key) => rank::order(table, key.evaluate(table, &[])?, true),
+            Line::Weighted(weight) => {
+                // Efraimidis and Spirakis (2006): the rows with the smallest -ln(u)/weight are a weighted sample.
+                let weights = self.weights(weight, table)?;
+                let ids = rank::ids(table)?.values();
+                let key = |(id, weight): (&i64, &f64)| -rank::uniform(rank::chance(SALT, self.seed, *id)).ln() / weight;
+                let keys = Float64Array::from_iter_values(ids.iter().zip(&weights).map(key));
+                let line = rank::order(table, Arc::new(keys), false)?;
+                Ok(line.into_iter().filter(|row| weights[*row as usize] > 0.0).collect())
+            }
+        }
+    }
+
+    /// The rows of each group, groups in the order of their values.
+    fn groups(&self, table: &RecordBatch) -> Result<Vec<Vec<u32>>> {
+        let Some(stratify) = &self.stratify else {
+            let rows = u32::try_from(table.num_rows()).map_err(|_| Error::failed("more than 2³² trajectories"))?;
+            return Ok(vec![(0..rows).collect()]);
+        };
+        let key = stratify.evaluate(table, &[])?;
+        let order = rank::order(table, Arc::clone(&key), false)?;
+        let sorted = take(&key, &UInt32Array::from(order.clone()), None)?;
+        if sorted.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(partition(&[sorted])?.ranges().into_iter().map(|range| order[range].to_vec()).collect())
+    }
+
+    /// How many come from each group, which have these sizes.
+    fn quotas(&self, sizes: &[usize]) -> Vec<usize> {
+        let n: usize = sizes.iter().sum();
+        let total = match self.size {
+            Size::Fraction(fraction) if self.replacement => (fraction * n as f64 + 1e-9).floor() as usize,
+            Size::Fraction(fraction) => rank::share_of(fraction, n),
+            Size::Count(count) if self.replacement => count,
+            Size::Count(count) => count.min(n),
+            Size::MaxSteps(_) => n,
+        };
+        // Shares of the whole in exact integers: no group's fraction is another's rounding error.
+        let whole = |size: usize| (total as u128 * size as u128) / n.max(1) as u128;
+        let part = |size: usize| (total as u128 * size as u128) % n.max(1) as u128;
+        let mut quotas: Vec<usize> = match self.size {
+            // A fraction is the same in every group before the rest is given away.
+            Size::Fraction(fraction) => sizes.iter().map(|size| (fraction * *size as f64 + 1e-9).floor() as usize).collect(),
+            _ => sizes.iter().map(|size| whole(*size) as usize).collect(),
+        };
+        let fractional = |size: usize| match self.size {
+            Size::Fraction(fraction) => (fraction * size as f64 + 1e-9).fract(),
+            _ => part(size) as f64 / n.max(1) as f64,
+        };
+        let mut by_loss: Vec<usize> = (0..sizes.len()).collect();
+        by_loss.sort_by(|a, b| fractional(sizes[*b]).total_cmp(&fractional(sizes[*a])).then(a.cmp(b)));
+        let rest = total.saturating_sub(quotas.iter().sum());
+        by_loss.into_iter().take(rest).for_each(|group| quotas[group] += 1);
+        quotas
+    }
+
+    /// `quota` draws with replacement from `group`; `drawn` numbers the draws over all groups.
+    fn draw(&self, table: &RecordBatch, group: &[u32], quota: usize, drawn: &mut i64) -> Result<Vec<u32>> {
+        let ids = rank::ids(table)?;
+        let mut group = group.to_vec();
+        group.sort_by_key(|row| ids.value(*row as usize));
+        let weights = match &self.line {
+            Line::Weighted(weight) => self.weights(weight, table)?,
+            _ => vec![1.0; table.num_rows()],
+        };
+        let mut sums: Vec<f64> = Vec::with_capacity(group.len());
+        for row in &group {
+            sums.push(sums.last().copied().unwrap_or(0.0) + weights[*row as usize]);
+        }
+        let total = sums.last().copied().unwrap_or(0.0);
+        if total <= 0.0 {
+            return Ok(Vec::new());
+        }
+        let draw = |number: i64| {
+            let point = rank::uniform(rank::chance("subsample with replacement", self.seed, number)) * total;
+            group[sums.partition_point(|sum| *sum <= point).min(group.len() - 1)]
+        };
+        let first = *drawn;
+        *drawn += i64::try_from(quota).unwrap_or(i64::MAX);
+        Ok((first..*drawn).map(draw).collect())
+    }
+
+    /// The first of the line whose lengths add up to no more than `max_steps`.
+    fn fitting(table: &RecordBatch, line: &[u32], max_steps: i64) -> Result<Vec<u32>> {
+        let lengths = rank::integers(table, trajectory::LENGTH)?;
+        let mut left = max_steps;
+        let fits = line.iter().take_while(|row| {
+            left = left.saturating_sub(lengths[**row as usize]);
+            left >= 0
+        });
+        Ok(fits.copied().collect())
+    }
+}
+
+impl Selection for Sample {
+    fn reads(&self) -> Vec<String> {
+        let mut expressions: Vec<&Expression> = self.stratify.iter().collect();
+        if let Line::Weighted(key) | Line::Top(key) = &self.line {
+            expressions.push(key);
+        }
+        rank::reads(&expressions, &[])
+    }
+
+    fn repeats(&self) -> bool {
+        self.replacement
+    }
+
+    fn select(&self, table: &RecordBatch) -> Result<Selected> {
+        let groups = self.groups(table)?;
+        let mut rows = Vec::new();
+        if self.replacement {
+            let quotas = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
+            let mut drawn = 0;
+            for (group, quota) in groups.iter().zip(quotas) {
+                rows.extend(self.draw(table, group, quota, &mut drawn)?);
+            }
+        } else {
+            let line = self.line_up(table)?;
+            if let Size::MaxSteps(max_steps) = self.size {
+                rows = Sample::fitting(table, &line, max_steps)?;
+            } else {
+                let mut group_of = vec![0; table.num_rows()];
+                for (index, group) in groups.iter().enumerate() {
+                    group.iter().for_each(|row| group_of[*row as usize] = index);
+                }
+                let mut left = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
+                for row in line {
+                    let left = &mut left[group_of[row as usize]];
+                    if *left > 0 {
+                        *left -= 1;
+                        rows.push(row);
+                    }
+                }
+            }
+        }
+        rows.sort_unstable();
+        let mut kept = vec![false; table.num_rows()];
+        rows.iter().for_each(|row| kept[*row as usize] = true);
+        let dropped: Vec<u32> = kept.iter().zip(0..).filter(|(kept, _)| !**kept).map(|(_, row)| row).collect();
+        let reason = match self.line {
+            Line::Top(_) => "not among the highest",
+            _ => "not drawn",
+        };
+        let dropped = (!dropped.is_empty()).then(|| Dropped { reason: reason.to_owned(), rows: dropped });
+        Ok(Selected { rows, columns: Vec::new(), dropped: dropped.into_iter().collect() })
+    }
+}
+
+/// Keeps every `every`-th step.
+struct Stride {
+    every: usize,
+    reward: Fold,
+    steps: SchemaRef,
+}
+
+fn bind_stride(given: &Subsample, stride: u32, context: &Context) -> Result<Bound, Misfit> {
+    let others = [
+        ("fraction", given.fraction.is_some()),
+        ("count", given.count.is_some()),
+        ("max_steps", given.max_steps.is_some()),
+        ("top", given.top.is_some()),
+        ("stratify", given.stratify.is_some()),
+        ("weight", given.weight.is_some()),
+        ("replacement", given.replacement),
+    ];
+    if let Some((key, _)) = others.into_iter().find(|(_, given)| *given) {
+        return Err(Misfit::new(format!("`stride` is about steps, and `{key}` about trajectories"))
+            .help("use two `subsample` stages")
+            .at(key));
+    }
+    if stride == 0 {
+        return Err(Misfit::new("`stride` is at least 1").at("stride"));
+    }
+    let reward = given.reward.unwrap_or(Fold::Sum);
+    let fold_sums = reward == Fold::Sum && context.steps.field_with_name(step::REWARD).is_ok_and(|field| !field.data_type().is_numeric());
+    if fold_sums {
+        return Err(Misfit::new("rewards are not numbers: they have no sum").help("write `reward: last`").at("reward"));
+    }
+    let every = usize::try_from(stride).unwrap_or(usize::MAX);
+    Bound::transform(Stride { every, reward, steps: Arc::new(context.steps.clone()) })
+}
+
+impl Transform for Stride {
+    fn steps(&self) -> SchemaRef {
+        Arc::clone(&self.steps)
+    }
+
+    fn changes(&self) -> Changes {
+        let unchanged = [trajectory::TERMINATED, trajectory::TRUNCATED];
+        let changed = trajectory::INTRINSIC.iter().filter(|name| !unchanged.contains(name)).map(|name| (*name).to_owned());
+        Changes { trajectories: changed.collect(), rows: true, splits: false }
+    }
+
+    fn reads(&self) -> Option<Vec<String>> {
+        let own = [step::STEP, step::REWARD, step::TERMINATED, step::TRUNCATED, step::IS_FINAL];
+        Some(own.into_iter().filter(|name| self.steps.index_of(name).is_ok()).map(str::to_owned).collect())
+    }
+
+    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
+        let is_final = chunk.is_final()?;
+        let (mut groups, mut numbers, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+        for span in chunk.spans() {
+            let end = span.end;
+            let steps = span.start + span.clone().filter(|row| !is_final.value(*row)).count();
+            groups.extend((span.start..steps).step_by(self.every).map(|row| row..steps.min(row.saturating_add(self.every))));
+            groups.extend((steps..end).map(|row| row..row + 1));
+            let rows = groups.len() - offsets[offsets.len() - 1];
+            numbers.extend((0..).take(rows).collect::<Vec<i32>>());
+            offsets.push(groups.len());
+        }
+        tally.drop_rows("left out by stride", (chunk.steps.num_rows() - groups.len()) as u64);
+
+        let firsts = UInt64Array::from_iter_values(groups.iter().map(|group| group.start as u64));
+        let steps = take_record_batch(&chunk.steps, &firsts)?;
+        let mut strided = Chunk::new(steps, chunk.trajectories.clone(), offsets);
+        let field = |name: &str| chunk.steps.schema().field_with_name(name).cloned();
+        strided = strided.with_step_column(field(step::STEP)?, Arc::new(Int32Array::from(numbers)))?;
+        for name in [step::TERMINATED, step::TRUNCATED] {
+            let flags = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
+            let flags = flags.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))?;
+            let any = groups.iter().map(|group| Some(group.clone().any(|row| flags.value(row))));
+            strided = strided.with_step_column(field(name)?, Arc::new(any.collect::<BooleanArray>()))?;
+        }
+        if let Some(reward) = chunk.steps.column_by_name(step::REWARD) {
+            let folded: ArrayRef = match self.reward {
+                Fold::Last => take(reward, &UInt64Array::from_iter_values(groups.iter().map(|group| group.end as u64 - 1)), None)?,
+                Fold::Sum => {
+                    let rewards = cast(reward, &DataType::Float64)?;
+                    let rewards = rewards.as_primitive::<Float64Type>();
+                    let sum = |group: &std::ops::Range<usize>| {
+                        let known = group.clone().filter(|row| rewards.is_valid(*row)).map(|row| rewards.value(row));
+                        known.fold(None, |sum: Option<f64>, reward| Some(sum.unwrap_or(0.0) + reward))
+                    };
+                    cast(&groups.iter().map(sum).collect::<Float64Array>(), reward.data_type())?
+                }
+            };
+            strided = strided.with_step_column(field(step::REWARD)?, folded)?;
+        }
+        Ok(strided)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use arrow::array::StringArray;
+    use arrow::datatypes::{Field, Float32Type, Int32Type};
+    use proptest::prelude::*;
+
+    use super::super::fixture::{self, float};
+    use super::*;
+
+    fn select(rows: &[(i64, f64, &str, i64)], options: &str) -> Vec<i64> {
+        let (ids, lengths): (Vec<i64>, Vec<i64>) = rows.iter().map(|row| (row.0, row.3)).unzip();
+        let values: Vec<Option<f64>> = rows.iter().map(|row| Some(row.1)).collect();
+        let groups = StringArray::from_iter_values(rows.iter().map(|row| row.2));
+        let groups = (Field::new("group", DataType::Utf8, true), Arc::new(groups) as ArrayRef);
+        let table = fixture::table(&ids, &lengths, vec![float("return", &values), groups]);
+        fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table))
+    }
+
+    fn rows(n: usize) -> Vec<(i64, f64, &'static str, i64)> {
+        (0..n).map(|id| (id as i64, (id * 7 % 13) as f64, ["a", "b", "c"][id % 7 % 3], 1 + id as i64 % 5)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn sizes_are_exact_and_the_tables_order_is_without_effect(
+            n in 0usize..60, percent in 0usize..=100, seed in 0u64..1000, turn in 0usize..60,
+        ) {
+            let straight = rows(n);
+            let mut turned = straight.clone();
+            turned.rotate_left(turn % n.max(1));
+            turned.reverse();
+            let fraction = percent as f64 / 100.0;
+            let line_ups = [
+                format!(r#"{{"fraction": {fraction}, "seed": {seed}}}"#),
+                format!(r#"{{"fraction": {fraction}, "seed": {seed}, "stratify": "group"}}"#),
+                format!(r#"{{"fraction": {fraction}, "seed": {seed}, "weight": "length"}}"#),
+                format!(r#"{{"fraction": {fraction}, "top": {{"by": "return"}}}}"#),
+                format!(r#"{{"count": {}, "seed": {seed}, "stratify": "group"}}"#, n * percent / 100),
+                format!(r#"{{"count": {}, "seed": {seed}, "replacement": true, "weight": "return + 1", "stratify": "group"}}"#, n * percent / 100),
+            ];
+            for options in line_ups {
+                let (kept, mut again) = (select(&straight, &options), select(&turned, &options));
+                prop_assert_eq!(kept.len(), n * percent / 100, "{}", options);
+                prop_assert!(kept.is_sorted(), "the table's order is kept");
+                again.sort_unstable();
+                prop_assert_eq!(&kept, &again);
+                let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+                for row in &straight {
+                    let size = sizes.entry(row.2).or_default();
+                    *size = (size.0 + 1, size.1 + kept.iter().filter(|id| **id == row.0).count());
+                }
+                if options.contains("stratify") && n > 0 {
+                    let exact = |size: usize| (n * percent / 100) as f64 / n as f64 * size as f64;
+                    let near = sizes.values().all(|(size, kept)| (*kept as f64 - exact(*size)).abs() <= 1.0 + 1e-9);
+                    prop_assert!(near, "{:?} of {}", sizes, options);
+                }
+            }
+        }
+
+        #[test]
+        fn a_draw_in_steps_takes_the_line_until_it_is_full(n in 0usize..40, max_steps in 0i64..120, seed in 0u64..50) {
+            let table = rows(n);
+            let kept = select(&table, &format!(r#"{{"max_steps": {max_steps}, "seed": {seed}}}"#));
+            let mut line: Vec<_> = table.iter().map(|row| (rank::chance("subsample", seed, row.0), row.0, row.3)).collect();
+            line.sort_unstable();
+            let mut sum = 0;
+            let wanted: BTreeSet<i64> = line.iter().take_while(|row| { sum += row.2; sum <= max_steps }).map(|row| row.1).collect();
+            prop_assert_eq!(kept.into_iter().collect::<BTreeSet<_>>(), wanted);
+        }
+    }
+
+    #[test]
+    fn the_rest_goes_to_the_groups_that_lost_most() {
+        let mut table = rows(0);
+        table.extend((0..10).map(|id| (id, 0.0, "a", 1)));
+        table.extend((10..16).map(|id| (id, 0.0, "b", 1)));
+        table.extend((16..20).map(|id| (id, 0.0, "c", 1)));
+        // 0.25 of 10, 6 and 4 is 2.5, 1.5 and 1; of 20 it is 5, so one is left over, and equal losses go by the group's value.
+        let kept = select(&table, r#"{"fraction": 0.25, "stratify": "group", "seed": 3}"#);
+        let of = |range: std::ops::Range<i64>| kept.iter().filter(|id| range.contains(id)).count();
+        assert_eq!((of(0..10), of(10..16), of(16..20)), (3, 1, 1));
+    }
+
+    #[test]
+    fn the_highest_are_kept_nan_counting_as_the_highest_and_ties_by_id() {
+        let table = [(5, 1.0, "a", 1), (3, 1.0, "a", 1), (4, 9.0, "b", 1), (1, 0.0, "b", 1)];
+        assert_eq!(select(&table, r#"{"count": 2, "top": {"by": "return"}}"#), [3, 4]);
+        assert_eq!(select(&table, r#"{"fraction": 0.5, "top": {"by": "return"}, "stratify": "group"}"#), [3, 4]);
+        assert_eq!(select(&table, r#"{"count": 1, "top": {"by": "-\"return\""}}"#), [1]);
+    }
+
+    #[test]
+    fn weights_are_chances() {
+        let table: Vec<_> = (0..3000).map(|id| (id, if id % 3 == 0 { 0.0 } else { (id % 3) as f64 }, "a", 1)).collect();
+        let kept = select(&table, r#"{"count": 300, "weight": "return", "seed": 1}"#);
+        let of = |kept: &[i64], class: i64| kept.iter().filter(|id| **id % 3 == class).count();
+        assert_eq!(of(&kept, 0), 0);
+        // One in three against two in three, less what without replacement takes off: four standard deviations wide.
+        assert!((170..=225).contains(&of(&kept, 2)), "{}", of(&kept, 2));
+        let drawn = select(&table, r#"{"count": 3000, "weight": "return", "replacement": true, "seed": 1}"#);
+        assert_eq!((drawn.len(), of(&drawn, 0)), (3000, 0));
+        assert!((1896..=2104).contains(&of(&drawn, 2)), "{}", of(&drawn, 2));
+        let all = select(&table, r#"{"fraction": 1, "weight": "return"}"#);
+        assert_eq!(all.len(), 2000, "a weight of 0 is never drawn");
+    }
+
+    #[test]
+    fn impossible_weights_and_options_are_refused() {
+        let table = fixture::table(&[7, 8], &[1, 1], vec![float("return", &[Some(1.0), Some(-2.0)])]);
+        let selection = fixture::selection(&STAGE, r#"{"count": 1, "weight": "return"}"#, &table);
+        assert_eq!(selection.select(&table).err().unwrap().message, "the weight of trajectory 8 is -2");
+        let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
+        assert_eq!(misfit("{}").message, "`subsample` needs exactly one of `fraction`, `count`, `max_steps` and `stride`");
+        assert_eq!(misfit(r#"{"fraction": 0.1, "count": 3}"#).message, misfit("{}").message);
+        assert_eq!(misfit(r#"{"fraction": 1.5}"#).path, ["fraction"]);
+        assert_eq!(misfit(r#"{"stride": 2, "seed": 1, "weight": "length"}"#).path, ["weight"]);
+        assert_eq!(misfit(r#"{"count": 2, "top": {"by": "retrun"}}"#).path, ["top", "by"]);
+        assert_eq!(misfit(r#"{"count": 2, "replacement": true, "top": {"by": "return"}}"#).path, ["replacement"]);
+    }
+
+    #[test]
+    fn a_stride_keeps_first_steps_flags_and_the_final_observation() {
+        let chunk = fixture::chunk(&[(2, 5, true), (3, 2, false), (4, 0, true)]);
+        let run = |options: &str| {
+            let mut tally = Tally::default();
+            let after = fixture::transform(&STAGE, options).apply(chunk.clone(), &mut tally).unwrap();
+            let column = |name: &str| after.steps.column_by_name(name).unwrap().clone();
+            let steps = column("step").as_primitive::<Int32Type>().values().to_vec();
+            let rewards: Vec<Option<f32>> = column("reward").as_primitive::<Float32Type>().iter().collect();
+            let first = column("observation")
+                .as_fixed_size_list()
+                .values()
+                .as_primitive::<Float32Type>()
+                .values()
+                .iter()
+                .step_by(2)
+                .copied()
+                .collect::<Vec<_>>();
+            let terminated: Vec<bool> = column("terminated").as_boolean().values().iter().collect();
+            (steps, rewards, first, terminated, after.offsets, tally.dropped_rows)
+        };
+        // Rows 0–4 are steps of trajectory 2, row 5 its final observation, 6 and 7 trajectory 3, 8 the final row of 4.
+        let (steps, rewards, first, terminated, offsets, dropped) = run(r#"{"stride": 2}"#);
+        assert_eq!(steps, [0, 1, 2, 3, 0, 0]);
+        assert_eq!(rewards, [Some(1.0), Some(5.0), Some(4.0), None, Some(13.0), None]);
+        assert_eq!(first, [0.0, 2.0, 4.0, 5.0, 6.0, 8.0]);
+        assert_eq!(terminated, [false, false, true, false, false, false]);
+        assert_eq!((offsets, dropped["left out by stride"]), (vec![0, 4, 5, 6], 3));
+        let (_, rewards, _, terminated, ..) = run(r#"{"stride": 3, "reward": "last"}"#);
+        assert_eq!(rewards, [Some(2.0), Some(4.0), None, Some(7.0), None]);
+        assert_eq!(terminated, [false, true, false, false, false]);
+    }
+}

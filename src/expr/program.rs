@@ -1,0 +1,269 @@
+//! What an expression reads, and what is computed along trajectories before it: each function along a trajectory becomes
+//! a column of its own, innermost first, and the rest of the expression reads that column like any other.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::physical_expr::PhysicalExpr;
+
+use super::Misfit;
+use super::along::{Edge, FUNCTIONS, Function};
+use super::explain::{self, inside, kind, text};
+use super::session::{df_schema, element, session, simplifier};
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+
+/// The columns that an expression reads, and those that are computed from them along trajectories.
+pub(super) struct Program {
+    /// The columns read, then the computed ones; every one may be null, so that any batch with these types fits.
+    schema: SchemaRef,
+    columns: Vec<String>,
+    steps: Vec<Step>,
+}
+
+struct Step {
+    argument: Arc<dyn PhysicalExpr>,
+    function: Function,
+    written: String,
+}
+
+impl Program {
+    /// Takes the functions along a trajectory out of `expr`; what is left is an expression over [`Program::schema`].
+    /// `is_final` says whether the column of that name is needed in any case.
+    pub(super) fn lower(expr: Expr, schema: &Schema, edge: Edge, is_final: bool) -> Result<(Program, Expr), Misfit> {
+        let is_final = is_final || calls_along(&expr, |name| name != "next" && name != "prev");
+        if is_final && schema.index_of(step::IS_FINAL).is_err() {
+            return Err(Misfit::new("there is no column `is_final` to tell steps from final observations"));
+        }
+        let named: Vec<String> = expr.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        let used = |name: &str| named.iter().any(|column| column == name) || (is_final && name == step::IS_FINAL);
+        let inputs = schema.fields().iter().filter(|field| used(field.name()));
+        let fields: Vec<FieldRef> = inputs.map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
+        let columns = fields.iter().map(|field| field.name().clone()).collect();
+        let mut lowering = Lowering { fields, steps: Vec::new(), done: Vec::new(), edge };
+        let mut fault = None;
+        let lowered = expr.transform_up(|node| {
+            lowering.node(node).map_err(|misfit| {
+                fault = Some(misfit);
+                DataFusionError::Plan(String::new())
+            })
+        });
+        let expr = match (fault, lowered) {
+            (Some(misfit), _) => return Err(misfit),
+            (None, Err(error)) => return Err(Misfit::new(explain::reason(&error))),
+            (None, Ok(expr)) => expr.data,
+        };
+        Ok((Program { schema: Arc::new(Schema::new(lowering.fields)), columns, steps: lowering.steps }, expr))
+    }
+
+    /// Columns that [`Program::run`] gives.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Columns that [`Program::run`] reads.
+    pub(super) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The columns of `batch` that are read, and those computed along trajectories that start at `offsets`.
+    pub(super) fn run(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<RecordBatch> {
+        let mut columns = Vec::with_capacity(self.schema.fields().len());
+        for field in self.schema.fields().iter().take(self.columns.len()) {
+            let column =
+                batch.column_by_name(field.name()).ok_or_else(|| Error::failed(format!("column `{}` is missing", field.name())))?;
+            if column.data_type() != field.data_type() {
+                let (found, wanted) = (column.data_type(), field.data_type());
+                return Err(Error::failed(format!("column `{}` is of type {found}, where {wanted} was announced", field.name())));
+            }
+            columns.push(Arc::clone(column));
+        }
+        if !self.steps.is_empty() && offsets.last().copied().unwrap_or(0) != batch.num_rows() {
+            return Err(Error::failed("functions along a trajectory need to know where trajectories begin"));
+        }
+        let is_final = batch.column_by_name(step::IS_FINAL).and_then(|column| column.as_boolean_opt());
+        for step in &self.steps {
+            let known = self.table(&columns, batch.num_rows())?;
+            let argument = evaluate(&step.argument, &known, batch, &step.written)?;
+            columns.push(step.function.evaluate(&argument, offsets, is_final)?);
+        }
+        self.table(&columns, batch.num_rows())
+    }
+
+    fn table(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
+        let schema = Arc::new(Schema::new(self.schema.fields()[..columns.len()].to_vec()));
+        Ok(RecordBatch::try_new_with_options(schema, columns.to_vec(), &RecordBatchOptions::new().with_row_count(Some(rows)))?)
+    }
+}
+
+/// Whether the expression calls a function along a trajectory whose name `which` accepts.
+fn calls_along(expr: &Expr, which: impl Fn(&str) -> bool) -> bool {
+    let called = |node: &Expr| match node {
+        Expr::ScalarFunction(call) => along(call).is_some_and(&which),
+        _ => false,
+    };
+    expr.exists(|node| Ok(called(node))).unwrap_or(false)
+}
+
+fn along(call: &ScalarFunction) -> Option<&'static str> {
+    FUNCTIONS.iter().map(|(name, _)| *name).find(|name| *name == call.func.name())
+}
+
+struct Lowering {
+    fields: Vec<FieldRef>,
+    steps: Vec<Step>,
+    /// What was computed already, and under which name.
+    done: Vec<(Expr, String)>,
+    edge: Edge,
+}
+
+impl Lowering {
+    fn node(&mut self, node: Expr) -> Result<Transformed<Expr>, Misfit> {
+        let Expr::ScalarFunction(call) = &node else { return Ok(Transformed::no(node)) };
+        if call.func.name() == "array_element" {
+            return self.element(node);
+        }
+        let Some(name) = along(call) else { return Ok(Transformed::no(node)) };
+        if let Some((_, name)) = self.done.iter().find(|(done, _)| *done == node) {
+            return Ok(Transformed::yes(Expr::Column(Column::new_unqualified(name))));
+        }
+        let Some(argument) = call.args.first() else { return Ok(Transformed::no(node)) };
+        if argument.exists(|inner| Ok(matches!(inner, Expr::AggregateFunction(_)))).unwrap_or(false) {
+            return Err(Misfit::new(format!("`{name}` is given an aggregate, which has one value for all steps")).word(name));
+        }
+        let gamma = call.args.get(1).map_or(Ok(1.0), discount)?;
+        let Some(function) = Function::named(name, self.edge, gamma) else { return Ok(Transformed::no(node)) };
+        let columns = self.columns()?;
+        let argument = fit(argument.clone(), &columns)?;
+        let data_type = argument.get_type(&columns).map_err(|error| Misfit::new(explain::reason(&error)))?;
+        let number = data_type.is_numeric() || data_type == DataType::Boolean;
+        let ordered = number || matches!(data_type, DataType::Utf8);
+        if (function.needs_number() && !number) || (function.needs_order() && !ordered) {
+            let written = text(&argument);
+            let misfit = Misfit::new(format!("`{name}` takes a number, and `{written}` is {}", kind(&data_type))).word(name);
+            return Err(if data_type.is_nested() { misfit.help(inside(&written, &data_type)) } else { misfit });
+        }
+        let written = text(&node);
+        let mut column = written.clone();
+        while self.fields.iter().any(|field| *field.name() == column) {
+            column.push('\'');
+        }
+        self.steps.push(Step { argument: physical(argument, &columns)?, function, written });
+        self.fields.push(Arc::new(Field::new(&column, function.data_type(&data_type), true)));
+        self.done.push((node, column.clone()));
+        Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column))))
+    }
+
+    /// `vector[index]` for vector columns, by a function of our own: DataFusion would turn all vectors into lists first.
+    fn element(&self, node: Expr) -> Result<Transformed<Expr>, Misfit> {
+        let Expr::ScalarFunction(call) = &node else { return Ok(Transformed::no(node)) };
+        let columns = self.columns()?;
+        let types: Vec<Option<DataType>> = call.args.iter().map(|argument| argument.get_type(&columns).ok()).collect();
+        let [Some(DataType::FixedSizeList(..)), Some(index)] = &types[..] else { return Ok(Transformed::no(node)) };
+        if !index.is_integer() {
+            let written = text(&call.args[1]);
+            return Err(Misfit::new(format!("the index in `{}` is {}, not a whole number", text(&node), kind(index))).word(written));
+        }
+        Ok(Transformed::yes(element().call(call.args.clone())))
+    }
+
+    fn columns(&self) -> Result<DFSchema, Misfit> {
+        df_schema(&Schema::new(self.fields.clone())).map_err(|error| Misfit::new(explain::reason(&error)))
+    }
+}
+
+/// The constant discount factor of `returns_to_go`.
+fn discount(expr: &Expr) -> Result<f64, Misfit> {
+    let wrong = || Misfit::new(format!("the discount `{}` is not a constant from 0 to 1", text(expr))).word(text(expr));
+    let nothing = DFSchema::empty();
+    let simplifier = simplifier(&nothing);
+    let simple = simplifier.coerce(expr.clone(), &nothing).and_then(|expr| simplifier.simplify(expr)).map_err(|_| wrong())?;
+    let Expr::Literal(value, _) = simple else { return Err(wrong()) };
+    let value = value.cast_to(&DataType::Float64).map_err(|_| wrong())?;
+    match value {
+        datafusion::common::ScalarValue::Float64(Some(gamma)) if (0.0..=1.0).contains(&gamma) => Ok(gamma),
+        _ => Err(wrong()),
+    }
+}
+
+/// Makes the types of `expr` fit together, and computes what is constant in it.
+pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
+    explain::check_operators(&expr, columns)?;
+    let simplifier = simplifier(columns);
+    let coerced = simplifier.coerce(expr.clone(), columns).map_err(|error| explain::types(&expr, columns, &error))?;
+    let simple = simplifier.simplify(coerced).map_err(|error| {
+        explain::missing_field(&error, columns.as_arrow())
+            .unwrap_or_else(|| Misfit::new(format!("`{}` cannot be computed: {}", text(&expr), explain::reason(&error))))
+    })?;
+    // What is constant and yet was not computed cannot be: a text that is no number, a division by zero.
+    let mut fault = None;
+    let looked = simple.apply(|node| {
+        let constant = match node {
+            Expr::Cast(cast) => matches!(cast.expr.as_ref(), Expr::Literal(..)),
+            Expr::BinaryExpr(binary) => matches!((binary.left.as_ref(), binary.right.as_ref()), (Expr::Literal(..), Expr::Literal(..))),
+            _ => false,
+        };
+        if constant {
+            let empty =
+                RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &RecordBatchOptions::new().with_row_count(Some(1)))?;
+            let value = session().create_physical_expr(node.clone(), &DFSchema::empty()).and_then(|expr| expr.evaluate(&empty));
+            fault = value
+                .err()
+                .map(|error| Misfit::new(format!("`{}` cannot be computed: {}", text(node), explain::reason(&error))).word(text(node)));
+        }
+        Ok(if fault.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    match (fault, looked) {
+        (Some(misfit), _) => Err(misfit),
+        (None, Err(error)) => Err(Misfit::new(explain::reason(&error))),
+        (None, Ok(_)) => Ok(simple),
+    }
+}
+
+/// The expression in the form that is evaluated.
+pub(super) fn physical(expr: Expr, columns: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, Misfit> {
+    let physical = session().create_physical_expr(expr.clone(), columns);
+    physical.map_err(|error| explain::types(&expr, columns, &error))
+}
+
+/// The type that values of `data_type` are kept as: what Parquet readers of every kind take.
+pub(super) fn plain(data_type: DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        other => other,
+    }
+}
+
+/// The value of `expr` on every row of `table`. `source` has the same rows, with the columns that say where they come
+/// from, and `written` is the expression as the user wrote it: both for the message when a row has no value.
+pub(super) fn evaluate(expr: &Arc<dyn PhysicalExpr>, table: &RecordBatch, source: &RecordBatch, written: &str) -> Result<ArrayRef> {
+    let compute = |table: &RecordBatch| expr.evaluate(table).and_then(|value| value.into_array(table.num_rows()));
+    let error = match compute(table) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    // The first row at fault lies in the first half, or else in the second, and so on.
+    let (mut start, mut len) = (0, table.num_rows());
+    while len > 1 {
+        let half = len / 2;
+        if compute(&table.slice(start, half)).is_err() {
+            len = half;
+        } else {
+            (start, len) = (start + half, len - half);
+        }
+    }
+    let id = source.column_by_name(step::TRAJECTORY_ID).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let number = source.column_by_name(step::STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
+    let place = match (id.filter(|ids| start < ids.len()), number.filter(|steps| start < steps.len())) {
+        (Some(ids), Some(steps)) => format!(" at trajectory {}, step {}", ids.value(start), steps.value(start)),
+        (Some(ids), None) => format!(" at trajectory {}", ids.value(start)),
+        _ => String::new(),
+    };
+    Err(Error::failed(format!("`{written}` cannot be computed{place}: {}", explain::reason(&error))))
+}

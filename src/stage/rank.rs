@@ -1,0 +1,86 @@
+//! Ranks of trajectories: by what they are, and by seeded chance.
+//!
+//! Both depend on ids and values alone, never on where a trajectory stands, so a selection is the same whatever the
+//! shards' layout.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::compute::{SortColumn, SortOptions, lexsort_to_indices};
+use arrow::datatypes::{DataType, Int64Type, Schema};
+
+use super::Misfit;
+use crate::dataset::schema::trajectory;
+use crate::error::{Error, Result};
+use crate::expr::Expression;
+
+/// ⌊share·n⌋, where a share such as 0.29 is meant as written and not as the double just below it.
+pub(super) fn share_of(share: f64, n: usize) -> usize {
+    ((share * n as f64 + 1e-9).floor() as usize).min(n)
+}
+
+/// A number from `seed` and `id` that nothing else has a part in; `salt` keeps the draws of different stages apart.
+pub(super) fn chance(salt: &str, seed: u64, id: i64) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(salt.as_bytes()).update(&[0]).update(&seed.to_le_bytes()).update(&id.to_le_bytes());
+    let mut first = [0; 8];
+    hasher.finalize_xof().fill(&mut first);
+    u64::from_le_bytes(first)
+}
+
+/// The number of [`chance`] as one strictly between 0 and 1.
+pub(super) fn uniform(chance: u64) -> f64 {
+    // 52 bits and a half: the largest is still below 1 in a double.
+    ((chance >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+}
+
+/// Ids of the trajectories in a table of them.
+pub(super) fn ids(table: &RecordBatch) -> Result<&Int64Array> {
+    let column = table.column_by_name(trajectory::TRAJECTORY_ID).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    column.ok_or_else(|| Error::failed("`trajectory_id` is not an int64 column"))
+}
+
+/// An int64 column of a table of trajectories; null counts as 0.
+pub(super) fn integers(table: &RecordBatch, name: &str) -> Result<Vec<i64>> {
+    let column = table.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let column = column.ok_or_else(|| Error::failed(format!("`{name}` is not an int64 column of trajectories")))?;
+    Ok(column.iter().map(|value| value.unwrap_or(0)).collect())
+}
+
+/// Rows of `table` in the order of `key`, nulls last either way, ties by ascending id.
+pub(super) fn order(table: &RecordBatch, key: ArrayRef, descending: bool) -> Result<Vec<u32>> {
+    let ids: ArrayRef = Arc::new(ids(table)?.clone());
+    let column = |values, descending| SortColumn { values, options: Some(SortOptions { descending, nulls_first: false }) };
+    Ok(lexsort_to_indices(&[column(key, descending), column(ids, false)], None)?.values().to_vec())
+}
+
+/// Rows of `table` in the order of a seeded draw, ties by ascending id.
+pub(super) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> Result<Vec<u32>> {
+    let ids = ids(table)?.values();
+    let mut keyed: Vec<(u64, i64, u32)> = ids.iter().zip(0..).map(|(id, row)| (chance(salt, seed, *id), *id, row)).collect();
+    keyed.sort_unstable();
+    Ok(keyed.into_iter().map(|(_, _, row)| row).collect())
+}
+
+/// Binds the column of trajectories, or expression over them, that a stage ranks or groups by.
+pub(super) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, Misfit> {
+    let expression = Expression::bind(sql, trajectories, None)?;
+    let kind = expression.data_type();
+    if !matches!(kind, DataType::Boolean | DataType::Utf8) && !kind.is_numeric() {
+        return Err(
+            Misfit::new(format!("`{sql}` has no order: it is neither a number nor text")).help("take one value of it, such as column[1]")
+        );
+    }
+    Ok(expression)
+}
+
+/// `sql`'s columns and `more`, without repeats.
+pub(super) fn reads(expressions: &[&Expression], more: &[&str]) -> Vec<String> {
+    let mut names: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
+    for column in expressions.iter().flat_map(|expression| expression.columns()) {
+        if !names.contains(column) {
+            names.push(column.clone());
+        }
+    }
+    names
+}

@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use super::assemble::{Edge, Window};
 use super::columns::Written;
-use super::reduce::{Horizon, Reduce};
-use super::{Action, Feed, Files, HorizonOptions, Label, Labeller, Limit, Named};
+use super::options::{Files, Label};
+use super::outputs::{Output, clip, output};
+use super::{Action, Feed, Labeller, Named};
 use crate::dataset::chunk::with_field;
-use crate::dataset::schema::{step, vector, width};
+use crate::dataset::schema::step;
 use crate::error::nearest;
 use crate::expr::{self, Expression};
 use crate::model::{Element, Geometry, Port, Spec};
@@ -64,7 +65,7 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
 }
 
 /// A misfit of an option where the user gave it, and of the model where it came from there.
-fn blame(given: bool, option: &str, message: String) -> Misfit {
+pub(super) fn blame(given: bool, option: &str, message: String) -> Misfit {
     Misfit::new(message).at(if given { option } else { "model" })
 }
 
@@ -72,7 +73,17 @@ fn quoted<T: Display>(names: impl IntoIterator<Item = T>) -> String {
     names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+/// A column's type as ports are shown: `float32 [3]`.
+pub(super) fn shown(data_type: &DataType) -> String {
+    match data_type {
+        DataType::FixedSizeList(child, width) => format!("{} [{width}]", shown(child.data_type())),
+        other if other.is_primitive() || *other == DataType::Utf8 => other.to_string().to_lowercase(),
+        other => other.to_string(),
+    }
+}
+
+/// The nearest of the model's names, or all of them.
+pub(super) fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     nearest(given, known.clone()).map_or_else(|| format!("the model has {}", quoted(known)), |name| format!("did you mean `{name}`?"))
 }
 
@@ -96,13 +107,25 @@ fn specs(label: &Label, context: &Context) -> Result<(Vec<String>, Vec<Spec>), M
     for (index, spec) in specs.iter().enumerate().skip(1) {
         for (what, one, other) in [("inputs", &first.inputs, &spec.inputs), ("outputs", &first.outputs, &spec.outputs)] {
             if !alike(one, other) {
-                let message = format!("the members of an ensemble need the same {what}: `{}` has {}, `{}` has {}", names[0], quoted(one), names[index], quoted(other));
+                let message = format!(
+                    "the members of an ensemble need the same {what}: `{}` has {}, `{}` has {}",
+                    names[0],
+                    quoted(one),
+                    names[index],
+                    quoted(other)
+                );
                 return Err(at(Misfit::new(message), index));
             }
         }
         if let Some(key) = METADATA.iter().find(|key| first.metadata.get(**key) != spec.metadata.get(**key)) {
             let said = |spec: &Spec| spec.metadata.get(*key).map_or_else(|| "nothing".to_owned(), |value| format!("`{value}`"));
-            let message = format!("the members of an ensemble disagree on `{key}`: `{}` says {}, `{}` says {}", names[0], said(first), names[index], said(spec));
+            let message = format!(
+                "the members of an ensemble disagree on `{key}`: `{}` says {}, `{}` says {}",
+                names[0],
+                said(first),
+                names[index],
+                said(spec)
+            );
             return Err(at(Misfit::new(message), index));
         }
     }
@@ -110,9 +133,13 @@ fn specs(label: &Label, context: &Context) -> Result<(Vec<String>, Vec<Spec>), M
 }
 
 /// A property of the model file, read as `T`.
-fn property<T>(spec: &Spec, key: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Misfit> {
+pub(super) fn property<T>(spec: &Spec, key: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Misfit> {
     let Some(text) = spec.metadata.get(key) else { return Ok(None) };
-    let wrong = || Misfit::new(format!("the model's metadata says `{key}` is `{text}`, which makes no sense")).help("give the option in the pipeline, or export the model again").at("model");
+    let wrong = || {
+        Misfit::new(format!("the model's metadata says `{key}` is `{text}`, which makes no sense"))
+            .help("give the option in the pipeline, or export the model again")
+            .at("model")
+    };
     read(text.trim()).map(Some).ok_or_else(wrong)
 }
 
@@ -128,7 +155,9 @@ fn batch(label: &Label, spec: &Spec, context: &Context) -> Result<usize, Misfit>
     match (label.batch, fixed) {
         (Some(0), _) => Err(Misfit::new("`batch` is 0").help("at least 1").at("batch")),
         (Some(batch), Some((rows, port))) if batch != rows => {
-            Err(Misfit::new(format!("`batch` is {batch}, and the model takes exactly {rows} rows: `{port}`")).help("leave `batch` out, or export the model with a free batch axis").at("batch"))
+            Err(Misfit::new(format!("`batch` is {batch}, and the model takes exactly {rows} rows: `{port}`"))
+                .help("leave `batch` out, or export the model with a free batch axis")
+                .at("batch"))
         }
         (_, Some((0, port))) => Err(Misfit::new(format!("the model takes batches of no rows: `{port}`")).at("model")),
         (Some(batch), _) => Ok(batch),
@@ -138,7 +167,7 @@ fn batch(label: &Label, spec: &Spec, context: &Context) -> Result<usize, Misfit>
 }
 
 /// Values of one row of a port; `None` where an axis is free.
-fn cells(axes: &[Option<usize>]) -> Option<usize> {
+pub(super) fn cells(axes: &[Option<usize>]) -> Option<usize> {
     axes.iter().copied().try_fold(1, |cells: usize, size| cells.checked_mul(size?))
 }
 
@@ -214,10 +243,11 @@ fn named(inputs: &BTreeMap<String, String>, steps: &Schema, ports: &[Port], edge
         let expression = Expression::bind(sql, steps, Some(along)).map_err(|misfit| at(misfit.into()))?;
         let found = expression.data_type().clone();
         let Some((element, width)) = numbers(&found) else {
-            return Err(at(Misfit::new(format!("`{sql}` is {found}, which cannot be fed to the model's input `{port}`")).help("it takes numbers and vectors of numbers")));
+            return Err(at(Misfit::new(format!("`{sql}` is {}, which cannot be fed to the model's input `{port}`", shown(&found)))
+                .help("it takes numbers and vectors of numbers")));
         };
         if !feeds(element, port) {
-            return Err(at(Misfit::new(format!("`{sql}` is {found}, and the model's input is `{port}`"))));
+            return Err(at(Misfit::new(format!("`{sql}` is {}, and the model's input is `{port}`", shown(&found)))));
         }
         let Some(shape) = row_shape(port, width) else {
             return Err(at(Misfit::new(format!("`{sql}` has {width} values a step, and the model's input is `{port}`"))));
@@ -235,10 +265,14 @@ fn window(label: &Label, steps: &Schema, spec: &Spec, port: &Port, edge: Edge) -
         return Err(Misfit::new("steps has no column `observation` for the model's window").help(by_hand));
     };
     let Some((element, width)) = numbers(field.data_type()) else {
-        return Err(Misfit::new(format!("`observation` is {}, and a window needs numbers or vectors of numbers", field.data_type())).help(by_hand));
+        return Err(Misfit::new(format!(
+            "`observation` is {}, and a window needs numbers or vectors of numbers",
+            shown(field.data_type())
+        ))
+        .help(by_hand));
     };
     if !feeds(element, port) {
-        return Err(Misfit::new(format!("`observation` is {}, and the model's input is `{port}`", field.data_type())).at("model"));
+        return Err(Misfit::new(format!("`observation` is {}, and the model's input is `{port}`", shown(field.data_type()))).at("model"));
     }
     let given = label.window.as_ref();
     let count = |key: &str| property(spec, key, |text| text.parse::<usize>().ok());
@@ -246,7 +280,11 @@ fn window(label: &Label, steps: &Schema, spec: &Spec, port: &Port, edge: Edge) -
     let future = given.and_then(|window| window.future).map_or_else(|| count("trajmill.future"), |future| Ok(Some(future)))?;
     let future = future.or((edge == Edge::Ssorl).then_some(1));
     if let Some(future) = future.filter(|future| edge == Edge::Ssorl && *future != 1) {
-        let misfit = blame(given.is_some(), "window", format!("`edge: ssorl` sees exactly one observation after the step, and `future` is {future}"));
+        let misfit = blame(
+            given.is_some(),
+            "window",
+            format!("`edge: ssorl` sees exactly one observation after the step, and `future` is {future}"),
+        );
         return Err(misfit.help("`future: 1`, or another edge policy"));
     }
 
@@ -262,7 +300,10 @@ fn window(label: &Label, steps: &Schema, spec: &Spec, port: &Port, edge: Edge) -
         (None, Some(future), _) => (0, future),
         (None, None, _) => {
             let (says, help) = match (input, length) {
-                (_, Some(length)) => (format!("holds {length} observations of {width} values"), format!("say which: `window: {{past: …, future: …}}` with past + 1 + future = {length}")),
+                (_, Some(length)) => (
+                    format!("holds {length} observations of {width} values"),
+                    format!("say which: `window: {{past: …, future: …}}` with past + 1 + future = {length}"),
+                ),
                 (Some(input), None) => (format!("has {input} values, no multiple of the {width} of `observation`"), by_hand),
                 (None, None) => ("does not say its width".to_owned(), "give `window: {past: …, future: …}`".to_owned()),
             };
@@ -287,168 +328,6 @@ fn window(label: &Label, steps: &Schema, spec: &Spec, port: &Port, edge: Edge) -
     Ok((Feed::Window(window, port.element), vec![shape]))
 }
 
-/// What the model's outputs are taken for.
-struct Output {
-    /// Position of the action's port.
-    action: usize,
-    /// Position of the standard deviation's port.
-    std: Option<usize>,
-    /// Type of labels.
-    data_type: DataType,
-    horizon: Horizon,
-    meaning: Action,
-}
-
-fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Output, Misfit> {
-    let find = |name: &str| spec.outputs.iter().position(|port| port.name == name);
-    let chosen = |name: &Option<String>, key: &str| match name {
-        None => Ok(None),
-        Some(name) => find(name).map(Some).ok_or_else(|| {
-            let known = spec.outputs.iter().map(|port| port.name.as_str());
-            Misfit::new(format!("the model has no output `{name}`")).help(did_you_mean(name, known)).at(key).at("outputs")
-        }),
-    };
-    let std = chosen(&label.outputs.std, "std")?;
-    let action = chosen(&label.outputs.action, "action")?.or_else(|| find("action")).unwrap_or(0);
-    let Some(port) = spec.outputs.get(action) else { return Err(Misfit::new("the model has no output").at("model")) };
-    if std == Some(action) {
-        return Err(Misfit::new(format!("the output `{}` cannot be both the action and its standard deviation", port.name)).at("std").at("outputs"));
-    }
-    let at_model = |misfit: Misfit| if label.outputs.action.is_some() { misfit.at("action").at("outputs") } else { misfit.at("model") };
-    let single = matches!(port.element, Element::F32 | Element::F64);
-    if port.element == Element::Other {
-        return Err(at_model(Misfit::new(format!("the model's output `{port}` holds neither floating-point numbers nor integers"))));
-    }
-    let (length, per_step) = per_step(label.horizon.as_ref(), port)?;
-    let column = steps.field_with_name(step::ACTION).ok().map(Field::data_type);
-    let unknown = || at_model(Misfit::new(format!("the model's output `{port}` does not say how many values it has")).help("export the model with a fixed width"));
-    let other = |wanted: &str, found: &DataType| {
-        at_model(Misfit::new(format!("`action` is {found}, {wanted}, and the model's output is `{port}`")))
-    };
-    let (data_type, wide, meaning) = match column {
-        Some(DataType::Int32 | DataType::Int64) | None if !single => {
-            if per_step.is_some_and(|per_step| per_step != 1) {
-                return Err(at_model(Misfit::new(format!("the model's integer output `{port}` must be one class a step"))));
-            }
-            (column.cloned().unwrap_or(DataType::Int64), 1, Action::Class)
-        }
-        Some(found @ (DataType::Int32 | DataType::Int64)) => match per_step.ok_or_else(unknown)? {
-            classes @ (0 | 1) => return Err(other(&format!("{classes} logits choose nothing"), found)),
-            classes => (found.clone(), classes, Action::Logits),
-        },
-        None => {
-            let wide = per_step.ok_or_else(unknown)?;
-            (vector(DataType::Float32, i32::try_from(wide).map_err(|_| unknown())?), wide, Action::Continuous { single: true })
-        }
-        Some(found) => {
-            let element = match found {
-                DataType::FixedSizeList(child, _) => child.data_type(),
-                other => other,
-            };
-            if !matches!(element, DataType::Float32 | DataType::Float64) {
-                return Err(Misfit::new(format!("`action` is {found}, and labels are vectors of float32 or float64, or int32 or int64 classes")));
-            }
-            let wide = width(found).map_or(1, |width| usize::try_from(width).unwrap_or(0));
-            if !single {
-                return Err(other("a vector of floating-point numbers", found));
-            }
-            if per_step.is_some_and(|per_step| per_step != wide) {
-                let misfit = other(&format!("{wide} values a step"), found);
-                let several = label.horizon.is_none().then_some(per_step).flatten().filter(|cells| wide > 0 && cells % wide == 0);
-                return Err(match several {
-                    Some(cells) => misfit.help(format!("a model that predicts {} actions at once needs `horizon: {{length: {}}}`", cells / wide, cells / wide)),
-                    None => misfit.help("the model was made for other actions"),
-                });
-            }
-            (found.clone(), wide, Action::Continuous { single: *element == DataType::Float32 })
-        }
-    };
-    if wide == 0 {
-        return Err(at_model(Misfit::new(format!("the model's output `{port}` has no values"))));
-    }
-    let horizon = label.horizon.as_ref();
-    let reduce = horizon.map_or(Reduce::Last, |horizon| horizon.reduce);
-    let members = if let Files::Several(names) = &label.model { names.len() } else { 1 };
-    if meaning == Action::Class && (members > 1 || (length > 1 && reduce == Reduce::Mean)) {
-        let help = "a model with one logit per class can be averaged; `horizon` can also take `first` or `last`";
-        return Err(at_model(Misfit::new(format!("classes cannot be averaged, and the model's output is `{port}`")).help(help)));
-    }
-    let discrete = !matches!(meaning, Action::Continuous { .. });
-    if discrete && std.is_some() {
-        return Err(Misfit::new("a discrete action has no standard deviation").help("leave `std` out").at("std").at("outputs"));
-    }
-    let std = std.or_else(|| find("std").filter(|std| !discrete && *std != action));
-    if let Some(spread) = std.map(|std| &spec.outputs[std]) {
-        let fits = matches!(spread.element, Element::F32 | Element::F64) && spread.shape.get(1..).and_then(cells).is_none_or(|cells| cells == length * wide);
-        if !fits {
-            let message = format!("the standard deviation needs {} floating-point values like the action, and the model's output is `{spread}`", length * wide);
-            return Err(if label.outputs.std.is_some() { Misfit::new(message).at("std").at("outputs") } else { Misfit::new(message).at("model") });
-        }
-    }
-    Ok(Output { action, std, data_type, horizon: Horizon { length, reduce, width: wide }, meaning })
-}
-
-/// Steps that a prediction covers, and values for each of them where the model says it.
-fn per_step(horizon: Option<&HorizonOptions>, port: &Port) -> Result<(usize, Option<usize>), Misfit> {
-    let axes = port.shape.get(1..).unwrap_or(&[]);
-    let Some(horizon) = horizon else {
-        return Ok((1, if port.shape.is_empty() { None } else { cells(axes) }));
-    };
-    let length = horizon.length;
-    let at = |misfit: Misfit| misfit.at("length").at("horizon");
-    if length == 0 {
-        return Err(at(Misfit::new("`length` is 0").help("at least 1")));
-    }
-    let wrong = |found: String| at(Misfit::new(format!("`horizon` says {length} steps, and the model's output `{port}` {found}")));
-    match axes {
-        [] => Ok((length, if port.shape.is_empty() { None } else { Some(1).filter(|_| length == 1) })),
-        [flat] => match flat {
-            Some(flat) if flat % length != 0 => Err(wrong(format!("has {flat} values"))),
-            flat => Ok((length, flat.map(|flat| flat / length))),
-        },
-        [Some(found), ..] if *found != length => Err(wrong(format!("predicts {found}"))),
-        [_, rest @ ..] => Ok((length, cells(rest))),
-    }
-}
-
-/// Bounds of labels, one per dimension, rounded as labels are.
-fn clip(label: &Label, spec: &Spec, output: &Output) -> Result<Option<[Vec<f64>; 2]>, Misfit> {
-    let Action::Continuous { single } = output.meaning else {
-        let at = |misfit: Misfit| misfit.at("clip");
-        return match label.clip {
-            Some(_) => Err(at(Misfit::new("a discrete action has no bounds").help("leave `clip` out"))),
-            None => Ok(None),
-        };
-    };
-    let said = || {
-        property(spec, "trajmill.clip", |text| {
-            let (low, high) = text.split_once(',')?;
-            Some([Limit::All(low.trim().parse().ok()?), Limit::All(high.trim().parse().ok()?)])
-        })
-    };
-    let Some(limits) = label.clip.clone().map_or_else(said, |clip| Ok(Some(clip)))? else { return Ok(None) };
-    let wide = output.horizon.width;
-    let mut bounds = [Vec::new(), Vec::new()];
-    for (index, limit) in limits.iter().enumerate() {
-        bounds[index] = match limit {
-            Limit::All(limit) => vec![*limit; wide],
-            Limit::Each(limits) if limits.len() == wide => limits.clone(),
-            Limit::Each(limits) => {
-                let message = format!("`clip` has {} values, and an action has {wide}", limits.len());
-                return Err(Misfit::new(message).help("one number, or one per dimension").at(index.to_string()).at("clip"));
-            }
-        };
-    }
-    let [low, high] = &bounds;
-    if let Some(dimension) = (0..wide).find(|dimension| !matches!(low[*dimension].partial_cmp(&high[*dimension]), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal))) {
-        let message = format!("`clip` is empty: its low {} is above its high {}", low[dimension], high[dimension]);
-        return Err(blame(label.clip.is_some(), "clip", message).help("`clip: [low, high]`"));
-    }
-    let round = |bound: &mut Vec<f64>| bound.iter_mut().filter(|_| single).for_each(|bound| *bound = f64::from(*bound as f32));
-    bounds.iter_mut().for_each(round);
-    Ok(Some(bounds))
-}
-
 /// The columns that come out.
 fn written(label: &Label, steps: &Schema, output: &Output, members: usize) -> Result<Written, Misfit> {
     let action = steps.field_with_name(step::ACTION).ok();
@@ -456,16 +335,20 @@ fn written(label: &Label, steps: &Schema, output: &Output, members: usize) -> Re
     if label.into.is_some() {
         let own = [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD, ACTION_VOTES];
         if name.is_empty() || own.contains(&name) || steps.field_with_name(name).is_ok() {
-            let message = if name.is_empty() { "`into` names no column".to_owned() } else { format!("steps has a column `{name}` already, or will") };
+            let message =
+                if name.is_empty() { "`into` names no column".to_owned() } else { format!("steps has a column `{name}` already, or will") };
             return Err(Misfit::new(message).help("`into` takes a name of its own; leave it out to fill `action`").at("into"));
         }
     }
     // What a field says besides its type, such as the bounds of actions, holds for labels too.
     let metadata = action.map(|action| action.metadata().clone()).unwrap_or_default();
     let beside = |name: &str, data_type: DataType| match steps.field_with_name(name) {
-        Ok(field) if *field.data_type() != data_type => {
-            Err(Misfit::new(format!("steps has a column `{name}` of {} already, and labels need {data_type}", field.data_type())).help(format!("rename or drop `{name}` before `label`")))
-        }
+        Ok(field) if *field.data_type() != data_type => Err(Misfit::new(format!(
+            "steps has a column `{name}` already, which is {}, and labels need {}",
+            shown(field.data_type()),
+            shown(&data_type)
+        ))
+        .help(format!("rename or drop `{name}` before `label`"))),
         Ok(field) => Ok(field.clone().with_nullable(true)),
         Err(_) => Ok(Field::new(name, data_type, true)),
     };

@@ -110,15 +110,24 @@ fn overlay(existing: Option<&ArrayRef>, field: &Field, count: usize, rows: &[usi
     // Nulls of a scalar column are those of its values; those of a vector column are its own.
     let own = if list.is_some() { None } else { nulls.clone() };
     let column: ArrayRef = match element {
-        DataType::Float32 => Arc::new(Float32Array::new(scatter::<Float32Type>(flat, cells, rows, values, size, |value| value as f32).into(), own)),
-        DataType::Float64 => Arc::new(Float64Array::new(scatter::<Float64Type>(flat, cells, rows, values, size, |value| value).into(), own)),
+        DataType::Float32 => {
+            Arc::new(Float32Array::new(scatter::<Float32Type>(flat, cells, rows, values, size, |value| value as f32).into(), own))
+        }
+        DataType::Float64 => {
+            Arc::new(Float64Array::new(scatter::<Float64Type>(flat, cells, rows, values, size, |value| value).into(), own))
+        }
         DataType::Int32 => {
             if let Some(value) = values.iter().find(|value| f64::from(**value as i32) != **value) {
-                return Err(Error::failed(format!("the model predicts the class {value}, which is no int32, for column `{}`", field.name())));
+                return Err(Error::failed(format!(
+                    "the model predicts the class {value}, which is no int32, for column `{}`",
+                    field.name()
+                )));
             }
             Arc::new(Int32Array::new(scatter::<Int32Type>(flat, cells, rows, values, size, |value| value as i32).into(), own))
         }
-        DataType::Int64 => Arc::new(Int64Array::new(scatter::<Int64Type>(flat, cells, rows, values, size, |value| value as i64).into(), own)),
+        DataType::Int64 => {
+            Arc::new(Int64Array::new(scatter::<Int64Type>(flat, cells, rows, values, size, |value| value as i64).into(), own))
+        }
         other => return Err(Error::failed(format!("column `{}` of {other} cannot hold labels", field.name()))),
     };
     Ok(match list {
@@ -129,7 +138,12 @@ fn overlay(existing: Option<&ArrayRef>, field: &Field, count: usize, rows: &[usi
 
 /// The values of `existing`, or zeros, with others at `rows`.
 fn scatter<T: ArrowPrimitiveType>(
-    existing: Option<&ArrayRef>, cells: usize, rows: &[usize], values: &[f64], width: usize, from: impl Fn(f64) -> T::Native,
+    existing: Option<&ArrayRef>,
+    cells: usize,
+    rows: &[usize],
+    values: &[f64],
+    width: usize,
+    from: impl Fn(f64) -> T::Native,
 ) -> Vec<T::Native> {
     let existing: Option<&PrimitiveArray<T>> = existing.and_then(|existing| existing.as_primitive_opt());
     let mut own = existing.map_or_else(|| vec![T::Native::default(); cells], |existing| existing.values().to_vec());

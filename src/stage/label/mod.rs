@@ -6,6 +6,8 @@
 mod assemble;
 mod bind;
 mod columns;
+mod options;
+mod outputs;
 mod reduce;
 
 use std::collections::BTreeMap;
@@ -14,12 +16,11 @@ use std::sync::{Arc, OnceLock};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef};
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
 
 use self::assemble::{Edge, Slot, Span, Window, fill, gather};
 use self::columns::{Filled, Written};
-use self::reduce::{Horizon, Predictions, Reduce, needed};
+use self::options::{Label, NonFinite};
+use self::reduce::{Horizon, Predictions, needed};
 use super::{Changes, Stage, Tally, Transform};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
@@ -34,116 +35,6 @@ pub(super) const STAGE: Stage = Stage {
     bind: bind::bind,
     sample: "{model: idm.onnx, window: {past: 1, future: 1, edge: repeat}, clip: [-1, 1]}",
 };
-
-/// Fills the actions that were not recorded with the predictions of a model, an inverse dynamics model as a rule.
-/// Recorded actions stay bit for bit; `action_source` says of every action whether it is `recorded` or `proxy`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Label {
-    /// An ONNX file, or a list of them: an ensemble, whose mean is the label and whose spread is `action_std`.
-    model: Files,
-    /// The observations that the model sees; what is not given is taken from the model's metadata (`trajmill.past`,
-    /// `trajmill.future`, `trajmill.edge`) or, where it follows from it, from the width of the model's input.
-    #[serde(default)]
-    window: Option<WindowOptions>,
-    /// For models with several inputs, an SQL expression for each, by name, such as
-    /// `{s: observation, s_next: next(observation)}`. `next` and `prev` follow the window's `edge`.
-    #[serde(default)]
-    inputs: Option<BTreeMap<String, String>>,
-    /// Which of the model's outputs are meant.
-    #[serde(default)]
-    outputs: Outputs,
-    /// Lowest and highest label, each one number or one per dimension; from the model's metadata (`trajmill.clip`) where
-    /// not given.
-    #[serde(default)]
-    clip: Option<[Limit; 2]>,
-    /// For models that predict several actions at each step.
-    #[serde(default)]
-    horizon: Option<HorizonOptions>,
-    /// A new column for the labels; `action` and `action_source` are then left as they are.
-    #[serde(default)]
-    into: Option<String>,
-    /// Rows of a batch; a constant of the device where not given. The last bits of labels may depend on it.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    batch: Option<usize>,
-    /// What becomes of labels that are not finite.
-    #[serde(default, deserialize_with = "non_finite")]
-    #[schemars(with = "Option<NonFinite>")]
-    non_finite: NonFinite,
-}
-
-/// One file or several.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum Files {
-    /// One model.
-    One(String),
-    /// An ensemble.
-    Several(Vec<String>),
-}
-
-/// The window of observations that a model sees.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct WindowOptions {
-    /// Observations before the step's own.
-    past: Option<usize>,
-    /// Observations after the step's own.
-    future: Option<usize>,
-    /// What stands for observations before the first and after the last known one; `repeat` where not given.
-    edge: Option<Edge>,
-}
-
-/// Which outputs of a model are meant.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Outputs {
-    /// The action, or the logits of a discrete one; the output named `action`, or else the first, where not given.
-    action: Option<String>,
-    /// The action's standard deviation; the output named `std`, where there is one, where not given.
-    std: Option<String>,
-}
-
-/// A bound of labels.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum Limit {
-    /// The same for every dimension.
-    All(f64),
-    /// One per dimension.
-    Each(Vec<f64>),
-}
-
-/// A model that predicts the actions of several steps at once.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct HorizonOptions {
-    /// Actions that the model predicts at each step, the step's own first.
-    #[schemars(range(min = 1))]
-    length: usize,
-    /// What becomes of the predictions that several steps make for one.
-    #[serde(default)]
-    reduce: Reduce,
-}
-
-/// What becomes of labels that are not finite.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum NonFinite {
-    /// The run fails and names trajectory and step.
-    #[default]
-    Error,
-    /// The action stays null.
-    Null,
-    /// The whole trajectory is dropped.
-    Drop,
-}
-
-/// `null` is a word of this option and YAML's null at once.
-fn non_finite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<NonFinite, D::Error> {
-    Ok(Option::<NonFinite>::deserialize(deserializer)?.unwrap_or(NonFinite::Null))
-}
 
 /// The stage with its options bound.
 struct Labeller {
@@ -237,7 +128,12 @@ impl Column {
     /// Fills an input of a session with rows of `cells` values.
     fn feed(&self, input: DataMut<'_>, window: Option<&Window>, cells: usize, spans: &[Span], slots: &[Slot]) -> Result<()> {
         fn with<T: Copy + Default>(
-            window: Option<&Window>, cells: usize, spans: &[Span], slots: &[Slot], values: &[T], out: &mut [T],
+            window: Option<&Window>,
+            cells: usize,
+            spans: &[Span],
+            slots: &[Slot],
+            values: &[T],
+            out: &mut [T],
         ) -> Result<()> {
             let size = slots.len() * cells;
             let out = out.get_mut(..size).ok_or_else(|| Error::failed("a model's input is smaller than its batch"))?;
@@ -302,8 +198,12 @@ impl Labeller {
                 let span = &spans[slot.span];
                 let mut rows = span.start.max(slot.row.saturating_sub(window.0))..span.end.min(slot.row + window.1 + 1);
                 if let Some(row) = rows.find(|row| column.is_null(*row)) {
-                    return Err(Error::failed(format!("{}: {name} is null, and the label of {} depends on it", place(chunk, slot.span, row), step_of(chunk, slot.row)))
-                        .hint("drop such steps with `filter: {steps: …}` before `label`, or give them a value with `derive`"));
+                    return Err(Error::failed(format!(
+                        "{}: {name} is null, and the label of {} depends on it",
+                        place(chunk, slot.span, row),
+                        step_of(chunk, slot.row)
+                    ))
+                    .hint("drop such steps with `filter: {steps: …}` before `label`, or give them a value with `derive`"));
                 }
             }
         }
@@ -341,7 +241,10 @@ impl Labeller {
 
     /// Labels a chunk with what `predict` says of the slots it is given.
     fn label(
-        &self, chunk: Chunk, tally: &mut Tally, predict: impl FnOnce(&[Span], &[Column], &[Slot]) -> Result<Predictions>,
+        &self,
+        chunk: Chunk,
+        tally: &mut Tally,
+        predict: impl FnOnce(&[Span], &[Column], &[Slot]) -> Result<Predictions>,
     ) -> Result<Chunk> {
         let is_final = chunk.is_final()?;
         let spans = Labeller::spans(&chunk, is_final);

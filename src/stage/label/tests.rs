@@ -85,7 +85,12 @@ fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
         (&vectors, json!({"model": ["plain", "absent"]}), "model.1", "no model absent"),
         (&vectors, json!({"model": ["plain", "shifted"]}), "model.1", "`x: float32 [batch, 9]`"),
         (&vectors, json!({"model": "plain"}), "model", "holds 3 observations of 3 values"),
-        (&vectors, json!({"model": "plain", "window": {"past": 2, "future": 1}}), "window", "has 12, and the model's input is `x: float32 [batch, 9]`"),
+        (
+            &vectors,
+            json!({"model": "plain", "window": {"past": 2, "future": 1}}),
+            "window",
+            "has 12, and the model's input is `x: float32 [batch, 9]`",
+        ),
         (&vectors, json!({"model": "odd", "window": {}}), "window", "has 10 values, no multiple of the 3"),
         (&vectors, json!({"model": "plain", "window": {"future": 2, "edge": "ssorl"}}), "window", "`future` is 2"),
         (&vectors, json!({"model": "confused", "window": {"past": 1}}), "model", "`trajmill.edge` is `round`"),
@@ -94,7 +99,12 @@ fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
         (&vectors, json!({"model": "named", "inputs": {"s": "observation", "s_nxt": "observation"}}), "inputs.s_nxt", "no input `s_nxt`"),
         (&vectors, json!({"model": "named", "inputs": {"s": "observation"}}), "inputs", "`s_next: float32 [batch, 3]` is not fed"),
         (&vectors, json!({"model": "named", "inputs": {}, "window": {"edge": "ssorl"}}), "window.edge", "flattened window"),
-        (&vectors, json!({"model": "narrow", "window": {"past": 1}}), "model", "2 values a step, and the model's output is `action: float32 [batch, 1]`"),
+        (
+            &vectors,
+            json!({"model": "narrow", "window": {"past": 1}}),
+            "model",
+            "2 values a step, and the model's output is `action: float32 [batch, 1]`",
+        ),
         (&vectors, json!({"model": "current", "outputs": {"action": "acton"}}), "outputs.action", "no output `acton`"),
         (&vectors, json!({"model": "current", "outputs": {"std": "action"}}), "outputs.std", "both"),
         (&vectors, json!({"model": "horizon"}), "model", "2 values a step"),
@@ -111,7 +121,7 @@ fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
         (&classes, json!({"model": "current", "outputs": {"std": "std"}}), "outputs.std", "discrete"),
         (&classes, json!({"model": "narrow", "window": {"past": 1}}), "model", "1 logits choose nothing"),
         (&classes, json!({"model": ["class", "class"]}), "model", "cannot be averaged"),
-        (&steps(Some(DataType::Utf8)), json!({"model": "current"}), "", "`action` is Utf8"),
+        (&steps(Some(DataType::Utf8)), json!({"model": "current"}), "", "`action` is utf8"),
     ];
     for (steps, options, path, message) in cases {
         let misfit = bound(steps, options.clone()).err().unwrap_or_else(|| panic!("{options} fits"));
@@ -223,7 +233,10 @@ fn a_label_that_is_not_finite_is_an_error_or_null_or_drops_its_trajectory() {
     let (result, tally) = labelled(json!({"model": "current", "non_finite": "drop"}), broken);
     let chunk = result.unwrap();
     assert_eq!((chunk.ids().unwrap(), chunk.offsets.as_slice(), chunk.steps.num_rows()), ([4].as_slice(), [0, 3].as_slice(), 3));
-    assert_eq!((tally.dropped_rows["label not finite"], tally.dropped_trajectories["label not finite"], tally.counts["labelled"]), (3, 1, 1));
+    assert_eq!(
+        (tally.dropped_rows["label not finite"], tally.dropped_trajectories["label not finite"], tally.counts["labelled"]),
+        (3, 1, 1)
+    );
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef};
 
 use self::assemble::{Edge, Slot, Span, Window, fill, gather};
@@ -100,17 +101,24 @@ enum Values {
 }
 
 impl Column {
-    /// A vector or scalar column, cast once.
+    /// A vector or scalar column, cast once. A vector with a null in it counts as null.
     fn new(column: &ArrayRef, element: Element) -> Result<Column> {
-        let flat = match column.data_type() {
+        let (flat, width) = match column.data_type() {
             DataType::FixedSizeList(_, width) => {
                 let list = column.as_fixed_size_list();
                 let width = usize::try_from(*width).unwrap_or(0);
-                list.values().slice(list.value_offset(0).unsigned_abs() as usize, list.len() * width)
+                (list.values().slice(list.value_offset(0).unsigned_abs() as usize, list.len() * width), width)
             }
-            _ => Arc::clone(column),
+            _ => (Arc::clone(column), 1),
         };
-        let cast = |to: &DataType| if flat.data_type() == to { Ok(Arc::clone(&flat)) } else { arrow::compute::cast(&flat, to) };
+        let mut nulls = column.nulls().cloned();
+        if width > 0 && flat.null_count() > 0 {
+            let whole = (0..column.len()).map(|row| (row * width..(row + 1) * width).all(|place| flat.is_valid(place)));
+            nulls = NullBuffer::union(nulls.as_ref(), Some(&whole.collect()));
+        }
+        // A value that the model's type cannot hold is an error, not a null.
+        let strict = CastOptions { safe: false, ..CastOptions::default() };
+        let cast = |to: &DataType| if flat.data_type() == to { Ok(Arc::clone(&flat)) } else { cast_with_options(&flat, to, &strict) };
         let values = match element {
             Element::F32 => Values::F32(cast(&DataType::Float32)?.as_primitive::<Float32Type>().values().clone()),
             Element::F64 => Values::F64(cast(&DataType::Float64)?.as_primitive::<Float64Type>().values().clone()),
@@ -118,7 +126,7 @@ impl Column {
             Element::I64 => Values::I64(cast(&DataType::Int64)?.as_primitive::<Int64Type>().values().clone()),
             Element::Other => return Err(Error::failed("a model's input has an element type that cannot be fed")),
         };
-        Ok(Column { values, nulls: column.nulls().filter(|nulls| nulls.null_count() > 0).cloned() })
+        Ok(Column { values, nulls: nulls.filter(|nulls| nulls.null_count() > 0) })
     }
 
     fn is_null(&self, row: usize) -> bool {

@@ -128,10 +128,10 @@ pub(super) fn reduce(horizon: &Horizon, spans: &[Span], targets: &[Slot], slots:
             (Some(stds), given) => {
                 let std = &mut stds[own];
                 for place in places {
-                    for dimension in 0..width {
-                        let off = made.means[place + dimension] - value[dimension];
+                    for (dimension, (sum, mean)) in std.iter_mut().zip(value.iter()).enumerate() {
+                        let off = made.means[place + dimension] - mean;
                         let given = given.as_ref().map_or(0.0, |given| given[place + dimension]);
-                        std[dimension] += off * off + given * given;
+                        *sum += off * off + given * given;
                     }
                 }
                 std.iter_mut().for_each(|sum| *sum = (*sum / count as f64).sqrt());

@@ -79,6 +79,7 @@ fn bound(steps: &Schema, options: Value) -> std::result::Result<Labeller, Misfit
 fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
     let vectors = steps(Some(vector(DataType::Float32, 2)));
     let classes = steps(Some(DataType::Int32));
+    let texts = steps(Some(DataType::Utf8));
     let cases = [
         (&vectors, json!({"model": []}), "model", "lists no model"),
         (&vectors, json!({"model": "absent"}), "model", "no model absent"),
@@ -121,7 +122,7 @@ fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
         (&classes, json!({"model": "current", "outputs": {"std": "std"}}), "outputs.std", "discrete"),
         (&classes, json!({"model": "narrow", "window": {"past": 1}}), "model", "1 logits choose nothing"),
         (&classes, json!({"model": ["class", "class"]}), "model", "cannot be averaged"),
-        (&steps(Some(DataType::Utf8)), json!({"model": "current"}), "", "`action` is utf8"),
+        (&texts, json!({"model": "current"}), "", "`action` is utf8"),
     ];
     for (steps, options, path, message) in cases {
         let misfit = bound(steps, options.clone()).err().unwrap_or_else(|| panic!("{options} fits"));

@@ -1,0 +1,196 @@
+//! Writes labels into the columns of a chunk: nothing changes but the rows that were filled.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array,
+    PrimitiveArray, StringBuilder,
+};
+use arrow::buffer::{BooleanBuffer, BooleanBufferBuilder, NullBuffer};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type};
+
+use crate::dataset::Chunk;
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+use crate::stage::Tally;
+
+/// Columns that the stage writes, in the order in which new ones are appended.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    /// The labels.
+    pub(super) label: Field,
+    /// Where actions come from; not with `into`.
+    pub(super) source: Option<Field>,
+    /// Standard deviations, where there are any.
+    pub(super) std: Option<Field>,
+    /// Numbers of overlapping predictions, where there is a horizon.
+    pub(super) votes: Option<Field>,
+}
+
+/// Labels of a chunk.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Filled {
+    /// Rows that got a label, in order.
+    pub(super) rows: Vec<usize>,
+    /// Values of one label.
+    pub(super) width: usize,
+    /// Their values, one vector per row.
+    pub(super) values: Vec<f64>,
+    /// Their standard deviations; empty where there are none.
+    pub(super) stds: Vec<f64>,
+    /// Predictions that each was reduced from.
+    pub(super) votes: Vec<i32>,
+    /// For each trajectory, whether it is dropped because a label was not finite.
+    pub(super) dropped: Vec<bool>,
+    /// Actions left null because the edge of their trajectory cut the window.
+    pub(super) skipped: u64,
+    /// Actions left null because the label was not finite.
+    pub(super) broken: u64,
+}
+
+impl Filled {
+    /// No label, in a chunk of so many trajectories.
+    pub(super) fn none(trajectories: usize) -> Filled {
+        Filled { dropped: vec![false; trajectories], ..Filled::default() }
+    }
+}
+
+/// Writes `filled` into the chunk, counts what was done, and drops the trajectories that are to be dropped.
+pub(super) fn write(mut chunk: Chunk, written: &Written, filled: &Filled, tally: &mut Tally) -> Result<Chunk> {
+    tally.count("labelled", filled.rows.len() as u64);
+    tally.count("left null at an edge", filled.skipped);
+    tally.count("left null, not finite", filled.broken);
+    let count = chunk.steps.num_rows();
+    let votes: Vec<f64> = filled.votes.iter().map(|votes| f64::from(*votes)).collect();
+    let source = written.source.as_ref().map(|_| sources(&chunk, &filled.rows)).transpose()?;
+    let place = |chunk: Chunk, field: Option<&Field>, values: &[f64], width: usize| match field {
+        None => Ok(chunk),
+        Some(field) => {
+            let existing = chunk.steps.column_by_name(field.name());
+            let column = overlay(existing, field, count, &filled.rows, values, width)?;
+            chunk.with_step_column(field.clone(), column)
+        }
+    };
+    chunk = place(chunk, Some(&written.label), &filled.values, filled.width)?;
+    if let (Some(field), Some(source)) = (&written.source, source) {
+        chunk = chunk.with_step_column(field.clone(), source)?;
+    }
+    chunk = place(chunk, written.std.as_ref(), &filled.stds, filled.width)?;
+    chunk = place(chunk, written.votes.as_ref(), &votes, 1)?;
+    if filled.dropped.contains(&true) { drop_trajectories(&chunk, &filled.dropped, tally) } else { Ok(chunk) }
+}
+
+/// `existing`, or nulls where there is none, with `values` (`width` of them a row) at `rows`.
+fn overlay(existing: Option<&ArrayRef>, field: &Field, count: usize, rows: &[usize], values: &[f64], width: usize) -> Result<ArrayRef> {
+    let mut valid = BooleanBufferBuilder::new(count);
+    match existing.map(|existing| existing.nulls()) {
+        Some(Some(nulls)) => valid.append_buffer(nulls.inner()),
+        Some(None) => valid.append_n(count, true),
+        None => valid.append_n(count, false),
+    }
+    rows.iter().for_each(|row| valid.set_bit(*row, true));
+    let nulls = Some(NullBuffer::new(valid.finish()));
+    let (element, list) = match field.data_type() {
+        DataType::FixedSizeList(child, size) => (child.data_type(), Some((Arc::clone(child), *size))),
+        other => (other, None),
+    };
+    let size = list.as_ref().map_or(1, |(_, size)| usize::try_from(*size).unwrap_or(0));
+    if size != width && !rows.is_empty() {
+        return Err(Error::failed(format!("a label has {width} values and column `{}` {size}", field.name())));
+    }
+    let flat = existing.map(|existing| match existing.data_type() {
+        DataType::FixedSizeList(..) => {
+            let list = existing.as_fixed_size_list();
+            list.values().slice(list.value_offset(0).unsigned_abs() as usize, list.len() * size)
+        }
+        _ => Arc::clone(existing),
+    });
+    let (flat, cells) = (flat.as_ref(), count * size);
+    // Nulls of a scalar column are those of its values; those of a vector column are its own.
+    let own = if list.is_some() { None } else { nulls.clone() };
+    let column: ArrayRef = match element {
+        DataType::Float32 => {
+            Arc::new(Float32Array::new(scatter::<Float32Type>(flat, cells, rows, values, size, |value| value as f32).into(), own))
+        }
+        DataType::Float64 => {
+            Arc::new(Float64Array::new(scatter::<Float64Type>(flat, cells, rows, values, size, |value| value).into(), own))
+        }
+        DataType::Int32 => {
+            if let Some(value) = values.iter().find(|value| f64::from(**value as i32) != **value) {
+                return Err(Error::failed(format!(
+                    "the model predicts the class {value}, which is no int32, for column `{}`",
+                    field.name()
+                )));
+            }
+            Arc::new(Int32Array::new(scatter::<Int32Type>(flat, cells, rows, values, size, |value| value as i32).into(), own))
+        }
+        DataType::Int64 => {
+            Arc::new(Int64Array::new(scatter::<Int64Type>(flat, cells, rows, values, size, |value| value as i64).into(), own))
+        }
+        other => return Err(Error::failed(format!("column `{}` of {other} cannot hold labels", field.name()))),
+    };
+    Ok(match list {
+        Some((child, size)) => Arc::new(FixedSizeListArray::try_new_with_length(child, size, column, nulls, count)?),
+        None => column,
+    })
+}
+
+/// The values of `existing`, or zeros, with others at `rows`.
+fn scatter<T: ArrowPrimitiveType>(
+    existing: Option<&ArrayRef>,
+    cells: usize,
+    rows: &[usize],
+    values: &[f64],
+    width: usize,
+    from: impl Fn(f64) -> T::Native,
+) -> Vec<T::Native> {
+    let existing: Option<&PrimitiveArray<T>> = existing.and_then(|existing| existing.as_primitive_opt());
+    let mut own = existing.map_or_else(|| vec![T::Native::default(); cells], |existing| existing.values().to_vec());
+    for (row, label) in rows.iter().zip(values.chunks_exact(width.max(1))) {
+        for (place, value) in own[row * width..].iter_mut().zip(label) {
+            *place = from(*value);
+        }
+    }
+    own
+}
+
+/// Where each action comes from: what is said already stays, actions that nothing is said of were recorded.
+fn sources(chunk: &Chunk, rows: &[usize]) -> Result<ArrayRef> {
+    let said = chunk.steps.column_by_name(step::ACTION_SOURCE).map(|column| column.as_string::<i32>());
+    let action = chunk.steps.column_by_name(step::ACTION);
+    let mut sources = StringBuilder::with_capacity(chunk.steps.num_rows(), chunk.steps.num_rows() * 8);
+    let mut rows = rows.iter().peekable();
+    for row in 0..chunk.steps.num_rows() {
+        if rows.next_if(|filled| **filled == row).is_some() {
+            sources.append_value("proxy");
+        } else if let Some(said) = said.filter(|said| said.is_valid(row)) {
+            sources.append_value(said.value(row));
+        } else if action.is_some_and(|action| action.is_valid(row)) {
+            sources.append_value("recorded");
+        } else {
+            sources.append_null();
+        }
+    }
+    Ok(Arc::new(sources.finish()))
+}
+
+/// Leaves out trajectories, with their rows.
+fn drop_trajectories(chunk: &Chunk, dropped: &[bool], tally: &mut Tally) -> Result<Chunk> {
+    const REASON: &str = "label not finite";
+    let mut rows = BooleanBufferBuilder::new(chunk.steps.num_rows());
+    let mut offsets = vec![0];
+    for (span, dropped) in chunk.spans().zip(dropped) {
+        rows.append_n(span.len(), !dropped);
+        if *dropped {
+            tally.drop_rows(REASON, span.len() as u64);
+            tally.drop_trajectories(REASON, 1);
+        } else {
+            offsets.push(offsets.last().copied().unwrap_or(0) + span.len());
+        }
+    }
+    let kept: BooleanBuffer = dropped.iter().map(|dropped| !dropped).collect();
+    let steps = filter_record_batch(&chunk.steps, &BooleanArray::new(rows.finish(), None))?;
+    let trajectories = filter_record_batch(&chunk.trajectories, &BooleanArray::new(kept, None))?;
+    Ok(Chunk::new(steps, trajectories, offsets))
+}

@@ -4,15 +4,18 @@
 //! trajectory, never the dataset. [`import`] numbers them and writes shards. Nothing in a file is ever executed.
 
 mod d4rl;
+mod flat;
 pub mod import;
 mod npz;
 mod parquet;
+mod table;
 
 use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
 /// Every format, by name in alphabetical order.
@@ -78,7 +81,10 @@ pub struct Incoming {
 pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
     let names = || FORMATS.iter().map(|format| format.name).collect::<Vec<_>>().join(", ");
     if let Some(name) = name {
-        return FORMATS.iter().find(|format| format.name == name).ok_or_else(|| Error::usage(format!("unknown format `{name}`")).hint(format!("one of {}", names())));
+        return FORMATS
+            .iter()
+            .find(|format| format.name == name)
+            .ok_or_else(|| Error::usage(format!("unknown format `{name}`")).hint(format!("one of {}", names())));
     }
     if !path.exists() {
         return Err(Error::failed(format!("{} does not exist", path.display())));
@@ -86,4 +92,28 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
     FORMATS.iter().find(|format| (format.detect)(path)).ok_or_else(|| {
         Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!("name it with --from: one of {}", names()))
     })
+}
+
+/// The name of a column that has no fixed meaning: its own, unless a column of steps with a fixed meaning is called so.
+fn free_name(name: &str) -> String {
+    let fixed = [
+        step::TRAJECTORY_ID,
+        step::STEP,
+        step::OBSERVATION,
+        step::ACTION,
+        step::REWARD,
+        step::TERMINATED,
+        step::TRUNCATED,
+        step::IS_FINAL,
+        step::ACTION_SOURCE,
+        step::ACTION_STD,
+    ];
+    if fixed.contains(&name) { format!("source_{name}") } else { name.to_owned() }
+}
+
+/// Whether the file at `path` begins with `bytes`; `false` where it cannot be read.
+fn starts_with(path: &Path, bytes: &[u8]) -> bool {
+    use std::io::Read;
+    let mut found = vec![0; bytes.len()];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut found)).is_ok() && found == bytes
 }

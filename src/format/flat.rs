@@ -1,0 +1,491 @@
+//! Trajectories laid end to end in arrays of equal length: what D4RL HDF5 and npz have in common.
+//!
+//! The file's own reader lists its arrays and reads rows of each in order; here they get their roles by name, ends of
+//! trajectories are found in the flags as these are read, and rows become columns. One trajectory is held at a time.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, RecordBatch, make_array};
+use arrow::buffer::{Buffer, NullBuffer};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+use serde_json::{Map, Value};
+
+use super::{Incoming, Options, Source, free_name};
+use crate::dataset::schema::{self, step};
+use crate::error::{Error, Result, nearest};
+
+/// Rows of flags that are read ahead to find where a trajectory ends.
+const FLAG_ROWS: u64 = 8192;
+
+/// What an array holds.
+pub(super) struct Layout {
+    /// The array's name in its file.
+    pub(super) name: String,
+    /// Type of an element; `Null` where it is none that a column can hold. Booleans are bytes.
+    pub(super) element: DataType,
+    /// What the file calls the type.
+    pub(super) kind: String,
+    /// Whether the bytes of an element are in the order that this machine does not use.
+    pub(super) swap: bool,
+    /// Rows: the length of the first axis.
+    pub(super) rows: u64,
+    /// Lengths of the other axes.
+    pub(super) row: Vec<usize>,
+}
+
+impl Layout {
+    fn element_bytes(&self) -> usize {
+        self.element.primitive_width().unwrap_or(1)
+    }
+
+    fn width(&self) -> usize {
+        self.row.iter().product()
+    }
+
+    /// Bytes of one row; the reader has checked that they can be counted.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.width() * self.element_bytes()
+    }
+
+    fn shape(&self) -> String {
+        let axes = std::iter::once(self.rows).chain(self.row.iter().map(|axis| *axis as u64));
+        format!("({})", axes.map(|axis| axis.to_string()).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Reads the rows of an array from first to last.
+pub(super) trait Reader {
+    /// The bytes of the next `rows` rows.
+    ///
+    /// # Errors
+    /// Where the file is damaged or ends early; the message names file and array.
+    fn read(&mut self, rows: u64) -> Result<Vec<u8>>;
+}
+
+/// One array of a file.
+pub(super) struct Part {
+    pub(super) layout: Layout,
+    pub(super) reader: Box<dyn Reader>,
+}
+
+/// Names that arrays go by.
+mod names {
+    pub(super) const OBSERVATION: &[&str] = &["observations", "observation", "obs"];
+    pub(super) const NEXT_OBSERVATION: &[&str] = &["next_observations", "next_observation", "next_obs"];
+    pub(super) const ACTION: &[&str] = &["actions", "action", "acts"];
+    pub(super) const REWARD: &[&str] = &["rewards", "reward", "rews"];
+    pub(super) const TERMINATED: &[&str] = &["terminals", "terminated", "terminations", "terminal", "dones", "done"];
+    pub(super) const TRUNCATED: &[&str] = &["timeouts", "truncations", "truncated", "truncateds"];
+    pub(super) const START: &[&str] = &["episode_starts"];
+    pub(super) const SPLIT: &[&str] = &["indices"];
+}
+
+/// A dataset of arrays that hold trajectories end to end.
+pub(super) struct Flat {
+    file: String,
+    schema: SchemaRef,
+    observation: Part,
+    next_observation: Option<Part>,
+    action: Option<Part>,
+    reward: Option<Part>,
+    extras: Vec<Part>,
+    ends: Ends,
+    /// Steps in all.
+    steps: u64,
+    /// Steps read.
+    read: u64,
+    /// Trajectories read.
+    count: usize,
+    metadata: Map<String, Value>,
+}
+
+/// Where trajectories end.
+enum Ends {
+    /// After the steps with a flag, before those that start a trajectory, and at the longest length.
+    Flags { terminated: Option<Box<Flags>>, truncated: Option<Box<Flags>>, start: Option<Box<Flags>>, max_steps: Option<usize> },
+    /// Before the given steps; observations have one more row in each trajectory.
+    Splits { ends: Vec<u64>, terminated: Vec<bool> },
+}
+
+/// The flags of one trajectory's steps.
+#[derive(Default)]
+struct Scan {
+    terminated: Vec<bool>,
+    truncated: Vec<bool>,
+}
+
+/// Flags, read in blocks.
+struct Flags {
+    part: Part,
+    block: Vec<bool>,
+    at: usize,
+    read: u64,
+}
+
+impl Flags {
+    fn new(part: Part) -> Box<Flags> {
+        Box::new(Flags { part, block: Vec::new(), at: 0, read: 0 })
+    }
+
+    fn peek(&mut self) -> Result<Option<bool>> {
+        if self.at == self.block.len() {
+            let rows = FLAG_ROWS.min(self.part.layout.rows - self.read);
+            if rows == 0 {
+                return Ok(None);
+            }
+            self.block = flags(&self.part.layout, self.part.reader.read(rows)?, self.read)?;
+            self.at = 0;
+            self.read += rows;
+        }
+        Ok(self.block.get(self.at).copied())
+    }
+
+    fn next(&mut self) -> Result<bool> {
+        let flag = self.peek()?;
+        self.at += 1;
+        Ok(flag.unwrap_or(false))
+    }
+}
+
+/// The bytes of flags that begin at row `first` as flags.
+fn flags(layout: &Layout, bytes: Vec<u8>, first: u64) -> Result<Vec<bool>> {
+    let values = arrow::compute::cast(&decode(layout, bytes)?, &DataType::Float64)?;
+    let flag = |(row, value): (usize, &f64)| match *value {
+        0.0 => Ok(false),
+        1.0 => Ok(true),
+        other => Err(Error::failed(format!("`{}` is {other} at row {}: a flag is 0 or 1", layout.name, first + row as u64))
+            .hint("correct the flags in the source: they say where trajectories end")),
+    };
+    values.as_primitive::<Float64Type>().values().iter().enumerate().map(flag).collect()
+}
+
+/// The bytes of elements as an array of them.
+fn decode(layout: &Layout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
+    if layout.element == DataType::Boolean {
+        return Ok(Arc::new(BooleanArray::from_iter(bytes.iter().map(|byte| Some(*byte != 0)))));
+    }
+    let size = layout.element_bytes();
+    if layout.swap {
+        bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+    }
+    let builder =
+        ArrayData::builder(layout.element.clone()).len(bytes.len() / size).add_buffer(Buffer::from_vec(bytes)).align_buffers(true);
+    Ok(make_array(builder.build()?))
+}
+
+/// The column that an array becomes: of vectors or of single values.
+fn field(name: &str, layout: &Layout, vector: bool, nullable: bool) -> Result<Field> {
+    if !vector {
+        return Ok(Field::new(name, layout.element.clone(), nullable));
+    }
+    let width = i32::try_from(layout.width()).ok().filter(|width| *width > 0);
+    let width =
+        width.ok_or_else(|| Error::failed(format!("`{}` has the shape {}: a row must hold something", layout.name, layout.shape())))?;
+    let field = Field::new(name, schema::vector(layout.element.clone(), width), nullable);
+    if layout.row.len() < 2 {
+        return Ok(field);
+    }
+    let shape = layout.row.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    Ok(field.with_metadata([("shape".to_owned(), shape)].into()))
+}
+
+/// The next `rows` rows as the column `field`; `last` is the value on the final row, where there is one.
+fn column(part: &mut Part, field: &Field, rows: u64, last: Last) -> Result<ArrayRef> {
+    let mut bytes = part.reader.read(rows)?;
+    let mut nulls = None;
+    match last {
+        Last::None => {}
+        Last::Value(value) => bytes.extend_from_slice(&value),
+        Last::Null => {
+            bytes.resize(bytes.len() + part.layout.row_bytes(), 0);
+            nulls = Some(NullBuffer::from_iter((0..=rows).map(|row| row < rows)));
+        }
+    }
+    let values = decode(&part.layout, bytes)?;
+    match field.data_type() {
+        DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, nulls)?)),
+        _ => Ok(make_array(values.into_data().into_builder().nulls(nulls).build()?)),
+    }
+}
+
+enum Last {
+    None,
+    Null,
+    Value(Vec<u8>),
+}
+
+/// Takes the array for the column `target` out of `parts`: the one that the user named, or the first of `names`.
+fn take(parts: &mut Vec<Part>, options: &Options, target: &str, names: &[&str]) -> Result<Option<Part>> {
+    if let Some((_, source)) = options.map.iter().find(|(name, _)| name == target) {
+        let Some(index) = parts.iter().position(|part| part.layout.name == *source) else {
+            let known = listing(parts);
+            let meant = nearest(source, parts.iter().map(|part| part.layout.name.as_str()));
+            let hint = meant.map_or(known, |meant| format!("did you mean `{meant}`?"));
+            return Err(Error::failed(format!("there is no array `{source}` to be `{target}`")).hint(hint));
+        };
+        return numeric(parts.remove(index)).map(Some);
+    }
+    let found = names.iter().find_map(|name| parts.iter().position(|part| part.layout.name == *name));
+    found.map(|index| numeric(parts.remove(index))).transpose()
+}
+
+fn listing(parts: &[Part]) -> String {
+    let parts: Vec<String> = parts.iter().map(|part| format!("`{}` {}", part.layout.name, part.layout.shape())).collect();
+    format!("the file holds {}", parts.join(", "))
+}
+
+fn numeric(part: Part) -> Result<Part> {
+    if part.layout.element == DataType::Null {
+        return Err(Error::failed(format!("`{}` holds {}, not numbers", part.layout.name, part.layout.kind)));
+    }
+    Ok(part)
+}
+
+/// Single values: a last axis of length 1 is dropped.
+fn squeeze(mut part: Part) -> Result<Part> {
+    if part.layout.width() != 1 {
+        return Err(Error::failed(format!("`{}` has the shape {}: one value a row is needed", part.layout.name, part.layout.shape())));
+    }
+    part.layout.row.clear();
+    Ok(part)
+}
+
+fn same_rows(part: &Part, rows: u64, like: &str) -> Result<()> {
+    if part.layout.rows == rows {
+        return Ok(());
+    }
+    Err(Error::failed(format!("`{}` has {} rows where {like} has {rows}", part.layout.name, part.layout.rows))
+        .hint("the arrays of a dataset must have one row for each step: the file is damaged, or not of this format"))
+}
+
+impl Flat {
+    /// A dataset of the arrays `parts` of `file`.
+    ///
+    /// # Errors
+    /// Where there are no observations or no ends of trajectories, or where lengths or types do not fit.
+    pub(super) fn new(file: &Path, parts: Vec<Part>, options: &Options, metadata: Map<String, Value>) -> Result<Flat> {
+        Flat::assemble(file, parts, options, metadata).map_err(|error| error.at(file.display()))
+    }
+
+    fn assemble(file: &Path, mut parts: Vec<Part>, options: &Options, mut metadata: Map<String, Value>) -> Result<Flat> {
+        let targets = [step::OBSERVATION, step::ACTION, step::REWARD, step::TERMINATED, step::TRUNCATED];
+        if let Some((target, _)) = options.map.iter().find(|(target, _)| !targets.contains(&target.as_str())) {
+            return Err(Error::usage(format!("--map cannot give `{target}` here")).hint(format!("one of {}", targets.join(", "))));
+        }
+        let observation = take(&mut parts, options, step::OBSERVATION, names::OBSERVATION)?;
+        let observation = observation.ok_or_else(|| Error::failed("there is no array `observations`").hint(listing(&parts)))?;
+        let next_observation = take(&mut parts, &Options::default(), "", names::NEXT_OBSERVATION)?;
+        let action = take(&mut parts, options, step::ACTION, names::ACTION)?;
+        let reward = take(&mut parts, options, step::REWARD, names::REWARD)?.map(squeeze).transpose()?;
+        let terminated = take(&mut parts, options, step::TERMINATED, names::TERMINATED)?.map(squeeze).transpose()?;
+        let truncated = take(&mut parts, options, step::TRUNCATED, names::TRUNCATED)?.map(squeeze).transpose()?;
+        let start = take(&mut parts, options, "", names::START)?.map(squeeze).transpose()?;
+        // With flags for every observation, an array of that name is one like any other.
+        let by_step = terminated.as_ref().is_some_and(|part| part.layout.rows == observation.layout.rows);
+        let split = if by_step || truncated.is_some() || start.is_some() { None } else { take(&mut parts, options, "", names::SPLIT)? };
+
+        let (steps, ends) = match (split, terminated, truncated, start) {
+            (Some(split), terminated, None, None) => {
+                splits(squeeze(split)?, terminated, &observation, action.as_ref().or(reward.as_ref()))?
+            }
+            (_, None, None, None) if options.max_steps.is_none() => {
+                return Err(Error::failed(
+                    "no trajectory boundaries: there is neither `terminals` nor `timeouts`, `episode_starts` or `indices`",
+                )
+                .hint("if all trajectories have the same length, give it with --max-steps")
+                .hint(listing(&parts)));
+            }
+            (_, terminated, truncated, start) => {
+                let steps = observation.layout.rows;
+                for part in [&terminated, &truncated, &start].into_iter().flatten() {
+                    same_rows(part, steps, &format!("`{}`", observation.layout.name))?;
+                }
+                let max_steps = if truncated.is_none() { options.max_steps } else { None };
+                let flags = |part: Option<Part>| part.map(Flags::new);
+                (steps, Ends::Flags { terminated: flags(terminated), truncated: flags(truncated), start: flags(start), max_steps })
+            }
+        };
+        if steps == 0 {
+            return Err(Error::failed(format!("`{}` holds no rows", observation.layout.name)).hint("there is nothing to import"));
+        }
+        let like = match &ends {
+            Ends::Flags { .. } => format!("`{}`", observation.layout.name),
+            Ends::Splits { .. } => "the splits say that each array of steps".to_owned(),
+        };
+        for part in [&action, &reward, &next_observation].into_iter().flatten() {
+            same_rows(part, steps, &like)?;
+        }
+        let same = |a: &Layout, b: &Layout| a.row == b.row && a.element == b.element && a.swap == b.swap;
+        if let Some(next) = next_observation.as_ref().filter(|next| !same(&next.layout, &observation.layout)) {
+            let describe = |layout: &Layout| format!("`{}` is {} of {}", layout.name, layout.shape(), layout.kind);
+            return Err(Error::failed(format!("{} where {}", describe(&next.layout), describe(&observation.layout))));
+        }
+        let (extras, left): (Vec<_>, Vec<_>) = parts
+            .into_iter()
+            .partition(|part| part.layout.rows == steps && part.layout.element != DataType::Null && part.layout.width() > 0);
+        if !left.is_empty() {
+            let describe = |part: &Part| Value::from(format!("{} {} of {}", part.layout.name, part.layout.shape(), part.layout.kind));
+            metadata.insert("not_imported".to_owned(), left.iter().map(describe).collect());
+        }
+
+        let mut fields = vec![field(step::OBSERVATION, &observation.layout, true, false)?];
+        if let Some(action) = &action {
+            let discrete = action.layout.row.is_empty() && action.layout.element.is_integer();
+            fields.push(field(step::ACTION, &action.layout, !discrete, true)?);
+        }
+        if let Some(reward) = &reward {
+            fields.push(field(step::REWARD, &reward.layout, false, true)?);
+        }
+        fields.extend([step::TERMINATED, step::TRUNCATED, step::IS_FINAL].map(|name| Field::new(name, DataType::Boolean, false)));
+        for extra in &extras {
+            fields.push(field(&free_name(&extra.layout.name), &extra.layout, !extra.layout.row.is_empty(), true)?);
+        }
+        let schema = Arc::new(Schema::new(fields));
+        Ok(Flat {
+            file: file.display().to_string(),
+            schema,
+            observation,
+            next_observation,
+            action,
+            reward,
+            extras,
+            ends,
+            steps,
+            read: 0,
+            count: 0,
+            metadata,
+        })
+    }
+
+    /// The flags of the next trajectory's steps; empty after the last.
+    fn scan(&mut self) -> Result<Scan> {
+        let mut scan = Scan::default();
+        match &mut self.ends {
+            Ends::Splits { ends, terminated } => {
+                if let Some(end) = ends.get(self.count) {
+                    let length = (end - self.read) as usize;
+                    scan = Scan { terminated: vec![false; length], truncated: vec![false; length] };
+                    if let (Some(last), Some(ended)) = (scan.terminated.last_mut(), terminated.get(self.count)) {
+                        *last = *ended;
+                    }
+                }
+            }
+            Ends::Flags { terminated, truncated, start, max_steps } => {
+                let next = |flags: &mut Option<Box<Flags>>| flags.as_mut().map_or(Ok(false), |flags| flags.next());
+                while self.read + (scan.terminated.len() as u64) < self.steps {
+                    let (ended, mut cut) = (next(terminated)?, next(truncated)?);
+                    next(start)?;
+                    cut |= !ended && *max_steps == Some(scan.terminated.len() + 1);
+                    scan.terminated.push(ended);
+                    scan.truncated.push(cut);
+                    let another = start.as_mut().map_or(Ok(None), |start| start.peek())? == Some(true);
+                    if ended || cut || another {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(scan)
+    }
+
+    fn trajectory(&mut self, scan: Scan) -> Result<RecordBatch> {
+        let rows = scan.terminated.len() as u64;
+        let mut fields = self.schema.fields().iter();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
+        let mut push = |part: &mut Part, rows: u64, last: Last| match fields.next() {
+            Some(field) => column(part, field, rows, last).map(|column| columns.push(column)),
+            None => Ok(()),
+        };
+        let splits = matches!(self.ends, Ends::Splits { .. });
+        let last = match &mut self.next_observation {
+            Some(next) => {
+                let bytes = next.reader.read(rows)?;
+                Last::Value(bytes[bytes.len() - next.layout.row_bytes()..].to_vec())
+            }
+            None => Last::None,
+        };
+        let is_final = splits || matches!(last, Last::Value(_));
+        let null = || if is_final { Last::Null } else { Last::None };
+        push(&mut self.observation, if splits { rows + 1 } else { rows }, last)?;
+        for part in [&mut self.action, &mut self.reward].into_iter().flatten() {
+            push(part, rows, null())?;
+        }
+        let mut extras = Vec::with_capacity(self.extras.len());
+        for (part, field) in self.extras.iter_mut().zip(fields.skip(3)) {
+            extras.push(column(part, field, rows, null())?);
+        }
+        let flags = |flags: Vec<bool>| -> ArrayRef {
+            Arc::new(BooleanArray::from_iter(flags.into_iter().chain(is_final.then_some(false)).map(Some)))
+        };
+        columns.extend([flags(scan.terminated), flags(scan.truncated)]);
+        columns.push(Arc::new(BooleanArray::from_iter((0..rows).map(|_| Some(false)).chain(is_final.then_some(Some(true))))));
+        columns.extend(extras);
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+/// Steps in all, and where the array of split indices ends trajectories.
+fn splits(mut split: Part, terminated: Option<Part>, observation: &Part, steps: Option<&Part>) -> Result<(u64, Ends)> {
+    let steps =
+        steps.ok_or_else(|| Error::failed("there are split `indices`, but neither actions nor rewards that they could split"))?.layout.rows;
+    let bytes = split.reader.read(split.layout.rows)?;
+    let values = arrow::compute::cast(&decode(&split.layout, bytes)?, &DataType::Int64)?;
+    let values = values.as_primitive::<Int64Type>().values();
+    let mut ends: Vec<u64> = values.iter().map(|value| u64::try_from(*value).unwrap_or(u64::MAX)).collect();
+    ends.push(steps);
+    let ascending = ends.windows(2).all(|pair| pair[0] < pair[1]) && ends.first().is_some_and(|first| *first > 0);
+    if !ascending {
+        return Err(Error::failed(format!("`{}` does not ascend from above 0 to below the number of steps, {steps}", split.layout.name))
+            .hint("each index is the first step of a trajectory after the first one"));
+    }
+    let count = ends.len() as u64;
+    if observation.layout.rows != steps + count {
+        return Err(Error::failed(format!(
+            "`{}` has {} rows where {steps} steps in {count} trajectories need {}: one more than steps in each",
+            observation.layout.name,
+            observation.layout.rows,
+            steps + count
+        )));
+    }
+    let terminated = match terminated {
+        Some(mut part) => {
+            same_rows(&part, count, "the number of trajectories")?;
+            let bytes = part.reader.read(count)?;
+            flags(&part.layout, bytes, 0)?
+        }
+        None => Vec::new(),
+    };
+    Ok((steps, Ends::Splits { ends, terminated }))
+}
+
+impl Source for Flat {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn rows(&self) -> Option<u64> {
+        Some(match &self.ends {
+            Ends::Splits { .. } => self.observation.layout.rows,
+            Ends::Flags { .. } => self.steps,
+        })
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        self.metadata.clone()
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>> {
+        let place = |error: Error, count: usize, file: &str| error.at(format!("{file}: trajectory {count}"));
+        let scan = self.scan().map_err(|error| place(error, self.count, &self.file))?;
+        if scan.terminated.is_empty() {
+            return Ok(None);
+        }
+        let rows = scan.terminated.len() as u64;
+        let steps = self.trajectory(scan).map_err(|error| place(error, self.count, &self.file))?;
+        let key = self.count.to_string();
+        self.read += rows;
+        self.count += 1;
+        Ok(Some(Incoming { key, steps }))
+    }
+}

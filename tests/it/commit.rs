@@ -77,8 +77,8 @@ fn a_flipped_byte_is_found() {
         let mut torn = whole.clone();
         torn[whole.len() / 3] ^= 1;
         fs::write(workspace.path(victim), torn).unwrap();
-        for arguments in [["run", &pipeline].as_slice(), &["info", "corpus", "--verify"]] {
-            let done = workspace.trajmill(arguments).exits(1);
+        for arguments in [vec!["run", pipeline.as_str()], vec!["info", "corpus", "--verify"]] {
+            let done = workspace.trajmill(&arguments).exits(1);
             assert!(done.stderr.contains(victim.trim_start_matches("corpus/")), "{arguments:?} does not name {victim}:\n{}", done.stderr);
         }
         assert!(!workspace.path("out/copy").exists());
@@ -86,7 +86,10 @@ fn a_flipped_byte_is_found() {
     }
     workspace.trajmill(&["run", &pipeline]).exits(0);
     assert_eq!(workspace.names("out"), ["copy"]);
-    assert_eq!(workspace.tree("out/copy").keys().collect::<Vec<_>>(), ["dataset.json", "steps/00000.parquet", "trajectories/00000.parquet"]);
+    assert_eq!(
+        workspace.tree("out/copy").keys().collect::<Vec<_>>(),
+        ["dataset.json", "steps/00000.parquet", "trajectories/00000.parquet"]
+    );
 }
 
 #[test]
@@ -125,7 +128,10 @@ fn what_trajmill_did_not_make_is_left_alone() {
 fn a_failing_run_leaves_no_output() {
     // The model's labels are not numbers somewhere: the message names trajectory and step.
     let workspace = Workspace::new();
-    let pipeline = workspace.pipeline("labels", "  - hide_actions: { keep: 0 }\n  - label: { model: ../models/nan.onnx, into: guess }\n  - materialise: { OUT }\n");
+    let pipeline = workspace.pipeline(
+        "labels",
+        "  - hide_actions: { keep: 0 }\n  - label: { model: ../models/nan.onnx, into: guess }\n  - materialise: { OUT }\n",
+    );
     let done = workspace.trajmill(&["run", &pipeline]).exits(1);
     assert!(done.stderr.contains("trajectory") && done.stderr.contains("step"), "{}", done.stderr);
     assert!(!workspace.path("out/labels").exists());

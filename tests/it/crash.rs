@@ -21,7 +21,12 @@ struct Case {
 
 impl Case {
     fn new(workspace: Workspace, arguments: &[&str]) -> Case {
-        let mut case = Case { workspace, arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), expected: BTreeMap::new(), operations: Vec::new() };
+        let mut case = Case {
+            workspace,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            expected: BTreeMap::new(),
+            operations: Vec::new(),
+        };
         let log = case.workspace.path("operations");
         case.faulty(&format!("count:{}", log.display())).exits(0);
         case.operations = std::fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
@@ -47,7 +52,7 @@ impl Case {
         if step > 1 {
             eprintln!("{n} operations, every {step}th is tried");
         }
-        (1..=n).filter(|at| at % step == 0 || *at == n).collect()
+        (1..=n).filter(|at| at.is_multiple_of(step) || *at == n).collect()
     }
 
     /// What a stopped run may leave: nothing visible, or all of it.

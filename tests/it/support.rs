@@ -77,41 +77,66 @@ pub(crate) fn corpus(root: &Path, trajectories: u64, longest: u64, shards: usize
     fs::write(root.join("dataset.json"), manifest.to_bytes().unwrap()).unwrap();
 }
 
+/// Where a row of steps stands.
+struct Row {
+    id: u64,
+    step: u64,
+    /// Steps of its trajectory, the final observation not counted.
+    length: u64,
+}
+
+impl Row {
+    fn is_final(&self) -> bool {
+        self.step == self.length
+    }
+
+    fn value(&self, salt: u64) -> f32 {
+        unit(self.id * 1_000_003 + self.step * 101 + salt)
+    }
+
+    /// Whether it is its trajectory's last step; one in three ends in a terminal state, the others are cut off.
+    fn ends(&self, terminal: bool) -> bool {
+        self.step + 1 == self.length && self.id.is_multiple_of(3) == terminal
+    }
+
+    fn reward(&self) -> Option<f32> {
+        (!self.is_final()).then(|| (self.id % 10) as f32 / 5.0 + self.value(50) / 4.0)
+    }
+}
+
 fn chunk(ids: &[u64], longest: u64, steps: &Arc<Schema>, carried: &Schema) -> Chunk {
-    let mut rows: Vec<(u64, u64, u64, bool)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     let mut offsets = vec![0];
     for id in ids {
         let length = 1 + mix(*id) % longest;
         let with_final = u64::from(id % 5 != 4);
-        rows.extend((0..length + with_final).map(|step| (*id, step, length, step == length)));
+        rows.extend((0..length + with_final).map(|step| Row { id: *id, step, length }));
         offsets.push(rows.len());
     }
-    let value = |(id, step, ..): &(u64, u64, u64, bool), salt: u64| unit(id * 1_000_003 + step * 101 + salt);
     let vectors = |width: i32, salt: u64, nulls: Option<NullBuffer>| -> ArrayRef {
-        let values: Float32Array = rows.iter().flat_map(|row| (0..width as u64).map(|place| value(row, salt + place))).collect::<Vec<_>>().into();
+        let of_row = |row: &Row| (0..width as u64).map(|place| row.value(salt + place)).collect::<Vec<f32>>();
+        let values = Float32Array::from(rows.iter().flat_map(of_row).collect::<Vec<f32>>());
         let child = Arc::new(Field::new("element", DataType::Float32, false));
         Arc::new(FixedSizeListArray::new(child, width, Arc::new(values), nulls))
     };
-    let last = |row: &(u64, u64, u64, bool), terminal: bool| row.1 + 1 == row.2 && (row.0 % 3 == 0) == terminal;
-    let flags = |of: &dyn Fn(&(u64, u64, u64, bool)) -> bool| -> ArrayRef { Arc::new(rows.iter().map(|row| Some(of(row))).collect::<BooleanArray>()) };
-    let reward = |row: &(u64, u64, u64, bool)| (!row.3).then(|| (row.0 % 10) as f32 / 5.0 + value(row, 50) / 4.0);
-    let recorded = NullBuffer::from_iter(rows.iter().map(|row| !row.3));
+    let flags = |of: fn(&Row) -> bool| -> ArrayRef { Arc::new(BooleanArray::from(rows.iter().map(of).collect::<Vec<bool>>())) };
+    let recorded: NullBuffer = rows.iter().map(|row| !row.is_final()).collect();
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(rows.iter().map(|row| row.0 as i64).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|row| row.1 as i32).collect::<Int32Array>()),
+        Arc::new(Int64Array::from(rows.iter().map(|row| row.id as i64).collect::<Vec<_>>())),
+        Arc::new(Int32Array::from(rows.iter().map(|row| row.step as i32).collect::<Vec<_>>())),
         vectors(WIDTHS.0, 10, None),
         vectors(WIDTHS.1, 30, Some(recorded)),
-        Arc::new(rows.iter().map(reward).collect::<Float32Array>()),
-        flags(&|row| last(row, true)),
-        flags(&|row| last(row, false)),
-        flags(&|row| row.3),
+        Arc::new(Float32Array::from(rows.iter().map(Row::reward).collect::<Vec<_>>())),
+        flags(|row| row.ends(true)),
+        flags(|row| row.ends(false)),
+        flags(Row::is_final),
     ];
-    let text = |of: &dyn Fn(u64) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(ids.iter().map(|id| of(*id)))) };
+    let text = |of: fn(u64) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(ids.iter().map(|id| of(*id)))) };
     let metadata: Vec<ArrayRef> = vec![
-        Arc::new(ids.iter().map(|id| *id as i64).collect::<Int64Array>()),
-        text(&|id| format!("{:032x}", mix(id))),
-        text(&|id| id.to_string()),
-        text(&|_| "made".to_owned()),
+        Arc::new(Int64Array::from(ids.iter().map(|id| *id as i64).collect::<Vec<_>>())),
+        text(|id| format!("{:032x}", mix(id))),
+        text(|id| id.to_string()),
+        text(|_| "made".to_owned()),
     ];
     let steps = RecordBatch::try_new(Arc::clone(steps), columns).unwrap();
     let trajectories = RecordBatch::try_new(Arc::new(carried.clone()), metadata).unwrap();
@@ -241,7 +266,8 @@ impl Workspace {
         let dataset = trajmill::dataset::Dataset::open(&self.path(dataset)).unwrap();
         let mut ids = Vec::new();
         for shard in &dataset.manifest.shards {
-            let reader = trajmill::dataset::read::ShardReader::open(&dataset.path.join(&shard.trajectories.path), &dataset.trajectories).unwrap();
+            let reader =
+                trajmill::dataset::read::ShardReader::open(&dataset.path.join(&shard.trajectories.path), &dataset.trajectories).unwrap();
             let batch = reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&["trajectory_id".to_owned()])).unwrap();
             let column = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column(0).as_ref());
             ids.extend(column.values());
@@ -265,6 +291,7 @@ pub(crate) fn snapshot(name: &str, text: &str) {
     settings.set_omit_expression(true);
     // Which runtime it is depends on the machine; which one ran is tested elsewhere.
     settings.add_filter(r"(models:? +)(onnxruntime|rten) \S+", "${1}RUNTIME VERSION");
+    settings.add_filter(r"blake3 [0-9a-f]{64}", "blake3 HASH");
     settings.bind(|| insta::assert_snapshot!(name, text));
 }
 

@@ -10,8 +10,18 @@ use trajmill::stage::STAGES;
 use super::support::repository;
 
 /// Modules by layer, lowest first: one may import from the layers below its own, and from itself.
-const LAYERS: [&[&str]; 10] =
-    [&["error"], &["dataset"], &["model", "format", "expr"], &["stage"], &["config"], &["plan"], &["commit"], &["exec", "query"], &["run"], &["cli"]];
+const LAYERS: [&[&str]; 10] = [
+    &["error"],
+    &["dataset"],
+    &["model", "format", "expr"],
+    &["stage"],
+    &["config"],
+    &["plan"],
+    &["commit"],
+    &["exec", "query"],
+    &["run"],
+    &["cli"],
+];
 
 /// Crates that only these files and folders name, so that replacing one, or a new version of it, is a matter of one place.
 const HOMES: [(&str, &[&str]); 15] = [
@@ -60,9 +70,9 @@ fn sources() -> Vec<Source> {
     paths.sort();
     let read = |path: &std::path::PathBuf| {
         let text = fs::read_to_string(path).unwrap();
-        let own: Vec<&str> = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]") && !line.starts_with("#![cfg(test)]")).collect();
-        let code = own.iter().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
-        Source { path: path.strip_prefix(&root).unwrap().display().to_string(), lines: own.len(), code, text }
+        let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code = own.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+        Source { path: path.strip_prefix(&root).unwrap().display().to_string(), lines: own.lines().count(), code, text }
     };
     paths.iter().map(read).collect()
 }
@@ -169,9 +179,11 @@ fn async_stays_in_queries() {
 
 #[test]
 fn a_stage_does_no_input_or_output() {
-    let words = ["std::fs", "std::path", "Path::", "PathBuf", "File::", "std::thread", "rayon", "config::", "std::env", "Instant", "SystemTime"];
+    let words =
+        ["std::fs", "std::path", "Path::", "PathBuf", "File::", "std::thread", "rayon", "config::", "std::env", "Instant", "SystemTime"];
     let mut wrong = Vec::new();
-    for source in sources().iter().filter(|source| source.path.starts_with("stage/")) {
+    let sources = sources();
+    for source in sources.iter().filter(|source| source.path.starts_with("stage/") && !for_tests(source, &sources)) {
         wrong.extend(words.iter().filter(|word| source.code.contains(*word)).map(|word| format!("{} has `{word}`", source.path)));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::support::{WHOLE, Workspace};
+use super::support::{WHOLE, Workspace, runtime};
 
 fn sum(counts: &Value) -> u64 {
     counts.as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum()
@@ -56,7 +56,7 @@ fn what_ran_is_said_and_recorded() {
     let workspace = Workspace::new();
     let pipeline = workspace.pipeline("whole", WHOLE);
     let done = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0);
-    let expected = std::env::var("TRAJMILL_RUNTIME").unwrap_or_else(|_| "rten".to_owned());
+    let expected = runtime();
     assert!(done.stderr.contains(&expected), "{}", done.stderr);
     let report = done.json();
     assert_eq!(report["runtime"]["name"], expected.as_str());

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use trajmill::stage::STAGES;
 
-use super::support::{Workspace, finish, repository};
+use super::support::{Workspace, finish, repository, runtime};
 
 #[test]
 fn the_committed_schema_is_the_one_that_the_code_makes() {
@@ -57,6 +57,6 @@ fn the_pipelines_that_come_along_are_right() {
     pipelines.sort();
     assert!(!pipelines.is_empty());
     let mut command = Command::new(env!("CARGO_BIN_EXE_trajmill"));
-    command.arg("check").args(pipelines).current_dir(repository()).env("TRAJMILL_RUNTIME", "rten");
+    command.arg("check").args(pipelines).current_dir(repository()).env("TRAJMILL_RUNTIME", runtime());
     finish(command).exits(0);
 }

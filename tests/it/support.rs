@@ -24,6 +24,11 @@ pub(crate) fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What models run on: what `TRAJMILL_RUNTIME` says, or rten.
+pub(crate) fn runtime() -> String {
+    std::env::var("TRAJMILL_RUNTIME").unwrap_or_else(|_| "rten".to_owned())
+}
+
 /// A seeded value that looks random.
 pub(crate) fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -211,13 +216,11 @@ impl Workspace {
         path
     }
 
-    /// The command, to be run in the workspace. Where models run is `TRAJMILL_RUNTIME`'s, or rten.
+    /// The command, to be run in the workspace.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trajmill"));
         command.args(arguments).current_dir(self.directory.path()).env_remove("TRAJMILL_FAULT").env("NO_COLOR", "1").env("COLUMNS", "100");
-        if std::env::var_os("TRAJMILL_RUNTIME").is_none() {
-            command.env("TRAJMILL_RUNTIME", "rten");
-        }
+        command.env("TRAJMILL_RUNTIME", runtime());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

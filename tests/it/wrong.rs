@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use super::support::{Workspace, repository, snapshot};
+use super::support::{Workspace, repository, runtime, snapshot};
 
 /// Names of what has an extension in a folder of `tests`.
 fn stems(folder: &str, prefix: &str, extension: &str) -> Vec<String> {
@@ -26,7 +26,10 @@ fn wrong_pipelines() {
         let text = fs::read_to_string(repository().join("tests").join(&path)).unwrap();
         fs::write(workspace.path(&path), &text).unwrap();
         let done = workspace.trajmill(&["check", &path]);
-        snapshot(&format!("pipeline_{name}"), &done.stderr);
+        // What a runtime says of a model that it cannot read is its own.
+        if runtime() == "rten" {
+            snapshot(&format!("pipeline_{name}"), &done.stderr);
+        }
         let done = done.exits(3);
         assert_eq!(done.stdout, "", "{name}");
         let place = format!("{path}:");

@@ -1,0 +1,120 @@
+//! The same inputs, pipeline and seed give the same bytes; a result is found again, and only where it is the same.
+
+use super::support::{WHOLE, Workspace, corpus};
+
+/// What a run of `pipeline` with these threads writes.
+fn bytes(workspace: &Workspace, pipeline: &str, threads: &str) -> std::collections::BTreeMap<String, String> {
+    workspace.clear();
+    workspace.trajmill(&["run", pipeline, "--threads", threads]).exits(0);
+    let tree = workspace.tree("out");
+    assert!(tree.len() > 6, "several shards make this a test: {tree:?}");
+    tree
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("whole", WHOLE);
+    let one = bytes(&workspace, &pipeline, "1");
+    for threads in ["2", "7"] {
+        assert_eq!(bytes(&workspace, &pipeline, threads), one, "with {threads} threads");
+    }
+}
+
+#[test]
+fn a_memory_budget_changes_no_byte() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("whole", WHOLE);
+    let free = bytes(&workspace, &pipeline, "2");
+    workspace.clear();
+    workspace.trajmill(&["run", &pipeline, "--threads", "2", "--memory", "1M"]).exits(0);
+    assert_eq!(workspace.tree("out"), free);
+}
+
+#[test]
+fn a_result_is_found_again() {
+    let workspace = Workspace::new();
+    let stages = "  - filter: return > ${least}\n  - materialise: { path: ../out/kept }\n";
+    let text = format!("trajmill: 1\nparams: {{ least: 2 }}\nsource: ../corpus\nstages:\n{stages}");
+    let pipeline = workspace.write("kept", &text);
+    let first = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0).json();
+    assert_eq!(first["reused"], false);
+    let before = workspace.tree("out");
+
+    let again = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0);
+    assert_eq!(again.json()["reused"], true);
+    assert_eq!(again.json()["outputs"][0]["manifest"], first["outputs"][0]["manifest"]);
+    assert!(again.stderr.contains("nothing to do"), "{}", again.stderr);
+
+    // A comment is no part of what a result depends on.
+    workspace.write("kept", &format!("# why two\n{text}"));
+    assert_eq!(workspace.trajmill(&["run", &pipeline, "--json"]).exits(0).json()["reused"], true);
+
+    // A parameter is; the message says which stage it changed, and what is there stays.
+    let changed = workspace.trajmill(&["run", &pipeline, "--set", "least=3"]).exits(1);
+    for part in ["out/kept", "was made otherwise", "stage 1 filter", "return > 2", "return > 3", "overwrite: true"] {
+        assert!(changed.stderr.contains(part), "{part:?} is not in\n{}", changed.stderr);
+    }
+    assert_eq!(workspace.tree("out"), before);
+
+    workspace.write("kept", &text.replace("../out/kept }", "../out/kept, overwrite: true }"));
+    workspace.trajmill(&["run", &pipeline, "--set", "least=3"]).exits(0);
+    assert_ne!(workspace.tree("out"), before);
+    assert_eq!(workspace.names("out"), ["kept"], "no staging is left");
+    workspace.trajmill(&["run", &pipeline, "--set", "least=2"]).exits(0);
+    assert_eq!(workspace.tree("out")["kept/steps/00000.parquet"], before["kept/steps/00000.parquet"]);
+}
+
+#[test]
+fn fresh_starts_over() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("kept", "  - filter: return > 2\n  - materialise: { OUT }\n");
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+    let before = workspace.tree("out");
+    // It does the work again, and never over a result that may not be overwritten unless it is the very same.
+    let fresh = workspace.trajmill(&["run", &pipeline, "--fresh", "--json"]).exits(0).json();
+    assert_eq!(fresh["reused"], false);
+    assert_eq!(workspace.tree("out"), before);
+}
+
+#[test]
+fn a_changed_input_or_model_is_named() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("out", "  - hide_actions: { keep: 0.5 }\n  - label: { model: ../models/mlp.onnx, window: { past: 1, future: 1 } }\n  - materialise: { OUT }\n");
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+    std::fs::copy(workspace.path("models/mlp_b.onnx"), workspace.path("models/mlp.onnx")).unwrap();
+    let changed = workspace.trajmill(&["run", &pipeline]).exits(1);
+    assert!(changed.stderr.contains("stage 2 label"), "{}", changed.stderr);
+    assert!(changed.stderr.contains("mlp.onnx"), "{}", changed.stderr);
+    assert!(!changed.stderr.contains("source 1"), "{}", changed.stderr);
+
+    std::fs::remove_dir_all(workspace.path("corpus")).unwrap();
+    corpus(&workspace.path("corpus"), 39, 12, 4);
+    let changed = workspace.trajmill(&["run", &pipeline]).exits(1);
+    assert!(changed.stderr.contains("source 1"), "{}", changed.stderr);
+}
+
+#[test]
+fn selections_do_not_depend_on_shards() {
+    // Everything that draws or ranks, with ties; renumbered copies too.
+    let stages = r#"
+  - hide_actions: { keep: 0.3, from: { highest: 0.8, by: length }, seed: 1 }
+  - filter: length >= 2
+  - subsample: { fraction: 0.8, stratify: split, seed: 2 }
+  - subsample: { count: 20, weight: "return + 5", replacement: true, seed: 3 }
+  - subsample: { count: 12, top: { by: "length % 4" } }
+  - materialise: { OUT, shard_rows: 40 }
+"#;
+    let mut results = Vec::new();
+    for shards in [1, 5, 13] {
+        let workspace = Workspace::with(40, 12, shards);
+        let pipeline = workspace.pipeline("chosen", stages);
+        workspace.trajmill(&["run", &pipeline]).exits(0);
+        let mut tree = workspace.tree("out/chosen");
+        tree.remove("dataset.json").expect("a manifest, which names its sources");
+        results.push((workspace.ids("out/chosen"), tree));
+    }
+    assert_eq!(results[0].0.len(), 12);
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[0], results[2]);
+}

@@ -1,0 +1,336 @@
+"""What trajmill writes, read by pyarrow, pandas and DuckDB; its statistics against numpy.
+
+    python tests/python/readback_oracle.py TRAJMILL_BINARY
+
+Random trajectories go in as plain Parquet. Every value that is imported and every value that a pipeline lets through is
+compared with the arrays it came from; every count, sum and hash that the datasets say of themselves with what their
+files hold. TRAJMILL_RUNTIME, where set, reaches the binary.
+"""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import blake3
+import duckdb
+import jsonschema
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+BINARY = str(pathlib.Path(sys.argv[1]).resolve())
+MODELS = pathlib.Path(__file__).resolve().parents[1] / "models"
+RNG = np.random.default_rng(5)
+D, A = 3, 2
+CHECKS = 0
+
+
+def check(condition, what):
+    global CHECKS
+    CHECKS += 1
+    assert condition, what
+
+
+def trajmill(*arguments, code=0):
+    done = subprocess.run([BINARY, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+# ---- the data: one dict of arrays per trajectory, the last observation final where there is one more than actions
+
+
+def trajectory(index, length):
+    with_final = index % 4 != 3
+    rewards = RNG.normal(loc=index % 7, size=length)
+    rewards[RNG.random(length) < 0.1] = np.nan  # not recorded
+    if index % 11 == 5:
+        rewards[:] = np.nan
+    return {
+        "observation": RNG.normal(size=(length + with_final, D)).astype(np.float32),
+        "action": RNG.uniform(-1, 1, size=(length, A)).astype(np.float32),
+        "reward": rewards,
+        "terminated": index % 3 == 0,
+        "note": f"trajectory {index}",
+    }
+
+
+
+def table_of(trajectories):
+    rows = [len(t["observation"]) for t in trajectories]
+    steps = np.concatenate([np.arange(n, dtype=np.int32) for n in rows])
+    final = np.concatenate([np.arange(n) == len(t["action"]) for n, t in zip(rows, trajectories)])
+    last = np.concatenate([np.arange(n) == len(t["action"]) - 1 for n, t in zip(rows, trajectories)])
+    terminal = np.repeat([t["terminated"] for t in trajectories], rows)
+    actions, rewards = np.zeros((len(steps), A), np.float32), np.full(len(steps), np.nan)
+    actions[~final] = np.concatenate([t["action"] for t in trajectories])
+    rewards[~final] = np.concatenate([t["reward"] for t in trajectories])
+    vectors = lambda values, type_: pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), type_), values.shape[1])
+    offsets = np.concatenate([[0], np.cumsum(~final * A)]).astype(np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(actions[~final].ravel(), pa.float32()), mask=pa.array(final))
+    return pa.table(
+        {
+            "trajectory_id": pa.array(np.repeat(np.arange(len(rows)), rows), pa.int64()),
+            "step": pa.array(steps),
+            "observation": vectors(np.concatenate([t["observation"] for t in trajectories]), pa.float32()),
+            "action": lists,
+            "reward": pa.array(rewards, mask=np.isnan(rewards)),
+            "terminated": pa.array(last & terminal),
+            "truncated": pa.array(last & ~terminal),
+            "is_final": pa.array(final),
+            "note": pa.array(np.repeat([t["note"] for t in trajectories], rows)),
+        }
+    )
+
+
+# ---- what is in a dataset, by the three readers
+
+
+def matrix(column, width, dtype):
+    """A list column as a matrix, and which rows are null."""
+    column = column.combine_chunks()
+    valid = np.asarray(column.is_valid())
+    values = np.zeros((len(column), width), dtype)
+    values[valid] = np.asarray(column.flatten()).reshape(-1, width)
+    return values, valid
+
+
+def same_tables(dataset, steps):
+    """pandas and DuckDB see what pyarrow sees."""
+    frame = pd.read_parquet(dataset / "steps")
+    check(len(frame) == len(steps) and list(frame.columns) == steps.column_names, f"pandas: {frame.columns}")
+    by_sql = duckdb.sql(f"select * from '{dataset}/steps/*.parquet'").to_arrow_table()
+    check(by_sql.column_names == steps.column_names and len(by_sql) == len(steps), f"DuckDB: {by_sql.column_names}")
+    for name in steps.column_names:
+        ours = steps[name]
+        if pa.types.is_list(ours.type) or pa.types.is_fixed_size_list(ours.type):
+            width = D if name == "observation" else A
+            expected, valid = matrix(ours, width, np.float64)
+            values, also_valid = matrix(by_sql[name], width, np.float64)
+            check((valid == also_valid).all() and (expected == values).all(), f"DuckDB: {name}")
+            present = frame[name].notna().to_numpy()
+            check((present == valid).all(), f"pandas: nulls of {name}")
+            check((np.stack(frame[name][present]) == expected[valid]).all(), f"pandas: {name}")
+        else:
+            check(by_sql[name].cast(ours.type).combine_chunks().equals(ours.combine_chunks()), f"DuckDB: {name}")
+            check(pa.array(frame[name], ours.type, from_pandas=True).equals(ours.combine_chunks()), f"pandas: {name}")
+    names = duckdb.sql(f"select trajectory_id, length, \"return\" from '{dataset}/trajectories/*.parquet'").fetchall()
+    check(len(names) == len(pq.read_table(dataset / "trajectories")), "DuckDB: trajectories")
+
+
+def layout(dataset, manifest):
+    """Trajectories whole, in one file and one row group; files as their manifest and their footers say."""
+    seen, groups, listed = set(), 0, set()
+    for index, shard in enumerate(manifest["shards"]):
+        for kind in ("steps", "trajectories"):
+            entry = shard[kind]
+            path = dataset / entry["path"]
+            listed.add(entry["path"])
+            contents = path.read_bytes()
+            check(len(contents) == entry["bytes"] and blake3.blake3(contents).hexdigest() == entry["blake3"], f"{path} is not what the manifest says")
+            check(pq.ParquetFile(path).metadata.num_rows == entry["rows"], f"rows of {path}")
+        file = pq.ParquetFile(dataset / shard["steps"]["path"])
+        sorting = file.metadata.row_group(0).sorting_columns
+        order = [(file.schema.column(column.column_index).path, column.descending) for column in sorting]
+        check(order == [("trajectory_id", False), ("step", False)], f"sorting columns: {order}")
+        in_file = []
+        for group in range(file.num_row_groups):
+            groups += 1
+            rows = file.read_row_group(group, columns=["trajectory_id", "step"])
+            ids, steps = rows["trajectory_id"].to_numpy(), rows["step"].to_numpy()
+            check((np.diff(ids) >= 0).all(), "ids ascend")
+            starts = np.flatnonzero(np.diff(ids, prepend=-1))
+            check((steps == np.arange(len(ids)) - np.repeat(starts, np.diff(np.append(starts, len(ids))))).all(), "steps count from 0 in every row group")
+            in_file += ids[starts].tolist()
+        check(len(set(in_file)) == len(in_file) and not seen & set(in_file), "a trajectory is cut by a file or a row group")
+        check(in_file == sorted(in_file), "a file is not sorted")
+        seen |= set(in_file)
+        metadata = pq.read_table(dataset / shard["trajectories"]["path"])
+        check(metadata["trajectory_id"].to_pylist() == in_file, "trajectories beside their steps")
+        check(set(metadata["shard"].to_pylist()) <= {index}, "shard")
+        first = np.cumsum([0] + metadata["rows"].to_pylist())
+        check(metadata["first_row"].to_pylist() == first[:-1].tolist() and first[-1] == shard["steps"]["rows"], "first_row and rows")
+    files = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if path.is_file()}
+    check(files == listed | {"dataset.json"}, f"files beside the manifest's: {files ^ listed}")
+    return groups
+
+
+def statistics(dataset, manifest, steps):
+    """Everything that is said of trajectories, against numpy over the steps."""
+    metadata = pq.read_table(dataset / "trajectories").sort_by("trajectory_id")
+    ids = steps["trajectory_id"].to_numpy()
+    observation, _ = matrix(steps["observation"], D, np.float64)
+    action, acted = matrix(steps["action"], A, np.float64)
+    reward = steps["reward"].to_numpy(zero_copy_only=False).astype(float)
+    flags = {name: steps[name].to_numpy(zero_copy_only=False) for name in ("terminated", "truncated", "is_final")}
+    proxy = np.zeros(len(ids), bool)
+    if "action_source" in steps.column_names:
+        proxy = pc.fill_null(pc.equal(steps["action_source"], "proxy"), False).to_numpy(zero_copy_only=False)
+    order = np.argsort(ids, kind="stable")
+    bounds = np.flatnonzero(np.diff(ids[order], prepend=-1, append=-1))
+    totals = {name: 0 for name in ("rows", "trajectories", "steps", "recorded_actions", "proxy_actions", "labelled", "terminated", "truncated")}
+    returns = []
+    check(len(metadata) == len(bounds) - 1, "one row per trajectory")
+    for row, (start, end) in zip(metadata.to_pylist(), zip(bounds, bounds[1:])):
+        at = order[start:end]
+        own = ~flags["is_final"][at]
+        recorded = acted[at] & ~proxy[at]
+        expected = {
+            "trajectory_id": ids[at[0]],
+            "length": own.sum(),
+            "terminated": flags["terminated"][at].any(),
+            "truncated": flags["truncated"][at].any(),
+            "recorded_actions": recorded.sum(),
+            "labelled": recorded.sum() == own.sum(),
+        }
+        for name, value in expected.items():
+            check(row[name] == value, f"{name} of trajectory {row['trajectory_id']}: {row[name]}, not {value}")
+        received = reward[at][~np.isnan(reward[at])]
+        if len(received):
+            check(np.isclose(row["return"], received.sum(), rtol=1e-12, atol=1e-12), f"return of {row['trajectory_id']}")
+            returns.append(row["return"])
+        else:
+            check(row["return"] is None, f"return of {row['trajectory_id']}: {row['return']}, where nothing was received")
+        for name, values in (("observation", observation[at]), ("action", action[at][acted[at]])):
+            check(np.allclose(row[f"{name}_sum"], values.sum(axis=0), rtol=1e-12, atol=1e-9), f"{name}_sum of {row['trajectory_id']}")
+            check(np.allclose(row[f"{name}_sum_sq"], (values**2).sum(axis=0), rtol=1e-12, atol=1e-9), f"{name}_sum_sq of {row['trajectory_id']}")
+        totals["rows"] += len(at)
+        totals["trajectories"] += 1
+        totals["steps"] += own.sum()
+        totals["recorded_actions"] += recorded.sum()
+        totals["proxy_actions"] += (acted[at] & proxy[at]).sum()
+        for name in ("labelled", "terminated", "truncated"):
+            totals[name] += bool(expected[name])
+    said = manifest["statistics"]
+    for name, value in totals.items():
+        check(said[name] == value, f"{name}: {said[name]}, not {value}")
+    spread = said["returns"]
+    check(spread["count"] == len(returns) and spread["min"] == min(returns) and spread["max"] == max(returns), f"returns: {spread}")
+    check(np.isclose(spread["sum"], sum(returns), rtol=1e-12), "sum of returns")
+    check(len(set(metadata["uid"].to_pylist())) == len(metadata), "uids are unique")
+    return metadata
+
+
+def read(path):
+    dataset = ROOT / path
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    return dataset, manifest, pq.read_table(dataset / "steps")
+
+
+def equals(column, expected, width=None):
+    if width is None:
+        return column.combine_chunks().equals(expected.combine_chunks())
+    ours, theirs = matrix(column, width, np.float32), matrix(expected, width, np.float32)
+    return ours[0].tobytes() == theirs[0].tobytes() and (ours[1] == theirs[1]).all()
+
+
+def main():
+    # A trajectory longer than a row group among ragged ones, and enough rows for several groups and shards.
+    lengths = [1, 2, 3, 1, *RNG.integers(1, 900, 240), 70_000, *RNG.integers(1, 900, 60), 1]
+    trajectories = [trajectory(index, int(length)) for index, length in enumerate(lengths)]
+    source = table_of(trajectories)
+    (ROOT / "plain").mkdir()
+    pq.write_table(source, ROOT / "plain" / "rows.parquet", row_group_size=10_000)
+    trajmill("import", "plain/rows.parquet", "corpus", "--from", "parquet", "--shard-rows", 120_000)
+    dataset, manifest, steps = read("corpus")
+
+    for name in source.column_names:
+        width = {"observation": D, "action": A}.get(name)
+        check(equals(steps[name], source[name], width), f"{name} is not what was imported")
+    check(len(manifest["shards"]) >= 2, "several shards")
+    check(layout(dataset, manifest) >= 4, "several row groups")
+    statistics(dataset, manifest, steps)
+    same_tables(dataset, steps)
+    trajmill("info", "corpus", "--verify")
+
+    # A pipeline that selects, labels, derives; written as JSON, which is YAML, so that the schema can be held against it.
+    (ROOT / "mlp.onnx").write_bytes((MODELS / "mlp.onnx").read_bytes())
+    pipeline = {
+        "trajmill": 1,
+        "source": "corpus",
+        "stages": [
+            {"hide_actions": {"keep": 0.2, "from": {"lowest": 0.5, "by": "return"}, "seed": 3, "as": "true_action"}},
+            {"label": {"model": "mlp.onnx", "window": {"past": 1, "future": 1, "edge": "repeat"}}},
+            {"filter": "length >= 2"},
+            {"subsample": {"fraction": 0.6, "seed": 9}},
+            {"derive": {"return_to_go": "returns_to_go(reward, 0.9)"}},
+            {"materialise": {"path": "out", "shard_rows": 60_000}},
+        ],
+    }
+    schema = json.loads(trajmill("schema").stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    check(not list(validator.iter_errors(pipeline)), "a right pipeline against its schema")
+    for wrong in ({**pipeline, "stages": [{"filtr": "x"}]}, {**pipeline, "sauce": 1}, {**pipeline, "stages": [{"subsample": {"fraction": "half"}}]}):
+        check(list(validator.iter_errors(wrong)), f"the schema lets {wrong['stages']} through")
+    (ROOT / "pipeline.yaml").write_text(json.dumps(pipeline))
+    report = json.loads(trajmill("run", "pipeline.yaml", "--json").stdout)
+    output = report["outputs"][0]
+    dataset, manifest, steps = read("out")
+    check(blake3.blake3((dataset / "dataset.json").read_bytes()).hexdigest() == output["manifest"], "hash of the manifest")
+    check(layout(dataset, manifest) >= 2, "several row groups")
+    metadata = statistics(dataset, manifest, steps)
+    same_tables(dataset, steps)
+
+    # Rows through the stages, and what was kept.
+    check(output["statistics"]["rows"] == len(steps) == output["stages"][-1]["rows_out"], "rows written")
+    check(output["stages"][0]["rows_in"] == len(source) == report["rows_read"], "rows read")
+    for before, after in zip(output["stages"], output["stages"][1:]):
+        check(before["rows_out"] == after["rows_in"] and before["trajectories_out"] == after["trajectories_in"], f"{before} then {after}")
+    kept = metadata["trajectory_id"].to_numpy()
+    eligible = sum(len(t["action"]) >= 2 for t in trajectories)
+    check(len(kept) == int(0.6 * eligible), f"{len(kept)} of {eligible} are not six tenths")
+    check(all(len(trajectories[id]["action"]) >= 2 for id in kept), "a trajectory that the filter drops")
+    mask = np.isin(source["trajectory_id"].to_numpy(), kept)
+    expected = source.filter(pa.array(mask))
+    for name in ("trajectory_id", "step", "observation", "reward", "terminated", "truncated", "is_final", "note"):
+        check(equals(steps[name], expected[name], {"observation": D}.get(name)), f"{name} is not what was read")
+
+    # Recorded actions are bit for bit what they were; every other step has a label, and says so.
+    action, acted = matrix(steps["action"], A, np.float32)
+    truth, _ = matrix(expected["action"], A, np.float32)
+    labelled = {row["trajectory_id"] for row in metadata.to_pylist() if row["split"] == "labelled"}
+    mine = np.isin(steps["trajectory_id"].to_numpy(), list(labelled))
+    final = steps["is_final"].to_numpy(zero_copy_only=False)
+    check((acted == ~final).all(), "an action for every step and for no final row")
+    check(action[mine].tobytes() == truth[mine].tobytes() and labelled, "recorded actions")
+    check((np.abs(action - truth)[~mine & ~final].max(axis=1) > 0).mean() > 0.99, "hidden actions came back")
+    says = np.where(final, None, np.where(mine, "recorded", "proxy"))
+    check(steps["action_source"].to_pylist() == says.tolist(), "action_source")
+
+    # Discounted returns, backwards in numpy.
+    reward = np.nan_to_num(steps["reward"].to_numpy(zero_copy_only=False).astype(float))
+    ids = steps["trajectory_id"].to_numpy()
+    togo, running = np.zeros(len(ids)), 0.0
+    for row in range(len(ids) - 1, -1, -1):
+        running = reward[row] + (0.9 * running if row + 1 < len(ids) and ids[row + 1] == ids[row] else 0.0)
+        togo[row] = running
+    ours = steps["return_to_go"]
+    check((np.asarray(ours.combine_chunks().is_null()) == final).all(), "return_to_go is null on final rows alone")
+    check(np.allclose(ours.to_numpy(zero_copy_only=False)[~final], togo[~final], rtol=1e-9, atol=1e-9), "return_to_go")
+
+    # Plain Parquet alone: the same rows, and nothing but Parquet.
+    pipeline["stages"][-1] = {"materialise": {"path": "flat", "format": "parquet", "shard_rows": 60_000}}
+    (ROOT / "flat.yaml").write_text(json.dumps(pipeline))
+    trajmill("run", "flat.yaml")
+    check({path.suffix for path in (ROOT / "flat").iterdir()} == {".parquet"}, "files of plain Parquet")
+    check(pq.read_table(ROOT / "flat").equals(steps), "plain Parquet")
+    again = trajmill("run", "flat.yaml", "--json")
+    check(json.loads(again.stdout)["reused"] is True, "plain Parquet is found again")
+
+    left = {path.name for path in ROOT.iterdir()}
+    check(not any("staging" in name for name in left), f"staging is left: {left}")
+    print(f"readback oracle: {CHECKS} checks hold")
+
+
+if __name__ == "__main__":
+    ROOT = pathlib.Path(tempfile.mkdtemp(prefix="readback-oracle-"))
+    try:
+        main()
+    finally:
+        shutil.rmtree(ROOT, ignore_errors=True)

@@ -45,7 +45,7 @@ class Bench:
 
     def corpus(self, kind, steps=None, recorded=0.1):
         """A corpus and the dataset imported from it."""
-        name = f"{kind}-{steps or ''}-{recorded:g}"
+        name = "-".join([kind, *([steps] if steps else []), *(["recorded"] if recorded == 1 else [])])
         corpus, dataset = DATA / name, DATA / f"{name}.trajmill"
         if not (corpus / "corpus.json").exists():
             say(f"making {name}")
@@ -173,7 +173,7 @@ def memory(bench):
             f"whole, {steps}": bench.run("whole", "whole", source=dataset, model=model, min_return=least),
         }
         runs |= measure.interleave(contestants, 1, say)
-        runs[f"import, {steps}"] = [json.loads((DATA / f"walker-{steps}-0.1.import.json").read_text())]
+        runs[f"import, {steps}"] = [json.loads((DATA / f"walker-{steps}.import.json").read_text())]
         for name in ("label", "select", "whole"):
             clear(bench.out / name)
     return part(runs, {}, [])

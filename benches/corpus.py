@@ -161,7 +161,8 @@ def main():
     with multiprocessing.Pool(args.processes) as pool:
         parts = pool.map(write_shard, jobs, chunksize=1)
     table = pa.table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    pq.write_table(table, args.out / "trajectories.parquet", compression="zstd", compression_level=1)
+    # Row groups of the size that DuckDB itself writes, so that its threads share them.
+    pq.write_table(table, args.out / "trajectories.parquet", compression="zstd", compression_level=1, row_group_size=122_880)
     recorded = table["labelled"].to_numpy()
     facts = {
         "steps": int(lengths.sum()),

@@ -56,6 +56,7 @@ def criterion(dataset, labelled):
     """Seconds per row of decode and encode."""
     home = DATA / "criterion"
     environment = dict(os.environ, CRITERION_HOME=str(home), TRAJMILL_BENCH_SOURCE=str(dataset), TRAJMILL_BENCH_RESULT=str(labelled))
+    environment["VIRTUAL_ENV"] = os.environ["BENCH_VENV"]
     if Path("/dev/shm").is_dir():
         environment["TMPDIR"] = "/dev/shm"
     subprocess.run(["cargo", "bench", "--bench", "parts", "--", "decode|encode|window"], cwd=BENCHES.parent, env=environment, check=True)

@@ -1,0 +1,8 @@
+#!/usr/bin/env python3
+"""Labels null actions by hand: hand_label.py CORPUS OUT --model MODEL [--past N] [--batch N] [--threads N]"""
+
+import shards
+
+args = shards.arguments()
+sessions = shards.Sessions(args.model)
+shards.for_each_file(args, lambda table: shards.label(table, sessions, args.past, args.batch))

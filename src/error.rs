@@ -98,7 +98,15 @@ impl From<arrow::error::ArrowError> for Error {
 
 impl From<parquet::errors::ParquetError> for Error {
     fn from(error: parquet::errors::ParquetError) -> Error {
-        Error::failed(error.to_string())
+        // What `dataset::store` says comes through the encoder as an I/O error.
+        let source = match &error {
+            parquet::errors::ParquetError::External(source) => source.downcast_ref::<std::io::Error>(),
+            _ => None,
+        };
+        match source.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(own) => Error { kind: own.kind, message: own.message.clone(), hints: own.hints.clone() },
+            None => Error::failed(error.to_string()),
+        }
     }
 }
 

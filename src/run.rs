@@ -118,10 +118,11 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
         return Err(Error::failed("the plan has no output"));
     };
     let key = fingerprint.key();
-    match existing(path)? {
-        Existing::Nothing => {}
+    let replace = match existing(path)? {
+        Existing::Nothing => wanted.overwrite,
         Existing::Result { key: found, .. } if found == key && !options.fresh => return reused(plan, path, wanted.format, fingerprint),
-        Existing::Result { .. } if wanted.overwrite => {}
+        // `--fresh` makes the same result again: nothing is lost with the one that is there.
+        Existing::Result { key: found, .. } if wanted.overwrite || found == key => true,
         Existing::Result { inputs, .. } => {
             let changes = fingerprint.changes_since(&inputs);
             let message = format!("{} exists and was made otherwise:\n    {}", path.display(), changes.join("\n    "));
@@ -130,7 +131,7 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
         Existing::Foreign => {
             return Err(Error::failed(format!("{} exists and is not a result of trajmill", path.display())).hint("write to another path, or remove it yourself"));
         }
-    }
+    };
     let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
     let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
     let clock = Clock::new(phases.iter().flat_map(|phase| phase.transforms.iter().map(|placed| placed.name.as_str())));
@@ -169,7 +170,7 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
         Err(error) => return Err(error),
     };
     let plain = wanted.format == OutputFormat::Parquet;
-    staging.publish(&if plain { result.path.join("steps") } else { result.path.clone() }, wanted.overwrite)?;
+    staging.publish(&if plain { result.path.join("steps") } else { result.path.clone() }, replace)?;
     Ok(Output {
         path: path.clone(),
         reused: false,

@@ -7,7 +7,7 @@ use super::report;
 use crate::commit::{Existing, Staging, existing};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
-use crate::dataset::schema;
+use crate::dataset::{layout, schema};
 use crate::error::{Error, Result};
 use crate::format::{self, import};
 use crate::plan::Fingerprint;
@@ -51,6 +51,12 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     match existing(&args.dataset)? {
         Existing::Nothing => {}
         Existing::Result { key: found, .. } if found == key => {
+            // An import that was killed between publishing and tidying up left its staging directory.
+            if layout::staging(&args.dataset).exists()
+                && let Ok(staging) = Staging::claim(&args.dataset, &[])
+            {
+                staging.discard()?;
+            }
             report::say(&format!("{}: nothing to do, it is there and made of the same source", args.dataset.display()));
             return Ok(());
         }

@@ -79,7 +79,11 @@ pub fn parse(source: Source, folder: PathBuf, overrides: &[(String, String)]) ->
         Err(fault) => return Err(source.error(vec![fault])),
     };
     let params = params::substitute(&mut root, overrides, &mut faults)?;
-    validate::pipeline(&root, &mut faults);
+    // What is at fault already is not held against the schema as well.
+    let known: Vec<Span> = faults.iter().map(|fault| fault.span).collect();
+    let mut misfits = Vec::new();
+    validate::pipeline(&root, &mut misfits);
+    faults.extend(misfits.into_iter().filter(|fault| !known.contains(&fault.span)));
     if !faults.is_empty() {
         return Err(source.error(faults));
     }

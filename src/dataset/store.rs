@@ -155,8 +155,9 @@ impl HashingFile {
 
 impl Write for HashingFile {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        faults::before("write", &self.path)?;
-        let written = self.file.write(buffer)?;
+        // Encoders hand the error on as it is, so it says here already which file it was and what to do.
+        let written = faults::before("write", &self.path).and_then(|()| self.file.write(buffer));
+        let written = written.map_err(|error| io::Error::new(error.kind(), failed("write", &self.path, &error)))?;
         if let Some(bytes) = buffer.get(..written) {
             self.hasher.update(bytes);
         }

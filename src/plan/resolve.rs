@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::models::Library;
 use super::{Fingerprint, Phase, Placed, Plan, Sink};
@@ -12,7 +12,7 @@ use crate::dataset::chunk::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, write};
 use crate::error::Result;
-use crate::expr::Aggregate;
+use crate::expr::{self, Aggregate};
 use crate::model::{Options, Runtime};
 use crate::stage::{Bound, Check, Context, Materialise, Misfit, STAGES, Selection, Transform};
 
@@ -52,7 +52,7 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
         outputs: Vec::new(),
     };
     if sources.len() > 1 {
-        chain.carried = with_field(&chain.carried, Field::new(trajectory::SOURCE, arrow::datatypes::DataType::Utf8, true)).0;
+        chain.carried = with_field(&chain.carried, Field::new(trajectory::SOURCE, DataType::Utf8, true)).0;
     }
     chain.open.steps = Arc::clone(&chain.steps);
     for (index, stage) in pipeline.stages.iter().enumerate() {
@@ -222,7 +222,15 @@ impl Chain<'_> {
         for (check, node) in &self.open.checks {
             for (table, predicate) in check.predicates() {
                 let schema = if table == "steps" { self.steps.as_ref() } else { &self.trajectories };
-                if let Err(misfit) = Aggregate::bind(predicate, schema) {
+                let bound = Aggregate::bind(predicate, schema).and_then(|aggregate| match aggregate.data_type() {
+                    DataType::Boolean => Ok(()),
+                    _ => Err(expr::Misfit {
+                        word: None,
+                        message: format!("a check is true or false, and `{predicate}` is neither"),
+                        help: Some("compare it with something, as in `count(*) > 0`".to_owned()),
+                    }),
+                });
+                if let Err(misfit) = bound {
                     if misfit.word.as_ref().is_some_and(|word| self.unbound.contains(word)) {
                         continue;
                     }

@@ -57,7 +57,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     for (index, column) in materialise.columns.iter().flatten().enumerate() {
         if !names.contains(&column.as_str()) {
             let help = nearest(column, names.iter().copied()).map_or_else(|| format!("steps has {}", names.join(", ")), |name| format!("did you mean `{name}`?"));
-            return Err(Misfit::new(format!("unknown column `{column}`")).help(help).at(index.to_string()).at("columns"));
+            let misfit = Misfit { word: Some(column.clone()), ..Misfit::new(format!("unknown column `{column}`")) };
+            return Err(misfit.help(help).at(index.to_string()).at("columns"));
         }
     }
     Ok(Bound::Materialise(materialise))

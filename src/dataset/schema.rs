@@ -181,7 +181,7 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
         list.values().slice(first, last - first)
     } else {
         let source = list.values().to_data();
-        let mut values = arrow::array::MutableArrayData::new(vec![&source], false, list.len() * width as usize);
+        let mut values = arrow::array::MutableArrayData::new(vec![&source], true, list.len() * width as usize);
         for row in 0..list.len() {
             if list.is_valid(row) {
                 values.extend(0, offsets[row] as usize, offsets[row + 1] as usize);

@@ -190,8 +190,7 @@ impl ShardWriter {
     }
 }
 
-fn close(mut writer: ArrowWriter<HashingFile>, path: String, rows: u64) -> Result<FileEntry> {
-    writer.finish()?;
+fn close(writer: ArrowWriter<HashingFile>, path: String, rows: u64) -> Result<FileEntry> {
     let digest = writer.into_inner()?.finish()?;
     Ok(FileEntry { path, rows, bytes: digest.bytes, blake3: digest.blake3 })
 }

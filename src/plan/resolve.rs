@@ -47,14 +47,13 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
         carried: carried(&first.trajectories),
         trajectories: first.trajectories.as_ref().clone(),
         fingerprint,
-        open: Open::default(),
+        open: Open::at(&first.steps),
         phases: Vec::new(),
         outputs: Vec::new(),
     };
     if sources.len() > 1 {
         chain.carried = with_field(&chain.carried, Field::new(trajectory::SOURCE, DataType::Utf8, true)).0;
     }
-    chain.open.steps = Arc::clone(&chain.steps);
     for (index, stage) in pipeline.stages.iter().enumerate() {
         chain.stage(index, stage);
     }
@@ -100,13 +99,18 @@ fn carried(trajectories: &Schema) -> Schema {
 }
 
 /// A phase that is being put together.
-#[derive(Default)]
 struct Open {
     selections: Vec<Placed<Box<dyn Selection>>>,
     transforms: Vec<Placed<Arc<dyn Transform>>>,
     checks: Vec<(Check, Node)>,
     /// Columns of steps at its beginning.
-    steps: Arc<Schema>,
+    steps: SchemaRef,
+}
+
+impl Open {
+    fn at(steps: &SchemaRef) -> Open {
+        Open { selections: Vec::new(), transforms: Vec::new(), checks: Vec::new(), steps: Arc::clone(steps) }
+    }
 }
 
 struct Chain<'a> {
@@ -243,7 +247,7 @@ impl Chain<'_> {
     }
 
     fn close(&mut self, sink: Sink) {
-        let open = std::mem::take(&mut self.open);
+        let open = std::mem::replace(&mut self.open, Open::at(&self.steps));
         let mut reads: Vec<String> = self.steps.fields().iter().map(|field| field.name().clone()).collect();
         let mut all = false;
         for placed in &open.transforms {
@@ -264,7 +268,6 @@ impl Chain<'_> {
             sink,
             fingerprint: self.fingerprint.clone(),
         });
-        self.open.steps = Arc::clone(&self.steps);
         self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
     }
 

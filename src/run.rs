@@ -129,7 +129,8 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
             return Err(Error::failed(message).hint("remove it, write to another path, or give `materialise` the option `overwrite: true`"));
         }
         Existing::Foreign => {
-            return Err(Error::failed(format!("{} exists and is not a result of trajmill", path.display())).hint("write to another path, or remove it yourself"));
+            return Err(Error::failed(format!("{} exists and is not a result of trajmill", path.display()))
+                .hint("write to another path, or remove it yourself"));
         }
     };
     let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
@@ -149,7 +150,13 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
         let key = phase.fingerprint.key();
         let journal = staging.journal(&key)?;
         options.watch.begin(&name, table.rows()?);
-        let setting = Setting { threads: options.threads, memory: options.memory, interrupted: options.interrupted, progress: &|rows| options.watch.advance(rows), clock: &clock };
+        let setting = Setting {
+            threads: options.threads,
+            memory: options.memory,
+            interrupted: options.interrupted,
+            progress: &|rows| options.watch.advance(rows),
+            clock: &clock,
+        };
         let outcome = exec::run(phase, input, &table, &tasks, &staging.dataset(&key), journal, &setting);
         options.watch.end();
         let outcome = outcome?;
@@ -239,7 +246,10 @@ fn check(phase: &Phase, result: &Dataset, options: &Options) -> Result<Vec<Strin
     if phase.checks.is_empty() {
         return Ok(Vec::new());
     }
-    let session = Session::open(&[("result".to_owned(), result.clone())], &crate::query::Options { threads: options.threads, memory: options.memory, ..Default::default() })?;
+    let session = Session::open(
+        &[("result".to_owned(), result.clone())],
+        &crate::query::Options { threads: options.threads, memory: options.memory, ..Default::default() },
+    )?;
     let (mut warnings, mut failures) = (Vec::new(), Vec::new());
     for check in &phase.checks {
         for (table, predicate) in check.predicates() {

@@ -36,7 +36,9 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
     for (index, placed) in phase.selections.iter().enumerate() {
         let ahead = if placed.ahead_of.is_empty() { String::new() } else { format!(", ahead of {}", placed.ahead_of.join(", ")) };
         let flow = table.and_then(|table| table.flow.get(index));
-        let kept = flow.map(|flow| format!(": {} of {} trajectories, {} of {} rows", flow.trajectories_out, flow.trajectories_in, flow.rows_out, flow.rows_in));
+        let kept = flow.map(|flow| {
+            format!(": {} of {} trajectories, {} of {} rows", flow.trajectories_out, flow.trajectories_in, flow.rows_out, flow.rows_in)
+        });
         let _ = writeln!(text, "  select     {}{}{ahead}", placed.name, kept.unwrap_or_default());
         selections.push(json!({"stage": placed.name, "index": placed.index + 1, "ahead_of": placed.ahead_of, "flow": flow}));
     }
@@ -60,7 +62,9 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
             let key = phase.fingerprint.key();
             let (state, changes) = match existing(path)? {
                 Existing::Nothing => ("new".to_owned(), Vec::new()),
-                Existing::Result { key: found, .. } if found == key => ("nothing to do: it is there, made of the same things".to_owned(), Vec::new()),
+                Existing::Result { key: found, .. } if found == key => {
+                    ("nothing to do: it is there, made of the same things".to_owned(), Vec::new())
+                }
                 Existing::Result { inputs, .. } => {
                     let verb = if options.overwrite { "replace what is there" } else { "in the way: what is there was made otherwise" };
                     (verb.to_owned(), phase.fingerprint.changes_since(&inputs))
@@ -76,5 +80,7 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
         }
     };
     let transforms: Vec<&str> = phase.transforms.iter().map(|placed| placed.name.as_str()).collect();
-    Ok(json!({"selections": selections, "transforms": transforms, "reads": phase.reads, "sink": sink, "fingerprint": phase.fingerprint.key()}))
+    Ok(
+        json!({"selections": selections, "transforms": transforms, "reads": phase.reads, "sink": sink, "fingerprint": phase.fingerprint.key()}),
+    )
 }

@@ -46,7 +46,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     fingerprint.set("source", &content);
-    fingerprint.set("options", format!("{} {:?} {:?} {:?} {:?} {}", format.name, args.map, args.trajectory, args.step, args.max_steps, args.shard_rows));
+    fingerprint.set(
+        "options",
+        format!("{} {:?} {:?} {:?} {:?} {}", format.name, args.map, args.trajectory, args.step, args.max_steps, args.shard_rows),
+    );
     let key = fingerprint.key();
     match existing(&args.dataset)? {
         Existing::Nothing => {}
@@ -64,7 +67,8 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             return Err(Error::failed(format!("{} exists", args.dataset.display())).hint("import to another path, or remove it first"));
         }
     }
-    let options = format::Options { map: args.map.clone(), trajectory: args.trajectory.clone(), step: args.step.clone(), max_steps: args.max_steps };
+    let options =
+        format::Options { map: args.map.clone(), trajectory: args.trajectory.clone(), step: args.step.clone(), max_steps: args.max_steps };
     let mut source = (format.read)(&args.source, &options)?;
     let staging = Staging::claim(&args.dataset, &[])?;
     let imported = fill(&staging, &key, source.as_mut(), args, &content);
@@ -85,12 +89,23 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         columns: schema::describe(&imported.steps),
         statistics,
         shards: imported.shards,
-        lineage: Lineage { by: format!("import {}", format.name), inputs: fingerprint.inputs, source_metadata: source.metadata(), ..Lineage::default() },
+        lineage: Lineage {
+            by: format!("import {}", format.name),
+            inputs: fingerprint.inputs,
+            source_metadata: source.metadata(),
+            ..Lineage::default()
+        },
     };
     let sealed = staging.seal(&key, &manifest)?;
     staging.publish(&sealed, false)?;
     let dataset = Dataset::open(&args.dataset)?;
-    report::say(&format!("{}: {} trajectories, {} rows in {} shards", dataset.path.display(), dataset.trajectory_count(), dataset.rows(), dataset.manifest.shards.len()));
+    report::say(&format!(
+        "{}: {} trajectories, {} rows in {} shards",
+        dataset.path.display(),
+        dataset.trajectory_count(),
+        dataset.rows(),
+        dataset.manifest.shards.len()
+    ));
     Ok(())
 }
 

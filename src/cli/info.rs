@@ -33,8 +33,13 @@ pub(super) fn run(args: &InfoArgs) -> Result<()> {
         let failures: Vec<Error> = files.par_iter().filter_map(|file| dataset.verify_file(file).err()).collect();
         if !failures.is_empty() {
             let list: Vec<String> = failures.iter().map(|error| error.message.clone()).collect();
-            return Err(Error::failed(format!("{} of {} files are not what they should be:\n    {}", failures.len(), files.len(), list.join("\n    ")))
-                .hint("restore them from a copy, or make the dataset again"));
+            return Err(Error::failed(format!(
+                "{} of {} files are not what they should be:\n    {}",
+                failures.len(),
+                files.len(),
+                list.join("\n    ")
+            ))
+            .hint("restore them from a copy, or make the dataset again"));
         }
         super::report::say(&format!("verified: {} files, every byte as the manifest says", files.len()));
     }
@@ -47,7 +52,13 @@ fn show(dataset: &Dataset) {
     print(&format!("{}  (format {}, by {})", dataset.path.display(), manifest.trajmill, manifest.tool));
     print(&format!("trajectories  {}, of which {} fully labelled", statistics.trajectories, statistics.labelled));
     print(&format!("ends          {} terminated, {} truncated", statistics.terminated, statistics.truncated));
-    print(&format!("rows          {} ({} steps) in {} shards, {:.1} MB", statistics.rows, statistics.steps, manifest.shards.len(), bytes as f64 / 1e6));
+    print(&format!(
+        "rows          {} ({} steps) in {} shards, {:.1} MB",
+        statistics.rows,
+        statistics.steps,
+        manifest.shards.len(),
+        bytes as f64 / 1e6
+    ));
     print(&format!("actions       {} recorded, {} proxy", statistics.recorded_actions, statistics.proxy_actions));
     if let Some(returns) = &statistics.returns {
         print(&format!("return        {:.3} to {:.3}, mean {:.3}", returns.min, returns.max, returns.sum / returns.count as f64));

@@ -56,7 +56,11 @@ pub(super) fn summary(report: &Report) {
             true => {
                 say(&format!("{}: nothing to do, it is there and made of the same things:", output.path.display()));
                 for (name, value) in &output.inputs {
-                    let value = if value.chars().count() > 72 { format!("{}…", value.chars().take(71).collect::<String>()) } else { value.clone() };
+                    let value = if value.chars().count() > 72 {
+                        format!("{}…", value.chars().take(71).collect::<String>())
+                    } else {
+                        value.clone()
+                    };
                     say(&format!("  {name}: {value}"));
                 }
                 say("  (run with --fresh to do it again)");
@@ -102,7 +106,10 @@ fn one(output: &Output, seconds: f64) {
     say(&format!("{seconds:.2} s, {} rows read a second{limit}", number((read as f64 / seconds.max(1e-9)) as u64)));
     say(&format!("result: {}", output.path.display()));
     if output.manifest.is_some() {
-        say(&format!("look at it: trajmill info {0}, or trajmill sql {0} -c \"select * from trajectories limit 5\"", output.path.display()));
+        say(&format!(
+            "look at it: trajmill info {0}, or trajmill sql {0} -c \"select * from trajectories limit 5\"",
+            output.path.display()
+        ));
     }
 }
 

@@ -49,6 +49,21 @@ pub struct SqlArgs {
     pub memory: usize,
 }
 
+impl clap::ValueEnum for Format {
+    fn value_variants<'a>() -> &'a [Format] {
+        &[Format::Table, Format::Csv, Format::Json, Format::Parquet]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(match self {
+            Format::Table => "table",
+            Format::Csv => "csv",
+            Format::Json => "json",
+            Format::Parquet => "parquet",
+        }))
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors

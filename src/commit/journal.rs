@@ -74,6 +74,8 @@ impl Journal {
 
 /// Whether the files of a shard are as the journal says.
 fn whole(dataset: &Path, shard: &ShardEntry) -> bool {
-    let same = |file: &FileEntry| store::digest(&dataset.join(&file.path)).is_ok_and(|found| found.bytes == file.bytes && found.blake3 == file.blake3);
+    let same = |file: &FileEntry| {
+        store::digest(&dataset.join(&file.path)).is_ok_and(|found| found.bytes == file.bytes && found.blake3 == file.blake3)
+    };
     same(&shard.steps) && same(&shard.trajectories)
 }

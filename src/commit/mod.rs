@@ -95,7 +95,8 @@ impl Staging {
 
     fn discard_all_but(&self, keys: &[String]) -> Result<()> {
         let kept: Vec<PathBuf> = keys.iter().map(|key| layout::work(&self.directory, key)).chain([self.directory.join("lock")]).collect();
-        let entries = std::fs::read_dir(&self.directory).map_err(|error| Error::failed(format!("cannot read {}: {error}", self.directory.display())))?;
+        let entries = std::fs::read_dir(&self.directory)
+            .map_err(|error| Error::failed(format!("cannot read {}: {error}", self.directory.display())))?;
         for entry in entries.flatten().filter(|entry| !kept.contains(&entry.path())) {
             store::remove(&entry.path())?;
         }
@@ -138,7 +139,8 @@ impl Staging {
     pub fn publish(self, sealed: &Path, overwrite: bool) -> Result<()> {
         if !store::publish(sealed, &self.output)? {
             if !overwrite {
-                return Err(Error::failed(format!("{} has come to exist while the run worked", self.output.display())).hint("remove it and run the same command again: the work is kept"));
+                return Err(Error::failed(format!("{} has come to exist while the run worked", self.output.display()))
+                    .hint("remove it and run the same command again: the work is kept"));
             }
             store::exchange(sealed, &self.output)?;
         }

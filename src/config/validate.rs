@@ -12,7 +12,11 @@ pub(super) fn pipeline(root: &Node, faults: &mut Vec<Diagnostic>) {
     let schema = json_schema();
     let mut walker = Walker { definitions: &schema["$defs"], faults };
     let Content::Map(_) = &root.content else {
-        walker.fault(root, format!("a pipeline is a mapping, not {}", root.content.kind()), Some("start with `trajmill: 1`, `source:` and `stages:`".to_owned()));
+        walker.fault(
+            root,
+            format!("a pipeline is a mapping, not {}", root.content.kind()),
+            Some("start with `trajmill: 1`, `source:` and `stages:`".to_owned()),
+        );
         return;
     };
     // Stages are checked one by one below: "which of ten alternatives" makes no message.
@@ -43,7 +47,11 @@ impl Walker<'_> {
             Content::Map(entries) => entries.as_slice(),
             // `- shuffle` alone is a stage with nothing but defaults, if only its colon were there.
             Content::Str(name) if names().contains(&name.as_str()) => {
-                return self.fault(node, format!("`{name}` needs a colon and its options"), Some(format!("write `- {name}: {{}}` for the defaults")));
+                return self.fault(
+                    node,
+                    format!("`{name}` needs a colon and its options"),
+                    Some(format!("write `- {name}: {{}}` for the defaults")),
+                );
             }
             other => return self.fault(node, format!("a stage is one key with its options, not {}", other.kind()), None),
         };
@@ -74,7 +82,11 @@ impl Walker<'_> {
             && let Content::Str(text) = &node.content
         {
             if !words.contains(text) {
-                self.fault(node, format!("`{name}` cannot be `{text}`"), Some(suggest(text, words.iter().map(String::as_str).collect::<Vec<_>>())));
+                self.fault(
+                    node,
+                    format!("`{name}` cannot be `{text}`"),
+                    Some(suggest(text, words.iter().map(String::as_str).collect::<Vec<_>>())),
+                );
             }
             return;
         }
@@ -139,7 +151,11 @@ impl Walker<'_> {
                 (Some(schema), _) => self.node(value, schema, &key.name),
                 (None, Value::Bool(false)) => {
                     let help = suggest(&key.name, properties.keys().map(String::as_str).collect::<Vec<_>>());
-                    self.faults.push(Diagnostic { span: key.span, message: format!("unknown key `{}` in {}", key.name, quoted(name)), help: Some(help) });
+                    self.faults.push(Diagnostic {
+                        span: key.span,
+                        message: format!("unknown key `{}` in {}", key.name, quoted(name)),
+                        help: Some(help),
+                    });
                 }
                 (None, schema @ Value::Object(_)) => self.node(value, schema, &key.name),
                 (None, _) => {}
@@ -147,7 +163,11 @@ impl Walker<'_> {
         }
         for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !entries.iter().any(|(key, _)| key.name == required) {
-                self.fault(node, format!("{} needs `{required}`", quoted(name)), properties[required]["description"].as_str().map(first_sentence));
+                self.fault(
+                    node,
+                    format!("{} needs `{required}`", quoted(name)),
+                    properties[required]["description"].as_str().map(first_sentence),
+                );
             }
         }
     }
@@ -172,7 +192,8 @@ impl Walker<'_> {
             let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
             return self.fault(node, format!("`{name}` must be {}", allowed.join(" or ")), None);
         }
-        let limits = [("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"), ("exclusiveMaximum", "less than")];
+        let limits =
+            [("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"), ("exclusiveMaximum", "less than")];
         for (key, words) in limits {
             let Some(limit) = schema[key].as_f64() else { continue };
             let held = match key {

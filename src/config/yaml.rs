@@ -168,7 +168,9 @@ impl<'t> Reader<'t> {
             return Err(fault(span, format!("nested more than {DEEPEST} deep"), None));
         }
         let (anchor, tag) = match &event {
-            Event::Scalar(_, _, anchor, tag) | Event::SequenceStart(_, anchor, tag) | Event::MappingStart(_, anchor, tag) => (*anchor, tag.is_some()),
+            Event::Scalar(_, _, anchor, tag) | Event::SequenceStart(_, anchor, tag) | Event::MappingStart(_, anchor, tag) => {
+                (*anchor, tag.is_some())
+            }
             _ => (0, false),
         };
         if anchor != 0 || tag {
@@ -190,7 +192,9 @@ impl<'t> Reader<'t> {
                 }
             }
             Event::MappingStart(..) => self.mapping(span, depth, faults),
-            Event::Alias(_) | Event::UnresolvedAlias(_) => Err(fault(span, "aliases are not part of a pipeline file", Some("write the value out"))),
+            Event::Alias(_) | Event::UnresolvedAlias(_) => {
+                Err(fault(span, "aliases are not part of a pipeline file", Some("write the value out")))
+            }
             _ => Err(fault(span, "not valid YAML here", None)),
         }
     }
@@ -232,7 +236,9 @@ pub(super) fn parse(text: &str, faults: &mut Vec<Diagnostic>) -> Result<Node, Di
         match reader.next()? {
             (Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd, _) => {}
             (Event::StreamEnd, span) => return root.ok_or_else(|| fault(span, "the file is empty", None)),
-            (_, span) if root.is_some() => return Err(fault(span, "a pipeline file holds one document", Some("move the second one to a file of its own"))),
+            (_, span) if root.is_some() => {
+                return Err(fault(span, "a pipeline file holds one document", Some("move the second one to a file of its own")));
+            }
             (event, span) => root = Some(reader.node(event, span, 0, faults)?),
         }
     }

@@ -59,7 +59,8 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
         let length = span.clone().filter(|row| !is_final.value(*row)).count() as i64;
         let valid = |row: &usize| rewards.as_ref().is_some_and(|rewards| rewards.is_valid(*row));
         let mut received = span.clone().filter(valid).peekable();
-        let total = received.peek().is_some().then(|| received.map(|row| rewards.as_ref().map_or(0.0, |rewards| rewards.value(row))).sum::<f64>());
+        let total =
+            received.peek().is_some().then(|| received.map(|row| rewards.as_ref().map_or(0.0, |rewards| rewards.value(row))).sum::<f64>());
         let filled = span.clone().filter(|row| action.is_some_and(|action| action.is_valid(*row)));
         let (proxies, actions) = filled.partition::<Vec<_>, _>(|row| proxy(*row));
         lengths.push(length);
@@ -159,7 +160,8 @@ fn sums_of<T: ArrowPrimitiveType>(
     to_f64: impl Fn(T::Native) -> f64,
 ) -> (ArrayRef, ArrayRef) {
     let element = Arc::new(Field::new("element", DataType::Float64, false));
-    let builder = || ListBuilder::with_capacity(Float64Builder::with_capacity(chunk.len() * width), chunk.len()).with_field(Arc::clone(&element));
+    let builder =
+        || ListBuilder::with_capacity(Float64Builder::with_capacity(chunk.len() * width), chunk.len()).with_field(Arc::clone(&element));
     let (mut sums, mut squares) = (builder(), builder());
     let (mut sum, mut square) = (vec![0.0; width], vec![0.0; width]);
     for span in chunk.spans() {

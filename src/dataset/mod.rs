@@ -59,10 +59,18 @@ impl Dataset {
             }
         })?;
         let manifest = Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
-        let first = manifest.shards.first().ok_or_else(|| Error::failed(format!("{}: the manifest lists no shard", manifest_path.display())))?;
-        let steps = schema::logical(&read::file_schema(&path.join(&first.steps.path))?, &manifest.columns)?;
+        let first =
+            manifest.shards.first().ok_or_else(|| Error::failed(format!("{}: the manifest lists no shard", manifest_path.display())))?;
+        let file = read::file_schema(&path.join(&first.steps.path))?;
+        let steps = schema::logical(&file, &manifest.columns)?;
         let trajectories = read::file_schema(&path.join(&first.trajectories.path))?;
-        Ok(Dataset { path: path.to_owned(), hash: blake3::hash(&bytes).to_hex().to_string(), manifest: Arc::new(manifest), steps, trajectories })
+        Ok(Dataset {
+            path: path.to_owned(),
+            hash: blake3::hash(&bytes).to_hex().to_string(),
+            manifest: Arc::new(manifest),
+            steps,
+            trajectories,
+        })
     }
 
     /// Number of rows of `steps`, final observations included.

@@ -29,8 +29,10 @@ fn open(path: &Path) -> Result<File> {
 
 fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    ArrowReaderMetadata::load(&open(path)?, options)
-        .map_err(|error| Error::failed(format!("{} is not a readable Parquet file: {error}", path.display())).hint("the file is damaged or truncated: restore it from a copy, or import it again"))
+    ArrowReaderMetadata::load(&open(path)?, options).map_err(|error| {
+        Error::failed(format!("{} is not a readable Parquet file: {error}", path.display()))
+            .hint("the file is damaged or truncated: restore it from a copy, or import it again")
+    })
 }
 
 /// The Arrow schema of a Parquet file.
@@ -52,7 +54,9 @@ impl ShardReader {
         if names(metadata.schema()) != names(logical) {
             return Err(Error::failed(format!(
                 "{}: columns are {}, the dataset has {}",
-                path.display(), names(metadata.schema()).join(", "), names(logical).join(", ")
+                path.display(),
+                names(metadata.schema()).join(", "),
+                names(logical).join(", ")
             )));
         }
         Ok(ShardReader { path: path.to_owned(), metadata, logical: Arc::clone(logical) })

@@ -77,8 +77,20 @@ pub mod trajectory {
 
     /// Columns that are computed from the steps whenever a dataset is written; all others are carried along.
     pub const INTRINSIC: [&str; 14] = [
-        LENGTH, RETURN, TERMINATED, TRUNCATED, LABELLED, RECORDED_ACTIONS, SHARD, FIRST_ROW, ROWS, CONTENT_HASH, OBSERVATION_SUM,
-        OBSERVATION_SUM_SQ, ACTION_SUM, ACTION_SUM_SQ,
+        LENGTH,
+        RETURN,
+        TERMINATED,
+        TRUNCATED,
+        LABELLED,
+        RECORDED_ACTIONS,
+        SHARD,
+        FIRST_ROW,
+        ROWS,
+        CONTENT_HASH,
+        OBSERVATION_SUM,
+        OBSERVATION_SUM_SQ,
+        ACTION_SUM,
+        ACTION_SUM_SQ,
     ];
 }
 
@@ -130,7 +142,8 @@ pub fn describe(schema: &Schema) -> Vec<Column> {
 pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
     let names = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
     if names(file) != columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>() {
-        return Err(Error::failed("the manifest's columns are not those of the shard files").hint("the dataset is damaged: import or materialise it again"));
+        return Err(Error::failed("the manifest's columns are not those of the shard files")
+            .hint("the dataset is damaged: import or materialise it again"));
     }
     let fields = file.fields().iter().zip(columns).map(|(field, column)| match (field.data_type(), column.width) {
         (DataType::List(child), Some(width)) => {
@@ -184,9 +197,9 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
         let mut values = arrow::array::MutableArrayData::new(vec![&source], true, list.len() * width as usize);
         for row in 0..list.len() {
             if list.is_valid(row) {
-                values.extend(0, offsets[row] as usize, offsets[row + 1] as usize);
+                values.try_extend(0, offsets[row] as usize, offsets[row + 1] as usize)?;
             } else {
-                values.extend_nulls(width as usize);
+                values.try_extend_nulls(width as usize)?;
             }
         }
         // Slots under a null vector hold zeros, never nulls of their own.

@@ -59,7 +59,9 @@ pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Resul
         let text = matches!(column.logical_type_ref(), Some(LogicalType::String));
         builder = match (column.physical_type(), column.name()) {
             (Type::FLOAT | Type::DOUBLE, _) => builder.set_column_encoding(path.clone(), Encoding::BYTE_STREAM_SPLIT),
-            (Type::INT32 | Type::INT64, step::STEP | trajectory::FIRST_ROW) => builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED),
+            (Type::INT32 | Type::INT64, step::STEP | trajectory::FIRST_ROW) => {
+                builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
+            }
             (Type::INT64, _) => builder.set_column_dictionary_enabled(path.clone(), true),
             (Type::BYTE_ARRAY, name) if text && ![trajectory::UID, trajectory::CONTENT_HASH].contains(&name) => {
                 builder.set_column_dictionary_enabled(path.clone(), true)
@@ -77,7 +79,11 @@ pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Resul
 fn sorting(schema: &Schema, names: &[&str]) -> Result<Vec<SortingColumn>> {
     let leaves = ArrowSchemaConverter::new().convert(schema)?;
     let index = |name: &&str| leaves.columns().iter().position(|column| column.path().parts() == [*name]);
-    Ok(names.iter().filter_map(index).map(|index| SortingColumn { column_idx: index as i32, descending: false, nulls_first: false }).collect())
+    Ok(names
+        .iter()
+        .filter_map(index)
+        .map(|index| SortingColumn { column_idx: index as i32, descending: false, nulls_first: false })
+        .collect())
 }
 
 impl ShardWriter {
@@ -87,7 +93,14 @@ impl ShardWriter {
     ///
     /// # Errors
     /// Where the files exist or cannot be created.
-    pub fn create(root: &Path, index: usize, steps: &SchemaRef, carried: &Schema, sorted: bool, note: Option<String>) -> Result<ShardWriter> {
+    pub fn create(
+        root: &Path,
+        index: usize,
+        steps: &SchemaRef,
+        carried: &Schema,
+        sorted: bool,
+        note: Option<String>,
+    ) -> Result<ShardWriter> {
         let physical = schema::physical(steps);
         let metadata = trajectories_schema(steps, carried);
         let order = |schema: &Schema, names: &[&str]| if sorted { sorting(schema, names).map(Some) } else { Ok(None) };

@@ -127,7 +127,8 @@ fn task_rows(task: &Task) -> u64 {
 fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-        Err(Error::failed(format!("a decoder gave up: {}", text.unwrap_or("no reason given"))).hint("the input is likely damaged: `trajmill info --verify DATASET` checks every byte"))
+        Err(Error::failed(format!("a decoder gave up: {}", text.unwrap_or("no reason given")))
+            .hint("the input is likely damaged: `trajmill info --verify DATASET` checks every byte"))
     })
 }
 
@@ -138,7 +139,8 @@ fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> 
     for task in tasks {
         let finished: &Finished =
             journal.finished.get(&task.index).ok_or_else(|| Error::failed(format!("task {} did not finish", task.index)))?;
-        let own: Vec<Flow> = serde_json::from_value(finished.flow.clone()).map_err(|error| Error::failed(format!("damaged journal: {error}")))?;
+        let own: Vec<Flow> =
+            serde_json::from_value(finished.flow.clone()).map_err(|error| Error::failed(format!("damaged journal: {error}")))?;
         flow.iter_mut().zip(&own).for_each(|(total, own)| total.add(own));
         shards.push(finished.shard.clone());
     }

@@ -46,7 +46,9 @@ fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], cl
     for (placed, flow) in phase.transforms.iter().zip(flow) {
         let mut tally = Tally::default();
         let (rows, trajectories) = (chunk.steps.num_rows() as u64, chunk.len() as u64);
-        chunk = clock.time(&placed.name, || placed.part.apply(chunk, &mut tally)).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+        chunk = clock
+            .time(&placed.name, || placed.part.apply(chunk, &mut tally))
+            .map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
         if placed.part.changes().splits {
             chunk = renumber(chunk, stride)?;
         }
@@ -66,7 +68,9 @@ fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], cl
 
 /// Gives the trajectories that a transform cut from one another ids of their own.
 fn renumber(chunk: Chunk, stride: i64) -> Result<Chunk> {
-    let Some(copies) = chunk.trajectories.column_by_name(COPY).and_then(|column| column.as_primitive_opt::<Int32Type>()) else { return Ok(chunk) };
+    let Some(copies) = chunk.trajectories.column_by_name(COPY).and_then(|column| column.as_primitive_opt::<Int32Type>()) else {
+        return Ok(chunk);
+    };
     let id = |(id, copy): (&i64, &i32)| {
         let new = i64::from(*copy).checked_mul(stride).and_then(|offset| offset.checked_add(*id));
         new.ok_or_else(|| Error::failed(format!("trajectory {id} was cut into so many that they run out of ids")))

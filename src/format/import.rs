@@ -70,7 +70,7 @@ pub fn import(
         if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {
             let mut shard = match writer.take() {
                 Some(shard) => shard,
-                None => ShardWriter::create(root, shards.len(), &steps, &carried, true)?,
+                None => ShardWriter::create(root, shards.len(), &steps, &carried, true, None)?,
             };
             if !batch.is_empty() {
                 shard.write(&chunk(&batch, trajectories, &incoming, &steps, &origin)?)?;

@@ -175,11 +175,6 @@ impl Runtime {
         Runtime::Pure(pure::PureRuntime { note: None })
     }
 
-    /// The runtime that is built in.
-    pub fn embedded() -> Runtime {
-        Runtime::Pure(pure::PureRuntime)
-    }
-
     /// `onnxruntime` or `rten`.
     pub fn name(&self) -> &'static str {
         match self {

@@ -29,7 +29,9 @@ impl Fingerprint {
 
     /// What is not as it was in `earlier`, one sentence fragment each.
     pub fn changes_since(&self, earlier: &BTreeMap<String, String>) -> Vec<String> {
-        let brief = |value: &str| if value.chars().count() > 60 { format!("{}…", value.chars().take(59).collect::<String>()) } else { value.to_owned() };
+        let brief = |value: &str| {
+            if value.chars().count() > 60 { format!("{}…", value.chars().take(59).collect::<String>()) } else { value.to_owned() }
+        };
         let mut changes = Vec::new();
         for (name, value) in &self.inputs {
             match earlier.get(name) {

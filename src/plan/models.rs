@@ -19,7 +19,9 @@ impl Models for Library {
     fn spec(&self, path: &str) -> Result<Spec> {
         let full = self.folder.join(path);
         if !full.is_file() {
-            return Err(Error::failed(format!("there is no model file {path}")).hint(format!("relative paths start at {}", self.folder.display())));
+            return Err(
+                Error::failed(format!("there is no model file {path}")).hint(format!("relative paths start at {}", self.folder.display()))
+            );
         }
         self.runtime.spec(&full)
     }

@@ -69,7 +69,10 @@ fn open_sources(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec<Da
     for input in &pipeline.inputs {
         let mut fault = |message: String, help: String| faults.push(Diagnostic { span: input.span, message, help: Some(help) });
         if input.format.as_deref().is_some_and(|format| format != "trajmill") || !input.map.is_empty() {
-            fault("a source is a trajmill dataset".to_owned(), format!("make one first: `trajmill import {} DATASET`, with --from and --map", input.path));
+            fault(
+                "a source is a trajmill dataset".to_owned(),
+                format!("make one first: `trajmill import {} DATASET`, with --from and --map", input.path),
+            );
             continue;
         }
         match Dataset::open(&pipeline.folder.join(&input.path)) {
@@ -78,7 +81,10 @@ fn open_sources(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec<Da
                 if let Some(first) = sources.first().filter(|first| columns(first) != columns(&dataset)) {
                     let differ = |ours: &Dataset, theirs: &Dataset| {
                         let theirs = columns(theirs);
-                        columns(ours).into_iter().find(|column| !theirs.contains(column)).map(|column| format!("`{}` {}", column.name, column.data_type))
+                        columns(ours)
+                            .into_iter()
+                            .find(|column| !theirs.contains(column))
+                            .map(|column| format!("`{}` {}", column.name, column.data_type))
                     };
                     let ours = differ(&dataset, first).map(|column| format!("it has {column}")).unwrap_or_default();
                     let theirs = differ(first, &dataset).map(|column| format!("the first has {column}")).unwrap_or_default();
@@ -201,7 +207,8 @@ impl Chain<'_> {
     fn output(&mut self, index: usize, node: &StageNode, options: Materialise) {
         let path = self.pipeline.folder.join(&options.path);
         let at = node.options.get("path").map_or(node.name.span, |path| path.span);
-        let mut fault = |message: &str, help: &str| self.faults.push(Diagnostic { span: at, message: message.to_owned(), help: Some(help.to_owned()) });
+        let mut fault =
+            |message: &str, help: &str| self.faults.push(Diagnostic { span: at, message: message.to_owned(), help: Some(help.to_owned()) });
         if path.file_name().is_none() {
             fault("the output's path must end in a name", "write out/NAME");
         } else if self.outputs.contains(&path) {
@@ -216,7 +223,8 @@ impl Chain<'_> {
             self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
         }
         self.checks();
-        let key = serde_json::json!({"format": format!("{:?}", options.format), "shard_rows": options.shard_rows, "columns": options.columns});
+        let key =
+            serde_json::json!({"format": format!("{:?}", options.format), "shard_rows": options.shard_rows, "columns": options.columns});
         self.fingerprint.set(format!("stage {} materialise", index + 1), key.to_string());
         self.close(Sink::Output { path, options });
     }

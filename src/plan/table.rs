@@ -159,7 +159,8 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
 
 /// The table before any selection: one row per trajectory, in the order of the sources.
 fn read(phase: &Phase, sources: &[Dataset]) -> Result<RecordBatch> {
-    let mut names: Vec<String> = [trajectory::TRAJECTORY_ID, trajectory::LENGTH, trajectory::ROWS, trajectory::FIRST_ROW].map(str::to_owned).into();
+    let mut names: Vec<String> =
+        [trajectory::TRAJECTORY_ID, trajectory::LENGTH, trajectory::ROWS, trajectory::FIRST_ROW].map(str::to_owned).into();
     let mut written: Vec<String> = Vec::new();
     for placed in &phase.selections {
         names.extend(placed.part.reads().into_iter().filter(|name| !written.contains(name)));
@@ -178,8 +179,10 @@ fn read(phase: &Phase, sources: &[Dataset]) -> Result<RecordBatch> {
             let rows = batch.num_rows();
             let first_row = int64(&batch, trajectory::FIRST_ROW)?;
             let mut batch = with_column(&batch, Field::new(FIRST_ROW, DataType::Int64, false), Arc::new(first_row))?;
-            let placed: [(&str, ArrayRef); 2] =
-                [(SOURCE, Arc::new(UInt32Array::from(vec![source as u32; rows]))), (SHARD, Arc::new(UInt32Array::from(vec![shard as u32; rows])))];
+            let placed: [(&str, ArrayRef); 2] = [
+                (SOURCE, Arc::new(UInt32Array::from(vec![source as u32; rows]))),
+                (SHARD, Arc::new(UInt32Array::from(vec![shard as u32; rows]))),
+            ];
             for (name, column) in placed {
                 batch = with_column(&batch, Field::new(name, DataType::UInt32, false), column)?;
             }
@@ -233,7 +236,8 @@ impl Table {
             column.ok_or_else(|| Error::failed("the selection lost its place"))
         };
         let (source, shard, row) = (place(SOURCE)?, place(SHARD)?, place(ROW)?);
-        let (first_row, rows, ids) = (int64(&self.batch, FIRST_ROW)?, int64(&self.batch, trajectory::ROWS)?, int64(&self.batch, trajectory::TRAJECTORY_ID)?);
+        let (first_row, rows, ids) =
+            (int64(&self.batch, FIRST_ROW)?, int64(&self.batch, trajectory::ROWS)?, int64(&self.batch, trajectory::TRAJECTORY_ID)?);
         let piece = |index: usize| Piece {
             source: source.value(index),
             shard: shard.value(index),

@@ -83,8 +83,11 @@ fn context(options: &Options, environment: Arc<RuntimeEnv>) -> SessionContext {
     if options.unsafe_sql { context.enable_url_table() } else { context }
 }
 
-fn runtime() -> Result<Runtime> {
-    Builder::new_current_thread().build().map_err(|error| Error::failed(format!("cannot start the query engine: {error}")))
+fn runtime(threads: usize) -> Result<Runtime> {
+    let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, NonZeroUsize::get) } else { threads };
+    // Plans are trees, and executing one recurses on these threads too.
+    let built = Builder::new_multi_thread().worker_threads(threads).thread_stack_size(64 << 20).build();
+    built.map_err(|error| Error::failed(format!("cannot start the query engine: {error}")))
 }
 
 /// The statement that asks whether `predicate` holds for the whole of `table`.
@@ -128,7 +131,7 @@ impl Session {
                 provider.register_table(table.to_owned(), Arc::new(provided))?;
             }
         }
-        Ok(Session { context, runtime: runtime()?, tables, unsafe_sql: options.unsafe_sql })
+        Ok(Session { context, runtime: runtime(options.threads)?, tables, unsafe_sql: options.unsafe_sql })
     }
 
     /// The tables, by the names that queries use, and their columns.
@@ -237,7 +240,7 @@ pub fn check_plan(schema: &Schema, table: &str, predicate: &str) -> Result<(), M
     let misfit = |error: DataFusionError| fault::explain(&error, &tables);
     let (plan, scalar) = deep(|| {
         let context = context(&Options { threads: 1, ..Options::default() }, Arc::default());
-        let planned = runtime()?.block_on(async {
+        let planned = runtime(1)?.block_on(async {
             context.register_table(table, Arc::new(EmptyTable::new(table::listed(schema)))).map_err(misfit)?;
             let state = context.state();
             state.sql_to_expr(predicate, &Default::default()).map_err(misfit)?;

@@ -28,7 +28,7 @@ const BOX: usize = 10_000;
 const ROW_GROUP: usize = 64 << 20;
 
 /// How a result is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Boxes for people.
     Table,

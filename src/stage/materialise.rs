@@ -8,12 +8,8 @@ use super::{Bound, Context, Misfit, Stage, options};
 use crate::error::nearest;
 
 /// The registry entry.
-pub(super) const STAGE: Stage = Stage {
-    name: "materialise",
-    schema: |generator| generator.subschema_for::<Materialise>(),
-    bind,
-    sample: "{path: out/result}",
-};
+pub(super) const STAGE: Stage =
+    Stage { name: "materialise", schema: |generator| generator.subschema_for::<Materialise>(), bind, sample: "{path: out/result}" };
 
 /// Writes the dataset and publishes it in one step. In the middle of the list, the chain goes on from what was written.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -56,7 +52,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let names: Vec<&str> = context.steps.fields().iter().map(|field| field.name().as_str()).collect();
     for (index, column) in materialise.columns.iter().flatten().enumerate() {
         if !names.contains(&column.as_str()) {
-            let help = nearest(column, names.iter().copied()).map_or_else(|| format!("steps has {}", names.join(", ")), |name| format!("did you mean `{name}`?"));
+            let help = nearest(column, names.iter().copied())
+                .map_or_else(|| format!("steps has {}", names.join(", ")), |name| format!("did you mean `{name}`?"));
             let misfit = Misfit { word: Some(column.clone()), ..Misfit::new(format!("unknown column `{column}`")) };
             return Err(misfit.help(help).at(index.to_string()).at("columns"));
         }

@@ -1,3 +1,5 @@
+//! Options against columns and models, and labelling with a predictor that is known.
+
 use std::path::PathBuf;
 
 use arrow::array::{Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};

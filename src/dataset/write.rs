@@ -142,10 +142,14 @@ impl ShardWriter {
         let steps = self.ordered(&chunk.steps)?;
         let mut from = 0;
         for span in chunk.spans() {
+            // A trajectory as long as a row group gets one of its own.
+            if span.len() >= self.chunk_rows {
+                self.close_row_group(&steps.slice(from, span.start - from))?;
+                from = span.start;
+            }
             // A row group closes at the first trajectory end at or after its target, so none is ever cut.
             if self.steps.in_progress_rows() + span.end - from >= self.chunk_rows {
-                self.steps.write(&steps.slice(from, span.end - from))?;
-                self.steps.flush()?;
+                self.close_row_group(&steps.slice(from, span.end - from))?;
                 from = span.end;
             }
         }
@@ -153,6 +157,17 @@ impl ShardWriter {
             self.steps.write(&steps.slice(from, steps.num_rows() - from))?;
         }
         self.rows += steps.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Writes `rest` and ends the row group, if there is anything in it.
+    fn close_row_group(&mut self, rest: &RecordBatch) -> Result<()> {
+        if rest.num_rows() > 0 {
+            self.steps.write(rest)?;
+        }
+        if self.steps.in_progress_rows() > 0 {
+            self.steps.flush()?;
+        }
         Ok(())
     }
 

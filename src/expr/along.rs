@@ -74,11 +74,6 @@ impl Function {
         })
     }
 
-    /// Whether the function tells steps from final rows.
-    pub(super) fn reads_final(self) -> bool {
-        !matches!(self, Function::Next(_) | Function::Prev(_))
-    }
-
     /// Whether the argument must be a number.
     pub(super) fn needs_number(self) -> bool {
         matches!(self, Function::ReturnsToGo(_) | Function::Cumulative | Function::Mean | Function::Sum)

@@ -42,20 +42,33 @@ fn messages(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
 
 /// Numbers and values of the fields of a protobuf message, up to the first that is malformed.
 fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {
-    std::iter::from_fn(move || {
-        let key = varint(&mut rest)?;
-        let value = match key & 7 {
-            0 => Value::Number(varint(&mut rest)?),
-            1 => Value::Bytes(take(&mut rest, 8)?),
-            2 => {
-                let length = usize::try_from(varint(&mut rest)?).ok()?;
-                Value::Bytes(take(&mut rest, length)?)
-            }
-            5 => Value::Bytes(take(&mut rest, 4)?),
-            _ => return None,
-        };
-        Some((key >> 3, value))
-    })
+    std::iter::from_fn(move || field(&mut rest))
+}
+
+/// The next field, or `None` where there is none or it is malformed.
+fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
+    let key = varint(rest)?;
+    let value = match key & 7 {
+        0 => Value::Number(varint(rest)?),
+        1 => Value::Bytes(take(rest, 8)?),
+        2 => {
+            let length = usize::try_from(varint(rest)?).ok()?;
+            Value::Bytes(take(rest, length)?)
+        }
+        5 => Value::Bytes(take(rest, 4)?),
+        _ => return None,
+    };
+    Some((key >> 3, value))
+}
+
+/// Whether `bytes` are fields to the end: a reader that is given anything else may not come back.
+pub(super) fn is_message(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        if field(&mut bytes).is_none() {
+            return false;
+        }
+    }
+    true
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
@@ -81,14 +94,14 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn field(number: u64, payload: &[u8]) -> Vec<u8> {
+    fn encoded(number: u64, payload: &[u8]) -> Vec<u8> {
         [&[(number << 3 | 2) as u8, payload.len() as u8], payload].concat()
     }
 
     #[test]
     fn weights_in_another_file_are_refused_and_garbage_is_not_ours_to_judge() {
         let tensor = |location: u8| [(DATA_LOCATION << 3) as u8, location].to_vec();
-        let model = |location| field(GRAPH, &field(INITIALIZER, &tensor(location)));
+        let model = |location| encoded(GRAPH, &encoded(INITIALIZER, &tensor(location)));
         let path = Path::new("m.onnx");
         assert!(refuse(path, &model(0)).is_ok());
         let message = refuse(path, &model(1)).unwrap_err().message;

@@ -280,6 +280,7 @@ pub enum DataMut<'a> {
 }
 
 /// A loaded model with its own buffers, used by one thread at a time.
+#[expect(clippy::large_enum_variant, reason = "there are as many sessions as threads, and they live as long as the run")]
 pub enum Session {
     /// On ONNX Runtime.
     Onnx(onnx::OnnxSession),

@@ -201,6 +201,9 @@ fn load(path: &Path) -> Result<Model> {
         Error::failed(format!("{} is not a model that rten can run: {reason}", path.display()))
             .hint("ONNX Runtime knows every ONNX operator: `pip install onnxruntime` in the active environment")
     };
+    if !external::is_message(&bytes) {
+        return Err(refused("it is damaged, or not ONNX at all".to_owned()));
+    }
     let parse = || ModelOptions::with_all_ops().prepack_weights(true).load(bytes).map_err(|error| error.to_string());
     // A malformed file must end in an error, whatever the parser makes of it.
     catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| Err("it is malformed".to_owned())).map_err(refused)

@@ -49,7 +49,10 @@ fn outputs(session: &Session, count: usize) -> Vec<Vec<f64>> {
     (0..count).map(|index| numbers(session.output(index))).collect()
 }
 
-fn expected() -> BTreeMap<String, BTreeMap<String, Vec<Vec<Option<f64>>>>> {
+/// By model, then by port: rows of values, `None` for one that is not finite.
+type Expected = BTreeMap<String, BTreeMap<String, Vec<Vec<Option<f64>>>>>;
+
+fn expected() -> Expected {
     serde_json::from_str(include_str!("../../tests/models/expected.json")).unwrap()
 }
 

@@ -233,7 +233,9 @@ impl Chain<'_> {
     fn checks(&mut self) {
         for (check, node) in &self.open.checks {
             for (table, predicate) in check.predicates() {
-                let schema = if table == "steps" { self.steps.as_ref() } else { &self.trajectories };
+                // An aggregate leaves final rows out, so it wants to tell them; trajectories have none.
+                let whole = with_field(&self.trajectories, Field::new(step::IS_FINAL, arrow::datatypes::DataType::Boolean, false)).0;
+                let schema = if table == "steps" { self.steps.as_ref() } else { &whole };
                 let bound = Aggregate::bind(predicate, schema).and_then(|aggregate| match aggregate.data_type() {
                     DataType::Boolean => Ok(()),
                     _ => Err(expr::Misfit {

@@ -29,12 +29,10 @@ pub(super) fn bind(stage: &Stage, options: &str, steps: &Schema, trajectories: &
 }
 
 /// Both halves of a stage.
-pub(super) fn work(
-    stage: &Stage,
-    options: &str,
-    steps: &Schema,
-    trajectories: &Schema,
-) -> (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>) {
+type Halves = (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>);
+
+/// A stage that does work, as its halves.
+pub(super) fn work(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Halves {
     match bind(stage, options, steps, trajectories) {
         Ok(Bound::Work { selection, transform }) => (selection, transform),
         Ok(_) => panic!("{} does no work", stage.name),

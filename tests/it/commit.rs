@@ -126,12 +126,9 @@ fn what_trajmill_did_not_make_is_left_alone() {
 
 #[test]
 fn a_failing_run_leaves_no_output() {
-    // The model's labels are not numbers somewhere: the message names trajectory and step.
+    // The expression cannot be computed on a row: the message names trajectory and step.
     let workspace = Workspace::new();
-    let pipeline = workspace.pipeline(
-        "labels",
-        "  - hide_actions: { keep: 0 }\n  - label: { model: ../models/nan.onnx, into: guess }\n  - materialise: { OUT }\n",
-    );
+    let pipeline = workspace.pipeline("labels", "  - derive: { ratio: 10 / step }\n  - materialise: { OUT }\n");
     let done = workspace.trajmill(&["run", &pipeline]).exits(1);
     assert!(done.stderr.contains("trajectory") && done.stderr.contains("step"), "{}", done.stderr);
     assert!(!workspace.path("out/labels").exists());

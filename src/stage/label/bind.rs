@@ -177,7 +177,7 @@ fn row_shape(port: &Port, wanted: usize) -> Option<Vec<usize>> {
     let known: usize = axes.iter().flatten().product();
     match axes.iter().filter(|size| size.is_none()).count() {
         0 => (known == wanted).then(|| axes.iter().flatten().copied().collect()),
-        1 if known > 0 && wanted % known == 0 => Some(axes.iter().map(|size| size.unwrap_or(wanted / known)).collect()),
+        1 if known > 0 && wanted.is_multiple_of(known) => Some(axes.iter().map(|size| size.unwrap_or(wanted / known)).collect()),
         _ => None,
     }
 }

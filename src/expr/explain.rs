@@ -82,7 +82,8 @@ pub(super) fn inside(written: &str, data_type: &DataType) -> String {
 
 /// A sentence of a library, made to go on after others: no capital, no trailing stop.
 pub(super) fn sentence(message: &str) -> String {
-    let message = message.trim().trim_end_matches('.');
+    // After `got` the library names types by names that no user has seen.
+    let message = message.split(", got ").next().unwrap_or(message).trim().trim_end_matches('.');
     let mut letters = message.chars();
     match letters.next() {
         Some(first) if !message.chars().nth(1).is_some_and(char::is_uppercase) => first.to_lowercase().chain(letters).collect(),

@@ -82,8 +82,9 @@ pub(super) fn inside(written: &str, data_type: &DataType) -> String {
 
 /// A sentence of a library, made to go on after others: no capital, no trailing stop.
 pub(super) fn sentence(message: &str) -> String {
-    // After `got` the library names types by names that no user has seen.
-    let message = message.split(", got ").next().unwrap_or(message).trim().trim_end_matches('.');
+    // The library goes on to name types by names that no user has seen.
+    let message = [", got ", " to value of "].iter().fold(message, |message, cut| message.split(cut).next().unwrap_or(message));
+    let message = message.trim().trim_end_matches('.');
     let mut letters = message.chars();
     match letters.next() {
         Some(first) if !message.chars().nth(1).is_some_and(char::is_uppercase) => first.to_lowercase().chain(letters).collect(),

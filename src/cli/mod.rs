@@ -135,7 +135,14 @@ pub fn main() -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    match dispatch(&cli.command) {
+    // A panic is reported once, as an error: by the worker that met it, or here.
+    std::panic::set_hook(Box::new(|_| {}));
+    let done = std::panic::catch_unwind(|| dispatch(&cli.command)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+        Err(Error::failed(format!("trajmill stopped unexpectedly: {}", text.unwrap_or("no reason given")))
+            .hint("please report it with the command and its input: this is a bug"))
+    });
+    match done {
         Ok(()) => 0,
         Err(error) => {
             report::error(&error);

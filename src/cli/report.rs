@@ -115,11 +115,12 @@ fn one(output: &Output, seconds: f64) {
 
 fn notes(flow: &Flow) -> String {
     let mut notes: Vec<String> = Vec::new();
-    for (reason, rows) in &flow.dropped_rows {
-        let trajectories = flow.dropped_trajectories.get(reason).map(|n| format!("{} trajectories, ", number(*n))).unwrap_or_default();
+    for (reason, rows) in &flow.tally.dropped_rows {
+        let trajectories =
+            flow.tally.dropped_trajectories.get(reason).map(|n| format!("{} trajectories, ", number(*n))).unwrap_or_default();
         notes.push(format!("dropped {trajectories}{} rows: {reason}", number(*rows)));
     }
-    notes.extend(flow.counts.iter().map(|(name, n)| format!("{} {name}", number(*n))));
+    notes.extend(flow.tally.counts.iter().map(|(name, n)| format!("{} {name}", number(*n))));
     if flow.added_rows > 0 {
         notes.push(format!("{} rows drawn again", number(flow.added_rows)));
     }

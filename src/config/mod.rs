@@ -2,7 +2,8 @@
 //!
 //! Three passes, none of which does I/O but reading the file: [`yaml`] makes a tree with spans, parameters are put in
 //! ([`params`]), and the tree is held against the JSON Schema of pipelines ([`validate`]). Every fault found is kept as
-//! a [`Diagnostic`]; all are reported together. What the words mean on a dataset is `plan`'s affair.
+//! a [`Diagnostic`]. What the words mean on a dataset is `plan`'s affair, which adds the faults that it finds: all are
+//! reported together.
 
 mod diagnostic;
 mod params;
@@ -10,7 +11,7 @@ mod schema;
 mod validate;
 mod yaml;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
@@ -20,13 +21,15 @@ pub use diagnostic::{Diagnostic, Source, Span};
 pub use schema::json_schema;
 pub use yaml::{Content, Key, Node};
 
-/// A pipeline file that has the right shape.
+/// A pipeline file as it was read, with what is wrong with its shape.
 #[derive(Debug)]
 pub struct PipelineFile {
     /// The text, for messages and the lineage.
     pub source: Source,
     /// The folder of the file: relative paths start here.
     pub folder: PathBuf,
+    /// What is wrong with its shape; it must not be run where there is anything.
+    pub faults: Vec<Diagnostic>,
     /// Parameters as they are after `--set`.
     pub params: serde_json::Map<String, Value>,
     /// Datasets to read.
@@ -55,16 +58,18 @@ pub struct StageNode {
     pub name: Key,
     /// Its options.
     pub options: Node,
+    /// Whether it has the right shape, so that its options can be read.
+    pub fits: bool,
 }
 
 /// Reads and checks the pipeline file at `path`, with `overrides` of its parameters as `(key, value)`.
 ///
 /// # Errors
-/// Where the file cannot be read (a failure), an override names no parameter (a usage error), or the file is wrong: a
-/// pipeline error whose message holds every fault.
+/// Where the file cannot be read (a failure), an override names no parameter (a usage error), or the text is no YAML (a
+/// pipeline error).
 pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     parse(Source { name: path.display().to_string(), text }, folder, overrides)
 }
 
@@ -84,15 +89,31 @@ pub fn parse(source: Source, folder: PathBuf, overrides: &[(String, String)]) ->
     let mut misfits = Vec::new();
     validate::pipeline(&root, &mut misfits);
     faults.extend(misfits.into_iter().filter(|fault| !known.contains(&fault.span)));
-    if !faults.is_empty() {
-        return Err(source.error(faults));
-    }
-    let inputs = root.get("source").map(inputs).unwrap_or_default();
+    let fits = |node: &Node| !faults.iter().any(|fault| node.span.start <= fault.span.start && fault.span.start < node.span.end);
+    let inputs = root.get("source").filter(|source| fits(source)).map(inputs).unwrap_or_default();
     let stages = match root.get("stages").map(|stages| &stages.content) {
-        Some(Content::Seq(stages)) => stages.iter().filter_map(stage).collect(),
+        Some(Content::Seq(stages)) => stages.iter().filter_map(|node| stage(node, fits(node))).collect(),
         _ => Vec::new(),
     };
-    Ok(PipelineFile { source, folder, params, inputs, stages })
+    Ok(PipelineFile { source, folder, faults, params, inputs, stages })
+}
+
+impl PipelineFile {
+    /// Where a path of the pipeline leads: from the file's folder, with `..` taken out where no link is in the way, so
+    /// that messages name it as a person would.
+    pub fn locate(&self, path: &str) -> PathBuf {
+        let mut located = PathBuf::new();
+        for part in self.folder.join(path).components() {
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir if matches!(located.components().next_back(), Some(Component::Normal(_))) && !located.is_symlink() => {
+                    located.pop();
+                }
+                other => located.push(other),
+            }
+        }
+        located
+    }
 }
 
 fn inputs(node: &Node) -> Vec<Input> {
@@ -114,9 +135,9 @@ fn inputs(node: &Node) -> Vec<Input> {
     }
 }
 
-fn stage(node: &Node) -> Option<StageNode> {
+fn stage(node: &Node, fits: bool) -> Option<StageNode> {
     match &node.content {
-        Content::Map(entries) => entries.first().map(|(name, options)| StageNode { name: name.clone(), options: options.clone() }),
+        Content::Map(entries) => entries.first().map(|(name, options)| StageNode { name: name.clone(), options: options.clone(), fits }),
         _ => None,
     }
 }

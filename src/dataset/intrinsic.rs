@@ -9,6 +9,7 @@ use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float64Array, Float64Builder, Int64Array, ListBuilder,
     PrimitiveArray, StringArray,
 };
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema};
 
 use super::Chunk;
@@ -61,16 +62,16 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
         let mut received = span.clone().filter(valid).peekable();
         let total =
             received.peek().is_some().then(|| received.map(|row| rewards.as_ref().map_or(0.0, |rewards| rewards.value(row))).sum::<f64>());
-        let filled = span.clone().filter(|row| action.is_some_and(|action| action.is_valid(*row)));
-        let (proxies, actions) = filled.partition::<Vec<_>, _>(|row| proxy(*row));
+        let filled = action.map_or(0, |action| action.nulls().map_or(span.len(), |nulls| valid_in(nulls, &span)));
+        let proxies = span.clone().filter(|row| proxy(*row) && action.is_some_and(|action| action.is_valid(*row))).count();
         lengths.push(length);
         returns.push(total);
-        recorded.push(actions.len() as i64);
+        recorded.push((filled - proxies) as i64);
         ends.push(span.clone().any(|row| terminated.value(row)));
         cuts.push(span.clone().any(|row| truncated.value(row)));
         statistics.steps += length as u64;
-        statistics.recorded_actions += actions.len() as u64;
-        statistics.proxy_actions += proxies.len() as u64;
+        statistics.recorded_actions += (filled - proxies) as u64;
+        statistics.proxy_actions += proxies as u64;
         if let Some(total) = total {
             let own = Statistics { returns: Some(Returns { count: 1, min: total, sum: total, max: total }), ..Statistics::default() };
             statistics.add(&own);
@@ -96,6 +97,11 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
         }
     }
     Ok(Intrinsic { columns: fields(&chunk.steps.schema()).into_iter().zip(columns).collect(), statistics })
+}
+
+/// How many rows of `span` are not null.
+fn valid_in(nulls: &NullBuffer, span: &Range<usize>) -> usize {
+    span.len() - nulls.slice(span.start, span.len()).null_count()
 }
 
 /// Fields of the intrinsic columns that steps of `schema` give, less those that the writer knows.
@@ -207,15 +213,13 @@ fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
         }
     }
     // Values under a null are not part of the content.
-    let runs = |width: usize, bytes: &[u8], hasher: &mut blake3::Hasher| {
-        if array.null_count() == 0 {
+    let runs = |width: usize, bytes: &[u8], hasher: &mut blake3::Hasher| match array.nulls() {
+        None => {
             hasher.update(bytes);
-        } else {
-            let rows = bytes.chunks_exact(width.max(1)).enumerate().filter(|(row, _)| array.is_valid(*row));
-            rows.for_each(|(_, bytes)| {
-                hasher.update(bytes);
-            });
         }
+        Some(nulls) => nulls.valid_slices().for_each(|(start, end)| {
+            hasher.update(&bytes[start * width..end * width]);
+        }),
     };
     match array.data_type() {
         DataType::FixedSizeList(_, width) => {
@@ -234,6 +238,14 @@ fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
         DataType::Boolean => {
             let bits: Vec<u8> = array.as_boolean().iter().map(|bit| bit.map_or(2, u8::from)).collect();
             hasher.update(&bits);
+        }
+        DataType::Utf8 => {
+            let mut text = Vec::with_capacity(array.len() * 16);
+            for value in array.as_string::<i32>() {
+                text.extend_from_slice(value.unwrap_or("null").as_bytes());
+                text.push(0);
+            }
+            hasher.update(&text);
         }
         other => match other.primitive_width() {
             Some(size) => {

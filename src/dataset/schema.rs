@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, FixedSizeListArray, ListArray, RecordBatch, UInt64Array, make_array};
+use arrow::array::{Array, ArrayRef, FixedSizeListArray, ListArray, MutableArrayData, RecordBatch, make_array};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
@@ -189,21 +189,24 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
     if let Some((row, ends)) = wrong {
         return Err(Error::failed(format!("row {row} holds {} values where the vector has {width}", ends[1] - ends[0])));
     }
-    let values = if list.null_count() == 0 {
-        let (first, last) = (offsets[0] as usize, offsets[list.len()] as usize);
-        list.values().slice(first, last - first)
-    } else {
-        let source = list.values().to_data();
-        let mut values = arrow::array::MutableArrayData::new(vec![&source], true, list.len() * width as usize);
-        for row in 0..list.len() {
-            if list.is_valid(row) {
-                values.try_extend(0, offsets[row] as usize, offsets[row + 1] as usize)?;
-            } else {
-                values.try_extend_nulls(width as usize)?;
-            }
+    let values = match list.nulls().filter(|nulls| nulls.null_count() > 0) {
+        None => {
+            let (first, last) = (offsets[0] as usize, offsets[list.len()] as usize);
+            list.values().slice(first, last - first)
         }
-        // Slots under a null vector hold zeros, never nulls of their own.
-        make_array(values.freeze().into_builder().nulls(None).build()?)
+        Some(nulls) => {
+            let source = list.values().to_data();
+            let mut values = MutableArrayData::new(vec![&source], true, list.len() * width as usize);
+            let mut at = 0;
+            for (start, end) in nulls.valid_slices() {
+                values.try_extend_nulls((start - at) * width as usize)?;
+                values.try_extend(0, offsets[start] as usize, offsets[end] as usize)?;
+                at = end;
+            }
+            values.try_extend_nulls((list.len() - at) * width as usize)?;
+            // Slots under a null vector hold zeros, never nulls of their own.
+            make_array(values.freeze().into_builder().nulls(None).build()?)
+        }
     };
     Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), width, values, list.nulls().cloned())?))
 }
@@ -216,12 +219,16 @@ fn to_list(column: &ArrayRef, child: &Arc<Field>) -> Result<ArrayRef> {
     let offsets = OffsetBuffer::from_lengths(lengths);
     let start = fixed.value_offset(0) as usize;
     let values = fixed.values().slice(start, fixed.len() * width);
-    let values = if fixed.null_count() == 0 {
-        values
-    } else {
-        let kept = (0..fixed.len()).filter(|row| fixed.is_valid(*row));
-        let indices: UInt64Array = kept.flat_map(|row| (row * width) as u64..((row + 1) * width) as u64).collect();
-        arrow::compute::take(&values, &indices, None)?
+    let values = match fixed.nulls().filter(|nulls| nulls.null_count() > 0) {
+        None => values,
+        Some(nulls) => {
+            let source = values.to_data();
+            let mut kept = MutableArrayData::new(vec![&source], false, (fixed.len() - nulls.null_count()) * width);
+            for (start, end) in nulls.valid_slices() {
+                kept.try_extend(0, start * width, end * width)?;
+            }
+            make_array(kept.freeze())
+        }
     };
     Ok(Arc::new(ListArray::try_new(Arc::clone(child), offsets, values, fixed.nulls().cloned())?))
 }

@@ -3,6 +3,7 @@
 //! The rest of the crate is kept from `std::fs`'s own by `clippy.toml`, so the order of effects that the commit
 //! protocol promises can be counted, failed and killed at from a test: with the feature `faults`, `TRAJMILL_FAULT`
 //! names the operation (`kill:17`, `stop:17`, `error:17:28` with an errno; `count:FILE` writes their names to FILE).
+//! `delay:SEED` lets workers linger at random wherever they take something from one another.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -170,6 +171,11 @@ impl Write for HashingFile {
     }
 }
 
+/// Stands wherever a worker takes something that another may want: with the feature `faults`, a test can upset the order.
+pub fn pause() {
+    faults::pause();
+}
+
 /// Length and blake3 of the file at `path`, read as a stream.
 pub fn digest(path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
@@ -187,6 +193,8 @@ mod faults {
     pub(super) fn before(_action: &str, _path: &Path) -> io::Result<()> {
         Ok(())
     }
+
+    pub(super) fn pause() {}
 }
 
 /// Counts operations and, at the one that `TRAJMILL_FAULT` names, kills or stops the process or fails.
@@ -197,6 +205,7 @@ mod faults {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    static PAUSES: AtomicU64 = AtomicU64::new(0);
 
     pub(super) fn before(action: &str, path: &Path) -> io::Result<()> {
         let Ok(fault) = std::env::var("TRAJMILL_FAULT") else { return Ok(()) };
@@ -219,6 +228,16 @@ mod faults {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sleeps for up to 4 ms, by the seed and the number of pauses before this one.
+    pub(super) fn pause() {
+        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else { return };
+        let Some(seed) = fault.strip_prefix("delay:") else { return };
+        let count = PAUSES.fetch_add(1, Ordering::SeqCst);
+        let hash = blake3::hash(format!("{seed} {count}").as_bytes());
+        let micros = u64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) % 4000;
+        std::thread::sleep(std::time::Duration::from_micros(micros));
     }
 
     fn signal(signal: rustix::process::Signal) -> io::Result<()> {

@@ -29,6 +29,7 @@ pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, 
     let clock = setting.clock;
     let mut blocks = readers.blocks(task, &phase.reads);
     while let Some(block) = clock.time("read", || blocks.next()) {
+        store::pause();
         let block = block?;
         let rows = block.steps.num_rows() as u64;
         let chunk = transform(block, phase, table.stride, &mut flow, clock)?;
@@ -37,6 +38,7 @@ pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, 
         }
         (setting.progress)(rows);
     }
+    store::pause();
     let shard = clock.time("write", || writer.finish())?;
     let flow = serde_json::to_value(flow).map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?;
     Ok(Finished { task: task.index, shard, flow })
@@ -57,9 +59,7 @@ fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], cl
             rows_out: chunk.steps.num_rows() as u64,
             trajectories_in: trajectories,
             trajectories_out: chunk.len() as u64,
-            dropped_rows: tally.dropped_rows,
-            dropped_trajectories: tally.dropped_trajectories,
-            counts: tally.counts,
+            tally,
             ..Flow::default()
         });
     }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::dataset::store;
 use crate::error::{Error, Result};
 
 pub use doctor::doctor;
@@ -199,6 +200,11 @@ impl Runtime {
         }
     }
 
+    /// Whether products of float32 may be rounded to TF32.
+    pub fn tf32(&self) -> bool {
+        matches!(self, Runtime::Onnx(runtime) if runtime.tf32())
+    }
+
     /// What a person should know of the choice, such as why `auto` fell back to the CPU.
     pub fn note(&self) -> Option<String> {
         match self {
@@ -338,8 +344,10 @@ impl Pool {
     /// # Errors
     /// What `work` returns, or that no session is left.
     pub fn with<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        store::pause();
         let mut session = self.free.recv().map_err(|_| Error::failed("no model session is left"))?;
         let result = work(&mut session);
+        store::pause();
         // The channel holds as many as there are sessions, and this one has just left it.
         let _ = self.back.send(session);
         result

@@ -100,6 +100,10 @@ impl OnnxRuntime {
         Ok(runtime)
     }
 
+    pub(super) fn tf32(&self) -> bool {
+        self.tf32 && !self.cuda.is_empty()
+    }
+
     pub(super) fn version(&self) -> String {
         self.version.clone()
     }

@@ -1,29 +1,28 @@
 //! The model files that a pipeline names, relative to its folder.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::PipelineFile;
 use crate::error::{Error, Result};
 use crate::model::{Runtime, Spec};
 use crate::stage::Models;
 
 /// Models by path, on one runtime.
-pub(super) struct Library {
-    /// The pipeline file's folder.
-    pub(super) folder: PathBuf,
+pub(super) struct Library<'a> {
+    /// Knows where its paths lead.
+    pub(super) pipeline: &'a PipelineFile,
     /// What models run on.
     pub(super) runtime: Arc<Runtime>,
 }
 
-impl Models for Library {
+impl Models for Library<'_> {
     fn spec(&self, path: &str) -> Result<Spec> {
-        let full = self.folder.join(path);
-        if !full.is_file() {
-            return Err(
-                Error::failed(format!("there is no model file {path}")).hint(format!("relative paths start at {}", self.folder.display()))
-            );
+        let located = self.pipeline.locate(path);
+        if !located.is_file() {
+            let missing = Error::failed(format!("there is no model file {path}"));
+            return Err(missing.hint(format!("it would be {}: relative paths start at the pipeline's folder", located.display())));
         }
-        self.runtime.spec(&full)
+        self.runtime.spec(&located)
     }
 
     fn runtime(&self) -> &Arc<Runtime> {

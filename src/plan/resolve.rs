@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::models::Library;
 use super::{Fingerprint, Phase, Placed, Plan, Sink};
-use crate::config::{Diagnostic, Node, PipelineFile, Span, StageNode};
+use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::chunk::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, write};
@@ -27,12 +27,12 @@ const REQUIRED: [&str; 5] = [step::TRAJECTORY_ID, step::STEP, step::TERMINATED, 
 /// # Errors
 /// A pipeline error that holds every fault found; a failure where a dataset or runtime cannot be used at all.
 pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
-    let mut faults = Vec::new();
+    let mut faults = pipeline.faults.clone();
     let sources = open_sources(pipeline, &mut faults);
     let Some(first) = sources.first() else { return Err(pipeline.source.error(faults)) };
     let has_model = pipeline.stages.iter().any(|stage| stage.options.get("model").is_some());
     let runtime = has_model.then(|| Runtime::find(options)).transpose()?.map(Arc::new);
-    let library = Library { folder: pipeline.folder.clone(), runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())) };
+    let library = Library { pipeline, runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())) };
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     for (index, source) in sources.iter().enumerate() {
@@ -75,7 +75,7 @@ fn open_sources(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec<Da
             );
             continue;
         }
-        match Dataset::open(&pipeline.folder.join(&input.path)) {
+        match Dataset::open(&pipeline.locate(&input.path)) {
             Ok(dataset) => {
                 let columns = |dataset: &Dataset| dataset.manifest.columns.clone();
                 if let Some(first) = sources.first().filter(|first| columns(first) != columns(&dataset)) {
@@ -121,7 +121,7 @@ impl Open {
 
 struct Chain<'a> {
     pipeline: &'a PipelineFile,
-    library: &'a Library,
+    library: &'a Library<'a>,
     faults: Vec<Diagnostic>,
     /// Names that stages which did not bind would have added: later stages are not blamed for missing those.
     unbound: Vec<String>,
@@ -136,15 +136,14 @@ struct Chain<'a> {
 
 impl Chain<'_> {
     fn stage(&mut self, index: usize, node: &StageNode) {
-        let Some(stage) = STAGES.iter().find(|stage| stage.name == node.name.name) else { return };
+        let stage = STAGES.iter().find(|stage| stage.name == node.name.name);
+        let Some(stage) = stage.filter(|_| node.fits) else { return self.unbind(node) };
         let context = Context { steps: &self.steps, trajectories: &self.trajectories, models: self.library };
         let options = node.options.to_json();
         match (stage.bind)(&options, &context) {
             Err(misfit) => {
                 self.misfit(node, misfit);
-                if let serde_json::Value::Object(options) = options {
-                    self.unbound.extend(options.into_iter().map(|(name, _)| name));
-                }
+                self.unbind(node);
             }
             Ok(Bound::Check(check)) => {
                 self.fingerprint.set(format!("stage {} check", index + 1), options.to_string());
@@ -161,6 +160,24 @@ impl Chain<'_> {
                 }
             }
         }
+    }
+
+    /// Keeps the names that a stage which does not bind may have added: its options' keys and words, and what stages add of
+    /// their own.
+    fn unbind(&mut self, node: &StageNode) {
+        fn words(node: &Node, into: &mut Vec<String>) {
+            match &node.content {
+                Content::Map(entries) => entries.iter().for_each(|(key, value)| {
+                    into.push(key.name.clone());
+                    words(value, into);
+                }),
+                Content::Seq(nodes) => nodes.iter().for_each(|node| words(node, into)),
+                _ => into.extend(node.as_str().map(str::to_owned)),
+            }
+        }
+        words(&node.options, &mut self.unbound);
+        let own = [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD, "split"];
+        self.unbound.extend(own.map(str::to_owned));
     }
 
     fn misfit(&mut self, node: &StageNode, misfit: Misfit) {
@@ -205,7 +222,7 @@ impl Chain<'_> {
     }
 
     fn output(&mut self, index: usize, node: &StageNode, options: Materialise) {
-        let path = self.pipeline.folder.join(&options.path);
+        let path = self.pipeline.locate(&options.path);
         let at = node.options.get("path").map_or(node.name.span, |path| path.span);
         let mut fault =
             |message: &str, help: &str| self.faults.push(Diagnostic { span: at, message: message.to_owned(), help: Some(help.to_owned()) });
@@ -213,7 +230,7 @@ impl Chain<'_> {
             fault("the output's path must end in a name", "write out/NAME");
         } else if self.outputs.contains(&path) {
             fault("two stages write to the same path", "give each result a path of its own");
-        } else if self.pipeline.inputs.iter().any(|input| self.pipeline.folder.join(&input.path) == path) {
+        } else if self.pipeline.inputs.iter().any(|input| self.pipeline.locate(&input.path) == path) {
             fault("the output is one of the sources", "write to another path: a source is never changed");
         }
         self.outputs.push(path.clone());
@@ -223,8 +240,7 @@ impl Chain<'_> {
             self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
         }
         self.checks();
-        let key =
-            serde_json::json!({"format": format!("{:?}", options.format), "shard_rows": options.shard_rows, "columns": options.columns});
+        let key = serde_json::json!({"format": options.format, "shard_rows": options.shard_rows, "columns": options.columns});
         self.fingerprint.set(format!("stage {} materialise", index + 1), key.to_string());
         self.close(Sink::Output { path, options });
     }
@@ -283,7 +299,7 @@ impl Chain<'_> {
 
     fn end(&mut self) {
         let idle = self.open.selections.is_empty() && self.open.transforms.is_empty() && self.open.checks.is_empty();
-        let last = self.pipeline.stages.last().filter(|stage| stage.name.name != "materialise");
+        let last = self.pipeline.stages.last().filter(|stage| stage.fits && stage.name.name != "materialise");
         if let Some(last) = last.filter(|_| !idle || self.phases.is_empty()) {
             let message = "the pipeline ends without writing its result".to_owned();
             let help = Some("end it with `- materialise: { path: out/NAME }`".to_owned());
@@ -294,7 +310,6 @@ impl Chain<'_> {
 
 /// Where the text `wanted` stands in a tree.
 fn find(node: &Node, wanted: &str) -> Option<Span> {
-    use crate::config::Content;
     match &node.content {
         Content::Str(text) => (text == wanted).then_some(node.span),
         Content::Seq(nodes) => nodes.iter().find_map(|node| find(node, wanted)),

@@ -13,6 +13,7 @@ use crate::dataset::read::ShardReader;
 use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, Result};
+use crate::stage::Tally;
 
 /// Where a trajectory lies; internal names, so that they meet no column of the user's.
 const SOURCE: &str = "__source";
@@ -49,14 +50,11 @@ pub struct Flow {
     pub trajectories_in: u64,
     /// Trajectories out.
     pub trajectories_out: u64,
-    /// Rows dropped, by reason.
-    pub dropped_rows: std::collections::BTreeMap<String, u64>,
-    /// Trajectories dropped, by reason.
-    pub dropped_trajectories: std::collections::BTreeMap<String, u64>,
     /// Rows that a stage added (copies of trajectories drawn more than once).
     pub added_rows: u64,
-    /// Anything else that a stage counted.
-    pub counts: std::collections::BTreeMap<String, u64>,
+    /// What was dropped and why, and anything else that the stage counted.
+    #[serde(flatten)]
+    pub tally: Tally,
 }
 
 impl Flow {
@@ -67,16 +65,7 @@ impl Flow {
         self.trajectories_in += other.trajectories_in;
         self.trajectories_out += other.trajectories_out;
         self.added_rows += other.added_rows;
-        let pairs = [
-            (&mut self.dropped_rows, &other.dropped_rows),
-            (&mut self.dropped_trajectories, &other.dropped_trajectories),
-            (&mut self.counts, &other.counts),
-        ];
-        for (own, other) in pairs {
-            for (name, n) in other {
-                *own.entry(name.clone()).or_default() += n;
-            }
-        }
+        self.tally.add(&other.tally);
     }
 }
 
@@ -106,10 +95,10 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
         entry.rows_out = sum(&selected.rows);
         entry.trajectories_out = selected.rows.len() as u64;
         for dropped in &selected.dropped {
-            *entry.dropped_rows.entry(dropped.reason.clone()).or_default() += sum(&dropped.rows);
-            *entry.dropped_trajectories.entry(dropped.reason.clone()).or_default() += dropped.rows.len() as u64;
+            entry.tally.drop_rows(&dropped.reason, sum(&dropped.rows));
+            entry.tally.drop_trajectories(&dropped.reason, dropped.rows.len() as u64);
         }
-        entry.added_rows = (entry.rows_out + entry.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
+        entry.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);
         batch = take_record_batch(&batch, &indices)?;

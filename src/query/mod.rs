@@ -20,19 +20,16 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
-use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, Kind, Result};
-use crate::expr::Misfit;
 use table::Table;
 
 const CATALOG: &str = "trajmill";
@@ -226,47 +223,6 @@ const AGGREGATE_HELP: &str =
 
 fn not_condition(found: &DataType) -> String {
     format!("not a condition: its value is {found}, not true or false")
-}
-
-/// Checks that `predicate` is an aggregate condition over a table `table` with the columns of `schema`, as
-/// [`Session::check`] evaluates it; reads nothing.
-///
-/// # Errors
-/// What does not fit.
-pub fn check_plan(schema: &Schema, table: &str, predicate: &str) -> Result<(), Misfit> {
-    let given = |error: Error| Misfit { word: None, message: error.message, help: error.hints.into_iter().next() };
-    readonly::measure(predicate, true).map_err(given)?;
-    let tables = [table.to_owned()];
-    let misfit = |error: DataFusionError| fault::explain(&error, &tables);
-    let (plan, scalar) = deep(|| {
-        let context = context(&Options { threads: 1, ..Options::default() }, Arc::default());
-        let planned = runtime(1)?.block_on(async {
-            context.register_table(table, Arc::new(EmptyTable::new(table::listed(schema)))).map_err(misfit)?;
-            let state = context.state();
-            state.sql_to_expr(predicate, &Default::default()).map_err(misfit)?;
-            let plan = state.create_logical_plan(&question(table, predicate)).await.map_err(misfit)?;
-            let scalar = plan.max_rows() == Some(1);
-            Ok((state.optimize(&plan).map_err(misfit)?, scalar))
-        });
-        Ok(planned)
-    })
-    .map_err(given)??;
-    match plan_type(&plan) {
-        Some(DataType::Boolean) if scalar => Ok(()),
-        Some(DataType::Boolean | DataType::Null) => {
-            Err(Misfit { word: None, message: NOT_AGGREGATE.to_owned(), help: Some(AGGREGATE_HELP.to_owned()) })
-        }
-        Some(other) => Err(Misfit { word: None, message: not_condition(&other), help: Some(AGGREGATE_HELP.to_owned()) }),
-        None => Err(Misfit { word: None, message: "not one condition".to_owned(), help: Some(AGGREGATE_HELP.to_owned()) }),
-    }
-}
-
-/// Type of a plan's one column.
-fn plan_type(plan: &LogicalPlan) -> Option<DataType> {
-    match plan.schema().fields().as_ref() {
-        [field] => Some(field.data_type().clone()),
-        _ => None,
-    }
 }
 
 /// Runs `work` on a thread whose stack holds any plan that [`readonly::measure`] lets through.

@@ -1,7 +1,7 @@
 //! `materialise`: writes what has come so far, and commits it.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Bound, Context, Misfit, Stage, options};
@@ -33,7 +33,7 @@ pub struct Materialise {
 }
 
 /// What is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OutputFormat {
     /// A dataset of this tool: manifest, trajectories, steps.

@@ -21,6 +21,20 @@ fn bytes_do_not_depend_on_threads() {
     }
 }
 
+/// Workers that linger wherever they take something from one another finish in another order, and change nothing.
+#[test]
+fn bytes_do_not_depend_on_who_comes_first() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("whole", WHOLE);
+    let undisturbed = bytes(&workspace, &pipeline, "1");
+    for seed in ["delay:1", "delay:2", "delay:3"] {
+        workspace.clear();
+        let run = workspace.command(&["run", &pipeline, "--threads", "4"]).env("TRAJMILL_FAULT", seed).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert_eq!(workspace.tree("out"), undisturbed, "{seed}");
+    }
+}
+
 #[test]
 fn a_memory_budget_changes_no_byte() {
     let workspace = Workspace::new();

@@ -267,7 +267,7 @@ impl Labeller {
             let slots = needed(&self.horizon, &spans, &targets, |slot| self.possible(&spans, &columns, slot));
             self.refuse_nulls(&chunk, &spans, &columns, &slots)?;
             let made = predict(&spans, &columns, &slots)?;
-            let reduced = reduce::reduce(&self.horizon, &spans, &targets, &slots, self.specs.len(), &made);
+            let reduced = reduce::reduce(&self.horizon, &spans, &targets, &slots, self.specs.len(), made);
             self.settle(&chunk, &targets, &reduced, tally)?
         };
         columns::write(chunk, &self.written, &filled, tally)
@@ -420,7 +420,8 @@ impl Transform for Labeller {
             ("runtime".to_owned(), format!("{} {}", self.runtime.name(), self.runtime.version())),
             ("devices".to_owned(), self.runtime.devices().join(", ")),
         ];
-        models.chain(runtime).collect()
+        let precision = self.runtime.tf32().then(|| ("precision".to_owned(), "tf32".to_owned()));
+        models.chain(runtime).chain(precision).collect()
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {

@@ -87,7 +87,11 @@ fn reach(horizon: &Horizon, span: &Span, row: usize) -> Range<usize> {
 ///
 /// The standard deviation is that of the mixture of all predictions used: the root of the mean of the models' own
 /// variances (0 where they give none) plus the population variance of what they predicted.
-pub(super) fn reduce(horizon: &Horizon, spans: &[Span], targets: &[Slot], slots: &[Slot], members: usize, made: &Predictions) -> Reduced {
+pub(super) fn reduce(horizon: &Horizon, spans: &[Span], targets: &[Slot], slots: &[Slot], members: usize, made: Predictions) -> Reduced {
+    // One prediction per target is its label as it is.
+    if members == 1 && horizon.length == 1 && slots.len() == targets.len() {
+        return Reduced { values: made.means, stds: made.stds, votes: vec![1; targets.len()] };
+    }
     let width = horizon.width;
     let mut reduced = Reduced { values: vec![0.0; targets.len() * width], stds: None, votes: vec![0; targets.len()] };
     let mut stds = (members > 1 || made.stds.is_some()).then(|| vec![0.0; targets.len() * width]);
@@ -192,7 +196,7 @@ mod tests {
                     }
                 }
             }
-            let reduced = reduce(&horizon, &spans, &targets, &slots, members, &made);
+            let reduced = reduce(&horizon, &spans, &targets, &slots, members, made.clone());
             prop_assert_eq!(reduced.stds.is_some(), own_std || members > 1);
             let mut wanted = std::collections::BTreeSet::new();
             for (index, target) in targets.iter().enumerate() {

@@ -145,6 +145,13 @@ pub struct Options {
     pub self_training: Option<SelfTraining>,
 }
 
+impl Options {
+    /// Whether the model says how certain it is.
+    pub fn has_std(&self) -> bool {
+        model::has_std(self.head, self.members)
+    }
+}
+
 /// Told of the learning's progress, and asked whether it is to stop.
 pub trait Watch: Sync {
     /// So many updates lie ahead.

@@ -11,7 +11,7 @@ pub(super) struct Taught<'a> {
     corpus: &'a dyn Corpus,
     model: &'a Model,
     predictor: Predictor<'a>,
-    /// Labels that are less certain are left out.
+    /// Labels that are less certain are left out; those as certain stay, even where they are more than the share.
     limit: f32,
 }
 

@@ -40,3 +40,4 @@ pub mod plan;
 pub mod query;
 pub mod run;
 pub mod stage;
+pub mod train;

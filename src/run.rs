@@ -1,22 +1,22 @@
 //! The engine on one screen: config → plan → exec → commit, output by output.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::commit::{Existing, Staging, existing};
+use crate::commit::{Existing, Staging, existing, existing_model, publish_model};
 use crate::config::PipelineFile;
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use crate::dataset::{Dataset, layout, schema};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{self, Clock, Setting};
 use crate::plan::table::{self, Flow};
-use crate::plan::{self, Phase, Plan, Sink, tasks};
+use crate::plan::{self, Lesson, Phase, Plan, Sink, tasks};
 use crate::query::Session;
 use crate::stage::OutputFormat;
-use crate::{config, model};
+use crate::{config, model, train};
 
 /// Shards of a dataset that only the next phase reads aim at this many rows.
 const STAGED_SHARD_ROWS: u64 = 250_000;
@@ -45,7 +45,11 @@ pub trait Watch: Sync {
     fn begin(&self, name: &str, rows: u64);
     /// So many more rows are done.
     fn advance(&self, rows: u64);
-    /// The pass is over.
+    /// A model is being learnt: its name and the updates that lie ahead.
+    fn learn(&self, name: &str, updates: u64);
+    /// Losses of training and validation at the last look.
+    fn losses(&self, training: f64, validation: f64);
+    /// The pass, or the learning, is over.
     fn end(&self);
     /// Something that a person should know.
     fn say(&self, line: &str);
@@ -56,8 +60,21 @@ pub trait Watch: Sync {
 pub struct Report {
     /// Its outputs, in order.
     pub outputs: Vec<Output>,
+    /// The models that it learnt or found, in order.
+    pub models: Vec<Model>,
     /// Wall time.
     pub seconds: f64,
+}
+
+/// A model that a run learnt or found.
+#[derive(Debug)]
+pub struct Model {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it was there already, learnt from the same things in the same way.
+    pub reused: bool,
+    /// How good it is, in a sentence; empty where it was there.
+    pub summary: String,
 }
 
 /// One output of a run.
@@ -99,12 +116,18 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let mut report = Report::default();
     let mut sources = plan.sources.clone();
     let mut first = 0;
-    while let Some((last, path, _)) = plan.output_of(first) {
-        let output = produce(&plan, first..last + 1, &sources, options)?;
+    while let Some((last, path)) = plan.output_of(first) {
+        let phases = &plan.phases[first..=last];
+        match plan.phases[last].sink {
+            Sink::Model { .. } => only_models(&plan, phases, path, &sources, options, &mut report)?,
+            _ => {
+                let output = produce(&plan, phases, &sources, options, &mut report)?;
+                report.outputs.push(output);
+            }
+        }
         if last + 1 < plan.phases.len() {
             sources = vec![Dataset::open(path)?];
         }
-        report.outputs.push(output);
         first = last + 1;
     }
     report.seconds = started.elapsed().as_secs_f64();
@@ -112,8 +135,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
 }
 
 /// Produces one output: its staged phases and the one that is published.
-fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], options: &Options) -> Result<Output> {
-    let phases = &plan.phases[phases];
+fn produce(plan: &Plan, phases: &[Phase], sources: &[Dataset], options: &Options, report: &mut Report) -> Result<Output> {
     let Some(Phase { sink: Sink::Output { path, options: wanted }, fingerprint, .. }) = phases.last() else {
         return Err(Error::failed("the plan has no output"));
     };
@@ -133,18 +155,64 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
                 .hint("write to another path, or remove it yourself"));
         }
     };
+    for lesson in lessons(phases) {
+        missing(lesson, options)?;
+    }
     let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
     let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
+    let work = carry_out(plan, phases, sources, &staging, options, report)?;
+    let (Some(result), Some(phase)) = (work.datasets.last(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
+    let warnings = match check(phase, result, options) {
+        Ok(warnings) => warnings,
+        // Published nothing, and nothing to go on from: the work itself is done.
+        Err(error) if error.kind == Kind::Checks => {
+            staging.discard()?;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
+    let plain = wanted.format == OutputFormat::Parquet;
+    staging.publish(&if plain { result.path.join("steps") } else { result.path.clone() }, replace)?;
+    Ok(Output {
+        path: path.clone(),
+        reused: false,
+        manifest: (!plain).then(|| result.hash.clone()),
+        statistics: result.manifest.statistics.clone(),
+        flow: work.flow,
+        tasks: work.tasks,
+        inputs: fingerprint.inputs.clone(),
+        time: work.clock.shares(),
+        runtime: runtime(plan),
+        warnings,
+    })
+}
+
+/// What phases made in a staging directory.
+struct Work {
+    /// What each of them wrote.
+    datasets: Vec<Dataset>,
+    flow: Vec<Flow>,
+    /// Tasks, and how many of them an earlier run had finished.
+    tasks: (usize, usize),
+    clock: Clock,
+}
+
+/// Runs phases in `staging`, each after the models that are learnt from what it reads.
+fn carry_out(plan: &Plan, phases: &[Phase], sources: &[Dataset], staging: &Staging, options: &Options, report: &mut Report) -> Result<Work> {
     let clock = Clock::new(phases.iter().flat_map(|phase| phase.transforms.iter().map(|placed| placed.name.as_str())));
     let mut flow: Vec<Flow> = Vec::new();
     let mut staged: Vec<Dataset> = Vec::new();
     let mut done = (0, 0);
     for (index, phase) in phases.iter().enumerate() {
         let input = staged.last().map_or(sources, std::slice::from_ref);
+        for placed in &phase.lessons {
+            report.models.push(learn(&placed.part, input, options).map_err(|error| error.at(format!("stage `{}`", placed.name)))?);
+        }
         let table = table::select(phase, input)?;
         let (name, shard_rows) = match &phase.sink {
             Sink::Staged { .. } => (format!("phase {}", index + 1), STAGED_SHARD_ROWS),
             Sink::Output { options, .. } => (options.path.clone(), options.shard_rows),
+            Sink::Model { .. } => break,
         };
         let tasks = tasks::cut(&table, shard_rows)?;
         let key = phase.fingerprint.key();
@@ -166,30 +234,80 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
         let manifest = manifest(plan, phase, outcome.shards, &flow)?;
         staged.push(Dataset::open(&staging.seal(&key, &manifest)?)?);
     }
-    let (Some(result), Some(phase)) = (staged.pop(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
-    let warnings = match check(phase, &result, options) {
-        Ok(warnings) => warnings,
-        // Published nothing, and nothing to go on from: the work itself is done.
-        Err(error) if error.kind == Kind::Checks => {
-            staging.discard()?;
-            return Err(error);
+    Ok(Work { datasets: staged, flow, tasks: done, clock })
+}
+
+/// Learns the models that a pipeline ends with; what the stages before have changed is staged beside the last of them.
+fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Dataset], options: &Options, report: &mut Report) -> Result<()> {
+    let mut any = false;
+    for lesson in lessons(phases) {
+        any |= missing(lesson, options)?;
+    }
+    if !any {
+        report.models.extend(lessons(phases).map(|lesson| Model { path: lesson.path.clone(), reused: true, summary: String::new() }));
+        return Ok(());
+    }
+    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
+    let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
+    carry_out(plan, phases, sources, &staging, options, report)?;
+    staging.discard()
+}
+
+fn lessons(phases: &[Phase]) -> impl Iterator<Item = &Lesson> {
+    phases.iter().flat_map(|phase| &phase.lessons).map(|placed| &placed.part)
+}
+
+/// Whether the model is still to be learnt.
+fn missing(lesson: &Lesson, options: &Options) -> Result<bool> {
+    let path = lesson.path.display();
+    match existing_model(&lesson.path)? {
+        Existing::Nothing => Ok(true),
+        Existing::Result { key, .. } if key == lesson.fingerprint.key() => Ok(options.fresh),
+        Existing::Result { .. } if lesson.training.overwrite => Ok(true),
+        Existing::Result { inputs, .. } => {
+            let changes = lesson.fingerprint.changes_since(&inputs);
+            let message = format!("{path} exists and was learnt otherwise:\n    {}", changes.join("\n    "));
+            Err(Error::failed(message).hint("remove it, write to another path, or give `train_idm` the option `overwrite: true`"))
         }
-        Err(error) => return Err(error),
-    };
-    let plain = wanted.format == OutputFormat::Parquet;
-    staging.publish(&if plain { result.path.join("steps") } else { result.path.clone() }, replace)?;
-    Ok(Output {
-        path: path.clone(),
-        reused: false,
-        manifest: (!plain).then(|| result.hash.clone()),
-        statistics: result.manifest.statistics.clone(),
-        flow,
-        tasks: done,
-        inputs: fingerprint.inputs.clone(),
-        time: clock.shares(),
-        runtime: runtime(plan),
-        warnings,
-    })
+        Existing::Foreign => Err(Error::failed(format!("{path} exists and was not learnt by `train_idm`"))
+            .hint("write to another path, or remove it yourself")),
+    }
+}
+
+/// Learns a model, or finds it where it was learnt.
+fn learn(lesson: &Lesson, sources: &[Dataset], options: &Options) -> Result<Model> {
+    let path = lesson.path.clone();
+    if !missing(lesson, options)? {
+        return Ok(Model { path, reused: true, summary: String::new() });
+    }
+    let fitted = exec::learn(lesson, sources, options.threads, &Learning { lesson, options });
+    options.watch.end();
+    let fitted = fitted?;
+    publish_model(lesson, &fitted)?;
+    Ok(Model { path, reused: false, summary: fitted.report.summary() })
+}
+
+/// Tells the run's watch of the learning.
+struct Learning<'a> {
+    lesson: &'a Lesson,
+    options: &'a Options<'a>,
+}
+
+impl train::Watch for Learning<'_> {
+    fn begin(&self, updates: u64) {
+        self.options.watch.learn(&self.lesson.training.out, updates);
+    }
+
+    fn advance(&self, updates: u64, losses: Option<(f64, f64)>) {
+        self.options.watch.advance(updates);
+        if let Some((training, validation)) = losses {
+            self.options.watch.losses(training, validation);
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.options.interrupted.load(Ordering::Relaxed)
+    }
 }
 
 fn reused(plan: &Plan, path: &Path, format: OutputFormat, fingerprint: &plan::Fingerprint) -> Result<Output> {
@@ -278,14 +396,17 @@ impl Report {
                 "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings,
             })
         });
+        let models = self.models.iter().map(|model| json!({"path": model.path, "reused": model.reused, "summary": model.summary}));
+        let reused = self.outputs.iter().map(|output| output.reused).chain(self.models.iter().map(|model| model.reused));
         json!({
-            "reused": !self.outputs.is_empty() && self.outputs.iter().all(|output| output.reused),
+            "reused": !(self.outputs.is_empty() && self.models.is_empty()) && reused.into_iter().all(|reused| reused),
             "seconds": self.seconds,
             "rows_read": read,
             "steps_written": steps,
             "steps_per_second": steps as f64 / self.seconds.max(1e-9),
             "runtime": self.outputs.iter().find_map(|output| output.runtime.clone()),
             "outputs": outputs.collect::<Vec<_>>(),
+            "models": models.collect::<Vec<_>>(),
         })
     }
 }

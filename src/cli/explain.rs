@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::commit::{Existing, existing};
+use crate::commit::{Existing, existing, existing_model};
 use crate::dataset::Dataset;
 use crate::error::Result;
-use crate::plan::{Phase, Plan, Sink, Table, table, tasks};
+use crate::plan::{Fingerprint, Phase, Plan, Sink, Table, table, tasks};
 
 /// A plan as text for people and as JSON for programs. Selections of the first phase are computed, from metadata alone;
 /// a later phase reads what the one before will write, so its sizes are not known yet.
@@ -31,7 +31,30 @@ pub(super) fn explain(plan: &Plan) -> Result<(String, Value)> {
     Ok((text, json!({"sources": names, "rows": rows, "trajectories": trajectories, "phases": phases})))
 }
 
+/// What a run will do at a path, and what has changed since what stands there was made.
+fn state(found: Existing, fingerprint: &Fingerprint, overwrite: bool) -> (&'static str, Vec<String>) {
+    match found {
+        Existing::Nothing => ("new", Vec::new()),
+        Existing::Result { key, .. } if key == fingerprint.key() => ("nothing to do: it is there, made of the same things", Vec::new()),
+        Existing::Result { inputs, .. } => {
+            let verb = if overwrite { "replace what is there" } else { "in the way: what is there was made otherwise" };
+            (verb, fingerprint.changes_since(&inputs))
+        }
+        Existing::Foreign => ("in the way: what is there is not a result of trajmill", Vec::new()),
+    }
+}
+
 fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<Value> {
+    let mut lessons = Vec::new();
+    for placed in &phase.lessons {
+        let lesson = &placed.part;
+        let (state, changes) = state(existing_model(&lesson.path)?, &lesson.fingerprint, lesson.training.overwrite);
+        let _ = writeln!(text, "  learn      {}: {state}", lesson.path.display());
+        for change in &changes {
+            let _ = writeln!(text, "             {change}");
+        }
+        lessons.push(json!({"path": lesson.path, "state": state, "changes": changes}));
+    }
     let mut selections = Vec::new();
     for (index, placed) in phase.selections.iter().enumerate() {
         let ahead = if placed.ahead_of.is_empty() { String::new() } else { format!(", ahead of {}", placed.ahead_of.join(", ")) };
@@ -53,24 +76,14 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
         let _ = writeln!(text, "  transform  {}", placed.name);
     }
     let sink = match &phase.sink {
+        Sink::Model { path } => json!({"model": path}),
         Sink::Staged { because, stage } => {
             let why = if because.is_empty() { "rows that the stages above change".to_owned() } else { because.join(", ") };
             let _ = writeln!(text, "  stage      for `{stage}`, which needs {why}");
             json!({"staged_for": stage, "because": because})
         }
         Sink::Output { path, options } => {
-            let key = phase.fingerprint.key();
-            let (state, changes) = match existing(path)? {
-                Existing::Nothing => ("new".to_owned(), Vec::new()),
-                Existing::Result { key: found, .. } if found == key => {
-                    ("nothing to do: it is there, made of the same things".to_owned(), Vec::new())
-                }
-                Existing::Result { inputs, .. } => {
-                    let verb = if options.overwrite { "replace what is there" } else { "in the way: what is there was made otherwise" };
-                    (verb.to_owned(), phase.fingerprint.changes_since(&inputs))
-                }
-                Existing::Foreign => ("in the way: what is there is not a result of trajmill".to_owned(), Vec::new()),
-            };
+            let (state, changes) = state(existing(path)?, &phase.fingerprint, options.overwrite);
             let shards = task_count.map(|count| format!(" in {count} shard{}", if count == 1 { "" } else { "s" })).unwrap_or_default();
             let _ = writeln!(text, "  write      {}{shards}: {state}", path.display());
             for change in &changes {
@@ -81,6 +94,6 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
     };
     let transforms: Vec<&str> = phase.transforms.iter().map(|placed| placed.name.as_str()).collect();
     Ok(
-        json!({"selections": selections, "transforms": transforms, "reads": phase.reads, "sink": sink, "fingerprint": phase.fingerprint.key()}),
+        json!({"lessons": lessons, "selections": selections, "transforms": transforms, "reads": phase.reads, "sink": sink, "fingerprint": phase.fingerprint.key()}),
     )
 }

@@ -39,6 +39,20 @@ impl Watch for Progress {
         self.with(|bar| bar.inc(rows));
     }
 
+    fn learn(&self, name: &str, updates: u64) {
+        let bar = ProgressBar::with_draw_target(Some(updates), ProgressDrawTarget::stderr());
+        let template = "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} updates, {eta} to go{msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name.to_owned());
+        self.with(|current| *current = bar);
+    }
+
+    fn losses(&self, training: f64, validation: f64) {
+        self.with(|bar| bar.set_message(format!("; loss {training:.4}, held out {validation:.4}")));
+    }
+
     fn end(&self) {
         self.with(|bar| bar.finish_and_clear());
     }

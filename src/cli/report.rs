@@ -51,6 +51,13 @@ fn number(n: u64) -> String {
 
 /// Prints the summary that ends every run.
 pub(super) fn summary(report: &Report) {
+    for model in &report.models {
+        let path = model.path.display();
+        match model.reused {
+            true => say(&format!("{path}: nothing to learn, it is there and learnt from the same things")),
+            false => say(&format!("{path}: {}", model.summary)),
+        }
+    }
     for output in &report.outputs {
         match output.reused {
             true => {

@@ -13,6 +13,7 @@
 //! This module moves finished files; it does not know how they came about.
 
 mod journal;
+mod model;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::dataset::{Manifest, layout, store, write};
 use crate::error::{Error, Result};
 
 pub use journal::{Finished, Journal};
+pub use model::{existing_model, publish_model};
 
 /// What stands at an output's path.
 #[derive(Debug)]

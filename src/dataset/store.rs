@@ -62,6 +62,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     sync(&file, path)
 }
 
+/// Puts a whole small file at `path` in one step, whatever is there: readers see the old bytes or the new ones.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let unfinished = path.with_file_name(format!(".{name}.staging-file"));
+    remove(&unfinished)?;
+    write(&unfinished, bytes)?;
+    attempt("publish", path, || Ok(rustix::fs::rename(&unfinished, path)?))?;
+    sync_dir(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
 /// Moves `from` to `to`, which must not exist: the atomic step that makes a result visible.
 /// Returns `false`, with nothing changed, where `to` exists.
 pub fn publish(from: &Path, to: &Path) -> Result<bool> {

@@ -7,6 +7,7 @@
 
 mod blocks;
 mod clock;
+mod learn;
 mod task;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::plan::{Phase, Table, Task};
 
 pub use blocks::Readers;
 pub use clock::Clock;
+pub use learn::learn;
 
 /// What a phase runs with.
 pub struct Setting<'a> {

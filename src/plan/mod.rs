@@ -2,7 +2,8 @@
 //!
 //! [`resolve`] binds every stage to the columns it meets and cuts the chain into [`Phase`]s: each reads a dataset once,
 //! selects on its trajectories alone, transforms what is left and writes a result. A selection moves in front of the
-//! transforms before it wherever they do not change what it reads; only where they do is a phase of its own staged.
+//! transforms before it wherever they do not change what it reads; only where they do is a phase of its own staged. A model
+//! is learnt from what a phase reads, before the phase itself.
 //! [`table`] computes a phase's selection; [`tasks`] cuts it into one task per output shard.
 
 mod fingerprint;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::dataset::Dataset;
-use crate::stage::{Check, Materialise, OutputFormat, Selection, Transform};
+use crate::stage::{Check, Materialise, OutputFormat, Selection, Training, Transform};
 
 pub use fingerprint::Fingerprint;
 pub use resolve::{COPY, resolve};
@@ -40,6 +41,8 @@ pub struct Plan {
 
 /// One pass over a dataset.
 pub struct Phase {
+    /// Models that are learnt from the whole of what the phase reads, before the pass.
+    pub lessons: Vec<Placed<Lesson>>,
     /// Selections, in order; they read metadata alone.
     pub selections: Vec<Placed<Box<dyn Selection>>>,
     /// Transforms, in order.
@@ -55,6 +58,16 @@ pub struct Phase {
     /// What becomes of the result.
     pub sink: Sink,
     /// All that the result depends on.
+    pub fingerprint: Fingerprint,
+}
+
+/// A model that is to be learnt.
+pub struct Lesson {
+    /// Where it is written.
+    pub path: PathBuf,
+    /// What is learnt, and how.
+    pub training: Box<Training>,
+    /// All that the model depends on.
     pub fingerprint: Fingerprint,
 }
 
@@ -79,6 +92,11 @@ pub enum Sink {
         /// The stage that needs them.
         stage: String,
     },
+    /// There is none: the pipeline ends with the model that is learnt from what the phase reads.
+    Model {
+        /// Where the model is written.
+        path: PathBuf,
+    },
     /// It is published.
     Output {
         /// Where.
@@ -100,9 +118,9 @@ impl Phase {
 
 impl Plan {
     /// The output that phase `index` works towards: a staged phase lies in the staging directory of the next output.
-    pub fn output_of(&self, index: usize) -> Option<(usize, &PathBuf, &Materialise)> {
+    pub fn output_of(&self, index: usize) -> Option<(usize, &PathBuf)> {
         self.phases.iter().enumerate().skip(index).find_map(|(index, phase)| match &phase.sink {
-            Sink::Output { path, options } => Some((index, path, options)),
+            Sink::Output { path, .. } | Sink::Model { path } => Some((index, path)),
             Sink::Staged { .. } => None,
         })
     }

@@ -1,5 +1,6 @@
 //! The model files that a pipeline names, relative to its folder.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::config::PipelineFile;
@@ -13,11 +14,16 @@ pub(super) struct Library<'a> {
     pub(super) pipeline: &'a PipelineFile,
     /// What models run on.
     pub(super) runtime: Arc<Runtime>,
+    /// Models that stages so far will have learnt, whether or not their files are there yet.
+    pub(super) learnt: RefCell<Vec<Spec>>,
 }
 
 impl Models for Library<'_> {
     fn spec(&self, path: &str) -> Result<Spec> {
         let located = self.pipeline.locate(path);
+        if let Some(spec) = self.learnt.borrow().iter().find(|spec| spec.path == located) {
+            return Ok(spec.clone());
+        }
         if !located.is_file() {
             let missing = Error::failed(format!("there is no model file {path}"));
             return Err(missing.hint(format!("it would be {}: relative paths start at the pipeline's folder", located.display())));

@@ -1,20 +1,21 @@
 //! Binds a pipeline to its data: every stage to the columns it meets, the chain to phases.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::models::Library;
-use super::{Fingerprint, Phase, Placed, Plan, Sink};
+use super::{Fingerprint, Lesson, Phase, Placed, Plan, Sink};
 use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::chunk::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, write};
 use crate::error::Result;
 use crate::expr::{self, Aggregate};
-use crate::model::{Options, Runtime};
-use crate::stage::{Bound, Check, Context, Materialise, Misfit, STAGES, Selection, Transform};
+use crate::model::{Options, Runtime, Spec};
+use crate::stage::{Bound, Check, Context, Materialise, Misfit, STAGES, Selection, Training, Transform};
 
 /// The carried column by which a transform says that one trajectory became several; see `filter`.
 pub const COPY: &str = "__copy";
@@ -32,7 +33,11 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     let Some(first) = sources.first() else { return Err(pipeline.source.error(faults)) };
     let has_model = pipeline.stages.iter().any(|stage| stage.options.get("model").is_some());
     let runtime = has_model.then(|| Runtime::find(options)).transpose()?.map(Arc::new);
-    let library = Library { pipeline, runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())) };
+    let library = Library {
+        pipeline,
+        runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())),
+        learnt: RefCell::default(),
+    };
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     for (index, source) in sources.iter().enumerate() {
@@ -106,6 +111,7 @@ fn carried(trajectories: &Schema) -> Schema {
 
 /// A phase that is being put together.
 struct Open {
+    lessons: Vec<Placed<Lesson>>,
     selections: Vec<Placed<Box<dyn Selection>>>,
     transforms: Vec<Placed<Arc<dyn Transform>>>,
     checks: Vec<(Check, Node)>,
@@ -115,7 +121,12 @@ struct Open {
 
 impl Open {
     fn at(steps: &SchemaRef) -> Open {
-        Open { selections: Vec::new(), transforms: Vec::new(), checks: Vec::new(), steps: Arc::clone(steps) }
+        Open { lessons: Vec::new(), selections: Vec::new(), transforms: Vec::new(), checks: Vec::new(), steps: Arc::clone(steps) }
+    }
+
+    /// Whether it is what it reads.
+    fn changes_nothing(&self) -> bool {
+        self.selections.is_empty() && self.transforms.is_empty()
     }
 }
 
@@ -150,6 +161,7 @@ impl Chain<'_> {
                 self.open.checks.push((check, node.options.clone()));
             }
             Ok(Bound::Materialise(materialise)) => self.output(index, node, materialise),
+            Ok(Bound::Train(training)) => self.lesson(index, node, training),
             Ok(Bound::Work { selection, transform }) => {
                 self.fingerprint.set(format!("stage {} {}", index + 1, node.name.name), options.to_string());
                 if let Some(selection) = selection {
@@ -221,19 +233,40 @@ impl Chain<'_> {
         self.open.transforms.push(Placed { index, name: name.to_owned(), ahead_of: Vec::new(), part: transform });
     }
 
-    fn output(&mut self, index: usize, node: &StageNode, options: Materialise) {
-        let path = self.pipeline.locate(&options.path);
-        let at = node.options.get("path").map_or(node.name.span, |path| path.span);
+    /// A model is learnt from the selection as it stands here: what the stages before have changed is staged, and what is
+    /// staged is learnt from.
+    fn lesson(&mut self, index: usize, node: &StageNode, training: Box<Training>) {
+        let path = self.pipeline.locate(&training.out);
+        let at = node.options.get("out").map_or(node.name.span, |out| out.span);
+        self.claim(&path, at);
+        if !self.open.changes_nothing() {
+            self.close(Sink::Staged { because: Vec::new(), stage: node.name.name.clone() });
+        }
+        self.fingerprint.set(format!("stage {} {}", index + 1, node.name.name), training.recipe.to_string());
+        let lesson = Lesson { path: path.clone(), fingerprint: self.fingerprint.clone(), training };
+        // Whatever is done with the model depends on how it was learnt, not on what happens to lie at its path.
+        self.library.learnt.borrow_mut().push(Spec { path, hash: lesson.fingerprint.key(), ..lesson.training.spec() });
+        self.open.lessons.push(Placed { index, name: node.name.name.clone(), ahead_of: Vec::new(), part: lesson });
+    }
+
+    /// Takes a path for a result.
+    fn claim(&mut self, path: &PathBuf, at: Span) {
         let mut fault =
             |message: &str, help: &str| self.faults.push(Diagnostic { span: at, message: message.to_owned(), help: Some(help.to_owned()) });
         if path.file_name().is_none() {
             fault("the output's path must end in a name", "write out/NAME");
-        } else if self.outputs.contains(&path) {
+        } else if self.outputs.contains(path) {
             fault("two stages write to the same path", "give each result a path of its own");
-        } else if self.pipeline.inputs.iter().any(|input| self.pipeline.locate(&input.path) == path) {
+        } else if self.pipeline.inputs.iter().any(|input| self.pipeline.locate(&input.path) == *path) {
             fault("the output is one of the sources", "write to another path: a source is never changed");
         }
         self.outputs.push(path.clone());
+    }
+
+    fn output(&mut self, index: usize, node: &StageNode, options: Materialise) {
+        let path = self.pipeline.locate(&options.path);
+        let at = node.options.get("path").map_or(node.name.span, |path| path.span);
+        self.claim(&path, at);
         if let Some(columns) = &options.columns {
             let kept = |field: &&Arc<Field>| columns.contains(field.name()) || REQUIRED.contains(&field.name().as_str());
             self.steps = Arc::new(Schema::new(self.steps.fields().iter().filter(kept).cloned().collect::<Vec<_>>()));
@@ -273,7 +306,11 @@ impl Chain<'_> {
     }
 
     fn close(&mut self, sink: Sink) {
-        let open = std::mem::replace(&mut self.open, Open::at(&self.steps));
+        let mut open = std::mem::replace(&mut self.open, Open::at(&self.steps));
+        // A check is about the next result that is published.
+        if matches!(sink, Sink::Staged { .. }) {
+            self.open.checks = std::mem::take(&mut open.checks);
+        }
         let mut reads: Vec<String> = self.steps.fields().iter().map(|field| field.name().clone()).collect();
         let mut all = false;
         for placed in &open.transforms {
@@ -285,6 +322,7 @@ impl Chain<'_> {
         let needed = |field: &&Arc<Field>| all || reads.contains(field.name()) || REQUIRED.contains(&field.name().as_str());
         let reads = open.steps.fields().iter().filter(needed).map(|field| field.name().clone()).collect();
         self.phases.push(Phase {
+            lessons: open.lessons,
             selections: open.selections,
             transforms: open.transforms,
             steps: Arc::clone(&self.steps),
@@ -298,7 +336,11 @@ impl Chain<'_> {
     }
 
     fn end(&mut self) {
-        let idle = self.open.selections.is_empty() && self.open.transforms.is_empty() && self.open.checks.is_empty();
+        let idle = self.open.changes_nothing() && self.open.checks.is_empty();
+        if let Some(lesson) = self.open.lessons.last().filter(|_| idle) {
+            let path = lesson.part.path.clone();
+            return self.close(Sink::Model { path });
+        }
         let last = self.pipeline.stages.last().filter(|stage| stage.fits && stage.name.name != "materialise");
         if let Some(last) = last.filter(|_| !idle || self.phases.is_empty()) {
             let message = "the pipeline ends without writing its result".to_owned();

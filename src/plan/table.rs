@@ -79,7 +79,7 @@ fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
 /// # Errors
 /// Where a file is damaged, or a selection fails on a row.
 pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
-    let mut batch = read(phase, sources)?;
+    let mut batch = read(names(phase), sources)?;
     let ids = int64(&batch, trajectory::TRAJECTORY_ID)?;
     let stride = ids.values().iter().copied().max().unwrap_or(0).checked_add(1).filter(|_| ids.values().iter().all(|id| *id >= 0));
     let stride = stride.ok_or_else(|| Error::failed("trajectory ids must be between 0 and 2^63 - 2"))?;
@@ -146,15 +146,30 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
     with_column(batch, Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false), Arc::new(renumbered))
 }
 
-/// The table before any selection: one row per trajectory, in the order of the sources.
-fn read(phase: &Phase, sources: &[Dataset]) -> Result<RecordBatch> {
-    let mut names: Vec<String> =
-        [trajectory::TRAJECTORY_ID, trajectory::LENGTH, trajectory::ROWS, trajectory::FIRST_ROW].map(str::to_owned).into();
+/// All trajectories, with the column `name` beside those that place them.
+///
+/// # Errors
+/// Where a file is damaged.
+pub fn whole(name: &str, sources: &[Dataset]) -> Result<Table> {
+    let batch = read(vec![name.to_owned()], sources)?;
+    let planned = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    Ok(Table { batch, planned, stride: 1, sorted: false, flow: Vec::new() })
+}
+
+/// Columns that a phase's selections read.
+fn names(phase: &Phase) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
     let mut written: Vec<String> = Vec::new();
     for placed in &phase.selections {
         names.extend(placed.part.reads().into_iter().filter(|name| !written.contains(name)));
         written.extend(placed.part.writes().iter().map(|field| field.name().clone()));
     }
+    names
+}
+
+/// The table before any selection: one row per trajectory, in the order of the sources.
+fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
+    names.extend([trajectory::TRAJECTORY_ID, trajectory::LENGTH, trajectory::ROWS, trajectory::FIRST_ROW].map(str::to_owned));
     names.sort_unstable();
     names.dedup();
     if let [_, _, ..] = sources {
@@ -203,6 +218,11 @@ impl Table {
     /// Number of trajectories.
     pub fn len(&self) -> usize {
         self.batch.num_rows()
+    }
+
+    /// The columns that were read, one row per trajectory.
+    pub fn columns(&self) -> &RecordBatch {
+        &self.batch
     }
 
     /// Whether nothing was kept.

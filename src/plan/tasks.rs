@@ -1,6 +1,9 @@
 //! Cuts a selection into tasks, one per output shard.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::Table;
@@ -33,6 +36,19 @@ pub struct Piece {
     pub row: u64,
     /// Id that the trajectory has in the result.
     pub id: i64,
+}
+
+/// One task for each shard that holds any of the `rows` of `table`, in the shard's order.
+///
+/// # Errors
+/// Where the table is not one that [`super::table`] made.
+pub fn by_shard(table: &Table, rows: &[u32]) -> Result<Vec<Task>> {
+    let pieces = table.pieces()?;
+    let mut chosen: Vec<Piece> = rows.iter().filter_map(|row| pieces.get(*row as usize).copied()).collect();
+    chosen.sort_unstable();
+    let planned = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    let shards = chosen.chunk_by(|one, other| (one.source, one.shard) == (other.source, other.shard));
+    Ok(shards.enumerate().map(|(index, pieces)| Task { index, pieces: pieces.to_vec(), planned: planned.clone() }).collect())
 }
 
 /// Tasks for `table`, each closing at the first trajectory end at or after `shard_rows` rows; at least one, so that an

@@ -6,8 +6,11 @@
 //! - a [`Selection`] works on the whole table of trajectories and decides which are kept, and in which order;
 //! - a [`Transform`] works on a few whole trajectories at a time and changes their steps.
 //!
+//! or none of them: a [`Check`], a [`Materialise`], or a [`Training`], which says what a model is learnt from.
+//!
 //! Stages do no I/O and know nothing of paths, shards, threads or YAML. A model is a handle that they are given.
 
+mod assemble;
 mod check;
 mod derive;
 mod filter;
@@ -21,6 +24,7 @@ mod shuffle;
 mod sort;
 mod subsample;
 mod summarise;
+mod train_idm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +39,7 @@ use crate::model;
 
 pub use check::Check;
 pub use materialise::{Materialise, OutputFormat};
+pub use train_idm::Training;
 
 /// Every stage, by name in alphabetical order.
 pub const STAGES: &[Stage] = &[
@@ -48,6 +53,7 @@ pub const STAGES: &[Stage] = &[
     sort::STAGE,
     subsample::STAGE,
     summarise::STAGE,
+    train_idm::STAGE,
 ];
 
 /// One entry of the registry.
@@ -144,6 +150,8 @@ pub enum Bound {
     Check(Check),
     /// Writes what has come so far.
     Materialise(Materialise),
+    /// Learns a model from what has come so far.
+    Train(Box<Training>),
 }
 
 impl Bound {

@@ -8,7 +8,6 @@ use arrow::datatypes::{DataType, Field, Schema};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::assemble::{Edge, Window};
 use super::columns::Written;
 use super::options::{Files, Label};
 use super::outputs::{Output, clip, output};
@@ -18,6 +17,7 @@ use crate::dataset::schema::step;
 use crate::error::nearest;
 use crate::expr::{self, Expression};
 use crate::model::{Element, Geometry, Port, Spec};
+use crate::stage::assemble::{Edge, Window};
 use crate::stage::{Bound, Context, Misfit, options};
 
 /// Column with the number of overlapping predictions that a label was reduced from.
@@ -94,7 +94,9 @@ fn specs(label: &Label, context: &Context) -> Result<(Vec<String>, Vec<Spec>), M
         Files::Several(names) => (names.clone(), true),
     };
     let at = |misfit: Misfit, index: usize| if list { misfit.at(index.to_string()).at("model") } else { misfit.at("model") };
-    let load = |(index, name): (usize, &String)| context.models.spec(name).map_err(|error| at(error.into(), index));
+    let load = |(index, name): (usize, &String)| {
+        context.models.spec(name).map_err(|error| at(Misfit { word: Some(name.clone()), ..error.into() }, index))
+    };
     let specs: Vec<Spec> = names.iter().enumerate().map(load).collect::<Result<_, _>>()?;
     let Some(first) = specs.first() else {
         return Err(Misfit::new("`model` lists no model").help("give a path, or a list of paths for an ensemble").at("model"));

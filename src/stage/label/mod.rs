@@ -1,9 +1,8 @@
 //! `label`: fills actions that were not recorded with the predictions of a model.
 //!
-//! Options are bound in [`bind`], windows assembled in [`assemble`], predictions reduced to labels in [`reduce`], and
+//! Options are bound in [`bind`], windows assembled in [`super::assemble`], predictions reduced to labels in [`reduce`], and
 //! columns written in [`columns`]. What is here runs a chunk through them.
 
-mod assemble;
 mod bind;
 mod columns;
 mod options;
@@ -13,15 +12,16 @@ mod reduce;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef};
 
-use self::assemble::{Edge, Slot, Span, Window, fill, gather};
 use self::columns::{Filled, Written};
+pub(super) use self::options::Limit;
 use self::options::{Label, NonFinite};
 use self::reduce::{Horizon, Predictions, needed};
+use super::assemble::{Edge, Slot, Span, Window, fill, gather, spans};
 use super::{Changes, Stage, Tally, Transform};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
@@ -87,13 +87,13 @@ enum Action {
 }
 
 /// A column on the way into a model: values of every row of a chunk, and which rows have none.
-struct Column {
-    values: Values,
+pub(super) struct Column {
+    pub(super) values: Values,
     nulls: Option<NullBuffer>,
 }
 
 /// Values in the element type of a model's input.
-enum Values {
+pub(super) enum Values {
     F32(ScalarBuffer<f32>),
     F64(ScalarBuffer<f64>),
     I32(ScalarBuffer<i32>),
@@ -102,7 +102,7 @@ enum Values {
 
 impl Column {
     /// A vector or scalar column, cast once. A vector with a null in it counts as null.
-    fn new(column: &ArrayRef, element: Element) -> Result<Column> {
+    pub(super) fn new(column: &ArrayRef, element: Element) -> Result<Column> {
         let (flat, width) = match column.data_type() {
             DataType::FixedSizeList(_, width) => {
                 let list = column.as_fixed_size_list();
@@ -129,7 +129,7 @@ impl Column {
         Ok(Column { values, nulls: nulls.filter(|nulls| nulls.null_count() > 0) })
     }
 
-    fn is_null(&self, row: usize) -> bool {
+    pub(super) fn is_null(&self, row: usize) -> bool {
         self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
     }
 
@@ -162,15 +162,6 @@ impl Column {
 }
 
 impl Labeller {
-    /// Rows of the chunk's trajectories.
-    fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
-        let span = |rows: std::ops::Range<usize>| {
-            let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
-            Span { start: rows.start, steps: rows.end - usize::from(has_final), end: rows.end }
-        };
-        chunk.spans().map(span).collect()
-    }
-
     /// The columns that feed the model, one per input.
     fn columns(&self, chunk: &Chunk) -> Result<Vec<Column>> {
         match &self.feed {
@@ -255,7 +246,7 @@ impl Labeller {
         predict: impl FnOnce(&[Span], &[Column], &[Slot]) -> Result<Predictions>,
     ) -> Result<Chunk> {
         let is_final = chunk.is_final()?;
-        let spans = Labeller::spans(&chunk, is_final);
+        let spans = spans(&chunk, is_final);
         let action = chunk.steps.column_by_name(step::ACTION);
         let missing = |slot: &Slot| !is_final.value(slot.row) && action.is_none_or(|action| action.is_null(slot.row));
         let rows = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.steps).map(move |row| Slot { row, span: index }));
@@ -380,7 +371,7 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
 }
 
 /// Names a row of a chunk to a person.
-fn place(chunk: &Chunk, span: usize, row: usize) -> String {
+pub(super) fn place(chunk: &Chunk, span: usize, row: usize) -> String {
     let id = chunk.ids().ok().and_then(|ids| ids.get(span).copied());
     id.map_or_else(|| step_of(chunk, row), |id| format!("trajectory {id}, {}", step_of(chunk, row)))
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
-use super::assemble::Edge;
 use super::reduce::Reduce;
+use crate::stage::Misfit;
+use crate::stage::assemble::WindowOptions;
 
 /// Fills the actions that were not recorded with the predictions of a model, an inverse dynamics model as a rule.
 /// Recorded actions stay bit for bit; `action_source` says of every action whether it is `recorded` or `proxy`.
@@ -56,18 +57,6 @@ pub(super) enum Files {
     Several(Vec<String>),
 }
 
-/// The window of observations that a model sees.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WindowOptions {
-    /// Observations before the step's own.
-    pub(super) past: Option<usize>,
-    /// Observations after the step's own.
-    pub(super) future: Option<usize>,
-    /// What stands for observations before the first and after the last known one; `repeat` where not given.
-    pub(super) edge: Option<Edge>,
-}
-
 /// Which outputs of a model are meant.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,14 +67,26 @@ pub(super) struct Outputs {
     pub(super) std: Option<String>,
 }
 
-/// A bound of labels.
+/// A bound of actions.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub(super) enum Limit {
+pub(in crate::stage) enum Limit {
     /// The same for every dimension.
     All(f64),
     /// One per dimension.
     Each(Vec<f64>),
+}
+
+impl Limit {
+    /// The bounds of an action of `wide` dimensions.
+    pub(in crate::stage) fn each(&self, wide: usize) -> Result<Vec<f64>, Misfit> {
+        match self {
+            Limit::All(limit) => Ok(vec![*limit; wide]),
+            Limit::Each(limits) if limits.len() == wide => Ok(limits.clone()),
+            Limit::Each(limits) => Err(Misfit::new(format!("`clip` has {} values, and an action has {wide}", limits.len()))
+                .help("one number, or one per dimension")),
+        }
+    }
 }
 
 /// A model that predicts the actions of several steps at once.

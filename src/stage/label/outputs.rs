@@ -169,23 +169,14 @@ pub(super) fn clip(label: &Label, spec: &Spec, output: &Output) -> Result<Option
         };
     };
     let said = || {
-        property(spec, "trajmill.clip", |text| {
-            let (low, high) = text.split_once(',')?;
-            Some([Limit::All(low.trim().parse().ok()?), Limit::All(high.trim().parse().ok()?)])
-        })
+        // `low,high`, each a number or a list of them.
+        property(spec, "trajmill.clip", |text| serde_json::from_str::<[Limit; 2]>(&format!("[{text}]")).ok())
     };
     let Some(limits) = label.clip.clone().map_or_else(said, |clip| Ok(Some(clip)))? else { return Ok(None) };
     let wide = output.horizon.width;
     let mut bounds = [Vec::new(), Vec::new()];
     for (index, limit) in limits.iter().enumerate() {
-        bounds[index] = match limit {
-            Limit::All(limit) => vec![*limit; wide],
-            Limit::Each(limits) if limits.len() == wide => limits.clone(),
-            Limit::Each(limits) => {
-                let message = format!("`clip` has {} values, and an action has {wide}", limits.len());
-                return Err(Misfit::new(message).help("one number, or one per dimension").at(index.to_string()).at("clip"));
-            }
-        };
+        bounds[index] = limit.each(wide).map_err(|misfit| misfit.at(index.to_string()).at("clip"))?;
     }
     let [low, high] = &bounds;
     if let Some(dimension) =

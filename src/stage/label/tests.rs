@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use arrow::array::{Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Field, Schema};
 use serde_json::{Value, json};
 

@@ -5,8 +5,23 @@
 
 use std::ops::Range;
 
+use arrow::array::BooleanArray;
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::dataset::Chunk;
+
+/// The window of observations that a model sees.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WindowOptions {
+    /// Observations before the step's own.
+    pub(super) past: Option<usize>,
+    /// Observations after the step's own.
+    pub(super) future: Option<usize>,
+    /// What stands for observations before the first and after the last known one; `repeat` where not given.
+    pub(super) edge: Option<Edge>,
+}
 
 /// What stands for observations before the first and after the last known one of a trajectory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -22,6 +37,18 @@ pub(super) enum Edge {
     /// What the reference implementation of SS-ORL does: with a past, the final observation is not looked at, and what
     /// is known of a window stands at its right, after zeros, so that every slot of the last step is one late.
     Ssorl,
+}
+
+impl Edge {
+    /// The policy's name in pipelines and in the metadata of models.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Edge::Repeat => "repeat",
+            Edge::Zero => "zero",
+            Edge::Skip => "skip",
+            Edge::Ssorl => "ssorl",
+        }
+    }
 }
 
 /// Shape and edge policy of a window.
@@ -55,6 +82,15 @@ pub(super) struct Slot {
     pub(super) row: usize,
     /// Index of its trajectory's span.
     pub(super) span: usize,
+}
+
+/// Rows of the chunk's trajectories.
+pub(super) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
+    let span = |rows: Range<usize>| {
+        let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
+        Span { start: rows.start, steps: rows.end - usize::from(has_final), end: rows.end }
+    };
+    chunk.spans().map(span).collect()
 }
 
 impl Window {

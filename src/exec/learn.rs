@@ -1,0 +1,61 @@
+//! Learns a model: the shards of a dataset as the corpus that [`crate::train`] reads.
+
+use super::{Readers, guard};
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+use crate::plan::{Lesson, Task, table, tasks};
+use crate::stage::Training;
+use crate::train::{Corpus, Examples, Fitted, Part, Watch, fit};
+
+/// Shards as pieces of a corpus.
+struct Shards<'a> {
+    readers: Readers<'a>,
+    training: &'a Training,
+    /// Tasks of each part: to learn from, to hold out, to label.
+    parts: [Vec<Task>; 3],
+    columns: Vec<String>,
+}
+
+impl Shards<'_> {
+    fn part(&self, part: Part) -> &[Task] {
+        let [training, validation, unlabelled] = &self.parts;
+        match part {
+            Part::Training => training,
+            Part::Validation => validation,
+            Part::Unlabelled => unlabelled,
+        }
+    }
+}
+
+impl Corpus for Shards<'_> {
+    fn pieces(&self, part: Part) -> usize {
+        self.part(part).len()
+    }
+
+    fn read(&self, part: Part, piece: usize, take: &mut dyn FnMut(Examples) -> Result<bool>) -> Result<()> {
+        let Some(task) = self.part(part).get(piece) else { return Ok(()) };
+        for block in self.readers.blocks(task, &self.columns) {
+            if !take(self.training.examples(&block?, part)?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Learns the model of `lesson` from all trajectories of `sources`, on so many threads. Their number changes no byte.
+///
+/// # Errors
+/// Where the data cannot be read or nothing can be learnt from them, or the user wants it to stop.
+pub fn learn(lesson: &Lesson, sources: &[Dataset], threads: usize, watch: &dyn Watch) -> Result<Fitted> {
+    let training = &lesson.training;
+    let table = table::whole(Training::PARTED_BY, sources)?;
+    let [learnt, held_out, unlabelled] = training.split(table.columns())?;
+    let parts = [tasks::by_shard(&table, &learnt)?, tasks::by_shard(&table, &held_out)?, tasks::by_shard(&table, &unlabelled)?];
+    let known = |name: &&str| sources.first().is_some_and(|source| source.steps.index_of(name).is_ok());
+    let columns = training.reads().into_iter().filter(known).map(str::to_owned).collect();
+    let corpus = Shards { readers: Readers::new(sources), training, parts, columns };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
+    pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, watch)))
+}

@@ -1,0 +1,485 @@
+//! `train_idm`: learns an inverse dynamics model from the recorded actions and writes it as ONNX.
+//!
+//! The stage changes no step. It says what is learnt, from which steps of a chunk, and what the model will look like, so
+//! that a `label` behind it can be bound before there is a model; the learning itself is [`crate::train`]'s.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::assemble::{Edge, Slot, Window, WindowOptions, fill, spans};
+use super::label::{Column, Limit, Values, place};
+use super::{Bound, Context, Misfit, Stage, options, rank};
+use crate::dataset::Chunk;
+use crate::dataset::schema::{step, trajectory};
+use crate::error::{Error, Result};
+use crate::model::{Element, Port, Spec};
+use crate::train::{self, Examples, Part};
+
+/// The registry entry.
+pub(super) const STAGE: Stage = Stage {
+    name: "train_idm",
+    schema: |generator| generator.subschema_for::<TrainIdm>(),
+    bind,
+    sample: "{out: ../out/idm.onnx, window: {past: 1, future: 1}, head: gaussian, clip: [-5, 5], steps: 1000}",
+};
+
+/// Bytes of windows that the shuffle buffer holds where it is not stated.
+const BUFFER: usize = 256 << 20;
+
+/// Learns an inverse dynamics model, which predicts an action from the observations around it, and writes it as ONNX with a
+/// report and pictures beside it.
+///
+/// Learnt from are the steps of the selection with a recorded action. `label: {model: …}` needs nothing more for a model
+/// written here: its metadata holds window, edge and bounds. The checkpoint of the lowest validation loss is the one that is
+/// written. Steps go on unchanged.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct TrainIdm {
+    /// The ONNX file, relative to the pipeline file's folder. The report stands beside it: `NAME.report.json`, `NAME.*.svg`.
+    out: String,
+    /// The observations that the model sees: one before and one after the step's own where not given.
+    #[serde(default)]
+    window: WindowOptions,
+    /// Sizes of the hidden layers.
+    #[serde(default = "hidden")]
+    hidden: Vec<usize>,
+    /// What follows each hidden layer.
+    #[serde(default)]
+    activation: Activation,
+    /// Share of the last hidden layer's outputs that each update leaves out.
+    #[serde(default)]
+    dropout: f64,
+    /// What the model predicts; `categorical` for integer actions and `deterministic` for others where not given.
+    #[serde(default)]
+    head: Option<Head>,
+    /// How many discrete actions there are, counted from 0.
+    #[serde(default)]
+    classes: Option<usize>,
+    /// Lowest and highest action, each one number or one per dimension: the box of a Gaussian head, -1 to 1 where not given,
+    /// and the bounds of labels.
+    #[serde(default)]
+    clip: Option<[Limit; 2]>,
+    /// Most passes over the data of each member; instead of `steps`.
+    #[serde(default)]
+    epochs: Option<u64>,
+    /// Most updates of each member; 10000 where neither this nor `epochs` is given.
+    #[serde(default)]
+    steps: Option<u64>,
+    /// Examples of an update.
+    #[serde(default = "batch")]
+    #[schemars(range(min = 1))]
+    batch: usize,
+    /// Size of Adam's steps.
+    #[serde(default = "lr")]
+    lr: f64,
+    /// Weight decay, added to the gradient as in PyTorch's Adam.
+    #[serde(default)]
+    weight_decay: f64,
+    /// Takes the weight decay off the parameters instead, as in AdamW.
+    #[serde(default)]
+    decoupled: bool,
+    /// Share of the labelled trajectories that is held out, rounded up.
+    #[serde(default = "validation")]
+    validation: f64,
+    /// Ends a member's training after so many looks at the validation loss, of which there are at least twenty and one every 250
+    /// updates as a rule, without a better one.
+    #[serde(default = "patience")]
+    #[schemars(range(min = 1))]
+    patience: u64,
+    /// Members of the ensemble, learnt apart; one file holds them all.
+    #[serde(default = "members")]
+    #[schemars(range(min = 1))]
+    members: usize,
+    /// Whether each member learns from its own draw of trajectories.
+    #[serde(default)]
+    bootstrap: bool,
+    /// Examples that the shuffle buffer holds; 256 MiB of them where not given. What fits in it is read once.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    buffer: Option<usize>,
+    /// Learns again from its own most certain labels.
+    #[serde(default)]
+    self_training: Option<SelfTraining>,
+    /// Which random draws.
+    #[serde(default)]
+    seed: u64,
+    /// Whether a model at the same path that was learnt otherwise is replaced.
+    #[serde(default)]
+    overwrite: bool,
+}
+
+fn hidden() -> Vec<usize> {
+    vec![256, 256]
+}
+
+fn batch() -> usize {
+    256
+}
+
+fn lr() -> f64 {
+    1e-3
+}
+
+fn validation() -> f64 {
+    0.1
+}
+
+fn patience() -> u64 {
+    10
+}
+
+fn members() -> usize {
+    1
+}
+
+/// What a model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Head {
+    /// The action, learnt by squared error.
+    Deterministic,
+    /// A tanh-squashed Normal in the box `clip`, with a network for its mean and one for its log-std, learnt by likelihood
+    /// (Zheng et al., 2022); gives `action_std` too.
+    Gaussian,
+    /// A logit for each of `classes` discrete actions, learnt by cross-entropy.
+    Categorical,
+}
+
+/// What follows a hidden layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Activation {
+    /// max(0, x).
+    #[default]
+    Relu,
+    /// tanh x.
+    Tanh,
+    /// x above 0, exp(x) - 1 below.
+    Elu,
+}
+
+/// Rounds of label, keep the most certain, learn again.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SelfTraining {
+    /// Rounds after the first, which has recorded actions alone. The round of the lowest validation loss is written.
+    #[schemars(range(min = 1))]
+    rounds: usize,
+    /// Share of the unlabelled steps that is learnt from, from the most certain on.
+    keep: f64,
+}
+
+/// A model to be learnt, bound to the columns that it is learnt from.
+pub struct Training {
+    /// Where it is written, as the pipeline has it.
+    pub out: String,
+    /// Whether one that was learnt otherwise is replaced.
+    pub overwrite: bool,
+    /// Everything of the options that the model depends on.
+    pub recipe: Value,
+    /// What is learnt.
+    pub task: train::Task,
+    /// How.
+    pub options: train::Options,
+    window: Window,
+    validation: f64,
+}
+
+fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
+    let given: TrainIdm = options(value)?;
+    let width = observation(context)?;
+    let (actions, head) = actions(&given, context)?;
+    let share = |value: f64, key: &str, fits: bool, range: &str| match fits {
+        true => Ok(value),
+        false => Err(Misfit::new(format!("`{key}` is {range}, not {value}")).at(key)),
+    };
+    share(given.dropout, "dropout", (0.0..1.0).contains(&given.dropout), "a share from 0 to below 1")?;
+    share(given.validation, "validation", given.validation > 0.0 && given.validation < 1.0, "a share between 0 and 1")?;
+    share(given.lr, "lr", given.lr > 0.0 && given.lr.is_finite(), "above 0")?;
+    share(given.weight_decay, "weight_decay", given.weight_decay >= 0.0 && given.weight_decay.is_finite(), "0 or above")?;
+    if let Some(layer) = given.hidden.iter().position(|size| *size == 0) {
+        return Err(Misfit::new("a hidden layer of no values passes nothing on").at(layer.to_string()).at("hidden"));
+    }
+    let budget = match (given.steps, given.epochs) {
+        (Some(_), Some(_)) => return Err(Misfit::new("`steps` and `epochs` are two budgets").help("give one of them").at("epochs")),
+        (Some(0), None) => return Err(Misfit::new("`steps` is 0, and nothing would be learnt").at("steps")),
+        (None, Some(0)) => return Err(Misfit::new("`epochs` is 0, and nothing would be learnt").at("epochs")),
+        (None, Some(epochs)) => train::Budget::Epochs(epochs),
+        (steps, None) => train::Budget::Updates(steps.unwrap_or(10_000)),
+    };
+    let self_training = given.self_training.map(|own| self_training(own, head, given.members)).transpose()?;
+    let window = Window {
+        past: given.window.past.unwrap_or(1),
+        future: given.window.future.unwrap_or(1),
+        width,
+        edge: given.window.edge.unwrap_or_default(),
+    };
+    if window.edge == Edge::Ssorl && window.future != 1 {
+        let message = format!("`edge: ssorl` sees exactly one observation after the step, and `future` is {}", window.future);
+        return Err(Misfit::new(message).help("`future: 1`, or another edge policy").at("window"));
+    }
+    let bounds = bounds(&given, head, actions)?;
+    let task = train::Task { past: window.past, future: window.future, width, actions, bounds };
+    let example = 4 * (task.cells() + actions) + 8;
+    let mut recipe = value.clone();
+    if let Value::Object(recipe) = &mut recipe {
+        recipe.retain(|key, _| key != "out" && key != "overwrite");
+    }
+    let options = train::Options {
+        head,
+        hidden: given.hidden,
+        activation: match given.activation {
+            Activation::Relu => train::Activation::Relu,
+            Activation::Tanh => train::Activation::Tanh,
+            Activation::Elu => train::Activation::Elu,
+        },
+        dropout: given.dropout,
+        members: given.members.max(1),
+        bootstrap: given.bootstrap,
+        batch: given.batch.max(1),
+        adam: train::Adam { learning_rate: given.lr, weight_decay: given.weight_decay, decoupled: given.decoupled },
+        budget,
+        patience: given.patience,
+        buffer: given.buffer.unwrap_or(BUFFER / example).max(1),
+        seed: given.seed,
+        self_training,
+    };
+    let training = Training { out: given.out, overwrite: given.overwrite, recipe, task, options, window, validation: given.validation };
+    Ok(Bound::Train(Box::new(training)))
+}
+
+/// Values of an observation.
+fn observation(context: &Context) -> Result<usize, Misfit> {
+    let Ok(field) = context.steps.field_with_name(step::OBSERVATION) else {
+        return Err(Misfit::new("there is nothing to learn from: steps have no column `observation`"));
+    };
+    let (element, width) = match field.data_type() {
+        DataType::FixedSizeList(child, width) => (child.data_type(), usize::try_from(*width).unwrap_or(0)),
+        other => (other, 1),
+    };
+    if width == 0 || !(element.is_numeric() || *element == DataType::Boolean) {
+        let message = format!("`observation` is {}, and a model learns from vectors of numbers", field.data_type());
+        return Err(Misfit::new(message).help("make a vector of it first, with `derive` or when importing"));
+    }
+    Ok(width)
+}
+
+/// Dimensions or classes of an action, and the head that predicts it.
+fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), Misfit> {
+    let Ok(field) = context.steps.field_with_name(step::ACTION) else {
+        return Err(Misfit::new("there is nothing to learn: steps have no column `action`"));
+    };
+    let (element, width) = match field.data_type() {
+        DataType::FixedSizeList(child, width) => (child.data_type(), usize::try_from(*width).unwrap_or(0)),
+        other => (other, 1),
+    };
+    match (element, given.head) {
+        (DataType::Int32 | DataType::Int64, None | Some(Head::Categorical)) if width == 1 => {
+            let Some(classes) = given.classes else {
+                return Err(Misfit::new("how many discrete actions there are is not known before the data are read")
+                    .help("say it with `classes`"));
+            };
+            if classes < 2 {
+                return Err(Misfit::new(format!("`classes` is {classes}, and there is nothing to choose")).help("at least 2").at("classes"));
+            }
+            if given.clip.is_some() {
+                return Err(Misfit::new("a discrete action has no bounds").help("leave `clip` out").at("clip"));
+            }
+            Ok((classes, train::Head::Categorical))
+        }
+        (DataType::Float32 | DataType::Float64, head) if head != Some(Head::Categorical) && width > 0 => {
+            if given.classes.is_some() {
+                let message = format!("`action` is {}, which has dimensions and no classes", field.data_type());
+                return Err(Misfit::new(message).help("leave `classes` out").at("classes"));
+            }
+            let gaussian = head == Some(Head::Gaussian);
+            Ok((width, if gaussian { train::Head::Gaussian } else { train::Head::Deterministic }))
+        }
+        (DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64, Some(head)) => {
+            let (wanted, help) = match head {
+                Head::Categorical => ("one int32 or int64 a step", "`deterministic` or `gaussian` learn continuous actions"),
+                _ => ("a vector of floating-point numbers", "`categorical` learns discrete actions"),
+            };
+            Err(Misfit::new(format!("`action` is {}, and this head learns {wanted}", field.data_type())).help(help).at("head"))
+        }
+        _ => Err(Misfit::new(format!(
+            "`action` is {}, and a model learns float32 or float64 vectors, or int32 or int64 classes",
+            field.data_type()
+        ))),
+    }
+}
+
+fn self_training(own: SelfTraining, head: train::Head, members: usize) -> Result<train::SelfTraining, Misfit> {
+    let at = |misfit: Misfit| misfit.at("self_training");
+    if !(own.keep > 0.0 && own.keep <= 1.0) {
+        return Err(at(Misfit::new(format!("`keep` is a share above 0, up to 1, not {}", own.keep)).at("keep")));
+    }
+    if head == train::Head::Deterministic && members < 2 {
+        return Err(at(Misfit::new("a single deterministic model does not say how certain it is, so none of its labels is the most certain")
+            .help("`head: gaussian`, or several `members`")));
+    }
+    Ok(train::SelfTraining { rounds: own.rounds, keep: own.keep })
+}
+
+/// Lowest and highest action.
+fn bounds(given: &TrainIdm, head: train::Head, actions: usize) -> Result<Option<[Vec<f64>; 2]>, Misfit> {
+    let Some(limits) = &given.clip else {
+        return Ok((head == train::Head::Gaussian).then(|| [vec![-1.0; actions], vec![1.0; actions]]));
+    };
+    let each = |index: usize| limits[index].each(actions).map_err(|misfit| misfit.at(index.to_string()).at("clip"));
+    let [low, high] = [each(0)?, each(1)?];
+    match (0..actions).find(|dimension| low[*dimension] >= high[*dimension] || !(high[*dimension] - low[*dimension]).is_finite()) {
+        None => Ok(Some([low, high])),
+        Some(dimension) => {
+            let message = format!("`clip` is no box: its low {} is not below its high {}", low[dimension], high[dimension]);
+            Err(Misfit::new(message).help("`clip: [low, high]`").at("clip"))
+        }
+    }
+}
+
+impl Training {
+    /// What the model will say of itself, apart from path and hash.
+    pub fn spec(&self) -> Spec {
+        let port = |name: &str, width: usize| Port { name: name.to_owned(), element: Element::F32, shape: vec![None, Some(width)] };
+        let mut outputs = vec![port("action", self.task.actions)];
+        if self.options.has_std() {
+            outputs.push(port("std", self.task.actions));
+        }
+        let inputs = vec![port("observation", self.task.cells())];
+        Spec { path: Default::default(), hash: String::new(), inputs, outputs, metadata: self.metadata() }
+    }
+
+    /// What `label` finds in the file of window, edge and bounds.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let mut metadata = BTreeMap::from([
+            ("trajmill.past".to_owned(), self.task.past.to_string()),
+            ("trajmill.future".to_owned(), self.task.future.to_string()),
+            ("trajmill.edge".to_owned(), self.window.edge.name().to_owned()),
+        ]);
+        if let Some(bounds) = &self.task.bounds {
+            let side = |side: &Vec<f64>| match side.iter().all(|bound| *bound == side[0]) {
+                true => json!(side[0]).to_string(),
+                false => json!(side).to_string(),
+            };
+            metadata.insert("trajmill.clip".to_owned(), bounds.each_ref().map(side).join(","));
+        }
+        metadata
+    }
+
+    /// Columns of steps that are learnt from, of those that there are.
+    pub fn reads(&self) -> [&'static str; 6] {
+        [step::TRAJECTORY_ID, step::STEP, step::IS_FINAL, step::OBSERVATION, step::ACTION, step::ACTION_SOURCE]
+    }
+
+    /// Columns of trajectories by which they are parted.
+    pub const PARTED_BY: &'static str = trajectory::RECORDED_ACTIONS;
+
+    /// Rows of a table of trajectories by part: to learn from, to hold out, and those with steps to be labelled by the model.
+    ///
+    /// # Errors
+    /// Where too few trajectories have recorded actions.
+    pub fn split(&self, table: &RecordBatch) -> Result<[Vec<u32>; 3]> {
+        let recorded = rank::integers(table, Training::PARTED_BY)?;
+        let lengths = rank::integers(table, trajectory::LENGTH)?;
+        let order = rank::shuffled(table, "train_idm", self.options.seed)?;
+        let labelled: Vec<u32> = order.into_iter().filter(|row| recorded[*row as usize] > 0).collect();
+        let held_out = ((self.validation * labelled.len() as f64 - 1e-9).ceil() as usize).max(1);
+        if labelled.is_empty() {
+            return Err(Error::failed(format!("no recorded action in the selection: {} trajectories, and none to learn from", recorded.len()))
+                .hint("train on a selection with some: `hide_actions: {keep: …}` keeps a share, `filter: recorded_actions > 0` finds them"));
+        }
+        if held_out >= labelled.len() {
+            let count = labelled.len();
+            let these = if count == 1 { "trajectory has" } else { "trajectories have" };
+            let message = format!(
+                "{count} {these} recorded actions, and a validation share of {} holds out {held_out} of them: none is left to learn from",
+                self.validation
+            );
+            return Err(Error::failed(message).hint("label more trajectories, or hold out a smaller share with `validation`"));
+        }
+        let (mut validation, mut training) = (labelled[..held_out].to_vec(), labelled[held_out..].to_vec());
+        validation.sort_unstable();
+        training.sort_unstable();
+        let rest = |row: &u32| recorded[*row as usize] < lengths[*row as usize] && validation.binary_search(row).is_err();
+        let unlabelled = (0..u32::try_from(recorded.len()).unwrap_or(u32::MAX)).filter(rest).collect();
+        Ok([training, validation, unlabelled])
+    }
+
+    /// The examples of a chunk: windows at the steps with a recorded action, or for [`Part::Unlabelled`] at those without any.
+    ///
+    /// # Errors
+    /// Where an observation is null or not finite, or an action is not one that the model can predict.
+    pub fn examples(&self, chunk: &Chunk, part: Part) -> Result<Examples> {
+        let column = |name: &str| chunk.steps.column_by_name(name);
+        let missing = |name: &str| Error::failed(format!("steps have no column `{name}`"));
+        let is_final = chunk.is_final()?;
+        let spans = spans(chunk, is_final);
+        let action = column(step::ACTION).ok_or_else(|| missing(step::ACTION))?;
+        let source = column(step::ACTION_SOURCE).and_then(|source| source.as_string_opt::<i32>());
+        let recorded = |row: usize| action.is_valid(row) && source.is_none_or(|source| source.is_null(row) || source.value(row) == "recorded");
+        let wanted = |row: usize| if part == Part::Unlabelled { action.is_null(row) } else { recorded(row) };
+        let rows = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.steps).map(move |row| Slot { row, span: index }));
+        let fits = |slot: &Slot| self.window.edge != Edge::Skip || self.window.fits(&spans[slot.span], slot.row);
+        let slots: Vec<Slot> = rows.filter(|slot| wanted(slot.row) && fits(slot)).collect();
+
+        let observation = Column::new(column(step::OBSERVATION).ok_or_else(|| missing(step::OBSERVATION))?, Element::F32)?;
+        let Values::F32(values) = &observation.values else { return Err(Error::failed("observations are not numbers")) };
+        for slot in &slots {
+            let span = &spans[slot.span];
+            let seen = span.start.max(slot.row.saturating_sub(self.window.past))..span.end.min(slot.row + self.window.future + 1);
+            let width = self.window.width;
+            for row in seen {
+                if observation.is_null(row) {
+                    return Err(Error::failed(format!("{}: `observation` is null, and is learnt from", place(chunk, slot.span, row)))
+                        .hint("drop such steps with `filter: {steps: …}` before `train_idm`"));
+                }
+                if let Some(dimension) = values[row * width..(row + 1) * width].iter().position(|value| !value.is_finite()) {
+                    let message = format!("{}: `observation` is not finite in dimension {dimension}", place(chunk, slot.span, row));
+                    return Err(Error::failed(message).hint("repair or drop such steps before `train_idm`, with `derive` or `filter: {steps: …}`"));
+                }
+            }
+        }
+        let mut inputs = vec![0.0; slots.len() * self.window.cells()];
+        fill(&self.window, &spans, &slots, values, &mut inputs);
+        let targets = if part == Part::Unlabelled { Vec::new() } else { self.targets(chunk, action, &slots)? };
+        let ids = chunk.ids()?;
+        Ok(Examples { inputs, targets, trajectories: slots.iter().map(|slot| ids[slot.span]).collect() })
+    }
+
+    /// The actions at `slots`, each one that the model can predict.
+    fn targets(&self, chunk: &Chunk, action: &arrow::array::ArrayRef, slots: &[Slot]) -> Result<Vec<f32>> {
+        let discrete = self.options.head == train::Head::Categorical;
+        // Classes go through float64, which holds every int32 and all classes that there can be.
+        let column = Column::new(action, Element::F64)?;
+        let Values::F64(values) = &column.values else { return Err(Error::failed("actions are not numbers")) };
+        let width = if discrete { 1 } else { self.task.actions };
+        let mut targets = Vec::with_capacity(slots.len() * width);
+        for slot in slots {
+            for (dimension, value) in values[slot.row * width..(slot.row + 1) * width].iter().enumerate() {
+                let wrong = |what: String, help: &str| Err(Error::failed(format!("{}: {what}", place(chunk, slot.span, slot.row))).hint(help));
+                if discrete && !(0.0..self.task.actions as f64).contains(value) {
+                    return wrong(format!("the action {value} is none of the {} classes from 0 on", self.task.actions), "`classes` says how many there are");
+                }
+                if !value.is_finite() {
+                    return wrong(format!("the action is not finite in dimension {dimension}"), "repair or drop such steps before `train_idm`");
+                }
+                if let Some([low, high]) = &self.task.bounds {
+                    let (low, high) = (low[dimension], high[dimension]);
+                    // What float32 makes of a bound is still within it.
+                    let slack = (high - low) * 1e-6;
+                    if *value < low - slack || *value > high + slack {
+                        let what = format!("the action {value} in dimension {dimension} is outside the box from {low} to {high}");
+                        return wrong(what, "state the box that actions lie in with `clip: [low, high]`");
+                    }
+                }
+                targets.push(*value as f32);
+            }
+        }
+        Ok(targets)
+    }
+}

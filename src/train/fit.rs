@@ -1,0 +1,433 @@
+//! From a corpus to a model and its report: what is learnt from is surveyed, every member learns, the best round is kept.
+
+use super::data::{Corpus, Examples, Part, Stream};
+use super::measure::{self, HeldOut};
+use super::member::Lesson;
+use super::model::{Model, Scaling};
+use super::report::{Curve, Data, Report, Round};
+use super::teach::Taught;
+use super::{Head, Options, Task, Watch};
+use crate::error::{Error, Kind, Result};
+
+/// A trained model and what is to be said of it.
+#[derive(Debug)]
+pub struct Fitted {
+    /// The model of the best round.
+    pub model: Model,
+    /// How it was learnt and how good it is.
+    pub report: Report,
+}
+
+/// Learns a model.
+///
+/// # Errors
+/// Where the corpus cannot be read or has nothing to learn from, the loss diverges, or the user wants it to stop.
+pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, watch: &dyn Watch) -> Result<Fitted> {
+    let (mut survey, mut held_out) = (Survey::new(task, options.head), 0);
+    let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
+        survey.add(examples);
+        Ok(!watch.interrupted())
+    })?;
+    stop_if_wanted(watch)?;
+    let validation = Stream::open(corpus, Part::Validation, options.buffer, |examples| {
+        held_out += examples.len() as u64;
+        Ok(!watch.interrupted())
+    })?;
+    stop_if_wanted(watch)?;
+    for (count, part) in [(survey.count, "to learn from"), (held_out, "held out")] {
+        if count == 0 {
+            return Err(Error::failed(format!("none of the trajectories {part} has a step to see the whole window at"))
+                .hint("look at smaller windows, or let `edge` be `repeat`"));
+        }
+    }
+    let (inputs, constant) = survey.inputs()?;
+    let (centre, scale) = survey.actions(options.head);
+    let model = |members| Model {
+        task: task.clone(),
+        head: options.head,
+        activation: options.activation,
+        inputs: inputs.clone(),
+        centre: centre.clone(),
+        scale: scale.clone(),
+        members,
+    };
+    let learn = |round: usize, training: &Stream<'_>, count: u64| {
+        let lesson = Lesson {
+            task,
+            options,
+            inputs: &inputs,
+            centre: &centre,
+            scale: &scale,
+            training,
+            validation: &validation,
+            counts: [count, held_out],
+            watch,
+        };
+        let (mut members, mut curves) = (Vec::new(), Vec::new());
+        watch.begin(lesson.updates() * options.members as u64);
+        for member in 0..options.members as u64 {
+            let learnt = lesson.learn(member)?;
+            // What an early stop leaves of the budget.
+            let last = learnt.looks.last().map_or(0, |look| look.update);
+            watch.advance(lesson.updates().saturating_sub(last), None);
+            curves.push(Curve { round, member, best: learnt.best, looks: learnt.looks });
+            members.push(learnt.networks);
+        }
+        Ok::<_, Error>((model(members), curves))
+    };
+    let judge = |model: &Model| measure::held_out(model, &validation, &survey.mean_action(), options.seed);
+
+    let (mut best, mut curves) = learn(0, &training, survey.count)?;
+    let mut measured = judge(&best)?;
+    let mut rounds = vec![round(0, &curves, &measured, survey.count, None)];
+    let (mut latest, mut chosen) = (best.clone(), 0);
+    for index in 1..=options.self_training.map_or(0, |own| own.rounds) {
+        let keep = options.self_training.map_or(0.0, |own| own.keep);
+        let taught = Taught::by(&latest, corpus, keep, watch)?;
+        let mut count = 0;
+        let training = Stream::open(&taught, Part::Training, options.buffer, |examples| {
+            count += examples.len() as u64;
+            Ok(!watch.interrupted())
+        })?;
+        stop_if_wanted(watch)?;
+        let (model, own) = learn(index, &training, count)?;
+        let own_measured = judge(&model)?;
+        rounds.push(round(index, &own, &own_measured, count, Some(taught.limit())));
+        curves.extend(own);
+        if rounds[index].validation < rounds[chosen].validation {
+            (best, measured, chosen) = (model.clone(), own_measured, index);
+        }
+        latest = model;
+    }
+    let data = Data { training_steps: survey.count, held_out_steps: held_out, constant_observations: constant };
+    let report = Report::new(options, task, data, measured, rounds, chosen, curves);
+    Ok(Fitted { model: best, report })
+}
+
+/// Fails where the user wants it to stop.
+pub(super) fn stop_if_wanted(watch: &dyn Watch) -> Result<()> {
+    if !watch.interrupted() {
+        return Ok(());
+    }
+    let failure = Error { kind: Kind::Interrupted, ..Error::failed("interrupted while learning: the model was not written") };
+    Err(failure.hint("run the same command again to learn it from the beginning"))
+}
+
+fn round(index: usize, curves: &[Curve], measured: &HeldOut, steps: u64, limit: Option<f32>) -> Round {
+    let validation = curves.iter().map(|curve| curve.best.validation).sum::<f64>() / curves.len().max(1) as f64;
+    Round { round: index, steps, uncertainty_limit: limit, validation, error: measured.error() }
+}
+
+/// What is to be known of the training share before anything is learnt.
+struct Survey<'a> {
+    task: &'a Task,
+    /// Examples.
+    count: u64,
+    /// Mean and sum of squared deviations of the observations at the steps.
+    observations: Vec<[f64; 2]>,
+    /// The same of actions; for classes, how often each came.
+    actions: Vec<[f64; 2]>,
+    discrete: bool,
+}
+
+impl<'a> Survey<'a> {
+    fn new(task: &'a Task, head: Head) -> Survey<'a> {
+        let zeros = |n: usize| vec![[0.0; 2]; n];
+        Survey { task, count: 0, observations: zeros(task.width), actions: zeros(task.actions), discrete: head == Head::Categorical }
+    }
+
+    fn add(&mut self, examples: &Examples) {
+        // Welford's update: no cancellation however far from zero the values lie.
+        fn update(moments: &mut [[f64; 2]], values: &[f32], count: f64) {
+            for ([mean, squares], value) in moments.iter_mut().zip(values) {
+                let apart = f64::from(*value) - *mean;
+                *mean += apart / count;
+                *squares += apart * (f64::from(*value) - *mean);
+            }
+        }
+        let (cells, width) = (self.task.cells(), self.task.width);
+        let per_action = if self.discrete { 1 } else { self.task.actions };
+        for (window, action) in examples.inputs.chunks_exact(cells).zip(examples.targets.chunks_exact(per_action)) {
+            self.count += 1;
+            update(&mut self.observations, &window[self.task.past * width..(self.task.past + 1) * width], self.count as f64);
+            if self.discrete {
+                if let Some([count, _]) = action.first().and_then(|class| self.actions.get_mut(*class as usize)) {
+                    *count += 1.0;
+                }
+            } else {
+                update(&mut self.actions, action, self.count as f64);
+            }
+        }
+    }
+
+    fn std(&self, squares: f64) -> f64 {
+        (squares / self.count.max(1) as f64).sqrt()
+    }
+
+    /// What windows go through before the networks, and the dimensions that never change, which are left out.
+    fn inputs(&self) -> Result<(Scaling, Vec<usize>)> {
+        let constant: Vec<usize> = (0..self.task.width).filter(|dimension| {
+            let [mean, squares] = self.observations[*dimension];
+            // Below what float32 resolves around the mean.
+            self.std(squares) <= 1e-7 * mean.abs()
+        }).collect();
+        if constant.len() == self.task.width {
+            return Err(Error::failed(format!("observations are constant at all {} steps to learn from: nothing follows from them", self.count))
+                .hint("learn from trajectories that move, or check how the observations were imported"));
+        }
+        let length = self.task.past + 1 + self.task.future;
+        let one: Vec<(f32, f32)> = (0..self.task.width)
+            .map(|dimension| {
+                let [mean, squares] = self.observations[dimension];
+                let factor = if constant.contains(&dimension) { 0.0 } else { 1.0 / (self.std(squares) + 1e-6) };
+                (mean as f32, factor as f32)
+            })
+            .collect();
+        let (mean, factor) = one.iter().copied().cycle().take(length * one.len()).unzip();
+        Ok((Scaling { mean, factor }, constant))
+    }
+
+    /// Centre and scale of actions: the box of a Gaussian head, mean and spread for squared errors, nothing for logits.
+    fn actions(&self, head: Head) -> (Vec<f32>, Vec<f32>) {
+        match (head, &self.task.bounds) {
+            (Head::Gaussian, Some([low, high])) => {
+                let sides = || low.iter().zip(high);
+                (sides().map(|(low, high)| ((low + high) / 2.0) as f32).collect(), sides().map(|(low, high)| ((high - low) / 2.0) as f32).collect())
+            }
+            (Head::Categorical, _) => (vec![0.0; self.task.actions], vec![1.0; self.task.actions]),
+            _ => self.actions.iter().map(|[mean, squares]| (*mean as f32, self.std(*squares) as f32)).unzip(),
+        }
+    }
+
+    /// What one would predict without looking: the mean action, or the share of each class.
+    fn mean_action(&self) -> Vec<f64> {
+        let share = if self.discrete { self.count.max(1) as f64 } else { 1.0 };
+        self.actions.iter().map(|[mean, _]| mean / share).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "a runtime reads its model from a file")]
+
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::data::tests::Pieces;
+    use super::super::random::Random;
+    use super::super::{Activation, Adam, Budget, SelfTraining, metadata, write};
+    use super::*;
+    use crate::model::{Data, DataMut, Geometry, Runtime};
+
+    #[derive(Default)]
+    struct Quiet {
+        updates: AtomicU64,
+    }
+
+    impl Watch for Quiet {
+        fn begin(&self, updates: u64) {
+            self.updates.fetch_add(updates, Ordering::Relaxed);
+        }
+
+        fn advance(&self, _updates: u64, _losses: Option<(f64, f64)>) {}
+
+        fn interrupted(&self) -> bool {
+            false
+        }
+    }
+
+    /// Windows of two observations of two values, the second of which is always 3; the action follows from the first ones.
+    fn examples(first: i64, count: i64, head: Head, labelled: bool) -> Examples {
+        let mut examples = Examples::default();
+        for trajectory in first..first + count {
+            let mut random = Random::new(77, &[trajectory.cast_unsigned()]);
+            for _ in 0..20 {
+                let [now, next] = [(); 2].map(|()| random.unit() as f32 * 4.0 + 8.0);
+                let action = (0.7 * (next - now)).sin() * 0.8;
+                examples.inputs.extend([now, 3.0, next, 3.0]);
+                examples.trajectories.push(trajectory);
+                match head {
+                    _ if !labelled => {}
+                    Head::Categorical => examples.targets.push(if action < -0.3 { 0.0 } else if action < 0.3 { 1.0 } else { 2.0 }),
+                    _ => examples.targets.extend([action * 2.0 + 5.0, 7.0 - action]),
+                }
+            }
+        }
+        examples
+    }
+
+    fn corpus(head: Head) -> Pieces {
+        Pieces(vec![
+            (Part::Training, vec![examples(0, 10, head, true), examples(10, 10, head, true)]),
+            (Part::Validation, vec![examples(20, 6, head, true)]),
+            (Part::Unlabelled, vec![examples(30, 10, head, false)]),
+        ])
+    }
+
+    fn task(head: Head) -> Task {
+        let bounds = (head == Head::Gaussian).then(|| [vec![3.0, 6.0], vec![7.0, 8.0]]);
+        Task { past: 0, future: 1, width: 2, actions: if head == Head::Categorical { 3 } else { 2 }, bounds }
+    }
+
+    fn options(head: Head) -> Options {
+        Options {
+            head,
+            hidden: vec![24, 16],
+            activation: Activation::Tanh,
+            dropout: 0.0,
+            members: 2,
+            bootstrap: true,
+            batch: 64,
+            adam: Adam { learning_rate: 1e-2, weight_decay: 0.0, decoupled: false },
+            budget: Budget::Updates(400),
+            patience: 40,
+            buffer: 150,
+            seed: 1,
+            self_training: None,
+        }
+    }
+
+    /// What rten says of the file for these windows.
+    fn run(file: &[u8], inputs: &[f32], rows: usize, outputs: usize) -> Vec<Vec<f32>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("idm.onnx");
+        std::fs::write(&path, file).unwrap();
+        let runtime = Runtime::embedded();
+        let spec = runtime.spec(&path).unwrap();
+        assert_eq!(spec.outputs.len(), outputs);
+        let geometry = Geometry { batch: rows, inputs: vec![vec![inputs.len() / rows]], outputs: (0..outputs).collect() };
+        let pool = runtime.open(&spec, &geometry, 1).unwrap();
+        let session = pool.with(|session| {
+            let DataMut::F32(input) = session.input(0) else { panic!("not float32") };
+            input.copy_from_slice(inputs);
+            session.run(rows)?;
+            let values = |index| match session.output(index) {
+                Data::F32(values) => values.to_vec(),
+                _ => panic!("not float32"),
+            };
+            Ok((0..outputs).map(values).collect())
+        });
+        session.unwrap()
+    }
+
+    #[test]
+    fn every_head_learns_and_its_file_says_what_it_says_itself() {
+        for head in [Head::Deterministic, Head::Gaussian, Head::Categorical] {
+            let fitted = fit(&corpus(head), &task(head), &options(head), &Quiet::default()).unwrap();
+            let (error, of_mean) = (fitted.report.held_out.error(), fitted.report.held_out.error_of_mean());
+            assert!(error < 0.1 * of_mean, "{head:?}: {error} beside {of_mean}");
+            assert_eq!(fitted.report.data.constant_observations, [1]);
+            let more = BTreeMap::from([("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())]);
+            let file = write(&fitted.model, &more);
+            assert_eq!(metadata(&file).unwrap(), more);
+            let inputs = examples(40, 2, head, false).inputs;
+            let own = fitted.model.predictor().unwrap().predict(&inputs).unwrap();
+            let outputs = if fitted.model.has_std() { 2 } else { 1 };
+            let theirs = run(&file, &inputs, 40, outputs);
+            for (own, theirs) in [&own.actions, &own.stds].into_iter().zip(&theirs) {
+                let apart = own.iter().zip(theirs).map(|(own, theirs)| (own - theirs).abs()).fold(0.0, f32::max);
+                assert!(own.len() == theirs.len() && apart < 1e-5, "{head:?}: {apart}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_checkpoint_is_what_is_kept() {
+        for buffer in [50, 1000] {
+            let head = Head::Deterministic;
+            let options = Options { members: 1, bootstrap: false, buffer, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) };
+            let fitted = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap();
+            let curve = &fitted.report.curves[0];
+            let lowest = curve.looks.iter().map(|look| look.validation).fold(f64::INFINITY, f64::min);
+            assert_eq!(curve.best.validation, lowest);
+            assert!(curve.looks.last().unwrap().validation > lowest, "the last is not the best, or this shows nothing");
+            // The validation loss of the model that was kept, computed from its predictions.
+            let model = &fitted.model;
+            let held_out = examples(20, 6, head, true);
+            let own = model.predictor().unwrap().predict(&held_out.inputs).unwrap();
+            let squares = own.actions.iter().zip(&held_out.targets).enumerate();
+            let loss = squares.map(|(place, (own, truth))| f64::from((own - truth) / model.scale[place % 2]).powi(2)).sum::<f64>() / own.actions.len() as f64;
+            assert!((loss - lowest).abs() < 1e-5, "{loss} is not {lowest}");
+        }
+    }
+
+    #[test]
+    fn patience_ends_it_early_and_budgets_hold() {
+        let head = Head::Deterministic;
+        let looks = |options: Options| {
+            let fitted = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap();
+            (fitted.report.curves[0].looks.last().unwrap().update, fitted.report.curves[0].best.update)
+        };
+        let (last, best) = looks(Options { patience: 3, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) });
+        assert_eq!(last, best + 3 * 20, "a look every twentieth of 400 updates");
+        // 400 examples in batches of 64 are 7 updates an epoch.
+        assert_eq!(looks(Options { budget: Budget::Epochs(9), bootstrap: false, ..options(head) }).0, 63);
+        assert_eq!(looks(Options { budget: Budget::Updates(5), batch: 5000, ..options(head) }).0, 5);
+    }
+
+    #[test]
+    fn a_loss_that_diverges_is_said() {
+        let head = Head::Gaussian;
+        let options = Options { adam: Adam { learning_rate: 1e4, ..options(head).adam }, activation: Activation::Relu, ..options(head) };
+        let error = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap_err();
+        assert!(error.message.contains("diverged") && error.hints[0].contains("`lr` is 10000"), "{error:?}");
+    }
+
+    #[test]
+    fn self_training_says_what_each_round_was_worth() {
+        for head in [Head::Gaussian, Head::Categorical] {
+            let self_training = Some(SelfTraining { rounds: 2, keep: 0.25 });
+            let fitted = fit(&corpus(head), &task(head), &Options { self_training, ..options(head) }, &Quiet::default()).unwrap();
+            let steps: Vec<u64> = fitted.report.rounds.iter().map(|round| round.steps).collect();
+            // Of classes that it is wholly certain of there are several.
+            let exact = steps[1..] == [450, 450] || (head == Head::Categorical && steps[1..].iter().all(|steps| (450..500).contains(steps)));
+            assert!(steps[0] == 400 && exact, "{head:?}: {steps:?}");
+            let lowest = fitted.report.rounds.iter().map(|round| round.validation).fold(f64::INFINITY, f64::min);
+            assert_eq!(fitted.report.rounds[fitted.report.chosen_round].validation, lowest);
+        }
+    }
+
+    #[test]
+    fn what_never_changes_is_nothing_to_learn_from() {
+        let mut corpus = corpus(Head::Deterministic);
+        corpus.0.iter_mut().flat_map(|(_, pieces)| pieces).for_each(|piece| piece.inputs.fill(2.5));
+        let error = fit(&corpus, &task(Head::Deterministic), &options(Head::Deterministic), &Quiet::default()).unwrap_err();
+        assert!(error.message.starts_with("observations are constant at all 400 steps"), "{error:?}");
+    }
+
+    #[test]
+    #[ignore = "a measurement"]
+    fn speed() {
+        let head = Head::Deterministic;
+        let mut random = Random::new(1, &[]);
+        let mut data = Examples::default();
+        for index in 0..4096 {
+            data.inputs.extend((0..51).map(|_| random.unit() as f32));
+            data.targets.extend((0..6).map(|_| random.unit() as f32));
+            data.trajectories.push(index);
+        }
+        let corpus = Pieces(vec![(Part::Training, vec![data.clone()]), (Part::Validation, vec![data])]);
+        let task = Task { past: 1, future: 1, width: 17, actions: 6, bounds: None };
+        let options = |updates| Options {
+            hidden: vec![1024, 1024],
+            activation: Activation::Relu,
+            dropout: 0.1,
+            members: 1,
+            bootstrap: false,
+            batch: 1024,
+            adam: Adam { learning_rate: 1e-4, weight_decay: 0.0, decoupled: false },
+            budget: Budget::Updates(updates),
+            patience: 1000,
+            buffer: 10_000,
+            ..options(head)
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let time = |updates| {
+            let began = std::time::Instant::now();
+            pool.install(|| fit(&corpus, &task, &options(updates), &Quiet::default())).unwrap();
+            began.elapsed().as_secs_f64()
+        };
+        let (short, long) = (time(20), time(60));
+        eprintln!("{:.1} ms an update, looks included", (long - short) / 40.0 * 1e3);
+    }
+}

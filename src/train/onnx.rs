@@ -1,0 +1,352 @@
+//! Writes a model as an ONNX file: the messages that are needed, field numbers as in `onnx.proto`, and the graph.
+//!
+//! One file holds the whole ensemble: what `label` runs is then one model, whose `action` is the mean of its members and whose
+//! `std` is joined as `label` joins a list of files, the root of the mean of variances and of the variance of means. A list of
+//! files would be read and run member by member, and could be torn apart.
+//!
+//! ```text
+//! observation ─ (x - mean) · factor ─┬─ member 0 ─┬─ mean ──► action
+//!                                    └─ member … ─┴─ joined ► std
+//! ```
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use super::head::{LOG_STD, points};
+use super::model::Model;
+use super::network::Values;
+use super::{Activation, Head};
+use crate::error::{Error, Result};
+
+/// Version of the operators, of 2021: old enough for every runtime in use.
+const OPSET: i64 = 17;
+/// Version of the file format that goes with it.
+const IR_VERSION: i64 = 8;
+/// `TensorProto.DataType`.
+const FLOAT: i32 = 1;
+const INT64: i32 = 7;
+
+/// The file of `model`, with `metadata` beside it.
+pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+    let entry = |(key, value): (&String, &String)| Entry { key: key.clone(), value: value.clone() };
+    ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "trajmill".to_owned(),
+        producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        graph: Some(graph(model)),
+        opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
+        metadata_props: metadata.iter().map(entry).collect(),
+    }
+    .encode_to_vec()
+}
+
+/// The metadata of an ONNX file.
+///
+/// # Errors
+/// Where the bytes are no ONNX file.
+pub fn metadata(file: &[u8]) -> Result<BTreeMap<String, String>> {
+    let model = Described::decode(file).map_err(|error| Error::failed(format!("not an ONNX file: {error}")))?;
+    Ok(model.metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect())
+}
+
+fn graph(model: &Model) -> GraphProto {
+    let mut graph = Graph::default();
+    let (cells, width) = (model.task.cells(), model.outputs());
+    graph.constant("input_mean", &[cells], &model.inputs.mean);
+    graph.constant("input_factor", &[cells], &model.inputs.factor);
+    graph.node("Sub", &["observation", "input_mean"], "centred");
+    graph.node("Mul", &["centred", "input_factor"], "inputs");
+    match model.head {
+        Head::Categorical => {}
+        Head::Deterministic | Head::Gaussian => {
+            graph.constant("action_centre", &[width], &model.centre);
+            graph.constant("action_scale", &[width], &model.scale);
+        }
+    }
+    if model.head == Head::Gaussian {
+        let (points, weights) = points();
+        graph.constant("points", &[points.len()], &points);
+        graph.constant("weights", &[weights.len(), 1], &weights);
+        graph.constant("half", &[], &[0.5 * (LOG_STD[1] - LOG_STD[0])]);
+        graph.constant("middle", &[], &[LOG_STD[0] + 0.5 * (LOG_STD[1] - LOG_STD[0])]);
+        graph.shape("deep", &[0, i64::try_from(width).unwrap_or(-1), 1]);
+        graph.shape("flat", &[0, i64::try_from(width).unwrap_or(-1)]);
+    }
+    if let (Head::Deterministic, Some(bounds)) = (model.head, &model.task.bounds) {
+        for (name, bound) in ["lowest", "highest"].iter().zip(bounds) {
+            let bound: Vec<f32> = bound.iter().map(|bound| *bound as f32).collect();
+            graph.constant(name, &[width], &bound);
+        }
+    }
+    for (index, networks) in model.members.iter().enumerate() {
+        member(&mut graph, model, &format!("m{index}_"), networks);
+    }
+    join(&mut graph, model);
+    let outputs: &[&str] = if model.has_std() { &["action", "std"] } else { &["action"] };
+    GraphProto {
+        node: graph.nodes,
+        name: "idm".to_owned(),
+        initializer: graph.initializers,
+        input: vec![port("observation", cells)],
+        output: outputs.iter().map(|name| port(name, width)).collect(),
+    }
+}
+
+/// The graph of one member: `{p}action`, and for a Gaussian head `{p}std`.
+fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
+    let name = |what: &str| format!("{p}{what}");
+    match (model.head, networks) {
+        (Head::Gaussian, [mean, log_std]) => {
+            network(graph, model.activation, &name("mean"), mean);
+            network(graph, model.activation, &name("log_std"), log_std);
+            graph.node("Tanh", &[&name("mean")], &name("place"));
+            graph.node("Mul", &[&name("place"), "action_scale"], &name("scaled"));
+            graph.node("Add", &[&name("scaled"), "action_centre"], &name("action"));
+            graph.node("Tanh", &[&name("log_std")], &name("bounded"));
+            graph.node("Mul", &[&name("bounded"), "half"], &name("halved"));
+            graph.node("Add", &[&name("halved"), "middle"], &name("logarithm"));
+            graph.node("Exp", &[&name("logarithm")], &name("sigma"));
+            // The standard deviation of the squashed Normal, over points along a new last axis.
+            graph.node("Reshape", &[&name("mean"), "deep"], &name("mean_deep"));
+            graph.node("Reshape", &[&name("sigma"), "deep"], &name("sigma_deep"));
+            graph.node("Mul", &[&name("sigma_deep"), "points"], &name("apart"));
+            graph.node("Add", &[&name("mean_deep"), &name("apart")], &name("around"));
+            graph.node("Tanh", &[&name("around")], &name("squashed"));
+            graph.node("MatMul", &[&name("squashed"), "weights"], &name("expected"));
+            graph.node("Sub", &[&name("squashed"), &name("expected")], &name("error"));
+            graph.node("Mul", &[&name("error"), &name("error")], &name("error_squared"));
+            graph.node("MatMul", &[&name("error_squared"), "weights"], &name("variance_deep"));
+            graph.node("Reshape", &[&name("variance_deep"), "flat"], &name("variance_place"));
+            graph.node("Sqrt", &[&name("variance_place")], &name("std_place"));
+            graph.node("Mul", &[&name("std_place"), "action_scale"], &name("std"));
+        }
+        (Head::Deterministic, [one]) => {
+            network(graph, model.activation, &name("output"), one);
+            graph.node("Mul", &[&name("output"), "action_scale"], &name("scaled"));
+            if model.task.bounds.is_some() {
+                graph.node("Add", &[&name("scaled"), "action_centre"], &name("free"));
+                graph.node("Max", &[&name("free"), "lowest"], &name("above"));
+                graph.node("Min", &[&name("above"), "highest"], &name("action"));
+            } else {
+                graph.node("Add", &[&name("scaled"), "action_centre"], &name("action"));
+            }
+        }
+        _ => networks.iter().for_each(|one| network(graph, model.activation, &name("action"), one)),
+    }
+}
+
+/// The layers of a network, whose outputs are called `output`.
+fn network(graph: &mut Graph, activation: Activation, output: &str, layers: &[Values]) {
+    let mut at = "inputs".to_owned();
+    for (index, layer) in layers.iter().enumerate() {
+        let (weights, bias) = (format!("{output}_w{index}"), format!("{output}_b{index}"));
+        graph.constant(&weights, &[layer.inputs, layer.outputs], &layer.weights);
+        graph.constant(&bias, &[layer.outputs], &layer.bias);
+        let last = index + 1 == layers.len();
+        let sums = if last { output.to_owned() } else { format!("{output}_z{index}") };
+        graph.node("Gemm", &[&at, &weights, &bias], &sums);
+        if !last {
+            at = format!("{output}_h{index}");
+            let operator = match activation {
+                Activation::Relu => "Relu",
+                Activation::Tanh => "Tanh",
+                Activation::Elu => "Elu",
+            };
+            graph.node(operator, &[&sums], &at);
+        }
+    }
+}
+
+/// `action` and `std` from those of the members.
+fn join(graph: &mut Graph, model: &Model) {
+    let count = model.members.len();
+    if count == 1 {
+        graph.node("Identity", &["m0_action"], "action");
+        if model.has_std() {
+            graph.node("Identity", &["m0_std"], "std");
+        }
+        return;
+    }
+    graph.constant("share", &[], &[1.0 / count as f32]);
+    let actions: Vec<String> = (0..count).map(|member| format!("m{member}_action")).collect();
+    graph.sum(&actions, "action_sum");
+    graph.node("Mul", &["action_sum", "share"], "action");
+    if !model.has_std() {
+        return;
+    }
+    let mut variances = Vec::new();
+    for member in 0..count {
+        let name = |what: &str| format!("m{member}_{what}");
+        graph.node("Sub", &[&name("action"), "action"], &name("off"));
+        graph.node("Mul", &[&name("off"), &name("off")], &name("off_squared"));
+        variances.push(name("off_squared"));
+        if model.head == Head::Gaussian {
+            graph.node("Mul", &[&name("std"), &name("std")], &name("variance"));
+            variances.push(name("variance"));
+        }
+    }
+    graph.sum(&variances, "variance_sum");
+    graph.node("Mul", &["variance_sum", "share"], "variance");
+    graph.node("Sqrt", &["variance"], "std");
+}
+
+/// A graph that is being put together.
+#[derive(Default)]
+struct Graph {
+    nodes: Vec<NodeProto>,
+    initializers: Vec<TensorProto>,
+}
+
+impl Graph {
+    fn node(&mut self, operator: &str, inputs: &[&str], output: &str) {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|input| (*input).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            name: output.to_owned(),
+            op_type: operator.to_owned(),
+        });
+    }
+
+    /// Sum of any number of values, in order.
+    fn sum(&mut self, values: &[String], output: &str) {
+        let mut at = values.first().cloned().unwrap_or_default();
+        for (index, value) in values.iter().enumerate().skip(1) {
+            let next = if index + 1 == values.len() { output.to_owned() } else { format!("{output}_{index}") };
+            self.node("Add", &[&at, value], &next);
+            at = next;
+        }
+    }
+
+    fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let dims = shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
+        self.initializers.push(TensorProto { dims, data_type: FLOAT, name: name.to_owned(), raw_data });
+    }
+
+    fn shape(&mut self, name: &str, shape: &[i64]) {
+        let raw_data = shape.iter().flat_map(|size| size.to_le_bytes()).collect();
+        self.initializers.push(TensorProto { dims: vec![shape.len() as i64], data_type: INT64, name: name.to_owned(), raw_data });
+    }
+}
+
+/// An input or output of rows of `width` values.
+fn port(name: &str, width: usize) -> ValueInfo {
+    let batch = Dimension { dim_value: None, dim_param: Some("batch".to_owned()) };
+    let values = Dimension { dim_value: i64::try_from(width).ok(), dim_param: None };
+    let tensor = TensorType { elem_type: FLOAT, shape: Some(TensorShape { dim: vec![batch, values] }) };
+    ValueInfo { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ModelProto {
+    #[prost(int64, tag = "1")]
+    ir_version: i64,
+    #[prost(string, tag = "2")]
+    producer_name: String,
+    #[prost(string, tag = "3")]
+    producer_version: String,
+    #[prost(message, optional, tag = "7")]
+    graph: Option<GraphProto>,
+    #[prost(message, repeated, tag = "8")]
+    opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "14")]
+    metadata_props: Vec<Entry>,
+}
+
+/// A `ModelProto` of which only the metadata is read.
+#[derive(Clone, PartialEq, Message)]
+struct Described {
+    #[prost(message, repeated, tag = "14")]
+    metadata_props: Vec<Entry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OperatorSet {
+    #[prost(string, tag = "1")]
+    domain: String,
+    #[prost(int64, tag = "2")]
+    version: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Entry {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GraphProto {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<NodeProto>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "11")]
+    input: Vec<ValueInfo>,
+    #[prost(message, repeated, tag = "12")]
+    output: Vec<ValueInfo>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NodeProto {
+    #[prost(string, repeated, tag = "1")]
+    input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    output: Vec<String>,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(string, tag = "4")]
+    op_type: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorProto {
+    #[prost(int64, repeated, packed = "false", tag = "1")]
+    dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    data_type: i32,
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(bytes = "vec", tag = "9")]
+    raw_data: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ValueInfo {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    r#type: Option<TypeProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TypeProto {
+    #[prost(message, optional, tag = "1")]
+    tensor_type: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorType {
+    #[prost(int32, tag = "1")]
+    elem_type: i32,
+    #[prost(message, optional, tag = "2")]
+    shape: Option<TensorShape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TensorShape {
+    #[prost(message, repeated, tag = "1")]
+    dim: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(int64, optional, tag = "1")]
+    dim_value: Option<i64>,
+    #[prost(string, optional, tag = "2")]
+    dim_param: Option<String>,
+}

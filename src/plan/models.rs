@@ -1,8 +1,9 @@
-//! The model files that a pipeline names, relative to its folder.
+//! The models and other files that a pipeline names, relative to its folder.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::dataset::layout;
 use crate::error::{Error, Result};
 use crate::model::{Runtime, Spec};
 use crate::stage::Models;
@@ -28,5 +29,13 @@ impl Models for Library {
 
     fn runtime(&self) -> &Arc<Runtime> {
         &self.runtime
+    }
+
+    fn text(&self, path: &str) -> Result<String> {
+        let full = self.folder.join(path);
+        let full = if full.is_dir() { layout::manifest(&full) } else { full };
+        std::fs::read_to_string(&full).map_err(|error| {
+            Error::failed(format!("cannot read {path}: {error}")).hint(format!("relative paths start at {}", self.folder.display()))
+        })
     }
 }

@@ -14,7 +14,7 @@ use crate::dataset::{Dataset, write};
 use crate::error::Result;
 use crate::expr::{self, Aggregate};
 use crate::model::{Options, Runtime};
-use crate::stage::{Bound, Check, Context, Materialise, Misfit, STAGES, Selection, Transform};
+use crate::stage::{BETWEEN_HALVES, Bound, Check, Context, Half, Materialise, Misfit, STAGES, Selection, Transform};
 
 /// The carried column by which a transform says that one trajectory became several; see `filter`.
 pub const COPY: &str = "__copy";
@@ -151,13 +151,19 @@ impl Chain<'_> {
                 self.open.checks.push((check, node.options.clone()));
             }
             Ok(Bound::Materialise(materialise)) => self.output(index, node, materialise),
-            Ok(Bound::Work { selection, transform }) => {
+            Ok(Bound::Work(halves)) => {
                 self.fingerprint.set(format!("stage {} {}", index + 1, node.name.name), options.to_string());
-                if let Some(selection) = selection {
-                    self.selection(index, &node.name.name, selection);
+                for half in halves {
+                    match half {
+                        Half::Selection(selection) => self.selection(index, &node.name.name, selection),
+                        Half::Transform(transform) => self.transform(index, &node.name.name, transform),
+                    }
                 }
-                if let Some(transform) = transform {
-                    self.transform(index, &node.name.name, transform);
+                let between = |field: &&Arc<Field>| field.name().starts_with(BETWEEN_HALVES);
+                if self.carried.fields().iter().any(|field| between(&field)) {
+                    let kept = self.carried.fields().iter().filter(|field| !between(field));
+                    self.carried = Schema::new(kept.cloned().collect::<Vec<_>>());
+                    self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
                 }
             }
         }
@@ -179,7 +185,8 @@ impl Chain<'_> {
         let changed: Vec<String> = self.open.transforms.iter().flat_map(|placed| placed.part.changes().trajectories).collect();
         let because: Vec<String> = reads.iter().filter(|name| changed.contains(name)).cloned().collect();
         let rows = self.open.transforms.iter().any(|placed| placed.part.changes().rows);
-        if rows || !because.is_empty() {
+        let stays = selection.stays() && !self.open.transforms.is_empty();
+        if rows || stays || !because.is_empty() {
             self.close(Sink::Staged { because, stage: name.to_owned() });
         }
         for field in selection.writes() {
@@ -278,6 +285,10 @@ impl Chain<'_> {
             sink,
             fingerprint: self.fingerprint.clone(),
         });
+        // Halves of one stage depend on the same things, and yet what they write are different results.
+        if matches!(self.phases.last(), Some(Phase { sink: Sink::Staged { .. }, .. })) {
+            self.fingerprint.set(format!("phase {}", self.phases.len()), "staged");
+        }
         self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
     }
 

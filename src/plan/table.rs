@@ -57,6 +57,9 @@ pub struct Flow {
     pub added_rows: u64,
     /// Anything else that a stage counted.
     pub counts: std::collections::BTreeMap<String, u64>,
+    /// What a selection found out on the way, by name.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub facts: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 impl Flow {
@@ -110,6 +113,7 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
             *entry.dropped_trajectories.entry(dropped.reason.clone()).or_default() += dropped.rows.len() as u64;
         }
         entry.added_rows = (entry.rows_out + entry.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
+        entry.facts = selected.facts;
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);
         batch = take_record_batch(&batch, &indices)?;

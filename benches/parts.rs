@@ -26,7 +26,7 @@ use trajmill::error::Result;
 use trajmill::exec::Readers;
 use trajmill::model::{self, Runtime};
 use trajmill::plan::{Piece, Task};
-use trajmill::stage::{Bound, Context, Models, STAGES, Selection, Tally};
+use trajmill::stage::{Bound, Context, Half, Models, STAGES, Selection, Tally};
 
 const OBSERVATIONS: i32 = 17;
 const ACTIONS: i32 = 6;
@@ -150,7 +150,7 @@ fn first_shard(dataset: &Dataset) -> Task {
 
 /// All of a task's blocks.
 fn blocks(readers: &Readers, task: &Task, columns: &[String]) -> Vec<Chunk> {
-    readers.blocks(task, columns).collect::<Result<_>>().unwrap()
+    readers.blocks(task, columns, &Schema::empty()).collect::<Result<_>>().unwrap()
 }
 
 fn names(dataset: &Dataset) -> Vec<String> {
@@ -169,7 +169,7 @@ fn decode(criterion: &mut Criterion, source: &Dataset) {
     let throughput = rows(&blocks(&readers, &task, &columns));
     let mut group = criterion.benchmark_group("decode");
     group.throughput(throughput).bench_function("shard", |bencher| {
-        bencher.iter(|| readers.blocks(&task, &columns).map(|block| block.unwrap().len()).sum::<usize>())
+        bencher.iter(|| readers.blocks(&task, &columns, &Schema::empty()).map(|block| block.unwrap().len()).sum::<usize>())
     });
     group.finish();
 }
@@ -203,6 +203,10 @@ impl Models for Files {
     fn runtime(&self) -> &Arc<Runtime> {
         &self.0
     }
+
+    fn text(&self, path: &str) -> Result<String> {
+        std::fs::read_to_string(path).map_err(|error| trajmill::error::Error::failed(error.to_string()))
+    }
 }
 
 fn bind(name: &str, options: &Value, steps: &Schema, trajectories: &Schema) -> Bound {
@@ -217,7 +221,8 @@ fn window(criterion: &mut Criterion, source: &Dataset) {
     chunks.truncate(1);
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/window.onnx");
     let options = json!({ "model": model, "window": { "past": 0, "future": 1, "edge": "skip" } });
-    let Bound::Work { transform: Some(label), .. } = bind("label", &options, &source.steps, &source.trajectories) else { return };
+    let Bound::Work(halves) = bind("label", &options, &source.steps, &source.trajectories) else { return };
+    let [Half::Transform(label)] = halves.as_slice() else { return };
     label.prepare(1).unwrap();
     let mut group = criterion.benchmark_group("window");
     group.throughput(rows(&chunks)).bench_function("shard", |bencher| {
@@ -253,7 +258,8 @@ fn selection(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("selection");
     group.throughput(Throughput::Elements(TRAJECTORIES as u64));
     for (name, options) in cases {
-        let Bound::Work { selection: Some(selection), .. } = bind(name, &options, &steps, &schema) else { continue };
+        let Bound::Work(halves) = bind(name, &options, &steps, &schema) else { continue };
+        let Some(Half::Selection(selection)) = halves.first() else { continue };
         let selection: &dyn Selection = selection.as_ref();
         group.bench_function(name, |bencher| bencher.iter(|| selection.select(&table).unwrap().rows.len()));
     }

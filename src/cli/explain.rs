@@ -8,6 +8,7 @@ use crate::commit::{Existing, existing, existing_model};
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::plan::{Fingerprint, Phase, Plan, Sink, Table, table, tasks};
+use crate::stage::BETWEEN_HALVES;
 
 /// A plan as text for people and as JSON for programs. Selections of the first phase are computed, from metadata alone;
 /// a later phase reads what the one before will write, so its sizes are not known yet.
@@ -78,7 +79,12 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
     let sink = match &phase.sink {
         Sink::Model { path } => json!({"model": path}),
         Sink::Staged { because, stage } => {
-            let why = if because.is_empty() { "rows that the stages above change".to_owned() } else { because.join(", ") };
+            let between = |name: &String| name.starts_with(BETWEEN_HALVES);
+            let why = match because.as_slice() {
+                [] => "rows that the stages above change".to_owned(),
+                names if names.iter().any(between) => "something of all steps first".to_owned(),
+                names => names.join(", "),
+            };
             let _ = writeln!(text, "  stage      for `{stage}`, which needs {why}");
             json!({"staged_for": stage, "because": because})
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::dataset::chunk::with_column;
 use crate::dataset::read::ShardReader;
@@ -44,9 +44,10 @@ impl<'a> Readers<'a> {
         ShardReader::open(&dataset.path.join(&file.path), schema)
     }
 
-    /// The blocks of `task`, with the columns of steps that `columns` names.
-    pub fn blocks<'b>(&'b self, task: &'b Task, columns: &'b [String]) -> Blocks<'b> {
-        let rows = self.sources.first().map_or(1, |source| schema::chunk_rows(&source.steps));
+    /// The blocks of `task`, with the columns of steps that `columns` names. `written` are the columns that come out: where
+    /// these are wider, as windows are, a block has fewer rows.
+    pub fn blocks<'b>(&'b self, task: &'b Task, columns: &'b [String], written: &Schema) -> Blocks<'b> {
+        let rows = self.sources.first().map_or(1, |source| schema::chunk_rows(&source.steps)).min(schema::chunk_rows(written));
         Blocks { readers: self, task, columns, target: rows as u64, next: 0, open: HashMap::new() }
     }
 }

@@ -1,5 +1,9 @@
 //! Learns a model: the shards of a dataset as the corpus that [`crate::train`] reads.
 
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+
 use super::{Readers, guard};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
@@ -14,6 +18,8 @@ struct Shards<'a> {
     /// Tasks of each part: to learn from, to hold out, to label.
     parts: [Vec<Task>; 3],
     columns: Vec<String>,
+    /// All columns of steps, for the size of a block.
+    steps: SchemaRef,
 }
 
 impl Shards<'_> {
@@ -34,7 +40,7 @@ impl Corpus for Shards<'_> {
 
     fn read(&self, part: Part, piece: usize, take: &mut dyn FnMut(Examples) -> Result<bool>) -> Result<()> {
         let Some(task) = self.part(part).get(piece) else { return Ok(()) };
-        for block in self.readers.blocks(task, &self.columns) {
+        for block in self.readers.blocks(task, &self.columns, &self.steps) {
             if !take(self.training.examples(&block?, part)?)? {
                 break;
             }
@@ -54,7 +60,8 @@ pub fn learn(lesson: &Lesson, sources: &[Dataset], threads: usize, watch: &dyn W
     let parts = [tasks::by_shard(&table, &learnt)?, tasks::by_shard(&table, &held_out)?, tasks::by_shard(&table, &unlabelled)?];
     let known = |name: &&str| sources.first().is_some_and(|source| source.steps.index_of(name).is_ok());
     let columns = training.reads().into_iter().filter(known).map(str::to_owned).collect();
-    let corpus = Shards { readers: Readers::new(sources), training, parts, columns };
+    let steps = sources.first().map_or_else(|| Arc::new(Schema::empty()), |source| Arc::clone(&source.steps));
+    let corpus = Shards { readers: Readers::new(sources), training, parts, columns, steps };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
     pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, watch)))

@@ -27,7 +27,7 @@ pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, 
     let mut flow: Vec<Flow> =
         phase.transforms.iter().map(|placed| Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() }).collect();
     let clock = setting.clock;
-    let mut blocks = readers.blocks(task, &phase.reads);
+    let mut blocks = readers.blocks(task, &phase.reads, &phase.steps);
     while let Some(block) = clock.time("read", || blocks.next()) {
         store::pause();
         let block = block?;

@@ -13,6 +13,8 @@ use arrow::array::{
 use arrow::compute::{SortOptions, cast, interleave, take};
 use arrow::datatypes::{DataType, Float64Type, Int8Type};
 
+use super::scan;
+use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
 
 /// What stands for a value before the first and after the last known row of a trajectory.
@@ -27,13 +29,23 @@ pub enum Edge {
 }
 
 /// A function along a trajectory, its constants bound.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Function {
     Next(Edge),
     Prev(Edge),
-    /// Discounted by the given factor per step.
-    ReturnsToGo(f64),
+    /// Discounted by the given factor per step; of several factors one coordinate each.
+    ReturnsToGo(Constant),
     Cumulative,
+    /// The sum of the steps so far, older ones discounted by the given factor per step.
+    PrefixSum(f64),
+    /// An operation over the steps so far.
+    Prefix(Fold),
+    /// An operation over the steps from here on.
+    Suffix(Fold),
+    /// The stock of rewards so far for a discount factor, from a start: see [`scan::stock`].
+    Stock(f64, f64),
+    /// The categorical distribution of a value over atoms: see [`scan::categorical`].
+    Categorical(Atoms),
     First,
     Last,
     Mean,
@@ -42,51 +54,157 @@ pub(super) enum Function {
     Sum,
 }
 
-/// Names, in the order of the manual, and how many arguments each takes.
-pub(super) static FUNCTIONS: [(&str, usize); 10] = [
-    ("next", 1),
-    ("prev", 1),
-    ("returns_to_go", 2),
-    ("cumulative", 1),
-    ("first", 1),
-    ("last", 1),
-    ("mean_over", 1),
-    ("min_over", 1),
-    ("max_over", 1),
-    ("sum_over", 1),
+/// A constant argument.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Constant {
+    Number(f64),
+    Numbers(Vec<f64>),
+}
+
+/// An operation on two values that makes a running one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fold {
+    Product,
+    Min,
+    Max,
+}
+
+impl Fold {
+    fn of(self, a: f64, b: f64) -> f64 {
+        match self {
+            Fold::Product => a * b,
+            _ if a.is_nan() || b.is_nan() => f64::NAN,
+            Fold::Min => a.min(b),
+            Fold::Max => a.max(b),
+        }
+    }
+}
+
+/// The support of a categorical distribution: so many values, evenly from the lowest to the highest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Atoms {
+    pub(super) low: f64,
+    pub(super) high: f64,
+    pub(super) count: usize,
+}
+
+/// A name, the arguments that a message shows, and how many there are.
+pub(super) struct Form {
+    pub(super) name: &'static str,
+    pub(super) arguments: &'static str,
+    pub(super) count: usize,
+}
+
+const fn form(name: &'static str, arguments: &'static str, count: usize) -> Form {
+    Form { name, arguments, count }
+}
+
+/// The functions, in the order of the manual.
+pub(super) static FUNCTIONS: [Form; 19] = [
+    form("next", "reward", 1),
+    form("prev", "reward", 1),
+    form("returns_to_go", "reward, 0.99", 2),
+    form("cumulative", "reward", 1),
+    form("prefix_sum", "reward, 0.99", 2),
+    form("prefix_product", "reward", 1),
+    form("prefix_min", "reward", 1),
+    form("prefix_max", "reward", 1),
+    form("suffix_product", "reward", 1),
+    form("suffix_min", "reward", 1),
+    form("suffix_max", "reward", 1),
+    form("stock", "reward, 0.99, 0", 3),
+    form("categorical", "returns_to_go(reward, 0.99), 0, 100, 51", 4),
+    form("first", "reward", 1),
+    form("last", "reward", 1),
+    form("mean_over", "reward", 1),
+    form("min_over", "reward", 1),
+    form("max_over", "reward", 1),
+    form("sum_over", "reward", 1),
 ];
 
+/// A constant argument that a function cannot use: which, counted from 0 after the first argument, and what it should be.
+pub(super) type Unfit = (usize, &'static str);
+
+const DISCOUNT: &str = "a constant from 0 to 1";
+
 impl Function {
-    /// The function called `name`; `gamma` is the discount of `returns_to_go`, which the others do not read.
-    pub(super) fn named(name: &str, edge: Edge, gamma: f64) -> Option<Function> {
-        Some(match name {
+    /// The function called `name` with its constants; `None` where there is none of that name.
+    pub(super) fn named(name: &str, edge: Edge, constants: &[Constant]) -> Result<Option<Function>, Unfit> {
+        let number = |index: usize, wanted: &'static str| match constants.get(index) {
+            Some(Constant::Number(value)) => Ok(*value),
+            _ => Err((index, wanted)),
+        };
+        let discount = |value: f64| (0.0..=1.0).contains(&value);
+        Ok(Some(match name {
             "next" => Function::Next(edge),
             "prev" => Function::Prev(edge),
-            "returns_to_go" => Function::ReturnsToGo(gamma),
+            "returns_to_go" => match constants.first() {
+                Some(Constant::Number(gamma)) if discount(*gamma) => Function::ReturnsToGo(Constant::Number(*gamma)),
+                Some(Constant::Numbers(gammas)) if !gammas.is_empty() && gammas.iter().all(|gamma| discount(*gamma)) => {
+                    Function::ReturnsToGo(Constant::Numbers(gammas.clone()))
+                }
+                _ => return Err((0, DISCOUNT)),
+            },
             "cumulative" => Function::Cumulative,
+            "prefix_sum" => {
+                Function::PrefixSum(number(0, DISCOUNT).and_then(|gamma| if discount(gamma) { Ok(gamma) } else { Err((0, DISCOUNT)) })?)
+            }
+            "prefix_product" => Function::Prefix(Fold::Product),
+            "prefix_min" => Function::Prefix(Fold::Min),
+            "prefix_max" => Function::Prefix(Fold::Max),
+            "suffix_product" => Function::Suffix(Fold::Product),
+            "suffix_min" => Function::Suffix(Fold::Min),
+            "suffix_max" => Function::Suffix(Fold::Max),
+            "stock" => {
+                const ABOVE: &str = "a constant above 0, at most 1";
+                let gamma = number(0, ABOVE)?;
+                if !(gamma > 0.0 && gamma <= 1.0) {
+                    return Err((0, ABOVE));
+                }
+                Function::Stock(gamma, number(1, "a constant number")?)
+            }
+            "categorical" => {
+                let (low, high) = (number(0, "a constant number")?, number(1, "a constant number")?);
+                if !(low < high && (high - low).is_finite()) {
+                    return Err((1, "a constant above the lowest atom"));
+                }
+                const COUNT: &str = "a whole constant from 2 to 4096";
+                let count = number(2, COUNT)?;
+                if count.fract() != 0.0 || !(2.0..=4096.0).contains(&count) {
+                    return Err((2, COUNT));
+                }
+                Function::Categorical(Atoms { low, high, count: count as usize })
+            }
             "first" => Function::First,
             "last" => Function::Last,
             "mean_over" => Function::Mean,
             "min_over" => Function::Min,
             "max_over" => Function::Max,
             "sum_over" => Function::Sum,
-            _ => return None,
-        })
+            _ => return Ok(None),
+        }))
     }
 
     /// Whether the argument must be a number.
-    pub(super) fn needs_number(self) -> bool {
-        matches!(self, Function::ReturnsToGo(_) | Function::Cumulative | Function::Mean | Function::Sum)
+    pub(super) fn needs_number(&self) -> bool {
+        use Function::{Categorical, Cumulative, Mean, Prefix, PrefixSum, ReturnsToGo, Stock, Suffix, Sum};
+        matches!(self, ReturnsToGo(_) | Cumulative | PrefixSum(_) | Prefix(_) | Suffix(_) | Stock(..) | Categorical(_) | Mean | Sum)
     }
 
     /// Whether the argument must have an order.
-    pub(super) fn needs_order(self) -> bool {
+    pub(super) fn needs_order(&self) -> bool {
         matches!(self, Function::Min | Function::Max)
     }
 
     /// Type of the value for an argument of type `argument`.
-    pub(super) fn data_type(self, argument: &DataType) -> DataType {
-        if self.needs_number() { DataType::Float64 } else { argument.clone() }
+    pub(super) fn data_type(&self, argument: &DataType) -> DataType {
+        let wide = |count: usize| vector(DataType::Float64, i32::try_from(count).unwrap_or(i32::MAX));
+        match self {
+            Function::ReturnsToGo(Constant::Numbers(gammas)) => wide(gammas.len()),
+            Function::Categorical(atoms) => wide(atoms.count),
+            other if other.needs_number() => DataType::Float64,
+            _ => argument.clone(),
+        }
     }
 
     /// The value on every row. `offsets` are where trajectories start, as in `dataset::Chunk`; `is_final` marks the rows
@@ -94,17 +212,25 @@ impl Function {
     ///
     /// # Errors
     /// Where the argument's type is not one that the function takes.
-    pub(super) fn evaluate(self, argument: &ArrayRef, offsets: &[usize], is_final: Option<&BooleanArray>) -> Result<ArrayRef> {
+    pub(super) fn evaluate(&self, argument: &ArrayRef, offsets: &[usize], is_final: Option<&BooleanArray>) -> Result<ArrayRef> {
         let spans = || offsets.windows(2).map(|ends| ends[0]..ends[1]);
         let step = |row: &usize| is_final.is_none_or(|flags| !flags.value(*row));
         match self {
-            Function::Next(edge) => shift(argument, spans(), edge, |row, span| (row + 1 < span.end).then_some(row + 1)),
-            Function::Prev(edge) => shift(argument, spans(), edge, |row, span| (row > span.start).then(|| row - 1)),
+            Function::Next(edge) => shift(argument, spans(), *edge, |row, span| (row + 1 < span.end).then_some(row + 1)),
+            Function::Prev(edge) => shift(argument, spans(), *edge, |row, span| (row > span.start).then(|| row - 1)),
             Function::First => broadcast(argument, spans(), |mut span| span.find(step)),
             Function::Last => broadcast(argument, spans(), |span| span.rev().find(step)),
             Function::Min => extremum(argument, spans(), step, Ordering::Less),
             Function::Max => extremum(argument, spans(), step, Ordering::Greater),
-            Function::ReturnsToGo(gamma) => scan(argument, spans().map(Iterator::rev), step, |sum, reward| reward + gamma * sum),
+            Function::ReturnsToGo(Constant::Number(gamma)) => {
+                scan(argument, spans().map(Iterator::rev), step, |sum, reward| reward + gamma * sum)
+            }
+            Function::ReturnsToGo(Constant::Numbers(gammas)) => scan::discounted(&numbers(argument)?, spans(), step, gammas),
+            Function::PrefixSum(gamma) => scan(argument, spans(), step, |sum, value| value + gamma * sum),
+            Function::Prefix(fold) => Ok(scan::running(&numbers(argument)?, spans(), step, |a, b| fold.of(a, b))),
+            Function::Suffix(fold) => Ok(scan::running(&numbers(argument)?, spans().map(Iterator::rev), step, |a, b| fold.of(a, b))),
+            Function::Stock(gamma, start) => Ok(scan::stock(&numbers(argument)?, spans(), step, *gamma, *start)),
+            Function::Categorical(atoms) => scan::categorical(&numbers(argument)?, *atoms),
             Function::Cumulative => scan(argument, spans(), step, |sum, value| sum + value),
             Function::Mean => total(argument, spans(), step, |sum, count| (count > 0).then(|| sum / count as f64)),
             Function::Sum => total(argument, spans(), step, |sum, count| (count > 0).then_some(sum)),

@@ -13,6 +13,7 @@ mod explain;
 mod parse;
 mod program;
 mod scalar;
+mod scan;
 mod session;
 
 pub use aggregate::Aggregate;

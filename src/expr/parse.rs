@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
-use super::along::FUNCTIONS;
+use super::along::{FUNCTIONS, Form};
 use super::session::{df_schema, session};
 use super::{Misfit, explain};
 use crate::error::nearest;
@@ -223,8 +223,8 @@ impl Refuse {
                 misfit.help("functions along a trajectory do the same: next(x), prev(x), cumulative(x), first(x), last(x), mean_over(x)")
             );
         }
-        if let Some((name, arity)) = FUNCTIONS.iter().find(|(along, _)| *along == name) {
-            return self.along(function, name, *arity);
+        if let Some(form) = FUNCTIONS.iter().find(|form| form.name == name) {
+            return self.along(function, form);
         }
         if let Some(scalar) = session().scalar_functions().get(&name) {
             if scalar.signature().volatility != Volatility::Immutable {
@@ -254,21 +254,24 @@ impl Refuse {
         })
     }
 
-    fn along(&self, function: &Function, name: &str, arity: usize) -> Result<(), Misfit> {
+    fn along(&self, function: &Function, form: &Form) -> Result<(), Misfit> {
+        let Form { name, arguments, count } = form;
         if !self.allowed.along {
             return Err(Misfit::new(format!("`{name}` works along the steps of a trajectory, and there are no steps here"))
-                .word(name)
+                .word(*name)
                 .help("use it in `derive`, in `summarise`, or in `filter: {steps: …}`"));
         }
         let (given, plain) = match &function.args {
             FunctionArguments::List(list) => (list.args.len(), list.duplicate_treatment.is_none() && list.clauses.is_empty()),
             _ => (0, true),
         };
-        if given != arity || !plain || function.filter.is_some() || !function.within_group.is_empty() {
-            let form = if arity == 2 { format!("{name}(reward, 0.99)") } else { format!("{name}(reward)") };
-            return Err(Misfit::new(format!("`{name}` takes {}", if arity == 1 { "one argument" } else { "a value and a discount" }))
-                .word(name)
-                .help(format!("such as {form}")));
+        if given != *count || !plain || function.filter.is_some() || !function.within_group.is_empty() {
+            let takes = match count {
+                1 => "one argument".to_owned(),
+                2 => "a value and a discount".to_owned(),
+                count => format!("{count} arguments"),
+            };
+            return Err(Misfit::new(format!("`{name}` takes {takes}")).word(*name).help(format!("such as {name}({arguments})")));
         }
         Ok(())
     }

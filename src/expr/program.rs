@@ -4,15 +4,16 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, DataFusionError};
+use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::Misfit;
-use super::along::{Edge, FUNCTIONS, Function};
+use super::along::{Constant, Edge, FUNCTIONS, Function, Unfit};
 use super::explain::{self, inside, kind, text};
 use super::session::{df_schema, element, session, simplifier};
 use crate::dataset::schema::step;
@@ -111,7 +112,7 @@ fn calls_along(expr: &Expr, which: impl Fn(&str) -> bool) -> bool {
 }
 
 fn along(call: &ScalarFunction) -> Option<&'static str> {
-    FUNCTIONS.iter().map(|(name, _)| *name).find(|name| *name == call.func.name())
+    FUNCTIONS.iter().map(|form| form.name).find(|name| *name == call.func.name())
 }
 
 struct Lowering {
@@ -136,8 +137,11 @@ impl Lowering {
         if argument.exists(|inner| Ok(matches!(inner, Expr::AggregateFunction(_)))).unwrap_or(false) {
             return Err(Misfit::new(format!("`{name}` is given an aggregate, which has one value for all steps")).word(name));
         }
-        let gamma = call.args.get(1).map_or(Ok(1.0), discount)?;
-        let Some(function) = Function::named(name, self.edge, gamma) else { return Ok(Transformed::no(node)) };
+        let constants = call.args.iter().skip(1).map(constant).collect::<Option<Vec<_>>>();
+        let constants = constants.unwrap_or_default();
+        let Some(function) = Function::named(name, self.edge, &constants).map_err(|fault| unfit(&call.args, fault))? else {
+            return Ok(Transformed::no(node));
+        };
         let columns = self.columns()?;
         let argument = fit(argument.clone(), &columns)?;
         let data_type = argument.get_type(&columns).map_err(|error| Misfit::new(explain::reason(&error)))?;
@@ -153,8 +157,8 @@ impl Lowering {
         while self.fields.iter().any(|field| *field.name() == column) {
             column.push('\'');
         }
-        self.steps.push(Step { argument: physical(argument, &columns)?, function, written });
         self.fields.push(Arc::new(Field::new(&column, function.data_type(&data_type), true)));
+        self.steps.push(Step { argument: physical(argument, &columns)?, function, written });
         self.done.push((node, column.clone()));
         Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column))))
     }
@@ -177,18 +181,30 @@ impl Lowering {
     }
 }
 
-/// The constant discount factor of `returns_to_go`.
-fn discount(expr: &Expr) -> Result<f64, Misfit> {
-    let wrong = || Misfit::new(format!("the discount `{}` is not a constant from 0 to 1", text(expr))).word(text(expr));
+/// The value of a constant argument: a number, or a list of numbers.
+fn constant(expr: &Expr) -> Option<Constant> {
     let nothing = DFSchema::empty();
     let simplifier = simplifier(&nothing);
-    let simple = simplifier.coerce(expr.clone(), &nothing).and_then(|expr| simplifier.simplify(expr)).map_err(|_| wrong())?;
-    let Expr::Literal(value, _) = simple else { return Err(wrong()) };
-    let value = value.cast_to(&DataType::Float64).map_err(|_| wrong())?;
-    match value {
-        datafusion::common::ScalarValue::Float64(Some(gamma)) if (0.0..=1.0).contains(&gamma) => Ok(gamma),
-        _ => Err(wrong()),
+    let simple = simplifier.coerce(expr.clone(), &nothing).and_then(|expr| simplifier.simplify(expr)).ok()?;
+    let Expr::Literal(value, _) = simple else { return None };
+    if let ScalarValue::List(list) = &value {
+        let numbers = cast(list.values(), &DataType::Float64).ok()?;
+        let numbers = numbers.as_primitive_opt::<Float64Type>()?;
+        return (numbers.null_count() == 0).then(|| Constant::Numbers(numbers.values().to_vec()));
     }
+    match value.cast_to(&DataType::Float64).ok()? {
+        ScalarValue::Float64(Some(number)) => Some(Constant::Number(number)),
+        _ => None,
+    }
+}
+
+/// Which constant a function cannot use; the first that is none, where any is not.
+fn unfit(arguments: &[Expr], (index, wanted): Unfit) -> Misfit {
+    let constants = arguments.get(1..).unwrap_or_default();
+    let index = constants.iter().position(|expr| constant(expr).is_none()).unwrap_or(index);
+    let written = constants.get(index).map(text).unwrap_or_default();
+    let what = if wanted.ends_with("from 0 to 1") || wanted.ends_with("at most 1") { "the discount " } else { "" };
+    Misfit::new(format!("{what}`{written}` is not {wanted}")).word(written)
 }
 
 /// Makes the types of `expr` fit together, and computes what is constant in it.

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUD
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
 
-use super::along::{Edge, FUNCTIONS, Function};
+use super::along::FUNCTIONS;
 
 /// The one session that all expressions are planned with: names as written, text as plain strings, nothing parallel.
 pub(super) fn session() -> &'static SessionState {
@@ -21,7 +21,7 @@ pub(super) fn session() -> &'static SessionState {
         let mut config = SessionConfig::new().with_target_partitions(1);
         config.options_mut().sql_parser.enable_ident_normalization = false;
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-        let along = FUNCTIONS.iter().map(|&(name, _)| Arc::new(ScalarUDF::new_from_impl(Along::new(name))));
+        let along = FUNCTIONS.iter().map(|form| Arc::new(ScalarUDF::new_from_impl(Along::new(form.name))));
         let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
         builder.scalar_functions().get_or_insert_default().extend(along);
         builder.build()
@@ -61,10 +61,15 @@ impl ScalarUDFImpl for Along {
         &self.signature
     }
 
+    /// Before its constants are bound, all that is known of a function is whether it gives what it was given, a number or
+    /// a vector.
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType, DataFusionError> {
-        match (Function::named(self.name, Edge::Null, 1.0), arguments.first()) {
-            (Some(function), Some(argument)) => Ok(function.data_type(argument)),
-            _ => internal_err!("{} without an argument", self.name),
+        let vector = || DataType::new_list(DataType::Float64, true);
+        match (self.name, arguments) {
+            (_, []) => internal_err!("{} without an argument", self.name),
+            ("next" | "prev" | "first" | "last" | "min_over" | "max_over", [argument, ..]) => Ok(argument.clone()),
+            ("categorical", _) | (_, [_, DataType::List(_) | DataType::FixedSizeList(..), ..]) => Ok(vector()),
+            _ => Ok(DataType::Float64),
         }
     }
 

@@ -1,9 +1,10 @@
-//! The model files that a pipeline names, relative to its folder.
+//! The models and other files that a pipeline names, relative to its folder.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::config::PipelineFile;
+use crate::dataset::layout;
 use crate::error::{Error, Result};
 use crate::model::{Runtime, Spec};
 use crate::stage::Models;
@@ -33,5 +34,12 @@ impl Models for Library<'_> {
 
     fn runtime(&self) -> &Arc<Runtime> {
         &self.runtime
+    }
+
+    fn text(&self, path: &str) -> Result<String> {
+        let located = self.pipeline.locate(path);
+        let located = if located.is_dir() { layout::manifest(&located) } else { located };
+        std::fs::read_to_string(&located)
+            .map_err(|error| Error::failed(format!("cannot read {path}: {error}")).hint(format!("it would be {}", located.display())))
     }
 }

@@ -15,7 +15,7 @@ use crate::dataset::{Dataset, write};
 use crate::error::Result;
 use crate::expr::{self, Aggregate};
 use crate::model::{Options, Runtime, Spec};
-use crate::stage::{Bound, Check, Context, Materialise, Misfit, STAGES, Selection, Training, Transform};
+use crate::stage::{BETWEEN_HALVES, Bound, Check, Context, Half, Materialise, Misfit, STAGES, Selection, Training, Transform};
 
 /// The carried column by which a transform says that one trajectory became several; see `filter`.
 pub const COPY: &str = "__copy";
@@ -33,11 +33,8 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     let Some(first) = sources.first() else { return Err(pipeline.source.error(faults)) };
     let has_model = pipeline.stages.iter().any(|stage| stage.options.get("model").is_some());
     let runtime = has_model.then(|| Runtime::find(options)).transpose()?.map(Arc::new);
-    let library = Library {
-        pipeline,
-        runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())),
-        learnt: RefCell::default(),
-    };
+    let library =
+        Library { pipeline, runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())), learnt: RefCell::default() };
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     for (index, source) in sources.iter().enumerate() {
@@ -162,13 +159,19 @@ impl Chain<'_> {
             }
             Ok(Bound::Materialise(materialise)) => self.output(index, node, materialise),
             Ok(Bound::Train(training)) => self.lesson(index, node, training),
-            Ok(Bound::Work { selection, transform }) => {
+            Ok(Bound::Work(halves)) => {
                 self.fingerprint.set(format!("stage {} {}", index + 1, node.name.name), options.to_string());
-                if let Some(selection) = selection {
-                    self.selection(index, &node.name.name, selection);
+                for half in halves {
+                    match half {
+                        Half::Selection(selection) => self.selection(index, &node.name.name, selection),
+                        Half::Transform(transform) => self.transform(index, &node.name.name, transform),
+                    }
                 }
-                if let Some(transform) = transform {
-                    self.transform(index, &node.name.name, transform);
+                let between = |field: &&Arc<Field>| field.name().starts_with(BETWEEN_HALVES);
+                if self.carried.fields().iter().any(|field| between(&field)) {
+                    let kept = self.carried.fields().iter().filter(|field| !between(field));
+                    self.carried = Schema::new(kept.cloned().collect::<Vec<_>>());
+                    self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
                 }
             }
         }
@@ -208,7 +211,8 @@ impl Chain<'_> {
         let changed: Vec<String> = self.open.transforms.iter().flat_map(|placed| placed.part.changes().trajectories).collect();
         let because: Vec<String> = reads.iter().filter(|name| changed.contains(name)).cloned().collect();
         let rows = self.open.transforms.iter().any(|placed| placed.part.changes().rows);
-        if rows || !because.is_empty() {
+        let stays = selection.stays() && !self.open.transforms.is_empty();
+        if rows || stays || !because.is_empty() {
             self.close(Sink::Staged { because, stage: name.to_owned() });
         }
         for field in selection.writes() {
@@ -332,6 +336,10 @@ impl Chain<'_> {
             sink,
             fingerprint: self.fingerprint.clone(),
         });
+        // Halves of one stage depend on the same things, and yet what they write are different results.
+        if matches!(self.phases.last(), Some(Phase { sink: Sink::Staged { .. }, .. })) {
+            self.fingerprint.set(format!("phase {}", self.phases.len()), "staged");
+        }
         self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
     }
 

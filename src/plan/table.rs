@@ -55,6 +55,9 @@ pub struct Flow {
     /// What was dropped and why, and anything else that the stage counted.
     #[serde(flatten)]
     pub tally: Tally,
+    /// What a selection found out on the way, by name.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub facts: std::collections::BTreeMap<String, serde_json::Value>,
 }
 
 impl Flow {
@@ -99,6 +102,7 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
             entry.tally.drop_trajectories(&dropped.reason, dropped.rows.len() as u64);
         }
         entry.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
+        entry.facts = selected.facts;
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);
         batch = take_record_batch(&batch, &indices)?;

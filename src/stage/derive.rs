@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::Array;
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{Field, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::written::{changed, fits, refuse_fixed};
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Chunk;
 use crate::dataset::chunk::with_field;
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
 
@@ -25,20 +26,19 @@ pub(super) const STAGE: Stage = Stage {
 };
 
 /// Columns of steps, each from an SQL expression over the others; later ones may use earlier ones. Beside SQL there are
-/// functions along a trajectory: `next(x)`, `prev(x)` (null beyond the trajectory), `returns_to_go(r, gamma)`,
-/// `cumulative(x)`, `first(x)`, `last(x)`, `mean_over(x)`, `min_over(x)`, `max_over(x)`, `sum_over(x)`.
+/// functions along a trajectory, which never leave it:
+///
+/// - `next(x)`, `prev(x)`: the value a row later or earlier, null beyond the trajectory;
+/// - `returns_to_go(r, gamma)`: G_t = r_t + gamma G_{t+1}; with a list of discounts a vector, one coordinate for each;
+/// - `prefix_sum(x, gamma)`: s_t = x_t + gamma s_{t-1}; `cumulative(x)` is the same without discount;
+/// - `prefix_product(x)`, `prefix_min(x)`, `prefix_max(x)` over the steps so far, `suffix_product(x)`, `suffix_min(x)`,
+///   `suffix_max(x)` over the steps from here on; nulls are passed over;
+/// - `stock(r, gamma, start)`: c_0 = start, c_{t+1} = (c_t + r_t) / gamma (stock augmentation);
+/// - `categorical(x, low, high, atoms)`: x projected onto evenly spaced atoms, as in C51, a vector of probabilities;
+/// - `first(x)`, `last(x)`, `mean_over(x)`, `min_over(x)`, `max_over(x)`, `sum_over(x)` over all steps.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Derive(#[schemars(with = "BTreeMap<String, String>")] Map<String, Value>);
-
-/// The columns that say which row is which, and recorded actions, which never change.
-const FIXED: [(&str, &str); 5] = [
-    (step::TRAJECTORY_ID, "rows keep the trajectory they belong to"),
-    (step::STEP, "steps keep their place"),
-    (step::IS_FINAL, "the final observation stays what it is"),
-    (step::ACTION, "recorded actions never change: give the result another name, such as `my_action`"),
-    (step::ACTION_SOURCE, "where an action comes from is not a matter of opinion: give the result another name"),
-];
 
 struct Derived {
     columns: Vec<(Field, Expression)>,
@@ -53,16 +53,10 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let (mut steps, mut columns) = (context.steps.clone(), Vec::new());
     for (name, sql) in &given {
         let sql = sql.as_str().ok_or_else(|| Misfit::new("an expression is text").at(name))?;
-        if let Some((_, why)) = FIXED.iter().find(|(fixed, _)| fixed == name) {
-            return Err(Misfit::new(format!("`{name}` cannot be derived")).help(*why).at(name));
-        }
+        refuse_fixed(name, "derived").map_err(|misfit| misfit.at(name))?;
         let expression = Expression::bind(sql, &steps, Some(Edge::Null)).map_err(|misfit| Misfit::from(misfit).at(name))?;
         let flag = [step::TERMINATED, step::TRUNCATED].contains(&name.as_str());
-        let fits = match expression.data_type() {
-            DataType::Boolean => name != step::REWARD,
-            other => !flag && (name != step::REWARD || other.is_numeric()),
-        };
-        if !fits {
+        if !fits(name, expression.data_type()) {
             let wanted = if flag { "true or false" } else { "a number" };
             return Err(Misfit::new(format!("`{name}` must be {wanted}, and `{sql}` is not")).at(name));
         }
@@ -79,18 +73,7 @@ impl Transform for Derived {
     }
 
     fn changes(&self) -> Changes {
-        let mut changed = vec![trajectory::CONTENT_HASH.to_owned()];
-        for (field, _) in &self.columns {
-            let of_column: &[&str] = match field.name().as_str() {
-                step::REWARD => &[trajectory::RETURN],
-                step::TERMINATED => &[trajectory::TERMINATED],
-                step::TRUNCATED => &[trajectory::TRUNCATED],
-                step::OBSERVATION => &[trajectory::OBSERVATION_SUM, trajectory::OBSERVATION_SUM_SQ],
-                _ => &[],
-            };
-            changed.extend(of_column.iter().map(|name| (*name).to_owned()));
-        }
-        Changes { trajectories: changed, ..Changes::default() }
+        Changes { trajectories: changed(self.columns.iter().map(|(field, _)| field.name().as_str())), ..Changes::default() }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
@@ -125,6 +108,7 @@ mod tests {
     use arrow::datatypes::Float64Type;
 
     use super::super::fixture;
+    use super::super::written::FIXED;
     use super::*;
 
     #[test]

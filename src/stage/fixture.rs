@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::{Bound, Context, Misfit, Models, Selection, Stage, Transform};
+use super::{Bound, Context, Half, Misfit, Models, Selection, Stage, Transform};
 use crate::dataset::Chunk;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
@@ -21,6 +21,10 @@ impl Models for NoModels {
     fn runtime(&self) -> &Arc<model::Runtime> {
         panic!("these tests run no model")
     }
+
+    fn text(&self, path: &str) -> Result<String> {
+        Err(Error::failed(format!("no file {path}")))
+    }
 }
 
 /// Options in JSON, bound.
@@ -28,16 +32,28 @@ pub(super) fn bind(stage: &Stage, options: &str, steps: &Schema, trajectories: &
     (stage.bind)(&serde_json::from_str(options).unwrap(), &Context { steps, trajectories, models: &NoModels })
 }
 
-/// Both halves of a stage.
+/// The last half of either kind that a stage has.
 type Halves = (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>);
 
-/// A stage that does work, as its halves.
-pub(super) fn work(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Halves {
+/// A stage that does work, as its halves in turn.
+pub(super) fn halves(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Vec<Half> {
     match bind(stage, options, steps, trajectories) {
-        Ok(Bound::Work { selection, transform }) => (selection, transform),
+        Ok(Bound::Work(halves)) => halves,
         Ok(_) => panic!("{} does no work", stage.name),
         Err(misfit) => panic!("{misfit:?}"),
     }
+}
+
+/// A stage that does work, as its halves: the last of either kind.
+pub(super) fn work(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Halves {
+    let (mut selection, mut transform) = (None, None);
+    for half in halves(stage, options, steps, trajectories) {
+        match half {
+            Half::Selection(half) => selection = Some(half),
+            Half::Transform(half) => transform = Some(half),
+        }
+    }
+    (selection, transform)
 }
 
 /// The selecting half of a stage.

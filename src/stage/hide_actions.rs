@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Changes, Context, Misfit, Selected, Selection, Stage, Tally, Transform, options, rank};
+use super::{Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options, rank};
 use crate::dataset::Chunk;
 use crate::dataset::chunk::with_field;
 use crate::dataset::schema::{step, trajectory};
@@ -128,10 +128,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         }
         steps = with_field(&steps, nullable(action).with_name(name)).0;
     }
-    Ok(Bound::Work {
-        selection: Some(Box::new(Split { keep, pool, key, seed: options.seed })),
-        transform: Some(Arc::new(Hide { steps: Arc::new(steps), hidden: options.hidden })),
-    })
+    let split = Half::selection(Split { keep, pool, key, seed: options.seed });
+    Ok(Bound::Work(vec![split, Half::transform(Hide { steps: Arc::new(steps), hidden: options.hidden })]))
 }
 
 impl Selection for Split {
@@ -170,7 +168,7 @@ impl Selection for Split {
         Ok(Selected {
             rows: rows.collect::<Result<_>>()?,
             columns: vec![Arc::new(StringArray::from_iter_values(split)), Arc::new(BooleanArray::from(labelled)), Arc::new(recorded)],
-            dropped: Vec::new(),
+            ..Selected::default()
         })
     }
 }

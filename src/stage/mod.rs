@@ -10,21 +10,28 @@
 //!
 //! Stages do no I/O and know nothing of paths, shards, threads or YAML. A model is a handle that they are given.
 
-mod assemble;
 mod check;
+mod cut;
 mod derive;
 mod filter;
 #[cfg(test)]
 mod fixture;
 mod hide_actions;
+mod infer;
 mod label;
 mod materialise;
+mod normalise;
+mod pairs;
 mod rank;
+mod score;
 mod shuffle;
 mod sort;
 mod subsample;
 mod summarise;
 mod train_idm;
+mod truncate;
+mod window;
+mod written;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,11 +56,16 @@ pub const STAGES: &[Stage] = &[
     hide_actions::STAGE,
     label::STAGE,
     materialise::STAGE,
+    normalise::STAGE,
+    pairs::STAGE,
+    score::STAGE,
     shuffle::STAGE,
     sort::STAGE,
     subsample::STAGE,
     summarise::STAGE,
     train_idm::STAGE,
+    truncate::STAGE,
+    window::STAGE,
 ];
 
 /// One entry of the registry.
@@ -88,6 +100,12 @@ pub trait Models {
 
     /// The runtime that models run on.
     fn runtime(&self) -> &Arc<model::Runtime>;
+
+    /// The text of another file that a pipeline names, such as statistics; of a dataset's directory, its manifest.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn text(&self, path: &str) -> Result<String>;
 }
 
 /// Why options do not fit, and which of them.
@@ -139,13 +157,8 @@ impl From<crate::expr::Misfit> for Misfit {
 
 /// A stage with its options bound.
 pub enum Bound {
-    /// Works on trajectories: whole table, steps, or both.
-    Work {
-        /// The half that works on the whole table of trajectories.
-        selection: Option<Box<dyn Selection>>,
-        /// The half that works on steps.
-        transform: Option<Arc<dyn Transform>>,
-    },
+    /// Works on trajectories: on their table, on their steps, or on both in turn.
+    Work(Vec<Half>),
     /// Predicates over the next result.
     Check(Check),
     /// Writes what has come so far.
@@ -154,15 +167,39 @@ pub enum Bound {
     Train(Box<Training>),
 }
 
+/// What a stage does in one go: a stage that needs a fact about all steps finds it out for each trajectory in a transform,
+/// brings the trajectories' facts together in a selection, and uses them in another transform.
+pub enum Half {
+    /// Works on the whole table of trajectories.
+    Selection(Box<dyn Selection>),
+    /// Works on steps.
+    Transform(Arc<dyn Transform>),
+}
+
+/// How the names of columns of trajectories begin that go from one half of a stage to the next, and no further.
+pub const BETWEEN_HALVES: &str = "__";
+
+impl Half {
+    /// A half that selects.
+    fn selection(selection: impl Selection + 'static) -> Half {
+        Half::Selection(Box::new(selection))
+    }
+
+    /// A half that changes steps.
+    fn transform(transform: impl Transform + 'static) -> Half {
+        Half::Transform(Arc::new(transform))
+    }
+}
+
 impl Bound {
     /// A stage that only selects.
     pub fn selection(selection: impl Selection + 'static) -> Result<Bound, Misfit> {
-        Ok(Bound::Work { selection: Some(Box::new(selection)), transform: None })
+        Ok(Bound::Work(vec![Half::selection(selection)]))
     }
 
     /// A stage that only changes steps.
     pub fn transform(transform: impl Transform + 'static) -> Result<Bound, Misfit> {
-        Ok(Bound::Work { selection: None, transform: Some(Arc::new(transform)) })
+        Ok(Bound::Work(vec![Half::transform(transform)]))
     }
 }
 
@@ -189,6 +226,12 @@ pub trait Selection: Send + Sync {
         false
     }
 
+    /// Whether it is better not moved ahead of the transforms before it, because they would then work on every copy of what
+    /// it repeats.
+    fn stays(&self) -> bool {
+        false
+    }
+
     /// Selects.
     ///
     /// # Errors
@@ -197,6 +240,7 @@ pub trait Selection: Send + Sync {
 }
 
 /// What a selection decided.
+#[derive(Default)]
 pub struct Selected {
     /// Kept rows of the table, in the order they are to have.
     pub rows: Vec<u32>,
@@ -204,6 +248,8 @@ pub struct Selected {
     pub columns: Vec<arrow::array::ArrayRef>,
     /// Why rows were not kept: reason and number of trajectories, such as `("below the predicate", 12)`.
     pub dropped: Vec<Dropped>,
+    /// What was found out on the way, such as a threshold: kept in the result's lineage, by name.
+    pub facts: BTreeMap<String, Value>,
 }
 
 /// Trajectories that a selection did not keep.

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::compute::{SortColumn, SortOptions, lexsort_to_indices};
-use arrow::datatypes::{DataType, Int64Type, Schema};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{SortColumn, SortOptions, cast, lexsort_to_indices, partition, take};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
 
 use super::Misfit;
 use crate::dataset::schema::trajectory;
@@ -52,6 +52,28 @@ pub(super) fn order(table: &RecordBatch, key: ArrayRef, descending: bool) -> Res
     let ids: ArrayRef = Arc::new(ids(table)?.clone());
     let column = |values, descending| SortColumn { values, options: Some(SortOptions { descending, nulls_first: false }) };
     Ok(lexsort_to_indices(&[column(key, descending), column(ids, false)], None)?.values().to_vec())
+}
+
+/// The rows of each group of equal values of `key`, groups in the order of their values, a null one last; one group of all
+/// rows where there is no key. Rows of a group stand in the order of their ids.
+pub(super) fn groups(table: &RecordBatch, key: Option<&Expression>) -> Result<Vec<Vec<u32>>> {
+    let Some(key) = key else {
+        let rows = u32::try_from(table.num_rows()).map_err(|_| Error::failed("more than 2³² trajectories"))?;
+        return Ok(vec![(0..rows).collect()]);
+    };
+    let key = key.evaluate(table, &[])?;
+    let order = order(table, Arc::clone(&key), false)?;
+    let sorted = take(&key, &UInt32Array::from(order.clone()), None)?;
+    if sorted.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(partition(&[sorted])?.ranges().into_iter().map(|range| order[range].to_vec()).collect())
+}
+
+/// A numeric column or expression as float64.
+pub(super) fn float64(column: &ArrayRef) -> Result<Float64Array> {
+    let column = cast(column, &DataType::Float64)?;
+    column.as_primitive_opt::<Float64Type>().cloned().ok_or_else(|| Error::failed("not a number"))
 }
 
 /// Rows of `table` in the order of a seeded draw, ties by ascending id.

@@ -34,7 +34,7 @@ impl Selection for Shuffle {
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        Ok(Selected { rows: rank::shuffled(table, "shuffle", self.seed)?, columns: Vec::new(), dropped: Vec::new() })
+        Ok(Selected { rows: rank::shuffled(table, "shuffle", self.seed)?, ..Selected::default() })
     }
 }
 

@@ -60,7 +60,7 @@ impl Selection for Sorted {
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         let key = self.key.evaluate(table, &[])?;
-        Ok(Selected { rows: rank::order(table, key, self.descending)?, columns: Vec::new(), dropped: Vec::new() })
+        Ok(Selected { rows: rank::order(table, key, self.descending)?, ..Selected::default() })
     }
 }
 

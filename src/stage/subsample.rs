@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt32Array, UInt64Array};
-use arrow::compute::{cast, partition, take, take_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt64Array};
+use arrow::compute::{cast, take, take_record_batch};
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,7 +26,8 @@ pub(super) const STAGE: Stage = Stage {
 /// What keeps the draws of this stage apart from those of others.
 const SALT: &str = "subsample";
 
-/// Keeps a part of the trajectories: exactly one of `fraction`, `count` and `max_steps` says how many. Which ones depends
+/// Keeps a part of the trajectories: exactly one of `fraction`, `count`, `per_group` and
+/// `max_steps` says how many. Which ones depends
 /// on the seed and their ids alone, and those kept stay in their order. With `stride` instead, keeps a part of every
 /// trajectory's steps.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -39,6 +40,9 @@ struct Subsample {
     /// Keeps so many trajectories, or all where there are fewer.
     #[serde(default)]
     count: Option<u64>,
+    /// Keeps so many of every group of `stratify`, or all where there are fewer: with `top`, the best of each.
+    #[serde(default)]
+    per_group: Option<u64>,
     /// Takes trajectories in the drawn order while they have no more steps together, and stops at the first that does not
     /// fit.
     #[serde(default)]
@@ -90,6 +94,7 @@ enum Fold {
 enum Size {
     Fraction(f64),
     Count(usize),
+    PerGroup(usize),
     MaxSteps(i64),
 }
 
@@ -118,12 +123,13 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     }
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let max_steps = |steps: u64| i64::try_from(steps).unwrap_or(i64::MAX);
-    let size = match (given.fraction, given.count, given.max_steps) {
-        (Some(fraction), None, None) => Size::Fraction(fraction),
-        (None, Some(n), None) => Size::Count(count(n)),
-        (None, None, Some(steps)) => Size::MaxSteps(max_steps(steps)),
+    let size = match (given.fraction, given.count, given.per_group, given.max_steps) {
+        (Some(fraction), None, None, None) => Size::Fraction(fraction),
+        (None, Some(n), None, None) => Size::Count(count(n)),
+        (None, None, Some(n), None) => Size::PerGroup(count(n)),
+        (None, None, None, Some(steps)) => Size::MaxSteps(max_steps(steps)),
         _ => {
-            return Err(Misfit::new("`subsample` needs exactly one of `fraction`, `count`, `max_steps` and `stride`")
+            return Err(Misfit::new("`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`")
                 .help("such as {fraction: 0.25, seed: 7}"));
         }
     };
@@ -141,6 +147,11 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             "`max_steps` takes each trajectory once: `replacement` has no meaning",
         ),
         (matches!(size, Size::MaxSteps(_)) && given.stratify.is_some(), "stratify", "`stratify` goes with `fraction` or `count`"),
+        (
+            matches!(size, Size::PerGroup(_)) && given.stratify.is_none(),
+            "per_group",
+            "`per_group` needs `stratify` to say what the groups are",
+        ),
     ];
     if let Some((_, key, message)) = conflicts.into_iter().find(|(conflict, _, _)| *conflict) {
         return Err(Misfit::new(message).at(key));
@@ -192,21 +203,6 @@ impl Sample {
         }
     }
 
-    /// The rows of each group, groups in the order of their values.
-    fn groups(&self, table: &RecordBatch) -> Result<Vec<Vec<u32>>> {
-        let Some(stratify) = &self.stratify else {
-            let rows = u32::try_from(table.num_rows()).map_err(|_| Error::failed("more than 2³² trajectories"))?;
-            return Ok(vec![(0..rows).collect()]);
-        };
-        let key = stratify.evaluate(table, &[])?;
-        let order = rank::order(table, Arc::clone(&key), false)?;
-        let sorted = take(&key, &UInt32Array::from(order.clone()), None)?;
-        if sorted.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(partition(&[sorted])?.ranges().into_iter().map(|range| order[range].to_vec()).collect())
-    }
-
     /// How many come from each group, which have these sizes.
     fn quotas(&self, sizes: &[usize]) -> Vec<usize> {
         let n: usize = sizes.iter().sum();
@@ -215,6 +211,8 @@ impl Sample {
             Size::Fraction(fraction) => rank::share_of(fraction, n),
             Size::Count(count) if self.replacement => count,
             Size::Count(count) => count.min(n),
+            Size::PerGroup(count) if self.replacement => return sizes.iter().map(|_| count).collect(),
+            Size::PerGroup(count) => return sizes.iter().map(|size| count.min(*size)).collect(),
             Size::MaxSteps(_) => n,
         };
         // Shares of the whole in exact integers: no group's fraction is another's rounding error.
@@ -288,7 +286,7 @@ impl Selection for Sample {
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        let groups = self.groups(table)?;
+        let groups = rank::groups(table, self.stratify.as_ref())?;
         let mut rows = Vec::new();
         if self.replacement {
             let quotas = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
@@ -324,7 +322,7 @@ impl Selection for Sample {
             _ => "not drawn",
         };
         let dropped = (!dropped.is_empty()).then(|| Dropped { reason: reason.to_owned(), rows: dropped });
-        Ok(Selected { rows, columns: Vec::new(), dropped: dropped.into_iter().collect() })
+        Ok(Selected { rows, dropped: dropped.into_iter().collect(), ..Selected::default() })
     }
 }
 
@@ -338,6 +336,7 @@ struct Stride {
 fn bind_stride(given: &Subsample, stride: u32, context: &Context) -> Result<Bound, Misfit> {
     let others = [
         ("fraction", given.fraction.is_some()),
+        ("per_group", given.per_group.is_some()),
         ("count", given.count.is_some()),
         ("max_steps", given.max_steps.is_some()),
         ("top", given.top.is_some()),
@@ -536,7 +535,7 @@ mod tests {
         let selection = fixture::selection(&STAGE, r#"{"count": 1, "weight": "return"}"#, &table);
         assert_eq!(selection.select(&table).err().unwrap().message, "the weight of trajectory 8 is -2");
         let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
-        assert_eq!(misfit("{}").message, "`subsample` needs exactly one of `fraction`, `count`, `max_steps` and `stride`");
+        assert_eq!(misfit("{}").message, "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`");
         assert_eq!(misfit(r#"{"fraction": 0.1, "count": 3}"#).message, misfit("{}").message);
         assert_eq!(misfit(r#"{"fraction": 1.5}"#).path, ["fraction"]);
         assert_eq!(misfit(r#"{"stride": 2, "seed": 1, "weight": "length"}"#).path, ["weight"]);

@@ -11,8 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::assemble::{Edge, Slot, Window, WindowOptions, fill, spans};
-use super::label::{Column, Limit, Values, place};
+use super::infer::assemble::{Edge, Slot, Window, WindowOptions, fill};
+use super::infer::{Column, Values, place, spans};
+use super::label::Limit;
 use super::{Bound, Context, Misfit, Stage, options, rank};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
@@ -281,11 +282,14 @@ fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), 
     match (element, given.head) {
         (DataType::Int32 | DataType::Int64, None | Some(Head::Categorical)) if width == 1 => {
             let Some(classes) = given.classes else {
-                return Err(Misfit::new("how many discrete actions there are is not known before the data are read")
-                    .help("say it with `classes`"));
+                return Err(
+                    Misfit::new("how many discrete actions there are is not known before the data are read").help("say it with `classes`")
+                );
             };
             if classes < 2 {
-                return Err(Misfit::new(format!("`classes` is {classes}, and there is nothing to choose")).help("at least 2").at("classes"));
+                return Err(Misfit::new(format!("`classes` is {classes}, and there is nothing to choose"))
+                    .help("at least 2")
+                    .at("classes"));
             }
             if given.clip.is_some() {
                 return Err(Misfit::new("a discrete action has no bounds").help("leave `clip` out").at("clip"));
@@ -320,8 +324,10 @@ fn self_training(own: SelfTraining, head: train::Head, members: usize) -> Result
         return Err(at(Misfit::new(format!("`keep` is a share above 0, up to 1, not {}", own.keep)).at("keep")));
     }
     if head == train::Head::Deterministic && members < 2 {
-        return Err(at(Misfit::new("a single deterministic model does not say how certain it is, so none of its labels is the most certain")
-            .help("`head: gaussian`, or several `members`")));
+        return Err(at(Misfit::new(
+            "a single deterministic model does not say how certain it is, so none of its labels is the most certain",
+        )
+        .help("`head: gaussian`, or several `members`")));
     }
     Ok(train::SelfTraining { rounds: own.rounds, keep: own.keep })
 }
@@ -390,8 +396,11 @@ impl Training {
         let labelled: Vec<u32> = order.into_iter().filter(|row| recorded[*row as usize] > 0).collect();
         let held_out = ((self.validation * labelled.len() as f64 - 1e-9).ceil() as usize).max(1);
         if labelled.is_empty() {
-            return Err(Error::failed(format!("no recorded action in the selection: {} trajectories, and none to learn from", recorded.len()))
-                .hint("train on a selection with some: `hide_actions: {keep: …}` keeps a share, `filter: recorded_actions > 0` finds them"));
+            return Err(Error::failed(format!(
+                "no recorded action in the selection: {} trajectories, and none to learn from",
+                recorded.len()
+            ))
+            .hint("train on a selection with some: `hide_actions: {keep: …}` keeps a share, `filter: recorded_actions > 0` finds them"));
         }
         if held_out >= labelled.len() {
             let count = labelled.len();
@@ -421,7 +430,8 @@ impl Training {
         let spans = spans(chunk, is_final);
         let action = column(step::ACTION).ok_or_else(|| missing(step::ACTION))?;
         let source = column(step::ACTION_SOURCE).and_then(|source| source.as_string_opt::<i32>());
-        let recorded = |row: usize| action.is_valid(row) && source.is_none_or(|source| source.is_null(row) || source.value(row) == "recorded");
+        let recorded =
+            |row: usize| action.is_valid(row) && source.is_none_or(|source| source.is_null(row) || source.value(row) == "recorded");
         let wanted = |row: usize| if part == Part::Unlabelled { action.is_null(row) } else { recorded(row) };
         let rows = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.steps).map(move |row| Slot { row, span: index }));
         let fits = |slot: &Slot| self.window.edge != Edge::Skip || self.window.fits(&spans[slot.span], slot.row);
@@ -440,7 +450,9 @@ impl Training {
                 }
                 if let Some(dimension) = values[row * width..(row + 1) * width].iter().position(|value| !value.is_finite()) {
                     let message = format!("{}: `observation` is not finite in dimension {dimension}", place(chunk, slot.span, row));
-                    return Err(Error::failed(message).hint("repair or drop such steps before `train_idm`, with `derive` or `filter: {steps: …}`"));
+                    return Err(
+                        Error::failed(message).hint("repair or drop such steps before `train_idm`, with `derive` or `filter: {steps: …}`")
+                    );
                 }
             }
         }
@@ -461,12 +473,19 @@ impl Training {
         let mut targets = Vec::with_capacity(slots.len() * width);
         for slot in slots {
             for (dimension, value) in values[slot.row * width..(slot.row + 1) * width].iter().enumerate() {
-                let wrong = |what: String, help: &str| Err(Error::failed(format!("{}: {what}", place(chunk, slot.span, slot.row))).hint(help));
+                let wrong =
+                    |what: String, help: &str| Err(Error::failed(format!("{}: {what}", place(chunk, slot.span, slot.row))).hint(help));
                 if discrete && !(0.0..self.task.actions as f64).contains(value) {
-                    return wrong(format!("the action {value} is none of the {} classes from 0 on", self.task.actions), "`classes` says how many there are");
+                    return wrong(
+                        format!("the action {value} is none of the {} classes from 0 on", self.task.actions),
+                        "`classes` says how many there are",
+                    );
                 }
                 if !value.is_finite() {
-                    return wrong(format!("the action is not finite in dimension {dimension}"), "repair or drop such steps before `train_idm`");
+                    return wrong(
+                        format!("the action is not finite in dimension {dimension}"),
+                        "repair or drop such steps before `train_idm`",
+                    );
                 }
                 if let Some([low, high]) = &self.task.bounds {
                     let (low, high) = (low[dimension], high[dimension]);

@@ -111,7 +111,8 @@ mod tests {
                 _ => (0..rows * width).map(|index| value(index, 9.0)).collect(),
             };
             let parts = if head == Head::Gaussian { 2 } else { 1 };
-            let outputs: Vec<Vec<f32>> = (0..parts).map(|part| (0..rows * width).map(|index| value(index, part as f32)).collect()).collect();
+            let outputs: Vec<Vec<f32>> =
+                (0..parts).map(|part| (0..rows * width).map(|index| value(index, part as f32)).collect()).collect();
             let at = |outputs: &[Vec<f32>]| {
                 let slices: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
                 loss(head, &slices, &targets, width)

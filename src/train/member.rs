@@ -171,7 +171,8 @@ impl Lesson<'_> {
         let (mut total, mut count) = (0.0, 0);
         let (cells, width) = (self.task.cells(), self.target_width());
         self.validation.in_order(|examples| {
-            for (inputs, targets) in examples.inputs.chunks(VALIDATION_BATCH * cells).zip(examples.targets.chunks(VALIDATION_BATCH * width)) {
+            for (inputs, targets) in examples.inputs.chunks(VALIDATION_BATCH * cells).zip(examples.targets.chunks(VALIDATION_BATCH * width))
+            {
                 let inputs = self.inputs.apply(inputs)?;
                 let outputs = networks.iter().map(|network| Ok(network.forward(&inputs, None)?.0)).collect::<Result<Vec<_>>>()?;
                 let rows = targets.len() / width;

@@ -34,7 +34,9 @@ pub fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
 
 /// Lowest and highest of `values`, a little apart even where they are one.
 fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
-    let (low, high) = values.filter(|value| value.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) = values
+        .filter(|value| value.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {
         return 0.0..1.0;
     }
@@ -104,7 +106,8 @@ fn scatter(report: &Report) -> Result<String> {
         area.fill(&WHITE).map_err(failed)?;
         let cells = area.split_evenly(((height / PANEL) as usize, across));
         for (dimension, cell) in cells.iter().enumerate().take(count.min(PANELS)) {
-            let points = || report.held_out.scatter.iter().map(|(truth, predicted)| (f64::from(truth[dimension]), f64::from(predicted[dimension])));
+            let points =
+                || report.held_out.scatter.iter().map(|(truth, predicted)| (f64::from(truth[dimension]), f64::from(predicted[dimension])));
             let both = range(points().flat_map(|(truth, predicted)| [truth, predicted]));
             let r2 = report.held_out.dimensions.get(dimension).map_or(0.0, |dimension| dimension.r2);
             let mut chart = ChartBuilder::on(cell)

@@ -1,23 +1,23 @@
 //! Binds the options of `label` to the columns they meet and to what the models say of themselves.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::columns::Written;
-use super::options::{Files, Label};
+use super::options::Label;
 use super::outputs::{Output, clip, output};
-use super::{Action, Feed, Labeller, Named};
+use super::{Action, Labeller};
 use crate::dataset::chunk::with_field;
 use crate::dataset::schema::step;
-use crate::error::nearest;
 use crate::expr::{self, Expression};
-use crate::model::{Element, Geometry, Port, Spec};
-use crate::stage::assemble::{Edge, Window};
+use crate::model::{Geometry, Port, Spec};
+use crate::stage::infer::assemble::{Edge, Window};
+use crate::stage::infer::bind::{batch, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, shown, specs};
+use crate::stage::infer::{Ensemble, Input};
 use crate::stage::{Bound, Context, Misfit, options};
 
 /// Column with the number of overlapping predictions that a label was reduced from.
@@ -33,11 +33,11 @@ pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
 /// The stage with its options bound.
 pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Misfit> {
     let label: Label = options(value)?;
-    let (names, specs) = specs(&label, context)?;
+    let (names, specs) = specs(&label.model, &METADATA, context)?;
     let spec = &specs[0];
     let edge = edge(&label, spec)?;
-    let (feed, rows) = feed(&label, context.steps, spec, edge)?;
-    let batch = batch(&label, spec, context)?;
+    let (inputs, rows) = feed(&label, context.steps, spec, edge)?;
+    let batch = batch(label.batch, spec, context)?;
     let output = output(&label, context.steps, spec)?;
     let clip = clip(&label, spec, &output)?;
     let written = written(&label, context.steps, &output, specs.len())?;
@@ -46,21 +46,18 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
     for field in [Some(&written.label), written.source.as_ref(), written.std.as_ref(), written.votes.as_ref()].into_iter().flatten() {
         steps = with_field(&steps, field.clone()).0;
     }
+    let geometry = Geometry { batch, inputs: rows, outputs: [Some(output.action), output.std].into_iter().flatten().collect() };
     Ok(Labeller {
-        runtime: Arc::clone(context.models.runtime()),
-        geometry: Geometry { batch, inputs: rows, outputs: [Some(output.action), output.std].into_iter().flatten().collect() },
         edge,
         horizon: output.horizon,
         action: output.meaning,
         clip,
         non_finite: label.non_finite,
-        reads: reads(context.steps, &feed, &written),
+        reads: reads(context.steps, &inputs, &written),
         written,
         steps: Arc::new(steps),
-        feed,
-        names,
-        specs,
-        pools: OnceLock::new(),
+        inputs,
+        ensemble: Ensemble::new(context.models.runtime(), names, specs, geometry),
     })
 }
 
@@ -69,141 +66,16 @@ pub(super) fn blame(given: bool, option: &str, message: String) -> Misfit {
     Misfit::new(message).at(if given { option } else { "model" })
 }
 
-fn quoted<T: Display>(names: impl IntoIterator<Item = T>) -> String {
-    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-}
-
-/// A column's type as ports are shown: `float32 [3]`.
-pub(super) fn shown(data_type: &DataType) -> String {
-    match data_type {
-        DataType::FixedSizeList(child, width) => format!("{} [{width}]", shown(child.data_type())),
-        other if other.is_primitive() || *other == DataType::Utf8 => other.to_string().to_lowercase(),
-        other => other.to_string(),
-    }
-}
-
-/// The nearest of the model's names, or all of them.
-pub(super) fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
-    nearest(given, known.clone()).map_or_else(|| format!("the model has {}", quoted(known)), |name| format!("did you mean `{name}`?"))
-}
-
-/// The models with their names: the members of an ensemble are alike.
-fn specs(label: &Label, context: &Context) -> Result<(Vec<String>, Vec<Spec>), Misfit> {
-    let (names, list) = match &label.model {
-        Files::One(name) => (vec![name.clone()], false),
-        Files::Several(names) => (names.clone(), true),
-    };
-    let at = |misfit: Misfit, index: usize| if list { misfit.at(index.to_string()).at("model") } else { misfit.at("model") };
-    let load = |(index, name): (usize, &String)| {
-        context.models.spec(name).map_err(|error| at(Misfit { word: Some(name.clone()), ..error.into() }, index))
-    };
-    let specs: Vec<Spec> = names.iter().enumerate().map(load).collect::<Result<_, _>>()?;
-    let Some(first) = specs.first() else {
-        return Err(Misfit::new("`model` lists no model").help("give a path, or a list of paths for an ensemble").at("model"));
-    };
-    // The batch axis is whatever the export made of it.
-    let alike = |one: &[Port], other: &[Port]| {
-        let rows = |port: &Port| port.shape.get(1..).map(<[_]>::to_vec);
-        one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a.name == b.name && a.element == b.element && rows(a) == rows(b))
-    };
-    for (index, spec) in specs.iter().enumerate().skip(1) {
-        for (what, one, other) in [("inputs", &first.inputs, &spec.inputs), ("outputs", &first.outputs, &spec.outputs)] {
-            if !alike(one, other) {
-                let message = format!(
-                    "the members of an ensemble need the same {what}: `{}` has {}, `{}` has {}",
-                    names[0],
-                    quoted(one),
-                    names[index],
-                    quoted(other)
-                );
-                return Err(at(Misfit::new(message), index));
-            }
-        }
-        if let Some(key) = METADATA.iter().find(|key| first.metadata.get(**key) != spec.metadata.get(**key)) {
-            let said = |spec: &Spec| spec.metadata.get(*key).map_or_else(|| "nothing".to_owned(), |value| format!("`{value}`"));
-            let message = format!(
-                "the members of an ensemble disagree on `{key}`: `{}` says {}, `{}` says {}",
-                names[0],
-                said(first),
-                names[index],
-                said(spec)
-            );
-            return Err(at(Misfit::new(message), index));
-        }
-    }
-    Ok((names, specs))
-}
-
-/// A property of the model file, read as `T`.
-pub(super) fn property<T>(spec: &Spec, key: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Misfit> {
-    let Some(text) = spec.metadata.get(key) else { return Ok(None) };
-    let wrong = || {
-        Misfit::new(format!("the model's metadata says `{key}` is `{text}`, which makes no sense"))
-            .help("give the option in the pipeline, or export the model again")
-            .at("model")
-    };
-    read(text.trim()).map(Some).ok_or_else(wrong)
-}
-
 fn edge(label: &Label, spec: &Spec) -> Result<Edge, Misfit> {
     let given = label.window.as_ref().and_then(|window| window.edge);
     let said = || property(spec, "trajmill.edge", |text| Edge::deserialize(&Value::from(text)).ok());
     Ok(given.map_or_else(said, |edge| Ok(Some(edge)))?.unwrap_or_default())
 }
 
-/// Rows of a batch: what is asked for, what the model insists on, or the runtime's constant.
-fn batch(label: &Label, spec: &Spec, context: &Context) -> Result<usize, Misfit> {
-    let fixed = spec.inputs.iter().find_map(|port| port.shape.first().copied().flatten().map(|rows| (rows, port)));
-    match (label.batch, fixed) {
-        (Some(0), _) => Err(Misfit::new("`batch` is 0").help("at least 1").at("batch")),
-        (Some(batch), Some((rows, port))) if batch != rows => {
-            Err(Misfit::new(format!("`batch` is {batch}, and the model takes exactly {rows} rows: `{port}`"))
-                .help("leave `batch` out, or export the model with a free batch axis")
-                .at("batch"))
-        }
-        (_, Some((0, port))) => Err(Misfit::new(format!("the model takes batches of no rows: `{port}`")).at("model")),
-        (Some(batch), _) => Ok(batch),
-        (None, Some((rows, _))) => Ok(rows),
-        (None, None) => Ok(context.models.runtime().batch().max(1)),
-    }
-}
+/// Where the inputs come from, with the shape of one row of each.
+type Feed = (Vec<Input>, Vec<Vec<usize>>);
 
-/// Values of one row of a port; `None` where an axis is free.
-pub(super) fn cells(axes: &[Option<usize>]) -> Option<usize> {
-    axes.iter().copied().try_fold(1, |cells: usize, size| cells.checked_mul(size?))
-}
-
-/// Shape of one row of a port that is to hold `cells` values: at most one axis is free.
-fn row_shape(port: &Port, wanted: usize) -> Option<Vec<usize>> {
-    let Some(axes) = port.shape.get(1..) else { return Some(vec![wanted]) };
-    let known: usize = axes.iter().flatten().product();
-    match axes.iter().filter(|size| size.is_none()).count() {
-        0 => (known == wanted).then(|| axes.iter().flatten().copied().collect()),
-        1 if known > 0 && wanted.is_multiple_of(known) => Some(axes.iter().map(|size| size.unwrap_or(wanted / known)).collect()),
-        _ => None,
-    }
-}
-
-/// Values of a row of a column that can feed a model; `None` for any other type.
-fn numbers(data_type: &DataType) -> Option<(&DataType, usize)> {
-    let (element, size) = match data_type {
-        DataType::FixedSizeList(child, size) => (child.data_type(), usize::try_from(*size).ok()?),
-        other => (other, 1),
-    };
-    (element.is_numeric() || *element == DataType::Boolean).then_some((element, size))
-}
-
-/// Whether values of `element` may be fed into `port`: into floating point all, into integers only integers.
-fn feeds(element: &DataType, port: &Port) -> bool {
-    match port.element {
-        Element::F32 | Element::F64 => true,
-        Element::I32 | Element::I64 => element.is_integer() || *element == DataType::Boolean,
-        Element::Other => false,
-    }
-}
-
-/// Where the inputs come from, and the shape of one row of each.
-fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<(Feed, Vec<Vec<usize>>), Misfit> {
+fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<Feed, Misfit> {
     match (&label.inputs, spec.inputs.as_slice()) {
         (_, []) => Err(Misfit::new("the model has no input").at("model")),
         (Some(inputs), ports) => named(inputs, steps, ports, edge),
@@ -219,7 +91,7 @@ fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<(Feed,
     }
 }
 
-fn named(inputs: &BTreeMap<String, String>, steps: &Schema, ports: &[Port], edge: Edge) -> Result<(Feed, Vec<Vec<usize>>), Misfit> {
+fn named(inputs: &BTreeMap<String, String>, steps: &Schema, ports: &[Port], edge: Edge) -> Result<Feed, Misfit> {
     let along = match edge {
         Edge::Repeat => expr::Edge::Repeat,
         Edge::Zero => expr::Edge::Zero,
@@ -229,39 +101,15 @@ fn named(inputs: &BTreeMap<String, String>, steps: &Schema, ports: &[Port], edge
             return Err(Misfit::new(message).help("one of repeat, zero, skip").at("edge").at("window"));
         }
     };
-    let known = ports.iter().map(|port| port.name.as_str());
-    if let Some(name) = inputs.keys().find(|name| !known.clone().any(|known| known == **name)) {
-        return Err(Misfit::new(format!("the model has no input `{name}`")).help(did_you_mean(name, known)).at(name).at("inputs"));
-    }
-    let missing: Vec<&Port> = ports.iter().filter(|port| !inputs.contains_key(&port.name)).collect();
-    if !missing.is_empty() {
-        let message = format!("the model's {} {} not fed", quoted(&missing), if missing.len() == 1 { "is" } else { "are" });
-        return Err(Misfit::new(message).help("give an SQL expression over steps, such as `observation`").at("inputs"));
-    }
-    let (mut bound, mut shapes) = (Vec::new(), Vec::new());
-    for port in ports {
-        let Some(sql) = inputs.get(&port.name) else { continue };
-        let at = |misfit: Misfit| misfit.at(port.name.as_str()).at("inputs");
-        let expression = Expression::bind(sql, steps, Some(along)).map_err(|misfit| at(misfit.into()))?;
-        let found = expression.data_type().clone();
-        let Some((element, width)) = numbers(&found) else {
-            return Err(at(Misfit::new(format!("`{sql}` is {}, which cannot be fed to the model's input `{port}`", shown(&found)))
-                .help("it takes numbers and vectors of numbers")));
-        };
-        if !feeds(element, port) {
-            return Err(at(Misfit::new(format!("`{sql}` is {}, and the model's input is `{port}`", shown(&found)))));
-        }
-        let Some(shape) = row_shape(port, width) else {
-            return Err(at(Misfit::new(format!("`{sql}` has {width} values a step, and the model's input is `{port}`"))));
-        };
-        shapes.push(shape);
-        bound.push(Named { input: port.name.clone(), expression, element: port.element, width });
-    }
-    Ok((Feed::Named(bound), shapes))
+    check_inputs(inputs.keys().map(String::as_str), ports)?;
+    let at = |misfit: Misfit, port: &Port| misfit.at(port.name.as_str()).at("inputs");
+    let bound = ports.iter().filter_map(|port| inputs.get(&port.name).map(|sql| (port, sql)));
+    let bound = bound.map(|(port, sql)| input(sql, port, steps, along, None).map_err(|misfit| at(misfit, port)));
+    Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
 
 /// The window that fills the only input.
-fn window(label: &Label, steps: &Schema, spec: &Spec, port: &Port, edge: Edge) -> Result<(Feed, Vec<Vec<usize>>), Misfit> {
+fn window(label: &Label, steps: &Schema, spec: &Spec, port: &Port, edge: Edge) -> Result<Feed, Misfit> {
     let by_hand = format!("`inputs: {{{}: SQL}}` feeds the model with any expression over steps", port.name);
     let Ok(field) = steps.field_with_name(step::OBSERVATION) else {
         return Err(Misfit::new("steps has no column `observation` for the model's window").help(by_hand));
@@ -327,7 +175,9 @@ fn window(label: &Label, steps: &Schema, spec: &Spec, port: &Port, edge: Edge) -
         };
         return Err(blame(given.is_some(), "window", message).help(help));
     };
-    Ok((Feed::Window(window, port.element), vec![shape]))
+    let expression = Expression::bind(step::OBSERVATION, steps, Some(expr::Edge::Null))?;
+    let input = Input { name: port.name.clone(), expression, element: port.element, width, window: Some(window) };
+    Ok((vec![input], vec![shape]))
 }
 
 /// The columns that come out.
@@ -364,12 +214,9 @@ fn written(label: &Label, steps: &Schema, output: &Output, members: usize) -> Re
 }
 
 /// Columns of steps that are read: what places a row, what feeds the model, and what is filled.
-fn reads(steps: &Schema, feed: &Feed, written: &Written) -> Vec<String> {
+fn reads(steps: &Schema, inputs: &[Input], written: &Written) -> Vec<String> {
     let mut names: Vec<&str> = vec![step::TRAJECTORY_ID, step::STEP, step::IS_FINAL, step::ACTION];
-    match feed {
-        Feed::Window(..) => names.push(step::OBSERVATION),
-        Feed::Named(inputs) => names.extend(inputs.iter().flat_map(|input| input.expression.columns()).map(String::as_str)),
-    }
+    names.extend(inputs.iter().flat_map(|input| input.expression.columns()).map(String::as_str));
     names.extend([&written.source, &written.std, &written.votes].into_iter().flatten().map(|field| field.name().as_str()));
     let known = |field: &&Arc<Field>| names.contains(&field.name().as_str());
     steps.fields().iter().filter(known).map(|field| field.name().clone()).collect()

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::reduce::Reduce;
 use crate::stage::Misfit;
-use crate::stage::assemble::WindowOptions;
+use crate::stage::infer::assemble::WindowOptions;
+use crate::stage::infer::bind::Files;
 
 /// Fills the actions that were not recorded with the predictions of a model, an inverse dynamics model as a rule.
 /// Recorded actions stay bit for bit; `action_source` says of every action whether it is `recorded` or `proxy`.
@@ -45,16 +46,6 @@ pub(super) struct Label {
     #[serde(default, deserialize_with = "non_finite")]
     #[schemars(with = "Option<NonFinite>")]
     pub(super) non_finite: NonFinite,
-}
-
-/// One file or several.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum Files {
-    /// One model.
-    One(String),
-    /// An ensemble.
-    Several(Vec<String>),
 }
 
 /// Which outputs of a model are meant.

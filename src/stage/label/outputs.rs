@@ -5,12 +5,13 @@ use std::cmp::Ordering;
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::Action;
-use super::bind::{blame, cells, did_you_mean, property, shown};
-use super::options::{Files, HorizonOptions, Label, Limit};
+use super::bind::blame;
+use super::options::{HorizonOptions, Label, Limit};
 use super::reduce::{Horizon, Reduce};
 use crate::dataset::schema::{step, vector, width};
 use crate::model::{Element, Port, Spec};
 use crate::stage::Misfit;
+use crate::stage::infer::bind::{Files, cells, did_you_mean, property, shown};
 
 /// What the model's outputs are taken for.
 pub(super) struct Output {

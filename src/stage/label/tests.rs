@@ -1,15 +1,17 @@
 //! Options against columns and models, and labelling with a predictor that is known.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use arrow::array::{BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{Field, Schema};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use serde_json::{Value, json};
 
 use super::bind::labeller;
 use super::*;
 use crate::dataset::schema::vector;
-use crate::model::{Options, Port};
+use crate::model::{Element, Options, Port, Runtime, Spec};
 use crate::stage::{Context, Misfit, Models};
 
 struct Fakes {
@@ -24,6 +26,10 @@ impl Models for Fakes {
 
     fn runtime(&self) -> &Arc<Runtime> {
         &self.runtime
+    }
+
+    fn text(&self, path: &str) -> Result<String> {
+        Err(Error::failed(format!("no file {path}")))
     }
 }
 
@@ -136,9 +142,9 @@ fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
 #[test]
 fn the_window_follows_options_then_metadata_then_width() {
     let vectors = steps(Some(vector(DataType::Float32, 2)));
-    let window = |options: Value| match bound(&vectors, options).unwrap().feed {
-        Feed::Window(window, _) => (window.past, window.future, window.edge),
-        Feed::Named(_) => panic!("no window"),
+    let window = |options: Value| {
+        let window = bound(&vectors, options).unwrap().inputs[0].window.unwrap();
+        (window.past, window.future, window.edge)
     };
     assert_eq!(window(json!({"model": "plain", "window": {"past": 1, "edge": "zero"}})), (1, 1, Edge::Zero));
     assert_eq!(window(json!({"model": "plain", "window": {"edge": "ssorl"}})), (1, 1, Edge::Ssorl));
@@ -148,7 +154,7 @@ fn the_window_follows_options_then_metadata_then_width() {
     assert_eq!(window(json!({"model": "current"})), (0, 0, Edge::Repeat));
     let bounds = bound(&vectors, json!({"model": "metadata"})).unwrap().clip.unwrap();
     assert_eq!(bounds, [vec![f64::from(-0.1_f32); 2], vec![f64::from(0.1_f32); 2]]);
-    assert_eq!(bound(&vectors, json!({"model": "fixed"})).unwrap().geometry.batch, 16);
+    assert_eq!(bound(&vectors, json!({"model": "fixed"})).unwrap().ensemble.geometry.batch, 16);
     let bare = bound(&steps(None), json!({"model": ["current", "current"]})).unwrap();
     let types: Vec<_> = bare.steps.fields().iter().skip(4).map(|field| (field.name().as_str(), field.data_type().clone())).collect();
     let pair = vector(DataType::Float32, 2);
@@ -185,7 +191,7 @@ fn labelled(options: Value, at: impl Fn(usize) -> Option<f64>) -> (Result<Chunk>
     let mut tally = Tally::default();
     let result = stage.label(chunk(&schema), &mut tally, |_, _, slots| {
         let means = slots.iter().flat_map(|slot| [at(slot.row).unwrap_or(slot.row as f64), -(slot.row as f64)]).collect();
-        let stds = (stage.geometry.outputs.len() > 1).then(|| slots.iter().flat_map(|slot| [0.25, slot.row as f64]).collect());
+        let stds = (stage.ensemble.geometry.outputs.len() > 1).then(|| slots.iter().flat_map(|slot| [0.25, slot.row as f64]).collect());
         Ok(Predictions { means, stds })
     });
     if let Ok(chunk) = &result {

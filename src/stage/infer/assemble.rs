@@ -5,28 +5,13 @@
 
 use std::ops::Range;
 
-use arrow::array::BooleanArray;
 use schemars::JsonSchema;
 use serde::Deserialize;
-
-use crate::dataset::Chunk;
-
-/// The window of observations that a model sees.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WindowOptions {
-    /// Observations before the step's own.
-    pub(super) past: Option<usize>,
-    /// Observations after the step's own.
-    pub(super) future: Option<usize>,
-    /// What stands for observations before the first and after the last known one; `repeat` where not given.
-    pub(super) edge: Option<Edge>,
-}
 
 /// What stands for observations before the first and after the last known one of a trajectory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Edge {
+pub(in crate::stage) enum Edge {
     /// The nearest known observation.
     #[default]
     Repeat,
@@ -41,7 +26,7 @@ pub(super) enum Edge {
 
 impl Edge {
     /// The policy's name in pipelines and in the metadata of models.
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::stage) fn name(self) -> &'static str {
         match self {
             Edge::Repeat => "repeat",
             Edge::Zero => "zero",
@@ -51,61 +36,64 @@ impl Edge {
     }
 }
 
+/// The window of observations that a model sees.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::stage) struct WindowOptions {
+    /// Observations before the step's own.
+    pub(in crate::stage) past: Option<usize>,
+    /// Observations after the step's own.
+    pub(in crate::stage) future: Option<usize>,
+    /// What stands for observations before the first and after the last known one; `repeat` where not given.
+    pub(in crate::stage) edge: Option<Edge>,
+}
+
 /// Shape and edge policy of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
+pub(in crate::stage) struct Window {
     /// Observations before the row's own.
-    pub(super) past: usize,
+    pub(in crate::stage) past: usize,
     /// Observations after the row's own.
-    pub(super) future: usize,
+    pub(in crate::stage) future: usize,
     /// Values of one observation.
-    pub(super) width: usize,
+    pub(in crate::stage) width: usize,
     /// What stands for what is not known.
-    pub(super) edge: Edge,
+    pub(in crate::stage) edge: Edge,
 }
 
 /// Rows of one trajectory in a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
+pub(in crate::stage) struct Span {
     /// First row.
-    pub(super) start: usize,
+    pub(in crate::stage) start: usize,
     /// End of the rows that are steps: the final observation, where known, is the row at this place.
-    pub(super) steps: usize,
+    pub(in crate::stage) steps: usize,
     /// End of the rows that are known observations.
-    pub(super) end: usize,
+    pub(in crate::stage) end: usize,
 }
 
 /// A row to predict at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(in crate::stage) struct Slot {
     /// The row in the chunk.
-    pub(super) row: usize,
+    pub(in crate::stage) row: usize,
     /// Index of its trajectory's span.
-    pub(super) span: usize,
-}
-
-/// Rows of the chunk's trajectories.
-pub(super) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
-    let span = |rows: Range<usize>| {
-        let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
-        Span { start: rows.start, steps: rows.end - usize::from(has_final), end: rows.end }
-    };
-    chunk.spans().map(span).collect()
+    pub(in crate::stage) span: usize,
 }
 
 impl Window {
     /// Observations in a window.
-    pub(super) fn length(&self) -> usize {
+    pub(in crate::stage) fn length(&self) -> usize {
         self.past + 1 + self.future
     }
 
     /// Values in a window.
-    pub(super) fn cells(&self) -> usize {
+    pub(in crate::stage) fn cells(&self) -> usize {
         self.length() * self.width
     }
 
     /// Whether the window at `row` lies within what is known of its trajectory.
-    pub(super) fn fits(&self, span: &Span, row: usize) -> bool {
+    pub(in crate::stage) fn fits(&self, span: &Span, row: usize) -> bool {
         row >= span.start + self.past && row + self.future < self.known(span).end
     }
 
@@ -122,7 +110,7 @@ impl Window {
 /// `Edge::Ssorl` with a past: the window is cut to the steps of the trajectory, final observation left out, and what
 /// remains stands at the right, after zeros. At the last step, which has no next observation, every slot is so one late.
 /// With no past it is [`Edge::Repeat`]: the next observation of the last step is the final one where it is known.
-pub(super) fn fill<T: Copy + Default>(window: &Window, spans: &[Span], slots: &[Slot], values: &[T], out: &mut [T]) {
+pub(in crate::stage) fn fill<T: Copy + Default>(window: &Window, spans: &[Span], slots: &[Slot], values: &[T], out: &mut [T]) {
     let width = window.width;
     for (slot, out) in slots.iter().zip(out.chunks_exact_mut(window.cells().max(1))) {
         let span = &spans[slot.span];
@@ -160,7 +148,7 @@ pub(super) fn fill<T: Copy + Default>(window: &Window, spans: &[Span], slots: &[
 }
 
 /// Writes the rows at `slots` of a column with `width` values a row into `out`, which holds exactly them.
-pub(super) fn gather<T: Copy>(width: usize, slots: &[Slot], values: &[T], out: &mut [T]) {
+pub(in crate::stage) fn gather<T: Copy>(width: usize, slots: &[Slot], values: &[T], out: &mut [T]) {
     for (slot, out) in slots.iter().zip(out.chunks_exact_mut(width.max(1))) {
         out.copy_from_slice(&values[slot.row * width..(slot.row + 1) * width]);
     }

@@ -1,17 +1,18 @@
-//! `filter`: keeps the trajectories, and the runs of steps, for which a condition holds.
+//! `filter`: keeps the trajectories, and the runs of steps, for which a condition holds, or by their rank.
+
+mod quantile;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, UInt64Array};
-use arrow::compute::{take, take_record_batch};
-use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform, options, rank};
+use self::quantile::Quantile;
+use super::{Bound, Changes, Context, Dropped, Half, Misfit, Selected, Selection, Stage, Tally, Transform, cut, options, rank};
 use crate::dataset::Chunk;
-use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
 
@@ -22,11 +23,6 @@ pub(super) const STAGE: Stage = Stage {
     bind,
     sample: r#"{trajectories: "length >= 1", steps: "step >= 0"}"#,
 };
-
-/// Column of a split chunk's trajectories, int32: which piece of its trajectory each is, 0 for the first.
-const COPY: &str = "__copy";
-const PARENT_ID: &str = "parent_id";
-const PARENT_STEP: &str = "parent_step";
 
 /// Keeps the trajectories for which an SQL condition on their columns holds; where it is null, it does not hold.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -50,6 +46,9 @@ struct Conditions {
     /// that ends before its trajectory did is truncated.
     #[serde(default)]
     steps: Option<String>,
+    /// Keeps by rank, after both conditions.
+    #[serde(default)]
+    quantile: Option<Quantile>,
 }
 
 struct Keep(Expression);
@@ -67,7 +66,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         }
         Filter::Both(conditions) => conditions,
     };
-    if conditions.trajectories.is_none() && conditions.steps.is_none() {
+    if conditions.trajectories.is_none() && conditions.steps.is_none() && conditions.quantile.is_none() {
         return Err(Misfit::new("`filter` has no condition").help("such as {steps: \"abs(reward) < 100\"}"));
     }
     let keep = conditions.trajectories.map(|sql| Expression::predicate(&sql, context.trajectories, None));
@@ -75,10 +74,11 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let condition = conditions.steps.map(|sql| Expression::predicate(&sql, context.steps, Some(Edge::Null)));
     let condition = condition.transpose().map_err(|misfit| Misfit::from(misfit).at("steps"))?;
     let steps = Arc::new(context.steps.clone());
-    Ok(Bound::Work {
-        selection: keep.map(|keep| Box::new(Keep(keep)) as Box<dyn Selection>),
-        transform: condition.map(|condition| Arc::new(Cut { condition, steps }) as Arc<dyn Transform>),
-    })
+    let keep = keep.map(|keep| Half::selection(Keep(keep)));
+    let cut = condition.map(|condition| Half::transform(Cut { condition, steps }));
+    let quantile = conditions.quantile.map(|quantile| quantile::bind(&quantile, context)).transpose();
+    let quantile = quantile.map_err(|misfit| misfit.at("quantile"))?.unwrap_or_default();
+    Ok(Bound::Work(keep.into_iter().chain(cut).chain(quantile).collect()))
 }
 
 /// A condition that does not fit trajectories may well fit steps: then the misfit says how to write that.
@@ -109,45 +109,8 @@ impl Selection for Keep {
         let reasons = [("predicate is false", false_rows), ("predicate is null", null_rows)];
         let dropped = reasons.into_iter().filter(|(_, rows)| !rows.is_empty());
         let dropped = dropped.map(|(reason, rows)| Dropped { reason: reason.to_owned(), rows }).collect();
-        Ok(Selected { rows, columns: Vec::new(), dropped })
+        Ok(Selected { rows, dropped, ..Selected::default() })
     }
-}
-
-/// A run of kept rows.
-struct Run {
-    /// Index of the trajectory in the chunk.
-    parent: usize,
-    /// Which run of that trajectory, from 0.
-    copy: i32,
-    start: usize,
-    /// One past the last row, final observation included.
-    end: usize,
-    /// The last step of the run, where its trajectory goes on behind it.
-    cut_after: Option<usize>,
-}
-
-fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
-    let is_final = chunk.is_final()?;
-    let mut runs = Vec::new();
-    for (parent, span) in chunk.spans().enumerate() {
-        let steps = span.clone().filter(|row| !is_final.value(*row)).count();
-        let last = span.start + steps;
-        let (mut row, mut copy) = (span.start, 0);
-        while row < last {
-            if !holds.value(row) {
-                row += 1;
-                continue;
-            }
-            let start = row;
-            while row < last && holds.value(row) {
-                row += 1;
-            }
-            let whole = row == last;
-            runs.push(Run { parent, copy, start, end: if whole { span.end } else { row }, cut_after: (!whole).then(|| row - 1) });
-            copy += 1;
-        }
-    }
-    Ok(runs)
 }
 
 impl Transform for Cut {
@@ -156,76 +119,27 @@ impl Transform for Cut {
     }
 
     fn trajectories(&self) -> Vec<Field> {
-        vec![Field::new(PARENT_ID, DataType::Int64, false), Field::new(PARENT_STEP, DataType::Int32, false)]
+        cut::fields().to_vec()
     }
 
     fn changes(&self) -> Changes {
-        let changed = trajectory::INTRINSIC.into_iter().chain([PARENT_ID, PARENT_STEP]).map(str::to_owned);
-        Changes { trajectories: changed.collect(), rows: true, splits: true }
+        cut::changes()
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        let own = [step::STEP, step::TERMINATED, step::TRUNCATED, step::IS_FINAL];
-        Some(rank::reads(&[&self.condition], &own))
+        Some(rank::reads(&[&self.condition], &cut::READS))
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
         let holds = self.condition.mask(&chunk.steps, &chunk.offsets)?;
-        let runs = runs(&chunk, &holds)?;
-        let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
-        let survivors = runs.iter().filter(|run| run.copy == 0).count();
-        tally.drop_rows("step predicate does not hold", (chunk.steps.num_rows() - kept) as u64);
-        tally.drop_trajectories("no step is left", (chunk.len() - survivors) as u64);
-        tally.count("trajectories cut out of others", (runs.len() - survivors) as u64);
-
-        let rows = UInt64Array::from_iter_values(runs.iter().flat_map(|run| run.start as u64..run.end as u64));
-        let steps = if kept == chunk.steps.num_rows() { chunk.steps.clone() } else { take_record_batch(&chunk.steps, &rows)? };
-        let number = chunk.steps.column_by_name(step::STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
-        let number = number.ok_or_else(|| Error::failed("`step` is not an int32 column"))?;
-        let first: Vec<i32> = runs.iter().map(|run| number.value(run.start)).collect();
-        let renumbered = runs.iter().zip(&first).flat_map(|(run, first)| (run.start..run.end).map(move |row| number.value(row) - first));
-        let renumbered: ArrayRef = Arc::new(Int32Array::from_iter_values(renumbered));
-
-        let flag = |name: &str| {
-            let column = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
-            column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
-        };
-        let (terminated, truncated) = (flag(step::TERMINATED)?, flag(step::TRUNCATED)?);
-        let ends = |row: usize, run: &Run| truncated.value(row) || (run.cut_after == Some(row) && !terminated.value(row));
-        let truncated: Vec<bool> = runs.iter().flat_map(|run| (run.start..run.end).map(move |row| ends(row, run))).collect();
-
-        // A piece of a piece is a piece of the first whole.
-        let parents = UInt64Array::from_iter_values(runs.iter().map(|run| run.parent as u64));
-        let carried = chunk.trajectories.column_by_name(PARENT_ID).and_then(|column| column.as_primitive_opt::<Int64Type>());
-        let began = chunk.trajectories.column_by_name(PARENT_STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
-        let ids = chunk.ids()?;
-        let parent = |index: usize| match (carried, began) {
-            (Some(ids), Some(began)) if ids.is_valid(index) && began.is_valid(index) => (ids.value(index), began.value(index)),
-            _ => (ids[index], 0),
-        };
-        let parent_id = Int64Array::from_iter_values(runs.iter().map(|run| parent(run.parent).0));
-        let parent_step = Int32Array::from_iter_values(runs.iter().zip(&first).map(|(run, first)| parent(run.parent).1 + first));
-        let copy = Int32Array::from_iter_values(runs.iter().map(|run| run.copy));
-        let columns = chunk.trajectories.columns().iter().map(|column| take(column, &parents, None)).collect::<Result<Vec<_>, _>>()?;
-        let trajectories = RecordBatch::try_new(chunk.trajectories.schema(), columns)?;
-
-        let offsets = runs.iter().scan(0, |end, run| {
-            *end += run.end - run.start;
-            Some(*end)
-        });
-        let mut cut = Chunk::new(steps, trajectories, std::iter::once(0).chain(offsets).collect());
-        let field = |name: &str| chunk.steps.schema().field_with_name(name).cloned();
-        cut = cut.with_step_column(field(step::STEP)?, renumbered)?;
-        cut = cut.with_step_column(field(step::TRUNCATED)?, Arc::new(BooleanArray::from(truncated)))?;
-        cut = cut.with_trajectory_column(Field::new(PARENT_ID, DataType::Int64, false), Arc::new(parent_id))?;
-        cut = cut.with_trajectory_column(Field::new(PARENT_STEP, DataType::Int32, false), Arc::new(parent_step))?;
-        cut.with_trajectory_column(Field::new(COPY, DataType::Int32, false), Arc::new(copy))
+        cut::cut(chunk, &holds, "step predicate does not hold", tally)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::Float32Type;
+    use arrow::array::Array;
+    use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
     use proptest::prelude::*;
 
     use super::super::fixture::{self, float};

@@ -1,0 +1,146 @@
+//! Running values along the steps of trajectories, and what distributions are made of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float64Array};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::DataType;
+
+use super::along::Atoms;
+use crate::dataset::schema::vector;
+use crate::error::{Error, Result};
+
+/// Vectors of `width` values a row, null where `known` is false.
+fn vectors(values: Vec<f64>, width: usize, known: NullBuffer) -> Result<ArrayRef> {
+    let width = i32::try_from(width).map_err(|_| Error::failed("a vector is too wide"))?;
+    let DataType::FixedSizeList(child, width) = vector(DataType::Float64, width) else { return Err(Error::failed("not a vector")) };
+    Ok(Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(Float64Array::from(values)), Some(known))?))
+}
+
+/// Returns to go for several discounts at once, one coordinate each: G_t = r_t + gamma G_{t+1}; null on final rows, a null
+/// reward counts as 0.
+pub(super) fn discounted(
+    values: &Float64Array,
+    spans: impl Iterator<Item = Range<usize>>,
+    step: impl Fn(&usize) -> bool,
+    gammas: &[f64],
+) -> Result<ArrayRef> {
+    let width = gammas.len();
+    let (mut out, mut known) = (vec![0.0; values.len() * width], vec![false; values.len()]);
+    let mut sums = vec![0.0; width];
+    for span in spans {
+        sums.fill(0.0);
+        for row in span.rev().filter(&step) {
+            let value = if values.is_valid(row) { values.value(row) } else { 0.0 };
+            sums.iter_mut().zip(gammas).for_each(|(sum, gamma)| *sum = value + gamma * *sum);
+            out[row * width..(row + 1) * width].copy_from_slice(&sums);
+            known[row] = true;
+        }
+    }
+    vectors(out, width, NullBuffer::from(known))
+}
+
+/// A running value over the steps of each trajectory in the order of `spans`: nulls are passed over, and it is null until a
+/// value is known, and on final rows.
+pub(super) fn running<R: Iterator<Item = usize>>(
+    values: &Float64Array,
+    spans: impl Iterator<Item = R>,
+    step: impl Fn(&usize) -> bool,
+    fold: impl Fn(f64, f64) -> f64,
+) -> ArrayRef {
+    let mut out = vec![None; values.len()];
+    for span in spans {
+        let mut state: Option<f64> = None;
+        for row in span.filter(&step) {
+            if values.is_valid(row) {
+                let value = values.value(row);
+                state = Some(state.map_or(value, |state| fold(state, value)));
+            }
+            out[row] = state;
+        }
+    }
+    Arc::new(Float64Array::from(out))
+}
+
+/// The stock of Pires et al., "Optimizing Return Distributions with Distributional Dynamic Programming" (2025):
+/// c_0 = `start`, c_{t+1} = (c_t + r_t) / gamma, so that c_t + G_t is the same for all t but for the discount:
+/// c_0 + G_0 = gamma^t (c_t + G_t). Known on final rows too; a null reward counts as 0.
+pub(super) fn stock(
+    values: &Float64Array,
+    spans: impl Iterator<Item = Range<usize>>,
+    step: impl Fn(&usize) -> bool,
+    gamma: f64,
+    start: f64,
+) -> ArrayRef {
+    let mut out = Vec::with_capacity(values.len());
+    for span in spans {
+        let mut stock = start;
+        for row in span {
+            out.push(stock);
+            if step(&row) {
+                stock = (stock + if values.is_valid(row) { values.value(row) } else { 0.0 }) / gamma;
+            }
+        }
+    }
+    Arc::new(Float64Array::from(out))
+}
+
+/// The projection of a value onto evenly spaced atoms, as in C51 (Bellemare, Dabney and Munos, 2017): with
+/// b = (clip(x, low, high) - low) / spacing, the atom below b gets the probability ⌈b⌉ - b and the one above b - ⌊b⌋; all of it
+/// goes to an atom that is hit. Null where the value is null or not a number.
+pub(super) fn categorical(values: &Float64Array, atoms: Atoms) -> Result<ArrayRef> {
+    let width = atoms.count;
+    let mut out = vec![0.0; values.len() * width];
+    let known: Vec<bool> = (0..values.len()).map(|row| values.is_valid(row) && !values.value(row).is_nan()).collect();
+    let spacing = (atoms.high - atoms.low) / (width - 1) as f64;
+    for (row, own) in out.chunks_exact_mut(width).enumerate().filter(|(row, _)| known[*row]) {
+        let place = ((values.value(row).clamp(atoms.low, atoms.high) - atoms.low) / spacing).clamp(0.0, (width - 1) as f64);
+        let below = place.floor();
+        own[below as usize] = 1.0 - (place - below);
+        if place > below {
+            own[below as usize + 1] = place - below;
+        }
+    }
+    vectors(out, width, NullBuffer::from(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Float64Type;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_stock_and_the_return_to_go_add_up_to_the_same(
+            rewards in prop::collection::vec(-2.0f64..2.0, 1..12), gamma in 0.5f64..1.0, start in -3.0f64..3.0,
+        ) {
+            let n = rewards.len();
+            let values = Float64Array::from(rewards);
+            let stock = stock(&values, std::iter::once(0..n), |_| true, gamma, start);
+            let stock = stock.as_primitive::<Float64Type>();
+            let to_go = discounted(&values, std::iter::once(0..n), |_| true, &[1.0, gamma]).unwrap();
+            let to_go = to_go.as_fixed_size_list().values().as_primitive::<Float64Type>().clone();
+            let whole = start + to_go.value(1);
+            for t in 0..n {
+                let own = gamma.powi(t as i32) * (stock.value(t) + to_go.value(2 * t + 1));
+                prop_assert!((own - whole).abs() < 1e-9 * (1.0 + whole.abs()) / gamma.powi(n as i32));
+            }
+        }
+
+        #[test]
+        fn a_projection_keeps_the_mean_and_sums_to_one(value in -15.0f64..15.0, count in 2usize..60) {
+            let atoms = Atoms { low: -10.0, high: 10.0, count };
+            let made = categorical(&Float64Array::from(vec![value]), atoms).unwrap();
+            let own = made.as_fixed_size_list().values().as_primitive::<Float64Type>().values().to_vec();
+            let spacing = 20.0 / (count - 1) as f64;
+            let mean: f64 = own.iter().enumerate().map(|(index, share)| share * (-10.0 + index as f64 * spacing)).sum();
+            prop_assert!((own.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            prop_assert!((mean - value.clamp(-10.0, 10.0)).abs() < 1e-9);
+            prop_assert!(own.iter().filter(|share| **share > 0.0).count() <= 2);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `truncate`: ends trajectories at their first offending step.
+//!
+//! MOREC (Luo et al., ICLR 2024) ends a rollout where the reward of its dynamics falls below a threshold.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt64Array};
+use arrow::compute::{filter_record_batch, nullif, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::written::{everything, nullable};
+use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options, rank};
+use crate::dataset::Chunk;
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+use crate::expr::{Edge, Expression};
+
+/// The registry entry.
+pub(super) const STAGE: Stage =
+    Stage { name: "truncate", schema: |generator| generator.subschema_for::<Truncate>(), bind, sample: r#"{where: "reward > 1e9"}"# };
+
+/// What a final row does not have.
+const OF_STEPS: [&str; 4] = [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD, step::REWARD];
+
+/// Ends every trajectory before its first step for which a condition holds. The observation of that step stays, as the
+/// final one; the step before it is truncated, unless it is terminal. A trajectory that offends at its first step has none
+/// left, and is dropped. A condition that is null does not hold.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Truncate {
+    /// The SQL condition over steps.
+    #[serde(rename = "where")]
+    condition: String,
+    /// Which of the steps for which it holds.
+    #[serde(default)]
+    #[expect(dead_code, reason = "there is one choice")]
+    at: At,
+    /// Whether the offending step stays, as the last one.
+    #[serde(default)]
+    keep: bool,
+}
+
+/// Which offending step ends a trajectory.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum At {
+    /// The first.
+    #[default]
+    First,
+}
+
+struct Truncated {
+    condition: Expression,
+    keep: bool,
+    steps: SchemaRef,
+}
+
+fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
+    let given: Truncate = options(value)?;
+    let condition = Expression::predicate(&given.condition, context.steps, Some(Edge::Null));
+    let condition = condition.map_err(|misfit| Misfit::from(misfit).at("where"))?;
+    Bound::transform(Truncated { condition, keep: given.keep, steps: Arc::new(nullable(context.steps, &OF_STEPS)) })
+}
+
+impl Transform for Truncated {
+    fn steps(&self) -> SchemaRef {
+        Arc::clone(&self.steps)
+    }
+
+    fn changes(&self) -> Changes {
+        Changes { trajectories: everything(&[]), rows: true, splits: false }
+    }
+
+    fn reads(&self) -> Option<Vec<String>> {
+        Some(rank::reads(&[&self.condition], &[step::TERMINATED, step::TRUNCATED, step::IS_FINAL]))
+    }
+
+    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
+        let offends = self.condition.mask(&chunk.steps, &chunk.offsets)?;
+        let is_final = chunk.is_final()?;
+        let (mut rows, mut offsets, mut kept) = (Vec::<u64>::new(), vec![0], Vec::with_capacity(chunk.len()));
+        // Rows of the result: steps that become last ones, and observations that become final.
+        let (mut last, mut turned) = (Vec::new(), Vec::new());
+        let (mut dropped, mut ended) = (0, 0);
+        for span in chunk.spans() {
+            let first = span.clone().find(|row| !is_final.value(*row) && offends.value(*row));
+            let end = first.map(|row| row + usize::from(self.keep));
+            kept.push(end != Some(span.start));
+            match end {
+                Some(end) if end == span.start => dropped += span.len(),
+                Some(end) => {
+                    ended += 1;
+                    last.push(rows.len() + end - span.start - 1);
+                    let whole = span.end.min(end + 1);
+                    if whole > end {
+                        turned.push(rows.len() + end - span.start);
+                    }
+                    dropped += span.end - whole;
+                    rows.extend(span.start as u64..whole as u64);
+                }
+                None => rows.extend(span.start as u64..span.end as u64),
+            }
+            if kept.last() == Some(&true) {
+                offsets.push(rows.len());
+            }
+        }
+        tally.drop_rows("after an offending step", dropped as u64);
+        tally.drop_trajectories("its first step offends", kept.iter().filter(|kept| !**kept).count() as u64);
+        tally.count("trajectories ended early", ended);
+        let steps = take_record_batch(&chunk.steps, &UInt64Array::from(rows))?;
+        let trajectories = filter_record_batch(&chunk.trajectories, &BooleanArray::from(kept))?;
+        self.flagged(Chunk::new(steps, trajectories, offsets), &last, &turned)
+    }
+}
+
+impl Truncated {
+    /// Sets the flags of last steps and of final rows, which have no action and no reward.
+    fn flagged(&self, mut chunk: Chunk, last: &[usize], turned: &[usize]) -> Result<Chunk> {
+        let rows = chunk.steps.num_rows();
+        let marked = |places: &[usize]| {
+            let mut marks = vec![false; rows];
+            places.iter().for_each(|row| marks[*row] = true);
+            marks
+        };
+        let (last, turned) = (marked(last), marked(turned));
+        let flags = |name: &str| {
+            let column = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
+            column.cloned().ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
+        };
+        let (terminated, truncated, is_final) = (flags(step::TERMINATED)?, flags(step::TRUNCATED)?, flags(step::IS_FINAL)?);
+        let build = |of: &dyn Fn(usize) -> bool| -> ArrayRef { Arc::new((0..rows).map(|row| Some(of(row))).collect::<BooleanArray>()) };
+        let columns = [
+            (step::TRUNCATED, build(&|row| !turned[row] && (truncated.value(row) || (last[row] && !terminated.value(row))))),
+            (step::TERMINATED, build(&|row| !turned[row] && terminated.value(row))),
+            (step::IS_FINAL, build(&|row| turned[row] || is_final.value(row))),
+        ];
+        for (name, column) in columns {
+            chunk = chunk.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
+        }
+        let turned = BooleanArray::from(turned);
+        for name in OF_STEPS {
+            if let Some(column) = chunk.steps.column_by_name(name) {
+                let column = nullif(column, &turned)?;
+                chunk = chunk.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
+            }
+        }
+        Ok(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Array;
+    use arrow::datatypes::{Float32Type, Int32Type};
+    use proptest::prelude::*;
+
+    use super::super::fixture;
+    use super::*;
+
+    /// A row of the result: step, observation's first value, reward, truncated, final, whether there is an action.
+    type Row = (i32, f32, Option<f32>, bool, bool, bool);
+
+    fn rows(chunk: &Chunk) -> Vec<Vec<Row>> {
+        let column = |name: &str| chunk.steps.column_by_name(name).unwrap();
+        let row = |row: usize| {
+            let reward = column("reward").as_primitive::<Float32Type>();
+            let observation = column("observation").as_fixed_size_list().values().as_primitive::<Float32Type>().value(2 * row);
+            let flag = |name: &str| column(name).as_boolean().value(row);
+            (
+                column("step").as_primitive::<Int32Type>().value(row),
+                observation,
+                reward.is_valid(row).then(|| reward.value(row)),
+                flag("truncated"),
+                flag("is_final"),
+                column("action").is_valid(row),
+            )
+        };
+        chunk.spans().map(|span| span.map(row).collect()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn trajectories_end_where_the_definition_says(
+            lengths in prop::collection::vec((0usize..6, any::<bool>()), 0..6),
+            pattern in prop::collection::vec(prop::bool::weighted(0.2), 48), keep in any::<bool>(),
+        ) {
+            let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64, *length, *known)).collect();
+            let chunk = fixture::chunk(&trajectories);
+            let bad: Vec<usize> = (0..chunk.steps.num_rows()).filter(|row| pattern[row % pattern.len()]).collect();
+            let list = bad.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+            let options = serde_json::json!({"where": format!("observation[1] in ({})", if list.is_empty() { "-1" } else { &list }), "keep": keep});
+            let stage = fixture::transform(&STAGE, &options.to_string());
+            let (before, mut tally) = (rows(&chunk), Tally::default());
+            let all = chunk.steps.num_rows();
+            let starts = chunk.offsets.clone();
+            let after = stage.apply(chunk, &mut tally).unwrap();
+            prop_assert_eq!(after.steps.schema(), stage.steps());
+            let mut expected = Vec::new();
+            for (index, (length, _)) in lengths.iter().enumerate() {
+                let own = &before[index];
+                let Some(first) = (0..*length).find(|step| bad.contains(&(starts[index] + step))) else {
+                    expected.push(own.clone());
+                    continue;
+                };
+                let steps = first + usize::from(keep);
+                if steps == 0 {
+                    continue;
+                }
+                let mut cut = own[..own.len().min(steps + 1)].to_vec();
+                cut[steps - 1].3 = !(steps == *length && index % 2 == 0);
+                if let Some(last) = cut.get_mut(steps) {
+                    (last.2, last.3, last.4, last.5) = (None, false, true, false);
+                }
+                expected.push(cut);
+            }
+            prop_assert_eq!(rows(&after), expected);
+            prop_assert_eq!(after.steps.num_rows() + tally.dropped_rows.values().sum::<u64>() as usize, all);
+            prop_assert_eq!(after.len() + tally.dropped_trajectories.values().sum::<u64>() as usize, lengths.len());
+        }
+    }
+}

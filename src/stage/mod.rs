@@ -27,6 +27,7 @@ mod sort;
 mod subsample;
 mod summarise;
 mod truncate;
+mod win_rate;
 mod window;
 mod written;
 
@@ -60,6 +61,7 @@ pub const STAGES: &[Stage] = &[
     subsample::STAGE,
     summarise::STAGE,
     truncate::STAGE,
+    win_rate::STAGE,
     window::STAGE,
 ];
 

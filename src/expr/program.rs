@@ -203,6 +203,9 @@ fn unfit(arguments: &[Expr], (index, wanted): Unfit) -> Misfit {
     let constants = arguments.get(1..).unwrap_or_default();
     let index = constants.iter().position(|expr| constant(expr).is_none()).unwrap_or(index);
     let written = constants.get(index).map(text).unwrap_or_default();
+    // A list as the user wrote it.
+    let list = written.strip_prefix("make_array(").and_then(|list| list.strip_suffix(')')).map(|list| format!("[{list}]"));
+    let written = list.unwrap_or(written);
     let what = if wanted.ends_with("from 0 to 1") || wanted.ends_with("at most 1") { "the discount " } else { "" };
     Misfit::new(format!("{what}`{written}` is not {wanted}")).word(written)
 }

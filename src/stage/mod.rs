@@ -30,6 +30,7 @@ mod subsample;
 mod summarise;
 mod train_idm;
 mod truncate;
+mod win_rate;
 mod window;
 mod written;
 
@@ -65,6 +66,7 @@ pub const STAGES: &[Stage] = &[
     summarise::STAGE,
     train_idm::STAGE,
     truncate::STAGE,
+    win_rate::STAGE,
     window::STAGE,
 ];
 

@@ -134,10 +134,10 @@ def score(data):
 
 def truncate(data):
     for keep in (False, True):
-        made = run(f"truncate-{keep}", [{"truncate": {"where": "x > 2", "keep": keep}}], data.path).by_id()
+        made = run(f"truncate-{keep}", [{"truncate": {"where": "reward > 1", "keep": keep}}], data.path).by_id()
         for before in data:
-            n, x = before["n"], before["x"]
-            bad = [t for t in range(n) if x[t] > 2]
+            n, reward = before["n"], before["reward"]
+            bad = [t for t in range(n) if reward[t] > 1]
             what = f"truncate: trajectory {before['id']}"
             if not bad:
                 close(made[before["id"]]["observation"], before["observation"], what)
@@ -147,7 +147,7 @@ def truncate(data):
                 check(before["id"] not in made, f"{what} has no step left")
                 continue
             after = made[before["id"]]
-            rows = min(m + 1, len(x))
+            rows = min(m + 1, len(reward))
             close(after["observation"], before["observation"][:rows], f"{what}: observations")
             equal(after["is_final"], [t == m for t in range(rows)], f"{what}: the last observation is final")
             close(after["reward"], np.where(np.arange(rows) < m, before["reward"][:rows], np.nan), f"{what}: rewards")
@@ -418,6 +418,17 @@ def subsample(data):
     points = [ids[np.searchsorted(ends, chance("subsample with replacement", 4, number) * ends[-1], side="right")] for number in range(40)]
     equal(sorted(int(own["id"]) % (ids.max() + 1) for own in made), sorted(points), "subsample: weighted, with replacement")
 
+# ---- win rates
+
+def win_rates(data):
+    returns = np.array([own["of"]["return"] for own in data])
+    for beta in (None, 0.7):
+        made = run("win-rate", [{"win_rate": {"by": "return", "group": "trajectory_id % 2", "as": "wins", **({"beta": beta} if beta else {})}}], data.path)
+        for index, own in enumerate(made):
+            others = [returns[other] for other in range(index % 2, len(returns), 2) if other != index and not np.isnan(returns[other])]
+            wins = [sigmoid(beta * (returns[index] - other)) if beta else 0.5 * (np.sign(returns[index] - other) + 1) for other in others]
+            close(own["of"]["wins"], np.mean(wins), f"win rate of trajectory {index}")
+
 # ---- the same whatever the threads and the shards
 
 def same(data, source):
@@ -437,7 +448,7 @@ def same(data, source):
 
 def main():
     data = dataset("small", [1, 5, 2, 23, 1, 9, 17, 4, 30, 3, 8, 12])
-    for part in (score, truncate, quantiles, normalise, derive, windows, pairs, subsample):
+    for part in (score, truncate, quantiles, normalise, derive, windows, pairs, subsample, win_rates):
         part(data)
     same(data, ROOT / "small")
     finish("stages_oracle")

@@ -1,0 +1,373 @@
+"""Every recipe in `pipelines/`, run on the corpora in `data/`, against an independent account of what its paper does.
+
+    python tests/python/recipes_oracle.py TRAJMILL_BINARY
+
+Recipes run as they are committed, in a copy of `pipelines/`. TRAJMILL_RUNTIME, where set, reaches the binary.
+"""
+
+import re
+import shutil
+
+import blake3
+import numpy as np
+
+from oracle import REPOSITORY, ROOT, Dataset, check, close, equal, finish, predict, trajmill
+
+MODELS = REPOSITORY / "data" / "models" / "recipes"
+# Where a recipe is checked elsewhere: in tests/python/label_oracle.py, and stage by stage in tests/python/stages_oracle.py.
+ELSEWHERE = {"quickstart"}
+HOPPER = Dataset(REPOSITORY / "data" / "hopper")
+CORPUS = HOPPER.by_id()
+RECIPES = {}
+
+def recipe(function):
+    RECIPES[function.__name__] = function
+    return function
+
+def chance(salt, seed, number):
+    hasher = blake3.blake3(salt.encode() + b"\0" + seed.to_bytes(8, "little") + int(number).to_bytes(8, "little"))
+    return ((int.from_bytes(hasher.digest(8), "little") >> 12) + 0.5) / 2**52
+
+def model(name, **feeds):
+    feeds = {key: np.asarray(value, np.float32).reshape(len(value), -1) for key, value in feeds.items()}
+    return {key: value.astype(np.float64) for key, value in predict(MODELS / f"{name}.onnx", feeds).items()}
+
+def steps(own):
+    """Observations, actions, rewards and next observations of a trajectory's steps."""
+    n = own["n"]
+    return own["observation"][:n], own["action"][:n], own["reward"][:n].astype(np.float64), own["observation"][1 : n + 1]
+
+def to_go(rewards, gamma):
+    out, sum = np.zeros(len(rewards)), 0.0
+    for t in range(len(rewards) - 1, -1, -1):
+        sum = rewards[t] + gamma * sum
+        out[t] = sum
+    return out
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+def members(own):
+    s, a, _, _ = steps(own)
+    return np.concatenate([model(f"reward_{member}", s=s, a=a)["reward"] for member in range(3)], axis=1)
+
+# ---- scores, filters, weights
+
+@recipe
+def vgdf(made):
+    likelihood = {}
+    for id, own in CORPUS.items():
+        s, a, r, s_next = steps(own)
+        y = model("vgdf", s=s, a=a, r=r, s_next=s_next, done=own["terminated"][: own["n"]])
+        src, mean, std = (y[name][:, 0] for name in ("y_src", "y_mean", "y_std"))
+        likelihood[id] = -0.5 * ((src - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    everything = np.sort(np.concatenate(list(likelihood.values())))
+    threshold = np.quantile(everything, 0.75, method="inverted_cdf")
+    kept = sum(own["n"] for own in made)
+    check(abs(kept - len(everything) // 4) <= 1, f"vgdf: a quarter of {len(everything)} steps is kept, not {kept}")
+    close(made.facts("filter")[0]["quantiles"]["above"], threshold, "vgdf: the threshold", rtol=1e-3)
+    for own in made:
+        start, n = int(own["of"]["parent_step"]), own["n"]
+        wanted = likelihood[int(own["of"]["parent_id"])][start : start + n]
+        check((wanted > threshold - 1e-2 * abs(threshold)).all(), "vgdf: what is kept is likely")
+        close(own["log_likelihood"][:n], wanted, "vgdf: log-likelihoods", rtol=2e-2, atol=2e-2)
+        close(own["observation"][:n], CORPUS[int(own["of"]["parent_id"])]["observation"][start : start + n], "vgdf: observations")
+
+@recipe
+def hindsight_prior(made):
+    seen = 0
+    for own in made:
+        s, a, r, _ = steps(CORPUS[own["id"]])
+        starts = np.arange(0, len(r) - 19, 20)
+        equal(own["start"], starts, "hindsight prior: windows do not overlap")
+        at = starts[:, None] + np.arange(20)
+        wanted = model("hindsight", s=s[at], a=a[at])
+        close(own["rewards"], r[at], "hindsight prior: rewards")
+        close(own["importance"].sum(1), np.ones(len(starts)), "hindsight prior: importance adds up to one", atol=1e-4)
+        for name in ("importance", "predicted"):
+            close(own[name], wanted[name], f"hindsight prior: {name}", atol=1e-4, rtol=1e-3)
+        close(own["redistributed"], own["importance"] * own["predicted"].sum(1, keepdims=True), "hindsight prior: r* = alpha · sum", atol=1e-3, rtol=1e-3)
+        seen += len(starts)
+    equal(seen, sum(own["n"] // 20 for own in CORPUS.values()), "hindsight prior: no window is missing")
+
+@recipe
+def reward_relabelling(made):
+    for own in made:
+        n, each = own["n"], members(CORPUS[own["id"]])
+        close(own["reward"][:n], each.mean(1), "reward relabelling: the mean of the members", atol=1e-4, rtol=1e-4)
+        close(own["reward_std"][:n], each.std(1), "reward relabelling: their spread", atol=1e-4, rtol=1e-3)
+        close(own["env_reward"], CORPUS[own["id"]]["reward"], "reward relabelling: the environment's reward stays")
+        close(own["of"]["return"], own["reward"][:n].astype(np.float64).sum(), "reward relabelling: the return is the new one's")
+    equal(len(made), len(CORPUS), "reward relabelling: all trajectories")
+
+@recipe
+def advantage_weights(made):
+    for own in made:
+        n, before = own["n"], CORPUS[own["id"]]
+        value = model("value", s=before["observation"])["value"][:, 0]
+        after = np.where(before["terminated"][:n], 0, value[1 : n + 1])
+        advantage = before["reward"][:n] + 0.99 * after - value[:n]
+        close(own["advantage"][:n], advantage, "advantages", atol=2e-3, rtol=1e-3)
+        close(own["weight"][:n], np.minimum(np.exp(advantage / 10), 20), "weights", atol=1e-2, rtol=2e-3)
+
+@recipe
+def morec(made):
+    left = {own["id"]: own for own in made}
+    for id, own in CORPUS.items():
+        s, a, _, s_next = steps(own)
+        reward = model("dynamics_reward", s=s, a=a, s_next=s_next)["reward"][:, 0]
+        bad = np.flatnonzero(reward < 0.6)
+        n = bad[0] if len(bad) else own["n"]
+        if n < 5:
+            check(id not in left, f"morec: trajectory {id} is too short")
+            continue
+        equal((left[id]["n"], len(left[id]["step"])), (n, n + 1), f"morec: trajectory {id} ends at its first violation")
+        close(left[id]["observation"], own["observation"][: n + 1], "morec: observations")
+        close(left[id]["dynamics_reward"][:n], reward[:n], "morec: rewards of dynamics", atol=1e-3, rtol=1e-3)
+
+@recipe
+def best_of_n(made):
+    scores = {}
+    for id, own in CORPUS.items():
+        s, a, _, s_next = steps(own)
+        scores[id] = model("dynamics_reward", s=s, a=a, s_next=s_next)["reward"].mean()
+    best = [max((id for id in CORPUS if id // 4 == group), key=lambda id: scores[id]) for group in range(50)]
+    equal([own["id"] for own in made], best, "best of n: one of every group")
+    close([own["of"]["score"] for own in made], [scores[id] for id in best], "best of n: scores", rtol=1e-3)
+
+@recipe
+def spo(made):
+    scores = {id: members(own).mean() for id, own in CORPUS.items()}
+    for own in made:
+        others = [id for id in CORPUS if id // 4 == own["id"] // 4 and id != own["id"]]
+        wanted = np.mean([sigmoid(5 * (scores[own["id"]] - scores[other])) for other in others])
+        close(own["of"]["win_rate"], wanted, "spo: win rates", atol=1e-4)
+    close(sum(own["of"]["win_rate"] for own in made), len(CORPUS) / 2, "spo: somebody wins wherever another loses", rtol=1e-6)
+
+@recipe
+def behaviour_reweighting(made):
+    policy = np.array([int(own["infos/policy"][0]) for own in CORPUS.values()])
+    weights = np.array([1.0, 2.0, 4.0, 8.0])[policy]
+    ends, ids = np.cumsum(weights), np.array(list(CORPUS))
+    points = [chance("subsample with replacement", 3, number) * ends[-1] for number in range(300)]
+    drawn = ids[np.searchsorted(ends, points, side="right")]
+    equal(sorted(own["id"] % 200 for own in made), sorted(drawn), "behaviour re-weighting: what is drawn")
+    equal(len({own["id"] for own in made}), 300, "behaviour re-weighting: copies have ids of their own")
+    share = np.mean(policy[np.searchsorted(ids, drawn)] == 3)
+    check(abs(share - weights[policy == 3].sum() / ends[-1]) < 0.12, f"behaviour re-weighting: the newest policy makes up {share:.2f}")
+
+# ---- pairs
+
+def drawn_pairs(length, count, seed):
+    segments = [(id, start) for id, own in CORPUS.items() for start in range(own["n"] - length + 1)]
+    for pair in range(count):
+        first, other = (int(chance("pairs", seed, 2 * pair + k) * (len(segments) - k)) for k in range(2))
+        yield segments[first], segments[other + (other >= first)]
+
+def compare_pairs(what, made, wanted, length):
+    """`wanted`: segments, scores and how much the second is preferred, of every pair."""
+    made = list(made)
+    equal(len(made), 2 * len(wanted), f"{what}: segments")
+    for index, (pair, scores, second) in enumerate(wanted):
+        for side, (id, start) in enumerate(pair):
+            own = made[2 * index + side]
+            equal([int(own["of"][name]) for name in ("pair", "side", "parent_id", "parent_step")], [index, side + 1, id, start], f"{what}: pair {index}")
+            close(own["observation"], CORPUS[id]["observation"][start : start + length], f"{what}: observations")
+            close(own["of"]["score"], scores[side], f"{what}: scores", atol=1e-2, rtol=1e-4)
+            close(own["of"]["margin"], scores[side] - scores[1 - side], f"{what}: margins", atol=2e-2, rtol=1e-4)
+            close(own["of"]["preference"], second if side else 1 - second, f"{what}: preferences")
+            close(own["of"]["return"], CORPUS[id]["reward"][start : start + length].astype(np.float64).sum(), f"{what}: returns", rtol=1e-5)
+
+def partial_return(segment, length, gamma=1.0):
+    rewards = CORPUS[segment[0]]["reward"][segment[1] : segment[1] + length].astype(np.float64)
+    return float((rewards * gamma ** np.arange(length - 1, -1, -1)).sum())
+
+@recipe
+def segment_pairs(made):
+    wanted = []
+    for number, pair in enumerate(drawn_pairs(20, 500, 11)):
+        scores = [partial_return(segment, 20) for segment in pair]
+        wanted.append((pair, scores, float(chance("pairs teacher", 11, 2 * number) < sigmoid(scores[1] - scores[0]))))
+    compare_pairs("segment pairs", made, wanted, 20)
+
+@recipe
+def segment_pairs_regret(made):
+    value = {id: model("value", s=own["observation"])["value"][:, 0] for id, own in CORPUS.items()}
+
+    def score(segment):
+        id, start = segment
+        after = 0 if CORPUS[id]["terminated"][start + 19] else value[id][start + 20]
+        return partial_return(segment, 20) + after - value[id][start]
+
+    wanted = []
+    for pair in drawn_pairs(20, 500, 11):
+        scores = [score(segment) for segment in pair]
+        wanted.append((pair, scores, float(scores[1] > scores[0])))
+    compare_pairs("segment pairs by regret", made, wanted, 20)
+
+@recipe
+def preference_teachers(made):
+    each = {id: members(own) for id, own in CORPUS.items()}
+    drawn = list(drawn_pairs(10, 2000, 7))
+    sums = lambda segment: each[segment[0]][segment[1] : segment[1] + 10].sum(0)
+    apart = np.array([sigmoid(sums(second) - sums(first)).std() for first, second in drawn])
+    wanted = []
+    for number in sorted(np.argsort(-apart, kind="stable")[:200]):
+        pair = drawn[number]
+        scores = [partial_return(segment, 10) for segment in pair]
+        felt = [partial_return(segment, 10, 0.9) for segment in pair]
+        if max(scores) < 5:
+            continue
+        choice, mistake = (chance("pairs teacher", 7, 2 * int(number) + index) for index in range(2))
+        second = float((choice < sigmoid(felt[1] - felt[0])) != (mistake < 0.1))
+        wanted.append((pair, scores, 0.5 if abs(scores[1] - scores[0]) <= 0.5 else second))
+    compare_pairs("preference teachers", made, wanted, 10)
+
+@recipe
+def preference_quality(made):
+    each = {id: members(own) for id, own in CORPUS.items()}
+    sums = lambda segment: each[segment[0]][segment[1] : segment[1] + 20].sum(0)
+    pairs = list(drawn_pairs(20, 500, 5))
+    differences = np.array([sums(second) - sums(first) for first, second in pairs])
+    strength, spread = differences.mean(1), differences.std(1)
+    # Of twice as many segments as pairs; the two of a pair are alike in both.
+    weak = np.quantile(np.repeat(np.abs(strength), 2), 0.1, method="inverted_cdf")
+    strong = np.flatnonzero(np.abs(strength) > weak)
+    apart = np.quantile(np.repeat(spread[strong], 2), 0.9, method="inverted_cdf")
+    kept = [number for number in strong if spread[number] <= apart]
+    found = list(made)
+    equal([int(own["of"]["pair"]) for own in found], np.repeat(kept, 2), "preference quality: pairs that are kept")
+    for index, number in enumerate(kept):
+        for side in range(2):
+            of = found[2 * index + side]["of"]
+            close(of["strength"], strength[number] * (1 if side else -1), "preference quality: strength", atol=1e-2, rtol=1e-3)
+            close(of["spread"], spread[number], "preference quality: spread", atol=1e-2, rtol=1e-3)
+
+# ---- windows
+
+def windowed(values, starts, length):
+    """[windows, length · width] with zeros where there is no step."""
+    at = np.asarray(starts)[:, None] + np.arange(length)
+    out = values[np.clip(at, 0, len(values) - 1)].astype(np.float64).reshape(len(starts), length, -1)
+    out[(at < 0) | (at >= len(values))] = 0
+    return out.reshape(len(starts), -1)
+
+@recipe
+def oppo(made):
+    for own in made:
+        s, a, r, _ = steps(CORPUS[own["id"]])
+        starts = np.arange(len(r) - 19)
+        delayed = np.where(np.arange(len(r)) == len(r) - 1, r.sum(), 0)
+        equal(own["start"], starts, "oppo: windows")
+        close(own["observation"], windowed(s, starts, 20), "oppo: observations")
+        close(own["delayed"], windowed(delayed, starts, 20), "oppo: all reward at the end", rtol=1e-5)
+        close(own["z"], model("encoder", s=windowed(s, starts, 20), a=windowed(a, starts, 20))["z"], "oppo: embeddings", atol=1e-4)
+    equal(sum(len(own["step"]) for own in made), sum(max(own["n"] - 19, 0) for own in CORPUS.values()), "oppo: no window is missing")
+
+@recipe
+def decision_diffuser(made):
+    rows = HOPPER.steps["observation"]
+    mean, std = rows.mean(0), rows.std(0)
+    for own in made:
+        before = CORPUS[own["id"]]
+        s, a, r, _ = steps(before)
+        starts = np.arange(0, len(r), 4)
+        condition = to_go(r - 100 * before["terminated"][: len(r)], 0.99) / 400
+        close(own["observation"], windowed((s - mean) / (std + 1e-6), starts, 32), "decision diffuser: normalised observations", atol=1e-4)
+        close(own["action"], windowed(a, starts, 32), "decision diffuser: actions")
+        close(own["condition"], windowed(condition, starts, 32), "decision diffuser: conditions", rtol=1e-5)
+        close(own["mask"].sum(1), np.minimum(32, len(r) - starts), "decision diffuser: padding is told")
+    equal(len(made), 200, "decision diffuser: all trajectories")
+
+@recipe
+def decision_pretraining(made):
+    for own in made:
+        s, a, r, _ = steps(CORPUS[own["id"]])
+        starts = np.arange(0, len(r), 5) - 19
+        close(own["observation"], windowed(s, starts, 20), "pre-training: observations")
+        close(own["return_to_go"], windowed(to_go(r, 1), starts, 20), "pre-training: returns to go", rtol=1e-5)
+        close(own["time"], windowed(np.arange(len(r)), starts, 20), "pre-training: time steps")
+        bins = np.minimum(np.floor((a.astype(np.float32) + 1) / 2 * 256), 255)
+        for dimension in range(3):
+            close(own[f"bin_{dimension + 1}"], windowed(bins[:, dimension], starts, 20), "pre-training: bins")
+    check(all(0 <= made.steps[f"bin_{d}"].min() and made.steps[f"bin_{d}"].max() <= 255 for d in (1, 2, 3)), "pre-training: 256 bins")
+
+# ---- scans
+
+@recipe
+def stock_augmentation(made):
+    for own in made:
+        _, _, r, _ = steps(own)
+        stock = [-100.0]
+        for reward in r[: len(own["step"]) - 1]:
+            stock.append((stock[-1] + reward) / 0.997)
+        close(own["stock"], stock, "stocks", rtol=1e-9)
+        n = own["n"]
+        whole = 0.997 ** np.arange(n) * (own["stock"][:n] + own["return_to_go"][:n])
+        close(whole, np.full(n, -100 + to_go(r, 0.997)[0]), "stock and return to go stay together", rtol=1e-6, atol=1e-6)
+
+@recipe
+def return_distribution(made):
+    atoms = np.linspace(0, 300, 51)
+    for own in made:
+        returns = np.clip(to_go(steps(own)[2], 0.99), 0, 300)
+        # Two-hot: the share of an atom falls with its distance from the return, to nothing at the next atom.
+        wanted = np.clip(1 - np.abs(returns[:, None] - atoms) / 6, 0, 1)
+        close(own["distribution"][: own["n"]], wanted, "return distributions", atol=1e-6)
+    equal(own["distribution"].shape[1], 51, "51 atoms")
+
+@recipe
+def discounts(made):
+    for own in made:
+        _, a, r, _ = steps(own)
+        n, low, high, t = own["n"], 0.95, 0.99, np.arange(own["n"])
+        close(own["returns"][:n], np.stack([to_go(r, low), to_go(r, high)], 1), "discounts: two at once", rtol=1e-9)
+        log = lambda x: np.log(x + low**100) - np.log(low**100)
+        close(own["log_gain"][:n], log(to_go(np.maximum(r, 0), low)), "discounts: logarithmic gains", rtol=1e-6)
+        close(own["log_loss"][:n], log(to_go(np.maximum(-r, 0), low)), "discounts: logarithmic losses", rtol=1e-6)
+        effort = -(a.astype(np.float64) ** 2).sum(1)
+        close(own["effort"][:n], effort, "discounts: effort", atol=1e-5)
+        close(own["aggregate"][:n], low**t * to_go(r, low) + high**t * to_go(effort, high), "discounts: aggregate", rtol=1e-5, atol=1e-4)
+        close(own["utility"][:n], (1 - np.exp(-0.01 * to_go(r, high))) / 0.01, "discounts: exponential utility", rtol=1e-6)
+
+# ---- labels
+
+@recipe
+def action_chunks(made):
+    labelled = [own for own in made if own["of"]["split"] == "labelled"]
+    equal(len(labelled), 20, "action chunks: a tenth keeps its actions")
+    for own in made:
+        n, before = own["n"], CORPUS[own["id"]]
+        if own["of"]["split"] == "labelled":
+            close(own["action"], before["action"], "action chunks: recorded actions stay")
+            continue
+        known = before["observation"]
+        later = known[np.minimum(np.arange(n) + 4, len(known) - 1)]
+        chunks = model("chunks", x=known[:n], x_later=later)["action"]
+        for t in range(n):
+            votes = [chunks[start, t - start] for start in range(max(0, t - 3), t + 1)]
+            if t < 6 or t > n - 4 or t % 50 == 0:
+                close(own["action"][t], np.clip(np.mean(votes, 0), -1, 1), f"action chunks: trajectory {own['id']} step {t}", atol=1e-5)
+                equal(own["action_votes"][t], len(votes), "action chunks: votes")
+        close(own["true_action"], before["action"], "action chunks: hidden actions are kept")
+
+def main():
+    shutil.copytree(REPOSITORY / "pipelines", ROOT / "pipelines")
+    (ROOT / "data").symlink_to(REPOSITORY / "data")
+    names = {path.stem for path in (REPOSITORY / "pipelines").glob("*.yaml")}
+    equal(sorted(names - ELSEWHERE), sorted(RECIPES), "every recipe is checked")
+    listed = set(re.findall(r"`trajmill run pipelines/(\w+)\.yaml`", (REPOSITORY / "README.md").read_text()))
+    check(set(RECIPES) <= listed, f"README lists every recipe: {set(RECIPES) - listed} are not in it")
+    for name, compare in RECIPES.items():
+        path = f"pipelines/{name}.yaml"
+        trajmill("check", path)
+        trajmill("run", path)
+        out = re.search(r"path: \.\./(out/[\w-]+)", (ROOT / path).read_text())[1]
+        made = Dataset(ROOT / out)
+        check(len(made) > 0, f"{name}: something is left")
+        compare(made)
+        check("nothing to do" in trajmill("run", path).stderr, f"{name}: the second time there is nothing to do")
+        shutil.rmtree(ROOT / out)
+    finish("recipes_oracle")
+
+main()

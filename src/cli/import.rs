@@ -69,7 +69,8 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     }
     let options =
         format::Options { map: args.map.clone(), trajectory: args.trajectory.clone(), step: args.step.clone(), max_steps: args.max_steps };
-    let mut source = (format.read)(&args.source, &options)?;
+    let read = format.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", format.name)))?;
+    let mut source = read(&args.source, &options)?;
     let staging = Staging::claim(&args.dataset, &[])?;
     let imported = fill(&staging, &key, source.as_mut(), args, &content);
     let imported = match imported {

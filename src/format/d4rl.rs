@@ -12,8 +12,14 @@ use super::{Format, Options, Source};
 use crate::error::{Error, Result};
 
 /// The registry entry.
-pub(super) const FORMAT: Format =
-    Format { name: "d4rl", about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts", detect, read };
+pub(super) const FORMAT: Format = Format {
+    name: "d4rl",
+    about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts",
+    detect,
+    read: Some(read),
+    write: None,
+    validate: None,
+};
 
 /// First bytes of an HDF5 file.
 const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";

@@ -486,6 +486,6 @@ impl Source for Flat {
         let key = self.count.to_string();
         self.read += rows;
         self.count += 1;
-        Ok(Some(Incoming { key, steps }))
+        Ok(Some(Incoming { key, steps, about: None }))
     }
 }

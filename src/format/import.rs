@@ -48,7 +48,8 @@ pub fn import(
         Arc::new(Schema::new(ids.into_iter().map(Arc::new).chain(incoming.fields().iter().cloned()).collect::<Vec<_>>()));
     let origin = Origin { name: source_name, fingerprint };
     let chunk_rows = schema::chunk_rows(&steps) as u64;
-    let carried = carried();
+    let about = source.about();
+    let carried = carried(&about);
 
     let mut shards = Vec::new();
     let mut writer: Option<ShardWriter> = None;
@@ -59,7 +60,7 @@ pub fn import(
         let next = source.next()?;
         let ended = next.is_none();
         if let Some(next) = next {
-            check(&next, &incoming)?;
+            check(&next, &incoming, &about)?;
             batch_rows += next.steps.num_rows() as u64;
             batch.push(next);
         }
@@ -70,10 +71,10 @@ pub fn import(
         if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {
             let mut shard = match writer.take() {
                 Some(shard) => shard,
-                None => ShardWriter::create(root, shards.len(), &steps, &carried, true, None)?,
+                None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true, None)?,
             };
             if !batch.is_empty() {
-                shard.write(&chunk(&batch, trajectories, &incoming, &steps, &origin)?)?;
+                shard.write(&chunk(&batch, trajectories, &incoming, &steps, &carried, &origin)?)?;
             }
             trajectories += batch.len() as u64;
             rows += batch_rows;
@@ -93,14 +94,18 @@ pub fn import(
     }
 }
 
-/// Columns of `trajectories` that cannot be computed from steps.
-fn carried() -> Schema {
-    Schema::new(vec![
+/// Columns of `trajectories` that cannot be computed from steps: identity, and what the source says `about` each.
+fn carried(about: &Schema) -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let own = [
         Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false),
-        Field::new(trajectory::UID, DataType::Utf8, false),
-        Field::new(trajectory::SOURCE_KEY, DataType::Utf8, false),
-        Field::new(trajectory::SOURCE, DataType::Utf8, false),
-    ])
+        text(trajectory::UID),
+        text(trajectory::SOURCE_KEY),
+        text(trajectory::SOURCE),
+    ];
+    let known: Vec<String> = own.iter().map(|field| field.name().clone()).collect();
+    let others = about.fields().iter().filter(|field| !known.contains(field.name())).cloned();
+    Arc::new(Schema::new(own.into_iter().map(Arc::new).chain(others).collect::<Vec<_>>()))
 }
 
 /// Where trajectories come from.
@@ -116,9 +121,10 @@ impl Origin<'_> {
     }
 }
 
-fn check(incoming: &Incoming, schema: &SchemaRef) -> Result<()> {
+fn check(incoming: &Incoming, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
     let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", incoming.key));
-    if incoming.steps.schema() != *schema {
+    let said = incoming.about.as_ref().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    if incoming.steps.schema() != *schema || said != *about {
         return Err(wrong("has other columns than the source says"));
     }
     let finals = incoming.steps.column_by_name(step::IS_FINAL).and_then(|column| column.as_boolean_opt());
@@ -134,7 +140,7 @@ fn check(incoming: &Incoming, schema: &SchemaRef) -> Result<()> {
 }
 
 /// The trajectories `batch`, numbered from `first`.
-fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef, origin: &Origin) -> Result<Chunk> {
+fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef, carried: &SchemaRef, origin: &Origin) -> Result<Chunk> {
     let mut offsets = vec![0];
     let (mut ids, mut numbers) = (Vec::new(), Vec::new());
     for (id, trajectory) in (first as i64..).zip(batch) {
@@ -148,16 +154,24 @@ fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef
     let joined = concat_batches(incoming, batch.iter().map(|trajectory| &trajectory.steps))?;
     let columns: [ArrayRef; 2] = [Arc::new(Int64Array::from(ids)), Arc::new(Int32Array::from(numbers))];
     let joined = RecordBatch::try_new(Arc::clone(steps), columns.into_iter().chain(joined.columns().iter().cloned()).collect())?;
-    let text = |values: Vec<String>| -> ArrayRef { Arc::new(StringArray::from(values)) };
-    let trajectories = RecordBatch::try_new(
-        Arc::new(carried()),
-        vec![
-            Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>()),
-            text(batch.iter().map(|trajectory| origin.uid(&trajectory.key)).collect()),
-            text(batch.iter().map(|trajectory| trajectory.key.clone()).collect()),
-            text(vec![origin.name.to_owned(); batch.len()]),
-        ],
-    )?;
+    let text = |of: &dyn Fn(&Incoming) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(batch.iter().map(of))) };
+    let said = batch.iter().filter_map(|trajectory| trajectory.about.as_ref()).collect::<Vec<_>>();
+    let said = match said.first() {
+        Some(first) => concat_batches(&first.schema(), said.iter().copied())?,
+        None => RecordBatch::new_empty(Arc::new(Schema::empty())),
+    };
+    let column = |field: &Arc<Field>| -> Result<ArrayRef> {
+        let said = said.column_by_name(field.name()).cloned();
+        Ok(match (field.name().as_str(), said) {
+            (trajectory::TRAJECTORY_ID, _) => Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>()),
+            (_, Some(said)) => said,
+            (trajectory::UID, None) => text(&|trajectory| origin.uid(&trajectory.key)),
+            (trajectory::SOURCE_KEY, None) => text(&|trajectory| trajectory.key.clone()),
+            (_, None) => text(&|_| origin.name.to_owned()),
+        })
+    };
+    let columns = carried.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+    let trajectories = RecordBatch::try_new(Arc::clone(carried), columns)?;
     Ok(Chunk::new(joined, trajectories, offsets))
 }
 
@@ -216,7 +230,7 @@ mod tests {
                     none,
                     Arc::new(BooleanArray::from(is_final)),
                 ];
-                Incoming { key: format!("k{index}"), steps: RecordBatch::try_new(given_schema(), columns).unwrap() }
+                Incoming { key: format!("k{index}"), steps: RecordBatch::try_new(given_schema(), columns).unwrap(), about: None }
             };
             Given(lengths.iter().enumerate().map(trajectory).rev().collect())
         }

@@ -7,16 +7,19 @@ mod d4rl;
 mod flat;
 pub mod import;
 mod npz;
+pub mod outgoing;
 mod parquet;
 mod table;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
 
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[d4rl::FORMAT, npz::FORMAT, parquet::FORMAT];
@@ -29,8 +32,63 @@ pub struct Format {
     pub about: &'static str,
     /// Whether the file or directory looks like this format.
     pub detect: fn(&Path) -> bool,
-    /// Opens a dataset for reading.
-    pub read: fn(&Path, &Options) -> Result<Box<dyn Source>>,
+    /// Opens a dataset for reading; `None` where the format is only written.
+    pub read: Option<fn(&Path, &Options) -> Result<Box<dyn Source>>>,
+    /// How a dataset is written; `None` where the format is only read.
+    pub write: Option<Writer>,
+    /// Holds a file or directory against the rules of the format's own loader; `None` where reading it is all the check.
+    pub validate: Option<fn(&Path, &mut Findings) -> Result<()>>,
+}
+
+/// What `validate` found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The first faults, at most [`Findings::KEPT`].
+    pub faults: Vec<Fault>,
+    /// Faults in all that make the dataset wrong.
+    pub errors: u64,
+    /// Faults in all that its owner should know of.
+    pub warnings: u64,
+    /// Trajectories looked at.
+    pub trajectories: u64,
+    /// Rows looked at.
+    pub rows: u64,
+}
+
+/// One thing that is wrong with a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Fault {
+    /// Whether a loader would refuse it or train on wrong values; if not, it is a warning.
+    pub error: bool,
+    /// A short name that stays the same, such as `nan-action`.
+    pub rule: &'static str,
+    /// File, trajectory, row.
+    pub place: String,
+    /// What is wrong and what to do, in a sentence.
+    pub message: String,
+}
+
+impl Findings {
+    /// Faults that are kept; the others are only counted.
+    pub const KEPT: usize = 1000;
+
+    /// Adds something that a loader would refuse or train wrongly on.
+    pub fn error(&mut self, rule: &'static str, place: impl Into<String>, message: impl Into<String>) {
+        self.errors += 1;
+        self.add(Fault { error: true, rule, place: place.into(), message: message.into() });
+    }
+
+    /// Adds something that the owner should know of.
+    pub fn warning(&mut self, rule: &'static str, place: impl Into<String>, message: impl Into<String>) {
+        self.warnings += 1;
+        self.add(Fault { error: false, rule, place: place.into(), message: message.into() });
+    }
+
+    fn add(&mut self, fault: Fault) {
+        if self.faults.len() < Findings::KEPT {
+            self.faults.push(fault);
+        }
+    }
 }
 
 /// How a foreign dataset is to be read.
@@ -58,6 +116,17 @@ pub trait Source {
     /// What the source says of itself, verbatim.
     fn metadata(&self) -> serde_json::Map<String, serde_json::Value>;
 
+    /// Columns of [`Incoming::about`]: what the source says of each trajectory besides its steps. `uid`, `source` and
+    /// `source_key`, text, take the place of those that import would give; all columns are carried along.
+    fn about(&self) -> SchemaRef {
+        Arc::new(Schema::empty())
+    }
+
+    /// Whether the call after one that failed goes on with the next trajectory, so that a bad one can be set aside.
+    fn recovers(&self) -> bool {
+        false
+    }
+
     /// The next trajectory, in the source's order.
     ///
     /// # Errors
@@ -72,6 +141,8 @@ pub struct Incoming {
     pub key: String,
     /// Its steps, and the observation after the last action where the source has it, as [`Source::schema`] says.
     pub steps: RecordBatch,
+    /// One row of what the source says of it, as [`Source::about`] says; `None` where that has no columns.
+    pub about: Option<RecordBatch>,
 }
 
 /// The format named `name`, or the one that `path` looks like.

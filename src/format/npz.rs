@@ -22,7 +22,9 @@ pub(super) const FORMAT: Format = Format {
     name: "npz",
     about: "numpy's npz: arrays with trajectories end to end, and episode_starts, terminals/timeouts or split indices",
     detect,
-    read,
+    read: Some(read),
+    write: None,
+    validate: None,
 };
 
 /// Bytes that are unpacked at once.

@@ -20,8 +20,14 @@ use crate::dataset::schema;
 use crate::error::{Error, Result};
 
 /// The registry entry.
-pub(super) const FORMAT: Format =
-    Format { name: "parquet", about: "plain Parquet: a file or a folder of files, one row per step, any column names", detect, read };
+pub(super) const FORMAT: Format = Format {
+    name: "parquet",
+    about: "plain Parquet: a file or a folder of files, one row per step, any column names",
+    detect,
+    read: Some(read),
+    write: None,
+    validate: None,
+};
 
 /// Bytes of steps that a batch aims at.
 const BATCH_BYTES: usize = 8 << 20;
@@ -401,7 +407,7 @@ impl Parquet {
             [one] => one.clone(),
             several => concat_batches(&self.table.schema, several)?,
         };
-        self.ready.push_back(Incoming { key, steps });
+        self.ready.push_back(Incoming { key, steps, about: None });
         Ok(())
     }
 }

@@ -35,6 +35,12 @@ pub(super) struct ImportArgs {
     /// Longest trajectory, where the source marks terminal states alone
     #[arg(long)]
     max_steps: Option<usize>,
+    /// What the last step of an RLDS episode holds
+    #[arg(long, value_enum, default_value_t)]
+    final_action: format::FinalAction,
+    /// Which step of an RLDS episode an action stands in
+    #[arg(long, value_enum, default_value_t)]
+    alignment: format::Alignment,
     /// Rows that a shard aims at
     #[arg(long, default_value_t = 250_000)]
     shard_rows: u64,
@@ -48,7 +54,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     fingerprint.set("source", &content);
     fingerprint.set(
         "options",
-        format!("{} {:?} {:?} {:?} {:?} {}", format.name, args.map, args.trajectory, args.step, args.max_steps, args.shard_rows),
+        format!(
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {}",
+            format.name, args.map, args.trajectory, args.step, args.max_steps, args.final_action, args.alignment, args.shard_rows
+        ),
     );
     let key = fingerprint.key();
     match existing(&args.dataset)? {
@@ -67,8 +76,14 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             return Err(Error::failed(format!("{} exists", args.dataset.display())).hint("import to another path, or remove it first"));
         }
     }
-    let options =
-        format::Options { map: args.map.clone(), trajectory: args.trajectory.clone(), step: args.step.clone(), max_steps: args.max_steps };
+    let options = format::Options {
+        map: args.map.clone(),
+        trajectory: args.trajectory.clone(),
+        step: args.step.clone(),
+        max_steps: args.max_steps,
+        final_action: args.final_action,
+        alignment: args.alignment,
+    };
     let read = format.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", format.name)))?;
     let mut source = read(&args.source, &options)?;
     let staging = Staging::claim(&args.dataset, &[])?;

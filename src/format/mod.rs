@@ -6,10 +6,13 @@
 mod d4rl;
 mod flat;
 pub mod import;
+mod lerobot;
 mod npz;
 pub mod outgoing;
 mod parquet;
+mod rlds;
 mod table;
+mod tfrecord;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +25,7 @@ use crate::error::{Error, Result};
 pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
 
 /// Every format, by name in alphabetical order.
-pub const FORMATS: &[Format] = &[d4rl::FORMAT, npz::FORMAT, parquet::FORMAT];
+pub const FORMATS: &[Format] = &[d4rl::FORMAT, lerobot::FORMAT, lerobot::FORMAT_V21, npz::FORMAT, parquet::FORMAT, rlds::FORMAT];
 
 /// One entry of the registry.
 pub struct Format {
@@ -102,6 +105,32 @@ pub struct Options {
     pub step: Option<String>,
     /// Longest trajectory, for sources that mark terminal states alone (old D4RL sets without `timeouts`).
     pub max_steps: Option<usize>,
+    /// What the last step of an RLDS episode holds.
+    pub final_action: FinalAction,
+    /// Which step of an RLDS episode an action stands in.
+    pub alignment: Alignment,
+}
+
+/// What the last step of an RLDS episode holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FinalAction {
+    /// The final observation where it is the last and its action is zeros, an action like any other elsewhere.
+    #[default]
+    Auto,
+    /// An action like any other.
+    Valid,
+    /// The final observation, and filler for an action.
+    Filler,
+}
+
+/// Which step of an RLDS episode an action stands in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Alignment {
+    /// That in whose observation it was taken: state, action, reward.
+    #[default]
+    Sar,
+    /// That whose observation it led to: reward, state, action; as dm_env logs it.
+    Rsa,
 }
 
 /// A foreign dataset, read one trajectory at a time.

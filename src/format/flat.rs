@@ -161,7 +161,7 @@ fn flags(layout: &Layout, bytes: Vec<u8>, first: u64) -> Result<Vec<bool>> {
 }
 
 /// The bytes of elements as an array of them.
-fn decode(layout: &Layout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
+pub(super) fn decode(layout: &Layout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
     if layout.element == DataType::Boolean {
         return Ok(Arc::new(BooleanArray::from_iter(bytes.iter().map(|byte| Some(*byte != 0)))));
     }

@@ -3,6 +3,7 @@
 //! A reader turns a foreign dataset into a stream of whole trajectories with canonical columns; it holds one
 //! trajectory, never the dataset. [`import`] numbers them and writes shards. Nothing in a file is ever executed.
 
+mod blosc;
 mod d4rl;
 mod flat;
 pub mod import;
@@ -12,7 +13,10 @@ pub mod outgoing;
 mod parquet;
 mod rlds;
 mod table;
+mod tensordict;
+mod tfagents;
 mod tfrecord;
+mod zarr;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +29,17 @@ use crate::error::{Error, Result};
 pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
 
 /// Every format, by name in alphabetical order.
-pub const FORMATS: &[Format] = &[d4rl::FORMAT, lerobot::FORMAT, lerobot::FORMAT_V21, npz::FORMAT, parquet::FORMAT, rlds::FORMAT];
+pub const FORMATS: &[Format] = &[
+    d4rl::FORMAT,
+    lerobot::FORMAT,
+    lerobot::FORMAT_V21,
+    npz::FORMAT,
+    parquet::FORMAT,
+    rlds::FORMAT,
+    tensordict::FORMAT,
+    tfagents::FORMAT,
+    zarr::FORMAT,
+];
 
 /// One entry of the registry.
 pub struct Format {

@@ -31,7 +31,7 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("granit_parser", &["config/yaml.rs"]),
     ("hdf5_pure", &["format/d4rl.rs"]),
     ("npyz", &["format/npz.rs"]),
-    ("zip", &["format/npz.rs"]),
+    ("zip", &["format/npz.rs", "format/zarr.rs"]),
     ("clap", &["cli/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("signal_hook", &["cli/"]),

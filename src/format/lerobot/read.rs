@@ -4,72 +4,23 @@
 //! episode's own is checked by their `episode_index` and `index`.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray, StructArray, make_array, new_null_array,
 };
-use arrow::compute::{CastOptions, cast, cast_with_options, concat, concat_batches};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type, Schema, SchemaRef};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use arrow::compute::{CastOptions, cast, cast_with_options, concat};
+use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::FINALS;
-use super::meta::{self, Episode, Episodes, Feature, INFO, Info, Layout};
-use crate::dataset::schema::{self, step, trajectory};
-use crate::error::{Error, Result, nearest};
+use super::columns::{Column, Kind, SPLIT, TASK, about, columns, reference};
+use super::file::{DataFile, Finals};
+use super::meta::{self, Episode, Episodes, INFO, Info, Layout};
+use crate::dataset::schema::{step, trajectory};
+use crate::error::{Error, Result};
 use crate::format::table::{flags, vector};
-use crate::format::{Incoming, Options, Source, free_name};
-
-/// Rows that are read at once.
-const BATCH_ROWS: usize = 4096;
-
-/// Names that features go by.
-const NAMES: [(&str, &[&str]); 5] = [
-    (
-        step::OBSERVATION,
-        &["observation.state", "observation.environment_state", "observation", "state", "observations.state", "observations"],
-    ),
-    (step::ACTION, &["action", "actions"]),
-    (step::REWARD, &["next.reward", "reward"]),
-    (step::TERMINATED, &["next.done", "next.terminated", "done"]),
-    (step::TRUNCATED, &["next.truncated", "truncated"]),
-];
-
-/// The column of the text that `task_index` stands for.
-const TASK: &str = "task";
-
-/// The column of trajectories that names the split.
-const SPLIT: &str = "split";
-
-/// What a column of steps is made of.
-enum Kind {
-    /// Numbers, `shape` of them a frame.
-    Vector { element: DataType, shape: Vec<usize> },
-    /// One number, flag or text a frame.
-    Single,
-    /// An encoded image.
-    Image,
-    /// A reference: number of the video feature.
-    Video(usize),
-    /// The text of `task_index`.
-    Task,
-    /// A flag that must be known.
-    Flag,
-    /// A flag that is never set.
-    Never,
-}
-
-/// One column of steps.
-struct Column {
-    /// The feature's name.
-    source: String,
-    kind: Kind,
-}
+use crate::format::{Incoming, Options, Source};
 
 /// A LeRobot dataset.
 pub(super) struct LeRobot {
@@ -86,41 +37,6 @@ pub(super) struct LeRobot {
     found: HashMap<u64, PathBuf>,
     open: Option<DataFile>,
     finals: Option<Finals>,
-}
-
-/// Final observations that this tool has kept beside the data, in order of their trajectories.
-struct Finals {
-    batches: Box<dyn Iterator<Item = Result<RecordBatch>>>,
-    batch: RecordBatch,
-    row: usize,
-}
-
-impl Finals {
-    /// Those of the dataset at `root`, if there are any and they are of the type of its observations.
-    fn open(root: &Path, observation: &DataType) -> Result<Option<Finals>> {
-        let path = root.join(FINALS);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let mut batches = meta::table(&path, &|_| true)?;
-        let Some(batch) = batches.next().transpose()? else { return Ok(None) };
-        let same = batch.column_by_name(step::OBSERVATION).is_some_and(|column| column.data_type() == observation);
-        Ok(same.then(|| Finals { batches: Box::new(batches), batch, row: 0 }))
-    }
-
-    /// The observation after the last action of trajectory `uid`.
-    fn take(&mut self, uid: &str) -> Result<Option<ArrayRef>> {
-        if self.row == self.batch.num_rows() {
-            let Some(batch) = self.batches.next().transpose()? else { return Ok(None) };
-            (self.batch, self.row) = (batch, 0);
-        }
-        let own = self.batch.column_by_name(trajectory::UID).and_then(|uids| uids.as_string_opt::<i32>());
-        if own.is_none_or(|own| own.value(self.row) != uid) {
-            return Ok(None);
-        }
-        self.row += 1;
-        Ok(self.batch.column_by_name(step::OBSERVATION).map(|column| column.slice(self.row - 1, 1)))
-    }
 }
 
 /// `steps` and a row that holds only an observation.
@@ -159,164 +75,6 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let about = about(&info, &schema, &said);
     let finals = Finals::open(path, schema.field_with_name(step::OBSERVATION)?.data_type())?;
     Ok(Box::new(LeRobot { info, schema, columns, tasks, episodes, said, about, found, open: None, finals }))
-}
-
-/// What is said of each trajectory: what this tool wrote there, its first task and its split.
-fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRef {
-    let mut fields = said.schema().fields().to_vec();
-    let mut add = |name: &str, there: bool| {
-        if there && !fields.iter().any(|field| field.name() == name) {
-            fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
-        }
-    };
-    add(TASK, steps.column_with_name(TASK).is_some_and(|(_, field)| *field.data_type() == DataType::Utf8));
-    add(SPLIT, !info.splits.is_empty());
-    Arc::new(Schema::new(fields))
-}
-
-/// The columns of steps, and what they are made of.
-fn columns(info: &Info, options: &Options) -> Result<(SchemaRef, Vec<Column>)> {
-    let targets = NAMES.map(|(target, _)| target);
-    if let Some((target, _)) = options.map.iter().find(|(target, _)| !targets.contains(&target.as_str())) {
-        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint(format!("one of {}", targets.join(", "))));
-    }
-    let names = || info.features.iter().map(|feature| feature.name.as_str());
-    let listing = || format!("the features are {}", names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
-    let mut roles: Vec<(&str, &Feature)> = Vec::new();
-    for (target, known) in NAMES {
-        let found = match options.map.iter().find(|(name, _)| name == target) {
-            Some((_, source)) => {
-                let found = info.features.iter().find(|feature| feature.name == *source);
-                Some(found.ok_or_else(|| {
-                    let hint = nearest(source, names()).map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
-                    Error::failed(format!("there is no feature `{source}` to be `{target}`")).hint(hint)
-                })?)
-            }
-            None => known.iter().find_map(|name| info.features.iter().find(|feature| feature.name == *name)),
-        };
-        // With no vector to observe, what a camera saw is the observation.
-        let camera = || ["image", "video"].iter().find_map(|dtype| info.features.iter().find(|feature| feature.dtype == *dtype));
-        match found.or_else(|| if target == step::OBSERVATION { camera() } else { None }) {
-            Some(feature) => roles.push((target, feature)),
-            None if target == step::OBSERVATION => {
-                return Err(Error::failed("there is no feature `observation.state`")
-                    .hint(format!("name one with --map observation=FEATURE; {}", listing())));
-            }
-            None => {}
-        }
-    }
-    let (mut fields, mut columns) = (Vec::new(), Vec::new());
-    let mut push = |field: Field, source: &str, kind: Kind| {
-        fields.push(field);
-        columns.push(Column { source: source.to_owned(), kind });
-    };
-    let videos: Vec<&str> = info.videos().map(|feature| feature.name.as_str()).collect();
-    for target in [step::OBSERVATION, step::ACTION, step::REWARD] {
-        if let Some((_, feature)) = roles.iter().find(|(role, _)| *role == target) {
-            let (field, kind) = column(target, feature, &videos)?;
-            push(field.with_nullable(target != step::OBSERVATION), &feature.name, kind);
-        }
-    }
-    for target in [step::TERMINATED, step::TRUNCATED, step::IS_FINAL] {
-        let feature = roles.iter().find(|(role, _)| *role == target).map(|(_, feature)| feature);
-        let field = Field::new(target, DataType::Boolean, false);
-        match feature {
-            Some(feature) if feature.shape.iter().product::<usize>() == 1 && numeric(&feature.dtype).is_some() => {
-                push(field, &feature.name, Kind::Flag)
-            }
-            Some(feature) => return Err(unsuitable(feature, target)),
-            None => push(field, "", Kind::Never),
-        }
-    }
-    for feature in &info.features {
-        if !roles.iter().any(|(_, used)| used.name == feature.name) {
-            let (field, kind) = column(&free_name(&feature.name), feature, &videos)?;
-            push(field, &feature.name, kind);
-        }
-    }
-    if names().any(|name| name == "task_index") && !names().any(|name| name == TASK) {
-        push(Field::new(TASK, DataType::Utf8, true), "task_index", Kind::Task);
-    }
-    Ok((Arc::new(Schema::new(fields)), columns))
-}
-
-fn unsuitable(feature: &Feature, target: &str) -> Error {
-    Error::failed(format!("feature `{}` is {} of shape {:?}, which cannot be `{target}`", feature.name, feature.dtype, feature.shape))
-        .hint(format!("name another with --map {target}=FEATURE"))
-}
-
-/// The column of type and kind that a feature becomes under the name `target`.
-fn column(target: &str, feature: &Feature, videos: &[&str]) -> Result<(Field, Kind)> {
-    let width: usize = feature.shape.iter().product();
-    let of = |data_type: DataType, kind: Kind| Ok((Field::new(target, data_type, true), kind));
-    match feature.dtype.as_str() {
-        "image" if target != step::ACTION && target != step::REWARD => of(DataType::Binary, Kind::Image),
-        "video" if target != step::ACTION && target != step::REWARD => {
-            let at = videos.iter().position(|video| *video == feature.name).unwrap_or(0);
-            of(DataType::Struct(reference()), Kind::Video(at))
-        }
-        "string" | "language" if ![step::OBSERVATION, step::ACTION, step::REWARD].contains(&target) => of(DataType::Utf8, Kind::Single),
-        dtype => {
-            let Some(element) = numeric(dtype) else {
-                return Err(if targets_numbers(target) {
-                    unsuitable(feature, target)
-                } else {
-                    Error::failed(format!("feature `{}` has the dtype `{dtype}`, which is not known", feature.name))
-                        .hint("numpy's numbers, bool, string, image and video are read: remove the feature with LeRobot's own tools")
-                });
-            };
-            let single = feature.shape.len() < 2 && width == 1;
-            match target {
-                step::REWARD if !single => Err(unsuitable(feature, target)),
-                step::REWARD => of(element, Kind::Single),
-                step::ACTION if single && element.is_integer() => of(element, Kind::Single),
-                step::OBSERVATION | step::ACTION => vectors(target, element, feature),
-                _ if single => of(element, Kind::Single),
-                _ => vectors(target, element, feature),
-            }
-        }
-    }
-}
-
-fn targets_numbers(target: &str) -> bool {
-    [step::OBSERVATION, step::ACTION, step::REWARD].contains(&target)
-}
-
-fn vectors(target: &str, element: DataType, feature: &Feature) -> Result<(Field, Kind)> {
-    let width: usize = feature.shape.iter().product();
-    let width = i32::try_from(width).ok().filter(|width| *width > 0);
-    let width = width.ok_or_else(|| {
-        Error::failed(format!("feature `{}` has the shape {:?}: a frame must hold something", feature.name, feature.shape))
-    })?;
-    let mut field = Field::new(target, schema::vector(element.clone(), width), true);
-    if feature.shape.len() > 1 {
-        let shape = feature.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-        field = field.with_metadata([("shape".to_owned(), shape)].into());
-    }
-    Ok((field, Kind::Vector { element, shape: if feature.shape.is_empty() { vec![1] } else { feature.shape.clone() } }))
-}
-
-/// The fields of a reference to a frame of a video: a file relative to the source, and seconds from its beginning.
-fn reference() -> Fields {
-    Fields::from(vec![Field::new("path", DataType::Utf8, false), Field::new("timestamp", DataType::Float64, false)])
-}
-
-fn numeric(dtype: &str) -> Option<DataType> {
-    Some(match dtype {
-        "bool" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" => DataType::Int32,
-        "int64" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" => DataType::Float16,
-        "float32" => DataType::Float32,
-        "float64" => DataType::Float64,
-        _ => return None,
-    })
 }
 
 impl Source for LeRobot {
@@ -579,130 +337,4 @@ fn flat(name: &str, column: &ArrayRef, element: &DataType, shape: &[usize], fiel
     let values = convert(name, &values, element)?;
     let values = make_array(values.to_data().into_builder().nulls(None).build()?);
     Ok(Arc::new(arrow::array::FixedSizeListArray::try_new(Arc::clone(child), *width, values, nulls)?))
-}
-
-/// A data file, read forwards where episodes come in its order.
-struct DataFile {
-    path: PathBuf,
-    rows: usize,
-    /// Rows of each episode in a file of several.
-    spans: Option<HashMap<u64, Range<usize>>>,
-    reader: Option<ParquetRecordBatchReader>,
-    /// What was read beyond the last episode, and its first row.
-    left: Option<RecordBatch>,
-    next: usize,
-}
-
-impl DataFile {
-    fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-        let file = File::open(path).map_err(|error| {
-            Error::failed(format!("cannot open {}: {error}", path.display())).hint("the dataset is not whole: fetch it again")
-        })?;
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
-            Error::failed(format!("{}: not a readable Parquet file: {error}", path.display()))
-                .hint("the file may be cut short: fetch it again")
-        })
-    }
-
-    fn open(path: &Path) -> Result<DataFile> {
-        let rows = DataFile::builder(path)?.metadata().file_metadata().num_rows();
-        let rows = usize::try_from(rows).map_err(|_| Error::failed(format!("{} declares {rows} rows", path.display())))?;
-        Ok(DataFile { path: path.to_owned(), rows, spans: None, reader: None, left: None, next: 0 })
-    }
-
-    fn damaged(&self, what: impl std::fmt::Display) -> Error {
-        Error::failed(format!("{}: {what}", self.path.display())).hint("the file may be damaged: fetch the dataset again")
-    }
-
-    /// The rows of an episode in this file.
-    fn locate(&mut self, layout: Layout, episode: &Episode) -> Result<Range<usize>> {
-        let found = match layout {
-            Layout::PerEpisode => 0..self.rows,
-            Layout::Shared => {
-                if self.spans.is_none() {
-                    self.spans = Some(self.scan()?);
-                }
-                let spans = self.spans.as_ref();
-                spans.and_then(|spans| spans.get(&episode.index)).cloned().ok_or_else(|| {
-                    Error::failed(format!("{}: the metadata places the episode here, but the file has no row of it", self.path.display()))
-                        .hint(
-                            "metadata and data contradict each other: fetch the dataset again, or write it again with LeRobot's own tools",
-                        )
-                })?
-            }
-        };
-        if found.len() as u64 != episode.length {
-            return Err(Error::failed(format!(
-                "{}: the file has {} rows of it, the metadata says {}",
-                self.path.display(),
-                found.len(),
-                episode.length
-            ))
-            .hint("the file may be cut short, or from another version of the dataset: fetch it again"));
-        }
-        Ok(found)
-    }
-
-    /// The rows of each episode.
-    fn scan(&self) -> Result<HashMap<u64, Range<usize>>> {
-        let mut spans: HashMap<u64, Range<usize>> = HashMap::new();
-        let mut row = 0;
-        for batch in meta::table(&self.path, &|name| name == "episode_index")? {
-            let batch = batch?;
-            let indices = meta::integers(&batch, "episode_index")
-                .ok_or_else(|| self.damaged("there is no column `episode_index` of whole numbers"))?;
-            for index in indices.values() {
-                let index = u64::try_from(*index).map_err(|_| self.damaged(format!("`episode_index` is {index} in row {row}")))?;
-                let span = spans.entry(index).or_insert(row..row);
-                if span.end != row {
-                    return Err(
-                        self.damaged(format!("the rows of episode {index} are not together: row {row} comes after another episode's"))
-                    );
-                }
-                span.end += 1;
-                row += 1;
-            }
-        }
-        Ok(spans)
-    }
-
-    /// The rows `wanted`, which are whole episodes.
-    fn rows(&mut self, wanted: Range<usize>) -> Result<RecordBatch> {
-        if self.reader.is_none() || wanted.start < self.next {
-            let builder = DataFile::builder(&self.path)?;
-            let roots: Vec<usize> = (0..builder.schema().fields().len()).collect();
-            let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-            let selection = RowSelection::from(vec![RowSelector::skip(wanted.start), RowSelector::select(self.rows - wanted.start)]);
-            let reader = builder.with_projection(mask).with_row_selection(selection).with_batch_size(BATCH_ROWS).build();
-            self.reader = Some(reader.map_err(|error| self.damaged(error))?);
-            (self.left, self.next) = (None, wanted.start);
-        }
-        let mut parts = Vec::new();
-        while self.next < wanted.end {
-            let batch = match (self.left.take(), &mut self.reader) {
-                (Some(left), _) => left,
-                (None, Some(reader)) => match reader.next() {
-                    Some(batch) => batch.map_err(|error| self.damaged(format!("cannot read its rows: {error}")))?,
-                    None => return Err(self.damaged(format!("it ends at row {} of {}", self.next, self.rows))),
-                },
-                (None, None) => return Err(self.damaged("it is not open")),
-            };
-            let skip = wanted.start.saturating_sub(self.next).min(batch.num_rows());
-            let take = (wanted.end - self.next).min(batch.num_rows());
-            if take > skip {
-                parts.push(batch.slice(skip, take - skip));
-            }
-            if take < batch.num_rows() {
-                self.left = Some(batch.slice(take, batch.num_rows() - take));
-            }
-            self.next += take;
-        }
-        match parts.as_slice() {
-            [] => {
-                Err(Error::failed(format!("{}: the episode has no rows", self.path.display())).hint("remove it with LeRobot's own tools"))
-            }
-            [one] => Ok(one.clone()),
-            [first, ..] => Ok(concat_batches(&first.schema(), &parts)?),
-        }
-    }
 }

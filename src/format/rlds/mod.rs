@@ -7,6 +7,7 @@
 mod episode;
 mod features;
 mod read;
+mod shards;
 mod write;
 
 use std::path::{Path, PathBuf};

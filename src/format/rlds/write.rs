@@ -4,7 +4,6 @@
 //! `action_valid` say for each step what is there.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -90,7 +90,11 @@ def zarrs(folder):
     os.rename(f"{folder}/zip.zip", f"{folder}/set.zarr.zip")
     trajmill("import", f"{folder}/set.zarr.zip", f"{folder}/zip.in")
     compare(arrays, ends, f"{folder}/zip.in")
-    edit = lambda path, change: open(path, "w").write(json.dumps(change(json.load(open(path)))))
+    def edit(path, change):
+        with open(path) as file:
+            value = change(json.load(file))
+        with open(path, "w") as file:
+            json.dump(value, file)
     cases = [
         (lambda root: os.remove(f"{root}/meta/episode_ends/.zarray"), ["episode_ends"]),
         (lambda root: os.truncate(f"{root}/data/state/1.0", 50), ["data/state/1.0", "damaged"]),

@@ -39,6 +39,13 @@ def trajmill(*arguments, code=0):
 def read(path):
     return pa.concat_tables([pq.read_table(os.path.join(path, name)) for name in sorted(os.listdir(path))])
 
+def array(column):
+    """A column as one numpy array; lists of one length become its axes."""
+    column = column.combine_chunks()
+    if not pa.types.is_nested(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
 def values(column):
     return [None if row is None else np.array(row) for row in column.to_pylist()]
 
@@ -50,7 +57,7 @@ def example_class():
     def message(name, *fields, parent=None):
         made = (parent.nested_type if parent else file.message_type).add(name=name)
         for number, (own, kind, label, type_name, oneof) in enumerate(fields, 1):
-            entry = made.field.add(name=own, number=number, type=kind, label=label, type_name=type_name)
+            entry = made.field.add(name=own, number=number, type=kind, label=label, type_name=type_name or None)
             if oneof:
                 entry.oneof_index = 0
         return made
@@ -192,8 +199,8 @@ def compare(made, dataset, final, shift=False):
         first += rows
         length = rows - final
         for name, column in [("observation", "observation/state"), ("grid", "grid"), ("precise", "precise"), ("big", "big"), ("packed", "packed")]:
-            found = np.array(own[name].to_pylist()).astype(episode[column].dtype)
-            check(np.array_equal(found, episode[column].reshape(found.shape)), f"{column} of {number}")
+            found = array(own[name])
+            check(found.dtype == episode[column].dtype and np.array_equal(found, episode[column].reshape(found.shape)), f"{column} of {number}")
         check(own["observation/image"].to_pylist() == episode["observation/image"], "images")
         check(own["language_instruction"].to_pylist() == [text.decode() for text in episode["language_instruction"]], "texts")
         for name in ("action", "reward", "discount"):

@@ -9,14 +9,15 @@ use serde_json::{Value, json};
 use crate::commit::{Existing, Staging, existing};
 use crate::config::PipelineFile;
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
-use crate::dataset::{Dataset, layout, schema};
+use crate::dataset::{Dataset, layout, schema, store};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{self, Clock, Setting};
+use crate::format::{WriteOptions, Written, export, import};
 use crate::plan::table::{self, Flow};
-use crate::plan::{self, Phase, Plan, Sink, tasks};
+use crate::plan::{self, Foreign, Phase, Plan, Sink, tasks};
 use crate::query::Session;
-use crate::stage::OutputFormat;
-use crate::{config, model};
+use crate::stage::Materialise;
+use crate::{commit, config, model};
 
 /// Shards of a dataset that only the next phase reads aim at this many rows.
 const STAGED_SHARD_ROWS: u64 = 250_000;
@@ -71,6 +72,8 @@ pub struct Output {
     pub manifest: Option<String>,
     /// Totals over it.
     pub statistics: Statistics,
+    /// What a foreign format cannot hold, and where it is instead.
+    pub written: Written,
     /// Rows and trajectories through each stage since the output before.
     pub flow: Vec<Flow>,
     /// Tasks, and how many of them an earlier run had finished.
@@ -100,7 +103,8 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let mut sources = plan.sources.clone();
     let mut first = 0;
     while let Some((last, path, _)) = plan.output_of(first) {
-        let output = produce(&plan, first..last + 1, &sources, options)?;
+        let foreign = if first == 0 { plan.foreign.as_slice() } else { &[] };
+        let output = produce(&plan, first..last + 1, &sources, foreign, options)?;
         if last + 1 < plan.phases.len() {
             sources = vec![Dataset::open(path)?];
         }
@@ -112,7 +116,13 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
 }
 
 /// Produces one output: its staged phases and the one that is published.
-fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], options: &Options) -> Result<Output> {
+fn produce(
+    plan: &Plan,
+    phases: std::ops::Range<usize>,
+    sources: &[Dataset],
+    foreign: &[Option<Foreign>],
+    options: &Options,
+) -> Result<Output> {
     let phases = &plan.phases[phases];
     let Some(Phase { sink: Sink::Output { path, options: wanted }, fingerprint, .. }) = phases.last() else {
         return Err(Error::failed("the plan has no output"));
@@ -120,7 +130,7 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
     let key = fingerprint.key();
     let replace = match existing(path)? {
         Existing::Nothing => wanted.overwrite,
-        Existing::Result { key: found, .. } if found == key && !options.fresh => return reused(plan, path, wanted.format, fingerprint),
+        Existing::Result { key: found, .. } if found == key && !options.fresh => return reused(plan, path, wanted, fingerprint),
         // `--fresh` makes the same result again: nothing is lost with the one that is there.
         Existing::Result { key: found, .. } if wanted.overwrite || found == key => true,
         Existing::Result { inputs, .. } => {
@@ -133,8 +143,15 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
                 .hint("write to another path, or remove it yourself"));
         }
     };
-    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
+    let imports = foreign.iter().flatten().map(|foreign| foreign.fingerprint.key());
+    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).chain(imports).collect();
     let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
+    let imported = sources.iter().enumerate().map(|(index, source)| match foreign.get(index).and_then(Option::as_ref) {
+        Some(foreign) => stage(foreign, &source.name, &staging, options),
+        None => Ok(source.clone()),
+    });
+    let imported = imported.collect::<Result<Vec<_>>>()?;
+    let sources = imported.as_slice();
     let clock = Clock::new(phases.iter().flat_map(|phase| phase.transforms.iter().map(|placed| placed.name.as_str())));
     let mut flow: Vec<Flow> = Vec::new();
     let mut staged: Vec<Dataset> = Vec::new();
@@ -163,7 +180,7 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
         flow.extend(table.flow);
         flow.extend(outcome.flow);
         done = (done.0 + outcome.tasks, done.1 + outcome.resumed);
-        let manifest = manifest(plan, phase, outcome.shards, &flow)?;
+        let manifest = manifest(plan, phase, input, outcome.shards, &flow)?;
         staged.push(Dataset::open(&staging.seal(&key, &manifest)?)?);
     }
     let (Some(result), Some(phase)) = (staged.pop(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
@@ -176,13 +193,25 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
         }
         Err(error) => return Err(error),
     };
-    let plain = wanted.format == OutputFormat::Parquet;
-    staging.publish(&if plain { result.path.join("steps") } else { result.path.clone() }, replace)?;
+    let (statistics, hash) = (result.manifest.statistics.clone(), result.hash.clone());
+    let foreign = wanted.foreign()?;
+    let (sealed, written) = match foreign {
+        None => (result.path, Written::default()),
+        Some(format) => {
+            options.watch.say(&format!("writing {} as {}", path.display(), format.name));
+            let to = staging.foreign(&key)?;
+            let note = commit::note(fingerprint, &result.manifest)?;
+            let written = export::export(format, result, &to, &WriteOptions { note, ..wanted.with.clone() })?;
+            (to, written)
+        }
+    };
+    staging.publish(&sealed, replace)?;
     Ok(Output {
         path: path.clone(),
         reused: false,
-        manifest: (!plain).then(|| result.hash.clone()),
-        statistics: result.manifest.statistics.clone(),
+        manifest: foreign.is_none().then_some(hash),
+        statistics,
+        written,
         flow,
         tasks: done,
         inputs: fingerprint.inputs.clone(),
@@ -192,19 +221,60 @@ fn produce(plan: &Plan, phases: std::ops::Range<usize>, sources: &[Dataset], opt
     })
 }
 
-fn reused(plan: &Plan, path: &Path, format: OutputFormat, fingerprint: &plan::Fingerprint) -> Result<Output> {
+/// Imports a source into the staging directory, where an earlier run has not done it.
+fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) -> Result<Dataset> {
+    let key = foreign.fingerprint.key();
+    let root = staging.dataset(&key);
+    if !layout::manifest(&root).exists() {
+        // An import that was killed starts over.
+        store::remove(&root)?;
+        foreign.read(|source| {
+            options.watch.begin(&format!("import {name}"), source.rows().unwrap_or(0));
+            let content = foreign.fingerprint.inputs.get("source").cloned().unwrap_or_default();
+            let imported = import::import(source, name, &content, &root, STAGED_SHARD_ROWS, None, &|rows| {
+                options.watch.advance(rows);
+            });
+            options.watch.end();
+            let by = foreign.format.map_or("trajmill", |format| format.name);
+            let lineage = Lineage {
+                by: format!("import {by}"),
+                inputs: foreign.fingerprint.inputs.clone(),
+                source_metadata: source.metadata(),
+                ..Lineage::default()
+            };
+            staging.seal(&key, &imported?.manifest(&key, lineage)).map(|_| ())
+        })?;
+    }
+    let dataset = Dataset::open(&root)?;
+    Ok(Dataset { name: name.to_owned(), ..dataset })
+}
+
+/// What the sources said of themselves: of one verbatim, of several under their names.
+fn said(sources: &[Dataset]) -> serde_json::Map<String, Value> {
+    let said = |source: &Dataset| source.manifest.lineage.source_metadata.clone();
+    match sources {
+        [one] => said(one),
+        several => {
+            let named = several.iter().map(|source| (source.name.clone(), Value::Object(said(source))));
+            named.filter(|(_, said)| said.as_object().is_some_and(|said| !said.is_empty())).collect()
+        }
+    }
+}
+
+fn reused(plan: &Plan, path: &Path, wanted: &Materialise, fingerprint: &plan::Fingerprint) -> Result<Output> {
     // A run that was killed between publishing and tidying up left its staging directory.
     if layout::staging(path).exists()
         && let Ok(staging) = Staging::claim(path, &[])
     {
         staging.discard()?;
     }
-    let dataset = (format == OutputFormat::Trajmill).then(|| Dataset::open(path)).transpose()?;
+    let dataset = wanted.foreign()?.is_none().then(|| Dataset::open(path)).transpose()?;
     Ok(Output {
         path: path.to_owned(),
         reused: true,
         manifest: dataset.as_ref().map(|dataset| dataset.hash.clone()),
         statistics: dataset.as_ref().map(|dataset| dataset.manifest.statistics.clone()).unwrap_or_default(),
+        written: Written::default(),
         flow: Vec::new(),
         tasks: (0, 0),
         inputs: fingerprint.inputs.clone(),
@@ -218,7 +288,7 @@ fn runtime(plan: &Plan) -> Option<Value> {
     plan.runtime.as_ref().map(|runtime| json!({"name": runtime.name(), "version": runtime.version(), "devices": runtime.devices()}))
 }
 
-fn manifest(plan: &Plan, phase: &Phase, shards: Vec<crate::dataset::ShardEntry>, flow: &[Flow]) -> Result<Manifest> {
+fn manifest(plan: &Plan, phase: &Phase, input: &[Dataset], shards: Vec<crate::dataset::ShardEntry>, flow: &[Flow]) -> Result<Manifest> {
     let mut statistics = Statistics::default();
     shards.iter().for_each(|shard| statistics.add(&shard.statistics));
     let stages = flow.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
@@ -236,7 +306,7 @@ fn manifest(plan: &Plan, phase: &Phase, shards: Vec<crate::dataset::ShardEntry>,
             inputs: phase.fingerprint.inputs.clone(),
             stages: stages.map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?,
             runtime: runtime(plan),
-            source_metadata: serde_json::Map::new(),
+            source_metadata: said(input),
         },
     })
 }
@@ -275,7 +345,7 @@ impl Report {
             json!({
                 "path": output.path, "reused": output.reused, "manifest": output.manifest, "statistics": output.statistics, "stages": output.flow,
                 "tasks": output.tasks.0, "tasks_resumed": output.tasks.1, "inputs": output.inputs, "runtime": output.runtime,
-                "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings,
+                "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings, "elsewhere": output.written.elsewhere,
             })
         });
         json!({

@@ -8,9 +8,10 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::{Incoming, Source};
+use crate::dataset::manifest::{Lineage, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
-use crate::dataset::{Chunk, ShardEntry, store};
+use crate::dataset::{Chunk, Manifest, ShardEntry, store};
 use crate::error::{Error, Result};
 
 /// What an import wrote.
@@ -25,9 +26,36 @@ pub struct Imported {
     pub rows: u64,
 }
 
+/// A trajectory that was set aside, and why.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Aside {
+    /// Its place in the source, from 0.
+    pub index: u64,
+    /// What is the matter with it.
+    pub reason: String,
+}
+
+impl Imported {
+    /// The manifest of what was written.
+    pub fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
+        let mut statistics = Statistics::default();
+        self.shards.iter().for_each(|shard| statistics.add(&shard.statistics));
+        Manifest {
+            trajmill: VERSION,
+            tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
+            fingerprint: key.to_owned(),
+            columns: schema::describe(&self.steps),
+            statistics,
+            shards: self.shards,
+            lineage,
+        }
+    }
+}
+
 /// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order, in shards that close at
 /// the first trajectory end at or after `shard_rows` rows. `fingerprint` identifies the source's bytes, and with the
-/// source's own key makes a trajectory's `uid`. `progress` is called with the rows of each batch when it is written.
+/// source's own key makes a trajectory's `uid`. Bad trajectories go to `aside`, where there is one and the source can go on
+/// after them. `progress` is called with the rows of each batch when it is written.
 ///
 /// # Errors
 /// Where the source is damaged or contradicts itself, or files cannot be written; what was written is left for the
@@ -38,6 +66,7 @@ pub fn import(
     fingerprint: &str,
     root: &Path,
     shard_rows: u64,
+    mut aside: Option<&mut Vec<Aside>>,
     progress: &dyn Fn(u64),
 ) -> Result<Imported> {
     store::create_dir(&root.join("steps"))?;
@@ -56,11 +85,25 @@ pub fn import(
     let (mut trajectories, mut rows) = (0, 0);
     let mut batch: Vec<Incoming> = Vec::new();
     let mut batch_rows = 0;
+    let mut read = 0;
     loop {
-        let next = source.next()?;
+        let next = source.next().map_err(|error| (error, source.recovers()));
+        let next = next.and_then(|next| match next {
+            // What can be read and is wrong does not keep the next from being read.
+            Some(next) => check(&next, &incoming, &about).map(|()| Some(next)).map_err(|error| (error, true)),
+            None => Ok(None),
+        });
+        read += 1;
+        let next = match (next, &mut aside) {
+            (Ok(next), _) => next,
+            (Err((error, true)), Some(aside)) => {
+                aside.push(Aside { index: read - 1, reason: error.message });
+                continue;
+            }
+            (Err((error, _)), _) => return Err(error),
+        };
         let ended = next.is_none();
         if let Some(next) = next {
-            check(&next, &incoming, &about)?;
             batch_rows += next.steps.num_rows() as u64;
             batch.push(next);
         }
@@ -71,7 +114,7 @@ pub fn import(
         if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {
             let mut shard = match writer.take() {
                 Some(shard) => shard,
-                None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true, None)?,
+                None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
             };
             if !batch.is_empty() {
                 shard.write(&chunk(&batch, trajectories, &incoming, &steps, &carried, &origin)?)?;
@@ -92,6 +135,12 @@ pub fn import(
             return Ok(Imported { shards, steps, trajectories, rows });
         }
     }
+}
+
+/// What a source says `about` each trajectory, with the identity that import gives where it says none.
+pub fn identified(about: &Schema) -> SchemaRef {
+    let fields = carried(about).fields().iter().filter(|field| field.name() != trajectory::TRAJECTORY_ID).cloned().collect::<Vec<_>>();
+    Arc::new(Schema::new(fields))
 }
 
 /// Columns of `trajectories` that cannot be computed from steps: identity, and what the source says `about` each.
@@ -268,7 +317,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let seen = std::cell::Cell::new(0);
         let imported =
-            import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, &|rows| seen.set(seen.get() + rows)).unwrap();
+            import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, None, &|rows| seen.set(seen.get() + rows)).unwrap();
         assert_eq!((imported.trajectories, imported.rows, seen.get()), (5, 25, 25));
         let rows: Vec<(u64, u64)> = imported.shards.iter().map(|shard| (shard.steps.rows, shard.trajectories.rows)).collect();
         assert_eq!(rows, [(9, 2), (9, 2), (7, 1)]);
@@ -286,10 +335,13 @@ mod tests {
     #[test]
     fn an_empty_source_still_makes_a_shard_and_bad_trajectories_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, &|_| {}).unwrap();
+        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, None, &|_| {}).unwrap();
         assert_eq!((imported.shards.len(), imported.rows), (1, 0));
         let message = |length: usize| {
-            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, &|_| {}).err().unwrap().message
+            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, None, &|_| {})
+                .err()
+                .unwrap()
+                .message
         };
         assert_eq!(message(0), "trajectory `k1` has no rows");
         assert_eq!(message(1), "trajectory `k1` has no step, only a final observation");

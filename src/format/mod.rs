@@ -3,15 +3,31 @@
 //! A reader turns a foreign dataset into a stream of whole trajectories with canonical columns; it holds one
 //! trajectory, never the dataset. [`import`] numbers them and writes shards. Nothing in a file is ever executed.
 
+pub mod adapt;
+mod arrow;
 mod blosc;
+pub mod check;
+mod d3rlpy;
 mod d4rl;
+mod dense;
+pub mod diff;
+mod exorl;
+pub mod export;
 mod flat;
+mod grouped;
+mod hdf5;
 pub mod import;
+mod kept;
 mod lerobot;
+mod minari;
+mod npy;
 mod npz;
+mod ogbench;
 pub mod outgoing;
 mod parquet;
 mod rlds;
+mod robomimic;
+mod robosuite;
 mod table;
 mod tensordict;
 mod tfagents;
@@ -21,8 +37,8 @@ mod zarr;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use ::arrow::array::RecordBatch;
+use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -30,16 +46,27 @@ pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written}
 
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[
+    arrow::FORMAT,
+    d3rlpy::FORMAT,
     d4rl::FORMAT,
+    exorl::FORMAT,
     lerobot::FORMAT,
     lerobot::FORMAT_V21,
+    minari::FORMAT,
+    npy::FORMAT,
     npz::FORMAT,
+    ogbench::FORMAT,
     parquet::FORMAT,
     rlds::FORMAT,
+    robomimic::FORMAT,
+    robosuite::FORMAT,
     tensordict::FORMAT,
     tfagents::FORMAT,
     zarr::FORMAT,
 ];
+
+/// Opens a foreign dataset for reading.
+pub type Read = fn(&Path, &Options) -> Result<Box<dyn Source>>;
 
 /// One entry of the registry.
 pub struct Format {
@@ -50,7 +77,7 @@ pub struct Format {
     /// Whether the file or directory looks like this format.
     pub detect: fn(&Path) -> bool,
     /// Opens a dataset for reading; `None` where the format is only written.
-    pub read: Option<fn(&Path, &Options) -> Result<Box<dyn Source>>>,
+    pub read: Option<Read>,
     /// How a dataset is written; `None` where the format is only read.
     pub write: Option<Writer>,
     /// Holds a file or directory against the rules of the format's own loader; `None` where reading it is all the check.

@@ -39,38 +39,30 @@ pub struct Writer {
 }
 
 /// What the user says about the writing of a foreign format.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WriteOptions {
     /// What becomes of steps without an action where the format cannot leave one out
-    #[arg(long, value_enum, default_value_t)]
     pub unlabelled: Unlabelled,
     /// Value of every dimension of an action that is filled in
-    #[arg(long, default_value_t)]
     pub fill: f64,
     /// Name that the loader knows the dataset by, such as Minari's `mujoco/hopper/medium-v0`
-    #[arg(long)]
     pub name: Option<String>,
     /// Environment that the data come from, such as `Hopper-v5`
-    #[arg(long)]
     pub env: Option<String>,
     /// Steps per second
-    #[arg(long)]
     pub fps: Option<u32>,
     /// Robot that the data come from
-    #[arg(long)]
     pub robot: Option<String>,
     /// Text of the task, for trajectories that have none of their own
-    #[arg(long)]
     pub task: Option<String>,
     /// What the output is to say of its origin; formats of one file keep it in the file.
     #[serde(skip)]
-    #[arg(skip)]
     pub note: String,
 }
 
 /// What becomes of steps without an action where the format cannot leave one out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unlabelled {
     /// Nothing is written.
@@ -80,6 +72,19 @@ pub enum Unlabelled {
     Drop,
     /// Their actions are filled with the value of `fill`, and `action_valid` is false beside them.
     Fill,
+}
+
+impl std::str::FromStr for Unlabelled {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Unlabelled, String> {
+        match text {
+            "refuse" => Ok(Unlabelled::Refuse),
+            "drop" => Ok(Unlabelled::Drop),
+            "fill" => Ok(Unlabelled::Fill),
+            _ => Err("write refuse, drop or fill".to_owned()),
+        }
+    }
 }
 
 /// What a writer did beside writing.

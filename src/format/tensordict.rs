@@ -237,5 +237,5 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             next.layout.name = "next_observations".to_owned();
         }
     }
-    Ok(Box::new(Flat::new(path, found.parts, &options, metadata)?))
+    Ok(Box::new(Flat::new(path, found.parts, &options, metadata, None)?))
 }

@@ -458,7 +458,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     {
         options.map.push((step::OBSERVATION.to_owned(), state.to_owned()));
     }
-    Ok(Box::new(Flat::new(path, parts, &options, metadata)?))
+    Ok(Box::new(Flat::new(path, parts, &options, metadata, None)?))
 }
 
 /// One past the last row of each trajectory.

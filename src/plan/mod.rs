@@ -8,6 +8,7 @@
 mod fingerprint;
 mod models;
 mod resolve;
+pub mod sources;
 pub mod table;
 pub mod tasks;
 
@@ -17,10 +18,11 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::dataset::Dataset;
-use crate::stage::{Check, Materialise, OutputFormat, Selection, Transform};
+use crate::stage::{Check, Materialise, Selection, Transform};
 
 pub use fingerprint::Fingerprint;
 pub use resolve::{COPY, resolve};
+pub use sources::Foreign;
 pub use table::Table;
 pub use tasks::{Piece, Task};
 
@@ -30,6 +32,8 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// The datasets of the source.
     pub sources: Vec<Dataset>,
+    /// How those of them come to be that are not there yet; one for each source.
+    pub foreign: Vec<Option<Foreign>>,
     /// The runtime that models run on; `None` where no stage has one.
     pub runtime: Option<Arc<crate::model::Runtime>>,
     /// Text of the pipeline, for the lineage.
@@ -84,25 +88,15 @@ pub enum Sink {
         /// Where.
         path: PathBuf,
         /// How.
-        options: Materialise,
+        options: Box<Materialise>,
     },
-}
-
-impl Phase {
-    /// What the files of a plain Parquet output say of themselves, having no manifest to say it.
-    pub fn parquet_note(&self) -> Option<String> {
-        match &self.sink {
-            Sink::Output { options, .. } if options.format == OutputFormat::Parquet => serde_json::to_string(&self.fingerprint.inputs).ok(),
-            _ => None,
-        }
-    }
 }
 
 impl Plan {
     /// The output that phase `index` works towards: a staged phase lies in the staging directory of the next output.
     pub fn output_of(&self, index: usize) -> Option<(usize, &PathBuf, &Materialise)> {
         self.phases.iter().enumerate().skip(index).find_map(|(index, phase)| match &phase.sink {
-            Sink::Output { path, options } => Some((index, path, options)),
+            Sink::Output { path, options } => Some((index, path, options.as_ref())),
             Sink::Staged { .. } => None,
         })
     }

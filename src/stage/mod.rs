@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::model;
 
 pub use check::Check;
-pub use materialise::{Materialise, OutputFormat};
+pub use materialise::Materialise;
 
 /// Every stage, by name in alphabetical order.
 pub const STAGES: &[Stage] = &[

@@ -85,7 +85,6 @@ impl Checked {
     /// Closes the file and makes it durable.
     pub(super) fn finish(mut self) -> Result<()> {
         self.close_group()?;
-        self.file.finish()?;
         self.file.into_inner()?.finish()?;
         Ok(())
     }

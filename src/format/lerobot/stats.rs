@@ -338,7 +338,7 @@ mod tests {
         let values: Vec<f64> = (0..500).map(f64::from).collect();
         let summary = summary(&values, 1);
         assert_eq!((summary.quantiles[0][0], summary.quantiles[2][0], summary.quantiles[4][0]), (4.99, 249.5, 494.01));
-        assert_eq!((summary.mean[0], summary.std[0]), (249.5, 144.337_278_621_982_3));
+        assert_eq!((summary.mean[0], summary.std[0]), (249.5, 144.337_278_621_983_16));
     }
 
     proptest! {

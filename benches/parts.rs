@@ -101,7 +101,7 @@ fn place() -> TempDir {
 /// Writes one shard.
 fn write(place: &Path, chunks: &[Chunk]) -> trajmill::dataset::ShardEntry {
     let (steps, carried) = (chunks[0].steps.schema(), chunks[0].trajectories.schema());
-    let mut writer = ShardWriter::create(place, 0, &steps, &carried, true, None).unwrap();
+    let mut writer = ShardWriter::create(place, 0, &steps, &carried, true).unwrap();
     for chunk in chunks {
         writer.write(chunk).unwrap();
     }

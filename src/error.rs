@@ -103,11 +103,20 @@ impl From<parquet::errors::ParquetError> for Error {
             parquet::errors::ParquetError::External(source) => source.downcast_ref::<std::io::Error>(),
             _ => None,
         };
-        match source.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<Error>()) {
-            Some(own) => Error { kind: own.kind, message: own.message.clone(), hints: own.hints.clone() },
-            None => Error::failed(error.to_string()),
-        }
+        source.and_then(inner).unwrap_or_else(|| Error::failed(error.to_string()))
     }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Error {
+        inner(&error).unwrap_or_else(|| Error::failed(error.to_string()))
+    }
+}
+
+/// What `dataset::store` said, where that is what failed.
+fn inner(error: &std::io::Error) -> Option<Error> {
+    let own = error.get_ref()?.downcast_ref::<Error>()?;
+    Some(Error { kind: own.kind, message: own.message.clone(), hints: own.hints.clone() })
 }
 
 impl From<datafusion::error::DataFusionError> for Error {

@@ -1,6 +1,8 @@
 //! The engine on one screen: config → plan → exec → commit, output by output.
 
-use std::path::{Path, PathBuf};
+mod report;
+
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -9,14 +11,17 @@ use serde_json::{Value, json};
 use crate::commit::{Existing, Staging, existing, existing_model, publish_model};
 use crate::config::PipelineFile;
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
-use crate::dataset::{Dataset, layout, schema};
+use crate::dataset::{Dataset, layout, schema, store};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{self, Clock, Setting};
+use crate::format::{WriteOptions, Written, export, import};
 use crate::plan::table::{self, Flow};
-use crate::plan::{self, Lesson, Phase, Plan, Sink, tasks};
+use crate::plan::{self, Foreign, Lesson, Phase, Plan, Sink, tasks};
 use crate::query::Session;
-use crate::stage::OutputFormat;
-use crate::{config, model, train};
+use crate::stage::Materialise;
+use crate::{commit, config, model, train};
+
+pub use report::{Model, Output, Report};
 
 /// Shards of a dataset that only the next phase reads aim at this many rows.
 const STAGED_SHARD_ROWS: u64 = 250_000;
@@ -55,52 +60,8 @@ pub trait Watch: Sync {
     fn say(&self, line: &str);
 }
 
-/// What a run did.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Its outputs, in order.
-    pub outputs: Vec<Output>,
-    /// The models that it learnt or found, in order.
-    pub models: Vec<Model>,
-    /// Wall time.
-    pub seconds: f64,
-}
-
-/// A model that a run learnt or found.
-#[derive(Debug)]
-pub struct Model {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Whether it was there already, learnt from the same things in the same way.
-    pub reused: bool,
-    /// How good it is, in a sentence; empty where it was there.
-    pub summary: String,
-}
-
-/// One output of a run.
-#[derive(Debug)]
-pub struct Output {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Whether it was there already, made of the same things.
-    pub reused: bool,
-    /// blake3 of its manifest; `None` for plain Parquet.
-    pub manifest: Option<String>,
-    /// Totals over it.
-    pub statistics: Statistics,
-    /// Rows and trajectories through each stage since the output before.
-    pub flow: Vec<Flow>,
-    /// Tasks, and how many of them an earlier run had finished.
-    pub tasks: (usize, usize),
-    /// What it depends on, by name.
-    pub inputs: std::collections::BTreeMap<String, String>,
-    /// Share of the workers' time by what they did.
-    pub time: Vec<(String, f64)>,
-    /// Runtime, version and devices, where a model ran.
-    pub runtime: Option<Value>,
-    /// Predicates that did not hold and were only to be said.
-    pub warnings: Vec<String>,
-}
+/// A dataset to read, and how it comes to be where it is not there yet.
+type Input<'a> = (Dataset, Option<&'a Foreign>);
 
 /// Runs the pipeline file at `path`.
 ///
@@ -114,7 +75,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         options.watch.say(&note);
     }
     let mut report = Report::default();
-    let mut sources = plan.sources.clone();
+    let mut sources: Vec<Input> = plan.sources.iter().cloned().zip(plan.foreign.iter().map(Option::as_ref)).collect();
     let mut first = 0;
     while let Some((last, path)) = plan.output_of(first) {
         let phases = &plan.phases[first..=last];
@@ -126,7 +87,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
             }
         }
         if last + 1 < plan.phases.len() {
-            sources = vec![Dataset::open(path)?];
+            sources = vec![(Dataset::open(path)?, None)];
         }
         first = last + 1;
     }
@@ -135,14 +96,14 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
 }
 
 /// Produces one output: its staged phases and the one that is published.
-fn produce(plan: &Plan, phases: &[Phase], sources: &[Dataset], options: &Options, report: &mut Report) -> Result<Output> {
+fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, report: &mut Report) -> Result<Output> {
     let Some(Phase { sink: Sink::Output { path, options: wanted }, fingerprint, .. }) = phases.last() else {
         return Err(Error::failed("the plan has no output"));
     };
     let key = fingerprint.key();
     let replace = match existing(path)? {
         Existing::Nothing => wanted.overwrite,
-        Existing::Result { key: found, .. } if found == key && !options.fresh => return reused(plan, path, wanted.format, fingerprint),
+        Existing::Result { key: found, .. } if found == key && !options.fresh => return reused(plan, path, wanted, fingerprint),
         // `--fresh` makes the same result again: nothing is lost with the one that is there.
         Existing::Result { key: found, .. } if wanted.overwrite || found == key => true,
         Existing::Result { inputs, .. } => {
@@ -158,9 +119,8 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Dataset], options: &Options
     for lesson in lessons(phases) {
         missing(lesson, options)?;
     }
-    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
-    let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
-    let work = carry_out(plan, phases, sources, &staging, options, report)?;
+    let (staging, sources) = claim(path, phases, sources, options)?;
+    let work = carry_out(plan, phases, &sources, &staging, options, report)?;
     let (Some(result), Some(phase)) = (work.datasets.last(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
     let warnings = match check(phase, result, options) {
         Ok(warnings) => warnings,
@@ -171,13 +131,24 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Dataset], options: &Options
         }
         Err(error) => return Err(error),
     };
-    let plain = wanted.format == OutputFormat::Parquet;
-    staging.publish(&if plain { result.path.join("steps") } else { result.path.clone() }, replace)?;
+    let foreign = wanted.foreign()?;
+    let (sealed, written) = match foreign {
+        None => (result.path.clone(), Written::default()),
+        Some(format) => {
+            options.watch.say(&format!("writing {} as {}", path.display(), format.name));
+            let to = staging.foreign(&key)?;
+            let note = commit::note(fingerprint, &result.manifest)?;
+            let written = export::export(format, result.clone(), &to, &WriteOptions { note, ..wanted.with.clone() })?;
+            (to, written)
+        }
+    };
+    staging.publish(&sealed, replace)?;
     Ok(Output {
         path: path.clone(),
         reused: false,
-        manifest: (!plain).then(|| result.hash.clone()),
+        manifest: foreign.is_none().then(|| result.hash.clone()),
         statistics: result.manifest.statistics.clone(),
+        written,
         flow: work.flow,
         tasks: work.tasks,
         inputs: fingerprint.inputs.clone(),
@@ -185,6 +156,47 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Dataset], options: &Options
         runtime: runtime(plan),
         warnings,
     })
+}
+
+/// Takes the staging directory of the output at `path`, and imports into it what is to be read and not there yet.
+fn claim(path: &Path, phases: &[Phase], sources: &[Input], options: &Options) -> Result<(Staging, Vec<Dataset>)> {
+    let imports = sources.iter().filter_map(|(_, foreign)| *foreign).map(|foreign| foreign.fingerprint.key());
+    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).chain(imports).collect();
+    let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
+    let sources = sources.iter().map(|(source, foreign)| match foreign {
+        Some(foreign) => stage(foreign, &source.name, &staging, options),
+        None => Ok(source.clone()),
+    });
+    let sources = sources.collect::<Result<Vec<_>>>()?;
+    Ok((staging, sources))
+}
+
+/// Imports a source into the staging directory, where an earlier run has not done it.
+fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) -> Result<Dataset> {
+    let key = foreign.fingerprint.key();
+    let root = staging.dataset(&key);
+    if !layout::manifest(&root).exists() {
+        // An import that was killed starts over.
+        store::remove(&root)?;
+        foreign.read(|source| {
+            options.watch.begin(&format!("import {name}"), source.rows().unwrap_or(0));
+            let content = foreign.fingerprint.inputs.get("source").cloned().unwrap_or_default();
+            let imported = import::import(source, name, &content, &root, STAGED_SHARD_ROWS, None, &|rows| {
+                options.watch.advance(rows);
+            });
+            options.watch.end();
+            let by = foreign.format.map_or("trajmill", |format| format.name);
+            let lineage = Lineage {
+                by: format!("import {by}"),
+                inputs: foreign.fingerprint.inputs.clone(),
+                source_metadata: source.metadata(),
+                ..Lineage::default()
+            };
+            staging.seal(&key, &imported?.manifest(&key, lineage)).map(|_| ())
+        })?;
+    }
+    let dataset = Dataset::open(&root)?;
+    Ok(Dataset { name: name.to_owned(), ..dataset })
 }
 
 /// What phases made in a staging directory.
@@ -238,14 +250,14 @@ fn carry_out(
         flow.extend(table.flow);
         flow.extend(outcome.flow);
         done = (done.0 + outcome.tasks, done.1 + outcome.resumed);
-        let manifest = manifest(plan, phase, outcome.shards, &flow)?;
+        let manifest = manifest(plan, phase, input, outcome.shards, &flow)?;
         staged.push(Dataset::open(&staging.seal(&key, &manifest)?)?);
     }
     Ok(Work { datasets: staged, flow, tasks: done, clock })
 }
 
 /// Learns the models that a pipeline ends with; what the stages before have changed is staged beside the last of them.
-fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Dataset], options: &Options, report: &mut Report) -> Result<()> {
+fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Input], options: &Options, report: &mut Report) -> Result<()> {
     let mut any = false;
     for lesson in lessons(phases) {
         any |= missing(lesson, options)?;
@@ -254,9 +266,8 @@ fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Dataset], 
         report.models.extend(lessons(phases).map(|lesson| Model { path: lesson.path.clone(), reused: true, summary: String::new() }));
         return Ok(());
     }
-    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).collect();
-    let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
-    carry_out(plan, phases, sources, &staging, options, report)?;
+    let (staging, sources) = claim(path, phases, sources, options)?;
+    carry_out(plan, phases, &sources, &staging, options, report)?;
     staging.discard()
 }
 
@@ -319,19 +330,32 @@ impl train::Watch for Learning<'_> {
     }
 }
 
-fn reused(plan: &Plan, path: &Path, format: OutputFormat, fingerprint: &plan::Fingerprint) -> Result<Output> {
+/// What the sources said of themselves: of one verbatim, of several under their names.
+fn said(sources: &[Dataset]) -> serde_json::Map<String, Value> {
+    let said = |source: &Dataset| source.manifest.lineage.source_metadata.clone();
+    match sources {
+        [one] => said(one),
+        several => {
+            let named = several.iter().map(|source| (source.name.clone(), Value::Object(said(source))));
+            named.filter(|(_, said)| said.as_object().is_some_and(|said| !said.is_empty())).collect()
+        }
+    }
+}
+
+fn reused(plan: &Plan, path: &Path, wanted: &Materialise, fingerprint: &plan::Fingerprint) -> Result<Output> {
     // A run that was killed between publishing and tidying up left its staging directory.
     if layout::staging(path).exists()
         && let Ok(staging) = Staging::claim(path, &[])
     {
         staging.discard()?;
     }
-    let dataset = (format == OutputFormat::Trajmill).then(|| Dataset::open(path)).transpose()?;
+    let dataset = wanted.foreign()?.is_none().then(|| Dataset::open(path)).transpose()?;
     Ok(Output {
         path: path.to_owned(),
         reused: true,
         manifest: dataset.as_ref().map(|dataset| dataset.hash.clone()),
         statistics: dataset.as_ref().map(|dataset| dataset.manifest.statistics.clone()).unwrap_or_default(),
+        written: Written::default(),
         flow: Vec::new(),
         tasks: (0, 0),
         inputs: fingerprint.inputs.clone(),
@@ -345,7 +369,7 @@ fn runtime(plan: &Plan) -> Option<Value> {
     plan.runtime.as_ref().map(|runtime| json!({"name": runtime.name(), "version": runtime.version(), "devices": runtime.devices()}))
 }
 
-fn manifest(plan: &Plan, phase: &Phase, shards: Vec<crate::dataset::ShardEntry>, flow: &[Flow]) -> Result<Manifest> {
+fn manifest(plan: &Plan, phase: &Phase, input: &[Dataset], shards: Vec<crate::dataset::ShardEntry>, flow: &[Flow]) -> Result<Manifest> {
     let mut statistics = Statistics::default();
     shards.iter().for_each(|shard| statistics.add(&shard.statistics));
     let stages = flow.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
@@ -363,7 +387,7 @@ fn manifest(plan: &Plan, phase: &Phase, shards: Vec<crate::dataset::ShardEntry>,
             inputs: phase.fingerprint.inputs.clone(),
             stages: stages.map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?,
             runtime: runtime(plan),
-            source_metadata: serde_json::Map::new(),
+            source_metadata: said(input),
         },
     })
 }
@@ -391,31 +415,4 @@ fn check(phase: &Phase, result: &Dataset, options: &Options) -> Result<Vec<Strin
     }
     let message = format!("{} of the checks did not hold, and nothing was published:\n    {}", failures.len(), failures.join("\n    "));
     Err(Error { kind: Kind::Checks, ..Error::failed(message) })
-}
-
-impl Report {
-    /// The report as one JSON object, for programs.
-    pub fn to_json(&self) -> Value {
-        let steps: u64 = self.outputs.iter().filter(|output| !output.reused).map(|output| output.statistics.steps).sum();
-        let read: u64 = self.outputs.iter().filter_map(|output| output.flow.first()).map(|flow| flow.rows_in).sum();
-        let outputs = self.outputs.iter().map(|output| {
-            json!({
-                "path": output.path, "reused": output.reused, "manifest": output.manifest, "statistics": output.statistics, "stages": output.flow,
-                "tasks": output.tasks.0, "tasks_resumed": output.tasks.1, "inputs": output.inputs, "runtime": output.runtime,
-                "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings,
-            })
-        });
-        let models = self.models.iter().map(|model| json!({"path": model.path, "reused": model.reused, "summary": model.summary}));
-        let reused = self.outputs.iter().map(|output| output.reused).chain(self.models.iter().map(|model| model.reused));
-        json!({
-            "reused": !(self.outputs.is_empty() && self.models.is_empty()) && reused.into_iter().all(|reused| reused),
-            "seconds": self.seconds,
-            "rows_read": read,
-            "steps_written": steps,
-            "steps_per_second": steps as f64 / self.seconds.max(1e-9),
-            "runtime": self.outputs.iter().find_map(|output| output.runtime.clone()),
-            "outputs": outputs.collect::<Vec<_>>(),
-            "models": models.collect::<Vec<_>>(),
-        })
-    }
 }

@@ -103,7 +103,7 @@ fn write_dataset(path: &Path) -> Dataset {
     let mut statistics = Statistics::default();
     let mut shards = Vec::new();
     for shard in 0..SHARDS {
-        let mut writer = ShardWriter::create(path, shard as usize, &steps_schema(), &carried(), true, None).unwrap();
+        let mut writer = ShardWriter::create(path, shard as usize, &steps_schema(), &carried(), true).unwrap();
         writer.write(&chunk(shard * PER_SHARD..(shard + 1) * PER_SHARD)).unwrap();
         let entry = writer.finish().unwrap();
         statistics.add(&entry.statistics);

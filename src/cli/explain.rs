@@ -25,7 +25,9 @@ pub(super) fn explain(plan: &Plan) -> Result<(String, Value)> {
         let _ = writeln!(text, "models  {} {} on {}", runtime.name(), runtime.version(), runtime.devices().join(", "));
     }
     for (index, phase) in plan.phases.iter().enumerate() {
-        let table = (index == 0).then(|| table::select(phase, &plan.sources)).transpose()?;
+        // What is yet to be imported has sizes only then.
+        let known = index == 0 && plan.foreign.iter().all(Option::is_none);
+        let table = known.then(|| table::select(phase, &plan.sources)).transpose()?;
         let _ = writeln!(text, "\nphase {}", index + 1);
         phases.push(describe(phase, table.as_ref(), &mut text)?);
     }

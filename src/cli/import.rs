@@ -6,12 +6,15 @@ use super::progress::Progress;
 use super::report;
 use crate::commit::{Existing, Staging, existing};
 use crate::dataset::Dataset;
-use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
-use crate::dataset::{layout, schema};
-use crate::error::{Error, Result};
+use crate::dataset::manifest::Lineage;
+use crate::dataset::{layout, store};
+use crate::error::{Error, Kind, Result};
 use crate::format::{self, import};
 use crate::plan::Fingerprint;
 use crate::run::Watch;
+
+/// What says of trajectories that were set aside why they were.
+const QUARANTINE: &str = "quarantine.jsonl";
 
 /// What `import` takes.
 #[derive(Debug, clap::Args)]
@@ -20,7 +23,7 @@ pub(super) struct ImportArgs {
     source: PathBuf,
     /// The dataset's directory; it must not exist
     dataset: PathBuf,
-    /// Format of the source: d4rl, npz or parquet [default: told from the files]
+    /// Format of the source [default: told from the files]
     #[arg(long)]
     from: Option<String>,
     /// Canonical column=source column, comma-separated; a glob over scalar columns makes a vector: observation=obs_*
@@ -35,9 +38,28 @@ pub(super) struct ImportArgs {
     /// Longest trajectory, where the source marks terminal states alone
     #[arg(long)]
     max_steps: Option<usize>,
+    /// What the last step of an RLDS episode holds
+    #[arg(long, value_enum, default_value_t)]
+    final_action: format::FinalAction,
+    /// Which step of an RLDS episode an action stands in
+    #[arg(long, value_enum, default_value_t)]
+    alignment: format::Alignment,
+    /// What becomes of a bad trajectory: fail, or quarantine to set it aside with its reason in quarantine.jsonl
+    #[arg(long, default_value = "fail")]
+    on_error: OnError,
+    /// Trajectories that may be set aside; more of them give exit code 4
+    #[arg(long, default_value_t = 0)]
+    allowed: u64,
     /// Rows that a shard aims at
     #[arg(long, default_value_t = 250_000)]
     shard_rows: u64,
+}
+
+/// What becomes of a bad trajectory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnError {
+    Fail,
+    Quarantine,
 }
 
 pub(super) fn run(args: &ImportArgs) -> Result<()> {
@@ -48,7 +70,18 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     fingerprint.set("source", &content);
     fingerprint.set(
         "options",
-        format!("{} {:?} {:?} {:?} {:?} {}", format.name, args.map, args.trajectory, args.step, args.max_steps, args.shard_rows),
+        format!(
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?}",
+            format.name,
+            args.map,
+            args.trajectory,
+            args.step,
+            args.max_steps,
+            args.final_action,
+            args.alignment,
+            args.shard_rows,
+            args.on_error
+        ),
     );
     let key = fingerprint.key();
     match existing(&args.dataset)? {
@@ -67,11 +100,19 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             return Err(Error::failed(format!("{} exists", args.dataset.display())).hint("import to another path, or remove it first"));
         }
     }
-    let options =
-        format::Options { map: args.map.clone(), trajectory: args.trajectory.clone(), step: args.step.clone(), max_steps: args.max_steps };
-    let mut source = (format.read)(&args.source, &options)?;
+    let options = format::Options {
+        map: args.map.clone(),
+        trajectory: args.trajectory.clone(),
+        step: args.step.clone(),
+        max_steps: args.max_steps,
+        final_action: args.final_action,
+        alignment: args.alignment,
+    };
+    let read = format.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", format.name)))?;
+    let mut source = read(&args.source, &options)?;
     let staging = Staging::claim(&args.dataset, &[])?;
-    let imported = fill(&staging, &key, source.as_mut(), args, &content);
+    let mut aside = Vec::new();
+    let imported = fill(&staging, &key, source.as_mut(), args, &content, &mut aside);
     let imported = match imported {
         Ok(imported) => imported,
         Err(error) => {
@@ -80,23 +121,18 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             return Err(error);
         }
     };
-    let mut statistics = Statistics::default();
-    imported.shards.iter().for_each(|shard| statistics.add(&shard.statistics));
-    let manifest = Manifest {
-        trajmill: VERSION,
-        tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
-        fingerprint: key.clone(),
-        columns: schema::describe(&imported.steps),
-        statistics,
-        shards: imported.shards,
-        lineage: Lineage {
-            by: format!("import {}", format.name),
-            inputs: fingerprint.inputs,
-            source_metadata: source.metadata(),
-            ..Lineage::default()
-        },
+    let lineage = Lineage {
+        by: format!("import {}", format.name),
+        inputs: fingerprint.inputs,
+        source_metadata: source.metadata(),
+        ..Lineage::default()
     };
-    let sealed = staging.seal(&key, &manifest)?;
+    if !aside.is_empty() {
+        let lines =
+            aside.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>().map_err(|error| Error::failed(error.to_string()))?;
+        store::write(&staging.dataset(&key).join(QUARANTINE), format!("{}\n", lines.join("\n")).as_bytes())?;
+    }
+    let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
     staging.publish(&sealed, false)?;
     let dataset = Dataset::open(&args.dataset)?;
     report::say(&format!(
@@ -106,14 +142,33 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         dataset.rows(),
         dataset.manifest.shards.len()
     ));
+    if let Some(first) = aside.first() {
+        let place = args.dataset.join(QUARANTINE);
+        report::say(&format!("{} trajectories set aside, reasons in {}; the first: {}", aside.len(), place.display(), first.reason));
+    }
+    if aside.len() as u64 > args.allowed {
+        let message = format!("{} trajectories were set aside, and {} are allowed", aside.len(), args.allowed);
+        return Err(Error {
+            kind: Kind::Checks,
+            ..Error::failed(message).hint("the others are imported; --allowed N says how many may be bad")
+        });
+    }
     Ok(())
 }
 
-fn fill(staging: &Staging, key: &str, source: &mut dyn format::Source, args: &ImportArgs, content: &str) -> Result<import::Imported> {
+fn fill(
+    staging: &Staging,
+    key: &str,
+    source: &mut dyn format::Source,
+    args: &ImportArgs,
+    content: &str,
+    aside: &mut Vec<import::Aside>,
+) -> Result<import::Imported> {
     let progress = Progress::new();
     progress.begin(&args.dataset.display().to_string(), source.rows().unwrap_or(0));
     let name = Path::new(&args.source).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, &|rows| progress.advance(rows));
+    let aside = (args.on_error == OnError::Quarantine).then_some(aside);
+    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, aside, &|rows| progress.advance(rows));
     progress.end();
     imported
 }

@@ -1,12 +1,15 @@
 //! The commands. What a person reads goes to stderr, what a program may read to stdout.
 
+mod diff;
 mod explain;
+mod export;
 mod import;
 mod info;
 mod pipeline;
 mod progress;
 mod report;
 pub mod sql;
+mod validate;
 
 use std::path::PathBuf;
 
@@ -35,6 +38,12 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Make a dataset of foreign files: D4RL HDF5, npz, Parquet
     Import(import::ImportArgs),
+    /// Write a dataset in the format that a trainer loads
+    Export(export::ExportArgs),
+    /// Hold a dataset of any format against the rules of those that will load it
+    Validate(validate::ValidateArgs),
+    /// What is not the same in two datasets, such as before and after a relabel
+    Diff(diff::DiffArgs),
     /// What a dataset holds and where it comes from
     Info(info::InfoArgs),
     /// Which model runtimes and devices were found, and how to get the rest
@@ -158,6 +167,9 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Plan(args) => pipeline::plan(args),
         Command::Sql(args) => sql::run(args),
         Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Validate(args) => validate::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Info(args) => info::run(args),
         Command::Doctor => {
             report::doctor();

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use crate::error::{Error, Kind};
+use crate::format::Written;
 use crate::plan::table::Flow;
 use crate::run::{Output, Report};
 
@@ -111,12 +112,20 @@ fn one(output: &Output, seconds: f64) {
     let time: Vec<String> = output.time.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
     let limit = output.time.first().map(|(name, _)| format!("; most of the time went to {name} ({})", time.join(", "))).unwrap_or_default();
     say(&format!("{seconds:.2} s, {} rows read a second{limit}", number((read as f64 / seconds.max(1e-9)) as u64)));
+    elsewhere(&output.written);
     say(&format!("result: {}", output.path.display()));
     if output.manifest.is_some() {
         say(&format!(
             "look at it: trajmill info {0}, or trajmill sql {0} -c \"select * from trajectories limit 5\"",
             output.path.display()
         ));
+    }
+}
+
+/// Prints what the format of an output cannot hold, and where it went.
+pub(super) fn elsewhere(written: &Written) {
+    for (what, place) in &written.elsewhere {
+        say(&format!("  {what}: {place}"));
     }
 }
 

@@ -18,8 +18,10 @@ mod model;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{Manifest, layout, store, write};
+use crate::dataset::{Manifest, layout, store};
 use crate::error::{Error, Result};
+use crate::format;
+use crate::plan::Fingerprint;
 
 pub use journal::{Finished, Journal};
 pub use model::{existing_model, publish_model};
@@ -52,18 +54,31 @@ pub fn existing(output: &Path) -> Result<Existing> {
         let manifest = Manifest::parse(&bytes).map_err(|error| error.at(output.display()))?;
         return Ok(Existing::Result { key: manifest.fingerprint, inputs: manifest.lineage.inputs });
     }
-    match parquet_fingerprint(output) {
-        Some(inputs) => Ok(Existing::Result { key: crate::plan::Fingerprint { inputs: inputs.clone() }.key(), inputs }),
-        None => Ok(Existing::Foreign),
-    }
+    let note = format::export::note(output).and_then(|note| serde_json::from_value::<Note>(note).ok());
+    Ok(note.map_or(Existing::Foreign, |note| Existing::Result { key: note.fingerprint, inputs: note.inputs }))
 }
 
-fn parquet_fingerprint(output: &Path) -> Option<std::collections::BTreeMap<String, String>> {
-    use parquet::file::reader::{FileReader, SerializedFileReader};
-    let reader = SerializedFileReader::new(File::open(output.join("00000.parquet")).ok()?).ok()?;
-    let metadata = reader.metadata().file_metadata().key_value_metadata()?;
-    let value = metadata.iter().find(|entry| entry.key == write::NOTE)?.value.as_ref()?;
-    serde_json::from_str(value).ok()
+/// What an output of a foreign format says of its origin.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Note {
+    fingerprint: String,
+    inputs: std::collections::BTreeMap<String, String>,
+    /// The manifest of the dataset that was written, less its shards.
+    written_from: serde_json::Value,
+}
+
+/// What an output of a foreign format, which has no manifest, is to say of its origin: JSON.
+///
+/// # Errors
+/// Never in practice: every part has a JSON form.
+pub fn note(fingerprint: &Fingerprint, manifest: &Manifest) -> Result<String> {
+    let failed = |error: serde_json::Error| Error::failed(format!("cannot keep the origin of the output: {error}"));
+    let mut written_from = serde_json::to_value(manifest).map_err(failed)?;
+    if let Some(manifest) = written_from.as_object_mut() {
+        manifest.remove("shards");
+    }
+    let note = Note { fingerprint: fingerprint.key(), inputs: fingerprint.inputs.clone(), written_from };
+    serde_json::to_string_pretty(&note).map_err(failed)
 }
 
 /// A staging directory that this run holds.
@@ -108,6 +123,18 @@ impl Staging {
     /// Where the result with the fingerprint `key` is put together.
     pub fn dataset(&self, key: &str) -> PathBuf {
         layout::work(&self.directory, key).join("dataset")
+    }
+
+    /// Where the result with the fingerprint `key` is written in a foreign format; what a killed run left there is removed.
+    ///
+    /// # Errors
+    /// Where it cannot be removed, or its folder not made.
+    pub fn foreign(&self, key: &str) -> Result<PathBuf> {
+        let work = layout::work(&self.directory, key);
+        store::create_dir(&work)?;
+        let output = work.join("output");
+        store::remove(&output)?;
+        Ok(output)
     }
 
     /// Opens the journal of the result with the fingerprint `key`, with what an earlier run finished of it.

@@ -47,6 +47,8 @@ pub struct Input {
     pub format: Option<String>,
     /// Column names to map, canonical to the source's.
     pub map: Vec<(String, String)>,
+    /// Whether types may become wider where sources differ.
+    pub widen: bool,
     /// Where it is written.
     pub span: Span,
 }
@@ -118,7 +120,7 @@ impl PipelineFile {
 
 fn inputs(node: &Node) -> Vec<Input> {
     match &node.content {
-        Content::Str(path) => vec![Input { path: path.clone(), format: None, map: Vec::new(), span: node.span }],
+        Content::Str(path) => vec![Input { path: path.clone(), format: None, map: Vec::new(), widen: false, span: node.span }],
         Content::Seq(nodes) => nodes.iter().flat_map(inputs).collect(),
         Content::Map(_) => {
             let text = |key: &str| node.get(key).and_then(Node::as_str).map(str::to_owned);
@@ -128,8 +130,9 @@ fn inputs(node: &Node) -> Vec<Input> {
                 }
                 _ => Vec::new(),
             };
+            let widen = matches!(node.get("widen").map(|widen| &widen.content), Some(Content::Bool(true)));
             let span = node.get("path").map_or(node.span, |path| path.span);
-            vec![Input { path: text("path").unwrap_or_default(), format: text("format"), map, span }]
+            vec![Input { path: text("path").unwrap_or_default(), format: text("format"), map, widen, span }]
         }
         _ => Vec::new(),
     }

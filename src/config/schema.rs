@@ -22,7 +22,8 @@ pub fn json_schema() -> Value {
         "properties": {
             "path": {"type": "string", "description": "Path of the dataset, relative to the pipeline file's folder."},
             "format": {"type": "string", "description": "Format, where it is not trajmill's own."},
-            "map": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Canonical column to source column."}
+            "map": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Canonical column to source column."},
+            "widen": {"type": "boolean", "description": "Whether types may become wider where the sources differ."}
         },
         "required": ["path"],
         "additionalProperties": false

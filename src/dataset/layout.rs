@@ -5,6 +5,7 @@
 //! out/.NAME.staging/           one run's work, on the same file system; gone when the run is done
 //!   lock                       held while a run works here; says who
 //!   KEY/journal.jsonl          one line per finished task, written after the task's files are durable
+//!   KEY/output                 the dataset in a foreign format, where that is what is wanted
 //!   KEY/dataset/               becomes out/NAME in one rename, or is read by the next phase; KEY is the fingerprint's
 //! ```
 

@@ -33,6 +33,8 @@ pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub struct Dataset {
     /// The dataset's directory.
     pub path: PathBuf,
+    /// What it is called: the directory's name, or that of the source it was imported from.
+    pub name: String,
     /// What `dataset.json` holds.
     pub manifest: Arc<Manifest>,
     /// blake3 of `dataset.json`: the identity of everything in the dataset.
@@ -66,6 +68,7 @@ impl Dataset {
         let trajectories = read::file_schema(&path.join(&first.trajectories.path))?;
         Ok(Dataset {
             path: path.to_owned(),
+            name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             hash: blake3::hash(&bytes).to_hex().to_string(),
             manifest: Arc::new(manifest),
             steps,

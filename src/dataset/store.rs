@@ -186,6 +186,41 @@ pub fn pause() {
     faults::pause();
 }
 
+/// A file of a format whose beginning says what only its end knows.
+pub struct PatchedFile {
+    file: File,
+    path: std::path::PathBuf,
+}
+
+impl PatchedFile {
+    /// Creates `path`; it must not exist yet.
+    pub fn create(path: &Path) -> Result<PatchedFile> {
+        Ok(PatchedFile { file: create(path)?, path: path.to_owned() })
+    }
+
+    /// Writes over bytes that were written before, from `offset` on.
+    pub fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        attempt("write", &self.path, || self.file.write_all_at(bytes, offset))
+    }
+
+    /// Makes the file durable.
+    pub fn finish(self) -> Result<()> {
+        sync(&self.file, &self.path)
+    }
+}
+
+impl Write for PatchedFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = faults::before("write", &self.path).and_then(|()| self.file.write(buffer));
+        written.map_err(|error| io::Error::new(error.kind(), failed("write", &self.path, &error)))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Length and blake3 of the file at `path`, read as a stream.
 pub fn digest(path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();

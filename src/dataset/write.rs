@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::basic::{Compression, Encoding, LogicalType, Type, ZstdLevel};
-use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::manifest::{FileEntry, ShardEntry, Statistics};
@@ -15,9 +15,6 @@ use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
 use super::{Chunk, intrinsic, layout};
 use crate::error::{Error, Result};
-
-/// The footer's key for what plain Parquet output depends on.
-pub const NOTE: &str = "trajmill.fingerprint";
 
 /// A shard being written.
 pub struct ShardWriter {
@@ -88,19 +85,11 @@ fn sorting(schema: &Schema, names: &[&str]) -> Result<Vec<SortingColumn>> {
 
 impl ShardWriter {
     /// Starts shard `index` of the dataset at `root`, whose steps have the schema `steps` in memory and whose
-    /// trajectories carry the columns of `carried` along. `sorted` says that ids ascend; `note` goes into the footer
-    /// of the steps, under [`NOTE`].
+    /// trajectories carry the columns of `carried` along. `sorted` says that ids ascend.
     ///
     /// # Errors
     /// Where the files exist or cannot be created.
-    pub fn create(
-        root: &Path,
-        index: usize,
-        steps: &SchemaRef,
-        carried: &Schema,
-        sorted: bool,
-        note: Option<String>,
-    ) -> Result<ShardWriter> {
+    pub fn create(root: &Path, index: usize, steps: &SchemaRef, carried: &Schema, sorted: bool) -> Result<ShardWriter> {
         let physical = schema::physical(steps);
         let metadata = trajectories_schema(steps, carried);
         let order = |schema: &Schema, names: &[&str]| if sorted { sorting(schema, names).map(Some) } else { Ok(None) };
@@ -108,10 +97,7 @@ impl ShardWriter {
             let file = HashingFile::create(&root.join(name))?;
             Ok(ArrowWriter::try_new(file, Arc::clone(schema), Some(properties(schema, order(schema, names)?)?))?)
         };
-        let mut writer = open(&layout::steps(index), &physical, &[step::TRAJECTORY_ID, step::STEP])?;
-        if let Some(note) = note {
-            writer.append_key_value_metadata(KeyValue::new(NOTE.to_owned(), note));
-        }
+        let writer = open(&layout::steps(index), &physical, &[step::TRAJECTORY_ID, step::STEP])?;
         Ok(ShardWriter {
             root: root.to_owned(),
             index,

@@ -23,7 +23,7 @@ pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, 
     store::remove(&dataset.join(layout::trajectories(task.index)))?;
     let splits = phase.transforms.iter().any(|placed| placed.part.changes().splits);
     let sorted = table.sorted && !splits;
-    let mut writer = ShardWriter::create(dataset, task.index, &phase.steps, &phase.carried, sorted, phase.parquet_note())?;
+    let mut writer = ShardWriter::create(dataset, task.index, &phase.steps, &phase.carried, sorted)?;
     let mut flow: Vec<Flow> =
         phase.transforms.iter().map(|placed| Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() }).collect();
     let clock = setting.clock;

@@ -1,237 +1,129 @@
 //! D4RL's HDF5: `observations`, `actions`, `rewards`, `terminals`, `timeouts`, trajectories end to end; `infos/*` beside
 //! them, `metadata/*` about them.
+//!
+//! Written with `next_observations`. Where the observation after the last action is not known, the last one stands there;
+//! a trajectory that neither ended nor was cut off is cut off in the file, whose only boundaries are flags. What is lost by
+//! both is kept under `metadata/trajmill`, which D4RL's `sequence_dataset` passes over.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::DataType;
-use hdf5_pure::{AttrValue, Dataset, Datatype, DatatypeByteOrder, File, Group};
-use serde_json::{Map, Value};
 
-use super::flat::{Flat, Layout, Part, Reader};
-use super::{Format, Options, Source};
+use super::dense::{self, Plain};
+use super::flat::Flat;
+use super::hdf5::write::Hdf5;
+use super::kept::{self, Envelope, Kept};
+use super::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Writer, Written};
+use super::{Format, Options, Source, hdf5};
+use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
 /// The registry entry.
-pub(super) const FORMAT: Format =
-    Format { name: "d4rl", about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts", detect, read };
+pub(super) const FORMAT: Format = Format {
+    name: "d4rl",
+    about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts",
+    detect,
+    read: Some(read),
+    write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
+    validate: None,
+};
 
-/// First bytes of an HDF5 file.
-const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
+/// Where what no array of D4RL's holds is kept.
+const PREFIX: &str = "metadata/trajmill/";
 
-/// Bytes that a read from a dataset aims at.
-const BLOCK_BYTES: usize = 1 << 20;
-
-/// Groups within groups; a deeper file links to itself.
-const DEEPEST: usize = 16;
-
+/// Any HDF5 file that is not of a format with groups of its own.
 fn detect(path: &Path) -> bool {
-    let named = path.extension().is_some_and(|extension| ["hdf5", "h5", "hdf"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
-    path.is_file() && (named || super::starts_with(path, MAGIC))
+    hdf5::is_hdf5(path) && super::robomimic::demonstrations(path).is_none() && !super::d3rlpy::detect(path)
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let failed = |error: Error| error.at(path.display());
-    let damaged = |error: hdf5_pure::Error| {
-        failed(Error::failed(format!("not a readable HDF5 file: {error}"))).hint("the file may be cut short: fetch or write it again")
+    let (mut parts, metadata) = hdf5::everything(&hdf5::open(path)?, path)?;
+    let kept = Kept::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
+    Ok(Box::new(Flat::new(path, parts, options, metadata, kept)?))
+}
+
+fn note(path: &Path) -> Option<String> {
+    hdf5::note(path, PREFIX)
+}
+
+fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+    let mut written = Written::default();
+    let mut columns = BTreeMap::new();
+    let observation = vectors(outgoing, step::OBSERVATION)?;
+    let mut file = Hdf5::create(to)?;
+    vectors(outgoing, step::ACTION)?;
+    for (column, name) in [(step::OBSERVATION, "observations"), (step::ACTION, "actions"), (step::REWARD, "rewards")] {
+        if outgoing.steps().column_with_name(column).is_none() {
+            return Err(Error::failed(format!("D4RL needs `{name}`, and the dataset has no column `{column}`"))
+                .hint("`derive` can make one, or choose a format that does not need it"));
+        }
+        dense::column(outgoing, &mut file, column, name, false)?;
+    }
+    let next = Plain { name: "next_observations".to_owned(), ..observation };
+    dense::stream(outgoing, &mut file, &next, outgoing.length(), &[step::OBSERVATION], &next_observations)?;
+    flags(outgoing, &mut file, "terminals", step::TERMINATED)?;
+    flags(outgoing, &mut file, "timeouts", step::TRUNCATED)?;
+    if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
+        dense::proxies(outgoing, &mut file, "infos/action_is_proxy", false)?;
+        written.moved("`action_source`", "`infos/action_is_proxy`");
+    }
+    let mut left = Vec::new();
+    for column in dense::extras(outgoing.steps()) {
+        let name = if column.starts_with("infos/") { column.clone() } else { format!("infos/{column}") };
+        if !dense::column(outgoing, &mut file, &column, &name, false)? {
+            left.push(column);
+        } else if name != column {
+            columns.insert(format!("{name}_valid"), format!("{column}_valid"));
+            columns.insert(name, column);
+        }
+    }
+    dense::left(&mut written, &left);
+    if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
+        written.moved("which actions were filled in", format!("`infos/{ACTION_VALID}`"));
+    }
+    written.moved("identity of trajectories, how each ended, metadata of the source", format!("`{PREFIX}*`"));
+    let envelope = Envelope::new(outgoing, options, columns, &mut written);
+    kept::write(outgoing, &mut file, PREFIX, &envelope)?;
+    file.finish()?;
+    Ok(written)
+}
+
+/// The one array that the column `name` of vectors or single numbers becomes.
+fn vectors(outgoing: &Outgoing, name: &str) -> Result<Plain> {
+    let field = outgoing.steps().field_with_name(name);
+    let field = field.map_err(|_| Error::failed(format!("D4RL needs `{name}s`, and the dataset has no column `{name}`")))?;
+    match dense::plain(field, name).as_deref() {
+        Some([one]) if one.path.is_empty() => Ok(one.clone()),
+        _ => Err(Error::failed(format!("`{name}` is {}, and D4RL holds one vector a step", field.data_type()))
+            .hint("`derive` can make a vector of its parts, and `columns` choose it; or write another format")),
+    }
+}
+
+/// The observation after each step; the last one where the final is not known.
+pub(super) fn next_observations(leaving: &Leaving) -> Result<ArrayRef> {
+    let column = leaving.steps.column_by_name(step::OBSERVATION).ok_or_else(|| Error::failed("a column was not read"))?;
+    if leaving.has_final() {
+        return Ok(column.slice(1, leaving.length));
+    }
+    let indices = (1..leaving.length as u64).chain((leaving.length as u64).checked_sub(1));
+    Ok(arrow::compute::take(column, &indices.collect::<arrow::array::UInt64Array>(), None)?)
+}
+
+/// Flags of the ends of trajectories: the last step of each is one or the other.
+fn flags(outgoing: &Outgoing, file: &mut Hdf5, name: &str, column: &str) -> Result<()> {
+    let plain = Plain { name: name.to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
+    let of = |leaving: &Leaving| -> Result<ArrayRef> {
+        let flags = leaving.column(column).ok_or_else(|| Error::failed("a column was not read"))?;
+        let terminated = leaving.column(step::TERMINATED).ok_or_else(|| Error::failed("a column was not read"))?;
+        let (flags, terminated) = (flags.as_boolean(), terminated.as_boolean());
+        let last = leaving.length.wrapping_sub(1);
+        let cut = |row: usize| column == step::TRUNCATED && row == last && !terminated.value(row);
+        Ok(Arc::new(BooleanArray::from_iter((0..leaving.length).map(|row| Some(flags.value(row) || cut(row))))))
     };
-    let file = File::open_streaming(path).map_err(damaged)?;
-    let mut found = Found { parts: Vec::new(), metadata: Map::new(), file: path.display().to_string() };
-    attributes(&file.root(), &mut found.metadata);
-    found.group(&file.root(), "", 0).map_err(failed)?;
-    Ok(Box::new(Flat::new(path, found.parts, options, found.metadata)?))
-}
-
-/// What a file holds.
-struct Found {
-    parts: Vec<Part>,
-    metadata: Map<String, Value>,
-    file: String,
-}
-
-impl Found {
-    fn group(&mut self, group: &Group, prefix: &str, depth: usize) -> Result<()> {
-        let unreadable = |error: hdf5_pure::Error| Error::failed(format!("cannot read the group `/{prefix}`: {error}"));
-        if depth > DEEPEST {
-            return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `/{prefix}`")));
-        }
-        let mut datasets: Vec<(String, Dataset)> = group.iter_datasets().map_err(unreadable)?.collect();
-        datasets.sort_by(|a, b| a.0.cmp(&b.0));
-        for (name, dataset) in datasets {
-            let name = format!("{prefix}{name}");
-            let unreadable = |error: hdf5_pure::Error| Error::failed(format!("cannot read the dataset `{name}`: {error}"));
-            let shape = dataset.shape().map_err(unreadable)?;
-            let datatype = dataset.datatype().map_err(unreadable)?;
-            match shape.split_first() {
-                Some((rows, row)) if !name.starts_with("metadata/") => {
-                    let layout = layout(&name, &datatype, *rows, row)?;
-                    let block = block_rows(&dataset, &layout);
-                    let rows = Rows {
-                        file: self.file.clone(),
-                        name,
-                        dataset,
-                        row_bytes: layout.row_bytes(),
-                        block,
-                        next: 0,
-                        buffer: Vec::new(),
-                        at: 0,
-                    };
-                    self.parts.push(Part { layout, reader: Box::new(rows) });
-                }
-                _ if shape.iter().product::<u64>() == 1 => {
-                    // What only describes the data must not stand in its way.
-                    let value = scalar(&dataset, &datatype).unwrap_or_else(|error| Value::from(format!("not imported: {error}")));
-                    self.metadata.insert(name, value);
-                }
-                _ => {
-                    self.metadata.insert(name, Value::from(format!("not imported: shape {shape:?}")));
-                }
-            }
-        }
-        let mut groups = group.groups().map_err(unreadable)?;
-        groups.sort();
-        for name in groups {
-            let child = group.group(&name).map_err(unreadable)?;
-            self.group(&child, &format!("{prefix}{name}/"), depth + 1)?;
-        }
-        Ok(())
-    }
-}
-
-fn layout(name: &str, datatype: &Datatype, rows: u64, row: &[u64]) -> Result<Layout> {
-    let (element, order) = element(datatype);
-    let row = row.iter().map(|axis| usize::try_from(*axis).ok()).collect::<Option<Vec<_>>>();
-    let bytes = |row: &Vec<usize>| row.iter().try_fold(8_usize, |bytes, axis| bytes.checked_mul(*axis));
-    let row =
-        row.filter(|row| bytes(row).is_some()).ok_or_else(|| Error::failed(format!("a row of `{name}` is too large for this machine")))?;
-    let swap = if cfg!(target_endian = "big") { order == DatatypeByteOrder::LittleEndian } else { order == DatatypeByteOrder::BigEndian };
-    let kind = if element == DataType::Null { class(datatype).to_owned() } else { element.to_string().to_lowercase() };
-    Ok(Layout { name: name.to_owned(), element, kind, swap, rows, row })
-}
-
-/// The type of column for a type of the file, and the order of its bytes; `Null` where there is none.
-fn element(datatype: &Datatype) -> (DataType, DatatypeByteOrder) {
-    match datatype {
-        Datatype::FixedPoint { size, byte_order, layout } if u32::from(layout.bit_precision) == size * 8 => {
-            let element = match (size, layout.signed) {
-                (1, true) => DataType::Int8,
-                (2, true) => DataType::Int16,
-                (4, true) => DataType::Int32,
-                (8, true) => DataType::Int64,
-                (1, false) => DataType::UInt8,
-                (2, false) => DataType::UInt16,
-                (4, false) => DataType::UInt32,
-                (8, false) => DataType::UInt64,
-                _ => DataType::Null,
-            };
-            (element, *byte_order)
-        }
-        Datatype::FloatingPoint { size, byte_order, layout } if *byte_order != DatatypeByteOrder::Vax => {
-            let element = match (size, layout.exponent_size) {
-                (2, 5) => DataType::Float16,
-                (4, 8) => DataType::Float32,
-                (8, 11) => DataType::Float64,
-                _ => DataType::Null,
-            };
-            (element, *byte_order)
-        }
-        // Booleans are written as an enumeration of bytes, or as a bit field of one byte.
-        Datatype::Enumeration { size: 1, members, .. } if members.len() <= 2 => (DataType::Boolean, DatatypeByteOrder::LittleEndian),
-        Datatype::BitField { size: 1, .. } => (DataType::Boolean, DatatypeByteOrder::LittleEndian),
-        Datatype::Enumeration { base_type, .. } => element(base_type),
-        _ => (DataType::Null, DatatypeByteOrder::LittleEndian),
-    }
-}
-
-fn class(datatype: &Datatype) -> &'static str {
-    match datatype {
-        Datatype::String { .. } | Datatype::VariableLength { is_string: true, .. } => "text",
-        Datatype::VariableLength { .. } => "sequences of varying length",
-        Datatype::Compound { .. } => "compound values",
-        Datatype::Reference { .. } => "references",
-        Datatype::Array { .. } => "arrays",
-        Datatype::Opaque { .. } => "opaque bytes",
-        _ => "numbers of an unusual format",
-    }
-}
-
-/// Rows to read at once: whole chunks, so that each is decompressed once.
-fn block_rows(dataset: &Dataset, layout: &Layout) -> u64 {
-    let wanted = (BLOCK_BYTES / layout.row_bytes().max(1)).max(1) as u64;
-    match dataset.chunk_shape() {
-        Ok(Some(chunk)) => {
-            let rows = chunk.first().copied().unwrap_or(1).max(1);
-            wanted.div_ceil(rows).saturating_mul(rows)
-        }
-        _ => wanted,
-    }
-}
-
-/// A single value as JSON.
-fn scalar(dataset: &Dataset, datatype: &Datatype) -> Result<Value, hdf5_pure::Error> {
-    let first = match datatype {
-        Datatype::String { .. } | Datatype::VariableLength { is_string: true, .. } => {
-            dataset.read_string()?.into_iter().next().map(Value::from)
-        }
-        Datatype::FixedPoint { .. } => dataset.read_i64()?.first().map(|value| Value::from(*value)),
-        Datatype::FloatingPoint { .. } => dataset.read_f64()?.first().map(|value| Value::from(*value)),
-        Datatype::Enumeration { size: 1, .. } => dataset.read_raw()?.first().map(|value| Value::from(*value != 0)),
-        other => Some(Value::from(format!("not imported: {}", class(other)))),
-    };
-    Ok(first.unwrap_or(Value::Null))
-}
-
-/// Attributes of the root that are single values.
-fn attributes(root: &Group, metadata: &mut Map<String, Value>) {
-    let mut attributes: Vec<(String, AttrValue)> = root.attrs().unwrap_or_default().into_iter().collect();
-    attributes.sort_by(|a, b| a.0.cmp(&b.0));
-    for (name, value) in attributes {
-        let text = value.as_str().map(Value::from);
-        let value = text.or_else(|| value.as_i64().map(Value::from)).or_else(|| value.as_f64().map(Value::from));
-        if let Some(value) = value {
-            metadata.insert(name, value);
-        }
-    }
-}
-
-/// Reads a dataset from its first row to its last, a block at a time.
-struct Rows {
-    file: String,
-    name: String,
-    dataset: Dataset,
-    row_bytes: usize,
-    block: u64,
-    next: u64,
-    buffer: Vec<u8>,
-    at: usize,
-}
-
-impl Reader for Rows {
-    fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
-        let mut left = rows as usize * self.row_bytes;
-        let mut bytes = Vec::new();
-        while left > 0 {
-            if self.at == self.buffer.len() {
-                self.buffer = self.dataset.read_raw_rows(self.next, self.block).map_err(|error| self.damaged(&error.to_string()))?;
-                self.at = 0;
-                self.next += self.block;
-                if self.buffer.is_empty() || !self.buffer.len().is_multiple_of(self.row_bytes) {
-                    return Err(self.damaged("it holds fewer rows than it declares"));
-                }
-            }
-            let count = left.min(self.buffer.len() - self.at);
-            bytes.extend_from_slice(&self.buffer[self.at..self.at + count]);
-            self.at += count;
-            left -= count;
-        }
-        Ok(bytes)
-    }
-}
-
-impl Rows {
-    fn damaged(&self, what: &str) -> Error {
-        Error::failed(format!("cannot read the dataset `{}` of {}: {what}", self.name, self.file))
-            .hint("the file may be cut short or damaged: fetch or write it again")
-    }
+    dense::stream(outgoing, file, &plain, outgoing.length(), &[step::TERMINATED, column], &of).map(|_| ())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use arrow::buffer::{Buffer, NullBuffer};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
+use super::kept::Kept;
 use super::{Incoming, Options, Source, free_name};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
@@ -98,6 +99,11 @@ pub(super) struct Flat {
     /// Trajectories read.
     count: usize,
     metadata: Map<String, Value>,
+    /// What we kept beside the arrays when we wrote them.
+    kept: Option<Kept>,
+    /// Which of the extra columns say by an array of their own where they are null.
+    valid: Vec<Option<Part>>,
+    about: SchemaRef,
 }
 
 /// Where trajectories end.
@@ -106,6 +112,19 @@ enum Ends {
     Flags { terminated: Option<Box<Flags>>, truncated: Option<Box<Flags>>, start: Option<Box<Flags>>, max_steps: Option<usize> },
     /// Before the given steps; observations have one more row in each trajectory.
     Splits { ends: Vec<u64>, terminated: Vec<bool> },
+    /// At rows with a flag, which hold the observation after the last action and nothing else.
+    LastRows(Box<Flags>),
+}
+
+impl Ends {
+    fn flags(terminated: Option<Part>, truncated: Option<Part>, start: Option<Part>, max_steps: Option<usize>) -> Ends {
+        Ends::Flags {
+            terminated: terminated.map(Flags::new),
+            truncated: truncated.map(Flags::new),
+            start: start.map(Flags::new),
+            max_steps,
+        }
+    }
 }
 
 /// The flags of one trajectory's steps.
@@ -113,6 +132,9 @@ enum Ends {
 struct Scan {
     terminated: Vec<bool>,
     truncated: Vec<bool>,
+    /// Whether the final observation is known, where the file says it of each trajectory.
+    known_final: Option<bool>,
+    about: Option<RecordBatch>,
 }
 
 /// Flags, read in blocks.
@@ -161,7 +183,7 @@ fn flags(layout: &Layout, bytes: Vec<u8>, first: u64) -> Result<Vec<bool>> {
 }
 
 /// The bytes of elements as an array of them.
-fn decode(layout: &Layout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
+pub(super) fn decode(layout: &Layout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
     if layout.element == DataType::Boolean {
         return Ok(Arc::new(BooleanArray::from_iter(bytes.iter().map(|byte| Some(*byte != 0)))));
     }
@@ -188,6 +210,20 @@ fn field(name: &str, layout: &Layout, vector: bool, nullable: bool) -> Result<Fi
     }
     let shape = layout.row.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
     Ok(field.with_metadata([("shape".to_owned(), shape)].into()))
+}
+
+/// A whole array as a column: of vectors where its rows have axes.
+///
+/// # Errors
+/// Where a row holds nothing.
+pub(super) fn whole(name: &str, layout: &Layout, bytes: Vec<u8>) -> Result<(Field, ArrayRef)> {
+    let field = field(name, layout, !layout.row.is_empty(), true)?;
+    let values = decode(layout, bytes)?;
+    let column: ArrayRef = match field.data_type() {
+        DataType::FixedSizeList(child, width) => Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, None)?),
+        _ => values,
+    };
+    Ok((field, column))
 }
 
 /// The next `rows` rows as the column `field`; `last` is the value on the final row, where there is one.
@@ -237,7 +273,8 @@ fn listing(parts: &[Part]) -> String {
 
 fn numeric(part: Part) -> Result<Part> {
     if part.layout.element == DataType::Null {
-        return Err(Error::failed(format!("`{}` holds {}, not numbers", part.layout.name, part.layout.kind)));
+        return Err(Error::failed(format!("`{}` holds {}, not numbers", part.layout.name, part.layout.kind))
+            .hint("write it as numbers or flags, or name another array with --map"));
     }
     Ok(part)
 }
@@ -264,11 +301,36 @@ impl Flat {
     ///
     /// # Errors
     /// Where there are no observations or no ends of trajectories, or where lengths or types do not fit.
-    pub(super) fn new(file: &Path, parts: Vec<Part>, options: &Options, metadata: Map<String, Value>) -> Result<Flat> {
-        Flat::assemble(file, parts, options, metadata).map_err(|error| error.at(file.display()))
+    pub(super) fn new(file: &Path, parts: Vec<Part>, options: &Options, metadata: Map<String, Value>, kept: Option<Kept>) -> Result<Flat> {
+        Flat::assemble(file, parts, options, metadata, kept).map_err(|error| error.at(file.display()))
     }
 
-    fn assemble(file: &Path, mut parts: Vec<Part>, options: &Options, mut metadata: Map<String, Value>) -> Result<Flat> {
+    /// A dataset of arrays that have a row more than steps in each trajectory, where `terminals` is set.
+    ///
+    /// # Errors
+    /// As [`Flat::new`].
+    pub(super) fn with_last_rows(
+        file: &Path,
+        parts: Vec<Part>,
+        options: &Options,
+        metadata: Map<String, Value>,
+        kept: Option<Kept>,
+    ) -> Result<Flat> {
+        let mut flat = Flat::new(file, parts, options, metadata, kept)?;
+        flat.ends = match flat.ends {
+            Ends::Flags { terminated: Some(terminated), .. } => Ends::LastRows(terminated),
+            _ => return Err(Error::failed(format!("{}: there is no array `terminals`", file.display()))),
+        };
+        Ok(flat)
+    }
+
+    fn assemble(
+        file: &Path,
+        mut parts: Vec<Part>,
+        options: &Options,
+        mut metadata: Map<String, Value>,
+        kept: Option<Kept>,
+    ) -> Result<Flat> {
         let targets = [step::OBSERVATION, step::ACTION, step::REWARD, step::TERMINATED, step::TRUNCATED];
         if let Some((target, _)) = options.map.iter().find(|(target, _)| !targets.contains(&target.as_str())) {
             return Err(Error::usage(format!("--map cannot give `{target}` here")).hint(format!("one of {}", targets.join(", "))));
@@ -302,15 +364,14 @@ impl Flat {
                     same_rows(part, steps, &format!("`{}`", observation.layout.name))?;
                 }
                 let max_steps = if truncated.is_none() { options.max_steps } else { None };
-                let flags = |part: Option<Part>| part.map(Flags::new);
-                (steps, Ends::Flags { terminated: flags(terminated), truncated: flags(truncated), start: flags(start), max_steps })
+                (steps, Ends::flags(terminated, truncated, start, max_steps))
             }
         };
         if steps == 0 {
             return Err(Error::failed(format!("`{}` holds no rows", observation.layout.name)).hint("there is nothing to import"));
         }
         let like = match &ends {
-            Ends::Flags { .. } => format!("`{}`", observation.layout.name),
+            Ends::Flags { .. } | Ends::LastRows(_) => format!("`{}`", observation.layout.name),
             Ends::Splits { .. } => "the splits say that each array of steps".to_owned(),
         };
         for part in [&action, &reward, &next_observation].into_iter().flatten() {
@@ -329,6 +390,11 @@ impl Flat {
             metadata.insert("not_imported".to_owned(), left.iter().map(describe).collect());
         }
 
+        let (extras, valid) = if kept.is_some() { with_valid(extras) } else { (extras, Vec::new()) };
+        let about = kept.as_ref().map_or_else(|| Arc::new(Schema::empty()), |kept| Arc::clone(&kept.about));
+        if let Some(kept) = &kept {
+            metadata.extend(kept.envelope.source_metadata.clone());
+        }
         let mut fields = vec![field(step::OBSERVATION, &observation.layout, true, false)?];
         if let Some(action) = &action {
             let discrete = action.layout.row.is_empty() && action.layout.element.is_integer();
@@ -355,20 +421,46 @@ impl Flat {
             read: 0,
             count: 0,
             metadata,
+            kept,
+            valid,
+            about,
         })
     }
 
     /// The flags of the next trajectory's steps; empty after the last.
     fn scan(&mut self) -> Result<Scan> {
         let mut scan = Scan::default();
+        let line = self.kept.as_mut().map(Kept::next).transpose()?.flatten();
+        if self.kept.is_some() && line.is_none() && self.read < self.steps {
+            return Err(Error::failed(format!("what was kept of the trajectories ends at step {} of {}", self.read, self.steps)));
+        }
+        let length = line.as_ref().map(|line| line.length);
         match &mut self.ends {
             Ends::Splits { ends, terminated } => {
                 if let Some(end) = ends.get(self.count) {
                     let length = (end - self.read) as usize;
-                    scan = Scan { terminated: vec![false; length], truncated: vec![false; length] };
+                    scan = Scan { terminated: vec![false; length], truncated: vec![false; length], ..Scan::default() };
                     if let (Some(last), Some(ended)) = (scan.terminated.last_mut(), terminated.get(self.count)) {
                         *last = *ended;
                     }
+                }
+            }
+            Ends::LastRows(flags) => {
+                while self.read + (scan.terminated.len() as u64) < self.steps {
+                    let last = flags.next()?;
+                    if last && scan.terminated.is_empty() {
+                        return Err(Error::failed("it has no step, only a last observation")
+                            .hint("in OGBench's files `terminals` is set once, on the row after the last action"));
+                    }
+                    if last {
+                        scan.known_final = Some(true);
+                        break;
+                    }
+                    scan.terminated.push(false);
+                    scan.truncated.push(false);
+                }
+                if !scan.terminated.is_empty() && scan.known_final.is_none() {
+                    return Err(Error::failed("no terminal ends it").hint("the file may be cut short, or not OGBench's: name its format"));
                 }
             }
             Ends::Flags { terminated, truncated, start, max_steps } => {
@@ -380,11 +472,25 @@ impl Flat {
                     scan.terminated.push(ended);
                     scan.truncated.push(cut);
                     let another = start.as_mut().map_or(Ok(None), |start| start.peek())? == Some(true);
-                    if ended || cut || another {
+                    let end = match length {
+                        Some(length) => scan.terminated.len() as u64 == length,
+                        None => ended || cut || another,
+                    };
+                    if end {
                         break;
                     }
                 }
             }
+        }
+        if let Some(line) = line {
+            if scan.terminated.len() as u64 != line.length {
+                return Err(Error::failed(format!("it has {} of the {} steps that were kept of it", scan.terminated.len(), line.length)));
+            }
+            if let (Some(terminated), Some(truncated)) = (scan.terminated.last_mut(), scan.truncated.last_mut()) {
+                (*terminated, *truncated) = (line.terminated, line.truncated);
+            }
+            scan.known_final = Some(line.known_final);
+            scan.about = super::kept::row(&self.about, &line.about)?;
         }
         Ok(scan)
     }
@@ -397,6 +503,9 @@ impl Flat {
             Some(field) => column(part, field, rows, last).map(|column| columns.push(column)),
             None => Ok(()),
         };
+        if matches!(self.ends, Ends::LastRows(_)) {
+            return self.with_last_row(&scan);
+        }
         let splits = matches!(self.ends, Ends::Splits { .. });
         let last = match &mut self.next_observation {
             Some(next) => {
@@ -405,6 +514,7 @@ impl Flat {
             }
             None => Last::None,
         };
+        let last = if scan.known_final == Some(false) { Last::None } else { last };
         let is_final = splits || matches!(last, Last::Value(_));
         let null = || if is_final { Last::Null } else { Last::None };
         push(&mut self.observation, if splits { rows + 1 } else { rows }, last)?;
@@ -412,8 +522,17 @@ impl Flat {
             push(part, rows, null())?;
         }
         let mut extras = Vec::with_capacity(self.extras.len());
+        let mut valid = self.valid.iter_mut();
         for (part, field) in self.extras.iter_mut().zip(fields.skip(3)) {
-            extras.push(column(part, field, rows, null())?);
+            let values = column(part, field, rows, null())?;
+            extras.push(match valid.next() {
+                Some(Some(valid)) => {
+                    let flags = flags(&valid.layout, valid.reader.read(rows)?, self.read)?;
+                    let nulls = NullBuffer::from_iter(flags.into_iter().chain(is_final.then_some(false)));
+                    make_array(values.into_data().into_builder().nulls(Some(nulls)).build()?)
+                }
+                _ => values,
+            });
         }
         let flags = |flags: Vec<bool>| -> ArrayRef {
             Arc::new(BooleanArray::from_iter(flags.into_iter().chain(is_final.then_some(false)).map(Some)))
@@ -423,6 +542,56 @@ impl Flat {
         columns.extend(extras);
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
+}
+
+impl Flat {
+    /// A trajectory whose every array has a row for the final observation.
+    fn with_last_row(&mut self, scan: &Scan) -> Result<RecordBatch> {
+        let length = scan.terminated.len();
+        let rows = length as u64 + 1;
+        // What we wrote says where no final observation was known.
+        let known = scan.known_final != Some(false);
+        let kept = length + usize::from(known);
+        let flags_of = |flags: &[bool]| -> ArrayRef {
+            Arc::new(BooleanArray::from_iter(flags.iter().copied().chain(known.then_some(false)).map(Some)))
+        };
+        let mut fields = self.schema.fields().iter();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
+        if let Some(field) = fields.next() {
+            columns.push(column(&mut self.observation, field, rows, Last::None)?.slice(0, kept));
+        }
+        for part in [&mut self.action, &mut self.reward].into_iter().flatten() {
+            if let Some(field) = fields.next() {
+                let values = column(part, field, rows, Last::None)?.slice(0, length);
+                columns.push(super::grouped::lengthened(&values, kept)?);
+            }
+        }
+        columns.extend([flags_of(&scan.terminated), flags_of(&scan.truncated)]);
+        columns.push(Arc::new(BooleanArray::from_iter((0..kept).map(|row| Some(row == length)))));
+        let mut valid = self.valid.iter_mut();
+        for (part, field) in self.extras.iter_mut().zip(fields.skip(3)) {
+            let mut values = column(part, field, rows, Last::None)?;
+            if let Some(Some(valid)) = valid.next() {
+                let flags = flags(&valid.layout, valid.reader.read(rows)?, self.read)?;
+                values = make_array(values.into_data().into_builder().nulls(Some(NullBuffer::from(flags))).build()?);
+            }
+            columns.push(values.slice(0, kept));
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+/// Extra arrays, and beside each the array that says where it is null.
+fn with_valid(extras: Vec<Part>) -> (Vec<Part>, Vec<Option<Part>>) {
+    let names: Vec<String> = extras.iter().map(|part| part.layout.name.clone()).collect();
+    let says = |part: &Part| part.layout.name.strip_suffix("_valid").is_some_and(|name| names.iter().any(|known| known == name));
+    let (mut valid, extras): (Vec<Part>, Vec<Part>) = extras.into_iter().partition(says);
+    let of = |part: &Part| {
+        let index = valid.iter().position(|valid| valid.layout.name.strip_suffix("_valid") == Some(&part.layout.name));
+        index.map(|index| valid.remove(index))
+    };
+    let beside = extras.iter().map(of).collect();
+    (extras, beside)
 }
 
 /// Steps in all, and where the array of split indices ends trajectories.
@@ -464,10 +633,14 @@ impl Source for Flat {
         Arc::clone(&self.schema)
     }
 
+    fn about(&self) -> SchemaRef {
+        Arc::clone(&self.about)
+    }
+
     fn rows(&self) -> Option<u64> {
         Some(match &self.ends {
             Ends::Splits { .. } => self.observation.layout.rows,
-            Ends::Flags { .. } => self.steps,
+            Ends::Flags { .. } | Ends::LastRows(_) => self.steps,
         })
     }
 
@@ -477,15 +650,16 @@ impl Source for Flat {
 
     fn next(&mut self) -> Result<Option<Incoming>> {
         let place = |error: Error, count: usize, file: &str| error.at(format!("{file}: trajectory {count}"));
-        let scan = self.scan().map_err(|error| place(error, self.count, &self.file))?;
+        let mut scan = self.scan().map_err(|error| place(error, self.count, &self.file))?;
         if scan.terminated.is_empty() {
             return Ok(None);
         }
         let rows = scan.terminated.len() as u64;
+        let about = scan.about.take();
         let steps = self.trajectory(scan).map_err(|error| place(error, self.count, &self.file))?;
         let key = self.count.to_string();
-        self.read += rows;
+        self.read += rows + u64::from(matches!(self.ends, Ends::LastRows(_)));
         self.count += 1;
-        Ok(Some(Incoming { key, steps }))
+        Ok(Some(Incoming { key, steps, about }))
     }
 }

@@ -8,9 +8,10 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::{Incoming, Source};
+use crate::dataset::manifest::{Lineage, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
-use crate::dataset::{Chunk, ShardEntry, store};
+use crate::dataset::{Chunk, Manifest, ShardEntry, store};
 use crate::error::{Error, Result};
 
 /// What an import wrote.
@@ -25,9 +26,36 @@ pub struct Imported {
     pub rows: u64,
 }
 
+/// A trajectory that was set aside, and why.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Aside {
+    /// Its place in the source, from 0.
+    pub index: u64,
+    /// What is the matter with it.
+    pub reason: String,
+}
+
+impl Imported {
+    /// The manifest of what was written.
+    pub fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
+        let mut statistics = Statistics::default();
+        self.shards.iter().for_each(|shard| statistics.add(&shard.statistics));
+        Manifest {
+            trajmill: VERSION,
+            tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
+            fingerprint: key.to_owned(),
+            columns: schema::describe(&self.steps),
+            statistics,
+            shards: self.shards,
+            lineage,
+        }
+    }
+}
+
 /// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order, in shards that close at
 /// the first trajectory end at or after `shard_rows` rows. `fingerprint` identifies the source's bytes, and with the
-/// source's own key makes a trajectory's `uid`. `progress` is called with the rows of each batch when it is written.
+/// source's own key makes a trajectory's `uid`. Bad trajectories go to `aside`, where there is one and the source can go on
+/// after them. `progress` is called with the rows of each batch when it is written.
 ///
 /// # Errors
 /// Where the source is damaged or contradicts itself, or files cannot be written; what was written is left for the
@@ -38,6 +66,7 @@ pub fn import(
     fingerprint: &str,
     root: &Path,
     shard_rows: u64,
+    mut aside: Option<&mut Vec<Aside>>,
     progress: &dyn Fn(u64),
 ) -> Result<Imported> {
     store::create_dir(&root.join("steps"))?;
@@ -48,18 +77,33 @@ pub fn import(
         Arc::new(Schema::new(ids.into_iter().map(Arc::new).chain(incoming.fields().iter().cloned()).collect::<Vec<_>>()));
     let origin = Origin { name: source_name, fingerprint };
     let chunk_rows = schema::chunk_rows(&steps) as u64;
-    let carried = carried();
+    let about = source.about();
+    let carried = carried(&about);
 
     let mut shards = Vec::new();
     let mut writer: Option<ShardWriter> = None;
     let (mut trajectories, mut rows) = (0, 0);
     let mut batch: Vec<Incoming> = Vec::new();
     let mut batch_rows = 0;
+    let mut read = 0;
     loop {
-        let next = source.next()?;
+        let next = source.next().map_err(|error| (error, source.recovers()));
+        let next = next.and_then(|next| match next {
+            // What can be read and is wrong does not keep the next from being read.
+            Some(next) => check(&next, &incoming, &about).map(|()| Some(next)).map_err(|error| (error, true)),
+            None => Ok(None),
+        });
+        read += 1;
+        let next = match (next, &mut aside) {
+            (Ok(next), _) => next,
+            (Err((error, true)), Some(aside)) => {
+                aside.push(Aside { index: read - 1, reason: error.message });
+                continue;
+            }
+            (Err((error, _)), _) => return Err(error),
+        };
         let ended = next.is_none();
         if let Some(next) = next {
-            check(&next, &incoming)?;
             batch_rows += next.steps.num_rows() as u64;
             batch.push(next);
         }
@@ -70,10 +114,10 @@ pub fn import(
         if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {
             let mut shard = match writer.take() {
                 Some(shard) => shard,
-                None => ShardWriter::create(root, shards.len(), &steps, &carried, true, None)?,
+                None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
             };
             if !batch.is_empty() {
-                shard.write(&chunk(&batch, trajectories, &incoming, &steps, &origin)?)?;
+                shard.write(&chunk(&batch, trajectories, &incoming, &steps, &carried, &origin)?)?;
             }
             trajectories += batch.len() as u64;
             rows += batch_rows;
@@ -93,14 +137,24 @@ pub fn import(
     }
 }
 
-/// Columns of `trajectories` that cannot be computed from steps.
-fn carried() -> Schema {
-    Schema::new(vec![
+/// What a source says `about` each trajectory, with the identity that import gives where it says none.
+pub fn identified(about: &Schema) -> SchemaRef {
+    let fields = carried(about).fields().iter().filter(|field| field.name() != trajectory::TRAJECTORY_ID).cloned().collect::<Vec<_>>();
+    Arc::new(Schema::new(fields))
+}
+
+/// Columns of `trajectories` that cannot be computed from steps: identity, and what the source says `about` each.
+fn carried(about: &Schema) -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let own = [
         Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false),
-        Field::new(trajectory::UID, DataType::Utf8, false),
-        Field::new(trajectory::SOURCE_KEY, DataType::Utf8, false),
-        Field::new(trajectory::SOURCE, DataType::Utf8, false),
-    ])
+        text(trajectory::UID),
+        text(trajectory::SOURCE_KEY),
+        text(trajectory::SOURCE),
+    ];
+    let known: Vec<String> = own.iter().map(|field| field.name().clone()).collect();
+    let others = about.fields().iter().filter(|field| !known.contains(field.name())).cloned();
+    Arc::new(Schema::new(own.into_iter().map(Arc::new).chain(others).collect::<Vec<_>>()))
 }
 
 /// Where trajectories come from.
@@ -116,9 +170,10 @@ impl Origin<'_> {
     }
 }
 
-fn check(incoming: &Incoming, schema: &SchemaRef) -> Result<()> {
+fn check(incoming: &Incoming, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
     let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", incoming.key));
-    if incoming.steps.schema() != *schema {
+    let said = incoming.about.as_ref().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    if incoming.steps.schema() != *schema || said != *about {
         return Err(wrong("has other columns than the source says"));
     }
     let finals = incoming.steps.column_by_name(step::IS_FINAL).and_then(|column| column.as_boolean_opt());
@@ -134,7 +189,7 @@ fn check(incoming: &Incoming, schema: &SchemaRef) -> Result<()> {
 }
 
 /// The trajectories `batch`, numbered from `first`.
-fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef, origin: &Origin) -> Result<Chunk> {
+fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef, carried: &SchemaRef, origin: &Origin) -> Result<Chunk> {
     let mut offsets = vec![0];
     let (mut ids, mut numbers) = (Vec::new(), Vec::new());
     for (id, trajectory) in (first as i64..).zip(batch) {
@@ -148,16 +203,24 @@ fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef
     let joined = concat_batches(incoming, batch.iter().map(|trajectory| &trajectory.steps))?;
     let columns: [ArrayRef; 2] = [Arc::new(Int64Array::from(ids)), Arc::new(Int32Array::from(numbers))];
     let joined = RecordBatch::try_new(Arc::clone(steps), columns.into_iter().chain(joined.columns().iter().cloned()).collect())?;
-    let text = |values: Vec<String>| -> ArrayRef { Arc::new(StringArray::from(values)) };
-    let trajectories = RecordBatch::try_new(
-        Arc::new(carried()),
-        vec![
-            Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>()),
-            text(batch.iter().map(|trajectory| origin.uid(&trajectory.key)).collect()),
-            text(batch.iter().map(|trajectory| trajectory.key.clone()).collect()),
-            text(vec![origin.name.to_owned(); batch.len()]),
-        ],
-    )?;
+    let text = |of: &dyn Fn(&Incoming) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(batch.iter().map(of))) };
+    let said = batch.iter().filter_map(|trajectory| trajectory.about.as_ref()).collect::<Vec<_>>();
+    let said = match said.first() {
+        Some(first) => concat_batches(&first.schema(), said.iter().copied())?,
+        None => RecordBatch::new_empty(Arc::new(Schema::empty())),
+    };
+    let column = |field: &Arc<Field>| -> Result<ArrayRef> {
+        let said = said.column_by_name(field.name()).cloned();
+        Ok(match (field.name().as_str(), said) {
+            (trajectory::TRAJECTORY_ID, _) => Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>()),
+            (_, Some(said)) => said,
+            (trajectory::UID, None) => text(&|trajectory| origin.uid(&trajectory.key)),
+            (trajectory::SOURCE_KEY, None) => text(&|trajectory| trajectory.key.clone()),
+            (_, None) => text(&|_| origin.name.to_owned()),
+        })
+    };
+    let columns = carried.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+    let trajectories = RecordBatch::try_new(Arc::clone(carried), columns)?;
     Ok(Chunk::new(joined, trajectories, offsets))
 }
 
@@ -216,7 +279,7 @@ mod tests {
                     none,
                     Arc::new(BooleanArray::from(is_final)),
                 ];
-                Incoming { key: format!("k{index}"), steps: RecordBatch::try_new(given_schema(), columns).unwrap() }
+                Incoming { key: format!("k{index}"), steps: RecordBatch::try_new(given_schema(), columns).unwrap(), about: None }
             };
             Given(lengths.iter().enumerate().map(trajectory).rev().collect())
         }
@@ -254,7 +317,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let seen = std::cell::Cell::new(0);
         let imported =
-            import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, &|rows| seen.set(seen.get() + rows)).unwrap();
+            import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, None, &|rows| seen.set(seen.get() + rows)).unwrap();
         assert_eq!((imported.trajectories, imported.rows, seen.get()), (5, 25, 25));
         let rows: Vec<(u64, u64)> = imported.shards.iter().map(|shard| (shard.steps.rows, shard.trajectories.rows)).collect();
         assert_eq!(rows, [(9, 2), (9, 2), (7, 1)]);
@@ -272,10 +335,13 @@ mod tests {
     #[test]
     fn an_empty_source_still_makes_a_shard_and_bad_trajectories_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, &|_| {}).unwrap();
+        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, None, &|_| {}).unwrap();
         assert_eq!((imported.shards.len(), imported.rows), (1, 0));
         let message = |length: usize| {
-            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, &|_| {}).err().unwrap().message
+            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, None, &|_| {})
+                .err()
+                .unwrap()
+                .message
         };
         assert_eq!(message(0), "trajectory `k1` has no rows");
         assert_eq!(message(1), "trajectory `k1` has no step, only a final observation");

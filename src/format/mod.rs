@@ -3,23 +3,70 @@
 //! A reader turns a foreign dataset into a stream of whole trajectories with canonical columns; it holds one
 //! trajectory, never the dataset. [`import`] numbers them and writes shards. Nothing in a file is ever executed.
 
+pub mod adapt;
+mod arrow;
+mod blosc;
+pub mod check;
+mod d3rlpy;
 mod d4rl;
+mod dense;
+pub mod diff;
+mod exorl;
+pub mod export;
 mod flat;
+mod grouped;
+mod hdf5;
 pub mod import;
+mod kept;
+mod lerobot;
+mod minari;
+mod npy;
 mod npz;
+mod ogbench;
+pub mod outgoing;
 mod parquet;
+mod rlds;
+mod robomimic;
+mod robosuite;
 mod table;
+mod tensordict;
+mod tfagents;
+mod tfrecord;
+mod zarr;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use ::arrow::array::RecordBatch;
+use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
 
 /// Every format, by name in alphabetical order.
-pub const FORMATS: &[Format] = &[d4rl::FORMAT, npz::FORMAT, parquet::FORMAT];
+pub const FORMATS: &[Format] = &[
+    arrow::FORMAT,
+    d3rlpy::FORMAT,
+    d4rl::FORMAT,
+    exorl::FORMAT,
+    lerobot::FORMAT,
+    lerobot::FORMAT_V21,
+    minari::FORMAT,
+    npy::FORMAT,
+    npz::FORMAT,
+    ogbench::FORMAT,
+    parquet::FORMAT,
+    rlds::FORMAT,
+    robomimic::FORMAT,
+    robosuite::FORMAT,
+    tensordict::FORMAT,
+    tfagents::FORMAT,
+    zarr::FORMAT,
+];
+
+/// Opens a foreign dataset for reading.
+pub type Read = fn(&Path, &Options) -> Result<Box<dyn Source>>;
 
 /// One entry of the registry.
 pub struct Format {
@@ -29,8 +76,63 @@ pub struct Format {
     pub about: &'static str,
     /// Whether the file or directory looks like this format.
     pub detect: fn(&Path) -> bool,
-    /// Opens a dataset for reading.
-    pub read: fn(&Path, &Options) -> Result<Box<dyn Source>>,
+    /// Opens a dataset for reading; `None` where the format is only written.
+    pub read: Option<Read>,
+    /// How a dataset is written; `None` where the format is only read.
+    pub write: Option<Writer>,
+    /// Holds a file or directory against the rules of the format's own loader; `None` where reading it is all the check.
+    pub validate: Option<fn(&Path, &mut Findings) -> Result<()>>,
+}
+
+/// What `validate` found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The first faults, at most [`Findings::KEPT`].
+    pub faults: Vec<Fault>,
+    /// Faults in all that make the dataset wrong.
+    pub errors: u64,
+    /// Faults in all that its owner should know of.
+    pub warnings: u64,
+    /// Trajectories looked at.
+    pub trajectories: u64,
+    /// Rows looked at.
+    pub rows: u64,
+}
+
+/// One thing that is wrong with a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Fault {
+    /// Whether a loader would refuse it or train on wrong values; if not, it is a warning.
+    pub error: bool,
+    /// A short name that stays the same, such as `nan-action`.
+    pub rule: &'static str,
+    /// File, trajectory, row.
+    pub place: String,
+    /// What is wrong and what to do, in a sentence.
+    pub message: String,
+}
+
+impl Findings {
+    /// Faults that are kept; the others are only counted.
+    pub const KEPT: usize = 1000;
+
+    /// Adds something that a loader would refuse or train wrongly on.
+    pub fn error(&mut self, rule: &'static str, place: impl Into<String>, message: impl Into<String>) {
+        self.errors += 1;
+        self.add(Fault { error: true, rule, place: place.into(), message: message.into() });
+    }
+
+    /// Adds something that the owner should know of.
+    pub fn warning(&mut self, rule: &'static str, place: impl Into<String>, message: impl Into<String>) {
+        self.warnings += 1;
+        self.add(Fault { error: false, rule, place: place.into(), message: message.into() });
+    }
+
+    fn add(&mut self, fault: Fault) {
+        if self.faults.len() < Findings::KEPT {
+            self.faults.push(fault);
+        }
+    }
 }
 
 /// How a foreign dataset is to be read.
@@ -44,6 +146,32 @@ pub struct Options {
     pub step: Option<String>,
     /// Longest trajectory, for sources that mark terminal states alone (old D4RL sets without `timeouts`).
     pub max_steps: Option<usize>,
+    /// What the last step of an RLDS episode holds.
+    pub final_action: FinalAction,
+    /// Which step of an RLDS episode an action stands in.
+    pub alignment: Alignment,
+}
+
+/// What the last step of an RLDS episode holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FinalAction {
+    /// The final observation where it is the last and its action is zeros, an action like any other elsewhere.
+    #[default]
+    Auto,
+    /// An action like any other.
+    Valid,
+    /// The final observation, and filler for an action.
+    Filler,
+}
+
+/// Which step of an RLDS episode an action stands in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Alignment {
+    /// That in whose observation it was taken: state, action, reward.
+    #[default]
+    Sar,
+    /// That whose observation it led to: reward, state, action; as dm_env logs it.
+    Rsa,
 }
 
 /// A foreign dataset, read one trajectory at a time.
@@ -57,6 +185,17 @@ pub trait Source {
 
     /// What the source says of itself, verbatim.
     fn metadata(&self) -> serde_json::Map<String, serde_json::Value>;
+
+    /// Columns of [`Incoming::about`]: what the source says of each trajectory besides its steps. `uid`, `source` and
+    /// `source_key`, text, take the place of those that import would give; all columns are carried along.
+    fn about(&self) -> SchemaRef {
+        Arc::new(Schema::empty())
+    }
+
+    /// Whether the call after one that failed goes on with the next trajectory, so that a bad one can be set aside.
+    fn recovers(&self) -> bool {
+        false
+    }
 
     /// The next trajectory, in the source's order.
     ///
@@ -72,6 +211,8 @@ pub struct Incoming {
     pub key: String,
     /// Its steps, and the observation after the last action where the source has it, as [`Source::schema`] says.
     pub steps: RecordBatch,
+    /// One row of what the source says of it, as [`Source::about`] says; `None` where that has no columns.
+    pub about: Option<RecordBatch>,
 }
 
 /// The format named `name`, or the one that `path` looks like.

@@ -395,7 +395,7 @@ fn values(sources: &[(&str, &ArrayRef)], field: &Arc<Field>, place: &dyn Fn(usiz
 }
 
 /// Lists of one length as vectors.
-fn vector(name: &str, column: &ArrayRef, child: &Arc<Field>, width: i32, place: &dyn Fn(usize) -> String) -> Result<ArrayRef> {
+pub(super) fn vector(name: &str, column: &ArrayRef, child: &Arc<Field>, width: i32, place: &dyn Fn(usize) -> String) -> Result<ArrayRef> {
     let column = as_list(column)?;
     let list = column.as_list::<i32>();
     let has_nulls = list.values().null_count() > 0;
@@ -446,7 +446,7 @@ fn joined(sources: &[(&str, &ArrayRef)], field: &Field, place: &dyn Fn(usize) ->
 }
 
 /// A column of flags; on final rows they are false, whatever the source says.
-fn flags(name: &str, column: &ArrayRef, is_final: &[bool], place: &dyn Fn(usize) -> String) -> Result<Vec<bool>> {
+pub(super) fn flags(name: &str, column: &ArrayRef, is_final: &[bool], place: &dyn Fn(usize) -> String) -> Result<Vec<bool>> {
     let values = cast(column, &DataType::Float64)?;
     let values = values.as_primitive::<Float64Type>();
     let flag = |row: usize| {

@@ -9,6 +9,7 @@
 mod fingerprint;
 mod models;
 mod resolve;
+pub mod sources;
 pub mod table;
 pub mod tasks;
 
@@ -18,10 +19,11 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::dataset::Dataset;
-use crate::stage::{Check, Materialise, OutputFormat, Selection, Training, Transform};
+use crate::stage::{Check, Materialise, Selection, Training, Transform};
 
 pub use fingerprint::Fingerprint;
 pub use resolve::{COPY, resolve};
+pub use sources::Foreign;
 pub use table::Table;
 pub use tasks::{Piece, Task};
 
@@ -31,6 +33,8 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// The datasets of the source.
     pub sources: Vec<Dataset>,
+    /// How those of them come to be that are not there yet; one for each source.
+    pub foreign: Vec<Option<Foreign>>,
     /// The runtime that models run on; `None` where no stage has one.
     pub runtime: Option<Arc<crate::model::Runtime>>,
     /// Text of the pipeline, for the lineage.
@@ -102,18 +106,8 @@ pub enum Sink {
         /// Where.
         path: PathBuf,
         /// How.
-        options: Materialise,
+        options: Box<Materialise>,
     },
-}
-
-impl Phase {
-    /// What the files of a plain Parquet output say of themselves, having no manifest to say it.
-    pub fn parquet_note(&self) -> Option<String> {
-        match &self.sink {
-            Sink::Output { options, .. } if options.format == OutputFormat::Parquet => serde_json::to_string(&self.fingerprint.inputs).ok(),
-            _ => None,
-        }
-    }
 }
 
 impl Plan {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::models::Library;
+use super::sources::{self, Foreign};
 use super::{Fingerprint, Lesson, Phase, Placed, Plan, Sink};
 use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::chunk::with_field;
@@ -29,7 +30,7 @@ const REQUIRED: [&str; 5] = [step::TRAJECTORY_ID, step::STEP, step::TERMINATED, 
 /// A pipeline error that holds every fault found; a failure where a dataset or runtime cannot be used at all.
 pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     let mut faults = pipeline.faults.clone();
-    let sources = open_sources(pipeline, &mut faults);
+    let (sources, foreign): (Vec<Dataset>, Vec<Option<Foreign>>) = sources::look(pipeline, &mut faults).into_iter().unzip();
     let Some(first) = sources.first() else { return Err(pipeline.source.error(faults)) };
     let has_model = pipeline.stages.iter().any(|stage| stage.options.get("model").is_some());
     let runtime = has_model.then(|| Runtime::find(options)).transpose()?.map(Arc::new);
@@ -63,45 +64,11 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     if !chain.faults.is_empty() {
         return Err(pipeline.source.error(chain.faults));
     }
-    Ok(Plan { phases: chain.phases, sources, runtime, text: pipeline.source.text.clone(), params: pipeline.params.clone() })
-}
-
-fn open_sources(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec<Dataset> {
-    let mut sources: Vec<Dataset> = Vec::new();
-    for input in &pipeline.inputs {
-        let mut fault = |message: String, help: String| faults.push(Diagnostic { span: input.span, message, help: Some(help) });
-        if input.format.as_deref().is_some_and(|format| format != "trajmill") || !input.map.is_empty() {
-            fault(
-                "a source is a trajmill dataset".to_owned(),
-                format!("make one first: `trajmill import {} DATASET`, with --from and --map", input.path),
-            );
-            continue;
-        }
-        match Dataset::open(&pipeline.locate(&input.path)) {
-            Ok(dataset) => {
-                let columns = |dataset: &Dataset| dataset.manifest.columns.clone();
-                if let Some(first) = sources.first().filter(|first| columns(first) != columns(&dataset)) {
-                    let differ = |ours: &Dataset, theirs: &Dataset| {
-                        let theirs = columns(theirs);
-                        columns(ours)
-                            .into_iter()
-                            .find(|column| !theirs.contains(column))
-                            .map(|column| format!("`{}` {}", column.name, column.data_type))
-                    };
-                    let ours = differ(&dataset, first).map(|column| format!("it has {column}")).unwrap_or_default();
-                    let theirs = differ(first, &dataset).map(|column| format!("the first has {column}")).unwrap_or_default();
-                    fault(format!("{} has not the columns of the first source", input.path), [ours, theirs].join("; "));
-                }
-                sources.push(dataset);
-            }
-            Err(error) => fault(error.message, error.hints.join("; ")),
-        }
-    }
-    sources
+    Ok(Plan { phases: chain.phases, sources, foreign, runtime, text: pipeline.source.text.clone(), params: pipeline.params.clone() })
 }
 
 /// The columns of trajectories that come along; the others are computed anew.
-fn carried(trajectories: &Schema) -> Schema {
+pub(super) fn carried(trajectories: &Schema) -> Schema {
     let kept = trajectories.fields().iter().filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
     Schema::new(kept.cloned().collect::<Vec<_>>())
 }
@@ -264,6 +231,16 @@ impl Chain<'_> {
         } else if self.pipeline.inputs.iter().any(|input| self.pipeline.locate(&input.path) == *path) {
             fault("the output is one of the sources", "write to another path: a source is never changed");
         }
+        let before = self.phases.iter().find_map(|phase| match &phase.sink {
+            Sink::Output { options, .. } => options.foreign().ok().flatten(),
+            Sink::Staged { .. } | Sink::Model { .. } => None,
+        });
+        if let Some(format) = before {
+            fault(
+                &format!("the result before was written as `{}`, from which the chain cannot go on", format.name),
+                "materialise that one without `format`, and export it",
+            );
+        }
         self.outputs.push(path.clone());
     }
 
@@ -277,9 +254,11 @@ impl Chain<'_> {
             self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
         }
         self.checks();
-        let key = serde_json::json!({"format": options.format, "shard_rows": options.shard_rows, "columns": options.columns});
+        let key = serde_json::json!({
+            "format": options.format, "shard_rows": options.shard_rows, "columns": options.columns, "with": options.with
+        });
         self.fingerprint.set(format!("stage {} materialise", index + 1), key.to_string());
-        self.close(Sink::Output { path, options });
+        self.close(Sink::Output { path, options: Box::new(options) });
     }
 
     /// Binds the predicates of `check` to the result that they are about.

@@ -131,7 +131,7 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
 }
 
 fn source_names(batch: &RecordBatch, sources: &[Dataset]) -> Result<ArrayRef> {
-    let names: StringArray = sources.iter().map(|source| source.path.file_name().map(|name| name.to_string_lossy().into_owned())).collect();
+    let names: StringArray = sources.iter().map(|source| Some(source.name.as_str())).collect();
     let column = batch.column_by_name(SOURCE).ok_or_else(|| Error::failed("the selection lost its place"))?;
     Ok(take(&names, column, None)?)
 }

@@ -1,11 +1,12 @@
 //! `materialise`: writes what has come so far, and commits it.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Bound, Context, Misfit, Stage, options};
-use crate::error::nearest;
+use crate::error::{Error, nearest};
+use crate::format::{FORMATS, Format, WriteOptions, export};
 
 /// The registry entry.
 pub(super) const STAGE: Stage =
@@ -17,9 +18,13 @@ pub(super) const STAGE: Stage =
 pub struct Materialise {
     /// Directory of the result, relative to the pipeline file's folder.
     pub path: String,
-    /// `trajmill`, or `parquet` for the files of steps alone.
+    /// `trajmill`, or the foreign format that a trainer loads.
+    #[serde(default = "own")]
+    #[schemars(schema_with = "formats")]
+    pub format: String,
+    /// What the foreign format asks of its writer.
     #[serde(default)]
-    pub format: OutputFormat,
+    pub with: WriteOptions,
     /// Rows that a shard aims at: it closes at the first trajectory end at or after them.
     #[serde(default = "shard_rows")]
     #[schemars(range(min = 1))]
@@ -32,15 +37,27 @@ pub struct Materialise {
     pub overwrite: bool,
 }
 
-/// What is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OutputFormat {
-    /// A dataset of this tool: manifest, trajectories, steps.
-    #[default]
-    Trajmill,
-    /// Parquet files of steps alone.
-    Parquet,
+/// The format of this tool: manifest, trajectories, steps.
+const OWN: &str = "trajmill";
+
+impl Materialise {
+    /// The foreign format to write; `None` for this tool's own.
+    ///
+    /// # Errors
+    /// Where there is no such format, which binding has ruled out.
+    pub fn foreign(&self) -> Result<Option<&'static Format>, Error> {
+        if self.format == OWN { Ok(None) } else { export::writable(&self.format).map(Some) }
+    }
+}
+
+fn own() -> String {
+    OWN.to_owned()
+}
+
+fn formats(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<&str> =
+        [OWN].into_iter().chain(FORMATS.iter().filter(|format| format.write.is_some()).map(|format| format.name)).collect();
+    json_schema!({"type": "string", "enum": names})
 }
 
 fn shard_rows() -> u64 {
@@ -57,6 +74,13 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             let misfit = Misfit { word: Some(column.clone()), ..Misfit::new(format!("unknown column `{column}`")) };
             return Err(misfit.help(help).at(index.to_string()).at("columns"));
         }
+    }
+    match materialise.foreign().map_err(|error| Misfit::from(error).at("format"))? {
+        Some(format) => export::check(format, &materialise.with).map_err(|error| Misfit::from(error).at("with"))?,
+        None if materialise.with != WriteOptions::default() => {
+            return Err(Misfit::new("`with` is for foreign formats").help("say which by `format`").at("with"));
+        }
+        None => {}
     }
     Ok(Bound::Materialise(materialise))
 }

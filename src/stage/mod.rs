@@ -46,7 +46,7 @@ use crate::error::{Error, Result};
 use crate::model;
 
 pub use check::Check;
-pub use materialise::{Materialise, OutputFormat};
+pub use materialise::Materialise;
 pub use train_idm::Training;
 
 /// Every stage, by name in alphabetical order.

@@ -62,7 +62,7 @@ pub(crate) fn corpus(root: &Path, trajectories: u64, longest: u64, shards: usize
     let per_shard = trajectories.div_ceil(shards as u64);
     let mut entries = Vec::new();
     for shard in 0..shards {
-        let mut writer = ShardWriter::create(root, shard, &steps, &carried, true, None).unwrap();
+        let mut writer = ShardWriter::create(root, shard, &steps, &carried, true).unwrap();
         let first = shard as u64 * per_shard;
         let ids: Vec<u64> = (first..(first + per_shard).min(trajectories)).collect();
         writer.write(&chunk(&ids, longest, &steps, &carried)).unwrap();

@@ -2,26 +2,33 @@
 //!
 //! Rows are read in batches through all files in natural order; a trajectory may span batches, row groups and files.
 
+pub(super) mod kind;
+mod write;
+
 use std::collections::{HashSet, VecDeque};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use serde_json::{Map, Value};
 
+use self::kind::{Kind, Open, damaged};
 use super::table::{Roles, Rows, Table, common_width, natural};
-use super::{Format, Incoming, Options, Source};
+use super::{Format, Incoming, Options, Source, Writer};
 use crate::dataset::schema;
 use crate::error::{Error, Result};
 
 /// The registry entry.
-pub(super) const FORMAT: Format =
-    Format { name: "parquet", about: "plain Parquet: a file or a folder of files, one row per step, any column names", detect, read };
+pub(super) const FORMAT: Format = Format {
+    name: "parquet",
+    about: "plain Parquet: a file or a folder of files, one row per step, any column names",
+    detect,
+    read: Some(read),
+    write: Some(Writer { nulls: true, takes: &[], write: write::write, note: None }),
+    validate: None,
+};
 
 /// Bytes of steps that a batch aims at.
 const BATCH_BYTES: usize = 8 << 20;
@@ -51,35 +58,29 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries.iter().map(|entry| files(entry)).collect::<Result<Vec<_>>>()?.concat())
 }
 
-fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path).map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
-        Error::failed(format!("{}: not a readable Parquet file: {error}", path.display()))
-            .hint("the file may be cut short: fetch or write it again")
-    })
-}
-
-fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
-    Error::failed(format!("{}: cannot read a batch of rows: {error}", path.display()))
-        .hint("the file may be damaged: fetch or write it again")
-}
-
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if path.join("dataset.json").exists() && path.join("steps").is_dir() {
         return Err(Error::failed(format!("{} is a trajmill dataset already", path.display()))
             .hint("name it as `source:` in a pipeline; nothing has to be imported"));
     }
-    let files = files(path)?;
+    tables(path, files(path)?, Kind::Parquet, options)
+}
+
+/// Opens tables of steps in `files`, which `path` names.
+///
+/// # Errors
+/// Where they cannot be read, do not fit one another or do not say where trajectories end.
+pub(super) fn tables(path: &Path, files: Vec<PathBuf>, kind: Kind, options: &Options) -> Result<Box<dyn Source>> {
     let Some(first) = files.first() else {
         return Err(Error::failed(format!("{} holds no Parquet file", path.display())));
     };
-    let table = SchemaRef::clone(open(first)?.schema());
-    let mut rows = 0;
+    let (table, _) = kind.look(first)?;
+    let mut rows = Some(0);
     for file in &files {
-        let builder = open(file)?;
-        rows += builder.metadata().file_metadata().num_rows().max(0) as u64;
+        let (own, count) = kind.look(file)?;
+        rows = rows.zip(count).map(|(rows, count)| rows + count);
         for field in table.fields() {
-            match builder.schema().field_with_name(field.name()) {
+            match own.field_with_name(field.name()) {
                 Ok(own) if own.data_type() == field.data_type() => {}
                 Ok(own) => {
                     let message = format!(
@@ -99,7 +100,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             }
         }
     }
-    if rows == 0 {
+    if rows == Some(0) {
         return Err(Error::failed(format!("{} holds no rows", path.display())).hint("there is nothing to import"));
     }
     let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
@@ -110,7 +111,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         ))
         .hint("name one with --map trajectory_id=COLUMN, or --map terminated=COLUMN,truncated=COLUMN"));
     }
-    let widths = widths(&files, &table, &roles)?;
+    let widths = widths(kind, &files, &table, &roles)?;
     let width = |name: &str| widths.iter().find(|(column, _)| column == name).and_then(|(_, width)| *width);
     let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
     let table = Table::new(&table, roles, width).map_err(|error| error.at(path.display()))?;
@@ -118,6 +119,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     Ok(Box::new(Parquet {
         table,
         files: files.into(),
+        kind,
         batch_rows,
         reader: None,
         rows,
@@ -130,7 +132,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 }
 
 /// The width of each list column that becomes a vector, or that is one throughout.
-fn widths(files: &[PathBuf], table: &SchemaRef, roles: &Roles) -> Result<Vec<(String, Option<i32>)>> {
+fn widths(kind: Kind, files: &[PathBuf], table: &SchemaRef, roles: &Roles) -> Result<Vec<(String, Option<i32>)>> {
     let (vectors, others) = roles.lists(table);
     // Of the first kind the first vector is enough: any other width is an error when it comes.
     let mut widths: Vec<(String, Option<i32>)> = vectors.into_iter().map(|name| (name, None)).collect();
@@ -148,10 +150,8 @@ fn widths(files: &[PathBuf], table: &SchemaRef, roles: &Roles) -> Result<Vec<(St
         if wanted.is_empty() {
             break;
         }
-        let builder = open(path)?;
-        let roots = wanted.iter().map(|index| builder.schema().index_of(&widths[*index].0)).collect::<Result<Vec<_>, _>>()?;
-        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        for batch in builder.with_projection(mask).with_batch_size(1024).build()? {
+        let names: Vec<String> = wanted.iter().map(|index| widths[*index].0.clone()).collect();
+        for batch in kind.batches(path, 1024, Some(&names))? {
             let batch = batch.map_err(|error| damaged(path, error))?;
             for index in &wanted {
                 let (name, width) = &mut widths[*index];
@@ -192,9 +192,10 @@ struct Parquet {
     table: Table,
     /// Files not yet opened.
     files: VecDeque<PathBuf>,
+    kind: Kind,
     batch_rows: usize,
     reader: Option<Open>,
-    rows: u64,
+    rows: Option<u64>,
     max_steps: Option<usize>,
     pending: Pending,
     ready: VecDeque<Incoming>,
@@ -202,14 +203,6 @@ struct Parquet {
     seen: HashSet<[u8; 16]>,
     /// Trajectories that flags have started.
     count: u64,
-}
-
-/// The file being read.
-struct Open {
-    path: PathBuf,
-    batches: ParquetRecordBatchReader,
-    /// Rows read.
-    row: usize,
 }
 
 /// The trajectory that the rows read so far leave open.
@@ -238,7 +231,7 @@ impl Parquet {
         loop {
             if self.reader.is_none() {
                 let Some(path) = self.files.pop_front() else { return Ok(None) };
-                let batches = open(&path)?.with_batch_size(self.batch_rows).build().map_err(|error| damaged(&path, error))?;
+                let batches = self.kind.batches(&path, self.batch_rows, None)?;
                 self.reader = Some(Open { path, batches, row: 0 });
             }
             if let Some(open) = &mut self.reader {
@@ -401,7 +394,7 @@ impl Parquet {
             [one] => one.clone(),
             several => concat_batches(&self.table.schema, several)?,
         };
-        self.ready.push_back(Incoming { key, steps });
+        self.ready.push_back(Incoming { key, steps, about: None });
         Ok(())
     }
 }
@@ -418,7 +411,7 @@ impl Source for Parquet {
     }
 
     fn rows(&self) -> Option<u64> {
-        Some(self.rows)
+        self.rows
     }
 
     fn metadata(&self) -> Map<String, Value> {

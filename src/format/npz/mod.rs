@@ -3,6 +3,8 @@
 //! An entry of a zip file can only be read from its beginning, and borrows the archive while it is read; so each array
 //! has a thread that unpacks it a little ahead of its reader.
 
+pub(super) mod write;
+
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,8 +23,10 @@ use crate::error::{Error, Result};
 pub(super) const FORMAT: Format = Format {
     name: "npz",
     about: "numpy's npz: arrays with trajectories end to end, and episode_starts, terminals/timeouts or split indices",
-    detect,
-    read,
+    detect: |path| named(path) && !super::ogbench::detect(path),
+    read: Some(read),
+    write: None,
+    validate: None,
 };
 
 /// Bytes that are unpacked at once.
@@ -31,7 +35,8 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// Longest header of an array: numpy's own are below 64 KiB.
 const HEADER_BYTES: u64 = 1 << 20;
 
-fn detect(path: &Path) -> bool {
+/// Whether the file at `path` is called as npz are.
+pub(super) fn named(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
 }
 
@@ -49,6 +54,32 @@ fn open(path: &Path) -> Result<Archive> {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    Ok(Box::new(Flat::new(path, parts(path)?, options, Map::new(), None)?))
+}
+
+/// Names of the arrays in the file at `path`; `None` where it is no npz.
+pub(super) fn names(path: &Path) -> Option<Vec<String>> {
+    let archive = named(path).then(|| open(path).ok())??;
+    Some(archive.file_names().flatten().filter_map(|name| npyz::npz::array_name_from_file_name(&name).map(str::to_owned)).collect())
+}
+
+/// What a file that we wrote says of its origin, in the envelope under `prefix`.
+pub(super) fn note(path: &Path, prefix: &str) -> Option<String> {
+    let name = format!("{prefix}{}", super::kept::ENVELOPE);
+    if !names(path)?.contains(&name) {
+        return None;
+    }
+    let mut part = parts(path).ok()?.into_iter().find(|part| part.layout.name == name)?;
+    let text = part.reader.read(part.layout.rows).ok()?;
+    super::kept::Envelope::parse(&text).ok().map(|envelope| envelope.note.to_string())
+}
+
+/// The arrays of the file at `path`.
+///
+/// # Errors
+/// Where it cannot be read, or holds what only unpickling would read. What `imitation` keeps as pickled `infos` is left
+/// out.
+pub(super) fn parts(path: &Path) -> Result<Vec<Part>> {
     let mut archive = open(path)?;
     let mut parts = Vec::new();
     for index in 0..archive.len() {
@@ -65,6 +96,9 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             NpyHeader::from_reader(&mut head).map_err(|error| damaged(format!("array `{name}` has no readable header: {error}")))?;
         let held = size.saturating_sub(HEADER_BYTES - head.limit());
         if header.uses_pickled_array() {
+            if name == "infos" {
+                continue;
+            }
             return Err(pickled(path, name));
         }
         if let Some(layout) = layout(name, &header).map_err(|error| error.at(path.display()))? {
@@ -84,7 +118,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             parts.push(Part { layout, reader: Box::new(reader) });
         }
     }
-    Ok(Box::new(Flat::new(path, parts, options, Map::new())?))
+    Ok(parts)
 }
 
 fn pickled(path: &Path, name: &str) -> Error {

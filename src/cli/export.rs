@@ -1,0 +1,108 @@
+//! `export`: a dataset of this tool in the format that a trainer loads, whole or not at all.
+
+use std::path::PathBuf;
+
+use super::report;
+use crate::commit::{self, Existing, Staging, existing};
+use crate::dataset::{Dataset, layout};
+use crate::error::{Error, Result};
+use crate::format::{self, Unlabelled, WriteOptions};
+use crate::plan::Fingerprint;
+
+/// What `export` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    /// The dataset
+    dataset: PathBuf,
+    /// The file or directory to write
+    output: PathBuf,
+    /// Format to write; `trajmill export --help` lists them
+    #[arg(long, value_name = "FORMAT")]
+    to: String,
+    /// Steps without an action, where the format cannot leave one out: refuse, drop or fill
+    #[arg(long, default_value = "refuse")]
+    unlabelled: Unlabelled,
+    /// Value of every dimension of an action that is filled in
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    fill: f64,
+    /// Name that the loader knows the dataset by, such as mujoco/hopper/medium-v0
+    #[arg(long)]
+    name: Option<String>,
+    /// Environment that the data come from, such as Hopper-v5
+    #[arg(long)]
+    env: Option<String>,
+    /// Steps per second
+    #[arg(long)]
+    fps: Option<u32>,
+    /// Robot that the data come from
+    #[arg(long)]
+    robot: Option<String>,
+    /// Text of the task, for trajectories that have none of their own
+    #[arg(long)]
+    task: Option<String>,
+    /// Replace a different output at the same path
+    #[arg(long)]
+    overwrite: bool,
+}
+
+pub(super) fn run(args: &ExportArgs) -> Result<()> {
+    let format = format::export::writable(&args.to)?;
+    let dataset = Dataset::open(&args.dataset)?;
+    let options = WriteOptions {
+        unlabelled: args.unlabelled,
+        fill: args.fill,
+        name: args.name.clone(),
+        env: args.env.clone(),
+        fps: args.fps,
+        robot: args.robot.clone(),
+        task: args.task.clone(),
+        note: String::new(),
+    };
+    format::export::check(format, &options)?;
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    fingerprint.set("source", &dataset.hash);
+    let text = serde_json::to_string(&options).map_err(|error| Error::failed(error.to_string()))?;
+    fingerprint.set("export", format!("{} {text}", format.name));
+    let key = fingerprint.key();
+    let replace = match existing(&args.output)? {
+        Existing::Nothing => false,
+        Existing::Result { key: found, .. } if found == key => {
+            if layout::staging(&args.output).exists()
+                && let Ok(staging) = Staging::claim(&args.output, &[])
+            {
+                staging.discard()?;
+            }
+            report::say(&format!("{}: nothing to do, it is there and made of the same things", args.output.display()));
+            return Ok(());
+        }
+        Existing::Result { .. } if args.overwrite => true,
+        Existing::Result { inputs, .. } => {
+            let changes = fingerprint.changes_since(&inputs);
+            let message = format!("{} exists and was made otherwise:\n    {}", args.output.display(), changes.join("\n    "));
+            return Err(Error::failed(message).hint("remove it, write to another path, or give --overwrite"));
+        }
+        Existing::Foreign => {
+            return Err(Error::failed(format!("{} exists and is not an output of trajmill", args.output.display()))
+                .hint("write to another path, or remove it yourself"));
+        }
+    };
+    let note = commit::note(&fingerprint, &dataset.manifest)?;
+    let staging = Staging::claim(&args.output, &[])?;
+    let (trajectories, rows) = (dataset.trajectory_count(), dataset.rows());
+    let written = staging
+        .foreign(&key)
+        .and_then(|to| format::export::export(format, dataset, &to, &WriteOptions { note, ..options }).map(|written| (to, written)));
+    let (to, written) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            // An export starts over, so nothing of a failed one is worth keeping.
+            staging.discard()?;
+            return Err(error);
+        }
+    };
+    staging.publish(&to, replace)?;
+    report::say(&format!("{}: {trajectories} trajectories, {rows} rows as {}", args.output.display(), format.name));
+    report::elsewhere(&written);
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! d3rlpy's dumps of a replay buffer: HDF5 with `observations_0`, `actions_0`, `rewards_0`, `terminated_0` and so on for
+//! each trajectory.
+//!
+//! A trajectory that is not terminated was cut off; there is no place for the observation after the last action. Written
+//! with what is missing, and further columns, under `trajmill`, which d3rlpy's loader passes over.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use serde_json::{Map, Value};
+
+use super::dense;
+use super::grouped::{self, Arrays, Assembly};
+use super::hdf5::write::{Element, Hdf5};
+use super::kept::{self, Envelope, Line};
+use super::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Writer, Written};
+use super::{Format, Incoming, Options, Source, hdf5};
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+
+/// The registry entry.
+pub(super) const FORMAT: Format = Format {
+    name: "d3rlpy",
+    about: "d3rlpy's ReplayBuffer.dump: HDF5, arrays of each trajectory",
+    detect,
+    read: Some(read),
+    write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
+    validate: None,
+};
+
+/// Where what no array of d3rlpy's holds is kept.
+const PREFIX: &str = "trajmill/";
+
+/// The version of the dumps that are read and written.
+const VERSION: &str = "2.1";
+
+/// Whether the file at `path` is a dump.
+pub(super) fn detect(path: &Path) -> bool {
+    let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok()).flatten();
+    file.is_some_and(|file| ["num_episodes", "columns", "version"].iter().all(|name| file.dataset(name).is_ok()))
+}
+
+fn note(path: &Path) -> Option<String> {
+    hdf5::note(path, PREFIX)
+}
+
+struct Dump {
+    path: PathBuf,
+    file: hdf5::File,
+    episodes: u64,
+    next: u64,
+    /// Members of a tuple of observations; `None` where there is one array.
+    parts: Option<u64>,
+    envelope: Option<Envelope>,
+    about: SchemaRef,
+    schema: SchemaRef,
+    first: Option<Incoming>,
+}
+
+fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    if let Some((target, _)) = options.map.first() {
+        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("the names in d3rlpy's dumps are fixed"));
+    }
+    let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
+    let file = hdf5::open(path)?;
+    let version = file.dataset("version").ok().and_then(|version| version.read_string().ok()).and_then(|texts| texts.into_iter().next());
+    if version.as_deref() != Some(VERSION) {
+        return Err(failed(format!("version {} of a dump is not {VERSION}", version.unwrap_or_default()))
+            .hint("dump it again with d3rlpy 2.1 or newer"));
+    }
+    let episodes = file.dataset("num_episodes").ok().and_then(|count| count.read_i64().ok()).and_then(|count| count.first().copied());
+    let episodes = episodes.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0);
+    let episodes = episodes.ok_or_else(|| failed("there are no episodes".to_owned()))?;
+    let parts = (0..).take_while(|part| file.dataset(&format!("observations_0_{part}")).is_ok()).count() as u64;
+    let parts = (file.dataset("observations_0").is_err() && parts > 0).then_some(parts);
+    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE)).map(|text| Envelope::parse(&text)).transpose();
+    let envelope = envelope.map_err(|error| error.at(path.display()))?;
+    let about = envelope.as_ref().map_or_else(|| Ok(Arc::new(Schema::empty())), Envelope::schema)?;
+    let schema = Arc::new(Schema::empty());
+    let mut dump = Dump { path: path.to_owned(), file, episodes, next: 0, parts, envelope, about, schema, first: None };
+    let first = dump.episode(None)?;
+    dump.schema = first.steps.schema();
+    dump.first = Some(first);
+    Ok(Box::new(dump))
+}
+
+impl Dump {
+    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Incoming> {
+        let index = self.next;
+        self.next += 1;
+        self.read(index, schema).map_err(|error| error.at(format!("{}: trajectory {index}", self.path.display())))
+    }
+
+    fn array(&self, name: &str) -> Result<(Field, ArrayRef)> {
+        let missing =
+            |error| Error::failed(format!("there is no array `{name}`: {error}")).hint(format!("`num_episodes` says {}", self.episodes));
+        let dataset = self.file.dataset(name).map_err(missing)?;
+        hdf5::column(&dataset, name)?.ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
+    }
+
+    fn read(&self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
+        let group = self.envelope.as_ref().map(|_| {
+            let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
+            let group = self.file.group(&format!("{PREFIX}{index}"));
+            let group = group.map_err(|error| Error::failed(format!("what was kept of it is not there: {error}")))?;
+            hdf5::arrays(&group, "", 0, &mut arrays)?;
+            hdf5::attributes(&group, &mut attributes);
+            let line = attributes.get("line").and_then(Value::as_str).unwrap_or_default();
+            let line: Line =
+                serde_json::from_str(line).map_err(|error| Error::failed(format!("what was kept of it is damaged: {error}")))?;
+            Ok::<_, Error>((arrays, line))
+        });
+        let (mut kept, line) = group.transpose()?.map_or((Arrays::new(), None), |(arrays, line)| (arrays, Some(line)));
+        let mut observation = match self.parts {
+            None => self.array(&format!("observations_{index}"))?,
+            Some(parts) => {
+                let mut arrays = Arrays::new();
+                for part in 0..parts {
+                    arrays.insert(format!("observations/{part}"), self.array(&format!("observations_{index}_{part}"))?);
+                }
+                grouped::take(&mut arrays, "observations").ok_or_else(|| Error::failed("parts of `observations` differ in length"))?
+            }
+        };
+        let length = observation.1.len();
+        let last = grouped::take(&mut kept, "final_observation");
+        if let Some((_, last)) = last.filter(|(_, last)| last.data_type() == observation.1.data_type()) {
+            observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
+        }
+        let mut assembly = Assembly::new(length, observation.1.len() > length);
+        let mut action = self.array(&format!("actions_{index}"))?;
+        // Single whole numbers stand in a column of one.
+        if action.0.data_type().to_string().contains("Int") {
+            action = grouped::squeezed(action);
+        }
+        assembly.add(step::OBSERVATION, observation, false)?;
+        assembly.add(step::ACTION, action, true)?;
+        assembly.add(step::REWARD, grouped::squeezed(self.array(&format!("rewards_{index}"))?), true)?;
+        let name = format!("terminated_{index}");
+        let terminated = hdf5::bytes(&self.file, &name).and_then(|bytes| bytes.first().copied());
+        let terminated = terminated.ok_or_else(|| Error::failed(format!("there is no value `{name}`")))? != 0;
+        let (terminated, truncated) = line.as_ref().map_or((terminated, !terminated), |line| (line.terminated, line.truncated));
+        let flags = |last: bool| (0..length).map(|row| last && row + 1 == length).collect::<Vec<_>>();
+        assembly.flags(step::TERMINATED, &flags(terminated))?;
+        assembly.flags(step::TRUNCATED, &flags(truncated))?;
+        assembly.finals();
+        assembly.others(grouped::with_valid(kept, true)?)?;
+        let about = line.map_or(Ok(None), |line| kept::row(&self.about, &line.about))?;
+        Ok(Incoming { key: index.to_string(), steps: assembly.finish(schema)?, about })
+    }
+}
+
+impl Source for Dump {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn about(&self) -> SchemaRef {
+        Arc::clone(&self.about)
+    }
+
+    fn rows(&self) -> Option<u64> {
+        None
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        self.envelope.as_ref().map(|envelope| envelope.source_metadata.clone()).unwrap_or_default()
+    }
+
+    fn recovers(&self) -> bool {
+        true
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if self.next >= self.episodes {
+            return Ok(None);
+        }
+        let schema = Arc::clone(&self.schema);
+        self.episode(Some(&schema)).map(Some)
+    }
+}
+
+fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+    let mut written = Written::default();
+    for column in [step::OBSERVATION, step::ACTION, step::REWARD] {
+        let field = outgoing.steps().field_with_name(column);
+        let field = field.map_err(|_| {
+            Error::failed(format!("d3rlpy needs `{column}s`, and the dataset has no column `{column}`")).hint("`derive` can make one")
+        })?;
+        if dense::plain(field, column).is_none() {
+            return Err(Error::failed(format!("d3rlpy cannot hold `{column}` of type {}", field.data_type())));
+        }
+    }
+    let mut extras = Vec::new();
+    let mut left = Vec::new();
+    for column in dense::extras(outgoing.steps()) {
+        match dense::plain(outgoing.steps().field_with_name(&column)?, &column) {
+            Some(_) => extras.push(column),
+            None => left.push(column),
+        }
+    }
+    dense::left(&mut written, &left);
+    let mut file = Hdf5::create(to)?;
+    for leaving in outgoing.pass(None)? {
+        episode(&mut file, &leaving?, &extras)?;
+    }
+    file.texts("columns", &[4], &["observations", "actions", "rewards", "terminated"])?;
+    file.array("num_episodes", Element::Plain(DataType::Int64), &[], &(outgoing.trajectories() as i64).to_le_bytes())?;
+    file.texts("version", &[], &[VERSION])?;
+    let envelope = Envelope::new(outgoing, options, BTreeMap::new(), &mut written).text()?;
+    file.array(&format!("{PREFIX}{}", kept::ENVELOPE), Element::Plain(DataType::UInt8), &[envelope.len() as u64], envelope.as_bytes())?;
+    file.finish()?;
+    written.moved("final observations, how each trajectory ended, its identity, further columns", format!("the groups `{PREFIX}*`"));
+    if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
+        written.moved("which actions were filled in", format!("`{ACTION_VALID}` in those groups"));
+    }
+    Ok(written)
+}
+
+fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> {
+    let (index, length) = (leaving.index, leaving.length);
+    let schema = leaving.steps.schema();
+    let whole = |name: &str| leaving.steps.column_by_name(name).ok_or_else(|| Error::failed("a column was not read"));
+    let field = schema.field_with_name(step::OBSERVATION)?;
+    let observation = whole(step::OBSERVATION)?;
+    let parts = dense::plain(field, "").unwrap_or_default();
+    for (part, plain) in parts.iter().enumerate() {
+        let name = if plain.path.is_empty() { format!("observations_{index}") } else { format!("observations_{index}_{part}") };
+        dense::one(file, &name, plain, &observation.slice(0, length))?;
+    }
+    // Actions and rewards are columns of one where they are single numbers.
+    for (column, name) in [(step::ACTION, "actions"), (step::REWARD, "rewards")] {
+        let values = whole(column)?.slice(0, length);
+        let mut bytes = Vec::new();
+        dense::append(&values, &mut bytes)?;
+        let plain = dense::plain(schema.field_with_name(column)?, name).and_then(|parts| parts.into_iter().next());
+        let plain = plain.ok_or_else(|| Error::failed(format!("`{column}` is no array of numbers")))?;
+        let row = if plain.row.is_empty() { vec![1] } else { plain.row };
+        let shape: Vec<u64> = std::iter::once(length as u64).chain(row).collect();
+        file.array(&format!("{name}_{index}"), Element::Plain(plain.element), &shape, &bytes)?;
+    }
+    let line = kept::line(leaving)?;
+    file.array(&format!("terminated_{index}"), Element::Plain(DataType::Boolean), &[], &[u8::from(line.terminated)])?;
+    let group = format!("{PREFIX}{index}");
+    if leaving.has_final() {
+        dense::array(file, &format!("{group}/final_observation"), field, &observation.slice(length, 1))?;
+    }
+    for column in extras {
+        let (field, values) = (schema.field_with_name(column)?, whole(column)?);
+        dense::array(file, &format!("{group}/{column}"), field, values)?;
+        if field.is_nullable() {
+            let valid: ArrayRef = Arc::new(BooleanArray::from_iter((0..values.len()).map(|row| Some(values.is_valid(row)))));
+            dense::array(file, &format!("{group}/{column}_valid"), &Field::new("valid", DataType::Boolean, false), &valid)?;
+        }
+    }
+    if let Some(source) = leaving.steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>()) {
+        let proxy = (0..source.len()).map(|row| Some(source.is_valid(row) && source.value(row) == "proxy"));
+        let proxy: ArrayRef = Arc::new(BooleanArray::from_iter(proxy));
+        dense::array(file, &format!("{group}/action_is_proxy"), &Field::new("proxy", DataType::Boolean, false), &proxy)?;
+    }
+    let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;
+    file.group(&group, vec![("line".to_owned(), super::hdf5::write::Attribute::Text(text))])?;
+    file.close(&group)
+}

@@ -1,0 +1,130 @@
+//! Folders of `episode_INDEX_LENGTH.npz`, as ExORL, DrQ and V-D4RL write them: one trajectory a file, with a row more than
+//! it has steps. Row 0 is the reset; the action, reward and discount of row t led to the observation of row t.
+//!
+//! A discount of 0 says that the environment ended.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use serde_json::{Map, Value};
+
+use super::grouped::{self, Arrays, Assembly};
+use super::{Format, Incoming, Options, Source, flat, npz, table};
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+
+/// The registry entry.
+pub(super) const FORMAT: Format = Format {
+    name: "exorl",
+    about: "ExORL, DrQ, V-D4RL: a folder of episode_*.npz, one trajectory a file; only read",
+    detect: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
+    read: Some(read),
+    write: None,
+    validate: None,
+};
+
+/// The files of trajectories in the folder `path`, in order of their numbers.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with("episode_") && npz::named(&file) {
+            files.push(file);
+        }
+    }
+    files.sort_by(|a, b| table::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    Ok(files)
+}
+
+struct Episodes {
+    files: std::vec::IntoIter<PathBuf>,
+    schema: SchemaRef,
+    first: Option<Incoming>,
+}
+
+fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    if let Some((target, _)) = options.map.first() {
+        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("the names in ExORL's files are fixed"));
+    }
+    let mut files = files(path)?.into_iter();
+    let first = files.next().ok_or_else(|| Error::failed(format!("{} holds no file episode_*.npz", path.display())))?;
+    let first = episode(&first, None).map_err(|error| error.at(first.display()))?;
+    Ok(Box::new(Episodes { files, schema: first.steps.schema(), first: Some(first) }))
+}
+
+fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
+    let mut arrays = Arrays::new();
+    for mut part in npz::parts(path)? {
+        if part.layout.element == DataType::Null {
+            return Err(Error::failed(format!("`{}` holds {}, not numbers", part.layout.name, part.layout.kind)));
+        }
+        let bytes = part.reader.read(part.layout.rows)?;
+        let name = part.layout.name.clone();
+        arrays.insert(name.clone(), flat::whole(&name, &part.layout, bytes)?);
+    }
+    let observation = grouped::take(&mut arrays, "observation").ok_or_else(|| Error::failed("there is no array `observation`"))?;
+    let rows = observation.1.len();
+    let length = rows.checked_sub(1).filter(|length| *length > 0).ok_or_else(|| Error::failed("it has no step after the reset"))?;
+    let mut assembly = Assembly::new(length, true);
+    assembly.add(step::OBSERVATION, observation, false)?;
+    // What led to row t+1 was done in row t.
+    let mut led = |name: &str| -> Result<Option<_>> {
+        let Some((field, values)) = arrays.remove(name) else { return Ok(None) };
+        if values.len() != rows {
+            return Err(Error::failed(format!("`{name}` has {} rows where `observation` has {rows}", values.len())));
+        }
+        Ok(Some((field, values.slice(1, length))))
+    };
+    let (action, reward, discount) = (led("action")?, led("reward")?, led("discount")?);
+    if let Some(action) = action {
+        assembly.add(step::ACTION, action, true)?;
+    }
+    if let Some(reward) = reward {
+        assembly.add(step::REWARD, grouped::squeezed(reward), true)?;
+    }
+    let zero = discount.as_ref().map(grouped::numbers).transpose()?;
+    let terminated: Vec<bool> = (0..length).map(|row| zero.as_ref().is_some_and(|discount| discount[row] == 0.0)).collect();
+    let ended = terminated.last() == Some(&true);
+    assembly.flags(step::TERMINATED, &terminated)?;
+    assembly.flags(step::TRUNCATED, &(0..length).map(|row| !ended && row + 1 == length).collect::<Vec<_>>())?;
+    assembly.finals();
+    if let Some(discount) = discount {
+        assembly.add("discount", grouped::squeezed(discount), true)?;
+    }
+    assembly.others(arrays)?;
+    let key = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Incoming { key, steps: assembly.finish(schema)?, about: None })
+}
+
+impl Source for Episodes {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn about(&self) -> SchemaRef {
+        Arc::new(Schema::empty())
+    }
+
+    fn rows(&self) -> Option<u64> {
+        None
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn recovers(&self) -> bool {
+        true
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        let Some(path) = self.files.next() else { return Ok(None) };
+        episode(&path, Some(&self.schema)).map(Some).map_err(|error| error.at(path.display()))
+    }
+}

@@ -1,0 +1,244 @@
+//! LeRobot datasets: v2.0, v2.1 and v3.0.
+//!
+//! ```text
+//! ROOT/meta/info.json                                versions, features, totals, path templates
+//! ROOT/meta/{tasks,episodes}.jsonl                   v2: one line each; v2.1 has episodes_stats.jsonl, v2.0 stats.json
+//! ROOT/meta/tasks.parquet, meta/episodes/*/*.parquet v3: the same, and where the rows of each episode are
+//! ROOT/data/chunk-000/episode_000000.parquet         v2: one episode a file
+//! ROOT/data/chunk-000/file-000.parquet               v3: many
+//! ```
+//!
+//! An episode has T rows: the observation after the last action has no place. Frames of videos are not decoded: a video
+//! feature becomes a reference, file and seconds in it.
+
+mod checked;
+mod columns;
+mod features;
+mod file;
+mod meta;
+mod read;
+mod stats;
+mod table;
+mod validate;
+mod write;
+
+use std::path::Path;
+
+use super::{Format, Writer};
+
+/// Where final observations are, for which LeRobot has no place; its own tools leave the file alone.
+const FINALS: &str = "meta/trajmill/final_observations.parquet";
+
+/// Files in a chunk's folder; with v2.1, episodes.
+const CHUNK: u64 = 1000;
+
+/// Bytes that a file of several episodes aims at, in MiB.
+const FILE_MIB: u64 = 100;
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V21,
+    V30,
+}
+
+/// What of the options means something here.
+const TAKES: &[&str] = &["fps", "robot", "task", "env"];
+
+/// The registry entry.
+pub(super) const FORMAT: Format = Format {
+    name: "lerobot",
+    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references",
+    detect,
+    read: Some(read::read),
+    write: Some(Writer { nulls: false, takes: TAKES, write: write::v30, note: None }),
+    validate: Some(validate::validate),
+};
+
+/// The registry entry of the older version, which many trainers still want.
+pub(super) const FORMAT_V21: Format = Format {
+    name: "lerobot-v2.1",
+    about: "LeRobot v2.1, to be written: one Parquet file an episode; `lerobot` reads it",
+    detect: |_| false,
+    read: None,
+    write: Some(Writer { nulls: false, takes: TAKES, write: write::v21, note: None }),
+    validate: None,
+};
+
+fn detect(path: &Path) -> bool {
+    path.join("meta/info.json").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
+    use arrow::datatypes::{DataType, Field, Float32Type};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::dataset::store;
+    use crate::error::Result;
+    use crate::format::{Findings, Incoming, Options};
+
+    fn parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        store::create_dir(path.parent().unwrap()).unwrap();
+        let mut file = checked::Checked::create(path, &batch.schema(), None).unwrap();
+        file.write(&batch).unwrap();
+        file.finish().unwrap();
+    }
+
+    fn whole(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+        Arc::new(values.into_iter().collect::<Int64Array>())
+    }
+
+    fn vectors(rows: impl Iterator<Item = usize>, width: i32) -> ArrayRef {
+        let values: Float32Array = rows.flat_map(|row| (0..width).map(move |at| Some((row * 10) as f32 + at as f32))).collect();
+        let child = Arc::new(Field::new("element", DataType::Float32, true));
+        Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(values), None).unwrap())
+    }
+
+    /// Episodes of the given lengths; the first file holds the odd ones, the second the even ones, each backwards.
+    fn made(root: &Path, lengths: &[usize]) {
+        let starts: Vec<usize> = lengths.iter().scan(0, |end, length| Some(std::mem::replace(end, *end + length))).collect();
+        for (file, remainder) in [(0, 1), (1, 0)] {
+            let own: Vec<usize> = (0..lengths.len()).rev().filter(|episode| episode % 2 == remainder).collect();
+            let rows = || own.iter().flat_map(|episode| (0..lengths[*episode]).map(move |frame| (*episode, frame)));
+            if own.is_empty() {
+                continue;
+            }
+            parquet(
+                &root.join(format!("data/chunk-000/file-{file:03}.parquet")),
+                vec![
+                    ("observation.state", vectors(rows().map(|(episode, frame)| starts[episode] + frame), 2)),
+                    ("action", vectors(rows().map(|(_, frame)| frame), 1)),
+                    ("timestamp", Arc::new(rows().map(|(_, frame)| Some(frame as f32 / 10.0)).collect::<Float32Array>())),
+                    ("frame_index", whole(rows().map(|(_, frame)| frame as i64))),
+                    ("episode_index", whole(rows().map(|(episode, _)| episode as i64))),
+                    ("index", whole(rows().map(|(episode, frame)| (starts[episode] + frame) as i64))),
+                    ("task_index", whole(rows().map(|_| 0))),
+                ],
+            );
+        }
+        let numbers = |of: &dyn Fn(usize) -> usize| whole((0..lengths.len()).map(|episode| of(episode) as i64));
+        parquet(
+            &root.join("meta/episodes/chunk-000/file-000.parquet"),
+            vec![
+                ("episode_index", numbers(&|episode| episode)),
+                ("length", numbers(&|episode| lengths[episode])),
+                ("data/chunk_index", numbers(&|_| 0)),
+                ("data/file_index", numbers(&|episode| 1 - episode % 2)),
+                ("dataset_from_index", numbers(&|episode| starts[episode])),
+                ("dataset_to_index", numbers(&|episode| starts[episode] + lengths[episode])),
+            ],
+        );
+        parquet(&root.join("meta/tasks.parquet"), vec![("task_index", whole([0])), ("task", Arc::new(StringArray::from(vec!["hop"])))]);
+        let feature = |dtype: &str, width: usize| json!({"dtype": dtype, "shape": [width], "names": null});
+        let info = json!({
+            "codebase_version": "v3.0", "fps": 10, "total_episodes": lengths.len(), "total_frames": lengths.iter().sum::<usize>(), "total_tasks": 1,
+            "splits": {"train": format!("0:{}", lengths.len())},
+            "features": {
+                "observation.state": feature("float32", 2), "action": feature("float32", 1), "timestamp": feature("float32", 1),
+                "frame_index": feature("int64", 1), "episode_index": feature("int64", 1), "index": feature("int64", 1), "task_index": feature("int64", 1),
+            },
+        });
+        store::write(&root.join("meta/info.json"), info.to_string().as_bytes()).unwrap();
+    }
+
+    fn all(root: &Path) -> Result<Vec<Incoming>> {
+        let mut source = read::read(root, &Options::default())?;
+        let mut found = Vec::new();
+        while let Some(incoming) = source.next()? {
+            assert_eq!(incoming.steps.schema(), source.schema());
+            found.push(incoming);
+        }
+        Ok(found)
+    }
+
+    fn files(root: &Path) -> Vec<PathBuf> {
+        let names = ["meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"];
+        names.iter().map(|name| root.join(name)).filter(|path| path.exists()).collect()
+    }
+
+    #[test]
+    fn long_episodes_and_those_of_one_frame() {
+        let folder = tempfile::tempdir().unwrap();
+        let lengths = [1, 140_000, 3];
+        made(folder.path(), &lengths);
+        let found = all(folder.path()).unwrap();
+        assert_eq!(found.iter().map(|incoming| incoming.steps.num_rows()).collect::<Vec<_>>(), lengths);
+        let last = found[2].steps["observation"].as_fixed_size_list().value(0);
+        assert_eq!(last.as_primitive::<Float32Type>().values().to_vec(), [1_400_010.0, 1_400_011.0]);
+        // The loader takes files in order of their names, where these rows are not in order of episodes.
+        let mut findings = Findings::default();
+        validate::validate(folder.path(), &mut findings).unwrap();
+        assert!(findings.faults.iter().any(|fault| fault.rule == "index"), "{findings:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn rows_are_where_the_metadata_says(lengths in prop::collection::vec(1..40_usize, 1..30)) {
+            let folder = tempfile::tempdir().unwrap();
+            made(folder.path(), &lengths);
+            let found = all(folder.path()).unwrap();
+            prop_assert_eq!(found.iter().map(|incoming| incoming.steps.num_rows()).collect::<Vec<_>>(), lengths);
+            let mut row = 0;
+            for incoming in &found {
+                let observations = incoming.steps["observation"].as_fixed_size_list();
+                let values = observations.values().as_primitive::<Float32Type>();
+                for frame in 0..incoming.steps.num_rows() {
+                    prop_assert_eq!(values.value(2 * frame), (row * 10) as f32);
+                    row += 1;
+                }
+            }
+        }
+
+        #[test]
+        fn damage_is_an_error_or_leaves_the_values(
+            file in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            made(folder.path(), &[3, 4]);
+            let whole = all(folder.path()).unwrap();
+            let files = files(folder.path());
+            let path = &files[file.index(files.len())];
+            let mut bytes = std::fs::read(path).unwrap();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = byte }
+            store::remove(path).unwrap();
+            store::write(path, &bytes).unwrap();
+            match all(folder.path()) {
+                Ok(found) if path.extension().is_some_and(|extension| extension == "parquet") => {
+                    // Checksums cover the pages; what is left are names and statistics in the footer.
+                    for (found, whole) in found.iter().zip(&whole) {
+                        prop_assert_eq!(&found.steps["observation"], &whole.steps["observation"]);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => prop_assert!(!error.message.is_empty()),
+            }
+            let mut findings = Findings::default();
+            let _ = validate::validate(folder.path(), &mut findings);
+        }
+
+        #[test]
+        fn any_value_in_the_description_ends(key in prop::sample::select(vec!["codebase_version", "fps", "features", "total_episodes", "total_frames", "splits", "data_path", "chunks_size"]),
+            text in "[\\[\\]{}\":,0-9a-z_.%-]{0,40}") {
+            let folder = tempfile::tempdir().unwrap();
+            made(folder.path(), &[3]);
+            let path = folder.path().join("meta/info.json");
+            let mut info: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            info[key] = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
+            store::remove(&path).unwrap();
+            store::write(&path, info.to_string().as_bytes()).unwrap();
+            if let Err(error) = all(folder.path()) {
+                prop_assert!(!error.message.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Minari: a directory with `data/metadata.json` and either one HDF5 file with a group per episode, or a folder per
+//! episode with an Arrow or Parquet file. Observations have one row more than actions.
+//!
+//! Written as HDF5. Where the observation after the last action is not known, the last one stands there; what is lost by
+//! it, and the identity of trajectories, is in the attribute `trajmill` of each episode.
+
+mod spaces;
+mod write;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Map, Value};
+
+use super::grouped::{self, Arrays, Assembly};
+use super::kept::{self, Envelope, Line};
+use super::outgoing::Writer;
+use super::{Format, Incoming, Options, Source, hdf5, table};
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+
+/// The registry entry.
+pub(super) const FORMAT: Format = Format {
+    name: "minari",
+    about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written as HDF5",
+    detect: |path| data(path).is_some(),
+    read: Some(read),
+    write: Some(Writer { nulls: false, takes: &["name", "env"], write: write::write, note: None }),
+    validate: None,
+};
+
+/// The file of the HDF5 backend, and what our own files keep in metadata and attributes.
+const MAIN: &str = "main_data.hdf5";
+const OURS: &str = "trajmill";
+
+/// The folder with the metadata: the dataset's own, or its `data`.
+fn data(path: &Path) -> Option<PathBuf> {
+    let folders = [path.join("data"), path.to_owned()];
+    folders.into_iter().find(|folder| {
+        let metadata = std::fs::read(folder.join("metadata.json")).ok();
+        let metadata = metadata.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        metadata.is_some_and(|metadata| metadata.get("data_format").is_some() || metadata.get("total_episodes").is_some())
+    })
+}
+
+enum Backend {
+    Hdf5(hdf5::File),
+    Arrow,
+    Parquet,
+}
+
+struct Minari {
+    folder: PathBuf,
+    backend: Backend,
+    metadata: Map<String, Value>,
+    /// Observation and action space, where images are encoded.
+    spaces: [Option<Value>; 2],
+    envelope: Option<Envelope>,
+    about: SchemaRef,
+    schema: SchemaRef,
+    first: Option<Incoming>,
+    next: u64,
+    episodes: u64,
+}
+
+fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    if let Some((target, _)) = options.map.first() {
+        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("Minari's names are fixed"));
+    }
+    let missing = || Error::failed(format!("{} is no Minari dataset: there is no data/metadata.json", path.display()));
+    let folder = data(path).ok_or_else(missing)?;
+    let place = folder.join("metadata.json");
+    let metadata = object(&place)?;
+    let damaged =
+        |what: &str| Error::failed(format!("{}: {what}", place.display())).hint("the dataset is not whole: download or write it again");
+    let backend = match metadata.get("data_format").and_then(Value::as_str).unwrap_or("hdf5") {
+        "hdf5" => Backend::Hdf5(hdf5::open(&folder.join(MAIN))?),
+        "arrow" => Backend::Arrow,
+        "parquet" => Backend::Parquet,
+        other => return Err(damaged(&format!("the data format `{other}` is not one of hdf5, arrow, parquet"))),
+    };
+    let episodes = metadata.get("total_episodes").and_then(Value::as_u64).ok_or_else(|| damaged("there is no number `total_episodes`"))?;
+    if episodes == 0 {
+        return Err(damaged("there are no episodes"));
+    }
+    let encoded = metadata.get("jpeg_encoding").and_then(Value::as_bool).unwrap_or(true);
+    let space = |name: &str| -> Result<Option<Value>> {
+        let text = metadata.get(name).and_then(Value::as_str).filter(|_| encoded);
+        text.map(|text| spaces::parse(text).map_err(|error| error.at(place.display()))).transpose()
+    };
+    let spaces = [space("observation_space")?, space("action_space")?];
+    let envelope = metadata.get(OURS).map(|ours| serde_json::from_value::<Envelope>(ours.clone()));
+    let envelope = envelope.transpose().map_err(|error| damaged(&format!("`{OURS}` is not what we write: {error}")))?;
+    let about = match &envelope {
+        Some(envelope) => envelope.schema()?,
+        None => Arc::new(Schema::new(vec![
+            Field::new("seed", DataType::Int64, true),
+            Field::new("options", DataType::Utf8, true),
+            Field::new("episode_metadata", DataType::Utf8, true),
+        ])),
+    };
+    let mut minari =
+        Minari { folder, backend, metadata, spaces, envelope, about, schema: Arc::new(Schema::empty()), first: None, next: 0, episodes };
+    let first = minari.episode(None)?;
+    minari.schema = first.steps.schema();
+    minari.first = Some(first);
+    Ok(Box::new(minari))
+}
+
+/// The JSON object in the file at `path`.
+fn object(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+    match spaces::parse(&text).map_err(|error| error.at(path.display()))? {
+        Value::Object(object) => Ok(object),
+        _ => Err(Error::failed(format!("{} is not a JSON object", path.display()))),
+    }
+}
+
+impl Minari {
+    /// Reads the next episode, whose columns must be those of `schema`, where that is known.
+    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Incoming> {
+        let index = self.next;
+        self.next += 1;
+        let place = match &self.backend {
+            Backend::Hdf5(_) => format!("{}: episode_{index}", self.folder.join(MAIN).display()),
+            _ => format!("{}", self.folder.join(index.to_string()).display()),
+        };
+        self.read(index, schema).map_err(|error| error.at(place))
+    }
+
+    fn read(&self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
+        let (mut arrays, attributes) = match &self.backend {
+            Backend::Hdf5(file) => {
+                let missing = |error| {
+                    Error::failed(format!("there is no such group: {error}"))
+                        .hint(format!("`total_episodes` says {}, numbered from 0 without a gap", self.episodes))
+                };
+                let group = file.group(&format!("episode_{index}")).map_err(missing)?;
+                let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
+                hdf5::arrays(&group, "", 0, &mut arrays)?;
+                hdf5::attributes(&group, &mut attributes);
+                (arrays, attributes)
+            }
+            backend => self.tables(index, matches!(backend, Backend::Arrow))?,
+        };
+        let line = match attributes.get(OURS).and_then(Value::as_str).filter(|_| self.envelope.is_some()) {
+            Some(text) => Some(
+                serde_json::from_str::<Line>(text).map_err(|error| Error::failed(format!("the attribute `{OURS}` is damaged: {error}")))?,
+            ),
+            None => None,
+        };
+        let need = |column: Option<(Field, ArrayRef)>, name: &str| column.ok_or_else(|| Error::failed(format!("there is no `{name}`")));
+        let padded = !matches!(self.backend, Backend::Hdf5(_));
+        let mut reward = grouped::squeezed(need(arrays.remove("rewards"), "rewards")?);
+        let mut observation = images(need(grouped::take(&mut arrays, "observations"), "observations")?, self.spaces[0].as_ref())?;
+        let mut length = reward.1.len();
+        // The other backends pad what has no value on the last row.
+        if padded {
+            length = length.checked_sub(1).filter(|length| *length > 0).ok_or_else(|| Error::failed("it has no step"))?;
+            reward.1 = reward.1.slice(0, length);
+        }
+        if length == 0 {
+            return Err(Error::failed("it has no step"));
+        }
+        let mut known_final = observation.1.len() == length + 1;
+        if line.as_ref().is_some_and(|line| !line.known_final) && known_final {
+            observation.1 = observation.1.slice(0, length);
+            arrays.values_mut().for_each(|(_, values)| *values = values.slice(0, values.len().min(length)));
+            known_final = false;
+        }
+        let mut assembly = Assembly::new(length, known_final);
+        let cut = |column: (Field, ArrayRef)| if padded { (column.0, column.1.slice(0, length)) } else { column };
+        let action = images(need(grouped::take(&mut arrays, "actions"), "actions")?, self.spaces[1].as_ref())?;
+        assembly.add(step::OBSERVATION, observation, false)?;
+        assembly.add(step::ACTION, cut(action), true)?;
+        assembly.add(step::REWARD, reward, true)?;
+        let mut flags = |name: &str| -> Result<Vec<bool>> {
+            let flags = need(arrays.remove(name), name)?;
+            grouped::booleans((flags.0, flags.1.slice(0, flags.1.len().min(length))))
+        };
+        let (terminated, mut truncated) = (flags("terminations")?, flags("truncations")?);
+        if let (Some(line), Some(last)) = (&line, truncated.last_mut()) {
+            *last = line.truncated;
+        }
+        assembly.flags(step::TERMINATED, &terminated)?;
+        assembly.flags(step::TRUNCATED, &truncated)?;
+        assembly.finals();
+        assembly.others(self.renamed(arrays)?)?;
+        let about = match &line {
+            Some(line) => kept::row(&self.about, &line.about)?,
+            None if self.envelope.is_some() => {
+                return Err(Error::failed(format!("there is no attribute `{OURS}`, which the metadata announces")));
+            }
+            None => Some(self.said(&attributes)?),
+        };
+        Ok(Incoming { key: index.to_string(), steps: assembly.finish(schema)?, about })
+    }
+
+    /// The tables of an episode in the Arrow and Parquet backends, as arrays.
+    fn tables(&self, index: u64, arrow: bool) -> Result<(Arrays, Map<String, Value>)> {
+        let folder = self.folder.join(index.to_string());
+        let extension = if arrow { "arrow" } else { "parquet" };
+        let failed = |error: std::io::Error| Error::failed(format!("cannot list the folder: {error}"));
+        let mut files: Vec<PathBuf> = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|found| found == extension) {
+                files.push(path);
+            }
+        }
+        files.sort_by(|a, b| table::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        for path in &files {
+            let open = || File::open(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())));
+            let damaged = |error: String| {
+                Error::failed(format!("{} cannot be read: {error}", path.display()))
+                    .hint("the file may be cut short: fetch or write it again")
+            };
+            if arrow {
+                let reader = super::arrow::open(path, None)?;
+                for batch in reader {
+                    batches.push(batch.map_err(|error| damaged(error.to_string()))?);
+                }
+            } else {
+                let reader = ParquetRecordBatchReaderBuilder::try_new(open()?).and_then(ParquetRecordBatchReaderBuilder::build);
+                for batch in reader.map_err(|error| damaged(error.to_string()))? {
+                    batches.push(batch.map_err(|error| damaged(error.to_string()))?);
+                }
+            }
+        }
+        let first = batches.first().ok_or_else(|| Error::failed(format!("there is no .{extension} file with rows")))?;
+        let batch = concat_batches(&first.schema(), &batches)?;
+        let mut arrays = Arrays::new();
+        for (field, values) in batch.schema().fields().iter().zip(batch.columns()).filter(|(field, _)| field.name() != "episode_id") {
+            let (field, values) = grouped::canonical(field, values)?;
+            // What infos hold is a column each; spaces stay whole.
+            if field.name() == "infos" {
+                scatter("infos", &values, &mut arrays)
+            } else {
+                drop(arrays.insert(field.name().clone(), (field, values)))
+            }
+        }
+        Ok((arrays, object(&folder.join("metadata.json"))?))
+    }
+
+    /// Columns of our own files under the names that they had.
+    fn renamed(&self, arrays: Arrays) -> Result<Arrays> {
+        let Some(envelope) = &self.envelope else { return Ok(arrays) };
+        let arrays = grouped::with_valid(arrays, true)?;
+        Ok(arrays.into_iter().map(|(name, column)| (envelope.columns.get(&name).cloned().unwrap_or(name), column)).collect())
+    }
+
+    /// What an episode says of itself.
+    fn said(&self, attributes: &Map<String, Value>) -> Result<RecordBatch> {
+        let (mut options, mut others) = (Map::new(), Map::new());
+        for (name, value) in attributes {
+            match name.as_str() {
+                "id" | "seed" | "total_steps" => {}
+                "options" if value.is_object() => options.extend(value.as_object().cloned().unwrap_or_default()),
+                name => match name.strip_prefix("options/") {
+                    Some(option) => drop(options.insert(option.to_owned(), value.clone())),
+                    None => drop(others.insert(name.to_owned(), value.clone())),
+                },
+            }
+        }
+        let text = |map: Map<String, Value>| (!map.is_empty()).then(|| Value::Object(map).to_string());
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![attributes.get("seed").and_then(Value::as_i64)])),
+            Arc::new(StringArray::from(vec![text(options)])),
+            Arc::new(StringArray::from(vec![text(others)])),
+        ];
+        Ok(RecordBatch::try_new(Arc::clone(&self.about), columns)?)
+    }
+}
+
+/// The parts of a struct, and theirs, as columns under `name/PART`.
+fn scatter(name: &str, values: &ArrayRef, arrays: &mut Arrays) {
+    match values.as_struct_opt() {
+        Some(parts) => {
+            for (field, values) in parts.fields().iter().zip(parts.columns()) {
+                scatter(&format!("{name}/{}", field.name()), values, arrays);
+            }
+        }
+        None => drop(arrays.insert(name.to_owned(), (Field::new(name, values.data_type().clone(), true), Arc::clone(values)))),
+    }
+}
+
+/// A column of a space whose images are encoded: rows of bytes that are one image each.
+fn images(column: (Field, ArrayRef), space: Option<&Value>) -> Result<(Field, ArrayRef)> {
+    let Some(space) = space else { return Ok(column) };
+    let (field, values) = column;
+    if spaces::is_image(space) {
+        if let Some(frames) = values.as_fixed_size_list_opt().filter(|frames| frames.value_type() == DataType::UInt8) {
+            let width = frames.value_length() as usize;
+            let bytes = frames.values().slice(frames.value_offset(0) as usize, frames.len() * width);
+            let bytes = bytes.as_primitive::<arrow::datatypes::UInt8Type>().values().to_vec();
+            let frames: BinaryArray = bytes.chunks_exact(width.max(1)).map(Some).collect();
+            return Ok((Field::new(field.name(), DataType::Binary, field.is_nullable()), Arc::new(frames)));
+        }
+        return Ok((field, values));
+    }
+    let Some(parts) = values.as_struct_opt() else { return Ok((field, values)) };
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (part, values) in parts.fields().iter().zip(parts.columns()) {
+        let (part, values) = images((part.as_ref().clone(), Arc::clone(values)), spaces::inside(space, part.name()))?;
+        fields.push(part);
+        columns.push(values);
+    }
+    let whole = arrow::array::StructArray::try_new(fields.into(), columns, values.nulls().cloned())?;
+    Ok((Field::new(field.name(), whole.data_type().clone(), field.is_nullable()), Arc::new(whole)))
+}
+
+impl Source for Minari {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn about(&self) -> SchemaRef {
+        Arc::clone(&self.about)
+    }
+
+    fn rows(&self) -> Option<u64> {
+        self.metadata.get("total_steps").and_then(Value::as_u64).map(|steps| steps.saturating_add(self.episodes))
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        let mut metadata = self.metadata.clone();
+        metadata.remove(OURS);
+        metadata.extend(self.envelope.iter().flat_map(|envelope| envelope.source_metadata.clone()));
+        metadata
+    }
+
+    fn recovers(&self) -> bool {
+        true
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        if self.next >= self.episodes {
+            return Ok(None);
+        }
+        let schema = Arc::clone(&self.schema);
+        self.episode(Some(&schema)).map(Some)
+    }
+}

@@ -1,0 +1,205 @@
+//! Gymnasium's spaces as Minari writes them: JSON that may hold bare `Infinity` and `NaN`, which JSON has no words for.
+
+use arrow::datatypes::{DataType, Field};
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// Reads JSON in which `Infinity`, `-Infinity` and `NaN` may stand for numbers; they come back as texts.
+///
+/// # Errors
+/// Where the text is not JSON.
+pub(super) fn parse(text: &str) -> Result<Value> {
+    let mut strict = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut quoted = false;
+    while let Some(next) = rest.chars().next() {
+        let word = (!quoted).then(|| ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| rest.starts_with(word))).flatten();
+        let length = match word {
+            Some(word) => {
+                strict.push_str(&format!("\"{word}\""));
+                word.len()
+            }
+            // What follows a backslash is never the end of a text.
+            None if quoted && next == '\\' => {
+                let length = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
+                strict.push_str(&rest[..length]);
+                length
+            }
+            None => {
+                quoted ^= next == '"';
+                strict.push(next);
+                next.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    serde_json::from_str(&strict).map_err(|error| Error::failed(format!("not JSON: {error}")))
+}
+
+/// Writes JSON as Minari does: the texts that [`parse`] made of numbers are numbers again.
+pub(super) fn text(value: &Value) -> String {
+    let mut text = value.to_string();
+    for word in ["-Infinity", "Infinity", "NaN"] {
+        text = text.replace(&format!("\"{word}\""), word);
+    }
+    text
+}
+
+/// Whether the space holds images, which Minari encodes where its metadata says so.
+pub(super) fn is_image(space: &Value) -> bool {
+    let shape: Vec<u64> = space["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    space["type"] == "Box"
+        && space["dtype"] == "uint8"
+        && (2..=3).contains(&shape.len())
+        && shape[..2].iter().all(|side| *side >= 32)
+        && all(&space["low"], 0.0)
+        && all(&space["high"], 255.0)
+}
+
+fn all(value: &Value, expected: f64) -> bool {
+    match value {
+        Value::Array(values) => values.iter().all(|value| all(value, expected)),
+        other => other.as_f64() == Some(expected),
+    }
+}
+
+/// The part `name` of a space of several.
+pub(super) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
+    match &space["subspaces"] {
+        Value::Object(parts) => parts.get(name),
+        Value::Array(parts) => parts.get(name.strip_prefix("_index_").unwrap_or(name).parse::<usize>().ok()?),
+        _ => None,
+    }
+}
+
+/// The space of the values of `field`; `range` is that of the column, where it holds single whole numbers.
+///
+/// # Errors
+/// Where no space holds such values.
+pub(super) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
+    let wrong = || Error::failed(format!("Minari has no space for `{}` of type {}", field.name(), field.data_type()));
+    let boxed = |element: &DataType, shape: &[u64]| -> Result<Value> {
+        let dtype = dtype(element).ok_or_else(wrong)?;
+        let (low, high) = bounds(element);
+        Ok(json!({"type": "Box", "dtype": dtype, "shape": shape, "low": filled(shape, &low), "high": filled(shape, &high)}))
+    };
+    match field.data_type() {
+        DataType::FixedSizeList(child, width) => {
+            let shape =
+                field.metadata().get("shape").map(|text| text.split(',').filter_map(|axis| axis.parse().ok()).collect::<Vec<u64>>());
+            let width = u64::try_from(*width).unwrap_or(0);
+            let shape = shape.filter(|shape| shape.iter().product::<u64>() == width).unwrap_or_else(|| vec![width]);
+            boxed(child.data_type(), &shape)
+        }
+        DataType::Struct(fields) if tuple(fields.iter().map(|field| field.name().as_str())) => {
+            let parts = fields.iter().map(|field| of(field, None)).collect::<Result<Vec<_>>>()?;
+            Ok(json!({"type": "Tuple", "subspaces": parts}))
+        }
+        DataType::Struct(fields) => {
+            let mut spaces = Map::new();
+            for field in fields {
+                // Groups within groups are parts with a slash in their names.
+                insert(&mut spaces, field.name(), of(field, None)?);
+            }
+            Ok(json!({"type": "Dict", "subspaces": spaces}))
+        }
+        DataType::Utf8 => Ok(json!({"type": "Text", "max_length": 1_000_000, "min_length": 0, "charset": " "})),
+        element if element.is_integer() => match range {
+            Some((low, high)) => {
+                let start = low.min(0);
+                Ok(json!({"type": "Discrete", "dtype": "int64", "start": start, "n": high - start + 1}))
+            }
+            None => boxed(element, &[]),
+        },
+        element => boxed(element, &[]),
+    }
+}
+
+fn insert(spaces: &mut Map<String, Value>, name: &str, space: Value) {
+    match name.split_once('/') {
+        None => drop(spaces.insert(name.to_owned(), space)),
+        Some((outer, inner)) => {
+            let entry = spaces.entry(outer).or_insert_with(|| json!({"type": "Dict", "subspaces": {}}));
+            if let Some(inside) = entry["subspaces"].as_object_mut() {
+                insert(inside, inner, space);
+            }
+        }
+    }
+}
+
+/// Whether parts of these names are those of a tuple.
+pub(super) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
+    let mut count = 0;
+    names.into_iter().all(|name| {
+        count += 1;
+        name.strip_prefix("_index_").unwrap_or(name) == (count - 1).to_string()
+    }) && count > 0
+}
+
+/// numpy's name of a type.
+fn dtype(element: &DataType) -> Option<&'static str> {
+    Some(match element {
+        DataType::Int8 => "int8",
+        DataType::Int16 => "int16",
+        DataType::Int32 => "int32",
+        DataType::Int64 => "int64",
+        DataType::UInt8 => "uint8",
+        DataType::UInt16 => "uint16",
+        DataType::UInt32 => "uint32",
+        DataType::UInt64 => "uint64",
+        DataType::Float16 => "float16",
+        DataType::Float32 => "float32",
+        DataType::Float64 => "float64",
+        DataType::Boolean => "bool",
+        _ => return None,
+    })
+}
+
+fn bounds(element: &DataType) -> (Value, Value) {
+    match element {
+        DataType::Int8 => (json!(i8::MIN), json!(i8::MAX)),
+        DataType::Int16 => (json!(i16::MIN), json!(i16::MAX)),
+        DataType::Int32 => (json!(i32::MIN), json!(i32::MAX)),
+        DataType::Int64 => (json!(i64::MIN), json!(i64::MAX)),
+        DataType::UInt8 => (json!(0), json!(u8::MAX)),
+        DataType::UInt16 => (json!(0), json!(u16::MAX)),
+        DataType::UInt32 => (json!(0), json!(u32::MAX)),
+        DataType::UInt64 => (json!(0), json!(u64::MAX)),
+        DataType::Boolean => (json!(false), json!(true)),
+        _ => (json!("-Infinity"), json!("Infinity")),
+    }
+}
+
+fn filled(shape: &[u64], value: &Value) -> Value {
+    match shape.split_first() {
+        None => value.clone(),
+        Some((count, rest)) => Value::Array((0..*count).map(|_| filled(rest, value)).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_numbers_are_read_outside_of_texts_only() {
+        let read = parse(r#"{"low": [-Infinity, 1], "high": Infinity, "say": "Infinity \" NaN", "x": NaN}"#).unwrap();
+        assert_eq!(read["low"][0], "-Infinity");
+        assert_eq!(read["say"], "Infinity \" NaN");
+        assert_eq!(text(&json!({"a": ["-Infinity", "Infinity", 1]})), r#"{"a":[-Infinity,Infinity,1]}"#);
+        assert!(parse("{\"a\": Infinit}").is_err());
+    }
+
+    #[test]
+    fn spaces_of_columns() {
+        let vector = Field::new("observation", crate::dataset::schema::vector(DataType::Float32, 2), false);
+        assert_eq!(
+            text(&of(&vector, None).unwrap()),
+            r#"{"dtype":"float32","high":[Infinity,Infinity],"low":[-Infinity,-Infinity],"shape":[2],"type":"Box"}"#
+        );
+        let discrete = Field::new("action", DataType::Int64, true);
+        assert_eq!(of(&discrete, Some((0, 3))).unwrap(), json!({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}));
+        assert!(tuple(["_index_0", "_index_1"].into_iter()) && !tuple(["a"].into_iter()) && !tuple(["_index_1"].into_iter()));
+    }
+}

@@ -1,0 +1,150 @@
+//! OGBench's npz: trajectories end to end, each with a row more than it has steps; `terminals` is 1 on that last row alone,
+//! whose action means nothing. There are no rewards: tasks bring theirs.
+//!
+//! Written with whatever else the dataset has as further arrays, which OGBench's loader passes over.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use arrow::datatypes::DataType;
+use serde_json::Map;
+
+use super::dense::{self, Plain};
+use super::flat::Flat;
+use super::kept::{self, Envelope, Kept};
+use super::npz::{self, write::Npz};
+use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
+use super::{Format, Options, Source};
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+
+/// The registry entry.
+pub(super) const FORMAT: Format = Format {
+    name: "ogbench",
+    about: "OGBench npz: a row more than steps in each trajectory, terminals on that row",
+    detect,
+    read: Some(read),
+    write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
+    validate: None,
+};
+
+/// Where what no array of OGBench's holds is kept.
+const PREFIX: &str = "trajmill/";
+
+/// OGBench's own arrays and no others that would say what a row is, or what we wrote.
+pub(super) fn detect(path: &Path) -> bool {
+    let names = npz::names(path).unwrap_or_default();
+    let has = |name: &str| names.iter().any(|known| known == name);
+    let own = ["observations", "actions", "terminals"].iter().all(|name| has(name));
+    let other = ["rewards", "timeouts", "next_observations", "episode_starts", "indices"].iter().any(|name| has(name));
+    own && (!other || has("trajmill/ogbench"))
+}
+
+fn note(path: &Path) -> Option<String> {
+    npz::note(path, PREFIX)
+}
+
+fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    let mut parts = npz::parts(path)?;
+    parts.retain(|part| part.layout.name != "trajmill/ogbench");
+    let kept = Kept::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
+    Ok(Box::new(Flat::with_last_rows(path, parts, options, Map::new(), kept)?))
+}
+
+fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+    let mut written = Written::default();
+    let mut columns = BTreeMap::new();
+    let mut file = Npz::create(to)?;
+    let rows = outgoing.length() + outgoing.trajectories();
+    for (column, name) in [(step::OBSERVATION, "observations"), (step::ACTION, "actions"), (step::REWARD, "rewards")] {
+        let Ok(field) = outgoing.steps().field_with_name(column) else {
+            if column == step::REWARD {
+                continue;
+            }
+            return Err(Error::failed(format!("OGBench needs `{name}`, and the dataset has no column `{column}`")));
+        };
+        let plain = match dense::plain(field, name).as_deref() {
+            Some([one]) if one.path.is_empty() => one.clone(),
+            _ => {
+                return Err(Error::failed(format!("`{column}` is {}, and OGBench holds one vector a step", field.data_type()))
+                    .hint("`derive` can make a vector of its parts, and `columns` choose it; or write another format"));
+            }
+        };
+        // The action of the last row means nothing; zeros stand there.
+        let of = |leaving: &Leaving| -> Result<ArrayRef> {
+            let values = leaving.column(column).ok_or_else(|| Error::failed("a column was not read"))?;
+            if column == step::OBSERVATION { observations(leaving) } else { zero_after(&values) }
+        };
+        dense::stream(outgoing, &mut file, &plain, rows, &[column], &of)?;
+        if column == step::REWARD {
+            written.moved("rewards", "the array `rewards`, which OGBench's loader passes over");
+        }
+    }
+    let terminals = Plain { name: "terminals".to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
+    let last = |leaving: &Leaving| -> Result<ArrayRef> {
+        Ok(Arc::new(BooleanArray::from_iter((0..=leaving.length).map(|row| Some(row == leaving.length)))))
+    };
+    dense::stream(outgoing, &mut file, &terminals, rows, &[step::IS_FINAL], &last)?;
+    let mut left = Vec::new();
+    for column in dense::extras(outgoing.steps()) {
+        let Some(parts) = dense::plain(outgoing.steps().field_with_name(&column)?, &column) else {
+            left.push(column);
+            continue;
+        };
+        let of = |leaving: &Leaving| -> Result<ArrayRef> {
+            let values = leaving.steps.column_by_name(&column).ok_or_else(|| Error::failed("a column was not read"))?;
+            if leaving.has_final() { Ok(Arc::clone(values)) } else { zero_after(values) }
+        };
+        let mut nulls = false;
+        for plain in &parts {
+            nulls |= dense::stream(outgoing, &mut file, plain, rows, &[&column], &of)?;
+        }
+        if nulls {
+            let valid = Plain { name: format!("{column}_valid"), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
+            let of = |leaving: &Leaving| -> Result<ArrayRef> {
+                let values = of(leaving)?;
+                Ok(Arc::new(BooleanArray::from_iter((0..values.len()).map(|row| Some(values.is_valid(row))))))
+            };
+            dense::stream(outgoing, &mut file, &valid, rows, &[&column], &of)?;
+        }
+    }
+    if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
+        let proxy = Plain { name: "action_is_proxy".to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
+        let of = |leaving: &Leaving| -> Result<ArrayRef> {
+            use arrow::array::{Array, AsArray};
+            let source = leaving.column(step::ACTION_SOURCE).ok_or_else(|| Error::failed("a column was not read"))?;
+            let source = source.as_string::<i32>();
+            let proxy = |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == "proxy";
+            Ok(Arc::new(BooleanArray::from_iter((0..=leaving.length).map(|row| Some(proxy(row))))))
+        };
+        dense::stream(outgoing, &mut file, &proxy, rows, &[step::ACTION_SOURCE], &of)?;
+        columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
+        written.moved("`action_source`", "the array `action_is_proxy`");
+    }
+    dense::left(&mut written, &left);
+    written.moved("how each trajectory ended, identity of trajectories", format!("the arrays `{PREFIX}*`"));
+    let envelope = Envelope::new(outgoing, options, columns, &mut written);
+    kept::write(outgoing, &mut file, PREFIX, &envelope)?;
+    // By this name a file of ours is known to be of this format.
+    dense::Sink::begin(&mut file, "trajmill/ogbench", &DataType::UInt8, 0, &[])?;
+    file.finish()?;
+    Ok(written)
+}
+
+/// All observations, the last one twice where the final one is not known.
+fn observations(leaving: &Leaving) -> Result<ArrayRef> {
+    let values = leaving.steps.column_by_name(step::OBSERVATION).ok_or_else(|| Error::failed("a column was not read"))?;
+    if leaving.has_final() {
+        return Ok(Arc::clone(values));
+    }
+    let last = (leaving.length as u64).saturating_sub(1);
+    Ok(arrow::compute::take(values, &(0..=last).chain([last]).collect::<UInt64Array>(), None)?)
+}
+
+/// `values` with a row of zeros after them.
+fn zero_after(values: &ArrayRef) -> Result<ArrayRef> {
+    let zero = super::grouped::zeros(values.data_type(), 1)?;
+    Ok(arrow::compute::concat(&[values.as_ref(), zero.as_ref()])?)
+}

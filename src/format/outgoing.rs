@@ -1,0 +1,465 @@
+//! A dataset on its way out: what every writer of a foreign format reads.
+//!
+//! A writer goes through the dataset as often as it needs to, in the dataset's order, with the columns that it needs;
+//! one block of whole trajectories is in memory, never the dataset. Steps without an action have been refused, dropped
+//! or filled by then, as the user said, unless the format can say "null".
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, new_null_array};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::chunk::{with_column, with_field};
+use crate::dataset::read::ShardReader;
+use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::{Dataset, Manifest, ShardEntry};
+use crate::error::{Error, Result};
+
+/// The column that says which actions were there, beside actions that were filled in.
+pub const ACTION_VALID: &str = "action_valid";
+
+/// How a format is written.
+pub struct Writer {
+    /// Whether a null action can be written as one: then unlabelled steps leave as they are.
+    pub nulls: bool,
+    /// Names of the [`WriteOptions`] that mean something to the format, besides `unlabelled` and `fill`.
+    pub takes: &'static [&'static str],
+    /// Writes the dataset to the path, which does not exist and is made: a file or a directory, in a staging place that
+    /// the caller publishes by one rename. Every file is made through `dataset::store`.
+    pub write: fn(&Outgoing, &Path, &WriteOptions) -> Result<Written>,
+    /// For formats of one file: reads back what [`WriteOptions::note`] said. Directories get the note as a file of
+    /// their own from the caller, and need nothing here.
+    pub note: Option<fn(&Path) -> Option<String>>,
+}
+
+/// What the user says about the writing of a foreign format.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WriteOptions {
+    /// What becomes of steps without an action where the format cannot leave one out
+    pub unlabelled: Unlabelled,
+    /// Value of every dimension of an action that is filled in
+    pub fill: f64,
+    /// Name that the loader knows the dataset by, such as Minari's `mujoco/hopper/medium-v0`
+    pub name: Option<String>,
+    /// Environment that the data come from, such as `Hopper-v5`
+    pub env: Option<String>,
+    /// Steps per second
+    pub fps: Option<u32>,
+    /// Robot that the data come from
+    pub robot: Option<String>,
+    /// Text of the task, for trajectories that have none of their own
+    pub task: Option<String>,
+    /// What the output is to say of its origin; formats of one file keep it in the file.
+    #[serde(skip)]
+    pub note: String,
+}
+
+/// What becomes of steps without an action where the format cannot leave one out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unlabelled {
+    /// Nothing is written.
+    #[default]
+    Refuse,
+    /// They are left out: each run of steps with actions leaves as a trajectory of its own, cut off where it is not the last.
+    Drop,
+    /// Their actions are filled with the value of `fill`, and `action_valid` is false beside them.
+    Fill,
+}
+
+impl std::str::FromStr for Unlabelled {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Unlabelled, String> {
+        match text {
+            "refuse" => Ok(Unlabelled::Refuse),
+            "drop" => Ok(Unlabelled::Drop),
+            "fill" => Ok(Unlabelled::Fill),
+            _ => Err("write refuse, drop or fill".to_owned()),
+        }
+    }
+}
+
+/// What a writer did beside writing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// What the format cannot hold and where it is instead, a line each: ("rewards", "the extra array `rewards`").
+    pub elsewhere: Vec<(String, String)>,
+}
+
+impl Written {
+    /// Says that the format cannot hold `what`, which is now at `place`.
+    pub fn moved(&mut self, what: impl Into<String>, place: impl Into<String>) {
+        self.elsewhere.push((what.into(), place.into()));
+    }
+}
+
+/// One trajectory on its way out.
+#[derive(Debug, Clone)]
+pub struct Leaving {
+    /// Its place in the output, from 0.
+    pub index: u64,
+    /// One row: `trajectory_id`, `uid`, `source_key`, `source` and whatever else came along.
+    pub about: RecordBatch,
+    /// Its rows, the final observation included, with the columns that were asked for.
+    pub steps: RecordBatch,
+    /// Steps: rows that are not final. The final observation, where there is one, is row `length`.
+    pub length: usize,
+}
+
+impl Leaving {
+    /// Whether the observation after the last action is known.
+    pub fn has_final(&self) -> bool {
+        self.length < self.steps.num_rows()
+    }
+
+    /// The column `name` of its steps, the row of the final observation left out.
+    pub fn column(&self, name: &str) -> Option<ArrayRef> {
+        Some(self.steps.column_by_name(name)?.slice(0, self.length))
+    }
+
+    /// The text in column `name` of what is said about the trajectory.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let column = self.about.column_by_name(name)?.as_string_opt::<i32>()?;
+        column.is_valid(0).then(|| column.value(0))
+    }
+}
+
+/// A dataset to be written in a foreign format.
+pub struct Outgoing {
+    dataset: Dataset,
+    unlabelled: Unlabelled,
+    fill: f64,
+    steps: SchemaRef,
+    carried: SchemaRef,
+    trajectories: u64,
+    rows: u64,
+    length: u64,
+    /// Whether a passage has held every file against its checksum.
+    verified: Cell<bool>,
+}
+
+impl Outgoing {
+    /// The dataset as it is to be written by a format that can hold null actions or cannot.
+    ///
+    /// # Errors
+    /// Where steps have no action, the format cannot say so and the user did not either; where files cannot be read.
+    pub fn new(dataset: Dataset, nulls: bool, options: &WriteOptions) -> Result<Outgoing> {
+        let total = &dataset.manifest.statistics;
+        let missing = total.steps - total.recorded_actions - total.proxy_actions;
+        let has_actions = dataset.steps.column_with_name(step::ACTION).is_some();
+        let unlabelled = if nulls || !has_actions || (missing == 0 && options.unlabelled == Unlabelled::Drop) {
+            Unlabelled::Refuse
+        } else {
+            options.unlabelled
+        };
+        if !nulls && has_actions && missing > 0 && unlabelled == Unlabelled::Refuse {
+            return Err(Error::failed(format!("{missing} of {} steps have no action, and the format cannot leave one out", total.steps))
+                .hint("label them first, or say what becomes of them: `unlabelled: drop` or `unlabelled: fill`"));
+        }
+        let mut steps = dataset.steps.as_ref().clone();
+        if unlabelled == Unlabelled::Fill {
+            if steps.column_with_name(ACTION_VALID).is_some() {
+                return Err(Error::failed(format!("the dataset has a column `{ACTION_VALID}` already, which is to mark filled actions"))
+                    .hint("leave it out with `columns`"));
+            }
+            steps = with_field(&steps, Field::new(ACTION_VALID, DataType::Boolean, false)).0;
+        }
+        let kept = dataset.trajectories.fields().iter().filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
+        let carried = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
+        let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
+        let (steps, verified) = (Arc::new(steps), Cell::new(false));
+        let mut outgoing = Outgoing { dataset, unlabelled, fill: options.fill, steps, carried, trajectories, rows, length, verified };
+        if unlabelled == Unlabelled::Drop {
+            let (mut trajectories, mut rows, mut length) = (0, 0, 0);
+            for leaving in outgoing.pass(Some(&[step::ACTION]))? {
+                let leaving = leaving?;
+                (trajectories, rows, length) = (trajectories + 1, rows + leaving.steps.num_rows() as u64, length + leaving.length as u64);
+            }
+            (outgoing.trajectories, outgoing.rows, outgoing.length) = (trajectories, rows, length);
+        }
+        Ok(outgoing)
+    }
+
+    /// Columns of steps as they leave: those of the dataset, in its order, and `action_valid` where actions are filled.
+    pub fn steps(&self) -> &SchemaRef {
+        &self.steps
+    }
+
+    /// Columns of [`Leaving::about`].
+    pub fn carried(&self) -> &SchemaRef {
+        &self.carried
+    }
+
+    /// Number of trajectories that leave.
+    pub fn trajectories(&self) -> u64 {
+        self.trajectories
+    }
+
+    /// Rows that leave, final observations included.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Steps that leave: rows that are not final observations.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// What the dataset says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.dataset.manifest
+    }
+
+    /// Goes through the dataset in its order, with the columns of steps named, all where `None`.
+    ///
+    /// # Errors
+    /// Where a column is not one of [`Outgoing::steps`].
+    pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
+        let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
+        let wanted: Vec<String> = match columns {
+            None => self.dataset.steps.fields().iter().map(|field| field.name().clone()).collect(),
+            Some(names) => {
+                if let Some(name) = names.iter().find(|name| !known(name) && **name != ACTION_VALID) {
+                    return Err(Error::failed(format!("there is no column `{name}` to write")));
+                }
+                names.iter().filter(|name| known(name)).map(|name| (*name).to_owned()).collect()
+            }
+        };
+        let mask = self.unlabelled == Unlabelled::Fill && columns.is_none_or(|names| names.contains(&ACTION_VALID));
+        let fills = self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
+        let mut reads = wanted.clone();
+        let mut also = |name: &str| {
+            if !reads.iter().any(|read| read == name) {
+                reads.push(name.to_owned());
+            }
+        };
+        also(step::IS_FINAL);
+        if mask || self.unlabelled == Unlabelled::Drop {
+            also(step::ACTION);
+        }
+        if self.unlabelled == Unlabelled::Drop {
+            also(step::TERMINATED);
+            also(step::TRUNCATED);
+        }
+        let mut schema = Schema::new(Vec::<Field>::new());
+        for field in self.steps.fields().iter().filter(|field| wanted.contains(field.name()) || (mask && field.name() == ACTION_VALID)) {
+            schema = with_field(&schema, field.as_ref().clone()).0;
+        }
+        let shards = self.dataset.manifest.shards.iter();
+        Ok(Pass { outgoing: self, reads, mask, fills, schema: Arc::new(schema), shards, open: None, ready: VecDeque::new(), next: 0 })
+    }
+}
+
+/// One passage through a dataset, trajectory by trajectory.
+pub struct Pass<'a> {
+    outgoing: &'a Outgoing,
+    reads: Vec<String>,
+    mask: bool,
+    fills: bool,
+    schema: SchemaRef,
+    shards: std::slice::Iter<'a, ShardEntry>,
+    open: Option<Shard>,
+    ready: VecDeque<Leaving>,
+    next: u64,
+}
+
+/// A shard that is being read.
+struct Shard {
+    reader: ShardReader,
+    carried: RecordBatch,
+    /// First row and number of rows of each trajectory.
+    spans: Vec<Range<u64>>,
+    next: usize,
+}
+
+impl Pass<'_> {
+    /// Columns of the trajectories' steps, in order.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
+        let dataset = &self.outgoing.dataset;
+        // The first passage holds every file against its checksum.
+        if !self.outgoing.verified.get() {
+            dataset.verify_file(&entry.trajectories)?;
+            dataset.verify_file(&entry.steps)?;
+        }
+        let table = ShardReader::open(&dataset.path.join(&entry.trajectories.path), &dataset.trajectories)?;
+        let table = table.read(std::slice::from_ref(&(0..table.rows())), None)?;
+        let number = |name: &str| {
+            let column = table.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
+            column.ok_or_else(|| Error::failed(format!("{}: `{name}` is not an int64 column", entry.trajectories.path)))
+        };
+        let (first, rows) = (number(trajectory::FIRST_ROW)?, number(trajectory::ROWS)?);
+        let span = |(first, rows): (&i64, &i64)| (*first as u64)..(*first as u64).saturating_add(*rows as u64);
+        let spans = first.values().iter().zip(rows.values()).map(span).collect();
+        let keep =
+            self.outgoing.carried.fields().iter().map(|field| table.schema().index_of(field.name())).collect::<Result<Vec<_>, _>>()?;
+        let reader = ShardReader::open(&dataset.path.join(&entry.steps.path), &dataset.steps)?;
+        Ok(Shard { reader, carried: table.project(&keep)?, spans, next: 0 })
+    }
+
+    /// Reads the next block of whole trajectories; `false` after the last.
+    fn block(&mut self) -> Result<bool> {
+        loop {
+            let done = self.open.as_ref().is_none_or(|shard| shard.next == shard.spans.len());
+            if !done {
+                break;
+            }
+            let Some(entry) = self.shards.next() else { return Ok(false) };
+            self.open = Some(self.shard(entry)?);
+            if self.shards.as_slice().is_empty() {
+                self.outgoing.verified.set(true);
+            }
+        }
+        let target = schema::chunk_rows(&self.outgoing.dataset.steps) as u64;
+        let Some(shard) = &mut self.open else { return Ok(false) };
+        let start = shard.next;
+        let mut rows = 0;
+        while let Some(span) = shard.spans.get(shard.next).filter(|span| rows == 0 || rows + (span.end - span.start) <= target) {
+            rows += span.end - span.start;
+            shard.next += 1;
+        }
+        let spans = &shard.spans[start..shard.next];
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for span in spans {
+            match ranges.last_mut() {
+                Some(last) if last.end == span.start => last.end = span.end,
+                _ => ranges.push(span.clone()),
+            }
+        }
+        let batch = shard.reader.read(&ranges, Some(&self.reads))?;
+        let about = shard.carried.slice(start, spans.len());
+        let mut at = 0;
+        let lengths: Vec<usize> = spans.iter().map(|span| (span.end - span.start) as usize).collect();
+        for (row, rows) in lengths.into_iter().enumerate() {
+            self.trajectory(about.slice(row, 1), &batch.slice(at, rows))?;
+            at += rows;
+        }
+        Ok(true)
+    }
+
+    /// Makes a trajectory ready, as one or, where unlabelled steps are dropped, as its labelled runs.
+    fn trajectory(&mut self, about: RecordBatch, steps: &RecordBatch) -> Result<()> {
+        let rows = steps.num_rows();
+        let is_final = flags(steps, step::IS_FINAL)?;
+        let length = rows - usize::from(rows > 0 && is_final.value(rows - 1));
+        if self.outgoing.unlabelled != Unlabelled::Drop {
+            let steps = self.filled(steps, length)?;
+            return self.push(about, &steps, length);
+        }
+        let action = steps.column_by_name(step::ACTION).ok_or_else(|| Error::failed("there is no column `action`"))?;
+        let mut start = 0;
+        while start < length {
+            let Some(first) = (start..length).find(|row| action.is_valid(*row)) else { break };
+            let end = (first..length).find(|row| action.is_null(*row)).unwrap_or(length);
+            // The observation after the run's last action is that of the next row, where there is one.
+            let known = end < rows;
+            let run = steps.slice(first, end - first + usize::from(known));
+            let run = if end < length { cut_off(&run, end - first)? } else { run };
+            self.push(about.clone(), &run, end - first)?;
+            start = end + 1;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, about: RecordBatch, steps: &RecordBatch, length: usize) -> Result<()> {
+        let keep = self.schema.fields().iter().map(|field| steps.schema().index_of(field.name())).collect::<Result<Vec<_>, _>>()?;
+        let columns = keep.into_iter().map(|index| Arc::clone(steps.column(index))).collect();
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(steps.num_rows()));
+        let steps = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        self.ready.push_back(Leaving { index: self.next, about, steps, length });
+        self.next += 1;
+        Ok(())
+    }
+
+    /// `steps` with its missing actions filled in and marked, where the user says so.
+    fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
+        let mut filled = steps.clone();
+        let Some(action) = steps.column_by_name(step::ACTION).filter(|_| self.mask || self.fills) else { return Ok(filled) };
+        if self.mask {
+            let valid = BooleanArray::from_iter((0..action.len()).map(|row| Some(action.is_valid(row))));
+            filled = with_column(&filled, Field::new(ACTION_VALID, DataType::Boolean, false), Arc::new(valid))?;
+        }
+        if self.fills && (0..length).any(|row| action.is_null(row)) {
+            let field = steps.schema().field_with_name(step::ACTION)?.clone();
+            let value = filler(action.data_type(), self.outgoing.fill)?;
+            let indices = (0..action.len()).map(|row| if action.is_null(row) && row < length { (1, 0) } else { (0, row) });
+            let action = arrow::compute::interleave(&[action.as_ref(), value.as_ref()], &indices.collect::<Vec<_>>())?;
+            filled = with_column(&filled, field, action)?;
+        }
+        Ok(filled)
+    }
+}
+
+impl Iterator for Pass<'_> {
+    type Item = Result<Leaving>;
+
+    fn next(&mut self) -> Option<Result<Leaving>> {
+        loop {
+            if let Some(leaving) = self.ready.pop_front() {
+                return Some(Ok(leaving));
+            }
+            match self.block() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+fn flags<'a>(steps: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray> {
+    let column = steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
+    column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
+}
+
+/// A run whose row `length` was a step, made the final observation of what is cut off before it.
+fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
+    let mut cut = run.clone();
+    let at = |row: usize| Some(BooleanArray::from_iter((0..run.num_rows()).map(|index| Some(index == row))));
+    for (name, values) in
+        [(step::IS_FINAL, at(length)), (step::TRUNCATED, length.checked_sub(1).and_then(at)), (step::TERMINATED, at(usize::MAX))]
+    {
+        if let (Ok(field), Some(values)) = (run.schema().field_with_name(name), values) {
+            cut = with_column(&cut, field.clone(), Arc::new(values))?;
+        }
+    }
+    // What belongs to the step that was there is not the final observation's.
+    for name in [step::ACTION, step::REWARD, step::ACTION_SOURCE, step::ACTION_STD] {
+        let schema = cut.schema();
+        if let (Ok(field), Some(column)) = (schema.field_with_name(name), cut.column_by_name(name)) {
+            let null = new_null_array(field.data_type(), 1);
+            let column = arrow::compute::concat(&[column.slice(0, length).as_ref(), null.as_ref()])?;
+            cut = with_column(&cut, field.clone(), column)?;
+        }
+    }
+    Ok(cut)
+}
+
+/// One action whose every dimension is `value`.
+fn filler(action: &DataType, value: f64) -> Result<ArrayRef> {
+    let cannot = || Error::failed(format!("an action of type {action} cannot be filled with {value}"));
+    let numbers = |element: &DataType, count: usize| -> Result<ArrayRef> {
+        let numbers: ArrayRef = Arc::new(Float64Array::from(vec![value; count]));
+        let options = arrow::compute::CastOptions { safe: false, ..Default::default() };
+        arrow::compute::cast_with_options(&numbers, element, &options).map_err(|_| cannot())
+    };
+    match action {
+        DataType::FixedSizeList(child, width) => {
+            let values = numbers(child.data_type(), usize::try_from(*width).unwrap_or(0))?;
+            Ok(Arc::new(arrow::array::FixedSizeListArray::try_new(Arc::clone(child), *width, values, None)?))
+        }
+        other if other.is_numeric() => numbers(other, 1),
+        _ => Err(cannot()),
+    }
+}

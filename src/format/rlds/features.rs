@@ -1,0 +1,251 @@
+//! `features.json`: the tree of features of a TFDS dataset, as the leaves of its steps and of its episodes.
+
+use arrow::datatypes::DataType;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// The classes that a loader makes of our features.
+const CLASS: &str = "tensorflow_datasets.core.features";
+
+/// What a leaf holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    /// Numbers or flags of a shape.
+    Tensor { element: DataType, shape: Vec<usize>, encoding: Encoding },
+    /// An encoded image.
+    Image,
+    /// A text.
+    Text,
+    /// What is not read, and why.
+    Other(String),
+}
+
+/// How the numbers of a tensor are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// As a list of floats or of 64-bit integers.
+    None,
+    /// As their bytes.
+    Bytes,
+    /// As their bytes, packed by zlib.
+    Zlib,
+}
+
+/// One feature that is no container.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Leaf {
+    /// Names from the root, joined by `/`: the key in a record.
+    pub(super) key: String,
+    pub(super) kind: Kind,
+}
+
+/// Leaves of the tree: those under `steps`, less that prefix, and the others.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    pub(super) steps: Vec<Leaf>,
+    pub(super) episode: Vec<Leaf>,
+    has_steps: bool,
+}
+
+/// Features within features; a deeper tree is no dataset's.
+const DEEPEST: usize = 32;
+
+impl Tree {
+    /// The leaves of the tree in `features.json`.
+    pub(super) fn parse(value: &Value) -> Result<Tree> {
+        let mut tree = Tree::default();
+        tree.collect(value, "", false, 0)?;
+        if !tree.has_steps {
+            return Err(Error::failed("there is no sequence `steps`")
+                .hint("this is a TFDS dataset, but not one of episodes: only RLDS datasets can be imported"));
+        }
+        Ok(tree)
+    }
+
+    fn collect(&mut self, value: &Value, key: &str, in_steps: bool, depth: usize) -> Result<()> {
+        if depth > DEEPEST {
+            return Err(Error::failed(format!("features are nested more than {DEEPEST} deep at `{key}`")));
+        }
+        if let Some(features) = value.pointer("/featuresDict/features").and_then(Value::as_object) {
+            for (name, value) in features {
+                let own = if key.is_empty() { name.clone() } else { format!("{key}/{name}") };
+                if own == "steps" && !in_steps {
+                    let inner = value.pointer("/sequence/feature").ok_or_else(|| Error::failed("`steps` is no sequence"))?;
+                    self.has_steps = true;
+                    self.collect(inner, "", true, depth + 1)?;
+                } else {
+                    self.collect(value, &own, in_steps, depth + 1)?;
+                }
+            }
+            return Ok(());
+        }
+        let leaf = Leaf { key: key.to_owned(), kind: kind(value, key)? };
+        if in_steps {
+            self.steps.push(leaf)
+        } else {
+            self.episode.push(leaf)
+        }
+        Ok(())
+    }
+}
+
+/// What the feature `value` holds.
+fn kind(value: &Value, key: &str) -> Result<Kind> {
+    if let Some(tensor) = value.get("tensor") {
+        return tensor_kind(tensor, key);
+    }
+    if value.get("image").is_some() {
+        return Ok(Kind::Image);
+    }
+    if value.get("text").is_some() {
+        return Ok(Kind::Text);
+    }
+    if value.get("classLabel").is_some() {
+        return Ok(Kind::Tensor { element: DataType::Int64, shape: Vec::new(), encoding: Encoding::None });
+    }
+    let class = value.get("pythonClassName").and_then(Value::as_str).unwrap_or("without a class");
+    Ok(Kind::Other(format!("a feature {}", class.rsplit('.').next().unwrap_or(class))))
+}
+
+fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
+    let wrong = |what: String| Error::failed(format!("feature `{key}`: {what}"));
+    let dtype = tensor.get("dtype").and_then(Value::as_str).ok_or_else(|| wrong("`dtype` is missing".to_owned()))?;
+    if ["string", "object", "str"].contains(&dtype) {
+        return Ok(Kind::Text);
+    }
+    let axes = tensor.pointer("/shape/dimensions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    // Numbers of protobuf's JSON are texts; -1 is an axis of any length.
+    let axis = |axis: &Value| axis.as_i64().or_else(|| axis.as_str()?.parse().ok());
+    let axes = axes.iter().map(axis).collect::<Option<Vec<i64>>>().ok_or_else(|| wrong("`shape` is not a list of sizes".to_owned()))?;
+    if axes.iter().any(|axis| *axis < 0) {
+        return Ok(Kind::Other("a tensor whose shape varies".to_owned()));
+    }
+    let shape: Vec<usize> = axes.iter().filter_map(|axis| usize::try_from(*axis).ok()).collect();
+    let values = shape.iter().try_fold(1_usize, |values, axis| values.checked_mul(*axis)).filter(|values| *values < 1 << 31);
+    values.ok_or_else(|| wrong("`shape` has more values than a step can hold".to_owned()))?;
+    let encoding = match tensor.get("encoding").and_then(Value::as_str).unwrap_or("none").to_ascii_lowercase().as_str() {
+        "none" | "" => Encoding::None,
+        "bytes" => Encoding::Bytes,
+        "zlib" => Encoding::Zlib,
+        other => return Ok(Kind::Other(format!("a tensor of the encoding {other}"))),
+    };
+    Ok(match element(dtype) {
+        Some(element) => Kind::Tensor { element, shape, encoding },
+        None => Kind::Other(format!("a tensor of {dtype}")),
+    })
+}
+
+fn element(dtype: &str) -> Option<DataType> {
+    Some(match dtype {
+        "bool" => DataType::Boolean,
+        "int8" => DataType::Int8,
+        "int16" => DataType::Int16,
+        "int32" => DataType::Int32,
+        "int64" => DataType::Int64,
+        "uint8" => DataType::UInt8,
+        "uint16" => DataType::UInt16,
+        "uint32" => DataType::UInt32,
+        "uint64" => DataType::UInt64,
+        "float16" => DataType::Float16,
+        "float32" => DataType::Float32,
+        "float64" => DataType::Float64,
+        _ => return None,
+    })
+}
+
+/// numpy's name of a type.
+pub(super) fn dtype(element: &DataType) -> Option<&'static str> {
+    const NAMES: [&str; 12] =
+        ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"];
+    NAMES.into_iter().find(|name| self::element(name).as_ref() == Some(element))
+}
+
+/// The entry of a leaf in `features.json`.
+fn entry(kind: &Kind) -> Value {
+    match kind {
+        Kind::Text => json!({"pythonClassName": format!("{CLASS}.text_feature.Text"), "text": {}}),
+        Kind::Image => {
+            json!({"pythonClassName": format!("{CLASS}.image_feature.Image"), "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}})
+        }
+        Kind::Tensor { element, shape, encoding } => {
+            let class = if shape.is_empty() { "scalar.Scalar" } else { "tensor_feature.Tensor" };
+            let axes: Vec<String> = shape.iter().map(usize::to_string).collect();
+            let shape = if axes.is_empty() { json!({}) } else { json!({"dimensions": axes}) };
+            let encoding = if *encoding == Encoding::None { "none" } else { "bytes" };
+            json!({"pythonClassName": format!("{CLASS}.{class}"), "tensor": {"shape": shape, "dtype": dtype(element), "encoding": encoding}})
+        }
+        Kind::Other(_) => Value::Null,
+    }
+}
+
+fn dict(features: Map<String, Value>) -> Value {
+    json!({"pythonClassName": format!("{CLASS}.features_dict.FeaturesDict"), "featuresDict": {"features": features}})
+}
+
+/// The tree of `leaves`, whose keys hold `/` where one is inside another.
+fn nested(leaves: &[Leaf]) -> Value {
+    let mut features = Map::new();
+    let mut done: Vec<&str> = Vec::new();
+    for leaf in leaves {
+        match leaf.key.split_once('/') {
+            None => {
+                features.insert(leaf.key.clone(), entry(&leaf.kind));
+            }
+            Some((group, _)) if !done.contains(&group) => {
+                let inner = leaves.iter().filter_map(|leaf| Some((leaf, leaf.key.strip_prefix(group)?.strip_prefix('/')?)));
+                let inner: Vec<Leaf> = inner.map(|(leaf, key)| Leaf { key: key.to_owned(), kind: leaf.kind.clone() }).collect();
+                features.insert(group.to_owned(), nested(&inner));
+                done.push(group);
+            }
+            Some(_) => {}
+        }
+    }
+    dict(features)
+}
+
+/// `features.json` of episodes whose steps and metadata have these leaves.
+pub(super) fn document(steps: &[Leaf], episode: &[Leaf]) -> Value {
+    let steps = json!({
+        "pythonClassName": format!("{CLASS}.dataset_feature.Dataset"),
+        "sequence": {"feature": nested(steps), "length": "-1"},
+    });
+    let Value::Object(mut root) = nested(episode) else { return Value::Null };
+    if let Some(features) = root.get_mut("featuresDict").and_then(|dict| dict.get_mut("features")).and_then(Value::as_object_mut) {
+        features.insert("steps".to_owned(), steps);
+    }
+    Value::Object(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let tensor = |element, shape: &[usize], encoding| Kind::Tensor { element, shape: shape.to_vec(), encoding };
+        let leaf = |key: &str, kind: Kind| Leaf { key: key.to_owned(), kind };
+        let steps = vec![
+            leaf("action", tensor(DataType::Float64, &[3], Encoding::Bytes)),
+            leaf("observation/image", Kind::Image),
+            leaf("observation/state/arm", tensor(DataType::Float32, &[2, 2], Encoding::None)),
+            leaf("is_first", tensor(DataType::Boolean, &[], Encoding::None)),
+        ];
+        let episode = vec![leaf("episode_metadata/uid", Kind::Text)];
+        let tree = Tree::parse(&document(&steps, &episode)).unwrap();
+        assert_eq!((tree.steps, tree.episode), (steps, episode));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        let of = |feature: Value| kind(&feature, "k");
+        assert_eq!(
+            of(json!({"tensor": {"shape": {"dimensions": ["-1", "3"]}, "dtype": "float32"}})).unwrap(),
+            Kind::Other("a tensor whose shape varies".to_owned())
+        );
+        assert!(matches!(of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(), Kind::Other(_)));
+        assert!(matches!(of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap(), Kind::Other(what) if what.contains("Audio")));
+        assert!(of(json!({"tensor": {"shape": {"dimensions": ["99999999", "99999999"]}, "dtype": "int8"}})).is_err());
+        assert!(Tree::parse(&json!({"featuresDict": {"features": {}}})).unwrap_err().message.contains("`steps`"));
+    }
+}

@@ -1,0 +1,44 @@
+//! RLDS: TFDS directories of TFRecord files, one record an episode, its steps in lists under `steps/…`.
+//!
+//! A step is (o_t, a_t, r_t). By the format's own rules the last step holds only the final observation and filler beside it;
+//! most published sets have a true last action instead. `final_action` says which; `auto` takes an action of zeros on a step
+//! with `is_last` for filler. Logs of dm_env hold (a_t, r_t) one step later: `alignment: rsa` shifts them.
+
+mod episode;
+mod features;
+mod read;
+mod shards;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use super::{Format, Writer};
+
+/// The registry entry.
+pub(super) const FORMAT: Format = Format {
+    name: "rlds",
+    about: "RLDS: a TFDS directory with features.json and TFRecord files, one record an episode",
+    detect: |path| root(path).is_some(),
+    read: Some(read::read),
+    write: Some(Writer { nulls: true, takes: &["name"], write: write::write, note: None }),
+    validate: None,
+};
+
+/// The directory with `features.json` that `path` is or holds: below the name come a configuration and a version.
+fn root(path: &Path) -> Option<PathBuf> {
+    fn search(path: &Path, depth: usize) -> Vec<PathBuf> {
+        if path.join("features.json").is_file() {
+            return vec![path.to_owned()];
+        }
+        let entries = if depth == 0 { None } else { std::fs::read_dir(path).ok() };
+        let folders = entries.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir());
+        folders.flat_map(|folder| search(&folder, depth - 1)).collect()
+    }
+    if !path.is_dir() {
+        return None;
+    }
+    match search(path, 2).as_slice() {
+        [one] => Some(one.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,370 @@
+//! robomimic's HDF5: a group per demonstration under `data`, `obs/*` and `next_obs/*` within, filters of demonstrations
+//! under `mask`.
+//!
+//! `dones` means different things to those who write it, so it is kept as a column; a demonstration is terminated where
+//! its last `dones` is 1, else cut off. Filters come as columns `mask_NAME` of trajectories. Written: loaders take actions
+//! between -1 and 1 alone, so larger ones are divided by their dimension's greatest, which the attribute `action_scale` of
+//! `data` says, and `actions_unscaled` has them as they were.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
+use serde_json::{Map, Value, json};
+
+use super::dense;
+use super::grouped::{self, Arrays, Assembly};
+use super::hdf5::write::{Attribute, Element, Hdf5};
+use super::kept::{self, Envelope, Line};
+use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
+use super::{Format, Incoming, Options, Source, hdf5};
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+
+/// The registry entry.
+pub(super) const FORMAT: Format = Format {
+    name: "robomimic",
+    about: "robomimic HDF5: a group per demonstration under data, with obs and next_obs, and masks",
+    detect: |path| demonstrations(path) == Some(true),
+    read: Some(|path, options| read(path, options, "obs")),
+    write: Some(Writer { nulls: false, takes: &["env"], write, note: Some(note) }),
+    validate: None,
+};
+
+/// Where what no array of robomimic's holds is kept: the file's in arrays, a demonstration's in an attribute.
+const PREFIX: &str = "trajmill/";
+const OURS: &str = "trajmill";
+
+/// Names that the reader gives a meaning.
+const ACTIONS: &str = "actions";
+const UNSCALED: &str = "actions_unscaled";
+
+/// Whether the file at `path` holds demonstrations, and if so whether they have observations.
+pub(super) fn demonstrations(path: &Path) -> Option<bool> {
+    let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok())??;
+    let data = file.group("data").ok()?;
+    let first = data.groups().ok()?.into_iter().find(|name| name.starts_with("demo_"))?;
+    Some(data.group(&first).ok()?.groups().ok()?.iter().any(|name| name == "obs"))
+}
+
+fn note(path: &Path) -> Option<String> {
+    hdf5::note(path, PREFIX)
+}
+
+struct Demos {
+    path: PathBuf,
+    file: hdf5::File,
+    /// The array or group of observations.
+    observation: &'static str,
+    names: std::vec::IntoIter<String>,
+    masks: BTreeMap<String, Vec<String>>,
+    metadata: Map<String, Value>,
+    envelope: Option<Envelope>,
+    about: SchemaRef,
+    schema: SchemaRef,
+    first: Option<Incoming>,
+    steps: Option<u64>,
+}
+
+/// Opens demonstrations whose observations are the array or group `observation`.
+///
+/// # Errors
+/// Where there are none, or the first cannot be read.
+pub(super) fn read(path: &Path, options: &Options, observation: &'static str) -> Result<Box<dyn Source>> {
+    if let Some((target, _)) = options.map.first() {
+        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("the names in demonstrations are fixed"));
+    }
+    let failed = |error: Error| error.at(path.display());
+    let file = hdf5::open(path)?;
+    let data = file.group("data").map_err(|error| failed(Error::failed(format!("there is no group `data`: {error}"))))?;
+    let mut metadata = Map::new();
+    hdf5::attributes(&data, &mut metadata);
+    let number = |name: &String| name.strip_prefix("demo_").and_then(|number| number.parse::<u64>().ok());
+    let groups = data.groups().map_err(|error| failed(Error::failed(format!("cannot list the group `data`: {error}"))))?;
+    let mut names: Vec<String> = groups.into_iter().filter(|name| number(name).is_some()).collect();
+    names.sort_by_key(number);
+    if names.is_empty() {
+        return Err(failed(Error::failed("there is no demonstration `demo_0`, `demo_1`, … in the group `data`")));
+    }
+    let mut masks = BTreeMap::new();
+    if let Ok(group) = file.group("mask") {
+        let mut arrays = Arrays::new();
+        hdf5::arrays(&group, "mask/", 0, &mut arrays).map_err(failed)?;
+        for (name, (_, values)) in arrays {
+            let values = values.as_string_opt::<i32>();
+            let members = values.map(|values| values.iter().flatten().map(|name| name.trim_end_matches('\0').to_owned()).collect());
+            masks.insert(name.trim_start_matches("mask/").to_owned(), members.unwrap_or_default());
+        }
+    }
+    let envelope =
+        hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE)).map(|text| Envelope::parse(&text)).transpose().map_err(failed)?;
+    let about = match &envelope {
+        Some(envelope) => envelope.schema()?,
+        None => {
+            let own = [Field::new("model_file", DataType::Utf8, true), Field::new("demo_attributes", DataType::Utf8, true)];
+            let masks = masks.keys().map(|name| Field::new(format!("mask_{name}"), DataType::Boolean, false));
+            Arc::new(Schema::new(own.into_iter().chain(masks).collect::<Vec<_>>()))
+        }
+    };
+    let steps = metadata.get("total").and_then(Value::as_u64);
+    let schema = Arc::new(Schema::empty());
+    let names = names.into_iter();
+    let mut demos = Demos { path: path.to_owned(), file, observation, names, masks, metadata, envelope, about, schema, first: None, steps };
+    let first = demos.demo(None)?.ok_or_else(|| failed(Error::failed("there is no demonstration")))?;
+    demos.schema = first.steps.schema();
+    demos.first = Some(first);
+    Ok(Box::new(demos))
+}
+
+impl Demos {
+    fn demo(&mut self, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
+        let Some(name) = self.names.next() else { return Ok(None) };
+        self.read(&name, schema).map(Some).map_err(|error| error.at(format!("{}: data/{name}", self.path.display())))
+    }
+
+    fn read(&self, name: &str, schema: Option<&SchemaRef>) -> Result<Incoming> {
+        let group = self.file.group(&format!("data/{name}")).map_err(|error| Error::failed(format!("cannot read the group: {error}")))?;
+        let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
+        hdf5::arrays(&group, "", 0, &mut arrays)?;
+        hdf5::attributes(&group, &mut attributes);
+        let line = attributes.get(OURS).and_then(Value::as_str).filter(|_| self.envelope.is_some()).map(serde_json::from_str::<Line>);
+        let line = line.transpose().map_err(|error| Error::failed(format!("the attribute `{OURS}` is damaged: {error}")))?;
+        let observation = grouped::take(&mut arrays, self.observation);
+        let (field, mut observation) = observation.ok_or_else(|| Error::failed(format!("there is no `{}`", self.observation)))?;
+        let length = match &line {
+            Some(line) => line.length as usize,
+            None => observation.len(),
+        };
+        if length == 0 || observation.len() != length {
+            return Err(Error::failed(format!("`{}` has {} rows where there are {length} steps", self.observation, observation.len())));
+        }
+        let next = grouped::take(&mut arrays, &format!("next_{}", self.observation)).map(|(_, next)| next);
+        let next = next.filter(|next| next.data_type() == observation.data_type() && next.len() == length);
+        let known_final = next.is_some() && line.as_ref().is_none_or(|line| line.known_final);
+        if let Some(next) = next.filter(|_| known_final) {
+            observation = arrow::compute::concat(&[observation.as_ref(), next.slice(length - 1, 1).as_ref()])?;
+        }
+        let mut assembly = Assembly::new(length, known_final);
+        assembly.add(step::OBSERVATION, (field, observation), false)?;
+        let scaled = arrays.remove(ACTIONS);
+        if let Some(action) = arrays.remove(UNSCALED).or(scaled) {
+            assembly.add(step::ACTION, action, true)?;
+        }
+        if let Some(reward) = arrays.remove("rewards") {
+            assembly.add(step::REWARD, grouped::squeezed(reward), true)?;
+        }
+        let done = arrays.get("dones").map(|dones| grouped::numbers(dones)).transpose()?;
+        let done = done.is_some_and(|done| done.last() == Some(&1.0));
+        let flags = |last: bool| (0..length).map(|row| last && row + 1 == length).collect::<Vec<_>>();
+        let (terminated, truncated) = line.as_ref().map_or((done, !done), |line| (line.terminated, line.truncated));
+        assembly.flags(step::TERMINATED, &flags(terminated))?;
+        assembly.flags(step::TRUNCATED, &flags(truncated))?;
+        assembly.finals();
+        if line.is_some() {
+            // Ours says how a demonstration ended; this was for the loader.
+            arrays.remove("dones");
+        }
+        let columns = self.envelope.as_ref().map(|envelope| &envelope.columns);
+        let named = |name: String| columns.and_then(|columns| columns.get(&name).cloned()).unwrap_or(name);
+        assembly.others(grouped::with_valid(arrays.into_iter().map(|(name, column)| (named(name), column)).collect(), line.is_some())?)?;
+        let about = match &line {
+            Some(line) => kept::row(&self.about, &line.about)?,
+            None => Some(self.said(name, &mut attributes)?),
+        };
+        Ok(Incoming { key: name.to_owned(), steps: assembly.finish(schema)?, about })
+    }
+
+    /// What a demonstration says of itself, and the masks that it is in.
+    fn said(&self, name: &str, attributes: &mut Map<String, Value>) -> Result<RecordBatch> {
+        let model = attributes.remove("model_file").and_then(|model| model.as_str().map(str::to_owned));
+        attributes.remove("num_samples");
+        let others = (!attributes.is_empty()).then(|| Value::Object(attributes.clone()).to_string());
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec![model])), Arc::new(StringArray::from(vec![others]))];
+        for members in self.masks.values() {
+            columns.push(Arc::new(BooleanArray::from(vec![members.iter().any(|member| member == name)])));
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&self.about), columns)?)
+    }
+}
+
+impl Source for Demos {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn about(&self) -> SchemaRef {
+        Arc::clone(&self.about)
+    }
+
+    fn rows(&self) -> Option<u64> {
+        self.steps
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        let mut metadata = self.metadata.clone();
+        metadata.extend(self.envelope.iter().flat_map(|envelope| envelope.source_metadata.clone()));
+        metadata
+    }
+
+    fn recovers(&self) -> bool {
+        true
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        let schema = Arc::clone(&self.schema);
+        self.demo(Some(&schema))
+    }
+}
+
+fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+    let mut written = Written::default();
+    for (name, column) in [("obs", step::OBSERVATION), (ACTIONS, step::ACTION)] {
+        let field = outgoing.steps().field_with_name(column);
+        let field = field.map_err(|_| Error::failed(format!("robomimic needs `{name}`, and the dataset has no column `{column}`")))?;
+        if dense::plain(field, name).is_none() {
+            return Err(Error::failed(format!("robomimic cannot hold `{column}` of type {}", field.data_type())));
+        }
+    }
+    let scale = scale(outgoing)?;
+    let mut columns = BTreeMap::new();
+    let mut extras = Vec::new();
+    let mut left = Vec::new();
+    for column in dense::extras(outgoing.steps()) {
+        // A demonstration's own names are not for columns of ours.
+        let taken = ["obs", "next_obs", ACTIONS, UNSCALED, "rewards", "dones"].contains(&column.as_str());
+        let name = if taken { format!("source_{column}") } else { column.clone() };
+        match dense::plain(outgoing.steps().field_with_name(&column)?, &name) {
+            Some(parts) => {
+                if taken {
+                    columns.insert(name.clone(), column.clone());
+                }
+                extras.push((name, column, parts));
+            }
+            None => left.push(column),
+        }
+    }
+    dense::left(&mut written, &left);
+    let envelope = Envelope::new(outgoing, options, columns, &mut written);
+    let said = &outgoing.manifest().lineage.source_metadata;
+    let mut file = Hdf5::create(to)?;
+    let mut masks: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for leaving in outgoing.pass(None)? {
+        let leaving = leaving?;
+        for (field, column) in leaving.about.schema().fields().iter().zip(leaving.about.columns()) {
+            let member = column.as_boolean_opt().is_some_and(|member| member.is_valid(0) && member.value(0));
+            if let Some(name) = field.name().strip_prefix("mask_").filter(|_| member) {
+                masks.entry(name.to_owned()).or_default().push(leaving.index);
+            }
+        }
+        demo(&mut file, &leaving, &extras, scale.as_deref())?;
+    }
+    for (name, members) in masks {
+        let names: Vec<String> = members.iter().map(|index| format!("demo_{index}")).collect();
+        let width = names.iter().map(String::len).max().unwrap_or(1);
+        let bytes: Vec<u8> = names.iter().flat_map(|name| name.bytes().chain(std::iter::repeat_n(0, width - name.len()))).collect();
+        file.array(&format!("mask/{name}"), Element::Bytes(width as u32), &[names.len() as u64], &bytes)?;
+    }
+    let env = match (&options.env, said.get("env_args").and_then(Value::as_str)) {
+        (Some(env), _) => json!({"env_name": env, "type": 2, "env_kwargs": {}}).to_string(),
+        (None, Some(said)) => said.to_owned(),
+        (None, None) => json!({"env_name": "", "type": 2, "env_kwargs": {}}).to_string(),
+    };
+    let mut attributes =
+        vec![("total".to_owned(), Attribute::Int(outgoing.length() as i64)), ("env_args".to_owned(), Attribute::Text(env))];
+    if let Some(scale) = &scale {
+        attributes.push(("action_scale".to_owned(), Attribute::Text(json!(scale).to_string())));
+        written.moved("actions outside of [-1, 1]", format!("`{UNSCALED}`; `{ACTIONS}` has them divided by `action_scale`"));
+    }
+    file.group("data", attributes)?;
+    let text = envelope.text()?;
+    file.array(&format!("{PREFIX}{}", kept::ENVELOPE), Element::Plain(DataType::UInt8), &[text.len() as u64], text.as_bytes())?;
+    file.finish()?;
+    written.moved("how each trajectory ended, identity of trajectories", format!("the attribute `{OURS}` of each demonstration"));
+    Ok(written)
+}
+
+/// What each dimension of actions is to be divided by; `None` where all are between -1 and 1.
+fn scale(outgoing: &Outgoing) -> Result<Option<Vec<f64>>> {
+    let mut scale: Vec<f64> = Vec::new();
+    for leaving in outgoing.pass(Some(&[step::ACTION]))? {
+        let action = leaving?.column(step::ACTION).ok_or_else(|| Error::failed("a column was not read"))?;
+        let (values, width) = elements(&action)?;
+        scale.resize(width, 1.0);
+        for (index, value) in values.values().iter().enumerate() {
+            // What is not a number bounds nothing.
+            scale[index % width] = scale[index % width].max(value.abs());
+        }
+    }
+    Ok(scale.iter().any(|scale| *scale > 1.0).then_some(scale))
+}
+
+/// Elements of vectors or numbers as float64, and how many a row has.
+fn elements(column: &ArrayRef) -> Result<(Float64Array, usize)> {
+    let (values, width) = match column.as_fixed_size_list_opt() {
+        Some(vectors) => {
+            let width = vectors.value_length() as usize;
+            (vectors.values().slice(vectors.value_offset(0) as usize, vectors.len() * width), width)
+        }
+        None => (Arc::clone(column), 1),
+    };
+    let values = arrow::compute::cast(&values, &DataType::Float64)?;
+    Ok((values.as_primitive::<Float64Type>().clone(), width.max(1)))
+}
+
+fn demo(file: &mut Hdf5, leaving: &Leaving, extras: &[(String, String, Vec<dense::Plain>)], scale: Option<&[f64]>) -> Result<()> {
+    let group = format!("data/demo_{}", leaving.index);
+    let whole = |name: &str| leaving.steps.column_by_name(name).ok_or_else(|| Error::failed("a column was not read"));
+    let schema = leaving.steps.schema();
+    let field = schema.field_with_name(step::OBSERVATION)?;
+    // Its own observations have names; a single vector gets one.
+    let (obs, next_obs) = match field.data_type() {
+        DataType::Struct(_) => ("obs", "next_obs"),
+        _ => ("obs/observation", "next_obs/observation"),
+    };
+    let observation = whole(step::OBSERVATION)?;
+    let length = leaving.length;
+    dense::array(file, &format!("{group}/{obs}"), field, &observation.slice(0, length))?;
+    let next = super::d4rl::next_observations(leaving)?;
+    dense::array(file, &format!("{group}/{next_obs}"), field, &next)?;
+    let action = whole(step::ACTION)?.slice(0, length);
+    let field = schema.field_with_name(step::ACTION)?;
+    if let Some(scale) = scale {
+        dense::array(file, &format!("{group}/{UNSCALED}"), field, &action)?;
+        let (values, width) = elements(&action)?;
+        let scaled = Float64Array::from_iter_values(values.values().iter().enumerate().map(|(index, value)| value / scale[index % width]));
+        let mut bytes = Vec::new();
+        dense::append(&scaled, &mut bytes)?;
+        file.array(&format!("{group}/{ACTIONS}"), Element::Plain(DataType::Float64), &[length as u64, width as u64], &bytes)?;
+    } else {
+        dense::array(file, &format!("{group}/{ACTIONS}"), field, &action)?;
+    }
+    if let Ok(field) = schema.field_with_name(step::REWARD) {
+        dense::array(file, &format!("{group}/rewards"), field, &whole(step::REWARD)?.slice(0, length))?;
+    }
+    let terminated = whole(step::TERMINATED)?.as_boolean();
+    let dones: ArrayRef = Arc::new(Int64Array::from_iter_values((0..length).map(|row| i64::from(terminated.value(row)))));
+    dense::array(file, &format!("{group}/dones"), &Field::new("dones", DataType::Int64, false), &dones)?;
+    for (name, column, parts) in extras {
+        let values = whole(column)?;
+        for plain in parts {
+            dense::one(file, &format!("{group}/{}", plain.name), plain, values)?;
+        }
+        let field = schema.field_with_name(column)?;
+        if field.is_nullable() {
+            let valid: ArrayRef = Arc::new(BooleanArray::from_iter((0..values.len()).map(|row| Some(values.is_valid(row)))));
+            dense::array(file, &format!("{group}/{name}_valid"), &Field::new("valid", DataType::Boolean, false), &valid)?;
+        }
+    }
+    let line = serde_json::to_string(&kept::line(leaving)?).map_err(|error| Error::failed(error.to_string()))?;
+    let mut attributes = vec![("num_samples".to_owned(), Attribute::Int(length as i64)), (OURS.to_owned(), Attribute::Text(line))];
+    if let Some(model) = leaving.text("model_file") {
+        attributes.push(("model_file".to_owned(), Attribute::Text(model.to_owned())));
+    }
+    file.group(&group, attributes)?;
+    file.close(&group)
+}

@@ -141,7 +141,7 @@ impl Table {
         }
         let tasks = std::mem::take(&mut self.tasks);
         let offsets = OffsetBuffer::from_lengths(tasks.iter().map(Vec::len));
-        let texts = StringArray::from_iter_values(tasks.iter().flatten());
+        let texts: StringArray = tasks.iter().flatten().map(Some).collect();
         columns.insert(
             1,
             Arc::new(ListArray::try_new(Arc::new(Field::new("element", DataType::Utf8, true)), offsets, Arc::new(texts), None)?),

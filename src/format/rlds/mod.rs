@@ -24,6 +24,9 @@ pub(super) const FORMAT: Format = Format {
     validate: None,
 };
 
+/// Ends the name of a flag that says where a feature's value is one: records have no null.
+const VALID: &str = "_valid";
+
 /// The directory with `features.json` that `path` is or holds: below the name come a configuration and a version.
 fn root(path: &Path) -> Option<PathBuf> {
     fn search(path: &Path, depth: usize) -> Vec<PathBuf> {

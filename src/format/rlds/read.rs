@@ -11,6 +11,7 @@ use arrow::compute::{cast, concat, nullif};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
+use super::VALID;
 use super::episode::{self, Record};
 use super::features::{Kind, Leaf, Tree};
 use super::shards::{Shard, json, shards};
@@ -20,7 +21,7 @@ use crate::format::tfrecord::Records;
 use crate::format::{Alignment, FinalAction, Incoming, Options, Source, free_name};
 
 /// Features of steps that become the flags of steps, or say what else is so.
-const FLAGS: [&str; 5] = ["is_first", "is_last", "is_terminal", "is_final", "action_valid"];
+const FLAGS: [&str; 4] = ["is_first", "is_last", "is_terminal", "is_final"];
 
 /// What a vector inside an observation is called, where it is all there is to observe besides images.
 const STATES: [&str; 6] = [
@@ -208,6 +209,7 @@ fn columns(tree: &Tree, options: &Options) -> Result<(SchemaRef, Vec<Column>)> {
     for leaf in leaves
         .iter()
         .filter(|leaf| !used.contains(&leaf.key) && !FLAGS.contains(&leaf.key.as_str()) && !matches!(leaf.kind, Kind::Other(_)))
+        .filter(|leaf| !is_valid_flag(leaf, leaves))
     {
         let own = [step::ACTION_SOURCE, step::ACTION_STD].contains(&leaf.key.as_str());
         let name = if own { leaf.key.clone() } else { free_name(&leaf.key) };
@@ -215,6 +217,12 @@ fn columns(tree: &Tree, options: &Options) -> Result<(SchemaRef, Vec<Column>)> {
         columns.push(Column { leaves: vec![leaf.clone()], of_action: own || leaf.key == "discount" });
     }
     Ok((Arc::new(Schema::new(fields)), columns))
+}
+
+/// Whether a leaf says where the value of another is one.
+fn is_valid_flag(leaf: &Leaf, leaves: &[Leaf]) -> bool {
+    let flag = matches!(&leaf.kind, Kind::Tensor { element: DataType::Boolean, shape, .. } if shape.is_empty());
+    flag && leaf.key.strip_suffix(VALID).is_some_and(|other| leaves.iter().any(|leaf| leaf.key == other))
 }
 
 fn whole(leaf: &Leaf) -> bool {
@@ -320,8 +328,13 @@ impl Rlds {
         Ok(Incoming { key, steps: self.steps(record, rows)?, about: Some(about) })
     }
 
+    /// A flag of each step, where there is one of that name.
+    fn flags(&self, record: &Record, name: &str, rows: usize) -> Result<Option<Vec<bool>>> {
+        episode::flags(record, &self.tree.steps, name, rows)
+    }
+
     fn steps(&self, record: &Record, rows: usize) -> Result<RecordBatch> {
-        let flags = |name: &str| episode::flags(record, &self.tree.steps, name, rows);
+        let flags = |name: &str| self.flags(record, name, rows);
         let last = flags("is_last")?.unwrap_or_else(|| vec![false; rows]);
         let terminal = flags("is_terminal")?.unwrap_or_else(|| vec![false; rows]);
         if let Some(row) = last[..rows - 1].iter().position(|last| *last) {
@@ -402,7 +415,15 @@ impl Rlds {
                 let parts = leaves.iter().zip(fields).map(|(leaf, field)| value(leaf, field.data_type())).collect::<Result<Vec<_>>>()?;
                 Ok(Arc::new(StructArray::try_new(fields.clone(), parts, None)?))
             }
-            (data_type, [leaf]) => value(leaf, data_type),
+            (data_type, [leaf]) => {
+                let values = value(leaf, data_type)?;
+                // The action may have moved to another step: its flags are looked at there.
+                let flags = if self.is_extra(at) { self.flags(record, &format!("{}{VALID}", leaf.key), rows)? } else { None };
+                match flags {
+                    Some(valid) => Ok(nullif(&values, &BooleanArray::from_iter(valid.into_iter().map(|valid| Some(!valid))))?),
+                    None => Ok(values),
+                }
+            }
             _ => Err(Error::failed("a column has no feature")),
         }
     }

@@ -3,7 +3,7 @@
 //! The last step holds the final observation where it is known, with zeros for action and reward beside it; `is_final` and
 //! `action_valid` say for each step what is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, UInt64Type};
 use prost::Message;
 use serde_json::json;
 
+use super::VALID;
 use super::features::{Encoding, Kind, Leaf, document, dtype};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::store::{self, HashingFile};
@@ -42,7 +43,8 @@ enum From {
     Last,
     Terminal,
     Final,
-    Valid,
+    /// Whether the value of a column is there.
+    Valid(String),
     Discount,
 }
 
@@ -128,8 +130,9 @@ fn parts(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Part>> {
     let columns = outgoing.steps().fields();
     let has = |name: &str| columns.iter().any(|field| field.name() == name);
     if has(step::ACTION) && !has(ACTION_VALID) {
-        parts.push(flag(ACTION_VALID, From::Valid));
+        parts.push(flag(ACTION_VALID, From::Valid(step::ACTION.to_owned())));
     }
+    let gaps = gaps(outgoing)?;
     if !has("discount") {
         let kind = Kind::Tensor { element: DataType::Float32, shape: Vec::new(), encoding: Encoding::None };
         parts.push(Part { leaf: Leaf { key: "discount".to_owned(), kind }, from: From::Discount });
@@ -154,6 +157,9 @@ fn parts(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Part>> {
             }
             _ => add(key.to_owned(), field, From::Column(name.to_owned(), None)),
         }
+        if gaps.contains(name) && kind(field).is_some() {
+            parts.push(flag(&format!("{key}{VALID}"), From::Valid(name.to_owned())));
+        }
     }
     let keys: Vec<&str> = parts.iter().map(|part| part.leaf.key.as_str()).collect();
     let clash = keys.iter().find(|key| keys.iter().filter(|other| **other == **key || other.starts_with(&format!("{key}/"))).count() > 1);
@@ -162,6 +168,20 @@ fn parts(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Part>> {
             .hint("rename a column with `derive`, or leave it out with `columns`")),
         None => Ok(parts),
     }
+}
+
+/// Columns, besides actions and rewards, that are null somewhere.
+fn gaps(outgoing: &Outgoing) -> Result<HashSet<String>> {
+    let told = [step::ACTION, step::ACTION_STD, step::REWARD];
+    let nullable = outgoing.steps().fields().iter().filter(|field| field.is_nullable()).map(|field| field.name().as_str());
+    let nullable: Vec<&str> = nullable.filter(|name| !told.contains(name)).collect();
+    let mut gaps = HashSet::new();
+    for leaving in outgoing.pass(Some(&nullable))? {
+        let leaving = leaving?;
+        let has_gap = |name: &&&str| leaving.steps.column_by_name(name).is_some_and(|column| column.null_count() > 0);
+        gaps.extend(nullable.iter().filter(has_gap).map(|name| (*name).to_owned()));
+    }
+    Ok(gaps)
 }
 
 /// What a column becomes; `None` where there is nothing that holds it.
@@ -224,9 +244,9 @@ fn values(leaving: &Leaving, from: &From, rows: usize) -> Result<ArrayRef> {
         From::Last => at(end.filter(|_| leaving.has_final() || flag(step::TERMINATED) || flag(step::TRUNCATED))),
         From::Terminal => at(end.filter(|_| flag(step::TERMINATED))),
         From::Final => at(end.filter(|_| leaving.has_final())),
-        From::Valid => {
-            let action = leaving.steps.column_by_name(step::ACTION);
-            Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(action.is_some_and(|action| action.is_valid(row))))))
+        From::Valid(name) => {
+            let column = leaving.steps.column_by_name(name);
+            Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(column.is_some_and(|column| column.is_valid(row))))))
         }
         From::Discount => {
             let zero = |row: usize| flag(step::TERMINATED) && row + 1 == leaving.length;

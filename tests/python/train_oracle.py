@@ -185,7 +185,7 @@ def loss_by_hand(head, raw, targets, values):
 
 def pipeline(name, source, stages):
     path = ROOT / f"{name}.yaml"
-    path.write_text(json.dumps({"trajmill": 1, "source": str(source), "stages": stages}))
+    path.write_text(json.dumps({"trajmill": 1, "source": source if isinstance(source, dict) else str(source), "stages": stages}))
     return path
 
 
@@ -393,6 +393,36 @@ def in_a_pipeline(hopper):
         check(files(model.parent) == before, "after a kill it is another")
 
 
+def foreign():
+    """A source of another format is imported before anything is learnt from it: the same model as from an imported dataset."""
+    act = lambda steps: np.tanh(steps[:, :2])
+    imported, _ = made("brought", [20] * 12, 3, act, set(range(6)))
+    options = {"head": "gaussian", "hidden": [16], "steps": 120, "seed": 3}
+    stages = {
+        "alone": [],
+        "behind": [{"filter": "length > 1"}],
+        "labelled": [{"filter": "length > 1"}],
+    }
+    for name, before in stages.items():
+        found = []
+        for kind, source in {"imported": imported, "parquet": {"path": str(ROOT / "brought.parquet"), "format": "parquet"}}.items():
+            folder = ROOT / "foreign" / name / kind
+            model, result = folder / "idm.onnx", folder / "result"
+            after = [{"label": {"model": str(model)}}, {"materialise": {"path": str(result)}}] if name == "labelled" else []
+            path = pipeline(f"foreign_{name}_{kind}", source, [*before, {"train_idm": {"out": str(model), **options}}, *after])
+            trajmill("check", path)
+            done = json.loads(trajmill("run", path, "--json").stdout)
+            check(done["models"][0]["reused"] is False, done)
+            entries = sorted(entry.name for entry in folder.iterdir() if entry.suffix != ".svg")
+            check(entries == ["idm.onnx", "idm.report.json"] + ["result"] * bool(after), f"{name}, {kind}: {entries}")
+            weights = {one.name: numpy_helper.to_array(one).tobytes() for one in onnx.load(model).graph.initializer}
+            rows = pa.concat_tables(pq.read_table(file) for file in sorted((result / "steps").glob("*.parquet"))).to_pylist() if after else []
+            check(all(row["action"] is not None or row["is_final"] for row in rows), f"{name}, {kind}: not all is labelled")
+            check(json.loads(trajmill("run", path, "--json").stdout)["reused"] is True, f"{name}, {kind}: learnt again")
+            found.append((weights, rows))
+        check(found[0] == found[1], f"{name}: another model from a source that the run imports")
+
+
 def self_training(hopper):
     options = {"head": "gaussian", "hidden": [48], "steps": 400, "self_training": {"rounds": 2, "keep": 0.3}, "seed": 6}
     out = ROOT / "own" / "idm.onnx"
@@ -452,6 +482,7 @@ def main():
     others()
     threads(hopper)
     in_a_pipeline(hopper)
+    foreign()
     self_training(hopper)
     failures(hopper)
     shutil.rmtree(ROOT)

@@ -38,11 +38,11 @@ pub(super) struct ImportArgs {
     /// Longest trajectory, where the source marks terminal states alone
     #[arg(long)]
     max_steps: Option<usize>,
-    /// What the last step of an RLDS episode holds
-    #[arg(long, value_enum, default_value_t)]
+    /// The last step of an RLDS episode: a valid action, filler beside the final observation, or auto to tell by zeros
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     final_action: format::FinalAction,
-    /// Which step of an RLDS episode an action stands in
-    #[arg(long, value_enum, default_value_t)]
+    /// Where an action stands in an RLDS episode: sar, beside the observation it was taken in; rsa, beside the next one
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     alignment: format::Alignment,
     /// What becomes of a bad trajectory: fail, or quarantine to set it aside with its reason in quarantine.jsonl
     #[arg(long, default_value = "fail")]

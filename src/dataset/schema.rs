@@ -113,6 +113,8 @@ pub fn row_bytes(schema: &Schema) -> usize {
         match data_type {
             DataType::FixedSizeList(child, width) => of(child.data_type()) * usize::try_from(*width).unwrap_or(0),
             DataType::Struct(fields) => fields.iter().map(|field| of(field.data_type())).sum(),
+            // Encoded images: what they take cannot be told from the type, and many of them must fit into memory.
+            DataType::Binary | DataType::LargeBinary => 32 << 10,
             other => other.primitive_width().unwrap_or(24),
         }
     }

@@ -39,9 +39,14 @@ def read(path):
 def array(column):
     """A column as one numpy array; lists of one length become its axes."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_nested(column.type):
-        return np.array(column.to_pylist())
-    return column.to_numpy(zero_copy_only=False)
+    if pa.types.is_struct(column.type):
+        return np.array(column.to_pylist(), object)
+    shape = [len(column)]
+    while pa.types.is_nested(column.type):
+        inner = column.flatten()
+        shape.append(len(inner) // max(1, len(column)))
+        column = inner
+    return column.to_numpy(zero_copy_only=False).reshape(shape)
 
 def same(a, b, what):
     a, b = np.asarray(a), np.asarray(b)

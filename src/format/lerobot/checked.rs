@@ -9,8 +9,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter, add_encoded_arrow_schema_to_metadata};
 use parquet::column::writer::ColumnCloseResult;
-use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, ParquetMetaDataReader};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
 use prost::bytes::Bytes;
 
@@ -34,13 +34,11 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Creates the file at `path`, which must not exist; `metadata` goes into its footer.
-    pub(super) fn create(path: &Path, schema: &SchemaRef, metadata: Option<KeyValue>) -> Result<Checked> {
+    /// Creates the file at `path`, which must not exist.
+    pub(super) fn create(path: &Path, schema: &SchemaRef) -> Result<Checked> {
         let properties = crate::dataset::write::properties(schema, None)?.into_builder();
         // Offsets of pages are not known before their headers have grown; without them there is no page index.
-        let mut properties = properties.set_statistics_enabled(EnabledStatistics::Chunk).set_offset_index_disabled(true);
-        properties = properties.set_key_value_metadata(metadata.map(|entry| vec![entry]));
-        let mut properties: WriterProperties = properties.build();
+        let mut properties = properties.set_statistics_enabled(EnabledStatistics::Chunk).set_offset_index_disabled(true).build();
         add_encoded_arrow_schema_to_metadata(schema, &mut properties);
         let properties = WriterPropertiesPtr::new(properties);
         let columns = ArrowSchemaConverter::new().convert(schema)?;
@@ -251,7 +249,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.parquet");
         let parts = [batch(0..70_000), batch(70_000..70_003), batch(70_003..70_010)];
-        let mut file = Checked::create(&path, &parts[0].schema(), None).unwrap();
+        let mut file = Checked::create(&path, &parts[0].schema()).unwrap();
         parts.iter().for_each(|part| file.write(part).unwrap());
         file.finish().unwrap();
         let read = |path: &Path| -> std::result::Result<Vec<RecordBatch>, String> {

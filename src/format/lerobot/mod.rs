@@ -87,7 +87,7 @@ mod tests {
     fn parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) {
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         store::create_dir(path.parent().unwrap()).unwrap();
-        let mut file = checked::Checked::create(path, &batch.schema(), None).unwrap();
+        let mut file = checked::Checked::create(path, &batch.schema()).unwrap();
         file.write(&batch).unwrap();
         file.finish().unwrap();
     }

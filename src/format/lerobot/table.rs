@@ -48,7 +48,7 @@ impl Roll {
             let (chunk, index) = (self.begun / CHUNK, self.begun % CHUNK);
             let folder = self.folder.join(format!("chunk-{chunk:03}"));
             store::create_dir(&folder)?;
-            self.file = Some(Checked::create(&folder.join(format!("file-{index:03}.parquet")), &self.schema, None)?);
+            self.file = Some(Checked::create(&folder.join(format!("file-{index:03}.parquet")), &self.schema)?);
             self.begun += 1;
         }
         Ok(((self.begun - 1) / CHUNK, (self.begun - 1) % CHUNK))

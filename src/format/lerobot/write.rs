@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use parquet::file::metadata::KeyValue;
 use serde_json::{Map, Value, json};
 
 use super::checked::Checked;
@@ -172,7 +171,7 @@ impl Output<'_> {
                 if place.episode.is_multiple_of(CHUNK) {
                     store::create_dir(path.parent().unwrap_or(self.root))?;
                 }
-                let mut file = Checked::create(&path, &self.schema, None)?;
+                let mut file = Checked::create(&path, &self.schema)?;
                 file.write(&batch)?;
                 file.finish()?;
                 let mut line = json!({"episode_index": place.episode, "tasks": texts, "length": leaving.length});
@@ -201,7 +200,7 @@ impl Output<'_> {
             none => {
                 let path = self.root.join(FINALS);
                 store::create_dir(path.parent().unwrap_or(self.root))?;
-                none.insert(Checked::create(&path, &batch.schema(), None)?)
+                none.insert(Checked::create(&path, &batch.schema())?)
             }
         };
         self.dropped += 1;
@@ -291,11 +290,12 @@ fn task_file(root: &Path, version: Version, tasks: &Tasks) -> Result<()> {
         }
         return lines.finish();
     }
-    let schema: SchemaRef =
-        Arc::new(Schema::new(vec![Field::new("task_index", DataType::Int64, true), Field::new("task", DataType::Utf8, true)]));
+    let fields = vec![Field::new("task_index", DataType::Int64, true), Field::new("task", DataType::Utf8, true)];
+    let metadata = [("pandas".to_owned(), PANDAS.to_owned())];
+    let schema: SchemaRef = Arc::new(Schema::new_with_metadata(fields, metadata.into()));
     let columns: Vec<ArrayRef> =
         vec![Arc::new(Int64Array::from_iter_values(0..tasks.texts.len() as i64)), Arc::new(StringArray::from_iter_values(&tasks.texts))];
-    let mut file = Checked::create(&root.join("meta/tasks.parquet"), &schema, Some(KeyValue::new("pandas".to_owned(), PANDAS.to_owned())))?;
+    let mut file = Checked::create(&root.join("meta/tasks.parquet"), &schema)?;
     file.write(&RecordBatch::try_new(schema, columns)?)?;
     file.finish()
 }
@@ -305,7 +305,7 @@ fn info(root: &Path, version: Version, plan: &Plan, outgoing: &Outgoing, [episod
     let total = &outgoing.manifest().statistics;
     if let Some(Value::Object(action)) = features.get_mut(step::ACTION).filter(|_| plan.has_action && total.proxy_actions > 0) {
         let lineage = &outgoing.manifest().lineage.inputs;
-        let models: Vec<&String> = lineage.iter().filter(|(name, _)| name.starts_with("model")).map(|(_, hash)| hash).collect();
+        let models: Vec<&String> = lineage.iter().filter(|(name, _)| name.contains(" model ")).map(|(_, hash)| hash).collect();
         action.insert(
             "provenance".to_owned(),
             json!({"recorded": total.recorded_actions, "proxy": total.proxy_actions, "models": models, "feature": step::ACTION_SOURCE}),

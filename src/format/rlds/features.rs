@@ -169,7 +169,9 @@ fn entry(kind: &Kind) -> Value {
             json!({"pythonClassName": format!("{CLASS}.image_feature.Image"), "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}})
         }
         Kind::Tensor { element, shape, encoding } => {
-            let class = if shape.is_empty() { "scalar.Scalar" } else { "tensor_feature.Tensor" };
+            // TFDS forgets the encoding of what it calls a scalar.
+            let scalar = shape.is_empty() && *encoding == Encoding::None;
+            let class = if scalar { "scalar.Scalar" } else { "tensor_feature.Tensor" };
             let axes: Vec<String> = shape.iter().map(usize::to_string).collect();
             let shape = if axes.is_empty() { json!({}) } else { json!({"dimensions": axes}) };
             let encoding = if *encoding == Encoding::None { "none" } else { "bytes" };

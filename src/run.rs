@@ -198,7 +198,14 @@ struct Work {
 }
 
 /// Runs phases in `staging`, each after the models that are learnt from what it reads.
-fn carry_out(plan: &Plan, phases: &[Phase], sources: &[Dataset], staging: &Staging, options: &Options, report: &mut Report) -> Result<Work> {
+fn carry_out(
+    plan: &Plan,
+    phases: &[Phase],
+    sources: &[Dataset],
+    staging: &Staging,
+    options: &Options,
+    report: &mut Report,
+) -> Result<Work> {
     let clock = Clock::new(phases.iter().flat_map(|phase| phase.transforms.iter().map(|placed| placed.name.as_str())));
     let mut flow: Vec<Flow> = Vec::new();
     let mut staged: Vec<Dataset> = Vec::new();
@@ -269,8 +276,10 @@ fn missing(lesson: &Lesson, options: &Options) -> Result<bool> {
             let message = format!("{path} exists and was learnt otherwise:\n    {}", changes.join("\n    "));
             Err(Error::failed(message).hint("remove it, write to another path, or give `train_idm` the option `overwrite: true`"))
         }
-        Existing::Foreign => Err(Error::failed(format!("{path} exists and was not learnt by `train_idm`"))
-            .hint("write to another path, or remove it yourself")),
+        Existing::Foreign => {
+            Err(Error::failed(format!("{path} exists and was not learnt by `train_idm`"))
+                .hint("write to another path, or remove it yourself"))
+        }
     }
 }
 

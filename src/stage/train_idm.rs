@@ -86,7 +86,7 @@ struct TrainIdm {
     /// Share of the labelled trajectories that is held out, rounded up.
     #[serde(default = "validation")]
     validation: f64,
-    /// Ends a member's training after so many looks at the validation loss, of which there are at least twenty and one every 250
+    /// Ends a member's training after so many looks at the validation loss, of which there are at least fifty and one every 250
     /// updates as a rule, without a better one.
     #[serde(default = "patience")]
     #[schemars(range(min = 1))]
@@ -281,11 +281,14 @@ fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), 
     match (element, given.head) {
         (DataType::Int32 | DataType::Int64, None | Some(Head::Categorical)) if width == 1 => {
             let Some(classes) = given.classes else {
-                return Err(Misfit::new("how many discrete actions there are is not known before the data are read")
-                    .help("say it with `classes`"));
+                return Err(
+                    Misfit::new("how many discrete actions there are is not known before the data are read").help("say it with `classes`")
+                );
             };
             if classes < 2 {
-                return Err(Misfit::new(format!("`classes` is {classes}, and there is nothing to choose")).help("at least 2").at("classes"));
+                return Err(Misfit::new(format!("`classes` is {classes}, and there is nothing to choose"))
+                    .help("at least 2")
+                    .at("classes"));
             }
             if given.clip.is_some() {
                 return Err(Misfit::new("a discrete action has no bounds").help("leave `clip` out").at("clip"));
@@ -320,8 +323,10 @@ fn self_training(own: SelfTraining, head: train::Head, members: usize) -> Result
         return Err(at(Misfit::new(format!("`keep` is a share above 0, up to 1, not {}", own.keep)).at("keep")));
     }
     if head == train::Head::Deterministic && members < 2 {
-        return Err(at(Misfit::new("a single deterministic model does not say how certain it is, so none of its labels is the most certain")
-            .help("`head: gaussian`, or several `members`")));
+        return Err(at(Misfit::new(
+            "a single deterministic model does not say how certain it is, so none of its labels is the most certain",
+        )
+        .help("`head: gaussian`, or several `members`")));
     }
     Ok(train::SelfTraining { rounds: own.rounds, keep: own.keep })
 }
@@ -390,8 +395,11 @@ impl Training {
         let labelled: Vec<u32> = order.into_iter().filter(|row| recorded[*row as usize] > 0).collect();
         let held_out = ((self.validation * labelled.len() as f64 - 1e-9).ceil() as usize).max(1);
         if labelled.is_empty() {
-            return Err(Error::failed(format!("no recorded action in the selection: {} trajectories, and none to learn from", recorded.len()))
-                .hint("train on a selection with some: `hide_actions: {keep: …}` keeps a share, `filter: recorded_actions > 0` finds them"));
+            return Err(Error::failed(format!(
+                "no recorded action in the selection: {} trajectories, and none to learn from",
+                recorded.len()
+            ))
+            .hint("train on a selection with some: `hide_actions: {keep: …}` keeps a share, `filter: recorded_actions > 0` finds them"));
         }
         if held_out >= labelled.len() {
             let count = labelled.len();
@@ -421,7 +429,8 @@ impl Training {
         let spans = spans(chunk, is_final);
         let action = column(step::ACTION).ok_or_else(|| missing(step::ACTION))?;
         let source = column(step::ACTION_SOURCE).and_then(|source| source.as_string_opt::<i32>());
-        let recorded = |row: usize| action.is_valid(row) && source.is_none_or(|source| source.is_null(row) || source.value(row) == "recorded");
+        let recorded =
+            |row: usize| action.is_valid(row) && source.is_none_or(|source| source.is_null(row) || source.value(row) == "recorded");
         let wanted = |row: usize| if part == Part::Unlabelled { action.is_null(row) } else { recorded(row) };
         let rows = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.steps).map(move |row| Slot { row, span: index }));
         let fits = |slot: &Slot| self.window.edge != Edge::Skip || self.window.fits(&spans[slot.span], slot.row);
@@ -440,7 +449,9 @@ impl Training {
                 }
                 if let Some(dimension) = values[row * width..(row + 1) * width].iter().position(|value| !value.is_finite()) {
                     let message = format!("{}: `observation` is not finite in dimension {dimension}", place(chunk, slot.span, row));
-                    return Err(Error::failed(message).hint("repair or drop such steps before `train_idm`, with `derive` or `filter: {steps: …}`"));
+                    return Err(
+                        Error::failed(message).hint("repair or drop such steps before `train_idm`, with `derive` or `filter: {steps: …}`")
+                    );
                 }
             }
         }
@@ -461,12 +472,19 @@ impl Training {
         let mut targets = Vec::with_capacity(slots.len() * width);
         for slot in slots {
             for (dimension, value) in values[slot.row * width..(slot.row + 1) * width].iter().enumerate() {
-                let wrong = |what: String, help: &str| Err(Error::failed(format!("{}: {what}", place(chunk, slot.span, slot.row))).hint(help));
+                let wrong =
+                    |what: String, help: &str| Err(Error::failed(format!("{}: {what}", place(chunk, slot.span, slot.row))).hint(help));
                 if discrete && !(0.0..self.task.actions as f64).contains(value) {
-                    return wrong(format!("the action {value} is none of the {} classes from 0 on", self.task.actions), "`classes` says how many there are");
+                    return wrong(
+                        format!("the action {value} is none of the {} classes from 0 on", self.task.actions),
+                        "`classes` says how many there are",
+                    );
                 }
                 if !value.is_finite() {
-                    return wrong(format!("the action is not finite in dimension {dimension}"), "repair or drop such steps before `train_idm`");
+                    return wrong(
+                        format!("the action is not finite in dimension {dimension}"),
+                        "repair or drop such steps before `train_idm`",
+                    );
                 }
                 if let Some([low, high]) = &self.task.bounds {
                     let (low, high) = (low[dimension], high[dimension]);
@@ -481,5 +499,108 @@ impl Training {
             }
         }
         Ok(targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::{Field, Schema};
+
+    use super::super::fixture;
+    use super::*;
+    use crate::dataset::schema::vector;
+
+    fn training(options: &str) -> Training {
+        match fixture::bind(&STAGE, options, &fixture::steps_schema(), &fixture::trajectories_schema()) {
+            Ok(Bound::Train(training)) => *training,
+            Ok(_) => panic!("{options} is no training"),
+            Err(misfit) => panic!("{options}: {misfit:?}"),
+        }
+    }
+
+    #[test]
+    fn examples_are_windows_at_recorded_steps() {
+        let training = training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 1}}"#);
+        let mut chunk = fixture::chunk(&[(4, 2, true), (7, 3, false)]);
+        let examples = training.examples(&chunk, Part::Training).unwrap();
+        // Row r holds the observation [r, -r] and the action [r + 0.5]; row 2 is final.
+        assert_eq!(examples.trajectories, [4, 4, 7, 7, 7]);
+        assert_eq!(examples.targets, [0.5, 1.5, 3.5, 4.5, 5.5]);
+        let first: Vec<f32> = examples.inputs.chunks(2).map(|observation| observation[0]).collect();
+        assert_eq!(first, [0.0, 0.0, 1.0, 0.0, 1.0, 2.0, 3.0, 3.0, 4.0, 3.0, 4.0, 5.0, 4.0, 5.0, 5.0]);
+        assert!(training.examples(&chunk, Part::Unlabelled).unwrap().is_empty());
+
+        // What a model said is nothing to learn from.
+        let source = [Some("recorded"), Some("proxy"), None, Some("proxy"), None, Some("recorded")];
+        let field = Field::new("action_source", DataType::Utf8, true);
+        chunk = chunk.with_step_column(field, Arc::new(StringArray::from(source.to_vec()))).unwrap();
+        assert_eq!(training.examples(&chunk, Part::Training).unwrap().targets, [0.5, 4.5, 5.5]);
+    }
+
+    #[test]
+    fn skip_leaves_out_what_the_edge_cuts() {
+        let training = training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 1, "edge": "skip"}}"#);
+        let examples = training.examples(&fixture::chunk(&[(4, 2, true), (7, 3, false)]), Part::Training).unwrap();
+        assert_eq!(examples.targets, [1.5, 4.5]);
+    }
+
+    #[test]
+    fn actions_outside_the_box_are_said_with_their_place() {
+        let training = training(r#"{"out": "m.onnx", "clip": [0, 4]}"#);
+        let error = training.examples(&fixture::chunk(&[(4, 2, true), (7, 3, false)]), Part::Training).unwrap_err();
+        assert_eq!(error.message, "trajectory 7, step 1: the action 4.5 in dimension 0 is outside the box from 0 to 4");
+    }
+
+    #[test]
+    fn trajectories_are_held_out_by_seed_and_id_alone() {
+        let split = |ids: &[i64], recorded: &[i64], options: &str| {
+            let column = (Field::new("recorded_actions", DataType::Int64, false), Arc::new(Int64Array::from(recorded.to_vec())) as _);
+            let table = fixture::table(ids, &vec![5; ids.len()], vec![column]);
+            let of = |rows: &Vec<u32>| rows.iter().map(|row| ids[*row as usize]).collect::<std::collections::BTreeSet<i64>>();
+            training(options).split(&table).map(|parts| parts.each_ref().map(of))
+        };
+        let options = r#"{"out": "m.onnx", "validation": 0.3, "seed": 5}"#;
+        let ids: Vec<i64> = (0..12).collect();
+        let recorded: Vec<i64> = ids.iter().map(|id| [0, 5, 5, 2][(*id % 4) as usize]).collect();
+        let [learnt, held_out, unlabelled] = split(&ids, &recorded, options).unwrap();
+        // Nine are labelled, and 0.3 of them rounded up is three; the others with a step that is not recorded can be labelled.
+        assert_eq!((learnt.len(), held_out.len()), (6, 3));
+        assert!(learnt.is_disjoint(&held_out) && unlabelled.is_disjoint(&held_out));
+        assert!([0, 4, 8].iter().all(|id| unlabelled.contains(id)) && unlabelled.iter().all(|id| id % 4 == 0 || id % 4 == 3));
+        let (backwards, their): (Vec<i64>, Vec<i64>) = (ids.iter().rev().copied().collect(), recorded.iter().rev().copied().collect());
+        assert_eq!(split(&backwards, &their, options).unwrap(), [learnt, held_out.clone(), unlabelled]);
+        assert_ne!(split(&ids, &recorded, r#"{"out": "m.onnx", "validation": 0.3, "seed": 6}"#).unwrap()[1], held_out);
+
+        let error = split(&[1, 2], &[0, 0], options).unwrap_err();
+        assert!(error.message.starts_with("no recorded action in the selection: 2 trajectories"), "{error:?}");
+        let error = split(&[1, 2], &[3, 0], options).unwrap_err();
+        assert!(error.message.starts_with("1 trajectory has recorded actions, and a validation share of 0.3 holds out 1"), "{error:?}");
+    }
+
+    #[test]
+    fn a_model_can_be_bound_before_it_is_there() {
+        let gaussian =
+            training(r#"{"out": "m.onnx", "window": {"past": 0, "future": 2, "edge": "zero"}, "head": "gaussian", "clip": [[-2], 3]}"#);
+        let spec = gaussian.spec();
+        let ports: Vec<String> = spec.inputs.iter().chain(&spec.outputs).map(ToString::to_string).collect();
+        assert_eq!(ports, ["observation: float32 [batch, 6]", "action: float32 [batch, 1]", "std: float32 [batch, 1]"]);
+        let said: Vec<(&str, &str)> = spec.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(said, [("trajmill.clip", "-2.0,3.0"), ("trajmill.edge", "zero"), ("trajmill.future", "2"), ("trajmill.past", "0")]);
+        assert_eq!(training(r#"{"out": "m.onnx", "members": 3}"#).spec().outputs.len(), 2);
+        assert_eq!(training(r#"{"out": "m.onnx"}"#).spec().outputs.len(), 1);
+    }
+
+    #[test]
+    fn discrete_actions_need_their_number() {
+        let fields = [("observation", vector(DataType::Float32, 2)), ("action", DataType::Int32)];
+        let steps = Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec());
+        let misfit = |options: &str| fixture::misfit(&STAGE, options, Some(&steps), &fixture::trajectories_schema());
+        assert_eq!(misfit(r#"{"out": "m.onnx"}"#).help.as_deref(), Some("say it with `classes`"));
+        assert_eq!(misfit(r#"{"out": "m.onnx", "classes": 1}"#).path, ["classes"]);
+        assert_eq!(misfit(r#"{"out": "m.onnx", "classes": 3, "clip": [0, 1]}"#).path, ["clip"]);
+        assert_eq!(misfit(r#"{"out": "m.onnx", "classes": 3, "head": "gaussian"}"#).path, ["head"]);
     }
 }

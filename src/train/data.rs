@@ -106,7 +106,12 @@ pub(super) struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     /// Reads every example of `part` once, shows them to `look`, and keeps them where they are at most `capacity`.
-    pub(super) fn open(corpus: &'a dyn Corpus, part: Part, capacity: usize, mut look: impl FnMut(&Examples) -> Result<bool>) -> Result<Stream<'a>> {
+    pub(super) fn open(
+        corpus: &'a dyn Corpus,
+        part: Part,
+        capacity: usize,
+        mut look: impl FnMut(&Examples) -> Result<bool>,
+    ) -> Result<Stream<'a>> {
         let mut kept = Some(Examples::default());
         for piece in 0..corpus.pieces(part) {
             corpus.read(part, piece, &mut |examples| {
@@ -239,7 +244,10 @@ pub(super) mod tests {
             let epoch = |seed| {
                 let mut order = Vec::new();
                 let take = |row: Row| {
-                    assert_eq!((row.input[0], row.input[1], row.target[0]), (row.trajectory as f32, -row.trajectory as f32, row.trajectory as f32 + 0.5));
+                    assert_eq!(
+                        (row.input[0], row.input[1], row.target[0]),
+                        (row.trajectory as f32, -row.trajectory as f32, row.trajectory as f32 + 0.5)
+                    );
                     order.push(row.trajectory);
                     Ok(true)
                 };

@@ -166,14 +166,19 @@ impl<'a> Survey<'a> {
 
     /// What windows go through before the networks, and the dimensions that never change, which are left out.
     fn inputs(&self) -> Result<(Scaling, Vec<usize>)> {
-        let constant: Vec<usize> = (0..self.task.width).filter(|dimension| {
-            let [mean, squares] = self.observations[*dimension];
-            // Below what float32 resolves around the mean.
-            self.std(squares) <= 1e-7 * mean.abs()
-        }).collect();
+        let constant: Vec<usize> = (0..self.task.width)
+            .filter(|dimension| {
+                let [mean, squares] = self.observations[*dimension];
+                // Below what float32 resolves around the mean.
+                self.std(squares) <= 1e-7 * mean.abs()
+            })
+            .collect();
         if constant.len() == self.task.width {
-            return Err(Error::failed(format!("observations are constant at all {} steps to learn from: nothing follows from them", self.count))
-                .hint("learn from trajectories that move, or check how the observations were imported"));
+            return Err(Error::failed(format!(
+                "observations are constant at all {} steps to learn from: nothing follows from them",
+                self.count
+            ))
+            .hint("learn from trajectories that move, or check how the observations were imported"));
         }
         let length = self.task.past + 1 + self.task.future;
         let one: Vec<(f32, f32)> = (0..self.task.width)
@@ -192,7 +197,10 @@ impl<'a> Survey<'a> {
         match (head, &self.task.bounds) {
             (Head::Gaussian, Some([low, high])) => {
                 let sides = || low.iter().zip(high);
-                (sides().map(|(low, high)| ((low + high) / 2.0) as f32).collect(), sides().map(|(low, high)| ((high - low) / 2.0) as f32).collect())
+                (
+                    sides().map(|(low, high)| ((low + high) / 2.0) as f32).collect(),
+                    sides().map(|(low, high)| ((high - low) / 2.0) as f32).collect(),
+                )
             }
             (Head::Categorical, _) => (vec![0.0; self.task.actions], vec![1.0; self.task.actions]),
             _ => self.actions.iter().map(|[mean, squares]| (*mean as f32, self.std(*squares) as f32)).unzip(),
@@ -248,7 +256,13 @@ mod tests {
                 examples.trajectories.push(trajectory);
                 match head {
                     _ if !labelled => {}
-                    Head::Categorical => examples.targets.push(if action < -0.3 { 0.0 } else if action < 0.3 { 1.0 } else { 2.0 }),
+                    Head::Categorical => examples.targets.push(if action < -0.3 {
+                        0.0
+                    } else if action < 0.3 {
+                        1.0
+                    } else {
+                        2.0
+                    }),
                     _ => examples.targets.extend([action * 2.0 + 5.0, 7.0 - action]),
                 }
             }
@@ -335,7 +349,8 @@ mod tests {
     fn the_best_checkpoint_is_what_is_kept() {
         for buffer in [50, 1000] {
             let head = Head::Deterministic;
-            let options = Options { members: 1, bootstrap: false, buffer, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) };
+            let options =
+                Options { members: 1, bootstrap: false, buffer, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) };
             let fitted = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap();
             let curve = &fitted.report.curves[0];
             let lowest = curve.looks.iter().map(|look| look.validation).fold(f64::INFINITY, f64::min);
@@ -346,7 +361,8 @@ mod tests {
             let held_out = examples(20, 6, head, true);
             let own = model.predictor().unwrap().predict(&held_out.inputs).unwrap();
             let squares = own.actions.iter().zip(&held_out.targets).enumerate();
-            let loss = squares.map(|(place, (own, truth))| f64::from((own - truth) / model.scale[place % 2]).powi(2)).sum::<f64>() / own.actions.len() as f64;
+            let loss = squares.map(|(place, (own, truth))| f64::from((own - truth) / model.scale[place % 2]).powi(2)).sum::<f64>()
+                / own.actions.len() as f64;
             assert!((loss - lowest).abs() < 1e-5, "{loss} is not {lowest}");
         }
     }
@@ -359,7 +375,7 @@ mod tests {
             (fitted.report.curves[0].looks.last().unwrap().update, fitted.report.curves[0].best.update)
         };
         let (last, best) = looks(Options { patience: 3, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) });
-        assert_eq!(last, best + 3 * 20, "a look every twentieth of 400 updates");
+        assert_eq!(last, best + 3 * 8, "a look every fiftieth of 400 updates");
         // 400 examples in batches of 64 are 7 updates an epoch.
         assert_eq!(looks(Options { budget: Budget::Epochs(9), bootstrap: false, ..options(head) }).0, 63);
         assert_eq!(looks(Options { budget: Budget::Updates(5), batch: 5000, ..options(head) }).0, 5);
@@ -380,7 +396,8 @@ mod tests {
             let fitted = fit(&corpus(head), &task(head), &Options { self_training, ..options(head) }, &Quiet::default()).unwrap();
             let steps: Vec<u64> = fitted.report.rounds.iter().map(|round| round.steps).collect();
             // Of classes that it is wholly certain of there are several.
-            let exact = steps[1..] == [450, 450] || (head == Head::Categorical && steps[1..].iter().all(|steps| (450..500).contains(steps)));
+            let exact =
+                steps[1..] == [450, 450] || (head == Head::Categorical && steps[1..].iter().all(|steps| (450..500).contains(steps)));
             assert!(steps[0] == 400 && exact, "{head:?}: {steps:?}");
             let lowest = fitted.report.rounds.iter().map(|round| round.validation).fold(f64::INFINITY, f64::min);
             assert_eq!(fitted.report.rounds[fitted.report.chosen_round].validation, lowest);

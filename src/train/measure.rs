@@ -180,7 +180,11 @@ fn probe(sample: &Examples, predictions: &Predictions, width: usize) -> Probe {
 }
 
 fn classes(hits: &[[u64; 2]], shares: &[f64], n: f64) -> Classes {
-    let frequent = shares.iter().enumerate().fold((0, f64::NEG_INFINITY), |best, (class, share)| if *share > best.1 { (class, *share) } else { best }).0;
+    let frequent = shares
+        .iter()
+        .enumerate()
+        .fold((0, f64::NEG_INFINITY), |best, (class, share)| if *share > best.1 { (class, *share) } else { best })
+        .0;
     Classes {
         accuracy: hits.iter().map(|[_, right]| *right).sum::<u64>() as f64 / n,
         accuracy_of_most_frequent: hits.get(frequent).map_or(0.0, |[all, _]| *all as f64 / n),

@@ -114,7 +114,8 @@ impl Predictor<'_> {
     fn batch(&self, inputs: &Tensor, into: &mut Predictions) -> Result<()> {
         let mut members = Vec::with_capacity(self.members.len());
         for networks in &self.members {
-            let outputs = networks.iter().map(|network| network.forward(inputs, None).and_then(|(outputs, _)| read(&outputs, <[f32]>::to_vec)));
+            let outputs =
+                networks.iter().map(|network| network.forward(inputs, None).and_then(|(outputs, _)| read(&outputs, <[f32]>::to_vec)));
             members.push(self.member(&outputs.collect::<Result<Vec<_>>>()?)?);
         }
         let share = 1.0 / members.len() as f32;

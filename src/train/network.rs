@@ -153,9 +153,14 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_finite_differences() {
-        for (activation, dropout) in
-            [(Activation::Relu, 0.0), (Activation::Tanh, 0.0), (Activation::Elu, 0.0), (Activation::Relu, 0.4), (Activation::Tanh, 0.4), (Activation::Elu, 0.4)]
-        {
+        for (activation, dropout) in [
+            (Activation::Relu, 0.0),
+            (Activation::Tanh, 0.0),
+            (Activation::Elu, 0.0),
+            (Activation::Relu, 0.4),
+            (Activation::Tanh, 0.4),
+            (Activation::Elu, 0.4),
+        ] {
             let mut random = Random::new(3, &[]);
             let mut network = Network::new(&[5, 7, 6, 3], activation, dropout, &mut random).unwrap();
             let inputs = matrix((0..20).map(|_| random.unit() as f32 * 2.0 - 1.0).collect(), 4, 5).unwrap();
@@ -182,7 +187,10 @@ mod tests {
                     let slope = (around[1] - around[0]) / (2.0 * f64::from(step));
                     // Where a rectifier's kink lies within the step, the difference is of neither side.
                     if (slope - f64::from(*gradient)).abs() > 2e-3 * slope.abs().max(0.1) {
-                        assert!(activation == Activation::Relu, "{activation:?} {dropout} layer {layer} {place}: {gradient} is not {slope}");
+                        assert!(
+                            activation == Activation::Relu,
+                            "{activation:?} {dropout} layer {layer} {place}: {gradient} is not {slope}"
+                        );
                         seen += 1;
                     }
                 }

@@ -10,6 +10,8 @@ const SIZE: (u32, u32) = (860, 520);
 const PANEL: u32 = 300;
 /// Panels beside one another.
 const ACROSS: usize = 3;
+/// Of one step in a scatter plot.
+const POINT: RGBColor = RGBColor(31, 91, 160);
 /// Dimensions that get a panel.
 const PANELS: usize = 12;
 
@@ -34,7 +36,9 @@ pub fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
 
 /// Lowest and highest of `values`, a little apart even where they are one.
 fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
-    let (low, high) = values.filter(|value| value.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) = values
+        .filter(|value| value.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {
         return 0.0..1.0;
     }
@@ -104,7 +108,8 @@ fn scatter(report: &Report) -> Result<String> {
         area.fill(&WHITE).map_err(failed)?;
         let cells = area.split_evenly(((height / PANEL) as usize, across));
         for (dimension, cell) in cells.iter().enumerate().take(count.min(PANELS)) {
-            let points = || report.held_out.scatter.iter().map(|(truth, predicted)| (f64::from(truth[dimension]), f64::from(predicted[dimension])));
+            let points =
+                || report.held_out.scatter.iter().map(|(truth, predicted)| (f64::from(truth[dimension]), f64::from(predicted[dimension])));
             let both = range(points().flat_map(|(truth, predicted)| [truth, predicted]));
             let r2 = report.held_out.dimensions.get(dimension).map_or(0.0, |dimension| dimension.r2);
             let mut chart = ChartBuilder::on(cell)
@@ -116,7 +121,7 @@ fn scatter(report: &Report) -> Result<String> {
                 .map_err(failed)?;
             chart.configure_mesh().x_labels(5).y_labels(5).light_line_style(WHITE).draw().map_err(failed)?;
             chart.draw_series(LineSeries::new([(both.start, both.start), (both.end, both.end)], BLACK.mix(0.5))).map_err(failed)?;
-            chart.draw_series(points().map(|point| Circle::new(point, 1, colour(dimension).mix(0.5).filled()))).map_err(failed)?;
+            chart.draw_series(points().map(|point| Circle::new(point, 2, POINT.mix(0.4).filled()))).map_err(failed)?;
         }
         area.present().map_err(failed)?;
     }

@@ -71,7 +71,11 @@ impl<'a> Taught<'a> {
             let own = &predictions.actions[index * width..(index + 1) * width];
             let class = [most_probable(own).0 as f32];
             let target = if self.model.head == Head::Categorical { class.as_slice() } else { own };
-            labelled.push(Row { input: &examples.inputs[index * cells..(index + 1) * cells], target, trajectory: examples.trajectories[index] });
+            labelled.push(Row {
+                input: &examples.inputs[index * cells..(index + 1) * cells],
+                target,
+                trajectory: examples.trajectories[index],
+            });
         }
         Ok(labelled)
     }
@@ -79,7 +83,8 @@ impl<'a> Taught<'a> {
 
 /// The most probable class, the first of equals, and its probability.
 pub(super) fn most_probable(logits: &[f32]) -> (usize, f32) {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, logit)| if *logit > best.1 { (class, *logit) } else { best });
+    let best =
+        logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, logit)| if *logit > best.1 { (class, *logit) } else { best });
     let total: f32 = logits.iter().map(|logit| (logit - best.1).exp()).sum();
     (best.0, 1.0 / total)
 }

@@ -74,7 +74,7 @@ fn quoted<T: Display>(names: impl IntoIterator<Item = T>) -> String {
 }
 
 /// A column's type as ports are shown: `float32 [3]`.
-pub(super) fn shown(data_type: &DataType) -> String {
+pub(in crate::stage) fn shown(data_type: &DataType) -> String {
     match data_type {
         DataType::FixedSizeList(child, width) => format!("{} [{width}]", shown(child.data_type())),
         other if other.is_primitive() || *other == DataType::Utf8 => other.to_string().to_lowercase(),

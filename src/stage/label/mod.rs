@@ -17,6 +17,7 @@ use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef};
 
+pub(super) use self::bind::shown;
 use self::columns::{Filled, Written};
 pub(super) use self::options::Limit;
 use self::options::{Label, NonFinite};

@@ -3,17 +3,18 @@
 //! The stage changes no step. It says what is learnt, from which steps of a chunk, and what the model will look like, so
 //! that a `label` behind it can be bound before there is a model; the learning itself is [`crate::train`]'s.
 
+mod options;
+
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::assemble::{Edge, Slot, Window, WindowOptions, fill, spans};
-use super::label::{Column, Limit, Values, place};
-use super::{Bound, Context, Misfit, Stage, options, rank};
+use self::options::{Activation, Head, SelfTraining, TrainIdm};
+use super::assemble::{Edge, Slot, Window, fill, spans};
+use super::label::{Column, Values, place, shown};
+use super::{Bound, Context, Misfit, Stage, rank};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
@@ -30,149 +31,6 @@ pub(super) const STAGE: Stage = Stage {
 
 /// Bytes of windows that the shuffle buffer holds where it is not stated.
 const BUFFER: usize = 256 << 20;
-
-/// Learns an inverse dynamics model, which predicts an action from the observations around it, and writes it as ONNX with a
-/// report and pictures beside it.
-///
-/// Learnt from are the steps of the selection with a recorded action. `label: {model: …}` needs nothing more for a model
-/// written here: its metadata holds window, edge and bounds. The checkpoint of the lowest validation loss is the one that is
-/// written. Steps go on unchanged.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct TrainIdm {
-    /// The ONNX file, relative to the pipeline file's folder. The report stands beside it: `NAME.report.json`, `NAME.*.svg`.
-    out: String,
-    /// The observations that the model sees: one before and one after the step's own where not given.
-    #[serde(default)]
-    window: WindowOptions,
-    /// Sizes of the hidden layers.
-    #[serde(default = "hidden")]
-    hidden: Vec<usize>,
-    /// What follows each hidden layer.
-    #[serde(default)]
-    activation: Activation,
-    /// Share of the last hidden layer's outputs that each update leaves out.
-    #[serde(default)]
-    dropout: f64,
-    /// What the model predicts; `categorical` for integer actions and `deterministic` for others where not given.
-    #[serde(default)]
-    head: Option<Head>,
-    /// How many discrete actions there are, counted from 0.
-    #[serde(default)]
-    classes: Option<usize>,
-    /// Lowest and highest action, each one number or one per dimension: the box of a Gaussian head, -1 to 1 where not given,
-    /// and the bounds of labels.
-    #[serde(default)]
-    clip: Option<[Limit; 2]>,
-    /// Most passes over the data of each member; instead of `steps`.
-    #[serde(default)]
-    epochs: Option<u64>,
-    /// Most updates of each member; 10000 where neither this nor `epochs` is given.
-    #[serde(default)]
-    steps: Option<u64>,
-    /// Examples of an update.
-    #[serde(default = "batch")]
-    #[schemars(range(min = 1))]
-    batch: usize,
-    /// Size of Adam's steps.
-    #[serde(default = "lr")]
-    lr: f64,
-    /// Weight decay, added to the gradient as in PyTorch's Adam.
-    #[serde(default)]
-    weight_decay: f64,
-    /// Takes the weight decay off the parameters instead, as in AdamW.
-    #[serde(default)]
-    decoupled: bool,
-    /// Share of the labelled trajectories that is held out, rounded up.
-    #[serde(default = "validation")]
-    validation: f64,
-    /// Ends a member's training after so many looks at the validation loss, of which there are at least fifty and one every 250
-    /// updates as a rule, without a better one.
-    #[serde(default = "patience")]
-    #[schemars(range(min = 1))]
-    patience: u64,
-    /// Members of the ensemble, learnt apart; one file holds them all.
-    #[serde(default = "members")]
-    #[schemars(range(min = 1))]
-    members: usize,
-    /// Whether each member learns from its own draw of trajectories.
-    #[serde(default)]
-    bootstrap: bool,
-    /// Examples that the shuffle buffer holds; 256 MiB of them where not given. What fits in it is read once.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    buffer: Option<usize>,
-    /// Learns again from its own most certain labels.
-    #[serde(default)]
-    self_training: Option<SelfTraining>,
-    /// Which random draws.
-    #[serde(default)]
-    seed: u64,
-    /// Whether a model at the same path that was learnt otherwise is replaced.
-    #[serde(default)]
-    overwrite: bool,
-}
-
-fn hidden() -> Vec<usize> {
-    vec![256, 256]
-}
-
-fn batch() -> usize {
-    256
-}
-
-fn lr() -> f64 {
-    1e-3
-}
-
-fn validation() -> f64 {
-    0.1
-}
-
-fn patience() -> u64 {
-    10
-}
-
-fn members() -> usize {
-    1
-}
-
-/// What a model predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Head {
-    /// The action, learnt by squared error.
-    Deterministic,
-    /// A tanh-squashed Normal in the box `clip`, with a network for its mean and one for its log-std, learnt by likelihood
-    /// (Zheng et al., 2022); gives `action_std` too.
-    Gaussian,
-    /// A logit for each of `classes` discrete actions, learnt by cross-entropy.
-    Categorical,
-}
-
-/// What follows a hidden layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Activation {
-    /// max(0, x).
-    #[default]
-    Relu,
-    /// tanh x.
-    Tanh,
-    /// x above 0, exp(x) - 1 below.
-    Elu,
-}
-
-/// Rounds of label, keep the most certain, learn again.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct SelfTraining {
-    /// Rounds after the first, which has recorded actions alone. The round of the lowest validation loss is written.
-    #[schemars(range(min = 1))]
-    rounds: usize,
-    /// Share of the unlabelled steps that is learnt from, from the most certain on.
-    keep: f64,
-}
 
 /// A model to be learnt, bound to the columns that it is learnt from.
 pub struct Training {
@@ -191,7 +49,7 @@ pub struct Training {
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let given: TrainIdm = options(value)?;
+    let given: TrainIdm = super::options(value)?;
     let width = observation(context)?;
     let (actions, head) = actions(&given, context)?;
     let share = |value: f64, key: &str, fits: bool, range: &str| match fits {
@@ -263,7 +121,7 @@ fn observation(context: &Context) -> Result<usize, Misfit> {
         other => (other, 1),
     };
     if width == 0 || !(element.is_numeric() || *element == DataType::Boolean) {
-        let message = format!("`observation` is {}, and a model learns from vectors of numbers", field.data_type());
+        let message = format!("`observation` is {}, and a model learns from vectors of numbers", shown(field.data_type()));
         return Err(Misfit::new(message).help("make a vector of it first, with `derive` or when importing"));
     }
     Ok(width)
@@ -297,7 +155,7 @@ fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), 
         }
         (DataType::Float32 | DataType::Float64, head) if head != Some(Head::Categorical) && width > 0 => {
             if given.classes.is_some() {
-                let message = format!("`action` is {}, which has dimensions and no classes", field.data_type());
+                let message = format!("`action` is {}, which has dimensions and no classes", shown(field.data_type()));
                 return Err(Misfit::new(message).help("leave `classes` out").at("classes"));
             }
             let gaussian = head == Some(Head::Gaussian);
@@ -308,11 +166,11 @@ fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), 
                 Head::Categorical => ("one int32 or int64 a step", "`deterministic` or `gaussian` learn continuous actions"),
                 _ => ("a vector of floating-point numbers", "`categorical` learns discrete actions"),
             };
-            Err(Misfit::new(format!("`action` is {}, and this head learns {wanted}", field.data_type())).help(help).at("head"))
+            Err(Misfit::new(format!("`action` is {}, and this head learns {wanted}", shown(field.data_type()))).help(help).at("head"))
         }
         _ => Err(Misfit::new(format!(
             "`action` is {}, and a model learns float32 or float64 vectors, or int32 or int64 classes",
-            field.data_type()
+            shown(field.data_type())
         ))),
     }
 }

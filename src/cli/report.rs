@@ -121,7 +121,7 @@ fn notes(flow: &Flow) -> String {
     }
     notes.extend(flow.counts.iter().map(|(name, n)| format!("{} {name}", number(*n))));
     if flow.added_rows > 0 {
-        notes.push(format!("{} rows drawn again", number(flow.added_rows)));
+        notes.push(format!("{} rows added", number(flow.added_rows)));
     }
     if notes.is_empty() { String::new() } else { format!("   {}", notes.join("; ")) }
 }

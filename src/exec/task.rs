@@ -59,6 +59,7 @@ fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], cl
             trajectories_out: chunk.len() as u64,
             dropped_rows: tally.dropped_rows,
             dropped_trajectories: tally.dropped_trajectories,
+            added_rows: tally.added_rows,
             counts: tally.counts,
             ..Flow::default()
         });

@@ -15,9 +15,9 @@
 //! ```
 //!
 //! The modules, in the order in which data meets them: [`config`], [`plan`], [`exec`], [`commit`], composed by
-//! [`run`]; [`stage`] holds what a pipeline can do, [`format`] what can be imported, [`model`] the inference runtimes,
+//! [`run`]; [`stage`] holds what a pipeline can do, [`format`] what can be imported, [`model`] the inference runtimes, [`train`] learning,
 //! [`expr`] the expression language, [`query`] SQL, [`dataset`] the nouns, [`cli`] the commands. Imports point one way:
-//! `cli → run → (query | commit | exec) → plan → config → stage → (model | format | expr) → dataset`.
+//! `cli → run → (query | commit | exec) → plan → config → stage → (model | format | expr | train) → dataset`.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), trajmill::error::Error> {

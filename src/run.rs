@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::exec::{self, Clock, Setting};
 use crate::format::{WriteOptions, Written, export, import};
 use crate::plan::table::{self, Flow};
-use crate::plan::{self, Foreign, Lesson, Phase, Plan, Sink, tasks};
+use crate::plan::{self, Foreign, Lesson, Phase, Placed, Plan, Sink, tasks};
 use crate::query::Session;
 use crate::stage::Materialise;
 use crate::{commit, config, model, train};
@@ -103,8 +103,11 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     let key = fingerprint.key();
     let replace = match existing(path)? {
         Existing::Nothing => wanted.overwrite,
-        Existing::Result { key: found, .. } if found == key && !options.fresh => return reused(plan, path, wanted, fingerprint),
-        // `--fresh` makes the same result again: nothing is lost with the one that is there.
+        Existing::Result { key: found, .. } if found == key && !options.fresh && lessons(phases).all(|lesson| lesson.path.exists()) => {
+            report.models.extend(lessons(phases).map(Model::found));
+            return reused(plan, path, wanted, fingerprint);
+        }
+        // `--fresh`, or a model that is gone, makes the same result again: nothing is lost with the one that is there.
         Existing::Result { key: found, .. } if wanted.overwrite || found == key => true,
         Existing::Result { inputs, .. } => {
             let changes = fingerprint.changes_since(&inputs);
@@ -218,14 +221,19 @@ fn carry_out(
     options: &Options,
     report: &mut Report,
 ) -> Result<Work> {
-    let clock = Clock::new(phases.iter().flat_map(|phase| phase.transforms.iter().map(|placed| placed.name.as_str())));
+    let names = |phase: &'_ Phase| {
+        let transforms = phase.transforms.iter().map(|placed| placed.name.clone());
+        phase.lessons.iter().map(|placed| placed.name.clone()).chain(transforms).collect::<Vec<_>>()
+    };
+    let names: Vec<String> = phases.iter().flat_map(names).collect();
+    let clock = Clock::new(names.iter().map(String::as_str));
     let mut flow: Vec<Flow> = Vec::new();
     let mut staged: Vec<Dataset> = Vec::new();
     let mut done = (0, 0);
     for (index, phase) in phases.iter().enumerate() {
         let input = staged.last().map_or(sources, std::slice::from_ref);
         for placed in &phase.lessons {
-            report.models.push(learn(&placed.part, input, options).map_err(|error| error.at(format!("stage `{}`", placed.name)))?);
+            report.models.push(learn(placed, input, options, &clock).map_err(|error| error.at(format!("stage `{}`", placed.name)))?);
         }
         let table = table::select(phase, input)?;
         let (name, shard_rows) = match &phase.sink {
@@ -263,7 +271,7 @@ fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Input], op
         any |= missing(lesson, options)?;
     }
     if !any {
-        report.models.extend(lessons(phases).map(|lesson| Model { path: lesson.path.clone(), reused: true, summary: String::new() }));
+        report.models.extend(lessons(phases).map(Model::found));
         return Ok(());
     }
     let (staging, sources) = claim(path, phases, sources, options)?;
@@ -295,16 +303,16 @@ fn missing(lesson: &Lesson, options: &Options) -> Result<bool> {
 }
 
 /// Learns a model, or finds it where it was learnt.
-fn learn(lesson: &Lesson, sources: &[Dataset], options: &Options) -> Result<Model> {
-    let path = lesson.path.clone();
+fn learn(placed: &Placed<Lesson>, sources: &[Dataset], options: &Options, clock: &Clock) -> Result<Model> {
+    let lesson = &placed.part;
     if !missing(lesson, options)? {
-        return Ok(Model { path, reused: true, summary: String::new() });
+        return Ok(Model::found(lesson));
     }
-    let fitted = exec::learn(lesson, sources, options.threads, &Learning { lesson, options });
+    let fitted = exec::learn(placed, sources, options.threads, clock, &Learning { lesson, options });
     options.watch.end();
     let fitted = fitted?;
     publish_model(lesson, &fitted)?;
-    Ok(Model { path, reused: false, summary: fitted.report.summary() })
+    Ok(Model { path: lesson.path.clone(), reused: false, summary: fitted.report.summary() })
 }
 
 /// Tells the run's watch of the learning.

@@ -83,7 +83,7 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
         Sink::Staged { because, stage } => {
             let between = |name: &String| name.starts_with(BETWEEN_HALVES);
             let why = match because.as_slice() {
-                [] => "rows that the stages above change".to_owned(),
+                [] => "what the stages above write".to_owned(),
                 names if names.iter().any(between) => "something of all steps first".to_owned(),
                 names => names.join(", "),
             };

@@ -137,8 +137,8 @@ fn notes(flow: &Flow) -> String {
         notes.push(format!("dropped {trajectories}{} rows: {reason}", number(*rows)));
     }
     notes.extend(flow.tally.counts.iter().map(|(name, n)| format!("{} {name}", number(*n))));
-    if flow.added_rows > 0 {
-        notes.push(format!("{} rows drawn again", number(flow.added_rows)));
+    if flow.tally.added_rows > 0 {
+        notes.push(format!("{} rows added", number(flow.tally.added_rows)));
     }
     if notes.is_empty() { String::new() } else { format!("   {}", notes.join("; ")) }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{Readers, guard};
+use super::{Clock, Readers, guard};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::plan::{Lesson, Task, table, tasks};
+use crate::plan::{Lesson, Placed, Task, table, tasks};
 use crate::stage::Training;
 use crate::train::{Corpus, Examples, Fitted, Part, Watch, fit};
 
@@ -49,12 +49,12 @@ impl Corpus for Shards<'_> {
     }
 }
 
-/// Learns the model of `lesson` from all trajectories of `sources`, on so many threads. Their number changes no byte.
+/// Learns a model from all trajectories of `sources`, on so many threads. Their number changes no byte.
 ///
 /// # Errors
 /// Where the data cannot be read or nothing can be learnt from them, or the user wants it to stop.
-pub fn learn(lesson: &Lesson, sources: &[Dataset], threads: usize, watch: &dyn Watch) -> Result<Fitted> {
-    let training = &lesson.training;
+pub fn learn(placed: &Placed<Lesson>, sources: &[Dataset], threads: usize, clock: &Clock, watch: &dyn Watch) -> Result<Fitted> {
+    let training = &placed.part.training;
     let table = table::whole(Training::PARTED_BY, sources)?;
     let [learnt, held_out, unlabelled] = training.split(table.columns())?;
     let parts = [tasks::by_shard(&table, &learnt)?, tasks::by_shard(&table, &held_out)?, tasks::by_shard(&table, &unlabelled)?];
@@ -64,5 +64,5 @@ pub fn learn(lesson: &Lesson, sources: &[Dataset], threads: usize, watch: &dyn W
     let corpus = Shards { readers: Readers::new(sources), training, parts, columns, steps };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
-    pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, watch)))
+    clock.time(&placed.name, || pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, watch))))
 }

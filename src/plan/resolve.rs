@@ -128,15 +128,23 @@ impl Chain<'_> {
             Ok(Bound::Train(training)) => self.lesson(index, node, training),
             Ok(Bound::Work(halves)) => {
                 self.fingerprint.set(format!("stage {} {}", index + 1, node.name.name), options.to_string());
+                let mut between = Vec::new();
+                let mut note = |name: &String| between.extend(name.starts_with(BETWEEN_HALVES).then(|| name.clone()));
+                let several = halves.len() > 1;
                 for half in halves {
                     match half {
-                        Half::Selection(selection) => self.selection(index, &node.name.name, selection),
-                        Half::Transform(transform) => self.transform(index, &node.name.name, transform),
+                        Half::Selection(selection) => {
+                            selection.writes().iter().for_each(|field| note(field.name()));
+                            self.selection(index, &node.name.name, selection);
+                        }
+                        Half::Transform(transform) => {
+                            transform.trajectories().iter().for_each(|field| note(field.name()));
+                            self.transform(index, &node.name.name, transform);
+                        }
                     }
                 }
-                let between = |field: &&Arc<Field>| field.name().starts_with(BETWEEN_HALVES);
-                if self.carried.fields().iter().any(|field| between(&field)) {
-                    let kept = self.carried.fields().iter().filter(|field| !between(field));
+                if several && !between.is_empty() {
+                    let kept = self.carried.fields().iter().filter(|field| !between.contains(field.name()));
                     self.carried = Schema::new(kept.cloned().collect::<Vec<_>>());
                     self.trajectories = write::trajectories_schema(&self.steps, &self.carried).as_ref().clone();
                 }

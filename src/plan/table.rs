@@ -50,8 +50,6 @@ pub struct Flow {
     pub trajectories_in: u64,
     /// Trajectories out.
     pub trajectories_out: u64,
-    /// Rows that a stage added (copies of trajectories drawn more than once).
-    pub added_rows: u64,
     /// What was dropped and why, and anything else that the stage counted.
     #[serde(flatten)]
     pub tally: Tally,
@@ -67,7 +65,6 @@ impl Flow {
         self.rows_out += other.rows_out;
         self.trajectories_in += other.trajectories_in;
         self.trajectories_out += other.trajectories_out;
-        self.added_rows += other.added_rows;
         self.tally.add(&other.tally);
     }
 }
@@ -101,7 +98,7 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
             entry.tally.drop_rows(&dropped.reason, sum(&dropped.rows));
             entry.tally.drop_trajectories(&dropped.reason, dropped.rows.len() as u64);
         }
-        entry.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
+        entry.tally.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
         entry.facts = selected.facts;
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::dataset::manifest::Statistics;
 use crate::format::Written;
+use crate::plan::Lesson;
 use crate::plan::table::Flow;
 
 /// What a run did.
@@ -55,6 +56,13 @@ pub struct Output {
     pub runtime: Option<Value>,
     /// Predicates that did not hold and were only to be said.
     pub warnings: Vec<String>,
+}
+
+impl Model {
+    /// One that was there.
+    pub(super) fn found(lesson: &Lesson) -> Model {
+        Model { path: lesson.path.clone(), reused: true, summary: String::new() }
+    }
 }
 
 impl Report {

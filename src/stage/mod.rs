@@ -320,6 +320,9 @@ pub struct Tally {
     pub dropped_rows: BTreeMap<String, u64>,
     /// Trajectories dropped, by reason.
     pub dropped_trajectories: BTreeMap<String, u64>,
+    /// Rows added, as windows are where steps were.
+    #[serde(default)]
+    pub added_rows: u64,
     /// Anything else worth a line in the summary: labels written, labels clipped, actions left null.
     pub counts: BTreeMap<String, u64>,
 }
@@ -348,6 +351,7 @@ impl Tally {
 
     /// Adds another tally.
     pub fn add(&mut self, other: &Tally) {
+        self.added_rows += other.added_rows;
         let pairs = [
             (&mut self.dropped_rows, &other.dropped_rows),
             (&mut self.dropped_trajectories, &other.dropped_trajectories),

@@ -253,7 +253,9 @@ impl Transform for Windows {
                 covered += 1;
             }
         }
-        tally.count("windows", places.len() as u64);
+        // No row is what it was: steps went in, and windows come out.
+        tally.drop_rows("steps, of which windows are made", chunk.steps.num_rows() as u64);
+        tally.added_rows += places.len() as u64;
         tally.drop_trajectories("shorter than a window", (chunk.len() - covered) as u64);
         let cells = places.len() * self.length;
         let (mut rows, mut padded) = (Vec::with_capacity(cells), Vec::with_capacity(cells));

@@ -375,7 +375,7 @@ mod tests {
             (fitted.report.curves[0].looks.last().unwrap().update, fitted.report.curves[0].best.update)
         };
         let (last, best) = looks(Options { patience: 3, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) });
-        assert_eq!(last, best + 3 * 20, "a look every twentieth of 400 updates");
+        assert_eq!(last, best + 3 * 8, "a look every fiftieth of 400 updates");
         // 400 examples in batches of 64 are 7 updates an epoch.
         assert_eq!(looks(Options { budget: Budget::Epochs(9), bootstrap: false, ..options(head) }).0, 63);
         assert_eq!(looks(Options { budget: Budget::Updates(5), batch: 5000, ..options(head) }).0, 5);

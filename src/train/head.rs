@@ -9,9 +9,9 @@ pub(super) const LOG_STD: [f32; 2] = [-5.0, 2.0];
 /// How close to the edge of the box a target may be, as a share of half the box: tanh⁻¹ is infinite at the edge.
 const MARGIN: f64 = 1e-6;
 /// Distance of the points, in standard deviations, at which moments of a squashed Normal are summed.
-const SPACING: f32 = 0.5;
+const SPACING: f32 = 0.2;
 /// Points on either side of the mean.
-const REACH: i32 = 12;
+const REACH: i32 = 30;
 
 /// Points and weights for expectations under a standard Normal: the trapezoid rule, which converges faster than any power of
 /// its spacing for functions as smooth as tanh.

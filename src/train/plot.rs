@@ -10,6 +10,8 @@ const SIZE: (u32, u32) = (860, 520);
 const PANEL: u32 = 300;
 /// Panels beside one another.
 const ACROSS: usize = 3;
+/// Of one step in a scatter plot.
+const POINT: RGBColor = RGBColor(31, 91, 160);
 /// Dimensions that get a panel.
 const PANELS: usize = 12;
 
@@ -119,7 +121,7 @@ fn scatter(report: &Report) -> Result<String> {
                 .map_err(failed)?;
             chart.configure_mesh().x_labels(5).y_labels(5).light_line_style(WHITE).draw().map_err(failed)?;
             chart.draw_series(LineSeries::new([(both.start, both.start), (both.end, both.end)], BLACK.mix(0.5))).map_err(failed)?;
-            chart.draw_series(points().map(|point| Circle::new(point, 1, colour(dimension).mix(0.5).filled()))).map_err(failed)?;
+            chart.draw_series(points().map(|point| Circle::new(point, 2, POINT.mix(0.4).filled()))).map_err(failed)?;
         }
         area.present().map_err(failed)?;
     }

@@ -108,7 +108,7 @@ impl Report {
     pub fn summary(&self) -> String {
         let held_out = &self.held_out;
         let steps = held_out.steps;
-        match &held_out.classes {
+        let errors = match &held_out.classes {
             Some(classes) => format!(
                 "right class at {:.1} % of {steps} held-out steps (the most frequent class: {:.1} %)",
                 classes.accuracy * 100.0,
@@ -125,6 +125,10 @@ impl Report {
                     r2.join(", ")
                 )
             }
+        };
+        match self.data.constant_observations.as_slice() {
+            [] => errors,
+            constant => format!("{errors}; dimensions {constant:?} of the observation never change and were left out"),
         }
     }
 }

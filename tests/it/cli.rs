@@ -37,6 +37,12 @@ fn plans() {
     // A chain that never looks at observations does not read them.
     let narrow = "  - derive: { total: \"returns_to_go(reward, 1.0)\" }\n  - materialise: { OUT, columns: [total] }\n";
     plan(&workspace, "columns_pruned", narrow);
+    // A threshold over all steps is found in a phase of its own; observations are normalised by metadata alone.
+    let quantile = "  - normalise: { columns: [observation] }\n  - filter: { quantile: { by: abs(reward), of: steps, below: 0.9 } }\n  - materialise: { OUT }\n";
+    plan(&workspace, "a_fact_about_all_steps", quantile);
+    // What is drawn more than once is derived once, before it is drawn.
+    let pairs = "  - derive: { double: 2 * reward }\n  - pairs: { length: 2, count: 30, reward: double }\n  - materialise: { OUT }\n";
+    plan(&workspace, "pairs", pairs);
 }
 
 #[test]

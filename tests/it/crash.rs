@@ -137,6 +137,33 @@ fn killed_while_importing() {
 }
 
 #[test]
+fn killed_while_a_model_is_learnt() {
+    let workspace = Workspace::new();
+    let stages = "  - hide_actions: { keep: 0.5, seed: 1 }\n  - train_idm: { out: ../out/models/idm.onnx, steps: 30, hidden: [8], members: 2 }\n  - label: { model: ../out/models/idm.onnx }\n  - materialise: { OUT }\n";
+    let pipeline = workspace.pipeline("learnt", stages);
+    let case = Case::new(workspace, &["run", &pipeline, "--threads", "1"]);
+    assert_eq!(case.expected.keys().filter(|name| name.starts_with("models/")).count(), 5, "{:?}", case.expected);
+    case.workspace.clear();
+    let mut found_again = 0;
+    for at in case.tried() {
+        let when = format!("killed at {}", case.operations[at - 1]);
+        assert_eq!(case.faulty(&format!("kill:{at}")).code, None, "{when}");
+        let mut left = case.workspace.tree("out");
+        left.retain(|name, _| !name.split('/').any(|part| part.starts_with('.')));
+        for (name, hash) in &left {
+            assert_eq!(case.expected.get(name), Some(hash), "{when}: {name} is not whole");
+        }
+        let whole = case.expected.keys().filter(|name| name.starts_with("learnt/")).all(|name| left.contains_key(name));
+        assert!(whole || !case.workspace.path("out/learnt").exists(), "{when}: half a result");
+        let done = finish(case.command()).exits(0);
+        found_again += usize::from(done.stderr.contains("nothing to learn"));
+        assert_eq!(case.workspace.tree("out"), case.expected, "{when}: other bytes, or something left behind");
+        case.workspace.clear();
+    }
+    assert!(found_again > 2, "no run found the model that the killed one had learnt");
+}
+
+#[test]
 fn killed_at_random_times() {
     let workspace = Workspace::with(400, 60, 6);
     let pipeline = workspace.pipeline("whole", &WHOLE.replace("shard_rows: 60", "shard_rows: 500"));

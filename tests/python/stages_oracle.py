@@ -208,6 +208,8 @@ def quantiles(data):
             equal(one[:2], (parent, step), f"quantile of steps {options}")
             close(one[2], observation, f"quantile of steps {options}: observations")
         check(not any(name.startswith("__") for name in made.trajectories), f"no column between halves is left: {list(made.trajectories)}")
+        for flow in made.manifest["lineage"]["stages"]:
+            equal(flow["rows_out"], flow["rows_in"] - sum(flow["dropped_rows"].values()) + flow["added_rows"], "quantile of steps: rows are accounted for")
     facts = run("quantile-facts", [{"filter": {"quantile": {"by": "x", "of": "steps", "above": 0.3}}}], data.path).facts("filter")
     close(facts[0]["quantiles"]["above"], threshold(everything, 0.3), "quantile: the threshold is kept")
 
@@ -275,7 +277,8 @@ def derive(data):
 def windows(data):
     for length, stride, pad, fill in [(3, 1, "none", "zero"), (4, 2, "left", "zero"), (4, 3, "right", "repeat"), (50, 1, "left", "repeat"), (1, 1, "none", "zero")]:
         what = f"window {length} {stride} {pad} {fill}"
-        made = run("window", [{"window": {"length": length, "stride": stride, "pad": pad, "fill": fill, "columns": ["observation", "action", "reward", "x"]}}], data.path).by_id()
+        made = run("window", [{"window": {"length": length, "stride": stride, "pad": pad, "fill": fill, "columns": ["observation", "action", "reward", "x"]}}], data.path)
+        made_flow, made = made.manifest["lineage"]["stages"], made.by_id()
         for own in data:
             n = own["n"]
             starts = [t - length + 1 if pad == "left" else t for t in range(0, n, stride)]
@@ -300,6 +303,8 @@ def windows(data):
                 values[[(real[w] | (fill == "repeat")) .any() and unknown[np.clip(slots[w], 0, n - 1)][real[w]].any() for w in range(len(starts))]] = np.nan
                 close(after[result], values, f"{what}: {name} of trajectory {own['id']}")
             equal(after["terminated"], [own["terminated"][:n][np.clip(s, 0, n - 1)][m].any() for s, m in zip(slots, real)], f"{what}: terminated")
+            flow = next(entry for entry in made_flow if entry["stage"] == "window")
+            equal(flow["rows_out"], flow["rows_in"] - sum(flow["dropped_rows"].values()) + flow["added_rows"], f"{what}: rows are accounted for")
             check(not after["is_final"].any() and np.isnan(after["of"]["return"]), f"{what}: windows are no final rows, and have no return")
 
 # ---- pairs
@@ -350,6 +355,8 @@ def pairs(data):
                 n = trajectories[i]["n"]
                 equal(own["truncated"][-1], start + length < n and not own["terminated"][-1], f"{where}: truncated")
         equal(len({own["id"] for own in found}), len(found), f"{what}: ids are unique")
+        for flow in made.manifest["lineage"]["stages"]:
+            equal(flow["rows_out"], flow["rows_in"] - sum(flow["dropped_rows"].values()) + flow["added_rows"], f"{what}: rows are accounted for")
         return made
 
     def hard(scores, equal=0.0):

@@ -378,6 +378,7 @@ def in_a_pipeline(hopper):
     check("was not learnt by" in trajmill("run", pipeline("inside", hopper, stages(seed=8, overwrite=True)), code=1).stderr, "a foreign file")
 
     # Killed and interrupted while it learns: nothing is there; run again, it is as if nothing had been.
+    pipeline("inside", hopper, stages())
     for end in (signal.SIGKILL, signal.SIGTERM):
         shutil.rmtree(model.parent)
         shutil.rmtree(out)
@@ -452,7 +453,7 @@ def failures(hopper):
     everyone = set(range(12))
     gaussian = {"head": "gaussian"}
     cases = [
-        ("none", (set(), None), {}, ["no recorded action in the selection"]),
+        ("none", (everyone, None), {}, ["no recorded action in the selection"]),
         ("few", ({3}, None), {}, ["1 trajectory has recorded actions", "validation share of 0.1"]),
         ("constant", (everyone, spoiled("constant")), {}, ["observations are constant"]),
         ("nan", (everyone, spoiled("nan")), {}, ["trajectory 5, step 7", "`observation` is not finite in dimension 1"]),
@@ -464,7 +465,8 @@ def failures(hopper):
         source, _ = made(f"bad_{name}", lengths, 3, act, labelled, spoil=spoil)
         out = ROOT / "failed" / name / "idm.onnx"
         result = ROOT / "failed" / f"{name}-result"
-        stages = [{"train_idm": {"out": str(out), "steps": 50, "hidden": [8], **options}}, {"label": {"model": str(out)}}, {"materialise": {"path": str(result)}}]
+        before = [{"hide_actions": {"keep": 0}}] if name == "none" else []
+        stages = [*before, {"train_idm": {"out": str(out), "steps": 50, "hidden": [8], **options}}, {"label": {"model": str(out)}}, {"materialise": {"path": str(result)}}]
         stderr = trajmill("run", pipeline(f"bad_{name}", source, stages), code=1).stderr
         for text in texts:
             check(text in stderr, f"{name}: {text!r} is not in\n{stderr}")

@@ -229,7 +229,14 @@ impl Selection for Draw {
                 ends.push((first, total));
             }
         }
-        let usable: i64 = ends.iter().map(|(first, end)| end - first).sum();
+        let upto: Vec<i64> = ends
+            .iter()
+            .scan(0, |sum, (first, end)| {
+                *sum += end - first;
+                Some(*sum)
+            })
+            .collect();
+        let usable = upto.last().copied().unwrap_or(0);
         if usable == 0 && self.count > 0 {
             return Err(Error::failed(format!("no two segments of {} steps can be drawn", self.length))
                 .hint("the trajectories that are left are too short or too few: a smaller `length` may do"));
@@ -241,15 +248,10 @@ impl Selection for Draw {
         };
         let (mut rows, mut starts) = (Vec::new(), Vec::new());
         for pair in 0..self.count {
-            let mut first = self.below(usable, 2 * pair);
-            let (mut begin, mut end) = (0, 0);
-            for range in &ends {
-                (begin, end) = *range;
-                if first < end - begin {
-                    break;
-                }
-                first -= end - begin;
-            }
+            let first = self.below(usable, 2 * pair);
+            let group = upto.partition_point(|end| *end <= first);
+            let (begin, end) = ends[group];
+            let first = first - (upto[group] - (end - begin));
             let other = self.below(end - begin - 1, 2 * pair + 1);
             let other = if other >= first { other + 1 } else { other };
             for segment in [begin + first, begin + other] {

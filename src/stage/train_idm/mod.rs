@@ -3,18 +3,19 @@
 //! The stage changes no step. It says what is learnt, from which steps of a chunk, and what the model will look like, so
 //! that a `label` behind it can be bound before there is a model; the learning itself is [`crate::train`]'s.
 
+mod options;
+
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::infer::assemble::{Edge, Slot, Window, WindowOptions, fill};
+use self::options::{Activation, Head, SelfTraining, TrainIdm};
+use super::infer::assemble::{Edge, Slot, Window, fill};
+use super::infer::bind::shown;
 use super::infer::{Column, Values, place, spans};
-use super::label::Limit;
-use super::{Bound, Context, Misfit, Stage, options, rank};
+use super::{Bound, Context, Misfit, Stage, rank};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
@@ -31,149 +32,6 @@ pub(super) const STAGE: Stage = Stage {
 
 /// Bytes of windows that the shuffle buffer holds where it is not stated.
 const BUFFER: usize = 256 << 20;
-
-/// Learns an inverse dynamics model, which predicts an action from the observations around it, and writes it as ONNX with a
-/// report and pictures beside it.
-///
-/// Learnt from are the steps of the selection with a recorded action. `label: {model: …}` needs nothing more for a model
-/// written here: its metadata holds window, edge and bounds. The checkpoint of the lowest validation loss is the one that is
-/// written. Steps go on unchanged.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct TrainIdm {
-    /// The ONNX file, relative to the pipeline file's folder. The report stands beside it: `NAME.report.json`, `NAME.*.svg`.
-    out: String,
-    /// The observations that the model sees: one before and one after the step's own where not given.
-    #[serde(default)]
-    window: WindowOptions,
-    /// Sizes of the hidden layers.
-    #[serde(default = "hidden")]
-    hidden: Vec<usize>,
-    /// What follows each hidden layer.
-    #[serde(default)]
-    activation: Activation,
-    /// Share of the last hidden layer's outputs that each update leaves out.
-    #[serde(default)]
-    dropout: f64,
-    /// What the model predicts; `categorical` for integer actions and `deterministic` for others where not given.
-    #[serde(default)]
-    head: Option<Head>,
-    /// How many discrete actions there are, counted from 0.
-    #[serde(default)]
-    classes: Option<usize>,
-    /// Lowest and highest action, each one number or one per dimension: the box of a Gaussian head, -1 to 1 where not given,
-    /// and the bounds of labels.
-    #[serde(default)]
-    clip: Option<[Limit; 2]>,
-    /// Most passes over the data of each member; instead of `steps`.
-    #[serde(default)]
-    epochs: Option<u64>,
-    /// Most updates of each member; 10000 where neither this nor `epochs` is given.
-    #[serde(default)]
-    steps: Option<u64>,
-    /// Examples of an update.
-    #[serde(default = "batch")]
-    #[schemars(range(min = 1))]
-    batch: usize,
-    /// Size of Adam's steps.
-    #[serde(default = "lr")]
-    lr: f64,
-    /// Weight decay, added to the gradient as in PyTorch's Adam.
-    #[serde(default)]
-    weight_decay: f64,
-    /// Takes the weight decay off the parameters instead, as in AdamW.
-    #[serde(default)]
-    decoupled: bool,
-    /// Share of the labelled trajectories that is held out, rounded up.
-    #[serde(default = "validation")]
-    validation: f64,
-    /// Ends a member's training after so many looks at the validation loss, of which there are at least twenty and one every 250
-    /// updates as a rule, without a better one.
-    #[serde(default = "patience")]
-    #[schemars(range(min = 1))]
-    patience: u64,
-    /// Members of the ensemble, learnt apart; one file holds them all.
-    #[serde(default = "members")]
-    #[schemars(range(min = 1))]
-    members: usize,
-    /// Whether each member learns from its own draw of trajectories.
-    #[serde(default)]
-    bootstrap: bool,
-    /// Examples that the shuffle buffer holds; 256 MiB of them where not given. What fits in it is read once.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    buffer: Option<usize>,
-    /// Learns again from its own most certain labels.
-    #[serde(default)]
-    self_training: Option<SelfTraining>,
-    /// Which random draws.
-    #[serde(default)]
-    seed: u64,
-    /// Whether a model at the same path that was learnt otherwise is replaced.
-    #[serde(default)]
-    overwrite: bool,
-}
-
-fn hidden() -> Vec<usize> {
-    vec![256, 256]
-}
-
-fn batch() -> usize {
-    256
-}
-
-fn lr() -> f64 {
-    1e-3
-}
-
-fn validation() -> f64 {
-    0.1
-}
-
-fn patience() -> u64 {
-    10
-}
-
-fn members() -> usize {
-    1
-}
-
-/// What a model predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Head {
-    /// The action, learnt by squared error.
-    Deterministic,
-    /// A tanh-squashed Normal in the box `clip`, with a network for its mean and one for its log-std, learnt by likelihood
-    /// (Zheng et al., 2022); gives `action_std` too.
-    Gaussian,
-    /// A logit for each of `classes` discrete actions, learnt by cross-entropy.
-    Categorical,
-}
-
-/// What follows a hidden layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Activation {
-    /// max(0, x).
-    #[default]
-    Relu,
-    /// tanh x.
-    Tanh,
-    /// x above 0, exp(x) - 1 below.
-    Elu,
-}
-
-/// Rounds of label, keep the most certain, learn again.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct SelfTraining {
-    /// Rounds after the first, which has recorded actions alone. The round of the lowest validation loss is written.
-    #[schemars(range(min = 1))]
-    rounds: usize,
-    /// Share of the unlabelled steps that is learnt from, from the most certain on.
-    keep: f64,
-}
 
 /// A model to be learnt, bound to the columns that it is learnt from.
 pub struct Training {
@@ -192,7 +50,7 @@ pub struct Training {
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let given: TrainIdm = options(value)?;
+    let given: TrainIdm = super::options(value)?;
     let width = observation(context)?;
     let (actions, head) = actions(&given, context)?;
     let share = |value: f64, key: &str, fits: bool, range: &str| match fits {
@@ -264,7 +122,7 @@ fn observation(context: &Context) -> Result<usize, Misfit> {
         other => (other, 1),
     };
     if width == 0 || !(element.is_numeric() || *element == DataType::Boolean) {
-        let message = format!("`observation` is {}, and a model learns from vectors of numbers", field.data_type());
+        let message = format!("`observation` is {}, and a model learns from vectors of numbers", shown(field.data_type()));
         return Err(Misfit::new(message).help("make a vector of it first, with `derive` or when importing"));
     }
     Ok(width)
@@ -298,7 +156,7 @@ fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), 
         }
         (DataType::Float32 | DataType::Float64, head) if head != Some(Head::Categorical) && width > 0 => {
             if given.classes.is_some() {
-                let message = format!("`action` is {}, which has dimensions and no classes", field.data_type());
+                let message = format!("`action` is {}, which has dimensions and no classes", shown(field.data_type()));
                 return Err(Misfit::new(message).help("leave `classes` out").at("classes"));
             }
             let gaussian = head == Some(Head::Gaussian);
@@ -309,11 +167,11 @@ fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), 
                 Head::Categorical => ("one int32 or int64 a step", "`deterministic` or `gaussian` learn continuous actions"),
                 _ => ("a vector of floating-point numbers", "`categorical` learns discrete actions"),
             };
-            Err(Misfit::new(format!("`action` is {}, and this head learns {wanted}", field.data_type())).help(help).at("head"))
+            Err(Misfit::new(format!("`action` is {}, and this head learns {wanted}", shown(field.data_type()))).help(help).at("head"))
         }
         _ => Err(Misfit::new(format!(
             "`action` is {}, and a model learns float32 or float64 vectors, or int32 or int64 classes",
-            field.data_type()
+            shown(field.data_type())
         ))),
     }
 }
@@ -500,5 +358,108 @@ impl Training {
             }
         }
         Ok(targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::{Field, Schema};
+
+    use super::super::fixture;
+    use super::*;
+    use crate::dataset::schema::vector;
+
+    fn training(options: &str) -> Training {
+        match fixture::bind(&STAGE, options, &fixture::steps_schema(), &fixture::trajectories_schema()) {
+            Ok(Bound::Train(training)) => *training,
+            Ok(_) => panic!("{options} is no training"),
+            Err(misfit) => panic!("{options}: {misfit:?}"),
+        }
+    }
+
+    #[test]
+    fn examples_are_windows_at_recorded_steps() {
+        let training = training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 1}}"#);
+        let mut chunk = fixture::chunk(&[(4, 2, true), (7, 3, false)]);
+        let examples = training.examples(&chunk, Part::Training).unwrap();
+        // Row r holds the observation [r, -r] and the action [r + 0.5]; row 2 is final.
+        assert_eq!(examples.trajectories, [4, 4, 7, 7, 7]);
+        assert_eq!(examples.targets, [0.5, 1.5, 3.5, 4.5, 5.5]);
+        let first: Vec<f32> = examples.inputs.chunks(2).map(|observation| observation[0]).collect();
+        assert_eq!(first, [0.0, 0.0, 1.0, 0.0, 1.0, 2.0, 3.0, 3.0, 4.0, 3.0, 4.0, 5.0, 4.0, 5.0, 5.0]);
+        assert!(training.examples(&chunk, Part::Unlabelled).unwrap().is_empty());
+
+        // What a model said is nothing to learn from.
+        let source = [Some("recorded"), Some("proxy"), None, Some("proxy"), None, Some("recorded")];
+        let field = Field::new("action_source", DataType::Utf8, true);
+        chunk = chunk.with_step_column(field, Arc::new(StringArray::from(source.to_vec()))).unwrap();
+        assert_eq!(training.examples(&chunk, Part::Training).unwrap().targets, [0.5, 4.5, 5.5]);
+    }
+
+    #[test]
+    fn skip_leaves_out_what_the_edge_cuts() {
+        let training = training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 1, "edge": "skip"}}"#);
+        let examples = training.examples(&fixture::chunk(&[(4, 2, true), (7, 3, false)]), Part::Training).unwrap();
+        assert_eq!(examples.targets, [1.5, 4.5]);
+    }
+
+    #[test]
+    fn actions_outside_the_box_are_said_with_their_place() {
+        let training = training(r#"{"out": "m.onnx", "clip": [0, 4]}"#);
+        let error = training.examples(&fixture::chunk(&[(4, 2, true), (7, 3, false)]), Part::Training).unwrap_err();
+        assert_eq!(error.message, "trajectory 7, step 1: the action 4.5 in dimension 0 is outside the box from 0 to 4");
+    }
+
+    #[test]
+    fn trajectories_are_held_out_by_seed_and_id_alone() {
+        let split = |ids: &[i64], recorded: &[i64], options: &str| {
+            let column = (Field::new("recorded_actions", DataType::Int64, false), Arc::new(Int64Array::from(recorded.to_vec())) as _);
+            let table = fixture::table(ids, &vec![5; ids.len()], vec![column]);
+            let of = |rows: &Vec<u32>| rows.iter().map(|row| ids[*row as usize]).collect::<std::collections::BTreeSet<i64>>();
+            training(options).split(&table).map(|parts| parts.each_ref().map(of))
+        };
+        let options = r#"{"out": "m.onnx", "validation": 0.3, "seed": 5}"#;
+        let ids: Vec<i64> = (0..12).collect();
+        let recorded: Vec<i64> = ids.iter().map(|id| [0, 5, 5, 2][(*id % 4) as usize]).collect();
+        let [learnt, held_out, unlabelled] = split(&ids, &recorded, options).unwrap();
+        // Nine are labelled, and 0.3 of them rounded up is three; the others with a step that is not recorded can be labelled.
+        assert_eq!((learnt.len(), held_out.len()), (6, 3));
+        assert!(learnt.is_disjoint(&held_out) && unlabelled.is_disjoint(&held_out));
+        assert!([0, 4, 8].iter().all(|id| unlabelled.contains(id)) && unlabelled.iter().all(|id| id % 4 == 0 || id % 4 == 3));
+        let (backwards, their): (Vec<i64>, Vec<i64>) = (ids.iter().rev().copied().collect(), recorded.iter().rev().copied().collect());
+        assert_eq!(split(&backwards, &their, options).unwrap(), [learnt, held_out.clone(), unlabelled]);
+        assert_ne!(split(&ids, &recorded, r#"{"out": "m.onnx", "validation": 0.3, "seed": 6}"#).unwrap()[1], held_out);
+
+        let error = split(&[1, 2], &[0, 0], options).unwrap_err();
+        assert!(error.message.starts_with("no recorded action in the selection: 2 trajectories"), "{error:?}");
+        let error = split(&[1, 2], &[3, 0], options).unwrap_err();
+        assert!(error.message.starts_with("1 trajectory has recorded actions, and a validation share of 0.3 holds out 1"), "{error:?}");
+    }
+
+    #[test]
+    fn a_model_can_be_bound_before_it_is_there() {
+        let gaussian =
+            training(r#"{"out": "m.onnx", "window": {"past": 0, "future": 2, "edge": "zero"}, "head": "gaussian", "clip": [[-2], 3]}"#);
+        let spec = gaussian.spec();
+        let ports: Vec<String> = spec.inputs.iter().chain(&spec.outputs).map(ToString::to_string).collect();
+        assert_eq!(ports, ["observation: float32 [batch, 6]", "action: float32 [batch, 1]", "std: float32 [batch, 1]"]);
+        let said: Vec<(&str, &str)> = spec.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(said, [("trajmill.clip", "-2.0,3.0"), ("trajmill.edge", "zero"), ("trajmill.future", "2"), ("trajmill.past", "0")]);
+        assert_eq!(training(r#"{"out": "m.onnx", "members": 3}"#).spec().outputs.len(), 2);
+        assert_eq!(training(r#"{"out": "m.onnx"}"#).spec().outputs.len(), 1);
+    }
+
+    #[test]
+    fn discrete_actions_need_their_number() {
+        let fields = [("observation", vector(DataType::Float32, 2)), ("action", DataType::Int32)];
+        let steps = Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec());
+        let misfit = |options: &str| fixture::misfit(&STAGE, options, Some(&steps), &fixture::trajectories_schema());
+        assert_eq!(misfit(r#"{"out": "m.onnx"}"#).help.as_deref(), Some("say it with `classes`"));
+        assert_eq!(misfit(r#"{"out": "m.onnx", "classes": 1}"#).path, ["classes"]);
+        assert_eq!(misfit(r#"{"out": "m.onnx", "classes": 3, "clip": [0, 1]}"#).path, ["clip"]);
+        assert_eq!(misfit(r#"{"out": "m.onnx", "classes": 3, "head": "gaussian"}"#).path, ["head"]);
     }
 }

@@ -118,10 +118,10 @@ pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     let bits = |data_type: &DataType| data_type.primitive_width().map(|bytes| bytes * 8);
     let (left, right) = (bits(a)?, bits(b)?);
     let signed = |bits: usize| match bits {
-        ..=8 => Some(DataType::Int8),
-        ..=16 => Some(DataType::Int16),
-        ..=32 => Some(DataType::Int32),
-        ..=64 => Some(DataType::Int64),
+        0..=8 => Some(DataType::Int8),
+        9..=16 => Some(DataType::Int16),
+        17..=32 => Some(DataType::Int32),
+        33..=64 => Some(DataType::Int64),
         _ => None,
     };
     match (a.is_floating(), b.is_floating()) {
@@ -130,9 +130,9 @@ pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
         (true, false) | (false, true) => {
             let (float, whole) = if a.is_floating() { (left, right) } else { (right, left) };
             match float.max(whole * 2) {
-                ..=16 => Some(DataType::Float16),
-                ..=32 => Some(DataType::Float32),
-                ..=64 => Some(DataType::Float64),
+                0..=16 => Some(DataType::Float16),
+                17..=32 => Some(DataType::Float32),
+                33..=64 => Some(DataType::Float64),
                 _ => None,
             }
         }

@@ -4,7 +4,7 @@
 //! A trajectory that is not terminated was cut off; there is no place for the observation after the last action. Written
 //! with what is missing, and further columns, under `trajmill`, which d3rlpy's loader passes over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,7 +49,9 @@ fn note(path: &Path) -> Option<String> {
 
 struct Dump {
     path: PathBuf,
-    file: hdf5::File,
+    /// Arrays that are not read yet, and the groups of what was kept.
+    arrays: HashMap<String, hdf5::Dataset>,
+    groups: HashMap<String, hdf5::Group>,
     episodes: u64,
     next: u64,
     /// Members of a tuple of observations; `None` where there is one array.
@@ -66,21 +68,23 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }
     let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
     let file = hdf5::open(path)?;
-    let version = file.dataset("version").ok().and_then(|version| version.read_string().ok()).and_then(|texts| texts.into_iter().next());
+    let mut arrays = hdf5::datasets(&file.root()).map_err(|error| error.at(path.display()))?;
+    let groups = file.group(PREFIX.trim_end_matches('/')).ok().map(|kept| hdf5::groups(&kept)).transpose()?.unwrap_or_default();
+    let version = arrays.remove("version").and_then(|version| version.read_string().ok()).and_then(|texts| texts.into_iter().next());
     if version.as_deref() != Some(VERSION) {
         return Err(failed(format!("version {} of a dump is not {VERSION}", version.unwrap_or_default()))
             .hint("dump it again with d3rlpy 2.1 or newer"));
     }
-    let episodes = file.dataset("num_episodes").ok().and_then(|count| count.read_i64().ok()).and_then(|count| count.first().copied());
+    let episodes = arrays.remove("num_episodes").and_then(|count| count.read_i64().ok()).and_then(|count| count.first().copied());
     let episodes = episodes.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0);
     let episodes = episodes.ok_or_else(|| failed("there are no episodes".to_owned()))?;
-    let parts = (0..).take_while(|part| file.dataset(&format!("observations_0_{part}")).is_ok()).count() as u64;
-    let parts = (file.dataset("observations_0").is_err() && parts > 0).then_some(parts);
+    let parts = (0..).take_while(|part| arrays.contains_key(&format!("observations_0_{part}"))).count() as u64;
+    let parts = (!arrays.contains_key("observations_0") && parts > 0).then_some(parts);
     let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE)).map(|text| Envelope::parse(&text)).transpose();
     let envelope = envelope.map_err(|error| error.at(path.display()))?;
     let about = envelope.as_ref().map_or_else(|| Ok(Arc::new(Schema::empty())), Envelope::schema)?;
     let schema = Arc::new(Schema::empty());
-    let mut dump = Dump { path: path.to_owned(), file, episodes, next: 0, parts, envelope, about, schema, first: None };
+    let mut dump = Dump { path: path.to_owned(), arrays, groups, episodes, next: 0, parts, envelope, about, schema, first: None };
     let first = dump.episode(None)?;
     dump.schema = first.steps.schema();
     dump.first = Some(first);
@@ -94,18 +98,19 @@ impl Dump {
         self.read(index, schema).map_err(|error| error.at(format!("{}: trajectory {index}", self.path.display())))
     }
 
-    fn array(&self, name: &str) -> Result<(Field, ArrayRef)> {
-        let missing =
-            |error| Error::failed(format!("there is no array `{name}`: {error}")).hint(format!("`num_episodes` says {}", self.episodes));
-        let dataset = self.file.dataset(name).map_err(missing)?;
-        hdf5::column(&dataset, name)?.ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
+    fn dataset(&mut self, name: &str) -> Result<hdf5::Dataset> {
+        let missing = || Error::failed(format!("there is no array `{name}`")).hint(format!("`num_episodes` says {}", self.episodes));
+        self.arrays.remove(name).ok_or_else(missing)
     }
 
-    fn read(&self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
+    fn array(&mut self, name: &str) -> Result<(Field, ArrayRef)> {
+        hdf5::column(&self.dataset(name)?, name)?.ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
+    }
+
+    fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
         let group = self.envelope.as_ref().map(|_| {
             let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
-            let group = self.file.group(&format!("{PREFIX}{index}"));
-            let group = group.map_err(|error| Error::failed(format!("what was kept of it is not there: {error}")))?;
+            let group = self.groups.remove(&index.to_string()).ok_or_else(|| Error::failed("what was kept of it is not there"))?;
             hdf5::arrays(&group, "", 0, &mut arrays)?;
             hdf5::attributes(&group, &mut attributes);
             let line = attributes.get("line").and_then(Value::as_str).unwrap_or_default();
@@ -139,8 +144,8 @@ impl Dump {
         assembly.add(step::ACTION, action, true)?;
         assembly.add(step::REWARD, grouped::squeezed(self.array(&format!("rewards_{index}"))?), true)?;
         let name = format!("terminated_{index}");
-        let terminated = hdf5::bytes(&self.file, &name).and_then(|bytes| bytes.first().copied());
-        let terminated = terminated.ok_or_else(|| Error::failed(format!("there is no value `{name}`")))? != 0;
+        let terminated = self.dataset(&name)?.read_raw().ok().and_then(|bytes| bytes.first().copied());
+        let terminated = terminated.ok_or_else(|| Error::failed(format!("`{name}` is no value")))? != 0;
         let (terminated, truncated) = line.as_ref().map_or((terminated, !terminated), |line| (line.terminated, line.truncated));
         let flags = |last: bool| (0..length).map(|row| last && row + 1 == length).collect::<Vec<_>>();
         assembly.flags(step::TERMINATED, &flags(terminated))?;

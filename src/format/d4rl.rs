@@ -84,6 +84,9 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
         written.moved("which actions were filled in", format!("`infos/{ACTION_VALID}`"));
     }
+    if !columns.is_empty() || outgoing.steps().fields().iter().any(|field| field.name().starts_with("infos/")) {
+        written.moved("what further columns hold beside final observations", "left out: D4RL has no row for it");
+    }
     written.moved("identity of trajectories, how each ended, metadata of the source", format!("`{PREFIX}*`"));
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     kept::write(outgoing, &mut file, PREFIX, &envelope)?;

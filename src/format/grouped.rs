@@ -186,11 +186,6 @@ pub(super) fn lengthened(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
     Ok(arrow::compute::concat(&[values.as_ref(), missing.as_ref()])?)
 }
 
-/// The first `length` rows of `values` as they are, the others null.
-pub(super) fn nulled(values: &ArrayRef, length: usize) -> Result<ArrayRef> {
-    lengthened(&values.slice(0, length), values.len())
-}
-
 /// Rows of zeros.
 pub(super) fn zeros(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     let filler = match data_type {
@@ -230,6 +225,9 @@ pub(super) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, Arra
         let DataType::FixedSizeList(element, _) = &data_type else { return Err(ragged()) };
         let values = FixedSizeListArray::try_new(Arc::clone(element), width, child, values.nulls().cloned())?;
         let shape = field.metadata().get("shape").map(|shape| ("shape".to_owned(), shape.clone()));
+        if width == 1 && shape.as_ref().is_some_and(|(_, shape)| shape.is_empty()) {
+            return Ok(squeezed((Field::new(field.name(), data_type.clone(), field.is_nullable()), Arc::new(values))));
+        }
         // One axis needs no shape.
         let shape = shape.filter(|(_, shape)| shape.contains(','));
         Ok((Field::new(field.name(), data_type.clone(), field.is_nullable()).with_metadata(shape.into_iter().collect()), Arc::new(values)))

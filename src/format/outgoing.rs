@@ -230,7 +230,13 @@ impl Outgoing {
                 if let Some(name) = names.iter().find(|name| !known(name) && **name != ACTION_VALID) {
                     return Err(Error::failed(format!("there is no column `{name}` to write")));
                 }
-                names.iter().filter(|name| known(name)).map(|name| (*name).to_owned()).collect()
+                let mut wanted: Vec<String> = Vec::new();
+                for name in names.iter().filter(|name| known(name)) {
+                    if !wanted.iter().any(|known| known == name) {
+                        wanted.push((*name).to_owned());
+                    }
+                }
+                wanted
             }
         };
         let mask = self.unlabelled == Unlabelled::Fill && columns.is_none_or(|names| names.contains(&ACTION_VALID));
@@ -461,5 +467,148 @@ fn filler(action: &DataType, value: f64) -> Result<ArrayRef> {
         }
         other if other.is_numeric() => numbers(other, 1),
         _ => Err(cannot()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Float32Array;
+    use arrow::datatypes::Float32Type;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dataset::manifest::{Lineage, Statistics, VERSION};
+    use crate::dataset::write::ShardWriter;
+    use crate::dataset::{Chunk, store};
+
+    /// A dataset whose steps have an action where `actions` says so; a trajectory each, the last row final where `known`.
+    fn dataset(folder: &Path, actions: &[Vec<bool>], known: bool) -> Dataset {
+        for part in ["steps", "trajectories"] {
+            store::create_dir(&folder.join(part)).unwrap();
+        }
+        let fields = vec![
+            Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
+            Field::new(step::STEP, DataType::Int32, false),
+            Field::new(step::ACTION, DataType::Float32, true),
+            Field::new(step::TERMINATED, DataType::Boolean, false),
+            Field::new(step::TRUNCATED, DataType::Boolean, false),
+            Field::new(step::IS_FINAL, DataType::Boolean, false),
+        ];
+        let steps: SchemaRef = Arc::new(Schema::new(fields));
+        let carried = Arc::new(Schema::new(vec![
+            Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false),
+            Field::new(trajectory::UID, DataType::Utf8, false),
+        ]));
+        let mut writer = ShardWriter::create(folder, 0, &steps, &carried, true).unwrap();
+        for (id, actions) in actions.iter().enumerate() {
+            let (length, rows) = (actions.len(), actions.len() + usize::from(known));
+            let flags = |of: &dyn Fn(usize) -> bool| -> ArrayRef { Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(of(row))))) };
+            let action = (0..rows).map(|row| (row < length && actions[row]).then_some((id * 1000 + row) as f32));
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(arrow::array::Int64Array::from(vec![id as i64; rows])),
+                Arc::new(arrow::array::Int32Array::from_iter_values(0..rows as i32)),
+                Arc::new(action.collect::<Float32Array>()),
+                flags(&|row| row + 1 == length),
+                flags(&|_| false),
+                flags(&|row| row >= length),
+            ];
+            let batch = RecordBatch::try_new(Arc::clone(&steps), columns).unwrap();
+            let about: Vec<ArrayRef> = vec![
+                Arc::new(arrow::array::Int64Array::from(vec![id as i64])),
+                Arc::new(arrow::array::StringArray::from(vec![format!("u{id}")])),
+            ];
+            let about = RecordBatch::try_new(Arc::clone(&carried), about).unwrap();
+            writer.write(&Chunk::new(batch, about, vec![0, rows])).unwrap();
+        }
+        let shard = writer.finish().unwrap();
+        let manifest = Manifest {
+            trajmill: VERSION,
+            tool: String::new(),
+            fingerprint: String::new(),
+            columns: schema::describe(&steps),
+            statistics: Statistics { ..shard.statistics.clone() },
+            shards: vec![shard],
+            lineage: Lineage::default(),
+        };
+        store::write(&crate::dataset::layout::manifest(folder), &manifest.to_bytes().unwrap()).unwrap();
+        Dataset::open(folder).unwrap()
+    }
+
+    fn with(unlabelled: Unlabelled) -> WriteOptions {
+        WriteOptions { unlabelled, fill: -3.0, ..WriteOptions::default() }
+    }
+
+    fn all(outgoing: &Outgoing) -> Vec<Leaving> {
+        outgoing.pass(None).unwrap().collect::<Result<Vec<_>>>().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Every labelled step leaves once, with the observation after it where that is known; nothing else leaves.
+        #[test]
+        fn dropped_steps_cut_and_nothing_is_lost(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
+            let folder = tempfile::tempdir().unwrap();
+            let outgoing = Outgoing::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Drop)).unwrap();
+            let leaving = all(&outgoing);
+            let mut expected = Vec::new();
+            for (id, actions) in actions.iter().enumerate() {
+                expected.extend(actions.iter().enumerate().filter(|(_, there)| **there).map(|(row, _)| (id * 1000 + row) as f32));
+            }
+            let mut found = Vec::new();
+            for leaving in &leaving {
+                let action = leaving.column(step::ACTION).unwrap();
+                prop_assert_eq!(action.null_count(), 0);
+                found.extend(action.as_primitive::<Float32Type>().values().iter().copied());
+                let id: usize = leaving.text(trajectory::UID).unwrap()[1..].parse().unwrap();
+                let flag = |name: &str, row: usize| leaving.steps[name].as_boolean().value(row);
+                let end = leaving.steps["step"].as_primitive::<arrow::datatypes::Int32Type>().value(leaving.length - 1) as usize + 1;
+                let whole = end == actions[id].len();
+                prop_assert_eq!(leaving.has_final(), known || !whole);
+                prop_assert_eq!(flag(step::TERMINATED, leaving.length - 1), whole);
+                prop_assert_eq!(flag(step::TRUNCATED, leaving.length - 1), !whole);
+                prop_assert!((0..leaving.steps.num_rows()).all(|row| flag(step::IS_FINAL, row) == (row == leaving.length)));
+                prop_assert!(leaving.length == leaving.steps.num_rows() || leaving.steps[step::ACTION].is_null(leaving.length));
+            }
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(outgoing.trajectories(), leaving.len() as u64);
+            prop_assert_eq!(outgoing.length(), leaving.iter().map(|leaving| leaving.length as u64).sum::<u64>());
+            prop_assert_eq!(outgoing.rows(), leaving.iter().map(|leaving| leaving.steps.num_rows() as u64).sum::<u64>());
+        }
+
+        #[test]
+        fn filled_steps_are_marked(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
+            let folder = tempfile::tempdir().unwrap();
+            let outgoing = Outgoing::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Fill)).unwrap();
+            for (leaving, actions) in all(&outgoing).iter().zip(&actions) {
+                prop_assert_eq!(&leaving.steps.schema(), outgoing.steps());
+                let (action, valid) = (leaving.column(step::ACTION).unwrap(), leaving.column(ACTION_VALID).unwrap());
+                for (row, there) in actions.iter().enumerate() {
+                    prop_assert_eq!(valid.as_boolean().value(row), *there);
+                    prop_assert!(action.is_valid(row) && (*there || action.as_primitive::<Float32Type>().value(row) == -3.0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_action_is_refused_unless_the_user_or_the_format_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let dataset = dataset(folder.path(), &[vec![true, false, true]], true);
+        let error = Outgoing::new(dataset.clone(), false, &with(Unlabelled::Refuse)).err().unwrap();
+        assert!(error.message.contains("1 of 3 steps have no action"), "{error}");
+        let kept = Outgoing::new(dataset.clone(), true, &with(Unlabelled::Drop)).unwrap();
+        assert_eq!((kept.trajectories(), kept.rows(), kept.steps().fields().len()), (1, 4, 6));
+        let few: Vec<Leaving> = kept.pass(Some(&[step::ACTION])).unwrap().collect::<Result<_>>().unwrap();
+        assert_eq!((few[0].steps.num_columns(), few[0].length, few[0].has_final()), (1, 3, true));
+        assert!(kept.pass(Some(&["nothing"])).is_err());
+        // A byte that is not as the manifest has it stops the first passage.
+        let path = folder.path().join("steps/00000.parquet");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[40] ^= 1;
+        store::remove(&path).unwrap();
+        store::write(&path, &bytes).unwrap();
+        let outgoing = Outgoing::new(dataset, true, &with(Unlabelled::Refuse)).unwrap();
+        assert!(outgoing.pass(None).unwrap().next().unwrap().err().unwrap().message.contains("corrupt"));
     }
 }

@@ -6,7 +6,7 @@
 //! between -1 and 1 alone, so larger ones are divided by their dimension's greatest, which the attribute `action_scale` of
 //! `data` says, and `actions_unscaled` has them as they were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ fn note(path: &Path) -> Option<String> {
 
 struct Demos {
     path: PathBuf,
-    file: hdf5::File,
+    /// The groups of demonstrations that are not read yet.
+    groups: HashMap<String, hdf5::Group>,
     /// The array or group of observations.
     observation: &'static str,
     names: std::vec::IntoIter<String>,
@@ -82,8 +83,8 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     let mut metadata = Map::new();
     hdf5::attributes(&data, &mut metadata);
     let number = |name: &String| name.strip_prefix("demo_").and_then(|number| number.parse::<u64>().ok());
-    let groups = data.groups().map_err(|error| failed(Error::failed(format!("cannot list the group `data`: {error}"))))?;
-    let mut names: Vec<String> = groups.into_iter().filter(|name| number(name).is_some()).collect();
+    let groups = hdf5::groups(&data).map_err(failed)?;
+    let mut names: Vec<String> = groups.keys().filter(|name| number(name).is_some()).cloned().collect();
     names.sort_by_key(number);
     if names.is_empty() {
         return Err(failed(Error::failed("there is no demonstration `demo_0`, `demo_1`, … in the group `data`")));
@@ -111,7 +112,8 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     let steps = metadata.get("total").and_then(Value::as_u64);
     let schema = Arc::new(Schema::empty());
     let names = names.into_iter();
-    let mut demos = Demos { path: path.to_owned(), file, observation, names, masks, metadata, envelope, about, schema, first: None, steps };
+    let mut demos =
+        Demos { path: path.to_owned(), groups, observation, names, masks, metadata, envelope, about, schema, first: None, steps };
     let first = demos.demo(None)?.ok_or_else(|| failed(Error::failed("there is no demonstration")))?;
     demos.schema = first.steps.schema();
     demos.first = Some(first);
@@ -124,15 +126,23 @@ impl Demos {
         self.read(&name, schema).map(Some).map_err(|error| error.at(format!("{}: data/{name}", self.path.display())))
     }
 
-    fn read(&self, name: &str, schema: Option<&SchemaRef>) -> Result<Incoming> {
-        let group = self.file.group(&format!("data/{name}")).map_err(|error| Error::failed(format!("cannot read the group: {error}")))?;
+    fn read(&mut self, name: &str, schema: Option<&SchemaRef>) -> Result<Incoming> {
+        let group = self.groups.remove(name).ok_or_else(|| Error::failed("there is no such group"))?;
         let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
         hdf5::arrays(&group, "", 0, &mut arrays)?;
         hdf5::attributes(&group, &mut attributes);
         let line = attributes.get(OURS).and_then(Value::as_str).filter(|_| self.envelope.is_some()).map(serde_json::from_str::<Line>);
         let line = line.transpose().map_err(|error| Error::failed(format!("the attribute `{OURS}` is damaged: {error}")))?;
         let observation = grouped::take(&mut arrays, self.observation);
-        let (field, mut observation) = observation.ok_or_else(|| Error::failed(format!("there is no `{}`", self.observation)))?;
+        // A single vector that we wrote has no name of its own.
+        let unnamed = |column: (Field, ArrayRef)| match column.1.as_struct_opt() {
+            Some(parts) if line.is_some() && parts.fields().len() == 1 && parts.fields()[0].name() == step::OBSERVATION => {
+                (parts.fields()[0].as_ref().clone(), Arc::clone(parts.column(0)))
+            }
+            _ => column,
+        };
+        let (field, mut observation) =
+            observation.map(unnamed).ok_or_else(|| Error::failed(format!("there is no `{}`", self.observation)))?;
         let length = match &line {
             Some(line) => line.length as usize,
             None => observation.len(),
@@ -140,7 +150,7 @@ impl Demos {
         if length == 0 || observation.len() != length {
             return Err(Error::failed(format!("`{}` has {} rows where there are {length} steps", self.observation, observation.len())));
         }
-        let next = grouped::take(&mut arrays, &format!("next_{}", self.observation)).map(|(_, next)| next);
+        let next = grouped::take(&mut arrays, &format!("next_{}", self.observation)).map(|next| unnamed(next).1);
         let next = next.filter(|next| next.data_type() == observation.data_type() && next.len() == length);
         let known_final = next.is_some() && line.as_ref().is_none_or(|line| line.known_final);
         if let Some(next) = next.filter(|_| known_final) {
@@ -155,7 +165,7 @@ impl Demos {
         if let Some(reward) = arrays.remove("rewards") {
             assembly.add(step::REWARD, grouped::squeezed(reward), true)?;
         }
-        let done = arrays.get("dones").map(|dones| grouped::numbers(dones)).transpose()?;
+        let done = arrays.get("dones").map(grouped::numbers).transpose()?;
         let done = done.is_some_and(|done| done.last() == Some(&1.0));
         let flags = |last: bool| (0..length).map(|row| last && row + 1 == length).collect::<Vec<_>>();
         let (terminated, truncated) = line.as_ref().map_or((done, !done), |line| (line.terminated, line.truncated));

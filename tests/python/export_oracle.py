@@ -246,6 +246,9 @@ FORMATS = {
     "parquet": ("out-parquet", parquet, []),
 }
 
+# Columns whose values on final rows the format has no place for.
+LOST = {"d4rl": ["infos/qpos", "note"]}
+
 def round_trips(folder, made):
     for name, (output, reference, options) in FORMATS.items():
         out = os.path.join(folder, output)
@@ -259,7 +262,8 @@ def round_trips(folder, made):
             trajmill("import", out, back)
             lineage = json.load(open(os.path.join(back, "dataset.json")))["lineage"]["by"]
             check(lineage == f"import {name}", f"{name}: detected as {lineage}")
-            same_dataset(made.path, back, name)
+            # D4RL has no row for what stands beside a final observation.
+            same_dataset(made.path, back, name, LOST.get(name, ()))
             shutil.rmtree(back)
         shutil.rmtree(out) if os.path.isdir(out) else os.remove(out)
         check(not [left for left in os.listdir(folder) if left.endswith(".staging")], f"{name}: staging is left")
@@ -493,6 +497,168 @@ def materialised(folder, made):
     kept = table(back, "trajectories")
     check(all(uids[key] == uid for key, uid in zip(kept["source_key"].to_pylist(), kept["uid"].to_pylist())), "uid survives filter and export")
 
+def minari_files(folder, name, lengths, broken=()):
+    """A Minari dataset that h5py wrote; what is broken has a row of rewards too many."""
+    random = np.random.default_rng(8)
+    data = os.path.join(folder, name, "data")
+    os.makedirs(data)
+    space = lambda width: json.dumps({"type": "Box", "dtype": "float32", "shape": [width], "low": [-1.0] * width, "high": [1.0] * width})
+    json.dump({
+        "total_episodes": len(lengths), "total_steps": sum(lengths), "data_format": "hdf5", "dataset_id": "a/b-v0", "minari_version": "0.5.0",
+        "observation_space": space(2), "action_space": space(1),
+    }, open(os.path.join(data, "metadata.json"), "w"))
+    with h5py.File(os.path.join(data, "main_data.hdf5"), "w") as file:
+        for index, length in enumerate(lengths):
+            group = file.create_group(f"episode_{index}")
+            group.attrs.update({"id": index, "total_steps": length})
+            group["observations"] = random.normal(size=(length + 1, 2)).astype(np.float32)
+            group["actions"] = random.uniform(-1, 1, (length, 1)).astype(np.float32)
+            group["rewards"] = np.arange(length + (index in broken), dtype=np.float64)
+            group["terminations"] = np.arange(length) == length - 1
+            group["truncations"] = np.zeros(length, bool)
+    return os.path.join(folder, name)
+
+def quarantined(folder):
+    source = minari_files(folder, "half", [3, 4, 2, 5], broken=[1, 3])
+    out = os.path.join(folder, "half-made")
+    failed = run("import", source, out)
+    check(failed.returncode == 1 and "episode_1" in failed.stderr and not os.path.exists(out), f"the first bad one ends it: {failed.stderr}")
+    aside = run("import", source, out, "--on-error", "quarantine", "--allowed", "1")
+    check(aside.returncode == 4 and "2 trajectories were set aside" in aside.stderr, f"more than allowed: {aside.returncode} {aside.stderr}")
+    check(table(out, "trajectories")["source_key"].to_pylist() == ["0", "2"], "the others are there")
+    lines = [json.loads(line) for line in open(os.path.join(out, "quarantine.jsonl"))]
+    check([line["index"] for line in lines] == [1, 3] and all("rewards" in line["reason"] or "steps" in line["reason"] for line in lines), f"reasons: {lines}")
+    shutil.rmtree(out)
+    check(run("import", source, out, "--on-error", "quarantine", "--allowed", "2").returncode == 0, "as many as allowed")
+
+def piped(folder, made):
+    """Foreign sources in a pipeline: imported first, once; several with other names and types."""
+    first, second = os.path.join(folder, "first.hdf5"), os.path.join(folder, "second.npz")
+    random = np.random.default_rng(11)
+    def arrays(length, dtype):
+        ends = np.arange(length) % 4 == 3
+        return random.normal(size=(length, 2)).astype(dtype), random.normal(size=(length, 1)).astype(dtype), np.arange(length).astype(dtype), ends
+    one, two = arrays(8, np.float32), arrays(12, np.float64)
+    with h5py.File(first, "w") as file:
+        for name, values in zip(["observations", "actions", "rewards", "terminals"], one):
+            file[name] = values
+    np.savez(second, **dict(zip(["state", "act", "rew", "terminals"], two)))
+    pipeline = os.path.join(folder, "sources.yaml")
+    def write(widen, least=0):
+        open(pipeline, "w").write(f"""trajmill: 1
+source:
+  - {{path: first.hdf5, format: d4rl}}
+  - {{path: second.npz, map: {{observation: state, action: act, reward: rew}}, widen: {widen}}}
+stages:
+  - filter: return >= {least}
+  - materialise: {{path: merged}}
+""")
+    write("false")
+    refused = run("check", pipeline)
+    check(refused.returncode == 3 and "Float64" in refused.stderr, f"types are not widened unasked: {refused.stderr}")
+    write("true")
+    check(run("check", pipeline).returncode == 0, "checked without an import")
+    check(run("plan", pipeline).returncode == 0 and not os.path.exists(os.path.join(folder, ".merged.staging")), "planned without an import")
+    trajmill("run", pipeline)
+    steps, trajectories = table(os.path.join(folder, "merged"), "steps"), table(os.path.join(folder, "merged"), "trajectories")
+    check(same(column(steps, "observation")[1], np.concatenate([one[0].astype(np.float64), two[0]])), "merged: observations, widened")
+    check(same(column(steps, "reward")[1], np.concatenate([one[2].astype(np.float64), two[2]])), "merged: rewards, widened")
+    check(trajectories["source"].to_pylist() == ["first"] * 2 + ["second"] * 3, f"merged: sources {trajectories['source'].to_pylist()}")
+    check(len(set(trajectories["uid"].to_pylist())) == 5, "merged: identities")
+    check("nothing to do" in trajmill("run", pipeline).stderr, "merged: nothing to do")
+    check(not [left for left in os.listdir(folder) if "staging" in left], "merged: no staging is left")
+    with h5py.File(first, "r+") as file:
+        file["rewards"][0] = 7
+    changed = run("run", pipeline)
+    check(changed.returncode == 1 and "source 1" in changed.stderr, f"merged: a changed source is named: {changed.stderr}")
+    # A dataset of ours under other names.
+    renamed = os.path.join(folder, "renamed.yaml")
+    open(renamed, "w").write("trajmill: 1\nsource: {path: made, map: {score: note}}\nstages:\n  - materialise: {path: renamed}\n")
+    trajmill("run", renamed)
+    check(same(column(table(os.path.join(folder, "renamed"), "steps"), "score")[1], column(table(made.path, "steps"), "note")[1]), "renamed: values")
+    check(table(os.path.join(folder, "renamed"), "trajectories")["uid"].to_pylist() == table(made.path, "trajectories")["uid"].to_pylist(), "renamed: uid")
+
+def validated(folder, made):
+    fine = run("validate", made.path, "--json")
+    found = json.loads(fine.stdout)
+    check(fine.returncode == 0 and found["valid"] and found["trajectories"] == len(made.lengths), f"a good dataset: {fine.stdout}")
+    shard = os.path.join(folder, "flipped")
+    shutil.copytree(made.path, shard)
+    path = os.path.join(shard, "steps", "00000.parquet")
+    data = bytearray(open(path, "rb").read())
+    data[100] ^= 4
+    open(path, "wb").write(data)
+    flipped = run("validate", shard, "--json")
+    check(flipped.returncode == 4 and json.loads(flipped.stdout)["faults"][0]["rule"] == "checksum", f"a flipped byte: {flipped.stdout}")
+    path = os.path.join(folder, "faulty.hdf5")
+    obs = np.random.default_rng(2).normal(size=(6, 2)).astype(np.float32)
+    def faults(**changes):
+        arrays = {"observations": obs, "actions": obs[::-1].copy(), "rewards": np.zeros(6, np.float32), "terminals": np.arange(6) % 3 == 2} | changes
+        with h5py.File(path, "w") as file:
+            for name, values in arrays.items():
+                file[name] = values
+        done = run("validate", path, "--json")
+        found = json.loads(done.stdout)
+        check((done.returncode == 4) == (found["errors"] > 0), "the exit code says whether there are errors")
+        return {fault["rule"] for fault in found["faults"]}
+    check(faults() == {"no-finals"}, f"nothing but what D4RL lacks: {faults()}")
+    bad = obs[::-1].copy()
+    bad[1, 0] = np.nan
+    check(faults(actions=bad) == {"no-finals", "nan-action"}, "NaN actions")
+    check(faults(actions=obs) == {"no-finals", "copied-state"}, "states copied into actions")
+    check(faults(actions=np.concatenate([obs[1:], obs[:1]])) == {"no-finals", "copied-state"}, "next states copied into actions")
+    check("unreadable" in faults(rewards=np.zeros(5, np.float32)), "wrong counts")
+    open(path, "r+b").truncate(1500)
+    check(run("validate", path).returncode == 4, "a file cut short")
+
+def differences(folder, made):
+    other = os.path.join(folder, "other.yaml")
+    open(other, "w").write("""trajmill: 1
+source: made
+stages:
+  - filter: length > 1
+  - derive: { reward: "reward + 1", extra: "reward * 2" }
+  - materialise: { path: other }
+""")
+    trajmill("run", other)
+    found = json.loads(trajmill("diff", made.path, os.path.join(folder, "other"), "--json").stdout)
+    kept = [length for length in made.lengths if length > 1]
+    check(found["trajectories"] == {"only_first": 1, "only_second": 0, "same": 0, "changed": len(kept)}, f"diff: {found['trajectories']}")
+    check(found["added"] == ["extra"] and found["removed"] == [], "diff: columns")
+    check(found["changed_rows"] == {"reward": sum(kept)}, f"diff: {found['changed_rows']}")
+    check(found["provenance"] == {"recorded → recorded": sum(kept)}, "diff: provenance")
+    # Actions moved by known amounts.
+    moved, source = os.path.join(folder, "moved"), os.path.join(folder, "made.parquet")
+    rows = pq.read_table(source)
+    action = [None if value is None else [value[0] + 0.25, value[1]] for value in rows["action"].to_pylist()]
+    index = rows.column_names.index("action")
+    pq.write_table(rows.set_column(index, "action", pa.array(action, type=rows["action"].type)), os.path.join(folder, "moved.parquet"))
+    trajmill("import", os.path.join(folder, "moved.parquet"), moved, "--map", "trajectory_id=episode")
+    # Other bytes, so other identities: nothing is compared.
+    found = json.loads(trajmill("diff", made.path, moved, "--json").stdout)
+    check(found["trajectories"]["only_first"] == len(made.lengths), "diff: identity is that of the source's bytes")
+    same_ids = os.path.join(folder, "same.yaml")
+    open(same_ids, "w").write("trajmill: 1\nsource: made\nstages:\n  - hide_actions: { keep: 0, from: { lowest: 1.0, by: return } }\n  - materialise: { path: hidden }\n")
+    trajmill("run", same_ids)
+    found = json.loads(trajmill("diff", made.path, os.path.join(folder, "hidden"), "--json").stdout)
+    check(found["provenance"] == {"recorded → missing": sum(made.lengths)}, f"diff: hidden actions: {found['provenance']}")
+    text = trajmill("diff", made.path, made.path).stdout
+    check("4 the same, 0 changed" in text, f"diff: nothing: {text}")
+
+def many(folder):
+    """Ten thousand trajectories, some of length 1, ids not dense."""
+    lengths = np.random.default_rng(12).integers(1, 6, 10_000)
+    made = Made(folder, "many", 12, lengths.tolist(), obs=2, act=1, extras=False)
+    out = os.path.join(folder, "many-minari")
+    trajmill("export", made.path, out, "--to", "minari")
+    with h5py.File(os.path.join(out, "data", "main_data.hdf5")) as file:
+        check(len(file) == 10_000, "many: groups")
+        for index in [0, 1, 99, 4_999, 9_999]:
+            check(same(h5(file, f"episode_{index}/observations"), made.episodes[index]["observation"]), "many: observations")
+    back = os.path.join(folder, "many-back")
+    trajmill("import", out, back)
+    same_dataset(made.path, back, "many")
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         made = Made(folder, "made", 1, [5, 1, 4, 7])
@@ -505,6 +671,11 @@ def main():
         from_robomimic(folder)
         from_exorl(folder)
         long_episode(folder)
-    print(f"{CHECKS} checks")
+        quarantined(folder)
+        piped(folder, made)
+        validated(folder, made)
+        differences(folder, made)
+        many(folder)
+    print(f"{CHECKS} checks of export passed")
 
 main()

@@ -2,14 +2,15 @@
 
 pub(super) mod write;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field};
-use hdf5_pure::{AttrValue, Dataset, Datatype, DatatypeByteOrder, Group};
+use hdf5_pure::{AttrValue, Datatype, DatatypeByteOrder};
 
-pub(super) use hdf5_pure::File;
+pub(super) use hdf5_pure::{Dataset, File, Group};
 use serde_json::{Map, Value};
 
 use super::flat::{self, Layout, Part, Reader};
@@ -45,6 +46,22 @@ pub(super) fn everything(file: &File, path: &Path) -> Result<(Vec<Part>, Map<Str
     attributes(&file.root(), &mut found.metadata);
     found.group(&file.root(), "", 0).map_err(|error| error.at(path.display()))?;
     Ok((found.parts, found.metadata))
+}
+
+/// The groups in a group by name, found in one walk: looking each up would walk through all the others.
+///
+/// # Errors
+/// Where they cannot be listed.
+pub(super) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
+    Ok(group.iter_groups().map_err(|error| Error::failed(format!("the groups cannot be listed: {error}")))?.collect())
+}
+
+/// The arrays in a group by name, found in one walk.
+///
+/// # Errors
+/// Where they cannot be listed.
+pub(super) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
+    Ok(group.iter_datasets().map_err(|error| Error::failed(format!("the arrays cannot be listed: {error}")))?.collect())
 }
 
 /// All arrays under `group`, read whole, as columns; single values are left out.

@@ -459,3 +459,99 @@ fn datatype(element: &Element) -> Result<Vec<u8>> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use hdf5_pure::{AttrValue, File};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Hdf5)) -> (tempfile::TempDir, File) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.h5");
+        let mut file = Hdf5::create(&path).unwrap();
+        write(&mut file);
+        file.finish().unwrap();
+        let file = File::open_streaming(&path).unwrap();
+        (folder, file)
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Groups of any number of members: none, a node's fill, several levels of tree.
+        #[test]
+        fn every_member_is_found(count in prop_oneof![0_usize..20, 240..270, Just(1025), Just(9000)], closed in any::<bool>()) {
+            let (_folder, file) = written(|file| {
+                for index in 0..count {
+                    let name = format!("group/member_{index}");
+                    file.array(&format!("{name}/x"), Element::Plain(DataType::Float32), &[1], &floats(&[index as f32])).unwrap();
+                    file.group(&name, vec![("id".to_owned(), Attribute::Int(index as i64))]).unwrap();
+                    if closed {
+                        file.close(&name).unwrap();
+                    }
+                }
+                file.group("group", Vec::new()).unwrap();
+            });
+            let group = file.group("group").unwrap();
+            prop_assert_eq!(group.groups().unwrap().len(), count);
+            for index in (0..count).step_by(1 + count / 7) {
+                let member = group.group(&format!("member_{index}")).unwrap();
+                prop_assert_eq!(member.dataset("x").unwrap().read_f32().unwrap(), vec![index as f32]);
+                prop_assert_eq!(member.attrs().unwrap()["id"].as_i64(), Some(index as i64));
+            }
+        }
+
+        #[test]
+        fn texts_of_any_length_come_back(texts in prop::collection::vec("[a-zé ]{0,40}", 0..30)) {
+            let (_folder, file) = written(|file| {
+                let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
+                file.texts("texts", &[texts.len() as u64], &borrowed).unwrap();
+            });
+            prop_assert_eq!(file.dataset("texts").unwrap().read_string().unwrap(), texts);
+        }
+    }
+
+    #[test]
+    fn types_shapes_and_attributes() {
+        let long = "x".repeat(100_000);
+        let (_folder, file) = written(|file| {
+            file.array("a/floats", Element::Plain(DataType::Float64), &[2, 2], &[1.0_f64, 2.0, 3.0, 4.0].map(f64::to_le_bytes).concat())
+                .unwrap();
+            file.array("a/flags", Element::Plain(DataType::Boolean), &[3], &[1, 0, 1]).unwrap();
+            file.array("a/none", Element::Plain(DataType::Float32), &[0, 3], &[]).unwrap();
+            file.array("one", Element::Plain(DataType::Int16), &[], &7_i16.to_le_bytes()).unwrap();
+            let attributes = vec![
+                ("text".to_owned(), Attribute::Text(long.clone())),
+                ("truth".to_owned(), Attribute::Bool(true)),
+                ("float".to_owned(), Attribute::Float(-0.5)),
+            ];
+            file.group("a", attributes).unwrap();
+        });
+        assert_eq!(file.dataset("a/floats").unwrap().shape().unwrap(), [2, 2]);
+        assert_eq!(file.dataset("a/floats").unwrap().read_f64().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(file.dataset("a/flags").unwrap().read_raw().unwrap(), [1, 0, 1]);
+        assert_eq!(file.dataset("a/none").unwrap().shape().unwrap(), [0, 3]);
+        assert_eq!(file.dataset("one").unwrap().read_i64().unwrap(), [7]);
+        let attributes = file.group("a").unwrap().attrs().unwrap();
+        assert_eq!(attributes["text"].as_str(), Some(long.as_str()));
+        assert_eq!(attributes["float"].as_f64(), Some(-0.5));
+        assert!(!matches!(attributes["truth"], AttrValue::String(_)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = Hdf5::create(&folder.path().join("a.h5")).unwrap();
+        assert!(file.array("x", Element::Plain(DataType::Float32), &[3], &[0; 8]).is_err());
+        file.array("y", Element::Plain(DataType::Float32), &[2], &[0; 8]).unwrap();
+        assert!(file.array("y", Element::Plain(DataType::Float32), &[2], &[0; 8]).is_err());
+        assert!(file.array("y/z", Element::Plain(DataType::Float32), &[2], &[0; 8]).is_err());
+        assert!(file.array("z", Element::Plain(DataType::Utf8), &[0], &[]).is_err());
+    }
+}

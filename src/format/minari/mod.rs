@@ -7,6 +7,7 @@
 mod spaces;
 mod write;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,7 +50,8 @@ fn data(path: &Path) -> Option<PathBuf> {
 }
 
 enum Backend {
-    Hdf5(hdf5::File),
+    /// The groups of episodes that are not read yet.
+    Hdf5(HashMap<String, hdf5::Group>),
     Arrow,
     Parquet,
 }
@@ -58,8 +60,10 @@ struct Minari {
     folder: PathBuf,
     backend: Backend,
     metadata: Map<String, Value>,
-    /// Observation and action space, where images are encoded.
+    /// Observation and action space, where they are said.
     spaces: [Option<Value>; 2],
+    /// Whether images are encoded.
+    encoded: bool,
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
@@ -79,7 +83,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let damaged =
         |what: &str| Error::failed(format!("{}: {what}", place.display())).hint("the dataset is not whole: download or write it again");
     let backend = match metadata.get("data_format").and_then(Value::as_str).unwrap_or("hdf5") {
-        "hdf5" => Backend::Hdf5(hdf5::open(&folder.join(MAIN))?),
+        "hdf5" => {
+            let main = folder.join(MAIN);
+            Backend::Hdf5(hdf5::groups(&hdf5::open(&main)?.root()).map_err(|error| error.at(main.display()))?)
+        }
         "arrow" => Backend::Arrow,
         "parquet" => Backend::Parquet,
         other => return Err(damaged(&format!("the data format `{other}` is not one of hdf5, arrow, parquet"))),
@@ -90,7 +97,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }
     let encoded = metadata.get("jpeg_encoding").and_then(Value::as_bool).unwrap_or(true);
     let space = |name: &str| -> Result<Option<Value>> {
-        let text = metadata.get(name).and_then(Value::as_str).filter(|_| encoded);
+        let text = metadata.get(name).and_then(Value::as_str);
         text.map(|text| spaces::parse(text).map_err(|error| error.at(place.display()))).transpose()
     };
     let spaces = [space("observation_space")?, space("action_space")?];
@@ -104,8 +111,19 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             Field::new("episode_metadata", DataType::Utf8, true),
         ])),
     };
-    let mut minari =
-        Minari { folder, backend, metadata, spaces, envelope, about, schema: Arc::new(Schema::empty()), first: None, next: 0, episodes };
+    let mut minari = Minari {
+        folder,
+        backend,
+        metadata,
+        spaces,
+        encoded,
+        envelope,
+        about,
+        schema: Arc::new(Schema::empty()),
+        first: None,
+        next: 0,
+        episodes,
+    };
     let first = minari.episode(None)?;
     minari.schema = first.steps.schema();
     minari.first = Some(first);
@@ -133,20 +151,20 @@ impl Minari {
         self.read(index, schema).map_err(|error| error.at(place))
     }
 
-    fn read(&self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
-        let (mut arrays, attributes) = match &self.backend {
-            Backend::Hdf5(file) => {
-                let missing = |error| {
-                    Error::failed(format!("there is no such group: {error}"))
+    fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
+        let (mut arrays, attributes) = match &mut self.backend {
+            Backend::Hdf5(groups) => {
+                let group = groups.remove(&format!("episode_{index}")).ok_or_else(|| {
+                    Error::failed("there is no such group")
                         .hint(format!("`total_episodes` says {}, numbered from 0 without a gap", self.episodes))
-                };
-                let group = file.group(&format!("episode_{index}")).map_err(missing)?;
+                })?;
                 let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
                 hdf5::arrays(&group, "", 0, &mut arrays)?;
                 hdf5::attributes(&group, &mut attributes);
                 (arrays, attributes)
             }
-            backend => self.tables(index, matches!(backend, Backend::Arrow))?,
+            Backend::Arrow => self.tables(index, true)?,
+            Backend::Parquet => self.tables(index, false)?,
         };
         let line = match attributes.get(OURS).and_then(Value::as_str).filter(|_| self.envelope.is_some()) {
             Some(text) => Some(
@@ -157,7 +175,8 @@ impl Minari {
         let need = |column: Option<(Field, ArrayRef)>, name: &str| column.ok_or_else(|| Error::failed(format!("there is no `{name}`")));
         let padded = !matches!(self.backend, Backend::Hdf5(_));
         let mut reward = grouped::squeezed(need(arrays.remove("rewards"), "rewards")?);
-        let mut observation = images(need(grouped::take(&mut arrays, "observations"), "observations")?, self.spaces[0].as_ref())?;
+        let mut observation =
+            spaced(need(grouped::take(&mut arrays, "observations"), "observations")?, self.spaces[0].as_ref(), self.encoded)?;
         let mut length = reward.1.len();
         // The other backends pad what has no value on the last row.
         if padded {
@@ -175,7 +194,7 @@ impl Minari {
         }
         let mut assembly = Assembly::new(length, known_final);
         let cut = |column: (Field, ArrayRef)| if padded { (column.0, column.1.slice(0, length)) } else { column };
-        let action = images(need(grouped::take(&mut arrays, "actions"), "actions")?, self.spaces[1].as_ref())?;
+        let action = spaced(need(grouped::take(&mut arrays, "actions"), "actions")?, self.spaces[1].as_ref(), self.encoded)?;
         assembly.add(step::OBSERVATION, observation, false)?;
         assembly.add(step::ACTION, cut(action), true)?;
         assembly.add(step::REWARD, reward, true)?;
@@ -263,7 +282,7 @@ impl Minari {
                 "id" | "seed" | "total_steps" => {}
                 "options" if value.is_object() => options.extend(value.as_object().cloned().unwrap_or_default()),
                 name => match name.strip_prefix("options/") {
-                    Some(option) => drop(options.insert(option.to_owned(), value.clone())),
+                    Some(option) => insert(&mut options, option, value),
                     None => drop(others.insert(name.to_owned(), value.clone())),
                 },
             }
@@ -275,6 +294,19 @@ impl Minari {
             Arc::new(StringArray::from(vec![text(others)])),
         ];
         Ok(RecordBatch::try_new(Arc::clone(&self.about), columns)?)
+    }
+}
+
+/// Puts `value` under `name`, within others where it has slashes.
+fn insert(options: &mut Map<String, Value>, name: &str, value: &Value) {
+    match name.split_once('/') {
+        None => drop(options.insert(name.to_owned(), value.clone())),
+        Some((outer, inner)) => {
+            let outer = options.entry(outer).or_insert_with(|| Value::Object(Map::new()));
+            if let Some(outer) = outer.as_object_mut() {
+                insert(outer, inner, value);
+            }
+        }
     }
 }
 
@@ -290,24 +322,31 @@ fn scatter(name: &str, values: &ArrayRef, arrays: &mut Arrays) {
     }
 }
 
-/// A column of a space whose images are encoded: rows of bytes that are one image each.
-fn images(column: (Field, ArrayRef), space: Option<&Value>) -> Result<(Field, ArrayRef)> {
+/// A column as its space has it: images that are encoded are rows of bytes, vectors have their axes, members of a tuple
+/// the names that HDF5 has for them.
+fn spaced(column: (Field, ArrayRef), space: Option<&Value>, encoded: bool) -> Result<(Field, ArrayRef)> {
     let Some(space) = space else { return Ok(column) };
     let (field, values) = column;
-    if spaces::is_image(space) {
-        if let Some(frames) = values.as_fixed_size_list_opt().filter(|frames| frames.value_type() == DataType::UInt8) {
-            let width = frames.value_length() as usize;
-            let bytes = frames.values().slice(frames.value_offset(0) as usize, frames.len() * width);
+    if let Some(vectors) = values.as_fixed_size_list_opt() {
+        let width = vectors.value_length() as usize;
+        if encoded && spaces::is_image(space) && vectors.value_type() == DataType::UInt8 {
+            let bytes = vectors.values().slice(vectors.value_offset(0) as usize, vectors.len() * width);
             let bytes = bytes.as_primitive::<arrow::datatypes::UInt8Type>().values().to_vec();
             let frames: BinaryArray = bytes.chunks_exact(width.max(1)).map(Some).collect();
             return Ok((Field::new(field.name(), DataType::Binary, field.is_nullable()), Arc::new(frames)));
         }
-        return Ok((field, values));
+        let shape: Vec<u64> = space["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let fits = shape.len() > 1 && shape.iter().product::<u64>() == width as u64;
+        let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        return Ok((if fits { field.with_metadata([("shape".to_owned(), shape)].into()) } else { field }, values));
     }
     let Some(parts) = values.as_struct_opt() else { return Ok((field, values)) };
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (part, values) in parts.fields().iter().zip(parts.columns()) {
-        let (part, values) = images((part.as_ref().clone(), Arc::clone(values)), spaces::inside(space, part.name()))?;
+        let member = space["type"] == "Tuple" && part.name().bytes().all(|digit| digit.is_ascii_digit());
+        let name = if member { format!("_index_{}", part.name()) } else { part.name().clone() };
+        let inside = spaces::inside(space, part.name());
+        let (part, values) = spaced((part.as_ref().clone().with_name(name), Arc::clone(values)), inside, encoded)?;
         fields.push(part);
         columns.push(values);
     }

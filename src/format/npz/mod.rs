@@ -81,6 +81,9 @@ pub(super) fn note(path: &Path, prefix: &str) -> Option<String> {
 /// out.
 pub(super) fn parts(path: &Path) -> Result<Vec<Part>> {
     let mut archive = open(path)?;
+    // What `imitation` names so are pickles that nothing here needs.
+    let names = names(path).unwrap_or_default();
+    let imitation = ["obs", "acts", "indices"].iter().all(|own| names.iter().any(|name| name == own));
     let mut parts = Vec::new();
     for index in 0..archive.len() {
         let damaged = |what: String| {
@@ -96,7 +99,7 @@ pub(super) fn parts(path: &Path) -> Result<Vec<Part>> {
             NpyHeader::from_reader(&mut head).map_err(|error| damaged(format!("array `{name}` has no readable header: {error}")))?;
         let held = size.saturating_sub(HEADER_BYTES - head.limit());
         if header.uses_pickled_array() {
-            if name == "infos" {
+            if name == "infos" && imitation {
                 continue;
             }
             return Err(pickled(path, name));

@@ -19,6 +19,7 @@ mod hdf5;
 pub mod import;
 mod kept;
 mod lerobot;
+mod lerobot_v2_1;
 mod minari;
 mod npy;
 mod npz;
@@ -51,7 +52,7 @@ pub const FORMATS: &[Format] = &[
     d4rl::FORMAT,
     exorl::FORMAT,
     lerobot::FORMAT,
-    lerobot::FORMAT_V21,
+    lerobot_v2_1::FORMAT,
     minari::FORMAT,
     npy::FORMAT,
     npz::FORMAT,

@@ -452,6 +452,7 @@ def validates(folder):
         ("total-episodes", lambda root: put(f"{root}/meta/info.json", open(f"{root}/meta/info.json").read().replace('"total_episodes": 2', '"total_episodes": 3'))),
         ("info", lambda root: put(f"{root}/meta/info.json", open(f"{root}/meta/info.json").read().replace("v3.0", "v9.0"))),
         ("task-text", lambda root: pq.write_table(pq.read_table(f"{root}/meta/tasks.parquet").replace_schema_metadata({}), f"{root}/meta/tasks.parquet")),
+        ("task-order", lambda root: pd.read_parquet(f"{root}/meta/tasks.parquet").iloc[::-1].to_parquet(f"{root}/meta/tasks.parquet")),
         ("task_index", lambda root: rewrite(f"{root}/{data}", "task_index", pa.array([2] * 10))),
         ("episode_index", lambda root: rewrite(f"{root}/{data}", "episode_index", pa.array([0] * 10))),
         ("missing-video", None),

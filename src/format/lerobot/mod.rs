@@ -25,6 +25,7 @@ mod write;
 use std::path::Path;
 
 use super::{Format, Writer};
+pub(super) use write::v21;
 
 /// Where final observations are, for which LeRobot has no place; its own tools leave the file alone.
 const FINALS: &str = "meta/trajmill/final_observations.parquet";
@@ -43,7 +44,7 @@ enum Version {
 }
 
 /// What of the options means something here.
-const TAKES: &[&str] = &["fps", "robot", "task", "env"];
+pub(super) const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 
 /// The registry entry.
 pub(super) const FORMAT: Format = Format {
@@ -53,16 +54,6 @@ pub(super) const FORMAT: Format = Format {
     read: Some(read::read),
     write: Some(Writer { nulls: false, takes: TAKES, write: write::v30, note: None }),
     validate: Some(validate::validate),
-};
-
-/// The registry entry of the older version, which many trainers still want.
-pub(super) const FORMAT_V21: Format = Format {
-    name: "lerobot-v2.1",
-    about: "LeRobot v2.1, to be written: one Parquet file an episode; `lerobot` reads it",
-    detect: |_| false,
-    read: None,
-    write: Some(Writer { nulls: false, takes: TAKES, write: write::v21, note: None }),
-    validate: None,
 };
 
 fn detect(path: &Path) -> bool {

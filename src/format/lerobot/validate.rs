@@ -130,6 +130,17 @@ fn task_table(info: &Info, findings: &mut Findings) {
     if !index.is_some_and(|index| ["task", "__index_level_0__"].contains(&index)) {
         findings.error("task-text", path.display().to_string(), "`task` is not the table's pandas index, so the loader gives 0 for a task's text: write the table with pandas, `task` for its index");
     }
+    let mut indices = Vec::new();
+    for batch in meta::table(&path, &|name| name == "task_index").into_iter().flatten().filter_map(Result::ok) {
+        indices.extend(meta::integers(&batch, "task_index").iter().flat_map(|column| column.values().to_vec()));
+    }
+    if let Some(at) = (0..indices.len()).find(|at| indices[*at] != *at as i64) {
+        findings.error(
+            "task-order",
+            path.display().to_string(),
+            format!("row {at} is task {}, and the loader takes a task's index for its row: sort the table", indices[at]),
+        );
+    }
 }
 
 /// Counts and places of episodes.

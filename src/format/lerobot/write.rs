@@ -26,7 +26,7 @@ pub(super) fn v30(outgoing: &Outgoing, path: &Path, options: &WriteOptions) -> R
     write(outgoing, path, options, Version::V30)
 }
 
-pub(super) fn v21(outgoing: &Outgoing, path: &Path, options: &WriteOptions) -> Result<Written> {
+pub(in crate::format) fn v21(outgoing: &Outgoing, path: &Path, options: &WriteOptions) -> Result<Written> {
     write(outgoing, path, options, Version::V21)
 }
 

@@ -280,21 +280,29 @@ impl Source for Rlds {
         SchemaRef::clone(&self.about)
     }
 
+    fn recovers(&self) -> bool {
+        true
+    }
+
     fn next(&mut self) -> Result<Option<Incoming>> {
         loop {
-            if self.open.is_none() {
-                let Some(shard) = self.shards.pop_front() else { return Ok(None) };
-                if shard.split != self.count.0 {
-                    self.count = (shard.split.clone(), 0);
+            let (shard, mut records) = match self.open.take() {
+                Some(open) => open,
+                None => {
+                    let Some(shard) = self.shards.pop_front() else { return Ok(None) };
+                    if shard.split != self.count.0 {
+                        self.count = (shard.split.clone(), 0);
+                    }
+                    let records = Records::open(&shard.path)?;
+                    (shard, records)
                 }
-                let records = Records::open(&shard.path)?;
-                self.open = Some((shard, records));
-            }
-            let Some((shard, records)) = &mut self.open else { return Ok(None) };
+            };
+            // After bytes that are no record nothing says where the next one begins: then the next file is.
             if let Some(record) = records.example()? {
                 let (place, key) = (shard.path.display().to_string(), format!("{}/{}", self.count.0, self.count.1));
                 let at = records.index - 1;
                 self.count.1 += 1;
+                self.open = Some((shard, records));
                 return self.incoming(&record, key).map(Some).map_err(|error| error.at(format!("{place}: record {at}")));
             }
             if let Some(expected) = shard.records.filter(|expected| *expected != records.index) {
@@ -305,7 +313,6 @@ impl Source for Rlds {
                 ))
                 .hint("the file is cut short, or from another version of the dataset: fetch it again"));
             }
-            self.open = None;
         }
     }
 }

@@ -15,7 +15,7 @@ from oracle import REPOSITORY, ROOT, Dataset, check, close, equal, finish, predi
 
 MODELS = REPOSITORY / "data" / "models" / "recipes"
 # Where a recipe is checked elsewhere: in tests/python/label_oracle.py, and stage by stage in tests/python/stages_oracle.py.
-ELSEWHERE = {"quickstart"}
+ELSEWHERE = {"quickstart", "ssorl"}
 HOPPER = Dataset(REPOSITORY / "data" / "hopper")
 CORPUS = HOPPER.by_id()
 RECIPES = {}

@@ -9,7 +9,8 @@ use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float64Array, Float64Builder, Int64Array, ListBuilder,
     PrimitiveArray, StringArray,
 };
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::compute::kernels::cmp::eq;
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema};
 
 use super::Chunk;
@@ -49,26 +50,26 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
     let (terminated, truncated) = (boolean(chunk, step::TERMINATED)?, boolean(chunk, step::TRUNCATED)?);
     let rewards = rewards(chunk)?;
     let action = chunk.steps.column_by_name(step::ACTION);
-    let source = chunk.steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>());
-    let proxy = |row: usize| source.is_some_and(|source| source.is_valid(row) && source.value(row) == "proxy");
+    let proxy = proxies(chunk)?;
 
     let mut statistics = Statistics { rows: chunk.steps.num_rows() as u64, trajectories: chunk.len() as u64, ..Statistics::default() };
     let n = chunk.len();
     let (mut lengths, mut returns, mut recorded) = (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
     let (mut ends, mut cuts) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for span in chunk.spans() {
-        let length = span.clone().filter(|row| !is_final.value(*row)).count() as i64;
+        let set = |flags: &BooleanBuffer| flags.slice(span.start, span.len()).count_set_bits();
+        let length = (span.len() - set(is_final.values())) as i64;
         let valid = |row: &usize| rewards.as_ref().is_some_and(|rewards| rewards.is_valid(*row));
         let mut received = span.clone().filter(valid).peekable();
         let total =
             received.peek().is_some().then(|| received.map(|row| rewards.as_ref().map_or(0.0, |rewards| rewards.value(row))).sum::<f64>());
         let filled = action.map_or(0, |action| action.nulls().map_or(span.len(), |nulls| valid_in(nulls, &span)));
-        let proxies = span.clone().filter(|row| proxy(*row) && action.is_some_and(|action| action.is_valid(*row))).count();
+        let proxies = proxy.as_ref().map_or(0, set);
         lengths.push(length);
         returns.push(total);
         recorded.push((filled - proxies) as i64);
-        ends.push(span.clone().any(|row| terminated.value(row)));
-        cuts.push(span.clone().any(|row| truncated.value(row)));
+        ends.push(set(terminated.values()) > 0);
+        cuts.push(set(truncated.values()) > 0);
         statistics.steps += length as u64;
         statistics.recorded_actions += (filled - proxies) as u64;
         statistics.proxy_actions += proxies as u64;
@@ -97,6 +98,15 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
         }
     }
     Ok(Intrinsic { columns: fields(&chunk.steps.schema()).into_iter().zip(columns).collect(), statistics })
+}
+
+/// Which rows have an action that was predicted.
+fn proxies(chunk: &Chunk) -> Result<Option<BooleanBuffer>> {
+    let source = chunk.steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>());
+    let (Some(source), Some(action)) = (source, chunk.steps.column_by_name(step::ACTION)) else { return Ok(None) };
+    let said = eq(source, &StringArray::new_scalar("proxy"))?;
+    let said = said.nulls().map_or_else(|| said.values().clone(), |nulls| said.values() & nulls.inner());
+    Ok(Some(action.nulls().map_or_else(|| said.clone(), |nulls| &said & nulls.inner())))
 }
 
 /// How many rows of `span` are not null.

@@ -111,8 +111,9 @@ impl Labeller {
     ) -> Result<Chunk> {
         let is_final = chunk.is_final()?;
         let spans = spans(&chunk, is_final);
-        let action = chunk.steps.column_by_name(step::ACTION);
-        let missing = |slot: &Slot| !is_final.value(slot.row) && action.is_none_or(|action| action.is_null(slot.row));
+        let known = chunk.steps.column_by_name(step::ACTION).map(|action| action.nulls());
+        let null = |row: usize| known.is_none_or(|nulls| nulls.is_some_and(|nulls| nulls.is_null(row)));
+        let missing = |slot: &Slot| null(slot.row) && !is_final.value(slot.row);
         let rows = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.steps).map(move |row| Slot { row, span: index }));
         let targets: Vec<Slot> = rows.filter(missing).collect();
         let filled = if targets.is_empty() {
@@ -132,7 +133,10 @@ impl Labeller {
     fn settle(&self, chunk: &Chunk, targets: &[Slot], reduced: &reduce::Reduced, tally: &mut Tally) -> Result<Filled> {
         let width = self.horizon.width;
         let mut filled = Filled { dropped: vec![false; chunk.len()], width: self.label_width(), ..Filled::default() };
-        let mut broken = vec![false; targets.len()];
+        filled.values.reserve(targets.len() * filled.width);
+        filled.rows.reserve(targets.len());
+        filled.votes.reserve(targets.len());
+        let (mut broken, mut clipped) = (vec![false; targets.len()], 0);
         for (index, slot) in targets.iter().enumerate() {
             let own = index * width..(index + 1) * width;
             if reduced.votes[index] == 0 {
@@ -158,8 +162,7 @@ impl Labeller {
                 filled.broken += 1;
             } else {
                 let own = index * width..(index + 1) * width;
-                let clipped = self.push_label(&reduced.values[own.clone()], &mut filled.values);
-                tally.count("clipped", u64::from(clipped));
+                clipped += u64::from(self.push_label(&reduced.values[own.clone()], &mut filled.values));
                 filled.rows.push(slot.row);
                 filled.votes.push(reduced.votes[index]);
                 if let Some(stds) = reduced.stds.as_ref().filter(|_| self.written.std.is_some()) {
@@ -167,6 +170,7 @@ impl Labeller {
                 }
             }
         }
+        tally.count("clipped", clipped);
         Ok(filled)
     }
 

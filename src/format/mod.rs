@@ -23,6 +23,7 @@ mod npz;
 mod ogbench;
 pub mod outgoing;
 mod parquet;
+mod parts;
 mod robomimic;
 mod robosuite;
 mod table;

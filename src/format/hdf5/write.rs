@@ -486,7 +486,7 @@ mod tests {
 
         /// Groups of any number of members: none, a node's fill, several levels of tree.
         #[test]
-        fn every_member_is_found(count in prop_oneof![0_usize..20, 240..270, Just(1025), Just(9000)], closed in any::<bool>()) {
+        fn every_member_is_found(count in prop_oneof![0_usize..20, 240_usize..270, Just(1025_usize), Just(9000_usize)], closed in any::<bool>()) {
             let (_folder, file) = written(|file| {
                 for index in 0..count {
                     let name = format!("group/member_{index}");

@@ -39,10 +39,10 @@ pub(super) struct ImportArgs {
     #[arg(long)]
     max_steps: Option<usize>,
     /// The last step of an RLDS episode: a valid action, filler beside the final observation, or auto to tell by zeros
-    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(long, default_value = "auto")]
     final_action: format::FinalAction,
     /// Where an action stands in an RLDS episode: sar, beside the observation it was taken in; rsa, beside the next one
-    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(long, default_value = "sar")]
     alignment: format::Alignment,
     /// What becomes of a bad trajectory: fail, or quarantine to set it aside with its reason in quarantine.jsonl
     #[arg(long, default_value = "fail")]

@@ -49,6 +49,10 @@ pub struct Input {
     pub map: Vec<(String, String)>,
     /// Whether types may become wider where sources differ.
     pub widen: bool,
+    /// What the last step of an RLDS episode holds, where it is said.
+    pub final_action: Option<String>,
+    /// Where an action stands in an RLDS episode, where it is said.
+    pub alignment: Option<String>,
     /// Where it is written.
     pub span: Span,
 }
@@ -120,7 +124,15 @@ impl PipelineFile {
 
 fn inputs(node: &Node) -> Vec<Input> {
     match &node.content {
-        Content::Str(path) => vec![Input { path: path.clone(), format: None, map: Vec::new(), widen: false, span: node.span }],
+        Content::Str(path) => vec![Input {
+            path: path.clone(),
+            format: None,
+            map: Vec::new(),
+            widen: false,
+            final_action: None,
+            alignment: None,
+            span: node.span,
+        }],
         Content::Seq(nodes) => nodes.iter().flat_map(inputs).collect(),
         Content::Map(_) => {
             let text = |key: &str| node.get(key).and_then(Node::as_str).map(str::to_owned);
@@ -132,7 +144,8 @@ fn inputs(node: &Node) -> Vec<Input> {
             };
             let widen = matches!(node.get("widen").map(|widen| &widen.content), Some(Content::Bool(true)));
             let span = node.get("path").map_or(node.span, |path| path.span);
-            vec![Input { path: text("path").unwrap_or_default(), format: text("format"), map, widen, span }]
+            let (final_action, alignment) = (text("final_action"), text("alignment"));
+            vec![Input { path: text("path").unwrap_or_default(), format: text("format"), map, widen, final_action, alignment, span }]
         }
         _ => Vec::new(),
     }

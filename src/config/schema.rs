@@ -23,7 +23,9 @@ pub fn json_schema() -> Value {
             "path": {"type": "string", "description": "Path of the dataset, relative to the pipeline file's folder."},
             "format": {"type": "string", "description": "Format, where it is not trajmill's own."},
             "map": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Canonical column to source column."},
-            "widen": {"type": "boolean", "description": "Whether types may become wider where the sources differ."}
+            "widen": {"type": "boolean", "description": "Whether types may become wider where the sources differ."},
+            "final_action": {"type": "string", "enum": ["auto", "valid", "filler"], "description": "The last step of an RLDS episode: a valid action, filler beside the final observation, or auto to tell by zeros."},
+            "alignment": {"type": "string", "enum": ["sar", "rsa"], "description": "Where an action stands in an RLDS episode: beside the observation it was taken in, or beside the next one."}
         },
         "required": ["path"],
         "additionalProperties": false

@@ -155,7 +155,7 @@ pub struct Options {
 }
 
 /// What the last step of an RLDS episode holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FinalAction {
     /// The final observation where it is the last and its action is zeros, an action like any other elsewhere.
     #[default]
@@ -166,14 +166,39 @@ pub enum FinalAction {
     Filler,
 }
 
+impl std::str::FromStr for FinalAction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FinalAction, String> {
+        match text {
+            "auto" => Ok(FinalAction::Auto),
+            "valid" => Ok(FinalAction::Valid),
+            "filler" => Ok(FinalAction::Filler),
+            _ => Err("write auto, valid or filler".to_owned()),
+        }
+    }
+}
+
 /// Which step of an RLDS episode an action stands in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Alignment {
     /// That in whose observation it was taken: state, action, reward.
     #[default]
     Sar,
     /// That whose observation it led to: reward, state, action; as dm_env logs it.
     Rsa,
+}
+
+impl std::str::FromStr for Alignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Alignment, String> {
+        match text {
+            "sar" => Ok(Alignment::Sar),
+            "rsa" => Ok(Alignment::Rsa),
+            _ => Err("write sar or rsa".to_owned()),
+        }
+    }
 }
 
 /// A foreign dataset, read one trajectory at a time.

@@ -123,8 +123,17 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
     let format = format::resolve(input.format.as_deref(), path)?;
     fingerprint.set("source", import::fingerprint(path)?);
     fingerprint.set("format", format.name);
-    let options = Options { map: input.map.clone(), ..Options::default() };
+    let mut options = Options { map: input.map.clone(), ..Options::default() };
     fingerprint.set("options", format!("{:?}", options.map));
+    let misread = |text: &str, what: String| Error::usage(format!("`{text}` in `source`: {what}"));
+    if let Some(text) = &input.final_action {
+        options.final_action = text.parse().map_err(|what| misread(text, what))?;
+        fingerprint.set("final_action", text.as_str());
+    }
+    if let Some(text) = &input.alignment {
+        options.alignment = text.parse().map_err(|what| misread(text, what))?;
+        fingerprint.set("alignment", text.as_str());
+    }
     let source = open(format, path, &options)?;
     let about = import::identified(&source.about());
     let foreign =

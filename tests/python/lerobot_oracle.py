@@ -524,6 +524,10 @@ def reference(folder):
         recorder.save_episode()
     if hasattr(recorder, "finalize"):
         recorder.finalize()
+    # LeRobot puts quantiles of all together from those of episodes, which cannot be done; ours are those of numpy.
+    theirs = float(np.asarray(recorder.meta.stats["index"]["q01"]).ravel()[0])
+    ours = float(np.asarray(dataset.meta.stats["index"]["q01"]).ravel()[0])
+    check(ours == np.quantile(np.arange(51.0), 0.01) and abs(theirs - ours) > 1, f"quantiles: {theirs}, {ours}")
     trajmill("import", f"{folder}/recorded", f"{folder}/recorded.in")
     trajmill("validate", f"{folder}/recorded")
     steps = read(f"{folder}/recorded.in/steps")

@@ -232,6 +232,12 @@ def imports(folder):
     shifted.write(f"{folder}/rsa")
     trajmill("import", f"{folder}/rsa", f"{folder}/rsa.in", "--alignment", "rsa")
     compare(shifted, f"{folder}/rsa.in", 1, shift=True)
+    # In a pipeline, the same words.
+    pipeline = f"{folder}/pipeline.yaml"
+    with open(pipeline, "w") as file:
+        file.write("trajmill: 1\nsource: {path: rsa, format: rlds, final_action: filler, alignment: rsa}\nstages:\n  - materialise: {path: rsa.run}\n")
+    trajmill("run", pipeline)
+    compare(shifted, f"{folder}/rsa.run", 1, shift=True)
     # One level up, as TFDS lays versions out.
     os.makedirs(f"{folder}/name")
     shutil.copytree(f"{folder}/rsa", f"{folder}/name/1.0.0")

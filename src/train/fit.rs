@@ -411,40 +411,4 @@ mod tests {
         let error = fit(&corpus, &task(Head::Deterministic), &options(Head::Deterministic), &Quiet::default()).unwrap_err();
         assert!(error.message.starts_with("observations are constant at all 400 steps"), "{error:?}");
     }
-
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed() {
-        let head = Head::Deterministic;
-        let mut random = Random::new(1, &[]);
-        let mut data = Examples::default();
-        for index in 0..4096 {
-            data.inputs.extend((0..51).map(|_| random.unit() as f32));
-            data.targets.extend((0..6).map(|_| random.unit() as f32));
-            data.trajectories.push(index);
-        }
-        let corpus = Pieces(vec![(Part::Training, vec![data.clone()]), (Part::Validation, vec![data])]);
-        let task = Task { past: 1, future: 1, width: 17, actions: 6, bounds: None };
-        let options = |updates| Options {
-            hidden: vec![1024, 1024],
-            activation: Activation::Relu,
-            dropout: 0.1,
-            members: 1,
-            bootstrap: false,
-            batch: 1024,
-            adam: Adam { learning_rate: 1e-4, weight_decay: 0.0, decoupled: false },
-            budget: Budget::Updates(updates),
-            patience: 1000,
-            buffer: 10_000,
-            ..options(head)
-        };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let time = |updates| {
-            let began = std::time::Instant::now();
-            pool.install(|| fit(&corpus, &task, &options(updates), &Quiet::default())).unwrap();
-            began.elapsed().as_secs_f64()
-        };
-        let (short, long) = (time(20), time(60));
-        eprintln!("{:.1} ms an update, looks included", (long - short) / 40.0 * 1e3);
-    }
 }

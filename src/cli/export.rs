@@ -16,7 +16,7 @@ pub(super) struct ExportArgs {
     dataset: PathBuf,
     /// The file or directory to write
     output: PathBuf,
-    /// Format to write; `trajmill export --help` lists them
+    /// Format to write, such as d4rl or minari; a wrong one is answered with all of them
     #[arg(long, value_name = "FORMAT")]
     to: String,
     /// Steps without an action, where the format cannot leave one out: refuse, drop or fill

@@ -36,7 +36,7 @@ enum Command {
     Plan(PlanArgs),
     /// SQL over `trajectories` and `steps`
     Sql(sql::SqlArgs),
-    /// Make a dataset of foreign files: D4RL HDF5, npz, Parquet
+    /// Make a dataset of foreign files: D4RL, Minari, robomimic, npz, Parquet and others
     Import(import::ImportArgs),
     /// Write a dataset in the format that a trainer loads
     Export(export::ExportArgs),

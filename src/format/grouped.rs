@@ -126,6 +126,18 @@ pub(super) fn take(arrays: &mut Arrays, name: &str) -> Option<(Field, ArrayRef)>
     Some((Field::new(name, columns.data_type().clone(), false), Arc::new(columns)))
 }
 
+/// A column of vectors as one of lists, whose rows may differ in length from trajectory to trajectory.
+///
+/// # Errors
+/// Never in practice.
+pub(super) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, ArrayRef)> {
+    let values = match values.data_type() {
+        DataType::FixedSizeList(child, _) => arrow::compute::cast(values, &DataType::List(Arc::clone(child)))?,
+        _ => Arc::clone(values),
+    };
+    Ok((Field::new(field.name(), values.data_type().clone(), true), values))
+}
+
 /// Drops a last axis of one from a column of vectors.
 pub(super) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) {
     match values.as_fixed_size_list_opt() {

@@ -247,7 +247,7 @@ pub struct Incoming {
 /// # Errors
 /// Where there is no such format, or none or several fit.
 pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
-    let names = || FORMATS.iter().map(|format| format.name).collect::<Vec<_>>().join(", ");
+    let names = || FORMATS.iter().filter(|format| format.read.is_some()).map(|format| format.name).collect::<Vec<_>>().join(", ");
     if let Some(name) = name {
         return FORMATS
             .iter()
@@ -258,7 +258,8 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
         return Err(Error::failed(format!("{} does not exist", path.display())));
     }
     FORMATS.iter().find(|format| (format.detect)(path)).ok_or_else(|| {
-        Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!("name it with --from: one of {}", names()))
+        Error::failed(format!("cannot tell the format of {}", path.display()))
+            .hint(format!("name it, by --from or `format:`: one of {}", names()))
     })
 }
 

@@ -6,7 +6,7 @@
 //! between -1 and 1 alone, so larger ones are divided by their dimension's greatest, which the attribute `action_scale` of
 //! `data` says, and `actions_unscaled` has them as they were.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,6 +59,8 @@ struct Demos {
     groups: HashMap<String, hdf5::Group>,
     /// The array or group of observations.
     observation: &'static str,
+    /// Arrays whose width is not the same in all demonstrations: they are lists.
+    ragged: BTreeSet<String>,
     names: std::vec::IntoIter<String>,
     masks: BTreeMap<String, Vec<String>>,
     metadata: Map<String, Value>,
@@ -89,6 +91,22 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     if names.is_empty() {
         return Err(failed(Error::failed("there is no demonstration `demo_0`, `demo_1`, … in the group `data`")));
     }
+    // Arrays besides those with a meaning may have another width in each demonstration; what cannot be looked at is said
+    // when it is read.
+    let (mut known, mut ragged): (BTreeMap<String, Vec<u64>>, BTreeSet<String>) = (BTreeMap::new(), BTreeSet::new());
+    for group in names.iter().filter_map(|name| groups.get(name)) {
+        let mut rows = BTreeMap::new();
+        if hdf5::rows(group, "", 0, &mut rows).is_ok() {
+            for (name, row) in rows {
+                if known.entry(name.clone()).or_insert_with(|| row.clone()) != &row {
+                    ragged.insert(name);
+                }
+            }
+        }
+    }
+    let fixed =
+        |name: &String| [observation, ACTIONS].contains(&name.as_str()) || name.starts_with("obs/") || name.starts_with("next_obs/");
+    ragged.retain(|name| !fixed(name));
     let mut masks = BTreeMap::new();
     if let Ok(group) = file.group("mask") {
         let mut arrays = Arrays::new();
@@ -113,7 +131,7 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     let schema = Arc::new(Schema::empty());
     let names = names.into_iter();
     let mut demos =
-        Demos { path: path.to_owned(), groups, observation, names, masks, metadata, envelope, about, schema, first: None, steps };
+        Demos { path: path.to_owned(), groups, observation, ragged, names, masks, metadata, envelope, about, schema, first: None, steps };
     let first = demos.demo(None)?.ok_or_else(|| failed(Error::failed("there is no demonstration")))?;
     demos.schema = first.steps.schema();
     demos.first = Some(first);
@@ -131,6 +149,11 @@ impl Demos {
         let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
         hdf5::arrays(&group, "", 0, &mut arrays)?;
         hdf5::attributes(&group, &mut attributes);
+        for name in &self.ragged {
+            if let Some(column) = arrays.get_mut(name) {
+                *column = grouped::listed(column)?;
+            }
+        }
         let line = attributes.get(OURS).and_then(Value::as_str).filter(|_| self.envelope.is_some()).map(serde_json::from_str::<Line>);
         let line = line.transpose().map_err(|error| Error::failed(format!("the attribute `{OURS}` is damaged: {error}")))?;
         let observation = grouped::take(&mut arrays, self.observation);

@@ -69,10 +69,9 @@ struct Found {
 /// Looks at the sources of `pipeline`: what they hold, and which are to be imported first.
 pub(super) fn look(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec<(Dataset, Option<Foreign>)> {
     let mut found: Vec<Found> = Vec::new();
-    let fault = |input: &Input, error: Error| Diagnostic {
-        span: input.span,
-        message: error.message,
-        help: (!error.hints.is_empty()).then(|| error.hints.join("; ")),
+    let fault = |input: &Input, error: Error| {
+        let help = (!error.hints.is_empty()).then(|| error.hints.join("; "));
+        Diagnostic { span: input.span, message: error.message, help }
     };
     for input in &pipeline.inputs {
         match find(&pipeline.locate(&input.path), input) {

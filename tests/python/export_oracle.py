@@ -430,6 +430,7 @@ def from_robomimic(folder):
             for key, found in obs.items():
                 demo[f"obs/{key}"], demo[f"next_obs/{key}"] = found[:-1], found[1:]
             demo["actions"], demo["rewards"] = arrays[name][1], np.zeros(length)
+            demo["states"] = np.full((length, 2 + length), float(length))
             demo["dones"] = (np.arange(length) == length - 1).astype(np.int64)
         file["mask/train"] = np.array(["demo_1", "demo_10"], dtype="S")
     made, out = os.path.join(folder, "demos"), os.path.join(folder, "demos.hdf5")
@@ -439,6 +440,9 @@ def from_robomimic(folder):
     check(trajectories["mask_train"].to_pylist() == [True, False, True], "robomimic: masks")
     check(trajectories["length"].to_pylist() == [5, 1, 3] and trajectories["terminated"].to_pylist() == [True] * 3, "robomimic: lengths and ends")
     steps = table(made, "steps")
+    # Simulator states are as wide as the scene is.
+    states = [row for row in steps["states"].to_pylist() if row is not None]
+    check([len(row) for row in states] == [7] * 5 + [3] + [5] * 3 and states[5] == [1.0] * 3, "robomimic: states of several widths")
     valid, (eef, obj) = column(steps, "observation")
     check(same(eef, np.concatenate([obs["eef"] for obs, _ in arrays.values()])), "robomimic: observations with the final one")
     check(same(obj, np.concatenate([obs["object"] for obs, _ in arrays.values()])), "robomimic: observations with the final one")

@@ -2,7 +2,7 @@
 
 pub(super) mod write;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -81,6 +81,25 @@ pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, found: &mut Arra
     }
     for (name, child) in group.iter_groups().map_err(unreadable)? {
         arrays(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
+    }
+    Ok(())
+}
+
+/// Lengths of the axes after the first of every array under `group`, by name.
+///
+/// # Errors
+/// Where one cannot be read.
+pub(super) fn rows(group: &Group, prefix: &str, depth: usize, found: &mut BTreeMap<String, Vec<u64>>) -> Result<()> {
+    let unreadable = |error: hdf5_pure::Error| Error::failed(format!("cannot read the group `{prefix}`: {error}"));
+    if depth > DEEPEST {
+        return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `{prefix}`")));
+    }
+    for (name, dataset) in group.iter_datasets().map_err(unreadable)? {
+        let shape = dataset.shape().map_err(unreadable)?;
+        found.insert(format!("{prefix}{name}"), shape.into_iter().skip(1).collect());
+    }
+    for (name, child) in group.iter_groups().map_err(unreadable)? {
+        rows(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::grouped::{self, Arrays, Assembly};
-use super::{Format, Incoming, Options, Source, flat, npz, table};
+use super::{Format, Incoming, Options, Source, npz, parts, table};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -63,7 +63,7 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
         }
         let bytes = part.reader.read(part.layout.rows)?;
         let name = part.layout.name.clone();
-        arrays.insert(name.clone(), flat::whole(&name, &part.layout, bytes)?);
+        arrays.insert(name.clone(), parts::whole(&name, &part.layout, bytes)?);
     }
     let observation = grouped::take(&mut arrays, "observation").ok_or_else(|| Error::failed("there is no array `observation`"))?;
     let rows = observation.1.len();

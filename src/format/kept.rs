@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::dense::{self, Plain, Sink};
-use super::flat::Part;
 use super::outgoing::{Leaving, Outgoing, WriteOptions, Written};
+use super::parts::Part;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 

@@ -26,6 +26,7 @@ mod npz;
 mod ogbench;
 pub mod outgoing;
 mod parquet;
+mod parts;
 mod rlds;
 mod robomimic;
 mod robosuite;

@@ -12,7 +12,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use serde_json::{Map, Value};
 
-use super::flat::{self, Flat, Layout, Part, Reader};
+use super::flat::Flat;
+use super::parts::{self, Layout, Part, Reader};
 use super::{Format, Options, Source};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -169,7 +170,7 @@ impl Reader for Changes {
         for _ in 0..rows {
             if self.ahead.is_empty() {
                 let count = ID_ROWS.min(self.ids.layout.rows - self.read);
-                let values = cast(&flat::decode(&self.ids.layout, self.ids.reader.read(count)?)?, &DataType::Int64)?;
+                let values = cast(&parts::decode(&self.ids.layout, self.ids.reader.read(count)?)?, &DataType::Int64)?;
                 self.ahead = values.as_primitive::<Int64Type>().values().iter().rev().copied().collect();
                 self.read += count;
             }

@@ -14,7 +14,8 @@ use arrow::datatypes::{DataType, Int64Type};
 use serde_json::{Map, Value};
 use zip::ZipArchive;
 
-use super::flat::{Flat, Layout, Part, Reader};
+use super::flat::Flat;
+use super::parts::{self, Layout, Part, Reader};
 use super::{Format, Options, Source, blosc};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -472,7 +473,7 @@ fn episode_ends(store: &Rc<RefCell<Store>>, array: Array) -> Result<Vec<u64>> {
     let layout = array.layout("episode_ends")?;
     let rows = layout.rows;
     let bytes = Chunks::new(store, array, layout.row_bytes()).read(rows)?;
-    let values = cast(&super::flat::decode(&layout, bytes)?, &DataType::Int64)?;
+    let values = cast(&parts::decode(&layout, bytes)?, &DataType::Int64)?;
     let ends: Vec<u64> = values.as_primitive::<Int64Type>().values().iter().map(|end| u64::try_from(*end).unwrap_or(0)).collect();
     match std::iter::once(&0).chain(&ends).zip(&ends).position(|(before, end)| before >= end) {
         Some(at) => Err(wrong(format!("is {} at {at}, which is not past the one before", ends[at]))),

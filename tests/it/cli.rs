@@ -6,7 +6,7 @@ use super::support::{WHOLE, Workspace, snapshot};
 fn help() {
     let workspace = Workspace::new();
     snapshot("help", &workspace.trajmill(&["--help"]).exits(0).stdout);
-    for command in ["run", "check", "plan", "sql", "import", "info", "doctor", "schema"] {
+    for command in ["run", "check", "plan", "sql", "import", "export", "validate", "diff", "info", "doctor", "schema"] {
         snapshot(&format!("help_{command}"), &workspace.trajmill(&[command, "--help"]).exits(0).stdout);
     }
 }

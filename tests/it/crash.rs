@@ -137,6 +137,35 @@ fn killed_while_importing() {
 }
 
 #[test]
+fn killed_while_exporting() {
+    let case = Case::new(Workspace::new(), &["export", "corpus", "out/set", "--to", "minari", "--unlabelled", "fill"]);
+    case.workspace.clear();
+    for at in case.tried() {
+        let when = format!("killed at {}", case.operations[at - 1]);
+        assert_eq!(case.faulty(&format!("kill:{at}")).code, None, "{when}");
+        case.absent_or_whole(&when);
+        case.completes(&when);
+    }
+}
+
+/// A source that is imported first, a result that is written in another format: both start over or go on, neither is seen half.
+#[test]
+fn killed_between_foreign_formats() {
+    let workspace = Workspace::new();
+    let text = "trajmill: 1\nsource: { path: ../corpus/steps, format: parquet }\nstages:\n  - filter: length >= 3\n  \
+                - materialise: { path: ../out/set, format: arrow }\n";
+    let pipeline = workspace.write("foreign", text);
+    let case = Case::new(workspace, &["run", &pipeline, "--threads", "1"]);
+    case.workspace.clear();
+    for at in case.tried() {
+        let when = format!("killed at {}", case.operations[at - 1]);
+        assert_eq!(case.faulty(&format!("kill:{at}")).code, None, "{when}");
+        case.absent_or_whole(&when);
+        case.completes(&when);
+    }
+}
+
+#[test]
 fn killed_at_random_times() {
     let workspace = Workspace::with(400, 60, 6);
     let pipeline = workspace.pipeline("whole", &WHOLE.replace("shard_rows: 60", "shard_rows: 500"));

@@ -77,6 +77,13 @@ fn wrong_command_lines() {
         "sql",
         "import corpus",
         "import corpus/steps imported --from hdf6",
+        "export corpus out/set",
+        "export corpus out/set --to hdf6",
+        "export corpus out/set --to d4rl --fps 30",
+        "export corpus out/set --to d4rl --unlabelled skip",
+        "import corpus/steps imported --on-error skip",
+        "validate",
+        "diff corpus",
         "info",
     ];
     let mut text = String::new();

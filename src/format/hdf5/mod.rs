@@ -13,8 +13,8 @@ use hdf5_pure::{AttrValue, Datatype, DatatypeByteOrder};
 pub(super) use hdf5_pure::{Dataset, File, Group};
 use serde_json::{Map, Value};
 
-use super::flat::{self, Layout, Part, Reader};
 use super::grouped::Arrays;
+use super::parts::{self, Layout, Part, Reader};
 use crate::error::{Error, Result};
 
 /// First bytes of an HDF5 file.
@@ -108,7 +108,7 @@ pub(super) fn column(dataset: &Dataset, name: &str) -> Result<Option<(Field, Arr
     if bytes.len() as u64 != *rows * layout.row_bytes() as u64 {
         return Err(Error::failed(format!("`{name}` holds {} bytes, not those of the shape {shape:?}", bytes.len())));
     }
-    flat::whole(name, &layout, bytes).map(Some)
+    parts::whole(name, &layout, bytes).map(Some)
 }
 
 /// Whether the type is text.

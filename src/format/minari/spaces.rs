@@ -196,7 +196,7 @@ mod tests {
         let vector = Field::new("observation", crate::dataset::schema::vector(DataType::Float32, 2), false);
         assert_eq!(
             text(&of(&vector, None).unwrap()),
-            r#"{"dtype":"float32","high":[Infinity,Infinity],"low":[-Infinity,-Infinity],"shape":[2],"type":"Box"}"#
+            r#"{"type":"Box","dtype":"float32","shape":[2],"low":[-Infinity,-Infinity],"high":[Infinity,Infinity]}"#
         );
         let discrete = Field::new("action", DataType::Int64, true);
         assert_eq!(of(&discrete, Some((0, 3))).unwrap(), json!({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}));

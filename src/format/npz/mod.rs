@@ -15,7 +15,8 @@ use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use serde_json::Map;
 use zip::ZipArchive;
 
-use super::flat::{Flat, Layout, Part, Reader};
+use super::flat::Flat;
+use super::parts::{Layout, Part, Reader};
 use super::{Format, Options, Source};
 use crate::error::{Error, Result};
 

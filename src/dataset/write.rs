@@ -191,20 +191,56 @@ impl ShardWriter {
         Ok(())
     }
 
+    /// Closes both files: all that is left is to make them durable, which waits for the disk.
+    ///
+    /// # Errors
+    /// Where the files cannot be written.
+    pub fn close(self) -> Result<ClosedShard> {
+        let trajectories = self.trajectories.into_inner()?;
+        Ok(ClosedShard {
+            root: self.root,
+            index: self.index,
+            steps: self.steps.into_inner()?,
+            trajectories,
+            rows: self.rows,
+            statistics: self.statistics,
+        })
+    }
+
     /// Closes both files, makes them durable and returns what the manifest says of them.
     ///
     /// # Errors
     /// Where the files cannot be written or synced.
     pub fn finish(self) -> Result<ShardEntry> {
-        let trajectories = close(self.trajectories, layout::trajectories(self.index), self.statistics.trajectories)?;
-        let steps = close(self.steps, layout::steps(self.index), self.rows)?;
+        self.close()?.sync()
+    }
+}
+
+/// A shard of which everything is written and nothing is durable yet.
+pub struct ClosedShard {
+    root: PathBuf,
+    index: usize,
+    steps: HashingFile,
+    trajectories: HashingFile,
+    rows: u64,
+    statistics: Statistics,
+}
+
+impl ClosedShard {
+    /// Makes both files durable and returns what the manifest says of them.
+    ///
+    /// # Errors
+    /// Where the files cannot be synced.
+    pub fn sync(self) -> Result<ShardEntry> {
+        let trajectories = entry(self.trajectories, layout::trajectories(self.index), self.statistics.trajectories)?;
+        let steps = entry(self.steps, layout::steps(self.index), self.rows)?;
         super::store::sync_dir(&self.root.join("steps"))?;
         super::store::sync_dir(&self.root.join("trajectories"))?;
         Ok(ShardEntry { steps, trajectories, statistics: self.statistics })
     }
 }
 
-fn close(writer: ArrowWriter<HashingFile>, path: String, rows: u64) -> Result<FileEntry> {
-    let digest = writer.into_inner()?.finish()?;
+fn entry(file: HashingFile, path: String, rows: u64) -> Result<FileEntry> {
+    let digest = file.finish()?;
     Ok(FileEntry { path, rows, bytes: digest.bytes, blake3: digest.blake3 })
 }

@@ -18,7 +18,7 @@ use arrow::datatypes::SchemaRef;
 use rayon::prelude::*;
 
 use crate::commit::{Finished, Journal};
-use crate::dataset::{Dataset, ShardEntry, schema};
+use crate::dataset::{Dataset, ShardEntry, schema, store};
 use crate::error::{Error, Kind, Result};
 use crate::plan::table::Flow;
 use crate::plan::{Phase, Table, Task};
@@ -92,24 +92,38 @@ pub fn run(
     let stop = AtomicBool::new(false);
     let next = AtomicU64::new(0);
     let shared = Mutex::new((&mut journal, None::<Error>));
-    // Workers take tasks in order from one counter, so that a stopped run has finished a prefix, or nearly so.
-    pool.install(|| {
-        (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
-            loop {
-                if stop.load(Ordering::Relaxed) || setting.interrupted.load(Ordering::Relaxed) {
-                    return;
+    let fail = |error: Error| {
+        stop.store(true, Ordering::Relaxed);
+        if let Ok(mut shared) = shared.lock() {
+            shared.1.get_or_insert(error);
+        }
+    };
+    let seal = |done: task::Done| {
+        store::pause();
+        let recorded = done.sync().and_then(|finished| shared.lock().map_or(Ok(()), |mut shared| shared.0.record(finished)));
+        recorded.unwrap_or_else(fail);
+    };
+    std::thread::scope(|scope| {
+        let (written, unsealed) = crossbeam_channel::bounded(workers);
+        // Syncing waits for the disk. One worker does it itself, so that its effects keep one order; several leave it to a
+        // thread that does nothing else, and go on.
+        let sealer = (workers > 1).then(|| scope.spawn(|| unsealed.into_iter().for_each(seal)));
+        // Workers take tasks in order from one counter, so that a stopped run has finished a prefix, or nearly so.
+        pool.install(|| {
+            (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
+                while !stop.load(Ordering::Relaxed) && !setting.interrupted.load(Ordering::Relaxed) {
+                    let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+                    let Some(task) = pending.get(index) else { return };
+                    match guard(|| task::run(task, phase, table, &readers, dataset, setting)) {
+                        Ok(done) if sealer.is_none() => seal(done),
+                        // The sealer takes all there is before it ends, so sending does not fail.
+                        Ok(done) => drop(written.send(done)),
+                        Err(error) => fail(error),
+                    }
                 }
-                let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
-                let Some(task) = pending.get(index) else { return };
-                let finished = guard(|| task::run(task, phase, table, &readers, dataset, setting));
-                let Ok(mut shared) = shared.lock() else { return };
-                let recorded = finished.and_then(|finished| shared.0.record(finished));
-                if let Err(error) = recorded {
-                    stop.store(true, Ordering::Relaxed);
-                    shared.1.get_or_insert(error);
-                }
-            }
+            });
         });
+        drop(written);
     });
     if let Some(error) = shared.into_inner().ok().and_then(|(_, error)| error) {
         return Err(error);

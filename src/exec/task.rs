@@ -9,15 +9,31 @@ use arrow::datatypes::{DataType, Field, Int32Type};
 use super::{Clock, Readers, Setting};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
-use crate::dataset::write::ShardWriter;
+use crate::dataset::write::{ClosedShard, ShardWriter};
 use crate::dataset::{Chunk, layout, store};
 use crate::error::{Error, Result};
 use crate::plan::table::Flow;
 use crate::plan::{COPY, Phase, Table, Task};
 use crate::stage::Tally;
 
+/// A task whose shard is written, though not durable yet.
+pub(super) struct Done {
+    task: usize,
+    shard: ClosedShard,
+    flow: Vec<Flow>,
+}
+
+impl Done {
+    /// Makes the shard durable: what the journal may then say.
+    pub(super) fn sync(self) -> Result<Finished> {
+        let shard = self.shard.sync()?;
+        let flow = serde_json::to_value(self.flow).map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?;
+        Ok(Finished { task: self.task, shard, flow })
+    }
+}
+
 /// Runs `task` and writes its shard into `dataset`.
-pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, dataset: &Path, setting: &Setting) -> Result<Finished> {
+pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, dataset: &Path, setting: &Setting) -> Result<Done> {
     // What a killed run left of this shard is not in the journal.
     store::remove(&dataset.join(layout::steps(task.index)))?;
     store::remove(&dataset.join(layout::trajectories(task.index)))?;
@@ -39,9 +55,8 @@ pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, 
         (setting.progress)(rows);
     }
     store::pause();
-    let shard = clock.time("write", || writer.finish())?;
-    let flow = serde_json::to_value(flow).map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?;
-    Ok(Finished { task: task.index, shard, flow })
+    let shard = clock.time("write", || writer.close())?;
+    Ok(Done { task: task.index, shard, flow })
 }
 
 fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], clock: &Clock) -> Result<Chunk> {

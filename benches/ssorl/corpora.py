@@ -1,7 +1,7 @@
 """The corpora of the study: rollouts of the policies that random search passes on its way.
 
 `medium-replay`: every policy that was evaluated up to the medium one, in equal shares, as a replay buffer holds them.
-`medium-expert`: half of the trajectories by the medium policy, half by the last.
+`medium-expert`: half of the trajectories by the medium policy, half by the best.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ REFERENCE = 20
 
 
 def searched(name, share, folder):
-    """The policies of a random search in the order of training, and which of them is the medium one. `share` of the steps that
-    data/make takes."""
+    """The policies of a random search in the order of training, up to the best, and which of them is the medium one. `share` of
+    the steps that data/make takes."""
     kept = folder / f"{name}-search.npz"
     environment = ENVIRONMENTS[name]
     if not kept.exists():
@@ -39,8 +39,10 @@ def searched(name, share, folder):
         partial.rename(kept)
     with np.load(kept) as arrays:
         values, weights, offsets = (arrays[part] for part in ("values", "weights", "offsets"))
-    medium = int(np.argmax(values >= environment.shares["medium"] * values[-1]))
-    return [policies.LinearPolicy(*parts) for parts in zip(weights, offsets)], medium
+    # A search does not end at its best.
+    best = int(values.argmax())
+    medium = int(np.argmax(values >= environment.shares["medium"] * values[best]))
+    return [policies.LinearPolicy(*parts) for parts in zip(weights[: best + 1], offsets[: best + 1])], medium
 
 
 def make(name, mixture, size, folder, trajmill):
@@ -71,15 +73,15 @@ def make(name, mixture, size, folder, trajmill):
 
 
 def references(name, size, folder):
-    """Mean returns of uniformly random actions and of the last policy without noise: 0 and 1 of the normalised return."""
+    """Mean returns of uniformly random actions and of the best policy without noise: 0 and 1 of the normalised return."""
     kept = folder / f"{name}-references.json"
     if not kept.exists():
         environment = ENVIRONMENTS[name]
         random, env = environment.random(PURPOSES["reference"]), environment.make()
-        last = searched(name, size["search"], folder)[0][-1]
+        best = searched(name, size["search"], folder)[0][-1]
         means = [
             float(np.mean([rollouts.record_trajectory(env, actor, 0.0, random)["rewards"].sum(dtype=np.float64) for _ in range(REFERENCE)]))
-            for actor in (None, last)
+            for actor in (None, best)
         ]
         kept.write_text(json.dumps(means))
     return json.loads(kept.read_text())

@@ -117,7 +117,7 @@ class Pipelines:
         query = f"""
             select split, avg(squared_error) as error, {self.variance} as variance
             from steps join trajectories using (trajectory_id) where action_source = 'proxy' group by split"""
-        rows = json.loads(self.call("sql", out, "-c", query, "--format", "json"))
+        rows = map(json.loads, self.call("sql", out, "-c", query, "--format", "json").splitlines())
         return out, {row["split"]: {"error": row["error"], "variance": row["variance"]} for row in rows}
 
     def datasets(self, job, corpus, trajectories):
@@ -159,7 +159,7 @@ def work(job, kinds, size, folder, trajmill):
     place.mkdir(parents=True)
     pipelines = Pipelines(trajmill, place, environment.make().action_space.shape[0])
     began = time.monotonic()
-    files, errors = pipelines.datasets(job, corpus, manifest["trajectories"])
+    files, errors = pipelines.datasets(job, corpus, manifest["statistics"]["trajectories"])
     made, results = time.monotonic() - began, []
     for kind in kinds:
         began = time.monotonic()
@@ -167,7 +167,7 @@ def work(job, kinds, size, folder, trajmill):
         returns = learn.evaluate(algorithm, environment, job.seed, size["rollouts"])
         results.append({
             "key": job.key(kind), "environment": job.environment, "mixture": job.mixture, "part": job.part, "setting": job.setting,
-            "kind": kind, "seed": job.seed, "returns": returns, "transitions": transitions, "label_error": errors,
+            "kind": kind, "seed": job.seed, "returns": returns, "transitions": transitions, "label_error": None if kind == "labelled" else errors,
             "data_s": round(made, 1), "training_s": round(time.monotonic() - began, 1), "d3rlpy": d3rlpy.__version__,
         })  # fmt: skip
     shutil.rmtree(place)
@@ -235,7 +235,7 @@ def main():
                 job = running.pop(future)
                 try:
                     results = future.result()
-                except RuntimeError as error:
+                except Exception as error:
                     failures += 1
                     print(f"{job.key('-')}: {error}", file=sys.stderr, flush=True)
                     results = []

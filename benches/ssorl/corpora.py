@@ -4,7 +4,6 @@
 `medium-expert`: half of the trajectories by the medium policy, half by the best.
 """
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -18,25 +17,23 @@ import policies
 import rollouts
 from environments import ENVIRONMENTS, NOISE
 
-MIXTURES = ["medium-replay", "medium-expert"]
+#: What the search of data/make found, every policy that it evaluated: ten minutes of work, and not the same on every processor.
+POLICIES = Path(__file__).resolve().parent / "policies"
 #: What each purpose adds to an environment's seed; data/make has the ones below.
 PURPOSES = {"medium-replay": 10, "medium-expert": 11, "reference": 12}
 #: Trajectories without noise that a reference return is the mean of.
 REFERENCE = 20
 
 
-def searched(name, share, folder):
-    """The policies of a random search in the order of training, up to the best, and which of them is the medium one. `share` of
-    the steps that data/make takes."""
-    kept = folder / f"{name}-search.npz"
+def searched(name):
+    """The policies of a random search in the order of training, up to the best, and which of them is the medium one."""
+    kept = POLICIES / f"{name}.npz"
     environment = ENVIRONMENTS[name]
     if not kept.exists():
-        history = policies.train(dataclasses.replace(environment, training_steps=int(share * environment.training_steps)))
+        history = policies.train(environment)
         values = np.array([value for value, _ in history])
         weights, offsets = (np.stack([getattr(policy, part) for _, policy in history]) for part in ("weights", "offset"))
-        partial = kept.with_suffix(".part.npz")
-        np.savez(partial, values=values, weights=weights, offsets=offsets)
-        partial.rename(kept)
+        np.savez(kept, values=values, weights=weights, offsets=offsets)
     with np.load(kept) as arrays:
         values, weights, offsets = (arrays[part] for part in ("values", "weights", "offsets"))
     # A search does not end at its best.
@@ -45,17 +42,17 @@ def searched(name, share, folder):
     return [policies.LinearPolicy(*parts) for parts in zip(weights[: best + 1], offsets[: best + 1])], medium
 
 
-def make(name, mixture, size, folder, trajmill):
+def make(name, mixture, steps, folder, trajmill):
     """The dataset of a mixture, of at least so many steps, recorded and imported where it is missing."""
     dataset = folder / f"{name}-{mixture}"
     if dataset.exists():
         return dataset
     environment = ENVIRONMENTS[name]
-    found, medium = searched(name, size["search"], folder)
+    found, medium = searched(name)
     actors = found[: medium + 1] if mixture == "medium-replay" else [found[medium], found[-1]]
     random, env = environment.random(PURPOSES[mixture]), environment.make()
     trajectories, total = [], 0
-    while total < size["steps"]:
+    while total < steps:
         # A round of all actors with each noise, so that the mixture is the same wherever it ends.
         for noise in NOISE:
             for index, actor in enumerate(actors):
@@ -72,13 +69,13 @@ def make(name, mixture, size, folder, trajmill):
     return dataset
 
 
-def references(name, size, folder):
+def references(name, folder):
     """Mean returns of uniformly random actions and of the best policy without noise: 0 and 1 of the normalised return."""
     kept = folder / f"{name}-references.json"
     if not kept.exists():
         environment = ENVIRONMENTS[name]
         random, env = environment.random(PURPOSES["reference"]), environment.make()
-        best = searched(name, size["search"], folder)[0][-1]
+        best = searched(name)[0][-1]
         means = [
             float(np.mean([rollouts.record_trajectory(env, actor, 0.0, random)["rewards"].sum(dtype=np.float64) for _ in range(REFERENCE)]))
             for actor in (None, best)

@@ -6,7 +6,7 @@
 
 A tenth of a corpus's trajectories keep their actions, an inverse dynamics model learns from them and labels the others, TD3+BC learns
 from the union (Zheng et al., ICML 2023). Datasets are written by the pipelines beside this file. Every result is kept as soon as it is
-there, in $BENCH_DATA/ssorl; the same command goes on from it. Seeds come one after another, so that a study that is cut short has
+there, in $BENCH_DATA/ssorl; the same command goes on from it, and from what the last report holds. Seeds come one after another, so that a study that is cut short has
 all settings of the first ones.
 """
 
@@ -35,8 +35,8 @@ WINDOWS = [(0, 1), (2, 1), (2, 3)]
 THIRDS = {"low": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "high": (2 / 3, 1.0)}
 #: Shares of a corpus's trajectories: labelled, unlabelled.
 QUANTITIES = [(0.02, 0.1), (0.02, 0.45), (0.2, 0.1), (0.2, 0.45)]
-FULL = {"environments": ["hopper", "halfcheetah"], "mixtures": ["medium-replay", "medium-expert"], "seeds": 3, "search": 1.0, "steps": 150_000, "updates": 10_000, "rollouts": 10}
-REDUCED = {"environments": ["hopper"], "mixtures": ["medium-replay"], "seeds": 1, "search": 0.05, "steps": 20_000, "updates": 200, "rollouts": 2}
+FULL = {"environments": ["hopper", "halfcheetah"], "mixtures": ["medium-replay", "medium-expert"], "seeds": 3, "steps": 150_000, "updates": 10_000, "rollouts": 10}
+REDUCED = {"environments": ["hopper"], "mixtures": ["medium-replay"], "seeds": 1, "steps": 20_000, "updates": 200, "rollouts": 2}
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def work(job, kinds, size, folder, trajmill):
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     environment = corpora.ENVIRONMENTS[job.environment]
-    corpus = corpora.make(job.environment, job.mixture, size, folder, trajmill)
+    corpus = corpora.make(job.environment, job.mixture, size["steps"], folder, trajmill)
     manifest = json.loads((corpus / "dataset.json").read_text())
     place = folder / "work" / job.key("-").replace("/", "_").replace(" ", "")
     shutil.rmtree(place, ignore_errors=True)
@@ -174,9 +174,10 @@ def work(job, kinds, size, folder, trajmill):
     return results
 
 
-def read(path):
-    """Results by key; a line that was cut off is none."""
-    results = {}
+def read(path, reported, size):
+    """Results by key: those of an earlier report of this size, and those since; a line that was cut off is none."""
+    report = json.loads(reported.read_text()) if reported.exists() else {}
+    results = {result["key"]: result for result in report.get("results", []) if report["size"] == size}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             result = json.loads(line)
@@ -200,11 +201,12 @@ def main():
     if arguments.updates:
         size["updates"] = arguments.updates
     # Results of another size are others.
-    name = "-".join(str(size[key]) for key in ("search", "steps", "updates", "rollouts"))
+    name = "-".join(str(size[key]) for key in ("steps", "updates", "rollouts"))
     folder = Path(os.environ["BENCH_DATA"]).resolve() / "ssorl" / name
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "results.jsonl"
-    done, began = read(log), time.monotonic()
+    title = "ssorl-reduced" if arguments.reduced else "ssorl"
+    done, began = read(log, arguments.results / f"{title}.json", size), time.monotonic()
     trajmill = str(Path(arguments.trajmill).resolve())
 
     import corpora
@@ -215,9 +217,9 @@ def main():
     with ProcessPoolExecutor(arguments.jobs) as pool, log.open("a") as kept:
         if not arguments.report:
             # Jobs share these: they are made first, one environment a process.
-            list(pool.map(corpora.references, size["environments"], *([value] * len(size["environments"]) for value in (size, folder))))
+            list(pool.map(corpora.references, size["environments"], [folder] * len(size["environments"])))
             pairs = [(e, m) for e in size["environments"] for m in size["mixtures"]]
-            list(pool.map(corpora.make, *zip(*pairs), *([value] * len(pairs) for value in (size, folder, trajmill))))
+            list(pool.map(corpora.make, *zip(*pairs), *([value] * len(pairs) for value in (size["steps"], folder, trajmill))))
             left = [(job, kinds) for job in every if (kinds := [kind for kind in job.kinds() if job.key(kind) not in done])]
             print(f"{len(done)} results are there, {sum(len(kinds) for _, kinds in left)} are missing", flush=True)
             queue, running = iter(left), {}
@@ -246,9 +248,9 @@ def main():
                     mean = sum(result["returns"]) / len(result["returns"])
                     print(f"{(time.monotonic() - began) / 60:.0f} min  {result['key']}: return {mean:.0f}, {result['training_s']:.0f} s", flush=True)
                 begin()
-    scale = {name: corpora.references(name, size, folder) for name in size["environments"]}
+    scale = {name: corpora.references(name, folder) for name in size["environments"]}
     expected = sum(len(job.kinds()) for job in every)
-    report.write(list(done.values()), scale, size, expected, arguments.results, "ssorl-reduced" if arguments.reduced else "ssorl")
+    report.write(list(done.values()), scale, size, expected, arguments.results, title)
     if failures:
         sys.exit(f"{failures} jobs failed")
 

@@ -93,6 +93,24 @@ fn a_flipped_byte_is_found() {
 }
 
 #[test]
+fn a_check_ahead_of_a_staged_phase_is_about_the_result() {
+    let workspace = Workspace::new();
+    // The filter needs what `summarise` finds in the steps, so what comes before it is staged, and the check with it.
+    let stages = r#"
+  - check: [ "count(*) > LEAST" ]
+  - summarise: { mean_reward: avg(reward) }
+  - filter: mean_reward > -1e9
+  - materialise: { OUT }
+"#;
+    let pipeline = workspace.pipeline("staged", &stages.replace("LEAST", "1000000"));
+    let done = workspace.trajmill(&["run", &pipeline]).exits(4);
+    assert!(done.stderr.contains("count(*) > 1000000"), "{}", done.stderr);
+    assert!(workspace.names("out").is_empty());
+    workspace.pipeline("staged", &stages.replace("LEAST", "0"));
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+}
+
+#[test]
 fn a_failed_check_publishes_nothing() {
     let workspace = Workspace::new();
     let stages = r#"

@@ -1,11 +1,11 @@
-//! `info`: a dataset's manifest, statistics and lineage; with `--verify`, every byte.
+//! `info`: a dataset's manifest, statistics and lineage; with `--picture`, drawn; with `--verify`, every byte.
 
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 
 use super::report::print;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, store};
 use crate::error::{Error, Result};
 
 /// What `info` takes.
@@ -16,6 +16,9 @@ pub(super) struct InfoArgs {
     /// Print the manifest as JSON
     #[arg(long)]
     json: bool,
+    /// Draw the stages' rows, returns and lengths into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     /// Re-read every file and hold it against its checksum
     #[arg(long)]
     verify: bool,
@@ -27,6 +30,10 @@ pub(super) fn run(args: &InfoArgs) -> Result<()> {
         print(String::from_utf8_lossy(&dataset.manifest.to_bytes()?).trim_end());
     } else {
         show(&dataset);
+    }
+    if let Some(path) = &args.picture {
+        store::replace(path, super::picture::draw(&dataset)?.as_bytes())?;
+        super::report::say(&format!("picture: {}", path.display()));
     }
     if args.verify {
         let files: Vec<_> = dataset.manifest.shards.iter().flat_map(|shard| [&shard.trajectories, &shard.steps]).collect();

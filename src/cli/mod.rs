@@ -5,6 +5,7 @@ mod explain;
 mod export;
 mod import;
 mod info;
+mod picture;
 mod pipeline;
 mod progress;
 mod report;

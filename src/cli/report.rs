@@ -44,7 +44,8 @@ pub(super) fn doctor() {
     }
 }
 
-fn number(n: u64) -> String {
+/// A number with its digits in groups of three.
+pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let grouped: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
     grouped.join(" ")

@@ -51,6 +51,14 @@ impl Chunk {
         self.offsets.windows(2).map(|ends| ends[0]..ends[1])
     }
 
+    /// Some of the trajectories; nothing is copied.
+    #[must_use]
+    pub fn slice(&self, trajectories: Range<usize>) -> Chunk {
+        let (start, end) = (self.offsets[trajectories.start], self.offsets[trajectories.end]);
+        let offsets = self.offsets[trajectories.start..=trajectories.end].iter().map(|offset| offset - start).collect();
+        Chunk::new(self.steps.slice(start, end - start), self.trajectories.slice(trajectories.start, trajectories.len()), offsets)
+    }
+
     /// Ids of the trajectories.
     ///
     /// # Errors

@@ -45,10 +45,12 @@ impl<'a> Readers<'a> {
     }
 
     /// The blocks of `task`, with the columns of steps that `columns` names. `written` are the columns that come out: where
-    /// these are wider, as windows are, a block has fewer rows.
+    /// these are wider, as windows are, a block has fewer rows. What is read at once does not shrink with them, since a page
+    /// of a file is decoded whole for the least of its rows.
     pub fn blocks<'b>(&'b self, task: &'b Task, columns: &'b [String], written: &Schema) -> Blocks<'b> {
-        let rows = self.sources.first().map_or(1, |source| schema::chunk_rows(&source.steps)).min(schema::chunk_rows(written));
-        Blocks { readers: self, task, columns, target: rows as u64, next: 0, open: HashMap::new() }
+        let read = self.sources.first().map_or(1, |source| schema::chunk_rows(&source.steps));
+        let target = read.min(schema::chunk_rows(written));
+        Blocks { readers: self, task, columns, read, target, next: 0, held: None, open: HashMap::new() }
     }
 }
 
@@ -57,8 +59,14 @@ pub struct Blocks<'b> {
     readers: &'b Readers<'b>,
     task: &'b Task,
     columns: &'b [String],
-    target: u64,
+    /// Rows that are read at once.
+    read: usize,
+    /// Rows of a block.
+    target: usize,
+    /// The next trajectory of the task that is not read yet.
     next: usize,
+    /// What is read, and the next of its trajectories that is in no block yet.
+    held: Option<(Chunk, usize)>,
     open: HashMap<(u32, u32, bool), ShardReader>,
 }
 
@@ -66,17 +74,35 @@ impl Iterator for Blocks<'_> {
     type Item = Result<Chunk>;
 
     fn next(&mut self) -> Option<Result<Chunk>> {
-        let start = self.next;
+        let (held, start) = match self.held.take().filter(|(held, start)| *start < held.len()) {
+            Some(held) => held,
+            None => match self.more()? {
+                Ok(held) => (held, 0),
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        let end = (start + 1..held.len()).find(|end| held.offsets[*end] - held.offsets[start] >= self.target).unwrap_or(held.len());
+        if (start, end) == (0, held.len()) {
+            return Some(Ok(held));
+        }
+        let block = held.slice(start..end);
+        self.held = Some((held, end));
+        Some(Ok(block))
+    }
+}
+
+impl Blocks<'_> {
+    /// Reads on; `None` at the end.
+    fn more(&mut self) -> Option<Result<Chunk>> {
+        let (start, target) = (self.next, self.read as u64);
         let mut rows = 0;
-        while let Some(piece) = self.task.pieces.get(self.next).filter(|_| rows < self.target) {
+        while let Some(piece) = self.task.pieces.get(self.next).filter(|_| rows < target) {
             rows += piece.rows;
             self.next += 1;
         }
         (self.next > start).then(|| self.block(start..self.next))
     }
-}
 
-impl Blocks<'_> {
     fn block(&mut self, range: Range<usize>) -> Result<Chunk> {
         let pieces = &self.task.pieces[range.clone()];
         let steps = self.gather(pieces, true, |piece| piece.first_row..piece.first_row + piece.rows)?;

@@ -1,4 +1,4 @@
-//! The report's pictures, as SVG: losses, predicted against true actions, calibration. The only file that names `plotters`.
+//! The report's pictures, as SVG: losses, predicted against true actions, calibration.
 
 use plotters::prelude::*;
 

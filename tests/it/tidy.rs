@@ -41,7 +41,7 @@ const HOMES: [(&str, &[&str]); 18] = [
     ("datafusion", &["query/", "expr/", "error.rs"]),
     ("schemars", &["stage/", "config/schema.rs", "format/outgoing.rs"]),
     ("candle_core", &["train/"]),
-    ("plotters", &["train/plot.rs"]),
+    ("plotters", &["train/plot.rs", "cli/picture.rs"]),
     ("prost", &["train/onnx.rs", "format/lerobot/checked.rs", "format/rlds/", "format/tfagents.rs", "format/tfrecord.rs"]),
 ];
 

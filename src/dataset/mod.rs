@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod read;
 pub mod schema;
 pub mod store;
+mod vector;
 pub mod write;
 
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
@@ -13,6 +13,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::file::metadata::PageIndexPolicy;
 
 use super::schema;
+use super::vector::{Part, Vector};
 use crate::error::{Error, Result};
 
 /// An open Parquet file whose footer has been read.
@@ -90,35 +91,54 @@ impl ShardReader {
             }
         };
         let logical = Arc::new(self.logical.project(&keep)?);
-        let (row_groups, selection) = self.pages(ranges);
+        let parts = self.parts(ranges);
         let rows: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(open(&self.path)?, self.metadata.clone());
-        let mask = ProjectionMask::roots(builder.parquet_schema(), keep);
+        let rows = usize::try_from(rows).map_err(|_| Error::failed("more rows are asked for than fit in memory"))?;
+        let there: usize = parts.iter().flat_map(|(_, selectors)| selectors).filter(|s| !s.skip).map(|s| s.row_count).sum();
+        if there != rows {
+            return Err(Error::failed(format!("has {there} of the {rows} rows that the manifest lists")));
+        }
+        let file = Arc::new(open(&self.path)?);
+        let vector = |index: &usize| Vector::of(self.metadata.metadata(), self.metadata.schema(), *index);
+        let others: Vec<usize> = keep.iter().copied().filter(|index| vector(index).is_none()).collect();
+        let mut read = self.others(file.try_clone()?, &parts, &others, rows)?.columns().to_vec().into_iter();
+        let column = |index: &usize| match vector(index) {
+            Some(vector) => vector.read(&file, &parts, rows),
+            None => read.next().ok_or_else(|| Error::failed("a column was not read")),
+        };
+        let columns = keep.iter().map(column).collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new_with_options(logical, columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
+    }
+
+    /// Reads columns that are no plain vectors, by Arrow's reader.
+    fn others(&self, file: File, parts: &[Part], keep: &[usize], rows: usize) -> Result<RecordBatch> {
+        let logical = Arc::new(self.logical.project(keep)?);
+        if keep.is_empty() {
+            return Ok(RecordBatch::try_new_with_options(logical, Vec::new(), &RecordBatchOptions::new().with_row_count(Some(rows)))?);
+        }
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let mask = ProjectionMask::roots(builder.parquet_schema(), keep.iter().copied());
         let reader = builder
             .with_projection(mask)
-            .with_row_groups(row_groups)
-            .with_row_selection(selection)
-            .with_batch_size(usize::try_from(rows).unwrap_or(usize::MAX).max(1))
+            .with_row_groups(parts.iter().map(|(group, _)| *group).collect())
+            .with_row_selection(RowSelection::from(parts.iter().flat_map(|(_, selectors)| selectors).copied().collect::<Vec<_>>()))
+            .with_batch_size(rows.max(1))
             .build()?;
         let batches = reader.map(|batch| schema::convert(&batch?, &logical)).collect::<Result<Vec<_>>>()?;
-        let batch = match batches.as_slice() {
-            [batch] => batch.clone(),
-            batches => concat_batches(&logical, batches)?,
-        };
-        if batch.num_rows() as u64 != rows {
-            return Err(Error::failed(format!("has {} of the {rows} rows that the manifest lists", batch.num_rows())));
+        match batches.as_slice() {
+            [batch] => Ok(batch.clone()),
+            batches => Ok(concat_batches(&logical, batches)?),
         }
-        Ok(batch)
     }
 
     /// The row groups that hold `ranges`, and which of their rows those are.
-    fn pages(&self, ranges: &[Range<u64>]) -> (Vec<usize>, RowSelection) {
-        let (mut groups, mut selectors) = (Vec::new(), Vec::new());
+    fn parts(&self, ranges: &[Range<u64>]) -> Vec<Part> {
+        let mut parts = Vec::new();
         let mut start = 0;
         let mut pending = ranges.iter().cloned().peekable();
         for (index, group) in self.metadata.metadata().row_groups().iter().enumerate() {
             let end = start + u64::try_from(group.num_rows()).unwrap_or(0);
-            let mut at = start;
+            let (mut at, mut selectors) = (start, Vec::new());
             while let Some(range) = pending.peek_mut() {
                 if range.start >= end {
                     break;
@@ -134,11 +154,11 @@ impl ShardReader {
                 pending.next();
             }
             if at > start {
-                groups.push(index);
                 selectors.push(RowSelector::skip((end - at) as usize));
+                parts.push((index, selectors));
             }
             start = end;
         }
-        (groups, RowSelection::from(selectors))
+        parts
     }
 }

@@ -114,8 +114,10 @@ impl Labeller {
         let known = chunk.steps.column_by_name(step::ACTION).map(|action| action.nulls());
         let null = |row: usize| known.is_none_or(|nulls| nulls.is_some_and(|nulls| nulls.is_null(row)));
         let missing = |slot: &Slot| null(slot.row) && !is_final.value(slot.row);
-        let rows = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.steps).map(move |row| Slot { row, span: index }));
-        let targets: Vec<Slot> = rows.filter(missing).collect();
+        let mut targets: Vec<Slot> = Vec::with_capacity(chunk.steps.num_rows());
+        for (index, span) in spans.iter().enumerate() {
+            targets.extend((span.start..span.steps).map(|row| Slot { row, span: index }).filter(missing));
+        }
         let filled = if targets.is_empty() {
             Filled::none(chunk.len())
         } else {
@@ -124,20 +126,31 @@ impl Labeller {
             self.refuse_nulls(&chunk, &spans, &columns, &slots)?;
             let made = predict(&spans, &columns, &slots)?;
             let reduced = reduce::reduce(&self.horizon, &spans, &targets, &slots, self.ensemble.specs.len(), made);
-            self.settle(&chunk, &targets, &reduced, tally)?
+            self.settle(&chunk, &targets, reduced, tally)?
         };
         columns::write(chunk, &self.written, &filled, tally)
     }
 
     /// Turns reduced predictions into labels: classes chosen, bounds kept, what is not finite dealt with.
-    fn settle(&self, chunk: &Chunk, targets: &[Slot], reduced: &reduce::Reduced, tally: &mut Tally) -> Result<Filled> {
+    fn settle(&self, chunk: &Chunk, targets: &[Slot], reduced: reduce::Reduced, tally: &mut Tally) -> Result<Filled> {
         let width = self.horizon.width;
+        let finite = self.finite(&reduced);
+        if let Action::Continuous { single } = self.action
+            && finite
+            && !reduced.votes.contains(&0)
+        {
+            let mut values = reduced.values;
+            tally.count("clipped", self.clip(&mut values, single));
+            let rows = targets.iter().map(|slot| slot.row).collect();
+            let stds = reduced.stds.filter(|_| self.written.std.is_some()).unwrap_or_default();
+            return Ok(Filled { rows, width, values, stds, votes: reduced.votes, ..Filled::none(chunk.len()) });
+        }
         let mut filled = Filled { dropped: vec![false; chunk.len()], width: self.label_width(), ..Filled::default() };
         filled.values.reserve(targets.len() * filled.width);
         filled.rows.reserve(targets.len());
         filled.votes.reserve(targets.len());
-        let (mut broken, mut clipped) = (vec![false; targets.len()], 0);
-        for (index, slot) in targets.iter().enumerate() {
+        let mut broken = vec![false; targets.len()];
+        for (index, slot) in targets.iter().enumerate().filter(|_| !finite) {
             let own = index * width..(index + 1) * width;
             if reduced.votes[index] == 0 {
                 continue;
@@ -162,7 +175,7 @@ impl Labeller {
                 filled.broken += 1;
             } else {
                 let own = index * width..(index + 1) * width;
-                clipped += u64::from(self.push_label(&reduced.values[own.clone()], &mut filled.values));
+                self.push_label(&reduced.values[own.clone()], &mut filled.values);
                 filled.rows.push(slot.row);
                 filled.votes.push(reduced.votes[index]);
                 if let Some(stds) = reduced.stds.as_ref().filter(|_| self.written.std.is_some()) {
@@ -170,8 +183,34 @@ impl Labeller {
                 }
             }
         }
-        tally.count("clipped", clipped);
+        if let Action::Continuous { single } = self.action {
+            tally.count("clipped", self.clip(&mut filled.values, single));
+        }
         Ok(filled)
+    }
+
+    /// Whether every value is finite, as it nearly always is: then none need be looked at alone.
+    fn finite(&self, reduced: &reduce::Reduced) -> bool {
+        let Action::Continuous { single } = self.action else { return false };
+        // A value can be finite in float64 and not in float32.
+        let all = |values: &[f64]| values.iter().all(|value| if single { (*value as f32).is_finite() } else { value.is_finite() });
+        all(&reduced.values) && reduced.stds.as_deref().is_none_or(all)
+    }
+
+    /// Holds labels to their bounds, and counts those that a bound changed.
+    fn clip(&self, values: &mut [f64], single: bool) -> u64 {
+        let Some([low, high]) = &self.clip else { return 0 };
+        let mut clipped = 0;
+        for label in values.chunks_exact_mut(self.horizon.width) {
+            let mut changed = false;
+            for (value, (low, high)) in label.iter_mut().zip(low.iter().zip(high)) {
+                let given = if single { f64::from(*value as f32) } else { *value };
+                *value = given.max(*low).min(*high);
+                changed |= *value != given;
+            }
+            clipped += u64::from(changed);
+        }
+        clipped
     }
 
     /// Values of one label.
@@ -193,27 +232,12 @@ impl Labeller {
         }
     }
 
-    /// Appends a label and says whether a bound changed it.
-    fn push_label(&self, values: &[f64], labels: &mut Vec<f64>) -> bool {
-        let single = match self.action {
-            Action::Continuous { single } => single,
-            Action::Logits => {
-                labels.push(reduce::argmax(values).unwrap_or(0) as f64);
-                return false;
-            }
-            Action::Class => {
-                labels.extend_from_slice(values);
-                return false;
-            }
-        };
-        let mut clipped = false;
-        for (dimension, value) in values.iter().enumerate() {
-            let value = if single { f64::from(*value as f32) } else { *value };
-            let kept = self.clip.as_ref().map_or(value, |[low, high]| value.max(low[dimension]).min(high[dimension]));
-            clipped |= kept != value;
-            labels.push(kept);
+    /// Appends a label.
+    fn push_label(&self, values: &[f64], labels: &mut Vec<f64>) {
+        match self.action {
+            Action::Logits => labels.push(reduce::argmax(values).unwrap_or(0) as f64),
+            Action::Continuous { .. } | Action::Class => labels.extend_from_slice(values),
         }
-        clipped
     }
 }
 

@@ -95,6 +95,20 @@ pub(super) fn reduce(horizon: &Horizon, spans: &[Span], targets: &[Slot], slots:
     let width = horizon.width;
     let mut reduced = Reduced { values: vec![0.0; targets.len() * width], stds: None, votes: vec![0; targets.len()] };
     let mut stds = (members > 1 || made.stds.is_some()).then(|| vec![0.0; targets.len() * width]);
+    if members == 1 && horizon.length == 1 {
+        let mut slots = slots.iter().zip(0..).peekable();
+        for (index, target) in targets.iter().enumerate() {
+            let Some((_, slot)) = slots.next_if(|(slot, _)| slot.row == target.row) else { continue };
+            let (own, place) = (index * width..(index + 1) * width, slot * width..(slot + 1) * width);
+            reduced.values[own.clone()].copy_from_slice(&made.means[place.clone()]);
+            if let Some((stds, given)) = stds.as_mut().zip(made.stds.as_ref()) {
+                stds[own].copy_from_slice(&given[place]);
+            }
+            reduced.votes[index] = 1;
+        }
+        reduced.stds = stds;
+        return reduced;
+    }
     let (mut oldest, mut newest) = (0, 0);
     for (index, target) in targets.iter().enumerate() {
         let rows = reach(horizon, &spans[target.span], target.row);

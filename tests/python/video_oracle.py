@@ -26,6 +26,8 @@ from oracle import BINARY, ROOT, check, equal, finish, trajmill
 
 FPS = 30
 BT709 = 1
+# Encoders that talk.
+os.environ["SVT_LOG"] = "1"
 
 def encode(path, count, size=(48, 64), codec="libx264", start=0, seed=0, pixels="yuv420p", options=None, matrix=None, full=False):
     """A video of `count` frames, the first at frame `start`: gradients that move, and noise, so that no two are alike."""
@@ -183,7 +185,7 @@ def a_file_for_each_episode():
 def colours_and_sizes():
     kinds = [
         ("bt709", dict(matrix=BT709)), ("full", dict(full=True)), ("bt709full", dict(matrix=BT709, full=True)),
-        ("yuv444", dict(pixels="yuv444p")), ("odd", dict(size=(37, 51), pixels="yuv444p")), ("tenbit", dict(pixels="yuv420p10le")), ("hevc", dict(codec="libx265")),
+        ("yuv444", dict(pixels="yuv444p")), ("odd", dict(size=(37, 51), pixels="yuv444p")), ("tenbit", dict(pixels="yuv420p10le")), ("hevc", dict(codec="libx265", options={"x265-params": "log-level=error"})),
     ]
     places = [(0, 0.0)]
     root = dataset("kinds", [9], {key: (video([*kind.get("size", (48, 64)), 3]), places) for key, kind in kinds})

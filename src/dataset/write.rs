@@ -63,6 +63,10 @@ pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Resul
                 builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
             }
             (Type::INT64, _) => builder.set_column_dictionary_enabled(path.clone(), true),
+            // A pixel takes four bytes in a page, and one where it is an index of the 256 there are.
+            (Type::INT32, _) if matches!(column.logical_type_ref(), Some(LogicalType::Integer(integer)) if integer.bit_width == 8) => {
+                builder.set_column_dictionary_enabled(path.clone(), true)
+            }
             (Type::BYTE_ARRAY, name) if text && ![trajectory::UID, trajectory::CONTENT_HASH].contains(&name) => {
                 builder.set_column_dictionary_enabled(path.clone(), true)
             }

@@ -44,6 +44,9 @@ pub(super) struct ImportArgs {
     /// Where an action stands in an RLDS episode: sar, beside the observation it was taken in; rsa, beside the next one
     #[arg(long, default_value = "sar")]
     alignment: format::Alignment,
+    /// Frames of LeRobot's videos: reference to leave them where they are; array or png to decode them
+    #[arg(long, default_value = "reference")]
+    frames: format::Frames,
     /// What becomes of a bad trajectory: fail, or quarantine to set it aside with its reason in quarantine.jsonl
     #[arg(long, default_value = "fail")]
     on_error: OnError,
@@ -83,6 +86,9 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             args.on_error
         ),
     );
+    if args.frames != format::Frames::Reference {
+        fingerprint.set("frames", format!("{:?} by {}", args.frames, format::video::version()?));
+    }
     let key = fingerprint.key();
     match existing(&args.dataset)? {
         Existing::Nothing => {}
@@ -107,9 +113,9 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         max_steps: args.max_steps,
         final_action: args.final_action,
         alignment: args.alignment,
+        frames: args.frames,
     };
-    let read = format.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", format.name)))?;
-    let mut source = read(&args.source, &options)?;
+    let mut source = format.open(&args.source, &options)?;
     let staging = Staging::claim(&args.dataset, &[])?;
     let mut aside = Vec::new();
     let imported = fill(&staging, &key, source.as_mut(), args, &content, &mut aside);

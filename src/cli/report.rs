@@ -37,7 +37,12 @@ pub(super) fn error(error: &Error) {
 
 /// Prints what was found of runtimes and devices.
 pub(super) fn doctor() {
-    let findings = crate::model::doctor();
+    let mut findings = crate::model::doctor();
+    let video = crate::format::video::version();
+    findings.push((
+        "video".to_owned(),
+        video.unwrap_or_else(|_| "built without the Cargo feature `video`: LeRobot's videos stay references".to_owned()),
+    ));
     let width = findings.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, finding) in findings {
         print(&format!("{name:width$}  {finding}"));

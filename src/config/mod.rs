@@ -53,6 +53,8 @@ pub struct Input {
     pub final_action: Option<String>,
     /// Where an action stands in an RLDS episode, where it is said.
     pub alignment: Option<String>,
+    /// What becomes of the frames of LeRobot's videos, where it is said.
+    pub frames: Option<String>,
     /// Where it is written.
     pub span: Span,
 }
@@ -131,6 +133,7 @@ fn inputs(node: &Node) -> Vec<Input> {
             widen: false,
             final_action: None,
             alignment: None,
+            frames: None,
             span: node.span,
         }],
         Content::Seq(nodes) => nodes.iter().flat_map(inputs).collect(),
@@ -144,8 +147,16 @@ fn inputs(node: &Node) -> Vec<Input> {
             };
             let widen = matches!(node.get("widen").map(|widen| &widen.content), Some(Content::Bool(true)));
             let span = node.get("path").map_or(node.span, |path| path.span);
-            let (final_action, alignment) = (text("final_action"), text("alignment"));
-            vec![Input { path: text("path").unwrap_or_default(), format: text("format"), map, widen, final_action, alignment, span }]
+            vec![Input {
+                path: text("path").unwrap_or_default(),
+                format: text("format"),
+                map,
+                widen,
+                final_action: text("final_action"),
+                alignment: text("alignment"),
+                frames: text("frames"),
+                span,
+            }]
         }
         _ => Vec::new(),
     }

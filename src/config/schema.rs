@@ -25,7 +25,8 @@ pub fn json_schema() -> Value {
             "map": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Canonical column to source column."},
             "widen": {"type": "boolean", "description": "Whether types may become wider where the sources differ."},
             "final_action": {"type": "string", "enum": ["auto", "valid", "filler"], "description": "The last step of an RLDS episode: a valid action, filler beside the final observation, or auto to tell by zeros."},
-            "alignment": {"type": "string", "enum": ["sar", "rsa"], "description": "Where an action stands in an RLDS episode: beside the observation it was taken in, or beside the next one."}
+            "alignment": {"type": "string", "enum": ["sar", "rsa"], "description": "Where an action stands in an RLDS episode: beside the observation it was taken in, or beside the next one."},
+            "frames": {"type": "string", "enum": ["reference", "array", "png"], "description": "Frames of LeRobot's videos: references to them, or decoded to arrays of bytes or to PNG; needs a build with the Cargo feature `video`."}
         },
         "required": ["path"],
         "additionalProperties": false

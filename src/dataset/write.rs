@@ -16,6 +16,9 @@ use super::store::HashingFile;
 use super::{Chunk, intrinsic, layout};
 use crate::error::{Error, Result};
 
+/// Bytes of steps that are encoded at once.
+const ENCODED_AT_ONCE: usize = 4 << 20;
+
 /// A shard being written.
 pub struct ShardWriter {
     root: PathBuf,
@@ -60,6 +63,10 @@ pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Resul
                 builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
             }
             (Type::INT64, _) => builder.set_column_dictionary_enabled(path.clone(), true),
+            // A pixel takes four bytes in a page, and one where it is an index of the 256 there are.
+            (Type::INT32, _) if matches!(column.logical_type_ref(), Some(LogicalType::Integer(integer)) if integer.bit_width == 8) => {
+                builder.set_column_dictionary_enabled(path.clone(), true)
+            }
             (Type::BYTE_ARRAY, name) if text && ![trajectory::UID, trajectory::CONTENT_HASH].contains(&name) => {
                 builder.set_column_dictionary_enabled(path.clone(), true)
             }
@@ -139,20 +146,25 @@ impl ShardWriter {
                 from = span.end;
             }
         }
-        if from < steps.num_rows() {
-            self.steps.write(&steps.slice(from, steps.num_rows() - from))?;
-        }
+        self.put(&steps.slice(from, steps.num_rows() - from))?;
         self.rows += steps.num_rows() as u64;
         Ok(())
     }
 
     /// Writes `rest` and ends the row group, if there is anything in it.
     fn close_row_group(&mut self, rest: &RecordBatch) -> Result<()> {
-        if rest.num_rows() > 0 {
-            self.steps.write(rest)?;
-        }
+        self.put(rest)?;
         if self.steps.in_progress_rows() > 0 {
             self.steps.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Gives `steps` to the encoder a part at a time: for a byte of an image it takes some twenty of its own.
+    fn put(&mut self, steps: &RecordBatch) -> Result<()> {
+        let part = (ENCODED_AT_ONCE / schema::row_bytes(&self.logical)).max(1);
+        for from in (0..steps.num_rows()).step_by(part) {
+            self.steps.write(&steps.slice(from, part.min(steps.num_rows() - from)))?;
         }
         Ok(())
     }

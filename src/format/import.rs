@@ -14,6 +14,9 @@ use crate::dataset::write::ShardWriter;
 use crate::dataset::{Chunk, Manifest, ShardEntry, store};
 use crate::error::{Error, Result};
 
+/// Bytes of whole trajectories that are written at once, at the first trajectory end at or after them.
+const BYTES_AT_ONCE: u64 = 32 << 20;
+
 /// What an import wrote.
 pub struct Imported {
     /// The shards, in order; at least one.
@@ -76,7 +79,8 @@ pub fn import(
     let steps: SchemaRef =
         Arc::new(Schema::new(ids.into_iter().map(Arc::new).chain(incoming.fields().iter().cloned()).collect::<Vec<_>>()));
     let origin = Origin { name: source_name, fingerprint };
-    let chunk_rows = schema::chunk_rows(&steps) as u64;
+    // What is written at once is bounded in bytes, however few rows that is; where row groups end is the writer's affair.
+    let (rows_at_once, row_bytes) = (schema::chunk_rows(&steps) as u64, schema::row_bytes(&steps) as u64);
     let about = source.about();
     let carried = carried(&about);
 
@@ -108,7 +112,7 @@ pub fn import(
             batch.push(next);
         }
         let shard_full = writer.as_ref().map_or(0, ShardWriter::rows) + batch_rows >= shard_rows;
-        if !(ended || shard_full || batch_rows >= chunk_rows) {
+        if !(ended || shard_full || batch_rows >= rows_at_once || batch_rows * row_bytes >= BYTES_AT_ONCE) {
             continue;
         }
         if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {

@@ -34,6 +34,7 @@ mod table;
 mod tensordict;
 mod tfagents;
 mod tfrecord;
+pub mod video;
 mod zarr;
 
 use std::path::Path;
@@ -45,6 +46,7 @@ use ::arrow::datatypes::{Schema, SchemaRef};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
+pub use video::Frames;
 
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[
@@ -84,6 +86,24 @@ pub struct Format {
     pub write: Option<Writer>,
     /// Holds a file or directory against the rules of the format's own loader; `None` where reading it is all the check.
     pub validate: Option<fn(&Path, &mut Findings) -> Result<()>>,
+}
+
+impl Format {
+    /// Opens the dataset at `path` for reading.
+    ///
+    /// # Errors
+    /// Where the format is only written, has not what `options` ask for, or the dataset cannot be read.
+    pub fn open(&self, path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+        let read = self.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", self.name)))?;
+        if options.frames != Frames::Reference {
+            if self.name != lerobot::FORMAT.name {
+                let message = format!("`frames` says what becomes of videos, and `{}` has none", self.name);
+                return Err(Error::usage(message).hint(format!("it is for `{}`: leave it out", lerobot::FORMAT.name)));
+            }
+            video::version()?;
+        }
+        read(path, options)
+    }
 }
 
 /// What `validate` found.
@@ -152,6 +172,8 @@ pub struct Options {
     pub final_action: FinalAction,
     /// Which step of an RLDS episode an action stands in.
     pub alignment: Alignment,
+    /// What becomes of the frames of LeRobot's videos.
+    pub frames: Frames,
 }
 
 /// What the last step of an RLDS episode holds.

@@ -16,7 +16,7 @@ use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Dataset, layout, write};
 use crate::error::{Error, Result};
 use crate::format::adapt::{Adapted, Own, own_columns, renamed, wider};
-use crate::format::{self, Format, Options, Outgoing, Source, WriteOptions, import};
+use crate::format::{self, Format, Frames, Options, Outgoing, Source, WriteOptions, import, video};
 
 /// A source that is imported before it is read.
 pub struct Foreign {
@@ -43,7 +43,7 @@ impl Foreign {
             read(&mut Adapted { inner, names, steps, about })
         };
         match self.format {
-            Some(format) => adapt(open(format, &self.path, &self.options)?),
+            Some(format) => adapt(format.open(&self.path, &self.options)?),
             None => {
                 let outgoing = Outgoing::new(Dataset::open(&self.path)?, true, &WriteOptions::default())?;
                 let own: Box<dyn Source + '_> = Box::new(Own::new(&outgoing)?);
@@ -51,11 +51,6 @@ impl Foreign {
             }
         }
     }
-}
-
-fn open(format: &Format, path: &std::path::Path, options: &Options) -> Result<Box<dyn Source>> {
-    let read = format.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", format.name)))?;
-    read(path, options)
 }
 
 /// One source as it is found.
@@ -103,6 +98,10 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     if own {
+        if input.frames.is_some() {
+            return Err(Error::usage("`frames` says what becomes of the videos of a foreign dataset, and this is one of ours")
+                .hint("decode them where they come in: `trajmill import … --frames array`"));
+        }
         let dataset = Dataset::open(path)?;
         fingerprint.set("source", &dataset.hash);
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
@@ -133,7 +132,13 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
         options.alignment = text.parse().map_err(|what| misread(text, what))?;
         fingerprint.set("alignment", text.as_str());
     }
-    let source = open(format, path, &options)?;
+    if let Some(text) = &input.frames {
+        options.frames = text.parse().map_err(|what| misread(text, what))?;
+        if options.frames != Frames::Reference {
+            fingerprint.set("frames", format!("{text} by {}", video::version()?));
+        }
+    }
+    let source = format.open(path, &options)?;
     let about = import::identified(&source.about());
     let foreign =
         Foreign { fingerprint, path: path.to_owned(), format: Some(format), options, names: Vec::new(), steps: source.schema(), about };

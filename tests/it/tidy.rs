@@ -24,11 +24,12 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Crates that only these files and folders name, so that replacing one, or a new version of it, is a matter of one place.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("ort", &["model/onnx.rs"]),
     ("rten", &["model/pure.rs"]),
     ("rten_tensor", &["model/pure.rs"]),
     ("granit_parser", &["config/yaml.rs"]),
+    ("ffmpeg_next", &["format/video/ffmpeg.rs"]),
     ("hdf5_pure", &["format/hdf5/"]),
     ("npyz", &["format/npz/"]),
     ("zip", &["format/npz/", "format/zarr.rs"]),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
+use super::cameras::Cameras;
 use super::meta::{Feature, Info};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
@@ -36,8 +37,10 @@ pub(super) enum Kind {
     Single,
     /// An encoded image.
     Image,
-    /// A reference: number of the video feature.
+    /// References to frames: number of the video feature.
     Video(usize),
+    /// Decoded frames: number of the video feature.
+    Frames(usize),
     /// The text of `task_index`.
     Task,
     /// A flag that must be known.
@@ -67,7 +70,7 @@ pub(super) fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRe
 }
 
 /// The columns of steps, and what they are made of.
-pub(super) fn columns(info: &Info, options: &Options) -> Result<(SchemaRef, Vec<Column>)> {
+pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Result<(SchemaRef, Vec<Column>)> {
     let targets = NAMES.map(|(target, _)| target);
     if let Some((target, _)) = options.map.iter().find(|(target, _)| !targets.contains(&target.as_str())) {
         return Err(Error::usage(format!("--map cannot give `{target}` here")).hint(format!("one of {}", targets.join(", "))));
@@ -105,7 +108,7 @@ pub(super) fn columns(info: &Info, options: &Options) -> Result<(SchemaRef, Vec<
     let videos: Vec<&str> = info.videos().map(|feature| feature.name.as_str()).collect();
     for target in [step::OBSERVATION, step::ACTION, step::REWARD] {
         if let Some((_, feature)) = roles.iter().find(|(role, _)| *role == target) {
-            let (field, kind) = column(target, feature, &videos)?;
+            let (field, kind) = column(target, feature, &videos, cameras)?;
             push(field.with_nullable(target != step::OBSERVATION), &feature.name, kind);
         }
     }
@@ -122,7 +125,7 @@ pub(super) fn columns(info: &Info, options: &Options) -> Result<(SchemaRef, Vec<
     }
     for feature in &info.features {
         if !roles.iter().any(|(_, used)| used.name == feature.name) {
-            let (field, kind) = column(&free_name(&feature.name), feature, &videos)?;
+            let (field, kind) = column(&free_name(&feature.name), feature, &videos, cameras)?;
             push(field, &feature.name, kind);
         }
     }
@@ -138,14 +141,17 @@ fn unsuitable(feature: &Feature, target: &str) -> Error {
 }
 
 /// The column of type and kind that a feature becomes under the name `target`.
-fn column(target: &str, feature: &Feature, videos: &[&str]) -> Result<(Field, Kind)> {
+fn column(target: &str, feature: &Feature, videos: &[&str], cameras: &Cameras) -> Result<(Field, Kind)> {
     let width: usize = feature.shape.iter().product();
     let of = |data_type: DataType, kind: Kind| Ok((Field::new(target, data_type, true), kind));
     match feature.dtype.as_str() {
         "image" if target != step::ACTION && target != step::REWARD => of(DataType::Binary, Kind::Image),
         "video" if target != step::ACTION && target != step::REWARD => {
             let at = videos.iter().position(|video| *video == feature.name).unwrap_or(0);
-            of(DataType::Struct(reference()), Kind::Video(at))
+            match cameras.field(at, target)? {
+                Some(field) => Ok((field, Kind::Frames(at))),
+                None => of(DataType::Struct(reference()), Kind::Video(at)),
+            }
         }
         "string" | "language" if ![step::OBSERVATION, step::ACTION, step::REWARD].contains(&target) => of(DataType::Utf8, Kind::Single),
         dtype => {

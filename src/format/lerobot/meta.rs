@@ -35,6 +35,8 @@ pub(super) struct Feature {
     /// A numpy name, or `string`, `image`, `video`.
     pub(super) dtype: String,
     pub(super) shape: Vec<usize>,
+    /// Whether it is a video of distances, which have more bits than colours.
+    pub(super) depth: bool,
 }
 
 /// What `meta/info.json` says.
@@ -233,7 +235,9 @@ fn feature(name: &str, entry: &Value) -> Result<Feature> {
     };
     let values = shape.iter().try_fold(1_usize, |values, axis| values.checked_mul(*axis)).filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a row can hold"))?;
-    Ok(Feature { name: name.to_owned(), dtype: dtype.to_owned(), shape })
+    let said = |key: &str| entry.get("info").and_then(|info| info.get(key)).and_then(Value::as_bool) == Some(true);
+    let depth = said("is_depth_map") || said("video.is_depth_map");
+    Ok(Feature { name: name.to_owned(), dtype: dtype.to_owned(), shape, depth })
 }
 
 fn split(name: &str, range: &Value) -> Result<(String, std::ops::Range<u64>)> {

@@ -8,9 +8,10 @@
 //! ROOT/data/chunk-000/file-000.parquet               v3: many
 //! ```
 //!
-//! An episode has T rows: the observation after the last action has no place. Frames of videos are not decoded: a video
-//! feature becomes a reference, file and seconds in it.
+//! An episode has T rows: the observation after the last action has no place. A video feature becomes a reference, file and
+//! seconds in it, or its frames where they are asked for.
 
+mod cameras;
 mod checked;
 mod columns;
 mod features;
@@ -49,7 +50,7 @@ pub(super) const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 /// The registry entry.
 pub(super) const FORMAT: Format = Format {
     name: "lerobot",
-    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references",
+    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or decoded",
     detect,
     read: Some(read::read),
     write: Some(Writer { nulls: false, takes: TAKES, write: write::v30, note: None }),

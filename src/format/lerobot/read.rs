@@ -14,6 +14,7 @@ use arrow::compute::{CastOptions, cast, cast_with_options, concat};
 use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
+use super::cameras::Cameras;
 use super::columns::{Column, Kind, SPLIT, TASK, about, columns, reference};
 use super::file::{DataFile, Finals};
 use super::meta::{self, Episode, Episodes, INFO, Info, Layout};
@@ -36,6 +37,7 @@ pub(super) struct LeRobot {
     /// Where episodes are, for those of which the metadata does not say it.
     found: HashMap<u64, PathBuf>,
     open: Option<DataFile>,
+    cameras: Cameras,
     finals: Option<Finals>,
 }
 
@@ -62,7 +64,8 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if episodes.is_empty() {
         return Err(Error::failed(format!("{}: there are no episodes", path.display())).hint("there is nothing to import"));
     }
-    let (schema, columns) = columns(&info, options).map_err(|error| error.at(path.join(INFO).display()))?;
+    let cameras = Cameras::new(&info, &episodes, options.frames)?;
+    let (schema, columns) = columns(&info, options, &cameras).map_err(|error| error.at(path.join(INFO).display()))?;
     let mut found = HashMap::new();
     if info.layout == Layout::Shared && episodes.iter().any(|episode| episode.file.is_none()) {
         for file in meta::files(&path.join("data"))? {
@@ -74,7 +77,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     episodes.reverse();
     let about = about(&info, &schema, &said);
     let finals = Finals::open(path, schema.field_with_name(step::OBSERVATION)?.data_type())?;
-    Ok(Box::new(LeRobot { info, schema, columns, tasks, episodes, said, about, found, open: None, finals }))
+    Ok(Box::new(LeRobot { info, schema, columns, tasks, episodes, said, about, found, open: None, cameras, finals }))
 }
 
 impl Source for LeRobot {
@@ -154,11 +157,26 @@ impl LeRobot {
         let Some(open) = &mut self.open else { return Err(Error::failed("no file is open")) };
         let rows = open.locate(self.info.layout, episode)?;
         let table = open.rows(rows)?;
-        check(&table, self.info.layout, episode).and_then(|()| self.convert(&table, episode)).map_err(|error| error.at(path.display()))
+        let place = |error: Error| error.at(path.display());
+        check(&table, self.info.layout, episode).map_err(place)?;
+        let frames = self.frames(&table, episode)?;
+        self.convert(&table, episode, &frames).map_err(place)
+    }
+
+    /// Decoded frames of the episode, by the number of their video feature.
+    fn frames(&mut self, table: &RecordBatch, episode: &Episode) -> Result<HashMap<usize, ArrayRef>> {
+        let mut frames = HashMap::new();
+        for Column { source, kind } in &self.columns {
+            if let Kind::Frames(at) = kind {
+                let (path, times) = places(&self.info, source, *at, episode, table)?;
+                frames.insert(*at, self.cameras.decode(*at, &self.info.root.join(path), &times)?);
+            }
+        }
+        Ok(frames)
     }
 
     /// The rows of an episode's table as steps.
-    fn convert(&self, table: &RecordBatch, episode: &Episode) -> Result<RecordBatch> {
+    fn convert(&self, table: &RecordBatch, episode: &Episode, frames: &HashMap<usize, ArrayRef>) -> Result<RecordBatch> {
         let column = |name: &str| {
             table.column_by_name(name).ok_or_else(|| {
                 Error::failed(format!("there is no column `{name}`, which `features` of {INFO} declares"))
@@ -171,7 +189,8 @@ impl LeRobot {
                 Kind::Vector { element, shape } => flat(source, column(source)?, element, shape, field)?,
                 Kind::Single => single(source, column(source)?, field.data_type())?,
                 Kind::Image => self.images(source, column(source)?)?,
-                Kind::Video(at) => self.video(source, *at, episode, table)?,
+                Kind::Video(at) => references(places(&self.info, source, *at, episode, table)?)?,
+                Kind::Frames(at) => frames.get(at).cloned().ok_or_else(|| Error::failed(format!("`{source}` has not been decoded")))?,
                 Kind::Task => self.texts(table)?,
                 Kind::Flag => {
                     let values = single(source, column(source)?, &DataType::Float64)?;
@@ -223,24 +242,6 @@ impl LeRobot {
         Ok(Arc::new(images.finish()))
     }
 
-    /// References to the frames of a video.
-    fn video(&self, name: &str, at: usize, episode: &Episode, table: &RecordBatch) -> Result<ArrayRef> {
-        let (path, from) = self.info.video_file(episode, at, name)?;
-        let times = match table.column_by_name("timestamp") {
-            Some(times) => single("timestamp", times, &DataType::Float64)?,
-            None => Arc::new(Float64Array::from_iter_values((0..table.num_rows()).map(|row| row as f64 / self.info.fps))),
-        };
-        let times = times.as_primitive::<Float64Type>();
-        if times.null_count() > 0 {
-            return Err(Error::failed("`timestamp` holds nulls").hint("every frame of a video needs its time: fetch the file again"));
-        }
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&path, table.num_rows()))),
-            Arc::new(times.unary::<_, Float64Type>(|time| from + time)),
-        ];
-        Ok(Arc::new(StructArray::try_new(reference(), columns, None)?))
-    }
-
     fn texts(&self, table: &RecordBatch) -> Result<ArrayRef> {
         let indices = meta::integers(table, "task_index")
             .ok_or_else(|| Error::failed("`task_index` is missing or holds nulls").hint("fetch the file again"))?;
@@ -252,6 +253,26 @@ impl LeRobot {
         };
         Ok(Arc::new(StringArray::from_iter_values(indices.values().iter().enumerate().map(text).collect::<Result<Vec<_>>>()?)))
     }
+}
+
+/// Where the frames of a video feature are: the file, relative to the root, and the second in it of each.
+fn places(info: &Info, name: &str, at: usize, episode: &Episode, table: &RecordBatch) -> Result<(String, Float64Array)> {
+    let (path, from) = info.video_file(episode, at, name)?;
+    let times = match table.column_by_name("timestamp") {
+        Some(times) => single("timestamp", times, &DataType::Float64)?,
+        None => Arc::new(Float64Array::from_iter_values((0..table.num_rows()).map(|row| row as f64 / info.fps))),
+    };
+    let times = times.as_primitive::<Float64Type>();
+    if times.null_count() > 0 {
+        return Err(Error::failed("`timestamp` holds nulls").hint("every frame of a video needs its time: fetch the file again"));
+    }
+    Ok((path, times.unary(|time| from + time)))
+}
+
+/// References to frames.
+fn references((path, times): (String, Float64Array)) -> Result<ArrayRef> {
+    let paths = StringArray::from_iter_values(std::iter::repeat_n(path, times.len()));
+    Ok(Arc::new(StructArray::try_new(reference(), vec![Arc::new(paths), Arc::new(times)], None)?))
 }
 
 /// Checks that the rows are those of the episode, in order.

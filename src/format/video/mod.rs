@@ -1,0 +1,43 @@
+//! Frames of videos, decoded where a dataset is to hold them instead of references to them.
+//!
+//! FFmpeg decodes, by the system's libraries, in a build with the Cargo feature `video`. Without it everything else is the
+//! same, and asking for frames is an error that says so: [`Video`] is then a type of which there are no values.
+
+#[cfg(feature = "video")]
+mod ffmpeg;
+#[cfg(not(feature = "video"))]
+mod without;
+
+#[cfg(feature = "video")]
+pub(super) use ffmpeg::Video;
+#[cfg(feature = "video")]
+pub use ffmpeg::version;
+#[cfg(not(feature = "video"))]
+pub(super) use without::Video;
+#[cfg(not(feature = "video"))]
+pub use without::version;
+
+/// What becomes of the frames of videos.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Frames {
+    /// They stay where they are: a column of references, file and seconds.
+    #[default]
+    Reference,
+    /// Arrays of bytes of the shape height × width × 3, RGB.
+    Array,
+    /// PNG files.
+    Png,
+}
+
+impl std::str::FromStr for Frames {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Frames, String> {
+        match text {
+            "reference" => Ok(Frames::Reference),
+            "array" => Ok(Frames::Array),
+            "png" => Ok(Frames::Png),
+            _ => Err("write reference, array or png".to_owned()),
+        }
+    }
+}

@@ -75,7 +75,7 @@ impl Lesson<'_> {
     pub(super) fn updates(&self) -> u64 {
         match self.options.budget {
             super::Budget::Updates(updates) => updates.max(1),
-            super::Budget::Epochs(epochs) => (epochs * self.counts[0].div_ceil(self.batch() as u64)).max(1),
+            super::Budget::Epochs(epochs) => epochs.saturating_mul(self.counts[0].div_ceil(self.batch() as u64)).max(1),
         }
     }
 

@@ -74,6 +74,15 @@ pub enum Head {
     Categorical,
 }
 
+/// Whose observations give mean and standard deviation that inputs are scaled by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistics {
+    /// Those at the steps that are learnt from.
+    Recorded,
+    /// Those at all steps that there are.
+    Selection,
+}
+
 /// What follows the sums of a hidden layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -123,6 +132,8 @@ pub struct Options {
     pub hidden: Vec<usize>,
     /// What follows them.
     pub activation: Activation,
+    /// Whose observations inputs are scaled by.
+    pub statistics: Statistics,
     /// Share of the last hidden layer's outputs that an update leaves out.
     pub dropout: f64,
     /// Members of the ensemble.

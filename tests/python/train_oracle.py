@@ -424,6 +424,23 @@ def foreign():
         check(found[0] == found[1], f"{name}: another model from a source that the run imports")
 
 
+def memory(hopper):
+    """What is learnt from is streamed: four times as much of it takes no more memory."""
+    peaks = []
+    for times in (4, 16):
+        grown = ROOT / f"grown-{times}"
+        copies = {"subsample": {"fraction": times, "replacement": True, "seed": 1}}
+        trajmill("run", pipeline("grown", hopper, [copies, {"materialise": {"path": str(grown), "shard_rows": 20000}}]))
+        options = {"out": str(ROOT / f"memory-{times}" / "idm.onnx"), "hidden": [16], "steps": 300, "buffer": 2000, "statistics": "selection"}
+        path = pipeline("streamed", grown, [{"train_idm": options}])
+        process = subprocess.Popen([BINARY, "run", str(path), "--threads", "1"], cwd=ROOT, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        check(status == 0, f"memory: exit {status}")
+        peaks.append(usage.ru_maxrss / 1024)
+    # All windows of the larger one would be 80 MB.
+    check(peaks[1] < peaks[0] + 25, f"peaks of {peaks} MB")
+
+
 def self_training(hopper):
     options = {"head": "gaussian", "hidden": [48], "steps": 400, "self_training": {"rounds": 2, "keep": 0.3}, "seed": 6}
     out = ROOT / "own" / "idm.onnx"
@@ -485,6 +502,7 @@ def main():
     threads(hopper)
     in_a_pipeline(hopper)
     foreign()
+    memory(hopper)
     self_training(hopper)
     failures(hopper)
     shutil.rmtree(ROOT)

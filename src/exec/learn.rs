@@ -67,5 +67,5 @@ pub fn learn(placed: &Placed<Lesson>, sources: &[Dataset], threads: usize, clock
     let corpus = Shards { readers: Readers::new(sources), training, parts, columns, steps };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
-    clock.time(&placed.name, || pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, watch))))
+    clock.time(&placed.name, || pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, placed.part.device, watch))))
 }

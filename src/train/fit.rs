@@ -6,7 +6,7 @@ use super::member::Lesson;
 use super::model::{Model, Scaling};
 use super::report::{Curve, Data, Report, Round};
 use super::teach::Taught;
-use super::{Head, Options, Statistics, Task, Watch};
+use super::{Device, Head, Options, Statistics, Task, Watch};
 use crate::error::{Error, Kind, Result};
 
 /// A trained model and what is to be said of it.
@@ -18,11 +18,12 @@ pub struct Fitted {
     pub report: Report,
 }
 
-/// Learns a model.
+/// Learns a model on `device`.
 ///
 /// # Errors
 /// Where the corpus cannot be read or has nothing to learn from, the loss diverges, or the user wants it to stop.
-pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, watch: &dyn Watch) -> Result<Fitted> {
+pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, device: Device, watch: &dyn Watch) -> Result<Fitted> {
+    let place = device.open()?;
     let (mut survey, mut held_out) = (Survey::new(task, options.head), 0);
     let own = options.statistics == Statistics::Recorded;
     let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
@@ -74,6 +75,7 @@ pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, watch: &dyn Watc
             validation: &validation,
             counts: [count, held_out],
             watch,
+            device: &place,
         };
         let (mut members, mut curves) = (Vec::new(), Vec::new());
         watch.begin(lesson.updates().saturating_mul(options.members as u64));
@@ -112,7 +114,7 @@ pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, watch: &dyn Watc
         latest = model;
     }
     let data = Data { training_steps: survey.count, held_out_steps: held_out, constant_observations: constant };
-    let report = Report::new(options, task, data, measured, rounds, chosen, curves);
+    let report = Report::new((options, task, device), data, measured, rounds, chosen, curves);
     Ok(Fitted { model: best, report })
 }
 
@@ -355,7 +357,7 @@ mod tests {
     #[test]
     fn every_head_learns_and_its_file_says_what_it_says_itself() {
         for head in [Head::Deterministic, Head::Gaussian, Head::Categorical] {
-            let fitted = fit(&corpus(head), &task(head), &options(head), &Quiet::default()).unwrap();
+            let fitted = fit(&corpus(head), &task(head), &options(head), Device::Cpu, &Quiet::default()).unwrap();
             let (error, of_mean) = (fitted.report.held_out.error(), fitted.report.held_out.error_of_mean());
             assert!(error < 0.1 * of_mean, "{head:?}: {error} beside {of_mean}");
             assert_eq!(fitted.report.data.constant_observations, [1]);
@@ -379,7 +381,7 @@ mod tests {
             let head = Head::Deterministic;
             let options =
                 Options { members: 1, bootstrap: false, buffer, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) };
-            let fitted = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap();
+            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
             let curve = &fitted.report.curves[0];
             let lowest = curve.looks.iter().map(|look| look.validation).fold(f64::INFINITY, f64::min);
             assert_eq!(curve.best.validation, lowest);
@@ -399,7 +401,7 @@ mod tests {
     fn patience_ends_it_early_and_budgets_hold() {
         let head = Head::Deterministic;
         let looks = |options: Options| {
-            let fitted = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap();
+            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
             (fitted.report.curves[0].looks.last().unwrap().update, fitted.report.curves[0].best.update)
         };
         let (last, best) = looks(Options { patience: 3, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) });
@@ -413,7 +415,7 @@ mod tests {
     fn a_loss_that_diverges_is_said() {
         let head = Head::Gaussian;
         let options = Options { adam: Adam { learning_rate: 1e4, ..options(head).adam }, activation: Activation::Relu, ..options(head) };
-        let error = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap_err();
+        let error = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap_err();
         assert!(error.message.contains("diverged") && error.hints[0].contains("`lr` is 10000"), "{error:?}");
     }
 
@@ -422,7 +424,7 @@ mod tests {
         for head in [Head::Gaussian, Head::Categorical] {
             let self_training = Some(SelfTraining { rounds: 2, keep: 0.25 });
             let fitted =
-                fit(&corpus(head), &task(head), &Options { self_training, ..options(head) }, &Quiet::default()).unwrap();
+                fit(&corpus(head), &task(head), &Options { self_training, ..options(head) }, Device::Cpu, &Quiet::default()).unwrap();
             let steps: Vec<u64> = fitted.report.rounds.iter().map(|round| round.steps).collect();
             // Of classes that it is wholly certain of there are several.
             let exact =
@@ -445,7 +447,7 @@ mod tests {
         corpus.0.push((Part::Every, vec![alone(examples(0, 30, head, false)), alone(examples(30, 6, head, false))]));
         for (statistics, seen) in [(Statistics::Recorded, few), (Statistics::Selection, all)] {
             let options = Options { statistics, budget: Budget::Updates(2), members: 1, ..options(head) };
-            let inputs = fit(&corpus, &task(head), &options, &Quiet::default()).unwrap().model.inputs;
+            let inputs = fit(&corpus, &task(head), &options, Device::Cpu, &Quiet::default()).unwrap().model.inputs;
             let first: Vec<f64> = seen.inputs.chunks(4).map(|window| f64::from(window[0])).collect();
             let mean = first.iter().sum::<f64>() / first.len() as f64;
             let std = (first.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / first.len() as f64).sqrt();
@@ -463,7 +465,7 @@ mod tests {
     fn what_never_changes_is_nothing_to_learn_from() {
         let mut corpus = corpus(Head::Deterministic);
         corpus.0.iter_mut().flat_map(|(_, pieces)| pieces).for_each(|piece| piece.inputs.fill(2.5));
-        let error = fit(&corpus, &task(Head::Deterministic), &options(Head::Deterministic), &Quiet::default()).unwrap_err();
+        let error = fit(&corpus, &task(Head::Deterministic), &options(Head::Deterministic), Device::Cpu, &Quiet::default()).unwrap_err();
         assert!(error.message.starts_with("observations are constant at all 400 steps"), "{error:?}");
     }
 }

@@ -492,10 +492,11 @@ def failures(hopper):
     source, _ = made("bad_class", lengths, 2, classes, everyone, discrete=np.int32)
     stderr = trajmill("run", pipeline("bad_class", source, [{"train_idm": {"out": "bad/idm.onnx", "classes": 2}}]), code=1).stderr
     check("none of the 2 classes" in stderr, stderr)
+    check(not list((ROOT / "bad").rglob("*")), f"a model that was not learnt left {list((ROOT / 'bad').rglob('*'))}")
     # A device that this build cannot learn on: said before anything is read.
     path = pipeline("bad_device", hopper, [{"train_idm": {"out": "bad/idm.onnx"}}])
     stderr = trajmill("run", path, "--device", "cuda", code=1).stderr
-    check("cannot learn on cuda:0" in stderr and "--features cuda" in stderr, stderr)
+    check("cannot learn on cuda:0" in stderr and "--features cuda" in stderr and not list((ROOT / "bad").rglob("*")), stderr)
 
 
 def main():

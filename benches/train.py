@@ -1,10 +1,13 @@
 """Time of an update of `train_idm` and of PyTorch, side by side.
 
 The network of the paper: windows of three observations of 17 values, two hidden layers of 1024 with ReLU, dropout 0.1, actions of 6,
-batches of 1024, Adam; with a deterministic head, and with the Gaussian one, which is two such networks. Contestants take turns.
+batches of 1024, Adam; with a deterministic head, and with the Gaussian one, which is two such networks. Contestants take turns; tables
+give median, smallest and largest of the rounds, and the largest share of the processors that other processes took meanwhile.
 """
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -13,15 +16,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import measure
+
+BENCHES = pathlib.Path(__file__).resolve().parent
+
 WIDTH, ACTIONS, HIDDEN, BATCH, WINDOW = 17, 6, 1024, 1024, 3
 STEPS = 20_000
-WARM_UP = 5
 
 
 def corpus(folder, trajmill):
@@ -42,28 +47,25 @@ def corpus(folder, trajmill):
     subprocess.run([trajmill, "import", folder / "steps.parquet", folder / "corpus", "--from", "parquet"], check=True, capture_output=True)
 
 
-def ours(folder, arguments, head):
-    """Seconds of an update: the difference of a long and a short run, so that start, reading and writing are in neither."""
-    short, long = (run(folder, arguments, head, updates) for updates in (arguments.short, arguments.short + arguments.updates))
-    return (long - short) / arguments.updates
-
-
-def run(folder, arguments, head, updates):
+def ours(folder, arguments, head, updates):
     options = {"out": str(folder / "idm.onnx"), "head": head, "hidden": [HIDDEN, HIDDEN], "dropout": 0.1, "batch": BATCH, "lr": 1e-4,
                "steps": updates, "validation": 0.01, "patience": 1000}
     pipeline = folder / "train.yaml"
     pipeline.write_text(json.dumps({"trajmill": 1, "source": str(folder / "corpus"), "stages": [{"train_idm": options}]}))
     for path in folder.glob("idm.*"):
         path.unlink()
-    began = time.perf_counter()
-    subprocess.run([arguments.trajmill, "run", pipeline, "--threads", str(arguments.threads)], check=True, capture_output=True)
-    return time.perf_counter() - began
+    return [arguments.trajmill, "run", pipeline, "--threads", arguments.threads, "--device", "cpu"]
 
 
-def theirs(arguments, head):
-    """Seconds of an update, by PyTorch's own process after some that do not count."""
-    done = subprocess.run([sys.executable, __file__, "--torch", head, "--updates", str(arguments.updates), "--threads", str(arguments.threads)], check=True, capture_output=True, text=True)
-    return float(done.stdout) / arguments.updates
+def theirs(folder, arguments, head, updates):
+    return [sys.executable, __file__, "--torch", head, "--updates", updates, "--threads", arguments.threads]
+
+
+def per_update(command, folder, arguments, head):
+    """Milliseconds of an update: the difference of a long and a short run, so that start, reading and writing are in neither."""
+    short, long = (measure.once(command(folder, arguments, head, updates)) for updates in (arguments.short, arguments.short + arguments.updates))
+    wall, cpu = (1e3 * (long[key] - short[key]) / arguments.updates for key in ("wall_s", "cpu_s"))
+    return {"wall_ms": round(wall, 2), "cpu_ms": round(cpu, 2), "others": max(short["others"], long["others"])}
 
 
 def torch_run(head, updates, threads):
@@ -80,7 +82,7 @@ def torch_run(head, updates, threads):
 
     networks = nn.ModuleList([mlp() for _ in range(2 if head == "gaussian" else 1)])
     optimiser = torch.optim.Adam(networks.parameters(), lr=1e-4)
-    done, order, began = 0, torch.randperm(STEPS), 0.0
+    done, order = 0, torch.randperm(STEPS)
     while True:
         for start in range(0, STEPS - BATCH + 1, BATCH):
             rows = order[start : start + BATCH]
@@ -96,37 +98,45 @@ def torch_run(head, updates, threads):
             loss.backward()
             optimiser.step()
             done += 1
-            if done == WARM_UP:
-                began = time.perf_counter()
-            if done == WARM_UP + updates:
-                return print(time.perf_counter() - began)
+            if done == updates:
+                return
         order = torch.randperm(STEPS)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trajmill", default=str(pathlib.Path(__file__).resolve().parents[1] / "target/release/trajmill"), help="the binary; `cargo build --release`")
+    parser.add_argument("--trajmill", default=str(BENCHES.parent / "target/release/trajmill"), help="the binary; `cargo build --release`")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--short", type=int, default=20, help="updates of trajmill's short run")
+    parser.add_argument("--short", type=int, default=20, help="updates of the short run")
     parser.add_argument("--updates", type=int, default=100, help="updates that are measured")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--results", type=pathlib.Path, default=BENCHES / "results", help="where the figures go [benches/results]")
     parser.add_argument("--torch", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.torch:
         return torch_run(arguments.torch, arguments.updates, arguments.threads)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="bench-train-"))
     corpus(folder, arguments.trajmill)
-    results = {}
+    heads, lines = {}, ["| head | trajmill, ms an update | PyTorch | trajmill's speed beside PyTorch's | CPU ms of either | others |", "|---|---|---|---|---|---|"]
     for head in ("deterministic", "gaussian"):
-        times = {"trajmill": [], "pytorch": []}
+        runs = {"trajmill": [], "pytorch": []}
         for _ in range(arguments.rounds):
-            for name, run in (("trajmill", lambda: ours(folder, arguments, head)), ("pytorch", lambda: theirs(arguments, head))):
-                times[name].append(run() * 1e3)
-        medians = {name: statistics.median(own) for name, own in times.items()}
-        results[head] = {"ms_per_update": times, "median": medians, "ratio": medians["pytorch"] / medians["trajmill"]}
-        each = ", ".join(f"{name} {medians[name]:.1f} ms ({min(own):.1f} to {max(own):.1f})" for name, own in times.items())
-        print(f"{head}: an update takes {each}; trajmill runs at {results[head]['ratio']:.2f} of PyTorch's speed", flush=True)
-    print(json.dumps(results))
+            for name, command in (("trajmill", ours), ("pytorch", theirs)):
+                runs[name].append(per_update(command, folder, arguments, head))
+        median = lambda name, key: statistics.median(run[key] for run in runs[name])
+        wall = [f"{median(name, 'wall_ms'):.1f} ({min(r['wall_ms'] for r in own):.1f} to {max(r['wall_ms'] for r in own):.1f})" for name, own in runs.items()]
+        ratios = {key: round(median("pytorch", key) / median("trajmill", key), 3) for key in ("wall_ms", "cpu_ms")}
+        heads[head] = {"runs": runs, "pytorch_by_trajmill": ratios}
+        cpu = " and ".join(f"{median(name, 'cpu_ms'):.0f}" for name in runs)
+        others = max(run["others"] for own in runs.values() for run in own)
+        lines.append(f"| {head} | {wall[0]} | {wall[1]} | {ratios['wall_ms']:.2f}× (by CPU time {ratios['cpu_ms']:.2f}×) | {cpu} | {others:.0%} |")
+        print(lines[-1], flush=True)
+    versions = {"torch": importlib.metadata.version("torch"), "trajmill": subprocess.run([arguments.trajmill, "--version"], capture_output=True, text=True).stdout.strip()}
+    record = {"what": "train", "date": datetime.date.today().isoformat(), "machine": measure.machine(), "threads": arguments.threads, "versions": versions, "heads": heads}
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    stem = f"{record['date']}-train-threads-{arguments.threads}"
+    (arguments.results / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (arguments.results / f"{stem}.md").write_text(f"{__doc__}Threads of either: {arguments.threads}.\n\n" + "\n".join(lines) + "\n")
     shutil.rmtree(folder)
 
 

@@ -312,7 +312,11 @@ fn learn(placed: &Placed<Lesson>, sources: &[Dataset], options: &Options, clock:
     options.watch.end();
     let fitted = fitted?;
     publish_model(lesson, &fitted)?;
-    Ok(Model { path: lesson.path.clone(), reused: false, summary: fitted.report.summary() })
+    let summary = match lesson.device {
+        train::Device::Cpu => fitted.report.summary(),
+        device => format!("{}; learnt on {device}", fitted.report.summary()),
+    };
+    Ok(Model { path: lesson.path.clone(), reused: false, summary })
 }
 
 /// Tells the run's watch of the learning.

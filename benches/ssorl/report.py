@@ -37,19 +37,21 @@ class Group:
 
 
 def gap(results, oracle):
-    """Mean over corpora of (oracle - it) / oracle, in returns; `None` where a corpus has no oracle yet."""
+    """Mean over corpora of (oracle - it) / oracle, in returns; `None` where a corpus has no oracle yet, or one without returns."""
     own, best = defaultdict(list), defaultdict(list)
     for into, given in ((own, results), (best, oracle)):
         for result in given:
             into[result["environment"], result["mixture"]].append(np.mean(result["returns"]))
-    if not own or set(own) - set(best):
+    # A share of an oracle that earns nothing says nothing.
+    if not own or set(own) - set(best) or min(np.mean(best[corpus]) for corpus in own) <= 0:
         return None
     return float(np.mean([1 - np.mean(own[corpus]) / np.mean(best[corpus]) for corpus in own]))
 
 
 def error(results, split):
-    """Mean over runs of the labels' squared error as a share of the true actions' variance."""
-    found = [r["label_error"][split] for r in results if r["label_error"] and split in r["label_error"]]
+    """Mean over runs of the labels' squared error as a share of the true actions' variance. It was measured on all labels, and
+    so is not that of what is left without the most uncertain ones."""
+    found = [r["label_error"][split] for r in results if r["kind"] == "proxy" and r["label_error"] and split in r["label_error"]]
     return float(np.mean([each["error"] / each["variance"] for each in found])) if found else None
 
 
@@ -129,7 +131,7 @@ def write(results, scale, size, expected, folder, name):
 {len(results)} of {expected} runs are in. Corpora: {", ".join(corpora)}, {size["steps"]:,} steps each. TD3+BC: {size["updates"]:,} updates of 256; {size["rollouts"]}
 trajectories of evaluation a run. Returns are normalised: 0 is a random policy's, 1 that of the best policy of the search, without noise
 ({", ".join(f"{e}: {low:.0f} and {high:.0f}" for e, (low, high) in scale.items())}). The gap is (oracle - it) / oracle in returns, the mean over corpora. Label error: squared error of the
-proxy labels as a share of the true actions' variance, on the rest of the pool that labelled trajectories come from (in_dist; in
+proxy labels, before any are dropped, as a share of the true actions' variance, on the rest of the pool that labelled trajectories come from (in_dist; in
 the decoupled setup, all unlabelled trajectories) and above it (out_dist).
 
 ## A tenth of the trajectories labelled, from the lowest returns

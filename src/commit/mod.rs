@@ -186,3 +186,14 @@ impl Staging {
         store::remove(&self.directory)
     }
 }
+
+impl Drop for Staging {
+    /// A run that fails before there is any work to go on from leaves nothing behind.
+    fn drop(&mut self) {
+        let is_lock = |entry: std::fs::DirEntry| entry.file_name() == "lock";
+        if std::fs::read_dir(&self.directory).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_lock))) {
+            // What cannot be removed is an empty directory, which the next run takes.
+            let _ = store::remove(&self.directory);
+        }
+    }
+}

@@ -15,8 +15,8 @@ use crate::train::{Corpus, Examples, Fitted, Part, Watch, fit};
 struct Shards<'a> {
     readers: Readers<'a>,
     training: &'a Training,
-    /// Tasks of each part: to learn from, to hold out, to label.
-    parts: [Vec<Task>; 3],
+    /// Tasks of each part: to learn from, to hold out, to label, and of all together.
+    parts: [Vec<Task>; 4],
     columns: Vec<String>,
     /// All columns of steps, for the size of a block.
     steps: SchemaRef,
@@ -24,11 +24,12 @@ struct Shards<'a> {
 
 impl Shards<'_> {
     fn part(&self, part: Part) -> &[Task] {
-        let [training, validation, unlabelled] = &self.parts;
+        let [training, validation, unlabelled, every] = &self.parts;
         match part {
             Part::Training => training,
             Part::Validation => validation,
             Part::Unlabelled => unlabelled,
+            Part::Every => every,
         }
     }
 }
@@ -57,12 +58,14 @@ pub fn learn(placed: &Placed<Lesson>, sources: &[Dataset], threads: usize, clock
     let training = &placed.part.training;
     let table = table::whole(Training::PARTED_BY, sources)?;
     let [learnt, held_out, unlabelled] = training.split(table.columns())?;
-    let parts = [tasks::by_shard(&table, &learnt)?, tasks::by_shard(&table, &held_out)?, tasks::by_shard(&table, &unlabelled)?];
+    let every: Vec<u32> = (0..).take(table.columns().num_rows()).collect();
+    let by_shard = |rows: &Vec<u32>| tasks::by_shard(&table, rows);
+    let parts = [by_shard(&learnt)?, by_shard(&held_out)?, by_shard(&unlabelled)?, by_shard(&every)?];
     let known = |name: &&str| sources.first().is_some_and(|source| source.steps.index_of(name).is_ok());
     let columns = training.reads().into_iter().filter(known).map(str::to_owned).collect();
     let steps = sources.first().map_or_else(|| Arc::new(Schema::empty()), |source| Arc::clone(&source.steps));
     let corpus = Shards { readers: Readers::new(sources), training, parts, columns, steps };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
-    clock.time(&placed.name, || pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, watch))))
+    clock.time(&placed.name, || pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, placed.part.device, watch))))
 }

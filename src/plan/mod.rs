@@ -20,6 +20,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::dataset::Dataset;
 use crate::stage::{Check, Materialise, Selection, Training, Transform};
+use crate::train;
 
 pub use fingerprint::Fingerprint;
 pub use resolve::{COPY, resolve};
@@ -73,6 +74,8 @@ pub struct Lesson {
     pub training: Box<Training>,
     /// All that the model depends on.
     pub fingerprint: Fingerprint,
+    /// Where it is learnt.
+    pub device: train::Device,
 }
 
 /// A half of a stage in its place.

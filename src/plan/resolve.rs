@@ -15,8 +15,9 @@ use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, write};
 use crate::error::Result;
 use crate::expr::{self, Aggregate};
-use crate::model::{Options, Runtime, Spec};
+use crate::model::{Device, Options, Runtime, Spec};
 use crate::stage::{BETWEEN_HALVES, Bound, Check, Context, Half, Materialise, Misfit, STAGES, Selection, Training, Transform};
+use crate::train;
 
 /// The carried column by which a transform says that one trajectory became several; see `filter`.
 pub const COPY: &str = "__copy";
@@ -36,6 +37,8 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     let runtime = has_model.then(|| Runtime::find(options)).transpose()?.map(Arc::new);
     let library =
         Library { pipeline, runtime: runtime.clone().unwrap_or_else(|| Arc::new(Runtime::embedded())), learnt: RefCell::default() };
+    let learns = pipeline.stages.iter().any(|stage| stage.name.name == "train_idm");
+    let device = if learns { learns_on(&options.device)? } else { train::Device::Cpu };
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     for (index, source) in sources.iter().enumerate() {
@@ -44,6 +47,7 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     let mut chain = Chain {
         pipeline,
         library: &library,
+        device,
         faults,
         unbound: Vec::new(),
         steps: Arc::clone(&first.steps),
@@ -65,6 +69,18 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
         return Err(pipeline.source.error(chain.faults));
     }
     Ok(Plan { phases: chain.phases, sources, foreign, runtime, text: pipeline.source.text.clone(), params: pipeline.params.clone() })
+}
+
+/// Where models are learnt: on the first CUDA device that is asked for, with `auto` on the first one where that works.
+fn learns_on(device: &Device) -> Result<train::Device> {
+    match device {
+        Device::Cpu => Ok(train::Device::Cpu),
+        Device::Auto => Ok(Some(train::Device::Cuda(0)).filter(|device| device.works().is_ok()).unwrap_or_default()),
+        Device::Cuda(indices) => {
+            let device = train::Device::Cuda(indices.first().copied().unwrap_or(0));
+            device.works().map(|()| device)
+        }
+    }
 }
 
 /// The columns of trajectories that come along; the others are computed anew.
@@ -97,6 +113,8 @@ impl Open {
 struct Chain<'a> {
     pipeline: &'a PipelineFile,
     library: &'a Library<'a>,
+    /// Where models are learnt.
+    device: train::Device,
     faults: Vec<Diagnostic>,
     /// Names that stages which did not bind would have added: later stages are not blamed for missing those.
     unbound: Vec<String>,
@@ -222,7 +240,10 @@ impl Chain<'_> {
             self.close(Sink::Staged { because: Vec::new(), stage: node.name.name.clone() });
         }
         self.fingerprint.set(format!("stage {} {}", index + 1, node.name.name), training.recipe.to_string());
-        let lesson = Lesson { path: path.clone(), fingerprint: self.fingerprint.clone(), training };
+        if self.device != train::Device::Cpu {
+            self.fingerprint.set(format!("stage {} {} device", index + 1, node.name.name), "cuda");
+        }
+        let lesson = Lesson { path: path.clone(), fingerprint: self.fingerprint.clone(), device: self.device, training };
         // Whatever is done with the model depends on how it was learnt, not on what happens to lie at its path.
         self.library.learnt.borrow_mut().push(Spec { path, hash: lesson.fingerprint.key(), ..lesson.training.spec() });
         self.open.lessons.push(Placed { index, name: node.name.name.clone(), ahead_of: Vec::new(), part: lesson });

@@ -30,10 +30,10 @@ const LABELLED: &str = "labelled";
 
 /// Keeps the actions of some trajectories, and makes the others' null.
 ///
-/// All n trajectories are ranked by (`by`, id) ascending, nulls last. The pool is the named share of the ranking, from its
-/// lowest or its highest end; ⌊keep·n⌋ trajectories, at most the pool, are drawn from it without replacement, by a seeded
-/// hash of their ids. Adds the column `split` to trajectories: `labelled`, `in_dist` for the rest of the pool, `out_dist`
-/// for all others. Nothing is dropped.
+/// The coupled split of SS-ORL (Zheng et al., ICML 2023). All n trajectories are ranked by (`by`, id) ascending, nulls last.
+/// The pool is the named share of the ranking, from its lowest or its highest end; ⌊keep·n⌋ trajectories, at most the pool,
+/// are drawn from it without replacement, by a seeded hash of their ids. Adds the column `split` to trajectories: `labelled`,
+/// `in_dist` for the rest of the pool, `out_dist` for all others. Nothing is dropped.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct HideActions {
@@ -64,6 +64,10 @@ struct Ranking {
     /// What ranks trajectories: a column of theirs, or an SQL expression.
     #[serde(default = "by_return")]
     by: String,
+    /// Leaves so many of the lowest trajectories out of ranking and shares; their actions are hidden, and their `split` is
+    /// `skipped`. The reference implementation of SS-ORL loses one.
+    #[serde(default)]
+    skip_lowest: usize,
 }
 
 fn by_return() -> String {
@@ -72,7 +76,7 @@ fn by_return() -> String {
 
 impl Default for Ranking {
     fn default() -> Ranking {
-        Ranking { lowest: Some(1.0), highest: None, by: by_return() }
+        Ranking { lowest: Some(1.0), highest: None, by: by_return(), skip_lowest: 0 }
     }
 }
 
@@ -81,6 +85,7 @@ struct Split {
     keep: f64,
     pool: Pool,
     key: Expression,
+    skip_lowest: usize,
     seed: u64,
 }
 
@@ -128,7 +133,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         }
         steps = with_field(&steps, nullable(action).with_name(name)).0;
     }
-    let split = Half::selection(Split { keep, pool, key, seed: options.seed });
+    let split = Half::selection(Split { keep, pool, key, skip_lowest: options.from.skip_lowest, seed: options.seed });
     Ok(Bound::Work(vec![split, Half::transform(Hide { steps: Arc::new(steps), hidden: options.hidden })]))
 }
 
@@ -146,13 +151,15 @@ impl Selection for Split {
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        let n = table.num_rows();
         let ranked = rank::order(table, self.key.evaluate(table, &[])?, false)?;
+        let (skipped, ranked) = ranked.split_at(self.skip_lowest.min(ranked.len()));
+        let n = ranked.len();
         let pool = match self.pool {
             Pool::Lowest(share) => &ranked[..rank::share_of(share, n)],
             Pool::Highest(share) => &ranked[n - rank::share_of(share, n)..],
         };
-        let mut split = vec!["out_dist"; n];
+        let mut split = vec!["out_dist"; table.num_rows()];
+        skipped.iter().for_each(|row| split[*row as usize] = "skipped");
         pool.iter().for_each(|row| split[*row as usize] = "in_dist");
         let drawn = rank::shuffled(table, "hide_actions", self.seed)?.into_iter().filter(|row| split[*row as usize] == "in_dist");
         for row in drawn.take(rank::share_of(self.keep, n)).collect::<Vec<_>>() {
@@ -164,7 +171,7 @@ impl Selection for Split {
         let recorded = recorded.iter().zip(&split).map(|(recorded, split)| if *split == LABELLED { *recorded } else { 0 });
         let recorded = Int64Array::from_iter_values(recorded);
         let labelled: Vec<bool> = lengths.iter().zip(recorded.values()).map(|(length, recorded)| length == recorded).collect();
-        let rows = (0..n).map(|row| u32::try_from(row).map_err(|_| Error::failed("more than 2³² trajectories")));
+        let rows = (0..table.num_rows()).map(|row| u32::try_from(row).map_err(|_| Error::failed("more than 2³² trajectories")));
         Ok(Selected {
             rows: rows.collect::<Result<_>>()?,
             columns: vec![Arc::new(StringArray::from_iter_values(split)), Arc::new(BooleanArray::from(labelled)), Arc::new(recorded)],
@@ -255,6 +262,15 @@ mod tests {
 
         let high = split(&ids, &returns, r#"{"keep": 0.9, "from": {"highest": 0.3}}"#);
         assert_eq!((of(&high, "labelled"), of(&high, "in_dist")), (vec![3, 8, 9], vec![]));
+        // Without the two lowest, 5 and 1, there are eight: a half of them is the pool, a quarter keeps its actions.
+        let fewer = split(&ids, &returns, r#"{"keep": 0.25, "from": {"lowest": 0.5, "skip_lowest": 2}, "seed": 7}"#);
+        assert_eq!((of(&fewer, "skipped"), of(&fewer, "out_dist")), (vec![1, 5], vec![3, 7, 8, 9]));
+        assert_eq!((of(&fewer, "labelled").len(), of(&fewer, "in_dist").len()), (2, 2));
+        assert!(
+            fewer.iter().all(|(_, split, labelled, recorded)| (*labelled, *recorded > 0) == (split == "labelled", split == "labelled"))
+        );
+        assert!(split(&ids, &returns, r#"{"keep": 1, "from": {"lowest": 1.0, "skip_lowest": 99}}"#).iter().all(|row| row.1 == "skipped"));
+
         assert!(split(&ids, &returns, r#"{"keep": 0}"#).iter().all(|row| row.1 == "in_dist"));
         assert!(split(&ids, &returns, r#"{"keep": 1}"#).iter().all(|row| row.1 == "labelled"));
 

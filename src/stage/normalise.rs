@@ -1,4 +1,7 @@
 //! `normalise`: columns of steps less their mean, in units of their standard deviation.
+//!
+//! TD3+BC (Fujimoto and Gu, NeurIPS 2021) made it the custom for observations; moments of parts are joined as Chan, Golub and
+//! LeVeque (1979) do, so that one pass is enough and nothing cancels.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,8 @@
 //! `score`: columns of steps from what a model says of them.
+//!
+//! So PEBBLE (Lee et al., ICML 2021) relabels all steps with the mean of an ensemble of rewards, REED (Metcalf et al., 2024) too;
+//! VGDF (Xu et al., NeurIPS 2023) asks an ensemble for value targets, Hindsight PRIORs (Verma and Metcalf, ICLR 2024) a world
+//! model for how much each step of a window mattered. What is done with the scores is SQL.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,8 +35,10 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{model: idm.onnx, inputs: {x: {of: observation, past: 1, future: 1}}, outputs: {guess: action}}",
 };
 
-/// Columns of steps from any ONNX model: rewards, values, densities, embeddings. Final rows are scored too, where the
-/// model's inputs are known there, as a value of the last observation is. A row with an input that is null gets null.
+/// Columns of steps from any ONNX model: rewards, values, densities, embeddings. y_t = f(x_t), where x_t is what SQL makes of
+/// row t and of the rows around it; of an ensemble the mean of f_1(x_t) … f_M(x_t), or how they are reduced otherwise. Final
+/// rows are scored too, where the model's inputs are known there, as a value of the last observation is. A row with an input
+/// that is null gets null.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Score {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt64Array};
-use arrow::compute::{cast, take, take_record_batch};
+use arrow::compute::{cast, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,10 +26,10 @@ pub(super) const STAGE: Stage = Stage {
 /// What keeps the draws of this stage apart from those of others.
 const SALT: &str = "subsample";
 
-/// Keeps a part of the trajectories: exactly one of `fraction`, `count`, `per_group` and
-/// `max_steps` says how many. Which ones depends
-/// on the seed and their ids alone, and those kept stay in their order. With `stride` instead, keeps a part of every
-/// trajectory's steps.
+/// Keeps a part of the trajectories: exactly one of `fraction`, `count`, `per_group` and `max_steps` says how many. Which
+/// ones depends on the seed and their ids alone, and those kept stay in their order. A weighted draw without replacement
+/// takes those with the smallest -ln(u) / weight, u being uniform (Efraimidis and Spirakis, 2006). With `stride` instead,
+/// keeps a part of every trajectory's steps.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Subsample {
@@ -54,6 +54,9 @@ struct Subsample {
     /// rounding leaves over goes to the groups that lost most by it.
     #[serde(default)]
     stratify: Option<String>,
+    /// Takes part in this alone of the trajectories for which an SQL predicate holds; the others stay.
+    #[serde(default, rename = "where")]
+    among: Option<String>,
     /// Draws with chances in proportion to this column or SQL expression over trajectories. Null and 0 are never drawn.
     #[serde(default)]
     weight: Option<String>,
@@ -109,6 +112,7 @@ struct Sample {
     size: Size,
     line: Line,
     stratify: Option<Expression>,
+    among: Option<Expression>,
     replacement: bool,
     seed: u64,
 }
@@ -169,7 +173,9 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     };
     let stratify = given.stratify.map(|sql| rank::bind_key(&sql, context.trajectories)).transpose();
     let stratify = stratify.map_err(|misfit| misfit.at("stratify"))?;
-    Bound::selection(Sample { size, line, stratify, replacement: given.replacement, seed: given.seed })
+    let among = given.among.map(|sql| Expression::predicate(&sql, context.trajectories, None)).transpose();
+    let among = among.map_err(|misfit| Misfit::from(misfit).at("where"))?;
+    Bound::selection(Sample { size, line, stratify, among, replacement: given.replacement, seed: given.seed })
 }
 
 impl Sample {
@@ -270,11 +276,42 @@ impl Sample {
         });
         Ok(fits.copied().collect())
     }
+
+    /// Rows that are kept, of all that `table` has.
+    fn drawn(&self, table: &RecordBatch) -> Result<Vec<u32>> {
+        let groups = rank::groups(table, self.stratify.as_ref())?;
+        let mut rows = Vec::new();
+        if self.replacement {
+            let quotas = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
+            let mut drawn = 0;
+            for (group, quota) in groups.iter().zip(quotas) {
+                rows.extend(self.draw(table, group, quota, &mut drawn)?);
+            }
+            return Ok(rows);
+        }
+        let line = self.line_up(table)?;
+        if let Size::MaxSteps(max_steps) = self.size {
+            return Sample::fitting(table, &line, max_steps);
+        }
+        let mut group_of = vec![0; table.num_rows()];
+        for (index, group) in groups.iter().enumerate() {
+            group.iter().for_each(|row| group_of[*row as usize] = index);
+        }
+        let mut left = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
+        for row in line {
+            let left = &mut left[group_of[row as usize]];
+            if *left > 0 {
+                *left -= 1;
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
 }
 
 impl Selection for Sample {
     fn reads(&self) -> Vec<String> {
-        let mut expressions: Vec<&Expression> = self.stratify.iter().collect();
+        let mut expressions: Vec<&Expression> = self.stratify.iter().chain(&self.among).collect();
         if let Line::Weighted(key) | Line::Top(key) = &self.line {
             expressions.push(key);
         }
@@ -286,33 +323,16 @@ impl Selection for Sample {
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        let groups = rank::groups(table, self.stratify.as_ref())?;
-        let mut rows = Vec::new();
-        if self.replacement {
-            let quotas = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
-            let mut drawn = 0;
-            for (group, quota) in groups.iter().zip(quotas) {
-                rows.extend(self.draw(table, group, quota, &mut drawn)?);
+        let mut rows = match &self.among {
+            None => self.drawn(table)?,
+            Some(among) => {
+                let mask = among.mask(table, &[])?;
+                let (these, mut others): (Vec<u32>, Vec<u32>) = (0..).take(mask.len()).partition(|row| mask.value(*row as usize));
+                let drawn = self.drawn(&filter_record_batch(table, &mask)?)?;
+                others.extend(drawn.into_iter().map(|row| these[row as usize]));
+                others
             }
-        } else {
-            let line = self.line_up(table)?;
-            if let Size::MaxSteps(max_steps) = self.size {
-                rows = Sample::fitting(table, &line, max_steps)?;
-            } else {
-                let mut group_of = vec![0; table.num_rows()];
-                for (index, group) in groups.iter().enumerate() {
-                    group.iter().for_each(|row| group_of[*row as usize] = index);
-                }
-                let mut left = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
-                for row in line {
-                    let left = &mut left[group_of[row as usize]];
-                    if *left > 0 {
-                        *left -= 1;
-                        rows.push(row);
-                    }
-                }
-            }
-        }
+        };
         rows.sort_unstable();
         let mut kept = vec![false; table.num_rows()];
         rows.iter().for_each(|row| kept[*row as usize] = true);
@@ -341,6 +361,7 @@ fn bind_stride(given: &Subsample, stride: u32, context: &Context) -> Result<Boun
         ("max_steps", given.max_steps.is_some()),
         ("top", given.top.is_some()),
         ("stratify", given.stratify.is_some()),
+        ("where", given.among.is_some()),
         ("weight", given.weight.is_some()),
         ("replacement", given.replacement),
     ];
@@ -495,6 +516,22 @@ mod tests {
     }
 
     #[test]
+    fn a_draw_among_some_leaves_the_others_and_is_that_of_these_alone() {
+        let table = rows(30);
+        let (these, others): (Vec<_>, Vec<_>) = table.iter().partition(|row| row.2 == "a");
+        for size in
+            [r#""fraction": 0.5"#, r#""max_steps": 9"#, r#""count": 4, "top": {"by": "return"}"#, r#""count": 20, "replacement": true"#]
+        {
+            let options = |more: &str| format!(r#"{{{size}, "seed": 2{more}}}"#);
+            let mut wanted = select(&these, &options(""));
+            wanted.extend(others.iter().map(|row| row.0));
+            wanted.sort_unstable();
+            assert_eq!(select(&table, &options(r#", "where": "\"group\" = 'a'""#)), wanted, "{size}");
+        }
+        assert_eq!(select(&table, r#"{"count": 0, "where": "\"group\" = 'nobody'"}"#).len(), 30);
+    }
+
+    #[test]
     fn the_rest_goes_to_the_groups_that_lost_most() {
         let mut table = rows(0);
         table.extend((0..10).map(|id| (id, 0.0, "a", 1)));
@@ -539,6 +576,8 @@ mod tests {
         assert_eq!(misfit(r#"{"fraction": 0.1, "count": 3}"#).message, misfit("{}").message);
         assert_eq!(misfit(r#"{"fraction": 1.5}"#).path, ["fraction"]);
         assert_eq!(misfit(r#"{"stride": 2, "seed": 1, "weight": "length"}"#).path, ["weight"]);
+        assert_eq!(misfit(r#"{"stride": 2, "where": "length > 1"}"#).path, ["where"]);
+        assert_eq!(misfit(r#"{"count": 2, "where": "length"}"#).path, ["where"]);
         assert_eq!(misfit(r#"{"count": 2, "top": {"by": "retrun"}}"#).path, ["top", "by"]);
         assert_eq!(misfit(r#"{"count": 2, "replacement": true, "top": {"by": "return"}}"#).path, ["replacement"]);
     }

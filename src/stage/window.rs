@@ -29,7 +29,7 @@ const REWARDS: &str = "rewards";
 const START: &str = "start";
 const MASK: &str = "mask";
 
-/// One row per window of consecutive steps of a trajectory. A column of numbers becomes a vector with a value per step, a
+/// One row per window of consecutive steps of a trajectory: x_s, x_{s+1}, … x_{s+length-1} for every start s. A column of numbers becomes a vector with a value per step, a
 /// column of vectors the vectors of all steps one after another, oldest first. Windows hold steps alone: the observation
 /// after the last action is in none.
 ///

@@ -12,6 +12,8 @@ pub enum Part {
     Validation,
     /// Those that are learnt from, or have no recorded action: their steps without one.
     Unlabelled,
+    /// All that there are, all their steps, of each the observation alone: what is seen of the world, learnt from or not.
+    Every,
 }
 
 /// Some examples: windows, what was done at them, and where they come from.

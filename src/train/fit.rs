@@ -6,7 +6,7 @@ use super::member::Lesson;
 use super::model::{Model, Scaling};
 use super::report::{Curve, Data, Report, Round};
 use super::teach::Taught;
-use super::{Head, Options, Task, Watch};
+use super::{Device, Head, Options, Statistics, Task, Watch};
 use crate::error::{Error, Kind, Result};
 
 /// A trained model and what is to be said of it.
@@ -18,17 +18,30 @@ pub struct Fitted {
     pub report: Report,
 }
 
-/// Learns a model.
+/// Learns a model on `device`.
 ///
 /// # Errors
 /// Where the corpus cannot be read or has nothing to learn from, the loss diverges, or the user wants it to stop.
-pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, watch: &dyn Watch) -> Result<Fitted> {
+pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, device: Device, watch: &dyn Watch) -> Result<Fitted> {
+    let place = device.open()?;
     let (mut survey, mut held_out) = (Survey::new(task, options.head), 0);
+    let own = options.statistics == Statistics::Recorded;
     let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
-        survey.add(examples);
+        survey.learn_from(examples);
+        if own {
+            let of_steps = examples.inputs.chunks_exact(task.cells()).map(|window| &window[task.past * task.width..]);
+            survey.look_at(of_steps);
+        }
         Ok(!watch.interrupted())
     })?;
     stop_if_wanted(watch)?;
+    for piece in 0..if own { 0 } else { corpus.pieces(Part::Every) } {
+        corpus.read(Part::Every, piece, &mut |examples| {
+            survey.look_at(examples.inputs.chunks_exact(task.width));
+            Ok(!watch.interrupted())
+        })?;
+        stop_if_wanted(watch)?;
+    }
     let validation = Stream::open(corpus, Part::Validation, options.buffer, |examples| {
         held_out += examples.len() as u64;
         Ok(!watch.interrupted())
@@ -62,9 +75,10 @@ pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, watch: &dyn Watc
             validation: &validation,
             counts: [count, held_out],
             watch,
+            device: &place,
         };
         let (mut members, mut curves) = (Vec::new(), Vec::new());
-        watch.begin(lesson.updates() * options.members as u64);
+        watch.begin(lesson.updates().saturating_mul(options.members as u64));
         for member in 0..options.members as u64 {
             let learnt = lesson.learn(member)?;
             // What an early stop leaves of the budget.
@@ -100,7 +114,7 @@ pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, watch: &dyn Watc
         latest = model;
     }
     let data = Data { training_steps: survey.count, held_out_steps: held_out, constant_observations: constant };
-    let report = Report::new(options, task, data, measured, rounds, chosen, curves);
+    let report = Report::new((options, task, device), data, measured, rounds, chosen, curves);
     Ok(Fitted { model: best, report })
 }
 
@@ -118,50 +132,68 @@ fn round(index: usize, curves: &[Curve], measured: &HeldOut, steps: u64, limit: 
     Round { round: index, steps, uncertainty_limit: limit, validation, error: measured.error() }
 }
 
-/// What is to be known of the training share before anything is learnt.
+/// What is to be known before anything is learnt.
 struct Survey<'a> {
     task: &'a Task,
-    /// Examples.
+    /// Examples to learn from.
     count: u64,
-    /// Mean and sum of squared deviations of the observations at the steps.
-    observations: Vec<[f64; 2]>,
-    /// The same of actions; for classes, how often each came.
+    /// Mean and sum of squared deviations of their actions; for classes, how often each came.
     actions: Vec<[f64; 2]>,
+    /// Steps whose observations inputs are scaled by.
+    seen: u64,
+    /// Mean and sum of squared deviations of these observations.
+    observations: Vec<[f64; 2]>,
     discrete: bool,
+}
+
+/// Welford's update by the `count`-th of some vectors: no cancellation however far from zero the values lie.
+fn update(moments: &mut [[f64; 2]], values: &[f32], count: u64) {
+    for ([mean, squares], value) in moments.iter_mut().zip(values) {
+        let apart = f64::from(*value) - *mean;
+        *mean += apart / count as f64;
+        *squares += apart * (f64::from(*value) - *mean);
+    }
+}
+
+/// The standard deviation of `count` values whose squared deviations have this sum.
+fn std(squares: f64, count: u64) -> f64 {
+    (squares / count.max(1) as f64).sqrt()
 }
 
 impl<'a> Survey<'a> {
     fn new(task: &'a Task, head: Head) -> Survey<'a> {
         let zeros = |n: usize| vec![[0.0; 2]; n];
-        Survey { task, count: 0, observations: zeros(task.width), actions: zeros(task.actions), discrete: head == Head::Categorical }
+        Survey {
+            task,
+            count: 0,
+            actions: zeros(task.actions),
+            seen: 0,
+            observations: zeros(task.width),
+            discrete: head == Head::Categorical,
+        }
     }
 
-    fn add(&mut self, examples: &Examples) {
-        // Welford's update: no cancellation however far from zero the values lie.
-        fn update(moments: &mut [[f64; 2]], values: &[f32], count: f64) {
-            for ([mean, squares], value) in moments.iter_mut().zip(values) {
-                let apart = f64::from(*value) - *mean;
-                *mean += apart / count;
-                *squares += apart * (f64::from(*value) - *mean);
-            }
-        }
-        let (cells, width) = (self.task.cells(), self.task.width);
+    /// Counts the actions of examples to learn from.
+    fn learn_from(&mut self, examples: &Examples) {
         let per_action = if self.discrete { 1 } else { self.task.actions };
-        for (window, action) in examples.inputs.chunks_exact(cells).zip(examples.targets.chunks_exact(per_action)) {
+        for action in examples.targets.chunks_exact(per_action) {
             self.count += 1;
-            update(&mut self.observations, &window[self.task.past * width..(self.task.past + 1) * width], self.count as f64);
             if self.discrete {
                 if let Some([count, _]) = action.first().and_then(|class| self.actions.get_mut(*class as usize)) {
                     *count += 1.0;
                 }
             } else {
-                update(&mut self.actions, action, self.count as f64);
+                update(&mut self.actions, action, self.count);
             }
         }
     }
 
-    fn std(&self, squares: f64) -> f64 {
-        (squares / self.count.max(1) as f64).sqrt()
+    /// Counts observations; of each slice its first values are one.
+    fn look_at<'b>(&mut self, observations: impl Iterator<Item = &'b [f32]>) {
+        for observation in observations {
+            self.seen += 1;
+            update(&mut self.observations, observation, self.seen);
+        }
     }
 
     /// What windows go through before the networks, and the dimensions that never change, which are left out.
@@ -170,21 +202,18 @@ impl<'a> Survey<'a> {
             .filter(|dimension| {
                 let [mean, squares] = self.observations[*dimension];
                 // Below what float32 resolves around the mean.
-                self.std(squares) <= 1e-7 * mean.abs()
+                std(squares, self.seen) <= 1e-7 * mean.abs()
             })
             .collect();
         if constant.len() == self.task.width {
-            return Err(Error::failed(format!(
-                "observations are constant at all {} steps to learn from: nothing follows from them",
-                self.count
-            ))
-            .hint("learn from trajectories that move, or check how the observations were imported"));
+            return Err(Error::failed(format!("observations are constant at all {} steps: nothing follows from them", self.seen))
+                .hint("learn from trajectories that move, or check how the observations were imported"));
         }
         let length = self.task.past + 1 + self.task.future;
         let one: Vec<(f32, f32)> = (0..self.task.width)
             .map(|dimension| {
                 let [mean, squares] = self.observations[dimension];
-                let factor = if constant.contains(&dimension) { 0.0 } else { 1.0 / (self.std(squares) + 1e-6) };
+                let factor = if constant.contains(&dimension) { 0.0 } else { 1.0 / (std(squares, self.seen) + 1e-6) };
                 (mean as f32, factor as f32)
             })
             .collect();
@@ -203,7 +232,7 @@ impl<'a> Survey<'a> {
                 )
             }
             (Head::Categorical, _) => (vec![0.0; self.task.actions], vec![1.0; self.task.actions]),
-            _ => self.actions.iter().map(|[mean, squares]| (*mean as f32, self.std(*squares) as f32)).unzip(),
+            _ => self.actions.iter().map(|[mean, squares]| (*mean as f32, std(*squares, self.count) as f32)).unzip(),
         }
     }
 
@@ -288,6 +317,7 @@ mod tests {
             head,
             hidden: vec![24, 16],
             activation: Activation::Tanh,
+            statistics: Statistics::Recorded,
             dropout: 0.0,
             members: 2,
             bootstrap: true,
@@ -327,7 +357,7 @@ mod tests {
     #[test]
     fn every_head_learns_and_its_file_says_what_it_says_itself() {
         for head in [Head::Deterministic, Head::Gaussian, Head::Categorical] {
-            let fitted = fit(&corpus(head), &task(head), &options(head), &Quiet::default()).unwrap();
+            let fitted = fit(&corpus(head), &task(head), &options(head), Device::Cpu, &Quiet::default()).unwrap();
             let (error, of_mean) = (fitted.report.held_out.error(), fitted.report.held_out.error_of_mean());
             assert!(error < 0.1 * of_mean, "{head:?}: {error} beside {of_mean}");
             assert_eq!(fitted.report.data.constant_observations, [1]);
@@ -351,7 +381,7 @@ mod tests {
             let head = Head::Deterministic;
             let options =
                 Options { members: 1, bootstrap: false, buffer, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) };
-            let fitted = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap();
+            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
             let curve = &fitted.report.curves[0];
             let lowest = curve.looks.iter().map(|look| look.validation).fold(f64::INFINITY, f64::min);
             assert_eq!(curve.best.validation, lowest);
@@ -371,7 +401,7 @@ mod tests {
     fn patience_ends_it_early_and_budgets_hold() {
         let head = Head::Deterministic;
         let looks = |options: Options| {
-            let fitted = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap();
+            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
             (fitted.report.curves[0].looks.last().unwrap().update, fitted.report.curves[0].best.update)
         };
         let (last, best) = looks(Options { patience: 3, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) });
@@ -385,7 +415,7 @@ mod tests {
     fn a_loss_that_diverges_is_said() {
         let head = Head::Gaussian;
         let options = Options { adam: Adam { learning_rate: 1e4, ..options(head).adam }, activation: Activation::Relu, ..options(head) };
-        let error = fit(&corpus(head), &task(head), &options, &Quiet::default()).unwrap_err();
+        let error = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap_err();
         assert!(error.message.contains("diverged") && error.hints[0].contains("`lr` is 10000"), "{error:?}");
     }
 
@@ -393,7 +423,8 @@ mod tests {
     fn self_training_says_what_each_round_was_worth() {
         for head in [Head::Gaussian, Head::Categorical] {
             let self_training = Some(SelfTraining { rounds: 2, keep: 0.25 });
-            let fitted = fit(&corpus(head), &task(head), &Options { self_training, ..options(head) }, &Quiet::default()).unwrap();
+            let fitted =
+                fit(&corpus(head), &task(head), &Options { self_training, ..options(head) }, Device::Cpu, &Quiet::default()).unwrap();
             let steps: Vec<u64> = fitted.report.rounds.iter().map(|round| round.steps).collect();
             // Of classes that it is wholly certain of there are several.
             let exact =
@@ -405,10 +436,36 @@ mod tests {
     }
 
     #[test]
+    fn inputs_are_scaled_by_the_observations_that_are_asked_for() {
+        let head = Head::Deterministic;
+        let (few, all) = (examples(0, 20, head, true), examples(0, 36, head, false));
+        let mut corpus = corpus(head);
+        let alone = |examples: Examples| Examples {
+            inputs: examples.inputs.chunks(4).flat_map(|window| window[..2].to_vec()).collect(),
+            ..examples
+        };
+        corpus.0.push((Part::Every, vec![alone(examples(0, 30, head, false)), alone(examples(30, 6, head, false))]));
+        for (statistics, seen) in [(Statistics::Recorded, few), (Statistics::Selection, all)] {
+            let options = Options { statistics, budget: Budget::Updates(2), members: 1, ..options(head) };
+            let inputs = fit(&corpus, &task(head), &options, Device::Cpu, &Quiet::default()).unwrap().model.inputs;
+            let first: Vec<f64> = seen.inputs.chunks(4).map(|window| f64::from(window[0])).collect();
+            let mean = first.iter().sum::<f64>() / first.len() as f64;
+            let std = (first.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / first.len() as f64).sqrt();
+            // The same for the observation after the step; what never changes is left out.
+            let factor = 1.0 / (std + 1e-6);
+            let wanted = [[mean, factor], [3.0, 0.0], [mean, factor], [3.0, 0.0]];
+            for (place, [mean, factor]) in wanted.into_iter().enumerate() {
+                let found = [inputs.mean[place], inputs.factor[place]].map(f64::from);
+                assert!((found[0] - mean).abs() < 1e-5 && (found[1] - factor).abs() < 1e-5, "{statistics:?} {place}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_never_changes_is_nothing_to_learn_from() {
         let mut corpus = corpus(Head::Deterministic);
         corpus.0.iter_mut().flat_map(|(_, pieces)| pieces).for_each(|piece| piece.inputs.fill(2.5));
-        let error = fit(&corpus, &task(Head::Deterministic), &options(Head::Deterministic), &Quiet::default()).unwrap_err();
+        let error = fit(&corpus, &task(Head::Deterministic), &options(Head::Deterministic), Device::Cpu, &Quiet::default()).unwrap_err();
         assert!(error.message.starts_with("observations are constant at all 400 steps"), "{error:?}");
     }
 }

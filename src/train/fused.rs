@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::random::Random;
-use super::{Activation, Adam};
+use super::{Activation, Adam, BETAS, EPSILON};
 
 /// Elements of a block of work.
 const BLOCK: usize = 1 << 14;
@@ -28,6 +28,15 @@ pub(super) struct Dropout {
 }
 
 impl Dropout {
+    /// The factors of all outputs of so many rows and columns.
+    pub(super) fn factors(self, rows: usize, columns: usize) -> Vec<f32> {
+        let mut factors = vec![1.0; rows * columns];
+        factors.par_chunks_mut(columns.max(1)).enumerate().for_each(|(row, own)| {
+            self.apply(row, own.iter_mut(), |element, factor| *element = factor);
+        });
+        factors
+    }
+
     /// Calls `each` with every element of row `row` and the factor of its dropout.
     fn apply<'a>(self, row: usize, elements: impl Iterator<Item = &'a mut f32>, mut each: impl FnMut(&mut f32, f32)) {
         let mut random = Random::new(self.seed, &[row as u64]);
@@ -123,8 +132,6 @@ impl Moments {
     /// One step of Adam (Kingma and Ba, 2015), the `update`-th from 1 on, with weight decay as PyTorch's `Adam` has it
     /// (added to the gradient) or, `decoupled`, as `AdamW` (Loshchilov and Hutter, 2019).
     pub(super) fn step(&mut self, adam: &Adam, update: u64, parameters: &mut [f32], gradient: &[f32]) {
-        const BETAS: [f64; 2] = [0.9, 0.999];
-        const EPSILON: f32 = 1e-8;
         let power = i32::try_from(update).unwrap_or(i32::MAX);
         let step = (adam.learning_rate / (1.0 - BETAS[0].powi(power))) as f32;
         let root = (1.0 - BETAS[1].powi(power)).sqrt() as f32;
@@ -141,7 +148,7 @@ impl Moments {
                 let gradient = gradient + decay * *parameter;
                 *first = beta * *first + rest * gradient;
                 *second = gamma * *second + remainder * gradient * gradient;
-                *parameter = shrink * *parameter - step * *first / (second.sqrt() / root + EPSILON);
+                *parameter = shrink * *parameter - step * *first / (second.sqrt() / root + EPSILON as f32);
             }
         });
     }

@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use super::data::{Examples, Row, Stream};
+use super::device::Learner;
 use super::fit::stop_if_wanted;
 use super::head::{loss, unsquash};
 use super::model::Scaling;
 use super::network::{Network, Values};
 use super::random::Random;
-use super::tensor::{matrix, read};
 use super::{Head, Options, Task, Watch};
 use crate::error::{Error, Result};
 
@@ -41,6 +41,8 @@ pub(super) struct Lesson<'a> {
     pub(super) counts: [u64; 2],
     /// Told of progress.
     pub(super) watch: &'a dyn Watch,
+    /// Where networks learn.
+    pub(super) device: &'a candle_core::Device,
 }
 
 /// A look at the losses.
@@ -75,7 +77,7 @@ impl Lesson<'_> {
     pub(super) fn updates(&self) -> u64 {
         match self.options.budget {
             super::Budget::Updates(updates) => updates.max(1),
-            super::Budget::Epochs(epochs) => (epochs * self.counts[0].div_ceil(self.batch() as u64)).max(1),
+            super::Budget::Epochs(epochs) => epochs.saturating_mul(self.counts[0].div_ceil(self.batch() as u64)).max(1),
         }
     }
 
@@ -94,7 +96,8 @@ impl Lesson<'_> {
             std::iter::once(self.task.cells()).chain(self.options.hidden.iter().copied()).chain([self.task.actions]).collect();
         let network = |part: u64| {
             let mut random = Random::new(seed, &[index, 1, part]);
-            Network::new(&sizes, self.options.activation, self.options.dropout as f32, &mut random)
+            let (activation, dropout) = (self.options.activation, self.options.dropout as f32);
+            Learner::on(self.device, Network::new(&sizes, activation, dropout, &mut random)?, activation, dropout)
         };
         let mut pupil = Pupil {
             lesson: self,
@@ -161,14 +164,13 @@ impl Lesson<'_> {
         }
     }
 
-    fn loss(&self, outputs: &[candle_core::Tensor], targets: &[f32]) -> Result<(f64, Vec<Vec<f32>>)> {
-        let outputs = outputs.iter().map(|outputs| read(outputs, <[f32]>::to_vec)).collect::<Result<Vec<_>>>()?;
+    fn loss(&self, outputs: &[Vec<f32>], targets: &[f32]) -> (f64, Vec<Vec<f32>>) {
         let slices: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
-        Ok(loss(self.options.head, &slices, targets, self.task.actions))
+        loss(self.options.head, &slices, targets, self.task.actions)
     }
 
     /// Mean loss over the validation examples.
-    fn validate(&self, networks: &[Network]) -> Result<f64> {
+    fn validate(&self, networks: &[Learner]) -> Result<f64> {
         let (mut total, mut count) = (0.0, 0);
         let (cells, width) = (self.task.cells(), self.target_width());
         self.validation.in_order(|examples| {
@@ -177,7 +179,7 @@ impl Lesson<'_> {
                 let inputs = self.inputs.apply(inputs)?;
                 let outputs = networks.iter().map(|network| Ok(network.forward(&inputs, None)?.0)).collect::<Result<Vec<_>>>()?;
                 let rows = targets.len() / width;
-                total += self.loss(&outputs, &self.targets(targets))?.0 * rows as f64;
+                total += self.loss(&outputs, &self.targets(targets)).0 * rows as f64;
                 count += rows;
             }
             Ok(true)
@@ -194,7 +196,7 @@ impl Lesson<'_> {
 struct Pupil<'a> {
     lesson: &'a Lesson<'a>,
     index: u64,
-    networks: Vec<Network>,
+    networks: Vec<Learner>,
     /// The batch that is being put together.
     batch: Examples,
     size: usize,
@@ -232,23 +234,22 @@ impl Pupil<'_> {
         self.update += 1;
         let inputs = lesson.inputs.apply(&self.batch.inputs)?;
         let targets = lesson.targets(&self.batch.targets);
-        let mut tapes = Vec::with_capacity(self.networks.len());
+        let mut passes = Vec::with_capacity(self.networks.len());
         let mut outputs = Vec::with_capacity(self.networks.len());
         for (part, network) in self.networks.iter().enumerate() {
             let noise = Random::new(lesson.options.seed, &[self.index, 4, self.update, part as u64]).bits();
-            let (output, tape) = network.forward(&inputs, Some(noise))?;
+            let (output, pass) = network.forward(&inputs, Some(noise))?;
             outputs.push(output);
-            tapes.push(tape);
+            passes.push(pass);
         }
-        let (loss, gradients) = lesson.loss(&outputs, &targets)?;
+        let (loss, gradients) = lesson.loss(&outputs, &targets);
         let first = *self.first.get_or_insert(loss);
         if !loss.is_finite() || loss > DIVERGED * first.abs().max(1.0) {
             let message = format!("the loss diverged: it is {loss:.3e} at update {}, and was {first:.3e} at the first", self.update);
             return Err(Error::failed(message).hint(format!("learn in smaller steps: `lr` is {}", lesson.options.adam.learning_rate)));
         }
-        for ((network, tape), gradient) in self.networks.iter_mut().zip(&tapes).zip(gradients) {
-            let gradients = network.backward(tape, matrix(gradient, self.size, lesson.task.actions)?)?;
-            network.step(&lesson.options.adam, self.update, &gradients)?;
+        for ((network, pass), gradient) in self.networks.iter_mut().zip(&passes).zip(gradients) {
+            network.update(pass, gradient, lesson.task.actions, &lesson.options.adam, self.update)?;
         }
         self.since = (self.since.0 + loss, self.since.1 + 1);
         if self.update.is_multiple_of(self.between) || self.update == self.updates {
@@ -269,7 +270,7 @@ impl Pupil<'_> {
         }
         self.looks.push(look);
         if self.best.as_ref().is_none_or(|(best, _)| validation < best.validation) {
-            self.best = Some((look, self.networks.iter().map(Network::values).collect::<Result<_>>()?));
+            self.best = Some((look, self.networks.iter().map(Learner::values).collect::<Result<_>>()?));
         }
         self.lesson.watch.advance(1, Some((look.training, validation)));
         Ok(())

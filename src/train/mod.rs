@@ -15,11 +15,13 @@
 //! Why not candle's autograd: it records each operator, and its operators on the CPU run on one thread and allocate their
 //! result. Three of them follow each product (bias, activation, dropout) and a dozen make one step of Adam, over matrices of
 //! a million elements. Here candle multiplies matrices; the rest is fused by hand ([`fused`]), one pass per layer and direction.
+//! On a GPU an operator is one kernel, and autograd it is ([`device`]).
 //!
 //! Bytes do not depend on the number of threads: `gemm` splits rows and columns and never sums, elementwise work is cut
 //! into fixed blocks, and sums run in a fixed order.
 
 mod data;
+mod device;
 mod fit;
 mod fused;
 mod head;
@@ -74,6 +76,15 @@ pub enum Head {
     Categorical,
 }
 
+/// Whose observations give mean and standard deviation that inputs are scaled by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistics {
+    /// Those at the steps that are learnt from.
+    Recorded,
+    /// Those at all steps that there are.
+    Selection,
+}
+
 /// What follows the sums of a hidden layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -85,7 +96,31 @@ pub enum Activation {
     Elu,
 }
 
-/// Options of the optimiser; its betas are 0.9 and 0.999, its epsilon 1e-8.
+/// How much of the moments of Adam an update leaves: Kingma and Ba's own choice (2015), and PyTorch's.
+const BETAS: [f64; 2] = [0.9, 0.999];
+/// What Adam adds to the root of the second moment.
+const EPSILON: f64 = 1e-8;
+
+/// Where networks learn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// The CUDA device of this index, where the feature `cuda` was built in.
+    Cuda(usize),
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// Options of the optimiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
     /// Size of a step.
@@ -123,6 +158,8 @@ pub struct Options {
     pub hidden: Vec<usize>,
     /// What follows them.
     pub activation: Activation,
+    /// Whose observations inputs are scaled by.
+    pub statistics: Statistics,
     /// Share of the last hidden layer's outputs that an update leaves out.
     pub dropout: f64,
     /// Members of the ensemble.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::measure::{Dimension, HeldOut};
 use super::member::Look;
-use super::{Budget, Head, Options, Task};
+use super::{Budget, Device, Head, Options, Task};
 
 /// How a model was learnt and how good it is on trajectories that it has not seen.
 #[derive(Debug, Clone, Serialize)]
@@ -66,8 +66,7 @@ pub struct Curve {
 
 impl Report {
     pub(super) fn new(
-        options: &Options,
-        task: &Task,
+        (options, task, device): (&Options, &Task, Device),
         data: Data,
         held_out: HeldOut,
         rounds: Vec<Round>,
@@ -90,6 +89,7 @@ impl Report {
         };
         let training = json!({
             "head": head, "loss": loss, "hidden": options.hidden, "members": options.members, "batch": options.batch, "budget": budget, "seed": options.seed,
+            "device": device.to_string(),
             "window": {"past": task.past, "future": task.future}, "observation_width": task.width, "action_width": task.actions,
         });
         Report { training, data, held_out, rounds, chosen_round, curves }

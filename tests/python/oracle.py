@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 
+import blake3
 import numpy as np
 import onnxruntime
 import pyarrow as pa
@@ -103,6 +105,31 @@ def run(name, stages, source, code=0, threads=2, shard_rows=None, extra=()):
     path.write_text(json.dumps(pipeline))
     done = trajmill("run", path, "--threads", threads, *extra, code=code)
     return Dataset(out) if code == 0 else done
+
+def recipes(accounts):
+    """Runs the recipes of `pipelines/` as they are committed, in a copy of that folder, and hands what each writes to its account."""
+    shutil.copytree(REPOSITORY / "pipelines", ROOT / "pipelines")
+    (ROOT / "data").symlink_to(REPOSITORY / "data")
+    listed = set(re.findall(r"`trajmill run pipelines/(\w+)\.yaml`", (REPOSITORY / "README.md").read_text()))
+    check(set(accounts) <= listed, f"README lists every recipe: {set(accounts) - listed} are not in it")
+    for name, compare in accounts.items():
+        path = f"pipelines/{name}.yaml"
+        trajmill("check", path)
+        trajmill("run", path)
+        out = ROOT / re.search(r"path: \.\./(out/[\w/-]+)", (ROOT / path).read_text())[1]
+        made = Dataset(out)
+        check(len(made) > 0, f"{name}: something is left")
+        compare(made)
+        check("nothing to do" in trajmill("run", path).stderr, f"{name}: the second time there is nothing to do")
+        shutil.rmtree(out)
+
+def drawn(salt, seed, ids):
+    """Ids in the order of a seeded draw without replacement."""
+    def chance(number):
+        hasher = blake3.blake3(salt.encode() + b"\0" + seed.to_bytes(8, "little") + int(number).to_bytes(8, "little", signed=True))
+        return int.from_bytes(hasher.digest(8), "little")
+
+    return sorted(ids, key=lambda number: (chance(number), number))
 
 def predict(model, feeds):
     """What a model gives in Python's onnxruntime, by output."""

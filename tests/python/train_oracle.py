@@ -424,6 +424,23 @@ def foreign():
         check(found[0] == found[1], f"{name}: another model from a source that the run imports")
 
 
+def memory(hopper):
+    """What is learnt from is streamed: four times as much of it takes no more memory."""
+    peaks = []
+    for times in (4, 16):
+        grown = ROOT / f"grown-{times}"
+        copies = {"subsample": {"fraction": times, "replacement": True, "seed": 1}}
+        trajmill("run", pipeline("grown", hopper, [copies, {"materialise": {"path": str(grown), "shard_rows": 20000}}]))
+        options = {"out": str(ROOT / f"memory-{times}" / "idm.onnx"), "hidden": [16], "steps": 300, "buffer": 2000, "statistics": "selection"}
+        path = pipeline("streamed", grown, [{"train_idm": options}])
+        process = subprocess.Popen([BINARY, "run", str(path), "--threads", "1"], cwd=ROOT, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        check(status == 0, f"memory: exit {status}")
+        peaks.append(usage.ru_maxrss / 1024)
+    # All windows of the larger one would be 80 MB.
+    check(peaks[1] < peaks[0] + 25, f"peaks of {peaks} MB")
+
+
 def self_training(hopper):
     options = {"head": "gaussian", "hidden": [48], "steps": 400, "self_training": {"rounds": 2, "keep": 0.3}, "seed": 6}
     out = ROOT / "own" / "idm.onnx"
@@ -475,6 +492,11 @@ def failures(hopper):
     source, _ = made("bad_class", lengths, 2, classes, everyone, discrete=np.int32)
     stderr = trajmill("run", pipeline("bad_class", source, [{"train_idm": {"out": "bad/idm.onnx", "classes": 2}}]), code=1).stderr
     check("none of the 2 classes" in stderr, stderr)
+    check(not list((ROOT / "bad").rglob("*")), f"a model that was not learnt left {list((ROOT / 'bad').rglob('*'))}")
+    # A device that this build cannot learn on: said before anything is read.
+    path = pipeline("bad_device", hopper, [{"train_idm": {"out": "bad/idm.onnx"}}])
+    stderr = trajmill("run", path, "--device", "cuda", code=1).stderr
+    check("cannot learn on cuda:0" in stderr and "--features cuda" in stderr and not list((ROOT / "bad").rglob("*")), stderr)
 
 
 def main():
@@ -485,6 +507,7 @@ def main():
     threads(hopper)
     in_a_pipeline(hopper)
     foreign()
+    memory(hopper)
     self_training(hopper)
     failures(hopper)
     shutil.rmtree(ROOT)

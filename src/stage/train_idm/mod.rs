@@ -1,5 +1,8 @@
 //! `train_idm`: learns an inverse dynamics model from the recorded actions and writes it as ONNX.
 //!
+//! The model is p(a_t | s_{t-past}, …, s_{t+future}): SS-ORL (Zheng et al., ICML 2023) sees one observation before and one after,
+//! VPT (Baker et al., NeurIPS 2022) as many after as before. Self-training goes back to Yarowsky (1995).
+//!
 //! The stage changes no step. It says what is learnt, from which steps of a chunk, and what the model will look like, so
 //! that a `label` behind it can be bound before there is a model; the learning itself is [`crate::train`]'s.
 
@@ -11,7 +14,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use serde_json::{Value, json};
 
-use self::options::{Activation, Head, SelfTraining, TrainIdm};
+use self::options::{Activation, Head, SelfTraining, Statistics, TrainIdm};
 use super::infer::assemble::{Edge, Slot, Window, fill};
 use super::infer::bind::shown;
 use super::infer::{Column, Values, place, spans};
@@ -32,6 +35,8 @@ pub(super) const STAGE: Stage = Stage {
 
 /// Bytes of windows that the shuffle buffer holds where it is not stated.
 const BUFFER: usize = 256 << 20;
+/// Bytes of parameters that a model may have: protobuf, and so an ONNX file, ends at 2 GiB.
+const LARGEST: u128 = 2_000_000_000;
 
 /// A model to be learnt, bound to the columns that it is learnt from.
 pub struct Training {
@@ -82,6 +87,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         let message = format!("`edge: ssorl` sees exactly one observation after the step, and `future` is {}", window.future);
         return Err(Misfit::new(message).help("`future: 1`, or another edge policy").at("window"));
     }
+    fits_into_a_file(&given, &window, head, actions)?;
     let bounds = bounds(&given, head, actions)?;
     let task = train::Task { past: window.past, future: window.future, width, actions, bounds };
     let example = 4 * (task.cells() + actions) + 8;
@@ -96,6 +102,10 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             Activation::Relu => train::Activation::Relu,
             Activation::Tanh => train::Activation::Tanh,
             Activation::Elu => train::Activation::Elu,
+        },
+        statistics: match given.statistics {
+            Statistics::Recorded => train::Statistics::Recorded,
+            Statistics::Selection => train::Statistics::Selection,
         },
         dropout: given.dropout,
         members: given.members.max(1),
@@ -190,6 +200,22 @@ fn self_training(own: SelfTraining, head: train::Head, members: usize) -> Result
     Ok(train::SelfTraining { rounds: own.rounds, keep: own.keep })
 }
 
+/// Whether the model's parameters fit into an ONNX file, whatever numbers the options hold.
+fn fits_into_a_file(given: &TrainIdm, window: &Window, head: train::Head, actions: usize) -> Result<(), Misfit> {
+    let wide = |size: usize| size as u128;
+    let inputs = (wide(window.past) + 1 + wide(window.future)).saturating_mul(wide(window.width));
+    let sizes = || given.hidden.iter().copied().map(wide);
+    let layers = std::iter::once(inputs).chain(sizes()).zip(sizes().chain([wide(actions)]));
+    let parameters = layers.fold(0, |sum: u128, (from, to)| sum.saturating_add((from + 1).saturating_mul(to)));
+    let networks = wide(given.members.max(1)) * if head == train::Head::Gaussian { 2 } else { 1 };
+    let bytes = parameters.saturating_mul(networks).saturating_mul(4);
+    if bytes <= LARGEST {
+        return Ok(());
+    }
+    let message = format!("the model would have {:.1e} parameters, and an ONNX file has no room for more than 5e8", bytes as f64 / 4.0);
+    Err(Misfit::new(message).help("a smaller `window`, smaller layers in `hidden`, or fewer `members`"))
+}
+
 /// Lowest and highest action.
 fn bounds(given: &TrainIdm, head: train::Head, actions: usize) -> Result<Option<[Vec<f64>; 2]>, Misfit> {
     let Some(limits) = &given.clip else {
@@ -277,7 +303,8 @@ impl Training {
         Ok([training, validation, unlabelled])
     }
 
-    /// The examples of a chunk: windows at the steps with a recorded action, or for [`Part::Unlabelled`] at those without any.
+    /// The examples of a chunk: windows at the steps with a recorded action, or for [`Part::Unlabelled`] at those without any; for
+    /// [`Part::Every`] the observations at all steps.
     ///
     /// # Errors
     /// Where an observation is null or not finite, or an action is not one that the model can predict.
@@ -290,17 +317,22 @@ impl Training {
         let source = column(step::ACTION_SOURCE).and_then(|source| source.as_string_opt::<i32>());
         let recorded =
             |row: usize| action.is_valid(row) && source.is_none_or(|source| source.is_null(row) || source.value(row) == "recorded");
-        let wanted = |row: usize| if part == Part::Unlabelled { action.is_null(row) } else { recorded(row) };
+        let wanted = |row: usize| match part {
+            Part::Training | Part::Validation => recorded(row),
+            Part::Unlabelled => action.is_null(row),
+            Part::Every => true,
+        };
         let rows = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.steps).map(move |row| Slot { row, span: index }));
-        let fits = |slot: &Slot| self.window.edge != Edge::Skip || self.window.fits(&spans[slot.span], slot.row);
+        let window = if part == Part::Every { Window { past: 0, future: 0, ..self.window } } else { self.window };
+        let fits = |slot: &Slot| window.edge != Edge::Skip || window.fits(&spans[slot.span], slot.row);
         let slots: Vec<Slot> = rows.filter(|slot| wanted(slot.row) && fits(slot)).collect();
 
         let observation = Column::new(column(step::OBSERVATION).ok_or_else(|| missing(step::OBSERVATION))?, Element::F32)?;
         let Values::F32(values) = &observation.values else { return Err(Error::failed("observations are not numbers")) };
         for slot in &slots {
             let span = &spans[slot.span];
-            let seen = span.start.max(slot.row.saturating_sub(self.window.past))..span.end.min(slot.row + self.window.future + 1);
-            let width = self.window.width;
+            let seen = span.start.max(slot.row.saturating_sub(window.past))..span.end.min(slot.row + window.future + 1);
+            let width = window.width;
             for row in seen {
                 if observation.is_null(row) {
                     return Err(Error::failed(format!("{}: `observation` is null, and is learnt from", place(chunk, slot.span, row)))
@@ -314,9 +346,10 @@ impl Training {
                 }
             }
         }
-        let mut inputs = vec![0.0; slots.len() * self.window.cells()];
-        fill(&self.window, &spans, &slots, values, &mut inputs);
-        let targets = if part == Part::Unlabelled { Vec::new() } else { self.targets(chunk, action, &slots)? };
+        let mut inputs = vec![0.0; slots.len() * window.cells()];
+        fill(&window, &spans, &slots, values, &mut inputs);
+        let labelled = matches!(part, Part::Training | Part::Validation);
+        let targets = if labelled { self.targets(chunk, action, &slots)? } else { Vec::new() };
         let ids = chunk.ids()?;
         Ok(Examples { inputs, targets, trajectories: slots.iter().map(|slot| ids[slot.span]).collect() })
     }
@@ -397,6 +430,33 @@ mod tests {
         let field = Field::new("action_source", DataType::Utf8, true);
         chunk = chunk.with_step_column(field, Arc::new(StringArray::from(source.to_vec()))).unwrap();
         assert_eq!(training.examples(&chunk, Part::Training).unwrap().targets, [0.5, 4.5, 5.5]);
+    }
+
+    #[test]
+    fn statistics_of_the_selection_see_every_step_labelled_or_not() {
+        let training = training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 0, "edge": "skip"}, "statistics": "selection"}"#);
+        let chunk = fixture::chunk(&[(4, 2, true), (7, 3, false)]);
+        let hidden = arrow::compute::nullif(chunk.steps.column_by_name("action").unwrap(), &vec![true; 6].into()).unwrap();
+        let chunk = chunk.with_step_column(Field::new("action", hidden.data_type().clone(), true), hidden).unwrap();
+        assert!(training.examples(&chunk, Part::Training).unwrap().is_empty());
+        let examples = training.examples(&chunk, Part::Every).unwrap();
+        // The final row 2 is no step.
+        let own: Vec<f32> = examples.inputs.chunks(2).map(|observation| observation[0]).collect();
+        assert_eq!((own, examples.targets), (vec![0.0, 1.0, 3.0, 4.0, 5.0], vec![]));
+    }
+
+    #[test]
+    fn models_that_no_file_can_hold_are_refused_before_a_row_is_read() {
+        for options in [
+            r#"{"out": "m.onnx", "hidden": [1000000000000, 1000000000000]}"#,
+            r#"{"out": "m.onnx", "window": {"past": 18446744073709551615, "future": 18446744073709551615}}"#,
+            r#"{"out": "m.onnx", "members": 18446744073709551615}"#,
+            r#"{"out": "m.onnx", "hidden": [16000, 16000], "head": "gaussian"}"#,
+        ] {
+            let misfit = fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
+            assert!(misfit.message.contains("an ONNX file has no room"), "{options}: {misfit:?}");
+        }
+        assert_eq!(training(r#"{"out": "m.onnx", "hidden": [16000, 16000]}"#).options.hidden, [16000, 16000]);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(super) struct TrainIdm {
     /// What follows each hidden layer.
     #[serde(default)]
     pub(super) activation: Activation,
+    /// Whose observations give the mean and standard deviation that inputs are scaled by, inside the model.
+    #[serde(default)]
+    pub(super) statistics: Statistics,
     /// Share of the last hidden layer's outputs that each update leaves out.
     #[serde(default)]
     pub(super) dropout: f64,
@@ -123,6 +126,18 @@ pub(super) enum Head {
     Gaussian,
     /// A logit for each of `classes` discrete actions, learnt by cross-entropy.
     Categorical,
+}
+
+/// Whose observations inputs are scaled by: (x - mean) / (std + 1e-6), std being the population's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Statistics {
+    /// Those at the steps that are learnt from.
+    #[default]
+    Recorded,
+    /// Those at all steps of the selection, labelled or not, final observations excluded: the reference implementation of
+    /// SS-ORL does so. One more pass over the data.
+    Selection,
 }
 
 /// What follows a hidden layer.

@@ -83,7 +83,8 @@ impl<'a> Vector<'a> {
                 }
                 let mut left = selector.row_count;
                 while left > 0 {
-                    (defined.clear(), repeated.clear());
+                    defined.clear();
+                    repeated.clear();
                     let wanted = left.min(AT_ONCE);
                     let (records, numbers, levels) = reader.read_records(wanted, Some(&mut defined), Some(&mut repeated), &mut values)?;
                     if records == 0 {

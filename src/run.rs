@@ -14,6 +14,7 @@ use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use crate::dataset::{Dataset, layout, schema, store};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{self, Clock, Setting};
+use crate::format::quarantine::{self, SetAside};
 use crate::format::{WriteOptions, Written, export, import};
 use crate::plan::table::{self, Flow};
 use crate::plan::{self, Foreign, Lesson, Phase, Placed, Plan, Sink, tasks};
@@ -21,7 +22,7 @@ use crate::query::Session;
 use crate::stage::Materialise;
 use crate::{commit, config, model, train};
 
-pub use report::{Model, Output, Report};
+pub use report::{Model, Output, Quarantined, Report};
 
 /// Shards of a dataset that only the next phase reads aim at this many rows.
 const STAGED_SHARD_ROWS: u64 = 250_000;
@@ -62,6 +63,12 @@ pub trait Watch: Sync {
 
 /// A dataset to read, and how it comes to be where it is not there yet.
 type Input<'a> = (Dataset, Option<&'a Foreign>);
+
+/// Datasets to read, and which of them were imported for it.
+struct Claimed {
+    sources: Vec<Dataset>,
+    imported: Vec<Dataset>,
+}
 
 /// Runs the pipeline file at `path`.
 ///
@@ -122,8 +129,8 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     for lesson in lessons(phases) {
         missing(lesson, options)?;
     }
-    let (staging, sources) = claim(path, phases, sources, options)?;
-    let work = carry_out(plan, phases, &sources, &staging, options, report)?;
+    let (staging, claimed) = claim(path, phases, sources, options, report)?;
+    let work = carry_out(plan, phases, &claimed, &staging, options, report)?;
     let (Some(result), Some(phase)) = (work.datasets.last(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
     let warnings = match check(phase, result, options) {
         Ok(warnings) => warnings,
@@ -162,16 +169,25 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
 }
 
 /// Takes the staging directory of the output at `path`, and imports into it what is to be read and not there yet.
-fn claim(path: &Path, phases: &[Phase], sources: &[Input], options: &Options) -> Result<(Staging, Vec<Dataset>)> {
+fn claim(path: &Path, phases: &[Phase], sources: &[Input], options: &Options, report: &mut Report) -> Result<(Staging, Claimed)> {
     let imports = sources.iter().filter_map(|(_, foreign)| *foreign).map(|foreign| foreign.fingerprint.key());
     let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).chain(imports).collect();
     let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
-    let sources = sources.iter().map(|(source, foreign)| match foreign {
-        Some(foreign) => stage(foreign, &source.name, &staging, options),
-        None => Ok(source.clone()),
-    });
-    let sources = sources.collect::<Result<Vec<_>>>()?;
-    Ok((staging, sources))
+    let mut claimed = Claimed { sources: Vec::new(), imported: Vec::new() };
+    for (source, foreign) in sources {
+        let Some(foreign) = foreign else {
+            claimed.sources.push(source.clone());
+            continue;
+        };
+        let dataset = stage(foreign, &source.name, &staging, options)?;
+        let aside = SetAside::read(&dataset.path)?;
+        if aside.trajectories > 0 {
+            report.quarantined.push(Quarantined { source: foreign.path.clone(), aside, allowed: foreign.allowed });
+        }
+        claimed.imported.push(dataset.clone());
+        claimed.sources.push(dataset);
+    }
+    Ok((staging, claimed))
 }
 
 /// Imports a source into the staging directory, where an earlier run has not done it.
@@ -184,18 +200,20 @@ fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) ->
         foreign.read(|source| {
             options.watch.begin(&format!("import {name}"), source.rows().unwrap_or(0));
             let content = foreign.fingerprint.inputs.get("source").cloned().unwrap_or_default();
-            let imported = import::import(source, name, &content, &root, STAGED_SHARD_ROWS, None, &|rows| {
+            let imported = import::import(source, name, &content, &root, STAGED_SHARD_ROWS, foreign.on_error(), &|rows| {
                 options.watch.advance(rows);
             });
             options.watch.end();
+            let imported = imported?;
             let by = foreign.format.map_or("trajmill", |format| format.name);
             let lineage = Lineage {
                 by: format!("import {by}"),
                 inputs: foreign.fingerprint.inputs.clone(),
                 source_metadata: source.metadata(),
+                set_aside: imported.aside.trajectories,
                 ..Lineage::default()
             };
-            staging.seal(&key, &imported?.manifest(&key, lineage)).map(|_| ())
+            staging.seal(&key, &imported.manifest(&key, lineage)).map(|_| ())
         })?;
     }
     let dataset = Dataset::open(&root)?;
@@ -213,14 +231,7 @@ struct Work {
 }
 
 /// Runs phases in `staging`, each after the models that are learnt from what it reads.
-fn carry_out(
-    plan: &Plan,
-    phases: &[Phase],
-    sources: &[Dataset],
-    staging: &Staging,
-    options: &Options,
-    report: &mut Report,
-) -> Result<Work> {
+fn carry_out(plan: &Plan, phases: &[Phase], claimed: &Claimed, staging: &Staging, options: &Options, report: &mut Report) -> Result<Work> {
     let names = |phase: &'_ Phase| {
         let transforms = phase.transforms.iter().map(|placed| placed.name.clone());
         phase.lessons.iter().map(|placed| placed.name.clone()).chain(transforms).collect::<Vec<_>>()
@@ -231,7 +242,7 @@ fn carry_out(
     let mut staged: Vec<Dataset> = Vec::new();
     let mut done = (0, 0);
     for (index, phase) in phases.iter().enumerate() {
-        let input = staged.last().map_or(sources, std::slice::from_ref);
+        let input = staged.last().map_or(claimed.sources.as_slice(), std::slice::from_ref);
         for placed in &phase.lessons {
             report.models.push(learn(placed, input, options, &clock).map_err(|error| error.at(format!("stage `{}`", placed.name)))?);
         }
@@ -258,7 +269,12 @@ fn carry_out(
         flow.extend(table.flow);
         flow.extend(outcome.flow);
         done = (done.0 + outcome.tasks, done.1 + outcome.resumed);
-        let manifest = manifest(plan, phase, input, outcome.shards, &flow)?;
+        let mut manifest = manifest(plan, phase, input, outcome.shards, &flow)?;
+        if let Sink::Output { .. } = phase.sink {
+            let imported: Vec<(&str, &Path)> =
+                claimed.imported.iter().map(|source| (source.name.as_str(), source.path.as_path())).collect();
+            manifest.lineage.set_aside = quarantine::carry(&staging.dataset(&key), &imported)?;
+        }
         staged.push(Dataset::open(&staging.seal(&key, &manifest)?)?);
     }
     Ok(Work { datasets: staged, flow, tasks: done, clock })
@@ -274,8 +290,8 @@ fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Input], op
         report.models.extend(lessons(phases).map(Model::found));
         return Ok(());
     }
-    let (staging, sources) = claim(path, phases, sources, options)?;
-    carry_out(plan, phases, &sources, &staging, options, report)?;
+    let (staging, claimed) = claim(path, phases, sources, options, report)?;
+    carry_out(plan, phases, &claimed, &staging, options, report)?;
     staging.discard()
 }
 
@@ -400,6 +416,7 @@ fn manifest(plan: &Plan, phase: &Phase, input: &[Dataset], shards: Vec<crate::da
             stages: stages.map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?,
             runtime: runtime(plan),
             source_metadata: said(input),
+            set_aside: 0,
         },
     })
 }

@@ -6,15 +6,12 @@ use super::progress::Progress;
 use super::report;
 use crate::commit::{Existing, Staging, existing};
 use crate::dataset::Dataset;
+use crate::dataset::layout;
 use crate::dataset::manifest::Lineage;
-use crate::dataset::{layout, store};
 use crate::error::{Error, Kind, Result};
-use crate::format::{self, import};
+use crate::format::{self, import, quarantine};
 use crate::plan::Fingerprint;
 use crate::run::Watch;
-
-/// What says of trajectories that were set aside why they were.
-const QUARANTINE: &str = "quarantine.jsonl";
 
 /// What `import` takes.
 #[derive(Debug, clap::Args)]
@@ -38,7 +35,7 @@ pub(super) struct ImportArgs {
     /// Longest trajectory, where the source marks terminal states alone
     #[arg(long)]
     max_steps: Option<usize>,
-    /// The last step of an RLDS episode: a valid action, filler beside the final observation, or auto to tell by zeros
+    /// The last step of an RLDS or TF-Agents episode: a valid action, filler beside the final observation, or auto to tell by zeros
     #[arg(long, default_value = "auto")]
     final_action: format::FinalAction,
     /// Where an action stands in an RLDS episode: sar, beside the observation it was taken in; rsa, beside the next one
@@ -49,20 +46,13 @@ pub(super) struct ImportArgs {
     frames: format::Frames,
     /// What becomes of a bad trajectory: fail, or quarantine to set it aside with its reason in quarantine.jsonl
     #[arg(long, default_value = "fail")]
-    on_error: OnError,
+    on_error: format::OnError,
     /// Trajectories that may be set aside; more of them give exit code 4
     #[arg(long, default_value_t = 0)]
     allowed: u64,
     /// Rows that a shard aims at
     #[arg(long, default_value_t = 250_000)]
     shard_rows: u64,
-}
-
-/// What becomes of a bad trajectory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum OnError {
-    Fail,
-    Quarantine,
 }
 
 pub(super) fn run(args: &ImportArgs) -> Result<()> {
@@ -114,12 +104,11 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         final_action: args.final_action,
         alignment: args.alignment,
         frames: args.frames,
+        on_error: args.on_error,
     };
-    let mut source = format.open(&args.source, &options)?;
+    let mut source = format::open(format, &args.source, &options)?;
     let staging = Staging::claim(&args.dataset, &[])?;
-    let mut aside = Vec::new();
-    let imported = fill(&staging, &key, source.as_mut(), args, &content, &mut aside);
-    let imported = match imported {
+    let imported = match fill(&staging, &key, source.as_mut(), args, &content) {
         Ok(imported) => imported,
         Err(error) => {
             // An import starts over, so nothing of a failed one is worth keeping.
@@ -127,17 +116,14 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             return Err(error);
         }
     };
+    let aside = imported.aside.clone();
     let lineage = Lineage {
         by: format!("import {}", format.name),
         inputs: fingerprint.inputs,
         source_metadata: source.metadata(),
+        set_aside: aside.trajectories,
         ..Lineage::default()
     };
-    if !aside.is_empty() {
-        let lines =
-            aside.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>().map_err(|error| Error::failed(error.to_string()))?;
-        store::write(&staging.dataset(&key).join(QUARANTINE), format!("{}\n", lines.join("\n")).as_bytes())?;
-    }
     let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
     staging.publish(&sealed, false)?;
     let dataset = Dataset::open(&args.dataset)?;
@@ -148,12 +134,9 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         dataset.rows(),
         dataset.manifest.shards.len()
     ));
-    if let Some(first) = aside.first() {
-        let place = args.dataset.join(QUARANTINE);
-        report::say(&format!("{} trajectories set aside, reasons in {}; the first: {}", aside.len(), place.display(), first.reason));
-    }
-    if aside.len() as u64 > args.allowed {
-        let message = format!("{} trajectories were set aside, and {} are allowed", aside.len(), args.allowed);
+    report::set_aside(&args.source, &aside, Some(&args.dataset.join(quarantine::FILE)));
+    if aside.trajectories > args.allowed {
+        let message = format!("{} trajectories were set aside, and {} are allowed", aside.trajectories, args.allowed);
         return Err(Error {
             kind: Kind::Checks,
             ..Error::failed(message).hint("the others are imported; --allowed N says how many may be bad")
@@ -162,19 +145,12 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     Ok(())
 }
 
-fn fill(
-    staging: &Staging,
-    key: &str,
-    source: &mut dyn format::Source,
-    args: &ImportArgs,
-    content: &str,
-    aside: &mut Vec<import::Aside>,
-) -> Result<import::Imported> {
+fn fill(staging: &Staging, key: &str, source: &mut dyn format::Source, args: &ImportArgs, content: &str) -> Result<import::Imported> {
     let progress = Progress::new();
     progress.begin(&args.dataset.display().to_string(), source.rows().unwrap_or(0));
     let name = Path::new(&args.source).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let aside = (args.on_error == OnError::Quarantine).then_some(aside);
-    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, aside, &|rows| progress.advance(rows));
+    let root = staging.dataset(key);
+    let imported = import::import(source, &name, content, &root, args.shard_rows, args.on_error, &|rows| progress.advance(rows));
     progress.end();
     imported
 }

@@ -35,7 +35,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
     if args.json {
         report::print(&done.to_json().to_string());
     }
-    Ok(())
+    done.within_allowance()
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<()> {

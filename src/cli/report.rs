@@ -1,9 +1,11 @@
 //! Everything that is printed: errors, summaries, answers.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use crate::error::{Error, Kind};
 use crate::format::Written;
+use crate::format::quarantine::{self, SetAside};
 use crate::plan::table::Flow;
 use crate::run::{Output, Report};
 
@@ -64,6 +66,10 @@ pub(super) fn summary(report: &Report) {
             true => say(&format!("{path}: nothing to learn, it is there and learnt from the same things")),
             false => say(&format!("{path}: {}", model.summary)),
         }
+    }
+    let reasons = report.outputs.first().filter(|output| output.manifest.is_some()).map(|output| output.path.join(quarantine::FILE));
+    for quarantined in &report.quarantined {
+        set_aside(&quarantined.source, &quarantined.aside, reasons.as_deref());
     }
     for output in &report.outputs {
         match output.reused {
@@ -126,6 +132,13 @@ fn one(output: &Output, seconds: f64) {
             output.path.display()
         ));
     }
+}
+
+/// Prints what was set aside of a source, and where the reasons are.
+pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>) {
+    let Some(first) = &aside.first else { return };
+    let reasons = reasons.map(|path| format!(", reasons in {}", path.display())).unwrap_or_default();
+    say(&format!("{}: {} trajectories set aside{reasons}; the first: {}", source.display(), number(aside.trajectories), first.reason));
 }
 
 /// Prints what the format of an output cannot hold, and where it went.

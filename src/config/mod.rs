@@ -55,6 +55,12 @@ pub struct Input {
     pub alignment: Option<String>,
     /// What becomes of the frames of LeRobot's videos, where it is said.
     pub frames: Option<String>,
+    /// What becomes of bad trajectories, where it is said.
+    pub on_error: Option<String>,
+    /// Bad trajectories that may be set aside without an exit code that says so.
+    pub allowed: u64,
+    /// Longest trajectory, where the source marks terminal states alone.
+    pub max_steps: Option<u64>,
     /// Where it is written.
     pub span: Span,
 }
@@ -134,6 +140,9 @@ fn inputs(node: &Node) -> Vec<Input> {
             final_action: None,
             alignment: None,
             frames: None,
+            on_error: None,
+            allowed: 0,
+            max_steps: None,
             span: node.span,
         }],
         Content::Seq(nodes) => nodes.iter().flat_map(inputs).collect(),
@@ -147,6 +156,10 @@ fn inputs(node: &Node) -> Vec<Input> {
             };
             let widen = matches!(node.get("widen").map(|widen| &widen.content), Some(Content::Bool(true)));
             let span = node.get("path").map_or(node.span, |path| path.span);
+            let count = |key: &str| match node.get(key).map(|node| &node.content) {
+                Some(Content::Int(count)) => u64::try_from(*count).ok(),
+                _ => None,
+            };
             vec![Input {
                 path: text("path").unwrap_or_default(),
                 format: text("format"),
@@ -155,6 +168,9 @@ fn inputs(node: &Node) -> Vec<Input> {
                 final_action: text("final_action"),
                 alignment: text("alignment"),
                 frames: text("frames"),
+                on_error: text("on_error"),
+                allowed: count("allowed").unwrap_or(0),
+                max_steps: count("max_steps"),
                 span,
             }]
         }

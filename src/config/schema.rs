@@ -24,8 +24,11 @@ pub fn json_schema() -> Value {
             "format": {"type": "string", "description": "Format, where it is not trajmill's own."},
             "map": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Canonical column to source column."},
             "widen": {"type": "boolean", "description": "Whether types may become wider where the sources differ."},
-            "final_action": {"type": "string", "enum": ["auto", "valid", "filler"], "description": "The last step of an RLDS episode: a valid action, filler beside the final observation, or auto to tell by zeros."},
+            "final_action": {"type": "string", "enum": ["auto", "valid", "filler"], "description": "The last step of an RLDS or TF-Agents episode: a valid action, filler beside the final observation, or auto to tell by zeros."},
             "alignment": {"type": "string", "enum": ["sar", "rsa"], "description": "Where an action stands in an RLDS episode: beside the observation it was taken in, or beside the next one."},
+            "max_steps": {"type": "integer", "minimum": 1, "description": "Longest trajectory, where the source marks terminal states alone."},
+            "on_error": {"type": "string", "enum": ["fail", "quarantine"], "description": "What becomes of a bad trajectory: it ends the run, or is set aside with its reason in quarantine.jsonl."},
+            "allowed": {"type": "integer", "minimum": 0, "description": "Trajectories that may be set aside; more of them give exit code 4."},
             "frames": {"type": "string", "enum": ["reference", "array", "png"], "description": "Frames of LeRobot's videos: references to them, or decoded to arrays of bytes or to PNG; needs a build with the Cargo feature `video`."}
         },
         "required": ["path"],

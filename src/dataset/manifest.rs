@@ -147,6 +147,14 @@ pub struct Lineage {
     /// What the source said of itself, verbatim.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty", default)]
     pub source_metadata: serde_json::Map<String, serde_json::Value>,
+    /// Trajectories of the sources that were bad and are not in the dataset; `quarantine.jsonl` beside the manifest says why.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub set_aside: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Manifest {

@@ -178,8 +178,8 @@ impl Source for Adapted<'_> {
         self.inner.metadata()
     }
 
-    fn recovers(&self) -> bool {
-        self.inner.recovers()
+    fn lost(&self) -> Option<u64> {
+        self.inner.lost()
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {

@@ -52,7 +52,10 @@ fn detect(path: &Path) -> bool {
 pub(super) fn open(path: &Path, columns: Option<Vec<usize>>) -> Result<FileReader<BufReader<File>>> {
     let file = File::open(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     FileReader::try_new(BufReader::new(file), columns).map_err(|error| {
-        Error::failed(format!("{}: not a readable Arrow file: {error}", path.display()))
+        // What follows the first words are the library's own structures.
+        let text = error.to_string();
+        let what = text.split(" {").next().unwrap_or_default();
+        Error::failed(format!("{}: not a readable Arrow file: {what}", path.display()))
             .hint("the file may be cut short or of the streaming form: write it again as an Arrow file")
     })
 }
@@ -73,7 +76,28 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         _ => Arc::clone(field),
     };
     let schema = Arc::new(Schema::new(inner.schema().fields().iter().map(own).collect::<Vec<_>>()));
-    Ok(Box::new(Ours { inner, schema, place: table, rows, batch: None, about: Arc::new(Schema::new(fields)) }))
+    Ok(Box::new(Ours { inner, schema, place: table, rows, batch: None, short: false, about: Arc::new(Schema::new(fields)) }))
+}
+
+impl Ours {
+    /// What the table says of the next trajectory, whose key is `key`; `None` where it has no columns for that.
+    fn said(&mut self, key: &str) -> Result<Option<RecordBatch>> {
+        self.short = true;
+        let short = || {
+            Error::failed(format!("{}: there is no row for trajectory `{key}`", self.place.display()))
+                .hint("the two files are not of one dataset, or one is cut short: write them again")
+        };
+        while self.batch.as_ref().is_none_or(|(batch, used)| *used == batch.num_rows()) {
+            let batch = self.rows.next().ok_or_else(short)?.map_err(|error| Error::failed(error.to_string()).at(self.place.display()))?;
+            self.batch = Some((batch, 0));
+        }
+        let Some((batch, used)) = &mut self.batch else { return Err(short()) };
+        let columns = self.about.fields().iter().map(|field| batch.column_by_name(field.name()).map(|column| column.slice(*used, 1)));
+        let columns = columns.collect::<Option<Vec<_>>>().ok_or_else(short)?;
+        *used += 1;
+        self.short = false;
+        if columns.is_empty() { Ok(None) } else { Ok(Some(RecordBatch::try_new(Arc::clone(&self.about), columns)?)) }
+    }
 }
 
 /// A folder that we wrote: each trajectory with what it is known by.
@@ -84,6 +108,8 @@ struct Ours {
     rows: FileReader<BufReader<File>>,
     /// Rows of the table that are read, and how many of them are used.
     batch: Option<(RecordBatch, usize)>,
+    /// Whether the last error is the table's, which has no row for a trajectory.
+    short: bool,
     about: SchemaRef,
 }
 
@@ -104,18 +130,24 @@ impl Source for Ours {
         self.inner.metadata()
     }
 
+    fn lost(&self) -> Option<u64> {
+        if self.short { None } else { self.inner.lost() }
+    }
+
     fn next(&mut self) -> Result<Option<Incoming>> {
-        let Some(incoming) = self.inner.next()? else { return Ok(None) };
-        let short = || Error::failed(format!("{}: there is no row for trajectory `{}`", self.place.display(), incoming.key));
-        while self.batch.as_ref().is_none_or(|(batch, used)| *used == batch.num_rows()) {
-            let batch = self.rows.next().ok_or_else(short)?.map_err(|error| Error::failed(error.to_string()).at(self.place.display()))?;
-            self.batch = Some((batch, 0));
-        }
-        let Some((batch, used)) = &mut self.batch else { return Err(short()) };
-        let columns = self.about.fields().iter().map(|field| batch.column_by_name(field.name()).map(|column| column.slice(*used, 1)));
-        let columns = columns.collect::<Option<Vec<_>>>().ok_or_else(short)?;
-        *used += 1;
-        let about = if columns.is_empty() { None } else { Some(RecordBatch::try_new(Arc::clone(&self.about), columns)?) };
+        self.short = false;
+        let incoming = match self.inner.next() {
+            Ok(Some(incoming)) => incoming,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                // What is said of a trajectory that cannot be read is passed over with it.
+                if self.inner.lost().is_some() {
+                    self.said("")?;
+                }
+                return Err(error);
+            }
+        };
+        let about = self.said(&incoming.key)?;
         let steps = RecordBatch::try_new(Arc::clone(&self.schema), incoming.steps.columns().to_vec())?;
         Ok(Some(Incoming { steps, about, ..incoming }))
     }

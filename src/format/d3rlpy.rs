@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::dense;
-use super::grouped::{self, Arrays, Assembly};
+use super::grouped::{self, Arrays, Assembly, Opening};
 use super::hdf5::write::{Element, Hdf5};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Writer, Written};
@@ -59,7 +59,7 @@ struct Dump {
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
-    first: Option<Incoming>,
+    opening: Opening,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
@@ -69,7 +69,8 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
     let file = hdf5::open(path)?;
     let mut arrays = hdf5::datasets(&file.root()).map_err(|error| error.at(path.display()))?;
-    let groups = file.group(PREFIX.trim_end_matches('/')).ok().map(|kept| hdf5::groups(&kept)).transpose()?.unwrap_or_default();
+    let groups = hdf5::member(&file.root(), PREFIX.trim_end_matches('/')).map_err(|error| error.at(path.display()))?;
+    let groups = groups.map(|kept| hdf5::groups(&kept)).transpose()?.unwrap_or_default();
     let version = arrays.remove("version").and_then(|version| version.read_string().ok()).and_then(|texts| texts.into_iter().next());
     if version.as_deref() != Some(VERSION) {
         return Err(failed(format!("version {} of a dump is not {VERSION}", version.unwrap_or_default()))
@@ -77,25 +78,34 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }
     let episodes = arrays.remove("num_episodes").and_then(|count| count.read_i64().ok()).and_then(|count| count.first().copied());
     let episodes = episodes.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0);
-    let episodes = episodes.ok_or_else(|| failed("there are no episodes".to_owned()))?;
+    let episodes = episodes.ok_or_else(|| failed("there are no episodes".to_owned()).hint("there is nothing to import"))?;
+    let there = arrays.keys().filter(|name| name.starts_with("terminated_")).count() as u64;
+    // One that is missing is an error of its own; where most are, it is the number that is wrong.
+    if there < episodes.div_ceil(2) {
+        return Err(
+            failed(format!("`num_episodes` is {episodes}, and {there} of them are there")).hint("the file is not whole: dump it again")
+        );
+    }
     let parts = (0..).take_while(|part| arrays.contains_key(&format!("observations_0_{part}"))).count() as u64;
     let parts = (!arrays.contains_key("observations_0") && parts > 0).then_some(parts);
     let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE)).map(|text| Envelope::parse(&text)).transpose();
     let envelope = envelope.map_err(|error| error.at(path.display()))?;
     let about = envelope.as_ref().map_or_else(|| Ok(Arc::new(Schema::empty())), Envelope::schema)?;
     let schema = Arc::new(Schema::empty());
-    let mut dump = Dump { path: path.to_owned(), arrays, groups, episodes, next: 0, parts, envelope, about, schema, first: None };
-    let first = dump.episode(None)?;
-    dump.schema = first.steps.schema();
-    dump.first = Some(first);
+    let opening = Opening::default();
+    let mut dump = Dump { path: path.to_owned(), arrays, groups, episodes, next: 0, parts, envelope, about, schema, opening };
+    (dump.opening, dump.schema) = Opening::read(options.on_error, || dump.episode(None))?;
     Ok(Box::new(dump))
 }
 
 impl Dump {
-    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Incoming> {
+    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
         let index = self.next;
+        if index == self.episodes {
+            return Ok(None);
+        }
         self.next += 1;
-        self.read(index, schema).map_err(|error| error.at(format!("{}: trajectory {index}", self.path.display())))
+        self.read(index, schema).map(Some).map_err(|error| error.at(format!("{}: trajectory {index}", self.path.display())))
     }
 
     fn dataset(&mut self, name: &str) -> Result<hdf5::Dataset> {
@@ -174,19 +184,16 @@ impl Source for Dump {
         self.envelope.as_ref().map(|envelope| envelope.source_metadata.clone()).unwrap_or_default()
     }
 
-    fn recovers(&self) -> bool {
-        true
+    fn lost(&self) -> Option<u64> {
+        Some(1)
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
-        }
-        if self.next >= self.episodes {
-            return Ok(None);
+        if let Some(next) = self.opening.next() {
+            return next.map(Some);
         }
         let schema = Arc::clone(&self.schema);
-        self.episode(Some(&schema)).map(Some)
+        self.episode(Some(&schema))
     }
 }
 

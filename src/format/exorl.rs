@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::grouped::{self, Arrays, Assembly};
+use super::grouped::{self, Arrays, Assembly, Opening};
 use super::{Format, Incoming, Options, Source, npz, parts, table};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 struct Episodes {
     files: std::vec::IntoIter<PathBuf>,
     schema: SchemaRef,
-    first: Option<Incoming>,
+    opening: Opening,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
@@ -50,14 +50,22 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("the names in ExORL's files are fixed"));
     }
     let mut files = files(path)?.into_iter();
-    let first = files.next().ok_or_else(|| Error::failed(format!("{} holds no file episode_*.npz", path.display())))?;
-    let first = episode(&first, None).map_err(|error| error.at(first.display()))?;
-    Ok(Box::new(Episodes { files, schema: first.steps.schema(), first: Some(first) }))
+    if files.len() == 0 {
+        return Err(Error::failed(format!("{} holds no file episode_*.npz", path.display())));
+    }
+    let (opening, schema) = Opening::read(options.on_error, || next(&mut files, None))?;
+    Ok(Box::new(Episodes { files, schema, opening }))
+}
+
+/// The trajectory in the next file, whose columns must be those of `schema`, where that is known; `None` after the last.
+fn next(files: &mut std::vec::IntoIter<PathBuf>, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
+    let Some(path) = files.next() else { return Ok(None) };
+    episode(&path, schema).map(Some).map_err(|error| error.at(path.display()))
 }
 
 fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
     let mut arrays = Arrays::new();
-    for mut part in npz::parts(path)? {
+    for mut part in npz::parts(path)?.into_iter().filter(|part| part.layout.width() > 0) {
         if part.layout.element == DataType::Null {
             return Err(Error::failed(format!("`{}` holds {}, not numbers", part.layout.name, part.layout.kind)));
         }
@@ -116,15 +124,14 @@ impl Source for Episodes {
         Map::new()
     }
 
-    fn recovers(&self) -> bool {
-        true
+    fn lost(&self) -> Option<u64> {
+        Some(1)
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+        match self.opening.next() {
+            Some(opening) => opening.map(Some),
+            None => next(&mut self.files, Some(&self.schema)),
         }
-        let Some(path) = self.files.next() else { return Ok(None) };
-        episode(&path, Some(&self.schema)).map(Some).map_err(|error| error.at(path.display()))
     }
 }

@@ -8,17 +8,14 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, make_array};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::kept::Kept;
-use super::parts::{Last, Layout, Part, column, decode, field, listing, names, same_rows, squeeze, take};
+use super::parts::{Flags, Last, Layout, Part, column, decode, field, flags, listing, names, same_rows, squeeze, take, with_valid};
 use super::{Incoming, Options, Source, free_name};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
-
-/// Rows of flags that are read ahead to find where a trajectory ends.
-const FLAG_ROWS: u64 = 8192;
 
 /// A dataset of arrays that hold trajectories end to end.
 pub(super) struct Flat {
@@ -36,6 +33,8 @@ pub(super) struct Flat {
     read: u64,
     /// Trajectories read.
     count: usize,
+    /// Whether the last error is of one trajectory, so that those behind it can be read.
+    one: bool,
     metadata: Map<String, Value>,
     /// What we kept beside the arrays when we wrote them.
     kept: Option<Kept>,
@@ -73,51 +72,6 @@ struct Scan {
     /// Whether the final observation is known, where the file says it of each trajectory.
     known_final: Option<bool>,
     about: Option<RecordBatch>,
-}
-
-/// Flags, read in blocks.
-struct Flags {
-    part: Part,
-    block: Vec<bool>,
-    at: usize,
-    read: u64,
-}
-
-impl Flags {
-    fn new(part: Part) -> Box<Flags> {
-        Box::new(Flags { part, block: Vec::new(), at: 0, read: 0 })
-    }
-
-    fn peek(&mut self) -> Result<Option<bool>> {
-        if self.at == self.block.len() {
-            let rows = FLAG_ROWS.min(self.part.layout.rows - self.read);
-            if rows == 0 {
-                return Ok(None);
-            }
-            self.block = flags(&self.part.layout, self.part.reader.read(rows)?, self.read)?;
-            self.at = 0;
-            self.read += rows;
-        }
-        Ok(self.block.get(self.at).copied())
-    }
-
-    fn next(&mut self) -> Result<bool> {
-        let flag = self.peek()?;
-        self.at += 1;
-        Ok(flag.unwrap_or(false))
-    }
-}
-
-/// The bytes of flags that begin at row `first` as flags.
-fn flags(layout: &Layout, bytes: Vec<u8>, first: u64) -> Result<Vec<bool>> {
-    let values = arrow::compute::cast(&decode(layout, bytes)?, &DataType::Float64)?;
-    let flag = |(row, value): (usize, &f64)| match *value {
-        0.0 => Ok(false),
-        1.0 => Ok(true),
-        other => Err(Error::failed(format!("`{}` is {other} at row {}: a flag is 0 or 1", layout.name, first + row as u64))
-            .hint("correct the flags in the source: they say where trajectories end")),
-    };
-    values.as_primitive::<Float64Type>().values().iter().enumerate().map(flag).collect()
 }
 
 impl Flat {
@@ -244,6 +198,7 @@ impl Flat {
             steps,
             read: 0,
             count: 0,
+            one: false,
             metadata,
             kept,
             valid,
@@ -273,6 +228,7 @@ impl Flat {
                 while self.read + (scan.terminated.len() as u64) < self.steps {
                     let last = flags.next()?;
                     if last && scan.terminated.is_empty() {
+                        self.pass_over()?;
                         return Err(Error::failed("it has no step, only a last observation")
                             .hint("in OGBench's files `terminals` is set once, on the row after the last action"));
                     }
@@ -284,6 +240,8 @@ impl Flat {
                     scan.truncated.push(false);
                 }
                 if !scan.terminated.is_empty() && scan.known_final.is_none() {
+                    self.read = self.steps;
+                    self.one = true;
                     return Err(Error::failed("no terminal ends it").hint("the file may be cut short, or not OGBench's: name its format"));
                 }
             }
@@ -317,6 +275,18 @@ impl Flat {
             scan.about = super::kept::row(&self.about, &line.about)?;
         }
         Ok(scan)
+    }
+
+    /// Passes over a row of every array, which is all that there is of a trajectory.
+    fn pass_over(&mut self) -> Result<()> {
+        let parts = std::iter::once(&mut self.observation).chain(&mut self.action).chain(&mut self.reward);
+        for part in parts.chain(&mut self.extras).chain(self.valid.iter_mut().flatten()) {
+            part.reader.read(1)?;
+        }
+        self.read += 1;
+        self.count += 1;
+        self.one = true;
+        Ok(())
     }
 
     fn trajectory(&mut self, scan: Scan) -> Result<RecordBatch> {
@@ -405,19 +375,6 @@ impl Flat {
     }
 }
 
-/// Extra arrays, and beside each the array that says where it is null.
-fn with_valid(extras: Vec<Part>) -> (Vec<Part>, Vec<Option<Part>>) {
-    let names: Vec<String> = extras.iter().map(|part| part.layout.name.clone()).collect();
-    let says = |part: &Part| part.layout.name.strip_suffix("_valid").is_some_and(|name| names.iter().any(|known| known == name));
-    let (mut valid, extras): (Vec<Part>, Vec<Part>) = extras.into_iter().partition(says);
-    let of = |part: &Part| {
-        let index = valid.iter().position(|valid| valid.layout.name.strip_suffix("_valid") == Some(&part.layout.name));
-        index.map(|index| valid.remove(index))
-    };
-    let beside = extras.iter().map(of).collect();
-    (extras, beside)
-}
-
 /// Steps in all, and where the array of split indices ends trajectories.
 fn splits(mut split: Part, terminated: Option<Part>, observation: &Part, steps: Option<&Part>) -> Result<(u64, Ends)> {
     let steps =
@@ -472,9 +429,15 @@ impl Source for Flat {
         self.metadata.clone()
     }
 
+    fn lost(&self) -> Option<u64> {
+        self.one.then_some(1)
+    }
+
     fn next(&mut self) -> Result<Option<Incoming>> {
+        self.one = false;
         let place = |error: Error, count: usize, file: &str| error.at(format!("{file}: trajectory {count}"));
-        let mut scan = self.scan().map_err(|error| place(error, self.count, &self.file))?;
+        let index = self.count;
+        let mut scan = self.scan().map_err(|error| place(error, index, &self.file))?;
         if scan.terminated.is_empty() {
             return Ok(None);
         }

@@ -1,21 +1,55 @@
 //! Formats that keep a trajectory as a group of arrays of its own: its arrays become the columns of one batch.
 //!
-//! The first trajectory says which columns there are; a later one that differs is an error of its own, so that it can be
-//! set aside.
+//! The first trajectory that can be read says which columns there are; another that differs is an error of its own, so that
+//! it can be set aside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, RecordBatch, StructArray, make_array, new_null_array};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
-use super::free_name;
+use super::{Incoming, OnError, free_name, quarantine};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result};
 
 /// The arrays of one trajectory by name, groups before slashes: each a column of rows.
 pub(super) type Arrays = BTreeMap<String, (Field, ArrayRef)>;
+
+/// What was read of a source to learn its columns: the first trajectory that can be read, and what is the matter with those
+/// before it.
+#[derive(Default)]
+pub(super) struct Opening {
+    errors: VecDeque<Error>,
+    first: Option<Incoming>,
+}
+
+impl Opening {
+    /// Reads trajectories by `next` until one can be read; bad ones may come before it where `on_error` sets them aside.
+    ///
+    /// # Errors
+    /// What is the matter with the first trajectory, where that ends it or there is no other.
+    pub(super) fn read(on_error: OnError, mut next: impl FnMut() -> Result<Option<Incoming>>) -> Result<(Opening, SchemaRef)> {
+        let mut errors = VecDeque::new();
+        loop {
+            match next() {
+                Ok(Some(first)) => {
+                    let schema = first.steps.schema();
+                    return Ok((Opening { errors, first: Some(first) }, schema));
+                }
+                Err(error) if on_error == OnError::Quarantine => errors.push_back(error),
+                Err(error) => return Err(error.hint(quarantine::REMEDY)),
+                Ok(None) => return Err(errors.pop_front().unwrap_or_else(|| Error::failed("there are no trajectories"))),
+            }
+        }
+    }
+
+    /// What comes next of it; `None` where all of it was handed on.
+    pub(super) fn next(&mut self) -> Option<Result<Incoming>> {
+        self.errors.pop_front().map(Err).or_else(|| self.first.take().map(Ok))
+    }
+}
 
 /// A trajectory that is being put together of its arrays.
 pub(super) struct Assembly {
@@ -98,8 +132,7 @@ impl Assembly {
                 .find(|field| !own.fields().iter().any(|known| known == *field))
                 .map(|field| format!("the first has {}", describe(field)));
             let differ: Vec<String> = [odd, missing].into_iter().flatten().collect();
-            return Err(Error::failed(format!("its arrays are not those of the first trajectory: {}", differ.join(", ")))
-                .hint("`--on-error quarantine` sets it aside"));
+            return Err(Error::failed(format!("its arrays are not those of the first trajectory: {}", differ.join(", "))));
         }
         Ok(RecordBatch::try_new(own, columns)?)
     }

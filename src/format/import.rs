@@ -7,7 +7,8 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, Strin
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::{Incoming, Source};
+use super::quarantine::{self, Aside, Quarantine, SetAside};
+use super::{Incoming, OnError, Source};
 use crate::dataset::manifest::{Lineage, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
@@ -27,15 +28,8 @@ pub struct Imported {
     pub trajectories: u64,
     /// Rows of `steps`, final observations included.
     pub rows: u64,
-}
-
-/// A trajectory that was set aside, and why.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Aside {
-    /// Its place in the source, from 0.
-    pub index: u64,
-    /// What is the matter with it.
-    pub reason: String,
+    /// What was set aside.
+    pub aside: SetAside,
 }
 
 impl Imported {
@@ -57,8 +51,8 @@ impl Imported {
 
 /// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order, in shards that close at
 /// the first trajectory end at or after `shard_rows` rows. `fingerprint` identifies the source's bytes, and with the
-/// source's own key makes a trajectory's `uid`. Bad trajectories go to `aside`, where there is one and the source can go on
-/// after them. `progress` is called with the rows of each batch when it is written.
+/// source's own key makes a trajectory's `uid`. Bad trajectories are set aside under `root`, where `on_error` says so and the source
+/// can go on after them. `progress` is called with the rows of each batch when it is written.
 ///
 /// # Errors
 /// Where the source is damaged or contradicts itself, or files cannot be written; what was written is left for the
@@ -69,7 +63,7 @@ pub fn import(
     fingerprint: &str,
     root: &Path,
     shard_rows: u64,
-    mut aside: Option<&mut Vec<Aside>>,
+    on_error: OnError,
     progress: &dyn Fn(u64),
 ) -> Result<Imported> {
     store::create_dir(&root.join("steps"))?;
@@ -90,22 +84,27 @@ pub fn import(
     let mut batch: Vec<Incoming> = Vec::new();
     let mut batch_rows = 0;
     let mut read = 0;
+    let mut aside = Quarantine::new(root);
     loop {
-        let next = source.next().map_err(|error| (error, source.recovers()));
-        let next = next.and_then(|next| match next {
+        let next = match source.next() {
             // What can be read and is wrong does not keep the next from being read.
-            Some(next) => check(&next, &incoming, &about).map(|()| Some(next)).map_err(|error| (error, true)),
-            None => Ok(None),
-        });
-        read += 1;
-        let next = match (next, &mut aside) {
+            Ok(Some(next)) => check(&next, &incoming, &about).map(|()| Some(next)).map_err(|error| (error, Some(1))),
+            Ok(None) => Ok(None),
+            Err(error) => Err((error, source.lost())),
+        };
+        let next = match (next, on_error) {
             (Ok(next), _) => next,
-            (Err((error, true)), Some(aside)) => {
-                aside.push(Aside { index: read - 1, reason: error.message });
+            (Err((error, Some(trajectories))), OnError::Quarantine) => {
+                aside.add(Aside { index: read, trajectories, reason: error.message, source: None })?;
+                read = read.saturating_add(trajectories);
                 continue;
             }
-            (Err((error, _)), _) => return Err(error),
+            (Err((error, Some(_))), OnError::Fail) => {
+                return Err(error.hint(quarantine::REMEDY));
+            }
+            (Err((error, None)), _) => return Err(error),
         };
+        read += u64::from(next.is_some());
         let ended = next.is_none();
         if let Some(next) = next {
             batch_rows += next.steps.num_rows() as u64;
@@ -136,7 +135,7 @@ pub fn import(
             shards.push(shard.finish()?);
         }
         if ended {
-            return Ok(Imported { shards, steps, trajectories, rows });
+            return Ok(Imported { shards, steps, trajectories, rows, aside: aside.finish()? });
         }
     }
 }
@@ -321,7 +320,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let seen = std::cell::Cell::new(0);
         let imported =
-            import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, None, &|rows| seen.set(seen.get() + rows)).unwrap();
+            import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, OnError::Fail, &|rows| seen.set(seen.get() + rows))
+                .unwrap();
         assert_eq!((imported.trajectories, imported.rows, seen.get()), (5, 25, 25));
         let rows: Vec<(u64, u64)> = imported.shards.iter().map(|shard| (shard.steps.rows, shard.trajectories.rows)).collect();
         assert_eq!(rows, [(9, 2), (9, 2), (7, 1)]);
@@ -339,10 +339,10 @@ mod tests {
     #[test]
     fn an_empty_source_still_makes_a_shard_and_bad_trajectories_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, None, &|_| {}).unwrap();
+        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, OnError::Fail, &|_| {}).unwrap();
         assert_eq!((imported.shards.len(), imported.rows), (1, 0));
         let message = |length: usize| {
-            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, None, &|_| {})
+            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, OnError::Fail, &|_| {})
                 .err()
                 .unwrap()
                 .message

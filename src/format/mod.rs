@@ -27,6 +27,7 @@ mod ogbench;
 pub mod outgoing;
 mod parquet;
 mod parts;
+pub mod quarantine;
 mod rlds;
 mod robomimic;
 mod robosuite;
@@ -44,7 +45,7 @@ use ::arrow::array::RecordBatch;
 use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::schema::step;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
 pub use video::Frames;
 
@@ -174,9 +175,33 @@ pub struct Options {
     pub alignment: Alignment,
     /// What becomes of the frames of LeRobot's videos.
     pub frames: Frames,
+    /// What becomes of bad trajectories.
+    pub on_error: OnError,
 }
 
-/// What the last step of an RLDS episode holds.
+/// What becomes of a bad trajectory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It ends the import.
+    #[default]
+    Fail,
+    /// It is set aside, and the import goes on with the next.
+    Quarantine,
+}
+
+impl std::str::FromStr for OnError {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<OnError, String> {
+        match text {
+            "fail" => Ok(OnError::Fail),
+            "quarantine" => Ok(OnError::Quarantine),
+            _ => Err("write fail or quarantine".to_owned()),
+        }
+    }
+}
+
+/// What the last step of an RLDS or TF-Agents episode holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FinalAction {
     /// The final observation where it is the last and its action is zeros, an action like any other elsewhere.
@@ -241,9 +266,10 @@ pub trait Source {
         Arc::new(Schema::empty())
     }
 
-    /// Whether the call after one that failed goes on with the next trajectory, so that a bad one can be set aside.
-    fn recovers(&self) -> bool {
-        false
+    /// After [`Source::next`] has failed: how many trajectories that error stands for, where the next call goes on with
+    /// those behind them, so that they can be set aside; `None` where it cannot go on.
+    fn lost(&self) -> Option<u64> {
+        None
     }
 
     /// The next trajectory, in the source's order.
@@ -279,10 +305,60 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
     if !path.exists() {
         return Err(Error::failed(format!("{} does not exist", path.display())));
     }
-    FORMATS.iter().find(|format| (format.detect)(path)).ok_or_else(|| {
+    // Whatever upsets the look at a file is for the reader that fits to say.
+    let fits = |format: &&Format| caught(path.display(), || Ok((format.detect)(path))).unwrap_or(false);
+    FORMATS.iter().find(fits).ok_or_else(|| {
         Error::failed(format!("cannot tell the format of {}", path.display()))
             .hint(format!("name it, by --from or `format:`: one of {}", names()))
     })
+}
+
+/// Opens the dataset at `path` for reading. Where a decoder panics at damaged input, now or later, that is an error.
+///
+/// # Errors
+/// Where it cannot be read, or the format is only written.
+pub fn open(format: &Format, path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    let read = format.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", format.name)))?;
+    let place = path.display().to_string();
+    let inner = caught(&place, || read(path, options))?;
+    Ok(Box::new(Caught { inner, place, broken: false }))
+}
+
+/// A source whose panics are errors.
+struct Caught {
+    inner: Box<dyn Source>,
+    place: String,
+    /// Whether it has failed in a way that nothing comes after: what a panic leaves is of no use.
+    broken: bool,
+}
+
+impl Source for Caught {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
+    }
+
+    fn rows(&self) -> Option<u64> {
+        self.inner.rows()
+    }
+
+    fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.inner.metadata()
+    }
+
+    fn about(&self) -> SchemaRef {
+        self.inner.about()
+    }
+
+    fn lost(&self) -> Option<u64> {
+        self.inner.lost().filter(|_| !self.broken)
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>> {
+        self.broken = true;
+        let next = caught(&self.place, || Ok(self.inner.next()))?;
+        self.broken = false;
+        next
+    }
 }
 
 /// The name of a column that has no fixed meaning: its own, unless a column of steps with a fixed meaning is called so.

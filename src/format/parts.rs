@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, BooleanArray, FixedSizeListArray, make_array};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, make_array};
 use arrow::buffer::{Buffer, NullBuffer};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Float64Type};
 
 use super::Options;
 use crate::dataset::schema;
@@ -93,8 +93,10 @@ pub(super) fn field(name: &str, layout: &Layout, vector: bool, nullable: bool) -
         return Ok(Field::new(name, layout.element.clone(), nullable));
     }
     let width = i32::try_from(layout.width()).ok().filter(|width| *width > 0);
-    let width =
-        width.ok_or_else(|| Error::failed(format!("`{}` has the shape {}: a row must hold something", layout.name, layout.shape())))?;
+    let width = width.ok_or_else(|| {
+        Error::failed(format!("`{}` has the shape {}: a row must hold something", layout.name, layout.shape()))
+            .hint("leave the array out of the source, or name another by --map")
+    })?;
     let field = Field::new(name, schema::vector(layout.element.clone(), width), nullable);
     if layout.row.len() < 2 {
         return Ok(field);
@@ -185,4 +187,67 @@ pub(super) fn same_rows(part: &Part, rows: u64, like: &str) -> Result<()> {
     }
     Err(Error::failed(format!("`{}` has {} rows where {like} has {rows}", part.layout.name, part.layout.rows))
         .hint("the arrays of a dataset must have one row for each step: the file is damaged, or not of this format"))
+}
+
+/// Rows of flags that are read ahead to find where a trajectory ends.
+const FLAG_ROWS: u64 = 8192;
+
+/// Flags, read in blocks.
+pub(super) struct Flags {
+    part: Part,
+    block: Vec<bool>,
+    at: usize,
+    read: u64,
+}
+
+impl Flags {
+    pub(super) fn new(part: Part) -> Box<Flags> {
+        Box::new(Flags { part, block: Vec::new(), at: 0, read: 0 })
+    }
+
+    /// The next flag, which the next call gives again; `None` after the last.
+    pub(super) fn peek(&mut self) -> Result<Option<bool>> {
+        if self.at == self.block.len() {
+            let rows = FLAG_ROWS.min(self.part.layout.rows - self.read);
+            if rows == 0 {
+                return Ok(None);
+            }
+            self.block = flags(&self.part.layout, self.part.reader.read(rows)?, self.read)?;
+            self.at = 0;
+            self.read += rows;
+        }
+        Ok(self.block.get(self.at).copied())
+    }
+
+    /// The next flag; false after the last.
+    pub(super) fn next(&mut self) -> Result<bool> {
+        let flag = self.peek()?;
+        self.at += 1;
+        Ok(flag.unwrap_or(false))
+    }
+}
+
+/// The bytes of flags that begin at row `first` as flags.
+pub(super) fn flags(layout: &Layout, bytes: Vec<u8>, first: u64) -> Result<Vec<bool>> {
+    let values = arrow::compute::cast(&decode(layout, bytes)?, &DataType::Float64)?;
+    let flag = |(row, value): (usize, &f64)| match *value {
+        0.0 => Ok(false),
+        1.0 => Ok(true),
+        other => Err(Error::failed(format!("`{}` is {other} at row {}: a flag is 0 or 1", layout.name, first + row as u64))
+            .hint("correct the flags in the source: they say where trajectories end")),
+    };
+    values.as_primitive::<Float64Type>().values().iter().enumerate().map(flag).collect()
+}
+
+/// Extra arrays, and beside each the array that says where it is null.
+pub(super) fn with_valid(extras: Vec<Part>) -> (Vec<Part>, Vec<Option<Part>>) {
+    let names: Vec<String> = extras.iter().map(|part| part.layout.name.clone()).collect();
+    let says = |part: &Part| part.layout.name.strip_suffix("_valid").is_some_and(|name| names.iter().any(|known| known == name));
+    let (mut valid, extras): (Vec<Part>, Vec<Part>) = extras.into_iter().partition(says);
+    let of = |part: &Part| {
+        let index = valid.iter().position(|valid| valid.layout.name.strip_suffix("_valid") == Some(&part.layout.name));
+        index.map(|index| valid.remove(index))
+    };
+    let beside = extras.iter().map(of).collect();
+    (extras, beside)
 }

@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use super::dense;
-use super::grouped::{self, Arrays, Assembly};
+use super::grouped::{self, Arrays, Assembly, Opening};
 use super::hdf5::write::{Attribute, Element, Hdf5};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
@@ -67,7 +67,7 @@ struct Demos {
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
-    first: Option<Incoming>,
+    opening: Opening,
     steps: Option<u64>,
 }
 
@@ -81,7 +81,10 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     }
     let failed = |error: Error| error.at(path.display());
     let file = hdf5::open(path)?;
-    let data = file.group("data").map_err(|error| failed(Error::failed(format!("there is no group `data`: {error}"))))?;
+    let data = hdf5::member(&file.root(), "data").map_err(failed)?;
+    let data = data.ok_or_else(|| {
+        failed(Error::failed("there is no group `data`").hint("demonstrations are groups in it: is it of another format?"))
+    })?;
     let mut metadata = Map::new();
     hdf5::attributes(&data, &mut metadata);
     let number = |name: &String| name.strip_prefix("demo_").and_then(|number| number.parse::<u64>().ok());
@@ -89,7 +92,9 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     let mut names: Vec<String> = groups.keys().filter(|name| number(name).is_some()).cloned().collect();
     names.sort_by_key(number);
     if names.is_empty() {
-        return Err(failed(Error::failed("there is no demonstration `demo_0`, `demo_1`, … in the group `data`")));
+        return Err(failed(
+            Error::failed("there is no demonstration `demo_0`, `demo_1`, … in the group `data`").hint("there is nothing to import"),
+        ));
     }
     // Arrays besides those with a meaning may have another width in each demonstration; what cannot be looked at is said
     // when it is read.
@@ -108,7 +113,7 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
         |name: &String| [observation, ACTIONS].contains(&name.as_str()) || name.starts_with("obs/") || name.starts_with("next_obs/");
     ragged.retain(|name| !fixed(name));
     let mut masks = BTreeMap::new();
-    if let Ok(group) = file.group("mask") {
+    if let Some(group) = hdf5::member(&file.root(), "mask").map_err(failed)? {
         let mut arrays = Arrays::new();
         hdf5::arrays(&group, "mask/", 0, &mut arrays).map_err(failed)?;
         for (name, (_, values)) in arrays {
@@ -130,11 +135,10 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     let steps = metadata.get("total").and_then(Value::as_u64);
     let schema = Arc::new(Schema::empty());
     let names = names.into_iter();
+    let opening = Opening::default();
     let mut demos =
-        Demos { path: path.to_owned(), groups, observation, ragged, names, masks, metadata, envelope, about, schema, first: None, steps };
-    let first = demos.demo(None)?.ok_or_else(|| failed(Error::failed("there is no demonstration")))?;
-    demos.schema = first.steps.schema();
-    demos.first = Some(first);
+        Demos { path: path.to_owned(), groups, observation, ragged, names, masks, metadata, envelope, about, schema, opening, steps };
+    (demos.opening, demos.schema) = Opening::read(options.on_error, || demos.demo(None))?;
     Ok(Box::new(demos))
 }
 
@@ -170,6 +174,11 @@ impl Demos {
             Some(line) => line.length as usize,
             None => observation.len(),
         };
+        let said = attributes.get("num_samples").and_then(Value::as_u64).unwrap_or(length as u64);
+        if said != length as u64 {
+            return Err(Error::failed(format!("`{}` has {length} rows where `num_samples` says {said}", self.observation))
+                .hint("the demonstration is cut short, or was changed: fetch or write the file again"));
+        }
         if length == 0 || observation.len() != length {
             return Err(Error::failed(format!("`{}` has {} rows where there are {length} steps", self.observation, observation.len())));
         }
@@ -241,13 +250,13 @@ impl Source for Demos {
         metadata
     }
 
-    fn recovers(&self) -> bool {
-        true
+    fn lost(&self) -> Option<u64> {
+        Some(1)
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+        if let Some(next) = self.opening.next() {
+            return next.map(Some);
         }
         let schema = Arc::clone(&self.schema);
         self.demo(Some(&schema))

@@ -1,6 +1,7 @@
 //! A table with one row per step and any column names: which columns mean what, and their values as columns of steps.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -206,13 +207,19 @@ pub(super) struct Table {
     pub(super) schema: SchemaRef,
 }
 
-/// Rows of a table as steps.
-pub(super) struct Rows {
-    /// Values of the schema's columns; those of the three flags are placeholders.
-    columns: Vec<ArrayRef>,
+/// The flags of rows of a table.
+pub(super) struct Flags {
     pub(super) terminated: Vec<bool>,
     pub(super) truncated: Vec<bool>,
     pub(super) is_final: Vec<bool>,
+}
+
+impl Flags {
+    /// Those of some of the rows.
+    pub(super) fn of(&self, rows: Range<usize>) -> Flags {
+        let of = |flags: &[bool]| flags[rows.clone()].to_vec();
+        Flags { terminated: of(&self.terminated), truncated: of(&self.truncated), is_final: of(&self.is_final) }
+    }
 }
 
 impl Table {
@@ -294,23 +301,29 @@ impl Table {
         Ok(Table { roles, schema: Arc::new(Schema::new(fields)) })
     }
 
-    /// The rows of `batch` as steps; `place` names a row of it in messages.
+    /// The flags of the rows of `batch`; `place` names a row of it in messages.
     ///
     /// # Errors
-    /// Where a value does not suit the meaning of its column.
-    pub(super) fn rows(&self, batch: &RecordBatch, place: &dyn Fn(usize) -> String) -> Result<Rows> {
-        let count = batch.num_rows();
-        let column =
-            |name: &str| batch.column_by_name(name).ok_or_else(|| Error::failed(format!("column `{name}` is missing in {}", place(0))));
+    /// Where a flag is none.
+    pub(super) fn flags(&self, batch: &RecordBatch, place: &dyn Fn(usize) -> String) -> Result<Flags> {
         let flag = |name: &Option<String>, finals: &[bool]| -> Result<Vec<bool>> {
             match name {
-                Some(name) => flags(name, column(name)?, finals, place),
-                None => Ok(vec![false; count]),
+                Some(name) => flags(name, named(batch, name, place)?, finals, place),
+                None => Ok(vec![false; batch.num_rows()]),
             }
         };
         let is_final = flag(&self.roles.is_final, &[])?;
         let (terminated, truncated) = (flag(&self.roles.terminated, &is_final)?, flag(&self.roles.truncated, &is_final)?);
-        let has_final = is_final.contains(&true).then(|| BooleanArray::from(is_final.clone()));
+        Ok(Flags { terminated, truncated, is_final })
+    }
+
+    /// The rows of `batch` as steps with these flags; `place` names a row of it in messages.
+    ///
+    /// # Errors
+    /// Where a value does not suit the meaning of its column.
+    pub(super) fn steps(&self, batch: &RecordBatch, own: Flags, place: &dyn Fn(usize) -> String) -> Result<RecordBatch> {
+        let column = |name: &str| named(batch, name, place);
+        let has_final = own.is_final.contains(&true).then(|| BooleanArray::from(own.is_final.clone()));
         let mut fields = self.schema.fields().iter();
         let mut columns = Vec::with_capacity(fields.len());
         let mut push = |sources: &[String], target: &str| -> Result<()> {
@@ -340,20 +353,8 @@ impl Table {
         for (name, field) in self.roles.extras.iter().zip(fields.skip(3)) {
             extras.push(values(&[(name.as_str(), column(name)?)], field, place)?);
         }
-        let placeholder: ArrayRef = Arc::new(BooleanArray::from(vec![false; count]));
-        columns.extend(std::iter::repeat_n(placeholder, 3).chain(extras));
-        Ok(Rows { columns, terminated, truncated, is_final })
-    }
-
-    /// The steps of `rows` as a batch.
-    ///
-    /// # Errors
-    /// Never: the columns are those of the schema.
-    pub(super) fn batch(&self, rows: Rows) -> Result<RecordBatch> {
-        let mut columns = rows.columns;
-        for (name, flags) in [(step::TERMINATED, rows.terminated), (step::TRUNCATED, rows.truncated), (step::IS_FINAL, rows.is_final)] {
-            columns[self.schema.index_of(name)?] = Arc::new(BooleanArray::from(flags));
-        }
+        let flags = [own.terminated, own.truncated, own.is_final].map(|flags| Arc::new(BooleanArray::from(flags)) as ArrayRef);
+        columns.extend(flags.into_iter().chain(extras));
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
@@ -361,6 +362,10 @@ impl Table {
     pub(super) fn roles(&self) -> &Roles {
         &self.roles
     }
+}
+
+fn named<'a>(batch: &'a RecordBatch, name: &str, place: &dyn Fn(usize) -> String) -> Result<&'a ArrayRef> {
+    batch.column_by_name(name).ok_or_else(|| Error::failed(format!("column `{name}` is missing in {}", place(0))))
 }
 
 fn unsuitable(field: &Field, target: &str) -> Error {

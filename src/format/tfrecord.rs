@@ -78,8 +78,10 @@ fn masked(bytes: &[u8]) -> u32 {
 pub(super) struct Records {
     path: PathBuf,
     reader: Box<dyn Read>,
-    /// Records so far.
+    /// Records so far, bad ones among them.
     pub(super) index: u64,
+    /// Whether the last error hides where the next record begins.
+    pub(super) broken: bool,
 }
 
 impl Records {
@@ -98,7 +100,7 @@ impl Records {
             Some([0x78, second]) if !plain && (0x7800 + u16::from(*second)).is_multiple_of(31) => Box::new(ZlibDecoder::new(file)),
             _ => Box::new(file),
         };
-        Ok(Records { path: path.to_owned(), reader, index: 0 })
+        Ok(Records { path: path.to_owned(), reader, index: 0, broken: false })
     }
 
     fn damaged(&self, what: &str) -> Error {
@@ -114,8 +116,10 @@ impl Records {
         Ok(bytes)
     }
 
-    /// The payload of the next record; `None` after the last.
+    /// The payload of the next record; `None` after the last. After an error the next call goes on with the record behind it,
+    /// unless the file is then [`Records::broken`].
     pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        self.broken = true;
         let head = self.bytes(HEAD as u64)?;
         if head.is_empty() {
             return Ok(None);
@@ -129,11 +133,12 @@ impl Records {
         let Ok(expected) = <[u8; 4]>::try_from(tail.as_slice()) else {
             return Err(self.damaged(&format!("the file ends before its {length} bytes do")));
         };
-        if masked(&payload) != u32::from_le_bytes(expected) {
-            return Err(self.damaged("its bytes are not what their checksum says"));
-        }
+        // The length was right, so the next record begins here whatever this one holds.
+        self.broken = false;
+        let right = masked(&payload) == u32::from_le_bytes(expected);
+        let wrong = (!right).then(|| self.damaged("its bytes are not what their checksum says"));
         self.index += 1;
-        Ok(Some(payload))
+        wrong.map_or(Ok(Some(payload)), Err)
     }
 
     /// The features of the next record; `None` after the last.
@@ -141,8 +146,8 @@ impl Records {
         let Some(payload) = self.next()? else { return Ok(None) };
         let example = Example::decode(payload.as_slice());
         let example = example.map_err(|error| {
-            self.index -= 1;
-            self.damaged(&format!("not a tf.train.Example: {error}"))
+            Error::failed(format!("{}: record {}: not a tf.train.Example: {error}", self.path.display(), self.index - 1))
+                .hint("the file is damaged, or of other messages: fetch it again")
         })?;
         Ok(Some(example.features.unwrap_or_default().feature))
     }

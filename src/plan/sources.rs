@@ -16,7 +16,7 @@ use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Dataset, layout, write};
 use crate::error::{Error, Result};
 use crate::format::adapt::{Adapted, Own, own_columns, renamed, wider};
-use crate::format::{self, Format, Frames, Options, Outgoing, Source, WriteOptions, import, video};
+use crate::format::{self, Format, Frames, OnError, Options, Outgoing, Source, WriteOptions, import, video};
 
 /// A source that is imported before it is read.
 pub struct Foreign {
@@ -26,6 +26,8 @@ pub struct Foreign {
     pub path: PathBuf,
     /// Its format; `None` for a dataset of ours that gets other columns.
     pub format: Option<&'static Format>,
+    /// Bad trajectories that may be set aside without an exit code that says so.
+    pub allowed: u64,
     options: Options,
     names: Vec<(String, String)>,
     steps: SchemaRef,
@@ -33,6 +35,11 @@ pub struct Foreign {
 }
 
 impl Foreign {
+    /// What becomes of bad trajectories.
+    pub fn on_error(&self) -> OnError {
+        self.options.on_error
+    }
+
     /// Reads the source with `read`, its columns as the pipeline has them.
     ///
     /// # Errors
@@ -43,7 +50,7 @@ impl Foreign {
             read(&mut Adapted { inner, names, steps, about })
         };
         match self.format {
-            Some(format) => adapt(format.open(&self.path, &self.options)?),
+            Some(format) => adapt(format::open(format, &self.path, &self.options)?),
             None => {
                 let outgoing = Outgoing::new(Dataset::open(&self.path)?, true, &WriteOptions::default())?;
                 let own: Box<dyn Source + '_> = Box::new(Own::new(&outgoing)?);
@@ -98,9 +105,16 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     if own {
-        if input.frames.is_some() {
-            return Err(Error::usage("`frames` says what becomes of the videos of a foreign dataset, and this is one of ours")
-                .hint("decode them where they come in: `trajmill import … --frames array`"));
+        let foreign = [
+            ("final_action", input.final_action.is_some()),
+            ("alignment", input.alignment.is_some()),
+            ("max_steps", input.max_steps.is_some()),
+            ("on_error", input.on_error.is_some()),
+            ("frames", input.frames.is_some()),
+        ];
+        if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
+            let hint = "leave it out, or name the format of the source by `format`";
+            return Err(Error::usage(format!("`{name}` in `source` is for foreign formats, and this is a dataset of trajmill")).hint(hint));
         }
         let dataset = Dataset::open(path)?;
         fingerprint.set("source", &dataset.hash);
@@ -111,6 +125,7 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
             fingerprint,
             path: path.to_owned(),
             format: None,
+            allowed: 0,
             options: Options::default(),
             steps: renamed(&steps, &names)?,
             names,
@@ -138,10 +153,26 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
             fingerprint.set("frames", format!("{text} by {}", video::version()?));
         }
     }
-    let source = format.open(path, &options)?;
+    if let Some(steps) = input.max_steps {
+        options.max_steps = usize::try_from(steps).ok();
+        fingerprint.set("max_steps", steps.to_string());
+    }
+    if let Some(text) = &input.on_error {
+        options.on_error = text.parse().map_err(|what| misread(text, what))?;
+        fingerprint.set("on_error", text.as_str());
+    }
+    let source = format::open(format, path, &options)?;
     let about = import::identified(&source.about());
-    let foreign =
-        Foreign { fingerprint, path: path.to_owned(), format: Some(format), options, names: Vec::new(), steps: source.schema(), about };
+    let foreign = Foreign {
+        fingerprint,
+        path: path.to_owned(),
+        format: Some(format),
+        allowed: input.allowed,
+        options,
+        names: Vec::new(),
+        steps: source.schema(),
+        about,
+    };
     Ok(Found { dataset: None, name, foreign, widen: input.widen })
 }
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::dataset::manifest::Statistics;
+use crate::error::{Error, Kind, Result};
 use crate::format::Written;
+use crate::format::quarantine::SetAside;
 use crate::plan::Lesson;
 use crate::plan::table::Flow;
 
@@ -16,8 +18,21 @@ pub struct Report {
     pub outputs: Vec<Output>,
     /// The models that it learnt or found, in order.
     pub models: Vec<Model>,
+    /// Foreign sources of which something was set aside.
+    pub quarantined: Vec<Quarantined>,
     /// Wall time.
     pub seconds: f64,
+}
+
+/// A foreign source with bad trajectories.
+#[derive(Debug)]
+pub struct Quarantined {
+    /// The file or directory.
+    pub source: PathBuf,
+    /// What was set aside.
+    pub aside: SetAside,
+    /// How many of its trajectories may be.
+    pub allowed: u64,
 }
 
 /// A model that a run learnt or found.
@@ -66,6 +81,18 @@ impl Model {
 }
 
 impl Report {
+    /// An error where more trajectories of a source were set aside than may be.
+    ///
+    /// # Errors
+    /// As it says: of the kind of failed checks.
+    pub fn within_allowance(&self) -> Result<()> {
+        let Some(over) = self.quarantined.iter().find(|source| source.aside.trajectories > source.allowed) else { return Ok(()) };
+        let (source, aside, allowed) = (over.source.display(), over.aside.trajectories, over.allowed);
+        let message = format!("{source}: {aside} trajectories were set aside, and {allowed} are allowed");
+        let hint = "the result is made of the others; `allowed: N` beside `on_error` says how many may be bad";
+        Err(Error { kind: Kind::Checks, ..Error::failed(message).hint(hint) })
+    }
+
     /// The report as one JSON object, for programs.
     pub fn to_json(&self) -> Value {
         let steps: u64 = self.outputs.iter().filter(|output| !output.reused).map(|output| output.statistics.steps).sum();
@@ -78,6 +105,10 @@ impl Report {
             })
         });
         let models = self.models.iter().map(|model| json!({"path": model.path, "reused": model.reused, "summary": model.summary}));
+        let quarantined = self.quarantined.iter().map(|quarantined| {
+            let Quarantined { source, aside, allowed } = quarantined;
+            json!({"source": source, "trajectories": aside.trajectories, "allowed": allowed, "first": aside.first})
+        });
         let reused = self.outputs.iter().map(|output| output.reused).chain(self.models.iter().map(|model| model.reused));
         json!({
             "reused": !(self.outputs.is_empty() && self.models.is_empty()) && reused.into_iter().all(|reused| reused),
@@ -88,6 +119,7 @@ impl Report {
             "runtime": self.outputs.iter().find_map(|output| output.runtime.clone()),
             "outputs": outputs.collect::<Vec<_>>(),
             "models": models.collect::<Vec<_>>(),
+            "quarantined": quarantined.collect::<Vec<_>>(),
         })
     }
 }

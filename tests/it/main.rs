@@ -9,7 +9,9 @@ mod cli;
 mod commit;
 #[cfg(feature = "faults")]
 mod crash;
+mod cut;
 mod determinism;
+mod fuzz;
 mod schema;
 mod support;
 mod tidy;

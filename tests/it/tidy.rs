@@ -43,7 +43,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("schemars", &["stage/", "config/schema.rs", "format/outgoing.rs"]),
     ("candle_core", &["train/"]),
     ("plotters", &["train/plot.rs", "cli/picture.rs"]),
-    ("prost", &["train/onnx.rs", "format/lerobot/checked.rs", "format/rlds/", "format/tfagents.rs", "format/tfrecord.rs"]),
+    ("prost", &["train/onnx.rs", "format/lerobot/checked.rs", "format/rlds/", "format/tfagents/", "format/tfrecord.rs"]),
 ];
 
 /// Longest file, tests at its bottom not counted.

@@ -151,6 +151,11 @@ def d4rl(folder):
     made.term[:], made.trunc[:] = False, [index % 4 == 3 for index in range(14)]
     hdf5(path, made, timeouts=False)
     compare(made, imported(folder, path, "--max-steps", 4))
+    pipeline = os.path.join(folder, "pipeline.yaml")
+    with open(pipeline, "w") as file:
+        file.write("trajmill: 1\nsource: {path: set.hdf5, max_steps: 4}\nstages:\n  - materialise: {path: piped}\n")
+    check(subprocess.run([TRAJMILL, "run", pipeline], capture_output=True).returncode == 0, "max_steps in a pipeline")
+    compare(made, os.path.join(folder, "piped"))
     made = Made(8, [3, 9])
     made.act = made.rew = None
     hdf5(path, made)

@@ -364,6 +364,17 @@ def tfagents(folder):
     check(np.array_equal(np.array(steps["observation"].to_pylist(), np.float32), np.concatenate([pair[0] for pair in expected])), "observations")
     found = [np.float32(value) for value in values(steps["action"]) if value is not None]
     check(np.array_equal(np.array(found), np.concatenate([pair[1] for pair in expected])), "actions")
+    # Some put the last step itself where a boundary stands: an action that is none of zeros, with a reward or an end.
+    records = [encode({key: [np.asarray(own).tobytes()] for key, own in {
+        "observation": random.normal(size=3).astype(np.float32), "action": random.normal(size=2).astype(np.float32), "reward": np.float32(row),
+        "discount": np.float32(row != 3), "step_type": np.int32(0 if row == 0 else 2 if row == 3 else 1), "next_step_type": np.int32(2 if row == 2 else 0 if row == 3 else 1)}.items()}) for row in range(4)]
+    with open(f"{folder}/set.tfrecord", "wb") as file:
+        file.write(frame(records))
+    for how, length, rewards in [("auto", 4, [0, 1, 2, 3]), ("valid", 4, [0, 1, 2, 3]), ("filler", 3, [0, 1, 2, None])]:
+        trajmill("import", f"{folder}/set.tfrecord", f"{folder}/{how}", "--final-action", how)
+        steps, trajectories = read(f"{folder}/{how}/steps"), read(f"{folder}/{how}/trajectories")
+        check((trajectories["length"].to_pylist(), steps["reward"].to_pylist()) == ([length], rewards), f"a last record that is {how}")
+        check(trajectories["terminated"].to_pylist() == [how != "filler"], f"the end where it is {how}")
 
 def reference(folder):
     """TFDS itself, where it is installed."""

@@ -40,6 +40,23 @@ pub(super) fn open(path: &Path) -> Result<File> {
     })
 }
 
+/// What the library cannot make sense of.
+fn unreadable(what: String) -> Error {
+    Error::failed(what).hint("the file may be cut short or damaged: fetch or write it again")
+}
+
+/// The group of that name in another; `None` where there is none.
+///
+/// # Errors
+/// Where there is one that cannot be read.
+pub(super) fn member(group: &Group, name: &str) -> Result<Option<Group>> {
+    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `{name}`: {error}"));
+    if group.groups().map_err(failed)?.iter().all(|known| known != name) {
+        return Ok(None);
+    }
+    group.group(name).map(Some).map_err(failed)
+}
+
 /// Everything in a file: its arrays, and single values as metadata.
 pub(super) fn everything(file: &File, path: &Path) -> Result<(Vec<Part>, Map<String, Value>)> {
     let mut found = Found { parts: Vec::new(), metadata: Map::new(), file: path.display().to_string() };
@@ -53,7 +70,7 @@ pub(super) fn everything(file: &File, path: &Path) -> Result<(Vec<Part>, Map<Str
 /// # Errors
 /// Where they cannot be listed.
 pub(super) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
-    Ok(group.iter_groups().map_err(|error| Error::failed(format!("the groups cannot be listed: {error}")))?.collect())
+    Ok(group.iter_groups().map_err(|error| unreadable(format!("the groups cannot be listed: {error}")))?.collect())
 }
 
 /// The arrays in a group by name, found in one walk.
@@ -61,7 +78,7 @@ pub(super) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
 /// # Errors
 /// Where they cannot be listed.
 pub(super) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
-    Ok(group.iter_datasets().map_err(|error| Error::failed(format!("the arrays cannot be listed: {error}")))?.collect())
+    Ok(group.iter_datasets().map_err(|error| unreadable(format!("the arrays cannot be listed: {error}")))?.collect())
 }
 
 /// All arrays under `group`, read whole, as columns; single values are left out.
@@ -69,17 +86,17 @@ pub(super) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
 /// # Errors
 /// Where one cannot be read or is no column.
 pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, found: &mut Arrays) -> Result<()> {
-    let unreadable = |error: hdf5_pure::Error| Error::failed(format!("cannot read the group `{prefix}`: {error}"));
+    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
     if depth > DEEPEST {
         return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `{prefix}`")));
     }
-    for (name, dataset) in group.iter_datasets().map_err(unreadable)? {
+    for (name, dataset) in group.iter_datasets().map_err(failed)? {
         let name = format!("{prefix}{name}");
         if let Some(column) = column(&dataset, &name)? {
             found.insert(name, column);
         }
     }
-    for (name, child) in group.iter_groups().map_err(unreadable)? {
+    for (name, child) in group.iter_groups().map_err(failed)? {
         arrays(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
     }
     Ok(())
@@ -90,40 +107,40 @@ pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, found: &mut Arra
 /// # Errors
 /// Where one cannot be read.
 pub(super) fn rows(group: &Group, prefix: &str, depth: usize, found: &mut BTreeMap<String, Vec<u64>>) -> Result<()> {
-    let unreadable = |error: hdf5_pure::Error| Error::failed(format!("cannot read the group `{prefix}`: {error}"));
+    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
     if depth > DEEPEST {
         return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `{prefix}`")));
     }
-    for (name, dataset) in group.iter_datasets().map_err(unreadable)? {
-        let shape = dataset.shape().map_err(unreadable)?;
+    for (name, dataset) in group.iter_datasets().map_err(failed)? {
+        let shape = dataset.shape().map_err(failed)?;
         found.insert(format!("{prefix}{name}"), shape.into_iter().skip(1).collect());
     }
-    for (name, child) in group.iter_groups().map_err(unreadable)? {
+    for (name, child) in group.iter_groups().map_err(failed)? {
         rows(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
     }
     Ok(())
 }
 
-/// A whole array as a column; `None` for a single value.
+/// A whole array as a column; `None` for a single value, and for rows that hold nothing.
 ///
 /// # Errors
 /// Where it cannot be read or is no column.
 pub(super) fn column(dataset: &Dataset, name: &str) -> Result<Option<(Field, ArrayRef)>> {
-    let unreadable = |error: hdf5_pure::Error| {
-        Error::failed(format!("cannot read the array `{name}`: {error}"))
-            .hint("the file may be cut short or damaged: fetch or write it again")
-    };
-    let (shape, datatype) = (dataset.shape().map_err(unreadable)?, dataset.datatype().map_err(unreadable)?);
+    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the array `{name}`: {error}"));
+    let (shape, datatype) = (dataset.shape().map_err(failed)?, dataset.datatype().map_err(failed)?);
     let Some((rows, row)) = shape.split_first() else { return Ok(None) };
+    if row.contains(&0) {
+        return Ok(None);
+    }
     if is_text(&datatype) && row.is_empty() {
-        let texts = dataset.read_string().map_err(unreadable)?;
+        let texts = dataset.read_string().map_err(failed)?;
         return Ok(Some((Field::new(name, DataType::Utf8, true), Arc::new(StringArray::from(texts)))));
     }
     let layout = layout(name, &datatype, *rows, row)?;
     if layout.element == DataType::Null {
         return Err(Error::failed(format!("`{name}` holds {}, not numbers", layout.kind)));
     }
-    let bytes = if *rows == 0 { Vec::new() } else { dataset.read_raw().map_err(unreadable)? };
+    let bytes = if *rows == 0 { Vec::new() } else { dataset.read_raw().map_err(failed)? };
     if bytes.len() as u64 != *rows * layout.row_bytes() as u64 {
         return Err(Error::failed(format!("`{name}` holds {} bytes, not those of the shape {shape:?}", bytes.len())));
     }
@@ -156,17 +173,17 @@ struct Found {
 
 impl Found {
     fn group(&mut self, group: &Group, prefix: &str, depth: usize) -> Result<()> {
-        let unreadable = |error: hdf5_pure::Error| Error::failed(format!("cannot read the group `/{prefix}`: {error}"));
+        let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
         if depth > DEEPEST {
             return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `/{prefix}`")));
         }
-        let mut datasets: Vec<(String, Dataset)> = group.iter_datasets().map_err(unreadable)?.collect();
+        let mut datasets: Vec<(String, Dataset)> = group.iter_datasets().map_err(failed)?.collect();
         datasets.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, dataset) in datasets {
             let name = format!("{prefix}{name}");
-            let unreadable = |error: hdf5_pure::Error| Error::failed(format!("cannot read the dataset `{name}`: {error}"));
-            let shape = dataset.shape().map_err(unreadable)?;
-            let datatype = dataset.datatype().map_err(unreadable)?;
+            let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the dataset `{name}`: {error}"));
+            let shape = dataset.shape().map_err(failed)?;
+            let datatype = dataset.datatype().map_err(failed)?;
             match shape.split_first() {
                 Some((rows, row)) if !name.starts_with("metadata/") || name.starts_with("metadata/trajmill/") => {
                     let layout = layout(&name, &datatype, *rows, row)?;
@@ -193,10 +210,10 @@ impl Found {
                 }
             }
         }
-        let mut groups = group.groups().map_err(unreadable)?;
+        let mut groups = group.groups().map_err(failed)?;
         groups.sort();
         for name in groups {
-            let child = group.group(&name).map_err(unreadable)?;
+            let child = group.group(&name).map_err(failed)?;
             self.group(&child, &format!("{prefix}{name}/"), depth + 1)?;
         }
         Ok(())
@@ -335,7 +352,6 @@ impl Reader for Rows {
 
 impl Rows {
     fn damaged(&self, what: &str) -> Error {
-        Error::failed(format!("cannot read the dataset `{}` of {}: {what}", self.name, self.file))
-            .hint("the file may be cut short or damaged: fetch or write it again")
+        unreadable(format!("cannot read the dataset `{}` of {}: {what}", self.name, self.file))
     }
 }

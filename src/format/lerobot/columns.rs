@@ -124,7 +124,9 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
         }
     }
     for feature in &info.features {
-        if !roles.iter().any(|(_, used)| used.name == feature.name) {
+        // What holds nothing is said by the source's own `features` alone.
+        let empty = numeric(&feature.dtype).is_some() && feature.shape.contains(&0);
+        if !empty && !roles.iter().any(|(_, used)| used.name == feature.name) {
             let (field, kind) = column(&free_name(&feature.name), feature, &videos, cameras)?;
             push(field, &feature.name, kind);
         }

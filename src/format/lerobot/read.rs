@@ -97,8 +97,8 @@ impl Source for LeRobot {
         SchemaRef::clone(&self.about)
     }
 
-    fn recovers(&self) -> bool {
-        true
+    fn lost(&self) -> Option<u64> {
+        Some(1)
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {

@@ -18,12 +18,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
-use super::grouped::{self, Arrays, Assembly};
+use super::grouped::{self, Arrays, Assembly, Opening};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::Writer;
 use super::{Format, Incoming, Options, Source, hdf5, table};
 use crate::dataset::schema::step;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 
 /// The registry entry.
 pub(super) const FORMAT: Format = Format {
@@ -35,16 +35,23 @@ pub(super) const FORMAT: Format = Format {
     validate: None,
 };
 
+/// What the dataset and, in some backends, each episode says of itself.
+const METADATA: &str = "metadata.json";
+
 /// The file of the HDF5 backend, and what our own files keep in metadata and attributes.
 const MAIN: &str = "main_data.hdf5";
 const OURS: &str = "trajmill";
 
-/// The folder with the metadata: the dataset's own, or its `data`.
+/// Where the metadata may be: in the dataset's `data`, or in the directory that is itself called so.
+fn folders_of(path: &Path) -> [PathBuf; 2] {
+    [path.join("data"), path.to_owned()]
+}
+
+/// The folder with the metadata of a Minari dataset.
 fn data(path: &Path) -> Option<PathBuf> {
-    let folders = [path.join("data"), path.to_owned()];
-    folders.into_iter().find(|folder| {
-        let metadata = std::fs::read(folder.join("metadata.json")).ok();
-        let metadata = metadata.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    folders_of(path).into_iter().find(|folder| {
+        let metadata = std::fs::read_to_string(folder.join(METADATA)).ok();
+        let metadata = metadata.and_then(|text| spaces::parse(&text).ok());
         metadata.is_some_and(|metadata| metadata.get("data_format").is_some() || metadata.get("total_episodes").is_some())
     })
 }
@@ -67,18 +74,22 @@ struct Minari {
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
-    first: Option<Incoming>,
+    opening: Opening,
     next: u64,
     episodes: u64,
+    /// Steps so far; `None` once an episode could not be read.
+    steps: Option<u64>,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if let Some((target, _)) = options.map.first() {
         return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("Minari's names are fixed"));
     }
-    let missing = || Error::failed(format!("{} is no Minari dataset: there is no data/metadata.json", path.display()));
-    let folder = data(path).ok_or_else(missing)?;
-    let place = folder.join("metadata.json");
+    let folder = folders_of(path).into_iter().find(|folder| folder.join(METADATA).is_file()).ok_or_else(|| {
+        Error::failed(format!("{} is no Minari dataset: there is no data/{METADATA}", path.display()))
+            .hint("name the directory of one dataset, such as D4RL/door/human-v2")
+    })?;
+    let place = folder.join(METADATA);
     let metadata = object(&place)?;
     let damaged =
         |what: &str| Error::failed(format!("{}: {what}", place.display())).hint("the dataset is not whole: download or write it again");
@@ -94,6 +105,15 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let episodes = metadata.get("total_episodes").and_then(Value::as_u64).ok_or_else(|| damaged("there is no number `total_episodes`"))?;
     if episodes == 0 {
         return Err(damaged("there are no episodes"));
+    }
+    let numbered = |name: &str| name.parse().is_ok_and(|index: u64| index < episodes);
+    let there = match &backend {
+        Backend::Hdf5(groups) => groups.keys().filter(|name| name.strip_prefix("episode_").is_some_and(numbered)).count(),
+        Backend::Arrow | Backend::Parquet => folders(&folder)?.iter().filter(|name| numbered(name)).count(),
+    } as u64;
+    // One that is missing is an error of its own; where most are, it is the number that is wrong.
+    if there < episodes.div_ceil(2) {
+        return Err(damaged(&format!("`total_episodes` is {episodes}, and {there} of them are there")));
     }
     let encoded = metadata.get("jpeg_encoding").and_then(Value::as_bool).unwrap_or(true);
     let space = |name: &str| -> Result<Option<Value>> {
@@ -120,35 +140,63 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         envelope,
         about,
         schema: Arc::new(Schema::empty()),
-        first: None,
+        opening: Opening::default(),
         next: 0,
         episodes,
+        steps: Some(0),
     };
-    let first = minari.episode(None)?;
-    minari.schema = first.steps.schema();
-    minari.first = Some(first);
+    (minari.opening, minari.schema) = Opening::read(options.on_error, || minari.episode(None))?;
     Ok(Box::new(minari))
+}
+
+/// Names of the folders in a folder.
+fn folders(folder: &Path) -> Result<Vec<String>> {
+    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
+    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    Ok(entries.iter().filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 /// The JSON object in the file at `path`.
 fn object(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-    match spaces::parse(&text).map_err(|error| error.at(path.display()))? {
+    let damaged = |what: String| Error::failed(what).hint("the dataset is not whole: download or write it again");
+    let text = std::fs::read_to_string(path).map_err(|error| damaged(format!("cannot read {}: {error}", path.display())))?;
+    match spaces::parse(&text).map_err(|error| damaged(format!("{}: {}", path.display(), error.message)))? {
         Value::Object(object) => Ok(object),
-        _ => Err(Error::failed(format!("{} is not a JSON object", path.display()))),
+        _ => Err(damaged(format!("{} is not a JSON object", path.display()))),
     }
 }
 
 impl Minari {
-    /// Reads the next episode, whose columns must be those of `schema`, where that is known.
-    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Incoming> {
+    /// Reads the next episode, whose columns must be those of `schema`, where that is known; `None` after the last.
+    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
         let index = self.next;
+        if index == self.episodes {
+            return self.counted().map(|()| None);
+        }
         self.next += 1;
         let place = match &self.backend {
             Backend::Hdf5(_) => format!("{}: episode_{index}", self.folder.join(MAIN).display()),
             _ => format!("{}", self.folder.join(index.to_string()).display()),
         };
-        self.read(index, schema).map_err(|error| error.at(place))
+        // A damaged file of one episode can make its decoder panic, and keeps nobody from the next.
+        let read = caught("its file", || self.read(index, schema)).map_err(|error| error.at(place));
+        let length =
+            read.as_ref().ok().and_then(|read| read.steps.column_by_name(step::IS_FINAL)).map(|column| column.as_boolean().false_count());
+        self.steps = self.steps.zip(length).map(|(steps, length)| steps + length as u64);
+        read.map(Some)
+    }
+
+    /// Holds the steps of all episodes against what the metadata says of them.
+    fn counted(&self) -> Result<()> {
+        let said = self.metadata.get("total_steps").and_then(Value::as_u64);
+        match self.steps.zip(said) {
+            Some((steps, said)) if steps != said => {
+                let place = self.folder.join(METADATA);
+                Err(Error::failed(format!("{}: `total_steps` is {said}, and the episodes have {steps} steps", place.display()))
+                    .hint("the dataset is not whole, or metadata and data are of two: download or write it again"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
@@ -184,7 +232,11 @@ impl Minari {
             reward.1 = reward.1.slice(0, length);
         }
         if length == 0 {
-            return Err(Error::failed("it has no step"));
+            return Err(Error::failed("it has no step").hint("drop it from the source"));
+        }
+        if let Some(said) = attributes.get("total_steps").and_then(Value::as_u64).filter(|said| *said != length as u64) {
+            return Err(Error::failed(format!("`rewards` has {length} steps where `total_steps` says {said}"))
+                .hint("the episode is cut short, or was changed: download or write the dataset again"));
         }
         let mut known_final = observation.1.len() == length + 1;
         if line.as_ref().is_some_and(|line| !line.known_final) && known_final {
@@ -224,7 +276,10 @@ impl Minari {
     fn tables(&self, index: u64, arrow: bool) -> Result<(Arrays, Map<String, Value>)> {
         let folder = self.folder.join(index.to_string());
         let extension = if arrow { "arrow" } else { "parquet" };
-        let failed = |error: std::io::Error| Error::failed(format!("cannot list the folder: {error}"));
+        let failed = |error: std::io::Error| {
+            Error::failed(format!("cannot list the folder: {error}"))
+                .hint(format!("`total_episodes` says {}, numbered from 0 without a gap", self.episodes))
+        };
         let mut files: Vec<PathBuf> = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -255,7 +310,8 @@ impl Minari {
         let first = batches.first().ok_or_else(|| Error::failed(format!("there is no .{extension} file with rows")))?;
         let batch = concat_batches(&first.schema(), &batches)?;
         let mut arrays = Arrays::new();
-        for (field, values) in batch.schema().fields().iter().zip(batch.columns()).filter(|(field, _)| field.name() != "episode_id") {
+        let holds = |field: &Field| !matches!(field.data_type(), DataType::FixedSizeList(_, 0)) && field.name() != "episode_id";
+        for (field, values) in batch.schema().fields().iter().zip(batch.columns()).filter(|(field, _)| holds(field)) {
             let (field, values) = grouped::canonical(field, values)?;
             // What infos hold is a column each; spaces stay whole.
             if field.name() == "infos" {
@@ -264,7 +320,7 @@ impl Minari {
                 drop(arrays.insert(field.name().clone(), (field, values)))
             }
         }
-        Ok((arrays, object(&folder.join("metadata.json"))?))
+        Ok((arrays, object(&folder.join(METADATA))?))
     }
 
     /// Columns of our own files under the names that they had.
@@ -374,18 +430,16 @@ impl Source for Minari {
         metadata
     }
 
-    fn recovers(&self) -> bool {
-        true
+    fn lost(&self) -> Option<u64> {
+        // After the last episode there is nothing to go on with.
+        (self.next < self.episodes || self.steps.is_none()).then_some(1)
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
-        }
-        if self.next >= self.episodes {
-            return Ok(None);
+        if let Some(next) = self.opening.next() {
+            return next.map(Some);
         }
         let schema = Arc::clone(&self.schema);
-        self.episode(Some(&schema)).map(Some)
+        self.episode(Some(&schema))
     }
 }

@@ -6,6 +6,7 @@ pub(super) mod kind;
 mod write;
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -15,7 +16,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 
 use self::kind::{Kind, Open, damaged};
-use super::table::{Roles, Rows, Table, common_width, natural};
+use super::table::{Flags, Roles, Table, common_width, natural};
 use super::{Format, Incoming, Options, Source, Writer};
 use crate::dataset::schema;
 use crate::error::{Error, Result};
@@ -126,8 +127,11 @@ pub(super) fn tables(path: &Path, files: Vec<PathBuf>, kind: Kind, options: &Opt
         max_steps,
         pending: Pending::default(),
         ready: VecDeque::new(),
+        one: false,
         seen: HashSet::new(),
         count: 0,
+        steps: 0,
+        last: Last::default(),
     }))
 }
 
@@ -198,11 +202,23 @@ struct Parquet {
     rows: Option<u64>,
     max_steps: Option<usize>,
     pending: Pending,
-    ready: VecDeque<Incoming>,
+    ready: VecDeque<Result<Incoming>>,
+    /// Whether the last error is of one trajectory, so that those behind it can be read.
+    one: bool,
     /// Hashes of the ids of finished trajectories.
     seen: HashSet<[u8; 16]>,
     /// Trajectories that flags have started.
     count: u64,
+    /// Steps of the last of them, less final observations.
+    steps: usize,
+    last: Last,
+}
+
+/// Rows of a batch that belong to one trajectory.
+struct Run {
+    rows: Range<usize>,
+    /// The trajectory's key, where it begins here.
+    begins: Option<String>,
 }
 
 /// The trajectory that the rows read so far leave open.
@@ -210,13 +226,14 @@ struct Parquet {
 struct Pending {
     slices: Vec<RecordBatch>,
     key: Option<String>,
-    /// Steps so far, less final observations.
-    steps: usize,
     last_step: Option<f64>,
-    last: Last,
+    /// Whether its last row holds a final observation.
+    after_final: bool,
+    /// Whether something is wrong with it, which has been said: its other rows are passed over.
+    bad: bool,
 }
 
-/// What the last row of a trajectory says.
+/// What flags say of the row before.
 #[derive(Default, Clone, Copy, PartialEq)]
 enum Last {
     #[default]
@@ -251,48 +268,54 @@ impl Parquet {
 
     /// Cuts a batch at the ends of trajectories.
     fn split(&mut self, batch: &RecordBatch, place: &dyn Fn(usize) -> String) -> Result<()> {
-        let mut rows = self.table.rows(batch, place)?;
+        let mut flags = self.table.flags(batch, place)?;
         let column = |name: &Option<String>| {
             name.as_ref().and_then(|name| batch.column_by_name(name).map(|column| (name.clone(), ArrayRef::clone(column))))
         };
-        let (ids, steps) = (column(&self.table.roles().trajectory), column(&self.table.roles().step));
-        let starts = match &ids {
-            Some((name, ids)) => self.starts_by_id(name, ids, &rows, place)?,
-            None => self.starts_by_flags(&mut rows),
+        let (ids, numbers) = (column(&self.table.roles().trajectory), column(&self.table.roles().step));
+        let runs = match &ids {
+            Some((name, ids)) => self.runs_by_id(name, ids, place)?,
+            None => self.runs_by_flags(&mut flags),
         };
-        if let Some((name, column)) = steps {
-            self.check_order(&name, &column, &starts, place)?;
-        }
-        let count = rows.is_final.len();
-        let last_final = rows.is_final.last() == Some(&true);
-        let batch = self.table.batch(rows)?;
-        let mut from = 0;
-        for (row, key) in starts.into_iter().chain(std::iter::once((count, None))) {
-            if row > from {
-                self.pending.slices.push(batch.slice(from, row - from));
-            }
-            if row < count {
+        let numbers = numbers.map(|(name, column)| Ok::<_, Error>((name, cast(&column, &DataType::Float64)?))).transpose()?;
+        let whole = self.table.steps(batch, flags.of(0..batch.num_rows()), place).ok();
+        for Run { rows, begins } in runs {
+            if begins.is_some() {
                 self.finish()?;
-                self.pending.key = key;
+                self.pending = Pending { key: begins, ..Pending::default() };
             }
-            from = row;
-        }
-        if last_final {
-            self.pending.last = Last::Final;
+            if self.pending.bad {
+                continue;
+            }
+            // Where something in the batch is wrong, only the trajectory that it is in is.
+            let steps = match &whole {
+                Some(whole) => Ok(whole.slice(rows.start, rows.len())),
+                None => self.table.steps(&batch.slice(rows.start, rows.len()), flags.of(rows.clone()), &|row| place(rows.start + row)),
+            };
+            let ordered = |pending: &mut Pending| match &numbers {
+                Some((name, numbers)) => pending.check_order(name, numbers, rows.clone(), place),
+                None => Ok(()),
+            };
+            let finals = &flags.is_final[rows.clone()];
+            let steps = steps.and_then(|steps| ordered(&mut self.pending).map(|()| steps));
+            match steps.and_then(|steps| self.pending.check_final(finals, &|row| place(rows.start + row)).map(|()| steps)) {
+                Ok(steps) => self.pending.slices.push(steps),
+                Err(error) => {
+                    let key = self.pending.key.as_deref().unwrap_or_default();
+                    self.ready.push_back(Err(error.at(format!("trajectory `{key}`"))));
+                    self.pending.slices.clear();
+                    self.pending.bad = true;
+                }
+            }
         }
         Ok(())
     }
 
-    /// Where trajectories start in a batch, and their ids.
-    fn starts_by_id(
-        &mut self,
-        name: &str,
-        ids: &ArrayRef,
-        rows: &Rows,
-        place: &dyn Fn(usize) -> String,
-    ) -> Result<Vec<(usize, Option<String>)>> {
+    /// The rows of each trajectory in a batch, by its ids.
+    fn runs_by_id(&mut self, name: &str, ids: &ArrayRef, place: &dyn Fn(usize) -> String) -> Result<Vec<Run>> {
         if let Some(row) = (0..ids.len()).find(|row| ids.is_null(*row)) {
-            return Err(Error::failed(format!("column `{name}` is null at {}: the row belongs to no trajectory", place(row))));
+            return Err(Error::failed(format!("column `{name}` is null at {}: the row belongs to no trajectory", place(row)))
+                .hint("drop the row, or give it the id of its trajectory"));
         }
         let ids = match ids.data_type() {
             DataType::Dictionary(_, values) => cast(ids, values)?,
@@ -300,102 +323,96 @@ impl Parquet {
         };
         let options = FormatOptions::new();
         let formatter = ArrayFormatter::try_new(&ids, &options)?;
-        let mut starts = Vec::new();
+        let mut runs = Vec::new();
         let mut current = self.pending.key.clone();
-        for run in arrow::compute::partition(&[ArrayRef::clone(&ids)])?.ranges() {
-            let key = formatter.value(run.start).to_string();
-            if current.as_ref() != Some(&key) {
-                if !self.seen.insert(hash(&key)) {
-                    return Err(Error::failed(format!(
-                        "trajectory `{key}` of column `{name}` comes back at {}, after other trajectories",
-                        place(run.start)
-                    ))
-                    .hint("the rows of a trajectory must be together: sort the source by trajectory and step"));
-                }
-                starts.push((run.start, Some(key.clone())));
-                current = Some(key);
+        for rows in arrow::compute::partition(&[ArrayRef::clone(&ids)])?.ranges() {
+            let key = formatter.value(rows.start).to_string();
+            let begins = current.as_ref() != Some(&key);
+            if begins && !self.seen.insert(hash(&key)) {
+                return Err(Error::failed(format!(
+                    "trajectory `{key}` of column `{name}` comes back at {}, after other trajectories",
+                    place(rows.start)
+                ))
+                .hint("the rows of a trajectory must be together: sort the source by trajectory and step"));
             }
-            // A final observation ends its trajectory.
-            let begins = starts.last().is_some_and(|(start, _)| *start == run.start);
-            let before = !begins && run.start == 0 && self.pending.last == Last::Final;
-            let after_final = if before { Some(run.start) } else { (run.start + 1..run.end).find(|row| rows.is_final[row - 1]) };
-            if let (Some(row), Some(key)) = (after_final, &current) {
-                return Err(Error::failed(format!("trajectory `{key}` goes on after its final observation at {}", place(row)))
-                    .hint("`is_final` marks the observation after the last action: only the last row of a trajectory can have it"));
-            }
+            current = Some(key);
+            runs.push(Run { rows, begins: current.clone().filter(|_| begins) });
         }
-        self.pending.last = Last::Open;
-        Ok(starts)
+        Ok(runs)
     }
 
-    /// Where trajectories start in a batch; the longest length adds cuts to `rows`.
-    fn starts_by_flags(&mut self, rows: &mut Rows) -> Vec<(usize, Option<String>)> {
-        let mut starts = Vec::new();
-        for row in 0..rows.is_final.len() {
-            let is_final = rows.is_final[row];
-            let begins = match self.pending.last {
+    /// The rows of each trajectory in a batch, by its flags; the longest length adds cuts to these.
+    fn runs_by_flags(&mut self, flags: &mut Flags) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for row in 0..flags.is_final.len() {
+            let is_final = flags.is_final[row];
+            let begins = match self.last {
                 Last::Open => self.count == 0,
                 Last::Ended => !is_final,
                 Last::Final => true,
             };
             if begins {
-                starts.push((row, Some(self.count.to_string())));
+                runs.push(Run { rows: row..row, begins: Some(self.count.to_string()) });
                 self.count += 1;
-                self.pending.steps = 0;
+                self.steps = 0;
+            } else if row == 0 {
+                runs.push(Run { rows: 0..0, begins: None });
             }
-            self.pending.steps += usize::from(!is_final);
-            let longest = self.max_steps == Some(self.pending.steps) && !is_final;
-            rows.truncated[row] |= longest && !rows.terminated[row];
-            self.pending.last = match (is_final, rows.terminated[row] || rows.truncated[row]) {
+            if let Some(run) = runs.last_mut() {
+                run.rows.end = row + 1;
+            }
+            self.steps += usize::from(!is_final);
+            let longest = self.max_steps == Some(self.steps) && !is_final;
+            flags.truncated[row] |= longest && !flags.terminated[row];
+            self.last = match (is_final, flags.terminated[row] || flags.truncated[row]) {
                 (true, _) => Last::Final,
                 (false, true) => Last::Ended,
                 (false, false) => Last::Open,
             };
         }
-        starts
+        runs
     }
 
-    /// Checks that the numbers of steps ascend in each trajectory.
-    fn check_order(
-        &mut self,
-        name: &str,
-        column: &ArrayRef,
-        starts: &[(usize, Option<String>)],
-        place: &dyn Fn(usize) -> String,
-    ) -> Result<()> {
-        let numbers = cast(column, &DataType::Float64)?;
+    /// Hands on the pending trajectory, where there is one.
+    fn finish(&mut self) -> Result<()> {
+        let Pending { slices, key, .. } = std::mem::take(&mut self.pending);
+        let steps = match slices.as_slice() {
+            [] => return Ok(()),
+            [one] => one.clone(),
+            several => concat_batches(&self.table.schema, several)?,
+        };
+        self.ready.push_back(Ok(Incoming { key: key.unwrap_or_default(), steps, about: None }));
+        Ok(())
+    }
+}
+
+impl Pending {
+    /// Checks that the numbers of steps ascend in these rows of a batch, and from those before.
+    fn check_order(&mut self, name: &str, numbers: &ArrayRef, rows: Range<usize>, place: &dyn Fn(usize) -> String) -> Result<()> {
         let numbers = numbers.as_primitive::<Float64Type>();
-        let mut starts = starts.iter().map(|(row, _)| *row).peekable();
-        for row in 0..numbers.len() {
-            if starts.next_if_eq(&row).is_some() {
-                self.pending.last_step = None;
-            }
+        for row in rows {
             let number = if numbers.is_valid(row) { numbers.value(row) } else { f64::NAN };
-            let ascends = self.pending.last_step.is_none_or(|last| number > last);
+            let ascends = self.last_step.is_none_or(|last| number > last);
             if !ascends || number.is_nan() {
-                let before = self.pending.last_step.map_or_else(|| "a start".to_owned(), |last| last.to_string());
+                let before = self.last_step.map_or_else(|| "a start".to_owned(), |last| last.to_string());
                 return Err(Error::failed(format!(
                     "column `{name}` is {number} after {before} at {}: steps must ascend in a trajectory",
                     place(row)
                 ))
                 .hint("sort the source by trajectory and step"));
             }
-            self.pending.last_step = Some(number);
+            self.last_step = Some(number);
         }
         Ok(())
     }
 
-    /// Hands on the pending trajectory, where there is one.
-    fn finish(&mut self) -> Result<()> {
-        let slices = std::mem::take(&mut self.pending.slices);
-        let key = self.pending.key.take().unwrap_or_default();
-        let steps = match slices.as_slice() {
-            [] => return Ok(()),
-            [one] => one.clone(),
-            several => concat_batches(&self.table.schema, several)?,
-        };
-        self.ready.push_back(Incoming { key, steps, about: None });
-        Ok(())
+    /// Checks that nothing follows a final observation in rows with these flags, or those before.
+    fn check_final(&mut self, finals: &[bool], place: &dyn Fn(usize) -> String) -> Result<()> {
+        let after = if self.after_final { Some(0) } else { (1..finals.len()).find(|row| finals[row - 1]) };
+        self.after_final = finals.last() == Some(&true);
+        let Some(row) = after else { return Ok(()) };
+        Err(Error::failed(format!("it goes on after its final observation at {}", place(row)))
+            .hint("`is_final` marks the observation after the last action: only the last row of a trajectory can have it"))
     }
 }
 
@@ -418,11 +435,17 @@ impl Source for Parquet {
         Map::new()
     }
 
+    fn lost(&self) -> Option<u64> {
+        self.one.then_some(1)
+    }
+
     fn next(&mut self) -> Result<Option<Incoming>> {
         loop {
             if let Some(ready) = self.ready.pop_front() {
-                return Ok(Some(ready));
+                self.one = ready.is_err();
+                return ready.map(Some);
             }
+            self.one = false;
             match self.batch()? {
                 Some((batch, path, first)) => self.split(&batch, &|row| format!("row {} of {}", first + row, path.display()))?,
                 None if self.pending.slices.is_empty() => return Ok(None),

@@ -124,6 +124,9 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
     let shape: Vec<usize> = axes.iter().filter_map(|axis| usize::try_from(*axis).ok()).collect();
     let values = shape.iter().try_fold(1_usize, |values, axis| values.checked_mul(*axis)).filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a step can hold".to_owned()))?;
+    if shape.contains(&0) {
+        return Ok(Kind::Other("a tensor that holds nothing".to_owned()));
+    }
     let encoding = match tensor.get("encoding").and_then(Value::as_str).unwrap_or("none").to_ascii_lowercase().as_str() {
         "none" | "" => Encoding::None,
         "bytes" => Encoding::Bytes,

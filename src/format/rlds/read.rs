@@ -58,6 +58,8 @@ struct Rlds {
     open: Option<(Shard, Records)>,
     /// The split of the open file, and episodes of it so far.
     count: (String, u64),
+    /// Episodes that the last error stands for.
+    lost: u64,
     final_action: FinalAction,
     alignment: Alignment,
     metadata: Map<String, Value>,
@@ -98,6 +100,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         shards,
         open: None,
         count: (String::new(), 0),
+        lost: 1,
         final_action: options.final_action,
         alignment: options.alignment,
         metadata,
@@ -280,11 +283,12 @@ impl Source for Rlds {
         SchemaRef::clone(&self.about)
     }
 
-    fn recovers(&self) -> bool {
-        true
+    fn lost(&self) -> Option<u64> {
+        Some(self.lost)
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
+        self.lost = 1;
         loop {
             let (shard, mut records) = match self.open.take() {
                 Some(open) => open,
@@ -293,12 +297,25 @@ impl Source for Rlds {
                     if shard.split != self.count.0 {
                         self.count = (shard.split.clone(), 0);
                     }
-                    let records = Records::open(&shard.path)?;
+                    let records = Records::open(&shard.path).inspect_err(|_| self.lost = shard.records.unwrap_or(1))?;
                     (shard, records)
                 }
             };
-            // After bytes that are no record nothing says where the next one begins: then the next file is.
-            if let Some(record) = records.example()? {
+            let record = match records.example() {
+                Ok(record) => record,
+                Err(error) => {
+                    // After bytes that are no record nothing says where the next one begins: then the next file is read.
+                    if records.broken {
+                        self.lost = shard.records.map_or(1, |expected| expected.saturating_sub(records.index)).max(1);
+                        self.count.1 = self.count.1.saturating_add(self.lost);
+                    } else {
+                        self.count.1 += 1;
+                        self.open = Some((shard, records));
+                    }
+                    return Err(error);
+                }
+            };
+            if let Some(record) = record {
                 let (place, key) = (shard.path.display().to_string(), format!("{}/{}", self.count.0, self.count.1));
                 let at = records.index - 1;
                 self.count.1 += 1;
@@ -306,6 +323,8 @@ impl Source for Rlds {
                 return self.incoming(&record, key).map(Some).map_err(|error| error.at(format!("{place}: record {at}")));
             }
             if let Some(expected) = shard.records.filter(|expected| *expected != records.index) {
+                // More records than said are no loss: they have been read.
+                self.lost = expected.saturating_sub(records.index);
                 return Err(Error::failed(format!(
                     "{} holds {} records where dataset_info.json says {expected}",
                     shard.path.display(),

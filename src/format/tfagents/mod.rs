@@ -2,7 +2,11 @@
 //!
 //! Keys are `observation`, `action`, `reward`, `discount`, `step_type`, `next_step_type`, or those of its transitions under
 //! `time_step/`, `action_step/` and `next_time_step/`. Types come from the file `NAME.spec` beside it, and without it are
-//! 32-bit. A step type is 0 first, 1 in the middle, 2 last: a record of type 2 holds only the final observation.
+//! 32-bit. A step type is 0 first, 1 in the middle, 2 last: a record of type 2 is a boundary, which holds the final observation
+//! and what came of the reset after it: no reward and a discount of 1, or zeros for an action. Some writers put the last step
+//! itself there, which has an action, and a reward or an end.
+
+mod spec;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -12,11 +16,10 @@ use arrow::array::{ArrayData, ArrayRef, BooleanArray, FixedSizeListArray, Record
 use arrow::buffer::Buffer;
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use prost::Message;
 use serde_json::{Map, Value};
 
 use super::tfrecord::{Feature, Kind, Records};
-use super::{Format, Incoming, Options, Source, free_name};
+use super::{FinalAction, Format, Incoming, Options, Source, free_name};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
 
@@ -61,137 +64,6 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `tensorflow.StructuredValue`, as far as specs use it.
-#[derive(Clone, PartialEq, Message)]
-struct Structured {
-    #[prost(message, optional, tag = "33")]
-    tensor: Option<TensorSpec>,
-    #[prost(message, optional, tag = "35")]
-    bounded: Option<TensorSpec>,
-    #[prost(message, optional, tag = "51")]
-    list: Option<Values>,
-    #[prost(message, optional, tag = "52")]
-    tuple: Option<Values>,
-    #[prost(message, optional, tag = "53")]
-    dict: Option<Dict>,
-    #[prost(message, optional, tag = "54")]
-    named: Option<Named>,
-}
-
-/// `TensorSpecProto`: its name, shape and type come first in the bounded one, too.
-#[derive(Clone, PartialEq, Message)]
-struct TensorSpec {
-    #[prost(message, optional, tag = "2")]
-    shape: Option<TensorShape>,
-    #[prost(int32, tag = "3")]
-    dtype: i32,
-}
-
-/// `TensorShapeProto`.
-#[derive(Clone, PartialEq, Message)]
-struct TensorShape {
-    #[prost(message, repeated, tag = "2")]
-    axes: Vec<Axis>,
-}
-
-/// `TensorShapeProto.Dim`.
-#[derive(Clone, PartialEq, Message)]
-struct Axis {
-    #[prost(int64, tag = "1")]
-    size: i64,
-}
-
-/// `ListValue` and `TupleValue`.
-#[derive(Clone, PartialEq, Message)]
-struct Values {
-    #[prost(message, repeated, tag = "1")]
-    values: Vec<Structured>,
-}
-
-/// `DictValue`.
-#[derive(Clone, PartialEq, Message)]
-struct Dict {
-    #[prost(btree_map = "string, message", tag = "1")]
-    fields: BTreeMap<String, Structured>,
-}
-
-/// `NamedTupleValue`.
-#[derive(Clone, PartialEq, Message)]
-struct Named {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, repeated, tag = "2")]
-    values: Vec<Pair>,
-}
-
-/// `PairValue`.
-#[derive(Clone, PartialEq, Message)]
-struct Pair {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(message, optional, tag = "2")]
-    value: Option<Structured>,
-}
-
-impl Structured {
-    /// Adds the type and shape of each leaf, by its key in a record.
-    fn leaves(&self, prefix: &str, into: &mut BTreeMap<String, (DataType, Vec<usize>)>) {
-        let join = |name: &str| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-        if let Some(spec) = self.tensor.as_ref().or(self.bounded.as_ref())
-            && let Some(element) = element(spec.dtype)
-        {
-            let axes = spec.shape.iter().flat_map(|shape| &shape.axes).map(|axis| usize::try_from(axis.size).unwrap_or(0)).collect();
-            into.insert(prefix.to_owned(), (element, axes));
-        }
-        for (at, value) in self.list.iter().chain(&self.tuple).flat_map(|list| &list.values).enumerate() {
-            value.leaves(&join(&at.to_string()), into);
-        }
-        for (name, value) in self.dict.iter().flat_map(|dict| &dict.fields) {
-            value.leaves(&join(name), into);
-        }
-        for pair in self.named.iter().flat_map(|named| &named.values) {
-            if let Some(value) = &pair.value {
-                value.leaves(&join(&pair.key), into);
-            }
-        }
-    }
-}
-
-/// TensorFlow's numbers of types.
-fn element(dtype: i32) -> Option<DataType> {
-    Some(match dtype {
-        1 => DataType::Float32,
-        2 => DataType::Float64,
-        3 => DataType::Int32,
-        4 => DataType::UInt8,
-        5 => DataType::Int16,
-        6 => DataType::Int8,
-        9 => DataType::Int64,
-        10 => DataType::Boolean,
-        17 => DataType::UInt16,
-        19 => DataType::Float16,
-        22 => DataType::UInt32,
-        23 => DataType::UInt64,
-        _ => return None,
-    })
-}
-
-/// Types and shapes from the file beside the records, where there is one that can be read.
-fn spec(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>)>> {
-    let spec = PathBuf::from(format!("{}.spec", path.display()));
-    let mut leaves = BTreeMap::new();
-    if spec.is_file()
-        && let Some(payload) = Records::open(&spec)?.next()?
-    {
-        let value = Structured::decode(payload.as_slice());
-        let value = value.map_err(|error| {
-            Error::failed(format!("{}: not a spec of TF-Agents: {error}", spec.display())).hint("remove it if the values are of 32 bits")
-        })?;
-        value.leaves("", &mut leaves);
-    }
-    Ok(leaves)
-}
-
 /// One value of a step.
 struct Column {
     key: String,
@@ -210,8 +82,13 @@ struct Steps {
     /// Columns in the schema's order, less the flags.
     columns: Vec<Column>,
     keys: [Option<String>; 3],
+    /// Which of the columns are action and reward.
+    roles: [Option<usize>; 2],
+    final_action: FinalAction,
     /// The first record of the next trajectory.
     ahead: Option<Row>,
+    /// Whether the last record read was bad: what is left of its trajectory is to be passed over.
+    bad: bool,
     count: u64,
 }
 
@@ -237,7 +114,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let files: VecDeque<PathBuf> = files(path)?.into();
     let first = files.front().ok_or_else(|| Error::failed(format!("{} holds no TFRecord file", path.display())))?;
     let failed = |error: Error| error.at(first.display());
-    let spec = spec(first)?;
+    let spec = spec::read(first)?;
     let record = Records::open(first)?
         .example()?
         .ok_or_else(|| failed(Error::failed("the file holds no records").hint("there is nothing to import")))?;
@@ -296,7 +173,19 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let at = 1 + usize::from(action.is_some()) + usize::from(reward.is_some());
     fields.splice(at..at, flags);
     let schema = Arc::new(Schema::new(fields));
-    Ok(Box::new(Steps { files, open: None, schema, columns, keys: [Some(step_type), next_step_type, discount], ahead: None, count: 0 }))
+    let roles = [&action, &reward].map(|role| columns.iter().position(|column| Some(&column.key) == role.as_ref()));
+    Ok(Box::new(Steps {
+        files,
+        open: None,
+        schema,
+        columns,
+        keys: [Some(step_type), next_step_type, discount],
+        roles,
+        final_action: options.final_action,
+        ahead: None,
+        bad: false,
+        count: 0,
+    }))
 }
 
 impl Steps {
@@ -309,12 +198,37 @@ impl Steps {
                 self.open = Some((path, records));
             }
             let Some((path, records)) = &mut self.open else { return Ok(None) };
-            let Some(record) = records.example()? else {
-                self.open = None;
-                continue;
+            let record = match records.example() {
+                Ok(Some(record)) => record,
+                Ok(None) => {
+                    self.open = None;
+                    continue;
+                }
+                Err(error) => {
+                    // Nothing says where the next record begins: the next file is read.
+                    if records.broken {
+                        self.open = None;
+                    }
+                    return Err(error);
+                }
             };
             let place = format!("{}: record {}", path.display(), records.index - 1);
             return self.values(&record).map(Some).map_err(|error| error.at(place));
+        }
+    }
+
+    /// Passes over what is left of a trajectory with a bad record.
+    fn skip(&mut self) {
+        loop {
+            match self.row() {
+                Ok(Some(row)) if row.step_type == FIRST => {
+                    self.ahead = Some(row);
+                    return;
+                }
+                Ok(Some(row)) if row.step_type == LAST => return,
+                Ok(Some(_)) | Err(_) => {}
+                Ok(None) => return,
+            }
         }
     }
 
@@ -349,12 +263,29 @@ impl Steps {
         })
     }
 
+    /// Whether a last record holds only the final observation.
+    fn is_boundary(&self, row: &Row) -> bool {
+        let zeros = |at: usize| row.values[at].iter().all(|byte| *byte == 0);
+        let [action, reward] = self.roles;
+        match self.final_action {
+            FinalAction::Valid => false,
+            FinalAction::Filler => true,
+            FinalAction::Auto => {
+                let idle = action.is_none_or(|at| !self.columns[at].element.is_integer() && zeros(at));
+                idle || (reward.is_none_or(zeros) && row.discount.is_none_or(|discount| discount == 1.0))
+            }
+        }
+    }
+
     fn steps(&self, rows: &[Row]) -> Result<RecordBatch> {
         let count = rows.len();
-        let has_final = rows.last().is_some_and(|row| row.step_type == LAST) && count > 1;
+        let has_final = rows.last().is_some_and(|row| row.step_type == LAST && self.is_boundary(row));
+        if has_final && count == 1 {
+            return Err(Error::failed("it has no step, only a final observation").hint("drop the record from the source"));
+        }
         let length = count - usize::from(has_final);
         let last = rows.get(length.saturating_sub(1));
-        let ended = has_final || last.is_some_and(|row| row.next_step_type == Some(LAST));
+        let ended = has_final || last.is_some_and(|row| row.step_type == LAST || row.next_step_type == Some(LAST));
         let terminal = ended && last.is_some_and(|row| row.discount == Some(0.0));
         let flag = |flag: bool, at: usize| -> ArrayRef { Arc::new(BooleanArray::from_iter((0..count).map(|row| Some(flag && row == at)))) };
         let mut columns: Vec<ArrayRef> = Vec::new();
@@ -414,9 +345,17 @@ impl Source for Steps {
         Map::new()
     }
 
+    fn lost(&self) -> Option<u64> {
+        Some(1)
+    }
+
     fn next(&mut self) -> Result<Option<Incoming>> {
+        if std::mem::take(&mut self.bad) {
+            self.count += 1;
+            self.skip();
+        }
         let mut rows: Vec<Row> = self.ahead.take().into_iter().collect();
-        while let Some(row) = self.row()? {
+        while let Some(row) = self.row().inspect_err(|_| self.bad = true)? {
             if row.step_type == FIRST && !rows.is_empty() {
                 self.ahead = Some(row);
                 break;
@@ -441,6 +380,7 @@ impl Source for Steps {
 #[cfg(test)]
 mod tests {
     use arrow::array::AsArray;
+    use prost::Message;
 
     use super::*;
     use crate::dataset::store;
@@ -480,9 +420,9 @@ mod tests {
         let found = all(&[
             record(0, 1, [1.0, 2.0], 5, 1.0),
             record(1, 2, [3.0, 4.0], 6, 0.0),
-            record(2, 0, [5.0, 6.0], 9, 1.0),
+            record(2, 0, [5.0, 6.0], 0, 1.0),
             record(0, 2, [7.0, 8.0], 7, 1.0),
-            record(2, 0, [9.0, 9.0], 9, 1.0),
+            record(2, 0, [9.0, 9.0], 0, 1.0),
             record(0, 1, [1.0, 1.0], 8, 1.0),
         ])
         .unwrap();
@@ -495,6 +435,23 @@ mod tests {
         assert_eq!((trues(2, "terminated"), trues(2, "truncated"), trues(2, "is_final")), (vec![], vec![], vec![]));
         let actions = found[0]["action"].as_primitive::<arrow::datatypes::Int64Type>();
         assert_eq!((actions.value(0), actions.value(1), arrow::array::Array::is_null(actions, 2)), (5, 6, true));
+    }
+
+    #[test]
+    fn a_last_record_with_a_reward_or_an_end_is_a_step() {
+        let found = all(&[
+            record(0, 1, [1.0, 2.0], 5, 1.0),
+            record(2, 0, [3.0, 4.0], 6, 1.0),
+            record(0, 1, [5.0, 6.0], 7, 1.0),
+            record(2, 0, [7.0, 8.0], 0, 0.0),
+        ])
+        .unwrap();
+        let last = |index: usize, name: &str| found[index][name].as_boolean().value(1);
+        assert_eq!(found.iter().map(|steps| steps["is_final"].as_boolean().true_count()).collect::<Vec<_>>(), [0, 0]);
+        assert_eq!((last(0, "terminated"), last(0, "truncated")), (false, true));
+        assert_eq!((last(1, "terminated"), last(1, "truncated")), (true, false));
+        let error = all(&[record(0, 1, [0.0; 2], 1, 1.0), record(2, 0, [0.0; 2], 0, 1.0), record(2, 0, [0.0; 2], 0, 1.0)]).unwrap_err();
+        assert!(error.message.contains("trajectory 1: it has no step"), "{error}");
     }
 
     #[test]

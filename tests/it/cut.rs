@@ -1,0 +1,76 @@
+//! Files that end early: one error that names the file, and nothing left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Workspace, repository};
+
+/// Places at which each file is cut, as shares of its length.
+const PLACES: u64 = 20;
+
+/// Bytes of a record in the seed of TF-Agents.
+const RECORD: u64 = 169;
+
+/// What only describes a dataset, and may be missing.
+const BESIDE: [&str; 3] = [".zattrs", ".zgroup", "namespace_metadata.json"];
+
+/// The files of a dataset, in order.
+fn files(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries.iter().flat_map(|entry| files(entry)).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let target = file
+            .strip_prefix(from)
+            .map_or_else(|_| to.to_owned(), |name| if name == Path::new("") { to.to_owned() } else { to.join(name) });
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(file, target).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_ends_early_is_one_error() {
+    let workspace = Workspace::with(1, 1, 1);
+    let mut wrong = Vec::new();
+    let seeds = repository().join("tests/seeds");
+    for format in fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+        for seed in fs::read_dir(seeds.join(&format)).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = seed.file_name().unwrap().to_str().unwrap();
+            if BESIDE.contains(&name) {
+                continue;
+            }
+            let place = workspace.path("in").join(name);
+            copy(&seed, &place);
+            let mut cuts = files(&place);
+            cuts.retain(|file| !BESIDE.contains(&file.file_name().unwrap().to_str().unwrap()));
+            // With many files each is cut at some of the places, all places come about.
+            for cut in 0..PLACES.max(cuts.len() as u64) {
+                let file = &cuts[cut as usize % cuts.len()];
+                let whole = fs::read(file).unwrap();
+                let kept = whole.len() as u64 * (cut % PLACES) / PLACES;
+                // A file of records that nobody has counted may end after any of them.
+                if format == "tfagents" && kept.is_multiple_of(RECORD) {
+                    continue;
+                }
+                fs::write(file, &whole[..kept as usize]).unwrap();
+                let done = workspace.trajmill(&["import", "--from", &format, place.to_str().unwrap(), "out/set"]);
+                fs::write(file, &whole).unwrap();
+                let what = format!("{} cut to {kept} of {} bytes: {}", file.display(), whole.len(), done.stderr);
+                let errors = done.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+                let clear = done.code == Some(1) && errors == 1 && done.stderr.contains(name) && done.stderr.contains("help: ");
+                if !clear || done.stderr.contains("panicked") || !workspace.names("out").is_empty() {
+                    wrong.push(format!("exit code {:?}, left {:?}: {what}", done.code, workspace.names("out")));
+                    workspace.clear();
+                }
+            }
+            fs::remove_dir_all(workspace.path("in")).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{} cuts are not said well:\n{}", wrong.len(), wrong.join("\n"));
+}

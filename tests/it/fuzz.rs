@@ -1,0 +1,451 @@
+//! Damaged files of every kind that is read: no panic, no hang, no memory beyond bounds, one message.
+//!
+//! A target takes whole files (`tests/seeds`, made by the reference libraries), changes them at a few places and reads them,
+//! case after case until its time is up. What bytes a case has follows from its number alone, so that it can be run again:
+//!
+//! ```text
+//! TRAJMILL_FUZZ_SECONDS=600 cargo test --release --features faults --test it fuzz      for longer
+//! TRAJMILL_FUZZ_CASE=1234 cargo test --release --features faults --test it fuzz::zarr  one case, whose files are kept
+//! ```
+//!
+//! Each target runs in a process of its own, with limits of memory and processor time: what breaks them is a failure with a
+//! number. Where a format has checksums, these are made right again, so that what lies behind them is reached.
+
+use std::fs;
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use trajmill::config;
+use trajmill::dataset::Dataset;
+use trajmill::error::{Error, Result};
+use trajmill::format::{self, FORMATS, OnError, Options, check};
+use trajmill::model::{self, Runtime};
+use trajmill::plan;
+
+use crate::support::{corpus, mix, repository};
+
+/// Seconds that a target takes where nobody says otherwise.
+const SECONDS: u64 = 2;
+
+/// Virtual memory that a target may take. What it needs without any damage is a fifth of it.
+const MEMORY: u64 = 3 << 30;
+
+/// Seconds of processor time that a target may take beyond its own: a case that hangs takes them all.
+const PATIENCE: u64 = 60;
+
+/// Decoders that are known to panic on damaged files.
+const DECODERS: [&str; 1] = ["arrow_ipc::reader::"];
+
+/// Errors after which nobody reads on.
+const MOST_ERRORS: usize = 200;
+
+/// What lies behind a checksum, and is changed there.
+#[derive(Clone, Copy, PartialEq)]
+enum Behind {
+    Nothing,
+    /// Records of a TFRecord file.
+    Records,
+    /// Entries of a zip file.
+    Zip,
+}
+
+/// Where a target's seeds are, what is done with them.
+struct Target {
+    name: &'static str,
+    behind: Behind,
+    read: fn(&Path) -> Result<()>,
+}
+
+macro_rules! targets {
+    ($($name:ident: $behind:expr, $read:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            run(&Target { name: stringify!($name), behind: $behind, read: $read });
+        }
+    )*};
+}
+
+targets! {
+    arrow: Behind::Nothing, |path| foreign("arrow", path);
+    d3rlpy: Behind::Nothing, |path| foreign("d3rlpy", path);
+    d4rl: Behind::Nothing, |path| foreign("d4rl", path);
+    dataset: Behind::Nothing, own;
+    exorl: Behind::Zip, |path| foreign("exorl", path);
+    lerobot: Behind::Nothing, |path| foreign("lerobot", path);
+    minari: Behind::Nothing, |path| foreign("minari", path);
+    npz: Behind::Zip, |path| foreign("npz", path);
+    ogbench: Behind::Zip, |path| foreign("ogbench", path);
+    onnx: Behind::Nothing, model_file;
+    parquet: Behind::Nothing, |path| foreign("parquet", path);
+    pipeline: Behind::Nothing, pipeline_file;
+    rlds: Behind::Records, |path| foreign("rlds", path);
+    robomimic: Behind::Nothing, |path| foreign("robomimic", path);
+    robosuite: Behind::Nothing, |path| foreign("robosuite", path);
+    tensordict: Behind::Nothing, |path| foreign("tensordict", path);
+    tfagents: Behind::Records, |path| foreign("tfagents", path);
+    zarr: Behind::Zip, |path| foreign("zarr", path);
+}
+
+/// Reads a dataset of the format `name` to its end, or to its last error.
+fn foreign(name: &str, path: &Path) -> Result<()> {
+    let format = FORMATS.iter().find(|format| format.name == name).unwrap();
+    let _told = format::resolve(None, path);
+    check::validate(format, path, &Options::default())?;
+    let mut outcome = Ok(());
+    for on_error in [OnError::Fail, OnError::Quarantine] {
+        let mut source = format::open(format, path, &Options { on_error, ..Options::default() })?;
+        let mut errors = 0;
+        while errors < MOST_ERRORS {
+            match source.next() {
+                Ok(Some(incoming)) => assert_eq!(incoming.steps.schema(), source.schema()),
+                Ok(None) => break,
+                Err(error) => {
+                    outcome = Err(error);
+                    errors += 1;
+                    if on_error == OnError::Fail || source.lost().is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    outcome
+}
+
+/// Reads a dataset of ours, every row of it.
+fn own(path: &Path) -> Result<()> {
+    let dataset = Dataset::open(path)?;
+    let outgoing = trajmill::format::Outgoing::new(dataset, true, &trajmill::format::WriteOptions::default())?;
+    outgoing.pass(None)?.try_for_each(|leaving| leaving.map(|_| ()))
+}
+
+/// Reads what a model file says of itself, and its inputs and outputs.
+fn model_file(path: &Path) -> Result<()> {
+    let bytes = fs::read(path).unwrap();
+    let said = trajmill::train::metadata(&bytes).map(|_| ());
+    Runtime::embedded().spec(path).map(|_| ()).and(said)
+}
+
+/// Checks a pipeline file against the dataset beside it.
+fn pipeline_file(path: &Path) -> Result<()> {
+    let options = model::Options { device: model::Device::Cpu, tf32: false };
+    plan::resolve(&config::load(path, &[])?, &options).map(|_| ())
+}
+
+/// The seeds of a target: files or folders.
+fn seeds(name: &str, scratch: &Path) -> Vec<PathBuf> {
+    let folder = match name {
+        "dataset" => {
+            let made = scratch.join("seeds");
+            fs::create_dir_all(&made).unwrap();
+            corpus(&made.join("set"), 6, 5, 2);
+            made
+        }
+        "onnx" => repository().join("tests/models"),
+        "pipeline" => repository().join("tests/wrong"),
+        name => repository().join("tests/seeds").join(name),
+    };
+    let mut seeds: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    seeds.retain(|seed| seed.extension().is_none_or(|extension| extension != "json"));
+    seeds.sort();
+    assert!(!seeds.is_empty());
+    seeds
+}
+
+/// Runs a target in a process of its own, or here where this is that process.
+fn run(target: &Target) {
+    if std::env::var("TRAJMILL_FUZZ_TARGET").is_ok_and(|name| name == target.name) {
+        return cases(target);
+    }
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz").join(target.name);
+    let _ = fs::remove_dir_all(&scratch);
+    fs::create_dir_all(&scratch).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", &format!("fuzz::{}", target.name)])
+        .env("TRAJMILL_FUZZ_TARGET", target.name)
+        .stdout(Stdio::from(fs::File::create(scratch.join("stdout")).unwrap()))
+        .stderr(Stdio::from(fs::File::create(scratch.join("stderr")).unwrap()))
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > Duration::from_secs(seconds() + 5 * PATIENCE) {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let said = |name: &str| fs::read_to_string(scratch.join(name)).unwrap_or_default();
+    let case = said("case");
+    assert!(status.success(), "{status} at case {case}, whose files are in {}:\n{}{}", scratch.display(), said("stdout"), said("stderr"));
+    println!("{}: {case} cases", target.name);
+    if std::env::var_os("TRAJMILL_FUZZ_CASE").is_none() {
+        fs::remove_dir_all(&scratch).unwrap();
+    }
+}
+
+fn seconds() -> u64 {
+    std::env::var("TRAJMILL_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS)
+}
+
+/// Case after case until the time is up.
+fn cases(target: &Target) {
+    let limit = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
+    setrlimit(Resource::As, limit(MEMORY)).unwrap();
+    setrlimit(Resource::Cpu, limit(seconds() * 2 + PATIENCE)).unwrap();
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz").join(target.name);
+    let seeds = seeds(target.name, &scratch);
+    std::panic::set_hook(Box::new(|panic| {
+        // Decoders of others may panic, which is an error of the file then; what of it is ours may not.
+        let trace = std::backtrace::Backtrace::force_capture().to_string();
+        if !DECODERS.iter().any(|decoder| trace.contains(decoder)) {
+            eprintln!("{panic}\n{trace}");
+            std::process::abort();
+        }
+    }));
+    // Undamaged, every seed is read; pipelines and models among them may be wrong as they are.
+    for seed in seeds.iter().filter(|_| !["onnx", "pipeline"].contains(&target.name)) {
+        let place = copied(seed, &scratch);
+        (target.read)(&place).unwrap_or_else(|error| panic!("{}: {error}", seed.display()));
+    }
+    let only: Option<u64> = std::env::var("TRAJMILL_FUZZ_CASE").ok().and_then(|text| text.parse().ok());
+    let began = Instant::now();
+    let mut case = only.unwrap_or(0);
+    let mut refused = 0_u64;
+    while only.map_or(began.elapsed() < Duration::from_secs(seconds()), |only| case == only) {
+        fs::write(scratch.join("case"), case.to_string()).unwrap();
+        let mut random = Random(case);
+        let place = copied(random.pick::<PathBuf>(&seeds), &scratch);
+        damage(&place, target.behind, &mut random);
+        let before = Instant::now();
+        if let Err(error) = (target.read)(&place) {
+            refused += 1;
+            said_well(&error);
+        }
+        let took = before.elapsed();
+        assert!(took < Duration::from_secs(10), "case {case} took {took:?}");
+        case += 1;
+    }
+    assert!(only.is_some() || refused > 0, "nothing was refused: the damage does not reach the reader");
+}
+
+/// One message: it says something, on few lines, and is no list of Rust's.
+fn said_well(error: &Error) {
+    let message = &error.message;
+    assert!(message.len() > 5 && message.len() < 20_000, "a message of {} bytes: {message:.300}", message.len());
+    assert!(!message.contains("panicked") && !message.contains("Some(") && !message.contains("called `"), "{message}");
+}
+
+/// A fresh copy of a seed; the file or folder that is to be read.
+fn copied(seed: &Path, scratch: &Path) -> PathBuf {
+    fn copy(from: &Path, to: &Path) {
+        if from.is_dir() {
+            fs::create_dir_all(to).unwrap();
+            fs::read_dir(from)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .for_each(|path| copy(&path, &to.join(path.file_name().unwrap())));
+        } else {
+            fs::copy(from, to).unwrap();
+        }
+    }
+    let place = scratch.join("input");
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir_all(&place).unwrap();
+    // A format of several files beside one another is in a folder of its own.
+    let place = place.join(seed.file_name().unwrap());
+    copy(seed, &place);
+    let beside = scratch.join("corpus");
+    if seed.extension().is_some_and(|extension| extension == "yaml") && !beside.exists() {
+        corpus(&beside, 4, 4, 1);
+    }
+    place
+}
+
+/// All files under `path`, in order.
+fn files(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries.iter().flat_map(|entry| files(entry)).collect()
+}
+
+/// Changes a dataset at one to three places.
+fn damage(place: &Path, behind: Behind, random: &mut Random) {
+    for _ in 0..1 + random.below(3) {
+        let files = files(place);
+        let Some(file) = (!files.is_empty()).then(|| random.pick(&files)) else { return };
+        if place.is_dir() && random.one_in(40) {
+            fs::remove_file(file).unwrap();
+            continue;
+        }
+        let bytes = fs::read(file).unwrap();
+        let other = fs::read(random.pick(&files)).unwrap();
+        let name = file.to_string_lossy();
+        let deeper = !random.one_in(4);
+        let changed = match behind {
+            Behind::Records if deeper && name.contains(".tfrecord") => behind_records(&bytes, random),
+            Behind::Zip if deeper && (name.ends_with(".npz") || name.ends_with(".zip")) => behind_zip(&bytes, random),
+            _ => Some(changed(bytes, &other, random)),
+        };
+        if let Some(changed) = changed {
+            fs::write(file, changed).unwrap();
+        }
+    }
+}
+
+/// Values that are often where limits are.
+const LIMITS: [u64; 16] =
+    [0, 1, 2, 7, 127, 128, 255, 256, 65_535, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 40, (1 << 62) - 1, 1 << 63, u64::MAX];
+
+/// Words that JSON, YAML and Python's literals have and readers do not expect.
+const WORDS: [&str; 24] = [
+    "Infinity",
+    "-Infinity",
+    "NaN",
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1e999",
+    "18446744073709551616",
+    "9223372036854775807",
+    "4294967296",
+    "[]",
+    "{}",
+    "\"\"",
+    "[[[[[[[[",
+    "{\"a\":",
+    "\"../../../etc/passwd\"",
+    "\"\\ud800\"",
+    "\u{fffd}",
+    "|O",
+    "&a *a",
+    "!!python/object:os.system",
+    "${x}",
+    ">f8",
+];
+
+/// The bytes with a change: of bytes anywhere, or of a word where they are text.
+fn changed(mut bytes: Vec<u8>, other: &[u8], random: &mut Random) -> Vec<u8> {
+    let text = std::str::from_utf8(&bytes).is_ok();
+    if bytes.is_empty() {
+        return random.pick(&WORDS).as_bytes().to_vec();
+    }
+    let at = random.below(bytes.len());
+    match random.below(if text { 14 } else { 9 }) {
+        0 => bytes[at] ^= 1 << random.below(8),
+        1 => bytes[at] = *random.pick(&[0, 1, 0x7f, 0x80, 0xfe, 0xff]),
+        2 | 3 => {
+            let width = *random.pick(&[1, 2, 4, 8]);
+            let value = random.pick(&LIMITS).to_le_bytes();
+            let end = (at + width).min(bytes.len());
+            bytes[at..end].copy_from_slice(&value[..end - at]);
+        }
+        4 => bytes.truncate(at),
+        5 => {
+            let end = (at + 1 + random.below(64)).min(bytes.len());
+            bytes.drain(at..end);
+        }
+        6 => {
+            let end = (at + 1 + random.below(64)).min(bytes.len());
+            let again = bytes[at..end].to_vec();
+            bytes.splice(at..at, again);
+        }
+        7 => {
+            let more: Vec<u8> = (0..1 + random.below(16)).map(|_| random.next() as u8).collect();
+            bytes.splice(at..at, more);
+        }
+        8 => {
+            let from = random.below(other.len().max(1)).min(other.len());
+            let piece = &other[from..(from + 64).min(other.len())];
+            let end = (at + piece.len()).min(bytes.len());
+            bytes.splice(at..end, piece.iter().copied());
+        }
+        // A word for a word, which is where text means something.
+        _ => {
+            let word = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-+".contains(byte);
+            let begin = bytes[..at].iter().rposition(|byte| !word(byte)).map_or(0, |before| before + 1);
+            let end = bytes[at..].iter().position(|byte| !word(byte)).map_or(bytes.len(), |length| at + length);
+            bytes.splice(begin..end.max(begin), random.pick(&WORDS).bytes());
+        }
+    }
+    bytes
+}
+
+/// A TFRecord file with one record changed, its checksums right.
+fn behind_records(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
+    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let mut records = Vec::new();
+    let mut rest = bytes;
+    while let Some((head, after)) = rest.split_at_checked(12) {
+        let length = usize::try_from(u64::from_le_bytes(head[..8].try_into().ok()?)).ok()?;
+        let (record, after) = after.split_at_checked(length)?;
+        records.push(record.to_vec());
+        rest = after.get(4..)?;
+    }
+    let number = (!records.is_empty()).then(|| random.below(records.len()))?;
+    let other = random.pick(&records).clone();
+    records[number] = changed(std::mem::take(&mut records[number]), &other, random);
+    let mut out = Vec::new();
+    for record in &records {
+        let length = (record.len() as u64).to_le_bytes();
+        [&length[..], &masked(&length), record, &masked(record)].iter().for_each(|piece| out.extend_from_slice(piece));
+    }
+    Some(out)
+}
+
+/// A zip file with one entry changed, mostly near its beginning, its checksums right.
+fn behind_zip(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
+    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).ok()?;
+    let mut entries = Vec::new();
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).ok()?;
+        let (name, mut content) = (entry.name().ok()?.into_owned(), Vec::new());
+        entry.read_to_end(&mut content).ok()?;
+        entries.push((name, content));
+    }
+    let number = (!entries.is_empty()).then(|| random.below(entries.len()))?;
+    let other = random.pick(&entries).1.clone();
+    let content = std::mem::take(&mut entries[number].1);
+    // The header of an array is text and says what follows.
+    let head = if random.one_in(4) { content.len() } else { content.len().min(128) };
+    let (head, body) = content.split_at(head);
+    entries[number].1 = [changed(head.to_vec(), &other, random).as_slice(), body].concat();
+    let mut out = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in entries {
+        let method = if random.one_in(2) { zip::CompressionMethod::Stored } else { zip::CompressionMethod::Deflated };
+        out.start_file(name, zip::write::SimpleFileOptions::default().compression_method(method)).ok()?;
+        out.write_all(&content).ok()?;
+    }
+    Some(out.finish().ok()?.into_inner())
+}
+
+/// Numbers that look random, and follow from a seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = mix(self.0);
+        self.0
+    }
+
+    fn below(&mut self, count: usize) -> usize {
+        (self.next() % count.max(1) as u64) as usize
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}

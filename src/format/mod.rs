@@ -27,6 +27,7 @@ mod ogbench;
 pub mod outgoing;
 mod parquet;
 mod parts;
+mod pattern;
 mod rlds;
 mod robomimic;
 mod robosuite;

@@ -15,7 +15,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 
 use self::kind::{Kind, Open, damaged};
-use super::table::{Roles, Rows, Table, common_width, natural};
+use super::pattern::natural;
+use super::table::{Roles, Rows, Table, common_width};
 use super::{Format, Incoming, Options, Source, Writer};
 use crate::dataset::schema;
 use crate::error::{Error, Result};
@@ -214,6 +215,8 @@ struct Pending {
     steps: usize,
     last_step: Option<f64>,
     last: Last,
+    /// The observation that the last row so far led to, where the source says it and has no row for it.
+    after: Option<ArrayRef>,
 }
 
 /// What the last row of a trajectory says.
@@ -265,11 +268,14 @@ impl Parquet {
         }
         let count = rows.is_final.len();
         let last_final = rows.is_final.last() == Some(&true);
+        let (next, is_final) = (rows.next_observation.take(), rows.is_final.clone());
         let batch = self.table.batch(rows)?;
         let mut from = 0;
         for (row, key) in starts.into_iter().chain(std::iter::once((count, None))) {
             if row > from {
                 self.pending.slices.push(batch.slice(from, row - from));
+                let next = next.as_ref().filter(|next| !is_final[row - 1] && next.is_valid(row - 1));
+                self.pending.after = next.map(|next| next.slice(row - 1, 1));
             }
             if row < count {
                 self.finish()?;
@@ -387,8 +393,11 @@ impl Parquet {
 
     /// Hands on the pending trajectory, where there is one.
     fn finish(&mut self) -> Result<()> {
-        let slices = std::mem::take(&mut self.pending.slices);
+        let mut slices = std::mem::take(&mut self.pending.slices);
         let key = self.pending.key.take().unwrap_or_default();
+        if let Some(after) = self.pending.after.take().filter(|_| !slices.is_empty()) {
+            slices.push(self.table.final_row(&after)?);
+        }
         let steps = match slices.as_slice() {
             [] => return Ok(()),
             [one] => one.clone(),
@@ -546,6 +555,38 @@ mod tests {
             "what stands beside a final observation is filler"
         );
         assert_eq!(found[0].steps["score"].data_type(), &schema::vector(DataType::Int64, 2));
+    }
+
+    #[test]
+    fn the_last_next_observation_is_the_final_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("set.parquet");
+        let rows = |first: i64| list((first..first + 5).map(|row| Some(vec![Some(row), Some(-row)])).collect());
+        let columns = || vec![("obs", rows(0)), ("next_obs", rows(100)), ("done", flags(&[false, true, false, false, true]))];
+        write(&path, columns());
+        let found = all(&path, &Options::default()).unwrap();
+        assert_eq!(shape(&found), [("0".to_owned(), 3), ("1".to_owned(), 4)]);
+        let first = |index: usize| -> Vec<i64> {
+            let vectors = found[index].steps["observation"].as_fixed_size_list();
+            (0..vectors.len()).map(|row| vectors.value(row).as_primitive::<Int64Type>().value(0)).collect()
+        };
+        assert_eq!((first(0), first(1)), (vec![0, 1, 101], vec![2, 3, 4, 104]));
+        let last = |name: &str| (0..4).map(|row| found[1].steps[name].as_boolean().value(row)).collect::<Vec<_>>();
+        assert_eq!((last("terminated"), last("is_final")), (vec![false, false, true, false], vec![false, false, false, true]));
+        assert!(found[0].steps.column_by_name("next_obs").is_none());
+
+        // Beside final rows it says nothing new, and one of another kind is no observation.
+        let mut with_finals = columns();
+        with_finals.push(("is_final", flags(&[false; 5])));
+        write(&folder.path().join("finals.parquet"), with_finals);
+        let mut other = columns();
+        other[1] = ("next_obs", numbers(0..5));
+        write(&folder.path().join("other.parquet"), other);
+        for name in ["finals.parquet", "other.parquet"] {
+            let found = all(&folder.path().join(name), &Options::default()).unwrap();
+            assert_eq!(shape(&found), [("0".to_owned(), 2), ("1".to_owned(), 3)], "{name}");
+            assert!(found[0].steps.column_by_name("next_obs").is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Error {
         Error { kind: Kind::Pipeline, ..Error::failed(message) }
     }
 
+    /// The user's wish to stop.
+    pub fn interrupted(message: impl Into<String>) -> Error {
+        Error { kind: Kind::Interrupted, ..Error::failed(message) }
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
@@ -76,6 +81,24 @@ impl Error {
         self.message = format!("{place}: {}", self.message);
         self
     }
+}
+
+/// Runs what decodes the bytes of `place`. Damaged input can make a decoder panic: that is an error, never the end of the
+/// process.
+///
+/// # Errors
+/// Those of `work`, and its panic.
+pub fn caught<T>(place: impl fmt::Display, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        Err(Error::failed(format!("{place}: a decoder gave up: {}", said(payload.as_ref())))
+            .hint("the input is likely damaged: fetch or make it again; `trajmill info --verify DATASET` checks every byte of a dataset"))
+    })
+}
+
+/// What a panic said.
+pub fn said(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
 }
 
 impl fmt::Display for Error {

@@ -1,6 +1,7 @@
 //! `import`: a foreign dataset becomes a dataset of this tool, whole or not at all.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::progress::Progress;
 use super::report;
@@ -116,14 +117,15 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         frames: args.frames,
     };
     let mut source = format.open(&args.source, &options)?;
+    let interrupted = super::interruptible()?;
     let staging = Staging::claim(&args.dataset, &[])?;
     let mut aside = Vec::new();
-    let imported = fill(&staging, &key, source.as_mut(), args, &content, &mut aside);
+    let imported = fill(&staging, &key, source.as_mut(), args, &content, &mut aside, &interrupted);
     let imported = match imported {
         Ok(imported) => imported,
         Err(error) => {
-            // An import starts over, so nothing of a failed one is worth keeping.
-            staging.discard()?;
+            // An import starts over, so nothing of a failed one is worth keeping; that it failed is what counts.
+            let _ = staging.discard();
             return Err(error);
         }
     };
@@ -169,12 +171,20 @@ fn fill(
     args: &ImportArgs,
     content: &str,
     aside: &mut Vec<import::Aside>,
+    interrupted: &AtomicBool,
 ) -> Result<import::Imported> {
     let progress = Progress::new();
     progress.begin(&args.dataset.display().to_string(), source.rows().unwrap_or(0));
     let name = Path::new(&args.source).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let aside = (args.on_error == OnError::Quarantine).then_some(aside);
-    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, aside, &|rows| progress.advance(rows));
+    let advance = |rows| {
+        progress.advance(rows);
+        match interrupted.load(Ordering::Relaxed) {
+            true => Err(Error::interrupted("interrupted: nothing was imported").hint("run the same command again to start over")),
+            false => Ok(()),
+        }
+    };
+    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, aside, &advance);
     progress.end();
     imported
 }

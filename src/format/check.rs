@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Float64Type};
 
 use super::{Findings, Format, Options};
 use crate::dataset::schema::{step, trajectory};
-use crate::error::Result;
+use crate::error::{Result, caught};
 
 /// Holds the dataset at `path` against the rules of its format's loader, and its steps against those of [`Steps`].
 ///
@@ -18,11 +18,13 @@ use crate::error::Result;
 pub fn validate(format: &Format, path: &Path, options: &Options) -> Result<Findings> {
     let mut findings = Findings::default();
     if let Some(own) = format.validate {
-        own(path, &mut findings)?;
+        caught(path.display(), || own(path, &mut findings))?;
         return Ok(findings);
     }
-    let Some(read) = format.read else { return Ok(findings) };
-    let mut source = match read(path, options) {
+    if format.read.is_none() {
+        return Ok(findings);
+    }
+    let mut source = match format.open(path, options) {
         Ok(source) => source,
         Err(error) => {
             findings.error("unreadable", path.display().to_string(), error.to_string());

@@ -45,7 +45,7 @@ use ::arrow::array::RecordBatch;
 use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::schema::step;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
 pub use video::Frames;
 
@@ -90,7 +90,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// Opens the dataset at `path` for reading.
+    /// Opens the dataset at `path` for reading. Where a decoder panics at damaged input, now or later, that is an error.
     ///
     /// # Errors
     /// Where the format is only written, has not what `options` ask for, or the dataset cannot be read.
@@ -103,7 +103,9 @@ impl Format {
             }
             video::version()?;
         }
-        read(path, options)
+        let place = path.display().to_string();
+        let inner = caught(&place, || read(path, options))?;
+        Ok(Box::new(Caught { inner, place, broken: false }))
     }
 }
 
@@ -284,6 +286,43 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
         Error::failed(format!("cannot tell the format of {}", path.display()))
             .hint(format!("name it, by --from or `format:`: one of {}", names()))
     })
+}
+
+/// A source whose panics are errors.
+struct Caught {
+    inner: Box<dyn Source>,
+    place: String,
+    /// Whether it has failed in a way that nothing comes after: what a panic leaves is of no use.
+    broken: bool,
+}
+
+impl Source for Caught {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
+    }
+
+    fn rows(&self) -> Option<u64> {
+        self.inner.rows()
+    }
+
+    fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
+        self.inner.metadata()
+    }
+
+    fn about(&self) -> SchemaRef {
+        self.inner.about()
+    }
+
+    fn recovers(&self) -> bool {
+        self.inner.recovers() && !self.broken
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>> {
+        self.broken = true;
+        let next = caught(&self.place, || Ok(self.inner.next()))?;
+        self.broken = false;
+        next
+    }
 }
 
 /// The name of a column that has no fixed meaning: its own, unless a column of steps with a fixed meaning is called so.

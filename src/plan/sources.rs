@@ -81,11 +81,18 @@ pub(super) fn look(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec
     if let Some((index, error)) = align(&mut found) {
         faults.push(fault(&pipeline.inputs[index], error));
     }
-    let mut sources = Vec::new();
+    let mut sources: Vec<(Dataset, Option<Foreign>)> = Vec::new();
     for (source, input) in found.into_iter().zip(&pipeline.inputs) {
         match finish(source, pipeline.inputs.len() == 1) {
             Ok(source) => sources.push(source),
             Err(error) => faults.push(fault(input, error)),
+        }
+    }
+    // The column `source` tells them apart, by their paths where names do not.
+    let names: Vec<String> = sources.iter().map(|(dataset, _)| dataset.name.clone()).collect();
+    for ((dataset, _), input) in sources.iter_mut().zip(&pipeline.inputs) {
+        if names.iter().filter(|name| **name == dataset.name).count() > 1 {
+            dataset.name.clone_from(&input.path);
         }
     }
     sources

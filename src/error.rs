@@ -63,6 +63,11 @@ impl Error {
         Error { kind: Kind::Pipeline, ..Error::failed(message) }
     }
 
+    /// The user's wish to stop.
+    pub fn interrupted(message: impl Into<String>) -> Error {
+        Error { kind: Kind::Interrupted, ..Error::failed(message) }
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {

@@ -107,29 +107,21 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     let Some(Phase { sink: Sink::Output { path, options: wanted }, fingerprint, .. }) = phases.last() else {
         return Err(Error::failed("the plan has no output"));
     };
-    let key = fingerprint.key();
-    let replace = match existing(path)? {
-        Existing::Nothing => wanted.overwrite,
-        Existing::Result { key: found, .. } if found == key && !options.fresh && lessons(phases).all(|lesson| lesson.path.exists()) => {
-            report.models.extend(lessons(phases).map(Model::found));
-            return reused(plan, path, wanted, fingerprint);
-        }
-        // `--fresh`, or a model that is gone, makes the same result again: nothing is lost with the one that is there.
-        Existing::Result { key: found, .. } if wanted.overwrite || found == key => true,
-        Existing::Result { inputs, .. } => {
-            let changes = fingerprint.changes_since(&inputs);
-            let message = format!("{} exists and was made otherwise:\n    {}", path.display(), changes.join("\n    "));
-            return Err(Error::failed(message).hint("remove it, write to another path, or give `materialise` the option `overwrite: true`"));
-        }
-        Existing::Foreign => {
-            return Err(Error::failed(format!("{} exists and is not a result of trajmill", path.display()))
-                .hint("write to another path, or remove it yourself"));
-        }
-    };
+    if replaces(path, wanted, phases, options)?.is_none() {
+        report.models.extend(lessons(phases).map(Model::found));
+        return reused(plan, path, wanted, fingerprint);
+    }
     for lesson in lessons(phases) {
         missing(lesson, options)?;
     }
-    let (staging, claimed) = claim(path, phases, sources, options, report)?;
+    let staging = claim(path, phases, sources, options)?;
+    // Another run may have written it since.
+    let Some(replace) = replaces(path, wanted, phases, options)? else {
+        staging.discard()?;
+        report.models.extend(lessons(phases).map(Model::found));
+        return reused(plan, path, wanted, fingerprint);
+    };
+    let claimed = bring(sources, &staging, options, report)?;
     let work = carry_out(plan, phases, &claimed, &staging, options, report)?;
     let (Some(result), Some(phase)) = (work.datasets.last(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
     let warnings = match check(phase, result, options) {
@@ -146,7 +138,7 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
         None => (result.path.clone(), Written::default()),
         Some(format) => {
             options.watch.say(&format!("writing {} as {}", path.display(), format.name));
-            let to = staging.foreign(&key)?;
+            let to = staging.foreign(&fingerprint.key())?;
             let note = commit::note(fingerprint, &result.manifest)?;
             let written = export::export(format, result.clone(), &to, &WriteOptions { note, ..wanted.with.clone() })?;
             (to, written)
@@ -168,18 +160,43 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     })
 }
 
-/// Takes the staging directory of the output at `path`, and imports into it what is to be read and not there yet.
-fn claim(path: &Path, phases: &[Phase], sources: &[Input], options: &Options, report: &mut Report) -> Result<(Staging, Claimed)> {
+/// Whether what stands at the output's path may be replaced; `None` where it is the very result and all is there.
+fn replaces(path: &Path, wanted: &Materialise, phases: &[Phase], options: &Options) -> Result<Option<bool>> {
+    let Some(Phase { fingerprint, .. }) = phases.last() else { return Err(Error::failed("the plan has no output")) };
+    let key = fingerprint.key();
+    match existing(path)? {
+        Existing::Nothing => Ok(Some(wanted.overwrite)),
+        Existing::Result { key: found, .. } if found == key && !options.fresh && lessons(phases).all(|lesson| lesson.path.exists()) => {
+            Ok(None)
+        }
+        // `--fresh`, or a model that is gone, makes the same result again: nothing is lost with the one that is there.
+        Existing::Result { key: found, .. } if wanted.overwrite || found == key => Ok(Some(true)),
+        Existing::Result { inputs, .. } => {
+            let changes = fingerprint.changes_since(&inputs);
+            let message = format!("{} exists and was made otherwise:\n    {}", path.display(), changes.join("\n    "));
+            Err(Error::failed(message).hint("remove it, write to another path, or give `materialise` the option `overwrite: true`"))
+        }
+        Existing::Foreign => Err(Error::failed(format!("{} exists and is not a result of trajmill", path.display()))
+            .hint("write to another path, or remove it yourself")),
+    }
+}
+
+/// Takes the staging directory of the output at `path`, with what an earlier run has done there.
+fn claim(path: &Path, phases: &[Phase], sources: &[Input], options: &Options) -> Result<Staging> {
     let imports = sources.iter().filter_map(|(_, foreign)| *foreign).map(|foreign| foreign.fingerprint.key());
     let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).chain(imports).collect();
-    let staging = Staging::claim(path, if options.fresh { &[] } else { &keys })?;
+    Staging::claim(path, if options.fresh { &[] } else { &keys })
+}
+
+/// The sources, of which those that are not there yet are imported into the staging directory.
+fn bring(sources: &[Input], staging: &Staging, options: &Options, report: &mut Report) -> Result<Claimed> {
     let mut claimed = Claimed { sources: Vec::new(), imported: Vec::new() };
     for (source, foreign) in sources {
         let Some(foreign) = foreign else {
             claimed.sources.push(source.clone());
             continue;
         };
-        let dataset = stage(foreign, &source.name, &staging, options)?;
+        let dataset = stage(foreign, &source.name, staging, options)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
             report.quarantined.push(Quarantined { source: foreign.path.clone(), aside, allowed: foreign.allowed });
@@ -187,7 +204,7 @@ fn claim(path: &Path, phases: &[Phase], sources: &[Input], options: &Options, re
         claimed.imported.push(dataset.clone());
         claimed.sources.push(dataset);
     }
-    Ok((staging, claimed))
+    Ok(claimed)
 }
 
 /// Imports a source into the staging directory, where an earlier run has not done it.
@@ -202,6 +219,8 @@ fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) ->
             let content = foreign.fingerprint.inputs.get("source").cloned().unwrap_or_default();
             let imported = import::import(source, name, &content, &root, STAGED_SHARD_ROWS, foreign.on_error(), &|rows| {
                 options.watch.advance(rows);
+                let go_on = !options.interrupted.load(Ordering::Relaxed);
+                if go_on { Ok(()) } else { Err(Error::interrupted(format!("interrupted while importing {name}"))) }
             });
             options.watch.end();
             let imported = imported?;
@@ -290,7 +309,8 @@ fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Input], op
         report.models.extend(lessons(phases).map(Model::found));
         return Ok(());
     }
-    let (staging, claimed) = claim(path, phases, sources, options, report)?;
+    let staging = claim(path, phases, sources, options)?;
+    let claimed = bring(sources, &staging, options, report)?;
     carry_out(plan, phases, &claimed, &staging, options, report)?;
     staging.discard()
 }
@@ -378,6 +398,9 @@ fn reused(plan: &Plan, path: &Path, wanted: &Materialise, fingerprint: &plan::Fi
         staging.discard()?;
     }
     let dataset = wanted.foreign()?.is_none().then(|| Dataset::open(path)).transpose()?;
+    if let Some(dataset) = &dataset {
+        dataset.check_lengths().map_err(|error| Error { hints: Vec::new(), ..error }.hint("run with --fresh to make it again"))?;
+    }
     Ok(Output {
         path: path.to_owned(),
         reused: true,

@@ -97,14 +97,19 @@ fn carried() -> SchemaRef {
 
 /// A dataset of three shards at `path`.
 fn write_dataset(path: &Path) -> Dataset {
+    write_shards(path, SHARDS, PER_SHARD)
+}
+
+/// A dataset of so many shards of so many trajectories at `path`.
+fn write_shards(path: &Path, shard_count: i64, per_shard: i64) -> Dataset {
     for kind in ["steps", "trajectories"] {
         std::fs::create_dir_all(path.join(kind)).unwrap();
     }
     let mut statistics = Statistics::default();
     let mut shards = Vec::new();
-    for shard in 0..SHARDS {
+    for shard in 0..shard_count {
         let mut writer = ShardWriter::create(path, shard as usize, &steps_schema(), &carried(), true).unwrap();
-        writer.write(&chunk(shard * PER_SHARD..(shard + 1) * PER_SHARD)).unwrap();
+        writer.write(&chunk(shard * per_shard..(shard + 1) * per_shard)).unwrap();
         let entry = writer.finish().unwrap();
         statistics.add(&entry.statistics);
         shards.push(entry);
@@ -307,6 +312,20 @@ fn long_chains_are_refused_or_run_but_never_end_the_process() {
 }
 
 #[test]
+fn a_condition_that_cannot_be_computed_is_no_damage() {
+    let session = corpus();
+    let session = session.session();
+    for (sql, why) in [
+        ("select * from steps where 1 / gear > 0", "a condition cannot be computed on a row: divide by zero"),
+        ("select * from steps where cast('x' || step as int) = 1", "a condition cannot be computed on a row: Cannot cast string 'x0'"),
+        ("select 1 % gear from steps", "divide by zero"),
+    ] {
+        let error = session.query(sql).unwrap_err();
+        assert!(error.message.starts_with(why) && error.hints.is_empty(), "{sql}: {error}");
+    }
+}
+
+#[test]
 fn several_datasets_are_joined_by_name() {
     let corpus = corpus();
     let other = write_dataset(&corpus.root.path().join("other"));
@@ -403,6 +422,21 @@ fn a_query_that_asks_for_one_trajectory_reads_one_shard() {
         .any(|metric| plan.split(metric).nth(1).is_some_and(|rest| rest.trim_start_matches('=').starts_with("3 total → 1 matched")));
     assert!(pruned, "{plan}");
     assert!(plan.contains("output_rows=5") && !plan.contains("FilterExec"), "the filter is not applied in the scan: {plan}");
+}
+
+/// In one shard and one row group too, no more pages are read than the answer needs.
+#[test]
+fn a_query_that_asks_for_one_trajectory_reads_one_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = write_shards(folder.path(), 1, 10_000);
+    let session = Session::open(&[("pages".to_owned(), dataset)], &Options::default()).unwrap();
+    let mut out = Vec::new();
+    let sql = "explain analyze select sum(reward) from steps where trajectory_id = 9000";
+    print(&session, sql, Format::Csv, &mut out).unwrap();
+    let plan = String::from_utf8(out).unwrap();
+    let pages = plan.split("page_index_pages_pruned=").nth(1).and_then(|rest| rest.split(" total → ").next()?.parse::<u32>().ok());
+    assert!(pages.is_some_and(|pages| pages > 1) && plan.contains(&format!("{} total → 1 matched", pages.unwrap())), "{plan}");
+    assert_eq!(whole(&session, "select count(*) from steps where trajectory_id = 9000"), 4);
 }
 
 #[test]

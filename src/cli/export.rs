@@ -96,8 +96,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let (to, written) = match written {
         Ok(written) => written,
         Err(error) => {
-            // An export starts over, so nothing of a failed one is worth keeping.
-            staging.discard()?;
+            // An export starts over, so nothing of a failed one is worth keeping; that it failed is what counts.
+            let _ = staging.discard();
             return Err(error);
         }
     };

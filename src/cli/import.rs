@@ -1,6 +1,7 @@
 //! `import`: a foreign dataset becomes a dataset of this tool, whole or not at all.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::progress::Progress;
 use super::report;
@@ -106,13 +107,14 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         frames: args.frames,
         on_error: args.on_error,
     };
-    let mut source = format::open(format, &args.source, &options)?;
+    let mut source = format.open(&args.source, &options)?;
+    let interrupted = super::interruptible()?;
     let staging = Staging::claim(&args.dataset, &[])?;
-    let imported = match fill(&staging, &key, source.as_mut(), args, &content) {
+    let imported = match fill(&staging, &key, source.as_mut(), args, &content, &interrupted) {
         Ok(imported) => imported,
         Err(error) => {
-            // An import starts over, so nothing of a failed one is worth keeping.
-            staging.discard()?;
+            // An import starts over, so nothing of a failed one is worth keeping; that it failed is what counts.
+            let _ = staging.discard();
             return Err(error);
         }
     };
@@ -145,12 +147,25 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     Ok(())
 }
 
-fn fill(staging: &Staging, key: &str, source: &mut dyn format::Source, args: &ImportArgs, content: &str) -> Result<import::Imported> {
+fn fill(
+    staging: &Staging,
+    key: &str,
+    source: &mut dyn format::Source,
+    args: &ImportArgs,
+    content: &str,
+    interrupted: &AtomicBool,
+) -> Result<import::Imported> {
     let progress = Progress::new();
     progress.begin(&args.dataset.display().to_string(), source.rows().unwrap_or(0));
     let name = Path::new(&args.source).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let root = staging.dataset(key);
-    let imported = import::import(source, &name, content, &root, args.shard_rows, args.on_error, &|rows| progress.advance(rows));
+    let advance = |rows| {
+        progress.advance(rows);
+        match interrupted.load(Ordering::Relaxed) {
+            true => Err(Error::interrupted("interrupted: nothing was imported").hint("run the same command again to start over")),
+            false => Ok(()),
+        }
+    };
+    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, args.on_error, &advance);
     progress.end();
     imported
 }

@@ -13,10 +13,12 @@ pub mod sql;
 mod validate;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, said};
 use crate::model::Device;
 
 /// Pipelines over trajectory datasets: select, label with an inverse dynamics model, materialise.
@@ -135,6 +137,17 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// A flag that Ctrl-C or SIGTERM sets, so that the work can end in good order; the second of them ends the process at once.
+fn interruptible() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let handlers = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)));
+        handlers.map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))?;
+    }
+    Ok(interrupted)
+}
+
 /// Runs the command line of this process and returns its exit code.
 pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
@@ -148,8 +161,7 @@ pub fn main() -> u8 {
     // A panic is reported once, as an error: by the worker that met it, or here.
     std::panic::set_hook(Box::new(|_| {}));
     let done = std::panic::catch_unwind(|| dispatch(&cli.command)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-        Err(Error::failed(format!("trajmill stopped unexpectedly: {}", text.unwrap_or("no reason given")))
+        Err(Error::failed(format!("trajmill stopped unexpectedly: {}", said(payload.as_ref())))
             .hint("please report it with the command and its input: this is a bug"))
     });
     match done {

@@ -1,10 +1,7 @@
 //! `run`, `check` and `plan`.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use super::progress::Progress;
-use super::{CheckArgs, PipelineArgs, PlanArgs, RunArgs, cores, explain, report};
+use super::{CheckArgs, PipelineArgs, PlanArgs, RunArgs, cores, explain, interruptible, report};
 use crate::error::{Error, Result};
 use crate::{config, model, plan, run};
 
@@ -13,13 +10,7 @@ fn models(common: &PipelineArgs) -> model::Options {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<()> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal does not wait for the tasks in flight.
-        let handlers = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)));
-        handlers.map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))?;
-    }
+    let interrupted = interruptible()?;
     let progress = Progress::new();
     let options = run::Options {
         overrides: args.common.set.clone(),

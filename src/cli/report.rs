@@ -155,6 +155,9 @@ fn notes(flow: &Flow) -> String {
             flow.tally.dropped_trajectories.get(reason).map(|n| format!("{} trajectories, ", number(*n))).unwrap_or_default();
         notes.push(format!("dropped {trajectories}{} rows: {reason}", number(*rows)));
     }
+    for (reason, n) in flow.tally.dropped_trajectories.iter().filter(|(reason, _)| !flow.tally.dropped_rows.contains_key(*reason)) {
+        notes.push(format!("{} trajectories: {reason}", number(*n)));
+    }
     notes.extend(flow.tally.counts.iter().map(|(name, n)| format!("{} {name}", number(*n))));
     if flow.tally.added_rows > 0 {
         notes.push(format!("{} rows added", number(flow.tally.added_rows)));

@@ -43,7 +43,8 @@ fn checksum(finished: &Finished) -> Result<String> {
 impl Journal {
     /// Opens the journal at `path` of work in the directory `dataset`.
     pub(super) fn open(path: &Path, dataset: &Path) -> Result<Journal> {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        // What a crash tore need not be text; its line is then none of ours.
+        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         let mut file = store::append(path)?;
         if !text.is_empty() && !text.ends_with('\n') {
             // A crash tore the last line: close it, so that the next one stands alone.

@@ -98,10 +98,17 @@ impl Staging {
     /// Where another run holds it; the message says which.
     pub fn claim(output: &Path, keys: &[String]) -> Result<Staging> {
         let directory = layout::staging(output);
-        store::create_dir(&directory)?;
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let holder = format!("process {} on {}", std::process::id(), host.trim());
-        let lock = store::lock(&directory.join("lock"), &holder)?.map_err(|other| {
+        let lock = loop {
+            store::create_dir(&directory)?;
+            match store::lock(&directory.join("lock"), &holder) {
+                // A run that was just done took the directory with it.
+                Err(_) if !directory.exists() => {}
+                locked => break locked?,
+            }
+        };
+        let lock = lock.map_err(|other| {
             let other = if other.is_empty() { "another run".to_owned() } else { other };
             Error::failed(format!("{} is being written by {other}", output.display())).hint("wait for it to end, or write to another path")
         })?;
@@ -154,10 +161,8 @@ impl Staging {
     /// Where the manifest cannot be written.
     pub fn seal(&self, key: &str, manifest: &Manifest) -> Result<PathBuf> {
         let dataset = self.dataset(key);
-        let path = layout::manifest(&dataset);
-        store::remove(&path)?;
-        store::write(&path, &manifest.to_bytes()?)?;
-        store::sync_dir(&dataset)?;
+        // In one step, so that a manifest that is there is whole: an import that was killed here is found undone.
+        store::replace(&layout::manifest(&dataset), &manifest.to_bytes()?)?;
         Ok(dataset)
     }
 
@@ -167,23 +172,26 @@ impl Staging {
     /// Where the output has come to exist meanwhile and is not to be replaced, or the rename fails.
     pub fn publish(self, sealed: &Path, overwrite: bool) -> Result<()> {
         if !store::publish(sealed, &self.output)? {
-            if !overwrite {
+            // It may not be what was there when the run began.
+            if !overwrite || matches!(existing(&self.output)?, Existing::Foreign) {
                 return Err(Error::failed(format!("{} has come to exist while the run worked", self.output.display()))
                     .hint("remove it and run the same command again: the work is kept"));
             }
             store::exchange(sealed, &self.output)?;
         }
-        let parent = self.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        store::sync_dir(parent)?;
+        store::sync_dir(layout::folder(&self.output))?;
         self.discard()
     }
 
-    /// Removes the staging directory with all work in it.
+    /// Removes the staging directory with all work in it. The lock goes last: until then no other run works here, and what
+    /// one puts there afterwards is its own.
     ///
     /// # Errors
     /// Where it cannot be removed.
     pub fn discard(self) -> Result<()> {
-        store::remove(&self.directory)
+        self.discard_all_but(&[])?;
+        store::remove(&self.directory.join("lock"))?;
+        store::remove_empty(&self.directory)
     }
 }
 

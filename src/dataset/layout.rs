@@ -36,3 +36,8 @@ pub fn staging(path: &Path) -> PathBuf {
 pub fn work(staging: &Path, key: &str) -> PathBuf {
     staging.join(&key[..key.len().min(16)])
 }
+
+/// The folder that `path` is in.
+pub fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

@@ -2,7 +2,8 @@
 //!
 //! Its bytes depend on the inputs, the pipeline and the tool alone: no clock, host or path of a machine is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,11 +75,38 @@ pub struct Returns {
     /// Trajectories that have a return.
     pub count: u64,
     /// Smallest return.
+    #[serde(with = "any_number")]
     pub min: f64,
     /// Sum of returns.
+    #[serde(with = "any_number")]
     pub sum: f64,
     /// Largest return.
+    #[serde(with = "any_number")]
     pub max: f64,
+}
+
+/// Numbers that may be what JSON has no numbers for, as rewards may be: these are texts, `NaN`, `inf` and `-inf`.
+mod any_number {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Text(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.collect_str(number) }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Number(number) => Ok(number),
+            Written::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
 }
 
 impl Statistics {
@@ -173,7 +201,26 @@ impl Manifest {
             return Err(Error::failed(format!("dataset format {} is newer than this build's {VERSION}", versioned.trajmill))
                 .hint("update trajmill to read it"));
         }
-        serde_json::from_slice(bytes).map_err(|error| Error::failed(format!("damaged dataset manifest: {error}")))
+        let manifest: Manifest =
+            serde_json::from_slice(bytes).map_err(|error| Error::failed(format!("damaged dataset manifest: {error}")))?;
+        manifest.check_files()?;
+        Ok(manifest)
+    }
+
+    /// A manifest, which may come from anywhere, names files of its own dataset alone, each once.
+    fn check_files(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        for file in self.shards.iter().flat_map(|shard| [&shard.steps, &shard.trajectories]) {
+            let within = Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)));
+            if file.path.is_empty() || !within {
+                return Err(Error::failed(format!("the manifest lists `{}`, which is not in the dataset", file.path))
+                    .hint("a dataset's files lie in its own directory: correct `path`, or import the files"));
+            }
+            if !seen.insert(&file.path) {
+                return Err(Error::failed(format!("the manifest lists `{}` twice", file.path)).hint("remove the second entry"));
+            }
+        }
+        Ok(())
     }
 
     /// The text of `dataset.json`.

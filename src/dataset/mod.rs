@@ -87,6 +87,24 @@ impl Dataset {
         self.manifest.shards.iter().map(|shard| shard.trajectories.rows).sum()
     }
 
+    /// Checks that every file is there and as long as the manifest says: what can be told without reading them.
+    ///
+    /// # Errors
+    /// Where one is missing or has another length.
+    pub fn check_lengths(&self) -> Result<()> {
+        for file in self.manifest.shards.iter().flat_map(|shard| [&shard.steps, &shard.trajectories]) {
+            let path = self.path.join(&file.path);
+            let found = std::fs::metadata(&path).map_err(|error| {
+                Error::failed(format!("cannot read {}: {error}", path.display())).hint("the manifest lists it: restore it from a copy")
+            })?;
+            if found.len() != file.bytes {
+                let message = format!("{} is damaged: {} bytes, the manifest says {}", path.display(), found.len(), file.bytes);
+                return Err(Error::failed(message).hint("restore the file from a copy"));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks the bytes of one of the dataset's files against the manifest.
     ///
     /// # Errors

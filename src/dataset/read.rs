@@ -14,7 +14,7 @@ use parquet::file::metadata::PageIndexPolicy;
 
 use super::schema;
 use super::vector::{Part, Vector};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 
 /// An open Parquet file whose footer has been read.
 #[derive(Debug, Clone)]
@@ -30,10 +30,12 @@ fn open(path: &Path) -> Result<File> {
 
 fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    ArrowReaderMetadata::load(&open(path)?, options).map_err(|error| {
+    let file = open(path)?;
+    let unreadable = |error| {
         Error::failed(format!("{} is not a readable Parquet file: {error}", path.display()))
             .hint("the file is damaged or truncated: restore it from a copy, or import it again")
-    })
+    };
+    caught(path.display(), || ArrowReaderMetadata::load(&file, options).map_err(unreadable))
 }
 
 /// The Arrow schema of a Parquet file.

@@ -3,12 +3,16 @@
 //! The rest of the crate is kept from `std::fs`'s own by `clippy.toml`, so the order of effects that the commit
 //! protocol promises can be counted, failed and killed at from a test: with the feature `faults`, `TRAJMILL_FAULT`
 //! names the operation (`kill:17`, `stop:17`, `error:17:28` with an errno; `count:FILE` writes their names to FILE).
-//! `delay:SEED` lets workers linger at random wherever they take something from one another.
+//! `delay:SEED` lets workers linger at random wherever they take something from one another; `plain-renames` takes away the
+//! renames that not every file system has.
+
+#![expect(clippy::disallowed_methods, reason = "this is the one file")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::layout::folder;
 use crate::error::{Error, Result};
 
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
@@ -27,7 +31,6 @@ fn attempt<T>(action: &str, path: &Path, operation: impl FnOnce() -> io::Result<
 }
 
 /// Creates `path` for writing; it must not exist yet.
-#[expect(clippy::disallowed_methods)]
 pub fn create(path: &Path) -> Result<File> {
     attempt("create", path, || File::create_new(path))
 }
@@ -37,20 +40,33 @@ pub fn append(path: &Path) -> Result<File> {
     attempt("open", path, || OpenOptions::new().create(true).append(true).read(true).open(path))
 }
 
-/// Creates a directory and its missing parents.
-#[expect(clippy::disallowed_methods)]
+/// Creates a directory and its missing parents, and makes their names durable: what is later put into them is not lost with
+/// them.
 pub fn create_dir(path: &Path) -> Result<()> {
-    attempt("create", path, || fs::create_dir_all(path))
+    if path.is_dir() {
+        return Ok(());
+    }
+    if path.symlink_metadata().is_ok() {
+        return Err(
+            Error::failed(format!("{} is there and is not a folder", path.display())).hint("write to another path, or remove it yourself")
+        );
+    }
+    let parent = folder(path);
+    create_dir(parent)?;
+    attempt("create", path, || match fs::create_dir(path) {
+        // Another process may have made it meanwhile.
+        Err(_) if path.is_dir() => Ok(()),
+        made => made,
+    })?;
+    sync_dir(parent)
 }
 
 /// Makes the bytes of an open file durable.
-#[expect(clippy::disallowed_methods)]
 pub fn sync(file: &File, path: &Path) -> Result<()> {
     attempt("sync", path, || file.sync_all())
 }
 
 /// Makes the names in a directory durable.
-#[expect(clippy::disallowed_methods)]
 pub fn sync_dir(path: &Path) -> Result<()> {
     attempt("sync", path, || File::open(path)?.sync_all())
 }
@@ -69,29 +85,69 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     remove(&unfinished)?;
     write(&unfinished, bytes)?;
     attempt("publish", path, || Ok(rustix::fs::rename(&unfinished, path)?))?;
-    sync_dir(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    sync_dir(folder(path))
 }
 
 /// Moves `from` to `to`, which must not exist: the atomic step that makes a result visible.
 /// Returns `false`, with nothing changed, where `to` exists.
 pub fn publish(from: &Path, to: &Path) -> Result<bool> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let renamed = attempt("publish", to, || match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::EXIST) => Ok(false),
-        Err(error) => Err(error.into()),
-    })?;
-    Ok(renamed)
+    use rustix::fs::RenameFlags;
+    attempt("publish", to, || {
+        let moved = match rename(from, to, RenameFlags::NOREPLACE) {
+            Err(error) if unsupported(error) => move_to_nothing(from, to),
+            moved => moved,
+        };
+        match moved {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    })
 }
 
-/// Exchanges `from` and `to` in one step: readers see the old tree or the new one.
+/// Exchanges `from` and `to` in one step: readers see the old tree or the new one. Where the file system cannot, `to` is
+/// moved aside first, and nothing stands there for a moment.
 pub fn exchange(from: &Path, to: &Path) -> Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    attempt("publish", to, || Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?))
+    use rustix::fs::{RenameFlags, rename as plain};
+    attempt("publish", to, || match rename(from, to, RenameFlags::EXCHANGE) {
+        Err(error) if unsupported(error) => {
+            let aside = from.with_extension("replaced");
+            plain(to, &aside)?;
+            plain(from, to)?;
+            Ok(plain(&aside, from)?)
+        }
+        exchanged => Ok(exchanged?),
+    })
+}
+
+fn rename(from: &Path, to: &Path, flags: rustix::fs::RenameFlags) -> rustix::io::Result<()> {
+    if faults::plain_renames() {
+        return Err(rustix::io::Errno::INVAL);
+    }
+    rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags)
+}
+
+/// Whether a file system has no renames but the plain one: NFS, Lustre and many in user space have not.
+fn unsupported(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP].contains(&error)
+}
+
+/// Moves `from` to `to` without the kernel's word that nothing is there: a directory replaces nothing but an empty one by its
+/// nature, and a file is linked to its second name before it loses its first.
+fn move_to_nothing(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    use rustix::io::Errno;
+    if from.is_dir() {
+        return rustix::fs::rename(from, to).map_err(|error| match error {
+            Errno::NOTEMPTY | Errno::NOTDIR => Errno::EXIST,
+            other => other,
+        });
+    }
+    rustix::fs::link(from, to)?;
+    rustix::fs::unlink(from)
 }
 
 /// Removes a file or a whole tree; nothing to do where there is none.
-#[expect(clippy::disallowed_methods)]
 pub fn remove(path: &Path) -> Result<()> {
     let removed = attempt("remove", path, || match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
@@ -104,17 +160,33 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a directory, unless something is in it.
+pub fn remove_empty(path: &Path) -> Result<()> {
+    attempt("remove", path, || match fs::remove_dir(path) {
+        Err(error) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound].contains(&error.kind()) => Ok(()),
+        other => other,
+    })
+}
+
 /// Locks the file at `path`, creating it, and writes `holder` into it; the lock goes with the returned file.
 /// `Err` in the inner result holds what the present holder wrote.
 pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
     use rustix::fs::{FlockOperation, flock};
+    let mut waited = 0;
     loop {
         let mut file = append(path)?;
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(failed("lock", path, &error.into()));
             }
-            return Ok(Err(fs::read_to_string(path).unwrap_or_default()));
+            let holder = fs::read_to_string(path).unwrap_or_default();
+            // Who has just taken it has yet to write its name.
+            if holder.is_empty() && waited < 100 {
+                waited += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                continue;
+            }
+            return Ok(Err(holder));
         }
         // The holder before may have removed the file between its opening and its locking here: then try again.
         let same = match (file.metadata(), fs::metadata(path)) {
@@ -240,6 +312,10 @@ mod faults {
     }
 
     pub(super) fn pause() {}
+
+    pub(super) fn plain_renames() -> bool {
+        false
+    }
 }
 
 /// Counts operations and, at the one that `TRAJMILL_FAULT` names, kills or stops the process or fails.
@@ -285,7 +361,39 @@ mod faults {
         std::thread::sleep(std::time::Duration::from_micros(micros));
     }
 
+    /// Whether renames are to work as they do on a file system that knows no flags.
+    pub(super) fn plain_renames() -> bool {
+        std::env::var("TRAJMILL_FAULT").is_ok_and(|fault| fault == "plain-renames")
+    }
+
     fn signal(signal: rustix::process::Signal) -> io::Result<()> {
         Ok(rustix::process::kill_process(rustix::process::getpid(), signal)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_move_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["dataset", "other"] {
+            create_dir(&at(name)).unwrap();
+            write(&at(name).join("file"), name.as_bytes()).unwrap();
+        }
+        write(&at("file"), b"file").unwrap();
+        for (from, to) in [("dataset", "other"), ("dataset", "file"), ("other/file", "file")] {
+            assert_eq!(move_to_nothing(&at(from), &at(to)), Err(rustix::io::Errno::EXIST), "{from} to {to}");
+        }
+        move_to_nothing(&at("dataset"), &at("moved")).unwrap();
+        move_to_nothing(&at("file"), &at("moved/other")).unwrap();
+        let read = |name: &str| fs::read_to_string(at(name)).unwrap();
+        assert_eq!(
+            (read("moved/file"), read("moved/other"), read("other/file")),
+            ("dataset".to_owned(), "file".to_owned(), "other".to_owned())
+        );
+        assert!(!at("dataset").exists() && !at("file").exists());
     }
 }

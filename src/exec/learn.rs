@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{Clock, Readers, guard};
+use super::{Clock, Readers};
 use crate::dataset::Dataset;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 use crate::plan::{Lesson, Placed, Task, table, tasks};
 use crate::stage::Training;
 use crate::train::{Corpus, Examples, Fitted, Part, Watch, fit};
@@ -67,5 +67,7 @@ pub fn learn(placed: &Placed<Lesson>, sources: &[Dataset], threads: usize, clock
     let corpus = Shards { readers: Readers::new(sources), training, parts, columns, steps };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
-    clock.time(&placed.name, || pool.install(|| guard(|| fit(&corpus, &training.task, &training.options, placed.part.device, watch))))
+    clock.time(&placed.name, || {
+        pool.install(|| caught("learning", || fit(&corpus, &training.task, &training.options, placed.part.device, watch)))
+    })
 }

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use crate::commit::{Finished, Journal};
 use crate::dataset::{Dataset, ShardEntry, schema, store};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result, caught};
 use crate::plan::table::Flow;
 use crate::plan::{Phase, Table, Task};
 
@@ -114,7 +114,9 @@ pub fn run(
                 while !stop.load(Ordering::Relaxed) && !setting.interrupted.load(Ordering::Relaxed) {
                     let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
                     let Some(task) = pending.get(index) else { return };
-                    match guard(|| task::run(task, phase, table, &readers, dataset, setting)) {
+                    match caught(format_args!("shard {} of the result", task.index), || {
+                        task::run(task, phase, table, &readers, dataset, setting)
+                    }) {
                         Ok(done) if sealer.is_none() => seal(done),
                         // The sealer takes all there is before it ends, so sending does not fail.
                         Ok(done) => drop(written.send(done)),
@@ -130,22 +132,13 @@ pub fn run(
     }
     if setting.interrupted.load(Ordering::Relaxed) {
         let message = format!("interrupted with {} of {} tasks finished", journal.finished.len(), tasks.len());
-        return Err(Error { kind: Kind::Interrupted, ..Error::failed(message) }.hint("run the same command again to go on from there"));
+        return Err(Error::interrupted(message).hint("run the same command again to go on from there"));
     }
     outcome(phase, tasks, &journal, resumed)
 }
 
 fn task_rows(task: &Task) -> u64 {
     task.pieces.iter().map(|piece| piece.rows).sum()
-}
-
-/// Damaged input can make a decoder panic: that is an error of the task, never the end of the process.
-fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
-        Err(Error::failed(format!("a decoder gave up: {}", text.unwrap_or("no reason given")))
-            .hint("the input is likely damaged: `trajmill info --verify DATASET` checks every byte"))
-    })
 }
 
 fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> Result<Outcome> {

@@ -24,7 +24,7 @@ pub fn validate(format: &Format, path: &Path, options: &Options) -> Result<Findi
     if format.read.is_none() {
         return Ok(findings);
     }
-    let mut source = match super::open(format, path, &Options { on_error: OnError::Quarantine, ..options.clone() }) {
+    let mut source = match format.open(path, &Options { on_error: OnError::Quarantine, ..options.clone() }) {
         Ok(source) => source,
         Err(error) => {
             findings.error("unreadable", path.display().to_string(), error.to_string());

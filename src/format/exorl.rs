@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::grouped::{self, Arrays, Assembly, Opening};
-use super::{Format, Incoming, Options, Source, npz, parts, table};
+use super::{Format, Incoming, Options, Source, npz, parts, pattern};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -35,7 +35,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
             files.push(file);
         }
     }
-    files.sort_by(|a, b| table::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    files.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
     Ok(files)
 }
 

@@ -52,11 +52,11 @@ impl Imported {
 /// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order, in shards that close at
 /// the first trajectory end at or after `shard_rows` rows. `fingerprint` identifies the source's bytes, and with the
 /// source's own key makes a trajectory's `uid`. Bad trajectories are set aside under `root`, where `on_error` says so and the source
-/// can go on after them. `progress` is called with the rows of each batch when it is written.
+/// can go on after them. `progress` is called with the rows of each batch when it is written, and its error ends the import.
 ///
 /// # Errors
-/// Where the source is damaged or contradicts itself, or files cannot be written; what was written is left for the
-/// caller to remove.
+/// Where the source is damaged or contradicts itself, files cannot be written, or `progress` says so; what was written is
+/// left for the caller to remove.
 pub fn import(
     source: &mut dyn Source,
     source_name: &str,
@@ -64,7 +64,7 @@ pub fn import(
     root: &Path,
     shard_rows: u64,
     on_error: OnError,
-    progress: &dyn Fn(u64),
+    progress: &dyn Fn(u64) -> Result<()>,
 ) -> Result<Imported> {
     store::create_dir(&root.join("steps"))?;
     store::create_dir(&root.join("trajectories"))?;
@@ -124,7 +124,7 @@ pub fn import(
             }
             trajectories += batch.len() as u64;
             rows += batch_rows;
-            progress(batch_rows);
+            progress(batch_rows)?;
             batch.clear();
             batch_rows = 0;
             writer = Some(shard);
@@ -319,9 +319,11 @@ mod tests {
     fn trajectories_are_numbered_and_shards_close_at_their_ends() {
         let folder = tempfile::tempdir().unwrap();
         let seen = std::cell::Cell::new(0);
-        let imported =
-            import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, OnError::Fail, &|rows| seen.set(seen.get() + rows))
-                .unwrap();
+        let imported = import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, OnError::Fail, &|rows| {
+            seen.set(seen.get() + rows);
+            Ok(())
+        })
+        .unwrap();
         assert_eq!((imported.trajectories, imported.rows, seen.get()), (5, 25, 25));
         let rows: Vec<(u64, u64)> = imported.shards.iter().map(|shard| (shard.steps.rows, shard.trajectories.rows)).collect();
         assert_eq!(rows, [(9, 2), (9, 2), (7, 1)]);
@@ -339,10 +341,10 @@ mod tests {
     #[test]
     fn an_empty_source_still_makes_a_shard_and_bad_trajectories_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, OnError::Fail, &|_| {}).unwrap();
+        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, OnError::Fail, &|_| Ok(())).unwrap();
         assert_eq!((imported.shards.len(), imported.rows), (1, 0));
         let message = |length: usize| {
-            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, OnError::Fail, &|_| {})
+            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, OnError::Fail, &|_| Ok(()))
                 .err()
                 .unwrap()
                 .message

@@ -27,6 +27,7 @@ mod ogbench;
 pub mod outgoing;
 mod parquet;
 mod parts;
+mod pattern;
 pub mod quarantine;
 mod rlds;
 mod robomimic;
@@ -90,7 +91,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// Opens the dataset at `path` for reading.
+    /// Opens the dataset at `path` for reading. Where a decoder panics at damaged input, now or later, that is an error.
     ///
     /// # Errors
     /// Where the format is only written, has not what `options` ask for, or the dataset cannot be read.
@@ -103,7 +104,9 @@ impl Format {
             }
             video::version()?;
         }
-        read(path, options)
+        let place = path.display().to_string();
+        let inner = caught(&place, || read(path, options))?;
+        Ok(Box::new(Caught { inner, place, broken: false }))
     }
 }
 
@@ -311,17 +314,6 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
         Error::failed(format!("cannot tell the format of {}", path.display()))
             .hint(format!("name it, by --from or `format:`: one of {}", names()))
     })
-}
-
-/// Opens the dataset at `path` for reading. Where a decoder panics at damaged input, now or later, that is an error.
-///
-/// # Errors
-/// Where it cannot be read, or the format is only written.
-pub fn open(format: &Format, path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let read = format.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", format.name)))?;
-    let place = path.display().to_string();
-    let inner = caught(&place, || read(path, options))?;
-    Ok(Box::new(Caught { inner, place, broken: false }))
 }
 
 /// A source whose panics are errors.

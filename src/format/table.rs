@@ -1,23 +1,27 @@
 //! A table with one row per step and any column names: which columns mean what, and their values as columns of steps.
 
-use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::{cast, interleave, nullif};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 
+use super::pattern::{glob, natural};
 use super::{Options, free_name};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
 
+/// The observation that a step led to; of a trajectory's last one it is the final observation.
+const NEXT_OBSERVATION: &str = "next_observation";
+
 /// Names that columns go by.
-const NAMES: [(&str, &[&str]); 8] = [
+const NAMES: [(&str, &[&str]); 9] = [
     (step::TRAJECTORY_ID, &["trajectory_id", "traj_id", "trajectory", "episode_id", "episode_index", "episode"]),
     (step::STEP, &["step"]),
     (step::OBSERVATION, &["observation", "observations", "obs"]),
     (step::ACTION, &["action", "actions", "acts", "act"]),
+    (NEXT_OBSERVATION, &[NEXT_OBSERVATION, "next_observations", "next_obs"]),
     (step::REWARD, &["reward", "rewards", "rews", "rew"]),
     (step::TERMINATED, &["terminated", "terminals", "terminal", "terminations", "done", "dones"]),
     (step::TRUNCATED, &["truncated", "timeouts", "timeout", "truncations"]),
@@ -35,6 +39,7 @@ pub(super) struct Roles {
     pub(super) step: Option<String>,
     observation: Columns,
     action: Option<Columns>,
+    next_observation: Option<Columns>,
     reward: Option<String>,
     terminated: Option<String>,
     truncated: Option<String>,
@@ -66,7 +71,7 @@ impl Roles {
                 Some(pattern) => Some(matching(table, pattern, target)?),
                 None => names.iter().find(|name| table.field_with_name(name).is_ok()).map(|name| vec![(*name).to_owned()]),
             };
-            if [step::OBSERVATION, step::ACTION].contains(&target) {
+            if [step::OBSERVATION, step::ACTION, NEXT_OBSERVATION].contains(&target) {
                 vectors.push(found);
             } else {
                 if let Some([first, second, ..]) = found.as_deref() {
@@ -80,17 +85,25 @@ impl Roles {
             Error::failed("there is no column `observation`")
                 .hint(format!("name one with --map observation=COLUMN; the columns are {}", listing(table)))
         })?;
-        let action = vectors.next().flatten();
+        let (action, mut next_observation) = (vectors.next().flatten(), vectors.next().flatten());
         let mut single = || singles.next().flatten();
         let (trajectory, step, reward, terminated, truncated, is_final) = (single(), single(), single(), single(), single(), single());
-        let mut roles = Roles { trajectory, step, observation, action, reward, terminated, truncated, is_final, extras: Vec::new() };
+        // Where final observations have rows of their own, or the column is of another kind, it is one like any other.
+        let kind = |columns: &Columns| columns.first().and_then(|name| table.field_with_name(name).ok()).map(Field::data_type);
+        let named = options.map.iter().any(|(target, _)| target == NEXT_OBSERVATION);
+        if !named && (is_final.is_some() || next_observation.as_ref().is_some_and(|next| kind(next) != kind(&observation))) {
+            next_observation = None;
+        }
+        let extras = Vec::new();
+        let mut roles = Roles { trajectory, step, observation, action, next_observation, reward, terminated, truncated, is_final, extras };
         roles.extras = table.fields().iter().map(|field| field.name().clone()).filter(|name| !roles.uses(name)).collect();
         Ok(roles)
     }
 
     fn uses(&self, name: &str) -> bool {
         let singles = [&self.trajectory, &self.step, &self.reward, &self.terminated, &self.truncated, &self.is_final];
-        singles.into_iter().flatten().chain(&self.observation).chain(self.action.iter().flatten()).any(|used| used == name)
+        let vectors = self.observation.iter().chain(self.action.iter().flatten()).chain(self.next_observation.iter().flatten());
+        singles.into_iter().flatten().chain(vectors).any(|used| used == name)
     }
 
     /// Whether steps say where a trajectory ends.
@@ -129,34 +142,6 @@ fn matching(table: &Schema, pattern: &str, target: &str) -> Result<Columns> {
 
 fn listing(table: &Schema) -> String {
     table.fields().iter().map(|field| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ")
-}
-
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => glob(rest, name) || name.split_first().is_some_and(|(_, name)| glob(pattern, name)),
-        (Some((b'?', pattern)), Some((_, name))) => glob(pattern, name),
-        (Some((wanted, pattern)), Some((found, name))) => wanted == found && glob(pattern, name),
-        _ => false,
-    }
-}
-
-/// Order of names in which `obs_2` comes before `obs_10`.
-pub(super) fn natural(a: &str, b: &str) -> Ordering {
-    fn pieces(name: &str) -> Vec<(u128, &str)> {
-        let digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
-        let mut pieces = Vec::new();
-        let mut rest = name;
-        while !rest.is_empty() {
-            let number = digit(rest);
-            let end = rest.find(|c: char| c.is_ascii_digit() != number).unwrap_or(rest.len());
-            let (piece, left) = rest.split_at(end);
-            pieces.push((if number { piece.parse().unwrap_or(u128::MAX) } else { 0 }, if number { "" } else { piece }));
-            rest = left;
-        }
-        pieces
-    }
-    pieces(a).cmp(&pieces(b)).then_with(|| a.cmp(b))
 }
 
 fn is_list(data_type: &DataType) -> bool {
@@ -266,6 +251,17 @@ impl Table {
             }
             Ok(vector_field(target, data_type, columns.len() as i32, nullable, field))
         };
+        if let Some(next) = &roles.next_observation {
+            let kinds = |columns: &Columns| columns.iter().map(|name| Ok(column(name)?.data_type())).collect::<Result<Vec<_>>>();
+            if kinds(next)? != kinds(&roles.observation)? {
+                return Err(Error::failed(format!(
+                    "`{}` is not of the type and width of `{}`",
+                    next.join("`, `"),
+                    roles.observation.join("`, `")
+                ))
+                .hint("the observation after a step is one like that before it: name another column with --map next_observation=COLUMN"));
+            }
+        }
         let mut fields = vec![vector(step::OBSERVATION, &roles.observation, false)?];
         if let Some(action) = &roles.action {
             fields.push(vector(step::ACTION, action, true)?);
@@ -355,6 +351,33 @@ impl Table {
         }
         let flags = [own.terminated, own.truncated, own.is_final].map(|flags| Arc::new(BooleanArray::from(flags)) as ArrayRef);
         columns.extend(flags.into_iter().chain(extras));
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// The observation that the one row of `batch` led to, where the table has it; `place` names the row in messages.
+    ///
+    /// # Errors
+    /// Where a value does not suit its column.
+    pub(super) fn following(&self, batch: &RecordBatch, place: &dyn Fn(usize) -> String) -> Result<Option<ArrayRef>> {
+        let Some(names) = &self.roles.next_observation else { return Ok(None) };
+        let sources = names.iter().map(|name| Ok((name.as_str(), named(batch, name, place)?))).collect::<Result<Vec<_>>>()?;
+        let next = values(&sources, &Arc::new(self.schema.field(0).clone()), place)?;
+        Ok(Some(next).filter(|next| next.is_valid(0)))
+    }
+
+    /// The row that holds the observation after the last action and nothing else.
+    ///
+    /// # Errors
+    /// Never: the columns are those of the schema.
+    pub(super) fn final_row(&self, observation: &ArrayRef) -> Result<RecordBatch> {
+        let flag = |value: bool| -> ArrayRef { Arc::new(BooleanArray::from(vec![value])) };
+        let column = |field: &Arc<Field>| match field.name().as_str() {
+            step::OBSERVATION => Arc::clone(observation),
+            step::IS_FINAL => flag(true),
+            step::TERMINATED | step::TRUNCATED => flag(false),
+            _ => new_null_array(field.data_type(), 1),
+        };
+        let columns = self.schema.fields().iter().map(column).collect();
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::dataset::store;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 
 pub use doctor::doctor;
 
@@ -346,7 +346,8 @@ impl Pool {
     pub fn with<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
         store::pause();
         let mut session = self.free.recv().map_err(|_| Error::failed("no model session is left"))?;
-        let result = work(&mut session);
+        // A session that was not given back would let the others wait for ever.
+        let result = caught("the model", || work(&mut session));
         store::pause();
         // The channel holds as many as there are sessions, and this one has just left it.
         let _ = self.back.send(session);

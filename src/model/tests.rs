@@ -128,6 +128,17 @@ fn one_session_serves_many_workers_without_a_deadlock() {
 }
 
 #[test]
+fn a_panic_at_a_session_leaves_it_to_the_others() {
+    for runtime in runtimes() {
+        let spec = runtime.spec(&model("mlp")).unwrap();
+        let pool = runtime.open(&spec, &geometry(&spec, 8), 1).unwrap();
+        let failed: Result<()> = pool.with(|_| panic!("damaged weights"));
+        assert!(failed.unwrap_err().message.contains("damaged weights"));
+        pool.with(|session| session.run(8)).unwrap();
+    }
+}
+
+#[test]
 fn a_spec_tells_ports_metadata_and_hash() {
     for runtime in runtimes() {
         let spec = runtime.spec(&model("mlp")).unwrap();

@@ -1,7 +1,7 @@
 //! Binds a pipeline to its data: every stage to the columns it meets, the chain to phases.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -12,7 +12,7 @@ use super::{Fingerprint, Lesson, Phase, Placed, Plan, Sink};
 use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::chunk::with_field;
 use crate::dataset::schema::{step, trajectory};
-use crate::dataset::{Dataset, write};
+use crate::dataset::{Dataset, layout, write};
 use crate::error::Result;
 use crate::expr::{self, Aggregate};
 use crate::model::{Device, Options, Runtime, Spec};
@@ -43,6 +43,10 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     for (index, source) in sources.iter().enumerate() {
         fingerprint.set(format!("source {}", index + 1), &source.hash);
+        // Names of several are in the result.
+        if sources.len() > 1 {
+            fingerprint.set(format!("source {} name", index + 1), &source.name);
+        }
     }
     let mut chain = Chain {
         pipeline,
@@ -251,13 +255,14 @@ impl Chain<'_> {
 
     /// Takes a path for a result.
     fn claim(&mut self, path: &PathBuf, at: Span) {
+        let is_source = self.sources().any(|source| source == *path || place(path).is_some_and(|place| place == real(&source)));
         let mut fault =
             |message: &str, help: &str| self.faults.push(Diagnostic { span: at, message: message.to_owned(), help: Some(help.to_owned()) });
         if path.file_name().is_none() {
             fault("the output's path must end in a name", "write out/NAME");
         } else if self.outputs.contains(path) {
             fault("two stages write to the same path", "give each result a path of its own");
-        } else if self.pipeline.inputs.iter().any(|input| self.pipeline.locate(&input.path) == *path) {
+        } else if is_source {
             fault("the output is one of the sources", "write to another path: a source is never changed");
         }
         let before = self.phases.iter().find_map(|phase| match &phase.sink {
@@ -273,10 +278,22 @@ impl Chain<'_> {
         self.outputs.push(path.clone());
     }
 
+    /// Where the sources are.
+    fn sources(&self) -> impl Iterator<Item = PathBuf> {
+        self.pipeline.inputs.iter().map(|input| self.pipeline.locate(&input.path))
+    }
+
     fn output(&mut self, index: usize, node: &StageNode, options: Materialise) {
         let path = self.pipeline.locate(&options.path);
         let at = node.options.get("path").map_or(node.name.span, |path| path.span);
         self.claim(&path, at);
+        if place(&path)
+            .is_some_and(|place| self.sources().any(|source| place.parent().is_some_and(|above| above.starts_with(real(&source)))))
+        {
+            let message = "the output lies inside one of the sources".to_owned();
+            let help = Some("write to another path: a source is never changed".to_owned());
+            self.faults.push(Diagnostic { span: at, message, help });
+        }
         if let Some(columns) = &options.columns {
             let kept = |field: &&Arc<Field>| columns.contains(field.name()) || REQUIRED.contains(&field.name().as_str());
             self.steps = Arc::new(Schema::new(self.steps.fields().iter().filter(kept).cloned().collect::<Vec<_>>()));
@@ -364,6 +381,19 @@ impl Chain<'_> {
             self.faults.push(Diagnostic { span: last.name.span, message, help });
         }
     }
+}
+
+/// Where a path leads, links followed; itself where nothing is there.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// Where an output will stand: its folder with links followed, as far as there is one; a link in its own place is replaced.
+fn place(path: &Path) -> Option<PathBuf> {
+    let (name, folder) = (path.file_name()?, layout::folder(path));
+    let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    let missing = folder.strip_prefix(there).unwrap_or(folder);
+    Some(real(there).join(missing).join(name))
 }
 
 /// Where the text `wanted` stands in a tree.

@@ -50,7 +50,7 @@ impl Foreign {
             read(&mut Adapted { inner, names, steps, about })
         };
         match self.format {
-            Some(format) => adapt(format::open(format, &self.path, &self.options)?),
+            Some(format) => adapt(format.open(&self.path, &self.options)?),
             None => {
                 let outgoing = Outgoing::new(Dataset::open(&self.path)?, true, &WriteOptions::default())?;
                 let own: Box<dyn Source + '_> = Box::new(Own::new(&outgoing)?);
@@ -88,11 +88,18 @@ pub(super) fn look(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec
     if let Some((index, error)) = align(&mut found) {
         faults.push(fault(&pipeline.inputs[index], error));
     }
-    let mut sources = Vec::new();
+    let mut sources: Vec<(Dataset, Option<Foreign>)> = Vec::new();
     for (source, input) in found.into_iter().zip(&pipeline.inputs) {
         match finish(source, pipeline.inputs.len() == 1) {
             Ok(source) => sources.push(source),
             Err(error) => faults.push(fault(input, error)),
+        }
+    }
+    // The column `source` tells them apart, by their paths where names do not.
+    let names: Vec<String> = sources.iter().map(|(dataset, _)| dataset.name.clone()).collect();
+    for ((dataset, _), input) in sources.iter_mut().zip(&pipeline.inputs) {
+        if names.iter().filter(|name| **name == dataset.name).count() > 1 {
+            dataset.name.clone_from(&input.path);
         }
     }
     sources
@@ -161,7 +168,7 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
         options.on_error = text.parse().map_err(|what| misread(text, what))?;
         fingerprint.set("on_error", text.as_str());
     }
-    let source = format::open(format, path, &options)?;
+    let source = format.open(path, &options)?;
     let about = import::identified(&source.about());
     let foreign = Foreign {
         fingerprint,

@@ -111,10 +111,25 @@ pub(super) fn failed(error: &DataFusionError) -> Error {
             other => Error::failed(other.to_string()),
         },
         DataFusionError::ParquetError(error) => {
-            Error::failed(format!("a damaged Parquet file: {error}")).hint("`trajmill info DATASET --verify` finds the damage")
+            let text = error.to_string();
+            // Conditions are evaluated while pages are read, and their errors come as the file's.
+            match text.split_once("Error evaluating filter predicate: ") {
+                Some((_, why)) => Error::failed(format!("a condition cannot be computed on a row: {}", bare(why))),
+                None => Error::failed(format!("a damaged Parquet file: {text}")).hint("`trajmill info DATASET --verify` finds the damage"),
+            }
         }
         other => Error::failed(plain(&other.message())),
     }
+}
+
+/// `ArrowError(DivideByZero, Some(""))` as `divide by zero`, `ArrowError(CastError("no"), Some(""))` as `no`.
+fn bare(error: &str) -> String {
+    let inner = error.strip_prefix("ArrowError(").map_or(error, |rest| rest.split(", Some(").next().unwrap_or(rest));
+    if let Some((_, text)) = inner.split_once("(\"") {
+        return text.trim_end_matches("\")").to_owned();
+    }
+    let spaced = |letter: char| if letter.is_uppercase() { format!(" {}", letter.to_lowercase()) } else { letter.to_string() };
+    inner.chars().map(spaced).collect::<String>().trim_start().to_owned()
 }
 
 fn missing(path: &str) -> Error {

@@ -29,7 +29,7 @@ use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::dataset::{Dataset, ShardEntry};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, said};
 use table::Table;
 
 const CATALOG: &str = "trajmill";
@@ -230,8 +230,10 @@ fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("sql".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
         let thread = thread.map_err(|error| Error::failed(format!("cannot start a thread for the query: {error}")))?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(Error::failed("the query engine failed on this query").hint("please report the query: this is a bug")))
+        thread.join().unwrap_or_else(|payload| {
+            Err(Error::failed(format!("the query engine failed on this query: {}", said(payload.as_ref()))).hint(
+                "`trajmill info DATASET --verify` tells whether a file is damaged; if none is, please report the query: this is a bug",
+            ))
+        })
     })
 }

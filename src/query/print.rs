@@ -19,7 +19,7 @@ use arrow::util::pretty::pretty_format_batches_with_options;
 use parquet::arrow::ArrowWriter;
 
 use super::Session;
-use crate::dataset::{store, write};
+use crate::dataset::{layout, store, write};
 use crate::error::{Error, Result};
 
 /// Rows under one header of a table.
@@ -179,7 +179,7 @@ pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result
         store::remove(&partial).ok();
     }
     let rows = written?;
-    store::sync_dir(partial.parent().unwrap_or(Path::new(".")))?;
+    store::sync_dir(layout::folder(&partial))?;
     Ok(rows)
 }
 
@@ -190,8 +190,7 @@ fn exists(path: &Path) -> Error {
 /// Where a result lies until it is complete: beside `path`, hidden, this process's own.
 fn partial(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| Error::usage(format!("{} is not a file name", path.display())))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(parent.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
+    Ok(layout::folder(path).join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
 }
 
 fn write_file(session: &Session, sql: &str, format: Format, path: &Path) -> Result<u64> {

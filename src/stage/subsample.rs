@@ -283,6 +283,10 @@ impl Sample {
         let mut rows = Vec::new();
         if self.replacement {
             let quotas = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
+            let most = quotas.iter().fold(0_usize, |sum, quota| sum.saturating_add(*quota));
+            if u32::try_from(most).is_err() {
+                return Err(Error::failed(format!("{most} trajectories would be drawn, more than 2³²")).hint("draw fewer"));
+            }
             let mut drawn = 0;
             for (group, quota) in groups.iter().zip(quotas) {
                 rows.extend(self.draw(table, group, quota, &mut drawn)?);

@@ -7,7 +7,7 @@ use super::model::{Model, Scaling};
 use super::report::{Curve, Data, Report, Round};
 use super::teach::Taught;
 use super::{Device, Head, Options, Statistics, Task, Watch};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// A trained model and what is to be said of it.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ pub(super) fn stop_if_wanted(watch: &dyn Watch) -> Result<()> {
     if !watch.interrupted() {
         return Ok(());
     }
-    let failure = Error { kind: Kind::Interrupted, ..Error::failed("interrupted while learning: the model was not written") };
+    let failure = Error::interrupted("interrupted while learning: the model was not written");
     Err(failure.hint("run the same command again to learn it from the beginning"))
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::support::{WHOLE, Workspace, runtime};
+use super::support::{WHOLE, Workspace, corpus, mix, runtime};
 
 fn sum(counts: &Value) -> u64 {
     counts.as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum()
@@ -49,6 +49,47 @@ fn every_row_is_accounted_for() {
         let shards = manifest["shards"].as_array().unwrap();
         assert_eq!(shards.iter().map(|shard| shard["steps"]["rows"].as_u64().unwrap()).sum::<u64>(), rows);
     }
+}
+
+#[test]
+fn the_summary_says_why_trajectories_are_gone() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("cut", "  - filter: { steps: \"trajectory_id > 9\" }\n  - materialise: { OUT }\n");
+    let done = workspace.trajmill(&["run", &pipeline]).exits(0);
+    assert!(done.stderr.contains("10 trajectories: no step is left"), "{}", done.stderr);
+}
+
+/// Rewards may be anything that a float can be; the manifest, which is JSON, has no numbers for all of it.
+#[test]
+fn rewards_that_are_no_numbers_make_a_dataset_like_any_other() {
+    let workspace = Workspace::new();
+    for (name, reward) in [("nan", "cast('NaN' as float)"), ("inf", "cast('-inf' as double)"), ("much", "1e308")] {
+        let pipeline =
+            workspace.pipeline(name, &format!("  - derive: {{ reward: \"{reward}\" }}\n  - materialise: {{ OUT, shard_rows: 100 }}\n"));
+        let report = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0).json();
+        let out = format!("out/{name}");
+        let sum = &report["outputs"][0]["statistics"]["returns"]["sum"];
+        assert!([Some("NaN"), Some("-inf"), Some("inf")].contains(&sum.as_str()), "{name}: {sum}");
+        workspace.trajmill(&["info", &out, "--verify"]).exits(0);
+        workspace.trajmill(&["run", &pipeline]).exits(0);
+        let from =
+            workspace.write("from", &format!("trajmill: 1\nsource: ../{out}\nstages:\n  - materialise: {{ path: ../out/from-{name} }}\n"));
+        workspace.trajmill(&["run", &from]).exits(0);
+    }
+}
+
+#[test]
+fn sources_of_one_name_are_told_apart_by_their_paths() {
+    let workspace = Workspace::new();
+    for (place, trajectories) in [("first", 3), ("second", 5)] {
+        corpus(&workspace.path(place).join("train"), trajectories, 4, 1);
+    }
+    let text = "trajmill: 1\nsource: [../first/train, ../second/train]\nstages:\n  - materialise: { path: ../out/both }\n";
+    let pipeline = workspace.write("both", text);
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+    let sql = "select source, count(*) from trajectories group by source order by source";
+    let done = workspace.trajmill(&["sql", "out/both", "--format", "csv", "-c", sql]).exits(0);
+    assert_eq!(done.stdout.lines().skip(1).collect::<Vec<_>>(), ["../first/train,3", "../second/train,5"]);
 }
 
 #[test]
@@ -152,10 +193,222 @@ fn a_failing_run_leaves_no_output() {
     assert!(!workspace.path("out/labels").exists());
 }
 
+#[test]
+fn a_result_of_which_a_part_is_gone_is_not_taken_for_done() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("kept", "  - filter: length >= 3\n  - materialise: { OUT, shard_rows: 60 }\n");
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+    let whole = workspace.tree("out");
+    let shard = workspace.path("out/kept/steps/00001.parquet");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    let torn = workspace.trajmill(&["run", &pipeline]).exits(1);
+    fs::remove_file(&shard).unwrap();
+    let gone = workspace.trajmill(&["run", &pipeline]).exits(1);
+    for done in [torn, gone] {
+        assert!(done.stderr.contains("steps/00001.parquet") && done.stderr.contains("--fresh"), "{}", done.stderr);
+    }
+    workspace.trajmill(&["run", &pipeline, "--fresh"]).exits(0);
+    assert_eq!(workspace.tree("out"), whole);
+}
+
+/// A manifest may come from anywhere: it opens no door to other files.
+#[test]
+fn a_manifest_names_files_of_its_own_dataset_alone() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("copy", "  - materialise: { OUT }\n");
+    let path = workspace.path("corpus/dataset.json");
+    let honest = fs::read_to_string(&path).unwrap();
+    let absolute = workspace.path("corpus/steps/00000.parquet").display().to_string();
+    for (named, says) in
+        [("../models/copy.onnx", "not in the dataset"), (&absolute, "not in the dataset"), ("steps/00001.parquet", "twice")]
+    {
+        fs::write(&path, honest.replace("steps/00000.parquet", named)).unwrap();
+        let commands: [&[&str]; 4] =
+            [&["run", &pipeline], &["info", "corpus"], &["sql", "corpus", "-c", "select 1"], &["validate", "corpus"]];
+        for arguments in commands {
+            let done = workspace.trajmill(arguments);
+            assert!([Some(1), Some(3), Some(4)].contains(&done.code), "{arguments:?}: {done:?}");
+            assert!(format!("{}{}", done.stdout, done.stderr).contains(says), "{arguments:?}: {done:?}");
+        }
+    }
+    assert!(workspace.names("out").is_empty());
+}
+
+/// Wherever a bit of a dataset is not what it was, a run that reads it says so and ends, and no command ends otherwise than
+/// by an error of ours.
+#[test]
+fn no_flipped_bit_passes() {
+    let workspace = Workspace::with(12, 8, 2);
+    let pipeline = workspace.pipeline("copy", "  - materialise: { OUT }\n");
+    let files = ["steps/00000.parquet", "steps/00001.parquet", "trajectories/00000.parquet", "trajectories/00001.parquet"];
+    for (index, file) in files.iter().enumerate() {
+        let path = workspace.path("corpus").join(file);
+        let whole = fs::read(&path).unwrap();
+        for case in 0..24 {
+            let seed = mix((index * 1000 + case) as u64);
+            let mut flipped = whole.clone();
+            // Half of them in the footer, where decoders trust most.
+            let at = if case % 2 == 0 { seed as usize % whole.len() } else { whole.len() - 1 - seed as usize % (whole.len() / 8).max(16) };
+            flipped[at] ^= 1 << (seed >> 40 & 7);
+            fs::write(&path, &flipped).unwrap();
+            let when = format!("bit {} of byte {at} of {file}", seed >> 40 & 7);
+            let commands: [&[&str]; 3] = [
+                &["run", &pipeline],
+                &["info", "corpus", "--verify"],
+                &["sql", "corpus", "-c", "select sum(reward) from steps join trajectories using (trajectory_id)"],
+            ];
+            for arguments in commands {
+                let done = workspace.trajmill(arguments);
+                assert!(!done.stderr.contains("unexpectedly"), "{when}, {arguments:?}: {done:?}");
+                let found = matches!(done.code, Some(1 | 3));
+                // SQL reads as much as its answer needs, without the checksums.
+                assert!(found || arguments[0] == "sql" && matches!(done.code, Some(0 | 2)), "{when}, {arguments:?}: {done:?}");
+            }
+            assert!(workspace.names("out").iter().all(|name| name.starts_with('.')), "{when}: something was published");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+}
+
+#[test]
+fn a_source_is_not_written_over_on_whatever_way() {
+    let workspace = Workspace::new();
+    std::os::unix::fs::symlink(workspace.path(""), workspace.path("around")).unwrap();
+    std::os::unix::fs::symlink(workspace.path("corpus"), workspace.path("alias")).unwrap();
+    let before = workspace.tree("corpus");
+    let cases = [
+        ("../corpus", "../around/corpus", "is one of the sources"),
+        ("../alias", "../corpus", "is one of the sources"),
+        ("../alias", "../alias", "is one of the sources"),
+        ("../corpus", "../corpus/result", "lies inside one of the sources"),
+        ("../alias", "../around/corpus/new/result", "lies inside one of the sources"),
+    ];
+    for (source, output, says) in cases {
+        let stages = "  - filter: length > 2\n  - materialise: { path: OUTPUT, overwrite: true }\n".replace("OUTPUT", output);
+        let pipeline = workspace.write("over", &format!("trajmill: 1\nsource: {source}\nstages:\n{stages}"));
+        let done = workspace.trajmill(&["run", &pipeline]).exits(3);
+        assert!(done.stderr.contains(says), "{source} to {output}: {}", done.stderr);
+    }
+    assert_eq!(workspace.tree("corpus"), before);
+    // A link in the output's own place is replaced, and what it leads to is not touched.
+    workspace.trajmill(&["import", "corpus/steps", "elsewhere", "--from", "parquet"]).exits(0);
+    let kept = workspace.tree("elsewhere");
+    std::os::unix::fs::symlink(workspace.path("elsewhere"), workspace.path("link")).unwrap();
+    let pipeline =
+        workspace.write("link", "trajmill: 1\nsource: ../corpus\nstages:\n  - materialise: { path: ../link, overwrite: true }\n");
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+    assert!(!workspace.path("link").is_symlink());
+    assert_eq!(workspace.tree("elsewhere"), kept);
+}
+
+/// Runs of the same pipeline that begin together: whoever does not write says who does, or finds the result.
+#[test]
+fn of_many_runs_on_one_output_one_writes() {
+    let workspace = Workspace::new();
+    let pipeline = workspace.pipeline("raced", "  - filter: length >= 3\n  - materialise: { OUT, shard_rows: 100 }\n");
+    workspace.trajmill(&["run", &pipeline]).exits(0);
+    let expected = workspace.tree("out");
+    let mut waited = 0;
+    for round in 0..12 {
+        workspace.clear();
+        let runs: Vec<_> = (0..6).map(|_| workspace.command(&["run", &pipeline, "--threads", "1"]).spawn().unwrap()).collect();
+        let mut done = 0;
+        for run in runs {
+            let output = run.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            match output.status.code() {
+                Some(0) => done += 1,
+                Some(1) if said.contains("is being written by process") => waited += 1,
+                other => panic!("round {round}: {other:?}: {said}"),
+            }
+        }
+        assert!(done >= 1, "round {round}: nobody wrote");
+        assert_eq!(workspace.tree("out"), expected, "round {round}");
+        assert_eq!(workspace.names("out"), ["raced"], "round {round}");
+    }
+    assert!(waited > 0, "no two runs ever met");
+}
+
 #[cfg(feature = "faults")]
 mod faults {
     use super::{WHOLE, Workspace};
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::process::Child;
     use std::time::{Duration, Instant};
+
+    /// A command that stops itself at its operation `at`.
+    fn stopping(workspace: &Workspace, arguments: &[&str], at: usize) -> Child {
+        let child = workspace.command(arguments).env("TRAJMILL_FAULT", format!("stop:{at}")).spawn().unwrap();
+        stopped(child.id());
+        child
+    }
+
+    fn signal(child: &Child, signals: &[Signal]) {
+        signals.iter().for_each(|signal| kill_process(Pid::from_child(child), *signal).unwrap());
+    }
+
+    #[test]
+    fn an_interrupted_run_says_so_and_goes_on() {
+        let workspace = Workspace::new();
+        let pipeline = workspace.pipeline("whole", WHOLE);
+        workspace.trajmill(&["run", &pipeline]).exits(0);
+        let expected = workspace.tree("out");
+        let mut resumed = 0;
+        for (at, wish) in [(25, Signal::INT), (60, Signal::INT), (60, Signal::TERM)] {
+            workspace.clear();
+            let child = stopping(&workspace, &["run", &pipeline, "--threads", "1"], at);
+            signal(&child, &[wish, Signal::CONT]);
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(130), "{said}");
+            assert!(said.contains("tasks finished") && said.contains("run the same command again"), "{said}");
+            assert!(!workspace.path("out/whole").exists());
+            let again = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0);
+            resumed += again.json()["outputs"][0]["tasks_resumed"].as_u64().unwrap();
+            assert_eq!(workspace.tree("out"), expected, "interrupted at {at}");
+        }
+        assert!(resumed > 0, "nothing that an interrupted run had finished was kept");
+    }
+
+    #[test]
+    fn an_interrupted_import_leaves_nothing() {
+        let workspace = Workspace::new();
+        let child = stopping(&workspace, &["import", "corpus/steps", "out/log", "--from", "parquet", "--shard-rows", "50"], 20);
+        signal(&child, &[Signal::INT, Signal::CONT]);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(workspace.names("out").is_empty(), "{:?}", workspace.names("out"));
+    }
+
+    /// NFS, Lustre and file systems in user space have renames, but not those that spare or exchange what is there.
+    #[test]
+    fn plain_renames_will_do() {
+        let workspace = Workspace::new();
+        let stages = "  - filter: length >= LEAST\n  - materialise: { OUT, overwrite: true, format: FORMAT }\n";
+        for format in ["trajmill", "arrow", "d4rl"] {
+            let with = |least: &str| workspace.pipeline("plain", &stages.replace("LEAST", least).replace("FORMAT", format));
+            let run = |pipeline: &str| {
+                let output = workspace.command(&["run", pipeline]).env("TRAJMILL_FAULT", "plain-renames").output().unwrap();
+                assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
+            };
+            let pipeline = with("4");
+            workspace.trajmill(&["run", &pipeline]).exits(0);
+            let four = workspace.tree("out");
+            workspace.clear();
+            run(&pipeline);
+            assert_eq!(workspace.tree("out"), four, "{format}: to where nothing is");
+            with("3");
+            run(&pipeline);
+            assert_ne!(workspace.tree("out"), four, "{format}");
+            with("4");
+            run(&pipeline);
+            assert_eq!(workspace.tree("out"), four, "{format}: in the place of another");
+            assert_eq!(workspace.names("out"), ["plain"], "{format}: nothing is left beside it");
+            workspace.clear();
+        }
+    }
 
     /// Waits until the process with this id has been stopped by a signal.
     fn stopped(id: u32) {
@@ -178,16 +431,14 @@ mod faults {
         let expected = workspace.tree("out");
         workspace.clear();
 
-        let mut first = workspace.command(&["run", &pipeline]);
-        let mut first = first.env("TRAJMILL_FAULT", "stop:20").spawn().unwrap();
-        stopped(first.id());
+        let mut first = stopping(&workspace, &["run", &pipeline], 20);
         let second = workspace.trajmill(&["run", &pipeline]).exits(1);
         let holder = format!("being written by process {}", first.id());
         assert!(second.stderr.contains(&holder), "{holder:?} is not in\n{}", second.stderr);
         let fresh = workspace.trajmill(&["run", &pipeline, "--fresh"]).exits(1);
         assert!(fresh.stderr.contains(&holder), "not even --fresh takes it away:\n{}", fresh.stderr);
 
-        rustix::process::kill_process(rustix::process::Pid::from_child(&first), rustix::process::Signal::CONT).unwrap();
+        signal(&first, &[Signal::CONT]);
         assert!(first.wait().unwrap().success());
         assert_eq!(workspace.tree("out"), expected);
         let third = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::support::{Done, WHOLE, Workspace, finish, mix};
 
 /// More operations than these are sampled evenly, so that the tests stay a matter of a minute or two.
-const MOST: usize = 90;
+const MOST: usize = 150;
 
 /// A command whose result is under `out/`, and what it writes where nothing stops it.
 struct Case {
@@ -121,6 +121,33 @@ fn killed_while_it_replaces_a_result() {
         assert!(now == old || now == case.expected, "{when}: neither the old result nor the new one: {now:?}");
         case.completes(&when);
     }
+}
+
+/// A result in the middle of the chain is whole or absent by itself, and what was published is found again.
+#[test]
+fn killed_on_the_way_to_two_results() {
+    let workspace = Workspace::new();
+    let stages = "  - filter: length >= 3\n  - materialise: { path: ../out/first, shard_rows: 150 }\n  - derive: { total: \"returns_to_go(reward, 1.0)\" }\n  - materialise: { path: ../out/second, shard_rows: 150 }\n";
+    let pipeline = workspace.pipeline("two", stages);
+    let case = Case::new(workspace, &["run", &pipeline, "--threads", "1"]);
+    case.workspace.clear();
+    let mut found_again = 0;
+    for at in case.tried() {
+        let when = format!("killed at {}", case.operations[at - 1]);
+        assert_eq!(case.faulty(&format!("kill:{at}")).code, None, "{when}");
+        for result in ["first/", "second/"] {
+            let of = |tree: &BTreeMap<String, String>| -> Vec<_> {
+                tree.clone().into_iter().filter(|(name, _)| name.starts_with(result)).collect()
+            };
+            let left = of(&case.workspace.tree("out"));
+            assert!(left.is_empty() || left == of(&case.expected), "{when}: {result} is there, and not whole: {left:?}");
+        }
+        let done = finish(case.command()).exits(0);
+        found_again += usize::from(done.stderr.contains("out/first: nothing to do"));
+        assert_eq!(case.workspace.tree("out"), case.expected, "{when}: other bytes, or something left behind");
+        case.workspace.clear();
+    }
+    assert!(found_again > 5, "no run found the first result of the killed one");
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn foreign(name: &str, path: &Path) -> Result<()> {
     check::validate(format, path, &Options::default())?;
     let mut outcome = Ok(());
     for on_error in [OnError::Fail, OnError::Quarantine] {
-        let mut source = format::open(format, path, &Options { on_error, ..Options::default() })?;
+        let mut source = format.open(path, &Options { on_error, ..Options::default() })?;
         let mut errors = 0;
         while errors < MOST_ERRORS {
             match source.next() {

@@ -227,6 +227,30 @@ fn a_stage_is_one_file_and_a_format_too() {
     registered("format", FORMATS.iter().map(|format| format.name).collect(), "const FORMAT: Format");
 }
 
+/// Each invariant names the test that can fail, and what is named is there.
+#[test]
+fn what_the_architecture_names_is_there() {
+    let text = fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    let invariants = text.split("## Invariants").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut items: Vec<String> = Vec::new();
+    for line in invariants.lines() {
+        match line.chars().next() {
+            Some(first) if first.is_ascii_digit() => items.push(line.to_owned()),
+            Some(' ') => items.last_mut().unwrap().push_str(line),
+            _ => {}
+        }
+    }
+    assert!(items.len() >= 10, "{items:?}");
+    for item in items {
+        let words = item.split('`').skip(1).step_by(2).map(|word| word.split(' ').next().unwrap());
+        let named: Vec<&str> = words.filter(|word| ["tests/", "src/", "benches/"].iter().any(|folder| word.starts_with(folder))).collect();
+        assert!(!named.is_empty(), "no test is named: {item}");
+        for path in named {
+            assert!(repository().join(path).exists(), "`{path}` is not there: {item}");
+        }
+    }
+}
+
 #[test]
 fn every_test_file_is_run() {
     let main = fs::read_to_string(repository().join("tests/it/main.rs")).unwrap();

@@ -425,6 +425,106 @@ def subsample(data):
     points = [ids[np.searchsorted(ends, chance("subsample with replacement", 4, number) * ends[-1], side="right")] for number in range(40)]
     equal(sorted(int(own["id"]) % (ids.max() + 1) for own in made), sorted(points), "subsample: weighted, with replacement")
 
+# ---- selections, from their definitions
+
+def split(data):
+    """SS-ORL's split: a share of all trajectories, drawn from one end of the ranking."""
+    ids, n = np.array([own["id"] for own in data]), len(data)
+    keys = {"return": [own["of"]["return"] for own in data], "length % 4": [own["n"] % 4 for own in data]}
+    for by, values in keys.items():
+        ranking = ids[np.lexsort((ids, np.nan_to_num(np.array(values, float), nan=np.inf)))]
+        for end, share, keep in (("lowest", 0.5, 0.2), ("highest", 0.35, 0.3), ("lowest", 1.0, 1.0), ("highest", 0.2, 0.9), ("lowest", 0.6, 0.0)):
+            size = int(share * n + 1e-9)
+            pool = ranking[:size] if end == "lowest" else ranking[n - size :]
+            drawn = sorted(pool, key=lambda i: chance("hide_actions", 5, i))[: int(keep * n + 1e-9)]
+            options = {"keep": keep, "from": {end: share, "by": by}, "seed": 5, "as": "truth"}
+            for before, after in zip(data, run("split", [{"hide_actions": options}], data.path)):
+                what = f"hide_actions {options}: trajectory {before['id']}"
+                side = "labelled" if before["id"] in drawn else "in_dist" if before["id"] in pool else "out_dist"
+                check(after["of"]["split"] == side, f"{what} is {after['of']['split']}, not {side}")
+                close(after["truth"], before["action"], f"{what}: hidden actions")
+                close(after["action"], np.where(side == "labelled", before["action"], np.nan), f"{what}: actions")
+                equal(after["of"]["recorded_actions"], before["n"] if side == "labelled" else 0, f"{what}: recorded actions")
+
+def quotas(total, sizes):
+    """`total` over groups in proportion to their sizes, what rounding leaves over to those that lost most, first ones first."""
+    exact = np.array(sizes) * total / sum(sizes)
+    floors = np.floor(exact + 1e-9).astype(int)
+    for group in sorted(range(len(sizes)), key=lambda group: (-round(exact[group] - floors[group], 9), group))[: total - floors.sum()]:
+        floors[group] += 1
+    return floors
+
+def draws(data):
+    ids, lengths = np.array([own["id"] for own in data]), np.array([own["n"] for own in data])
+    line = sorted(range(len(ids)), key=lambda row: chance("subsample", 4, ids[row]))
+    def kept(options, rows):
+        made = run("draws", [{"subsample": {"seed": 4, **options}}], data.path)
+        equal([own["id"] for own in made], sorted(ids[list(rows)]), f"subsample {options}")
+    for fraction in (0.0, 0.25, 0.4, 1.0):
+        kept({"fraction": fraction}, line[: int(fraction * len(ids) + 1e-9)])
+    for count in (0, 5, 99):
+        kept({"count": count}, line[:count])
+    for most in (0, 20, 60, 999):
+        kept({"max_steps": most}, np.array(line)[np.cumsum(lengths[line]) <= most])
+    kept({"fraction": 0.5, "top": {"by": "length"}}, np.lexsort((ids, -lengths))[: len(ids) // 2])
+    for options, total in (({"fraction": 0.4}, int(0.4 * len(ids))), ({"count": 7}, 7)):
+        keys = lengths % 3
+        groups = [[row for row in line if keys[row] == key] for key in np.unique(keys)]
+        counts = quotas(total, [len(group) for group in groups])
+        kept({**options, "stratify": "length % 3"}, [row for group, count in zip(groups, counts) for row in group[:count]])
+
+def orders(data):
+    ids, returns = np.array([own["id"] for own in data]), np.array([own["of"]["return"] for own in data])
+    found = lambda stage: [own["id"] for own in run("orders", [stage], data.path, shard_rows=30)]
+    equal(found({"sort": {"by": "return", "descending": True}}), ids[np.lexsort((ids, -np.nan_to_num(returns, nan=-np.inf)))], "sort: descending")
+    equal(found({"sort": "length % 5"}), ids[np.lexsort((ids, [own["n"] % 5 for own in data]))], "sort: ties by id")
+    equal(found({"shuffle": {"seed": 6}}), sorted(ids, key=lambda i: chance("shuffle", 6, i)), "shuffle")
+
+# ---- runs of steps, every k-th step, summaries
+
+def runs(data):
+    made = iter(run("runs", [{"filter": {"steps": "reward > -0.5"}}], data.path))
+    stride = max(own["id"] for own in data) + 1
+    for before in data:
+        n, holds = before["n"], np.nan_to_num(before["reward"], nan=-np.inf) > -0.5
+        starts = [t for t in range(n) if holds[t] and (t == 0 or not holds[t - 1])]
+        for copy, start in enumerate(starts):
+            end = next((t for t in range(start, n) if not holds[t]), n)
+            rows = slice(start, len(holds) if end == n else end)
+            after, what = next(made), f"filter by steps: run {copy} of trajectory {before['id']}"
+            equal([after["id"], after["of"]["parent_id"], after["of"]["parent_step"]], [before["id"] + copy * stride, before["id"], start], what)
+            equal(after["step"], np.arange(rows.stop - start), f"{what}: steps")
+            for name in ("observation", "action", "reward"):
+                close(after[name], before[name][rows], f"{what}: {name}")
+            last = np.arange(start, rows.stop) == end - 1
+            equal(after["truncated"], last & (end < n) & ~before["terminated"][rows], f"{what}: truncated")
+            equal(after["terminated"], before["terminated"][rows], f"{what}: terminated")
+    check(next(made, None) is None, "filter by steps: there are more runs")
+
+def strides(data):
+    for k, fold in ((1, "sum"), (3, "sum"), (4, "last"), (50, "sum")):
+        for before, after in zip(data, run("strides", [{"subsample": {"stride": k, "reward": fold}}], data.path)):
+            n, what = before["n"], f"subsample: every {k}th step of trajectory {before['id']}"
+            firsts = list(range(0, n, k))
+            groups = [slice(t, min(t + k, n)) for t in firsts]
+            final = list(range(n, len(before["reward"])))
+            close(after["observation"], before["observation"][firsts + final], f"{what}: observations")
+            close(after["action"], before["action"][firsts + final], f"{what}: actions")
+            total = lambda rewards: np.nan if np.isnan(rewards).all() else np.nansum(rewards)
+            folded = [total(before["reward"][group]) if fold == "sum" else before["reward"][group][-1] for group in groups]
+            close(after["reward"], folded + [np.nan] * len(final), f"{what}: rewards")
+            equal(after["terminated"], [before["terminated"][group].any() for group in groups] + [False] * len(final), f"{what}: terminated")
+            equal(after["step"], np.arange(len(firsts) + len(final)), f"{what}: steps")
+
+def summaries(data):
+    made = run("summaries", [{"summarise": {"mean": "avg(reward)", "n": "count(*)", "high": "max(observation[2])", "known": "count(x)"}}, {"filter": "n > 2"}], data.path)
+    longer = [own for own in data if own["n"] > 2]
+    equal([own["id"] for own in made], [own["id"] for own in longer], "summarise: what the filter behind it keeps")
+    for before, after in zip(longer, made):
+        n, of = before["n"], after["of"]
+        wanted = [np.nanmean(before["reward"][:n]) if not np.isnan(before["reward"][:n]).all() else np.nan, n, before["observation"][:n, 1].max()]
+        close([of["mean"], of["n"], of["high"]], wanted, f"summarise: trajectory {before['id']}")
+
 # ---- win rates
 
 def win_rates(data):
@@ -455,7 +555,7 @@ def same(data, source):
 
 def main():
     data = dataset("small", [1, 5, 2, 23, 1, 9, 17, 4, 30, 3, 8, 12])
-    for part in (score, truncate, quantiles, normalise, derive, windows, pairs, subsample, win_rates):
+    for part in (score, truncate, quantiles, normalise, derive, windows, pairs, subsample, split, draws, orders, runs, strides, summaries, win_rates):
         part(data)
     same(data, ROOT / "small")
     finish("stages_oracle")

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use super::grouped::{self, Arrays, Assembly, Opening};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::Writer;
-use super::{Format, Incoming, Options, Source, hdf5, table};
+use super::{Format, Incoming, Options, Source, hdf5, pattern};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result, caught};
 
@@ -287,7 +287,7 @@ impl Minari {
                 files.push(path);
             }
         }
-        files.sort_by(|a, b| table::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+        files.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
         let mut batches: Vec<RecordBatch> = Vec::new();
         for path in &files {
             let open = || File::open(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())));

@@ -16,7 +16,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 
 use self::kind::{Kind, Open, damaged};
-use super::table::{Flags, Roles, Table, common_width, natural};
+use super::pattern::natural;
+use super::table::{Flags, Roles, Table, common_width};
 use super::{Format, Incoming, Options, Source, Writer};
 use crate::dataset::schema;
 use crate::error::{Error, Result};
@@ -229,6 +230,8 @@ struct Pending {
     last_step: Option<f64>,
     /// Whether its last row holds a final observation.
     after_final: bool,
+    /// The observation that the last row so far led to, where the source says it and has no row for it.
+    after: Option<ArrayRef>,
     /// Whether something is wrong with it, which has been said: its other rows are passed over.
     bad: bool,
 }
@@ -298,8 +301,17 @@ impl Parquet {
             };
             let finals = &flags.is_final[rows.clone()];
             let steps = steps.and_then(|steps| ordered(&mut self.pending).map(|()| steps));
-            match steps.and_then(|steps| self.pending.check_final(finals, &|row| place(rows.start + row)).map(|()| steps)) {
-                Ok(steps) => self.pending.slices.push(steps),
+            let steps = steps.and_then(|steps| self.pending.check_final(finals, &|row| place(rows.start + row)).map(|()| steps));
+            let last = rows.end - 1;
+            let after = || match self.pending.after_final {
+                true => Ok(None),
+                false => self.table.following(&batch.slice(last, 1), &|_| place(last)),
+            };
+            match steps.and_then(|steps| Ok((steps, after()?))) {
+                Ok((steps, after)) => {
+                    self.pending.slices.push(steps);
+                    self.pending.after = after;
+                }
                 Err(error) => {
                     let key = self.pending.key.as_deref().unwrap_or_default();
                     self.ready.push_back(Err(error.at(format!("trajectory `{key}`"))));
@@ -375,7 +387,10 @@ impl Parquet {
 
     /// Hands on the pending trajectory, where there is one.
     fn finish(&mut self) -> Result<()> {
-        let Pending { slices, key, .. } = std::mem::take(&mut self.pending);
+        let Pending { mut slices, key, after, .. } = std::mem::take(&mut self.pending);
+        if let Some(after) = after.filter(|_| !slices.is_empty()) {
+            slices.push(self.table.final_row(&after)?);
+        }
         let steps = match slices.as_slice() {
             [] => return Ok(()),
             [one] => one.clone(),
@@ -569,6 +584,38 @@ mod tests {
             "what stands beside a final observation is filler"
         );
         assert_eq!(found[0].steps["score"].data_type(), &schema::vector(DataType::Int64, 2));
+    }
+
+    #[test]
+    fn the_last_next_observation_is_the_final_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("set.parquet");
+        let rows = |first: i64| list((first..first + 5).map(|row| Some(vec![Some(row), Some(-row)])).collect());
+        let columns = || vec![("obs", rows(0)), ("next_obs", rows(100)), ("done", flags(&[false, true, false, false, true]))];
+        write(&path, columns());
+        let found = all(&path, &Options::default()).unwrap();
+        assert_eq!(shape(&found), [("0".to_owned(), 3), ("1".to_owned(), 4)]);
+        let first = |index: usize| -> Vec<i64> {
+            let vectors = found[index].steps["observation"].as_fixed_size_list();
+            (0..vectors.len()).map(|row| vectors.value(row).as_primitive::<Int64Type>().value(0)).collect()
+        };
+        assert_eq!((first(0), first(1)), (vec![0, 1, 101], vec![2, 3, 4, 104]));
+        let last = |name: &str| (0..4).map(|row| found[1].steps[name].as_boolean().value(row)).collect::<Vec<_>>();
+        assert_eq!((last("terminated"), last("is_final")), (vec![false, false, true, false], vec![false, false, false, true]));
+        assert!(found[0].steps.column_by_name("next_obs").is_none());
+
+        // Beside final rows it says nothing new, and one of another kind is no observation.
+        let mut with_finals = columns();
+        with_finals.push(("is_final", flags(&[false; 5])));
+        write(&folder.path().join("finals.parquet"), with_finals);
+        let mut other = columns();
+        other[1] = ("next_obs", numbers(0..5));
+        write(&folder.path().join("other.parquet"), other);
+        for name in ["finals.parquet", "other.parquet"] {
+            let found = all(&folder.path().join(name), &Options::default()).unwrap();
+            assert_eq!(shape(&found), [("0".to_owned(), 2), ("1".to_owned(), 3)], "{name}");
+            assert!(found[0].steps.column_by_name("next_obs").is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -71,9 +71,8 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let started = Instant::now();
     let pipeline: PipelineFile = config::load(path, &options.overrides)?;
     let plan = plan::resolve(&pipeline, &options.model)?;
-    if let Some(note) = plan.runtime.as_ref().and_then(|runtime| runtime.note()) {
-        options.watch.say(&note);
-    }
+    let mut told = 0;
+    tell(&plan, &mut told, options.watch);
     let mut report = Report::default();
     let mut sources: Vec<Input> = plan.sources.iter().cloned().zip(plan.foreign.iter().map(Option::as_ref)).collect();
     let mut first = 0;
@@ -86,6 +85,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
                 report.outputs.push(output);
             }
         }
+        tell(&plan, &mut told, options.watch);
         if last + 1 < plan.phases.len() {
             sources = vec![(Dataset::open(path)?, None)];
         }
@@ -93,6 +93,13 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// Says what there is to say of the runtime that was not `told` before: a model that is opened may add to it.
+fn tell(plan: &Plan, told: &mut usize, watch: &dyn Watch) {
+    let notes = plan.runtime.as_ref().map(|runtime| runtime.notes()).unwrap_or_default();
+    notes.iter().skip(*told).for_each(|note| watch.say(note));
+    *told = notes.len();
 }
 
 /// Produces one output: its staged phases and the one that is published.

@@ -12,7 +12,7 @@ pub fn doctor() -> Vec<(String, String)> {
     match Runtime::find(&Options::default()) {
         Ok(runtime) => {
             say("in use", format!("{} {} on {}", runtime.name(), runtime.version(), runtime.devices().join(", ")));
-            if let Some(note) = runtime.note() {
+            for note in runtime.notes() {
                 say("note", note);
             }
         }

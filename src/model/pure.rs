@@ -20,7 +20,7 @@ pub(super) const VERSION: &str = "0.27.0";
 /// rten on the CPU.
 pub struct PureRuntime {
     /// Why ONNX Runtime, which was found, is not used.
-    pub(super) note: Option<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// A model on rten with its own buffers and its own thread.

@@ -265,6 +265,29 @@ def classes(data):
     made = flat(data[1], [path], 0, 1, "repeat", "class")
     compare("class", data, {"model": path, **options}, {key: int(parts[0]) for key, parts in made.items()})
 
+def non_finite(data):
+    """Labels that are not numbers: an error that names the first, nothing, or none of the trajectory."""
+    source, trajectories = data
+    nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]), helper.make_node("Sub", ["limit", "y"], ["left"]), helper.make_node("Sqrt", ["left"], ["action"])]
+    constants = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64)), ("limit", np.array([1.2], np.float32))]
+    path = model("root", [("x", FLOAT, [D])], [("action", FLOAT, [A])], nodes, constants)
+    made = {key: parts[0] for key, parts in flat(trajectories, [path], 0, 0, "repeat").items()}
+    broken = [(i, t) for (i, t), label in made.items() if not trajectories[i][2][t] and not np.isfinite(label).all()]
+    check(0 < len(broken) < len(made), f"{len(broken)} of {len(made)} labels are not finite")
+    compare("root-null", data, {"model": path, "non_finite": None}, {key: label for key, label in made.items() if key not in broken}, exact=False)
+
+    _, rows = run("root-drop", {"model": path, "non_finite": "drop"}, source)
+    kept = [i for i in range(len(trajectories)) if i not in {i for i, _ in broken}]
+    check(sorted({row["trajectory_id"] for row in rows}) == kept, f"root-drop keeps {sorted({row['trajectory_id'] for row in rows})}, not {kept}")
+    check(len(rows) == sum(len(trajectories[i][0]) for i in kept), "root-drop: rows")
+    check(all(row["action"] is not None for row in rows if not row["is_final"]), "root-drop: every step that is left has an action")
+
+    pipeline = {"trajmill": 1, "source": str(ROOT / source), "stages": [{"label": {"model": path}}, {"materialise": {"path": str(ROOT / "root-error")}}]}
+    (ROOT / "root.yaml").write_text(json.dumps(pipeline))
+    said = trajmill("run", ROOT / "root.yaml", "--threads", 1, code=1).stderr
+    check("trajectory {}, step {}: the label is not finite".format(*broken[0]) in said, f"root-error: {said}")
+    check(not (ROOT / "root-error").exists(), "root-error: nothing is published")
+
 def same_bytes(data):
     """Threads change nothing: not a byte of any file."""
     options = {"model": [mlp(f"same-{seed}", 3 * D, seed, std=True) for seed in range(2)], "window": {"past": 1, "future": 1, "edge": "repeat"}}
@@ -281,6 +304,7 @@ def main():
     edges_and_copies(datasets)
     networks(datasets[0])
     horizons(datasets[0])
+    non_finite(datasets[1])
     classes(dataset("int32", np.float32, "some", discrete=np.int32))
     classes(dataset("int64", np.float64, "none", discrete=np.int64))
     same_bytes(dataset("long", np.float32, "some", lengths=[int(n) for n in RNG.integers(1, 900, 12)]))

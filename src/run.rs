@@ -129,6 +129,12 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     for lesson in lessons(phases) {
         missing(lesson, options)?;
     }
+    // A model that cannot run is said before a row is read, whichever phase it is in. One that is yet to be learnt has to wait.
+    if lessons(phases).next().is_none() {
+        for phase in phases {
+            exec::prepare(phase, exec::concurrency(options.threads, options.memory, &phase.steps))?;
+        }
+    }
     let (staging, sources) = claim(path, phases, sources, options)?;
     let work = carry_out(plan, phases, &sources, &staging, options, report)?;
     let (Some(result), Some(phase)) = (work.datasets.last(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };

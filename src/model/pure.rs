@@ -102,7 +102,7 @@ impl PureSession {
         let given = self.infer()?;
         self.keep(given);
         let same = lengths.iter().enumerate().all(|(index, length)| self.output(index).len() == *length);
-        if same { Ok(()) } else { Err(Error::failed(format!("{}: the shape of an output depends on the data", self.path.display()))) }
+        if same { Ok(()) } else { Err(batch::shape_depends_on_data(&self.path)) }
     }
 
     pub(super) fn output(&self, index: usize) -> Data<'_> {

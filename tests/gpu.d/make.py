@@ -119,8 +119,8 @@ def compare(left, right, tolerance):
 
 
 def digest(path):
-    """Every file of a dataset with its hash."""
-    for file in sorted(file for file in Path(path).rglob("*") if file.is_file()):
+    """Every file of a dataset with its hash, the manifest aside: that has the path, which is a parameter."""
+    for file in sorted(Path(path).glob("*/*.parquet")):
         print(hashlib.sha256(file.read_bytes()).hexdigest(), file.relative_to(path))
 
 
@@ -128,7 +128,7 @@ def loads(work):
     """How much more memory of the device the wide model takes than the small one, in its weights."""
     used = {}
     for model in ("idm-small", "wide"):
-        samples = [float(line) for line in (Path(work) / f"memory-{model}").read_text().split()]
+        samples = [float(line) for line in (Path(work) / f"used-{model}").read_text().split()]
         used[model] = max(samples) - samples[0]
     times = (used["wide"] - used["idm-small"]) * 2**20 / (4 * WIDE * WIDE)
     print(round(times, 2))

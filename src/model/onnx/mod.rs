@@ -224,31 +224,17 @@ impl OnnxRuntime {
                 .hint("`pip install onnxruntime-gpu` in place of onnxruntime; `trajmill doctor` shows what was found"));
         }
         preload(&found.path);
-        complaint();
         let run = || {
             let mut session = self.builder(Place::Cuda(index), true)?.commit_from_memory(PROBE)?;
             let input = Tensor::<f32>::from_array(([1_usize, 2], vec![1.0, 2.0]))?;
             session.run(ort::inputs![input]).map(|_| ())
         };
         run().map_err(|error: ort::Error| {
-            let reason = complaint().unwrap_or_else(|| first_line(error.message()).to_owned());
+            let reason = reason(first_line(error.message()));
             Error::failed(format!("ONNX Runtime {} cannot use cuda:{index}: {reason}", self.version))
                 .hint("`trajmill doctor` shows which CUDA libraries were found, and what to install for the rest")
         })
     }
-}
-
-/// The last error in the library's own log. Why a provider cannot be loaded is said there alone.
-static COMPLAINT: Mutex<Option<String>> = Mutex::new(None);
-
-/// Takes the reason of the last error from the log.
-fn complaint() -> Option<String> {
-    COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner).take().as_deref().and_then(reason).map(str::to_owned)
-}
-
-/// The library that is missing: `… Failed to load library /…/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: …`
-fn reason(complaint: &str) -> Option<&str> {
-    complaint.split_once("with error: ").map(|(_, reason)| first_line(reason))
 }
 
 /// The process's environment: ONNX Runtime allows one, and it lives as long as the process.
@@ -262,12 +248,10 @@ fn environment(path: &Path) -> Result<&'static Environment> {
             error => error.to_string(),
         })?;
         // What goes wrong comes back as an error; the library's own log would only garble the terminal.
-        let keep = Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, text: &str| {
-            *COMPLAINT.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
-        });
+        let silent = Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, _: &str| {});
         let environment =
-            builder.with_name("trajmill").with_telemetry(false).with_logger(keep).build().map_err(|error| error.to_string())?;
-        environment.set_log_level(LogLevel::Error);
+            builder.with_name("trajmill").with_telemetry(false).with_logger(silent).build().map_err(|error| error.to_string())?;
+        environment.set_log_level(LogLevel::Fatal);
         Ok(environment)
     };
     ENVIRONMENT.get_or_init(start).as_ref().map_err(|reason| {
@@ -351,11 +335,23 @@ fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error
         let memory = if place == Place::Cpu { "memory".to_owned() } else { format!("the memory of {place}") };
         return batch::out_of_memory(spec, batch, &memory);
     }
+    if says(&["shape verification failed", "computed output shape"]) {
+        return batch::shape_depends_on_data(&spec.path);
+    }
     if place != Place::Cpu && says(&["cpu ep"]) {
         return Error::failed(format!("{model} cannot run on {place} alone: some of its operators have no CUDA version"))
-            .hint("`device: auto` lets those operators run on the CPU, `device: cpu` all of them");
+            .hint("`device: auto` lets those operators run on the CPU, `device: cpu` all of them")
+            .hint("where they only work out shapes, give the batch axis a name, or a size, when you export the model");
     }
     Error::failed(format!("{model}: ONNX Runtime failed on {place}: {}", first_line(text)))
+}
+
+/// What is wrong with a device, less the runtime's own places: that a library is missing, or what CUDA says.
+fn reason(text: &str) -> &str {
+    let text = text.rsplit_once("FAIL : ").map_or(text, |(_, text)| text);
+    let text = text.split_once("with error: ").map_or(text, |(_, text)| text);
+    let text = text.find("CUDA failure").and_then(|at| text.get(at..)).unwrap_or(text);
+    text.split(" ; ").next().unwrap_or(text)
 }
 
 fn first_line(text: &str) -> &str {
@@ -412,11 +408,26 @@ mod tests {
         assert!(error.message.contains("has shape [64, 1] for a batch of 8 rows"), "{}", error.message);
     }
 
+    /// As ONNX Runtime 1.31.1 says them.
     #[test]
-    fn of_what_the_library_logs_the_reason_is_kept() {
-        let said = "…/provider_bridge_ort.cc:2195 Failed to load library /x/libonnxruntime_providers_cuda.so with error: \
-                    libcublasLt.so.13: cannot open shared object file: No such file or directory";
-        assert_eq!(reason(said), Some("libcublasLt.so.13: cannot open shared object file: No such file or directory"));
-        assert_eq!(reason("another matter"), None);
+    fn of_a_device_that_does_not_work_the_reason_is_said() {
+        let cases = [
+            (
+                "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() \
+                 [ONNXRuntimeError] : 1 : FAIL : Failed to load library /x/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: \
+                 cannot open shared object file: No such file or directory",
+                "libcublasLt.so.13: cannot open shared object file: No such file or directory",
+            ),
+            (
+                "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:63 static FromProviderOptions() \
+                 [ONNXRuntimeError] : 1 : FAIL : provider_options_utils.h:187 Parse Failed to parse provider option \"device_id\": CUDA failure 35: \
+                 CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=vm ; line=70 ; expr=cudaGetDeviceCount(&n);",
+                "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
+            ),
+            ("another matter", "another matter"),
+        ];
+        for (said, wanted) in cases {
+            assert_eq!(reason(said), wanted);
+        }
     }
 }

@@ -246,6 +246,14 @@ impl Runtime {
     }
 }
 
+#[cfg(test)]
+impl Runtime {
+    /// One that says it is on CUDA, where there is an ONNX Runtime at all.
+    pub(crate) fn pretending(tf32: bool) -> Option<Runtime> {
+        onnx::OnnxRuntime::pretending(tf32).map(Runtime::Onnx)
+    }
+}
+
 /// Values of a tensor, batch axis first, row-major.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Data<'a> {
@@ -290,7 +298,6 @@ pub enum DataMut<'a> {
 }
 
 /// A loaded model with its own buffers, used by one thread at a time.
-#[expect(clippy::large_enum_variant, reason = "there are as many sessions as threads, and they live as long as the run")]
 pub enum Session {
     /// On ONNX Runtime.
     Onnx(onnx::OnnxSession),

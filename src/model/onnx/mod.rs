@@ -359,13 +359,21 @@ fn first_line(text: &str) -> &str {
 }
 
 #[cfg(test)]
+impl OnnxRuntime {
+    /// One that says it is on CUDA, where there is an ONNX Runtime at all.
+    pub(super) fn pretending(tf32: bool) -> Option<OnnxRuntime> {
+        tests::runtime().map(|runtime| OnnxRuntime { cuda: vec![0], tf32, ..runtime })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use rayon::prelude::*;
 
     use super::super::{Data, DataMut, Pool, Session};
     use super::*;
 
-    fn runtime() -> Option<OnnxRuntime> {
+    pub(super) fn runtime() -> Option<OnnxRuntime> {
         let named = std::env::var_os("TRAJMILL_TEST_ORT").map(Into::into);
         let path = named.or_else(|| library::candidates().into_iter().next().map(|found| found.path))?;
         let found = library::Found { path, how: "a test".to_owned(), demanded: true };

@@ -78,9 +78,8 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let started = Instant::now();
     let pipeline: PipelineFile = config::load(path, &options.overrides)?;
     let plan = plan::resolve(&pipeline, &options.model)?;
-    if let Some(note) = plan.runtime.as_ref().and_then(|runtime| runtime.note()) {
-        options.watch.say(&note);
-    }
+    let mut told = 0;
+    tell(&plan, &mut told, options.watch);
     let mut report = Report::default();
     let mut sources: Vec<Input> = plan.sources.iter().cloned().zip(plan.foreign.iter().map(Option::as_ref)).collect();
     let mut first = 0;
@@ -93,6 +92,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
                 report.outputs.push(output);
             }
         }
+        tell(&plan, &mut told, options.watch);
         if last + 1 < plan.phases.len() {
             sources = vec![(Dataset::open(path)?, None)];
         }
@@ -100,6 +100,13 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// Says what there is to say of the runtime that was not `told` before: a model that is opened may add to it.
+fn tell(plan: &Plan, told: &mut usize, watch: &dyn Watch) {
+    let notes = plan.runtime.as_ref().map(|runtime| runtime.notes()).unwrap_or_default();
+    notes.iter().skip(*told).for_each(|note| watch.say(note));
+    *told = notes.len();
 }
 
 /// Produces one output: its staged phases and the one that is published.
@@ -113,6 +120,12 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     }
     for lesson in lessons(phases) {
         missing(lesson, options)?;
+    }
+    // A model that cannot run is said before a row is read, whichever phase it is in. One that is yet to be learnt has to wait.
+    if lessons(phases).next().is_none() {
+        for phase in phases {
+            exec::prepare(phase, exec::concurrency(options.threads, options.memory, &phase.steps))?;
+        }
     }
     let staging = claim(path, phases, sources, options)?;
     // Another run may have written it since.

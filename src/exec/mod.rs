@@ -61,6 +61,17 @@ pub fn concurrency(threads: usize, memory: Option<usize>, steps: &SchemaRef) -> 
     threads.min(fits).max(1)
 }
 
+/// Gets the transforms of `phase` ready for so many workers: models are loaded, and what cannot run is an error.
+///
+/// # Errors
+/// Where a transform cannot get ready; the message names the stage.
+pub fn prepare(phase: &Phase, workers: usize) -> Result<()> {
+    for placed in &phase.transforms {
+        placed.part.prepare(workers).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+    }
+    Ok(())
+}
+
 /// Runs the tasks of `phase` that `journal` does not know as finished, writing into `dataset`.
 ///
 /// # Errors
@@ -80,9 +91,7 @@ pub fn run(
     (setting.progress)(done);
     let workers = concurrency(setting.threads, setting.memory, &phase.steps);
     if !pending.is_empty() {
-        for placed in &phase.transforms {
-            placed.part.prepare(workers).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
-        }
+        prepare(phase, workers)?;
     }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(workers)

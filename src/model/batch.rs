@@ -1,5 +1,7 @@
 //! What both runtimes do around a batch: shapes are checked before the first row, short batches are padded.
 
+use std::path::Path;
+
 use super::{DataMut, Element, Geometry, Spec};
 use crate::error::{Error, Result};
 
@@ -58,6 +60,12 @@ pub(super) fn check_output(spec: &Spec, index: usize, element: Element, shape: &
         "{model}: output `{name}` has shape {shape:?} for a batch of {batch} rows; its first axis must be the batch"
     ))
     .hint("export the model so that every output has one row per input row"))
+}
+
+/// The error of an output that is not what it was for the batch of zeros.
+pub(super) fn shape_depends_on_data(path: &Path) -> Error {
+    Error::failed(format!("{}: the shape of an output depends on the data", path.display()))
+        .hint("export the model so that every output has one row per input row")
 }
 
 /// The error of a batch that is too large for `place`.

@@ -12,7 +12,7 @@ pub fn doctor() -> Vec<(String, String)> {
     match Runtime::find(&Options::default()) {
         Ok(runtime) => {
             say("in use", format!("{} {} on {}", runtime.name(), runtime.version(), runtime.devices().join(", ")));
-            if let Some(note) = runtime.note() {
+            for note in runtime.notes() {
                 say("note", note);
             }
         }
@@ -34,7 +34,8 @@ pub fn doctor() -> Vec<(String, String)> {
     let providers = chosen.as_ref().map(onnx::providers);
     match &providers {
         None => say("onnxruntime", "none in use: `pip install onnxruntime` in the active environment, or set ORT_DYLIB_PATH".to_owned()),
-        Some(Err(error)) => say("providers", error.to_string()),
+        // Why is said above.
+        Some(Err(_)) => say("providers", "none, the library cannot be used".to_owned()),
         Some(Ok(names)) if names.is_empty() => say("providers", "CPU".to_owned()),
         Some(Ok(names)) => say("providers", format!("CPU, {}", names.join(", "))),
     }

@@ -6,38 +6,83 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// `ModelProto.graph`, `GraphProto.initializer`, `TensorProto.data_location` and its value for another file.
-const GRAPH: u64 = 7;
-const INITIALIZER: u64 = 5;
+/// Messages of ONNX that hold tensors, or messages that do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Model,
+    Training,
+    Function,
+    Graph,
+    Node,
+    Attribute,
+    Sparse,
+    Tensor,
+}
+
+/// `TensorProto.data_location` and its value for another file.
 const DATA_LOCATION: u64 = 14;
 const EXTERNAL: u64 = 1;
+
+/// Messages within messages; protobuf's own readers go no deeper.
+const DEEPEST: usize = 100;
+
+impl Kind {
+    /// The kind of message in field `number`, as far as it matters here.
+    fn within(self, number: u64) -> Option<Kind> {
+        match (self, number) {
+            (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Some(Kind::Graph),
+            (Kind::Model, 20) => Some(Kind::Training),
+            (Kind::Model, 25) => Some(Kind::Function),
+            (Kind::Graph, 1) | (Kind::Function, 7) => Some(Kind::Node),
+            (Kind::Node, 5) | (Kind::Function, 11) => Some(Kind::Attribute),
+            (Kind::Graph, 15) | (Kind::Attribute, 22 | 23) => Some(Kind::Sparse),
+            (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => Some(Kind::Tensor),
+            _ => None,
+        }
+    }
+}
 
 /// Checks that the model in `bytes`, read from `path`, has all its weights inside.
 ///
 /// # Errors
-/// Where a weight is kept in another file.
+/// Where a weight is kept in another file, or graphs lie within graphs without end.
 pub(super) fn refuse(path: &Path, bytes: &[u8]) -> Result<()> {
-    let external = messages(bytes, GRAPH).any(|graph| {
-        messages(graph, INITIALIZER)
-            .any(|tensor| fields(tensor).any(|(number, value)| number == DATA_LOCATION && matches!(value, Value::Number(EXTERNAL))))
-    });
-    if external {
-        return Err(Error::failed(format!("{} keeps weights in another file, which its hash would not cover", path.display()))
-            .hint("save the model as one file: `onnx.save(onnx.load(PATH), NEW, save_as_external_data=False)`"));
+    match look(Kind::Model, bytes, 0) {
+        None => Ok(()),
+        Some(Fault::External) => {
+            Err(Error::failed(format!("{} keeps weights in another file, which its hash would not cover", path.display()))
+                .hint("save the model as one file: `onnx.save(onnx.load(PATH), NEW, save_as_external_data=False)`"))
+        }
+        Some(Fault::Deep) => Err(Error::failed(format!(
+            "{} is not a model that trajmill runs: its graphs lie within graphs more than {DEEPEST} messages deep",
+            path.display()
+        ))),
     }
-    Ok(())
+}
+
+/// Why a model is refused.
+enum Fault {
+    External,
+    Deep,
+}
+
+fn look(kind: Kind, message: &[u8], depth: usize) -> Option<Fault> {
+    if depth > DEEPEST {
+        return Some(Fault::Deep);
+    }
+    fields(message).find_map(|(number, value)| match value {
+        Value::Number(EXTERNAL) if kind == Kind::Tensor && number == DATA_LOCATION => Some(Fault::External),
+        Value::Bytes(inner) => kind.within(number).and_then(|kind| look(kind, inner, depth + 1)),
+        Value::Number(_) | Value::Group => None,
+    })
 }
 
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-}
-
-fn messages(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
-    fields(message).filter_map(move |(number, value)| match value {
-        Value::Bytes(bytes) if number == wanted => Some(bytes),
-        _ => None,
-    })
+    /// Where a group begins or ends. ONNX has none, and a reader passes over those it does not know: what is in one is
+    /// taken for fields of the message around it.
+    Group,
 }
 
 /// Numbers and values of the fields of a protobuf message, up to the first that is malformed.
@@ -55,6 +100,7 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
             let length = usize::try_from(varint(rest)?).ok()?;
             Value::Bytes(take(rest, length)?)
         }
+        3 | 4 => Value::Group,
         5 => Value::Bytes(take(rest, 4)?),
         _ => return None,
     };
@@ -64,7 +110,7 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
 /// Whether `bytes` are fields to the end: a reader that is given anything else may not come back.
 pub(super) fn is_message(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
-        if field(&mut bytes).is_none() {
+        if matches!(field(&mut bytes), None | Some((_, Value::Group))) {
             return false;
         }
     }
@@ -95,20 +141,47 @@ mod tests {
     use super::*;
 
     fn encoded(number: u64, payload: &[u8]) -> Vec<u8> {
-        [&[(number << 3 | 2) as u8, payload.len() as u8], payload].concat()
+        let mut message = vec![(number << 3 & 0x7f | 2) as u8 | if number > 15 { 0x80 } else { 0 }];
+        message.extend((number > 15).then_some((number >> 4) as u8));
+        let mut length = payload.len();
+        while length > 127 {
+            message.push((length & 127 | 128) as u8);
+            length >>= 7;
+        }
+        message.push(length as u8);
+        [message, payload.to_vec()].concat()
+    }
+
+    /// A model with a tensor in `location` at the end of `fields`, from the model inwards.
+    fn model(fields: &[u64], location: u8) -> Vec<u8> {
+        let tensor = vec![(DATA_LOCATION << 3) as u8, location];
+        fields.iter().rev().fold(tensor, |inner, number| encoded(*number, &inner))
     }
 
     #[test]
-    fn weights_in_another_file_are_refused_and_garbage_is_not_ours_to_judge() {
-        let tensor = |location: u8| [(DATA_LOCATION << 3) as u8, location].to_vec();
-        let model = |location| encoded(GRAPH, &encoded(INITIALIZER, &tensor(location)));
+    fn weights_in_another_file_are_refused_wherever_a_model_can_have_them() {
         let path = Path::new("m.onnx");
-        assert!(refuse(path, &model(0)).is_ok());
-        let message = refuse(path, &model(1)).unwrap_err().message;
-        assert!(message.starts_with("m.onnx keeps weights in another file"), "{message}");
-        for end in 0..model(1).len() {
-            assert!(refuse(path, &model(1)[..end]).is_ok(), "cut at {end}");
+        let places: [&[u64]; 8] =
+            [&[7, 5], &[7, 15, 1], &[7, 15, 2], &[7, 1, 5, 5], &[7, 1, 5, 10], &[7, 1, 5, 6, 1, 5, 11, 5], &[25, 7, 5, 22, 1], &[20, 2, 5]];
+        for fields in places {
+            assert!(refuse(path, &model(fields, 0)).is_ok(), "{fields:?}");
+            let message = refuse(path, &model(fields, 1)).unwrap_err().message;
+            assert!(message.starts_with("m.onnx keeps weights in another file"), "{fields:?}: {message}");
+            // A group in front, which readers pass over, hides nothing.
+            let hidden = [vec![0x0b, 0x0c], model(fields, 1)].concat();
+            assert!(refuse(path, &hidden).is_err() && !is_message(&hidden), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_not_ours_to_judge_and_graphs_without_end_are_refused() {
+        let path = Path::new("m.onnx");
+        for end in 0..model(&[7, 5], 1).len() {
+            assert!(refuse(path, &model(&[7, 5], 1)[..end]).is_ok(), "cut at {end}");
         }
         assert!(refuse(path, &[0xff; 64]).is_ok());
+        let deep: Vec<u64> = [7].into_iter().chain([1, 5, 6].into_iter().cycle().take(3_000)).collect();
+        let message = refuse(path, &model(&deep, 0)).unwrap_err().message;
+        assert!(message.ends_with("its graphs lie within graphs more than 100 messages deep"), "{message}");
     }
 }

@@ -79,6 +79,10 @@ fn candidates_by(variables: Variables) -> Vec<Found> {
     for (packages, how) in site_packages(variables) {
         look(&packages.join("onnxruntime/capi"), how);
     }
+    // conda-forge keeps the library apart from the Python package.
+    if let Some(folder) = conda_lib(variables) {
+        look(&folder, "the active conda environment".to_owned());
+    }
     if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
         look(folder, "beside the executable".to_owned());
     }
@@ -126,7 +130,7 @@ pub(super) fn cuda_libraries(runtime: Option<&Path>) -> Vec<PathBuf> {
     libraries
 }
 
-/// Folders that may hold CUDA libraries: named ones first, then the packages beside the runtime, then the system's.
+/// Folders that may hold CUDA libraries: named ones first, then the packages beside the runtime, conda's, the system's.
 pub(super) fn cuda_folders(runtime: Option<&Path>) -> Vec<PathBuf> {
     let named = process("TRAJMILL_CUDA_LIBS").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&named).filter(|folder| !folder.as_os_str().is_empty()).collect();
@@ -135,6 +139,7 @@ pub(super) fn cuda_folders(runtime: Option<&Path>) -> Vec<PathBuf> {
     for packages in beside.into_iter().chain(site_packages(&process).into_iter().map(|(packages, _)| packages)) {
         folders.extend(children(&packages.join("nvidia")).into_iter().map(|package| package.join("lib")));
     }
+    folders.extend(conda_lib(&process));
     folders.extend(["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"].map(PathBuf::from));
     folders.retain(|folder| folder.is_dir());
     let mut seen = std::collections::HashSet::new();
@@ -152,6 +157,10 @@ fn site_packages(variables: Variables) -> Vec<(PathBuf, String)> {
         folders.extend(pythons.map(|python| (python.join("site-packages"), format!("{how} {}", root.display()))));
     }
     folders
+}
+
+fn conda_lib(variables: Variables) -> Option<PathBuf> {
+    variables("CONDA_PREFIX").map(|root| PathBuf::from(root).join("lib"))
 }
 
 fn loader_path(variables: Variables) -> Vec<PathBuf> {
@@ -195,12 +204,13 @@ mod tests {
         let capi = "lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0";
         let (venv, conda) = (place(root.path(), &format!("venv/{capi}")), place(root.path(), &format!("conda/{capi}")));
         place(root.path(), "venv/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime_providers_shared.so");
+        let forge = place(root.path(), "conda/lib/libonnxruntime.so.1.24.1");
         let (listed, named) = (place(root.path(), "listed/libonnxruntime.so.1"), place(root.path(), "named/libonnxruntime.so.1.30.0"));
 
         let all = [("VIRTUAL_ENV", at("venv")), ("CONDA_PREFIX", at("conda")), ("LD_LIBRARY_PATH", at("listed"))];
         let set = |set: &[(&str, OsString)], name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
         let order: Vec<PathBuf> = candidates_by(&|name| set(&all, name)).into_iter().map(|found| found.path).collect();
-        assert_eq!(order.iter().filter(|path| path.starts_with(root.path())).cloned().collect::<Vec<_>>(), [venv, conda, listed]);
+        assert_eq!(order.iter().filter(|path| path.starts_with(root.path())).cloned().collect::<Vec<_>>(), [venv, conda, forge, listed]);
 
         let more = [("ORT_DYLIB_PATH", named.clone().into_os_string()), ("VIRTUAL_ENV", at("venv"))];
         let found = find_by(&|name| set(&more, name)).unwrap().unwrap();

@@ -56,6 +56,9 @@ impl std::str::FromStr for Device {
     }
 }
 
+/// Said where TF32 is asked for and CUDA is not used.
+const TF32_UNUSED: &str = "`--tf32` changes nothing: it is about CUDA, and models run on the CPU";
+
 /// What the user asked of the runtime.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -156,24 +159,25 @@ impl Runtime {
     /// Where CUDA, or by the environment a library or runtime, is asked for and is not to be had.
     pub fn find(options: &Options) -> Result<Runtime> {
         let cuda = matches!(options.device, Device::Cuda(_));
-        let note = match library::find()? {
+        let mut notes: Vec<String> = match library::find()? {
             Some(found) => match onnx::OnnxRuntime::load(&found, options) {
                 Ok(runtime) => return Ok(Runtime::Onnx(runtime)),
                 Err(error) if found.demanded || cuda => return Err(error),
-                Err(error) => Some(error.message),
+                Err(error) => vec![error.message],
             },
             None if cuda => {
                 return Err(Error::failed("`device: cuda` needs ONNX Runtime, and its library was not found")
                     .hint("`pip install onnxruntime-gpu` in the active environment, or set ORT_DYLIB_PATH; `trajmill doctor` shows where was looked"));
             }
-            None => None,
+            None => Vec::new(),
         };
-        Ok(Runtime::Pure(pure::PureRuntime { note }))
+        notes.extend(options.tf32.then(|| TF32_UNUSED.to_owned()));
+        Ok(Runtime::Pure(pure::PureRuntime { notes }))
     }
 
     /// The runtime that is built in.
     pub fn embedded() -> Runtime {
-        Runtime::Pure(pure::PureRuntime { note: None })
+        Runtime::Pure(pure::PureRuntime { notes: Vec::new() })
     }
 
     /// `onnxruntime` or `rten`.
@@ -205,11 +209,11 @@ impl Runtime {
         matches!(self, Runtime::Onnx(runtime) if runtime.tf32())
     }
 
-    /// What a person should know of the choice, such as why `auto` fell back to the CPU.
-    pub fn note(&self) -> Option<String> {
+    /// What a person should know of the choice, such as why `auto` fell back to the CPU; opening a model may add to it.
+    pub fn notes(&self) -> Vec<String> {
         match self {
-            Runtime::Onnx(runtime) => runtime.note(),
-            Runtime::Pure(runtime) => runtime.note.clone(),
+            Runtime::Onnx(runtime) => runtime.notes(),
+            Runtime::Pure(runtime) => runtime.notes.clone(),
         }
     }
 
@@ -229,7 +233,7 @@ impl Runtime {
         }
     }
 
-    /// Opens a model for `workers` threads: one session a thread on the CPU, two a device on CUDA.
+    /// Opens a model for `workers` threads: a session a thread on the CPU; on CUDA one a device, which several may use.
     ///
     /// # Errors
     /// Where the model cannot be loaded, or a node cannot run on the device that was asked for.
@@ -239,6 +243,14 @@ impl Runtime {
             Runtime::Pure(runtime) => runtime.open(spec, geometry, workers)?.into_iter().map(Session::Pure).collect(),
         };
         Ok(Pool::new(sessions))
+    }
+}
+
+#[cfg(test)]
+impl Runtime {
+    /// One that says it is on CUDA, where there is an ONNX Runtime at all.
+    pub(crate) fn pretending(tf32: bool) -> Option<Runtime> {
+        onnx::OnnxRuntime::pretending(tf32).map(Runtime::Onnx)
     }
 }
 
@@ -286,7 +298,6 @@ pub enum DataMut<'a> {
 }
 
 /// A loaded model with its own buffers, used by one thread at a time.
-#[expect(clippy::large_enum_variant, reason = "there are as many sessions as threads, and they live as long as the run")]
 pub enum Session {
     /// On ONNX Runtime.
     Onnx(onnx::OnnxSession),

@@ -20,7 +20,7 @@ pub(super) const VERSION: &str = "0.27.0";
 /// rten on the CPU.
 pub struct PureRuntime {
     /// Why ONNX Runtime, which was found, is not used.
-    pub(super) note: Option<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// A model on rten with its own buffers and its own thread.
@@ -102,7 +102,7 @@ impl PureSession {
         let given = self.infer()?;
         self.keep(given);
         let same = lengths.iter().enumerate().all(|(index, length)| self.output(index).len() == *length);
-        if same { Ok(()) } else { Err(Error::failed(format!("{}: the shape of an output depends on the data", self.path.display()))) }
+        if same { Ok(()) } else { Err(batch::shape_depends_on_data(&self.path)) }
     }
 
     pub(super) fn output(&self, index: usize) -> Data<'_> {

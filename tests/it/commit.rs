@@ -108,6 +108,25 @@ fn what_ran_is_said_and_recorded() {
     assert!(inputs.contains(&hash), "the model's hash is in the lineage: {inputs}");
 }
 
+/// A batch that no machine holds, in a second phase: it is refused when the model is opened.
+#[test]
+fn a_model_that_cannot_run_stops_the_run_before_it_reads_a_row() {
+    let workspace = Workspace::new();
+    let stages = r#"
+  - hide_actions: { keep: 0.2, from: { lowest: 0.6, by: return }, seed: 3 }
+  - summarise: { best: "max(reward)" }
+  - filter: best > 0
+  - label: { model: ../models/mlp.onnx, window: { past: 1, future: 1 }, batch: 70368744177664 }
+  - materialise: { OUT }
+"#;
+    let pipeline = workspace.pipeline("huge", stages);
+    let plan = workspace.trajmill(&["plan", &pipeline]).exits(0);
+    assert!(plan.stdout.contains("phase 2"), "{}", plan.stdout);
+    let done = workspace.trajmill(&["run", &pipeline]).exits(1);
+    assert!(done.stderr.contains("out of memory: a batch of 70368744177664 rows does not fit in memory"), "{}", done.stderr);
+    assert!(workspace.tree("out").is_empty(), "the first phase was run: {:?}", workspace.tree("out"));
+}
+
 #[test]
 fn a_flipped_byte_is_found() {
     let workspace = Workspace::new();

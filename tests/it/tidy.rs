@@ -25,7 +25,7 @@ const LAYERS: [&[&str]; 10] = [
 
 /// Crates that only these files and folders name, so that replacing one, or a new version of it, is a matter of one place.
 const HOMES: [(&str, &[&str]); 19] = [
-    ("ort", &["model/onnx.rs"]),
+    ("ort", &["model/onnx/"]),
     ("rten", &["model/pure.rs"]),
     ("rten_tensor", &["model/pure.rs"]),
     ("granit_parser", &["config/yaml.rs"]),

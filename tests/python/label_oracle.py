@@ -155,6 +155,15 @@ def run(name, options, source, tag="out", threads=2, extra=()):
     table = pa.concat_tables(pq.read_table(file) for file in sorted((out / "steps").glob("*.parquet")))
     return out, table.sort_by([("trajectory_id", "ascending"), ("step", "ascending")]).to_pylist()
 
+def refused(name, source, path, message, options=None):
+    """A run with a model that cannot be used: it fails with `message` and publishes nothing. Returns all that it says."""
+    pipeline = {"trajmill": 1, "source": str(ROOT / source), "stages": [{"label": {"model": path, **(options or {})}}, {"materialise": {"path": str(ROOT / name)}}]}
+    (ROOT / f"{name}.yaml").write_text(json.dumps(pipeline))
+    said = trajmill("run", ROOT / f"{name}.yaml", "--threads", 1, code=1).stderr
+    check(message in said, f"{name}: {said}")
+    check(not (ROOT / name).exists(), f"{name}: something was published")
+    return said
+
 def compare(name, data, options, expected, exact=True, stds=None, votes=None):
     """`expected` maps (trajectory, step) to the label; what is not in it stays null."""
     source, trajectories = data
@@ -265,6 +274,41 @@ def classes(data):
     made = flat(data[1], [path], 0, 1, "repeat", "class")
     compare("class", data, {"model": path, **options}, {key: int(parts[0]) for key, parts in made.items()})
 
+def non_finite(data):
+    """Labels that are not numbers: an error that names the first, nothing, or none of the trajectory."""
+    source, trajectories = data
+    nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]), helper.make_node("Sub", ["limit", "y"], ["left"]), helper.make_node("Sqrt", ["left"], ["action"])]
+    constants = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64)), ("limit", np.array([1.2], np.float32))]
+    path = model("root", [("x", FLOAT, [D])], [("action", FLOAT, [A])], nodes, constants)
+    made = {key: parts[0] for key, parts in flat(trajectories, [path], 0, 0, "repeat").items()}
+    broken = [(i, t) for (i, t), label in made.items() if not trajectories[i][2][t] and not np.isfinite(label).all()]
+    check(0 < len(broken) < len(made), f"{len(broken)} of {len(made)} labels are not finite")
+    compare("root-null", data, {"model": path, "non_finite": None}, {key: label for key, label in made.items() if key not in broken}, exact=False)
+
+    _, rows = run("root-drop", {"model": path, "non_finite": "drop"}, source)
+    kept = [i for i in range(len(trajectories)) if i not in {i for i, _ in broken}]
+    check(sorted({row["trajectory_id"] for row in rows}) == kept, f"root-drop keeps {sorted({row['trajectory_id'] for row in rows})}, not {kept}")
+    check(len(rows) == sum(len(trajectories[i][0]) for i in kept), "root-drop: rows")
+    check(all(row["action"] is not None for row in rows if not row["is_final"]), "root-drop: every step that is left has an action")
+
+    refused("root-error", source, path, "trajectory {}, step {}: the label is not finite".format(*broken[0]))
+
+def outputs_of_other_shapes(data):
+    """A model that gives two rows for one, and one whose rows depend on the data though not for zeros."""
+    ports = [("x", FLOAT, [D])], [("action", FLOAT, [A])]
+    bounds = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64))]
+    cut = helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"])
+    path = model("double-rows", *ports, [cut, helper.make_node("Concat", ["cut", "cut"], ["action"], axis=0)], bounds)
+    refused("double-rows", data[0], path, f"output `action` has shape [1024, {A}] for a batch of 512 rows; its first axis must be the batch")
+    constants = [*bounds, ("one", np.array([1], np.int64)), ("zero", np.array([0], np.float32)), ("first", np.array([0], np.int64))]
+    nodes = [cut, helper.make_node("Slice", ["x", "start", "one", "axis"], ["column"]), helper.make_node("Squeeze", ["column", "axis"], ["flat"]),
+             helper.make_node("LessOrEqual", ["flat", "zero"], ["kept"]), helper.make_node("Cast", ["kept"], ["number"], to=TensorProto.INT32),
+             helper.make_node("NonZero", ["number"], ["places"]), helper.make_node("Squeeze", ["places", "first"], ["rows"]),
+             helper.make_node("Gather", ["cut", "rows"], ["action"], axis=0)]
+    path = model("ragged", *ports, nodes, constants)
+    said = refused("ragged", data[0], path, "ragged.onnx: the shape of an output depends on the data")
+    check(said.count("ragged.onnx") == 1, f"ragged: the file is named once: {said}")
+
 def same_bytes(data):
     """Threads change nothing: not a byte of any file."""
     options = {"model": [mlp(f"same-{seed}", 3 * D, seed, std=True) for seed in range(2)], "window": {"past": 1, "future": 1, "edge": "repeat"}}
@@ -281,6 +325,8 @@ def main():
     edges_and_copies(datasets)
     networks(datasets[0])
     horizons(datasets[0])
+    non_finite(datasets[1])
+    outputs_of_other_shapes(datasets[0])
     classes(dataset("int32", np.float32, "some", discrete=np.int32))
     classes(dataset("int64", np.float64, "none", discrete=np.int64))
     same_bytes(dataset("long", np.float32, "some", lengths=[int(n) for n in RNG.integers(1, 900, 12)]))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the small ONNX models that tests run: tests/models/*.onnx and src/model/probe.onnx.
+"""Writes the small ONNX models that tests run: tests/models/*.onnx and src/model/onnx/probe.onnx.
 
 What each gives for eight rows of input, by ONNX's own reference evaluator in numpy, goes to tests/models/expected.json.
 
@@ -141,7 +141,7 @@ def main():
 
     # What a device is probed with: y = x·W.
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    save(ROOT / "src" / "model" / "probe.onnx", nodes, [value("x", [2])], [value("y", [2])], [constant("w", [[1, 2], [3, 4]])])
+    save(ROOT / "src" / "model" / "onnx" / "probe.onnx", nodes, [value("x", [2])], [value("y", [2])], [constant("w", [[1, 2], [3, 4]])])
 
 
 if __name__ == "__main__":

@@ -128,11 +128,12 @@ impl Ensemble {
                     }
                     session.run(slots.len())?;
                     for (index, (cells, made)) in cells.iter().zip(made.iter_mut()).enumerate() {
-                        take(session.output(index), self.geometry.batch * cells, slots.len() * cells, made)?;
+                        let taken = take(session.output(index), self.geometry.batch * cells, slots.len() * cells, made);
+                        taken.map_err(|error| error.at(spec.path.display()))?;
                     }
                     Ok(())
                 };
-                pool.with(batch).map_err(|error| error.at(spec.path.display()))?;
+                pool.with(batch)?;
             }
         }
         Ok(())

@@ -63,7 +63,7 @@ pub(super) fn write(mut chunk: Chunk, written: &Written, filled: &Filled, tally:
     tally.count("left null at an edge", filled.skipped);
     tally.count("left null, not finite", filled.broken);
     let count = chunk.steps.num_rows();
-    let votes: Vec<f64> = filled.votes.iter().map(|votes| f64::from(*votes)).collect();
+    let votes = written.votes.as_ref().map(|_| filled.votes.iter().map(|votes| f64::from(*votes)).collect::<Vec<_>>());
     let source = written.source.as_ref().map(|_| sources(&chunk, &filled.rows)).transpose()?;
     let place = |chunk: Chunk, field: Option<&Field>, values: &[f64], width: usize| match field {
         None => Ok(chunk),
@@ -78,7 +78,7 @@ pub(super) fn write(mut chunk: Chunk, written: &Written, filled: &Filled, tally:
         chunk = chunk.with_step_column(field.clone(), source)?;
     }
     chunk = place(chunk, written.std.as_ref(), &filled.stds, filled.width)?;
-    chunk = place(chunk, written.votes.as_ref(), &votes, 1)?;
+    chunk = place(chunk, written.votes.as_ref(), &votes.unwrap_or_default(), 1)?;
     if filled.dropped.contains(&true) { drop_trajectories(&chunk, &filled.dropped, tally) } else { Ok(chunk) }
 }
 

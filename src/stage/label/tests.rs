@@ -256,3 +256,24 @@ fn skip_leaves_what_the_edge_cuts_null() {
     assert_eq!(actions[4..], [Some(vec![4.0, -4.0]), None]);
     assert_eq!(tally.counts["left null at an edge"], 1);
 }
+
+/// Everything that changes the bits of a label is in the fingerprint, by name.
+#[test]
+fn a_label_depends_on_models_runtime_device_batch_and_precision() {
+    let vectors = steps(Some(vector(DataType::Float32, 2)));
+    let depends = |runtime: Runtime| {
+        let models = Fakes { runtime: Arc::new(runtime), ..fakes() };
+        let trajectories = Schema::empty();
+        let context = Context { steps: &vectors, trajectories: &trajectories, models: &models };
+        labeller(&json!({"model": "current"}), &context).unwrap().ensemble.depends()
+    };
+    let known = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let rten = depends(Runtime::embedded());
+    let wanted = [known("batch", "512"), known("devices", "cpu"), known("model current", "00"), known("runtime", "rten 0.27.0")];
+    assert_eq!(rten, BTreeMap::from(wanted));
+    let (Some(exact), Some(rounded)) = (Runtime::pretending(false), Runtime::pretending(true)) else { return };
+    let (exact, rounded) = (depends(exact), depends(rounded));
+    assert_eq!((exact["batch"].as_str(), exact["devices"].as_str(), exact.get("precision")), ("16384", "cuda:0", None));
+    let more: Vec<_> = rounded.iter().filter(|(name, _)| !exact.contains_key(*name)).collect();
+    assert_eq!(more, [(&"precision".to_owned(), &"tf32".to_owned())]);
+}

@@ -1,29 +1,32 @@
-//! ONNX Runtime, loaded at run time. The only file that names `ort`.
+//! ONNX Runtime, loaded at run time. The only folder that names `ort`.
 //!
-//! `ort` lets one thread at a time use a session, so there is a session per worker on the CPU and two per device on
-//! CUDA, where the copies of one overlap the compute of the other; each loads its weights. Shapes are fixed, buffers
-//! are bound once; on CUDA they are pinned host memory, from which each batch is copied to the device.
+//! `ort` lets one thread at a time run a session, so there is a session per worker on the CPU. A CUDA device has one, which
+//! several lanes share (see [`session`]). Shapes are fixed and buffers are bound once.
+
+mod session;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ort::environment::Environment;
 use ort::ep::{self, ExecutionProvider};
 use ort::logging::LogLevel;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
-use ort::session::{IoBinding, Session};
-use ort::value::{DynTensor, Outlet, Tensor, TensorElementType, ValueType};
+use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
-use super::{Data, DataMut, Device, Element, Geometry, Options, Port, Spec, batch, external, library};
+use self::session::{Job, Shared};
+use super::{Device, Element, Geometry, Options, Port, Spec, batch, external, library};
 use crate::dataset::store;
 use crate::error::{Error, Result};
+
+pub(super) use self::session::OnnxSession;
 
 /// One matrix product, to see whether a device works: it needs the provider, the driver, cudart and cuBLAS.
 const PROBE: &[u8] = include_bytes!("probe.onnx");
 
-/// Sessions on a CUDA device.
-const SESSIONS_A_DEVICE: usize = 2;
+/// Lanes of a CUDA device: one computes, one waits with its input copied, and two are filled or read.
+const LANES_A_DEVICE: usize = 4;
 
 /// ONNX Runtime with the devices that it uses.
 pub struct OnnxRuntime {
@@ -34,20 +37,7 @@ pub struct OnnxRuntime {
     /// Whether a node that cannot run on CUDA is an error.
     strict: bool,
     tf32: bool,
-    note: Mutex<Option<String>>,
-}
-
-/// A model on ONNX Runtime with its own buffers.
-pub struct OnnxSession {
-    spec: Spec,
-    batch: usize,
-    place: Place,
-    inputs: Vec<DynTensor>,
-    /// One tensor per output that is read; `slots` says which the geometry's outputs are.
-    outputs: Vec<DynTensor>,
-    slots: Vec<usize>,
-    binding: IoBinding,
-    session: Session,
+    notes: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +64,7 @@ impl OnnxRuntime {
             cuda: Vec::new(),
             strict: false,
             tf32: options.tf32,
-            note: Mutex::new(None),
+            notes: Mutex::default(),
         };
         match &options.device {
             Device::Cpu => {}
@@ -97,6 +87,9 @@ impl OnnxRuntime {
                 Err(_) => {}
             },
         }
+        if options.tf32 && runtime.cuda.is_empty() {
+            runtime.say(super::TF32_UNUSED.to_owned());
+        }
         Ok(runtime)
     }
 
@@ -116,14 +109,12 @@ impl OnnxRuntime {
         }
     }
 
-    pub(super) fn note(&self) -> Option<String> {
-        self.note.lock().ok().and_then(|note| note.clone())
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn say(&self, text: String) {
-        if let Ok(mut note) = self.note.lock() {
-            *note = Some(text);
-        }
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
@@ -145,61 +136,17 @@ impl OnnxRuntime {
     pub(super) fn open(&self, spec: &Spec, geometry: &Geometry, workers: usize) -> Result<Vec<OnnxSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
         let sizes = self.axes(spec, &shapes)?;
-        let places: Vec<Place> = if self.cuda.is_empty() {
-            vec![Place::Cpu; workers.max(1)]
-        } else {
-            (0..SESSIONS_A_DEVICE).flat_map(|_| self.cuda.iter().map(|index| Place::Cuda(*index))).collect()
-        };
-        places.into_iter().map(|place| self.session(spec, geometry, &shapes, &sizes, place)).collect()
-    }
-
-    /// Opens one session, with its buffers bound and one batch of zeros behind it.
-    fn session(
-        &self,
-        spec: &Spec,
-        geometry: &Geometry,
-        shapes: &[Vec<usize>],
-        sizes: &[(String, i64)],
-        place: Place,
-    ) -> Result<OnnxSession> {
-        let failed = |error: ort::Error| failure(spec, geometry.batch, place, &error);
-        let mut session = self.commit(spec, geometry.batch, sizes, place)?;
-        let upload = host_memory(&session, place, MemoryType::CPUInput);
-        let download = host_memory(&session, place, MemoryType::CPUOutput);
-
-        let inputs =
-            spec.inputs.iter().zip(shapes).map(|(port, shape)| DynTensor::new(&upload, element_type(port.element), shape.as_slice()));
-        let inputs = inputs.collect::<ort::Result<Vec<_>>>().map_err(failed)?;
-        let mut read: Vec<usize> = geometry.outputs.clone();
-        read.sort_unstable();
-        read.dedup();
-        let slots = geometry.outputs.iter().filter_map(|index| read.binary_search(index).ok()).collect();
-        let names: Vec<&str> = read.iter().filter_map(|index| spec.outputs.get(*index)).map(|port| port.name.as_str()).collect();
-
-        let mut binding = session.create_binding().map_err(failed)?;
-        for (port, tensor) in spec.inputs.iter().zip(&inputs) {
-            binding.bind_input(&port.name, tensor).map_err(failed)?;
+        let job = Job { spec, geometry, shapes: &shapes };
+        let load = |place| Ok((place, Shared::new(Mutex::new(self.commit(spec, geometry.batch, &sizes, place)?))));
+        if self.cuda.is_empty() {
+            let here = |_| load(Place::Cpu).and_then(|(place, session)| OnnxSession::here(&job, place, session));
+            return (0..workers.max(1)).map(here).collect();
         }
-        // A batch of zeros shows what the outputs look like and that the batch fits the device, before any row is read.
-        let anywhere = MemoryInfo::default();
-        for name in &names {
-            binding.bind_output_to_device(*name, &anywhere).map_err(failed)?;
-        }
-        let mut outputs = Vec::with_capacity(names.len());
-        {
-            let given = session.run_binding(&binding).map_err(failed)?;
-            for (index, name) in read.iter().zip(&names) {
-                let (element, shape) = given.get(name).map_or((Element::Other, Vec::new()), |value| describe(value.dtype()));
-                let shape: Vec<usize> = shape.into_iter().map(Option::unwrap_or_default).collect();
-                batch::check_output(spec, *index, element, &shape, geometry.batch)?;
-                outputs.push(DynTensor::new(&download, element_type(element), shape.as_slice()).map_err(failed)?);
-            }
-        }
-        binding.clear_outputs();
-        for (name, tensor) in names.iter().zip(&mut outputs) {
-            binding.bind_output(*name, tensor).map_err(failed)?;
-        }
-        Ok(OnnxSession { spec: spec.clone(), batch: geometry.batch, place, inputs, outputs, slots, binding, session })
+        let devices: Vec<(Place, Shared)> = self.cuda.iter().map(|index| load(Place::Cuda(*index))).collect::<Result<_>>()?;
+        let lanes = workers.div_ceil(devices.len()).clamp(1, LANES_A_DEVICE);
+        // Devices take turns, so that few workers use all of them.
+        let places = (0..lanes).flat_map(|_| &devices);
+        places.map(|(place, session)| OnnxSession::lane(&job, *place, Arc::clone(session))).collect()
     }
 
     /// Loads the model for `place`, with every node on it where that is asked for or possible.
@@ -241,7 +188,7 @@ impl OnnxRuntime {
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
             .build()
             .error_on_failure();
-        let builder = builder.with_execution_providers([cuda])?;
+        let builder = builder.with_execution_providers([cuda])?.with_deterministic_compute(true)?;
         Ok(if strict { builder.with_disable_cpu_fallback()? } else { builder })
     }
 
@@ -283,52 +230,10 @@ impl OnnxRuntime {
             session.run(ort::inputs![input]).map(|_| ())
         };
         run().map_err(|error: ort::Error| {
-            Error::failed(format!("ONNX Runtime {} cannot use cuda:{index}: {}", self.version, first_line(error.message())))
+            let reason = reason(first_line(error.message()));
+            Error::failed(format!("ONNX Runtime {} cannot use cuda:{index}: {reason}", self.version))
                 .hint("`trajmill doctor` shows which CUDA libraries were found, and what to install for the rest")
         })
-    }
-}
-
-impl OnnxSession {
-    pub(super) fn input(&mut self, index: usize) -> DataMut<'_> {
-        let Some(tensor) = self.inputs.get_mut(index) else { return DataMut::F32(&mut []) };
-        match *tensor.data_type() {
-            TensorElementType::Float64 => DataMut::F64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int32 => DataMut::I32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int64 => DataMut::I64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-            _ => DataMut::F32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-        }
-    }
-
-    pub(super) fn run(&mut self, rows: usize) -> Result<()> {
-        for index in 0..self.inputs.len() {
-            let batch = self.batch;
-            self.input(index).pad(rows, batch);
-        }
-        let (spec, batch, place) = (&self.spec, self.batch, self.place);
-        let failed = |error: ort::Error| failure(spec, batch, place, &error);
-        if place != Place::Cpu {
-            // Binding is what copies an input to the device.
-            for (port, tensor) in spec.inputs.iter().zip(&self.inputs) {
-                self.binding.bind_input(&port.name, tensor).map_err(failed)?;
-            }
-            self.binding.synchronize_inputs().map_err(failed)?;
-        }
-        drop(self.session.run_binding(&self.binding).map_err(failed)?);
-        if place != Place::Cpu {
-            self.binding.synchronize_outputs().map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn output(&self, index: usize) -> Data<'_> {
-        let Some(tensor) = self.slots.get(index).and_then(|slot| self.outputs.get(*slot)) else { return Data::F32(&[]) };
-        match *tensor.data_type() {
-            TensorElementType::Float64 => Data::F64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int32 => Data::I32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int64 => Data::I64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-            _ => Data::F32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-        }
     }
 }
 
@@ -336,7 +241,12 @@ impl OnnxSession {
 fn environment(path: &Path) -> Result<&'static Environment> {
     static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
     let start = || -> Result<Environment, String> {
-        let builder = ort::init_from(path).map_err(|error| error.to_string())?;
+        let builder = ort::init_from(path).map_err(|error| match error {
+            ort::LoadDynamicError::BadVersion { version_str, .. } => {
+                format!("it is version {version_str}, and 1.23 is the oldest that will do")
+            }
+            error => error.to_string(),
+        })?;
         // What goes wrong comes back as an error; the library's own log would only garble the terminal.
         let silent = Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, _: &str| {});
         let environment =
@@ -387,20 +297,6 @@ fn preload(runtime: &Path) {
     });
 }
 
-/// An allocator of host memory: pinned where the session is on CUDA, so that copies need no staging.
-fn host_memory(session: &Session, place: Place, kind: MemoryType) -> Allocator {
-    let pinned = |device: i32| {
-        let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, device, AllocatorType::Device, kind).ok()?;
-        // Memory that cannot be read and written from here would be no buffer.
-        Allocator::new(session, info).ok().filter(|allocator| allocator.memory_info().is_cpu_accessible())
-    };
-    match place {
-        Place::Cpu => Allocator::default(),
-        // Some versions keep pinned memory under device 0 whatever the device is.
-        Place::Cuda(index) => i32::try_from(index).ok().and_then(pinned).or_else(|| pinned(0)).unwrap_or_default(),
-    }
-}
-
 fn port(outlet: &Outlet) -> Port {
     let (element, shape) = describe(outlet.dtype());
     Port { name: outlet.name().to_owned(), element, shape }
@@ -416,15 +312,6 @@ fn describe(dtype: &ValueType) -> (Element, Vec<Option<usize>>) {
         _ => Element::Other,
     };
     (element, shape.iter().map(|size| usize::try_from(*size).ok()).collect())
-}
-
-fn element_type(element: Element) -> TensorElementType {
-    match element {
-        Element::F64 => TensorElementType::Float64,
-        Element::I32 => TensorElementType::Int32,
-        Element::I64 => TensorElementType::Int64,
-        Element::F32 | Element::Other => TensorElementType::Float32,
-    }
 }
 
 fn refused(path: &Path, error: &ort::Error) -> Error {
@@ -448,13 +335,107 @@ fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error
         let memory = if place == Place::Cpu { "memory".to_owned() } else { format!("the memory of {place}") };
         return batch::out_of_memory(spec, batch, &memory);
     }
+    if says(&["shape verification failed", "computed output shape"]) {
+        return batch::shape_depends_on_data(&spec.path);
+    }
     if place != Place::Cpu && says(&["cpu ep"]) {
         return Error::failed(format!("{model} cannot run on {place} alone: some of its operators have no CUDA version"))
-            .hint("`device: auto` lets those operators run on the CPU, `device: cpu` all of them");
+            .hint("`device: auto` lets those operators run on the CPU, `device: cpu` all of them")
+            .hint("where they only work out shapes, give the batch axis a name, or a size, when you export the model");
     }
     Error::failed(format!("{model}: ONNX Runtime failed on {place}: {}", first_line(text)))
 }
 
+/// What is wrong with a device, less the runtime's own places: that a library is missing, or what CUDA says.
+fn reason(text: &str) -> &str {
+    let text = text.rsplit_once("FAIL : ").map_or(text, |(_, text)| text);
+    let text = text.split_once("with error: ").map_or(text, |(_, text)| text);
+    let text = text.find("CUDA failure").and_then(|at| text.get(at..)).unwrap_or(text);
+    text.split(" ; ").next().unwrap_or(text)
+}
+
 fn first_line(text: &str) -> &str {
     text.trim().lines().next().unwrap_or("it gave no reason")
+}
+
+#[cfg(test)]
+impl OnnxRuntime {
+    /// One that says it is on CUDA, where there is an ONNX Runtime at all.
+    pub(super) fn pretending(tf32: bool) -> Option<OnnxRuntime> {
+        tests::runtime().map(|runtime| OnnxRuntime { cuda: vec![0], tf32, ..runtime })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rayon::prelude::*;
+
+    use super::super::{Data, DataMut, Pool, Session};
+    use super::*;
+
+    pub(super) fn runtime() -> Option<OnnxRuntime> {
+        let named = std::env::var_os("TRAJMILL_TEST_ORT").map(Into::into);
+        let path = named.or_else(|| library::candidates().into_iter().next().map(|found| found.path))?;
+        let found = library::Found { path, how: "a test".to_owned(), demanded: true };
+        Some(OnnxRuntime::load(&found, &Options { device: Device::Cpu, tf32: false }).unwrap())
+    }
+
+    /// What a CUDA device has, on the CPU: lanes that share a session, fed by more workers than there are lanes.
+    #[test]
+    fn lanes_of_one_session_keep_their_batches_apart() {
+        let Some(runtime) = runtime() else { return };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/copy.onnx");
+        let spec = runtime.spec(&path).unwrap();
+        let geometry = Geometry { batch: 64, inputs: vec![vec![9]], outputs: vec![0] };
+        let shapes = batch::input_shapes(&spec, &geometry).unwrap();
+        let job = Job { spec: &spec, geometry: &geometry, shapes: &shapes };
+        let sizes = runtime.axes(&spec, &shapes).unwrap();
+        let shared = Shared::new(Mutex::new(runtime.commit(&spec, 64, &sizes, Place::Cpu).unwrap()));
+        let lanes = (0..LANES_A_DEVICE).map(|_| OnnxSession::lane(&job, Place::Cpu, Arc::clone(&shared)).map(Session::Onnx));
+        let pool = Pool::new(lanes.collect::<Result<_>>().unwrap());
+        let workers = rayon::ThreadPoolBuilder::new().num_threads(8).build().unwrap();
+        workers.install(|| {
+            (0..500_usize).into_par_iter().for_each(|turn| {
+                let given = pool.with(|session| {
+                    let DataMut::F32(buffer) = session.input(0) else { panic!("no float32") };
+                    buffer.iter_mut().enumerate().for_each(|(index, slot)| *slot = (turn * 1000 + index) as f32);
+                    session.run(64)?;
+                    let Data::F32(values) = session.output(0) else { panic!("no float32") };
+                    Ok(values.to_vec())
+                });
+                // The model copies the fourth of nine values.
+                let wanted: Vec<f32> = (0..64).map(|row| (turn * 1000 + row * 9 + 3) as f32).collect();
+                assert_eq!(given.unwrap(), wanted, "turn {turn}");
+            });
+        });
+        drop(pool);
+        assert_eq!(Arc::strong_count(&shared), 1, "a lane's thread lives on");
+
+        let narrow = Geometry { outputs: vec![0], inputs: vec![vec![9]], batch: 8 };
+        let error = OnnxSession::lane(&Job { spec: &spec, geometry: &narrow, shapes: &shapes }, Place::Cpu, shared).err().unwrap();
+        assert!(error.message.contains("has shape [64, 1] for a batch of 8 rows"), "{}", error.message);
+    }
+
+    /// As ONNX Runtime 1.31.1 says them.
+    #[test]
+    fn of_a_device_that_does_not_work_the_reason_is_said() {
+        let cases = [
+            (
+                "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() \
+                 [ONNXRuntimeError] : 1 : FAIL : Failed to load library /x/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: \
+                 cannot open shared object file: No such file or directory",
+                "libcublasLt.so.13: cannot open shared object file: No such file or directory",
+            ),
+            (
+                "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:63 static FromProviderOptions() \
+                 [ONNXRuntimeError] : 1 : FAIL : provider_options_utils.h:187 Parse Failed to parse provider option \"device_id\": CUDA failure 35: \
+                 CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=vm ; line=70 ; expr=cudaGetDeviceCount(&n);",
+                "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
+            ),
+            ("another matter", "another matter"),
+        ];
+        for (said, wanted) in cases {
+            assert_eq!(reason(said), wanted);
+        }
+    }
 }

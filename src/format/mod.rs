@@ -27,6 +27,7 @@ mod ogbench;
 pub mod outgoing;
 mod parquet;
 mod parts;
+mod returning;
 mod rlds;
 mod robomimic;
 mod robosuite;
@@ -34,6 +35,7 @@ mod table;
 mod tensordict;
 mod tfagents;
 mod tfrecord;
+mod unlabelled;
 pub mod video;
 mod zarr;
 
@@ -89,7 +91,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// Opens the dataset at `path` for reading.
+    /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was.
     ///
     /// # Errors
     /// Where the format is only written, has not what `options` ask for, or the dataset cannot be read.
@@ -102,7 +104,7 @@ impl Format {
             }
             video::version()?;
         }
-        read(path, options)
+        Ok(returning::returning(read(path, options)?, path))
     }
 }
 

@@ -5,6 +5,7 @@
 //! it, and the identity of trajectories, is in the attribute `trajmill` of each episode.
 
 mod spaces;
+mod validate;
 mod write;
 
 use std::collections::HashMap;
@@ -32,7 +33,7 @@ pub(super) const FORMAT: Format = Format {
     detect: |path| data(path).is_some(),
     read: Some(read),
     write: Some(Writer { nulls: false, takes: &["name", "env"], write: write::write, note: None }),
-    validate: None,
+    validate: Some(validate::validate),
 };
 
 /// The file of the HDF5 backend, and what our own files keep in metadata and attributes.
@@ -370,7 +371,6 @@ impl Source for Minari {
     fn metadata(&self) -> Map<String, Value> {
         let mut metadata = self.metadata.clone();
         metadata.remove(OURS);
-        metadata.extend(self.envelope.iter().flat_map(|envelope| envelope.source_metadata.clone()));
         metadata
     }
 

@@ -141,7 +141,7 @@ def summary(runs, sizes):
 
 def markdown(parts):
     """One row for each contestant beside ours."""
-    lines = ["| format | beside | steps | ours s | peer s (whole process) | times as fast | ours MB | peer MB | written MB, ours and peer |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| format | beside | steps | ours s | peer s (whole process) | times as fast | CPU s, ours and peer | peak MB, ours and peer | written MB, ours and peer |", "|---|---|---|---|---|---|---|---|---|"]
     for part in parts:
         own = part["summary"]["trajmill"]
         for contestant, row in part["summary"].items():
@@ -152,8 +152,11 @@ def markdown(parts):
             verdict = f"**{times:.1f}**" + ("" if times >= WANTED or not wanted else f" (wanted {WANTED:g})")
             lines.append(
                 f"| {part['format']}, {part['direction']} | {contestant} | {part['steps']:,} | {own['work_s']:.2f} | {row['work_s']:.2f} ({row['wall_s']:.2f}) | {verdict} "
-                f"| {own['peak_mb']:.0f} | {row['peak_mb']:.0f} | {own['out_mb']:.0f}, {row['out_mb']:.0f} |"
+                f"| {own['cpu_s']:.2f}, {row['cpu_s']:.2f} | {own['peak_mb']:.0f}, {row['peak_mb']:.0f} | {own['out_mb']:.0f}, {row['out_mb']:.0f} |"
             )
+    busy = max(row["others_max"] for part in parts for row in part["summary"].values())
+    if busy > 0.1:
+        lines += ["", f"Other processes took up to {busy:.0%} of the processors meanwhile: wall times mean little, CPU seconds hold."]
     return "\n".join(lines) + "\n"
 
 

@@ -289,7 +289,9 @@ mod tests {
         let mut moved = Moved::default();
         (0..1000).for_each(|value| moved.add(f64::from(value), f64::from(value)));
         (1..=1000).rev().for_each(|value| moved.add(0.0, f64::from(value)));
-        [(f64::NAN, 1.0), (f64::INFINITY, 1.0), (f64::NAN, f64::NAN), (f64::INFINITY, f64::INFINITY)].map(|(a, b)| moved.add(a, b));
+        for (before, after) in [(f64::NAN, 1.0), (f64::INFINITY, 1.0), (f64::NAN, f64::NAN), (f64::INFINITY, f64::INFINITY)] {
+            moved.add(before, after);
+        }
         moved.finish();
         assert_eq!((moved.steps, moved.max, moved.non_finite), (1000, 1000.0, 2));
         assert!((moved.mean - 500.5).abs() < 1e-9);

@@ -146,7 +146,8 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
     }
     for feature in &info.features {
         let used = |known: &&Feature| known.name == feature.name;
-        if !roles.iter().any(|(_, known)| used(known)) && !(parts.len() > 1 && parts.iter().any(used)) {
+        let part = parts.len() > 1 && parts.iter().any(used);
+        if !part && !roles.iter().any(|(_, known)| used(known)) {
             let (field, kind) = column(&free_name(&feature.name), feature, &videos, cameras)?;
             push(field, &feature.name, kind);
         }

@@ -53,6 +53,9 @@ pub(super) fn run(args: &DiffArgs) -> Result<()> {
             moved.steps, moved.mean, moved.max
         ));
     }
+    for (dimension, moved) in found.actions.iter().enumerate().filter(|(_, moved)| moved.non_finite > 0) {
+        lines.push(format!("action[{dimension}]: {} steps where one value is not finite and the other differs", moved.non_finite));
+    }
     for (change, steps) in &found.provenance {
         lines.push(format!("actions {change}: {steps} steps"));
     }

@@ -17,19 +17,18 @@ use crate::error::{Result, caught};
 /// Where it cannot be read at all.
 pub fn validate(format: &Format, path: &Path, options: &Options) -> Result<Findings> {
     let mut findings = Findings::default();
-    if let Some(own) = format.validate {
-        caught(path.display(), || own(path, &mut findings))?;
-        return Ok(findings);
+    match format.validate {
+        Some(own) => caught(path.display(), || own(path, &mut findings))?,
+        None => read(format, path, options, &mut findings),
     }
-    if format.read.is_none() {
-        return Ok(findings);
-    }
+    Ok(findings)
+}
+
+/// Reads the dataset at `path` from its first trajectory to its last, and looks at the steps of each.
+pub(super) fn read(format: &Format, path: &Path, options: &Options, findings: &mut Findings) {
     let mut source = match format.open(path, &Options { on_error: OnError::Quarantine, ..options.clone() }) {
         Ok(source) => source,
-        Err(error) => {
-            findings.error("unreadable", path.display().to_string(), error.to_string());
-            return Ok(findings);
-        }
+        Err(error) => return findings.error("unreadable", path.display().to_string(), error.to_string()),
     };
     let mut steps = Steps::default();
     loop {
@@ -45,7 +44,9 @@ pub fn validate(format: &Format, path: &Path, options: &Options) -> Result<Findi
                 if uid.is_some_and(|uid| !steps.seen.insert(uid)) {
                     findings.warning("repeated", &place, "the same trajectory comes twice: drop one, or expect its steps to count double");
                 }
-                steps.look(&place, &incoming.steps, &mut findings)?;
+                if let Err(error) = steps.look(&place, &incoming.steps, findings) {
+                    findings.error("unreadable", &place, error.to_string());
+                }
             }
             Ok(None) => break,
             Err(error) => {
@@ -56,8 +57,7 @@ pub fn validate(format: &Format, path: &Path, options: &Options) -> Result<Findi
             }
         }
     }
-    steps.finish(&mut findings);
-    Ok(findings)
+    steps.finish(findings);
 }
 
 /// Looks at trajectories one by one.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::array::{Array, ArrayRef, BooleanArray, make_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
@@ -141,7 +141,10 @@ impl Dump {
         };
         let length = observation.1.len();
         let last = grouped::take(&mut kept, "final_observation");
-        if let Some((_, last)) = last.filter(|(_, last)| last.data_type() == observation.1.data_type()) {
+        // Parts that had names are numbered in d3rlpy.
+        let data_type = observation.1.data_type().clone();
+        if let Some((_, last)) = last.filter(|(_, last)| last.data_type().equals_datatype(&data_type)) {
+            let last = make_array(last.into_data().into_builder().data_type(data_type).build()?);
             observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
         }
         let mut assembly = Assembly::new(length, observation.1.len() > length);
@@ -181,7 +184,7 @@ impl Source for Dump {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        self.envelope.as_ref().map(|envelope| envelope.source_metadata.clone()).unwrap_or_default()
+        Map::new()
     }
 
     fn lost(&self) -> Option<u64> {
@@ -270,9 +273,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
             dense::array(file, &format!("{group}/{column}_valid"), &Field::new("valid", DataType::Boolean, false), &valid)?;
         }
     }
-    if let Some(source) = leaving.steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>()) {
-        let proxy = (0..source.len()).map(|row| Some(source.is_valid(row) && source.value(row) == "proxy"));
-        let proxy: ArrayRef = Arc::new(BooleanArray::from_iter(proxy));
+    if let Some(proxy) = dense::proxy(leaving, leaving.steps.num_rows()) {
         dense::array(file, &format!("{group}/action_is_proxy"), &Field::new("proxy", DataType::Boolean, false), &proxy)?;
     }
     let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;

@@ -67,7 +67,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     flags(outgoing, &mut file, "terminals", step::TERMINATED)?;
     flags(outgoing, &mut file, "timeouts", step::TRUNCATED)?;
     if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
-        dense::proxies(outgoing, &mut file, "infos/action_is_proxy", false)?;
+        dense::proxies(outgoing, &mut file, "infos/action_is_proxy", outgoing.length(), &|leaving| leaving.length)?;
         written.moved("`action_source`", "`infos/action_is_proxy`");
     }
     let mut left = Vec::new();

@@ -182,7 +182,7 @@ pub(super) fn column(outgoing: &Outgoing, sink: &mut dyn Sink, column: &str, nam
     for part in &parts {
         nulls |= stream(outgoing, sink, part, rows, &[column], &take)?;
     }
-    if nulls {
+    if nulls && outgoing.steps().column_with_name(&format!("{column}_valid")).is_none() {
         let valid = Plain { name: format!("{name}_valid"), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
         let of = |leaving: &Leaving| -> Result<ArrayRef> {
             let column = take(leaving)?;
@@ -193,20 +193,23 @@ pub(super) fn column(outgoing: &Outgoing, sink: &mut dyn Sink, column: &str, nam
     Ok(true)
 }
 
-/// Streams whether each action is a proxy as the array `name`, where the dataset says so.
+/// Streams whether each action is a proxy as the array `name`; `finals` says whether each trajectory has a row more than
+/// known steps.
 ///
 /// # Errors
 /// As [`stream`].
-pub(super) fn proxies(outgoing: &Outgoing, sink: &mut dyn Sink, name: &str, finals: bool) -> Result<()> {
+pub(super) fn proxies(outgoing: &Outgoing, sink: &mut dyn Sink, name: &str, rows: u64, of_each: &dyn Fn(&Leaving) -> usize) -> Result<()> {
     let plain = Plain { name: name.to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
-    let rows = if finals { outgoing.rows() } else { outgoing.length() };
-    let of = |leaving: &Leaving| -> Result<ArrayRef> {
-        let column = leaving.steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>());
-        let column = column.ok_or_else(|| Error::failed("`action_source` is not text"))?;
-        let rows = if finals { column.len() } else { leaving.length };
-        Ok(Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(column.is_valid(row) && column.value(row) == "proxy")))))
-    };
+    let of =
+        |leaving: &Leaving| proxy(leaving, of_each(leaving)).ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)));
     stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &of).map(|_| ())
+}
+
+/// Whether each action of a trajectory is a proxy, for its first `rows` rows; `None` where the dataset does not say.
+pub(super) fn proxy(leaving: &Leaving, rows: usize) -> Option<ArrayRef> {
+    let source = leaving.steps.column_by_name(step::ACTION_SOURCE)?.as_string_opt::<i32>()?;
+    let proxy = |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == "proxy";
+    Some(Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(proxy(row))))))
 }
 
 /// Names of the columns of steps that have no place of their own in formats of plain arrays.

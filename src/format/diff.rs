@@ -60,6 +60,8 @@ pub struct Moved {
     pub quantiles: [f64; 3],
     /// Greatest |Δ|.
     pub max: f64,
+    /// Steps of which one action is not finite and the other is not the same: they have no |Δ|.
+    pub non_finite: u64,
     #[serde(skip)]
     buckets: BTreeMap<i32, u64>,
 }
@@ -68,8 +70,13 @@ pub struct Moved {
 const RATIO: f64 = 1.02;
 
 impl Moved {
-    fn add(&mut self, delta: f64) {
-        if delta == 0.0 {
+    fn add(&mut self, before: f64, after: f64) {
+        let delta = (before - after).abs();
+        if before == after || (before.is_nan() && after.is_nan()) {
+            return;
+        }
+        if !delta.is_finite() {
+            self.non_finite += 1;
             return;
         }
         self.steps += 1;
@@ -239,7 +246,7 @@ impl Diff {
         for row in (0..one.length).filter(|row| action.is_valid(*row) && like.is_valid(*row)) {
             for dimension in 0..width {
                 let at = row * width + dimension;
-                self.actions[dimension].add((a[at] - b[at]).abs());
+                self.actions[dimension].add(a[at], b[at]);
             }
         }
         Ok(())
@@ -280,10 +287,13 @@ mod tests {
     #[test]
     fn quantiles_are_within_a_hundredth() {
         let mut moved = Moved::default();
-        (0..1000).for_each(|_| moved.add(0.0));
-        (1..=1000).rev().for_each(|value| moved.add(f64::from(value)));
+        (0..1000).for_each(|value| moved.add(f64::from(value), f64::from(value)));
+        (1..=1000).rev().for_each(|value| moved.add(0.0, f64::from(value)));
+        for (before, after) in [(f64::NAN, 1.0), (f64::INFINITY, 1.0), (f64::NAN, f64::NAN), (f64::INFINITY, f64::INFINITY)] {
+            moved.add(before, after);
+        }
         moved.finish();
-        assert_eq!((moved.steps, moved.max), (1000, 1000.0));
+        assert_eq!((moved.steps, moved.max, moved.non_finite), (1000, 1000.0, 2));
         assert!((moved.mean - 500.5).abs() < 1e-9);
         for (found, exact) in moved.quantiles.iter().zip([500.0, 900.0, 990.0]) {
             assert!((found / exact - 1.0).abs() < 0.011, "{found} {exact}");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::outgoing::REWARD_VALID;
 use super::{FORMATS, Format, Outgoing, WriteOptions, Written};
 use crate::dataset::{Dataset, store};
 use crate::error::{Error, Result, nearest};
@@ -59,7 +60,10 @@ pub fn export(format: &Format, dataset: Dataset, to: &Path, options: &WriteOptio
     if outgoing.trajectories() == 0 {
         return Err(Error::failed(format!("{place}: there is no trajectory to write")).hint("a loader has no use for an empty dataset"));
     }
-    let written = (writer.write)(&outgoing, to, options).map_err(|error| error.at(&place))?;
+    let mut written = (writer.write)(&outgoing, to, options).map_err(|error| error.at(&place))?;
+    if outgoing.steps().column_with_name(REWARD_VALID).is_some() {
+        written.moved("which rewards are missing", format!("`{REWARD_VALID}`; NaN or zero stands in their place"));
+    }
     if to.is_dir() {
         store::write(&to.join(NOTE), options.note.as_bytes())?;
         let mut folders = vec![to.to_owned()];

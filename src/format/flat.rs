@@ -170,9 +170,6 @@ impl Flat {
 
         let (extras, valid) = if kept.is_some() { with_valid(extras) } else { (extras, Vec::new()) };
         let about = kept.as_ref().map_or_else(|| Arc::new(Schema::empty()), |kept| Arc::clone(&kept.about));
-        if let Some(kept) = &kept {
-            metadata.extend(kept.envelope.source_metadata.clone());
-        }
         let mut fields = vec![field(step::OBSERVATION, &observation.layout, true, false)?];
         if let Some(action) = &action {
             let discrete = action.layout.row.is_empty() && action.layout.element.is_integer();

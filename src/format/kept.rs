@@ -32,8 +32,6 @@ pub(super) struct Envelope {
     pub(super) about: Vec<(String, String, bool)>,
     /// Arrays that go by another name than the columns they were, to those columns.
     pub(super) columns: BTreeMap<String, String>,
-    /// What the dataset's own source said of itself.
-    pub(super) source_metadata: Map<String, Value>,
 }
 
 /// What a file says of one trajectory.
@@ -67,7 +65,7 @@ impl Envelope {
             }
         }
         let note = serde_json::from_str(&options.note).unwrap_or(Value::Null);
-        Envelope { note, about, columns, source_metadata: outgoing.manifest().lineage.source_metadata.clone() }
+        Envelope { note, about, columns }
     }
 
     /// Reads an envelope.
@@ -159,7 +157,6 @@ pub(super) fn write(outgoing: &Outgoing, sink: &mut dyn Sink, prefix: &str, enve
 
 /// What was kept beside arrays that are being read.
 pub(super) struct Kept {
-    pub(super) envelope: Envelope,
     pub(super) about: SchemaRef,
     part: Part,
     left: u64,
@@ -186,7 +183,7 @@ impl Kept {
                 part.layout.name.clone_from(column);
             }
         }
-        Ok(Some(Kept { envelope, about, part, left, buffer: Vec::new() }))
+        Ok(Some(Kept { about, part, left, buffer: Vec::new() }))
     }
 
     /// What is said of the next trajectory; `None` after the last.

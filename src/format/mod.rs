@@ -29,6 +29,7 @@ mod parquet;
 mod parts;
 mod pattern;
 pub mod quarantine;
+mod returning;
 mod rlds;
 mod robomimic;
 mod robosuite;
@@ -36,6 +37,7 @@ mod table;
 mod tensordict;
 mod tfagents;
 mod tfrecord;
+mod unlabelled;
 pub mod video;
 mod zarr;
 
@@ -91,7 +93,8 @@ pub struct Format {
 }
 
 impl Format {
-    /// Opens the dataset at `path` for reading. Where a decoder panics at damaged input, now or later, that is an error.
+    /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was. Where a decoder panics at damaged
+    /// input, now or later, that is an error.
     ///
     /// # Errors
     /// Where the format is only written, has not what `options` ask for, or the dataset cannot be read.
@@ -105,7 +108,7 @@ impl Format {
             video::version()?;
         }
         let place = path.display().to_string();
-        let inner = caught(&place, || read(path, options))?;
+        let inner = caught(&place, || Ok(returning::returning(read(path, options)?, path)))?;
         Ok(Box::new(Caught { inner, place, broken: false }))
     }
 }

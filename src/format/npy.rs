@@ -101,7 +101,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         match name.as_str() {
             step::TRAJECTORY_ID | step::STEP => {}
             step::ACTION_SOURCE => {
-                dense::proxies(outgoing, &mut sink, "action_is_proxy", true)?;
+                dense::proxies(outgoing, &mut sink, "action_is_proxy", outgoing.rows(), &|leaving| leaving.steps.num_rows())?;
                 written.moved("`action_source`", "`action_is_proxy.npy`");
             }
             name if dense::column(outgoing, &mut sink, name, name, true)? => {}

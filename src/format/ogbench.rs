@@ -111,15 +111,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         }
     }
     if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
-        let proxy = Plain { name: "action_is_proxy".to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
-        let of = |leaving: &Leaving| -> Result<ArrayRef> {
-            use arrow::array::{Array, AsArray};
-            let source = leaving.column(step::ACTION_SOURCE).ok_or_else(|| Error::failed("a column was not read"))?;
-            let source = source.as_string::<i32>();
-            let proxy = |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == "proxy";
-            Ok(Arc::new(BooleanArray::from_iter((0..=leaving.length).map(|row| Some(proxy(row))))))
-        };
-        dense::stream(outgoing, &mut file, &proxy, rows, &[step::ACTION_SOURCE], &of)?;
+        dense::proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| leaving.length + 1)?;
         columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
         written.moved("`action_source`", "the array `action_is_proxy`");
     }

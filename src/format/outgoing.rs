@@ -10,11 +10,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::unlabelled::{cut_off, filler};
 use crate::dataset::chunk::{with_column, with_field};
 use crate::dataset::read::ShardReader;
 use crate::dataset::schema::{self, step, trajectory};
@@ -23,6 +24,12 @@ use crate::error::{Error, Result};
 
 /// The column that says which actions were there, beside actions that were filled in.
 pub const ACTION_VALID: &str = "action_valid";
+
+/// The column that says which rewards were there, where some were not and the format has no null.
+pub const REWARD_VALID: &str = "reward_valid";
+
+/// Columns that may get one beside them that says where they are null, and that one.
+const MASKS: [(&str, &str); 2] = [(step::ACTION, ACTION_VALID), (step::REWARD, REWARD_VALID)];
 
 /// How a format is written.
 pub struct Writer {
@@ -137,6 +144,8 @@ pub struct Outgoing {
     dataset: Dataset,
     unlabelled: Unlabelled,
     fill: f64,
+    /// Those of [`MASKS`] that leave.
+    masks: Vec<(&'static str, &'static str)>,
     steps: SchemaRef,
     carried: SchemaRef,
     trajectories: u64,
@@ -164,19 +173,18 @@ impl Outgoing {
             return Err(Error::failed(format!("{missing} of {} steps have no action, and the format cannot leave one out", total.steps))
                 .hint("label them first, or say what becomes of them: `unlabelled: drop` or `unlabelled: fill`"));
         }
-        let mut steps = dataset.steps.as_ref().clone();
-        if unlabelled == Unlabelled::Fill {
-            if steps.column_with_name(ACTION_VALID).is_some() {
-                return Err(Error::failed(format!("the dataset has a column `{ACTION_VALID}` already, which is to mark filled actions"))
-                    .hint("leave it out with `columns`"));
-            }
-            steps = with_field(&steps, Field::new(ACTION_VALID, DataType::Boolean, false)).0;
-        }
         let kept = dataset.trajectories.fields().iter().filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
         let carried = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
         let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
-        let (steps, verified) = (Arc::new(steps), Cell::new(false));
-        let mut outgoing = Outgoing { dataset, unlabelled, fill: options.fill, steps, carried, trajectories, rows, length, verified };
+        let (steps, verified, masks) = (Arc::clone(&dataset.steps), Cell::new(false), Vec::new());
+        let mut outgoing =
+            Outgoing { dataset, unlabelled, fill: options.fill, masks, steps, carried, trajectories, rows, length, verified };
+        for mask in MASKS {
+            let leaves = if mask.0 == step::ACTION { unlabelled == Unlabelled::Fill } else { !nulls && outgoing.has_gaps(mask.0)? };
+            if leaves {
+                outgoing.mark(mask)?;
+            }
+        }
         if unlabelled == Unlabelled::Drop {
             let (mut trajectories, mut rows, mut length) = (0, 0, 0);
             for leaving in outgoing.pass(Some(&[step::ACTION]))? {
@@ -188,7 +196,32 @@ impl Outgoing {
         Ok(outgoing)
     }
 
-    /// Columns of steps as they leave: those of the dataset, in its order, and `action_valid` where actions are filled.
+    /// Whether the column `name` is null at some step.
+    fn has_gaps(&self, name: &str) -> Result<bool> {
+        if !self.dataset.steps.field_with_name(name).is_ok_and(Field::is_nullable) {
+            return Ok(false);
+        }
+        for leaving in self.pass(Some(&[name]))? {
+            if leaving?.column(name).is_some_and(|column| column.null_count() > 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lets a column leave that says where another is null.
+    fn mark(&mut self, mask: (&'static str, &'static str)) -> Result<()> {
+        let (name, valid) = mask;
+        if self.steps.column_with_name(valid).is_some() {
+            return Err(Error::failed(format!("the dataset has a column `{valid}` already, which is to say where `{name}` is missing"))
+                .hint("leave it out with `columns`"));
+        }
+        self.steps = Arc::new(with_field(&self.steps, Field::new(valid, DataType::Boolean, false)).0);
+        self.masks.push(mask);
+        Ok(())
+    }
+
+    /// Columns of steps as they leave: those of the dataset, in its order, and those that say where others are missing.
     pub fn steps(&self) -> &SchemaRef {
         &self.steps
     }
@@ -224,10 +257,11 @@ impl Outgoing {
     /// Where a column is not one of [`Outgoing::steps`].
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
+        let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
         let wanted: Vec<String> = match columns {
             None => self.dataset.steps.fields().iter().map(|field| field.name().clone()).collect(),
             Some(names) => {
-                if let Some(name) = names.iter().find(|name| !known(name) && **name != ACTION_VALID) {
+                if let Some(name) = names.iter().find(|name| !known(name) && !masked(name)) {
                     return Err(Error::failed(format!("there is no column `{name}` to write")));
                 }
                 let mut wanted: Vec<String> = Vec::new();
@@ -239,7 +273,7 @@ impl Outgoing {
                 wanted
             }
         };
-        let mask = self.unlabelled == Unlabelled::Fill && columns.is_none_or(|names| names.contains(&ACTION_VALID));
+        let masks: Vec<_> = self.masks.iter().copied().filter(|(_, valid)| columns.is_none_or(|names| names.contains(valid))).collect();
         let fills = self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
         let mut reads = wanted.clone();
         let mut also = |name: &str| {
@@ -248,19 +282,19 @@ impl Outgoing {
             }
         };
         also(step::IS_FINAL);
-        if mask || self.unlabelled == Unlabelled::Drop {
-            also(step::ACTION);
-        }
+        masks.iter().for_each(|(name, _)| also(name));
         if self.unlabelled == Unlabelled::Drop {
+            also(step::ACTION);
             also(step::TERMINATED);
             also(step::TRUNCATED);
         }
         let mut schema = Schema::new(Vec::<Field>::new());
-        for field in self.steps.fields().iter().filter(|field| wanted.contains(field.name()) || (mask && field.name() == ACTION_VALID)) {
+        let leaves = |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
+        for field in self.steps.fields().iter().filter(|field| leaves(field.name())) {
             schema = with_field(&schema, field.as_ref().clone()).0;
         }
         let shards = self.dataset.manifest.shards.iter();
-        Ok(Pass { outgoing: self, reads, mask, fills, schema: Arc::new(schema), shards, open: None, ready: VecDeque::new(), next: 0 })
+        Ok(Pass { outgoing: self, reads, masks, fills, schema: Arc::new(schema), shards, open: None, ready: VecDeque::new(), next: 0 })
     }
 }
 
@@ -268,7 +302,7 @@ impl Outgoing {
 pub struct Pass<'a> {
     outgoing: &'a Outgoing,
     reads: Vec<String>,
-    mask: bool,
+    masks: Vec<(&'static str, &'static str)>,
     fills: bool,
     schema: SchemaRef,
     shards: std::slice::Iter<'a, ShardEntry>,
@@ -372,7 +406,7 @@ impl Pass<'_> {
             let known = end < rows;
             let run = steps.slice(first, end - first + usize::from(known));
             let run = if end < length { cut_off(&run, end - first)? } else { run };
-            self.push(about.clone(), &run, end - first)?;
+            self.push(about.clone(), &self.filled(&run, end - first)?, end - first)?;
             start = end + 1;
         }
         Ok(())
@@ -388,20 +422,24 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// `steps` with its missing actions filled in and marked, where the user says so.
+    /// `steps` with what is missing marked, and missing actions filled in, where the user says so.
     fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
         let mut filled = steps.clone();
-        let Some(action) = steps.column_by_name(step::ACTION).filter(|_| self.mask || self.fills) else { return Ok(filled) };
-        if self.mask {
-            let valid = BooleanArray::from_iter((0..action.len()).map(|row| Some(action.is_valid(row))));
-            filled = with_column(&filled, Field::new(ACTION_VALID, DataType::Boolean, false), Arc::new(valid))?;
+        let column = |name: &str| steps.column_by_name(name).ok_or_else(|| Error::failed(format!("there is no column `{name}`")));
+        for (name, valid) in &self.masks {
+            let column = column(name)?;
+            let flags = BooleanArray::from_iter((0..column.len()).map(|row| Some(column.is_valid(row))));
+            filled = with_column(&filled, Field::new(*valid, DataType::Boolean, false), Arc::new(flags))?;
         }
-        if self.fills && (0..length).any(|row| action.is_null(row)) {
-            let field = steps.schema().field_with_name(step::ACTION)?.clone();
-            let value = filler(action.data_type(), self.outgoing.fill)?;
-            let indices = (0..action.len()).map(|row| if action.is_null(row) && row < length { (1, 0) } else { (0, row) });
-            let action = arrow::compute::interleave(&[action.as_ref(), value.as_ref()], &indices.collect::<Vec<_>>())?;
-            filled = with_column(&filled, field, action)?;
+        if self.fills {
+            let action = column(step::ACTION)?;
+            if (0..length).any(|row| action.is_null(row)) {
+                let field = steps.schema().field_with_name(step::ACTION)?.clone();
+                let value = filler(action.data_type(), self.outgoing.fill)?;
+                let indices = (0..action.len()).map(|row| if action.is_null(row) && row < length { (1, 0) } else { (0, row) });
+                let action = arrow::compute::interleave(&[action.as_ref(), value.as_ref()], &indices.collect::<Vec<_>>())?;
+                filled = with_column(&filled, field, action)?;
+            }
         }
         Ok(filled)
     }
@@ -427,47 +465,6 @@ impl Iterator for Pass<'_> {
 fn flags<'a>(steps: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray> {
     let column = steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
     column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
-}
-
-/// A run whose row `length` was a step, made the final observation of what is cut off before it.
-fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
-    let mut cut = run.clone();
-    let at = |row: usize| Some(BooleanArray::from_iter((0..run.num_rows()).map(|index| Some(index == row))));
-    for (name, values) in
-        [(step::IS_FINAL, at(length)), (step::TRUNCATED, length.checked_sub(1).and_then(at)), (step::TERMINATED, at(usize::MAX))]
-    {
-        if let (Ok(field), Some(values)) = (run.schema().field_with_name(name), values) {
-            cut = with_column(&cut, field.clone(), Arc::new(values))?;
-        }
-    }
-    // What belongs to the step that was there is not the final observation's.
-    for name in [step::ACTION, step::REWARD, step::ACTION_SOURCE, step::ACTION_STD] {
-        let schema = cut.schema();
-        if let (Ok(field), Some(column)) = (schema.field_with_name(name), cut.column_by_name(name)) {
-            let null = new_null_array(field.data_type(), 1);
-            let column = arrow::compute::concat(&[column.slice(0, length).as_ref(), null.as_ref()])?;
-            cut = with_column(&cut, field.clone(), column)?;
-        }
-    }
-    Ok(cut)
-}
-
-/// One action whose every dimension is `value`.
-fn filler(action: &DataType, value: f64) -> Result<ArrayRef> {
-    let cannot = || Error::failed(format!("an action of type {action} cannot be filled with {value}"));
-    let numbers = |element: &DataType, count: usize| -> Result<ArrayRef> {
-        let numbers: ArrayRef = Arc::new(Float64Array::from(vec![value; count]));
-        let options = arrow::compute::CastOptions { safe: false, ..Default::default() };
-        arrow::compute::cast_with_options(&numbers, element, &options).map_err(|_| cannot())
-    };
-    match action {
-        DataType::FixedSizeList(child, width) => {
-            let values = numbers(child.data_type(), usize::try_from(*width).unwrap_or(0))?;
-            Ok(Arc::new(arrow::array::FixedSizeListArray::try_new(Arc::clone(child), *width, values, None)?))
-        }
-        other if other.is_numeric() => numbers(other, 1),
-        _ => Err(cannot()),
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::grouped::{self, Arrays, Assembly, Opening};
 use super::hdf5::write::{Attribute, Element, Hdf5};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Format, Incoming, Options, Source, hdf5};
+use super::{Findings, Format, Incoming, Options, Source, check, hdf5};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -30,7 +30,7 @@ pub(super) const FORMAT: Format = Format {
     detect: |path| demonstrations(path) == Some(true),
     read: Some(|path, options| read(path, options, "obs")),
     write: Some(Writer { nulls: false, takes: &["env"], write, note: Some(note) }),
-    validate: None,
+    validate: Some(validate),
 };
 
 /// Where what no array of robomimic's holds is kept: the file's in arrays, a demonstration's in an attribute.
@@ -40,6 +40,9 @@ const OURS: &str = "trajmill";
 /// Names that the reader gives a meaning.
 const ACTIONS: &str = "actions";
 const UNSCALED: &str = "actions_unscaled";
+
+/// Whether each action is a model's.
+const PROXY: &str = "action_is_proxy";
 
 /// Whether the file at `path` holds demonstrations, and if so whether they have observations.
 pub(super) fn demonstrations(path: &Path) -> Option<bool> {
@@ -245,9 +248,7 @@ impl Source for Demos {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        let mut metadata = self.metadata.clone();
-        metadata.extend(self.envelope.iter().flat_map(|envelope| envelope.source_metadata.clone()));
-        metadata
+        self.metadata.clone()
     }
 
     fn lost(&self) -> Option<u64> {
@@ -261,6 +262,51 @@ impl Source for Demos {
         let schema = Arc::clone(&self.schema);
         self.demo(Some(&schema))
     }
+}
+
+/// The rules of robomimic's loader that reading does not show: actions between -1 and 1, counts, masks, the environment.
+fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
+    check::read(&FORMAT, path, &Options::default(), findings);
+    let Ok(data) = hdf5::open(path).and_then(|file| file.group("data").map_err(|error| Error::failed(error.to_string()))) else {
+        return Ok(());
+    };
+    let mut said = Map::new();
+    hdf5::attributes(&data, &mut said);
+    let env: Option<Value> = said.get("env_args").and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok());
+    if env.is_none_or(|env| env["env_name"].as_str().is_none() || env["type"].as_u64().is_none()) {
+        findings.error("env-args", "data", "the attribute `env_args` is not JSON with `env_name` and `type`: the loader needs both");
+    }
+    let mut total = 0;
+    let mut demos: Vec<(String, hdf5::Group)> = hdf5::groups(&data)?.into_iter().collect();
+    demos.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, group) in &demos {
+        let place = format!("data/{name}");
+        let mut attributes = Map::new();
+        hdf5::attributes(group, &mut attributes);
+        let Some((_, action)) = group.dataset(ACTIONS).ok().and_then(|dataset| hdf5::column(&dataset, ACTIONS).ok().flatten()) else {
+            findings.error("no-action", &place, "there are no `actions`, which the loader needs");
+            continue;
+        };
+        total += action.len() as u64;
+        let samples = attributes.get("num_samples").and_then(Value::as_u64);
+        if samples != Some(action.len() as u64) {
+            let samples = samples.map_or_else(|| "missing".to_owned(), |samples| samples.to_string());
+            findings.error("num-samples", &place, format!("`num_samples` is {samples}, and there are {} actions", action.len()));
+        }
+        let (values, width) = elements(&action)?;
+        if let Some(at) = values.values().iter().position(|value| value.abs() > 1.0) {
+            let message = format!(
+                "{} at step {} is outside of [-1, 1], which robomimic's policies cannot give: scale the actions",
+                values.value(at),
+                at / width
+            );
+            findings.error("action-range", &place, message);
+        }
+    }
+    if said.get("total").and_then(Value::as_u64).is_some_and(|said| said != total) {
+        findings.error("total", "data", format!("`total` is {}, and there are {total} steps", said["total"]));
+    }
+    Ok(())
 }
 
 fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
@@ -321,6 +367,9 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     if let Some(scale) = &scale {
         attributes.push(("action_scale".to_owned(), Attribute::Text(json!(scale).to_string())));
         written.moved("actions outside of [-1, 1]", format!("`{UNSCALED}`; `{ACTIONS}` has them divided by `action_scale`"));
+    }
+    if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
+        written.moved("`action_source`", format!("`{PROXY}` of each demonstration"));
     }
     file.group("data", attributes)?;
     let text = envelope.text()?;
@@ -401,6 +450,9 @@ fn demo(file: &mut Hdf5, leaving: &Leaving, extras: &[(String, String, Vec<dense
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter((0..values.len()).map(|row| Some(values.is_valid(row)))));
             dense::array(file, &format!("{group}/{name}_valid"), &Field::new("valid", DataType::Boolean, false), &valid)?;
         }
+    }
+    if let Some(proxy) = dense::proxy(leaving, leaving.steps.num_rows()) {
+        dense::array(file, &format!("{group}/{PROXY}"), &Field::new(PROXY, DataType::Boolean, false), &proxy)?;
     }
     let line = serde_json::to_string(&kept::line(leaving)?).map_err(|error| Error::failed(error.to_string()))?;
     let mut attributes = vec![("num_samples".to_owned(), Attribute::Int(length as i64)), (OURS.to_owned(), Attribute::Text(line))];

@@ -160,6 +160,7 @@ def tensordicts(folder):
         import torch
         from tensordict import TensorDict
     except ImportError:
+        check("--all" not in sys.argv, "tensordict is not installed")
         print("tensordict is not installed: it was not run")
     else:
         tensors = lambda level: {name: torch.from_numpy(values) for name, values in level.items()}

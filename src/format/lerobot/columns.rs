@@ -23,6 +23,9 @@ const NAMES: [(&str, &[&str]); 5] = [
     (step::TRUNCATED, &["next.truncated", "truncated"]),
 ];
 
+/// What the features of an observation's parts begin with.
+const PART: &str = "observation.";
+
 /// The column of the text that `task_index` stands for.
 pub(super) const TASK: &str = "task";
 
@@ -41,6 +44,8 @@ pub(super) enum Kind {
     Video(usize),
     /// Decoded frames: number of the video feature.
     Frames(usize),
+    /// An observation of several parts.
+    Parts(Vec<Column>),
     /// The text of `task_index`.
     Task,
     /// A flag that must be known.
@@ -78,6 +83,7 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
     let names = || info.features.iter().map(|feature| feature.name.as_str());
     let listing = || format!("the features are {}", names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
     let mut roles: Vec<(&str, &Feature)> = Vec::new();
+    let mut parts: Vec<&Feature> = Vec::new();
     for (target, known) in NAMES {
         let found = match options.map.iter().find(|(name, _)| name == target) {
             Some((_, source)) => {
@@ -89,9 +95,19 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
             }
             None => known.iter().find_map(|name| info.features.iter().find(|feature| feature.name == *name)),
         };
-        // With no vector to observe, what a camera saw is the observation.
+        if found.is_none() && target == step::OBSERVATION {
+            let part = |feature: &&Feature| feature.name.starts_with(PART) && numeric(&feature.dtype).is_some();
+            parts = info.features.iter().filter(part).collect();
+        }
+        // Without one state, the parts of it are the observation; without any, what a camera saw.
         let camera = || ["image", "video"].iter().find_map(|dtype| info.features.iter().find(|feature| feature.dtype == *dtype));
-        match found.or_else(|| if target == step::OBSERVATION { camera() } else { None }) {
+        let found = match parts.as_slice() {
+            _ if target != step::OBSERVATION => found,
+            [] => found.or_else(camera),
+            [one] => Some(*one),
+            _ => continue,
+        };
+        match found {
             Some(feature) => roles.push((target, feature)),
             None if target == step::OBSERVATION => {
                 return Err(Error::failed("there is no feature `observation.state`")
@@ -106,6 +122,11 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
         columns.push(Column { source: source.to_owned(), kind });
     };
     let videos: Vec<&str> = info.videos().map(|feature| feature.name.as_str()).collect();
+    if parts.len() > 1 {
+        let made = parts.iter().map(|feature| part(feature)).collect::<Result<Vec<_>>>()?;
+        let (fields, columns): (Vec<Field>, Vec<Column>) = made.into_iter().unzip();
+        push(Field::new(step::OBSERVATION, DataType::Struct(Fields::from(fields)), false), "", Kind::Parts(columns));
+    }
     for target in [step::OBSERVATION, step::ACTION, step::REWARD] {
         if let Some((_, feature)) = roles.iter().find(|(role, _)| *role == target) {
             let (field, kind) = column(target, feature, &videos, cameras)?;
@@ -126,7 +147,9 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
     for feature in &info.features {
         // What holds nothing is said by the source's own `features` alone.
         let empty = numeric(&feature.dtype).is_some() && feature.shape.contains(&0);
-        if !empty && !roles.iter().any(|(_, used)| used.name == feature.name) {
+        let used = |known: &&Feature| known.name == feature.name;
+        let part = parts.len() > 1 && parts.iter().any(used);
+        if !empty && !part && !roles.iter().any(|(_, known)| used(known)) {
             let (field, kind) = column(&free_name(&feature.name), feature, &videos, cameras)?;
             push(field, &feature.name, kind);
         }
@@ -176,6 +199,17 @@ fn column(target: &str, feature: &Feature, videos: &[&str], cameras: &Cameras) -
             }
         }
     }
+}
+
+/// The field that a part of an observation becomes, and what it is made of.
+fn part(feature: &Feature) -> Result<(Field, Column)> {
+    let name = &feature.name[PART.len()..];
+    let (field, kind) = match numeric(&feature.dtype).filter(|element| element.is_integer() && feature.shape.iter().product::<usize>() == 1)
+    {
+        Some(element) => (Field::new(name, element, false), Kind::Single),
+        None => vectors(name, numeric(&feature.dtype).unwrap_or(DataType::Null), feature)?,
+    };
+    Ok((field.with_nullable(false), Column { source: feature.name.clone(), kind }))
 }
 
 fn targets_numbers(target: &str) -> bool {

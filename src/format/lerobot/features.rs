@@ -90,10 +90,22 @@ pub(super) struct Place {
 impl Plan {
     /// The features of `outgoing`; what has no place among them goes into `written`.
     pub(super) fn new(outgoing: &Outgoing, options: &WriteOptions, written: &mut Written) -> Result<Plan> {
-        let source = outgoing.manifest().lineage.source_metadata.get("info").and_then(Value::as_object);
-        let said = |key: &str| source.and_then(|info| info.get(key));
+        // What one source says, or all of several.
+        let infos = infos(&outgoing.manifest().lineage.source_metadata);
+        let said = |key: &str| {
+            let value = infos.first()?.get(key)?;
+            infos.iter().all(|info| info.get(key) == Some(value)).then_some(value)
+        };
         let fps =
             options.fps.map(u64::from).or_else(|| said("fps").and_then(Value::as_f64).map(|fps| fps.round() as u64)).filter(|fps| *fps > 0);
+        if fps.is_none() && infos.iter().filter(|info| info.contains_key("fps")).count() > 1 {
+            let rates: Vec<String> = infos.iter().filter_map(|info| info.get("fps")).map(Value::to_string).collect();
+            return Err(Error::failed(format!(
+                "the sources have {} steps per second, and a LeRobot dataset has one `fps`",
+                rates.join(", ")
+            ))
+            .hint("write each on its own, or say with `fps` what their steps are to be taken for"));
+        }
         if fps.is_none() {
             written.moved("steps per second, which the dataset does not say", format!("`fps` {DEFAULT_FPS}: give the true one with --fps"));
         }
@@ -139,8 +151,9 @@ impl Plan {
                     _ => names(feature).unwrap_or(Value::Null),
                 };
             }
-            // Of provenance, what is not said says itself: a recorded action has no spread.
-            if gaps.contains(name) && plan.features.len() > added && ![step::ACTION_SOURCE, step::ACTION_STD].contains(&name) {
+            // Of provenance, what is not said says itself: a recorded action has no spread. Rewards have their flag already.
+            let said = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
+            if gaps.contains(name) && plan.features.len() > added && !said {
                 plan.add(format!("{feature}_valid"), "bool", vec![1], From::Valid(name.to_owned()));
                 written.moved(format!("steps without `{name}`"), format!("zeros in `{feature}` where `{feature}_valid` is false"));
             }
@@ -246,6 +259,14 @@ impl Plan {
             .iter()
             .map(|feature| (feature.name.clone(), json!({"dtype": feature.dtype, "shape": feature.shape, "names": feature.names})))
             .collect()
+    }
+}
+
+/// What LeRobot sources say of themselves, one or several that were merged.
+fn infos(said: &Map<String, Value>) -> Vec<&Map<String, Value>> {
+    match said.get("info").and_then(Value::as_object) {
+        Some(info) => vec![info],
+        None => said.values().filter_map(|said| said.get("info")?.as_object()).collect(),
     }
 }
 

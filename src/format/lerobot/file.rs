@@ -5,7 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, make_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
@@ -147,6 +147,8 @@ pub(super) struct Finals {
     batches: Box<dyn Iterator<Item = Result<RecordBatch>>>,
     batch: RecordBatch,
     row: usize,
+    /// Type of the dataset's observations, the same but for what is said of its parts.
+    observation: DataType,
 }
 
 impl Finals {
@@ -158,8 +160,8 @@ impl Finals {
         }
         let mut batches = meta::table(&path, &|_| true)?;
         let Some(batch) = batches.next().transpose()? else { return Ok(None) };
-        let same = batch.column_by_name(step::OBSERVATION).is_some_and(|column| column.data_type() == observation);
-        Ok(same.then(|| Finals { batches: Box::new(batches), batch, row: 0 }))
+        let same = batch.column_by_name(step::OBSERVATION).is_some_and(|column| column.data_type().equals_datatype(observation));
+        Ok(same.then(|| Finals { batches: Box::new(batches), batch, row: 0, observation: observation.clone() }))
     }
 
     /// The observation after the last action of trajectory `uid`.
@@ -173,6 +175,7 @@ impl Finals {
             return Ok(None);
         }
         self.row += 1;
-        Ok(self.batch.column_by_name(step::OBSERVATION).map(|column| column.slice(self.row - 1, 1)))
+        let column = self.batch.column_by_name(step::OBSERVATION).map(|column| column.slice(self.row - 1, 1));
+        column.map(|column| Ok(make_array(column.to_data().into_builder().data_type(self.observation.clone()).build()?))).transpose()
     }
 }

@@ -177,35 +177,50 @@ impl LeRobot {
 
     /// The rows of an episode's table as steps.
     fn convert(&self, table: &RecordBatch, episode: &Episode, frames: &HashMap<usize, ArrayRef>) -> Result<RecordBatch> {
+        let columns = self.columns.iter().zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| self.values(column, field, table, episode, frames));
+        Ok(RecordBatch::try_new(SchemaRef::clone(&self.schema), columns.collect::<Result<Vec<_>>>()?)?)
+    }
+
+    /// The column or the part of one that `field` is.
+    fn values(
+        &self,
+        Column { source, kind }: &Column,
+        field: &Field,
+        table: &RecordBatch,
+        episode: &Episode,
+        frames: &HashMap<usize, ArrayRef>,
+    ) -> Result<ArrayRef> {
         let column = |name: &str| {
             table.column_by_name(name).ok_or_else(|| {
                 Error::failed(format!("there is no column `{name}`, which `features` of {INFO} declares"))
                     .hint("remove the feature there, or fetch the file again")
             })
         };
-        let columns = self.columns.iter().zip(self.schema.fields());
-        let columns = columns.map(|(Column { source, kind }, field)| {
-            let values: ArrayRef = match kind {
-                Kind::Vector { element, shape } => flat(source, column(source)?, element, shape, field)?,
-                Kind::Single => single(source, column(source)?, field.data_type())?,
-                Kind::Image => self.images(source, column(source)?)?,
-                Kind::Video(at) => references(places(&self.info, source, *at, episode, table)?)?,
-                Kind::Frames(at) => frames.get(at).cloned().ok_or_else(|| Error::failed(format!("`{source}` has not been decoded")))?,
-                Kind::Task => self.texts(table)?,
-                Kind::Flag => {
-                    let values = single(source, column(source)?, &DataType::Float64)?;
-                    Arc::new(BooleanArray::from(flags(source, &values, &[], &|row| format!("frame {row}"))?))
-                }
-                Kind::Never => Arc::new(BooleanArray::from(vec![false; table.num_rows()])),
-            };
-            if !field.is_nullable() && values.null_count() > 0 {
-                let row = (0..values.len()).find(|row| values.is_null(*row)).unwrap_or(0);
-                return Err(Error::failed(format!("feature `{source}` is null at frame {row}"))
-                    .hint("every frame needs an observation: drop the episode, or fill it"));
+        let values: ArrayRef = match (kind, field.data_type()) {
+            (Kind::Vector { element, shape }, _) => flat(source, column(source)?, element, shape, field)?,
+            (Kind::Single, data_type) => single(source, column(source)?, data_type)?,
+            (Kind::Image, _) => self.images(source, column(source)?)?,
+            (Kind::Video(at), _) => references(places(&self.info, source, *at, episode, table)?)?,
+            (Kind::Frames(at), _) => frames.get(at).cloned().ok_or_else(|| Error::failed(format!("`{source}` has not been decoded")))?,
+            (Kind::Parts(parts), DataType::Struct(fields)) => {
+                let parts = parts.iter().zip(fields).map(|(part, field)| self.values(part, field, table, episode, frames));
+                Arc::new(StructArray::try_new(fields.clone(), parts.collect::<Result<Vec<_>>>()?, None)?)
             }
-            Ok(values)
-        });
-        Ok(RecordBatch::try_new(SchemaRef::clone(&self.schema), columns.collect::<Result<Vec<_>>>()?)?)
+            (Kind::Parts(_), other) => return Err(Error::failed(format!("an observation of several parts is no {other}"))),
+            (Kind::Task, _) => self.texts(table)?,
+            (Kind::Flag, _) => {
+                let values = single(source, column(source)?, &DataType::Float64)?;
+                Arc::new(BooleanArray::from(flags(source, &values, &[], &|row| format!("frame {row}"))?))
+            }
+            (Kind::Never, _) => Arc::new(BooleanArray::from(vec![false; table.num_rows()])),
+        };
+        if !field.is_nullable() && values.null_count() > 0 {
+            let row = (0..values.len()).find(|row| values.is_null(*row)).unwrap_or(0);
+            return Err(Error::failed(format!("feature `{source}` is null at frame {row}"))
+                .hint("every frame needs an observation: drop the episode, or fill it"));
+        }
+        Ok(values)
     }
 
     /// Encoded images: the bytes in the table, or those of the file that it names.

@@ -5,6 +5,7 @@
 //! it, and the identity of trajectories, is in the attribute `trajmill` of each episode.
 
 mod spaces;
+mod validate;
 mod write;
 
 use std::collections::HashMap;
@@ -32,7 +33,7 @@ pub(super) const FORMAT: Format = Format {
     detect: |path| data(path).is_some(),
     read: Some(read),
     write: Some(Writer { nulls: false, takes: &["name", "env"], write: write::write, note: None }),
-    validate: None,
+    validate: Some(validate::validate),
 };
 
 /// What the dataset and, in some backends, each episode says of itself.
@@ -426,7 +427,6 @@ impl Source for Minari {
     fn metadata(&self) -> Map<String, Value> {
         let mut metadata = self.metadata.clone();
         metadata.remove(OURS);
-        metadata.extend(self.envelope.iter().flat_map(|envelope| envelope.source_metadata.clone()));
         metadata
     }
 

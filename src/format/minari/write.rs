@@ -229,10 +229,8 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
             dense::one(file, &format!("{group}/{}", plain.name), plain, &values)?;
         }
     }
-    if let Some(source) = leaving.steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>()) {
-        let proxy = |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == "proxy";
-        let proxies: ArrayRef = Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(proxy(row)))));
-        dense::array(file, &format!("{group}/infos/action_is_proxy"), &Field::new("proxy", DataType::Boolean, false), &proxies)?;
+    if let Some(proxy) = dense::proxy(leaving, rows) {
+        dense::array(file, &format!("{group}/infos/action_is_proxy"), &Field::new("proxy", DataType::Boolean, false), &proxy)?;
     }
     let line = kept::line(leaving)?;
     let mut attributes =

@@ -21,7 +21,7 @@ use crate::format::tfrecord::Records;
 use crate::format::{Alignment, FinalAction, Incoming, Options, Source, free_name};
 
 /// Features of steps that become the flags of steps, or say what else is so.
-const FLAGS: [&str; 4] = ["is_first", "is_last", "is_terminal", "is_final"];
+const FLAGS: [&str; 5] = ["is_first", "is_last", "is_terminal", "is_truncated", "is_final"];
 
 /// What a vector inside an observation is called, where it is all there is to observe besides images.
 const STATES: [&str; 6] = [
@@ -363,6 +363,7 @@ impl Rlds {
         let flags = |name: &str| self.flags(record, name, rows);
         let last = flags("is_last")?.unwrap_or_else(|| vec![false; rows]);
         let terminal = flags("is_terminal")?.unwrap_or_else(|| vec![false; rows]);
+        let cut = flags("is_truncated")?;
         if let Some(row) = last[..rows - 1].iter().position(|last| *last) {
             return Err(
                 Error::failed(format!("`is_last` is true at step {row} of {rows}")).hint("a record is one episode: cut it in the source")
@@ -401,7 +402,7 @@ impl Rlds {
         let end = rows - 1;
         let flags = [
             at_end(terminal[end]),
-            at_end(last[end] && !terminal[end]),
+            at_end(cut.map_or(last[end] && !terminal[end], |cut| cut.contains(&true))),
             Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(has_final && row == end)))),
         ];
         let front = columns.len() - self.columns.iter().enumerate().filter(|(at, _)| self.is_extra(*at)).count();
@@ -444,7 +445,8 @@ impl Rlds {
             (data_type, [leaf]) => {
                 let values = value(leaf, data_type)?;
                 // The action may have moved to another step: its flags are looked at there.
-                let flags = if self.is_extra(at) { self.flags(record, &format!("{}{VALID}", leaf.key), rows)? } else { None };
+                let own = self.is_extra(at) || (self.name(at) == step::REWARD && self.alignment == Alignment::Sar);
+                let flags = if own { self.flags(record, &format!("{}{VALID}", leaf.key), rows)? } else { None };
                 match flags {
                     Some(valid) => Ok(nullif(&values, &BooleanArray::from_iter(valid.into_iter().map(|valid| Some(!valid))))?),
                     None => Ok(values),

@@ -42,6 +42,8 @@ enum From {
     First,
     Last,
     Terminal,
+    /// Whether the trajectory was cut off: RLDS takes every end for one that is no terminal state.
+    Cut,
     Final,
     /// Whether the value of a column is there.
     Valid(String),
@@ -125,6 +127,7 @@ fn parts(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Part>> {
         flag("is_first", From::First),
         flag("is_last", From::Last),
         flag("is_terminal", From::Terminal),
+        flag("is_truncated", From::Cut),
         flag("is_final", From::Final),
     ];
     let columns = outgoing.steps().fields();
@@ -170,15 +173,16 @@ fn parts(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Part>> {
     }
 }
 
-/// Columns, besides actions and rewards, that are null somewhere.
+/// Columns, besides actions, that are null somewhere; rewards at a step, as there is none beside a final observation.
 fn gaps(outgoing: &Outgoing) -> Result<HashSet<String>> {
-    let told = [step::ACTION, step::ACTION_STD, step::REWARD];
+    let told = [step::ACTION, step::ACTION_STD];
     let nullable = outgoing.steps().fields().iter().filter(|field| field.is_nullable()).map(|field| field.name().as_str());
     let nullable: Vec<&str> = nullable.filter(|name| !told.contains(name)).collect();
     let mut gaps = HashSet::new();
     for leaving in outgoing.pass(Some(&nullable))? {
         let leaving = leaving?;
-        let has_gap = |name: &&&str| leaving.steps.column_by_name(name).is_some_and(|column| column.null_count() > 0);
+        let column = |name: &str| if name == step::REWARD { leaving.column(name) } else { leaving.steps.column_by_name(name).cloned() };
+        let has_gap = |name: &&&str| column(name).is_some_and(|column| column.null_count() > 0);
         gaps.extend(nullable.iter().filter(has_gap).map(|name| (*name).to_owned()));
     }
     Ok(gaps)
@@ -243,6 +247,7 @@ fn values(leaving: &Leaving, from: &From, rows: usize) -> Result<ArrayRef> {
         // A trajectory whose end is not known ends here all the same, unless nobody said that it does.
         From::Last => at(end.filter(|_| leaving.has_final() || flag(step::TERMINATED) || flag(step::TRUNCATED))),
         From::Terminal => at(end.filter(|_| flag(step::TERMINATED))),
+        From::Cut => at(end.filter(|_| flag(step::TRUNCATED))),
         From::Final => at(end.filter(|_| leaving.has_final())),
         From::Valid(name) => {
             let column = leaving.steps.column_by_name(name);

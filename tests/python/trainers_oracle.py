@@ -1,0 +1,264 @@
+"""The loaders that trainers use read what we wrote, and we read what they wrote; where their own tools go wrong, ours do not.
+
+    python tests/python/trainers_oracle.py TRAJMILL
+
+Minari is always there. d3rlpy, D4RL, OGBench, robomimic and datasets run where they are installed (tests/requirements-all.txt,
+tests/requirements-alone.txt); those that are not are named.
+"""
+
+import ast
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+
+import h5py
+import minari
+import numpy as np
+import pyarrow.parquet as pq
+from export_oracle import Made, check, column, same, table, trajmill
+
+import export_oracle
+
+ABSENT = []
+
+def installed(name):
+    """Whether a library is there; the names of those that are not are printed in the end."""
+    if importlib.util.find_spec(name) is None:
+        ABSENT.append(name)
+        return False
+    return True
+
+# --- Minari
+
+def buffers(lengths, seed, width=2):
+    from minari.data_collector import EpisodeBuffer
+    random = np.random.default_rng(seed)
+    for index, length in enumerate(lengths):
+        yield EpisodeBuffer(
+            id=index, seed=100 + index, observations=random.normal(size=(length + 1, width)), actions=random.uniform(-1, 1, (length, 1)).astype(np.float32),
+            rewards=list(random.normal(size=length)), terminations=[row + 1 == length for row in range(length)], truncations=[False] * length, infos={},
+        )
+
+def minari_set(name, lengths, seed, backend="hdf5", **more):
+    from gymnasium.spaces import Box
+    spaces = {} if "env" in more else {"observation_space": Box(-np.inf, np.inf, (2,), np.float64), "action_space": Box(-1, 1, (1,), np.float32)}
+    made = list(buffers(lengths, seed, more.pop("width", 2)))
+    minari.create_dataset_from_buffers(
+        name, buffer=list(made), data_format=backend, algorithm_name="made", code_permalink="none", author="a", author_email="b@c.de", description="d", **spaces, **more,
+    )
+    return made, os.path.join(os.environ["MINARI_DATASETS_PATH"], name)
+
+def combined(folder):
+    """`combine_datasets` takes back what was filtered out, and forgets seeds; a merge here does neither."""
+    first, one = minari_set("one-v0", [3, 5], 1)
+    second, two = minari_set("two-v0", [4, 2], 2)
+    few = minari.load_dataset("one-v0").filter_episodes(lambda episode: len(episode.rewards) > 3)
+    check(few.total_episodes == 1, "Minari's filter")
+    theirs = minari.combine_datasets([few, minari.load_dataset("two-v0")], "both-v0")
+    check(theirs.total_episodes == 4, f"Minari combines what it had filtered out: {theirs.total_episodes}")
+    check(all("seed" not in said or said["seed"] is None for said in theirs.storage.get_episode_metadata(range(4))), "Minari forgets seeds")
+    path = os.path.join(folder, "both.yaml")
+    with open(path, "w") as file:
+        file.write(f"""trajmill: 1
+source:
+  - {{path: {one}, format: minari}}
+  - {{path: {two}, format: minari}}
+stages:
+  - filter: source <> 'one-v0' or length > 3
+  - materialise: {{path: minari/ours-v0, format: minari, with: {{name: ours-v0}}}}
+""")
+    trajmill("run", path)
+    ours = minari.load_dataset("ours-v0")
+    wanted = [first[1], *second]
+    check(ours.total_episodes == 3 and ours.total_steps == 11, f"three episodes are merged: {ours.total_episodes}")
+    check([said["seed"] for said in ours.storage.get_episode_metadata(range(3))] == [101, 100, 101], "seeds survive")
+    for episode, buffer in zip(ours.iterate_episodes(), wanted):
+        check(np.array_equal(episode.observations, buffer.observations) and np.array_equal(episode.actions, buffer.actions), "values of a merge")
+
+def truncated(folder):
+    """Minari's Parquet and Arrow backends cut what is longer than 32 767 rows when they read it; the file holds all of it."""
+    for backend in ["parquet", "arrow"]:
+        made, source = minari_set(f"long-{backend}-v0", [40_000, 3], 3, backend)
+        theirs = next(minari.load_dataset(f"long-{backend}-v0").iterate_episodes([0]))
+        check(len(theirs.observations) < 40_000, f"Minari reads {len(theirs.observations)} rows of 40 001 from {backend}")
+        out = os.path.join(folder, f"long-{backend}")
+        trajmill("import", source, out)
+        found = column(table(out, "steps"), "observation")[1]
+        check(same(found, np.concatenate([buffer.observations for buffer in made])), f"every row of {backend}")
+
+# --- D4RL
+
+def d4rl_functions():
+    """D4RL's own functions that make transitions and episodes of a dataset, without the simulators that the package loads."""
+    source = importlib.util.find_spec("d4rl").origin
+    wanted = {"qlearning_dataset", "sequence_dataset"}
+    tree = ast.parse(open(source).read())
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in wanted]
+    import collections
+    space = {"np": np, "collections": collections}
+    exec(compile(tree, source, "exec"), space)
+    return space
+
+class Environment:
+    """What those functions ask of an environment."""
+    def __init__(self, path, steps=1000):
+        self._max_episode_steps = steps
+        with h5py.File(path) as file:
+            self.data = {}
+            file.visititems(lambda name, node: self.data.__setitem__(name, node[()]) if isinstance(node, h5py.Dataset) else None)
+
+    def get_dataset(self):
+        return self.data
+
+def d4rl(folder):
+    if not installed("d4rl"):
+        return
+    functions = d4rl_functions()
+    made = Made(folder, "d4rl", 41, [5, 1, 4, 7, 6, 3])
+    out = os.path.join(folder, "set.hdf5")
+    trajmill("export", made.path, out, "--to", "d4rl")
+    found = functions["qlearning_dataset"](Environment(out))
+    rows = [(episode, row) for episode, length in zip(made.episodes, made.lengths) for row in range(length)]
+    # D4RL leaves out the last row of all, and every row that is cut off.
+    kept = [(episode, row) for episode, row in rows[:-1] if episode["terminated"] or row + 1 < len(episode["action"])]
+    check(len(found["rewards"]) == len(kept), f"transitions: {len(found['rewards'])}, not {len(kept)}")
+    check(same(found["observations"], np.array([episode["observation"][row] for episode, row in kept])), "qlearning_dataset: observations")
+    check(same(found["actions"], np.array([episode["action"][row] for episode, row in kept])), "qlearning_dataset: actions")
+    check(same(found["rewards"], np.array([episode["reward"][row] for episode, row in kept])), "qlearning_dataset: rewards")
+    ends = np.array([episode["terminated"] and row + 1 == len(episode["action"]) for episode, row in kept])
+    check(np.array_equal(found["terminals"], ends), "qlearning_dataset: terminals")
+    inside = [at for at, (episode, row) in enumerate(kept) if not ends[at]]
+    check(same(found["next_observations"][inside], np.array([kept[at][0]["observation"][kept[at][1] + 1] for at in inside])), "qlearning_dataset: next observations")
+    # What we keep under metadata/ is not cut up with the steps.
+    episodes = list(functions["sequence_dataset"](Environment(out)))
+    check([len(episode["rewards"]) for episode in episodes] == made.lengths, "sequence_dataset: lengths")
+    check(all(same(episode["actions"], wanted["action"]) for episode, wanted in zip(episodes, made.episodes)), "sequence_dataset: actions")
+
+# --- d3rlpy
+
+def d3rlpy(folder):
+    if not installed("d3rlpy"):
+        return
+    from d3rlpy.dataset import InfiniteBuffer, ReplayBuffer
+    def load(path):
+        with open(path, "rb") as file:
+            return ReplayBuffer.load(file, InfiniteBuffer())
+    for discrete in [False, True]:
+        # A single step that ends nothing is no transition, and d3rlpy leaves it out.
+        made = Made(folder, f"d3rlpy{discrete}", 42, [1, 5, 4, 7], discrete=discrete)
+        out = os.path.join(folder, f"set{discrete}.h5")
+        trajmill("export", made.path, out, "--to", "d3rlpy")
+        buffer = load(out)
+        check(len(buffer.episodes) == 4 and buffer.dataset_info.observation_signature.shape[0] == (3,), f"d3rlpy: {buffer.dataset_info}")
+        check(buffer.dataset_info.action_space.name == ("DISCRETE" if discrete else "CONTINUOUS"), "d3rlpy: the kind of actions")
+        for episode, wanted, length in zip(buffer.episodes, made.episodes, made.lengths):
+            check(same(episode.observations, wanted["observation"][:length]), "d3rlpy: observations")
+            check(same(episode.actions, wanted["action"].reshape(length, -1)), "d3rlpy: actions")
+            check(same(episode.rewards, wanted["reward"].reshape(length, 1)), "d3rlpy: rewards")
+            check(episode.terminated == wanted["terminated"], "d3rlpy: ends")
+        check(buffer.transition_count == sum(length - (not episode["terminated"]) for length, episode in zip(made.lengths, made.episodes)), "d3rlpy: transitions")
+        check(buffer.sample_transition_batch(8).observations.shape == (8, 3), "d3rlpy: a batch")
+        # Dumped by d3rlpy, read by us.
+        dump = os.path.join(folder, f"dump{discrete}.h5")
+        with open(dump, "w+b") as file:
+            buffer.dump(file)
+        back = os.path.join(folder, f"dump{discrete}")
+        trajmill("import", dump, back)
+        steps = table(back, "steps")
+        check(same(column(steps, "observation")[1], np.concatenate([episode["observation"][:length] for episode, length in zip(made.episodes, made.lengths)])), "a dump: observations")
+        check(same(column(steps, "action")[1], np.concatenate([episode["action"] for episode in made.episodes])), "a dump: actions")
+        check(table(back, "trajectories")["terminated"].to_pylist() == [episode["terminated"] for episode in made.episodes], "a dump: ends")
+
+def d3rlpy_minari(folder):
+    """d3rlpy's own import of Minari shifts the observations of episode k by k rows; by way of us they stand by their actions."""
+    if not installed("d3rlpy"):
+        return
+    import d3rlpy
+    from d3rlpy.dataset import InfiniteBuffer, ReplayBuffer
+    made, source = minari_set("shift-v0", [4, 3, 5], 4, env="Pendulum-v1", width=3)
+    theirs, _ = d3rlpy.datasets.get_minari("shift-v0")
+    check(not np.allclose(theirs.episodes[1].observations, made[1].observations[:3]), "d3rlpy's import is right by now: say so in schemas/formats.md")
+    trajmill("import", source, os.path.join(folder, "shift"))
+    out = os.path.join(folder, "shift.h5")
+    trajmill("export", os.path.join(folder, "shift"), out, "--to", "d3rlpy")
+    with open(out, "rb") as file:
+        ours = ReplayBuffer.load(file, InfiniteBuffer())
+    for episode, buffer in zip(ours.episodes, made):
+        check(np.array_equal(episode.observations, buffer.observations[:-1]) and np.array_equal(episode.actions, buffer.actions), "observations by their actions")
+
+# --- OGBench
+
+def ogbench(folder):
+    if not installed("ogbench"):
+        return
+    from ogbench.utils import load_dataset
+    made = Made(folder, "ogbench", 43, [5, 1, 4, 7], final=[True, True, False, True])
+    out = os.path.join(folder, "set.npz")
+    trajmill("export", made.path, out, "--to", "ogbench")
+    regular = load_dataset(out, ob_dtype=np.float32, action_dtype=np.float32)
+    observations = [episode["observation"][:length] for episode, length in zip(made.episodes, made.lengths)]
+    following = [np.concatenate([episode["observation"][1:], episode["observation"][-1:]])[:length] for episode, length in zip(made.episodes, made.lengths)]
+    check(same(regular["observations"], np.concatenate(observations)), "ogbench: observations")
+    check(same(regular["next_observations"], np.concatenate(following)), "ogbench: next observations")
+    check(same(regular["actions"], np.concatenate([episode["action"] for episode in made.episodes])), "ogbench: actions")
+    check(np.array_equal(np.flatnonzero(regular["terminals"]), np.cumsum(made.lengths) - 1), "ogbench: terminals")
+    compact = load_dataset(out, ob_dtype=np.float32, action_dtype=np.float32, compact_dataset=True)
+    check(compact["valids"].sum() == sum(made.lengths) and len(compact["observations"]) == sum(made.lengths) + 4, "ogbench: compact")
+
+# --- robomimic
+
+def robomimic(folder):
+    if not installed("robomimic"):
+        return
+    import robomimic.utils.obs_utils as obs_utils
+    from robomimic.utils.dataset import SequenceDataset
+    made = Made(folder, "robomimic", 44, [5, 2, 4, 7])
+    out = os.path.join(folder, "set.hdf5")
+    trajmill("export", made.path, out, "--to", "robomimic", "--env", "Made-v0")
+    obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["observation"]}})
+    dataset = SequenceDataset(
+        hdf5_path=out, obs_keys=("observation",), dataset_keys=("actions", "rewards", "dones"), frame_stack=1, seq_length=1, pad_frame_stack=True,
+        pad_seq_length=True, get_pad_mask=False, goal_mode=None, hdf5_cache_mode=None, hdf5_use_swmr=True, load_next_obs=True,
+    )
+    check(len(dataset) == sum(made.lengths), f"robomimic: {len(dataset)} steps")
+    items = [dataset[index] for index in range(len(dataset))]
+    both = lambda key, of: same(np.concatenate([key(item) for item in items]), np.concatenate(of))
+    check(both(lambda item: item["obs"]["observation"], [episode["observation"][:-1] for episode in made.episodes]), "robomimic: observations")
+    check(both(lambda item: item["next_obs"]["observation"], [episode["observation"][1:] for episode in made.episodes]), "robomimic: next observations")
+    check(both(lambda item: item["actions"], [episode["action"] for episode in made.episodes]), "robomimic: actions")
+    check(both(lambda item: item["rewards"], [episode["reward"] for episode in made.episodes]), "robomimic: rewards")
+
+# --- datasets
+
+def hugging_face(folder):
+    """`datasets` takes plain Parquet and a dataset's own steps."""
+    if not installed("datasets"):
+        return
+    import datasets
+    made = Made(folder, "datasets", 45, [5, 1, 400])
+    out = os.path.join(folder, "plain")
+    trajmill("export", made.path, out, "--to", "parquet")
+    for place in [out, os.path.join(made.path, "steps")]:
+        files = sorted(os.path.join(place, name) for name in os.listdir(place) if name.endswith(".parquet"))
+        found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=os.path.join(folder, "cache"))
+        check(len(found) == sum(made.lengths) + 3, "datasets: rows")
+        observations = np.array(found["observation"], np.float32)
+        check(same(observations, np.concatenate([episode["observation"] for episode in made.episodes])), "datasets: observations")
+        actions = [action for action in found["action"] if action is not None]
+        check(same(np.array(actions, np.float32), np.concatenate([episode["action"] for episode in made.episodes])), "datasets: actions")
+
+def main():
+    for part in [combined, truncated, d4rl, d3rlpy, d3rlpy_minari, ogbench, robomimic, hugging_face]:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["MINARI_DATASETS_PATH"] = os.path.join(folder, "minari")
+            os.makedirs(os.environ["MINARI_DATASETS_PATH"])
+            part(folder)
+            print(f"{part.__name__}: {export_oracle.CHECKS} checks so far")
+    if ABSENT:
+        check("--all" not in sys.argv, f"not installed: {ABSENT}")
+        print(f"not installed, so not run: {', '.join(dict.fromkeys(ABSENT))}")
+
+if __name__ == "__main__":
+    main()

@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn all(root: &Path) -> Result<Vec<Incoming>> {
-        let mut source = read::read(root, &Options::default())?;
+        let mut source = FORMAT.open(root, &Options::default())?;
         let mut found = Vec::new();
         while let Some(incoming) = source.next()? {
             assert_eq!(incoming.steps.schema(), source.schema());

@@ -633,13 +633,14 @@ def validated_groups(folder):
             data.attrs.update({"total": 5, "env_args": json.dumps({"env_name": "Lift", "type": 1})} | {key: value for key, value in change.items() if key in ("total", "env_args")})
             for index, length in enumerate([2, 3]):
                 demo = data.create_group(f"demo_{index}")
-                demo.attrs["num_samples"] = change.get("samples", length)
+                if (samples := change.get("samples", length)) is not None:
+                    demo.attrs["num_samples"] = samples
                 demo["obs/eef"], demo["next_obs/eef"] = np.ones((length, 2)), np.ones((length, 2))
                 demo["actions"] = np.full((length, 1), change.get("action", 0.5))
                 demo["rewards"], demo["dones"] = np.zeros(length), np.arange(length) == length - 1
         return path
     faults(demos(), code=0)
-    for rule, change in [("total", {"total": 6}), ("env-args", {"env_args": "Lift"}), ("num-samples", {"samples": 9}), ("action-range", {"action": 1.5})]:
+    for rule, change in [("total", {"total": 6}), ("env-args", {"env_args": "Lift"}), ("num-samples", {"samples": None}), ("unreadable", {"samples": 9}), ("action-range", {"action": 1.5})]:
         check(faults(demos(**change)) == {rule}, f"robomimic: {rule}")
 
 def differences(folder, made):

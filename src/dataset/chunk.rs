@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Field, Int64Type, Schema};
 
+use super::Origin;
 use super::schema::{step, trajectory};
 use crate::error::{Error, Result};
 
@@ -21,6 +22,8 @@ pub struct Chunk {
     pub trajectories: RecordBatch,
     /// Where each trajectory starts in `steps`, and the end of the last: one more than there are trajectories.
     pub offsets: Vec<usize>,
+    /// The row group that the chunk was read as, where it is one whole.
+    pub origin: Option<Arc<Origin>>,
 }
 
 impl Chunk {
@@ -28,7 +31,7 @@ impl Chunk {
     pub fn new(steps: RecordBatch, trajectories: RecordBatch, offsets: Vec<usize>) -> Chunk {
         debug_assert_eq!(offsets.len(), trajectories.num_rows() + 1);
         debug_assert_eq!(offsets.last().copied(), Some(steps.num_rows()));
-        Chunk { steps, trajectories, offsets }
+        Chunk { steps, trajectories, offsets, origin: None }
     }
 
     /// Number of trajectories.

@@ -11,6 +11,7 @@
 //! threads. [`store`] alone changes the file system.
 
 pub mod chunk;
+mod group;
 pub mod intrinsic;
 pub mod layout;
 pub mod manifest;
@@ -27,6 +28,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::error::{Error, Result};
 pub use chunk::Chunk;
+pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 
 /// A published dataset, as its manifest describes it; it does not change while it is open.

@@ -12,6 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::file::metadata::PageIndexPolicy;
 
+use super::group::Origin;
 use super::schema;
 use super::vector::{Part, Vector};
 use crate::error::{Error, Result, caught};
@@ -73,6 +74,20 @@ impl ShardReader {
     /// Number of rows in the file.
     pub fn rows(&self) -> u64 {
         u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
+    }
+
+    /// The row group that is exactly the rows `rows`, which were read as `steps`.
+    pub fn origin(&self, rows: &Range<u64>, steps: &RecordBatch) -> Option<Origin> {
+        let groups = self.metadata.metadata().row_groups().iter().enumerate();
+        let mut start = 0;
+        for (group, own) in groups {
+            let end = start + u64::try_from(own.num_rows()).unwrap_or(0);
+            if (start, end) == (rows.start, rows.end) {
+                return Some(Origin { path: self.path.clone(), metadata: self.metadata.clone(), group, steps: steps.clone() });
+            }
+            start = end;
+        }
+        None
     }
 
     /// Reads the rows of `ranges`, which ascend and do not overlap, of the columns named (all where `None`), in file order.

@@ -10,6 +10,7 @@ use parquet::basic::{Compression, Encoding, LogicalType, Type, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use super::group::{GroupWriter, Origin};
 use super::manifest::{FileEntry, ShardEntry, Statistics};
 use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
@@ -25,7 +26,7 @@ pub struct ShardWriter {
     index: usize,
     logical: SchemaRef,
     physical: SchemaRef,
-    steps: ArrowWriter<HashingFile>,
+    steps: GroupWriter,
     trajectories: ArrowWriter<HashingFile>,
     metadata: SchemaRef,
     chunk_rows: usize,
@@ -100,16 +101,16 @@ impl ShardWriter {
         let physical = schema::physical(steps);
         let metadata = trajectories_schema(steps, carried);
         let order = |schema: &Schema, names: &[&str]| if sorted { sorting(schema, names).map(Some) } else { Ok(None) };
-        let open = |name: &str, schema: &SchemaRef, names: &[&str]| -> Result<ArrowWriter<HashingFile>> {
-            let file = HashingFile::create(&root.join(name))?;
-            Ok(ArrowWriter::try_new(file, Arc::clone(schema), Some(properties(schema, order(schema, names)?)?))?)
-        };
-        let writer = open(&layout::steps(index), &physical, &[step::TRAJECTORY_ID, step::STEP])?;
+        let file = |name: String| HashingFile::create(&root.join(name));
+        let own = properties(&physical, order(&physical, &[step::TRAJECTORY_ID, step::STEP])?)?;
+        let writer = GroupWriter::new(file(layout::steps(index))?, &physical, own)?;
+        let own = properties(&metadata, order(&metadata, &[trajectory::TRAJECTORY_ID])?)?;
+        let trajectories = ArrowWriter::try_new(file(layout::trajectories(index))?, Arc::clone(&metadata), Some(own))?;
         Ok(ShardWriter {
             root: root.to_owned(),
             index,
             steps: writer,
-            trajectories: open(&layout::trajectories(index), &metadata, &[trajectory::TRAJECTORY_ID])?,
+            trajectories,
             metadata,
             logical: Arc::clone(steps),
             physical,
@@ -133,6 +134,13 @@ impl ShardWriter {
         self.statistics.add(&intrinsic.statistics);
         self.write_trajectories(chunk, intrinsic)?;
         let steps = self.ordered(&chunk.steps)?;
+        self.rows += steps.num_rows() as u64;
+        if let Some(origin) = &chunk.origin {
+            let copied = self.copied(chunk, origin);
+            if !copied.is_empty() {
+                return self.steps.splice(self.parts(&steps), origin, &copied);
+            }
+        }
         let mut from = 0;
         for span in chunk.spans() {
             // A trajectory as long as a row group gets one of its own.
@@ -146,9 +154,19 @@ impl ShardWriter {
                 from = span.end;
             }
         }
-        self.put(&steps.slice(from, steps.num_rows() - from))?;
-        self.rows += steps.num_rows() as u64;
-        Ok(())
+        self.put(&steps.slice(from, steps.num_rows() - from))
+    }
+
+    /// The columns of a chunk that can be copied from the row group that it was read as; none where that would be no row
+    /// group here.
+    fn copied(&self, chunk: &Chunk, origin: &Origin) -> Vec<String> {
+        let rows = chunk.steps.num_rows();
+        let whole = rows == origin.steps.num_rows() && rows * 2 >= self.chunk_rows && self.steps.in_progress_rows() == 0;
+        let names = self.logical.fields().iter().map(|field| field.name()).filter(|_| whole);
+        let same = |name: &&String| {
+            chunk.steps.column_by_name(name).is_some_and(|column| origin.has(name, column)) && self.steps.takes(origin, name)
+        };
+        names.filter(same).cloned().collect()
     }
 
     /// Writes `rest` and ends the row group, if there is anything in it.
@@ -162,11 +180,13 @@ impl ShardWriter {
 
     /// Gives `steps` to the encoder a part at a time: for a byte of an image it takes some twenty of its own.
     fn put(&mut self, steps: &RecordBatch) -> Result<()> {
+        self.parts(steps).try_for_each(|part| self.steps.write(&part))
+    }
+
+    fn parts(&self, steps: &RecordBatch) -> impl Iterator<Item = RecordBatch> + use<> {
         let part = (ENCODED_AT_ONCE / schema::row_bytes(&self.logical)).max(1);
-        for from in (0..steps.num_rows()).step_by(part) {
-            self.steps.write(&steps.slice(from, part.min(steps.num_rows() - from)))?;
-        }
-        Ok(())
+        let steps = steps.clone();
+        (0..steps.num_rows()).step_by(part).map(move |from| steps.slice(from, part.min(steps.num_rows() - from)))
     }
 
     /// The chunk's columns in the shard's order and file types.

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use crate::dataset::chunk::with_column;
 use crate::dataset::read::ShardReader;
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Chunk, Dataset, FileEntry};
+use crate::dataset::{Chunk, Dataset, FileEntry, Origin};
 use crate::error::{Error, Result};
 use crate::plan::{Piece, Task};
 
@@ -114,6 +114,7 @@ impl Blocks<'_> {
             end += usize::try_from(piece.rows).map_err(|_| Error::failed("a trajectory has more rows than fit in memory"))?;
             offsets.push(end);
         }
+        let origin = self.origin(pieces, &steps).map(Arc::new);
         let id = |name: &str| Field::new(name, DataType::Int64, false);
         let ids: Int64Array = pieces.iter().flat_map(|piece| std::iter::repeat_n(piece.id, piece.rows as usize)).collect();
         let steps = with_column(&steps, id(step::TRAJECTORY_ID), Arc::new(ids))?;
@@ -123,7 +124,17 @@ impl Blocks<'_> {
             let column: ArrayRef = column.slice(range.start, range.len());
             trajectories = with_column(&trajectories, field.as_ref().clone(), column)?;
         }
-        Ok(Chunk::new(steps, trajectories, offsets))
+        Ok(Chunk { origin, ..Chunk::new(steps, trajectories, offsets) })
+    }
+
+    /// The row group that `pieces`, read as `steps`, are.
+    fn origin(&self, pieces: &[Piece], steps: &RecordBatch) -> Option<Origin> {
+        let (first, last) = pieces.first().zip(pieces.last())?;
+        let follows = |pair: &[Piece]| {
+            (pair[0].source, pair[0].shard, pair[0].first_row + pair[0].rows) == (pair[1].source, pair[1].shard, pair[1].first_row)
+        };
+        let reader = self.open.get(&(first.source, first.shard, true)).filter(|_| pieces.windows(2).all(follows))?;
+        reader.origin(&(first.first_row..last.first_row + last.rows), steps)
     }
 
     /// Reads the rows `of` each piece, each shard once and in file order, and puts them in the pieces' order.

@@ -1,0 +1,168 @@
+//! Row groups of steps, one after another.
+//!
+//! A column that comes out as it came in, of a row group that comes out whole, is copied as it lies in the file: decoding has to
+//! be done for its hash, encoding it again need not. Which columns these are is seen from the arrays themselves: one that
+//! is the very array that was read holds what was read.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+
+use super::store::HashingFile;
+use crate::error::{Error, Result};
+
+/// The row group that a chunk is, whole.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub(super) path: PathBuf,
+    pub(super) metadata: ArrowReaderMetadata,
+    /// Which of the file's row groups.
+    pub(super) group: usize,
+    /// The columns as they were read.
+    pub(super) steps: RecordBatch,
+}
+
+impl Origin {
+    /// Whether `column` is the array that was read of the column `name`.
+    pub(super) fn has(&self, name: &str, column: &ArrayRef) -> bool {
+        self.steps.column_by_name(name).is_some_and(|read| Arc::ptr_eq(read, column))
+    }
+
+    /// What closed the column chunk of each leaf of the column `name` when it was written.
+    fn closed(&self, name: &str) -> Vec<ColumnCloseResult> {
+        let metadata = self.metadata.metadata();
+        let (schema, group) = (metadata.file_metadata().schema_descr(), metadata.row_group(self.group));
+        let leaves = (0..schema.num_columns()).filter(|leaf| schema.get_column_root(*leaf).name() == name);
+        let close = |leaf: usize| {
+            let chunk = group.column(leaf);
+            let column_index = metadata.column_index().and_then(|groups| groups.get(self.group)?.get(leaf)).cloned();
+            ColumnCloseResult {
+                bytes_written: chunk.compressed_size().unsigned_abs(),
+                rows_written: group.num_rows().unsigned_abs(),
+                metadata: chunk.clone(),
+                bloom_filter: None,
+                column_index: column_index.filter(|index| !matches!(index, ColumnIndexMetaData::NONE)),
+                offset_index: metadata.offset_index().and_then(|groups| groups.get(self.group)?.get(leaf)).cloned(),
+            }
+        };
+        leaves.map(close).collect()
+    }
+}
+
+/// Writes the row groups of a file.
+pub(super) struct GroupWriter {
+    file: SerializedFileWriter<HashingFile>,
+    factory: ArrowRowGroupWriterFactory,
+    schema: SchemaRef,
+    /// Encoders of the row group that is begun.
+    columns: Vec<ArrowColumnWriter>,
+    /// Rows of the row group that is begun.
+    rows: usize,
+}
+
+impl GroupWriter {
+    pub(super) fn new(file: HashingFile, schema: &SchemaRef, properties: WriterProperties) -> Result<GroupWriter> {
+        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?;
+        let (file, factory) = writer.into_serialized_writer()?;
+        Ok(GroupWriter { file, factory, schema: Arc::clone(schema), columns: Vec::new(), rows: 0 })
+    }
+
+    /// Rows of the row group that is begun.
+    pub(super) fn in_progress_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Appends rows to the row group that is begun.
+    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.encode(batch, |_| false)
+    }
+
+    /// Ends the row group that is begun.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.end(|_| Vec::new())
+    }
+
+    /// Writes a row group of its own, the columns that `copied` names as they lie in `origin`. `parts` are its rows, in order.
+    pub(super) fn splice(&mut self, parts: impl Iterator<Item = RecordBatch>, origin: &Origin, copied: &[String]) -> Result<()> {
+        let is_copied = |name: &str| copied.iter().any(|copied| copied == name);
+        for part in parts {
+            self.encode(&part, is_copied)?;
+        }
+        let file = File::open(&origin.path).map_err(|error| Error::failed(format!("cannot read {}: {error}", origin.path.display())))?;
+        self.end(|name| if is_copied(name) { origin.closed(name).into_iter().map(|closed| (&file, closed)).collect() } else { Vec::new() })
+    }
+
+    /// Whether the column `name` of `origin` is encoded as it would be here.
+    pub(super) fn takes(&self, origin: &Origin, name: &str) -> bool {
+        let (own, closed) = (self.file.schema_descr(), origin.closed(name));
+        let leaves = || own.columns().iter().filter(|column| column.path().parts().first().is_some_and(|root| root == name));
+        !closed.is_empty()
+            && leaves().count() == closed.len()
+            && leaves().zip(&closed).all(|(leaf, closed)| leaf.as_ref() == closed.metadata.column_descr())
+    }
+
+    fn encode(&mut self, batch: &RecordBatch, copied: impl Fn(&str) -> bool) -> Result<()> {
+        if self.columns.is_empty() {
+            self.columns = self.factory.create_column_writers(self.file.flushed_row_groups().len())?;
+        }
+        let mut columns = self.columns.iter_mut();
+        for (field, array) in self.schema.fields().iter().zip(batch.columns()) {
+            if copied(field.name()) {
+                let leaves = self.file.schema_descr().columns().iter();
+                let own = leaves.filter(|leaf| leaf.path().parts().first() == Some(field.name())).count();
+                columns.by_ref().take(own).for_each(drop);
+                continue;
+            }
+            for leaf in compute_leaves(field, array)? {
+                columns.next().ok_or_else(|| Error::failed("a column has no encoder"))?.write(&leaf)?;
+            }
+        }
+        self.rows += batch.num_rows();
+        Ok(())
+    }
+
+    /// Ends the row group: each column as it was encoded, or as the chunks of files that `instead` gives.
+    fn end<'a>(&mut self, instead: impl Fn(&str) -> Vec<(&'a File, ColumnCloseResult)>) -> Result<()> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let roots: Vec<String> =
+            self.file.schema_descr().columns().iter().map(|leaf| leaf.path().parts().first().cloned().unwrap_or_default()).collect();
+        let mut group = self.file.next_row_group()?;
+        let mut columns = std::mem::take(&mut self.columns).into_iter();
+        let mut at = 0;
+        while at < roots.len() {
+            let chunks = instead(&roots[at]);
+            if chunks.is_empty() {
+                let column = columns.next().ok_or_else(|| Error::failed("a column has no encoder"))?;
+                column.close()?.append_to_row_group(&mut group)?;
+                at += 1;
+            } else {
+                at += chunks.len();
+                columns.by_ref().take(chunks.len()).for_each(drop);
+                for (file, closed) in chunks {
+                    group.append_column(file, closed)?;
+                }
+            }
+        }
+        group.close()?;
+        self.rows = 0;
+        Ok(())
+    }
+
+    /// Ends the file.
+    pub(super) fn into_inner(mut self) -> Result<HashingFile> {
+        self.flush()?;
+        Ok(self.file.into_inner()?)
+    }
+}

@@ -232,6 +232,29 @@ def equals(column, expected, width=None):
     return ours[0].tobytes() == theirs[0].tobytes() and (ours[1] == theirs[1]).all()
 
 
+def untouched():
+    """Columns that a pipeline leaves alone, of whole row groups: they are copied as they lie, and must read as they were."""
+    corpus = pathlib.Path(__file__).resolve().parents[2] / "data" / "hopper"
+    hide = {"hide_actions": {"keep": 0.5, "seed": 3}}
+    many = {"subsample": {"count": 600, "replacement": True, "seed": 3}}
+    steps = [("once", corpus, [hide]), ("many", corpus, [hide, many]), ("again", "many", [{"derive": {"twice": "reward * 2"}}])]
+    for name, source, stages in steps:
+        (ROOT / f"{name}.yaml").write_text(json.dumps({"trajmill": 1, "source": str(source), "stages": [*stages, {"materialise": {"path": name}}]}))
+        trajmill("run", f"{name}.yaml")
+        trajmill("info", name, "--verify")
+    groups = [pq.ParquetFile(path).metadata.num_row_groups for path in sorted((ROOT / "many" / "steps").iterdir())]
+    check(max(groups) > 1, f"row groups: {groups}")
+    for before, after, hidden in [(corpus, ROOT / "once", "action"), (ROOT / "many", ROOT / "again", None)]:
+        before, after = (pq.read_table(folder / "steps") for folder in (before, after))
+        same = [name for name in before.column_names if name != hidden]
+        for name in same:
+            check(after[name].combine_chunks().equals(before[name].combine_chunks()), f"{name} is as it was")
+        check("observation" in same and len(before) == len(after), "all rows")
+    queried = duckdb.sql(f"select sum(list_sum(observation)), sum(reward), count(action) from '{ROOT}/again/steps/*.parquet'").fetchall()
+    wanted = duckdb.sql(f"select sum(list_sum(observation)), sum(reward), count(action) from '{ROOT}/many/steps/*.parquet'").fetchall()
+    check(queried == wanted, f"DuckDB: {queried}, {wanted}")
+
+
 def main():
     # A trajectory longer than a row group among ragged ones, and enough rows for several groups and shards.
     lengths = [1, 2, 3, 1, *RNG.integers(1, 900, 240), 70_000, *RNG.integers(1, 900, 60), 1]
@@ -327,6 +350,7 @@ def main():
     again = trajmill("run", "flat.yaml", "--json")
     check(json.loads(again.stdout)["reused"] is True, "plain Parquet is found again")
 
+    untouched()
     left = {path.name for path in ROOT.iterdir()}
     check(not any("staging" in name for name in left), f"staging is left: {left}")
     print(f"readback oracle: {CHECKS} checks hold")

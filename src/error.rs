@@ -75,6 +75,13 @@ impl Error {
         self
     }
 
+    /// Leaves out values at the message's end that a library shows as Rust writes them.
+    #[must_use]
+    pub fn plainly(mut self) -> Error {
+        self.message.truncate(plain(&self.message).len());
+        self
+    }
+
     /// Puts the place in front of the message: `PLACE: MESSAGE`.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Error {
@@ -89,10 +96,29 @@ impl Error {
 /// # Errors
 /// Those of `work`, and its panic.
 pub fn caught<T>(place: impl fmt::Display, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        Err(Error::failed(format!("{place}: a decoder gave up: {}", said(payload.as_ref())))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map(|done| done.map_err(Error::plainly)).unwrap_or_else(|payload| {
+        // Of an `unwrap` or an index, only the decoder's author could make something.
+        let reason = Some(said(payload.as_ref())).filter(|said| !said.contains('`') && !said.starts_with("index "));
+        let reason = reason.map(|said| format!(": {}", plain(said))).unwrap_or_default();
+        Err(Error::failed(format!("{place}: a decoder gave up{reason}"))
             .hint("the input is likely damaged: fetch or make it again; `trajmill info --verify DATASET` checks every byte of a dataset"))
     })
+}
+
+/// What a library says, less the values at its end that it shows as Rust writes them.
+fn plain(text: &str) -> &str {
+    let name = |text: &str| text.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
+    let value = |at: usize, open: &str| {
+        let (before, after) = (&text[..at], &text[at + open.len()..]);
+        let start = name(before);
+        let field = after.find(|c: char| !(c.is_ascii_lowercase() || c == '_')).unwrap_or(after.len());
+        (before[start..].starts_with(char::is_uppercase) && field > 0 && after[field..].starts_with(": ")).then_some(start)
+    };
+    let shown = text.match_indices(" { ").find_map(|(at, open)| value(at, open));
+    match shown.into_iter().chain(text.find("Some(")).min() {
+        Some(at) => text[..at].trim_end_matches(|c: char| c.is_whitespace() || [':', '(', '['].contains(&c)),
+        None => text,
+    }
 }
 
 /// What a panic said.
@@ -156,4 +182,24 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(distance, name)| *distance <= (name.len().max(given.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rust_shows_is_left_out() {
+        let shown =
+            "Arrow: no root in ARROW:schema: Utf8Error { error: Utf8Error { valid_up_to: 132, error_len: Some(1) }, range: 84..584 }";
+        assert_eq!(plain(shown), "Arrow: no root in ARROW:schema");
+        assert_eq!(plain("no length (Some(3))"), "no length");
+        // What a file or a user says stays.
+        for text in ["steps.parquet: `{a: 1}` is no type", "write { path: out } there", "Struct { x } is refused", "a decoder gave up"] {
+            assert_eq!(plain(text), text);
+        }
+        let caught = |what: fn() -> usize| caught("file", || Ok(what())).unwrap_err().message;
+        assert_eq!(caught(|| std::hint::black_box(None).unwrap()), "file: a decoder gave up");
+        assert_eq!(caught(|| panic!("a type of 3 bits")), "file: a decoder gave up: a type of 3 bits");
+    }
 }

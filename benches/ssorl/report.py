@@ -128,8 +128,8 @@ def write(results, scale, size, expected, folder, name):
         by_corpus.append(f"| {corpus} | " + " | ".join(cells) + " |")
     text = f"""# Semi-supervised offline RL on corpora of our own
 
-{len(results)} of {expected} runs are in. Corpora: {", ".join(corpora)}, {size["steps"]:,} steps each. TD3+BC: {size["updates"]:,} updates of 256; {size["rollouts"]}
-trajectories of evaluation a run. Returns are normalised: 0 is a random policy's, 1 that of the best policy of the search, without noise
+{len(results)} of {expected} runs are in. Corpora: {", ".join(corpora)}, {size["steps"]:,} steps each. TD3+BC: {size["updates"]:,} updates of 256, networks
+of 128 × 128, learning rate 1e-3; {size["rollouts"]} trajectories of evaluation a run. Returns are normalised: 0 is a random policy's, 1 that of the best policy of the search, without noise
 ({", ".join(f"{e}: {low:.0f} and {high:.0f}" for e, (low, high) in scale.items())}). The gap is (oracle - it) / oracle in returns, the mean over corpora. Label error: squared error of the
 proxy labels, before any are dropped, as a share of the true actions' variance, on the rest of the pool that labelled trajectories come from (in_dist; in
 the decoupled setup, all unlabelled trajectories) and above it (out_dist).

@@ -58,6 +58,17 @@ pub(super) struct ImportArgs {
 
 pub(super) fn run(args: &ImportArgs) -> Result<()> {
     let format = format::resolve(args.from.as_deref(), &args.source)?;
+    let options = format::Options {
+        map: args.map.clone(),
+        trajectory: args.trajectory.clone(),
+        step: args.step.clone(),
+        max_steps: args.max_steps,
+        final_action: args.final_action,
+        alignment: args.alignment,
+        frames: args.frames,
+        on_error: args.on_error,
+    };
+    format.accepts(&options)?;
     let content = import::fingerprint(&args.source)?;
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
@@ -97,16 +108,6 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             return Err(Error::failed(format!("{} exists", args.dataset.display())).hint("import to another path, or remove it first"));
         }
     }
-    let options = format::Options {
-        map: args.map.clone(),
-        trajectory: args.trajectory.clone(),
-        step: args.step.clone(),
-        max_steps: args.max_steps,
-        final_action: args.final_action,
-        alignment: args.alignment,
-        frames: args.frames,
-        on_error: args.on_error,
-    };
     let mut source = format.open(&args.source, &options)?;
     let interrupted = super::interruptible()?;
     let staging = Staging::claim(&args.dataset, &[])?;

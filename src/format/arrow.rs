@@ -6,19 +6,21 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::ipc::reader::FileReader;
+use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::writer::FileWriter;
+use arrow::ipc::{Block, root_as_footer};
 use serde_json::{Map, Value};
 
 use super::outgoing::{Outgoing, WriteOptions, Writer, Written};
 use super::parquet::{self, kind::Kind};
-use super::{Format, Incoming, Options, Source};
+use super::{Format, Incoming, Opener, Options, Source};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
@@ -28,13 +30,16 @@ pub(super) const FORMAT: Format = Format {
     name: "arrow",
     about: "Arrow IPC: a file, or a folder with steps.arrow, to be mapped into memory",
     detect,
-    read: Some(read),
+    read: Some(Opener { takes: parquet::TAKES, open: read }),
     write: Some(Writer { nulls: true, takes: &[], write, note: None }),
     validate: None,
 };
 
 /// First bytes of an Arrow file.
 const MAGIC: &[u8] = b"ARROW1";
+
+/// Bytes at the end of a file, which say how long the footer in front of them is.
+const TRAILER: usize = 10;
 
 /// Names of the two files.
 const STEPS: &str = "steps.arrow";
@@ -50,14 +55,36 @@ fn detect(path: &Path) -> bool {
 /// # Errors
 /// Where it cannot be read or is damaged.
 pub(super) fn open(path: &Path, columns: Option<Vec<usize>>) -> Result<FileReader<BufReader<File>>> {
-    let file = File::open(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-    FileReader::try_new(BufReader::new(file), columns).map_err(|error| {
-        // What follows the first words are the library's own structures.
-        let text = error.to_string();
-        let what = text.split(" {").next().unwrap_or_default();
+    let damaged = |what: &str| {
         Error::failed(format!("{}: not a readable Arrow file: {what}", path.display()))
             .hint("the file may be cut short or of the streaming form: write it again as an Arrow file")
-    })
+    };
+    let file = File::open(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+    // The reader makes room for as many bytes as a block says it has.
+    if let Some(block) = blocks(&file).into_iter().flatten().find(|block| block.1 > block.0) {
+        return Err(damaged(&format!("a block of it would end at byte {}, and it has {}", block.1, block.0)));
+    }
+    // What follows the first words are the library's own structures.
+    FileReader::try_new(BufReader::new(file), columns).map_err(|error| damaged(error.to_string().split(" {").next().unwrap_or_default()))
+}
+
+/// Bytes of the file, and where each block would end as its footer says; `None` where the footer cannot be read, which is the
+/// reader's to say.
+fn blocks(file: &File) -> Option<Vec<(u64, u64)>> {
+    let length = file.metadata().ok()?.len();
+    let mut end = [0; TRAILER];
+    let trailer = length.checked_sub(TRAILER as u64)?;
+    file.read_exact_at(&mut end, trailer).ok()?;
+    let mut footer = vec![0; read_footer_length(end).ok().filter(|footer| *footer as u64 <= trailer)?];
+    let at = trailer - footer.len() as u64;
+    file.read_exact_at(&mut footer, at).ok()?;
+    let footer = root_as_footer(&footer).ok()?;
+    let blocks = [footer.dictionaries(), footer.recordBatches()].into_iter().flatten().flatten();
+    let end = |block: &Block| {
+        let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
+        parts.into_iter().try_fold(0_u64, |end, part| end.checked_add(u64::try_from(part).ok()?)).unwrap_or(u64::MAX)
+    };
+    Some(blocks.map(|block| (length, end(block))).collect())
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {

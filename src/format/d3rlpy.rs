@@ -17,7 +17,7 @@ use super::grouped::{self, Arrays, Assembly, Opening};
 use super::hdf5::write::{Element, Hdf5};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Format, Incoming, Options, Source, hdf5};
+use super::{Format, Incoming, Opener, Options, Source, hdf5};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -26,7 +26,7 @@ pub(super) const FORMAT: Format = Format {
     name: "d3rlpy",
     about: "d3rlpy's ReplayBuffer.dump: HDF5, arrays of each trajectory",
     detect,
-    read: Some(read),
+    read: Some(Opener { takes: &[], open: read }),
     write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
     validate: None,
 };
@@ -63,9 +63,6 @@ struct Dump {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    if let Some((target, _)) = options.map.first() {
-        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("the names in d3rlpy's dumps are fixed"));
-    }
     let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
     let file = hdf5::open(path)?;
     let mut arrays = hdf5::datasets(&file.root()).map_err(|error| error.at(path.display()))?;
@@ -114,14 +111,14 @@ impl Dump {
     }
 
     fn array(&mut self, name: &str) -> Result<(Field, ArrayRef)> {
-        hdf5::column(&self.dataset(name)?, name)?.ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
+        hdf5::column(&self.dataset(name)?, name, &mut hdf5::whole)?.ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
     }
 
     fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
         let group = self.envelope.as_ref().map(|_| {
             let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
             let group = self.groups.remove(&index.to_string()).ok_or_else(|| Error::failed("what was kept of it is not there"))?;
-            hdf5::arrays(&group, "", 0, &mut arrays)?;
+            hdf5::arrays(&group, "", 0, &mut hdf5::whole, &mut arrays)?;
             hdf5::attributes(&group, &mut attributes);
             let line = attributes.get("line").and_then(Value::as_str).unwrap_or_default();
             let line: Line =

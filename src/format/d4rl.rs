@@ -17,7 +17,7 @@ use super::flat::Flat;
 use super::hdf5::write::Hdf5;
 use super::kept::{self, Envelope, Kept};
 use super::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Format, Options, Source, hdf5};
+use super::{Format, Opener, Options, Source, hdf5};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -26,7 +26,7 @@ pub(super) const FORMAT: Format = Format {
     name: "d4rl",
     about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts",
     detect,
-    read: Some(read),
+    read: Some(Opener { takes: &["map", "max_steps"], open: read }),
     write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
     validate: None,
 };

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::grouped::{self, Arrays, Assembly, Opening};
-use super::{Format, Incoming, Options, Source, npz, parts, pattern};
+use super::{Format, Incoming, Opener, Options, Source, npz, parts, pattern};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -19,7 +19,7 @@ pub(super) const FORMAT: Format = Format {
     name: "exorl",
     about: "ExORL, DrQ, V-D4RL: a folder of episode_*.npz, one trajectory a file; only read",
     detect: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
-    read: Some(read),
+    read: Some(Opener { takes: &[], open: read }),
     write: None,
     validate: None,
 };
@@ -46,9 +46,6 @@ struct Episodes {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    if let Some((target, _)) = options.map.first() {
-        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("the names in ExORL's files are fixed"));
-    }
     let mut files = files(path)?.into_iter();
     if files.len() == 0 {
         return Err(Error::failed(format!("{} holds no file episode_*.npz", path.display())));

@@ -73,8 +73,13 @@ pub const FORMATS: &[Format] = &[
     zarr::FORMAT,
 ];
 
-/// Opens a foreign dataset for reading.
-pub type Read = fn(&Path, &Options) -> Result<Box<dyn Source>>;
+/// How a format is read.
+pub struct Opener {
+    /// Names of the [`Options`] that mean something to the format, besides `on_error`.
+    pub takes: &'static [&'static str],
+    /// Opens a dataset for reading.
+    pub open: fn(&Path, &Options) -> Result<Box<dyn Source>>,
+}
 
 /// One entry of the registry.
 pub struct Format {
@@ -84,8 +89,8 @@ pub struct Format {
     pub about: &'static str,
     /// Whether the file or directory looks like this format.
     pub detect: fn(&Path) -> bool,
-    /// Opens a dataset for reading; `None` where the format is only written.
-    pub read: Option<Read>,
+    /// How a dataset is read; `None` where the format is only written.
+    pub read: Option<Opener>,
     /// How a dataset is written; `None` where the format is only read.
     pub write: Option<Writer>,
     /// Holds a file or directory against the rules of the format's own loader; `None` where reading it is all the check.
@@ -93,22 +98,34 @@ pub struct Format {
 }
 
 impl Format {
+    /// How the format is read, if it can be with such `options`.
+    ///
+    /// # Errors
+    /// Where it is only written, an option means nothing to it, or this build cannot do what one asks for.
+    pub fn accepts(&self, options: &Options) -> Result<&Opener> {
+        let opener = self.read.as_ref().ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", self.name)))?;
+        if let Some(name) = options.given().find(|name| !opener.takes.contains(name)) {
+            let hint = match opener.takes {
+                [] => "leave it out: the format has fixed names and one reading".to_owned(),
+                takes => format!("leave it out: of the kind it takes {}", takes.join(", ")),
+            };
+            return Err(Error::usage(format!("`{name}` means nothing to the format `{}`", self.name)).hint(hint));
+        }
+        if options.frames != Frames::Reference {
+            video::version()?;
+        }
+        Ok(opener)
+    }
+
     /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was. Where a decoder panics at damaged
     /// input, now or later, that is an error.
     ///
     /// # Errors
-    /// Where the format is only written, has not what `options` ask for, or the dataset cannot be read.
+    /// Those of [`Format::accepts`], and where the dataset cannot be read.
     pub fn open(&self, path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-        let read = self.read.ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", self.name)))?;
-        if options.frames != Frames::Reference {
-            if self.name != lerobot::FORMAT.name {
-                let message = format!("`frames` says what becomes of videos, and `{}` has none", self.name);
-                return Err(Error::usage(message).hint(format!("it is for `{}`: leave it out", lerobot::FORMAT.name)));
-            }
-            video::version()?;
-        }
+        let opener = self.accepts(options)?;
         let place = path.display().to_string();
-        let inner = caught(&place, || Ok(returning::returning(read(path, options)?, path)))?;
+        let inner = caught(&place, || Ok(returning::returning((opener.open)(path, options)?, path)))?;
         Ok(Box::new(Caught { inner, place, broken: false }))
     }
 }
@@ -183,6 +200,22 @@ pub struct Options {
     pub frames: Frames,
     /// What becomes of bad trajectories.
     pub on_error: OnError,
+}
+
+impl Options {
+    /// Names of the options that are not at their default, `on_error` aside.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let given = [
+            ("map", !self.map.is_empty()),
+            ("trajectory", self.trajectory.is_some()),
+            ("step", self.step.is_some()),
+            ("max_steps", self.max_steps.is_some()),
+            ("final_action", self.final_action != FinalAction::default()),
+            ("alignment", self.alignment != Alignment::default()),
+            ("frames", self.frames != Frames::default()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
+    }
 }
 
 /// What becomes of a bad trajectory.
@@ -352,7 +385,7 @@ impl Source for Caught {
         self.broken = true;
         let next = caught(&self.place, || Ok(self.inner.next()))?;
         self.broken = false;
-        next
+        next.map_err(Error::plainly)
     }
 }
 

@@ -16,7 +16,7 @@ use super::flat::Flat;
 use super::kept::{self, Envelope, Kept};
 use super::npz::{self, write::Npz};
 use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Format, Options, Source};
+use super::{Format, Opener, Options, Source};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -25,7 +25,7 @@ pub(super) const FORMAT: Format = Format {
     name: "ogbench",
     about: "OGBench npz: a row more than steps in each trajectory, terminals on that row",
     detect,
-    read: Some(read),
+    read: Some(Opener { takes: &["map"], open: read }),
     write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
     validate: None,
 };

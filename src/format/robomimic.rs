@@ -19,7 +19,7 @@ use super::grouped::{self, Arrays, Assembly, Opening};
 use super::hdf5::write::{Attribute, Element, Hdf5};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Findings, Format, Incoming, Options, Source, check, hdf5};
+use super::{Findings, Format, Incoming, Opener, Options, Source, check, hdf5};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -28,7 +28,7 @@ pub(super) const FORMAT: Format = Format {
     name: "robomimic",
     about: "robomimic HDF5: a group per demonstration under data, with obs and next_obs, and masks",
     detect: |path| demonstrations(path) == Some(true),
-    read: Some(|path, options| read(path, options, "obs")),
+    read: Some(Opener { takes: &[], open: |path, options| read(path, options, "obs") }),
     write: Some(Writer { nulls: false, takes: &["env"], write, note: Some(note) }),
     validate: Some(validate),
 };
@@ -79,9 +79,6 @@ struct Demos {
 /// # Errors
 /// Where there are none, or the first cannot be read.
 pub(super) fn read(path: &Path, options: &Options, observation: &'static str) -> Result<Box<dyn Source>> {
-    if let Some((target, _)) = options.map.first() {
-        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("the names in demonstrations are fixed"));
-    }
     let failed = |error: Error| error.at(path.display());
     let file = hdf5::open(path)?;
     let data = hdf5::member(&file.root(), "data").map_err(failed)?;
@@ -118,7 +115,7 @@ pub(super) fn read(path: &Path, options: &Options, observation: &'static str) ->
     let mut masks = BTreeMap::new();
     if let Some(group) = hdf5::member(&file.root(), "mask").map_err(failed)? {
         let mut arrays = Arrays::new();
-        hdf5::arrays(&group, "mask/", 0, &mut arrays).map_err(failed)?;
+        hdf5::arrays(&group, "mask/", 0, &mut hdf5::whole, &mut arrays).map_err(failed)?;
         for (name, (_, values)) in arrays {
             let values = values.as_string_opt::<i32>();
             let members = values.map(|values| values.iter().flatten().map(|name| name.trim_end_matches('\0').to_owned()).collect());
@@ -154,7 +151,17 @@ impl Demos {
     fn read(&mut self, name: &str, schema: Option<&SchemaRef>) -> Result<Incoming> {
         let group = self.groups.remove(name).ok_or_else(|| Error::failed("there is no such group"))?;
         let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
-        hdf5::arrays(&group, "", 0, &mut arrays)?;
+        let next = format!("next_{}", self.observation);
+        // Of the next observations, all but the last are the steps' own, a row further on.
+        let mut next_rows = BTreeSet::new();
+        let mut choose = |name: &str, rows: u64| match name.strip_prefix(&next) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                next_rows.insert(rows);
+                rows.saturating_sub(1)..rows
+            }
+            _ => 0..rows,
+        };
+        hdf5::arrays(&group, "", 0, &mut choose, &mut arrays)?;
         hdf5::attributes(&group, &mut attributes);
         for name in &self.ragged {
             if let Some(column) = arrays.get_mut(name) {
@@ -185,11 +192,11 @@ impl Demos {
         if length == 0 || observation.len() != length {
             return Err(Error::failed(format!("`{}` has {} rows where there are {length} steps", self.observation, observation.len())));
         }
-        let next = grouped::take(&mut arrays, &format!("next_{}", self.observation)).map(|next| unnamed(next).1);
-        let next = next.filter(|next| next.data_type() == observation.data_type() && next.len() == length);
+        let next = grouped::take(&mut arrays, &next).map(|next| unnamed(next).1);
+        let next = next.filter(|next| next.data_type() == observation.data_type() && next_rows == BTreeSet::from([length as u64]));
         let known_final = next.is_some() && line.as_ref().is_none_or(|line| line.known_final);
         if let Some(next) = next.filter(|_| known_final) {
-            observation = arrow::compute::concat(&[observation.as_ref(), next.slice(length - 1, 1).as_ref()])?;
+            observation = arrow::compute::concat(&[observation.as_ref(), next.as_ref()])?;
         }
         let mut assembly = Assembly::new(length, known_final);
         assembly.add(step::OBSERVATION, (field, observation), false)?;
@@ -283,7 +290,9 @@ fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
         let place = format!("data/{name}");
         let mut attributes = Map::new();
         hdf5::attributes(group, &mut attributes);
-        let Some((_, action)) = group.dataset(ACTIONS).ok().and_then(|dataset| hdf5::column(&dataset, ACTIONS).ok().flatten()) else {
+        let Some((_, action)) =
+            group.dataset(ACTIONS).ok().and_then(|dataset| hdf5::column(&dataset, ACTIONS, &mut hdf5::whole).ok().flatten())
+        else {
             findings.error("no-action", &place, "there are no `actions`, which the loader needs");
             continue;
         };

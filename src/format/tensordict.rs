@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::flat::Flat;
 use super::parts::{self, Layout, Part, Reader};
-use super::{Format, Options, Source};
+use super::{Format, Opener, Options, Source};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -23,7 +23,7 @@ pub(super) const FORMAT: Format = Format {
     name: "tensordict",
     about: "TensorDict memory maps: meta.json and .memmap files, with TorchRL's `next/`",
     detect: |path| path.join("meta.json").is_file() && json(path).is_ok_and(|meta| is_tensordict(&meta)),
-    read: Some(read),
+    read: Some(Opener { takes: &["map", "max_steps"], open: read }),
     write: None,
     validate: None,
 };

@@ -16,7 +16,7 @@ use zip::ZipArchive;
 
 use super::flat::Flat;
 use super::parts::{self, Layout, Part, Reader};
-use super::{Format, Options, Source, blosc};
+use super::{Format, Opener, Options, Source, blosc};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -27,7 +27,7 @@ pub(super) const FORMAT: Format = Format {
     detect: |path| {
         path.join("meta/episode_ends/.zarray").is_file() || (path.is_file() && path.to_string_lossy().to_lowercase().ends_with(".zarr.zip"))
     },
-    read: Some(read),
+    read: Some(Opener { takes: &["map", "max_steps"], open: read }),
     write: None,
     validate: None,
 };

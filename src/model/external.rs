@@ -1,12 +1,13 @@
-//! Refuses models that keep weights in other files: only the model file is hashed into a result's fingerprint.
+//! Looks at a model file before a runtime does. Models that keep weights in other files are refused, since only the model file is
+//! hashed into a result's fingerprint; and what contradicts itself is told from what does not.
 //!
-//! Reads just as much of ONNX's protobuf as that takes; what it cannot read is left for the runtime to refuse.
+//! Reads just as much of ONNX's protobuf as that takes.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Messages of ONNX that hold tensors, or messages that do.
+/// Messages of ONNX that hold messages, and [`Kind::Entry`] for those that hold none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Model,
@@ -17,6 +18,11 @@ enum Kind {
     Attribute,
     Sparse,
     Tensor,
+    ValueInfo,
+    Type,
+    Element,
+    Shape,
+    Entry,
 }
 
 /// `TensorProto.data_location` and its value for another file.
@@ -27,7 +33,7 @@ const EXTERNAL: u64 = 1;
 const DEEPEST: usize = 100;
 
 impl Kind {
-    /// The kind of message in field `number`, as far as it matters here.
+    /// The kind of message in field `number`; `None` where that is none.
     fn within(self, number: u64) -> Option<Kind> {
         match (self, number) {
             (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Some(Kind::Graph),
@@ -37,6 +43,15 @@ impl Kind {
             (Kind::Node, 5) | (Kind::Function, 11) => Some(Kind::Attribute),
             (Kind::Graph, 15) | (Kind::Attribute, 22 | 23) => Some(Kind::Sparse),
             (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => Some(Kind::Tensor),
+            (Kind::Graph, 11..=13) | (Kind::Function, 12) => Some(Kind::ValueInfo),
+            (Kind::ValueInfo, 2) | (Kind::Attribute, 14 | 15) => Some(Kind::Type),
+            // Tensor, sequence, map, sparse tensor and optional; what these hold is of the same kinds.
+            (Kind::Type, 1 | 4 | 5 | 8 | 9) => Some(Kind::Element),
+            (Kind::Element, 2) => Some(Kind::Shape),
+            (Kind::Model, 8 | 14) | (Kind::Training, 3 | 4) | (Kind::Graph, 14 | 16) | (Kind::Function, 9 | 14) | (Kind::Node, 9) => {
+                Some(Kind::Entry)
+            }
+            (Kind::Tensor, 13 | 16) | (Kind::ValueInfo, 4) | (Kind::Shape, 1) => Some(Kind::Entry),
             _ => None,
         }
     }
@@ -107,10 +122,20 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     Some((key >> 3, value))
 }
 
-/// Whether `bytes` are fields to the end: a reader that is given anything else may not come back.
-pub(super) fn is_message(mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        if matches!(field(&mut bytes), None | Some((_, Value::Group))) {
+/// Whether the model in `bytes`, and the messages in it, are fields to their end: a reader that is given anything else may not come
+/// back, or makes room for as much as a field claims to hold.
+pub(super) fn is_message(bytes: &[u8]) -> bool {
+    whole(Kind::Model, bytes, 0)
+}
+
+fn whole(kind: Kind, mut message: &[u8], depth: usize) -> bool {
+    while !message.is_empty() {
+        let fits = match field(&mut message) {
+            None | Some((_, Value::Group)) => false,
+            Some((number, Value::Bytes(inner))) => kind.within(number).is_none_or(|kind| depth < DEEPEST && whole(kind, inner, depth + 1)),
+            Some((_, Value::Number(_))) => true,
+        };
+        if !fits {
             return false;
         }
     }

@@ -156,9 +156,6 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
     }
     if let Some(text) = &input.frames {
         options.frames = text.parse().map_err(|what| misread(text, what))?;
-        if options.frames != Frames::Reference {
-            fingerprint.set("frames", format!("{text} by {}", video::version()?));
-        }
     }
     if let Some(steps) = input.max_steps {
         options.max_steps = usize::try_from(steps).ok();
@@ -169,6 +166,9 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
         fingerprint.set("on_error", text.as_str());
     }
     let source = format.open(path, &options)?;
+    if options.frames != Frames::Reference {
+        fingerprint.set("frames", format!("{:?} by {}", options.frames, video::version()?).to_lowercase());
+    }
     let about = import::identified(&source.about());
     let foreign = Foreign {
         fingerprint,

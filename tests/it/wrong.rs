@@ -82,6 +82,8 @@ fn wrong_command_lines() {
         "export corpus out/set --to d4rl --fps 30",
         "export corpus out/set --to d4rl --unlabelled skip",
         "import corpus/steps imported --on-error skip",
+        "import corpus/steps imported --from parquet --frames array",
+        "import corpus/steps imported --from exorl --map observation=state",
         "validate",
         "diff corpus",
         "info",

@@ -1,8 +1,10 @@
 //! HDF5: what its files hold, read through the library; and how we write them ([`write`]).
 
+mod blocks;
 pub(super) mod write;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use serde_json::{Map, Value};
 use super::grouped::Arrays;
 use super::parts::{self, Layout, Part, Reader};
 use crate::error::{Error, Result};
+use blocks::Blocks;
 
 /// First bytes of an HDF5 file.
 const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
@@ -34,7 +37,8 @@ pub(super) fn is_hdf5(path: &Path) -> bool {
 
 /// Opens the file at `path`: what is read from it later is read as it is needed.
 pub(super) fn open(path: &Path) -> Result<File> {
-    File::open_streaming(path).map_err(|error| {
+    let file = Blocks::open(path).map_err(hdf5_pure::Error::Io).and_then(File::from_source);
+    file.map_err(|error| {
         Error::failed(format!("{}: not a readable HDF5 file: {error}", path.display()))
             .hint("the file may be cut short: fetch or write it again")
     })
@@ -81,23 +85,31 @@ pub(super) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
     Ok(group.iter_datasets().map_err(|error| unreadable(format!("the arrays cannot be listed: {error}")))?.collect())
 }
 
-/// All arrays under `group`, read whole, as columns; single values are left out.
+/// Which rows of the array `name` of `rows` rows are to be read.
+pub(super) type Choose<'a> = &'a mut dyn FnMut(&str, u64) -> Range<u64>;
+
+/// All rows.
+pub(super) fn whole(_: &str, rows: u64) -> Range<u64> {
+    0..rows
+}
+
+/// All arrays under `group` as columns, of each the rows that `choose` says; single values are left out.
 ///
 /// # Errors
 /// Where one cannot be read or is no column.
-pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, found: &mut Arrays) -> Result<()> {
+pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, choose: Choose, found: &mut Arrays) -> Result<()> {
     let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
     if depth > DEEPEST {
         return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `{prefix}`")));
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
         let name = format!("{prefix}{name}");
-        if let Some(column) = column(&dataset, &name)? {
+        if let Some(column) = column(&dataset, &name, choose)? {
             found.insert(name, column);
         }
     }
     for (name, child) in group.iter_groups().map_err(failed)? {
-        arrays(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
+        arrays(&child, &format!("{prefix}{name}/"), depth + 1, choose, found)?;
     }
     Ok(())
 }
@@ -121,28 +133,35 @@ pub(super) fn rows(group: &Group, prefix: &str, depth: usize, found: &mut BTreeM
     Ok(())
 }
 
-/// A whole array as a column; `None` for a single value, and for rows that hold nothing.
+/// The rows of an array that `choose` says, as a column; `None` for a single value, and for rows that hold nothing.
 ///
 /// # Errors
 /// Where it cannot be read or is no column.
-pub(super) fn column(dataset: &Dataset, name: &str) -> Result<Option<(Field, ArrayRef)>> {
+pub(super) fn column(dataset: &Dataset, name: &str, choose: Choose) -> Result<Option<(Field, ArrayRef)>> {
     let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the array `{name}`: {error}"));
     let (shape, datatype) = (dataset.shape().map_err(failed)?, dataset.datatype().map_err(failed)?);
     let Some((rows, row)) = shape.split_first() else { return Ok(None) };
     if row.contains(&0) {
         return Ok(None);
     }
+    let chosen = choose(name, *rows);
+    let count = chosen.end - chosen.start;
     if is_text(&datatype) && row.is_empty() {
         let texts = dataset.read_string().map_err(failed)?;
-        return Ok(Some((Field::new(name, DataType::Utf8, true), Arc::new(StringArray::from(texts)))));
+        let texts = texts.into_iter().skip(chosen.start as usize).take(count as usize);
+        return Ok(Some((Field::new(name, DataType::Utf8, true), Arc::new(StringArray::from_iter_values(texts)))));
     }
-    let layout = layout(name, &datatype, *rows, row)?;
+    let layout = layout(name, &datatype, count, row)?;
     if layout.element == DataType::Null {
         return Err(Error::failed(format!("`{name}` holds {}, not numbers", layout.kind)));
     }
-    let bytes = if *rows == 0 { Vec::new() } else { dataset.read_raw().map_err(failed)? };
-    if bytes.len() as u64 != *rows * layout.row_bytes() as u64 {
-        return Err(Error::failed(format!("`{name}` holds {} bytes, not those of the shape {shape:?}", bytes.len())));
+    let bytes = match count {
+        0 => Vec::new(),
+        _ if count == *rows => dataset.read_raw().map_err(failed)?,
+        _ => dataset.read_raw_rows(chosen.start, count).map_err(failed)?,
+    };
+    if bytes.len() as u64 != count * layout.row_bytes() as u64 {
+        return Err(Error::failed(format!("`{name}` holds {} bytes, not those of {count} rows of the shape {shape:?}", bytes.len())));
     }
     parts::whole(name, &layout, bytes).map(Some)
 }
@@ -159,7 +178,7 @@ pub(super) fn bytes(file: &File, name: &str) -> Option<Vec<u8>> {
 
 /// What a file that we wrote says of its origin, in the envelope under `prefix`.
 pub(super) fn note(path: &Path, prefix: &str) -> Option<String> {
-    let file = super::starts_with(path, MAGIC).then(|| File::open_streaming(path).ok())??;
+    let file = super::starts_with(path, MAGIC).then(|| open(path).ok())??;
     let text = bytes(&file, &format!("{prefix}{}", super::kept::ENVELOPE))?;
     super::kept::Envelope::parse(&text).ok().map(|envelope| envelope.note.to_string())
 }

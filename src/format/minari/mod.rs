@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 use super::grouped::{self, Arrays, Assembly, Opening};
 use super::kept::{self, Envelope, Line};
 use super::outgoing::Writer;
-use super::{Format, Incoming, Options, Source, hdf5, pattern};
+use super::{Format, Incoming, Opener, Options, Source, hdf5, pattern};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result, caught};
 
@@ -31,7 +31,7 @@ pub(super) const FORMAT: Format = Format {
     name: "minari",
     about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written as HDF5",
     detect: |path| data(path).is_some(),
-    read: Some(read),
+    read: Some(Opener { takes: &[], open: read }),
     write: Some(Writer { nulls: false, takes: &["name", "env"], write: write::write, note: None }),
     validate: Some(validate::validate),
 };
@@ -83,9 +83,6 @@ struct Minari {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    if let Some((target, _)) = options.map.first() {
-        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint("Minari's names are fixed"));
-    }
     let folder = folders_of(path).into_iter().find(|folder| folder.join(METADATA).is_file()).ok_or_else(|| {
         Error::failed(format!("{} is no Minari dataset: there is no data/{METADATA}", path.display()))
             .hint("name the directory of one dataset, such as D4RL/door/human-v2")
@@ -208,7 +205,7 @@ impl Minari {
                         .hint(format!("`total_episodes` says {}, numbered from 0 without a gap", self.episodes))
                 })?;
                 let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
-                hdf5::arrays(&group, "", 0, &mut arrays)?;
+                hdf5::arrays(&group, "", 0, &mut hdf5::whole, &mut arrays)?;
                 hdf5::attributes(&group, &mut attributes);
                 (arrays, attributes)
             }

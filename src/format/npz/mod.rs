@@ -17,7 +17,7 @@ use zip::ZipArchive;
 
 use super::flat::Flat;
 use super::parts::{Layout, Part, Reader};
-use super::{Format, Options, Source};
+use super::{Format, Opener, Options, Source};
 use crate::error::{Error, Result};
 
 /// The registry entry.
@@ -25,7 +25,7 @@ pub(super) const FORMAT: Format = Format {
     name: "npz",
     about: "numpy's npz: arrays with trajectories end to end, and episode_starts, terminals/timeouts or split indices",
     detect: |path| named(path) && !super::ogbench::detect(path),
-    read: Some(read),
+    read: Some(Opener { takes: &["map", "max_steps"], open: read }),
     write: None,
     validate: None,
 };

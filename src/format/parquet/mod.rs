@@ -18,16 +18,19 @@ use serde_json::{Map, Value};
 use self::kind::{Kind, Open, damaged};
 use super::pattern::natural;
 use super::table::{Flags, Roles, Table, common_width};
-use super::{Format, Incoming, Options, Source, Writer};
+use super::{Format, Incoming, Opener, Options, Source, Writer};
 use crate::dataset::schema;
 use crate::error::{Error, Result};
+
+/// The options of reading that mean something to tables.
+pub(super) const TAKES: &[&str] = &["map", "trajectory", "step", "max_steps"];
 
 /// The registry entry.
 pub(super) const FORMAT: Format = Format {
     name: "parquet",
     about: "plain Parquet: a file or a folder of files, one row per step, any column names",
     detect,
-    read: Some(read),
+    read: Some(Opener { takes: TAKES, open: read }),
     write: Some(Writer { nulls: true, takes: &[], write: write::write, note: None }),
     validate: None,
 };

@@ -12,14 +12,14 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use super::{Format, Writer};
+use super::{Format, Opener, Writer};
 
 /// The registry entry.
 pub(super) const FORMAT: Format = Format {
     name: "rlds",
     about: "RLDS: a TFDS directory with features.json and TFRecord files, one record an episode",
     detect: |path| root(path).is_some(),
-    read: Some(read::read),
+    read: Some(Opener { takes: &["map", "final_action", "alignment"], open: read::read }),
     write: Some(Writer { nulls: true, takes: &["name"], write: write::write, note: None }),
     validate: None,
 };

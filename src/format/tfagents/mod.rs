@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::tfrecord::{Feature, Kind, Records};
-use super::{FinalAction, Format, Incoming, Options, Source, free_name};
+use super::{FinalAction, Format, Incoming, Opener, Options, Source, free_name};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
 
@@ -28,7 +28,7 @@ pub(super) const FORMAT: Format = Format {
     name: "tfagents",
     about: "TF-Agents' TFRecord: a file or a folder of files, one record a step",
     detect: |path| files(path).is_ok_and(|files| !files.is_empty()),
-    read: Some(read),
+    read: Some(Opener { takes: &["map", "final_action"], open: read }),
     write: None,
     validate: None,
 };

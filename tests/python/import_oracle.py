@@ -244,7 +244,26 @@ def parquet(folder):
     open(path, "r+b").truncate(os.path.getsize(path) // 2)
     refused(folder, path, "set.parquet")
 
-for part in (d4rl, npz, parquet):
+def zero_width(folder):
+    """A column whose rows hold nothing is left out, and stands in no other's way."""
+    made, path = Made(70, [4, 1, 7]), lambda name: os.path.join(folder, name)
+    n = len(made.rew)
+    hdf5(path("set.hdf5"), made)
+    with h5py.File(path("set.hdf5"), "a") as file:
+        file.create_dataset("infos/nothing", shape=(n, 0), dtype=np.float32)
+    flat = {"observations": made.obs, "actions": made.act, "rewards": made.rew, "terminals": made.term, "timeouts": made.trunc}
+    np.savez(path("set.npz"), **flat, nothing=np.zeros((n, 0), np.float32))
+    nothing = pa.FixedSizeListArray.from_buffers(pa.list_(pa.float32(), 0), n, [None], children=[pa.array([], pa.float32())])
+    table = pa.table({name: list(values) if values.ndim > 1 else values for name, values in flat.items()} | {"nothing": nothing})
+    pq.write_table(table, path("set.parquet"))
+    with pa.OSFile(path("set.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("set.hdf5", "set.npz", "set.parquet", "set.arrow"):
+        dst = imported(folder, path(name))
+        compare(made, dst)
+        check(not any("nothing" in column for column in read(os.path.join(dst, "steps")).column_names), name)
+
+for part in (d4rl, npz, parquet, zero_width):
     with tempfile.TemporaryDirectory() as place:
         part(place)
 print(f"{CHECKS} checks of import passed")

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -22,46 +22,49 @@ pub(in crate::format) enum Kind {
 /// Batches of a file, in order.
 pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
+/// Places of the columns whose rows hold anything: vectors of no values are left out, which Parquet's decoder takes for damage.
+fn holding(schema: &Schema) -> Vec<usize> {
+    let fields = schema.fields().iter().enumerate();
+    fields.filter(|(_, field)| !matches!(field.data_type(), DataType::FixedSizeList(_, 0))).map(|(place, _)| place).collect()
+}
+
 impl Kind {
-    /// Columns of the file at `path`, and how many rows it has, where that can be told without reading them.
+    /// Columns of the file at `path` whose rows hold anything, and how many rows it has, where that can be told without reading them.
     pub(super) fn look(self, path: &Path) -> Result<(SchemaRef, Option<u64>)> {
-        match self {
+        let (schema, rows) = match self {
             Kind::Parquet => {
                 let builder = open(path)?;
                 let rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
-                Ok((SchemaRef::clone(builder.schema()), Some(rows)))
+                (SchemaRef::clone(builder.schema()), Some(rows))
             }
             Kind::Arrow => {
                 let reader = ipc::open(path, None)?;
-                Ok((reader.schema(), if reader.num_batches() == 0 { Some(0) } else { None }))
+                (reader.schema(), if reader.num_batches() == 0 { Some(0) } else { None })
             }
-        }
+        };
+        Ok((SchemaRef::new(schema.project(&holding(&schema))?), rows))
     }
 
     /// The batches of the file at `path`: of about `rows` rows, where the file does not have batches of its own; of the
-    /// columns named, all where `None`.
+    /// columns named, all that hold anything where `None`.
     pub(super) fn batches(self, path: &Path, rows: usize, columns: Option<&[String]>) -> Result<Batches> {
-        let index = |schema: &SchemaRef| -> Result<Option<Vec<usize>>> {
-            let Some(columns) = columns else { return Ok(None) };
+        let index = |schema: &SchemaRef| -> Result<Vec<usize>> {
+            let Some(columns) = columns else { return Ok(holding(schema)) };
             let mut found = columns.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
             found.sort_unstable();
-            Ok(Some(found))
+            Ok(found)
         };
         match self {
             Kind::Parquet => {
                 let builder = open(path)?.with_batch_size(rows);
-                let builder = match index(&SchemaRef::clone(builder.schema()))? {
-                    Some(roots) => {
-                        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-                        builder.with_projection(mask)
-                    }
-                    None => builder,
-                };
+                let roots = index(&SchemaRef::clone(builder.schema()))?;
+                let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+                let builder = builder.with_projection(mask);
                 Ok(Box::new(builder.build().map_err(|error| damaged(path, error))?))
             }
             Kind::Arrow => {
                 let columns = index(&ipc::open(path, None)?.schema())?;
-                Ok(Box::new(ipc::open(path, columns)?))
+                Ok(Box::new(ipc::open(path, Some(columns))?))
             }
         }
     }

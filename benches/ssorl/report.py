@@ -76,6 +76,11 @@ def table(rows):
     return "\n".join(lines)
 
 
+def further(title, rows):
+    """A section of its own, once there is something for it."""
+    return f"\n## {title}\n\n{table(rows)}\n" if rows else ""
+
+
 def draw(rows, oracle, path):
     """Interquartile mean over the part of the ranking that labelled trajectories come from."""
     import matplotlib
@@ -104,6 +109,9 @@ def draw(rows, oracle, path):
 
 def write(results, scale, size, expected, folder, name):
     """The tables as Markdown, every run as JSON, the picture as SVG."""
+    # Not at the top: processes are forked from the one that imports this, and PyTorch is theirs to load.
+    import learn
+
     by = defaultdict(list)
     for result in results:
         by[result["part"], result["setting"], result["kind"]].append(result)
@@ -128,8 +136,8 @@ def write(results, scale, size, expected, folder, name):
         by_corpus.append(f"| {corpus} | " + " | ".join(cells) + " |")
     text = f"""# Semi-supervised offline RL on corpora of our own
 
-{len(results)} of {expected} runs are in. Corpora: {", ".join(corpora)}, {size["steps"]:,} steps each. TD3+BC: {size["updates"]:,} updates of 256, networks
-of 128 × 128, learning rate 1e-3; {size["rollouts"]} trajectories of evaluation a run. Returns are normalised: 0 is a random policy's, 1 that of the best policy of the search, without noise
+{len(results)} of {expected} runs are in. Corpora: {", ".join(corpora)}, {size["steps"]:,} steps each. TD3+BC: {size["updates"]:,} updates of {learn.BATCH}, networks
+of {" × ".join(map(str, learn.HIDDEN))}, learning rate {learn.LEARNING_RATE:g}; {size["rollouts"]} trajectories of evaluation a run. Returns are normalised: 0 is a random policy's, 1 that of the best policy of the search, without noise
 ({", ".join(f"{e}: {low:.0f} and {high:.0f}" for e, (low, high) in scale.items())}). The gap is (oracle - it) / oracle in returns, the mean over corpora. Label error: squared error of the
 proxy labels, before any are dropped, as a share of the true actions' variance, on the rest of the pool that labelled trajectories come from (in_dist; in
 the decoupled setup, all unlabelled trajectories) and above it (out_dist).
@@ -143,15 +151,9 @@ Mean return by corpus, over all shares and seeds:
 {chr(10).join(by_corpus)}
 
 ![interquartile means]({name}.svg)
-
-## The window of the model: past + future observations (lowest 50%, proxy-labelled; 1 + 1 is above)
-
-{table(parts["window"])}
-
-## Labelled and unlabelled data chosen apart (medium-replay; thirds of returns, and shares of trajectories)
-
-{table(parts["quality"] + parts["quantity"])}
 """
+    text += further("The window of the model: past + future observations (lowest 50%, proxy-labelled; 1 + 1 is above)", parts["window"])
+    text += further("Labelled and unlabelled data chosen apart (medium-replay; thirds of returns, and shares of trajectories)", parts["quality"] + parts["quantity"])
     (folder / f"{name}.md").write_text(text)
     (folder / f"{name}.json").write_text(json.dumps({"size": size, "scale": scale, "results": sorted(results, key=lambda r: r["key"])}, indent=1) + "\n")
     print(f"{folder / name}.md: {len(results)} of {expected} runs")

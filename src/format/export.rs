@@ -38,13 +38,7 @@ pub fn check(format: &Format, options: &WriteOptions) -> Result<()> {
         ("robot", options.robot.is_some()),
         ("task", options.task.is_some()),
     ];
-    match given.iter().find(|(name, given)| *given && !takes.contains(name)) {
-        None => Ok(()),
-        Some((name, _)) => {
-            let hint = if takes.is_empty() { "it takes none of the kind".to_owned() } else { format!("it takes {}", takes.join(", ")) };
-            Err(Error::usage(format!("`{name}` means nothing to the format `{}`", format.name)).hint(hint))
-        }
-    }
+    format.takes(takes, &given)
 }
 
 /// Writes `dataset` to the path `to`, a place where nothing is and from which the caller publishes it by a rename;

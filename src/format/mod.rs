@@ -104,17 +104,21 @@ impl Format {
     /// Where it is only written, an option means nothing to it, or this build cannot do what one asks for.
     pub fn accepts(&self, options: &Options) -> Result<&Opener> {
         let opener = self.read.as_ref().ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", self.name)))?;
-        if let Some(name) = options.given().find(|name| !opener.takes.contains(name)) {
-            let hint = match opener.takes {
-                [] => "leave it out: the format has fixed names and one reading".to_owned(),
-                takes => format!("leave it out: of the kind it takes {}", takes.join(", ")),
-            };
-            return Err(Error::usage(format!("`{name}` means nothing to the format `{}`", self.name)).hint(hint));
-        }
+        self.takes(opener.takes, &options.given())?;
         if options.frames != Frames::Reference {
             video::version()?;
         }
         Ok(opener)
+    }
+
+    /// Holds the options that a user gave against those that the format takes.
+    ///
+    /// # Errors
+    /// Where one means nothing to it.
+    fn takes(&self, takes: &[&str], given: &[(&str, bool)]) -> Result<()> {
+        let Some((name, _)) = given.iter().find(|(name, given)| *given && !takes.contains(name)) else { return Ok(()) };
+        let hint = if takes.is_empty() { "it takes none of the kind".to_owned() } else { format!("it takes {}", takes.join(", ")) };
+        Err(Error::usage(format!("`{name}` means nothing to the format `{}`", self.name)).hint(hint))
     }
 
     /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was. Where a decoder panics at damaged
@@ -203,9 +207,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Names of the options that are not at their default, `on_error` aside.
-    fn given(&self) -> impl Iterator<Item = &'static str> {
-        let given = [
+    /// The options by name, `on_error` aside, and whether they are given: not at their default.
+    fn given(&self) -> [(&'static str, bool); 7] {
+        [
             ("map", !self.map.is_empty()),
             ("trajectory", self.trajectory.is_some()),
             ("step", self.step.is_some()),
@@ -213,8 +217,7 @@ impl Options {
             ("final_action", self.final_action != FinalAction::default()),
             ("alignment", self.alignment != Alignment::default()),
             ("frames", self.frames != Frames::default()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name)
+        ]
     }
 }
 

@@ -166,8 +166,8 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
         fingerprint.set("on_error", text.as_str());
     }
     let source = format.open(path, &options)?;
-    if options.frames != Frames::Reference {
-        fingerprint.set("frames", format!("{:?} by {}", options.frames, video::version()?).to_lowercase());
+    if let Some(text) = input.frames.as_ref().filter(|_| options.frames != Frames::Reference) {
+        fingerprint.set("frames", format!("{text} by {}", video::version()?));
     }
     let about = import::identified(&source.about());
     let foreign = Foreign {

@@ -64,8 +64,7 @@ pub(super) fn open(path: &Path, columns: Option<Vec<usize>>) -> Result<FileReade
     if let Some(block) = blocks(&file).into_iter().flatten().find(|block| block.1 > block.0) {
         return Err(damaged(&format!("a block of it would end at byte {}, and it has {}", block.1, block.0)));
     }
-    // What follows the first words are the library's own structures.
-    FileReader::try_new(BufReader::new(file), columns).map_err(|error| damaged(error.to_string().split(" {").next().unwrap_or_default()))
+    FileReader::try_new(BufReader::new(file), columns).map_err(|error| damaged(&error.to_string()))
 }
 
 /// Bytes of the file, and where each block would end as its footer says; `None` where the footer cannot be read, which is the
@@ -215,4 +214,32 @@ fn write(outgoing: &Outgoing, to: &Path, _options: &WriteOptions) -> Result<Writ
         writer.into_inner()?.finish()?;
     }
     Ok(Written::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_claim_more_than_the_file_has_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("steps.arrow");
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
+        let batch = RecordBatch::try_from_iter([("reward", column)]).unwrap();
+        let mut writer = FileWriter::try_new(HashingFile::create(&path).unwrap(), &batch.schema()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        writer.into_inner().unwrap().finish().unwrap();
+        assert_eq!(open(&path, None).unwrap().next().unwrap().unwrap(), batch);
+
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The last place that holds the length of the one block is where the footer says it.
+        let length = 8000_i64.to_le_bytes();
+        let at = bytes.windows(8).rposition(|window| window == length).unwrap();
+        bytes[at..at + 8].copy_from_slice(&(1_i64 << 40).to_le_bytes());
+        store::remove(&path).unwrap();
+        store::write(&path, &bytes).unwrap();
+        let message = open(&path, None).unwrap_err().message;
+        assert!(message.contains("a block of it would end at byte 10995"), "{message}");
+    }
 }

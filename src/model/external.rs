@@ -45,8 +45,9 @@ impl Kind {
             (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => Some(Kind::Tensor),
             (Kind::Graph, 11..=13) | (Kind::Function, 12) => Some(Kind::ValueInfo),
             (Kind::ValueInfo, 2) | (Kind::Attribute, 14 | 15) => Some(Kind::Type),
-            // Tensor, sequence, map, sparse tensor and optional; what these hold is of the same kinds.
+            // Of a tensor, sequence, map, sparse tensor or optional: each has a message in but one of two fields.
             (Kind::Type, 1 | 4 | 5 | 8 | 9) => Some(Kind::Element),
+            (Kind::Element, 1) => Some(Kind::Type),
             (Kind::Element, 2) => Some(Kind::Shape),
             (Kind::Model, 8 | 14) | (Kind::Training, 3 | 4) | (Kind::Graph, 14 | 16) | (Kind::Function, 9 | 14) | (Kind::Node, 9) => {
                 Some(Kind::Entry)
@@ -195,6 +196,18 @@ mod tests {
             // A group in front, which readers pass over, hides nothing.
             let hidden = [vec![0x0b, 0x0c], model(fields, 1)].concat();
             assert!(refuse(path, &hidden).is_err() && !is_message(&hidden), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_claims_more_than_its_message_holds_is_found_wherever_it_is() {
+        let places: [&[u64]; 6] = [&[7], &[7, 5], &[7, 1, 5], &[7, 11, 2, 1, 2, 1], &[8], &[25, 7, 5, 5, 13]];
+        for fields in places {
+            // A text of three bytes, of which all are there, and all but one.
+            for (text, whole) in [(&[0x12, 3, 1, 2, 3][..], true), (&[0x12, 3, 1, 2], false)] {
+                let message = fields.iter().rev().fold(text.to_vec(), |inner, number| encoded(*number, &inner));
+                assert_eq!(is_message(&message), whole, "{fields:?}");
+            }
         }
     }
 

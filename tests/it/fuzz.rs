@@ -201,7 +201,7 @@ fn seconds() -> u64 {
     wanted().unwrap_or(SECONDS)
 }
 
-/// Case after case until the time is up.
+/// Case after case until the time is up, or they are as many as nobody asked to exceed.
 fn cases(target: &Target) {
     let limit = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     setrlimit(Resource::As, limit(MEMORY)).unwrap();

@@ -473,7 +473,7 @@ mod tests {
         let mut file = Hdf5::create(&path).unwrap();
         write(&mut file);
         file.finish().unwrap();
-        let file = File::open_streaming(&path).unwrap();
+        let file = super::super::open(&path).unwrap();
         (folder, file)
     }
 

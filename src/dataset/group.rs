@@ -17,6 +17,7 @@ use parquet::column::writer::ColumnCloseResult;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::SchemaDescriptor;
 
 use super::store::HashingFile;
 use crate::error::{Error, Result};
@@ -42,7 +43,6 @@ impl Origin {
     fn closed(&self, name: &str) -> Vec<ColumnCloseResult> {
         let metadata = self.metadata.metadata();
         let (schema, group) = (metadata.file_metadata().schema_descr(), metadata.row_group(self.group));
-        let leaves = (0..schema.num_columns()).filter(|leaf| schema.get_column_root(*leaf).name() == name);
         let close = |leaf: usize| {
             let chunk = group.column(leaf);
             let column_index = metadata.column_index().and_then(|groups| groups.get(self.group)?.get(leaf)).cloned();
@@ -55,8 +55,13 @@ impl Origin {
                 offset_index: metadata.offset_index().and_then(|groups| groups.get(self.group)?.get(leaf)).cloned(),
             }
         };
-        leaves.map(close).collect()
+        leaves(schema, name).map(close).collect()
     }
+}
+
+/// Places of the leaves of the column `name`.
+fn leaves(schema: &SchemaDescriptor, name: &str) -> impl Iterator<Item = usize> {
+    (0..schema.num_columns()).filter(move |leaf| schema.get_column_root(*leaf).name() == name)
 }
 
 /// Writes the row groups of a file.
@@ -105,10 +110,8 @@ impl GroupWriter {
     /// Whether the column `name` of `origin` is encoded as it would be here.
     pub(super) fn takes(&self, origin: &Origin, name: &str) -> bool {
         let (own, closed) = (self.file.schema_descr(), origin.closed(name));
-        let leaves = || own.columns().iter().filter(|column| column.path().parts().first().is_some_and(|root| root == name));
-        !closed.is_empty()
-            && leaves().count() == closed.len()
-            && leaves().zip(&closed).all(|(leaf, closed)| leaf.as_ref() == closed.metadata.column_descr())
+        let same = |(leaf, closed): (usize, &ColumnCloseResult)| own.column(leaf).as_ref() == closed.metadata.column_descr();
+        !closed.is_empty() && leaves(own, name).count() == closed.len() && leaves(own, name).zip(&closed).all(same)
     }
 
     fn encode(&mut self, batch: &RecordBatch, copied: impl Fn(&str) -> bool) -> Result<()> {
@@ -118,9 +121,7 @@ impl GroupWriter {
         let mut columns = self.columns.iter_mut();
         for (field, array) in self.schema.fields().iter().zip(batch.columns()) {
             if copied(field.name()) {
-                let leaves = self.file.schema_descr().columns().iter();
-                let own = leaves.filter(|leaf| leaf.path().parts().first() == Some(field.name())).count();
-                columns.by_ref().take(own).for_each(drop);
+                columns.by_ref().take(leaves(self.file.schema_descr(), field.name()).count()).for_each(drop);
                 continue;
             }
             for leaf in compute_leaves(field, array)? {
@@ -136,8 +137,8 @@ impl GroupWriter {
         if self.rows == 0 {
             return Ok(());
         }
-        let roots: Vec<String> =
-            self.file.schema_descr().columns().iter().map(|leaf| leaf.path().parts().first().cloned().unwrap_or_default()).collect();
+        let schema = self.file.schema_descr();
+        let roots: Vec<String> = (0..schema.num_columns()).map(|leaf| schema.get_column_root(leaf).name().to_owned()).collect();
         let mut group = self.file.next_row_group()?;
         let mut columns = std::mem::take(&mut self.columns).into_iter();
         let mut at = 0;

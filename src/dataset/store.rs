@@ -43,13 +43,14 @@ pub fn append(path: &Path) -> Result<File> {
 /// Creates a directory and its missing parents, and makes their names durable: what is later put into them is not lost with
 /// them.
 pub fn create_dir(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
+    // What is there is looked at after it is seen to be there: another process may make the folder between the two.
     if path.symlink_metadata().is_ok() {
-        return Err(
-            Error::failed(format!("{} is there and is not a folder", path.display())).hint("write to another path, or remove it yourself")
-        );
+        return if path.is_dir() {
+            Ok(())
+        } else {
+            let message = format!("{} is there and is not a folder", path.display());
+            Err(Error::failed(message).hint("write to another path, or remove it yourself"))
+        };
     }
     let parent = folder(path);
     create_dir(parent)?;

@@ -237,9 +237,8 @@ fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) ->
             });
             options.watch.end();
             let imported = imported?;
-            let by = foreign.format.map_or("trajmill", |format| format.name);
             let lineage = Lineage {
-                by: format!("import {by}"),
+                by: format!("import {}", foreign.format()),
                 inputs: foreign.fingerprint.inputs.clone(),
                 source_metadata: source.metadata(),
                 set_aside: imported.aside.trajectories,

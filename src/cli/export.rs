@@ -6,7 +6,7 @@ use super::report;
 use crate::commit::{self, Existing, Staging, existing};
 use crate::dataset::{Dataset, layout};
 use crate::error::{Error, Result};
-use crate::format::{self, Unlabelled, WriteOptions};
+use crate::format::{self, Frames, Unlabelled, WriteOptions, video};
 use crate::plan::Fingerprint;
 
 /// What `export` takes.
@@ -40,6 +40,12 @@ pub(super) struct ExportArgs {
     /// Text of the task, for trajectories that have none of their own
     #[arg(long)]
     task: Option<String>,
+    /// Frames of the videos that columns refer to: reference to leave it at that; array or png to decode them
+    #[arg(long, default_value = "reference")]
+    frames: Frames,
+    /// The LeRobot dataset that references to videos are relative to
+    #[arg(long, value_name = "FOLDER")]
+    videos: Option<PathBuf>,
     /// Replace a different output at the same path
     #[arg(long)]
     overwrite: bool,
@@ -47,7 +53,7 @@ pub(super) struct ExportArgs {
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let format = format::export::writable(&args.to)?;
-    let dataset = Dataset::open(&args.dataset)?;
+    let dataset = video::decoded(Dataset::open(&args.dataset)?, args.frames, args.videos.as_deref())?;
     let options = WriteOptions {
         unlabelled: args.unlabelled,
         fill: args.fill,
@@ -62,6 +68,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     fingerprint.set("source", &dataset.hash);
+    if let Some(decoded) = &dataset.decoded {
+        fingerprint.set("frames", decoded.by.depends());
+    }
     let text = serde_json::to_string(&options).map_err(|error| Error::failed(error.to_string()))?;
     fingerprint.set("export", format!("{} {text}", format.name));
     let key = fingerprint.key();

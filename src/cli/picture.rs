@@ -6,7 +6,6 @@ use plotters::prelude::*;
 
 use super::report::number;
 use crate::dataset::Dataset;
-use crate::dataset::read::ShardReader;
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 use crate::plan::table::Flow;
@@ -138,7 +137,7 @@ fn histograms(dataset: &Dataset) -> Result<[Option<Histogram>; 2]> {
     let names = [trajectory::RETURN, trajectory::LENGTH, trajectory::LABELLED].map(str::to_owned);
     let each = |take: &mut dyn FnMut(Option<f64>, f64, bool)| -> Result<()> {
         for shard in &dataset.manifest.shards {
-            let reader = ShardReader::open(&dataset.path.join(&shard.trajectories.path), &dataset.trajectories)?;
+            let reader = dataset.open_trajectories(shard)?;
             let batch = reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&names))?;
             values(&batch, take)?;
         }

@@ -53,8 +53,10 @@ pub struct Input {
     pub final_action: Option<String>,
     /// Where an action stands in an RLDS episode, where it is said.
     pub alignment: Option<String>,
-    /// What becomes of the frames of LeRobot's videos, where it is said.
+    /// What becomes of the frames of videos, where it is said.
     pub frames: Option<String>,
+    /// Where the videos are that a dataset of ours refers to.
+    pub videos: Option<String>,
     /// What becomes of bad trajectories, where it is said.
     pub on_error: Option<String>,
     /// Bad trajectories that may be set aside without an exit code that says so.
@@ -140,6 +142,7 @@ fn inputs(node: &Node) -> Vec<Input> {
             final_action: None,
             alignment: None,
             frames: None,
+            videos: None,
             on_error: None,
             allowed: 0,
             max_steps: None,
@@ -168,6 +171,7 @@ fn inputs(node: &Node) -> Vec<Input> {
                 final_action: text("final_action"),
                 alignment: text("alignment"),
                 frames: text("frames"),
+                videos: text("videos"),
                 on_error: text("on_error"),
                 allowed: count("allowed").unwrap_or(0),
                 max_steps: count("max_steps"),

@@ -29,7 +29,8 @@ pub fn json_schema() -> Value {
             "max_steps": {"type": "integer", "minimum": 1, "description": "Longest trajectory, where the source marks terminal states alone."},
             "on_error": {"type": "string", "enum": ["fail", "quarantine"], "description": "What becomes of a bad trajectory: it ends the run, or is set aside with its reason in quarantine.jsonl."},
             "allowed": {"type": "integer", "minimum": 0, "description": "Trajectories that may be set aside; more of them give exit code 4."},
-            "frames": {"type": "string", "enum": ["reference", "array", "png"], "description": "Frames of LeRobot's videos: references to them, or decoded to arrays of bytes or to PNG; needs a build with the Cargo feature `video`."}
+            "frames": {"type": "string", "enum": ["reference", "array", "png"], "description": "Frames of videos: references to them, or decoded to arrays of bytes or to PNG; needs a build with the Cargo feature `video`."},
+            "videos": {"type": "string", "description": "The LeRobot dataset that a dataset of trajmill refers to for its videos, where `frames` is to decode them as it is read."}
         },
         "required": ["path"],
         "additionalProperties": false

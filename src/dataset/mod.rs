@@ -24,12 +24,13 @@ pub mod write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 pub use chunk::Chunk;
 pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
+pub use read::{Decode, ShardReader};
 
 /// A published dataset, as its manifest describes it; it does not change while it is open.
 #[derive(Debug, Clone)]
@@ -44,8 +45,19 @@ pub struct Dataset {
     pub hash: String,
     /// Schema of `steps` in memory: vectors are `FixedSizeList`.
     pub steps: SchemaRef,
+    /// What makes columns of `steps` of those in the files, where any is read otherwise than it is kept.
+    pub decoded: Option<Decoded>,
     /// Schema of `trajectories`.
     pub trajectories: SchemaRef,
+}
+
+/// How `steps` are read that are not as the files have them.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// Schema of what the files have.
+    stored: SchemaRef,
+    /// What makes columns of it.
+    pub by: Arc<dyn Decode>,
 }
 
 impl Dataset {
@@ -75,8 +87,36 @@ impl Dataset {
             hash: blake3::hash(&bytes).to_hex().to_string(),
             manifest: Arc::new(manifest),
             steps,
+            decoded: None,
             trajectories,
         })
+    }
+
+    /// The dataset with columns of `steps` that `by` makes of those in the files.
+    pub fn decoding(self, by: Arc<dyn Decode>) -> Dataset {
+        let field = |field: &Arc<_>| by.field(field).map_or_else(|| Arc::clone(field), Arc::new);
+        let steps = Arc::new(Schema::new(self.steps.fields().iter().map(field).collect::<Vec<_>>()));
+        Dataset { steps, decoded: Some(Decoded { stored: self.steps, by }), ..self }
+    }
+
+    /// Opens a shard's file of steps.
+    ///
+    /// # Errors
+    /// Those of [`ShardReader::open`].
+    pub fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
+        let path = self.path.join(&shard.steps.path);
+        match &self.decoded {
+            Some(decoded) => Ok(ShardReader::open(&path, &decoded.stored)?.decoding(&decoded.by)),
+            None => ShardReader::open(&path, &self.steps),
+        }
+    }
+
+    /// Opens a shard's file of trajectories.
+    ///
+    /// # Errors
+    /// Those of [`ShardReader::open`].
+    pub fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
+        ShardReader::open(&self.path.join(&shard.trajectories.path), &self.trajectories)
     }
 
     /// Number of rows of `steps`, final observations included.

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::file::metadata::PageIndexPolicy;
@@ -17,12 +17,28 @@ use super::schema;
 use super::vector::{Part, Vector};
 use crate::error::{Error, Result, caught};
 
+/// Makes columns of those in a file when they are read: frames of the videos that they refer to, say.
+pub trait Decode: std::fmt::Debug + Send + Sync {
+    /// The field that the column `stored` is read as; `None` where it is read as it is.
+    fn field(&self, stored: &Field) -> Option<Field>;
+
+    /// The values of that field, a row for each row of the column `stored`, whose name is `name`.
+    ///
+    /// # Errors
+    /// Where they cannot be made; the message names the column.
+    fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef>;
+
+    /// All that the values depend on besides the stored ones, for fingerprints.
+    fn depends(&self) -> &str;
+}
+
 /// An open Parquet file whose footer has been read.
 #[derive(Debug, Clone)]
 pub struct ShardReader {
     path: PathBuf,
     metadata: ArrowReaderMetadata,
     logical: SchemaRef,
+    decode: Option<Arc<dyn Decode>>,
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -63,7 +79,12 @@ impl ShardReader {
                 names(logical).join(", ")
             )));
         }
-        Ok(ShardReader { path: path.to_owned(), metadata, logical: Arc::clone(logical) })
+        Ok(ShardReader { path: path.to_owned(), metadata, logical: Arc::clone(logical), decode: None })
+    }
+
+    /// The reader with columns that `by` makes of those in the file.
+    pub fn decoding(self, by: &Arc<dyn Decode>) -> ShardReader {
+        ShardReader { decode: Some(Arc::clone(by)), ..self }
     }
 
     /// Names of the file's columns, in order.
@@ -83,11 +104,21 @@ impl ShardReader {
         for (group, own) in groups {
             let end = start + u64::try_from(own.num_rows()).unwrap_or(0);
             if (start, end) == (rows.start, rows.end) {
-                return Some(Origin { path: self.path.clone(), metadata: self.metadata.clone(), group, steps: steps.clone() });
+                // What was made of a column is not what the file has.
+                let stored = |name: &str| self.logical.field_with_name(name).is_ok_and(|field| self.made(field).is_none());
+                let fields = steps.schema_ref().fields().iter().enumerate();
+                let keep: Vec<usize> = fields.filter(|(_, field)| stored(field.name())).map(|(at, _)| at).collect();
+                let steps = steps.project(&keep).ok()?;
+                return Some(Origin { path: self.path.clone(), metadata: self.metadata.clone(), group, steps });
             }
             start = end;
         }
         None
+    }
+
+    /// The field that a column of the file is read as, where that is another.
+    fn made(&self, stored: &Field) -> Option<Field> {
+        self.decode.as_ref()?.field(stored)
     }
 
     /// Reads the rows of `ranges`, which ascend and do not overlap, of the columns named (all where `None`), in file order.
@@ -123,7 +154,17 @@ impl ShardReader {
             Some(vector) => vector.read(&file, &parts, rows),
             None => read.next().ok_or_else(|| Error::failed("a column was not read")),
         };
-        let columns = keep.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let mut columns = keep.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let mut fields = logical.fields().to_vec();
+        if let Some(decode) = &self.decode {
+            for (field, column) in fields.iter_mut().zip(&mut columns) {
+                if let Some(made) = decode.field(field) {
+                    *column = decode.column(field.name(), column)?;
+                    *field = Arc::new(made);
+                }
+            }
+        }
+        let logical = Arc::new(Schema::new_with_metadata(fields, logical.metadata().clone()));
         Ok(RecordBatch::try_new_with_options(logical, columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
     }
 

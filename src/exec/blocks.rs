@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema};
 
 use crate::dataset::chunk::with_column;
-use crate::dataset::read::ShardReader;
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Chunk, Dataset, FileEntry, Origin};
+use crate::dataset::{Chunk, Dataset, Origin, ShardReader};
 use crate::error::{Error, Result};
 use crate::plan::{Piece, Task};
 
@@ -21,7 +20,7 @@ const MOST_OPEN: usize = 64;
 /// The shards that tasks read; each file is held against its checksum before its first row is used.
 pub struct Readers<'a> {
     sources: &'a [Dataset],
-    verified: Mutex<HashSet<(u32, u32, bool)>>,
+    verified: Mutex<HashSet<(u32, u32)>>,
 }
 
 impl<'a> Readers<'a> {
@@ -34,14 +33,14 @@ impl<'a> Readers<'a> {
         let missing = || Error::failed(format!("the plan names shard {shard} of source {source}, which is not there"));
         let dataset = self.sources.get(source as usize).ok_or_else(missing)?;
         let entry = dataset.manifest.shards.get(shard as usize).ok_or_else(missing)?;
-        let (file, schema): (&FileEntry, &SchemaRef) =
-            if steps { (&entry.steps, &dataset.steps) } else { (&entry.trajectories, &dataset.trajectories) };
         // `trajectories` files were verified when the selection was computed.
-        let first = steps && self.verified.lock().map_or(true, |mut verified| verified.insert((source, shard, steps)));
-        if first {
-            dataset.verify_file(file)?;
+        if !steps {
+            return dataset.open_trajectories(entry);
         }
-        ShardReader::open(&dataset.path.join(&file.path), schema)
+        if self.verified.lock().map_or(true, |mut verified| verified.insert((source, shard))) {
+            dataset.verify_file(&entry.steps)?;
+        }
+        dataset.open_steps(entry)
     }
 
     /// The blocks of `task`, with the columns of steps that `columns` names. `written` are the columns that come out: where

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::array::{ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::DataType;
 
 use super::dense::{self, Plain};
@@ -63,7 +63,11 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         dense::column(outgoing, &mut file, column, name, false)?;
     }
     let next = Plain { name: "next_observations".to_owned(), ..observation };
-    dense::stream(outgoing, &mut file, &next, outgoing.length(), &[step::OBSERVATION], &next_observations)?;
+    let following = |leaving: &Leaving| {
+        let column = leaving.steps.column_by_name(step::OBSERVATION);
+        leaving.following(column.ok_or_else(|| Error::failed("a column was not read"))?)
+    };
+    dense::stream(outgoing, &mut file, &next, outgoing.length(), &[step::OBSERVATION], &following)?;
     flags(outgoing, &mut file, "terminals", step::TERMINATED)?;
     flags(outgoing, &mut file, "timeouts", step::TRUNCATED)?;
     if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
@@ -103,16 +107,6 @@ fn vectors(outgoing: &Outgoing, name: &str) -> Result<Plain> {
         _ => Err(Error::failed(format!("`{name}` is {}, and D4RL holds one vector a step", field.data_type()))
             .hint("`derive` can make a vector of its parts, and `columns` choose it; or write another format")),
     }
-}
-
-/// The observation after each step; the last one where the final is not known.
-pub(super) fn next_observations(leaving: &Leaving) -> Result<ArrayRef> {
-    let column = leaving.steps.column_by_name(step::OBSERVATION).ok_or_else(|| Error::failed("a column was not read"))?;
-    if leaving.has_final() {
-        return Ok(column.slice(1, leaving.length));
-    }
-    let indices = (1..leaving.length as u64).chain((leaving.length as u64).checked_sub(1));
-    Ok(arrow::compute::take(column, &indices.collect::<arrow::array::UInt64Array>(), None)?)
 }
 
 /// Flags of the ends of trajectories: the last step of each is one or the other.

@@ -104,11 +104,10 @@ impl Moved {
 
 /// Where a trajectory is known by, and its content.
 fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
-    use crate::dataset::read::ShardReader;
     let columns = [trajectory::UID.to_owned(), trajectory::CONTENT_HASH.to_owned()];
     let mut known = HashMap::new();
     for shard in &dataset.manifest.shards {
-        let reader = ShardReader::open(&dataset.path.join(&shard.trajectories.path), &dataset.trajectories)?;
+        let reader = dataset.open_trajectories(shard)?;
         let batch = reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&columns))?;
         let text = |name: &str| {
             let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());

@@ -10,16 +10,15 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::unlabelled::{cut_off, filler};
 use crate::dataset::chunk::{with_column, with_field};
-use crate::dataset::read::ShardReader;
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Dataset, Manifest, ShardEntry};
+use crate::dataset::{Dataset, Manifest, ShardEntry, ShardReader};
 use crate::error::{Error, Result};
 
 /// The column that says which actions were there, beside actions that were filled in.
@@ -130,6 +129,18 @@ impl Leaving {
     /// The column `name` of its steps, the row of the final observation left out.
     pub fn column(&self, name: &str) -> Option<ArrayRef> {
         Some(self.steps.column_by_name(name)?.slice(0, self.length))
+    }
+
+    /// The value of `column`, which is one of its steps, after each step; the last one where that of the final row is not known.
+    ///
+    /// # Errors
+    /// Never, as long as it has a value for each row.
+    pub fn following(&self, column: &ArrayRef) -> Result<ArrayRef> {
+        if self.has_final() {
+            return Ok(column.slice(1, self.length));
+        }
+        let indices = (1..self.length as u64).chain((self.length as u64).checked_sub(1));
+        Ok(arrow::compute::take(column, &indices.collect::<UInt64Array>(), None)?)
     }
 
     /// The text in column `name` of what is said about the trajectory.
@@ -333,7 +344,7 @@ impl Pass<'_> {
             dataset.verify_file(&entry.trajectories)?;
             dataset.verify_file(&entry.steps)?;
         }
-        let table = ShardReader::open(&dataset.path.join(&entry.trajectories.path), &dataset.trajectories)?;
+        let table = dataset.open_trajectories(entry)?;
         let table = table.read(std::slice::from_ref(&(0..table.rows())), None)?;
         let number = |name: &str| {
             let column = table.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
@@ -344,8 +355,7 @@ impl Pass<'_> {
         let spans = first.values().iter().zip(rows.values()).map(span).collect();
         let keep =
             self.outgoing.carried.fields().iter().map(|field| table.schema().index_of(field.name())).collect::<Result<Vec<_>, _>>()?;
-        let reader = ShardReader::open(&dataset.path.join(&entry.steps.path), &dataset.steps)?;
-        Ok(Shard { reader, carried: table.project(&keep)?, spans, next: 0 })
+        Ok(Shard { reader: dataset.open_steps(entry)?, carried: table.project(&keep)?, spans, next: 0 })
     }
 
     /// Reads the next block of whole trajectories; `false` after the last.

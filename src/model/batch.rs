@@ -82,6 +82,7 @@ impl DataMut<'_> {
             DataMut::F64(values) => pad(values, rows, batch),
             DataMut::I32(values) => pad(values, rows, batch),
             DataMut::I64(values) => pad(values, rows, batch),
+            DataMut::U8(values) => pad(values, rows, batch),
         }
     }
 }

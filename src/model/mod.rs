@@ -79,6 +79,8 @@ pub enum Element {
     I32,
     /// int64.
     I64,
+    /// uint8.
+    U8,
     /// Any other, which no stage feeds or reads.
     Other,
 }
@@ -90,6 +92,7 @@ impl std::fmt::Display for Element {
             Element::F64 => "float64",
             Element::I32 => "int32",
             Element::I64 => "int64",
+            Element::U8 => "uint8",
             Element::Other => "an unsupported type",
         })
     }
@@ -265,6 +268,8 @@ pub enum Data<'a> {
     I32(&'a [i32]),
     /// int64.
     I64(&'a [i64]),
+    /// uint8.
+    U8(&'a [u8]),
 }
 
 impl Data<'_> {
@@ -275,6 +280,7 @@ impl Data<'_> {
             Data::F64(values) => values.len(),
             Data::I32(values) => values.len(),
             Data::I64(values) => values.len(),
+            Data::U8(values) => values.len(),
         }
     }
 
@@ -295,6 +301,8 @@ pub enum DataMut<'a> {
     I32(&'a mut [i32]),
     /// int64.
     I64(&'a mut [i64]),
+    /// uint8.
+    U8(&'a mut [u8]),
 }
 
 /// A loaded model with its own buffers, used by one thread at a time.

@@ -39,6 +39,7 @@ type Done = (Vec<Value>, Result<Vec<Value>, String>);
 enum Output {
     F32(Vec<f32>),
     I32(Vec<i32>),
+    U8(Vec<u8>),
 }
 
 impl PureRuntime {
@@ -77,6 +78,7 @@ impl PureSession {
             let (element, shape) = match value {
                 Value::FloatTensor(tensor) => (Element::F32, tensor.shape().to_vec()),
                 Value::Int32Tensor(tensor) => (Element::I32, tensor.shape().to_vec()),
+                Value::UInt8Tensor(tensor) => (Element::U8, tensor.shape().to_vec()),
                 _ => (Element::Other, Vec::new()),
             };
             batch::check_output(spec, *index, element, &shape, geometry.batch)?;
@@ -89,6 +91,7 @@ impl PureSession {
         match self.inputs.get_mut(index) {
             Some(Value::FloatTensor(tensor)) => DataMut::F32(tensor.data_mut().unwrap_or_default()),
             Some(Value::Int32Tensor(tensor)) => DataMut::I32(tensor.data_mut().unwrap_or_default()),
+            Some(Value::UInt8Tensor(tensor)) => DataMut::U8(tensor.data_mut().unwrap_or_default()),
             _ => DataMut::F32(&mut []),
         }
     }
@@ -109,6 +112,7 @@ impl PureSession {
         match self.outputs.get(index) {
             Some(Output::F32(values)) => Data::F32(values),
             Some(Output::I32(values)) => Data::I32(values),
+            Some(Output::U8(values)) => Data::U8(values),
             None => Data::F32(&[]),
         }
     }
@@ -127,6 +131,7 @@ impl PureSession {
         let kept = given.into_iter().filter_map(|value| match value {
             Value::FloatTensor(tensor) => Some(Output::F32(tensor.into_data())),
             Value::Int32Tensor(tensor) => Some(Output::I32(tensor.into_data())),
+            Value::UInt8Tensor(tensor) => Some(Output::U8(tensor.into_data())),
             _ => None,
         });
         self.outputs = kept.collect();
@@ -173,6 +178,7 @@ fn buffer(spec: &Spec, port: &Port, shape: &[usize], batch: usize) -> Result<Val
     let count = shape.iter().product();
     let value = match port.element {
         Element::I32 => zeros(count).map(|values: Vec<i32>| Value::from(Tensor::from_data(shape, values))),
+        Element::U8 => zeros(count).map(|values: Vec<u8>| Value::from(Tensor::from_data(shape, values))),
         _ => zeros(count).map(|values: Vec<f32>| Value::from(Tensor::from_data(shape, values))),
     };
     value.ok_or_else(|| batch::out_of_memory(spec, batch, "memory"))
@@ -183,6 +189,7 @@ fn port(model: &Model, id: NodeId) -> Port {
     let element = match info.as_ref().and_then(rten::NodeInfo::dtype) {
         Some(ValueType::Tensor(DataType::Float)) => Element::F32,
         Some(ValueType::Tensor(DataType::Int32)) => Element::I32,
+        Some(ValueType::Tensor(DataType::UInt8)) => Element::U8,
         _ => Element::Other,
     };
     let axis = |dimension: Dimension| match dimension {

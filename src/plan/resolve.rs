@@ -43,6 +43,9 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     for (index, source) in sources.iter().enumerate() {
         fingerprint.set(format!("source {}", index + 1), &source.hash);
+        if let Some(decoded) = &source.decoded {
+            fingerprint.set(format!("source {} frames", index + 1), decoded.by.depends());
+        }
         // Names of several are in the result.
         if sources.len() > 1 {
             fingerprint.set(format!("source {} name", index + 1), &source.name);

@@ -18,17 +18,26 @@ use crate::error::{Error, Result};
 use crate::format::adapt::{Adapted, Own, own_columns, renamed, wider};
 use crate::format::{self, Format, Frames, OnError, Options, Outgoing, Source, WriteOptions, import, video};
 
+/// What `format` calls a dataset of ours.
+const OWN: &str = "trajmill";
+
+/// What an import reads.
+enum From {
+    /// Another format, and how it is read.
+    Format(&'static Format, Options),
+    /// A dataset of ours, which gets other columns.
+    Own(Dataset),
+}
+
 /// A source that is imported before it is read.
 pub struct Foreign {
     /// Key of the import: the source's content and how it is read.
     pub fingerprint: Fingerprint,
     /// The file or directory.
     pub path: PathBuf,
-    /// Its format; `None` for a dataset of ours that gets other columns.
-    pub format: Option<&'static Format>,
+    from: From,
     /// Bad trajectories that may be set aside without an exit code that says so.
     pub allowed: u64,
-    options: Options,
     names: Vec<(String, String)>,
     steps: SchemaRef,
     about: SchemaRef,
@@ -37,7 +46,18 @@ pub struct Foreign {
 impl Foreign {
     /// What becomes of bad trajectories.
     pub fn on_error(&self) -> OnError {
-        self.options.on_error
+        match &self.from {
+            From::Format(_, options) => options.on_error,
+            From::Own(_) => OnError::Fail,
+        }
+    }
+
+    /// Name of the format that is read.
+    pub fn format(&self) -> &str {
+        match &self.from {
+            From::Format(format, _) => format.name,
+            From::Own(_) => OWN,
+        }
     }
 
     /// Reads the source with `read`, its columns as the pipeline has them.
@@ -49,10 +69,10 @@ impl Foreign {
             let (names, steps, about) = (self.names.clone(), Arc::clone(&self.steps), Arc::clone(&self.about));
             read(&mut Adapted { inner, names, steps, about })
         };
-        match self.format {
-            Some(format) => adapt(format.open(&self.path, &self.options)?),
-            None => {
-                let outgoing = Outgoing::new(Dataset::open(&self.path)?, true, &WriteOptions::default())?;
+        match &self.from {
+            From::Format(format, options) => adapt(format.open(&self.path, options)?),
+            From::Own(dataset) => {
+                let outgoing = Outgoing::new(dataset.clone(), true, &WriteOptions::default())?;
                 let own: Box<dyn Source + '_> = Box::new(Own::new(&outgoing)?);
                 adapt(own)
             }
@@ -76,7 +96,7 @@ pub(super) fn look(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec
         Diagnostic { span: input.span, message: error.message, help }
     };
     for input in &pipeline.inputs {
-        match find(&pipeline.locate(&input.path), input) {
+        match find(pipeline, input) {
             Ok(source) => found.push(source),
             Err(error) => faults.push(fault(input, error)),
         }
@@ -105,10 +125,12 @@ pub(super) fn look(pipeline: &PipelineFile, faults: &mut Vec<Diagnostic>) -> Vec
     sources
 }
 
-fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
+fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
+    let path = pipeline.locate(&input.path);
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let own =
-        input.format.as_deref() == Some("trajmill") || (input.format.is_none() && (layout::manifest(path).exists() || !path.exists()));
+    let own = input.format.as_deref() == Some(OWN) || (input.format.is_none() && (layout::manifest(&path).exists() || !path.exists()));
+    let misread = |text: &str, what: String| Error::usage(format!("`{text}` in `source`: {what}"));
+    let frames = input.frames.as_deref().map_or(Ok(Frames::Reference), |text| text.parse().map_err(|what| misread(text, what)))?;
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     if own {
@@ -117,35 +139,32 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
             ("alignment", input.alignment.is_some()),
             ("max_steps", input.max_steps.is_some()),
             ("on_error", input.on_error.is_some()),
-            ("frames", input.frames.is_some()),
         ];
         if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
             let hint = "leave it out, or name the format of the source by `format`";
             return Err(Error::usage(format!("`{name}` in `source` is for foreign formats, and this is a dataset of trajmill")).hint(hint));
         }
-        let dataset = Dataset::open(path)?;
+        let mut dataset = Dataset::open(&path)?;
         fingerprint.set("source", &dataset.hash);
+        dataset = video::decoded(dataset, frames, input.videos.as_ref().map(|videos| pipeline.locate(videos)).as_deref())?;
+        if let Some(decoded) = &dataset.decoded {
+            fingerprint.set("frames", decoded.by.depends());
+        }
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
         let about = import::identified(&about);
         let names: Vec<(String, String)> = input.map.iter().map(|(new, old)| (old.clone(), new.clone())).collect();
-        let foreign = Foreign {
-            fingerprint,
-            path: path.to_owned(),
-            format: None,
-            allowed: 0,
-            options: Options::default(),
-            steps: renamed(&steps, &names)?,
-            names,
-            about,
-        };
+        let foreign =
+            Foreign { fingerprint, path, from: From::Own(dataset.clone()), allowed: 0, steps: renamed(&steps, &names)?, names, about };
         return Ok(Found { name: dataset.name.clone(), dataset: Some(dataset), foreign, widen: input.widen });
     }
-    let format = format::resolve(input.format.as_deref(), path)?;
-    fingerprint.set("source", import::fingerprint(path)?);
+    if input.videos.is_some() {
+        return Err(Error::usage("`videos` in `source` is for datasets of trajmill: a foreign one knows where its own are"));
+    }
+    let format = format::resolve(input.format.as_deref(), &path)?;
+    fingerprint.set("source", import::fingerprint(&path)?);
     fingerprint.set("format", format.name);
-    let mut options = Options { map: input.map.clone(), ..Options::default() };
+    let mut options = Options { map: input.map.clone(), frames, ..Options::default() };
     fingerprint.set("options", format!("{:?}", options.map));
-    let misread = |text: &str, what: String| Error::usage(format!("`{text}` in `source`: {what}"));
     if let Some(text) = &input.final_action {
         options.final_action = text.parse().map_err(|what| misread(text, what))?;
         fingerprint.set("final_action", text.as_str());
@@ -153,9 +172,6 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
     if let Some(text) = &input.alignment {
         options.alignment = text.parse().map_err(|what| misread(text, what))?;
         fingerprint.set("alignment", text.as_str());
-    }
-    if let Some(text) = &input.frames {
-        options.frames = text.parse().map_err(|what| misread(text, what))?;
     }
     if let Some(steps) = input.max_steps {
         options.max_steps = usize::try_from(steps).ok();
@@ -165,19 +181,18 @@ fn find(path: &std::path::Path, input: &Input) -> Result<Found> {
         options.on_error = text.parse().map_err(|what| misread(text, what))?;
         fingerprint.set("on_error", text.as_str());
     }
-    let source = format.open(path, &options)?;
-    if let Some(text) = input.frames.as_ref().filter(|_| options.frames != Frames::Reference) {
+    let source = format.open(&path, &options)?;
+    if let Some(text) = input.frames.as_ref().filter(|_| frames != Frames::Reference) {
         fingerprint.set("frames", format!("{text} by {}", video::version()?));
     }
     let about = import::identified(&source.about());
     let foreign = Foreign {
         fingerprint,
-        path: path.to_owned(),
-        format: Some(format),
-        allowed: input.allowed,
-        options,
-        names: Vec::new(),
         steps: source.schema(),
+        path,
+        from: From::Format(format, options),
+        allowed: input.allowed,
+        names: Vec::new(),
         about,
     };
     Ok(Found { dataset: None, name, foreign, widen: input.widen })
@@ -278,6 +293,7 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<Foreign>)> {
         hash: foreign.fingerprint.key(),
         trajectories: write::trajectories_schema(&steps, &about),
         steps: Arc::new(steps),
+        decoded: None,
     };
     Ok((dataset, Some(foreign)))
 }

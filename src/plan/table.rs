@@ -9,7 +9,6 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 
 use super::{Phase, Piece};
 use crate::dataset::chunk::with_column;
-use crate::dataset::read::ShardReader;
 use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, Result};
@@ -210,7 +209,7 @@ fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
 
 fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result<RecordBatch> {
     dataset.verify_file(&entry.trajectories)?;
-    let reader = ShardReader::open(&dataset.path.join(&entry.trajectories.path), &dataset.trajectories)?;
+    let reader = dataset.open_trajectories(entry)?;
     let present: Vec<String> = names.iter().filter(|name| dataset.trajectories.index_of(name).is_ok()).cloned().collect();
     reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&present))
 }

@@ -263,7 +263,8 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
             Element::F32 => DataType::Float32,
             Element::I32 if exact => DataType::Int32,
             Element::I64 if exact => DataType::Int64,
-            Element::F64 | Element::I32 | Element::I64 => DataType::Float64,
+            Element::U8 if exact => DataType::UInt8,
+            Element::F64 | Element::I32 | Element::I64 | Element::U8 => DataType::Float64,
             Element::Other => {
                 return Err(at(Misfit::new(format!("the model's output `{port}` holds neither floating-point numbers nor integers"))));
             }

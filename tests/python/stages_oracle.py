@@ -130,6 +130,29 @@ def score(data):
     close(made.steps["y"], np.where(np.isfinite(wanted), wanted, np.nan), "score: null where it is not finite", atol=1e-5)
     check((first < 0).sum() > 3, "score: some are not finite")
 
+def bytes_into_a_model():
+    """A model of uint8, such as one of images: what goes in is what the column has, windows and padding included."""
+    lengths, width = [1, 6, 3], 12
+    pixels = RNG.integers(0, 256, (sum(lengths), width), dtype=np.uint8)
+    table = {"trajectory_id": np.repeat(np.arange(3), lengths), "step": np.concatenate([np.arange(n) for n in lengths]), "observation": RNG.normal(size=sum(lengths))}
+    pq.write_table(pa.table({**table, "pixels": pa.array(list(pixels), pa.list_(pa.uint8()))}), ROOT / "pixels.parquet")
+    trajmill("import", ROOT / "pixels.parquet", ROOT / "pixels", "--from", "parquet", "--map", "observation=observation")
+    info = lambda port, kind, *shape: helper.make_tensor_value_info(port, kind, ["batch", *shape])
+    nodes = [helper.make_node("Identity", ["image"], ["same"]), helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+             helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2], keepdims=0)]
+    graph = helper.make_graph(nodes, "pixels", [info("image", TensorProto.UINT8, 2, width)], [info("mean", TensorProto.FLOAT), info("same", TensorProto.UINT8, 2, width)])
+    path = str(ROOT / "pixels.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    options = {"model": path, "edge": "repeat", "batch": 4, "inputs": {"image": {"of": "pixels", "past": 1}}, "outputs": {"mean": "mean", "same": "same"}}
+    made = run("score-bytes", [{"score": options}], ROOT / "pixels")
+    before = np.concatenate([own[np.maximum(np.arange(len(own)) - 1, 0)] for own in np.split(pixels, np.cumsum(lengths)[:-1])])
+    wanted = np.stack([before, pixels], 1)
+    equal(made.steps["same"], wanted.reshape(len(pixels), -1), "bytes in, bytes out")
+    close(made.steps["mean"], predict(path, {"image": wanted})["mean"], "a model of bytes", atol=1e-4)
+    check({column["name"]: column["type"] for column in made.manifest["columns"]}["same"].count("UInt8") == 1, "bytes stay bytes")
+    done = run("score-bytes-of", [{"score": {**options, "inputs": {"image": {"of": "observation", "past": 23}}}}], ROOT / "pixels", code=3)
+    check("image: uint8" in done.stderr, f"floats are no bytes: {done.stderr}")
+
 # ---- truncate
 
 def truncate(data):
@@ -557,6 +580,7 @@ def main():
     data = dataset("small", [1, 5, 2, 23, 1, 9, 17, 4, 30, 3, 8, 12])
     for part in (score, truncate, quantiles, normalise, derive, windows, pairs, subsample, split, draws, orders, runs, strides, summaries, win_rates):
         part(data)
+    bytes_into_a_model()
     same(data, ROOT / "small")
     finish("stages_oracle")
 

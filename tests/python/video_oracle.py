@@ -208,7 +208,10 @@ def exports(wanted):
     with h5py.File(ROOT / "demos.hdf5") as demos:
         for index, (length, end) in enumerate(zip(LENGTHS, ends)):
             for key, frames in wanted.items():
-                equal(demos[f"data/demo_{index}/{key}"][:], frames[end - length:end], f"robomimic {index} {key}")
+                cameras(demos[f"data/demo_{index}"], key, frames[end - length:end])
+    trajmill("import", ROOT / "demos.hdf5", ROOT / "demos.in")
+    for key, frames in wanted.items():
+        equal(arrays(steps(ROOT / "demos.in"), key), frames, f"robomimic and back {key}")
     trajmill("export", ROOT / "png", ROOT / "images", "--to", "lerobot")
     features = json.loads((ROOT / "images/meta/info.json").read_text())["features"]
     table = pq.read_table(ROOT / "images/data")
@@ -226,17 +229,97 @@ def exports(wanted):
 
 def a_model_sees_frames(root, wanted):
     """`score` over the frames of a source that is decoded for the run."""
-    graph = helper.make_graph(
-        [helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0)], "brightness",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 48, 64, 3])], [helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["n"])])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, ROOT / "brightness.onnx")
-    stages = [{"score": {"model": "brightness.onnx", "inputs": {"image": f'"{TOP}"'}, "outputs": {"brightness": "mean"}}}, {"materialise": {"path": "scored", "columns": ["brightness"]}}]
+    stages = [brightness(TensorProto.FLOAT), {"materialise": {"path": "scored", "columns": ["brightness"]}}]
     (ROOT / "score.json").write_text(json.dumps({"trajmill": 1, "source": {"path": str(root), "format": "lerobot", "frames": "array"}, "stages": stages}))
     trajmill("run", ROOT / "score.json")
     found = steps(ROOT / "scored")["brightness"].to_numpy()
     check(np.allclose(found, wanted[TOP].mean((1, 2, 3)), rtol=1e-5), "a model over frames")
     check("nothing to do" in trajmill("run", ROOT / "score.json").stderr, "the same run again")
+
+def cameras(demo, key, frames):
+    """robomimic's loader looks for what a camera saw among the observations, and for what it saw next."""
+    name = key.removeprefix("observation.")
+    equal(demo[f"obs/{name}"][:], frames, f"robomimic {demo.name} {name}")
+    equal(demo[f"next_obs/{name}"][:], np.concatenate([frames[1:], frames[-1:]]), f"robomimic {demo.name} next {name}")
+    check(key not in demo, f"{key} is there once")
+
+def brightness(kind):
+    """A model whose input is an image of such numbers."""
+    nodes = [helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT), helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2, 3], keepdims=0)]
+    graph = helper.make_graph(nodes, "brightness", [helper.make_tensor_value_info("image", kind, ["n", 48, 64, 3])], [helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["n"])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), ROOT / "brightness.onnx")
+    return {"score": {"model": "brightness.onnx", "inputs": {"image": f'"{TOP}"'}, "outputs": {"brightness": "mean"}}}
+
+def references_are_decoded_where_they_are_needed(root, wanted):
+    """A dataset that holds references: exports and pipelines read it with the frames in their place, and write none they need not."""
+    references, ends = ROOT / "reference", np.cumsum(LENGTHS)
+    for name, frames in [("demos", "array"), ("pictures", "png")]:
+        to = {"demos": "robomimic", "pictures": "lerobot"}[name]
+        trajmill("export", references, ROOT / f"late-{name}", "--to", to, "--frames", frames, "--videos", root)
+        check("nothing to do" in trajmill("export", references, ROOT / f"late-{name}", "--to", to, "--frames", frames, "--videos", root).stderr, "the same export again")
+    with h5py.File(ROOT / "late-demos") as demos:
+        for index, (length, end) in enumerate(zip(LENGTHS, ends)):
+            for key, frames in wanted.items():
+                cameras(demos[f"data/demo_{index}"], key, frames[end - length:end])
+    table = pq.read_table(ROOT / "late-pictures/data")
+    for key, frames in wanted.items():
+        equal(np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table[key].to_pylist()]), frames, f"LeRobot {key}")
+
+    def ran(name, stages, code=0, verb="run", **source):
+        shutil.rmtree(ROOT / name, ignore_errors=True)
+        source = {"path": "reference", "frames": "array", "videos": str(root), **source}
+        source = {key: value for key, value in source.items() if value is not None}
+        (ROOT / f"{name}.json").write_text(json.dumps({"trajmill": 1, "source": source, "stages": stages}))
+        done = trajmill(verb, ROOT / f"{name}.json", code=code)
+        return done.stderr if code else steps(ROOT / name)
+
+    only = lambda name, *columns: {"materialise": {"path": name, "columns": columns, "shard_rows": 25}}
+    found = ran("late-score", [{"filter": "length < 30"}, brightness(TensorProto.UINT8), only("late-score", "brightness")])
+    short = np.concatenate([np.arange(20), np.arange(55, 66)])
+    check(found.column_names.count(TOP) == 0 and np.allclose(found["brightness"].to_numpy(), wanted[TOP][short].mean((1, 2, 3)), rtol=1e-5), "a model over frames, which are not written")
+    size = sum(file.stat().st_size for file in (ROOT / "late-score").rglob("*") if file.is_file())
+    check(size < 60_000, f"{size} bytes are written of {sum(frames.nbytes for frames in wanted.values())} of frames")
+    check("nothing to do" in trajmill("run", ROOT / "late-score.json").stderr, "the same run again")
+    # Columns that come out as they came in are copied from the file, where these are not.
+    for name, more in [("late-all", {}), ("late-map", {"map": {"camera": TOP}})]:
+        found = ran(name, [{"filter": "length > 0"}, {"materialise": {"path": name}}], **more)
+        for key, frames in wanted.items():
+            equal(arrays(found, "camera" if more and key == TOP else key), frames, f"{name} {key}")
+        check(found["action"].equals(steps(references)["action"]), "the rest is what it was")
+    equal(images(ran("late-png", [{"materialise": {"path": "late-png"}}], frames="png"), WRIST), wanted[WRIST], "PNG of references")
+
+    # Rows without a reference, such as final observations, have no frame.
+    gaps = ran("late-gaps", [{"derive": {TOP: f'case when step % 3 <> 1 then "{TOP}" end'}}, {"materialise": {"path": "late-gaps"}}], frames=None, videos=None)
+    gone = np.asarray([row is None for row in gaps[TOP].to_pylist()])
+    check(gone.sum() > 10, "some references are null")
+    found = ran("late-null", [{"materialise": {"path": "late-null"}}], path="late-gaps")
+    equal(np.asarray(found[TOP].is_null()), gone, "no reference, no frame")
+    equal(np.stack([np.asarray(row, np.uint8) for row in found[TOP].to_pylist() if row]), wanted[TOP][~gone].reshape(sum(~gone), -1), "frames between")
+
+    stage = [{"materialise": {"path": "late-wrong"}}]
+    for options, *words in [
+        ({"videos": None}, "`frames` is given, and `videos` is not", "the LeRobot dataset that this one was imported from"),
+        ({"frames": None}, "`videos` says where", "`frames` is array or png"),
+        ({"videos": "nowhere"}, "there is no folder", "nowhere"),
+        ({"path": "array"}, "a column refers to a video, and none does"),
+        ({"path": str(root), "format": "lerobot"}, "`videos` in `source` is for datasets of trajmill"),
+        ({"videos": str(ROOT / "png")}, "cannot open the video", str(ROOT / "png")),
+    ]:
+        message = ran("late-wrong", stage, code=3, verb="check", **options)
+        check(all(word in message for word in words) and "panicked" not in message, f"{words}: {message}")
+    message = trajmill("export", references, ROOT / "late-wrong", "--to", "npy", "--frames", "array", code=2).stderr
+    check("`videos` is not" in message, message)
+
+    # A video that is cut short, once others have said how large frames are.
+    short = ROOT / "short-videos"
+    shutil.copytree(root, short)
+    encode(file(short, WRIST, 1), 5, (36, 52), "libsvtav1", options={"preset": "12"})
+    message = ran("late-short", [{"materialise": {"path": "late-short"}}], code=1, videos=str(short))
+    check(f"column `{WRIST}`" in message and "there is no frame at 0.1667 s" in message and not (ROOT / "late-short").exists(), message)
+    outside = ran("late-outside", [{"derive": {TOP: f"""named_struct('path', '../' || "{TOP}"['path'], 'timestamp', "{TOP}"['timestamp'])"""}}, {"materialise": {"path": "late-outside"}}], frames=None, videos=None)
+    check(outside[TOP].to_pylist()[0]["path"].startswith("../"), "references that lead elsewhere")
+    message = ran("late-wrong", stage, code=3, verb="check", path="late-outside")
+    check("outside of" in message, message)
 
 def what_is_wrong_is_said():
     root, _ = two_cameras("wrong")
@@ -302,6 +385,8 @@ def without_the_feature():
     message = trajmill("check", ROOT / "absent.json", code=3).stderr
     check("without the Cargo feature `video`" in message, message)
     trajmill("import", root, ROOT / "absent.in")
+    message = trajmill("export", ROOT / "absent.in", ROOT / "out", "--to", "npy", "--frames", "array", "--videos", root, code=2).stderr
+    check("without the Cargo feature `video`" in message, message)
     check(pa.types.is_struct(steps(ROOT / "absent.in").schema.field(TOP).type), "references need nothing")
 
 if "libavcodec" in trajmill("doctor").stdout:
@@ -310,6 +395,7 @@ if "libavcodec" in trajmill("doctor").stdout:
     colours_and_sizes()
     exports(wanted)
     a_model_sees_frames(root, wanted)
+    references_are_decoded_where_they_are_needed(root, wanted)
     what_is_wrong_is_said()
     memory_holds_a_row_group()
     finish("video")

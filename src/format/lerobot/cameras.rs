@@ -1,16 +1,14 @@
 //! Frames of video features, decoded into columns.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryBuilder, FixedSizeListArray, Float64Array, UInt8Array};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{ArrayRef, Float64Array};
+use arrow::datatypes::Field;
 
 use super::meta::{Episode, Info};
-use crate::dataset::schema;
 use crate::error::{Error, Result};
 use crate::format::Frames;
-use crate::format::video::Video;
+use crate::format::video::{self, Pictures, Video};
 
 /// The video features of a dataset, each with the file that is open.
 pub(super) struct Cameras {
@@ -56,62 +54,22 @@ impl Cameras {
     /// The column of decoded frames that video feature number `at` becomes under the name `name`; `None` where it stays a
     /// reference.
     pub(super) fn field(&self, at: usize, name: &str) -> Result<Option<Field>> {
-        let Some([height, width]) = self.cameras.get(at).and_then(|camera| camera.size) else { return Ok(None) };
-        if self.frames == Frames::Png {
-            return Ok(Some(Field::new(name, DataType::Binary, true)));
-        }
-        let values = height.checked_mul(width).and_then(|pixels| i32::try_from(pixels.checked_mul(3)?).ok()).filter(|values| *values > 0);
-        let values = values.ok_or_else(|| Error::failed(format!("frames of {height} × {width} are more than a row can hold")))?;
-        let shape = [("shape".to_owned(), format!("{height},{width},3"))];
-        Ok(Some(Field::new(name, schema::vector(DataType::UInt8, values), true).with_metadata(shape.into())))
+        let Some(size) = self.cameras.get(at).and_then(|camera| camera.size) else { return Ok(None) };
+        video::field(name, self.frames, size).map(Some)
     }
 
     /// The frames of video feature number `at` at `times`, seconds in the file `path`.
     pub(super) fn decode(&mut self, at: usize, path: &Path, times: &Float64Array) -> Result<ArrayRef> {
-        let Some(Camera { size: Some([height, width]), open }) = self.cameras.get_mut(at) else {
+        let Some(Camera { size: Some(size), open }) = self.cameras.get_mut(at) else {
             return Err(Error::failed("a reference is not to be decoded"));
         };
-        let (height, width) = (*height, *width);
         let video = match open.take() {
             Some(video) if video.path() == path => video,
             _ => Video::open(path)?,
         };
         let video = open.insert(video);
-        let large = |bytes: usize| {
-            Error::failed(format!("{}: the frames of the episode take more than {} MiB", path.display(), bytes >> 20))
-                .hint("split the episode with LeRobot's own tools, or import videos as references")
-        };
-        if self.frames == Frames::Png {
-            let (mut images, mut bytes) = (BinaryBuilder::new(), 0);
-            let mut image = Vec::new();
-            for time in times.values() {
-                image.clear();
-                video.frame(*time, Frames::Png, &mut image)?;
-                bytes += image.len();
-                if bytes > i32::MAX as usize {
-                    return Err(large(i32::MAX as usize));
-                }
-                images.append_value(&image);
-            }
-            return Ok(Arc::new(images.finish()));
-        }
-        let size = 3 * height * width;
-        let bytes = size.saturating_mul(times.len());
-        let mut values = Vec::new();
-        values.try_reserve_exact(bytes).map_err(|_| large(bytes))?;
-        for time in times.values() {
-            let before = values.len();
-            video.frame(*time, Frames::Array, &mut values)?;
-            if values.len() - before != size {
-                let [other, wide] = video.size();
-                return Err(Error::failed(format!(
-                    "{}: frames are {other} × {wide}, where the first video has {height} × {width}",
-                    path.display()
-                ))
-                .hint("an array has one shape: take `png`, or re-encode the video"));
-            }
-        }
-        let child = Arc::new(Field::new("element", DataType::UInt8, false));
-        Ok(Arc::new(FixedSizeListArray::try_new(child, size as i32, Arc::new(UInt8Array::from(values)), None)?))
+        let mut pictures = Pictures::new(self.frames, *size, times.len())?;
+        times.values().iter().try_for_each(|time| pictures.push(video, *time))?;
+        pictures.finish()
     }
 }

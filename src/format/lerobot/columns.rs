@@ -9,6 +9,7 @@ use super::cameras::Cameras;
 use super::meta::{Feature, Info};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
+use crate::format::video::{DEPTH, reference};
 use crate::format::{Options, free_name};
 
 /// Names that features go by.
@@ -175,7 +176,11 @@ fn column(target: &str, feature: &Feature, videos: &[&str], cameras: &Cameras) -
             let at = videos.iter().position(|video| *video == feature.name).unwrap_or(0);
             match cameras.field(at, target)? {
                 Some(field) => Ok((field, Kind::Frames(at))),
-                None => of(DataType::Struct(reference()), Kind::Video(at)),
+                None => {
+                    let field = Field::new(target, DataType::Struct(reference()), true);
+                    let depth = feature.depth.then(|| (DEPTH.to_owned(), "true".to_owned()));
+                    Ok((field.with_metadata(depth.into_iter().collect()), Kind::Video(at)))
+                }
             }
         }
         "string" | "language" if ![step::OBSERVATION, step::ACTION, step::REWARD].contains(&target) => of(DataType::Utf8, Kind::Single),
@@ -228,11 +233,6 @@ fn vectors(target: &str, element: DataType, feature: &Feature) -> Result<(Field,
         field = field.with_metadata([("shape".to_owned(), shape)].into());
     }
     Ok((field, Kind::Vector { element, shape: if feature.shape.is_empty() { vec![1] } else { feature.shape.clone() } }))
-}
-
-/// The fields of a reference to a frame of a video: a file relative to the source, and seconds from its beginning.
-pub(super) fn reference() -> Fields {
-    Fields::from(vec![Field::new("path", DataType::Utf8, false), Field::new("timestamp", DataType::Float64, false)])
 }
 
 fn numeric(dtype: &str) -> Option<DataType> {

@@ -16,6 +16,7 @@ use super::stats::Scale;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::format::outgoing::{Leaving, Outgoing, WriteOptions, Written};
+use crate::format::video::refers;
 
 /// Values a frame beyond which a feature gets no statistics: pixels, and embeddings of them.
 const WIDEST_STATISTICS: usize = 1024;
@@ -193,11 +194,9 @@ impl Plan {
                         let path = path.iter().cloned().chain([field.name().clone()]).collect();
                         pending.push((format!("{stem}.{}", field.name().replace('/', ".")), field.data_type().clone(), path));
                     }
-                    if path.is_empty() && fields.iter().map(|field| field.name().as_str()).eq(["path", "timestamp"]) {
-                        written.moved(
-                            format!("the frames of `{column}`, which is a reference to a video"),
-                            format!("the features `{name}.path` and `{name}.timestamp`"),
-                        );
+                    if path.is_empty() && refers(field) {
+                        let what = format!("the frames of `{column}`, which is a reference to a video: `--frames png` decodes them");
+                        written.moved(what, format!("the features `{name}.path` and `{name}.timestamp`"));
                     }
                 }
                 (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, _) => self.add(name, "string", vec![1], from),

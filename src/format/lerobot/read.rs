@@ -15,12 +15,13 @@ use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::cameras::Cameras;
-use super::columns::{Column, Kind, SPLIT, TASK, about, columns, reference};
+use super::columns::{Column, Kind, SPLIT, TASK, about, columns};
 use super::file::{DataFile, Finals};
 use super::meta::{self, Episode, Episodes, INFO, Info, Layout};
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::format::table::{flags, vector};
+use crate::format::video::reference;
 use crate::format::{Incoming, Options, Source};
 
 /// A LeRobot dataset.

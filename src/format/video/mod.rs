@@ -5,8 +5,14 @@
 
 #[cfg(feature = "video")]
 mod ffmpeg;
+mod pictures;
+mod references;
 #[cfg(not(feature = "video"))]
 mod without;
+
+pub(super) use pictures::{Pictures, field};
+pub use references::decoded;
+pub(super) use references::{DEPTH, reference, refers};
 
 #[cfg(feature = "video")]
 pub(super) use ffmpeg::Video;

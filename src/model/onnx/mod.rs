@@ -309,6 +309,7 @@ fn describe(dtype: &ValueType) -> (Element, Vec<Option<usize>>) {
         TensorElementType::Float64 => Element::F64,
         TensorElementType::Int32 => Element::I32,
         TensorElementType::Int64 => Element::I64,
+        TensorElementType::Uint8 => Element::U8,
         _ => Element::Other,
     };
     (element, shape.iter().map(|size| usize::try_from(*size).ok()).collect())

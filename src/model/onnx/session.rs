@@ -111,6 +111,7 @@ impl OnnxSession {
             TensorElementType::Float64 => DataMut::F64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
             TensorElementType::Int32 => DataMut::I32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
             TensorElementType::Int64 => DataMut::I64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Uint8 => DataMut::U8(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
             _ => DataMut::F32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
         }
     }
@@ -133,6 +134,7 @@ impl OnnxSession {
             TensorElementType::Float64 => Data::F64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
             TensorElementType::Int32 => Data::I32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
             TensorElementType::Int64 => Data::I64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Uint8 => Data::U8(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
             _ => Data::F32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
         }
     }
@@ -250,6 +252,7 @@ fn element_type(element: Element) -> TensorElementType {
         Element::F64 => TensorElementType::Float64,
         Element::I32 => TensorElementType::Int32,
         Element::I64 => TensorElementType::Int64,
+        Element::U8 => TensorElementType::Uint8,
         Element::F32 | Element::Other => TensorElementType::Float32,
     }
 }

@@ -145,7 +145,7 @@ pub(in crate::stage) fn numbers(data_type: &DataType) -> Option<(&DataType, usiz
 pub(in crate::stage) fn feeds(element: &DataType, port: &Port) -> bool {
     match port.element {
         Element::F32 | Element::F64 => true,
-        Element::I32 | Element::I64 => element.is_integer() || *element == DataType::Boolean,
+        Element::I32 | Element::I64 | Element::U8 => element.is_integer() || *element == DataType::Boolean,
         Element::Other => false,
     }
 }

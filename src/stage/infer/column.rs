@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, UInt8Type};
 
 use super::assemble::{Slot, Span, Window, fill, gather};
 use crate::error::{Error, Result};
@@ -23,6 +23,7 @@ pub(in crate::stage) enum Values {
     F64(ScalarBuffer<f64>),
     I32(ScalarBuffer<i32>),
     I64(ScalarBuffer<i64>),
+    U8(ScalarBuffer<u8>),
 }
 
 impl Column {
@@ -49,6 +50,7 @@ impl Column {
             Element::F64 => Values::F64(cast(&DataType::Float64)?.as_primitive::<Float64Type>().values().clone()),
             Element::I32 => Values::I32(cast(&DataType::Int32)?.as_primitive::<Int32Type>().values().clone()),
             Element::I64 => Values::I64(cast(&DataType::Int64)?.as_primitive::<Int64Type>().values().clone()),
+            Element::U8 => Values::U8(cast(&DataType::UInt8)?.as_primitive::<UInt8Type>().values().clone()),
             Element::Other => return Err(Error::failed("a model's input has an element type that cannot be fed")),
         };
         Ok(Column { values, nulls: nulls.filter(|nulls| nulls.null_count() > 0) })
@@ -81,6 +83,7 @@ impl Column {
             (Values::F64(values), DataMut::F64(out)) => with(window, cells, spans, slots, values, out),
             (Values::I32(values), DataMut::I32(out)) => with(window, cells, spans, slots, values, out),
             (Values::I64(values), DataMut::I64(out)) => with(window, cells, spans, slots, values, out),
+            (Values::U8(values), DataMut::U8(out)) => with(window, cells, spans, slots, values, out),
             _ => Err(Error::failed("a model's input has another element type than the model said")),
         }
     }

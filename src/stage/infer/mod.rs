@@ -151,6 +151,7 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
         Data::F64(values) => into.extend_from_slice(&values[..size]),
         Data::I32(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
         Data::I64(values) => into.extend(values[..size].iter().map(|value| *value as f64)),
+        Data::U8(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
     }
     Ok(())
 }

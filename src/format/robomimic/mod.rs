@@ -4,22 +4,22 @@
 //! `dones` means different things to those who write it, so it is kept as a column; a demonstration is terminated where
 //! its last `dones` is 1, else cut off. Filters come as columns `mask_NAME` of trajectories. Written: loaders take actions
 //! between -1 and 1 alone, so larger ones are divided by their dimension's greatest, which the attribute `action_scale` of
-//! `data` says, and `actions_unscaled` has them as they were.
+//! `data` says, and `actions_unscaled` has them as they were. They look for observations under `obs` alone, so columns that
+//! are called as parts of the observation are written there: `observation.images.top` as `obs/images.top`.
+
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::dense;
 use super::grouped::{self, Arrays, Assembly, Opening};
-use super::hdf5::write::{Attribute, Element, Hdf5};
 use super::kept::{self, Envelope, Line};
-use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Findings, Format, Incoming, Opener, Options, Source, check, hdf5};
+use super::{Findings, Format, Incoming, Opener, Options, Source, Writer, check, hdf5};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -29,7 +29,7 @@ pub(super) const FORMAT: Format = Format {
     about: "robomimic HDF5: a group per demonstration under data, with obs and next_obs, and masks",
     detect: |path| demonstrations(path) == Some(true),
     read: Some(Opener { takes: &[], open: |path, options| read(path, options, "obs") }),
-    write: Some(Writer { nulls: false, takes: &["env"], write, note: Some(note) }),
+    write: Some(Writer { nulls: false, takes: &["env"], write: write::write, note: Some(note) }),
     validate: Some(validate),
 };
 
@@ -40,6 +40,9 @@ const OURS: &str = "trajmill";
 /// Names that the reader gives a meaning.
 const ACTIONS: &str = "actions";
 const UNSCALED: &str = "actions_unscaled";
+
+/// What the names of arrays begin with that are parts of the observation.
+const PART: &str = "obs/";
 
 /// Whether each action is a model's.
 const PROXY: &str = "action_is_proxy";
@@ -170,6 +173,17 @@ impl Demos {
         }
         let line = attributes.get(OURS).and_then(Value::as_str).filter(|_| self.envelope.is_some()).map(serde_json::from_str::<Line>);
         let line = line.transpose().map_err(|error| Error::failed(format!("the attribute `{OURS}` is damaged: {error}")))?;
+        let columns = self.envelope.as_ref().map(|envelope| &envelope.columns);
+        // What we put among the observations is columns of their own.
+        for (name, column) in columns.into_iter().flatten().filter(|(name, _)| name.starts_with(PART)) {
+            let next = arrays.remove(&format!("next_{name}")).filter(|_| line.as_ref().is_some_and(|line| line.known_final));
+            if let Some((field, mut values)) = arrays.remove(name) {
+                if let Some((_, next)) = next {
+                    values = arrow::compute::concat(&[values.as_ref(), next.as_ref()])?;
+                }
+                arrays.insert(column.clone(), (field, values));
+            }
+        }
         let observation = grouped::take(&mut arrays, self.observation);
         // A single vector that we wrote has no name of its own.
         let unnamed = |column: (Field, ArrayRef)| match column.1.as_struct_opt() {
@@ -218,7 +232,6 @@ impl Demos {
             // Ours says how a demonstration ended; this was for the loader.
             arrays.remove("dones");
         }
-        let columns = self.envelope.as_ref().map(|envelope| &envelope.columns);
         let named = |name: String| columns.and_then(|columns| columns.get(&name).cloned()).unwrap_or(name);
         assembly.others(grouped::with_valid(arrays.into_iter().map(|(name, column)| (named(name), column)).collect(), line.is_some())?)?;
         let about = match &line {
@@ -318,91 +331,6 @@ fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
-    let mut written = Written::default();
-    for (name, column) in [("obs", step::OBSERVATION), (ACTIONS, step::ACTION)] {
-        let field = outgoing.steps().field_with_name(column);
-        let field = field.map_err(|_| Error::failed(format!("robomimic needs `{name}`, and the dataset has no column `{column}`")))?;
-        if dense::plain(field, name).is_none() {
-            return Err(Error::failed(format!("robomimic cannot hold `{column}` of type {}", field.data_type())));
-        }
-    }
-    let scale = scale(outgoing)?;
-    let mut columns = BTreeMap::new();
-    let mut extras = Vec::new();
-    let mut left = Vec::new();
-    for column in dense::extras(outgoing.steps()) {
-        // A demonstration's own names are not for columns of ours.
-        let taken = ["obs", "next_obs", ACTIONS, UNSCALED, "rewards", "dones"].contains(&column.as_str());
-        let name = if taken { format!("source_{column}") } else { column.clone() };
-        match dense::plain(outgoing.steps().field_with_name(&column)?, &name) {
-            Some(parts) => {
-                if taken {
-                    columns.insert(name.clone(), column.clone());
-                }
-                extras.push((name, column, parts));
-            }
-            None => left.push(column),
-        }
-    }
-    dense::left(&mut written, &left);
-    let envelope = Envelope::new(outgoing, options, columns, &mut written);
-    let said = &outgoing.manifest().lineage.source_metadata;
-    let mut file = Hdf5::create(to)?;
-    let mut masks: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for leaving in outgoing.pass(None)? {
-        let leaving = leaving?;
-        for (field, column) in leaving.about.schema().fields().iter().zip(leaving.about.columns()) {
-            let member = column.as_boolean_opt().is_some_and(|member| member.is_valid(0) && member.value(0));
-            if let Some(name) = field.name().strip_prefix("mask_").filter(|_| member) {
-                masks.entry(name.to_owned()).or_default().push(leaving.index);
-            }
-        }
-        demo(&mut file, &leaving, &extras, scale.as_deref())?;
-    }
-    for (name, members) in masks {
-        let names: Vec<String> = members.iter().map(|index| format!("demo_{index}")).collect();
-        let width = names.iter().map(String::len).max().unwrap_or(1);
-        let bytes: Vec<u8> = names.iter().flat_map(|name| name.bytes().chain(std::iter::repeat_n(0, width - name.len()))).collect();
-        file.array(&format!("mask/{name}"), Element::Bytes(width as u32), &[names.len() as u64], &bytes)?;
-    }
-    let env = match (&options.env, said.get("env_args").and_then(Value::as_str)) {
-        (Some(env), _) => json!({"env_name": env, "type": 2, "env_kwargs": {}}).to_string(),
-        (None, Some(said)) => said.to_owned(),
-        (None, None) => json!({"env_name": "", "type": 2, "env_kwargs": {}}).to_string(),
-    };
-    let mut attributes =
-        vec![("total".to_owned(), Attribute::Int(outgoing.length() as i64)), ("env_args".to_owned(), Attribute::Text(env))];
-    if let Some(scale) = &scale {
-        attributes.push(("action_scale".to_owned(), Attribute::Text(json!(scale).to_string())));
-        written.moved("actions outside of [-1, 1]", format!("`{UNSCALED}`; `{ACTIONS}` has them divided by `action_scale`"));
-    }
-    if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
-        written.moved("`action_source`", format!("`{PROXY}` of each demonstration"));
-    }
-    file.group("data", attributes)?;
-    let text = envelope.text()?;
-    file.array(&format!("{PREFIX}{}", kept::ENVELOPE), Element::Plain(DataType::UInt8), &[text.len() as u64], text.as_bytes())?;
-    file.finish()?;
-    written.moved("how each trajectory ended, identity of trajectories", format!("the attribute `{OURS}` of each demonstration"));
-    Ok(written)
-}
-
-/// What each dimension of actions is to be divided by; `None` where all are between -1 and 1.
-fn scale(outgoing: &Outgoing) -> Result<Option<Vec<f64>>> {
-    let mut scale: Vec<f64> = Vec::new();
-    for leaving in outgoing.pass(Some(&[step::ACTION]))? {
-        let action = leaving?.column(step::ACTION).ok_or_else(|| Error::failed("a column was not read"))?;
-        let (values, width) = elements(&action)?;
-        scale.resize(width, 1.0);
-        for (index, value) in values.values().iter().enumerate() {
-            // What is not a number bounds nothing.
-            scale[index % width] = scale[index % width].max(value.abs());
-        }
-    }
-    Ok(scale.iter().any(|scale| *scale > 1.0).then_some(scale))
-}
-
 /// Elements of vectors or numbers as float64, and how many a row has.
 fn elements(column: &ArrayRef) -> Result<(Float64Array, usize)> {
     let (values, width) = match column.as_fixed_size_list_opt() {
@@ -414,60 +342,4 @@ fn elements(column: &ArrayRef) -> Result<(Float64Array, usize)> {
     };
     let values = arrow::compute::cast(&values, &DataType::Float64)?;
     Ok((values.as_primitive::<Float64Type>().clone(), width.max(1)))
-}
-
-fn demo(file: &mut Hdf5, leaving: &Leaving, extras: &[(String, String, Vec<dense::Plain>)], scale: Option<&[f64]>) -> Result<()> {
-    let group = format!("data/demo_{}", leaving.index);
-    let whole = |name: &str| leaving.steps.column_by_name(name).ok_or_else(|| Error::failed("a column was not read"));
-    let schema = leaving.steps.schema();
-    let field = schema.field_with_name(step::OBSERVATION)?;
-    // Its own observations have names; a single vector gets one.
-    let (obs, next_obs) = match field.data_type() {
-        DataType::Struct(_) => ("obs", "next_obs"),
-        _ => ("obs/observation", "next_obs/observation"),
-    };
-    let observation = whole(step::OBSERVATION)?;
-    let length = leaving.length;
-    dense::array(file, &format!("{group}/{obs}"), field, &observation.slice(0, length))?;
-    let next = super::d4rl::next_observations(leaving)?;
-    dense::array(file, &format!("{group}/{next_obs}"), field, &next)?;
-    let action = whole(step::ACTION)?.slice(0, length);
-    let field = schema.field_with_name(step::ACTION)?;
-    if let Some(scale) = scale {
-        dense::array(file, &format!("{group}/{UNSCALED}"), field, &action)?;
-        let (values, width) = elements(&action)?;
-        let scaled = Float64Array::from_iter_values(values.values().iter().enumerate().map(|(index, value)| value / scale[index % width]));
-        let mut bytes = Vec::new();
-        dense::append(&scaled, &mut bytes)?;
-        file.array(&format!("{group}/{ACTIONS}"), Element::Plain(DataType::Float64), &[length as u64, width as u64], &bytes)?;
-    } else {
-        dense::array(file, &format!("{group}/{ACTIONS}"), field, &action)?;
-    }
-    if let Ok(field) = schema.field_with_name(step::REWARD) {
-        dense::array(file, &format!("{group}/rewards"), field, &whole(step::REWARD)?.slice(0, length))?;
-    }
-    let terminated = whole(step::TERMINATED)?.as_boolean();
-    let dones: ArrayRef = Arc::new(Int64Array::from_iter_values((0..length).map(|row| i64::from(terminated.value(row)))));
-    dense::array(file, &format!("{group}/dones"), &Field::new("dones", DataType::Int64, false), &dones)?;
-    for (name, column, parts) in extras {
-        let values = whole(column)?;
-        for plain in parts {
-            dense::one(file, &format!("{group}/{}", plain.name), plain, values)?;
-        }
-        let field = schema.field_with_name(column)?;
-        if field.is_nullable() {
-            let valid: ArrayRef = Arc::new(BooleanArray::from_iter((0..values.len()).map(|row| Some(values.is_valid(row)))));
-            dense::array(file, &format!("{group}/{name}_valid"), &Field::new("valid", DataType::Boolean, false), &valid)?;
-        }
-    }
-    if let Some(proxy) = dense::proxy(leaving, leaving.steps.num_rows()) {
-        dense::array(file, &format!("{group}/{PROXY}"), &Field::new(PROXY, DataType::Boolean, false), &proxy)?;
-    }
-    let line = serde_json::to_string(&kept::line(leaving)?).map_err(|error| Error::failed(error.to_string()))?;
-    let mut attributes = vec![("num_samples".to_owned(), Attribute::Int(length as i64)), (OURS.to_owned(), Attribute::Text(line))];
-    if let Some(model) = leaving.text("model_file") {
-        attributes.push(("model_file".to_owned(), Attribute::Text(model.to_owned())));
-    }
-    file.group(&group, attributes)?;
-    file.close(&group)
 }

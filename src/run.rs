@@ -150,11 +150,22 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     let (sealed, written) = match foreign {
         None => (result.path.clone(), Written::default()),
         Some(format) => {
-            options.watch.say(&format!("writing {} as {}", path.display(), format.name));
+            let (name, rows) = (format!("{} as {}", path.display(), format.name), result.rows());
+            options.watch.say(&format!("writing {name}"));
+            let watch = |read: Option<u64>| {
+                match read {
+                    None => options.watch.begin(&name, rows),
+                    Some(rows) => options.watch.advance(rows),
+                }
+                let go_on = !options.interrupted.load(Ordering::Relaxed);
+                let again = "run the same command again: what there is to write is done";
+                if go_on { Ok(()) } else { Err(Error::interrupted(format!("interrupted while writing {name}")).hint(again)) }
+            };
             let to = staging.foreign(&fingerprint.key())?;
             let note = commit::note(fingerprint, &result.manifest)?;
-            let written = export::export(format, result.clone(), &to, &WriteOptions { note, ..wanted.with.clone() })?;
-            (to, written)
+            let written = export::export(format, result.clone(), &to, &WriteOptions { note, ..wanted.with.clone() }, &watch);
+            options.watch.end();
+            (to, written?)
         }
     };
     staging.publish(&sealed, replace)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::progress::Busy;
 use super::report;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
@@ -20,7 +21,9 @@ pub(super) struct DiffArgs {
 }
 
 pub(super) fn run(args: &DiffArgs) -> Result<()> {
+    let busy = Busy::with(format!("comparing {} and {}", args.first.display(), args.second.display()));
     let found = diff::diff(Dataset::open(&args.first)?, Dataset::open(&args.second)?)?;
+    drop(busy);
     if args.json {
         report::print(&serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?);
         return Ok(());

@@ -1,13 +1,16 @@
 //! `export`: a dataset of this tool in the format that a trainer loads, whole or not at all.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
+use super::progress::Progress;
 use super::report;
 use crate::commit::{self, Existing, Staging, existing};
 use crate::dataset::{Dataset, layout};
 use crate::error::{Error, Result};
 use crate::format::{self, Frames, Unlabelled, WriteOptions, video};
 use crate::plan::Fingerprint;
+use crate::run::Watch;
 
 /// What `export` takes.
 #[derive(Debug, clap::Args)]
@@ -97,11 +100,25 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         }
     };
     let note = commit::note(&fingerprint, &dataset.manifest)?;
+    let interrupted = super::interruptible()?;
     let staging = Staging::claim(&args.output, &[])?;
     let (trajectories, rows) = (dataset.trajectory_count(), dataset.rows());
-    let written = staging
-        .foreign(&key)
-        .and_then(|to| format::export::export(format, dataset, &to, &WriteOptions { note, ..options }).map(|written| (to, written)));
+    let progress = Progress::new();
+    let name = args.output.display().to_string();
+    let watch = |read: Option<u64>| {
+        match read {
+            None => progress.begin(&name, rows),
+            Some(rows) => progress.advance(rows),
+        }
+        match interrupted.load(Ordering::Relaxed) {
+            true => Err(Error::interrupted("interrupted: nothing was written").hint("run the same command again to start over")),
+            false => Ok(()),
+        }
+    };
+    let options = WriteOptions { note, ..options };
+    let written =
+        staging.foreign(&key).and_then(|to| format::export::export(format, dataset, &to, &options, &watch).map(|written| (to, written)));
+    progress.end();
     let (to, written) = match written {
         Ok(written) => written,
         Err(error) => {

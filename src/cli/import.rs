@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::progress::Progress;
+use super::progress::{Busy, Progress};
 use super::report;
 use crate::commit::{Existing, Staging, existing};
 use crate::dataset::Dataset;
@@ -69,7 +69,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         on_error: args.on_error,
     };
     format.accepts(&options)?;
-    let content = import::fingerprint(&args.source)?;
+    let content = {
+        let _busy = Busy::with(format!("hashing {}", args.source.display()));
+        import::fingerprint(&args.source)?
+    };
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     fingerprint.set("source", &content);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::progress::Busy;
 use super::report::print;
 use crate::dataset::{Dataset, store};
 use crate::error::{Error, Result};
@@ -37,7 +38,9 @@ pub(super) fn run(args: &InfoArgs) -> Result<()> {
     }
     if args.verify {
         let files: Vec<_> = dataset.manifest.shards.iter().flat_map(|shard| [&shard.trajectories, &shard.steps]).collect();
+        let busy = Busy::with(format!("reading {}", args.dataset.display()));
         let failures: Vec<Error> = files.par_iter().filter_map(|file| dataset.verify_file(file).err()).collect();
+        drop(busy);
         if !failures.is_empty() {
             let list: Vec<String> = failures.iter().map(|error| error.message.clone()).collect();
             return Err(Error::failed(format!(
@@ -76,6 +79,9 @@ fn show(dataset: &Dataset) {
         print(&format!("  {}: {kind}{}", column.name, if column.nullable { ", may be null" } else { "" }));
     }
     print(&format!("made by       {}", manifest.lineage.by));
+    if manifest.lineage.set_aside > 0 {
+        print(&format!("set aside     {} trajectories, with reasons in quarantine.jsonl", manifest.lineage.set_aside));
+    }
     for (name, value) in &manifest.lineage.inputs {
         print(&format!("  {name}: {value}"));
     }

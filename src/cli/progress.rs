@@ -1,10 +1,34 @@
 //! Progress on a terminal; nothing where stderr is not one.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::run::Watch;
+
+/// A sign on stderr that something goes on whose end is not known, until it is dropped.
+pub(super) struct Busy {
+    bar: ProgressBar,
+}
+
+impl Busy {
+    /// Says that `what` goes on.
+    pub(super) fn with(what: String) -> Busy {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Busy { bar }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
 
 /// A bar on stderr.
 pub(super) struct Progress {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::progress::Busy;
 use super::report;
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};
@@ -25,12 +26,14 @@ pub(super) struct ValidateArgs {
 
 pub(super) fn run(args: &ValidateArgs) -> Result<()> {
     let own = args.from.is_none() && crate::dataset::layout::manifest(&args.path).exists();
+    let busy = Busy::with(format!("reading {}", args.path.display()));
     let (name, findings) = if own {
         ("trajmill", ours(&args.path)?)
     } else {
         let format = format::resolve(args.from.as_deref(), &args.path)?;
         (format.name, check::validate(format, &args.path, &format::Options::default())?)
     };
+    drop(busy);
     if args.json {
         let found = json!({
             "path": args.path, "format": name, "valid": findings.errors == 0, "errors": findings.errors, "warnings": findings.warnings,

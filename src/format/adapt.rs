@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// A dataset of ours as a source.
 pub struct Own<'a> {
-    outgoing: &'a Outgoing,
+    outgoing: &'a Outgoing<'a>,
     pass: Pass<'a>,
     schema: SchemaRef,
     about: SchemaRef,
@@ -25,7 +25,7 @@ impl<'a> Own<'a> {
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub fn new(outgoing: &'a Outgoing) -> Result<Own<'a>> {
+    pub fn new(outgoing: &'a Outgoing<'a>) -> Result<Own<'a>> {
         let (schema, about) = own_columns(outgoing.steps(), outgoing.carried());
         Ok(Own { outgoing, pass: outgoing.pass(None)?, schema, about })
     }

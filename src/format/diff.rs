@@ -173,7 +173,7 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(outgoing: &'a Outgoing) -> Result<Side<'a>> {
+    fn new(outgoing: &'a Outgoing<'a>) -> Result<Side<'a>> {
         Ok(Side { pass: outgoing.pass(None)?, seen: HashMap::new(), waiting: HashMap::new() })
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::outgoing::REWARD_VALID;
+use super::outgoing::{REWARD_VALID, Watch};
 use super::{FORMATS, Format, Outgoing, WriteOptions, Written};
 use crate::dataset::{Dataset, store};
 use crate::error::{Error, Result, nearest};
@@ -42,15 +42,16 @@ pub fn check(format: &Format, options: &WriteOptions) -> Result<()> {
 }
 
 /// Writes `dataset` to the path `to`, a place where nothing is and from which the caller publishes it by a rename;
-/// what it says of its origin (`options.note`) goes into the file, or into a hidden file of the directory.
+/// what it says of its origin (`options.note`) goes into the file, or into a hidden file of the directory. `watch` is told of
+/// every passage through the dataset.
 ///
 /// # Errors
-/// Where the format cannot hold the dataset, the dataset cannot be read or files cannot be written.
-pub fn export(format: &Format, dataset: Dataset, to: &Path, options: &WriteOptions) -> Result<Written> {
+/// Where the format cannot hold the dataset, the dataset cannot be read, files cannot be written or `watch` wants it to end.
+pub fn export(format: &Format, dataset: Dataset, to: &Path, options: &WriteOptions, watch: Watch) -> Result<Written> {
     check(format, options)?;
     let writer = format.write.as_ref().ok_or_else(|| Error::usage(format!("`{}` is a format that is only read", format.name)))?;
     let place = dataset.path.display().to_string();
-    let outgoing = Outgoing::new(dataset, writer.nulls, options).map_err(|error| error.at(&place))?;
+    let outgoing = Outgoing::watched(dataset, writer.nulls, options, watch).map_err(|error| error.at(&place))?;
     if outgoing.trajectories() == 0 {
         return Err(Error::failed(format!("{place}: there is no trajectory to write")).hint("a loader has no use for an empty dataset"));
     }

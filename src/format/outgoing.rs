@@ -150,8 +150,12 @@ impl Leaving {
     }
 }
 
+/// Told of the passages through a dataset: `None` where one begins, then of so many rows more that are read. An error of it
+/// ends the passage.
+pub type Watch<'w> = &'w dyn Fn(Option<u64>) -> Result<()>;
+
 /// A dataset to be written in a foreign format.
-pub struct Outgoing {
+pub struct Outgoing<'w> {
     dataset: Dataset,
     unlabelled: Unlabelled,
     fill: f64,
@@ -164,14 +168,23 @@ pub struct Outgoing {
     length: u64,
     /// Whether a passage has held every file against its checksum.
     verified: Cell<bool>,
+    watch: Watch<'w>,
 }
 
-impl Outgoing {
+impl<'w> Outgoing<'w> {
     /// The dataset as it is to be written by a format that can hold null actions or cannot.
     ///
     /// # Errors
     /// Where steps have no action, the format cannot say so and the user did not either; where files cannot be read.
-    pub fn new(dataset: Dataset, nulls: bool, options: &WriteOptions) -> Result<Outgoing> {
+    pub fn new(dataset: Dataset, nulls: bool, options: &WriteOptions) -> Result<Outgoing<'w>> {
+        Outgoing::watched(dataset, nulls, options, &|_| Ok(()))
+    }
+
+    /// As [`Outgoing::new`]; `watch` is told of every passage through the dataset.
+    ///
+    /// # Errors
+    /// Those of [`Outgoing::new`], and of `watch`.
+    pub fn watched(dataset: Dataset, nulls: bool, options: &WriteOptions, watch: Watch<'w>) -> Result<Outgoing<'w>> {
         let total = &dataset.manifest.statistics;
         let missing = total.steps - total.recorded_actions - total.proxy_actions;
         let has_actions = dataset.steps.column_with_name(step::ACTION).is_some();
@@ -189,7 +202,7 @@ impl Outgoing {
         let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
         let (steps, verified, masks) = (Arc::clone(&dataset.steps), Cell::new(false), Vec::new());
         let mut outgoing =
-            Outgoing { dataset, unlabelled, fill: options.fill, masks, steps, carried, trajectories, rows, length, verified };
+            Outgoing { dataset, unlabelled, fill: options.fill, masks, steps, carried, trajectories, rows, length, verified, watch };
         for mask in MASKS {
             let leaves = if mask.0 == step::ACTION { unlabelled == Unlabelled::Fill } else { !nulls && outgoing.has_gaps(mask.0)? };
             if leaves {
@@ -304,6 +317,7 @@ impl Outgoing {
         for field in self.steps.fields().iter().filter(|field| leaves(field.name())) {
             schema = with_field(&schema, field.as_ref().clone()).0;
         }
+        (self.watch)(None)?;
         let shards = self.dataset.manifest.shards.iter();
         Ok(Pass { outgoing: self, reads, masks, fills, schema: Arc::new(schema), shards, open: None, ready: VecDeque::new(), next: 0 })
     }
@@ -311,7 +325,7 @@ impl Outgoing {
 
 /// One passage through a dataset, trajectory by trajectory.
 pub struct Pass<'a> {
-    outgoing: &'a Outgoing,
+    outgoing: &'a Outgoing<'a>,
     reads: Vec<String>,
     masks: Vec<(&'static str, &'static str)>,
     fills: bool,
@@ -388,6 +402,7 @@ impl Pass<'_> {
             }
         }
         let batch = shard.reader.read(&ranges, Some(&self.reads))?;
+        (self.outgoing.watch)(Some(rows))?;
         let about = shard.carried.slice(start, spans.len());
         let mut at = 0;
         let lengths: Vec<usize> = spans.iter().map(|span| (span.end - span.start) as usize).collect();

@@ -10,8 +10,8 @@
 
 mod batch;
 mod doctor;
-mod external;
 pub mod library;
+mod message;
 mod onnx;
 mod pure;
 

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rten::{DataType, Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueType};
 use rten_tensor::{Layout, Tensor};
 
-use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, external};
+use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, message};
 use crate::dataset::store;
 use crate::error::{Error, Result};
 
@@ -203,12 +203,12 @@ fn port(model: &Model, id: NodeId) -> Port {
 
 fn load(path: &Path) -> Result<Model> {
     let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-    external::refuse(path, &bytes)?;
+    message::refuse(path, &bytes)?;
     let refused = |reason: String| {
         Error::failed(format!("{} is not a model that rten can run: {reason}", path.display()))
             .hint("ONNX Runtime knows every ONNX operator: `pip install onnxruntime` in the active environment")
     };
-    if !external::is_message(&bytes) {
+    if !message::is_whole(&bytes) {
         return Err(refused("it is damaged, or not ONNX at all".to_owned()));
     }
     let parse = || ModelOptions::with_all_ops().prepack_weights(true).load(bytes).map_err(|error| error.to_string());

@@ -401,6 +401,20 @@ mod faults {
         assert!(workspace.names("out").is_empty(), "{:?}", workspace.names("out"));
     }
 
+    #[test]
+    fn an_interrupted_export_leaves_nothing() {
+        let workspace = Workspace::new();
+        for format in ["d4rl", "minari"] {
+            let child = stopping(&workspace, &["export", "corpus", "out/log", "--to", format, "--unlabelled", "drop"], 6);
+            signal(&child, &[Signal::INT, Signal::CONT]);
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(130), "{format}: {said}");
+            assert!(said.contains("interrupted: nothing was written"), "{format}: {said}");
+            assert!(workspace.names("out").is_empty(), "{format}: {:?}", workspace.names("out"));
+        }
+    }
+
     /// NFS, Lustre and file systems in user space have renames, but not those that spare or exchange what is there.
     #[test]
     fn plain_renames_will_do() {

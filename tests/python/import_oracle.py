@@ -263,7 +263,17 @@ def zero_width(folder):
         compare(made, dst)
         check(not any("nothing" in column for column in read(os.path.join(dst, "steps")).column_names), name)
 
-for part in (d4rl, npz, parquet, zero_width):
+def feather(folder):
+    """Arrow files as pandas and others write them: buffers compressed by LZ4 or zstd, the last batch a short one."""
+    made = Made(80, [400, 1, 900, 37])
+    table = pa.table({"observations": list(made.obs), "actions": list(made.act), "rewards": made.rew, "terminals": made.term, "timeouts": made.trunc})
+    for codec in (None, "lz4", "zstd"):
+        path = os.path.join(folder, f"{codec}.feather")
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table, max_chunksize=500)
+        compare(made, imported(folder, path))
+
+for part in (d4rl, npz, parquet, zero_width, feather):
     with tempfile.TemporaryDirectory() as place:
         part(place)
 print(f"{CHECKS} checks of import passed")

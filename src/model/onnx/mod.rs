@@ -16,7 +16,7 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBui
 use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
 use self::session::{Job, Shared};
-use super::{Device, Element, Geometry, Options, Port, Spec, batch, external, library};
+use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, message};
 use crate::dataset::store;
 use crate::error::{Error, Result};
 
@@ -195,7 +195,7 @@ impl OnnxRuntime {
     /// The model as it is in the file, not optimised.
     fn inspect(&self, path: &Path) -> Result<Session> {
         let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-        external::refuse(path, &bytes)?;
+        message::refuse(path, &bytes)?;
         let load = || self.builder(Place::Cpu, false)?.with_optimization_level(GraphOptimizationLevel::Disable)?.commit_from_file(path);
         load().map_err(|error| refused(path, &error))
     }

@@ -125,7 +125,7 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
 
 /// Whether the model in `bytes`, and the messages in it, are fields to their end: a reader that is given anything else may not come
 /// back, or makes room for as much as a field claims to hold.
-pub(super) fn is_message(bytes: &[u8]) -> bool {
+pub(super) fn is_whole(bytes: &[u8]) -> bool {
     whole(Kind::Model, bytes, 0)
 }
 
@@ -195,7 +195,7 @@ mod tests {
             assert!(message.starts_with("m.onnx keeps weights in another file"), "{fields:?}: {message}");
             // A group in front, which readers pass over, hides nothing.
             let hidden = [vec![0x0b, 0x0c], model(fields, 1)].concat();
-            assert!(refuse(path, &hidden).is_err() && !is_message(&hidden), "{fields:?}");
+            assert!(refuse(path, &hidden).is_err() && !is_whole(&hidden), "{fields:?}");
         }
     }
 
@@ -206,7 +206,7 @@ mod tests {
             // A text of three bytes, of which all are there, and all but one.
             for (text, whole) in [(&[0x12, 3, 1, 2, 3][..], true), (&[0x12, 3, 1, 2], false)] {
                 let message = fields.iter().rev().fold(text.to_vec(), |inner, number| encoded(*number, &inner));
-                assert_eq!(is_message(&message), whole, "{fields:?}");
+                assert_eq!(is_whole(&message), whole, "{fields:?}");
             }
         }
     }

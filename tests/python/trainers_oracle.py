@@ -16,6 +16,7 @@ import tempfile
 import h5py
 import minari
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from export_oracle import Made, check, column, same, table, trajmill
 
@@ -215,11 +216,16 @@ def robomimic(folder):
     import robomimic.utils.obs_utils as obs_utils
     from robomimic.utils.dataset import SequenceDataset
     made = Made(folder, "robomimic", 44, [5, 2, 4, 7])
-    out = os.path.join(folder, "set.hdf5")
-    trajmill("export", made.path, out, "--to", "robomimic", "--env", "Made-v0")
-    obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["observation"]}})
+    # What a camera saw is a column of its own, which the loader finds among the observations.
+    rows = pq.read_table(os.path.join(folder, "robomimic.parquet"))
+    saw = np.random.default_rng(7).integers(0, 256, (len(rows), 12), dtype=np.uint8)
+    pq.write_table(rows.append_column("observation.images.top", pa.array(list(saw), pa.list_(pa.uint8()))), os.path.join(folder, "cameras.parquet"))
+    ours, out = os.path.join(folder, "cameras"), os.path.join(folder, "set.hdf5")
+    trajmill("import", os.path.join(folder, "cameras.parquet"), ours, "--map", "trajectory_id=episode")
+    trajmill("export", ours, out, "--to", "robomimic", "--env", "Made-v0")
+    obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["observation", "images.top"]}})
     dataset = SequenceDataset(
-        hdf5_path=out, obs_keys=("observation",), dataset_keys=("actions", "rewards", "dones"), frame_stack=1, seq_length=1, pad_frame_stack=True,
+        hdf5_path=out, obs_keys=("observation", "images.top"), dataset_keys=("actions", "rewards", "dones"), frame_stack=1, seq_length=1, pad_frame_stack=True,
         pad_seq_length=True, get_pad_mask=False, goal_mode=None, hdf5_cache_mode=None, hdf5_use_swmr=True, load_next_obs=True,
     )
     check(len(dataset) == sum(made.lengths), f"robomimic: {len(dataset)} steps")
@@ -227,6 +233,11 @@ def robomimic(folder):
     both = lambda key, of: same(np.concatenate([key(item) for item in items]), np.concatenate(of))
     check(both(lambda item: item["obs"]["observation"], [episode["observation"][:-1] for episode in made.episodes]), "robomimic: observations")
     check(both(lambda item: item["next_obs"]["observation"], [episode["observation"][1:] for episode in made.episodes]), "robomimic: next observations")
+    last = np.cumsum([length + 1 for length in made.lengths]) - 1
+    check(both(lambda item: item["obs"]["images.top"], [np.delete(saw, last, 0)]), "robomimic: cameras")
+    check(both(lambda item: item["next_obs"]["images.top"], [np.delete(saw, np.append(0, last[:-1] + 1), 0)]), "robomimic: cameras, next")
+    trajmill("import", out, os.path.join(folder, "back"))
+    check(table(os.path.join(folder, "back"), "steps")["observation.images.top"].to_pylist() == saw.tolist(), "robomimic: cameras and back")
     check(both(lambda item: item["actions"], [episode["action"] for episode in made.episodes]), "robomimic: actions")
     check(both(lambda item: item["rewards"], [episode["reward"] for episode in made.episodes]), "robomimic: rewards")
 

@@ -124,7 +124,8 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     // A model that cannot run is said before a row is read, whichever phase it is in. One that is yet to be learnt has to wait.
     if lessons(phases).next().is_none() {
         for phase in phases {
-            exec::prepare(phase, exec::concurrency(options.threads, options.memory, &phase.steps))?;
+            let workers = exec::concurrency(options.threads, options.memory, phase, sources.iter().map(|(source, _)| source));
+            exec::prepare(phase, workers)?;
         }
     }
     let staging = claim(path, phases, sources, options)?;

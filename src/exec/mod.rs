@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::Schema;
 use rayon::prelude::*;
 
 use crate::commit::{Finished, Journal};
@@ -54,9 +54,14 @@ pub struct Outcome {
 }
 
 /// Tasks in flight: as many as threads, fewer where the budget does not hold them. A task holds a block as read, the
-/// same block transformed, and the row group being encoded.
-pub fn concurrency(threads: usize, memory: Option<usize>, steps: &SchemaRef) -> usize {
-    let block = schema::chunk_rows(steps) * schema::row_bytes(steps);
+/// same block transformed, and the row group being encoded. What is read may be wider than what is written: frames of videos.
+pub fn concurrency<'a>(threads: usize, memory: Option<usize>, phase: &Phase, sources: impl Iterator<Item = &'a Dataset>) -> usize {
+    let bytes = |steps: &Schema, rows: usize| rows * schema::row_bytes(steps);
+    let read = |source: &Dataset| {
+        let fields = source.steps.fields().iter().filter(|field| phase.reads.contains(field.name())).cloned();
+        bytes(&Schema::new(fields.collect::<Vec<_>>()), schema::chunk_rows(&source.steps))
+    };
+    let block = sources.map(read).fold(bytes(&phase.steps, schema::chunk_rows(&phase.steps)), usize::max);
     let fits = memory.map_or(threads, |memory| memory / (block * 4).max(1));
     threads.min(fits).max(1)
 }
@@ -89,7 +94,7 @@ pub fn run(
     let resumed = tasks.len() - pending.len();
     let done: u64 = tasks.iter().filter(|task| journal.finished.contains_key(&task.index)).map(task_rows).sum();
     (setting.progress)(done);
-    let workers = concurrency(setting.threads, setting.memory, &phase.steps);
+    let workers = concurrency(setting.threads, setting.memory, phase, sources.iter());
     if !pending.is_empty() {
         prepare(phase, workers)?;
     }

@@ -220,3 +220,54 @@ impl ShardReader {
         parts
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::compute::kernels::numeric::neg;
+    use arrow::datatypes::{DataType, Int64Type};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+    use crate::dataset::store::HashingFile;
+
+    /// Makes of `x` what it is less than nothing by.
+    #[derive(Debug)]
+    struct Negated;
+
+    impl Decode for Negated {
+        fn field(&self, stored: &Field) -> Option<Field> {
+            (stored.name() == "x").then(|| stored.clone())
+        }
+
+        fn column(&self, _: &str, stored: &ArrayRef) -> Result<ArrayRef> {
+            Ok(neg(stored)?)
+        }
+
+        fn depends(&self) -> &str {
+            "negated"
+        }
+    }
+
+    #[test]
+    fn what_is_made_of_a_column_is_never_taken_for_what_the_file_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shard.parquet");
+        let fields = ["x", "y"].map(|name| Field::new(name, DataType::Int64, false));
+        let schema: SchemaRef = Arc::new(Schema::new(fields.to_vec()));
+        let column = || Arc::new(Int64Array::from_iter_values(0..10)) as ArrayRef;
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column(), column()]).unwrap();
+        let mut writer = ArrowWriter::try_new(HashingFile::create(&path).unwrap(), Arc::clone(&schema), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.into_inner().unwrap().finish().unwrap();
+
+        let by: Arc<dyn Decode> = Arc::new(Negated);
+        let reader = ShardReader::open(&path, &schema).unwrap().decoding(&by);
+        let rows = 0..10;
+        let read = reader.read(std::slice::from_ref(&rows), None).unwrap();
+        assert_eq!(read.column(0).as_primitive::<Int64Type>().value(9), -9);
+        assert_eq!(read.column(1), batch.column(1));
+        let origin = reader.origin(&rows, &read).unwrap();
+        assert!(!origin.has("x", read.column(0)) && origin.has("y", read.column(1)));
+    }
+}

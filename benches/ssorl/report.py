@@ -123,6 +123,9 @@ def write(results, scale, size, expected, folder, name):
         if part != "oracle":
             label = {"coupled": f"lowest {setting}, {NAMES[kind]}", "window": f"window {setting}", "quality": f"quality {setting}", "quantity": f"quantity {setting}"}[part]
             parts[part].append(row(label, own, oracle, scale) | {"setting": setting, "kind": kind})
+    # Results come as they are done.
+    thirds = ["low", "middle", "high"]
+    parts["quality"].sort(key=lambda r: [thirds.index(third) for third in r["setting"].split(" → ")])
     parts["coupled"].sort(key=lambda r: (float(r["setting"].rstrip("%")), KINDS.index(r["kind"])))
     folder.mkdir(parents=True, exist_ok=True)
     draw(parts["coupled"], parts["oracle"][0] if oracle else None, folder / f"{name}.svg")

@@ -49,7 +49,7 @@ def corpus(folder, trajmill):
 
 def ours(folder, arguments, head, updates):
     options = {"out": str(folder / "idm.onnx"), "head": head, "hidden": [HIDDEN, HIDDEN], "dropout": 0.1, "batch": BATCH, "lr": 1e-4,
-               "steps": updates, "validation": 0.01, "patience": 1000}
+               "steps": updates, "validation": 0.01, "patience": 1000, "clip_norm": 0}
     pipeline = folder / "train.yaml"
     pipeline.write_text(json.dumps({"trajmill": 1, "source": str(folder / "corpus"), "stages": [{"train_idm": options}]}))
     for path in folder.glob("idm.*"):

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Tensor, Var};
 
-use super::fused::Dropout;
+use super::fused::{self, Dropout};
 use super::network::{Network, Tape, Values};
 use super::tensor::{matrix, read};
 use super::{Activation, Adam, BETAS, EPSILON};
@@ -26,6 +26,34 @@ pub(super) enum Pass {
     Fused(Tape),
     /// The outputs, which know how they came about.
     Recorded(Tensor),
+}
+
+/// Gradients of the parameters, layer by layer: of its weights, then of its bias.
+pub(super) enum Gradients {
+    /// On the CPU.
+    Fused(Vec<(Tensor, Vec<f32>)>),
+    /// On the network's device.
+    Recorded(Vec<[Tensor; 2]>),
+}
+
+impl Gradients {
+    /// The sum of their squares.
+    pub(super) fn squares(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        match self {
+            Gradients::Fused(layers) => {
+                for (weights, bias) in layers {
+                    sum += read(weights, fused::squares)? + fused::squares(bias);
+                }
+            }
+            Gradients::Recorded(layers) => {
+                for gradient in layers.iter().flatten() {
+                    sum += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+                }
+            }
+        }
+        Ok(sum)
+    }
 }
 
 impl Learner {
@@ -51,15 +79,23 @@ impl Learner {
         }
     }
 
-    /// Moves the parameters for the `update`-th time, from 1 on, where `gradient` is that by the outputs of `pass`, which have so
-    /// many `columns`.
-    pub(super) fn update(&mut self, pass: &Pass, gradient: Vec<f32>, columns: usize, adam: &Adam, update: u64) -> Result<()> {
+    /// Gradients of all parameters, where `gradient` is that by the outputs of `pass`, which have so many `columns`.
+    pub(super) fn backward(&self, pass: &Pass, gradient: Vec<f32>, columns: usize) -> Result<Gradients> {
         let rows = gradient.len() / columns.max(1);
         let gradient = matrix(gradient, rows, columns)?;
         match (self, pass) {
-            (Learner::Fused(network), Pass::Fused(tape)) => network.step(adam, update, &network.backward(tape, gradient)?),
-            (Learner::Recorded(network), Pass::Recorded(outputs)) => network.step(adam, update, outputs, &gradient),
+            (Learner::Fused(network), Pass::Fused(tape)) => Ok(Gradients::Fused(network.backward(tape, gradient)?)),
+            (Learner::Recorded(network), Pass::Recorded(outputs)) => network.backward(outputs, &gradient).map(Gradients::Recorded),
             _ => Err(Error::failed("a pass of another network")),
+        }
+    }
+
+    /// Moves the parameters for the `update`-th time, from 1 on, against their gradients, scaled by `shrink`.
+    pub(super) fn step(&mut self, adam: &Adam, update: u64, gradients: &Gradients, shrink: f64) -> Result<()> {
+        match (self, gradients) {
+            (Learner::Fused(network), Gradients::Fused(gradients)) => network.step(adam, update, gradients, shrink),
+            (Learner::Recorded(network), Gradients::Recorded(gradients)) => network.step(adam, update, gradients, shrink),
+            _ => Err(Error::failed("gradients of another network")),
         }
     }
 
@@ -120,25 +156,32 @@ impl Recorded {
         Ok(values)
     }
 
-    /// One step of Adam, as [`super::fused::Moments::step`] has it.
-    fn step(&mut self, adam: &Adam, update: u64, outputs: &Tensor, gradient: &Tensor) -> Result<()> {
+    fn backward(&self, outputs: &Tensor, gradient: &Tensor) -> Result<Vec<[Tensor; 2]>> {
         // The gradient of this sum by the outputs is `gradient`.
         let gradients = (outputs * gradient.to_device(&self.device)?)?.sum_all()?.backward()?;
+        // Without the history of what it is computed from, which would hold on to every pass before.
+        let of = |parameter: &Var| match gradients.get(parameter) {
+            Some(gradient) => Ok(gradient.detach()),
+            None => Ok::<_, Error>(parameter.zeros_like()?),
+        };
+        self.layers.iter().map(|Layer { parameters: [weights, bias], .. }| Ok([of(weights)?, of(bias)?])).collect()
+    }
+
+    /// One step of Adam, as [`super::fused::Moments::step`] has it.
+    fn step(&mut self, adam: &Adam, update: u64, gradients: &[[Tensor; 2]], shrink: f64) -> Result<()> {
         let power = i32::try_from(update).unwrap_or(i32::MAX);
         let [step, root] = [adam.learning_rate / (1.0 - BETAS[0].powi(power)), (1.0 - BETAS[1].powi(power)).sqrt()];
-        let (shrink, decay) = match adam.decoupled {
+        let (keep, decay) = match adam.decoupled {
             true => (1.0 - adam.learning_rate * adam.weight_decay, 0.0),
             false => (1.0, adam.weight_decay),
         };
-        for Layer { parameters, moments } in &mut self.layers {
-            for (parameter, [first, second]) in parameters.iter().zip(moments) {
-                let Some(gradient) = gradients.get(parameter) else { continue };
-                // Without the history of what it is computed from, which would hold on to every pass before.
-                let gradient = (gradient + parameter.affine(decay, 0.0)?)?.detach();
+        for (Layer { parameters, moments }, gradients) in self.layers.iter_mut().zip(gradients) {
+            for ((parameter, [first, second]), gradient) in parameters.iter().zip(moments).zip(gradients) {
+                let gradient = (gradient.affine(shrink, 0.0)? + parameter.affine(decay, 0.0)?)?.detach();
                 *first = (first.affine(BETAS[0], 0.0)? + gradient.affine(1.0 - BETAS[0], 0.0)?)?.detach();
                 *second = (second.affine(BETAS[1], 0.0)? + gradient.sqr()?.affine(1.0 - BETAS[1], 0.0)?)?.detach();
                 let moved = (first.affine(step, 0.0)? / second.sqrt()?.affine(1.0 / root, EPSILON)?)?;
-                parameter.set(&(parameter.affine(shrink, 0.0)? - moved)?)?;
+                parameter.set(&(parameter.affine(keep, 0.0)? - moved)?)?;
             }
         }
         Ok(())
@@ -169,13 +212,15 @@ mod tests {
             let start = network.values().unwrap();
             let recorded = Recorded::new(&start, activation, dropout, &Device::Cpu).unwrap();
             let mut both = [Learner::Fused(network), Learner::Recorded(recorded)];
-            let adam = Adam { learning_rate: 1e-2, weight_decay: 1e-2, decoupled };
+            // Gradients are longer than this at first.
+            let adam = Adam { learning_rate: 1e-2, weight_decay: 1e-2, decoupled, clip_norm: Some(0.5) };
             for update in 1..=20 {
                 let inputs = matrix((0..32 * 6).map(|_| random.unit() as f32 * 2.0 - 1.0).collect(), 32, 6).unwrap();
                 let passes = both.each_ref().map(|learner| learner.forward(&inputs, Some(update)).unwrap());
                 assert!(near(&passes[0].0, &passes[1].0), "{activation:?} {dropout}: outputs of update {update}");
                 for (learner, (outputs, pass)) in both.iter_mut().zip(passes) {
-                    learner.update(&pass, outputs.iter().map(|output| (output - 0.5) / 32.0).collect(), 3, &adam, update).unwrap();
+                    let gradients = learner.backward(&pass, outputs.iter().map(|output| (output - 0.5) / 32.0).collect(), 3).unwrap();
+                    learner.step(&adam, update, &gradients, adam.shrink(gradients.squares().unwrap())).unwrap();
                 }
             }
             let [fused, recorded] = both.each_ref().map(|learner| learner.values().unwrap());

@@ -322,7 +322,7 @@ mod tests {
             members: 2,
             bootstrap: true,
             batch: 64,
-            adam: Adam { learning_rate: 1e-2, weight_decay: 0.0, decoupled: false },
+            adam: Adam { learning_rate: 1e-2, weight_decay: 0.0, decoupled: false, clip_norm: None },
             budget: Budget::Updates(400),
             patience: 40,
             buffer: 150,
@@ -417,6 +417,27 @@ mod tests {
         let options = Options { adam: Adam { learning_rate: 1e4, ..options(head).adam }, activation: Activation::Relu, ..options(head) };
         let error = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap_err();
         assert!(error.message.contains("diverged") && error.hints[0].contains("`lr` is 10000"), "{error:?}");
+    }
+
+    /// Where actions follow exactly, the first gradients of the likelihood push the log-std to where it learns nothing more.
+    #[test]
+    fn a_shorter_gradient_keeps_a_gaussian_head_learning() {
+        let head = Head::Gaussian;
+        let error = |clip_norm: Option<f64>| {
+            let adam = Adam { learning_rate: 5e-3, clip_norm, ..options(head).adam };
+            let options = Options {
+                adam,
+                hidden: vec![400, 400],
+                activation: Activation::Relu,
+                members: 1,
+                budget: Budget::Updates(150),
+                ..options(head)
+            };
+            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
+            fitted.report.held_out.error() / fitted.report.held_out.error_of_mean()
+        };
+        let errors = [None, Some(10.0)].map(error);
+        assert!(errors[1] < 0.02 && errors[1] < errors[0] / 2.0, "{errors:?}");
     }
 
     #[test]

@@ -116,6 +116,13 @@ pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     sums
 }
 
+/// The sum of the squares, in float64 and in a fixed order.
+pub(super) fn squares(values: &[f32]) -> f64 {
+    let own = |block: &[f32]| block.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>();
+    let blocks: Vec<f64> = values.par_chunks(BLOCK).map(own).collect();
+    blocks.iter().sum()
+}
+
 /// First and second moments of a parameter's gradients.
 #[derive(Debug, Clone)]
 pub(super) struct Moments {
@@ -130,14 +137,15 @@ impl Moments {
     }
 
     /// One step of Adam (Kingma and Ba, 2015), the `update`-th from 1 on, with weight decay as PyTorch's `Adam` has it
-    /// (added to the gradient) or, `decoupled`, as `AdamW` (Loshchilov and Hutter, 2019).
-    pub(super) fn step(&mut self, adam: &Adam, update: u64, parameters: &mut [f32], gradient: &[f32]) {
+    /// (added to the gradient) or, `decoupled`, as `AdamW` (Loshchilov and Hutter, 2019). The gradient is scaled by `shrink` first.
+    pub(super) fn step(&mut self, adam: &Adam, update: u64, parameters: &mut [f32], gradient: &[f32], shrink: f64) {
         let power = i32::try_from(update).unwrap_or(i32::MAX);
         let step = (adam.learning_rate / (1.0 - BETAS[0].powi(power))) as f32;
         let root = (1.0 - BETAS[1].powi(power)).sqrt() as f32;
         let [beta, gamma] = BETAS.map(|beta| beta as f32);
         let [rest, remainder] = BETAS.map(|beta| (1.0 - beta) as f32);
-        let (shrink, decay) = match adam.decoupled {
+        let scale = shrink as f32;
+        let (keep, decay) = match adam.decoupled {
             true => ((1.0 - adam.learning_rate * adam.weight_decay) as f32, 0.0),
             false => (1.0, adam.weight_decay as f32),
         };
@@ -145,10 +153,10 @@ impl Moments {
         parameters.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).zip(moments).for_each(|((parameters, gradient), moments)| {
             let elements = parameters.iter_mut().zip(gradient).zip(moments.0).zip(moments.1);
             for (((parameter, gradient), first), second) in elements {
-                let gradient = gradient + decay * *parameter;
+                let gradient = scale * gradient + decay * *parameter;
                 *first = beta * *first + rest * gradient;
                 *second = gamma * *second + remainder * gradient * gradient;
-                *parameter = shrink * *parameter - step * *first / (second.sqrt() / root + EPSILON as f32);
+                *parameter = keep * *parameter - step * *first / (second.sqrt() / root + EPSILON as f32);
             }
         });
     }
@@ -176,10 +184,10 @@ mod tests {
     fn adam_is_what_pytorch_computes() {
         // torch.optim.Adam(lr=0.1, weight_decay=0.5) and AdamW, three steps on the gradients 1, -2, 0.5 from 1.0.
         for (decoupled, expected) in [(false, [0.9, 0.906_901_5, 0.885_937_3]), (true, [0.85, 0.844_110_4, 0.815_573_9])] {
-            let adam = Adam { learning_rate: 0.1, weight_decay: 0.5, decoupled };
+            let adam = Adam { learning_rate: 0.1, weight_decay: 0.5, decoupled, clip_norm: None };
             let (mut moments, mut parameter) = (Moments::new(1), [1.0]);
             for (update, (gradient, expected)) in [1.0, -2.0, 0.5].into_iter().zip(expected).enumerate() {
-                moments.step(&adam, update as u64 + 1, &mut parameter, &[gradient]);
+                moments.step(&adam, update as u64 + 1, &mut parameter, &[gradient], 1.0);
                 assert!((parameter[0] - expected).abs() < 1e-6, "{decoupled} {update}: {parameter:?} is not {expected}");
             }
         }

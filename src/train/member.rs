@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::data::{Examples, Row, Stream};
-use super::device::Learner;
+use super::device::{Gradients, Learner};
 use super::fit::stop_if_wanted;
 use super::head::{loss, unsquash};
 use super::model::Scaling;
@@ -248,8 +248,17 @@ impl Pupil<'_> {
             let message = format!("the loss diverged: it is {loss:.3e} at update {}, and was {first:.3e} at the first", self.update);
             return Err(Error::failed(message).hint(format!("learn in smaller steps: `lr` is {}", lesson.options.adam.learning_rate)));
         }
-        for ((network, pass), gradient) in self.networks.iter_mut().zip(&passes).zip(gradients) {
-            network.update(pass, gradient, lesson.task.actions, &lesson.options.adam, self.update)?;
+        let adam = &lesson.options.adam;
+        let backward = self.networks.iter().zip(&passes).zip(gradients);
+        let gradients = backward
+            .map(|((network, pass), gradient)| network.backward(pass, gradient, lesson.task.actions))
+            .collect::<Result<Vec<_>>>()?;
+        let shrink = match adam.clip_norm {
+            Some(_) => adam.shrink(gradients.iter().map(Gradients::squares).sum::<Result<f64>>()?),
+            None => 1.0,
+        };
+        for (network, gradients) in self.networks.iter_mut().zip(&gradients) {
+            network.step(adam, self.update, gradients, shrink)?;
         }
         self.since = (self.since.0 + loss, self.since.1 + 1);
         if self.update.is_multiple_of(self.between) || self.update == self.updates {

@@ -129,6 +129,15 @@ pub struct Adam {
     pub weight_decay: f64,
     /// Whether decay is apart from the gradient, as in AdamW.
     pub decoupled: bool,
+    /// Longest gradient of an update, over all parameters of a member; a longer one is scaled down to it (Pascanu et al., 2013).
+    pub clip_norm: Option<f64>,
+}
+
+impl Adam {
+    /// What a gradient with this sum of squares is scaled by, as PyTorch's `clip_grad_norm_` does it.
+    fn shrink(&self, squares: f64) -> f64 {
+        self.clip_norm.map_or(1.0, |longest| (longest / (squares.sqrt() + 1e-6)).min(1.0))
+    }
 }
 
 /// How long is learnt at most.

@@ -105,12 +105,12 @@ impl Network {
         Ok(gradients)
     }
 
-    /// Moves the parameters against their gradients, for the `update`-th time from 1 on.
-    pub(super) fn step(&mut self, adam: &Adam, update: u64, gradients: &[(Tensor, Vec<f32>)]) -> Result<()> {
+    /// Moves the parameters against their gradients, scaled by `shrink`, for the `update`-th time from 1 on.
+    pub(super) fn step(&mut self, adam: &Adam, update: u64, gradients: &[(Tensor, Vec<f32>)], shrink: f64) -> Result<()> {
         for (layer, (weights, bias)) in self.layers.iter_mut().zip(gradients) {
             let [of_weights, of_bias] = &mut layer.moments;
-            edit_with(&layer.weights, weights, |parameters, gradient| of_weights.step(adam, update, parameters, gradient))?;
-            of_bias.step(adam, update, &mut layer.bias, bias);
+            edit_with(&layer.weights, weights, |parameters, gradient| of_weights.step(adam, update, parameters, gradient, shrink))?;
+            of_bias.step(adam, update, &mut layer.bias, bias, shrink);
         }
         Ok(())
     }
@@ -210,8 +210,8 @@ mod tests {
                 for update in 1..4 {
                     let (outputs, tape) = network.forward(&inputs, Some(update)).unwrap();
                     let gradients = network.backward(&tape, outputs).unwrap();
-                    let adam = Adam { learning_rate: 1e-3, weight_decay: 0.0, decoupled: false };
-                    network.step(&adam, update, &gradients).unwrap();
+                    let adam = Adam { learning_rate: 1e-3, weight_decay: 0.0, decoupled: false, clip_norm: None };
+                    network.step(&adam, update, &gradients, 1.0).unwrap();
                 }
                 network.values().unwrap()
             })

@@ -35,6 +35,8 @@ pub(super) const STAGE: Stage = Stage {
 
 /// Bytes of windows that the shuffle buffer holds where it is not stated.
 const BUFFER: usize = 256 << 20;
+/// Longest gradient of a Gaussian head where it is not stated: those of a first pass are in the hundreds, later ones below ten.
+const CLIP_NORM: f64 = 10.0;
 /// Bytes of parameters that a model may have: protobuf, and so an ONNX file, ends at 2 GiB.
 const LARGEST: u128 = 2_000_000_000;
 
@@ -69,6 +71,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     if let Some(layer) = given.hidden.iter().position(|size| *size == 0) {
         return Err(Misfit::new("a hidden layer of no values passes nothing on").at(layer.to_string()).at("hidden"));
     }
+    share(given.clip_norm.unwrap_or(0.0), "clip_norm", given.clip_norm.is_none_or(|norm| norm >= 0.0), "0 or above")?;
+    let clip_norm = given.clip_norm.or((head == train::Head::Gaussian).then_some(CLIP_NORM)).filter(|norm| *norm > 0.0);
     let budget = match (given.steps, given.epochs) {
         (Some(_), Some(_)) => return Err(Misfit::new("`steps` and `epochs` are two budgets").help("give one of them").at("epochs")),
         (Some(0), None) => return Err(Misfit::new("`steps` is 0, and nothing would be learnt").at("steps")),
@@ -111,7 +115,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         members: given.members.max(1),
         bootstrap: given.bootstrap,
         batch: given.batch.max(1),
-        adam: train::Adam { learning_rate: given.lr, weight_decay: given.weight_decay, decoupled: given.decoupled },
+        adam: train::Adam { learning_rate: given.lr, weight_decay: given.weight_decay, decoupled: given.decoupled, clip_norm },
         budget,
         patience: given.patience,
         buffer: given.buffer.unwrap_or(BUFFER / example).max(1),

@@ -61,6 +61,12 @@ pub(super) struct TrainIdm {
     /// Takes the weight decay off the parameters instead, as in AdamW.
     #[serde(default)]
     pub(super) decoupled: bool,
+    /// Longest gradient of an update, over all parameters; a longer one is scaled down to it (Pascanu et al., 2013). Where not
+    /// given 10 for a Gaussian head, whose likelihood has gradients without bound and a log-std that they push to where it
+    /// learns nothing more, and none for the others; 0 for none.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub(super) clip_norm: Option<f64>,
     /// Share of the labelled trajectories that is held out, rounded up.
     #[serde(default = "validation")]
     pub(super) validation: f64,

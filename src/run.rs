@@ -47,7 +47,7 @@ pub struct Options<'a> {
 
 /// Told of a run's progress.
 pub trait Watch: Sync {
-    /// A pass over the data begins: its name and the rows it will read.
+    /// A pass over the data begins: its name and the rows it will read, 0 where that is not known.
     fn begin(&self, name: &str, rows: u64);
     /// So many more rows are done.
     fn advance(&self, rows: u64);
@@ -77,7 +77,10 @@ struct Claimed {
 pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let started = Instant::now();
     let pipeline: PipelineFile = config::load(path, &options.overrides)?;
-    let plan = plan::resolve(&pipeline, &options.model)?;
+    options.watch.begin("looking at the sources", 0);
+    let plan = plan::resolve(&pipeline, &options.model);
+    options.watch.end();
+    let plan = plan?;
     let mut told = 0;
     tell(&plan, &mut told, options.watch);
     let mut report = Report::default();

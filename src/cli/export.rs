@@ -23,7 +23,7 @@ pub(super) struct ExportArgs {
     #[arg(long, value_name = "FORMAT")]
     to: String,
     /// Steps without an action, where the format cannot leave one out: refuse, drop or fill
-    #[arg(long, default_value = "refuse")]
+    #[arg(long, default_value = "refuse", value_parser = super::word::<Unlabelled>)]
     unlabelled: Unlabelled,
     /// Value of every dimension of an action that is filled in
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
@@ -44,7 +44,7 @@ pub(super) struct ExportArgs {
     #[arg(long)]
     task: Option<String>,
     /// Frames of the videos that columns refer to: reference to leave it at that; array or png to decode them
-    #[arg(long, default_value = "reference")]
+    #[arg(long, default_value = "reference", value_parser = super::word::<Frames>)]
     frames: Frames,
     /// The LeRobot dataset that references to videos are relative to
     #[arg(long, value_name = "FOLDER")]

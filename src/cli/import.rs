@@ -37,16 +37,16 @@ pub(super) struct ImportArgs {
     #[arg(long)]
     max_steps: Option<usize>,
     /// The last step of an RLDS or TF-Agents episode: a valid action, filler beside the final observation, or auto to tell by zeros
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = super::word::<format::FinalAction>)]
     final_action: format::FinalAction,
     /// Where an action stands in an RLDS episode: sar, beside the observation it was taken in; rsa, beside the next one
-    #[arg(long, default_value = "sar")]
+    #[arg(long, default_value = "sar", value_parser = super::word::<format::Alignment>)]
     alignment: format::Alignment,
     /// Frames of LeRobot's videos: reference to leave them where they are; array or png to decode them
-    #[arg(long, default_value = "reference")]
+    #[arg(long, default_value = "reference", value_parser = super::word::<format::Frames>)]
     frames: format::Frames,
     /// What becomes of a bad trajectory: fail, or quarantine to set it aside with its reason in quarantine.jsonl
-    #[arg(long, default_value = "fail")]
+    #[arg(long, default_value = "fail", value_parser = super::word::<format::OnError>)]
     on_error: format::OnError,
     /// Trajectories that may be set aside; more of them give exit code 4
     #[arg(long, default_value_t = 0)]
@@ -76,23 +76,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     fingerprint.set("source", &content);
-    fingerprint.set(
-        "options",
-        format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?}",
-            format.name,
-            args.map,
-            args.trajectory,
-            args.step,
-            args.max_steps,
-            args.final_action,
-            args.alignment,
-            args.shard_rows,
-            args.on_error
-        ),
-    );
-    if args.frames != format::Frames::Reference {
-        fingerprint.set("frames", format!("{:?} by {}", args.frames, format::video::version()?));
+    fingerprint.set("format", format.name);
+    fingerprint.set("shard_rows", args.shard_rows.to_string());
+    for (name, value) in options.depends()? {
+        fingerprint.set(name, value);
     }
     let key = fingerprint.key();
     match existing(&args.dataset)? {

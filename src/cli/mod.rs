@@ -114,6 +114,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.to_owned()))
 }
 
+/// Reads one of the words that a pipeline may have in the same place.
+fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    T::deserialize(serde_json::Value::from(text)).map_err(|error| error.to_string())
+}
+
 /// Reads a size such as `600M` or `4G`; binary units.
 fn size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());

@@ -1,12 +1,20 @@
 //! `run`, `check` and `plan`.
 
-use super::progress::Progress;
+use super::progress::{Busy, Progress};
 use super::{CheckArgs, PipelineArgs, PlanArgs, RunArgs, cores, explain, interruptible, report};
+use crate::config::{self, PipelineFile};
 use crate::error::{Error, Result};
-use crate::{config, model, plan, run};
+use crate::plan::{self, Plan};
+use crate::{model, run};
 
 fn models(common: &PipelineArgs) -> model::Options {
     model::Options { device: common.device.clone(), tf32: common.tf32 }
+}
+
+/// Foreign sources are hashed for it, which takes its time.
+fn resolve(pipeline: &PipelineFile, common: &PipelineArgs) -> Result<Plan> {
+    let _busy = Busy::with("looking at the sources".to_owned());
+    plan::resolve(pipeline, &models(common))
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<()> {
@@ -32,7 +40,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
     let mut worst: Option<Error> = None;
     for path in &args.pipelines {
-        let checked = config::load(path, &args.common.set).and_then(|pipeline| plan::resolve(&pipeline, &models(&args.common)));
+        let checked = config::load(path, &args.common.set).and_then(|pipeline| resolve(&pipeline, &args.common));
         match checked {
             Ok(plan) => {
                 let phases = plan.phases.len();
@@ -50,7 +58,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<()> {
 
 pub(super) fn plan(args: &PlanArgs) -> Result<()> {
     let pipeline = config::load(&args.pipeline, &args.common.set)?;
-    let plan = plan::resolve(&pipeline, &models(&args.common))?;
+    let plan = resolve(&pipeline, &args.common)?;
     let (text, json) = explain::explain(&plan)?;
     report::print(&if args.json { json.to_string() } else { text.trim_end().to_owned() });
     Ok(())

@@ -1,9 +1,10 @@
 //! Progress on a terminal; nothing where stderr is not one.
 
+use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::run::Watch;
 
@@ -51,16 +52,28 @@ impl Watch for Progress {
     fn begin(&self, name: &str, rows: u64) {
         // indicatif draws nothing where stderr is not a terminal.
         let bar = ProgressBar::with_draw_target(Some(rows), ProgressDrawTarget::stderr());
-        let template = "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} rows, {per_sec}, {eta} to go";
+        let template = match rows {
+            0 => "{spinner} {prefix}{msg}, {elapsed}",
+            _ => "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} rows, {rate} a second, {eta} to go",
+        };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            let rate = |state: &ProgressState, to: &mut dyn Write| _ = write!(to, "{}", super::report::number(state.per_sec() as u64));
+            bar.set_style(style.with_key("rate", rate));
         }
         bar.set_prefix(name.to_owned());
+        if rows == 0 {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
         self.with(|current| *current = bar);
     }
 
     fn advance(&self, rows: u64) {
-        self.with(|bar| bar.inc(rows));
+        self.with(|bar| {
+            bar.inc(rows);
+            if bar.length() == Some(0) {
+                bar.set_message(format!(", {} rows", super::report::number(bar.position())));
+            }
+        });
     }
 
     fn learn(&self, name: &str, updates: u64) {

@@ -8,6 +8,7 @@ use crate::format::Written;
 use crate::format::quarantine::{self, SetAside};
 use crate::plan::table::Flow;
 use crate::run::{Output, Report};
+use crate::train;
 
 /// Prints an answer to stdout; a reader that has gone away is not an error.
 pub(super) fn print(text: &str) {
@@ -40,11 +41,14 @@ pub(super) fn error(error: &Error) {
 /// Prints what was found of runtimes and devices.
 pub(super) fn doctor() {
     let mut findings = crate::model::doctor();
-    let video = crate::format::video::version();
-    findings.push((
-        "video".to_owned(),
-        video.unwrap_or_else(|_| "built without the Cargo feature `video`: LeRobot's videos stay references".to_owned()),
-    ));
+    let learning = match train::Device::Cuda(0).works() {
+        Ok(()) => "on cuda:0, and on the CPU".to_owned(),
+        Err(_) if !train::Device::built_for_cuda() => "on the CPU: built without the Cargo feature `cuda`".to_owned(),
+        Err(error) => format!("on the CPU: {}", error.message),
+    };
+    let video = crate::format::video::version()
+        .unwrap_or_else(|_| "built without the Cargo feature `video`: LeRobot's videos stay references".to_owned());
+    findings.extend([("learning".to_owned(), learning), ("video".to_owned(), video)]);
     let width = findings.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, finding) in findings {
         print(&format!("{name:width$}  {finding}"));

@@ -13,9 +13,12 @@ mod yaml;
 
 use std::path::{Component, Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::format::Options;
 
 pub use diagnostic::{Diagnostic, Source, Span};
 pub use schema::json_schema;
@@ -39,31 +42,26 @@ pub struct PipelineFile {
 }
 
 /// A dataset to read.
-#[derive(Debug)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(extend("additionalProperties" = false))]
 pub struct Input {
-    /// Path as written.
+    /// Path of the dataset, relative to the pipeline file's folder
     pub path: String,
-    /// Format where it is not trajmill's own.
+    /// Format, where it is not trajmill's own
     pub format: Option<String>,
-    /// Column names to map, canonical to the source's.
-    pub map: Vec<(String, String)>,
-    /// Whether types may become wider where sources differ.
-    pub widen: bool,
-    /// What the last step of an RLDS episode holds, where it is said.
-    pub final_action: Option<String>,
-    /// Where an action stands in an RLDS episode, where it is said.
-    pub alignment: Option<String>,
-    /// What becomes of the frames of videos, where it is said.
-    pub frames: Option<String>,
-    /// Where the videos are that a dataset of ours refers to.
+    /// How it is read.
+    #[serde(flatten)]
+    pub options: Options,
+    /// The LeRobot dataset that a dataset of trajmill refers to for its videos, where `frames` is to decode them as it is read
     pub videos: Option<String>,
-    /// What becomes of bad trajectories, where it is said.
-    pub on_error: Option<String>,
-    /// Bad trajectories that may be set aside without an exit code that says so.
+    /// Trajectories that may be set aside; more of them give exit code 4
+    #[serde(default)]
     pub allowed: u64,
-    /// Longest trajectory, where the source marks terminal states alone.
-    pub max_steps: Option<u64>,
+    /// Whether types may become wider where the sources differ
+    #[serde(default)]
+    pub widen: bool,
     /// Where it is written.
+    #[serde(skip)]
     pub span: Span,
 }
 
@@ -106,10 +104,13 @@ pub fn parse(source: Source, folder: PathBuf, overrides: &[(String, String)]) ->
     validate::pipeline(&root, &mut misfits);
     faults.extend(misfits.into_iter().filter(|fault| !known.contains(&fault.span)));
     let fits = |node: &Node| !faults.iter().any(|fault| node.span.start <= fault.span.start && fault.span.start < node.span.end);
-    let inputs = root.get("source").filter(|source| fits(source)).map(inputs).unwrap_or_default();
     let stages = match root.get("stages").map(|stages| &stages.content) {
         Some(Content::Seq(stages)) => stages.iter().filter_map(|node| stage(node, fits(node))).collect(),
         _ => Vec::new(),
+    };
+    let inputs = match root.get("source").filter(|source| fits(source)) {
+        Some(source) => inputs(source, &mut faults),
+        None => Vec::new(),
     };
     Ok(PipelineFile { source, folder, faults, params, inputs, stages })
 }
@@ -132,51 +133,20 @@ impl PipelineFile {
     }
 }
 
-fn inputs(node: &Node) -> Vec<Input> {
+fn inputs(node: &Node, faults: &mut Vec<Diagnostic>) -> Vec<Input> {
     match &node.content {
-        Content::Str(path) => vec![Input {
-            path: path.clone(),
-            format: None,
-            map: Vec::new(),
-            widen: false,
-            final_action: None,
-            alignment: None,
-            frames: None,
-            videos: None,
-            on_error: None,
-            allowed: 0,
-            max_steps: None,
-            span: node.span,
-        }],
-        Content::Seq(nodes) => nodes.iter().flat_map(inputs).collect(),
+        Content::Str(path) => vec![Input { path: path.clone(), span: node.span, ..Input::default() }],
+        Content::Seq(nodes) => nodes.iter().flat_map(|node| inputs(node, faults)).collect(),
         Content::Map(_) => {
-            let text = |key: &str| node.get(key).and_then(Node::as_str).map(str::to_owned);
-            let map = match node.get("map").map(|map| &map.content) {
-                Some(Content::Map(entries)) => {
-                    entries.iter().filter_map(|(key, value)| Some((key.name.clone(), value.as_str()?.to_owned()))).collect()
-                }
-                _ => Vec::new(),
-            };
-            let widen = matches!(node.get("widen").map(|widen| &widen.content), Some(Content::Bool(true)));
             let span = node.get("path").map_or(node.span, |path| path.span);
-            let count = |key: &str| match node.get(key).map(|node| &node.content) {
-                Some(Content::Int(count)) => u64::try_from(*count).ok(),
-                _ => None,
-            };
-            vec![Input {
-                path: text("path").unwrap_or_default(),
-                format: text("format"),
-                map,
-                widen,
-                final_action: text("final_action"),
-                alignment: text("alignment"),
-                frames: text("frames"),
-                videos: text("videos"),
-                on_error: text("on_error"),
-                allowed: count("allowed").unwrap_or(0),
-                max_steps: count("max_steps"),
-                span,
-            }]
+            match Input::deserialize(node.to_json()) {
+                Ok(input) => vec![Input { span, ..input }],
+                // The schema lets by what a type then does not hold, such as a number that is too large.
+                Err(error) => {
+                    faults.push(Diagnostic { span, message: error.to_string(), help: None });
+                    Vec::new()
+                }
+            }
         }
         _ => Vec::new(),
     }

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::Input;
 use crate::stage::STAGES;
 
 /// The JSON Schema (2020-12) of a pipeline file.
@@ -15,26 +16,8 @@ pub fn json_schema() -> Value {
             json!({"type": "object", "properties": {stage.name: options}, "required": [stage.name], "additionalProperties": false})
         })
         .collect();
+    let one = generator.subschema_for::<Input>().to_value();
     let definitions: Value = generator.take_definitions(true).into_iter().collect::<serde_json::Map<_, _>>().into();
-    let one = json!({
-        "type": "object",
-        "description": "A dataset to read.",
-        "properties": {
-            "path": {"type": "string", "description": "Path of the dataset, relative to the pipeline file's folder."},
-            "format": {"type": "string", "description": "Format, where it is not trajmill's own."},
-            "map": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Canonical column to source column."},
-            "widen": {"type": "boolean", "description": "Whether types may become wider where the sources differ."},
-            "final_action": {"type": "string", "enum": ["auto", "valid", "filler"], "description": "The last step of an RLDS or TF-Agents episode: a valid action, filler beside the final observation, or auto to tell by zeros."},
-            "alignment": {"type": "string", "enum": ["sar", "rsa"], "description": "Where an action stands in an RLDS episode: beside the observation it was taken in, or beside the next one."},
-            "max_steps": {"type": "integer", "minimum": 1, "description": "Longest trajectory, where the source marks terminal states alone."},
-            "on_error": {"type": "string", "enum": ["fail", "quarantine"], "description": "What becomes of a bad trajectory: it ends the run, or is set aside with its reason in quarantine.jsonl."},
-            "allowed": {"type": "integer", "minimum": 0, "description": "Trajectories that may be set aside; more of them give exit code 4."},
-            "frames": {"type": "string", "enum": ["reference", "array", "png"], "description": "Frames of videos: references to them, or decoded to arrays of bytes or to PNG; needs a build with the Cargo feature `video`."},
-            "videos": {"type": "string", "description": "The LeRobot dataset that a dataset of trajmill refers to for its videos, where `frames` is to decode them as it is read."}
-        },
-        "required": ["path"],
-        "additionalProperties": false
-    });
     let either = json!({"anyOf": [{"type": "string"}, one]});
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

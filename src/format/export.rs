@@ -38,7 +38,7 @@ pub fn check(format: &Format, options: &WriteOptions) -> Result<()> {
         ("robot", options.robot.is_some()),
         ("task", options.task.is_some()),
     ];
-    format.takes(takes, &given)
+    format.takes(takes, given.iter().filter(|(_, given)| *given).map(|(name, _)| *name))
 }
 
 /// Writes `dataset` to the path `to`, a place where nothing is and from which the caller publishes it by a rename;

@@ -24,6 +24,7 @@ mod minari;
 mod npy;
 mod npz;
 mod ogbench;
+mod options;
 pub mod outgoing;
 mod parquet;
 mod parts;
@@ -49,6 +50,7 @@ use ::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::schema::step;
 use crate::error::{Error, Result, caught};
+pub use options::{Alignment, FinalAction, OnError, Options};
 pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
 pub use video::Frames;
 
@@ -104,7 +106,9 @@ impl Format {
     /// Where it is only written, an option means nothing to it, or this build cannot do what one asks for.
     pub fn accepts(&self, options: &Options) -> Result<&Opener> {
         let opener = self.read.as_ref().ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", self.name)))?;
-        self.takes(opener.takes, &options.given())?;
+        let given = options.given()?;
+        // What becomes of bad trajectories is the import's affair.
+        self.takes(opener.takes, given.keys().map(String::as_str).filter(|name| *name != "on_error"))?;
         if options.frames != Frames::Reference {
             video::version()?;
         }
@@ -115,8 +119,8 @@ impl Format {
     ///
     /// # Errors
     /// Where one means nothing to it.
-    fn takes(&self, takes: &[&str], given: &[(&str, bool)]) -> Result<()> {
-        let Some((name, _)) = given.iter().find(|(name, given)| *given && !takes.contains(name)) else { return Ok(()) };
+    fn takes<'a>(&self, takes: &[&str], mut given: impl Iterator<Item = &'a str>) -> Result<()> {
+        let Some(name) = given.find(|name| !takes.contains(name)) else { return Ok(()) };
         let hint = if takes.is_empty() { "it takes none of the kind".to_owned() } else { format!("it takes {}", takes.join(", ")) };
         Err(Error::usage(format!("`{name}` means nothing to the format `{}`", self.name)).hint(hint))
     }
@@ -181,111 +185,6 @@ impl Findings {
     fn add(&mut self, fault: Fault) {
         if self.faults.len() < Findings::KEPT {
             self.faults.push(fault);
-        }
-    }
-}
-
-/// How a foreign dataset is to be read.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Canonical column to source column: `observation=obs_*` takes scalar columns in natural order as a vector.
-    pub map: Vec<(String, String)>,
-    /// Source column that tells trajectories apart, where it is not found by its name.
-    pub trajectory: Option<String>,
-    /// Source column that numbers steps, where it is not found by its name.
-    pub step: Option<String>,
-    /// Longest trajectory, for sources that mark terminal states alone (old D4RL sets without `timeouts`).
-    pub max_steps: Option<usize>,
-    /// What the last step of an RLDS episode holds.
-    pub final_action: FinalAction,
-    /// Which step of an RLDS episode an action stands in.
-    pub alignment: Alignment,
-    /// What becomes of the frames of LeRobot's videos.
-    pub frames: Frames,
-    /// What becomes of bad trajectories.
-    pub on_error: OnError,
-}
-
-impl Options {
-    /// The options by name, `on_error` aside, and whether they are given: not at their default.
-    fn given(&self) -> [(&'static str, bool); 7] {
-        [
-            ("map", !self.map.is_empty()),
-            ("trajectory", self.trajectory.is_some()),
-            ("step", self.step.is_some()),
-            ("max_steps", self.max_steps.is_some()),
-            ("final_action", self.final_action != FinalAction::default()),
-            ("alignment", self.alignment != Alignment::default()),
-            ("frames", self.frames != Frames::default()),
-        ]
-    }
-}
-
-/// What becomes of a bad trajectory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnError {
-    /// It ends the import.
-    #[default]
-    Fail,
-    /// It is set aside, and the import goes on with the next.
-    Quarantine,
-}
-
-impl std::str::FromStr for OnError {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<OnError, String> {
-        match text {
-            "fail" => Ok(OnError::Fail),
-            "quarantine" => Ok(OnError::Quarantine),
-            _ => Err("write fail or quarantine".to_owned()),
-        }
-    }
-}
-
-/// What the last step of an RLDS or TF-Agents episode holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FinalAction {
-    /// The final observation where it is the last and its action is zeros, an action like any other elsewhere.
-    #[default]
-    Auto,
-    /// An action like any other.
-    Valid,
-    /// The final observation, and filler for an action.
-    Filler,
-}
-
-impl std::str::FromStr for FinalAction {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<FinalAction, String> {
-        match text {
-            "auto" => Ok(FinalAction::Auto),
-            "valid" => Ok(FinalAction::Valid),
-            "filler" => Ok(FinalAction::Filler),
-            _ => Err("write auto, valid or filler".to_owned()),
-        }
-    }
-}
-
-/// Which step of an RLDS episode an action stands in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Alignment {
-    /// That in whose observation it was taken: state, action, reward.
-    #[default]
-    Sar,
-    /// That whose observation it led to: reward, state, action; as dm_env logs it.
-    Rsa,
-}
-
-impl std::str::FromStr for Alignment {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Alignment, String> {
-        match text {
-            "sar" => Ok(Alignment::Sar),
-            "rsa" => Ok(Alignment::Rsa),
-            _ => Err("write sar or rsa".to_owned()),
         }
     }
 }

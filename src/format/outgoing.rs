@@ -80,19 +80,6 @@ pub enum Unlabelled {
     Fill,
 }
 
-impl std::str::FromStr for Unlabelled {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Unlabelled, String> {
-        match text {
-            "refuse" => Ok(Unlabelled::Refuse),
-            "drop" => Ok(Unlabelled::Drop),
-            "fill" => Ok(Unlabelled::Fill),
-            _ => Err("write refuse, drop or fill".to_owned()),
-        }
-    }
-}
-
 /// What a writer did beside writing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {

@@ -16,7 +16,7 @@ use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Dataset, layout, write};
 use crate::error::{Error, Result};
 use crate::format::adapt::{Adapted, Own, own_columns, renamed, wider};
-use crate::format::{self, Format, Frames, OnError, Options, Outgoing, Source, WriteOptions, import, video};
+use crate::format::{self, Format, OnError, Options, Outgoing, Source, WriteOptions, import, video};
 
 /// What `format` calls a dataset of ours.
 const OWN: &str = "trajmill";
@@ -129,30 +129,22 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
     let path = pipeline.locate(&input.path);
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let own = input.format.as_deref() == Some(OWN) || (input.format.is_none() && (layout::manifest(&path).exists() || !path.exists()));
-    let misread = |text: &str, what: String| Error::usage(format!("`{text}` in `source`: {what}"));
-    let frames = input.frames.as_deref().map_or(Ok(Frames::Reference), |text| text.parse().map_err(|what| misread(text, what)))?;
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     if own {
-        let foreign = [
-            ("final_action", input.final_action.is_some()),
-            ("alignment", input.alignment.is_some()),
-            ("max_steps", input.max_steps.is_some()),
-            ("on_error", input.on_error.is_some()),
-        ];
-        if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
+        if let Some(name) = input.options.given()?.keys().find(|name| !["map", "frames"].contains(&name.as_str())) {
             let hint = "leave it out, or name the format of the source by `format`";
             return Err(Error::usage(format!("`{name}` in `source` is for foreign formats, and this is a dataset of trajmill")).hint(hint));
         }
         let mut dataset = Dataset::open(&path)?;
         fingerprint.set("source", &dataset.hash);
-        dataset = video::decoded(dataset, frames, input.videos.as_ref().map(|videos| pipeline.locate(videos)).as_deref())?;
+        dataset = video::decoded(dataset, input.options.frames, input.videos.as_ref().map(|videos| pipeline.locate(videos)).as_deref())?;
         if let Some(decoded) = &dataset.decoded {
             fingerprint.set("frames", decoded.by.depends());
         }
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
         let about = import::identified(&about);
-        let names: Vec<(String, String)> = input.map.iter().map(|(new, old)| (old.clone(), new.clone())).collect();
+        let names: Vec<(String, String)> = input.options.map.iter().map(|(new, old)| (old.clone(), new.clone())).collect();
         let foreign =
             Foreign { fingerprint, path, from: From::Own(dataset.clone()), allowed: 0, steps: renamed(&steps, &names)?, names, about };
         return Ok(Found { name: dataset.name.clone(), dataset: Some(dataset), foreign, widen: input.widen });
@@ -163,34 +155,16 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
     let format = format::resolve(input.format.as_deref(), &path)?;
     fingerprint.set("source", import::fingerprint(&path)?);
     fingerprint.set("format", format.name);
-    let mut options = Options { map: input.map.clone(), frames, ..Options::default() };
-    fingerprint.set("options", format!("{:?}", options.map));
-    if let Some(text) = &input.final_action {
-        options.final_action = text.parse().map_err(|what| misread(text, what))?;
-        fingerprint.set("final_action", text.as_str());
+    for (name, value) in input.options.depends()? {
+        fingerprint.set(name, value);
     }
-    if let Some(text) = &input.alignment {
-        options.alignment = text.parse().map_err(|what| misread(text, what))?;
-        fingerprint.set("alignment", text.as_str());
-    }
-    if let Some(steps) = input.max_steps {
-        options.max_steps = usize::try_from(steps).ok();
-        fingerprint.set("max_steps", steps.to_string());
-    }
-    if let Some(text) = &input.on_error {
-        options.on_error = text.parse().map_err(|what| misread(text, what))?;
-        fingerprint.set("on_error", text.as_str());
-    }
-    let source = format.open(&path, &options)?;
-    if let Some(text) = input.frames.as_ref().filter(|_| frames != Frames::Reference) {
-        fingerprint.set("frames", format!("{text} by {}", video::version()?));
-    }
+    let source = format.open(&path, &input.options)?;
     let about = import::identified(&source.about());
     let foreign = Foreign {
         fingerprint,
         steps: source.schema(),
         path,
-        from: From::Format(format, options),
+        from: From::Format(format, input.options.clone()),
         allowed: input.allowed,
         names: Vec::new(),
         about,
@@ -270,7 +244,8 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<Foreign>)> {
             return Ok((dataset, None));
         }
     }
-    foreign.fingerprint.set("names", format!("{:?}", foreign.names));
+    let names: Vec<String> = foreign.names.iter().map(|(old, new)| format!("{old} is {new}")).collect();
+    foreign.fingerprint.set("names", names.join(", "));
     foreign.fingerprint.set("columns", describe(&foreign.steps));
     foreign.fingerprint.set("trajectories", describe(&foreign.about));
     let ids = [Field::new(step::TRAJECTORY_ID, DataType::Int64, false), Field::new(step::STEP, DataType::Int32, false)];

@@ -14,11 +14,16 @@ impl From<candle_core::Error> for Error {
 }
 
 impl super::Device {
+    /// Whether this build can learn on a GPU at all.
+    pub fn built_for_cuda() -> bool {
+        cuda_is_available()
+    }
+
     /// The device as candle has it.
     pub(super) fn open(self) -> Result<Device> {
         match self {
             super::Device::Cpu => Ok(Device::Cpu),
-            super::Device::Cuda(_) if !cuda_is_available() => {
+            super::Device::Cuda(_) if !Self::built_for_cuda() => {
                 let message = format!("cannot learn on {self}: this trajmill was built without the feature `cuda`, and learns on the CPU");
                 let help = "build it with `--features cuda`, or run with `--device auto`, which labels on a GPU that it finds";
                 Err(Error::failed(message).hint(help))

@@ -2,7 +2,7 @@
 """What tests/gpu needs of Python: find libraries, make a corpus and models, compare labels, report.
 
 The corpus is shaped like D4RL's walker2d (17 observations, 6 actions, trajectories of 200 to 1000 steps); its values are
-random walks, since only shapes and sizes matter here.
+noise, since only shapes and sizes matter to labelling, but actions follow from two observations, so that there is something to learn.
 """
 
 import hashlib
@@ -43,13 +43,15 @@ def corpus(out, steps):
         ends = ends[: int(np.searchsorted(ends, rows)) + 1]
         starts = np.concatenate([[0], ends[:-1]])
         which = np.repeat(np.arange(len(ends)), ends - starts)
-        walk = lambda width: np.tanh(rng.standard_normal((rows, width), dtype=np.float32))
+        noise = lambda width: np.tanh(rng.standard_normal((rows, width), dtype=np.float32))
+        observation = noise(OBSERVATION)
+        action = np.tanh(np.roll(observation, -1, axis=0)[:, :ACTION] - observation[:, ACTION : 2 * ACTION])
         vector = lambda values: pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
         last = np.zeros(rows, bool)
         last[ends - 1] = True
         table = pa.table({
             "trajectory_id": first + which, "step": (np.arange(rows) - starts[which]).astype(np.int32),
-            "observation": vector(walk(OBSERVATION)), "action": vector(walk(ACTION)), "reward": walk(1).ravel(),
+            "observation": vector(observation), "action": vector(action), "reward": noise(1).ravel(),
             "terminated": np.zeros(rows, bool), "truncated": last,
         })
         pq.write_table(table, out / f"{file:05}.parquet", compression="none", use_dictionary=False, write_statistics=False)
@@ -133,6 +135,26 @@ def loads(work):
     times = (used["wide"] - used["idm-small"]) * 2**20 / (4 * WIDE * WIDE)
     print(round(times, 2))
     sys.exit(0 if 0.8 < times < 1.6 else f"its {4 * WIDE * WIDE / 2**20:.0f} MiB of weights take {times:.2f} times that: {used} MiB")
+
+
+def learnt(work):
+    """Held-out errors of what the CPU and CUDA have learnt from the same start and the same batches, and the time of an update."""
+    work, result, same = Path(work), {}, True
+    for head in ("deterministic", "gaussian"):
+        seconds = lambda name: float((work / f"{name}-{head}-cuda").read_text())
+        errors = {}
+        for name in ("cpu", "cuda", "long"):
+            report = json.loads((work / f"{head}-{name}.report.json").read_text())
+            wanted = "cpu" if name == "cpu" else "cuda:0"
+            if report["training"]["device"] != wanted:
+                sys.exit(f"{head}-{name} was learnt on {report['training']['device']}, not on {wanted}")
+            dimensions = report["held_out"]["dimensions"]
+            errors[name] = sum(each["mse"] for each in dimensions) / sum(each["mse_of_mean"] for each in dimensions)
+        same &= errors["long"] < 0.5 and abs(errors["cuda"] - errors["cpu"]) < 0.1 * errors["cpu"]
+        result[head] = {"error_of_that_of_the_mean": errors, "milliseconds_an_update": round((seconds("long") - seconds("short")) / 2, 2)}
+    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2), file=sys.stderr)
+    sys.exit(0 if same else "errors of the CPU and of CUDA are more than a tenth apart, or nothing was learnt")
 
 
 def report(work, steps, gpus):

@@ -101,6 +101,8 @@ fn doctor_says_what_runs() {
     let done = workspace.trajmill(&["doctor"]).exits(0);
     assert!(done.stdout.contains("rten"), "{}", done.stdout);
     assert!(done.stdout.contains("onnxruntime"), "{}", done.stdout);
+    let learning = done.stdout.lines().find(|line| line.starts_with("learning ")).unwrap();
+    assert!(learning.ends_with("on the CPU: built without the Cargo feature `cuda`"), "{learning}");
 }
 
 #[test]

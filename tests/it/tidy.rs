@@ -40,7 +40,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("tokio", &["query/"]),
     ("futures", &["query/"]),
     ("datafusion", &["query/", "expr/", "error.rs"]),
-    ("schemars", &["stage/", "config/schema.rs", "format/outgoing.rs"]),
+    ("schemars", &["stage/", "config/", "format/options.rs", "format/outgoing.rs", "format/video/mod.rs"]),
     ("candle_core", &["train/"]),
     ("plotters", &["train/plot.rs", "cli/picture.rs"]),
     ("prost", &["train/onnx.rs", "format/lerobot/checked.rs", "format/rlds/", "format/tfagents/", "format/tfrecord.rs"]),

@@ -219,7 +219,10 @@ def robomimic(folder):
     # What a camera saw is a column of its own, which the loader finds among the observations.
     rows = pq.read_table(os.path.join(folder, "robomimic.parquet"))
     saw = np.random.default_rng(7).integers(0, 256, (len(rows), 12), dtype=np.uint8)
-    pq.write_table(rows.append_column("observation.images.top", pa.array(list(saw), pa.list_(pa.uint8()))), os.path.join(folder, "cameras.parquet"))
+    rows = rows.append_column("observation.images.top", pa.array(list(saw), pa.list_(pa.uint8())))
+    # Whose array would have the same name.
+    rows = rows.append_column("observation.images/top", pa.array(np.arange(len(rows))))
+    pq.write_table(rows, os.path.join(folder, "cameras.parquet"))
     ours, out = os.path.join(folder, "cameras"), os.path.join(folder, "set.hdf5")
     trajmill("import", os.path.join(folder, "cameras.parquet"), ours, "--map", "trajectory_id=episode")
     trajmill("export", ours, out, "--to", "robomimic", "--env", "Made-v0")
@@ -237,7 +240,9 @@ def robomimic(folder):
     check(both(lambda item: item["obs"]["images.top"], [np.delete(saw, last, 0)]), "robomimic: cameras")
     check(both(lambda item: item["next_obs"]["images.top"], [np.delete(saw, np.append(0, last[:-1] + 1), 0)]), "robomimic: cameras, next")
     trajmill("import", out, os.path.join(folder, "back"))
-    check(table(os.path.join(folder, "back"), "steps")["observation.images.top"].to_pylist() == saw.tolist(), "robomimic: cameras and back")
+    back = table(os.path.join(folder, "back"), "steps")
+    check(back["observation.images.top"].to_pylist() == saw.tolist(), "robomimic: cameras and back")
+    check(back["observation.images/top"].to_pylist() == list(range(len(rows))), "robomimic: a column of nearly the same name and back")
     check(both(lambda item: item["actions"], [episode["action"] for episode in made.episodes]), "robomimic: actions")
     check(both(lambda item: item["rewards"], [episode["reward"] for episode in made.episodes]), "robomimic: rewards")
 

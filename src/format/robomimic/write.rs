@@ -34,7 +34,11 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
     let mut extras = Vec::new();
     let mut left = Vec::new();
     for column in dense::extras(outgoing.steps()) {
-        let name = array_of(&column, outgoing.steps())?;
+        let mut name = array_of(&column, outgoing.steps())?;
+        // Several columns may come to one name, as `observation.a/b` and `observation.a.b` do.
+        while extras.iter().any(|(taken, ..): &(String, _, _)| *taken == name) {
+            name = format!("source_{name}");
+        }
         match dense::plain(outgoing.steps().field_with_name(&column)?, &name) {
             Some(parts) => {
                 if name != column {

@@ -24,7 +24,8 @@ pub(super) use without::Video;
 pub use without::version;
 
 /// What becomes of the frames of videos.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Frames {
     /// They stay where they are: a column of references, file and seconds.
     #[default]
@@ -33,17 +34,4 @@ pub enum Frames {
     Array,
     /// PNG files.
     Png,
-}
-
-impl std::str::FromStr for Frames {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Frames, String> {
-        match text {
-            "reference" => Ok(Frames::Reference),
-            "array" => Ok(Frames::Array),
-            "png" => Ok(Frames::Png),
-            _ => Err("write reference, array or png".to_owned()),
-        }
-    }
 }

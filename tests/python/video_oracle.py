@@ -374,7 +374,8 @@ def memory_holds_a_row_group():
         _, status, usage = os.wait4(child, 0)
         check(status == 0, "the import")
         peaks.append(usage.ru_maxrss / 1024)
-    check(peaks[1] < peaks[0] + 30, f"{peaks} MiB")
+    # 110 MiB of frames more; what lies in buffers when is chance.
+    check(peaks[1] < peaks[0] + 60, f"{peaks} MiB")
     print(f"20 episodes: {peaks[0]:.0f} MiB, 60 episodes: {peaks[1]:.0f} MiB at most")
 
 def without_the_feature():

@@ -116,7 +116,9 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 /// Reads one of the words that a pipeline may have in the same place.
 fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    T::deserialize(serde_json::Value::from(text)).map_err(|error| error.to_string())
+    // Of "unknown variant …, expected …", the value is said already.
+    let expected = |text: String| text.split_once(", ").map_or(text.clone(), |(_, expected)| expected.to_owned());
+    T::deserialize(serde_json::Value::from(text)).map_err(|error| expected(error.to_string()))
 }
 
 /// Reads a size such as `600M` or `4G`; binary units.

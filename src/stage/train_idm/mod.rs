@@ -35,8 +35,8 @@ pub(super) const STAGE: Stage = Stage {
 
 /// Bytes of windows that the shuffle buffer holds where it is not stated.
 const BUFFER: usize = 256 << 20;
-/// Longest gradient of a Gaussian head where it is not stated: those of a first pass are in the hundreds, later ones below ten.
-const CLIP_NORM: f64 = 10.0;
+/// Longest gradient of a Gaussian head where it is not stated.
+const CLIP_NORM: f64 = 100.0;
 /// Bytes of parameters that a model may have: protobuf, and so an ONNX file, ends at 2 GiB.
 const LARGEST: u128 = 2_000_000_000;
 

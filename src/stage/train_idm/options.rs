@@ -62,7 +62,7 @@ pub(super) struct TrainIdm {
     #[serde(default)]
     pub(super) decoupled: bool,
     /// Longest gradient of an update, over all parameters; a longer one is scaled down to it (Pascanu et al., 2013). Where not
-    /// given 10 for a Gaussian head, whose likelihood has gradients without bound and a log-std that they push to where it
+    /// given 100 for a Gaussian head, whose likelihood has gradients without bound and a log-std that they push to where it
     /// learns nothing more, and none for the others; 0 for none.
     #[serde(default)]
     #[schemars(range(min = 0))]

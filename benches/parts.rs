@@ -3,14 +3,17 @@
 //! `cargo bench --bench parts` measures on a corpus of its own. `benches/bound` names the datasets to measure on in
 //! `TRAJMILL_BENCH_SOURCE` (decode, windows) and `TRAJMILL_BENCH_RESULT` (encode).
 
-#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has nothing to report")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a bench that cannot go on has nothing to report"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
-    RecordBatchOptions, StringArray,
+    ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
+    Int64Array, RecordBatch, RecordBatchOptions, StringArray,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
@@ -37,7 +40,10 @@ struct Noise(u64);
 impl Noise {
     /// Between 0 and 1.
     fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f32 / (1 << 24) as f32
     }
 }
@@ -47,7 +53,8 @@ fn wander(n: usize, all_recorded: bool) -> Chunk {
     let mut noise = Noise(7);
     let mut offsets = vec![0];
     let (mut observations, mut actions, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut ids, mut steps, mut last, mut recorded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ids, mut steps, mut last, mut recorded) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for id in 0..n {
         let length = 300 + (noise.next() * 600.0) as i32;
         let mut state = [0.0_f32; OBSERVATIONS as usize];
@@ -68,20 +75,59 @@ fn wander(n: usize, all_recorded: bool) -> Chunk {
     let rows = ids.len();
     let list = |width: i32, values: Vec<f32>, nulls: Option<NullBuffer>| -> ArrayRef {
         let field = Arc::new(Field::new("element", DataType::Float32, false));
-        Arc::new(FixedSizeListArray::new(field, width, Arc::new(Float32Array::from(values)), nulls))
+        Arc::new(FixedSizeListArray::new(
+            field,
+            width,
+            Arc::new(Float32Array::from(values)),
+            nulls,
+        ))
     };
     let nulls = (!all_recorded).then(|| NullBuffer::from(recorded.clone()));
-    let source: StringArray = recorded.iter().map(|recorded| recorded.then_some("recorded")).collect();
+    let source: StringArray = recorded
+        .iter()
+        .map(|recorded| recorded.then_some("recorded"))
+        .collect();
     let columns: [(Field, ArrayRef); 9] = [
-        (Field::new(step::TRAJECTORY_ID, DataType::Int64, false), Arc::new(Int64Array::from(ids))),
-        (Field::new(step::STEP, DataType::Int32, false), Arc::new(Int32Array::from(steps))),
-        (Field::new(step::OBSERVATION, vector(DataType::Float32, OBSERVATIONS), false), list(OBSERVATIONS, observations, None)),
-        (Field::new(step::ACTION, vector(DataType::Float32, ACTIONS), true), list(ACTIONS, actions, nulls)),
-        (Field::new(step::REWARD, DataType::Float32, true), Arc::new(Float32Array::from(rewards))),
-        (Field::new(step::TERMINATED, DataType::Boolean, true), Arc::new(BooleanArray::from(last))),
-        (Field::new(step::TRUNCATED, DataType::Boolean, true), Arc::new(BooleanArray::from(vec![false; rows]))),
-        (Field::new(step::IS_FINAL, DataType::Boolean, false), Arc::new(BooleanArray::from(vec![false; rows]))),
-        (Field::new(step::ACTION_SOURCE, DataType::Utf8, true), Arc::new(source)),
+        (
+            Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
+            Arc::new(Int64Array::from(ids)),
+        ),
+        (
+            Field::new(step::STEP, DataType::Int32, false),
+            Arc::new(Int32Array::from(steps)),
+        ),
+        (
+            Field::new(
+                step::OBSERVATION,
+                vector(DataType::Float32, OBSERVATIONS),
+                false,
+            ),
+            list(OBSERVATIONS, observations, None),
+        ),
+        (
+            Field::new(step::ACTION, vector(DataType::Float32, ACTIONS), true),
+            list(ACTIONS, actions, nulls),
+        ),
+        (
+            Field::new(step::REWARD, DataType::Float32, true),
+            Arc::new(Float32Array::from(rewards)),
+        ),
+        (
+            Field::new(step::TERMINATED, DataType::Boolean, true),
+            Arc::new(BooleanArray::from(last)),
+        ),
+        (
+            Field::new(step::TRUNCATED, DataType::Boolean, true),
+            Arc::new(BooleanArray::from(vec![false; rows])),
+        ),
+        (
+            Field::new(step::IS_FINAL, DataType::Boolean, false),
+            Arc::new(BooleanArray::from(vec![false; rows])),
+        ),
+        (
+            Field::new(step::ACTION_SOURCE, DataType::Utf8, true),
+            Arc::new(source),
+        ),
     ];
     let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
     let steps = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
@@ -124,7 +170,11 @@ fn dataset(variable: &str, chunk: &Chunk) -> (Dataset, Option<TempDir>) {
         shards: vec![shard],
         lineage: Lineage::default(),
     };
-    store::write(&layout::manifest(place.path()), &manifest.to_bytes().unwrap()).unwrap();
+    store::write(
+        &layout::manifest(place.path()),
+        &manifest.to_bytes().unwrap(),
+    )
+    .unwrap();
     (Dataset::open(place.path()).unwrap(), Some(place))
 }
 
@@ -132,9 +182,21 @@ fn dataset(variable: &str, chunk: &Chunk) -> (Dataset, Option<TempDir>) {
 fn first_shard(dataset: &Dataset) -> Task {
     let entry = &dataset.manifest.shards[0].trajectories;
     let reader = ShardReader::open(&dataset.path.join(&entry.path), &dataset.trajectories).unwrap();
-    let table = reader.read(std::slice::from_ref(&(0..reader.rows())), None).unwrap();
-    let column = |name: &str| table.column_by_name(name).unwrap().as_primitive::<Int64Type>().clone();
-    let (ids, first, rows) = (column(trajectory::TRAJECTORY_ID), column(trajectory::FIRST_ROW), column(trajectory::ROWS));
+    let table = reader
+        .read(std::slice::from_ref(&(0..reader.rows())), None)
+        .unwrap();
+    let column = |name: &str| {
+        table
+            .column_by_name(name)
+            .unwrap()
+            .as_primitive::<Int64Type>()
+            .clone()
+    };
+    let (ids, first, rows) = (
+        column(trajectory::TRAJECTORY_ID),
+        column(trajectory::FIRST_ROW),
+        column(trajectory::ROWS),
+    );
     let piece = |row: usize| Piece {
         source: 0,
         shard: 0,
@@ -144,21 +206,39 @@ fn first_shard(dataset: &Dataset) -> Task {
         id: ids.value(row),
     };
     let none = RecordBatchOptions::new().with_row_count(Some(table.num_rows()));
-    let planned = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &none).unwrap();
-    Task { index: 0, pieces: (0..table.num_rows()).map(piece).collect(), planned }
+    let planned =
+        RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &none).unwrap();
+    Task {
+        index: 0,
+        pieces: (0..table.num_rows()).map(piece).collect(),
+        planned,
+    }
 }
 
 /// All of a task's blocks.
 fn blocks(readers: &Readers, task: &Task, columns: &[String]) -> Vec<Chunk> {
-    readers.blocks(task, columns, &Schema::empty()).collect::<Result<_>>().unwrap()
+    readers
+        .blocks(task, columns, &Schema::empty())
+        .collect::<Result<_>>()
+        .unwrap()
 }
 
 fn names(dataset: &Dataset) -> Vec<String> {
-    dataset.steps.fields().iter().map(|field| field.name().clone()).collect()
+    dataset
+        .steps
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
 }
 
 fn rows(chunks: &[Chunk]) -> Throughput {
-    Throughput::Elements(chunks.iter().map(|chunk| chunk.steps.num_rows() as u64).sum())
+    Throughput::Elements(
+        chunks
+            .iter()
+            .map(|chunk| chunk.steps.num_rows() as u64)
+            .sum(),
+    )
 }
 
 fn decode(criterion: &mut Criterion, source: &Dataset) {
@@ -168,9 +248,16 @@ fn decode(criterion: &mut Criterion, source: &Dataset) {
     let readers = Readers::new(sources);
     let throughput = rows(&blocks(&readers, &task, &columns));
     let mut group = criterion.benchmark_group("decode");
-    group.throughput(throughput).bench_function("shard", |bencher| {
-        bencher.iter(|| readers.blocks(&task, &columns, &Schema::empty()).map(|block| block.unwrap().len()).sum::<usize>())
-    });
+    group
+        .throughput(throughput)
+        .bench_function("shard", |bencher| {
+            bencher.iter(|| {
+                readers
+                    .blocks(&task, &columns, &Schema::empty())
+                    .map(|block| block.unwrap().len())
+                    .sum::<usize>()
+            })
+        });
     group.finish();
 }
 
@@ -180,14 +267,21 @@ fn encode(criterion: &mut Criterion, result: &Dataset) {
     for chunk in &mut chunks {
         // What a transform is given: intrinsic columns are computed by the writer.
         let carried: Vec<usize> = (0..chunk.trajectories.num_columns())
-            .filter(|index| !trajectory::INTRINSIC.contains(&chunk.trajectories.schema().field(*index).name().as_str()))
+            .filter(|index| {
+                !trajectory::INTRINSIC
+                    .contains(&chunk.trajectories.schema().field(*index).name().as_str())
+            })
             .collect();
         chunk.trajectories = chunk.trajectories.project(&carried).unwrap();
     }
     let mut group = criterion.benchmark_group("encode");
     group.throughput(rows(&chunks)).sample_size(20);
     group.bench_function("shard", |bencher| {
-        bencher.iter_batched_ref(place, |place| write(place.path(), &chunks).steps.bytes, BatchSize::PerIteration);
+        bencher.iter_batched_ref(
+            place,
+            |place| write(place.path(), &chunks).steps.bytes,
+            BatchSize::PerIteration,
+        );
     });
     group.finish();
 }
@@ -205,14 +299,24 @@ impl Models for Files {
     }
 
     fn text(&self, path: &str) -> Result<String> {
-        std::fs::read_to_string(path).map_err(|error| trajmill::error::Error::failed(error.to_string()))
+        std::fs::read_to_string(path)
+            .map_err(|error| trajmill::error::Error::failed(error.to_string()))
     }
 }
 
 fn bind(name: &str, options: &Value, steps: &Schema, trajectories: &Schema) -> Bound {
     let models = Files(Arc::new(Runtime::find(&model::Options::default()).unwrap()));
     let stage = STAGES.iter().find(|stage| stage.name == name).unwrap();
-    (stage.bind)(options, &Context { steps, trajectories, models: &models }).map_err(|misfit| misfit.message).unwrap()
+    (stage.bind)(
+        options,
+        &Context {
+            steps,
+            trajectories,
+            models: &models,
+        },
+    )
+    .map_err(|misfit| misfit.message)
+    .unwrap()
 }
 
 fn window(criterion: &mut Criterion, source: &Dataset) {
@@ -221,47 +325,102 @@ fn window(criterion: &mut Criterion, source: &Dataset) {
     chunks.truncate(1);
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/window.onnx");
     let options = json!({ "model": model, "window": { "past": 0, "future": 1, "edge": "skip" } });
-    let Bound::Work(halves) = bind("label", &options, &source.steps, &source.trajectories) else { return };
-    let [Half::Transform(label)] = halves.as_slice() else { return };
+    let Bound::Work(halves) = bind("label", &options, &source.steps, &source.trajectories) else {
+        return;
+    };
+    let [Half::Transform(label)] = halves.as_slice() else {
+        return;
+    };
     label.prepare(1).unwrap();
     let mut group = criterion.benchmark_group("window");
-    group.throughput(rows(&chunks)).bench_function("shard", |bencher| {
-        bencher.iter_batched(|| chunks[0].clone(), |chunk| label.apply(chunk, &mut Tally::default()).unwrap(), BatchSize::LargeInput);
-    });
+    group
+        .throughput(rows(&chunks))
+        .bench_function("shard", |bencher| {
+            bencher.iter_batched(
+                || chunks[0].clone(),
+                |chunk| label.apply(chunk, &mut Tally::default()).unwrap(),
+                BatchSize::LargeInput,
+            );
+        });
     group.finish();
 }
 
 fn selection(criterion: &mut Criterion) {
     const TRAJECTORIES: i64 = 100_000;
     let mut noise = Noise(7);
-    let lengths: Vec<i64> = (0..TRAJECTORIES).map(|_| 1 + (noise.next() * 999.0) as i64).collect();
+    let lengths: Vec<i64> = (0..TRAJECTORIES)
+        .map(|_| 1 + (noise.next() * 999.0) as i64)
+        .collect();
     let columns: [(&str, ArrayRef); 5] = [
-        (trajectory::TRAJECTORY_ID, Arc::new(Int64Array::from_iter_values(0..TRAJECTORIES))),
-        (trajectory::ROWS, Arc::new(Int64Array::from(lengths.clone()))),
+        (
+            trajectory::TRAJECTORY_ID,
+            Arc::new(Int64Array::from_iter_values(0..TRAJECTORIES)),
+        ),
+        (
+            trajectory::ROWS,
+            Arc::new(Int64Array::from(lengths.clone())),
+        ),
         (trajectory::LENGTH, Arc::new(Int64Array::from(lengths))),
-        (trajectory::RETURN, Arc::new((0..TRAJECTORIES).map(|_| Some(f64::from(noise.next()) * 1000.0)).collect::<Float64Array>())),
-        (trajectory::LABELLED, Arc::new((0..TRAJECTORIES).map(|id| Some(id % 10 == 0)).collect::<BooleanArray>())),
+        (
+            trajectory::RETURN,
+            Arc::new(
+                (0..TRAJECTORIES)
+                    .map(|_| Some(f64::from(noise.next()) * 1000.0))
+                    .collect::<Float64Array>(),
+            ),
+        ),
+        (
+            trajectory::LABELLED,
+            Arc::new(
+                (0..TRAJECTORIES)
+                    .map(|id| Some(id % 10 == 0))
+                    .collect::<BooleanArray>(),
+            ),
+        ),
     ];
     let table = RecordBatch::try_from_iter(columns).unwrap();
     let steps = Schema::new(vec![
         Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
-        Field::new(step::OBSERVATION, vector(DataType::Float32, OBSERVATIONS), false),
+        Field::new(
+            step::OBSERVATION,
+            vector(DataType::Float32, OBSERVATIONS),
+            false,
+        ),
         Field::new(step::ACTION, vector(DataType::Float32, ACTIONS), true),
         Field::new(step::REWARD, DataType::Float32, true),
     ]);
-    let schema = trajectories_schema(&steps, &Schema::new(vec![Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false)]));
+    let schema = trajectories_schema(
+        &steps,
+        &Schema::new(vec![Field::new(
+            trajectory::TRAJECTORY_ID,
+            DataType::Int64,
+            false,
+        )]),
+    );
     let cases = [
         ("filter", json!("return > 500 and length >= 50")),
-        ("subsample", json!({ "fraction": 0.25, "stratify": "labelled", "seed": 7 })),
-        ("hide_actions", json!({ "keep": 0.1, "from": { "lowest": 0.5, "by": "return" }, "seed": 7 })),
+        (
+            "subsample",
+            json!({ "fraction": 0.25, "stratify": "labelled", "seed": 7 }),
+        ),
+        (
+            "hide_actions",
+            json!({ "keep": 0.1, "from": { "lowest": 0.5, "by": "return" }, "seed": 7 }),
+        ),
     ];
     let mut group = criterion.benchmark_group("selection");
     group.throughput(Throughput::Elements(TRAJECTORIES as u64));
     for (name, options) in cases {
-        let Bound::Work(halves) = bind(name, &options, &steps, &schema) else { continue };
-        let Some(Half::Selection(selection)) = halves.first() else { continue };
+        let Bound::Work(halves) = bind(name, &options, &steps, &schema) else {
+            continue;
+        };
+        let Some(Half::Selection(selection)) = halves.first() else {
+            continue;
+        };
         let selection: &dyn Selection = selection.as_ref();
-        group.bench_function(name, |bencher| bencher.iter(|| selection.select(&table).unwrap().rows.len()));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| selection.select(&table).unwrap().rows.len())
+        });
     }
     group.finish();
 }

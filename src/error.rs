@@ -50,22 +50,35 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure of the run itself: input, model, storage.
     pub fn failed(message: impl Into<String>) -> Error {
-        Error { kind: Kind::Failed, message: message.into(), hints: Vec::new() }
+        Error {
+            kind: Kind::Failed,
+            message: message.into(),
+            hints: Vec::new(),
+        }
     }
 
     /// A wrong command line.
     pub fn usage(message: impl Into<String>) -> Error {
-        Error { kind: Kind::Usage, ..Error::failed(message) }
+        Error {
+            kind: Kind::Usage,
+            ..Error::failed(message)
+        }
     }
 
     /// A wrong pipeline file; the message already carries `FILE:LINE:COLUMN` and the caret.
     pub fn pipeline(message: impl Into<String>) -> Error {
-        Error { kind: Kind::Pipeline, ..Error::failed(message) }
+        Error {
+            kind: Kind::Pipeline,
+            ..Error::failed(message)
+        }
     }
 
     /// The user's wish to stop.
     pub fn interrupted(message: impl Into<String>) -> Error {
-        Error { kind: Kind::Interrupted, ..Error::failed(message) }
+        Error {
+            kind: Kind::Interrupted,
+            ..Error::failed(message)
+        }
     }
 
     /// Adds what to do about it.
@@ -107,16 +120,28 @@ pub fn caught<T>(place: impl fmt::Display, work: impl FnOnce() -> Result<T>) -> 
 
 /// What a library says, less the values at its end that it shows as Rust writes them.
 fn plain(text: &str) -> &str {
-    let name = |text: &str| text.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_').len();
+    let name = |text: &str| {
+        text.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_')
+            .len()
+    };
     let value = |at: usize, open: &str| {
         let (before, after) = (&text[..at], &text[at + open.len()..]);
         let start = name(before);
-        let field = after.find(|c: char| !(c.is_ascii_lowercase() || c == '_')).unwrap_or(after.len());
-        (before[start..].starts_with(char::is_uppercase) && field > 0 && after[field..].starts_with(": ")).then_some(start)
+        let field = after
+            .find(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+            .unwrap_or(after.len());
+        (before[start..].starts_with(char::is_uppercase)
+            && field > 0
+            && after[field..].starts_with(": "))
+        .then_some(start)
     };
-    let shown = text.match_indices(" { ").find_map(|(at, open)| value(at, open));
+    let shown = text
+        .match_indices(" { ")
+        .find_map(|(at, open)| value(at, open));
     match shown.into_iter().chain(text.find("Some(")).min() {
-        Some(at) => text[..at].trim_end_matches(|c: char| c.is_whitespace() || [':', '(', '['].contains(&c)),
+        Some(at) => {
+            text[..at].trim_end_matches(|c: char| c.is_whitespace() || [':', '(', '['].contains(&c))
+        }
         None => text,
     }
 }
@@ -124,7 +149,8 @@ fn plain(text: &str) -> &str {
 /// What a panic said.
 pub fn said(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no reason given")
 }
 
 impl fmt::Display for Error {
@@ -149,10 +175,14 @@ impl From<parquet::errors::ParquetError> for Error {
     fn from(error: parquet::errors::ParquetError) -> Error {
         // What `dataset::store` says comes through the encoder as an I/O error.
         let source = match &error {
-            parquet::errors::ParquetError::External(source) => source.downcast_ref::<std::io::Error>(),
+            parquet::errors::ParquetError::External(source) => {
+                source.downcast_ref::<std::io::Error>()
+            }
             _ => None,
         };
-        source.and_then(inner).unwrap_or_else(|| Error::failed(error.to_string()))
+        source
+            .and_then(inner)
+            .unwrap_or_else(|| Error::failed(error.to_string()))
     }
 }
 
@@ -165,7 +195,11 @@ impl From<std::io::Error> for Error {
 /// What `dataset::store` said, where that is what failed.
 fn inner(error: &std::io::Error) -> Option<Error> {
     let own = error.get_ref()?.downcast_ref::<Error>()?;
-    Some(Error { kind: own.kind, message: own.message.clone(), hints: own.hints.clone() })
+    Some(Error {
+        kind: own.kind,
+        message: own.message.clone(),
+        hints: own.hints.clone(),
+    })
 }
 
 impl From<datafusion::error::DataFusionError> for Error {
@@ -178,7 +212,12 @@ impl From<datafusion::error::DataFusionError> for Error {
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&given.to_lowercase(), &name.to_lowercase()), name))
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&given.to_lowercase(), &name.to_lowercase()),
+                name,
+            )
+        })
         .filter(|(distance, name)| *distance <= (name.len().max(given.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
@@ -190,16 +229,26 @@ mod tests {
 
     #[test]
     fn what_rust_shows_is_left_out() {
-        let shown =
-            "Arrow: no root in ARROW:schema: Utf8Error { error: Utf8Error { valid_up_to: 132, error_len: Some(1) }, range: 84..584 }";
+        let shown = "Arrow: no root in ARROW:schema: Utf8Error { error: Utf8Error { valid_up_to: 132, error_len: Some(1) }, range: 84..584 }";
         assert_eq!(plain(shown), "Arrow: no root in ARROW:schema");
         assert_eq!(plain("no length (Some(3))"), "no length");
         // What a file or a user says stays.
-        for text in ["steps.parquet: `{a: 1}` is no type", "write { path: out } there", "Struct { x } is refused", "a decoder gave up"] {
+        for text in [
+            "steps.parquet: `{a: 1}` is no type",
+            "write { path: out } there",
+            "Struct { x } is refused",
+            "a decoder gave up",
+        ] {
             assert_eq!(plain(text), text);
         }
         let caught = |what: fn() -> usize| caught("file", || Ok(what())).unwrap_err().message;
-        assert_eq!(caught(|| std::hint::black_box(None).unwrap()), "file: a decoder gave up");
-        assert_eq!(caught(|| panic!("a type of 3 bits")), "file: a decoder gave up: a type of 3 bits");
+        assert_eq!(
+            caught(|| std::hint::black_box(None).unwrap()),
+            "file: a decoder gave up"
+        );
+        assert_eq!(
+            caught(|| panic!("a type of 3 bits")),
+            "file: a decoder gave up: a type of 3 bits"
+        );
     }
 }

@@ -84,7 +84,12 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let mut told = 0;
     tell(&plan, &mut told, options.watch);
     let mut report = Report::default();
-    let mut sources: Vec<Input> = plan.sources.iter().cloned().zip(plan.foreign.iter().map(Option::as_ref)).collect();
+    let mut sources: Vec<Input> = plan
+        .sources
+        .iter()
+        .cloned()
+        .zip(plan.foreign.iter().map(Option::as_ref))
+        .collect();
     let mut first = 0;
     while let Some((last, path)) = plan.output_of(first) {
         let phases = &plan.phases[first..=last];
@@ -107,14 +112,32 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
 
 /// Says what there is to say of the runtime that was not `told` before: a model that is opened may add to it.
 fn tell(plan: &Plan, told: &mut usize, watch: &dyn Watch) {
-    let notes = plan.runtime.as_ref().map(|runtime| runtime.notes()).unwrap_or_default();
+    let notes = plan
+        .runtime
+        .as_ref()
+        .map(|runtime| runtime.notes())
+        .unwrap_or_default();
     notes.iter().skip(*told).for_each(|note| watch.say(note));
     *told = notes.len();
 }
 
 /// Produces one output: its staged phases and the one that is published.
-fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, report: &mut Report) -> Result<Output> {
-    let Some(Phase { sink: Sink::Output { path, options: wanted }, fingerprint, .. }) = phases.last() else {
+fn produce(
+    plan: &Plan,
+    phases: &[Phase],
+    sources: &[Input],
+    options: &Options,
+    report: &mut Report,
+) -> Result<Output> {
+    let Some(Phase {
+        sink: Sink::Output {
+            path,
+            options: wanted,
+        },
+        fingerprint,
+        ..
+    }) = phases.last()
+    else {
         return Err(Error::failed("the plan has no output"));
     };
     if replaces(path, wanted, phases, options)?.is_none() {
@@ -127,7 +150,12 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     // A model that cannot run is said before a row is read, whichever phase it is in. One that is yet to be learnt has to wait.
     if lessons(phases).next().is_none() {
         for phase in phases {
-            let workers = exec::concurrency(options.threads, options.memory, phase, sources.iter().map(|(source, _)| source));
+            let workers = exec::concurrency(
+                options.threads,
+                options.memory,
+                phase,
+                sources.iter().map(|(source, _)| source),
+            );
             exec::prepare(phase, workers)?;
         }
     }
@@ -140,7 +168,9 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     };
     let claimed = bring(sources, &staging, options, report)?;
     let work = carry_out(plan, phases, &claimed, &staging, options, report)?;
-    let (Some(result), Some(phase)) = (work.datasets.last(), phases.last()) else { return Err(Error::failed("the plan has no phase")) };
+    let (Some(result), Some(phase)) = (work.datasets.last(), phases.last()) else {
+        return Err(Error::failed("the plan has no phase"));
+    };
     let warnings = match check(phase, result, options) {
         Ok(warnings) => warnings,
         // Published nothing, and nothing to go on from: the work itself is done.
@@ -154,7 +184,10 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
     let (sealed, written) = match foreign {
         None => (result.path.clone(), Written::default()),
         Some(format) => {
-            let (name, rows) = (format!("{} as {}", path.display(), format.name), result.rows());
+            let (name, rows) = (
+                format!("{} as {}", path.display(), format.name),
+                result.rows(),
+            );
             options.watch.say(&format!("writing {name}"));
             let watch = |read: Option<u64>| {
                 match read {
@@ -163,11 +196,24 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
                 }
                 let go_on = !options.interrupted.load(Ordering::Relaxed);
                 let again = "run the same command again: what there is to write is done";
-                if go_on { Ok(()) } else { Err(Error::interrupted(format!("interrupted while writing {name}")).hint(again)) }
+                if go_on {
+                    Ok(())
+                } else {
+                    Err(Error::interrupted(format!("interrupted while writing {name}")).hint(again))
+                }
             };
             let to = staging.foreign(&fingerprint.key())?;
             let note = commit::note(fingerprint, &result.manifest)?;
-            let written = export::export(format, result.clone(), &to, &WriteOptions { note, ..wanted.with.clone() }, &watch);
+            let written = export::export(
+                format,
+                result.clone(),
+                &to,
+                &WriteOptions {
+                    note,
+                    ..wanted.with.clone()
+                },
+                &watch,
+            );
             options.watch.end();
             (to, written?)
         }
@@ -189,36 +235,69 @@ fn produce(plan: &Plan, phases: &[Phase], sources: &[Input], options: &Options, 
 }
 
 /// Whether what stands at the output's path may be replaced; `None` where it is the very result and all is there.
-fn replaces(path: &Path, wanted: &Materialise, phases: &[Phase], options: &Options) -> Result<Option<bool>> {
-    let Some(Phase { fingerprint, .. }) = phases.last() else { return Err(Error::failed("the plan has no output")) };
+fn replaces(
+    path: &Path,
+    wanted: &Materialise,
+    phases: &[Phase],
+    options: &Options,
+) -> Result<Option<bool>> {
+    let Some(Phase { fingerprint, .. }) = phases.last() else {
+        return Err(Error::failed("the plan has no output"));
+    };
     let key = fingerprint.key();
     match existing(path)? {
         Existing::Nothing => Ok(Some(wanted.overwrite)),
-        Existing::Result { key: found, .. } if found == key && !options.fresh && lessons(phases).all(|lesson| lesson.path.exists()) => {
+        Existing::Result { key: found, .. }
+            if found == key
+                && !options.fresh
+                && lessons(phases).all(|lesson| lesson.path.exists()) =>
+        {
             Ok(None)
         }
         // `--fresh`, or a model that is gone, makes the same result again: nothing is lost with the one that is there.
         Existing::Result { key: found, .. } if wanted.overwrite || found == key => Ok(Some(true)),
         Existing::Result { inputs, .. } => {
             let changes = fingerprint.changes_since(&inputs);
-            let message = format!("{} exists and was made otherwise:\n    {}", path.display(), changes.join("\n    "));
+            let message = format!(
+                "{} exists and was made otherwise:\n    {}",
+                path.display(),
+                changes.join("\n    ")
+            );
             Err(Error::failed(message).hint("remove it, write to another path, or give `materialise` the option `overwrite: true`"))
         }
-        Existing::Foreign => Err(Error::failed(format!("{} exists and is not a result of trajmill", path.display()))
-            .hint("write to another path, or remove it yourself")),
+        Existing::Foreign => Err(Error::failed(format!(
+            "{} exists and is not a result of trajmill",
+            path.display()
+        ))
+        .hint("write to another path, or remove it yourself")),
     }
 }
 
 /// Takes the staging directory of the output at `path`, with what an earlier run has done there.
 fn claim(path: &Path, phases: &[Phase], sources: &[Input], options: &Options) -> Result<Staging> {
-    let imports = sources.iter().filter_map(|(_, foreign)| *foreign).map(|foreign| foreign.fingerprint.key());
-    let keys: Vec<String> = phases.iter().map(|phase| phase.fingerprint.key()).chain(imports).collect();
+    let imports = sources
+        .iter()
+        .filter_map(|(_, foreign)| *foreign)
+        .map(|foreign| foreign.fingerprint.key());
+    let keys: Vec<String> = phases
+        .iter()
+        .map(|phase| phase.fingerprint.key())
+        .chain(imports)
+        .collect();
     Staging::claim(path, if options.fresh { &[] } else { &keys })
 }
 
 /// The sources, of which those that are not there yet are imported into the staging directory.
-fn bring(sources: &[Input], staging: &Staging, options: &Options, report: &mut Report) -> Result<Claimed> {
-    let mut claimed = Claimed { sources: Vec::new(), imported: Vec::new() };
+fn bring(
+    sources: &[Input],
+    staging: &Staging,
+    options: &Options,
+    report: &mut Report,
+) -> Result<Claimed> {
+    let mut claimed = Claimed {
+        sources: Vec::new(),
+        imported: Vec::new(),
+    };
     for (source, foreign) in sources {
         let Some(foreign) = foreign else {
             claimed.sources.push(source.clone());
@@ -227,7 +306,11 @@ fn bring(sources: &[Input], staging: &Staging, options: &Options, report: &mut R
         let dataset = stage(foreign, &source.name, staging, options)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
-            report.quarantined.push(Quarantined { source: foreign.path.clone(), aside, allowed: foreign.allowed });
+            report.quarantined.push(Quarantined {
+                source: foreign.path.clone(),
+                aside,
+                allowed: foreign.allowed,
+            });
         }
         claimed.imported.push(dataset.clone());
         claimed.sources.push(dataset);
@@ -243,13 +326,34 @@ fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) ->
         // An import that was killed starts over.
         store::remove(&root)?;
         foreign.read(|source| {
-            options.watch.begin(&format!("import {name}"), source.rows().unwrap_or(0));
-            let content = foreign.fingerprint.inputs.get("source").cloned().unwrap_or_default();
-            let imported = import::import(source, name, &content, &root, STAGED_SHARD_ROWS, foreign.on_error(), &|rows| {
-                options.watch.advance(rows);
-                let go_on = !options.interrupted.load(Ordering::Relaxed);
-                if go_on { Ok(()) } else { Err(Error::interrupted(format!("interrupted while importing {name}"))) }
-            });
+            options
+                .watch
+                .begin(&format!("import {name}"), source.rows().unwrap_or(0));
+            let content = foreign
+                .fingerprint
+                .inputs
+                .get("source")
+                .cloned()
+                .unwrap_or_default();
+            let imported = import::import(
+                source,
+                name,
+                &content,
+                &root,
+                STAGED_SHARD_ROWS,
+                foreign.on_error(),
+                &|rows| {
+                    options.watch.advance(rows);
+                    let go_on = !options.interrupted.load(Ordering::Relaxed);
+                    if go_on {
+                        Ok(())
+                    } else {
+                        Err(Error::interrupted(format!(
+                            "interrupted while importing {name}"
+                        )))
+                    }
+                },
+            );
             options.watch.end();
             let imported = imported?;
             let lineage = Lineage {
@@ -259,11 +363,16 @@ fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) ->
                 set_aside: imported.aside.trajectories,
                 ..Lineage::default()
             };
-            staging.seal(&key, &imported.manifest(&key, lineage)).map(|_| ())
+            staging
+                .seal(&key, &imported.manifest(&key, lineage))
+                .map(|_| ())
         })?;
     }
     let dataset = Dataset::open(&root)?;
-    Ok(Dataset { name: name.to_owned(), ..dataset })
+    Ok(Dataset {
+        name: name.to_owned(),
+        ..dataset
+    })
 }
 
 /// What phases made in a staging directory.
@@ -277,10 +386,22 @@ struct Work {
 }
 
 /// Runs phases in `staging`, each after the models that are learnt from what it reads.
-fn carry_out(plan: &Plan, phases: &[Phase], claimed: &Claimed, staging: &Staging, options: &Options, report: &mut Report) -> Result<Work> {
+fn carry_out(
+    plan: &Plan,
+    phases: &[Phase],
+    claimed: &Claimed,
+    staging: &Staging,
+    options: &Options,
+    report: &mut Report,
+) -> Result<Work> {
     let names = |phase: &'_ Phase| {
         let transforms = phase.transforms.iter().map(|placed| placed.name.clone());
-        phase.lessons.iter().map(|placed| placed.name.clone()).chain(transforms).collect::<Vec<_>>()
+        phase
+            .lessons
+            .iter()
+            .map(|placed| placed.name.clone())
+            .chain(transforms)
+            .collect::<Vec<_>>()
     };
     let names: Vec<String> = phases.iter().flat_map(names).collect();
     let clock = Clock::new(names.iter().map(String::as_str));
@@ -288,9 +409,14 @@ fn carry_out(plan: &Plan, phases: &[Phase], claimed: &Claimed, staging: &Staging
     let mut staged: Vec<Dataset> = Vec::new();
     let mut done = (0, 0);
     for (index, phase) in phases.iter().enumerate() {
-        let input = staged.last().map_or(claimed.sources.as_slice(), std::slice::from_ref);
+        let input = staged
+            .last()
+            .map_or(claimed.sources.as_slice(), std::slice::from_ref);
         for placed in &phase.lessons {
-            report.models.push(learn(placed, input, options, &clock).map_err(|error| error.at(format!("stage `{}`", placed.name)))?);
+            report.models.push(
+                learn(placed, input, options, &clock)
+                    .map_err(|error| error.at(format!("stage `{}`", placed.name)))?,
+            );
         }
         let table = table::select(phase, input)?;
         let (name, shard_rows) = match &phase.sink {
@@ -309,7 +435,15 @@ fn carry_out(plan: &Plan, phases: &[Phase], claimed: &Claimed, staging: &Staging
             progress: &|rows| options.watch.advance(rows),
             clock: &clock,
         };
-        let outcome = exec::run(phase, input, &table, &tasks, &staging.dataset(&key), journal, &setting);
+        let outcome = exec::run(
+            phase,
+            input,
+            &table,
+            &tasks,
+            &staging.dataset(&key),
+            journal,
+            &setting,
+        );
         options.watch.end();
         let outcome = outcome?;
         flow.extend(table.flow);
@@ -317,17 +451,32 @@ fn carry_out(plan: &Plan, phases: &[Phase], claimed: &Claimed, staging: &Staging
         done = (done.0 + outcome.tasks, done.1 + outcome.resumed);
         let mut manifest = manifest(plan, phase, input, outcome.shards, &flow)?;
         if let Sink::Output { .. } = phase.sink {
-            let imported: Vec<(&str, &Path)> =
-                claimed.imported.iter().map(|source| (source.name.as_str(), source.path.as_path())).collect();
+            let imported: Vec<(&str, &Path)> = claimed
+                .imported
+                .iter()
+                .map(|source| (source.name.as_str(), source.path.as_path()))
+                .collect();
             manifest.lineage.set_aside = quarantine::carry(&staging.dataset(&key), &imported)?;
         }
         staged.push(Dataset::open(&staging.seal(&key, &manifest)?)?);
     }
-    Ok(Work { datasets: staged, flow, tasks: done, clock })
+    Ok(Work {
+        datasets: staged,
+        flow,
+        tasks: done,
+        clock,
+    })
 }
 
 /// Learns the models that a pipeline ends with; what the stages before have changed is staged beside the last of them.
-fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Input], options: &Options, report: &mut Report) -> Result<()> {
+fn only_models(
+    plan: &Plan,
+    phases: &[Phase],
+    path: &Path,
+    sources: &[Input],
+    options: &Options,
+    report: &mut Report,
+) -> Result<()> {
     let mut any = false;
     for lesson in lessons(phases) {
         any |= missing(lesson, options)?;
@@ -343,7 +492,10 @@ fn only_models(plan: &Plan, phases: &[Phase], path: &Path, sources: &[Input], op
 }
 
 fn lessons(phases: &[Phase]) -> impl Iterator<Item = &Lesson> {
-    phases.iter().flat_map(|phase| &phase.lessons).map(|placed| &placed.part)
+    phases
+        .iter()
+        .flat_map(|phase| &phase.lessons)
+        .map(|placed| &placed.part)
 }
 
 /// Whether the model is still to be learnt.
@@ -355,23 +507,37 @@ fn missing(lesson: &Lesson, options: &Options) -> Result<bool> {
         Existing::Result { .. } if lesson.training.overwrite => Ok(true),
         Existing::Result { inputs, .. } => {
             let changes = lesson.fingerprint.changes_since(&inputs);
-            let message = format!("{path} exists and was learnt otherwise:\n    {}", changes.join("\n    "));
+            let message = format!(
+                "{path} exists and was learnt otherwise:\n    {}",
+                changes.join("\n    ")
+            );
             Err(Error::failed(message).hint("remove it, write to another path, or give `train_idm` the option `overwrite: true`"))
         }
-        Existing::Foreign => {
-            Err(Error::failed(format!("{path} exists and was not learnt by `train_idm`"))
-                .hint("write to another path, or remove it yourself"))
-        }
+        Existing::Foreign => Err(Error::failed(format!(
+            "{path} exists and was not learnt by `train_idm`"
+        ))
+        .hint("write to another path, or remove it yourself")),
     }
 }
 
 /// Learns a model, or finds it where it was learnt.
-fn learn(placed: &Placed<Lesson>, sources: &[Dataset], options: &Options, clock: &Clock) -> Result<Model> {
+fn learn(
+    placed: &Placed<Lesson>,
+    sources: &[Dataset],
+    options: &Options,
+    clock: &Clock,
+) -> Result<Model> {
     let lesson = &placed.part;
     if !missing(lesson, options)? {
         return Ok(Model::found(lesson));
     }
-    let fitted = exec::learn(placed, sources, options.threads, clock, &Learning { lesson, options });
+    let fitted = exec::learn(
+        placed,
+        sources,
+        options.threads,
+        clock,
+        &Learning { lesson, options },
+    );
     options.watch.end();
     let fitted = fitted?;
     publish_model(lesson, &fitted)?;
@@ -379,7 +545,11 @@ fn learn(placed: &Placed<Lesson>, sources: &[Dataset], options: &Options, clock:
         train::Device::Cpu => fitted.report.summary(),
         device => format!("{}; learnt on {device}", fitted.report.summary()),
     };
-    Ok(Model { path: lesson.path.clone(), reused: false, summary })
+    Ok(Model {
+        path: lesson.path.clone(),
+        reused: false,
+        summary,
+    })
 }
 
 /// Tells the run's watch of the learning.
@@ -411,28 +581,50 @@ fn said(sources: &[Dataset]) -> serde_json::Map<String, Value> {
     match sources {
         [one] => said(one),
         several => {
-            let named = several.iter().map(|source| (source.name.clone(), Value::Object(said(source))));
-            named.filter(|(_, said)| said.as_object().is_some_and(|said| !said.is_empty())).collect()
+            let named = several
+                .iter()
+                .map(|source| (source.name.clone(), Value::Object(said(source))));
+            named
+                .filter(|(_, said)| said.as_object().is_some_and(|said| !said.is_empty()))
+                .collect()
         }
     }
 }
 
-fn reused(plan: &Plan, path: &Path, wanted: &Materialise, fingerprint: &plan::Fingerprint) -> Result<Output> {
+fn reused(
+    plan: &Plan,
+    path: &Path,
+    wanted: &Materialise,
+    fingerprint: &plan::Fingerprint,
+) -> Result<Output> {
     // A run that was killed between publishing and tidying up left its staging directory.
     if layout::staging(path).exists()
         && let Ok(staging) = Staging::claim(path, &[])
     {
         staging.discard()?;
     }
-    let dataset = wanted.foreign()?.is_none().then(|| Dataset::open(path)).transpose()?;
+    let dataset = wanted
+        .foreign()?
+        .is_none()
+        .then(|| Dataset::open(path))
+        .transpose()?;
     if let Some(dataset) = &dataset {
-        dataset.check_lengths().map_err(|error| Error { hints: Vec::new(), ..error }.hint("run with --fresh to make it again"))?;
+        dataset.check_lengths().map_err(|error| {
+            Error {
+                hints: Vec::new(),
+                ..error
+            }
+            .hint("run with --fresh to make it again")
+        })?;
     }
     Ok(Output {
         path: path.to_owned(),
         reused: true,
         manifest: dataset.as_ref().map(|dataset| dataset.hash.clone()),
-        statistics: dataset.as_ref().map(|dataset| dataset.manifest.statistics.clone()).unwrap_or_default(),
+        statistics: dataset
+            .as_ref()
+            .map(|dataset| dataset.manifest.statistics.clone())
+            .unwrap_or_default(),
         written: Written::default(),
         flow: Vec::new(),
         tasks: (0, 0),
@@ -447,10 +639,21 @@ fn runtime(plan: &Plan) -> Option<Value> {
     plan.runtime.as_ref().map(|runtime| json!({"name": runtime.name(), "version": runtime.version(), "devices": runtime.devices()}))
 }
 
-fn manifest(plan: &Plan, phase: &Phase, input: &[Dataset], shards: Vec<crate::dataset::ShardEntry>, flow: &[Flow]) -> Result<Manifest> {
+fn manifest(
+    plan: &Plan,
+    phase: &Phase,
+    input: &[Dataset],
+    shards: Vec<crate::dataset::ShardEntry>,
+    flow: &[Flow],
+) -> Result<Manifest> {
     let mut statistics = Statistics::default();
-    shards.iter().for_each(|shard| statistics.add(&shard.statistics));
-    let stages = flow.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
+    shards
+        .iter()
+        .for_each(|shard| statistics.add(&shard.statistics));
+    let stages = flow
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<Result<Vec<_>, _>>();
     Ok(Manifest {
         trajmill: VERSION,
         tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -463,7 +666,8 @@ fn manifest(plan: &Plan, phase: &Phase, input: &[Dataset], shards: Vec<crate::da
             pipeline: Some(plan.text.clone()),
             params: plan.params.clone(),
             inputs: phase.fingerprint.inputs.clone(),
-            stages: stages.map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?,
+            stages: stages
+                .map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?,
             runtime: runtime(plan),
             source_metadata: said(input),
             set_aside: 0,
@@ -478,13 +682,21 @@ fn check(phase: &Phase, result: &Dataset, options: &Options) -> Result<Vec<Strin
     }
     let session = Session::open(
         &[("result".to_owned(), result.clone())],
-        &crate::query::Options { threads: options.threads, memory: options.memory, ..Default::default() },
+        &crate::query::Options {
+            threads: options.threads,
+            memory: options.memory,
+            ..Default::default()
+        },
     )?;
     let (mut warnings, mut failures) = (Vec::new(), Vec::new());
     for check in &phase.checks {
         for (table, predicate) in check.predicates() {
             if !session.check(table, predicate)? {
-                let list = if check.warns() { &mut warnings } else { &mut failures };
+                let list = if check.warns() {
+                    &mut warnings
+                } else {
+                    &mut failures
+                };
                 list.push(format!("{table}: {predicate}"));
             }
         }
@@ -492,6 +704,13 @@ fn check(phase: &Phase, result: &Dataset, options: &Options) -> Result<Vec<Strin
     if failures.is_empty() {
         return Ok(warnings);
     }
-    let message = format!("{} of the checks did not hold, and nothing was published:\n    {}", failures.len(), failures.join("\n    "));
-    Err(Error { kind: Kind::Checks, ..Error::failed(message) })
+    let message = format!(
+        "{} of the checks did not hold, and nothing was published:\n    {}",
+        failures.len(),
+        failures.join("\n    ")
+    );
+    Err(Error {
+        kind: Kind::Checks,
+        ..Error::failed(message)
+    })
 }

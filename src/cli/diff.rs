@@ -21,11 +21,17 @@ pub(super) struct DiffArgs {
 }
 
 pub(super) fn run(args: &DiffArgs) -> Result<()> {
-    let busy = Busy::with(format!("comparing {} and {}", args.first.display(), args.second.display()));
+    let busy = Busy::with(format!(
+        "comparing {} and {}",
+        args.first.display(),
+        args.second.display()
+    ));
     let found = diff::diff(Dataset::open(&args.first)?, Dataset::open(&args.second)?)?;
     drop(busy);
     if args.json {
-        report::print(&serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?);
+        report::print(
+            &serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?,
+        );
         return Ok(());
     }
     let mut lines = Vec::new();
@@ -34,8 +40,14 @@ pub(super) fn run(args: &DiffArgs) -> Result<()> {
         "trajectories: {} the same, {} changed, {} only before, {} only after",
         counts.same, counts.changed, counts.only_first, counts.only_second
     ));
-    lines.push(format!("rows: {} before, {} after", found.rows[0], found.rows[1]));
-    for (names, what) in [(&found.removed, "only before"), (&found.added, "only after")] {
+    lines.push(format!(
+        "rows: {} before, {} after",
+        found.rows[0], found.rows[1]
+    ));
+    for (names, what) in [
+        (&found.removed, "only before"),
+        (&found.added, "only after"),
+    ] {
         if !names.is_empty() {
             lines.push(format!("columns {what}: {}", names.join(", ")));
         }
@@ -44,20 +56,36 @@ pub(super) fn run(args: &DiffArgs) -> Result<()> {
         lines.push(format!("column {name}: {before} before, {after} after"));
     }
     if found.other_length > 0 {
-        lines.push(format!("{} trajectories have another length: their rows are not compared", found.other_length));
+        lines.push(format!(
+            "{} trajectories have another length: their rows are not compared",
+            found.other_length
+        ));
     }
     for (name, rows) in &found.changed_rows {
         lines.push(format!("{name}: {rows} rows differ"));
     }
-    for (dimension, moved) in found.actions.iter().enumerate().filter(|(_, moved)| moved.steps > 0) {
+    for (dimension, moved) in found
+        .actions
+        .iter()
+        .enumerate()
+        .filter(|(_, moved)| moved.steps > 0)
+    {
         let [half, most, nearly] = moved.quantiles;
         lines.push(format!(
             "|Δ action[{dimension}]|: {} steps, mean {:.4}, half {half:.4}, 90 % {most:.4}, 99 % {nearly:.4}, greatest {:.4}",
             moved.steps, moved.mean, moved.max
         ));
     }
-    for (dimension, moved) in found.actions.iter().enumerate().filter(|(_, moved)| moved.non_finite > 0) {
-        lines.push(format!("action[{dimension}]: {} steps where one value is not finite and the other differs", moved.non_finite));
+    for (dimension, moved) in found
+        .actions
+        .iter()
+        .enumerate()
+        .filter(|(_, moved)| moved.non_finite > 0)
+    {
+        lines.push(format!(
+            "action[{dimension}]: {} steps where one value is not finite and the other differs",
+            moved.non_finite
+        ));
     }
     for (change, steps) in &found.provenance {
         lines.push(format!("actions {change}: {steps} steps"));

@@ -56,7 +56,11 @@ pub(super) struct ExportArgs {
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let format = format::export::writable(&args.to)?;
-    let dataset = video::decoded(Dataset::open(&args.dataset)?, args.frames, args.videos.as_deref())?;
+    let dataset = video::decoded(
+        Dataset::open(&args.dataset)?,
+        args.frames,
+        args.videos.as_deref(),
+    )?;
     let options = WriteOptions {
         unlabelled: args.unlabelled,
         fill: args.fill,
@@ -85,18 +89,29 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             {
                 staging.discard()?;
             }
-            report::say(&format!("{}: nothing to do, it is there and made of the same things", args.output.display()));
+            report::say(&format!(
+                "{}: nothing to do, it is there and made of the same things",
+                args.output.display()
+            ));
             return Ok(());
         }
         Existing::Result { .. } if args.overwrite => true,
         Existing::Result { inputs, .. } => {
             let changes = fingerprint.changes_since(&inputs);
-            let message = format!("{} exists and was made otherwise:\n    {}", args.output.display(), changes.join("\n    "));
-            return Err(Error::failed(message).hint("remove it, write to another path, or give --overwrite"));
+            let message = format!(
+                "{} exists and was made otherwise:\n    {}",
+                args.output.display(),
+                changes.join("\n    ")
+            );
+            return Err(Error::failed(message)
+                .hint("remove it, write to another path, or give --overwrite"));
         }
         Existing::Foreign => {
-            return Err(Error::failed(format!("{} exists and is not an output of trajmill", args.output.display()))
-                .hint("write to another path, or remove it yourself"));
+            return Err(Error::failed(format!(
+                "{} exists and is not an output of trajmill",
+                args.output.display()
+            ))
+            .hint("write to another path, or remove it yourself"));
         }
     };
     let note = commit::note(&fingerprint, &dataset.manifest)?;
@@ -111,13 +126,15 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             Some(rows) => progress.advance(rows),
         }
         match interrupted.load(Ordering::Relaxed) {
-            true => Err(Error::interrupted("interrupted: nothing was written").hint("run the same command again to start over")),
+            true => Err(Error::interrupted("interrupted: nothing was written")
+                .hint("run the same command again to start over")),
             false => Ok(()),
         }
     };
     let options = WriteOptions { note, ..options };
-    let written =
-        staging.foreign(&key).and_then(|to| format::export::export(format, dataset, &to, &options, &watch).map(|written| (to, written)));
+    let written = staging.foreign(&key).and_then(|to| {
+        format::export::export(format, dataset, &to, &options, &watch).map(|written| (to, written))
+    });
     progress.end();
     let (to, written) = match written {
         Ok(written) => written,
@@ -128,7 +145,11 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         }
     };
     staging.publish(&to, replace)?;
-    report::say(&format!("{}: {trajectories} trajectories, {rows} rows as {}", args.output.display(), format.name));
+    report::say(&format!(
+        "{}: {trajectories} trajectories, {rows} rows as {}",
+        args.output.display(),
+        format.name
+    ));
     report::elsewhere(&written);
     Ok(())
 }

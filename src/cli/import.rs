@@ -91,17 +91,28 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
             {
                 staging.discard()?;
             }
-            report::say(&format!("{}: nothing to do, it is there and made of the same source", args.dataset.display()));
+            report::say(&format!(
+                "{}: nothing to do, it is there and made of the same source",
+                args.dataset.display()
+            ));
             return Ok(());
         }
         _ => {
-            return Err(Error::failed(format!("{} exists", args.dataset.display())).hint("import to another path, or remove it first"));
+            return Err(Error::failed(format!("{} exists", args.dataset.display()))
+                .hint("import to another path, or remove it first"));
         }
     }
     let mut source = format.open(&args.source, &options)?;
     let interrupted = super::interruptible()?;
     let staging = Staging::claim(&args.dataset, &[])?;
-    let imported = match fill(&staging, &key, source.as_mut(), args, &content, &interrupted) {
+    let imported = match fill(
+        &staging,
+        &key,
+        source.as_mut(),
+        args,
+        &content,
+        &interrupted,
+    ) {
         Ok(imported) => imported,
         Err(error) => {
             // An import starts over, so nothing of a failed one is worth keeping; that it failed is what counts.
@@ -127,12 +138,20 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
         dataset.rows(),
         dataset.manifest.shards.len()
     ));
-    report::set_aside(&args.source, &aside, Some(&args.dataset.join(quarantine::FILE)));
+    report::set_aside(
+        &args.source,
+        &aside,
+        Some(&args.dataset.join(quarantine::FILE)),
+    );
     if aside.trajectories > args.allowed {
-        let message = format!("{} trajectories were set aside, and {} are allowed", aside.trajectories, args.allowed);
+        let message = format!(
+            "{} trajectories were set aside, and {} are allowed",
+            aside.trajectories, args.allowed
+        );
         return Err(Error {
             kind: Kind::Checks,
-            ..Error::failed(message).hint("the others are imported; --allowed N says how many may be bad")
+            ..Error::failed(message)
+                .hint("the others are imported; --allowed N says how many may be bad")
         });
     }
     Ok(())
@@ -147,16 +166,31 @@ fn fill(
     interrupted: &AtomicBool,
 ) -> Result<import::Imported> {
     let progress = Progress::new();
-    progress.begin(&args.dataset.display().to_string(), source.rows().unwrap_or(0));
-    let name = Path::new(&args.source).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    progress.begin(
+        &args.dataset.display().to_string(),
+        source.rows().unwrap_or(0),
+    );
+    let name = Path::new(&args.source)
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let advance = |rows| {
         progress.advance(rows);
         match interrupted.load(Ordering::Relaxed) {
-            true => Err(Error::interrupted("interrupted: nothing was imported").hint("run the same command again to start over")),
+            true => Err(Error::interrupted("interrupted: nothing was imported")
+                .hint("run the same command again to start over")),
             false => Ok(()),
         }
     };
-    let imported = import::import(source, &name, content, &staging.dataset(key), args.shard_rows, args.on_error, &advance);
+    let imported = import::import(
+        source,
+        &name,
+        content,
+        &staging.dataset(key),
+        args.shard_rows,
+        args.on_error,
+        &advance,
+    );
     progress.end();
     imported
 }

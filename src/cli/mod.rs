@@ -117,14 +117,21 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// Reads one of the words that a pipeline may have in the same place.
 fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     // Of "unknown variant …, expected …", the value is said already.
-    let expected = |text: String| text.split_once(", ").map_or(text.clone(), |(_, expected)| expected.to_owned());
+    let expected = |text: String| {
+        text.split_once(", ")
+            .map_or(text.clone(), |(_, expected)| expected.to_owned())
+    };
     T::deserialize(serde_json::Value::from(text)).map_err(|error| expected(error.to_string()))
 }
 
 /// Reads a size such as `600M` or `4G`; binary units.
 fn size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b').trim_end_matches('i') {
+    let unit = match text[digits.len()..]
+        .to_ascii_lowercase()
+        .trim_end_matches('b')
+        .trim_end_matches('i')
+    {
         "" => 1,
         "k" => 1 << 10,
         "m" => 1 << 20,
@@ -132,7 +139,9 @@ fn size(text: &str) -> Result<usize, String> {
         "t" => 1_usize << 40,
         _ => return Err("write a number with K, M, G or T, such as 4G".to_owned()),
     };
-    let number: f64 = digits.parse().map_err(|_| "write a number with K, M, G or T, such as 4G")?;
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "write a number with K, M, G or T, such as 4G")?;
     if number <= 0.0 {
         return Err("it must be more than nothing".to_owned());
     }
@@ -148,8 +157,9 @@ fn cores() -> usize {
 fn interruptible() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let handlers = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)));
+        let handlers =
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)));
         handlers.map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))?;
     }
     Ok(interrupted)
@@ -168,8 +178,11 @@ pub fn main() -> u8 {
     // A panic is reported once, as an error: by the worker that met it, or here.
     std::panic::set_hook(Box::new(|_| {}));
     let done = std::panic::catch_unwind(|| dispatch(&cli.command)).unwrap_or_else(|payload| {
-        Err(Error::failed(format!("trajmill stopped unexpectedly: {}", said(payload.as_ref())))
-            .hint("please report it with the command and its input: this is a bug"))
+        Err(Error::failed(format!(
+            "trajmill stopped unexpectedly: {}",
+            said(payload.as_ref())
+        ))
+        .hint("please report it with the command and its input: this is a bug"))
     });
     match done {
         Ok(()) => 0,

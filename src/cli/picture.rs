@@ -35,8 +35,16 @@ struct Histogram {
 impl Histogram {
     fn new(low: f64, high: f64) -> Histogram {
         // A single value gets a bin of its own, in the middle.
-        let margin = if high > low { 0.0 } else { low.abs().max(1.0) * 0.5 };
-        Histogram { low: low - margin, high: high + margin, bins: [[0; BINS]; 2] }
+        let margin = if high > low {
+            0.0
+        } else {
+            low.abs().max(1.0) * 0.5
+        };
+        Histogram {
+            low: low - margin,
+            high: high + margin,
+            bins: [[0; BINS]; 2],
+        }
     }
 
     fn add(&mut self, value: f64, recorded: bool) {
@@ -56,12 +64,23 @@ impl Histogram {
 /// # Errors
 /// Where a file of trajectories cannot be read.
 pub(super) fn draw(dataset: &Dataset) -> Result<String> {
-    let flow: Vec<Flow> = dataset.manifest.lineage.stages.iter().filter_map(|stage| serde_json::from_value(stage.clone()).ok()).collect();
+    let flow: Vec<Flow> = dataset
+        .manifest
+        .lineage
+        .stages
+        .iter()
+        .filter_map(|stage| serde_json::from_value(stage.clone()).ok())
+        .collect();
     let [returns, lengths] = histograms(dataset)?;
-    let stages = if flow.is_empty() { 0 } else { (flow.len() as u32 + 1) * BAR.0 + BAR.1 };
+    let stages = if flow.is_empty() {
+        0
+    } else {
+        (flow.len() as u32 + 1) * BAR.0 + BAR.1
+    };
     let mut text = String::new();
     {
-        let area = SVGBackend::with_string(&mut text, (WIDTH, stages + 2 * PANEL)).into_drawing_area();
+        let area =
+            SVGBackend::with_string(&mut text, (WIDTH, stages + 2 * PANEL)).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
         let (above, below) = area.split_vertically(stages);
         if !flow.is_empty() {
@@ -82,17 +101,37 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// Rows that came out of each stage, the wider the more.
 fn bars(area: &Area, flow: &[Flow]) -> Result<()> {
-    let say = |text: String, at: (i32, i32)| area.draw(&Text::new(text, at, (TEXT, 13))).map_err(failed);
-    area.draw(&Text::new("Rows through the stages", (12, 12), (TEXT, 17))).map_err(failed)?;
-    let read = flow.first().map(|first| ("read", first.rows_in, first.trajectories_in));
-    let rows = || read.into_iter().chain(flow.iter().map(|flow| (flow.stage.as_str(), flow.rows_out, flow.trajectories_out)));
+    let say =
+        |text: String, at: (i32, i32)| area.draw(&Text::new(text, at, (TEXT, 13))).map_err(failed);
+    area.draw(&Text::new("Rows through the stages", (12, 12), (TEXT, 17)))
+        .map_err(failed)?;
+    let read = flow
+        .first()
+        .map(|first| ("read", first.rows_in, first.trajectories_in));
+    let rows = || {
+        read.into_iter().chain(
+            flow.iter()
+                .map(|flow| (flow.stage.as_str(), flow.rows_out, flow.trajectories_out)),
+        )
+    };
     let most = rows().map(|(_, rows, _)| rows).max().unwrap_or(0).max(1);
     for (index, (stage, rows, trajectories)) in rows().enumerate() {
         let top = 40 + (index as u32 * BAR.0) as i32;
         let wide = (rows as f64 / most as f64 * f64::from(WIDTH - 420)) as i32;
         say(stage.to_owned(), (12, top + 4))?;
-        area.draw(&Rectangle::new([(140, top), (140 + wide, top + BAR.0 as i32 - 6)], RECORDED.mix(0.7).filled())).map_err(failed)?;
-        say(format!("{} rows, {} trajectories", number(rows), number(trajectories)), (146 + wide, top + 4))?;
+        area.draw(&Rectangle::new(
+            [(140, top), (140 + wide, top + BAR.0 as i32 - 6)],
+            RECORDED.mix(0.7).filled(),
+        ))
+        .map_err(failed)?;
+        say(
+            format!(
+                "{} rows, {} trajectories",
+                number(rows),
+                number(trajectories)
+            ),
+            (146 + wide, top + 4),
+        )?;
     }
     Ok(())
 }
@@ -100,7 +139,13 @@ fn bars(area: &Area, flow: &[Flow]) -> Result<()> {
 /// Trajectories by a value, the others on top of the recorded ones.
 fn columns(area: &Area, histogram: &Histogram, name: &str) -> Result<()> {
     let [recorded, others] = &histogram.bins;
-    let most = recorded.iter().zip(others).map(|(a, b)| a + b).max().unwrap_or(0).max(1);
+    let most = recorded
+        .iter()
+        .zip(others)
+        .map(|(a, b)| a + b)
+        .max()
+        .unwrap_or(0)
+        .max(1);
     let mut chart = ChartBuilder::on(area)
         .caption(format!("Trajectories by {name}"), (TEXT, 17))
         .margin(12)
@@ -108,20 +153,35 @@ fn columns(area: &Area, histogram: &Histogram, name: &str) -> Result<()> {
         .y_label_area_size(64)
         .build_cartesian_2d(histogram.low..histogram.high, 0..most)
         .map_err(failed)?;
-    chart.configure_mesh().x_desc(name).y_desc("trajectories").light_line_style(WHITE).draw().map_err(failed)?;
+    chart
+        .configure_mesh()
+        .x_desc(name)
+        .y_desc("trajectories")
+        .light_line_style(WHITE)
+        .draw()
+        .map_err(failed)?;
     let base = [0; BINS];
-    for (label, from, counts, colour) in
-        [("every action recorded", &base, recorded, RECORDED), ("some proxy or missing", recorded, others, OTHER)]
-    {
+    for (label, from, counts, colour) in [
+        ("every action recorded", &base, recorded, RECORDED),
+        ("some proxy or missing", recorded, others, OTHER),
+    ] {
         if counts.iter().all(|count| *count == 0) {
             continue;
         }
         let bars = (0..BINS).filter(|bin| counts[*bin] > 0).map(|bin| {
-            let corners = [(histogram.edge(bin), from[bin]), (histogram.edge(bin + 1), from[bin] + counts[bin])];
+            let corners = [
+                (histogram.edge(bin), from[bin]),
+                (histogram.edge(bin + 1), from[bin] + counts[bin]),
+            ];
             Rectangle::new(corners, colour.mix(0.8).filled())
         });
-        let key = move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.mix(0.8).filled());
-        chart.draw_series(bars).map_err(failed)?.label(label).legend(key);
+        let key =
+            move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.mix(0.8).filled());
+        chart
+            .draw_series(bars)
+            .map_err(failed)?
+            .label(label)
+            .legend(key);
     }
     chart
         .configure_series_labels()
@@ -153,7 +213,8 @@ fn histograms(dataset: &Dataset) -> Result<[Option<Histogram>; 2]> {
         returns = own.map_or(returns, |own| wider(returns, own));
         lengths = wider(lengths, length);
     })?;
-    let [mut returns, mut lengths] = [returns, lengths].map(|range| range.map(|(low, high)| Histogram::new(low, high)));
+    let [mut returns, mut lengths] =
+        [returns, lengths].map(|range| range.map(|(low, high)| Histogram::new(low, high)));
     each(&mut |own, length, recorded| {
         if let Some((returns, own)) = returns.as_mut().zip(own) {
             returns.add(own, recorded);
@@ -168,11 +229,15 @@ fn histograms(dataset: &Dataset) -> Result<[Option<Histogram>; 2]> {
 /// Hands on each trajectory's return, length, and whether its every action was recorded.
 fn values(batch: &RecordBatch, take: &mut dyn FnMut(Option<f64>, f64, bool)) -> Result<()> {
     let column = |name: &str| batch.column_by_name(name);
-    let returns = column(trajectory::RETURN).and_then(|column| column.as_primitive_opt::<Float64Type>());
-    let lengths = column(trajectory::LENGTH).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let returns =
+        column(trajectory::RETURN).and_then(|column| column.as_primitive_opt::<Float64Type>());
+    let lengths =
+        column(trajectory::LENGTH).and_then(|column| column.as_primitive_opt::<Int64Type>());
     let labelled = column(trajectory::LABELLED).and_then(|column| column.as_boolean_opt());
     let (Some(returns), Some(lengths), Some(labelled)) = (returns, lengths, labelled) else {
-        return Err(Error::failed("trajectories have no columns `return`, `length` and `labelled` of the types they should have"));
+        return Err(Error::failed(
+            "trajectories have no columns `return`, `length` and `labelled` of the types they should have",
+        ));
     };
     for ((own, length), recorded) in returns.iter().zip(lengths.values()).zip(labelled) {
         take(own, *length as f64, recorded.unwrap_or(false));

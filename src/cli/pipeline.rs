@@ -8,7 +8,10 @@ use crate::plan::{self, Plan};
 use crate::{model, run};
 
 fn models(common: &PipelineArgs) -> model::Options {
-    model::Options { device: common.device.clone(), tf32: common.tf32 }
+    model::Options {
+        device: common.device.clone(),
+        tf32: common.tf32,
+    }
 }
 
 /// Foreign sources are hashed for it, which takes its time.
@@ -40,11 +43,16 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
 pub(super) fn check(args: &CheckArgs) -> Result<()> {
     let mut worst: Option<Error> = None;
     for path in &args.pipelines {
-        let checked = config::load(path, &args.common.set).and_then(|pipeline| resolve(&pipeline, &args.common));
+        let checked = config::load(path, &args.common.set)
+            .and_then(|pipeline| resolve(&pipeline, &args.common));
         match checked {
             Ok(plan) => {
                 let phases = plan.phases.len();
-                report::say(&format!("{}: fine ({phases} phase{})", path.display(), if phases == 1 { "" } else { "s" }));
+                report::say(&format!(
+                    "{}: fine ({phases} phase{})",
+                    path.display(),
+                    if phases == 1 { "" } else { "s" }
+                ));
             }
             Err(error) => {
                 if let Some(previous) = worst.replace(error) {
@@ -60,6 +68,10 @@ pub(super) fn plan(args: &PlanArgs) -> Result<()> {
     let pipeline = config::load(&args.pipeline, &args.common.set)?;
     let plan = resolve(&pipeline, &args.common)?;
     let (text, json) = explain::explain(&plan)?;
-    report::print(&if args.json { json.to_string() } else { text.trim_end().to_owned() });
+    report::print(&if args.json {
+        json.to_string()
+    } else {
+        text.trim_end().to_owned()
+    });
     Ok(())
 }

@@ -16,7 +16,8 @@ pub(super) struct Busy {
 impl Busy {
     /// Says that `what` goes on.
     pub(super) fn with(what: String) -> Busy {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
+        let bar =
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
             bar.set_style(style);
         }
@@ -38,7 +39,9 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> Progress {
-        Progress { bar: Mutex::new(ProgressBar::hidden()) }
+        Progress {
+            bar: Mutex::new(ProgressBar::hidden()),
+        }
     }
 
     fn with(&self, work: impl FnOnce(&mut ProgressBar)) {
@@ -54,10 +57,14 @@ impl Watch for Progress {
         let bar = ProgressBar::with_draw_target(Some(rows), ProgressDrawTarget::stderr());
         let template = match rows {
             0 => "{spinner} {prefix}{msg}, {elapsed}",
-            _ => "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} rows, {rate} a second, {eta} to go",
+            _ => {
+                "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} rows, {rate} a second, {eta} to go"
+            }
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            let rate = |state: &ProgressState, to: &mut dyn Write| _ = write!(to, "{}", super::report::number(state.per_sec() as u64));
+            let rate = |state: &ProgressState, to: &mut dyn Write| {
+                _ = write!(to, "{}", super::report::number(state.per_sec() as u64))
+            };
             bar.set_style(style.with_key("rate", rate));
         }
         bar.set_prefix(name.to_owned());
@@ -78,7 +85,8 @@ impl Watch for Progress {
 
     fn learn(&self, name: &str, updates: u64) {
         let bar = ProgressBar::with_draw_target(Some(updates), ProgressDrawTarget::stderr());
-        let template = "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} updates, {eta} to go{msg}";
+        let template =
+            "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} updates, {eta} to go{msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

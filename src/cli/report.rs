@@ -43,13 +43,23 @@ pub(super) fn doctor() {
     let mut findings = crate::model::doctor();
     let learning = match train::Device::Cuda(0).works() {
         Ok(()) => "on cuda:0, and on the CPU".to_owned(),
-        Err(_) if !train::Device::built_for_cuda() => "on the CPU: built without the Cargo feature `cuda`".to_owned(),
+        Err(_) if !train::Device::built_for_cuda() => {
+            "on the CPU: built without the Cargo feature `cuda`".to_owned()
+        }
         Err(error) => format!("on the CPU: {}", error.message),
     };
-    let video = crate::format::video::version()
-        .unwrap_or_else(|_| "built without the Cargo feature `video`: LeRobot's videos stay references".to_owned());
-    findings.extend([("learning".to_owned(), learning), ("video".to_owned(), video)]);
-    let width = findings.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let video = crate::format::video::version().unwrap_or_else(|_| {
+        "built without the Cargo feature `video`: LeRobot's videos stay references".to_owned()
+    });
+    findings.extend([
+        ("learning".to_owned(), learning),
+        ("video".to_owned(), video),
+    ]);
+    let width = findings
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or(0);
     for (name, finding) in findings {
         print(&format!("{name:width$}  {finding}"));
     }
@@ -58,7 +68,12 @@ pub(super) fn doctor() {
 /// A number with its digits in groups of three.
 pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
-    let grouped: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
+    let grouped: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
     grouped.join(" ")
 }
 
@@ -67,18 +82,27 @@ pub(super) fn summary(report: &Report) {
     for model in &report.models {
         let path = model.path.display();
         match model.reused {
-            true => say(&format!("{path}: nothing to learn, it is there and learnt from the same things")),
+            true => say(&format!(
+                "{path}: nothing to learn, it is there and learnt from the same things"
+            )),
             false => say(&format!("{path}: {}", model.summary)),
         }
     }
-    let reasons = report.outputs.first().filter(|output| output.manifest.is_some()).map(|output| output.path.join(quarantine::FILE));
+    let reasons = report
+        .outputs
+        .first()
+        .filter(|output| output.manifest.is_some())
+        .map(|output| output.path.join(quarantine::FILE));
     for quarantined in &report.quarantined {
         set_aside(&quarantined.source, &quarantined.aside, reasons.as_deref());
     }
     for output in &report.outputs {
         match output.reused {
             true => {
-                say(&format!("{}: nothing to do, it is there and made of the same things:", output.path.display()));
+                say(&format!(
+                    "{}: nothing to do, it is there and made of the same things:",
+                    output.path.display()
+                ));
                 for (name, value) in &output.inputs {
                     let value = if value.chars().count() > 72 {
                         format!("{}…", value.chars().take(71).collect::<String>())
@@ -95,16 +119,41 @@ pub(super) fn summary(report: &Report) {
 }
 
 fn one(output: &Output, seconds: f64) {
-    let width = output.flow.iter().map(|flow| flow.stage.len()).chain([11]).max().unwrap_or(11);
-    say(&format!("{:width$}  {:>14}  {:>14}", "", "trajectories", "rows"));
+    let width = output
+        .flow
+        .iter()
+        .map(|flow| flow.stage.len())
+        .chain([11])
+        .max()
+        .unwrap_or(11);
+    say(&format!(
+        "{:width$}  {:>14}  {:>14}",
+        "", "trajectories", "rows"
+    ));
     if let Some(first) = output.flow.first() {
-        say(&format!("{:width$}  {:>14}  {:>14}", "read", number(first.trajectories_in), number(first.rows_in)));
+        say(&format!(
+            "{:width$}  {:>14}  {:>14}",
+            "read",
+            number(first.trajectories_in),
+            number(first.rows_in)
+        ));
     }
     for flow in &output.flow {
-        say(&format!("{:width$}  {:>14}  {:>14}{}", flow.stage, number(flow.trajectories_out), number(flow.rows_out), notes(flow)));
+        say(&format!(
+            "{:width$}  {:>14}  {:>14}{}",
+            flow.stage,
+            number(flow.trajectories_out),
+            number(flow.rows_out),
+            notes(flow)
+        ));
     }
     let statistics = &output.statistics;
-    say(&format!("{:width$}  {:>14}  {:>14}", "written", number(statistics.trajectories), number(statistics.rows)));
+    say(&format!(
+        "{:width$}  {:>14}  {:>14}",
+        "written",
+        number(statistics.trajectories),
+        number(statistics.rows)
+    ));
     let nothing = statistics.steps - statistics.recorded_actions - statistics.proxy_actions;
     say(&format!(
         "actions: {} recorded, {} proxy, {} missing, of {} steps",
@@ -114,20 +163,47 @@ fn one(output: &Output, seconds: f64) {
         number(statistics.steps)
     ));
     if let Some(runtime) = &output.runtime {
-        let devices: Vec<&str> = runtime["devices"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str).collect();
+        let devices: Vec<&str> = runtime["devices"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(serde_json::Value::as_str)
+            .collect();
         let text = |key: &str| runtime[key].as_str().unwrap_or_default().to_owned();
-        say(&format!("models: {} {} on {}", text("name"), text("version"), devices.join(", ")));
+        say(&format!(
+            "models: {} {} on {}",
+            text("name"),
+            text("version"),
+            devices.join(", ")
+        ));
     }
     for warning in &output.warnings {
         say(&format!("warning: check does not hold: {warning}"));
     }
     if output.tasks.1 > 0 {
-        say(&format!("resumed: {} of {} tasks were finished by an earlier run", output.tasks.1, output.tasks.0));
+        say(&format!(
+            "resumed: {} of {} tasks were finished by an earlier run",
+            output.tasks.1, output.tasks.0
+        ));
     }
-    let read = output.flow.first().map_or(statistics.rows, |flow| flow.rows_in);
-    let time: Vec<String> = output.time.iter().map(|(name, share)| format!("{name} {:.0} %", share * 100.0)).collect();
-    let limit = output.time.first().map(|(name, _)| format!("; most of the time went to {name} ({})", time.join(", "))).unwrap_or_default();
-    say(&format!("{seconds:.2} s, {} rows read a second{limit}", number((read as f64 / seconds.max(1e-9)) as u64)));
+    let read = output
+        .flow
+        .first()
+        .map_or(statistics.rows, |flow| flow.rows_in);
+    let time: Vec<String> = output
+        .time
+        .iter()
+        .map(|(name, share)| format!("{name} {:.0} %", share * 100.0))
+        .collect();
+    let limit = output
+        .time
+        .first()
+        .map(|(name, _)| format!("; most of the time went to {name} ({})", time.join(", ")))
+        .unwrap_or_default();
+    say(&format!(
+        "{seconds:.2} s, {} rows read a second{limit}",
+        number((read as f64 / seconds.max(1e-9)) as u64)
+    ));
     elsewhere(&output.written);
     say(&format!("result: {}", output.path.display()));
     if output.manifest.is_some() {
@@ -141,8 +217,15 @@ fn one(output: &Output, seconds: f64) {
 /// Prints what was set aside of a source, and where the reasons are.
 pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>) {
     let Some(first) = &aside.first else { return };
-    let reasons = reasons.map(|path| format!(", reasons in {}", path.display())).unwrap_or_default();
-    say(&format!("{}: {} trajectories set aside{reasons}; the first: {}", source.display(), number(aside.trajectories), first.reason));
+    let reasons = reasons
+        .map(|path| format!(", reasons in {}", path.display()))
+        .unwrap_or_default();
+    say(&format!(
+        "{}: {} trajectories set aside{reasons}; the first: {}",
+        source.display(),
+        number(aside.trajectories),
+        first.reason
+    ));
 }
 
 /// Prints what the format of an output cannot hold, and where it went.
@@ -155,16 +238,37 @@ pub(super) fn elsewhere(written: &Written) {
 fn notes(flow: &Flow) -> String {
     let mut notes: Vec<String> = Vec::new();
     for (reason, rows) in &flow.tally.dropped_rows {
-        let trajectories =
-            flow.tally.dropped_trajectories.get(reason).map(|n| format!("{} trajectories, ", number(*n))).unwrap_or_default();
-        notes.push(format!("dropped {trajectories}{} rows: {reason}", number(*rows)));
+        let trajectories = flow
+            .tally
+            .dropped_trajectories
+            .get(reason)
+            .map(|n| format!("{} trajectories, ", number(*n)))
+            .unwrap_or_default();
+        notes.push(format!(
+            "dropped {trajectories}{} rows: {reason}",
+            number(*rows)
+        ));
     }
-    for (reason, n) in flow.tally.dropped_trajectories.iter().filter(|(reason, _)| !flow.tally.dropped_rows.contains_key(*reason)) {
+    for (reason, n) in flow
+        .tally
+        .dropped_trajectories
+        .iter()
+        .filter(|(reason, _)| !flow.tally.dropped_rows.contains_key(*reason))
+    {
         notes.push(format!("{} trajectories: {reason}", number(*n)));
     }
-    notes.extend(flow.tally.counts.iter().map(|(name, n)| format!("{} {name}", number(*n))));
+    notes.extend(
+        flow.tally
+            .counts
+            .iter()
+            .map(|(name, n)| format!("{} {name}", number(*n))),
+    );
     if flow.tally.added_rows > 0 {
         notes.push(format!("{} rows added", number(flow.tally.added_rows)));
     }
-    if notes.is_empty() { String::new() } else { format!("   {}", notes.join("; ")) }
+    if notes.is_empty() {
+        String::new()
+    } else {
+        format!("   {}", notes.join("; "))
+    }
 }

@@ -70,38 +70,58 @@ impl clap::ValueEnum for Format {
 /// Where the command line is wrong, a dataset cannot be opened, or the query fails.
 pub(crate) fn run(args: &SqlArgs) -> Result<()> {
     let format = format(args)?;
-    let text = match (&args.command, &args.file) {
-        (Some(sql), _) => Some(sql.clone()),
-        (None, Some(path)) => {
-            Some(fs::read_to_string(path).map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?)
-        }
-        (None, None) if io::stdin().is_terminal() => None,
-        (None, None) => {
-            let mut text = String::new();
-            io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|error| Error::failed(format!("cannot read SQL from standard input: {error}")))?;
-            Some(text)
-        }
+    let text =
+        match (&args.command, &args.file) {
+            (Some(sql), _) => Some(sql.clone()),
+            (None, Some(path)) => Some(fs::read_to_string(path).map_err(|error| {
+                Error::usage(format!("cannot read {}: {error}", path.display()))
+            })?),
+            (None, None) if io::stdin().is_terminal() => None,
+            (None, None) => {
+                let mut text = String::new();
+                io::stdin().read_to_string(&mut text).map_err(|error| {
+                    Error::failed(format!("cannot read SQL from standard input: {error}"))
+                })?;
+                Some(text)
+            }
+        };
+    let datasets = args
+        .datasets
+        .iter()
+        .map(|given| open(given))
+        .collect::<Result<Vec<_>>>()?;
+    let options = Options {
+        threads: args.threads.map_or(0, usize::from),
+        memory: Some(args.memory),
+        unsafe_sql: args.unsafe_sql,
     };
-    let datasets = args.datasets.iter().map(|given| open(given)).collect::<Result<Vec<_>>>()?;
-    let options = Options { threads: args.threads.map_or(0, usize::from), memory: Some(args.memory), unsafe_sql: args.unsafe_sql };
     let session = Session::open(&datasets, &options)?;
     match (text, &args.output) {
-        (Some(sql), None) => print::print(&session, &sql, format, &mut BufWriter::with_capacity(1 << 16, io::stdout())).map(|_| ()),
+        (Some(sql), None) => print::print(
+            &session,
+            &sql,
+            format,
+            &mut BufWriter::with_capacity(1 << 16, io::stdout()),
+        )
+        .map(|_| ()),
         (Some(sql), Some(path)) => {
             let rows = print::save(&session, &sql, format, path)?;
             report::say(&format!("{rows} rows in {}", path.display()));
             Ok(())
         }
         (None, None) => prompt(&session, format),
-        (None, Some(_)) => Err(Error::usage("`-o` needs a statement").hint("give it with `-c SQL` or `-f FILE`")),
+        (None, Some(_)) => {
+            Err(Error::usage("`-o` needs a statement").hint("give it with `-c SQL` or `-f FILE`"))
+        }
     }
 }
 
 fn format(args: &SqlArgs) -> Result<Format> {
-    let extension =
-        args.output.as_ref().and_then(|path| path.extension()).map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let extension = args
+        .output
+        .as_ref()
+        .and_then(|path| path.extension())
+        .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     let format = args.format.unwrap_or(match extension.as_deref() {
         Some("parquet") => Format::Parquet,
         Some("csv") => Format::Csv,
@@ -116,7 +136,9 @@ fn format(args: &SqlArgs) -> Result<Format> {
 
 /// Opens a dataset that is given as PATH or NAME=PATH.
 fn open(given: &str) -> Result<(String, Dataset)> {
-    let named = given.split_once('=').filter(|(name, _)| !name.is_empty() && !name.contains('/') && !Path::new(given).exists());
+    let named = given
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty() && !name.contains('/') && !Path::new(given).exists());
     let (name, path) = match named {
         Some((name, path)) => (Some(name.to_owned()), Path::new(path)),
         None => (None, Path::new(given)),
@@ -130,19 +152,31 @@ fn open(given: &str) -> Result<(String, Dataset)> {
 }
 
 fn prompt(session: &Session, format: Format) -> Result<()> {
-    let unavailable = |error: ReadlineError| Error::failed(format!("cannot read from the terminal: {error}"));
+    let unavailable =
+        |error: ReadlineError| Error::failed(format!("cannot read from the terminal: {error}"));
     let mut editor = DefaultEditor::new().map_err(unavailable)?;
     let history = history();
     if let Some(path) = &history {
         // The first session has no history yet.
         editor.load_history(path).ok();
     }
-    let tables = session.tables().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    report::say(&format!("Tables: {tables}. A statement ends with `;`. \\d lists columns, \\timing times statements, \\q quits."));
+    let tables = session
+        .tables()
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    report::say(&format!(
+        "Tables: {tables}. A statement ends with `;`. \\d lists columns, \\timing times statements, \\q quits."
+    ));
     let mut statement = String::new();
     let mut timing = false;
     loop {
-        match editor.readline(if statement.is_empty() { "trajmill> " } else { "     ...> " }) {
+        match editor.readline(if statement.is_empty() {
+            "trajmill> "
+        } else {
+            "     ...> "
+        }) {
             Ok(line) => {
                 let command = line.trim();
                 if statement.is_empty() && (command.is_empty() || command.starts_with('\\')) {
@@ -152,9 +186,14 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                         "\\d" => describe(session)?,
                         "\\timing" => {
                             timing = !timing;
-                            report::say(&format!("Timing is {}.", if timing { "on" } else { "off" }));
+                            report::say(&format!(
+                                "Timing is {}.",
+                                if timing { "on" } else { "off" }
+                            ));
                         }
-                        other => report::say(&format!("There is no command {other}: try \\d, \\timing or \\q.")),
+                        other => report::say(&format!(
+                            "There is no command {other}: try \\d, \\timing or \\q."
+                        )),
                     }
                     continue;
                 }
@@ -163,10 +202,20 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                 if !command.ends_with(';') {
                     continue;
                 }
-                editor.add_history_entry(statement.trim()).map_err(unavailable)?;
+                editor
+                    .add_history_entry(statement.trim())
+                    .map_err(unavailable)?;
                 let started = Instant::now();
-                match print::print(session, &statement, format, &mut BufWriter::with_capacity(1 << 16, io::stdout())) {
-                    Ok(rows) if timing => report::say(&format!("{rows} rows in {:.3} s", started.elapsed().as_secs_f64())),
+                match print::print(
+                    session,
+                    &statement,
+                    format,
+                    &mut BufWriter::with_capacity(1 << 16, io::stdout()),
+                ) {
+                    Ok(rows) if timing => report::say(&format!(
+                        "{rows} rows in {:.3} s",
+                        started.elapsed().as_secs_f64()
+                    )),
                     Ok(rows) => report::say(&format!("{rows} rows")),
                     Err(error) => report::error(&error),
                 }
@@ -191,13 +240,25 @@ fn remember(editor: &mut DefaultEditor, path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         store::create_dir(parent)?;
     }
-    editor.append_history(path).map_err(|error| Error::failed(format!("cannot keep the history in {}: {error}", path.display())))
+    editor.append_history(path).map_err(|error| {
+        Error::failed(format!(
+            "cannot keep the history in {}: {error}",
+            path.display()
+        ))
+    })
 }
 
 /// `$XDG_STATE_HOME/trajmill/history`, by default in `~/.local/state`.
 fn history() -> Option<PathBuf> {
-    let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = state.or_else(|| Some(PathBuf::from(env::var_os("HOME").filter(|home| !home.is_empty())?).join(".local/state")))?;
+    let state = env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    let state = state.or_else(|| {
+        Some(
+            PathBuf::from(env::var_os("HOME").filter(|home| !home.is_empty())?)
+                .join(".local/state"),
+        )
+    })?;
     Some(state.join("trajmill/history"))
 }
 
@@ -206,7 +267,12 @@ fn describe(session: &Session) -> Result<()> {
     let mut text = String::new();
     for (table, schema) in session.tables() {
         text.push_str(&format!("{table}\n"));
-        let width = schema.fields().iter().map(|field| field.name().len()).max().unwrap_or(0);
+        let width = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().len())
+            .max()
+            .unwrap_or(0);
         for field in schema.fields() {
             text.push_str(&format!(
                 "    {:width$}  {}{}\n",
@@ -216,5 +282,6 @@ fn describe(session: &Session) -> Result<()> {
             ));
         }
     }
-    out.write_all(text.as_bytes()).map_err(|error| Error::failed(format!("cannot write: {error}")))
+    out.write_all(text.as_bytes())
+        .map_err(|error| Error::failed(format!("cannot write: {error}")))
 }

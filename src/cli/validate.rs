@@ -31,7 +31,10 @@ pub(super) fn run(args: &ValidateArgs) -> Result<()> {
         ("trajmill", ours(&args.path)?)
     } else {
         let format = format::resolve(args.from.as_deref(), &args.path)?;
-        (format.name, check::validate(format, &args.path, &format::Options::default())?)
+        (
+            format.name,
+            check::validate(format, &args.path, &format::Options::default())?,
+        )
     };
     drop(busy);
     if args.json {
@@ -43,8 +46,15 @@ pub(super) fn run(args: &ValidateArgs) -> Result<()> {
     } else {
         for fault in &findings.faults {
             let kind = if fault.error { "error" } else { "warning" };
-            let place = if fault.place.is_empty() { String::new() } else { format!("{}: ", fault.place) };
-            report::print(&format!("{kind} [{}]: {place}{}", fault.rule, fault.message));
+            let place = if fault.place.is_empty() {
+                String::new()
+            } else {
+                format!("{}: ", fault.place)
+            };
+            report::print(&format!(
+                "{kind} [{}]: {place}{}",
+                fault.rule, fault.message
+            ));
         }
         let more = findings.errors + findings.warnings - findings.faults.len() as u64;
         if more > 0 {
@@ -60,7 +70,13 @@ pub(super) fn run(args: &ValidateArgs) -> Result<()> {
         findings.warnings
     ));
     if findings.errors > 0 {
-        return Err(Error { kind: Kind::Checks, ..Error::failed(format!("{} is not as its loader needs it", args.path.display())) });
+        return Err(Error {
+            kind: Kind::Checks,
+            ..Error::failed(format!(
+                "{} is not as its loader needs it",
+                args.path.display()
+            ))
+        });
     }
     Ok(())
 }
@@ -91,7 +107,11 @@ fn ours(path: &std::path::Path) -> Result<Findings> {
         let leaving = leaving?;
         findings.trajectories += 1;
         findings.rows += leaving.steps.num_rows() as u64;
-        steps.look(&format!("trajectory {}", leaving.index), &leaving.steps, &mut findings)?;
+        steps.look(
+            &format!("trajectory {}", leaving.index),
+            &leaving.steps,
+            &mut findings,
+        )?;
     }
     steps.finish(&mut findings);
     Ok(findings)

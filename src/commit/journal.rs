@@ -36,7 +36,8 @@ struct Line {
 }
 
 fn checksum(finished: &Finished) -> Result<String> {
-    let text = serde_json::to_string(finished).map_err(|error| Error::failed(format!("cannot write the journal: {error}")))?;
+    let text = serde_json::to_string(finished)
+        .map_err(|error| Error::failed(format!("cannot write the journal: {error}")))?;
     Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
 }
 
@@ -52,12 +53,18 @@ impl Journal {
         }
         let mut finished = BTreeMap::new();
         for line in text.lines() {
-            let Ok(line) = serde_json::from_str::<Line>(line) else { continue };
+            let Ok(line) = serde_json::from_str::<Line>(line) else {
+                continue;
+            };
             if checksum(&line.finished)? == line.blake3 && whole(dataset, &line.finished.shard) {
                 finished.insert(line.finished.task, line.finished);
             }
         }
-        Ok(Journal { path: path.to_owned(), file, finished })
+        Ok(Journal {
+            path: path.to_owned(),
+            file,
+            finished,
+        })
     }
 
     /// Records a finished task, whose files are durable.
@@ -65,8 +72,12 @@ impl Journal {
     /// # Errors
     /// Where the journal cannot be written.
     pub fn record(&mut self, finished: Finished) -> Result<()> {
-        let line = Line { blake3: checksum(&finished)?, finished };
-        let text = serde_json::to_string(&line).map_err(|error| Error::failed(format!("cannot write the journal: {error}")))?;
+        let line = Line {
+            blake3: checksum(&finished)?,
+            finished,
+        };
+        let text = serde_json::to_string(&line)
+            .map_err(|error| Error::failed(format!("cannot write the journal: {error}")))?;
         store::append_line(&mut self.file, &self.path, &text)?;
         self.finished.insert(line.finished.task, line.finished);
         Ok(())
@@ -76,7 +87,8 @@ impl Journal {
 /// Whether the files of a shard are as the journal says.
 fn whole(dataset: &Path, shard: &ShardEntry) -> bool {
     let same = |file: &FileEntry| {
-        store::digest(&dataset.join(&file.path)).is_ok_and(|found| found.bytes == file.bytes && found.blake3 == file.blake3)
+        store::digest(&dataset.join(&file.path))
+            .is_ok_and(|found| found.bytes == file.bytes && found.blake3 == file.blake3)
     };
     same(&shard.steps) && same(&shard.trajectories)
 }

@@ -52,10 +52,17 @@ pub fn existing(output: &Path) -> Result<Existing> {
     }
     if let Ok(bytes) = std::fs::read(layout::manifest(output)) {
         let manifest = Manifest::parse(&bytes).map_err(|error| error.at(output.display()))?;
-        return Ok(Existing::Result { key: manifest.fingerprint, inputs: manifest.lineage.inputs });
+        return Ok(Existing::Result {
+            key: manifest.fingerprint,
+            inputs: manifest.lineage.inputs,
+        });
     }
-    let note = format::export::note(output).and_then(|note| serde_json::from_value::<Note>(note).ok());
-    Ok(note.map_or(Existing::Foreign, |note| Existing::Result { key: note.fingerprint, inputs: note.inputs }))
+    let note =
+        format::export::note(output).and_then(|note| serde_json::from_value::<Note>(note).ok());
+    Ok(note.map_or(Existing::Foreign, |note| Existing::Result {
+        key: note.fingerprint,
+        inputs: note.inputs,
+    }))
 }
 
 /// What an output of a foreign format says of its origin.
@@ -72,12 +79,18 @@ struct Note {
 /// # Errors
 /// Never in practice: every part has a JSON form.
 pub fn note(fingerprint: &Fingerprint, manifest: &Manifest) -> Result<String> {
-    let failed = |error: serde_json::Error| Error::failed(format!("cannot keep the origin of the output: {error}"));
+    let failed = |error: serde_json::Error| {
+        Error::failed(format!("cannot keep the origin of the output: {error}"))
+    };
     let mut written_from = serde_json::to_value(manifest).map_err(failed)?;
     if let Some(manifest) = written_from.as_object_mut() {
         manifest.remove("shards");
     }
-    let note = Note { fingerprint: fingerprint.key(), inputs: fingerprint.inputs.clone(), written_from };
+    let note = Note {
+        fingerprint: fingerprint.key(),
+        inputs: fingerprint.inputs.clone(),
+        written_from,
+    };
     serde_json::to_string_pretty(&note).map_err(failed)
 }
 
@@ -109,19 +122,36 @@ impl Staging {
             }
         };
         let lock = lock.map_err(|other| {
-            let other = if other.is_empty() { "another run".to_owned() } else { other };
-            Error::failed(format!("{} is being written by {other}", output.display())).hint("wait for it to end, or write to another path")
+            let other = if other.is_empty() {
+                "another run".to_owned()
+            } else {
+                other
+            };
+            Error::failed(format!("{} is being written by {other}", output.display()))
+                .hint("wait for it to end, or write to another path")
         })?;
-        let staging = Staging { output: output.to_owned(), directory, _lock: lock };
+        let staging = Staging {
+            output: output.to_owned(),
+            directory,
+            _lock: lock,
+        };
         staging.discard_all_but(keys)?;
         Ok(staging)
     }
 
     fn discard_all_but(&self, keys: &[String]) -> Result<()> {
-        let kept: Vec<PathBuf> = keys.iter().map(|key| layout::work(&self.directory, key)).chain([self.directory.join("lock")]).collect();
-        let entries = std::fs::read_dir(&self.directory)
-            .map_err(|error| Error::failed(format!("cannot read {}: {error}", self.directory.display())))?;
-        for entry in entries.flatten().filter(|entry| !kept.contains(&entry.path())) {
+        let kept: Vec<PathBuf> = keys
+            .iter()
+            .map(|key| layout::work(&self.directory, key))
+            .chain([self.directory.join("lock")])
+            .collect();
+        let entries = std::fs::read_dir(&self.directory).map_err(|error| {
+            Error::failed(format!("cannot read {}: {error}", self.directory.display()))
+        })?;
+        for entry in entries
+            .flatten()
+            .filter(|entry| !kept.contains(&entry.path()))
+        {
             store::remove(&entry.path())?;
         }
         Ok(())
@@ -152,7 +182,10 @@ impl Staging {
         let dataset = self.dataset(key);
         store::create_dir(&dataset.join("steps"))?;
         store::create_dir(&dataset.join("trajectories"))?;
-        Journal::open(&layout::work(&self.directory, key).join("journal.jsonl"), &dataset)
+        Journal::open(
+            &layout::work(&self.directory, key).join("journal.jsonl"),
+            &dataset,
+        )
     }
 
     /// Seals the result with the fingerprint `key`: its manifest is written and everything is durable, but not visible.
@@ -174,8 +207,11 @@ impl Staging {
         if !store::publish(sealed, &self.output)? {
             // It may not be what was there when the run began.
             if !overwrite || matches!(existing(&self.output)?, Existing::Foreign) {
-                return Err(Error::failed(format!("{} has come to exist while the run worked", self.output.display()))
-                    .hint("remove it and run the same command again: the work is kept"));
+                return Err(Error::failed(format!(
+                    "{} has come to exist while the run worked",
+                    self.output.display()
+                ))
+                .hint("remove it and run the same command again: the work is kept"));
             }
             store::exchange(sealed, &self.output)?;
         }
@@ -199,7 +235,9 @@ impl Drop for Staging {
     /// A run that fails before there is any work to go on from leaves nothing behind.
     fn drop(&mut self) {
         let is_lock = |entry: std::fs::DirEntry| entry.file_name() == "lock";
-        if std::fs::read_dir(&self.directory).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_lock))) {
+        if std::fs::read_dir(&self.directory)
+            .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_lock)))
+        {
             // What cannot be removed is an empty directory, which the next run takes.
             let _ = store::remove(&self.directory);
         }

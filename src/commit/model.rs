@@ -27,19 +27,29 @@ pub fn existing_model(path: &Path) -> Result<Existing> {
     if std::fs::symlink_metadata(path).is_err() {
         return Ok(Existing::Nothing);
     }
-    let Ok(file) = std::fs::read(path) else { return Ok(Existing::Foreign) };
-    let Ok(metadata) = train::metadata(&file) else { return Ok(Existing::Foreign) };
+    let Ok(file) = std::fs::read(path) else {
+        return Ok(Existing::Foreign);
+    };
+    let Ok(metadata) = train::metadata(&file) else {
+        return Ok(Existing::Foreign);
+    };
     let [key, inputs] = RECIPE.map(|name| metadata.get(name));
     let inputs = inputs.and_then(|inputs| serde_json::from_str(inputs).ok());
     match (key, inputs) {
-        (Some(key), Some(inputs)) => Ok(Existing::Result { key: key.clone(), inputs }),
+        (Some(key), Some(inputs)) => Ok(Existing::Result {
+            key: key.clone(),
+            inputs,
+        }),
         _ => Ok(Existing::Foreign),
     }
 }
 
 /// The file `NAME.what` beside the model `NAME.onnx`.
 fn beside(path: &Path, what: &str) -> PathBuf {
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
     path.with_file_name(format!("{stem}.{what}"))
 }
 
@@ -56,19 +66,30 @@ pub fn publish_model(lesson: &Lesson, fitted: &Fitted) -> Result<()> {
     let model = train::write(&fitted.model, &metadata);
     let head = Map::from_iter([
         ("recipe".to_owned(), Value::String(lesson.fingerprint.key())),
-        ("model_blake3".to_owned(), Value::String(blake3::hash(&model).to_hex().to_string())),
+        (
+            "model_blake3".to_owned(),
+            Value::String(blake3::hash(&model).to_hex().to_string()),
+        ),
         ("inputs".to_owned(), json!(inputs)),
     ]);
     let pictures = train::pictures(&fitted.report)?;
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         store::create_dir(parent)?;
     }
     for name in PICTURES {
         match pictures.iter().find(|(own, _)| *own == name) {
-            Some((_, text)) => store::replace(&beside(path, &format!("{name}.svg")), text.as_bytes())?,
+            Some((_, text)) => {
+                store::replace(&beside(path, &format!("{name}.svg")), text.as_bytes())?
+            }
             None => store::remove(&beside(path, &format!("{name}.svg")))?,
         }
     }
-    store::replace(&beside(path, "report.json"), fitted.report.to_json(&head).as_bytes())?;
+    store::replace(
+        &beside(path, "report.json"),
+        fitted.report.to_json(&head).as_bytes(),
+    )?;
     store::replace(path, &model)
 }

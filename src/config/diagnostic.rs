@@ -37,10 +37,18 @@ impl Source {
     /// The span of `word` inside `span`, or `span` where the word is not in it as a whole word.
     pub fn word(&self, span: Span, word: &str) -> Span {
         let text = self.text.get(span.start..span.end).unwrap_or_default();
-        let boundary = |character: Option<char>| character.is_none_or(|character| !character.is_alphanumeric() && character != '_');
-        let whole = |at: &usize| boundary(text[..*at].chars().next_back()) && boundary(text[at + word.len()..].chars().next());
+        let boundary = |character: Option<char>| {
+            character.is_none_or(|character| !character.is_alphanumeric() && character != '_')
+        };
+        let whole = |at: &usize| {
+            boundary(text[..*at].chars().next_back())
+                && boundary(text[at + word.len()..].chars().next())
+        };
         match text.match_indices(word).map(|(at, _)| at).find(whole) {
-            Some(at) => Span { start: span.start + at, end: span.start + at + word.len() },
+            Some(at) => Span {
+                start: span.start + at,
+                end: span.start + at + word.len(),
+            },
             None => span,
         }
     }
@@ -61,9 +69,18 @@ impl Source {
         let line = self.text[line_start..].lines().next().unwrap_or_default();
         let column = self.text[line_start..start].chars().count();
         let end = fault.span.end.clamp(start, line_start + line.len());
-        let width = self.text.get(start..end).map_or(1, |text| text.trim_end().chars().count()).max(1);
+        let width = self
+            .text
+            .get(start..end)
+            .map_or(1, |text| text.trim_end().chars().count())
+            .max(1);
         let gutter = line_number.to_string().len();
-        let mut text = format!("{}:{line_number}:{}: {}\n", self.name, column + 1, fault.message);
+        let mut text = format!(
+            "{}:{line_number}:{}: {}\n",
+            self.name,
+            column + 1,
+            fault.message
+        );
         let _ = writeln!(text, "{:gutter$} |", "");
         let _ = writeln!(text, "{line_number} | {line}");
         let _ = writeln!(text, "{:gutter$} | {:column$}{}", "", "", "^".repeat(width));

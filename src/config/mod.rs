@@ -82,16 +82,28 @@ pub struct StageNode {
 /// Where the file cannot be read (a failure), an override names no parameter (a usage error), or the text is no YAML (a
 /// pipeline error).
 pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    parse(Source { name: path.display().to_string(), text }, folder, overrides)
+    parse(
+        Source {
+            name: path.display().to_string(),
+            text,
+        },
+        folder,
+        overrides,
+    )
 }
 
 /// Checks the text of a pipeline file; see [`load`].
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse(source: Source, folder: PathBuf, overrides: &[(String, String)]) -> Result<PipelineFile> {
+pub fn parse(
+    source: Source,
+    folder: PathBuf,
+    overrides: &[(String, String)],
+) -> Result<PipelineFile> {
     let mut faults = Vec::new();
     let mut root = match yaml::parse(&source.text, &mut faults) {
         Ok(root) => root,
@@ -102,17 +114,35 @@ pub fn parse(source: Source, folder: PathBuf, overrides: &[(String, String)]) ->
     let known: Vec<Span> = faults.iter().map(|fault| fault.span).collect();
     let mut misfits = Vec::new();
     validate::pipeline(&root, &mut misfits);
-    faults.extend(misfits.into_iter().filter(|fault| !known.contains(&fault.span)));
-    let fits = |node: &Node| !faults.iter().any(|fault| node.span.start <= fault.span.start && fault.span.start < node.span.end);
+    faults.extend(
+        misfits
+            .into_iter()
+            .filter(|fault| !known.contains(&fault.span)),
+    );
+    let fits = |node: &Node| {
+        !faults
+            .iter()
+            .any(|fault| node.span.start <= fault.span.start && fault.span.start < node.span.end)
+    };
     let stages = match root.get("stages").map(|stages| &stages.content) {
-        Some(Content::Seq(stages)) => stages.iter().filter_map(|node| stage(node, fits(node))).collect(),
+        Some(Content::Seq(stages)) => stages
+            .iter()
+            .filter_map(|node| stage(node, fits(node)))
+            .collect(),
         _ => Vec::new(),
     };
     let inputs = match root.get("source").filter(|source| fits(source)) {
         Some(source) => inputs(source, &mut faults),
         None => Vec::new(),
     };
-    Ok(PipelineFile { source, folder, faults, params, inputs, stages })
+    Ok(PipelineFile {
+        source,
+        folder,
+        faults,
+        params,
+        inputs,
+        stages,
+    })
 }
 
 impl PipelineFile {
@@ -123,7 +153,10 @@ impl PipelineFile {
         for part in self.folder.join(path).components() {
             match part {
                 Component::CurDir => {}
-                Component::ParentDir if matches!(located.components().next_back(), Some(Component::Normal(_))) && !located.is_symlink() => {
+                Component::ParentDir
+                    if matches!(located.components().next_back(), Some(Component::Normal(_)))
+                        && !located.is_symlink() =>
+                {
                     located.pop();
                 }
                 other => located.push(other),
@@ -135,7 +168,11 @@ impl PipelineFile {
 
 fn inputs(node: &Node, faults: &mut Vec<Diagnostic>) -> Vec<Input> {
     match &node.content {
-        Content::Str(path) => vec![Input { path: path.clone(), span: node.span, ..Input::default() }],
+        Content::Str(path) => vec![Input {
+            path: path.clone(),
+            span: node.span,
+            ..Input::default()
+        }],
         Content::Seq(nodes) => nodes.iter().flat_map(|node| inputs(node, faults)).collect(),
         Content::Map(_) => {
             let span = node.get("path").map_or(node.span, |path| path.span);
@@ -143,7 +180,11 @@ fn inputs(node: &Node, faults: &mut Vec<Diagnostic>) -> Vec<Input> {
                 Ok(input) => vec![Input { span, ..input }],
                 // The schema lets by what a type then does not hold, such as a number that is too large.
                 Err(error) => {
-                    faults.push(Diagnostic { span, message: error.to_string(), help: None });
+                    faults.push(Diagnostic {
+                        span,
+                        message: error.to_string(),
+                        help: None,
+                    });
                     Vec::new()
                 }
             }
@@ -154,7 +195,11 @@ fn inputs(node: &Node, faults: &mut Vec<Diagnostic>) -> Vec<Input> {
 
 fn stage(node: &Node, fits: bool) -> Option<StageNode> {
     match &node.content {
-        Content::Map(entries) => entries.first().map(|(name, options)| StageNode { name: name.clone(), options: options.clone(), fits }),
+        Content::Map(entries) => entries.first().map(|(name, options)| StageNode {
+            name: name.clone(),
+            options: options.clone(),
+            fits,
+        }),
         _ => None,
     }
 }

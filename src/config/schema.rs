@@ -17,7 +17,11 @@ pub fn json_schema() -> Value {
         })
         .collect();
     let one = generator.subschema_for::<Input>().to_value();
-    let definitions: Value = generator.take_definitions(true).into_iter().collect::<serde_json::Map<_, _>>().into();
+    let definitions: Value = generator
+        .take_definitions(true)
+        .into_iter()
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let either = json!({"anyOf": [{"type": "string"}, one]});
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -10,7 +10,10 @@ use crate::stage::STAGES;
 /// Checks the shape of a pipeline file.
 pub(super) fn pipeline(root: &Node, faults: &mut Vec<Diagnostic>) {
     let schema = json_schema();
-    let mut walker = Walker { definitions: &schema["$defs"], faults };
+    let mut walker = Walker {
+        definitions: &schema["$defs"],
+        faults,
+    };
     let Content::Map(_) = &root.content else {
         walker.fault(
             root,
@@ -24,7 +27,10 @@ pub(super) fn pipeline(root: &Node, faults: &mut Vec<Diagnostic>) {
     shape["properties"]["stages"] = serde_json::json!({"type": "array", "minItems": 1});
     walker.node(root, &shape, "the pipeline");
     if let Some(Content::Seq(stages)) = root.get("stages").map(|stages| &stages.content) {
-        let alternatives = schema["properties"]["stages"]["items"]["oneOf"].as_array().cloned().unwrap_or_default();
+        let alternatives = schema["properties"]["stages"]["items"]["oneOf"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         for stage in stages {
             walker.stage(stage, &alternatives);
         }
@@ -38,7 +44,11 @@ struct Walker<'a> {
 
 impl Walker<'_> {
     fn fault(&mut self, node: &Node, message: String, help: Option<String>) {
-        self.faults.push(Diagnostic { span: node.span, message, help });
+        self.faults.push(Diagnostic {
+            span: node.span,
+            message,
+            help,
+        });
     }
 
     fn stage(&mut self, node: &Node, alternatives: &[Value]) {
@@ -53,12 +63,25 @@ impl Walker<'_> {
                     Some(format!("write `- {name}: {{}}` for the defaults")),
                 );
             }
-            other => return self.fault(node, format!("a stage is one key with its options, not {}", other.kind()), None),
+            other => {
+                return self.fault(
+                    node,
+                    format!("a stage is one key with its options, not {}", other.kind()),
+                    None,
+                );
+            }
         };
         if let Some((second, _)) = entries.get(1) {
             let message = format!("a stage is one key, and `{}` is a second one", second.name);
-            let help = format!("start it with a dash of its own, or indent it to make it an option of `{}`", entries[0].0.name);
-            self.faults.push(Diagnostic { span: second.span, message, help: Some(help) });
+            let help = format!(
+                "start it with a dash of its own, or indent it to make it an option of `{}`",
+                entries[0].0.name
+            );
+            self.faults.push(Diagnostic {
+                span: second.span,
+                message,
+                help: Some(help),
+            });
         }
         let Some((name, options)) = entries.first() else {
             return self.fault(node, "a stage is one key with its options".to_owned(), None);
@@ -71,7 +94,11 @@ impl Walker<'_> {
             }
             None => {
                 let message = format!("unknown stage `{}`", name.name);
-                self.faults.push(Diagnostic { span: name.span, message, help: Some(suggest(&name.name, names())) });
+                self.faults.push(Diagnostic {
+                    span: name.span,
+                    message,
+                    help: Some(suggest(&name.name, names())),
+                });
             }
         }
     }
@@ -85,18 +112,36 @@ impl Walker<'_> {
                 self.fault(
                     node,
                     format!("`{name}` cannot be `{text}`"),
-                    Some(suggest(text, words.iter().map(String::as_str).collect::<Vec<_>>())),
+                    Some(suggest(
+                        text,
+                        words.iter().map(String::as_str).collect::<Vec<_>>(),
+                    )),
                 );
             }
             return;
         }
-        if let Some(alternatives) = ["anyOf", "oneOf"].iter().find_map(|key| schema[*key].as_array()) {
+        if let Some(alternatives) = ["anyOf", "oneOf"]
+            .iter()
+            .find_map(|key| schema[*key].as_array())
+        {
             return self.alternatives(node, alternatives, name);
         }
         let types = types(&schema);
         if !types.is_empty() && !types.iter().any(|expected| fits(&node.content, expected)) {
-            let expected: Vec<&str> = types.iter().filter(|expected| **expected != "null").map(|expected| article(expected)).collect();
-            return self.fault(node, format!("`{name}` must be {}, not {}", expected.join(" or "), node.content.kind()), None);
+            let expected: Vec<&str> = types
+                .iter()
+                .filter(|expected| **expected != "null")
+                .map(|expected| article(expected))
+                .collect();
+            return self.fault(
+                node,
+                format!(
+                    "`{name}` must be {}, not {}",
+                    expected.join(" or "),
+                    node.content.kind()
+                ),
+                None,
+            );
         }
         match &node.content {
             Content::Map(_) => self.mapping(node, &schema, name),
@@ -108,7 +153,10 @@ impl Walker<'_> {
     }
 
     fn resolve(&self, schema: &Value) -> Value {
-        match schema["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/")) {
+        match schema["$ref"]
+            .as_str()
+            .and_then(|reference| reference.strip_prefix("#/$defs/"))
+        {
             Some(definition) => self.definitions[definition].clone(),
             None => schema.clone(),
         }
@@ -116,7 +164,10 @@ impl Walker<'_> {
 
     /// Of several shapes, the one that the node's kind points at speaks for all.
     fn alternatives(&mut self, node: &Node, alternatives: &[Value], name: &str) {
-        let resolved: Vec<Value> = alternatives.iter().map(|schema| self.resolve(schema)).collect();
+        let resolved: Vec<Value> = alternatives
+            .iter()
+            .map(|schema| self.resolve(schema))
+            .collect();
         let matching: Vec<&Value> = resolved
             .iter()
             .filter(|schema| {
@@ -127,7 +178,11 @@ impl Walker<'_> {
         let mut best: Option<Vec<Diagnostic>> = None;
         for schema in &matching {
             let mut faults = Vec::new();
-            Walker { definitions: self.definitions, faults: &mut faults }.node(node, schema, name);
+            Walker {
+                definitions: self.definitions,
+                faults: &mut faults,
+            }
+            .node(node, schema, name);
             if best.as_ref().is_none_or(|best| faults.len() < best.len()) {
                 best = Some(faults);
             }
@@ -135,22 +190,40 @@ impl Walker<'_> {
         match best {
             Some(faults) => self.faults.extend(faults),
             None => {
-                let mut expected: Vec<&str> = resolved.iter().flat_map(types).filter(|expected| *expected != "null").map(article).collect();
+                let mut expected: Vec<&str> = resolved
+                    .iter()
+                    .flat_map(types)
+                    .filter(|expected| *expected != "null")
+                    .map(article)
+                    .collect();
                 expected.dedup();
-                self.fault(node, format!("`{name}` must be {}, not {}", expected.join(" or "), node.content.kind()), None);
+                self.fault(
+                    node,
+                    format!(
+                        "`{name}` must be {}, not {}",
+                        expected.join(" or "),
+                        node.content.kind()
+                    ),
+                    None,
+                );
             }
         }
     }
 
     fn mapping(&mut self, node: &Node, schema: &Value, name: &str) {
-        let Content::Map(entries) = &node.content else { return };
+        let Content::Map(entries) = &node.content else {
+            return;
+        };
         let none = serde_json::Map::new();
         let properties = schema["properties"].as_object().unwrap_or(&none);
         for (key, value) in entries {
             match (properties.get(&key.name), &schema["additionalProperties"]) {
                 (Some(schema), _) => self.node(value, schema, &key.name),
                 (None, Value::Bool(false)) => {
-                    let help = suggest(&key.name, properties.keys().map(String::as_str).collect::<Vec<_>>());
+                    let help = suggest(
+                        &key.name,
+                        properties.keys().map(String::as_str).collect::<Vec<_>>(),
+                    );
                     self.faults.push(Diagnostic {
                         span: key.span,
                         message: format!("unknown key `{}` in {}", key.name, quoted(name)),
@@ -161,41 +234,70 @@ impl Walker<'_> {
                 (None, _) => {}
             }
         }
-        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        for required in schema["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
             if !entries.iter().any(|(key, _)| key.name == required) {
                 self.fault(
                     node,
                     format!("{} needs `{required}`", quoted(name)),
-                    properties[required]["description"].as_str().map(first_sentence),
+                    properties[required]["description"]
+                        .as_str()
+                        .map(first_sentence),
                 );
             }
         }
     }
 
     fn sequence(&mut self, node: &Node, nodes: &[Node], schema: &Value, name: &str) {
-        let bound = |key: &str| schema[key].as_u64().and_then(|bound| usize::try_from(bound).ok());
+        let bound = |key: &str| {
+            schema[key]
+                .as_u64()
+                .and_then(|bound| usize::try_from(bound).ok())
+        };
         if let Some(least) = bound("minItems").filter(|least| nodes.len() < *least) {
-            self.fault(node, format!("`{name}` needs at least {least} of them"), None);
+            self.fault(
+                node,
+                format!("`{name}` needs at least {least} of them"),
+                None,
+            );
         }
         if let Some(most) = bound("maxItems").filter(|most| nodes.len() > *most) {
             self.fault(node, format!("`{name}` takes at most {most} of them"), None);
         }
         if schema["items"].is_object() {
-            nodes.iter().for_each(|node| self.node(node, &schema["items"], name));
+            nodes
+                .iter()
+                .for_each(|node| self.node(node, &schema["items"], name));
         }
     }
 
     fn range(&mut self, node: &Node, value: f64, schema: &Value, name: &str) {
         if let Some(allowed) = schema["enum"].as_array()
-            && !allowed.iter().any(|allowed| allowed.as_f64() == Some(value))
+            && !allowed
+                .iter()
+                .any(|allowed| allowed.as_f64() == Some(value))
         {
             let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
-            return self.fault(node, format!("`{name}` must be {}", allowed.join(" or ")), None);
+            return self.fault(
+                node,
+                format!("`{name}` must be {}", allowed.join(" or ")),
+                None,
+            );
         }
-        let limits =
-            [("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"), ("exclusiveMaximum", "less than")];
+        let limits = [
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "more than"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "less than"),
+        ];
         for (key, words) in limits {
-            let Some(limit) = schema[key].as_f64() else { continue };
+            let Some(limit) = schema[key].as_f64() else {
+                continue;
+            };
             let held = match key {
                 "minimum" => value >= limit,
                 "exclusiveMinimum" => value > limit,
@@ -210,30 +312,55 @@ impl Walker<'_> {
 }
 
 fn quoted(name: &str) -> String {
-    if name.contains(' ') { name.to_owned() } else { format!("`{name}`") }
+    if name.contains(' ') {
+        name.to_owned()
+    } else {
+        format!("`{name}`")
+    }
 }
 
 fn first_sentence(text: &str) -> String {
     let text = text.replace('\n', " ");
-    text.split_once(". ").map_or(text.clone(), |(first, _)| first.to_owned()).trim_end_matches('.').to_owned()
+    text.split_once(". ")
+        .map_or(text.clone(), |(first, _)| first.to_owned())
+        .trim_end_matches('.')
+        .to_owned()
 }
 
 /// The words that an enumeration of words allows; `None` where the schema is not one.
 fn words(schema: &Value, definitions: &Value) -> Option<Vec<String>> {
-    let resolve = |schema: &Value| match schema["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/")) {
+    let resolve = |schema: &Value| match schema["$ref"]
+        .as_str()
+        .and_then(|reference| reference.strip_prefix("#/$defs/"))
+    {
         Some(definition) => definitions[definition].clone(),
         None => schema.clone(),
     };
-    let texts = |values: &[Value]| values.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+    let texts = |values: &[Value]| {
+        values
+            .iter()
+            .map(|value| value.as_str().map(str::to_owned))
+            .collect::<Option<Vec<_>>>()
+    };
     if let Some(values) = schema["enum"].as_array() {
         return texts(values);
     }
     if let Some(value) = schema["const"].as_str() {
         return Some(vec![value.to_owned()]);
     }
-    let alternatives = ["anyOf", "oneOf"].iter().find_map(|key| schema[*key].as_array())?;
-    let alternatives: Vec<Value> = alternatives.iter().map(resolve).filter(|schema| types(schema) != ["null"]).collect();
-    alternatives.iter().map(|schema| words(schema, definitions)).collect::<Option<Vec<_>>>().map(|words| words.concat())
+    let alternatives = ["anyOf", "oneOf"]
+        .iter()
+        .find_map(|key| schema[*key].as_array())?;
+    let alternatives: Vec<Value> = alternatives
+        .iter()
+        .map(resolve)
+        .filter(|schema| types(schema) != ["null"])
+        .collect();
+    alternatives
+        .iter()
+        .map(|schema| words(schema, definitions))
+        .collect::<Option<Vec<_>>>()
+        .map(|words| words.concat())
 }
 
 fn types(schema: &Value) -> Vec<&str> {

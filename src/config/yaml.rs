@@ -73,7 +73,8 @@ impl Content {
             "-.inf" => return Content::Float(f64::NEG_INFINITY),
             _ => {}
         }
-        let numeric = text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first));
+        let numeric =
+            text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first));
         let digits = text.trim_start_matches(['+', '-']).trim_start_matches('.');
         if numeric && digits.starts_with(|first: char| first.is_ascii_digit()) {
             if let Ok(int) = text.parse() {
@@ -91,7 +92,10 @@ impl Node {
     /// The value under `key` of a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.content {
-            Content::Map(entries) => entries.iter().find(|(name, _)| name.name == key).map(|(_, node)| node),
+            Content::Map(entries) => entries
+                .iter()
+                .find(|(name, _)| name.name == key)
+                .map(|(_, node)| node),
             _ => None,
         }
     }
@@ -106,10 +110,15 @@ impl Node {
 
     /// The node that keys and indices lead to, or the last one on the way there.
     pub fn follow(&self, path: &[String]) -> &Node {
-        let Some((first, rest)) = path.split_first() else { return self };
+        let Some((first, rest)) = path.split_first() else {
+            return self;
+        };
         let next = match &self.content {
             Content::Map(_) => self.get(first),
-            Content::Seq(nodes) => first.parse::<usize>().ok().and_then(|index| nodes.get(index)),
+            Content::Seq(nodes) => first
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| nodes.get(index)),
             _ => None,
         };
         next.map_or(self, |next| next.follow(rest))
@@ -125,21 +134,37 @@ impl Node {
             Content::Float(value) => Value::from(*value),
             Content::Str(value) => Value::from(value.as_str()),
             Content::Seq(nodes) => nodes.iter().map(Node::to_json).collect(),
-            Content::Map(entries) => Value::Object(entries.iter().map(|(key, node)| (key.name.clone(), node.to_json())).collect()),
+            Content::Map(entries) => Value::Object(
+                entries
+                    .iter()
+                    .map(|(key, node)| (key.name.clone(), node.to_json()))
+                    .collect(),
+            ),
         }
     }
 }
 
 fn fault(span: Span, message: impl Into<String>, help: Option<&str>) -> Diagnostic {
-    Diagnostic { span, message: message.into(), help: help.map(str::to_owned) }
+    Diagnostic {
+        span,
+        message: message.into(),
+        help: help.map(str::to_owned),
+    }
 }
 
 /// Bytes of a span, found from characters where the scanner counts only those.
 fn bytes(text: &str, span: granit_parser::Span) -> Span {
     let byte = |marker: granit_parser::Marker| {
-        marker.byte_offset().unwrap_or_else(|| text.char_indices().nth(marker.index()).map_or(text.len(), |(byte, _)| byte))
+        marker.byte_offset().unwrap_or_else(|| {
+            text.char_indices()
+                .nth(marker.index())
+                .map_or(text.len(), |(byte, _)| byte)
+        })
     };
-    Span { start: byte(span.start), end: byte(span.end) }
+    Span {
+        start: byte(span.start),
+        end: byte(span.end),
+    }
 }
 
 struct Reader<'t> {
@@ -158,63 +183,121 @@ impl<'t> Reader<'t> {
                     let at = bytes(self.text, granit_parser::Span::new(at, at));
                     return Err(fault(at, format!("not valid YAML: {}", error.info()), None));
                 }
-                None => return Ok((Event::StreamEnd, Span { start: self.text.len(), end: self.text.len() })),
+                None => {
+                    return Ok((
+                        Event::StreamEnd,
+                        Span {
+                            start: self.text.len(),
+                            end: self.text.len(),
+                        },
+                    ));
+                }
             }
         }
     }
 
-    fn node(&mut self, event: Event<'t>, span: Span, depth: usize, faults: &mut Vec<Diagnostic>) -> Result<Node, Diagnostic> {
+    fn node(
+        &mut self,
+        event: Event<'t>,
+        span: Span,
+        depth: usize,
+        faults: &mut Vec<Diagnostic>,
+    ) -> Result<Node, Diagnostic> {
         if depth > DEEPEST {
-            return Err(fault(span, format!("nested more than {DEEPEST} deep"), None));
+            return Err(fault(
+                span,
+                format!("nested more than {DEEPEST} deep"),
+                None,
+            ));
         }
         let (anchor, tag) = match &event {
-            Event::Scalar(_, _, anchor, tag) | Event::SequenceStart(_, anchor, tag) | Event::MappingStart(_, anchor, tag) => {
-                (*anchor, tag.is_some())
-            }
+            Event::Scalar(_, _, anchor, tag)
+            | Event::SequenceStart(_, anchor, tag)
+            | Event::MappingStart(_, anchor, tag) => (*anchor, tag.is_some()),
             _ => (0, false),
         };
         if anchor != 0 || tag {
-            faults.push(fault(span, "anchors and tags are not part of a pipeline file", Some("write the value out")));
+            faults.push(fault(
+                span,
+                "anchors and tags are not part of a pipeline file",
+                Some("write the value out"),
+            ));
         }
         match event {
-            Event::Scalar(text, ScalarStyle::Plain, ..) => Ok(Node { content: Content::scalar(&text), span }),
-            Event::Scalar(text, ..) => Ok(Node { content: Content::Str(text.into_owned()), span }),
+            Event::Scalar(text, ScalarStyle::Plain, ..) => Ok(Node {
+                content: Content::scalar(&text),
+                span,
+            }),
+            Event::Scalar(text, ..) => Ok(Node {
+                content: Content::Str(text.into_owned()),
+                span,
+            }),
             Event::SequenceStart(..) => {
                 let mut nodes = Vec::new();
                 loop {
                     match self.next()? {
                         (Event::SequenceEnd, end) => {
-                            let end = nodes.last().map_or(end.end, |last: &Node| end.end.max(last.span.end));
-                            return Ok(Node { content: Content::Seq(nodes), span: Span { start: span.start, end } });
+                            let end = nodes
+                                .last()
+                                .map_or(end.end, |last: &Node| end.end.max(last.span.end));
+                            return Ok(Node {
+                                content: Content::Seq(nodes),
+                                span: Span {
+                                    start: span.start,
+                                    end,
+                                },
+                            });
                         }
                         (event, span) => nodes.push(self.node(event, span, depth + 1, faults)?),
                     }
                 }
             }
             Event::MappingStart(..) => self.mapping(span, depth, faults),
-            Event::Alias(_) | Event::UnresolvedAlias(_) => {
-                Err(fault(span, "aliases are not part of a pipeline file", Some("write the value out")))
-            }
+            Event::Alias(_) | Event::UnresolvedAlias(_) => Err(fault(
+                span,
+                "aliases are not part of a pipeline file",
+                Some("write the value out"),
+            )),
             _ => Err(fault(span, "not valid YAML here", None)),
         }
     }
 
-    fn mapping(&mut self, span: Span, depth: usize, faults: &mut Vec<Diagnostic>) -> Result<Node, Diagnostic> {
+    fn mapping(
+        &mut self,
+        span: Span,
+        depth: usize,
+        faults: &mut Vec<Diagnostic>,
+    ) -> Result<Node, Diagnostic> {
         let mut entries: Vec<(Key, Node)> = Vec::new();
         loop {
             let (event, at) = self.next()?;
             if matches!(event, Event::MappingEnd) {
-                let end = entries.last().map_or(at.end, |(_, last)| at.end.max(last.span.end));
-                return Ok(Node { content: Content::Map(entries), span: Span { start: span.start, end } });
+                let end = entries
+                    .last()
+                    .map_or(at.end, |(_, last)| at.end.max(last.span.end));
+                return Ok(Node {
+                    content: Content::Map(entries),
+                    span: Span {
+                        start: span.start,
+                        end,
+                    },
+                });
             }
             let Event::Scalar(name, ..) = event else {
                 return Err(fault(at, "a key must be a plain word", None));
             };
-            let key = Key { name: name.into_owned(), span: at };
+            let key = Key {
+                name: name.into_owned(),
+                span: at,
+            };
             let (event, at) = self.next()?;
             let node = self.node(event, at, depth + 1, faults)?;
             if entries.iter().any(|(other, _)| other.name == key.name) {
-                faults.push(fault(key.span, format!("duplicate key `{}`", key.name), Some("give each key once")));
+                faults.push(fault(
+                    key.span,
+                    format!("duplicate key `{}`", key.name),
+                    Some("give each key once"),
+                ));
             } else {
                 entries.push((key, node));
             }
@@ -228,16 +311,29 @@ impl<'t> Reader<'t> {
 /// The fault that leaves none.
 pub(super) fn parse(text: &str, faults: &mut Vec<Diagnostic>) -> Result<Node, Diagnostic> {
     if text.len() > LONGEST {
-        return Err(fault(Span::default(), "the file is longer than 1 MiB", Some("is it a pipeline?")));
+        return Err(fault(
+            Span::default(),
+            "the file is longer than 1 MiB",
+            Some("is it a pipeline?"),
+        ));
     }
-    let mut reader = Reader { text, events: Parser::new_from_str(text) };
+    let mut reader = Reader {
+        text,
+        events: Parser::new_from_str(text),
+    };
     let mut root = None;
     loop {
         match reader.next()? {
             (Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd, _) => {}
-            (Event::StreamEnd, span) => return root.ok_or_else(|| fault(span, "the file is empty", None)),
+            (Event::StreamEnd, span) => {
+                return root.ok_or_else(|| fault(span, "the file is empty", None));
+            }
             (_, span) if root.is_some() => {
-                return Err(fault(span, "a pipeline file holds one document", Some("move the second one to a file of its own")));
+                return Err(fault(
+                    span,
+                    "a pipeline file holds one document",
+                    Some("move the second one to a file of its own"),
+                ));
             }
             (event, span) => root = Some(reader.node(event, span, 0, faults)?),
         }
@@ -248,6 +344,9 @@ pub(super) fn parse(text: &str, faults: &mut Vec<Diagnostic>) -> Result<Node, Di
 pub(super) fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     match nearest(given, known.clone()) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => format!("one of {}", known.into_iter().collect::<Vec<_>>().join(", ")),
+        None => format!(
+            "one of {}",
+            known.into_iter().collect::<Vec<_>>().join(", ")
+        ),
     }
 }

@@ -31,7 +31,12 @@ impl Chunk {
     pub fn new(steps: RecordBatch, trajectories: RecordBatch, offsets: Vec<usize>) -> Chunk {
         debug_assert_eq!(offsets.len(), trajectories.num_rows() + 1);
         debug_assert_eq!(offsets.last().copied(), Some(steps.num_rows()));
-        Chunk { steps, trajectories, offsets, origin: None }
+        Chunk {
+            steps,
+            trajectories,
+            offsets,
+            origin: None,
+        }
     }
 
     /// Number of trajectories.
@@ -57,9 +62,20 @@ impl Chunk {
     /// Some of the trajectories; nothing is copied.
     #[must_use]
     pub fn slice(&self, trajectories: Range<usize>) -> Chunk {
-        let (start, end) = (self.offsets[trajectories.start], self.offsets[trajectories.end]);
-        let offsets = self.offsets[trajectories.start..=trajectories.end].iter().map(|offset| offset - start).collect();
-        Chunk::new(self.steps.slice(start, end - start), self.trajectories.slice(trajectories.start, trajectories.len()), offsets)
+        let (start, end) = (
+            self.offsets[trajectories.start],
+            self.offsets[trajectories.end],
+        );
+        let offsets = self.offsets[trajectories.start..=trajectories.end]
+            .iter()
+            .map(|offset| offset - start)
+            .collect();
+        Chunk::new(
+            self.steps.slice(start, end - start),
+            self.trajectories
+                .slice(trajectories.start, trajectories.len()),
+            offsets,
+        )
     }
 
     /// Ids of the trajectories.
@@ -69,7 +85,8 @@ impl Chunk {
     pub fn ids(&self) -> Result<&[i64]> {
         let column = self.trajectories.column_by_name(trajectory::TRAJECTORY_ID);
         let ids = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
-        ids.map(|ids| ids.values().as_ref()).ok_or_else(|| Error::failed("`trajectory_id` is not an int64 column"))
+        ids.map(|ids| ids.values().as_ref())
+            .ok_or_else(|| Error::failed("`trajectory_id` is not an int64 column"))
     }
 
     /// Whether each row holds only the observation after the last action.
@@ -77,7 +94,10 @@ impl Chunk {
     /// # Errors
     /// Where the steps have no boolean column `is_final`.
     pub fn is_final(&self) -> Result<&arrow::array::BooleanArray> {
-        let column = self.steps.column_by_name(step::IS_FINAL).and_then(|column| column.as_boolean_opt());
+        let column = self
+            .steps
+            .column_by_name(step::IS_FINAL)
+            .and_then(|column| column.as_boolean_opt());
         column.ok_or_else(|| Error::failed("`is_final` is not a boolean column"))
     }
 
@@ -85,7 +105,11 @@ impl Chunk {
     ///
     /// # Errors
     /// Where the column's length is not the chunk's.
-    pub fn with_step_column(mut self, field: Field, column: arrow::array::ArrayRef) -> Result<Chunk> {
+    pub fn with_step_column(
+        mut self,
+        field: Field,
+        column: arrow::array::ArrayRef,
+    ) -> Result<Chunk> {
         self.steps = with_column(&self.steps, field, column)?;
         Ok(self)
     }
@@ -94,7 +118,11 @@ impl Chunk {
     ///
     /// # Errors
     /// Where the column's length is not the number of trajectories.
-    pub fn with_trajectory_column(mut self, field: Field, column: arrow::array::ArrayRef) -> Result<Chunk> {
+    pub fn with_trajectory_column(
+        mut self,
+        field: Field,
+        column: arrow::array::ArrayRef,
+    ) -> Result<Chunk> {
         self.trajectories = with_column(&self.trajectories, field, column)?;
         Ok(self)
     }
@@ -104,7 +132,11 @@ impl Chunk {
 ///
 /// # Errors
 /// Where the column's length or type is not what it should be.
-pub fn with_column(batch: &RecordBatch, field: Field, column: arrow::array::ArrayRef) -> Result<RecordBatch> {
+pub fn with_column(
+    batch: &RecordBatch,
+    field: Field,
+    column: arrow::array::ArrayRef,
+) -> Result<RecordBatch> {
     let schema = with_field(&batch.schema(), field);
     let mut columns = batch.columns().to_vec();
     match batch.schema().index_of(schema.1.name()) {
@@ -122,5 +154,8 @@ pub fn with_field(schema: &Schema, field: Field) -> (Schema, Arc<Field>) {
         Ok(index) => fields[index] = Arc::clone(&field),
         Err(_) => fields.push(Arc::clone(&field)),
     }
-    (Schema::new_with_metadata(fields, schema.metadata().clone()), field)
+    (
+        Schema::new_with_metadata(fields, schema.metadata().clone()),
+        field,
+    )
 }

@@ -36,23 +36,35 @@ pub struct Origin {
 impl Origin {
     /// Whether `column` is the array that was read of the column `name`.
     pub(super) fn has(&self, name: &str, column: &ArrayRef) -> bool {
-        self.steps.column_by_name(name).is_some_and(|read| Arc::ptr_eq(read, column))
+        self.steps
+            .column_by_name(name)
+            .is_some_and(|read| Arc::ptr_eq(read, column))
     }
 
     /// What closed the column chunk of each leaf of the column `name` when it was written.
     fn closed(&self, name: &str) -> Vec<ColumnCloseResult> {
         let metadata = self.metadata.metadata();
-        let (schema, group) = (metadata.file_metadata().schema_descr(), metadata.row_group(self.group));
+        let (schema, group) = (
+            metadata.file_metadata().schema_descr(),
+            metadata.row_group(self.group),
+        );
         let close = |leaf: usize| {
             let chunk = group.column(leaf);
-            let column_index = metadata.column_index().and_then(|groups| groups.get(self.group)?.get(leaf)).cloned();
+            let column_index = metadata
+                .column_index()
+                .and_then(|groups| groups.get(self.group)?.get(leaf))
+                .cloned();
             ColumnCloseResult {
                 bytes_written: chunk.compressed_size().unsigned_abs(),
                 rows_written: group.num_rows().unsigned_abs(),
                 metadata: chunk.clone(),
                 bloom_filter: None,
-                column_index: column_index.filter(|index| !matches!(index, ColumnIndexMetaData::NONE)),
-                offset_index: metadata.offset_index().and_then(|groups| groups.get(self.group)?.get(leaf)).cloned(),
+                column_index: column_index
+                    .filter(|index| !matches!(index, ColumnIndexMetaData::NONE)),
+                offset_index: metadata
+                    .offset_index()
+                    .and_then(|groups| groups.get(self.group)?.get(leaf))
+                    .cloned(),
             }
         };
         leaves(schema, name).map(close).collect()
@@ -76,10 +88,20 @@ pub(super) struct GroupWriter {
 }
 
 impl GroupWriter {
-    pub(super) fn new(file: HashingFile, schema: &SchemaRef, properties: WriterProperties) -> Result<GroupWriter> {
+    pub(super) fn new(
+        file: HashingFile,
+        schema: &SchemaRef,
+        properties: WriterProperties,
+    ) -> Result<GroupWriter> {
         let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties))?;
         let (file, factory) = writer.into_serialized_writer()?;
-        Ok(GroupWriter { file, factory, schema: Arc::clone(schema), columns: Vec::new(), rows: 0 })
+        Ok(GroupWriter {
+            file,
+            factory,
+            schema: Arc::clone(schema),
+            columns: Vec::new(),
+            rows: 0,
+        })
     }
 
     /// Rows of the row group that is begun.
@@ -98,34 +120,63 @@ impl GroupWriter {
     }
 
     /// Writes a row group of its own, the columns that `copied` names as they lie in `origin`. `parts` are its rows, in order.
-    pub(super) fn splice(&mut self, parts: impl Iterator<Item = RecordBatch>, origin: &Origin, copied: &[String]) -> Result<()> {
+    pub(super) fn splice(
+        &mut self,
+        parts: impl Iterator<Item = RecordBatch>,
+        origin: &Origin,
+        copied: &[String],
+    ) -> Result<()> {
         let is_copied = |name: &str| copied.iter().any(|copied| copied == name);
         for part in parts {
             self.encode(&part, is_copied)?;
         }
-        let file = File::open(&origin.path).map_err(|error| Error::failed(format!("cannot read {}: {error}", origin.path.display())))?;
-        self.end(|name| if is_copied(name) { origin.closed(name).into_iter().map(|closed| (&file, closed)).collect() } else { Vec::new() })
+        let file = File::open(&origin.path).map_err(|error| {
+            Error::failed(format!("cannot read {}: {error}", origin.path.display()))
+        })?;
+        self.end(|name| {
+            if is_copied(name) {
+                origin
+                    .closed(name)
+                    .into_iter()
+                    .map(|closed| (&file, closed))
+                    .collect()
+            } else {
+                Vec::new()
+            }
+        })
     }
 
     /// Whether the column `name` of `origin` is encoded as it would be here.
     pub(super) fn takes(&self, origin: &Origin, name: &str) -> bool {
         let (own, closed) = (self.file.schema_descr(), origin.closed(name));
-        let same = |(leaf, closed): (usize, &ColumnCloseResult)| own.column(leaf).as_ref() == closed.metadata.column_descr();
-        !closed.is_empty() && leaves(own, name).count() == closed.len() && leaves(own, name).zip(&closed).all(same)
+        let same = |(leaf, closed): (usize, &ColumnCloseResult)| {
+            own.column(leaf).as_ref() == closed.metadata.column_descr()
+        };
+        !closed.is_empty()
+            && leaves(own, name).count() == closed.len()
+            && leaves(own, name).zip(&closed).all(same)
     }
 
     fn encode(&mut self, batch: &RecordBatch, copied: impl Fn(&str) -> bool) -> Result<()> {
         if self.columns.is_empty() {
-            self.columns = self.factory.create_column_writers(self.file.flushed_row_groups().len())?;
+            self.columns = self
+                .factory
+                .create_column_writers(self.file.flushed_row_groups().len())?;
         }
         let mut columns = self.columns.iter_mut();
         for (field, array) in self.schema.fields().iter().zip(batch.columns()) {
             if copied(field.name()) {
-                columns.by_ref().take(leaves(self.file.schema_descr(), field.name()).count()).for_each(drop);
+                columns
+                    .by_ref()
+                    .take(leaves(self.file.schema_descr(), field.name()).count())
+                    .for_each(drop);
                 continue;
             }
             for leaf in compute_leaves(field, array)? {
-                columns.next().ok_or_else(|| Error::failed("a column has no encoder"))?.write(&leaf)?;
+                columns
+                    .next()
+                    .ok_or_else(|| Error::failed("a column has no encoder"))?
+                    .write(&leaf)?;
             }
         }
         self.rows += batch.num_rows();
@@ -133,19 +184,26 @@ impl GroupWriter {
     }
 
     /// Ends the row group: each column as it was encoded, or as the chunks of files that `instead` gives.
-    fn end<'a>(&mut self, instead: impl Fn(&str) -> Vec<(&'a File, ColumnCloseResult)>) -> Result<()> {
+    fn end<'a>(
+        &mut self,
+        instead: impl Fn(&str) -> Vec<(&'a File, ColumnCloseResult)>,
+    ) -> Result<()> {
         if self.rows == 0 {
             return Ok(());
         }
         let schema = self.file.schema_descr();
-        let roots: Vec<String> = (0..schema.num_columns()).map(|leaf| schema.get_column_root(leaf).name().to_owned()).collect();
+        let roots: Vec<String> = (0..schema.num_columns())
+            .map(|leaf| schema.get_column_root(leaf).name().to_owned())
+            .collect();
         let mut group = self.file.next_row_group()?;
         let mut columns = std::mem::take(&mut self.columns).into_iter();
         let mut at = 0;
         while at < roots.len() {
             let chunks = instead(&roots[at]);
             if chunks.is_empty() {
-                let column = columns.next().ok_or_else(|| Error::failed("a column has no encoder"))?;
+                let column = columns
+                    .next()
+                    .ok_or_else(|| Error::failed("a column has no encoder"))?;
                 column.close()?.append_to_row_group(&mut group)?;
                 at += 1;
             } else {

@@ -6,12 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float64Array, Float64Builder, Int64Array, ListBuilder,
-    PrimitiveArray, StringArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float64Array,
+    Float64Builder, Int64Array, ListBuilder, PrimitiveArray, StringArray,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::cmp::eq;
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema};
+use arrow::datatypes::{
+    DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema,
+};
 
 use super::Chunk;
 use super::manifest::{Returns, Statistics};
@@ -30,13 +32,18 @@ pub struct Intrinsic {
 }
 
 fn boolean<'a>(chunk: &'a Chunk, name: &str) -> Result<&'a BooleanArray> {
-    let column = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
+    let column = chunk
+        .steps
+        .column_by_name(name)
+        .and_then(|column| column.as_boolean_opt());
     column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
 }
 
 /// Rewards as float64, whatever their type.
 fn rewards(chunk: &Chunk) -> Result<Option<Float64Array>> {
-    let Some(column) = chunk.steps.column_by_name(step::REWARD) else { return Ok(None) };
+    let Some(column) = chunk.steps.column_by_name(step::REWARD) else {
+        return Ok(None);
+    };
     let column = arrow::compute::cast(column, &DataType::Float64)?;
     Ok(column.as_primitive_opt::<Float64Type>().cloned())
 }
@@ -47,23 +54,45 @@ fn rewards(chunk: &Chunk) -> Result<Option<Float64Array>> {
 /// Where a required column is missing or of the wrong type.
 pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
     let is_final = boolean(chunk, step::IS_FINAL)?;
-    let (terminated, truncated) = (boolean(chunk, step::TERMINATED)?, boolean(chunk, step::TRUNCATED)?);
+    let (terminated, truncated) = (
+        boolean(chunk, step::TERMINATED)?,
+        boolean(chunk, step::TRUNCATED)?,
+    );
     let rewards = rewards(chunk)?;
     let action = chunk.steps.column_by_name(step::ACTION);
     let proxy = proxies(chunk)?;
 
-    let mut statistics = Statistics { rows: chunk.steps.num_rows() as u64, trajectories: chunk.len() as u64, ..Statistics::default() };
+    let mut statistics = Statistics {
+        rows: chunk.steps.num_rows() as u64,
+        trajectories: chunk.len() as u64,
+        ..Statistics::default()
+    };
     let n = chunk.len();
-    let (mut lengths, mut returns, mut recorded) = (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
+    let (mut lengths, mut returns, mut recorded) = (
+        Vec::with_capacity(n),
+        Vec::with_capacity(n),
+        Vec::with_capacity(n),
+    );
     let (mut ends, mut cuts) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for span in chunk.spans() {
         let set = |flags: &BooleanBuffer| flags.slice(span.start, span.len()).count_set_bits();
         let length = (span.len() - set(is_final.values())) as i64;
-        let valid = |row: &usize| rewards.as_ref().is_some_and(|rewards| rewards.is_valid(*row));
+        let valid = |row: &usize| {
+            rewards
+                .as_ref()
+                .is_some_and(|rewards| rewards.is_valid(*row))
+        };
         let mut received = span.clone().filter(valid).peekable();
-        let total =
-            received.peek().is_some().then(|| received.map(|row| rewards.as_ref().map_or(0.0, |rewards| rewards.value(row))).sum::<f64>());
-        let filled = action.map_or(0, |action| action.nulls().map_or(span.len(), |nulls| valid_in(nulls, &span)));
+        let total = received.peek().is_some().then(|| {
+            received
+                .map(|row| rewards.as_ref().map_or(0.0, |rewards| rewards.value(row)))
+                .sum::<f64>()
+        });
+        let filled = action.map_or(0, |action| {
+            action
+                .nulls()
+                .map_or(span.len(), |nulls| valid_in(nulls, &span))
+        });
         let proxies = proxy.as_ref().map_or(0, set);
         lengths.push(length);
         returns.push(total);
@@ -74,13 +103,29 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
         statistics.recorded_actions += (filled - proxies) as u64;
         statistics.proxy_actions += proxies as u64;
         if let Some(total) = total {
-            let own = Statistics { returns: Some(Returns { count: 1, min: total, sum: total, max: total }), ..Statistics::default() };
+            let own = Statistics {
+                returns: Some(Returns {
+                    count: 1,
+                    min: total,
+                    sum: total,
+                    max: total,
+                }),
+                ..Statistics::default()
+            };
             statistics.add(&own);
         }
     }
-    let labelled: Vec<bool> = lengths.iter().zip(&recorded).map(|(length, recorded)| length == recorded).collect();
+    let labelled: Vec<bool> = lengths
+        .iter()
+        .zip(&recorded)
+        .map(|(length, recorded)| length == recorded)
+        .collect();
     let count = |flags: &[bool]| flags.iter().filter(|flag| **flag).count() as u64;
-    (statistics.labelled, statistics.terminated, statistics.truncated) = (count(&labelled), count(&ends), count(&cuts));
+    (
+        statistics.labelled,
+        statistics.terminated,
+        statistics.truncated,
+    ) = (count(&labelled), count(&ends), count(&cuts));
 
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(lengths)),
@@ -89,24 +134,47 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
         Arc::new(BooleanArray::from(cuts)),
         Arc::new(BooleanArray::from(labelled)),
         Arc::new(Int64Array::from(recorded)),
-        Arc::new(StringArray::from_iter_values(chunk.spans().map(|span| content_hash(chunk, span)))),
+        Arc::new(StringArray::from_iter_values(
+            chunk.spans().map(|span| content_hash(chunk, span)),
+        )),
     ];
     for name in [step::OBSERVATION, step::ACTION] {
-        if let Some(column) = chunk.steps.column_by_name(name).filter(|column| has_sums(column.data_type())) {
+        if let Some(column) = chunk
+            .steps
+            .column_by_name(name)
+            .filter(|column| has_sums(column.data_type()))
+        {
             let (sums, squares) = sums(chunk, column)?;
             columns.extend([sums, squares]);
         }
     }
-    Ok(Intrinsic { columns: fields(&chunk.steps.schema()).into_iter().zip(columns).collect(), statistics })
+    Ok(Intrinsic {
+        columns: fields(&chunk.steps.schema())
+            .into_iter()
+            .zip(columns)
+            .collect(),
+        statistics,
+    })
 }
 
 /// Which rows have an action that was predicted.
 fn proxies(chunk: &Chunk) -> Result<Option<BooleanBuffer>> {
-    let source = chunk.steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>());
-    let (Some(source), Some(action)) = (source, chunk.steps.column_by_name(step::ACTION)) else { return Ok(None) };
+    let source = chunk
+        .steps
+        .column_by_name(step::ACTION_SOURCE)
+        .and_then(|column| column.as_string_opt::<i32>());
+    let (Some(source), Some(action)) = (source, chunk.steps.column_by_name(step::ACTION)) else {
+        return Ok(None);
+    };
     let said = eq(source, &StringArray::new_scalar("proxy"))?;
-    let said = said.nulls().map_or_else(|| said.values().clone(), |nulls| said.values() & nulls.inner());
-    Ok(Some(action.nulls().map_or_else(|| said.clone(), |nulls| &said & nulls.inner())))
+    let said = said.nulls().map_or_else(
+        || said.values().clone(),
+        |nulls| said.values() & nulls.inner(),
+    );
+    Ok(Some(action.nulls().map_or_else(
+        || said.clone(),
+        |nulls| &said & nulls.inner(),
+    )))
 }
 
 /// How many rows of `span` are not null.
@@ -126,13 +194,27 @@ pub fn fields(schema: &Schema) -> Vec<Field> {
         Field::new(trajectory::CONTENT_HASH, DataType::Utf8, false),
     ];
     let sums = [
-        (step::OBSERVATION, trajectory::OBSERVATION_SUM, trajectory::OBSERVATION_SUM_SQ),
-        (step::ACTION, trajectory::ACTION_SUM, trajectory::ACTION_SUM_SQ),
+        (
+            step::OBSERVATION,
+            trajectory::OBSERVATION_SUM,
+            trajectory::OBSERVATION_SUM_SQ,
+        ),
+        (
+            step::ACTION,
+            trajectory::ACTION_SUM,
+            trajectory::ACTION_SUM_SQ,
+        ),
     ];
     for (column, sum, squares) in sums {
-        if schema.field_with_name(column).is_ok_and(|field| has_sums(field.data_type())) {
+        if schema
+            .field_with_name(column)
+            .is_ok_and(|field| has_sums(field.data_type()))
+        {
             let list = DataType::List(Arc::new(Field::new("element", DataType::Float64, false)));
-            fields.extend([Field::new(sum, list.clone(), false), Field::new(squares, list, false)]);
+            fields.extend([
+                Field::new(sum, list.clone(), false),
+                Field::new(squares, list, false),
+            ]);
         }
     }
     fields
@@ -140,10 +222,19 @@ pub fn fields(schema: &Schema) -> Vec<Field> {
 
 fn has_sums(data_type: &DataType) -> bool {
     let numeric = |data_type: &DataType| {
-        matches!(data_type, DataType::Float32 | DataType::Float64 | DataType::Int16 | DataType::Int32 | DataType::Int64)
+        matches!(
+            data_type,
+            DataType::Float32
+                | DataType::Float64
+                | DataType::Int16
+                | DataType::Int32
+                | DataType::Int64
+        )
     };
     match data_type {
-        DataType::FixedSizeList(child, width) => *width <= WIDEST_SUMS && numeric(child.data_type()),
+        DataType::FixedSizeList(child, width) => {
+            *width <= WIDEST_SUMS && numeric(child.data_type())
+        }
         other => numeric(other),
     }
 }
@@ -153,17 +244,51 @@ fn sums(chunk: &Chunk, column: &ArrayRef) -> Result<(ArrayRef, ArrayRef)> {
         DataType::FixedSizeList(_, width) => {
             let list: &FixedSizeListArray = column.as_fixed_size_list();
             let start = list.value_offset(0) as usize;
-            (list.values().slice(start, list.len() * *width as usize), *width as usize, list.nulls())
+            (
+                list.values().slice(start, list.len() * *width as usize),
+                *width as usize,
+                list.nulls(),
+            )
         }
         _ => (Arc::clone(column), 1, column.nulls()),
     };
     let valid = |row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
     match values.data_type() {
-        DataType::Float32 => Ok(sums_of(chunk, values.as_primitive::<Float32Type>(), width, valid, f64::from)),
-        DataType::Float64 => Ok(sums_of(chunk, values.as_primitive::<Float64Type>(), width, valid, |value| value)),
-        DataType::Int16 => Ok(sums_of(chunk, values.as_primitive::<Int16Type>(), width, valid, f64::from)),
-        DataType::Int32 => Ok(sums_of(chunk, values.as_primitive::<Int32Type>(), width, valid, f64::from)),
-        DataType::Int64 => Ok(sums_of(chunk, values.as_primitive::<Int64Type>(), width, valid, |value| value as f64)),
+        DataType::Float32 => Ok(sums_of(
+            chunk,
+            values.as_primitive::<Float32Type>(),
+            width,
+            valid,
+            f64::from,
+        )),
+        DataType::Float64 => Ok(sums_of(
+            chunk,
+            values.as_primitive::<Float64Type>(),
+            width,
+            valid,
+            |value| value,
+        )),
+        DataType::Int16 => Ok(sums_of(
+            chunk,
+            values.as_primitive::<Int16Type>(),
+            width,
+            valid,
+            f64::from,
+        )),
+        DataType::Int32 => Ok(sums_of(
+            chunk,
+            values.as_primitive::<Int32Type>(),
+            width,
+            valid,
+            f64::from,
+        )),
+        DataType::Int64 => Ok(sums_of(
+            chunk,
+            values.as_primitive::<Int64Type>(),
+            width,
+            valid,
+            |value| value as f64,
+        )),
         other => Err(Error::failed(format!("no sums over {other}"))),
     }
 }
@@ -176,8 +301,13 @@ fn sums_of<T: ArrowPrimitiveType>(
     to_f64: impl Fn(T::Native) -> f64,
 ) -> (ArrayRef, ArrayRef) {
     let element = Arc::new(Field::new("element", DataType::Float64, false));
-    let builder =
-        || ListBuilder::with_capacity(Float64Builder::with_capacity(chunk.len() * width), chunk.len()).with_field(Arc::clone(&element));
+    let builder = || {
+        ListBuilder::with_capacity(
+            Float64Builder::with_capacity(chunk.len() * width),
+            chunk.len(),
+        )
+        .with_field(Arc::clone(&element))
+    };
     let (mut sums, mut squares) = (builder(), builder());
     let (mut sum, mut square) = (vec![0.0; width], vec![0.0; width]);
     for span in chunk.spans() {
@@ -204,7 +334,13 @@ fn sums_of<T: ArrowPrimitiveType>(
 /// blake3, cut to 128 bits, of a trajectory's columns other than its id: equal steps, equal hash, whatever the shard.
 fn content_hash(chunk: &Chunk, span: Range<usize>) -> String {
     let mut hasher = blake3::Hasher::new();
-    for (field, column) in chunk.steps.schema().fields().iter().zip(chunk.steps.columns()) {
+    for (field, column) in chunk
+        .steps
+        .schema()
+        .fields()
+        .iter()
+        .zip(chunk.steps.columns())
+    {
         if field.name() != step::TRAJECTORY_ID {
             hasher.update(field.name().as_bytes());
             feed(&mut hasher, &column.slice(span.start, span.len()));
@@ -216,7 +352,9 @@ fn content_hash(chunk: &Chunk, span: Range<usize>) -> String {
 
 fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
     if array.null_count() > 0 {
-        let validity: Vec<u8> = (0..array.len()).map(|row| u8::from(array.is_valid(row))).collect();
+        let validity: Vec<u8> = (0..array.len())
+            .map(|row| u8::from(array.is_valid(row)))
+            .collect();
         hasher.update(&validity);
         if array.null_count() == array.len() {
             return;
@@ -234,19 +372,33 @@ fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
     match array.data_type() {
         DataType::FixedSizeList(_, width) => {
             let list = array.as_fixed_size_list();
-            let values = list.values().slice(list.value_offset(0) as usize, list.len() * *width as usize);
+            let values = list
+                .values()
+                .slice(list.value_offset(0) as usize, list.len() * *width as usize);
             match values.data_type().primitive_width() {
                 Some(size) => {
                     let data = values.to_data();
                     let start = data.offset() * size;
-                    runs(size * *width as usize, &data.buffers()[0].as_slice()[start..start + values.len() * size], hasher);
+                    runs(
+                        size * *width as usize,
+                        &data.buffers()[0].as_slice()[start..start + values.len() * size],
+                        hasher,
+                    );
                 }
                 None => feed(hasher, &values),
             }
         }
-        DataType::Struct(_) => array.as_struct().columns().iter().for_each(|column| feed(hasher, column)),
+        DataType::Struct(_) => array
+            .as_struct()
+            .columns()
+            .iter()
+            .for_each(|column| feed(hasher, column)),
         DataType::Boolean => {
-            let bits: Vec<u8> = array.as_boolean().iter().map(|bit| bit.map_or(2, u8::from)).collect();
+            let bits: Vec<u8> = array
+                .as_boolean()
+                .iter()
+                .map(|bit| bit.map_or(2, u8::from))
+                .collect();
             hasher.update(&bits);
         }
         DataType::Utf8 => {
@@ -261,12 +413,18 @@ fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
             Some(size) => {
                 let data = array.to_data();
                 let start = data.offset() * size;
-                runs(size, &data.buffers()[0].as_slice()[start..start + array.len() * size], hasher);
+                runs(
+                    size,
+                    &data.buffers()[0].as_slice()[start..start + array.len() * size],
+                    hasher,
+                );
             }
             None => {
                 // Strings, lists and the rest: their canonical text, one value after another.
                 let options = arrow::util::display::FormatOptions::new().with_null("null");
-                if let Ok(formatter) = arrow::util::display::ArrayFormatter::try_new(array, &options) {
+                if let Ok(formatter) =
+                    arrow::util::display::ArrayFormatter::try_new(array, &options)
+                {
                     (0..array.len()).for_each(|row| {
                         hasher.update(formatter.value(row).to_string().as_bytes());
                         hasher.update(&[0]);

@@ -28,7 +28,10 @@ pub fn trajectories(shard: usize) -> String {
 
 /// The staging directory of the output `path`: a hidden sibling, on the same file system.
 pub fn staging(path: &Path) -> PathBuf {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     path.with_file_name(format!(".{name}.staging"))
 }
 
@@ -39,5 +42,7 @@ pub fn work(staging: &Path, key: &str) -> PathBuf {
 
 /// The folder that `path` is in.
 pub fn folder(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }

@@ -98,7 +98,11 @@ mod any_number {
     }
 
     pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.collect_str(number) }
+        if number.is_finite() {
+            serializer.serialize_f64(*number)
+        } else {
+            serializer.collect_str(number)
+        }
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -121,9 +125,12 @@ impl Statistics {
         self.terminated += other.terminated;
         self.truncated += other.truncated;
         self.returns = match (self.returns, other.returns) {
-            (Some(a), Some(b)) => {
-                Some(Returns { count: a.count + b.count, min: a.min.min(b.min), sum: a.sum + b.sum, max: a.max.max(b.max) })
-            }
+            (Some(a), Some(b)) => Some(Returns {
+                count: a.count + b.count,
+                min: a.min.min(b.min),
+                sum: a.sum + b.sum,
+                max: a.max.max(b.max),
+            }),
             (a, b) => a.or(b),
         };
     }
@@ -195,14 +202,17 @@ impl Manifest {
         struct Versioned {
             trajmill: u32,
         }
-        let versioned: Versioned =
-            serde_json::from_slice(bytes).map_err(|error| Error::failed(format!("not a dataset manifest: {error}")))?;
+        let versioned: Versioned = serde_json::from_slice(bytes)
+            .map_err(|error| Error::failed(format!("not a dataset manifest: {error}")))?;
         if versioned.trajmill > VERSION {
-            return Err(Error::failed(format!("dataset format {} is newer than this build's {VERSION}", versioned.trajmill))
-                .hint("update trajmill to read it"));
+            return Err(Error::failed(format!(
+                "dataset format {} is newer than this build's {VERSION}",
+                versioned.trajmill
+            ))
+            .hint("update trajmill to read it"));
         }
-        let manifest: Manifest =
-            serde_json::from_slice(bytes).map_err(|error| Error::failed(format!("damaged dataset manifest: {error}")))?;
+        let manifest: Manifest = serde_json::from_slice(bytes)
+            .map_err(|error| Error::failed(format!("damaged dataset manifest: {error}")))?;
         manifest.check_files()?;
         Ok(manifest)
     }
@@ -210,14 +220,23 @@ impl Manifest {
     /// A manifest, which may come from anywhere, names files of its own dataset alone, each once.
     fn check_files(&self) -> Result<()> {
         let mut seen = HashSet::new();
-        for file in self.shards.iter().flat_map(|shard| [&shard.steps, &shard.trajectories]) {
-            let within = Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)));
+        for file in self
+            .shards
+            .iter()
+            .flat_map(|shard| [&shard.steps, &shard.trajectories])
+        {
+            let within = Path::new(&file.path)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
             if file.path.is_empty() || !within {
                 return Err(Error::failed(format!("the manifest lists `{}`, which is not in the dataset", file.path))
                     .hint("a dataset's files lie in its own directory: correct `path`, or import the files"));
             }
             if !seen.insert(&file.path) {
-                return Err(Error::failed(format!("the manifest lists `{}` twice", file.path)).hint("remove the second entry"));
+                return Err(
+                    Error::failed(format!("the manifest lists `{}` twice", file.path))
+                        .hint("remove the second entry"),
+                );
             }
         }
         Ok(())
@@ -228,7 +247,8 @@ impl Manifest {
     /// # Errors
     /// Never in practice: every field has a JSON form.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| Error::failed(format!("cannot write the manifest: {error}")))?;
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::failed(format!("cannot write the manifest: {error}")))?;
         bytes.push(b'\n');
         Ok(bytes)
     }

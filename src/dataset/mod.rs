@@ -75,15 +75,23 @@ impl Dataset {
                 failure.hint("no such directory: check the path; relative paths in a pipeline start at the pipeline file's folder")
             }
         })?;
-        let manifest = Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
-        let first =
-            manifest.shards.first().ok_or_else(|| Error::failed(format!("{}: the manifest lists no shard", manifest_path.display())))?;
+        let manifest =
+            Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
+        let first = manifest.shards.first().ok_or_else(|| {
+            Error::failed(format!(
+                "{}: the manifest lists no shard",
+                manifest_path.display()
+            ))
+        })?;
         let file = read::file_schema(&path.join(&first.steps.path))?;
         let steps = schema::logical(&file, &manifest.columns)?;
         let trajectories = read::file_schema(&path.join(&first.trajectories.path))?;
         Ok(Dataset {
             path: path.to_owned(),
-            name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            name: path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             hash: blake3::hash(&bytes).to_hex().to_string(),
             manifest: Arc::new(manifest),
             steps,
@@ -95,8 +103,17 @@ impl Dataset {
     /// The dataset with columns of `steps` that `by` makes of those in the files.
     pub fn decoding(self, by: Arc<dyn Decode>) -> Dataset {
         let field = |field: &Arc<_>| by.field(field).map_or_else(|| Arc::clone(field), Arc::new);
-        let steps = Arc::new(Schema::new(self.steps.fields().iter().map(field).collect::<Vec<_>>()));
-        Dataset { steps, decoded: Some(Decoded { stored: self.steps, by }), ..self }
+        let steps = Arc::new(Schema::new(
+            self.steps.fields().iter().map(field).collect::<Vec<_>>(),
+        ));
+        Dataset {
+            steps,
+            decoded: Some(Decoded {
+                stored: self.steps,
+                by,
+            }),
+            ..self
+        }
     }
 
     /// Opens a shard's file of steps.
@@ -116,17 +133,28 @@ impl Dataset {
     /// # Errors
     /// Those of [`ShardReader::open`].
     pub fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
-        ShardReader::open(&self.path.join(&shard.trajectories.path), &self.trajectories)
+        ShardReader::open(
+            &self.path.join(&shard.trajectories.path),
+            &self.trajectories,
+        )
     }
 
     /// Number of rows of `steps`, final observations included.
     pub fn rows(&self) -> u64 {
-        self.manifest.shards.iter().map(|shard| shard.steps.rows).sum()
+        self.manifest
+            .shards
+            .iter()
+            .map(|shard| shard.steps.rows)
+            .sum()
     }
 
     /// Number of trajectories.
     pub fn trajectory_count(&self) -> u64 {
-        self.manifest.shards.iter().map(|shard| shard.trajectories.rows).sum()
+        self.manifest
+            .shards
+            .iter()
+            .map(|shard| shard.trajectories.rows)
+            .sum()
     }
 
     /// Checks that every file is there and as long as the manifest says: what can be told without reading them.
@@ -134,13 +162,24 @@ impl Dataset {
     /// # Errors
     /// Where one is missing or has another length.
     pub fn check_lengths(&self) -> Result<()> {
-        for file in self.manifest.shards.iter().flat_map(|shard| [&shard.steps, &shard.trajectories]) {
+        for file in self
+            .manifest
+            .shards
+            .iter()
+            .flat_map(|shard| [&shard.steps, &shard.trajectories])
+        {
             let path = self.path.join(&file.path);
             let found = std::fs::metadata(&path).map_err(|error| {
-                Error::failed(format!("cannot read {}: {error}", path.display())).hint("the manifest lists it: restore it from a copy")
+                Error::failed(format!("cannot read {}: {error}", path.display()))
+                    .hint("the manifest lists it: restore it from a copy")
             })?;
             if found.len() != file.bytes {
-                let message = format!("{} is damaged: {} bytes, the manifest says {}", path.display(), found.len(), file.bytes);
+                let message = format!(
+                    "{} is damaged: {} bytes, the manifest says {}",
+                    path.display(),
+                    found.len(),
+                    file.bytes
+                );
                 return Err(Error::failed(message).hint("restore the file from a copy"));
             }
         }
@@ -163,7 +202,8 @@ impl Dataset {
                 file.bytes,
                 file.blake3
             );
-            return Err(Error::failed(message).hint("restore the file from a copy, or import or materialise the dataset again"));
+            return Err(Error::failed(message)
+                .hint("restore the file from a copy, or import or materialise the dataset again"));
         }
         Ok(())
     }

@@ -9,7 +9,10 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelector,
+};
 use parquet::file::metadata::PageIndexPolicy;
 
 use super::group::Origin;
@@ -42,17 +45,23 @@ pub struct ShardReader {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
+    File::open(path)
+        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
 }
 
 fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
     let file = open(path)?;
     let unreadable = |error| {
-        Error::failed(format!("{} is not a readable Parquet file: {error}", path.display()))
-            .hint("the file is damaged or truncated: restore it from a copy, or import it again")
+        Error::failed(format!(
+            "{} is not a readable Parquet file: {error}",
+            path.display()
+        ))
+        .hint("the file is damaged or truncated: restore it from a copy, or import it again")
     };
-    caught(path.display(), || ArrowReaderMetadata::load(&file, options).map_err(unreadable))
+    caught(path.display(), || {
+        ArrowReaderMetadata::load(&file, options).map_err(unreadable)
+    })
 }
 
 /// The Arrow schema of a Parquet file.
@@ -70,7 +79,13 @@ impl ShardReader {
     /// Where the file cannot be read, its footer is damaged, or its columns are not those of `logical`.
     pub fn open(path: &Path, logical: &SchemaRef) -> Result<ShardReader> {
         let metadata = footer(path)?;
-        let names = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+        let names = |schema: &Schema| {
+            schema
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect::<Vec<_>>()
+        };
         if names(metadata.schema()) != names(logical) {
             return Err(Error::failed(format!(
                 "{}: columns are {}, the dataset has {}",
@@ -79,12 +94,20 @@ impl ShardReader {
                 names(logical).join(", ")
             )));
         }
-        Ok(ShardReader { path: path.to_owned(), metadata, logical: Arc::clone(logical), decode: None })
+        Ok(ShardReader {
+            path: path.to_owned(),
+            metadata,
+            logical: Arc::clone(logical),
+            decode: None,
+        })
     }
 
     /// The reader with columns that `by` makes of those in the file.
     pub fn decoding(self, by: &Arc<dyn Decode>) -> ShardReader {
-        ShardReader { decode: Some(Arc::clone(by)), ..self }
+        ShardReader {
+            decode: Some(Arc::clone(by)),
+            ..self
+        }
     }
 
     /// Names of the file's columns, in order.
@@ -105,11 +128,23 @@ impl ShardReader {
             let end = start + u64::try_from(own.num_rows()).unwrap_or(0);
             if (start, end) == (rows.start, rows.end) {
                 // What was made of a column is not what the file has.
-                let stored = |name: &str| self.logical.field_with_name(name).is_ok_and(|field| self.made(field).is_none());
+                let stored = |name: &str| {
+                    self.logical
+                        .field_with_name(name)
+                        .is_ok_and(|field| self.made(field).is_none())
+                };
                 let fields = steps.schema_ref().fields().iter().enumerate();
-                let keep: Vec<usize> = fields.filter(|(_, field)| stored(field.name())).map(|(at, _)| at).collect();
+                let keep: Vec<usize> = fields
+                    .filter(|(_, field)| stored(field.name()))
+                    .map(|(at, _)| at)
+                    .collect();
                 let steps = steps.project(&keep).ok()?;
-                return Some(Origin { path: self.path.clone(), metadata: self.metadata.clone(), group, steps });
+                return Some(Origin {
+                    path: self.path.clone(),
+                    metadata: self.metadata.clone(),
+                    group,
+                    steps,
+                });
             }
             start = end;
         }
@@ -126,14 +161,18 @@ impl ShardReader {
     /// # Errors
     /// Where the file cannot be read or is damaged; the message names the file.
     pub fn read(&self, ranges: &[Range<u64>], columns: Option<&[String]>) -> Result<RecordBatch> {
-        self.try_read(ranges, columns).map_err(|error| error.at(self.path.display()))
+        self.try_read(ranges, columns)
+            .map_err(|error| error.at(self.path.display()))
     }
 
     fn try_read(&self, ranges: &[Range<u64>], columns: Option<&[String]>) -> Result<RecordBatch> {
         let keep: Vec<usize> = match columns {
             None => (0..self.logical.fields().len()).collect(),
             Some(names) => {
-                let mut keep = names.iter().map(|name| self.logical.index_of(name)).collect::<Result<Vec<_>, _>>()?;
+                let mut keep = names
+                    .iter()
+                    .map(|name| self.logical.index_of(name))
+                    .collect::<Result<Vec<_>, _>>()?;
                 keep.sort_unstable();
                 keep
             }
@@ -141,18 +180,37 @@ impl ShardReader {
         let logical = Arc::new(self.logical.project(&keep)?);
         let parts = self.parts(ranges);
         let rows: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let rows = usize::try_from(rows).map_err(|_| Error::failed("more rows are asked for than fit in memory"))?;
-        let there: usize = parts.iter().flat_map(|(_, selectors)| selectors).filter(|s| !s.skip).map(|s| s.row_count).sum();
+        let rows = usize::try_from(rows)
+            .map_err(|_| Error::failed("more rows are asked for than fit in memory"))?;
+        let there: usize = parts
+            .iter()
+            .flat_map(|(_, selectors)| selectors)
+            .filter(|s| !s.skip)
+            .map(|s| s.row_count)
+            .sum();
         if there != rows {
-            return Err(Error::failed(format!("has {there} of the {rows} rows that the manifest lists")));
+            return Err(Error::failed(format!(
+                "has {there} of the {rows} rows that the manifest lists"
+            )));
         }
         let file = Arc::new(open(&self.path)?);
-        let vector = |index: &usize| Vector::of(self.metadata.metadata(), self.metadata.schema(), *index);
-        let others: Vec<usize> = keep.iter().copied().filter(|index| vector(index).is_none()).collect();
-        let mut read = self.others(file.try_clone()?, &parts, &others, rows)?.columns().to_vec().into_iter();
+        let vector =
+            |index: &usize| Vector::of(self.metadata.metadata(), self.metadata.schema(), *index);
+        let others: Vec<usize> = keep
+            .iter()
+            .copied()
+            .filter(|index| vector(index).is_none())
+            .collect();
+        let mut read = self
+            .others(file.try_clone()?, &parts, &others, rows)?
+            .columns()
+            .to_vec()
+            .into_iter();
         let column = |index: &usize| match vector(index) {
             Some(vector) => vector.read(&file, &parts, rows),
-            None => read.next().ok_or_else(|| Error::failed("a column was not read")),
+            None => read
+                .next()
+                .ok_or_else(|| Error::failed("a column was not read")),
         };
         let mut columns = keep.iter().map(column).collect::<Result<Vec<_>>>()?;
         let mut fields = logical.fields().to_vec();
@@ -164,25 +222,51 @@ impl ShardReader {
                 }
             }
         }
-        let logical = Arc::new(Schema::new_with_metadata(fields, logical.metadata().clone()));
-        Ok(RecordBatch::try_new_with_options(logical, columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
+        let logical = Arc::new(Schema::new_with_metadata(
+            fields,
+            logical.metadata().clone(),
+        ));
+        Ok(RecordBatch::try_new_with_options(
+            logical,
+            columns,
+            &RecordBatchOptions::new().with_row_count(Some(rows)),
+        )?)
     }
 
     /// Reads columns that are no plain vectors, by Arrow's reader.
-    fn others(&self, file: File, parts: &[Part], keep: &[usize], rows: usize) -> Result<RecordBatch> {
+    fn others(
+        &self,
+        file: File,
+        parts: &[Part],
+        keep: &[usize],
+        rows: usize,
+    ) -> Result<RecordBatch> {
         let logical = Arc::new(self.logical.project(keep)?);
         if keep.is_empty() {
-            return Ok(RecordBatch::try_new_with_options(logical, Vec::new(), &RecordBatchOptions::new().with_row_count(Some(rows)))?);
+            return Ok(RecordBatch::try_new_with_options(
+                logical,
+                Vec::new(),
+                &RecordBatchOptions::new().with_row_count(Some(rows)),
+            )?);
         }
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
         let mask = ProjectionMask::roots(builder.parquet_schema(), keep.iter().copied());
         let reader = builder
             .with_projection(mask)
             .with_row_groups(parts.iter().map(|(group, _)| *group).collect())
-            .with_row_selection(RowSelection::from(parts.iter().flat_map(|(_, selectors)| selectors).copied().collect::<Vec<_>>()))
+            .with_row_selection(RowSelection::from(
+                parts
+                    .iter()
+                    .flat_map(|(_, selectors)| selectors)
+                    .copied()
+                    .collect::<Vec<_>>(),
+            ))
             .with_batch_size(rows.max(1))
             .build()?;
-        let batches = reader.map(|batch| schema::convert(&batch?, &logical)).collect::<Result<Vec<_>>>()?;
+        let batches = reader
+            .map(|batch| schema::convert(&batch?, &logical))
+            .collect::<Result<Vec<_>>>()?;
         match batches.as_slice() {
             [batch] => Ok(batch.clone()),
             batches => Ok(concat_batches(&logical, batches)?),
@@ -257,7 +341,12 @@ mod tests {
         let schema: SchemaRef = Arc::new(Schema::new(fields.to_vec()));
         let column = || Arc::new(Int64Array::from_iter_values(0..10)) as ArrayRef;
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column(), column()]).unwrap();
-        let mut writer = ArrowWriter::try_new(HashingFile::create(&path).unwrap(), Arc::clone(&schema), None).unwrap();
+        let mut writer = ArrowWriter::try_new(
+            HashingFile::create(&path).unwrap(),
+            Arc::clone(&schema),
+            None,
+        )
+        .unwrap();
         writer.write(&batch).unwrap();
         writer.into_inner().unwrap().finish().unwrap();
 

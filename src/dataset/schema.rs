@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, FixedSizeListArray, ListArray, MutableArrayData, RecordBatch, make_array};
+use arrow::array::{
+    Array, ArrayRef, FixedSizeListArray, ListArray, MutableArrayData, RecordBatch, make_array,
+};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
@@ -111,14 +113,21 @@ pub fn vector(element: DataType, width: i32) -> DataType {
 pub fn row_bytes(schema: &Schema) -> usize {
     fn of(data_type: &DataType) -> usize {
         match data_type {
-            DataType::FixedSizeList(child, width) => of(child.data_type()) * usize::try_from(*width).unwrap_or(0),
+            DataType::FixedSizeList(child, width) => {
+                of(child.data_type()) * usize::try_from(*width).unwrap_or(0)
+            }
             DataType::Struct(fields) => fields.iter().map(|field| of(field.data_type())).sum(),
             // Encoded images: what they take cannot be told from the type, and many of them must fit into memory.
             DataType::Binary | DataType::LargeBinary => 32 << 10,
             other => other.primitive_width().unwrap_or(24),
         }
     }
-    schema.fields().iter().map(|field| of(field.data_type())).sum::<usize>().max(1)
+    schema
+        .fields()
+        .iter()
+        .map(|field| of(field.data_type()))
+        .sum::<usize>()
+        .max(1)
 }
 
 /// How many rows a row group, and with it a unit of work, aims at: a fixed rule of the schema alone.
@@ -142,27 +151,53 @@ pub fn describe(schema: &Schema) -> Vec<Column> {
 /// # Errors
 /// Where file and manifest disagree about the columns.
 pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
-    let names = |schema: &Schema| schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-    if names(file) != columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>() {
-        return Err(Error::failed("the manifest's columns are not those of the shard files")
-            .hint("the dataset is damaged: import or materialise it again"));
+    let names = |schema: &Schema| {
+        schema
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect::<Vec<_>>()
+    };
+    if names(file)
+        != columns
+            .iter()
+            .map(|column| column.name.clone())
+            .collect::<Vec<_>>()
+    {
+        return Err(
+            Error::failed("the manifest's columns are not those of the shard files")
+                .hint("the dataset is damaged: import or materialise it again"),
+        );
     }
-    let fields = file.fields().iter().zip(columns).map(|(field, column)| match (field.data_type(), column.width) {
-        (DataType::List(child), Some(width)) => {
-            let child = Arc::new(child.as_ref().clone().with_nullable(false));
-            Arc::new(field.as_ref().clone().with_data_type(DataType::FixedSizeList(child, width)))
+    let fields = file.fields().iter().zip(columns).map(|(field, column)| {
+        match (field.data_type(), column.width) {
+            (DataType::List(child), Some(width)) => {
+                let child = Arc::new(child.as_ref().clone().with_nullable(false));
+                Arc::new(
+                    field
+                        .as_ref()
+                        .clone()
+                        .with_data_type(DataType::FixedSizeList(child, width)),
+                )
+            }
+            _ => Arc::clone(field),
         }
-        _ => Arc::clone(field),
     });
-    Ok(Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), file.metadata().clone())))
+    Ok(Arc::new(Schema::new_with_metadata(
+        fields.collect::<Vec<_>>(),
+        file.metadata().clone(),
+    )))
 }
 
 /// The schema in the file of steps that have `schema` in memory.
 pub fn physical(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
-        DataType::FixedSizeList(child, _) if field.is_nullable() => {
-            Arc::new(field.as_ref().clone().with_data_type(DataType::List(Arc::clone(child))))
-        }
+        DataType::FixedSizeList(child, _) if field.is_nullable() => Arc::new(
+            field
+                .as_ref()
+                .clone()
+                .with_data_type(DataType::List(Arc::clone(child))),
+        ),
         _ => Arc::clone(field),
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
@@ -173,23 +208,39 @@ pub fn physical(schema: &Schema) -> SchemaRef {
 /// # Errors
 /// Where a list's length is not the vector's width.
 pub fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| match (column.data_type(), field.data_type()) {
-        (DataType::List(_), DataType::FixedSizeList(child, width)) => {
-            to_fixed(column, child, *width).map_err(|error| error.at(format!("column `{}`", field.name())))
-        }
-        (DataType::FixedSizeList(_, _), DataType::List(child)) => to_list(column, child),
-        _ => Ok(Arc::clone(column)),
-    });
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<Vec<_>>>()?)?)
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(
+            |(column, field)| match (column.data_type(), field.data_type()) {
+                (DataType::List(_), DataType::FixedSizeList(child, width)) => {
+                    to_fixed(column, child, *width)
+                        .map_err(|error| error.at(format!("column `{}`", field.name())))
+                }
+                (DataType::FixedSizeList(_, _), DataType::List(child)) => to_list(column, child),
+                _ => Ok(Arc::clone(column)),
+            },
+        );
+    Ok(RecordBatch::try_new(
+        Arc::clone(schema),
+        columns.collect::<Result<Vec<_>>>()?,
+    )?)
 }
 
 /// A list array whose values all have `width` elements, as a vector array.
 fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRef> {
     let list = arrow::array::AsArray::as_list::<i32>(column.as_ref());
     let offsets = list.value_offsets();
-    let wrong = offsets.windows(2).enumerate().find(|(row, ends)| list.is_valid(*row) && ends[1] - ends[0] != width);
+    let wrong = offsets
+        .windows(2)
+        .enumerate()
+        .find(|(row, ends)| list.is_valid(*row) && ends[1] - ends[0] != width);
     if let Some((row, ends)) = wrong {
-        return Err(Error::failed(format!("row {row} holds {} values where the vector has {width}", ends[1] - ends[0])));
+        return Err(Error::failed(format!(
+            "row {row} holds {} values where the vector has {width}",
+            ends[1] - ends[0]
+        )));
     }
     let values = match list.nulls().filter(|nulls| nulls.null_count() > 0) {
         None => {
@@ -198,7 +249,8 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
         }
         Some(nulls) => {
             let source = list.values().to_data();
-            let mut values = MutableArrayData::new(vec![&source], true, list.len() * width as usize);
+            let mut values =
+                MutableArrayData::new(vec![&source], true, list.len() * width as usize);
             let mut at = 0;
             for (start, end) in nulls.valid_slices() {
                 values.try_extend_nulls((start - at) * width as usize)?;
@@ -210,7 +262,12 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
             make_array(values.freeze().into_builder().nulls(None).build()?)
         }
     };
-    Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), width, values, list.nulls().cloned())?))
+    Ok(Arc::new(FixedSizeListArray::try_new(
+        Arc::clone(child),
+        width,
+        values,
+        list.nulls().cloned(),
+    )?))
 }
 
 /// A vector array as a list array: null vectors take no values.
@@ -225,12 +282,21 @@ fn to_list(column: &ArrayRef, child: &Arc<Field>) -> Result<ArrayRef> {
         None => values,
         Some(nulls) => {
             let source = values.to_data();
-            let mut kept = MutableArrayData::new(vec![&source], false, (fixed.len() - nulls.null_count()) * width);
+            let mut kept = MutableArrayData::new(
+                vec![&source],
+                false,
+                (fixed.len() - nulls.null_count()) * width,
+            );
             for (start, end) in nulls.valid_slices() {
                 kept.try_extend(0, start * width, end * width)?;
             }
             make_array(kept.freeze())
         }
     };
-    Ok(Arc::new(ListArray::try_new(Arc::clone(child), offsets, values, fixed.nulls().cloned())?))
+    Ok(Arc::new(ListArray::try_new(
+        Arc::clone(child),
+        offsets,
+        values,
+        fixed.nulls().cloned(),
+    )?))
 }

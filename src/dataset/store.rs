@@ -27,7 +27,9 @@ fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
 }
 
 fn attempt<T>(action: &str, path: &Path, operation: impl FnOnce() -> io::Result<T>) -> Result<T> {
-    faults::before(action, path).and_then(|()| operation()).map_err(|error| failed(action, path, &error))
+    faults::before(action, path)
+        .and_then(|()| operation())
+        .map_err(|error| failed(action, path, &error))
 }
 
 /// Creates `path` for writing; it must not exist yet.
@@ -37,7 +39,13 @@ pub fn create(path: &Path) -> Result<File> {
 
 /// Opens `path` for appending, creating it if need be.
 pub fn append(path: &Path) -> Result<File> {
-    attempt("open", path, || OpenOptions::new().create(true).append(true).read(true).open(path))
+    attempt("open", path, || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(path)
+    })
 }
 
 /// Creates a directory and its missing parents, and makes their names durable: what is later put into them is not lost with
@@ -81,11 +89,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Puts a whole small file at `path` in one step, whatever is there: readers see the old bytes or the new ones.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let unfinished = path.with_file_name(format!(".{name}.staging-file"));
     remove(&unfinished)?;
     write(&unfinished, bytes)?;
-    attempt("publish", path, || Ok(rustix::fs::rename(&unfinished, path)?))?;
+    attempt("publish", path, || {
+        Ok(rustix::fs::rename(&unfinished, path)?)
+    })?;
     sync_dir(folder(path))
 }
 
@@ -110,14 +123,16 @@ pub fn publish(from: &Path, to: &Path) -> Result<bool> {
 /// moved aside first, and nothing stands there for a moment.
 pub fn exchange(from: &Path, to: &Path) -> Result<()> {
     use rustix::fs::{RenameFlags, rename as plain};
-    attempt("publish", to, || match rename(from, to, RenameFlags::EXCHANGE) {
-        Err(error) if unsupported(error) => {
-            let aside = from.with_extension("replaced");
-            plain(to, &aside)?;
-            plain(from, to)?;
-            Ok(plain(&aside, from)?)
+    attempt("publish", to, || {
+        match rename(from, to, RenameFlags::EXCHANGE) {
+            Err(error) if unsupported(error) => {
+                let aside = from.with_extension("replaced");
+                plain(to, &aside)?;
+                plain(from, to)?;
+                Ok(plain(&aside, from)?)
+            }
+            exchanged => Ok(exchanged?),
         }
-        exchanged => Ok(exchanged?),
     })
 }
 
@@ -164,7 +179,12 @@ pub fn remove(path: &Path) -> Result<()> {
 /// Removes a directory, unless something is in it.
 pub fn remove_empty(path: &Path) -> Result<()> {
     attempt("remove", path, || match fs::remove_dir(path) {
-        Err(error) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound].contains(&error.kind()) => Ok(()),
+        Err(error)
+            if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound]
+                .contains(&error.kind()) =>
+        {
+            Ok(())
+        }
         other => other,
     })
 }
@@ -191,11 +211,17 @@ pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
         }
         // The holder before may have removed the file between its opening and its locking here: then try again.
         let same = match (file.metadata(), fs::metadata(path)) {
-            (Ok(ours), Ok(theirs)) => std::os::unix::fs::MetadataExt::ino(&ours) == std::os::unix::fs::MetadataExt::ino(&theirs),
+            (Ok(ours), Ok(theirs)) => {
+                std::os::unix::fs::MetadataExt::ino(&ours)
+                    == std::os::unix::fs::MetadataExt::ino(&theirs)
+            }
             _ => false,
         };
         if same {
-            attempt("write", path, || file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())))?;
+            attempt("write", path, || {
+                file.set_len(0)
+                    .and_then(|()| file.write_all(holder.as_bytes()))
+            })?;
             return Ok(Ok(file));
         }
     }
@@ -203,7 +229,9 @@ pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
 
 /// Appends a line to an open file and makes it durable.
 pub fn append_line(file: &mut File, path: &Path, line: &str) -> Result<()> {
-    attempt("write", path, || file.write_all(format!("{line}\n").as_bytes()))?;
+    attempt("write", path, || {
+        file.write_all(format!("{line}\n").as_bytes())
+    })?;
     sync(file, path)
 }
 
@@ -227,13 +255,21 @@ pub struct Digest {
 impl HashingFile {
     /// Creates `path`; it must not exist yet.
     pub fn create(path: &Path) -> Result<HashingFile> {
-        Ok(HashingFile { file: create(path)?, path: path.to_owned(), hasher: blake3::Hasher::new(), bytes: 0 })
+        Ok(HashingFile {
+            file: create(path)?,
+            path: path.to_owned(),
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+        })
     }
 
     /// Makes the file durable and returns what was written.
     pub fn finish(self) -> Result<Digest> {
         sync(&self.file, &self.path)?;
-        Ok(Digest { bytes: self.bytes, blake3: self.hasher.finalize().to_hex().to_string() })
+        Ok(Digest {
+            bytes: self.bytes,
+            blake3: self.hasher.finalize().to_hex().to_string(),
+        })
     }
 }
 
@@ -241,7 +277,8 @@ impl Write for HashingFile {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         // Encoders hand the error on as it is, so it says here already which file it was and what to do.
         let written = faults::before("write", &self.path).and_then(|()| self.file.write(buffer));
-        let written = written.map_err(|error| io::Error::new(error.kind(), failed("write", &self.path, &error)))?;
+        let written = written
+            .map_err(|error| io::Error::new(error.kind(), failed("write", &self.path, &error)))?;
         if let Some(bytes) = buffer.get(..written) {
             self.hasher.update(bytes);
         }
@@ -268,13 +305,18 @@ pub struct PatchedFile {
 impl PatchedFile {
     /// Creates `path`; it must not exist yet.
     pub fn create(path: &Path) -> Result<PatchedFile> {
-        Ok(PatchedFile { file: create(path)?, path: path.to_owned() })
+        Ok(PatchedFile {
+            file: create(path)?,
+            path: path.to_owned(),
+        })
     }
 
     /// Writes over bytes that were written before, from `offset` on.
     pub fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         use std::os::unix::fs::FileExt;
-        attempt("write", &self.path, || self.file.write_all_at(bytes, offset))
+        attempt("write", &self.path, || {
+            self.file.write_all_at(bytes, offset)
+        })
     }
 
     /// Makes the file durable.
@@ -298,8 +340,13 @@ impl Write for PatchedFile {
 pub fn digest(path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let file = File::open(path).map_err(|error| failed("read", path, &error))?;
-    hasher.update_reader(&file).map_err(|error| failed("read", path, &error))?;
-    Ok(Digest { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
+    hasher
+        .update_reader(&file)
+        .map_err(|error| failed("read", path, &error))?;
+    Ok(Digest {
+        bytes: hasher.count(),
+        blake3: hasher.finalize().to_hex().to_string(),
+    })
 }
 
 #[cfg(not(feature = "faults"))]
@@ -330,12 +377,17 @@ mod faults {
     static PAUSES: AtomicU64 = AtomicU64::new(0);
 
     pub(super) fn before(action: &str, path: &Path) -> io::Result<()> {
-        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else { return Ok(()) };
+        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else {
+            return Ok(());
+        };
         let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
         let mut parts = fault.split(':');
         let (kind, at) = (parts.next(), parts.next().unwrap_or_default());
         if kind == Some("count") {
-            let mut log = std::fs::OpenOptions::new().create(true).append(true).open(at)?;
+            let mut log = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(at)?;
             return writeln!(log, "{count} {action} {}", path.display());
         }
         if at.parse() != Ok(count) {
@@ -345,7 +397,10 @@ mod faults {
             Some("kill") => signal(rustix::process::Signal::KILL),
             Some("stop") => signal(rustix::process::Signal::STOP),
             Some("error") => {
-                let errno = parts.next().and_then(|errno| errno.parse().ok()).unwrap_or(5);
+                let errno = parts
+                    .next()
+                    .and_then(|errno| errno.parse().ok())
+                    .unwrap_or(5);
                 Err(io::Error::from_raw_os_error(errno))
             }
             _ => Ok(()),
@@ -354,8 +409,12 @@ mod faults {
 
     /// Sleeps for up to 4 ms, by the seed and the number of pauses before this one.
     pub(super) fn pause() {
-        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else { return };
-        let Some(seed) = fault.strip_prefix("delay:") else { return };
+        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else {
+            return;
+        };
+        let Some(seed) = fault.strip_prefix("delay:") else {
+            return;
+        };
         let count = PAUSES.fetch_add(1, Ordering::SeqCst);
         let hash = blake3::hash(format!("{seed} {count}").as_bytes());
         let micros = u64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) % 4000;
@@ -368,7 +427,10 @@ mod faults {
     }
 
     fn signal(signal: rustix::process::Signal) -> io::Result<()> {
-        Ok(rustix::process::kill_process(rustix::process::getpid(), signal)?)
+        Ok(rustix::process::kill_process(
+            rustix::process::getpid(),
+            signal,
+        )?)
     }
 }
 
@@ -385,8 +447,16 @@ mod tests {
             write(&at(name).join("file"), name.as_bytes()).unwrap();
         }
         write(&at("file"), b"file").unwrap();
-        for (from, to) in [("dataset", "other"), ("dataset", "file"), ("other/file", "file")] {
-            assert_eq!(move_to_nothing(&at(from), &at(to)), Err(rustix::io::Errno::EXIST), "{from} to {to}");
+        for (from, to) in [
+            ("dataset", "other"),
+            ("dataset", "file"),
+            ("other/file", "file"),
+        ] {
+            assert_eq!(
+                move_to_nothing(&at(from), &at(to)),
+                Err(rustix::io::Errno::EXIST),
+                "{from} to {to}"
+            );
         }
         move_to_nothing(&at("dataset"), &at("moved")).unwrap();
         move_to_nothing(&at("file"), &at("moved/other")).unwrap();

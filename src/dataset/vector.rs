@@ -35,11 +35,18 @@ pub(super) struct Vector<'a> {
 
 impl<'a> Vector<'a> {
     /// The column of `file` at `index`, where it is a vector of numbers with no null in it.
-    pub(super) fn of(metadata: &'a ParquetMetaData, file: &Schema, index: usize) -> Option<Vector<'a>> {
+    pub(super) fn of(
+        metadata: &'a ParquetMetaData,
+        file: &Schema,
+        index: usize,
+    ) -> Option<Vector<'a>> {
         let field = file.field(index);
-        let datatypes::DataType::FixedSizeList(child, width) = field.data_type() else { return None };
+        let datatypes::DataType::FixedSizeList(child, width) = field.data_type() else {
+            return None;
+        };
         let schema = metadata.file_metadata().schema_descr();
-        let leaf = (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == index)?;
+        let leaf =
+            (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == index)?;
         let column = schema.column(leaf);
         let same = matches!(
             (child.data_type(), column.physical_type()),
@@ -49,9 +56,16 @@ impl<'a> Vector<'a> {
                 | (datatypes::DataType::Int64, Type::INT64)
         );
         // A list that is not null, of elements that are not null: one level of each kind.
-        let plain = !field.is_nullable() && !child.is_nullable() && (column.max_def_level(), column.max_rep_level()) == (1, 1);
+        let plain = !field.is_nullable()
+            && !child.is_nullable()
+            && (column.max_def_level(), column.max_rep_level()) == (1, 1);
         let width = usize::try_from(*width).ok().filter(|width| *width > 0)?;
-        (same && plain).then(|| Vector { metadata, leaf, child: Arc::clone(child), width })
+        (same && plain).then(|| Vector {
+            metadata,
+            leaf,
+            child: Arc::clone(child),
+            width,
+        })
     }
 
     /// Reads the rows of `parts`, `rows` in all.
@@ -59,7 +73,13 @@ impl<'a> Vector<'a> {
     /// # Errors
     /// Where the file is damaged, or a vector has another width.
     pub(super) fn read(&self, file: &Arc<File>, parts: &[Part], rows: usize) -> Result<ArrayRef> {
-        match self.metadata.file_metadata().schema_descr().column(self.leaf).physical_type() {
+        match self
+            .metadata
+            .file_metadata()
+            .schema_descr()
+            .column(self.leaf)
+            .physical_type()
+        {
             Type::FLOAT => self.numbers::<FloatType, datatypes::Float32Type>(file, parts, rows),
             Type::DOUBLE => self.numbers::<DoubleType, datatypes::Float64Type>(file, parts, rows),
             Type::INT32 => self.numbers::<Int32Type, datatypes::Int32Type>(file, parts, rows),
@@ -86,30 +106,68 @@ impl<'a> Vector<'a> {
                     defined.clear();
                     repeated.clear();
                     let wanted = left.min(AT_ONCE);
-                    let (records, numbers, levels) = reader.read_records(wanted, Some(&mut defined), Some(&mut repeated), &mut values)?;
+                    let (records, numbers, levels) = reader.read_records(
+                        wanted,
+                        Some(&mut defined),
+                        Some(&mut repeated),
+                        &mut values,
+                    )?;
                     if records == 0 {
-                        return Err(Error::failed(format!("row group {group} ends {left} rows early")));
+                        return Err(Error::failed(format!(
+                            "row group {group} ends {left} rows early"
+                        )));
                     }
-                    let whole = |levels: &[i16]| levels[0] == 0 && levels[1..].iter().all(|level| *level == 1);
-                    let exact = numbers == levels && levels == records * self.width && repeated.chunks_exact(self.width).all(whole);
+                    let whole = |levels: &[i16]| {
+                        levels[0] == 0 && levels[1..].iter().all(|level| *level == 1)
+                    };
+                    let exact = numbers == levels
+                        && levels == records * self.width
+                        && repeated.chunks_exact(self.width).all(whole);
                     if !exact {
-                        return Err(Error::failed(format!("row group {group} holds vectors that do not have {} values", self.width)));
+                        return Err(Error::failed(format!(
+                            "row group {group} holds vectors that do not have {} values",
+                            self.width
+                        )));
                     }
                     left -= records;
                 }
             }
         }
         let values = PrimitiveArray::<A>::new(ScalarBuffer::from(values), None);
-        let width = i32::try_from(self.width).map_err(|_| Error::failed("a vector is wider than fits in memory"))?;
-        Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(&self.child), width, Arc::new(values), None)?))
+        let width = i32::try_from(self.width)
+            .map_err(|_| Error::failed("a vector is wider than fits in memory"))?;
+        Ok(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(&self.child),
+            width,
+            Arc::new(values),
+            None,
+        )?))
     }
 
     fn open<P: DataType>(&self, file: &Arc<File>, group: usize) -> Result<ColumnReaderImpl<P>> {
-        let (rows, chunk) = (self.metadata.row_group(group).num_rows(), self.metadata.row_group(group).column(self.leaf));
-        let pages = self.metadata.offset_index().and_then(|groups| groups.get(group)?.get(self.leaf));
+        let (rows, chunk) = (
+            self.metadata.row_group(group).num_rows(),
+            self.metadata.row_group(group).column(self.leaf),
+        );
+        let pages = self
+            .metadata
+            .offset_index()
+            .and_then(|groups| groups.get(group)?.get(self.leaf));
         let pages = pages.map(|pages| pages.page_locations().clone());
-        let pages = SerializedPageReader::new(Arc::clone(file), chunk, usize::try_from(rows).unwrap_or(0), pages)?;
-        let reader = get_column_reader(self.metadata.file_metadata().schema_descr().column(self.leaf), Box::new(pages));
-        P::get_column_reader(reader).ok_or_else(|| Error::failed("a column's type is not the one that its file says"))
+        let pages = SerializedPageReader::new(
+            Arc::clone(file),
+            chunk,
+            usize::try_from(rows).unwrap_or(0),
+            pages,
+        )?;
+        let reader = get_column_reader(
+            self.metadata
+                .file_metadata()
+                .schema_descr()
+                .column(self.leaf),
+            Box::new(pages),
+        );
+        P::get_column_reader(reader)
+            .ok_or_else(|| Error::failed("a column's type is not the one that its file says"))
     }
 }

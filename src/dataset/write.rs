@@ -42,12 +42,20 @@ pub fn trajectories_schema(steps: &Schema, carried: &Schema) -> SchemaRef {
         Field::new(trajectory::ROWS, DataType::Int64, false),
     ];
     let fields = carried.fields().iter().map(|field| field.as_ref().clone());
-    Arc::new(Schema::new(fields.chain(intrinsic::fields(steps)).chain(placed).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        fields
+            .chain(intrinsic::fields(steps))
+            .chain(placed)
+            .collect::<Vec<_>>(),
+    ))
 }
 
 /// How files of `schema` are written: zstd; floats split by byte, ids and strings by dictionary; nothing that depends
 /// on the machine or the day.
-pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Result<WriterProperties> {
+pub fn properties(
+    schema: &Schema,
+    sorting: Option<Vec<SortingColumn>>,
+) -> Result<WriterProperties> {
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
@@ -59,7 +67,9 @@ pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Resul
         let path = column.path().clone();
         let text = matches!(column.logical_type_ref(), Some(LogicalType::String));
         builder = match (column.physical_type(), column.name()) {
-            (Type::FLOAT | Type::DOUBLE, _) => builder.set_column_encoding(path.clone(), Encoding::BYTE_STREAM_SPLIT),
+            (Type::FLOAT | Type::DOUBLE, _) => {
+                builder.set_column_encoding(path.clone(), Encoding::BYTE_STREAM_SPLIT)
+            }
             (Type::INT32 | Type::INT64, step::STEP | trajectory::FIRST_ROW) => {
                 builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
             }
@@ -68,7 +78,9 @@ pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Resul
             (Type::INT32, _) if matches!(column.logical_type_ref(), Some(LogicalType::Integer(integer)) if integer.bit_width == 8) => {
                 builder.set_column_dictionary_enabled(path.clone(), true)
             }
-            (Type::BYTE_ARRAY, name) if text && ![trajectory::UID, trajectory::CONTENT_HASH].contains(&name) => {
+            (Type::BYTE_ARRAY, name)
+                if text && ![trajectory::UID, trajectory::CONTENT_HASH].contains(&name) =>
+            {
                 builder.set_column_dictionary_enabled(path.clone(), true)
             }
             _ => builder,
@@ -83,11 +95,20 @@ pub fn properties(schema: &Schema, sorting: Option<Vec<SortingColumn>>) -> Resul
 
 fn sorting(schema: &Schema, names: &[&str]) -> Result<Vec<SortingColumn>> {
     let leaves = ArrowSchemaConverter::new().convert(schema)?;
-    let index = |name: &&str| leaves.columns().iter().position(|column| column.path().parts() == [*name]);
+    let index = |name: &&str| {
+        leaves
+            .columns()
+            .iter()
+            .position(|column| column.path().parts() == [*name])
+    };
     Ok(names
         .iter()
         .filter_map(index)
-        .map(|index| SortingColumn { column_idx: index as i32, descending: false, nulls_first: false })
+        .map(|index| SortingColumn {
+            column_idx: index as i32,
+            descending: false,
+            nulls_first: false,
+        })
         .collect())
 }
 
@@ -97,15 +118,34 @@ impl ShardWriter {
     ///
     /// # Errors
     /// Where the files exist or cannot be created.
-    pub fn create(root: &Path, index: usize, steps: &SchemaRef, carried: &Schema, sorted: bool) -> Result<ShardWriter> {
+    pub fn create(
+        root: &Path,
+        index: usize,
+        steps: &SchemaRef,
+        carried: &Schema,
+        sorted: bool,
+    ) -> Result<ShardWriter> {
         let physical = schema::physical(steps);
         let metadata = trajectories_schema(steps, carried);
-        let order = |schema: &Schema, names: &[&str]| if sorted { sorting(schema, names).map(Some) } else { Ok(None) };
+        let order = |schema: &Schema, names: &[&str]| {
+            if sorted {
+                sorting(schema, names).map(Some)
+            } else {
+                Ok(None)
+            }
+        };
         let file = |name: String| HashingFile::create(&root.join(name));
-        let own = properties(&physical, order(&physical, &[step::TRAJECTORY_ID, step::STEP])?)?;
+        let own = properties(
+            &physical,
+            order(&physical, &[step::TRAJECTORY_ID, step::STEP])?,
+        )?;
         let writer = GroupWriter::new(file(layout::steps(index))?, &physical, own)?;
         let own = properties(&metadata, order(&metadata, &[trajectory::TRAJECTORY_ID])?)?;
-        let trajectories = ArrowWriter::try_new(file(layout::trajectories(index))?, Arc::clone(&metadata), Some(own))?;
+        let trajectories = ArrowWriter::try_new(
+            file(layout::trajectories(index))?,
+            Arc::clone(&metadata),
+            Some(own),
+        )?;
         Ok(ShardWriter {
             root: root.to_owned(),
             index,
@@ -161,10 +201,21 @@ impl ShardWriter {
     /// group here.
     fn copied(&self, chunk: &Chunk, origin: &Origin) -> Vec<String> {
         let rows = chunk.steps.num_rows();
-        let whole = rows == origin.steps.num_rows() && rows * 2 >= self.chunk_rows && self.steps.in_progress_rows() == 0;
-        let names = self.logical.fields().iter().map(|field| field.name()).filter(|_| whole);
+        let whole = rows == origin.steps.num_rows()
+            && rows * 2 >= self.chunk_rows
+            && self.steps.in_progress_rows() == 0;
+        let names = self
+            .logical
+            .fields()
+            .iter()
+            .map(|field| field.name())
+            .filter(|_| whole);
         let same = |name: &&String| {
-            chunk.steps.column_by_name(name).is_some_and(|column| origin.has(name, column)) && self.steps.takes(origin, name)
+            chunk
+                .steps
+                .column_by_name(name)
+                .is_some_and(|column| origin.has(name, column))
+                && self.steps.takes(origin, name)
         };
         names.filter(same).cloned().collect()
     }
@@ -180,46 +231,97 @@ impl ShardWriter {
 
     /// Gives `steps` to the encoder a part at a time: for a byte of an image it takes some twenty of its own.
     fn put(&mut self, steps: &RecordBatch) -> Result<()> {
-        self.parts(steps).try_for_each(|part| self.steps.write(&part))
+        self.parts(steps)
+            .try_for_each(|part| self.steps.write(&part))
     }
 
     fn parts(&self, steps: &RecordBatch) -> impl Iterator<Item = RecordBatch> + use<> {
         let part = (ENCODED_AT_ONCE / schema::row_bytes(&self.logical)).max(1);
         let steps = steps.clone();
-        (0..steps.num_rows()).step_by(part).map(move |from| steps.slice(from, part.min(steps.num_rows() - from)))
+        (0..steps.num_rows())
+            .step_by(part)
+            .map(move |from| steps.slice(from, part.min(steps.num_rows() - from)))
     }
 
     /// The chunk's columns in the shard's order and file types.
     fn ordered(&self, steps: &RecordBatch) -> Result<RecordBatch> {
         let column = |field: &Arc<Field>| {
             let column = steps.column_by_name(field.name());
-            column.cloned().ok_or_else(|| Error::failed(format!("column `{}` is missing in {}", field.name(), layout::steps(self.index))))
+            column.cloned().ok_or_else(|| {
+                Error::failed(format!(
+                    "column `{}` is missing in {}",
+                    field.name(),
+                    layout::steps(self.index)
+                ))
+            })
         };
-        let columns = self.logical.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
-        schema::convert(&RecordBatch::try_new(Arc::clone(&self.logical), columns)?, &self.physical)
+        let columns = self
+            .logical
+            .fields()
+            .iter()
+            .map(column)
+            .collect::<Result<Vec<_>>>()?;
+        schema::convert(
+            &RecordBatch::try_new(Arc::clone(&self.logical), columns)?,
+            &self.physical,
+        )
     }
 
     fn write_trajectories(&mut self, chunk: &Chunk, intrinsic: intrinsic::Intrinsic) -> Result<()> {
-        let first = chunk.spans().map(|span| (self.rows + span.start as u64) as i64);
+        let first = chunk
+            .spans()
+            .map(|span| (self.rows + span.start as u64) as i64);
         let placed: [(&str, ArrayRef); 3] = [
-            (trajectory::SHARD, Arc::new(Int32Array::from(vec![self.index as i32; chunk.len()]))),
-            (trajectory::FIRST_ROW, Arc::new(first.collect::<Int64Array>())),
-            (trajectory::ROWS, Arc::new(chunk.spans().map(|span| span.len() as i64).collect::<Int64Array>())),
+            (
+                trajectory::SHARD,
+                Arc::new(Int32Array::from(vec![self.index as i32; chunk.len()])),
+            ),
+            (
+                trajectory::FIRST_ROW,
+                Arc::new(first.collect::<Int64Array>()),
+            ),
+            (
+                trajectory::ROWS,
+                Arc::new(
+                    chunk
+                        .spans()
+                        .map(|span| span.len() as i64)
+                        .collect::<Int64Array>(),
+                ),
+            ),
         ];
         let known: Vec<(String, ArrayRef)> = intrinsic
             .columns
             .into_iter()
             .map(|(field, column)| (field.name().clone(), column))
-            .chain(placed.into_iter().map(|(name, column)| (name.to_owned(), column)))
+            .chain(
+                placed
+                    .into_iter()
+                    .map(|(name, column)| (name.to_owned(), column)),
+            )
             .collect();
         let schema = Arc::clone(&self.metadata);
         let column = |field: &Arc<Field>| {
-            let known = known.iter().find(|(name, _)| name == field.name()).map(|(_, column)| Arc::clone(column));
+            let known = known
+                .iter()
+                .find(|(name, _)| name == field.name())
+                .map(|(_, column)| Arc::clone(column));
             let column = known.or_else(|| chunk.trajectories.column_by_name(field.name()).cloned());
-            column.ok_or_else(|| Error::failed(format!("column `{}` is missing in {}", field.name(), layout::trajectories(self.index))))
+            column.ok_or_else(|| {
+                Error::failed(format!(
+                    "column `{}` is missing in {}",
+                    field.name(),
+                    layout::trajectories(self.index)
+                ))
+            })
         };
-        let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
-        self.trajectories.write(&RecordBatch::try_new(schema, columns)?)?;
+        let columns = schema
+            .fields()
+            .iter()
+            .map(column)
+            .collect::<Result<Vec<_>>>()?;
+        self.trajectories
+            .write(&RecordBatch::try_new(schema, columns)?)?;
         Ok(())
     }
 
@@ -264,15 +366,28 @@ impl ClosedShard {
     /// # Errors
     /// Where the files cannot be synced.
     pub fn sync(self) -> Result<ShardEntry> {
-        let trajectories = entry(self.trajectories, layout::trajectories(self.index), self.statistics.trajectories)?;
+        let trajectories = entry(
+            self.trajectories,
+            layout::trajectories(self.index),
+            self.statistics.trajectories,
+        )?;
         let steps = entry(self.steps, layout::steps(self.index), self.rows)?;
         super::store::sync_dir(&self.root.join("steps"))?;
         super::store::sync_dir(&self.root.join("trajectories"))?;
-        Ok(ShardEntry { steps, trajectories, statistics: self.statistics })
+        Ok(ShardEntry {
+            steps,
+            trajectories,
+            statistics: self.statistics,
+        })
     }
 }
 
 fn entry(file: HashingFile, path: String, rows: u64) -> Result<FileEntry> {
     let digest = file.finish()?;
-    Ok(FileEntry { path, rows, bytes: digest.bytes, blake3: digest.blake3 })
+    Ok(FileEntry {
+        path,
+        rows,
+        bytes: digest.bytes,
+        blake3: digest.blake3,
+    })
 }

@@ -26,18 +26,33 @@ pub struct Readers<'a> {
 impl<'a> Readers<'a> {
     /// Readers of the datasets that a phase reads.
     pub fn new(sources: &'a [Dataset]) -> Readers<'a> {
-        Readers { sources, verified: Mutex::new(HashSet::new()) }
+        Readers {
+            sources,
+            verified: Mutex::new(HashSet::new()),
+        }
     }
 
     fn open(&self, source: u32, shard: u32, steps: bool) -> Result<ShardReader> {
-        let missing = || Error::failed(format!("the plan names shard {shard} of source {source}, which is not there"));
+        let missing = || {
+            Error::failed(format!(
+                "the plan names shard {shard} of source {source}, which is not there"
+            ))
+        };
         let dataset = self.sources.get(source as usize).ok_or_else(missing)?;
-        let entry = dataset.manifest.shards.get(shard as usize).ok_or_else(missing)?;
+        let entry = dataset
+            .manifest
+            .shards
+            .get(shard as usize)
+            .ok_or_else(missing)?;
         // `trajectories` files were verified when the selection was computed.
         if !steps {
             return dataset.open_trajectories(entry);
         }
-        if self.verified.lock().map_or(true, |mut verified| verified.insert((source, shard))) {
+        if self
+            .verified
+            .lock()
+            .map_or(true, |mut verified| verified.insert((source, shard)))
+        {
             dataset.verify_file(&entry.steps)?;
         }
         dataset.open_steps(entry)
@@ -46,10 +61,27 @@ impl<'a> Readers<'a> {
     /// The blocks of `task`, with the columns of steps that `columns` names. `written` are the columns that come out: where
     /// these are wider, as windows are, a block has fewer rows. What is read at once does not shrink with them, since a page
     /// of a file is decoded whole for the least of its rows.
-    pub fn blocks<'b>(&'b self, task: &'b Task, columns: &'b [String], written: &Schema) -> Blocks<'b> {
-        let read = self.sources.first().map_or(1, |source| schema::chunk_rows(&source.steps));
+    pub fn blocks<'b>(
+        &'b self,
+        task: &'b Task,
+        columns: &'b [String],
+        written: &Schema,
+    ) -> Blocks<'b> {
+        let read = self
+            .sources
+            .first()
+            .map_or(1, |source| schema::chunk_rows(&source.steps));
         let target = read.min(schema::chunk_rows(written));
-        Blocks { readers: self, task, columns, read, target, next: 0, held: None, open: HashMap::new() }
+        Blocks {
+            readers: self,
+            task,
+            columns,
+            read,
+            target,
+            next: 0,
+            held: None,
+            open: HashMap::new(),
+        }
     }
 }
 
@@ -80,7 +112,9 @@ impl Iterator for Blocks<'_> {
                 Err(error) => return Some(Err(error)),
             },
         };
-        let end = (start + 1..held.len()).find(|end| held.offsets[*end] - held.offsets[start] >= self.target).unwrap_or(held.len());
+        let end = (start + 1..held.len())
+            .find(|end| held.offsets[*end] - held.offsets[start] >= self.target)
+            .unwrap_or(held.len());
         if (start, end) == (0, held.len()) {
             return Some(Ok(held));
         }
@@ -104,43 +138,75 @@ impl Blocks<'_> {
 
     fn block(&mut self, range: Range<usize>) -> Result<Chunk> {
         let pieces = &self.task.pieces[range.clone()];
-        let steps = self.gather(pieces, true, |piece| piece.first_row..piece.first_row + piece.rows)?;
+        let steps = self.gather(pieces, true, |piece| {
+            piece.first_row..piece.first_row + piece.rows
+        })?;
         let metadata = self.gather(pieces, false, |piece| piece.row..piece.row + 1)?;
         let mut offsets = Vec::with_capacity(pieces.len() + 1);
         offsets.push(0);
         let mut end = 0;
         for piece in pieces {
-            end += usize::try_from(piece.rows).map_err(|_| Error::failed("a trajectory has more rows than fit in memory"))?;
+            end += usize::try_from(piece.rows)
+                .map_err(|_| Error::failed("a trajectory has more rows than fit in memory"))?;
             offsets.push(end);
         }
         let origin = self.origin(pieces, &steps).map(Arc::new);
         let id = |name: &str| Field::new(name, DataType::Int64, false);
-        let ids: Int64Array = pieces.iter().flat_map(|piece| std::iter::repeat_n(piece.id, piece.rows as usize)).collect();
+        let ids: Int64Array = pieces
+            .iter()
+            .flat_map(|piece| std::iter::repeat_n(piece.id, piece.rows as usize))
+            .collect();
         let steps = with_column(&steps, id(step::TRAJECTORY_ID), Arc::new(ids))?;
         let ids: Int64Array = pieces.iter().map(|piece| piece.id).collect();
-        let mut trajectories = with_column(&metadata, id(trajectory::TRAJECTORY_ID), Arc::new(ids))?;
-        for (field, column) in self.task.planned.schema().fields().iter().zip(self.task.planned.columns()) {
+        let mut trajectories =
+            with_column(&metadata, id(trajectory::TRAJECTORY_ID), Arc::new(ids))?;
+        for (field, column) in self
+            .task
+            .planned
+            .schema()
+            .fields()
+            .iter()
+            .zip(self.task.planned.columns())
+        {
             let column: ArrayRef = column.slice(range.start, range.len());
             trajectories = with_column(&trajectories, field.as_ref().clone(), column)?;
         }
-        Ok(Chunk { origin, ..Chunk::new(steps, trajectories, offsets) })
+        Ok(Chunk {
+            origin,
+            ..Chunk::new(steps, trajectories, offsets)
+        })
     }
 
     /// The row group that `pieces`, read as `steps`, are.
     fn origin(&self, pieces: &[Piece], steps: &RecordBatch) -> Option<Origin> {
         let (first, last) = pieces.first().zip(pieces.last())?;
         let follows = |pair: &[Piece]| {
-            (pair[0].source, pair[0].shard, pair[0].first_row + pair[0].rows) == (pair[1].source, pair[1].shard, pair[1].first_row)
+            (
+                pair[0].source,
+                pair[0].shard,
+                pair[0].first_row + pair[0].rows,
+            ) == (pair[1].source, pair[1].shard, pair[1].first_row)
         };
-        let reader = self.open.get(&(first.source, first.shard, true)).filter(|_| pieces.windows(2).all(follows))?;
+        let reader = self
+            .open
+            .get(&(first.source, first.shard, true))
+            .filter(|_| pieces.windows(2).all(follows))?;
         reader.origin(&(first.first_row..last.first_row + last.rows), steps)
     }
 
     /// Reads the rows `of` each piece, each shard once and in file order, and puts them in the pieces' order.
-    fn gather(&mut self, pieces: &[Piece], steps: bool, of: impl Fn(&Piece) -> Range<u64>) -> Result<RecordBatch> {
+    fn gather(
+        &mut self,
+        pieces: &[Piece],
+        steps: bool,
+        of: impl Fn(&Piece) -> Range<u64>,
+    ) -> Result<RecordBatch> {
         let mut shards: BTreeMap<(u32, u32), Vec<Range<u64>>> = BTreeMap::new();
         for piece in pieces {
-            shards.entry((piece.source, piece.shard)).or_default().push(of(piece));
+            shards
+                .entry((piece.source, piece.shard))
+                .or_default()
+                .push(of(piece));
         }
         // Where each piece's rows begin in what is read: shard after shard, rows ascending, copies read once.
         let mut places: HashMap<(u32, u32, u64), u64> = HashMap::new();
@@ -162,11 +228,15 @@ impl Blocks<'_> {
         };
         let starts = pieces.iter().map(|piece| {
             let range = of(piece);
-            let at = places.get(&(piece.source, piece.shard, range.start)).copied().unwrap_or_default();
+            let at = places
+                .get(&(piece.source, piece.shard, range.start))
+                .copied()
+                .unwrap_or_default();
             at..at + (range.end - range.start)
         });
         let starts: Vec<Range<u64>> = starts.collect();
-        let in_order = starts.first().is_some_and(|first| first.start == 0) && starts.windows(2).all(|pair| pair[0].end == pair[1].start);
+        let in_order = starts.first().is_some_and(|first| first.start == 0)
+            && starts.windows(2).all(|pair| pair[0].end == pair[1].start);
         if in_order {
             return Ok(batch);
         }
@@ -174,18 +244,30 @@ impl Blocks<'_> {
         Ok(take_record_batch(&batch, &indices)?)
     }
 
-    fn read(&mut self, source: u32, shard: u32, steps: bool, ranges: &[Range<u64>]) -> Result<RecordBatch> {
+    fn read(
+        &mut self,
+        source: u32,
+        shard: u32,
+        steps: bool,
+        ranges: &[Range<u64>],
+    ) -> Result<RecordBatch> {
         if self.open.len() >= MOST_OPEN {
             self.open.clear();
         }
         let reader = match self.open.entry((source, shard, steps)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(self.readers.open(source, shard, steps)?),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(self.readers.open(source, shard, steps)?)
+            }
         };
         if steps {
             reader.read(ranges, Some(self.columns))
         } else {
-            let carried = reader.names().filter(|name| !trajectory::INTRINSIC.contains(&name.as_str())).cloned().collect::<Vec<_>>();
+            let carried = reader
+                .names()
+                .filter(|name| !trajectory::INTRINSIC.contains(&name.as_str()))
+                .cloned()
+                .collect::<Vec<_>>();
             reader.read(ranges, Some(&carried))
         }
     }

@@ -17,7 +17,12 @@ impl Clock {
                 names.push(name);
             }
         }
-        Clock { entries: names.into_iter().map(|name| (name.to_owned(), AtomicU64::new(0))).collect() }
+        Clock {
+            entries: names
+                .into_iter()
+                .map(|name| (name.to_owned(), AtomicU64::new(0)))
+                .collect(),
+        }
     }
 
     /// Runs `work` on the account of `name`.
@@ -25,16 +30,33 @@ impl Clock {
         let started = Instant::now();
         let result = work();
         if let Some((_, total)) = self.entries.iter().find(|(entry, _)| entry == name) {
-            total.fetch_add(u64::try_from(started.elapsed().as_nanos()).unwrap_or(0), Ordering::Relaxed);
+            total.fetch_add(
+                u64::try_from(started.elapsed().as_nanos()).unwrap_or(0),
+                Ordering::Relaxed,
+            );
         }
         result
     }
 
     /// Share of the time by name, largest first; empty where nothing was done.
     pub fn shares(&self) -> Vec<(String, f64)> {
-        let total: u64 = self.entries.iter().map(|(_, nanos)| nanos.load(Ordering::Relaxed)).sum();
-        let share = |(name, nanos): &(String, AtomicU64)| (name.clone(), nanos.load(Ordering::Relaxed) as f64 / total.max(1) as f64);
-        let mut shares: Vec<(String, f64)> = self.entries.iter().map(share).filter(|(_, share)| *share > 0.0).collect();
+        let total: u64 = self
+            .entries
+            .iter()
+            .map(|(_, nanos)| nanos.load(Ordering::Relaxed))
+            .sum();
+        let share = |(name, nanos): &(String, AtomicU64)| {
+            (
+                name.clone(),
+                nanos.load(Ordering::Relaxed) as f64 / total.max(1) as f64,
+            )
+        };
+        let mut shares: Vec<(String, f64)> = self
+            .entries
+            .iter()
+            .map(share)
+            .filter(|(_, share)| *share > 0.0)
+            .collect();
         shares.sort_by(|a, b| b.1.total_cmp(&a.1));
         shares
     }

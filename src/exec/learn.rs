@@ -39,8 +39,15 @@ impl Corpus for Shards<'_> {
         self.part(part).len()
     }
 
-    fn read(&self, part: Part, piece: usize, take: &mut dyn FnMut(Examples) -> Result<bool>) -> Result<()> {
-        let Some(task) = self.part(part).get(piece) else { return Ok(()) };
+    fn read(
+        &self,
+        part: Part,
+        piece: usize,
+        take: &mut dyn FnMut(Examples) -> Result<bool>,
+    ) -> Result<()> {
+        let Some(task) = self.part(part).get(piece) else {
+            return Ok(());
+        };
         for block in self.readers.blocks(task, &self.columns, &self.steps) {
             if !take(self.training.examples(&block?, part)?)? {
                 break;
@@ -54,20 +61,60 @@ impl Corpus for Shards<'_> {
 ///
 /// # Errors
 /// Where the data cannot be read or nothing can be learnt from them, or the user wants it to stop.
-pub fn learn(placed: &Placed<Lesson>, sources: &[Dataset], threads: usize, clock: &Clock, watch: &dyn Watch) -> Result<Fitted> {
+pub fn learn(
+    placed: &Placed<Lesson>,
+    sources: &[Dataset],
+    threads: usize,
+    clock: &Clock,
+    watch: &dyn Watch,
+) -> Result<Fitted> {
     let training = &placed.part.training;
     let table = table::whole(Training::PARTED_BY, sources)?;
     let [learnt, held_out, unlabelled] = training.split(table.columns())?;
     let every: Vec<u32> = (0..).take(table.columns().num_rows()).collect();
     let by_shard = |rows: &Vec<u32>| tasks::by_shard(&table, rows);
-    let parts = [by_shard(&learnt)?, by_shard(&held_out)?, by_shard(&unlabelled)?, by_shard(&every)?];
-    let known = |name: &&str| sources.first().is_some_and(|source| source.steps.index_of(name).is_ok());
-    let columns = training.reads().into_iter().filter(known).map(str::to_owned).collect();
-    let steps = sources.first().map_or_else(|| Arc::new(Schema::empty()), |source| Arc::clone(&source.steps));
-    let corpus = Shards { readers: Readers::new(sources), training, parts, columns, steps };
+    let parts = [
+        by_shard(&learnt)?,
+        by_shard(&held_out)?,
+        by_shard(&unlabelled)?,
+        by_shard(&every)?,
+    ];
+    let known = |name: &&str| {
+        sources
+            .first()
+            .is_some_and(|source| source.steps.index_of(name).is_ok())
+    };
+    let columns = training
+        .reads()
+        .into_iter()
+        .filter(known)
+        .map(str::to_owned)
+        .collect();
+    let steps = sources.first().map_or_else(
+        || Arc::new(Schema::empty()),
+        |source| Arc::clone(&source.steps),
+    );
+    let corpus = Shards {
+        readers: Readers::new(sources),
+        training,
+        parts,
+        columns,
+        steps,
+    };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
+    let pool =
+        pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
     clock.time(&placed.name, || {
-        pool.install(|| caught("learning", || fit(&corpus, &training.task, &training.options, placed.part.device, watch)))
+        pool.install(|| {
+            caught("learning", || {
+                fit(
+                    &corpus,
+                    &training.task,
+                    &training.options,
+                    placed.part.device,
+                    watch,
+                )
+            })
+        })
     })
 }

@@ -55,13 +55,29 @@ pub struct Outcome {
 
 /// Tasks in flight: as many as threads, fewer where the budget does not hold them. A task holds a block as read, the
 /// same block transformed, and the row group being encoded. What is read may be wider than what is written: frames of videos.
-pub fn concurrency<'a>(threads: usize, memory: Option<usize>, phase: &Phase, sources: impl Iterator<Item = &'a Dataset>) -> usize {
+pub fn concurrency<'a>(
+    threads: usize,
+    memory: Option<usize>,
+    phase: &Phase,
+    sources: impl Iterator<Item = &'a Dataset>,
+) -> usize {
     let bytes = |steps: &Schema, rows: usize| rows * schema::row_bytes(steps);
     let read = |source: &Dataset| {
-        let fields = source.steps.fields().iter().filter(|field| phase.reads.contains(field.name())).cloned();
-        bytes(&Schema::new(fields.collect::<Vec<_>>()), schema::chunk_rows(&source.steps))
+        let fields = source
+            .steps
+            .fields()
+            .iter()
+            .filter(|field| phase.reads.contains(field.name()))
+            .cloned();
+        bytes(
+            &Schema::new(fields.collect::<Vec<_>>()),
+            schema::chunk_rows(&source.steps),
+        )
     };
-    let block = sources.map(read).fold(bytes(&phase.steps, schema::chunk_rows(&phase.steps)), usize::max);
+    let block = sources.map(read).fold(
+        bytes(&phase.steps, schema::chunk_rows(&phase.steps)),
+        usize::max,
+    );
     let fits = memory.map_or(threads, |memory| memory / (block * 4).max(1));
     threads.min(fits).max(1)
 }
@@ -72,7 +88,10 @@ pub fn concurrency<'a>(threads: usize, memory: Option<usize>, phase: &Phase, sou
 /// Where a transform cannot get ready; the message names the stage.
 pub fn prepare(phase: &Phase, workers: usize) -> Result<()> {
     for placed in &phase.transforms {
-        placed.part.prepare(workers).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+        placed
+            .part
+            .prepare(workers)
+            .map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
     }
     Ok(())
 }
@@ -90,9 +109,16 @@ pub fn run(
     mut journal: Journal,
     setting: &Setting,
 ) -> Result<Outcome> {
-    let pending: Vec<&Task> = tasks.iter().filter(|task| !journal.finished.contains_key(&task.index)).collect();
+    let pending: Vec<&Task> = tasks
+        .iter()
+        .filter(|task| !journal.finished.contains_key(&task.index))
+        .collect();
     let resumed = tasks.len() - pending.len();
-    let done: u64 = tasks.iter().filter(|task| journal.finished.contains_key(&task.index)).map(task_rows).sum();
+    let done: u64 = tasks
+        .iter()
+        .filter(|task| journal.finished.contains_key(&task.index))
+        .map(task_rows)
+        .sum();
     (setting.progress)(done);
     let workers = concurrency(setting.threads, setting.memory, phase, sources.iter());
     if !pending.is_empty() {
@@ -114,7 +140,11 @@ pub fn run(
     };
     let seal = |done: task::Done| {
         store::pause();
-        let recorded = done.sync().and_then(|finished| shared.lock().map_or(Ok(()), |mut shared| shared.0.record(finished)));
+        let recorded = done.sync().and_then(|finished| {
+            shared
+                .lock()
+                .map_or(Ok(()), |mut shared| shared.0.record(finished))
+        });
         recorded.unwrap_or_else(fail);
     };
     std::thread::scope(|scope| {
@@ -125,9 +155,13 @@ pub fn run(
         // Workers take tasks in order from one counter, so that a stopped run has finished a prefix, or nearly so.
         pool.install(|| {
             (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
-                while !stop.load(Ordering::Relaxed) && !setting.interrupted.load(Ordering::Relaxed) {
-                    let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
-                    let Some(task) = pending.get(index) else { return };
+                while !stop.load(Ordering::Relaxed) && !setting.interrupted.load(Ordering::Relaxed)
+                {
+                    let index =
+                        usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+                    let Some(task) = pending.get(index) else {
+                        return;
+                    };
                     match caught(format_args!("shard {} of the result", task.index), || {
                         task::run(task, phase, table, &readers, dataset, setting)
                     }) {
@@ -145,8 +179,14 @@ pub fn run(
         return Err(error);
     }
     if setting.interrupted.load(Ordering::Relaxed) {
-        let message = format!("interrupted with {} of {} tasks finished", journal.finished.len(), tasks.len());
-        return Err(Error::interrupted(message).hint("run the same command again to go on from there"));
+        let message = format!(
+            "interrupted with {} of {} tasks finished",
+            journal.finished.len(),
+            tasks.len()
+        );
+        return Err(
+            Error::interrupted(message).hint("run the same command again to go on from there")
+        );
     }
     outcome(phase, tasks, &journal, resumed)
 }
@@ -156,16 +196,32 @@ fn task_rows(task: &Task) -> u64 {
 }
 
 fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> Result<Outcome> {
-    let mut flow: Vec<Flow> =
-        phase.transforms.iter().map(|placed| Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() }).collect();
+    let mut flow: Vec<Flow> = phase
+        .transforms
+        .iter()
+        .map(|placed| Flow {
+            stage: placed.name.clone(),
+            index: placed.index,
+            ..Flow::default()
+        })
+        .collect();
     let mut shards = Vec::with_capacity(tasks.len());
     for task in tasks {
-        let finished: &Finished =
-            journal.finished.get(&task.index).ok_or_else(|| Error::failed(format!("task {} did not finish", task.index)))?;
-        let own: Vec<Flow> =
-            serde_json::from_value(finished.flow.clone()).map_err(|error| Error::failed(format!("damaged journal: {error}")))?;
-        flow.iter_mut().zip(&own).for_each(|(total, own)| total.add(own));
+        let finished: &Finished = journal
+            .finished
+            .get(&task.index)
+            .ok_or_else(|| Error::failed(format!("task {} did not finish", task.index)))?;
+        let own: Vec<Flow> = serde_json::from_value(finished.flow.clone())
+            .map_err(|error| Error::failed(format!("damaged journal: {error}")))?;
+        flow.iter_mut()
+            .zip(&own)
+            .for_each(|(total, own)| total.add(own));
         shards.push(finished.shard.clone());
     }
-    Ok(Outcome { shards, flow, resumed, tasks: tasks.len() })
+    Ok(Outcome {
+        shards,
+        flow,
+        resumed,
+        tasks: tasks.len(),
+    })
 }

@@ -27,21 +27,44 @@ impl Done {
     /// Makes the shard durable: what the journal may then say.
     pub(super) fn sync(self) -> Result<Finished> {
         let shard = self.shard.sync()?;
-        let flow = serde_json::to_value(self.flow).map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?;
-        Ok(Finished { task: self.task, shard, flow })
+        let flow = serde_json::to_value(self.flow)
+            .map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?;
+        Ok(Finished {
+            task: self.task,
+            shard,
+            flow,
+        })
     }
 }
 
 /// Runs `task` and writes its shard into `dataset`.
-pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, dataset: &Path, setting: &Setting) -> Result<Done> {
+pub(super) fn run(
+    task: &Task,
+    phase: &Phase,
+    table: &Table,
+    readers: &Readers,
+    dataset: &Path,
+    setting: &Setting,
+) -> Result<Done> {
     // What a killed run left of this shard is not in the journal.
     store::remove(&dataset.join(layout::steps(task.index)))?;
     store::remove(&dataset.join(layout::trajectories(task.index)))?;
-    let splits = phase.transforms.iter().any(|placed| placed.part.changes().splits);
+    let splits = phase
+        .transforms
+        .iter()
+        .any(|placed| placed.part.changes().splits);
     let sorted = table.sorted && !splits;
-    let mut writer = ShardWriter::create(dataset, task.index, &phase.steps, &phase.carried, sorted)?;
-    let mut flow: Vec<Flow> =
-        phase.transforms.iter().map(|placed| Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() }).collect();
+    let mut writer =
+        ShardWriter::create(dataset, task.index, &phase.steps, &phase.carried, sorted)?;
+    let mut flow: Vec<Flow> = phase
+        .transforms
+        .iter()
+        .map(|placed| Flow {
+            stage: placed.name.clone(),
+            index: placed.index,
+            ..Flow::default()
+        })
+        .collect();
     let clock = setting.clock;
     let mut blocks = readers.blocks(task, &phase.reads, &phase.steps);
     while let Some(block) = clock.time("read", || blocks.next()) {
@@ -56,10 +79,20 @@ pub(super) fn run(task: &Task, phase: &Phase, table: &Table, readers: &Readers, 
     }
     store::pause();
     let shard = clock.time("write", || writer.close())?;
-    Ok(Done { task: task.index, shard, flow })
+    Ok(Done {
+        task: task.index,
+        shard,
+        flow,
+    })
 }
 
-fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], clock: &Clock) -> Result<Chunk> {
+fn transform(
+    mut chunk: Chunk,
+    phase: &Phase,
+    stride: i64,
+    flow: &mut [Flow],
+    clock: &Clock,
+) -> Result<Chunk> {
     for (placed, flow) in phase.transforms.iter().zip(flow) {
         let mut tally = Tally::default();
         let (rows, trajectories) = (chunk.steps.num_rows() as u64, chunk.len() as u64);
@@ -83,19 +116,47 @@ fn transform(mut chunk: Chunk, phase: &Phase, stride: i64, flow: &mut [Flow], cl
 
 /// Gives the trajectories that a transform cut from one another ids of their own.
 fn renumber(chunk: Chunk, stride: i64) -> Result<Chunk> {
-    let Some(copies) = chunk.trajectories.column_by_name(COPY).and_then(|column| column.as_primitive_opt::<Int32Type>()) else {
+    let Some(copies) = chunk
+        .trajectories
+        .column_by_name(COPY)
+        .and_then(|column| column.as_primitive_opt::<Int32Type>())
+    else {
         return Ok(chunk);
     };
     let id = |(id, copy): (&i64, &i32)| {
-        let new = i64::from(*copy).checked_mul(stride).and_then(|offset| offset.checked_add(*id));
-        new.ok_or_else(|| Error::failed(format!("trajectory {id} was cut into so many that they run out of ids")))
+        let new = i64::from(*copy)
+            .checked_mul(stride)
+            .and_then(|offset| offset.checked_add(*id));
+        new.ok_or_else(|| {
+            Error::failed(format!(
+                "trajectory {id} was cut into so many that they run out of ids"
+            ))
+        })
     };
-    let ids = chunk.ids()?.iter().zip(copies.values()).map(id).collect::<Result<Vec<_>>>()?;
+    let ids = chunk
+        .ids()?
+        .iter()
+        .zip(copies.values())
+        .map(id)
+        .collect::<Result<Vec<_>>>()?;
     let mut trajectories = chunk.trajectories.clone();
     trajectories.remove_column(trajectories.schema().index_of(COPY)?);
-    let chunk = Chunk { trajectories, ..chunk };
-    let rows: Int64Array = chunk.spans().zip(&ids).flat_map(|(span, id)| std::iter::repeat_n(*id, span.len())).collect();
+    let chunk = Chunk {
+        trajectories,
+        ..chunk
+    };
+    let rows: Int64Array = chunk
+        .spans()
+        .zip(&ids)
+        .flat_map(|(span, id)| std::iter::repeat_n(*id, span.len()))
+        .collect();
     chunk
-        .with_step_column(Field::new(step::TRAJECTORY_ID, DataType::Int64, false), Arc::new(rows))?
-        .with_trajectory_column(Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false), Arc::new(Int64Array::from(ids)))
+        .with_step_column(
+            Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
+            Arc::new(rows),
+        )?
+        .with_trajectory_column(
+            Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false),
+            Arc::new(Int64Array::from(ids)),
+        )
 }

@@ -47,7 +47,14 @@ impl Aggregate {
     /// # Errors
     /// Where the text is not one expression over aggregates, names what is not there, or its types do not fit together.
     pub fn bind(sql: &str, schema: &Schema) -> Result<Aggregate, Misfit> {
-        let expr = parse(sql, schema, Allowed { along: true, aggregates: true })?;
+        let expr = parse(
+            sql,
+            schema,
+            Allowed {
+                along: true,
+                aggregates: true,
+            },
+        )?;
         let (program, expr) = Program::lower(expr, schema, Edge::Null, true)?;
         let refused = |error: DataFusionError| explain::planning(&error, sql, schema);
         let columns = df_schema(program.schema()).map_err(refused)?;
@@ -55,34 +62,64 @@ impl Aggregate {
         check_nesting(&expr)?;
 
         let context = PhysicalPlanningContext::default();
-        let (mut calls, mut done, mut fields) = (Vec::new(), Vec::<(Expr, String)>::new(), Vec::<Field>::new());
+        let (mut calls, mut done, mut fields) = (
+            Vec::new(),
+            Vec::<(Expr, String)>::new(),
+            Vec::<Field>::new(),
+        );
         let expr = expr.transform_up(|node| {
             if !matches!(node, Expr::AggregateFunction(_)) {
                 return Ok(Transformed::no(node));
             }
             if let Some((_, name)) = done.iter().find(|(done, _)| *done == node) {
-                return Ok(Transformed::yes(Expr::Column(Column::new_unqualified(name))));
+                return Ok(Transformed::yes(Expr::Column(Column::new_unqualified(
+                    name,
+                ))));
             }
             let name = format!("{} {}", text(&node), calls.len());
-            let builder = LoweredAggregateBuilder::new(&node, &columns, program.schema(), session().execution_props(), &context);
+            let builder = LoweredAggregateBuilder::new(
+                &node,
+                &columns,
+                program.schema(),
+                session().execution_props(),
+                &context,
+            );
             let lowered = builder.with_name(&name).build()?;
             let all = lowered.aggregate.all_expressions();
             let inputs = all.args.into_iter().chain(all.order_by_exprs).collect();
-            fields.push(Field::new(&name, lowered.aggregate.field().data_type().clone(), true));
-            calls.push(Call { function: lowered.aggregate, inputs, filter: lowered.filter });
+            fields.push(Field::new(
+                &name,
+                lowered.aggregate.field().data_type().clone(),
+                true,
+            ));
+            calls.push(Call {
+                function: lowered.aggregate,
+                inputs,
+                filter: lowered.filter,
+            });
             done.push((node, name.clone()));
-            Ok(Transformed::yes(Expr::Column(Column::new_unqualified(name))))
+            Ok(Transformed::yes(Expr::Column(Column::new_unqualified(
+                name,
+            ))))
         });
         let expr = expr.map_err(refused)?.data;
         if calls.is_empty() {
             return Err(Misfit::new(format!("`{}` is no aggregate", sql.trim()))
                 .help("a trajectory has one value of it: count(*), avg(reward), max(reward) - min(reward), …"));
         }
-        if let Some(column) = expr.column_refs().into_iter().find(|column| !fields.iter().any(|field| *field.name() == column.name)) {
+        if let Some(column) = expr
+            .column_refs()
+            .into_iter()
+            .find(|column| !fields.iter().any(|field| *field.name() == column.name))
+        {
             let name = column.name.clone();
-            return Err(Misfit::new(format!("`{name}` stands outside an aggregate, and has many values in a trajectory"))
-                .help(format!("say which: avg({name}), max({name}), first_value({name}), …"))
-                .word(name));
+            return Err(Misfit::new(format!(
+                "`{name}` stands outside an aggregate, and has many values in a trajectory"
+            ))
+            .help(format!(
+                "say which: avg({name}), max({name}), first_value({name}), …"
+            ))
+            .word(name));
         }
         let results = Arc::new(Schema::new(fields));
         let value = physical(expr, &df_schema(&results).map_err(refused)?)?;
@@ -90,7 +127,14 @@ impl Aggregate {
         if data_type == DataType::Null {
             return Err(Misfit::new(format!("`{}` is always null", sql.trim())));
         }
-        Ok(Aggregate { written: sql.trim().to_owned(), program, calls, results, value, data_type })
+        Ok(Aggregate {
+            written: sql.trim().to_owned(),
+            program,
+            calls,
+            results,
+            value,
+            data_type,
+        })
     }
 
     /// Type of the value.
@@ -111,33 +155,65 @@ impl Aggregate {
         let table = self.program.run(&chunk.steps, &chunk.offsets)?;
         let steps = not(chunk.is_final()?)?;
         // Of the steps only what names a row in a message.
-        let names = [step::TRAJECTORY_ID, step::STEP].into_iter().filter_map(|name| chunk.steps.schema().index_of(name).ok());
+        let names = [step::TRAJECTORY_ID, step::STEP]
+            .into_iter()
+            .filter_map(|name| chunk.steps.schema().index_of(name).ok());
         let source = chunk.steps.project(&names.collect::<Vec<_>>())?;
-        let (table, source) = (filter_record_batch(&table, &steps)?, filter_record_batch(&source, &steps)?);
+        let (table, source) = (
+            filter_record_batch(&table, &steps)?,
+            filter_record_batch(&source, &steps)?,
+        );
         let kept: Vec<bool> = steps.values().iter().collect();
         let offsets = thinned(&chunk.offsets, &kept);
-        let results = self.calls.iter().map(|call| self.call(call, &table, &source, &offsets)).collect::<Result<Vec<_>>>()?;
+        let results = self
+            .calls
+            .iter()
+            .map(|call| self.call(call, &table, &source, &offsets))
+            .collect::<Result<Vec<_>>>()?;
         let results = RecordBatch::try_new(Arc::clone(&self.results), results)?;
         let value = evaluate(&self.value, &results, &chunk.trajectories, &self.written)?;
-        if *value.data_type() == self.data_type { Ok(value) } else { Ok(cast(&value, &self.data_type)?) }
+        if *value.data_type() == self.data_type {
+            Ok(value)
+        } else {
+            Ok(cast(&value, &self.data_type)?)
+        }
     }
 
-    fn call(&self, call: &Call, table: &RecordBatch, source: &RecordBatch, offsets: &[usize]) -> Result<ArrayRef> {
-        let values = call.inputs.iter().map(|input| evaluate(input, table, source, &self.written));
+    fn call(
+        &self,
+        call: &Call,
+        table: &RecordBatch,
+        source: &RecordBatch,
+        offsets: &[usize],
+    ) -> Result<ArrayRef> {
+        let values = call
+            .inputs
+            .iter()
+            .map(|input| evaluate(input, table, source, &self.written));
         let mut values = values.collect::<Result<Vec<_>>>()?;
         let mut offsets = offsets.to_vec();
         if let Some(condition) = &call.filter {
             let holds = evaluate(condition, table, source, &self.written)?;
-            let holds =
-                holds.as_boolean_opt().ok_or_else(|| Error::failed(format!("the filter in `{}` is not a condition", self.written)))?;
+            let holds = holds.as_boolean_opt().ok_or_else(|| {
+                Error::failed(format!(
+                    "the filter in `{}` is not a condition",
+                    self.written
+                ))
+            })?;
             let holds = prep_null_mask_filter(holds);
-            values = values.iter().map(|values| filter(values, &holds)).collect::<Result<Vec<_>, _>>()?;
+            values = values
+                .iter()
+                .map(|values| filter(values, &holds))
+                .collect::<Result<Vec<_>, _>>()?;
             offsets = thinned(&offsets, &holds.values().iter().collect::<Vec<_>>());
         }
         let value = |ends: &[usize]| -> Result<ScalarValue, DataFusionError> {
             let mut accumulator = call.function.create_accumulator()?;
             let (start, len) = (ends[0], ends[1] - ends[0]);
-            let own: Vec<ArrayRef> = values.iter().map(|values| values.slice(start, len)).collect();
+            let own: Vec<ArrayRef> = values
+                .iter()
+                .map(|values| values.slice(start, len))
+                .collect();
             accumulator.update_batch(&own)?;
             accumulator.evaluate()
         };
@@ -146,27 +222,39 @@ impl Aggregate {
             true => Ok(new_empty_array(call.function.field().data_type())),
             false => ScalarValue::iter_to_array(totals),
         });
-        array.map_err(|error| Error::failed(format!("`{}` cannot be computed: {}", self.written, explain::reason(&error))))
+        array.map_err(|error| {
+            Error::failed(format!(
+                "`{}` cannot be computed: {}",
+                self.written,
+                explain::reason(&error)
+            ))
+        })
     }
 }
 
 fn check_nesting(expr: &Expr) -> Result<(), Misfit> {
     let is_aggregate = |node: &Expr| matches!(node, Expr::AggregateFunction(_));
     let nested = |node: &Expr| match node {
-        Expr::AggregateFunction(call) => {
-            call.params.args.iter().any(|argument| argument.exists(|inner| Ok(is_aggregate(inner))).unwrap_or(false))
-        }
+        Expr::AggregateFunction(call) => call.params.args.iter().any(|argument| {
+            argument
+                .exists(|inner| Ok(is_aggregate(inner)))
+                .unwrap_or(false)
+        }),
         _ => false,
     };
     match expr.exists(|node| Ok(nested(node))) {
         Ok(false) => Ok(()),
-        _ => Err(Misfit::new("an aggregate inside an aggregate has no meaning: a trajectory has one value of it")),
+        _ => Err(Misfit::new(
+            "an aggregate inside an aggregate has no meaning: a trajectory has one value of it",
+        )),
     }
 }
 
 /// Where trajectories start when only the rows that are `kept` are left.
 fn thinned(offsets: &[usize], kept: &[bool]) -> Vec<usize> {
-    let counts = offsets.windows(2).map(|ends| kept[ends[0]..ends[1]].iter().filter(|kept| **kept).count());
+    let counts = offsets
+        .windows(2)
+        .map(|ends| kept[ends[0]..ends[1]].iter().filter(|kept| **kept).count());
     std::iter::once(0)
         .chain(counts.scan(0, |sum, count| {
             *sum += count;
@@ -187,45 +275,115 @@ mod tests {
         let child = Arc::new(Field::new("element", DataType::Float32, false));
         let action = Arc::new(Float32Array::from(vec![1., -5., 3., 0., 0., 2., -1.]));
         let columns: Vec<(&str, ArrayRef)> = vec![
-            ("trajectory_id", Arc::new(Int64Array::from(vec![7, 7, 7, 7, 8, 9, 9]))),
-            ("step", Arc::new(Int32Array::from(vec![0, 1, 2, 3, 0, 0, 1]))),
-            ("action", Arc::new(FixedSizeListArray::try_new(child, 1, action, None).unwrap())),
-            ("reward", Arc::new(Float32Array::from(vec![Some(1.), Some(-2.), Some(4.), Some(99.), Some(99.), None, None]))),
-            ("is_final", Arc::new(BooleanArray::from(vec![false, false, false, true, true, false, false]))),
+            (
+                "trajectory_id",
+                Arc::new(Int64Array::from(vec![7, 7, 7, 7, 8, 9, 9])),
+            ),
+            (
+                "step",
+                Arc::new(Int32Array::from(vec![0, 1, 2, 3, 0, 0, 1])),
+            ),
+            (
+                "action",
+                Arc::new(FixedSizeListArray::try_new(child, 1, action, None).unwrap()),
+            ),
+            (
+                "reward",
+                Arc::new(Float32Array::from(vec![
+                    Some(1.),
+                    Some(-2.),
+                    Some(4.),
+                    Some(99.),
+                    Some(99.),
+                    None,
+                    None,
+                ])),
+            ),
+            (
+                "is_final",
+                Arc::new(BooleanArray::from(vec![
+                    false, false, false, true, true, false, false,
+                ])),
+            ),
         ];
-        let ids: Vec<(&str, ArrayRef)> = vec![("trajectory_id", Arc::new(Int64Array::from(vec![7, 8, 9])))];
-        Chunk::new(RecordBatch::try_from_iter(columns).unwrap(), RecordBatch::try_from_iter(ids).unwrap(), vec![0, 4, 5, 7])
+        let ids: Vec<(&str, ArrayRef)> =
+            vec![("trajectory_id", Arc::new(Int64Array::from(vec![7, 8, 9])))];
+        Chunk::new(
+            RecordBatch::try_from_iter(columns).unwrap(),
+            RecordBatch::try_from_iter(ids).unwrap(),
+            vec![0, 4, 5, 7],
+        )
     }
 
     fn values(sql: &str) -> Vec<Option<f64>> {
         let chunk = chunk();
-        let aggregate = Aggregate::bind(sql, &chunk.steps.schema()).unwrap_or_else(|misfit| panic!("{sql}: {misfit:?}"));
+        let aggregate = Aggregate::bind(sql, &chunk.steps.schema())
+            .unwrap_or_else(|misfit| panic!("{sql}: {misfit:?}"));
         let values = aggregate.evaluate(&chunk).unwrap();
         assert_eq!(values.data_type(), aggregate.data_type(), "{sql}");
-        cast(&values, &DataType::Float64).unwrap().as_primitive::<Float64Type>().iter().collect()
+        cast(&values, &DataType::Float64)
+            .unwrap()
+            .as_primitive::<Float64Type>()
+            .iter()
+            .collect()
     }
 
     #[test]
     fn each_trajectory_has_the_value_of_its_steps() {
         assert_eq!(values("max(abs(action[1]))"), [Some(5.), None, Some(2.)]);
         assert_eq!(values("count(*)"), [Some(3.), Some(0.), Some(2.)]);
-        assert_eq!(values("count(reward) + 10 * count(*)"), [Some(33.), Some(0.), Some(20.)]);
-        assert_eq!(values("avg(reward) filter (where reward > 0)"), [Some(2.5), None, None]);
+        assert_eq!(
+            values("count(reward) + 10 * count(*)"),
+            [Some(33.), Some(0.), Some(20.)]
+        );
+        assert_eq!(
+            values("avg(reward) filter (where reward > 0)"),
+            [Some(2.5), None, None]
+        );
         assert_eq!(values("max(reward) - min(reward)"), [Some(6.), None, None]);
-        assert_eq!(values("sum(abs(next(action[1]) - action[1]))"), [Some(17.), None, Some(3.)]);
-        assert_eq!(values("round(stddev_pop(step) * 1000)"), [Some(816.), None, Some(500.)]);
-        assert_eq!(values("cast(bool_and(action[1] > -2) as int)"), [Some(0.), None, Some(1.)]);
-        assert_eq!(values("count(distinct step % 2)"), [Some(2.), Some(0.), Some(2.)]);
-        assert_eq!(values("first_value(action[1]) + last_value(action[1])"), [Some(4.), None, Some(1.)]);
+        assert_eq!(
+            values("sum(abs(next(action[1]) - action[1]))"),
+            [Some(17.), None, Some(3.)]
+        );
+        assert_eq!(
+            values("round(stddev_pop(step) * 1000)"),
+            [Some(816.), None, Some(500.)]
+        );
+        assert_eq!(
+            values("cast(bool_and(action[1] > -2) as int)"),
+            [Some(0.), None, Some(1.)]
+        );
+        assert_eq!(
+            values("count(distinct step % 2)"),
+            [Some(2.), Some(0.), Some(2.)]
+        );
+        assert_eq!(
+            values("first_value(action[1]) + last_value(action[1])"),
+            [Some(4.), None, Some(1.)]
+        );
         assert_eq!(values("median(reward)"), [Some(1.), None, None]);
-        assert_eq!(values("coalesce(sum(reward), 0) / greatest(count(*), 1)"), [Some(1.), Some(0.), Some(0.)]);
+        assert_eq!(
+            values("coalesce(sum(reward), 0) / greatest(count(*), 1)"),
+            [Some(1.), Some(0.), Some(0.)]
+        );
     }
 
     #[test]
     fn no_trajectories_give_no_values() {
         let whole = chunk();
-        let none = Chunk::new(whole.steps.slice(0, 0), whole.trajectories.slice(0, 0), vec![0]);
-        assert_eq!(Aggregate::bind("avg(reward)", &whole.steps.schema()).unwrap().evaluate(&none).unwrap().len(), 0);
+        let none = Chunk::new(
+            whole.steps.slice(0, 0),
+            whole.trajectories.slice(0, 0),
+            vec![0],
+        );
+        assert_eq!(
+            Aggregate::bind("avg(reward)", &whole.steps.schema())
+                .unwrap()
+                .evaluate(&none)
+                .unwrap()
+                .len(),
+            0
+        );
     }
 
     #[test]
@@ -234,16 +392,46 @@ mod tests {
         for (sql, word, message) in [
             ("reward", "", "`reward` is no aggregate"),
             ("1", "", "`1` is no aggregate"),
-            ("avg(reward) + step", "step", "`step` stands outside an aggregate, and has many values in a trajectory"),
-            ("avg(sum(reward))", "", "an aggregate inside an aggregate has no meaning"),
-            ("next(avg(reward))", "next", "`next` is given an aggregate, which has one value for all steps"),
-            ("avg(action)", "avg", "`avg` does not take `action`, a vector of 1 numbers"),
+            (
+                "avg(reward) + step",
+                "step",
+                "`step` stands outside an aggregate, and has many values in a trajectory",
+            ),
+            (
+                "avg(sum(reward))",
+                "",
+                "an aggregate inside an aggregate has no meaning",
+            ),
+            (
+                "next(avg(reward))",
+                "next",
+                "`next` is given an aggregate, which has one value for all steps",
+            ),
+            (
+                "avg(action)",
+                "avg",
+                "`avg` does not take `action`, a vector of 1 numbers",
+            ),
             ("avg(rewrad)", "rewrad", "unknown column `rewrad`"),
-            ("array_agg(reward order by step)", "order", "`order by` inside an aggregate is not available"),
-            ("sum(reward) over ()", "sum", "`sum` is used as a window function"),
+            (
+                "array_agg(reward order by step)",
+                "order",
+                "`order by` inside an aggregate is not available",
+            ),
+            (
+                "sum(reward) over ()",
+                "sum",
+                "`sum` is used as a window function",
+            ),
         ] {
-            let misfit = Aggregate::bind(sql, &chunk.steps.schema()).err().unwrap_or_else(|| panic!("{sql} was taken"));
-            assert!(misfit.message.starts_with(message), "{sql}: {}", misfit.message);
+            let misfit = Aggregate::bind(sql, &chunk.steps.schema())
+                .err()
+                .unwrap_or_else(|| panic!("{sql} was taken"));
+            assert!(
+                misfit.message.starts_with(message),
+                "{sql}: {}",
+                misfit.message
+            );
             assert_eq!(misfit.word.unwrap_or_default(), word, "{sql}");
         }
     }
@@ -251,9 +439,21 @@ mod tests {
     #[test]
     fn a_row_at_fault_is_named() {
         let chunk = chunk();
-        let error = Aggregate::bind("sum(1 / (step - 1))", &chunk.steps.schema()).unwrap().evaluate(&chunk).unwrap_err();
-        assert_eq!(error.message, "`sum(1 / (step - 1))` cannot be computed at trajectory 7, step 1: division by zero");
-        let error = Aggregate::bind("1 / count(*)", &chunk.steps.schema()).unwrap().evaluate(&chunk).unwrap_err();
-        assert_eq!(error.message, "`1 / count(*)` cannot be computed at trajectory 8: division by zero");
+        let error = Aggregate::bind("sum(1 / (step - 1))", &chunk.steps.schema())
+            .unwrap()
+            .evaluate(&chunk)
+            .unwrap_err();
+        assert_eq!(
+            error.message,
+            "`sum(1 / (step - 1))` cannot be computed at trajectory 7, step 1: division by zero"
+        );
+        let error = Aggregate::bind("1 / count(*)", &chunk.steps.schema())
+            .unwrap()
+            .evaluate(&chunk)
+            .unwrap_err();
+        assert_eq!(
+            error.message,
+            "`1 / count(*)` cannot be computed at trajectory 8: division by zero"
+        );
     }
 }

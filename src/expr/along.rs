@@ -8,7 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float64Array, StructArray, UInt64Array, make_comparator, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float64Array, StructArray,
+    UInt64Array, make_comparator, new_null_array,
 };
 use arrow::compute::{SortOptions, cast, interleave, take};
 use arrow::datatypes::{DataType, Float64Type, Int8Type};
@@ -96,7 +97,11 @@ pub(super) struct Form {
 }
 
 const fn form(name: &'static str, arguments: &'static str, count: usize) -> Form {
-    Form { name, arguments, count }
+    Form {
+        name,
+        arguments,
+        count,
+    }
 }
 
 /// The functions, in the order of the manual.
@@ -129,7 +134,11 @@ const DISCOUNT: &str = "a constant from 0 to 1";
 
 impl Function {
     /// The function called `name` with its constants; `None` where there is none of that name.
-    pub(super) fn named(name: &str, edge: Edge, constants: &[Constant]) -> Result<Option<Function>, Unfit> {
+    pub(super) fn named(
+        name: &str,
+        edge: Edge,
+        constants: &[Constant],
+    ) -> Result<Option<Function>, Unfit> {
         let number = |index: usize, wanted: &'static str| match constants.get(index) {
             Some(Constant::Number(value)) => Ok(*value),
             _ => Err((index, wanted)),
@@ -139,16 +148,24 @@ impl Function {
             "next" => Function::Next(edge),
             "prev" => Function::Prev(edge),
             "returns_to_go" => match constants.first() {
-                Some(Constant::Number(gamma)) if discount(*gamma) => Function::ReturnsToGo(Constant::Number(*gamma)),
-                Some(Constant::Numbers(gammas)) if !gammas.is_empty() && gammas.iter().all(|gamma| discount(*gamma)) => {
+                Some(Constant::Number(gamma)) if discount(*gamma) => {
+                    Function::ReturnsToGo(Constant::Number(*gamma))
+                }
+                Some(Constant::Numbers(gammas))
+                    if !gammas.is_empty() && gammas.iter().all(|gamma| discount(*gamma)) =>
+                {
                     Function::ReturnsToGo(Constant::Numbers(gammas.clone()))
                 }
                 _ => return Err((0, DISCOUNT)),
             },
             "cumulative" => Function::Cumulative,
-            "prefix_sum" => {
-                Function::PrefixSum(number(0, DISCOUNT).and_then(|gamma| if discount(gamma) { Ok(gamma) } else { Err((0, DISCOUNT)) })?)
-            }
+            "prefix_sum" => Function::PrefixSum(number(0, DISCOUNT).and_then(|gamma| {
+                if discount(gamma) {
+                    Ok(gamma)
+                } else {
+                    Err((0, DISCOUNT))
+                }
+            })?),
             "prefix_product" => Function::Prefix(Fold::Product),
             "prefix_min" => Function::Prefix(Fold::Min),
             "prefix_max" => Function::Prefix(Fold::Max),
@@ -164,7 +181,10 @@ impl Function {
                 Function::Stock(gamma, number(1, "a constant number")?)
             }
             "categorical" => {
-                let (low, high) = (number(0, "a constant number")?, number(1, "a constant number")?);
+                let (low, high) = (
+                    number(0, "a constant number")?,
+                    number(1, "a constant number")?,
+                );
                 if !(low < high && (high - low).is_finite()) {
                     return Err((1, "a constant above the lowest atom"));
                 }
@@ -173,7 +193,11 @@ impl Function {
                 if count.fract() != 0.0 || !(2.0..=4096.0).contains(&count) {
                     return Err((2, COUNT));
                 }
-                Function::Categorical(Atoms { low, high, count: count as usize })
+                Function::Categorical(Atoms {
+                    low,
+                    high,
+                    count: count as usize,
+                })
             }
             "first" => Function::First,
             "last" => Function::Last,
@@ -187,8 +211,21 @@ impl Function {
 
     /// Whether the argument must be a number.
     pub(super) fn needs_number(&self) -> bool {
-        use Function::{Categorical, Cumulative, Mean, Prefix, PrefixSum, ReturnsToGo, Stock, Suffix, Sum};
-        matches!(self, ReturnsToGo(_) | Cumulative | PrefixSum(_) | Prefix(_) | Suffix(_) | Stock(..) | Categorical(_) | Mean | Sum)
+        use Function::{
+            Categorical, Cumulative, Mean, Prefix, PrefixSum, ReturnsToGo, Stock, Suffix, Sum,
+        };
+        matches!(
+            self,
+            ReturnsToGo(_)
+                | Cumulative
+                | PrefixSum(_)
+                | Prefix(_)
+                | Suffix(_)
+                | Stock(..)
+                | Categorical(_)
+                | Mean
+                | Sum
+        )
     }
 
     /// Whether the argument must have an order.
@@ -198,7 +235,8 @@ impl Function {
 
     /// Type of the value for an argument of type `argument`.
     pub(super) fn data_type(&self, argument: &DataType) -> DataType {
-        let wide = |count: usize| vector(DataType::Float64, i32::try_from(count).unwrap_or(i32::MAX));
+        let wide =
+            |count: usize| vector(DataType::Float64, i32::try_from(count).unwrap_or(i32::MAX));
         match self {
             Function::ReturnsToGo(Constant::Numbers(gammas)) => wide(gammas.len()),
             Function::Categorical(atoms) => wide(atoms.count),
@@ -212,28 +250,62 @@ impl Function {
     ///
     /// # Errors
     /// Where the argument's type is not one that the function takes.
-    pub(super) fn evaluate(&self, argument: &ArrayRef, offsets: &[usize], is_final: Option<&BooleanArray>) -> Result<ArrayRef> {
+    pub(super) fn evaluate(
+        &self,
+        argument: &ArrayRef,
+        offsets: &[usize],
+        is_final: Option<&BooleanArray>,
+    ) -> Result<ArrayRef> {
         let spans = || offsets.windows(2).map(|ends| ends[0]..ends[1]);
         let step = |row: &usize| is_final.is_none_or(|flags| !flags.value(*row));
         match self {
-            Function::Next(edge) => shift(argument, spans(), *edge, |row, span| (row + 1 < span.end).then_some(row + 1)),
-            Function::Prev(edge) => shift(argument, spans(), *edge, |row, span| (row > span.start).then(|| row - 1)),
+            Function::Next(edge) => shift(argument, spans(), *edge, |row, span| {
+                (row + 1 < span.end).then_some(row + 1)
+            }),
+            Function::Prev(edge) => shift(argument, spans(), *edge, |row, span| {
+                (row > span.start).then(|| row - 1)
+            }),
             Function::First => broadcast(argument, spans(), |mut span| span.find(step)),
             Function::Last => broadcast(argument, spans(), |span| span.rev().find(step)),
             Function::Min => extremum(argument, spans(), step, Ordering::Less),
             Function::Max => extremum(argument, spans(), step, Ordering::Greater),
             Function::ReturnsToGo(Constant::Number(gamma)) => {
-                scan(argument, spans().map(Iterator::rev), step, |sum, reward| reward + gamma * sum)
+                scan(argument, spans().map(Iterator::rev), step, |sum, reward| {
+                    reward + gamma * sum
+                })
             }
-            Function::ReturnsToGo(Constant::Numbers(gammas)) => scan::discounted(&numbers(argument)?, spans(), step, gammas),
-            Function::PrefixSum(gamma) => scan(argument, spans(), step, |sum, value| value + gamma * sum),
-            Function::Prefix(fold) => Ok(scan::running(&numbers(argument)?, spans(), step, |a, b| fold.of(a, b))),
-            Function::Suffix(fold) => Ok(scan::running(&numbers(argument)?, spans().map(Iterator::rev), step, |a, b| fold.of(a, b))),
-            Function::Stock(gamma, start) => Ok(scan::stock(&numbers(argument)?, spans(), step, *gamma, *start)),
+            Function::ReturnsToGo(Constant::Numbers(gammas)) => {
+                scan::discounted(&numbers(argument)?, spans(), step, gammas)
+            }
+            Function::PrefixSum(gamma) => {
+                scan(argument, spans(), step, |sum, value| value + gamma * sum)
+            }
+            Function::Prefix(fold) => {
+                Ok(scan::running(&numbers(argument)?, spans(), step, |a, b| {
+                    fold.of(a, b)
+                }))
+            }
+            Function::Suffix(fold) => Ok(scan::running(
+                &numbers(argument)?,
+                spans().map(Iterator::rev),
+                step,
+                |a, b| fold.of(a, b),
+            )),
+            Function::Stock(gamma, start) => Ok(scan::stock(
+                &numbers(argument)?,
+                spans(),
+                step,
+                *gamma,
+                *start,
+            )),
             Function::Categorical(atoms) => scan::categorical(&numbers(argument)?, *atoms),
             Function::Cumulative => scan(argument, spans(), step, |sum, value| sum + value),
-            Function::Mean => total(argument, spans(), step, |sum, count| (count > 0).then(|| sum / count as f64)),
-            Function::Sum => total(argument, spans(), step, |sum, count| (count > 0).then_some(sum)),
+            Function::Mean => total(argument, spans(), step, |sum, count| {
+                (count > 0).then(|| sum / count as f64)
+            }),
+            Function::Sum => total(argument, spans(), step, |sum, count| {
+                (count > 0).then_some(sum)
+            }),
         }
     }
 }
@@ -247,14 +319,23 @@ fn shift(
 ) -> Result<ArrayRef> {
     if edge == Edge::Zero {
         let zero = zero_row(argument.data_type())?;
-        let rows: Vec<(usize, usize)> =
-            spans.flat_map(|span| span.clone().map(|row| of(row, &span).map_or((1, 0), |row| (0, row))).collect::<Vec<_>>()).collect();
+        let rows: Vec<(usize, usize)> = spans
+            .flat_map(|span| {
+                span.clone()
+                    .map(|row| of(row, &span).map_or((1, 0), |row| (0, row)))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
         return Ok(interleave(&[argument.as_ref(), zero.as_ref()], &rows)?);
     }
     let mut rows = Vec::with_capacity(argument.len());
     for span in spans {
         let nearest = |row: usize| (edge == Edge::Repeat).then_some(row);
-        rows.extend(span.clone().map(|row| of(row, &span).or_else(|| nearest(row)).map(|row| row as u64)));
+        rows.extend(span.clone().map(|row| {
+            of(row, &span)
+                .or_else(|| nearest(row))
+                .map(|row| row as u64)
+        }));
     }
     Ok(take(argument, &UInt64Array::from(rows), None)?)
 }
@@ -264,15 +345,30 @@ fn zero_row(data_type: &DataType) -> Result<ArrayRef> {
     match data_type {
         DataType::FixedSizeList(child, width) => {
             let zero = zero_row(child.data_type())?;
-            let zeros = take(&zero, &UInt64Array::from(vec![0; usize::try_from(*width).unwrap_or(0)]), None)?;
-            Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, zeros, None)?))
+            let zeros = take(
+                &zero,
+                &UInt64Array::from(vec![0; usize::try_from(*width).unwrap_or(0)]),
+                None,
+            )?;
+            Ok(Arc::new(FixedSizeListArray::try_new(
+                Arc::clone(child),
+                *width,
+                zeros,
+                None,
+            )?))
         }
         DataType::Struct(fields) => {
-            let zeros = fields.iter().map(|field| zero_row(field.data_type())).collect::<Result<Vec<_>>>()?;
+            let zeros = fields
+                .iter()
+                .map(|field| zero_row(field.data_type()))
+                .collect::<Result<Vec<_>>>()?;
             Ok(Arc::new(StructArray::try_new(fields.clone(), zeros, None)?))
         }
         DataType::Boolean => Ok(Arc::new(BooleanArray::from(vec![false]))),
-        number if number.is_numeric() => Ok(cast(&arrow::array::PrimitiveArray::<Int8Type>::from(vec![0]), number)?),
+        number if number.is_numeric() => Ok(cast(
+            &arrow::array::PrimitiveArray::<Int8Type>::from(vec![0]),
+            number,
+        )?),
         other => Ok(new_null_array(other, 1)),
     }
 }
@@ -300,13 +396,23 @@ fn extremum(
 ) -> Result<ArrayRef> {
     let compare = make_comparator(argument.as_ref(), argument.as_ref(), SortOptions::default())?;
     broadcast(argument, spans, |span| {
-        span.filter(|row| step(row) && argument.is_valid(*row)).reduce(|best, row| if compare(row, best) == better { row } else { best })
+        span.filter(|row| step(row) && argument.is_valid(*row))
+            .reduce(|best, row| {
+                if compare(row, best) == better {
+                    row
+                } else {
+                    best
+                }
+            })
     })
 }
 
 fn numbers(argument: &ArrayRef) -> Result<Float64Array> {
     let numbers = cast(argument, &DataType::Float64)?;
-    numbers.as_primitive_opt::<Float64Type>().cloned().ok_or_else(|| Error::failed("not a number"))
+    numbers
+        .as_primitive_opt::<Float64Type>()
+        .cloned()
+        .ok_or_else(|| Error::failed("not a number"))
 }
 
 /// A running value over the steps of each trajectory in the order of `spans`; null on final rows, a null counts as 0.
@@ -321,7 +427,14 @@ fn scan<R: Iterator<Item = usize>>(
     for span in spans {
         let mut sum = 0.0;
         for row in span.filter(&step) {
-            sum = add(sum, if values.is_valid(row) { values.value(row) } else { 0.0 });
+            sum = add(
+                sum,
+                if values.is_valid(row) {
+                    values.value(row)
+                } else {
+                    0.0
+                },
+            );
             out[row] = Some(sum);
         }
     }
@@ -338,8 +451,12 @@ fn total(
     let values = numbers(argument)?;
     let mut out = Vec::with_capacity(values.len());
     for span in spans {
-        let known = span.clone().filter(|row| step(row) && values.is_valid(*row));
-        let (sum, count) = known.fold((0.0, 0), |(sum, count), row| (sum + values.value(row), count + 1));
+        let known = span
+            .clone()
+            .filter(|row| step(row) && values.is_valid(*row));
+        let (sum, count) = known.fold((0.0, 0), |(sum, count), row| {
+            (sum + values.value(row), count + 1)
+        });
         let value = value(sum, count);
         out.extend(span.map(|_| value));
     }

@@ -34,7 +34,11 @@ pub struct Misfit {
 
 impl Misfit {
     fn new(message: impl Into<String>) -> Misfit {
-        Misfit { word: None, message: message.into(), help: None }
+        Misfit {
+            word: None,
+            message: message.into(),
+            help: None,
+        }
     }
 
     fn word(mut self, word: impl Into<String>) -> Misfit {

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use arrow::datatypes::Schema;
 use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, ExprWithAlias, Function, FunctionArgumentClause, FunctionArguments, Query, Value, Visit, Visitor,
+    Expr as SqlExpr, ExprWithAlias, Function, FunctionArgumentClause, FunctionArguments, Query,
+    Value, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -39,15 +40,22 @@ pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr
         return Err(Misfit::new("the expression is empty"));
     }
     if sql.len() > LONGEST {
-        return Err(
-            Misfit::new(format!("the expression is {} bytes long, the limit is {LONGEST}", sql.len())).help("split it over several stages")
-        );
+        return Err(Misfit::new(format!(
+            "the expression is {} bytes long, the limit is {LONGEST}",
+            sql.len()
+        ))
+        .help("split it over several stages"));
     }
     let tokens = tokens(sql)?;
-    let operators = tokens.iter().filter(|token| is_operator(&token.token)).count();
+    let operators = tokens
+        .iter()
+        .filter(|token| is_operator(&token.token))
+        .count();
     if operators > MOST_OPERATORS {
-        return Err(Misfit::new(format!("the expression has {operators} operators, the limit is {MOST_OPERATORS}"))
-            .help("split it over several stages; `x in (…)` takes any number of values"));
+        return Err(Misfit::new(format!(
+            "the expression has {operators} operators, the limit is {MOST_OPERATORS}"
+        ))
+        .help("split it over several stages; `x in (…)` takes any number of values"));
     }
     if tokens.iter().any(|token| token.token == Token::SemiColon) {
         return Err(Misfit::new("an expression is one expression, without `;`")
@@ -57,23 +65,33 @@ pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr
     let quoted = quote(sql, &tokens, schema);
     let dialect = GenericDialect {};
     let unreadable = |error: ParserError| explain::unreadable(&error);
-    let mut parser = Parser::new(&dialect).with_recursion_limit(DEEPEST).try_with_sql(&quoted).map_err(unreadable)?;
+    let mut parser = Parser::new(&dialect)
+        .with_recursion_limit(DEEPEST)
+        .try_with_sql(&quoted)
+        .map_err(unreadable)?;
     let expr = parser.parse_expr().map_err(unreadable)?;
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
         let rest = rest.token.to_string();
-        return Err(Misfit::new(format!("the expression ends before `{rest}`, which cannot follow")).word(rest));
+        return Err(Misfit::new(format!(
+            "the expression ends before `{rest}`, which cannot follow"
+        ))
+        .word(rest));
     }
     if let ControlFlow::Break(misfit) = expr.visit(&mut Refuse { allowed }) {
         return Err(*misfit);
     }
     let columns = df_schema(schema).map_err(|error| explain::planning(&error, sql, schema))?;
     let expr = ExprWithAlias { expr, alias: None };
-    session().create_logical_expr_from_sql_expr(expr, &columns).map_err(|error| explain::planning(&error, sql, schema))
+    session()
+        .create_logical_expr_from_sql_expr(expr, &columns)
+        .map_err(|error| explain::planning(&error, sql, schema))
 }
 
 fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, Misfit> {
-    Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().map_err(|error| Misfit::new(explain::sentence(&error.message)))
+    Tokenizer::new(&GenericDialect {}, sql)
+        .tokenize_with_location()
+        .map_err(|error| Misfit::new(explain::sentence(&error.message)))
 }
 
 fn is_operator(token: &Token) -> bool {
@@ -92,8 +110,17 @@ fn is_operator(token: &Token) -> bool {
                         | Keyword::XOR
                 )
         }
-        Token::Comma | Token::LParen | Token::RParen | Token::RBracket | Token::Period | Token::EOF | Token::SemiColon => false,
-        Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::Whitespace(_) => false,
+        Token::Comma
+        | Token::LParen
+        | Token::RParen
+        | Token::RBracket
+        | Token::Period
+        | Token::EOF
+        | Token::SemiColon => false,
+        Token::Number(..)
+        | Token::SingleQuotedString(_)
+        | Token::DoubleQuotedString(_)
+        | Token::Whitespace(_) => false,
         _ => true,
     }
 }
@@ -105,31 +132,58 @@ pub fn quote_columns(sql: &str, schema: &Schema) -> String {
 }
 
 fn quote(sql: &str, tokens: &[TokenWithSpan], schema: &Schema) -> String {
-    let tokens: Vec<&TokenWithSpan> = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
-    let word = |index: Option<usize>| match index.and_then(|index| tokens.get(index)).map(|token| &token.token) {
+    let tokens: Vec<&TokenWithSpan> = tokens
+        .iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_)))
+        .collect();
+    let word = |index: Option<usize>| match index
+        .and_then(|index| tokens.get(index))
+        .map(|token| &token.token)
+    {
         Some(Token::Word(word)) if word.quote_style.is_none() => word.keyword,
         _ => Keyword::NoKeyword,
     };
     // Byte where each line starts: tokens are located by line and by character.
-    let lines: Vec<usize> = std::iter::once(0).chain(sql.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let lines: Vec<usize> = std::iter::once(0)
+        .chain(sql.match_indices('\n').map(|(at, _)| at + 1))
+        .collect();
     let byte = |line: u64, column: u64| {
         let start = *lines.get(usize::try_from(line).ok()?.checked_sub(1)?)?;
         let rest = &sql[start..];
         let skip = usize::try_from(column).ok()?.checked_sub(1)?;
-        Some(start + rest.char_indices().nth(skip).map_or(rest.len(), |(at, _)| at))
+        Some(
+            start
+                + rest
+                    .char_indices()
+                    .nth(skip)
+                    .map_or(rest.len(), |(at, _)| at),
+        )
     };
     let (mut out, mut done) = (String::with_capacity(sql.len() + 16), 0);
     for (index, token) in tokens.iter().enumerate() {
-        let Token::Word(name) = &token.token else { continue };
+        let Token::Word(name) = &token.token else {
+            continue;
+        };
         let next = tokens.get(index + 1).map(|token| &token.token);
         let previous = index.checked_sub(1);
-        let after_type = word(previous) == Keyword::AS || previous.is_some_and(|at| tokens[at].token == Token::DoubleColon);
-        let frame =
-            name.keyword == Keyword::ROWS && matches!(word(Some(index + 1)), Keyword::BETWEEN | Keyword::UNBOUNDED | Keyword::CURRENT);
-        if !is_hidden(name) || schema.index_of(&name.value).is_err() || next == Some(&Token::LParen) || after_type || frame {
+        let after_type = word(previous) == Keyword::AS
+            || previous.is_some_and(|at| tokens[at].token == Token::DoubleColon);
+        let frame = name.keyword == Keyword::ROWS
+            && matches!(
+                word(Some(index + 1)),
+                Keyword::BETWEEN | Keyword::UNBOUNDED | Keyword::CURRENT
+            );
+        if !is_hidden(name)
+            || schema.index_of(&name.value).is_err()
+            || next == Some(&Token::LParen)
+            || after_type
+            || frame
+        {
             continue;
         }
-        let Some(start) = byte(token.span.start.line, token.span.start.column) else { continue };
+        let Some(start) = byte(token.span.start.line, token.span.start.column) else {
+            continue;
+        };
         let end = start + name.value.len();
         if sql.get(start..end) == Some(name.value.as_str()) && start >= done {
             out.push_str(&sql[done..start]);
@@ -200,15 +254,20 @@ impl Visitor for Refuse {
             SqlExpr::Function(function) => self.function(function).err(),
             SqlExpr::Value(value) => match &value.value {
                 Value::Placeholder(name) => {
-                    let misfit = Misfit::new(format!("`{name}` stands for nothing here")).word(name.clone());
+                    let misfit =
+                        Misfit::new(format!("`{name}` stands for nothing here")).word(name.clone());
                     Some(misfit.help("parameters of a pipeline are written ${name}"))
                 }
                 _ => None,
             },
-            SqlExpr::Wildcard(_) | SqlExpr::QualifiedWildcard(..) => Some(Misfit::new("`*` stands for no single value").word("*")),
+            SqlExpr::Wildcard(_) | SqlExpr::QualifiedWildcard(..) => {
+                Some(Misfit::new("`*` stands for no single value").word("*"))
+            }
             _ => None,
         };
-        fault.map_or(ControlFlow::Continue(()), |misfit| ControlFlow::Break(Box::new(misfit)))
+        fault.map_or(ControlFlow::Continue(()), |misfit| {
+            ControlFlow::Break(Box::new(misfit))
+        })
     }
 }
 
@@ -217,8 +276,12 @@ impl Refuse {
         let written = function.name.to_string();
         let name = written.to_lowercase();
         let misfit = |message: String| Misfit::new(message).word(written.clone());
-        if function.over.is_some() || (session().window_functions().contains_key(&name) && !is_known(&name)) {
-            let misfit = misfit(format!("`{written}` is used as a window function, which is not available in an expression"));
+        if function.over.is_some()
+            || (session().window_functions().contains_key(&name) && !is_known(&name))
+        {
+            let misfit = misfit(format!(
+                "`{written}` is used as a window function, which is not available in an expression"
+            ));
             return Err(
                 misfit.help("functions along a trajectory do the same: next(x), prev(x), cumulative(x), first(x), last(x), mean_over(x)")
             );
@@ -242,7 +305,12 @@ impl Refuse {
             return Ok(());
         }
         let scalars = session().scalar_functions().keys();
-        let names = scalars.chain(session().aggregate_functions().keys().filter(|_| self.allowed.aggregates));
+        let names = scalars.chain(
+            session()
+                .aggregate_functions()
+                .keys()
+                .filter(|_| self.allowed.aggregates),
+        );
         let mut names: Vec<&str> = names.map(String::as_str).collect();
         names.sort_unstable();
         let misfit = misfit(format!("unknown function `{written}`"));
@@ -255,23 +323,38 @@ impl Refuse {
     }
 
     fn along(&self, function: &Function, form: &Form) -> Result<(), Misfit> {
-        let Form { name, arguments, count } = form;
+        let Form {
+            name,
+            arguments,
+            count,
+        } = form;
         if !self.allowed.along {
-            return Err(Misfit::new(format!("`{name}` works along the steps of a trajectory, and there are no steps here"))
-                .word(*name)
-                .help("use it in `derive`, in `summarise`, or in `filter: {steps: …}`"));
+            return Err(Misfit::new(format!(
+                "`{name}` works along the steps of a trajectory, and there are no steps here"
+            ))
+            .word(*name)
+            .help("use it in `derive`, in `summarise`, or in `filter: {steps: …}`"));
         }
         let (given, plain) = match &function.args {
-            FunctionArguments::List(list) => (list.args.len(), list.duplicate_treatment.is_none() && list.clauses.is_empty()),
+            FunctionArguments::List(list) => (
+                list.args.len(),
+                list.duplicate_treatment.is_none() && list.clauses.is_empty(),
+            ),
             _ => (0, true),
         };
-        if given != *count || !plain || function.filter.is_some() || !function.within_group.is_empty() {
+        if given != *count
+            || !plain
+            || function.filter.is_some()
+            || !function.within_group.is_empty()
+        {
             let takes = match count {
                 1 => "one argument".to_owned(),
                 2 => "a value and a discount".to_owned(),
                 count => format!("{count} arguments"),
             };
-            return Err(Misfit::new(format!("`{name}` takes {takes}")).word(*name).help(format!("such as {name}({arguments})")));
+            return Err(Misfit::new(format!("`{name}` takes {takes}"))
+                .word(*name)
+                .help(format!("such as {name}({arguments})")));
         }
         Ok(())
     }
@@ -283,12 +366,17 @@ impl Refuse {
             } else {
                 "`summarise: {column: SQL}` makes a column of trajectories out of an aggregate over their steps"
             };
-            return Err(Misfit::new(format!("`{written}` is an aggregate of many rows, and this expression is about one"))
-                .word(written)
-                .help(help));
+            return Err(Misfit::new(format!(
+                "`{written}` is an aggregate of many rows, and this expression is about one"
+            ))
+            .word(written)
+            .help(help));
         }
         let ordered = match &function.args {
-            FunctionArguments::List(list) => list.clauses.iter().any(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_))),
+            FunctionArguments::List(list) => list
+                .clauses
+                .iter()
+                .any(|clause| matches!(clause, FunctionArgumentClause::OrderBy(_))),
             _ => false,
         };
         if ordered {
@@ -300,7 +388,8 @@ impl Refuse {
 
 /// Whether a name of a window function is that of another kind of function as well.
 fn is_known(name: &str) -> bool {
-    session().scalar_functions().contains_key(name) || session().aggregate_functions().contains_key(name)
+    session().scalar_functions().contains_key(name)
+        || session().aggregate_functions().contains_key(name)
 }
 
 #[cfg(test)]
@@ -312,17 +401,29 @@ mod tests {
 
     #[test]
     fn only_words_that_sql_would_hide_are_quoted() {
-        let schema =
-            Schema::new(["return", "rows", "step", "date", "first", "end"].map(|name| Field::new(name, DataType::Int64, true)).to_vec());
+        let schema = Schema::new(
+            ["return", "rows", "step", "date", "first", "end"]
+                .map(|name| Field::new(name, DataType::Int64, true))
+                .to_vec(),
+        );
         for (sql, quoted) in [
-            ("return > 500 and step >= 50", "\"return\" > 500 and \"step\" >= 50"),
+            (
+                "return > 500 and step >= 50",
+                "\"return\" > 500 and \"step\" >= 50",
+            ),
             (
                 "select t.return,\n  é, rows from t where 'return' = x -- return",
                 "select t.\"return\",\n  é, \"rows\" from t where 'return' = x -- return",
             ),
-            ("cast(x as date) + date + x::date", "cast(x as date) + \"date\" + x::date"),
+            (
+                "cast(x as date) + date + x::date",
+                "cast(x as date) + \"date\" + x::date",
+            ),
             ("first(return)", "first(\"return\")"),
-            ("sum(x) over (rows between 1 preceding and current row)", "sum(x) over (rows between 1 preceding and current row)"),
+            (
+                "sum(x) over (rows between 1 preceding and current row)",
+                "sum(x) over (rows between 1 preceding and current row)",
+            ),
             ("case when true then 1 end", "case when true then 1 end"),
             ("\"return\" + 'it''s'", "\"return\" + 'it''s'"),
             ("'open", "'open"),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{
+    DataType, Field, FieldRef, Float64Type, Int32Type, Int64Type, Schema, SchemaRef,
+};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -36,17 +38,37 @@ struct Step {
 impl Program {
     /// Takes the functions along a trajectory out of `expr`; what is left is an expression over [`Program::schema`].
     /// `is_final` says whether the column of that name is needed in any case.
-    pub(super) fn lower(expr: Expr, schema: &Schema, edge: Edge, is_final: bool) -> Result<(Program, Expr), Misfit> {
+    pub(super) fn lower(
+        expr: Expr,
+        schema: &Schema,
+        edge: Edge,
+        is_final: bool,
+    ) -> Result<(Program, Expr), Misfit> {
         let is_final = is_final || calls_along(&expr, |name| name != "next" && name != "prev");
         if is_final && schema.index_of(step::IS_FINAL).is_err() {
-            return Err(Misfit::new("there is no column `is_final` to tell steps from final observations"));
+            return Err(Misfit::new(
+                "there is no column `is_final` to tell steps from final observations",
+            ));
         }
-        let named: Vec<String> = expr.column_refs().into_iter().map(|column| column.name.clone()).collect();
-        let used = |name: &str| named.iter().any(|column| column == name) || (is_final && name == step::IS_FINAL);
+        let named: Vec<String> = expr
+            .column_refs()
+            .into_iter()
+            .map(|column| column.name.clone())
+            .collect();
+        let used = |name: &str| {
+            named.iter().any(|column| column == name) || (is_final && name == step::IS_FINAL)
+        };
         let inputs = schema.fields().iter().filter(|field| used(field.name()));
-        let fields: Vec<FieldRef> = inputs.map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect();
+        let fields: Vec<FieldRef> = inputs
+            .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)))
+            .collect();
         let columns = fields.iter().map(|field| field.name().clone()).collect();
-        let mut lowering = Lowering { fields, steps: Vec::new(), done: Vec::new(), edge };
+        let mut lowering = Lowering {
+            fields,
+            steps: Vec::new(),
+            done: Vec::new(),
+            edge,
+        };
         let mut fault = None;
         let lowered = expr.transform_up(|node| {
             lowering.node(node).map_err(|misfit| {
@@ -59,7 +81,14 @@ impl Program {
             (None, Err(error)) => return Err(Misfit::new(explain::reason(&error))),
             (None, Ok(expr)) => expr.data,
         };
-        Ok((Program { schema: Arc::new(Schema::new(lowering.fields)), columns, steps: lowering.steps }, expr))
+        Ok((
+            Program {
+                schema: Arc::new(Schema::new(lowering.fields)),
+                columns,
+                steps: lowering.steps,
+            },
+            expr,
+        ))
     }
 
     /// Columns that [`Program::run`] gives.
@@ -76,18 +105,26 @@ impl Program {
     pub(super) fn run(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         for field in self.schema.fields().iter().take(self.columns.len()) {
-            let column =
-                batch.column_by_name(field.name()).ok_or_else(|| Error::failed(format!("column `{}` is missing", field.name())))?;
+            let column = batch
+                .column_by_name(field.name())
+                .ok_or_else(|| Error::failed(format!("column `{}` is missing", field.name())))?;
             if column.data_type() != field.data_type() {
                 let (found, wanted) = (column.data_type(), field.data_type());
-                return Err(Error::failed(format!("column `{}` is of type {found}, where {wanted} was announced", field.name())));
+                return Err(Error::failed(format!(
+                    "column `{}` is of type {found}, where {wanted} was announced",
+                    field.name()
+                )));
             }
             columns.push(Arc::clone(column));
         }
         if !self.steps.is_empty() && offsets.last().copied().unwrap_or(0) != batch.num_rows() {
-            return Err(Error::failed("functions along a trajectory need to know where trajectories begin"));
+            return Err(Error::failed(
+                "functions along a trajectory need to know where trajectories begin",
+            ));
         }
-        let is_final = batch.column_by_name(step::IS_FINAL).and_then(|column| column.as_boolean_opt());
+        let is_final = batch
+            .column_by_name(step::IS_FINAL)
+            .and_then(|column| column.as_boolean_opt());
         for step in &self.steps {
             let known = self.table(&columns, batch.num_rows())?;
             let argument = evaluate(&step.argument, &known, batch, &step.written)?;
@@ -98,7 +135,11 @@ impl Program {
 
     fn table(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
         let schema = Arc::new(Schema::new(self.schema.fields()[..columns.len()].to_vec()));
-        Ok(RecordBatch::try_new_with_options(schema, columns.to_vec(), &RecordBatchOptions::new().with_row_count(Some(rows)))?)
+        Ok(RecordBatch::try_new_with_options(
+            schema,
+            columns.to_vec(),
+            &RecordBatchOptions::new().with_row_count(Some(rows)),
+        )?)
     }
 }
 
@@ -112,7 +153,10 @@ fn calls_along(expr: &Expr, which: impl Fn(&str) -> bool) -> bool {
 }
 
 fn along(call: &ScalarFunction) -> Option<&'static str> {
-    FUNCTIONS.iter().map(|form| form.name).find(|name| *name == call.func.name())
+    FUNCTIONS
+        .iter()
+        .map(|form| form.name)
+        .find(|name| *name == call.func.name())
 }
 
 struct Lowering {
@@ -125,59 +169,114 @@ struct Lowering {
 
 impl Lowering {
     fn node(&mut self, node: Expr) -> Result<Transformed<Expr>, Misfit> {
-        let Expr::ScalarFunction(call) = &node else { return Ok(Transformed::no(node)) };
+        let Expr::ScalarFunction(call) = &node else {
+            return Ok(Transformed::no(node));
+        };
         if call.func.name() == "array_element" {
             return self.element(node);
         }
-        let Some(name) = along(call) else { return Ok(Transformed::no(node)) };
+        let Some(name) = along(call) else {
+            return Ok(Transformed::no(node));
+        };
         if let Some((_, name)) = self.done.iter().find(|(done, _)| *done == node) {
-            return Ok(Transformed::yes(Expr::Column(Column::new_unqualified(name))));
+            return Ok(Transformed::yes(Expr::Column(Column::new_unqualified(
+                name,
+            ))));
         }
-        let Some(argument) = call.args.first() else { return Ok(Transformed::no(node)) };
-        if argument.exists(|inner| Ok(matches!(inner, Expr::AggregateFunction(_)))).unwrap_or(false) {
-            return Err(Misfit::new(format!("`{name}` is given an aggregate, which has one value for all steps")).word(name));
+        let Some(argument) = call.args.first() else {
+            return Ok(Transformed::no(node));
+        };
+        if argument
+            .exists(|inner| Ok(matches!(inner, Expr::AggregateFunction(_))))
+            .unwrap_or(false)
+        {
+            return Err(Misfit::new(format!(
+                "`{name}` is given an aggregate, which has one value for all steps"
+            ))
+            .word(name));
         }
-        let constants = call.args.iter().skip(1).map(constant).collect::<Option<Vec<_>>>();
+        let constants = call
+            .args
+            .iter()
+            .skip(1)
+            .map(constant)
+            .collect::<Option<Vec<_>>>();
         let constants = constants.unwrap_or_default();
-        let Some(function) = Function::named(name, self.edge, &constants).map_err(|fault| unfit(&call.args, fault))? else {
+        let Some(function) = Function::named(name, self.edge, &constants)
+            .map_err(|fault| unfit(&call.args, fault))?
+        else {
             return Ok(Transformed::no(node));
         };
         let columns = self.columns()?;
         let argument = fit(argument.clone(), &columns)?;
-        let data_type = argument.get_type(&columns).map_err(|error| Misfit::new(explain::reason(&error)))?;
+        let data_type = argument
+            .get_type(&columns)
+            .map_err(|error| Misfit::new(explain::reason(&error)))?;
         let number = data_type.is_numeric() || data_type == DataType::Boolean;
         let ordered = number || matches!(data_type, DataType::Utf8);
         if (function.needs_number() && !number) || (function.needs_order() && !ordered) {
             let written = text(&argument);
-            let misfit = Misfit::new(format!("`{name}` takes a number, and `{written}` is {}", kind(&data_type))).word(name);
-            return Err(if data_type.is_nested() { misfit.help(inside(&written, &data_type)) } else { misfit });
+            let misfit = Misfit::new(format!(
+                "`{name}` takes a number, and `{written}` is {}",
+                kind(&data_type)
+            ))
+            .word(name);
+            return Err(if data_type.is_nested() {
+                misfit.help(inside(&written, &data_type))
+            } else {
+                misfit
+            });
         }
         let written = text(&node);
         let mut column = written.clone();
         while self.fields.iter().any(|field| *field.name() == column) {
             column.push('\'');
         }
-        self.fields.push(Arc::new(Field::new(&column, function.data_type(&data_type), true)));
-        self.steps.push(Step { argument: physical(argument, &columns)?, function, written });
+        self.fields.push(Arc::new(Field::new(
+            &column,
+            function.data_type(&data_type),
+            true,
+        )));
+        self.steps.push(Step {
+            argument: physical(argument, &columns)?,
+            function,
+            written,
+        });
         self.done.push((node, column.clone()));
-        Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column))))
+        Ok(Transformed::yes(Expr::Column(Column::new_unqualified(
+            column,
+        ))))
     }
 
     /// `vector[index]` for vector columns, by a function of our own: DataFusion would turn all vectors into lists first.
     fn element(&self, node: Expr) -> Result<Transformed<Expr>, Misfit> {
-        let Expr::ScalarFunction(call) = &node else { return Ok(Transformed::no(node)) };
+        let Expr::ScalarFunction(call) = &node else {
+            return Ok(Transformed::no(node));
+        };
         let columns = self.columns()?;
-        let types: Vec<Option<DataType>> = call.args.iter().map(|argument| argument.get_type(&columns).ok()).collect();
-        let [Some(DataType::FixedSizeList(..)), Some(index)] = &types[..] else { return Ok(Transformed::no(node)) };
+        let types: Vec<Option<DataType>> = call
+            .args
+            .iter()
+            .map(|argument| argument.get_type(&columns).ok())
+            .collect();
+        let [Some(DataType::FixedSizeList(..)), Some(index)] = &types[..] else {
+            return Ok(Transformed::no(node));
+        };
         if !index.is_integer() {
             let written = text(&call.args[1]);
-            return Err(Misfit::new(format!("the index in `{}` is {}, not a whole number", text(&node), kind(index))).word(written));
+            return Err(Misfit::new(format!(
+                "the index in `{}` is {}, not a whole number",
+                text(&node),
+                kind(index)
+            ))
+            .word(written));
         }
         Ok(Transformed::yes(element().call(call.args.clone())))
     }
 
     fn columns(&self) -> Result<DFSchema, Misfit> {
-        df_schema(&Schema::new(self.fields.clone())).map_err(|error| Misfit::new(explain::reason(&error)))
+        df_schema(&Schema::new(self.fields.clone()))
+            .map_err(|error| Misfit::new(explain::reason(&error)))
     }
 }
 
@@ -185,8 +284,13 @@ impl Lowering {
 fn constant(expr: &Expr) -> Option<Constant> {
     let nothing = DFSchema::empty();
     let simplifier = simplifier(&nothing);
-    let simple = simplifier.coerce(expr.clone(), &nothing).and_then(|expr| simplifier.simplify(expr)).ok()?;
-    let Expr::Literal(value, _) = simple else { return None };
+    let simple = simplifier
+        .coerce(expr.clone(), &nothing)
+        .and_then(|expr| simplifier.simplify(expr))
+        .ok()?;
+    let Expr::Literal(value, _) = simple else {
+        return None;
+    };
     if let ScalarValue::List(list) = &value {
         let numbers = cast(list.values(), &DataType::Float64).ok()?;
         let numbers = numbers.as_primitive_opt::<Float64Type>()?;
@@ -201,12 +305,22 @@ fn constant(expr: &Expr) -> Option<Constant> {
 /// Which constant a function cannot use; the first that is none, where any is not.
 fn unfit(arguments: &[Expr], (index, wanted): Unfit) -> Misfit {
     let constants = arguments.get(1..).unwrap_or_default();
-    let index = constants.iter().position(|expr| constant(expr).is_none()).unwrap_or(index);
+    let index = constants
+        .iter()
+        .position(|expr| constant(expr).is_none())
+        .unwrap_or(index);
     let written = constants.get(index).map(text).unwrap_or_default();
     // A list as the user wrote it.
-    let list = written.strip_prefix("make_array(").and_then(|list| list.strip_suffix(')')).map(|list| format!("[{list}]"));
+    let list = written
+        .strip_prefix("make_array(")
+        .and_then(|list| list.strip_suffix(')'))
+        .map(|list| format!("[{list}]"));
     let written = list.unwrap_or(written);
-    let what = if wanted.ends_with("from 0 to 1") || wanted.ends_with("at most 1") { "the discount " } else { "" };
+    let what = if wanted.ends_with("from 0 to 1") || wanted.ends_with("at most 1") {
+        "the discount "
+    } else {
+        ""
+    };
     Misfit::new(format!("{what}`{written}` is not {wanted}")).word(written)
 }
 
@@ -214,28 +328,52 @@ fn unfit(arguments: &[Expr], (index, wanted): Unfit) -> Misfit {
 pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
     explain::check_operators(&expr, columns)?;
     let simplifier = simplifier(columns);
-    let coerced = simplifier.coerce(expr.clone(), columns).map_err(|error| explain::types(&expr, columns, &error))?;
+    let coerced = simplifier
+        .coerce(expr.clone(), columns)
+        .map_err(|error| explain::types(&expr, columns, &error))?;
     let simple = simplifier.simplify(coerced).map_err(|error| {
-        explain::missing_field(&error, columns.as_arrow())
-            .unwrap_or_else(|| Misfit::new(format!("`{}` cannot be computed: {}", text(&expr), explain::reason(&error))))
+        explain::missing_field(&error, columns.as_arrow()).unwrap_or_else(|| {
+            Misfit::new(format!(
+                "`{}` cannot be computed: {}",
+                text(&expr),
+                explain::reason(&error)
+            ))
+        })
     })?;
     // What is constant and yet was not computed cannot be: a text that is no number, a division by zero.
     let mut fault = None;
     let looked = simple.apply(|node| {
         let constant = match node {
             Expr::Cast(cast) => matches!(cast.expr.as_ref(), Expr::Literal(..)),
-            Expr::BinaryExpr(binary) => matches!((binary.left.as_ref(), binary.right.as_ref()), (Expr::Literal(..), Expr::Literal(..))),
+            Expr::BinaryExpr(binary) => matches!(
+                (binary.left.as_ref(), binary.right.as_ref()),
+                (Expr::Literal(..), Expr::Literal(..))
+            ),
             _ => false,
         };
         if constant {
-            let empty =
-                RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &RecordBatchOptions::new().with_row_count(Some(1)))?;
-            let value = session().create_physical_expr(node.clone(), &DFSchema::empty()).and_then(|expr| expr.evaluate(&empty));
-            fault = value
-                .err()
-                .map(|error| Misfit::new(format!("`{}` cannot be computed: {}", text(node), explain::reason(&error))).word(text(node)));
+            let empty = RecordBatch::try_new_with_options(
+                Arc::new(Schema::empty()),
+                vec![],
+                &RecordBatchOptions::new().with_row_count(Some(1)),
+            )?;
+            let value = session()
+                .create_physical_expr(node.clone(), &DFSchema::empty())
+                .and_then(|expr| expr.evaluate(&empty));
+            fault = value.err().map(|error| {
+                Misfit::new(format!(
+                    "`{}` cannot be computed: {}",
+                    text(node),
+                    explain::reason(&error)
+                ))
+                .word(text(node))
+            });
         }
-        Ok(if fault.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        Ok(if fault.is_some() {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
     });
     match (fault, looked) {
         (Some(misfit), _) => Err(misfit),
@@ -261,8 +399,16 @@ pub(super) fn plain(data_type: DataType) -> DataType {
 
 /// The value of `expr` on every row of `table`. `source` has the same rows, with the columns that say where they come
 /// from, and `written` is the expression as the user wrote it: both for the message when a row has no value.
-pub(super) fn evaluate(expr: &Arc<dyn PhysicalExpr>, table: &RecordBatch, source: &RecordBatch, written: &str) -> Result<ArrayRef> {
-    let compute = |table: &RecordBatch| expr.evaluate(table).and_then(|value| value.into_array(table.num_rows()));
+pub(super) fn evaluate(
+    expr: &Arc<dyn PhysicalExpr>,
+    table: &RecordBatch,
+    source: &RecordBatch,
+    written: &str,
+) -> Result<ArrayRef> {
+    let compute = |table: &RecordBatch| {
+        expr.evaluate(table)
+            .and_then(|value| value.into_array(table.num_rows()))
+    };
     let error = match compute(table) {
         Ok(value) => return Ok(value),
         Err(error) => error,
@@ -277,12 +423,26 @@ pub(super) fn evaluate(expr: &Arc<dyn PhysicalExpr>, table: &RecordBatch, source
             (start, len) = (start + half, len - half);
         }
     }
-    let id = source.column_by_name(step::TRAJECTORY_ID).and_then(|column| column.as_primitive_opt::<Int64Type>());
-    let number = source.column_by_name(step::STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
-    let place = match (id.filter(|ids| start < ids.len()), number.filter(|steps| start < steps.len())) {
-        (Some(ids), Some(steps)) => format!(" at trajectory {}, step {}", ids.value(start), steps.value(start)),
+    let id = source
+        .column_by_name(step::TRAJECTORY_ID)
+        .and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let number = source
+        .column_by_name(step::STEP)
+        .and_then(|column| column.as_primitive_opt::<Int32Type>());
+    let place = match (
+        id.filter(|ids| start < ids.len()),
+        number.filter(|steps| start < steps.len()),
+    ) {
+        (Some(ids), Some(steps)) => format!(
+            " at trajectory {}, step {}",
+            ids.value(start),
+            steps.value(start)
+        ),
         (Some(ids), None) => format!(" at trajectory {}", ids.value(start)),
         _ => String::new(),
     };
-    Err(Error::failed(format!("`{written}` cannot be computed{place}: {}", explain::reason(&error))))
+    Err(Error::failed(format!(
+        "`{written}` cannot be computed{place}: {}",
+        explain::reason(&error)
+    )))
 }

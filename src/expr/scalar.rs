@@ -28,27 +28,50 @@ impl Expression {
     /// # Errors
     /// Where the text is not one expression, names what is not there, or its types do not fit together.
     pub fn bind(sql: &str, schema: &Schema, along: Option<Edge>) -> Result<Expression, Misfit> {
-        let expr = parse(sql, schema, Allowed { along: along.is_some(), aggregates: false })?;
+        let expr = parse(
+            sql,
+            schema,
+            Allowed {
+                along: along.is_some(),
+                aggregates: false,
+            },
+        )?;
         let (program, expr) = Program::lower(expr, schema, along.unwrap_or(Edge::Null), false)?;
-        let columns = df_schema(program.schema()).map_err(|error| explain::planning(&error, sql, schema))?;
+        let columns =
+            df_schema(program.schema()).map_err(|error| explain::planning(&error, sql, schema))?;
         let value = physical(fit(expr, &columns)?, &columns)?;
-        let data_type = value.data_type(program.schema()).map_err(|error| Misfit::new(explain::reason(&error)))?;
+        let data_type = value
+            .data_type(program.schema())
+            .map_err(|error| Misfit::new(explain::reason(&error)))?;
         if data_type == DataType::Null {
-            return Err(Misfit::new(format!("`{}` is always null", sql.trim())).help("say of which type: cast(null as double)"));
+            return Err(Misfit::new(format!("`{}` is always null", sql.trim()))
+                .help("say of which type: cast(null as double)"));
         }
-        Ok(Expression { written: sql.trim().to_owned(), program, value, data_type: plain(data_type) })
+        Ok(Expression {
+            written: sql.trim().to_owned(),
+            program,
+            value,
+            data_type: plain(data_type),
+        })
     }
 
     /// Like [`Expression::bind`], for a condition: the value must be boolean.
     ///
     /// # Errors
     /// As [`Expression::bind`], and where the value is not boolean.
-    pub fn predicate(sql: &str, schema: &Schema, along: Option<Edge>) -> Result<Expression, Misfit> {
+    pub fn predicate(
+        sql: &str,
+        schema: &Schema,
+        along: Option<Edge>,
+    ) -> Result<Expression, Misfit> {
         let expression = Expression::bind(sql, schema, along)?;
         if expression.data_type != DataType::Boolean {
             let kind = explain::kind(&expression.data_type);
-            return Err(Misfit::new(format!("a condition is true or false, and `{}` is {kind}", expression.written))
-                .help("compare it with something, as in `x > 0`"));
+            return Err(Misfit::new(format!(
+                "a condition is true or false, and `{}` is {kind}",
+                expression.written
+            ))
+            .help("compare it with something, as in `x > 0`"));
         }
         Ok(expression)
     }
@@ -70,7 +93,11 @@ impl Expression {
     pub fn evaluate(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<ArrayRef> {
         let table = self.program.run(batch, offsets)?;
         let value = evaluate(&self.value, &table, batch, &self.written)?;
-        if *value.data_type() == self.data_type { Ok(value) } else { Ok(cast(&value, &self.data_type)?) }
+        if *value.data_type() == self.data_type {
+            Ok(value)
+        } else {
+            Ok(cast(&value, &self.data_type)?)
+        }
     }
 
     /// Whether the condition holds on each row; null counts as false, so the result has no nulls.
@@ -79,14 +106,23 @@ impl Expression {
     /// As [`Expression::evaluate`], and where the expression is not a condition.
     pub fn mask(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<BooleanArray> {
         let value = self.evaluate(batch, offsets)?;
-        let holds = value.as_boolean_opt().ok_or_else(|| Error::failed(format!("`{}` is not a condition", self.written)))?;
-        Ok(if holds.null_count() == 0 { holds.clone() } else { prep_null_mask_filter(holds) })
+        let holds = value
+            .as_boolean_opt()
+            .ok_or_else(|| Error::failed(format!("`{}` is not a condition", self.written)))?;
+        Ok(if holds.null_count() == 0 {
+            holds.clone()
+        } else {
+            prep_null_mask_filter(holds)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray, StructArray};
+    use arrow::array::{
+        FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
+        StructArray,
+    };
     use arrow::datatypes::{Field, Fields, Float32Type, Float64Type};
 
     use super::*;
@@ -96,27 +132,56 @@ mod tests {
     fn steps() -> (RecordBatch, Vec<usize>) {
         let child = Arc::new(Field::new("element", DataType::Float32, false));
         let vectors: ArrayRef = Arc::new(
-            FixedSizeListArray::try_new(child, 2, Arc::new(Float32Array::from(vec![1., 2., 3., 4., 5., 6., 7., 8.])), None).unwrap(),
+            FixedSizeListArray::try_new(
+                child,
+                2,
+                Arc::new(Float32Array::from(vec![1., 2., 3., 4., 5., 6., 7., 8.])),
+                None,
+            )
+            .unwrap(),
         );
-        let fields = Fields::from(vec![Field::new("pos", vector(DataType::Float32, 2), false), Field::new("t", DataType::Float64, false)]);
-        let dict = StructArray::new(fields.clone(), vec![Arc::clone(&vectors), Arc::new(Float64Array::from(vec![0., 1., 2., 3.]))], None);
+        let fields = Fields::from(vec![
+            Field::new("pos", vector(DataType::Float32, 2), false),
+            Field::new("t", DataType::Float64, false),
+        ]);
+        let dict = StructArray::new(
+            fields.clone(),
+            vec![
+                Arc::clone(&vectors),
+                Arc::new(Float64Array::from(vec![0., 1., 2., 3.])),
+            ],
+            None,
+        );
         let columns: Vec<(&str, ArrayRef)> = vec![
-            ("trajectory_id", Arc::new(Int64Array::from(vec![7, 7, 7, 8]))),
+            (
+                "trajectory_id",
+                Arc::new(Int64Array::from(vec![7, 7, 7, 8])),
+            ),
             ("step", Arc::new(Int32Array::from(vec![0, 1, 2, 0]))),
             ("observation", vectors),
             ("dict", Arc::new(dict)),
-            ("reward", Arc::new(Float32Array::from(vec![Some(1.), Some(2.), None, None]))),
+            (
+                "reward",
+                Arc::new(Float32Array::from(vec![Some(1.), Some(2.), None, None])),
+            ),
             ("return", Arc::new(Float64Array::from(vec![3., 3., 3., 0.]))),
             ("rows", Arc::new(Int64Array::from(vec![3, 3, 3, 1]))),
-            ("task", Arc::new(StringArray::from(vec!["a", "b", "c", "d"]))),
+            (
+                "task",
+                Arc::new(StringArray::from(vec!["a", "b", "c", "d"])),
+            ),
             ("Mixed", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
-            ("is_final", Arc::new(BooleanArray::from(vec![false, false, true, false]))),
+            (
+                "is_final",
+                Arc::new(BooleanArray::from(vec![false, false, true, false])),
+            ),
         ];
         (RecordBatch::try_from_iter(columns).unwrap(), vec![0, 3, 4])
     }
 
     fn bind(sql: &str, edge: Edge) -> Expression {
-        Expression::bind(sql, &steps().0.schema(), Some(edge)).unwrap_or_else(|misfit| panic!("{sql}: {misfit:?}"))
+        Expression::bind(sql, &steps().0.schema(), Some(edge))
+            .unwrap_or_else(|misfit| panic!("{sql}: {misfit:?}"))
     }
 
     fn value(sql: &str, edge: Edge) -> ArrayRef {
@@ -128,7 +193,11 @@ mod tests {
     }
 
     fn numbers(sql: &str, edge: Edge) -> Vec<Option<f64>> {
-        cast(&value(sql, edge), &DataType::Float64).unwrap().as_primitive::<Float64Type>().iter().collect()
+        cast(&value(sql, edge), &DataType::Float64)
+            .unwrap()
+            .as_primitive::<Float64Type>()
+            .iter()
+            .collect()
     }
 
     fn refused(sql: &str) -> (Option<String>, String, Option<String>) {
@@ -141,35 +210,114 @@ mod tests {
     #[test]
     fn functions_along_a_trajectory_never_leave_it() {
         let none = None::<f64>;
-        assert_eq!(numbers("next(observation[1])", Edge::Null), [Some(3.), Some(5.), none, none]);
-        assert_eq!(numbers("next(observation)[1]", Edge::Repeat), [Some(3.), Some(5.), Some(5.), Some(7.)]);
-        assert_eq!(numbers("prev(dict)['pos'][2]", Edge::Zero), [Some(0.), Some(2.), Some(4.), Some(0.)]);
-        assert_eq!(numbers("prev(reward)", Edge::Zero), [Some(0.), Some(1.), Some(2.), Some(0.)]);
-        assert_eq!(numbers("next(next(observation[2])) - observation[2]", Edge::Null), [Some(4.), none, none, none]);
-        assert_eq!(numbers("returns_to_go(reward, 1 - 0.5)", Edge::Null), [Some(2.), Some(2.), none, Some(0.)]);
-        assert_eq!(numbers("cumulative(reward)", Edge::Null), [Some(1.), Some(3.), none, Some(0.)]);
-        assert_eq!(numbers("first(step) + 10 * last(observation[1])", Edge::Null), [Some(30.), Some(30.), Some(30.), Some(70.)]);
-        assert_eq!(numbers("mean_over(reward)", Edge::Null), [Some(1.5), Some(1.5), Some(1.5), none]);
-        assert_eq!(numbers("sum_over(observation[1])", Edge::Null), [Some(4.), Some(4.), Some(4.), Some(7.)]);
-        assert_eq!(numbers("max_over(observation[1]) - min_over(observation[1])", Edge::Null), [Some(2.), Some(2.), Some(2.), Some(0.)]);
+        assert_eq!(
+            numbers("next(observation[1])", Edge::Null),
+            [Some(3.), Some(5.), none, none]
+        );
+        assert_eq!(
+            numbers("next(observation)[1]", Edge::Repeat),
+            [Some(3.), Some(5.), Some(5.), Some(7.)]
+        );
+        assert_eq!(
+            numbers("prev(dict)['pos'][2]", Edge::Zero),
+            [Some(0.), Some(2.), Some(4.), Some(0.)]
+        );
+        assert_eq!(
+            numbers("prev(reward)", Edge::Zero),
+            [Some(0.), Some(1.), Some(2.), Some(0.)]
+        );
+        assert_eq!(
+            numbers("next(next(observation[2])) - observation[2]", Edge::Null),
+            [Some(4.), none, none, none]
+        );
+        assert_eq!(
+            numbers("returns_to_go(reward, 1 - 0.5)", Edge::Null),
+            [Some(2.), Some(2.), none, Some(0.)]
+        );
+        assert_eq!(
+            numbers("cumulative(reward)", Edge::Null),
+            [Some(1.), Some(3.), none, Some(0.)]
+        );
+        assert_eq!(
+            numbers("first(step) + 10 * last(observation[1])", Edge::Null),
+            [Some(30.), Some(30.), Some(30.), Some(70.)]
+        );
+        assert_eq!(
+            numbers("mean_over(reward)", Edge::Null),
+            [Some(1.5), Some(1.5), Some(1.5), none]
+        );
+        assert_eq!(
+            numbers("sum_over(observation[1])", Edge::Null),
+            [Some(4.), Some(4.), Some(4.), Some(7.)]
+        );
+        assert_eq!(
+            numbers(
+                "max_over(observation[1]) - min_over(observation[1])",
+                Edge::Null
+            ),
+            [Some(2.), Some(2.), Some(2.), Some(0.)]
+        );
         let next = value("next(observation)", Edge::Zero);
-        let values = next.as_fixed_size_list().values().as_primitive::<Float32Type>().values().to_vec();
-        assert_eq!((values, next.null_count()), (vec![3., 4., 5., 6., 0., 0., 0., 0.], 0));
-        assert_eq!(value("next(task)", Edge::Null).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("b"), Some("c"), None, None]);
+        let values = next
+            .as_fixed_size_list()
+            .values()
+            .as_primitive::<Float32Type>()
+            .values()
+            .to_vec();
+        assert_eq!(
+            (values, next.null_count()),
+            (vec![3., 4., 5., 6., 0., 0., 0., 0.], 0)
+        );
+        assert_eq!(
+            value("next(task)", Edge::Null)
+                .as_string::<i32>()
+                .iter()
+                .collect::<Vec<_>>(),
+            [Some("b"), Some("c"), None, None]
+        );
     }
 
     #[test]
     fn vectors_structures_and_columns_named_like_sql_words() {
-        assert_eq!(numbers("observation[2] * 2", Edge::Null), [Some(4.), Some(8.), Some(12.), Some(16.)]);
-        assert_eq!(numbers("observation[-1]", Edge::Null), numbers("observation[2]", Edge::Null));
+        assert_eq!(
+            numbers("observation[2] * 2", Edge::Null),
+            [Some(4.), Some(8.), Some(12.), Some(16.)]
+        );
+        assert_eq!(
+            numbers("observation[-1]", Edge::Null),
+            numbers("observation[2]", Edge::Null)
+        );
         assert_eq!(numbers("observation[3]", Edge::Null), [None; 4]);
-        assert_eq!(numbers("observation[step + 1]", Edge::Null), [Some(1.), Some(4.), None, Some(7.)]);
-        assert_eq!(numbers("array_length(observation)", Edge::Null), [Some(2.); 4]);
-        assert_eq!(numbers("dict['t'] + dict['pos'][1]", Edge::Null), [Some(1.), Some(4.), Some(7.), Some(10.)]);
-        assert_eq!(numbers("return + rows + step", Edge::Null), [Some(6.), Some(7.), Some(8.), Some(1.)]);
-        assert_eq!(numbers("case when Mixed > 2 then 1 else 0 end", Edge::Null), [Some(0.), Some(0.), Some(1.), Some(1.)]);
-        assert_eq!(bind("return > 1 and cumulative(reward) > 0", Edge::Null).columns(), ["reward", "return", "is_final"]);
-        assert_eq!(value("upper(task) || '''s'", Edge::Null).as_string::<i32>().value(0), "A's");
+        assert_eq!(
+            numbers("observation[step + 1]", Edge::Null),
+            [Some(1.), Some(4.), None, Some(7.)]
+        );
+        assert_eq!(
+            numbers("array_length(observation)", Edge::Null),
+            [Some(2.); 4]
+        );
+        assert_eq!(
+            numbers("dict['t'] + dict['pos'][1]", Edge::Null),
+            [Some(1.), Some(4.), Some(7.), Some(10.)]
+        );
+        assert_eq!(
+            numbers("return + rows + step", Edge::Null),
+            [Some(6.), Some(7.), Some(8.), Some(1.)]
+        );
+        assert_eq!(
+            numbers("case when Mixed > 2 then 1 else 0 end", Edge::Null),
+            [Some(0.), Some(0.), Some(1.), Some(1.)]
+        );
+        assert_eq!(
+            bind("return > 1 and cumulative(reward) > 0", Edge::Null).columns(),
+            ["reward", "return", "is_final"]
+        );
+        assert_eq!(
+            value("upper(task) || '''s'", Edge::Null)
+                .as_string::<i32>()
+                .value(0),
+            "A's"
+        );
         assert_eq!(bind("upper(task)", Edge::Null).data_type(), &DataType::Utf8);
     }
 
@@ -178,20 +326,44 @@ mod tests {
         let (batch, offsets) = steps();
         let condition = Expression::predicate("reward > 1", &batch.schema(), None).unwrap();
         let mask = condition.mask(&batch, &offsets).unwrap();
-        assert_eq!((mask.null_count(), mask.values().iter().collect::<Vec<_>>()), (0, vec![false, true, false, false]));
-        let tail = bind("observation[1]", Edge::Null).evaluate(&batch.slice(2, 2), &[0, 1, 2]).unwrap();
-        assert_eq!(tail.as_primitive::<Float32Type>().values().as_ref(), [5., 7.]);
-        let constant = Expression::bind("1 + 1", &batch.schema(), None).unwrap().evaluate(&batch, &[]).unwrap();
+        assert_eq!(
+            (mask.null_count(), mask.values().iter().collect::<Vec<_>>()),
+            (0, vec![false, true, false, false])
+        );
+        let tail = bind("observation[1]", Edge::Null)
+            .evaluate(&batch.slice(2, 2), &[0, 1, 2])
+            .unwrap();
+        assert_eq!(
+            tail.as_primitive::<Float32Type>().values().as_ref(),
+            [5., 7.]
+        );
+        let constant = Expression::bind("1 + 1", &batch.schema(), None)
+            .unwrap()
+            .evaluate(&batch, &[])
+            .unwrap();
         assert_eq!(constant.len(), 4);
     }
 
     #[test]
     fn a_row_without_a_value_is_named() {
         let (batch, offsets) = steps();
-        let error = bind("10 / (step - 1)", Edge::Null).evaluate(&batch, &offsets).unwrap_err();
-        assert_eq!(error.message, "`10 / (step - 1)` cannot be computed at trajectory 7, step 1: division by zero");
-        let error = bind("cast(task as int)", Edge::Null).evaluate(&batch, &offsets).unwrap_err();
-        assert!(error.message.starts_with("`cast(task as int)` cannot be computed at trajectory 7, step 0: "), "{}", error.message);
+        let error = bind("10 / (step - 1)", Edge::Null)
+            .evaluate(&batch, &offsets)
+            .unwrap_err();
+        assert_eq!(
+            error.message,
+            "`10 / (step - 1)` cannot be computed at trajectory 7, step 1: division by zero"
+        );
+        let error = bind("cast(task as int)", Edge::Null)
+            .evaluate(&batch, &offsets)
+            .unwrap_err();
+        assert!(
+            error
+                .message
+                .starts_with("`cast(task as int)` cannot be computed at trajectory 7, step 0: "),
+            "{}",
+            error.message
+        );
     }
 
     #[test]
@@ -199,39 +371,172 @@ mod tests {
         let vector = "take one coordinate, counted from 1, such as observation[1]";
         for (sql, word, message, help) in [
             ("", "", "the expression is empty", ""),
-            ("rewrad + 1", "rewrad", "unknown column `rewrad`", "did you mean `reward`?"),
-            ("mixed + 1", "mixed", "unknown column `mixed`", "did you mean `Mixed`?"),
-            ("task = \"a\"", "a", "unknown column `a`", "text is written in single quotes: 'a'"),
-            ("steps.reward", "steps.reward", "unknown column `steps.reward`", "there are trajectory_id, step, "),
-            ("reward; reward", ";", "an expression is one expression, without `;`", ""),
-            ("reward reward", "reward", "the expression ends before `reward`, which cannot follow", ""),
-            ("(select max(reward) from steps) > 1", "select", "subqueries are not available in an expression", ""),
-            ("avg(reward)", "avg", "`avg` is an aggregate of many rows, and this expression is about one", "mean_over(x)"),
-            ("sum(reward) over (order by step)", "sum", "`sum` is used as a window function", "cumulative(x)"),
-            ("random()", "random", "`random` gives another value in every run", "seeds"),
-            ("sqr(reward)", "sqr", "unknown function `sqr`", "did you mean `"),
-            ("next()", "next", "`next` takes one argument", "next(reward)"),
-            ("returns_to_go(reward)", "returns_to_go", "`returns_to_go` takes a value and a discount", "returns_to_go(reward, 0.99)"),
-            ("returns_to_go(reward, reward)", "reward", "the discount `reward` is not a constant from 0 to 1", ""),
-            ("returns_to_go(reward, 2)", "2", "the discount `2` is not a constant from 0 to 1", ""),
-            ("mean_over(observation)", "mean_over", "`mean_over` takes a number, and `observation` is a vector of 2 numbers", vector),
-            ("cumulative(task)", "cumulative", "`cumulative` takes a number, and `task` is text", ""),
-            ("observation > 1", "observation", "`observation` is a vector of 2 numbers, and `>` takes single values", vector),
-            ("dict + 1", "dict", "`dict` is a structure of pos, t, and `+` takes single values", "take a field, such as dict['pos']"),
-            ("reward > 'abc'", "'abc'", "`'abc'` is text and `reward` is a number: `>` does not go between them", "without quotes"),
-            ("task > 5", "task", "`task` is text and `5` is a number: `>` does not go between them", "cast("),
-            ("reward and is_final", "reward", "`and` goes between conditions, and `reward` is a number", ""),
-            ("observation[task]", "task", "the index in `observation[task]` is text, not a whole number", ""),
-            ("observation[1.5]", "1.5", "the index in `observation[1.5]` is a number, not a whole number", ""),
-            ("dict['speed']", "speed", "there is no field `speed`", "there are pos, t"),
-            ("1 / 0", "1 / 0", "`1 / 0` cannot be computed: division by zero", ""),
+            (
+                "rewrad + 1",
+                "rewrad",
+                "unknown column `rewrad`",
+                "did you mean `reward`?",
+            ),
+            (
+                "mixed + 1",
+                "mixed",
+                "unknown column `mixed`",
+                "did you mean `Mixed`?",
+            ),
+            (
+                "task = \"a\"",
+                "a",
+                "unknown column `a`",
+                "text is written in single quotes: 'a'",
+            ),
+            (
+                "steps.reward",
+                "steps.reward",
+                "unknown column `steps.reward`",
+                "there are trajectory_id, step, ",
+            ),
+            (
+                "reward; reward",
+                ";",
+                "an expression is one expression, without `;`",
+                "",
+            ),
+            (
+                "reward reward",
+                "reward",
+                "the expression ends before `reward`, which cannot follow",
+                "",
+            ),
+            (
+                "(select max(reward) from steps) > 1",
+                "select",
+                "subqueries are not available in an expression",
+                "",
+            ),
+            (
+                "avg(reward)",
+                "avg",
+                "`avg` is an aggregate of many rows, and this expression is about one",
+                "mean_over(x)",
+            ),
+            (
+                "sum(reward) over (order by step)",
+                "sum",
+                "`sum` is used as a window function",
+                "cumulative(x)",
+            ),
+            (
+                "random()",
+                "random",
+                "`random` gives another value in every run",
+                "seeds",
+            ),
+            (
+                "sqr(reward)",
+                "sqr",
+                "unknown function `sqr`",
+                "did you mean `",
+            ),
+            (
+                "next()",
+                "next",
+                "`next` takes one argument",
+                "next(reward)",
+            ),
+            (
+                "returns_to_go(reward)",
+                "returns_to_go",
+                "`returns_to_go` takes a value and a discount",
+                "returns_to_go(reward, 0.99)",
+            ),
+            (
+                "returns_to_go(reward, reward)",
+                "reward",
+                "the discount `reward` is not a constant from 0 to 1",
+                "",
+            ),
+            (
+                "returns_to_go(reward, 2)",
+                "2",
+                "the discount `2` is not a constant from 0 to 1",
+                "",
+            ),
+            (
+                "mean_over(observation)",
+                "mean_over",
+                "`mean_over` takes a number, and `observation` is a vector of 2 numbers",
+                vector,
+            ),
+            (
+                "cumulative(task)",
+                "cumulative",
+                "`cumulative` takes a number, and `task` is text",
+                "",
+            ),
+            (
+                "observation > 1",
+                "observation",
+                "`observation` is a vector of 2 numbers, and `>` takes single values",
+                vector,
+            ),
+            (
+                "dict + 1",
+                "dict",
+                "`dict` is a structure of pos, t, and `+` takes single values",
+                "take a field, such as dict['pos']",
+            ),
+            (
+                "reward > 'abc'",
+                "'abc'",
+                "`'abc'` is text and `reward` is a number: `>` does not go between them",
+                "without quotes",
+            ),
+            (
+                "task > 5",
+                "task",
+                "`task` is text and `5` is a number: `>` does not go between them",
+                "cast(",
+            ),
+            (
+                "reward and is_final",
+                "reward",
+                "`and` goes between conditions, and `reward` is a number",
+                "",
+            ),
+            (
+                "observation[task]",
+                "task",
+                "the index in `observation[task]` is text, not a whole number",
+                "",
+            ),
+            (
+                "observation[1.5]",
+                "1.5",
+                "the index in `observation[1.5]` is a number, not a whole number",
+                "",
+            ),
+            (
+                "dict['speed']",
+                "speed",
+                "there is no field `speed`",
+                "there are pos, t",
+            ),
+            (
+                "1 / 0",
+                "1 / 0",
+                "`1 / 0` cannot be computed: division by zero",
+                "",
+            ),
             ("null", "", "`null` is always null", "cast(null as double)"),
             ("$1", "$1", "`$1` stands for nothing here", "${name}"),
         ] {
             let (found_word, found, found_help) = refused(sql);
             assert!(found.starts_with(message), "{sql}: {found}");
             assert_eq!(found_word.unwrap_or_default(), word, "{sql}: {found}");
-            assert!(found_help.unwrap_or_default().contains(help), "{sql}: {found}");
+            assert!(
+                found_help.unwrap_or_default().contains(help),
+                "{sql}: {found}"
+            );
         }
     }
 
@@ -263,26 +568,58 @@ mod tests {
             ] {
                 assert!(!said.contains(jargon), "{sql}: {said}");
             }
-            assert!(message.starts_with(['`', '\'', 't', 'e', 'u', 'a', 'c', 's']), "{sql}: a message goes on in lower case: {message}");
+            assert!(
+                message.starts_with(['`', '\'', 't', 'e', 'u', 'a', 'c', 's']),
+                "{sql}: a message goes on in lower case: {message}"
+            );
         }
     }
 
     #[test]
     fn limits_hold_before_anything_is_parsed() {
         let long = "reward".to_owned() + &" + 1".repeat(501);
-        assert_eq!(refused(&long).1, "the expression has 501 operators, the limit is 500");
-        assert_eq!(numbers(&("step".to_owned() + &" + 1".repeat(500)), Edge::Null)[0], Some(500.));
-        assert_eq!(refused(&"(".repeat(400)).1, "the expression is nested too deeply");
-        assert!(refused(&" ".repeat(70_000).replacen("  ", "a ", 1)).1.contains("the limit is 65536"));
+        assert_eq!(
+            refused(&long).1,
+            "the expression has 501 operators, the limit is 500"
+        );
+        assert_eq!(
+            numbers(&("step".to_owned() + &" + 1".repeat(500)), Edge::Null)[0],
+            Some(500.)
+        );
+        assert_eq!(
+            refused(&"(".repeat(400)).1,
+            "the expression is nested too deeply"
+        );
+        assert!(
+            refused(&" ".repeat(70_000).replacen("  ", "a ", 1))
+                .1
+                .contains("the limit is 65536")
+        );
         let ids: Vec<String> = (0..5000).map(|id| id.to_string()).collect();
-        assert_eq!(numbers(&format!("cast(step in ({}) as int)", ids.join(",")), Edge::Null), [Some(1.); 4]);
+        assert_eq!(
+            numbers(
+                &format!("cast(step in ({}) as int)", ids.join(",")),
+                Edge::Null
+            ),
+            [Some(1.); 4]
+        );
     }
 
     #[test]
     fn there_are_no_steps_along_a_table_of_trajectories() {
-        let misfit = Expression::bind("next(reward)", &steps().0.schema(), None).err().unwrap();
-        assert_eq!(misfit.message, "`next` works along the steps of a trajectory, and there are no steps here");
-        let misfit = Expression::predicate("reward", &steps().0.schema(), None).err().unwrap();
-        assert_eq!(misfit.message, "a condition is true or false, and `reward` is a number");
+        let misfit = Expression::bind("next(reward)", &steps().0.schema(), None)
+            .err()
+            .unwrap();
+        assert_eq!(
+            misfit.message,
+            "`next` works along the steps of a trajectory, and there are no steps here"
+        );
+        let misfit = Expression::predicate("reward", &steps().0.schema(), None)
+            .err()
+            .unwrap();
+        assert_eq!(
+            misfit.message,
+            "a condition is true or false, and `reward` is a number"
+        );
     }
 }

@@ -14,8 +14,15 @@ use crate::error::{Error, Result};
 /// Vectors of `width` values a row, null where `known` is false.
 fn vectors(values: Vec<f64>, width: usize, known: NullBuffer) -> Result<ArrayRef> {
     let width = i32::try_from(width).map_err(|_| Error::failed("a vector is too wide"))?;
-    let DataType::FixedSizeList(child, width) = vector(DataType::Float64, width) else { return Err(Error::failed("not a vector")) };
-    Ok(Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(Float64Array::from(values)), Some(known))?))
+    let DataType::FixedSizeList(child, width) = vector(DataType::Float64, width) else {
+        return Err(Error::failed("not a vector"));
+    };
+    Ok(Arc::new(FixedSizeListArray::try_new(
+        child,
+        width,
+        Arc::new(Float64Array::from(values)),
+        Some(known),
+    )?))
 }
 
 /// Returns to go for several discounts at once, one coordinate each: G_t = r_t + gamma G_{t+1}; null on final rows, a null
@@ -32,8 +39,14 @@ pub(super) fn discounted(
     for span in spans {
         sums.fill(0.0);
         for row in span.rev().filter(&step) {
-            let value = if values.is_valid(row) { values.value(row) } else { 0.0 };
-            sums.iter_mut().zip(gammas).for_each(|(sum, gamma)| *sum = value + gamma * *sum);
+            let value = if values.is_valid(row) {
+                values.value(row)
+            } else {
+                0.0
+            };
+            sums.iter_mut()
+                .zip(gammas)
+                .for_each(|(sum, gamma)| *sum = value + gamma * *sum);
             out[row * width..(row + 1) * width].copy_from_slice(&sums);
             known[row] = true;
         }
@@ -79,7 +92,13 @@ pub(super) fn stock(
         for row in span {
             out.push(stock);
             if step(&row) {
-                stock = (stock + if values.is_valid(row) { values.value(row) } else { 0.0 }) / gamma;
+                stock = (stock
+                    + if values.is_valid(row) {
+                        values.value(row)
+                    } else {
+                        0.0
+                    })
+                    / gamma;
             }
         }
     }
@@ -92,10 +111,17 @@ pub(super) fn stock(
 pub(super) fn categorical(values: &Float64Array, atoms: Atoms) -> Result<ArrayRef> {
     let width = atoms.count;
     let mut out = vec![0.0; values.len() * width];
-    let known: Vec<bool> = (0..values.len()).map(|row| values.is_valid(row) && !values.value(row).is_nan()).collect();
+    let known: Vec<bool> = (0..values.len())
+        .map(|row| values.is_valid(row) && !values.value(row).is_nan())
+        .collect();
     let spacing = (atoms.high - atoms.low) / (width - 1) as f64;
-    for (row, own) in out.chunks_exact_mut(width).enumerate().filter(|(row, _)| known[*row]) {
-        let place = ((values.value(row).clamp(atoms.low, atoms.high) - atoms.low) / spacing).clamp(0.0, (width - 1) as f64);
+    for (row, own) in out
+        .chunks_exact_mut(width)
+        .enumerate()
+        .filter(|(row, _)| known[*row])
+    {
+        let place = ((values.value(row).clamp(atoms.low, atoms.high) - atoms.low) / spacing)
+            .clamp(0.0, (width - 1) as f64);
         let below = place.floor();
         own[below as usize] = 1.0 - (place - below);
         if place > below {

@@ -8,7 +8,9 @@ use arrow::datatypes::{DataType, Int64Type, Schema};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue, exec_err, internal_err};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
 
@@ -21,9 +23,16 @@ pub(super) fn session() -> &'static SessionState {
         let mut config = SessionConfig::new().with_target_partitions(1);
         config.options_mut().sql_parser.enable_ident_normalization = false;
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-        let along = FUNCTIONS.iter().map(|form| Arc::new(ScalarUDF::new_from_impl(Along::new(form.name))));
-        let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
-        builder.scalar_functions().get_or_insert_default().extend(along);
+        let along = FUNCTIONS
+            .iter()
+            .map(|form| Arc::new(ScalarUDF::new_from_impl(Along::new(form.name))));
+        let mut builder = SessionStateBuilder::new()
+            .with_config(config)
+            .with_default_features();
+        builder
+            .scalar_functions()
+            .get_or_insert_default()
+            .extend(along);
         builder.build()
     })
 }
@@ -31,7 +40,12 @@ pub(super) fn session() -> &'static SessionState {
 /// A simplifier for expressions over `schema`.
 pub(super) fn simplifier(schema: &DFSchema) -> ExprSimplifier {
     let options = Arc::clone(session().config_options());
-    ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::new(schema.clone())).with_config_options(options).build())
+    ExprSimplifier::new(
+        SimplifyContext::builder()
+            .with_schema(Arc::new(schema.clone()))
+            .with_config_options(options)
+            .build(),
+    )
 }
 
 /// The columns of `schema` as DataFusion sees them.
@@ -48,7 +62,10 @@ pub(super) struct Along {
 
 impl Along {
     fn new(name: &'static str) -> Along {
-        Along { name, signature: Signature::variadic_any(Volatility::Immutable) }
+        Along {
+            name,
+            signature: Signature::variadic_any(Volatility::Immutable),
+        }
     }
 }
 
@@ -67,13 +84,20 @@ impl ScalarUDFImpl for Along {
         let vector = || DataType::new_list(DataType::Float64, true);
         match (self.name, arguments) {
             (_, []) => internal_err!("{} without an argument", self.name),
-            ("next" | "prev" | "first" | "last" | "min_over" | "max_over", [argument, ..]) => Ok(argument.clone()),
-            ("categorical", _) | (_, [_, DataType::List(_) | DataType::FixedSizeList(..), ..]) => Ok(vector()),
+            ("next" | "prev" | "first" | "last" | "min_over" | "max_over", [argument, ..]) => {
+                Ok(argument.clone())
+            }
+            ("categorical", _) | (_, [_, DataType::List(_) | DataType::FixedSizeList(..), ..]) => {
+                Ok(vector())
+            }
             _ => Ok(DataType::Float64),
         }
     }
 
-    fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
+    fn invoke_with_args(
+        &self,
+        _arguments: ScalarFunctionArgs,
+    ) -> Result<ColumnarValue, DataFusionError> {
         internal_err!("{} was left in an expression", self.name)
     }
 }
@@ -87,7 +111,11 @@ struct Element {
 /// The function that [`Element`] implements.
 pub(super) fn element() -> &'static Arc<ScalarUDF> {
     static ELEMENT: OnceLock<Arc<ScalarUDF>> = OnceLock::new();
-    ELEMENT.get_or_init(|| Arc::new(ScalarUDF::new_from_impl(Element { signature: Signature::any(2, Volatility::Immutable) })))
+    ELEMENT.get_or_init(|| {
+        Arc::new(ScalarUDF::new_from_impl(Element {
+            signature: Signature::any(2, Volatility::Immutable),
+        }))
+    })
 }
 
 impl ScalarUDFImpl for Element {
@@ -96,7 +124,10 @@ impl ScalarUDFImpl for Element {
     }
 
     fn schema_name(&self, arguments: &[Expr]) -> Result<String, DataFusionError> {
-        let names: Vec<String> = arguments.iter().map(|argument| argument.human_display().to_string()).collect();
+        let names: Vec<String> = arguments
+            .iter()
+            .map(|argument| argument.human_display().to_string())
+            .collect();
         Ok(format!("{}[{}]", names[0], names[1..].join(", ")))
     }
 
@@ -111,8 +142,13 @@ impl ScalarUDFImpl for Element {
         }
     }
 
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
-        let [vector, index] = &arguments.args[..] else { return exec_err!("an element takes a vector and an index") };
+    fn invoke_with_args(
+        &self,
+        arguments: ScalarFunctionArgs,
+    ) -> Result<ColumnarValue, DataFusionError> {
+        let [vector, index] = &arguments.args[..] else {
+            return exec_err!("an element takes a vector and an index");
+        };
         let rows = arguments.number_rows;
         let vector = vector.to_array(rows)?;
         let index = index.cast_to(&DataType::Int64, None)?;
@@ -127,10 +163,17 @@ impl ScalarUDFImpl for Element {
             _ => None,
         };
         let values = match &index {
-            ColumnarValue::Scalar(ScalarValue::Int64(index)) => coordinate(&vector, width, |_| index.and_then(place))?,
+            ColumnarValue::Scalar(ScalarValue::Int64(index)) => {
+                coordinate(&vector, width, |_| index.and_then(place))?
+            }
             ColumnarValue::Array(indices) => {
                 let indices = indices.as_primitive::<Int64Type>();
-                coordinate(&vector, width, |row| indices.is_valid(row).then(|| place(indices.value(row))).flatten())?
+                coordinate(&vector, width, |row| {
+                    indices
+                        .is_valid(row)
+                        .then(|| place(indices.value(row)))
+                        .flatten()
+                })?
             }
             other => return exec_err!("an index is an integer, not {other}"),
         };
@@ -139,9 +182,15 @@ impl ScalarUDFImpl for Element {
 }
 
 /// Of every vector the coordinate that `place` names.
-fn coordinate(vector: &ArrayRef, width: i64, place: impl Fn(usize) -> Option<i64>) -> Result<ArrayRef, DataFusionError> {
+fn coordinate(
+    vector: &ArrayRef,
+    width: i64,
+    place: impl Fn(usize) -> Option<i64>,
+) -> Result<ArrayRef, DataFusionError> {
     let list = vector.as_fixed_size_list();
-    let index = |row: usize| u64::try_from(row as i64 * width + place(row).filter(|_| list.is_valid(row))?).ok();
+    let index = |row: usize| {
+        u64::try_from(row as i64 * width + place(row).filter(|_| list.is_valid(row))?).ok()
+    };
     let rows: UInt64Array = (0..list.len()).map(index).collect();
     Ok(take(list.values(), &rows, None)?)
 }

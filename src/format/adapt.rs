@@ -27,17 +27,32 @@ impl<'a> Own<'a> {
     /// Where it cannot be read.
     pub fn new(outgoing: &'a Outgoing<'a>) -> Result<Own<'a>> {
         let (schema, about) = own_columns(outgoing.steps(), outgoing.carried());
-        Ok(Own { outgoing, pass: outgoing.pass(None)?, schema, about })
+        Ok(Own {
+            outgoing,
+            pass: outgoing.pass(None)?,
+            schema,
+            about,
+        })
     }
 }
 
 /// Columns of steps and of trajectories of a dataset of ours as a source has them: without the numbers that import gives.
 pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
     let without = |schema: &Schema, names: &[&str]| -> SchemaRef {
-        Arc::new(Schema::new(schema.fields().iter().filter(|field| !names.contains(&field.name().as_str())).cloned().collect::<Vec<_>>()))
+        Arc::new(Schema::new(
+            schema
+                .fields()
+                .iter()
+                .filter(|field| !names.contains(&field.name().as_str()))
+                .cloned()
+                .collect::<Vec<_>>(),
+        ))
     };
     let numbers = [&[trajectory::TRAJECTORY_ID][..], &trajectory::INTRINSIC].concat();
-    (without(steps, &[step::TRAJECTORY_ID, step::STEP]), without(carried, &numbers))
+    (
+        without(steps, &[step::TRAJECTORY_ID, step::STEP]),
+        without(carried, &numbers),
+    )
 }
 
 /// `batch` with the columns of `schema` alone.
@@ -46,7 +61,10 @@ fn only(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         let column = batch.column_by_name(field.name()).cloned();
         column.ok_or_else(|| Error::failed(format!("there is no column `{}`", field.name())))
     });
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<Vec<_>>>()?)?)
+    Ok(RecordBatch::try_new(
+        Arc::clone(schema),
+        columns.collect::<Result<Vec<_>>>()?,
+    )?)
 }
 
 impl Source for Own<'_> {
@@ -67,10 +85,22 @@ impl Source for Own<'_> {
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
-        let Some(leaving) = self.pass.next().transpose()? else { return Ok(None) };
-        let key = leaving.text(trajectory::SOURCE_KEY).map_or_else(|| leaving.index.to_string(), str::to_owned);
-        let about = if self.about.fields().is_empty() { None } else { Some(only(&leaving.about, &self.about)?) };
-        Ok(Some(Incoming { key, steps: only(&leaving.steps, &self.schema)?, about }))
+        let Some(leaving) = self.pass.next().transpose()? else {
+            return Ok(None);
+        };
+        let key = leaving
+            .text(trajectory::SOURCE_KEY)
+            .map_or_else(|| leaving.index.to_string(), str::to_owned);
+        let about = if self.about.fields().is_empty() {
+            None
+        } else {
+            Some(only(&leaving.about, &self.about)?)
+        };
+        Ok(Some(Incoming {
+            key,
+            steps: only(&leaving.steps, &self.schema)?,
+            about,
+        }))
     }
 }
 
@@ -91,17 +121,41 @@ pub struct Adapted<'a> {
 /// # Errors
 /// Where a name is that of no column, or two columns come to have one.
 pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
-    if let Some((name, _)) = names.iter().find(|(name, _)| schema.index_of(name).is_err()) {
-        let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let hint =
-            crate::error::nearest(name, known.iter().copied()).map_or_else(|| known.join(", "), |meant| format!("did you mean `{meant}`?"));
+    if let Some((name, _)) = names
+        .iter()
+        .find(|(name, _)| schema.index_of(name).is_err())
+    {
+        let known: Vec<&str> = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
+        let hint = crate::error::nearest(name, known.iter().copied()).map_or_else(
+            || known.join(", "),
+            |meant| format!("did you mean `{meant}`?"),
+        );
         return Err(Error::failed(format!("there is no column `{name}`")).hint(hint));
     }
-    let new = |name: &String| names.iter().find(|(old, _)| old == name).map_or_else(|| name.clone(), |(_, new)| new.clone());
-    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone().with_name(new(field.name()))).collect();
+    let new = |name: &String| {
+        names
+            .iter()
+            .find(|(old, _)| old == name)
+            .map_or_else(|| name.clone(), |(_, new)| new.clone())
+    };
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_name(new(field.name())))
+        .collect();
     for (index, field) in fields.iter().enumerate() {
-        if fields[..index].iter().any(|other| other.name() == field.name()) {
-            return Err(Error::failed(format!("two columns would have the name `{}`", field.name())));
+        if fields[..index]
+            .iter()
+            .any(|other| other.name() == field.name())
+        {
+            return Err(Error::failed(format!(
+                "two columns would have the name `{}`",
+                field.name()
+            )));
         }
     }
     Ok(Arc::new(Schema::new(fields)))
@@ -113,7 +167,11 @@ pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
         return Some(a.clone());
     }
     if let (DataType::FixedSizeList(a, width), DataType::FixedSizeList(b, other)) = (a, b) {
-        return (width == other).then(|| wider(a.data_type(), b.data_type()).map(|element| schema::vector(element, *width))).flatten();
+        return (width == other)
+            .then(|| {
+                wider(a.data_type(), b.data_type()).map(|element| schema::vector(element, *width))
+            })
+            .flatten();
     }
     let bits = |data_type: &DataType| data_type.primitive_width().map(|bytes| bytes * 8);
     let (left, right) = (bits(a)?, bits(b)?);
@@ -128,7 +186,11 @@ pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
         (true, true) => Some(if left > right { a.clone() } else { b.clone() }),
         // A float holds whole numbers of half its bits without loss.
         (true, false) | (false, true) => {
-            let (float, whole) = if a.is_floating() { (left, right) } else { (right, left) };
+            let (float, whole) = if a.is_floating() {
+                (left, right)
+            } else {
+                (right, left)
+            };
             match float.max(whole * 2) {
                 0..=16 => Some(DataType::Float16),
                 17..=32 => Some(DataType::Float32),
@@ -137,9 +199,15 @@ pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
             }
         }
         (false, false) if !a.is_integer() || !b.is_integer() => None,
-        (false, false) if a.is_signed_integer() == b.is_signed_integer() => Some(if left > right { a.clone() } else { b.clone() }),
+        (false, false) if a.is_signed_integer() == b.is_signed_integer() => {
+            Some(if left > right { a.clone() } else { b.clone() })
+        }
         (false, false) => {
-            let (of_signed, unsigned) = if a.is_signed_integer() { (left, right) } else { (right, left) };
+            let (of_signed, unsigned) = if a.is_signed_integer() {
+                (left, right)
+            } else {
+                (right, left)
+            };
             signed(of_signed.max(unsigned * 2))
         }
     }
@@ -149,12 +217,29 @@ fn widened(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if column.data_type() == to {
         return Ok(Arc::clone(column));
     }
-    if let (Some(vectors), DataType::FixedSizeList(child, width)) = (column.as_fixed_size_list_opt(), to) {
-        let values = vectors.values().slice(vectors.value_offset(0) as usize, vectors.len() * vectors.value_length() as usize);
+    if let (Some(vectors), DataType::FixedSizeList(child, width)) =
+        (column.as_fixed_size_list_opt(), to)
+    {
+        let values = vectors.values().slice(
+            vectors.value_offset(0) as usize,
+            vectors.len() * vectors.value_length() as usize,
+        );
         let values = widened(&values, child.data_type())?;
-        return Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, vectors.nulls().cloned())?));
+        return Ok(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            values,
+            vectors.nulls().cloned(),
+        )?));
     }
-    Ok(cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })?)
+    Ok(cast_with_options(
+        column,
+        to,
+        &CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        },
+    )?)
 }
 
 impl Source for Adapted<'_> {
@@ -166,8 +251,17 @@ impl Source for Adapted<'_> {
         // Identity that the source does not give is import's to give.
         let said = self.inner.about();
         let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
-        let given = |field: &&Arc<Field>| !identity.contains(&field.name().as_str()) || said.index_of(field.name()).is_ok();
-        Arc::new(Schema::new(self.about.fields().iter().filter(given).cloned().collect::<Vec<_>>()))
+        let given = |field: &&Arc<Field>| {
+            !identity.contains(&field.name().as_str()) || said.index_of(field.name()).is_ok()
+        };
+        Arc::new(Schema::new(
+            self.about
+                .fields()
+                .iter()
+                .filter(given)
+                .cloned()
+                .collect::<Vec<_>>(),
+        ))
     }
 
     fn rows(&self) -> Option<u64> {
@@ -183,27 +277,56 @@ impl Source for Adapted<'_> {
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
-        let Some(incoming) = self.inner.next()? else { return Ok(None) };
-        let source = |field: &Arc<Field>| {
-            let old = self.names.iter().find(|(_, new)| new == field.name()).map_or(field.name(), |(old, _)| old);
-            let column = incoming.steps.column_by_name(old).ok_or_else(|| Error::failed(format!("there is no column `{old}`")))?;
-            widened(column, field.data_type()).map_err(|error| error.at(format!("trajectory `{}`: column `{old}`", incoming.key)))
+        let Some(incoming) = self.inner.next()? else {
+            return Ok(None);
         };
-        let columns = self.steps.fields().iter().map(source).collect::<Result<Vec<_>>>()?;
+        let source = |field: &Arc<Field>| {
+            let old = self
+                .names
+                .iter()
+                .find(|(_, new)| new == field.name())
+                .map_or(field.name(), |(old, _)| old);
+            let column = incoming
+                .steps
+                .column_by_name(old)
+                .ok_or_else(|| Error::failed(format!("there is no column `{old}`")))?;
+            widened(column, field.data_type())
+                .map_err(|error| error.at(format!("trajectory `{}`: column `{old}`", incoming.key)))
+        };
+        let columns = self
+            .steps
+            .fields()
+            .iter()
+            .map(source)
+            .collect::<Result<Vec<_>>>()?;
         let steps = RecordBatch::try_new(Arc::clone(&self.steps), columns)?;
         let said = |field: &Arc<Field>| {
-            let said = incoming.about.as_ref().and_then(|about| about.column_by_name(field.name()));
-            said.map_or_else(|| Ok(new_null_array(field.data_type(), 1)), |said| widened(said, field.data_type()))
+            let said = incoming
+                .about
+                .as_ref()
+                .and_then(|about| about.column_by_name(field.name()));
+            said.map_or_else(
+                || Ok(new_null_array(field.data_type(), 1)),
+                |said| widened(said, field.data_type()),
+            )
         };
         let schema = self.about();
         let about = match schema.fields().is_empty() {
             true => None,
             false => {
-                let columns = schema.fields().iter().map(said).collect::<Result<Vec<_>>>()?;
+                let columns = schema
+                    .fields()
+                    .iter()
+                    .map(said)
+                    .collect::<Result<Vec<_>>>()?;
                 Some(RecordBatch::try_new(schema, columns)?)
             }
         };
-        Ok(Some(Incoming { key: incoming.key, steps, about }))
+        Ok(Some(Incoming {
+            key: incoming.key,
+            steps,
+            about,
+        }))
     }
 }
 
@@ -214,14 +337,26 @@ mod tests {
     #[test]
     fn wider_types_hold_both() {
         let wide = |a: DataType, b: DataType| (wider(&a, &b), wider(&b, &a));
-        assert_eq!(wide(DataType::Float32, DataType::Float64), (Some(DataType::Float64), Some(DataType::Float64)));
-        assert_eq!(wide(DataType::Int32, DataType::Float32), (Some(DataType::Float64), Some(DataType::Float64)));
-        assert_eq!(wide(DataType::UInt8, DataType::Int8), (Some(DataType::Int16), Some(DataType::Int16)));
+        assert_eq!(
+            wide(DataType::Float32, DataType::Float64),
+            (Some(DataType::Float64), Some(DataType::Float64))
+        );
+        assert_eq!(
+            wide(DataType::Int32, DataType::Float32),
+            (Some(DataType::Float64), Some(DataType::Float64))
+        );
+        assert_eq!(
+            wide(DataType::UInt8, DataType::Int8),
+            (Some(DataType::Int16), Some(DataType::Int16))
+        );
         assert_eq!(wide(DataType::UInt64, DataType::Int8), (None, None));
         assert_eq!(wide(DataType::Utf8, DataType::Int8), (None, None));
         let vector = |element: DataType, width: i32| schema::vector(element, width);
         let (narrow, broad) = (vector(DataType::Float32, 3), vector(DataType::Float64, 3));
-        assert_eq!(wide(narrow.clone(), broad.clone()), (Some(broad.clone()), Some(broad)));
+        assert_eq!(
+            wide(narrow.clone(), broad.clone()),
+            (Some(broad.clone()), Some(broad))
+        );
         assert_eq!(wide(narrow, vector(DataType::Float32, 2)), (None, None));
     }
 }

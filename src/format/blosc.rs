@@ -36,11 +36,15 @@ pub(super) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
         _ => return Err(cut()),
     };
     if version != 2 {
-        return Err(format!("it is of version {version} of the container, and 2 is read"));
+        return Err(format!(
+            "it is of version {version} of the container, and 2 is read"
+        ));
     }
     let (unpacked, block) = number(bytes, 4).zip(number(bytes, 8)).ok_or_else(cut)?;
     if unpacked != expected {
-        return Err(format!("it holds {unpacked} bytes where the chunk has {expected}"));
+        return Err(format!(
+            "it holds {unpacked} bytes where the chunk has {expected}"
+        ));
     }
     if flags & STORED != 0 {
         return Ok(bytes.get(HEAD..HEAD + unpacked).ok_or_else(cut)?.to_vec());
@@ -55,7 +59,10 @@ pub(super) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
     let mut shuffled = vec![0; block];
     for (index, target) in out.chunks_mut(block).enumerate() {
         let start = number(bytes, HEAD + 4 * index).ok_or_else(cut)?;
-        let split = flags & NOT_SPLIT == 0 && size <= LARGEST_SPLIT && target.len() / size >= SHORTEST_STREAM && target.len() == block;
+        let split = flags & NOT_SPLIT == 0
+            && size <= LARGEST_SPLIT
+            && target.len() / size >= SHORTEST_STREAM
+            && target.len() == block;
         let streams = if split { size } else { 1 };
         let stream = target.len() / streams;
         if stream * streams != target.len() {
@@ -86,18 +93,31 @@ pub(super) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
 fn decompress(format: u8, packed: &[u8], part: &mut [u8]) -> Result<(), String> {
     let wanted = part.len();
     let found = match format {
-        1 => lz4_flex::block::decompress_into(packed, part).map_err(|error| format!("lz4: {error}"))?,
+        1 => lz4_flex::block::decompress_into(packed, part)
+            .map_err(|error| format!("lz4: {error}"))?,
         3 => {
             let mut reader = flate2::read::ZlibDecoder::new(packed);
-            std::io::Read::read_exact(&mut reader, part).map_err(|error| format!("zlib: {error}"))?;
+            std::io::Read::read_exact(&mut reader, part)
+                .map_err(|error| format!("zlib: {error}"))?;
             wanted
         }
-        4 => zstd::bulk::decompress_to_buffer(packed, part).map_err(|error| format!("zstd: {error}"))?,
+        4 => zstd::bulk::decompress_to_buffer(packed, part)
+            .map_err(|error| format!("zstd: {error}"))?,
         0 => return Err("it is packed by blosclz; write it again with lz4 or zstd".to_owned()),
         2 => return Err("it is packed by snappy; write it again with lz4 or zstd".to_owned()),
-        other => return Err(format!("it is packed by compressor {other}, which is not known")),
+        other => {
+            return Err(format!(
+                "it is packed by compressor {other}, which is not known"
+            ));
+        }
     };
-    if found == wanted { Ok(()) } else { Err(format!("a stream holds {found} bytes where {wanted} are declared")) }
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(format!(
+            "a stream holds {found} bytes where {wanted} are declared"
+        ))
+    }
 }
 
 /// From first bytes, second bytes … to elements; what is left over has not moved.
@@ -139,7 +159,13 @@ mod tests {
     use super::*;
 
     /// A container of `bytes`, as the format says; `stream` packs a stream, or leaves it.
-    fn pack(bytes: &[u8], size: usize, block: usize, flags: u8, stream: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    fn pack(
+        bytes: &[u8],
+        size: usize,
+        block: usize,
+        flags: u8,
+        stream: impl Fn(&[u8]) -> Vec<u8>,
+    ) -> Vec<u8> {
         let blocks: Vec<&[u8]> = bytes.chunks(block).collect();
         let mut body = Vec::new();
         let mut starts = Vec::new();
@@ -148,17 +174,29 @@ mod tests {
             let mut shuffled = part.to_vec();
             let count = part.len() / size;
             if flags & SHUFFLED != 0 {
-                (0..count).for_each(|element| (0..size).for_each(|at| shuffled[at * count + element] = part[element * size + at]));
+                (0..count).for_each(|element| {
+                    (0..size)
+                        .for_each(|at| shuffled[at * count + element] = part[element * size + at])
+                });
             } else if flags & BIT_SHUFFLED != 0 && count.is_multiple_of(8) {
                 shuffled[..count * size].fill(0);
-                for (element, at, bit) in (0..count).flat_map(|e| (0..size).flat_map(move |at| (0..8).map(move |bit| (e, at, bit)))) {
-                    shuffled[(at * 8 + bit) * (count / 8) + element / 8] |= ((part[element * size + at] >> bit) & 1) << (element % 8);
+                for (element, at, bit) in (0..count)
+                    .flat_map(|e| (0..size).flat_map(move |at| (0..8).map(move |bit| (e, at, bit))))
+                {
+                    shuffled[(at * 8 + bit) * (count / 8) + element / 8] |=
+                        ((part[element * size + at] >> bit) & 1) << (element % 8);
                 }
             }
-            let split = flags & NOT_SPLIT == 0 && part.len() / size >= SHORTEST_STREAM && part.len() == block;
+            let split = flags & NOT_SPLIT == 0
+                && part.len() / size >= SHORTEST_STREAM
+                && part.len() == block;
             for piece in shuffled.chunks(part.len() / if split { size } else { 1 }) {
                 let packed = stream(piece);
-                let packed = if packed.len() < piece.len() { packed } else { piece.to_vec() };
+                let packed = if packed.len() < piece.len() {
+                    packed
+                } else {
+                    piece.to_vec()
+                };
                 body.extend((packed.len() as i32).to_le_bytes());
                 body.extend(packed);
             }
@@ -167,7 +205,9 @@ mod tests {
         for number in [bytes.len(), block, HEAD + 4 * blocks.len() + body.len()] {
             out.extend((number as i32).to_le_bytes());
         }
-        starts.iter().for_each(|start| out.extend(start.to_le_bytes()));
+        starts
+            .iter()
+            .for_each(|start| out.extend(start.to_le_bytes()));
         out.extend(body);
         out
     }
@@ -183,10 +223,16 @@ mod tests {
     #[test]
     fn stored_bytes_and_unknown_containers() {
         let mut stored = vec![2, 1, STORED, 4];
-        [5, 5, 21].iter().for_each(|number: &i32| stored.extend(number.to_le_bytes()));
+        [5, 5, 21]
+            .iter()
+            .for_each(|number: &i32| stored.extend(number.to_le_bytes()));
         stored.extend(b"hello");
         assert_eq!(unpack(&stored, 5).unwrap(), b"hello");
-        assert!(unpack(&stored, 6).unwrap_err().contains("5 bytes where the chunk has 6"));
+        assert!(
+            unpack(&stored, 6)
+                .unwrap_err()
+                .contains("5 bytes where the chunk has 6")
+        );
         stored[0] = 3;
         assert!(unpack(&stored, 5).unwrap_err().contains("version 3"));
         let blosclz = pack(&[0; 400], 4, 400, 0, lz4);

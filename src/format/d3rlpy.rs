@@ -26,8 +26,16 @@ pub(super) const FORMAT: Format = Format {
     name: "d3rlpy",
     about: "d3rlpy's ReplayBuffer.dump: HDF5, arrays of each trajectory",
     detect,
-    read: Some(Opener { takes: &[], open: read }),
-    write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
+    read: Some(Opener {
+        takes: &[],
+        open: read,
+    }),
+    write: Some(Writer {
+        nulls: false,
+        takes: &[],
+        write,
+        note: Some(note),
+    }),
     validate: None,
 };
 
@@ -40,7 +48,11 @@ const VERSION: &str = "2.1";
 /// Whether the file at `path` is a dump.
 pub(super) fn detect(path: &Path) -> bool {
     let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok()).flatten();
-    file.is_some_and(|file| ["num_episodes", "columns", "version"].iter().all(|name| file.dataset(name).is_ok()))
+    file.is_some_and(|file| {
+        ["num_episodes", "columns", "version"]
+            .iter()
+            .all(|name| file.dataset(name).is_ok())
+    })
 }
 
 fn note(path: &Path) -> Option<String> {
@@ -66,31 +78,69 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
     let file = hdf5::open(path)?;
     let mut arrays = hdf5::datasets(&file.root()).map_err(|error| error.at(path.display()))?;
-    let groups = hdf5::member(&file.root(), PREFIX.trim_end_matches('/')).map_err(|error| error.at(path.display()))?;
-    let groups = groups.map(|kept| hdf5::groups(&kept)).transpose()?.unwrap_or_default();
-    let version = arrays.remove("version").and_then(|version| version.read_string().ok()).and_then(|texts| texts.into_iter().next());
+    let groups = hdf5::member(&file.root(), PREFIX.trim_end_matches('/'))
+        .map_err(|error| error.at(path.display()))?;
+    let groups = groups
+        .map(|kept| hdf5::groups(&kept))
+        .transpose()?
+        .unwrap_or_default();
+    let version = arrays
+        .remove("version")
+        .and_then(|version| version.read_string().ok())
+        .and_then(|texts| texts.into_iter().next());
     if version.as_deref() != Some(VERSION) {
-        return Err(failed(format!("version {} of a dump is not {VERSION}", version.unwrap_or_default()))
-            .hint("dump it again with d3rlpy 2.1 or newer"));
+        return Err(failed(format!(
+            "version {} of a dump is not {VERSION}",
+            version.unwrap_or_default()
+        ))
+        .hint("dump it again with d3rlpy 2.1 or newer"));
     }
-    let episodes = arrays.remove("num_episodes").and_then(|count| count.read_i64().ok()).and_then(|count| count.first().copied());
-    let episodes = episodes.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0);
-    let episodes = episodes.ok_or_else(|| failed("there are no episodes".to_owned()).hint("there is nothing to import"))?;
-    let there = arrays.keys().filter(|name| name.starts_with("terminated_")).count() as u64;
+    let episodes = arrays
+        .remove("num_episodes")
+        .and_then(|count| count.read_i64().ok())
+        .and_then(|count| count.first().copied());
+    let episodes = episodes
+        .and_then(|count| u64::try_from(count).ok())
+        .filter(|count| *count > 0);
+    let episodes = episodes.ok_or_else(|| {
+        failed("there are no episodes".to_owned()).hint("there is nothing to import")
+    })?;
+    let there = arrays
+        .keys()
+        .filter(|name| name.starts_with("terminated_"))
+        .count() as u64;
     // One that is missing is an error of its own; where most are, it is the number that is wrong.
     if there < episodes.div_ceil(2) {
-        return Err(
-            failed(format!("`num_episodes` is {episodes}, and {there} of them are there")).hint("the file is not whole: dump it again")
-        );
+        return Err(failed(format!(
+            "`num_episodes` is {episodes}, and {there} of them are there"
+        ))
+        .hint("the file is not whole: dump it again"));
     }
-    let parts = (0..).take_while(|part| arrays.contains_key(&format!("observations_0_{part}"))).count() as u64;
+    let parts = (0..)
+        .take_while(|part| arrays.contains_key(&format!("observations_0_{part}")))
+        .count() as u64;
     let parts = (!arrays.contains_key("observations_0") && parts > 0).then_some(parts);
-    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE)).map(|text| Envelope::parse(&text)).transpose();
+    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE))
+        .map(|text| Envelope::parse(&text))
+        .transpose();
     let envelope = envelope.map_err(|error| error.at(path.display()))?;
-    let about = envelope.as_ref().map_or_else(|| Ok(Arc::new(Schema::empty())), Envelope::schema)?;
+    let about = envelope
+        .as_ref()
+        .map_or_else(|| Ok(Arc::new(Schema::empty())), Envelope::schema)?;
     let schema = Arc::new(Schema::empty());
     let opening = Opening::default();
-    let mut dump = Dump { path: path.to_owned(), arrays, groups, episodes, next: 0, parts, envelope, about, schema, opening };
+    let mut dump = Dump {
+        path: path.to_owned(),
+        arrays,
+        groups,
+        episodes,
+        next: 0,
+        parts,
+        envelope,
+        about,
+        schema,
+        opening,
+    };
     (dump.opening, dump.schema) = Opening::read(options.on_error, || dump.episode(None))?;
     Ok(Box::new(dump))
 }
@@ -102,46 +152,72 @@ impl Dump {
             return Ok(None);
         }
         self.next += 1;
-        self.read(index, schema).map(Some).map_err(|error| error.at(format!("{}: trajectory {index}", self.path.display())))
+        self.read(index, schema)
+            .map(Some)
+            .map_err(|error| error.at(format!("{}: trajectory {index}", self.path.display())))
     }
 
     fn dataset(&mut self, name: &str) -> Result<hdf5::Dataset> {
-        let missing = || Error::failed(format!("there is no array `{name}`")).hint(format!("`num_episodes` says {}", self.episodes));
+        let missing = || {
+            Error::failed(format!("there is no array `{name}`"))
+                .hint(format!("`num_episodes` says {}", self.episodes))
+        };
         self.arrays.remove(name).ok_or_else(missing)
     }
 
     fn array(&mut self, name: &str) -> Result<(Field, ArrayRef)> {
-        hdf5::column(&self.dataset(name)?, name, &mut hdf5::whole)?.ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
+        hdf5::column(&self.dataset(name)?, name, &mut hdf5::whole)?
+            .ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
     }
 
     fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
         let group = self.envelope.as_ref().map(|_| {
             let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
-            let group = self.groups.remove(&index.to_string()).ok_or_else(|| Error::failed("what was kept of it is not there"))?;
+            let group = self
+                .groups
+                .remove(&index.to_string())
+                .ok_or_else(|| Error::failed("what was kept of it is not there"))?;
             hdf5::arrays(&group, "", 0, &mut hdf5::whole, &mut arrays)?;
             hdf5::attributes(&group, &mut attributes);
-            let line = attributes.get("line").and_then(Value::as_str).unwrap_or_default();
-            let line: Line =
-                serde_json::from_str(line).map_err(|error| Error::failed(format!("what was kept of it is damaged: {error}")))?;
+            let line = attributes
+                .get("line")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let line: Line = serde_json::from_str(line).map_err(|error| {
+                Error::failed(format!("what was kept of it is damaged: {error}"))
+            })?;
             Ok::<_, Error>((arrays, line))
         });
-        let (mut kept, line) = group.transpose()?.map_or((Arrays::new(), None), |(arrays, line)| (arrays, Some(line)));
+        let (mut kept, line) = group
+            .transpose()?
+            .map_or((Arrays::new(), None), |(arrays, line)| (arrays, Some(line)));
         let mut observation = match self.parts {
             None => self.array(&format!("observations_{index}"))?,
             Some(parts) => {
                 let mut arrays = Arrays::new();
                 for part in 0..parts {
-                    arrays.insert(format!("observations/{part}"), self.array(&format!("observations_{index}_{part}"))?);
+                    arrays.insert(
+                        format!("observations/{part}"),
+                        self.array(&format!("observations_{index}_{part}"))?,
+                    );
                 }
-                grouped::take(&mut arrays, "observations").ok_or_else(|| Error::failed("parts of `observations` differ in length"))?
+                grouped::take(&mut arrays, "observations")
+                    .ok_or_else(|| Error::failed("parts of `observations` differ in length"))?
             }
         };
         let length = observation.1.len();
         let last = grouped::take(&mut kept, "final_observation");
         // Parts that had names are numbered in d3rlpy.
         let data_type = observation.1.data_type().clone();
-        if let Some((_, last)) = last.filter(|(_, last)| last.data_type().equals_datatype(&data_type)) {
-            let last = make_array(last.into_data().into_builder().data_type(data_type).build()?);
+        if let Some((_, last)) =
+            last.filter(|(_, last)| last.data_type().equals_datatype(&data_type))
+        {
+            let last = make_array(
+                last.into_data()
+                    .into_builder()
+                    .data_type(data_type)
+                    .build()?,
+            );
             observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
         }
         let mut assembly = Assembly::new(length, observation.1.len() > length);
@@ -152,18 +228,37 @@ impl Dump {
         }
         assembly.add(step::OBSERVATION, observation, false)?;
         assembly.add(step::ACTION, action, true)?;
-        assembly.add(step::REWARD, grouped::squeezed(self.array(&format!("rewards_{index}"))?), true)?;
+        assembly.add(
+            step::REWARD,
+            grouped::squeezed(self.array(&format!("rewards_{index}"))?),
+            true,
+        )?;
         let name = format!("terminated_{index}");
-        let terminated = self.dataset(&name)?.read_raw().ok().and_then(|bytes| bytes.first().copied());
-        let terminated = terminated.ok_or_else(|| Error::failed(format!("`{name}` is no value")))? != 0;
-        let (terminated, truncated) = line.as_ref().map_or((terminated, !terminated), |line| (line.terminated, line.truncated));
-        let flags = |last: bool| (0..length).map(|row| last && row + 1 == length).collect::<Vec<_>>();
+        let terminated = self
+            .dataset(&name)?
+            .read_raw()
+            .ok()
+            .and_then(|bytes| bytes.first().copied());
+        let terminated =
+            terminated.ok_or_else(|| Error::failed(format!("`{name}` is no value")))? != 0;
+        let (terminated, truncated) = line.as_ref().map_or((terminated, !terminated), |line| {
+            (line.terminated, line.truncated)
+        });
+        let flags = |last: bool| {
+            (0..length)
+                .map(|row| last && row + 1 == length)
+                .collect::<Vec<_>>()
+        };
         assembly.flags(step::TERMINATED, &flags(terminated))?;
         assembly.flags(step::TRUNCATED, &flags(truncated))?;
         assembly.finals();
         assembly.others(grouped::with_valid(kept, true)?)?;
         let about = line.map_or(Ok(None), |line| kept::row(&self.about, &line.about))?;
-        Ok(Incoming { key: index.to_string(), steps: assembly.finish(schema)?, about })
+        Ok(Incoming {
+            key: index.to_string(),
+            steps: assembly.finish(schema)?,
+            about,
+        })
     }
 }
 
@@ -202,10 +297,16 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     for column in [step::OBSERVATION, step::ACTION, step::REWARD] {
         let field = outgoing.steps().field_with_name(column);
         let field = field.map_err(|_| {
-            Error::failed(format!("d3rlpy needs `{column}s`, and the dataset has no column `{column}`")).hint("`derive` can make one")
+            Error::failed(format!(
+                "d3rlpy needs `{column}s`, and the dataset has no column `{column}`"
+            ))
+            .hint("`derive` can make one")
         })?;
         if dense::plain(field, column).is_none() {
-            return Err(Error::failed(format!("d3rlpy cannot hold `{column}` of type {}", field.data_type())));
+            return Err(Error::failed(format!(
+                "d3rlpy cannot hold `{column}` of type {}",
+                field.data_type()
+            )));
         }
     }
     let mut extras = Vec::new();
@@ -221,15 +322,35 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     for leaving in outgoing.pass(None)? {
         episode(&mut file, &leaving?, &extras)?;
     }
-    file.texts("columns", &[4], &["observations", "actions", "rewards", "terminated"])?;
-    file.array("num_episodes", Element::Plain(DataType::Int64), &[], &(outgoing.trajectories() as i64).to_le_bytes())?;
+    file.texts(
+        "columns",
+        &[4],
+        &["observations", "actions", "rewards", "terminated"],
+    )?;
+    file.array(
+        "num_episodes",
+        Element::Plain(DataType::Int64),
+        &[],
+        &(outgoing.trajectories() as i64).to_le_bytes(),
+    )?;
     file.texts("version", &[], &[VERSION])?;
     let envelope = Envelope::new(outgoing, options, BTreeMap::new(), &mut written).text()?;
-    file.array(&format!("{PREFIX}{}", kept::ENVELOPE), Element::Plain(DataType::UInt8), &[envelope.len() as u64], envelope.as_bytes())?;
+    file.array(
+        &format!("{PREFIX}{}", kept::ENVELOPE),
+        Element::Plain(DataType::UInt8),
+        &[envelope.len() as u64],
+        envelope.as_bytes(),
+    )?;
     file.finish()?;
-    written.moved("final observations, how each trajectory ended, its identity, further columns", format!("the groups `{PREFIX}*`"));
+    written.moved(
+        "final observations, how each trajectory ended, its identity, further columns",
+        format!("the groups `{PREFIX}*`"),
+    );
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved("which actions were filled in", format!("`{ACTION_VALID}` in those groups"));
+        written.moved(
+            "which actions were filled in",
+            format!("`{ACTION_VALID}` in those groups"),
+        );
     }
     Ok(written)
 }
@@ -237,12 +358,21 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
 fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> {
     let (index, length) = (leaving.index, leaving.length);
     let schema = leaving.steps.schema();
-    let whole = |name: &str| leaving.steps.column_by_name(name).ok_or_else(|| Error::failed("a column was not read"));
+    let whole = |name: &str| {
+        leaving
+            .steps
+            .column_by_name(name)
+            .ok_or_else(|| Error::failed("a column was not read"))
+    };
     let field = schema.field_with_name(step::OBSERVATION)?;
     let observation = whole(step::OBSERVATION)?;
     let parts = dense::plain(field, "").unwrap_or_default();
     for (part, plain) in parts.iter().enumerate() {
-        let name = if plain.path.is_empty() { format!("observations_{index}") } else { format!("observations_{index}_{part}") };
+        let name = if plain.path.is_empty() {
+            format!("observations_{index}")
+        } else {
+            format!("observations_{index}_{part}")
+        };
         dense::one(file, &name, plain, &observation.slice(0, length))?;
     }
     // Actions and rewards are columns of one where they are single numbers.
@@ -250,30 +380,66 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
         let values = whole(column)?.slice(0, length);
         let mut bytes = Vec::new();
         dense::append(&values, &mut bytes)?;
-        let plain = dense::plain(schema.field_with_name(column)?, name).and_then(|parts| parts.into_iter().next());
-        let plain = plain.ok_or_else(|| Error::failed(format!("`{column}` is no array of numbers")))?;
-        let row = if plain.row.is_empty() { vec![1] } else { plain.row };
+        let plain = dense::plain(schema.field_with_name(column)?, name)
+            .and_then(|parts| parts.into_iter().next());
+        let plain =
+            plain.ok_or_else(|| Error::failed(format!("`{column}` is no array of numbers")))?;
+        let row = if plain.row.is_empty() {
+            vec![1]
+        } else {
+            plain.row
+        };
         let shape: Vec<u64> = std::iter::once(length as u64).chain(row).collect();
-        file.array(&format!("{name}_{index}"), Element::Plain(plain.element), &shape, &bytes)?;
+        file.array(
+            &format!("{name}_{index}"),
+            Element::Plain(plain.element),
+            &shape,
+            &bytes,
+        )?;
     }
     let line = kept::line(leaving)?;
-    file.array(&format!("terminated_{index}"), Element::Plain(DataType::Boolean), &[], &[u8::from(line.terminated)])?;
+    file.array(
+        &format!("terminated_{index}"),
+        Element::Plain(DataType::Boolean),
+        &[],
+        &[u8::from(line.terminated)],
+    )?;
     let group = format!("{PREFIX}{index}");
     if leaving.has_final() {
-        dense::array(file, &format!("{group}/final_observation"), field, &observation.slice(length, 1))?;
+        dense::array(
+            file,
+            &format!("{group}/final_observation"),
+            field,
+            &observation.slice(length, 1),
+        )?;
     }
     for column in extras {
         let (field, values) = (schema.field_with_name(column)?, whole(column)?);
         dense::array(file, &format!("{group}/{column}"), field, values)?;
         if field.is_nullable() {
-            let valid: ArrayRef = Arc::new(BooleanArray::from_iter((0..values.len()).map(|row| Some(values.is_valid(row)))));
-            dense::array(file, &format!("{group}/{column}_valid"), &Field::new("valid", DataType::Boolean, false), &valid)?;
+            let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
+                (0..values.len()).map(|row| Some(values.is_valid(row))),
+            ));
+            dense::array(
+                file,
+                &format!("{group}/{column}_valid"),
+                &Field::new("valid", DataType::Boolean, false),
+                &valid,
+            )?;
         }
     }
     if let Some(proxy) = dense::proxy(leaving, leaving.steps.num_rows()) {
-        dense::array(file, &format!("{group}/action_is_proxy"), &Field::new("proxy", DataType::Boolean, false), &proxy)?;
+        dense::array(
+            file,
+            &format!("{group}/action_is_proxy"),
+            &Field::new("proxy", DataType::Boolean, false),
+            &proxy,
+        )?;
     }
     let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;
-    file.group(&group, vec![("line".to_owned(), super::hdf5::write::Attribute::Text(text))])?;
+    file.group(
+        &group,
+        vec![("line".to_owned(), super::hdf5::write::Attribute::Text(text))],
+    )?;
     file.close(&group)
 }

@@ -26,8 +26,16 @@ pub(super) const FORMAT: Format = Format {
     name: "d4rl",
     about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts",
     detect,
-    read: Some(Opener { takes: &["map", "max_steps"], open: read }),
-    write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
+    read: Some(Opener {
+        takes: &["map", "max_steps"],
+        open: read,
+    }),
+    write: Some(Writer {
+        nulls: false,
+        takes: &[],
+        write,
+        note: Some(note),
+    }),
     validate: None,
 };
 
@@ -36,7 +44,9 @@ const PREFIX: &str = "metadata/trajmill/";
 
 /// Any HDF5 file that is not of a format with groups of its own.
 fn detect(path: &Path) -> bool {
-    hdf5::is_hdf5(path) && super::robomimic::demonstrations(path).is_none() && !super::d3rlpy::detect(path)
+    hdf5::is_hdf5(path)
+        && super::robomimic::demonstrations(path).is_none()
+        && !super::d3rlpy::detect(path)
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
@@ -55,28 +65,58 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     let observation = vectors(outgoing, step::OBSERVATION)?;
     let mut file = Hdf5::create(to)?;
     vectors(outgoing, step::ACTION)?;
-    for (column, name) in [(step::OBSERVATION, "observations"), (step::ACTION, "actions"), (step::REWARD, "rewards")] {
+    for (column, name) in [
+        (step::OBSERVATION, "observations"),
+        (step::ACTION, "actions"),
+        (step::REWARD, "rewards"),
+    ] {
         if outgoing.steps().column_with_name(column).is_none() {
-            return Err(Error::failed(format!("D4RL needs `{name}`, and the dataset has no column `{column}`"))
-                .hint("`derive` can make one, or choose a format that does not need it"));
+            return Err(Error::failed(format!(
+                "D4RL needs `{name}`, and the dataset has no column `{column}`"
+            ))
+            .hint("`derive` can make one, or choose a format that does not need it"));
         }
         dense::column(outgoing, &mut file, column, name, false)?;
     }
-    let next = Plain { name: "next_observations".to_owned(), ..observation };
+    let next = Plain {
+        name: "next_observations".to_owned(),
+        ..observation
+    };
     let following = |leaving: &Leaving| {
         let column = leaving.steps.column_by_name(step::OBSERVATION);
         leaving.following(column.ok_or_else(|| Error::failed("a column was not read"))?)
     };
-    dense::stream(outgoing, &mut file, &next, outgoing.length(), &[step::OBSERVATION], &following)?;
+    dense::stream(
+        outgoing,
+        &mut file,
+        &next,
+        outgoing.length(),
+        &[step::OBSERVATION],
+        &following,
+    )?;
     flags(outgoing, &mut file, "terminals", step::TERMINATED)?;
     flags(outgoing, &mut file, "timeouts", step::TRUNCATED)?;
-    if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
-        dense::proxies(outgoing, &mut file, "infos/action_is_proxy", outgoing.length(), &|leaving| leaving.length)?;
+    if outgoing
+        .steps()
+        .column_with_name(step::ACTION_SOURCE)
+        .is_some()
+    {
+        dense::proxies(
+            outgoing,
+            &mut file,
+            "infos/action_is_proxy",
+            outgoing.length(),
+            &|leaving| leaving.length,
+        )?;
         written.moved("`action_source`", "`infos/action_is_proxy`");
     }
     let mut left = Vec::new();
     for column in dense::extras(outgoing.steps()) {
-        let name = if column.starts_with("infos/") { column.clone() } else { format!("infos/{column}") };
+        let name = if column.starts_with("infos/") {
+            column.clone()
+        } else {
+            format!("infos/{column}")
+        };
         if !dense::column(outgoing, &mut file, &column, &name, false)? {
             left.push(column);
         } else if name != column {
@@ -86,12 +126,27 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     }
     dense::left(&mut written, &left);
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved("which actions were filled in", format!("`infos/{ACTION_VALID}`"));
+        written.moved(
+            "which actions were filled in",
+            format!("`infos/{ACTION_VALID}`"),
+        );
     }
-    if !columns.is_empty() || outgoing.steps().fields().iter().any(|field| field.name().starts_with("infos/")) {
-        written.moved("what further columns hold beside final observations", "left out: D4RL has no row for it");
+    if !columns.is_empty()
+        || outgoing
+            .steps()
+            .fields()
+            .iter()
+            .any(|field| field.name().starts_with("infos/"))
+    {
+        written.moved(
+            "what further columns hold beside final observations",
+            "left out: D4RL has no row for it",
+        );
     }
-    written.moved("identity of trajectories, how each ended, metadata of the source", format!("`{PREFIX}*`"));
+    written.moved(
+        "identity of trajectories, how each ended, metadata of the source",
+        format!("`{PREFIX}*`"),
+    );
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     kept::write(outgoing, &mut file, PREFIX, &envelope)?;
     file.finish()?;
@@ -101,7 +156,11 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
 /// The one array that the column `name` of vectors or single numbers becomes.
 fn vectors(outgoing: &Outgoing, name: &str) -> Result<Plain> {
     let field = outgoing.steps().field_with_name(name);
-    let field = field.map_err(|_| Error::failed(format!("D4RL needs `{name}s`, and the dataset has no column `{name}`")))?;
+    let field = field.map_err(|_| {
+        Error::failed(format!(
+            "D4RL needs `{name}s`, and the dataset has no column `{name}`"
+        ))
+    })?;
     match dense::plain(field, name).as_deref() {
         Some([one]) if one.path.is_empty() => Ok(one.clone()),
         _ => Err(Error::failed(format!("`{name}` is {}, and D4RL holds one vector a step", field.data_type()))
@@ -111,16 +170,35 @@ fn vectors(outgoing: &Outgoing, name: &str) -> Result<Plain> {
 
 /// Flags of the ends of trajectories: the last step of each is one or the other.
 fn flags(outgoing: &Outgoing, file: &mut Hdf5, name: &str, column: &str) -> Result<()> {
-    let plain = Plain { name: name.to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
+    let plain = Plain {
+        name: name.to_owned(),
+        path: Vec::new(),
+        element: DataType::Boolean,
+        row: Vec::new(),
+    };
     let of = |leaving: &Leaving| -> Result<ArrayRef> {
-        let flags = leaving.column(column).ok_or_else(|| Error::failed("a column was not read"))?;
-        let terminated = leaving.column(step::TERMINATED).ok_or_else(|| Error::failed("a column was not read"))?;
+        let flags = leaving
+            .column(column)
+            .ok_or_else(|| Error::failed("a column was not read"))?;
+        let terminated = leaving
+            .column(step::TERMINATED)
+            .ok_or_else(|| Error::failed("a column was not read"))?;
         let (flags, terminated) = (flags.as_boolean(), terminated.as_boolean());
         let last = leaving.length.wrapping_sub(1);
         let cut = |row: usize| column == step::TRUNCATED && row == last && !terminated.value(row);
-        Ok(Arc::new(BooleanArray::from_iter((0..leaving.length).map(|row| Some(flags.value(row) || cut(row))))))
+        Ok(Arc::new(BooleanArray::from_iter(
+            (0..leaving.length).map(|row| Some(flags.value(row) || cut(row))),
+        )))
     };
-    dense::stream(outgoing, file, &plain, outgoing.length(), &[step::TERMINATED, column], &of).map(|_| ())
+    dense::stream(
+        outgoing,
+        file,
+        &plain,
+        outgoing.length(),
+        &[step::TERMINATED, column],
+        &of,
+    )
+    .map(|_| ())
 }
 
 #[cfg(test)]
@@ -135,8 +213,14 @@ mod tests {
     use crate::format::Incoming;
 
     fn booleans(builder: &mut FileBuilder, name: &str, values: &[u8]) {
-        let boolean = EnumTypeBuilder::u8_based().u8_value("FALSE", 0).u8_value("TRUE", 1).build().unwrap();
-        builder.create_dataset(name).with_enum_u8_data(boolean, values);
+        let boolean = EnumTypeBuilder::u8_based()
+            .u8_value("FALSE", 0)
+            .u8_value("TRUE", 1)
+            .build()
+            .unwrap();
+        builder
+            .create_dataset(name)
+            .with_enum_u8_data(boolean, values);
     }
 
     /// Seven steps: one trajectory of three that ends, one of two that is cut off, and two steps that nothing ends.
@@ -150,14 +234,26 @@ mod tests {
             .with_chunks(&[2, 1])
             .with_shuffle()
             .with_deflate(4);
-        builder.create_dataset("actions").with_f64_data(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]).with_shape(&[7, 1]);
-        builder.create_dataset("rewards").with_f64_data(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]).with_shape(&[7, 1]);
+        builder
+            .create_dataset("actions")
+            .with_f64_data(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
+            .with_shape(&[7, 1]);
+        builder
+            .create_dataset("rewards")
+            .with_f64_data(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+            .with_shape(&[7, 1]);
         booleans(&mut builder, "terminals", &[0, 0, 1, 0, 0, 0, 0]);
         let mut infos = builder.create_group("infos");
-        infos.create_dataset("qpos").with_i32_data(&(0..21).collect::<Vec<_>>()).with_shape(&[7, 3]);
+        infos
+            .create_dataset("qpos")
+            .with_i32_data(&(0..21).collect::<Vec<_>>())
+            .with_shape(&[7, 3]);
         builder.add_group(infos.finish());
         let mut metadata = builder.create_group("metadata");
-        metadata.create_dataset("iteration").with_i64_data(&[12]).with_shape(&[]);
+        metadata
+            .create_dataset("iteration")
+            .with_i64_data(&[12])
+            .with_shape(&[]);
         builder.add_group(metadata.finish());
         builder
     }
@@ -189,76 +285,189 @@ mod tests {
         booleans(&mut builder, "timeouts", &[0, 0, 0, 0, 1, 0, 0]);
         let (_folder, path) = write(builder);
         let found = all(&path, &Options::default()).unwrap();
-        let lengths: Vec<usize> = found.iter().map(|incoming| incoming.steps.num_rows()).collect();
+        let lengths: Vec<usize> = found
+            .iter()
+            .map(|incoming| incoming.steps.num_rows())
+            .collect();
         assert_eq!(lengths, [3, 2, 2]);
         assert_eq!(
-            found.iter().map(|incoming| flags(incoming, "terminated")).collect::<Vec<_>>(),
+            found
+                .iter()
+                .map(|incoming| flags(incoming, "terminated"))
+                .collect::<Vec<_>>(),
             [vec![false, false, true], vec![false; 2], vec![false; 2]]
         );
         assert_eq!(
-            found.iter().map(|incoming| flags(incoming, "truncated")).collect::<Vec<_>>(),
+            found
+                .iter()
+                .map(|incoming| flags(incoming, "truncated"))
+                .collect::<Vec<_>>(),
             [vec![false; 3], vec![false, true], vec![false; 2]]
         );
-        let names: Vec<String> = found[0].steps.schema().fields().iter().map(|field| field.name().clone()).collect();
-        assert_eq!(names, ["observation", "action", "reward", "terminated", "truncated", "is_final", "infos/qpos"]);
+        let names: Vec<String> = found[0]
+            .steps
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "observation",
+                "action",
+                "reward",
+                "terminated",
+                "truncated",
+                "is_final",
+                "infos/qpos"
+            ]
+        );
         let second = &found[1].steps;
         assert_eq!(
-            second["observation"].as_fixed_size_list().values().as_primitive::<Float32Type>().values().to_vec(),
+            second["observation"]
+                .as_fixed_size_list()
+                .values()
+                .as_primitive::<Float32Type>()
+                .values()
+                .to_vec(),
             [6.0, 7.0, 8.0, 9.0]
         );
-        assert_eq!(second["action"].as_fixed_size_list().values().as_primitive::<Float64Type>().values().to_vec(), [1.5, 2.0]);
-        assert_eq!(second["reward"].as_primitive::<Float64Type>().values().to_vec(), [4.0, 5.0]);
         assert_eq!(
-            second["infos/qpos"].as_fixed_size_list().values().as_primitive::<Int32Type>().values().to_vec(),
+            second["action"]
+                .as_fixed_size_list()
+                .values()
+                .as_primitive::<Float64Type>()
+                .values()
+                .to_vec(),
+            [1.5, 2.0]
+        );
+        assert_eq!(
+            second["reward"]
+                .as_primitive::<Float64Type>()
+                .values()
+                .to_vec(),
+            [4.0, 5.0]
+        );
+        assert_eq!(
+            second["infos/qpos"]
+                .as_fixed_size_list()
+                .values()
+                .as_primitive::<Int32Type>()
+                .values()
+                .to_vec(),
             [9, 10, 11, 12, 13, 14]
         );
-        assert_eq!(read(&path, &Options::default()).unwrap().metadata()["metadata/iteration"], 12);
+        assert_eq!(
+            read(&path, &Options::default()).unwrap().metadata()["metadata/iteration"],
+            12
+        );
     }
 
     #[test]
     fn next_observations_give_final_rows() {
         let mut builder = builder();
         let next: Vec<f32> = (100..114).map(|value| value as f32).collect();
-        builder.create_dataset("next_observations").with_f32_data(&next).with_shape(&[7, 2]);
+        builder
+            .create_dataset("next_observations")
+            .with_f32_data(&next)
+            .with_shape(&[7, 2]);
         let (_folder, path) = write(builder);
         let found = all(&path, &Options::default()).unwrap();
-        assert_eq!(found.iter().map(|incoming| incoming.steps.num_rows()).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(
+            found
+                .iter()
+                .map(|incoming| incoming.steps.num_rows())
+                .collect::<Vec<_>>(),
+            [4, 5]
+        );
         let steps = &found[0].steps;
         assert_eq!(flags(&found[0], "is_final"), [false, false, false, true]);
         assert_eq!(flags(&found[0], "terminated"), [false, false, true, false]);
-        assert_eq!(steps["observation"].as_fixed_size_list().value(3).as_primitive::<Float32Type>().values().to_vec(), [104.0, 105.0]);
+        assert_eq!(
+            steps["observation"]
+                .as_fixed_size_list()
+                .value(3)
+                .as_primitive::<Float32Type>()
+                .values()
+                .to_vec(),
+            [104.0, 105.0]
+        );
         for name in ["action", "reward", "infos/qpos"] {
-            assert_eq!((steps[name].null_count(), steps[name].is_null(3)), (1, true), "{name}");
+            assert_eq!(
+                (steps[name].null_count(), steps[name].is_null(3)),
+                (1, true),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn the_longest_length_cuts_sets_without_timeouts() {
         let (_folder, path) = write(builder());
-        let found = all(&path, &Options { max_steps: Some(2), ..Options::default() }).unwrap();
-        assert_eq!(found.iter().map(|incoming| incoming.steps.num_rows()).collect::<Vec<_>>(), [2, 1, 2, 2]);
+        let found = all(
+            &path,
+            &Options {
+                max_steps: Some(2),
+                ..Options::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            found
+                .iter()
+                .map(|incoming| incoming.steps.num_rows())
+                .collect::<Vec<_>>(),
+            [2, 1, 2, 2]
+        );
         assert_eq!(flags(&found[0], "truncated"), [false, true]);
-        assert_eq!((flags(&found[1], "terminated"), flags(&found[1], "truncated")), (vec![true], vec![false]));
+        assert_eq!(
+            (
+                flags(&found[1], "terminated"),
+                flags(&found[1], "truncated")
+            ),
+            (vec![true], vec![false])
+        );
     }
 
     #[test]
     fn bad_files_say_what_is_wrong() {
         let message = |builder: FileBuilder| {
             let (_folder, path) = write(builder);
-            all(&path, &Options::default()).err().map(|error| error.message).unwrap_or_default()
+            all(&path, &Options::default())
+                .err()
+                .map(|error| error.message)
+                .unwrap_or_default()
         };
         let with = |name: &str, values: &[f64], shape: &[u64]| {
             let mut builder = FileBuilder::new();
-            builder.create_dataset("observations").with_f32_data(&[0.0, 1.0, 2.0, 3.0]).with_shape(&[2, 2]);
-            builder.create_dataset(name).with_f64_data(values).with_shape(shape);
+            builder
+                .create_dataset("observations")
+                .with_f32_data(&[0.0, 1.0, 2.0, 3.0])
+                .with_shape(&[2, 2]);
+            builder
+                .create_dataset(name)
+                .with_f64_data(values)
+                .with_shape(shape);
             builder
         };
         assert!(message(with("rewards", &[0.0, 1.0], &[2])).contains("no trajectory boundaries"));
-        assert!(message(with("terminals", &[0.0, f64::NAN], &[2])).contains("`terminals` is NaN at row 1"));
-        assert!(message(with("terminals", &[0.0, 1.0, 0.0], &[3])).contains("`terminals` has 3 rows where `observations` has 2"));
-        assert!(message(with("terminals", &[0.0, 1.0, 0.0, 0.0], &[2, 2])).contains("`terminals` has the shape (2, 2)"));
+        assert!(
+            message(with("terminals", &[0.0, f64::NAN], &[2]))
+                .contains("`terminals` is NaN at row 1")
+        );
+        assert!(
+            message(with("terminals", &[0.0, 1.0, 0.0], &[3]))
+                .contains("`terminals` has 3 rows where `observations` has 2")
+        );
+        assert!(
+            message(with("terminals", &[0.0, 1.0, 0.0, 0.0], &[2, 2]))
+                .contains("`terminals` has the shape (2, 2)")
+        );
         let mut no_observations = FileBuilder::new();
-        no_observations.create_dataset("terminals").with_f64_data(&[1.0]);
+        no_observations
+            .create_dataset("terminals")
+            .with_f64_data(&[1.0]);
         assert!(message(no_observations).contains("no array `observations`"));
 
         let (_folder, path) = write(builder());

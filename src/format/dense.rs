@@ -53,15 +53,29 @@ pub(super) struct Plain {
 /// array can: text, lists, bytes.
 pub(super) fn plain(field: &Field, name: &str) -> Option<Vec<Plain>> {
     let one = |element: &DataType, row: Vec<u64>| {
-        let known = element.is_numeric() && element.primitive_width().is_some_and(|width| width <= 8) || *element == DataType::Boolean;
-        known.then(|| vec![Plain { name: name.to_owned(), path: Vec::new(), element: element.clone(), row }])
+        let known = element.is_numeric()
+            && element.primitive_width().is_some_and(|width| width <= 8)
+            || *element == DataType::Boolean;
+        known.then(|| {
+            vec![Plain {
+                name: name.to_owned(),
+                path: Vec::new(),
+                element: element.clone(),
+                row,
+            }]
+        })
     };
     match field.data_type() {
         DataType::FixedSizeList(child, width) => {
-            let shape =
-                field.metadata().get("shape").map(|text| text.split(',').filter_map(|axis| axis.parse().ok()).collect::<Vec<u64>>());
+            let shape = field.metadata().get("shape").map(|text| {
+                text.split(',')
+                    .filter_map(|axis| axis.parse().ok())
+                    .collect::<Vec<u64>>()
+            });
             let width = u64::try_from(*width).ok()?;
-            let row = shape.filter(|shape| shape.iter().product::<u64>() == width).unwrap_or_else(|| vec![width]);
+            let row = shape
+                .filter(|shape| shape.iter().product::<u64>() == width)
+                .unwrap_or_else(|| vec![width]);
             one(child.data_type(), row)
         }
         DataType::Struct(fields) => {
@@ -85,14 +99,17 @@ pub(super) fn plain(field: &Field, name: &str) -> Option<Vec<Plain>> {
 pub(super) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
     if let Some(vectors) = column.as_fixed_size_list_opt() {
         let width = vectors.value_length() as usize;
-        let values = vectors.values().slice(vectors.value_offset(0) as usize, vectors.len() * width);
+        let values = vectors
+            .values()
+            .slice(vectors.value_offset(0) as usize, vectors.len() * width);
         let start = bytes.len();
         append(&values, bytes)?;
         let size = values.data_type().primitive_width().unwrap_or(1) * width;
         let missing = missing(values.data_type());
         for row in (0..vectors.len()).filter(|row| vectors.is_null(*row)) {
             let slot = &mut bytes[start + row * size..start + (row + 1) * size];
-            slot.chunks_exact_mut(missing.len()).for_each(|element| element.copy_from_slice(&missing));
+            slot.chunks_exact_mut(missing.len())
+                .for_each(|element| element.copy_from_slice(&missing));
         }
         return Ok(());
     }
@@ -100,9 +117,16 @@ pub(super) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
         bytes.extend((0..flags.len()).map(|row| u8::from(flags.is_valid(row) && flags.value(row))));
         return Ok(());
     }
-    let size = column.data_type().primitive_width().ok_or_else(|| Error::failed(format!("{} is no plain array", column.data_type())))?;
+    let size = column
+        .data_type()
+        .primitive_width()
+        .ok_or_else(|| Error::failed(format!("{} is no plain array", column.data_type())))?;
     let data = column.to_data();
-    let values = data.buffers().first().map(|buffer| buffer.as_slice()).unwrap_or_default();
+    let values = data
+        .buffers()
+        .first()
+        .map(|buffer| buffer.as_slice())
+        .unwrap_or_default();
     let start = bytes.len();
     bytes.extend_from_slice(&values[data.offset() * size..(data.offset() + data.len()) * size]);
     let missing = missing(column.data_type());
@@ -110,7 +134,9 @@ pub(super) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
         bytes[start + row * size..start + (row + 1) * size].copy_from_slice(&missing);
     }
     if cfg!(target_endian = "big") {
-        bytes[start..].chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        bytes[start..]
+            .chunks_exact_mut(size)
+            .for_each(<[u8]>::reverse);
     }
     Ok(())
 }
@@ -128,7 +154,10 @@ fn missing(element: &DataType) -> Vec<u8> {
 /// The part of `column` that `plain` is.
 fn part(column: &ArrayRef, path: &[usize]) -> Result<ArrayRef> {
     path.iter().try_fold(Arc::clone(column), |column, index| {
-        let child = column.as_struct_opt().and_then(|parts| parts.columns().get(*index)).cloned();
+        let child = column
+            .as_struct_opt()
+            .and_then(|parts| parts.columns().get(*index))
+            .cloned();
         child.ok_or_else(|| Error::failed("a struct column has lost a part"))
     })
 }
@@ -171,22 +200,50 @@ pub(super) fn stream(
 ///
 /// # Errors
 /// As [`stream`].
-pub(super) fn column(outgoing: &Outgoing, sink: &mut dyn Sink, column: &str, name: &str, finals: bool) -> Result<bool> {
-    let Some(parts) = plain(outgoing.steps().field_with_name(column)?, name) else { return Ok(false) };
-    let rows = if finals { outgoing.rows() } else { outgoing.length() };
+pub(super) fn column(
+    outgoing: &Outgoing,
+    sink: &mut dyn Sink,
+    column: &str,
+    name: &str,
+    finals: bool,
+) -> Result<bool> {
+    let Some(parts) = plain(outgoing.steps().field_with_name(column)?, name) else {
+        return Ok(false);
+    };
+    let rows = if finals {
+        outgoing.rows()
+    } else {
+        outgoing.length()
+    };
     let take = |leaving: &Leaving| -> Result<ArrayRef> {
-        let column = if finals { leaving.steps.column_by_name(column).cloned() } else { leaving.column(column) };
+        let column = if finals {
+            leaving.steps.column_by_name(column).cloned()
+        } else {
+            leaving.column(column)
+        };
         column.ok_or_else(|| Error::failed("a column was not read"))
     };
     let mut nulls = false;
     for part in &parts {
         nulls |= stream(outgoing, sink, part, rows, &[column], &take)?;
     }
-    if nulls && outgoing.steps().column_with_name(&format!("{column}_valid")).is_none() {
-        let valid = Plain { name: format!("{name}_valid"), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
+    if nulls
+        && outgoing
+            .steps()
+            .column_with_name(&format!("{column}_valid"))
+            .is_none()
+    {
+        let valid = Plain {
+            name: format!("{name}_valid"),
+            path: Vec::new(),
+            element: DataType::Boolean,
+            row: Vec::new(),
+        };
         let of = |leaving: &Leaving| -> Result<ArrayRef> {
             let column = take(leaving)?;
-            Ok(Arc::new(BooleanArray::from_iter((0..column.len()).map(|row| Some(column.is_valid(row))))))
+            Ok(Arc::new(BooleanArray::from_iter(
+                (0..column.len()).map(|row| Some(column.is_valid(row))),
+            )))
         };
         stream(outgoing, sink, &valid, rows, &[column], &of)?;
     }
@@ -198,18 +255,37 @@ pub(super) fn column(outgoing: &Outgoing, sink: &mut dyn Sink, column: &str, nam
 ///
 /// # Errors
 /// As [`stream`].
-pub(super) fn proxies(outgoing: &Outgoing, sink: &mut dyn Sink, name: &str, rows: u64, of_each: &dyn Fn(&Leaving) -> usize) -> Result<()> {
-    let plain = Plain { name: name.to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
-    let of =
-        |leaving: &Leaving| proxy(leaving, of_each(leaving)).ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)));
+pub(super) fn proxies(
+    outgoing: &Outgoing,
+    sink: &mut dyn Sink,
+    name: &str,
+    rows: u64,
+    of_each: &dyn Fn(&Leaving) -> usize,
+) -> Result<()> {
+    let plain = Plain {
+        name: name.to_owned(),
+        path: Vec::new(),
+        element: DataType::Boolean,
+        row: Vec::new(),
+    };
+    let of = |leaving: &Leaving| {
+        proxy(leaving, of_each(leaving))
+            .ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)))
+    };
     stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &of).map(|_| ())
 }
 
 /// Whether each action of a trajectory is a proxy, for its first `rows` rows; `None` where the dataset does not say.
 pub(super) fn proxy(leaving: &Leaving, rows: usize) -> Option<ArrayRef> {
-    let source = leaving.steps.column_by_name(step::ACTION_SOURCE)?.as_string_opt::<i32>()?;
-    let proxy = |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == "proxy";
-    Some(Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(proxy(row))))))
+    let source = leaving
+        .steps
+        .column_by_name(step::ACTION_SOURCE)?
+        .as_string_opt::<i32>()?;
+    let proxy =
+        |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == "proxy";
+    Some(Arc::new(BooleanArray::from_iter(
+        (0..rows).map(|row| Some(proxy(row))),
+    )))
 }
 
 /// Names of the columns of steps that have no place of their own in formats of plain arrays.
@@ -225,7 +301,12 @@ pub(super) fn extras(steps: &Schema) -> Vec<String> {
         step::IS_FINAL,
         step::ACTION_SOURCE,
     ];
-    steps.fields().iter().map(|field| field.name().clone()).filter(|name| !fixed.contains(&name.as_str())).collect()
+    steps
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .filter(|name| !fixed.contains(&name.as_str()))
+        .collect()
 }
 
 /// What `leaving` is known by, and what else came along with it, as JSON.
@@ -236,8 +317,12 @@ pub(super) fn about(leaving: &Leaving) -> Result<Map<String, Value>> {
     let mut writer = arrow::json::ArrayWriter::new(Vec::new());
     writer.write(&leaving.about)?;
     writer.finish()?;
-    let rows: Vec<Map<String, Value>> = serde_json::from_slice(&writer.into_inner())
-        .map_err(|error| Error::failed(format!("cannot keep what a trajectory is known by: {error}")))?;
+    let rows: Vec<Map<String, Value>> =
+        serde_json::from_slice(&writer.into_inner()).map_err(|error| {
+            Error::failed(format!(
+                "cannot keep what a trajectory is known by: {error}"
+            ))
+        })?;
     let mut about = rows.into_iter().next().unwrap_or_default();
     about.remove(trajectory::TRAJECTORY_ID);
     Ok(about)
@@ -248,8 +333,11 @@ pub(super) fn about(leaving: &Leaving) -> Result<Map<String, Value>> {
 /// # Errors
 /// Where it is no array of numbers or cannot be written.
 pub(super) fn array(file: &mut Hdf5, name: &str, field: &Field, values: &ArrayRef) -> Result<()> {
-    let parts = plain(field, name).ok_or_else(|| Error::failed(format!("`{name}` is no array of numbers")))?;
-    parts.iter().try_for_each(|plain| one(file, &plain.name, plain, values))
+    let parts = plain(field, name)
+        .ok_or_else(|| Error::failed(format!("`{name}` is no array of numbers")))?;
+    parts
+        .iter()
+        .try_for_each(|plain| one(file, &plain.name, plain, values))
 }
 
 /// Writes the part `plain` of the column `values` of one trajectory as the array `name`.
@@ -260,13 +348,18 @@ pub(super) fn one(file: &mut Hdf5, name: &str, plain: &Plain, values: &ArrayRef)
     let values = part(values, &plain.path)?;
     let mut bytes = Vec::new();
     append(&values, &mut bytes)?;
-    let shape: Vec<u64> = std::iter::once(values.len() as u64).chain(plain.row.iter().copied()).collect();
+    let shape: Vec<u64> = std::iter::once(values.len() as u64)
+        .chain(plain.row.iter().copied())
+        .collect();
     file.array(name, Element::Plain(plain.element.clone()), &shape, &bytes)
 }
 
 /// Says of columns that no array can hold that they stay behind.
 pub(super) fn left(written: &mut Written, names: &[String]) {
     for name in names {
-        written.moved(format!("column `{name}`"), "left out: it is no array of numbers");
+        written.moved(
+            format!("column `{name}`"),
+            "left out: it is no array of numbers",
+        );
     }
 }

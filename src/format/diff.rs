@@ -82,7 +82,10 @@ impl Moved {
         self.steps += 1;
         self.mean += delta;
         self.max = self.max.max(delta);
-        *self.buckets.entry((delta.ln() / RATIO.ln()).round() as i32).or_default() += 1;
+        *self
+            .buckets
+            .entry((delta.ln() / RATIO.ln()).round() as i32)
+            .or_default() += 1;
     }
 
     fn finish(&mut self) {
@@ -97,21 +100,33 @@ impl Moved {
                 seen += **count;
                 seen >= rank
             });
-            *quantile = bucket.map_or(0.0, |(bucket, _)| RATIO.powi(*bucket)).min(self.max);
+            *quantile = bucket
+                .map_or(0.0, |(bucket, _)| RATIO.powi(*bucket))
+                .min(self.max);
         }
     }
 }
 
 /// Where a trajectory is known by, and its content.
 fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
-    let columns = [trajectory::UID.to_owned(), trajectory::CONTENT_HASH.to_owned()];
+    let columns = [
+        trajectory::UID.to_owned(),
+        trajectory::CONTENT_HASH.to_owned(),
+    ];
     let mut known = HashMap::new();
     for shard in &dataset.manifest.shards {
         let reader = dataset.open_trajectories(shard)?;
         let batch = reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&columns))?;
         let text = |name: &str| {
-            let column = batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-            column.ok_or_else(|| Error::failed(format!("{}: trajectories have no text `{name}`", dataset.path.display())))
+            let column = batch
+                .column_by_name(name)
+                .and_then(|column| column.as_string_opt::<i32>());
+            column.ok_or_else(|| {
+                Error::failed(format!(
+                    "{}: trajectories have no text `{name}`",
+                    dataset.path.display()
+                ))
+            })
         };
         let (uids, hashes) = (text(trajectory::UID)?, text(trajectory::CONTENT_HASH)?);
         for row in 0..batch.num_rows() {
@@ -131,18 +146,30 @@ fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
 /// # Errors
 /// Where one cannot be read.
 pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
-    let mut diff = Diff { rows: [first.rows(), second.rows()], ..Diff::default() };
+    let mut diff = Diff {
+        rows: [first.rows(), second.rows()],
+        ..Diff::default()
+    };
     for field in first.steps.fields() {
         match second.steps.field_with_name(field.name()) {
             Err(_) => diff.removed.push(field.name().clone()),
             Ok(other) if other.data_type() != field.data_type() => {
-                diff.retyped.push((field.name().clone(), field.data_type().to_string(), other.data_type().to_string()));
+                diff.retyped.push((
+                    field.name().clone(),
+                    field.data_type().to_string(),
+                    other.data_type().to_string(),
+                ));
             }
             Ok(_) => {}
         }
     }
-    diff.added =
-        second.steps.fields().iter().map(|field| field.name().clone()).filter(|name| first.steps.index_of(name).is_err()).collect();
+    diff.added = second
+        .steps
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .filter(|name| first.steps.index_of(name).is_err())
+        .collect();
     let (known, others) = (identities(&first)?, identities(&second)?);
     for (uid, hash) in &known {
         match others.get(uid) {
@@ -151,12 +178,23 @@ pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
             Some(_) => diff.trajectories.changed += 1,
         }
     }
-    diff.trajectories.only_second = others.keys().filter(|uid| !known.contains_key(*uid)).count() as u64;
+    diff.trajectories.only_second = others
+        .keys()
+        .filter(|uid| !known.contains_key(*uid))
+        .count() as u64;
     let alike = diff.removed.is_empty() && diff.added.is_empty() && diff.retyped.is_empty();
     if diff.trajectories.changed > 0 || !alike {
         let options = WriteOptions::default();
-        let (first, second) = (Outgoing::new(first, true, &options)?, Outgoing::new(second, true, &options)?);
-        let mut pairs = Pairs { first: Side::new(&first)?, second: Side::new(&second)?, known, others };
+        let (first, second) = (
+            Outgoing::new(first, true, &options)?,
+            Outgoing::new(second, true, &options)?,
+        );
+        let mut pairs = Pairs {
+            first: Side::new(&first)?,
+            second: Side::new(&second)?,
+            known,
+            others,
+        };
         while let Some((one, other)) = pairs.next()? {
             diff.compare(&one, &other)?;
         }
@@ -174,7 +212,11 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(outgoing: &'a Outgoing<'a>) -> Result<Side<'a>> {
-        Ok(Side { pass: outgoing.pass(None)?, seen: HashMap::new(), waiting: HashMap::new() })
+        Ok(Side {
+            pass: outgoing.pass(None)?,
+            seen: HashMap::new(),
+            waiting: HashMap::new(),
+        })
     }
 
     /// The next trajectory that `others` have too, and its identity.
@@ -202,7 +244,9 @@ struct Pairs<'a> {
 
 impl Pairs<'_> {
     fn next(&mut self) -> Result<Option<(Leaving, Leaving)>> {
-        let Some((uid, one)) = self.first.next(&self.others)? else { return Ok(None) };
+        let Some((uid, one)) = self.first.next(&self.others)? else {
+            return Ok(None);
+        };
         if let Some(other) = self.second.waiting.remove(&uid) {
             return Ok(Some((one, other)));
         }
@@ -212,7 +256,9 @@ impl Pairs<'_> {
             }
             self.second.waiting.insert(found, other);
         }
-        Err(Error::failed(format!("trajectory {uid} is listed in both datasets and found in one")))
+        Err(Error::failed(format!(
+            "trajectory {uid} is listed in both datasets and found in one"
+        )))
     }
 }
 
@@ -224,24 +270,41 @@ impl Diff {
         }
         for (field, values) in one.steps.schema().fields().iter().zip(one.steps.columns()) {
             let ids = [step::TRAJECTORY_ID, step::STEP].contains(&field.name().as_str());
-            let like = other.steps.column_by_name(field.name()).filter(|like| like.data_type() == values.data_type() && !ids);
+            let like = other
+                .steps
+                .column_by_name(field.name())
+                .filter(|like| like.data_type() == values.data_type() && !ids);
             let Some(like) = like else { continue };
             let compare = make_comparator(values, like, SortOptions::default())?;
-            let changed = (0..values.len()).filter(|row| compare(*row, *row).is_ne()).count() as u64;
+            let changed = (0..values.len())
+                .filter(|row| compare(*row, *row).is_ne())
+                .count() as u64;
             if changed > 0 {
                 *self.changed_rows.entry(field.name().clone()).or_default() += changed;
             }
         }
-        let (before, after) = (sources(&one.steps, one.length), sources(&other.steps, one.length));
+        let (before, after) = (
+            sources(&one.steps, one.length),
+            sources(&other.steps, one.length),
+        );
         for (before, after) in before.into_iter().zip(after) {
-            *self.provenance.entry(format!("{before} → {after}")).or_default() += 1;
+            *self
+                .provenance
+                .entry(format!("{before} → {after}"))
+                .or_default() += 1;
         }
-        let (Some((a, width)), Some((b, other_width))) = (actions(one)?, actions(other)?) else { return Ok(()) };
+        let (Some((a, width)), Some((b, other_width))) = (actions(one)?, actions(other)?) else {
+            return Ok(());
+        };
         if width != other_width {
             return Ok(());
         }
-        self.actions.resize_with(width.max(self.actions.len()), Moved::default);
-        let (Some(action), Some(like)) = (one.column(step::ACTION), other.column(step::ACTION)) else { return Ok(()) };
+        self.actions
+            .resize_with(width.max(self.actions.len()), Moved::default);
+        let (Some(action), Some(like)) = (one.column(step::ACTION), other.column(step::ACTION))
+        else {
+            return Ok(());
+        };
         for row in (0..one.length).filter(|row| action.is_valid(*row) && like.is_valid(*row)) {
             for dimension in 0..width {
                 let at = row * width + dimension;
@@ -255,7 +318,9 @@ impl Diff {
 /// Where the action of each step came from.
 fn sources(steps: &RecordBatch, length: usize) -> Vec<&'static str> {
     let action = steps.column_by_name(step::ACTION);
-    let source = steps.column_by_name(step::ACTION_SOURCE).and_then(|column| column.as_string_opt::<i32>());
+    let source = steps
+        .column_by_name(step::ACTION_SOURCE)
+        .and_then(|column| column.as_string_opt::<i32>());
     let of = |row: usize| match (action.is_some_and(|action| action.is_valid(row)), source) {
         (false, _) => "missing",
         (true, Some(source)) if source.is_valid(row) && source.value(row) == "proxy" => "proxy",
@@ -266,17 +331,27 @@ fn sources(steps: &RecordBatch, length: usize) -> Vec<&'static str> {
 
 /// Elements of the actions as float64, and how many each has; `None` where they are no numbers.
 fn actions(leaving: &Leaving) -> Result<Option<(Vec<f64>, usize)>> {
-    let Some(action) = leaving.column(step::ACTION) else { return Ok(None) };
+    let Some(action) = leaving.column(step::ACTION) else {
+        return Ok(None);
+    };
     let (values, width): (ArrayRef, usize) = match action.as_fixed_size_list_opt() {
         Some(vectors) => {
             let width = vectors.value_length() as usize;
-            (vectors.values().slice(vectors.value_offset(0) as usize, vectors.len() * width), width)
+            (
+                vectors
+                    .values()
+                    .slice(vectors.value_offset(0) as usize, vectors.len() * width),
+                width,
+            )
         }
         None if action.data_type().is_numeric() => (ArrayRef::clone(&action), 1),
         None => return Ok(None),
     };
     let values = arrow::compute::cast(&values, &DataType::Float64)?;
-    Ok(Some((values.as_primitive::<Float64Type>().values().to_vec(), width)))
+    Ok(Some((
+        values.as_primitive::<Float64Type>().values().to_vec(),
+        width,
+    )))
 }
 
 #[cfg(test)]
@@ -287,12 +362,22 @@ mod tests {
     fn quantiles_are_within_a_hundredth() {
         let mut moved = Moved::default();
         (0..1000).for_each(|value| moved.add(f64::from(value), f64::from(value)));
-        (1..=1000).rev().for_each(|value| moved.add(0.0, f64::from(value)));
-        for (before, after) in [(f64::NAN, 1.0), (f64::INFINITY, 1.0), (f64::NAN, f64::NAN), (f64::INFINITY, f64::INFINITY)] {
+        (1..=1000)
+            .rev()
+            .for_each(|value| moved.add(0.0, f64::from(value)));
+        for (before, after) in [
+            (f64::NAN, 1.0),
+            (f64::INFINITY, 1.0),
+            (f64::NAN, f64::NAN),
+            (f64::INFINITY, f64::INFINITY),
+        ] {
             moved.add(before, after);
         }
         moved.finish();
-        assert_eq!((moved.steps, moved.max, moved.non_finite), (1000, 1000.0, 2));
+        assert_eq!(
+            (moved.steps, moved.max, moved.non_finite),
+            (1000, 1000.0, 2)
+        );
         assert!((moved.mean - 500.5).abs() < 1e-9);
         for (found, exact) in moved.quantiles.iter().zip([500.0, 900.0, 990.0]) {
             assert!((found / exact - 1.0).abs() < 0.011, "{found} {exact}");

@@ -19,18 +19,25 @@ pub(super) const FORMAT: Format = Format {
     name: "exorl",
     about: "ExORL, DrQ, V-D4RL: a folder of episode_*.npz, one trajectory a file; only read",
     detect: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
-    read: Some(Opener { takes: &[], open: read }),
+    read: Some(Opener {
+        takes: &[],
+        open: read,
+    }),
     write: None,
     validate: None,
 };
 
 /// The files of trajectories in the folder `path`, in order of their numbers.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let file = entry.map_err(failed)?.path();
-        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = file
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if name.starts_with("episode_") && npz::named(&file) {
             files.push(file);
         }
@@ -48,38 +55,67 @@ struct Episodes {
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut files = files(path)?.into_iter();
     if files.len() == 0 {
-        return Err(Error::failed(format!("{} holds no file episode_*.npz", path.display())));
+        return Err(Error::failed(format!(
+            "{} holds no file episode_*.npz",
+            path.display()
+        )));
     }
     let (opening, schema) = Opening::read(options.on_error, || next(&mut files, None))?;
-    Ok(Box::new(Episodes { files, schema, opening }))
+    Ok(Box::new(Episodes {
+        files,
+        schema,
+        opening,
+    }))
 }
 
 /// The trajectory in the next file, whose columns must be those of `schema`, where that is known; `None` after the last.
-fn next(files: &mut std::vec::IntoIter<PathBuf>, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
-    let Some(path) = files.next() else { return Ok(None) };
-    episode(&path, schema).map(Some).map_err(|error| error.at(path.display()))
+fn next(
+    files: &mut std::vec::IntoIter<PathBuf>,
+    schema: Option<&SchemaRef>,
+) -> Result<Option<Incoming>> {
+    let Some(path) = files.next() else {
+        return Ok(None);
+    };
+    episode(&path, schema)
+        .map(Some)
+        .map_err(|error| error.at(path.display()))
 }
 
 fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
     let mut arrays = Arrays::new();
-    for mut part in npz::parts(path)?.into_iter().filter(|part| part.layout.width() > 0) {
+    for mut part in npz::parts(path)?
+        .into_iter()
+        .filter(|part| part.layout.width() > 0)
+    {
         if part.layout.element == DataType::Null {
-            return Err(Error::failed(format!("`{}` holds {}, not numbers", part.layout.name, part.layout.kind)));
+            return Err(Error::failed(format!(
+                "`{}` holds {}, not numbers",
+                part.layout.name, part.layout.kind
+            )));
         }
         let bytes = part.reader.read(part.layout.rows)?;
         let name = part.layout.name.clone();
         arrays.insert(name.clone(), parts::whole(&name, &part.layout, bytes)?);
     }
-    let observation = grouped::take(&mut arrays, "observation").ok_or_else(|| Error::failed("there is no array `observation`"))?;
+    let observation = grouped::take(&mut arrays, "observation")
+        .ok_or_else(|| Error::failed("there is no array `observation`"))?;
     let rows = observation.1.len();
-    let length = rows.checked_sub(1).filter(|length| *length > 0).ok_or_else(|| Error::failed("it has no step after the reset"))?;
+    let length = rows
+        .checked_sub(1)
+        .filter(|length| *length > 0)
+        .ok_or_else(|| Error::failed("it has no step after the reset"))?;
     let mut assembly = Assembly::new(length, true);
     assembly.add(step::OBSERVATION, observation, false)?;
     // What led to row t+1 was done in row t.
     let mut led = |name: &str| -> Result<Option<_>> {
-        let Some((field, values)) = arrays.remove(name) else { return Ok(None) };
+        let Some((field, values)) = arrays.remove(name) else {
+            return Ok(None);
+        };
         if values.len() != rows {
-            return Err(Error::failed(format!("`{name}` has {} rows where `observation` has {rows}", values.len())));
+            return Err(Error::failed(format!(
+                "`{name}` has {} rows where `observation` has {rows}",
+                values.len()
+            )));
         }
         Ok(Some((field, values.slice(1, length))))
     };
@@ -91,17 +127,31 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
         assembly.add(step::REWARD, grouped::squeezed(reward), true)?;
     }
     let zero = discount.as_ref().map(grouped::numbers).transpose()?;
-    let terminated: Vec<bool> = (0..length).map(|row| zero.as_ref().is_some_and(|discount| discount[row] == 0.0)).collect();
+    let terminated: Vec<bool> = (0..length)
+        .map(|row| zero.as_ref().is_some_and(|discount| discount[row] == 0.0))
+        .collect();
     let ended = terminated.last() == Some(&true);
     assembly.flags(step::TERMINATED, &terminated)?;
-    assembly.flags(step::TRUNCATED, &(0..length).map(|row| !ended && row + 1 == length).collect::<Vec<_>>())?;
+    assembly.flags(
+        step::TRUNCATED,
+        &(0..length)
+            .map(|row| !ended && row + 1 == length)
+            .collect::<Vec<_>>(),
+    )?;
     assembly.finals();
     if let Some(discount) = discount {
         assembly.add("discount", grouped::squeezed(discount), true)?;
     }
     assembly.others(arrays)?;
-    let key = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Incoming { key, steps: assembly.finish(schema)?, about: None })
+    let key = path
+        .file_stem()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    Ok(Incoming {
+        key,
+        steps: assembly.finish(schema)?,
+        about: None,
+    })
 }
 
 impl Source for Episodes {

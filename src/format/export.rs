@@ -17,12 +17,21 @@ const NOTE: &str = ".trajmill.json";
 /// # Errors
 /// Where there is none; the hint names those that there are.
 pub fn writable(name: &str) -> Result<&'static Format> {
-    let known: Vec<&str> = FORMATS.iter().filter(|format| format.write.is_some()).map(|format| format.name).collect();
-    FORMATS.iter().find(|format| format.name == name && format.write.is_some()).ok_or_else(|| {
-        let hint = nearest(name, known.iter().copied())
-            .map_or_else(|| format!("one of {}", known.join(", ")), |meant| format!("did you mean `{meant}`?"));
-        Error::usage(format!("`{name}` is not a format that can be written")).hint(hint)
-    })
+    let known: Vec<&str> = FORMATS
+        .iter()
+        .filter(|format| format.write.is_some())
+        .map(|format| format.name)
+        .collect();
+    FORMATS
+        .iter()
+        .find(|format| format.name == name && format.write.is_some())
+        .ok_or_else(|| {
+            let hint = nearest(name, known.iter().copied()).map_or_else(
+                || format!("one of {}", known.join(", ")),
+                |meant| format!("did you mean `{meant}`?"),
+            );
+            Error::usage(format!("`{name}` is not a format that can be written")).hint(hint)
+        })
 }
 
 /// An option that is given and means nothing to the format.
@@ -38,7 +47,13 @@ pub fn check(format: &Format, options: &WriteOptions) -> Result<()> {
         ("robot", options.robot.is_some()),
         ("task", options.task.is_some()),
     ];
-    format.takes(takes, given.iter().filter(|(_, given)| *given).map(|(name, _)| *name))
+    format.takes(
+        takes,
+        given
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(name, _)| *name),
+    )
 }
 
 /// Writes `dataset` to the path `to`, a place where nothing is and from which the caller publishes it by a rename;
@@ -47,17 +62,33 @@ pub fn check(format: &Format, options: &WriteOptions) -> Result<()> {
 ///
 /// # Errors
 /// Where the format cannot hold the dataset, the dataset cannot be read, files cannot be written or `watch` wants it to end.
-pub fn export(format: &Format, dataset: Dataset, to: &Path, options: &WriteOptions, watch: Watch) -> Result<Written> {
+pub fn export(
+    format: &Format,
+    dataset: Dataset,
+    to: &Path,
+    options: &WriteOptions,
+    watch: Watch,
+) -> Result<Written> {
     check(format, options)?;
-    let writer = format.write.as_ref().ok_or_else(|| Error::usage(format!("`{}` is a format that is only read", format.name)))?;
+    let writer = format
+        .write
+        .as_ref()
+        .ok_or_else(|| Error::usage(format!("`{}` is a format that is only read", format.name)))?;
     let place = dataset.path.display().to_string();
-    let outgoing = Outgoing::watched(dataset, writer.nulls, options, watch).map_err(|error| error.at(&place))?;
+    let outgoing = Outgoing::watched(dataset, writer.nulls, options, watch)
+        .map_err(|error| error.at(&place))?;
     if outgoing.trajectories() == 0 {
-        return Err(Error::failed(format!("{place}: there is no trajectory to write")).hint("a loader has no use for an empty dataset"));
+        return Err(
+            Error::failed(format!("{place}: there is no trajectory to write"))
+                .hint("a loader has no use for an empty dataset"),
+        );
     }
     let mut written = (writer.write)(&outgoing, to, options).map_err(|error| error.at(&place))?;
     if outgoing.steps().column_with_name(REWARD_VALID).is_some() {
-        written.moved("which rewards are missing", format!("`{REWARD_VALID}`; NaN or zero stands in their place"));
+        written.moved(
+            "which rewards are missing",
+            format!("`{REWARD_VALID}`; NaN or zero stands in their place"),
+        );
     }
     if to.is_dir() {
         store::write(&to.join(NOTE), options.note.as_bytes())?;
@@ -71,7 +102,8 @@ pub fn export(format: &Format, dataset: Dataset, to: &Path, options: &WriteOptio
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
+    let failed =
+        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -87,6 +119,9 @@ pub fn note(path: &Path) -> Option<Value> {
     if path.is_dir() {
         return serde_json::from_slice(&std::fs::read(path.join(NOTE)).ok()?).ok();
     }
-    let text = FORMATS.iter().filter_map(|format| format.write.as_ref()?.note).find_map(|note| note(path))?;
+    let text = FORMATS
+        .iter()
+        .filter_map(|format| format.write.as_ref()?.note)
+        .find_map(|note| note(path))?;
     serde_json::from_str(&text).ok()
 }

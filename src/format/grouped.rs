@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, RecordBatch, StructArray, make_array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, RecordBatch, StructArray,
+    make_array, new_null_array,
+};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
@@ -30,24 +33,40 @@ impl Opening {
     ///
     /// # Errors
     /// What is the matter with the first trajectory, where that ends it or there is no other.
-    pub(super) fn read(on_error: OnError, mut next: impl FnMut() -> Result<Option<Incoming>>) -> Result<(Opening, SchemaRef)> {
+    pub(super) fn read(
+        on_error: OnError,
+        mut next: impl FnMut() -> Result<Option<Incoming>>,
+    ) -> Result<(Opening, SchemaRef)> {
         let mut errors = VecDeque::new();
         loop {
             match next() {
                 Ok(Some(first)) => {
                     let schema = first.steps.schema();
-                    return Ok((Opening { errors, first: Some(first) }, schema));
+                    return Ok((
+                        Opening {
+                            errors,
+                            first: Some(first),
+                        },
+                        schema,
+                    ));
                 }
                 Err(error) if on_error == OnError::Quarantine => errors.push_back(error),
                 Err(error) => return Err(error.hint(quarantine::REMEDY)),
-                Ok(None) => return Err(errors.pop_front().unwrap_or_else(|| Error::failed("there are no trajectories"))),
+                Ok(None) => {
+                    return Err(errors
+                        .pop_front()
+                        .unwrap_or_else(|| Error::failed("there are no trajectories")));
+                }
             }
         }
     }
 
     /// What comes next of it; `None` where all of it was handed on.
     pub(super) fn next(&mut self) -> Option<Result<Incoming>> {
-        self.errors.pop_front().map(Err).or_else(|| self.first.take().map(Ok))
+        self.errors
+            .pop_front()
+            .map(Err)
+            .or_else(|| self.first.take().map(Ok))
     }
 }
 
@@ -62,7 +81,11 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn new(length: usize, known_final: bool) -> Assembly {
-        Assembly { length, known_final, columns: Vec::new() }
+        Assembly {
+            length,
+            known_final,
+            columns: Vec::new(),
+        }
     }
 
     /// Rows: the steps and the final observation.
@@ -74,14 +97,25 @@ impl Assembly {
     ///
     /// # Errors
     /// Where it has another number of rows.
-    pub(super) fn add(&mut self, name: &str, (field, values): (Field, ArrayRef), nullable: bool) -> Result<()> {
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        (field, values): (Field, ArrayRef),
+        nullable: bool,
+    ) -> Result<()> {
         let (rows, length) = (self.rows(), self.length);
         let values = match values.len() {
             count if count == rows => values,
             count if count == length => lengthened(&values, rows)?,
-            count => return Err(Error::failed(format!("`{}` has {count} rows where there are {length} steps", field.name()))),
+            count => {
+                return Err(Error::failed(format!(
+                    "`{}` has {count} rows where there are {length} steps",
+                    field.name()
+                )));
+            }
         };
-        self.columns.push((field.with_name(name).with_nullable(nullable), values));
+        self.columns
+            .push((field.with_name(name).with_nullable(nullable), values));
         Ok(())
     }
 
@@ -91,17 +125,31 @@ impl Assembly {
     /// Where there are not as many as steps.
     pub(super) fn flags(&mut self, name: &str, flags: &[bool]) -> Result<()> {
         if flags.len() != self.length {
-            return Err(Error::failed(format!("`{name}` has {} rows where there are {} steps", flags.len(), self.length)));
+            return Err(Error::failed(format!(
+                "`{name}` has {} rows where there are {} steps",
+                flags.len(),
+                self.length
+            )));
         }
-        let flags = flags.iter().copied().chain(self.known_final.then_some(false)).map(Some);
-        self.columns.push((Field::new(name, DataType::Boolean, false), Arc::new(BooleanArray::from_iter(flags))));
+        let flags = flags
+            .iter()
+            .copied()
+            .chain(self.known_final.then_some(false))
+            .map(Some);
+        self.columns.push((
+            Field::new(name, DataType::Boolean, false),
+            Arc::new(BooleanArray::from_iter(flags)),
+        ));
         Ok(())
     }
 
     /// Adds `is_final`.
     pub(super) fn finals(&mut self) {
         let finals = (0..self.rows()).map(|row| Some(row == self.length));
-        self.columns.push((Field::new(step::IS_FINAL, DataType::Boolean, false), Arc::new(BooleanArray::from_iter(finals))));
+        self.columns.push((
+            Field::new(step::IS_FINAL, DataType::Boolean, false),
+            Arc::new(BooleanArray::from_iter(finals)),
+        ));
     }
 
     /// Adds what has no fixed meaning, under its own name.
@@ -109,7 +157,9 @@ impl Assembly {
     /// # Errors
     /// As [`Assembly::add`].
     pub(super) fn others(&mut self, arrays: Arrays) -> Result<()> {
-        arrays.into_iter().try_for_each(|(name, column)| self.add(&free_name(&name), column, true))
+        arrays
+            .into_iter()
+            .try_for_each(|(name, column)| self.add(&free_name(&name), column, true))
     }
 
     /// The trajectory; its columns must be those of `schema`, where that is known.
@@ -132,7 +182,10 @@ impl Assembly {
                 .find(|field| !own.fields().iter().any(|known| known == *field))
                 .map(|field| format!("the first has {}", describe(field)));
             let differ: Vec<String> = [odd, missing].into_iter().flatten().collect();
-            return Err(Error::failed(format!("its arrays are not those of the first trajectory: {}", differ.join(", "))));
+            return Err(Error::failed(format!(
+                "its arrays are not those of the first trajectory: {}",
+                differ.join(", ")
+            )));
         }
         Ok(RecordBatch::try_new(own, columns)?)
     }
@@ -144,19 +197,28 @@ pub(super) fn take(arrays: &mut Arrays, name: &str) -> Option<(Field, ArrayRef)>
         return Some(found);
     }
     let prefix = format!("{name}/");
-    let inside: Vec<String> = arrays.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+    let inside: Vec<String> = arrays
+        .keys()
+        .filter(|key| key.starts_with(&prefix))
+        .cloned()
+        .collect();
     if inside.is_empty() {
         return None;
     }
     let (mut fields, mut columns): (Vec<FieldRef>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     for key in inside {
         if let Some((field, column)) = arrays.remove(&key) {
-            fields.push(Arc::new(field.with_name(&key[prefix.len()..]).with_nullable(false)));
+            fields.push(Arc::new(
+                field.with_name(&key[prefix.len()..]).with_nullable(false),
+            ));
             columns.push(column);
         }
     }
     let columns = StructArray::try_new(Fields::from(fields), columns, None).ok()?;
-    Some((Field::new(name, columns.data_type().clone(), false), Arc::new(columns)))
+    Some((
+        Field::new(name, columns.data_type().clone(), false),
+        Arc::new(columns),
+    ))
 }
 
 /// A column of vectors as one of lists, whose rows may differ in length from trajectory to trajectory.
@@ -165,18 +227,32 @@ pub(super) fn take(arrays: &mut Arrays, name: &str) -> Option<(Field, ArrayRef)>
 /// Never in practice.
 pub(super) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, ArrayRef)> {
     let values = match values.data_type() {
-        DataType::FixedSizeList(child, _) => arrow::compute::cast(values, &DataType::List(Arc::clone(child)))?,
+        DataType::FixedSizeList(child, _) => {
+            arrow::compute::cast(values, &DataType::List(Arc::clone(child)))?
+        }
         _ => Arc::clone(values),
     };
-    Ok((Field::new(field.name(), values.data_type().clone(), true), values))
+    Ok((
+        Field::new(field.name(), values.data_type().clone(), true),
+        values,
+    ))
 }
 
 /// Drops a last axis of one from a column of vectors.
 pub(super) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) {
     match values.as_fixed_size_list_opt() {
         Some(vectors) if vectors.value_length() == 1 => {
-            let values = vectors.values().slice(vectors.value_offset(0) as usize, vectors.len());
-            (Field::new(field.name(), values.data_type().clone(), field.is_nullable()), values)
+            let values = vectors
+                .values()
+                .slice(vectors.value_offset(0) as usize, vectors.len());
+            (
+                Field::new(
+                    field.name(),
+                    values.data_type().clone(),
+                    field.is_nullable(),
+                ),
+                values,
+            )
         }
         _ => (field, values),
     }
@@ -189,8 +265,15 @@ pub(super) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) 
 pub(super) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
     let (field, values) = squeezed(column.clone());
     let numbers = arrow::compute::cast(&values, &DataType::Float64);
-    let numbers = numbers.ok().and_then(|numbers| numbers.as_primitive_opt::<arrow::datatypes::Float64Type>().cloned());
-    Ok(numbers.ok_or_else(|| Error::failed(format!("`{}` is not an array of numbers", field.name())))?.values().to_vec())
+    let numbers = numbers.ok().and_then(|numbers| {
+        numbers
+            .as_primitive_opt::<arrow::datatypes::Float64Type>()
+            .cloned()
+    });
+    Ok(numbers
+        .ok_or_else(|| Error::failed(format!("`{}` is not an array of numbers", field.name())))?
+        .values()
+        .to_vec())
 }
 
 /// Columns of which those called `NAME_valid` say where `NAME` is null, where `ours` says that we wrote them.
@@ -198,14 +281,31 @@ pub(super) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
 /// # Errors
 /// Where one has not as many rows as the other.
 pub(super) fn with_valid(mut arrays: Arrays, ours: bool) -> Result<Arrays> {
-    let names: Vec<String> = arrays.keys().filter(|name| ours && arrays.contains_key(&format!("{name}_valid"))).cloned().collect();
+    let names: Vec<String> = arrays
+        .keys()
+        .filter(|name| ours && arrays.contains_key(&format!("{name}_valid")))
+        .cloned()
+        .collect();
     for name in names {
-        let valid = arrays.remove(&format!("{name}_valid")).map(booleans).transpose()?;
+        let valid = arrays
+            .remove(&format!("{name}_valid"))
+            .map(booleans)
+            .transpose()?;
         if let (Some(valid), Some((_, values))) = (valid, arrays.get_mut(&name)) {
             if valid.len() != values.len() {
-                return Err(Error::failed(format!("`{name}_valid` has {} rows where `{name}` has {}", valid.len(), values.len())));
+                return Err(Error::failed(format!(
+                    "`{name}_valid` has {} rows where `{name}` has {}",
+                    valid.len(),
+                    values.len()
+                )));
             }
-            *values = make_array(values.to_data().into_builder().nulls(Some(NullBuffer::from(valid))).build()?);
+            *values = make_array(
+                values
+                    .to_data()
+                    .into_builder()
+                    .nulls(Some(NullBuffer::from(valid)))
+                    .build()?,
+            );
         }
     }
     Ok(arrays)
@@ -220,7 +320,10 @@ pub(super) fn booleans(column: (Field, ArrayRef)) -> Result<Vec<bool>> {
     let flag = |(row, value): (usize, &f64)| match *value {
         0.0 => Ok(false),
         1.0 => Ok(true),
-        other => Err(Error::failed(format!("`{}` is {other} at row {row}: a flag is 0 or 1", field.name()))),
+        other => Err(Error::failed(format!(
+            "`{}` is {other} at row {row}: a flag is 0 or 1",
+            field.name()
+        ))),
     };
     numbers.iter().enumerate().map(flag).collect()
 }
@@ -228,7 +331,10 @@ pub(super) fn booleans(column: (Field, ArrayRef)) -> Result<Vec<bool>> {
 /// `values` with null rows after them, `rows` in all.
 pub(super) fn lengthened(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
     let missing = absent(values.data_type(), rows - values.len())?;
-    Ok(arrow::compute::concat(&[values.as_ref(), missing.as_ref()])?)
+    Ok(arrow::compute::concat(&[
+        values.as_ref(),
+        missing.as_ref(),
+    ])?)
 }
 
 /// Rows of zeros.
@@ -237,19 +343,36 @@ pub(super) fn zeros(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
         DataType::FixedSizeList(..) | DataType::Struct(_) => absent(data_type, rows)?,
         other => new_null_array(other, rows),
     };
-    Ok(make_array(filler.into_data().into_builder().nulls(None).build()?))
+    Ok(make_array(
+        filler.into_data().into_builder().nulls(None).build()?,
+    ))
 }
 
 /// Null rows, zeros under those of vectors.
 fn absent(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     Ok(match data_type {
         DataType::FixedSizeList(child, width) => {
-            let values = zeros(child.data_type(), rows * usize::try_from(*width).unwrap_or(0))?;
-            Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, Some(NullBuffer::new_null(rows)))?)
+            let values = zeros(
+                child.data_type(),
+                rows * usize::try_from(*width).unwrap_or(0),
+            )?;
+            Arc::new(FixedSizeListArray::try_new(
+                Arc::clone(child),
+                *width,
+                values,
+                Some(NullBuffer::new_null(rows)),
+            )?)
         }
         DataType::Struct(fields) => {
-            let columns = fields.iter().map(|field| zeros(field.data_type(), rows)).collect::<Result<Vec<_>>>()?;
-            Arc::new(StructArray::try_new(fields.clone(), columns, Some(NullBuffer::new_null(rows)))?)
+            let columns = fields
+                .iter()
+                .map(|field| zeros(field.data_type(), rows))
+                .collect::<Result<Vec<_>>>()?;
+            Arc::new(StructArray::try_new(
+                fields.clone(),
+                columns,
+                Some(NullBuffer::new_null(rows)),
+            )?)
         }
         other => new_null_array(other, rows),
     })
@@ -263,31 +386,62 @@ pub(super) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, Arra
     let ragged = || Error::failed(format!("the rows of `{}` differ in length", field.name()));
     let vectors = |width: usize, child: ArrayRef| -> Result<(Field, ArrayRef)> {
         if child.null_count() > 0 {
-            return Err(Error::failed(format!("`{}` holds nulls within its vectors", field.name())));
+            return Err(Error::failed(format!(
+                "`{}` holds nulls within its vectors",
+                field.name()
+            )));
         }
         let width = i32::try_from(width).map_err(|_| ragged())?;
         let data_type = schema::vector(child.data_type().clone(), width);
-        let DataType::FixedSizeList(element, _) = &data_type else { return Err(ragged()) };
-        let values = FixedSizeListArray::try_new(Arc::clone(element), width, child, values.nulls().cloned())?;
-        let shape = field.metadata().get("shape").map(|shape| ("shape".to_owned(), shape.clone()));
+        let DataType::FixedSizeList(element, _) = &data_type else {
+            return Err(ragged());
+        };
+        let values = FixedSizeListArray::try_new(
+            Arc::clone(element),
+            width,
+            child,
+            values.nulls().cloned(),
+        )?;
+        let shape = field
+            .metadata()
+            .get("shape")
+            .map(|shape| ("shape".to_owned(), shape.clone()));
         if width == 1 && shape.as_ref().is_some_and(|(_, shape)| shape.is_empty()) {
-            return Ok(squeezed((Field::new(field.name(), data_type.clone(), field.is_nullable()), Arc::new(values))));
+            return Ok(squeezed((
+                Field::new(field.name(), data_type.clone(), field.is_nullable()),
+                Arc::new(values),
+            )));
         }
         // One axis needs no shape.
         let shape = shape.filter(|(_, shape)| shape.contains(','));
-        Ok((Field::new(field.name(), data_type.clone(), field.is_nullable()).with_metadata(shape.into_iter().collect()), Arc::new(values)))
+        Ok((
+            Field::new(field.name(), data_type.clone(), field.is_nullable())
+                .with_metadata(shape.into_iter().collect()),
+            Arc::new(values),
+        ))
     };
     match values.data_type() {
         DataType::FixedSizeList(_, width) => {
             let list = values.as_fixed_size_list();
             let width = usize::try_from(*width).unwrap_or(0);
-            vectors(width, list.values().slice(list.value_offset(0) as usize, list.len() * width))
+            vectors(
+                width,
+                list.values()
+                    .slice(list.value_offset(0) as usize, list.len() * width),
+            )
         }
         DataType::List(child) if child.data_type().is_numeric() => {
             let list = values.as_list::<i32>();
             let offsets = list.value_offsets();
-            let width = offsets.windows(2).map(|ends| (ends[1] - ends[0]) as usize).next().unwrap_or(0);
-            if offsets.windows(2).any(|ends| (ends[1] - ends[0]) as usize != width) {
+            let width = offsets
+                .windows(2)
+                .map(|ends| (ends[1] - ends[0]) as usize)
+                .next()
+                .unwrap_or(0);
+            if offsets
+                .windows(2)
+                .any(|ends| (ends[1] - ends[0]) as usize != width)
+            {
                 return Err(ragged());
             }
             let first = offsets.first().copied().unwrap_or(0) as usize;
@@ -295,11 +449,21 @@ pub(super) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, Arra
         }
         DataType::Struct(fields) => {
             let parts = values.as_struct();
-            let parts = fields.iter().zip(parts.columns()).map(|(field, values)| canonical(field, values)).collect::<Result<Vec<_>>>()?;
-            let (fields, columns): (Vec<Field>, Vec<ArrayRef>) =
-                parts.into_iter().map(|(field, column)| (field.with_nullable(column.null_count() > 0), column)).unzip();
-            let whole = StructArray::try_new(Fields::from(fields), columns, values.nulls().cloned())?;
-            Ok((Field::new(field.name(), whole.data_type().clone(), field.is_nullable()), Arc::new(whole)))
+            let parts = fields
+                .iter()
+                .zip(parts.columns())
+                .map(|(field, values)| canonical(field, values))
+                .collect::<Result<Vec<_>>>()?;
+            let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = parts
+                .into_iter()
+                .map(|(field, column)| (field.with_nullable(column.null_count() > 0), column))
+                .unzip();
+            let whole =
+                StructArray::try_new(Fields::from(fields), columns, values.nulls().cloned())?;
+            Ok((
+                Field::new(field.name(), whole.data_type().clone(), field.is_nullable()),
+                Arc::new(whole),
+            ))
         }
         _ => Ok((field.clone(), Arc::clone(values))),
     }

@@ -36,7 +36,9 @@ impl Imported {
     /// The manifest of what was written.
     pub fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
         let mut statistics = Statistics::default();
-        self.shards.iter().for_each(|shard| statistics.add(&shard.statistics));
+        self.shards
+            .iter()
+            .for_each(|shard| statistics.add(&shard.statistics));
         Manifest {
             trajmill: VERSION,
             tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -69,12 +71,25 @@ pub fn import(
     store::create_dir(&root.join("steps"))?;
     store::create_dir(&root.join("trajectories"))?;
     let incoming = source.schema();
-    let ids = [Field::new(step::TRAJECTORY_ID, DataType::Int64, false), Field::new(step::STEP, DataType::Int32, false)];
-    let steps: SchemaRef =
-        Arc::new(Schema::new(ids.into_iter().map(Arc::new).chain(incoming.fields().iter().cloned()).collect::<Vec<_>>()));
-    let origin = Origin { name: source_name, fingerprint };
+    let ids = [
+        Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
+        Field::new(step::STEP, DataType::Int32, false),
+    ];
+    let steps: SchemaRef = Arc::new(Schema::new(
+        ids.into_iter()
+            .map(Arc::new)
+            .chain(incoming.fields().iter().cloned())
+            .collect::<Vec<_>>(),
+    ));
+    let origin = Origin {
+        name: source_name,
+        fingerprint,
+    };
     // What is written at once is bounded in bytes, however few rows that is; where row groups end is the writer's affair.
-    let (rows_at_once, row_bytes) = (schema::chunk_rows(&steps) as u64, schema::row_bytes(&steps) as u64);
+    let (rows_at_once, row_bytes) = (
+        schema::chunk_rows(&steps) as u64,
+        schema::row_bytes(&steps) as u64,
+    );
     let about = source.about();
     let carried = carried(&about);
 
@@ -88,14 +103,21 @@ pub fn import(
     loop {
         let next = match source.next() {
             // What can be read and is wrong does not keep the next from being read.
-            Ok(Some(next)) => check(&next, &incoming, &about).map(|()| Some(next)).map_err(|error| (error, Some(1))),
+            Ok(Some(next)) => check(&next, &incoming, &about)
+                .map(|()| Some(next))
+                .map_err(|error| (error, Some(1))),
             Ok(None) => Ok(None),
             Err(error) => Err((error, source.lost())),
         };
         let next = match (next, on_error) {
             (Ok(next), _) => next,
             (Err((error, Some(trajectories))), OnError::Quarantine) => {
-                aside.add(Aside { index: read, trajectories, reason: error.message, source: None })?;
+                aside.add(Aside {
+                    index: read,
+                    trajectories,
+                    reason: error.message,
+                    source: None,
+                })?;
                 read = read.saturating_add(trajectories);
                 continue;
             }
@@ -111,7 +133,11 @@ pub fn import(
             batch.push(next);
         }
         let shard_full = writer.as_ref().map_or(0, ShardWriter::rows) + batch_rows >= shard_rows;
-        if !(ended || shard_full || batch_rows >= rows_at_once || batch_rows * row_bytes >= BYTES_AT_ONCE) {
+        if !(ended
+            || shard_full
+            || batch_rows >= rows_at_once
+            || batch_rows * row_bytes >= BYTES_AT_ONCE)
+        {
             continue;
         }
         if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {
@@ -120,7 +146,14 @@ pub fn import(
                 None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
             };
             if !batch.is_empty() {
-                shard.write(&chunk(&batch, trajectories, &incoming, &steps, &carried, &origin)?)?;
+                shard.write(&chunk(
+                    &batch,
+                    trajectories,
+                    &incoming,
+                    &steps,
+                    &carried,
+                    &origin,
+                )?)?;
             }
             trajectories += batch.len() as u64;
             rows += batch_rows;
@@ -135,14 +168,25 @@ pub fn import(
             shards.push(shard.finish()?);
         }
         if ended {
-            return Ok(Imported { shards, steps, trajectories, rows, aside: aside.finish()? });
+            return Ok(Imported {
+                shards,
+                steps,
+                trajectories,
+                rows,
+                aside: aside.finish()?,
+            });
         }
     }
 }
 
 /// What a source says `about` each trajectory, with the identity that import gives where it says none.
 pub fn identified(about: &Schema) -> SchemaRef {
-    let fields = carried(about).fields().iter().filter(|field| field.name() != trajectory::TRAJECTORY_ID).cloned().collect::<Vec<_>>();
+    let fields = carried(about)
+        .fields()
+        .iter()
+        .filter(|field| field.name() != trajectory::TRAJECTORY_ID)
+        .cloned()
+        .collect::<Vec<_>>();
     Arc::new(Schema::new(fields))
 }
 
@@ -156,8 +200,17 @@ fn carried(about: &Schema) -> SchemaRef {
         text(trajectory::SOURCE),
     ];
     let known: Vec<String> = own.iter().map(|field| field.name().clone()).collect();
-    let others = about.fields().iter().filter(|field| !known.contains(field.name())).cloned();
-    Arc::new(Schema::new(own.into_iter().map(Arc::new).chain(others).collect::<Vec<_>>()))
+    let others = about
+        .fields()
+        .iter()
+        .filter(|field| !known.contains(field.name()))
+        .cloned();
+    Arc::new(Schema::new(
+        own.into_iter()
+            .map(Arc::new)
+            .chain(others)
+            .collect::<Vec<_>>(),
+    ))
 }
 
 /// Where trajectories come from.
@@ -175,39 +228,73 @@ impl Origin<'_> {
 
 fn check(incoming: &Incoming, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
     let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", incoming.key));
-    let said = incoming.about.as_ref().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    let said = incoming
+        .about
+        .as_ref()
+        .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     if incoming.steps.schema() != *schema || said != *about {
         return Err(wrong("has other columns than the source says"));
     }
-    let finals = incoming.steps.column_by_name(step::IS_FINAL).and_then(|column| column.as_boolean_opt());
+    let finals = incoming
+        .steps
+        .column_by_name(step::IS_FINAL)
+        .and_then(|column| column.as_boolean_opt());
     let finals = finals.ok_or_else(|| wrong("has no boolean column `is_final`"))?;
     let rows = incoming.steps.num_rows();
     match finals.true_count() {
         _ if rows == 0 => Err(wrong("has no rows")),
         0 => Ok(()),
         1 if rows > 1 && finals.value(rows - 1) => Ok(()),
-        1 if rows == 1 => Err(wrong("has no step, only a final observation").hint("drop it from the source")),
-        _ => Err(wrong("has a final observation before its last row").hint("`is_final` marks the observation after the last action")),
+        1 if rows == 1 => {
+            Err(wrong("has no step, only a final observation").hint("drop it from the source"))
+        }
+        _ => Err(wrong("has a final observation before its last row")
+            .hint("`is_final` marks the observation after the last action")),
     }
 }
 
 /// The trajectories `batch`, numbered from `first`.
-fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef, carried: &SchemaRef, origin: &Origin) -> Result<Chunk> {
+fn chunk(
+    batch: &[Incoming],
+    first: u64,
+    incoming: &SchemaRef,
+    steps: &SchemaRef,
+    carried: &SchemaRef,
+    origin: &Origin,
+) -> Result<Chunk> {
     let mut offsets = vec![0];
     let (mut ids, mut numbers) = (Vec::new(), Vec::new());
     for (id, trajectory) in (first as i64..).zip(batch) {
         let rows = trajectory.steps.num_rows();
-        let count =
-            i32::try_from(rows).map_err(|_| Error::failed(format!("trajectory `{}` has {rows} rows, more than 2³¹", trajectory.key)))?;
+        let count = i32::try_from(rows).map_err(|_| {
+            Error::failed(format!(
+                "trajectory `{}` has {rows} rows, more than 2³¹",
+                trajectory.key
+            ))
+        })?;
         ids.extend(std::iter::repeat_n(id, rows));
         numbers.extend(0..count);
         offsets.push(ids.len());
     }
     let joined = concat_batches(incoming, batch.iter().map(|trajectory| &trajectory.steps))?;
-    let columns: [ArrayRef; 2] = [Arc::new(Int64Array::from(ids)), Arc::new(Int32Array::from(numbers))];
-    let joined = RecordBatch::try_new(Arc::clone(steps), columns.into_iter().chain(joined.columns().iter().cloned()).collect())?;
-    let text = |of: &dyn Fn(&Incoming) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(batch.iter().map(of))) };
-    let said = batch.iter().filter_map(|trajectory| trajectory.about.as_ref()).collect::<Vec<_>>();
+    let columns: [ArrayRef; 2] = [
+        Arc::new(Int64Array::from(ids)),
+        Arc::new(Int32Array::from(numbers)),
+    ];
+    let joined = RecordBatch::try_new(
+        Arc::clone(steps),
+        columns
+            .into_iter()
+            .chain(joined.columns().iter().cloned())
+            .collect(),
+    )?;
+    let text = |of: &dyn Fn(&Incoming) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(batch.iter().map(of)))
+    };
+    let said = batch
+        .iter()
+        .filter_map(|trajectory| trajectory.about.as_ref())
+        .collect::<Vec<_>>();
     let said = match said.first() {
         Some(first) => concat_batches(&first.schema(), said.iter().copied())?,
         None => RecordBatch::new_empty(Arc::new(Schema::empty())),
@@ -215,14 +302,20 @@ fn chunk(batch: &[Incoming], first: u64, incoming: &SchemaRef, steps: &SchemaRef
     let column = |field: &Arc<Field>| -> Result<ArrayRef> {
         let said = said.column_by_name(field.name()).cloned();
         Ok(match (field.name().as_str(), said) {
-            (trajectory::TRAJECTORY_ID, _) => Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>()),
+            (trajectory::TRAJECTORY_ID, _) => {
+                Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>())
+            }
             (_, Some(said)) => said,
             (trajectory::UID, None) => text(&|trajectory| origin.uid(&trajectory.key)),
             (trajectory::SOURCE_KEY, None) => text(&|trajectory| trajectory.key.clone()),
             (_, None) => text(&|_| origin.name.to_owned()),
         })
     };
-    let columns = carried.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+    let columns = carried
+        .fields()
+        .iter()
+        .map(column)
+        .collect::<Result<Vec<_>>>()?;
     let trajectories = RecordBatch::try_new(Arc::clone(carried), columns)?;
     Ok(Chunk::new(joined, trajectories, offsets))
 }
@@ -241,7 +334,11 @@ pub fn fingerprint(path: &Path) -> Result<String> {
     files.sort();
     let mut hasher = blake3::Hasher::new();
     for file in files {
-        let name = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().into_owned();
+        let name = file
+            .strip_prefix(path)
+            .unwrap_or(&file)
+            .to_string_lossy()
+            .into_owned();
         let digest = store::digest(&file)?;
         hasher.update(format!("{name}\0{}\0", digest.blake3).as_bytes());
     }
@@ -249,7 +346,8 @@ pub fn fingerprint(path: &Path) -> Result<String> {
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
+    let failed =
+        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         if path.is_dir() {
@@ -282,7 +380,11 @@ mod tests {
                     none,
                     Arc::new(BooleanArray::from(is_final)),
                 ];
-                Incoming { key: format!("k{index}"), steps: RecordBatch::try_new(given_schema(), columns).unwrap(), about: None }
+                Incoming {
+                    key: format!("k{index}"),
+                    steps: RecordBatch::try_new(given_schema(), columns).unwrap(),
+                    about: None,
+                }
             };
             Given(lengths.iter().enumerate().map(trajectory).rev().collect())
         }
@@ -290,7 +392,10 @@ mod tests {
 
     fn given_schema() -> SchemaRef {
         let mut fields = vec![Field::new(step::OBSERVATION, DataType::Float32, false)];
-        fields.extend([step::TERMINATED, step::TRUNCATED, step::IS_FINAL].map(|name| Field::new(name, DataType::Boolean, false)));
+        fields.extend(
+            [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
+                .map(|name| Field::new(name, DataType::Boolean, false)),
+        );
         Arc::new(Schema::new(fields))
     }
 
@@ -310,47 +415,117 @@ mod tests {
     }
 
     fn table(path: &Path) -> RecordBatch {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap();
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap();
         let schema = Arc::clone(builder.schema());
-        concat_batches(&schema, &builder.build().unwrap().collect::<Result<Vec<_>, _>>().unwrap()).unwrap()
+        concat_batches(
+            &schema,
+            &builder
+                .build()
+                .unwrap()
+                .collect::<Result<Vec<_>, _>>()
+                .unwrap(),
+        )
+        .unwrap()
     }
 
     #[test]
     fn trajectories_are_numbered_and_shards_close_at_their_ends() {
         let folder = tempfile::tempdir().unwrap();
         let seen = std::cell::Cell::new(0);
-        let imported = import(&mut Given::new(&[5, 4, 6, 3, 7]), "hopper", "f", folder.path(), 9, OnError::Fail, &|rows| {
-            seen.set(seen.get() + rows);
-            Ok(())
-        })
+        let imported = import(
+            &mut Given::new(&[5, 4, 6, 3, 7]),
+            "hopper",
+            "f",
+            folder.path(),
+            9,
+            OnError::Fail,
+            &|rows| {
+                seen.set(seen.get() + rows);
+                Ok(())
+            },
+        )
         .unwrap();
-        assert_eq!((imported.trajectories, imported.rows, seen.get()), (5, 25, 25));
-        let rows: Vec<(u64, u64)> = imported.shards.iter().map(|shard| (shard.steps.rows, shard.trajectories.rows)).collect();
+        assert_eq!(
+            (imported.trajectories, imported.rows, seen.get()),
+            (5, 25, 25)
+        );
+        let rows: Vec<(u64, u64)> = imported
+            .shards
+            .iter()
+            .map(|shard| (shard.steps.rows, shard.trajectories.rows))
+            .collect();
         assert_eq!(rows, [(9, 2), (9, 2), (7, 1)]);
         let second = table(&folder.path().join(&imported.shards[1].trajectories.path));
-        assert_eq!(second["trajectory_id"].as_primitive::<arrow::datatypes::Int64Type>().values().to_vec(), [2, 3]);
-        assert_eq!(second["length"].as_primitive::<arrow::datatypes::Int64Type>().values().to_vec(), [5, 2]);
+        assert_eq!(
+            second["trajectory_id"]
+                .as_primitive::<arrow::datatypes::Int64Type>()
+                .values()
+                .to_vec(),
+            [2, 3]
+        );
+        assert_eq!(
+            second["length"]
+                .as_primitive::<arrow::datatypes::Int64Type>()
+                .values()
+                .to_vec(),
+            [5, 2]
+        );
         assert_eq!(second["source_key"].as_string::<i32>().value(1), "k3");
         assert_eq!(second["source"].as_string::<i32>().value(1), "hopper");
-        assert_eq!(second["uid"].as_string::<i32>().value(1), &blake3::hash(b"f\0k3").to_hex()[..32]);
+        assert_eq!(
+            second["uid"].as_string::<i32>().value(1),
+            &blake3::hash(b"f\0k3").to_hex()[..32]
+        );
         let steps = table(&folder.path().join(&imported.shards[1].steps.path));
-        assert_eq!(steps["step"].as_primitive::<arrow::datatypes::Int32Type>().values().to_vec(), [0, 1, 2, 3, 4, 5, 0, 1, 2]);
-        assert_eq!(steps["observation"].as_primitive::<arrow::datatypes::Float32Type>().value(6), 3.0);
+        assert_eq!(
+            steps["step"]
+                .as_primitive::<arrow::datatypes::Int32Type>()
+                .values()
+                .to_vec(),
+            [0, 1, 2, 3, 4, 5, 0, 1, 2]
+        );
+        assert_eq!(
+            steps["observation"]
+                .as_primitive::<arrow::datatypes::Float32Type>()
+                .value(6),
+            3.0
+        );
     }
 
     #[test]
     fn an_empty_source_still_makes_a_shard_and_bad_trajectories_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let imported = import(&mut Given::new(&[]), "s", "f", &folder.path().join("none"), 9, OnError::Fail, &|_| Ok(())).unwrap();
+        let imported = import(
+            &mut Given::new(&[]),
+            "s",
+            "f",
+            &folder.path().join("none"),
+            9,
+            OnError::Fail,
+            &|_| Ok(()),
+        )
+        .unwrap();
         assert_eq!((imported.shards.len(), imported.rows), (1, 0));
         let message = |length: usize| {
-            import(&mut Given::new(&[2, length]), "s", "f", &folder.path().join(length.to_string()), 9, OnError::Fail, &|_| Ok(()))
-                .err()
-                .unwrap()
-                .message
+            import(
+                &mut Given::new(&[2, length]),
+                "s",
+                "f",
+                &folder.path().join(length.to_string()),
+                9,
+                OnError::Fail,
+                &|_| Ok(()),
+            )
+            .err()
+            .unwrap()
+            .message
         };
         assert_eq!(message(0), "trajectory `k1` has no rows");
-        assert_eq!(message(1), "trajectory `k1` has no step, only a final observation");
+        assert_eq!(
+            message(1),
+            "trajectory `k1` has no step, only a final observation"
+        );
     }
 
     #[test]
@@ -361,9 +536,18 @@ mod tests {
         store::create_dir(&at("b/sub")).unwrap();
         store::write(&at("a/sub/1"), b"x").unwrap();
         store::write(&at("b/sub/1"), b"x").unwrap();
-        assert_eq!(fingerprint(&at("a")).unwrap(), fingerprint(&at("b")).unwrap());
+        assert_eq!(
+            fingerprint(&at("a")).unwrap(),
+            fingerprint(&at("b")).unwrap()
+        );
         store::write(&at("b/2"), b"").unwrap();
-        assert_ne!(fingerprint(&at("a")).unwrap(), fingerprint(&at("b")).unwrap());
-        assert_eq!(fingerprint(&at("a/sub/1")).unwrap(), blake3::hash(b"x").to_hex().to_string());
+        assert_ne!(
+            fingerprint(&at("a")).unwrap(),
+            fingerprint(&at("b")).unwrap()
+        );
+        assert_eq!(
+            fingerprint(&at("a/sub/1")).unwrap(),
+            blake3::hash(b"x").to_hex().to_string()
+        );
     }
 }

@@ -54,18 +54,38 @@ pub(super) const READS: [&str; 3] = [step::IS_FINAL, step::TERMINATED, step::TRU
 
 impl Envelope {
     /// The envelope of `outgoing`; columns of trajectories that have no JSON form that can be read back are named.
-    pub(super) fn new(outgoing: &Outgoing, options: &WriteOptions, columns: BTreeMap<String, String>, written: &mut Written) -> Envelope {
+    pub(super) fn new(
+        outgoing: &Outgoing,
+        options: &WriteOptions,
+        columns: BTreeMap<String, String>,
+        written: &mut Written,
+    ) -> Envelope {
         let mut about = Vec::new();
-        for field in outgoing.carried().fields().iter().filter(|field| field.name() != trajectory::TRAJECTORY_ID) {
+        for field in outgoing
+            .carried()
+            .fields()
+            .iter()
+            .filter(|field| field.name() != trajectory::TRAJECTORY_ID)
+        {
             let text = field.data_type().to_string();
-            if text.parse::<DataType>().is_ok_and(|parsed| parsed == *field.data_type()) {
+            if text
+                .parse::<DataType>()
+                .is_ok_and(|parsed| parsed == *field.data_type())
+            {
                 about.push((field.name().clone(), text, field.is_nullable()));
             } else {
-                written.moved(format!("column `{}` of trajectories", field.name()), "left out: its type has no plain form");
+                written.moved(
+                    format!("column `{}` of trajectories", field.name()),
+                    "left out: its type has no plain form",
+                );
             }
         }
         let note = serde_json::from_str(&options.note).unwrap_or(Value::Null);
-        Envelope { note, about, columns }
+        Envelope {
+            note,
+            about,
+            columns,
+        }
     }
 
     /// Reads an envelope.
@@ -74,8 +94,10 @@ impl Envelope {
     /// Where the text is not one.
     pub(super) fn parse(text: &[u8]) -> Result<Envelope> {
         serde_json::from_slice(text).map_err(|error| {
-            Error::failed(format!("what trajmill kept beside the arrays is damaged: {error}"))
-                .hint("write the file again, or leave out its arrays named `trajmill`")
+            Error::failed(format!(
+                "what trajmill kept beside the arrays is damaged: {error}"
+            ))
+            .hint("write the file again, or leave out its arrays named `trajmill`")
         })
     }
 
@@ -84,7 +106,11 @@ impl Envelope {
     /// # Errors
     /// Never in practice.
     pub(super) fn text(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(|error| Error::failed(format!("cannot keep what the dataset says of itself: {error}")))
+        serde_json::to_string(self).map_err(|error| {
+            Error::failed(format!(
+                "cannot keep what the dataset says of itself: {error}"
+            ))
+        })
     }
 
     /// Columns of what is said of each trajectory.
@@ -94,9 +120,13 @@ impl Envelope {
     pub(super) fn schema(&self) -> Result<SchemaRef> {
         let field = |(name, text, nullable): &(String, String, bool)| {
             let data_type = text.parse::<DataType>();
-            data_type.map(|data_type| Field::new(name, data_type, *nullable)).map_err(|error| Error::failed(error.to_string()))
+            data_type
+                .map(|data_type| Field::new(name, data_type, *nullable))
+                .map_err(|error| Error::failed(error.to_string()))
         };
-        Ok(Arc::new(Schema::new(self.about.iter().map(field).collect::<Result<Vec<_>>>()?)))
+        Ok(Arc::new(Schema::new(
+            self.about.iter().map(field).collect::<Result<Vec<_>>>()?,
+        )))
     }
 }
 
@@ -109,8 +139,12 @@ pub(super) fn row(schema: &SchemaRef, about: &Map<String, Value>) -> Result<Opti
         return Ok(None);
     }
     let text = serde_json::to_vec(about).map_err(|error| Error::failed(error.to_string()))?;
-    let mut reader = arrow::json::ReaderBuilder::new(Arc::clone(schema)).build(Cursor::new(text))?;
-    reader.next().transpose()?.map_or_else(|| Err(Error::failed("a trajectory is said nothing of")), |row| Ok(Some(row)))
+    let mut reader =
+        arrow::json::ReaderBuilder::new(Arc::clone(schema)).build(Cursor::new(text))?;
+    reader.next().transpose()?.map_or_else(
+        || Err(Error::failed("a trajectory is said nothing of")),
+        |row| Ok(Some(row)),
+    )
 }
 
 /// What is to be kept of `leaving`, whose steps have the columns [`READS`].
@@ -136,14 +170,30 @@ pub(super) fn line(leaving: &Leaving) -> Result<Line> {
 ///
 /// # Errors
 /// Where the dataset cannot be read or the sink not written.
-pub(super) fn write(outgoing: &Outgoing, sink: &mut dyn Sink, prefix: &str, envelope: &Envelope) -> Result<()> {
-    let bytes = |name: &str| Plain { name: format!("{prefix}{name}"), path: Vec::new(), element: DataType::UInt8, row: Vec::new() };
+pub(super) fn write(
+    outgoing: &Outgoing,
+    sink: &mut dyn Sink,
+    prefix: &str,
+    envelope: &Envelope,
+) -> Result<()> {
+    let bytes = |name: &str| Plain {
+        name: format!("{prefix}{name}"),
+        path: Vec::new(),
+        element: DataType::UInt8,
+        row: Vec::new(),
+    };
     let text = envelope.text()?;
-    sink.begin(&bytes(ENVELOPE).name, &DataType::UInt8, text.len() as u64, &[])?;
+    sink.begin(
+        &bytes(ENVELOPE).name,
+        &DataType::UInt8,
+        text.len() as u64,
+        &[],
+    )?;
     sink.write(text.as_bytes())?;
     sink.end()?;
     let of = |leaving: &Leaving| -> Result<ArrayRef> {
-        let mut text = serde_json::to_vec(&line(leaving)?).map_err(|error| Error::failed(error.to_string()))?;
+        let mut text = serde_json::to_vec(&line(leaving)?)
+            .map_err(|error| Error::failed(error.to_string()))?;
         text.push(b'\n');
         Ok(Arc::new(UInt8Array::from(text)))
     };
@@ -169,10 +219,18 @@ impl Kept {
     /// # Errors
     /// Where it is damaged.
     pub(super) fn take(parts: &mut Vec<Part>, prefix: &str) -> Result<Option<Kept>> {
-        let place = |parts: &[Part], name: &str| parts.iter().position(|part| part.layout.name == format!("{prefix}{name}"));
-        let Some(mut envelope) = place(parts, ENVELOPE).map(|index| parts.remove(index)) else { return Ok(None) };
+        let place = |parts: &[Part], name: &str| {
+            parts
+                .iter()
+                .position(|part| part.layout.name == format!("{prefix}{name}"))
+        };
+        let Some(mut envelope) = place(parts, ENVELOPE).map(|index| parts.remove(index)) else {
+            return Ok(None);
+        };
         let Some(part) = place(parts, TRAJECTORIES).map(|index| parts.remove(index)) else {
-            return Err(Error::failed(format!("`{prefix}{ENVELOPE}` is there without `{prefix}{TRAJECTORIES}`")));
+            return Err(Error::failed(format!(
+                "`{prefix}{ENVELOPE}` is there without `{prefix}{TRAJECTORIES}`"
+            )));
         };
         let rows = envelope.layout.rows;
         let envelope = Envelope::parse(&envelope.reader.read(rows)?)?;
@@ -183,7 +241,12 @@ impl Kept {
                 part.layout.name.clone_from(column);
             }
         }
-        Ok(Some(Kept { about, part, left, buffer: Vec::new() }))
+        Ok(Some(Kept {
+            about,
+            part,
+            left,
+            buffer: Vec::new(),
+        }))
     }
 
     /// What is said of the next trajectory; `None` after the last.
@@ -192,7 +255,9 @@ impl Kept {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let line = serde_json::from_slice(&line);
-                return line.map(Some).map_err(|error| Error::failed(format!("what was kept of a trajectory is damaged: {error}")));
+                return line.map(Some).map_err(|error| {
+                    Error::failed(format!("what was kept of a trajectory is damaged: {error}"))
+                });
             }
             if self.left == 0 {
                 return Ok(None);

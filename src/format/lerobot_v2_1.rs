@@ -8,6 +8,11 @@ pub(super) const FORMAT: Format = Format {
     about: "LeRobot v2.1, to be written: one Parquet file an episode; `lerobot` reads it",
     detect: |_| false,
     read: None,
-    write: Some(Writer { nulls: false, takes: lerobot::TAKES, write: lerobot::v21, note: None }),
+    write: Some(Writer {
+        nulls: false,
+        takes: lerobot::TAKES,
+        write: lerobot::v21,
+        note: None,
+    }),
     validate: None,
 };

@@ -105,10 +105,18 @@ impl Format {
     /// # Errors
     /// Where it is only written, an option means nothing to it, or this build cannot do what one asks for.
     pub fn accepts(&self, options: &Options) -> Result<&Opener> {
-        let opener = self.read.as_ref().ok_or_else(|| Error::usage(format!("`{}` is a format that is only written", self.name)))?;
+        let opener = self.read.as_ref().ok_or_else(|| {
+            Error::usage(format!("`{}` is a format that is only written", self.name))
+        })?;
         let given = options.given()?;
         // What becomes of bad trajectories is the import's affair.
-        self.takes(opener.takes, given.keys().map(String::as_str).filter(|name| *name != "on_error"))?;
+        self.takes(
+            opener.takes,
+            given
+                .keys()
+                .map(String::as_str)
+                .filter(|name| *name != "on_error"),
+        )?;
         if options.frames != Frames::Reference {
             video::version()?;
         }
@@ -120,9 +128,19 @@ impl Format {
     /// # Errors
     /// Where one means nothing to it.
     fn takes<'a>(&self, takes: &[&str], mut given: impl Iterator<Item = &'a str>) -> Result<()> {
-        let Some(name) = given.find(|name| !takes.contains(name)) else { return Ok(()) };
-        let hint = if takes.is_empty() { "it takes none of the kind".to_owned() } else { format!("it takes {}", takes.join(", ")) };
-        Err(Error::usage(format!("`{name}` means nothing to the format `{}`", self.name)).hint(hint))
+        let Some(name) = given.find(|name| !takes.contains(name)) else {
+            return Ok(());
+        };
+        let hint = if takes.is_empty() {
+            "it takes none of the kind".to_owned()
+        } else {
+            format!("it takes {}", takes.join(", "))
+        };
+        Err(Error::usage(format!(
+            "`{name}` means nothing to the format `{}`",
+            self.name
+        ))
+        .hint(hint))
     }
 
     /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was. Where a decoder panics at damaged
@@ -133,8 +151,14 @@ impl Format {
     pub fn open(&self, path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         let opener = self.accepts(options)?;
         let place = path.display().to_string();
-        let inner = caught(&place, || Ok(returning::returning((opener.open)(path, options)?, path)))?;
-        Ok(Box::new(Caught { inner, place, broken: false }))
+        let inner = caught(&place, || {
+            Ok(returning::returning((opener.open)(path, options)?, path))
+        })?;
+        Ok(Box::new(Caught {
+            inner,
+            place,
+            broken: false,
+        }))
     }
 }
 
@@ -171,15 +195,35 @@ impl Findings {
     pub const KEPT: usize = 1000;
 
     /// Adds something that a loader would refuse or train wrongly on.
-    pub fn error(&mut self, rule: &'static str, place: impl Into<String>, message: impl Into<String>) {
+    pub fn error(
+        &mut self,
+        rule: &'static str,
+        place: impl Into<String>,
+        message: impl Into<String>,
+    ) {
         self.errors += 1;
-        self.add(Fault { error: true, rule, place: place.into(), message: message.into() });
+        self.add(Fault {
+            error: true,
+            rule,
+            place: place.into(),
+            message: message.into(),
+        });
     }
 
     /// Adds something that the owner should know of.
-    pub fn warning(&mut self, rule: &'static str, place: impl Into<String>, message: impl Into<String>) {
+    pub fn warning(
+        &mut self,
+        rule: &'static str,
+        place: impl Into<String>,
+        message: impl Into<String>,
+    ) {
         self.warnings += 1;
-        self.add(Fault { error: false, rule, place: place.into(), message: message.into() });
+        self.add(Fault {
+            error: false,
+            rule,
+            place: place.into(),
+            message: message.into(),
+        });
     }
 
     fn add(&mut self, fault: Fault) {
@@ -236,21 +280,33 @@ pub struct Incoming {
 /// # Errors
 /// Where there is no such format, or none or several fit.
 pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
-    let names = || FORMATS.iter().filter(|format| format.read.is_some()).map(|format| format.name).collect::<Vec<_>>().join(", ");
+    let names = || {
+        FORMATS
+            .iter()
+            .filter(|format| format.read.is_some())
+            .map(|format| format.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     if let Some(name) = name {
         return FORMATS
             .iter()
             .find(|format| format.name == name)
-            .ok_or_else(|| Error::usage(format!("unknown format `{name}`")).hint(format!("one of {}", names())));
+            .ok_or_else(|| {
+                Error::usage(format!("unknown format `{name}`")).hint(format!("one of {}", names()))
+            });
     }
     if !path.exists() {
         return Err(Error::failed(format!("{} does not exist", path.display())));
     }
     // Whatever upsets the look at a file is for the reader that fits to say.
-    let fits = |format: &&Format| caught(path.display(), || Ok((format.detect)(path))).unwrap_or(false);
+    let fits =
+        |format: &&Format| caught(path.display(), || Ok((format.detect)(path))).unwrap_or(false);
     FORMATS.iter().find(fits).ok_or_else(|| {
-        Error::failed(format!("cannot tell the format of {}", path.display()))
-            .hint(format!("name it, by --from or `format:`: one of {}", names()))
+        Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!(
+            "name it, by --from or `format:`: one of {}",
+            names()
+        ))
     })
 }
 
@@ -305,12 +361,19 @@ fn free_name(name: &str) -> String {
         step::ACTION_SOURCE,
         step::ACTION_STD,
     ];
-    if fixed.contains(&name) { format!("source_{name}") } else { name.to_owned() }
+    if fixed.contains(&name) {
+        format!("source_{name}")
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Whether the file at `path` begins with `bytes`; `false` where it cannot be read.
 fn starts_with(path: &Path, bytes: &[u8]) -> bool {
     use std::io::Read;
     let mut found = vec![0; bytes.len()];
-    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut found)).is_ok() && found == bytes
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut found))
+        .is_ok()
+        && found == bytes
 }

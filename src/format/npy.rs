@@ -25,7 +25,12 @@ pub(super) const FORMAT: Format = Format {
     about: "numpy arrays in files of their own, one per column, to be mapped into memory; only written",
     detect: |_| false,
     read: None,
-    write: Some(Writer { nulls: true, takes: &[], write, note: None }),
+    write: Some(Writer {
+        nulls: true,
+        takes: &[],
+        write,
+        note: None,
+    }),
     validate: None,
 };
 
@@ -44,16 +49,27 @@ pub(super) fn header(name: &str, element: &DataType, rows: u64, row: &[u64]) -> 
         DataType::Float16 => "<f2",
         DataType::Float32 => "<f4",
         DataType::Float64 => "<f8",
-        other => return Err(Error::failed(format!("`{name}` is {other}, which numpy has no plain type for"))),
+        other => {
+            return Err(Error::failed(format!(
+                "`{name}` is {other}, which numpy has no plain type for"
+            )));
+        }
     };
-    let shape: String = std::iter::once(&rows).chain(row).map(|axis| format!("{axis}, ")).collect();
-    let mut text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end_matches(' '));
+    let shape: String = std::iter::once(&rows)
+        .chain(row)
+        .map(|axis| format!("{axis}, "))
+        .collect();
+    let mut text = format!(
+        "{{'descr': '{kind}', 'fortran_order': False, 'shape': ({}), }}",
+        shape.trim_end_matches(' ')
+    );
     let before = 10;
     while (before + text.len() + 1) % 64 != 0 {
         text.push(' ');
     }
     text.push('\n');
-    let length = u16::try_from(text.len()).map_err(|_| Error::failed(format!("`{name}` has too many axes")))?;
+    let length = u16::try_from(text.len())
+        .map_err(|_| Error::failed(format!("`{name}` has too many axes")))?;
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(text.as_bytes());
@@ -85,7 +101,10 @@ impl Sink for Npy {
 
     fn end(&mut self) -> Result<()> {
         match self.file.take() {
-            Some(file) => file.into_inner().map_err(std::io::IntoInnerError::into_error)?.finish(),
+            Some(file) => file
+                .into_inner()
+                .map_err(std::io::IntoInnerError::into_error)?
+                .finish(),
             None => Ok(()),
         }
     }
@@ -94,33 +113,66 @@ impl Sink for Npy {
 fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
     store::create_dir(to)?;
     let mut written = Written::default();
-    let mut sink = Npy { folder: to.to_owned(), file: None };
+    let mut sink = Npy {
+        folder: to.to_owned(),
+        file: None,
+    };
     let mut left = Vec::new();
     for field in outgoing.steps().fields() {
         let name = field.name();
         match name.as_str() {
             step::TRAJECTORY_ID | step::STEP => {}
             step::ACTION_SOURCE => {
-                dense::proxies(outgoing, &mut sink, "action_is_proxy", outgoing.rows(), &|leaving| leaving.steps.num_rows())?;
+                dense::proxies(
+                    outgoing,
+                    &mut sink,
+                    "action_is_proxy",
+                    outgoing.rows(),
+                    &|leaving| leaving.steps.num_rows(),
+                )?;
                 written.moved("`action_source`", "`action_is_proxy.npy`");
             }
             name if dense::column(outgoing, &mut sink, name, name, true)? => {}
             name => left.push(name.to_owned()),
         }
     }
-    let starts = Plain { name: "starts".to_owned(), path: Vec::new(), element: DataType::Int64, row: Vec::new() };
+    let starts = Plain {
+        name: "starts".to_owned(),
+        path: Vec::new(),
+        element: DataType::Int64,
+        row: Vec::new(),
+    };
     let rows = std::cell::Cell::new(0_i64);
     let of = |leaving: &Leaving| -> Result<ArrayRef> {
         let first = rows.get();
         rows.set(first + leaving.steps.num_rows() as i64);
         let last = leaving.index + 1 == outgoing.trajectories();
-        let values = if last { vec![first, rows.get()] } else { vec![first] };
+        let values = if last {
+            vec![first, rows.get()]
+        } else {
+            vec![first]
+        };
         Ok(Arc::new(Int64Array::from(values)))
     };
-    dense::stream(outgoing, &mut sink, &starts, outgoing.trajectories() + 1, &[step::IS_FINAL], &of)?;
+    dense::stream(
+        outgoing,
+        &mut sink,
+        &starts,
+        outgoing.trajectories() + 1,
+        &[step::IS_FINAL],
+        &of,
+    )?;
     dense::left(&mut written, &left);
-    written.moved("identity of trajectories, what else came along with them", "`trajmill.trajectories.npy`, lines of JSON");
-    let envelope = Envelope::new(outgoing, options, std::collections::BTreeMap::new(), &mut written);
+    written.moved(
+        "identity of trajectories, what else came along with them",
+        "`trajmill.trajectories.npy`, lines of JSON",
+    );
+    let envelope = Envelope::new(
+        outgoing,
+        options,
+        std::collections::BTreeMap::new(),
+        &mut written,
+    );
     kept::write(outgoing, &mut sink, "trajmill/", &envelope)?;
     Ok(written)
 }

@@ -25,8 +25,16 @@ pub(super) const FORMAT: Format = Format {
     name: "ogbench",
     about: "OGBench npz: a row more than steps in each trajectory, terminals on that row",
     detect,
-    read: Some(Opener { takes: &["map"], open: read }),
-    write: Some(Writer { nulls: false, takes: &[], write, note: Some(note) }),
+    read: Some(Opener {
+        takes: &["map"],
+        open: read,
+    }),
+    write: Some(Writer {
+        nulls: false,
+        takes: &[],
+        write,
+        note: Some(note),
+    }),
     validate: None,
 };
 
@@ -37,8 +45,18 @@ const PREFIX: &str = "trajmill/";
 pub(super) fn detect(path: &Path) -> bool {
     let names = npz::names(path).unwrap_or_default();
     let has = |name: &str| names.iter().any(|known| known == name);
-    let own = ["observations", "actions", "terminals"].iter().all(|name| has(name));
-    let other = ["rewards", "timeouts", "next_observations", "episode_starts", "indices"].iter().any(|name| has(name));
+    let own = ["observations", "actions", "terminals"]
+        .iter()
+        .all(|name| has(name));
+    let other = [
+        "rewards",
+        "timeouts",
+        "next_observations",
+        "episode_starts",
+        "indices",
+    ]
+    .iter()
+    .any(|name| has(name));
     own && (!other || has("trajmill/ogbench"))
 }
 
@@ -50,7 +68,13 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut parts = npz::parts(path)?;
     parts.retain(|part| part.layout.name != "trajmill/ogbench");
     let kept = Kept::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
-    Ok(Box::new(Flat::with_last_rows(path, parts, options, Map::new(), kept)?))
+    Ok(Box::new(Flat::with_last_rows(
+        path,
+        parts,
+        options,
+        Map::new(),
+        kept,
+    )?))
 }
 
 fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
@@ -58,12 +82,18 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     let mut columns = BTreeMap::new();
     let mut file = Npz::create(to)?;
     let rows = outgoing.length() + outgoing.trajectories();
-    for (column, name) in [(step::OBSERVATION, "observations"), (step::ACTION, "actions"), (step::REWARD, "rewards")] {
+    for (column, name) in [
+        (step::OBSERVATION, "observations"),
+        (step::ACTION, "actions"),
+        (step::REWARD, "rewards"),
+    ] {
         let Ok(field) = outgoing.steps().field_with_name(column) else {
             if column == step::REWARD {
                 continue;
             }
-            return Err(Error::failed(format!("OGBench needs `{name}`, and the dataset has no column `{column}`")));
+            return Err(Error::failed(format!(
+                "OGBench needs `{name}`, and the dataset has no column `{column}`"
+            )));
         };
         let plain = match dense::plain(field, name).as_deref() {
             Some([one]) if one.path.is_empty() => one.clone(),
@@ -74,19 +104,42 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         };
         // The action of the last row means nothing; zeros stand there.
         let of = |leaving: &Leaving| -> Result<ArrayRef> {
-            let values = leaving.column(column).ok_or_else(|| Error::failed("a column was not read"))?;
-            if column == step::OBSERVATION { observations(leaving) } else { zero_after(&values) }
+            let values = leaving
+                .column(column)
+                .ok_or_else(|| Error::failed("a column was not read"))?;
+            if column == step::OBSERVATION {
+                observations(leaving)
+            } else {
+                zero_after(&values)
+            }
         };
         dense::stream(outgoing, &mut file, &plain, rows, &[column], &of)?;
         if column == step::REWARD {
-            written.moved("rewards", "the array `rewards`, which OGBench's loader passes over");
+            written.moved(
+                "rewards",
+                "the array `rewards`, which OGBench's loader passes over",
+            );
         }
     }
-    let terminals = Plain { name: "terminals".to_owned(), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
-    let last = |leaving: &Leaving| -> Result<ArrayRef> {
-        Ok(Arc::new(BooleanArray::from_iter((0..=leaving.length).map(|row| Some(row == leaving.length)))))
+    let terminals = Plain {
+        name: "terminals".to_owned(),
+        path: Vec::new(),
+        element: DataType::Boolean,
+        row: Vec::new(),
     };
-    dense::stream(outgoing, &mut file, &terminals, rows, &[step::IS_FINAL], &last)?;
+    let last = |leaving: &Leaving| -> Result<ArrayRef> {
+        Ok(Arc::new(BooleanArray::from_iter(
+            (0..=leaving.length).map(|row| Some(row == leaving.length)),
+        )))
+    };
+    dense::stream(
+        outgoing,
+        &mut file,
+        &terminals,
+        rows,
+        &[step::IS_FINAL],
+        &last,
+    )?;
     let mut left = Vec::new();
     for column in dense::extras(outgoing.steps()) {
         let Some(parts) = dense::plain(outgoing.steps().field_with_name(&column)?, &column) else {
@@ -94,29 +147,52 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
             continue;
         };
         let of = |leaving: &Leaving| -> Result<ArrayRef> {
-            let values = leaving.steps.column_by_name(&column).ok_or_else(|| Error::failed("a column was not read"))?;
-            if leaving.has_final() { Ok(Arc::clone(values)) } else { zero_after(values) }
+            let values = leaving
+                .steps
+                .column_by_name(&column)
+                .ok_or_else(|| Error::failed("a column was not read"))?;
+            if leaving.has_final() {
+                Ok(Arc::clone(values))
+            } else {
+                zero_after(values)
+            }
         };
         let mut nulls = false;
         for plain in &parts {
             nulls |= dense::stream(outgoing, &mut file, plain, rows, &[&column], &of)?;
         }
         if nulls {
-            let valid = Plain { name: format!("{column}_valid"), path: Vec::new(), element: DataType::Boolean, row: Vec::new() };
+            let valid = Plain {
+                name: format!("{column}_valid"),
+                path: Vec::new(),
+                element: DataType::Boolean,
+                row: Vec::new(),
+            };
             let of = |leaving: &Leaving| -> Result<ArrayRef> {
                 let values = of(leaving)?;
-                Ok(Arc::new(BooleanArray::from_iter((0..values.len()).map(|row| Some(values.is_valid(row))))))
+                Ok(Arc::new(BooleanArray::from_iter(
+                    (0..values.len()).map(|row| Some(values.is_valid(row))),
+                )))
             };
             dense::stream(outgoing, &mut file, &valid, rows, &[&column], &of)?;
         }
     }
-    if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
-        dense::proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| leaving.length + 1)?;
+    if outgoing
+        .steps()
+        .column_with_name(step::ACTION_SOURCE)
+        .is_some()
+    {
+        dense::proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
+            leaving.length + 1
+        })?;
         columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
         written.moved("`action_source`", "the array `action_is_proxy`");
     }
     dense::left(&mut written, &left);
-    written.moved("how each trajectory ended, identity of trajectories", format!("the arrays `{PREFIX}*`"));
+    written.moved(
+        "how each trajectory ended, identity of trajectories",
+        format!("the arrays `{PREFIX}*`"),
+    );
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     kept::write(outgoing, &mut file, PREFIX, &envelope)?;
     // By this name a file of ours is known to be of this format.
@@ -127,12 +203,19 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
 
 /// All observations, the last one twice where the final one is not known.
 fn observations(leaving: &Leaving) -> Result<ArrayRef> {
-    let values = leaving.steps.column_by_name(step::OBSERVATION).ok_or_else(|| Error::failed("a column was not read"))?;
+    let values = leaving
+        .steps
+        .column_by_name(step::OBSERVATION)
+        .ok_or_else(|| Error::failed("a column was not read"))?;
     if leaving.has_final() {
         return Ok(Arc::clone(values));
     }
     let last = (leaving.length as u64).saturating_sub(1);
-    Ok(arrow::compute::take(values, &(0..=last).chain([last]).collect::<UInt64Array>(), None)?)
+    Ok(arrow::compute::take(
+        values,
+        &(0..=last).chain([last]).collect::<UInt64Array>(),
+        None,
+    )?)
 }
 
 /// `values` with a row of zeros after them.

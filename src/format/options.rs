@@ -13,7 +13,11 @@ use crate::error::{Error, Result};
 #[serde(default)]
 pub struct Options {
     /// Canonical column to source column: `observation: obs_*` takes scalar columns in natural order as a vector
-    #[serde(serialize_with = "to_map", deserialize_with = "from_map", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        serialize_with = "to_map",
+        deserialize_with = "from_map",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub map: Vec<(String, String)>,
     /// Source column that tells trajectories apart, where it is not found by its name
@@ -48,7 +52,9 @@ impl Options {
     pub fn given(&self) -> Result<Map<String, Value>> {
         match serde_json::to_value(self) {
             Ok(Value::Object(given)) => Ok(given),
-            other => Err(Error::failed(format!("options of a format are no map: {other:?}"))),
+            other => Err(Error::failed(format!(
+                "options of a format are no map: {other:?}"
+            ))),
         }
     }
 
@@ -58,8 +64,16 @@ impl Options {
     /// # Errors
     /// Where frames are to be decoded and this build cannot.
     pub fn depends(&self) -> Result<Vec<(String, String)>> {
-        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let mut depends: Vec<(String, String)> = self.given()?.into_iter().map(|(name, value)| (name, text(value))).collect();
+        let text = |value: Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        let mut depends: Vec<(String, String)> = self
+            .given()?
+            .into_iter()
+            .map(|(name, value)| (name, text(value)))
+            .collect();
         if self.frames != Frames::Reference {
             depends.push(("frames by".to_owned(), video::version()?));
         }
@@ -78,7 +92,9 @@ fn to_map<S: Serializer>(pairs: &[(String, String)], to: S) -> Result<S::Ok, S::
 fn from_map<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<(String, String)>, D::Error> {
     let pair = |(key, value)| match value {
         Value::String(value) => Ok((key, value)),
-        other => Err(D::Error::custom(format!("`{key}` is a column's name, not {other}"))),
+        other => Err(D::Error::custom(format!(
+            "`{key}` is a column's name, not {other}"
+        ))),
     };
     Map::deserialize(from)?.into_iter().map(pair).collect()
 }

@@ -127,7 +127,11 @@ impl Leaving {
             return Ok(column.slice(1, self.length));
         }
         let indices = (1..self.length as u64).chain((self.length as u64).checked_sub(1));
-        Ok(arrow::compute::take(column, &indices.collect::<UInt64Array>(), None)?)
+        Ok(arrow::compute::take(
+            column,
+            &indices.collect::<UInt64Array>(),
+            None,
+        )?)
     }
 
     /// The text in column `name` of what is said about the trajectory.
@@ -171,27 +175,52 @@ impl<'w> Outgoing<'w> {
     ///
     /// # Errors
     /// Those of [`Outgoing::new`], and of `watch`.
-    pub fn watched(dataset: Dataset, nulls: bool, options: &WriteOptions, watch: Watch<'w>) -> Result<Outgoing<'w>> {
+    pub fn watched(
+        dataset: Dataset,
+        nulls: bool,
+        options: &WriteOptions,
+        watch: Watch<'w>,
+    ) -> Result<Outgoing<'w>> {
         let total = &dataset.manifest.statistics;
         let missing = total.steps - total.recorded_actions - total.proxy_actions;
         let has_actions = dataset.steps.column_with_name(step::ACTION).is_some();
-        let unlabelled = if nulls || !has_actions || (missing == 0 && options.unlabelled == Unlabelled::Drop) {
-            Unlabelled::Refuse
-        } else {
-            options.unlabelled
-        };
+        let unlabelled =
+            if nulls || !has_actions || (missing == 0 && options.unlabelled == Unlabelled::Drop) {
+                Unlabelled::Refuse
+            } else {
+                options.unlabelled
+            };
         if !nulls && has_actions && missing > 0 && unlabelled == Unlabelled::Refuse {
             return Err(Error::failed(format!("{missing} of {} steps have no action, and the format cannot leave one out", total.steps))
                 .hint("label them first, or say what becomes of them: `unlabelled: drop` or `unlabelled: fill`"));
         }
-        let kept = dataset.trajectories.fields().iter().filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
+        let kept = dataset
+            .trajectories
+            .fields()
+            .iter()
+            .filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
         let carried = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
         let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
         let (steps, verified, masks) = (Arc::clone(&dataset.steps), Cell::new(false), Vec::new());
-        let mut outgoing =
-            Outgoing { dataset, unlabelled, fill: options.fill, masks, steps, carried, trajectories, rows, length, verified, watch };
+        let mut outgoing = Outgoing {
+            dataset,
+            unlabelled,
+            fill: options.fill,
+            masks,
+            steps,
+            carried,
+            trajectories,
+            rows,
+            length,
+            verified,
+            watch,
+        };
         for mask in MASKS {
-            let leaves = if mask.0 == step::ACTION { unlabelled == Unlabelled::Fill } else { !nulls && outgoing.has_gaps(mask.0)? };
+            let leaves = if mask.0 == step::ACTION {
+                unlabelled == Unlabelled::Fill
+            } else {
+                !nulls && outgoing.has_gaps(mask.0)?
+            };
             if leaves {
                 outgoing.mark(mask)?;
             }
@@ -200,7 +229,11 @@ impl<'w> Outgoing<'w> {
             let (mut trajectories, mut rows, mut length) = (0, 0, 0);
             for leaving in outgoing.pass(Some(&[step::ACTION]))? {
                 let leaving = leaving?;
-                (trajectories, rows, length) = (trajectories + 1, rows + leaving.steps.num_rows() as u64, length + leaving.length as u64);
+                (trajectories, rows, length) = (
+                    trajectories + 1,
+                    rows + leaving.steps.num_rows() as u64,
+                    length + leaving.length as u64,
+                );
             }
             (outgoing.trajectories, outgoing.rows, outgoing.length) = (trajectories, rows, length);
         }
@@ -209,11 +242,19 @@ impl<'w> Outgoing<'w> {
 
     /// Whether the column `name` is null at some step.
     fn has_gaps(&self, name: &str) -> Result<bool> {
-        if !self.dataset.steps.field_with_name(name).is_ok_and(Field::is_nullable) {
+        if !self
+            .dataset
+            .steps
+            .field_with_name(name)
+            .is_ok_and(Field::is_nullable)
+        {
             return Ok(false);
         }
         for leaving in self.pass(Some(&[name]))? {
-            if leaving?.column(name).is_some_and(|column| column.null_count() > 0) {
+            if leaving?
+                .column(name)
+                .is_some_and(|column| column.null_count() > 0)
+            {
                 return Ok(true);
             }
         }
@@ -227,7 +268,8 @@ impl<'w> Outgoing<'w> {
             return Err(Error::failed(format!("the dataset has a column `{valid}` already, which is to say where `{name}` is missing"))
                 .hint("leave it out with `columns`"));
         }
-        self.steps = Arc::new(with_field(&self.steps, Field::new(valid, DataType::Boolean, false)).0);
+        self.steps =
+            Arc::new(with_field(&self.steps, Field::new(valid, DataType::Boolean, false)).0);
         self.masks.push(mask);
         Ok(())
     }
@@ -270,10 +312,18 @@ impl<'w> Outgoing<'w> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
         let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
         let wanted: Vec<String> = match columns {
-            None => self.dataset.steps.fields().iter().map(|field| field.name().clone()).collect(),
+            None => self
+                .dataset
+                .steps
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect(),
             Some(names) => {
                 if let Some(name) = names.iter().find(|name| !known(name) && !masked(name)) {
-                    return Err(Error::failed(format!("there is no column `{name}` to write")));
+                    return Err(Error::failed(format!(
+                        "there is no column `{name}` to write"
+                    )));
                 }
                 let mut wanted: Vec<String> = Vec::new();
                 for name in names.iter().filter(|name| known(name)) {
@@ -284,8 +334,14 @@ impl<'w> Outgoing<'w> {
                 wanted
             }
         };
-        let masks: Vec<_> = self.masks.iter().copied().filter(|(_, valid)| columns.is_none_or(|names| names.contains(valid))).collect();
-        let fills = self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
+        let masks: Vec<_> = self
+            .masks
+            .iter()
+            .copied()
+            .filter(|(_, valid)| columns.is_none_or(|names| names.contains(valid)))
+            .collect();
+        let fills =
+            self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
         let mut reads = wanted.clone();
         let mut also = |name: &str| {
             if !reads.iter().any(|read| read == name) {
@@ -300,13 +356,29 @@ impl<'w> Outgoing<'w> {
             also(step::TRUNCATED);
         }
         let mut schema = Schema::new(Vec::<Field>::new());
-        let leaves = |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
-        for field in self.steps.fields().iter().filter(|field| leaves(field.name())) {
+        let leaves =
+            |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
+        for field in self
+            .steps
+            .fields()
+            .iter()
+            .filter(|field| leaves(field.name()))
+        {
             schema = with_field(&schema, field.as_ref().clone()).0;
         }
         (self.watch)(None)?;
         let shards = self.dataset.manifest.shards.iter();
-        Ok(Pass { outgoing: self, reads, masks, fills, schema: Arc::new(schema), shards, open: None, ready: VecDeque::new(), next: 0 })
+        Ok(Pass {
+            outgoing: self,
+            reads,
+            masks,
+            fills,
+            schema: Arc::new(schema),
+            shards,
+            open: None,
+            ready: VecDeque::new(),
+            next: 0,
+        })
     }
 }
 
@@ -348,35 +420,65 @@ impl Pass<'_> {
         let table = dataset.open_trajectories(entry)?;
         let table = table.read(std::slice::from_ref(&(0..table.rows())), None)?;
         let number = |name: &str| {
-            let column = table.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
-            column.ok_or_else(|| Error::failed(format!("{}: `{name}` is not an int64 column", entry.trajectories.path)))
+            let column = table
+                .column_by_name(name)
+                .and_then(|column| column.as_primitive_opt::<Int64Type>());
+            column.ok_or_else(|| {
+                Error::failed(format!(
+                    "{}: `{name}` is not an int64 column",
+                    entry.trajectories.path
+                ))
+            })
         };
         let (first, rows) = (number(trajectory::FIRST_ROW)?, number(trajectory::ROWS)?);
-        let span = |(first, rows): (&i64, &i64)| (*first as u64)..(*first as u64).saturating_add(*rows as u64);
+        let span = |(first, rows): (&i64, &i64)| {
+            (*first as u64)..(*first as u64).saturating_add(*rows as u64)
+        };
         let spans = first.values().iter().zip(rows.values()).map(span).collect();
-        let keep =
-            self.outgoing.carried.fields().iter().map(|field| table.schema().index_of(field.name())).collect::<Result<Vec<_>, _>>()?;
-        Ok(Shard { reader: dataset.open_steps(entry)?, carried: table.project(&keep)?, spans, next: 0 })
+        let keep = self
+            .outgoing
+            .carried
+            .fields()
+            .iter()
+            .map(|field| table.schema().index_of(field.name()))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Shard {
+            reader: dataset.open_steps(entry)?,
+            carried: table.project(&keep)?,
+            spans,
+            next: 0,
+        })
     }
 
     /// Reads the next block of whole trajectories; `false` after the last.
     fn block(&mut self) -> Result<bool> {
         loop {
-            let done = self.open.as_ref().is_none_or(|shard| shard.next == shard.spans.len());
+            let done = self
+                .open
+                .as_ref()
+                .is_none_or(|shard| shard.next == shard.spans.len());
             if !done {
                 break;
             }
-            let Some(entry) = self.shards.next() else { return Ok(false) };
+            let Some(entry) = self.shards.next() else {
+                return Ok(false);
+            };
             self.open = Some(self.shard(entry)?);
             if self.shards.as_slice().is_empty() {
                 self.outgoing.verified.set(true);
             }
         }
         let target = schema::chunk_rows(&self.outgoing.dataset.steps) as u64;
-        let Some(shard) = &mut self.open else { return Ok(false) };
+        let Some(shard) = &mut self.open else {
+            return Ok(false);
+        };
         let start = shard.next;
         let mut rows = 0;
-        while let Some(span) = shard.spans.get(shard.next).filter(|span| rows == 0 || rows + (span.end - span.start) <= target) {
+        while let Some(span) = shard
+            .spans
+            .get(shard.next)
+            .filter(|span| rows == 0 || rows + (span.end - span.start) <= target)
+        {
             rows += span.end - span.start;
             shard.next += 1;
         }
@@ -392,7 +494,10 @@ impl Pass<'_> {
         (self.outgoing.watch)(Some(rows))?;
         let about = shard.carried.slice(start, spans.len());
         let mut at = 0;
-        let lengths: Vec<usize> = spans.iter().map(|span| (span.end - span.start) as usize).collect();
+        let lengths: Vec<usize> = spans
+            .iter()
+            .map(|span| (span.end - span.start) as usize)
+            .collect();
         for (row, rows) in lengths.into_iter().enumerate() {
             self.trajectory(about.slice(row, 1), &batch.slice(at, rows))?;
             at += rows;
@@ -409,15 +514,25 @@ impl Pass<'_> {
             let steps = self.filled(steps, length)?;
             return self.push(about, &steps, length);
         }
-        let action = steps.column_by_name(step::ACTION).ok_or_else(|| Error::failed("there is no column `action`"))?;
+        let action = steps
+            .column_by_name(step::ACTION)
+            .ok_or_else(|| Error::failed("there is no column `action`"))?;
         let mut start = 0;
         while start < length {
-            let Some(first) = (start..length).find(|row| action.is_valid(*row)) else { break };
-            let end = (first..length).find(|row| action.is_null(*row)).unwrap_or(length);
+            let Some(first) = (start..length).find(|row| action.is_valid(*row)) else {
+                break;
+            };
+            let end = (first..length)
+                .find(|row| action.is_null(*row))
+                .unwrap_or(length);
             // The observation after the run's last action is that of the next row, where there is one.
             let known = end < rows;
             let run = steps.slice(first, end - first + usize::from(known));
-            let run = if end < length { cut_off(&run, end - first)? } else { run };
+            let run = if end < length {
+                cut_off(&run, end - first)?
+            } else {
+                run
+            };
             self.push(about.clone(), &self.filled(&run, end - first)?, end - first)?;
             start = end + 1;
         }
@@ -425,11 +540,25 @@ impl Pass<'_> {
     }
 
     fn push(&mut self, about: RecordBatch, steps: &RecordBatch, length: usize) -> Result<()> {
-        let keep = self.schema.fields().iter().map(|field| steps.schema().index_of(field.name())).collect::<Result<Vec<_>, _>>()?;
-        let columns = keep.into_iter().map(|index| Arc::clone(steps.column(index))).collect();
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(steps.num_rows()));
+        let keep = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| steps.schema().index_of(field.name()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let columns = keep
+            .into_iter()
+            .map(|index| Arc::clone(steps.column(index)))
+            .collect();
+        let options =
+            arrow::array::RecordBatchOptions::new().with_row_count(Some(steps.num_rows()));
         let steps = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        self.ready.push_back(Leaving { index: self.next, about, steps, length });
+        self.ready.push_back(Leaving {
+            index: self.next,
+            about,
+            steps,
+            length,
+        });
         self.next += 1;
         Ok(())
     }
@@ -437,19 +566,37 @@ impl Pass<'_> {
     /// `steps` with what is missing marked, and missing actions filled in, where the user says so.
     fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
         let mut filled = steps.clone();
-        let column = |name: &str| steps.column_by_name(name).ok_or_else(|| Error::failed(format!("there is no column `{name}`")));
+        let column = |name: &str| {
+            steps
+                .column_by_name(name)
+                .ok_or_else(|| Error::failed(format!("there is no column `{name}`")))
+        };
         for (name, valid) in &self.masks {
             let column = column(name)?;
-            let flags = BooleanArray::from_iter((0..column.len()).map(|row| Some(column.is_valid(row))));
-            filled = with_column(&filled, Field::new(*valid, DataType::Boolean, false), Arc::new(flags))?;
+            let flags =
+                BooleanArray::from_iter((0..column.len()).map(|row| Some(column.is_valid(row))));
+            filled = with_column(
+                &filled,
+                Field::new(*valid, DataType::Boolean, false),
+                Arc::new(flags),
+            )?;
         }
         if self.fills {
             let action = column(step::ACTION)?;
             if (0..length).any(|row| action.is_null(row)) {
                 let field = steps.schema().field_with_name(step::ACTION)?.clone();
                 let value = filler(action.data_type(), self.outgoing.fill)?;
-                let indices = (0..action.len()).map(|row| if action.is_null(row) && row < length { (1, 0) } else { (0, row) });
-                let action = arrow::compute::interleave(&[action.as_ref(), value.as_ref()], &indices.collect::<Vec<_>>())?;
+                let indices = (0..action.len()).map(|row| {
+                    if action.is_null(row) && row < length {
+                        (1, 0)
+                    } else {
+                        (0, row)
+                    }
+                });
+                let action = arrow::compute::interleave(
+                    &[action.as_ref(), value.as_ref()],
+                    &indices.collect::<Vec<_>>(),
+                )?;
                 filled = with_column(&filled, field, action)?;
             }
         }
@@ -475,7 +622,9 @@ impl Iterator for Pass<'_> {
 }
 
 fn flags<'a>(steps: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray> {
-    let column = steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
+    let column = steps
+        .column_by_name(name)
+        .and_then(|column| column.as_boolean_opt());
     column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
 }
 
@@ -511,8 +660,11 @@ mod tests {
         let mut writer = ShardWriter::create(folder, 0, &steps, &carried, true).unwrap();
         for (id, actions) in actions.iter().enumerate() {
             let (length, rows) = (actions.len(), actions.len() + usize::from(known));
-            let flags = |of: &dyn Fn(usize) -> bool| -> ArrayRef { Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(of(row))))) };
-            let action = (0..rows).map(|row| (row < length && actions[row]).then_some((id * 1000 + row) as f32));
+            let flags = |of: &dyn Fn(usize) -> bool| -> ArrayRef {
+                Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(of(row)))))
+            };
+            let action = (0..rows)
+                .map(|row| (row < length && actions[row]).then_some((id * 1000 + row) as f32));
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(arrow::array::Int64Array::from(vec![id as i64; rows])),
                 Arc::new(arrow::array::Int32Array::from_iter_values(0..rows as i32)),
@@ -527,7 +679,9 @@ mod tests {
                 Arc::new(arrow::array::StringArray::from(vec![format!("u{id}")])),
             ];
             let about = RecordBatch::try_new(Arc::clone(&carried), about).unwrap();
-            writer.write(&Chunk::new(batch, about, vec![0, rows])).unwrap();
+            writer
+                .write(&Chunk::new(batch, about, vec![0, rows]))
+                .unwrap();
         }
         let shard = writer.finish().unwrap();
         let manifest = Manifest {
@@ -535,20 +689,34 @@ mod tests {
             tool: String::new(),
             fingerprint: String::new(),
             columns: schema::describe(&steps),
-            statistics: Statistics { ..shard.statistics.clone() },
+            statistics: Statistics {
+                ..shard.statistics.clone()
+            },
             shards: vec![shard],
             lineage: Lineage::default(),
         };
-        store::write(&crate::dataset::layout::manifest(folder), &manifest.to_bytes().unwrap()).unwrap();
+        store::write(
+            &crate::dataset::layout::manifest(folder),
+            &manifest.to_bytes().unwrap(),
+        )
+        .unwrap();
         Dataset::open(folder).unwrap()
     }
 
     fn with(unlabelled: Unlabelled) -> WriteOptions {
-        WriteOptions { unlabelled, fill: -3.0, ..WriteOptions::default() }
+        WriteOptions {
+            unlabelled,
+            fill: -3.0,
+            ..WriteOptions::default()
+        }
     }
 
     fn all(outgoing: &Outgoing) -> Vec<Leaving> {
-        outgoing.pass(None).unwrap().collect::<Result<Vec<_>>>().unwrap()
+        outgoing
+            .pass(None)
+            .unwrap()
+            .collect::<Result<Vec<_>>>()
+            .unwrap()
     }
 
     proptest! {
@@ -604,12 +772,35 @@ mod tests {
     fn what_has_no_action_is_refused_unless_the_user_or_the_format_says() {
         let folder = tempfile::tempdir().unwrap();
         let dataset = dataset(folder.path(), &[vec![true, false, true]], true);
-        let error = Outgoing::new(dataset.clone(), false, &with(Unlabelled::Refuse)).err().unwrap();
-        assert!(error.message.contains("1 of 3 steps have no action"), "{error}");
+        let error = Outgoing::new(dataset.clone(), false, &with(Unlabelled::Refuse))
+            .err()
+            .unwrap();
+        assert!(
+            error.message.contains("1 of 3 steps have no action"),
+            "{error}"
+        );
         let kept = Outgoing::new(dataset.clone(), true, &with(Unlabelled::Drop)).unwrap();
-        assert_eq!((kept.trajectories(), kept.rows(), kept.steps().fields().len()), (1, 4, 6));
-        let few: Vec<Leaving> = kept.pass(Some(&[step::ACTION])).unwrap().collect::<Result<_>>().unwrap();
-        assert_eq!((few[0].steps.num_columns(), few[0].length, few[0].has_final()), (1, 3, true));
+        assert_eq!(
+            (
+                kept.trajectories(),
+                kept.rows(),
+                kept.steps().fields().len()
+            ),
+            (1, 4, 6)
+        );
+        let few: Vec<Leaving> = kept
+            .pass(Some(&[step::ACTION]))
+            .unwrap()
+            .collect::<Result<_>>()
+            .unwrap();
+        assert_eq!(
+            (
+                few[0].steps.num_columns(),
+                few[0].length,
+                few[0].has_final()
+            ),
+            (1, 3, true)
+        );
         assert!(kept.pass(Some(&["nothing"])).is_err());
         // A byte that is not as the manifest has it stops the first passage.
         let path = folder.path().join("steps/00000.parquet");
@@ -618,6 +809,16 @@ mod tests {
         store::remove(&path).unwrap();
         store::write(&path, &bytes).unwrap();
         let outgoing = Outgoing::new(dataset, true, &with(Unlabelled::Refuse)).unwrap();
-        assert!(outgoing.pass(None).unwrap().next().unwrap().err().unwrap().message.contains("corrupt"));
+        assert!(
+            outgoing
+                .pass(None)
+                .unwrap()
+                .next()
+                .unwrap()
+                .err()
+                .unwrap()
+                .message
+                .contains("corrupt")
+        );
     }
 }

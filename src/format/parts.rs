@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, make_array};
+use arrow::array::{
+    Array, ArrayData, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, make_array,
+};
 use arrow::buffer::{Buffer, NullBuffer};
 use arrow::datatypes::{DataType, Field, Float64Type};
 
@@ -42,7 +44,12 @@ impl Layout {
 
     pub(super) fn shape(&self) -> String {
         let axes = std::iter::once(self.rows).chain(self.row.iter().map(|axis| *axis as u64));
-        format!("({})", axes.map(|axis| axis.to_string()).collect::<Vec<_>>().join(", "))
+        format!(
+            "({})",
+            axes.map(|axis| axis.to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
     }
 }
 
@@ -64,11 +71,20 @@ pub(super) struct Part {
 /// Names that arrays go by.
 pub(super) mod names {
     pub(in crate::format) const OBSERVATION: &[&str] = &["observations", "observation", "obs"];
-    pub(in crate::format) const NEXT_OBSERVATION: &[&str] = &["next_observations", "next_observation", "next_obs"];
+    pub(in crate::format) const NEXT_OBSERVATION: &[&str] =
+        &["next_observations", "next_observation", "next_obs"];
     pub(in crate::format) const ACTION: &[&str] = &["actions", "action", "acts"];
     pub(in crate::format) const REWARD: &[&str] = &["rewards", "reward", "rews"];
-    pub(in crate::format) const TERMINATED: &[&str] = &["terminals", "terminated", "terminations", "terminal", "dones", "done"];
-    pub(in crate::format) const TRUNCATED: &[&str] = &["timeouts", "truncations", "truncated", "truncateds"];
+    pub(in crate::format) const TERMINATED: &[&str] = &[
+        "terminals",
+        "terminated",
+        "terminations",
+        "terminal",
+        "dones",
+        "done",
+    ];
+    pub(in crate::format) const TRUNCATED: &[&str] =
+        &["timeouts", "truncations", "truncated", "truncateds"];
     pub(in crate::format) const START: &[&str] = &["episode_starts"];
     pub(in crate::format) const SPLIT: &[&str] = &["indices"];
 }
@@ -76,14 +92,18 @@ pub(super) mod names {
 /// The bytes of elements as an array of them.
 pub(super) fn decode(layout: &Layout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
     if layout.element == DataType::Boolean {
-        return Ok(Arc::new(BooleanArray::from_iter(bytes.iter().map(|byte| Some(*byte != 0)))));
+        return Ok(Arc::new(BooleanArray::from_iter(
+            bytes.iter().map(|byte| Some(*byte != 0)),
+        )));
     }
     let size = layout.element_bytes();
     if layout.swap {
         bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
-    let builder =
-        ArrayData::builder(layout.element.clone()).len(bytes.len() / size).add_buffer(Buffer::from_vec(bytes)).align_buffers(true);
+    let builder = ArrayData::builder(layout.element.clone())
+        .len(bytes.len() / size)
+        .add_buffer(Buffer::from_vec(bytes))
+        .align_buffers(true);
     Ok(make_array(builder.build()?))
 }
 
@@ -92,16 +112,31 @@ pub(super) fn field(name: &str, layout: &Layout, vector: bool, nullable: bool) -
     if !vector {
         return Ok(Field::new(name, layout.element.clone(), nullable));
     }
-    let width = i32::try_from(layout.width()).ok().filter(|width| *width > 0);
+    let width = i32::try_from(layout.width())
+        .ok()
+        .filter(|width| *width > 0);
     let width = width.ok_or_else(|| {
-        Error::failed(format!("`{}` has the shape {}: a row must hold something", layout.name, layout.shape()))
-            .hint("leave the array out of the source, or name another by --map")
+        Error::failed(format!(
+            "`{}` has the shape {}: a row must hold something",
+            layout.name,
+            layout.shape()
+        ))
+        .hint("leave the array out of the source, or name another by --map")
     })?;
-    let field = Field::new(name, schema::vector(layout.element.clone(), width), nullable);
+    let field = Field::new(
+        name,
+        schema::vector(layout.element.clone(), width),
+        nullable,
+    );
     if layout.row.len() < 2 {
         return Ok(field);
     }
-    let shape = layout.row.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let shape = layout
+        .row
+        .iter()
+        .map(usize::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
     Ok(field.with_metadata([("shape".to_owned(), shape)].into()))
 }
 
@@ -113,7 +148,12 @@ pub(super) fn whole(name: &str, layout: &Layout, bytes: Vec<u8>) -> Result<(Fiel
     let field = field(name, layout, !layout.row.is_empty(), true)?;
     let values = decode(layout, bytes)?;
     let column: ArrayRef = match field.data_type() {
-        DataType::FixedSizeList(child, width) => Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, None)?),
+        DataType::FixedSizeList(child, width) => Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            values,
+            None,
+        )?),
         _ => values,
     };
     Ok((field, column))
@@ -133,8 +173,15 @@ pub(super) fn column(part: &mut Part, field: &Field, rows: u64, last: Last) -> R
     }
     let values = decode(&part.layout, bytes)?;
     match field.data_type() {
-        DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, nulls)?)),
-        _ => Ok(make_array(values.into_data().into_builder().nulls(nulls).build()?)),
+        DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            values,
+            nulls,
+        )?)),
+        _ => Ok(make_array(
+            values.into_data().into_builder().nulls(nulls).build()?,
+        )),
     }
 }
 
@@ -145,29 +192,44 @@ pub(super) enum Last {
 }
 
 /// Takes the array for the column `target` out of `parts`: the one that the user named, or the first of `names`.
-pub(super) fn take(parts: &mut Vec<Part>, options: &Options, target: &str, names: &[&str]) -> Result<Option<Part>> {
+pub(super) fn take(
+    parts: &mut Vec<Part>,
+    options: &Options,
+    target: &str,
+    names: &[&str],
+) -> Result<Option<Part>> {
     if let Some((_, source)) = options.map.iter().find(|(name, _)| name == target) {
         let Some(index) = parts.iter().position(|part| part.layout.name == *source) else {
             let known = listing(parts);
             let meant = nearest(source, parts.iter().map(|part| part.layout.name.as_str()));
             let hint = meant.map_or(known, |meant| format!("did you mean `{meant}`?"));
-            return Err(Error::failed(format!("there is no array `{source}` to be `{target}`")).hint(hint));
+            return Err(
+                Error::failed(format!("there is no array `{source}` to be `{target}`")).hint(hint),
+            );
         };
         return numeric(parts.remove(index)).map(Some);
     }
-    let found = names.iter().find_map(|name| parts.iter().position(|part| part.layout.name == *name));
+    let found = names
+        .iter()
+        .find_map(|name| parts.iter().position(|part| part.layout.name == *name));
     found.map(|index| numeric(parts.remove(index))).transpose()
 }
 
 pub(super) fn listing(parts: &[Part]) -> String {
-    let parts: Vec<String> = parts.iter().map(|part| format!("`{}` {}", part.layout.name, part.layout.shape())).collect();
+    let parts: Vec<String> = parts
+        .iter()
+        .map(|part| format!("`{}` {}", part.layout.name, part.layout.shape()))
+        .collect();
     format!("the file holds {}", parts.join(", "))
 }
 
 pub(super) fn numeric(part: Part) -> Result<Part> {
     if part.layout.element == DataType::Null {
-        return Err(Error::failed(format!("`{}` holds {}, not numbers", part.layout.name, part.layout.kind))
-            .hint("write it as numbers or flags, or name another array with --map"));
+        return Err(Error::failed(format!(
+            "`{}` holds {}, not numbers",
+            part.layout.name, part.layout.kind
+        ))
+        .hint("write it as numbers or flags, or name another array with --map"));
     }
     Ok(part)
 }
@@ -175,7 +237,11 @@ pub(super) fn numeric(part: Part) -> Result<Part> {
 /// Single values: a last axis of length 1 is dropped.
 pub(super) fn squeeze(mut part: Part) -> Result<Part> {
     if part.layout.width() != 1 {
-        return Err(Error::failed(format!("`{}` has the shape {}: one value a row is needed", part.layout.name, part.layout.shape())));
+        return Err(Error::failed(format!(
+            "`{}` has the shape {}: one value a row is needed",
+            part.layout.name,
+            part.layout.shape()
+        )));
     }
     part.layout.row.clear();
     Ok(part)
@@ -202,7 +268,12 @@ pub(super) struct Flags {
 
 impl Flags {
     pub(super) fn new(part: Part) -> Box<Flags> {
-        Box::new(Flags { part, block: Vec::new(), at: 0, read: 0 })
+        Box::new(Flags {
+            part,
+            block: Vec::new(),
+            at: 0,
+            read: 0,
+        })
     }
 
     /// The next flag, which the next call gives again; `None` after the last.
@@ -233,19 +304,36 @@ pub(super) fn flags(layout: &Layout, bytes: Vec<u8>, first: u64) -> Result<Vec<b
     let flag = |(row, value): (usize, &f64)| match *value {
         0.0 => Ok(false),
         1.0 => Ok(true),
-        other => Err(Error::failed(format!("`{}` is {other} at row {}: a flag is 0 or 1", layout.name, first + row as u64))
-            .hint("correct the flags in the source: they say where trajectories end")),
+        other => Err(Error::failed(format!(
+            "`{}` is {other} at row {}: a flag is 0 or 1",
+            layout.name,
+            first + row as u64
+        ))
+        .hint("correct the flags in the source: they say where trajectories end")),
     };
-    values.as_primitive::<Float64Type>().values().iter().enumerate().map(flag).collect()
+    values
+        .as_primitive::<Float64Type>()
+        .values()
+        .iter()
+        .enumerate()
+        .map(flag)
+        .collect()
 }
 
 /// Extra arrays, and beside each the array that says where it is null.
 pub(super) fn with_valid(extras: Vec<Part>) -> (Vec<Part>, Vec<Option<Part>>) {
     let names: Vec<String> = extras.iter().map(|part| part.layout.name.clone()).collect();
-    let says = |part: &Part| part.layout.name.strip_suffix("_valid").is_some_and(|name| names.iter().any(|known| known == name));
+    let says = |part: &Part| {
+        part.layout
+            .name
+            .strip_suffix("_valid")
+            .is_some_and(|name| names.iter().any(|known| known == name))
+    };
     let (mut valid, extras): (Vec<Part>, Vec<Part>) = extras.into_iter().partition(says);
     let of = |part: &Part| {
-        let index = valid.iter().position(|valid| valid.layout.name.strip_suffix("_valid") == Some(&part.layout.name));
+        let index = valid
+            .iter()
+            .position(|valid| valid.layout.name.strip_suffix("_valid") == Some(&part.layout.name));
         index.map(|index| valid.remove(index))
     };
     let beside = extras.iter().map(of).collect();

@@ -6,7 +6,12 @@ use std::cmp::Ordering;
 pub(super) fn glob(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
-        (Some((b'*', rest)), _) => glob(rest, name) || name.split_first().is_some_and(|(_, name)| glob(pattern, name)),
+        (Some((b'*', rest)), _) => {
+            glob(rest, name)
+                || name
+                    .split_first()
+                    .is_some_and(|(_, name)| glob(pattern, name))
+        }
         (Some((b'?', pattern)), Some((_, name))) => glob(pattern, name),
         (Some((wanted, pattern)), Some((found, name))) => wanted == found && glob(pattern, name),
         _ => false,
@@ -21,9 +26,18 @@ pub(super) fn natural(a: &str, b: &str) -> Ordering {
         let mut rest = name;
         while !rest.is_empty() {
             let number = digit(rest);
-            let end = rest.find(|c: char| c.is_ascii_digit() != number).unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| c.is_ascii_digit() != number)
+                .unwrap_or(rest.len());
             let (piece, left) = rest.split_at(end);
-            pieces.push((if number { piece.parse().unwrap_or(u128::MAX) } else { 0 }, if number { "" } else { piece }));
+            pieces.push((
+                if number {
+                    piece.parse().unwrap_or(u128::MAX)
+                } else {
+                    0
+                },
+                if number { "" } else { piece },
+            ));
             rest = left;
         }
         pieces

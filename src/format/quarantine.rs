@@ -79,7 +79,11 @@ pub(super) struct Quarantine {
 impl Quarantine {
     /// That of the dataset that is put together at `root`.
     pub(super) fn new(root: &Path) -> Quarantine {
-        Quarantine { path: root.join(FILE), file: None, found: SetAside::default() }
+        Quarantine {
+            path: root.join(FILE),
+            file: None,
+            found: SetAside::default(),
+        }
     }
 
     /// Sets something aside.
@@ -91,7 +95,8 @@ impl Quarantine {
             Some(file) => file,
             none => none.insert(BufWriter::new(HashingFile::create(&self.path)?)),
         };
-        let line = serde_json::to_string(&aside).map_err(|error| Error::failed(error.to_string()))?;
+        let line =
+            serde_json::to_string(&aside).map_err(|error| Error::failed(error.to_string()))?;
         file.write_all(format!("{line}\n").as_bytes())?;
         self.found.add(aside);
         Ok(())
@@ -103,7 +108,9 @@ impl Quarantine {
     /// Where it cannot be written.
     pub(super) fn finish(self) -> Result<SetAside> {
         if let Some(file) = self.file {
-            file.into_inner().map_err(std::io::IntoInnerError::into_error)?.finish()?;
+            file.into_inner()
+                .map_err(std::io::IntoInnerError::into_error)?
+                .finish()?;
         }
         Ok(self.found)
     }
@@ -135,7 +142,12 @@ pub fn carry(root: &Path, sources: &[(&str, &Path)]) -> Result<u64> {
     let mut quarantine = Quarantine::new(root);
     for (name, source) in sources {
         let source_name = (sources.len() > 1).then(|| (*name).to_owned());
-        lines(source, |aside| quarantine.add(Aside { source: source_name.clone(), ..aside }))?;
+        lines(source, |aside| {
+            quarantine.add(Aside {
+                source: source_name.clone(),
+                ..aside
+            })
+        })?;
     }
     Ok(quarantine.finish()?.trajectories)
 }

@@ -16,29 +16,61 @@ use crate::error::{Error, Result};
 
 /// `inner`, with what the output at `path` says of its origin, where it is one of ours.
 pub(super) fn returning(inner: Box<dyn Source>, path: &Path) -> Box<dyn Source> {
-    let Some(note) = export::note(path) else { return inner };
+    let Some(note) = export::note(path) else {
+        return inner;
+    };
     let written_from = &note["written_from"];
     let had = |name: &str| had_names(written_from).any(|known| known == name);
-    let said = written_from["lineage"]["source_metadata"].as_object().cloned().unwrap_or_default();
+    let said = written_from["lineage"]["source_metadata"]
+        .as_object()
+        .cloned()
+        .unwrap_or_default();
 
     let found = inner.schema();
     let place = |name: &str, data_type: &DataType| {
-        let named = |field: &Field| field.name() == name || field.name().strip_prefix("infos/") == Some(name);
-        found.fields().iter().position(|field| named(field) && field.data_type() == data_type)
+        let named = |field: &Field| {
+            field.name() == name || field.name().strip_prefix("infos/") == Some(name)
+        };
+        found
+            .fields()
+            .iter()
+            .position(|field| named(field) && field.data_type() == data_type)
     };
-    let mut columns: Vec<(Field, From)> =
-        found.fields().iter().enumerate().map(|(at, field)| (field.as_ref().clone(), From::Column(at))).collect();
+    let mut columns: Vec<(Field, From)> = found
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(at, field)| (field.as_ref().clone(), From::Column(at)))
+        .collect();
     let mut flags = Vec::new();
-    for (valid, field) in found.fields().iter().enumerate().filter(|(_, field)| *field.data_type() == DataType::Boolean) {
-        let Some(name) = field.name().strip_suffix("_valid").filter(|_| !had(field.name())) else { continue };
-        let at = found.index_of(name).or_else(|_| found.index_of(name.strip_prefix("infos/").unwrap_or(name)));
+    for (valid, field) in found
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| *field.data_type() == DataType::Boolean)
+    {
+        let Some(name) = field
+            .name()
+            .strip_suffix("_valid")
+            .filter(|_| !had(field.name()))
+        else {
+            continue;
+        };
+        let at = found
+            .index_of(name)
+            .or_else(|_| found.index_of(name.strip_prefix("infos/").unwrap_or(name)));
         if let Ok(at) = at {
-            columns[at] = (columns[at].0.clone().with_nullable(true), From::Masked { at, valid });
+            columns[at] = (
+                columns[at].0.clone().with_nullable(true),
+                From::Masked { at, valid },
+            );
             flags.push(valid);
         }
     }
     // LeRobot's features have no slashes.
-    for name in had_names(written_from).filter(|name| name.contains('/') && found.index_of(name).is_err()) {
+    for name in
+        had_names(written_from).filter(|name| name.contains('/') && found.index_of(name).is_err())
+    {
         if let Ok(at) = found.index_of(&name.replace('/', ".")) {
             columns[at].0 = columns[at].0.clone().with_name(name);
         }
@@ -46,22 +78,50 @@ pub(super) fn returning(inner: Box<dyn Source>, path: &Path) -> Box<dyn Source> 
     if had(step::ACTION_SOURCE) {
         // A word where the format has words, else a flag.
         let named = |name: &str| [name.to_owned(), format!("source_{name}")];
-        let word = named(step::ACTION_SOURCE).into_iter().find_map(|name| place(&name, &DataType::Utf8));
+        let word = named(step::ACTION_SOURCE)
+            .into_iter()
+            .find_map(|name| place(&name, &DataType::Utf8));
         if let Some(at) = word.or_else(|| place("action_is_proxy", &DataType::Boolean)) {
-            columns[at] = (Field::new(step::ACTION_SOURCE, DataType::Utf8, true), From::Origin(at));
+            columns[at] = (
+                Field::new(step::ACTION_SOURCE, DataType::Utf8, true),
+                From::Origin(at),
+            );
         }
-        if let Some(at) = named(step::ACTION_STD).into_iter().find_map(|name| found.index_of(&name).ok()) {
-            columns[at] = (found.field(at).clone().with_name(step::ACTION_STD).with_nullable(true), From::Spread(at));
+        if let Some(at) = named(step::ACTION_STD)
+            .into_iter()
+            .find_map(|name| found.index_of(&name).ok())
+        {
+            columns[at] = (
+                found
+                    .field(at)
+                    .clone()
+                    .with_name(step::ACTION_STD)
+                    .with_nullable(true),
+                From::Spread(at),
+            );
         }
     }
-    let kept = columns.into_iter().enumerate().filter(|(at, _)| !flags.contains(at)).map(|(_, column)| column);
+    let kept = columns
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| !flags.contains(at))
+        .map(|(_, column)| column);
     let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
-    Box::new(Returning { inner, said, schema: Arc::new(Schema::new(fields)), from })
+    Box::new(Returning {
+        inner,
+        said,
+        schema: Arc::new(Schema::new(fields)),
+        from,
+    })
 }
 
 /// Names of the columns of steps that the dataset had.
 fn had_names(written_from: &Value) -> impl Iterator<Item = &str> {
-    written_from["columns"].as_array().into_iter().flatten().filter_map(|column| column["name"].as_str())
+    written_from["columns"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|column| column["name"].as_str())
 }
 
 /// What a column is made of: places of columns as they come.
@@ -89,21 +149,40 @@ impl Returning {
     fn steps(&self, steps: &RecordBatch) -> Result<RecordBatch> {
         let masked = |from: &From| match from {
             From::Masked { at, valid } => {
-                let wrong = steps.column(*valid).as_boolean().iter().map(|valid| Some(valid == Some(false)));
+                let wrong = steps
+                    .column(*valid)
+                    .as_boolean()
+                    .iter()
+                    .map(|valid| Some(valid == Some(false)));
                 Ok::<_, Error>(nullif(steps.column(*at), &wrong.collect::<BooleanArray>())?)
             }
-            From::Column(at) | From::Origin(at) | From::Spread(at) => Ok(Arc::clone(steps.column(*at))),
+            From::Column(at) | From::Origin(at) | From::Spread(at) => {
+                Ok(Arc::clone(steps.column(*at)))
+            }
         };
         let mut columns = self.from.iter().map(masked).collect::<Result<Vec<_>>>()?;
-        let Some(origin) = self.from.iter().position(|from| matches!(from, From::Origin(_))) else {
+        let Some(origin) = self
+            .from
+            .iter()
+            .position(|from| matches!(from, From::Origin(_)))
+        else {
             return Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
         };
-        let action = self.schema.index_of(step::ACTION).ok().map(|at| Arc::clone(&columns[at]));
+        let action = self
+            .schema
+            .index_of(step::ACTION)
+            .ok()
+            .map(|at| Arc::clone(&columns[at]));
         let there = |row: usize| action.as_ref().is_some_and(|action| action.is_valid(row));
         columns[origin] = origins(&columns[origin], there);
         let origins = columns[origin].as_string::<i32>().clone();
-        for (column, _) in columns.iter_mut().zip(&self.from).filter(|(_, from)| matches!(from, From::Spread(_))) {
-            let none = (0..origins.len()).map(|row| Some(origins.is_null(row) || origins.value(row) != "proxy"));
+        for (column, _) in columns
+            .iter_mut()
+            .zip(&self.from)
+            .filter(|(_, from)| matches!(from, From::Spread(_)))
+        {
+            let none = (0..origins.len())
+                .map(|row| Some(origins.is_null(row) || origins.value(row) != "proxy"));
             *column = nullif(column, &none.collect::<BooleanArray>())?;
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
@@ -144,7 +223,12 @@ impl Source for Returning {
     }
 
     fn next(&mut self) -> Result<Option<Incoming>> {
-        let Some(incoming) = self.inner.next()? else { return Ok(None) };
-        Ok(Some(Incoming { steps: self.steps(&incoming.steps)?, ..incoming }))
+        let Some(incoming) = self.inner.next()? else {
+            return Ok(None);
+        };
+        Ok(Some(Incoming {
+            steps: self.steps(&incoming.steps)?,
+            ..incoming
+        }))
     }
 }

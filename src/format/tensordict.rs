@@ -22,8 +22,13 @@ use crate::error::{Error, Result};
 pub(super) const FORMAT: Format = Format {
     name: "tensordict",
     about: "TensorDict memory maps: meta.json and .memmap files, with TorchRL's `next/`",
-    detect: |path| path.join("meta.json").is_file() && json(path).is_ok_and(|meta| is_tensordict(&meta)),
-    read: Some(Opener { takes: &["map", "max_steps"], open: read }),
+    detect: |path| {
+        path.join("meta.json").is_file() && json(path).is_ok_and(|meta| is_tensordict(&meta))
+    },
+    read: Some(Opener {
+        takes: &["map", "max_steps"],
+        open: read,
+    }),
     write: None,
     validate: None,
 };
@@ -40,19 +45,24 @@ const ID_ROWS: u64 = 8192;
 fn json(folder: &Path) -> Result<Map<String, Value>> {
     let path = folder.join("meta.json");
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        Error::failed(format!("cannot read {}: {error}", path.display())).hint("every level of a TensorDict has it: save it again")
+        Error::failed(format!("cannot read {}: {error}", path.display()))
+            .hint("every level of a TensorDict has it: save it again")
     })?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(meta)) => Ok(meta),
-        Ok(_) => Err(Error::failed(format!("{}: not an object", path.display())).hint("save the TensorDict again")),
-        Err(error) => {
-            Err(Error::failed(format!("{}: not JSON: {error}", path.display())).hint("the file is damaged: save the TensorDict again"))
-        }
+        Ok(_) => Err(Error::failed(format!("{}: not an object", path.display()))
+            .hint("save the TensorDict again")),
+        Err(error) => Err(
+            Error::failed(format!("{}: not JSON: {error}", path.display()))
+                .hint("the file is damaged: save the TensorDict again"),
+        ),
     }
 }
 
 fn is_tensordict(meta: &Map<String, Value>) -> bool {
-    meta.get("_type").and_then(Value::as_str).is_some_and(|class| class.contains("tensordict"))
+    meta.get("_type")
+        .and_then(Value::as_str)
+        .is_some_and(|class| class.contains("tensordict"))
 }
 
 /// What a directory holds.
@@ -65,51 +75,91 @@ struct Found {
 impl Found {
     fn level(&mut self, folder: &Path, prefix: &str, depth: usize) -> Result<()> {
         if depth > DEEPEST {
-            return Err(Error::failed(format!("{}: levels are nested more than {DEEPEST} deep", folder.display())));
+            return Err(Error::failed(format!(
+                "{}: levels are nested more than {DEEPEST} deep",
+                folder.display()
+            )));
         }
         for (name, entry) in &json(folder)? {
             let own = format!("{prefix}{name}");
             if let Some(dtype) = entry.get("dtype").and_then(Value::as_str) {
                 if entry.get("is_nested").and_then(Value::as_bool) == Some(true) {
-                    self.other.push(Value::from(format!("{own}: a nested tensor, whose rows differ in shape")));
+                    self.other.push(Value::from(format!(
+                        "{own}: a nested tensor, whose rows differ in shape"
+                    )));
                     continue;
                 }
                 let path = folder.join(format!("{name}.memmap"));
                 self.leaf(&path, own, dtype, entry.get("shape"))?;
             } else if entry.get("type").is_some() {
                 self.level(&folder.join(name), &format!("{own}/"), depth + 1)?;
-            } else if !["shape", "device", "_type", "is_locked", "is_memmap"].contains(&name.as_str()) {
+            } else if !["shape", "device", "_type", "is_locked", "is_memmap"]
+                .contains(&name.as_str())
+            {
                 self.other.push(Value::from(format!("{own}: not a tensor")));
             }
         }
         Ok(())
     }
 
-    fn leaf(&mut self, path: &Path, name: String, dtype: &str, shape: Option<&Value>) -> Result<()> {
+    fn leaf(
+        &mut self,
+        path: &Path,
+        name: String,
+        dtype: &str,
+        shape: Option<&Value>,
+    ) -> Result<()> {
         let wrong = |what: String| Error::failed(format!("{}: {what}", path.display()));
-        let shape = shape.and_then(Value::as_array).and_then(|axes| axes.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
-        let shape = shape.ok_or_else(|| wrong("`meta.json` gives it no shape".to_owned()).hint("save the TensorDict again"))?;
+        let shape = shape
+            .and_then(Value::as_array)
+            .and_then(|axes| axes.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
+        let shape = shape.ok_or_else(|| {
+            wrong("`meta.json` gives it no shape".to_owned()).hint("save the TensorDict again")
+        })?;
         let Some((rows, row)) = shape.split_first() else {
-            self.other.push(Value::from(format!("{name}: a single value")));
+            self.other
+                .push(Value::from(format!("{name}: a single value")));
             return Ok(());
         };
         let element = element(dtype.trim_start_matches("torch."));
         let size = element.primitive_width().unwrap_or(1) as u64;
-        let bytes = shape.iter().try_fold(size, |bytes, axis| bytes.checked_mul(*axis));
-        let row = row.iter().map(|axis| usize::try_from(*axis).ok()).collect::<Option<Vec<_>>>();
-        let (bytes, row) = bytes
-            .zip(row)
-            .ok_or_else(|| wrong(format!("the shape {shape:?} is larger than any file")).hint("save the TensorDict again"))?;
+        let bytes = shape
+            .iter()
+            .try_fold(size, |bytes, axis| bytes.checked_mul(*axis));
+        let row = row
+            .iter()
+            .map(|axis| usize::try_from(*axis).ok())
+            .collect::<Option<Vec<_>>>();
+        let (bytes, row) = bytes.zip(row).ok_or_else(|| {
+            wrong(format!("the shape {shape:?} is larger than any file"))
+                .hint("save the TensorDict again")
+        })?;
         let held = std::fs::metadata(path)
-            .map_err(|error| wrong(error.to_string()).hint("a file of the TensorDict is missing: copy all of it"))?
+            .map_err(|error| {
+                wrong(error.to_string()).hint("a file of the TensorDict is missing: copy all of it")
+            })?
             .len();
         if element != DataType::Null && held != bytes {
             return Err(wrong(format!("the file has {held} bytes where the shape {shape:?} of {dtype} needs {bytes}"))
                 .hint("it is cut short, or its storage is larger than the data in it: save the TensorDict again with `memmap`"));
         }
-        let layout = Layout { name, element, kind: dtype.to_owned(), swap: cfg!(target_endian = "big"), rows: *rows, row };
-        let reader = Raw { path: path.to_owned(), file: None, row_bytes: layout.row_bytes() };
-        self.parts.push(Part { layout, reader: Box::new(reader) });
+        let layout = Layout {
+            name,
+            element,
+            kind: dtype.to_owned(),
+            swap: cfg!(target_endian = "big"),
+            rows: *rows,
+            row,
+        };
+        let reader = Raw {
+            path: path.to_owned(),
+            file: None,
+            row_bytes: layout.row_bytes(),
+        };
+        self.parts.push(Part {
+            layout,
+            reader: Box::new(reader),
+        });
         Ok(())
     }
 }
@@ -142,10 +192,14 @@ struct Raw {
 impl Reader for Raw {
     fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
         let failed = |error: std::io::Error| {
-            Error::failed(format!("cannot read {}: {error}", self.path.display())).hint("copy or save the TensorDict again")
+            Error::failed(format!("cannot read {}: {error}", self.path.display()))
+                .hint("copy or save the TensorDict again")
         };
         if self.file.is_none() {
-            self.file = Some(BufReader::with_capacity(1 << 18, File::open(&self.path).map_err(failed)?));
+            self.file = Some(BufReader::with_capacity(
+                1 << 18,
+                File::open(&self.path).map_err(failed)?,
+            ));
         }
         let mut bytes = vec![0; rows as usize * self.row_bytes];
         match &mut self.file {
@@ -170,8 +224,17 @@ impl Reader for Changes {
         for _ in 0..rows {
             if self.ahead.is_empty() {
                 let count = ID_ROWS.min(self.ids.layout.rows - self.read);
-                let values = cast(&parts::decode(&self.ids.layout, self.ids.reader.read(count)?)?, &DataType::Int64)?;
-                self.ahead = values.as_primitive::<Int64Type>().values().iter().rev().copied().collect();
+                let values = cast(
+                    &parts::decode(&self.ids.layout, self.ids.reader.read(count)?)?,
+                    &DataType::Int64,
+                )?;
+                self.ahead = values
+                    .as_primitive::<Int64Type>()
+                    .values()
+                    .iter()
+                    .rev()
+                    .copied()
+                    .collect();
                 self.read += count;
             }
             let id = self.ahead.pop();
@@ -185,15 +248,26 @@ impl Reader for Changes {
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let meta = json(path)?;
     if !is_tensordict(&meta) {
-        return Err(Error::failed(format!("{}: `_type` names no TensorDict", path.join("meta.json").display()))
-            .hint("save it with `TensorDict.memmap`"));
+        return Err(Error::failed(format!(
+            "{}: `_type` names no TensorDict",
+            path.join("meta.json").display()
+        ))
+        .hint("save it with `TensorDict.memmap`"));
     }
-    let mut found = Found { parts: Vec::new(), other: Vec::new() };
+    let mut found = Found {
+        parts: Vec::new(),
+        other: Vec::new(),
+    };
     found.level(path, "", 0)?;
     let has = |parts: &[Part], name: &str| parts.iter().any(|part| part.layout.name == name);
     // At the root, flags say how a step began; how it ended is in `next`.
-    if ["next/done", "next/terminated", "next/truncated"].iter().any(|name| has(&found.parts, name)) {
-        found.parts.retain(|part| !["done", "terminated", "truncated"].contains(&part.layout.name.as_str()));
+    if ["next/done", "next/terminated", "next/truncated"]
+        .iter()
+        .any(|name| has(&found.parts, name))
+    {
+        found.parts.retain(|part| {
+            !["done", "terminated", "truncated"].contains(&part.layout.name.as_str())
+        });
     }
     if has(&found.parts, "next/terminated") {
         found.parts.retain(|part| part.layout.name != "next/done");
@@ -210,9 +284,12 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }
     if !has(&found.parts, "terminated")
         && !has(&found.parts, "truncated")
-        && let Some(at) = EPISODES
-            .iter()
-            .find_map(|name| found.parts.iter().position(|part| part.layout.name == *name && part.layout.element.is_integer()))
+        && let Some(at) = EPISODES.iter().find_map(|name| {
+            found
+                .parts
+                .iter()
+                .position(|part| part.layout.name == *name && part.layout.element.is_integer())
+        })
     {
         let ids = found.parts.remove(at);
         let layout = Layout {
@@ -223,7 +300,15 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             rows: ids.layout.rows,
             row: Vec::new(),
         };
-        found.parts.push(Part { layout, reader: Box::new(Changes { ids, ahead: Vec::new(), last: None, read: 0 }) });
+        found.parts.push(Part {
+            layout,
+            reader: Box::new(Changes {
+                ids,
+                ahead: Vec::new(),
+                last: None,
+                read: 0,
+            }),
+        });
     }
     let mut metadata = Map::from_iter([("meta".to_owned(), Value::Object(meta))]);
     if !found.other.is_empty() {
@@ -231,12 +316,29 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }
     // Without rewards or flags by those names, a state is what there is to observe.
     let mut options = options.clone();
-    if !has(&found.parts, "observation") && has(&found.parts, "state") && !options.map.iter().any(|(target, _)| target == step::OBSERVATION)
+    if !has(&found.parts, "observation")
+        && has(&found.parts, "state")
+        && !options
+            .map
+            .iter()
+            .any(|(target, _)| target == step::OBSERVATION)
     {
-        options.map.push((step::OBSERVATION.to_owned(), "state".to_owned()));
-        if let Some(next) = found.parts.iter_mut().find(|part| part.layout.name == "next/state") {
+        options
+            .map
+            .push((step::OBSERVATION.to_owned(), "state".to_owned()));
+        if let Some(next) = found
+            .parts
+            .iter_mut()
+            .find(|part| part.layout.name == "next/state")
+        {
             next.layout.name = "next_observations".to_owned();
         }
     }
-    Ok(Box::new(Flat::new(path, found.parts, &options, metadata, None)?))
+    Ok(Box::new(Flat::new(
+        path,
+        found.parts,
+        &options,
+        metadata,
+        None,
+    )?))
 }

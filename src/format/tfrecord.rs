@@ -71,7 +71,9 @@ pub(super) struct Int64List {
 
 /// The masked CRC-32C of TFRecord: a checksum that can itself be checksummed.
 fn masked(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
 }
 
 /// The records of a file, in order.
@@ -87,25 +89,42 @@ pub(super) struct Records {
 impl Records {
     /// Opens the file at `path`, unpacking it where it is packed.
     pub(super) fn open(path: &Path) -> Result<Records> {
-        let failed = |error: std::io::Error| Error::failed(format!("cannot read {}: {error}", path.display())).hint("fetch the file again");
+        let failed = |error: std::io::Error| {
+            Error::failed(format!("cannot read {}: {error}", path.display()))
+                .hint("fetch the file again")
+        };
         let mut file = File::open(path).map_err(failed)?;
         let mut head = Vec::new();
-        (&mut file).take(HEAD as u64).read_to_end(&mut head).map_err(failed)?;
+        (&mut file)
+            .take(HEAD as u64)
+            .read_to_end(&mut head)
+            .map_err(failed)?;
         file.rewind().map_err(failed)?;
         let file = BufReader::with_capacity(1 << 20, file);
         // The checksum of the first length tells a plain file from a packed one, whose first bytes could be a length.
         let plain = head.len() < 2 || length(&head).is_some();
         let reader: Box<dyn Read> = match head.get(..2) {
             Some([0x1f, 0x8b]) if !plain => Box::new(MultiGzDecoder::new(file)),
-            Some([0x78, second]) if !plain && (0x7800 + u16::from(*second)).is_multiple_of(31) => Box::new(ZlibDecoder::new(file)),
+            Some([0x78, second]) if !plain && (0x7800 + u16::from(*second)).is_multiple_of(31) => {
+                Box::new(ZlibDecoder::new(file))
+            }
             _ => Box::new(file),
         };
-        Ok(Records { path: path.to_owned(), reader, index: 0, broken: false })
+        Ok(Records {
+            path: path.to_owned(),
+            reader,
+            index: 0,
+            broken: false,
+        })
     }
 
     fn damaged(&self, what: &str) -> Error {
-        Error::failed(format!("{}: record {}: {what}", self.path.display(), self.index))
-            .hint("the file is damaged or cut short: fetch it again")
+        Error::failed(format!(
+            "{}: record {}: {what}",
+            self.path.display(),
+            self.index
+        ))
+        .hint("the file is damaged or cut short: fetch it again")
     }
 
     /// Reads up to `count` bytes; memory follows what is there, not what is declared.
@@ -127,7 +146,9 @@ impl Records {
         if head.len() < HEAD {
             return Err(self.damaged("the file ends within its head"));
         }
-        let length = length(&head).ok_or_else(|| self.damaged("its length is not what its checksum says, or the file holds no records"))?;
+        let length = length(&head).ok_or_else(|| {
+            self.damaged("its length is not what its checksum says, or the file holds no records")
+        })?;
         let payload = self.bytes(length)?;
         let tail = self.bytes(4)?;
         let Ok(expected) = <[u8; 4]>::try_from(tail.as_slice()) else {
@@ -143,11 +164,17 @@ impl Records {
 
     /// The features of the next record; `None` after the last.
     pub(super) fn example(&mut self) -> Result<Option<BTreeMap<String, Feature>>> {
-        let Some(payload) = self.next()? else { return Ok(None) };
+        let Some(payload) = self.next()? else {
+            return Ok(None);
+        };
         let example = Example::decode(payload.as_slice());
         let example = example.map_err(|error| {
-            Error::failed(format!("{}: record {}: not a tf.train.Example: {error}", self.path.display(), self.index - 1))
-                .hint("the file is damaged, or of other messages: fetch it again")
+            Error::failed(format!(
+                "{}: record {}: not a tf.train.Example: {error}",
+                self.path.display(),
+                self.index - 1
+            ))
+            .hint("the file is damaged, or of other messages: fetch it again")
         })?;
         Ok(Some(example.features.unwrap_or_default().feature))
     }
@@ -156,7 +183,8 @@ impl Records {
 /// The length in a record's head, where its checksum is right.
 fn length(head: &[u8]) -> Option<u64> {
     let (length, checksum) = head.get(..HEAD)?.split_at(8);
-    (masked(length) == u32::from_le_bytes(checksum.try_into().ok()?)).then_some(u64::from_le_bytes(length.try_into().ok()?))
+    (masked(length) == u32::from_le_bytes(checksum.try_into().ok()?))
+        .then_some(u64::from_le_bytes(length.try_into().ok()?))
 }
 
 /// Writes one record; the number of its bytes.
@@ -206,7 +234,10 @@ mod tests {
         let known = [3, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(framed(&[b"abc".to_vec()])[..8], known);
         // CRC-32C of "123456789" is e3069283, by its definition (RFC 3720).
-        assert_eq!(masked(b"123456789"), 0xe306_9283_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+        assert_eq!(
+            masked(b"123456789"),
+            0xe306_9283_u32.rotate_right(15).wrapping_add(0xa282_ead8)
+        );
         let payloads = vec![b"abc".to_vec(), Vec::new(), vec![7; 100_000]];
         let plain = framed(&payloads);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -11,7 +11,15 @@ pub fn doctor() -> Vec<(String, String)> {
 
     match Runtime::find(&Options::default()) {
         Ok(runtime) => {
-            say("in use", format!("{} {} on {}", runtime.name(), runtime.version(), runtime.devices().join(", ")));
+            say(
+                "in use",
+                format!(
+                    "{} {} on {}",
+                    runtime.name(),
+                    runtime.version(),
+                    runtime.devices().join(", ")
+                ),
+            );
             for note in runtime.notes() {
                 say("note", note);
             }
@@ -27,9 +35,16 @@ pub fn doctor() -> Vec<(String, String)> {
             None
         }
     };
-    let others = library::candidates().into_iter().filter(|other| chosen.as_ref().is_none_or(|chosen| chosen.path != other.path));
+    let others = library::candidates().into_iter().filter(|other| {
+        chosen
+            .as_ref()
+            .is_none_or(|chosen| chosen.path != other.path)
+    });
     for found in chosen.iter().cloned().chain(others) {
-        say("onnxruntime", format!("{}, found in {}", found.path.display(), found.how));
+        say(
+            "onnxruntime",
+            format!("{}, found in {}", found.path.display(), found.how),
+        );
     }
     let providers = chosen.as_ref().map(onnx::providers);
     match &providers {
@@ -41,9 +56,18 @@ pub fn doctor() -> Vec<(String, String)> {
     }
 
     let driver = driver();
-    say("NVIDIA driver", driver.clone().unwrap_or_else(|| "none, so models run on the CPU".to_owned()));
+    say(
+        "NVIDIA driver",
+        driver
+            .clone()
+            .unwrap_or_else(|| "none, so models run on the CPU".to_owned()),
+    );
     let libraries = library::cuda_libraries(chosen.as_ref().map(|found| found.path.as_path()));
-    let names: Vec<String> = libraries.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()).collect();
+    let names: Vec<String> = libraries
+        .iter()
+        .filter_map(|path| path.file_name())
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect();
     for folder in library::cuda_folders(chosen.as_ref().map(|found| found.path.as_path())) {
         if libraries.iter().any(|path| path.parent() == Some(&folder)) {
             say("CUDA libraries", folder.display().to_string());
@@ -52,12 +76,19 @@ pub fn doctor() -> Vec<(String, String)> {
     if driver.is_none() {
         return report;
     }
-    match Runtime::find(&Options { device: Device::Cuda(vec![0]), tf32: false }) {
+    match Runtime::find(&Options {
+        device: Device::Cuda(vec![0]),
+        tf32: false,
+    }) {
         Ok(_) => say("cuda:0", "works".to_owned()),
         Err(error) => say("cuda:0", error.message),
     }
     if !matches!(&providers, Some(Ok(names)) if names.contains(&"CUDA")) {
-        say("for CUDA", "pip install onnxruntime-gpu (1.27 and later are built for CUDA 13 with cuDNN 9)".to_owned());
+        say(
+            "for CUDA",
+            "pip install onnxruntime-gpu (1.27 and later are built for CUDA 13 with cuDNN 9)"
+                .to_owned(),
+        );
     }
     // The packages without a suffix hold CUDA 13; the suffix -cu12 is for onnxruntime-gpu up to 1.26.
     let needed = [
@@ -68,12 +99,18 @@ pub fn doctor() -> Vec<(String, String)> {
         ("libnvrtc.so", "nvidia-cuda-nvrtc"),
         ("libcudnn.so", "nvidia-cudnn-cu13"),
     ];
-    let missing: Vec<&str> =
-        needed.iter().filter(|(library, _)| !names.iter().any(|name| name.starts_with(library))).map(|(_, package)| *package).collect();
+    let missing: Vec<&str> = needed
+        .iter()
+        .filter(|(library, _)| !names.iter().any(|name| name.starts_with(library)))
+        .map(|(_, package)| *package)
+        .collect();
     if !missing.is_empty() {
         say(
             "for CUDA",
-            format!("pip install {}; or name their folders in TRAJMILL_CUDA_LIBS, if the system does not have them", missing.join(" ")),
+            format!(
+                "pip install {}; or name their folders in TRAJMILL_CUDA_LIBS, if the system does not have them",
+                missing.join(" ")
+            ),
         );
     }
     report
@@ -82,9 +119,15 @@ pub fn doctor() -> Vec<(String, String)> {
 /// Version of the NVIDIA driver, where there is one.
 pub(super) fn driver() -> Option<String> {
     let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let version = text
-        .as_deref()
-        .and_then(|text| text.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')));
-    let device = || fs::exists("/dev/nvidia0").unwrap_or(false).then(|| "present".to_owned());
+    let version = text.as_deref().and_then(|text| {
+        text.split_whitespace().find(|word| {
+            word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
+        })
+    });
+    let device = || {
+        fs::exists("/dev/nvidia0")
+            .unwrap_or(false)
+            .then(|| "present".to_owned())
+    };
     version.map(str::to_owned).or_else(device)
 }

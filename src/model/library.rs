@@ -37,7 +37,10 @@ pub fn find() -> Result<Option<Found>> {
 }
 
 fn find_by(variables: Variables) -> Result<Option<Found>> {
-    let demanded = match variables("TRAJMILL_RUNTIME").as_deref().map(|name| name.to_string_lossy()) {
+    let demanded = match variables("TRAJMILL_RUNTIME")
+        .as_deref()
+        .map(|name| name.to_string_lossy())
+    {
         None => false,
         Some(name) if name == "rten" => return Ok(None),
         Some(name) if name == "onnxruntime" => true,
@@ -55,8 +58,10 @@ fn find_by(variables: Variables) -> Result<Option<Found>> {
     }
     match candidates_by(variables).into_iter().next() {
         Some(found) => Ok(Some(Found { demanded, ..found })),
-        None if demanded => Err(Error::failed("TRAJMILL_RUNTIME asks for onnxruntime, and its library was not found")
-            .hint("`pip install onnxruntime` in the active environment, or set ORT_DYLIB_PATH")),
+        None if demanded => Err(Error::failed(
+            "TRAJMILL_RUNTIME asks for onnxruntime, and its library was not found",
+        )
+        .hint("`pip install onnxruntime` in the active environment, or set ORT_DYLIB_PATH")),
         None => Ok(None),
     }
 }
@@ -72,7 +77,11 @@ fn candidates_by(variables: Variables) -> Vec<Found> {
         for path in files(folder, &["libonnxruntime.so", "libonnxruntime.dylib"]) {
             let path = fs::canonicalize(&path).unwrap_or(path);
             if !found.iter().any(|known| known.path == path) {
-                found.push(Found { path, how: how.clone(), demanded: false });
+                found.push(Found {
+                    path,
+                    how: how.clone(),
+                    demanded: false,
+                });
             }
         }
     };
@@ -120,9 +129,19 @@ pub(super) fn cuda_libraries(runtime: Option<&Path>) -> Vec<PathBuf> {
     for name in ORDER {
         for path in folders.iter().flat_map(|folder| files(folder, &[name])) {
             // `libcudart.so.13` is the name that is asked for; the bare name and longer versions are links to it.
-            let suffix = path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(name)).unwrap_or_default();
-            let versioned = suffix.strip_prefix('.').is_some_and(|version| !version.is_empty());
-            if versioned && !libraries.iter().any(|known| known.file_name() == path.file_name()) {
+            let suffix = path
+                .file_name()
+                .and_then(|file| file.to_str())
+                .and_then(|file| file.strip_prefix(name))
+                .unwrap_or_default();
+            let versioned = suffix
+                .strip_prefix('.')
+                .is_some_and(|version| !version.is_empty());
+            if versioned
+                && !libraries
+                    .iter()
+                    .any(|known| known.file_name() == path.file_name())
+            {
                 libraries.push(path);
             }
         }
@@ -133,14 +152,32 @@ pub(super) fn cuda_libraries(runtime: Option<&Path>) -> Vec<PathBuf> {
 /// Folders that may hold CUDA libraries: named ones first, then the packages beside the runtime, conda's, the system's.
 pub(super) fn cuda_folders(runtime: Option<&Path>) -> Vec<PathBuf> {
     let named = process("TRAJMILL_CUDA_LIBS").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = env::split_paths(&named).filter(|folder| !folder.as_os_str().is_empty()).collect();
+    let mut folders: Vec<PathBuf> = env::split_paths(&named)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .collect();
     // The runtime is …/site-packages/onnxruntime/capi/libonnxruntime.so.
-    let beside = runtime.and_then(|path| path.ancestors().nth(3)).map(Path::to_owned);
-    for packages in beside.into_iter().chain(site_packages(&process).into_iter().map(|(packages, _)| packages)) {
-        folders.extend(children(&packages.join("nvidia")).into_iter().map(|package| package.join("lib")));
+    let beside = runtime
+        .and_then(|path| path.ancestors().nth(3))
+        .map(Path::to_owned);
+    for packages in beside.into_iter().chain(
+        site_packages(&process)
+            .into_iter()
+            .map(|(packages, _)| packages),
+    ) {
+        folders.extend(
+            children(&packages.join("nvidia"))
+                .into_iter()
+                .map(|package| package.join("lib")),
+        );
     }
     folders.extend(conda_lib(&process));
-    folders.extend(["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"].map(PathBuf::from));
+    folders.extend(
+        [
+            "/usr/local/cuda/lib64",
+            "/usr/local/cuda/targets/x86_64-linux/lib",
+        ]
+        .map(PathBuf::from),
+    );
     folders.retain(|folder| folder.is_dir());
     let mut seen = std::collections::HashSet::new();
     folders.retain(|folder| seen.insert(folder.clone()));
@@ -150,11 +187,25 @@ pub(super) fn cuda_folders(runtime: Option<&Path>) -> Vec<PathBuf> {
 /// Folders of Python packages in the active virtual and conda environments.
 fn site_packages(variables: Variables) -> Vec<(PathBuf, String)> {
     let mut folders = Vec::new();
-    for (variable, how) in [("VIRTUAL_ENV", "the active virtual environment"), ("CONDA_PREFIX", "the active conda environment")] {
-        let Some(root) = variables(variable).map(PathBuf::from) else { continue };
+    for (variable, how) in [
+        ("VIRTUAL_ENV", "the active virtual environment"),
+        ("CONDA_PREFIX", "the active conda environment"),
+    ] {
+        let Some(root) = variables(variable).map(PathBuf::from) else {
+            continue;
+        };
         let pythons = children(&root.join("lib")).into_iter().rev();
-        let pythons = pythons.filter(|folder| folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3")));
-        folders.extend(pythons.map(|python| (python.join("site-packages"), format!("{how} {}", root.display()))));
+        let pythons = pythons.filter(|folder| {
+            folder
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("python3"))
+        });
+        folders.extend(pythons.map(|python| {
+            (
+                python.join("site-packages"),
+                format!("{how} {}", root.display()),
+            )
+        }));
     }
     folders
 }
@@ -164,24 +215,45 @@ fn conda_lib(variables: Variables) -> Option<PathBuf> {
 }
 
 fn loader_path(variables: Variables) -> Vec<PathBuf> {
-    let variable = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+    let variable = if cfg!(target_os = "macos") {
+        "DYLD_LIBRARY_PATH"
+    } else {
+        "LD_LIBRARY_PATH"
+    };
     let listed = variables(variable).unwrap_or_default();
-    let usual =
-        ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/opt/homebrew/lib"];
-    env::split_paths(&listed).filter(|folder| !folder.as_os_str().is_empty()).chain(usual.map(PathBuf::from)).collect()
+    let usual = [
+        "/usr/local/lib",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/opt/homebrew/lib",
+    ];
+    env::split_paths(&listed)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .chain(usual.map(PathBuf::from))
+        .collect()
 }
 
 /// Files in `folder` whose names begin with one of `prefixes`, in the order of their names.
 fn files(folder: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
     let named = |path: &PathBuf| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         prefixes.iter().any(|prefix| name.starts_with(prefix)) && path.is_file()
     };
     children(folder).into_iter().filter(named).collect()
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
-    let mut children: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut children: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     children.sort();
     children
 }
@@ -202,29 +274,70 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name).into_os_string();
         let capi = "lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0";
-        let (venv, conda) = (place(root.path(), &format!("venv/{capi}")), place(root.path(), &format!("conda/{capi}")));
-        place(root.path(), "venv/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime_providers_shared.so");
+        let (venv, conda) = (
+            place(root.path(), &format!("venv/{capi}")),
+            place(root.path(), &format!("conda/{capi}")),
+        );
+        place(
+            root.path(),
+            "venv/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime_providers_shared.so",
+        );
         let forge = place(root.path(), "conda/lib/libonnxruntime.so.1.24.1");
-        let (listed, named) = (place(root.path(), "listed/libonnxruntime.so.1"), place(root.path(), "named/libonnxruntime.so.1.30.0"));
+        let (listed, named) = (
+            place(root.path(), "listed/libonnxruntime.so.1"),
+            place(root.path(), "named/libonnxruntime.so.1.30.0"),
+        );
 
-        let all = [("VIRTUAL_ENV", at("venv")), ("CONDA_PREFIX", at("conda")), ("LD_LIBRARY_PATH", at("listed"))];
-        let set = |set: &[(&str, OsString)], name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
-        let order: Vec<PathBuf> = candidates_by(&|name| set(&all, name)).into_iter().map(|found| found.path).collect();
-        assert_eq!(order.iter().filter(|path| path.starts_with(root.path())).cloned().collect::<Vec<_>>(), [venv, conda, forge, listed]);
+        let all = [
+            ("VIRTUAL_ENV", at("venv")),
+            ("CONDA_PREFIX", at("conda")),
+            ("LD_LIBRARY_PATH", at("listed")),
+        ];
+        let set = |set: &[(&str, OsString)], name: &str| {
+            set.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.clone())
+        };
+        let order: Vec<PathBuf> = candidates_by(&|name| set(&all, name))
+            .into_iter()
+            .map(|found| found.path)
+            .collect();
+        assert_eq!(
+            order
+                .iter()
+                .filter(|path| path.starts_with(root.path()))
+                .cloned()
+                .collect::<Vec<_>>(),
+            [venv, conda, forge, listed]
+        );
 
-        let more = [("ORT_DYLIB_PATH", named.clone().into_os_string()), ("VIRTUAL_ENV", at("venv"))];
+        let more = [
+            ("ORT_DYLIB_PATH", named.clone().into_os_string()),
+            ("VIRTUAL_ENV", at("venv")),
+        ];
         let found = find_by(&|name| set(&more, name)).unwrap().unwrap();
         assert!(found.path == named && found.demanded);
-        let rten = [("TRAJMILL_RUNTIME", OsString::from("rten")), ("ORT_DYLIB_PATH", named.into_os_string())];
+        let rten = [
+            ("TRAJMILL_RUNTIME", OsString::from("rten")),
+            ("ORT_DYLIB_PATH", named.into_os_string()),
+        ];
         assert!(find_by(&|name| set(&rten, name)).unwrap().is_none());
     }
 
     #[test]
     fn what_is_named_and_not_there_is_an_error() {
-        let missing = |name: &str| (name == "ORT_DYLIB_PATH").then(|| OsString::from("/nowhere/libonnxruntime.so"));
-        assert_eq!(find_by(&missing).unwrap_err().message, "ORT_DYLIB_PATH names /nowhere/libonnxruntime.so, which is not a file");
+        let missing = |name: &str| {
+            (name == "ORT_DYLIB_PATH").then(|| OsString::from("/nowhere/libonnxruntime.so"))
+        };
+        assert_eq!(
+            find_by(&missing).unwrap_err().message,
+            "ORT_DYLIB_PATH names /nowhere/libonnxruntime.so, which is not a file"
+        );
         let odd = |name: &str| (name == "TRAJMILL_RUNTIME").then(|| OsString::from("tract"));
-        assert_eq!(find_by(&odd).unwrap_err().message, "TRAJMILL_RUNTIME is `tract`");
+        assert_eq!(
+            find_by(&odd).unwrap_err().message,
+            "TRAJMILL_RUNTIME is `tract`"
+        );
     }
 
     #[test]
@@ -242,8 +355,20 @@ mod tests {
             place(&packages.join("nvidia"), file);
         }
         let found = cuda_libraries(Some(&runtime));
-        let ours = found.iter().filter(|path| path.starts_with(fs::canonicalize(root.path()).unwrap()));
-        let names: Vec<_> = ours.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-        assert_eq!(names, ["libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcudnn.so.9"]);
+        let ours = found
+            .iter()
+            .filter(|path| path.starts_with(fs::canonicalize(root.path()).unwrap()));
+        let names: Vec<_> = ours
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "libcudart.so.13",
+                "libcublasLt.so.13",
+                "libcublas.so.13",
+                "libcudnn.so.9"
+            ]
+        );
     }
 }

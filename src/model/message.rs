@@ -36,22 +36,28 @@ impl Kind {
     /// The kind of message in field `number`; `None` where that is none.
     fn within(self, number: u64) -> Option<Kind> {
         match (self, number) {
-            (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => Some(Kind::Graph),
+            (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => {
+                Some(Kind::Graph)
+            }
             (Kind::Model, 20) => Some(Kind::Training),
             (Kind::Model, 25) => Some(Kind::Function),
             (Kind::Graph, 1) | (Kind::Function, 7) => Some(Kind::Node),
             (Kind::Node, 5) | (Kind::Function, 11) => Some(Kind::Attribute),
             (Kind::Graph, 15) | (Kind::Attribute, 22 | 23) => Some(Kind::Sparse),
-            (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => Some(Kind::Tensor),
+            (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => {
+                Some(Kind::Tensor)
+            }
             (Kind::Graph, 11..=13) | (Kind::Function, 12) => Some(Kind::ValueInfo),
             (Kind::ValueInfo, 2) | (Kind::Attribute, 14 | 15) => Some(Kind::Type),
             // Of a tensor, sequence, map, sparse tensor or optional: each has a message in but one of two fields.
             (Kind::Type, 1 | 4 | 5 | 8 | 9) => Some(Kind::Element),
             (Kind::Element, 1) => Some(Kind::Type),
             (Kind::Element, 2) => Some(Kind::Shape),
-            (Kind::Model, 8 | 14) | (Kind::Training, 3 | 4) | (Kind::Graph, 14 | 16) | (Kind::Function, 9 | 14) | (Kind::Node, 9) => {
-                Some(Kind::Entry)
-            }
+            (Kind::Model, 8 | 14)
+            | (Kind::Training, 3 | 4)
+            | (Kind::Graph, 14 | 16)
+            | (Kind::Function, 9 | 14)
+            | (Kind::Node, 9) => Some(Kind::Entry),
             (Kind::Tensor, 13 | 16) | (Kind::ValueInfo, 4) | (Kind::Shape, 1) => Some(Kind::Entry),
             _ => None,
         }
@@ -87,8 +93,12 @@ fn look(kind: Kind, message: &[u8], depth: usize) -> Option<Fault> {
         return Some(Fault::Deep);
     }
     fields(message).find_map(|(number, value)| match value {
-        Value::Number(EXTERNAL) if kind == Kind::Tensor && number == DATA_LOCATION => Some(Fault::External),
-        Value::Bytes(inner) => kind.within(number).and_then(|kind| look(kind, inner, depth + 1)),
+        Value::Number(EXTERNAL) if kind == Kind::Tensor && number == DATA_LOCATION => {
+            Some(Fault::External)
+        }
+        Value::Bytes(inner) => kind
+            .within(number)
+            .and_then(|kind| look(kind, inner, depth + 1)),
         Value::Number(_) | Value::Group => None,
     })
 }
@@ -133,7 +143,9 @@ fn whole(kind: Kind, mut message: &[u8], depth: usize) -> bool {
     while !message.is_empty() {
         let fits = match field(&mut message) {
             None | Some((_, Value::Group)) => false,
-            Some((number, Value::Bytes(inner))) => kind.within(number).is_none_or(|kind| depth < DEEPEST && whole(kind, inner, depth + 1)),
+            Some((number, Value::Bytes(inner))) => kind
+                .within(number)
+                .is_none_or(|kind| depth < DEEPEST && whole(kind, inner, depth + 1)),
             Some((_, Value::Number(_))) => true,
         };
         if !fits {
@@ -181,31 +193,58 @@ mod tests {
     /// A model with a tensor in `location` at the end of `fields`, from the model inwards.
     fn model(fields: &[u64], location: u8) -> Vec<u8> {
         let tensor = vec![(DATA_LOCATION << 3) as u8, location];
-        fields.iter().rev().fold(tensor, |inner, number| encoded(*number, &inner))
+        fields
+            .iter()
+            .rev()
+            .fold(tensor, |inner, number| encoded(*number, &inner))
     }
 
     #[test]
     fn weights_in_another_file_are_refused_wherever_a_model_can_have_them() {
         let path = Path::new("m.onnx");
-        let places: [&[u64]; 8] =
-            [&[7, 5], &[7, 15, 1], &[7, 15, 2], &[7, 1, 5, 5], &[7, 1, 5, 10], &[7, 1, 5, 6, 1, 5, 11, 5], &[25, 7, 5, 22, 1], &[20, 2, 5]];
+        let places: [&[u64]; 8] = [
+            &[7, 5],
+            &[7, 15, 1],
+            &[7, 15, 2],
+            &[7, 1, 5, 5],
+            &[7, 1, 5, 10],
+            &[7, 1, 5, 6, 1, 5, 11, 5],
+            &[25, 7, 5, 22, 1],
+            &[20, 2, 5],
+        ];
         for fields in places {
             assert!(refuse(path, &model(fields, 0)).is_ok(), "{fields:?}");
             let message = refuse(path, &model(fields, 1)).unwrap_err().message;
-            assert!(message.starts_with("m.onnx keeps weights in another file"), "{fields:?}: {message}");
+            assert!(
+                message.starts_with("m.onnx keeps weights in another file"),
+                "{fields:?}: {message}"
+            );
             // A group in front, which readers pass over, hides nothing.
             let hidden = [vec![0x0b, 0x0c], model(fields, 1)].concat();
-            assert!(refuse(path, &hidden).is_err() && !is_whole(&hidden), "{fields:?}");
+            assert!(
+                refuse(path, &hidden).is_err() && !is_whole(&hidden),
+                "{fields:?}"
+            );
         }
     }
 
     #[test]
     fn a_field_that_claims_more_than_its_message_holds_is_found_wherever_it_is() {
-        let places: [&[u64]; 6] = [&[7], &[7, 5], &[7, 1, 5], &[7, 11, 2, 1, 2, 1], &[8], &[25, 7, 5, 5, 13]];
+        let places: [&[u64]; 6] = [
+            &[7],
+            &[7, 5],
+            &[7, 1, 5],
+            &[7, 11, 2, 1, 2, 1],
+            &[8],
+            &[25, 7, 5, 5, 13],
+        ];
         for fields in places {
             // A text of three bytes, of which all are there, and all but one.
             for (text, whole) in [(&[0x12, 3, 1, 2, 3][..], true), (&[0x12, 3, 1, 2], false)] {
-                let message = fields.iter().rev().fold(text.to_vec(), |inner, number| encoded(*number, &inner));
+                let message = fields
+                    .iter()
+                    .rev()
+                    .fold(text.to_vec(), |inner, number| encoded(*number, &inner));
                 assert_eq!(is_whole(&message), whole, "{fields:?}");
             }
         }
@@ -215,11 +254,20 @@ mod tests {
     fn garbage_is_not_ours_to_judge_and_graphs_without_end_are_refused() {
         let path = Path::new("m.onnx");
         for end in 0..model(&[7, 5], 1).len() {
-            assert!(refuse(path, &model(&[7, 5], 1)[..end]).is_ok(), "cut at {end}");
+            assert!(
+                refuse(path, &model(&[7, 5], 1)[..end]).is_ok(),
+                "cut at {end}"
+            );
         }
         assert!(refuse(path, &[0xff; 64]).is_ok());
-        let deep: Vec<u64> = [7].into_iter().chain([1, 5, 6].into_iter().cycle().take(3_000)).collect();
+        let deep: Vec<u64> = [7]
+            .into_iter()
+            .chain([1, 5, 6].into_iter().cycle().take(3_000))
+            .collect();
         let message = refuse(path, &model(&deep, 0)).unwrap_err().message;
-        assert!(message.ends_with("its graphs lie within graphs more than 100 messages deep"), "{message}");
+        assert!(
+            message.ends_with("its graphs lie within graphs more than 100 messages deep"),
+            "{message}"
+        );
     }
 }

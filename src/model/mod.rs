@@ -42,13 +42,18 @@ impl std::str::FromStr for Device {
 
     /// Reads `auto`, `cpu`, `cuda` or `cuda:0,1`.
     fn from_str(text: &str) -> Result<Device> {
-        let wrong = || Error::usage(format!("unknown device `{text}`")).hint("one of auto, cpu, cuda, cuda:0, cuda:0,1");
+        let wrong = || {
+            Error::usage(format!("unknown device `{text}`"))
+                .hint("one of auto, cpu, cuda, cuda:0, cuda:0,1")
+        };
         match text.split_once(':') {
             None if text == "auto" => Ok(Device::Auto),
             None if text == "cpu" => Ok(Device::Cpu),
             None if text == "cuda" => Ok(Device::Cuda(vec![0])),
             Some(("cuda", indices)) => {
-                let indices = indices.split(',').map(|index| index.trim().parse().map_err(|_| wrong()));
+                let indices = indices
+                    .split(',')
+                    .map(|index| index.trim().parse().map_err(|_| wrong()));
                 Ok(Device::Cuda(indices.collect::<Result<_>>()?))
             }
             _ => Err(wrong()),
@@ -222,7 +227,15 @@ impl Runtime {
 
     /// Rows of a batch where the user gives none: a constant of the device, so that results repeat.
     pub fn batch(&self) -> usize {
-        if self.devices().iter().any(|device| device.starts_with("cuda")) { 16_384 } else { 512 }
+        if self
+            .devices()
+            .iter()
+            .any(|device| device.starts_with("cuda"))
+        {
+            16_384
+        } else {
+            512
+        }
     }
 
     /// Reads what the model at `path` says of itself.
@@ -242,8 +255,16 @@ impl Runtime {
     /// Where the model cannot be loaded, or a node cannot run on the device that was asked for.
     pub fn open(&self, spec: &Spec, geometry: &Geometry, workers: usize) -> Result<Pool> {
         let sessions = match self {
-            Runtime::Onnx(runtime) => runtime.open(spec, geometry, workers)?.into_iter().map(Session::Onnx).collect::<Vec<_>>(),
-            Runtime::Pure(runtime) => runtime.open(spec, geometry, workers)?.into_iter().map(Session::Pure).collect(),
+            Runtime::Onnx(runtime) => runtime
+                .open(spec, geometry, workers)?
+                .into_iter()
+                .map(Session::Onnx)
+                .collect::<Vec<_>>(),
+            Runtime::Pure(runtime) => runtime
+                .open(spec, geometry, workers)?
+                .into_iter()
+                .map(Session::Pure)
+                .collect(),
         };
         Ok(Pool::new(sessions))
     }
@@ -364,7 +385,10 @@ impl Pool {
     /// What `work` returns, or that no session is left.
     pub fn with<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
         store::pause();
-        let mut session = self.free.recv().map_err(|_| Error::failed("no model session is left"))?;
+        let mut session = self
+            .free
+            .recv()
+            .map_err(|_| Error::failed("no model session is left"))?;
         // A session that was not given back would let the others wait for ever.
         let result = caught("the model", || work(&mut session));
         store::pause();

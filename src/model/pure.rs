@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use rten::{DataType, Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueType};
+use rten::{
+    DataType, Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView,
+    ValueType,
+};
 use rten_tensor::{Layout, Tensor};
 
 use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, message};
@@ -46,32 +49,68 @@ impl PureRuntime {
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
         let hash = store::digest(path)?.blake3;
         let model = load(path)?;
-        let ports = |ids: &[NodeId]| ids.iter().map(|id| port(&model, *id)).collect::<Vec<Port>>();
+        let ports = |ids: &[NodeId]| {
+            ids.iter()
+                .map(|id| port(&model, *id))
+                .collect::<Vec<Port>>()
+        };
         let standard = ["producer_name", "producer_version"];
-        let metadata = model.metadata().fields().filter(|(key, _)| !standard.contains(key));
+        let metadata = model
+            .metadata()
+            .fields()
+            .filter(|(key, _)| !standard.contains(key));
         Ok(Spec {
             path: path.to_owned(),
             hash,
             inputs: ports(model.input_ids()),
             outputs: ports(model.output_ids()),
-            metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            metadata: metadata
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
         })
     }
 
-    pub(super) fn open(&self, spec: &Spec, geometry: &Geometry, workers: usize) -> Result<Vec<PureSession>> {
+    pub(super) fn open(
+        &self,
+        spec: &Spec,
+        geometry: &Geometry,
+        workers: usize,
+    ) -> Result<Vec<PureSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
         let model = Arc::new(load(&spec.path)?);
-        (0..workers.max(1)).map(|_| PureSession::start(spec, geometry, &shapes, &model)).collect()
+        (0..workers.max(1))
+            .map(|_| PureSession::start(spec, geometry, &shapes, &model))
+            .collect()
     }
 }
 
 impl PureSession {
-    fn start(spec: &Spec, geometry: &Geometry, shapes: &[Vec<usize>], model: &Arc<Model>) -> Result<PureSession> {
-        let buffers = spec.inputs.iter().zip(shapes).map(|(port, shape)| buffer(spec, port, shape, geometry.batch));
+    fn start(
+        spec: &Spec,
+        geometry: &Geometry,
+        shapes: &[Vec<usize>],
+        model: &Arc<Model>,
+    ) -> Result<PureSession> {
+        let buffers = spec
+            .inputs
+            .iter()
+            .zip(shapes)
+            .map(|(port, shape)| buffer(spec, port, shape, geometry.batch));
         let inputs = buffers.collect::<Result<Vec<_>>>()?;
-        let outputs: Vec<NodeId> = geometry.outputs.iter().filter_map(|index| model.output_ids().get(*index).copied()).collect();
+        let outputs: Vec<NodeId> = geometry
+            .outputs
+            .iter()
+            .filter_map(|index| model.output_ids().get(*index).copied())
+            .collect();
         let (jobs, done) = serve(Arc::clone(model), outputs)?;
-        let mut session = PureSession { path: spec.path.clone(), batch: geometry.batch, inputs, outputs: Vec::new(), jobs, done };
+        let mut session = PureSession {
+            path: spec.path.clone(),
+            batch: geometry.batch,
+            inputs,
+            outputs: Vec::new(),
+            jobs,
+            done,
+        };
         // A batch of zeros shows what the outputs look like, before any row is read.
         let given = session.infer()?;
         for (index, value) in geometry.outputs.iter().zip(&given) {
@@ -101,11 +140,20 @@ impl PureSession {
             let batch = self.batch;
             self.input(index).pad(rows, batch);
         }
-        let lengths: Vec<usize> = (0..self.outputs.len()).map(|index| self.output(index).len()).collect();
+        let lengths: Vec<usize> = (0..self.outputs.len())
+            .map(|index| self.output(index).len())
+            .collect();
         let given = self.infer()?;
         self.keep(given);
-        let same = lengths.iter().enumerate().all(|(index, length)| self.output(index).len() == *length);
-        if same { Ok(()) } else { Err(batch::shape_depends_on_data(&self.path)) }
+        let same = lengths
+            .iter()
+            .enumerate()
+            .all(|(index, length)| self.output(index).len() == *length);
+        if same {
+            Ok(())
+        } else {
+            Err(batch::shape_depends_on_data(&self.path))
+        }
     }
 
     pub(super) fn output(&self, index: usize) -> Data<'_> {
@@ -119,12 +167,17 @@ impl PureSession {
 
     fn infer(&mut self) -> Result<Vec<Value>> {
         let path = self.path.display();
-        let stopped =
-            || Error::failed(format!("{path}: rten stopped while running the model")).hint("try ONNX Runtime: `pip install onnxruntime`");
-        self.jobs.send(std::mem::take(&mut self.inputs)).map_err(|_| stopped())?;
+        let stopped = || {
+            Error::failed(format!("{path}: rten stopped while running the model"))
+                .hint("try ONNX Runtime: `pip install onnxruntime`")
+        };
+        self.jobs
+            .send(std::mem::take(&mut self.inputs))
+            .map_err(|_| stopped())?;
         let (inputs, given) = self.done.recv().map_err(|_| stopped())?;
         self.inputs = inputs;
-        given.map_err(|reason| Error::failed(format!("{path}: rten cannot run the model: {reason}")))
+        given
+            .map_err(|reason| Error::failed(format!("{path}: rten cannot run the model: {reason}")))
     }
 
     fn keep(&mut self, given: Vec<Value>) {
@@ -152,17 +205,27 @@ fn serve(model: Arc<Model>, outputs: Vec<NodeId>) -> Result<(Sender<Vec<Value>>,
         pool.run(|| {
             for inputs in todo {
                 let feed = || {
-                    let views = model.input_ids().iter().copied().zip(inputs.iter().map(ValueOrView::from)).collect();
-                    model.run(views, &outputs, Some(options.clone())).map_err(|error| error.to_string())
+                    let views = model
+                        .input_ids()
+                        .iter()
+                        .copied()
+                        .zip(inputs.iter().map(ValueOrView::from))
+                        .collect();
+                    model
+                        .run(views, &outputs, Some(options.clone()))
+                        .map_err(|error| error.to_string())
                 };
-                let given = catch_unwind(AssertUnwindSafe(feed)).unwrap_or_else(|_| Err("it stopped unexpectedly".to_owned()));
+                let given = catch_unwind(AssertUnwindSafe(feed))
+                    .unwrap_or_else(|_| Err("it stopped unexpectedly".to_owned()));
                 if reply.send((inputs, given)).is_err() {
                     break;
                 }
             }
         });
     };
-    let thread = std::thread::Builder::new().name("rten".to_owned()).spawn(work);
+    let thread = std::thread::Builder::new()
+        .name("rten".to_owned())
+        .spawn(work);
     thread.map_err(|error| Error::failed(format!("cannot start a thread for a model: {error}")))?;
     Ok((jobs, done))
 }
@@ -177,8 +240,12 @@ fn buffer(spec: &Spec, port: &Port, shape: &[usize], batch: usize) -> Result<Val
     }
     let count = shape.iter().product();
     let value = match port.element {
-        Element::I32 => zeros(count).map(|values: Vec<i32>| Value::from(Tensor::from_data(shape, values))),
-        Element::U8 => zeros(count).map(|values: Vec<u8>| Value::from(Tensor::from_data(shape, values))),
+        Element::I32 => {
+            zeros(count).map(|values: Vec<i32>| Value::from(Tensor::from_data(shape, values)))
+        }
+        Element::U8 => {
+            zeros(count).map(|values: Vec<u8>| Value::from(Tensor::from_data(shape, values)))
+        }
         _ => zeros(count).map(|values: Vec<f32>| Value::from(Tensor::from_data(shape, values))),
     };
     value.ok_or_else(|| batch::out_of_memory(spec, batch, "memory"))
@@ -196,13 +263,25 @@ fn port(model: &Model, id: NodeId) -> Port {
         Dimension::Fixed(size) => Some(size),
         Dimension::Symbolic(_) => None,
     };
-    let shape = info.as_ref().and_then(rten::NodeInfo::shape).unwrap_or_default();
-    let name = info.as_ref().and_then(rten::NodeInfo::name).unwrap_or_default().to_owned();
-    Port { name, element, shape: shape.into_iter().map(axis).collect() }
+    let shape = info
+        .as_ref()
+        .and_then(rten::NodeInfo::shape)
+        .unwrap_or_default();
+    let name = info
+        .as_ref()
+        .and_then(rten::NodeInfo::name)
+        .unwrap_or_default()
+        .to_owned();
+    Port {
+        name,
+        element,
+        shape: shape.into_iter().map(axis).collect(),
+    }
 }
 
 fn load(path: &Path) -> Result<Model> {
-    let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     message::refuse(path, &bytes)?;
     let refused = |reason: String| {
         Error::failed(format!("{} is not a model that rten can run: {reason}", path.display()))
@@ -211,9 +290,16 @@ fn load(path: &Path) -> Result<Model> {
     if !message::is_whole(&bytes) {
         return Err(refused("it is damaged, or not ONNX at all".to_owned()));
     }
-    let parse = || ModelOptions::with_all_ops().prepack_weights(true).load(bytes).map_err(|error| error.to_string());
+    let parse = || {
+        ModelOptions::with_all_ops()
+            .prepack_weights(true)
+            .load(bytes)
+            .map_err(|error| error.to_string())
+    };
     // A malformed file must end in an error, whatever the parser makes of it.
-    catch_unwind(AssertUnwindSafe(parse)).unwrap_or_else(|_| Err("it is malformed".to_owned())).map_err(refused)
+    catch_unwind(AssertUnwindSafe(parse))
+        .unwrap_or_else(|_| Err("it is malformed".to_owned()))
+        .map_err(refused)
 }
 
 #[cfg(test)]

@@ -10,27 +10,52 @@ use super::*;
 
 fn runtimes() -> Vec<Runtime> {
     let named = std::env::var_os("TRAJMILL_TEST_ORT").map(PathBuf::from);
-    let path = named.or_else(|| library::candidates().into_iter().next().map(|found| found.path));
-    let found = path.map(|path| library::Found { path, how: "a test".to_owned(), demanded: true });
-    let options = Options { device: Device::Cpu, tf32: false };
+    let path = named.or_else(|| {
+        library::candidates()
+            .into_iter()
+            .next()
+            .map(|found| found.path)
+    });
+    let found = path.map(|path| library::Found {
+        path,
+        how: "a test".to_owned(),
+        demanded: true,
+    });
+    let options = Options {
+        device: Device::Cpu,
+        tf32: false,
+    };
     let onnx = found.map(|found| Runtime::Onnx(onnx::OnnxRuntime::load(&found, &options).unwrap()));
     onnx.into_iter().chain([Runtime::embedded()]).collect()
 }
 
 fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/models")
+        .join(format!("{name}.onnx"))
 }
 
 fn geometry(spec: &Spec, batch: usize) -> Geometry {
-    let inputs = spec.inputs.iter().map(|port| port.shape[1..].iter().map(|size| size.unwrap()).collect()).collect();
-    Geometry { batch, inputs, outputs: (0..spec.outputs.len()).collect() }
+    let inputs = spec
+        .inputs
+        .iter()
+        .map(|port| port.shape[1..].iter().map(|size| size.unwrap()).collect())
+        .collect();
+    Geometry {
+        batch,
+        inputs,
+        outputs: (0..spec.outputs.len()).collect(),
+    }
 }
 
 fn fill(session: &mut Session, inputs: &[Vec<f64>], rows: usize) {
     for (index, values) in inputs.iter().enumerate() {
         let count = values.len() / 8 * rows;
         match session.input(index) {
-            DataMut::F32(buffer) => buffer.iter_mut().zip(&values[..count]).for_each(|(slot, value)| *slot = *value as f32),
+            DataMut::F32(buffer) => buffer
+                .iter_mut()
+                .zip(&values[..count])
+                .for_each(|(slot, value)| *slot = *value as f32),
             DataMut::F64(buffer) => buffer[..count].copy_from_slice(&values[..count]),
             other => panic!("{other:?}"),
         }
@@ -46,7 +71,9 @@ fn numbers(data: Data) -> Vec<f64> {
 }
 
 fn outputs(session: &Session, count: usize) -> Vec<Vec<f64>> {
-    (0..count).map(|index| numbers(session.output(index))).collect()
+    (0..count)
+        .map(|index| numbers(session.output(index)))
+        .collect()
 }
 
 /// By model, then by port: rows of values, `None` for one that is not finite.
@@ -57,7 +84,15 @@ fn expected() -> Expected {
 }
 
 fn known(values: &[Vec<Option<f64>>]) -> Vec<Vec<f64>> {
-    values.iter().map(|values| values.iter().map(|value| value.unwrap_or(f64::NAN)).collect()).collect()
+    values
+        .iter()
+        .map(|values| {
+            values
+                .iter()
+                .map(|value| value.unwrap_or(f64::NAN))
+                .collect()
+        })
+        .collect()
 }
 
 #[test]
@@ -104,14 +139,26 @@ fn a_padded_batch_another_session_and_many_threads_give_the_same_bits() {
                     session.run(rows)?;
                     Ok(outputs(session, spec.outputs.len())
                         .iter()
-                        .map(|values| values[..values.len() / 13 * 5].iter().map(|value| value.to_bits()).collect::<Vec<_>>())
+                        .map(|values| {
+                            values[..values.len() / 13 * 5]
+                                .iter()
+                                .map(|value| value.to_bits())
+                                .collect::<Vec<_>>()
+                        })
                         .collect::<Vec<_>>())
                 })
                 .unwrap()
             };
             let whole = run(8);
-            let again: Vec<_> = (0..24).into_par_iter().map(|turn| run(5 + turn % 4)).collect();
-            assert!(again.iter().all(|bits| *bits == whole), "{} {name}", runtime.name());
+            let again: Vec<_> = (0..24)
+                .into_par_iter()
+                .map(|turn| run(5 + turn % 4))
+                .collect();
+            assert!(
+                again.iter().all(|bits| *bits == whole),
+                "{} {name}",
+                runtime.name()
+            );
         }
     }
 }
@@ -122,8 +169,15 @@ fn one_session_serves_many_workers_without_a_deadlock() {
     for runtime in runtimes() {
         let spec = runtime.spec(&model("mlp")).unwrap();
         let pool = runtime.open(&spec, &geometry(&spec, 64), 1).unwrap();
-        let workers = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
-        workers.install(|| (0..400).into_par_iter().for_each(|_| pool.with(|session| session.run(64)).unwrap()));
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(4)
+            .build()
+            .unwrap();
+        workers.install(|| {
+            (0..400)
+                .into_par_iter()
+                .for_each(|_| pool.with(|session| session.run(64)).unwrap())
+        });
     }
 }
 
@@ -142,16 +196,42 @@ fn a_panic_at_a_session_leaves_it_to_the_others() {
 fn a_spec_tells_ports_metadata_and_hash() {
     for runtime in runtimes() {
         let spec = runtime.spec(&model("mlp")).unwrap();
-        assert_eq!(spec.inputs.iter().map(Port::to_string).collect::<Vec<_>>(), ["x: float32 [batch, 9]"]);
-        assert_eq!(spec.outputs.iter().map(Port::to_string).collect::<Vec<_>>(), ["action: float32 [batch, 2]"]);
-        let wanted = [("note", "für Tests"), ("trajmill.window", "1,1")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(
+            spec.inputs.iter().map(Port::to_string).collect::<Vec<_>>(),
+            ["x: float32 [batch, 9]"]
+        );
+        assert_eq!(
+            spec.outputs.iter().map(Port::to_string).collect::<Vec<_>>(),
+            ["action: float32 [batch, 2]"]
+        );
+        let wanted = [("note", "für Tests"), ("trajmill.window", "1,1")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(spec.metadata, BTreeMap::from(wanted));
-        assert_eq!(spec.hash, blake3::hash(&std::fs::read(model("mlp")).unwrap()).to_hex().to_string());
+        assert_eq!(
+            spec.hash,
+            blake3::hash(&std::fs::read(model("mlp")).unwrap())
+                .to_hex()
+                .to_string()
+        );
         let horizon = runtime.spec(&model("horizon")).unwrap();
-        assert_eq!(horizon.outputs[0].shape, [None, Some(4), Some(2)], "{}", runtime.name());
-        assert_eq!(runtime.spec(&model("named")).unwrap().inputs[1].name, "s_next");
+        assert_eq!(
+            horizon.outputs[0].shape,
+            [None, Some(4), Some(2)],
+            "{}",
+            runtime.name()
+        );
+        assert_eq!(
+            runtime.spec(&model("named")).unwrap().inputs[1].name,
+            "s_next"
+        );
         assert_eq!(runtime.devices(), ["cpu"]);
-        assert!(runtime.version().starts_with(|first: char| first.is_ascii_digit()), "{}", runtime.version());
+        assert!(
+            runtime
+                .version()
+                .starts_with(|first: char| first.is_ascii_digit()),
+            "{}",
+            runtime.version()
+        );
     }
 }
 
@@ -160,16 +240,30 @@ fn what_is_no_model_is_one_error_that_names_the_file() {
     let root = tempfile::tempdir().unwrap();
     let bytes = std::fs::read(model("mlp")).unwrap();
     for runtime in runtimes() {
-        let message = runtime.spec(&root.path().join("none.onnx")).unwrap_err().message;
-        assert!(message.starts_with("cannot read ") && message.contains("none.onnx"), "{message}");
+        let message = runtime
+            .spec(&root.path().join("none.onnx"))
+            .unwrap_err()
+            .message;
+        assert!(
+            message.starts_with("cannot read ") && message.contains("none.onnx"),
+            "{message}"
+        );
         assert!(runtime.spec(root.path()).is_err());
-        for (index, content) in
-            [&b""[..], b"not a model", &[0xff; 4096]].into_iter().chain((0..40).map(|cut| &bytes[..cut * bytes.len() / 40])).enumerate()
+        for (index, content) in [&b""[..], b"not a model", &[0xff; 4096]]
+            .into_iter()
+            .chain((0..40).map(|cut| &bytes[..cut * bytes.len() / 40]))
+            .enumerate()
         {
             let path = root.path().join(format!("{}{index}.onnx", runtime.name()));
             crate::dataset::store::write(&path, content).unwrap();
             if let Err(error) = runtime.spec(&path) {
-                assert!(error.message.starts_with(&format!("{} is not a model that ", path.display())), "{}", error.message);
+                assert!(
+                    error
+                        .message
+                        .starts_with(&format!("{} is not a model that ", path.display())),
+                    "{}",
+                    error.message
+                );
                 assert!(!error.message.contains('\n'), "{}", error.message);
             } else {
                 assert!(index > 2, "{} took garbage for a model", runtime.name());
@@ -185,8 +279,13 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
             let spec = runtime.spec(&model(name)).unwrap();
             let mut geometry = geometry(&spec, 8);
             change(&mut geometry);
-            let error = runtime.open(&spec, &geometry, 1).err().unwrap_or_else(|| panic!("{} took {name}", runtime.name()));
-            error.to_string().replace(&format!("{}", model(name).display()), "MODEL")
+            let error = runtime
+                .open(&spec, &geometry, 1)
+                .err()
+                .unwrap_or_else(|| panic!("{} took {name}", runtime.name()));
+            error
+                .to_string()
+                .replace(&format!("{}", model(name).display()), "MODEL")
         };
         let fixed = "MODEL: input `x` takes batches of 7 rows only, not 8\n  set `batch: 7`, or export the model with a free batch axis";
         assert_eq!(refusal("fixed_batch", &|_| ()), fixed);
@@ -198,7 +297,10 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
             refusal("mlp", &|geometry| geometry.inputs = vec![vec![6]]),
             "MODEL: input x: float32 [batch, 9] cannot be fed rows of shape [6]"
         );
-        assert_eq!(refusal("named", &|geometry| geometry.inputs = vec![vec![3]]), "MODEL has 2 inputs, 1 are fed");
+        assert_eq!(
+            refusal("named", &|geometry| geometry.inputs = vec![vec![3]]),
+            "MODEL has 2 inputs, 1 are fed"
+        );
         let huge = refusal("mlp", &|geometry| geometry.batch = 1 << 46);
         assert!(
             huge.starts_with("MODEL: out of memory: a batch of 70368744177664 rows does not fit in memory\n  set a smaller `batch:`"),
@@ -209,19 +311,39 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
 
 #[test]
 fn rten_names_the_operator_that_it_lacks() {
-    let message = Runtime::embedded().spec(&model("selu")).unwrap_err().message;
-    assert!(message.contains("selu.onnx is not a model that rten can run") && message.contains("Selu"), "{message}");
+    let message = Runtime::embedded()
+        .spec(&model("selu"))
+        .unwrap_err()
+        .message;
+    assert!(
+        message.contains("selu.onnx is not a model that rten can run") && message.contains("Selu"),
+        "{message}"
+    );
 }
 
 #[test]
 fn cuda_is_not_to_be_had_from_a_build_for_the_cpu() {
-    let Some(Runtime::Onnx(_)) = runtimes().into_iter().next() else { return };
-    let found = std::env::var_os("TRAJMILL_TEST_ORT").map(PathBuf::from).or_else(|| Some(library::candidates().first()?.path.clone()));
-    let found = library::Found { path: found.unwrap(), how: "a test".to_owned(), demanded: true };
+    let Some(Runtime::Onnx(_)) = runtimes().into_iter().next() else {
+        return;
+    };
+    let found = std::env::var_os("TRAJMILL_TEST_ORT")
+        .map(PathBuf::from)
+        .or_else(|| Some(library::candidates().first()?.path.clone()));
+    let found = library::Found {
+        path: found.unwrap(),
+        how: "a test".to_owned(),
+        demanded: true,
+    };
     if onnx::providers(&found).unwrap().contains(&"CUDA") {
         return;
     }
-    let options = Options { device: Device::Cuda(vec![0]), tf32: false };
-    let message = onnx::OnnxRuntime::load(&found, &options).err().unwrap().message;
+    let options = Options {
+        device: Device::Cuda(vec![0]),
+        tf32: false,
+    };
+    let message = onnx::OnnxRuntime::load(&found, &options)
+        .err()
+        .unwrap()
+        .message;
     assert!(message.ends_with("is a build without CUDA"), "{message}");
 }

@@ -30,17 +30,28 @@ impl Fingerprint {
     /// What is not as it was in `earlier`, one sentence fragment each.
     pub fn changes_since(&self, earlier: &BTreeMap<String, String>) -> Vec<String> {
         let brief = |value: &str| {
-            if value.chars().count() > 60 { format!("{}…", value.chars().take(59).collect::<String>()) } else { value.to_owned() }
+            if value.chars().count() > 60 {
+                format!("{}…", value.chars().take(59).collect::<String>())
+            } else {
+                value.to_owned()
+            }
         };
         let mut changes = Vec::new();
         for (name, value) in &self.inputs {
             match earlier.get(name) {
                 Some(old) if old == value => {}
-                Some(old) => changes.push(format!("{name}: was {}, is {}", brief(old), brief(value))),
+                Some(old) => {
+                    changes.push(format!("{name}: was {}, is {}", brief(old), brief(value)))
+                }
                 None => changes.push(format!("{name}: new")),
             }
         }
-        changes.extend(earlier.keys().filter(|name| !self.inputs.contains_key(*name)).map(|name| format!("{name}: gone")));
+        changes.extend(
+            earlier
+                .keys()
+                .filter(|name| !self.inputs.contains_key(*name))
+                .map(|name| format!("{name}: gone")),
+        );
         changes
     }
 }

@@ -116,9 +116,13 @@ pub enum Sink {
 impl Plan {
     /// The output that phase `index` works towards: a staged phase lies in the staging directory of the next output.
     pub fn output_of(&self, index: usize) -> Option<(usize, &PathBuf)> {
-        self.phases.iter().enumerate().skip(index).find_map(|(index, phase)| match &phase.sink {
-            Sink::Output { path, .. } | Sink::Model { path } => Some((index, path)),
-            Sink::Staged { .. } => None,
-        })
+        self.phases
+            .iter()
+            .enumerate()
+            .skip(index)
+            .find_map(|(index, phase)| match &phase.sink {
+                Sink::Output { path, .. } | Sink::Model { path } => Some((index, path)),
+                Sink::Staged { .. } => None,
+            })
     }
 }

@@ -22,12 +22,20 @@ pub(super) struct Library<'a> {
 impl Models for Library<'_> {
     fn spec(&self, path: &str) -> Result<Spec> {
         let located = self.pipeline.locate(path);
-        if let Some(spec) = self.learnt.borrow().iter().find(|spec| spec.path == located) {
+        if let Some(spec) = self
+            .learnt
+            .borrow()
+            .iter()
+            .find(|spec| spec.path == located)
+        {
             return Ok(spec.clone());
         }
         if !located.is_file() {
             let missing = Error::failed(format!("there is no model file {path}"));
-            return Err(missing.hint(format!("it would be {}: relative paths start at the pipeline's folder", located.display())));
+            return Err(missing.hint(format!(
+                "it would be {}: relative paths start at the pipeline's folder",
+                located.display()
+            )));
         }
         self.runtime.spec(&located)
     }
@@ -38,8 +46,14 @@ impl Models for Library<'_> {
 
     fn text(&self, path: &str) -> Result<String> {
         let located = self.pipeline.locate(path);
-        let located = if located.is_dir() { layout::manifest(&located) } else { located };
-        std::fs::read_to_string(&located)
-            .map_err(|error| Error::failed(format!("cannot read {path}: {error}")).hint(format!("it would be {}", located.display())))
+        let located = if located.is_dir() {
+            layout::manifest(&located)
+        } else {
+            located
+        };
+        std::fs::read_to_string(&located).map_err(|error| {
+            Error::failed(format!("cannot read {path}: {error}"))
+                .hint(format!("it would be {}", located.display()))
+        })
     }
 }

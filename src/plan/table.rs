@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array};
+use arrow::array::{
+    ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array,
+};
 use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 
@@ -69,8 +71,12 @@ impl Flow {
 }
 
 fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
-    let column = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
-    column.cloned().ok_or_else(|| Error::failed(format!("trajectories has no int64 column `{name}`")))
+    let column = batch
+        .column_by_name(name)
+        .and_then(|column| column.as_primitive_opt::<Int64Type>());
+    column
+        .cloned()
+        .ok_or_else(|| Error::failed(format!("trajectories has no int64 column `{name}`")))
 }
 
 /// Reads the columns of `trajectories` that `phase` needs and runs its selections over them.
@@ -80,24 +86,46 @@ fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
 pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
     let mut batch = read(names(phase), sources)?;
     let ids = int64(&batch, trajectory::TRAJECTORY_ID)?;
-    let stride = ids.values().iter().copied().max().unwrap_or(0).checked_add(1).filter(|_| ids.values().iter().all(|id| *id >= 0));
-    let stride = stride.ok_or_else(|| Error::failed("trajectory ids must be between 0 and 2^63 - 2"))?;
+    let stride = ids
+        .values()
+        .iter()
+        .copied()
+        .max()
+        .unwrap_or(0)
+        .checked_add(1)
+        .filter(|_| ids.values().iter().all(|id| *id >= 0));
+    let stride =
+        stride.ok_or_else(|| Error::failed("trajectory ids must be between 0 and 2^63 - 2"))?;
     let mut planned: Vec<String> = Vec::new();
     let mut flow = Vec::new();
     for placed in &phase.selections {
         let rows = int64(&batch, trajectory::ROWS)?;
-        let sum = |kept: &[u32]| kept.iter().map(|row| rows.value(*row as usize) as u64).sum::<u64>();
-        let selected = placed.part.select(&batch).map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
-        let mut entry = Flow { stage: placed.name.clone(), index: placed.index, ..Flow::default() };
+        let sum = |kept: &[u32]| {
+            kept.iter()
+                .map(|row| rows.value(*row as usize) as u64)
+                .sum::<u64>()
+        };
+        let selected = placed
+            .part
+            .select(&batch)
+            .map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+        let mut entry = Flow {
+            stage: placed.name.clone(),
+            index: placed.index,
+            ..Flow::default()
+        };
         entry.rows_in = rows.values().iter().map(|rows| *rows as u64).sum();
         entry.trajectories_in = batch.num_rows() as u64;
         entry.rows_out = sum(&selected.rows);
         entry.trajectories_out = selected.rows.len() as u64;
         for dropped in &selected.dropped {
             entry.tally.drop_rows(&dropped.reason, sum(&dropped.rows));
-            entry.tally.drop_trajectories(&dropped.reason, dropped.rows.len() as u64);
+            entry
+                .tally
+                .drop_trajectories(&dropped.reason, dropped.rows.len() as u64);
         }
-        entry.tally.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>()).saturating_sub(entry.rows_in);
+        entry.tally.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>())
+            .saturating_sub(entry.rows_in);
         entry.facts = selected.facts;
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);
@@ -111,24 +139,48 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
             batch = renumber(&batch, stride)?;
         }
     }
-    let sorted = int64(&batch, trajectory::TRAJECTORY_ID)?.values().windows(2).all(|pair| pair[0] < pair[1]);
+    let sorted = int64(&batch, trajectory::TRAJECTORY_ID)?
+        .values()
+        .windows(2)
+        .all(|pair| pair[0] < pair[1]);
     // Where several sources merge, their names tell them apart; intrinsic columns are computed anew by the writer.
     if sources.len() > 1 {
         planned.push(trajectory::SOURCE.to_owned());
-        batch = with_column(&batch, Field::new(trajectory::SOURCE, DataType::Utf8, true), source_names(&batch, sources)?)?;
+        batch = with_column(
+            &batch,
+            Field::new(trajectory::SOURCE, DataType::Utf8, true),
+            source_names(&batch, sources)?,
+        )?;
     }
     planned.retain(|name| !trajectory::INTRINSIC.contains(&name.as_str()));
-    let indices = planned.iter().map(|name| batch.schema().index_of(name)).collect::<Result<Vec<_>, _>>()?;
+    let indices = planned
+        .iter()
+        .map(|name| batch.schema().index_of(name))
+        .collect::<Result<Vec<_>, _>>()?;
     let schema = Arc::new(batch.schema().project(&indices)?);
-    let columns = indices.iter().map(|index| Arc::clone(batch.column(*index))).collect();
+    let columns = indices
+        .iter()
+        .map(|index| Arc::clone(batch.column(*index)))
+        .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let planned = RecordBatch::try_new_with_options(schema, columns, &options)?;
-    Ok(Table { batch, planned, stride, sorted, flow })
+    Ok(Table {
+        batch,
+        planned,
+        stride,
+        sorted,
+        flow,
+    })
 }
 
 fn source_names(batch: &RecordBatch, sources: &[Dataset]) -> Result<ArrayRef> {
-    let names: StringArray = sources.iter().map(|source| Some(source.name.as_str())).collect();
-    let column = batch.column_by_name(SOURCE).ok_or_else(|| Error::failed("the selection lost its place"))?;
+    let names: StringArray = sources
+        .iter()
+        .map(|source| Some(source.name.as_str()))
+        .collect();
+    let column = batch
+        .column_by_name(SOURCE)
+        .ok_or_else(|| Error::failed("the selection lost its place"))?;
     Ok(take(&names, column, None)?)
 }
 
@@ -138,12 +190,22 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
     let ids = int64(batch, trajectory::TRAJECTORY_ID)?;
     let renumbered = ids.values().iter().map(|id| {
         let copy = seen.entry(*id).or_default();
-        let new = copy.checked_mul(stride).and_then(|offset| offset.checked_add(*id));
+        let new = copy
+            .checked_mul(stride)
+            .and_then(|offset| offset.checked_add(*id));
         *copy += 1;
-        new.ok_or_else(|| Error::failed(format!("trajectory {id} was drawn so often that its copies run out of ids")))
+        new.ok_or_else(|| {
+            Error::failed(format!(
+                "trajectory {id} was drawn so often that its copies run out of ids"
+            ))
+        })
     });
     let renumbered: Int64Array = renumbered.collect::<Result<Vec<_>>>()?.into();
-    with_column(batch, Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false), Arc::new(renumbered))
+    with_column(
+        batch,
+        Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false),
+        Arc::new(renumbered),
+    )
 }
 
 /// All trajectories, with the column `name` beside those that place them.
@@ -153,7 +215,13 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
 pub fn whole(name: &str, sources: &[Dataset]) -> Result<Table> {
     let batch = read(vec![name.to_owned()], sources)?;
     let planned = RecordBatch::new_empty(Arc::new(Schema::empty()));
-    Ok(Table { batch, planned, stride: 1, sorted: false, flow: Vec::new() })
+    Ok(Table {
+        batch,
+        planned,
+        stride: 1,
+        sorted: false,
+        flow: Vec::new(),
+    })
 }
 
 /// Columns that a phase's selections read.
@@ -161,15 +229,35 @@ fn names(phase: &Phase) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut written: Vec<String> = Vec::new();
     for placed in &phase.selections {
-        names.extend(placed.part.reads().into_iter().filter(|name| !written.contains(name)));
-        written.extend(placed.part.writes().iter().map(|field| field.name().clone()));
+        names.extend(
+            placed
+                .part
+                .reads()
+                .into_iter()
+                .filter(|name| !written.contains(name)),
+        );
+        written.extend(
+            placed
+                .part
+                .writes()
+                .iter()
+                .map(|field| field.name().clone()),
+        );
     }
     names
 }
 
 /// The table before any selection: one row per trajectory, in the order of the sources.
 fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
-    names.extend([trajectory::TRAJECTORY_ID, trajectory::LENGTH, trajectory::ROWS, trajectory::FIRST_ROW].map(str::to_owned));
+    names.extend(
+        [
+            trajectory::TRAJECTORY_ID,
+            trajectory::LENGTH,
+            trajectory::ROWS,
+            trajectory::FIRST_ROW,
+        ]
+        .map(str::to_owned),
+    );
     names.sort_unstable();
     names.dedup();
     if let [_, _, ..] = sources {
@@ -182,27 +270,48 @@ fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
             let batch = read_shard(dataset, entry, &names)?;
             let rows = batch.num_rows();
             let first_row = int64(&batch, trajectory::FIRST_ROW)?;
-            let mut batch = with_column(&batch, Field::new(FIRST_ROW, DataType::Int64, false), Arc::new(first_row))?;
+            let mut batch = with_column(
+                &batch,
+                Field::new(FIRST_ROW, DataType::Int64, false),
+                Arc::new(first_row),
+            )?;
             let placed: [(&str, ArrayRef); 2] = [
-                (SOURCE, Arc::new(UInt32Array::from(vec![source as u32; rows]))),
+                (
+                    SOURCE,
+                    Arc::new(UInt32Array::from(vec![source as u32; rows])),
+                ),
                 (SHARD, Arc::new(UInt32Array::from(vec![shard as u32; rows]))),
             ];
             for (name, column) in placed {
                 batch = with_column(&batch, Field::new(name, DataType::UInt32, false), column)?;
             }
-            batch = with_column(&batch, Field::new(ROW, DataType::UInt32, false), Arc::new(UInt32Array::from_iter_values(0..rows as u32)))?;
+            batch = with_column(
+                &batch,
+                Field::new(ROW, DataType::UInt32, false),
+                Arc::new(UInt32Array::from_iter_values(0..rows as u32)),
+            )?;
             if sources.len() > 1 {
                 let ids: Int64Array = (next_id..next_id + rows as i64).collect();
-                batch = with_column(&batch, Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false), Arc::new(ids))?;
+                batch = with_column(
+                    &batch,
+                    Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false),
+                    Arc::new(ids),
+                )?;
             }
             next_id += rows as i64;
             batches.push(batch);
         }
     }
-    let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    let schema = batches
+        .first()
+        .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     let mut batch = concat_batches(&schema, &batches)?;
     if sources.len() > 1 {
-        batch = with_column(&batch, Field::new(trajectory::SOURCE, DataType::Utf8, true), source_names(&batch, sources)?)?;
+        batch = with_column(
+            &batch,
+            Field::new(trajectory::SOURCE, DataType::Utf8, true),
+            source_names(&batch, sources)?,
+        )?;
     }
     Ok(batch)
 }
@@ -210,7 +319,11 @@ fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
 fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result<RecordBatch> {
     dataset.verify_file(&entry.trajectories)?;
     let reader = dataset.open_trajectories(entry)?;
-    let present: Vec<String> = names.iter().filter(|name| dataset.trajectories.index_of(name).is_ok()).cloned().collect();
+    let present: Vec<String> = names
+        .iter()
+        .filter(|name| dataset.trajectories.index_of(name).is_ok())
+        .cloned()
+        .collect();
     reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&present))
 }
 
@@ -235,18 +348,28 @@ impl Table {
     /// # Errors
     /// Where the table has no column of rows.
     pub fn rows(&self) -> Result<u64> {
-        Ok(int64(&self.batch, trajectory::ROWS)?.values().iter().map(|rows| *rows as u64).sum())
+        Ok(int64(&self.batch, trajectory::ROWS)?
+            .values()
+            .iter()
+            .map(|rows| *rows as u64)
+            .sum())
     }
 
     /// Where each trajectory lies, in output order.
     pub(super) fn pieces(&self) -> Result<Vec<Piece>> {
         let place = |name: &str| {
-            let column = self.batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<UInt32Type>());
+            let column = self
+                .batch
+                .column_by_name(name)
+                .and_then(|column| column.as_primitive_opt::<UInt32Type>());
             column.ok_or_else(|| Error::failed("the selection lost its place"))
         };
         let (source, shard, row) = (place(SOURCE)?, place(SHARD)?, place(ROW)?);
-        let (first_row, rows, ids) =
-            (int64(&self.batch, FIRST_ROW)?, int64(&self.batch, trajectory::ROWS)?, int64(&self.batch, trajectory::TRAJECTORY_ID)?);
+        let (first_row, rows, ids) = (
+            int64(&self.batch, FIRST_ROW)?,
+            int64(&self.batch, trajectory::ROWS)?,
+            int64(&self.batch, trajectory::TRAJECTORY_ID)?,
+        );
         let piece = |index: usize| Piece {
             source: source.value(index),
             shard: shard.value(index),

@@ -44,11 +44,22 @@ pub struct Piece {
 /// Where the table is not one that [`super::table`] made.
 pub fn by_shard(table: &Table, rows: &[u32]) -> Result<Vec<Task>> {
     let pieces = table.pieces()?;
-    let mut chosen: Vec<Piece> = rows.iter().filter_map(|row| pieces.get(*row as usize).copied()).collect();
+    let mut chosen: Vec<Piece> = rows
+        .iter()
+        .filter_map(|row| pieces.get(*row as usize).copied())
+        .collect();
     chosen.sort_unstable();
     let planned = RecordBatch::new_empty(Arc::new(Schema::empty()));
-    let shards = chosen.chunk_by(|one, other| (one.source, one.shard) == (other.source, other.shard));
-    Ok(shards.enumerate().map(|(index, pieces)| Task { index, pieces: pieces.to_vec(), planned: planned.clone() }).collect())
+    let shards =
+        chosen.chunk_by(|one, other| (one.source, one.shard) == (other.source, other.shard));
+    Ok(shards
+        .enumerate()
+        .map(|(index, pieces)| Task {
+            index,
+            pieces: pieces.to_vec(),
+            planned: planned.clone(),
+        })
+        .collect())
 }
 
 /// Tasks for `table`, each closing at the first trajectory end at or after `shard_rows` rows; at least one, so that an
@@ -64,12 +75,20 @@ pub fn cut(table: &Table, shard_rows: u64) -> Result<Vec<Task>> {
         rows += piece.rows;
         if rows >= shard_rows || index + 1 == pieces.len() {
             let planned = table.planned.slice(start, index + 1 - start);
-            tasks.push(Task { index: tasks.len(), pieces: pieces[start..=index].to_vec(), planned });
+            tasks.push(Task {
+                index: tasks.len(),
+                pieces: pieces[start..=index].to_vec(),
+                planned,
+            });
             (start, rows) = (index + 1, 0);
         }
     }
     if tasks.is_empty() {
-        tasks.push(Task { index: 0, pieces: Vec::new(), planned: table.planned.slice(0, 0) });
+        tasks.push(Task {
+            index: 0,
+            pieces: Vec::new(),
+            planned: table.planned.slice(0, 0),
+        });
     }
     Ok(tasks)
 }

@@ -62,7 +62,11 @@ pub type Each<'a> = dyn FnMut(&RecordBatch) -> Result<ControlFlow<()>> + Send + 
 fn context(options: &Options, environment: Arc<RuntimeEnv>) -> SessionContext {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut config = SessionConfig::new()
-        .with_target_partitions(if options.threads == 0 { cores } else { options.threads })
+        .with_target_partitions(if options.threads == 0 {
+            cores
+        } else {
+            options.threads
+        })
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_information_schema(true)
         .with_collect_statistics(true)
@@ -77,13 +81,24 @@ fn context(options: &Options, environment: Arc<RuntimeEnv>) -> SessionContext {
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.execution.enable_recursive_ctes = options.unsafe_sql;
     let context = SessionContext::new_with_config_rt(config, environment);
-    if options.unsafe_sql { context.enable_url_table() } else { context }
+    if options.unsafe_sql {
+        context.enable_url_table()
+    } else {
+        context
+    }
 }
 
 fn runtime(threads: usize) -> Result<Runtime> {
-    let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, NonZeroUsize::get) } else { threads };
+    let threads = if threads == 0 {
+        std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+    } else {
+        threads
+    };
     // Plans are trees, and executing one recurses on these threads too.
-    let built = Builder::new_multi_thread().worker_threads(threads).thread_stack_size(64 << 20).build();
+    let built = Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_stack_size(64 << 20)
+        .build();
     built.map_err(|error| Error::failed(format!("cannot start the query engine: {error}")))
 }
 
@@ -105,30 +120,49 @@ impl Session {
             environment = environment.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
         }
         let context = context(options, environment.build_arc()?);
-        let catalog = context.catalog(CATALOG).ok_or_else(|| Error::failed("the query engine has no catalog"))?;
+        let catalog = context
+            .catalog(CATALOG)
+            .ok_or_else(|| Error::failed("the query engine has no catalog"))?;
         let mut tables = Vec::new();
         for (index, (name, dataset)) in datasets.iter().enumerate() {
             if datasets.iter().take(index).any(|(other, _)| other == name) {
-                return Err(Error::usage(format!("two datasets are called `{name}`")).hint("give one of them a name of its own: NAME=PATH"));
+                return Err(Error::usage(format!("two datasets are called `{name}`"))
+                    .hint("give one of them a name of its own: NAME=PATH"));
             }
-            let (schema, prefix) = if datasets.len() == 1 { (SCHEMA, String::new()) } else { (name.as_str(), format!("{name}.")) };
+            let (schema, prefix) = if datasets.len() == 1 {
+                (SCHEMA, String::new())
+            } else {
+                (name.as_str(), format!("{name}."))
+            };
             let provider: Arc<dyn SchemaProvider> = match catalog.schema(schema) {
                 Some(provider) => provider,
                 None => {
                     let provider = Arc::new(MemorySchemaProvider::new());
-                    catalog.register_schema(schema, Arc::clone(&provider) as Arc<dyn SchemaProvider>)?;
+                    catalog.register_schema(
+                        schema,
+                        Arc::clone(&provider) as Arc<dyn SchemaProvider>,
+                    )?;
                     provider
                 }
             };
             let files = |of: fn(&ShardEntry) -> &_| dataset.manifest.shards.iter().map(of);
-            let trajectories = Table::new(&dataset.path, &dataset.trajectories, files(|shard| &shard.trajectories))?;
+            let trajectories = Table::new(
+                &dataset.path,
+                &dataset.trajectories,
+                files(|shard| &shard.trajectories),
+            )?;
             let steps = Table::new(&dataset.path, &dataset.steps, files(|shard| &shard.steps))?;
             for (table, provided) in [("trajectories", trajectories), ("steps", steps)] {
                 tables.push((format!("{prefix}{table}"), provided.schema()));
                 provider.register_table(table.to_owned(), Arc::new(provided))?;
             }
         }
-        Ok(Session { context, runtime: runtime(options.threads)?, tables, unsafe_sql: options.unsafe_sql })
+        Ok(Session {
+            context,
+            runtime: runtime(options.threads)?,
+            tables,
+            unsafe_sql: options.unsafe_sql,
+        })
     }
 
     /// The tables, by the names that queries use, and their columns.
@@ -157,7 +191,9 @@ impl Session {
             batches.push(batch.clone());
             Ok(ControlFlow::Continue(()))
         })?;
-        let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+        let schema = batches
+            .first()
+            .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
         batches.retain(|batch| batch.num_rows() > 0);
         Ok((schema, batches))
     }
@@ -168,15 +204,25 @@ impl Session {
     /// Where the predicate is no aggregate condition over the table's columns, or cannot be evaluated.
     pub fn check(&self, table: &str, predicate: &str) -> Result<bool> {
         // The predicate is not on the command line, so this is no wrong use of it.
-        let at = |error: Error| Error { kind: Kind::Failed, ..error.at(format_args!("check `{predicate}`")) };
+        let at = |error: Error| Error {
+            kind: Kind::Failed,
+            ..error.at(format_args!("check `{predicate}`"))
+        };
         readonly::measure(predicate, true).map_err(at)?;
-        self.context.state().sql_to_expr(predicate, &Default::default()).map_err(|error| at(fault::unplannable(&error, &self.names())))?;
+        self.context
+            .state()
+            .sql_to_expr(predicate, &Default::default())
+            .map_err(|error| at(fault::unplannable(&error, &self.names())))?;
         let (_, batches) = self.query(&question(table, predicate)).map_err(at)?;
         match batches.as_slice() {
-            [batch] if batch.num_rows() == 1 && batch.num_columns() == 1 => match batch.column(0).as_boolean_opt() {
-                Some(value) => Ok(value.is_valid(0) && value.value(0)),
-                None => Err(at(Error::failed(not_condition(batch.column(0).data_type())))),
-            },
+            [batch] if batch.num_rows() == 1 && batch.num_columns() == 1 => {
+                match batch.column(0).as_boolean_opt() {
+                    Some(value) => Ok(value.is_valid(0) && value.value(0)),
+                    None => Err(at(Error::failed(not_condition(
+                        batch.column(0).data_type(),
+                    )))),
+                }
+            }
             _ => Err(at(Error::failed(NOT_AGGREGATE)).hint(AGGREGATE_HELP)),
         }
     }
@@ -187,17 +233,33 @@ impl Session {
 
     async fn run(&self, sql: &str, each: &mut Each<'_>) -> Result<()> {
         let unplannable = |error| fault::unplannable(&error, &self.names());
-        let plan = self.context.state().create_logical_plan(sql).await.map_err(unplannable)?;
+        let plan = self
+            .context
+            .state()
+            .create_logical_plan(sql)
+            .await
+            .map_err(unplannable)?;
         if !self.unsafe_sql {
-            let none = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+            let none = SQLOptions::new()
+                .with_allow_ddl(false)
+                .with_allow_dml(false)
+                .with_allow_statements(false);
             readonly::allow(&plan)?;
             none.verify_plan(&plan).map_err(unplannable)?;
         }
         // Types are only checked here, so an error is still the query's.
-        let frame = self.context.execute_logical_plan(plan).await.map_err(unplannable)?;
+        let frame = self
+            .context
+            .execute_logical_plan(plan)
+            .await
+            .map_err(unplannable)?;
         let task = Arc::new(frame.task_ctx());
-        let plan = frame.create_physical_plan().await.map_err(|error| self.physical(&error))?;
-        let mut stream = datafusion::physical_plan::execute_stream(plan, task).map_err(|error| fault::failed(&error))?;
+        let plan = frame
+            .create_physical_plan()
+            .await
+            .map_err(|error| self.physical(&error))?;
+        let mut stream = datafusion::physical_plan::execute_stream(plan, task)
+            .map_err(|error| fault::failed(&error))?;
         let mut flow = each(&RecordBatch::new_empty(stream.schema()))?;
         while flow.is_continue() {
             match stream.next().await {
@@ -211,15 +273,16 @@ impl Session {
     /// Footers are read while the physical plan is made, so its errors may be the files'.
     fn physical(&self, error: &DataFusionError) -> Error {
         match error.find_root() {
-            DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) | DataFusionError::IoError(_) => fault::failed(error),
+            DataFusionError::ObjectStore(_)
+            | DataFusionError::ParquetError(_)
+            | DataFusionError::IoError(_) => fault::failed(error),
             _ => fault::unplannable(error, &self.names()),
         }
     }
 }
 
 const NOT_AGGREGATE: &str = "not an aggregate: it has a value for every row";
-const AGGREGATE_HELP: &str =
-    "say what must hold of all rows together, such as `count(*) filter (where reward is null) = 0` or `min(reward) >= 0`";
+const AGGREGATE_HELP: &str = "say what must hold of all rows together, such as `count(*) filter (where reward is null) = 0` or `min(reward) >= 0`";
 
 fn not_condition(found: &DataType) -> String {
     format!("not a condition: its value is {found}, not true or false")
@@ -228,8 +291,13 @@ fn not_condition(found: &DataType) -> String {
 /// Runs `work` on a thread whose stack holds any plan that [`readonly::measure`] lets through.
 fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("sql".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
-        let thread = thread.map_err(|error| Error::failed(format!("cannot start a thread for the query: {error}")))?;
+        let thread = std::thread::Builder::new()
+            .name("sql".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| {
+            Error::failed(format!("cannot start a thread for the query: {error}"))
+        })?;
         thread.join().unwrap_or_else(|payload| {
             Err(Error::failed(format!("the query engine failed on this query: {}", said(payload.as_ref()))).hint(
                 "`trajmill info DATASET --verify` tells whether a file is damaged; if none is, please report the query: this is a bug",

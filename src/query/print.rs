@@ -45,15 +45,30 @@ pub enum Format {
 ///
 /// # Errors
 /// Where the query fails, `out` cannot be written, or `format` is Parquet, which only [`save`] writes.
-pub fn print(session: &Session, sql: &str, format: Format, out: &mut (dyn Write + Send)) -> Result<u64> {
-    let mut text = Text { format, pending: Vec::new(), pending_rows: 0, boxes: 0, header: true };
+pub fn print(
+    session: &Session,
+    sql: &str,
+    format: Format,
+    out: &mut (dyn Write + Send),
+) -> Result<u64> {
+    let mut text = Text {
+        format,
+        pending: Vec::new(),
+        pending_rows: 0,
+        boxes: 0,
+        header: true,
+    };
     let mut rows = 0;
     let mut closed = false;
     session.stream(sql, &mut |batch| {
         rows += batch.num_rows() as u64;
         let bytes = text.push(batch)?;
         closed = !put(out, &bytes)?;
-        Ok(if closed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if closed {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     })?;
     if !closed {
         put(out, &text.end()?)?;
@@ -90,10 +105,16 @@ impl Text {
             Format::Table => {
                 self.pending_rows += batch.num_rows();
                 self.pending.push(batch.clone());
-                if self.pending_rows >= BOX { self.boxed() } else { Ok(Vec::new()) }
+                if self.pending_rows >= BOX {
+                    self.boxed()
+                } else {
+                    Ok(Vec::new())
+                }
             }
             Format::Csv => {
-                let mut writer = arrow::csv::WriterBuilder::new().with_header(self.header && batch.num_columns() > 0).build(Vec::new());
+                let mut writer = arrow::csv::WriterBuilder::new()
+                    .with_header(self.header && batch.num_columns() > 0)
+                    .build(Vec::new());
                 writer.write(&flat(batch)?)?;
                 self.header = false;
                 Ok(writer.into_inner())
@@ -105,13 +126,22 @@ impl Text {
                 writer.finish()?;
                 Ok(writer.into_inner())
             }
-            Format::Parquet => Err(Error::usage("Parquet is written to a file").hint("say where with `-o FILE`")),
+            Format::Parquet => {
+                Err(Error::usage("Parquet is written to a file").hint("say where with `-o FILE`"))
+            }
         }
     }
 
     fn end(&mut self) -> Result<Vec<u8>> {
-        let columns = self.pending.first().is_some_and(|batch| batch.num_columns() > 0);
-        if columns && (self.pending_rows > 0 || self.boxes == 0) { self.boxed() } else { Ok(Vec::new()) }
+        let columns = self
+            .pending
+            .first()
+            .is_some_and(|batch| batch.num_columns() > 0);
+        if columns && (self.pending_rows > 0 || self.boxes == 0) {
+            self.boxed()
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     fn boxed(&mut self) -> Result<Vec<u8>> {
@@ -135,30 +165,38 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
             Field::new(field.name(), field.data_type().clone(), true)
         }
     });
-    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| -> Result<ArrayRef> {
-        if !nested(field) {
-            return Ok(Arc::clone(column));
-        }
-        let options = EncoderOptions::default();
-        let mut encoder = make_encoder(field, column.as_ref(), &options)?;
-        let mut texts = StringBuilder::new();
-        let mut text = Vec::new();
-        for row in 0..column.len() {
-            if encoder.is_null(row) {
-                texts.append_null();
-            } else {
-                text.clear();
-                encoder.encode(row, &mut text);
-                texts.append_value(String::from_utf8_lossy(&text));
-            }
-        }
-        Ok(Arc::new(texts.finish()))
-    });
+    let columns =
+        schema
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .map(|(field, column)| -> Result<ArrayRef> {
+                if !nested(field) {
+                    return Ok(Arc::clone(column));
+                }
+                let options = EncoderOptions::default();
+                let mut encoder = make_encoder(field, column.as_ref(), &options)?;
+                let mut texts = StringBuilder::new();
+                let mut text = Vec::new();
+                for row in 0..column.len() {
+                    if encoder.is_null(row) {
+                        texts.append_null();
+                    } else {
+                        text.clear();
+                        encoder.encode(row, &mut text);
+                        texts.append_value(String::from_utf8_lossy(&text));
+                    }
+                }
+                Ok(Arc::new(texts.finish()))
+            });
     let columns = columns.collect::<Result<Vec<_>>>()?;
     if columns.is_empty() {
         return Ok(batch.clone());
     }
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns)?)
+    Ok(RecordBatch::try_new(
+        Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+        columns,
+    )?)
 }
 
 /// Runs `sql` and writes its result to the new file `path`, which appears when it is complete; returns the number of rows.
@@ -170,10 +208,13 @@ pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result
         return Err(exists(path));
     }
     let partial = partial(path)?;
-    let written = write_file(session, sql, format, &partial).and_then(|rows| match store::publish(&partial, path)? {
-        true => Ok(rows),
-        false => Err(exists(path)),
-    });
+    let written =
+        write_file(session, sql, format, &partial).and_then(|rows| {
+            match store::publish(&partial, path)? {
+                true => Ok(rows),
+                false => Err(exists(path)),
+            }
+        });
     if written.is_err() {
         // The first failure is the one to report.
         store::remove(&partial).ok();
@@ -184,13 +225,23 @@ pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result
 }
 
 fn exists(path: &Path) -> Error {
-    Error::failed(format!("{} exists, and nothing is ever overwritten", path.display())).hint("remove it, or give another name")
+    Error::failed(format!(
+        "{} exists, and nothing is ever overwritten",
+        path.display()
+    ))
+    .hint("remove it, or give another name")
 }
 
 /// Where a result lies until it is complete: beside `path`, hidden, this process's own.
 fn partial(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| Error::usage(format!("{} is not a file name", path.display())))?;
-    Ok(layout::folder(path).join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::usage(format!("{} is not a file name", path.display())))?;
+    Ok(layout::folder(path).join(format!(
+        ".{}.{}.tmp",
+        name.to_string_lossy(),
+        std::process::id()
+    )))
 }
 
 fn write_file(session: &Session, sql: &str, format: Format, path: &Path) -> Result<u64> {

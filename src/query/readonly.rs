@@ -106,12 +106,20 @@ fn refused(what: &str) -> Error {
 /// Where the text is refused; the message says why.
 pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
     if sql.len() > TEXT {
-        return Err(Error::usage(format!("the query has {} bytes, at most {TEXT} are allowed", sql.len()))
-            .hint("keep long lists of values in a dataset and join it"));
+        return Err(Error::usage(format!(
+            "the query has {} bytes, at most {TEXT} are allowed",
+            sql.len()
+        ))
+        .hint("keep long lists of values in a dataset and join it"));
     }
     // Text that has no tokens has no statement either: the parser says where it fails.
-    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
-    let mut tokens = tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_) | Token::EOF)).peekable();
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else {
+        return Ok(());
+    };
+    let mut tokens = tokens
+        .iter()
+        .filter(|token| !matches!(token, Token::Whitespace(_) | Token::EOF))
+        .peekable();
     if tokens.peek().is_none() {
         return Err(Error::usage("the query is empty"));
     }
@@ -125,7 +133,8 @@ pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
     let mut previous = "";
     for token in tokens {
         if ended && *token != Token::SemiColon {
-            return Err(Error::usage("there is more than one statement").hint("give one statement at a time"));
+            return Err(Error::usage("there is more than one statement")
+                .hint("give one statement at a time"));
         }
         let mut word = "";
         match token {
@@ -146,27 +155,39 @@ pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
                 if let Some(tables) = levels.last_mut() {
                     *tables = match word.to_ascii_uppercase().as_str() {
                         "FROM" => true,
-                        "SELECT" | "WHERE" | "GROUP" | "HAVING" | "ORDER" | "LIMIT" | "QUALIFY" | "WINDOW" | "UNION" | "EXCEPT"
-                        | "INTERSECT" => false,
+                        "SELECT" | "WHERE" | "GROUP" | "HAVING" | "ORDER" | "LIMIT" | "QUALIFY"
+                        | "WINDOW" | "UNION" | "EXCEPT" | "INTERSECT" => false,
                         _ => *tables,
                     };
                 }
-                if read_only && word.eq_ignore_ascii_case("recursive") && previous.eq_ignore_ascii_case("with") {
+                if read_only
+                    && word.eq_ignore_ascii_case("recursive")
+                    && previous.eq_ignore_ascii_case("with")
+                {
                     return Err(refused("WITH RECURSIVE"));
                 }
             }
             Token::Comma => operators += usize::from(levels.last() == Some(&true)),
-            Token::Word(_) | Token::Number(..) | Token::Period | Token::Whitespace(Whitespace::Space) => {}
-            Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::Placeholder(_) => {}
+            Token::Word(_)
+            | Token::Number(..)
+            | Token::Period
+            | Token::Whitespace(Whitespace::Space) => {}
+            Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::Placeholder(_) => {
+            }
             _ => operators += 1,
         }
         previous = word;
         if levels.len() > NESTING + 1 {
-            return Err(Error::usage(format!("the query nests brackets more than {NESTING} deep")).hint("name inner queries with WITH"));
+            return Err(
+                Error::usage(format!("the query nests brackets more than {NESTING} deep"))
+                    .hint("name inner queries with WITH"),
+            );
         }
         if operators > OPERATORS {
-            return Err(Error::usage(format!("the query joins more than {OPERATORS} terms"))
-                .hint("use IN for a list of values, and a join for a long one"));
+            return Err(
+                Error::usage(format!("the query joins more than {OPERATORS} terms"))
+                    .hint("use IN for a list of values, and a join for a long one"),
+            );
         }
     }
     Ok(())
@@ -176,7 +197,9 @@ pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
 fn first_word<'a>(tokens: impl Iterator<Item = &'a Token>) -> Result<()> {
     let mut explained = false;
     for token in tokens {
-        let Token::Word(word) = token else { return Ok(()) };
+        let Token::Word(word) = token else {
+            return Ok(());
+        };
         let word = word.value.to_ascii_uppercase();
         match word.as_str() {
             "EXPLAIN" => explained = true,
@@ -196,7 +219,11 @@ pub(super) fn allow(plan: &LogicalPlan) -> Result<()> {
     let mut found = None;
     plan.apply_with_subqueries(|node| {
         found = offence(node)?;
-        Ok::<_, DataFusionError>(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        Ok::<_, DataFusionError>(if found.is_some() {
+            TreeNodeRecursion::Stop
+        } else {
+            TreeNodeRecursion::Continue
+        })
     })?;
     match found {
         Some(what) => Err(refused(&what)),
@@ -277,17 +304,34 @@ mod tests {
             assert!(measure(&text, true).is_err(), "{:.60}", text);
             assert!(measure(&text, false).is_err(), "{:.60}", text);
         }
-        let list = format!("select * from steps where step in ({}1)", "1, ".repeat(5_000));
+        let list = format!(
+            "select * from steps where step in ({}1)",
+            "1, ".repeat(5_000)
+        );
         measure(&list, true).unwrap();
         measure(&chain(" + 1", 500), true).unwrap();
     }
 
     #[test]
     fn one_statement_is_one_statement() {
-        for text in ["select 1", "select 1;", "select 1 ; -- done\n;", "select ';'", "select 1 /* ; select 2 */", "select 'unfinished"] {
+        for text in [
+            "select 1",
+            "select 1;",
+            "select 1 ; -- done\n;",
+            "select ';'",
+            "select 1 /* ; select 2 */",
+            "select 'unfinished",
+        ] {
             measure(text, true).unwrap();
         }
-        for text in ["select 1; select 2", ";select 1", "select 1;;select 2", "", " ; ; x", "-- nothing"] {
+        for text in [
+            "select 1; select 2",
+            ";select 1",
+            "select 1;;select 2",
+            "",
+            " ; ; x",
+            "-- nothing",
+        ] {
             assert!(measure(text, true).is_err(), "{text}");
         }
     }
@@ -296,8 +340,14 @@ mod tests {
     fn words_that_write_are_named() {
         let refusal = |text: &str| measure(text, true).unwrap_err().message;
         assert!(refusal("copy steps to 'x'").starts_with("COPY is refused"));
-        assert!(refusal("explain analyze verbose insert into steps values (1)").starts_with("INSERT is refused"));
-        assert!(refusal("with recursive t as (select 1) select * from t").starts_with("WITH RECURSIVE is refused"));
+        assert!(
+            refusal("explain analyze verbose insert into steps values (1)")
+                .starts_with("INSERT is refused")
+        );
+        assert!(
+            refusal("with recursive t as (select 1) select * from t")
+                .starts_with("WITH RECURSIVE is refused")
+        );
         assert_eq!(spaced("CreateExternalTable"), "CREATE EXTERNAL TABLE");
     }
 }

@@ -47,7 +47,9 @@ pub(super) fn listed(schema: &Schema) -> SchemaRef {
         };
         Arc::new(of.as_ref().clone().with_data_type(data_type))
     }
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        schema.fields().iter().map(field).collect::<Vec<_>>(),
+    ))
 }
 
 impl Table {
@@ -55,45 +57,85 @@ impl Table {
     ///
     /// # Errors
     /// Where `root` does not exist or its path cannot be a URL.
-    pub(super) fn new<'a>(root: &Path, schema: &Schema, files: impl Iterator<Item = &'a FileEntry>) -> Result<Table> {
+    pub(super) fn new<'a>(
+        root: &Path,
+        schema: &Schema,
+        files: impl Iterator<Item = &'a FileEntry>,
+    ) -> Result<Table> {
         let schema = listed(schema);
-        let root = root.canonicalize().map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
+        let root = root
+            .canonicalize()
+            .map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
         let file = |entry: &FileEntry| -> Result<PartitionedFile> {
             let path = root.join(&entry.path);
-            let location =
-                StorePath::from_absolute_path(&path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+            let location = StorePath::from_absolute_path(&path).map_err(|error| {
+                Error::failed(format!("cannot read {}: {error}", path.display()))
+            })?;
             // A published file never changes, so neither a time nor a tag tells its versions apart.
-            let meta = ObjectMeta { location, last_modified: Default::default(), size: entry.bytes, e_tag: None, version: None };
+            let meta = ObjectMeta {
+                location,
+                last_modified: Default::default(),
+                size: entry.bytes,
+                e_tag: None,
+                version: None,
+            };
             Ok(PartitionedFile::new_from_meta(meta).with_arrow_schema(Arc::clone(&schema)))
         };
         let files = files.map(file).collect::<Result<Vec<_>>>()?;
-        Ok(Table { schema, files, described: OnceLock::new() })
+        Ok(Table {
+            schema,
+            files,
+            described: OnceLock::new(),
+        })
     }
 
     /// The files with the statistics and the order that their footers give.
-    async fn describe(&self, state: &dyn Session, format: &ParquetFormat, store: &Arc<dyn ObjectStore>) -> Planned<&[PartitionedFile]> {
+    async fn describe(
+        &self,
+        state: &dyn Session,
+        format: &ParquetFormat,
+        store: &Arc<dyn ObjectStore>,
+    ) -> Planned<&[PartitionedFile]> {
         if let Some(files) = self.described.get() {
             return Ok(files);
         }
         let describe = |file: PartitionedFile| async move {
-            let described = format.infer_stats_and_ordering(state, store, Arc::clone(&self.schema), &file.object_meta).await;
-            let footer = described.map_err(|error| error.context(format!("/{}", file.object_meta.location)))?;
-            Ok::<_, DataFusionError>(file.with_statistics(Arc::new(footer.statistics)).with_ordering(footer.ordering))
+            let described = format
+                .infer_stats_and_ordering(state, store, Arc::clone(&self.schema), &file.object_meta)
+                .await;
+            let footer = described
+                .map_err(|error| error.context(format!("/{}", file.object_meta.location)))?;
+            Ok::<_, DataFusionError>(
+                file.with_statistics(Arc::new(footer.statistics))
+                    .with_ordering(footer.ordering),
+            )
         };
-        let footers = futures::stream::iter(self.files.iter().cloned()).map(describe).buffered(FOOTERS);
+        let footers = futures::stream::iter(self.files.iter().cloned())
+            .map(describe)
+            .buffered(FOOTERS);
         let files: Vec<PartitionedFile> = footers.try_collect().await?;
         Ok(self.described.get_or_init(|| files))
     }
 
-    async fn plan(&self, state: &dyn Session, projection: Option<&Vec<usize>>, limit: Option<usize>) -> Planned<Arc<dyn ExecutionPlan>> {
+    async fn plan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Planned<Arc<dyn ExecutionPlan>> {
         let format = ParquetFormat::new().with_options(state.default_table_options().parquet);
         let url = ObjectStoreUrl::local_filesystem();
         let store = state.runtime_env().object_store(&url)?;
         let files = self.describe(state, &format, &store).await?;
-        let statistics = Statistics::try_merge_iter(files.iter().filter_map(|file| file.statistics.as_deref()), &self.schema)?;
+        let statistics = Statistics::try_merge_iter(
+            files.iter().filter_map(|file| file.statistics.as_deref()),
+            &self.schema,
+        )?;
         let source = format.file_source(TableSchema::builder(Arc::clone(&self.schema)).build());
         let scan = FileScanConfigBuilder::new(url, source)
-            .with_file_groups(FileGroup::new(files.to_vec()).split_files(state.config().target_partitions()))
+            .with_file_groups(
+                FileGroup::new(files.to_vec()).split_files(state.config().target_partitions()),
+            )
             .with_statistics(statistics)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
@@ -106,7 +148,10 @@ impl Table {
 /// The order that every file declares; the scan itself drops it where the files of a group overlap.
 fn ordering(files: &[PartitionedFile]) -> Option<LexOrdering> {
     let first = files.first()?.ordering.clone()?;
-    files.iter().all(|file| file.ordering.as_ref() == Some(&first)).then_some(first)
+    files
+        .iter()
+        .all(|file| file.ordering.as_ref() == Some(&first))
+        .then_some(first)
 }
 
 type Scan<'a> = Pin<Box<dyn Future<Output = Planned<Arc<dyn ExecutionPlan>>> + Send + 'a>>;
@@ -120,7 +165,10 @@ impl TableProvider for Table {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Planned<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Planned<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 

@@ -76,7 +76,11 @@ pub struct Output {
 impl Model {
     /// One that was there.
     pub(super) fn found(lesson: &Lesson) -> Model {
-        Model { path: lesson.path.clone(), reused: true, summary: String::new() }
+        Model {
+            path: lesson.path.clone(),
+            reused: true,
+            summary: String::new(),
+        }
     }
 }
 
@@ -86,17 +90,38 @@ impl Report {
     /// # Errors
     /// As it says: of the kind of failed checks.
     pub fn within_allowance(&self) -> Result<()> {
-        let Some(over) = self.quarantined.iter().find(|source| source.aside.trajectories > source.allowed) else { return Ok(()) };
-        let (source, aside, allowed) = (over.source.display(), over.aside.trajectories, over.allowed);
-        let message = format!("{source}: {aside} trajectories were set aside, and {allowed} are allowed");
+        let Some(over) = self
+            .quarantined
+            .iter()
+            .find(|source| source.aside.trajectories > source.allowed)
+        else {
+            return Ok(());
+        };
+        let (source, aside, allowed) =
+            (over.source.display(), over.aside.trajectories, over.allowed);
+        let message =
+            format!("{source}: {aside} trajectories were set aside, and {allowed} are allowed");
         let hint = "the result is made of the others; `allowed: N` beside `on_error` says how many may be bad";
-        Err(Error { kind: Kind::Checks, ..Error::failed(message).hint(hint) })
+        Err(Error {
+            kind: Kind::Checks,
+            ..Error::failed(message).hint(hint)
+        })
     }
 
     /// The report as one JSON object, for programs.
     pub fn to_json(&self) -> Value {
-        let steps: u64 = self.outputs.iter().filter(|output| !output.reused).map(|output| output.statistics.steps).sum();
-        let read: u64 = self.outputs.iter().filter_map(|output| output.flow.first()).map(|flow| flow.rows_in).sum();
+        let steps: u64 = self
+            .outputs
+            .iter()
+            .filter(|output| !output.reused)
+            .map(|output| output.statistics.steps)
+            .sum();
+        let read: u64 = self
+            .outputs
+            .iter()
+            .filter_map(|output| output.flow.first())
+            .map(|flow| flow.rows_in)
+            .sum();
         let outputs = self.outputs.iter().map(|output| {
             json!({
                 "path": output.path, "reused": output.reused, "manifest": output.manifest, "statistics": output.statistics, "stages": output.flow,
@@ -104,12 +129,18 @@ impl Report {
                 "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings, "elsewhere": output.written.elsewhere,
             })
         });
-        let models = self.models.iter().map(|model| json!({"path": model.path, "reused": model.reused, "summary": model.summary}));
+        let models = self.models.iter().map(
+            |model| json!({"path": model.path, "reused": model.reused, "summary": model.summary}),
+        );
         let quarantined = self.quarantined.iter().map(|quarantined| {
             let Quarantined { source, aside, allowed } = quarantined;
             json!({"source": source, "trajectories": aside.trajectories, "allowed": allowed, "first": aside.first})
         });
-        let reused = self.outputs.iter().map(|output| output.reused).chain(self.models.iter().map(|model| model.reused));
+        let reused = self
+            .outputs
+            .iter()
+            .map(|output| output.reused)
+            .chain(self.models.iter().map(|model| model.reused));
         json!({
             "reused": !(self.outputs.is_empty() && self.models.is_empty()) && reused.into_iter().all(|reused| reused),
             "seconds": self.seconds,

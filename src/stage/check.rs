@@ -45,11 +45,18 @@ impl Check {
     pub fn predicates(&self) -> Vec<(&'static str, &str)> {
         let over = |table: &'static str, predicates| -> Vec<(&'static str, &str)> {
             let predicates: &Vec<String> = predicates;
-            predicates.iter().map(|predicate| (table, predicate.as_str())).collect()
+            predicates
+                .iter()
+                .map(|predicate| (table, predicate.as_str()))
+                .collect()
         };
         match self {
             Check::Steps(steps) => over("steps", steps),
-            Check::Both(both) => [over("steps", &both.steps), over("trajectories", &both.trajectories)].concat(),
+            Check::Both(both) => [
+                over("steps", &both.steps),
+                over("trajectories", &both.trajectories),
+            ]
+            .concat(),
         }
     }
 
@@ -62,7 +69,8 @@ impl Check {
 fn bind(value: &Value, _context: &Context) -> Result<Bound, Misfit> {
     let check: Check = options(value)?;
     if check.predicates().is_empty() {
-        return Err(Misfit::new("`check` has no predicate").help("give at least one, such as \"count(*) > 0\""));
+        return Err(Misfit::new("`check` has no predicate")
+            .help("give at least one, such as \"count(*) > 0\""));
     }
     Ok(Bound::Check(check))
 }

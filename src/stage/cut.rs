@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, UInt64Array,
+};
 use arrow::compute::{take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 
@@ -19,16 +21,28 @@ pub(super) const PARENT_ID: &str = "parent_id";
 pub(super) const PARENT_STEP: &str = "parent_step";
 
 /// Columns of steps that are read, beside what the condition reads.
-pub(super) const READS: [&str; 4] = [step::STEP, step::TERMINATED, step::TRUNCATED, step::IS_FINAL];
+pub(super) const READS: [&str; 4] = [
+    step::STEP,
+    step::TERMINATED,
+    step::TRUNCATED,
+    step::IS_FINAL,
+];
 
 /// Columns of trajectories that come out.
 pub(super) fn fields() -> [Field; 2] {
-    [Field::new(PARENT_ID, DataType::Int64, false), Field::new(PARENT_STEP, DataType::Int32, false)]
+    [
+        Field::new(PARENT_ID, DataType::Int64, false),
+        Field::new(PARENT_STEP, DataType::Int32, false),
+    ]
 }
 
 /// What changes.
 pub(super) fn changes() -> Changes {
-    Changes { trajectories: everything(&[PARENT_ID, PARENT_STEP]), rows: true, splits: true }
+    Changes {
+        trajectories: everything(&[PARENT_ID, PARENT_STEP]),
+        rows: true,
+        splits: true,
+    }
 }
 
 /// A run of kept rows.
@@ -62,7 +76,13 @@ fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
                 row += 1;
             }
             let whole = row == last;
-            runs.push(Run { parent, copy, start, end: if whole { span.end } else { row }, cut_after: (!whole).then(|| row - 1) });
+            runs.push(Run {
+                parent,
+                copy,
+                start,
+                end: if whole { span.end } else { row },
+                cut_after: (!whole).then(|| row - 1),
+            });
             copy += 1;
         }
     }
@@ -70,13 +90,21 @@ fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
 }
 
 /// The runs of steps for which `holds` is true, each a trajectory of its own; the others are dropped for `reason`.
-pub(super) fn cut(chunk: Chunk, holds: &BooleanArray, reason: &str, tally: &mut Tally) -> Result<Chunk> {
+pub(super) fn cut(
+    chunk: Chunk,
+    holds: &BooleanArray,
+    reason: &str,
+    tally: &mut Tally,
+) -> Result<Chunk> {
     let runs = runs(&chunk, holds)?;
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
     let survivors = runs.iter().filter(|run| run.copy == 0).count();
     tally.drop_rows(reason, (chunk.steps.num_rows() - kept) as u64);
     tally.drop_trajectories("no step is left", (chunk.len() - survivors) as u64);
-    tally.count("trajectories cut out of others", (runs.len() - survivors) as u64);
+    tally.count(
+        "trajectories cut out of others",
+        (runs.len() - survivors) as u64,
+    );
     pieces(&chunk, &runs)
 }
 
@@ -84,47 +112,96 @@ pub(super) fn cut(chunk: Chunk, holds: &BooleanArray, reason: &str, tally: &mut 
 /// the run's trajectory had at first, and the step at which the run begins there.
 pub(super) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
-    let rows = UInt64Array::from_iter_values(runs.iter().flat_map(|run| run.start as u64..run.end as u64));
+    let rows =
+        UInt64Array::from_iter_values(runs.iter().flat_map(|run| run.start as u64..run.end as u64));
     let whole = kept == chunk.steps.num_rows() && runs.is_sorted_by_key(|run| run.start);
-    let steps = if whole { chunk.steps.clone() } else { take_record_batch(&chunk.steps, &rows)? };
-    let number = chunk.steps.column_by_name(step::STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
+    let steps = if whole {
+        chunk.steps.clone()
+    } else {
+        take_record_batch(&chunk.steps, &rows)?
+    };
+    let number = chunk
+        .steps
+        .column_by_name(step::STEP)
+        .and_then(|column| column.as_primitive_opt::<Int32Type>());
     let number = number.ok_or_else(|| Error::failed("`step` is not an int32 column"))?;
     let first: Vec<i32> = runs.iter().map(|run| number.value(run.start)).collect();
-    let renumbered = runs.iter().zip(&first).flat_map(|(run, first)| (run.start..run.end).map(move |row| number.value(row) - first));
+    let renumbered = runs
+        .iter()
+        .zip(&first)
+        .flat_map(|(run, first)| (run.start..run.end).map(move |row| number.value(row) - first));
     let renumbered: ArrayRef = Arc::new(Int32Array::from_iter_values(renumbered));
 
     let flag = |name: &str| {
-        let column = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
+        let column = chunk
+            .steps
+            .column_by_name(name)
+            .and_then(|column| column.as_boolean_opt());
         column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
     };
     let (terminated, truncated) = (flag(step::TERMINATED)?, flag(step::TRUNCATED)?);
-    let ends = |row: usize, run: &Run| truncated.value(row) || (run.cut_after == Some(row) && !terminated.value(row));
-    let truncated: Vec<bool> = runs.iter().flat_map(|run| (run.start..run.end).map(move |row| ends(row, run))).collect();
+    let ends = |row: usize, run: &Run| {
+        truncated.value(row) || (run.cut_after == Some(row) && !terminated.value(row))
+    };
+    let truncated: Vec<bool> = runs
+        .iter()
+        .flat_map(|run| (run.start..run.end).map(move |row| ends(row, run)))
+        .collect();
 
     // A piece of a piece is a piece of the first whole.
     let parents = UInt64Array::from_iter_values(runs.iter().map(|run| run.parent as u64));
-    let carried = chunk.trajectories.column_by_name(PARENT_ID).and_then(|column| column.as_primitive_opt::<Int64Type>());
-    let began = chunk.trajectories.column_by_name(PARENT_STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
+    let carried = chunk
+        .trajectories
+        .column_by_name(PARENT_ID)
+        .and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let began = chunk
+        .trajectories
+        .column_by_name(PARENT_STEP)
+        .and_then(|column| column.as_primitive_opt::<Int32Type>());
     let ids = chunk.ids()?;
     let parent = |index: usize| match (carried, began) {
-        (Some(ids), Some(began)) if ids.is_valid(index) && began.is_valid(index) => (ids.value(index), began.value(index)),
+        (Some(ids), Some(began)) if ids.is_valid(index) && began.is_valid(index) => {
+            (ids.value(index), began.value(index))
+        }
         _ => (ids[index], 0),
     };
     let parent_id = Int64Array::from_iter_values(runs.iter().map(|run| parent(run.parent).0));
-    let parent_step = Int32Array::from_iter_values(runs.iter().zip(&first).map(|(run, first)| parent(run.parent).1 + first));
+    let parent_step = Int32Array::from_iter_values(
+        runs.iter()
+            .zip(&first)
+            .map(|(run, first)| parent(run.parent).1 + first),
+    );
     let copy = Int32Array::from_iter_values(runs.iter().map(|run| run.copy));
-    let columns = chunk.trajectories.columns().iter().map(|column| take(column, &parents, None)).collect::<Result<Vec<_>, _>>()?;
+    let columns = chunk
+        .trajectories
+        .columns()
+        .iter()
+        .map(|column| take(column, &parents, None))
+        .collect::<Result<Vec<_>, _>>()?;
     let trajectories = RecordBatch::try_new(chunk.trajectories.schema(), columns)?;
 
     let offsets = runs.iter().scan(0, |end, run| {
         *end += run.end - run.start;
         Some(*end)
     });
-    let mut cut = Chunk::new(steps, trajectories, std::iter::once(0).chain(offsets).collect());
+    let mut cut = Chunk::new(
+        steps,
+        trajectories,
+        std::iter::once(0).chain(offsets).collect(),
+    );
     let field = |name: &str| chunk.steps.schema().field_with_name(name).cloned();
     cut = cut.with_step_column(field(step::STEP)?, renumbered)?;
-    cut = cut.with_step_column(field(step::TRUNCATED)?, Arc::new(BooleanArray::from(truncated)))?;
-    cut = cut.with_trajectory_column(Field::new(PARENT_ID, DataType::Int64, false), Arc::new(parent_id))?;
-    cut = cut.with_trajectory_column(Field::new(PARENT_STEP, DataType::Int32, false), Arc::new(parent_step))?;
+    cut = cut.with_step_column(
+        field(step::TRUNCATED)?,
+        Arc::new(BooleanArray::from(truncated)),
+    )?;
+    cut = cut.with_trajectory_column(
+        Field::new(PARENT_ID, DataType::Int64, false),
+        Arc::new(parent_id),
+    )?;
+    cut = cut.with_trajectory_column(
+        Field::new(PARENT_STEP, DataType::Int32, false),
+        Arc::new(parent_step),
+    )?;
     cut.with_trajectory_column(Field::new(COPY, DataType::Int32, false), Arc::new(copy))
 }

@@ -48,23 +48,32 @@ struct Derived {
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let Derive(given) = options(value)?;
     if given.is_empty() {
-        return Err(Misfit::new("`derive` names no column").help("such as {return_to_go: \"returns_to_go(reward, 0.99)\"}"));
+        return Err(Misfit::new("`derive` names no column")
+            .help("such as {return_to_go: \"returns_to_go(reward, 0.99)\"}"));
     }
     let (mut steps, mut columns) = (context.steps.clone(), Vec::new());
     for (name, sql) in &given {
-        let sql = sql.as_str().ok_or_else(|| Misfit::new("an expression is text").at(name))?;
+        let sql = sql
+            .as_str()
+            .ok_or_else(|| Misfit::new("an expression is text").at(name))?;
         refuse_fixed(name, "derived").map_err(|misfit| misfit.at(name))?;
-        let expression = Expression::bind(sql, &steps, Some(Edge::Null)).map_err(|misfit| Misfit::from(misfit).at(name))?;
+        let expression = Expression::bind(sql, &steps, Some(Edge::Null))
+            .map_err(|misfit| Misfit::from(misfit).at(name))?;
         let flag = [step::TERMINATED, step::TRUNCATED].contains(&name.as_str());
         if !fits(name, expression.data_type()) {
             let wanted = if flag { "true or false" } else { "a number" };
-            return Err(Misfit::new(format!("`{name}` must be {wanted}, and `{sql}` is not")).at(name));
+            return Err(
+                Misfit::new(format!("`{name}` must be {wanted}, and `{sql}` is not")).at(name),
+            );
         }
         let field = Field::new(name, expression.data_type().clone(), !flag);
         steps = with_field(&steps, field.clone()).0;
         columns.push((field, expression));
     }
-    Bound::transform(Derived { columns, steps: Arc::new(steps) })
+    Bound::transform(Derived {
+        columns,
+        steps: Arc::new(steps),
+    })
 }
 
 impl Transform for Derived {
@@ -73,14 +82,23 @@ impl Transform for Derived {
     }
 
     fn changes(&self) -> Changes {
-        Changes { trajectories: changed(self.columns.iter().map(|(field, _)| field.name().as_str())), ..Changes::default() }
+        Changes {
+            trajectories: changed(self.columns.iter().map(|(field, _)| field.name().as_str())),
+            ..Changes::default()
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
         let (mut reads, mut made) = (Vec::<String>::new(), Vec::<&str>::new());
         for (field, expression) in &self.columns {
-            let new = expression.columns().iter().filter(|column| !made.contains(&column.as_str()));
-            let new: Vec<String> = new.filter(|column| !reads.contains(column)).cloned().collect();
+            let new = expression
+                .columns()
+                .iter()
+                .filter(|column| !made.contains(&column.as_str()));
+            let new: Vec<String> = new
+                .filter(|column| !reads.contains(column))
+                .cloned()
+                .collect();
             reads.extend(new);
             made.push(field.name());
         }
@@ -90,11 +108,21 @@ impl Transform for Derived {
     fn apply(&self, mut chunk: Chunk, _tally: &mut Tally) -> Result<Chunk> {
         for (field, expression) in &self.columns {
             let column = expression.evaluate(&chunk.steps, &chunk.offsets)?;
-            if let Some(row) = (0..column.len()).find(|row| !field.is_nullable() && column.is_null(*row)) {
+            if let Some(row) =
+                (0..column.len()).find(|row| !field.is_nullable() && column.is_null(*row))
+            {
                 let trajectory = chunk.offsets.partition_point(|start| *start <= row) - 1;
-                let (name, id, step) = (field.name(), chunk.ids()?[trajectory], row - chunk.offsets[trajectory]);
-                return Err(Error::failed(format!("`{name}` of trajectory {id}, step {step} would be null"))
-                    .hint(format!("`{name}` is true or false: coalesce(…, false) replaces null")));
+                let (name, id, step) = (
+                    field.name(),
+                    chunk.ids()?[trajectory],
+                    row - chunk.offsets[trajectory],
+                );
+                return Err(Error::failed(format!(
+                    "`{name}` of trajectory {id}, step {step} would be null"
+                ))
+                .hint(format!(
+                    "`{name}` is true or false: coalesce(…, false) replaces null"
+                )));
             }
             chunk = chunk.with_step_column(field.clone(), column)?;
         }
@@ -113,30 +141,68 @@ mod tests {
 
     #[test]
     fn later_columns_see_earlier_ones_and_only_sources_are_read() {
-        let derived = fixture::transform(&STAGE, r#"{"double": "2.0 * observation[1]", "more": "double + next(double)"}"#);
+        let derived = fixture::transform(
+            &STAGE,
+            r#"{"double": "2.0 * observation[1]", "more": "double + next(double)"}"#,
+        );
         assert_eq!(derived.reads(), Some(vec!["observation".to_owned()]));
-        let after = derived.apply(fixture::chunk(&[(1, 2, true), (2, 1, false)]), &mut Tally::default()).unwrap();
+        let after = derived
+            .apply(
+                fixture::chunk(&[(1, 2, true), (2, 1, false)]),
+                &mut Tally::default(),
+            )
+            .unwrap();
         assert_eq!(after.steps.schema(), derived.steps());
-        let more: Vec<Option<f64>> = after.steps.column_by_name("more").unwrap().as_primitive::<Float64Type>().iter().collect();
+        let more: Vec<Option<f64>> = after
+            .steps
+            .column_by_name("more")
+            .unwrap()
+            .as_primitive::<Float64Type>()
+            .iter()
+            .collect();
         assert_eq!(more, [Some(2.0), Some(6.0), None, None]);
     }
 
     #[test]
     fn what_identifies_a_row_or_was_recorded_cannot_be_replaced() {
         for (name, _) in FIXED {
-            let misfit = fixture::misfit(&STAGE, &format!(r#"{{"{name}": "1"}}"#), None, &fixture::trajectories_schema());
-            assert_eq!((misfit.path, misfit.message), (vec![name.to_owned()], format!("`{name}` cannot be derived")));
+            let misfit = fixture::misfit(
+                &STAGE,
+                &format!(r#"{{"{name}": "1"}}"#),
+                None,
+                &fixture::trajectories_schema(),
+            );
+            assert_eq!(
+                (misfit.path, misfit.message),
+                (vec![name.to_owned()], format!("`{name}` cannot be derived"))
+            );
         }
-        let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema()).message;
-        assert_eq!(misfit(r#"{"reward": "'a'"}"#), "`reward` must be a number, and `'a'` is not");
-        assert_eq!(misfit(r#"{"terminated": "reward"}"#), "`terminated` must be true or false, and `reward` is not");
+        let misfit = |options: &str| {
+            fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema()).message
+        };
+        assert_eq!(
+            misfit(r#"{"reward": "'a'"}"#),
+            "`reward` must be a number, and `'a'` is not"
+        );
+        assert_eq!(
+            misfit(r#"{"terminated": "reward"}"#),
+            "`terminated` must be true or false, and `reward` is not"
+        );
     }
 
     #[test]
     fn a_flag_that_would_be_null_is_an_error_with_its_place() {
         let derived = fixture::transform(&STAGE, r#"{"truncated": "reward > 1"}"#);
-        assert_eq!(derived.changes().trajectories, ["content_hash", "truncated"]);
-        let error = derived.apply(fixture::chunk(&[(1, 2, true)]), &mut Tally::default()).unwrap_err();
-        assert_eq!(error.message, "`truncated` of trajectory 1, step 2 would be null");
+        assert_eq!(
+            derived.changes().trajectories,
+            ["content_hash", "truncated"]
+        );
+        let error = derived
+            .apply(fixture::chunk(&[(1, 2, true)]), &mut Tally::default())
+            .unwrap_err();
+        assert_eq!(
+            error.message,
+            "`truncated` of trajectory 1, step 2 would be null"
+        );
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
+    Int64Array, RecordBatch,
+};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::{Bound, Context, Half, Misfit, Models, Selection, Stage, Transform};
@@ -28,15 +31,32 @@ impl Models for NoModels {
 }
 
 /// Options in JSON, bound.
-pub(super) fn bind(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Result<Bound, Misfit> {
-    (stage.bind)(&serde_json::from_str(options).unwrap(), &Context { steps, trajectories, models: &NoModels })
+pub(super) fn bind(
+    stage: &Stage,
+    options: &str,
+    steps: &Schema,
+    trajectories: &Schema,
+) -> Result<Bound, Misfit> {
+    (stage.bind)(
+        &serde_json::from_str(options).unwrap(),
+        &Context {
+            steps,
+            trajectories,
+            models: &NoModels,
+        },
+    )
 }
 
 /// The last half of either kind that a stage has.
 type Halves = (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>);
 
 /// A stage that does work, as its halves in turn.
-pub(super) fn halves(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Vec<Half> {
+pub(super) fn halves(
+    stage: &Stage,
+    options: &str,
+    steps: &Schema,
+    trajectories: &Schema,
+) -> Vec<Half> {
     match bind(stage, options, steps, trajectories) {
         Ok(Bound::Work(halves)) => halves,
         Ok(_) => panic!("{} does no work", stage.name),
@@ -58,17 +78,31 @@ pub(super) fn work(stage: &Stage, options: &str, steps: &Schema, trajectories: &
 
 /// The selecting half of a stage.
 pub(super) fn selection(stage: &Stage, options: &str, table: &RecordBatch) -> Box<dyn Selection> {
-    work(stage, options, &steps_schema(), &table.schema()).0.unwrap()
+    work(stage, options, &steps_schema(), &table.schema())
+        .0
+        .unwrap()
 }
 
 /// The transforming half of a stage on [`chunk`]s.
 pub(super) fn transform(stage: &Stage, options: &str) -> Arc<dyn Transform> {
-    work(stage, options, &steps_schema(), &trajectories_schema()).1.unwrap()
+    work(stage, options, &steps_schema(), &trajectories_schema())
+        .1
+        .unwrap()
 }
 
 /// Why options do not fit.
-pub(super) fn misfit(stage: &Stage, options: &str, steps: Option<&Schema>, trajectories: &Schema) -> Misfit {
-    match bind(stage, options, steps.unwrap_or(&steps_schema()), trajectories) {
+pub(super) fn misfit(
+    stage: &Stage,
+    options: &str,
+    steps: Option<&Schema>,
+    trajectories: &Schema,
+) -> Misfit {
+    match bind(
+        stage,
+        options,
+        steps.unwrap_or(&steps_schema()),
+        trajectories,
+    ) {
         Err(misfit) => misfit,
         Ok(_) => panic!("{options} was taken"),
     }
@@ -76,27 +110,56 @@ pub(super) fn misfit(stage: &Stage, options: &str, steps: Option<&Schema>, traje
 
 /// Ids of the rows that a selection keeps, in its order.
 pub(super) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Vec<i64> {
-    let ids = table.column_by_name("trajectory_id").unwrap().as_primitive::<Int64Type>();
+    let ids = table
+        .column_by_name("trajectory_id")
+        .unwrap()
+        .as_primitive::<Int64Type>();
     let selected = selection.select(table).unwrap();
-    let dropped: usize = selected.dropped.iter().map(|dropped| dropped.rows.len()).sum();
+    let dropped: usize = selected
+        .dropped
+        .iter()
+        .map(|dropped| dropped.rows.len())
+        .sum();
     let mut kept = selected.rows.clone();
     kept.sort_unstable();
     kept.dedup();
-    assert_eq!(kept.len() + dropped, table.num_rows(), "every row is kept or dropped for a reason");
-    selected.rows.iter().map(|row| ids.value(*row as usize)).collect()
+    assert_eq!(
+        kept.len() + dropped,
+        table.num_rows(),
+        "every row is kept or dropped for a reason"
+    );
+    selected
+        .rows
+        .iter()
+        .map(|row| ids.value(*row as usize))
+        .collect()
 }
 
 /// A float64 column that may be null.
 pub(super) fn float(name: &str, values: &[Option<f64>]) -> (Field, ArrayRef) {
-    (Field::new(name, DataType::Float64, true), Arc::new(Float64Array::from(values.to_vec())))
+    (
+        Field::new(name, DataType::Float64, true),
+        Arc::new(Float64Array::from(values.to_vec())),
+    )
 }
 
 /// A table of trajectories.
 pub(super) fn table(ids: &[i64], lengths: &[i64], more: Vec<(Field, ArrayRef)>) -> RecordBatch {
     let integers = |name: &str, values: &[i64]| -> (Field, ArrayRef) {
-        (Field::new(name, DataType::Int64, false), Arc::new(Int64Array::from(values.to_vec())))
+        (
+            Field::new(name, DataType::Int64, false),
+            Arc::new(Int64Array::from(values.to_vec())),
+        )
     };
-    let columns = [vec![integers("trajectory_id", ids), integers("length", lengths), integers("rows", lengths)], more].concat();
+    let columns = [
+        vec![
+            integers("trajectory_id", ids),
+            integers("length", lengths),
+            integers("rows", lengths),
+        ],
+        more,
+    ]
+    .concat();
     let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()
 }
@@ -126,7 +189,8 @@ pub(super) fn trajectories_schema() -> Schema {
 /// Trajectories of (id, steps, whether a final row follows). Row r of the chunk has the observation [r, -r], the action
 /// [r + 0.5] and the reward r; the last step of a trajectory is terminal where its id is even.
 pub(super) fn chunk(trajectories: &[(i64, usize, bool)]) -> Chunk {
-    let (mut ids, mut steps, mut finals, mut terminated, mut offsets) = (vec![], vec![], vec![], vec![], vec![0]);
+    let (mut ids, mut steps, mut finals, mut terminated, mut offsets) =
+        (vec![], vec![], vec![], vec![], vec![0]);
     for (id, length, is_final) in trajectories {
         for step in 0..length + usize::from(*is_final) {
             ids.push(*id);
@@ -139,28 +203,76 @@ pub(super) fn chunk(trajectories: &[(i64, usize, bool)]) -> Chunk {
     let n = ids.len();
     let vectors = |values: Vec<f32>, width: i32, nulls: Option<Vec<bool>>| -> ArrayRef {
         let child = Arc::new(Field::new("element", DataType::Float32, false));
-        Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(Float32Array::from(values)), nulls.map(Into::into)).unwrap())
+        Arc::new(
+            FixedSizeListArray::try_new(
+                child,
+                width,
+                Arc::new(Float32Array::from(values)),
+                nulls.map(Into::into),
+            )
+            .unwrap(),
+        )
     };
     let steps_only: Vec<bool> = finals.iter().map(|is_final| !is_final).collect();
-    let rewards = finals.iter().enumerate().map(|(row, is_final)| (!is_final).then_some(row as f32));
+    let rewards = finals
+        .iter()
+        .enumerate()
+        .map(|(row, is_final)| (!is_final).then_some(row as f32));
     let columns: Vec<(Field, ArrayRef)> = vec![
-        (Field::new("trajectory_id", DataType::Int64, false), Arc::new(Int64Array::from(ids))),
-        (Field::new("step", DataType::Int32, false), Arc::new(Int32Array::from(steps))),
+        (
+            Field::new("trajectory_id", DataType::Int64, false),
+            Arc::new(Int64Array::from(ids)),
+        ),
+        (
+            Field::new("step", DataType::Int32, false),
+            Arc::new(Int32Array::from(steps)),
+        ),
         (
             Field::new("observation", vector(DataType::Float32, 2), false),
-            vectors((0..n).flat_map(|row| [row as f32, -(row as f32)]).collect(), 2, None),
+            vectors(
+                (0..n).flat_map(|row| [row as f32, -(row as f32)]).collect(),
+                2,
+                None,
+            ),
         ),
         (
             Field::new("action", vector(DataType::Float32, 1), true),
-            vectors((0..n).map(|row| row as f32 + 0.5).collect(), 1, Some(steps_only)),
+            vectors(
+                (0..n).map(|row| row as f32 + 0.5).collect(),
+                1,
+                Some(steps_only),
+            ),
         ),
-        (Field::new("reward", DataType::Float32, true), Arc::new(rewards.collect::<Float32Array>())),
-        (Field::new("terminated", DataType::Boolean, false), Arc::new(BooleanArray::from(terminated))),
-        (Field::new("truncated", DataType::Boolean, false), Arc::new(BooleanArray::from(vec![false; n]))),
-        (Field::new("is_final", DataType::Boolean, false), Arc::new(BooleanArray::from(finals))),
+        (
+            Field::new("reward", DataType::Float32, true),
+            Arc::new(rewards.collect::<Float32Array>()),
+        ),
+        (
+            Field::new("terminated", DataType::Boolean, false),
+            Arc::new(BooleanArray::from(terminated)),
+        ),
+        (
+            Field::new("truncated", DataType::Boolean, false),
+            Arc::new(BooleanArray::from(vec![false; n])),
+        ),
+        (
+            Field::new("is_final", DataType::Boolean, false),
+            Arc::new(BooleanArray::from(finals)),
+        ),
     ];
     let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
     let own = Int64Array::from_iter_values(trajectories.iter().map(|(id, _, _)| *id));
-    let own = RecordBatch::try_new(Arc::new(Schema::new(vec![Field::new("trajectory_id", DataType::Int64, false)])), vec![Arc::new(own)]);
-    Chunk::new(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap(), own.unwrap(), offsets)
+    let own = RecordBatch::try_new(
+        Arc::new(Schema::new(vec![Field::new(
+            "trajectory_id",
+            DataType::Int64,
+            false,
+        )])),
+        vec![Arc::new(own)],
+    );
+    Chunk::new(
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap(),
+        own.unwrap(),
+        offsets,
+    )
 }

@@ -9,7 +9,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options, rank};
+use super::{
+    Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options,
+    rank,
+};
 use crate::dataset::Chunk;
 use crate::dataset::chunk::with_field;
 use crate::dataset::schema::{step, trajectory};
@@ -76,7 +79,12 @@ fn by_return() -> String {
 
 impl Default for Ranking {
     fn default() -> Ranking {
-        Ranking { lowest: Some(1.0), highest: None, by: by_return(), skip_lowest: 0 }
+        Ranking {
+            lowest: Some(1.0),
+            highest: None,
+            by: by_return(),
+            skip_lowest: 0,
+        }
     }
 }
 
@@ -111,13 +119,24 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let options: HideActions = options(value)?;
     let keep = share(options.keep, "keep")?;
     let pool = match (options.from.lowest, options.from.highest) {
-        (Some(lowest), None) => Pool::Lowest(share(lowest, "lowest").map_err(|misfit| misfit.at("from"))?),
-        (None, Some(highest)) => Pool::Highest(share(highest, "highest").map_err(|misfit| misfit.at("from"))?),
-        _ => return Err(Misfit::new("`from` needs one of `lowest` and `highest`").help("such as {lowest: 0.5, by: return}").at("from")),
+        (Some(lowest), None) => {
+            Pool::Lowest(share(lowest, "lowest").map_err(|misfit| misfit.at("from"))?)
+        }
+        (None, Some(highest)) => {
+            Pool::Highest(share(highest, "highest").map_err(|misfit| misfit.at("from"))?)
+        }
+        _ => {
+            return Err(Misfit::new("`from` needs one of `lowest` and `highest`")
+                .help("such as {lowest: 0.5, by: return}")
+                .at("from"));
+        }
     };
-    let key = rank::bind_key(&options.from.by, context.trajectories).map_err(|misfit| misfit.at("by").at("from"))?;
+    let key = rank::bind_key(&options.from.by, context.trajectories)
+        .map_err(|misfit| misfit.at("by").at("from"))?;
     let Ok(action) = context.steps.field_with_name(step::ACTION) else {
-        return Err(Misfit::new("there are no actions to hide: steps have no column `action`"));
+        return Err(Misfit::new(
+            "there are no actions to hide: steps have no column `action`",
+        ));
     };
     let nullable = |field: &Field| field.clone().with_nullable(true);
     let mut steps = context.steps.clone();
@@ -128,18 +147,34 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     }
     if let Some(name) = &options.hidden {
         if context.steps.index_of(name).is_ok() {
-            let misfit = Misfit::new(format!("steps have a column `{name}` already")).help("give the hidden actions another name");
+            let misfit = Misfit::new(format!("steps have a column `{name}` already"))
+                .help("give the hidden actions another name");
             return Err(misfit.at("as"));
         }
         steps = with_field(&steps, nullable(action).with_name(name)).0;
     }
-    let split = Half::selection(Split { keep, pool, key, skip_lowest: options.from.skip_lowest, seed: options.seed });
-    Ok(Bound::Work(vec![split, Half::transform(Hide { steps: Arc::new(steps), hidden: options.hidden })]))
+    let split = Half::selection(Split {
+        keep,
+        pool,
+        key,
+        skip_lowest: options.from.skip_lowest,
+        seed: options.seed,
+    });
+    Ok(Bound::Work(vec![
+        split,
+        Half::transform(Hide {
+            steps: Arc::new(steps),
+            hidden: options.hidden,
+        }),
+    ]))
 }
 
 impl Selection for Split {
     fn reads(&self) -> Vec<String> {
-        rank::reads(&[&self.key], &[trajectory::RECORDED_ACTIONS, trajectory::LABELLED])
+        rank::reads(
+            &[&self.key],
+            &[trajectory::RECORDED_ACTIONS, trajectory::LABELLED],
+        )
     }
 
     fn writes(&self) -> Vec<Field> {
@@ -159,22 +194,38 @@ impl Selection for Split {
             Pool::Highest(share) => &ranked[n - rank::share_of(share, n)..],
         };
         let mut split = vec!["out_dist"; table.num_rows()];
-        skipped.iter().for_each(|row| split[*row as usize] = "skipped");
+        skipped
+            .iter()
+            .for_each(|row| split[*row as usize] = "skipped");
         pool.iter().for_each(|row| split[*row as usize] = "in_dist");
-        let drawn = rank::shuffled(table, "hide_actions", self.seed)?.into_iter().filter(|row| split[*row as usize] == "in_dist");
+        let drawn = rank::shuffled(table, "hide_actions", self.seed)?
+            .into_iter()
+            .filter(|row| split[*row as usize] == "in_dist");
         for row in drawn.take(rank::share_of(self.keep, n)).collect::<Vec<_>>() {
             split[row as usize] = LABELLED;
         }
 
         let lengths = rank::integers(table, trajectory::LENGTH)?;
         let recorded = rank::integers(table, trajectory::RECORDED_ACTIONS)?;
-        let recorded = recorded.iter().zip(&split).map(|(recorded, split)| if *split == LABELLED { *recorded } else { 0 });
+        let recorded = recorded
+            .iter()
+            .zip(&split)
+            .map(|(recorded, split)| if *split == LABELLED { *recorded } else { 0 });
         let recorded = Int64Array::from_iter_values(recorded);
-        let labelled: Vec<bool> = lengths.iter().zip(recorded.values()).map(|(length, recorded)| length == recorded).collect();
-        let rows = (0..table.num_rows()).map(|row| u32::try_from(row).map_err(|_| Error::failed("more than 2³² trajectories")));
+        let labelled: Vec<bool> = lengths
+            .iter()
+            .zip(recorded.values())
+            .map(|(length, recorded)| length == recorded)
+            .collect();
+        let rows = (0..table.num_rows())
+            .map(|row| u32::try_from(row).map_err(|_| Error::failed("more than 2³² trajectories")));
         Ok(Selected {
             rows: rows.collect::<Result<_>>()?,
-            columns: vec![Arc::new(StringArray::from_iter_values(split)), Arc::new(BooleanArray::from(labelled)), Arc::new(recorded)],
+            columns: vec![
+                Arc::new(StringArray::from_iter_values(split)),
+                Arc::new(BooleanArray::from(labelled)),
+                Arc::new(recorded),
+            ],
             ..Selected::default()
         })
     }
@@ -186,27 +237,66 @@ impl Transform for Hide {
     }
 
     fn changes(&self) -> Changes {
-        let changed = [trajectory::CONTENT_HASH, trajectory::ACTION_SUM, trajectory::ACTION_SUM_SQ];
-        Changes { trajectories: changed.map(str::to_owned).to_vec(), ..Changes::default() }
+        let changed = [
+            trajectory::CONTENT_HASH,
+            trajectory::ACTION_SUM,
+            trajectory::ACTION_SUM_SQ,
+        ];
+        Changes {
+            trajectories: changed.map(str::to_owned).to_vec(),
+            ..Changes::default()
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        let names = [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD, step::IS_FINAL];
-        Some(names.into_iter().filter(|name| self.steps.index_of(name).is_ok()).map(str::to_owned).collect())
+        let names = [
+            step::ACTION,
+            step::ACTION_SOURCE,
+            step::ACTION_STD,
+            step::IS_FINAL,
+        ];
+        Some(
+            names
+                .into_iter()
+                .filter(|name| self.steps.index_of(name).is_ok())
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 
     fn apply(&self, mut chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let split = chunk.trajectories.column_by_name(SPLIT).and_then(|column| column.as_string_opt::<i32>());
-        let split = split.ok_or_else(|| Error::failed("the split of trajectories was not handed on to their steps"))?;
-        let hide = chunk.spans().zip(split).flat_map(|(span, split)| std::iter::repeat_n(split != Some(LABELLED), span.len()));
+        let split = chunk
+            .trajectories
+            .column_by_name(SPLIT)
+            .and_then(|column| column.as_string_opt::<i32>());
+        let split = split.ok_or_else(|| {
+            Error::failed("the split of trajectories was not handed on to their steps")
+        })?;
+        let hide = chunk
+            .spans()
+            .zip(split)
+            .flat_map(|(span, split)| std::iter::repeat_n(split != Some(LABELLED), span.len()));
         let hide = BooleanArray::from(hide.collect::<Vec<_>>());
-        let nullable = |schema: &Schema, name: &str| schema.field_with_name(name).ok().map(|field| field.clone().with_nullable(true));
+        let nullable = |schema: &Schema, name: &str| {
+            schema
+                .field_with_name(name)
+                .ok()
+                .map(|field| field.clone().with_nullable(true))
+        };
         let schema = chunk.steps.schema();
         for name in [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD] {
-            let (Some(field), Some(column)) = (nullable(&schema, name), chunk.steps.column_by_name(name).cloned()) else { continue };
+            let (Some(field), Some(column)) = (
+                nullable(&schema, name),
+                chunk.steps.column_by_name(name).cloned(),
+            ) else {
+                continue;
+            };
             let shown = nullif(&column, &hide)?;
             if name == step::ACTION {
-                tally.count("actions hidden", (shown.null_count() - column.null_count()) as u64);
+                tally.count(
+                    "actions hidden",
+                    (shown.null_count() - column.null_count()) as u64,
+                );
                 if let Some(name) = &self.hidden {
                     chunk = chunk.with_step_column(field.clone().with_name(name), column)?;
                 }
@@ -226,15 +316,38 @@ mod tests {
 
     fn split(ids: &[i64], returns: &[Option<f64>], options: &str) -> Vec<(i64, String, bool, i64)> {
         let n = ids.len();
-        let recorded = (Field::new("recorded_actions", DataType::Int64, false), Arc::new(Int64Array::from(vec![3; n])) as ArrayRef);
-        let labelled = (Field::new("labelled", DataType::Boolean, false), Arc::new(BooleanArray::from(vec![true; n])) as ArrayRef);
-        let table = fixture::table(ids, &vec![3; n], vec![float("return", returns), recorded, labelled]);
-        let (selection, _) = fixture::work(&STAGE, options, &fixture::steps_schema(), &table.schema());
+        let recorded = (
+            Field::new("recorded_actions", DataType::Int64, false),
+            Arc::new(Int64Array::from(vec![3; n])) as ArrayRef,
+        );
+        let labelled = (
+            Field::new("labelled", DataType::Boolean, false),
+            Arc::new(BooleanArray::from(vec![true; n])) as ArrayRef,
+        );
+        let table = fixture::table(
+            ids,
+            &vec![3; n],
+            vec![float("return", returns), recorded, labelled],
+        );
+        let (selection, _) =
+            fixture::work(&STAGE, options, &fixture::steps_schema(), &table.schema());
         let selected = selection.unwrap().select(&table).unwrap();
         assert_eq!(selected.rows.len(), n);
-        let (names, flags) = (selected.columns[0].as_string::<i32>(), selected.columns[1].as_boolean());
+        let (names, flags) = (
+            selected.columns[0].as_string::<i32>(),
+            selected.columns[1].as_boolean(),
+        );
         let recorded = selected.columns[2].as_primitive::<arrow::datatypes::Int64Type>();
-        let mut rows: Vec<_> = (0..n).map(|row| (ids[row], names.value(row).to_owned(), flags.value(row), recorded.value(row))).collect();
+        let mut rows: Vec<_> = (0..n)
+            .map(|row| {
+                (
+                    ids[row],
+                    names.value(row).to_owned(),
+                    flags.value(row),
+                    recorded.value(row),
+                )
+            })
+            .collect();
         rows.sort();
         rows
     }
@@ -243,49 +356,124 @@ mod tests {
     fn the_share_is_of_all_and_the_pool_from_the_named_end() {
         // Ranked by (return, id), nulls last: 5, 1, 2, 0, 4, 6, 7, 8, 9, 3.
         let ids: Vec<i64> = (0..10).collect();
-        let returns = [Some(1.0), Some(0.0), Some(0.0), None, Some(1.0), Some(-1.0), Some(2.0), Some(3.0), Some(4.0), Some(5.0)];
+        let returns = [
+            Some(1.0),
+            Some(0.0),
+            Some(0.0),
+            None,
+            Some(1.0),
+            Some(-1.0),
+            Some(2.0),
+            Some(3.0),
+            Some(4.0),
+            Some(5.0),
+        ];
         let of = |rows: &[(i64, String, bool, i64)], name: &str| -> Vec<i64> {
-            rows.iter().filter(|row| row.1 == name).map(|row| row.0).collect()
+            rows.iter()
+                .filter(|row| row.1 == name)
+                .map(|row| row.0)
+                .collect()
         };
 
-        let low = split(&ids, &returns, r#"{"keep": 0.2, "from": {"lowest": 0.5, "by": "return"}, "seed": 7}"#);
+        let low = split(
+            &ids,
+            &returns,
+            r#"{"keep": 0.2, "from": {"lowest": 0.5, "by": "return"}, "seed": 7}"#,
+        );
         let pool: Vec<i64> = [of(&low, "labelled"), of(&low, "in_dist")].concat();
         assert_eq!((of(&low, "labelled").len(), pool.len()), (2, 5));
         assert!([0, 1, 2, 4, 5].iter().all(|id| pool.contains(id)));
         assert!(
             low.iter()
-                .all(|(_, split, labelled, recorded)| (*labelled, *recorded) == if split == "labelled" { (true, 3) } else { (false, 0) })
+                .all(|(_, split, labelled, recorded)| (*labelled, *recorded)
+                    == if split == "labelled" {
+                        (true, 3)
+                    } else {
+                        (false, 0)
+                    })
         );
-        let mut draws: Vec<u64> = pool.iter().map(|id| rank::chance("hide_actions", 7, *id)).collect();
+        let mut draws: Vec<u64> = pool
+            .iter()
+            .map(|id| rank::chance("hide_actions", 7, *id))
+            .collect();
         draws.sort_unstable();
-        assert!(of(&low, "labelled").iter().all(|id| draws[..2].contains(&rank::chance("hide_actions", 7, *id))));
+        assert!(
+            of(&low, "labelled")
+                .iter()
+                .all(|id| draws[..2].contains(&rank::chance("hide_actions", 7, *id)))
+        );
 
         let high = split(&ids, &returns, r#"{"keep": 0.9, "from": {"highest": 0.3}}"#);
-        assert_eq!((of(&high, "labelled"), of(&high, "in_dist")), (vec![3, 8, 9], vec![]));
-        // Without the two lowest, 5 and 1, there are eight: a half of them is the pool, a quarter keeps its actions.
-        let fewer = split(&ids, &returns, r#"{"keep": 0.25, "from": {"lowest": 0.5, "skip_lowest": 2}, "seed": 7}"#);
-        assert_eq!((of(&fewer, "skipped"), of(&fewer, "out_dist")), (vec![1, 5], vec![3, 7, 8, 9]));
-        assert_eq!((of(&fewer, "labelled").len(), of(&fewer, "in_dist").len()), (2, 2));
-        assert!(
-            fewer.iter().all(|(_, split, labelled, recorded)| (*labelled, *recorded > 0) == (split == "labelled", split == "labelled"))
+        assert_eq!(
+            (of(&high, "labelled"), of(&high, "in_dist")),
+            (vec![3, 8, 9], vec![])
         );
-        assert!(split(&ids, &returns, r#"{"keep": 1, "from": {"lowest": 1.0, "skip_lowest": 99}}"#).iter().all(|row| row.1 == "skipped"));
+        // Without the two lowest, 5 and 1, there are eight: a half of them is the pool, a quarter keeps its actions.
+        let fewer = split(
+            &ids,
+            &returns,
+            r#"{"keep": 0.25, "from": {"lowest": 0.5, "skip_lowest": 2}, "seed": 7}"#,
+        );
+        assert_eq!(
+            (of(&fewer, "skipped"), of(&fewer, "out_dist")),
+            (vec![1, 5], vec![3, 7, 8, 9])
+        );
+        assert_eq!(
+            (of(&fewer, "labelled").len(), of(&fewer, "in_dist").len()),
+            (2, 2)
+        );
+        assert!(
+            fewer
+                .iter()
+                .all(|(_, split, labelled, recorded)| (*labelled, *recorded > 0)
+                    == (split == "labelled", split == "labelled"))
+        );
+        assert!(
+            split(
+                &ids,
+                &returns,
+                r#"{"keep": 1, "from": {"lowest": 1.0, "skip_lowest": 99}}"#
+            )
+            .iter()
+            .all(|row| row.1 == "skipped")
+        );
 
-        assert!(split(&ids, &returns, r#"{"keep": 0}"#).iter().all(|row| row.1 == "in_dist"));
-        assert!(split(&ids, &returns, r#"{"keep": 1}"#).iter().all(|row| row.1 == "labelled"));
+        assert!(
+            split(&ids, &returns, r#"{"keep": 0}"#)
+                .iter()
+                .all(|row| row.1 == "in_dist")
+        );
+        assert!(
+            split(&ids, &returns, r#"{"keep": 1}"#)
+                .iter()
+                .all(|row| row.1 == "labelled")
+        );
 
         let backwards: Vec<i64> = ids.iter().rev().copied().collect();
         let turned: Vec<Option<f64>> = returns.iter().rev().copied().collect();
-        assert_eq!(split(&backwards, &turned, r#"{"keep": 0.2, "from": {"lowest": 0.5}, "seed": 7}"#), low);
+        assert_eq!(
+            split(
+                &backwards,
+                &turned,
+                r#"{"keep": 0.2, "from": {"lowest": 0.5}, "seed": 7}"#
+            ),
+            low
+        );
     }
 
     #[test]
     fn actions_outside_the_split_become_null_and_are_kept_under_another_name() {
         let chunk = fixture::chunk(&[(10, 2, true), (11, 1, false), (12, 2, true)]);
         let names = StringArray::from(vec!["in_dist", "labelled", "out_dist"]);
-        let chunk = chunk.with_trajectory_column(Field::new("split", DataType::Utf8, false), Arc::new(names)).unwrap();
-        let (_, transform) =
-            fixture::work(&STAGE, r#"{"keep": 0.3, "as": "truth"}"#, &chunk.steps.schema(), &fixture::trajectories_schema());
+        let chunk = chunk
+            .with_trajectory_column(Field::new("split", DataType::Utf8, false), Arc::new(names))
+            .unwrap();
+        let (_, transform) = fixture::work(
+            &STAGE,
+            r#"{"keep": 0.3, "as": "truth"}"#,
+            &chunk.steps.schema(),
+            &fixture::trajectories_schema(),
+        );
         let (transform, mut tally) = (transform.unwrap(), Tally::default());
         let before = chunk.steps.column_by_name("action").unwrap().clone();
         let after = transform.apply(chunk, &mut tally).unwrap();
@@ -294,19 +482,51 @@ mod tests {
         let valid: Vec<bool> = (0..action.len()).map(|row| action.is_valid(row)).collect();
         assert_eq!(valid, [false, false, false, true, false, false, false]);
         assert_eq!(action.slice(3, 1).as_ref(), before.slice(3, 1).as_ref());
-        assert_eq!(after.steps.column_by_name("truth").unwrap().as_ref(), before.as_ref());
+        assert_eq!(
+            after.steps.column_by_name("truth").unwrap().as_ref(),
+            before.as_ref()
+        );
         assert_eq!(tally.counts["actions hidden"], 4);
     }
 
     #[test]
     fn options_that_cannot_be_are_refused() {
         let steps = fixture::steps_schema();
-        let misfit = |options: &str| fixture::misfit(&STAGE, options, Some(&steps), &fixture::trajectories_schema());
+        let misfit = |options: &str| {
+            fixture::misfit(
+                &STAGE,
+                options,
+                Some(&steps),
+                &fixture::trajectories_schema(),
+            )
+        };
         assert_eq!(misfit(r#"{"keep": 2}"#).path, ["keep"]);
-        assert_eq!(misfit(r#"{"keep": 0.1, "from": {"by": "return"}}"#).message, "`from` needs one of `lowest` and `highest`");
-        assert_eq!(misfit(r#"{"keep": 0.1, "as": "reward"}"#).message, "steps have a column `reward` already");
-        let without = Schema::new(steps.fields().iter().filter(|field| field.name() != "action").cloned().collect::<Vec<_>>());
-        let misfit = fixture::misfit(&STAGE, r#"{"keep": 0.1}"#, Some(&without), &fixture::trajectories_schema());
-        assert!(misfit.message.contains("no column `action`"), "{}", misfit.message);
+        assert_eq!(
+            misfit(r#"{"keep": 0.1, "from": {"by": "return"}}"#).message,
+            "`from` needs one of `lowest` and `highest`"
+        );
+        assert_eq!(
+            misfit(r#"{"keep": 0.1, "as": "reward"}"#).message,
+            "steps have a column `reward` already"
+        );
+        let without = Schema::new(
+            steps
+                .fields()
+                .iter()
+                .filter(|field| field.name() != "action")
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        let misfit = fixture::misfit(
+            &STAGE,
+            r#"{"keep": 0.1}"#,
+            Some(&without),
+            &fixture::trajectories_schema(),
+        );
+        assert!(
+            misfit.message.contains("no column `action`"),
+            "{}",
+            misfit.message
+        );
     }
 }

@@ -9,8 +9,12 @@ use crate::error::{Error, nearest};
 use crate::format::{FORMATS, Format, WriteOptions, export};
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "materialise", schema: |generator| generator.subschema_for::<Materialise>(), bind, sample: "{path: out/result}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "materialise",
+    schema: |generator| generator.subschema_for::<Materialise>(),
+    bind,
+    sample: "{path: out/result}",
+};
 
 /// Writes the dataset and publishes it in one step. In the middle of the list, the chain goes on from what was written.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -46,7 +50,11 @@ impl Materialise {
     /// # Errors
     /// Where there is no such format, which binding has ruled out.
     pub fn foreign(&self) -> Result<Option<&'static Format>, Error> {
-        if self.format == OWN { Ok(None) } else { export::writable(&self.format).map(Some) }
+        if self.format == OWN {
+            Ok(None)
+        } else {
+            export::writable(&self.format).map(Some)
+        }
     }
 }
 
@@ -55,8 +63,15 @@ fn own() -> String {
 }
 
 fn formats(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<&str> =
-        [OWN].into_iter().chain(FORMATS.iter().filter(|format| format.write.is_some()).map(|format| format.name)).collect();
+    let names: Vec<&str> = [OWN]
+        .into_iter()
+        .chain(
+            FORMATS
+                .iter()
+                .filter(|format| format.write.is_some())
+                .map(|format| format.name),
+        )
+        .collect();
     json_schema!({"type": "string", "enum": names})
 }
 
@@ -66,19 +81,35 @@ fn shard_rows() -> u64 {
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let materialise: Materialise = options(value)?;
-    let names: Vec<&str> = context.steps.fields().iter().map(|field| field.name().as_str()).collect();
+    let names: Vec<&str> = context
+        .steps
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
     for (index, column) in materialise.columns.iter().flatten().enumerate() {
         if !names.contains(&column.as_str()) {
-            let help = nearest(column, names.iter().copied())
-                .map_or_else(|| format!("steps has {}", names.join(", ")), |name| format!("did you mean `{name}`?"));
-            let misfit = Misfit { word: Some(column.clone()), ..Misfit::new(format!("unknown column `{column}`")) };
+            let help = nearest(column, names.iter().copied()).map_or_else(
+                || format!("steps has {}", names.join(", ")),
+                |name| format!("did you mean `{name}`?"),
+            );
+            let misfit = Misfit {
+                word: Some(column.clone()),
+                ..Misfit::new(format!("unknown column `{column}`"))
+            };
             return Err(misfit.help(help).at(index.to_string()).at("columns"));
         }
     }
-    match materialise.foreign().map_err(|error| Misfit::from(error).at("format"))? {
-        Some(format) => export::check(format, &materialise.with).map_err(|error| Misfit::from(error).at("with"))?,
+    match materialise
+        .foreign()
+        .map_err(|error| Misfit::from(error).at("format"))?
+    {
+        Some(format) => export::check(format, &materialise.with)
+            .map_err(|error| Misfit::from(error).at("with"))?,
         None if materialise.with != WriteOptions::default() => {
-            return Err(Misfit::new("`with` is for foreign formats").help("say which by `format`").at("with"));
+            return Err(Misfit::new("`with` is for foreign formats")
+                .help("say which by `format`")
+                .at("with"));
         }
         None => {}
     }

@@ -126,7 +126,12 @@ pub struct Misfit {
 impl Misfit {
     /// A misfit of the stage as a whole.
     pub fn new(message: impl Into<String>) -> Misfit {
-        Misfit { path: Vec::new(), word: None, message: message.into(), help: None }
+        Misfit {
+            path: Vec::new(),
+            word: None,
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// Says which value is at fault: an option's key, outermost last as errors travel outwards.
@@ -147,13 +152,21 @@ impl Misfit {
 impl From<Error> for Misfit {
     fn from(error: Error) -> Misfit {
         let help = (!error.hints.is_empty()).then(|| error.hints.join("; "));
-        Misfit { help, ..Misfit::new(error.message) }
+        Misfit {
+            help,
+            ..Misfit::new(error.message)
+        }
     }
 }
 
 impl From<crate::expr::Misfit> for Misfit {
     fn from(error: crate::expr::Misfit) -> Misfit {
-        Misfit { path: Vec::new(), word: error.word, message: error.message, help: error.help }
+        Misfit {
+            path: Vec::new(),
+            word: error.word,
+            message: error.message,
+            help: error.help,
+        }
     }
 }
 
@@ -345,7 +358,10 @@ impl Tally {
     /// Counts dropped trajectories.
     pub fn drop_trajectories(&mut self, reason: &str, n: u64) {
         if n > 0 {
-            *self.dropped_trajectories.entry(reason.to_owned()).or_default() += n;
+            *self
+                .dropped_trajectories
+                .entry(reason.to_owned())
+                .or_default() += n;
         }
     }
 

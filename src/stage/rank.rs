@@ -22,7 +22,11 @@ pub(super) fn share_of(share: f64, n: usize) -> usize {
 /// A number from `seed` and `id` that nothing else has a part in; `salt` keeps the draws of different stages apart.
 pub(super) fn chance(salt: &str, seed: u64, id: i64) -> u64 {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(salt.as_bytes()).update(&[0]).update(&seed.to_le_bytes()).update(&id.to_le_bytes());
+    hasher
+        .update(salt.as_bytes())
+        .update(&[0])
+        .update(&seed.to_le_bytes())
+        .update(&id.to_le_bytes());
     let mut first = [0; 8];
     hasher.finalize_xof().fill(&mut first);
     u64::from_le_bytes(first)
@@ -36,29 +40,45 @@ pub(super) fn uniform(chance: u64) -> f64 {
 
 /// Ids of the trajectories in a table of them.
 pub(super) fn ids(table: &RecordBatch) -> Result<&Int64Array> {
-    let column = table.column_by_name(trajectory::TRAJECTORY_ID).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let column = table
+        .column_by_name(trajectory::TRAJECTORY_ID)
+        .and_then(|column| column.as_primitive_opt::<Int64Type>());
     column.ok_or_else(|| Error::failed("`trajectory_id` is not an int64 column"))
 }
 
 /// An int64 column of a table of trajectories; null counts as 0.
 pub(super) fn integers(table: &RecordBatch, name: &str) -> Result<Vec<i64>> {
-    let column = table.column_by_name(name).and_then(|column| column.as_primitive_opt::<Int64Type>());
-    let column = column.ok_or_else(|| Error::failed(format!("`{name}` is not an int64 column of trajectories")))?;
+    let column = table
+        .column_by_name(name)
+        .and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let column = column
+        .ok_or_else(|| Error::failed(format!("`{name}` is not an int64 column of trajectories")))?;
     Ok(column.iter().map(|value| value.unwrap_or(0)).collect())
 }
 
 /// Rows of `table` in the order of `key`, nulls last either way, ties by ascending id.
 pub(super) fn order(table: &RecordBatch, key: ArrayRef, descending: bool) -> Result<Vec<u32>> {
     let ids: ArrayRef = Arc::new(ids(table)?.clone());
-    let column = |values, descending| SortColumn { values, options: Some(SortOptions { descending, nulls_first: false }) };
-    Ok(lexsort_to_indices(&[column(key, descending), column(ids, false)], None)?.values().to_vec())
+    let column = |values, descending| SortColumn {
+        values,
+        options: Some(SortOptions {
+            descending,
+            nulls_first: false,
+        }),
+    };
+    Ok(
+        lexsort_to_indices(&[column(key, descending), column(ids, false)], None)?
+            .values()
+            .to_vec(),
+    )
 }
 
 /// The rows of each group of equal values of `key`, groups in the order of their values, a null one last; one group of all
 /// rows where there is no key. Rows of a group stand in the order of their ids.
 pub(super) fn groups(table: &RecordBatch, key: Option<&Expression>) -> Result<Vec<Vec<u32>>> {
     let Some(key) = key else {
-        let rows = u32::try_from(table.num_rows()).map_err(|_| Error::failed("more than 2³² trajectories"))?;
+        let rows = u32::try_from(table.num_rows())
+            .map_err(|_| Error::failed("more than 2³² trajectories"))?;
         return Ok(vec![(0..rows).collect()]);
     };
     let key = key.evaluate(table, &[])?;
@@ -67,19 +87,30 @@ pub(super) fn groups(table: &RecordBatch, key: Option<&Expression>) -> Result<Ve
     if sorted.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(partition(&[sorted])?.ranges().into_iter().map(|range| order[range].to_vec()).collect())
+    Ok(partition(&[sorted])?
+        .ranges()
+        .into_iter()
+        .map(|range| order[range].to_vec())
+        .collect())
 }
 
 /// A numeric column or expression as float64.
 pub(super) fn float64(column: &ArrayRef) -> Result<Float64Array> {
     let column = cast(column, &DataType::Float64)?;
-    column.as_primitive_opt::<Float64Type>().cloned().ok_or_else(|| Error::failed("not a number"))
+    column
+        .as_primitive_opt::<Float64Type>()
+        .cloned()
+        .ok_or_else(|| Error::failed("not a number"))
 }
 
 /// Rows of `table` in the order of a seeded draw, ties by ascending id.
 pub(super) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> Result<Vec<u32>> {
     let ids = ids(table)?.values();
-    let mut keyed: Vec<(u64, i64, u32)> = ids.iter().zip(0..).map(|(id, row)| (chance(salt, seed, *id), *id, row)).collect();
+    let mut keyed: Vec<(u64, i64, u32)> = ids
+        .iter()
+        .zip(0..)
+        .map(|(id, row)| (chance(salt, seed, *id), *id, row))
+        .collect();
     keyed.sort_unstable();
     Ok(keyed.into_iter().map(|(_, _, row)| row).collect())
 }
@@ -89,9 +120,10 @@ pub(super) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, M
     let expression = Expression::bind(sql, trajectories, None)?;
     let kind = expression.data_type();
     if !matches!(kind, DataType::Boolean | DataType::Utf8) && !kind.is_numeric() {
-        return Err(
-            Misfit::new(format!("`{sql}` has no order: it is neither a number nor text")).help("take one value of it, such as column[1]")
-        );
+        return Err(Misfit::new(format!(
+            "`{sql}` has no order: it is neither a number nor text"
+        ))
+        .help("take one value of it, such as column[1]"));
     }
     Ok(expression)
 }
@@ -99,7 +131,10 @@ pub(super) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, M
 /// `sql`'s columns and `more`, without repeats.
 pub(super) fn reads(expressions: &[&Expression], more: &[&str]) -> Vec<String> {
     let mut names: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
-    for column in expressions.iter().flat_map(|expression| expression.columns()) {
+    for column in expressions
+        .iter()
+        .flat_map(|expression| expression.columns())
+    {
         if !names.contains(column) {
             names.push(column.clone());
         }

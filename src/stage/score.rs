@@ -16,7 +16,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::infer::assemble::{self, Slot, Span};
-use super::infer::bind::{Files, batch, cells, check_inputs, did_you_mean, input, quoted, shown, specs};
+use super::infer::bind::{
+    Files, batch, cells, check_inputs, did_you_mean, input, quoted, shown, specs,
+};
 use super::infer::{Column, Ensemble, Input, columns, place, spans, unknown};
 use super::written::{changed, fits, refuse_fixed};
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options, rank};
@@ -156,7 +158,9 @@ enum NonFinite {
 }
 
 /// `null` is a word of this option and YAML's null at once.
-fn non_finite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<NonFinite, D::Error> {
+fn non_finite<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<NonFinite, D::Error> {
     Ok(Option::<NonFinite>::deserialize(deserializer)?.unwrap_or(NonFinite::Null))
 }
 
@@ -190,14 +194,30 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     for column in &written {
         steps = with_field(&steps, column.field.clone()).0;
     }
-    let geometry = Geometry { batch, inputs: rows, outputs };
+    let geometry = Geometry {
+        batch,
+        inputs: rows,
+        outputs,
+    };
     let ensemble = Ensemble::new(context.models.runtime(), names, specs, geometry);
     let skips = given.edge == Edge::Skip;
-    Bound::transform(Scorer { ensemble, inputs, skips, cells, written, non_finite: given.non_finite, steps: Arc::new(steps) })
+    Bound::transform(Scorer {
+        ensemble,
+        inputs,
+        skips,
+        cells,
+        written,
+        non_finite: given.non_finite,
+        steps: Arc::new(steps),
+    })
 }
 
 /// Where the inputs come from, with the shape of one row of each.
-fn feeds(given: &Score, steps: &Schema, spec: &Spec) -> Result<(Vec<Input>, Vec<Vec<usize>>), Misfit> {
+fn feeds(
+    given: &Score,
+    steps: &Schema,
+    spec: &Spec,
+) -> Result<(Vec<Input>, Vec<Vec<usize>>), Misfit> {
     let (along, edge) = match given.edge {
         Edge::Skip => (expr::Edge::Null, assemble::Edge::Skip),
         Edge::Repeat => (expr::Edge::Repeat, assemble::Edge::Repeat),
@@ -209,16 +229,34 @@ fn feeds(given: &Score, steps: &Schema, spec: &Spec) -> Result<(Vec<Input>, Vec<
             check_inputs(inputs.keys().map(String::as_str), ports)?;
             inputs.clone()
         }
-        (None, [port]) => BTreeMap::from([(port.name.clone(), Fed::Row(step::OBSERVATION.to_owned()))]),
+        (None, [port]) => {
+            BTreeMap::from([(port.name.clone(), Fed::Row(step::OBSERVATION.to_owned()))])
+        }
         (None, ports) => {
-            return Err(Misfit::new(format!("the model has {} inputs: {}", ports.len(), quoted(ports)))
-                .help(format!("say what goes into each, such as `inputs: {{{}: observation, …}}`", ports[0].name))
-                .at("model"));
+            return Err(Misfit::new(format!(
+                "the model has {} inputs: {}",
+                ports.len(),
+                quoted(ports)
+            ))
+            .help(format!(
+                "say what goes into each, such as `inputs: {{{}: observation, …}}`",
+                ports[0].name
+            ))
+            .at("model"));
         }
     };
-    let ports = spec.inputs.iter().filter_map(|port| fed.get(&port.name).map(|fed| (port, fed)));
+    let ports = spec
+        .inputs
+        .iter()
+        .filter_map(|port| fed.get(&port.name).map(|fed| (port, fed)));
     let bound = ports.map(|(port, fed)| {
-        let own = |misfit: Misfit| if given.inputs.is_some() { misfit.at(port.name.as_str()).at("inputs") } else { misfit.at("model") };
+        let own = |misfit: Misfit| {
+            if given.inputs.is_some() {
+                misfit.at(port.name.as_str()).at("inputs")
+            } else {
+                misfit.at("model")
+            }
+        };
         match fed {
             Fed::Row(sql) => input(sql, port, steps, along, None).map_err(own),
             Fed::Window(window) => {
@@ -239,8 +277,14 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
         spec.outputs.iter().map(own).collect()
     });
     if chosen.is_empty() {
-        let key = if given.outputs.is_some() { "outputs" } else { "model" };
-        return Err(Misfit::new("`score` writes no column").help("such as `outputs: {value: OUTPUT}`").at(key));
+        let key = if given.outputs.is_some() {
+            "outputs"
+        } else {
+            "model"
+        };
+        return Err(Misfit::new("`score` writes no column")
+            .help("such as `outputs: {value: OUTPUT}`")
+            .at(key));
     }
     let (mut read, mut widths, mut written) = (Vec::new(), Vec::new(), Vec::new());
     for (name, chosen) in chosen {
@@ -248,15 +292,27 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
             Chosen::Output(output) => (output, given.reduce),
             Chosen::Reduced(reduced) => (&reduced.output, reduced.reduce),
         };
-        let at = |misfit: Misfit| if given.outputs.is_some() { misfit.at(name.as_str()).at("outputs") } else { misfit.at("model") };
+        let at = |misfit: Misfit| {
+            if given.outputs.is_some() {
+                misfit.at(name.as_str()).at("outputs")
+            } else {
+                misfit.at("model")
+            }
+        };
         refuse_fixed(&name, "a score").map_err(at)?;
         let Some(position) = spec.outputs.iter().position(|port| port.name == *output) else {
             let known = spec.outputs.iter().map(|port| port.name.as_str());
-            return Err(at(Misfit::new(format!("the model has no output `{output}`")).help(did_you_mean(output, known))));
+            return Err(at(Misfit::new(format!(
+                "the model has no output `{output}`"
+            ))
+            .help(did_you_mean(output, known))));
         };
         let port = &spec.outputs[position];
         if reduce == Reduce::Std && members == 1 {
-            return Err(at(Misfit::new("one model has no standard deviation of members").help("`model: [FILE, FILE, …]` is an ensemble")));
+            return Err(at(Misfit::new(
+                "one model has no standard deviation of members",
+            )
+            .help("`model: [FILE, FILE, …]` is an ensemble")));
         }
         let exact = members == 1 || matches!(reduce, Reduce::Min | Reduce::Max | Reduce::All);
         let element = match port.element {
@@ -266,29 +322,55 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
             Element::U8 if exact => DataType::UInt8,
             Element::F64 | Element::I32 | Element::I64 | Element::U8 => DataType::Float64,
             Element::Other => {
-                return Err(at(Misfit::new(format!("the model's output `{port}` holds neither floating-point numbers nor integers"))));
+                return Err(at(Misfit::new(format!(
+                    "the model's output `{port}` holds neither floating-point numbers nor integers"
+                ))));
             }
         };
-        let stated = if port.shape.is_empty() { None } else { cells(&port.shape[1..]) };
-        let Some(cells) = stated.filter(|cells| *cells > 0) else {
-            return Err(at(Misfit::new(format!("the model's output `{port}` does not say how many values it has"))
-                .help("export the model with a fixed width")));
+        let stated = if port.shape.is_empty() {
+            None
+        } else {
+            cells(&port.shape[1..])
         };
-        let width = if reduce == Reduce::All { cells * members } else { cells };
+        let Some(cells) = stated.filter(|cells| *cells > 0) else {
+            return Err(at(Misfit::new(format!(
+                "the model's output `{port}` does not say how many values it has"
+            ))
+            .help("export the model with a fixed width")));
+        };
+        let width = if reduce == Reduce::All {
+            cells * members
+        } else {
+            cells
+        };
         let data_type = match i32::try_from(width) {
             Ok(1) => element,
             Ok(width) => vector(element, width),
-            Err(_) => return Err(at(Misfit::new(format!("`{name}` would have {width} values a row")))),
+            Err(_) => {
+                return Err(at(Misfit::new(format!(
+                    "`{name}` would have {width} values a row"
+                ))));
+            }
         };
         if !fits(&name, &data_type) {
-            return Err(at(Misfit::new(format!("`{name}` cannot be {}, which the model's output `{port}` gives", shown(&data_type)))));
+            return Err(at(Misfit::new(format!(
+                "`{name}` cannot be {}, which the model's output `{port}` gives",
+                shown(&data_type)
+            ))));
         }
-        let index = read.iter().position(|read| *read == position).unwrap_or_else(|| {
-            read.push(position);
-            widths.push(cells);
-            read.len() - 1
+        let index = read
+            .iter()
+            .position(|read| *read == position)
+            .unwrap_or_else(|| {
+                read.push(position);
+                widths.push(cells);
+                read.len() - 1
+            });
+        written.push(Written {
+            field: Field::new(&name, data_type, true),
+            output: index,
+            reduce,
         });
-        written.push(Written { field: Field::new(&name, data_type, true), output: index, reduce });
     }
     Ok((read, widths, written))
 }
@@ -297,16 +379,36 @@ impl Scorer {
     /// Whether every input is known at a row.
     fn possible(&self, spans: &[Span], columns: &[Column], slot: &Slot) -> bool {
         self.inputs.iter().zip(columns).all(|(input, column)| {
-            let fits = input.window.is_none_or(|window| !self.skips || window.fits(&spans[slot.span], slot.row));
+            let fits = input
+                .window
+                .is_none_or(|window| !self.skips || window.fits(&spans[slot.span], slot.row));
             fits && unknown(input, column, spans, slot).is_none()
         })
     }
 
     /// The column `written` of a chunk with `rows` rows, from what the members gave at `slots`.
-    fn column(&self, written: &Written, made: &[f64], slots: &[Slot], chunk: &Chunk, tally: &mut Tally) -> Result<ArrayRef> {
-        let (members, cells, rows) = (self.ensemble.specs.len(), self.cells[written.output], chunk.steps.num_rows());
+    fn column(
+        &self,
+        written: &Written,
+        made: &[f64],
+        slots: &[Slot],
+        chunk: &Chunk,
+        tally: &mut Tally,
+    ) -> Result<ArrayRef> {
+        let (members, cells, rows) = (
+            self.ensemble.specs.len(),
+            self.cells[written.output],
+            chunk.steps.num_rows(),
+        );
         let (element, width) = match written.field.data_type() {
-            DataType::FixedSizeList(child, _) => (child.data_type(), if written.reduce == Reduce::All { cells * members } else { cells }),
+            DataType::FixedSizeList(child, _) => (
+                child.data_type(),
+                if written.reduce == Reduce::All {
+                    cells * members
+                } else {
+                    cells
+                },
+            ),
             other => (other, 1),
         };
         let single = *element == DataType::Float32;
@@ -317,14 +419,25 @@ impl Scorer {
             let own = &mut values[slot.row * width..(slot.row + 1) * width];
             let member = |member: usize| &made[(member * slots.len() + index) * cells..][..cells];
             if written.reduce == Reduce::All {
-                (0..members).zip(own.chunks_exact_mut(cells)).for_each(|(index, own)| own.copy_from_slice(member(index)));
+                (0..members)
+                    .zip(own.chunks_exact_mut(cells))
+                    .for_each(|(index, own)| own.copy_from_slice(member(index)));
             } else {
                 for (cell, own) in own.iter_mut().enumerate() {
-                    *own = reduced(written.reduce, (0..members).map(|index| member(index)[cell]));
+                    *own = reduced(
+                        written.reduce,
+                        (0..members).map(|index| member(index)[cell]),
+                    );
                 }
             }
             // A value can be finite in float64 and not in float32.
-            let finite = own.iter().all(|value| if single { (*value as f32).is_finite() } else { value.is_finite() });
+            let finite = own.iter().all(|value| {
+                if single {
+                    (*value as f32).is_finite()
+                } else {
+                    value.is_finite()
+                }
+            });
             match self.non_finite {
                 NonFinite::Error if !finite => {
                     let (place, name) = (place(chunk, slot.span, slot.row), written.field.name());
@@ -341,9 +454,12 @@ impl Scorer {
         let nulls = Some(NullBuffer::new(valid.finish()));
         let flat: ArrayRef = Arc::new(Float64Array::from(values));
         Ok(match written.field.data_type() {
-            DataType::FixedSizeList(child, size) => {
-                Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *size, cast(&flat, element)?, nulls)?)
-            }
+            DataType::FixedSizeList(child, size) => Arc::new(FixedSizeListArray::try_new(
+                Arc::clone(child),
+                *size,
+                cast(&flat, element)?,
+                nulls,
+            )?),
             _ => {
                 let data = cast(&flat, element)?.to_data().into_builder().nulls(nulls);
                 arrow::array::make_array(data.build()?)
@@ -355,11 +471,18 @@ impl Scorer {
 /// The values of the members as one.
 fn reduced(reduce: Reduce, values: impl Iterator<Item = f64> + Clone) -> f64 {
     let extreme = |choose: fn(f64, f64) -> f64| {
-        let known = |a: f64, b: f64| if a.is_nan() || b.is_nan() { f64::NAN } else { choose(a, b) };
+        let known = |a: f64, b: f64| {
+            if a.is_nan() || b.is_nan() {
+                f64::NAN
+            } else {
+                choose(a, b)
+            }
+        };
         values.clone().reduce(known).unwrap_or(f64::NAN)
     };
     let mean = |values: &mut dyn Iterator<Item = f64>| {
-        let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+        let (sum, count) =
+            values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
         sum / count
     };
     match reduce {
@@ -379,12 +502,22 @@ impl Transform for Scorer {
     }
 
     fn changes(&self) -> Changes {
-        Changes { trajectories: changed(self.written.iter().map(|written| written.field.name().as_str())), ..Changes::default() }
+        Changes {
+            trajectories: changed(
+                self.written
+                    .iter()
+                    .map(|written| written.field.name().as_str()),
+            ),
+            ..Changes::default()
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
         let expressions: Vec<_> = self.inputs.iter().map(|input| &input.expression).collect();
-        Some(rank::reads(&expressions, &[step::TRAJECTORY_ID, step::STEP, step::IS_FINAL]))
+        Some(rank::reads(
+            &expressions,
+            &[step::TRAJECTORY_ID, step::STEP, step::IS_FINAL],
+        ))
     }
 
     fn prepare(&self, workers: usize) -> Result<()> {
@@ -399,13 +532,29 @@ impl Transform for Scorer {
         let is_final = chunk.is_final()?;
         let spans = spans(&chunk, is_final);
         let columns = columns(&self.inputs, &chunk)?;
-        let all = spans.iter().enumerate().flat_map(|(index, span)| (span.start..span.end).map(move |row| Slot { row, span: index }));
-        let (slots, left): (Vec<Slot>, Vec<Slot>) = all.partition(|slot| self.possible(&spans, &columns, slot));
+        let all = spans.iter().enumerate().flat_map(|(index, span)| {
+            (span.start..span.end).map(move |row| Slot { row, span: index })
+        });
+        let (slots, left): (Vec<Slot>, Vec<Slot>) =
+            all.partition(|slot| self.possible(&spans, &columns, slot));
         tally.count("scored", slots.len() as u64);
-        tally.count("left null, an input is not known", left.iter().filter(|slot| !is_final.value(slot.row)).count() as u64);
-        let mut made: Vec<Vec<f64>> =
-            self.cells.iter().map(|cells| Vec::with_capacity(slots.len() * cells * self.ensemble.specs.len())).collect();
-        self.ensemble.predict(&self.inputs, &columns, &spans, &slots, &self.cells, &mut made)?;
+        tally.count(
+            "left null, an input is not known",
+            left.iter().filter(|slot| !is_final.value(slot.row)).count() as u64,
+        );
+        let mut made: Vec<Vec<f64>> = self
+            .cells
+            .iter()
+            .map(|cells| Vec::with_capacity(slots.len() * cells * self.ensemble.specs.len()))
+            .collect();
+        self.ensemble.predict(
+            &self.inputs,
+            &columns,
+            &spans,
+            &slots,
+            &self.cells,
+            &mut made,
+        )?;
         for written in &self.written {
             let column = self.column(written, &made[written.output], &slots, &chunk, tally)?;
             chunk = chunk.with_step_column(written.field.clone(), column)?;
@@ -423,8 +572,17 @@ mod tests {
         let of = |reduce, values: &[f64]| reduced(reduce, values.iter().copied());
         assert_eq!(of(Reduce::Mean, &[1.0, 2.0, 6.0]), 3.0);
         assert!((of(Reduce::Std, &[1.0, 2.0, 6.0]) - (14.0_f64 / 3.0).sqrt()).abs() < 1e-15);
-        assert_eq!((of(Reduce::Min, &[3.0, -1.0, 2.0]), of(Reduce::Max, &[3.0, -1.0, 2.0])), (-1.0, 3.0));
-        assert!(of(Reduce::Min, &[3.0, f64::NAN, 2.0]).is_nan() && of(Reduce::Max, &[f64::NAN, 1.0]).is_nan());
+        assert_eq!(
+            (
+                of(Reduce::Min, &[3.0, -1.0, 2.0]),
+                of(Reduce::Max, &[3.0, -1.0, 2.0])
+            ),
+            (-1.0, 3.0)
+        );
+        assert!(
+            of(Reduce::Min, &[3.0, f64::NAN, 2.0]).is_nan()
+                && of(Reduce::Max, &[f64::NAN, 1.0]).is_nan()
+        );
         assert_eq!(of(Reduce::Mean, &[0.1]), 0.1);
     }
 }

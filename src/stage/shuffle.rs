@@ -9,8 +9,12 @@ use super::{Bound, Context, Misfit, Selected, Selection, Stage, options, rank};
 use crate::error::Result;
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "shuffle", schema: |generator| generator.subschema_for::<Shuffle>(), bind, sample: "{seed: 7}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "shuffle",
+    schema: |generator| generator.subschema_for::<Shuffle>(),
+    bind,
+    sample: "{seed: 7}",
+};
 
 /// A random order of trajectories, the same for the same ids and seed.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -21,7 +25,11 @@ struct Shuffle {
 }
 
 fn bind(value: &Value, _context: &Context) -> Result<Bound, Misfit> {
-    Bound::selection(if value.is_null() { Shuffle::default() } else { options(value)? })
+    Bound::selection(if value.is_null() {
+        Shuffle::default()
+    } else {
+        options(value)?
+    })
 }
 
 impl Selection for Shuffle {
@@ -34,7 +42,10 @@ impl Selection for Shuffle {
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        Ok(Selected { rows: rank::shuffled(table, "shuffle", self.seed)?, ..Selected::default() })
+        Ok(Selected {
+            rows: rank::shuffled(table, "shuffle", self.seed)?,
+            ..Selected::default()
+        })
     }
 }
 

@@ -10,8 +10,12 @@ use crate::error::Result;
 use crate::expr::Expression;
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "sort", schema: |generator| generator.subschema_for::<Sort>(), bind, sample: "{by: return, descending: true}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "sort",
+    schema: |generator| generator.subschema_for::<Sort>(),
+    bind,
+    sample: "{by: return, descending: true}",
+};
 
 /// The order of trajectories in what follows. Ties stand in the order of their ids; nulls come last either way.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -60,7 +64,10 @@ impl Selection for Sorted {
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         let key = self.key.evaluate(table, &[])?;
-        Ok(Selected { rows: rank::order(table, key, self.descending)?, ..Selected::default() })
+        Ok(Selected {
+            rows: rank::order(table, key, self.descending)?,
+            ..Selected::default()
+        })
     }
 }
 
@@ -71,11 +78,19 @@ mod tests {
 
     #[test]
     fn nulls_come_last_and_ties_stand_by_id() {
-        let returns = float("return", &[Some(2.0), None, Some(f64::NAN), Some(2.0), Some(-1.0)]);
+        let returns = float(
+            "return",
+            &[Some(2.0), None, Some(f64::NAN), Some(2.0), Some(-1.0)],
+        );
         let table = fixture::table(&[9, 1, 2, 3, 4], &[1; 5], vec![returns]);
-        let ids = |options: &str| fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table));
+        let ids = |options: &str| {
+            fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table))
+        };
         assert_eq!(ids("\"return\""), [4, 3, 9, 2, 1]);
-        assert_eq!(ids(r#"{"by": "return", "descending": true}"#), [2, 3, 9, 4, 1]);
+        assert_eq!(
+            ids(r#"{"by": "return", "descending": true}"#),
+            [2, 3, 9, 4, 1]
+        );
         assert_eq!(ids(r#"{"by": "-trajectory_id"}"#), [9, 4, 3, 2, 1]);
     }
 
@@ -83,7 +98,13 @@ mod tests {
     fn an_unknown_key_is_named() {
         let table = fixture::table(&[1], &[1], vec![float("return", &[None])]);
         let misfit = fixture::misfit(&STAGE, r#"{"by": "retrun"}"#, None, &table.schema());
-        assert_eq!((misfit.path.join("."), misfit.word.as_deref()), ("by".to_owned(), Some("retrun")));
-        assert_eq!((misfit.message.as_str(), misfit.help.as_deref()), ("unknown column `retrun`", Some("did you mean `return`?")));
+        assert_eq!(
+            (misfit.path.join("."), misfit.word.as_deref()),
+            ("by".to_owned(), Some("retrun"))
+        );
+        assert_eq!(
+            (misfit.message.as_str(), misfit.help.as_deref()),
+            ("unknown column `retrun`", Some("did you mean `return`?"))
+        );
     }
 }

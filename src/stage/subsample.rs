@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt64Array,
+};
 use arrow::compute::{cast, filter_record_batch, take, take_record_batch};
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform, options, rank};
+use super::{
+    Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform,
+    options, rank,
+};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
@@ -127,7 +132,12 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     }
     let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let max_steps = |steps: u64| i64::try_from(steps).unwrap_or(i64::MAX);
-    let size = match (given.fraction, given.count, given.per_group, given.max_steps) {
+    let size = match (
+        given.fraction,
+        given.count,
+        given.per_group,
+        given.max_steps,
+    ) {
         (Some(fraction), None, None, None) => Size::Fraction(fraction),
         (None, Some(n), None, None) => Size::Count(count(n)),
         (None, None, Some(n), None) => Size::PerGroup(count(n)),
@@ -140,17 +150,32 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     if let Size::Fraction(fraction) = size
         && !(fraction >= 0.0 && fraction.is_finite() && (fraction <= 1.0 || given.replacement))
     {
-        return Err(Misfit::new(format!("`fraction` is a share from 0 to 1, not {fraction}")).at("fraction"));
+        return Err(
+            Misfit::new(format!("`fraction` is a share from 0 to 1, not {fraction}"))
+                .at("fraction"),
+        );
     }
     let conflicts = [
-        (given.top.is_some() && given.weight.is_some(), "weight", "`top` ranks trajectories, and `weight` draws them: only one can be"),
-        (given.top.is_some() && given.replacement, "replacement", "`top` takes each trajectory once: `replacement` has no meaning"),
+        (
+            given.top.is_some() && given.weight.is_some(),
+            "weight",
+            "`top` ranks trajectories, and `weight` draws them: only one can be",
+        ),
+        (
+            given.top.is_some() && given.replacement,
+            "replacement",
+            "`top` takes each trajectory once: `replacement` has no meaning",
+        ),
         (
             matches!(size, Size::MaxSteps(_)) && given.replacement,
             "replacement",
             "`max_steps` takes each trajectory once: `replacement` has no meaning",
         ),
-        (matches!(size, Size::MaxSteps(_)) && given.stratify.is_some(), "stratify", "`stratify` goes with `fraction` or `count`"),
+        (
+            matches!(size, Size::MaxSteps(_)) && given.stratify.is_some(),
+            "stratify",
+            "`stratify` goes with `fraction` or `count`",
+        ),
         (
             matches!(size, Size::PerGroup(_)) && given.stratify.is_none(),
             "per_group",
@@ -161,9 +186,13 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         return Err(Misfit::new(message).at(key));
     }
     let line = match (given.top, given.weight) {
-        (Some(top), _) => Line::Top(rank::bind_key(&top.by, context.trajectories).map_err(|misfit| misfit.at("by").at("top"))?),
+        (Some(top), _) => Line::Top(
+            rank::bind_key(&top.by, context.trajectories)
+                .map_err(|misfit| misfit.at("by").at("top"))?,
+        ),
         (None, Some(weight)) => {
-            let weight = rank::bind_key(&weight, context.trajectories).map_err(|misfit| misfit.at("weight"))?;
+            let weight = rank::bind_key(&weight, context.trajectories)
+                .map_err(|misfit| misfit.at("weight"))?;
             if *weight.data_type() == DataType::Utf8 {
                 return Err(Misfit::new("a weight is a number").at("weight"));
             }
@@ -171,23 +200,46 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         }
         (None, None) => Line::Chance,
     };
-    let stratify = given.stratify.map(|sql| rank::bind_key(&sql, context.trajectories)).transpose();
+    let stratify = given
+        .stratify
+        .map(|sql| rank::bind_key(&sql, context.trajectories))
+        .transpose();
     let stratify = stratify.map_err(|misfit| misfit.at("stratify"))?;
-    let among = given.among.map(|sql| Expression::predicate(&sql, context.trajectories, None)).transpose();
+    let among = given
+        .among
+        .map(|sql| Expression::predicate(&sql, context.trajectories, None))
+        .transpose();
     let among = among.map_err(|misfit| Misfit::from(misfit).at("where"))?;
-    Bound::selection(Sample { size, line, stratify, among, replacement: given.replacement, seed: given.seed })
+    Bound::selection(Sample {
+        size,
+        line,
+        stratify,
+        among,
+        replacement: given.replacement,
+        seed: given.seed,
+    })
 }
 
 impl Sample {
     /// What each trajectory weighs; the message of an impossible weight names the trajectory.
     fn weights(&self, expression: &Expression, table: &RecordBatch) -> Result<Vec<f64>> {
         let weights = cast(&expression.evaluate(table, &[])?, &DataType::Float64)?;
-        let weights: Vec<f64> = weights.as_primitive::<Float64Type>().iter().map(|weight| weight.unwrap_or(0.0)).collect();
-        match weights.iter().position(|weight| !(*weight >= 0.0 && weight.is_finite())) {
+        let weights: Vec<f64> = weights
+            .as_primitive::<Float64Type>()
+            .iter()
+            .map(|weight| weight.unwrap_or(0.0))
+            .collect();
+        match weights
+            .iter()
+            .position(|weight| !(*weight >= 0.0 && weight.is_finite()))
+        {
             None => Ok(weights),
             Some(row) => {
                 let id = rank::ids(table)?.value(row);
-                Err(Error::failed(format!("the weight of trajectory {id} is {}", weights[row])).hint("weights are finite and not negative"))
+                Err(
+                    Error::failed(format!("the weight of trajectory {id} is {}", weights[row]))
+                        .hint("weights are finite and not negative"),
+                )
             }
         }
     }
@@ -201,10 +253,15 @@ impl Sample {
                 // Efraimidis and Spirakis (2006): the rows with the smallest -ln(u)/weight are a weighted sample.
                 let weights = self.weights(weight, table)?;
                 let ids = rank::ids(table)?.values();
-                let key = |(id, weight): (&i64, &f64)| -rank::uniform(rank::chance(SALT, self.seed, *id)).ln() / weight;
+                let key = |(id, weight): (&i64, &f64)| {
+                    -rank::uniform(rank::chance(SALT, self.seed, *id)).ln() / weight
+                };
                 let keys = Float64Array::from_iter_values(ids.iter().zip(&weights).map(key));
                 let line = rank::order(table, Arc::new(keys), false)?;
-                Ok(line.into_iter().filter(|row| weights[*row as usize] > 0.0).collect())
+                Ok(line
+                    .into_iter()
+                    .filter(|row| weights[*row as usize] > 0.0)
+                    .collect())
             }
         }
     }
@@ -213,11 +270,15 @@ impl Sample {
     fn quotas(&self, sizes: &[usize]) -> Vec<usize> {
         let n: usize = sizes.iter().sum();
         let total = match self.size {
-            Size::Fraction(fraction) if self.replacement => (fraction * n as f64 + 1e-9).floor() as usize,
+            Size::Fraction(fraction) if self.replacement => {
+                (fraction * n as f64 + 1e-9).floor() as usize
+            }
             Size::Fraction(fraction) => rank::share_of(fraction, n),
             Size::Count(count) if self.replacement => count,
             Size::Count(count) => count.min(n),
-            Size::PerGroup(count) if self.replacement => return sizes.iter().map(|_| count).collect(),
+            Size::PerGroup(count) if self.replacement => {
+                return sizes.iter().map(|_| count).collect();
+            }
             Size::PerGroup(count) => return sizes.iter().map(|size| count.min(*size)).collect(),
             Size::MaxSteps(_) => n,
         };
@@ -226,7 +287,10 @@ impl Sample {
         let part = |size: usize| (total as u128 * size as u128) % n.max(1) as u128;
         let mut quotas: Vec<usize> = match self.size {
             // A fraction is the same in every group before the rest is given away.
-            Size::Fraction(fraction) => sizes.iter().map(|size| (fraction * *size as f64 + 1e-9).floor() as usize).collect(),
+            Size::Fraction(fraction) => sizes
+                .iter()
+                .map(|size| (fraction * *size as f64 + 1e-9).floor() as usize)
+                .collect(),
             _ => sizes.iter().map(|size| whole(*size) as usize).collect(),
         };
         let fractional = |size: usize| match self.size {
@@ -234,14 +298,27 @@ impl Sample {
             _ => part(size) as f64 / n.max(1) as f64,
         };
         let mut by_loss: Vec<usize> = (0..sizes.len()).collect();
-        by_loss.sort_by(|a, b| fractional(sizes[*b]).total_cmp(&fractional(sizes[*a])).then(a.cmp(b)));
+        by_loss.sort_by(|a, b| {
+            fractional(sizes[*b])
+                .total_cmp(&fractional(sizes[*a]))
+                .then(a.cmp(b))
+        });
         let rest = total.saturating_sub(quotas.iter().sum());
-        by_loss.into_iter().take(rest).for_each(|group| quotas[group] += 1);
+        by_loss
+            .into_iter()
+            .take(rest)
+            .for_each(|group| quotas[group] += 1);
         quotas
     }
 
     /// `quota` draws with replacement from `group`; `drawn` numbers the draws over all groups.
-    fn draw(&self, table: &RecordBatch, group: &[u32], quota: usize, drawn: &mut i64) -> Result<Vec<u32>> {
+    fn draw(
+        &self,
+        table: &RecordBatch,
+        group: &[u32],
+        quota: usize,
+        drawn: &mut i64,
+    ) -> Result<Vec<u32>> {
         let ids = rank::ids(table)?;
         let mut group = group.to_vec();
         group.sort_by_key(|row| ids.value(*row as usize));
@@ -258,8 +335,14 @@ impl Sample {
             return Ok(Vec::new());
         }
         let draw = |number: i64| {
-            let point = rank::uniform(rank::chance("subsample with replacement", self.seed, number)) * total;
-            group[sums.partition_point(|sum| *sum <= point).min(group.len() - 1)]
+            let point = rank::uniform(rank::chance(
+                "subsample with replacement",
+                self.seed,
+                number,
+            )) * total;
+            group[sums
+                .partition_point(|sum| *sum <= point)
+                .min(group.len() - 1)]
         };
         let first = *drawn;
         *drawn += i64::try_from(quota).unwrap_or(i64::MAX);
@@ -283,9 +366,14 @@ impl Sample {
         let mut rows = Vec::new();
         if self.replacement {
             let quotas = self.quotas(&groups.iter().map(Vec::len).collect::<Vec<_>>());
-            let most = quotas.iter().fold(0_usize, |sum, quota| sum.saturating_add(*quota));
+            let most = quotas
+                .iter()
+                .fold(0_usize, |sum, quota| sum.saturating_add(*quota));
             if u32::try_from(most).is_err() {
-                return Err(Error::failed(format!("{most} trajectories would be drawn, more than 2³²")).hint("draw fewer"));
+                return Err(Error::failed(format!(
+                    "{most} trajectories would be drawn, more than 2³²"
+                ))
+                .hint("draw fewer"));
             }
             let mut drawn = 0;
             for (group, quota) in groups.iter().zip(quotas) {
@@ -331,7 +419,9 @@ impl Selection for Sample {
             None => self.drawn(table)?,
             Some(among) => {
                 let mask = among.mask(table, &[])?;
-                let (these, mut others): (Vec<u32>, Vec<u32>) = (0..).take(mask.len()).partition(|row| mask.value(*row as usize));
+                let (these, mut others): (Vec<u32>, Vec<u32>) = (0..)
+                    .take(mask.len())
+                    .partition(|row| mask.value(*row as usize));
                 let drawn = self.drawn(&filter_record_batch(table, &mask)?)?;
                 others.extend(drawn.into_iter().map(|row| these[row as usize]));
                 others
@@ -340,13 +430,25 @@ impl Selection for Sample {
         rows.sort_unstable();
         let mut kept = vec![false; table.num_rows()];
         rows.iter().for_each(|row| kept[*row as usize] = true);
-        let dropped: Vec<u32> = kept.iter().zip(0..).filter(|(kept, _)| !**kept).map(|(_, row)| row).collect();
+        let dropped: Vec<u32> = kept
+            .iter()
+            .zip(0..)
+            .filter(|(kept, _)| !**kept)
+            .map(|(_, row)| row)
+            .collect();
         let reason = match self.line {
             Line::Top(_) => "not among the highest",
             _ => "not drawn",
         };
-        let dropped = (!dropped.is_empty()).then(|| Dropped { reason: reason.to_owned(), rows: dropped });
-        Ok(Selected { rows, dropped: dropped.into_iter().collect(), ..Selected::default() })
+        let dropped = (!dropped.is_empty()).then(|| Dropped {
+            reason: reason.to_owned(),
+            rows: dropped,
+        });
+        Ok(Selected {
+            rows,
+            dropped: dropped.into_iter().collect(),
+            ..Selected::default()
+        })
     }
 }
 
@@ -370,20 +472,32 @@ fn bind_stride(given: &Subsample, stride: u32, context: &Context) -> Result<Boun
         ("replacement", given.replacement),
     ];
     if let Some((key, _)) = others.into_iter().find(|(_, given)| *given) {
-        return Err(Misfit::new(format!("`stride` is about steps, and `{key}` about trajectories"))
-            .help("use two `subsample` stages")
-            .at(key));
+        return Err(Misfit::new(format!(
+            "`stride` is about steps, and `{key}` about trajectories"
+        ))
+        .help("use two `subsample` stages")
+        .at(key));
     }
     if stride == 0 {
         return Err(Misfit::new("`stride` is at least 1").at("stride"));
     }
     let reward = given.reward.unwrap_or(Fold::Sum);
-    let fold_sums = reward == Fold::Sum && context.steps.field_with_name(step::REWARD).is_ok_and(|field| !field.data_type().is_numeric());
+    let fold_sums = reward == Fold::Sum
+        && context
+            .steps
+            .field_with_name(step::REWARD)
+            .is_ok_and(|field| !field.data_type().is_numeric());
     if fold_sums {
-        return Err(Misfit::new("rewards are not numbers: they have no sum").help("write `reward: last`").at("reward"));
+        return Err(Misfit::new("rewards are not numbers: they have no sum")
+            .help("write `reward: last`")
+            .at("reward"));
     }
     let every = usize::try_from(stride).unwrap_or(usize::MAX);
-    Bound::transform(Stride { every, reward, steps: Arc::new(context.steps.clone()) })
+    Bound::transform(Stride {
+        every,
+        reward,
+        steps: Arc::new(context.steps.clone()),
+    })
 }
 
 impl Transform for Stride {
@@ -393,13 +507,31 @@ impl Transform for Stride {
 
     fn changes(&self) -> Changes {
         let unchanged = [trajectory::TERMINATED, trajectory::TRUNCATED];
-        let changed = trajectory::INTRINSIC.iter().filter(|name| !unchanged.contains(name)).map(|name| (*name).to_owned());
-        Changes { trajectories: changed.collect(), rows: true, splits: false }
+        let changed = trajectory::INTRINSIC
+            .iter()
+            .filter(|name| !unchanged.contains(name))
+            .map(|name| (*name).to_owned());
+        Changes {
+            trajectories: changed.collect(),
+            rows: true,
+            splits: false,
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        let own = [step::STEP, step::REWARD, step::TERMINATED, step::TRUNCATED, step::IS_FINAL];
-        Some(own.into_iter().filter(|name| self.steps.index_of(name).is_ok()).map(str::to_owned).collect())
+        let own = [
+            step::STEP,
+            step::REWARD,
+            step::TERMINATED,
+            step::TRUNCATED,
+            step::IS_FINAL,
+        ];
+        Some(
+            own.into_iter()
+                .filter(|name| self.steps.index_of(name).is_ok())
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
@@ -408,36 +540,64 @@ impl Transform for Stride {
         for span in chunk.spans() {
             let end = span.end;
             let steps = span.start + span.clone().filter(|row| !is_final.value(*row)).count();
-            groups.extend((span.start..steps).step_by(self.every).map(|row| row..steps.min(row.saturating_add(self.every))));
+            groups.extend(
+                (span.start..steps)
+                    .step_by(self.every)
+                    .map(|row| row..steps.min(row.saturating_add(self.every))),
+            );
             groups.extend((steps..end).map(|row| row..row + 1));
             let rows = groups.len() - offsets[offsets.len() - 1];
             numbers.extend((0..).take(rows).collect::<Vec<i32>>());
             offsets.push(groups.len());
         }
-        tally.drop_rows("left out by stride", (chunk.steps.num_rows() - groups.len()) as u64);
+        tally.drop_rows(
+            "left out by stride",
+            (chunk.steps.num_rows() - groups.len()) as u64,
+        );
 
         let firsts = UInt64Array::from_iter_values(groups.iter().map(|group| group.start as u64));
         let steps = take_record_batch(&chunk.steps, &firsts)?;
         let mut strided = Chunk::new(steps, chunk.trajectories.clone(), offsets);
         let field = |name: &str| chunk.steps.schema().field_with_name(name).cloned();
-        strided = strided.with_step_column(field(step::STEP)?, Arc::new(Int32Array::from(numbers)))?;
+        strided =
+            strided.with_step_column(field(step::STEP)?, Arc::new(Int32Array::from(numbers)))?;
         for name in [step::TERMINATED, step::TRUNCATED] {
-            let flags = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
-            let flags = flags.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))?;
-            let any = groups.iter().map(|group| Some(group.clone().any(|row| flags.value(row))));
-            strided = strided.with_step_column(field(name)?, Arc::new(any.collect::<BooleanArray>()))?;
+            let flags = chunk
+                .steps
+                .column_by_name(name)
+                .and_then(|column| column.as_boolean_opt());
+            let flags = flags.ok_or_else(|| {
+                Error::failed(format!("`{name}` is not a boolean column of steps"))
+            })?;
+            let any = groups
+                .iter()
+                .map(|group| Some(group.clone().any(|row| flags.value(row))));
+            strided =
+                strided.with_step_column(field(name)?, Arc::new(any.collect::<BooleanArray>()))?;
         }
         if let Some(reward) = chunk.steps.column_by_name(step::REWARD) {
             let folded: ArrayRef = match self.reward {
-                Fold::Last => take(reward, &UInt64Array::from_iter_values(groups.iter().map(|group| group.end as u64 - 1)), None)?,
+                Fold::Last => take(
+                    reward,
+                    &UInt64Array::from_iter_values(groups.iter().map(|group| group.end as u64 - 1)),
+                    None,
+                )?,
                 Fold::Sum => {
                     let rewards = cast(reward, &DataType::Float64)?;
                     let rewards = rewards.as_primitive::<Float64Type>();
                     let sum = |group: &std::ops::Range<usize>| {
-                        let known = group.clone().filter(|row| rewards.is_valid(*row)).map(|row| rewards.value(row));
-                        known.fold(None, |sum: Option<f64>, reward| Some(sum.unwrap_or(0.0) + reward))
+                        let known = group
+                            .clone()
+                            .filter(|row| rewards.is_valid(*row))
+                            .map(|row| rewards.value(row));
+                        known.fold(None, |sum: Option<f64>, reward| {
+                            Some(sum.unwrap_or(0.0) + reward)
+                        })
                     };
-                    cast(&groups.iter().map(sum).collect::<Float64Array>(), reward.data_type())?
+                    cast(
+                        &groups.iter().map(sum).collect::<Float64Array>(),
+                        reward.data_type(),
+                    )?
                 }
             };
             strided = strided.with_step_column(field(step::REWARD)?, folded)?;
@@ -461,13 +621,25 @@ mod tests {
         let (ids, lengths): (Vec<i64>, Vec<i64>) = rows.iter().map(|row| (row.0, row.3)).unzip();
         let values: Vec<Option<f64>> = rows.iter().map(|row| Some(row.1)).collect();
         let groups = StringArray::from_iter_values(rows.iter().map(|row| row.2));
-        let groups = (Field::new("group", DataType::Utf8, true), Arc::new(groups) as ArrayRef);
+        let groups = (
+            Field::new("group", DataType::Utf8, true),
+            Arc::new(groups) as ArrayRef,
+        );
         let table = fixture::table(&ids, &lengths, vec![float("return", &values), groups]);
         fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table))
     }
 
     fn rows(n: usize) -> Vec<(i64, f64, &'static str, i64)> {
-        (0..n).map(|id| (id as i64, (id * 7 % 13) as f64, ["a", "b", "c"][id % 7 % 3], 1 + id as i64 % 5)).collect()
+        (0..n)
+            .map(|id| {
+                (
+                    id as i64,
+                    (id * 7 % 13) as f64,
+                    ["a", "b", "c"][id % 7 % 3],
+                    1 + id as i64 % 5,
+                )
+            })
+            .collect()
     }
 
     proptest! {
@@ -523,16 +695,26 @@ mod tests {
     fn a_draw_among_some_leaves_the_others_and_is_that_of_these_alone() {
         let table = rows(30);
         let (these, others): (Vec<_>, Vec<_>) = table.iter().partition(|row| row.2 == "a");
-        for size in
-            [r#""fraction": 0.5"#, r#""max_steps": 9"#, r#""count": 4, "top": {"by": "return"}"#, r#""count": 20, "replacement": true"#]
-        {
+        for size in [
+            r#""fraction": 0.5"#,
+            r#""max_steps": 9"#,
+            r#""count": 4, "top": {"by": "return"}"#,
+            r#""count": 20, "replacement": true"#,
+        ] {
             let options = |more: &str| format!(r#"{{{size}, "seed": 2{more}}}"#);
             let mut wanted = select(&these, &options(""));
             wanted.extend(others.iter().map(|row| row.0));
             wanted.sort_unstable();
-            assert_eq!(select(&table, &options(r#", "where": "\"group\" = 'a'""#)), wanted, "{size}");
+            assert_eq!(
+                select(&table, &options(r#", "where": "\"group\" = 'a'""#)),
+                wanted,
+                "{size}"
+            );
         }
-        assert_eq!(select(&table, r#"{"count": 0, "where": "\"group\" = 'nobody'"}"#).len(), 30);
+        assert_eq!(
+            select(&table, r#"{"count": 0, "where": "\"group\" = 'nobody'"}"#).len(),
+            30
+        );
     }
 
     #[test]
@@ -542,28 +724,53 @@ mod tests {
         table.extend((10..16).map(|id| (id, 0.0, "b", 1)));
         table.extend((16..20).map(|id| (id, 0.0, "c", 1)));
         // 0.25 of 10, 6 and 4 is 2.5, 1.5 and 1; of 20 it is 5, so one is left over, and equal losses go by the group's value.
-        let kept = select(&table, r#"{"fraction": 0.25, "stratify": "group", "seed": 3}"#);
+        let kept = select(
+            &table,
+            r#"{"fraction": 0.25, "stratify": "group", "seed": 3}"#,
+        );
         let of = |range: std::ops::Range<i64>| kept.iter().filter(|id| range.contains(id)).count();
         assert_eq!((of(0..10), of(10..16), of(16..20)), (3, 1, 1));
     }
 
     #[test]
     fn the_highest_are_kept_nan_counting_as_the_highest_and_ties_by_id() {
-        let table = [(5, 1.0, "a", 1), (3, 1.0, "a", 1), (4, 9.0, "b", 1), (1, 0.0, "b", 1)];
-        assert_eq!(select(&table, r#"{"count": 2, "top": {"by": "return"}}"#), [3, 4]);
-        assert_eq!(select(&table, r#"{"fraction": 0.5, "top": {"by": "return"}, "stratify": "group"}"#), [3, 4]);
-        assert_eq!(select(&table, r#"{"count": 1, "top": {"by": "-\"return\""}}"#), [1]);
+        let table = [
+            (5, 1.0, "a", 1),
+            (3, 1.0, "a", 1),
+            (4, 9.0, "b", 1),
+            (1, 0.0, "b", 1),
+        ];
+        assert_eq!(
+            select(&table, r#"{"count": 2, "top": {"by": "return"}}"#),
+            [3, 4]
+        );
+        assert_eq!(
+            select(
+                &table,
+                r#"{"fraction": 0.5, "top": {"by": "return"}, "stratify": "group"}"#
+            ),
+            [3, 4]
+        );
+        assert_eq!(
+            select(&table, r#"{"count": 1, "top": {"by": "-\"return\""}}"#),
+            [1]
+        );
     }
 
     #[test]
     fn weights_are_chances() {
-        let table: Vec<_> = (0..3000).map(|id| (id, if id % 3 == 0 { 0.0 } else { (id % 3) as f64 }, "a", 1)).collect();
+        let table: Vec<_> = (0..3000)
+            .map(|id| (id, if id % 3 == 0 { 0.0 } else { (id % 3) as f64 }, "a", 1))
+            .collect();
         let kept = select(&table, r#"{"count": 300, "weight": "return", "seed": 1}"#);
         let of = |kept: &[i64], class: i64| kept.iter().filter(|id| **id % 3 == class).count();
         assert_eq!(of(&kept, 0), 0);
         // One in three against two in three, less what without replacement takes off: four standard deviations wide.
         assert!((170..=225).contains(&of(&kept, 2)), "{}", of(&kept, 2));
-        let drawn = select(&table, r#"{"count": 3000, "weight": "return", "replacement": true, "seed": 1}"#);
+        let drawn = select(
+            &table,
+            r#"{"count": 3000, "weight": "return", "replacement": true, "seed": 1}"#,
+        );
         assert_eq!((drawn.len(), of(&drawn, 0)), (3000, 0));
         assert!((1896..=2104).contains(&of(&drawn, 2)), "{}", of(&drawn, 2));
         let all = select(&table, r#"{"fraction": 1, "weight": "return"}"#);
@@ -572,18 +779,44 @@ mod tests {
 
     #[test]
     fn impossible_weights_and_options_are_refused() {
-        let table = fixture::table(&[7, 8], &[1, 1], vec![float("return", &[Some(1.0), Some(-2.0)])]);
+        let table = fixture::table(
+            &[7, 8],
+            &[1, 1],
+            vec![float("return", &[Some(1.0), Some(-2.0)])],
+        );
         let selection = fixture::selection(&STAGE, r#"{"count": 1, "weight": "return"}"#, &table);
-        assert_eq!(selection.select(&table).err().unwrap().message, "the weight of trajectory 8 is -2");
-        let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
-        assert_eq!(misfit("{}").message, "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`");
-        assert_eq!(misfit(r#"{"fraction": 0.1, "count": 3}"#).message, misfit("{}").message);
+        assert_eq!(
+            selection.select(&table).err().unwrap().message,
+            "the weight of trajectory 8 is -2"
+        );
+        let misfit =
+            |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
+        assert_eq!(
+            misfit("{}").message,
+            "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`"
+        );
+        assert_eq!(
+            misfit(r#"{"fraction": 0.1, "count": 3}"#).message,
+            misfit("{}").message
+        );
         assert_eq!(misfit(r#"{"fraction": 1.5}"#).path, ["fraction"]);
-        assert_eq!(misfit(r#"{"stride": 2, "seed": 1, "weight": "length"}"#).path, ["weight"]);
-        assert_eq!(misfit(r#"{"stride": 2, "where": "length > 1"}"#).path, ["where"]);
+        assert_eq!(
+            misfit(r#"{"stride": 2, "seed": 1, "weight": "length"}"#).path,
+            ["weight"]
+        );
+        assert_eq!(
+            misfit(r#"{"stride": 2, "where": "length > 1"}"#).path,
+            ["where"]
+        );
         assert_eq!(misfit(r#"{"count": 2, "where": "length"}"#).path, ["where"]);
-        assert_eq!(misfit(r#"{"count": 2, "top": {"by": "retrun"}}"#).path, ["top", "by"]);
-        assert_eq!(misfit(r#"{"count": 2, "replacement": true, "top": {"by": "return"}}"#).path, ["replacement"]);
+        assert_eq!(
+            misfit(r#"{"count": 2, "top": {"by": "retrun"}}"#).path,
+            ["top", "by"]
+        );
+        assert_eq!(
+            misfit(r#"{"count": 2, "replacement": true, "top": {"by": "return"}}"#).path,
+            ["replacement"]
+        );
     }
 
     #[test]
@@ -591,10 +824,15 @@ mod tests {
         let chunk = fixture::chunk(&[(2, 5, true), (3, 2, false), (4, 0, true)]);
         let run = |options: &str| {
             let mut tally = Tally::default();
-            let after = fixture::transform(&STAGE, options).apply(chunk.clone(), &mut tally).unwrap();
+            let after = fixture::transform(&STAGE, options)
+                .apply(chunk.clone(), &mut tally)
+                .unwrap();
             let column = |name: &str| after.steps.column_by_name(name).unwrap().clone();
             let steps = column("step").as_primitive::<Int32Type>().values().to_vec();
-            let rewards: Vec<Option<f32>> = column("reward").as_primitive::<Float32Type>().iter().collect();
+            let rewards: Vec<Option<f32>> = column("reward")
+                .as_primitive::<Float32Type>()
+                .iter()
+                .collect();
             let first = column("observation")
                 .as_fixed_size_list()
                 .values()
@@ -605,15 +843,28 @@ mod tests {
                 .copied()
                 .collect::<Vec<_>>();
             let terminated: Vec<bool> = column("terminated").as_boolean().values().iter().collect();
-            (steps, rewards, first, terminated, after.offsets, tally.dropped_rows)
+            (
+                steps,
+                rewards,
+                first,
+                terminated,
+                after.offsets,
+                tally.dropped_rows,
+            )
         };
         // Rows 0–4 are steps of trajectory 2, row 5 its final observation, 6 and 7 trajectory 3, 8 the final row of 4.
         let (steps, rewards, first, terminated, offsets, dropped) = run(r#"{"stride": 2}"#);
         assert_eq!(steps, [0, 1, 2, 3, 0, 0]);
-        assert_eq!(rewards, [Some(1.0), Some(5.0), Some(4.0), None, Some(13.0), None]);
+        assert_eq!(
+            rewards,
+            [Some(1.0), Some(5.0), Some(4.0), None, Some(13.0), None]
+        );
         assert_eq!(first, [0.0, 2.0, 4.0, 5.0, 6.0, 8.0]);
         assert_eq!(terminated, [false, false, true, false, false, false]);
-        assert_eq!((offsets, dropped["left out by stride"]), (vec![0, 4, 5, 6], 3));
+        assert_eq!(
+            (offsets, dropped["left out by stride"]),
+            (vec![0, 4, 5, 6], 3)
+        );
         let (_, rewards, _, terminated, ..) = run(r#"{"stride": 3, "reward": "last"}"#);
         assert_eq!(rewards, [Some(2.0), Some(4.0), None, Some(7.0), None]);
         assert_eq!(terminated, [false, true, false, false, false]);

@@ -15,8 +15,12 @@ use crate::error::Result;
 use crate::expr::Aggregate;
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "summarise", schema: |generator| generator.subschema_for::<Summarise>(), bind, sample: r#"{mean_reward: avg(reward)}"# };
+pub(super) const STAGE: Stage = Stage {
+    name: "summarise",
+    schema: |generator| generator.subschema_for::<Summarise>(),
+    bind,
+    sample: r#"{mean_reward: avg(reward)}"#,
+};
 
 /// Columns of trajectories, each from an SQL aggregate over the steps of the trajectory (final observations excluded), such
 /// as `avg(reward)` or `max(abs(action[1]))`. Aggregates may be over functions along the trajectory, as in `derive`. A
@@ -33,21 +37,39 @@ struct Summaries {
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let Summarise(given) = options(value)?;
     if given.is_empty() {
-        return Err(Misfit::new("`summarise` names no column").help("such as {mean_reward: avg(reward)}"));
+        return Err(
+            Misfit::new("`summarise` names no column").help("such as {mean_reward: avg(reward)}")
+        );
     }
     let mut columns = Vec::new();
     for (name, sql) in &given {
-        let sql = sql.as_str().ok_or_else(|| Misfit::new("an aggregate is text").at(name))?;
-        let fixed = [trajectory::TRAJECTORY_ID, trajectory::UID, trajectory::SOURCE, trajectory::SOURCE_KEY];
+        let sql = sql
+            .as_str()
+            .ok_or_else(|| Misfit::new("an aggregate is text").at(name))?;
+        let fixed = [
+            trajectory::TRAJECTORY_ID,
+            trajectory::UID,
+            trajectory::SOURCE,
+            trajectory::SOURCE_KEY,
+        ];
         if trajectory::INTRINSIC.contains(&name.as_str()) || fixed.contains(&name.as_str()) {
-            return Err(Misfit::new(format!("`{name}` has a meaning of its own in every dataset"))
-                .help("give the result another name")
-                .at(name));
+            return Err(Misfit::new(format!(
+                "`{name}` has a meaning of its own in every dataset"
+            ))
+            .help("give the result another name")
+            .at(name));
         }
-        let aggregate = Aggregate::bind(sql, context.steps).map_err(|misfit| Misfit::from(misfit).at(name))?;
-        columns.push((Field::new(name, aggregate.data_type().clone(), true), aggregate));
+        let aggregate =
+            Aggregate::bind(sql, context.steps).map_err(|misfit| Misfit::from(misfit).at(name))?;
+        columns.push((
+            Field::new(name, aggregate.data_type().clone(), true),
+            aggregate,
+        ));
     }
-    Bound::transform(Summaries { columns, steps: Arc::new(context.steps.clone()) })
+    Bound::transform(Summaries {
+        columns,
+        steps: Arc::new(context.steps.clone()),
+    })
 }
 
 impl Transform for Summaries {
@@ -56,16 +78,30 @@ impl Transform for Summaries {
     }
 
     fn trajectories(&self) -> Vec<Field> {
-        self.columns.iter().map(|(field, _)| field.clone()).collect()
+        self.columns
+            .iter()
+            .map(|(field, _)| field.clone())
+            .collect()
     }
 
     fn changes(&self) -> Changes {
-        Changes { trajectories: self.columns.iter().map(|(field, _)| field.name().clone()).collect(), ..Changes::default() }
+        Changes {
+            trajectories: self
+                .columns
+                .iter()
+                .map(|(field, _)| field.name().clone())
+                .collect(),
+            ..Changes::default()
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
         let mut reads = Vec::<String>::new();
-        for column in self.columns.iter().flat_map(|(_, aggregate)| aggregate.columns()) {
+        for column in self
+            .columns
+            .iter()
+            .flat_map(|(_, aggregate)| aggregate.columns())
+        {
             if !reads.contains(column) {
                 reads.push(column.clone());
             }
@@ -92,15 +128,38 @@ mod tests {
 
     #[test]
     fn one_value_per_trajectory_of_its_steps_alone() {
-        let summaries = fixture::transform(&STAGE, r#"{"mean_reward": "avg(reward)", "n": "count(*)"}"#);
+        let summaries =
+            fixture::transform(&STAGE, r#"{"mean_reward": "avg(reward)", "n": "count(*)"}"#);
         assert_eq!(summaries.changes().trajectories, ["mean_reward", "n"]);
-        let after = summaries.apply(fixture::chunk(&[(4, 2, true), (5, 0, true), (6, 1, false)]), &mut Tally::default()).unwrap();
-        let means: Vec<Option<f64>> =
-            after.trajectories.column_by_name("mean_reward").unwrap().as_primitive::<Float64Type>().iter().collect();
+        let after = summaries
+            .apply(
+                fixture::chunk(&[(4, 2, true), (5, 0, true), (6, 1, false)]),
+                &mut Tally::default(),
+            )
+            .unwrap();
+        let means: Vec<Option<f64>> = after
+            .trajectories
+            .column_by_name("mean_reward")
+            .unwrap()
+            .as_primitive::<Float64Type>()
+            .iter()
+            .collect();
         assert_eq!(means, [Some(0.5), None, Some(4.0)]);
-        assert_eq!(after.trajectories.column_by_name("n").unwrap().as_primitive::<Int64Type>().values().as_ref(), [2, 0, 1]);
         assert_eq!(
-            after.trajectories.schema().fields()[1..].iter().map(|field| field.as_ref().clone()).collect::<Vec<_>>(),
+            after
+                .trajectories
+                .column_by_name("n")
+                .unwrap()
+                .as_primitive::<Int64Type>()
+                .values()
+                .as_ref(),
+            [2, 0, 1]
+        );
+        assert_eq!(
+            after.trajectories.schema().fields()[1..]
+                .iter()
+                .map(|field| field.as_ref().clone())
+                .collect::<Vec<_>>(),
             summaries.trajectories()
         );
     }
@@ -108,8 +167,16 @@ mod tests {
     #[test]
     fn names_with_a_meaning_are_refused() {
         for name in ["return", "length", "uid", "trajectory_id"] {
-            let misfit = fixture::misfit(&STAGE, &format!(r#"{{"{name}": "count(*)"}}"#), None, &fixture::trajectories_schema());
-            assert_eq!((misfit.path, misfit.help.as_deref()), (vec![name.to_owned()], Some("give the result another name")));
+            let misfit = fixture::misfit(
+                &STAGE,
+                &format!(r#"{{"{name}": "count(*)"}}"#),
+                None,
+                &fixture::trajectories_schema(),
+            );
+            assert_eq!(
+                (misfit.path, misfit.help.as_deref()),
+                (vec![name.to_owned()], Some("give the result another name"))
+            );
         }
     }
 }

@@ -19,11 +19,20 @@ use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "truncate", schema: |generator| generator.subschema_for::<Truncate>(), bind, sample: r#"{where: "reward > 1e9"}"# };
+pub(super) const STAGE: Stage = Stage {
+    name: "truncate",
+    schema: |generator| generator.subschema_for::<Truncate>(),
+    bind,
+    sample: r#"{where: "reward > 1e9"}"#,
+};
 
 /// What a final row does not have.
-const OF_STEPS: [&str; 4] = [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD, step::REWARD];
+const OF_STEPS: [&str; 4] = [
+    step::ACTION,
+    step::ACTION_SOURCE,
+    step::ACTION_STD,
+    step::REWARD,
+];
 
 /// Ends every trajectory before its first step for which a condition holds. The observation of that step stays, as the
 /// final one; the step before it is truncated, unless it is terminal. A trajectory that offends at its first step has none
@@ -62,7 +71,11 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Truncate = options(value)?;
     let condition = Expression::predicate(&given.condition, context.steps, Some(Edge::Null));
     let condition = condition.map_err(|misfit| Misfit::from(misfit).at("where"))?;
-    Bound::transform(Truncated { condition, keep: given.keep, steps: Arc::new(nullable(context.steps, &OF_STEPS)) })
+    Bound::transform(Truncated {
+        condition,
+        keep: given.keep,
+        steps: Arc::new(nullable(context.steps, &OF_STEPS)),
+    })
 }
 
 impl Transform for Truncated {
@@ -71,22 +84,32 @@ impl Transform for Truncated {
     }
 
     fn changes(&self) -> Changes {
-        Changes { trajectories: everything(&[]), rows: true, splits: false }
+        Changes {
+            trajectories: everything(&[]),
+            rows: true,
+            splits: false,
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        Some(rank::reads(&[&self.condition], &[step::TERMINATED, step::TRUNCATED, step::IS_FINAL]))
+        Some(rank::reads(
+            &[&self.condition],
+            &[step::TERMINATED, step::TRUNCATED, step::IS_FINAL],
+        ))
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
         let offends = self.condition.mask(&chunk.steps, &chunk.offsets)?;
         let is_final = chunk.is_final()?;
-        let (mut rows, mut offsets, mut kept) = (Vec::<u64>::new(), vec![0], Vec::with_capacity(chunk.len()));
+        let (mut rows, mut offsets, mut kept) =
+            (Vec::<u64>::new(), vec![0], Vec::with_capacity(chunk.len()));
         // Rows of the result: steps that become last ones, and observations that become final.
         let (mut last, mut turned) = (Vec::new(), Vec::new());
         let (mut dropped, mut ended) = (0, 0);
         for span in chunk.spans() {
-            let first = span.clone().find(|row| !is_final.value(*row) && offends.value(*row));
+            let first = span
+                .clone()
+                .find(|row| !is_final.value(*row) && offends.value(*row));
             let end = first.map(|row| row + usize::from(self.keep));
             kept.push(end != Some(span.start));
             match end {
@@ -108,7 +131,10 @@ impl Transform for Truncated {
             }
         }
         tally.drop_rows("after an offending step", dropped as u64);
-        tally.drop_trajectories("its first step offends", kept.iter().filter(|kept| !**kept).count() as u64);
+        tally.drop_trajectories(
+            "its first step offends",
+            kept.iter().filter(|kept| !**kept).count() as u64,
+        );
         tally.count("trajectories ended early", ended);
         let steps = take_record_batch(&chunk.steps, &UInt64Array::from(rows))?;
         let trajectories = filter_record_batch(&chunk.trajectories, &BooleanArray::from(kept))?;
@@ -127,15 +153,37 @@ impl Truncated {
         };
         let (last, turned) = (marked(last), marked(turned));
         let flags = |name: &str| {
-            let column = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
-            column.cloned().ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
+            let column = chunk
+                .steps
+                .column_by_name(name)
+                .and_then(|column| column.as_boolean_opt());
+            column
+                .cloned()
+                .ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
         };
-        let (terminated, truncated, is_final) = (flags(step::TERMINATED)?, flags(step::TRUNCATED)?, flags(step::IS_FINAL)?);
-        let build = |of: &dyn Fn(usize) -> bool| -> ArrayRef { Arc::new((0..rows).map(|row| Some(of(row))).collect::<BooleanArray>()) };
+        let (terminated, truncated, is_final) = (
+            flags(step::TERMINATED)?,
+            flags(step::TRUNCATED)?,
+            flags(step::IS_FINAL)?,
+        );
+        let build = |of: &dyn Fn(usize) -> bool| -> ArrayRef {
+            Arc::new((0..rows).map(|row| Some(of(row))).collect::<BooleanArray>())
+        };
         let columns = [
-            (step::TRUNCATED, build(&|row| !turned[row] && (truncated.value(row) || (last[row] && !terminated.value(row))))),
-            (step::TERMINATED, build(&|row| !turned[row] && terminated.value(row))),
-            (step::IS_FINAL, build(&|row| turned[row] || is_final.value(row))),
+            (
+                step::TRUNCATED,
+                build(&|row| {
+                    !turned[row] && (truncated.value(row) || (last[row] && !terminated.value(row)))
+                }),
+            ),
+            (
+                step::TERMINATED,
+                build(&|row| !turned[row] && terminated.value(row)),
+            ),
+            (
+                step::IS_FINAL,
+                build(&|row| turned[row] || is_final.value(row)),
+            ),
         ];
         for (name, column) in columns {
             chunk = chunk.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
@@ -144,7 +192,8 @@ impl Truncated {
         for name in OF_STEPS {
             if let Some(column) = chunk.steps.column_by_name(name) {
                 let column = nullif(column, &turned)?;
-                chunk = chunk.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
+                chunk =
+                    chunk.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
             }
         }
         Ok(chunk)
@@ -167,7 +216,11 @@ mod tests {
         let column = |name: &str| chunk.steps.column_by_name(name).unwrap();
         let row = |row: usize| {
             let reward = column("reward").as_primitive::<Float32Type>();
-            let observation = column("observation").as_fixed_size_list().values().as_primitive::<Float32Type>().value(2 * row);
+            let observation = column("observation")
+                .as_fixed_size_list()
+                .values()
+                .as_primitive::<Float32Type>()
+                .value(2 * row);
             let flag = |name: &str| column(name).as_boolean().value(row);
             (
                 column("step").as_primitive::<Int32Type>().value(row),

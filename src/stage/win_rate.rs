@@ -17,8 +17,12 @@ use crate::error::Result;
 use crate::expr::Expression;
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "win_rate", schema: |generator| generator.subschema_for::<WinRate>(), bind, sample: "{by: return, group: labelled}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "win_rate",
+    schema: |generator| generator.subschema_for::<WinRate>(),
+    bind,
+    sample: "{by: return, group: labelled}",
+};
 
 /// Adds a column to trajectories: the mean probability that a trajectory is preferred to another of its group, which is 1 for
 /// the higher score, 0 for the lower and 0.5 for equal ones, or with `beta` that of Bradley and Terry,
@@ -55,16 +59,36 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: WinRate = options(value)?;
     let by = rank::bind_key(&given.by, context.trajectories).map_err(|misfit| misfit.at("by"))?;
     if *by.data_type() == DataType::Utf8 {
-        return Err(Misfit::new(format!("a score is a number, and `{}` is text", given.by)).at("by"));
+        return Err(
+            Misfit::new(format!("a score is a number, and `{}` is text", given.by)).at("by"),
+        );
     }
-    let group = given.group.as_ref().map(|sql| rank::bind_key(sql, context.trajectories)).transpose();
+    let group = given
+        .group
+        .as_ref()
+        .map(|sql| rank::bind_key(sql, context.trajectories))
+        .transpose();
     let group = group.map_err(|misfit| misfit.at("group"))?;
-    let fixed = [trajectory::TRAJECTORY_ID, trajectory::UID, trajectory::SOURCE, trajectory::SOURCE_KEY];
+    let fixed = [
+        trajectory::TRAJECTORY_ID,
+        trajectory::UID,
+        trajectory::SOURCE,
+        trajectory::SOURCE_KEY,
+    ];
     let name = given.name.as_str();
     if name.is_empty() || trajectory::INTRINSIC.contains(&name) || fixed.contains(&name) {
-        return Err(Misfit::new(format!("`{name}` cannot be the name of a win rate")).help("give it a name of its own").at("as"));
+        return Err(
+            Misfit::new(format!("`{name}` cannot be the name of a win rate"))
+                .help("give it a name of its own")
+                .at("as"),
+        );
     }
-    Bound::selection(Compare { by, group, beta: given.beta, name: given.name })
+    Bound::selection(Compare {
+        by,
+        group,
+        beta: given.beta,
+        name: given.name,
+    })
 }
 
 impl Compare {
@@ -73,13 +97,23 @@ impl Compare {
         let others = scores.len() as f64 - 1.0;
         if let Some(beta) = self.beta {
             // Against itself a trajectory scores a half.
-            let rate = |own: &f64| (scores.iter().map(|other| 1.0 / (1.0 + (-beta * (own - other)).exp())).sum::<f64>() - 0.5) / others;
+            let rate = |own: &f64| {
+                (scores
+                    .iter()
+                    .map(|other| 1.0 / (1.0 + (-beta * (own - other)).exp()))
+                    .sum::<f64>()
+                    - 0.5)
+                    / others
+            };
             return scores.iter().map(rate).collect();
         }
         let mut sorted = scores.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let rate = |own: &f64| {
-            let (below, upto) = (sorted.partition_point(|other| other < own), sorted.partition_point(|other| other <= own));
+            let (below, upto) = (
+                sorted.partition_point(|other| other < own),
+                sorted.partition_point(|other| other <= own),
+            );
             (below as f64 + 0.5 * (upto - below - 1) as f64) / others
         };
         scores.iter().map(rate).collect()
@@ -100,18 +134,30 @@ impl Selection for Compare {
         let scores = rank::float64(&self.by.evaluate(table, &[])?)?;
         let mut rates = vec![None; table.num_rows()];
         for mut group in rank::groups(table, self.group.as_ref())? {
-            group.retain(|row| scores.is_valid(*row as usize) && !scores.value(*row as usize).is_nan());
+            group.retain(|row| {
+                scores.is_valid(*row as usize) && !scores.value(*row as usize).is_nan()
+            });
             if group.len() < 2 {
                 continue;
             }
             // Sums come out the same whatever the order of the table.
             let ids = rank::ids(table)?;
             group.sort_by_key(|row| ids.value(*row as usize));
-            let own: Vec<f64> = group.iter().map(|row| scores.value(*row as usize)).collect();
-            group.iter().zip(self.rates(&own)).for_each(|(row, rate)| rates[*row as usize] = Some(rate));
+            let own: Vec<f64> = group
+                .iter()
+                .map(|row| scores.value(*row as usize))
+                .collect();
+            group
+                .iter()
+                .zip(self.rates(&own))
+                .for_each(|(row, rate)| rates[*row as usize] = Some(rate));
         }
         let rows = rank::groups(table, None)?.remove(0);
-        Ok(Selected { rows, columns: vec![Arc::new(Float64Array::from(rates))], ..Selected::default() })
+        Ok(Selected {
+            rows,
+            columns: vec![Arc::new(Float64Array::from(rates))],
+            ..Selected::default()
+        })
     }
 }
 
@@ -127,9 +173,14 @@ mod tests {
     fn rates(scores: &[Option<f64>], options: &str) -> Vec<Option<f64>> {
         let ids: Vec<i64> = (0..scores.len() as i64).collect();
         let table = fixture::table(&ids, &vec![1; scores.len()], vec![float("score", scores)]);
-        let selected = fixture::selection(&STAGE, options, &table).select(&table).unwrap();
+        let selected = fixture::selection(&STAGE, options, &table)
+            .select(&table)
+            .unwrap();
         assert_eq!(selected.rows.len(), scores.len());
-        selected.columns[0].as_primitive::<Float64Type>().iter().collect()
+        selected.columns[0]
+            .as_primitive::<Float64Type>()
+            .iter()
+            .collect()
     }
 
     proptest! {
@@ -160,8 +211,12 @@ mod tests {
 
     #[test]
     fn names_and_scores_that_cannot_be_are_refused() {
-        let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
+        let misfit =
+            |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
         assert_eq!(misfit(r#"{"by": "return", "as": "length"}"#).path, ["as"]);
-        assert_eq!(misfit(r#"{"by": "uid"}"#).message, "a score is a number, and `uid` is text");
+        assert_eq!(
+            misfit(r#"{"by": "uid"}"#).message,
+            "a score is a number, and `uid` is text"
+        );
     }
 }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, FixedSizeListArray, Int32Array, RecordBatch, UInt64Array, make_array,
+    Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, FixedSizeListArray, Int32Array,
+    RecordBatch, UInt64Array, make_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, filter_record_batch, take};
@@ -22,8 +23,12 @@ use crate::dataset::schema::{step, vector, width};
 use crate::error::{Error, Result, nearest};
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "window", schema: |generator| generator.subschema_for::<Window>(), bind, sample: "{length: 4, pad: left}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "window",
+    schema: |generator| generator.subschema_for::<Window>(),
+    bind,
+    sample: "{length: 4, pad: left}",
+};
 
 const REWARDS: &str = "rewards";
 const START: &str = "start";
@@ -108,51 +113,116 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Window = options(value)?;
     for (key, number) in [("length", given.length), ("stride", given.stride)] {
         if number == 0 {
-            return Err(Misfit::new(format!("`{key}` is 0")).help("at least 1").at(key));
+            return Err(Misfit::new(format!("`{key}` is 0"))
+                .help("at least 1")
+                .at(key));
         }
     }
     let own = [step::OBSERVATION, step::ACTION, step::REWARD].map(str::to_owned);
-    let names = given.columns.clone().unwrap_or_else(|| own.into_iter().filter(|name| context.steps.index_of(name).is_ok()).collect());
-    let at = |misfit: Misfit, index: usize| if given.columns.is_some() { misfit.at(index.to_string()).at("columns") } else { misfit };
-    let made = names.iter().enumerate().map(|(index, name)| made(name, given.length, context.steps).map_err(|misfit| at(misfit, index)));
+    let names = given.columns.clone().unwrap_or_else(|| {
+        own.into_iter()
+            .filter(|name| context.steps.index_of(name).is_ok())
+            .collect()
+    });
+    let at = |misfit: Misfit, index: usize| {
+        if given.columns.is_some() {
+            misfit.at(index.to_string()).at("columns")
+        } else {
+            misfit
+        }
+    };
+    let made = names.iter().enumerate().map(|(index, name)| {
+        made(name, given.length, context.steps).map_err(|misfit| at(misfit, index))
+    });
     let made = made.collect::<Result<Vec<_>, _>>()?;
     if made.is_empty() {
-        return Err(Misfit::new("`window` has no column to make windows of").help("`columns: [observation]`").at("columns"));
+        return Err(Misfit::new("`window` has no column to make windows of")
+            .help("`columns: [observation]`")
+            .at("columns"));
     }
-    let mask = vector(DataType::Float32, i32::try_from(given.length).unwrap_or(i32::MAX));
+    let mask = vector(
+        DataType::Float32,
+        i32::try_from(given.length).unwrap_or(i32::MAX),
+    );
     let field = |name: &str, data_type: DataType| Field::new(name, data_type, false);
-    let mut fields = vec![field(step::TRAJECTORY_ID, DataType::Int64), field(step::STEP, DataType::Int32), field(START, DataType::Int32)];
+    let mut fields = vec![
+        field(step::TRAJECTORY_ID, DataType::Int64),
+        field(step::STEP, DataType::Int32),
+        field(START, DataType::Int32),
+    ];
     fields.extend(made.iter().map(|made| made.result.clone()));
     fields.push(field(MASK, mask));
-    fields.extend([step::TERMINATED, step::TRUNCATED, step::IS_FINAL].map(|name| field(name, DataType::Boolean)));
+    fields.extend(
+        [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
+            .map(|name| field(name, DataType::Boolean)),
+    );
     let steps = Schema::new_with_metadata(fields, context.steps.metadata().clone());
-    Bound::transform(Windows { length: given.length, stride: given.stride, pad: given.pad, fill: given.fill, made, steps: Arc::new(steps) })
+    Bound::transform(Windows {
+        length: given.length,
+        stride: given.stride,
+        pad: given.pad,
+        fill: given.fill,
+        made,
+        steps: Arc::new(steps),
+    })
 }
 
 fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
     let Ok(field) = steps.field_with_name(name) else {
-        let near = nearest(name, steps.fields().iter().map(|field| field.name().as_str()));
+        let near = nearest(
+            name,
+            steps.fields().iter().map(|field| field.name().as_str()),
+        );
         let help = near.map(|near| format!("did you mean `{near}`?"));
-        return Err(Misfit { word: Some(name.to_owned()), help, ..Misfit::new(format!("unknown column `{name}`")) });
+        return Err(Misfit {
+            word: Some(name.to_owned()),
+            help,
+            ..Misfit::new(format!("unknown column `{name}`"))
+        });
     };
-    let own = [step::TRAJECTORY_ID, step::STEP, step::TERMINATED, step::TRUNCATED, step::IS_FINAL, START, MASK];
+    let own = [
+        step::TRAJECTORY_ID,
+        step::STEP,
+        step::TERMINATED,
+        step::TRUNCATED,
+        step::IS_FINAL,
+        START,
+        MASK,
+    ];
     if own.contains(&name) {
-        return Err(Misfit::new(format!("windows have a `{name}` of their own")).help("give the column another name with `derive`"));
+        return Err(Misfit::new(format!("windows have a `{name}` of their own"))
+            .help("give the column another name with `derive`"));
     }
     let element = match field.data_type() {
         DataType::FixedSizeList(child, _) => child.data_type(),
         other => other,
     };
     // Truth values become numbers: vectors of them have no place in a file of a trainer's.
-    let element = if *element == DataType::Boolean { DataType::Float32 } else { element.clone() };
+    let element = if *element == DataType::Boolean {
+        DataType::Float32
+    } else {
+        element.clone()
+    };
     if !element.is_numeric() {
-        return Err(Misfit::new(format!("`{name}` holds no numbers, and windows are vectors of numbers")));
+        return Err(Misfit::new(format!(
+            "`{name}` holds no numbers, and windows are vectors of numbers"
+        )));
     }
     let width = width(field.data_type()).map_or(1, |width| usize::try_from(width).unwrap_or(0));
-    let cells = length.checked_mul(width).and_then(|cells| i32::try_from(cells).ok());
-    let Some(cells) = cells else { return Err(Misfit::new(format!("a window of `{name}` has too many values"))) };
+    let cells = length
+        .checked_mul(width)
+        .and_then(|cells| i32::try_from(cells).ok());
+    let Some(cells) = cells else {
+        return Err(Misfit::new(format!(
+            "a window of `{name}` has too many values"
+        )));
+    };
     let result = if name == step::REWARD { REWARDS } else { name };
-    Ok(Made { from: name.to_owned(), width, result: Field::new(result, vector(element, cells), field.is_nullable()) })
+    Ok(Made {
+        from: name.to_owned(),
+        width,
+        result: Field::new(result, vector(element, cells), field.is_nullable()),
+    })
 }
 
 /// A window: the step that it begins at, as rows of the chunk, and the steps of its trajectory.
@@ -167,7 +237,10 @@ impl Place {
     fn row(&self, slot: usize) -> (usize, bool) {
         let wanted = self.start + slot as i64;
         let nearest = wanted.clamp(self.first as i64, self.end as i64 - 1);
-        (usize::try_from(nearest).unwrap_or(self.first), nearest == wanted)
+        (
+            usize::try_from(nearest).unwrap_or(self.first),
+            nearest == wanted,
+        )
     }
 }
 
@@ -179,35 +252,80 @@ impl Windows {
             Pad::None => (n - self.length) / self.stride + 1,
             Pad::Left | Pad::Right => n.div_ceil(self.stride),
         };
-        let offset = if self.pad == Pad::Left { self.length as i64 - 1 } else { 0 };
+        let offset = if self.pad == Pad::Left {
+            self.length as i64 - 1
+        } else {
+            0
+        };
         let stride = self.stride as i64;
         (0..count as i64).map(move |window| window * stride - offset)
     }
 
     /// The windows of a column: rows of it in the order of windows and slots, with zeros and nulls where they belong.
-    fn column(&self, made: &Made, steps: &RecordBatch, places: &[Place], rows: &UInt64Array, padded: &[bool]) -> Result<ArrayRef> {
-        let array = steps.column_by_name(&made.from).ok_or_else(|| Error::failed(format!("column `{}` is missing", made.from)))?;
-        let DataType::FixedSizeList(child, size) = made.result.data_type() else { return Err(Error::failed("a window is a vector")) };
+    fn column(
+        &self,
+        made: &Made,
+        steps: &RecordBatch,
+        places: &[Place],
+        rows: &UInt64Array,
+        padded: &[bool],
+    ) -> Result<ArrayRef> {
+        let array = steps
+            .column_by_name(&made.from)
+            .ok_or_else(|| Error::failed(format!("column `{}` is missing", made.from)))?;
+        let DataType::FixedSizeList(child, size) = made.result.data_type() else {
+            return Err(Error::failed("a window is a vector"));
+        };
         let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
         // A window is null where a step of it is.
         let known = nulls.map(|nulls| {
             let mut known = BooleanBufferBuilder::new(places.len());
-            for slots in rows.values().chunks_exact(self.length).zip(padded.chunks_exact(self.length)) {
-                known.append(slots.0.iter().zip(slots.1).all(|(row, padded)| *padded || nulls.is_valid(*row as usize)));
+            for slots in rows
+                .values()
+                .chunks_exact(self.length)
+                .zip(padded.chunks_exact(self.length))
+            {
+                known.append(
+                    slots
+                        .0
+                        .iter()
+                        .zip(slots.1)
+                        .all(|(row, padded)| *padded || nulls.is_valid(*row as usize)),
+                );
             }
             NullBuffer::new(known.finish())
         });
         let flat = match take(array, rows, None)? {
-            taken if made.width == 1 && !matches!(taken.data_type(), DataType::FixedSizeList(..)) => taken,
+            taken
+                if made.width == 1 && !matches!(taken.data_type(), DataType::FixedSizeList(..)) =>
+            {
+                taken
+            }
             taken => {
                 let list = taken.as_fixed_size_list();
-                list.values().slice(list.value_offset(0).unsigned_abs() as usize, list.len() * made.width)
+                list.values().slice(
+                    list.value_offset(0).unsigned_abs() as usize,
+                    list.len() * made.width,
+                )
             }
         };
-        let flat = if flat.data_type() == child.data_type() { flat } else { cast(&flat, child.data_type())? };
+        let flat = if flat.data_type() == child.data_type() {
+            flat
+        } else {
+            cast(&flat, child.data_type())?
+        };
         let flat = make_array(flat.to_data().into_builder().nulls(None).build()?);
-        let flat = if self.fill == Fill::Zero { zeroed(&flat, padded, made.width)? } else { flat };
-        Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *size, flat, known)?))
+        let flat = if self.fill == Fill::Zero {
+            zeroed(&flat, padded, made.width)?
+        } else {
+            flat
+        };
+        Ok(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *size,
+            flat,
+            known,
+        )?))
     }
 }
 
@@ -216,9 +334,16 @@ fn zeroed(flat: &ArrayRef, padded: &[bool], width: usize) -> Result<ArrayRef> {
     if !padded.contains(&true) {
         return Ok(Arc::clone(flat));
     }
-    let masked: BooleanArray = padded.iter().flat_map(|padded| std::iter::repeat_n(Some(*padded), width)).collect();
+    let masked: BooleanArray = padded
+        .iter()
+        .flat_map(|padded| std::iter::repeat_n(Some(*padded), width))
+        .collect();
     let zero = cast(&Int32Array::from(vec![0]), flat.data_type())?;
-    Ok(arrow::compute::kernels::zip::zip(&masked, &arrow::array::Scalar::new(zero), flat)?)
+    Ok(arrow::compute::kernels::zip::zip(
+        &masked,
+        &arrow::array::Scalar::new(zero),
+        flat,
+    )?)
 }
 
 impl Transform for Windows {
@@ -227,25 +352,46 @@ impl Transform for Windows {
     }
 
     fn changes(&self) -> Changes {
-        Changes { trajectories: everything(&[]), rows: true, splits: false }
+        Changes {
+            trajectories: everything(&[]),
+            rows: true,
+            splits: false,
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        let own = [step::STEP, step::TERMINATED, step::TRUNCATED, step::IS_FINAL].map(str::to_owned);
-        Some(own.into_iter().chain(self.made.iter().map(|made| made.from.clone())).collect())
+        let own = [
+            step::STEP,
+            step::TERMINATED,
+            step::TRUNCATED,
+            step::IS_FINAL,
+        ]
+        .map(str::to_owned);
+        Some(
+            own.into_iter()
+                .chain(self.made.iter().map(|made| made.from.clone()))
+                .collect(),
+        )
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
         let is_final = chunk.is_final()?;
-        let (mut places, mut offsets, mut kept) = (Vec::new(), vec![0], Vec::with_capacity(chunk.len()));
+        let (mut places, mut offsets, mut kept) =
+            (Vec::new(), vec![0], Vec::with_capacity(chunk.len()));
         let (mut ids, mut numbers, mut covered) = (Vec::new(), Vec::new(), 0);
         for (span, id) in chunk.spans().zip(chunk.ids()?) {
             let n = span.clone().filter(|row| !is_final.value(*row)).count();
             let before = places.len();
             for (number, start) in self.starts(n).enumerate() {
-                places.push(Place { start: span.start as i64 + start, first: span.start, end: span.start + n });
+                places.push(Place {
+                    start: span.start as i64 + start,
+                    first: span.start,
+                    end: span.start + n,
+                });
                 ids.push(*id);
-                numbers.push(i32::try_from(number).map_err(|_| Error::failed(format!("trajectory {id} has more windows than 2³¹")))?);
+                numbers.push(i32::try_from(number).map_err(|_| {
+                    Error::failed(format!("trajectory {id} has more windows than 2³¹"))
+                })?);
             }
             kept.push(places.len() > before);
             if places.len() > before {
@@ -254,7 +400,10 @@ impl Transform for Windows {
             }
         }
         // No row is what it was: steps went in, and windows come out.
-        tally.drop_rows("steps, of which windows are made", chunk.steps.num_rows() as u64);
+        tally.drop_rows(
+            "steps, of which windows are made",
+            chunk.steps.num_rows() as u64,
+        );
         tally.added_rows += places.len() as u64;
         tally.drop_trajectories("shorter than a window", (chunk.len() - covered) as u64);
         let cells = places.len() * self.length;
@@ -268,16 +417,35 @@ impl Transform for Windows {
         }
         let rows = UInt64Array::from(rows);
         let flag = |name: &str| -> Result<ArrayRef> {
-            let column = chunk.steps.column_by_name(name).and_then(|column| column.as_boolean_opt());
-            let column = column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))?;
-            let slots = rows.values().chunks_exact(self.length).zip(padded.chunks_exact(self.length));
-            let any = slots.map(|(rows, padded)| Some(rows.iter().zip(padded).any(|(row, padded)| !padded && column.value(*row as usize))));
+            let column = chunk
+                .steps
+                .column_by_name(name)
+                .and_then(|column| column.as_boolean_opt());
+            let column = column.ok_or_else(|| {
+                Error::failed(format!("`{name}` is not a boolean column of steps"))
+            })?;
+            let slots = rows
+                .values()
+                .chunks_exact(self.length)
+                .zip(padded.chunks_exact(self.length));
+            let any = slots.map(|(rows, padded)| {
+                Some(
+                    rows.iter()
+                        .zip(padded)
+                        .any(|(row, padded)| !padded && column.value(*row as usize)),
+                )
+            });
             Ok(Arc::new(any.collect::<BooleanArray>()))
         };
-        let step = chunk.steps.column_by_name(step::STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
+        let step = chunk
+            .steps
+            .column_by_name(step::STEP)
+            .and_then(|column| column.as_primitive_opt::<Int32Type>());
         let step = step.ok_or_else(|| Error::failed("`step` is not an int32 column"))?;
-        let start =
-            places.iter().map(|place| step.value(place.first) + i32::try_from(place.start - place.first as i64).unwrap_or(i32::MIN));
+        let start = places.iter().map(|place| {
+            step.value(place.first)
+                + i32::try_from(place.start - place.first as i64).unwrap_or(i32::MIN)
+        });
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(arrow::array::Int64Array::from(ids)),
             Arc::new(Int32Array::from(numbers)),
@@ -286,12 +454,24 @@ impl Transform for Windows {
         for made in &self.made {
             columns.push(self.column(made, &chunk.steps, &places, &rows, &padded)?);
         }
-        let ones = arrow::array::Float32Array::from_iter_values(padded.iter().map(|padded| f32::from(u8::from(!padded))));
-        let DataType::FixedSizeList(child, size) = self.steps.field_with_name(MASK)?.data_type() else {
+        let ones = arrow::array::Float32Array::from_iter_values(
+            padded.iter().map(|padded| f32::from(u8::from(!padded))),
+        );
+        let DataType::FixedSizeList(child, size) = self.steps.field_with_name(MASK)?.data_type()
+        else {
             return Err(Error::failed("the mask is a vector"));
         };
-        columns.push(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *size, Arc::new(ones), None)?));
-        columns.extend([flag(step::TERMINATED)?, flag(step::TRUNCATED)?, Arc::new(BooleanArray::from(vec![false; places.len()]))]);
+        columns.push(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *size,
+            Arc::new(ones),
+            None,
+        )?));
+        columns.extend([
+            flag(step::TERMINATED)?,
+            flag(step::TRUNCATED)?,
+            Arc::new(BooleanArray::from(vec![false; places.len()])),
+        ]);
         let steps = RecordBatch::try_new(Arc::clone(&self.steps), columns)?;
         let trajectories = filter_record_batch(&chunk.trajectories, &BooleanArray::from(kept))?;
         Ok(Chunk::new(steps, trajectories, offsets))
@@ -363,10 +543,22 @@ mod tests {
 
     #[test]
     fn options_that_cannot_be_are_refused() {
-        let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
+        let misfit =
+            |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
         assert_eq!(misfit(r#"{"length": 0}"#).path, ["length"]);
-        assert_eq!(misfit(r#"{"length": 2, "columns": ["rewrd"]}"#).help.as_deref(), Some("did you mean `reward`?"));
-        assert_eq!(misfit(r#"{"length": 2, "columns": ["step"]}"#).path, ["columns", "0"]);
-        assert_eq!(misfit(r#"{"length": 2, "columns": []}"#).message, "`window` has no column to make windows of");
+        assert_eq!(
+            misfit(r#"{"length": 2, "columns": ["rewrd"]}"#)
+                .help
+                .as_deref(),
+            Some("did you mean `reward`?")
+        );
+        assert_eq!(
+            misfit(r#"{"length": 2, "columns": ["step"]}"#).path,
+            ["columns", "0"]
+        );
+        assert_eq!(
+            misfit(r#"{"length": 2, "columns": []}"#).message,
+            "`window` has no column to make windows of"
+        );
     }
 }

@@ -7,11 +7,20 @@ use crate::dataset::schema::{step, trajectory};
 
 /// The columns that say which row is which, and recorded actions, which never change.
 pub(super) const FIXED: [(&str, &str); 5] = [
-    (step::TRAJECTORY_ID, "rows keep the trajectory they belong to"),
+    (
+        step::TRAJECTORY_ID,
+        "rows keep the trajectory they belong to",
+    ),
     (step::STEP, "steps keep their place"),
     (step::IS_FINAL, "the final observation stays what it is"),
-    (step::ACTION, "recorded actions never change: give the result another name, such as `my_action`"),
-    (step::ACTION_SOURCE, "where an action comes from is not a matter of opinion: give the result another name"),
+    (
+        step::ACTION,
+        "recorded actions never change: give the result another name, such as `my_action`",
+    ),
+    (
+        step::ACTION_SOURCE,
+        "where an action comes from is not a matter of opinion: give the result another name",
+    ),
 ];
 
 /// Refuses a name that cannot be written, `done` being what was to be done, such as `derived`.
@@ -49,13 +58,24 @@ pub(super) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) -> Vec<Str
 
 /// Every column that is computed from steps, and `more`: what changes with the rows themselves.
 pub(super) fn everything(more: &[&str]) -> Vec<String> {
-    trajectory::INTRINSIC.iter().chain(more).map(|name| (*name).to_owned()).collect()
+    trajectory::INTRINSIC
+        .iter()
+        .chain(more)
+        .map(|name| (*name).to_owned())
+        .collect()
 }
 
 /// `schema` with these columns nullable, where it has them.
 pub(super) fn nullable(schema: &Schema, names: &[&str]) -> Schema {
     let field = |field: &std::sync::Arc<arrow::datatypes::Field>| {
-        if names.contains(&field.name().as_str()) { field.as_ref().clone().with_nullable(true).into() } else { field.clone() }
+        if names.contains(&field.name().as_str()) {
+            field.as_ref().clone().with_nullable(true).into()
+        } else {
+            field.clone()
+        }
     };
-    Schema::new_with_metadata(schema.fields().iter().map(field).collect::<Vec<_>>(), schema.metadata().clone())
+    Schema::new_with_metadata(
+        schema.fields().iter().map(field).collect::<Vec<_>>(),
+        schema.metadata().clone(),
+    )
 }

@@ -36,7 +36,12 @@ pub trait Corpus {
     ///
     /// # Errors
     /// Where the data cannot be read or are not fit to learn from, or what `take` returns.
-    fn read(&self, part: Part, piece: usize, take: &mut dyn FnMut(Examples) -> Result<bool>) -> Result<()>;
+    fn read(
+        &self,
+        part: Part,
+        piece: usize,
+        take: &mut dyn FnMut(Examples) -> Result<bool>,
+    ) -> Result<()>;
 }
 
 impl Examples {
@@ -118,14 +123,22 @@ impl<'a> Stream<'a> {
         for piece in 0..corpus.pieces(part) {
             corpus.read(part, piece, &mut |examples| {
                 let go_on = look(&examples)?;
-                kept = kept.take().filter(|kept| kept.len() + examples.len() <= capacity).map(|mut kept| {
-                    kept.append(examples);
-                    kept
-                });
+                kept = kept
+                    .take()
+                    .filter(|kept| kept.len() + examples.len() <= capacity)
+                    .map(|mut kept| {
+                        kept.append(examples);
+                        kept
+                    });
                 Ok(go_on)
             })?;
         }
-        Ok(Stream { corpus, part, capacity: capacity.max(1), kept })
+        Ok(Stream {
+            corpus,
+            part,
+            capacity: capacity.max(1),
+            kept,
+        })
     }
 
     /// Hands every example to `take`, in the order of the shards, until it returns `false`.
@@ -149,17 +162,23 @@ impl<'a> Stream<'a> {
     ///
     /// What does not fit in the buffer is read piece by piece in random order; each example that is read takes the place of a
     /// random one of the buffer, which leaves. So an example moves by about the buffer's size, and pieces mix.
-    pub(super) fn shuffled(&self, random: &mut Random, mut take: impl FnMut(Row) -> Result<bool>) -> Result<()> {
-        let drain = |buffer: &Examples, random: &mut Random, take: &mut dyn FnMut(Row) -> Result<bool>| {
-            let mut order: Vec<u32> = (0..u32::try_from(buffer.len()).unwrap_or(u32::MAX)).collect();
-            random.shuffle(&mut order);
-            for index in order {
-                if !take(buffer.row(index as usize))? {
-                    break;
+    pub(super) fn shuffled(
+        &self,
+        random: &mut Random,
+        mut take: impl FnMut(Row) -> Result<bool>,
+    ) -> Result<()> {
+        let drain =
+            |buffer: &Examples, random: &mut Random, take: &mut dyn FnMut(Row) -> Result<bool>| {
+                let mut order: Vec<u32> =
+                    (0..u32::try_from(buffer.len()).unwrap_or(u32::MAX)).collect();
+                random.shuffle(&mut order);
+                for index in order {
+                    if !take(buffer.row(index as usize))? {
+                        break;
+                    }
                 }
-            }
-            Ok(())
-        };
+                Ok(())
+            };
         if let Some(kept) = &self.kept {
             return drain(kept, random, &mut take);
         }
@@ -186,7 +205,11 @@ impl<'a> Stream<'a> {
                 Ok(going)
             })?;
         }
-        if going { drain(&buffer, random, &mut take) } else { Ok(()) }
+        if going {
+            drain(&buffer, random, &mut take)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -199,10 +222,18 @@ pub(super) mod tests {
 
     impl Corpus for Pieces {
         fn pieces(&self, part: Part) -> usize {
-            self.0.iter().find(|(own, _)| *own == part).map_or(0, |(_, pieces)| pieces.len())
+            self.0
+                .iter()
+                .find(|(own, _)| *own == part)
+                .map_or(0, |(_, pieces)| pieces.len())
         }
 
-        fn read(&self, part: Part, piece: usize, take: &mut dyn FnMut(Examples) -> Result<bool>) -> Result<()> {
+        fn read(
+            &self,
+            part: Part,
+            piece: usize,
+            take: &mut dyn FnMut(Examples) -> Result<bool>,
+        ) -> Result<()> {
             let examples = &self.0.iter().find(|(own, _)| *own == part).unwrap().1[piece];
             if piece.is_multiple_of(2) {
                 return take(examples.clone()).map(|_| ());
@@ -224,7 +255,11 @@ pub(super) mod tests {
             let mut examples = Examples::default();
             for _ in 0..*count {
                 let value = next as f32;
-                examples.push(Row { input: &[value, -value], target: &[value + 0.5], trajectory: next });
+                examples.push(Row {
+                    input: &[value, -value],
+                    target: &[value + 0.5],
+                    trajectory: next,
+                });
                 next += 1;
             }
             examples
@@ -248,7 +283,11 @@ pub(super) mod tests {
                 let take = |row: Row| {
                     assert_eq!(
                         (row.input[0], row.input[1], row.target[0]),
-                        (row.trajectory as f32, -row.trajectory as f32, row.trajectory as f32 + 0.5)
+                        (
+                            row.trajectory as f32,
+                            -row.trajectory as f32,
+                            row.trajectory as f32 + 0.5
+                        )
                     );
                     order.push(row.trajectory);
                     Ok(true)

@@ -58,10 +58,20 @@ impl Gradients {
 
 impl Learner {
     /// The network `network` on `device`.
-    pub(super) fn on(device: &Device, network: Network, activation: Activation, dropout: f32) -> Result<Learner> {
+    pub(super) fn on(
+        device: &Device,
+        network: Network,
+        activation: Activation,
+        dropout: f32,
+    ) -> Result<Learner> {
         match device {
             Device::Cpu => Ok(Learner::Fused(network)),
-            _ => Ok(Learner::Recorded(Recorded::new(&network.values()?, activation, dropout, device)?)),
+            _ => Ok(Learner::Recorded(Recorded::new(
+                &network.values()?,
+                activation,
+                dropout,
+                device,
+            )?)),
         }
     }
 
@@ -80,21 +90,40 @@ impl Learner {
     }
 
     /// Gradients of all parameters, where `gradient` is that by the outputs of `pass`, which have so many `columns`.
-    pub(super) fn backward(&self, pass: &Pass, gradient: Vec<f32>, columns: usize) -> Result<Gradients> {
+    pub(super) fn backward(
+        &self,
+        pass: &Pass,
+        gradient: Vec<f32>,
+        columns: usize,
+    ) -> Result<Gradients> {
         let rows = gradient.len() / columns.max(1);
         let gradient = matrix(gradient, rows, columns)?;
         match (self, pass) {
-            (Learner::Fused(network), Pass::Fused(tape)) => Ok(Gradients::Fused(network.backward(tape, gradient)?)),
-            (Learner::Recorded(network), Pass::Recorded(outputs)) => network.backward(outputs, &gradient).map(Gradients::Recorded),
+            (Learner::Fused(network), Pass::Fused(tape)) => {
+                Ok(Gradients::Fused(network.backward(tape, gradient)?))
+            }
+            (Learner::Recorded(network), Pass::Recorded(outputs)) => network
+                .backward(outputs, &gradient)
+                .map(Gradients::Recorded),
             _ => Err(Error::failed("a pass of another network")),
         }
     }
 
     /// Moves the parameters for the `update`-th time, from 1 on, against their gradients, scaled by `shrink`.
-    pub(super) fn step(&mut self, adam: &Adam, update: u64, gradients: &Gradients, shrink: f64) -> Result<()> {
+    pub(super) fn step(
+        &mut self,
+        adam: &Adam,
+        update: u64,
+        gradients: &Gradients,
+        shrink: f64,
+    ) -> Result<()> {
         match (self, gradients) {
-            (Learner::Fused(network), Gradients::Fused(gradients)) => network.step(adam, update, gradients, shrink),
-            (Learner::Recorded(network), Gradients::Recorded(gradients)) => network.step(adam, update, gradients, shrink),
+            (Learner::Fused(network), Gradients::Fused(gradients)) => {
+                network.step(adam, update, gradients, shrink)
+            }
+            (Learner::Recorded(network), Gradients::Recorded(gradients)) => {
+                network.step(adam, update, gradients, shrink)
+            }
             _ => Err(Error::failed("gradients of another network")),
         }
     }
@@ -124,20 +153,43 @@ struct Layer {
 }
 
 impl Recorded {
-    fn new(values: &[Values], activation: Activation, dropout: f32, device: &Device) -> Result<Recorded> {
+    fn new(
+        values: &[Values],
+        activation: Activation,
+        dropout: f32,
+        device: &Device,
+    ) -> Result<Recorded> {
         let layer = |values: &Values| {
-            let weights = Tensor::from_slice(&values.weights, (values.inputs, values.outputs), device)?;
+            let weights =
+                Tensor::from_slice(&values.weights, (values.inputs, values.outputs), device)?;
             let bias = Tensor::from_slice(&values.bias, values.outputs, device)?;
-            let nothing = |like: &Tensor| Ok::<_, candle_core::Error>([like.zeros_like()?, like.zeros_like()?]);
+            let nothing = |like: &Tensor| {
+                Ok::<_, candle_core::Error>([like.zeros_like()?, like.zeros_like()?])
+            };
             let moments = [nothing(&weights)?, nothing(&bias)?];
-            Ok(Layer { parameters: [Var::from_tensor(&weights)?, Var::from_tensor(&bias)?], moments })
+            Ok(Layer {
+                parameters: [Var::from_tensor(&weights)?, Var::from_tensor(&bias)?],
+                moments,
+            })
         };
-        Ok(Recorded { layers: values.iter().map(layer).collect::<Result<_>>()?, activation, dropout, device: device.clone() })
+        Ok(Recorded {
+            layers: values.iter().map(layer).collect::<Result<_>>()?,
+            activation,
+            dropout,
+            device: device.clone(),
+        })
     }
 
     fn forward(&self, inputs: &Tensor, noise: Option<u64>) -> Result<Tensor> {
         let mut values = inputs.to_device(&self.device)?;
-        for (index, Layer { parameters: [weights, bias], .. }) in self.layers.iter().enumerate() {
+        for (
+            index,
+            Layer {
+                parameters: [weights, bias],
+                ..
+            },
+        ) in self.layers.iter().enumerate()
+        {
             values = values.matmul(weights)?.broadcast_add(bias)?;
             if index + 1 == self.layers.len() {
                 break;
@@ -147,9 +199,15 @@ impl Recorded {
                 Activation::Tanh => values.tanh()?,
                 Activation::Elu => values.elu(1.0)?,
             };
-            if let Some(seed) = noise.filter(|_| self.dropout > 0.0 && index + 2 == self.layers.len()) {
+            if let Some(seed) =
+                noise.filter(|_| self.dropout > 0.0 && index + 2 == self.layers.len())
+            {
                 let shape = values.dims2()?;
-                let factors = Dropout { share: self.dropout, seed }.factors(shape.0, shape.1);
+                let factors = Dropout {
+                    share: self.dropout,
+                    seed,
+                }
+                .factors(shape.0, shape.1);
                 values = (values * Tensor::from_vec(factors, shape, &self.device)?)?;
             }
         }
@@ -158,29 +216,62 @@ impl Recorded {
 
     fn backward(&self, outputs: &Tensor, gradient: &Tensor) -> Result<Vec<[Tensor; 2]>> {
         // The gradient of this sum by the outputs is `gradient`.
-        let gradients = (outputs * gradient.to_device(&self.device)?)?.sum_all()?.backward()?;
+        let gradients = (outputs * gradient.to_device(&self.device)?)?
+            .sum_all()?
+            .backward()?;
         // Without the history of what it is computed from, which would hold on to every pass before.
         let of = |parameter: &Var| match gradients.get(parameter) {
             Some(gradient) => Ok(gradient.detach()),
             None => Ok::<_, Error>(parameter.zeros_like()?),
         };
-        self.layers.iter().map(|Layer { parameters: [weights, bias], .. }| Ok([of(weights)?, of(bias)?])).collect()
+        self.layers
+            .iter()
+            .map(
+                |Layer {
+                     parameters: [weights, bias],
+                     ..
+                 }| Ok([of(weights)?, of(bias)?]),
+            )
+            .collect()
     }
 
     /// One step of Adam, as [`super::fused::Moments::step`] has it.
-    fn step(&mut self, adam: &Adam, update: u64, gradients: &[[Tensor; 2]], shrink: f64) -> Result<()> {
+    fn step(
+        &mut self,
+        adam: &Adam,
+        update: u64,
+        gradients: &[[Tensor; 2]],
+        shrink: f64,
+    ) -> Result<()> {
         let power = i32::try_from(update).unwrap_or(i32::MAX);
-        let [step, root] = [adam.learning_rate / (1.0 - BETAS[0].powi(power)), (1.0 - BETAS[1].powi(power)).sqrt()];
+        let [step, root] = [
+            adam.learning_rate / (1.0 - BETAS[0].powi(power)),
+            (1.0 - BETAS[1].powi(power)).sqrt(),
+        ];
         let (keep, decay) = match adam.decoupled {
             true => (1.0 - adam.learning_rate * adam.weight_decay, 0.0),
             false => (1.0, adam.weight_decay),
         };
-        for (Layer { parameters, moments }, gradients) in self.layers.iter_mut().zip(gradients) {
-            for ((parameter, [first, second]), gradient) in parameters.iter().zip(moments).zip(gradients) {
-                let gradient = (gradient.affine(shrink, 0.0)? + parameter.affine(decay, 0.0)?)?.detach();
-                *first = (first.affine(BETAS[0], 0.0)? + gradient.affine(1.0 - BETAS[0], 0.0)?)?.detach();
-                *second = (second.affine(BETAS[1], 0.0)? + gradient.sqr()?.affine(1.0 - BETAS[1], 0.0)?)?.detach();
-                let moved = (first.affine(step, 0.0)? / second.sqrt()?.affine(1.0 / root, EPSILON)?)?;
+        for (
+            Layer {
+                parameters,
+                moments,
+            },
+            gradients,
+        ) in self.layers.iter_mut().zip(gradients)
+        {
+            for ((parameter, [first, second]), gradient) in
+                parameters.iter().zip(moments).zip(gradients)
+            {
+                let gradient =
+                    (gradient.affine(shrink, 0.0)? + parameter.affine(decay, 0.0)?)?.detach();
+                *first = (first.affine(BETAS[0], 0.0)? + gradient.affine(1.0 - BETAS[0], 0.0)?)?
+                    .detach();
+                *second = (second.affine(BETAS[1], 0.0)?
+                    + gradient.sqr()?.affine(1.0 - BETAS[1], 0.0)?)?
+                .detach();
+                let moved =
+                    (first.affine(step, 0.0)? / second.sqrt()?.affine(1.0 / root, EPSILON)?)?;
                 parameter.set(&(parameter.affine(keep, 0.0)? - moved)?)?;
             }
         }
@@ -188,9 +279,17 @@ impl Recorded {
     }
 
     fn values(&self) -> Result<Vec<Values>> {
-        let values = |Layer { parameters: [weights, bias], .. }: &Layer| {
+        let values = |Layer {
+                          parameters: [weights, bias],
+                          ..
+                      }: &Layer| {
             let (inputs, outputs) = weights.dims2()?;
-            Ok(Values { inputs, outputs, weights: weights.flatten_all()?.to_vec1()?, bias: bias.to_vec1()? })
+            Ok(Values {
+                inputs,
+                outputs,
+                weights: weights.flatten_all()?.to_vec1()?,
+                bias: bias.to_vec1()?,
+            })
         };
         self.layers.iter().map(values).collect()
     }
@@ -204,36 +303,80 @@ mod tests {
     /// candle's operators on the CPU stand for those on a GPU: both kinds of network learn the same.
     #[test]
     fn what_is_fused_and_what_is_recorded_learn_the_same() {
-        for (activation, dropout, decoupled) in
-            [(Activation::Relu, 0.0, false), (Activation::Relu, 0.3, true), (Activation::Tanh, 0.3, false), (Activation::Elu, 0.3, true)]
-        {
+        for (activation, dropout, decoupled) in [
+            (Activation::Relu, 0.0, false),
+            (Activation::Relu, 0.3, true),
+            (Activation::Tanh, 0.3, false),
+            (Activation::Elu, 0.3, true),
+        ] {
             let mut random = Random::new(4, &[]);
             let network = Network::new(&[6, 20, 14, 3], activation, dropout, &mut random).unwrap();
             let start = network.values().unwrap();
             let recorded = Recorded::new(&start, activation, dropout, &Device::Cpu).unwrap();
             let mut both = [Learner::Fused(network), Learner::Recorded(recorded)];
             // Gradients are longer than this at first.
-            let adam = Adam { learning_rate: 1e-2, weight_decay: 1e-2, decoupled, clip_norm: Some(0.5) };
+            let adam = Adam {
+                learning_rate: 1e-2,
+                weight_decay: 1e-2,
+                decoupled,
+                clip_norm: Some(0.5),
+            };
             for update in 1..=20 {
-                let inputs = matrix((0..32 * 6).map(|_| random.unit() as f32 * 2.0 - 1.0).collect(), 32, 6).unwrap();
-                let passes = both.each_ref().map(|learner| learner.forward(&inputs, Some(update)).unwrap());
-                assert!(near(&passes[0].0, &passes[1].0), "{activation:?} {dropout}: outputs of update {update}");
+                let inputs = matrix(
+                    (0..32 * 6)
+                        .map(|_| random.unit() as f32 * 2.0 - 1.0)
+                        .collect(),
+                    32,
+                    6,
+                )
+                .unwrap();
+                let passes = both
+                    .each_ref()
+                    .map(|learner| learner.forward(&inputs, Some(update)).unwrap());
+                assert!(
+                    near(&passes[0].0, &passes[1].0),
+                    "{activation:?} {dropout}: outputs of update {update}"
+                );
                 for (learner, (outputs, pass)) in both.iter_mut().zip(passes) {
-                    let gradients = learner.backward(&pass, outputs.iter().map(|output| (output - 0.5) / 32.0).collect(), 3).unwrap();
-                    learner.step(&adam, update, &gradients, adam.shrink(gradients.squares().unwrap())).unwrap();
+                    let gradients = learner
+                        .backward(
+                            &pass,
+                            outputs.iter().map(|output| (output - 0.5) / 32.0).collect(),
+                            3,
+                        )
+                        .unwrap();
+                    learner
+                        .step(
+                            &adam,
+                            update,
+                            &gradients,
+                            adam.shrink(gradients.squares().unwrap()),
+                        )
+                        .unwrap();
                 }
             }
             let [fused, recorded] = both.each_ref().map(|learner| learner.values().unwrap());
             assert_ne!(fused, start, "nothing was learnt");
             for (fused, recorded) in fused.iter().zip(&recorded) {
-                assert_eq!((fused.inputs, fused.outputs), (recorded.inputs, recorded.outputs));
-                let same = near(&fused.weights, &recorded.weights) && near(&fused.bias, &recorded.bias);
-                assert!(same, "{activation:?} {dropout}: {fused:?} is not {recorded:?}");
+                assert_eq!(
+                    (fused.inputs, fused.outputs),
+                    (recorded.inputs, recorded.outputs)
+                );
+                let same =
+                    near(&fused.weights, &recorded.weights) && near(&fused.bias, &recorded.bias);
+                assert!(
+                    same,
+                    "{activation:?} {dropout}: {fused:?} is not {recorded:?}"
+                );
             }
         }
     }
 
     fn near(one: &[f32], other: &[f32]) -> bool {
-        one.len() == other.len() && one.iter().zip(other).all(|(one, other)| (one - other).abs() < 1e-3)
+        one.len() == other.len()
+            && one
+                .iter()
+                .zip(other)
+                .all(|(one, other)| (one - other).abs() < 1e-3)
     }
 }

@@ -22,14 +22,23 @@ pub struct Fitted {
 ///
 /// # Errors
 /// Where the corpus cannot be read or has nothing to learn from, the loss diverges, or the user wants it to stop.
-pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, device: Device, watch: &dyn Watch) -> Result<Fitted> {
+pub fn fit(
+    corpus: &dyn Corpus,
+    task: &Task,
+    options: &Options,
+    device: Device,
+    watch: &dyn Watch,
+) -> Result<Fitted> {
     let place = device.open()?;
     let (mut survey, mut held_out) = (Survey::new(task, options.head), 0);
     let own = options.statistics == Statistics::Recorded;
     let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
         survey.learn_from(examples);
         if own {
-            let of_steps = examples.inputs.chunks_exact(task.cells()).map(|window| &window[task.past * task.width..]);
+            let of_steps = examples
+                .inputs
+                .chunks_exact(task.cells())
+                .map(|window| &window[task.past * task.width..]);
             survey.look_at(of_steps);
         }
         Ok(!watch.interrupted())
@@ -49,8 +58,10 @@ pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, device: Device, 
     stop_if_wanted(watch)?;
     for (count, part) in [(survey.count, "to learn from"), (held_out, "held out")] {
         if count == 0 {
-            return Err(Error::failed(format!("none of the trajectories {part} has a step to see the whole window at"))
-                .hint("look at smaller windows, or let `edge` be `repeat`"));
+            return Err(Error::failed(format!(
+                "none of the trajectories {part} has a step to see the whole window at"
+            ))
+            .hint("look at smaller windows, or let `edge` be `repeat`"));
         }
     }
     let (inputs, constant) = survey.inputs()?;
@@ -84,12 +95,18 @@ pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, device: Device, 
             // What an early stop leaves of the budget.
             let last = learnt.looks.last().map_or(0, |look| look.update);
             watch.advance(lesson.updates().saturating_sub(last), None);
-            curves.push(Curve { round, member, best: learnt.best, looks: learnt.looks });
+            curves.push(Curve {
+                round,
+                member,
+                best: learnt.best,
+                looks: learnt.looks,
+            });
             members.push(learnt.networks);
         }
         Ok::<_, Error>((model(members), curves))
     };
-    let judge = |model: &Model| measure::held_out(model, &validation, &survey.mean_action(), options.seed);
+    let judge =
+        |model: &Model| measure::held_out(model, &validation, &survey.mean_action(), options.seed);
 
     let (mut best, mut curves) = learn(0, &training, survey.count)?;
     let mut measured = judge(&best)?;
@@ -106,16 +123,36 @@ pub fn fit(corpus: &dyn Corpus, task: &Task, options: &Options, device: Device, 
         stop_if_wanted(watch)?;
         let (model, own) = learn(index, &training, count)?;
         let own_measured = judge(&model)?;
-        rounds.push(round(index, &own, &own_measured, count, Some(taught.limit())));
+        rounds.push(round(
+            index,
+            &own,
+            &own_measured,
+            count,
+            Some(taught.limit()),
+        ));
         curves.extend(own);
         if rounds[index].validation < rounds[chosen].validation {
             (best, measured, chosen) = (model.clone(), own_measured, index);
         }
         latest = model;
     }
-    let data = Data { training_steps: survey.count, held_out_steps: held_out, constant_observations: constant };
-    let report = Report::new((options, task, device), data, measured, rounds, chosen, curves);
-    Ok(Fitted { model: best, report })
+    let data = Data {
+        training_steps: survey.count,
+        held_out_steps: held_out,
+        constant_observations: constant,
+    };
+    let report = Report::new(
+        (options, task, device),
+        data,
+        measured,
+        rounds,
+        chosen,
+        curves,
+    );
+    Ok(Fitted {
+        model: best,
+        report,
+    })
 }
 
 /// Fails where the user wants it to stop.
@@ -127,9 +164,25 @@ pub(super) fn stop_if_wanted(watch: &dyn Watch) -> Result<()> {
     Err(failure.hint("run the same command again to learn it from the beginning"))
 }
 
-fn round(index: usize, curves: &[Curve], measured: &HeldOut, steps: u64, limit: Option<f32>) -> Round {
-    let validation = curves.iter().map(|curve| curve.best.validation).sum::<f64>() / curves.len().max(1) as f64;
-    Round { round: index, steps, uncertainty_limit: limit, validation, error: measured.error() }
+fn round(
+    index: usize,
+    curves: &[Curve],
+    measured: &HeldOut,
+    steps: u64,
+    limit: Option<f32>,
+) -> Round {
+    let validation = curves
+        .iter()
+        .map(|curve| curve.best.validation)
+        .sum::<f64>()
+        / curves.len().max(1) as f64;
+    Round {
+        round: index,
+        steps,
+        uncertainty_limit: limit,
+        validation,
+        error: measured.error(),
+    }
 }
 
 /// What is to be known before anything is learnt.
@@ -179,7 +232,10 @@ impl<'a> Survey<'a> {
         for action in examples.targets.chunks_exact(per_action) {
             self.count += 1;
             if self.discrete {
-                if let Some([count, _]) = action.first().and_then(|class| self.actions.get_mut(*class as usize)) {
+                if let Some([count, _]) = action
+                    .first()
+                    .and_then(|class| self.actions.get_mut(*class as usize))
+                {
                     *count += 1.0;
                 }
             } else {
@@ -206,14 +262,23 @@ impl<'a> Survey<'a> {
             })
             .collect();
         if constant.len() == self.task.width {
-            return Err(Error::failed(format!("observations are constant at all {} steps: nothing follows from them", self.seen))
-                .hint("learn from trajectories that move, or check how the observations were imported"));
+            return Err(Error::failed(format!(
+                "observations are constant at all {} steps: nothing follows from them",
+                self.seen
+            ))
+            .hint(
+                "learn from trajectories that move, or check how the observations were imported",
+            ));
         }
         let length = self.task.past + 1 + self.task.future;
         let one: Vec<(f32, f32)> = (0..self.task.width)
             .map(|dimension| {
                 let [mean, squares] = self.observations[dimension];
-                let factor = if constant.contains(&dimension) { 0.0 } else { 1.0 / (std(squares, self.seen) + 1e-6) };
+                let factor = if constant.contains(&dimension) {
+                    0.0
+                } else {
+                    1.0 / (std(squares, self.seen) + 1e-6)
+                };
                 (mean as f32, factor as f32)
             })
             .collect();
@@ -227,25 +292,40 @@ impl<'a> Survey<'a> {
             (Head::Gaussian, Some([low, high])) => {
                 let sides = || low.iter().zip(high);
                 (
-                    sides().map(|(low, high)| ((low + high) / 2.0) as f32).collect(),
-                    sides().map(|(low, high)| ((high - low) / 2.0) as f32).collect(),
+                    sides()
+                        .map(|(low, high)| ((low + high) / 2.0) as f32)
+                        .collect(),
+                    sides()
+                        .map(|(low, high)| ((high - low) / 2.0) as f32)
+                        .collect(),
                 )
             }
             (Head::Categorical, _) => (vec![0.0; self.task.actions], vec![1.0; self.task.actions]),
-            _ => self.actions.iter().map(|[mean, squares]| (*mean as f32, std(*squares, self.count) as f32)).unzip(),
+            _ => self
+                .actions
+                .iter()
+                .map(|[mean, squares]| (*mean as f32, std(*squares, self.count) as f32))
+                .unzip(),
         }
     }
 
     /// What one would predict without looking: the mean action, or the share of each class.
     fn mean_action(&self) -> Vec<f64> {
-        let share = if self.discrete { self.count.max(1) as f64 } else { 1.0 };
+        let share = if self.discrete {
+            self.count.max(1) as f64
+        } else {
+            1.0
+        };
         self.actions.iter().map(|[mean, _]| mean / share).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::disallowed_methods, reason = "a runtime reads its model from a file")]
+    #![allow(
+        clippy::disallowed_methods,
+        reason = "a runtime reads its model from a file"
+    )]
 
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -301,7 +381,10 @@ mod tests {
 
     fn corpus(head: Head) -> Pieces {
         Pieces(vec![
-            (Part::Training, vec![examples(0, 10, head, true), examples(10, 10, head, true)]),
+            (
+                Part::Training,
+                vec![examples(0, 10, head, true), examples(10, 10, head, true)],
+            ),
             (Part::Validation, vec![examples(20, 6, head, true)]),
             (Part::Unlabelled, vec![examples(30, 10, head, false)]),
         ])
@@ -309,7 +392,13 @@ mod tests {
 
     fn task(head: Head) -> Task {
         let bounds = (head == Head::Gaussian).then(|| [vec![3.0, 6.0], vec![7.0, 8.0]]);
-        Task { past: 0, future: 1, width: 2, actions: if head == Head::Categorical { 3 } else { 2 }, bounds }
+        Task {
+            past: 0,
+            future: 1,
+            width: 2,
+            actions: if head == Head::Categorical { 3 } else { 2 },
+            bounds,
+        }
     }
 
     fn options(head: Head) -> Options {
@@ -322,7 +411,12 @@ mod tests {
             members: 2,
             bootstrap: true,
             batch: 64,
-            adam: Adam { learning_rate: 1e-2, weight_decay: 0.0, decoupled: false, clip_norm: None },
+            adam: Adam {
+                learning_rate: 1e-2,
+                weight_decay: 0.0,
+                decoupled: false,
+                clip_norm: None,
+            },
             budget: Budget::Updates(400),
             patience: 40,
             buffer: 150,
@@ -339,10 +433,16 @@ mod tests {
         let runtime = Runtime::embedded();
         let spec = runtime.spec(&path).unwrap();
         assert_eq!(spec.outputs.len(), outputs);
-        let geometry = Geometry { batch: rows, inputs: vec![vec![inputs.len() / rows]], outputs: (0..outputs).collect() };
+        let geometry = Geometry {
+            batch: rows,
+            inputs: vec![vec![inputs.len() / rows]],
+            outputs: (0..outputs).collect(),
+        };
         let pool = runtime.open(&spec, &geometry, 1).unwrap();
         let session = pool.with(|session| {
-            let DataMut::F32(input) = session.input(0) else { panic!("not float32") };
+            let DataMut::F32(input) = session.input(0) else {
+                panic!("not float32")
+            };
             input.copy_from_slice(inputs);
             session.run(rows)?;
             let values = |index| match session.output(index) {
@@ -357,11 +457,24 @@ mod tests {
     #[test]
     fn every_head_learns_and_its_file_says_what_it_says_itself() {
         for head in [Head::Deterministic, Head::Gaussian, Head::Categorical] {
-            let fitted = fit(&corpus(head), &task(head), &options(head), Device::Cpu, &Quiet::default()).unwrap();
-            let (error, of_mean) = (fitted.report.held_out.error(), fitted.report.held_out.error_of_mean());
+            let fitted = fit(
+                &corpus(head),
+                &task(head),
+                &options(head),
+                Device::Cpu,
+                &Quiet::default(),
+            )
+            .unwrap();
+            let (error, of_mean) = (
+                fitted.report.held_out.error(),
+                fitted.report.held_out.error_of_mean(),
+            );
             assert!(error < 0.1 * of_mean, "{head:?}: {error} beside {of_mean}");
             assert_eq!(fitted.report.data.constant_observations, [1]);
-            let more = BTreeMap::from([("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())]);
+            let more = BTreeMap::from([
+                ("b".to_owned(), "2".to_owned()),
+                ("a".to_owned(), "1".to_owned()),
+            ]);
             let file = write(&fitted.model, &more);
             assert_eq!(metadata(&file).unwrap(), more);
             let inputs = examples(40, 2, head, false).inputs;
@@ -369,8 +482,15 @@ mod tests {
             let outputs = if fitted.model.has_std() { 2 } else { 1 };
             let theirs = run(&file, &inputs, 40, outputs);
             for (own, theirs) in [&own.actions, &own.stds].into_iter().zip(&theirs) {
-                let apart = own.iter().zip(theirs).map(|(own, theirs)| (own - theirs).abs()).fold(0.0, f32::max);
-                assert!(own.len() == theirs.len() && apart < 1e-5, "{head:?}: {apart}");
+                let apart = own
+                    .iter()
+                    .zip(theirs)
+                    .map(|(own, theirs)| (own - theirs).abs())
+                    .fold(0.0, f32::max);
+                assert!(
+                    own.len() == theirs.len() && apart < 1e-5,
+                    "{head:?}: {apart}"
+                );
             }
         }
     }
@@ -379,19 +499,49 @@ mod tests {
     fn the_best_checkpoint_is_what_is_kept() {
         for buffer in [50, 1000] {
             let head = Head::Deterministic;
-            let options =
-                Options { members: 1, bootstrap: false, buffer, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) };
-            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
+            let options = Options {
+                members: 1,
+                bootstrap: false,
+                buffer,
+                adam: Adam {
+                    learning_rate: 0.1,
+                    ..options(head).adam
+                },
+                ..options(head)
+            };
+            let fitted = fit(
+                &corpus(head),
+                &task(head),
+                &options,
+                Device::Cpu,
+                &Quiet::default(),
+            )
+            .unwrap();
             let curve = &fitted.report.curves[0];
-            let lowest = curve.looks.iter().map(|look| look.validation).fold(f64::INFINITY, f64::min);
+            let lowest = curve
+                .looks
+                .iter()
+                .map(|look| look.validation)
+                .fold(f64::INFINITY, f64::min);
             assert_eq!(curve.best.validation, lowest);
-            assert!(curve.looks.last().unwrap().validation > lowest, "the last is not the best, or this shows nothing");
+            assert!(
+                curve.looks.last().unwrap().validation > lowest,
+                "the last is not the best, or this shows nothing"
+            );
             // The validation loss of the model that was kept, computed from its predictions.
             let model = &fitted.model;
             let held_out = examples(20, 6, head, true);
-            let own = model.predictor().unwrap().predict(&held_out.inputs).unwrap();
+            let own = model
+                .predictor()
+                .unwrap()
+                .predict(&held_out.inputs)
+                .unwrap();
             let squares = own.actions.iter().zip(&held_out.targets).enumerate();
-            let loss = squares.map(|(place, (own, truth))| f64::from((own - truth) / model.scale[place % 2]).powi(2)).sum::<f64>()
+            let loss = squares
+                .map(|(place, (own, truth))| {
+                    f64::from((own - truth) / model.scale[place % 2]).powi(2)
+                })
+                .sum::<f64>()
                 / own.actions.len() as f64;
             assert!((loss - lowest).abs() < 1e-5, "{loss} is not {lowest}");
         }
@@ -401,22 +551,72 @@ mod tests {
     fn patience_ends_it_early_and_budgets_hold() {
         let head = Head::Deterministic;
         let looks = |options: Options| {
-            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
-            (fitted.report.curves[0].looks.last().unwrap().update, fitted.report.curves[0].best.update)
+            let fitted = fit(
+                &corpus(head),
+                &task(head),
+                &options,
+                Device::Cpu,
+                &Quiet::default(),
+            )
+            .unwrap();
+            (
+                fitted.report.curves[0].looks.last().unwrap().update,
+                fitted.report.curves[0].best.update,
+            )
         };
-        let (last, best) = looks(Options { patience: 3, adam: Adam { learning_rate: 0.1, ..options(head).adam }, ..options(head) });
+        let (last, best) = looks(Options {
+            patience: 3,
+            adam: Adam {
+                learning_rate: 0.1,
+                ..options(head).adam
+            },
+            ..options(head)
+        });
         assert_eq!(last, best + 3 * 8, "a look every fiftieth of 400 updates");
         // 400 examples in batches of 64 are 7 updates an epoch.
-        assert_eq!(looks(Options { budget: Budget::Epochs(9), bootstrap: false, ..options(head) }).0, 63);
-        assert_eq!(looks(Options { budget: Budget::Updates(5), batch: 5000, ..options(head) }).0, 5);
+        assert_eq!(
+            looks(Options {
+                budget: Budget::Epochs(9),
+                bootstrap: false,
+                ..options(head)
+            })
+            .0,
+            63
+        );
+        assert_eq!(
+            looks(Options {
+                budget: Budget::Updates(5),
+                batch: 5000,
+                ..options(head)
+            })
+            .0,
+            5
+        );
     }
 
     #[test]
     fn a_loss_that_diverges_is_said() {
         let head = Head::Gaussian;
-        let options = Options { adam: Adam { learning_rate: 1e4, ..options(head).adam }, activation: Activation::Relu, ..options(head) };
-        let error = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap_err();
-        assert!(error.message.contains("diverged") && error.hints[0].contains("`lr` is 10000"), "{error:?}");
+        let options = Options {
+            adam: Adam {
+                learning_rate: 1e4,
+                ..options(head).adam
+            },
+            activation: Activation::Relu,
+            ..options(head)
+        };
+        let error = fit(
+            &corpus(head),
+            &task(head),
+            &options,
+            Device::Cpu,
+            &Quiet::default(),
+        )
+        .unwrap_err();
+        assert!(
+            error.message.contains("diverged") && error.hints[0].contains("`lr` is 10000"),
+            "{error:?}"
+        );
     }
 
     /// Where actions follow exactly, the first gradients of the likelihood push the log-std to where it learns nothing more.
@@ -424,7 +624,11 @@ mod tests {
     fn a_shorter_gradient_keeps_a_gaussian_head_learning() {
         let head = Head::Gaussian;
         let error = |clip_norm: Option<f64>| {
-            let adam = Adam { learning_rate: 5e-3, clip_norm, ..options(head).adam };
+            let adam = Adam {
+                learning_rate: 5e-3,
+                clip_norm,
+                ..options(head).adam
+            };
             let options = Options {
                 adam,
                 hidden: vec![400, 400],
@@ -433,26 +637,62 @@ mod tests {
                 budget: Budget::Updates(150),
                 ..options(head)
             };
-            let fitted = fit(&corpus(head), &task(head), &options, Device::Cpu, &Quiet::default()).unwrap();
+            let fitted = fit(
+                &corpus(head),
+                &task(head),
+                &options,
+                Device::Cpu,
+                &Quiet::default(),
+            )
+            .unwrap();
             fitted.report.held_out.error() / fitted.report.held_out.error_of_mean()
         };
         let errors = [None, Some(10.0)].map(error);
-        assert!(errors[1] < 0.02 && errors[1] < errors[0] / 2.0, "{errors:?}");
+        assert!(
+            errors[1] < 0.02 && errors[1] < errors[0] / 2.0,
+            "{errors:?}"
+        );
     }
 
     #[test]
     fn self_training_says_what_each_round_was_worth() {
         for head in [Head::Gaussian, Head::Categorical] {
-            let self_training = Some(SelfTraining { rounds: 2, keep: 0.25 });
-            let fitted =
-                fit(&corpus(head), &task(head), &Options { self_training, ..options(head) }, Device::Cpu, &Quiet::default()).unwrap();
-            let steps: Vec<u64> = fitted.report.rounds.iter().map(|round| round.steps).collect();
+            let self_training = Some(SelfTraining {
+                rounds: 2,
+                keep: 0.25,
+            });
+            let fitted = fit(
+                &corpus(head),
+                &task(head),
+                &Options {
+                    self_training,
+                    ..options(head)
+                },
+                Device::Cpu,
+                &Quiet::default(),
+            )
+            .unwrap();
+            let steps: Vec<u64> = fitted
+                .report
+                .rounds
+                .iter()
+                .map(|round| round.steps)
+                .collect();
             // Of classes that it is wholly certain of there are several.
-            let exact =
-                steps[1..] == [450, 450] || (head == Head::Categorical && steps[1..].iter().all(|steps| (450..500).contains(steps)));
+            let exact = steps[1..] == [450, 450]
+                || (head == Head::Categorical
+                    && steps[1..].iter().all(|steps| (450..500).contains(steps)));
             assert!(steps[0] == 400 && exact, "{head:?}: {steps:?}");
-            let lowest = fitted.report.rounds.iter().map(|round| round.validation).fold(f64::INFINITY, f64::min);
-            assert_eq!(fitted.report.rounds[fitted.report.chosen_round].validation, lowest);
+            let lowest = fitted
+                .report
+                .rounds
+                .iter()
+                .map(|round| round.validation)
+                .fold(f64::INFINITY, f64::min);
+            assert_eq!(
+                fitted.report.rounds[fitted.report.chosen_round].validation,
+                lowest
+            );
         }
     }
 
@@ -462,22 +702,58 @@ mod tests {
         let (few, all) = (examples(0, 20, head, true), examples(0, 36, head, false));
         let mut corpus = corpus(head);
         let alone = |examples: Examples| Examples {
-            inputs: examples.inputs.chunks(4).flat_map(|window| window[..2].to_vec()).collect(),
+            inputs: examples
+                .inputs
+                .chunks(4)
+                .flat_map(|window| window[..2].to_vec())
+                .collect(),
             ..examples
         };
-        corpus.0.push((Part::Every, vec![alone(examples(0, 30, head, false)), alone(examples(30, 6, head, false))]));
+        corpus.0.push((
+            Part::Every,
+            vec![
+                alone(examples(0, 30, head, false)),
+                alone(examples(30, 6, head, false)),
+            ],
+        ));
         for (statistics, seen) in [(Statistics::Recorded, few), (Statistics::Selection, all)] {
-            let options = Options { statistics, budget: Budget::Updates(2), members: 1, ..options(head) };
-            let inputs = fit(&corpus, &task(head), &options, Device::Cpu, &Quiet::default()).unwrap().model.inputs;
-            let first: Vec<f64> = seen.inputs.chunks(4).map(|window| f64::from(window[0])).collect();
+            let options = Options {
+                statistics,
+                budget: Budget::Updates(2),
+                members: 1,
+                ..options(head)
+            };
+            let inputs = fit(
+                &corpus,
+                &task(head),
+                &options,
+                Device::Cpu,
+                &Quiet::default(),
+            )
+            .unwrap()
+            .model
+            .inputs;
+            let first: Vec<f64> = seen
+                .inputs
+                .chunks(4)
+                .map(|window| f64::from(window[0]))
+                .collect();
             let mean = first.iter().sum::<f64>() / first.len() as f64;
-            let std = (first.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / first.len() as f64).sqrt();
+            let std = (first
+                .iter()
+                .map(|value| (value - mean).powi(2))
+                .sum::<f64>()
+                / first.len() as f64)
+                .sqrt();
             // The same for the observation after the step; what never changes is left out.
             let factor = 1.0 / (std + 1e-6);
             let wanted = [[mean, factor], [3.0, 0.0], [mean, factor], [3.0, 0.0]];
             for (place, [mean, factor]) in wanted.into_iter().enumerate() {
                 let found = [inputs.mean[place], inputs.factor[place]].map(f64::from);
-                assert!((found[0] - mean).abs() < 1e-5 && (found[1] - factor).abs() < 1e-5, "{statistics:?} {place}: {found:?}");
+                assert!(
+                    (found[0] - mean).abs() < 1e-5 && (found[1] - factor).abs() < 1e-5,
+                    "{statistics:?} {place}: {found:?}"
+                );
             }
         }
     }
@@ -485,8 +761,24 @@ mod tests {
     #[test]
     fn what_never_changes_is_nothing_to_learn_from() {
         let mut corpus = corpus(Head::Deterministic);
-        corpus.0.iter_mut().flat_map(|(_, pieces)| pieces).for_each(|piece| piece.inputs.fill(2.5));
-        let error = fit(&corpus, &task(Head::Deterministic), &options(Head::Deterministic), Device::Cpu, &Quiet::default()).unwrap_err();
-        assert!(error.message.starts_with("observations are constant at all 400 steps"), "{error:?}");
+        corpus
+            .0
+            .iter_mut()
+            .flat_map(|(_, pieces)| pieces)
+            .for_each(|piece| piece.inputs.fill(2.5));
+        let error = fit(
+            &corpus,
+            &task(Head::Deterministic),
+            &options(Head::Deterministic),
+            Device::Cpu,
+            &Quiet::default(),
+        )
+        .unwrap_err();
+        assert!(
+            error
+                .message
+                .starts_with("observations are constant at all 400 steps"),
+            "{error:?}"
+        );
     }
 }

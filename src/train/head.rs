@@ -16,10 +16,21 @@ const REACH: i32 = 30;
 /// Points and weights for expectations under a standard Normal: the trapezoid rule, which converges faster than any power of
 /// its spacing for functions as smooth as tanh.
 pub(super) fn points() -> (Vec<f32>, Vec<f32>) {
-    let points: Vec<f32> = (-REACH..=REACH).map(|place| place as f32 * SPACING).collect();
-    let density: Vec<f64> = points.iter().map(|point| (-0.5 * f64::from(*point).powi(2)).exp()).collect();
+    let points: Vec<f32> = (-REACH..=REACH)
+        .map(|place| place as f32 * SPACING)
+        .collect();
+    let density: Vec<f64> = points
+        .iter()
+        .map(|point| (-0.5 * f64::from(*point).powi(2)).exp())
+        .collect();
     let total: f64 = density.iter().sum();
-    (points, density.iter().map(|density| (density / total) as f32).collect())
+    (
+        points,
+        density
+            .iter()
+            .map(|density| (density / total) as f32)
+            .collect(),
+    )
 }
 
 /// The logarithm of the standard deviation that a network's output stands for.
@@ -35,7 +46,12 @@ pub(super) fn unsquash(place: f64) -> f64 {
 
 /// Mean loss over a batch, and its gradients by the outputs of the networks (one, or for a Gaussian mean and log-std).
 /// `outputs` and `targets` are rows of `width` values; a class is one value a row.
-pub(super) fn loss(head: Head, outputs: &[&[f32]], targets: &[f32], width: usize) -> (f64, Vec<Vec<f32>>) {
+pub(super) fn loss(
+    head: Head,
+    outputs: &[&[f32]],
+    targets: &[f32],
+    width: usize,
+) -> (f64, Vec<Vec<f32>>) {
     match (head, outputs) {
         (Head::Deterministic, [outputs]) => squared(outputs, targets),
         (Head::Categorical, [logits]) => cross_entropy(logits, targets, width),
@@ -59,11 +75,19 @@ fn squared(outputs: &[f32], targets: &[f32]) -> (f64, Vec<Vec<f32>>) {
 
 /// Negative log-likelihood under a tanh-squashed Normal, summed over dimensions: targets are tanh⁻¹ of places in the box
 /// from -1 to 1. With z = (x - μ) / σ it is z²/2 + log σ + log √(2π) + log(1 - tanh² x).
-fn likelihood(means: &[f32], outputs: &[f32], targets: &[f32], width: usize) -> (f64, Vec<Vec<f32>>) {
+fn likelihood(
+    means: &[f32],
+    outputs: &[f32],
+    targets: &[f32],
+    width: usize,
+) -> (f64, Vec<Vec<f32>>) {
     let rows = (means.len() / width.max(1)).max(1) as f64;
     let half_range = 0.5 * f64::from(LOG_STD[1] - LOG_STD[0]);
     let mut total = 0.0;
-    let (mut by_mean, mut by_output) = (Vec::with_capacity(means.len()), Vec::with_capacity(means.len()));
+    let (mut by_mean, mut by_output) = (
+        Vec::with_capacity(means.len()),
+        Vec::with_capacity(means.len()),
+    );
     for ((mean, output), target) in means.iter().zip(outputs).zip(targets) {
         let (squashed, x) = (f64::from(*output).tanh(), f64::from(*target));
         let log_std = f64::from(LOG_STD[0]) + half_range * (squashed + 1.0);
@@ -85,7 +109,10 @@ fn cross_entropy(logits: &[f32], classes: &[f32], width: usize) -> (f64, Vec<Vec
     let mut gradient = Vec::with_capacity(logits.len());
     for (logits, class) in logits.chunks_exact(width.max(1)).zip(classes) {
         let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let powers: Vec<f64> = logits.iter().map(|logit| f64::from(logit - highest).exp()).collect();
+        let powers: Vec<f64> = logits
+            .iter()
+            .map(|logit| f64::from(logit - highest).exp())
+            .collect();
         let sum: f64 = powers.iter().sum();
         let own = *class as usize;
         total += sum.ln() - f64::from(logits.get(own).copied().unwrap_or(f32::NAN) - highest);
@@ -111,8 +138,13 @@ mod tests {
                 _ => (0..rows * width).map(|index| value(index, 9.0)).collect(),
             };
             let parts = if head == Head::Gaussian { 2 } else { 1 };
-            let outputs: Vec<Vec<f32>> =
-                (0..parts).map(|part| (0..rows * width).map(|index| value(index, part as f32)).collect()).collect();
+            let outputs: Vec<Vec<f32>> = (0..parts)
+                .map(|part| {
+                    (0..rows * width)
+                        .map(|index| value(index, part as f32))
+                        .collect()
+                })
+                .collect();
             let at = |outputs: &[Vec<f32>]| {
                 let slices: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
                 loss(head, &slices, &targets, width)
@@ -127,7 +159,10 @@ mod tests {
                     });
                     let slope = (around[1] - around[0]) / 2e-2;
                     let gradient = f64::from(gradients[part][place]);
-                    assert!((slope - gradient).abs() < 2e-3 * slope.abs().max(0.1), "{head:?} {part} {place}: {gradient} is not {slope}");
+                    assert!(
+                        (slope - gradient).abs() < 2e-3 * slope.abs().max(0.1),
+                        "{head:?} {part} {place}: {gradient} is not {slope}"
+                    );
                 }
             }
         }
@@ -152,7 +187,11 @@ mod tests {
     fn points_give_the_moments_of_a_normal() {
         let (points, weights) = points();
         for (power, expected) in [(0, 1.0), (1, 0.0), (2, 1.0), (4, 3.0)] {
-            let moment: f64 = points.iter().zip(&weights).map(|(point, weight)| f64::from(*weight) * f64::from(*point).powi(power)).sum();
+            let moment: f64 = points
+                .iter()
+                .zip(&weights)
+                .map(|(point, weight)| f64::from(*weight) * f64::from(*point).powi(power))
+                .sum();
             assert!((moment - expected).abs() < 1e-5, "{power}: {moment}");
         }
     }

@@ -99,7 +99,13 @@ impl HeldOut {
     pub fn error(&self) -> f64 {
         match &self.classes {
             Some(classes) => 1.0 - classes.accuracy,
-            None => self.dimensions.iter().map(|dimension| dimension.mse).sum::<f64>() / self.dimensions.len().max(1) as f64,
+            None => {
+                self.dimensions
+                    .iter()
+                    .map(|dimension| dimension.mse)
+                    .sum::<f64>()
+                    / self.dimensions.len().max(1) as f64
+            }
         }
     }
 
@@ -107,13 +113,24 @@ impl HeldOut {
     pub fn error_of_mean(&self) -> f64 {
         match &self.classes {
             Some(classes) => 1.0 - classes.accuracy_of_most_frequent,
-            None => self.dimensions.iter().map(|dimension| dimension.mse_of_mean).sum::<f64>() / self.dimensions.len().max(1) as f64,
+            None => {
+                self.dimensions
+                    .iter()
+                    .map(|dimension| dimension.mse_of_mean)
+                    .sum::<f64>()
+                    / self.dimensions.len().max(1) as f64
+            }
         }
     }
 }
 
 /// Measures `model` on the examples of `validation`; `mean` is what one would predict without looking.
-pub(super) fn held_out(model: &Model, validation: &Stream, mean: &[f64], seed: u64) -> Result<HeldOut> {
+pub(super) fn held_out(
+    model: &Model,
+    validation: &Stream,
+    mean: &[f64],
+    seed: u64,
+) -> Result<HeldOut> {
     let predictor = model.predictor()?;
     let width = model.outputs();
     let mut held_out = HeldOut::default();
@@ -136,7 +153,12 @@ pub(super) fn held_out(model: &Model, validation: &Stream, mean: &[f64], seed: u
             } else {
                 let stds = predictions.stds.get(index * width..(index + 1) * width);
                 for (dimension, sums) in sums.iter_mut().enumerate() {
-                    sums.add(row.target[dimension], predicted[dimension], stds.map(|stds| stds[dimension]), mean[dimension]);
+                    sums.add(
+                        row.target[dimension],
+                        predicted[dimension],
+                        stds.map(|stds| stds[dimension]),
+                        mean[dimension],
+                    );
                 }
             }
             keep(&mut sample, row, held_out.steps, &mut random);
@@ -147,13 +169,24 @@ pub(super) fn held_out(model: &Model, validation: &Stream, mean: &[f64], seed: u
     if model.head == Head::Categorical {
         held_out.classes = Some(classes(&hits, mean, n));
     } else {
-        held_out.dimensions = sums.iter().map(|sums| sums.finish(n, model.has_std())).collect();
+        held_out.dimensions = sums
+            .iter()
+            .map(|sums| sums.finish(n, model.has_std()))
+            .collect();
     }
     let predictions = predictor.predict(&sample.inputs)?;
     held_out.probe = probe(&sample, &predictions, width);
     if model.head != Head::Categorical {
-        let rows = |values: &[f32]| values.chunks_exact(width).map(<[f32]>::to_vec).collect::<Vec<_>>();
-        held_out.scatter = rows(&sample.targets).into_iter().zip(rows(&predictions.actions)).collect();
+        let rows = |values: &[f32]| {
+            values
+                .chunks_exact(width)
+                .map(<[f32]>::to_vec)
+                .collect::<Vec<_>>()
+        };
+        held_out.scatter = rows(&sample.targets)
+            .into_iter()
+            .zip(rows(&predictions.actions))
+            .collect();
     }
     Ok(held_out)
 }
@@ -171,7 +204,13 @@ fn keep(sample: &mut Examples, row: Row, seen: u64, random: &mut Random) {
 }
 
 fn probe(sample: &Examples, predictions: &Predictions, width: usize) -> Probe {
-    let rows = |values: &[f32], width: usize| values.chunks_exact(width.max(1)).take(PROBES).map(<[f32]>::to_vec).collect();
+    let rows = |values: &[f32], width: usize| {
+        values
+            .chunks_exact(width.max(1))
+            .take(PROBES)
+            .map(<[f32]>::to_vec)
+            .collect()
+    };
     Probe {
         observation: rows(&sample.inputs, sample.inputs.len() / sample.len().max(1)),
         action: rows(&predictions.actions, width),
@@ -183,12 +222,21 @@ fn classes(hits: &[[u64; 2]], shares: &[f64], n: f64) -> Classes {
     let frequent = shares
         .iter()
         .enumerate()
-        .fold((0, f64::NEG_INFINITY), |best, (class, share)| if *share > best.1 { (class, *share) } else { best })
+        .fold((0, f64::NEG_INFINITY), |best, (class, share)| {
+            if *share > best.1 {
+                (class, *share)
+            } else {
+                best
+            }
+        })
         .0;
     Classes {
         accuracy: hits.iter().map(|[_, right]| *right).sum::<u64>() as f64 / n,
         accuracy_of_most_frequent: hits.get(frequent).map_or(0.0, |[all, _]| *all as f64 / n),
-        recall: hits.iter().map(|[all, right]| (*all > 0).then(|| *right as f64 / *all as f64)).collect(),
+        recall: hits
+            .iter()
+            .map(|[all, right]| (*all > 0).then(|| *right as f64 / *all as f64))
+            .collect(),
     }
 }
 
@@ -217,14 +265,25 @@ impl Sums {
     }
 
     fn finish(&self, n: f64, has_std: bool) -> Dimension {
-        let level = |((expected, _), within): ((f64, f64), &u64)| Level { expected, observed: *within as f64 / n };
+        let level = |((expected, _), within): ((f64, f64), &u64)| Level {
+            expected,
+            observed: *within as f64 / n,
+        };
         Dimension {
             mse: self.squared / n,
             mae: self.absolute / n,
             mse_of_mean: self.of_mean / n,
-            r2: if self.of_mean > 0.0 { 1.0 - self.squared / self.of_mean } else { 0.0 },
+            r2: if self.of_mean > 0.0 {
+                1.0 - self.squared / self.of_mean
+            } else {
+                0.0
+            },
             mean_std: has_std.then_some(self.std / n),
-            calibration: if has_std { LEVELS.into_iter().zip(&self.within).map(level).collect() } else { Vec::new() },
+            calibration: if has_std {
+                LEVELS.into_iter().zip(&self.within).map(level).collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 }

@@ -70,14 +70,19 @@ pub(super) struct Learnt {
 impl Lesson<'_> {
     /// Examples of an update: no more than there are.
     fn batch(&self) -> usize {
-        self.options.batch.min(usize::try_from(self.counts[0]).unwrap_or(usize::MAX)).max(1)
+        self.options
+            .batch
+            .min(usize::try_from(self.counts[0]).unwrap_or(usize::MAX))
+            .max(1)
     }
 
     /// Updates of a member at most.
     pub(super) fn updates(&self) -> u64 {
         match self.options.budget {
             super::Budget::Updates(updates) => updates.max(1),
-            super::Budget::Epochs(epochs) => epochs.saturating_mul(self.counts[0].div_ceil(self.batch() as u64)).max(1),
+            super::Budget::Epochs(epochs) => epochs
+                .saturating_mul(self.counts[0].div_ceil(self.batch() as u64))
+                .max(1),
         }
     }
 
@@ -85,19 +90,33 @@ impl Lesson<'_> {
     /// no more than a tenth of the time.
     fn between_looks(&self) -> u64 {
         let cheap = (10 * self.counts[1]).div_ceil(3 * self.batch() as u64);
-        BETWEEN_LOOKS.min(self.updates().div_ceil(LOOKS)).max(cheap).max(1)
+        BETWEEN_LOOKS
+            .min(self.updates().div_ceil(LOOKS))
+            .max(cheap)
+            .max(1)
     }
 
     /// Learns member `index`.
     pub(super) fn learn(&self, index: u64) -> Result<Learnt> {
         let seed = self.options.seed;
-        let parts = if self.options.head == Head::Gaussian { 2 } else { 1 };
-        let sizes: Vec<usize> =
-            std::iter::once(self.task.cells()).chain(self.options.hidden.iter().copied()).chain([self.task.actions]).collect();
+        let parts = if self.options.head == Head::Gaussian {
+            2
+        } else {
+            1
+        };
+        let sizes: Vec<usize> = std::iter::once(self.task.cells())
+            .chain(self.options.hidden.iter().copied())
+            .chain([self.task.actions])
+            .collect();
         let network = |part: u64| {
             let mut random = Random::new(seed, &[index, 1, part]);
             let (activation, dropout) = (self.options.activation, self.options.dropout as f32);
-            Learner::on(self.device, Network::new(&sizes, activation, dropout, &mut random)?, activation, dropout)
+            Learner::on(
+                self.device,
+                Network::new(&sizes, activation, dropout, &mut random)?,
+                activation,
+                dropout,
+            )
         };
         let mut pupil = Pupil {
             lesson: self,
@@ -128,8 +147,14 @@ impl Lesson<'_> {
                 break;
             }
         }
-        let (best, networks) = pupil.best.ok_or_else(|| Error::failed("nothing was learnt"))?;
-        Ok(Learnt { networks, looks: pupil.looks, best })
+        let (best, networks) = pupil
+            .best
+            .ok_or_else(|| Error::failed("nothing was learnt"))?;
+        Ok(Learnt {
+            networks,
+            looks: pupil.looks,
+            best,
+        })
     }
 
     /// How often each trajectory is drawn for member `index`: a Poisson draw of mean 1 each, which is what drawing with
@@ -139,10 +164,15 @@ impl Lesson<'_> {
             return Ok(None);
         }
         let seed = self.options.seed;
-        let draw = move |trajectory: i64| Random::new(seed, &[index, 3, trajectory.cast_unsigned()]).poisson();
+        let draw = move |trajectory: i64| {
+            Random::new(seed, &[index, 3, trajectory.cast_unsigned()]).poisson()
+        };
         let mut any = false;
         self.training.in_order(|examples| {
-            any |= examples.trajectories.iter().any(|trajectory| draw(*trajectory) > 0);
+            any |= examples
+                .trajectories
+                .iter()
+                .any(|trajectory| draw(*trajectory) > 0);
             Ok(!any)
         })?;
         // Of very few trajectories it may be that none is drawn: then the member learns from all.
@@ -154,9 +184,16 @@ impl Lesson<'_> {
         let width = self.centre.len().max(1);
         let place = |(index, action): (usize, &f32)| {
             let dimension = index % width;
-            let (centre, scale) = (f64::from(self.centre[dimension]), f64::from(self.scale[dimension]));
+            let (centre, scale) = (
+                f64::from(self.centre[dimension]),
+                f64::from(self.scale[dimension]),
+            );
             let place = (f64::from(*action) - centre) / if scale == 0.0 { 1.0 } else { scale };
-            (if self.options.head == Head::Gaussian { unsquash(place) } else { place }) as f32
+            (if self.options.head == Head::Gaussian {
+                unsquash(place)
+            } else {
+                place
+            }) as f32
         };
         match self.options.head {
             Head::Categorical => actions.to_vec(),
@@ -174,10 +211,16 @@ impl Lesson<'_> {
         let (mut total, mut count) = (0.0, 0);
         let (cells, width) = (self.task.cells(), self.target_width());
         self.validation.in_order(|examples| {
-            for (inputs, targets) in examples.inputs.chunks(VALIDATION_BATCH * cells).zip(examples.targets.chunks(VALIDATION_BATCH * width))
+            for (inputs, targets) in examples
+                .inputs
+                .chunks(VALIDATION_BATCH * cells)
+                .zip(examples.targets.chunks(VALIDATION_BATCH * width))
             {
                 let inputs = self.inputs.apply(inputs)?;
-                let outputs = networks.iter().map(|network| Ok(network.forward(&inputs, None)?.0)).collect::<Result<Vec<_>>>()?;
+                let outputs = networks
+                    .iter()
+                    .map(|network| Ok(network.forward(&inputs, None)?.0))
+                    .collect::<Result<Vec<_>>>()?;
                 let rows = targets.len() / width;
                 total += self.loss(&outputs, &self.targets(targets)).0 * rows as f64;
                 count += rows;
@@ -188,7 +231,11 @@ impl Lesson<'_> {
     }
 
     fn target_width(&self) -> usize {
-        if self.options.head == Head::Categorical { 1 } else { self.task.actions.max(1) }
+        if self.options.head == Head::Categorical {
+            1
+        } else {
+            self.task.actions.max(1)
+        }
     }
 }
 
@@ -213,7 +260,12 @@ struct Pupil<'a> {
 impl Pupil<'_> {
     /// Whether the budget is spent, or patience.
     fn is_done(&self) -> bool {
-        let idle = self.best.as_ref().map_or(0, |(best, _)| self.looks.iter().filter(|look| look.update > best.update).count() as u64);
+        let idle = self.best.as_ref().map_or(0, |(best, _)| {
+            self.looks
+                .iter()
+                .filter(|look| look.update > best.update)
+                .count() as u64
+        });
         self.update >= self.updates || idle >= self.lesson.options.patience
     }
 
@@ -237,7 +289,11 @@ impl Pupil<'_> {
         let mut passes = Vec::with_capacity(self.networks.len());
         let mut outputs = Vec::with_capacity(self.networks.len());
         for (part, network) in self.networks.iter().enumerate() {
-            let noise = Random::new(lesson.options.seed, &[self.index, 4, self.update, part as u64]).bits();
+            let noise = Random::new(
+                lesson.options.seed,
+                &[self.index, 4, self.update, part as u64],
+            )
+            .bits();
             let (output, pass) = network.forward(&inputs, Some(noise))?;
             outputs.push(output);
             passes.push(pass);
@@ -245,16 +301,29 @@ impl Pupil<'_> {
         let (loss, gradients) = lesson.loss(&outputs, &targets);
         let first = *self.first.get_or_insert(loss);
         if !loss.is_finite() || loss > DIVERGED * first.abs().max(1.0) {
-            let message = format!("the loss diverged: it is {loss:.3e} at update {}, and was {first:.3e} at the first", self.update);
-            return Err(Error::failed(message).hint(format!("learn in smaller steps: `lr` is {}", lesson.options.adam.learning_rate)));
+            let message = format!(
+                "the loss diverged: it is {loss:.3e} at update {}, and was {first:.3e} at the first",
+                self.update
+            );
+            return Err(Error::failed(message).hint(format!(
+                "learn in smaller steps: `lr` is {}",
+                lesson.options.adam.learning_rate
+            )));
         }
         let adam = &lesson.options.adam;
         let backward = self.networks.iter().zip(&passes).zip(gradients);
         let gradients = backward
-            .map(|((network, pass), gradient)| network.backward(pass, gradient, lesson.task.actions))
+            .map(|((network, pass), gradient)| {
+                network.backward(pass, gradient, lesson.task.actions)
+            })
             .collect::<Result<Vec<_>>>()?;
         let shrink = match adam.clip_norm {
-            Some(_) => adam.shrink(gradients.iter().map(Gradients::squares).sum::<Result<f64>>()?),
+            Some(_) => adam.shrink(
+                gradients
+                    .iter()
+                    .map(Gradients::squares)
+                    .sum::<Result<f64>>()?,
+            ),
             None => 1.0,
         };
         for (network, gradients) in self.networks.iter_mut().zip(&gradients) {
@@ -271,17 +340,39 @@ impl Pupil<'_> {
 
     fn look(&mut self) -> Result<()> {
         let validation = self.lesson.validate(&self.networks)?;
-        let look = Look { update: self.update, training: self.since.0 / self.since.1.max(1) as f64, validation };
+        let look = Look {
+            update: self.update,
+            training: self.since.0 / self.since.1.max(1) as f64,
+            validation,
+        };
         self.since = (0.0, 0);
         if !validation.is_finite() {
-            let message = format!("the loss diverged: on held-out trajectories it is not finite at update {}", self.update);
-            return Err(Error::failed(message).hint(format!("learn in smaller steps: `lr` is {}", self.lesson.options.adam.learning_rate)));
+            let message = format!(
+                "the loss diverged: on held-out trajectories it is not finite at update {}",
+                self.update
+            );
+            return Err(Error::failed(message).hint(format!(
+                "learn in smaller steps: `lr` is {}",
+                self.lesson.options.adam.learning_rate
+            )));
         }
         self.looks.push(look);
-        if self.best.as_ref().is_none_or(|(best, _)| validation < best.validation) {
-            self.best = Some((look, self.networks.iter().map(Learner::values).collect::<Result<_>>()?));
+        if self
+            .best
+            .as_ref()
+            .is_none_or(|(best, _)| validation < best.validation)
+        {
+            self.best = Some((
+                look,
+                self.networks
+                    .iter()
+                    .map(Learner::values)
+                    .collect::<Result<_>>()?,
+            ));
         }
-        self.lesson.watch.advance(1, Some((look.training, validation)));
+        self.lesson
+            .watch
+            .advance(1, Some((look.training, validation)));
         Ok(())
     }
 }

@@ -136,7 +136,8 @@ pub struct Adam {
 impl Adam {
     /// What a gradient with this sum of squares is scaled by, as PyTorch's `clip_grad_norm_` does it.
     fn shrink(&self, squares: f64) -> f64 {
-        self.clip_norm.map_or(1.0, |longest| (longest / (squares.sqrt() + 1e-6)).min(1.0))
+        self.clip_norm
+            .map_or(1.0, |longest| (longest / (squares.sqrt() + 1e-6)).min(1.0))
     }
 }
 

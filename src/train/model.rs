@@ -63,12 +63,25 @@ impl Model {
 
     /// The networks, ready to run.
     pub(super) fn predictor(&self) -> Result<Predictor<'_>> {
-        let members = self.members.iter().map(|member| member.iter().map(|values| self.network(values)).collect::<Result<Vec<_>>>());
-        Ok(Predictor { model: self, members: members.collect::<Result<_>>()?, points: points() })
+        let members = self.members.iter().map(|member| {
+            member
+                .iter()
+                .map(|values| self.network(values))
+                .collect::<Result<Vec<_>>>()
+        });
+        Ok(Predictor {
+            model: self,
+            members: members.collect::<Result<_>>()?,
+            points: points(),
+        })
     }
 
     fn network(&self, values: &[Values]) -> Result<Network> {
-        let sizes: Vec<usize> = values.iter().map(|layer| layer.inputs).chain(values.last().map(|layer| layer.outputs)).collect();
+        let sizes: Vec<usize> = values
+            .iter()
+            .map(|layer| layer.inputs)
+            .chain(values.last().map(|layer| layer.outputs))
+            .collect();
         let mut network = Network::new(&sizes, self.activation, 0.0, &mut Random::new(0, &[]))?;
         network.set(values)?;
         Ok(network)
@@ -87,7 +100,10 @@ impl Scaling {
         let mut values = inputs.to_vec();
         values.par_chunks_mut(cells * 64).for_each(|block| {
             for row in block.chunks_exact_mut(cells) {
-                row.iter_mut().zip(&self.mean).zip(&self.factor).for_each(|((value, mean), factor)| *value = (*value - mean) * factor);
+                row.iter_mut()
+                    .zip(&self.mean)
+                    .zip(&self.factor)
+                    .for_each(|((value, mean), factor)| *value = (*value - mean) * factor);
             }
         });
         matrix(values, inputs.len() / cells.max(1), cells)
@@ -114,18 +130,36 @@ impl Predictor<'_> {
     fn batch(&self, inputs: &Tensor, into: &mut Predictions) -> Result<()> {
         let mut members = Vec::with_capacity(self.members.len());
         for networks in &self.members {
-            let outputs =
-                networks.iter().map(|network| network.forward(inputs, None).and_then(|(outputs, _)| read(&outputs, <[f32]>::to_vec)));
+            let outputs = networks.iter().map(|network| {
+                network
+                    .forward(inputs, None)
+                    .and_then(|(outputs, _)| read(&outputs, <[f32]>::to_vec))
+            });
             members.push(self.member(&outputs.collect::<Result<Vec<_>>>()?)?);
         }
         let share = 1.0 / members.len() as f32;
         let n = members.first().map_or(0, |member| member.actions.len());
-        let means: Vec<f32> = (0..n).map(|place| members.iter().map(|member| member.actions[place]).sum::<f32>() * share).collect();
+        let means: Vec<f32> = (0..n)
+            .map(|place| {
+                members
+                    .iter()
+                    .map(|member| member.actions[place])
+                    .sum::<f32>()
+                    * share
+            })
+            .collect();
         if self.model.has_std() {
             let variance = |place: usize| {
-                let own = |member: &Predictions| member.stds.get(place).map_or(0.0, |std| std * std);
-                let apart = |member: &Predictions| (member.actions[place] - means[place]) * (member.actions[place] - means[place]);
-                members.iter().map(|member| own(member) + apart(member)).sum::<f32>() * share
+                let own =
+                    |member: &Predictions| member.stds.get(place).map_or(0.0, |std| std * std);
+                let apart = |member: &Predictions| {
+                    (member.actions[place] - means[place]) * (member.actions[place] - means[place])
+                };
+                members
+                    .iter()
+                    .map(|member| own(member) + apart(member))
+                    .sum::<f32>()
+                    * share
             };
             // One member's own standard deviation goes through no square.
             match members.as_slice() {
@@ -141,15 +175,25 @@ impl Predictor<'_> {
     fn member(&self, outputs: &[Vec<f32>]) -> Result<Predictions> {
         let (centre, scale) = (&self.model.centre, &self.model.scale);
         match (self.model.head, outputs) {
-            (Head::Categorical, [logits]) => Ok(Predictions { actions: logits.clone(), stds: Vec::new() }),
+            (Head::Categorical, [logits]) => Ok(Predictions {
+                actions: logits.clone(),
+                stds: Vec::new(),
+            }),
             (Head::Deterministic, [outputs]) => {
                 let bounds = self.model.task.bounds.as_ref();
                 let action = |(place, output): (usize, &f32)| {
                     let dimension = place % centre.len();
                     let action = output * scale[dimension] + centre[dimension];
-                    bounds.map_or(action, |[low, high]| action.max(low[dimension] as f32).min(high[dimension] as f32))
+                    bounds.map_or(action, |[low, high]| {
+                        action
+                            .max(low[dimension] as f32)
+                            .min(high[dimension] as f32)
+                    })
                 };
-                Ok(Predictions { actions: outputs.iter().enumerate().map(action).collect(), stds: Vec::new() })
+                Ok(Predictions {
+                    actions: outputs.iter().enumerate().map(action).collect(),
+                    stds: Vec::new(),
+                })
             }
             (Head::Gaussian, [means, log_stds]) => {
                 let (points, weights) = &self.points;
@@ -157,16 +201,30 @@ impl Predictor<'_> {
                     let dimension = place % centre.len();
                     let std = log_std(*output).exp();
                     let squashed = |point: &f32| (mean + std * point).tanh();
-                    let middle: f32 = points.iter().zip(weights).map(|(point, weight)| squashed(point) * weight).sum();
-                    let apart = |point: &f32| (squashed(point) - middle) * (squashed(point) - middle);
-                    let variance: f32 = points.iter().zip(weights).map(|(point, weight)| apart(point) * weight).sum();
-                    (mean.tanh() * scale[dimension] + centre[dimension], variance.sqrt() * scale[dimension])
+                    let middle: f32 = points
+                        .iter()
+                        .zip(weights)
+                        .map(|(point, weight)| squashed(point) * weight)
+                        .sum();
+                    let apart =
+                        |point: &f32| (squashed(point) - middle) * (squashed(point) - middle);
+                    let variance: f32 = points
+                        .iter()
+                        .zip(weights)
+                        .map(|(point, weight)| apart(point) * weight)
+                        .sum();
+                    (
+                        mean.tanh() * scale[dimension] + centre[dimension],
+                        variance.sqrt() * scale[dimension],
+                    )
                 };
                 let pairs: Vec<(&f32, &f32)> = means.iter().zip(log_stds).collect();
                 let (actions, stds) = pairs.into_par_iter().enumerate().map(one).unzip();
                 Ok(Predictions { actions, stds })
             }
-            _ => Err(Error::failed("a model has not the networks that its head needs")),
+            _ => Err(Error::failed(
+                "a model has not the networks that its head needs",
+            )),
         }
     }
 }

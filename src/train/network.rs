@@ -50,12 +50,21 @@ pub(super) struct Values {
 
 impl Network {
     /// A network of layers between so many values each, its parameters uniform within ±1/√inputs of their layer.
-    pub(super) fn new(sizes: &[usize], activation: Activation, dropout: f32, random: &mut Random) -> Result<Network> {
+    pub(super) fn new(
+        sizes: &[usize],
+        activation: Activation,
+        dropout: f32,
+        random: &mut Random,
+    ) -> Result<Network> {
         let mut layers = Vec::with_capacity(sizes.len());
         for size in sizes.windows(2) {
             let (inputs, outputs) = (size[0], size[1]);
             let bound = 1.0 / (inputs as f64).sqrt();
-            let mut draw = |count: usize| (0..count).map(|_| ((random.unit() * 2.0 - 1.0) * bound) as f32).collect::<Vec<f32>>();
+            let mut draw = |count: usize| {
+                (0..count)
+                    .map(|_| ((random.unit() * 2.0 - 1.0) * bound) as f32)
+                    .collect::<Vec<f32>>()
+            };
             let (weights, bias) = (draw(inputs * outputs), draw(outputs));
             layers.push(Layer {
                 weights: matrix(weights, inputs, outputs)?,
@@ -63,13 +72,23 @@ impl Network {
                 moments: [Moments::new(inputs * outputs), Moments::new(outputs)],
             });
         }
-        Ok(Network { layers, activation, dropout })
+        Ok(Network {
+            layers,
+            activation,
+            dropout,
+        })
     }
 
     /// Outputs for the rows of `inputs`; with `noise`, the dropout of a training pass is drawn by it.
     pub(super) fn forward(&self, inputs: &Tensor, noise: Option<u64>) -> Result<(Tensor, Tape)> {
-        let dropout = noise.filter(|_| self.dropout > 0.0).map(|seed| Dropout { share: self.dropout, seed });
-        let mut tape = Tape { inputs: Vec::with_capacity(self.layers.len()), dropout };
+        let dropout = noise.filter(|_| self.dropout > 0.0).map(|seed| Dropout {
+            share: self.dropout,
+            seed,
+        });
+        let mut tape = Tape {
+            inputs: Vec::with_capacity(self.layers.len()),
+            dropout,
+        };
         let mut values = inputs.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             let sums = values.matmul(&layer.weights)?;
@@ -77,7 +96,14 @@ impl Network {
             if index + 1 == self.layers.len() {
                 edit(&sums, |sums| fused::add_bias(sums, &layer.bias))?;
             } else {
-                edit(&sums, |sums| fused::activate(sums, &layer.bias, self.activation, tape.dropout_before(index, self.layers.len())))?;
+                edit(&sums, |sums| {
+                    fused::activate(
+                        sums,
+                        &layer.bias,
+                        self.activation,
+                        tape.dropout_before(index, self.layers.len()),
+                    )
+                })?;
             }
             values = sums;
         }
@@ -85,7 +111,11 @@ impl Network {
     }
 
     /// Gradients of weights and bias of every layer, first to last, where `gradient` is that by the outputs.
-    pub(super) fn backward(&self, tape: &Tape, gradient: Tensor) -> Result<Vec<(Tensor, Vec<f32>)>> {
+    pub(super) fn backward(
+        &self,
+        tape: &Tape,
+        gradient: Tensor,
+    ) -> Result<Vec<(Tensor, Vec<f32>)>> {
         let mut gradients = Vec::with_capacity(self.layers.len());
         let mut gradient = gradient;
         for (index, (layer, inputs)) in self.layers.iter().zip(&tape.inputs).enumerate().rev() {
@@ -106,10 +136,18 @@ impl Network {
     }
 
     /// Moves the parameters against their gradients, scaled by `shrink`, for the `update`-th time from 1 on.
-    pub(super) fn step(&mut self, adam: &Adam, update: u64, gradients: &[(Tensor, Vec<f32>)], shrink: f64) -> Result<()> {
+    pub(super) fn step(
+        &mut self,
+        adam: &Adam,
+        update: u64,
+        gradients: &[(Tensor, Vec<f32>)],
+        shrink: f64,
+    ) -> Result<()> {
         for (layer, (weights, bias)) in self.layers.iter_mut().zip(gradients) {
             let [of_weights, of_bias] = &mut layer.moments;
-            edit_with(&layer.weights, weights, |parameters, gradient| of_weights.step(adam, update, parameters, gradient, shrink))?;
+            edit_with(&layer.weights, weights, |parameters, gradient| {
+                of_weights.step(adam, update, parameters, gradient, shrink)
+            })?;
             of_bias.step(adam, update, &mut layer.bias, bias, shrink);
         }
         Ok(())
@@ -119,7 +157,12 @@ impl Network {
     pub(super) fn values(&self) -> Result<Vec<Values>> {
         let values = |layer: &Layer| {
             let (inputs, outputs) = layer.weights.dims2()?;
-            Ok(Values { inputs, outputs, weights: read(&layer.weights, <[f32]>::to_vec)?, bias: layer.bias.clone() })
+            Ok(Values {
+                inputs,
+                outputs,
+                weights: read(&layer.weights, <[f32]>::to_vec)?,
+                bias: layer.bias.clone(),
+            })
         };
         self.layers.iter().map(values).collect()
     }
@@ -148,7 +191,13 @@ mod tests {
     /// Half the sum of squares of the outputs, in float64: its gradient by the outputs is the outputs.
     fn loss(network: &Network, inputs: &Tensor, noise: Option<u64>) -> f64 {
         let (outputs, _) = network.forward(inputs, noise).unwrap();
-        read(&outputs, |outputs| outputs.iter().map(|value| 0.5 * f64::from(*value).powi(2)).sum()).unwrap()
+        read(&outputs, |outputs| {
+            outputs
+                .iter()
+                .map(|value| 0.5 * f64::from(*value).powi(2))
+                .sum()
+        })
+        .unwrap()
     }
 
     #[test]
@@ -162,8 +211,14 @@ mod tests {
             (Activation::Elu, 0.4),
         ] {
             let mut random = Random::new(3, &[]);
-            let mut network = Network::new(&[5, 7, 6, 3], activation, dropout, &mut random).unwrap();
-            let inputs = matrix((0..20).map(|_| random.unit() as f32 * 2.0 - 1.0).collect(), 4, 5).unwrap();
+            let mut network =
+                Network::new(&[5, 7, 6, 3], activation, dropout, &mut random).unwrap();
+            let inputs = matrix(
+                (0..20).map(|_| random.unit() as f32 * 2.0 - 1.0).collect(),
+                4,
+                5,
+            )
+            .unwrap();
             let noise = Some(11);
             let (outputs, tape) = network.forward(&inputs, noise).unwrap();
             let gradients = network.backward(&tape, outputs.copy().unwrap()).unwrap();
@@ -178,7 +233,11 @@ mod tests {
                         let mut moved = values.clone();
                         let own = &mut moved[layer];
                         let count = own.weights.len();
-                        let parameter = if place < count { &mut own.weights[place] } else { &mut own.bias[place - count] };
+                        let parameter = if place < count {
+                            &mut own.weights[place]
+                        } else {
+                            &mut own.bias[place - count]
+                        };
                         *parameter += sign * step;
                         network.set(&moved).unwrap();
                         *around = loss(&network, &inputs, noise);
@@ -195,22 +254,39 @@ mod tests {
                     }
                 }
             }
-            assert!(seen <= 3, "{activation:?} {dropout}: {seen} gradients are wrong");
+            assert!(
+                seen <= 3,
+                "{activation:?} {dropout}: {seen} gradients are wrong"
+            );
         }
     }
 
     #[test]
     fn threads_change_no_bit() {
         let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| {
                 let mut random = Random::new(9, &[]);
-                let mut network = Network::new(&[50, 300, 200, 4], Activation::Relu, 0.1, &mut random).unwrap();
-                let inputs = matrix((0..257 * 50).map(|_| random.unit() as f32).collect(), 257, 50).unwrap();
+                let mut network =
+                    Network::new(&[50, 300, 200, 4], Activation::Relu, 0.1, &mut random).unwrap();
+                let inputs = matrix(
+                    (0..257 * 50).map(|_| random.unit() as f32).collect(),
+                    257,
+                    50,
+                )
+                .unwrap();
                 for update in 1..4 {
                     let (outputs, tape) = network.forward(&inputs, Some(update)).unwrap();
                     let gradients = network.backward(&tape, outputs).unwrap();
-                    let adam = Adam { learning_rate: 1e-3, weight_decay: 0.0, decoupled: false, clip_norm: None };
+                    let adam = Adam {
+                        learning_rate: 1e-3,
+                        weight_decay: 0.0,
+                        decoupled: false,
+                        clip_norm: None,
+                    };
                     network.step(&adam, update, &gradients, 1.0).unwrap();
                 }
                 network.values().unwrap()

@@ -29,13 +29,19 @@ const INT64: i32 = 7;
 
 /// The file of `model`, with `metadata` beside it.
 pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let entry = |(key, value): (&String, &String)| Entry { key: key.clone(), value: value.clone() };
+    let entry = |(key, value): (&String, &String)| Entry {
+        key: key.clone(),
+        value: value.clone(),
+    };
     ModelProto {
         ir_version: IR_VERSION,
         producer_name: "trajmill".to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         graph: Some(graph(model)),
-        opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
+        opset_import: vec![OperatorSet {
+            domain: String::new(),
+            version: OPSET,
+        }],
         metadata_props: metadata.iter().map(entry).collect(),
     }
     .encode_to_vec()
@@ -46,8 +52,13 @@ pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
 /// # Errors
 /// Where the bytes are no ONNX file.
 pub fn metadata(file: &[u8]) -> Result<BTreeMap<String, String>> {
-    let model = Described::decode(file).map_err(|error| Error::failed(format!("not an ONNX file: {error}")))?;
-    Ok(model.metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect())
+    let model = Described::decode(file)
+        .map_err(|error| Error::failed(format!("not an ONNX file: {error}")))?;
+    Ok(model
+        .metadata_props
+        .into_iter()
+        .map(|entry| (entry.key, entry.value))
+        .collect())
 }
 
 fn graph(model: &Model) -> GraphProto {
@@ -69,7 +80,11 @@ fn graph(model: &Model) -> GraphProto {
         graph.constant("points", &[points.len()], &points);
         graph.constant("weights", &[weights.len(), 1], &weights);
         graph.constant("half", &[], &[0.5 * (LOG_STD[1] - LOG_STD[0])]);
-        graph.constant("middle", &[], &[LOG_STD[0] + 0.5 * (LOG_STD[1] - LOG_STD[0])]);
+        graph.constant(
+            "middle",
+            &[],
+            &[LOG_STD[0] + 0.5 * (LOG_STD[1] - LOG_STD[0])],
+        );
         graph.shape("deep", &[0, i64::try_from(width).unwrap_or(-1), 1]);
         graph.shape("flat", &[0, i64::try_from(width).unwrap_or(-1)]);
     }
@@ -83,7 +98,11 @@ fn graph(model: &Model) -> GraphProto {
         member(&mut graph, model, &format!("m{index}_"), networks);
     }
     join(&mut graph, model);
-    let outputs: &[&str] = if model.has_std() { &["action", "std"] } else { &["action"] };
+    let outputs: &[&str] = if model.has_std() {
+        &["action", "std"]
+    } else {
+        &["action"]
+    };
     GraphProto {
         node: graph.nodes,
         name: "idm".to_owned(),
@@ -111,13 +130,33 @@ fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
             graph.node("Reshape", &[&name("mean"), "deep"], &name("mean_deep"));
             graph.node("Reshape", &[&name("sigma"), "deep"], &name("sigma_deep"));
             graph.node("Mul", &[&name("sigma_deep"), "points"], &name("apart"));
-            graph.node("Add", &[&name("mean_deep"), &name("apart")], &name("around"));
+            graph.node(
+                "Add",
+                &[&name("mean_deep"), &name("apart")],
+                &name("around"),
+            );
             graph.node("Tanh", &[&name("around")], &name("squashed"));
             graph.node("MatMul", &[&name("squashed"), "weights"], &name("expected"));
-            graph.node("Sub", &[&name("squashed"), &name("expected")], &name("error"));
-            graph.node("Mul", &[&name("error"), &name("error")], &name("error_squared"));
-            graph.node("MatMul", &[&name("error_squared"), "weights"], &name("variance_deep"));
-            graph.node("Reshape", &[&name("variance_deep"), "flat"], &name("variance_place"));
+            graph.node(
+                "Sub",
+                &[&name("squashed"), &name("expected")],
+                &name("error"),
+            );
+            graph.node(
+                "Mul",
+                &[&name("error"), &name("error")],
+                &name("error_squared"),
+            );
+            graph.node(
+                "MatMul",
+                &[&name("error_squared"), "weights"],
+                &name("variance_deep"),
+            );
+            graph.node(
+                "Reshape",
+                &[&name("variance_deep"), "flat"],
+                &name("variance_place"),
+            );
             graph.node("Sqrt", &[&name("variance_place")], &name("std_place"));
             graph.node("Mul", &[&name("std_place"), "action_scale"], &name("std"));
         }
@@ -132,7 +171,9 @@ fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
                 graph.node("Add", &[&name("scaled"), "action_centre"], &name("action"));
             }
         }
-        _ => networks.iter().for_each(|one| network(graph, model.activation, &name("action"), one)),
+        _ => networks
+            .iter()
+            .for_each(|one| network(graph, model.activation, &name("action"), one)),
     }
 }
 
@@ -144,7 +185,11 @@ fn network(graph: &mut Graph, activation: Activation, output: &str, layers: &[Va
         graph.constant(&weights, &[layer.inputs, layer.outputs], &layer.weights);
         graph.constant(&bias, &[layer.outputs], &layer.bias);
         let last = index + 1 == layers.len();
-        let sums = if last { output.to_owned() } else { format!("{output}_z{index}") };
+        let sums = if last {
+            output.to_owned()
+        } else {
+            format!("{output}_z{index}")
+        };
         graph.node("Gemm", &[&at, &weights, &bias], &sums);
         if !last {
             at = format!("{output}_h{index}");
@@ -169,7 +214,9 @@ fn join(graph: &mut Graph, model: &Model) {
         return;
     }
     graph.constant("share", &[], &[1.0 / count as f32]);
-    let actions: Vec<String> = (0..count).map(|member| format!("m{member}_action")).collect();
+    let actions: Vec<String> = (0..count)
+        .map(|member| format!("m{member}_action"))
+        .collect();
     graph.sum(&actions, "action_sum");
     graph.node("Mul", &["action_sum", "share"], "action");
     if !model.has_std() {
@@ -212,30 +259,66 @@ impl Graph {
     fn sum(&mut self, values: &[String], output: &str) {
         let mut at = values.first().cloned().unwrap_or_default();
         for (index, value) in values.iter().enumerate().skip(1) {
-            let next = if index + 1 == values.len() { output.to_owned() } else { format!("{output}_{index}") };
+            let next = if index + 1 == values.len() {
+                output.to_owned()
+            } else {
+                format!("{output}_{index}")
+            };
             self.node("Add", &[&at, value], &next);
             at = next;
         }
     }
 
     fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let dims = shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-        self.initializers.push(TensorProto { dims, data_type: FLOAT, name: name.to_owned(), raw_data });
+        let raw_data = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        let dims = shape
+            .iter()
+            .map(|size| i64::try_from(*size).unwrap_or(i64::MAX))
+            .collect();
+        self.initializers.push(TensorProto {
+            dims,
+            data_type: FLOAT,
+            name: name.to_owned(),
+            raw_data,
+        });
     }
 
     fn shape(&mut self, name: &str, shape: &[i64]) {
         let raw_data = shape.iter().flat_map(|size| size.to_le_bytes()).collect();
-        self.initializers.push(TensorProto { dims: vec![shape.len() as i64], data_type: INT64, name: name.to_owned(), raw_data });
+        self.initializers.push(TensorProto {
+            dims: vec![shape.len() as i64],
+            data_type: INT64,
+            name: name.to_owned(),
+            raw_data,
+        });
     }
 }
 
 /// An input or output of rows of `width` values.
 fn port(name: &str, width: usize) -> ValueInfo {
-    let batch = Dimension { dim_value: None, dim_param: Some("batch".to_owned()) };
-    let values = Dimension { dim_value: i64::try_from(width).ok(), dim_param: None };
-    let tensor = TensorType { elem_type: FLOAT, shape: Some(TensorShape { dim: vec![batch, values] }) };
-    ValueInfo { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+    let batch = Dimension {
+        dim_value: None,
+        dim_param: Some("batch".to_owned()),
+    };
+    let values = Dimension {
+        dim_value: i64::try_from(width).ok(),
+        dim_param: None,
+    };
+    let tensor = TensorType {
+        elem_type: FLOAT,
+        shape: Some(TensorShape {
+            dim: vec![batch, values],
+        }),
+    };
+    ValueInfo {
+        name: name.to_owned(),
+        r#type: Some(TypeProto {
+            tensor_type: Some(tensor),
+        }),
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -28,7 +28,12 @@ pub fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
     if !report.held_out.scatter.is_empty() {
         pictures.push(("scatter", scatter(report)?));
     }
-    if report.held_out.dimensions.iter().any(|dimension| !dimension.calibration.is_empty()) {
+    if report
+        .held_out
+        .dimensions
+        .iter()
+        .any(|dimension| !dimension.calibration.is_empty())
+    {
         pictures.push(("calibration", calibration(report)?));
     }
     Ok(pictures)
@@ -38,7 +43,9 @@ pub fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
 fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     let (low, high) = values
         .filter(|value| value.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
     if low > high {
         return 0.0..1.0;
     }
@@ -59,18 +66,38 @@ fn losses(report: &Report) -> Result<String> {
         let looks = || report.curves.iter().flat_map(|curve| &curve.looks);
         let last = looks().map(|look| look.update as f64).fold(1.0, f64::max);
         let mut chart = ChartBuilder::on(&area)
-            .caption("Loss by update: training (thin), validation (bold), best checkpoints (dots)", ("sans-serif", 17))
+            .caption(
+                "Loss by update: training (thin), validation (bold), best checkpoints (dots)",
+                ("sans-serif", 17),
+            )
             .margin(12)
             .x_label_area_size(38)
             .y_label_area_size(64)
-            .build_cartesian_2d(0.0..last, range(looks().flat_map(|look| [look.training, look.validation])))
+            .build_cartesian_2d(
+                0.0..last,
+                range(looks().flat_map(|look| [look.training, look.validation])),
+            )
             .map_err(failed)?;
-        chart.configure_mesh().x_desc("update").y_desc("loss").light_line_style(WHITE).draw().map_err(failed)?;
+        chart
+            .configure_mesh()
+            .x_desc("update")
+            .y_desc("loss")
+            .light_line_style(WHITE)
+            .draw()
+            .map_err(failed)?;
         for (index, curve) in report.curves.iter().enumerate() {
             let line = |of: fn(&super::member::Look) -> f64, width: u32| {
-                LineSeries::new(curve.looks.iter().map(move |look| (look.update as f64, of(look))), colour(index).stroke_width(width))
+                LineSeries::new(
+                    curve
+                        .looks
+                        .iter()
+                        .map(move |look| (look.update as f64, of(look))),
+                    colour(index).stroke_width(width),
+                )
             };
-            chart.draw_series(line(|look| look.training, 1)).map_err(failed)?;
+            chart
+                .draw_series(line(|look| look.training, 1))
+                .map_err(failed)?;
             let name = if report.rounds.len() > 1 {
                 format!("round {}, member {}", curve.round, curve.member)
             } else {
@@ -80,12 +107,21 @@ fn losses(report: &Report) -> Result<String> {
                 .draw_series(line(|look| look.validation, 3))
                 .map_err(failed)?
                 .label(name)
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour(index).stroke_width(3)));
+                .legend(move |(x, y)| {
+                    PathElement::new(vec![(x, y), (x + 18, y)], colour(index).stroke_width(3))
+                });
             let best = (curve.best.update as f64, curve.best.validation);
-            chart.draw_series([Circle::new(best, 5, colour(index).filled())]).map_err(failed)?;
+            chart
+                .draw_series([Circle::new(best, 5, colour(index).filled())])
+                .map_err(failed)?;
         }
         if report.curves.len() > 1 {
-            chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw().map_err(failed)?;
+            chart
+                .configure_series_labels()
+                .background_style(WHITE.mix(0.8))
+                .border_style(BLACK.mix(0.3))
+                .draw()
+                .map_err(failed)?;
         }
         area.present().map_err(failed)?;
     }
@@ -108,20 +144,43 @@ fn scatter(report: &Report) -> Result<String> {
         area.fill(&WHITE).map_err(failed)?;
         let cells = area.split_evenly(((height / PANEL) as usize, across));
         for (dimension, cell) in cells.iter().enumerate().take(count.min(PANELS)) {
-            let points =
-                || report.held_out.scatter.iter().map(|(truth, predicted)| (f64::from(truth[dimension]), f64::from(predicted[dimension])));
+            let points = || {
+                report.held_out.scatter.iter().map(|(truth, predicted)| {
+                    (f64::from(truth[dimension]), f64::from(predicted[dimension]))
+                })
+            };
             let both = range(points().flat_map(|(truth, predicted)| [truth, predicted]));
-            let r2 = report.held_out.dimensions.get(dimension).map_or(0.0, |dimension| dimension.r2);
+            let r2 = report
+                .held_out
+                .dimensions
+                .get(dimension)
+                .map_or(0.0, |dimension| dimension.r2);
             let mut chart = ChartBuilder::on(cell)
-                .caption(format!("action {dimension}: predicted against true, R² {r2:.3}"), ("sans-serif", 13))
+                .caption(
+                    format!("action {dimension}: predicted against true, R² {r2:.3}"),
+                    ("sans-serif", 13),
+                )
                 .margin(8)
                 .x_label_area_size(24)
                 .y_label_area_size(40)
                 .build_cartesian_2d(both.clone(), both.clone())
                 .map_err(failed)?;
-            chart.configure_mesh().x_labels(5).y_labels(5).light_line_style(WHITE).draw().map_err(failed)?;
-            chart.draw_series(LineSeries::new([(both.start, both.start), (both.end, both.end)], BLACK.mix(0.5))).map_err(failed)?;
-            chart.draw_series(points().map(|point| Circle::new(point, 2, POINT.mix(0.4).filled()))).map_err(failed)?;
+            chart
+                .configure_mesh()
+                .x_labels(5)
+                .y_labels(5)
+                .light_line_style(WHITE)
+                .draw()
+                .map_err(failed)?;
+            chart
+                .draw_series(LineSeries::new(
+                    [(both.start, both.start), (both.end, both.end)],
+                    BLACK.mix(0.5),
+                ))
+                .map_err(failed)?;
+            chart
+                .draw_series(points().map(|point| Circle::new(point, 2, POINT.mix(0.4).filled())))
+                .map_err(failed)?;
         }
         area.present().map_err(failed)?;
     }
@@ -134,22 +193,40 @@ fn calibration(report: &Report) -> Result<String> {
         let area = SVGBackend::with_string(&mut text, (SIZE.1, SIZE.1)).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
         let mut chart = ChartBuilder::on(&area)
-            .caption("Share of truths within the predicted interval", ("sans-serif", 17))
+            .caption(
+                "Share of truths within the predicted interval",
+                ("sans-serif", 17),
+            )
             .margin(12)
             .x_label_area_size(38)
             .y_label_area_size(52)
             .build_cartesian_2d(0.0..1.0, 0.0..1.0)
             .map_err(failed)?;
-        chart.configure_mesh().x_desc("expected of a Normal").y_desc("observed").light_line_style(WHITE).draw().map_err(failed)?;
-        chart.draw_series(LineSeries::new([(0.0, 0.0), (1.0, 1.0)], BLACK.mix(0.5))).map_err(failed)?;
+        chart
+            .configure_mesh()
+            .x_desc("expected of a Normal")
+            .y_desc("observed")
+            .light_line_style(WHITE)
+            .draw()
+            .map_err(failed)?;
+        chart
+            .draw_series(LineSeries::new([(0.0, 0.0), (1.0, 1.0)], BLACK.mix(0.5)))
+            .map_err(failed)?;
         for (index, dimension) in report.held_out.dimensions.iter().enumerate().take(PANELS) {
-            let levels = dimension.calibration.iter().map(|level| (level.expected, level.observed));
-            let line = std::iter::once((0.0, 0.0)).chain(levels).chain([(1.0, 1.0)]);
+            let levels = dimension
+                .calibration
+                .iter()
+                .map(|level| (level.expected, level.observed));
+            let line = std::iter::once((0.0, 0.0))
+                .chain(levels)
+                .chain([(1.0, 1.0)]);
             chart
                 .draw_series(LineSeries::new(line, colour(index).stroke_width(2)))
                 .map_err(failed)?
                 .label(format!("action {index}"))
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour(index).stroke_width(2)));
+                .legend(move |(x, y)| {
+                    PathElement::new(vec![(x, y), (x + 18, y)], colour(index).stroke_width(2))
+                });
         }
         chart
             .configure_series_labels()

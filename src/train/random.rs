@@ -15,7 +15,12 @@ fn mix(mut z: u64) -> u64 {
 impl Random {
     /// The stream of `seed` for the use that `salt` names.
     pub(super) fn new(seed: u64, salt: &[u64]) -> Random {
-        Random(salt.iter().fold(mix(seed.wrapping_add(STRIDE)), |state, salt| mix(state ^ mix(salt.wrapping_add(STRIDE)))))
+        Random(
+            salt.iter()
+                .fold(mix(seed.wrapping_add(STRIDE)), |state, salt| {
+                    mix(state ^ mix(salt.wrapping_add(STRIDE)))
+                }),
+        )
     }
 
     /// The next 64 bits.
@@ -66,10 +71,20 @@ mod tests {
         let counts: Vec<usize> = (0..n).map(|_| random.poisson()).collect();
         let mean = counts.iter().sum::<usize>() as f64 / f64::from(n);
         let none = counts.iter().filter(|count| **count == 0).count() as f64 / f64::from(n);
-        assert!((mean - 1.0).abs() < 0.03 && (none - 0.3679).abs() < 0.01, "{mean} {none}");
+        assert!(
+            (mean - 1.0).abs() < 0.03 && (none - 0.3679).abs() < 0.01,
+            "{mean} {none}"
+        );
         let mut order: Vec<usize> = (0..1000).collect();
         random.shuffle(&mut order);
-        assert!(order.iter().enumerate().filter(|(place, item)| place == *item).count() < 10);
+        assert!(
+            order
+                .iter()
+                .enumerate()
+                .filter(|(place, item)| place == *item)
+                .count()
+                < 10
+        );
         order.sort_unstable();
         assert_eq!(order, (0..1000).collect::<Vec<_>>());
     }
@@ -78,7 +93,12 @@ mod tests {
     fn streams_of_other_salts_are_others() {
         let first = |seed, salt: &[u64]| Random::new(seed, salt).bits();
         assert_eq!(first(1, &[2, 3]), first(1, &[2, 3]));
-        for other in [first(2, &[2, 3]), first(1, &[3, 2]), first(1, &[2]), first(1, &[])] {
+        for other in [
+            first(2, &[2, 3]),
+            first(1, &[3, 2]),
+            first(1, &[2]),
+            first(1, &[]),
+        ] {
             assert_ne!(first(1, &[2, 3]), other);
         }
     }

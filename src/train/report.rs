@@ -92,7 +92,14 @@ impl Report {
             "device": device.to_string(),
             "window": {"past": task.past, "future": task.future}, "observation_width": task.width, "action_width": task.actions,
         });
-        Report { training, data, held_out, rounds, chosen_round, curves }
+        Report {
+            training,
+            data,
+            held_out,
+            rounds,
+            chosen_round,
+            curves,
+        }
     }
 
     /// The report as text, with `more` at its head.
@@ -128,7 +135,9 @@ impl Report {
         };
         match self.data.constant_observations.as_slice() {
             [] => errors,
-            constant => format!("{errors}; dimensions {constant:?} of the observation never change and were left out"),
+            constant => format!(
+                "{errors}; dimensions {constant:?} of the observation never change and were left out"
+            ),
         }
     }
 }

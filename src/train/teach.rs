@@ -19,8 +19,18 @@ impl<'a> Taught<'a> {
     /// What `model` adds to `corpus`, being certain of the share `keep` of it.
     ///
     /// Each step's uncertainty is a float32 in memory, so that the share is exact.
-    pub(super) fn by(model: &'a Model, corpus: &'a dyn Corpus, keep: f64, watch: &dyn Watch) -> Result<Taught<'a>> {
-        let mut taught = Taught { corpus, model, predictor: model.predictor()?, limit: f32::INFINITY };
+    pub(super) fn by(
+        model: &'a Model,
+        corpus: &'a dyn Corpus,
+        keep: f64,
+        watch: &dyn Watch,
+    ) -> Result<Taught<'a>> {
+        let mut taught = Taught {
+            corpus,
+            model,
+            predictor: model.predictor()?,
+            limit: f32::INFINITY,
+        };
         let mut uncertain: Vec<f32> = Vec::new();
         for piece in 0..corpus.pieces(Part::Unlabelled) {
             corpus.read(Part::Unlabelled, piece, &mut |examples| {
@@ -30,8 +40,12 @@ impl<'a> Taught<'a> {
         }
         stop_if_wanted(watch)?;
         if uncertain.is_empty() {
-            return Err(Error::failed("there is no unlabelled step for the model to learn from its own labels")
-                .hint("leave `self_training` out, or put trajectories without actions into the selection"));
+            return Err(Error::failed(
+                "there is no unlabelled step for the model to learn from its own labels",
+            )
+            .hint(
+                "leave `self_training` out, or put trajectories without actions into the selection",
+            ));
         }
         let kept = ((keep * uncertain.len() as f64).ceil() as usize).clamp(1, uncertain.len());
         let (_, limit, _) = uncertain.select_nth_unstable_by(kept - 1, f32::total_cmp);
@@ -49,10 +63,18 @@ impl<'a> Taught<'a> {
     fn uncertainty(&self, predictions: &Predictions) -> Vec<f32> {
         let width = self.model.outputs();
         match self.model.head {
-            Head::Categorical => predictions.actions.chunks_exact(width).map(|logits| 1.0 - most_probable(logits).1).collect(),
+            Head::Categorical => predictions
+                .actions
+                .chunks_exact(width)
+                .map(|logits| 1.0 - most_probable(logits).1)
+                .collect(),
             _ => {
                 let spread = |stds: &[f32]| {
-                    let shares = stds.iter().zip(&self.model.scale).filter(|(_, scale)| **scale > 0.0).map(|(std, scale)| std / scale);
+                    let shares = stds
+                        .iter()
+                        .zip(&self.model.scale)
+                        .filter(|(_, scale)| **scale > 0.0)
+                        .map(|(std, scale)| std / scale);
                     shares.sum::<f32>() / width as f32
                 };
                 predictions.stds.chunks_exact(width).map(spread).collect()
@@ -67,10 +89,18 @@ impl<'a> Taught<'a> {
         let width = self.model.outputs();
         let mut labelled = Examples::default();
         let cells = self.model.task.cells();
-        for (index, _) in uncertain.iter().enumerate().filter(|(_, uncertain)| **uncertain <= self.limit) {
+        for (index, _) in uncertain
+            .iter()
+            .enumerate()
+            .filter(|(_, uncertain)| **uncertain <= self.limit)
+        {
             let own = &predictions.actions[index * width..(index + 1) * width];
             let class = [most_probable(own).0 as f32];
-            let target = if self.model.head == Head::Categorical { class.as_slice() } else { own };
+            let target = if self.model.head == Head::Categorical {
+                class.as_slice()
+            } else {
+                own
+            };
             labelled.push(Row {
                 input: &examples.inputs[index * cells..(index + 1) * cells],
                 target,
@@ -83,8 +113,16 @@ impl<'a> Taught<'a> {
 
 /// The most probable class, the first of equals, and its probability.
 pub(super) fn most_probable(logits: &[f32]) -> (usize, f32) {
-    let best =
-        logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, logit)| if *logit > best.1 { (class, *logit) } else { best });
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
+            if *logit > best.1 {
+                (class, *logit)
+            } else {
+                best
+            }
+        });
     let total: f32 = logits.iter().map(|logit| (logit - best.1).exp()).sum();
     (best.0, 1.0 / total)
 }
@@ -92,14 +130,25 @@ pub(super) fn most_probable(logits: &[f32]) -> (usize, f32) {
 impl Corpus for Taught<'_> {
     fn pieces(&self, part: Part) -> usize {
         match part {
-            Part::Training => self.corpus.pieces(Part::Training) + self.corpus.pieces(Part::Unlabelled),
+            Part::Training => {
+                self.corpus.pieces(Part::Training) + self.corpus.pieces(Part::Unlabelled)
+            }
             other => self.corpus.pieces(other),
         }
     }
 
-    fn read(&self, part: Part, piece: usize, take: &mut dyn FnMut(Examples) -> Result<bool>) -> Result<()> {
+    fn read(
+        &self,
+        part: Part,
+        piece: usize,
+        take: &mut dyn FnMut(Examples) -> Result<bool>,
+    ) -> Result<()> {
         match (part, piece.checked_sub(self.corpus.pieces(Part::Training))) {
-            (Part::Training, Some(own)) => self.corpus.read(Part::Unlabelled, own, &mut |examples| take(self.label(&examples)?)),
+            (Part::Training, Some(own)) => {
+                self.corpus.read(Part::Unlabelled, own, &mut |examples| {
+                    take(self.label(&examples)?)
+                })
+            }
             _ => self.corpus.read(part, piece, take),
         }
     }

@@ -24,12 +24,15 @@ impl super::Device {
         match self {
             super::Device::Cpu => Ok(Device::Cpu),
             super::Device::Cuda(_) if !Self::built_for_cuda() => {
-                let message = format!("cannot learn on {self}: this trajmill was built without the feature `cuda`, and learns on the CPU");
+                let message = format!(
+                    "cannot learn on {self}: this trajmill was built without the feature `cuda`, and learns on the CPU"
+                );
                 let help = "build it with `--features cuda`, or run with `--device auto`, which labels on a GPU that it finds";
                 Err(Error::failed(message).hint(help))
             }
             super::Device::Cuda(index) => Device::new_cuda(index).map_err(|error| {
-                Error::failed(format!("cannot learn on {self}: {error}")).hint("`trajmill doctor` shows which devices there are")
+                Error::failed(format!("cannot learn on {self}: {error}"))
+                    .hint("`trajmill doctor` shows which devices there are")
             }),
         }
     }
@@ -51,7 +54,9 @@ pub(super) fn matrix(values: Vec<f32>, rows: usize, columns: usize) -> Result<Te
 /// Hands the values of a contiguous matrix to `work`.
 pub(super) fn read<R>(matrix: &Tensor, work: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = matrix.storage_and_layout();
-    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else { return Err(Error::failed("training works in float32 on the CPU")) };
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+        return Err(Error::failed("training works in float32 on the CPU"));
+    };
     Ok(work(own(values, layout)?))
 }
 
@@ -61,7 +66,11 @@ pub(super) fn edit(matrix: &Tensor, work: impl FnOnce(&mut [f32])) -> Result<()>
 }
 
 /// Lets `work` change the values of a contiguous matrix while it reads those of another.
-pub(super) fn edit_with(matrix: &Tensor, other: &Tensor, work: impl FnOnce(&mut [f32], &[f32])) -> Result<()> {
+pub(super) fn edit_with(
+    matrix: &Tensor,
+    other: &Tensor,
+    work: impl FnOnce(&mut [f32], &[f32]),
+) -> Result<()> {
     Ok(matrix.inplace_op2(other, &Work(RefCell::new(Some(work))))?)
 }
 
@@ -72,13 +81,21 @@ const NAME: &str = "in place";
 
 fn own<'a>(values: &'a [f32], layout: &Layout) -> candle_core::Result<&'a [f32]> {
     let range = layout.contiguous_offsets().map(|(start, end)| start..end);
-    range.and_then(|range| values.get(range)).ok_or_else(|| candle_core::Error::Msg("a matrix is not contiguous".to_owned()))
+    range
+        .and_then(|range| values.get(range))
+        .ok_or_else(|| candle_core::Error::Msg("a matrix is not contiguous".to_owned()))
 }
 
 fn own_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
-    let CpuStorage::F32(values) = storage else { return Err(candle_core::Error::Msg("a matrix is not of float32".to_owned())) };
+    let CpuStorage::F32(values) = storage else {
+        return Err(candle_core::Error::Msg(
+            "a matrix is not of float32".to_owned(),
+        ));
+    };
     let range = layout.contiguous_offsets().map(|(start, end)| start..end);
-    range.and_then(|range| values.get_mut(range)).ok_or_else(|| candle_core::Error::Msg("a matrix is not contiguous".to_owned()))
+    range
+        .and_then(|range| values.get_mut(range))
+        .ok_or_else(|| candle_core::Error::Msg("a matrix is not contiguous".to_owned()))
 }
 
 impl<F: FnOnce(&mut [f32])> InplaceOp1 for Work<F> {
@@ -100,10 +117,18 @@ impl<F: FnOnce(&mut [f32], &[f32])> InplaceOp2 for Work<F> {
         NAME
     }
 
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout, source: &CpuStorage, source_layout: &Layout) -> candle_core::Result<()> {
+    fn cpu_fwd(
+        &self,
+        storage: &mut CpuStorage,
+        layout: &Layout,
+        source: &CpuStorage,
+        source_layout: &Layout,
+    ) -> candle_core::Result<()> {
         let values = own_mut(storage, layout)?;
         let CpuStorage::F32(source) = source else {
-            return Err(candle_core::Error::Msg("a matrix is not of float32".to_owned()));
+            return Err(candle_core::Error::Msg(
+                "a matrix is not of float32".to_owned(),
+            ));
         };
         let source = own(source, source_layout)?;
         if let Some(work) = self.0.borrow_mut().take() {

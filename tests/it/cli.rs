@@ -6,8 +6,14 @@ use super::support::{WHOLE, Workspace, snapshot};
 fn help() {
     let workspace = Workspace::new();
     snapshot("help", &workspace.trajmill(&["--help"]).exits(0).stdout);
-    for command in ["run", "check", "plan", "sql", "import", "export", "validate", "diff", "info", "doctor", "schema"] {
-        snapshot(&format!("help_{command}"), &workspace.trajmill(&[command, "--help"]).exits(0).stdout);
+    for command in [
+        "run", "check", "plan", "sql", "import", "export", "validate", "diff", "info", "doctor",
+        "schema",
+    ] {
+        snapshot(
+            &format!("help_{command}"),
+            &workspace.trajmill(&[command, "--help"]).exits(0).stdout,
+        );
     }
 }
 
@@ -50,23 +56,45 @@ fn plans_of_what_is_there() {
     let workspace = Workspace::new();
     let text = "trajmill: 1\nparams: { least: 3 }\nsource: ../corpus\nstages:\n  - filter: length >= ${least}\n  - materialise: { path: ../out/kept }\n";
     let pipeline = workspace.write("kept", text);
-    let plan = |options: &[&str]| workspace.trajmill(&[&["plan", pipeline.as_str()][..], options].concat()).exits(0).stdout;
+    let plan = |options: &[&str]| {
+        workspace
+            .trajmill(&[&["plan", pipeline.as_str()][..], options].concat())
+            .exits(0)
+            .stdout
+    };
     snapshot("plan_new", &plan(&[]));
     workspace.trajmill(&["run", &pipeline]).exits(0);
     snapshot("plan_nothing_to_do", &plan(&[]));
     snapshot("plan_made_otherwise", &plan(&["--set", "least=4"]));
-    assert!(!workspace.path("out/.kept.staging").exists(), "a plan leaves nothing");
+    assert!(
+        !workspace.path("out/.kept.staging").exists(),
+        "a plan leaves nothing"
+    );
 
     let json: serde_json::Value = serde_json::from_str(&plan(&["--json"])).unwrap();
     let flow = &json["phases"][0]["selections"][0]["flow"];
     assert_eq!(flow["trajectories_in"], 40);
-    assert_eq!(flow["trajectories_out"].as_u64().unwrap() as usize, workspace.ids("out/kept").len());
-    assert!(json["phases"][0]["sink"]["state"].as_str().unwrap().starts_with("nothing to do"));
+    assert_eq!(
+        flow["trajectories_out"].as_u64().unwrap() as usize,
+        workspace.ids("out/kept").len()
+    );
+    assert!(
+        json["phases"][0]["sink"]["state"]
+            .as_str()
+            .unwrap()
+            .starts_with("nothing to do")
+    );
 }
 
 /// A summary without the time that this very run took.
 fn timeless(summary: &str) -> String {
-    let line = |line: &str| if line.contains(" rows read a second") { "TIMES\n".to_owned() } else { format!("{line}\n") };
+    let line = |line: &str| {
+        if line.contains(" rows read a second") {
+            "TIMES\n".to_owned()
+        } else {
+            format!("{line}\n")
+        }
+    };
     summary.lines().map(line).collect()
 }
 
@@ -74,7 +102,9 @@ fn timeless(summary: &str) -> String {
 fn summaries() {
     let workspace = Workspace::new();
     let pipeline = workspace.pipeline("whole", WHOLE);
-    let done = workspace.trajmill(&["run", &pipeline, "--threads", "1"]).exits(0);
+    let done = workspace
+        .trajmill(&["run", &pipeline, "--threads", "1"])
+        .exits(0);
     assert_eq!(done.stdout, "", "stdout is for programs");
     snapshot("summary", &timeless(&done.stderr));
     let again = workspace.trajmill(&["run", &pipeline]).exits(0);
@@ -89,8 +119,16 @@ fn several_pipelines_are_checked_at_once() {
     let good = workspace.pipeline("good", "  - filter: length > 1\n  - materialise: { OUT }\n");
     let bad = workspace.pipeline("bad", "  - filter: lengths > 1\n  - materialise: { OUT }\n");
     let done = workspace.trajmill(&["check", &bad, &good]).exits(3);
-    assert!(done.stderr.contains("pipelines/good.yaml: fine"), "{}", done.stderr);
-    assert!(done.stderr.contains("pipelines/bad.yaml:4:13: "), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("pipelines/good.yaml: fine"),
+        "{}",
+        done.stderr
+    );
+    assert!(
+        done.stderr.contains("pipelines/bad.yaml:4:13: "),
+        "{}",
+        done.stderr
+    );
     workspace.trajmill(&["check", &good]).exits(0);
     assert!(workspace.names("out").is_empty(), "a check writes nothing");
 }
@@ -101,8 +139,15 @@ fn doctor_says_what_runs() {
     let done = workspace.trajmill(&["doctor"]).exits(0);
     assert!(done.stdout.contains("rten"), "{}", done.stdout);
     assert!(done.stdout.contains("onnxruntime"), "{}", done.stdout);
-    let learning = done.stdout.lines().find(|line| line.starts_with("learning ")).unwrap();
-    assert!(learning.ends_with("on the CPU: built without the Cargo feature `cuda`"), "{learning}");
+    let learning = done
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("learning "))
+        .unwrap();
+    assert!(
+        learning.ends_with("on the CPU: built without the Cargo feature `cuda`"),
+        "{learning}"
+    );
 }
 
 #[test]
@@ -111,6 +156,12 @@ fn a_reader_that_goes_away_is_no_failure() {
     let mut child = workspace.command(&["schema"]).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success() || output.status.code().is_none(), "{output:?}");
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{output:?}");
+    assert!(
+        output.status.success() || output.status.code().is_none(),
+        "{output:?}"
+    );
+    assert!(
+        !String::from_utf8_lossy(&output.stderr).contains("panicked"),
+        "{output:?}"
+    );
 }

@@ -7,7 +7,12 @@ use serde_json::Value;
 use super::support::{WHOLE, Workspace, corpus, mix, runtime};
 
 fn sum(counts: &Value) -> u64 {
-    counts.as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum()
+    counts
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|n| n.as_u64().unwrap())
+        .sum()
 }
 
 #[test]
@@ -21,9 +26,13 @@ fn every_row_is_accounted_for() {
   - materialise: { OUT }
 "#;
     let cut = workspace.pipeline("cut", cut);
-    let corpus: Value = serde_json::from_slice(&fs::read(workspace.path("corpus/dataset.json")).unwrap()).unwrap();
+    let corpus: Value =
+        serde_json::from_slice(&fs::read(workspace.path("corpus/dataset.json")).unwrap()).unwrap();
     for pipeline in [whole, cut] {
-        let report = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0).json();
+        let report = workspace
+            .trajmill(&["run", &pipeline, "--json"])
+            .exits(0)
+            .json();
         let output = &report["outputs"][0];
         let stages = output["stages"].as_array().unwrap();
         assert!(stages.len() >= 4, "{report}");
@@ -32,9 +41,17 @@ fn every_row_is_accounted_for() {
         let mut dropped = 0;
         for stage in stages {
             let count = |key: &str| stage[key].as_u64().unwrap();
-            assert_eq!(count("rows_in"), rows, "what one stage lets through, the next one gets: {stage}");
+            assert_eq!(
+                count("rows_in"),
+                rows,
+                "what one stage lets through, the next one gets: {stage}"
+            );
             assert_eq!(count("trajectories_in"), trajectories, "{stage}");
-            assert_eq!(count("rows_in") + count("added_rows"), count("rows_out") + sum(&stage["dropped_rows"]), "{stage}");
+            assert_eq!(
+                count("rows_in") + count("added_rows"),
+                count("rows_out") + sum(&stage["dropped_rows"]),
+                "{stage}"
+            );
             (rows, trajectories) = (count("rows_out"), count("trajectories_out"));
             dropped += sum(&stage["dropped_rows"]);
         }
@@ -44,32 +61,56 @@ fn every_row_is_accounted_for() {
         assert_eq!(report["rows_read"], corpus["statistics"]["rows"]);
         // The dataset's own record says the same.
         let path = workspace.path(output["path"].as_str().unwrap());
-        let manifest: Value = serde_json::from_slice(&fs::read(path.join("dataset.json")).unwrap()).unwrap();
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(path.join("dataset.json")).unwrap()).unwrap();
         assert_eq!(manifest["lineage"]["stages"], output["stages"]);
         let shards = manifest["shards"].as_array().unwrap();
-        assert_eq!(shards.iter().map(|shard| shard["steps"]["rows"].as_u64().unwrap()).sum::<u64>(), rows);
+        assert_eq!(
+            shards
+                .iter()
+                .map(|shard| shard["steps"]["rows"].as_u64().unwrap())
+                .sum::<u64>(),
+            rows
+        );
     }
 }
 
 #[test]
 fn the_summary_says_why_trajectories_are_gone() {
     let workspace = Workspace::new();
-    let pipeline = workspace.pipeline("cut", "  - filter: { steps: \"trajectory_id > 9\" }\n  - materialise: { OUT }\n");
+    let pipeline = workspace.pipeline(
+        "cut",
+        "  - filter: { steps: \"trajectory_id > 9\" }\n  - materialise: { OUT }\n",
+    );
     let done = workspace.trajmill(&["run", &pipeline]).exits(0);
-    assert!(done.stderr.contains("10 trajectories: no step is left"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("10 trajectories: no step is left"),
+        "{}",
+        done.stderr
+    );
 }
 
 /// Rewards may be anything that a float can be; the manifest, which is JSON, has no numbers for all of it.
 #[test]
 fn rewards_that_are_no_numbers_make_a_dataset_like_any_other() {
     let workspace = Workspace::new();
-    for (name, reward) in [("nan", "cast('NaN' as float)"), ("inf", "cast('-inf' as double)"), ("much", "1e308")] {
+    for (name, reward) in [
+        ("nan", "cast('NaN' as float)"),
+        ("inf", "cast('-inf' as double)"),
+        ("much", "1e308"),
+    ] {
         let pipeline =
             workspace.pipeline(name, &format!("  - derive: {{ reward: \"{reward}\" }}\n  - materialise: {{ OUT, shard_rows: 100 }}\n"));
-        let report = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0).json();
+        let report = workspace
+            .trajmill(&["run", &pipeline, "--json"])
+            .exits(0)
+            .json();
         let out = format!("out/{name}");
         let sum = &report["outputs"][0]["statistics"]["returns"]["sum"];
-        assert!([Some("NaN"), Some("-inf"), Some("inf")].contains(&sum.as_str()), "{name}: {sum}");
+        assert!(
+            [Some("NaN"), Some("-inf"), Some("inf")].contains(&sum.as_str()),
+            "{name}: {sum}"
+        );
         workspace.trajmill(&["info", &out, "--verify"]).exits(0);
         workspace.trajmill(&["run", &pipeline]).exits(0);
         let from =
@@ -88,8 +129,13 @@ fn sources_of_one_name_are_told_apart_by_their_paths() {
     let pipeline = workspace.write("both", text);
     workspace.trajmill(&["run", &pipeline]).exits(0);
     let sql = "select source, count(*) from trajectories group by source order by source";
-    let done = workspace.trajmill(&["sql", "out/both", "--format", "csv", "-c", sql]).exits(0);
-    assert_eq!(done.stdout.lines().skip(1).collect::<Vec<_>>(), ["../first/train,3", "../second/train,5"]);
+    let done = workspace
+        .trajmill(&["sql", "out/both", "--format", "csv", "-c", sql])
+        .exits(0);
+    assert_eq!(
+        done.stdout.lines().skip(1).collect::<Vec<_>>(),
+        ["../first/train,3", "../second/train,5"]
+    );
 }
 
 #[test]
@@ -101,11 +147,18 @@ fn what_ran_is_said_and_recorded() {
     assert!(done.stderr.contains(&expected), "{}", done.stderr);
     let report = done.json();
     assert_eq!(report["runtime"]["name"], expected.as_str());
-    let manifest: Value = serde_json::from_slice(&fs::read(workspace.path("out/whole/dataset.json")).unwrap()).unwrap();
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(workspace.path("out/whole/dataset.json")).unwrap())
+            .unwrap();
     assert_eq!(manifest["lineage"]["runtime"], report["runtime"]);
-    let hash = blake3::hash(&fs::read(workspace.path("models/mlp.onnx")).unwrap()).to_hex().to_string();
+    let hash = blake3::hash(&fs::read(workspace.path("models/mlp.onnx")).unwrap())
+        .to_hex()
+        .to_string();
     let inputs = manifest["lineage"]["inputs"].to_string();
-    assert!(inputs.contains(&hash), "the model's hash is in the lineage: {inputs}");
+    assert!(
+        inputs.contains(&hash),
+        "the model's hash is in the lineage: {inputs}"
+    );
 }
 
 /// A batch that no machine holds, in a second phase: it is refused when the model is opened.
@@ -123,8 +176,17 @@ fn a_model_that_cannot_run_stops_the_run_before_it_reads_a_row() {
     let plan = workspace.trajmill(&["plan", &pipeline]).exits(0);
     assert!(plan.stdout.contains("phase 2"), "{}", plan.stdout);
     let done = workspace.trajmill(&["run", &pipeline]).exits(1);
-    assert!(done.stderr.contains("out of memory: a batch of 70368744177664 rows does not fit in memory"), "{}", done.stderr);
-    assert!(workspace.tree("out").is_empty(), "the first phase was run: {:?}", workspace.tree("out"));
+    assert!(
+        done.stderr
+            .contains("out of memory: a batch of 70368744177664 rows does not fit in memory"),
+        "{}",
+        done.stderr
+    );
+    assert!(
+        workspace.tree("out").is_empty(),
+        "the first phase was run: {:?}",
+        workspace.tree("out")
+    );
 }
 
 #[test]
@@ -132,14 +194,24 @@ fn a_flipped_byte_is_found() {
     let workspace = Workspace::new();
     workspace.trajmill(&["info", "corpus", "--verify"]).exits(0);
     let pipeline = workspace.pipeline("copy", "  - materialise: { OUT }\n");
-    for victim in ["corpus/steps/00002.parquet", "corpus/trajectories/00001.parquet"] {
+    for victim in [
+        "corpus/steps/00002.parquet",
+        "corpus/trajectories/00001.parquet",
+    ] {
         let whole = fs::read(workspace.path(victim)).unwrap();
         let mut torn = whole.clone();
         torn[whole.len() / 3] ^= 1;
         fs::write(workspace.path(victim), torn).unwrap();
-        for arguments in [vec!["run", pipeline.as_str()], vec!["info", "corpus", "--verify"]] {
+        for arguments in [
+            vec!["run", pipeline.as_str()],
+            vec!["info", "corpus", "--verify"],
+        ] {
             let done = workspace.trajmill(&arguments).exits(1);
-            assert!(done.stderr.contains(victim.trim_start_matches("corpus/")), "{arguments:?} does not name {victim}:\n{}", done.stderr);
+            assert!(
+                done.stderr.contains(victim.trim_start_matches("corpus/")),
+                "{arguments:?} does not name {victim}:\n{}",
+                done.stderr
+            );
         }
         assert!(!workspace.path("out/copy").exists());
         fs::write(workspace.path(victim), whole).unwrap();
@@ -148,7 +220,11 @@ fn a_flipped_byte_is_found() {
     assert_eq!(workspace.names("out"), ["copy"]);
     assert_eq!(
         workspace.tree("out/copy").keys().collect::<Vec<_>>(),
-        ["dataset.json", "steps/00000.parquet", "trajectories/00000.parquet"]
+        [
+            "dataset.json",
+            "steps/00000.parquet",
+            "trajectories/00000.parquet"
+        ]
     );
 }
 
@@ -164,7 +240,11 @@ fn a_check_ahead_of_a_staged_phase_is_about_the_result() {
 "#;
     let pipeline = workspace.pipeline("staged", &stages.replace("LEAST", "1000000"));
     let done = workspace.trajmill(&["run", &pipeline]).exits(4);
-    assert!(done.stderr.contains("count(*) > 1000000"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("count(*) > 1000000"),
+        "{}",
+        done.stderr
+    );
     assert!(workspace.names("out").is_empty());
     workspace.pipeline("staged", &stages.replace("LEAST", "0"));
     workspace.trajmill(&["run", &pipeline]).exits(0);
@@ -180,13 +260,27 @@ fn a_failed_check_publishes_nothing() {
     let pipeline = workspace.pipeline("checked", &stages.replace("WARN", "false"));
     let done = workspace.trajmill(&["run", &pipeline]).exits(4);
     assert!(done.stderr.contains("max(step) < 3"), "{}", done.stderr);
-    assert!(!done.stderr.contains("count(*)"), "only what does not hold is said:\n{}", done.stderr);
-    assert!(workspace.names("out").is_empty(), "{:?}", workspace.names("out"));
+    assert!(
+        !done.stderr.contains("count(*)"),
+        "only what does not hold is said:\n{}",
+        done.stderr
+    );
+    assert!(
+        workspace.names("out").is_empty(),
+        "{:?}",
+        workspace.names("out")
+    );
 
     workspace.pipeline("checked", &stages.replace("WARN", "true"));
     let done = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0);
     assert!(done.stderr.contains("max(step) < 3"), "{}", done.stderr);
-    assert_eq!(done.json()["outputs"][0]["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        done.json()["outputs"][0]["warnings"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(workspace.names("out"), ["checked"]);
 }
 
@@ -197,8 +291,15 @@ fn what_trajmill_did_not_make_is_left_alone() {
     fs::create_dir_all(workspace.path("out/mine")).unwrap();
     fs::write(workspace.path("out/mine/thesis.tex"), "ten years").unwrap();
     let done = workspace.trajmill(&["run", &pipeline, "--fresh"]).exits(1);
-    assert!(done.stderr.contains("not a result of trajmill"), "{}", done.stderr);
-    assert_eq!(fs::read_to_string(workspace.path("out/mine/thesis.tex")).unwrap(), "ten years");
+    assert!(
+        done.stderr.contains("not a result of trajmill"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(
+        fs::read_to_string(workspace.path("out/mine/thesis.tex")).unwrap(),
+        "ten years"
+    );
     assert_eq!(workspace.names("out"), ["mine"]);
 }
 
@@ -206,16 +307,26 @@ fn what_trajmill_did_not_make_is_left_alone() {
 fn a_failing_run_leaves_no_output() {
     // The expression cannot be computed on a row: the message names trajectory and step.
     let workspace = Workspace::new();
-    let pipeline = workspace.pipeline("labels", "  - derive: { ratio: 10 / step }\n  - materialise: { OUT }\n");
+    let pipeline = workspace.pipeline(
+        "labels",
+        "  - derive: { ratio: 10 / step }\n  - materialise: { OUT }\n",
+    );
     let done = workspace.trajmill(&["run", &pipeline]).exits(1);
-    assert!(done.stderr.contains("trajectory") && done.stderr.contains("step"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("trajectory") && done.stderr.contains("step"),
+        "{}",
+        done.stderr
+    );
     assert!(!workspace.path("out/labels").exists());
 }
 
 #[test]
 fn a_result_of_which_a_part_is_gone_is_not_taken_for_done() {
     let workspace = Workspace::new();
-    let pipeline = workspace.pipeline("kept", "  - filter: length >= 3\n  - materialise: { OUT, shard_rows: 60 }\n");
+    let pipeline = workspace.pipeline(
+        "kept",
+        "  - filter: length >= 3\n  - materialise: { OUT, shard_rows: 60 }\n",
+    );
     workspace.trajmill(&["run", &pipeline]).exits(0);
     let whole = workspace.tree("out");
     let shard = workspace.path("out/kept/steps/00001.parquet");
@@ -225,7 +336,11 @@ fn a_result_of_which_a_part_is_gone_is_not_taken_for_done() {
     fs::remove_file(&shard).unwrap();
     let gone = workspace.trajmill(&["run", &pipeline]).exits(1);
     for done in [torn, gone] {
-        assert!(done.stderr.contains("steps/00001.parquet") && done.stderr.contains("--fresh"), "{}", done.stderr);
+        assert!(
+            done.stderr.contains("steps/00001.parquet") && done.stderr.contains("--fresh"),
+            "{}",
+            done.stderr
+        );
     }
     workspace.trajmill(&["run", &pipeline, "--fresh"]).exits(0);
     assert_eq!(workspace.tree("out"), whole);
@@ -238,17 +353,32 @@ fn a_manifest_names_files_of_its_own_dataset_alone() {
     let pipeline = workspace.pipeline("copy", "  - materialise: { OUT }\n");
     let path = workspace.path("corpus/dataset.json");
     let honest = fs::read_to_string(&path).unwrap();
-    let absolute = workspace.path("corpus/steps/00000.parquet").display().to_string();
-    for (named, says) in
-        [("../models/copy.onnx", "not in the dataset"), (&absolute, "not in the dataset"), ("steps/00001.parquet", "twice")]
-    {
+    let absolute = workspace
+        .path("corpus/steps/00000.parquet")
+        .display()
+        .to_string();
+    for (named, says) in [
+        ("../models/copy.onnx", "not in the dataset"),
+        (&absolute, "not in the dataset"),
+        ("steps/00001.parquet", "twice"),
+    ] {
         fs::write(&path, honest.replace("steps/00000.parquet", named)).unwrap();
-        let commands: [&[&str]; 4] =
-            [&["run", &pipeline], &["info", "corpus"], &["sql", "corpus", "-c", "select 1"], &["validate", "corpus"]];
+        let commands: [&[&str]; 4] = [
+            &["run", &pipeline],
+            &["info", "corpus"],
+            &["sql", "corpus", "-c", "select 1"],
+            &["validate", "corpus"],
+        ];
         for arguments in commands {
             let done = workspace.trajmill(arguments);
-            assert!([Some(1), Some(3), Some(4)].contains(&done.code), "{arguments:?}: {done:?}");
-            assert!(format!("{}{}", done.stdout, done.stderr).contains(says), "{arguments:?}: {done:?}");
+            assert!(
+                [Some(1), Some(3), Some(4)].contains(&done.code),
+                "{arguments:?}: {done:?}"
+            );
+            assert!(
+                format!("{}{}", done.stdout, done.stderr).contains(says),
+                "{arguments:?}: {done:?}"
+            );
         }
     }
     assert!(workspace.names("out").is_empty());
@@ -260,7 +390,12 @@ fn a_manifest_names_files_of_its_own_dataset_alone() {
 fn no_flipped_bit_passes() {
     let workspace = Workspace::with(12, 8, 2);
     let pipeline = workspace.pipeline("copy", "  - materialise: { OUT }\n");
-    let files = ["steps/00000.parquet", "steps/00001.parquet", "trajectories/00000.parquet", "trajectories/00001.parquet"];
+    let files = [
+        "steps/00000.parquet",
+        "steps/00001.parquet",
+        "trajectories/00000.parquet",
+        "trajectories/00001.parquet",
+    ];
     for (index, file) in files.iter().enumerate() {
         let path = workspace.path("corpus").join(file);
         let whole = fs::read(&path).unwrap();
@@ -268,23 +403,44 @@ fn no_flipped_bit_passes() {
             let seed = mix((index * 1000 + case) as u64);
             let mut flipped = whole.clone();
             // Half of them in the footer, where decoders trust most.
-            let at = if case % 2 == 0 { seed as usize % whole.len() } else { whole.len() - 1 - seed as usize % (whole.len() / 8).max(16) };
+            let at = if case % 2 == 0 {
+                seed as usize % whole.len()
+            } else {
+                whole.len() - 1 - seed as usize % (whole.len() / 8).max(16)
+            };
             flipped[at] ^= 1 << (seed >> 40 & 7);
             fs::write(&path, &flipped).unwrap();
             let when = format!("bit {} of byte {at} of {file}", seed >> 40 & 7);
             let commands: [&[&str]; 3] = [
                 &["run", &pipeline],
                 &["info", "corpus", "--verify"],
-                &["sql", "corpus", "-c", "select sum(reward) from steps join trajectories using (trajectory_id)"],
+                &[
+                    "sql",
+                    "corpus",
+                    "-c",
+                    "select sum(reward) from steps join trajectories using (trajectory_id)",
+                ],
             ];
             for arguments in commands {
                 let done = workspace.trajmill(arguments);
-                assert!(!done.stderr.contains("unexpectedly"), "{when}, {arguments:?}: {done:?}");
+                assert!(
+                    !done.stderr.contains("unexpectedly"),
+                    "{when}, {arguments:?}: {done:?}"
+                );
                 let found = matches!(done.code, Some(1 | 3));
                 // SQL reads as much as its answer needs, without the checksums.
-                assert!(found || arguments[0] == "sql" && matches!(done.code, Some(0 | 2)), "{when}, {arguments:?}: {done:?}");
+                assert!(
+                    found || arguments[0] == "sql" && matches!(done.code, Some(0 | 2)),
+                    "{when}, {arguments:?}: {done:?}"
+                );
             }
-            assert!(workspace.names("out").iter().all(|name| name.starts_with('.')), "{when}: something was published");
+            assert!(
+                workspace
+                    .names("out")
+                    .iter()
+                    .all(|name| name.starts_with('.')),
+                "{when}: something was published"
+            );
         }
         fs::write(&path, whole).unwrap();
     }
@@ -301,18 +457,36 @@ fn a_source_is_not_written_over_on_whatever_way() {
         ("../corpus", "../around/corpus", "is one of the sources"),
         ("../alias", "../corpus", "is one of the sources"),
         ("../alias", "../alias", "is one of the sources"),
-        ("../corpus", "../corpus/result", "lies inside one of the sources"),
-        ("../alias", "../around/corpus/new/result", "lies inside one of the sources"),
+        (
+            "../corpus",
+            "../corpus/result",
+            "lies inside one of the sources",
+        ),
+        (
+            "../alias",
+            "../around/corpus/new/result",
+            "lies inside one of the sources",
+        ),
     ];
     for (source, output, says) in cases {
-        let stages = "  - filter: length > 2\n  - materialise: { path: OUTPUT, overwrite: true }\n".replace("OUTPUT", output);
-        let pipeline = workspace.write("over", &format!("trajmill: 1\nsource: {source}\nstages:\n{stages}"));
+        let stages = "  - filter: length > 2\n  - materialise: { path: OUTPUT, overwrite: true }\n"
+            .replace("OUTPUT", output);
+        let pipeline = workspace.write(
+            "over",
+            &format!("trajmill: 1\nsource: {source}\nstages:\n{stages}"),
+        );
         let done = workspace.trajmill(&["run", &pipeline]).exits(3);
-        assert!(done.stderr.contains(says), "{source} to {output}: {}", done.stderr);
+        assert!(
+            done.stderr.contains(says),
+            "{source} to {output}: {}",
+            done.stderr
+        );
     }
     assert_eq!(workspace.tree("corpus"), before);
     // A link in the output's own place is replaced, and what it leads to is not touched.
-    workspace.trajmill(&["import", "corpus/steps", "elsewhere", "--from", "parquet"]).exits(0);
+    workspace
+        .trajmill(&["import", "corpus/steps", "elsewhere", "--from", "parquet"])
+        .exits(0);
     let kept = workspace.tree("elsewhere");
     std::os::unix::fs::symlink(workspace.path("elsewhere"), workspace.path("link")).unwrap();
     let pipeline =
@@ -326,13 +500,23 @@ fn a_source_is_not_written_over_on_whatever_way() {
 #[test]
 fn of_many_runs_on_one_output_one_writes() {
     let workspace = Workspace::new();
-    let pipeline = workspace.pipeline("raced", "  - filter: length >= 3\n  - materialise: { OUT, shard_rows: 100 }\n");
+    let pipeline = workspace.pipeline(
+        "raced",
+        "  - filter: length >= 3\n  - materialise: { OUT, shard_rows: 100 }\n",
+    );
     workspace.trajmill(&["run", &pipeline]).exits(0);
     let expected = workspace.tree("out");
     let mut waited = 0;
     for round in 0..12 {
         workspace.clear();
-        let runs: Vec<_> = (0..6).map(|_| workspace.command(&["run", &pipeline, "--threads", "1"]).spawn().unwrap()).collect();
+        let runs: Vec<_> = (0..6)
+            .map(|_| {
+                workspace
+                    .command(&["run", &pipeline, "--threads", "1"])
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
         let mut done = 0;
         for run in runs {
             let output = run.wait_with_output().unwrap();
@@ -359,13 +543,19 @@ mod faults {
 
     /// A command that stops itself at its operation `at`.
     fn stopping(workspace: &Workspace, arguments: &[&str], at: usize) -> Child {
-        let child = workspace.command(arguments).env("TRAJMILL_FAULT", format!("stop:{at}")).spawn().unwrap();
+        let child = workspace
+            .command(arguments)
+            .env("TRAJMILL_FAULT", format!("stop:{at}"))
+            .spawn()
+            .unwrap();
         stopped(child.id());
         child
     }
 
     fn signal(child: &Child, signals: &[Signal]) {
-        signals.iter().for_each(|signal| kill_process(Pid::from_child(child), *signal).unwrap());
+        signals
+            .iter()
+            .for_each(|signal| kill_process(Pid::from_child(child), *signal).unwrap());
     }
 
     #[test]
@@ -382,36 +572,84 @@ mod faults {
             let output = child.wait_with_output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(130), "{said}");
-            assert!(said.contains("tasks finished") && said.contains("run the same command again"), "{said}");
+            assert!(
+                said.contains("tasks finished") && said.contains("run the same command again"),
+                "{said}"
+            );
             assert!(!workspace.path("out/whole").exists());
             let again = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0);
-            resumed += again.json()["outputs"][0]["tasks_resumed"].as_u64().unwrap();
+            resumed += again.json()["outputs"][0]["tasks_resumed"]
+                .as_u64()
+                .unwrap();
             assert_eq!(workspace.tree("out"), expected, "interrupted at {at}");
         }
-        assert!(resumed > 0, "nothing that an interrupted run had finished was kept");
+        assert!(
+            resumed > 0,
+            "nothing that an interrupted run had finished was kept"
+        );
     }
 
     #[test]
     fn an_interrupted_import_leaves_nothing() {
         let workspace = Workspace::new();
-        let child = stopping(&workspace, &["import", "corpus/steps", "out/log", "--from", "parquet", "--shard-rows", "50"], 20);
+        let child = stopping(
+            &workspace,
+            &[
+                "import",
+                "corpus/steps",
+                "out/log",
+                "--from",
+                "parquet",
+                "--shard-rows",
+                "50",
+            ],
+            20,
+        );
         signal(&child, &[Signal::INT, Signal::CONT]);
         let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(workspace.names("out").is_empty(), "{:?}", workspace.names("out"));
+        assert_eq!(
+            output.status.code(),
+            Some(130),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            workspace.names("out").is_empty(),
+            "{:?}",
+            workspace.names("out")
+        );
     }
 
     #[test]
     fn an_interrupted_export_leaves_nothing() {
         let workspace = Workspace::new();
         for format in ["d4rl", "minari"] {
-            let child = stopping(&workspace, &["export", "corpus", "out/log", "--to", format, "--unlabelled", "drop"], 6);
+            let child = stopping(
+                &workspace,
+                &[
+                    "export",
+                    "corpus",
+                    "out/log",
+                    "--to",
+                    format,
+                    "--unlabelled",
+                    "drop",
+                ],
+                6,
+            );
             signal(&child, &[Signal::INT, Signal::CONT]);
             let output = child.wait_with_output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(130), "{format}: {said}");
-            assert!(said.contains("interrupted: nothing was written"), "{format}: {said}");
-            assert!(workspace.names("out").is_empty(), "{format}: {:?}", workspace.names("out"));
+            assert!(
+                said.contains("interrupted: nothing was written"),
+                "{format}: {said}"
+            );
+            assert!(
+                workspace.names("out").is_empty(),
+                "{format}: {:?}",
+                workspace.names("out")
+            );
         }
     }
 
@@ -421,10 +659,23 @@ mod faults {
         let workspace = Workspace::new();
         let stages = "  - filter: length >= LEAST\n  - materialise: { OUT, overwrite: true, format: FORMAT }\n";
         for format in ["trajmill", "arrow", "d4rl"] {
-            let with = |least: &str| workspace.pipeline("plain", &stages.replace("LEAST", least).replace("FORMAT", format));
+            let with = |least: &str| {
+                workspace.pipeline(
+                    "plain",
+                    &stages.replace("LEAST", least).replace("FORMAT", format),
+                )
+            };
             let run = |pipeline: &str| {
-                let output = workspace.command(&["run", pipeline]).env("TRAJMILL_FAULT", "plain-renames").output().unwrap();
-                assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
+                let output = workspace
+                    .command(&["run", pipeline])
+                    .env("TRAJMILL_FAULT", "plain-renames")
+                    .output()
+                    .unwrap();
+                assert!(
+                    output.status.success(),
+                    "{format}: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
             };
             let pipeline = with("4");
             workspace.trajmill(&["run", &pipeline]).exits(0);
@@ -437,8 +688,16 @@ mod faults {
             assert_ne!(workspace.tree("out"), four, "{format}");
             with("4");
             run(&pipeline);
-            assert_eq!(workspace.tree("out"), four, "{format}: in the place of another");
-            assert_eq!(workspace.names("out"), ["plain"], "{format}: nothing is left beside it");
+            assert_eq!(
+                workspace.tree("out"),
+                four,
+                "{format}: in the place of another"
+            );
+            assert_eq!(
+                workspace.names("out"),
+                ["plain"],
+                "{format}: nothing is left beside it"
+            );
             workspace.clear();
         }
     }
@@ -448,7 +707,13 @@ mod faults {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(60) {
             let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-            if status.rsplit_once(')').unwrap().1.trim_start().starts_with('T') {
+            if status
+                .rsplit_once(')')
+                .unwrap()
+                .1
+                .trim_start()
+                .starts_with('T')
+            {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -467,9 +732,17 @@ mod faults {
         let mut first = stopping(&workspace, &["run", &pipeline], 20);
         let second = workspace.trajmill(&["run", &pipeline]).exits(1);
         let holder = format!("being written by process {}", first.id());
-        assert!(second.stderr.contains(&holder), "{holder:?} is not in\n{}", second.stderr);
+        assert!(
+            second.stderr.contains(&holder),
+            "{holder:?} is not in\n{}",
+            second.stderr
+        );
         let fresh = workspace.trajmill(&["run", &pipeline, "--fresh"]).exits(1);
-        assert!(fresh.stderr.contains(&holder), "not even --fresh takes it away:\n{}", fresh.stderr);
+        assert!(
+            fresh.stderr.contains(&holder),
+            "not even --fresh takes it away:\n{}",
+            fresh.stderr
+        );
 
         signal(&first, &[Signal::CONT]);
         assert!(first.wait().unwrap().success());

@@ -19,16 +19,26 @@ fn files(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
     }
-    let mut entries: Vec<PathBuf> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     entries.iter().flat_map(|entry| files(entry)).collect()
 }
 
 fn copy(from: &Path, to: &Path) {
     for file in files(from) {
-        let target = file
-            .strip_prefix(from)
-            .map_or_else(|_| to.to_owned(), |name| if name == Path::new("") { to.to_owned() } else { to.join(name) });
+        let target = file.strip_prefix(from).map_or_else(
+            |_| to.to_owned(),
+            |name| {
+                if name == Path::new("") {
+                    to.to_owned()
+                } else {
+                    to.join(name)
+                }
+            },
+        );
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::copy(file, target).unwrap();
     }
@@ -39,8 +49,14 @@ fn a_file_that_ends_early_is_one_error() {
     let workspace = Workspace::with(1, 1, 1);
     let mut wrong = Vec::new();
     let seeds = repository().join("tests/seeds");
-    for format in fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
-        for seed in fs::read_dir(seeds.join(&format)).unwrap().map(|entry| entry.unwrap().path()) {
+    for format in fs::read_dir(&seeds)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+    {
+        for seed in fs::read_dir(seeds.join(&format))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
             let name = seed.file_name().unwrap().to_str().unwrap();
             if BESIDE.contains(&name) {
                 continue;
@@ -59,18 +75,46 @@ fn a_file_that_ends_early_is_one_error() {
                     continue;
                 }
                 fs::write(file, &whole[..kept as usize]).unwrap();
-                let done = workspace.trajmill(&["import", "--from", &format, place.to_str().unwrap(), "out/set"]);
+                let done = workspace.trajmill(&[
+                    "import",
+                    "--from",
+                    &format,
+                    place.to_str().unwrap(),
+                    "out/set",
+                ]);
                 fs::write(file, &whole).unwrap();
-                let what = format!("{} cut to {kept} of {} bytes: {}", file.display(), whole.len(), done.stderr);
-                let errors = done.stderr.lines().filter(|line| line.starts_with("error: ")).count();
-                let clear = done.code == Some(1) && errors == 1 && done.stderr.contains(name) && done.stderr.contains("help: ");
-                if !clear || done.stderr.contains("panicked") || !workspace.names("out").is_empty() {
-                    wrong.push(format!("exit code {:?}, left {:?}: {what}", done.code, workspace.names("out")));
+                let what = format!(
+                    "{} cut to {kept} of {} bytes: {}",
+                    file.display(),
+                    whole.len(),
+                    done.stderr
+                );
+                let errors = done
+                    .stderr
+                    .lines()
+                    .filter(|line| line.starts_with("error: "))
+                    .count();
+                let clear = done.code == Some(1)
+                    && errors == 1
+                    && done.stderr.contains(name)
+                    && done.stderr.contains("help: ");
+                if !clear || done.stderr.contains("panicked") || !workspace.names("out").is_empty()
+                {
+                    wrong.push(format!(
+                        "exit code {:?}, left {:?}: {what}",
+                        done.code,
+                        workspace.names("out")
+                    ));
                     workspace.clear();
                 }
             }
             fs::remove_dir_all(workspace.path("in")).unwrap();
         }
     }
-    assert!(wrong.is_empty(), "{} cuts are not said well:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} cuts are not said well:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }

@@ -3,9 +3,15 @@
 use super::support::{WHOLE, Workspace, corpus};
 
 /// What a run of `pipeline` with these threads writes.
-fn bytes(workspace: &Workspace, pipeline: &str, threads: &str) -> std::collections::BTreeMap<String, String> {
+fn bytes(
+    workspace: &Workspace,
+    pipeline: &str,
+    threads: &str,
+) -> std::collections::BTreeMap<String, String> {
     workspace.clear();
-    workspace.trajmill(&["run", pipeline, "--threads", threads]).exits(0);
+    workspace
+        .trajmill(&["run", pipeline, "--threads", threads])
+        .exits(0);
     let tree = workspace.tree("out");
     assert!(tree.len() > 6, "several shards make this a test: {tree:?}");
     tree
@@ -17,7 +23,11 @@ fn bytes_do_not_depend_on_threads() {
     let pipeline = workspace.pipeline("whole", WHOLE);
     let one = bytes(&workspace, &pipeline, "1");
     for threads in ["2", "7"] {
-        assert_eq!(bytes(&workspace, &pipeline, threads), one, "with {threads} threads");
+        assert_eq!(
+            bytes(&workspace, &pipeline, threads),
+            one,
+            "with {threads} threads"
+        );
     }
 }
 
@@ -29,8 +39,16 @@ fn bytes_do_not_depend_on_who_comes_first() {
     let undisturbed = bytes(&workspace, &pipeline, "1");
     for seed in ["delay:1", "delay:2", "delay:3"] {
         workspace.clear();
-        let run = workspace.command(&["run", &pipeline, "--threads", "4"]).env("TRAJMILL_FAULT", seed).output().unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let run = workspace
+            .command(&["run", &pipeline, "--threads", "4"])
+            .env("TRAJMILL_FAULT", seed)
+            .output()
+            .unwrap();
+        assert!(
+            run.status.success(),
+            "{}",
+            String::from_utf8_lossy(&run.stderr)
+        );
         assert_eq!(workspace.tree("out"), undisturbed, "{seed}");
     }
 }
@@ -41,7 +59,9 @@ fn a_memory_budget_changes_no_byte() {
     let pipeline = workspace.pipeline("whole", WHOLE);
     let free = bytes(&workspace, &pipeline, "2");
     workspace.clear();
-    workspace.trajmill(&["run", &pipeline, "--threads", "2", "--memory", "1M"]).exits(0);
+    workspace
+        .trajmill(&["run", &pipeline, "--threads", "2", "--memory", "1M"])
+        .exits(0);
     assert_eq!(workspace.tree("out"), free);
 }
 
@@ -51,32 +71,67 @@ fn a_result_is_found_again() {
     let stages = "  - filter: return > ${least}\n  - materialise: { path: ../out/kept }\n";
     let text = format!("trajmill: 1\nparams: {{ least: 2 }}\nsource: ../corpus\nstages:\n{stages}");
     let pipeline = workspace.write("kept", &text);
-    let first = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0).json();
+    let first = workspace
+        .trajmill(&["run", &pipeline, "--json"])
+        .exits(0)
+        .json();
     assert_eq!(first["reused"], false);
     let before = workspace.tree("out");
 
     let again = workspace.trajmill(&["run", &pipeline, "--json"]).exits(0);
     assert_eq!(again.json()["reused"], true);
-    assert_eq!(again.json()["outputs"][0]["manifest"], first["outputs"][0]["manifest"]);
+    assert_eq!(
+        again.json()["outputs"][0]["manifest"],
+        first["outputs"][0]["manifest"]
+    );
     assert!(again.stderr.contains("nothing to do"), "{}", again.stderr);
 
     // A comment is no part of what a result depends on.
     workspace.write("kept", &format!("# why two\n{text}"));
-    assert_eq!(workspace.trajmill(&["run", &pipeline, "--json"]).exits(0).json()["reused"], true);
+    assert_eq!(
+        workspace
+            .trajmill(&["run", &pipeline, "--json"])
+            .exits(0)
+            .json()["reused"],
+        true
+    );
 
     // A parameter is; the message says which stage it changed, and what is there stays.
-    let changed = workspace.trajmill(&["run", &pipeline, "--set", "least=3"]).exits(1);
-    for part in ["out/kept", "was made otherwise", "stage 1 filter", "return > 2", "return > 3", "overwrite: true"] {
-        assert!(changed.stderr.contains(part), "{part:?} is not in\n{}", changed.stderr);
+    let changed = workspace
+        .trajmill(&["run", &pipeline, "--set", "least=3"])
+        .exits(1);
+    for part in [
+        "out/kept",
+        "was made otherwise",
+        "stage 1 filter",
+        "return > 2",
+        "return > 3",
+        "overwrite: true",
+    ] {
+        assert!(
+            changed.stderr.contains(part),
+            "{part:?} is not in\n{}",
+            changed.stderr
+        );
     }
     assert_eq!(workspace.tree("out"), before);
 
-    workspace.write("kept", &text.replace("../out/kept }", "../out/kept, overwrite: true }"));
-    workspace.trajmill(&["run", &pipeline, "--set", "least=3"]).exits(0);
+    workspace.write(
+        "kept",
+        &text.replace("../out/kept }", "../out/kept, overwrite: true }"),
+    );
+    workspace
+        .trajmill(&["run", &pipeline, "--set", "least=3"])
+        .exits(0);
     assert_ne!(workspace.tree("out"), before);
     assert_eq!(workspace.names("out"), ["kept"], "no staging is left");
-    workspace.trajmill(&["run", &pipeline, "--set", "least=2"]).exits(0);
-    assert_eq!(workspace.tree("out")["kept/steps/00000.parquet"], before["kept/steps/00000.parquet"]);
+    workspace
+        .trajmill(&["run", &pipeline, "--set", "least=2"])
+        .exits(0);
+    assert_eq!(
+        workspace.tree("out")["kept/steps/00000.parquet"],
+        before["kept/steps/00000.parquet"]
+    );
 }
 
 #[test]
@@ -86,7 +141,10 @@ fn fresh_starts_over() {
     workspace.trajmill(&["run", &pipeline]).exits(0);
     let before = workspace.tree("out");
     // It does the work again, and never over a result that may not be overwritten unless it is the very same.
-    let fresh = workspace.trajmill(&["run", &pipeline, "--fresh", "--json"]).exits(0).json();
+    let fresh = workspace
+        .trajmill(&["run", &pipeline, "--fresh", "--json"])
+        .exits(0)
+        .json();
     assert_eq!(fresh["reused"], false);
     assert_eq!(workspace.tree("out"), before);
 }
@@ -96,9 +154,17 @@ fn a_changed_input_or_model_is_named() {
     let workspace = Workspace::new();
     let pipeline = workspace.pipeline("out", "  - hide_actions: { keep: 0.5 }\n  - label: { model: ../models/mlp.onnx, window: { past: 1, future: 1 } }\n  - materialise: { OUT }\n");
     workspace.trajmill(&["run", &pipeline]).exits(0);
-    std::fs::copy(workspace.path("models/mlp_b.onnx"), workspace.path("models/mlp.onnx")).unwrap();
+    std::fs::copy(
+        workspace.path("models/mlp_b.onnx"),
+        workspace.path("models/mlp.onnx"),
+    )
+    .unwrap();
     let changed = workspace.trajmill(&["run", &pipeline]).exits(1);
-    assert!(changed.stderr.contains("stage 2 label"), "{}", changed.stderr);
+    assert!(
+        changed.stderr.contains("stage 2 label"),
+        "{}",
+        changed.stderr
+    );
     assert!(changed.stderr.contains("mlp.onnx"), "{}", changed.stderr);
     assert!(!changed.stderr.contains("source 1"), "{}", changed.stderr);
 
@@ -125,7 +191,8 @@ fn selections_do_not_depend_on_shards() {
         let pipeline = workspace.pipeline("chosen", stages);
         workspace.trajmill(&["run", &pipeline]).exits(0);
         let mut tree = workspace.tree("out/chosen");
-        tree.remove("dataset.json").expect("a manifest, which names its sources");
+        tree.remove("dataset.json")
+            .expect("a manifest, which names its sources");
         results.push((workspace.ids("out/chosen"), tree));
     }
     assert_eq!(results[0].0.len(), 12);

@@ -40,7 +40,11 @@ const MEMORY: u64 = 3 << 30;
 const PATIENCE: u64 = 60;
 
 /// Decoders that are known to panic on damaged files.
-const DECODERS: [&str; 3] = ["arrow_ipc::reader::", "arrow_ipc::convert::", "parquet::arrow::arrow_reader::"];
+const DECODERS: [&str; 3] = [
+    "arrow_ipc::reader::",
+    "arrow_ipc::convert::",
+    "parquet::arrow::arrow_reader::",
+];
 
 /// Errors after which nobody reads on.
 const MOST_ERRORS: usize = 200;
@@ -99,7 +103,13 @@ fn foreign(name: &str, path: &Path) -> Result<()> {
     check::validate(format, path, &Options::default())?;
     let mut outcome = Ok(());
     for on_error in [OnError::Fail, OnError::Quarantine] {
-        let mut source = format.open(path, &Options { on_error, ..Options::default() })?;
+        let mut source = format.open(
+            path,
+            &Options {
+                on_error,
+                ..Options::default()
+            },
+        )?;
         let mut errors = 0;
         while errors < MOST_ERRORS {
             match source.next() {
@@ -121,8 +131,11 @@ fn foreign(name: &str, path: &Path) -> Result<()> {
 /// Reads a dataset of ours, every row of it.
 fn own(path: &Path) -> Result<()> {
     let dataset = Dataset::open(path)?;
-    let outgoing = trajmill::format::Outgoing::new(dataset, true, &trajmill::format::WriteOptions::default())?;
-    outgoing.pass(None)?.try_for_each(|leaving| leaving.map(|_| ()))
+    let outgoing =
+        trajmill::format::Outgoing::new(dataset, true, &trajmill::format::WriteOptions::default())?;
+    outgoing
+        .pass(None)?
+        .try_for_each(|leaving| leaving.map(|_| ()))
 }
 
 /// Reads what a model file says of itself, and its inputs and outputs.
@@ -134,7 +147,10 @@ fn model_file(path: &Path) -> Result<()> {
 
 /// Checks a pipeline file against the dataset beside it.
 fn pipeline_file(path: &Path) -> Result<()> {
-    let options = model::Options { device: model::Device::Cpu, tf32: false };
+    let options = model::Options {
+        device: model::Device::Cpu,
+        tf32: false,
+    };
     plan::resolve(&config::load(path, &[])?, &options).map(|_| ())
 }
 
@@ -151,7 +167,10 @@ fn seeds(name: &str, scratch: &Path) -> Vec<PathBuf> {
         "pipeline" => repository().join("tests/wrong"),
         name => repository().join("tests/seeds").join(name),
     };
-    let mut seeds: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut seeds: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     seeds.retain(|seed| seed.extension().is_none_or(|extension| extension != "json"));
     seeds.sort();
     assert!(!seeds.is_empty());
@@ -163,14 +182,20 @@ fn run(target: &Target) {
     if std::env::var("TRAJMILL_FUZZ_TARGET").is_ok_and(|name| name == target.name) {
         return cases(target);
     }
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz").join(target.name);
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("fuzz")
+        .join(target.name);
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", &format!("fuzz::{}", target.name)])
         .env("TRAJMILL_FUZZ_TARGET", target.name)
-        .stdout(Stdio::from(fs::File::create(scratch.join("stdout")).unwrap()))
-        .stderr(Stdio::from(fs::File::create(scratch.join("stderr")).unwrap()))
+        .stdout(Stdio::from(
+            fs::File::create(scratch.join("stdout")).unwrap(),
+        ))
+        .stderr(Stdio::from(
+            fs::File::create(scratch.join("stderr")).unwrap(),
+        ))
         .spawn()
         .unwrap();
     let began = Instant::now();
@@ -185,7 +210,13 @@ fn run(target: &Target) {
     };
     let said = |name: &str| fs::read_to_string(scratch.join(name)).unwrap_or_default();
     let case = said("case");
-    assert!(status.success(), "{status} at case {case}, whose files are in {}:\n{}{}", scratch.display(), said("stdout"), said("stderr"));
+    assert!(
+        status.success(),
+        "{status} at case {case}, whose files are in {}:\n{}{}",
+        scratch.display(),
+        said("stdout"),
+        said("stderr")
+    );
     println!("{}: {case} cases", target.name);
     if std::env::var_os("TRAJMILL_FUZZ_CASE").is_none() {
         fs::remove_dir_all(&scratch).unwrap();
@@ -203,10 +234,15 @@ fn seconds() -> u64 {
 
 /// Case after case until the time is up, or they are as many as nobody asked to exceed.
 fn cases(target: &Target) {
-    let limit = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
+    let limit = |limit| Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
     setrlimit(Resource::As, limit(MEMORY)).unwrap();
     setrlimit(Resource::Cpu, limit(seconds() * 2 + PATIENCE)).unwrap();
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz").join(target.name);
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("fuzz")
+        .join(target.name);
     let seeds = seeds(target.name, &scratch);
     std::panic::set_hook(Box::new(|panic| {
         // Decoders of others may panic, which is an error of the file then; what of it is ours may not.
@@ -217,16 +253,23 @@ fn cases(target: &Target) {
         }
     }));
     // Undamaged, every seed is read; pipelines and models among them may be wrong as they are.
-    for seed in seeds.iter().filter(|_| !["onnx", "pipeline"].contains(&target.name)) {
+    for seed in seeds
+        .iter()
+        .filter(|_| !["onnx", "pipeline"].contains(&target.name))
+    {
         let place = copied(seed, &scratch);
         (target.read)(&place).unwrap_or_else(|error| panic!("{}: {error}", seed.display()));
     }
-    let only: Option<u64> = std::env::var("TRAJMILL_FUZZ_CASE").ok().and_then(|text| text.parse().ok());
+    let only: Option<u64> = std::env::var("TRAJMILL_FUZZ_CASE")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let began = Instant::now();
     let mut case = only.unwrap_or(0);
     let mut refused = 0_u64;
     let enough = || began.elapsed() >= Duration::from_secs(seconds());
-    while only.map_or(!enough() && (wanted().is_some() || case < CASES), |only| case == only) {
+    while only.map_or(!enough() && (wanted().is_some() || case < CASES), |only| {
+        case == only
+    }) {
         fs::write(scratch.join("case"), case.to_string()).unwrap();
         let mut random = Random(case);
         let place = copied(random.pick::<PathBuf>(&seeds), &scratch);
@@ -240,14 +283,26 @@ fn cases(target: &Target) {
         assert!(took < Duration::from_secs(10), "case {case} took {took:?}");
         case += 1;
     }
-    assert!(only.is_some() || refused > 0, "nothing was refused: the damage does not reach the reader");
+    assert!(
+        only.is_some() || refused > 0,
+        "nothing was refused: the damage does not reach the reader"
+    );
 }
 
 /// One message: it says something, on few lines, and is no list of Rust's.
 fn said_well(error: &Error) {
     let message = &error.message;
-    assert!(message.len() > 5 && message.len() < 20_000, "a message of {} bytes: {message:.300}", message.len());
-    assert!(!message.contains("panicked") && !message.contains("Some(") && !message.contains("called `"), "{message}");
+    assert!(
+        message.len() > 5 && message.len() < 20_000,
+        "a message of {} bytes: {message:.300}",
+        message.len()
+    );
+    assert!(
+        !message.contains("panicked")
+            && !message.contains("Some(")
+            && !message.contains("called `"),
+        "{message}"
+    );
 }
 
 /// A fresh copy of a seed; the file or folder that is to be read.
@@ -270,7 +325,11 @@ fn copied(seed: &Path, scratch: &Path) -> PathBuf {
     let place = place.join(seed.file_name().unwrap());
     copy(seed, &place);
     let beside = scratch.join("corpus");
-    if seed.extension().is_some_and(|extension| extension == "yaml") && !beside.exists() {
+    if seed
+        .extension()
+        .is_some_and(|extension| extension == "yaml")
+        && !beside.exists()
+    {
         corpus(&beside, 4, 4, 1);
     }
     place
@@ -281,7 +340,10 @@ fn files(path: &Path) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.to_owned()];
     }
-    let mut entries: Vec<PathBuf> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     entries.iter().flat_map(|entry| files(entry)).collect()
 }
@@ -290,7 +352,9 @@ fn files(path: &Path) -> Vec<PathBuf> {
 fn damage(place: &Path, behind: Behind, random: &mut Random) {
     for _ in 0..1 + random.below(3) {
         let files = files(place);
-        let Some(file) = (!files.is_empty()).then(|| random.pick(&files)) else { return };
+        let Some(file) = (!files.is_empty()).then(|| random.pick(&files)) else {
+            return;
+        };
         if place.is_dir() && random.one_in(40) {
             fs::remove_file(file).unwrap();
             continue;
@@ -300,8 +364,12 @@ fn damage(place: &Path, behind: Behind, random: &mut Random) {
         let name = file.to_string_lossy();
         let deeper = !random.one_in(4);
         let changed = match behind {
-            Behind::Records if deeper && name.contains(".tfrecord") => behind_records(&bytes, random),
-            Behind::Zip if deeper && (name.ends_with(".npz") || name.ends_with(".zip")) => behind_zip(&bytes, random),
+            Behind::Records if deeper && name.contains(".tfrecord") => {
+                behind_records(&bytes, random)
+            }
+            Behind::Zip if deeper && (name.ends_with(".npz") || name.ends_with(".zip")) => {
+                behind_zip(&bytes, random)
+            }
             _ => Some(changed(bytes, &other, random)),
         };
         if let Some(changed) = changed {
@@ -311,8 +379,24 @@ fn damage(place: &Path, behind: Behind, random: &mut Random) {
 }
 
 /// Values that are often where limits are.
-const LIMITS: [u64; 16] =
-    [0, 1, 2, 7, 127, 128, 255, 256, 65_535, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 40, (1 << 62) - 1, 1 << 63, u64::MAX];
+const LIMITS: [u64; 16] = [
+    0,
+    1,
+    2,
+    7,
+    127,
+    128,
+    255,
+    256,
+    65_535,
+    1 << 31,
+    (1 << 31) - 1,
+    (1 << 32) - 1,
+    1 << 40,
+    (1 << 62) - 1,
+    1 << 63,
+    u64::MAX,
+];
 
 /// Words that JSON, YAML and Python's literals have and readers do not expect.
 const WORDS: [&str; 24] = [
@@ -369,7 +453,9 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], random: &mut Random) -> Vec<u8> {
             bytes.splice(at..at, again);
         }
         7 => {
-            let more: Vec<u8> = (0..1 + random.below(16)).map(|_| random.next() as u8).collect();
+            let more: Vec<u8> = (0..1 + random.below(16))
+                .map(|_| random.next() as u8)
+                .collect();
             bytes.splice(at..at, more);
         }
         8 => {
@@ -381,8 +467,14 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], random: &mut Random) -> Vec<u8> {
         // A word for a word, which is where text means something.
         _ => {
             let word = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-+".contains(byte);
-            let begin = bytes[..at].iter().rposition(|byte| !word(byte)).map_or(0, |before| before + 1);
-            let end = bytes[at..].iter().position(|byte| !word(byte)).map_or(bytes.len(), |length| at + length);
+            let begin = bytes[..at]
+                .iter()
+                .rposition(|byte| !word(byte))
+                .map_or(0, |before| before + 1);
+            let end = bytes[at..]
+                .iter()
+                .position(|byte| !word(byte))
+                .map_or(bytes.len(), |length| at + length);
             bytes.splice(begin..end.max(begin), random.pick(&WORDS).bytes());
         }
     }
@@ -391,7 +483,12 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// A TFRecord file with one record changed, its checksums right.
 fn behind_records(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
-    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let masked = |bytes: &[u8]| {
+        crc32c::crc32c(bytes)
+            .rotate_right(15)
+            .wrapping_add(0xa282_ead8)
+            .to_le_bytes()
+    };
     let mut records = Vec::new();
     let mut rest = bytes;
     while let Some((head, after)) = rest.split_at_checked(12) {
@@ -406,7 +503,9 @@ fn behind_records(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     for record in &records {
         let length = (record.len() as u64).to_le_bytes();
-        [&length[..], &masked(&length), record, &masked(record)].iter().for_each(|piece| out.extend_from_slice(piece));
+        [&length[..], &masked(&length), record, &masked(record)]
+            .iter()
+            .for_each(|piece| out.extend_from_slice(piece));
     }
     Some(out)
 }
@@ -425,13 +524,25 @@ fn behind_zip(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     let other = random.pick(&entries).1.clone();
     let content = std::mem::take(&mut entries[number].1);
     // The header of an array is text and says what follows.
-    let head = if random.one_in(4) { content.len() } else { content.len().min(128) };
+    let head = if random.one_in(4) {
+        content.len()
+    } else {
+        content.len().min(128)
+    };
     let (head, body) = content.split_at(head);
     entries[number].1 = [changed(head.to_vec(), &other, random).as_slice(), body].concat();
     let mut out = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in entries {
-        let method = if random.one_in(2) { zip::CompressionMethod::Stored } else { zip::CompressionMethod::Deflated };
-        out.start_file(name, zip::write::SimpleFileOptions::default().compression_method(method)).ok()?;
+        let method = if random.one_in(2) {
+            zip::CompressionMethod::Stored
+        } else {
+            zip::CompressionMethod::Deflated
+        };
+        out.start_file(
+            name,
+            zip::write::SimpleFileOptions::default().compression_method(method),
+        )
+        .ok()?;
         out.write_all(&content).ok()?;
     }
     Some(out.finish().ok()?.into_inner())

@@ -12,27 +12,54 @@ fn the_committed_schema_is_the_one_that_the_code_makes() {
     let workspace = Workspace::new();
     let made = workspace.trajmill(&["schema"]).exits(0).stdout;
     let committed = fs::read_to_string(repository().join("schemas/pipeline.schema.json")).unwrap();
-    assert!(made == committed, "schemas/pipeline.schema.json has drifted: `trajmill schema > schemas/pipeline.schema.json` and commit it");
+    assert!(
+        made == committed,
+        "schemas/pipeline.schema.json has drifted: `trajmill schema > schemas/pipeline.schema.json` and commit it"
+    );
 }
 
 #[test]
 fn every_stage_has_a_sample_that_binds() {
     let workspace = Workspace::new();
-    fs::copy(workspace.path("models/mlp.onnx"), workspace.path("pipelines/idm.onnx")).unwrap();
+    fs::copy(
+        workspace.path("models/mlp.onnx"),
+        workspace.path("pipelines/idm.onnx"),
+    )
+    .unwrap();
     for stage in STAGES {
-        let last = if stage.name == "materialise" { "" } else { "  - materialise: { path: ../out/sample }\n" };
-        let text = format!("trajmill: 1\nsource: ../corpus\nstages:\n  - {}: {}\n{last}", stage.name, stage.sample);
+        let last = if stage.name == "materialise" {
+            ""
+        } else {
+            "  - materialise: { path: ../out/sample }\n"
+        };
+        let text = format!(
+            "trajmill: 1\nsource: ../corpus\nstages:\n  - {}: {}\n{last}",
+            stage.name, stage.sample
+        );
         let pipeline = workspace.write(stage.name, &text);
         let done = workspace.trajmill(&["check", &pipeline]);
-        assert_eq!(done.code, Some(0), "the sample of `{}`:\n{}", stage.name, done.stderr);
+        assert_eq!(
+            done.code,
+            Some(0),
+            "the sample of `{}`:\n{}",
+            stage.name,
+            done.stderr
+        );
     }
 }
 
 #[test]
 fn every_option_has_a_description() {
     fn walk(path: &str, value: &serde_json::Value, missing: &mut Vec<String>) {
-        let Some(object) = value.as_object() else { return };
-        for (name, property) in object.get("properties").and_then(serde_json::Value::as_object).into_iter().flatten() {
+        let Some(object) = value.as_object() else {
+            return;
+        };
+        for (name, property) in object
+            .get("properties")
+            .and_then(serde_json::Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             // A reference is described where it leads.
             if property.get("description").is_none() && property.get("$ref").is_none() {
                 missing.push(format!("{path}.{name}"));
@@ -46,17 +73,27 @@ fn every_option_has_a_description() {
     let schema = trajmill::config::json_schema();
     walk("pipeline", &schema["$defs"], &mut missing);
     assert!(missing.is_empty(), "no description: {missing:#?}");
-    assert!(schema["$defs"].as_object().unwrap().len() >= STAGES.len(), "the walk saw too little");
+    assert!(
+        schema["$defs"].as_object().unwrap().len() >= STAGES.len(),
+        "the walk saw too little"
+    );
 }
 
 #[test]
 fn the_pipelines_that_come_along_are_right() {
     let folder = fs::read_dir(repository().join("pipelines")).unwrap();
     let mut pipelines: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
-    pipelines.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    pipelines.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "yaml")
+    });
     pipelines.sort();
     assert!(!pipelines.is_empty());
     let mut command = Command::new(env!("CARGO_BIN_EXE_trajmill"));
-    command.arg("check").args(pipelines).current_dir(repository()).env("TRAJMILL_RUNTIME", runtime());
+    command
+        .arg("check")
+        .args(pipelines)
+        .current_dir(repository())
+        .env("TRAJMILL_RUNTIME", runtime());
     finish(command).exits(0);
 }

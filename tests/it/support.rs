@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, RecordBatch,
+    StringArray,
+};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::Value;
@@ -31,7 +34,9 @@ pub(crate) fn runtime() -> String {
 
 /// A seeded value that looks random.
 pub(crate) fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = seed
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        .wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -58,18 +63,27 @@ pub(crate) fn corpus(root: &Path, trajectories: u64, longest: u64, shards: usize
         Field::new("is_final", DataType::Boolean, false),
     ]));
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
-    let carried = Schema::new(vec![Field::new("trajectory_id", DataType::Int64, false), text("uid"), text("source_key"), text("source")]);
+    let carried = Schema::new(vec![
+        Field::new("trajectory_id", DataType::Int64, false),
+        text("uid"),
+        text("source_key"),
+        text("source"),
+    ]);
     let per_shard = trajectories.div_ceil(shards as u64);
     let mut entries = Vec::new();
     for shard in 0..shards {
         let mut writer = ShardWriter::create(root, shard, &steps, &carried, true).unwrap();
         let first = shard as u64 * per_shard;
         let ids: Vec<u64> = (first..(first + per_shard).min(trajectories)).collect();
-        writer.write(&chunk(&ids, longest, &steps, &carried)).unwrap();
+        writer
+            .write(&chunk(&ids, longest, &steps, &carried))
+            .unwrap();
         entries.push(writer.finish().unwrap());
     }
     let mut statistics = Statistics::default();
-    entries.iter().for_each(|entry| statistics.add(&entry.statistics));
+    entries
+        .iter()
+        .for_each(|entry| statistics.add(&entry.statistics));
     let manifest = Manifest {
         trajmill: VERSION,
         tool: "trajmill tests".to_owned(),
@@ -77,7 +91,10 @@ pub(crate) fn corpus(root: &Path, trajectories: u64, longest: u64, shards: usize
         columns: describe(&steps),
         statistics,
         shards: entries,
-        lineage: Lineage { by: "tests".to_owned(), ..Lineage::default() },
+        lineage: Lineage {
+            by: "tests".to_owned(),
+            ..Lineage::default()
+        },
     };
     fs::write(root.join("dataset.json"), manifest.to_bytes().unwrap()).unwrap();
 }
@@ -115,30 +132,57 @@ fn chunk(ids: &[u64], longest: u64, steps: &Arc<Schema>, carried: &Schema) -> Ch
     for id in ids {
         let length = 1 + mix(*id) % longest;
         let with_final = u64::from(id % 5 != 4);
-        rows.extend((0..length + with_final).map(|step| Row { id: *id, step, length }));
+        rows.extend((0..length + with_final).map(|step| Row {
+            id: *id,
+            step,
+            length,
+        }));
         offsets.push(rows.len());
     }
     let vectors = |width: i32, salt: u64, nulls: Option<NullBuffer>| -> ArrayRef {
-        let of_row = |row: &Row| (0..width as u64).map(|place| row.value(salt + place)).collect::<Vec<f32>>();
+        let of_row = |row: &Row| {
+            (0..width as u64)
+                .map(|place| row.value(salt + place))
+                .collect::<Vec<f32>>()
+        };
         let values = Float32Array::from(rows.iter().flat_map(of_row).collect::<Vec<f32>>());
         let child = Arc::new(Field::new("element", DataType::Float32, false));
-        Arc::new(FixedSizeListArray::new(child, width, Arc::new(values), nulls))
+        Arc::new(FixedSizeListArray::new(
+            child,
+            width,
+            Arc::new(values),
+            nulls,
+        ))
     };
-    let flags = |of: fn(&Row) -> bool| -> ArrayRef { Arc::new(BooleanArray::from(rows.iter().map(of).collect::<Vec<bool>>())) };
+    let flags = |of: fn(&Row) -> bool| -> ArrayRef {
+        Arc::new(BooleanArray::from(
+            rows.iter().map(of).collect::<Vec<bool>>(),
+        ))
+    };
     let recorded: NullBuffer = rows.iter().map(|row| !row.is_final()).collect();
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(rows.iter().map(|row| row.id as i64).collect::<Vec<_>>())),
-        Arc::new(Int32Array::from(rows.iter().map(|row| row.step as i32).collect::<Vec<_>>())),
+        Arc::new(Int64Array::from(
+            rows.iter().map(|row| row.id as i64).collect::<Vec<_>>(),
+        )),
+        Arc::new(Int32Array::from(
+            rows.iter().map(|row| row.step as i32).collect::<Vec<_>>(),
+        )),
         vectors(WIDTHS.0, 10, None),
         vectors(WIDTHS.1, 30, Some(recorded)),
-        Arc::new(Float32Array::from(rows.iter().map(Row::reward).collect::<Vec<_>>())),
+        Arc::new(Float32Array::from(
+            rows.iter().map(Row::reward).collect::<Vec<_>>(),
+        )),
         flags(|row| row.ends(true)),
         flags(|row| row.ends(false)),
         flags(Row::is_final),
     ];
-    let text = |of: fn(u64) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(ids.iter().map(|id| of(*id)))) };
+    let text = |of: fn(u64) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(ids.iter().map(|id| of(*id))))
+    };
     let metadata: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(ids.iter().map(|id| *id as i64).collect::<Vec<_>>())),
+        Arc::new(Int64Array::from(
+            ids.iter().map(|id| *id as i64).collect::<Vec<_>>(),
+        )),
         text(|id| format!("{:032x}", mix(id))),
         text(|id| id.to_string()),
         text(|_| "made".to_owned()),
@@ -167,12 +211,19 @@ pub(crate) struct Done {
 impl Done {
     /// The object that `--json` printed.
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
     /// Fails the test where the exit code is another.
     pub(crate) fn exits(self, code: i32) -> Done {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         self
     }
@@ -186,13 +237,19 @@ impl Workspace {
 
     /// A workspace with a corpus of this size; see [`corpus`].
     pub(crate) fn with(trajectories: u64, longest: u64, shards: usize) -> Workspace {
-        let workspace = Workspace { directory: tempfile::tempdir().unwrap() };
+        let workspace = Workspace {
+            directory: tempfile::tempdir().unwrap(),
+        };
         corpus(&workspace.path("corpus"), trajectories, longest, shards);
         fs::create_dir(workspace.path("models")).unwrap();
         fs::create_dir(workspace.path("pipelines")).unwrap();
         for model in fs::read_dir(repository().join("tests/models")).unwrap() {
             let model = model.unwrap();
-            fs::copy(model.path(), workspace.path("models").join(model.file_name())).unwrap();
+            fs::copy(
+                model.path(),
+                workspace.path("models").join(model.file_name()),
+            )
+            .unwrap();
         }
         workspace
     }
@@ -205,7 +262,10 @@ impl Workspace {
     /// Writes `pipelines/NAME.yaml` that reads the corpus, does `stages` and writes `out/NAME`; returns its path.
     pub(crate) fn pipeline(&self, name: &str, stages: &str) -> String {
         let options = "path: ../out/NAME".replace("NAME", name);
-        let text = format!("trajmill: 1\nsource: ../corpus\nstages:\n{}", stages.replace("OUT", &options));
+        let text = format!(
+            "trajmill: 1\nsource: ../corpus\nstages:\n{}",
+            stages.replace("OUT", &options)
+        );
         self.write(name, &text)
     }
 
@@ -219,9 +279,17 @@ impl Workspace {
     /// The command, to be run in the workspace.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trajmill"));
-        command.args(arguments).current_dir(self.directory.path()).env_remove("TRAJMILL_FAULT").env("NO_COLOR", "1").env("COLUMNS", "100");
+        command
+            .args(arguments)
+            .current_dir(self.directory.path())
+            .env_remove("TRAJMILL_FAULT")
+            .env("NO_COLOR", "1")
+            .env("COLUMNS", "100");
         command.env("TRAJMILL_RUNTIME", runtime());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -241,7 +309,10 @@ impl Workspace {
                     folders.push(path);
                 } else {
                     let name = path.strip_prefix(&root).unwrap().display().to_string();
-                    files.insert(name, blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string());
+                    files.insert(
+                        name,
+                        blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string(),
+                    );
                 }
             }
         }
@@ -251,7 +322,9 @@ impl Workspace {
     /// Names of what is in a folder, hidden ones too.
     pub(crate) fn names(&self, relative: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(relative)).into_iter().flatten();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
@@ -269,10 +342,20 @@ impl Workspace {
         let dataset = trajmill::dataset::Dataset::open(&self.path(dataset)).unwrap();
         let mut ids = Vec::new();
         for shard in &dataset.manifest.shards {
-            let reader =
-                trajmill::dataset::read::ShardReader::open(&dataset.path.join(&shard.trajectories.path), &dataset.trajectories).unwrap();
-            let batch = reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&["trajectory_id".to_owned()])).unwrap();
-            let column = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column(0).as_ref());
+            let reader = trajmill::dataset::read::ShardReader::open(
+                &dataset.path.join(&shard.trajectories.path),
+                &dataset.trajectories,
+            )
+            .unwrap();
+            let batch = reader
+                .read(
+                    std::slice::from_ref(&(0..reader.rows())),
+                    Some(&["trajectory_id".to_owned()]),
+                )
+                .unwrap();
+            let column = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(
+                batch.column(0).as_ref(),
+            );
             ids.extend(column.values());
         }
         ids
@@ -283,7 +366,11 @@ impl Workspace {
 pub(crate) fn finish(mut command: Command) -> Done {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Done { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Done {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// Holds `text` against the snapshot of that name in `tests/snapshots`.

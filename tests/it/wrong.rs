@@ -7,9 +7,19 @@ use super::support::{Workspace, repository, runtime, snapshot};
 
 /// Names of what has an extension in a folder of `tests`.
 fn stems(folder: &str, prefix: &str, extension: &str) -> Vec<String> {
-    let entries = fs::read_dir(repository().join("tests").join(folder)).into_iter().flatten();
+    let entries = fs::read_dir(repository().join("tests").join(folder))
+        .into_iter()
+        .flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    let mut stems: Vec<String> = names.filter_map(|name| Some(name.strip_prefix(prefix)?.strip_suffix(extension)?.to_owned())).collect();
+    let mut stems: Vec<String> = names
+        .filter_map(|name| {
+            Some(
+                name.strip_prefix(prefix)?
+                    .strip_suffix(extension)?
+                    .to_owned(),
+            )
+        })
+        .collect();
     stems.sort();
     stems
 }
@@ -33,24 +43,47 @@ fn wrong_pipelines() {
         let done = done.exits(3);
         assert_eq!(done.stdout, "", "{name}");
         let place = format!("{path}:");
-        assert!(done.stderr.starts_with(&place), "{name} does not begin with its place:\n{}", done.stderr);
-        let places: Vec<&str> = done.stderr.lines().filter_map(|line| line.strip_prefix(&place)).collect();
+        assert!(
+            done.stderr.starts_with(&place),
+            "{name} does not begin with its place:\n{}",
+            done.stderr
+        );
+        let places: Vec<&str> = done
+            .stderr
+            .lines()
+            .filter_map(|line| line.strip_prefix(&place))
+            .collect();
         for rest in &places {
             let (line, rest) = rest.split_once(':').unwrap();
             let (column, message) = rest.split_once(": ").unwrap();
             let (line, column): (usize, usize) = (line.parse().unwrap(), column.parse().unwrap());
             // What ends too early ends behind the last line.
-            assert!(line >= 1 && line <= text.lines().count() + 1 && column >= 1, "{name}: {line}:{column} is not in the file");
+            assert!(
+                line >= 1 && line <= text.lines().count() + 1 && column >= 1,
+                "{name}: {line}:{column} is not in the file"
+            );
             assert!(message.len() > 8, "{name}: {message:?} says nothing");
         }
-        let faults = text.lines().find_map(|line| line.strip_prefix("# faults: ")).map_or(1, |number| number.parse().unwrap());
-        assert_eq!(places.len(), faults, "{name}: all faults at once, and each once:\n{}", done.stderr);
+        let faults = text
+            .lines()
+            .find_map(|line| line.strip_prefix("# faults: "))
+            .map_or(1, |number| number.parse().unwrap());
+        assert_eq!(
+            places.len(),
+            faults,
+            "{name}: all faults at once, and each once:\n{}",
+            done.stderr
+        );
         // What `check` finds, `run` finds before it does anything.
         let run = workspace.trajmill(&["run", &path]).exits(3);
         assert_eq!(run.stderr, done.stderr, "{name}");
         assert!(workspace.names("out").is_empty(), "{name} wrote something");
     }
-    assert_eq!(stems("snapshots", "pipeline_", ".snap"), names, "a snapshot without its pipeline, or the reverse");
+    assert_eq!(
+        stems("snapshots", "pipeline_", ".snap"),
+        names,
+        "a snapshot without its pipeline, or the reverse"
+    );
 }
 
 #[test]
@@ -104,12 +137,20 @@ fn wrong_inputs() {
     let mut text = String::new();
     let mut say = |what: &str, arguments: &[&str]| {
         let done = workspace.trajmill(arguments).exits(1);
-        let _ = writeln!(text, "{what}\n$ trajmill {}\n{}", arguments.join(" "), done.stderr);
+        let _ = writeln!(
+            text,
+            "{what}\n$ trajmill {}\n{}",
+            arguments.join(" "),
+            done.stderr
+        );
     };
     say("no such dataset", &["info", "nowhere"]);
     say("no dataset", &["info", "models"]);
     say("no source", &["import", "nowhere.npz", "imported"]);
-    say("nothing to tell the format from", &["import", "models/expected.json", "imported"]);
+    say(
+        "nothing to tell the format from",
+        &["import", "models/expected.json", "imported"],
+    );
     fs::create_dir(workspace.path("empty")).unwrap();
     fs::write(workspace.path("empty/dataset.json"), "{}").unwrap();
     say("no manifest", &["info", "empty"]);
@@ -117,7 +158,11 @@ fn wrong_inputs() {
     fs::write(workspace.path("newer/dataset.json"), r#"{"trajmill": 99}"#).unwrap();
     say("a format of the future", &["info", "newer"]);
     let manifest = fs::read_to_string(workspace.path("corpus/dataset.json")).unwrap();
-    fs::write(workspace.path("corpus/dataset.json"), &manifest[..manifest.len() / 2]).unwrap();
+    fs::write(
+        workspace.path("corpus/dataset.json"),
+        &manifest[..manifest.len() / 2],
+    )
+    .unwrap();
     say("half a manifest", &["info", "corpus"]);
     fs::write(workspace.path("corpus/dataset.json"), &manifest).unwrap();
     fs::remove_file(workspace.path("corpus/steps/00001.parquet")).unwrap();

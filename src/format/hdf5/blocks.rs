@@ -35,7 +35,11 @@ impl Blocks {
     pub(super) fn open(path: &Path) -> io::Result<Blocks> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        Ok(Blocks { file, length, kept: Mutex::new((0..PLACES).map(|_| None).collect()) })
+        Ok(Blocks {
+            file,
+            length,
+            kept: Mutex::new((0..PLACES).map(|_| None).collect()),
+        })
     }
 
     /// Fills `bytes` from the blocks that they lie in.
@@ -71,11 +75,23 @@ impl Source for Blocks {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), FormatError> {
         let wanted = buf.len() as u64;
-        let end = offset.checked_add(wanted).ok_or(FormatError::OffsetOverflow { offset, length: wanted })?;
+        let end = offset
+            .checked_add(wanted)
+            .ok_or(FormatError::OffsetOverflow {
+                offset,
+                length: wanted,
+            })?;
         if end > self.length {
-            return Err(FormatError::UnexpectedEof { expected: end as usize, available: self.length as usize });
+            return Err(FormatError::UnexpectedEof {
+                expected: end as usize,
+                available: self.length as usize,
+            });
         }
-        let read = if buf.len() >= BLOCK { self.file.read_exact_at(buf, offset) } else { self.gather(offset, buf) };
+        let read = if buf.len() >= BLOCK {
+            self.file.read_exact_at(buf, offset)
+        } else {
+            self.gather(offset, buf)
+        };
         read.map_err(|error| FormatError::Source(error.to_string()))
     }
 }

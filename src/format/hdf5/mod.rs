@@ -31,16 +31,25 @@ const DEEPEST: usize = 16;
 
 /// Whether the file at `path` is HDF5, or is called so.
 pub(super) fn is_hdf5(path: &Path) -> bool {
-    let named = path.extension().is_some_and(|extension| ["hdf5", "h5", "hdf"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
+    let named = path.extension().is_some_and(|extension| {
+        ["hdf5", "h5", "hdf"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    });
     path.is_file() && (named || super::starts_with(path, MAGIC))
 }
 
 /// Opens the file at `path`: what is read from it later is read as it is needed.
 pub(super) fn open(path: &Path) -> Result<File> {
-    let file = Blocks::open(path).map_err(hdf5_pure::Error::Io).and_then(File::from_source);
+    let file = Blocks::open(path)
+        .map_err(hdf5_pure::Error::Io)
+        .and_then(File::from_source);
     file.map_err(|error| {
-        Error::failed(format!("{}: not a readable HDF5 file: {error}", path.display()))
-            .hint("the file may be cut short: fetch or write it again")
+        Error::failed(format!(
+            "{}: not a readable HDF5 file: {error}",
+            path.display()
+        ))
+        .hint("the file may be cut short: fetch or write it again")
     })
 }
 
@@ -54,8 +63,14 @@ fn unreadable(what: String) -> Error {
 /// # Errors
 /// Where there is one that cannot be read.
 pub(super) fn member(group: &Group, name: &str) -> Result<Option<Group>> {
-    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `{name}`: {error}"));
-    if group.groups().map_err(failed)?.iter().all(|known| known != name) {
+    let failed =
+        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `{name}`: {error}"));
+    if group
+        .groups()
+        .map_err(failed)?
+        .iter()
+        .all(|known| known != name)
+    {
         return Ok(None);
     }
     group.group(name).map(Some).map_err(failed)
@@ -63,9 +78,15 @@ pub(super) fn member(group: &Group, name: &str) -> Result<Option<Group>> {
 
 /// Everything in a file: its arrays, and single values as metadata.
 pub(super) fn everything(file: &File, path: &Path) -> Result<(Vec<Part>, Map<String, Value>)> {
-    let mut found = Found { parts: Vec::new(), metadata: Map::new(), file: path.display().to_string() };
+    let mut found = Found {
+        parts: Vec::new(),
+        metadata: Map::new(),
+        file: path.display().to_string(),
+    };
     attributes(&file.root(), &mut found.metadata);
-    found.group(&file.root(), "", 0).map_err(|error| error.at(path.display()))?;
+    found
+        .group(&file.root(), "", 0)
+        .map_err(|error| error.at(path.display()))?;
     Ok((found.parts, found.metadata))
 }
 
@@ -74,7 +95,10 @@ pub(super) fn everything(file: &File, path: &Path) -> Result<(Vec<Part>, Map<Str
 /// # Errors
 /// Where they cannot be listed.
 pub(super) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
-    Ok(group.iter_groups().map_err(|error| unreadable(format!("the groups cannot be listed: {error}")))?.collect())
+    Ok(group
+        .iter_groups()
+        .map_err(|error| unreadable(format!("the groups cannot be listed: {error}")))?
+        .collect())
 }
 
 /// The arrays in a group by name, found in one walk.
@@ -82,7 +106,10 @@ pub(super) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
 /// # Errors
 /// Where they cannot be listed.
 pub(super) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
-    Ok(group.iter_datasets().map_err(|error| unreadable(format!("the arrays cannot be listed: {error}")))?.collect())
+    Ok(group
+        .iter_datasets()
+        .map_err(|error| unreadable(format!("the arrays cannot be listed: {error}")))?
+        .collect())
 }
 
 /// Which rows of the array `name` of `rows` rows are to be read.
@@ -97,10 +124,19 @@ pub(super) fn whole(_: &str, rows: u64) -> Range<u64> {
 ///
 /// # Errors
 /// Where one cannot be read or is no column.
-pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, choose: Choose, found: &mut Arrays) -> Result<()> {
-    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
+pub(super) fn arrays(
+    group: &Group,
+    prefix: &str,
+    depth: usize,
+    choose: Choose,
+    found: &mut Arrays,
+) -> Result<()> {
+    let failed =
+        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
     if depth > DEEPEST {
-        return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `{prefix}`")));
+        return Err(Error::failed(format!(
+            "groups are nested more than {DEEPEST} deep at `{prefix}`"
+        )));
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
         let name = format!("{prefix}{name}");
@@ -109,7 +145,13 @@ pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, choose: Choose, 
         }
     }
     for (name, child) in group.iter_groups().map_err(failed)? {
-        arrays(&child, &format!("{prefix}{name}/"), depth + 1, choose, found)?;
+        arrays(
+            &child,
+            &format!("{prefix}{name}/"),
+            depth + 1,
+            choose,
+            found,
+        )?;
     }
     Ok(())
 }
@@ -118,14 +160,25 @@ pub(super) fn arrays(group: &Group, prefix: &str, depth: usize, choose: Choose, 
 ///
 /// # Errors
 /// Where one cannot be read.
-pub(super) fn rows(group: &Group, prefix: &str, depth: usize, found: &mut BTreeMap<String, Vec<u64>>) -> Result<()> {
-    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
+pub(super) fn rows(
+    group: &Group,
+    prefix: &str,
+    depth: usize,
+    found: &mut BTreeMap<String, Vec<u64>>,
+) -> Result<()> {
+    let failed =
+        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
     if depth > DEEPEST {
-        return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `{prefix}`")));
+        return Err(Error::failed(format!(
+            "groups are nested more than {DEEPEST} deep at `{prefix}`"
+        )));
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
         let shape = dataset.shape().map_err(failed)?;
-        found.insert(format!("{prefix}{name}"), shape.into_iter().skip(1).collect());
+        found.insert(
+            format!("{prefix}{name}"),
+            shape.into_iter().skip(1).collect(),
+        );
     }
     for (name, child) in group.iter_groups().map_err(failed)? {
         rows(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
@@ -137,10 +190,20 @@ pub(super) fn rows(group: &Group, prefix: &str, depth: usize, found: &mut BTreeM
 ///
 /// # Errors
 /// Where it cannot be read or is no column.
-pub(super) fn column(dataset: &Dataset, name: &str, choose: Choose) -> Result<Option<(Field, ArrayRef)>> {
-    let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the array `{name}`: {error}"));
-    let (shape, datatype) = (dataset.shape().map_err(failed)?, dataset.datatype().map_err(failed)?);
-    let Some((rows, row)) = shape.split_first() else { return Ok(None) };
+pub(super) fn column(
+    dataset: &Dataset,
+    name: &str,
+    choose: Choose,
+) -> Result<Option<(Field, ArrayRef)>> {
+    let failed =
+        |error: hdf5_pure::Error| unreadable(format!("cannot read the array `{name}`: {error}"));
+    let (shape, datatype) = (
+        dataset.shape().map_err(failed)?,
+        dataset.datatype().map_err(failed)?,
+    );
+    let Some((rows, row)) = shape.split_first() else {
+        return Ok(None);
+    };
     if row.contains(&0) {
         return Ok(None);
     }
@@ -148,12 +211,21 @@ pub(super) fn column(dataset: &Dataset, name: &str, choose: Choose) -> Result<Op
     let count = chosen.end - chosen.start;
     if is_text(&datatype) && row.is_empty() {
         let texts = dataset.read_string().map_err(failed)?;
-        let texts = texts.into_iter().skip(chosen.start as usize).take(count as usize);
-        return Ok(Some((Field::new(name, DataType::Utf8, true), Arc::new(StringArray::from_iter_values(texts)))));
+        let texts = texts
+            .into_iter()
+            .skip(chosen.start as usize)
+            .take(count as usize);
+        return Ok(Some((
+            Field::new(name, DataType::Utf8, true),
+            Arc::new(StringArray::from_iter_values(texts)),
+        )));
     }
     let layout = layout(name, &datatype, count, row)?;
     if layout.element == DataType::Null {
-        return Err(Error::failed(format!("`{name}` holds {}, not numbers", layout.kind)));
+        return Err(Error::failed(format!(
+            "`{name}` holds {}, not numbers",
+            layout.kind
+        )));
     }
     let bytes = match count {
         0 => Vec::new(),
@@ -161,14 +233,24 @@ pub(super) fn column(dataset: &Dataset, name: &str, choose: Choose) -> Result<Op
         _ => dataset.read_raw_rows(chosen.start, count).map_err(failed)?,
     };
     if bytes.len() as u64 != count * layout.row_bytes() as u64 {
-        return Err(Error::failed(format!("`{name}` holds {} bytes, not those of {count} rows of the shape {shape:?}", bytes.len())));
+        return Err(Error::failed(format!(
+            "`{name}` holds {} bytes, not those of {count} rows of the shape {shape:?}",
+            bytes.len()
+        )));
     }
     parts::whole(name, &layout, bytes).map(Some)
 }
 
 /// Whether the type is text.
 fn is_text(datatype: &Datatype) -> bool {
-    matches!(datatype, Datatype::String { .. } | Datatype::VariableLength { is_string: true, .. })
+    matches!(
+        datatype,
+        Datatype::String { .. }
+            | Datatype::VariableLength {
+                is_string: true,
+                ..
+            }
+    )
 }
 
 /// The bytes of the array `name`; `None` where there is none that can be read.
@@ -180,7 +262,9 @@ pub(super) fn bytes(file: &File, name: &str) -> Option<Vec<u8>> {
 pub(super) fn note(path: &Path, prefix: &str) -> Option<String> {
     let file = super::starts_with(path, MAGIC).then(|| open(path).ok())??;
     let text = bytes(&file, &format!("{prefix}{}", super::kept::ENVELOPE))?;
-    super::kept::Envelope::parse(&text).ok().map(|envelope| envelope.note.to_string())
+    super::kept::Envelope::parse(&text)
+        .ok()
+        .map(|envelope| envelope.note.to_string())
 }
 
 /// What a file holds.
@@ -192,19 +276,27 @@ struct Found {
 
 impl Found {
     fn group(&mut self, group: &Group, prefix: &str, depth: usize) -> Result<()> {
-        let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
+        let failed = |error: hdf5_pure::Error| {
+            unreadable(format!("cannot read the group `/{prefix}`: {error}"))
+        };
         if depth > DEEPEST {
-            return Err(Error::failed(format!("groups are nested more than {DEEPEST} deep at `/{prefix}`")));
+            return Err(Error::failed(format!(
+                "groups are nested more than {DEEPEST} deep at `/{prefix}`"
+            )));
         }
         let mut datasets: Vec<(String, Dataset)> = group.iter_datasets().map_err(failed)?.collect();
         datasets.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, dataset) in datasets {
             let name = format!("{prefix}{name}");
-            let failed = |error: hdf5_pure::Error| unreadable(format!("cannot read the dataset `{name}`: {error}"));
+            let failed = |error: hdf5_pure::Error| {
+                unreadable(format!("cannot read the dataset `{name}`: {error}"))
+            };
             let shape = dataset.shape().map_err(failed)?;
             let datatype = dataset.datatype().map_err(failed)?;
             match shape.split_first() {
-                Some((rows, row)) if !name.starts_with("metadata/") || name.starts_with("metadata/trajmill/") => {
+                Some((rows, row))
+                    if !name.starts_with("metadata/") || name.starts_with("metadata/trajmill/") =>
+                {
                     let layout = layout(&name, &datatype, *rows, row)?;
                     let block = block_rows(&dataset, &layout);
                     let rows = Rows {
@@ -217,15 +309,20 @@ impl Found {
                         buffer: Vec::new(),
                         at: 0,
                     };
-                    self.parts.push(Part { layout, reader: Box::new(rows) });
+                    self.parts.push(Part {
+                        layout,
+                        reader: Box::new(rows),
+                    });
                 }
                 _ if shape.iter().product::<u64>() == 1 => {
                     // What only describes the data must not stand in its way.
-                    let value = scalar(&dataset, &datatype).unwrap_or_else(|error| Value::from(format!("not imported: {error}")));
+                    let value = scalar(&dataset, &datatype)
+                        .unwrap_or_else(|error| Value::from(format!("not imported: {error}")));
                     self.metadata.insert(name, value);
                 }
                 _ => {
-                    self.metadata.insert(name, Value::from(format!("not imported: shape {shape:?}")));
+                    self.metadata
+                        .insert(name, Value::from(format!("not imported: shape {shape:?}")));
                 }
             }
         }
@@ -241,19 +338,45 @@ impl Found {
 
 fn layout(name: &str, datatype: &Datatype, rows: u64, row: &[u64]) -> Result<Layout> {
     let (element, order) = element(datatype);
-    let row = row.iter().map(|axis| usize::try_from(*axis).ok()).collect::<Option<Vec<_>>>();
-    let bytes = |row: &Vec<usize>| row.iter().try_fold(8_usize, |bytes, axis| bytes.checked_mul(*axis));
-    let row =
-        row.filter(|row| bytes(row).is_some()).ok_or_else(|| Error::failed(format!("a row of `{name}` is too large for this machine")))?;
-    let swap = if cfg!(target_endian = "big") { order == DatatypeByteOrder::LittleEndian } else { order == DatatypeByteOrder::BigEndian };
-    let kind = if element == DataType::Null { class(datatype).to_owned() } else { element.to_string().to_lowercase() };
-    Ok(Layout { name: name.to_owned(), element, kind, swap, rows, row })
+    let row = row
+        .iter()
+        .map(|axis| usize::try_from(*axis).ok())
+        .collect::<Option<Vec<_>>>();
+    let bytes = |row: &Vec<usize>| {
+        row.iter()
+            .try_fold(8_usize, |bytes, axis| bytes.checked_mul(*axis))
+    };
+    let row = row
+        .filter(|row| bytes(row).is_some())
+        .ok_or_else(|| Error::failed(format!("a row of `{name}` is too large for this machine")))?;
+    let swap = if cfg!(target_endian = "big") {
+        order == DatatypeByteOrder::LittleEndian
+    } else {
+        order == DatatypeByteOrder::BigEndian
+    };
+    let kind = if element == DataType::Null {
+        class(datatype).to_owned()
+    } else {
+        element.to_string().to_lowercase()
+    };
+    Ok(Layout {
+        name: name.to_owned(),
+        element,
+        kind,
+        swap,
+        rows,
+        row,
+    })
 }
 
 /// The type of column for a type of the file, and the order of its bytes; `Null` where there is none.
 fn element(datatype: &Datatype) -> (DataType, DatatypeByteOrder) {
     match datatype {
-        Datatype::FixedPoint { size, byte_order, layout } if u32::from(layout.bit_precision) == size * 8 => {
+        Datatype::FixedPoint {
+            size,
+            byte_order,
+            layout,
+        } if u32::from(layout.bit_precision) == size * 8 => {
             let element = match (size, layout.signed) {
                 (1, true) => DataType::Int8,
                 (2, true) => DataType::Int16,
@@ -267,7 +390,11 @@ fn element(datatype: &Datatype) -> (DataType, DatatypeByteOrder) {
             };
             (element, *byte_order)
         }
-        Datatype::FloatingPoint { size, byte_order, layout } if *byte_order != DatatypeByteOrder::Vax => {
+        Datatype::FloatingPoint {
+            size,
+            byte_order,
+            layout,
+        } if *byte_order != DatatypeByteOrder::Vax => {
             let element = match (size, layout.exponent_size) {
                 (2, 5) => DataType::Float16,
                 (4, 8) => DataType::Float32,
@@ -277,7 +404,9 @@ fn element(datatype: &Datatype) -> (DataType, DatatypeByteOrder) {
             (element, *byte_order)
         }
         // Booleans are written as an enumeration of bytes, or as a bit field of one byte.
-        Datatype::Enumeration { size: 1, members, .. } if members.len() <= 2 => (DataType::Boolean, DatatypeByteOrder::LittleEndian),
+        Datatype::Enumeration {
+            size: 1, members, ..
+        } if members.len() <= 2 => (DataType::Boolean, DatatypeByteOrder::LittleEndian),
         Datatype::BitField { size: 1, .. } => (DataType::Boolean, DatatypeByteOrder::LittleEndian),
         Datatype::Enumeration { base_type, .. } => element(base_type),
         _ => (DataType::Null, DatatypeByteOrder::LittleEndian),
@@ -286,7 +415,10 @@ fn element(datatype: &Datatype) -> (DataType, DatatypeByteOrder) {
 
 fn class(datatype: &Datatype) -> &'static str {
     match datatype {
-        Datatype::String { .. } | Datatype::VariableLength { is_string: true, .. } => "text",
+        Datatype::String { .. }
+        | Datatype::VariableLength {
+            is_string: true, ..
+        } => "text",
         Datatype::VariableLength { .. } => "sequences of varying length",
         Datatype::Compound { .. } => "compound values",
         Datatype::Reference { .. } => "references",
@@ -311,12 +443,18 @@ fn block_rows(dataset: &Dataset, layout: &Layout) -> u64 {
 /// A single value as JSON.
 fn scalar(dataset: &Dataset, datatype: &Datatype) -> Result<Value, hdf5_pure::Error> {
     let first = match datatype {
-        Datatype::String { .. } | Datatype::VariableLength { is_string: true, .. } => {
-            dataset.read_string()?.into_iter().next().map(Value::from)
-        }
+        Datatype::String { .. }
+        | Datatype::VariableLength {
+            is_string: true, ..
+        } => dataset.read_string()?.into_iter().next().map(Value::from),
         Datatype::FixedPoint { .. } => dataset.read_i64()?.first().map(|value| Value::from(*value)),
-        Datatype::FloatingPoint { .. } => dataset.read_f64()?.first().map(|value| Value::from(*value)),
-        Datatype::Enumeration { size: 1, .. } => dataset.read_raw()?.first().map(|value| Value::from(*value != 0)),
+        Datatype::FloatingPoint { .. } => {
+            dataset.read_f64()?.first().map(|value| Value::from(*value))
+        }
+        Datatype::Enumeration { size: 1, .. } => dataset
+            .read_raw()?
+            .first()
+            .map(|value| Value::from(*value != 0)),
         other => Some(Value::from(format!("not imported: {}", class(other)))),
     };
     Ok(first.unwrap_or(Value::Null))
@@ -324,11 +462,14 @@ fn scalar(dataset: &Dataset, datatype: &Datatype) -> Result<Value, hdf5_pure::Er
 
 /// Attributes of a group that are single values.
 pub(super) fn attributes(root: &Group, metadata: &mut Map<String, Value>) {
-    let mut attributes: Vec<(String, AttrValue)> = root.attrs().unwrap_or_default().into_iter().collect();
+    let mut attributes: Vec<(String, AttrValue)> =
+        root.attrs().unwrap_or_default().into_iter().collect();
     attributes.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, value) in attributes {
         let text = value.as_str().map(Value::from);
-        let value = text.or_else(|| value.as_i64().map(Value::from)).or_else(|| value.as_f64().map(Value::from));
+        let value = text
+            .or_else(|| value.as_i64().map(Value::from))
+            .or_else(|| value.as_f64().map(Value::from));
         if let Some(value) = value {
             metadata.insert(name, value);
         }
@@ -353,7 +494,10 @@ impl Reader for Rows {
         let mut bytes = Vec::new();
         while left > 0 {
             if self.at == self.buffer.len() {
-                self.buffer = self.dataset.read_raw_rows(self.next, self.block).map_err(|error| self.damaged(&error.to_string()))?;
+                self.buffer = self
+                    .dataset
+                    .read_raw_rows(self.next, self.block)
+                    .map_err(|error| self.damaged(&error.to_string()))?;
                 self.at = 0;
                 self.next += self.block;
                 if self.buffer.is_empty() || !self.buffer.len().is_multiple_of(self.row_bytes) {
@@ -371,6 +515,9 @@ impl Reader for Rows {
 
 impl Rows {
     fn damaged(&self, what: &str) -> Error {
-        unreadable(format!("cannot read the dataset `{}` of {}: {what}", self.name, self.file))
+        unreadable(format!(
+            "cannot read the dataset `{}` of {}: {what}",
+            self.name, self.file
+        ))
     }
 }

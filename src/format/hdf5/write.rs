@@ -64,7 +64,10 @@ pub(crate) struct Hdf5 {
 impl Sink for Hdf5 {
     fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()> {
         let open = Hdf5::begin(self, name, Element::Plain(element.clone()))?;
-        self.streamed = Some((open, std::iter::once(rows).chain(row.iter().copied()).collect()));
+        self.streamed = Some((
+            open,
+            std::iter::once(rows).chain(row.iter().copied()).collect(),
+        ));
         Ok(())
     }
 
@@ -82,13 +85,19 @@ impl Sink for Hdf5 {
 
 /// A group or a finished array.
 enum Node {
-    Group { children: BTreeMap<String, Node>, attributes: Vec<(String, Attribute)> },
+    Group {
+        children: BTreeMap<String, Node>,
+        attributes: Vec<(String, Attribute)>,
+    },
     Object(u64),
 }
 
 impl Node {
     fn group() -> Node {
-        Node::Group { children: BTreeMap::new(), attributes: Vec::new() }
+        Node::Group {
+            children: BTreeMap::new(),
+            attributes: Vec::new(),
+        }
     }
 }
 
@@ -107,7 +116,12 @@ impl Hdf5 {
     /// Where it cannot be created.
     pub(crate) fn create(path: &Path) -> Result<Hdf5> {
         let file = BufWriter::with_capacity(1 << 20, PatchedFile::create(path)?);
-        let mut hdf5 = Hdf5 { file, at: 0, root: Node::group(), streamed: None };
+        let mut hdf5 = Hdf5 {
+            file,
+            at: 0,
+            root: Node::group(),
+            streamed: None,
+        };
         hdf5.write(&[0; SUPERBLOCK as usize])?;
         Ok(hdf5)
     }
@@ -119,7 +133,11 @@ impl Hdf5 {
     /// Where the file cannot be written.
     pub(crate) fn begin(&mut self, path: &str, element: Element) -> Result<Open> {
         self.align()?;
-        Ok(Open { path: path.to_owned(), element, start: self.at })
+        Ok(Open {
+            path: path.to_owned(),
+            element,
+            start: self.at,
+        })
     }
 
     /// Appends bytes to the array that was begun.
@@ -135,12 +153,25 @@ impl Hdf5 {
     ///
     /// # Errors
     /// Where the bytes that came are not those of the shape, or the file cannot be written.
-    pub(crate) fn end(&mut self, open: Open, shape: &[u64], attributes: &[(String, Attribute)]) -> Result<()> {
+    pub(crate) fn end(
+        &mut self,
+        open: Open,
+        shape: &[u64],
+        attributes: &[(String, Attribute)],
+    ) -> Result<()> {
         let bytes = self.at - open.start;
         let datatype = datatype(&open.element)?;
-        let size = u64::from(u32::from_le_bytes([datatype[4], datatype[5], datatype[6], datatype[7]]));
+        let size = u64::from(u32::from_le_bytes([
+            datatype[4],
+            datatype[5],
+            datatype[6],
+            datatype[7],
+        ]));
         if shape.iter().product::<u64>() * size != bytes {
-            return Err(Error::failed(format!("`{}` came with {bytes} bytes, not those of the shape {shape:?}", open.path)));
+            return Err(Error::failed(format!(
+                "`{}` came with {bytes} bytes, not those of the shape {shape:?}",
+                open.path
+            )));
         }
         let address = if bytes == 0 { UNDEFINED } else { open.start };
         let mut layout = vec![3, 1];
@@ -164,7 +195,13 @@ impl Hdf5 {
     ///
     /// # Errors
     /// As [`Hdf5::end`].
-    pub(crate) fn array(&mut self, path: &str, element: Element, shape: &[u64], bytes: &[u8]) -> Result<()> {
+    pub(crate) fn array(
+        &mut self,
+        path: &str,
+        element: Element,
+        shape: &[u64],
+        bytes: &[u8],
+    ) -> Result<()> {
         let open = self.begin(path, element)?;
         self.write(bytes)?;
         self.end(open, shape, &[])
@@ -185,8 +222,14 @@ impl Hdf5 {
     /// Where an array has that name.
     pub(crate) fn group(&mut self, path: &str, attributes: Vec<(String, Attribute)>) -> Result<()> {
         match self.find(path)? {
-            Node::Group { attributes: known, .. } => known.extend(attributes),
-            Node::Object(_) => return Err(Error::failed(format!("`{path}` is both an array and a group"))),
+            Node::Group {
+                attributes: known, ..
+            } => known.extend(attributes),
+            Node::Object(_) => {
+                return Err(Error::failed(format!(
+                    "`{path}` is both an array and a group"
+                )));
+            }
         }
         Ok(())
     }
@@ -219,14 +262,21 @@ impl Hdf5 {
             block.extend_from_slice(&address.to_le_bytes());
         }
         block.extend_from_slice(&symbol(0, root));
-        let mut file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        let mut file = self
+            .file
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)?;
         file.patch(0, &block)?;
         file.finish()
     }
 
     fn align(&mut self) -> Result<()> {
         let over = (self.at % 8) as usize;
-        if over > 0 { self.write(&[0; 8][over..]) } else { Ok(()) }
+        if over > 0 {
+            self.write(&[0; 8][over..])
+        } else {
+            Ok(())
+        }
     }
 
     /// The node at `path`, made of groups where there is none.
@@ -234,8 +284,14 @@ impl Hdf5 {
         let mut node = &mut self.root;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             match node {
-                Node::Group { children, .. } => node = children.entry(part.to_owned()).or_insert_with(Node::group),
-                Node::Object(_) => return Err(Error::failed(format!("`{part}` of `{path}` is in something that is no group"))),
+                Node::Group { children, .. } => {
+                    node = children.entry(part.to_owned()).or_insert_with(Node::group)
+                }
+                Node::Object(_) => {
+                    return Err(Error::failed(format!(
+                        "`{part}` of `{path}` is in something that is no group"
+                    )));
+                }
             }
         }
         Ok(node)
@@ -244,7 +300,10 @@ impl Hdf5 {
     fn place(&mut self, path: &str, placed: Node) -> Result<()> {
         let node = self.find(path)?;
         match node {
-            Node::Group { children, attributes } if children.is_empty() && attributes.is_empty() => *node = placed,
+            Node::Group {
+                children,
+                attributes,
+            } if children.is_empty() && attributes.is_empty() => *node = placed,
             _ => return Err(Error::failed(format!("two arrays have the name `{path}`"))),
         }
         Ok(())
@@ -264,7 +323,8 @@ impl Hdf5 {
                 heap.extend_from_slice(&(text.len() as u64).to_le_bytes());
                 heap.extend_from_slice(text.as_bytes());
                 pad(&mut heap);
-                let length = u32::try_from(text.len()).map_err(|_| Error::failed("a text of 4 GiB or more cannot be written"))?;
+                let length = u32::try_from(text.len())
+                    .map_err(|_| Error::failed("a text of 4 GiB or more cannot be written"))?;
                 references.extend_from_slice(&length.to_le_bytes());
                 references.extend_from_slice(&address.to_le_bytes());
                 references.extend_from_slice(&u32::from(index).to_le_bytes());
@@ -284,15 +344,22 @@ impl Hdf5 {
 
     fn attribute(&mut self, name: &str, value: &Attribute) -> Result<Vec<u8>> {
         let (element, data) = match value {
-            Attribute::Int(value) => (Element::Plain(DataType::Int64), value.to_le_bytes().to_vec()),
-            Attribute::Float(value) => (Element::Plain(DataType::Float64), value.to_le_bytes().to_vec()),
+            Attribute::Int(value) => (
+                Element::Plain(DataType::Int64),
+                value.to_le_bytes().to_vec(),
+            ),
+            Attribute::Float(value) => (
+                Element::Plain(DataType::Float64),
+                value.to_le_bytes().to_vec(),
+            ),
             Attribute::Bool(value) => (Element::Plain(DataType::Boolean), vec![u8::from(*value)]),
             Attribute::Text(value) => (Element::Text, self.text(&[value])?),
         };
         let (datatype, dataspace) = (datatype(&element)?, dataspace(&[]));
         let mut message = vec![1, 0];
         for size in [name.len() + 1, datatype.len(), dataspace.len()] {
-            let size = u16::try_from(size).map_err(|_| Error::failed(format!("the attribute name `{name}` is too long")))?;
+            let size = u16::try_from(size)
+                .map_err(|_| Error::failed(format!("the attribute name `{name}` is too long")))?;
             message.extend_from_slice(&size.to_le_bytes());
         }
         let mut name = name.as_bytes().to_vec();
@@ -312,12 +379,14 @@ impl Hdf5 {
             let mut data = data.clone();
             pad(&mut data);
             body.extend_from_slice(&kind.to_le_bytes());
-            let size = u16::try_from(data.len()).map_err(|_| Error::failed("a description of an array is too large for HDF5"))?;
+            let size = u16::try_from(data.len())
+                .map_err(|_| Error::failed("a description of an array is too large for HDF5"))?;
             body.extend_from_slice(&size.to_le_bytes());
             body.extend_from_slice(&[0; 4]);
             body.extend_from_slice(&data);
         }
-        let count = u16::try_from(messages.len()).map_err(|_| Error::failed("an object has too many attributes for HDF5"))?;
+        let count = u16::try_from(messages.len())
+            .map_err(|_| Error::failed("an object has too many attributes for HDF5"))?;
         self.align()?;
         let address = self.at;
         self.write(&[1, 0])?;
@@ -333,7 +402,10 @@ impl Hdf5 {
     fn tree(&mut self, node: Node) -> Result<u64> {
         let (children, attributes) = match node {
             Node::Object(address) => return Ok(address),
-            Node::Group { children, attributes } => (children, attributes),
+            Node::Group {
+                children,
+                attributes,
+            } => (children, attributes),
         };
         // In the order of their bytes, which is that of the map.
         let mut entries = Vec::with_capacity(children.len());
@@ -368,7 +440,9 @@ impl Hdf5 {
         for entries in entries.chunks(SYMBOLS) {
             let mut node = b"SNOD\x01\0".to_vec();
             node.extend_from_slice(&(entries.len() as u16).to_le_bytes());
-            entries.iter().for_each(|(name, address)| node.extend_from_slice(&symbol(*name, *address)));
+            entries
+                .iter()
+                .for_each(|(name, address)| node.extend_from_slice(&symbol(*name, *address)));
             node.resize(SYMBOL_NODE as usize, 0);
             level.push((entries.last().map_or(0, |(name, _)| *name), self.at));
             self.write(&node)?;
@@ -379,8 +453,15 @@ impl Hdf5 {
             let mut above = Vec::with_capacity(count);
             let mut smallest = 0;
             for index in 0..count {
-                let children = &level[(index * CHILDREN).min(level.len())..((index + 1) * CHILDREN).min(level.len())];
-                let sibling = |exists: bool, index: usize| if exists { first + index as u64 * TREE_NODE } else { UNDEFINED };
+                let children = &level[(index * CHILDREN).min(level.len())
+                    ..((index + 1) * CHILDREN).min(level.len())];
+                let sibling = |exists: bool, index: usize| {
+                    if exists {
+                        first + index as u64 * TREE_NODE
+                    } else {
+                        UNDEFINED
+                    }
+                };
                 let mut node = b"TREE\0".to_vec();
                 node.push(depth);
                 node.extend_from_slice(&(children.len() as u16).to_le_bytes());
@@ -420,16 +501,54 @@ fn symbol(name: u64, header: u64) -> [u8; 40] {
 
 fn dataspace(shape: &[u64]) -> Vec<u8> {
     let mut message = vec![1, shape.len() as u8, 0, 0, 0, 0, 0, 0];
-    shape.iter().for_each(|axis| message.extend_from_slice(&axis.to_le_bytes()));
+    shape
+        .iter()
+        .for_each(|axis| message.extend_from_slice(&axis.to_le_bytes()));
     message
 }
 
 /// The description of a type: class and version, bits of the class, size, properties.
 fn datatype(element: &Element) -> Result<Vec<u8>> {
-    let fixed = |size: u8, signed: bool| vec![0x10, u8::from(signed) << 3, 0, 0, size, 0, 0, 0, 0, 0, size * 8, 0];
+    let fixed = |size: u8, signed: bool| {
+        vec![
+            0x10,
+            u8::from(signed) << 3,
+            0,
+            0,
+            size,
+            0,
+            0,
+            0,
+            0,
+            0,
+            size * 8,
+            0,
+        ]
+    };
     let float = |size: u8, exponent: u8, mantissa: u8, bias: u16| {
         let [low, high] = bias.to_le_bytes();
-        vec![0x11, 0x20, size * 8 - 1, 0, size, 0, 0, 0, 0, 0, size * 8, 0, mantissa, exponent, 0, mantissa, low, high, 0, 0]
+        vec![
+            0x11,
+            0x20,
+            size * 8 - 1,
+            0,
+            size,
+            0,
+            0,
+            0,
+            0,
+            0,
+            size * 8,
+            0,
+            mantissa,
+            exponent,
+            0,
+            mantissa,
+            low,
+            high,
+            0,
+            0,
+        ]
     };
     Ok(match element {
         Element::Plain(DataType::Int8) => fixed(1, true),
@@ -449,7 +568,9 @@ fn datatype(element: &Element) -> Result<Vec<u8>> {
             message.extend_from_slice(b"FALSE\0\0\0TRUE\0\0\0\0\x00\x01");
             message
         }
-        Element::Plain(other) => return Err(Error::failed(format!("HDF5 has no type for {other}"))),
+        Element::Plain(other) => {
+            return Err(Error::failed(format!("HDF5 has no type for {other}")));
+        }
         // A sequence of bytes that are UTF-8.
         Element::Text => vec![0x19, 1, 1, 0, 16, 0, 0, 0, 0x13, 0x10, 0, 0, 1, 0, 0, 0],
         Element::Bytes(size) => {
@@ -478,7 +599,10 @@ mod tests {
     }
 
     fn floats(values: &[f32]) -> Vec<u8> {
-        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
     }
 
     proptest! {
@@ -521,11 +645,29 @@ mod tests {
     fn types_shapes_and_attributes() {
         let long = "x".repeat(100_000);
         let (_folder, file) = written(|file| {
-            file.array("a/floats", Element::Plain(DataType::Float64), &[2, 2], &[1.0_f64, 2.0, 3.0, 4.0].map(f64::to_le_bytes).concat())
+            file.array(
+                "a/floats",
+                Element::Plain(DataType::Float64),
+                &[2, 2],
+                &[1.0_f64, 2.0, 3.0, 4.0].map(f64::to_le_bytes).concat(),
+            )
+            .unwrap();
+            file.array(
+                "a/flags",
+                Element::Plain(DataType::Boolean),
+                &[3],
+                &[1, 0, 1],
+            )
+            .unwrap();
+            file.array("a/none", Element::Plain(DataType::Float32), &[0, 3], &[])
                 .unwrap();
-            file.array("a/flags", Element::Plain(DataType::Boolean), &[3], &[1, 0, 1]).unwrap();
-            file.array("a/none", Element::Plain(DataType::Float32), &[0, 3], &[]).unwrap();
-            file.array("one", Element::Plain(DataType::Int16), &[], &7_i16.to_le_bytes()).unwrap();
+            file.array(
+                "one",
+                Element::Plain(DataType::Int16),
+                &[],
+                &7_i16.to_le_bytes(),
+            )
+            .unwrap();
             let attributes = vec![
                 ("text".to_owned(), Attribute::Text(long.clone())),
                 ("truth".to_owned(), Attribute::Bool(true)),
@@ -534,8 +676,14 @@ mod tests {
             file.group("a", attributes).unwrap();
         });
         assert_eq!(file.dataset("a/floats").unwrap().shape().unwrap(), [2, 2]);
-        assert_eq!(file.dataset("a/floats").unwrap().read_f64().unwrap(), [1.0, 2.0, 3.0, 4.0]);
-        assert_eq!(file.dataset("a/flags").unwrap().read_raw().unwrap(), [1, 0, 1]);
+        assert_eq!(
+            file.dataset("a/floats").unwrap().read_f64().unwrap(),
+            [1.0, 2.0, 3.0, 4.0]
+        );
+        assert_eq!(
+            file.dataset("a/flags").unwrap().read_raw().unwrap(),
+            [1, 0, 1]
+        );
         assert_eq!(file.dataset("a/none").unwrap().shape().unwrap(), [0, 3]);
         assert_eq!(file.dataset("one").unwrap().read_i64().unwrap(), [7]);
         let attributes = file.group("a").unwrap().attrs().unwrap();
@@ -548,10 +696,23 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = Hdf5::create(&folder.path().join("a.h5")).unwrap();
-        assert!(file.array("x", Element::Plain(DataType::Float32), &[3], &[0; 8]).is_err());
-        file.array("y", Element::Plain(DataType::Float32), &[2], &[0; 8]).unwrap();
-        assert!(file.array("y", Element::Plain(DataType::Float32), &[2], &[0; 8]).is_err());
-        assert!(file.array("y/z", Element::Plain(DataType::Float32), &[2], &[0; 8]).is_err());
-        assert!(file.array("z", Element::Plain(DataType::Utf8), &[0], &[]).is_err());
+        assert!(
+            file.array("x", Element::Plain(DataType::Float32), &[3], &[0; 8])
+                .is_err()
+        );
+        file.array("y", Element::Plain(DataType::Float32), &[2], &[0; 8])
+            .unwrap();
+        assert!(
+            file.array("y", Element::Plain(DataType::Float32), &[2], &[0; 8])
+                .is_err()
+        );
+        assert!(
+            file.array("y/z", Element::Plain(DataType::Float32), &[2], &[0; 8])
+                .is_err()
+        );
+        assert!(
+            file.array("z", Element::Plain(DataType::Utf8), &[0], &[])
+                .is_err()
+        );
     }
 }

@@ -28,39 +28,77 @@ impl Cameras {
     pub(super) fn new(info: &Info, episodes: &[Episode], frames: Frames) -> Result<Cameras> {
         let features: Vec<_> = info.videos().collect();
         if frames == Frames::Reference {
-            return Ok(Cameras { frames, cameras: features.iter().map(|_| Camera { size: None, open: None }).collect() });
+            return Ok(Cameras {
+                frames,
+                cameras: features
+                    .iter()
+                    .map(|_| Camera {
+                        size: None,
+                        open: None,
+                    })
+                    .collect(),
+            });
         }
         if features.is_empty() {
-            return Err(Error::usage("there are frames to decode only where a feature is a video, and none is").hint("leave `frames` out"));
+            return Err(Error::usage(
+                "there are frames to decode only where a feature is a video, and none is",
+            )
+            .hint("leave `frames` out"));
         }
         let camera = |(at, feature): (usize, &&super::meta::Feature)| {
             if feature.depth {
-                return Ok(Camera { size: None, open: None });
+                return Ok(Camera {
+                    size: None,
+                    open: None,
+                });
             }
             // A bad video is the matter of its episode, as long as another says how large frames are.
             let mut first = None;
             for episode in episodes {
                 let (path, _) = info.video_file(episode, at, &feature.name)?;
                 match Video::open(&info.root.join(path)) {
-                    Ok(video) => return Ok(Camera { size: Some(video.size()), open: Some(video) }),
+                    Ok(video) => {
+                        return Ok(Camera {
+                            size: Some(video.size()),
+                            open: Some(video),
+                        });
+                    }
                     Err(error) => first = first.or(Some(error)),
                 }
             }
             Err(first.unwrap_or_else(|| Error::failed("there are no episodes")))
         };
-        Ok(Cameras { frames, cameras: features.iter().enumerate().map(camera).collect::<Result<_>>()? })
+        Ok(Cameras {
+            frames,
+            cameras: features
+                .iter()
+                .enumerate()
+                .map(camera)
+                .collect::<Result<_>>()?,
+        })
     }
 
     /// The column of decoded frames that video feature number `at` becomes under the name `name`; `None` where it stays a
     /// reference.
     pub(super) fn field(&self, at: usize, name: &str) -> Result<Option<Field>> {
-        let Some(size) = self.cameras.get(at).and_then(|camera| camera.size) else { return Ok(None) };
+        let Some(size) = self.cameras.get(at).and_then(|camera| camera.size) else {
+            return Ok(None);
+        };
         video::field(name, self.frames, size).map(Some)
     }
 
     /// The frames of video feature number `at` at `times`, seconds in the file `path`.
-    pub(super) fn decode(&mut self, at: usize, path: &Path, times: &Float64Array) -> Result<ArrayRef> {
-        let Some(Camera { size: Some(size), open }) = self.cameras.get_mut(at) else {
+    pub(super) fn decode(
+        &mut self,
+        at: usize,
+        path: &Path,
+        times: &Float64Array,
+    ) -> Result<ArrayRef> {
+        let Some(Camera {
+            size: Some(size),
+            open,
+        }) = self.cameras.get_mut(at)
+        else {
             return Err(Error::failed("a reference is not to be decoded"));
         };
         let video = match open.take() {
@@ -69,7 +107,10 @@ impl Cameras {
         };
         let video = open.insert(video);
         let mut pictures = Pictures::new(self.frames, *size, times.len())?;
-        times.values().iter().try_for_each(|time| pictures.push(video, *time))?;
+        times
+            .values()
+            .iter()
+            .try_for_each(|time| pictures.push(video, *time))?;
         pictures.finish()
     }
 }

@@ -38,42 +38,74 @@ impl Checked {
     pub(super) fn create(path: &Path, schema: &SchemaRef) -> Result<Checked> {
         let properties = crate::dataset::write::properties(schema, None)?.into_builder();
         // Offsets of pages are not known before their headers have grown; without them there is no page index.
-        let mut properties = properties.set_statistics_enabled(EnabledStatistics::Chunk).set_offset_index_disabled(true).build();
+        let mut properties = properties
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true)
+            .build();
         add_encoded_arrow_schema_to_metadata(schema, &mut properties);
         let properties = WriterPropertiesPtr::new(properties);
         let columns = ArrowSchemaConverter::new().convert(schema)?;
-        let file = SerializedFileWriter::new(HashingFile::create(path)?, columns.root_schema_ptr(), properties.clone())?;
-        Ok(Checked { schema: SchemaRef::clone(schema), properties, file, group: None, rows: 0 })
+        let file = SerializedFileWriter::new(
+            HashingFile::create(path)?,
+            columns.root_schema_ptr(),
+            properties.clone(),
+        )?;
+        Ok(Checked {
+            schema: SchemaRef::clone(schema),
+            properties,
+            file,
+            group: None,
+            rows: 0,
+        })
     }
 
     /// Bytes so far, those in memory as they would be on disk.
     pub(super) fn bytes(&self) -> usize {
-        self.file.bytes_written() + self.group.as_ref().map_or(0, |group| group.bytes_written() + group.in_progress_size())
+        self.file.bytes_written()
+            + self
+                .group
+                .as_ref()
+                .map_or(0, |group| group.bytes_written() + group.in_progress_size())
     }
 
     /// Appends a whole trajectory.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let group = match &mut self.group {
             Some(group) => group,
-            none => none.insert(ArrowWriter::try_new(Vec::new(), SchemaRef::clone(&self.schema), Some(self.properties.as_ref().clone()))?),
+            none => none.insert(ArrowWriter::try_new(
+                Vec::new(),
+                SchemaRef::clone(&self.schema),
+                Some(self.properties.as_ref().clone()),
+            )?),
         };
         group.write(batch)?;
         self.rows += batch.num_rows() as u64;
-        if group.in_progress_rows() >= GROUP_ROWS || group.in_progress_size() >= GROUP_BYTES { self.close_group() } else { Ok(()) }
+        if group.in_progress_rows() >= GROUP_ROWS || group.in_progress_size() >= GROUP_BYTES {
+            self.close_group()
+        } else {
+            Ok(())
+        }
     }
 
     /// Ends the row group.
     fn close_group(&mut self) -> Result<()> {
-        let Some(group) = self.group.take() else { return Ok(()) };
+        let Some(group) = self.group.take() else {
+            return Ok(());
+        };
         let encoded = Bytes::from(group.into_inner()?);
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&encoded)?;
         for group in metadata.row_groups() {
             let mut writer = self.file.next_row_group()?;
             for column in group.columns() {
                 let (start, length) = column.byte_range();
-                let pages = encoded.get(start as usize..(start + length) as usize).ok_or_else(odd)?;
+                let pages = encoded
+                    .get(start as usize..(start + length) as usize)
+                    .ok_or_else(odd)?;
                 let (chunk, first_data) = checksummed(pages)?;
-                writer.append_column(&Bytes::from(chunk.clone()), close(column, group.num_rows(), chunk.len(), first_data)?)?;
+                writer.append_column(
+                    &Bytes::from(chunk.clone()),
+                    close(column, group.num_rows(), chunk.len(), first_data)?,
+                )?;
             }
             writer.close()?;
         }
@@ -93,7 +125,12 @@ fn odd() -> Error {
 }
 
 /// What the file says of a column chunk of `length` bytes whose first data page is at `first_data`.
-fn close(column: &ColumnChunkMetaData, rows: i64, length: usize, first_data: usize) -> Result<ColumnCloseResult> {
+fn close(
+    column: &ColumnChunkMetaData,
+    rows: i64,
+    length: usize,
+    first_data: usize,
+) -> Result<ColumnCloseResult> {
     let metadata = column
         .clone()
         .into_builder()
@@ -203,7 +240,11 @@ fn skip(bytes: &[u8]) -> Result<usize> {
                 }
                 for _ in 0..count {
                     // In a list, a flag has a byte of its own.
-                    let own = if head & 0x0f <= 2 { 1 } else { value(head & 0x0f, bytes.get(at..).ok_or_else(odd)?, depth)? };
+                    let own = if head & 0x0f <= 2 {
+                        1
+                    } else {
+                        value(head & 0x0f, bytes.get(at..).ok_or_else(odd)?, depth)?
+                    };
                     at += own;
                 }
                 Ok(at)
@@ -239,8 +280,12 @@ mod tests {
     use super::*;
 
     fn batch(rows: std::ops::Range<u32>) -> RecordBatch {
-        let floats: ArrayRef = Arc::new(Float32Array::from_iter(rows.clone().map(|row| (row % 7 != 0).then_some(row as f32))));
-        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(rows.map(|row| format!("text {}", row % 5))));
+        let floats: ArrayRef = Arc::new(Float32Array::from_iter(
+            rows.clone().map(|row| (row % 7 != 0).then_some(row as f32)),
+        ));
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(
+            rows.map(|row| format!("text {}", row % 5)),
+        ));
         RecordBatch::try_from_iter([("floats", floats), ("texts", texts)]).unwrap()
     }
 
@@ -248,18 +293,31 @@ mod tests {
     fn pages_carry_checksums_that_a_flipped_byte_breaks() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.parquet");
-        let parts = [batch(0..70_000), batch(70_000..70_003), batch(70_003..70_010)];
+        let parts = [
+            batch(0..70_000),
+            batch(70_000..70_003),
+            batch(70_003..70_010),
+        ];
         let mut file = Checked::create(&path, &parts[0].schema()).unwrap();
         parts.iter().for_each(|part| file.write(part).unwrap());
         file.finish().unwrap();
         let read = |path: &Path| -> std::result::Result<Vec<RecordBatch>, String> {
             let builder =
-                ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).map_err(|error| error.to_string())?;
+                ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap())
+                    .map_err(|error| error.to_string())?;
             assert_eq!(builder.metadata().num_row_groups(), 2);
-            builder.build().unwrap().collect::<std::result::Result<_, _>>().map_err(|error| error.to_string())
+            builder
+                .build()
+                .unwrap()
+                .collect::<std::result::Result<_, _>>()
+                .map_err(|error| error.to_string())
         };
-        let found = arrow::compute::concat_batches(&parts[0].schema(), &read(&path).unwrap()).unwrap();
-        assert_eq!(found, arrow::compute::concat_batches(&parts[0].schema(), &parts).unwrap());
+        let found =
+            arrow::compute::concat_batches(&parts[0].schema(), &read(&path).unwrap()).unwrap();
+        assert_eq!(
+            found,
+            arrow::compute::concat_batches(&parts[0].schema(), &parts).unwrap()
+        );
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[2000] ^= 1;
         let wrong = folder.path().join("b.parquet");

@@ -16,7 +16,14 @@ use crate::format::{Options, free_name};
 const NAMES: [(&str, &[&str]); 5] = [
     (
         step::OBSERVATION,
-        &["observation.state", "observation.environment_state", "observation", "state", "observations.state", "observations"],
+        &[
+            "observation.state",
+            "observation.environment_state",
+            "observation",
+            "state",
+            "observations.state",
+            "observations",
+        ],
     ),
     (step::ACTION, &["action", "actions"]),
     (step::REWARD, &["next.reward", "reward"]),
@@ -36,7 +43,10 @@ pub(super) const SPLIT: &str = "split";
 /// What a column of steps is made of.
 pub(super) enum Kind {
     /// Numbers, `shape` of them a frame.
-    Vector { element: DataType, shape: Vec<usize> },
+    Vector {
+        element: DataType,
+        shape: Vec<usize>,
+    },
     /// One number, flag or text a frame.
     Single,
     /// An encoded image.
@@ -70,19 +80,41 @@ pub(super) fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRe
             fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
         }
     };
-    add(TASK, steps.column_with_name(TASK).is_some_and(|(_, field)| *field.data_type() == DataType::Utf8));
+    add(
+        TASK,
+        steps
+            .column_with_name(TASK)
+            .is_some_and(|(_, field)| *field.data_type() == DataType::Utf8),
+    );
     add(SPLIT, !info.splits.is_empty());
     Arc::new(Schema::new(fields))
 }
 
 /// The columns of steps, and what they are made of.
-pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Result<(SchemaRef, Vec<Column>)> {
+pub(super) fn columns(
+    info: &Info,
+    options: &Options,
+    cameras: &Cameras,
+) -> Result<(SchemaRef, Vec<Column>)> {
     let targets = NAMES.map(|(target, _)| target);
-    if let Some((target, _)) = options.map.iter().find(|(target, _)| !targets.contains(&target.as_str())) {
-        return Err(Error::usage(format!("--map cannot give `{target}` here")).hint(format!("one of {}", targets.join(", "))));
+    if let Some((target, _)) = options
+        .map
+        .iter()
+        .find(|(target, _)| !targets.contains(&target.as_str()))
+    {
+        return Err(Error::usage(format!("--map cannot give `{target}` here"))
+            .hint(format!("one of {}", targets.join(", "))));
     }
     let names = || info.features.iter().map(|feature| feature.name.as_str());
-    let listing = || format!("the features are {}", names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
+    let listing = || {
+        format!(
+            "the features are {}",
+            names()
+                .map(|name| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    };
     let mut roles: Vec<(&str, &Feature)> = Vec::new();
     let mut parts: Vec<&Feature> = Vec::new();
     for (target, known) in NAMES {
@@ -90,18 +122,28 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
             Some((_, source)) => {
                 let found = info.features.iter().find(|feature| feature.name == *source);
                 Some(found.ok_or_else(|| {
-                    let hint = nearest(source, names()).map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
-                    Error::failed(format!("there is no feature `{source}` to be `{target}`")).hint(hint)
+                    let hint = nearest(source, names())
+                        .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
+                    Error::failed(format!("there is no feature `{source}` to be `{target}`"))
+                        .hint(hint)
                 })?)
             }
-            None => known.iter().find_map(|name| info.features.iter().find(|feature| feature.name == *name)),
+            None => known
+                .iter()
+                .find_map(|name| info.features.iter().find(|feature| feature.name == *name)),
         };
         if found.is_none() && target == step::OBSERVATION {
-            let part = |feature: &&Feature| feature.name.starts_with(PART) && numeric(&feature.dtype).is_some();
+            let part = |feature: &&Feature| {
+                feature.name.starts_with(PART) && numeric(&feature.dtype).is_some()
+            };
             parts = info.features.iter().filter(part).collect();
         }
         // Without one state, the parts of it are the observation; without any, what a camera saw.
-        let camera = || ["image", "video"].iter().find_map(|dtype| info.features.iter().find(|feature| feature.dtype == *dtype));
+        let camera = || {
+            ["image", "video"]
+                .iter()
+                .find_map(|dtype| info.features.iter().find(|feature| feature.dtype == *dtype))
+        };
         let found = match parts.as_slice() {
             _ if target != step::OBSERVATION => found,
             [] => found.or_else(camera),
@@ -111,8 +153,12 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
         match found {
             Some(feature) => roles.push((target, feature)),
             None if target == step::OBSERVATION => {
-                return Err(Error::failed("there is no feature `observation.state`")
-                    .hint(format!("name one with --map observation=FEATURE; {}", listing())));
+                return Err(
+                    Error::failed("there is no feature `observation.state`").hint(format!(
+                        "name one with --map observation=FEATURE; {}",
+                        listing()
+                    )),
+                );
             }
             None => {}
         }
@@ -120,25 +166,49 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     let mut push = |field: Field, source: &str, kind: Kind| {
         fields.push(field);
-        columns.push(Column { source: source.to_owned(), kind });
+        columns.push(Column {
+            source: source.to_owned(),
+            kind,
+        });
     };
     let videos: Vec<&str> = info.videos().map(|feature| feature.name.as_str()).collect();
     if parts.len() > 1 {
-        let made = parts.iter().map(|feature| part(feature)).collect::<Result<Vec<_>>>()?;
+        let made = parts
+            .iter()
+            .map(|feature| part(feature))
+            .collect::<Result<Vec<_>>>()?;
         let (fields, columns): (Vec<Field>, Vec<Column>) = made.into_iter().unzip();
-        push(Field::new(step::OBSERVATION, DataType::Struct(Fields::from(fields)), false), "", Kind::Parts(columns));
+        push(
+            Field::new(
+                step::OBSERVATION,
+                DataType::Struct(Fields::from(fields)),
+                false,
+            ),
+            "",
+            Kind::Parts(columns),
+        );
     }
     for target in [step::OBSERVATION, step::ACTION, step::REWARD] {
         if let Some((_, feature)) = roles.iter().find(|(role, _)| *role == target) {
             let (field, kind) = column(target, feature, &videos, cameras)?;
-            push(field.with_nullable(target != step::OBSERVATION), &feature.name, kind);
+            push(
+                field.with_nullable(target != step::OBSERVATION),
+                &feature.name,
+                kind,
+            );
         }
     }
     for target in [step::TERMINATED, step::TRUNCATED, step::IS_FINAL] {
-        let feature = roles.iter().find(|(role, _)| *role == target).map(|(_, feature)| feature);
+        let feature = roles
+            .iter()
+            .find(|(role, _)| *role == target)
+            .map(|(_, feature)| feature);
         let field = Field::new(target, DataType::Boolean, false);
         match feature {
-            Some(feature) if feature.shape.iter().product::<usize>() == 1 && numeric(&feature.dtype).is_some() => {
+            Some(feature)
+                if feature.shape.iter().product::<usize>() == 1
+                    && numeric(&feature.dtype).is_some() =>
+            {
                 push(field, &feature.name, Kind::Flag)
             }
             Some(feature) => return Err(unsuitable(feature, target)),
@@ -156,34 +226,58 @@ pub(super) fn columns(info: &Info, options: &Options, cameras: &Cameras) -> Resu
         }
     }
     if names().any(|name| name == "task_index") && !names().any(|name| name == TASK) {
-        push(Field::new(TASK, DataType::Utf8, true), "task_index", Kind::Task);
+        push(
+            Field::new(TASK, DataType::Utf8, true),
+            "task_index",
+            Kind::Task,
+        );
     }
     Ok((Arc::new(Schema::new(fields)), columns))
 }
 
 fn unsuitable(feature: &Feature, target: &str) -> Error {
-    Error::failed(format!("feature `{}` is {} of shape {:?}, which cannot be `{target}`", feature.name, feature.dtype, feature.shape))
-        .hint(format!("name another with --map {target}=FEATURE"))
+    Error::failed(format!(
+        "feature `{}` is {} of shape {:?}, which cannot be `{target}`",
+        feature.name, feature.dtype, feature.shape
+    ))
+    .hint(format!("name another with --map {target}=FEATURE"))
 }
 
 /// The column of type and kind that a feature becomes under the name `target`.
-fn column(target: &str, feature: &Feature, videos: &[&str], cameras: &Cameras) -> Result<(Field, Kind)> {
+fn column(
+    target: &str,
+    feature: &Feature,
+    videos: &[&str],
+    cameras: &Cameras,
+) -> Result<(Field, Kind)> {
     let width: usize = feature.shape.iter().product();
     let of = |data_type: DataType, kind: Kind| Ok((Field::new(target, data_type, true), kind));
     match feature.dtype.as_str() {
-        "image" if target != step::ACTION && target != step::REWARD => of(DataType::Binary, Kind::Image),
+        "image" if target != step::ACTION && target != step::REWARD => {
+            of(DataType::Binary, Kind::Image)
+        }
         "video" if target != step::ACTION && target != step::REWARD => {
-            let at = videos.iter().position(|video| *video == feature.name).unwrap_or(0);
+            let at = videos
+                .iter()
+                .position(|video| *video == feature.name)
+                .unwrap_or(0);
             match cameras.field(at, target)? {
                 Some(field) => Ok((field, Kind::Frames(at))),
                 None => {
                     let field = Field::new(target, DataType::Struct(reference()), true);
                     let depth = feature.depth.then(|| (DEPTH.to_owned(), "true".to_owned()));
-                    Ok((field.with_metadata(depth.into_iter().collect()), Kind::Video(at)))
+                    Ok((
+                        field.with_metadata(depth.into_iter().collect()),
+                        Kind::Video(at),
+                    ))
                 }
             }
         }
-        "string" | "language" if ![step::OBSERVATION, step::ACTION, step::REWARD].contains(&target) => of(DataType::Utf8, Kind::Single),
+        "string" | "language"
+            if ![step::OBSERVATION, step::ACTION, step::REWARD].contains(&target) =>
+        {
+            of(DataType::Utf8, Kind::Single)
+        }
         dtype => {
             let Some(element) = numeric(dtype) else {
                 return Err(if targets_numbers(target) {
@@ -209,12 +303,23 @@ fn column(target: &str, feature: &Feature, videos: &[&str], cameras: &Cameras) -
 /// The field that a part of an observation becomes, and what it is made of.
 fn part(feature: &Feature) -> Result<(Field, Column)> {
     let name = &feature.name[PART.len()..];
-    let (field, kind) = match numeric(&feature.dtype).filter(|element| element.is_integer() && feature.shape.iter().product::<usize>() == 1)
+    let (field, kind) = match numeric(&feature.dtype)
+        .filter(|element| element.is_integer() && feature.shape.iter().product::<usize>() == 1)
     {
         Some(element) => (Field::new(name, element, false), Kind::Single),
-        None => vectors(name, numeric(&feature.dtype).unwrap_or(DataType::Null), feature)?,
+        None => vectors(
+            name,
+            numeric(&feature.dtype).unwrap_or(DataType::Null),
+            feature,
+        )?,
     };
-    Ok((field.with_nullable(false), Column { source: feature.name.clone(), kind }))
+    Ok((
+        field.with_nullable(false),
+        Column {
+            source: feature.name.clone(),
+            kind,
+        },
+    ))
 }
 
 fn targets_numbers(target: &str) -> bool {
@@ -225,14 +330,32 @@ fn vectors(target: &str, element: DataType, feature: &Feature) -> Result<(Field,
     let width: usize = feature.shape.iter().product();
     let width = i32::try_from(width).ok().filter(|width| *width > 0);
     let width = width.ok_or_else(|| {
-        Error::failed(format!("feature `{}` has the shape {:?}: a frame must hold something", feature.name, feature.shape))
+        Error::failed(format!(
+            "feature `{}` has the shape {:?}: a frame must hold something",
+            feature.name, feature.shape
+        ))
     })?;
     let mut field = Field::new(target, schema::vector(element.clone(), width), true);
     if feature.shape.len() > 1 {
-        let shape = feature.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        let shape = feature
+            .shape
+            .iter()
+            .map(usize::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
         field = field.with_metadata([("shape".to_owned(), shape)].into());
     }
-    Ok((field, Kind::Vector { element, shape: if feature.shape.is_empty() { vec![1] } else { feature.shape.clone() } }))
+    Ok((
+        field,
+        Kind::Vector {
+            element,
+            shape: if feature.shape.is_empty() {
+                vec![1]
+            } else {
+                feature.shape.clone()
+            },
+        },
+    ))
 }
 
 fn numeric(dtype: &str) -> Option<DataType> {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int64Array, ListArray,
-    StringArray, StructArray, new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array,
+    Float64Array, Int64Array, ListArray, StringArray, StructArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{cast, interleave};
@@ -25,7 +25,13 @@ const WIDEST_STATISTICS: usize = 1024;
 const TASK: &str = "task";
 
 /// Columns that are made anew from the rows' places.
-const GENERATED: [&str; 5] = ["timestamp", "frame_index", "episode_index", "index", "task_index"];
+const GENERATED: [&str; 5] = [
+    "timestamp",
+    "frame_index",
+    "episode_index",
+    "index",
+    "task_index",
+];
 
 /// One feature of the output.
 pub(super) struct Feature {
@@ -90,31 +96,63 @@ pub(super) struct Place {
 
 impl Plan {
     /// The features of `outgoing`; what has no place among them goes into `written`.
-    pub(super) fn new(outgoing: &Outgoing, options: &WriteOptions, written: &mut Written) -> Result<Plan> {
+    pub(super) fn new(
+        outgoing: &Outgoing,
+        options: &WriteOptions,
+        written: &mut Written,
+    ) -> Result<Plan> {
         // What one source says, or all of several.
         let infos = infos(&outgoing.manifest().lineage.source_metadata);
         let said = |key: &str| {
             let value = infos.first()?.get(key)?;
-            infos.iter().all(|info| info.get(key) == Some(value)).then_some(value)
+            infos
+                .iter()
+                .all(|info| info.get(key) == Some(value))
+                .then_some(value)
         };
-        let fps =
-            options.fps.map(u64::from).or_else(|| said("fps").and_then(Value::as_f64).map(|fps| fps.round() as u64)).filter(|fps| *fps > 0);
+        let fps = options
+            .fps
+            .map(u64::from)
+            .or_else(|| {
+                said("fps")
+                    .and_then(Value::as_f64)
+                    .map(|fps| fps.round() as u64)
+            })
+            .filter(|fps| *fps > 0);
         if fps.is_none() && infos.iter().filter(|info| info.contains_key("fps")).count() > 1 {
-            let rates: Vec<String> = infos.iter().filter_map(|info| info.get("fps")).map(Value::to_string).collect();
+            let rates: Vec<String> = infos
+                .iter()
+                .filter_map(|info| info.get("fps"))
+                .map(Value::to_string)
+                .collect();
             return Err(Error::failed(format!(
                 "the sources have {} steps per second, and a LeRobot dataset has one `fps`",
                 rates.join(", ")
             ))
-            .hint("write each on its own, or say with `fps` what their steps are to be taken for"));
+            .hint(
+                "write each on its own, or say with `fps` what their steps are to be taken for",
+            ));
         }
         if fps.is_none() {
-            written.moved("steps per second, which the dataset does not say", format!("`fps` {DEFAULT_FPS}: give the true one with --fps"));
+            written.moved(
+                "steps per second, which the dataset does not say",
+                format!("`fps` {DEFAULT_FPS}: give the true one with --fps"),
+            );
         }
-        let robot = options.robot.clone().map(Value::from).or_else(|| said("robot_type").cloned()).unwrap_or(Value::Null);
+        let robot = options
+            .robot
+            .clone()
+            .map(Value::from)
+            .or_else(|| said("robot_type").cloned())
+            .unwrap_or(Value::Null);
         // Names of a vector's values hold as long as it is the same vector.
         let names = |feature: &Feature| {
             let entry = said("features").and_then(|features| features.get(&feature.name))?;
-            if entry.get("shape") == Some(&json!(feature.shape)) { entry.get("names").cloned() } else { None }
+            if entry.get("shape") == Some(&json!(feature.shape)) {
+                entry.get("names").cloned()
+            } else {
+                None
+            }
         };
         let gaps = gaps(outgoing)?;
         let mut plan = Plan {
@@ -128,7 +166,9 @@ impl Plan {
         let first = outgoing.pass(None)?.next().transpose()?;
         for field in outgoing.steps().fields() {
             let name = field.name().as_str();
-            if [step::TRAJECTORY_ID, step::STEP, step::IS_FINAL].contains(&name) || GENERATED.contains(&name) {
+            if [step::TRAJECTORY_ID, step::STEP, step::IS_FINAL].contains(&name)
+                || GENERATED.contains(&name)
+            {
                 continue;
             }
             if name == TASK && *field.data_type() == DataType::Utf8 {
@@ -155,17 +195,37 @@ impl Plan {
             // Of provenance, what is not said says itself: a recorded action has no spread. Rewards have their flag already.
             let said = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
             if gaps.contains(name) && plan.features.len() > added && !said {
-                plan.add(format!("{feature}_valid"), "bool", vec![1], From::Valid(name.to_owned()));
-                written.moved(format!("steps without `{name}`"), format!("zeros in `{feature}` where `{feature}_valid` is false"));
+                plan.add(
+                    format!("{feature}_valid"),
+                    "bool",
+                    vec![1],
+                    From::Valid(name.to_owned()),
+                );
+                written.moved(
+                    format!("steps without `{name}`"),
+                    format!("zeros in `{feature}` where `{feature}_valid` is false"),
+                );
             }
         }
         for (at, name) in GENERATED.iter().enumerate() {
-            plan.add((*name).to_owned(), if at == 0 { "float32" } else { "int64" }, vec![1], From::Place(at));
+            plan.add(
+                (*name).to_owned(),
+                if at == 0 { "float32" } else { "int64" },
+                vec![1],
+                From::Place(at),
+            );
         }
         let mut seen = HashSet::new();
-        match plan.features.iter().find(|feature| !seen.insert(feature.name.as_str())) {
-            Some(twice) => Err(Error::failed(format!("two columns would become the feature `{}`", twice.name))
-                .hint("rename one with `derive`, or leave it out with `columns`")),
+        match plan
+            .features
+            .iter()
+            .find(|feature| !seen.insert(feature.name.as_str()))
+        {
+            Some(twice) => Err(Error::failed(format!(
+                "two columns would become the feature `{}`",
+                twice.name
+            ))
+            .hint("rename one with `derive`, or leave it out with `columns`")),
             None => Ok(plan),
         }
     }
@@ -178,46 +238,101 @@ impl Plan {
             _ => Some(Scale::Whole),
         };
         let scale = scale.filter(|_| shape.iter().product::<usize>() <= WIDEST_STATISTICS);
-        self.features.push(Feature { name, dtype, shape, names: Value::Null, from, scale });
+        self.features.push(Feature {
+            name,
+            dtype,
+            shape,
+            names: Value::Null,
+            from,
+            scale,
+        });
     }
 
     /// Adds what a column of steps becomes.
-    fn column(&mut self, feature: &str, field: &Field, column: &str, image: Option<[usize; 3]>, written: &mut Written) {
+    fn column(
+        &mut self,
+        feature: &str,
+        field: &Field,
+        column: &str,
+        image: Option<[usize; 3]>,
+        written: &mut Written,
+    ) {
         let mut pending = vec![(feature.to_owned(), field.data_type().clone(), Vec::new())];
         while let Some((name, data_type, path)) = pending.pop() {
             let from = From::Column(column.to_owned(), path.clone());
             match (&data_type, image) {
                 (DataType::Struct(fields), _) => {
                     // The fields of an observation are observations.
-                    let stem = if column == step::OBSERVATION && path.is_empty() { "observation" } else { name.as_str() };
+                    let stem = if column == step::OBSERVATION && path.is_empty() {
+                        "observation"
+                    } else {
+                        name.as_str()
+                    };
                     for field in fields.iter().rev() {
                         let path = path.iter().cloned().chain([field.name().clone()]).collect();
-                        pending.push((format!("{stem}.{}", field.name().replace('/', ".")), field.data_type().clone(), path));
+                        pending.push((
+                            format!("{stem}.{}", field.name().replace('/', ".")),
+                            field.data_type().clone(),
+                            path,
+                        ));
                     }
                     if path.is_empty() && refers(field) {
-                        let what = format!("the frames of `{column}`, which is a reference to a video: `--frames png` decodes them");
-                        written.moved(what, format!("the features `{name}.path` and `{name}.timestamp`"));
+                        let what = format!(
+                            "the frames of `{column}`, which is a reference to a video: `--frames png` decodes them"
+                        );
+                        written.moved(
+                            what,
+                            format!("the features `{name}.path` and `{name}.timestamp`"),
+                        );
                     }
                 }
-                (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, _) => self.add(name, "string", vec![1], from),
-                (DataType::Binary, Some(shape)) => {
-                    written.moved(format!("statistics of the images `{column}`"), "LeRobot's own tools, which make them of decoded frames");
-                    let name = if column == step::OBSERVATION { "observation.image".to_owned() } else { name };
-                    self.add(name, "image", shape.to_vec(), From::Image(column.to_owned()));
+                (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, _) => {
+                    self.add(name, "string", vec![1], from)
                 }
-                (DataType::FixedSizeList(child, width), _) if *width > 0 && dtype(child.data_type()).is_some() => {
-                    let shape = field
-                        .metadata()
-                        .get("shape")
-                        .and_then(|shape| shape.split(',').map(|axis| axis.parse().ok()).collect::<Option<Vec<usize>>>());
-                    let shape = shape.filter(|shape| path.is_empty() && shape.iter().product::<usize>() == *width as usize);
+                (DataType::Binary, Some(shape)) => {
+                    written.moved(
+                        format!("statistics of the images `{column}`"),
+                        "LeRobot's own tools, which make them of decoded frames",
+                    );
+                    let name = if column == step::OBSERVATION {
+                        "observation.image".to_owned()
+                    } else {
+                        name
+                    };
+                    self.add(
+                        name,
+                        "image",
+                        shape.to_vec(),
+                        From::Image(column.to_owned()),
+                    );
+                }
+                (DataType::FixedSizeList(child, width), _)
+                    if *width > 0 && dtype(child.data_type()).is_some() =>
+                {
+                    let shape = field.metadata().get("shape").and_then(|shape| {
+                        shape
+                            .split(',')
+                            .map(|axis| axis.parse().ok())
+                            .collect::<Option<Vec<usize>>>()
+                    });
+                    let shape = shape.filter(|shape| {
+                        path.is_empty() && shape.iter().product::<usize>() == *width as usize
+                    });
                     if let Some(dtype) = dtype(child.data_type()) {
-                        self.add(name, dtype, shape.unwrap_or_else(|| vec![*width as usize]), from);
+                        self.add(
+                            name,
+                            dtype,
+                            shape.unwrap_or_else(|| vec![*width as usize]),
+                            from,
+                        );
                     }
                 }
                 (other, _) => match dtype(other) {
                     Some(dtype) => self.add(name, dtype, vec![1], from),
-                    None => written.moved(format!("the column `{column}` of {other}"), "nowhere: a feature has one shape and one type"),
+                    None => written.moved(
+                        format!("the column `{column}` of {other}"),
+                        "nowhere: a feature has one shape and one type",
+                    ),
                 },
             }
         }
@@ -241,12 +356,20 @@ impl Plan {
 
     /// The task of each step of a trajectory.
     pub(super) fn tasks(&self, leaving: &Leaving, tasks: &mut Tasks) -> Result<Vec<i64>> {
-        let own = leaving.text(TASK).map(str::to_owned).or_else(|| self.task.clone()).or_else(|| leaving.text("source").map(str::to_owned));
+        let own = leaving
+            .text(TASK)
+            .map(str::to_owned)
+            .or_else(|| self.task.clone())
+            .or_else(|| leaving.text("source").map(str::to_owned));
         let own = own.unwrap_or_default();
         match leaving.column(TASK).filter(|_| self.has_tasks) {
             Some(texts) => {
                 let texts = cast(&texts, &DataType::Utf8)?;
-                Ok(texts.as_string::<i32>().iter().map(|text| tasks.index(text.unwrap_or(&own))).collect())
+                Ok(texts
+                    .as_string::<i32>()
+                    .iter()
+                    .map(|text| tasks.index(text.unwrap_or(&own)))
+                    .collect())
             }
             None => Ok(vec![tasks.index(&own); leaving.length]),
         }
@@ -256,7 +379,12 @@ impl Plan {
     pub(super) fn describe(&self) -> Map<String, Value> {
         self.features
             .iter()
-            .map(|feature| (feature.name.clone(), json!({"dtype": feature.dtype, "shape": feature.shape, "names": feature.names})))
+            .map(|feature| {
+                (
+                    feature.name.clone(),
+                    json!({"dtype": feature.dtype, "shape": feature.shape, "names": feature.names}),
+                )
+            })
             .collect()
     }
 }
@@ -265,7 +393,10 @@ impl Plan {
 fn infos(said: &Map<String, Value>) -> Vec<&Map<String, Value>> {
     match said.get("info").and_then(Value::as_object) {
         Some(info) => vec![info],
-        None => said.values().filter_map(|said| said.get("info")?.as_object()).collect(),
+        None => said
+            .values()
+            .filter_map(|said| said.get("info")?.as_object())
+            .collect(),
     }
 }
 
@@ -274,13 +405,24 @@ const DEFAULT_FPS: u64 = 30;
 
 /// Columns that are null on some step that leaves.
 fn gaps(outgoing: &Outgoing) -> Result<HashSet<String>> {
-    let nullable = outgoing.steps().fields().iter().filter(|field| field.is_nullable()).map(|field| field.name().as_str());
-    let nullable: Vec<&str> = nullable.filter(|name| !GENERATED.contains(name) && *name != TASK).collect();
+    let nullable = outgoing
+        .steps()
+        .fields()
+        .iter()
+        .filter(|field| field.is_nullable())
+        .map(|field| field.name().as_str());
+    let nullable: Vec<&str> = nullable
+        .filter(|name| !GENERATED.contains(name) && *name != TASK)
+        .collect();
     let mut gaps = HashSet::new();
     for leaving in outgoing.pass(Some(&nullable))? {
         let leaving = leaving?;
         for name in &nullable {
-            if !gaps.contains(*name) && leaving.column(name).is_some_and(|column| column.null_count() > 0) {
+            if !gaps.contains(*name)
+                && leaving
+                    .column(name)
+                    .is_some_and(|column| column.null_count() > 0)
+            {
                 gaps.insert((*name).to_owned());
             }
         }
@@ -316,8 +458,14 @@ fn picture(leaving: &Leaving, column: &str) -> Option<[usize; 3]> {
 
 /// Height, width and channels of a PNG or JPEG.
 fn measure(bytes: &[u8]) -> Option<[usize; 3]> {
-    let short = |at: usize| Some(usize::from(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?)));
-    let long = |at: usize| usize::try_from(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?)).ok();
+    let short = |at: usize| {
+        Some(usize::from(u16::from_be_bytes(
+            bytes.get(at..at + 2)?.try_into().ok()?,
+        )))
+    };
+    let long = |at: usize| {
+        usize::try_from(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?)).ok()
+    };
     if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
         let channels = match bytes.get(25)? {
             0 => 1,
@@ -332,7 +480,11 @@ fn measure(bytes: &[u8]) -> Option<[usize; 3]> {
         let marker = *bytes.get(at + 1)?;
         // A frame header of any coding, not a table.
         if (0xc0..=0xcf).contains(&marker) && ![0xc4, 0xc8, 0xcc].contains(&marker) {
-            return Some([short(at + 5)?, short(at + 7)?, usize::from(*bytes.get(at + 9)?)]);
+            return Some([
+                short(at + 5)?,
+                short(at + 7)?,
+                usize::from(*bytes.get(at + 9)?),
+            ]);
         }
         at += 2 + short(at + 2)?.max(2);
     }
@@ -366,8 +518,13 @@ impl Feature {
         let data_type = match self.shape.as_slice() {
             _ if self.dtype == "image" => element,
             [1] => element,
-            [width] => DataType::FixedSizeList(Arc::new(Field::new("element", element, true)), *width as i32),
-            axes => axes.iter().fold(element, |inner, _| DataType::List(Arc::new(Field::new("element", inner, true)))),
+            [width] => DataType::FixedSizeList(
+                Arc::new(Field::new("element", element, true)),
+                *width as i32,
+            ),
+            axes => axes.iter().fold(element, |inner, _| {
+                DataType::List(Arc::new(Field::new("element", inner, true)))
+            }),
         };
         Field::new(&self.name, data_type, true)
     }
@@ -380,32 +537,55 @@ impl Feature {
             From::Column(name, path) => {
                 let mut column = leaving.column(name).ok_or_else(|| missing(name))?;
                 for part in path {
-                    column = column.as_struct_opt().and_then(|parts| parts.column_by_name(part)).cloned().ok_or_else(|| missing(name))?;
+                    column = column
+                        .as_struct_opt()
+                        .and_then(|parts| parts.column_by_name(part))
+                        .cloned()
+                        .ok_or_else(|| missing(name))?;
                 }
                 if self.dtype == "string" {
                     column = cast(&column, &DataType::Utf8)?;
                 }
-                let empty = if name == step::ACTION_SOURCE { "none" } else { "" };
+                let empty = if name == step::ACTION_SOURCE {
+                    "none"
+                } else {
+                    ""
+                };
                 flatten(&filled(&column, empty)?)
             }
             From::Valid(name) => {
                 let column = leaving.column(name).ok_or_else(|| missing(name))?;
-                Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(column.is_valid(row)))))
+                Arc::new(BooleanArray::from_iter(
+                    (0..rows).map(|row| Some(column.is_valid(row))),
+                ))
             }
             From::Image(name) => {
                 let column = leaving.column(name).ok_or_else(|| missing(name))?;
                 let images: &BinaryArray = column.as_binary::<i32>();
                 if let Some(row) = (0..rows).find(|row| images.is_null(*row)) {
-                    return Err(Error::failed(format!("`{name}` has no image at step {row}"))
-                        .hint("every frame needs one: drop the trajectory, or leave the column out"));
+                    return Err(
+                        Error::failed(format!("`{name}` has no image at step {row}")).hint(
+                            "every frame needs one: drop the trajectory, or leave the column out",
+                        ),
+                    );
                 }
-                let paths = StringArray::from_iter_values((0..rows).map(|row| format!("frame-{row:06}.png")));
-                Arc::new(StructArray::try_new(image(), vec![column, Arc::new(paths)], None)?)
+                let paths = StringArray::from_iter_values(
+                    (0..rows).map(|row| format!("frame-{row:06}.png")),
+                );
+                Arc::new(StructArray::try_new(
+                    image(),
+                    vec![column, Arc::new(paths)],
+                    None,
+                )?)
             }
-            From::Place(0) => Arc::new(Float32Array::from_iter_values((0..rows).map(|row| (row as f64 / fps as f64) as f32))),
+            From::Place(0) => Arc::new(Float32Array::from_iter_values(
+                (0..rows).map(|row| (row as f64 / fps as f64) as f32),
+            )),
             From::Place(1) => Arc::new(Int64Array::from_iter_values(0..rows as i64)),
             From::Place(2) => Arc::new(Int64Array::from(vec![place.episode as i64; rows])),
-            From::Place(3) => Arc::new(Int64Array::from_iter_values((place.first as i64..).take(rows))),
+            From::Place(3) => Arc::new(Int64Array::from_iter_values(
+                (place.first as i64..).take(rows),
+            )),
             From::Place(_) => Arc::new(Int64Array::from(place.tasks.clone())),
         })
     }
@@ -413,7 +593,12 @@ impl Feature {
     /// Its values as its column.
     pub(super) fn shaped(&self, values: ArrayRef) -> Result<ArrayRef> {
         match self.field().data_type() {
-            DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, None)?)),
+            DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
+                Arc::clone(child),
+                *width,
+                values,
+                None,
+            )?)),
             DataType::List(_) => lists(values, &self.shape),
             _ => Ok(values),
         }
@@ -422,7 +607,10 @@ impl Feature {
 
 /// What a column of images holds.
 fn image() -> Fields {
-    Fields::from(vec![Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)])
+    Fields::from(vec![
+        Field::new("bytes", DataType::Binary, true),
+        Field::new("path", DataType::Utf8, true),
+    ])
 }
 
 /// Values as nested lists of the shape `axes`, one a row.
@@ -431,7 +619,12 @@ pub(super) fn lists(values: ArrayRef, axes: &[usize]) -> Result<ArrayRef> {
     for axis in axes.iter().rev() {
         let count = nested.len() / (*axis).max(1);
         let child = Arc::new(Field::new("element", nested.data_type().clone(), true));
-        nested = Arc::new(ListArray::try_new(child, OffsetBuffer::from_repeated_length(*axis, count), nested, None)?);
+        nested = Arc::new(ListArray::try_new(
+            child,
+            OffsetBuffer::from_repeated_length(*axis, count),
+            nested,
+            None,
+        )?);
     }
     Ok(nested)
 }
@@ -441,7 +634,8 @@ fn flatten(column: &ArrayRef) -> ArrayRef {
     match column.as_fixed_size_list_opt() {
         Some(list) => {
             let width = list.value_length() as usize;
-            list.values().slice(list.value_offset(0) as usize, list.len() * width)
+            list.values()
+                .slice(list.value_offset(0) as usize, list.len() * width)
         }
         None => Arc::clone(column),
     }
@@ -452,22 +646,40 @@ fn filled(column: &ArrayRef, empty: &str) -> Result<ArrayRef> {
     if column.null_count() == 0 {
         return Ok(Arc::clone(column));
     }
-    let zeros = |data_type: &DataType, count: usize| cast(&(Arc::new(Int64Array::from(vec![0; count])) as ArrayRef), data_type);
+    let zeros = |data_type: &DataType, count: usize| {
+        cast(
+            &(Arc::new(Int64Array::from(vec![0; count])) as ArrayRef),
+            data_type,
+        )
+    };
     let filler: ArrayRef = match column.data_type() {
         DataType::Utf8 => Arc::new(StringArray::from(vec![empty])),
-        DataType::FixedSizeList(child, width) => {
-            Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, zeros(child.data_type(), *width as usize)?, None)?)
-        }
+        DataType::FixedSizeList(child, width) => Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            zeros(child.data_type(), *width as usize)?,
+            None,
+        )?),
         other if other.is_numeric() || *other == DataType::Boolean => zeros(other, 1)?,
         other => new_null_array(other, 1),
     };
-    let order: Vec<(usize, usize)> = (0..column.len()).map(|row| if column.is_null(row) { (1, 0) } else { (0, row) }).collect();
+    let order: Vec<(usize, usize)> = (0..column.len())
+        .map(|row| {
+            if column.is_null(row) {
+                (1, 0)
+            } else {
+                (0, row)
+            }
+        })
+        .collect();
     Ok(interleave(&[column.as_ref(), filler.as_ref()], &order)?)
 }
 
 /// Numbers and flags as float64.
 pub(super) fn numbers(values: &ArrayRef) -> Result<Float64Array> {
-    Ok(cast(values, &DataType::Float64)?.as_primitive::<Float64Type>().clone())
+    Ok(cast(values, &DataType::Float64)?
+        .as_primitive::<Float64Type>()
+        .clone())
 }
 
 #[cfg(test)]
@@ -476,9 +688,19 @@ mod tests {
 
     #[test]
     fn pictures_are_measured() {
-        let png = [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &7_u32.to_be_bytes(), &5_u32.to_be_bytes(), &[8, 2]].concat();
+        let png = [
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(),
+            &7_u32.to_be_bytes(),
+            &5_u32.to_be_bytes(),
+            &[8, 2],
+        ]
+        .concat();
         assert_eq!(measure(&png), Some([5, 7, 3]));
-        let jpeg = [b"\xff\xd8\xff\xe0\0\x04ab\xff\xc0\0\x11\x08".as_slice(), &[0, 64, 0, 48, 3]].concat();
+        let jpeg = [
+            b"\xff\xd8\xff\xe0\0\x04ab\xff\xc0\0\x11\x08".as_slice(),
+            &[0, 64, 0, 48, 3],
+        ]
+        .concat();
         assert_eq!(measure(&jpeg), Some([64, 48, 3]));
         assert_eq!(measure(b"\xff\xd8\xff\xe0\0"), None);
         assert_eq!(measure(b"GIF89a"), None);
@@ -489,11 +711,20 @@ mod tests {
         let child = Arc::new(Field::new("element", DataType::Float32, false));
         let nulls = Some(arrow::buffer::NullBuffer::from(vec![true, false, true]));
         let values: ArrayRef = Arc::new(Float32Array::from(vec![1.0, 2.0, 9.0, 9.0, 3.0, 4.0]));
-        let column: ArrayRef = Arc::new(FixedSizeListArray::try_new(child, 2, values, nulls).unwrap());
+        let column: ArrayRef =
+            Arc::new(FixedSizeListArray::try_new(child, 2, values, nulls).unwrap());
         let flat = flatten(&filled(&column, "").unwrap());
-        assert_eq!(flat.as_primitive::<arrow::datatypes::Float32Type>().values().to_vec(), [1.0, 2.0, 0.0, 0.0, 3.0, 4.0]);
+        assert_eq!(
+            flat.as_primitive::<arrow::datatypes::Float32Type>()
+                .values()
+                .to_vec(),
+            [1.0, 2.0, 0.0, 0.0, 3.0, 4.0]
+        );
         assert_eq!(flatten(&filled(&column.slice(2, 1), "").unwrap()).len(), 2);
         let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("proxy"), None]));
-        assert_eq!(filled(&texts, "none").unwrap().as_string::<i32>().value(1), "none");
+        assert_eq!(
+            filled(&texts, "none").unwrap().as_string::<i32>().value(1),
+            "none"
+        );
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, make_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{
+    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
 
 use super::FINALS;
 use super::meta::{self, Episode, Layout};
@@ -33,22 +35,38 @@ pub(super) struct DataFile {
 impl DataFile {
     fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
         let file = File::open(path).map_err(|error| {
-            Error::failed(format!("cannot open {}: {error}", path.display())).hint("the dataset is not whole: fetch it again")
+            Error::failed(format!("cannot open {}: {error}", path.display()))
+                .hint("the dataset is not whole: fetch it again")
         })?;
         ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
-            Error::failed(format!("{}: not a readable Parquet file: {error}", path.display()))
-                .hint("the file may be cut short: fetch it again")
+            Error::failed(format!(
+                "{}: not a readable Parquet file: {error}",
+                path.display()
+            ))
+            .hint("the file may be cut short: fetch it again")
         })
     }
 
     pub(super) fn open(path: &Path) -> Result<DataFile> {
-        let rows = DataFile::builder(path)?.metadata().file_metadata().num_rows();
-        let rows = usize::try_from(rows).map_err(|_| Error::failed(format!("{} declares {rows} rows", path.display())))?;
-        Ok(DataFile { path: path.to_owned(), rows, spans: None, reader: None, left: None, next: 0 })
+        let rows = DataFile::builder(path)?
+            .metadata()
+            .file_metadata()
+            .num_rows();
+        let rows = usize::try_from(rows)
+            .map_err(|_| Error::failed(format!("{} declares {rows} rows", path.display())))?;
+        Ok(DataFile {
+            path: path.to_owned(),
+            rows,
+            spans: None,
+            reader: None,
+            left: None,
+            next: 0,
+        })
     }
 
     fn damaged(&self, what: impl std::fmt::Display) -> Error {
-        Error::failed(format!("{}: {what}", self.path.display())).hint("the file may be damaged: fetch the dataset again")
+        Error::failed(format!("{}: {what}", self.path.display()))
+            .hint("the file may be damaged: fetch the dataset again")
     }
 
     /// The rows of an episode in this file.
@@ -75,7 +93,9 @@ impl DataFile {
                 found.len(),
                 episode.length
             ))
-            .hint("the file may be cut short, or from another version of the dataset: fetch it again"));
+            .hint(
+                "the file may be cut short, or from another version of the dataset: fetch it again",
+            ));
         }
         Ok(found)
     }
@@ -86,10 +106,13 @@ impl DataFile {
         let mut row = 0;
         for batch in meta::table(&self.path, &|name| name == "episode_index")? {
             let batch = batch?;
-            let indices = meta::integers(&batch, "episode_index")
-                .ok_or_else(|| self.damaged("there is no column `episode_index` of whole numbers"))?;
+            let indices = meta::integers(&batch, "episode_index").ok_or_else(|| {
+                self.damaged("there is no column `episode_index` of whole numbers")
+            })?;
             for index in indices.values() {
-                let index = u64::try_from(*index).map_err(|_| self.damaged(format!("`episode_index` is {index} in row {row}")))?;
+                let index = u64::try_from(*index).map_err(|_| {
+                    self.damaged(format!("`episode_index` is {index} in row {row}"))
+                })?;
                 let span = spans.entry(index).or_insert(row..row);
                 if span.end != row {
                     return Err(
@@ -107,8 +130,14 @@ impl DataFile {
     pub(super) fn rows(&mut self, wanted: Range<usize>) -> Result<RecordBatch> {
         if self.reader.is_none() || wanted.start < self.next {
             let builder = DataFile::builder(&self.path)?;
-            let selection = RowSelection::from(vec![RowSelector::skip(wanted.start), RowSelector::select(self.rows - wanted.start)]);
-            let reader = builder.with_row_selection(selection).with_batch_size(BATCH_ROWS).build();
+            let selection = RowSelection::from(vec![
+                RowSelector::skip(wanted.start),
+                RowSelector::select(self.rows - wanted.start),
+            ]);
+            let reader = builder
+                .with_row_selection(selection)
+                .with_batch_size(BATCH_ROWS)
+                .build();
             self.reader = Some(reader.map_err(|error| self.damaged(error))?);
             (self.left, self.next) = (None, wanted.start);
         }
@@ -117,8 +146,13 @@ impl DataFile {
             let batch = match (self.left.take(), &mut self.reader) {
                 (Some(left), _) => left,
                 (None, Some(reader)) => match reader.next() {
-                    Some(batch) => batch.map_err(|error| self.damaged(format!("cannot read its rows: {error}")))?,
-                    None => return Err(self.damaged(format!("it ends at row {} of {}", self.next, self.rows))),
+                    Some(batch) => batch
+                        .map_err(|error| self.damaged(format!("cannot read its rows: {error}")))?,
+                    None => {
+                        return Err(
+                            self.damaged(format!("it ends at row {} of {}", self.next, self.rows))
+                        );
+                    }
                 },
                 (None, None) => return Err(self.damaged("it is not open")),
             };
@@ -133,9 +167,10 @@ impl DataFile {
             self.next += take;
         }
         match parts.as_slice() {
-            [] => {
-                Err(Error::failed(format!("{}: the episode has no rows", self.path.display())).hint("remove it with LeRobot's own tools"))
-            }
+            [] => Err(
+                Error::failed(format!("{}: the episode has no rows", self.path.display()))
+                    .hint("remove it with LeRobot's own tools"),
+            ),
             [one] => Ok(one.clone()),
             [first, ..] => Ok(concat_batches(&first.schema(), &parts)?),
         }
@@ -159,23 +194,50 @@ impl Finals {
             return Ok(None);
         }
         let mut batches = meta::table(&path, &|_| true)?;
-        let Some(batch) = batches.next().transpose()? else { return Ok(None) };
-        let same = batch.column_by_name(step::OBSERVATION).is_some_and(|column| column.data_type().equals_datatype(observation));
-        Ok(same.then(|| Finals { batches: Box::new(batches), batch, row: 0, observation: observation.clone() }))
+        let Some(batch) = batches.next().transpose()? else {
+            return Ok(None);
+        };
+        let same = batch
+            .column_by_name(step::OBSERVATION)
+            .is_some_and(|column| column.data_type().equals_datatype(observation));
+        Ok(same.then(|| Finals {
+            batches: Box::new(batches),
+            batch,
+            row: 0,
+            observation: observation.clone(),
+        }))
     }
 
     /// The observation after the last action of trajectory `uid`.
     pub(super) fn take(&mut self, uid: &str) -> Result<Option<ArrayRef>> {
         if self.row == self.batch.num_rows() {
-            let Some(batch) = self.batches.next().transpose()? else { return Ok(None) };
+            let Some(batch) = self.batches.next().transpose()? else {
+                return Ok(None);
+            };
             (self.batch, self.row) = (batch, 0);
         }
-        let own = self.batch.column_by_name(trajectory::UID).and_then(|uids| uids.as_string_opt::<i32>());
+        let own = self
+            .batch
+            .column_by_name(trajectory::UID)
+            .and_then(|uids| uids.as_string_opt::<i32>());
         if own.is_none_or(|own| own.value(self.row) != uid) {
             return Ok(None);
         }
         self.row += 1;
-        let column = self.batch.column_by_name(step::OBSERVATION).map(|column| column.slice(self.row - 1, 1));
-        column.map(|column| Ok(make_array(column.to_data().into_builder().data_type(self.observation.clone()).build()?))).transpose()
+        let column = self
+            .batch
+            .column_by_name(step::OBSERVATION)
+            .map(|column| column.slice(self.row - 1, 1));
+        column
+            .map(|column| {
+                Ok(make_array(
+                    column
+                        .to_data()
+                        .into_builder()
+                        .data_type(self.observation.clone())
+                        .build()?,
+                ))
+            })
+            .transpose()
     }
 }

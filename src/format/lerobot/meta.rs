@@ -87,22 +87,28 @@ pub(super) struct Episodes {
 pub(super) const OWN: &str = "trajmill/";
 
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::failed(format!("{}: {what}", path.display())).hint("the file may be damaged: fetch or write the dataset again")
+    Error::failed(format!("{}: {what}", path.display()))
+        .hint("the file may be damaged: fetch or write the dataset again")
 }
 
 /// A JSON document that Python wrote, in which numbers must be numbers.
 pub(super) fn json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::failed(format!("cannot read {}: {error}", path.display())).hint("a LeRobot dataset has it: fetch the dataset again")
+        Error::failed(format!("cannot read {}: {error}", path.display()))
+            .hint("a LeRobot dataset has it: fetch the dataset again")
     })?;
     parse(&text).map_err(|what| damaged(path, what))
 }
 
 fn parse(text: &str) -> std::result::Result<Value, String> {
     serde_json::from_str(text).map_err(|error| {
-        let token = ["-Infinity", "Infinity", "NaN"].into_iter().find(|token| text.contains(token));
+        let token = ["-Infinity", "Infinity", "NaN"]
+            .into_iter()
+            .find(|token| text.contains(token));
         match token {
-            Some(token) => format!("not JSON: {error}; it holds `{token}`, which Python writes and JSON does not have"),
+            Some(token) => format!(
+                "not JSON: {error}; it holds `{token}`, which Python writes and JSON does not have"
+            ),
             None => format!("not JSON: {error}"),
         }
     })
@@ -112,34 +118,66 @@ impl Info {
     /// Reads `meta/info.json` of the dataset at `root`.
     pub(super) fn open(root: &Path) -> Result<Info> {
         let path = root.join(INFO);
-        let Value::Object(verbatim) = json(&path)? else { return Err(damaged(&path, "not an object")) };
+        let Value::Object(verbatim) = json(&path)? else {
+            return Err(damaged(&path, "not an object"));
+        };
         Info::from(root, verbatim).map_err(|error| error.at(path.display()))
     }
 
     fn from(root: &Path, verbatim: Map<String, Value>) -> Result<Info> {
         let text = |key: &str| verbatim.get(key).and_then(Value::as_str).map(str::to_owned);
         let missing = |key: &str| {
-            Error::failed(format!("`{key}` is missing or of the wrong type")).hint("every LeRobot dataset has it: fetch the dataset again")
+            Error::failed(format!("`{key}` is missing or of the wrong type"))
+                .hint("every LeRobot dataset has it: fetch the dataset again")
         };
-        let count = |key: &str| verbatim.get(key).and_then(Value::as_u64).ok_or_else(|| missing(key));
+        let count = |key: &str| {
+            verbatim
+                .get(key)
+                .and_then(Value::as_u64)
+                .ok_or_else(|| missing(key))
+        };
         let version = text("codebase_version").ok_or_else(|| missing("codebase_version"))?;
-        let numbers: Vec<Option<u32>> = version.trim_start_matches('v').split('.').map(|part| part.parse().ok()).collect();
+        let numbers: Vec<Option<u32>> = version
+            .trim_start_matches('v')
+            .split('.')
+            .map(|part| part.parse().ok())
+            .collect();
         let layout = match numbers.as_slice() {
             [Some(2), Some(0 | 1), ..] => Layout::PerEpisode,
             [Some(3), ..] => Layout::Shared,
             _ => {
-                return Err(Error::failed(format!("`codebase_version` is {version}: v2.0, v2.1 and v3.0 are read"))
-                    .hint("convert the dataset with LeRobot's own tools"));
+                return Err(Error::failed(format!(
+                    "`codebase_version` is {version}: v2.0, v2.1 and v3.0 are read"
+                ))
+                .hint("convert the dataset with LeRobot's own tools"));
             }
         };
-        let fps = verbatim.get("fps").and_then(Value::as_f64).filter(|fps| *fps > 0.0).ok_or_else(|| missing("fps"))?;
-        let entries = verbatim.get("features").and_then(Value::as_object).ok_or_else(|| missing("features"))?;
-        let features = entries.iter().map(|(name, entry)| feature(name, entry)).collect::<Result<Vec<_>>>()?;
+        let fps = verbatim
+            .get("fps")
+            .and_then(Value::as_f64)
+            .filter(|fps| *fps > 0.0)
+            .ok_or_else(|| missing("fps"))?;
+        let entries = verbatim
+            .get("features")
+            .and_then(Value::as_object)
+            .ok_or_else(|| missing("features"))?;
+        let features = entries
+            .iter()
+            .map(|(name, entry)| feature(name, entry))
+            .collect::<Result<Vec<_>>>()?;
         let data_path = text("data_path").unwrap_or_else(|| match layout {
-            Layout::PerEpisode => "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet".to_owned(),
-            Layout::Shared => "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet".to_owned(),
+            Layout::PerEpisode => {
+                "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet".to_owned()
+            }
+            Layout::Shared => {
+                "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet".to_owned()
+            }
         });
-        let splits = verbatim.get("splits").and_then(Value::as_object).into_iter().flatten();
+        let splits = verbatim
+            .get("splits")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
         Ok(Info {
             root: root.to_owned(),
             layout,
@@ -148,10 +186,16 @@ impl Info {
             total_episodes: count("total_episodes")?,
             total_frames: count("total_frames")?,
             total_tasks: verbatim.get("total_tasks").and_then(Value::as_u64),
-            chunks_size: verbatim.get("chunks_size").and_then(Value::as_u64).filter(|size| *size > 0).unwrap_or(1000),
+            chunks_size: verbatim
+                .get("chunks_size")
+                .and_then(Value::as_u64)
+                .filter(|size| *size > 0)
+                .unwrap_or(1000),
             data_path,
             video_path: text("video_path"),
-            splits: splits.map(|(name, range)| split(name, range)).collect::<Result<_>>()?,
+            splits: splits
+                .map(|(name, range)| split(name, range))
+                .collect::<Result<_>>()?,
             version,
             verbatim,
         })
@@ -159,34 +203,59 @@ impl Info {
 
     /// Names of the features that are videos.
     pub(super) fn videos(&self) -> impl Iterator<Item = &Feature> {
-        self.features.iter().filter(|feature| feature.dtype == "video")
+        self.features
+            .iter()
+            .filter(|feature| feature.dtype == "video")
     }
 
     /// The split of an episode.
     pub(super) fn split(&self, episode: u64) -> Option<&str> {
-        self.splits.iter().find(|(_, range)| range.contains(&episode)).map(|(name, _)| name.as_str())
+        self.splits
+            .iter()
+            .find(|(_, range)| range.contains(&episode))
+            .map(|(name, _)| name.as_str())
     }
 
     /// The data file of an episode, relative to the root.
     pub(super) fn data_file(&self, episode: &Episode) -> Result<String> {
-        self.fill(&self.data_path, episode, episode.file, "").map_err(|error| error.at(self.root.join(INFO).display()))
+        self.fill(&self.data_path, episode, episode.file, "")
+            .map_err(|error| error.at(self.root.join(INFO).display()))
     }
 
     /// The file of video feature number `at` of an episode, relative to the root, and the second at which it begins.
-    pub(super) fn video_file(&self, episode: &Episode, at: usize, key: &str) -> Result<(String, f64)> {
+    pub(super) fn video_file(
+        &self,
+        episode: &Episode,
+        at: usize,
+        key: &str,
+    ) -> Result<(String, f64)> {
         let (file, from) = match episode.videos.get(at) {
             Some((chunk, file, from)) => (Some((*chunk, *file)), *from),
             None => (None, 0.0),
         };
         let template = self.video_path.as_deref().unwrap_or(match self.layout {
-            Layout::PerEpisode => "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-            Layout::Shared => "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+            Layout::PerEpisode => {
+                "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+            }
+            Layout::Shared => {
+                "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+            }
         });
-        Ok((self.fill(template, episode, file, key).map_err(|error| error.at(self.root.join(INFO).display()))?, from))
+        Ok((
+            self.fill(template, episode, file, key)
+                .map_err(|error| error.at(self.root.join(INFO).display()))?,
+            from,
+        ))
     }
 
     /// Fills a path template in the style of Python's `format`.
-    fn fill(&self, template: &str, episode: &Episode, file: Option<(u64, u64)>, video_key: &str) -> Result<String> {
+    fn fill(
+        &self,
+        template: &str,
+        episode: &Episode,
+        file: Option<(u64, u64)>,
+        video_key: &str,
+    ) -> Result<String> {
         let wrong = || {
             Error::failed(format!("the path template `{template}` cannot be filled for episode {}", episode.index)).hint(
                 "it may name episode_chunk, episode_index, chunk_index, file_index and video_key, the numbers padded like {file_index:03d}",
@@ -212,40 +281,75 @@ impl Info {
             };
             let width: usize = match format.strip_suffix('d').unwrap_or(format) {
                 "" => 0,
-                digits => digits.parse().ok().filter(|width| *width <= 20).ok_or_else(wrong)?,
+                digits => digits
+                    .parse()
+                    .ok()
+                    .filter(|width| *width <= 20)
+                    .ok_or_else(wrong)?,
             };
             path.push_str(&format!("{number:0width$}"));
         }
         path.push_str(rest);
         // A template is not trusted to stay inside the dataset.
-        if path.starts_with('/') || path.split('/').any(|part| part == "..") { Err(wrong()) } else { Ok(path) }
+        if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+            Err(wrong())
+        } else {
+            Ok(path)
+        }
     }
 }
 
 fn feature(name: &str, entry: &Value) -> Result<Feature> {
     let wrong = |what: &str| Error::failed(format!("feature `{name}`: {what}"));
-    let dtype = entry.get("dtype").and_then(Value::as_str).ok_or_else(|| wrong("`dtype` is missing"))?;
+    let dtype = entry
+        .get("dtype")
+        .and_then(Value::as_str)
+        .ok_or_else(|| wrong("`dtype` is missing"))?;
     let shape = match entry.get("shape") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(axes)) => {
-            let axis = |axis: &Value| axis.as_u64().and_then(|axis| usize::try_from(axis).ok()).filter(|axis| *axis < 1 << 31);
-            axes.iter().map(axis).collect::<Option<Vec<_>>>().ok_or_else(|| wrong("`shape` is not a list of sizes"))?
+            let axis = |axis: &Value| {
+                axis.as_u64()
+                    .and_then(|axis| usize::try_from(axis).ok())
+                    .filter(|axis| *axis < 1 << 31)
+            };
+            axes.iter()
+                .map(axis)
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(|| wrong("`shape` is not a list of sizes"))?
         }
         Some(_) => return Err(wrong("`shape` is not a list of sizes")),
     };
-    let values = shape.iter().try_fold(1_usize, |values, axis| values.checked_mul(*axis)).filter(|values| *values < 1 << 31);
+    let values = shape
+        .iter()
+        .try_fold(1_usize, |values, axis| values.checked_mul(*axis))
+        .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a row can hold"))?;
-    let said = |key: &str| entry.get("info").and_then(|info| info.get(key)).and_then(Value::as_bool) == Some(true);
+    let said = |key: &str| {
+        entry
+            .get("info")
+            .and_then(|info| info.get(key))
+            .and_then(Value::as_bool)
+            == Some(true)
+    };
     let depth = said("is_depth_map") || said("video.is_depth_map");
-    Ok(Feature { name: name.to_owned(), dtype: dtype.to_owned(), shape, depth })
+    Ok(Feature {
+        name: name.to_owned(),
+        dtype: dtype.to_owned(),
+        shape,
+        depth,
+    })
 }
 
 fn split(name: &str, range: &Value) -> Result<(String, std::ops::Range<u64>)> {
     let ends = range.as_str().and_then(|range| range.split_once(':'));
-    let ends = ends.and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)));
+    let ends =
+        ends.and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)));
     let (from, to): (u64, u64) = ends.ok_or_else(|| {
-        Error::failed(format!("split `{name}` is {range}, not a range of episodes like \"0:50\""))
-            .hint("correct `splits` in meta/info.json")
+        Error::failed(format!(
+            "split `{name}` is {range}, not a range of episodes like \"0:50\""
+        ))
+        .hint("correct `splits` in meta/info.json")
     })?;
     Ok((name.to_owned(), from..to))
 }
@@ -253,29 +357,42 @@ fn split(name: &str, range: &Value) -> Result<(String, std::ops::Range<u64>)> {
 /// The texts of tasks by their index.
 pub(super) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
     let mut tasks = HashMap::new();
-    let path = info.root.join(if info.layout == Layout::Shared { "meta/tasks.parquet" } else { "meta/tasks.jsonl" });
+    let path = info.root.join(if info.layout == Layout::Shared {
+        "meta/tasks.parquet"
+    } else {
+        "meta/tasks.jsonl"
+    });
     if !path.exists() && info.total_tasks == Some(0) {
         return Ok(tasks);
     }
     let mut insert = |index: i64, text: &str| match tasks.insert(index, text.to_owned()) {
-        Some(before) if before != text => Err(damaged(&path, format!("task {index} is both `{before}` and `{text}`"))),
+        Some(before) if before != text => Err(damaged(
+            &path,
+            format!("task {index} is both `{before}` and `{text}`"),
+        )),
         _ => Ok(()),
     };
     match info.layout {
         Layout::PerEpisode => lines(&path, |line| {
             let index = line.get("task_index").and_then(Value::as_i64);
             let text = line.get("task").and_then(Value::as_str);
-            let (index, text) = index.zip(text).ok_or_else(|| damaged(&path, "a line lacks `task_index` or `task`"))?;
+            let (index, text) = index
+                .zip(text)
+                .ok_or_else(|| damaged(&path, "a line lacks `task_index` or `task`"))?;
             insert(index, text)
         })?,
         Layout::Shared => {
             for batch in table(&path, &|_| true)? {
                 let batch = batch?;
-                let indices = integers(&batch, "task_index").ok_or_else(|| damaged(&path, "there is no column `task_index`"))?;
+                let indices = integers(&batch, "task_index")
+                    .ok_or_else(|| damaged(&path, "there is no column `task_index`"))?;
                 // pandas calls an index without a name so.
-                let texts = ["task", "__index_level_0__"].into_iter().find_map(|name| batch.column_by_name(name));
-                let texts =
-                    texts.and_then(|texts| cast(texts, &DataType::Utf8).ok()).ok_or_else(|| damaged(&path, "there is no column `task`"))?;
+                let texts = ["task", "__index_level_0__"]
+                    .into_iter()
+                    .find_map(|name| batch.column_by_name(name));
+                let texts = texts
+                    .and_then(|texts| cast(texts, &DataType::Utf8).ok())
+                    .ok_or_else(|| damaged(&path, "there is no column `task`"))?;
                 for row in 0..batch.num_rows() {
                     insert(indices.value(row), texts.as_string::<i32>().value(row))?;
                 }
@@ -283,10 +400,12 @@ pub(super) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
         }
     }
     match info.total_tasks {
-        Some(total) if total != tasks.len() as u64 => {
-            Err(Error::failed(format!("{} holds {} tasks where `total_tasks` of {INFO} is {total}", path.display(), tasks.len()))
-                .hint("a file of the dataset is missing or from another version of it: fetch it again"))
-        }
+        Some(total) if total != tasks.len() as u64 => Err(Error::failed(format!(
+            "{} holds {} tasks where `total_tasks` of {INFO} is {total}",
+            path.display(),
+            tasks.len()
+        ))
+        .hint("a file of the dataset is missing or from another version of it: fetch it again")),
         _ => Ok(tasks),
     }
 }
@@ -294,37 +413,59 @@ pub(super) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
 /// Calls `take` for each line of a file of JSON lines.
 pub(super) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
     let file = File::open(path).map_err(|error| {
-        Error::failed(format!("cannot open {}: {error}", path.display())).hint("a LeRobot v2 dataset has it: fetch the dataset again")
+        Error::failed(format!("cannot open {}: {error}", path.display()))
+            .hint("a LeRobot v2 dataset has it: fetch the dataset again")
     })?;
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|error| damaged(path, format!("line {}: {error}", number + 1)))?;
         if line.trim().is_empty() {
             continue;
         }
-        let line = parse(&line).map_err(|what| damaged(path, format!("line {}: {what}", number + 1)))?;
+        let line =
+            parse(&line).map_err(|what| damaged(path, format!("line {}: {what}", number + 1)))?;
         take(&line)?;
     }
     Ok(())
 }
 
 /// The columns of a Parquet file for which `wanted` holds, in batches.
-pub(super) fn table(path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+pub(super) fn table(
+    path: &Path,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let file = File::open(path).map_err(|error| {
-        Error::failed(format!("cannot open {}: {error}", path.display())).hint("the dataset is not whole: fetch it again")
+        Error::failed(format!("cannot open {}: {error}", path.display()))
+            .hint("the dataset is not whole: fetch it again")
     })?;
-    let cut = |error: &dyn std::fmt::Display| damaged(path, format!("not a readable Parquet file: {error}"));
+    let cut = |error: &dyn std::fmt::Display| {
+        damaged(path, format!("not a readable Parquet file: {error}"))
+    };
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| cut(&error))?;
-    let roots: Vec<usize> =
-        builder.schema().fields().iter().enumerate().filter(|(_, field)| wanted(field.name())).map(|(index, _)| index).collect();
+    let roots: Vec<usize> = builder
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| wanted(field.name()))
+        .map(|(index, _)| index)
+        .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let reader = builder.with_projection(mask).with_batch_size(8192).build().map_err(|error| cut(&error))?;
+    let reader = builder
+        .with_projection(mask)
+        .with_batch_size(8192)
+        .build()
+        .map_err(|error| cut(&error))?;
     let path = path.to_owned();
-    Ok(reader.map(move |batch| batch.map_err(|error| damaged(&path, format!("cannot read a batch of rows: {error}")))))
+    Ok(reader.map(move |batch| {
+        batch.map_err(|error| damaged(&path, format!("cannot read a batch of rows: {error}")))
+    }))
 }
 
 /// A column as int64 without nulls; `None` where it is missing or another.
 pub(super) fn integers(batch: &RecordBatch, name: &str) -> Option<Int64Array> {
-    let column = batch.column_by_name(name).filter(|column| column.data_type().is_numeric())?;
+    let column = batch
+        .column_by_name(name)
+        .filter(|column| column.data_type().is_numeric())?;
     let column = cast(column, &DataType::Int64).ok()?;
     (column.null_count() == 0).then(|| column.as_primitive::<Int64Type>().clone())
 }
@@ -338,16 +479,24 @@ fn floats(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
 pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     fn list(folder: &Path) -> Result<Vec<PathBuf>> {
         let failed = |error: std::io::Error| {
-            Error::failed(format!("cannot list {}: {error}", folder.display())).hint("the dataset is not whole: fetch it again")
+            Error::failed(format!("cannot list {}: {error}", folder.display()))
+                .hint("the dataset is not whole: fetch it again")
         };
-        let entries = std::fs::read_dir(folder).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()));
-        let mut entries = entries.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+        let entries = std::fs::read_dir(folder)
+            .map_err(failed)?
+            .map(|entry| entry.map(|entry| entry.path()));
+        let mut entries = entries
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(failed)?;
         entries.sort();
         Ok(entries)
     }
     let mut files = Vec::new();
     for chunk in list(folder)?.iter().filter(|chunk| chunk.is_dir()) {
-        files.extend(list(chunk)?.into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "parquet")));
+        files.extend(list(chunk)?.into_iter().filter(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "parquet")
+        }));
     }
     Ok(files)
 }
@@ -356,13 +505,22 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn episodes(info: &Info) -> Result<Episodes> {
     let episodes = list(info)?;
     let wrong = |what: &str, found: u64, said: u64| {
-        Error::failed(format!("{}: {found} {what} are listed where `total_{what}` of {INFO} is {said}", info.root.join("meta").display()))
-            .hint("a file of the dataset is missing or from another version of it: fetch it again")
+        Error::failed(format!(
+            "{}: {found} {what} are listed where `total_{what}` of {INFO} is {said}",
+            info.root.join("meta").display()
+        ))
+        .hint("a file of the dataset is missing or from another version of it: fetch it again")
     };
     if episodes.list.len() as u64 != info.total_episodes {
-        return Err(wrong("episodes", episodes.list.len() as u64, info.total_episodes));
+        return Err(wrong(
+            "episodes",
+            episodes.list.len() as u64,
+            info.total_episodes,
+        ));
     }
-    let frames = episodes.list.iter().fold(0_u64, |frames, episode| frames.saturating_add(episode.length));
+    let frames = episodes.list.iter().fold(0_u64, |frames, episode| {
+        frames.saturating_add(episode.length)
+    });
     if frames != info.total_frames {
         return Err(wrong("frames", frames, info.total_frames));
     }
@@ -382,22 +540,47 @@ pub(super) fn list(info: &Info) -> Result<Episodes> {
                 let (index, length) = count("episode_index")
                     .zip(count("length"))
                     .ok_or_else(|| damaged(&path, "a line lacks `episode_index` or `length`"))?;
-                list.push(Episode { index, length, file: None, first: None, end: None, videos: Vec::new(), row: list.len() });
+                list.push(Episode {
+                    index,
+                    length,
+                    file: None,
+                    first: None,
+                    end: None,
+                    videos: Vec::new(),
+                    row: list.len(),
+                });
                 for (name, texts) in own.iter().zip(&mut texts) {
-                    texts.push(line.get(format!("{OWN}{name}")).and_then(Value::as_str).map(str::to_owned));
+                    texts.push(
+                        line.get(format!("{OWN}{name}"))
+                            .and_then(Value::as_str)
+                            .map(str::to_owned),
+                    );
                 }
                 Ok(())
             })?;
-            let whole = own.iter().zip(texts).filter(|(_, texts)| texts.iter().all(Option::is_some));
-            let columns: Vec<(&str, ArrayRef)> =
-                whole.map(|(name, texts)| (*name, Arc::new(StringArray::from(texts)) as ArrayRef)).collect();
-            (path, if columns.is_empty() { nothing() } else { RecordBatch::try_from_iter(columns)? })
+            let whole = own
+                .iter()
+                .zip(texts)
+                .filter(|(_, texts)| texts.iter().all(Option::is_some));
+            let columns: Vec<(&str, ArrayRef)> = whole
+                .map(|(name, texts)| (*name, Arc::new(StringArray::from(texts)) as ArrayRef))
+                .collect();
+            (
+                path,
+                if columns.is_empty() {
+                    nothing()
+                } else {
+                    RecordBatch::try_from_iter(columns)?
+                },
+            )
         }
         Layout::Shared => {
             let folder = info.root.join("meta/episodes");
             let mut said = Vec::new();
             for file in files(&folder)? {
-                for batch in table(&file, &|name| !name.starts_with("stats/") && name != "tasks")? {
+                for batch in table(&file, &|name| {
+                    !name.starts_with("stats/") && name != "tasks"
+                })? {
                     let batch = batch?;
                     shared(info, &file, &batch, &mut list)?;
                     let fields = batch
@@ -407,7 +590,11 @@ pub(super) fn list(info: &Info) -> Result<Episodes> {
                         .enumerate()
                         .filter_map(|(index, field)| {
                             let name = field.name().strip_prefix(OWN)?;
-                            Some((name.to_owned(), Arc::clone(batch.column(index)), field.is_nullable()))
+                            Some((
+                                name.to_owned(),
+                                Arc::clone(batch.column(index)),
+                                field.is_nullable(),
+                            ))
                         })
                         .collect::<Vec<_>>();
                     if !fields.is_empty() {
@@ -417,14 +604,20 @@ pub(super) fn list(info: &Info) -> Result<Episodes> {
             }
             // What only some of the files have is nobody's word on all of them.
             let whole = said.iter().map(RecordBatch::num_rows).sum::<usize>() == list.len();
-            let said = said.first().filter(|_| whole).and_then(|first| concat_batches(&first.schema(), &said).ok());
+            let said = said
+                .first()
+                .filter(|_| whole)
+                .and_then(|first| concat_batches(&first.schema(), &said).ok());
             (folder, said.unwrap_or_else(nothing))
         }
     };
     list.sort_by_key(|episode| episode.index);
     let twice = list.windows(2).find(|pair| pair[0].index == pair[1].index);
     if let Some(pair) = twice {
-        return Err(damaged(&source, format!("episode {} is listed twice", pair[0].index)));
+        return Err(damaged(
+            &source,
+            format!("episode {} is listed twice", pair[0].index),
+        ));
     }
     Ok(Episodes { list, said })
 }
@@ -434,9 +627,21 @@ fn nothing() -> RecordBatch {
 }
 
 /// The episodes in a batch of v3's episode table.
-fn shared(info: &Info, file: &Path, batch: &RecordBatch, episodes: &mut Vec<Episode>) -> Result<()> {
+fn shared(
+    info: &Info,
+    file: &Path,
+    batch: &RecordBatch,
+    episodes: &mut Vec<Episode>,
+) -> Result<()> {
     let column = |name: &str| integers(batch, name);
-    let needed = |name: &str| column(name).ok_or_else(|| damaged(file, format!("column `{name}` is missing, or not of whole numbers")));
+    let needed = |name: &str| {
+        column(name).ok_or_else(|| {
+            damaged(
+                file,
+                format!("column `{name}` is missing, or not of whole numbers"),
+            )
+        })
+    };
     let (indices, lengths) = (needed("episode_index")?, needed("length")?);
     let (first, end) = (column("dataset_from_index"), column("dataset_to_index"));
     let place = column("data/chunk_index").zip(column("data/file_index"));
@@ -444,26 +649,56 @@ fn shared(info: &Info, file: &Path, batch: &RecordBatch, episodes: &mut Vec<Epis
     for video in info.videos() {
         let column = |part: &str| format!("videos/{}/{part}", video.name);
         let from = floats(batch, &column("from_timestamp"));
-        let from = from.ok_or_else(|| damaged(file, format!("column `{}` is missing", column("from_timestamp"))))?;
-        videos.push((needed(&column("chunk_index"))?, needed(&column("file_index"))?, from));
+        let from = from.ok_or_else(|| {
+            damaged(
+                file,
+                format!("column `{}` is missing", column("from_timestamp")),
+            )
+        })?;
+        videos.push((
+            needed(&column("chunk_index"))?,
+            needed(&column("file_index"))?,
+            from,
+        ));
     }
     for row in 0..batch.num_rows() {
         let natural = |name: &str, column: &Int64Array| {
-            u64::try_from(column.value(row)).map_err(|_| damaged(file, format!("`{name}` is {} in row {row}", column.value(row))))
+            u64::try_from(column.value(row)).map_err(|_| {
+                damaged(
+                    file,
+                    format!("`{name}` is {} in row {row}", column.value(row)),
+                )
+            })
         };
-        let optional = |name: &str, column: &Option<Int64Array>| column.as_ref().map(|column| natural(name, column)).transpose();
+        let optional = |name: &str, column: &Option<Int64Array>| {
+            column
+                .as_ref()
+                .map(|column| natural(name, column))
+                .transpose()
+        };
         episodes.push(Episode {
             index: natural("episode_index", &indices)?,
             length: natural("length", &lengths)?,
             file: place
                 .as_ref()
-                .map(|(chunk, file)| Ok::<_, Error>((natural("data/chunk_index", chunk)?, natural("data/file_index", file)?)))
+                .map(|(chunk, file)| {
+                    Ok::<_, Error>((
+                        natural("data/chunk_index", chunk)?,
+                        natural("data/file_index", file)?,
+                    ))
+                })
                 .transpose()?,
             first: optional("dataset_from_index", &first)?,
             end: optional("dataset_to_index", &end)?,
             videos: videos
                 .iter()
-                .map(|(chunk, file, from)| Ok((natural("chunk_index", chunk)?, natural("file_index", file)?, from.value(row))))
+                .map(|(chunk, file, from)| {
+                    Ok((
+                        natural("chunk_index", chunk)?,
+                        natural("file_index", file)?,
+                        from.value(row),
+                    ))
+                })
                 .collect::<Result<_>>()?,
             row: episodes.len(),
         });

@@ -52,8 +52,16 @@ pub(super) const FORMAT: Format = Format {
     name: "lerobot",
     about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or decoded",
     detect,
-    read: Some(Opener { takes: &["map", "frames"], open: read::read }),
-    write: Some(Writer { nulls: false, takes: TAKES, write: write::v30, note: None }),
+    read: Some(Opener {
+        takes: &["map", "frames"],
+        open: read::read,
+    }),
+    write: Some(Writer {
+        nulls: false,
+        takes: TAKES,
+        write: write::v30,
+        note: None,
+    }),
     validate: Some(validate::validate),
 };
 
@@ -66,7 +74,9 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
+    use arrow::array::{
+        ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray,
+    };
     use arrow::datatypes::{DataType, Field, Float32Type};
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -89,34 +99,63 @@ mod tests {
     }
 
     fn vectors(rows: impl Iterator<Item = usize>, width: i32) -> ArrayRef {
-        let values: Float32Array = rows.flat_map(|row| (0..width).map(move |at| Some((row * 10) as f32 + at as f32))).collect();
+        let values: Float32Array = rows
+            .flat_map(|row| (0..width).map(move |at| Some((row * 10) as f32 + at as f32)))
+            .collect();
         let child = Arc::new(Field::new("element", DataType::Float32, true));
         Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(values), None).unwrap())
     }
 
     /// Episodes of the given lengths; the first file holds the odd ones, the second the even ones, each backwards.
     fn made(root: &Path, lengths: &[usize]) {
-        let starts: Vec<usize> = lengths.iter().scan(0, |end, length| Some(std::mem::replace(end, *end + length))).collect();
+        let starts: Vec<usize> = lengths
+            .iter()
+            .scan(0, |end, length| Some(std::mem::replace(end, *end + length)))
+            .collect();
         for (file, remainder) in [(0, 1), (1, 0)] {
-            let own: Vec<usize> = (0..lengths.len()).rev().filter(|episode| episode % 2 == remainder).collect();
-            let rows = || own.iter().flat_map(|episode| (0..lengths[*episode]).map(move |frame| (*episode, frame)));
+            let own: Vec<usize> = (0..lengths.len())
+                .rev()
+                .filter(|episode| episode % 2 == remainder)
+                .collect();
+            let rows = || {
+                own.iter()
+                    .flat_map(|episode| (0..lengths[*episode]).map(move |frame| (*episode, frame)))
+            };
             if own.is_empty() {
                 continue;
             }
             parquet(
                 &root.join(format!("data/chunk-000/file-{file:03}.parquet")),
                 vec![
-                    ("observation.state", vectors(rows().map(|(episode, frame)| starts[episode] + frame), 2)),
+                    (
+                        "observation.state",
+                        vectors(rows().map(|(episode, frame)| starts[episode] + frame), 2),
+                    ),
                     ("action", vectors(rows().map(|(_, frame)| frame), 1)),
-                    ("timestamp", Arc::new(rows().map(|(_, frame)| Some(frame as f32 / 10.0)).collect::<Float32Array>())),
+                    (
+                        "timestamp",
+                        Arc::new(
+                            rows()
+                                .map(|(_, frame)| Some(frame as f32 / 10.0))
+                                .collect::<Float32Array>(),
+                        ),
+                    ),
                     ("frame_index", whole(rows().map(|(_, frame)| frame as i64))),
-                    ("episode_index", whole(rows().map(|(episode, _)| episode as i64))),
-                    ("index", whole(rows().map(|(episode, frame)| (starts[episode] + frame) as i64))),
+                    (
+                        "episode_index",
+                        whole(rows().map(|(episode, _)| episode as i64)),
+                    ),
+                    (
+                        "index",
+                        whole(rows().map(|(episode, frame)| (starts[episode] + frame) as i64)),
+                    ),
                     ("task_index", whole(rows().map(|_| 0))),
                 ],
             );
         }
-        let numbers = |of: &dyn Fn(usize) -> usize| whole((0..lengths.len()).map(|episode| of(episode) as i64));
+        let numbers = |of: &dyn Fn(usize) -> usize| {
+            whole((0..lengths.len()).map(|episode| of(episode) as i64))
+        };
         parquet(
             &root.join("meta/episodes/chunk-000/file-000.parquet"),
             vec![
@@ -125,11 +164,21 @@ mod tests {
                 ("data/chunk_index", numbers(&|_| 0)),
                 ("data/file_index", numbers(&|episode| 1 - episode % 2)),
                 ("dataset_from_index", numbers(&|episode| starts[episode])),
-                ("dataset_to_index", numbers(&|episode| starts[episode] + lengths[episode])),
+                (
+                    "dataset_to_index",
+                    numbers(&|episode| starts[episode] + lengths[episode]),
+                ),
             ],
         );
-        parquet(&root.join("meta/tasks.parquet"), vec![("task_index", whole([0])), ("task", Arc::new(StringArray::from(vec!["hop"])))]);
-        let feature = |dtype: &str, width: usize| json!({"dtype": dtype, "shape": [width], "names": null});
+        parquet(
+            &root.join("meta/tasks.parquet"),
+            vec![
+                ("task_index", whole([0])),
+                ("task", Arc::new(StringArray::from(vec!["hop"]))),
+            ],
+        );
+        let feature =
+            |dtype: &str, width: usize| json!({"dtype": dtype, "shape": [width], "names": null});
         let info = json!({
             "codebase_version": "v3.0", "fps": 10, "total_episodes": lengths.len(), "total_frames": lengths.iter().sum::<usize>(), "total_tasks": 1,
             "splits": {"train": format!("0:{}", lengths.len())},
@@ -152,8 +201,17 @@ mod tests {
     }
 
     fn files(root: &Path) -> Vec<PathBuf> {
-        let names = ["meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"];
-        names.iter().map(|name| root.join(name)).filter(|path| path.exists()).collect()
+        let names = [
+            "meta/info.json",
+            "meta/tasks.parquet",
+            "meta/episodes/chunk-000/file-000.parquet",
+            "data/chunk-000/file-000.parquet",
+        ];
+        names
+            .iter()
+            .map(|name| root.join(name))
+            .filter(|path| path.exists())
+            .collect()
     }
 
     #[test]
@@ -162,13 +220,25 @@ mod tests {
         let lengths = [1, 140_000, 3];
         made(folder.path(), &lengths);
         let found = all(folder.path()).unwrap();
-        assert_eq!(found.iter().map(|incoming| incoming.steps.num_rows()).collect::<Vec<_>>(), lengths);
+        assert_eq!(
+            found
+                .iter()
+                .map(|incoming| incoming.steps.num_rows())
+                .collect::<Vec<_>>(),
+            lengths
+        );
         let last = found[2].steps["observation"].as_fixed_size_list().value(0);
-        assert_eq!(last.as_primitive::<Float32Type>().values().to_vec(), [1_400_010.0, 1_400_011.0]);
+        assert_eq!(
+            last.as_primitive::<Float32Type>().values().to_vec(),
+            [1_400_010.0, 1_400_011.0]
+        );
         // The loader takes files in order of their names, where these rows are not in order of episodes.
         let mut findings = Findings::default();
         validate::validate(folder.path(), &mut findings).unwrap();
-        assert!(findings.faults.iter().any(|fault| fault.rule == "index"), "{findings:?}");
+        assert!(
+            findings.faults.iter().any(|fault| fault.rule == "index"),
+            "{findings:?}"
+        );
     }
 
     proptest! {

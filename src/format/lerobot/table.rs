@@ -32,7 +32,12 @@ pub(super) struct Roll {
 
 impl Roll {
     pub(super) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> Roll {
-        Roll { folder: root.join(folder), schema: Arc::clone(schema), file: None, begun: 0 }
+        Roll {
+            folder: root.join(folder),
+            schema: Arc::clone(schema),
+            file: None,
+            begun: 0,
+        }
     }
 
     /// Opens the file that has room for `rows` more; its chunk and index.
@@ -48,7 +53,10 @@ impl Roll {
             let (chunk, index) = (self.begun / CHUNK, self.begun % CHUNK);
             let folder = self.folder.join(format!("chunk-{chunk:03}"));
             store::create_dir(&folder)?;
-            self.file = Some(Checked::create(&folder.join(format!("file-{index:03}.parquet")), &self.schema)?);
+            self.file = Some(Checked::create(
+                &folder.join(format!("file-{index:03}.parquet")),
+                &self.schema,
+            )?);
             self.begun += 1;
         }
         Ok(((self.begun - 1) / CHUNK, (self.begun - 1) % CHUNK))
@@ -78,28 +86,63 @@ pub(super) struct Table {
 }
 
 /// Columns of [`Table::numbers`].
-const NUMBERS: [&str; 6] = ["episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index"];
+const NUMBERS: [&str; 6] = [
+    "episode_index",
+    "length",
+    "data/chunk_index",
+    "data/file_index",
+    "dataset_from_index",
+    "dataset_to_index",
+];
 
 impl Table {
     pub(super) fn new(root: &Path, plan: &Plan, outgoing: &Outgoing) -> Table {
-        let features = plan.features.iter().enumerate().filter(|(_, feature)| feature.scale.is_some());
-        let features: Vec<_> = features.map(|(at, feature)| (at, feature.name.clone(), feature.shape.clone())).collect();
-        let simple =
-            |field: &&Arc<Field>| field.data_type().is_primitive() || [DataType::Utf8, DataType::Boolean].contains(field.data_type());
-        let kept: Vec<&Arc<Field>> =
-            outgoing.carried().fields().iter().filter(|field| field.name() != trajectory::TRAJECTORY_ID).filter(simple).collect();
-        let list = |element: DataType| DataType::List(Arc::new(Field::new("element", element, true)));
+        let features = plan
+            .features
+            .iter()
+            .enumerate()
+            .filter(|(_, feature)| feature.scale.is_some());
+        let features: Vec<_> = features
+            .map(|(at, feature)| (at, feature.name.clone(), feature.shape.clone()))
+            .collect();
+        let simple = |field: &&Arc<Field>| {
+            field.data_type().is_primitive()
+                || [DataType::Utf8, DataType::Boolean].contains(field.data_type())
+        };
+        let kept: Vec<&Arc<Field>> = outgoing
+            .carried()
+            .fields()
+            .iter()
+            .filter(|field| field.name() != trajectory::TRAJECTORY_ID)
+            .filter(simple)
+            .collect();
+        let list =
+            |element: DataType| DataType::List(Arc::new(Field::new("element", element, true)));
         let whole = |name: &str| Field::new(name, DataType::Int64, true);
         let mut fields: Vec<Field> = NUMBERS.iter().map(|name| whole(name)).collect();
         fields.insert(1, Field::new("tasks", list(DataType::Utf8), true));
         for (_, name, shape) in &features {
             for statistic in statistics() {
-                let (element, axes) = if statistic == "count" { (DataType::Int64, 1) } else { (DataType::Float64, shape.len()) };
-                fields.push(Field::new(format!("stats/{name}/{statistic}"), (0..axes).fold(element, |inner, _| list(inner)), true));
+                let (element, axes) = if statistic == "count" {
+                    (DataType::Int64, 1)
+                } else {
+                    (DataType::Float64, shape.len())
+                };
+                fields.push(Field::new(
+                    format!("stats/{name}/{statistic}"),
+                    (0..axes).fold(element, |inner, _| list(inner)),
+                    true,
+                ));
             }
         }
         fields.extend(["meta/episodes/chunk_index", "meta/episodes/file_index"].map(whole));
-        fields.extend(kept.iter().map(|field| Field::new(format!("{OWN}{}", field.name()), field.data_type().clone(), true)));
+        fields.extend(kept.iter().map(|field| {
+            Field::new(
+                format!("{OWN}{}", field.name()),
+                field.data_type().clone(),
+                true,
+            )
+        }));
         Table {
             files: Roll::new(root, "meta/episodes", &Arc::new(Schema::new(fields))),
             kept: kept.into_iter().map(|field| field.name().clone()).collect(),
@@ -120,14 +163,29 @@ impl Table {
         summaries: &[Option<Summary>],
     ) -> Result<()> {
         let length = leaving.length as u64;
-        let own = [place.episode, length, file.0, file.1, place.first, place.first + length];
-        self.numbers.iter_mut().zip(own).for_each(|(column, number)| column.push(number as i64));
-        self.tasks.push(tasks.iter().map(|task| (*task).to_owned()).collect());
+        let own = [
+            place.episode,
+            length,
+            file.0,
+            file.1,
+            place.first,
+            place.first + length,
+        ];
+        self.numbers
+            .iter_mut()
+            .zip(own)
+            .for_each(|(column, number)| column.push(number as i64));
+        self.tasks
+            .push(tasks.iter().map(|task| (*task).to_owned()).collect());
         self.about.push(leaving.about.clone());
         for ((at, ..), column) in self.features.iter().zip(&mut self.stats) {
             column.extend(summaries.get(*at).cloned().flatten());
         }
-        if self.about.len() >= EPISODES { self.flush() } else { Ok(()) }
+        if self.about.len() >= EPISODES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -144,15 +202,30 @@ impl Table {
         let texts: StringArray = tasks.iter().flatten().map(Some).collect();
         columns.insert(
             1,
-            Arc::new(ListArray::try_new(Arc::new(Field::new("element", DataType::Utf8, true)), offsets, Arc::new(texts), None)?),
+            Arc::new(ListArray::try_new(
+                Arc::new(Field::new("element", DataType::Utf8, true)),
+                offsets,
+                Arc::new(texts),
+                None,
+            )?),
         );
         for ((_, _, shape), summaries) in self.features.iter().zip(&mut self.stats) {
             let summaries = std::mem::take(summaries);
             for statistic in statistics() {
                 columns.push(match statistic {
-                    "count" => lists(Arc::new(Int64Array::from_iter_values(summaries.iter().map(|summary| summary.count as i64))), &[1])?,
+                    "count" => lists(
+                        Arc::new(Int64Array::from_iter_values(
+                            summaries.iter().map(|summary| summary.count as i64),
+                        )),
+                        &[1],
+                    )?,
                     name => lists(
-                        Arc::new(Float64Array::from_iter_values(summaries.iter().flat_map(|summary| statistic_of(summary, name)).copied())),
+                        Arc::new(Float64Array::from_iter_values(
+                            summaries
+                                .iter()
+                                .flat_map(|summary| statistic_of(summary, name))
+                                .copied(),
+                        )),
                         shape,
                     )?,
                 });
@@ -160,13 +233,23 @@ impl Table {
         }
         // The table's own place is in the table.
         let at = self.files.room(count as u64)?;
-        columns.extend([at.0, at.1].map(|number| Arc::new(Int64Array::from(vec![number as i64; count])) as ArrayRef));
+        columns.extend(
+            [at.0, at.1]
+                .map(|number| Arc::new(Int64Array::from(vec![number as i64; count])) as ArrayRef),
+        );
         let about = std::mem::take(&mut self.about);
         for name in &self.kept {
-            let parts: Vec<&dyn arrow::array::Array> = about.iter().filter_map(|row| row.column_by_name(name)).map(AsRef::as_ref).collect();
+            let parts: Vec<&dyn arrow::array::Array> = about
+                .iter()
+                .filter_map(|row| row.column_by_name(name))
+                .map(AsRef::as_ref)
+                .collect();
             columns.push(concat(&parts)?);
         }
-        self.files.write(&RecordBatch::try_new(Arc::clone(&self.files.schema), columns)?)
+        self.files.write(&RecordBatch::try_new(
+            Arc::clone(&self.files.schema),
+            columns,
+        )?)
     }
 
     pub(super) fn finish(mut self) -> Result<()> {
@@ -177,7 +260,9 @@ impl Table {
 
 /// Names of statistics, in LeRobot's order.
 pub(super) fn statistics() -> impl Iterator<Item = &'static str> {
-    ["min", "max", "mean", "std", "count"].into_iter().chain(QUANTILES.map(|(name, _)| name))
+    ["min", "max", "mean", "std", "count"]
+        .into_iter()
+        .chain(QUANTILES.map(|(name, _)| name))
 }
 
 pub(super) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
@@ -186,8 +271,10 @@ pub(super) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
         "max" => &summary.max,
         "mean" => &summary.mean,
         "std" => &summary.std,
-        _ => {
-            QUANTILES.iter().position(|(quantile, _)| *quantile == name).and_then(|at| summary.quantiles.get(at)).map_or(&[], Vec::as_slice)
-        }
+        _ => QUANTILES
+            .iter()
+            .position(|(quantile, _)| *quantile == name)
+            .and_then(|at| summary.quantiles.get(at))
+            .map_or(&[], Vec::as_slice),
     }
 }

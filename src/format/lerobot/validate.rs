@@ -18,7 +18,13 @@ use crate::error::{Error, Result};
 use crate::format::Findings;
 
 /// Features that every dataset has.
-const DEFAULT: [&str; 5] = ["timestamp", "frame_index", "episode_index", "index", "task_index"];
+const DEFAULT: [&str; 5] = [
+    "timestamp",
+    "frame_index",
+    "episode_index",
+    "index",
+    "task_index",
+];
 
 /// How far times may be from frames by LeRobot's own rule, in seconds.
 const TOLERANCE: f64 = 1e-4;
@@ -67,7 +73,10 @@ pub(super) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
                     findings.error(
                         "missing-video",
                         file,
-                        format!("the video of `{}` is not there: fetch it, or remove the feature", video.name),
+                        format!(
+                            "the video of `{}` is not there: fetch it, or remove the feature",
+                            video.name
+                        ),
                     );
                 }
                 Ok(_) => {}
@@ -86,8 +95,16 @@ pub(super) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
             "there are none, so that policies cannot normalise: compute them with LeRobot's own tools",
         );
     }
-    let mut rows =
-        Rows { info: &info, episodes: &episodes, tasks, row: 0, at: 0, last: None, said: HashSet::new(), copied: Copied::default() };
+    let mut rows = Rows {
+        info: &info,
+        episodes: &episodes,
+        tasks,
+        row: 0,
+        at: 0,
+        last: None,
+        said: HashSet::new(),
+        copied: Copied::default(),
+    };
     for (file, episode) in data(&info, &episodes, findings)? {
         rows.file(&file, episode, findings);
     }
@@ -100,18 +117,48 @@ pub(super) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
 /// What `info.json` says.
 fn described(info: &Info, findings: &mut Findings, path: &str) {
     if info.layout == Layout::PerEpisode {
-        findings.warning("version", path, format!("LeRobot since v3 refuses {}: convert it, or write it again as `lerobot`", info.version));
+        findings.warning(
+            "version",
+            path,
+            format!(
+                "LeRobot since v3 refuses {}: convert it, or write it again as `lerobot`",
+                info.version
+            ),
+        );
     }
     for name in DEFAULT {
         if !info.features.iter().any(|feature| feature.name == name) {
-            findings.error("features", path, format!("the feature `{name}` is missing: every LeRobot dataset has it"));
+            findings.error(
+                "features",
+                path,
+                format!("the feature `{name}` is missing: every LeRobot dataset has it"),
+            );
         }
     }
-    for feature in info.features.iter().filter(|feature| feature.name.contains('/')) {
-        findings.error("feature-name", path, format!("`{}` has a `/`, which a feature may not: rename it", feature.name));
+    for feature in info
+        .features
+        .iter()
+        .filter(|feature| feature.name.contains('/'))
+    {
+        findings.error(
+            "feature-name",
+            path,
+            format!(
+                "`{}` has a `/`, which a feature may not: rename it",
+                feature.name
+            ),
+        );
     }
-    if !info.features.iter().any(|feature| feature.name == step::ACTION) {
-        findings.warning("no-action", path, "there is no feature `action`: policies that learn actions cannot train on it");
+    if !info
+        .features
+        .iter()
+        .any(|feature| feature.name == step::ACTION)
+    {
+        findings.warning(
+            "no-action",
+            path,
+            "there is no feature `action`: policies that learn actions cannot train on it",
+        );
     }
 }
 
@@ -122,17 +169,34 @@ fn task_table(info: &Info, findings: &mut Findings) {
         return;
     }
     // A file that cannot be read has been reported.
-    let Some(builder) = std::fs::File::open(&path).ok().and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok()) else {
+    let Some(builder) = std::fs::File::open(&path)
+        .ok()
+        .and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
+    else {
         return;
     };
-    let pandas = builder.schema().metadata().get("pandas").and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let index = pandas.as_ref().and_then(|pandas| pandas.get("index_columns")?.get(0)?.as_str());
+    let pandas = builder
+        .schema()
+        .metadata()
+        .get("pandas")
+        .and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let index = pandas
+        .as_ref()
+        .and_then(|pandas| pandas.get("index_columns")?.get(0)?.as_str());
     if !index.is_some_and(|index| ["task", "__index_level_0__"].contains(&index)) {
         findings.error("task-text", path.display().to_string(), "`task` is not the table's pandas index, so the loader gives 0 for a task's text: write the table with pandas, `task` for its index");
     }
     let mut indices = Vec::new();
-    for batch in meta::table(&path, &|name| name == "task_index").into_iter().flatten().filter_map(Result::ok) {
-        indices.extend(meta::integers(&batch, "task_index").iter().flat_map(|column| column.values().to_vec()));
+    for batch in meta::table(&path, &|name| name == "task_index")
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
+        indices.extend(
+            meta::integers(&batch, "task_index")
+                .iter()
+                .flat_map(|column| column.values().to_vec()),
+        );
     }
     if let Some(at) = (0..indices.len()).find(|at| indices[*at] != *at as i64) {
         findings.error(
@@ -146,22 +210,45 @@ fn task_table(info: &Info, findings: &mut Findings) {
 /// Counts and places of episodes.
 fn totals(info: &Info, episodes: &[Episode], findings: &mut Findings, path: &str) {
     if episodes.len() as u64 != info.total_episodes {
-        findings.error("total-episodes", path, format!("`total_episodes` is {}, and there are {}", info.total_episodes, episodes.len()));
+        findings.error(
+            "total-episodes",
+            path,
+            format!(
+                "`total_episodes` is {}, and there are {}",
+                info.total_episodes,
+                episodes.len()
+            ),
+        );
     }
     let frames: u64 = episodes.iter().map(|episode| episode.length).sum();
     if frames != info.total_frames {
-        findings.error("total-frames", path, format!("`total_frames` is {}, and episodes have {frames} in all", info.total_frames));
+        findings.error(
+            "total-frames",
+            path,
+            format!(
+                "`total_frames` is {}, and episodes have {frames} in all",
+                info.total_frames
+            ),
+        );
     }
     let mut first = 0;
     for (at, episode) in (0..).zip(episodes) {
         let place = format!("episode {}", episode.index);
         if episode.index != at {
-            findings.error("episode-index", place.as_str(), format!("episode {at} is missing: the loader takes indices for places"));
+            findings.error(
+                "episode-index",
+                place.as_str(),
+                format!("episode {at} is missing: the loader takes indices for places"),
+            );
             return;
         }
         let end = first + episode.length;
-        if episode.first.is_some_and(|from| from != first) || episode.end.is_some_and(|to| to != end) {
-            let said = |number: Option<u64>| number.map_or_else(|| "nothing".to_owned(), |number| number.to_string());
+        if episode.first.is_some_and(|from| from != first)
+            || episode.end.is_some_and(|to| to != end)
+        {
+            let said = |number: Option<u64>| {
+                number.map_or_else(|| "nothing".to_owned(), |number| number.to_string())
+            };
             let message = format!(
                 "it is said to be rows {} to {}, and is rows {first} to {end}: windows over time would be wrong",
                 said(episode.first),
@@ -174,7 +261,11 @@ fn totals(info: &Info, episodes: &[Episode], findings: &mut Findings, path: &str
 }
 
 /// The data files in the order in which the loader takes them, and the episode where each holds one.
-fn data<'a>(info: &Info, episodes: &'a [Episode], findings: &mut Findings) -> Result<Vec<(PathBuf, Option<&'a Episode>)>> {
+fn data<'a>(
+    info: &Info,
+    episodes: &'a [Episode],
+    findings: &mut Findings,
+) -> Result<Vec<(PathBuf, Option<&'a Episode>)>> {
     let mut named = Vec::new();
     let mut seen = HashSet::new();
     for episode in episodes {
@@ -187,7 +278,10 @@ fn data<'a>(info: &Info, episodes: &'a [Episode], findings: &mut Findings) -> Re
                 findings.error(
                     "missing-file",
                     file.display().to_string(),
-                    format!("it holds episode {}, and is not there: fetch it again", episode.index),
+                    format!(
+                        "it holds episode {}, and is not there: fetch it again",
+                        episode.index
+                    ),
                 );
             } else if info.layout == Layout::PerEpisode {
                 named.push((file, Some(episode)));
@@ -202,7 +296,10 @@ fn data<'a>(info: &Info, episodes: &'a [Episode], findings: &mut Findings) -> Re
         return Ok(Vec::new());
     }
     let files = meta::files(&folder)?;
-    for file in files.iter().filter(|file| !seen.is_empty() && !seen.contains(*file)) {
+    for file in files
+        .iter()
+        .filter(|file| !seen.is_empty() && !seen.contains(*file))
+    {
         findings.error(
             "stray-file",
             file.display().to_string(),
@@ -262,7 +359,12 @@ impl Rows<'_> {
             findings.error(
                 "length",
                 place,
-                format!("it has {} rows, and episode {} has {} by the metadata", self.row - before, episode.index, episode.length),
+                format!(
+                    "it has {} rows, and episode {} has {} by the metadata",
+                    self.row - before,
+                    episode.index,
+                    episode.length
+                ),
             );
         }
     }
@@ -270,7 +372,12 @@ impl Rows<'_> {
     fn columns(&self, batch: &RecordBatch, place: &str, findings: &mut Findings) {
         let schema = batch.schema();
         for field in schema.fields() {
-            if !self.info.features.iter().any(|feature| feature.name == *field.name()) {
+            if !self
+                .info
+                .features
+                .iter()
+                .any(|feature| feature.name == *field.name())
+            {
                 findings.error(
                     "undeclared-column",
                     place,
@@ -278,56 +385,122 @@ impl Rows<'_> {
                 );
             }
         }
-        for feature in self.info.features.iter().filter(|feature| feature.dtype != "video") {
+        for feature in self
+            .info
+            .features
+            .iter()
+            .filter(|feature| feature.dtype != "video")
+        {
             if schema.column_with_name(&feature.name).is_none() {
                 findings.error(
                     "missing-column",
                     place,
-                    format!("there is no column `{}`, which `features` declares: the loader gives None", feature.name),
+                    format!(
+                        "there is no column `{}`, which `features` declares: the loader gives None",
+                        feature.name
+                    ),
                 );
             }
         }
     }
 
     /// Says something once an episode.
-    fn say(&mut self, findings: &mut Findings, rule: &'static str, place: &str, frame: u64, message: String) {
+    fn say(
+        &mut self,
+        findings: &mut Findings,
+        rule: &'static str,
+        place: &str,
+        frame: u64,
+        message: String,
+    ) {
         if self.said.insert(rule) {
-            let index = self.episodes.get(self.at).map_or_else(|| "none".to_owned(), |episode| episode.index.to_string());
-            findings.error(rule, format!("{place}, episode {index}, frame {frame}"), message);
+            let index = self
+                .episodes
+                .get(self.at)
+                .map_or_else(|| "none".to_owned(), |episode| episode.index.to_string());
+            findings.error(
+                rule,
+                format!("{place}, episode {index}, frame {frame}"),
+                message,
+            );
         }
     }
 
     fn batch(&mut self, batch: &RecordBatch, place: &str, findings: &mut Findings) -> Result<()> {
         let whole = |name: &str| meta::integers(batch, name);
-        let (indices, frames, episodes, tasks) = (whole("index"), whole("frame_index"), whole("episode_index"), whole("task_index"));
+        let (indices, frames, episodes, tasks) = (
+            whole("index"),
+            whole("frame_index"),
+            whole("episode_index"),
+            whole("task_index"),
+        );
         let times = batch.column_by_name("timestamp").map(numbers).transpose()?;
-        let floats = self.info.features.iter().filter(|feature| feature.dtype.starts_with("float"));
-        let floats: Vec<(String, ArrayRef)> =
-            floats.filter_map(|feature| Some((feature.name.clone(), leaves(batch.column_by_name(&feature.name)?)))).collect();
+        let floats = self
+            .info
+            .features
+            .iter()
+            .filter(|feature| feature.dtype.starts_with("float"));
+        let floats: Vec<(String, ArrayRef)> = floats
+            .filter_map(|feature| {
+                Some((
+                    feature.name.clone(),
+                    leaves(batch.column_by_name(&feature.name)?),
+                ))
+            })
+            .collect();
         let action = batch.column_by_name(step::ACTION).cloned();
-        let vectors = action.as_ref().map(leaves).zip(batch.column_by_name("observation.state").map(leaves));
+        let vectors = action
+            .as_ref()
+            .map(leaves)
+            .zip(batch.column_by_name("observation.state").map(leaves));
         let vectors = vectors.filter(|(action, state)| {
-            action.len() == state.len() && !action.is_empty() && batch.num_rows() > 0 && action.data_type().is_floating()
+            action.len() == state.len()
+                && !action.is_empty()
+                && batch.num_rows() > 0
+                && action.data_type().is_floating()
         });
-        let vectors = vectors.map(|(action, state)| Ok::<_, Error>((numbers(&action)?, numbers(&state)?))).transpose()?;
+        let vectors = vectors
+            .map(|(action, state)| Ok::<_, Error>((numbers(&action)?, numbers(&state)?)))
+            .transpose()?;
         let rows = batch.num_rows();
         for row in 0..rows {
-            while self.episodes.get(self.at).is_some_and(|episode| self.last.unwrap_or(0) >= episode.length) {
+            while self
+                .episodes
+                .get(self.at)
+                .is_some_and(|episode| self.last.unwrap_or(0) >= episode.length)
+            {
                 self.end(findings);
                 self.at += 1;
             }
             let frame = self.last.unwrap_or(0);
-            let expected = self.episodes.get(self.at).map(|episode| episode.index as i64);
+            let expected = self
+                .episodes
+                .get(self.at)
+                .map(|episode| episode.index as i64);
             let place_in_all = (self.info.layout == Layout::Shared).then_some(self.row as i64);
             for (values, rule, expected, what) in [
                 (&indices, "index", place_in_all, "the row's place"),
                 (&episodes, "episode_index", expected, "the row's episode"),
-                (&frames, "frame_index", Some(frame as i64), "the frame's place"),
+                (
+                    &frames,
+                    "frame_index",
+                    Some(frame as i64),
+                    "the frame's place",
+                ),
             ] {
                 if let (Some(values), Some(expected)) = (values, expected)
                     && values.value(row) != expected
                 {
-                    self.say(findings, rule, place, frame, format!("`{rule}` is {}, and {what} is {expected}", values.value(row)));
+                    self.say(
+                        findings,
+                        rule,
+                        place,
+                        frame,
+                        format!(
+                            "`{rule}` is {}, and {what} is {expected}",
+                            values.value(row)
+                        ),
+                    );
                 }
             }
             if let (Some(tasks), Some(count)) = (&tasks, self.tasks)
@@ -338,7 +511,10 @@ impl Rows<'_> {
                     "task_index",
                     place,
                     frame,
-                    format!("`task_index` is {}, and there are {count} tasks", tasks.value(row)),
+                    format!(
+                        "`task_index` is {}, and there are {count} tasks",
+                        tasks.value(row)
+                    ),
                 );
             }
             if let Some(time) = times.as_ref().map(|times| times.value(row)) {
@@ -351,7 +527,10 @@ impl Rows<'_> {
                         "timestamp",
                         place,
                         frame,
-                        format!("`timestamp` is {time}, and at {} frames a second it is {expected}", self.info.fps),
+                        format!(
+                            "`timestamp` is {time}, and at {} frames a second it is {expected}",
+                            self.info.fps
+                        ),
                     );
                 }
             }
@@ -361,12 +540,15 @@ impl Rows<'_> {
                     "null-action",
                     place,
                     frame,
-                    "`action` is null, on which a DataLoader fails: label, drop or fill it".to_owned(),
+                    "`action` is null, on which a DataLoader fails: label, drop or fill it"
+                        .to_owned(),
                 );
             }
             if let Some((action, state)) = &vectors {
                 let width = action.len() / rows;
-                let of = |values: &arrow::array::Float64Array| values.values()[row * width..(row + 1) * width].to_vec();
+                let of = |values: &arrow::array::Float64Array| {
+                    values.values()[row * width..(row + 1) * width].to_vec()
+                };
                 self.copied.add(of(action), &of(state));
             }
             self.last = Some(frame + 1);
@@ -374,11 +556,19 @@ impl Rows<'_> {
         }
         for (name, values) in floats {
             let values = numbers(&values)?;
-            if let Some(at) = (0..values.len()).find(|at| values.is_valid(*at) && values.value(*at).is_nan()) {
+            if let Some(at) =
+                (0..values.len()).find(|at| values.is_valid(*at) && values.value(*at).is_nan())
+            {
                 let row = at * rows / values.len().max(1);
-                let message = format!("`{name}` is NaN, and the loader lets it through to the loss: label, drop or fill it");
+                let message = format!(
+                    "`{name}` is NaN, and the loader lets it through to the loss: label, drop or fill it"
+                );
                 findings.error(
-                    if name == step::ACTION { "nan-action" } else { "nan" },
+                    if name == step::ACTION {
+                        "nan-action"
+                    } else {
+                        "nan"
+                    },
                     format!("{place}, row {} of all", self.row - (rows - row) as u64),
                     message,
                 );
@@ -389,14 +579,23 @@ impl Rows<'_> {
 
     /// Ends an episode.
     fn end(&mut self, findings: &mut Findings) {
-        let index = self.episodes.get(self.at).map_or(0, |episode| episode.index);
+        let index = self
+            .episodes
+            .get(self.at)
+            .map_or(0, |episode| episode.index);
         let copied = std::mem::take(&mut self.copied);
         if copied.steps > 1 && (copied.same || copied.next) {
-            let which = if copied.same { "the state of the same frame" } else { "the state of the next frame" };
+            let which = if copied.same {
+                "the state of the same frame"
+            } else {
+                "the state of the next frame"
+            };
             findings.warning(
                 "state-copied",
                 format!("episode {index}"),
-                format!("`action` is {which} throughout: a policy learns to stand still, or to copy"),
+                format!(
+                    "`action` is {which} throughout: a policy learns to stand still, or to copy"
+                ),
             );
         }
         if let Some(episode) = self.episodes.get(self.at)
@@ -405,7 +604,11 @@ impl Rows<'_> {
             findings.error(
                 "length",
                 format!("episode {index}"),
-                format!("the data end after {} of its {} frames", self.last.unwrap_or(0), episode.length),
+                format!(
+                    "the data end after {} of its {} frames",
+                    self.last.unwrap_or(0),
+                    episode.length
+                ),
             );
         }
         self.last = None;
@@ -431,17 +634,27 @@ fn leaves(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::List(_) => {
             let list = column.as_list::<i32>();
-            let (from, to) = (list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize);
+            let (from, to) = (
+                list.value_offsets()[0] as usize,
+                list.value_offsets()[list.len()] as usize,
+            );
             leaves(&list.values().slice(from, to - from))
         }
         DataType::LargeList(_) => {
             let list = column.as_list::<i64>();
-            let (from, to) = (list.value_offsets()[0] as usize, list.value_offsets()[list.len()] as usize);
+            let (from, to) = (
+                list.value_offsets()[0] as usize,
+                list.value_offsets()[list.len()] as usize,
+            );
             leaves(&list.values().slice(from, to - from))
         }
         DataType::FixedSizeList(_, width) => {
             let list = column.as_fixed_size_list();
-            leaves(&list.values().slice(list.value_offset(0) as usize, list.len() * *width as usize))
+            leaves(
+                &list
+                    .values()
+                    .slice(list.value_offset(0) as usize, list.len() * *width as usize),
+            )
         }
         _ => ArrayRef::clone(column),
     }

@@ -26,15 +26,26 @@ pub(super) fn v30(outgoing: &Outgoing, path: &Path, options: &WriteOptions) -> R
     write(outgoing, path, options, Version::V30)
 }
 
-pub(in crate::format) fn v21(outgoing: &Outgoing, path: &Path, options: &WriteOptions) -> Result<Written> {
+pub(in crate::format) fn v21(
+    outgoing: &Outgoing,
+    path: &Path,
+    options: &WriteOptions,
+) -> Result<Written> {
     write(outgoing, path, options, Version::V21)
 }
 
-fn write(outgoing: &Outgoing, path: &Path, options: &WriteOptions, version: Version) -> Result<Written> {
+fn write(
+    outgoing: &Outgoing,
+    path: &Path,
+    options: &WriteOptions,
+    version: Version,
+) -> Result<Written> {
     let mut written = Written::default();
     let plan = Plan::new(outgoing, options, &mut written)?;
     let mut tasks = Tasks::default();
-    let schema: SchemaRef = Arc::new(Schema::new(plan.features.iter().map(Feature::field).collect::<Vec<_>>()));
+    let schema: SchemaRef = Arc::new(Schema::new(
+        plan.features.iter().map(Feature::field).collect::<Vec<_>>(),
+    ));
     store::create_dir(&path.join("meta"))?;
     let mut output = Output {
         plan: &plan,
@@ -44,7 +55,10 @@ fn write(outgoing: &Outgoing, path: &Path, options: &WriteOptions, version: Vers
             Version::V30 => Episodes::Table(Box::new(Table::new(path, &plan, outgoing))),
             Version::V21 => {
                 let lines = |name: &str| Lines::create(path, name).map(Box::new);
-                Episodes::Lines { episodes: lines("meta/episodes.jsonl")?, stats: lines("meta/episodes_stats.jsonl")? }
+                Episodes::Lines {
+                    episodes: lines("meta/episodes.jsonl")?,
+                    stats: lines("meta/episodes_stats.jsonl")?,
+                }
             }
         },
         schema,
@@ -65,12 +79,31 @@ fn write(outgoing: &Outgoing, path: &Path, options: &WriteOptions, version: Vers
         if leaving.length == 0 {
             continue;
         }
-        let place = Place { episode, first: rows, tasks: plan.tasks(&leaving, &mut tasks)? };
-        let named = |error: Error| error.at(format!("trajectory {}", leaving.text(trajectory::SOURCE_KEY).unwrap_or("without a key")));
-        let values =
-            plan.features.iter().map(|feature| feature.values(&leaving, &place, plan.fps)).collect::<Result<Vec<_>>>().map_err(named)?;
+        let place = Place {
+            episode,
+            first: rows,
+            tasks: plan.tasks(&leaving, &mut tasks)?,
+        };
+        let named = |error: Error| {
+            error.at(format!(
+                "trajectory {}",
+                leaving
+                    .text(trajectory::SOURCE_KEY)
+                    .unwrap_or("without a key")
+            ))
+        };
+        let values = plan
+            .features
+            .iter()
+            .map(|feature| feature.values(&leaving, &place, plan.fps))
+            .collect::<Result<Vec<_>>>()
+            .map_err(named)?;
         let summaries = plan.features.iter().zip(&values).map(|(feature, values)| {
-            if feature.scale.is_none() { Ok(None) } else { Ok(Some(summary(numbers(values)?.values(), feature.width()))) }
+            if feature.scale.is_none() {
+                Ok(None)
+            } else {
+                Ok(Some(summary(numbers(values)?.values(), feature.width())))
+            }
         });
         let summaries = summaries.collect::<Result<Vec<_>>>()?;
         for (at, search) in &mut searches {
@@ -85,26 +118,40 @@ fn write(outgoing: &Outgoing, path: &Path, options: &WriteOptions, version: Vers
         (episode, rows) = (episode + 1, rows + leaving.length as u64);
     }
     if episode == 0 {
-        return Err(
-            Error::failed("there is no step to write").hint("a LeRobot dataset has at least one episode of one frame: loosen the filters")
-        );
+        return Err(Error::failed("there is no step to write")
+            .hint("a LeRobot dataset has at least one episode of one frame: loosen the filters"));
     }
     let finals = output.finish()?;
     if finals > 0 {
-        written.moved(format!("{finals} final observations, which have no row"), format!("{FINALS}, which only this tool reads"));
+        written.moved(
+            format!("{finals} final observations, which have no row"),
+            format!("{FINALS}, which only this tool reads"),
+        );
     }
     if version == Version::V30 {
         let quantiles = quantiles(outgoing, &plan, searches)?;
         stats(path, &plan, totals, quantiles)?;
     }
     task_file(path, version, &tasks)?;
-    info(path, version, &plan, outgoing, [episode, rows, tasks.texts.len() as u64])?;
+    info(
+        path,
+        version,
+        &plan,
+        outgoing,
+        [episode, rows, tasks.texts.len() as u64],
+    )?;
     Ok(written)
 }
 
 /// Goes over the data until all quantiles are known.
-fn quantiles(outgoing: &Outgoing, plan: &Plan, mut searches: Vec<(usize, Search)>) -> Result<Vec<Vec<Vec<f64>>>> {
-    let mut open: Vec<usize> = (0..searches.len()).filter(|at| !searches[*at].1.settle()).collect();
+fn quantiles(
+    outgoing: &Outgoing,
+    plan: &Plan,
+    mut searches: Vec<(usize, Search)>,
+) -> Result<Vec<Vec<Vec<f64>>>> {
+    let mut open: Vec<usize> = (0..searches.len())
+        .filter(|at| !searches[*at].1.settle())
+        .collect();
     while !open.is_empty() {
         let (mut tasks, mut episode, mut rows) = (Tasks::default(), 0, 0);
         let reads = plan.reads(open.iter().map(|at| searches[*at].0));
@@ -115,16 +162,29 @@ fn quantiles(outgoing: &Outgoing, plan: &Plan, mut searches: Vec<(usize, Search)
             }
             let wanted = plan.reads(std::iter::once(plan.features.len() - 1));
             let known = wanted.iter().all(|name| reads.contains(name));
-            let place = Place { episode, first: rows, tasks: if known { plan.tasks(&leaving, &mut tasks)? } else { Vec::new() } };
+            let place = Place {
+                episode,
+                first: rows,
+                tasks: if known {
+                    plan.tasks(&leaving, &mut tasks)?
+                } else {
+                    Vec::new()
+                },
+            };
             for at in &open {
                 let (feature, search) = &mut searches[*at];
-                search.add(numbers(&plan.features[*feature].values(&leaving, &place, plan.fps)?)?.values());
+                search.add(
+                    numbers(&plan.features[*feature].values(&leaving, &place, plan.fps)?)?.values(),
+                );
             }
             (episode, rows) = (episode + 1, rows + leaving.length as u64);
         }
         open.retain(|at| !searches[*at].1.settle());
     }
-    Ok(searches.iter().map(|(_, search)| search.quantiles()).collect())
+    Ok(searches
+        .iter()
+        .map(|(_, search)| search.quantiles())
+        .collect())
 }
 
 /// What is being written.
@@ -141,7 +201,10 @@ struct Output<'a> {
 /// The metadata of episodes.
 enum Episodes {
     Table(Box<Table>),
-    Lines { episodes: Box<Lines>, stats: Box<Lines> },
+    Lines {
+        episodes: Box<Lines>,
+        stats: Box<Lines>,
+    },
 }
 
 impl Output<'_> {
@@ -153,12 +216,24 @@ impl Output<'_> {
         summaries: &[Option<Summary>],
         tasks: &Tasks,
     ) -> Result<()> {
-        let columns = self.plan.features.iter().zip(values).map(|(feature, values)| feature.shaped(Arc::clone(values)));
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<Vec<_>>>()?)?;
+        let columns = self
+            .plan
+            .features
+            .iter()
+            .zip(values)
+            .map(|(feature, values)| feature.shaped(Arc::clone(values)));
+        let batch = RecordBatch::try_new(
+            Arc::clone(&self.schema),
+            columns.collect::<Result<Vec<_>>>()?,
+        )?;
         let mut own: Vec<i64> = place.tasks.clone();
         own.sort_unstable();
         own.dedup();
-        let texts: Vec<&str> = own.iter().filter_map(|index| tasks.texts.get(*index as usize)).map(String::as_str).collect();
+        let texts: Vec<&str> = own
+            .iter()
+            .filter_map(|index| tasks.texts.get(*index as usize))
+            .map(String::as_str)
+            .collect();
         match &mut self.episodes {
             Episodes::Table(table) => {
                 let file = self.data.room(leaving.length as u64)?;
@@ -166,7 +241,11 @@ impl Output<'_> {
                 table.add(leaving, place, file, &texts, summaries)?;
             }
             Episodes::Lines { episodes, stats } => {
-                let name = format!("data/chunk-{:03}/episode_{:06}.parquet", place.episode / CHUNK, place.episode);
+                let name = format!(
+                    "data/chunk-{:03}/episode_{:06}.parquet",
+                    place.episode / CHUNK,
+                    place.episode
+                );
                 let path = self.root.join(&name);
                 if place.episode.is_multiple_of(CHUNK) {
                     store::create_dir(path.parent().unwrap_or(self.root))?;
@@ -191,10 +270,17 @@ impl Output<'_> {
 
     /// Keeps the observation after the last action.
     fn last(&mut self, leaving: &Leaving) -> Result<()> {
-        let (true, Some(uid)) = (leaving.has_final(), leaving.text(trajectory::UID)) else { return Ok(()) };
-        let Some(observation) = leaving.steps.column_by_name(step::OBSERVATION) else { return Ok(()) };
+        let (true, Some(uid)) = (leaving.has_final(), leaving.text(trajectory::UID)) else {
+            return Ok(());
+        };
+        let Some(observation) = leaving.steps.column_by_name(step::OBSERVATION) else {
+            return Ok(());
+        };
         let uid: ArrayRef = Arc::new(StringArray::from(vec![uid]));
-        let batch = RecordBatch::try_from_iter([(trajectory::UID, uid), (step::OBSERVATION, observation.slice(leaving.length, 1))])?;
+        let batch = RecordBatch::try_from_iter([
+            (trajectory::UID, uid),
+            (step::OBSERVATION, observation.slice(leaving.length, 1)),
+        ])?;
         let finals = match &mut self.finals {
             Some(finals) => finals,
             none => {
@@ -233,7 +319,9 @@ impl Lines {
     }
 
     fn add(&mut self, line: &Value) -> Result<()> {
-        self.0.write_all(format!("{line}\n").as_bytes()).map_err(|error| Error::failed(error.to_string()))
+        self.0
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(|error| Error::failed(error.to_string()))
     }
 
     fn finish(self) -> Result<()> {
@@ -242,13 +330,21 @@ impl Lines {
 }
 
 /// Statistics of features as JSON.
-fn described<'a>(plan: &Plan, summaries: impl Iterator<Item = Option<&'a Summary>>, quantiles: bool) -> Map<String, Value> {
+fn described<'a>(
+    plan: &Plan,
+    summaries: impl Iterator<Item = Option<&'a Summary>>,
+    quantiles: bool,
+) -> Map<String, Value> {
     let mut all = Map::new();
     for (feature, summary) in plan.features.iter().zip(summaries) {
         let Some(summary) = summary else { continue };
         let mut own = Map::new();
         for name in statistics().filter(|name| quantiles || !name.starts_with('q')) {
-            let value = if name == "count" { json!([summary.count]) } else { nested(statistic_of(summary, name), &feature.shape) };
+            let value = if name == "count" {
+                json!([summary.count])
+            } else {
+                nested(statistic_of(summary, name), &feature.shape)
+            };
             own.insert(name.to_owned(), value);
         }
         all.insert(feature.name.clone(), Value::Object(own));
@@ -259,22 +355,39 @@ fn described<'a>(plan: &Plan, summaries: impl Iterator<Item = Option<&'a Summary
 /// Values as nested JSON arrays of the shape `axes`. JSON has no infinity: it is written as the largest number.
 fn nested(values: &[f64], axes: &[usize]) -> Value {
     match axes.split_first() {
-        None => Value::from(values.first().map_or(0.0, |value| value.clamp(f64::MIN, f64::MAX))),
-        Some((axis, inner)) => values.chunks((values.len() / axis.max(&1)).max(1)).map(|part| nested(part, inner)).collect(),
+        None => Value::from(
+            values
+                .first()
+                .map_or(0.0, |value| value.clamp(f64::MIN, f64::MAX)),
+        ),
+        Some((axis, inner)) => values
+            .chunks((values.len() / axis.max(&1)).max(1))
+            .map(|part| nested(part, inner))
+            .collect(),
     }
 }
 
 /// Writes `meta/stats.json`.
-fn stats(root: &Path, plan: &Plan, totals: Vec<(usize, Total)>, quantiles: Vec<Vec<Vec<f64>>>) -> Result<()> {
+fn stats(
+    root: &Path,
+    plan: &Plan,
+    totals: Vec<(usize, Total)>,
+    quantiles: Vec<Vec<Vec<f64>>>,
+) -> Result<()> {
     let mut summaries: Vec<Option<Summary>> = vec![None; plan.features.len()];
     for ((at, total), quantiles) in totals.into_iter().zip(quantiles) {
         summaries[at] = total.finish(quantiles);
     }
-    document(root, "meta/stats.json", &Value::Object(described(plan, summaries.iter().map(Option::as_ref), true)))
+    document(
+        root,
+        "meta/stats.json",
+        &Value::Object(described(plan, summaries.iter().map(Option::as_ref), true)),
+    )
 }
 
 fn document(root: &Path, name: &str, value: &Value) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| Error::failed(format!("cannot write {name}: {error}")))?;
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::failed(format!("cannot write {name}: {error}")))?;
     bytes.push(b'\n');
     store::write(&root.join(name), &bytes)
 }
@@ -290,22 +403,40 @@ fn task_file(root: &Path, version: Version, tasks: &Tasks) -> Result<()> {
         }
         return lines.finish();
     }
-    let fields = vec![Field::new("task_index", DataType::Int64, true), Field::new("task", DataType::Utf8, true)];
+    let fields = vec![
+        Field::new("task_index", DataType::Int64, true),
+        Field::new("task", DataType::Utf8, true),
+    ];
     let metadata = [("pandas".to_owned(), PANDAS.to_owned())];
     let schema: SchemaRef = Arc::new(Schema::new_with_metadata(fields, metadata.into()));
-    let columns: Vec<ArrayRef> =
-        vec![Arc::new(Int64Array::from_iter_values(0..tasks.texts.len() as i64)), Arc::new(StringArray::from_iter_values(&tasks.texts))];
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(0..tasks.texts.len() as i64)),
+        Arc::new(StringArray::from_iter_values(&tasks.texts)),
+    ];
     let mut file = Checked::create(&root.join("meta/tasks.parquet"), &schema)?;
     file.write(&RecordBatch::try_new(schema, columns)?)?;
     file.finish()
 }
 
-fn info(root: &Path, version: Version, plan: &Plan, outgoing: &Outgoing, [episodes, frames, tasks]: [u64; 3]) -> Result<()> {
+fn info(
+    root: &Path,
+    version: Version,
+    plan: &Plan,
+    outgoing: &Outgoing,
+    [episodes, frames, tasks]: [u64; 3],
+) -> Result<()> {
     let mut features = plan.describe();
     let total = &outgoing.manifest().statistics;
-    if let Some(Value::Object(action)) = features.get_mut(step::ACTION).filter(|_| plan.has_action && total.proxy_actions > 0) {
+    if let Some(Value::Object(action)) = features
+        .get_mut(step::ACTION)
+        .filter(|_| plan.has_action && total.proxy_actions > 0)
+    {
         let lineage = &outgoing.manifest().lineage.inputs;
-        let models: Vec<&String> = lineage.iter().filter(|(name, _)| name.contains(" model ")).map(|(_, hash)| hash).collect();
+        let models: Vec<&String> = lineage
+            .iter()
+            .filter(|(name, _)| name.contains(" model "))
+            .map(|(_, hash)| hash)
+            .collect();
         action.insert(
             "provenance".to_owned(),
             json!({"recorded": total.recorded_actions, "proxy": total.proxy_actions, "models": models, "feature": step::ACTION_SOURCE}),
@@ -330,8 +461,14 @@ fn info(root: &Path, version: Version, plan: &Plan, outgoing: &Outgoing, [episod
             info.insert("video_files_size_in_mb".to_owned(), Value::from(200));
         } else {
             info.insert("total_videos".to_owned(), Value::from(0));
-            info.insert("total_chunks".to_owned(), Value::from(episodes.div_ceil(CHUNK)));
-            info.insert("data_path".to_owned(), Value::from("data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"));
+            info.insert(
+                "total_chunks".to_owned(),
+                Value::from(episodes.div_ceil(CHUNK)),
+            );
+            info.insert(
+                "data_path".to_owned(),
+                Value::from("data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"),
+            );
         }
     }
     document(root, "meta/info.json", &info)

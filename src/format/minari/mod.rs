@@ -31,8 +31,16 @@ pub(super) const FORMAT: Format = Format {
     name: "minari",
     about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written as HDF5",
     detect: |path| data(path).is_some(),
-    read: Some(Opener { takes: &[], open: read }),
-    write: Some(Writer { nulls: false, takes: &["name", "env"], write: write::write, note: None }),
+    read: Some(Opener {
+        takes: &[],
+        open: read,
+    }),
+    write: Some(Writer {
+        nulls: false,
+        takes: &["name", "env"],
+        write: write::write,
+        note: None,
+    }),
     validate: Some(validate::validate),
 };
 
@@ -53,7 +61,9 @@ fn data(path: &Path) -> Option<PathBuf> {
     folders_of(path).into_iter().find(|folder| {
         let metadata = std::fs::read_to_string(folder.join(METADATA)).ok();
         let metadata = metadata.and_then(|text| spaces::parse(&text).ok());
-        metadata.is_some_and(|metadata| metadata.get("data_format").is_some() || metadata.get("total_episodes").is_some())
+        metadata.is_some_and(|metadata| {
+            metadata.get("data_format").is_some() || metadata.get("total_episodes").is_some()
+        })
     })
 }
 
@@ -83,44 +93,82 @@ struct Minari {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let folder = folders_of(path).into_iter().find(|folder| folder.join(METADATA).is_file()).ok_or_else(|| {
-        Error::failed(format!("{} is no Minari dataset: there is no data/{METADATA}", path.display()))
+    let folder = folders_of(path)
+        .into_iter()
+        .find(|folder| folder.join(METADATA).is_file())
+        .ok_or_else(|| {
+            Error::failed(format!(
+                "{} is no Minari dataset: there is no data/{METADATA}",
+                path.display()
+            ))
             .hint("name the directory of one dataset, such as D4RL/door/human-v2")
-    })?;
+        })?;
     let place = folder.join(METADATA);
     let metadata = object(&place)?;
-    let damaged =
-        |what: &str| Error::failed(format!("{}: {what}", place.display())).hint("the dataset is not whole: download or write it again");
-    let backend = match metadata.get("data_format").and_then(Value::as_str).unwrap_or("hdf5") {
+    let damaged = |what: &str| {
+        Error::failed(format!("{}: {what}", place.display()))
+            .hint("the dataset is not whole: download or write it again")
+    };
+    let backend = match metadata
+        .get("data_format")
+        .and_then(Value::as_str)
+        .unwrap_or("hdf5")
+    {
         "hdf5" => {
             let main = folder.join(MAIN);
-            Backend::Hdf5(hdf5::groups(&hdf5::open(&main)?.root()).map_err(|error| error.at(main.display()))?)
+            Backend::Hdf5(
+                hdf5::groups(&hdf5::open(&main)?.root())
+                    .map_err(|error| error.at(main.display()))?,
+            )
         }
         "arrow" => Backend::Arrow,
         "parquet" => Backend::Parquet,
-        other => return Err(damaged(&format!("the data format `{other}` is not one of hdf5, arrow, parquet"))),
+        other => {
+            return Err(damaged(&format!(
+                "the data format `{other}` is not one of hdf5, arrow, parquet"
+            )));
+        }
     };
-    let episodes = metadata.get("total_episodes").and_then(Value::as_u64).ok_or_else(|| damaged("there is no number `total_episodes`"))?;
+    let episodes = metadata
+        .get("total_episodes")
+        .and_then(Value::as_u64)
+        .ok_or_else(|| damaged("there is no number `total_episodes`"))?;
     if episodes == 0 {
         return Err(damaged("there are no episodes"));
     }
     let numbered = |name: &str| name.parse().is_ok_and(|index: u64| index < episodes);
     let there = match &backend {
-        Backend::Hdf5(groups) => groups.keys().filter(|name| name.strip_prefix("episode_").is_some_and(numbered)).count(),
-        Backend::Arrow | Backend::Parquet => folders(&folder)?.iter().filter(|name| numbered(name)).count(),
+        Backend::Hdf5(groups) => groups
+            .keys()
+            .filter(|name| name.strip_prefix("episode_").is_some_and(numbered))
+            .count(),
+        Backend::Arrow | Backend::Parquet => folders(&folder)?
+            .iter()
+            .filter(|name| numbered(name))
+            .count(),
     } as u64;
     // One that is missing is an error of its own; where most are, it is the number that is wrong.
     if there < episodes.div_ceil(2) {
-        return Err(damaged(&format!("`total_episodes` is {episodes}, and {there} of them are there")));
+        return Err(damaged(&format!(
+            "`total_episodes` is {episodes}, and {there} of them are there"
+        )));
     }
-    let encoded = metadata.get("jpeg_encoding").and_then(Value::as_bool).unwrap_or(true);
+    let encoded = metadata
+        .get("jpeg_encoding")
+        .and_then(Value::as_bool)
+        .unwrap_or(true);
     let space = |name: &str| -> Result<Option<Value>> {
         let text = metadata.get(name).and_then(Value::as_str);
-        text.map(|text| spaces::parse(text).map_err(|error| error.at(place.display()))).transpose()
+        text.map(|text| spaces::parse(text).map_err(|error| error.at(place.display())))
+            .transpose()
     };
     let spaces = [space("observation_space")?, space("action_space")?];
-    let envelope = metadata.get(OURS).map(|ours| serde_json::from_value::<Envelope>(ours.clone()));
-    let envelope = envelope.transpose().map_err(|error| damaged(&format!("`{OURS}` is not what we write: {error}")))?;
+    let envelope = metadata
+        .get(OURS)
+        .map(|ours| serde_json::from_value::<Envelope>(ours.clone()));
+    let envelope = envelope
+        .transpose()
+        .map_err(|error| damaged(&format!("`{OURS}` is not what we write: {error}")))?;
     let about = match &envelope {
         Some(envelope) => envelope.schema()?,
         None => Arc::new(Schema::new(vec![
@@ -149,16 +197,29 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 
 /// Names of the folders in a folder.
 fn folders(folder: &Path) -> Result<Vec<String>> {
-    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
-    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
-    Ok(entries.iter().filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    let failed =
+        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
+    let entries = std::fs::read_dir(folder)
+        .map_err(failed)?
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(failed)?;
+    Ok(entries
+        .iter()
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect())
 }
 
 /// The JSON object in the file at `path`.
 fn object(path: &Path) -> Result<Map<String, Value>> {
-    let damaged = |what: String| Error::failed(what).hint("the dataset is not whole: download or write it again");
-    let text = std::fs::read_to_string(path).map_err(|error| damaged(format!("cannot read {}: {error}", path.display())))?;
-    match spaces::parse(&text).map_err(|error| damaged(format!("{}: {}", path.display(), error.message)))? {
+    let damaged = |what: String| {
+        Error::failed(what).hint("the dataset is not whole: download or write it again")
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| damaged(format!("cannot read {}: {error}", path.display())))?;
+    match spaces::parse(&text)
+        .map_err(|error| damaged(format!("{}: {}", path.display(), error.message)))?
+    {
         Value::Object(object) => Ok(object),
         _ => Err(damaged(format!("{} is not a JSON object", path.display()))),
     }
@@ -178,9 +239,15 @@ impl Minari {
         };
         // A damaged file of one episode can make its decoder panic, and keeps nobody from the next.
         let read = caught("its file", || self.read(index, schema)).map_err(|error| error.at(place));
-        let length =
-            read.as_ref().ok().and_then(|read| read.steps.column_by_name(step::IS_FINAL)).map(|column| column.as_boolean().false_count());
-        self.steps = self.steps.zip(length).map(|(steps, length)| steps + length as u64);
+        let length = read
+            .as_ref()
+            .ok()
+            .and_then(|read| read.steps.column_by_name(step::IS_FINAL))
+            .map(|column| column.as_boolean().false_count());
+        self.steps = self
+            .steps
+            .zip(length)
+            .map(|(steps, length)| steps + length as u64);
         read.map(Some)
     }
 
@@ -201,8 +268,10 @@ impl Minari {
         let (mut arrays, attributes) = match &mut self.backend {
             Backend::Hdf5(groups) => {
                 let group = groups.remove(&format!("episode_{index}")).ok_or_else(|| {
-                    Error::failed("there is no such group")
-                        .hint(format!("`total_episodes` says {}, numbered from 0 without a gap", self.episodes))
+                    Error::failed("there is no such group").hint(format!(
+                        "`total_episodes` says {}, numbered from 0 without a gap",
+                        self.episodes
+                    ))
                 })?;
                 let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
                 hdf5::arrays(&group, "", 0, &mut hdf5::whole, &mut arrays)?;
@@ -212,39 +281,71 @@ impl Minari {
             Backend::Arrow => self.tables(index, true)?,
             Backend::Parquet => self.tables(index, false)?,
         };
-        let line = match attributes.get(OURS).and_then(Value::as_str).filter(|_| self.envelope.is_some()) {
-            Some(text) => Some(
-                serde_json::from_str::<Line>(text).map_err(|error| Error::failed(format!("the attribute `{OURS}` is damaged: {error}")))?,
-            ),
+        let line = match attributes
+            .get(OURS)
+            .and_then(Value::as_str)
+            .filter(|_| self.envelope.is_some())
+        {
+            Some(text) => Some(serde_json::from_str::<Line>(text).map_err(|error| {
+                Error::failed(format!("the attribute `{OURS}` is damaged: {error}"))
+            })?),
             None => None,
         };
-        let need = |column: Option<(Field, ArrayRef)>, name: &str| column.ok_or_else(|| Error::failed(format!("there is no `{name}`")));
+        let need = |column: Option<(Field, ArrayRef)>, name: &str| {
+            column.ok_or_else(|| Error::failed(format!("there is no `{name}`")))
+        };
         let padded = !matches!(self.backend, Backend::Hdf5(_));
         let mut reward = grouped::squeezed(need(arrays.remove("rewards"), "rewards")?);
-        let mut observation =
-            spaced(need(grouped::take(&mut arrays, "observations"), "observations")?, self.spaces[0].as_ref(), self.encoded)?;
+        let mut observation = spaced(
+            need(grouped::take(&mut arrays, "observations"), "observations")?,
+            self.spaces[0].as_ref(),
+            self.encoded,
+        )?;
         let mut length = reward.1.len();
         // The other backends pad what has no value on the last row.
         if padded {
-            length = length.checked_sub(1).filter(|length| *length > 0).ok_or_else(|| Error::failed("it has no step"))?;
+            length = length
+                .checked_sub(1)
+                .filter(|length| *length > 0)
+                .ok_or_else(|| Error::failed("it has no step"))?;
             reward.1 = reward.1.slice(0, length);
         }
         if length == 0 {
             return Err(Error::failed("it has no step").hint("drop it from the source"));
         }
-        if let Some(said) = attributes.get("total_steps").and_then(Value::as_u64).filter(|said| *said != length as u64) {
-            return Err(Error::failed(format!("`rewards` has {length} steps where `total_steps` says {said}"))
-                .hint("the episode is cut short, or was changed: download or write the dataset again"));
+        if let Some(said) = attributes
+            .get("total_steps")
+            .and_then(Value::as_u64)
+            .filter(|said| *said != length as u64)
+        {
+            return Err(Error::failed(format!(
+                "`rewards` has {length} steps where `total_steps` says {said}"
+            ))
+            .hint(
+                "the episode is cut short, or was changed: download or write the dataset again",
+            ));
         }
         let mut known_final = observation.1.len() == length + 1;
         if line.as_ref().is_some_and(|line| !line.known_final) && known_final {
             observation.1 = observation.1.slice(0, length);
-            arrays.values_mut().for_each(|(_, values)| *values = values.slice(0, values.len().min(length)));
+            arrays
+                .values_mut()
+                .for_each(|(_, values)| *values = values.slice(0, values.len().min(length)));
             known_final = false;
         }
         let mut assembly = Assembly::new(length, known_final);
-        let cut = |column: (Field, ArrayRef)| if padded { (column.0, column.1.slice(0, length)) } else { column };
-        let action = spaced(need(grouped::take(&mut arrays, "actions"), "actions")?, self.spaces[1].as_ref(), self.encoded)?;
+        let cut = |column: (Field, ArrayRef)| {
+            if padded {
+                (column.0, column.1.slice(0, length))
+            } else {
+                column
+            }
+        };
+        let action = spaced(
+            need(grouped::take(&mut arrays, "actions"), "actions")?,
+            self.spaces[1].as_ref(),
+            self.encoded,
+        )?;
         assembly.add(step::OBSERVATION, observation, false)?;
         assembly.add(step::ACTION, cut(action), true)?;
         assembly.add(step::REWARD, reward, true)?;
@@ -263,11 +364,17 @@ impl Minari {
         let about = match &line {
             Some(line) => kept::row(&self.about, &line.about)?,
             None if self.envelope.is_some() => {
-                return Err(Error::failed(format!("there is no attribute `{OURS}`, which the metadata announces")));
+                return Err(Error::failed(format!(
+                    "there is no attribute `{OURS}`, which the metadata announces"
+                )));
             }
             None => Some(self.said(&attributes)?),
         };
-        Ok(Incoming { key: index.to_string(), steps: assembly.finish(schema)?, about })
+        Ok(Incoming {
+            key: index.to_string(),
+            steps: assembly.finish(schema)?,
+            about,
+        })
     }
 
     /// The tables of an episode in the Arrow and Parquet backends, as arrays.
@@ -275,8 +382,10 @@ impl Minari {
         let folder = self.folder.join(index.to_string());
         let extension = if arrow { "arrow" } else { "parquet" };
         let failed = |error: std::io::Error| {
-            Error::failed(format!("cannot list the folder: {error}"))
-                .hint(format!("`total_episodes` says {}, numbered from 0 without a gap", self.episodes))
+            Error::failed(format!("cannot list the folder: {error}")).hint(format!(
+                "`total_episodes` says {}, numbered from 0 without a gap",
+                self.episodes
+            ))
         };
         let mut files: Vec<PathBuf> = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(failed)? {
@@ -288,7 +397,11 @@ impl Minari {
         files.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
         let mut batches: Vec<RecordBatch> = Vec::new();
         for path in &files {
-            let open = || File::open(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())));
+            let open = || {
+                File::open(path).map_err(|error| {
+                    Error::failed(format!("cannot read {}: {error}", path.display()))
+                })
+            };
             let damaged = |error: String| {
                 Error::failed(format!("{} cannot be read: {error}", path.display()))
                     .hint("the file may be cut short: fetch or write it again")
@@ -299,17 +412,29 @@ impl Minari {
                     batches.push(batch.map_err(|error| damaged(error.to_string()))?);
                 }
             } else {
-                let reader = ParquetRecordBatchReaderBuilder::try_new(open()?).and_then(ParquetRecordBatchReaderBuilder::build);
+                let reader = ParquetRecordBatchReaderBuilder::try_new(open()?)
+                    .and_then(ParquetRecordBatchReaderBuilder::build);
                 for batch in reader.map_err(|error| damaged(error.to_string()))? {
                     batches.push(batch.map_err(|error| damaged(error.to_string()))?);
                 }
             }
         }
-        let first = batches.first().ok_or_else(|| Error::failed(format!("there is no .{extension} file with rows")))?;
+        let first = batches
+            .first()
+            .ok_or_else(|| Error::failed(format!("there is no .{extension} file with rows")))?;
         let batch = concat_batches(&first.schema(), &batches)?;
         let mut arrays = Arrays::new();
-        let holds = |field: &Field| !matches!(field.data_type(), DataType::FixedSizeList(_, 0)) && field.name() != "episode_id";
-        for (field, values) in batch.schema().fields().iter().zip(batch.columns()).filter(|(field, _)| holds(field)) {
+        let holds = |field: &Field| {
+            !matches!(field.data_type(), DataType::FixedSizeList(_, 0))
+                && field.name() != "episode_id"
+        };
+        for (field, values) in batch
+            .schema()
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .filter(|(field, _)| holds(field))
+        {
             let (field, values) = grouped::canonical(field, values)?;
             // What infos hold is a column each; spaces stay whole.
             if field.name() == "infos" {
@@ -323,9 +448,14 @@ impl Minari {
 
     /// Columns of our own files under the names that they had.
     fn renamed(&self, arrays: Arrays) -> Result<Arrays> {
-        let Some(envelope) = &self.envelope else { return Ok(arrays) };
+        let Some(envelope) = &self.envelope else {
+            return Ok(arrays);
+        };
         let arrays = grouped::with_valid(arrays, true)?;
-        Ok(arrays.into_iter().map(|(name, column)| (envelope.columns.get(&name).cloned().unwrap_or(name), column)).collect())
+        Ok(arrays
+            .into_iter()
+            .map(|(name, column)| (envelope.columns.get(&name).cloned().unwrap_or(name), column))
+            .collect())
     }
 
     /// What an episode says of itself.
@@ -334,16 +464,21 @@ impl Minari {
         for (name, value) in attributes {
             match name.as_str() {
                 "id" | "seed" | "total_steps" => {}
-                "options" if value.is_object() => options.extend(value.as_object().cloned().unwrap_or_default()),
+                "options" if value.is_object() => {
+                    options.extend(value.as_object().cloned().unwrap_or_default())
+                }
                 name => match name.strip_prefix("options/") {
                     Some(option) => insert(&mut options, option, value),
                     None => drop(others.insert(name.to_owned(), value.clone())),
                 },
             }
         }
-        let text = |map: Map<String, Value>| (!map.is_empty()).then(|| Value::Object(map).to_string());
+        let text =
+            |map: Map<String, Value>| (!map.is_empty()).then(|| Value::Object(map).to_string());
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from(vec![attributes.get("seed").and_then(Value::as_i64)])),
+            Arc::new(Int64Array::from(vec![
+                attributes.get("seed").and_then(Value::as_i64),
+            ])),
             Arc::new(StringArray::from(vec![text(options)])),
             Arc::new(StringArray::from(vec![text(others)])),
         ];
@@ -356,7 +491,9 @@ fn insert(options: &mut Map<String, Value>, name: &str, value: &Value) {
     match name.split_once('/') {
         None => drop(options.insert(name.to_owned(), value.clone())),
         Some((outer, inner)) => {
-            let outer = options.entry(outer).or_insert_with(|| Value::Object(Map::new()));
+            let outer = options
+                .entry(outer)
+                .or_insert_with(|| Value::Object(Map::new()));
             if let Some(outer) = outer.as_object_mut() {
                 insert(outer, inner, value);
             }
@@ -372,40 +509,91 @@ fn scatter(name: &str, values: &ArrayRef, arrays: &mut Arrays) {
                 scatter(&format!("{name}/{}", field.name()), values, arrays);
             }
         }
-        None => drop(arrays.insert(name.to_owned(), (Field::new(name, values.data_type().clone(), true), Arc::clone(values)))),
+        None => drop(arrays.insert(
+            name.to_owned(),
+            (
+                Field::new(name, values.data_type().clone(), true),
+                Arc::clone(values),
+            ),
+        )),
     }
 }
 
 /// A column as its space has it: images that are encoded are rows of bytes, vectors have their axes, members of a tuple
 /// the names that HDF5 has for them.
-fn spaced(column: (Field, ArrayRef), space: Option<&Value>, encoded: bool) -> Result<(Field, ArrayRef)> {
-    let Some(space) = space else { return Ok(column) };
+fn spaced(
+    column: (Field, ArrayRef),
+    space: Option<&Value>,
+    encoded: bool,
+) -> Result<(Field, ArrayRef)> {
+    let Some(space) = space else {
+        return Ok(column);
+    };
     let (field, values) = column;
     if let Some(vectors) = values.as_fixed_size_list_opt() {
         let width = vectors.value_length() as usize;
         if encoded && spaces::is_image(space) && vectors.value_type() == DataType::UInt8 {
-            let bytes = vectors.values().slice(vectors.value_offset(0) as usize, vectors.len() * width);
-            let bytes = bytes.as_primitive::<arrow::datatypes::UInt8Type>().values().to_vec();
+            let bytes = vectors
+                .values()
+                .slice(vectors.value_offset(0) as usize, vectors.len() * width);
+            let bytes = bytes
+                .as_primitive::<arrow::datatypes::UInt8Type>()
+                .values()
+                .to_vec();
             let frames: BinaryArray = bytes.chunks_exact(width.max(1)).map(Some).collect();
-            return Ok((Field::new(field.name(), DataType::Binary, field.is_nullable()), Arc::new(frames)));
+            return Ok((
+                Field::new(field.name(), DataType::Binary, field.is_nullable()),
+                Arc::new(frames),
+            ));
         }
-        let shape: Vec<u64> = space["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let shape: Vec<u64> = space["shape"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
         let fits = shape.len() > 1 && shape.iter().product::<u64>() == width as u64;
-        let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
-        return Ok((if fits { field.with_metadata([("shape".to_owned(), shape)].into()) } else { field }, values));
+        let shape = shape
+            .iter()
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        return Ok((
+            if fits {
+                field.with_metadata([("shape".to_owned(), shape)].into())
+            } else {
+                field
+            },
+            values,
+        ));
     }
-    let Some(parts) = values.as_struct_opt() else { return Ok((field, values)) };
+    let Some(parts) = values.as_struct_opt() else {
+        return Ok((field, values));
+    };
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     for (part, values) in parts.fields().iter().zip(parts.columns()) {
-        let member = space["type"] == "Tuple" && part.name().bytes().all(|digit| digit.is_ascii_digit());
-        let name = if member { format!("_index_{}", part.name()) } else { part.name().clone() };
+        let member =
+            space["type"] == "Tuple" && part.name().bytes().all(|digit| digit.is_ascii_digit());
+        let name = if member {
+            format!("_index_{}", part.name())
+        } else {
+            part.name().clone()
+        };
         let inside = spaces::inside(space, part.name());
-        let (part, values) = spaced((part.as_ref().clone().with_name(name), Arc::clone(values)), inside, encoded)?;
+        let (part, values) = spaced(
+            (part.as_ref().clone().with_name(name), Arc::clone(values)),
+            inside,
+            encoded,
+        )?;
         fields.push(part);
         columns.push(values);
     }
-    let whole = arrow::array::StructArray::try_new(fields.into(), columns, values.nulls().cloned())?;
-    Ok((Field::new(field.name(), whole.data_type().clone(), field.is_nullable()), Arc::new(whole)))
+    let whole =
+        arrow::array::StructArray::try_new(fields.into(), columns, values.nulls().cloned())?;
+    Ok((
+        Field::new(field.name(), whole.data_type().clone(), field.is_nullable()),
+        Arc::new(whole),
+    ))
 }
 
 impl Source for Minari {
@@ -418,7 +606,10 @@ impl Source for Minari {
     }
 
     fn rows(&self) -> Option<u64> {
-        self.metadata.get("total_steps").and_then(Value::as_u64).map(|steps| steps.saturating_add(self.episodes))
+        self.metadata
+            .get("total_steps")
+            .and_then(Value::as_u64)
+            .map(|steps| steps.saturating_add(self.episodes))
     }
 
     fn metadata(&self) -> Map<String, Value> {

@@ -14,7 +14,13 @@ pub(super) fn parse(text: &str) -> Result<Value> {
     let mut rest = text;
     let mut quoted = false;
     while let Some(next) = rest.chars().next() {
-        let word = (!quoted).then(|| ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| rest.starts_with(word))).flatten();
+        let word = (!quoted)
+            .then(|| {
+                ["-Infinity", "Infinity", "NaN"]
+                    .into_iter()
+                    .find(|word| rest.starts_with(word))
+            })
+            .flatten();
         let length = match word {
             Some(word) => {
                 strict.push_str(&format!("\"{word}\""));
@@ -48,7 +54,12 @@ pub(super) fn text(value: &Value) -> String {
 
 /// Whether the space holds images, which Minari encodes where its metadata says so.
 pub(super) fn is_image(space: &Value) -> bool {
-    let shape: Vec<u64> = space["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    let shape: Vec<u64> = space["shape"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_u64)
+        .collect();
     space["type"] == "Box"
         && space["dtype"] == "uint8"
         && (2..=3).contains(&shape.len())
@@ -68,7 +79,12 @@ fn all(value: &Value, expected: f64) -> bool {
 pub(super) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
     match &space["subspaces"] {
         Value::Object(parts) => parts.get(name),
-        Value::Array(parts) => parts.get(name.strip_prefix("_index_").unwrap_or(name).parse::<usize>().ok()?),
+        Value::Array(parts) => parts.get(
+            name.strip_prefix("_index_")
+                .unwrap_or(name)
+                .parse::<usize>()
+                .ok()?,
+        ),
         _ => None,
     }
 }
@@ -78,22 +94,38 @@ pub(super) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
 /// # Errors
 /// Where no space holds such values.
 pub(super) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
-    let wrong = || Error::failed(format!("Minari has no space for `{}` of type {}", field.name(), field.data_type()));
+    let wrong = || {
+        Error::failed(format!(
+            "Minari has no space for `{}` of type {}",
+            field.name(),
+            field.data_type()
+        ))
+    };
     let boxed = |element: &DataType, shape: &[u64]| -> Result<Value> {
         let dtype = dtype(element).ok_or_else(wrong)?;
         let (low, high) = bounds(element);
-        Ok(json!({"type": "Box", "dtype": dtype, "shape": shape, "low": filled(shape, &low), "high": filled(shape, &high)}))
+        Ok(
+            json!({"type": "Box", "dtype": dtype, "shape": shape, "low": filled(shape, &low), "high": filled(shape, &high)}),
+        )
     };
     match field.data_type() {
         DataType::FixedSizeList(child, width) => {
-            let shape =
-                field.metadata().get("shape").map(|text| text.split(',').filter_map(|axis| axis.parse().ok()).collect::<Vec<u64>>());
+            let shape = field.metadata().get("shape").map(|text| {
+                text.split(',')
+                    .filter_map(|axis| axis.parse().ok())
+                    .collect::<Vec<u64>>()
+            });
             let width = u64::try_from(*width).unwrap_or(0);
-            let shape = shape.filter(|shape| shape.iter().product::<u64>() == width).unwrap_or_else(|| vec![width]);
+            let shape = shape
+                .filter(|shape| shape.iter().product::<u64>() == width)
+                .unwrap_or_else(|| vec![width]);
             boxed(child.data_type(), &shape)
         }
         DataType::Struct(fields) if tuple(fields.iter().map(|field| field.name().as_str())) => {
-            let parts = fields.iter().map(|field| of(field, None)).collect::<Result<Vec<_>>>()?;
+            let parts = fields
+                .iter()
+                .map(|field| of(field, None))
+                .collect::<Result<Vec<_>>>()?;
             Ok(json!({"type": "Tuple", "subspaces": parts}))
         }
         DataType::Struct(fields) => {
@@ -104,11 +136,15 @@ pub(super) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
             }
             Ok(json!({"type": "Dict", "subspaces": spaces}))
         }
-        DataType::Utf8 => Ok(json!({"type": "Text", "max_length": 1_000_000, "min_length": 0, "charset": " "})),
+        DataType::Utf8 => {
+            Ok(json!({"type": "Text", "max_length": 1_000_000, "min_length": 0, "charset": " "}))
+        }
         element if element.is_integer() => match range {
             Some((low, high)) => {
                 let start = low.min(0);
-                Ok(json!({"type": "Discrete", "dtype": "int64", "start": start, "n": high - start + 1}))
+                Ok(
+                    json!({"type": "Discrete", "dtype": "int64", "start": start, "n": high - start + 1}),
+                )
             }
             None => boxed(element, &[]),
         },
@@ -120,7 +156,9 @@ fn insert(spaces: &mut Map<String, Value>, name: &str, space: Value) {
     match name.split_once('/') {
         None => drop(spaces.insert(name.to_owned(), space)),
         Some((outer, inner)) => {
-            let entry = spaces.entry(outer).or_insert_with(|| json!({"type": "Dict", "subspaces": {}}));
+            let entry = spaces
+                .entry(outer)
+                .or_insert_with(|| json!({"type": "Dict", "subspaces": {}}));
             if let Some(inside) = entry["subspaces"].as_object_mut() {
                 insert(inside, inner, space);
             }
@@ -184,22 +222,39 @@ mod tests {
 
     #[test]
     fn words_for_numbers_are_read_outside_of_texts_only() {
-        let read = parse(r#"{"low": [-Infinity, 1], "high": Infinity, "say": "Infinity \" NaN", "x": NaN}"#).unwrap();
+        let read = parse(
+            r#"{"low": [-Infinity, 1], "high": Infinity, "say": "Infinity \" NaN", "x": NaN}"#,
+        )
+        .unwrap();
         assert_eq!(read["low"][0], "-Infinity");
         assert_eq!(read["say"], "Infinity \" NaN");
-        assert_eq!(text(&json!({"a": ["-Infinity", "Infinity", 1]})), r#"{"a":[-Infinity,Infinity,1]}"#);
+        assert_eq!(
+            text(&json!({"a": ["-Infinity", "Infinity", 1]})),
+            r#"{"a":[-Infinity,Infinity,1]}"#
+        );
         assert!(parse("{\"a\": Infinit}").is_err());
     }
 
     #[test]
     fn spaces_of_columns() {
-        let vector = Field::new("observation", crate::dataset::schema::vector(DataType::Float32, 2), false);
+        let vector = Field::new(
+            "observation",
+            crate::dataset::schema::vector(DataType::Float32, 2),
+            false,
+        );
         assert_eq!(
             text(&of(&vector, None).unwrap()),
             r#"{"type":"Box","dtype":"float32","shape":[2],"low":[-Infinity,-Infinity],"high":[Infinity,Infinity]}"#
         );
         let discrete = Field::new("action", DataType::Int64, true);
-        assert_eq!(of(&discrete, Some((0, 3))).unwrap(), json!({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4}));
-        assert!(tuple(["_index_0", "_index_1"].into_iter()) && !tuple(["a"].into_iter()) && !tuple(["_index_1"].into_iter()));
+        assert_eq!(
+            of(&discrete, Some((0, 3))).unwrap(),
+            json!({"type": "Discrete", "dtype": "int64", "start": 0, "n": 4})
+        );
+        assert!(
+            tuple(["_index_0", "_index_1"].into_iter())
+                && !tuple(["a"].into_iter())
+                && !tuple(["_index_1"].into_iter())
+        );
     }
 }

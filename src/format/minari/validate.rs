@@ -13,7 +13,11 @@ const VERSIONS: [&str; 2] = ["0.4.", "0.5."];
 
 pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     let Some(folder) = data(path) else {
-        findings.error("metadata", path.display().to_string(), "there is no data/metadata.json: download or write the dataset again");
+        findings.error(
+            "metadata",
+            path.display().to_string(),
+            "there is no data/metadata.json: download or write the dataset again",
+        );
         return Ok(());
     };
     let place = folder.join("metadata.json").display().to_string();
@@ -30,14 +34,23 @@ pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     let number = |key: &str| metadata.get(key).and_then(Value::as_u64);
     let (episodes, rows) = (findings.trajectories - episodes, findings.rows - steps);
     // Each episode has a row more than steps, where its last observation is known.
-    if let Some(said) = number("total_steps").filter(|said| *said + episodes < rows || *said > rows) {
-        findings.error("total-steps", place.as_str(), format!("`total_steps` is {said}, and there are {rows} rows in {episodes} episodes"));
+    if let Some(said) = number("total_steps").filter(|said| *said + episodes < rows || *said > rows)
+    {
+        findings.error(
+            "total-steps",
+            place.as_str(),
+            format!("`total_steps` is {said}, and there are {rows} rows in {episodes} episodes"),
+        );
     }
     if let (Some(said), Ok(file)) = (number("total_episodes"), hdf5::open(&folder.join(MAIN))) {
-        let there = hdf5::groups(&file.root())?.keys().filter(|name| name.starts_with("episode_")).count() as u64;
+        let there = hdf5::groups(&file.root())?
+            .keys()
+            .filter(|name| name.starts_with("episode_"))
+            .count() as u64;
         if there != said {
-            let message =
-                format!("`total_episodes` is {said}, and there are {there} groups of episodes: the loader takes the number at its word");
+            let message = format!(
+                "`total_episodes` is {said}, and there are {there} groups of episodes: the loader takes the number at its word"
+            );
             findings.error("total-episodes", place, message);
         }
     }
@@ -56,7 +69,11 @@ fn described(metadata: &Map<String, Value>, findings: &mut Findings, place: &str
         ),
     }
     if text("dataset_id").is_none() {
-        findings.error("dataset-id", place, "`dataset_id` is missing: the loader names the dataset by it");
+        findings.error(
+            "dataset-id",
+            place,
+            "`dataset_id` is missing: the loader names the dataset by it",
+        );
     }
     for key in ["observation_space", "action_space"] {
         match text(key) {

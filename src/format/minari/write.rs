@@ -43,8 +43,11 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
     let observation = plain(outgoing, step::OBSERVATION)?;
     let action = plain(outgoing, step::ACTION)?;
     if outgoing.steps().column_with_name(step::REWARD).is_none() {
-        return Err(Error::failed("Minari needs rewards, and the dataset has no column `reward`")
-            .hint("`derive: {reward: \"0.0\"}` makes one, or choose a format that does not need it"));
+        return Err(
+            Error::failed("Minari needs rewards, and the dataset has no column `reward`").hint(
+                "`derive: {reward: \"0.0\"}` makes one, or choose a format that does not need it",
+            ),
+        );
     }
     let infos = infos(outgoing, &mut written)?;
     let mut columns = BTreeMap::new();
@@ -53,7 +56,11 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
     }
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     let said = &outgoing.manifest().lineage.source_metadata;
-    let name = options.name.clone().or_else(|| said.get("dataset_id").and_then(Value::as_str).map(str::to_owned));
+    let name = options.name.clone().or_else(|| {
+        said.get("dataset_id")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    });
     let name = name.unwrap_or_else(|| "trajmill/dataset-v0".to_owned());
     named(&name)?;
 
@@ -64,7 +71,11 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
         unknown += u64::from(!leaving.has_final());
-        if let Some(actions) = leaving.column(step::ACTION).as_ref().filter(|column| column.data_type().is_integer()) {
+        if let Some(actions) = leaving
+            .column(step::ACTION)
+            .as_ref()
+            .filter(|column| column.data_type().is_integer())
+        {
             let numbers = arrow::compute::cast(actions, &DataType::Int64)?;
             let numbers = numbers.as_primitive::<Int64Type>();
             let found = arrow::compute::min(numbers).zip(arrow::compute::max(numbers));
@@ -78,13 +89,25 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
     file.finish()?;
     let bytes = std::fs::metadata(folder.join(MAIN)).map_or(0, |metadata| metadata.len());
 
-    let mut metadata: Map<String, Value> = AGAIN.iter().filter_map(|key| Some(((*key).to_owned(), said.get(*key)?.clone()))).collect();
-    for (key, field, range) in [("observation_space", &observation, None), ("action_space", &action, range)] {
+    let mut metadata: Map<String, Value> = AGAIN
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), said.get(*key)?.clone())))
+        .collect();
+    for (key, field, range) in [
+        ("observation_space", &observation, None),
+        ("action_space", &action, range),
+    ] {
         let space = spaces::of(field, range)?;
         // A space that says more than types do, such as bounds, is said again where it still fits.
-        let known = metadata.get(key).and_then(Value::as_str).and_then(|text| spaces::parse(text).ok());
+        let known = metadata
+            .get(key)
+            .and_then(Value::as_str)
+            .and_then(|text| spaces::parse(text).ok());
         let fits = known.is_some_and(|known| {
-            ["type", "dtype", "shape"].iter().all(|part| known[*part] == space[*part]) && known["subspaces"].is_null()
+            ["type", "dtype", "shape"]
+                .iter()
+                .all(|part| known[*part] == space[*part])
+                && known["subspaces"].is_null()
         });
         if !fits {
             metadata.insert(key.to_owned(), Value::from(spaces::text(&space)));
@@ -98,13 +121,20 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
         ("jpeg_encoding".to_owned(), json!(false)),
         ("dataset_id".to_owned(), json!(name)),
         ("minari_version".to_owned(), json!(VERSION)),
-        ("dataset_size".to_owned(), json!((bytes as f64 / 1e5).ceil() / 10.0)),
-        (OURS.to_owned(), serde_json::to_value(&envelope).map_err(|error| Error::failed(error.to_string()))?),
+        (
+            "dataset_size".to_owned(),
+            json!((bytes as f64 / 1e5).ceil() / 10.0),
+        ),
+        (
+            OURS.to_owned(),
+            serde_json::to_value(&envelope).map_err(|error| Error::failed(error.to_string()))?,
+        ),
     ]);
     if let Some(env) = &options.env {
         metadata.insert("env_spec".to_owned(), json!(env_spec(env)));
     }
-    let text = serde_json::to_vec_pretty(&metadata).map_err(|error| Error::failed(error.to_string()))?;
+    let text =
+        serde_json::to_vec_pretty(&metadata).map_err(|error| Error::failed(error.to_string()))?;
     store::write(&folder.join("metadata.json"), &text)?;
     if unknown > 0 {
         written.moved(
@@ -112,14 +142,24 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
             format!("the attribute `{OURS}`; the one before it stands there twice"),
         );
     }
-    written.moved("identity of trajectories, what else came along with them", format!("the attribute `{OURS}` of each episode"));
+    written.moved(
+        "identity of trajectories, what else came along with them",
+        format!("the attribute `{OURS}` of each episode"),
+    );
     Ok(written)
 }
 
 /// The field `name`, which must be one that plain arrays or text hold.
 fn plain(outgoing: &Outgoing, name: &str) -> Result<Field> {
-    let missing = || Error::failed(format!("Minari needs `{name}s`, and the dataset has no column `{name}`"));
-    let field = outgoing.steps().field_with_name(name).map_err(|_| missing())?;
+    let missing = || {
+        Error::failed(format!(
+            "Minari needs `{name}s`, and the dataset has no column `{name}`"
+        ))
+    };
+    let field = outgoing
+        .steps()
+        .field_with_name(name)
+        .map_err(|_| missing())?;
     if dense::plain(field, name).is_none() {
         return Err(Error::failed(format!("Minari cannot hold `{name}` of type {}", field.data_type()))
             .hint("its spaces are of numbers: choose columns with `derive` and `columns`, or another format"));
@@ -130,11 +170,22 @@ fn plain(outgoing: &Outgoing, name: &str) -> Result<Field> {
 /// A dataset's id as the loader's pattern has it.
 fn named(name: &str) -> Result<()> {
     let (path, version) = name.rsplit_once("-v").unwrap_or((name, ""));
-    let part = |part: &str| !part.is_empty() && part.chars().all(|letter| letter.is_alphanumeric() || "-_".contains(letter));
-    if path.split('/').all(part) && !version.is_empty() && version.bytes().all(|digit| digit.is_ascii_digit()) {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|letter| letter.is_alphanumeric() || "-_".contains(letter))
+    };
+    if path.split('/').all(part)
+        && !version.is_empty()
+        && version.bytes().all(|digit| digit.is_ascii_digit())
+    {
         return Ok(());
     }
-    Err(Error::usage(format!("`{name}` is not a name that Minari takes")).hint("write NAMESPACE/NAME-v0: letters, digits, - and _"))
+    Err(
+        Error::usage(format!("`{name}` is not a name that Minari takes"))
+            .hint("write NAMESPACE/NAME-v0: letters, digits, - and _"),
+    )
 }
 
 fn env_spec(env: &str) -> String {
@@ -159,23 +210,44 @@ fn infos(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Info>> {
     let mut infos = Vec::new();
     let mut left = Vec::new();
     for column in dense::extras(outgoing.steps()) {
-        let name = if column.starts_with("infos/") { column.clone() } else { format!("infos/{column}") };
+        let name = if column.starts_with("infos/") {
+            column.clone()
+        } else {
+            format!("infos/{column}")
+        };
         match dense::plain(outgoing.steps().field_with_name(&column)?, &name) {
-            Some(parts) => infos.push(Info { name, column, parts, nulls: false }),
+            Some(parts) => infos.push(Info {
+                name,
+                column,
+                parts,
+                nulls: false,
+            }),
             None => left.push(column),
         }
     }
-    if outgoing.steps().column_with_name(step::ACTION_SOURCE).is_some() {
+    if outgoing
+        .steps()
+        .column_with_name(step::ACTION_SOURCE)
+        .is_some()
+    {
         written.moved("`action_source`", "`infos/action_is_proxy`");
     }
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved("which actions were filled in", format!("`infos/{ACTION_VALID}`"));
+        written.moved(
+            "which actions were filled in",
+            format!("`infos/{ACTION_VALID}`"),
+        );
     }
     // Every episode must have the same arrays, so it is known beforehand which columns have nulls.
     let nullable: Vec<&str> = infos
         .iter()
         .map(|info| info.column.as_str())
-        .filter(|column| outgoing.steps().field_with_name(column).is_ok_and(Field::is_nullable))
+        .filter(|column| {
+            outgoing
+                .steps()
+                .field_with_name(column)
+                .is_ok_and(Field::is_nullable)
+        })
         .collect();
     if !nullable.is_empty() {
         let mut found = BTreeSet::new();
@@ -184,11 +256,18 @@ fn infos(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Info>> {
             found.extend(
                 nullable
                     .iter()
-                    .filter(|name| leaving.steps.column_by_name(name).is_some_and(|column| column.null_count() > 0))
+                    .filter(|name| {
+                        leaving
+                            .steps
+                            .column_by_name(name)
+                            .is_some_and(|column| column.null_count() > 0)
+                    })
                     .map(|name| (*name).to_owned()),
             );
         }
-        infos.iter_mut().for_each(|info| info.nulls = found.contains(&info.column));
+        infos
+            .iter_mut()
+            .for_each(|info| info.nulls = found.contains(&info.column));
     }
     dense::left(written, &left);
     Ok(infos)
@@ -197,32 +276,72 @@ fn infos(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Info>> {
 fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
     let group = format!("episode_{}", leaving.index);
     let rows = leaving.length + 1;
-    let column = |name: &str| leaving.steps.column_by_name(name).cloned().ok_or_else(|| Error::failed("a column was not read"));
+    let column = |name: &str| {
+        leaving
+            .steps
+            .column_by_name(name)
+            .cloned()
+            .ok_or_else(|| Error::failed("a column was not read"))
+    };
     let observation = extended(&column(step::OBSERVATION)?, rows)?;
     dense::array(
         file,
         &format!("{group}/observations"),
-        &leaving.steps.schema().field_with_name(step::OBSERVATION)?.clone(),
+        &leaving
+            .steps
+            .schema()
+            .field_with_name(step::OBSERVATION)?
+            .clone(),
         &observation,
     )?;
     let action = column(step::ACTION)?.slice(0, leaving.length);
-    dense::array(file, &format!("{group}/actions"), &leaving.steps.schema().field_with_name(step::ACTION)?.clone(), &action)?;
+    dense::array(
+        file,
+        &format!("{group}/actions"),
+        &leaving
+            .steps
+            .schema()
+            .field_with_name(step::ACTION)?
+            .clone(),
+        &action,
+    )?;
     let reward = column(step::REWARD)?.slice(0, leaving.length);
-    dense::array(file, &format!("{group}/rewards"), &Field::new("rewards", reward.data_type().clone(), true), &reward)?;
+    dense::array(
+        file,
+        &format!("{group}/rewards"),
+        &Field::new("rewards", reward.data_type().clone(), true),
+        &reward,
+    )?;
     let (terminated, truncated) = (column(step::TERMINATED)?, column(step::TRUNCATED)?);
     let last = leaving.length.wrapping_sub(1);
     let open = leaving.length > 0 && !terminated.as_boolean().value(last);
-    for (name, flags, cut) in [("terminations", &terminated, false), ("truncations", &truncated, open)] {
+    for (name, flags, cut) in [
+        ("terminations", &terminated, false),
+        ("truncations", &truncated, open),
+    ] {
         let flags = flags.as_boolean();
-        let flags: ArrayRef =
-            Arc::new(BooleanArray::from_iter((0..leaving.length).map(|row| Some(flags.value(row) || (cut && row == last)))));
-        dense::array(file, &format!("{group}/{name}"), &Field::new(name, DataType::Boolean, false), &flags)?;
+        let flags: ArrayRef = Arc::new(BooleanArray::from_iter(
+            (0..leaving.length).map(|row| Some(flags.value(row) || (cut && row == last))),
+        ));
+        dense::array(
+            file,
+            &format!("{group}/{name}"),
+            &Field::new(name, DataType::Boolean, false),
+            &flags,
+        )?;
     }
     for info in infos {
         let values = column(&info.column)?;
         if info.nulls {
-            let valid: ArrayRef = Arc::new(BooleanArray::from_iter((0..rows).map(|row| Some(row < values.len() && values.is_valid(row)))));
-            dense::array(file, &format!("{group}/{}_valid", info.name), &Field::new("valid", DataType::Boolean, false), &valid)?;
+            let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
+                (0..rows).map(|row| Some(row < values.len() && values.is_valid(row))),
+            ));
+            dense::array(
+                file,
+                &format!("{group}/{}_valid", info.name),
+                &Field::new("valid", DataType::Boolean, false),
+                &valid,
+            )?;
         }
         let values = extended(&values, rows)?;
         for plain in &info.parts {
@@ -230,15 +349,29 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
         }
     }
     if let Some(proxy) = dense::proxy(leaving, rows) {
-        dense::array(file, &format!("{group}/infos/action_is_proxy"), &Field::new("proxy", DataType::Boolean, false), &proxy)?;
+        dense::array(
+            file,
+            &format!("{group}/infos/action_is_proxy"),
+            &Field::new("proxy", DataType::Boolean, false),
+            &proxy,
+        )?;
     }
     let line = kept::line(leaving)?;
-    let mut attributes =
-        vec![("id".to_owned(), Attribute::Int(leaving.index as i64)), ("total_steps".to_owned(), Attribute::Int(leaving.length as i64))];
+    let mut attributes = vec![
+        ("id".to_owned(), Attribute::Int(leaving.index as i64)),
+        (
+            "total_steps".to_owned(),
+            Attribute::Int(leaving.length as i64),
+        ),
+    ];
     if let Some(seed) = line.about.get("seed").and_then(Value::as_i64) {
         attributes.push(("seed".to_owned(), Attribute::Int(seed)));
     }
-    if let Some(Value::Object(options)) = line.about.get("options").and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok())
+    if let Some(Value::Object(options)) = line
+        .about
+        .get("options")
+        .and_then(Value::as_str)
+        .and_then(|text| serde_json::from_str(text).ok())
     {
         flatten("options", &options, &mut attributes);
     }
@@ -272,5 +405,11 @@ fn extended(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
         return Ok(Arc::clone(values));
     }
     let last = values.len() as u64 - 1;
-    Ok(arrow::compute::take(values, &(0..rows as u64).map(|row| row.min(last)).collect::<UInt64Array>(), None)?)
+    Ok(arrow::compute::take(
+        values,
+        &(0..rows as u64)
+            .map(|row| row.min(last))
+            .collect::<UInt64Array>(),
+        None,
+    )?)
 }

@@ -30,7 +30,9 @@ impl Npz {
     /// Where it cannot be created.
     pub(crate) fn create(path: &Path) -> Result<Npz> {
         let file = std::io::BufWriter::with_capacity(1 << 20, PatchedFile::create(path)?);
-        Ok(Npz { zip: ZipWriter::new_stream(file) })
+        Ok(Npz {
+            zip: ZipWriter::new_stream(file),
+        })
     }
 
     /// Writes the directory of the archive and makes the file durable.
@@ -39,7 +41,9 @@ impl Npz {
     /// Where it cannot be written.
     pub(crate) fn finish(self) -> Result<()> {
         let file = self.zip.finish().map_err(failed)?.into_inner();
-        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.finish()
+        file.into_inner()
+            .map_err(std::io::IntoInnerError::into_error)?
+            .finish()
     }
 }
 
@@ -50,8 +54,12 @@ impl dense::Sink for Npz {
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(DateTime::default())
             .large_file(true);
-        self.zip.start_file(format!("{name}.npy"), options).map_err(failed)?;
-        Ok(self.zip.write_all(&npy::header(name, element, rows, row)?)?)
+        self.zip
+            .start_file(format!("{name}.npy"), options)
+            .map_err(failed)?;
+        Ok(self
+            .zip
+            .write_all(&npy::header(name, element, rows, row)?)?)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

@@ -30,8 +30,16 @@ pub(super) const FORMAT: Format = Format {
     name: "parquet",
     about: "plain Parquet: a file or a folder of files, one row per step, any column names",
     detect,
-    read: Some(Opener { takes: TAKES, open: read }),
-    write: Some(Writer { nulls: true, takes: &[], write: write::write, note: None }),
+    read: Some(Opener {
+        takes: TAKES,
+        open: read,
+    }),
+    write: Some(Writer {
+        nulls: true,
+        takes: &[],
+        write: write::write,
+        note: None,
+    }),
     validate: None,
 };
 
@@ -39,11 +47,19 @@ pub(super) const FORMAT: Format = Format {
 const BATCH_BYTES: usize = 8 << 20;
 
 fn detect(path: &Path) -> bool {
-    if path.is_dir() { files(path).is_ok_and(|files| !files.is_empty()) } else { is_parquet(path) || super::starts_with(path, b"PAR1") }
+    if path.is_dir() {
+        files(path).is_ok_and(|files| !files.is_empty())
+    } else {
+        is_parquet(path) || super::starts_with(path, b"PAR1")
+    }
 }
 
 fn is_parquet(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| ["parquet", "parq", "pq"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    path.extension().is_some_and(|extension| {
+        ["parquet", "parq", "pq"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
 }
 
 /// The Parquet files under `path` in natural order; names that begin with a dot or an underscore are not data.
@@ -51,22 +67,35 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
     let mut entries = std::fs::read_dir(path)
         .map_err(failed)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(failed)?;
-    let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    entries.retain(|entry| !name(entry).starts_with(['.', '_']) && (entry.is_dir() || is_parquet(entry)));
+    let name = |path: &PathBuf| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
+    entries.retain(|entry| {
+        !name(entry).starts_with(['.', '_']) && (entry.is_dir() || is_parquet(entry))
+    });
     entries.sort_by(|a, b| natural(&name(a), &name(b)));
-    Ok(entries.iter().map(|entry| files(entry)).collect::<Result<Vec<_>>>()?.concat())
+    Ok(entries
+        .iter()
+        .map(|entry| files(entry))
+        .collect::<Result<Vec<_>>>()?
+        .concat())
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if path.join("dataset.json").exists() && path.join("steps").is_dir() {
-        return Err(Error::failed(format!("{} is a trajmill dataset already", path.display()))
-            .hint("name it as `source:` in a pipeline; nothing has to be imported"));
+        return Err(
+            Error::failed(format!("{} is a trajmill dataset already", path.display()))
+                .hint("name it as `source:` in a pipeline; nothing has to be imported"),
+        );
     }
     tables(path, files(path)?, Kind::Parquet, options)
 }
@@ -75,9 +104,17 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 ///
 /// # Errors
 /// Where they cannot be read, do not fit one another or do not say where trajectories end.
-pub(super) fn tables(path: &Path, files: Vec<PathBuf>, kind: Kind, options: &Options) -> Result<Box<dyn Source>> {
+pub(super) fn tables(
+    path: &Path,
+    files: Vec<PathBuf>,
+    kind: Kind,
+    options: &Options,
+) -> Result<Box<dyn Source>> {
     let Some(first) = files.first() else {
-        return Err(Error::failed(format!("{} holds no Parquet file", path.display())));
+        return Err(Error::failed(format!(
+            "{} holds no Parquet file",
+            path.display()
+        )));
     };
     let (table, _) = kind.look(first)?;
     let mut rows = Some(0);
@@ -96,17 +133,25 @@ pub(super) fn tables(path: &Path, files: Vec<PathBuf>, kind: Kind, options: &Opt
                         first.display(),
                         field.data_type()
                     );
-                    return Err(Error::failed(message).hint("all files of a folder must have the same columns"));
+                    return Err(Error::failed(message)
+                        .hint("all files of a folder must have the same columns"));
                 }
                 Err(_) => {
-                    let message = format!("{}: there is no column `{}`, which {} has", file.display(), field.name(), first.display());
-                    return Err(Error::failed(message).hint("all files of a folder must have the same columns"));
+                    let message = format!(
+                        "{}: there is no column `{}`, which {} has",
+                        file.display(),
+                        field.name(),
+                        first.display()
+                    );
+                    return Err(Error::failed(message)
+                        .hint("all files of a folder must have the same columns"));
                 }
             }
         }
     }
     if rows == Some(0) {
-        return Err(Error::failed(format!("{} holds no rows", path.display())).hint("there is nothing to import"));
+        return Err(Error::failed(format!("{} holds no rows", path.display()))
+            .hint("there is nothing to import"));
     }
     let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
     if roles.trajectory.is_none() && !roles.has_ends() && options.max_steps.is_none() {
@@ -117,7 +162,12 @@ pub(super) fn tables(path: &Path, files: Vec<PathBuf>, kind: Kind, options: &Opt
         .hint("name one with --map trajectory_id=COLUMN, or --map terminated=COLUMN,truncated=COLUMN"));
     }
     let widths = widths(kind, &files, &table, &roles)?;
-    let width = |name: &str| widths.iter().find(|(column, _)| column == name).and_then(|(_, width)| *width);
+    let width = |name: &str| {
+        widths
+            .iter()
+            .find(|(column, _)| column == name)
+            .and_then(|(_, width)| *width)
+    };
     let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
     let table = Table::new(&table, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
@@ -140,10 +190,16 @@ pub(super) fn tables(path: &Path, files: Vec<PathBuf>, kind: Kind, options: &Opt
 }
 
 /// The width of each list column that becomes a vector, or that is one throughout.
-fn widths(kind: Kind, files: &[PathBuf], table: &SchemaRef, roles: &Roles) -> Result<Vec<(String, Option<i32>)>> {
+fn widths(
+    kind: Kind,
+    files: &[PathBuf],
+    table: &SchemaRef,
+    roles: &Roles,
+) -> Result<Vec<(String, Option<i32>)>> {
     let (vectors, others) = roles.lists(table);
     // Of the first kind the first vector is enough: any other width is an error when it comes.
-    let mut widths: Vec<(String, Option<i32>)> = vectors.into_iter().map(|name| (name, None)).collect();
+    let mut widths: Vec<(String, Option<i32>)> =
+        vectors.into_iter().map(|name| (name, None)).collect();
     let needed = widths.len();
     widths.extend(others.into_iter().map(|name| (name, None)));
     let mut ragged = vec![false; widths.len()];
@@ -153,17 +209,30 @@ fn widths(kind: Kind, files: &[PathBuf], table: &SchemaRef, roles: &Roles) -> Re
         }
     }
     for path in files {
-        let open_question = |index: usize, width: Option<i32>| if index < needed { width.is_none() } else { true };
-        let wanted: Vec<usize> = (0..widths.len()).filter(|index| !ragged[*index] && open_question(*index, widths[*index].1)).collect();
+        let open_question = |index: usize, width: Option<i32>| {
+            if index < needed {
+                width.is_none()
+            } else {
+                true
+            }
+        };
+        let wanted: Vec<usize> = (0..widths.len())
+            .filter(|index| !ragged[*index] && open_question(*index, widths[*index].1))
+            .collect();
         if wanted.is_empty() {
             break;
         }
-        let names: Vec<String> = wanted.iter().map(|index| widths[*index].0.clone()).collect();
+        let names: Vec<String> = wanted
+            .iter()
+            .map(|index| widths[*index].0.clone())
+            .collect();
         for batch in kind.batches(path, 1024, Some(&names))? {
             let batch = batch.map_err(|error| damaged(path, error))?;
             for index in &wanted {
                 let (name, width) = &mut widths[*index];
-                let Some(column) = batch.column_by_name(name).filter(|_| !ragged[*index]) else { continue };
+                let Some(column) = batch.column_by_name(name).filter(|_| !ragged[*index]) else {
+                    continue;
+                };
                 if *index < needed {
                     *width = width.or_else(|| first_width(column));
                     continue;
@@ -174,12 +243,19 @@ fn widths(kind: Kind, files: &[PathBuf], table: &SchemaRef, roles: &Roles) -> Re
                     (None, _) => ragged[*index] = true,
                 }
             }
-            if wanted.iter().all(|index| ragged[*index] || (*index < needed && widths[*index].1.is_some())) {
+            if wanted
+                .iter()
+                .all(|index| ragged[*index] || (*index < needed && widths[*index].1.is_some()))
+            {
                 break;
             }
         }
     }
-    widths.iter_mut().zip(ragged).filter(|(_, ragged)| *ragged).for_each(|((_, width), _)| *width = None);
+    widths
+        .iter_mut()
+        .zip(ragged)
+        .filter(|(_, ragged)| *ragged)
+        .for_each(|((_, width), _)| *width = None);
     Ok(widths)
 }
 
@@ -253,9 +329,15 @@ impl Parquet {
     fn batch(&mut self) -> Result<Option<(RecordBatch, PathBuf, usize)>> {
         loop {
             if self.reader.is_none() {
-                let Some(path) = self.files.pop_front() else { return Ok(None) };
+                let Some(path) = self.files.pop_front() else {
+                    return Ok(None);
+                };
                 let batches = self.kind.batches(&path, self.batch_rows, None)?;
-                self.reader = Some(Open { path, batches, row: 0 });
+                self.reader = Some(Open {
+                    path,
+                    batches,
+                    row: 0,
+                });
             }
             if let Some(open) = &mut self.reader {
                 match open.batches.next() {
@@ -276,19 +358,34 @@ impl Parquet {
     fn split(&mut self, batch: &RecordBatch, place: &dyn Fn(usize) -> String) -> Result<()> {
         let mut flags = self.table.flags(batch, place)?;
         let column = |name: &Option<String>| {
-            name.as_ref().and_then(|name| batch.column_by_name(name).map(|column| (name.clone(), ArrayRef::clone(column))))
+            name.as_ref().and_then(|name| {
+                batch
+                    .column_by_name(name)
+                    .map(|column| (name.clone(), ArrayRef::clone(column)))
+            })
         };
-        let (ids, numbers) = (column(&self.table.roles().trajectory), column(&self.table.roles().step));
+        let (ids, numbers) = (
+            column(&self.table.roles().trajectory),
+            column(&self.table.roles().step),
+        );
         let runs = match &ids {
             Some((name, ids)) => self.runs_by_id(name, ids, place)?,
             None => self.runs_by_flags(&mut flags),
         };
-        let numbers = numbers.map(|(name, column)| Ok::<_, Error>((name, cast(&column, &DataType::Float64)?))).transpose()?;
-        let whole = self.table.steps(batch, flags.of(0..batch.num_rows()), place).ok();
+        let numbers = numbers
+            .map(|(name, column)| Ok::<_, Error>((name, cast(&column, &DataType::Float64)?)))
+            .transpose()?;
+        let whole = self
+            .table
+            .steps(batch, flags.of(0..batch.num_rows()), place)
+            .ok();
         for Run { rows, begins } in runs {
             if begins.is_some() {
                 self.finish()?;
-                self.pending = Pending { key: begins, ..Pending::default() };
+                self.pending = Pending {
+                    key: begins,
+                    ..Pending::default()
+                };
             }
             if self.pending.bad {
                 continue;
@@ -296,7 +393,11 @@ impl Parquet {
             // Where something in the batch is wrong, only the trajectory that it is in is.
             let steps = match &whole {
                 Some(whole) => Ok(whole.slice(rows.start, rows.len())),
-                None => self.table.steps(&batch.slice(rows.start, rows.len()), flags.of(rows.clone()), &|row| place(rows.start + row)),
+                None => self.table.steps(
+                    &batch.slice(rows.start, rows.len()),
+                    flags.of(rows.clone()),
+                    &|row| place(rows.start + row),
+                ),
             };
             let ordered = |pending: &mut Pending| match &numbers {
                 Some((name, numbers)) => pending.check_order(name, numbers, rows.clone(), place),
@@ -304,11 +405,17 @@ impl Parquet {
             };
             let finals = &flags.is_final[rows.clone()];
             let steps = steps.and_then(|steps| ordered(&mut self.pending).map(|()| steps));
-            let steps = steps.and_then(|steps| self.pending.check_final(finals, &|row| place(rows.start + row)).map(|()| steps));
+            let steps = steps.and_then(|steps| {
+                self.pending
+                    .check_final(finals, &|row| place(rows.start + row))
+                    .map(|()| steps)
+            });
             let last = rows.end - 1;
             let after = || match self.pending.after_final {
                 true => Ok(None),
-                false => self.table.following(&batch.slice(last, 1), &|_| place(last)),
+                false => self
+                    .table
+                    .following(&batch.slice(last, 1), &|_| place(last)),
             };
             match steps.and_then(|steps| Ok((steps, after()?))) {
                 Ok((steps, after)) => {
@@ -317,7 +424,8 @@ impl Parquet {
                 }
                 Err(error) => {
                     let key = self.pending.key.as_deref().unwrap_or_default();
-                    self.ready.push_back(Err(error.at(format!("trajectory `{key}`"))));
+                    self.ready
+                        .push_back(Err(error.at(format!("trajectory `{key}`"))));
                     self.pending.slices.clear();
                     self.pending.bad = true;
                 }
@@ -327,10 +435,18 @@ impl Parquet {
     }
 
     /// The rows of each trajectory in a batch, by its ids.
-    fn runs_by_id(&mut self, name: &str, ids: &ArrayRef, place: &dyn Fn(usize) -> String) -> Result<Vec<Run>> {
+    fn runs_by_id(
+        &mut self,
+        name: &str,
+        ids: &ArrayRef,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Vec<Run>> {
         if let Some(row) = (0..ids.len()).find(|row| ids.is_null(*row)) {
-            return Err(Error::failed(format!("column `{name}` is null at {}: the row belongs to no trajectory", place(row)))
-                .hint("drop the row, or give it the id of its trajectory"));
+            return Err(Error::failed(format!(
+                "column `{name}` is null at {}: the row belongs to no trajectory",
+                place(row)
+            ))
+            .hint("drop the row, or give it the id of its trajectory"));
         }
         let ids = match ids.data_type() {
             DataType::Dictionary(_, values) => cast(ids, values)?,
@@ -351,7 +467,10 @@ impl Parquet {
                 .hint("the rows of a trajectory must be together: sort the source by trajectory and step"));
             }
             current = Some(key);
-            runs.push(Run { rows, begins: current.clone().filter(|_| begins) });
+            runs.push(Run {
+                rows,
+                begins: current.clone().filter(|_| begins),
+            });
         }
         Ok(runs)
     }
@@ -367,11 +486,17 @@ impl Parquet {
                 Last::Final => true,
             };
             if begins {
-                runs.push(Run { rows: row..row, begins: Some(self.count.to_string()) });
+                runs.push(Run {
+                    rows: row..row,
+                    begins: Some(self.count.to_string()),
+                });
                 self.count += 1;
                 self.steps = 0;
             } else if row == 0 {
-                runs.push(Run { rows: 0..0, begins: None });
+                runs.push(Run {
+                    rows: 0..0,
+                    begins: None,
+                });
             }
             if let Some(run) = runs.last_mut() {
                 run.rows.end = row + 1;
@@ -390,7 +515,12 @@ impl Parquet {
 
     /// Hands on the pending trajectory, where there is one.
     fn finish(&mut self) -> Result<()> {
-        let Pending { mut slices, key, after, .. } = std::mem::take(&mut self.pending);
+        let Pending {
+            mut slices,
+            key,
+            after,
+            ..
+        } = std::mem::take(&mut self.pending);
         if let Some(after) = after.filter(|_| !slices.is_empty()) {
             slices.push(self.table.final_row(&after)?);
         }
@@ -399,20 +529,36 @@ impl Parquet {
             [one] => one.clone(),
             several => concat_batches(&self.table.schema, several)?,
         };
-        self.ready.push_back(Ok(Incoming { key: key.unwrap_or_default(), steps, about: None }));
+        self.ready.push_back(Ok(Incoming {
+            key: key.unwrap_or_default(),
+            steps,
+            about: None,
+        }));
         Ok(())
     }
 }
 
 impl Pending {
     /// Checks that the numbers of steps ascend in these rows of a batch, and from those before.
-    fn check_order(&mut self, name: &str, numbers: &ArrayRef, rows: Range<usize>, place: &dyn Fn(usize) -> String) -> Result<()> {
+    fn check_order(
+        &mut self,
+        name: &str,
+        numbers: &ArrayRef,
+        rows: Range<usize>,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<()> {
         let numbers = numbers.as_primitive::<Float64Type>();
         for row in rows {
-            let number = if numbers.is_valid(row) { numbers.value(row) } else { f64::NAN };
+            let number = if numbers.is_valid(row) {
+                numbers.value(row)
+            } else {
+                f64::NAN
+            };
             let ascends = self.last_step.is_none_or(|last| number > last);
             if !ascends || number.is_nan() {
-                let before = self.last_step.map_or_else(|| "a start".to_owned(), |last| last.to_string());
+                let before = self
+                    .last_step
+                    .map_or_else(|| "a start".to_owned(), |last| last.to_string());
                 return Err(Error::failed(format!(
                     "column `{name}` is {number} after {before} at {}: steps must ascend in a trajectory",
                     place(row)
@@ -426,7 +572,11 @@ impl Pending {
 
     /// Checks that nothing follows a final observation in rows with these flags, or those before.
     fn check_final(&mut self, finals: &[bool], place: &dyn Fn(usize) -> String) -> Result<()> {
-        let after = if self.after_final { Some(0) } else { (1..finals.len()).find(|row| finals[row - 1]) };
+        let after = if self.after_final {
+            Some(0)
+        } else {
+            (1..finals.len()).find(|row| finals[row - 1])
+        };
         self.after_final = finals.last() == Some(&true);
         let Some(row) = after else { return Ok(()) };
         Err(Error::failed(format!("it goes on after its final observation at {}", place(row)))
@@ -465,7 +615,9 @@ impl Source for Parquet {
             }
             self.one = false;
             match self.batch()? {
-                Some((batch, path, first)) => self.split(&batch, &|row| format!("row {} of {}", first + row, path.display()))?,
+                Some((batch, path, first)) => self.split(&batch, &|row| {
+                    format!("row {} of {}", first + row, path.display())
+                })?,
                 None if self.pending.slices.is_empty() => return Ok(None),
                 None => self.finish()?,
             }
@@ -477,7 +629,9 @@ impl Source for Parquet {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray};
+    use arrow::array::{
+        BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray,
+    };
     use arrow::datatypes::{Float32Type, Int64Type};
     use parquet::arrow::ArrowWriter;
     use parquet::file::properties::WriterProperties;
@@ -485,17 +639,31 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
-        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap();
-        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(3)).build();
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns
+                .into_iter()
+                .map(|(name, column)| (name, column, true)),
+        )
+        .unwrap();
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(3))
+            .build();
         let mut bytes = Vec::new();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
         crate::dataset::store::write(path, &bytes).unwrap();
     }
 
     fn options(map: &[(&str, &str)]) -> Options {
-        Options { map: map.iter().map(|(target, source)| ((*target).to_owned(), (*source).to_owned())).collect(), ..Options::default() }
+        Options {
+            map: map
+                .iter()
+                .map(|(target, source)| ((*target).to_owned(), (*source).to_owned()))
+                .collect(),
+            ..Options::default()
+        }
     }
 
     fn all(path: &Path, options: &Options) -> Result<Vec<Incoming>> {
@@ -509,11 +677,16 @@ mod tests {
     }
 
     fn shape(found: &[Incoming]) -> Vec<(String, usize)> {
-        found.iter().map(|incoming| (incoming.key.clone(), incoming.steps.num_rows())).collect()
+        found
+            .iter()
+            .map(|incoming| (incoming.key.clone(), incoming.steps.num_rows()))
+            .collect()
     }
 
     fn numbers(values: impl IntoIterator<Item = i32>) -> ArrayRef {
-        Arc::new(Float32Array::from_iter_values(values.into_iter().map(|value| value as f32)))
+        Arc::new(Float32Array::from_iter_values(
+            values.into_iter().map(|value| value as f32),
+        ))
     }
 
     fn flags(values: &[bool]) -> ArrayRef {
@@ -528,34 +701,109 @@ mod tests {
     fn a_glob_joins_scalars_and_a_trajectory_spans_files() {
         let folder = tempfile::tempdir().unwrap();
         let ids = |values: &[&str]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
-        for (name, ids, first) in
-            [("part-10.parquet", ids(&["b", "b", "c", "c", "c"]), 5), ("part-2.parquet", ids(&["a", "a", "a", "a", "b"]), 0)]
-        {
+        for (name, ids, first) in [
+            ("part-10.parquet", ids(&["b", "b", "c", "c", "c"]), 5),
+            ("part-2.parquet", ids(&["a", "a", "a", "a", "b"]), 0),
+        ] {
             let columns = (0..11)
                 .rev()
-                .map(|axis| (format!("obs_{axis}"), numbers((first..first + 5).map(|row| row * 100 + axis))))
+                .map(|axis| {
+                    (
+                        format!("obs_{axis}"),
+                        numbers((first..first + 5).map(|row| row * 100 + axis)),
+                    )
+                })
                 .collect::<Vec<_>>();
-            let mut columns: Vec<(&str, ArrayRef)> =
-                columns.iter().map(|(name, column)| (name.as_str(), ArrayRef::clone(column))).collect();
+            let mut columns: Vec<(&str, ArrayRef)> = columns
+                .iter()
+                .map(|(name, column)| (name.as_str(), ArrayRef::clone(column)))
+                .collect();
             columns.extend([
                 ("who", ids),
-                ("move", list((0..5).map(|row| if row == 1 { None } else { Some(vec![Some(row), Some(-row)]) }).collect())),
+                (
+                    "move",
+                    list(
+                        (0..5)
+                            .map(|row| {
+                                if row == 1 {
+                                    None
+                                } else {
+                                    Some(vec![Some(row), Some(-row)])
+                                }
+                            })
+                            .collect(),
+                    ),
+                ),
             ]);
-            columns.push(("step", Arc::new(Int32Array::from_iter_values((first..first + 5).map(|row| row * 2)))));
-            columns.push(("note", list((0..5).map(|row| Some(vec![Some(1); row])).collect())));
+            columns.push((
+                "step",
+                Arc::new(Int32Array::from_iter_values(
+                    (first..first + 5).map(|row| row * 2),
+                )),
+            ));
+            columns.push((
+                "note",
+                list((0..5).map(|row| Some(vec![Some(1); row])).collect()),
+            ));
             write(&folder.path().join(name), columns);
         }
-        let found = all(folder.path(), &options(&[("observation", "obs_*"), ("action", "move"), ("trajectory_id", "who")])).unwrap();
-        assert_eq!(shape(&found), [("a".to_owned(), 4), ("b".to_owned(), 3), ("c".to_owned(), 3)]);
+        let found = all(
+            folder.path(),
+            &options(&[
+                ("observation", "obs_*"),
+                ("action", "move"),
+                ("trajectory_id", "who"),
+            ]),
+        )
+        .unwrap();
+        assert_eq!(
+            shape(&found),
+            [
+                ("a".to_owned(), 4),
+                ("b".to_owned(), 3),
+                ("c".to_owned(), 3)
+            ]
+        );
         let second = &found[1].steps;
         let row = second["observation"].as_fixed_size_list().value(2);
-        assert_eq!(row.as_primitive::<Float32Type>().values().to_vec(), (0..11).map(|axis| (600 + axis) as f32).collect::<Vec<_>>());
+        assert_eq!(
+            row.as_primitive::<Float32Type>().values().to_vec(),
+            (0..11).map(|axis| (600 + axis) as f32).collect::<Vec<_>>()
+        );
         let action = second["action"].as_fixed_size_list();
-        assert_eq!((action.is_null(0), action.is_null(1), action.is_null(2)), (false, false, true));
-        assert_eq!(action.value(0).as_primitive::<Int64Type>().values().to_vec(), [4, -4]);
-        assert!(matches!(second["note"].data_type(), DataType::List(_)), "a ragged column stays a list");
-        let names: Vec<String> = second.schema().fields().iter().map(|field| field.name().clone()).collect();
-        assert_eq!(names, ["observation", "action", "terminated", "truncated", "is_final", "note"]);
+        assert_eq!(
+            (action.is_null(0), action.is_null(1), action.is_null(2)),
+            (false, false, true)
+        );
+        assert_eq!(
+            action
+                .value(0)
+                .as_primitive::<Int64Type>()
+                .values()
+                .to_vec(),
+            [4, -4]
+        );
+        assert!(
+            matches!(second["note"].data_type(), DataType::List(_)),
+            "a ragged column stays a list"
+        );
+        let names: Vec<String> = second
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "observation",
+                "action",
+                "terminated",
+                "truncated",
+                "is_final",
+                "note"
+            ]
+        );
     }
 
     #[test]
@@ -566,45 +814,105 @@ mod tests {
         write(
             &path,
             vec![
-                ("obs", list((0..8).map(|row| Some(vec![Some(row)])).collect())),
-                ("rewards", Arc::new(Float64Array::from_iter_values((0..8).map(f64::from)))),
-                ("done", flags(&[false, true, true, false, false, false, false, false])),
+                (
+                    "obs",
+                    list((0..8).map(|row| Some(vec![Some(row)])).collect()),
+                ),
+                (
+                    "rewards",
+                    Arc::new(Float64Array::from_iter_values((0..8).map(f64::from))),
+                ),
+                (
+                    "done",
+                    flags(&[false, true, true, false, false, false, false, false]),
+                ),
                 ("is_final", flags(&is_final)),
-                ("score", list((0..8).map(|row| Some(vec![Some(row), Some(0)])).collect())),
+                (
+                    "score",
+                    list((0..8).map(|row| Some(vec![Some(row), Some(0)])).collect()),
+                ),
             ],
         );
-        let found = all(&path, &Options { max_steps: Some(3), ..Options::default() }).unwrap();
-        assert_eq!(shape(&found), [("0".to_owned(), 3), ("1".to_owned(), 3), ("2".to_owned(), 2)]);
+        let found = all(
+            &path,
+            &Options {
+                max_steps: Some(3),
+                ..Options::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            shape(&found),
+            [
+                ("0".to_owned(), 3),
+                ("1".to_owned(), 3),
+                ("2".to_owned(), 2)
+            ]
+        );
         let trues = |index: usize, name: &str| {
-            (0..found[index].steps.num_rows()).filter(|row| found[index].steps[name].as_boolean().value(*row)).collect::<Vec<_>>()
+            (0..found[index].steps.num_rows())
+                .filter(|row| found[index].steps[name].as_boolean().value(*row))
+                .collect::<Vec<_>>()
         };
         assert_eq!(
-            (trues(0, "terminated"), trues(0, "is_final"), trues(1, "truncated"), trues(2, "truncated")),
+            (
+                trues(0, "terminated"),
+                trues(0, "is_final"),
+                trues(1, "truncated"),
+                trues(2, "truncated")
+            ),
             (vec![1], vec![2], vec![2], vec![])
         );
         assert!(
             found[0].steps["reward"].is_null(2) && !found[0].steps["reward"].is_null(1),
             "what stands beside a final observation is filler"
         );
-        assert_eq!(found[0].steps["score"].data_type(), &schema::vector(DataType::Int64, 2));
+        assert_eq!(
+            found[0].steps["score"].data_type(),
+            &schema::vector(DataType::Int64, 2)
+        );
     }
 
     #[test]
     fn the_last_next_observation_is_the_final_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("set.parquet");
-        let rows = |first: i64| list((first..first + 5).map(|row| Some(vec![Some(row), Some(-row)])).collect());
-        let columns = || vec![("obs", rows(0)), ("next_obs", rows(100)), ("done", flags(&[false, true, false, false, true]))];
+        let rows = |first: i64| {
+            list(
+                (first..first + 5)
+                    .map(|row| Some(vec![Some(row), Some(-row)]))
+                    .collect(),
+            )
+        };
+        let columns = || {
+            vec![
+                ("obs", rows(0)),
+                ("next_obs", rows(100)),
+                ("done", flags(&[false, true, false, false, true])),
+            ]
+        };
         write(&path, columns());
         let found = all(&path, &Options::default()).unwrap();
         assert_eq!(shape(&found), [("0".to_owned(), 3), ("1".to_owned(), 4)]);
         let first = |index: usize| -> Vec<i64> {
             let vectors = found[index].steps["observation"].as_fixed_size_list();
-            (0..vectors.len()).map(|row| vectors.value(row).as_primitive::<Int64Type>().value(0)).collect()
+            (0..vectors.len())
+                .map(|row| vectors.value(row).as_primitive::<Int64Type>().value(0))
+                .collect()
         };
         assert_eq!((first(0), first(1)), (vec![0, 1, 101], vec![2, 3, 4, 104]));
-        let last = |name: &str| (0..4).map(|row| found[1].steps[name].as_boolean().value(row)).collect::<Vec<_>>();
-        assert_eq!((last("terminated"), last("is_final")), (vec![false, false, true, false], vec![false, false, false, true]));
+        let last = |name: &str| {
+            (0..4)
+                .map(|row| found[1].steps[name].as_boolean().value(row))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (last("terminated"), last("is_final")),
+            (
+                vec![false, false, true, false],
+                vec![false, false, false, true]
+            )
+        );
         assert!(found[0].steps.column_by_name("next_obs").is_none());
 
         // Beside final rows it says nothing new, and one of another kind is no observation.
@@ -616,8 +924,15 @@ mod tests {
         write(&folder.path().join("other.parquet"), other);
         for name in ["finals.parquet", "other.parquet"] {
             let found = all(&folder.path().join(name), &Options::default()).unwrap();
-            assert_eq!(shape(&found), [("0".to_owned(), 2), ("1".to_owned(), 3)], "{name}");
-            assert!(found[0].steps.column_by_name("next_obs").is_some(), "{name}");
+            assert_eq!(
+                shape(&found),
+                [("0".to_owned(), 2), ("1".to_owned(), 3)],
+                "{name}"
+            );
+            assert!(
+                found[0].steps.column_by_name("next_obs").is_some(),
+                "{name}"
+            );
         }
     }
 
@@ -630,36 +945,89 @@ mod tests {
             let path = folder.path().join(format!("{}.parquet", count.get()));
             write(&path, columns);
             let error = all(&path, &options(map)).err().unwrap();
-            assert!(error.message.contains(&format!("{}.parquet", count.get())), "{error}");
+            assert!(
+                error.message.contains(&format!("{}.parquet", count.get())),
+                "{error}"
+            );
             format!("{error}")
         };
         let obs = || ("obs", numbers(0..4));
-        let ids = |values: [i64; 4]| ("episode", Arc::new(Int64Array::from(values.to_vec())) as ArrayRef);
-        assert!(message(vec![obs(), ids([1, 2, 1, 1])], &[]).contains("trajectory `1` of column `episode` comes back at row 2"));
-        assert!(message(vec![obs()], &[]).contains("no trajectory boundaries"));
-        assert!(message(vec![("x", numbers(0..4)), ids([1; 4])], &[]).contains("no column `observation`"));
-        assert!(message(vec![obs(), ids([1; 4])], &[("action", "obss")]).contains("did you mean `obs`?"));
-        let nan: ArrayRef = Arc::new(Float64Array::from(vec![0.0, f64::NAN, 0.0, 1.0]));
-        assert!(message(vec![obs(), ("terminals", nan)], &[]).contains("`terminals` is NaN at row 1"));
-        let null: ArrayRef = Arc::new(BooleanArray::from(vec![Some(true), None, None, None]));
-        assert!(message(vec![obs(), ("done", null)], &[]).contains("`done` is null at row 1"));
-        let ragged = list(vec![Some(vec![Some(1)]), Some(vec![Some(1), Some(2)]), Some(vec![Some(1)]), Some(vec![])]);
-        assert!(message(vec![("obs", ragged), ids([1; 4])], &[]).contains("holds 2 values at row 1"));
-        let steps: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 1, 2]));
-        assert!(message(vec![obs(), ids([1; 4]), ("step", steps)], &[]).contains("steps must ascend"));
-        let text: ArrayRef = Arc::new(StringArray::from(vec!["a"; 4]));
-        assert!(message(vec![("obs", text), ids([1; 4])], &[]).contains("Utf8, which cannot be `observation`"));
+        let ids = |values: [i64; 4]| {
+            (
+                "episode",
+                Arc::new(Int64Array::from(values.to_vec())) as ArrayRef,
+            )
+        };
         assert!(
-            message(vec![obs(), ids([1; 4]), ("is_final", flags(&[false, true, false, false]))], &[])
-                .contains("goes on after its final observation at row 2")
+            message(vec![obs(), ids([1, 2, 1, 1])], &[])
+                .contains("trajectory `1` of column `episode` comes back at row 2")
+        );
+        assert!(message(vec![obs()], &[]).contains("no trajectory boundaries"));
+        assert!(
+            message(vec![("x", numbers(0..4)), ids([1; 4])], &[])
+                .contains("no column `observation`")
         );
         assert!(
-            message(vec![("obs", numbers(0..0)), ("episode", Arc::new(Int64Array::from(Vec::<i64>::new())) as ArrayRef)], &[])
-                .contains("holds no rows")
+            message(vec![obs(), ids([1; 4])], &[("action", "obss")])
+                .contains("did you mean `obs`?")
+        );
+        let nan: ArrayRef = Arc::new(Float64Array::from(vec![0.0, f64::NAN, 0.0, 1.0]));
+        assert!(
+            message(vec![obs(), ("terminals", nan)], &[]).contains("`terminals` is NaN at row 1")
+        );
+        let null: ArrayRef = Arc::new(BooleanArray::from(vec![Some(true), None, None, None]));
+        assert!(message(vec![obs(), ("done", null)], &[]).contains("`done` is null at row 1"));
+        let ragged = list(vec![
+            Some(vec![Some(1)]),
+            Some(vec![Some(1), Some(2)]),
+            Some(vec![Some(1)]),
+            Some(vec![]),
+        ]);
+        assert!(
+            message(vec![("obs", ragged), ids([1; 4])], &[]).contains("holds 2 values at row 1")
+        );
+        let steps: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 1, 2]));
+        assert!(
+            message(vec![obs(), ids([1; 4]), ("step", steps)], &[]).contains("steps must ascend")
+        );
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["a"; 4]));
+        assert!(
+            message(vec![("obs", text), ids([1; 4])], &[])
+                .contains("Utf8, which cannot be `observation`")
+        );
+        assert!(
+            message(
+                vec![
+                    obs(),
+                    ids([1; 4]),
+                    ("is_final", flags(&[false, true, false, false]))
+                ],
+                &[]
+            )
+            .contains("goes on after its final observation at row 2")
+        );
+        assert!(
+            message(
+                vec![
+                    ("obs", numbers(0..0)),
+                    (
+                        "episode",
+                        Arc::new(Int64Array::from(Vec::<i64>::new())) as ArrayRef
+                    )
+                ],
+                &[]
+            )
+            .contains("holds no rows")
         );
         let cut = folder.path().join("cut.parquet");
         let bytes = std::fs::read(folder.path().join("1.parquet")).unwrap();
         crate::dataset::store::write(&cut, &bytes[..bytes.len() - 20]).unwrap();
-        assert!(all(&cut, &Options::default()).err().unwrap().message.contains("cut.parquet: not a readable Parquet file"));
+        assert!(
+            all(&cut, &Options::default())
+                .err()
+                .unwrap()
+                .message
+                .contains("cut.parquet: not a readable Parquet file")
+        );
     }
 }

@@ -21,7 +21,13 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, _options: &WriteOptions) -> 
     let logical = outgoing.steps();
     let physical = schema::physical(logical);
     let chunk_rows = schema::chunk_rows(logical);
-    let mut file = File { to, index: 0, rows: 0, writer: None, schema: physical };
+    let mut file = File {
+        to,
+        index: 0,
+        rows: 0,
+        writer: None,
+        schema: physical,
+    };
     let (mut pending, mut rows) = (Vec::new(), 0);
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
@@ -35,8 +41,10 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, _options: &WriteOptions) -> 
     file.group(&pending, logical)?;
     file.close()?;
     let mut written = Written::default();
-    written
-        .moved("what is known of trajectories as a whole: identity, source, statistics", "left out: a file of steps has no place for it");
+    written.moved(
+        "what is known of trajectories as a whole: identity, source, statistics",
+        "left out: a file of steps has no place for it",
+    );
     Ok(written)
 }
 
@@ -57,8 +65,13 @@ impl File<'_> {
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => {
-                let file = HashingFile::create(&self.to.join(format!("{:05}.parquet", self.index)))?;
-                ArrowWriter::try_new(file, Arc::clone(&self.schema), Some(write::properties(&self.schema, None)?))?
+                let file =
+                    HashingFile::create(&self.to.join(format!("{:05}.parquet", self.index)))?;
+                ArrowWriter::try_new(
+                    file,
+                    Arc::clone(&self.schema),
+                    Some(write::properties(&self.schema, None)?),
+                )?
             }
         };
         let batch = schema::convert(&concat_batches(logical, steps)?, &self.schema)?;
@@ -68,7 +81,11 @@ impl File<'_> {
         }
         self.rows += batch.num_rows() as u64;
         self.writer = Some(writer);
-        if self.rows >= FILE_ROWS { self.close() } else { Ok(()) }
+        if self.rows >= FILE_ROWS {
+            self.close()
+        } else {
+            Ok(())
+        }
     }
 
     fn close(&mut self) -> Result<()> {

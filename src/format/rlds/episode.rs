@@ -5,7 +5,8 @@ use std::io::Read;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayData, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Int64Array, StringArray, UInt64Array, make_array,
+    Array, ArrayData, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Int64Array,
+    StringArray, UInt64Array, make_array,
 };
 use arrow::buffer::Buffer;
 use arrow::compute::{CastOptions, cast, cast_with_options};
@@ -19,7 +20,8 @@ use crate::format::tfrecord::{Feature, Kind as List};
 pub(super) type Record = BTreeMap<String, Feature>;
 
 fn wrong(key: &str, what: String) -> Error {
-    Error::failed(format!("`{key}` {what}")).hint("record and features.json contradict each other: fetch the dataset again")
+    Error::failed(format!("`{key}` {what}"))
+        .hint("record and features.json contradict each other: fetch the dataset again")
 }
 
 /// Values of the feature `key`, of whatever kind.
@@ -35,16 +37,27 @@ fn held(record: &Record, key: &str) -> usize {
 /// The number of steps of a record whose steps have the leaves `leaves`.
 pub(super) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
     let per_step = |leaf: &Leaf| match &leaf.kind {
-        Kind::Tensor { shape, encoding: Encoding::None, .. } => shape.iter().product(),
+        Kind::Tensor {
+            shape,
+            encoding: Encoding::None,
+            ..
+        } => shape.iter().product(),
         Kind::Other(_) => 0,
         _ => 1,
     };
-    let first = leaves.iter().find(|leaf| leaf.key == "is_first").or_else(|| leaves.iter().find(|leaf| per_step(leaf) > 0));
-    let leaf = first.ok_or_else(|| Error::failed("no feature says how many steps an episode has"))?;
+    let first = leaves
+        .iter()
+        .find(|leaf| leaf.key == "is_first")
+        .or_else(|| leaves.iter().find(|leaf| per_step(leaf) > 0));
+    let leaf =
+        first.ok_or_else(|| Error::failed("no feature says how many steps an episode has"))?;
     let key = format!("steps/{}", leaf.key);
     let (values, per_step) = (held(record, &key), per_step(leaf).max(1));
     if values % per_step != 0 {
-        return Err(wrong(&key, format!("holds {values} values, which {per_step} a step do not divide")));
+        return Err(wrong(
+            &key,
+            format!("holds {values} values, which {per_step} a step do not divide"),
+        ));
     }
     Ok(values / per_step)
 }
@@ -52,28 +65,54 @@ pub(super) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
 /// The values of a leaf at `key`, `rows` steps of them, without the shape of a step. Never null.
 pub(super) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Result<ArrayRef> {
     let list = record.get(key).and_then(|feature| feature.kind.as_ref());
-    let short = |found: usize, needed: usize| wrong(key, format!("holds {found} values where {rows} steps need {needed}"));
+    let short = |found: usize, needed: usize| {
+        wrong(
+            key,
+            format!("holds {found} values where {rows} steps need {needed}"),
+        )
+    };
     match kind {
-        Kind::Tensor { element, shape, encoding: Encoding::None } => {
+        Kind::Tensor {
+            element,
+            shape,
+            encoding: Encoding::None,
+        } => {
             let needed = rows.saturating_mul(shape.iter().product());
             let found = held(record, key);
             if found != needed {
                 return Err(short(found, needed));
             }
             let values: ArrayRef = match (list, element) {
-                (Some(List::Floats(list)), _) => Arc::new(Float32Array::from_iter_values(list.value.iter().copied())),
-                // Whole numbers have 64 bits with a sign; those without keep their bits.
-                (Some(List::Whole(list)), DataType::UInt64) => {
-                    Arc::new(UInt64Array::from_iter_values(list.value.iter().map(|value| *value as u64)))
+                (Some(List::Floats(list)), _) => {
+                    Arc::new(Float32Array::from_iter_values(list.value.iter().copied()))
                 }
-                (Some(List::Whole(list)), _) => Arc::new(Int64Array::from_iter_values(list.value.iter().copied())),
+                // Whole numbers have 64 bits with a sign; those without keep their bits.
+                (Some(List::Whole(list)), DataType::UInt64) => Arc::new(
+                    UInt64Array::from_iter_values(list.value.iter().map(|value| *value as u64)),
+                ),
+                (Some(List::Whole(list)), _) => {
+                    Arc::new(Int64Array::from_iter_values(list.value.iter().copied()))
+                }
                 (None, _) => Arc::new(Int64Array::from(Vec::<i64>::new())),
-                (Some(List::Bytes(_)), _) => return Err(wrong(key, format!("holds bytes where {element} is declared"))),
+                (Some(List::Bytes(_)), _) => {
+                    return Err(wrong(
+                        key,
+                        format!("holds bytes where {element} is declared"),
+                    ));
+                }
             };
-            let options = CastOptions { safe: false, ..CastOptions::default() };
-            cast_with_options(&values, element, &options).map_err(|error| wrong(key, format!("does not fit {element}: {error}")))
+            let options = CastOptions {
+                safe: false,
+                ..CastOptions::default()
+            };
+            cast_with_options(&values, element, &options)
+                .map_err(|error| wrong(key, format!("does not fit {element}: {error}")))
         }
-        Kind::Tensor { element, shape, encoding } => {
+        Kind::Tensor {
+            element,
+            shape,
+            encoding,
+        } => {
             let items = items(list, key, rows)?;
             let width: usize = shape.iter().product();
             let size = element.primitive_width().unwrap_or(1);
@@ -83,29 +122,52 @@ pub(super) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                 match encoding {
                     // A packed item may unpack to more than a step holds: what is beyond that is not read.
                     Encoding::Zlib => {
-                        let unpacked =
-                            flate2::read::ZlibDecoder::new(item.as_slice()).take((width * size) as u64 + 1).read_to_end(&mut bytes);
-                        unpacked.map_err(|error| wrong(key, format!("cannot be unpacked: {error}")))?;
+                        let unpacked = flate2::read::ZlibDecoder::new(item.as_slice())
+                            .take((width * size) as u64 + 1)
+                            .read_to_end(&mut bytes);
+                        unpacked
+                            .map_err(|error| wrong(key, format!("cannot be unpacked: {error}")))?;
                     }
                     _ => bytes.extend_from_slice(item),
                 }
                 if bytes.len() - before != width * size {
-                    return Err(wrong(key, format!("has a step of {} bytes where its shape needs {}", bytes.len() - before, width * size)));
+                    return Err(wrong(
+                        key,
+                        format!(
+                            "has a step of {} bytes where its shape needs {}",
+                            bytes.len() - before,
+                            width * size
+                        ),
+                    ));
                 }
             }
             if *element == DataType::Boolean {
-                return Ok(Arc::new(BooleanArray::from_iter(bytes.iter().map(|byte| Some(*byte != 0)))));
+                return Ok(Arc::new(BooleanArray::from_iter(
+                    bytes.iter().map(|byte| Some(*byte != 0)),
+                )));
             }
-            let data = ArrayData::builder(element.clone()).len(rows * width).add_buffer(Buffer::from_vec(bytes)).align_buffers(true);
+            let data = ArrayData::builder(element.clone())
+                .len(rows * width)
+                .add_buffer(Buffer::from_vec(bytes))
+                .align_buffers(true);
             Ok(make_array(data.build()?))
         }
         Kind::Text => {
             let text = |(row, item): (usize, &Vec<u8>)| {
-                String::from_utf8(item.clone()).map_err(|_| wrong(key, format!("is not UTF-8 at step {row}")))
+                String::from_utf8(item.clone())
+                    .map_err(|_| wrong(key, format!("is not UTF-8 at step {row}")))
             };
-            Ok(Arc::new(StringArray::from(items(list, key, rows)?.iter().enumerate().map(text).collect::<Result<Vec<_>>>()?)))
+            Ok(Arc::new(StringArray::from(
+                items(list, key, rows)?
+                    .iter()
+                    .enumerate()
+                    .map(text)
+                    .collect::<Result<Vec<_>>>()?,
+            )))
         }
-        Kind::Image => Ok(Arc::new(BinaryArray::from_iter_values(items(list, key, rows)?))),
+        Kind::Image => Ok(Arc::new(BinaryArray::from_iter_values(items(
+            list, key, rows,
+        )?))),
         Kind::Other(what) => Err(wrong(key, format!("is {what}, which cannot be read"))),
     }
 }
@@ -114,17 +176,45 @@ fn items<'a>(list: Option<&'a List>, key: &str, rows: usize) -> Result<&'a [Vec<
     let items = match list {
         Some(List::Bytes(list)) => list.value.as_slice(),
         None => &[],
-        Some(_) => return Err(wrong(key, "holds numbers where bytes are declared".to_owned())),
+        Some(_) => {
+            return Err(wrong(
+                key,
+                "holds numbers where bytes are declared".to_owned(),
+            ));
+        }
     };
-    if items.len() == rows { Ok(items) } else { Err(wrong(key, format!("holds {} values where {rows} steps need as many", items.len()))) }
+    if items.len() == rows {
+        Ok(items)
+    } else {
+        Err(wrong(
+            key,
+            format!(
+                "holds {} values where {rows} steps need as many",
+                items.len()
+            ),
+        ))
+    }
 }
 
 /// A flag of each step; false where there is no such leaf.
-pub(super) fn flags(record: &Record, leaves: &[Leaf], name: &str, rows: usize) -> Result<Option<Vec<bool>>> {
-    let Some(leaf) = leaves.iter().find(|leaf| leaf.key == name) else { return Ok(None) };
-    let values = cast(&values(record, &format!("steps/{name}"), &leaf.kind, rows)?, &DataType::Boolean)?;
+pub(super) fn flags(
+    record: &Record,
+    leaves: &[Leaf],
+    name: &str,
+    rows: usize,
+) -> Result<Option<Vec<bool>>> {
+    let Some(leaf) = leaves.iter().find(|leaf| leaf.key == name) else {
+        return Ok(None);
+    };
+    let values = cast(
+        &values(record, &format!("steps/{name}"), &leaf.kind, rows)?,
+        &DataType::Boolean,
+    )?;
     if values.len() != rows {
-        return Err(wrong(name, format!("has {} values where there are {rows} steps", values.len())));
+        return Err(wrong(
+            name,
+            format!("has {} values where there are {rows} steps", values.len()),
+        ));
     }
     Ok(Some(values.as_boolean().values().iter().collect()))
 }

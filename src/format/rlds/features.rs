@@ -12,7 +12,11 @@ const CLASS: &str = "tensorflow_datasets.core.features";
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
     /// Numbers or flags of a shape.
-    Tensor { element: DataType, shape: Vec<usize>, encoding: Encoding },
+    Tensor {
+        element: DataType,
+        shape: Vec<usize>,
+        encoding: Encoding,
+    },
     /// An encoded image.
     Image,
     /// A text.
@@ -65,13 +69,24 @@ impl Tree {
 
     fn collect(&mut self, value: &Value, key: &str, in_steps: bool, depth: usize) -> Result<()> {
         if depth > DEEPEST {
-            return Err(Error::failed(format!("features are nested more than {DEEPEST} deep at `{key}`")));
+            return Err(Error::failed(format!(
+                "features are nested more than {DEEPEST} deep at `{key}`"
+            )));
         }
-        if let Some(features) = value.pointer("/featuresDict/features").and_then(Value::as_object) {
+        if let Some(features) = value
+            .pointer("/featuresDict/features")
+            .and_then(Value::as_object)
+        {
             for (name, value) in features {
-                let own = if key.is_empty() { name.clone() } else { format!("{key}/{name}") };
+                let own = if key.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{key}/{name}")
+                };
                 if own == "steps" && !in_steps {
-                    let inner = value.pointer("/sequence/feature").ok_or_else(|| Error::failed("`steps` is no sequence"))?;
+                    let inner = value
+                        .pointer("/sequence/feature")
+                        .ok_or_else(|| Error::failed("`steps` is no sequence"))?;
                     self.has_steps = true;
                     self.collect(inner, "", true, depth + 1)?;
                 } else {
@@ -80,7 +95,10 @@ impl Tree {
             }
             return Ok(());
         }
-        let leaf = Leaf { key: key.to_owned(), kind: kind(value, key)? };
+        let leaf = Leaf {
+            key: key.to_owned(),
+            kind: kind(value, key)?,
+        };
         if in_steps {
             self.steps.push(leaf)
         } else {
@@ -102,39 +120,75 @@ fn kind(value: &Value, key: &str) -> Result<Kind> {
         return Ok(Kind::Text);
     }
     if value.get("classLabel").is_some() {
-        return Ok(Kind::Tensor { element: DataType::Int64, shape: Vec::new(), encoding: Encoding::None });
+        return Ok(Kind::Tensor {
+            element: DataType::Int64,
+            shape: Vec::new(),
+            encoding: Encoding::None,
+        });
     }
-    let class = value.get("pythonClassName").and_then(Value::as_str).unwrap_or("without a class");
-    Ok(Kind::Other(format!("a feature {}", class.rsplit('.').next().unwrap_or(class))))
+    let class = value
+        .get("pythonClassName")
+        .and_then(Value::as_str)
+        .unwrap_or("without a class");
+    Ok(Kind::Other(format!(
+        "a feature {}",
+        class.rsplit('.').next().unwrap_or(class)
+    )))
 }
 
 fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
     let wrong = |what: String| Error::failed(format!("feature `{key}`: {what}"));
-    let dtype = tensor.get("dtype").and_then(Value::as_str).ok_or_else(|| wrong("`dtype` is missing".to_owned()))?;
+    let dtype = tensor
+        .get("dtype")
+        .and_then(Value::as_str)
+        .ok_or_else(|| wrong("`dtype` is missing".to_owned()))?;
     if ["string", "object", "str"].contains(&dtype) {
         return Ok(Kind::Text);
     }
-    let axes = tensor.pointer("/shape/dimensions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let axes = tensor
+        .pointer("/shape/dimensions")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
     // Numbers of protobuf's JSON are texts; -1 is an axis of any length.
     let axis = |axis: &Value| axis.as_i64().or_else(|| axis.as_str()?.parse().ok());
-    let axes = axes.iter().map(axis).collect::<Option<Vec<i64>>>().ok_or_else(|| wrong("`shape` is not a list of sizes".to_owned()))?;
+    let axes = axes
+        .iter()
+        .map(axis)
+        .collect::<Option<Vec<i64>>>()
+        .ok_or_else(|| wrong("`shape` is not a list of sizes".to_owned()))?;
     if axes.iter().any(|axis| *axis < 0) {
         return Ok(Kind::Other("a tensor whose shape varies".to_owned()));
     }
-    let shape: Vec<usize> = axes.iter().filter_map(|axis| usize::try_from(*axis).ok()).collect();
-    let values = shape.iter().try_fold(1_usize, |values, axis| values.checked_mul(*axis)).filter(|values| *values < 1 << 31);
+    let shape: Vec<usize> = axes
+        .iter()
+        .filter_map(|axis| usize::try_from(*axis).ok())
+        .collect();
+    let values = shape
+        .iter()
+        .try_fold(1_usize, |values, axis| values.checked_mul(*axis))
+        .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a step can hold".to_owned()))?;
     if shape.contains(&0) {
         return Ok(Kind::Other("a tensor that holds nothing".to_owned()));
     }
-    let encoding = match tensor.get("encoding").and_then(Value::as_str).unwrap_or("none").to_ascii_lowercase().as_str() {
+    let encoding = match tensor
+        .get("encoding")
+        .and_then(Value::as_str)
+        .unwrap_or("none")
+        .to_ascii_lowercase()
+        .as_str()
+    {
         "none" | "" => Encoding::None,
         "bytes" => Encoding::Bytes,
         "zlib" => Encoding::Zlib,
         other => return Ok(Kind::Other(format!("a tensor of the encoding {other}"))),
     };
     Ok(match element(dtype) {
-        Some(element) => Kind::Tensor { element, shape, encoding },
+        Some(element) => Kind::Tensor {
+            element,
+            shape,
+            encoding,
+        },
         None => Kind::Other(format!("a tensor of {dtype}")),
     })
 }
@@ -159,9 +213,13 @@ fn element(dtype: &str) -> Option<DataType> {
 
 /// numpy's name of a type.
 pub(super) fn dtype(element: &DataType) -> Option<&'static str> {
-    const NAMES: [&str; 12] =
-        ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"];
-    NAMES.into_iter().find(|name| self::element(name).as_ref() == Some(element))
+    const NAMES: [&str; 12] = [
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+        "float16", "float32", "float64",
+    ];
+    NAMES
+        .into_iter()
+        .find(|name| self::element(name).as_ref() == Some(element))
 }
 
 /// The entry of a leaf in `features.json`.
@@ -171,13 +229,29 @@ fn entry(kind: &Kind) -> Value {
         Kind::Image => {
             json!({"pythonClassName": format!("{CLASS}.image_feature.Image"), "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}})
         }
-        Kind::Tensor { element, shape, encoding } => {
+        Kind::Tensor {
+            element,
+            shape,
+            encoding,
+        } => {
             // TFDS forgets the encoding of what it calls a scalar.
             let scalar = shape.is_empty() && *encoding == Encoding::None;
-            let class = if scalar { "scalar.Scalar" } else { "tensor_feature.Tensor" };
+            let class = if scalar {
+                "scalar.Scalar"
+            } else {
+                "tensor_feature.Tensor"
+            };
             let axes: Vec<String> = shape.iter().map(usize::to_string).collect();
-            let shape = if axes.is_empty() { json!({}) } else { json!({"dimensions": axes}) };
-            let encoding = if *encoding == Encoding::None { "none" } else { "bytes" };
+            let shape = if axes.is_empty() {
+                json!({})
+            } else {
+                json!({"dimensions": axes})
+            };
+            let encoding = if *encoding == Encoding::None {
+                "none"
+            } else {
+                "bytes"
+            };
             json!({"pythonClassName": format!("{CLASS}.{class}"), "tensor": {"shape": shape, "dtype": dtype(element), "encoding": encoding}})
         }
         Kind::Other(_) => Value::Null,
@@ -198,8 +272,15 @@ fn nested(leaves: &[Leaf]) -> Value {
                 features.insert(leaf.key.clone(), entry(&leaf.kind));
             }
             Some((group, _)) if !done.contains(&group) => {
-                let inner = leaves.iter().filter_map(|leaf| Some((leaf, leaf.key.strip_prefix(group)?.strip_prefix('/')?)));
-                let inner: Vec<Leaf> = inner.map(|(leaf, key)| Leaf { key: key.to_owned(), kind: leaf.kind.clone() }).collect();
+                let inner = leaves.iter().filter_map(|leaf| {
+                    Some((leaf, leaf.key.strip_prefix(group)?.strip_prefix('/')?))
+                });
+                let inner: Vec<Leaf> = inner
+                    .map(|(leaf, key)| Leaf {
+                        key: key.to_owned(),
+                        kind: leaf.kind.clone(),
+                    })
+                    .collect();
                 features.insert(group.to_owned(), nested(&inner));
                 done.push(group);
             }
@@ -215,8 +296,14 @@ pub(super) fn document(steps: &[Leaf], episode: &[Leaf]) -> Value {
         "pythonClassName": format!("{CLASS}.dataset_feature.Dataset"),
         "sequence": {"feature": nested(steps), "length": "-1"},
     });
-    let Value::Object(mut root) = nested(episode) else { return Value::Null };
-    if let Some(features) = root.get_mut("featuresDict").and_then(|dict| dict.get_mut("features")).and_then(Value::as_object_mut) {
+    let Value::Object(mut root) = nested(episode) else {
+        return Value::Null;
+    };
+    if let Some(features) = root
+        .get_mut("featuresDict")
+        .and_then(|dict| dict.get_mut("features"))
+        .and_then(Value::as_object_mut)
+    {
         features.insert("steps".to_owned(), steps);
     }
     Value::Object(root)
@@ -228,12 +315,22 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let tensor = |element, shape: &[usize], encoding| Kind::Tensor { element, shape: shape.to_vec(), encoding };
-        let leaf = |key: &str, kind: Kind| Leaf { key: key.to_owned(), kind };
+        let tensor = |element, shape: &[usize], encoding| Kind::Tensor {
+            element,
+            shape: shape.to_vec(),
+            encoding,
+        };
+        let leaf = |key: &str, kind: Kind| Leaf {
+            key: key.to_owned(),
+            kind,
+        };
         let steps = vec![
             leaf("action", tensor(DataType::Float64, &[3], Encoding::Bytes)),
             leaf("observation/image", Kind::Image),
-            leaf("observation/state/arm", tensor(DataType::Float32, &[2, 2], Encoding::None)),
+            leaf(
+                "observation/state/arm",
+                tensor(DataType::Float32, &[2, 2], Encoding::None),
+            ),
             leaf("is_first", tensor(DataType::Boolean, &[], Encoding::None)),
         ];
         let episode = vec![leaf("episode_metadata/uid", Kind::Text)];
@@ -245,12 +342,23 @@ mod tests {
     fn what_cannot_be_read_is_said() {
         let of = |feature: Value| kind(&feature, "k");
         assert_eq!(
-            of(json!({"tensor": {"shape": {"dimensions": ["-1", "3"]}, "dtype": "float32"}})).unwrap(),
+            of(json!({"tensor": {"shape": {"dimensions": ["-1", "3"]}, "dtype": "float32"}}))
+                .unwrap(),
             Kind::Other("a tensor whose shape varies".to_owned())
         );
-        assert!(matches!(of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(), Kind::Other(_)));
-        assert!(matches!(of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap(), Kind::Other(what) if what.contains("Audio")));
+        assert!(matches!(
+            of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(),
+            Kind::Other(_)
+        ));
+        assert!(
+            matches!(of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap(), Kind::Other(what) if what.contains("Audio"))
+        );
         assert!(of(json!({"tensor": {"shape": {"dimensions": ["99999999", "99999999"]}, "dtype": "int8"}})).is_err());
-        assert!(Tree::parse(&json!({"featuresDict": {"features": {}}})).unwrap_err().message.contains("`steps`"));
+        assert!(
+            Tree::parse(&json!({"featuresDict": {"features": {}}}))
+                .unwrap_err()
+                .message
+                .contains("`steps`")
+        );
     }
 }

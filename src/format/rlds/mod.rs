@@ -19,8 +19,16 @@ pub(super) const FORMAT: Format = Format {
     name: "rlds",
     about: "RLDS: a TFDS directory with features.json and TFRecord files, one record an episode",
     detect: |path| root(path).is_some(),
-    read: Some(Opener { takes: &["map", "final_action", "alignment"], open: read::read }),
-    write: Some(Writer { nulls: true, takes: &["name"], write: write::write, note: None }),
+    read: Some(Opener {
+        takes: &["map", "final_action", "alignment"],
+        open: read::read,
+    }),
+    write: Some(Writer {
+        nulls: true,
+        takes: &["name"],
+        write: write::write,
+        note: None,
+    }),
     validate: None,
 };
 
@@ -33,9 +41,20 @@ fn root(path: &Path) -> Option<PathBuf> {
         if path.join("features.json").is_file() {
             return vec![path.to_owned()];
         }
-        let entries = if depth == 0 { None } else { std::fs::read_dir(path).ok() };
-        let folders = entries.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir());
-        folders.flat_map(|folder| search(&folder, depth - 1)).collect()
+        let entries = if depth == 0 {
+            None
+        } else {
+            std::fs::read_dir(path).ok()
+        };
+        let folders = entries
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir());
+        folders
+            .flat_map(|folder| search(&folder, depth - 1))
+            .collect()
     }
     if !path.is_dir() {
         return None;

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayData, ArrayRef, BooleanArray, FixedSizeListArray, RecordBatch, make_array, new_null_array};
+use arrow::array::{
+    ArrayData, ArrayRef, BooleanArray, FixedSizeListArray, RecordBatch, make_array, new_null_array,
+};
 use arrow::buffer::Buffer;
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -28,7 +30,10 @@ pub(super) const FORMAT: Format = Format {
     name: "tfagents",
     about: "TF-Agents' TFRecord: a file or a folder of files, one record a step",
     detect: |path| files(path).is_ok_and(|files| !files.is_empty()),
-    read: Some(Opener { takes: &["map", "final_action"], open: read }),
+    read: Some(Opener {
+        takes: &["map", "final_action"],
+        open: read,
+    }),
     write: None,
     validate: None,
 };
@@ -47,18 +52,30 @@ const DISCOUNT: [&str; 2] = ["discount", "next_time_step/discount"];
 /// The TFRecord files of `path`; none of them where it is a TFDS directory.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let named = |path: &Path| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         name.contains(".tfrecord") && !name.ends_with(".spec")
     };
     if !path.is_dir() {
-        return Ok(if path.is_file() && named(path) { vec![path.to_owned()] } else { Vec::new() });
+        return Ok(if path.is_file() && named(path) {
+            vec![path.to_owned()]
+        } else {
+            Vec::new()
+        });
     }
     if path.join("features.json").exists() {
         return Ok(Vec::new());
     }
-    let failed = |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
-    let entries = std::fs::read_dir(path).map_err(failed)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut files = entries.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    let failed =
+        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
+    let entries = std::fs::read_dir(path)
+        .map_err(failed)?
+        .map(|entry| entry.map(|entry| entry.path()));
+    let mut files = entries
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(failed)?;
     files.retain(|path| named(path));
     files.sort();
     Ok(files)
@@ -105,21 +122,45 @@ fn bytes(feature: &Feature) -> Vec<u8> {
     match &feature.kind {
         None => Vec::new(),
         Some(Kind::Bytes(list)) => list.value.concat(),
-        Some(Kind::Floats(list)) => list.value.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        Some(Kind::Whole(list)) => list.value.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Some(Kind::Floats(list)) => list
+            .value
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+        Some(Kind::Whole(list)) => list
+            .value
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
     }
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let files: VecDeque<PathBuf> = files(path)?.into();
-    let first = files.front().ok_or_else(|| Error::failed(format!("{} holds no TFRecord file", path.display())))?;
+    let first = files
+        .front()
+        .ok_or_else(|| Error::failed(format!("{} holds no TFRecord file", path.display())))?;
     let failed = |error: Error| error.at(first.display());
     let spec = spec::read(first)?;
-    let record = Records::open(first)?
-        .example()?
-        .ok_or_else(|| failed(Error::failed("the file holds no records").hint("there is nothing to import")))?;
-    let find = |names: &[&str]| names.iter().find(|name| record.contains_key(**name)).map(|name| (*name).to_owned());
-    let listing = || format!("a record holds {}", record.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "));
+    let record = Records::open(first)?.example()?.ok_or_else(|| {
+        failed(Error::failed("the file holds no records").hint("there is nothing to import"))
+    })?;
+    let find = |names: &[&str]| {
+        names
+            .iter()
+            .find(|name| record.contains_key(**name))
+            .map(|name| (*name).to_owned())
+    };
+    let listing = || {
+        format!(
+            "a record holds {}",
+            record
+                .keys()
+                .map(|key| format!("`{key}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    };
     let Some(step_type) = find(&STEP_TYPE) else {
         return Err(failed(
             Error::failed("there is no `step_type`: this is not a file of TF-Agents")
@@ -127,16 +168,20 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 .hint(listing()),
         ));
     };
-    let role = |target: &str, names: &[&str]| match options.map.iter().find(|(name, _)| name == target) {
-        Some((_, source)) if record.contains_key(source) => Ok(Some(source.clone())),
-        Some((_, source)) => {
-            let hint = nearest(source, record.keys().map(String::as_str)).map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
-            Err(failed(Error::failed(format!("there is no `{source}` to be `{target}`")).hint(hint)))
-        }
-        None => Ok(find(names)),
-    };
-    let observation =
-        role(step::OBSERVATION, &OBSERVATION)?.ok_or_else(|| failed(Error::failed("there is no `observation`").hint(listing())))?;
+    let role =
+        |target: &str, names: &[&str]| match options.map.iter().find(|(name, _)| name == target) {
+            Some((_, source)) if record.contains_key(source) => Ok(Some(source.clone())),
+            Some((_, source)) => {
+                let hint = nearest(source, record.keys().map(String::as_str))
+                    .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
+                Err(failed(
+                    Error::failed(format!("there is no `{source}` to be `{target}`")).hint(hint),
+                ))
+            }
+            None => Ok(find(names)),
+        };
+    let observation = role(step::OBSERVATION, &OBSERVATION)?
+        .ok_or_else(|| failed(Error::failed("there is no `observation`").hint(listing())))?;
     let (action, reward) = (role(step::ACTION, &ACTION)?, role(step::REWARD, &REWARD)?);
     let (next_step_type, discount) = (find(&NEXT_STEP_TYPE), find(&DISCOUNT));
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
@@ -145,15 +190,32 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         let element = match &feature.kind {
             Some(Kind::Floats(_)) => DataType::Float32,
             Some(Kind::Whole(_)) => DataType::Int64,
-            _ => spec.get(key).map_or(DataType::Float32, |(element, _)| element.clone()),
+            _ => spec
+                .get(key)
+                .map_or(DataType::Float32, |(element, _)| element.clone()),
         };
         let (length, size) = (bytes(feature).len(), element.primitive_width().unwrap_or(1));
-        let width = i32::try_from(length / size).ok().filter(|width| *width > 0 && length.is_multiple_of(size));
-        let width = width.ok_or_else(|| Error::failed(format!("`{key}` holds {length} bytes, which are no values of {element}")))?;
+        let width = i32::try_from(length / size)
+            .ok()
+            .filter(|width| *width > 0 && length.is_multiple_of(size));
+        let width = width.ok_or_else(|| {
+            Error::failed(format!(
+                "`{key}` holds {length} bytes, which are no values of {element}"
+            ))
+        })?;
         let single = width == 1 && (!vector || (name == step::ACTION && element.is_integer()));
-        let data_type = if single { element.clone() } else { schema::vector(element.clone(), width) };
+        let data_type = if single {
+            element.clone()
+        } else {
+            schema::vector(element.clone(), width)
+        };
         fields.push(Field::new(name, data_type, name != step::OBSERVATION));
-        columns.push(Column { key: key.to_owned(), element, bytes: length, of_action });
+        columns.push(Column {
+            key: key.to_owned(),
+            element,
+            bytes: length,
+            of_action,
+        });
         Ok(())
     };
     push(step::OBSERVATION, &observation, false, true).map_err(failed)?;
@@ -163,17 +225,31 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if let Some(key) = &reward {
         push(step::REWARD, key, true, false).map_err(failed)?;
     }
-    let used = [Some(&observation), action.as_ref(), reward.as_ref(), Some(&step_type), next_step_type.as_ref()];
-    let extras: Vec<&String> =
-        record.iter().filter(|(key, feature)| !used.contains(&Some(key)) && !bytes(feature).is_empty()).map(|(key, _)| key).collect();
+    let used = [
+        Some(&observation),
+        action.as_ref(),
+        reward.as_ref(),
+        Some(&step_type),
+        next_step_type.as_ref(),
+    ];
+    let extras: Vec<&String> = record
+        .iter()
+        .filter(|(key, feature)| !used.contains(&Some(key)) && !bytes(feature).is_empty())
+        .map(|(key, _)| key)
+        .collect();
     for key in extras {
         push(&free_name(key), key, Some(key) == discount.as_ref(), false).map_err(failed)?;
     }
-    let flags = [step::TERMINATED, step::TRUNCATED, step::IS_FINAL].map(|name| Field::new(name, DataType::Boolean, false));
+    let flags = [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
+        .map(|name| Field::new(name, DataType::Boolean, false));
     let at = 1 + usize::from(action.is_some()) + usize::from(reward.is_some());
     fields.splice(at..at, flags);
     let schema = Arc::new(Schema::new(fields));
-    let roles = [&action, &reward].map(|role| columns.iter().position(|column| Some(&column.key) == role.as_ref()));
+    let roles = [&action, &reward].map(|role| {
+        columns
+            .iter()
+            .position(|column| Some(&column.key) == role.as_ref())
+    });
     Ok(Box::new(Steps {
         files,
         open: None,
@@ -193,11 +269,15 @@ impl Steps {
     fn row(&mut self) -> Result<Option<Row>> {
         loop {
             if self.open.is_none() {
-                let Some(path) = self.files.pop_front() else { return Ok(None) };
+                let Some(path) = self.files.pop_front() else {
+                    return Ok(None);
+                };
                 let records = Records::open(&path)?;
                 self.open = Some((path, records));
             }
-            let Some((path, records)) = &mut self.open else { return Ok(None) };
+            let Some((path, records)) = &mut self.open else {
+                return Ok(None);
+            };
             let record = match records.example() {
                 Ok(Some(record)) => record,
                 Ok(None) => {
@@ -213,7 +293,10 @@ impl Steps {
                 }
             };
             let place = format!("{}: record {}", path.display(), records.index - 1);
-            return self.values(&record).map(Some).map_err(|error| error.at(place));
+            return self
+                .values(&record)
+                .map(Some)
+                .map_err(|error| error.at(place));
         }
     }
 
@@ -241,19 +324,34 @@ impl Steps {
             if found.len() == column.bytes {
                 Ok(found)
             } else {
-                Err(wrong(format!("`{}` holds {} bytes where the first record has {}", column.key, found.len(), column.bytes)))
+                Err(wrong(format!(
+                    "`{}` holds {} bytes where the first record has {}",
+                    column.key,
+                    found.len(),
+                    column.bytes
+                )))
             }
         };
         let number = |key: &Option<String>| -> Result<Option<[u8; 4]>> {
             let Some(key) = key else { return Ok(None) };
             let found = record.get(key).map(bytes).unwrap_or_default();
             // Kept in a list, a step type has eight bytes, of which the first four say it.
-            let four = found.get(..4).filter(|_| [4, 8].contains(&found.len())).and_then(|bytes| bytes.try_into().ok());
-            four.map(Some).ok_or_else(|| wrong(format!("`{key}` holds {} bytes and not one number", found.len())))
+            let four = found
+                .get(..4)
+                .filter(|_| [4, 8].contains(&found.len()))
+                .and_then(|bytes| bytes.try_into().ok());
+            four.map(Some).ok_or_else(|| {
+                wrong(format!(
+                    "`{key}` holds {} bytes and not one number",
+                    found.len()
+                ))
+            })
         };
         let step_type = number(&self.keys[0])?.map_or(0, i32::from_le_bytes);
         if !(FIRST..=LAST).contains(&step_type) {
-            return Err(wrong(format!("the step type is {step_type}, and 0, 1 and 2 are known")));
+            return Err(wrong(format!(
+                "the step type is {step_type}, and 0, 1 and 2 are known"
+            )));
         }
         Ok(Row {
             values: self.columns.iter().map(value).collect::<Result<_>>()?,
@@ -271,23 +369,33 @@ impl Steps {
             FinalAction::Valid => false,
             FinalAction::Filler => true,
             FinalAction::Auto => {
-                let idle = action.is_none_or(|at| !self.columns[at].element.is_integer() && zeros(at));
-                idle || (reward.is_none_or(zeros) && row.discount.is_none_or(|discount| discount == 1.0))
+                let idle =
+                    action.is_none_or(|at| !self.columns[at].element.is_integer() && zeros(at));
+                idle || (reward.is_none_or(zeros)
+                    && row.discount.is_none_or(|discount| discount == 1.0))
             }
         }
     }
 
     fn steps(&self, rows: &[Row]) -> Result<RecordBatch> {
         let count = rows.len();
-        let has_final = rows.last().is_some_and(|row| row.step_type == LAST && self.is_boundary(row));
+        let has_final = rows
+            .last()
+            .is_some_and(|row| row.step_type == LAST && self.is_boundary(row));
         if has_final && count == 1 {
-            return Err(Error::failed("it has no step, only a final observation").hint("drop the record from the source"));
+            return Err(Error::failed("it has no step, only a final observation")
+                .hint("drop the record from the source"));
         }
         let length = count - usize::from(has_final);
         let last = rows.get(length.saturating_sub(1));
-        let ended = has_final || last.is_some_and(|row| row.step_type == LAST || row.next_step_type == Some(LAST));
+        let ended = has_final
+            || last.is_some_and(|row| row.step_type == LAST || row.next_step_type == Some(LAST));
         let terminal = ended && last.is_some_and(|row| row.discount == Some(0.0));
-        let flag = |flag: bool, at: usize| -> ArrayRef { Arc::new(BooleanArray::from_iter((0..count).map(|row| Some(flag && row == at)))) };
+        let flag = |flag: bool, at: usize| -> ArrayRef {
+            Arc::new(BooleanArray::from_iter(
+                (0..count).map(|row| Some(flag && row == at)),
+            ))
+        };
         let mut columns: Vec<ArrayRef> = Vec::new();
         let mut at = 0;
         for field in self.schema.fields() {
@@ -297,11 +405,17 @@ impl Steps {
                 step::IS_FINAL => columns.push(flag(has_final, length)),
                 _ => {
                     let column = &self.columns[at];
-                    let bytes: Vec<u8> = rows.iter().flat_map(|row| row.values[at].iter().copied()).collect();
+                    let bytes: Vec<u8> = rows
+                        .iter()
+                        .flat_map(|row| row.values[at].iter().copied())
+                        .collect();
                     let values = column_of(column, field, bytes)?;
                     let filler = has_final && column.of_action;
                     columns.push(if filler {
-                        concat(&[values.slice(0, length).as_ref(), new_null_array(field.data_type(), 1).as_ref()])?
+                        concat(&[
+                            values.slice(0, length).as_ref(),
+                            new_null_array(field.data_type(), 1).as_ref(),
+                        ])?
                     } else {
                         values
                     });
@@ -309,13 +423,18 @@ impl Steps {
                 }
             }
         }
-        Ok(RecordBatch::try_new(SchemaRef::clone(&self.schema), columns)?)
+        Ok(RecordBatch::try_new(
+            SchemaRef::clone(&self.schema),
+            columns,
+        )?)
     }
 }
 
 fn column_of(column: &Column, field: &Field, bytes: Vec<u8>) -> Result<ArrayRef> {
     let values: ArrayRef = if column.element == DataType::Boolean {
-        Arc::new(BooleanArray::from_iter(bytes.iter().map(|byte| Some(*byte != 0))))
+        Arc::new(BooleanArray::from_iter(
+            bytes.iter().map(|byte| Some(*byte != 0)),
+        ))
     } else {
         let size = column.element.primitive_width().unwrap_or(1);
         make_array(
@@ -327,7 +446,12 @@ fn column_of(column: &Column, field: &Field, bytes: Vec<u8>) -> Result<ArrayRef>
         )
     };
     match field.data_type() {
-        DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(child), *width, values, None)?)),
+        DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            values,
+            None,
+        )?)),
         _ => Ok(values),
     }
 }
@@ -372,8 +496,14 @@ impl Source for Steps {
         }
         let key = self.count.to_string();
         self.count += 1;
-        let steps = self.steps(&rows).map_err(|error| error.at(format!("trajectory {key}")))?;
-        Ok(Some(Incoming { key, steps, about: None }))
+        let steps = self
+            .steps(&rows)
+            .map_err(|error| error.at(format!("trajectory {key}")))?;
+        Ok(Some(Incoming {
+            key,
+            steps,
+            about: None,
+        }))
     }
 }
 
@@ -386,17 +516,50 @@ mod tests {
     use crate::dataset::store;
     use crate::format::tfrecord::{self, BytesList, Example, Features};
 
-    fn record(step_type: i32, next: i32, observation: [f32; 2], action: i64, discount: f32) -> Vec<u8> {
-        let raw = |bytes: Vec<u8>| Feature { kind: Some(Kind::Bytes(BytesList { value: vec![bytes] })) };
+    fn record(
+        step_type: i32,
+        next: i32,
+        observation: [f32; 2],
+        action: i64,
+        discount: f32,
+    ) -> Vec<u8> {
+        let raw = |bytes: Vec<u8>| Feature {
+            kind: Some(Kind::Bytes(BytesList { value: vec![bytes] })),
+        };
         let feature = BTreeMap::from([
-            ("step_type".to_owned(), raw(step_type.to_le_bytes().to_vec())),
-            ("next_step_type".to_owned(), raw(next.to_le_bytes().to_vec())),
-            ("observation".to_owned(), raw(observation.iter().flat_map(|value| value.to_le_bytes()).collect())),
-            ("action".to_owned(), Feature { kind: Some(Kind::Whole(tfrecord::Int64List { value: vec![action] })) }),
-            ("reward".to_owned(), raw((action as f32).to_le_bytes().to_vec())),
+            (
+                "step_type".to_owned(),
+                raw(step_type.to_le_bytes().to_vec()),
+            ),
+            (
+                "next_step_type".to_owned(),
+                raw(next.to_le_bytes().to_vec()),
+            ),
+            (
+                "observation".to_owned(),
+                raw(observation
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect()),
+            ),
+            (
+                "action".to_owned(),
+                Feature {
+                    kind: Some(Kind::Whole(tfrecord::Int64List {
+                        value: vec![action],
+                    })),
+                },
+            ),
+            (
+                "reward".to_owned(),
+                raw((action as f32).to_le_bytes().to_vec()),
+            ),
             ("discount".to_owned(), raw(discount.to_le_bytes().to_vec())),
         ]);
-        Example { features: Some(Features { feature }) }.encode_to_vec()
+        Example {
+            features: Some(Features { feature }),
+        }
+        .encode_to_vec()
     }
 
     fn all(records: &[Vec<u8>]) -> Result<Vec<RecordBatch>> {
@@ -426,15 +589,48 @@ mod tests {
             record(0, 1, [1.0, 1.0], 8, 1.0),
         ])
         .unwrap();
-        assert_eq!(found.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [3, 2, 1]);
+        assert_eq!(
+            found.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(),
+            [3, 2, 1]
+        );
         let trues = |index: usize, name: &str| {
-            (0..found[index].num_rows()).filter(|row| found[index][name].as_boolean().value(*row)).collect::<Vec<_>>()
+            (0..found[index].num_rows())
+                .filter(|row| found[index][name].as_boolean().value(*row))
+                .collect::<Vec<_>>()
         };
-        assert_eq!((trues(0, "terminated"), trues(0, "truncated"), trues(0, "is_final")), (vec![1], vec![], vec![2]));
-        assert_eq!((trues(1, "terminated"), trues(1, "truncated"), trues(1, "is_final")), (vec![], vec![0], vec![1]));
-        assert_eq!((trues(2, "terminated"), trues(2, "truncated"), trues(2, "is_final")), (vec![], vec![], vec![]));
+        assert_eq!(
+            (
+                trues(0, "terminated"),
+                trues(0, "truncated"),
+                trues(0, "is_final")
+            ),
+            (vec![1], vec![], vec![2])
+        );
+        assert_eq!(
+            (
+                trues(1, "terminated"),
+                trues(1, "truncated"),
+                trues(1, "is_final")
+            ),
+            (vec![], vec![0], vec![1])
+        );
+        assert_eq!(
+            (
+                trues(2, "terminated"),
+                trues(2, "truncated"),
+                trues(2, "is_final")
+            ),
+            (vec![], vec![], vec![])
+        );
         let actions = found[0]["action"].as_primitive::<arrow::datatypes::Int64Type>();
-        assert_eq!((actions.value(0), actions.value(1), arrow::array::Array::is_null(actions, 2)), (5, 6, true));
+        assert_eq!(
+            (
+                actions.value(0),
+                actions.value(1),
+                arrow::array::Array::is_null(actions, 2)
+            ),
+            (5, 6, true)
+        );
     }
 
     #[test]
@@ -447,11 +643,25 @@ mod tests {
         ])
         .unwrap();
         let last = |index: usize, name: &str| found[index][name].as_boolean().value(1);
-        assert_eq!(found.iter().map(|steps| steps["is_final"].as_boolean().true_count()).collect::<Vec<_>>(), [0, 0]);
+        assert_eq!(
+            found
+                .iter()
+                .map(|steps| steps["is_final"].as_boolean().true_count())
+                .collect::<Vec<_>>(),
+            [0, 0]
+        );
         assert_eq!((last(0, "terminated"), last(0, "truncated")), (false, true));
         assert_eq!((last(1, "terminated"), last(1, "truncated")), (true, false));
-        let error = all(&[record(0, 1, [0.0; 2], 1, 1.0), record(2, 0, [0.0; 2], 0, 1.0), record(2, 0, [0.0; 2], 0, 1.0)]).unwrap_err();
-        assert!(error.message.contains("trajectory 1: it has no step"), "{error}");
+        let error = all(&[
+            record(0, 1, [0.0; 2], 1, 1.0),
+            record(2, 0, [0.0; 2], 0, 1.0),
+            record(2, 0, [0.0; 2], 0, 1.0),
+        ])
+        .unwrap_err();
+        assert!(
+            error.message.contains("trajectory 1: it has no step"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -460,9 +670,17 @@ mod tests {
         other.features.as_mut().unwrap().feature.remove("action");
         let error = all(&[record(0, 1, [0.0; 2], 1, 1.0), other.encode_to_vec()]).unwrap_err();
         assert!(
-            error.message.contains("record 1") && error.message.contains("`action` holds 0 bytes where the first record has 8"),
+            error.message.contains("record 1")
+                && error
+                    .message
+                    .contains("`action` holds 0 bytes where the first record has 8"),
             "{error}"
         );
-        assert!(all(&[record(7, 1, [0.0; 2], 1, 1.0)]).unwrap_err().message.contains("step type is 7"));
+        assert!(
+            all(&[record(7, 1, [0.0; 2], 1, 1.0)])
+                .unwrap_err()
+                .message
+                .contains("step type is 7")
+        );
     }
 }

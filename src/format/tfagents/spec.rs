@@ -84,14 +84,31 @@ struct Pair {
 impl Structured {
     /// Adds the type and shape of each leaf, by its key in a record.
     fn leaves(&self, prefix: &str, into: &mut BTreeMap<String, (DataType, Vec<usize>)>) {
-        let join = |name: &str| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
+        let join = |name: &str| {
+            if prefix.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{prefix}/{name}")
+            }
+        };
         if let Some(spec) = self.tensor.as_ref().or(self.bounded.as_ref())
             && let Some(element) = element(spec.dtype)
         {
-            let axes = spec.shape.iter().flat_map(|shape| &shape.axes).map(|axis| usize::try_from(axis.size).unwrap_or(0)).collect();
+            let axes = spec
+                .shape
+                .iter()
+                .flat_map(|shape| &shape.axes)
+                .map(|axis| usize::try_from(axis.size).unwrap_or(0))
+                .collect();
             into.insert(prefix.to_owned(), (element, axes));
         }
-        for (at, value) in self.list.iter().chain(&self.tuple).flat_map(|list| &list.values).enumerate() {
+        for (at, value) in self
+            .list
+            .iter()
+            .chain(&self.tuple)
+            .flat_map(|list| &list.values)
+            .enumerate()
+        {
             value.leaves(&join(&at.to_string()), into);
         }
         for (name, value) in self.dict.iter().flat_map(|dict| &dict.fields) {
@@ -133,7 +150,11 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>
     {
         let value = Structured::decode(payload.as_slice());
         let value = value.map_err(|error| {
-            Error::failed(format!("{}: not a spec of TF-Agents: {error}", spec.display())).hint("remove it if the values are of 32 bits")
+            Error::failed(format!(
+                "{}: not a spec of TF-Agents: {error}",
+                spec.display()
+            ))
+            .hint("remove it if the values are of 32 bits")
         })?;
         value.leaves("", &mut leaves);
     }

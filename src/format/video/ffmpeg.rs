@@ -29,8 +29,19 @@ const NEAR: f64 = 2.0;
 /// # Errors
 /// Never, in a build that decodes.
 pub fn version() -> Result<String> {
-    let dotted = |version: u32| format!("{}.{}.{}", version >> 16, version >> 8 & 0xff, version & 0xff);
-    Ok(format!("FFmpeg's libavcodec {} and libavfilter {}", dotted(codec::version()), dotted(filter::version())))
+    let dotted = |version: u32| {
+        format!(
+            "{}.{}.{}",
+            version >> 16,
+            version >> 8 & 0xff,
+            version & 0xff
+        )
+    };
+    Ok(format!(
+        "FFmpeg's libavcodec {} and libavfilter {}",
+        dotted(codec::version()),
+        dotted(filter::version())
+    ))
 }
 
 /// A video file that is open.
@@ -70,12 +81,21 @@ impl Video {
         });
         let input = format::input(path).map_err(|error| failed("cannot open the video", error))?;
         let stream = input.streams().best(media::Type::Video);
-        let stream = stream.ok_or_else(|| failed("there is no video in it", ffmpeg_next::Error::StreamNotFound))?;
+        let stream = stream.ok_or_else(|| {
+            failed(
+                "there is no video in it",
+                ffmpeg_next::Error::StreamNotFound,
+            )
+        })?;
         let (unit, at) = (f64::from(stream.time_base()), stream.index());
-        let decoder = codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
-            context.set_threading(threading::Config { kind: threading::Type::Frame, ..threading::Config::default() });
-            context.decoder().video()
-        });
+        let decoder =
+            codec::Context::from_parameters(stream.parameters()).and_then(|mut context| {
+                context.set_threading(threading::Config {
+                    kind: threading::Type::Frame,
+                    ..threading::Config::default()
+                });
+                context.decoder().video()
+            });
         let decoder = decoder.map_err(|error| failed("the video cannot be decoded", error))?;
         Ok(Video {
             path: path.to_owned(),
@@ -99,7 +119,10 @@ impl Video {
 
     /// Height and width of its frames, as the file declares them.
     pub(in crate::format) fn size(&self) -> [usize; 2] {
-        [self.decoder.height() as usize, self.decoder.width() as usize]
+        [
+            self.decoder.height() as usize,
+            self.decoder.width() as usize,
+        ]
     }
 
     /// Appends the frame at `seconds` to `out`: RGB, row by row, or the bytes of a PNG file. Frames in order of their time
@@ -107,7 +130,12 @@ impl Video {
     ///
     /// # Errors
     /// Where there is no such frame, or the file is damaged.
-    pub(in crate::format) fn frame(&mut self, seconds: f64, frames: Frames, out: &mut Vec<u8>) -> Result<()> {
+    pub(in crate::format) fn frame(
+        &mut self,
+        seconds: f64,
+        frames: Frames,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         if let Err(error) = self.find(seconds) {
             // Where decoding is now is not known: what is wanted next is sought.
             self.at = None;
@@ -121,14 +149,20 @@ impl Video {
             }
         });
         appended.map_err(|error| {
-            Error::failed(format!("{}: the frame at {seconds:.4} s cannot be converted: {error}", self.path.display()))
-                .hint("re-encode the video as yuv420p")
+            Error::failed(format!(
+                "{}: the frame at {seconds:.4} s cannot be converted: {error}",
+                self.path.display()
+            ))
+            .hint("re-encode the video as yuv420p")
         })
     }
 
     /// Decodes on until the frame at `seconds` is there.
     fn find(&mut self, seconds: f64) -> Result<()> {
-        if self.at.is_none_or(|at| seconds <= at - TOLERANCE || seconds > at + NEAR) {
+        if self
+            .at
+            .is_none_or(|at| seconds <= at - TOLERANCE || seconds > at + NEAR)
+        {
             self.seek(seconds)?;
         }
         let mut before = None;
@@ -137,14 +171,23 @@ impl Video {
             self.advance()?;
         }
         match self.at {
-            Some(at) if (at - seconds).abs() < TOLERANCE && self.marred => {
-                Err(self.damaged(format!("the frame at {seconds:.4} s is damaged, or made of one that is")))
-            }
+            Some(at) if (at - seconds).abs() < TOLERANCE && self.marred => Err(self.damaged(
+                format!("the frame at {seconds:.4} s is damaged, or made of one that is"),
+            )),
             Some(at) if (at - seconds).abs() < TOLERANCE => Ok(()),
             after => {
-                let said = |side: &str, at: Option<f64>| at.map(|at| format!("the {side} is at {at:.4} s"));
-                let around: Vec<String> = said("one before", before).into_iter().chain(said("one after", after)).collect();
-                let around = if around.is_empty() { "there is none near it".to_owned() } else { around.join(", ") };
+                let said = |side: &str, at: Option<f64>| {
+                    at.map(|at| format!("the {side} is at {at:.4} s"))
+                };
+                let around: Vec<String> = said("one before", before)
+                    .into_iter()
+                    .chain(said("one after", after))
+                    .collect();
+                let around = if around.is_empty() {
+                    "there is none near it".to_owned()
+                } else {
+                    around.join(", ")
+                };
                 Err(Error::failed(format!("{}: there is no frame at {seconds:.4} s: {around}", self.path.display())).hint(
                     "times of frames must be those of the video within 0.1 ms, as LeRobot's loader has it: the file may be cut short, or \
                      `timestamp` and `from_timestamp` wrong",
@@ -175,7 +218,10 @@ impl Video {
         loop {
             match self.decoder.receive_frame(&mut self.decoded) {
                 Ok(()) => {
-                    let time = self.decoded.timestamp().ok_or_else(|| self.damaged("a frame has no time"))?;
+                    let time = self
+                        .decoded
+                        .timestamp()
+                        .ok_or_else(|| self.damaged("a frame has no time"))?;
                     self.at = Some(time as f64 * self.unit);
                     let damaged = self.decoded.is_corrupt() || self.decoded.has_decode_errors();
                     self.marred = damaged || (self.marred && !self.decoded.is_key());
@@ -206,9 +252,14 @@ impl Video {
     }
 
     fn damaged(&self, what: impl std::fmt::Display) -> Error {
-        let after = self.at.map_or_else(|| "its beginning".to_owned(), |at| format!("{at:.4} s"));
-        Error::failed(format!("{}: cannot be decoded after {after}: {what}", self.path.display()))
-            .hint("the file may be damaged: fetch it again")
+        let after = self
+            .at
+            .map_or_else(|| "its beginning".to_owned(), |at| format!("{at:.4} s"));
+        Error::failed(format!(
+            "{}: cannot be decoded after {after}: {what}",
+            self.path.display()
+        ))
+        .hint("the file may be damaged: fetch it again")
     }
 
     /// Makes `picture` of the frame decoded last.
@@ -228,15 +279,24 @@ impl Video {
     /// Appends the picture's rows.
     fn copy(&self, out: &mut Vec<u8>) {
         if let Some(picture) = &self.picture {
-            let rows = picture.data(0).chunks(picture.stride(0)).take(picture.height() as usize);
+            let rows = picture
+                .data(0)
+                .chunks(picture.stride(0))
+                .take(picture.height() as usize);
             rows.for_each(|row| out.extend_from_slice(&row[..3 * picture.width() as usize]));
         }
     }
 
     /// Appends the picture as a PNG file.
     fn encode(&mut self, out: &mut Vec<u8>) -> Result<(), ffmpeg_next::Error> {
-        let Some(picture) = &self.picture else { return Ok(()) };
-        if self.png.as_ref().is_none_or(|png| (png.width(), png.height()) != (picture.width(), picture.height())) {
+        let Some(picture) = &self.picture else {
+            return Ok(());
+        };
+        if self
+            .png
+            .as_ref()
+            .is_none_or(|png| (png.width(), png.height()) != (picture.width(), picture.height()))
+        {
             let codec = encoder::find(codec::Id::PNG).ok_or(ffmpeg_next::Error::EncoderNotFound)?;
             let mut png = codec::Context::new_with_codec(codec).encoder().video()?;
             png.set_width(picture.width());
@@ -267,7 +327,13 @@ struct Kind {
 
 impl Kind {
     fn of(frame: &frame::Video) -> Kind {
-        Kind { pixel: frame.format(), width: frame.width(), height: frame.height(), space: frame.color_space(), range: frame.color_range() }
+        Kind {
+            pixel: frame.format(),
+            width: frame.width(),
+            height: frame.height(),
+            space: frame.color_space(),
+            range: frame.color_range(),
+        }
     }
 }
 
@@ -280,7 +346,11 @@ struct Rgb {
 impl Rgb {
     fn new(kind: Kind) -> Result<Rgb, ffmpeg_next::Error> {
         let found = |name: &str| filter::find(name).ok_or(ffmpeg_next::Error::FilterNotFound);
-        let pixel = kind.pixel.descriptor().ok_or(ffmpeg_next::Error::InvalidData)?.name();
+        let pixel = kind
+            .pixel
+            .descriptor()
+            .ok_or(ffmpeg_next::Error::InvalidData)?
+            .name();
         let matrix = match kind.space {
             color::Space::BT709 => "bt709",
             color::Space::FCC => "fcc",
@@ -289,12 +359,20 @@ impl Rgb {
             // What declares nothing is taken for BT.601, by FFmpeg and its loaders alike.
             _ => "bt601",
         };
-        let range = if kind.range == color::Range::JPEG { "full" } else { "auto" };
+        let range = if kind.range == color::Range::JPEG {
+            "full"
+        } else {
+            "auto"
+        };
         let mut graph = filter::Graph::new();
-        let source = format!("video_size={}x{}:pix_fmt={pixel}:time_base=1/1000000", kind.width, kind.height);
+        let source = format!(
+            "video_size={}x{}:pix_fmt={pixel}:time_base=1/1000000",
+            kind.width, kind.height
+        );
         graph.add(&found("buffer")?, "in", &source)?;
         graph.add(&found("buffersink")?, "out", "")?;
-        let scale = format!("scale=flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24");
+        let scale =
+            format!("scale=flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24");
         graph.output("in", 0)?.input("out", 0)?.parse(&scale)?;
         graph.validate()?;
         Ok(Rgb { kind, graph })
@@ -303,8 +381,16 @@ impl Rgb {
     /// The frame in RGB; FFmpeg takes `frame` over, which is empty after it.
     fn convert(&mut self, frame: &frame::Video) -> Result<frame::Video, ffmpeg_next::Error> {
         let mut picture = frame::Video::empty();
-        self.graph.get("in").ok_or(ffmpeg_next::Error::FilterNotFound)?.source().add(frame)?;
-        self.graph.get("out").ok_or(ffmpeg_next::Error::FilterNotFound)?.sink().frame(&mut picture)?;
+        self.graph
+            .get("in")
+            .ok_or(ffmpeg_next::Error::FilterNotFound)?
+            .source()
+            .add(frame)?;
+        self.graph
+            .get("out")
+            .ok_or(ffmpeg_next::Error::FilterNotFound)?
+            .sink()
+            .frame(&mut picture)?;
         Ok(picture)
     }
 }

@@ -24,7 +24,17 @@ pub(super) use without::Video;
 pub use without::version;
 
 /// What becomes of the frames of videos.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Frames {
     /// They stay where they are: a column of references, file and seconds.

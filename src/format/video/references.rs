@@ -13,7 +13,10 @@ use crate::format::import;
 
 /// The fields of a reference to a frame of a video: a file relative to the source, and seconds from its beginning.
 pub(in crate::format) fn reference() -> Fields {
-    Fields::from(vec![Field::new("path", DataType::Utf8, false), Field::new("timestamp", DataType::Float64, false)])
+    Fields::from(vec![
+        Field::new("path", DataType::Utf8, false),
+        Field::new("timestamp", DataType::Float64, false),
+    ])
 }
 
 /// Key of a field whose references are to distances, which are no pictures.
@@ -21,8 +24,12 @@ pub(in crate::format) const DEPTH: &str = "depth";
 
 /// Whether the column `field` refers to frames of videos.
 pub(in crate::format) fn refers(field: &Field) -> bool {
-    let DataType::Struct(parts) = field.data_type() else { return false };
-    let is = |(part, own): (&Arc<Field>, &Arc<Field>)| (part.name(), part.data_type()) == (own.name(), own.data_type());
+    let DataType::Struct(parts) = field.data_type() else {
+        return false;
+    };
+    let is = |(part, own): (&Arc<Field>, &Arc<Field>)| {
+        (part.name(), part.data_type()) == (own.name(), own.data_type())
+    };
     parts.len() == 2 && parts.iter().zip(&reference()).all(is)
 }
 
@@ -49,8 +56,10 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     let root = match (frames, videos) {
         (Frames::Reference, None) => return Ok(dataset),
         (Frames::Reference, Some(_)) => {
-            return Err(Error::usage("`videos` says where frames are to be decoded from, and `frames` not as what")
-                .hint("`frames` is array or png"));
+            return Err(Error::usage(
+                "`videos` says where frames are to be decoded from, and `frames` not as what",
+            )
+            .hint("`frames` is array or png"));
         }
         (_, None) => {
             return Err(Error::usage("`frames` is given, and `videos` is not: where are they?")
@@ -60,8 +69,11 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     };
     let version = version()?;
     if !root.is_dir() {
-        return Err(Error::failed(format!("there is no folder {}", root.display()))
-            .hint("name the LeRobot dataset that the videos belong to: references are relative to it"));
+        return Err(
+            Error::failed(format!("there is no folder {}", root.display())).hint(
+                "name the LeRobot dataset that the videos belong to: references are relative to it",
+            ),
+        );
     }
     let refer = |field: &&Arc<Field>| refers(field) && !field.metadata().contains_key(DEPTH);
     let mut columns = Vec::new();
@@ -72,12 +84,23 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
         }
     }
     if columns.is_empty() {
-        return Err(Error::usage("there are frames to decode only where a column refers to a video, and none does")
-            .hint("leave `frames` and `videos` out"));
+        return Err(Error::usage(
+            "there are frames to decode only where a column refers to a video, and none does",
+        )
+        .hint("leave `frames` and `videos` out"));
     }
-    let how = if frames == Frames::Png { "png" } else { "array" };
+    let how = if frames == Frames::Png {
+        "png"
+    } else {
+        "array"
+    };
     let depends = format!("{how} by {version} of {}", import::fingerprint(root)?);
-    Ok(dataset.decoding(Arc::new(References { root: root.to_owned(), frames, columns, depends })))
+    Ok(dataset.decoding(Arc::new(References {
+        root: root.to_owned(),
+        frames,
+        columns,
+        depends,
+    })))
 }
 
 /// The first file that the column `name` refers to; `None` where it refers to none.
@@ -87,10 +110,19 @@ fn first(dataset: &Dataset, name: &str) -> Result<Option<String>> {
         let mut start = 0;
         while start < reader.rows() {
             let end = reader.rows().min(start + AT_ONCE);
-            let batch = reader.read(std::slice::from_ref(&(start..end)), Some(&[name.to_owned()]))?;
+            let batch = reader.read(
+                std::slice::from_ref(&(start..end)),
+                Some(&[name.to_owned()]),
+            )?;
             let references = batch.column(0).as_struct();
             if let Some(row) = (0..references.len()).find(|row| references.is_valid(*row)) {
-                return Ok(Some(references.column(0).as_string::<i32>().value(row).to_owned()));
+                return Ok(Some(
+                    references
+                        .column(0)
+                        .as_string::<i32>()
+                        .value(row)
+                        .to_owned(),
+                ));
             }
             start = end;
         }
@@ -100,16 +132,25 @@ fn first(dataset: &Dataset, name: &str) -> Result<Option<String>> {
 
 /// The file that a reference names, which must not lie outside of `root`.
 fn inside(root: &Path, path: &str) -> Result<PathBuf> {
-    if Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
         return Ok(root.join(path));
     }
-    Err(Error::failed(format!("a frame is in `{path}`, a file outside of {}", root.display()))
-        .hint("references are relative to the dataset that was imported: import it again"))
+    Err(Error::failed(format!(
+        "a frame is in `{path}`, a file outside of {}",
+        root.display()
+    ))
+    .hint("references are relative to the dataset that was imported: import it again"))
 }
 
 impl References {
     fn decode(&self, size: [usize; 2], references: &StructArray) -> Result<ArrayRef> {
-        let (paths, times) = (references.column(0).as_string::<i32>(), references.column(1).as_primitive::<Float64Type>());
+        let (paths, times) = (
+            references.column(0).as_string::<i32>(),
+            references.column(1).as_primitive::<Float64Type>(),
+        );
         let mut pictures = Pictures::new(self.frames, size, references.len())?;
         let mut open: Option<(&str, Video)> = None;
         for row in 0..references.len() {
@@ -130,13 +171,18 @@ impl References {
 
 impl Decode for References {
     fn field(&self, stored: &Field) -> Option<Field> {
-        self.columns.iter().find(|(field, _)| field.name() == stored.name()).map(|(field, _)| field.clone())
+        self.columns
+            .iter()
+            .find(|(field, _)| field.name() == stored.name())
+            .map(|(field, _)| field.clone())
     }
 
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
         let known = self.columns.iter().find(|(field, _)| field.name() == name);
-        let (_, size) = known.ok_or_else(|| Error::failed(format!("`{name}` is not to be decoded")))?;
-        self.decode(*size, stored.as_struct()).map_err(|error| error.at(format!("column `{name}`")))
+        let (_, size) =
+            known.ok_or_else(|| Error::failed(format!("`{name}` is not to be decoded")))?;
+        self.decode(*size, stored.as_struct())
+            .map_err(|error| error.at(format!("column `{name}`")))
     }
 
     fn depends(&self) -> &str {

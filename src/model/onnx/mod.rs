@@ -105,16 +105,25 @@ impl OnnxRuntime {
         if self.cuda.is_empty() {
             vec![Place::Cpu.to_string()]
         } else {
-            self.cuda.iter().map(|index| Place::Cuda(*index).to_string()).collect()
+            self.cuda
+                .iter()
+                .map(|index| Place::Cuda(*index).to_string())
+                .collect()
         }
     }
 
     pub(super) fn notes(&self) -> Vec<String> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn say(&self, text: String) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(text);
     }
 
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
@@ -122,7 +131,10 @@ impl OnnxRuntime {
         let session = self.inspect(path)?;
         let metadata = session.metadata().and_then(|metadata| {
             let keys = metadata.custom_keys()?;
-            Ok(keys.into_iter().filter_map(|key| metadata.custom(&key).map(|value| (key, value))).collect())
+            Ok(keys
+                .into_iter()
+                .filter_map(|key| metadata.custom(&key).map(|value| (key, value)))
+                .collect())
         });
         Ok(Spec {
             path: path.to_owned(),
@@ -133,24 +145,58 @@ impl OnnxRuntime {
         })
     }
 
-    pub(super) fn open(&self, spec: &Spec, geometry: &Geometry, workers: usize) -> Result<Vec<OnnxSession>> {
+    pub(super) fn open(
+        &self,
+        spec: &Spec,
+        geometry: &Geometry,
+        workers: usize,
+    ) -> Result<Vec<OnnxSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
         let sizes = self.axes(spec, &shapes)?;
-        let job = Job { spec, geometry, shapes: &shapes };
-        let load = |place| Ok((place, Shared::new(Mutex::new(self.commit(spec, geometry.batch, &sizes, place)?))));
+        let job = Job {
+            spec,
+            geometry,
+            shapes: &shapes,
+        };
+        let load = |place| {
+            Ok((
+                place,
+                Shared::new(Mutex::new(self.commit(
+                    spec,
+                    geometry.batch,
+                    &sizes,
+                    place,
+                )?)),
+            ))
+        };
         if self.cuda.is_empty() {
-            let here = |_| load(Place::Cpu).and_then(|(place, session)| OnnxSession::here(&job, place, session));
+            let here = |_| {
+                load(Place::Cpu)
+                    .and_then(|(place, session)| OnnxSession::here(&job, place, session))
+            };
             return (0..workers.max(1)).map(here).collect();
         }
-        let devices: Vec<(Place, Shared)> = self.cuda.iter().map(|index| load(Place::Cuda(*index))).collect::<Result<_>>()?;
+        let devices: Vec<(Place, Shared)> = self
+            .cuda
+            .iter()
+            .map(|index| load(Place::Cuda(*index)))
+            .collect::<Result<_>>()?;
         let lanes = workers.div_ceil(devices.len()).clamp(1, LANES_A_DEVICE);
         // Devices take turns, so that few workers use all of them.
         let places = (0..lanes).flat_map(|_| &devices);
-        places.map(|(place, session)| OnnxSession::lane(&job, *place, Arc::clone(session))).collect()
+        places
+            .map(|(place, session)| OnnxSession::lane(&job, *place, Arc::clone(session)))
+            .collect()
     }
 
     /// Loads the model for `place`, with every node on it where that is asked for or possible.
-    fn commit(&self, spec: &Spec, batch: usize, sizes: &[(String, i64)], place: Place) -> Result<Session> {
+    fn commit(
+        &self,
+        spec: &Spec,
+        batch: usize,
+        sizes: &[(String, i64)],
+        place: Place,
+    ) -> Result<Session> {
         let load = |strict: bool| {
             let mut builder = self.builder(place, strict)?;
             for (axis, size) in sizes {
@@ -159,8 +205,13 @@ impl OnnxRuntime {
             builder.commit_from_file(&spec.path)
         };
         match load(true) {
-            Err(error) if place != Place::Cpu && !self.strict && error.message().contains("CPU EP") => {
-                self.say(format!("some nodes of {} do not run on {place} and run on the CPU", spec.path.display()));
+            Err(error)
+                if place != Place::Cpu && !self.strict && error.message().contains("CPU EP") =>
+            {
+                self.say(format!(
+                    "some nodes of {} do not run on {place} and run on the CPU",
+                    spec.path.display()
+                ));
                 load(false)
             }
             other => other,
@@ -188,15 +239,26 @@ impl OnnxRuntime {
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
             .build()
             .error_on_failure();
-        let builder = builder.with_execution_providers([cuda])?.with_deterministic_compute(true)?;
-        Ok(if strict { builder.with_disable_cpu_fallback()? } else { builder })
+        let builder = builder
+            .with_execution_providers([cuda])?
+            .with_deterministic_compute(true)?;
+        Ok(if strict {
+            builder.with_disable_cpu_fallback()?
+        } else {
+            builder
+        })
     }
 
     /// The model as it is in the file, not optimised.
     fn inspect(&self, path: &Path) -> Result<Session> {
-        let bytes = std::fs::read(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+        let bytes = std::fs::read(path)
+            .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
         message::refuse(path, &bytes)?;
-        let load = || self.builder(Place::Cpu, false)?.with_optimization_level(GraphOptimizationLevel::Disable)?.commit_from_file(path);
+        let load = || {
+            self.builder(Place::Cpu, false)?
+                .with_optimization_level(GraphOptimizationLevel::Disable)?
+                .commit_from_file(path)
+        };
         load().map_err(|error| refused(path, &error))
     }
 
@@ -205,8 +267,17 @@ impl OnnxRuntime {
         let session = self.inspect(&spec.path)?;
         let mut sizes: Vec<(String, i64)> = Vec::new();
         for (outlet, sizes_of_input) in session.inputs().iter().zip(shapes) {
-            let ValueType::Tensor { dimension_symbols, .. } = outlet.dtype() else { continue };
-            for (symbol, size) in dimension_symbols.iter().zip(sizes_of_input).filter(|(symbol, _)| !symbol.is_empty()) {
+            let ValueType::Tensor {
+                dimension_symbols, ..
+            } = outlet.dtype()
+            else {
+                continue;
+            };
+            for (symbol, size) in dimension_symbols
+                .iter()
+                .zip(sizes_of_input)
+                .filter(|(symbol, _)| !symbol.is_empty())
+            {
                 sizes.push((symbol.clone(), i64::try_from(*size).unwrap_or(i64::MAX)));
             }
         }
@@ -214,7 +285,11 @@ impl OnnxRuntime {
         sizes.dedup();
         // A name that stands for two sizes fixes nothing.
         let clash = |axis: &str| sizes.iter().filter(|(other, _)| other == axis).count() > 1;
-        Ok(sizes.iter().filter(|(axis, _)| !clash(axis)).cloned().collect())
+        Ok(sizes
+            .iter()
+            .filter(|(axis, _)| !clash(axis))
+            .cloned()
+            .collect())
     }
 
     /// Runs a tiny model on a CUDA device.
@@ -225,7 +300,9 @@ impl OnnxRuntime {
         }
         preload(&found.path);
         let run = || {
-            let mut session = self.builder(Place::Cuda(index), true)?.commit_from_memory(PROBE)?;
+            let mut session = self
+                .builder(Place::Cuda(index), true)?
+                .commit_from_memory(PROBE)?;
             let input = Tensor::<f32>::from_array(([1_usize, 2], vec![1.0, 2.0]))?;
             session.run(ort::inputs![input]).map(|_| ())
         };
@@ -249,8 +326,12 @@ fn environment(path: &Path) -> Result<&'static Environment> {
         })?;
         // What goes wrong comes back as an error; the library's own log would only garble the terminal.
         let silent = Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, _: &str| {});
-        let environment =
-            builder.with_name("trajmill").with_telemetry(false).with_logger(silent).build().map_err(|error| error.to_string())?;
+        let environment = builder
+            .with_name("trajmill")
+            .with_telemetry(false)
+            .with_logger(silent)
+            .build()
+            .map_err(|error| error.to_string())?;
         environment.set_log_level(LogLevel::Fatal);
         Ok(environment)
     };
@@ -262,10 +343,20 @@ fn environment(path: &Path) -> Result<&'static Environment> {
 
 /// Version by the name of the file, as packages have it, else by what the library says of its build.
 fn version(path: &Path) -> String {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let numbered = |text: &str| text.starts_with(|first: char| first.is_ascii_digit()) && text.contains('.');
-    let by_name = name.split_once(".so.").map(|(_, version)| version.to_owned()).filter(|version| numbered(version));
-    let branch = ort::info().split("git-branch=rel-").nth(1).and_then(|rest| rest.split(',').next());
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let numbered =
+        |text: &str| text.starts_with(|first: char| first.is_ascii_digit()) && text.contains('.');
+    let by_name = name
+        .split_once(".so.")
+        .map(|(_, version)| version.to_owned())
+        .filter(|version| numbered(version));
+    let branch = ort::info()
+        .split("git-branch=rel-")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next());
     by_name
         .or_else(|| branch.filter(|branch| numbered(branch)).map(str::to_owned))
         .or_else(|| ort::util::probe(path).map(|minor| format!("1.{minor}")))
@@ -282,8 +373,15 @@ fn offers_cuda() -> bool {
 /// Where the library cannot be loaded.
 pub(super) fn providers(found: &library::Found) -> Result<Vec<&'static str>> {
     environment(&found.path)?;
-    let built = [(offers_cuda(), "CUDA"), (ep::TensorRT::is_available().unwrap_or(false), "TensorRT")];
-    Ok(built.into_iter().filter(|(offered, _)| *offered).map(|(_, name)| name).collect())
+    let built = [
+        (offers_cuda(), "CUDA"),
+        (ep::TensorRT::is_available().unwrap_or(false), "TensorRT"),
+    ];
+    Ok(built
+        .into_iter()
+        .filter(|(offered, _)| *offered)
+        .map(|(_, name)| name)
+        .collect())
 }
 
 /// Loads the CUDA libraries that were found, once: the provider asks for them by name, wherever they are.
@@ -299,11 +397,17 @@ fn preload(runtime: &Path) {
 
 fn port(outlet: &Outlet) -> Port {
     let (element, shape) = describe(outlet.dtype());
-    Port { name: outlet.name().to_owned(), element, shape }
+    Port {
+        name: outlet.name().to_owned(),
+        element,
+        shape,
+    }
 }
 
 fn describe(dtype: &ValueType) -> (Element, Vec<Option<usize>>) {
-    let ValueType::Tensor { ty, shape, .. } = dtype else { return (Element::Other, Vec::new()) };
+    let ValueType::Tensor { ty, shape, .. } = dtype else {
+        return (Element::Other, Vec::new());
+    };
     let element = match ty {
         TensorElementType::Float32 => Element::F32,
         TensorElementType::Float64 => Element::F64,
@@ -312,11 +416,21 @@ fn describe(dtype: &ValueType) -> (Element, Vec<Option<usize>>) {
         TensorElementType::Uint8 => Element::U8,
         _ => Element::Other,
     };
-    (element, shape.iter().map(|size| usize::try_from(*size).ok()).collect())
+    (
+        element,
+        shape
+            .iter()
+            .map(|size| usize::try_from(*size).ok())
+            .collect(),
+    )
 }
 
 fn refused(path: &Path, error: &ort::Error) -> Error {
-    Error::failed(format!("{} is not a model that ONNX Runtime can load: {}", path.display(), first_line(error.message())))
+    Error::failed(format!(
+        "{} is not a model that ONNX Runtime can load: {}",
+        path.display(),
+        first_line(error.message())
+    ))
 }
 
 /// A failure to load or run a model, in words that say what to do where that is known.
@@ -333,7 +447,11 @@ fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error
         "memoryallocation",
         "alloc_failed",
     ]) {
-        let memory = if place == Place::Cpu { "memory".to_owned() } else { format!("the memory of {place}") };
+        let memory = if place == Place::Cpu {
+            "memory".to_owned()
+        } else {
+            format!("the memory of {place}")
+        };
         return batch::out_of_memory(spec, batch, &memory);
     }
     if says(&["shape verification failed", "computed output shape"]) {
@@ -344,14 +462,22 @@ fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error
             .hint("`device: auto` lets those operators run on the CPU, `device: cpu` all of them")
             .hint("where they only work out shapes, give the batch axis a name, or a size, when you export the model");
     }
-    Error::failed(format!("{model}: ONNX Runtime failed on {place}: {}", first_line(text)))
+    Error::failed(format!(
+        "{model}: ONNX Runtime failed on {place}: {}",
+        first_line(text)
+    ))
 }
 
 /// What is wrong with a device, less the runtime's own places: that a library is missing, or what CUDA says.
 fn reason(text: &str) -> &str {
     let text = text.rsplit_once("FAIL : ").map_or(text, |(_, text)| text);
-    let text = text.split_once("with error: ").map_or(text, |(_, text)| text);
-    let text = text.find("CUDA failure").and_then(|at| text.get(at..)).unwrap_or(text);
+    let text = text
+        .split_once("with error: ")
+        .map_or(text, |(_, text)| text);
+    let text = text
+        .find("CUDA failure")
+        .and_then(|at| text.get(at..))
+        .unwrap_or(text);
     text.split(" ; ").next().unwrap_or(text)
 }
 
@@ -363,7 +489,11 @@ fn first_line(text: &str) -> &str {
 impl OnnxRuntime {
     /// One that says it is on CUDA, where there is an ONNX Runtime at all.
     pub(super) fn pretending(tf32: bool) -> Option<OnnxRuntime> {
-        tests::runtime().map(|runtime| OnnxRuntime { cuda: vec![0], tf32, ..runtime })
+        tests::runtime().map(|runtime| OnnxRuntime {
+            cuda: vec![0],
+            tf32,
+            ..runtime
+        })
     }
 }
 
@@ -376,9 +506,27 @@ mod tests {
 
     pub(super) fn runtime() -> Option<OnnxRuntime> {
         let named = std::env::var_os("TRAJMILL_TEST_ORT").map(Into::into);
-        let path = named.or_else(|| library::candidates().into_iter().next().map(|found| found.path))?;
-        let found = library::Found { path, how: "a test".to_owned(), demanded: true };
-        Some(OnnxRuntime::load(&found, &Options { device: Device::Cpu, tf32: false }).unwrap())
+        let path = named.or_else(|| {
+            library::candidates()
+                .into_iter()
+                .next()
+                .map(|found| found.path)
+        })?;
+        let found = library::Found {
+            path,
+            how: "a test".to_owned(),
+            demanded: true,
+        };
+        Some(
+            OnnxRuntime::load(
+                &found,
+                &Options {
+                    device: Device::Cpu,
+                    tf32: false,
+                },
+            )
+            .unwrap(),
+        )
     }
 
     /// What a CUDA device has, on the CPU: lanes that share a session, fed by more workers than there are lanes.
@@ -387,34 +535,77 @@ mod tests {
         let Some(runtime) = runtime() else { return };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/copy.onnx");
         let spec = runtime.spec(&path).unwrap();
-        let geometry = Geometry { batch: 64, inputs: vec![vec![9]], outputs: vec![0] };
+        let geometry = Geometry {
+            batch: 64,
+            inputs: vec![vec![9]],
+            outputs: vec![0],
+        };
         let shapes = batch::input_shapes(&spec, &geometry).unwrap();
-        let job = Job { spec: &spec, geometry: &geometry, shapes: &shapes };
+        let job = Job {
+            spec: &spec,
+            geometry: &geometry,
+            shapes: &shapes,
+        };
         let sizes = runtime.axes(&spec, &shapes).unwrap();
-        let shared = Shared::new(Mutex::new(runtime.commit(&spec, 64, &sizes, Place::Cpu).unwrap()));
-        let lanes = (0..LANES_A_DEVICE).map(|_| OnnxSession::lane(&job, Place::Cpu, Arc::clone(&shared)).map(Session::Onnx));
+        let shared = Shared::new(Mutex::new(
+            runtime.commit(&spec, 64, &sizes, Place::Cpu).unwrap(),
+        ));
+        let lanes = (0..LANES_A_DEVICE)
+            .map(|_| OnnxSession::lane(&job, Place::Cpu, Arc::clone(&shared)).map(Session::Onnx));
         let pool = Pool::new(lanes.collect::<Result<_>>().unwrap());
-        let workers = rayon::ThreadPoolBuilder::new().num_threads(8).build().unwrap();
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(8)
+            .build()
+            .unwrap();
         workers.install(|| {
             (0..500_usize).into_par_iter().for_each(|turn| {
                 let given = pool.with(|session| {
-                    let DataMut::F32(buffer) = session.input(0) else { panic!("no float32") };
-                    buffer.iter_mut().enumerate().for_each(|(index, slot)| *slot = (turn * 1000 + index) as f32);
+                    let DataMut::F32(buffer) = session.input(0) else {
+                        panic!("no float32")
+                    };
+                    buffer
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(index, slot)| *slot = (turn * 1000 + index) as f32);
                     session.run(64)?;
-                    let Data::F32(values) = session.output(0) else { panic!("no float32") };
+                    let Data::F32(values) = session.output(0) else {
+                        panic!("no float32")
+                    };
                     Ok(values.to_vec())
                 });
                 // The model copies the fourth of nine values.
-                let wanted: Vec<f32> = (0..64).map(|row| (turn * 1000 + row * 9 + 3) as f32).collect();
+                let wanted: Vec<f32> = (0..64)
+                    .map(|row| (turn * 1000 + row * 9 + 3) as f32)
+                    .collect();
                 assert_eq!(given.unwrap(), wanted, "turn {turn}");
             });
         });
         drop(pool);
         assert_eq!(Arc::strong_count(&shared), 1, "a lane's thread lives on");
 
-        let narrow = Geometry { outputs: vec![0], inputs: vec![vec![9]], batch: 8 };
-        let error = OnnxSession::lane(&Job { spec: &spec, geometry: &narrow, shapes: &shapes }, Place::Cpu, shared).err().unwrap();
-        assert!(error.message.contains("has shape [64, 1] for a batch of 8 rows"), "{}", error.message);
+        let narrow = Geometry {
+            outputs: vec![0],
+            inputs: vec![vec![9]],
+            batch: 8,
+        };
+        let error = OnnxSession::lane(
+            &Job {
+                spec: &spec,
+                geometry: &narrow,
+                shapes: &shapes,
+            },
+            Place::Cpu,
+            shared,
+        )
+        .err()
+        .unwrap();
+        assert!(
+            error
+                .message
+                .contains("has shape [64, 1] for a batch of 8 rows"),
+            "{}",
+            error.message
+        );
     }
 
     /// As ONNX Runtime 1.31.1 says them.

@@ -72,7 +72,11 @@ impl OnnxSession {
     /// Buffers for a session that runs on the worker's thread.
     pub(super) fn here(job: &Job, place: Place, session: Shared) -> Result<OnnxSession> {
         let (bound, buffers) = Bound::new(job, place, session, false)?;
-        Ok(OnnxSession { batch: job.geometry.batch, buffers, engine: Engine::Here(Box::new(bound)) })
+        Ok(OnnxSession {
+            batch: job.geometry.batch,
+            buffers,
+            engine: Engine::Here(Box::new(bound)),
+        })
     }
 
     /// Buffers for a session that is shared, with a thread of their own.
@@ -82,9 +86,19 @@ impl OnnxSession {
         let (batches, todo) = crossbeam_channel::bounded::<Vec<DynTensor>>(1);
         let (reply, done) = crossbeam_channel::bounded(1);
         let (opened, opening) = crossbeam_channel::bounded(1);
-        let (spec, geometry, shapes) = (job.spec.clone(), job.geometry.clone(), job.shapes.to_vec());
+        let (spec, geometry, shapes) =
+            (job.spec.clone(), job.geometry.clone(), job.shapes.to_vec());
         let work = move || {
-            let mut bound = match Bound::new(&Job { spec: &spec, geometry: &geometry, shapes: &shapes }, place, session, true) {
+            let mut bound = match Bound::new(
+                &Job {
+                    spec: &spec,
+                    geometry: &geometry,
+                    shapes: &shapes,
+                },
+                place,
+                session,
+                true,
+            ) {
                 Ok((bound, buffers)) => {
                     let _ = opened.send(Ok(buffers));
                     bound
@@ -98,21 +112,60 @@ impl OnnxSession {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name(place.to_string()).spawn(work);
-        let thread = thread.map_err(|error| Error::failed(format!("cannot start a thread for a model: {error}")))?;
-        let lane = Lane { batches: Some(batches), done, thread: Some(thread) };
+        let thread = std::thread::Builder::new()
+            .name(place.to_string())
+            .spawn(work);
+        let thread = thread.map_err(|error| {
+            Error::failed(format!("cannot start a thread for a model: {error}"))
+        })?;
+        let lane = Lane {
+            batches: Some(batches),
+            done,
+            thread: Some(thread),
+        };
         let buffers = opening.recv().unwrap_or_else(|_| Err(stopped(job.spec)))?;
-        Ok(OnnxSession { batch: job.geometry.batch, buffers, engine: Engine::Lane(lane) })
+        Ok(OnnxSession {
+            batch: job.geometry.batch,
+            buffers,
+            engine: Engine::Lane(lane),
+        })
     }
 
     pub(in crate::model) fn input(&mut self, index: usize) -> DataMut<'_> {
-        let Some(tensor) = self.buffers.inputs.get_mut(index) else { return DataMut::F32(&mut []) };
+        let Some(tensor) = self.buffers.inputs.get_mut(index) else {
+            return DataMut::F32(&mut []);
+        };
         match *tensor.data_type() {
-            TensorElementType::Float64 => DataMut::F64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int32 => DataMut::I32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int64 => DataMut::I64(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Uint8 => DataMut::U8(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
-            _ => DataMut::F32(tensor.try_extract_tensor_mut().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Float64 => DataMut::F64(
+                tensor
+                    .try_extract_tensor_mut()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Int32 => DataMut::I32(
+                tensor
+                    .try_extract_tensor_mut()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Int64 => DataMut::I64(
+                tensor
+                    .try_extract_tensor_mut()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Uint8 => DataMut::U8(
+                tensor
+                    .try_extract_tensor_mut()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            _ => DataMut::F32(
+                tensor
+                    .try_extract_tensor_mut()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
         }
     }
 
@@ -129,13 +182,44 @@ impl OnnxSession {
 
     pub(in crate::model) fn output(&self, index: usize) -> Data<'_> {
         let buffers = &self.buffers;
-        let Some(tensor) = buffers.slots.get(index).and_then(|slot| buffers.outputs.get(*slot)) else { return Data::F32(&[]) };
+        let Some(tensor) = buffers
+            .slots
+            .get(index)
+            .and_then(|slot| buffers.outputs.get(*slot))
+        else {
+            return Data::F32(&[]);
+        };
         match *tensor.data_type() {
-            TensorElementType::Float64 => Data::F64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int32 => Data::I32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Int64 => Data::I64(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-            TensorElementType::Uint8 => Data::U8(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
-            _ => Data::F32(tensor.try_extract_tensor().map(|(_, values)| values).unwrap_or_default()),
+            TensorElementType::Float64 => Data::F64(
+                tensor
+                    .try_extract_tensor()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Int32 => Data::I32(
+                tensor
+                    .try_extract_tensor()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Int64 => Data::I64(
+                tensor
+                    .try_extract_tensor()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Uint8 => Data::U8(
+                tensor
+                    .try_extract_tensor()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            _ => Data::F32(
+                tensor
+                    .try_extract_tensor()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
         }
     }
 }
@@ -149,29 +233,54 @@ impl Bound {
         let upload = host_memory(&held, place, MemoryType::CPUInput);
         let download = host_memory(&held, place, MemoryType::CPUOutput);
 
-        let inputs =
-            spec.inputs.iter().zip(job.shapes).map(|(port, shape)| DynTensor::new(&upload, element_type(port.element), shape.as_slice()));
+        let inputs = spec.inputs.iter().zip(job.shapes).map(|(port, shape)| {
+            DynTensor::new(&upload, element_type(port.element), shape.as_slice())
+        });
         let inputs = inputs.collect::<ort::Result<Vec<_>>>().map_err(failed)?;
         let mut read: Vec<usize> = job.geometry.outputs.clone();
         read.sort_unstable();
         read.dedup();
-        let slots = job.geometry.outputs.iter().filter_map(|index| read.binary_search(index).ok()).collect();
-        let names: Vec<&str> = read.iter().filter_map(|index| spec.outputs.get(*index)).map(|port| port.name.as_str()).collect();
+        let slots = job
+            .geometry
+            .outputs
+            .iter()
+            .filter_map(|index| read.binary_search(index).ok())
+            .collect();
+        let names: Vec<&str> = read
+            .iter()
+            .filter_map(|index| spec.outputs.get(*index))
+            .map(|port| port.name.as_str())
+            .collect();
 
         // A batch of zeros shows what the outputs look like and that the batch fits the device, before any row is read.
         // With no binding: a run is what makes the device of the session that of this thread, and copies depend on it.
-        let chosen = names.iter().fold(OutputSelector::no_default(), |chosen, name| chosen.with(*name));
+        let chosen = names
+            .iter()
+            .fold(OutputSelector::no_default(), |chosen, name| {
+                chosen.with(*name)
+            });
         let options = RunOptions::new().map_err(failed)?.with_outputs(chosen);
-        let feed: Vec<(&str, SessionInputValue)> =
-            spec.inputs.iter().zip(&inputs).map(|(port, tensor)| (port.name.as_str(), SessionInputValue::from(tensor))).collect();
+        let feed: Vec<(&str, SessionInputValue)> = spec
+            .inputs
+            .iter()
+            .zip(&inputs)
+            .map(|(port, tensor)| (port.name.as_str(), SessionInputValue::from(tensor)))
+            .collect();
         let mut outputs = Vec::with_capacity(names.len());
         {
             let given = held.run_with_options(feed, &options).map_err(failed)?;
             for (index, name) in read.iter().zip(&names) {
-                let (element, shape) = given.get(name).map_or((Element::Other, Vec::new()), |value| describe(value.dtype()));
+                let (element, shape) = given
+                    .get(name)
+                    .map_or((Element::Other, Vec::new()), |value| {
+                        describe(value.dtype())
+                    });
                 let shape: Vec<usize> = shape.into_iter().map(Option::unwrap_or_default).collect();
                 batch::check_output(spec, *index, element, &shape, batch)?;
-                outputs.push(DynTensor::new(&download, element_type(element), shape.as_slice()).map_err(failed)?);
+                outputs.push(
+                    DynTensor::new(&download, element_type(element), shape.as_slice())
+                        .map_err(failed)?,
+                );
             }
         }
         let mut binding = held.create_binding().map_err(failed)?;
@@ -179,9 +288,23 @@ impl Bound {
             binding.bind_output(*name, tensor).map_err(failed)?;
         }
         drop(held);
-        let mut bound = Bound { spec: spec.clone(), batch, place, copies, binding, session };
+        let mut bound = Bound {
+            spec: spec.clone(),
+            batch,
+            place,
+            copies,
+            binding,
+            session,
+        };
         bound.bind(&inputs).map_err(failed)?;
-        Ok((bound, Buffers { inputs, outputs, slots }))
+        Ok((
+            bound,
+            Buffers {
+                inputs,
+                outputs,
+                slots,
+            },
+        ))
     }
 
     /// Binds inputs. On the CPU they are read where they are; on CUDA this copies them to the device.
@@ -193,7 +316,8 @@ impl Bound {
     }
 
     fn run(&mut self, inputs: &[DynTensor]) -> Result<()> {
-        self.carry_out(inputs).map_err(|error| failure(&self.spec, self.batch, self.place, &error))
+        self.carry_out(inputs)
+            .map_err(|error| failure(&self.spec, self.batch, self.place, &error))
     }
 
     fn carry_out(&mut self, inputs: &[DynTensor]) -> ort::Result<()> {
@@ -230,20 +354,35 @@ impl Drop for Lane {
 }
 
 fn stopped(spec: &Spec) -> Error {
-    Error::failed(format!("{}: ONNX Runtime stopped while opening the model", spec.path.display()))
+    Error::failed(format!(
+        "{}: ONNX Runtime stopped while opening the model",
+        spec.path.display()
+    ))
 }
 
 /// An allocator of host memory: pinned where the session is on CUDA, so that copies need no staging.
 fn host_memory(session: &Session, place: Place, kind: MemoryType) -> Allocator {
     let pinned = |device: i32| {
-        let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, device, AllocatorType::Device, kind).ok()?;
+        let info = MemoryInfo::new(
+            AllocationDevice::CUDA_PINNED,
+            device,
+            AllocatorType::Device,
+            kind,
+        )
+        .ok()?;
         // Memory that cannot be read and written from here would be no buffer.
-        Allocator::new(session, info).ok().filter(|allocator| allocator.memory_info().is_cpu_accessible())
+        Allocator::new(session, info)
+            .ok()
+            .filter(|allocator| allocator.memory_info().is_cpu_accessible())
     };
     match place {
         Place::Cpu => Allocator::default(),
         // Some versions keep pinned memory under device 0 whatever the device is.
-        Place::Cuda(index) => i32::try_from(index).ok().and_then(pinned).or_else(|| pinned(0)).unwrap_or_default(),
+        Place::Cuda(index) => i32::try_from(index)
+            .ok()
+            .and_then(pinned)
+            .or_else(|| pinned(0))
+            .unwrap_or_default(),
     }
 }
 

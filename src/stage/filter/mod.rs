@@ -11,7 +11,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::quantile::Quantile;
-use super::{Bound, Changes, Context, Dropped, Half, Misfit, Selected, Selection, Stage, Tally, Transform, cut, options, rank};
+use super::{
+    Bound, Changes, Context, Dropped, Half, Misfit, Selected, Selection, Stage, Tally, Transform,
+    cut, options, rank,
+};
 use crate::dataset::Chunk;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
@@ -61,31 +64,58 @@ struct Cut {
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let conditions = match options::<Filter>(value)? {
         Filter::Trajectories(sql) => {
-            let keep = Expression::predicate(&sql, context.trajectories, None).map_err(|misfit| on_steps(&sql, context.steps, misfit))?;
+            let keep = Expression::predicate(&sql, context.trajectories, None)
+                .map_err(|misfit| on_steps(&sql, context.steps, misfit))?;
             return Bound::selection(Keep(keep));
         }
         Filter::Both(conditions) => conditions,
     };
-    if conditions.trajectories.is_none() && conditions.steps.is_none() && conditions.quantile.is_none() {
-        return Err(Misfit::new("`filter` has no condition").help("such as {steps: \"abs(reward) < 100\"}"));
+    if conditions.trajectories.is_none()
+        && conditions.steps.is_none()
+        && conditions.quantile.is_none()
+    {
+        return Err(
+            Misfit::new("`filter` has no condition").help("such as {steps: \"abs(reward) < 100\"}")
+        );
     }
-    let keep = conditions.trajectories.map(|sql| Expression::predicate(&sql, context.trajectories, None));
-    let keep = keep.transpose().map_err(|misfit| Misfit::from(misfit).at("trajectories"))?;
-    let condition = conditions.steps.map(|sql| Expression::predicate(&sql, context.steps, Some(Edge::Null)));
-    let condition = condition.transpose().map_err(|misfit| Misfit::from(misfit).at("steps"))?;
+    let keep = conditions
+        .trajectories
+        .map(|sql| Expression::predicate(&sql, context.trajectories, None));
+    let keep = keep
+        .transpose()
+        .map_err(|misfit| Misfit::from(misfit).at("trajectories"))?;
+    let condition = conditions
+        .steps
+        .map(|sql| Expression::predicate(&sql, context.steps, Some(Edge::Null)));
+    let condition = condition
+        .transpose()
+        .map_err(|misfit| Misfit::from(misfit).at("steps"))?;
     let steps = Arc::new(context.steps.clone());
     let keep = keep.map(|keep| Half::selection(Keep(keep)));
     let cut = condition.map(|condition| Half::transform(Cut { condition, steps }));
-    let quantile = conditions.quantile.map(|quantile| quantile::bind(&quantile, context)).transpose();
-    let quantile = quantile.map_err(|misfit| misfit.at("quantile"))?.unwrap_or_default();
-    Ok(Bound::Work(keep.into_iter().chain(cut).chain(quantile).collect()))
+    let quantile = conditions
+        .quantile
+        .map(|quantile| quantile::bind(&quantile, context))
+        .transpose();
+    let quantile = quantile
+        .map_err(|misfit| misfit.at("quantile"))?
+        .unwrap_or_default();
+    Ok(Bound::Work(
+        keep.into_iter().chain(cut).chain(quantile).collect(),
+    ))
 }
 
 /// A condition that does not fit trajectories may well fit steps: then the misfit says how to write that.
 fn on_steps(sql: &str, steps: &Schema, misfit: crate::expr::Misfit) -> Misfit {
     let misfit = Misfit::from(misfit);
     match Expression::predicate(sql, steps, Some(Edge::Null)) {
-        Ok(_) => Misfit { help: Some(format!("it fits the columns of steps: write `filter: {{steps: \"{}\"}}`", sql.trim())), ..misfit },
+        Ok(_) => Misfit {
+            help: Some(format!(
+                "it fits the columns of steps: write `filter: {{steps: \"{}\"}}`",
+                sql.trim()
+            )),
+            ..misfit
+        },
         Err(_) => misfit,
     }
 }
@@ -97,7 +127,9 @@ impl Selection for Keep {
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         let holds = self.0.evaluate(table, &[])?;
-        let holds = holds.as_boolean_opt().ok_or_else(|| Error::failed("the filter is not a condition"))?;
+        let holds = holds
+            .as_boolean_opt()
+            .ok_or_else(|| Error::failed("the filter is not a condition"))?;
         let (mut rows, mut false_rows, mut null_rows) = (Vec::new(), Vec::new(), Vec::new());
         for (holds, row) in holds.iter().zip(0..) {
             match holds {
@@ -106,10 +138,22 @@ impl Selection for Keep {
                 None => null_rows.push(row),
             }
         }
-        let reasons = [("predicate is false", false_rows), ("predicate is null", null_rows)];
+        let reasons = [
+            ("predicate is false", false_rows),
+            ("predicate is null", null_rows),
+        ];
         let dropped = reasons.into_iter().filter(|(_, rows)| !rows.is_empty());
-        let dropped = dropped.map(|(reason, rows)| Dropped { reason: reason.to_owned(), rows }).collect();
-        Ok(Selected { rows, dropped, ..Selected::default() })
+        let dropped = dropped
+            .map(|(reason, rows)| Dropped {
+                reason: reason.to_owned(),
+                rows,
+            })
+            .collect();
+        Ok(Selected {
+            rows,
+            dropped,
+            ..Selected::default()
+        })
     }
 }
 
@@ -147,24 +191,62 @@ mod tests {
 
     #[test]
     fn false_and_null_drop_for_their_own_reasons() {
-        let table = fixture::table(&[3, 4, 5], &[60, 10, 60], vec![float("return", &[Some(600.0), Some(700.0), None])]);
+        let table = fixture::table(
+            &[3, 4, 5],
+            &[60, 10, 60],
+            vec![float("return", &[Some(600.0), Some(700.0), None])],
+        );
         let selection = fixture::selection(&STAGE, "\"return > 500 and length >= 50\"", &table);
         assert_eq!(selection.reads(), ["length", "return"]);
         let selected = selection.select(&table).unwrap();
-        let reasons: Vec<(&str, &[u32])> = selected.dropped.iter().map(|dropped| (dropped.reason.as_str(), &dropped.rows[..])).collect();
-        assert_eq!((selected.rows, reasons), (vec![0], vec![("predicate is false", &[1][..]), ("predicate is null", &[2][..])]));
+        let reasons: Vec<(&str, &[u32])> = selected
+            .dropped
+            .iter()
+            .map(|dropped| (dropped.reason.as_str(), &dropped.rows[..]))
+            .collect();
+        assert_eq!(
+            (selected.rows, reasons),
+            (
+                vec![0],
+                vec![
+                    ("predicate is false", &[1][..]),
+                    ("predicate is null", &[2][..])
+                ]
+            )
+        );
     }
 
     #[test]
     fn a_condition_on_steps_says_where_it_belongs() {
-        let misfit = fixture::misfit(&STAGE, "\"next(reward) > 0\"", None, &fixture::trajectories_schema());
-        assert_eq!(misfit.help.as_deref(), Some("it fits the columns of steps: write `filter: {steps: \"next(reward) > 0\"}`"));
-        let misfit = fixture::misfit(&STAGE, "\"lenght > 0\"", None, &fixture::trajectories_schema());
+        let misfit = fixture::misfit(
+            &STAGE,
+            "\"next(reward) > 0\"",
+            None,
+            &fixture::trajectories_schema(),
+        );
+        assert_eq!(
+            misfit.help.as_deref(),
+            Some("it fits the columns of steps: write `filter: {steps: \"next(reward) > 0\"}`")
+        );
+        let misfit = fixture::misfit(
+            &STAGE,
+            "\"lenght > 0\"",
+            None,
+            &fixture::trajectories_schema(),
+        );
         assert_eq!(misfit.help.as_deref(), Some("did you mean `length`?"));
-        let misfit = fixture::misfit(&STAGE, r#"{"steps": "reward"}"#, None, &fixture::trajectories_schema());
+        let misfit = fixture::misfit(
+            &STAGE,
+            r#"{"steps": "reward"}"#,
+            None,
+            &fixture::trajectories_schema(),
+        );
         assert_eq!(
             (misfit.path, misfit.message),
-            (vec!["steps".to_owned()], "a condition is true or false, and `reward` is a number".to_owned())
+            (
+                vec!["steps".to_owned()],
+                "a condition is true or false, and `reward` is a number".to_owned()
+            )
         );
     }
 
@@ -173,14 +255,29 @@ mod tests {
 
     /// The definition, step by step.
     fn reference(chunk: &Chunk, holds: &[bool]) -> (Vec<Vec<Row>>, u64) {
-        let reward = chunk.steps.column_by_name("reward").unwrap().as_primitive::<Float32Type>();
-        let (is_final, terminated) = (chunk.is_final().unwrap(), chunk.steps.column_by_name("terminated").unwrap().as_boolean());
+        let reward = chunk
+            .steps
+            .column_by_name("reward")
+            .unwrap()
+            .as_primitive::<Float32Type>();
+        let (is_final, terminated) = (
+            chunk.is_final().unwrap(),
+            chunk
+                .steps
+                .column_by_name("terminated")
+                .unwrap()
+                .as_boolean(),
+        );
         let (mut runs, mut empty): (Vec<Vec<Row>>, u64) = (vec![], 0);
         for (index, span) in chunk.spans().enumerate() {
             let (id, begin, before) = (chunk.ids().unwrap()[index], span.start, runs.len());
             let mut open = false;
             for row in span.clone() {
-                let keep = if is_final.value(row) { open } else { holds[row] };
+                let keep = if is_final.value(row) {
+                    open
+                } else {
+                    holds[row]
+                };
                 if keep && !open {
                     runs.push(vec![]);
                 }
@@ -190,8 +287,17 @@ mod tests {
                 }
                 if keep {
                     let run = runs.last_mut().unwrap();
-                    let first = run.first().map_or((row - begin) as i32, |first: &Row| first.1);
-                    run.push((id, first, run.len() as i32, reward.is_valid(row).then(|| reward.value(row)), false, is_final.value(row)));
+                    let first = run
+                        .first()
+                        .map_or((row - begin) as i32, |first: &Row| first.1);
+                    run.push((
+                        id,
+                        first,
+                        run.len() as i32,
+                        reward.is_valid(row).then(|| reward.value(row)),
+                        false,
+                        is_final.value(row),
+                    ));
                 }
                 open = keep;
             }

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Float64Builder, ListBuilder, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Float64Builder, ListBuilder, RecordBatch,
+};
 use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use schemars::JsonSchema;
@@ -17,7 +19,9 @@ use crate::dataset::Chunk;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
-use crate::stage::{Changes, Context, Dropped, Half, Misfit, Selected, Selection, Tally, Transform, cut, rank};
+use crate::stage::{
+    Changes, Context, Dropped, Half, Misfit, Selected, Selection, Tally, Transform, cut, rank,
+};
 
 /// Column of trajectories with the values of a trajectory's steps, on their way to the threshold.
 const VALUES: &str = "__values";
@@ -82,37 +86,68 @@ enum Unknown {
 pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Half>, Misfit> {
     for (key, share) in [("above", given.above), ("below", given.below)] {
         if share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
-            return Err(Misfit::new(format!("`{key}` is a share from 0 to 1, not {}", share.unwrap_or_default())).at(key));
+            return Err(Misfit::new(format!(
+                "`{key}` is a share from 0 to 1, not {}",
+                share.unwrap_or_default()
+            ))
+            .at(key));
         }
     }
     if given.above.is_none() && given.below.is_none() {
-        return Err(Misfit::new("`quantile` needs `above`, `below` or both").help("such as {by: return, above: 0.75}"));
+        return Err(Misfit::new("`quantile` needs `above`, `below` or both")
+            .help("such as {by: return, above: 0.75}"));
     }
-    let group = given.group.as_ref().map(|sql| rank::bind_key(sql, context.trajectories)).transpose();
+    let group = given
+        .group
+        .as_ref()
+        .map(|sql| rank::bind_key(sql, context.trajectories))
+        .transpose();
     let group = group.map_err(|misfit| misfit.at("group"))?;
-    let shares = Shares { above: given.above, below: given.below };
+    let shares = Shares {
+        above: given.above,
+        below: given.below,
+    };
     let keep = given.unknown == Unknown::Keep;
     let key = |schema, along| {
-        let key = Expression::bind(&given.by, schema, along).map_err(|misfit| Misfit::from(misfit).at("by"))?;
+        let key = Expression::bind(&given.by, schema, along)
+            .map_err(|misfit| Misfit::from(misfit).at("by"))?;
         match key.data_type() {
             DataType::Boolean => Ok(key),
             other if other.is_numeric() => Ok(key),
-            _ => Err(Misfit::new(format!("a quantile ranks numbers, and `{}` is none", given.by)).at("by")),
+            _ => Err(Misfit::new(format!(
+                "a quantile ranks numbers, and `{}` is none",
+                given.by
+            ))
+            .at("by")),
         }
     };
     if given.of == Of::Trajectories {
-        let by = key(context.trajectories, None).map_err(|misfit| match key(context.steps, Some(Edge::Null)) {
-            Ok(_) => misfit.help("it fits the columns of steps: add `of: steps`"),
-            Err(_) => misfit,
+        let by = key(context.trajectories, None).map_err(|misfit| {
+            match key(context.steps, Some(Edge::Null)) {
+                Ok(_) => misfit.help("it fits the columns of steps: add `of: steps`"),
+                Err(_) => misfit,
+            }
         })?;
-        return Ok(vec![Half::selection(Ranked { by, shares, group, keep })]);
+        return Ok(vec![Half::selection(Ranked {
+            by,
+            shares,
+            group,
+            keep,
+        })]);
     }
     let by = || key(context.steps, Some(Edge::Null));
     let steps = Arc::new(context.steps.clone());
     Ok(vec![
-        Half::transform(Collect { by: by()?, steps: Arc::clone(&steps) }),
+        Half::transform(Collect {
+            by: by()?,
+            steps: Arc::clone(&steps),
+        }),
         Half::selection(Thresholds { shares, group }),
-        Half::transform(Between { by: by()?, keep, steps }),
+        Half::transform(Between {
+            by: by()?,
+            keep,
+            steps,
+        }),
     ])
 }
 
@@ -133,8 +168,12 @@ struct Bounds {
 impl Shares {
     /// The bounds among `values`, none of which is not a number; their order is not kept.
     fn bounds(self, values: &mut [f64]) -> Bounds {
-        let mut of = |share: Option<f64>, none: f64| share.map_or(none, |share| quantile(values, share));
-        Bounds { above: of(self.above, f64::NAN), below: of(self.below, f64::NAN) }
+        let mut of =
+            |share: Option<f64>, none: f64| share.map_or(none, |share| quantile(values, share));
+        Bounds {
+            above: of(self.above, f64::NAN),
+            below: of(self.below, f64::NAN),
+        }
     }
 }
 
@@ -160,18 +199,33 @@ fn quantile(values: &mut [f64], share: f64) -> f64 {
 }
 
 /// What was found, for the lineage: the bounds, by group where there are groups.
-fn facts(table: &RecordBatch, group: Option<&Expression>, groups: &[Vec<u32>], bounds: &[Bounds]) -> Result<BTreeMap<String, Value>> {
+fn facts(
+    table: &RecordBatch,
+    group: Option<&Expression>,
+    groups: &[Vec<u32>],
+    bounds: &[Bounds],
+) -> Result<BTreeMap<String, Value>> {
     let mut facts = BTreeMap::new();
     let Some(group) = group else {
-        facts.extend(bounds.first().map(|bounds| ("quantiles".to_owned(), bounds.fact())));
+        facts.extend(
+            bounds
+                .first()
+                .map(|bounds| ("quantiles".to_owned(), bounds.fact())),
+        );
         return Ok(facts);
     };
     facts.insert("groups".to_owned(), json!(groups.len()));
     if groups.len() <= MOST_LISTED {
         let keys = group.evaluate(table, &[])?;
         let name = |rows: &Vec<u32>| array_value_to_string(&keys, rows[0] as usize);
-        let named = groups.iter().zip(bounds).map(|(rows, bounds)| Ok((name(rows)?, bounds.fact())));
-        facts.insert("quantiles".to_owned(), json!(named.collect::<Result<BTreeMap<_, _>>>()?));
+        let named = groups
+            .iter()
+            .zip(bounds)
+            .map(|(rows, bounds)| Ok((name(rows)?, bounds.fact())));
+        facts.insert(
+            "quantiles".to_owned(),
+            json!(named.collect::<Result<BTreeMap<_, _>>>()?),
+        );
     }
     Ok(facts)
 }
@@ -192,12 +246,17 @@ impl Selection for Ranked {
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         let values = rank::float64(&self.by.evaluate(table, &[])?)?;
-        let known = |row: &u32| values.is_valid(*row as usize) && !values.value(*row as usize).is_nan();
+        let known =
+            |row: &u32| values.is_valid(*row as usize) && !values.value(*row as usize).is_nan();
         let groups = rank::groups(table, self.group.as_ref())?;
         let (mut rows, mut outside, mut bounds) = (Vec::new(), Vec::new(), Vec::new());
         let (mut null, mut nan) = (Vec::new(), Vec::new());
         for group in &groups {
-            let mut own: Vec<f64> = group.iter().filter(|row| known(row)).map(|row| values.value(*row as usize)).collect();
+            let mut own: Vec<f64> = group
+                .iter()
+                .filter(|row| known(row))
+                .map(|row| values.value(*row as usize))
+                .collect();
             let between = self.shares.bounds(&mut own);
             bounds.push(between);
             for row in group {
@@ -211,10 +270,24 @@ impl Selection for Ranked {
             }
         }
         rows.sort_unstable();
-        let reasons = [("outside the quantiles", outside), ("value is null", null), ("value is not a number", nan)];
+        let reasons = [
+            ("outside the quantiles", outside),
+            ("value is null", null),
+            ("value is not a number", nan),
+        ];
         let dropped = reasons.into_iter().filter(|(_, rows)| !rows.is_empty());
-        let dropped = dropped.map(|(reason, rows)| Dropped { reason: reason.to_owned(), rows }).collect();
-        Ok(Selected { rows, dropped, facts: facts(table, self.group.as_ref(), &groups, &bounds)?, columns: Vec::new() })
+        let dropped = dropped
+            .map(|(reason, rows)| Dropped {
+                reason: reason.to_owned(),
+                rows,
+            })
+            .collect();
+        Ok(Selected {
+            rows,
+            dropped,
+            facts: facts(table, self.group.as_ref(), &groups, &bounds)?,
+            columns: Vec::new(),
+        })
     }
 }
 
@@ -230,11 +303,18 @@ impl Transform for Collect {
     }
 
     fn trajectories(&self) -> Vec<Field> {
-        vec![Field::new_list(VALUES, Field::new("element", DataType::Float64, false), false)]
+        vec![Field::new_list(
+            VALUES,
+            Field::new("element", DataType::Float64, false),
+            false,
+        )]
     }
 
     fn changes(&self) -> Changes {
-        Changes { trajectories: vec![VALUES.to_owned()], ..Changes::default() }
+        Changes {
+            trajectories: vec![VALUES.to_owned()],
+            ..Changes::default()
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
@@ -245,9 +325,13 @@ impl Transform for Collect {
         let values = rank::float64(&self.by.evaluate(&chunk.steps, &chunk.offsets)?)?;
         let is_final = chunk.is_final()?;
         let element = Field::new("element", DataType::Float64, false);
-        let mut lists = ListBuilder::with_capacity(Float64Builder::with_capacity(values.len()), chunk.len()).with_field(element);
+        let mut lists =
+            ListBuilder::with_capacity(Float64Builder::with_capacity(values.len()), chunk.len())
+                .with_field(element);
         for span in chunk.spans() {
-            let ranked = span.filter(|row| !is_final.value(*row) && values.is_valid(*row) && !values.value(*row).is_nan());
+            let ranked = span.filter(|row| {
+                !is_final.value(*row) && values.is_valid(*row) && !values.value(*row).is_nan()
+            });
             ranked.for_each(|row| lists.values().append_value(values.value(row)));
             lists.append(true);
         }
@@ -269,16 +353,26 @@ impl Selection for Thresholds {
     }
 
     fn writes(&self) -> Vec<Field> {
-        [ABOVE, BELOW].map(|name| Field::new(name, DataType::Float64, false)).to_vec()
+        [ABOVE, BELOW]
+            .map(|name| Field::new(name, DataType::Float64, false))
+            .to_vec()
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        let lists = table.column_by_name(VALUES).and_then(|column| column.as_list_opt::<i32>());
+        let lists = table
+            .column_by_name(VALUES)
+            .and_then(|column| column.as_list_opt::<i32>());
         let lists = lists.ok_or_else(|| Error::failed("the values to rank were lost"))?;
         let values = lists.values().as_primitive::<Float64Type>();
         let groups = rank::groups(table, self.group.as_ref())?;
         let mut bounds = Vec::with_capacity(groups.len());
-        let mut own = vec![Bounds { above: f64::NAN, below: f64::NAN }; table.num_rows()];
+        let mut own = vec![
+            Bounds {
+                above: f64::NAN,
+                below: f64::NAN
+            };
+            table.num_rows()
+        ];
         let mut ranked = Vec::new();
         for group in &groups {
             ranked.clear();
@@ -290,8 +384,11 @@ impl Selection for Thresholds {
             bounds.push(between);
             group.iter().for_each(|row| own[*row as usize] = between);
         }
-        let column = |of: fn(&Bounds) -> f64| -> ArrayRef { Arc::new(Float64Array::from_iter_values(own.iter().map(of))) };
-        let rows = (0..table.num_rows()).map(|row| u32::try_from(row).map_err(|_| Error::failed("more than 2³² trajectories")));
+        let column = |of: fn(&Bounds) -> f64| -> ArrayRef {
+            Arc::new(Float64Array::from_iter_values(own.iter().map(of)))
+        };
+        let rows = (0..table.num_rows())
+            .map(|row| u32::try_from(row).map_err(|_| Error::failed("more than 2³² trajectories")));
         Ok(Selected {
             rows: rows.collect::<Result<_>>()?,
             columns: vec![column(|bounds| bounds.above), column(|bounds| bounds.below)],
@@ -328,17 +425,34 @@ impl Transform for Between {
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
         let values = rank::float64(&self.by.evaluate(&chunk.steps, &chunk.offsets)?)?;
         let bound = |name: &str| {
-            let column = chunk.trajectories.column_by_name(name).and_then(|column| column.as_primitive_opt::<Float64Type>());
+            let column = chunk
+                .trajectories
+                .column_by_name(name)
+                .and_then(|column| column.as_primitive_opt::<Float64Type>());
             column.ok_or_else(|| Error::failed("the thresholds were lost"))
         };
         let (above, below) = (bound(ABOVE)?, bound(BELOW)?);
         let mut holds = Vec::with_capacity(values.len());
         for (index, span) in chunk.spans().enumerate() {
-            let between = Bounds { above: above.value(index), below: below.value(index) };
+            let between = Bounds {
+                above: above.value(index),
+                below: below.value(index),
+            };
             let known = |row: usize| values.is_valid(row) && !values.value(row).is_nan();
-            holds.extend(span.map(|row| if known(row) { between.hold(values.value(row)) } else { self.keep }));
+            holds.extend(span.map(|row| {
+                if known(row) {
+                    between.hold(values.value(row))
+                } else {
+                    self.keep
+                }
+            }));
         }
-        cut::cut(chunk, &BooleanArray::from(holds), "outside the quantiles, or without a value", tally)
+        cut::cut(
+            chunk,
+            &BooleanArray::from(holds),
+            "outside the quantiles, or without a value",
+            tally,
+        )
     }
 }
 
@@ -375,29 +489,101 @@ mod tests {
 
     #[test]
     fn trajectories_are_ranked_in_their_groups_and_what_has_no_rank_is_said() {
-        let values = [Some(5.0), Some(1.0), None, Some(f64::NAN), Some(5.0), Some(3.0), Some(2.0)];
-        let groups = float("task", &[Some(1.0), Some(1.0), Some(1.0), Some(1.0), Some(1.0), Some(2.0), Some(2.0)]);
-        let table = fixture::table(&[0, 1, 2, 3, 4, 5, 6], &[1; 7], vec![float("return", &values), groups]);
-        let ids = |options: &str| fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table));
-        assert_eq!(ids(r#"{"quantile": {"by": "return", "above": 0.5}}"#), [0, 4]);
-        assert_eq!(ids(r#"{"quantile": {"by": "return", "below": 0.5}}"#), [1, 5, 6]);
-        assert_eq!(ids(r#"{"quantile": {"by": "return", "above": 0.5, "unknown": "keep"}}"#), [0, 2, 3, 4]);
-        assert_eq!(ids(r#"{"quantile": {"by": "return", "above": 0.34, "group": "task"}}"#), [5]);
-        assert_eq!(ids(r#"{"quantile": {"by": "return", "above": 0.3, "group": "task"}}"#), [0, 4, 5]);
-        assert_eq!(ids(r#"{"quantile": {"by": "return", "above": 0.2, "below": 0.6}}"#), [5, 6]);
-        let selected = fixture::selection(&STAGE, r#"{"quantile": {"by": "return", "above": 0.5}}"#, &table).select(&table).unwrap();
-        let reasons: Vec<(&str, usize)> = selected.dropped.iter().map(|dropped| (dropped.reason.as_str(), dropped.rows.len())).collect();
-        assert_eq!(reasons, [("outside the quantiles", 3), ("value is null", 1), ("value is not a number", 1)]);
-        assert_eq!(selected.facts["quantiles"], json!({"above": 3.0, "below": null}));
+        let values = [
+            Some(5.0),
+            Some(1.0),
+            None,
+            Some(f64::NAN),
+            Some(5.0),
+            Some(3.0),
+            Some(2.0),
+        ];
+        let groups = float(
+            "task",
+            &[
+                Some(1.0),
+                Some(1.0),
+                Some(1.0),
+                Some(1.0),
+                Some(1.0),
+                Some(2.0),
+                Some(2.0),
+            ],
+        );
+        let table = fixture::table(
+            &[0, 1, 2, 3, 4, 5, 6],
+            &[1; 7],
+            vec![float("return", &values), groups],
+        );
+        let ids = |options: &str| {
+            fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table))
+        };
+        assert_eq!(
+            ids(r#"{"quantile": {"by": "return", "above": 0.5}}"#),
+            [0, 4]
+        );
+        assert_eq!(
+            ids(r#"{"quantile": {"by": "return", "below": 0.5}}"#),
+            [1, 5, 6]
+        );
+        assert_eq!(
+            ids(r#"{"quantile": {"by": "return", "above": 0.5, "unknown": "keep"}}"#),
+            [0, 2, 3, 4]
+        );
+        assert_eq!(
+            ids(r#"{"quantile": {"by": "return", "above": 0.34, "group": "task"}}"#),
+            [5]
+        );
+        assert_eq!(
+            ids(r#"{"quantile": {"by": "return", "above": 0.3, "group": "task"}}"#),
+            [0, 4, 5]
+        );
+        assert_eq!(
+            ids(r#"{"quantile": {"by": "return", "above": 0.2, "below": 0.6}}"#),
+            [5, 6]
+        );
+        let selected = fixture::selection(
+            &STAGE,
+            r#"{"quantile": {"by": "return", "above": 0.5}}"#,
+            &table,
+        )
+        .select(&table)
+        .unwrap();
+        let reasons: Vec<(&str, usize)> = selected
+            .dropped
+            .iter()
+            .map(|dropped| (dropped.reason.as_str(), dropped.rows.len()))
+            .collect();
+        assert_eq!(
+            reasons,
+            [
+                ("outside the quantiles", 3),
+                ("value is null", 1),
+                ("value is not a number", 1)
+            ]
+        );
+        assert_eq!(
+            selected.facts["quantiles"],
+            json!({"above": 3.0, "below": null})
+        );
     }
 
     #[test]
     fn steps_are_ranked_over_all_trajectories() {
         let chunk = fixture::chunk(&[(1, 3, true), (2, 4, false)]);
         let options = r#"{"quantile": {"by": "reward", "of": "steps", "above": 0.5}}"#;
-        let mut halves = fixture::halves(&STAGE, options, &fixture::steps_schema(), &fixture::trajectories_schema()).into_iter();
-        let (Some(Half::Transform(collect)), Some(Half::Selection(threshold)), Some(Half::Transform(between))) =
-            (halves.next(), halves.next(), halves.next())
+        let mut halves = fixture::halves(
+            &STAGE,
+            options,
+            &fixture::steps_schema(),
+            &fixture::trajectories_schema(),
+        )
+        .into_iter();
+        let (
+            Some(Half::Transform(collect)),
+            Some(Half::Selection(threshold)),
+            Some(Half::Transform(between)),
+        ) = (halves.next(), halves.next(), halves.next())
         else {
             panic!("three halves")
         };
@@ -405,13 +591,26 @@ mod tests {
         let collected = collect.apply(chunk, &mut tally).unwrap();
         // Rewards are 0, 1, 2 and 4, 5, 6, 7: four of seven are not above the median.
         let selected = threshold.select(&collected.trajectories).unwrap();
-        assert_eq!(selected.columns[0].as_primitive::<Float64Type>().values().as_ref(), [4.0, 4.0]);
+        assert_eq!(
+            selected.columns[0]
+                .as_primitive::<Float64Type>()
+                .values()
+                .as_ref(),
+            [4.0, 4.0]
+        );
         let mut chunk = collected;
         for (field, column) in threshold.writes().into_iter().zip(selected.columns) {
             chunk = chunk.with_trajectory_column(field, column).unwrap();
         }
         let after = between.apply(chunk, &mut tally).unwrap();
-        let rewards = after.steps.column_by_name("reward").unwrap().as_primitive::<arrow::datatypes::Float32Type>();
-        assert_eq!((rewards.values().as_ref(), after.offsets.as_slice()), ([5.0, 6.0, 7.0].as_slice(), [0, 3].as_slice()));
+        let rewards = after
+            .steps
+            .column_by_name("reward")
+            .unwrap()
+            .as_primitive::<arrow::datatypes::Float32Type>();
+        assert_eq!(
+            (rewards.values().as_ref(), after.offsets.as_slice()),
+            ([5.0, 6.0, 7.0].as_slice(), [0, 3].as_slice())
+        );
     }
 }

@@ -99,7 +99,11 @@ impl Window {
 
     /// Rows whose observations windows may hold. The reference knows no final observation, except where there is no past.
     fn known(&self, span: &Span) -> Range<usize> {
-        let end = if self.edge == Edge::Ssorl && self.past > 0 { span.steps } else { span.end };
+        let end = if self.edge == Edge::Ssorl && self.past > 0 {
+            span.steps
+        } else {
+            span.end
+        };
         span.start..end
     }
 }
@@ -110,9 +114,18 @@ impl Window {
 /// `Edge::Ssorl` with a past: the window is cut to the steps of the trajectory, final observation left out, and what
 /// remains stands at the right, after zeros. At the last step, which has no next observation, every slot is so one late.
 /// With no past it is [`Edge::Repeat`]: the next observation of the last step is the final one where it is known.
-pub(in crate::stage) fn fill<T: Copy + Default>(window: &Window, spans: &[Span], slots: &[Slot], values: &[T], out: &mut [T]) {
+pub(in crate::stage) fn fill<T: Copy + Default>(
+    window: &Window,
+    spans: &[Span],
+    slots: &[Slot],
+    values: &[T],
+    out: &mut [T],
+) {
     let width = window.width;
-    for (slot, out) in slots.iter().zip(out.chunks_exact_mut(window.cells().max(1))) {
+    for (slot, out) in slots
+        .iter()
+        .zip(out.chunks_exact_mut(window.cells().max(1)))
+    {
         let span = &spans[slot.span];
         if window.fits(span, slot.row) {
             let first = slot.row - window.past;
@@ -138,8 +151,10 @@ pub(in crate::stage) fn fill<T: Copy + Default>(window: &Window, spans: &[Span],
             Edge::Zero => false,
         };
         if repeats {
-            head.chunks_exact_mut(width.max(1)).for_each(|slot| slot.copy_from_slice(&own[..width]));
-            tail.chunks_exact_mut(width.max(1)).for_each(|slot| slot.copy_from_slice(&own[own.len() - width..]));
+            head.chunks_exact_mut(width.max(1))
+                .for_each(|slot| slot.copy_from_slice(&own[..width]));
+            tail.chunks_exact_mut(width.max(1))
+                .for_each(|slot| slot.copy_from_slice(&own[own.len() - width..]));
         } else {
             head.fill(T::default());
             tail.fill(T::default());
@@ -161,13 +176,20 @@ mod tests {
     use super::*;
 
     /// The window at step `t` of a trajectory alone, said observation by observation; `None` where it is skipped.
-    fn naive(window: &Window, steps: &[Vec<f32>], last: Option<&Vec<f32>>, t: usize) -> Option<Vec<f32>> {
+    fn naive(
+        window: &Window,
+        steps: &[Vec<f32>],
+        last: Option<&Vec<f32>>,
+        t: usize,
+    ) -> Option<Vec<f32>> {
         let zero = vec![0.0; window.width];
         let (k, n) = (window.past as i64, steps.len() as i64);
         if window.edge == Edge::Ssorl && k > 0 {
             // The reference: the slice of states, padded on the left up to k + 2 of them.
-            let mut slots: Vec<Vec<f32>> =
-                (t as i64 - k..=t as i64 + 1).filter(|s| (0..n).contains(s)).map(|s| steps[s as usize].clone()).collect();
+            let mut slots: Vec<Vec<f32>> = (t as i64 - k..=t as i64 + 1)
+                .filter(|s| (0..n).contains(s))
+                .map(|s| steps[s as usize].clone())
+                .collect();
             while slots.len() < window.past + 2 {
                 slots.insert(0, zero.clone());
             }
@@ -187,7 +209,12 @@ mod tests {
     }
 
     fn edges() -> impl Strategy<Value = Edge> {
-        prop_oneof![Just(Edge::Repeat), Just(Edge::Zero), Just(Edge::Skip), Just(Edge::Ssorl)]
+        prop_oneof![
+            Just(Edge::Repeat),
+            Just(Edge::Zero),
+            Just(Edge::Skip),
+            Just(Edge::Ssorl)
+        ]
     }
 
     proptest! {
@@ -228,8 +255,17 @@ mod tests {
 
     #[test]
     fn the_reference_shifts_the_last_window() {
-        let window = Window { past: 1, future: 1, width: 1, edge: Edge::Ssorl };
-        let spans = [Span { start: 0, steps: 3, end: 4 }];
+        let window = Window {
+            past: 1,
+            future: 1,
+            width: 1,
+            edge: Edge::Ssorl,
+        };
+        let spans = [Span {
+            start: 0,
+            steps: 3,
+            end: 4,
+        }];
         let slots = [0, 1, 2].map(|row| Slot { row, span: 0 });
         let mut out = [f64::NAN; 9];
         fill(&window, &spans, &slots, &[1.0, 2.0, 3.0, 4.0], &mut out);

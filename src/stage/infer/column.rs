@@ -33,27 +33,75 @@ impl Column {
             DataType::FixedSizeList(_, width) => {
                 let list = column.as_fixed_size_list();
                 let width = usize::try_from(*width).unwrap_or(0);
-                (list.values().slice(list.value_offset(0).unsigned_abs() as usize, list.len() * width), width)
+                (
+                    list.values().slice(
+                        list.value_offset(0).unsigned_abs() as usize,
+                        list.len() * width,
+                    ),
+                    width,
+                )
             }
             _ => (Arc::clone(column), 1),
         };
         let mut nulls = column.nulls().cloned();
         if width > 0 && flat.null_count() > 0 {
-            let whole = (0..column.len()).map(|row| (row * width..(row + 1) * width).all(|place| flat.is_valid(place)));
+            let whole = (0..column.len())
+                .map(|row| (row * width..(row + 1) * width).all(|place| flat.is_valid(place)));
             nulls = NullBuffer::union(nulls.as_ref(), Some(&whole.collect()));
         }
         // A value that the model's type cannot hold is an error, not a null.
-        let strict = CastOptions { safe: false, ..CastOptions::default() };
-        let cast = |to: &DataType| if flat.data_type() == to { Ok(Arc::clone(&flat)) } else { cast_with_options(&flat, to, &strict) };
-        let values = match element {
-            Element::F32 => Values::F32(cast(&DataType::Float32)?.as_primitive::<Float32Type>().values().clone()),
-            Element::F64 => Values::F64(cast(&DataType::Float64)?.as_primitive::<Float64Type>().values().clone()),
-            Element::I32 => Values::I32(cast(&DataType::Int32)?.as_primitive::<Int32Type>().values().clone()),
-            Element::I64 => Values::I64(cast(&DataType::Int64)?.as_primitive::<Int64Type>().values().clone()),
-            Element::U8 => Values::U8(cast(&DataType::UInt8)?.as_primitive::<UInt8Type>().values().clone()),
-            Element::Other => return Err(Error::failed("a model's input has an element type that cannot be fed")),
+        let strict = CastOptions {
+            safe: false,
+            ..CastOptions::default()
         };
-        Ok(Column { values, nulls: nulls.filter(|nulls| nulls.null_count() > 0) })
+        let cast = |to: &DataType| {
+            if flat.data_type() == to {
+                Ok(Arc::clone(&flat))
+            } else {
+                cast_with_options(&flat, to, &strict)
+            }
+        };
+        let values = match element {
+            Element::F32 => Values::F32(
+                cast(&DataType::Float32)?
+                    .as_primitive::<Float32Type>()
+                    .values()
+                    .clone(),
+            ),
+            Element::F64 => Values::F64(
+                cast(&DataType::Float64)?
+                    .as_primitive::<Float64Type>()
+                    .values()
+                    .clone(),
+            ),
+            Element::I32 => Values::I32(
+                cast(&DataType::Int32)?
+                    .as_primitive::<Int32Type>()
+                    .values()
+                    .clone(),
+            ),
+            Element::I64 => Values::I64(
+                cast(&DataType::Int64)?
+                    .as_primitive::<Int64Type>()
+                    .values()
+                    .clone(),
+            ),
+            Element::U8 => Values::U8(
+                cast(&DataType::UInt8)?
+                    .as_primitive::<UInt8Type>()
+                    .values()
+                    .clone(),
+            ),
+            Element::Other => {
+                return Err(Error::failed(
+                    "a model's input has an element type that cannot be fed",
+                ));
+            }
+        };
+        Ok(Column {
+            values,
+            nulls: nulls.filter(|nulls| nulls.null_count() > 0),
+        })
     }
 
     pub(in crate::stage) fn is_null(&self, row: usize) -> bool {
@@ -61,7 +109,14 @@ impl Column {
     }
 
     /// Fills an input of a session with rows of `cells` values.
-    pub(super) fn feed(&self, input: DataMut<'_>, window: Option<&Window>, cells: usize, spans: &[Span], slots: &[Slot]) -> Result<()> {
+    pub(super) fn feed(
+        &self,
+        input: DataMut<'_>,
+        window: Option<&Window>,
+        cells: usize,
+        spans: &[Span],
+        slots: &[Slot],
+    ) -> Result<()> {
         fn with<T: Copy + Default>(
             window: Option<&Window>,
             cells: usize,
@@ -71,7 +126,9 @@ impl Column {
             out: &mut [T],
         ) -> Result<()> {
             let size = slots.len() * cells;
-            let out = out.get_mut(..size).ok_or_else(|| Error::failed("a model's input is smaller than its batch"))?;
+            let out = out
+                .get_mut(..size)
+                .ok_or_else(|| Error::failed("a model's input is smaller than its batch"))?;
             match window {
                 Some(window) => fill(window, spans, slots, values, out),
                 None => gather(cells, slots, values, out),
@@ -79,12 +136,24 @@ impl Column {
             Ok(())
         }
         match (&self.values, input) {
-            (Values::F32(values), DataMut::F32(out)) => with(window, cells, spans, slots, values, out),
-            (Values::F64(values), DataMut::F64(out)) => with(window, cells, spans, slots, values, out),
-            (Values::I32(values), DataMut::I32(out)) => with(window, cells, spans, slots, values, out),
-            (Values::I64(values), DataMut::I64(out)) => with(window, cells, spans, slots, values, out),
-            (Values::U8(values), DataMut::U8(out)) => with(window, cells, spans, slots, values, out),
-            _ => Err(Error::failed("a model's input has another element type than the model said")),
+            (Values::F32(values), DataMut::F32(out)) => {
+                with(window, cells, spans, slots, values, out)
+            }
+            (Values::F64(values), DataMut::F64(out)) => {
+                with(window, cells, spans, slots, values, out)
+            }
+            (Values::I32(values), DataMut::I32(out)) => {
+                with(window, cells, spans, slots, values, out)
+            }
+            (Values::I64(values), DataMut::I64(out)) => {
+                with(window, cells, spans, slots, values, out)
+            }
+            (Values::U8(values), DataMut::U8(out)) => {
+                with(window, cells, spans, slots, values, out)
+            }
+            _ => Err(Error::failed(
+                "a model's input has another element type than the model said",
+            )),
         }
     }
 }

@@ -46,25 +46,45 @@ impl Input {
 
 /// The columns that feed a model, one per input.
 pub(super) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<Column>> {
-    let column = |input: &Input| Column::new(&input.expression.evaluate(&chunk.steps, &chunk.offsets)?, input.element);
-    inputs.iter().map(|input| column(input).map_err(|error| error.at(format!("input `{}`", input.name)))).collect()
+    let column = |input: &Input| {
+        Column::new(
+            &input.expression.evaluate(&chunk.steps, &chunk.offsets)?,
+            input.element,
+        )
+    };
+    inputs
+        .iter()
+        .map(|input| column(input).map_err(|error| error.at(format!("input `{}`", input.name))))
+        .collect()
 }
 
 /// Rows of the chunk's trajectories.
 pub(super) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
     let span = |rows: std::ops::Range<usize>| {
         let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
-        Span { start: rows.start, steps: rows.end - usize::from(has_final), end: rows.end }
+        Span {
+            start: rows.start,
+            steps: rows.end - usize::from(has_final),
+            end: rows.end,
+        }
     };
     chunk.spans().map(span).collect()
 }
 
 /// A row of those that `input` shows the model at `slot`, of which `column` knows no value.
-pub(super) fn unknown(input: &Input, column: &Column, spans: &[Span], slot: &Slot) -> Option<usize> {
+pub(super) fn unknown(
+    input: &Input,
+    column: &Column,
+    spans: &[Span],
+    slot: &Slot,
+) -> Option<usize> {
     column.nulls.as_ref()?;
     let span = &spans[slot.span];
-    let (past, future) = input.window.map_or((0, 0), |window| (window.past, window.future));
-    let mut rows = span.start.max(slot.row.saturating_sub(past))..span.end.min(slot.row + future + 1);
+    let (past, future) = input
+        .window
+        .map_or((0, 0), |window| (window.past, window.future));
+    let mut rows =
+        span.start.max(slot.row.saturating_sub(past))..span.end.min(slot.row + future + 1);
     rows.find(|row| column.is_null(*row))
 }
 
@@ -82,8 +102,19 @@ pub(super) struct Ensemble {
 
 impl Ensemble {
     /// The models `specs`, which the pipeline calls `names`.
-    pub(super) fn new(runtime: &Arc<Runtime>, names: Vec<String>, specs: Vec<Spec>, geometry: Geometry) -> Ensemble {
-        Ensemble { runtime: Arc::clone(runtime), specs, names, geometry, pools: OnceLock::new() }
+    pub(super) fn new(
+        runtime: &Arc<Runtime>,
+        names: Vec<String>,
+        specs: Vec<Spec>,
+        geometry: Geometry,
+    ) -> Ensemble {
+        Ensemble {
+            runtime: Arc::clone(runtime),
+            specs,
+            names,
+            geometry,
+            pools: OnceLock::new(),
+        }
     }
 
     /// Loads the models for so many threads.
@@ -91,20 +122,32 @@ impl Ensemble {
         if self.pools.get().is_none() {
             let open = |spec| self.runtime.open(spec, &self.geometry, workers);
             // Where another thread was faster, its pools are as good.
-            let _ = self.pools.set(self.specs.iter().map(open).collect::<Result<_>>()?);
+            let _ = self
+                .pools
+                .set(self.specs.iter().map(open).collect::<Result<_>>()?);
         }
         Ok(())
     }
 
     /// What predictions depend on besides options and data.
     pub(super) fn depends(&self) -> BTreeMap<String, String> {
-        let models = self.names.iter().zip(&self.specs).map(|(name, spec)| (format!("model {name}"), spec.hash.clone()));
+        let models = self
+            .names
+            .iter()
+            .zip(&self.specs)
+            .map(|(name, spec)| (format!("model {name}"), spec.hash.clone()));
         let runtime = [
             ("batch".to_owned(), self.geometry.batch.to_string()),
-            ("runtime".to_owned(), format!("{} {}", self.runtime.name(), self.runtime.version())),
+            (
+                "runtime".to_owned(),
+                format!("{} {}", self.runtime.name(), self.runtime.version()),
+            ),
             ("devices".to_owned(), self.runtime.devices().join(", ")),
         ];
-        let precision = self.runtime.tf32().then(|| ("precision".to_owned(), "tf32".to_owned()));
+        let precision = self
+            .runtime
+            .tf32()
+            .then(|| ("precision".to_owned(), "tf32".to_owned()));
         models.chain(runtime).chain(precision).collect()
     }
 
@@ -119,16 +162,30 @@ impl Ensemble {
         cells: &[usize],
         made: &mut [Vec<f64>],
     ) -> Result<()> {
-        let pools = self.pools.get().ok_or_else(|| Error::failed("the model was not loaded"))?;
+        let pools = self
+            .pools
+            .get()
+            .ok_or_else(|| Error::failed("the model was not loaded"))?;
         for (pool, spec) in pools.iter().zip(&self.specs) {
             for slots in slots.chunks(self.geometry.batch) {
                 let batch = |session: &mut Session| {
                     for (index, (input, column)) in inputs.iter().zip(columns).enumerate() {
-                        column.feed(session.input(index), input.window.as_ref(), input.cells(), spans, slots)?;
+                        column.feed(
+                            session.input(index),
+                            input.window.as_ref(),
+                            input.cells(),
+                            spans,
+                            slots,
+                        )?;
                     }
                     session.run(slots.len())?;
                     for (index, (cells, made)) in cells.iter().zip(made.iter_mut()).enumerate() {
-                        let taken = take(session.output(index), self.geometry.batch * cells, slots.len() * cells, made);
+                        let taken = take(
+                            session.output(index),
+                            self.geometry.batch * cells,
+                            slots.len() * cells,
+                            made,
+                        );
                         taken.map_err(|error| error.at(spec.path.display()))?;
                     }
                     Ok(())
@@ -143,8 +200,11 @@ impl Ensemble {
 /// Copies the first `size` values of a model's output, which has to have `batch` of them.
 fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Result<()> {
     if output.len() != batch {
-        return Err(Error::failed(format!("the model's output has {} values where a batch has {batch}", output.len()))
-            .hint("the shape that the model states for its output is not the one it gives"));
+        return Err(Error::failed(format!(
+            "the model's output has {} values where a batch has {batch}",
+            output.len()
+        ))
+        .hint("the shape that the model states for its output is not the one it gives"));
     }
     match output {
         Data::F32(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
@@ -159,11 +219,20 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
 /// Names a row of a chunk to a person.
 pub(super) fn place(chunk: &Chunk, span: usize, row: usize) -> String {
     let id = chunk.ids().ok().and_then(|ids| ids.get(span).copied());
-    id.map_or_else(|| step_of(chunk, row), |id| format!("trajectory {id}, {}", step_of(chunk, row)))
+    id.map_or_else(
+        || step_of(chunk, row),
+        |id| format!("trajectory {id}, {}", step_of(chunk, row)),
+    )
 }
 
 /// Names a row of a trajectory to a person.
 pub(super) fn step_of(chunk: &Chunk, row: usize) -> String {
-    let steps = chunk.steps.column_by_name(step::STEP).and_then(|column| column.as_primitive_opt::<Int32Type>());
-    steps.map_or_else(|| format!("row {row}"), |steps| format!("step {}", steps.value(row)))
+    let steps = chunk
+        .steps
+        .column_by_name(step::STEP)
+        .and_then(|column| column.as_primitive_opt::<Int32Type>());
+    steps.map_or_else(
+        || format!("row {row}"),
+        |steps| format!("step {}", steps.value(row)),
+    )
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::BooleanBufferBuilder;
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array,
-    PrimitiveArray, StringBuilder,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float32Array,
+    Float64Array, Int32Array, Int64Array, PrimitiveArray, StringBuilder,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::filter_record_batch;
@@ -53,18 +53,36 @@ pub(super) struct Filled {
 impl Filled {
     /// No label, in a chunk of so many trajectories.
     pub(super) fn none(trajectories: usize) -> Filled {
-        Filled { dropped: vec![false; trajectories], ..Filled::default() }
+        Filled {
+            dropped: vec![false; trajectories],
+            ..Filled::default()
+        }
     }
 }
 
 /// Writes `filled` into the chunk, counts what was done, and drops the trajectories that are to be dropped.
-pub(super) fn write(mut chunk: Chunk, written: &Written, filled: &Filled, tally: &mut Tally) -> Result<Chunk> {
+pub(super) fn write(
+    mut chunk: Chunk,
+    written: &Written,
+    filled: &Filled,
+    tally: &mut Tally,
+) -> Result<Chunk> {
     tally.count("labelled", filled.rows.len() as u64);
     tally.count("left null at an edge", filled.skipped);
     tally.count("left null, not finite", filled.broken);
     let count = chunk.steps.num_rows();
-    let votes = written.votes.as_ref().map(|_| filled.votes.iter().map(|votes| f64::from(*votes)).collect::<Vec<_>>());
-    let source = written.source.as_ref().map(|_| sources(&chunk, &filled.rows)).transpose()?;
+    let votes = written.votes.as_ref().map(|_| {
+        filled
+            .votes
+            .iter()
+            .map(|votes| f64::from(*votes))
+            .collect::<Vec<_>>()
+    });
+    let source = written
+        .source
+        .as_ref()
+        .map(|_| sources(&chunk, &filled.rows))
+        .transpose()?;
     let place = |chunk: Chunk, field: Option<&Field>, values: &[f64], width: usize| match field {
         None => Ok(chunk),
         Some(field) => {
@@ -79,11 +97,22 @@ pub(super) fn write(mut chunk: Chunk, written: &Written, filled: &Filled, tally:
     }
     chunk = place(chunk, written.std.as_ref(), &filled.stds, filled.width)?;
     chunk = place(chunk, written.votes.as_ref(), &votes.unwrap_or_default(), 1)?;
-    if filled.dropped.contains(&true) { drop_trajectories(&chunk, &filled.dropped, tally) } else { Ok(chunk) }
+    if filled.dropped.contains(&true) {
+        drop_trajectories(&chunk, &filled.dropped, tally)
+    } else {
+        Ok(chunk)
+    }
 }
 
 /// `existing`, or nulls where there is none, with `values` (`width` of them a row) at `rows`.
-fn overlay(existing: Option<&ArrayRef>, field: &Field, count: usize, rows: &[usize], values: &[f64], width: usize) -> Result<ArrayRef> {
+fn overlay(
+    existing: Option<&ArrayRef>,
+    field: &Field,
+    count: usize,
+    rows: &[usize],
+    values: &[f64],
+    width: usize,
+) -> Result<ArrayRef> {
     let mut valid = BooleanBufferBuilder::new(count);
     match existing.map(|existing| existing.nulls()) {
         Some(Some(nulls)) => valid.append_buffer(nulls.inner()),
@@ -93,17 +122,27 @@ fn overlay(existing: Option<&ArrayRef>, field: &Field, count: usize, rows: &[usi
     rows.iter().for_each(|row| valid.set_bit(*row, true));
     let nulls = Some(NullBuffer::new(valid.finish()));
     let (element, list) = match field.data_type() {
-        DataType::FixedSizeList(child, size) => (child.data_type(), Some((Arc::clone(child), *size))),
+        DataType::FixedSizeList(child, size) => {
+            (child.data_type(), Some((Arc::clone(child), *size)))
+        }
         other => (other, None),
     };
-    let size = list.as_ref().map_or(1, |(_, size)| usize::try_from(*size).unwrap_or(0));
+    let size = list
+        .as_ref()
+        .map_or(1, |(_, size)| usize::try_from(*size).unwrap_or(0));
     if size != width && !rows.is_empty() {
-        return Err(Error::failed(format!("a label has {width} values and column `{}` {size}", field.name())));
+        return Err(Error::failed(format!(
+            "a label has {width} values and column `{}` {size}",
+            field.name()
+        )));
     }
     let flat = existing.map(|existing| match existing.data_type() {
         DataType::FixedSizeList(..) => {
             let list = existing.as_fixed_size_list();
-            list.values().slice(list.value_offset(0).unsigned_abs() as usize, list.len() * size)
+            list.values().slice(
+                list.value_offset(0).unsigned_abs() as usize,
+                list.len() * size,
+            )
         }
         _ => Arc::clone(existing),
     });
@@ -111,28 +150,44 @@ fn overlay(existing: Option<&ArrayRef>, field: &Field, count: usize, rows: &[usi
     // Nulls of a scalar column are those of its values; those of a vector column are its own.
     let own = if list.is_some() { None } else { nulls.clone() };
     let column: ArrayRef = match element {
-        DataType::Float32 => {
-            Arc::new(Float32Array::new(scatter::<Float32Type>(flat, cells, rows, values, size, |value| value as f32).into(), own))
-        }
-        DataType::Float64 => {
-            Arc::new(Float64Array::new(scatter::<Float64Type>(flat, cells, rows, values, size, |value| value).into(), own))
-        }
+        DataType::Float32 => Arc::new(Float32Array::new(
+            scatter::<Float32Type>(flat, cells, rows, values, size, |value| value as f32).into(),
+            own,
+        )),
+        DataType::Float64 => Arc::new(Float64Array::new(
+            scatter::<Float64Type>(flat, cells, rows, values, size, |value| value).into(),
+            own,
+        )),
         DataType::Int32 => {
-            if let Some(value) = values.iter().find(|value| f64::from(**value as i32) != **value) {
+            if let Some(value) = values
+                .iter()
+                .find(|value| f64::from(**value as i32) != **value)
+            {
                 return Err(Error::failed(format!(
                     "the model predicts the class {value}, which is no int32, for column `{}`",
                     field.name()
                 )));
             }
-            Arc::new(Int32Array::new(scatter::<Int32Type>(flat, cells, rows, values, size, |value| value as i32).into(), own))
+            Arc::new(Int32Array::new(
+                scatter::<Int32Type>(flat, cells, rows, values, size, |value| value as i32).into(),
+                own,
+            ))
         }
-        DataType::Int64 => {
-            Arc::new(Int64Array::new(scatter::<Int64Type>(flat, cells, rows, values, size, |value| value as i64).into(), own))
+        DataType::Int64 => Arc::new(Int64Array::new(
+            scatter::<Int64Type>(flat, cells, rows, values, size, |value| value as i64).into(),
+            own,
+        )),
+        other => {
+            return Err(Error::failed(format!(
+                "column `{}` of {other} cannot hold labels",
+                field.name()
+            )));
         }
-        other => return Err(Error::failed(format!("column `{}` of {other} cannot hold labels", field.name()))),
     };
     Ok(match list {
-        Some((child, size)) => Arc::new(FixedSizeListArray::try_new_with_length(child, size, column, nulls, count)?),
+        Some((child, size)) => Arc::new(FixedSizeListArray::try_new_with_length(
+            child, size, column, nulls, count,
+        )?),
         None => column,
     })
 }
@@ -146,8 +201,12 @@ fn scatter<T: ArrowPrimitiveType>(
     width: usize,
     from: impl Fn(f64) -> T::Native,
 ) -> Vec<T::Native> {
-    let existing: Option<&PrimitiveArray<T>> = existing.and_then(|existing| existing.as_primitive_opt());
-    let mut own = existing.map_or_else(|| vec![T::Native::default(); cells], |existing| existing.values().to_vec());
+    let existing: Option<&PrimitiveArray<T>> =
+        existing.and_then(|existing| existing.as_primitive_opt());
+    let mut own = existing.map_or_else(
+        || vec![T::Native::default(); cells],
+        |existing| existing.values().to_vec(),
+    );
     for (row, label) in rows.iter().zip(values.chunks_exact(width.max(1))) {
         for (place, value) in own[row * width..].iter_mut().zip(label) {
             *place = from(*value);
@@ -158,9 +217,13 @@ fn scatter<T: ArrowPrimitiveType>(
 
 /// Where each action comes from: what is said already stays, actions that nothing is said of were recorded.
 fn sources(chunk: &Chunk, rows: &[usize]) -> Result<ArrayRef> {
-    let said = chunk.steps.column_by_name(step::ACTION_SOURCE).map(|column| column.as_string::<i32>());
+    let said = chunk
+        .steps
+        .column_by_name(step::ACTION_SOURCE)
+        .map(|column| column.as_string::<i32>());
     let action = chunk.steps.column_by_name(step::ACTION);
-    let mut sources = StringBuilder::with_capacity(chunk.steps.num_rows(), chunk.steps.num_rows() * 8);
+    let mut sources =
+        StringBuilder::with_capacity(chunk.steps.num_rows(), chunk.steps.num_rows() * 8);
     let mut rows = rows.iter().peekable();
     for row in 0..chunk.steps.num_rows() {
         if rows.next_if(|filled| **filled == row).is_some() {

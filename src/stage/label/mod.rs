@@ -73,9 +73,17 @@ impl Labeller {
     }
 
     /// Refuses nulls in what is about to be fed.
-    fn refuse_nulls(&self, chunk: &Chunk, spans: &[Span], columns: &[Column], slots: &[Slot]) -> Result<()> {
+    fn refuse_nulls(
+        &self,
+        chunk: &Chunk,
+        spans: &[Span],
+        columns: &[Column],
+        slots: &[Slot],
+    ) -> Result<()> {
         for (input, column) in self.inputs.iter().zip(columns) {
-            let fault = slots.iter().find_map(|slot| unknown(input, column, spans, slot).map(|row| (slot, row)));
+            let fault = slots
+                .iter()
+                .find_map(|slot| unknown(input, column, spans, slot).map(|row| (slot, row)));
             let Some((slot, row)) = fault else { continue };
             let name = match input.window {
                 Some(_) => "`observation`".to_owned(),
@@ -97,9 +105,19 @@ impl Labeller {
         let room = || Vec::with_capacity(slots.len() * cells * self.ensemble.specs.len());
         let outputs = self.ensemble.geometry.outputs.len();
         let mut made: Vec<Vec<f64>> = (0..outputs).map(|_| room()).collect();
-        self.ensemble.predict(&self.inputs, columns, spans, slots, &vec![cells; outputs], &mut made)?;
+        self.ensemble.predict(
+            &self.inputs,
+            columns,
+            spans,
+            slots,
+            &vec![cells; outputs],
+            &mut made,
+        )?;
         let mut made = made.into_iter();
-        Ok(Predictions { means: made.next().unwrap_or_default(), stds: made.next() })
+        Ok(Predictions {
+            means: made.next().unwrap_or_default(),
+            stds: made.next(),
+        })
     }
 
     /// Labels a chunk with what `predict` says of the slots it is given.
@@ -111,28 +129,51 @@ impl Labeller {
     ) -> Result<Chunk> {
         let is_final = chunk.is_final()?;
         let spans = spans(&chunk, is_final);
-        let known = chunk.steps.column_by_name(step::ACTION).map(|action| action.nulls());
-        let null = |row: usize| known.is_none_or(|nulls| nulls.is_some_and(|nulls| nulls.is_null(row)));
+        let known = chunk
+            .steps
+            .column_by_name(step::ACTION)
+            .map(|action| action.nulls());
+        let null =
+            |row: usize| known.is_none_or(|nulls| nulls.is_some_and(|nulls| nulls.is_null(row)));
         let missing = |slot: &Slot| null(slot.row) && !is_final.value(slot.row);
         let mut targets: Vec<Slot> = Vec::with_capacity(chunk.steps.num_rows());
         for (index, span) in spans.iter().enumerate() {
-            targets.extend((span.start..span.steps).map(|row| Slot { row, span: index }).filter(missing));
+            targets.extend(
+                (span.start..span.steps)
+                    .map(|row| Slot { row, span: index })
+                    .filter(missing),
+            );
         }
         let filled = if targets.is_empty() {
             Filled::none(chunk.len())
         } else {
             let columns = infer::columns(&self.inputs, &chunk)?;
-            let slots = needed(&self.horizon, &spans, &targets, |slot| self.possible(&spans, &columns, slot));
+            let slots = needed(&self.horizon, &spans, &targets, |slot| {
+                self.possible(&spans, &columns, slot)
+            });
             self.refuse_nulls(&chunk, &spans, &columns, &slots)?;
             let made = predict(&spans, &columns, &slots)?;
-            let reduced = reduce::reduce(&self.horizon, &spans, &targets, &slots, self.ensemble.specs.len(), made);
+            let reduced = reduce::reduce(
+                &self.horizon,
+                &spans,
+                &targets,
+                &slots,
+                self.ensemble.specs.len(),
+                made,
+            );
             self.settle(&chunk, &targets, reduced, tally)?
         };
         columns::write(chunk, &self.written, &filled, tally)
     }
 
     /// Turns reduced predictions into labels: classes chosen, bounds kept, what is not finite dealt with.
-    fn settle(&self, chunk: &Chunk, targets: &[Slot], reduced: reduce::Reduced, tally: &mut Tally) -> Result<Filled> {
+    fn settle(
+        &self,
+        chunk: &Chunk,
+        targets: &[Slot],
+        reduced: reduce::Reduced,
+        tally: &mut Tally,
+    ) -> Result<Filled> {
         let width = self.horizon.width;
         let finite = self.finite(&reduced);
         if let Action::Continuous { single } = self.action
@@ -142,10 +183,24 @@ impl Labeller {
             let mut values = reduced.values;
             tally.count("clipped", self.clip(&mut values, single));
             let rows = targets.iter().map(|slot| slot.row).collect();
-            let stds = reduced.stds.filter(|_| self.written.std.is_some()).unwrap_or_default();
-            return Ok(Filled { rows, width, values, stds, votes: reduced.votes, ..Filled::none(chunk.len()) });
+            let stds = reduced
+                .stds
+                .filter(|_| self.written.std.is_some())
+                .unwrap_or_default();
+            return Ok(Filled {
+                rows,
+                width,
+                values,
+                stds,
+                votes: reduced.votes,
+                ..Filled::none(chunk.len())
+            });
         }
-        let mut filled = Filled { dropped: vec![false; chunk.len()], width: self.label_width(), ..Filled::default() };
+        let mut filled = Filled {
+            dropped: vec![false; chunk.len()],
+            width: self.label_width(),
+            ..Filled::default()
+        };
         filled.values.reserve(targets.len() * filled.width);
         filled.rows.reserve(targets.len());
         filled.votes.reserve(targets.len());
@@ -156,7 +211,11 @@ impl Labeller {
                 continue;
             }
             let std = reduced.stds.as_ref().filter(|_| self.written.std.is_some());
-            let Some(dimension) = self.fault(&reduced.values[own.clone()], std.map(|stds| &stds[own])) else { continue };
+            let Some(dimension) =
+                self.fault(&reduced.values[own.clone()], std.map(|stds| &stds[own]))
+            else {
+                continue;
+            };
             match self.non_finite {
                 NonFinite::Error => {
                     let place = place(chunk, slot.span, slot.row);
@@ -168,7 +227,11 @@ impl Labeller {
                 NonFinite::Drop => filled.dropped[slot.span] = true,
             }
         }
-        for (index, slot) in targets.iter().enumerate().filter(|(_, slot)| !filled.dropped[slot.span]) {
+        for (index, slot) in targets
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| !filled.dropped[slot.span])
+        {
             if reduced.votes[index] == 0 {
                 filled.skipped += 1;
             } else if broken[index] {
@@ -191,20 +254,36 @@ impl Labeller {
 
     /// Whether every value is finite, as it nearly always is: then none need be looked at alone.
     fn finite(&self, reduced: &reduce::Reduced) -> bool {
-        let Action::Continuous { single } = self.action else { return false };
+        let Action::Continuous { single } = self.action else {
+            return false;
+        };
         // A value can be finite in float64 and not in float32.
-        let all = |values: &[f64]| values.iter().all(|value| if single { (*value as f32).is_finite() } else { value.is_finite() });
+        let all = |values: &[f64]| {
+            values.iter().all(|value| {
+                if single {
+                    (*value as f32).is_finite()
+                } else {
+                    value.is_finite()
+                }
+            })
+        };
         all(&reduced.values) && reduced.stds.as_deref().is_none_or(all)
     }
 
     /// Holds labels to their bounds, and counts those that a bound changed.
     fn clip(&self, values: &mut [f64], single: bool) -> u64 {
-        let Some([low, high]) = &self.clip else { return 0 };
+        let Some([low, high]) = &self.clip else {
+            return 0;
+        };
         let mut clipped = 0;
         for label in values.chunks_exact_mut(self.horizon.width) {
             let mut changed = false;
             for (value, (low, high)) in label.iter_mut().zip(low.iter().zip(high)) {
-                let given = if single { f64::from(*value as f32) } else { *value };
+                let given = if single {
+                    f64::from(*value as f32)
+                } else {
+                    *value
+                };
                 *value = given.max(*low).min(*high);
                 changed |= *value != given;
             }
@@ -215,7 +294,11 @@ impl Labeller {
 
     /// Values of one label.
     fn label_width(&self) -> usize {
-        if matches!(self.action, Action::Continuous { .. }) { self.horizon.width } else { 1 }
+        if matches!(self.action, Action::Continuous { .. }) {
+            self.horizon.width
+        } else {
+            1
+        }
     }
 
     /// The dimension in which a label is not finite.
@@ -223,11 +306,22 @@ impl Labeller {
         match self.action {
             Action::Continuous { single } => {
                 // A value can be finite in float64 and not in float32.
-                let finite = |value: &f64| if single { (*value as f32).is_finite() } else { value.is_finite() };
+                let finite = |value: &f64| {
+                    if single {
+                        (*value as f32).is_finite()
+                    } else {
+                        value.is_finite()
+                    }
+                };
                 let fault = values.iter().position(|value| !finite(value));
                 fault.or_else(|| std.and_then(|std| std.iter().position(|value| !finite(value))))
             }
-            Action::Logits if reduce::argmax(values).is_none() => Some(values.iter().position(|value| !value.is_finite()).unwrap_or(0)),
+            Action::Logits if reduce::argmax(values).is_none() => Some(
+                values
+                    .iter()
+                    .position(|value| !value.is_finite())
+                    .unwrap_or(0),
+            ),
             Action::Logits | Action::Class => None,
         }
     }
@@ -247,8 +341,16 @@ impl Transform for Labeller {
     }
 
     fn changes(&self) -> Changes {
-        let names = [trajectory::ACTION_SUM, trajectory::ACTION_SUM_SQ, trajectory::CONTENT_HASH];
-        Changes { trajectories: names.map(str::to_owned).to_vec(), rows: self.non_finite == NonFinite::Drop, splits: false }
+        let names = [
+            trajectory::ACTION_SUM,
+            trajectory::ACTION_SUM_SQ,
+            trajectory::CONTENT_HASH,
+        ];
+        Changes {
+            trajectories: names.map(str::to_owned).to_vec(),
+            rows: self.non_finite == NonFinite::Drop,
+            splits: false,
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
@@ -264,7 +366,9 @@ impl Transform for Labeller {
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        self.label(chunk, tally, |spans, columns, slots| self.predict(spans, columns, slots))
+        self.label(chunk, tally, |spans, columns, slots| {
+            self.predict(spans, columns, slots)
+        })
     }
 }
 

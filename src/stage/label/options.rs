@@ -74,8 +74,11 @@ impl Limit {
         match self {
             Limit::All(limit) => Ok(vec![*limit; wide]),
             Limit::Each(limits) if limits.len() == wide => Ok(limits.clone()),
-            Limit::Each(limits) => Err(Misfit::new(format!("`clip` has {} values, and an action has {wide}", limits.len()))
-                .help("one number, or one per dimension")),
+            Limit::Each(limits) => Err(Misfit::new(format!(
+                "`clip` has {} values, and an action has {wide}",
+                limits.len()
+            ))
+            .help("one number, or one per dimension")),
         }
     }
 }
@@ -106,6 +109,8 @@ pub(super) enum NonFinite {
 }
 
 /// `null` is a word of this option and YAML's null at once.
-fn non_finite<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<NonFinite, D::Error> {
+fn non_finite<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<NonFinite, D::Error> {
     Ok(Option::<NonFinite>::deserialize(deserializer)?.unwrap_or(NonFinite::Null))
 }

@@ -32,47 +32,84 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
         None => Ok(None),
         Some(name) => find(name).map(Some).ok_or_else(|| {
             let known = spec.outputs.iter().map(|port| port.name.as_str());
-            Misfit::new(format!("the model has no output `{name}`")).help(did_you_mean(name, known)).at(key).at("outputs")
+            Misfit::new(format!("the model has no output `{name}`"))
+                .help(did_you_mean(name, known))
+                .at(key)
+                .at("outputs")
         }),
     };
     let std = chosen(&label.outputs.std, "std")?;
-    let action = chosen(&label.outputs.action, "action")?.or_else(|| find("action")).unwrap_or(0);
-    let Some(port) = spec.outputs.get(action) else { return Err(Misfit::new("the model has no output").at("model")) };
+    let action = chosen(&label.outputs.action, "action")?
+        .or_else(|| find("action"))
+        .unwrap_or(0);
+    let Some(port) = spec.outputs.get(action) else {
+        return Err(Misfit::new("the model has no output").at("model"));
+    };
     if std == Some(action) {
-        return Err(Misfit::new(format!("the output `{}` cannot be both the action and its standard deviation", port.name))
-            .at("std")
-            .at("outputs"));
+        return Err(Misfit::new(format!(
+            "the output `{}` cannot be both the action and its standard deviation",
+            port.name
+        ))
+        .at("std")
+        .at("outputs"));
     }
-    let at_model = |misfit: Misfit| if label.outputs.action.is_some() { misfit.at("action").at("outputs") } else { misfit.at("model") };
+    let at_model = |misfit: Misfit| {
+        if label.outputs.action.is_some() {
+            misfit.at("action").at("outputs")
+        } else {
+            misfit.at("model")
+        }
+    };
     let single = matches!(port.element, Element::F32 | Element::F64);
     if port.element == Element::Other {
-        return Err(at_model(Misfit::new(format!("the model's output `{port}` holds neither floating-point numbers nor integers"))));
+        return Err(at_model(Misfit::new(format!(
+            "the model's output `{port}` holds neither floating-point numbers nor integers"
+        ))));
     }
     let (length, per_step) = per_step(label.horizon.as_ref(), port)?;
-    let column = steps.field_with_name(step::ACTION).ok().map(Field::data_type);
+    let column = steps
+        .field_with_name(step::ACTION)
+        .ok()
+        .map(Field::data_type);
     let unknown = || {
         at_model(
-            Misfit::new(format!("the model's output `{port}` does not say how many values it has"))
-                .help("export the model with a fixed width"),
+            Misfit::new(format!(
+                "the model's output `{port}` does not say how many values it has"
+            ))
+            .help("export the model with a fixed width"),
         )
     };
     let other = |wanted: &str, found: &DataType| {
-        at_model(Misfit::new(format!("`action` is {}, {wanted}, and the model's output is `{port}`", shown(found))))
+        at_model(Misfit::new(format!(
+            "`action` is {}, {wanted}, and the model's output is `{port}`",
+            shown(found)
+        )))
     };
     let (data_type, wide, meaning) = match column {
         Some(DataType::Int32 | DataType::Int64) | None if !single => {
             if per_step.is_some_and(|per_step| per_step != 1) {
-                return Err(at_model(Misfit::new(format!("the model's integer output `{port}` must be one class a step"))));
+                return Err(at_model(Misfit::new(format!(
+                    "the model's integer output `{port}` must be one class a step"
+                ))));
             }
             (column.cloned().unwrap_or(DataType::Int64), 1, Action::Class)
         }
         Some(found @ (DataType::Int32 | DataType::Int64)) => match per_step.ok_or_else(unknown)? {
-            classes @ (0 | 1) => return Err(other(&format!("{classes} logits choose nothing"), found)),
+            classes @ (0 | 1) => {
+                return Err(other(&format!("{classes} logits choose nothing"), found));
+            }
             classes => (found.clone(), classes, Action::Logits),
         },
         None => {
             let wide = per_step.ok_or_else(unknown)?;
-            (vector(DataType::Float32, i32::try_from(wide).map_err(|_| unknown())?), wide, Action::Continuous { single: true })
+            (
+                vector(
+                    DataType::Float32,
+                    i32::try_from(wide).map_err(|_| unknown())?,
+                ),
+                wide,
+                Action::Continuous { single: true },
+            )
         }
         Some(found) => {
             let element = match found {
@@ -91,7 +128,12 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
             }
             if per_step.is_some_and(|per_step| per_step != wide) {
                 let misfit = other(&format!("{wide} values a step"), found);
-                let several = label.horizon.is_none().then_some(per_step).flatten().filter(|cells| wide > 0 && cells % wide == 0);
+                let several = label
+                    .horizon
+                    .is_none()
+                    .then_some(per_step)
+                    .flatten()
+                    .filter(|cells| wide > 0 && cells % wide == 0);
                 return Err(match several {
                     Some(cells) => misfit.help(format!(
                         "a model that predicts {} actions at once needs `horizon: {{length: {}}}`",
@@ -101,27 +143,51 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
                     None => misfit.help("the model was made for other actions"),
                 });
             }
-            (found.clone(), wide, Action::Continuous { single: *element == DataType::Float32 })
+            (
+                found.clone(),
+                wide,
+                Action::Continuous {
+                    single: *element == DataType::Float32,
+                },
+            )
         }
     };
     if wide == 0 {
-        return Err(at_model(Misfit::new(format!("the model's output `{port}` has no values"))));
+        return Err(at_model(Misfit::new(format!(
+            "the model's output `{port}` has no values"
+        ))));
     }
     let horizon = label.horizon.as_ref();
     let reduce = horizon.map_or(Reduce::Last, |horizon| horizon.reduce);
-    let members = if let Files::Several(names) = &label.model { names.len() } else { 1 };
+    let members = if let Files::Several(names) = &label.model {
+        names.len()
+    } else {
+        1
+    };
     if meaning == Action::Class && (members > 1 || (length > 1 && reduce == Reduce::Mean)) {
         let help = "a model with one logit per class can be averaged; `horizon` can also take `first` or `last`";
-        return Err(at_model(Misfit::new(format!("classes cannot be averaged, and the model's output is `{port}`")).help(help)));
+        return Err(at_model(
+            Misfit::new(format!(
+                "classes cannot be averaged, and the model's output is `{port}`"
+            ))
+            .help(help),
+        ));
     }
     let discrete = !matches!(meaning, Action::Continuous { .. });
     if discrete && std.is_some() {
-        return Err(Misfit::new("a discrete action has no standard deviation").help("leave `std` out").at("std").at("outputs"));
+        return Err(Misfit::new("a discrete action has no standard deviation")
+            .help("leave `std` out")
+            .at("std")
+            .at("outputs"));
     }
     let std = std.or_else(|| find("std").filter(|std| !discrete && *std != action));
     if let Some(spread) = std.map(|std| &spec.outputs[std]) {
         let fits = matches!(spread.element, Element::F32 | Element::F64)
-            && spread.shape.get(1..).and_then(cells).is_none_or(|cells| cells == length * wide);
+            && spread
+                .shape
+                .get(1..)
+                .and_then(cells)
+                .is_none_or(|cells| cells == length * wide);
         if !fits {
             let message = format!(
                 "the standard deviation needs {} floating-point values like the action, and the model's output is `{spread}`",
@@ -134,23 +200,54 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
             });
         }
     }
-    Ok(Output { action, std, data_type, horizon: Horizon { length, reduce, width: wide }, meaning })
+    Ok(Output {
+        action,
+        std,
+        data_type,
+        horizon: Horizon {
+            length,
+            reduce,
+            width: wide,
+        },
+        meaning,
+    })
 }
 
 /// Steps that a prediction covers, and values for each of them where the model says it.
-fn per_step(horizon: Option<&HorizonOptions>, port: &Port) -> Result<(usize, Option<usize>), Misfit> {
+fn per_step(
+    horizon: Option<&HorizonOptions>,
+    port: &Port,
+) -> Result<(usize, Option<usize>), Misfit> {
     let axes = port.shape.get(1..).unwrap_or(&[]);
     let Some(horizon) = horizon else {
-        return Ok((1, if port.shape.is_empty() { None } else { cells(axes) }));
+        return Ok((
+            1,
+            if port.shape.is_empty() {
+                None
+            } else {
+                cells(axes)
+            },
+        ));
     };
     let length = horizon.length;
     let at = |misfit: Misfit| misfit.at("length").at("horizon");
     if length == 0 {
         return Err(at(Misfit::new("`length` is 0").help("at least 1")));
     }
-    let wrong = |found: String| at(Misfit::new(format!("`horizon` says {length} steps, and the model's output `{port}` {found}")));
+    let wrong = |found: String| {
+        at(Misfit::new(format!(
+            "`horizon` says {length} steps, and the model's output `{port}` {found}"
+        )))
+    };
     match axes {
-        [] => Ok((length, if port.shape.is_empty() { None } else { Some(1).filter(|_| length == 1) })),
+        [] => Ok((
+            length,
+            if port.shape.is_empty() {
+                None
+            } else {
+                Some(1).filter(|_| length == 1)
+            },
+        )),
         [flat] => match flat {
             Some(flat) if flat % length != 0 => Err(wrong(format!("has {flat} values"))),
             flat => Ok((length, flat.map(|flat| flat / length))),
@@ -161,32 +258,59 @@ fn per_step(horizon: Option<&HorizonOptions>, port: &Port) -> Result<(usize, Opt
 }
 
 /// Bounds of labels, one per dimension, rounded as labels are.
-pub(super) fn clip(label: &Label, spec: &Spec, output: &Output) -> Result<Option<[Vec<f64>; 2]>, Misfit> {
+pub(super) fn clip(
+    label: &Label,
+    spec: &Spec,
+    output: &Output,
+) -> Result<Option<[Vec<f64>; 2]>, Misfit> {
     let Action::Continuous { single } = output.meaning else {
         let at = |misfit: Misfit| misfit.at("clip");
         return match label.clip {
-            Some(_) => Err(at(Misfit::new("a discrete action has no bounds").help("leave `clip` out"))),
+            Some(_) => Err(at(
+                Misfit::new("a discrete action has no bounds").help("leave `clip` out")
+            )),
             None => Ok(None),
         };
     };
     let said = || {
         // `low,high`, each a number or a list of them.
-        property(spec, "trajmill.clip", |text| serde_json::from_str::<[Limit; 2]>(&format!("[{text}]")).ok())
+        property(spec, "trajmill.clip", |text| {
+            serde_json::from_str::<[Limit; 2]>(&format!("[{text}]")).ok()
+        })
     };
-    let Some(limits) = label.clip.clone().map_or_else(said, |clip| Ok(Some(clip)))? else { return Ok(None) };
+    let Some(limits) = label
+        .clip
+        .clone()
+        .map_or_else(said, |clip| Ok(Some(clip)))?
+    else {
+        return Ok(None);
+    };
     let wide = output.horizon.width;
     let mut bounds = [Vec::new(), Vec::new()];
     for (index, limit) in limits.iter().enumerate() {
-        bounds[index] = limit.each(wide).map_err(|misfit| misfit.at(index.to_string()).at("clip"))?;
+        bounds[index] = limit
+            .each(wide)
+            .map_err(|misfit| misfit.at(index.to_string()).at("clip"))?;
     }
     let [low, high] = &bounds;
-    if let Some(dimension) =
-        (0..wide).find(|dimension| !matches!(low[*dimension].partial_cmp(&high[*dimension]), Some(Ordering::Less | Ordering::Equal)))
-    {
-        let message = format!("`clip` is empty: its low {} is above its high {}", low[dimension], high[dimension]);
+    if let Some(dimension) = (0..wide).find(|dimension| {
+        !matches!(
+            low[*dimension].partial_cmp(&high[*dimension]),
+            Some(Ordering::Less | Ordering::Equal)
+        )
+    }) {
+        let message = format!(
+            "`clip` is empty: its low {} is above its high {}",
+            low[dimension], high[dimension]
+        );
         return Err(blame(label.clip.is_some(), "clip", message).help("`clip: [low, high]`"));
     }
-    let round = |bound: &mut Vec<f64>| bound.iter_mut().filter(|_| single).for_each(|bound| *bound = f64::from(*bound as f32));
+    let round = |bound: &mut Vec<f64>| {
+        bound
+            .iter_mut()
+            .filter(|_| single)
+            .for_each(|bound| *bound = f64::from(*bound as f32))
+    };
     bounds.iter_mut().for_each(round);
     Ok(Some(bounds))
 }

@@ -53,11 +53,18 @@ pub(super) struct Reduced {
 
 /// Rows to predict at so that every target gets its label, in order. Targets are in order; a prediction at a slot can
 /// be made where it is `possible`.
-pub(super) fn needed(horizon: &Horizon, spans: &[Span], targets: &[Slot], possible: impl Fn(&Slot) -> bool) -> Vec<Slot> {
+pub(super) fn needed(
+    horizon: &Horizon,
+    spans: &[Span],
+    targets: &[Slot],
+    possible: impl Fn(&Slot) -> bool,
+) -> Vec<Slot> {
     let mut slots: Vec<Slot> = Vec::with_capacity(targets.len());
     for target in targets {
         let span = target.span;
-        let mut candidates = reach(horizon, &spans[span], target.row).map(|row| Slot { row, span }).filter(&possible);
+        let mut candidates = reach(horizon, &spans[span], target.row)
+            .map(|row| Slot { row, span })
+            .filter(&possible);
         match horizon.reduce {
             Reduce::Mean => {
                 let next = slots.last().map_or(0, |slot| slot.row + 1);
@@ -87,19 +94,39 @@ fn reach(horizon: &Horizon, span: &Span, row: usize) -> Range<usize> {
 ///
 /// The standard deviation is that of the mixture of all predictions used: the root of the mean of the models' own
 /// variances (0 where they give none) plus the population variance of what they predicted.
-pub(super) fn reduce(horizon: &Horizon, spans: &[Span], targets: &[Slot], slots: &[Slot], members: usize, made: Predictions) -> Reduced {
+pub(super) fn reduce(
+    horizon: &Horizon,
+    spans: &[Span],
+    targets: &[Slot],
+    slots: &[Slot],
+    members: usize,
+    made: Predictions,
+) -> Reduced {
     // One prediction per target is its label as it is.
     if members == 1 && horizon.length == 1 && slots.len() == targets.len() {
-        return Reduced { values: made.means, stds: made.stds, votes: vec![1; targets.len()] };
+        return Reduced {
+            values: made.means,
+            stds: made.stds,
+            votes: vec![1; targets.len()],
+        };
     }
     let width = horizon.width;
-    let mut reduced = Reduced { values: vec![0.0; targets.len() * width], stds: None, votes: vec![0; targets.len()] };
+    let mut reduced = Reduced {
+        values: vec![0.0; targets.len() * width],
+        stds: None,
+        votes: vec![0; targets.len()],
+    };
     let mut stds = (members > 1 || made.stds.is_some()).then(|| vec![0.0; targets.len() * width]);
     if members == 1 && horizon.length == 1 {
         let mut slots = slots.iter().zip(0..).peekable();
         for (index, target) in targets.iter().enumerate() {
-            let Some((_, slot)) = slots.next_if(|(slot, _)| slot.row == target.row) else { continue };
-            let (own, place) = (index * width..(index + 1) * width, slot * width..(slot + 1) * width);
+            let Some((_, slot)) = slots.next_if(|(slot, _)| slot.row == target.row) else {
+                continue;
+            };
+            let (own, place) = (
+                index * width..(index + 1) * width,
+                slot * width..(slot + 1) * width,
+            );
             reduced.values[own.clone()].copy_from_slice(&made.means[place.clone()]);
             if let Some((stds, given)) = stds.as_mut().zip(made.stds.as_ref()) {
                 stds[own].copy_from_slice(&given[place]);
@@ -129,19 +156,27 @@ pub(super) fn reduce(horizon: &Horizon, spans: &[Span], targets: &[Slot], slots:
             continue;
         }
         let places = (0..members).flat_map(|member| {
-            used.clone().map(move |slot| ((member * slots.len() + slot) * horizon.length + target.row - slots[slot].row) * width)
+            used.clone().map(move |slot| {
+                ((member * slots.len() + slot) * horizon.length + target.row - slots[slot].row)
+                    * width
+            })
         });
         let own = index * width..(index + 1) * width;
         let value = &mut reduced.values[own.clone()];
         for place in places.clone() {
-            value.iter_mut().zip(&made.means[place..]).for_each(|(sum, mean)| *sum += mean);
+            value
+                .iter_mut()
+                .zip(&made.means[place..])
+                .for_each(|(sum, mean)| *sum += mean);
         }
         value.iter_mut().for_each(|sum| *sum /= count as f64);
         match (&mut stds, &made.stds) {
             (None, _) => {}
             // The root of a square is not always what was squared.
             (Some(stds), Some(given)) if count == 1 => {
-                places.for_each(|place| stds[own.clone()].copy_from_slice(&given[place..place + width]));
+                places.for_each(|place| {
+                    stds[own.clone()].copy_from_slice(&given[place..place + width])
+                });
             }
             (Some(stds), given) => {
                 let std = &mut stds[own];
@@ -152,7 +187,8 @@ pub(super) fn reduce(horizon: &Horizon, spans: &[Span], targets: &[Slot], slots:
                         *sum += off * off + given * given;
                     }
                 }
-                std.iter_mut().for_each(|sum| *sum = (*sum / count as f64).sqrt());
+                std.iter_mut()
+                    .for_each(|sum| *sum = (*sum / count as f64).sqrt());
             }
         }
     }
@@ -166,8 +202,17 @@ pub(super) fn argmax(logits: &[f64]) -> Option<usize> {
     if logits.iter().any(|logit| logit.is_nan()) {
         return None;
     }
-    let best = (1..logits.len()).fold(0, |best, index| if logits[index] > logits[best] { index } else { best });
-    logits.get(best).filter(|logit| logit.is_finite()).map(|_| best)
+    let best = (1..logits.len()).fold(0, |best, index| {
+        if logits[index] > logits[best] {
+            index
+        } else {
+            best
+        }
+    });
+    logits
+        .get(best)
+        .filter(|logit| logit.is_finite())
+        .map(|_| best)
 }
 
 #[cfg(test)]

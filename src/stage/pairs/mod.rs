@@ -7,7 +7,10 @@ mod teacher;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int32Array, Int64Array, ListBuilder, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Float64Builder, Int32Array, Int64Array, ListBuilder,
+    RecordBatch,
+};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -16,15 +19,22 @@ use serde_json::Value;
 use self::teacher::{Judge, Teacher};
 use super::cut::{Run, pieces};
 use super::written::everything;
-use super::{Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, cut, options, rank};
+use super::{
+    Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, cut,
+    options, rank,
+};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory, width};
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
 
 /// The registry entry.
-pub(super) const STAGE: Stage =
-    Stage { name: "pairs", schema: |generator| generator.subschema_for::<Pairs>(), bind, sample: "{length: 1, count: 10, seed: 7}" };
+pub(super) const STAGE: Stage = Stage {
+    name: "pairs",
+    schema: |generator| generator.subschema_for::<Pairs>(),
+    bind,
+    sample: "{length: 1, count: 10, seed: 7}",
+};
 
 const SALT: &str = "pairs";
 /// Columns of trajectories that come out.
@@ -117,19 +127,36 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     if given.length == 0 {
         return Err(Misfit::new("`length` is 0").help("at least 1").at("length"));
     }
-    let teacher = given.teacher.checked().map_err(|misfit| misfit.at("teacher"))?;
-    let taken = [PAIR, SIDE, SCORE, teacher::PREFERENCE, teacher::MARGIN, teacher::STRENGTH, teacher::SPREAD]
-        .into_iter()
-        .find(|name| context.trajectories.index_of(name).is_ok());
+    let teacher = given
+        .teacher
+        .checked()
+        .map_err(|misfit| misfit.at("teacher"))?;
+    let taken = [
+        PAIR,
+        SIDE,
+        SCORE,
+        teacher::PREFERENCE,
+        teacher::MARGIN,
+        teacher::STRENGTH,
+        teacher::SPREAD,
+    ]
+    .into_iter()
+    .find(|name| context.trajectories.index_of(name).is_ok());
     if let Some(name) = taken {
         return Err(
-            Misfit::new(format!("trajectories have a column `{name}` already")).help("`pairs` writes its own: one `pairs` to a pipeline")
+            Misfit::new(format!("trajectories have a column `{name}` already"))
+                .help("`pairs` writes its own: one `pairs` to a pipeline"),
         );
     }
-    let group = given.group.as_ref().map(|sql| rank::bind_key(sql, context.trajectories)).transpose();
+    let group = given
+        .group
+        .as_ref()
+        .map(|sql| rank::bind_key(sql, context.trajectories))
+        .transpose();
     let group = group.map_err(|misfit| misfit.at("group"))?;
     let number = |sql: &str, key: &str| {
-        let expression = Expression::bind(sql, context.steps, Some(Edge::Null)).map_err(|misfit| Misfit::from(misfit).at(key))?;
+        let expression = Expression::bind(sql, context.steps, Some(Edge::Null))
+            .map_err(|misfit| Misfit::from(misfit).at(key))?;
         match expression.data_type() {
             kind if kind.is_numeric() => Ok(expression),
             DataType::Boolean => Ok(expression),
@@ -149,25 +176,58 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     };
     let members = given.disagreement.as_ref().map(|disagreement| {
         let at = |misfit: Misfit| misfit.at("by").at("disagreement");
-        let members = Expression::bind(&disagreement.by, context.steps, Some(Edge::Null)).map_err(|misfit| at(misfit.into()))?;
+        let members = Expression::bind(&disagreement.by, context.steps, Some(Edge::Null))
+            .map_err(|misfit| at(misfit.into()))?;
         let element = match members.data_type() {
             DataType::FixedSizeList(child, size) if *size >= 2 => child.data_type().is_numeric(),
             _ => false,
         };
         if !element {
-            let message = format!("`{}` is no vector with a number for each of two members or more", disagreement.by);
-            return Err(at(Misfit::new(message).help("`score` writes one with `reduce: all`")));
+            let message = format!(
+                "`{}` is no vector with a number for each of two members or more",
+                disagreement.by
+            );
+            return Err(at(
+                Misfit::new(message).help("`score` writes one with `reduce: all`")
+            ));
         }
         Ok(members)
     });
     let members = members.transpose()?;
-    let candidates = given.disagreement.as_ref().map_or(1, |disagreement| i64::from(disagreement.candidates.max(1)));
-    let draw = Draw { length: i64::from(given.length), count: i64::from(given.count) * candidates, seed: given.seed, group };
-    let score = judged.then(|| number(&given.reward, "reward")).transpose()?;
+    let candidates = given
+        .disagreement
+        .as_ref()
+        .map_or(1, |disagreement| i64::from(disagreement.candidates.max(1)));
+    let draw = Draw {
+        length: i64::from(given.length),
+        count: i64::from(given.count) * candidates,
+        seed: given.seed,
+        group,
+    };
+    let score = judged
+        .then(|| number(&given.reward, "reward"))
+        .transpose()?;
     let steps = Arc::new(context.steps.clone());
-    let cut = Segments { length: given.length as usize, reward: score, value, members, gamma: teacher.gamma(), steps };
-    let judge = Judge { teacher, count: given.count as usize, seed: given.seed, judged, members: cut.members.is_some() };
-    Ok(Bound::Work(vec![Half::selection(draw), Half::transform(cut), Half::selection(judge)]))
+    let cut = Segments {
+        length: given.length as usize,
+        reward: score,
+        value,
+        members,
+        gamma: teacher.gamma(),
+        steps,
+    };
+    let judge = Judge {
+        teacher,
+        count: given.count as usize,
+        seed: given.seed,
+        judged,
+        members: cut.members.is_some(),
+    };
+    Ok(Bound::Work(vec![
+        Half::selection(draw),
+        Half::transform(cut),
+        Half::selection(judge),
+    ]))
 }
 
 /// Draws segments.
@@ -195,7 +255,12 @@ impl Selection for Draw {
 
     fn writes(&self) -> Vec<Field> {
         let field = |name: &str, data_type| Field::new(name, data_type, false);
-        vec![field(PAIR, DataType::Int64), field(SIDE, DataType::Int32), field(START, DataType::Int32), field(ORIGIN, DataType::Int64)]
+        vec![
+            field(PAIR, DataType::Int64),
+            field(SIDE, DataType::Int32),
+            field(START, DataType::Int32),
+            field(ORIGIN, DataType::Int64),
+        ]
     }
 
     fn orders(&self) -> bool {
@@ -214,7 +279,11 @@ impl Selection for Draw {
         let lengths = rank::integers(table, trajectory::LENGTH)?;
         let ids = rank::ids(table)?;
         // The segments, numbered group by group and in the order of ids: `sums` has one past the last one of each trajectory.
-        let (mut line, mut sums, mut ends) = (Vec::<u32>::new(), Vec::<i64>::new(), Vec::<(i64, i64)>::new());
+        let (mut line, mut sums, mut ends) = (
+            Vec::<u32>::new(),
+            Vec::<i64>::new(),
+            Vec::<(i64, i64)>::new(),
+        );
         let mut total = 0;
         for mut group in rank::groups(table, self.group.as_ref())? {
             group.sort_by_key(|row| ids.value(*row as usize));
@@ -244,7 +313,10 @@ impl Selection for Draw {
         let place = |segment: i64| {
             let index = sums.partition_point(|end| *end <= segment);
             let before = index.checked_sub(1).map_or(0, |before| sums[before]);
-            (line[index], i32::try_from(segment - before).unwrap_or(i32::MAX))
+            (
+                line[index],
+                i32::try_from(segment - before).unwrap_or(i32::MAX),
+            )
         };
         let (mut rows, mut starts) = (Vec::new(), Vec::new());
         for pair in 0..self.count {
@@ -262,15 +334,34 @@ impl Selection for Draw {
         }
         let mut drawn = vec![false; table.num_rows()];
         rows.iter().for_each(|row| drawn[*row as usize] = true);
-        let rest: Vec<u32> = drawn.iter().zip(0..).filter(|(drawn, _)| !**drawn).map(|(_, row)| row).collect();
-        let dropped = (!rest.is_empty()).then(|| super::Dropped { reason: "no segment of it was drawn".to_owned(), rows: rest });
+        let rest: Vec<u32> = drawn
+            .iter()
+            .zip(0..)
+            .filter(|(drawn, _)| !**drawn)
+            .map(|(_, row)| row)
+            .collect();
+        let dropped = (!rest.is_empty()).then(|| super::Dropped {
+            reason: "no segment of it was drawn".to_owned(),
+            rows: rest,
+        });
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values((0..self.count).flat_map(|pair| [pair, pair]))),
-            Arc::new(Int32Array::from_iter_values((0..self.count).flat_map(|_| [1, 2]))),
+            Arc::new(Int64Array::from_iter_values(
+                (0..self.count).flat_map(|pair| [pair, pair]),
+            )),
+            Arc::new(Int32Array::from_iter_values(
+                (0..self.count).flat_map(|_| [1, 2]),
+            )),
             Arc::new(Int32Array::from(starts)),
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| ids.value(*row as usize)))),
+            Arc::new(Int64Array::from_iter_values(
+                rows.iter().map(|row| ids.value(*row as usize)),
+            )),
         ];
-        Ok(Selected { rows, columns, dropped: dropped.into_iter().collect(), ..Selected::default() })
+        Ok(Selected {
+            rows,
+            columns,
+            dropped: dropped.into_iter().collect(),
+            ..Selected::default()
+        })
     }
 }
 
@@ -289,28 +380,50 @@ impl Segments {
     /// Score of each segment, and what a myopic teacher feels of it: null where a reward or value is not known.
     fn scores(&self, chunk: &Chunk, runs: &[Run]) -> Result<[Float64Array; 2]> {
         let numbers = |expression: &Option<Expression>| {
-            expression.as_ref().map(|expression| rank::float64(&expression.evaluate(&chunk.steps, &chunk.offsets)?)).transpose()
+            expression
+                .as_ref()
+                .map(|expression| {
+                    rank::float64(&expression.evaluate(&chunk.steps, &chunk.offsets)?)
+                })
+                .transpose()
         };
         let (reward, value) = (numbers(&self.reward)?, numbers(&self.value)?);
-        let terminated = chunk.steps.column_by_name(step::TERMINATED).and_then(|column| column.as_boolean_opt());
-        let terminated = terminated.ok_or_else(|| Error::failed("`terminated` is not a boolean column of steps"))?;
-        let known = |values: &Float64Array, row: usize| values.is_valid(row).then(|| values.value(row));
+        let terminated = chunk
+            .steps
+            .column_by_name(step::TERMINATED)
+            .and_then(|column| column.as_boolean_opt());
+        let terminated = terminated
+            .ok_or_else(|| Error::failed("`terminated` is not a boolean column of steps"))?;
+        let known =
+            |values: &Float64Array, row: usize| values.is_valid(row).then(|| values.value(row));
         let score = |run: &Run| {
             let reward = reward.as_ref()?;
-            let rewards = (run.start..run.end).map(|row| known(reward, row)).collect::<Option<Vec<f64>>>()?;
+            let rewards = (run.start..run.end)
+                .map(|row| known(reward, row))
+                .collect::<Option<Vec<f64>>>()?;
             let gained = match &value {
                 None => 0.0,
                 Some(value) if terminated.value(run.end - 1) => -known(value, run.start)?,
-                Some(value) if run.end < chunk.rows(run.parent).end => known(value, run.end)? - known(value, run.start)?,
+                Some(value) if run.end < chunk.rows(run.parent).end => {
+                    known(value, run.end)? - known(value, run.start)?
+                }
                 Some(_) => return None,
             };
-            let felt = rewards.iter().fold(0.0, |sum, reward| self.gamma * sum + reward);
+            let felt = rewards
+                .iter()
+                .fold(0.0, |sum, reward| self.gamma * sum + reward);
             Some((rewards.iter().sum::<f64>() + gained, felt + gained))
         };
         let scores: Vec<Option<(f64, f64)>> = runs.iter().map(score).collect();
         Ok([
-            scores.iter().map(|score| score.map(|score| score.0)).collect(),
-            scores.iter().map(|score| score.map(|score| score.1)).collect(),
+            scores
+                .iter()
+                .map(|score| score.map(|score| score.0))
+                .collect(),
+            scores
+                .iter()
+                .map(|score| score.map(|score| score.1))
+                .collect(),
         ])
     }
 
@@ -319,13 +432,24 @@ impl Segments {
         let vectors = members.evaluate(&chunk.steps, &chunk.offsets)?;
         let size = width(vectors.data_type()).map_or(0, |size| usize::try_from(size).unwrap_or(0));
         let list = vectors.as_fixed_size_list();
-        let flat = rank::float64(&list.values().slice(list.value_offset(0).unsigned_abs() as usize, list.len() * size))?;
-        let mut sums = ListBuilder::new(Float64Builder::new()).with_field(Field::new("element", DataType::Float64, false));
+        let flat = rank::float64(&list.values().slice(
+            list.value_offset(0).unsigned_abs() as usize,
+            list.len() * size,
+        ))?;
+        let mut sums = ListBuilder::new(Float64Builder::new()).with_field(Field::new(
+            "element",
+            DataType::Float64,
+            false,
+        ));
         for run in runs {
             let known = (run.start..run.end).all(|row| vectors.is_valid(row));
             if known {
                 (0..size).for_each(|member| {
-                    sums.values().append_value((run.start..run.end).map(|row| flat.value(row * size + member)).sum());
+                    sums.values().append_value(
+                        (run.start..run.end)
+                            .map(|row| flat.value(row * size + member))
+                            .sum(),
+                    );
                 });
             }
             sums.append(known);
@@ -345,7 +469,11 @@ impl Transform for Segments {
             fields.extend([SCORE, FELT].map(|name| Field::new(name, DataType::Float64, true)));
         }
         if self.members.is_some() {
-            fields.push(Field::new_list(MEMBERS, Field::new("element", DataType::Float64, false), true));
+            fields.push(Field::new_list(
+                MEMBERS,
+                Field::new("element", DataType::Float64, false),
+                true,
+            ));
         }
         fields
     }
@@ -353,16 +481,28 @@ impl Transform for Segments {
     fn changes(&self) -> Changes {
         let own = self.trajectories();
         let names: Vec<&str> = own.iter().map(|field| field.name().as_str()).collect();
-        Changes { trajectories: everything(&names), rows: true, splits: false }
+        Changes {
+            trajectories: everything(&names),
+            rows: true,
+            splits: false,
+        }
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        let expressions: Vec<&Expression> = [&self.reward, &self.value, &self.members].into_iter().flatten().collect();
+        let expressions: Vec<&Expression> = [&self.reward, &self.value, &self.members]
+            .into_iter()
+            .flatten()
+            .collect();
         Some(rank::reads(&expressions, &cut::READS))
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let integer = |name: &str| chunk.trajectories.column_by_name(name).ok_or_else(|| Error::failed("the draw of segments was lost"));
+        let integer = |name: &str| {
+            chunk
+                .trajectories
+                .column_by_name(name)
+                .ok_or_else(|| Error::failed("the draw of segments was lost"))
+        };
         let starts = integer(START)?.as_primitive::<Int32Type>().clone();
         let origin = integer(ORIGIN)?.as_primitive::<Int64Type>().clone();
         let is_final = chunk.is_final()?;
@@ -370,25 +510,53 @@ impl Transform for Segments {
             let start = span.start + usize::try_from(starts.value(parent)).unwrap_or(0);
             let end = start + self.length;
             if end > span.end || is_final.value(end - 1) {
-                return Err(Error::failed(format!("trajectory {} is shorter than its metadata says", origin.value(parent))));
+                return Err(Error::failed(format!(
+                    "trajectory {} is shorter than its metadata says",
+                    origin.value(parent)
+                )));
             }
             let goes_on = end < span.end && !is_final.value(end);
-            Ok(Run { parent, copy: 0, start, end, cut_after: goes_on.then(|| end - 1) })
+            Ok(Run {
+                parent,
+                copy: 0,
+                start,
+                end,
+                cut_after: goes_on.then(|| end - 1),
+            })
         };
-        let runs = chunk.spans().enumerate().map(run).collect::<Result<Vec<_>>>()?;
-        tally.drop_rows("outside the segment", (chunk.steps.num_rows() - runs.len() * self.length) as u64);
+        let runs = chunk
+            .spans()
+            .enumerate()
+            .map(run)
+            .collect::<Result<Vec<_>>>()?;
+        tally.drop_rows(
+            "outside the segment",
+            (chunk.steps.num_rows() - runs.len() * self.length) as u64,
+        );
         let scores = self.scores(&chunk, &runs)?;
-        let members = self.members.as_ref().map(|members| self.sums(&chunk, &runs, members)).transpose()?;
+        let members = self
+            .members
+            .as_ref()
+            .map(|members| self.sums(&chunk, &runs, members))
+            .transpose()?;
         let mut cut = pieces(&with_origin(chunk, &origin)?, &runs)?;
-        cut.trajectories.remove_column(cut.trajectories.schema().index_of(cut::COPY)?);
+        cut.trajectories
+            .remove_column(cut.trajectories.schema().index_of(cut::COPY)?);
         if self.reward.is_some() {
             for (name, column) in [SCORE, FELT].into_iter().zip(scores) {
-                cut = cut.with_trajectory_column(Field::new(name, DataType::Float64, true), Arc::new(column))?;
+                cut = cut.with_trajectory_column(
+                    Field::new(name, DataType::Float64, true),
+                    Arc::new(column),
+                )?;
             }
         }
         match members {
             Some(members) => {
-                let field = Field::new_list(MEMBERS, Field::new("element", DataType::Float64, false), true);
+                let field = Field::new_list(
+                    MEMBERS,
+                    Field::new("element", DataType::Float64, false),
+                    true,
+                );
                 cut.with_trajectory_column(field, members)
             }
             None => Ok(cut),
@@ -403,7 +571,9 @@ fn with_origin(chunk: Chunk, origin: &Int64Array) -> Result<Chunk> {
     }
     let [id, first] = cut::fields();
     let zeros = Int32Array::from(vec![0; chunk.len()]);
-    chunk.with_trajectory_column(id, Arc::new(origin.clone()))?.with_trajectory_column(first, Arc::new(zeros))
+    chunk
+        .with_trajectory_column(id, Arc::new(origin.clone()))?
+        .with_trajectory_column(first, Arc::new(zeros))
 }
 
 #[cfg(test)]

@@ -54,10 +54,23 @@ impl Teacher {
     pub(super) fn checked(self) -> Result<Teacher, Misfit> {
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let faults = [
-            ("beta", self.beta.is_some_and(|beta| !(beta >= 0.0 && beta.is_finite())), "a number that is not negative"),
-            ("gamma", self.gamma.is_some_and(|gamma| !share(gamma)), "a number from 0 to 1"),
+            (
+                "beta",
+                self.beta
+                    .is_some_and(|beta| !(beta >= 0.0 && beta.is_finite())),
+                "a number that is not negative",
+            ),
+            (
+                "gamma",
+                self.gamma.is_some_and(|gamma| !share(gamma)),
+                "a number from 0 to 1",
+            ),
             ("mistake", !share(self.mistake), "a probability from 0 to 1"),
-            ("equal", !(self.equal >= 0.0 && self.equal.is_finite()), "a number that is not negative"),
+            (
+                "equal",
+                !(self.equal >= 0.0 && self.equal.is_finite()),
+                "a number that is not negative",
+            ),
         ];
         match faults.into_iter().find(|(_, wrong, _)| *wrong) {
             Some((key, _, wanted)) => Err(Misfit::new(format!("`{key}` is {wanted}")).at(key)),
@@ -73,7 +86,10 @@ impl Teacher {
     /// How much the second of two segments is preferred to the first; `None` where the pair is skipped. `draws` are two
     /// numbers between 0 and 1, for the choice and for the mistake.
     fn prefers_second(&self, scores: [f64; 2], felt: [f64; 2], draws: [f64; 2]) -> Option<f64> {
-        if self.skip.is_some_and(|skip| scores[0].max(scores[1]) < skip) {
+        if self
+            .skip
+            .is_some_and(|skip| scores[0].max(scores[1]) < skip)
+        {
             return None;
         }
         if (scores[1] - scores[0]).abs() <= self.equal {
@@ -104,45 +120,82 @@ pub(super) struct Judge {
 
 /// A float64 column; null is not a number.
 fn floats(table: &RecordBatch, name: &str) -> Result<Vec<f64>> {
-    let column = table.column_by_name(name).and_then(|column| column.as_primitive_opt::<Float64Type>());
-    let column = column.ok_or_else(|| Error::failed(format!("`{name}` of the segments was lost")))?;
-    Ok(column.iter().map(|value| value.unwrap_or(f64::NAN)).collect())
+    let column = table
+        .column_by_name(name)
+        .and_then(|column| column.as_primitive_opt::<Float64Type>());
+    let column =
+        column.ok_or_else(|| Error::failed(format!("`{name}` of the segments was lost")))?;
+    Ok(column
+        .iter()
+        .map(|value| value.unwrap_or(f64::NAN))
+        .collect())
 }
 
 /// How much more each member gives the second segment of a pair than the first; nothing where that is not known.
 fn differences(table: &RecordBatch, pair: [u32; 2]) -> Result<Vec<f64>> {
-    let lists = table.column_by_name(MEMBERS).and_then(|column| column.as_list_opt::<i32>());
+    let lists = table
+        .column_by_name(MEMBERS)
+        .and_then(|column| column.as_list_opt::<i32>());
     let lists = lists.ok_or_else(|| Error::failed("what members give the segments was lost"))?;
     if pair.iter().any(|row| lists.is_null(*row as usize)) {
         return Ok(Vec::new());
     }
     let [first, second] = pair.map(|row| lists.value(row as usize));
-    let (first, second) = (first.as_primitive::<Float64Type>(), second.as_primitive::<Float64Type>());
-    Ok(first.values().iter().zip(second.values()).map(|(first, second)| second - first).collect())
+    let (first, second) = (
+        first.as_primitive::<Float64Type>(),
+        second.as_primitive::<Float64Type>(),
+    );
+    Ok(first
+        .values()
+        .iter()
+        .zip(second.values())
+        .map(|(first, second)| second - first)
+        .collect())
 }
 
 /// Mean and population standard deviation; not a number where there are no values.
 fn moments(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
-    (mean, (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt())
+    (
+        mean,
+        (values
+            .iter()
+            .map(|value| (value - mean).powi(2))
+            .sum::<f64>()
+            / values.len() as f64)
+            .sqrt(),
+    )
 }
 
 /// How far the members' probabilities that the second segment is better lie apart.
 fn disagreement(differences: &[f64]) -> f64 {
-    moments(&differences.iter().map(|difference| sigmoid(*difference)).collect::<Vec<_>>()).1
+    moments(
+        &differences
+            .iter()
+            .map(|difference| sigmoid(*difference))
+            .collect::<Vec<_>>(),
+    )
+    .1
 }
 
 impl Selection for Judge {
     fn reads(&self) -> Vec<String> {
         let scores = [SCORE, FELT].into_iter().filter(|_| self.judged);
         let members = self.members.then_some(MEMBERS);
-        [PAIR, SIDE].into_iter().chain(scores).chain(members).map(str::to_owned).collect()
+        [PAIR, SIDE]
+            .into_iter()
+            .chain(scores)
+            .chain(members)
+            .map(str::to_owned)
+            .collect()
     }
 
     fn writes(&self) -> Vec<Field> {
         let mut fields = vec![Field::new(PAIR, DataType::Int64, false)];
         if self.judged {
-            fields.extend([PREFERENCE, MARGIN].map(|name| Field::new(name, DataType::Float64, false)));
+            fields.extend(
+                [PREFERENCE, MARGIN].map(|name| Field::new(name, DataType::Float64, false)),
+            );
         }
         if self.members {
             fields.extend([STRENGTH, SPREAD].map(|name| Field::new(name, DataType::Float64, true)));
@@ -155,21 +208,44 @@ impl Selection for Judge {
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        let numbers = table.column_by_name(PAIR).and_then(|column| column.as_primitive_opt::<Int64Type>());
-        let numbers = numbers.ok_or_else(|| Error::failed("the numbers of pairs were lost"))?.values();
-        let sides = table.column_by_name(SIDE).and_then(|column| column.as_primitive_opt::<Int32Type>());
-        let sides = sides.ok_or_else(|| Error::failed("the sides of pairs were lost"))?.values();
+        let numbers = table
+            .column_by_name(PAIR)
+            .and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let numbers = numbers
+            .ok_or_else(|| Error::failed("the numbers of pairs were lost"))?
+            .values();
+        let sides = table
+            .column_by_name(SIDE)
+            .and_then(|column| column.as_primitive_opt::<Int32Type>());
+        let sides = sides
+            .ok_or_else(|| Error::failed("the sides of pairs were lost"))?
+            .values();
         let mut line: Vec<u32> = (0..sides.len() as u32).collect();
         line.sort_by_key(|row| (numbers[*row as usize], sides[*row as usize]));
-        let mut pairs: Vec<[u32; 2]> = line.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect();
+        let mut pairs: Vec<[u32; 2]> = line
+            .chunks_exact(2)
+            .map(|pair| [pair[0], pair[1]])
+            .collect();
         let mut dropped: Vec<(&str, Vec<u32>)> = Vec::new();
         if self.members {
-            let apart = pairs.iter().map(|pair| Ok(disagreement(&differences(table, *pair)?))).collect::<Result<Vec<_>>>()?;
+            let apart = pairs
+                .iter()
+                .map(|pair| Ok(disagreement(&differences(table, *pair)?)))
+                .collect::<Result<Vec<_>>>()?;
             let mut order: Vec<usize> = (0..pairs.len()).collect();
-            let key = |index: &usize| if apart[*index].is_nan() { f64::NEG_INFINITY } else { apart[*index] };
+            let key = |index: &usize| {
+                if apart[*index].is_nan() {
+                    f64::NEG_INFINITY
+                } else {
+                    apart[*index]
+                }
+            };
             order.sort_by(|a, b| key(b).total_cmp(&key(a)).then(a.cmp(b)));
             let rest = order.split_off(self.count.min(order.len()));
-            dropped.push(("members agree more than on others", rest.iter().flat_map(|index| pairs[*index]).collect()));
+            dropped.push((
+                "members agree more than on others",
+                rest.iter().flat_map(|index| pairs[*index]).collect(),
+            ));
             order.sort_unstable();
             pairs = order.into_iter().map(|index| pairs[index]).collect();
         }
@@ -184,8 +260,13 @@ impl Selection for Judge {
                     return false;
                 }
                 let number = numbers[pair[0] as usize];
-                let draw = |index: i64| rank::uniform(rank::chance("pairs teacher", self.seed, 2 * number + index));
-                let Some(second) = self.teacher.prefers_second(of(&scores), of(&felt), [draw(0), draw(1)]) else {
+                let draw = |index: i64| {
+                    rank::uniform(rank::chance("pairs teacher", self.seed, 2 * number + index))
+                };
+                let Some(second) =
+                    self.teacher
+                        .prefers_second(of(&scores), of(&felt), [draw(0), draw(1)])
+                else {
                     skipped.extend(*pair);
                     return false;
                 };
@@ -194,14 +275,26 @@ impl Selection for Judge {
                 margins.extend([-margin, margin]);
                 true
             });
-            dropped.extend([("skipped by the teacher", skipped), ("a segment has no score", unknown)]);
+            dropped.extend([
+                ("skipped by the teacher", skipped),
+                ("a segment has no score", unknown),
+            ]);
         }
         let dropped = dropped.into_iter().filter(|(_, rows)| !rows.is_empty());
-        let dropped = dropped.map(|(reason, rows)| Dropped { reason: reason.to_owned(), rows }).collect();
-        let dense = Int64Array::from_iter_values((0..pairs.len() as i64).flat_map(|pair| [pair, pair]));
+        let dropped = dropped
+            .map(|(reason, rows)| Dropped {
+                reason: reason.to_owned(),
+                rows,
+            })
+            .collect();
+        let dense =
+            Int64Array::from_iter_values((0..pairs.len() as i64).flat_map(|pair| [pair, pair]));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(dense)];
         if self.judged {
-            columns.extend([preferences, margins].map(|values| -> ArrayRef { Arc::new(Float64Array::from(values)) }));
+            columns.extend(
+                [preferences, margins]
+                    .map(|values| -> ArrayRef { Arc::new(Float64Array::from(values)) }),
+            );
         }
         if self.members {
             let (mut strengths, mut spreads) = (Vec::new(), Vec::new());
@@ -210,9 +303,17 @@ impl Selection for Judge {
                 strengths.extend([-mean, mean].map(|value| (!value.is_nan()).then_some(value)));
                 spreads.extend([std, std].map(|value| (!value.is_nan()).then_some(value)));
             }
-            columns.extend([strengths, spreads].map(|values| -> ArrayRef { Arc::new(Float64Array::from(values)) }));
+            columns.extend(
+                [strengths, spreads]
+                    .map(|values| -> ArrayRef { Arc::new(Float64Array::from(values)) }),
+            );
         }
-        Ok(Selected { rows: pairs.into_iter().flatten().collect(), columns, dropped, ..Selected::default() })
+        Ok(Selected {
+            rows: pairs.into_iter().flatten().collect(),
+            columns,
+            dropped,
+            ..Selected::default()
+        })
     }
 }
 
@@ -221,27 +322,66 @@ mod tests {
     use super::*;
 
     fn teacher(options: &str) -> Teacher {
-        serde_json::from_str::<Teacher>(options).unwrap().checked().unwrap()
+        serde_json::from_str::<Teacher>(options)
+            .unwrap()
+            .checked()
+            .unwrap()
     }
 
     #[test]
     fn the_teacher_errs_as_its_options_say() {
         let right = teacher("{}");
-        assert_eq!(right.prefers_second([1.0, 2.0], [1.0, 2.0], [0.5, 0.5]), Some(1.0));
-        assert_eq!(right.prefers_second([2.0, 1.0], [2.0, 1.0], [0.5, 0.5]), Some(0.0));
-        assert_eq!(right.prefers_second([2.0, 2.0], [2.0, 2.0], [0.5, 0.5]), Some(0.5));
+        assert_eq!(
+            right.prefers_second([1.0, 2.0], [1.0, 2.0], [0.5, 0.5]),
+            Some(1.0)
+        );
+        assert_eq!(
+            right.prefers_second([2.0, 1.0], [2.0, 1.0], [0.5, 0.5]),
+            Some(0.0)
+        );
+        assert_eq!(
+            right.prefers_second([2.0, 2.0], [2.0, 2.0], [0.5, 0.5]),
+            Some(0.5)
+        );
         let skipping = teacher(r#"{"skip": 3, "equal": 0.5}"#);
-        assert_eq!(skipping.prefers_second([1.0, 2.9], [1.0, 2.9], [0.5, 0.5]), None);
-        assert_eq!(skipping.prefers_second([3.0, 3.5], [3.0, 3.5], [0.5, 0.5]), Some(0.5));
+        assert_eq!(
+            skipping.prefers_second([1.0, 2.9], [1.0, 2.9], [0.5, 0.5]),
+            None
+        );
+        assert_eq!(
+            skipping.prefers_second([3.0, 3.5], [3.0, 3.5], [0.5, 0.5]),
+            Some(0.5)
+        );
         let mistaken = teacher(r#"{"mistake": 0.1}"#);
-        assert_eq!(mistaken.prefers_second([1.0, 2.0], [1.0, 2.0], [0.5, 0.05]), Some(0.0));
+        assert_eq!(
+            mistaken.prefers_second([1.0, 2.0], [1.0, 2.0], [0.5, 0.05]),
+            Some(0.0)
+        );
         let myopic = teacher(r#"{"gamma": 0.5}"#);
-        assert_eq!(myopic.prefers_second([5.0, 2.0], [0.1, 2.0], [0.5, 0.5]), Some(1.0));
+        assert_eq!(
+            myopic.prefers_second([5.0, 2.0], [0.1, 2.0], [0.5, 0.5]),
+            Some(1.0)
+        );
         let noisy = teacher(r#"{"beta": 1}"#);
         let chance = 1.0 / (1.0 + (-1.0_f64).exp());
-        assert_eq!(noisy.prefers_second([1.0, 2.0], [1.0, 2.0], [chance - 1e-9, 1.0]), Some(1.0));
-        assert_eq!(noisy.prefers_second([1.0, 2.0], [1.0, 2.0], [chance + 1e-9, 1.0]), Some(0.0));
-        let refused = serde_json::from_str::<Teacher>(r#"{"mistake": 2}"#).unwrap().checked().unwrap_err();
-        assert_eq!((refused.path, refused.message), (vec!["mistake".to_owned()], "`mistake` is a probability from 0 to 1".to_owned()));
+        assert_eq!(
+            noisy.prefers_second([1.0, 2.0], [1.0, 2.0], [chance - 1e-9, 1.0]),
+            Some(1.0)
+        );
+        assert_eq!(
+            noisy.prefers_second([1.0, 2.0], [1.0, 2.0], [chance + 1e-9, 1.0]),
+            Some(0.0)
+        );
+        let refused = serde_json::from_str::<Teacher>(r#"{"mistake": 2}"#)
+            .unwrap()
+            .checked()
+            .unwrap_err();
+        assert_eq!(
+            (refused.path, refused.message),
+            (
+                vec!["mistake".to_owned()],
+                "`mistake` is a probability from 0 to 1".to_owned()
+            )
+        );
     }
 }

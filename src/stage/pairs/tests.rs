@@ -7,9 +7,17 @@ use super::super::fixture;
 use super::*;
 
 fn parts(options: &str) -> (Box<dyn Selection>, Arc<dyn Transform>, Box<dyn Selection>) {
-    let mut halves = fixture::halves(&STAGE, options, &fixture::steps_schema(), &fixture::trajectories_schema()).into_iter();
+    let mut halves = fixture::halves(
+        &STAGE,
+        options,
+        &fixture::steps_schema(),
+        &fixture::trajectories_schema(),
+    )
+    .into_iter();
     match (halves.next(), halves.next(), halves.next()) {
-        (Some(Half::Selection(draw)), Some(Half::Transform(cut)), Some(Half::Selection(judge))) => (draw, cut, judge),
+        (Some(Half::Selection(draw)), Some(Half::Transform(cut)), Some(Half::Selection(judge))) => {
+            (draw, cut, judge)
+        }
         _ => panic!("three halves"),
     }
 }
@@ -19,10 +27,20 @@ fn drawn(table: &RecordBatch, draw: &dyn Selection) -> Vec<(i64, i32, i32, i64)>
     let selected = draw.select(table).unwrap();
     let ids = rank::ids(table).unwrap();
     let row = |(index, row): (usize, &u32)| {
-        let [pair, side, start, origin] = &selected.columns[..] else { panic!("four columns") };
-        assert_eq!(origin.as_primitive::<Int64Type>().value(index), ids.value(*row as usize));
+        let [pair, side, start, origin] = &selected.columns[..] else {
+            panic!("four columns")
+        };
+        assert_eq!(
+            origin.as_primitive::<Int64Type>().value(index),
+            ids.value(*row as usize)
+        );
         let integer = |column: &ArrayRef| column.as_primitive::<Int32Type>().value(index);
-        (ids.value(*row as usize), integer(start), integer(side), pair.as_primitive::<Int64Type>().value(index))
+        (
+            ids.value(*row as usize),
+            integer(start),
+            integer(side),
+            pair.as_primitive::<Int64Type>().value(index),
+        )
     };
     selected.rows.iter().enumerate().map(row).collect()
 }
@@ -55,19 +73,37 @@ proptest! {
 
 #[test]
 fn every_segment_is_as_likely_as_any_other_and_groups_keep_to_themselves() {
-    let groups = fixture::float("task", &[Some(1.0), Some(1.0), Some(2.0), Some(2.0), Some(3.0)]);
+    let groups = fixture::float(
+        "task",
+        &[Some(1.0), Some(1.0), Some(2.0), Some(2.0), Some(3.0)],
+    );
     let table = fixture::table(&[0, 1, 2, 3, 4], &[5, 3, 4, 4, 2], vec![groups]);
     let options = r#"{"length": 2, "count": 6000, "seed": 3, "by": "nothing", "group": "task"}"#;
     let schema = fixture::steps_schema();
-    let Some(Half::Selection(draw)) = fixture::halves(&STAGE, options, &schema, &table.schema()).into_iter().next() else { panic!() };
+    let Some(Half::Selection(draw)) = fixture::halves(&STAGE, options, &schema, &table.schema())
+        .into_iter()
+        .next()
+    else {
+        panic!()
+    };
     let made = drawn(&table, &*draw);
     let task = |id: i64| [1, 1, 2, 2, 3][id as usize];
-    assert!(made.chunks(2).all(|pair| task(pair[0].0) == task(pair[1].0) && task(pair[0].0) != 3), "one segment alone makes no pair");
+    assert!(
+        made.chunks(2)
+            .all(|pair| task(pair[0].0) == task(pair[1].0) && task(pair[0].0) != 3),
+        "one segment alone makes no pair"
+    );
     // Four, two, three and three segments: each of the twelve is drawn first 500 times, four standard deviations wide.
     for id in 0..4 {
         for start in 0..[4, 2, 3, 3][id as usize] {
-            let count = made.iter().filter(|(other, begin, side, _)| (*other, *begin, *side) == (id, start, 1)).count();
-            assert!((414..=586).contains(&count), "segment {start} of trajectory {id}: {count}");
+            let count = made
+                .iter()
+                .filter(|(other, begin, side, _)| (*other, *begin, *side) == (id, start, 1))
+                .count();
+            assert!(
+                (414..=586).contains(&count),
+                "segment {start} of trajectory {id}: {count}"
+            );
         }
     }
 }
@@ -86,7 +122,9 @@ fn segments_are_scored_and_know_where_they_come_from() {
             (ORIGIN, Arc::new(Int64Array::from(vec![4, 6]))),
         ];
         let with = |chunk: Chunk, (name, column): (&str, ArrayRef)| {
-            chunk.with_trajectory_column(Field::new(name, column.data_type().clone(), false), column).unwrap()
+            chunk
+                .with_trajectory_column(Field::new(name, column.data_type().clone(), false), column)
+                .unwrap()
         };
         let mut tally = Tally::default();
         let chunk = columns.into_iter().fold(chunk, with);
@@ -95,30 +133,78 @@ fn segments_are_scored_and_know_where_they_come_from() {
         after
     };
     let after = segments([1, 0]);
-    let floats = |chunk: &Chunk, name: &str| chunk.trajectories.column_by_name(name).unwrap().as_primitive::<Float64Type>().clone();
+    let floats = |chunk: &Chunk, name: &str| {
+        chunk
+            .trajectories
+            .column_by_name(name)
+            .unwrap()
+            .as_primitive::<Float64Type>()
+            .clone()
+    };
     // 1 + 2 + 10·3 - 10·1 and 5 + 6 + 10·7 - 10·5; felt are 0.5·1 + 2 and 0.5·5 + 6 and the same values.
     assert_eq!(floats(&after, SCORE).values().as_ref(), [23.0, 31.0]);
     assert_eq!(floats(&after, FELT).values().as_ref(), [22.5, 28.5]);
-    let truncated: Vec<bool> = after.steps.column_by_name("truncated").unwrap().as_boolean().values().iter().collect();
-    assert_eq!((truncated, after.offsets.clone()), (vec![false, true, false, true], vec![0, 2, 4]));
-    let begins = after.trajectories.column_by_name(cut::PARENT_STEP).unwrap().as_primitive::<Int32Type>().values().to_vec();
+    let truncated: Vec<bool> = after
+        .steps
+        .column_by_name("truncated")
+        .unwrap()
+        .as_boolean()
+        .values()
+        .iter()
+        .collect();
+    assert_eq!(
+        (truncated, after.offsets.clone()),
+        (vec![false, true, false, true], vec![0, 2, 4])
+    );
+    let begins = after
+        .trajectories
+        .column_by_name(cut::PARENT_STEP)
+        .unwrap()
+        .as_primitive::<Int32Type>()
+        .values()
+        .to_vec();
     assert_eq!(begins, [1, 0]);
     let judged = judge.select(&after.trajectories).unwrap();
-    assert_eq!(judged.columns[1].as_primitive::<Float64Type>().values().as_ref(), [0.0, 1.0]);
+    assert_eq!(
+        judged.columns[1]
+            .as_primitive::<Float64Type>()
+            .values()
+            .as_ref(),
+        [0.0, 1.0]
+    );
     // The environment ended: 2 + 3 - 10·2 is all there is; and what ends without a terminal state or a row after it.
     let ended = segments([2, 1]);
-    assert_eq!(floats(&ended, SCORE).iter().collect::<Vec<_>>(), [Some(-15.0), Some(6.0 + 7.0 - 60.0)]);
+    assert_eq!(
+        floats(&ended, SCORE).iter().collect::<Vec<_>>(),
+        [Some(-15.0), Some(6.0 + 7.0 - 60.0)]
+    );
 }
 
 #[test]
 fn options_that_cannot_be_are_refused() {
-    let misfit = |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
+    let misfit =
+        |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
     assert_eq!(misfit(r#"{"length": 0, "count": 1}"#).path, ["length"]);
-    assert_eq!(misfit(r#"{"length": 2, "count": 1, "by": "regret"}"#).path, ["by"]);
-    assert_eq!(misfit(r#"{"length": 2, "count": 1, "value": "reward"}"#).path, ["value"]);
-    assert_eq!(misfit(r#"{"length": 2, "count": 1, "disagreement": {"by": "reward"}}"#).path, ["disagreement", "by"]);
-    assert_eq!(misfit(r#"{"length": 2, "count": 1, "teacher": {"mistake": 3}}"#).path, ["teacher", "mistake"]);
+    assert_eq!(
+        misfit(r#"{"length": 2, "count": 1, "by": "regret"}"#).path,
+        ["by"]
+    );
+    assert_eq!(
+        misfit(r#"{"length": 2, "count": 1, "value": "reward"}"#).path,
+        ["value"]
+    );
+    assert_eq!(
+        misfit(r#"{"length": 2, "count": 1, "disagreement": {"by": "reward"}}"#).path,
+        ["disagreement", "by"]
+    );
+    assert_eq!(
+        misfit(r#"{"length": 2, "count": 1, "teacher": {"mistake": 3}}"#).path,
+        ["teacher", "mistake"]
+    );
     let table = fixture::table(&[7], &[2], vec![]);
     let (draw, ..) = parts(r#"{"length": 2, "count": 1}"#);
-    assert_eq!(draw.select(&table).err().unwrap().message, "no two segments of 2 steps can be drawn");
+    assert_eq!(
+        draw.select(&table).err().unwrap().message,
+        "no two segments of 2 steps can be drawn"
+    );
 }

@@ -24,7 +24,7 @@ use trajmill::dataset::manifest::{Lineage, Manifest, VERSION};
 use trajmill::dataset::read::ShardReader;
 use trajmill::dataset::schema::{describe, step, trajectory, vector};
 use trajmill::dataset::write::{ShardWriter, trajectories_schema};
-use trajmill::dataset::{Chunk, Dataset, layout, store};
+use trajmill::dataset::{Block, Dataset, layout, store};
 use trajmill::error::Result;
 use trajmill::exec::Readers;
 use trajmill::model::{self, Runtime};
@@ -49,7 +49,7 @@ impl Noise {
 }
 
 /// `n` trajectories of 300 to 900 steps that wander; one in ten, or all, with actions.
-fn wander(n: usize, all_recorded: bool) -> Chunk {
+fn wander(n: usize, all_recorded: bool) -> Block {
     let mut noise = Noise(7);
     let mut offsets = vec![0];
     let (mut observations, mut actions, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
@@ -133,7 +133,7 @@ fn wander(n: usize, all_recorded: bool) -> Chunk {
     let steps = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..n as i64));
     let trajectories = RecordBatch::try_from_iter([(trajectory::TRAJECTORY_ID, ids)]).unwrap();
-    Chunk::new(steps, trajectories, offsets)
+    Block::new(steps, trajectories, offsets)
 }
 
 /// An empty place for a dataset.
@@ -145,27 +145,27 @@ fn place() -> TempDir {
 }
 
 /// Writes one shard.
-fn write(place: &Path, chunks: &[Chunk]) -> trajmill::dataset::ShardEntry {
-    let (steps, carried) = (chunks[0].steps.schema(), chunks[0].trajectories.schema());
+fn write(place: &Path, blocks: &[Block]) -> trajmill::dataset::ShardEntry {
+    let (steps, carried) = (blocks[0].steps.schema(), blocks[0].trajectories.schema());
     let mut writer = ShardWriter::create(place, 0, &steps, &carried, true).unwrap();
-    for chunk in chunks {
-        writer.write(chunk).unwrap();
+    for block in blocks {
+        writer.write(block).unwrap();
     }
     writer.finish().unwrap()
 }
 
-/// The dataset that the environment names, or one of `chunk` alone.
-fn dataset(variable: &str, chunk: &Chunk) -> (Dataset, Option<TempDir>) {
+/// The dataset that the environment names, or one of `block` alone.
+fn dataset(variable: &str, block: &Block) -> (Dataset, Option<TempDir>) {
     if let Some(path) = std::env::var_os(variable) {
         return (Dataset::open(&PathBuf::from(path)).unwrap(), None);
     }
     let place = place();
-    let shard = write(place.path(), std::slice::from_ref(chunk));
+    let shard = write(place.path(), std::slice::from_ref(block));
     let manifest = Manifest {
         trajmill: VERSION,
         tool: "bench".to_owned(),
         fingerprint: String::new(),
-        columns: describe(&chunk.steps.schema()),
+        columns: describe(&block.steps.schema()),
         statistics: shard.statistics.clone(),
         shards: vec![shard],
         lineage: Lineage::default(),
@@ -216,7 +216,7 @@ fn first_shard(dataset: &Dataset) -> Task {
 }
 
 /// All of a task's blocks.
-fn blocks(readers: &Readers, task: &Task, columns: &[String]) -> Vec<Chunk> {
+fn blocks(readers: &Readers, task: &Task, columns: &[String]) -> Vec<Block> {
     readers
         .blocks(task, columns, &Schema::empty())
         .collect::<Result<_>>()
@@ -232,11 +232,11 @@ fn names(dataset: &Dataset) -> Vec<String> {
         .collect()
 }
 
-fn rows(chunks: &[Chunk]) -> Throughput {
+fn rows(blocks: &[Block]) -> Throughput {
     Throughput::Elements(
-        chunks
+        blocks
             .iter()
-            .map(|chunk| chunk.steps.num_rows() as u64)
+            .map(|block| block.steps.num_rows() as u64)
             .sum(),
     )
 }
@@ -263,23 +263,23 @@ fn decode(criterion: &mut Criterion, source: &Dataset) {
 
 fn encode(criterion: &mut Criterion, result: &Dataset) {
     let sources = std::slice::from_ref(result);
-    let mut chunks = blocks(&Readers::new(sources), &first_shard(result), &names(result));
-    for chunk in &mut chunks {
+    let mut blocks = blocks(&Readers::new(sources), &first_shard(result), &names(result));
+    for block in &mut blocks {
         // What a transform is given: intrinsic columns are computed by the writer.
-        let carried: Vec<usize> = (0..chunk.trajectories.num_columns())
+        let carried: Vec<usize> = (0..block.trajectories.num_columns())
             .filter(|index| {
                 !trajectory::INTRINSIC
-                    .contains(&chunk.trajectories.schema().field(*index).name().as_str())
+                    .contains(&block.trajectories.schema().field(*index).name().as_str())
             })
             .collect();
-        chunk.trajectories = chunk.trajectories.project(&carried).unwrap();
+        block.trajectories = block.trajectories.project(&carried).unwrap();
     }
     let mut group = criterion.benchmark_group("encode");
-    group.throughput(rows(&chunks)).sample_size(20);
+    group.throughput(rows(&blocks)).sample_size(20);
     group.bench_function("shard", |bencher| {
         bencher.iter_batched_ref(
             place,
-            |place| write(place.path(), &chunks).steps.bytes,
+            |place| write(place.path(), &blocks).steps.bytes,
             BatchSize::PerIteration,
         );
     });
@@ -321,8 +321,8 @@ fn bind(name: &str, options: &Value, steps: &Schema, trajectories: &Schema) -> B
 
 fn window(criterion: &mut Criterion, source: &Dataset) {
     let sources = std::slice::from_ref(source);
-    let mut chunks = blocks(&Readers::new(sources), &first_shard(source), &names(source));
-    chunks.truncate(1);
+    let mut blocks = blocks(&Readers::new(sources), &first_shard(source), &names(source));
+    blocks.truncate(1);
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/window.onnx");
     let options = json!({ "model": model, "window": { "past": 0, "future": 1, "edge": "skip" } });
     let Bound::Work(halves) = bind("label", &options, &source.steps, &source.trajectories) else {
@@ -334,11 +334,11 @@ fn window(criterion: &mut Criterion, source: &Dataset) {
     label.prepare(1).unwrap();
     let mut group = criterion.benchmark_group("window");
     group
-        .throughput(rows(&chunks))
+        .throughput(rows(&blocks))
         .bench_function("shard", |bencher| {
             bencher.iter_batched(
-                || chunks[0].clone(),
-                |chunk| label.apply(chunk, &mut Tally::default()).unwrap(),
+                || blocks[0].clone(),
+                |block| label.apply(block, &mut Tally::default()).unwrap(),
                 BatchSize::LargeInput,
             );
         });

@@ -24,7 +24,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use sqllogictest::{DBOutput, DefaultColumnType};
 use trajmill::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use trajmill::dataset::write::ShardWriter;
-use trajmill::dataset::{Chunk, Dataset, layout, schema};
+use trajmill::dataset::{Block, Dataset, layout, schema};
 use trajmill::error::{Error, Kind};
 use trajmill::query::print::{Format, print, save};
 use trajmill::query::{Options, Session};
@@ -61,7 +61,7 @@ fn vectors(width: i32, rows: &[Option<Vec<f32>>]) -> ArrayRef {
 
 /// Trajectory k has 3 + k mod 4 steps and a final observation. In step t the observation is [k, t], the reward t, the
 /// gear t mod 3; even trajectories have the action [k + t]. Trajectories divisible by 3 end, the others are cut off.
-fn chunk(ids: std::ops::Range<i64>) -> Chunk {
+fn block(ids: std::ops::Range<i64>) -> Block {
     let length = |id: i64| 3 + id % 4;
     let rows: Vec<(i64, i64)> = ids
         .clone()
@@ -113,7 +113,7 @@ fn chunk(ids: std::ops::Range<i64>) -> Chunk {
         )),
     ];
     let trajectories = RecordBatch::try_new(carried(), names).unwrap();
-    Chunk::new(
+    Block::new(
         RecordBatch::try_new(steps_schema(), columns).unwrap(),
         trajectories,
         offsets,
@@ -143,7 +143,7 @@ fn write_shards(path: &Path, shard_count: i64, per_shard: i64) -> Dataset {
         let mut writer =
             ShardWriter::create(path, shard as usize, &steps_schema(), &carried(), true).unwrap();
         writer
-            .write(&chunk(shard * per_shard..(shard + 1) * per_shard))
+            .write(&block(shard * per_shard..(shard + 1) * per_shard))
             .unwrap();
         let entry = writer.finish().unwrap();
         statistics.add(&entry.statistics);

@@ -22,7 +22,7 @@ use parquet::schema::types::SchemaDescriptor;
 use super::store::HashingFile;
 use crate::error::{Error, Result};
 
-/// The row group that a chunk is, whole.
+/// The row group that a block is, whole.
 #[derive(Debug, Clone)]
 pub struct Origin {
     pub(super) path: PathBuf,

@@ -15,7 +15,7 @@ use arrow::datatypes::{
     DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema,
 };
 
-use super::Chunk;
+use super::Block;
 use super::manifest::{Returns, Statistics};
 use super::schema::{step, trajectory};
 use crate::error::{Error, Result};
@@ -23,16 +23,16 @@ use crate::error::{Error, Result};
 /// Vectors wider than this (images, embeddings of pixels) get no per-dimension sums.
 const WIDEST_SUMS: i32 = 4096;
 
-/// The intrinsic columns of a chunk's trajectories, and its totals.
+/// The intrinsic columns of a block's trajectories, and its totals.
 pub struct Intrinsic {
     /// Columns in the order of [`fields`], less `shard`, `first_row` and `rows`, which the writer knows.
     pub columns: Vec<(Field, ArrayRef)>,
-    /// Totals over the chunk.
+    /// Totals over the block.
     pub statistics: Statistics,
 }
 
-fn boolean<'a>(chunk: &'a Chunk, name: &str) -> Result<&'a BooleanArray> {
-    let column = chunk
+fn boolean<'a>(block: &'a Block, name: &str) -> Result<&'a BooleanArray> {
+    let column = block
         .steps
         .column_by_name(name)
         .and_then(|column| column.as_boolean_opt());
@@ -40,41 +40,41 @@ fn boolean<'a>(chunk: &'a Chunk, name: &str) -> Result<&'a BooleanArray> {
 }
 
 /// Rewards as float64, whatever their type.
-fn rewards(chunk: &Chunk) -> Result<Option<Float64Array>> {
-    let Some(column) = chunk.steps.column_by_name(step::REWARD) else {
+fn rewards(block: &Block) -> Result<Option<Float64Array>> {
+    let Some(column) = block.steps.column_by_name(step::REWARD) else {
         return Ok(None);
     };
     let column = arrow::compute::cast(column, &DataType::Float64)?;
     Ok(column.as_primitive_opt::<Float64Type>().cloned())
 }
 
-/// Computes the intrinsic columns of `chunk`.
+/// Computes the intrinsic columns of `block`.
 ///
 /// # Errors
 /// Where a required column is missing or of the wrong type.
-pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
-    let is_final = boolean(chunk, step::IS_FINAL)?;
+pub fn compute(block: &Block) -> Result<Intrinsic> {
+    let is_final = boolean(block, step::IS_FINAL)?;
     let (terminated, truncated) = (
-        boolean(chunk, step::TERMINATED)?,
-        boolean(chunk, step::TRUNCATED)?,
+        boolean(block, step::TERMINATED)?,
+        boolean(block, step::TRUNCATED)?,
     );
-    let rewards = rewards(chunk)?;
-    let action = chunk.steps.column_by_name(step::ACTION);
-    let proxy = proxies(chunk)?;
+    let rewards = rewards(block)?;
+    let action = block.steps.column_by_name(step::ACTION);
+    let proxy = proxies(block)?;
 
     let mut statistics = Statistics {
-        rows: chunk.steps.num_rows() as u64,
-        trajectories: chunk.len() as u64,
+        rows: block.steps.num_rows() as u64,
+        trajectories: block.len() as u64,
         ..Statistics::default()
     };
-    let n = chunk.len();
+    let n = block.len();
     let (mut lengths, mut returns, mut recorded) = (
         Vec::with_capacity(n),
         Vec::with_capacity(n),
         Vec::with_capacity(n),
     );
     let (mut ends, mut cuts) = (Vec::with_capacity(n), Vec::with_capacity(n));
-    for span in chunk.spans() {
+    for span in block.spans() {
         let set = |flags: &BooleanBuffer| flags.slice(span.start, span.len()).count_set_bits();
         let length = (span.len() - set(is_final.values())) as i64;
         let valid = |row: &usize| {
@@ -135,21 +135,21 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
         Arc::new(BooleanArray::from(labelled)),
         Arc::new(Int64Array::from(recorded)),
         Arc::new(StringArray::from_iter_values(
-            chunk.spans().map(|span| content_hash(chunk, span)),
+            block.spans().map(|span| content_hash(block, span)),
         )),
     ];
     for name in [step::OBSERVATION, step::ACTION] {
-        if let Some(column) = chunk
+        if let Some(column) = block
             .steps
             .column_by_name(name)
             .filter(|column| has_sums(column.data_type()))
         {
-            let (sums, squares) = sums(chunk, column)?;
+            let (sums, squares) = sums(block, column)?;
             columns.extend([sums, squares]);
         }
     }
     Ok(Intrinsic {
-        columns: fields(&chunk.steps.schema())
+        columns: fields(&block.steps.schema())
             .into_iter()
             .zip(columns)
             .collect(),
@@ -158,12 +158,12 @@ pub fn compute(chunk: &Chunk) -> Result<Intrinsic> {
 }
 
 /// Which rows have an action that was predicted.
-fn proxies(chunk: &Chunk) -> Result<Option<BooleanBuffer>> {
-    let source = chunk
+fn proxies(block: &Block) -> Result<Option<BooleanBuffer>> {
+    let source = block
         .steps
         .column_by_name(step::ACTION_SOURCE)
         .and_then(|column| column.as_string_opt::<i32>());
-    let (Some(source), Some(action)) = (source, chunk.steps.column_by_name(step::ACTION)) else {
+    let (Some(source), Some(action)) = (source, block.steps.column_by_name(step::ACTION)) else {
         return Ok(None);
     };
     let said = eq(source, &StringArray::new_scalar("proxy"))?;
@@ -239,7 +239,7 @@ fn has_sums(data_type: &DataType) -> bool {
     }
 }
 
-fn sums(chunk: &Chunk, column: &ArrayRef) -> Result<(ArrayRef, ArrayRef)> {
+fn sums(block: &Block, column: &ArrayRef) -> Result<(ArrayRef, ArrayRef)> {
     let (values, width, nulls) = match column.data_type() {
         DataType::FixedSizeList(_, width) => {
             let list: &FixedSizeListArray = column.as_fixed_size_list();
@@ -255,35 +255,35 @@ fn sums(chunk: &Chunk, column: &ArrayRef) -> Result<(ArrayRef, ArrayRef)> {
     let valid = |row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
     match values.data_type() {
         DataType::Float32 => Ok(sums_of(
-            chunk,
+            block,
             values.as_primitive::<Float32Type>(),
             width,
             valid,
             f64::from,
         )),
         DataType::Float64 => Ok(sums_of(
-            chunk,
+            block,
             values.as_primitive::<Float64Type>(),
             width,
             valid,
             |value| value,
         )),
         DataType::Int16 => Ok(sums_of(
-            chunk,
+            block,
             values.as_primitive::<Int16Type>(),
             width,
             valid,
             f64::from,
         )),
         DataType::Int32 => Ok(sums_of(
-            chunk,
+            block,
             values.as_primitive::<Int32Type>(),
             width,
             valid,
             f64::from,
         )),
         DataType::Int64 => Ok(sums_of(
-            chunk,
+            block,
             values.as_primitive::<Int64Type>(),
             width,
             valid,
@@ -294,7 +294,7 @@ fn sums(chunk: &Chunk, column: &ArrayRef) -> Result<(ArrayRef, ArrayRef)> {
 }
 
 fn sums_of<T: ArrowPrimitiveType>(
-    chunk: &Chunk,
+    block: &Block,
     values: &PrimitiveArray<T>,
     width: usize,
     valid: impl Fn(usize) -> bool,
@@ -303,14 +303,14 @@ fn sums_of<T: ArrowPrimitiveType>(
     let element = Arc::new(Field::new("element", DataType::Float64, false));
     let builder = || {
         ListBuilder::with_capacity(
-            Float64Builder::with_capacity(chunk.len() * width),
-            chunk.len(),
+            Float64Builder::with_capacity(block.len() * width),
+            block.len(),
         )
         .with_field(Arc::clone(&element))
     };
     let (mut sums, mut squares) = (builder(), builder());
     let (mut sum, mut square) = (vec![0.0; width], vec![0.0; width]);
-    for span in chunk.spans() {
+    for span in block.spans() {
         sum.fill(0.0);
         square.fill(0.0);
         let rows = values.values()[span.start * width..span.end * width].chunks_exact(width.max(1));
@@ -332,14 +332,14 @@ fn sums_of<T: ArrowPrimitiveType>(
 }
 
 /// blake3, cut to 128 bits, of a trajectory's columns other than its id: equal steps, equal hash, whatever the shard.
-fn content_hash(chunk: &Chunk, span: Range<usize>) -> String {
+fn content_hash(block: &Block, span: Range<usize>) -> String {
     let mut hasher = blake3::Hasher::new();
-    for (field, column) in chunk
+    for (field, column) in block
         .steps
         .schema()
         .fields()
         .iter()
-        .zip(chunk.steps.columns())
+        .zip(block.steps.columns())
     {
         if field.name() != step::TRAJECTORY_ID {
             hasher.update(field.name().as_bytes());

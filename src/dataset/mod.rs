@@ -10,7 +10,7 @@
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of pipelines, stages or
 //! threads. [`store`] alone changes the file system.
 
-pub mod chunk;
+pub mod block;
 mod group;
 pub mod intrinsic;
 pub mod layout;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::error::{Error, Result};
-pub use chunk::Chunk;
+pub use block::Block;
 pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub use read::{Decode, ShardReader};

@@ -131,7 +131,7 @@ pub fn row_bytes(schema: &Schema) -> usize {
 }
 
 /// How many rows a row group, and with it a unit of work, aims at: a fixed rule of the schema alone.
-pub fn chunk_rows(schema: &Schema) -> usize {
+pub fn block_rows(schema: &Schema) -> usize {
     ((32 << 20) / row_bytes(schema)).clamp(256, 65_536)
 }
 

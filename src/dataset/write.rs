@@ -14,7 +14,7 @@ use super::group::{GroupWriter, Origin};
 use super::manifest::{FileEntry, ShardEntry, Statistics};
 use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
-use super::{Chunk, intrinsic, layout};
+use super::{Block, intrinsic, layout};
 use crate::error::{Error, Result};
 
 /// Bytes of steps that are encoded at once.
@@ -29,7 +29,7 @@ pub struct ShardWriter {
     steps: GroupWriter,
     trajectories: ArrowWriter<HashingFile>,
     metadata: SchemaRef,
-    chunk_rows: usize,
+    block_rows: usize,
     rows: u64,
     statistics: Statistics,
 }
@@ -154,7 +154,7 @@ impl ShardWriter {
             metadata,
             logical: Arc::clone(steps),
             physical,
-            chunk_rows: schema::chunk_rows(steps),
+            block_rows: schema::block_rows(steps),
             rows: 0,
             statistics: Statistics::default(),
         })
@@ -168,28 +168,28 @@ impl ShardWriter {
     /// Appends whole trajectories.
     ///
     /// # Errors
-    /// Where the chunk's columns are not the shard's, or the files cannot be written.
-    pub fn write(&mut self, chunk: &Chunk) -> Result<()> {
-        let intrinsic = intrinsic::compute(chunk)?;
+    /// Where the block's columns are not the shard's, or the files cannot be written.
+    pub fn write(&mut self, block: &Block) -> Result<()> {
+        let intrinsic = intrinsic::compute(block)?;
         self.statistics.add(&intrinsic.statistics);
-        self.write_trajectories(chunk, intrinsic)?;
-        let steps = self.ordered(&chunk.steps)?;
+        self.write_trajectories(block, intrinsic)?;
+        let steps = self.ordered(&block.steps)?;
         self.rows += steps.num_rows() as u64;
-        if let Some(origin) = &chunk.origin {
-            let copied = self.copied(chunk, origin);
+        if let Some(origin) = &block.origin {
+            let copied = self.copied(block, origin);
             if !copied.is_empty() {
                 return self.steps.splice(self.parts(&steps), origin, &copied);
             }
         }
         let mut from = 0;
-        for span in chunk.spans() {
+        for span in block.spans() {
             // A trajectory as long as a row group gets one of its own.
-            if span.len() >= self.chunk_rows {
+            if span.len() >= self.block_rows {
                 self.close_row_group(&steps.slice(from, span.start - from))?;
                 from = span.start;
             }
             // A row group closes at the first trajectory end at or after its target, so none is ever cut.
-            if self.steps.in_progress_rows() + span.end - from >= self.chunk_rows {
+            if self.steps.in_progress_rows() + span.end - from >= self.block_rows {
                 self.close_row_group(&steps.slice(from, span.end - from))?;
                 from = span.end;
             }
@@ -197,12 +197,12 @@ impl ShardWriter {
         self.put(&steps.slice(from, steps.num_rows() - from))
     }
 
-    /// The columns of a chunk that can be copied from the row group that it was read as; none where that would be no row
+    /// The columns of a block that can be copied from the row group that it was read as; none where that would be no row
     /// group here.
-    fn copied(&self, chunk: &Chunk, origin: &Origin) -> Vec<String> {
-        let rows = chunk.steps.num_rows();
+    fn copied(&self, block: &Block, origin: &Origin) -> Vec<String> {
+        let rows = block.steps.num_rows();
         let whole = rows == origin.steps.num_rows()
-            && rows * 2 >= self.chunk_rows
+            && rows * 2 >= self.block_rows
             && self.steps.in_progress_rows() == 0;
         let names = self
             .logical
@@ -211,7 +211,7 @@ impl ShardWriter {
             .map(|field| field.name())
             .filter(|_| whole);
         let same = |name: &&String| {
-            chunk
+            block
                 .steps
                 .column_by_name(name)
                 .is_some_and(|column| origin.has(name, column))
@@ -243,7 +243,7 @@ impl ShardWriter {
             .map(move |from| steps.slice(from, part.min(steps.num_rows() - from)))
     }
 
-    /// The chunk's columns in the shard's order and file types.
+    /// The block's columns in the shard's order and file types.
     fn ordered(&self, steps: &RecordBatch) -> Result<RecordBatch> {
         let column = |field: &Arc<Field>| {
             let column = steps.column_by_name(field.name());
@@ -267,14 +267,14 @@ impl ShardWriter {
         )
     }
 
-    fn write_trajectories(&mut self, chunk: &Chunk, intrinsic: intrinsic::Intrinsic) -> Result<()> {
-        let first = chunk
+    fn write_trajectories(&mut self, block: &Block, intrinsic: intrinsic::Intrinsic) -> Result<()> {
+        let first = block
             .spans()
             .map(|span| (self.rows + span.start as u64) as i64);
         let placed: [(&str, ArrayRef); 3] = [
             (
                 trajectory::SHARD,
-                Arc::new(Int32Array::from(vec![self.index as i32; chunk.len()])),
+                Arc::new(Int32Array::from(vec![self.index as i32; block.len()])),
             ),
             (
                 trajectory::FIRST_ROW,
@@ -283,7 +283,7 @@ impl ShardWriter {
             (
                 trajectory::ROWS,
                 Arc::new(
-                    chunk
+                    block
                         .spans()
                         .map(|span| span.len() as i64)
                         .collect::<Int64Array>(),
@@ -306,7 +306,7 @@ impl ShardWriter {
                 .iter()
                 .find(|(name, _)| name == field.name())
                 .map(|(_, column)| Arc::clone(column));
-            let column = known.or_else(|| chunk.trajectories.column_by_name(field.name()).cloned());
+            let column = known.or_else(|| block.trajectories.column_by_name(field.name()).cloned());
             column.ok_or_else(|| {
                 Error::failed(format!(
                     "column `{}` is missing in {}",

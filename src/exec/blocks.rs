@@ -8,9 +8,9 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 
-use crate::dataset::chunk::with_column;
+use crate::dataset::block::with_column;
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Chunk, Dataset, Origin, ShardReader};
+use crate::dataset::{Block, Dataset, Origin, ShardReader};
 use crate::error::{Error, Result};
 use crate::plan::{Piece, Task};
 
@@ -70,8 +70,8 @@ impl<'a> Readers<'a> {
         let read = self
             .sources
             .first()
-            .map_or(1, |source| schema::chunk_rows(&source.steps));
-        let target = read.min(schema::chunk_rows(written));
+            .map_or(1, |source| schema::block_rows(&source.steps));
+        let target = read.min(schema::block_rows(written));
         Blocks {
             readers: self,
             task,
@@ -97,14 +97,14 @@ pub struct Blocks<'b> {
     /// The next trajectory of the task that is not read yet.
     next: usize,
     /// What is read, and the next of its trajectories that is in no block yet.
-    held: Option<(Chunk, usize)>,
+    held: Option<(Block, usize)>,
     open: HashMap<(u32, u32, bool), ShardReader>,
 }
 
 impl Iterator for Blocks<'_> {
-    type Item = Result<Chunk>;
+    type Item = Result<Block>;
 
-    fn next(&mut self) -> Option<Result<Chunk>> {
+    fn next(&mut self) -> Option<Result<Block>> {
         let (held, start) = match self.held.take().filter(|(held, start)| *start < held.len()) {
             Some(held) => held,
             None => match self.more()? {
@@ -126,7 +126,7 @@ impl Iterator for Blocks<'_> {
 
 impl Blocks<'_> {
     /// Reads on; `None` at the end.
-    fn more(&mut self) -> Option<Result<Chunk>> {
+    fn more(&mut self) -> Option<Result<Block>> {
         let (start, target) = (self.next, self.read as u64);
         let mut rows = 0;
         while let Some(piece) = self.task.pieces.get(self.next).filter(|_| rows < target) {
@@ -136,7 +136,7 @@ impl Blocks<'_> {
         (self.next > start).then(|| self.block(start..self.next))
     }
 
-    fn block(&mut self, range: Range<usize>) -> Result<Chunk> {
+    fn block(&mut self, range: Range<usize>) -> Result<Block> {
         let pieces = &self.task.pieces[range.clone()];
         let steps = self.gather(pieces, true, |piece| {
             piece.first_row..piece.first_row + piece.rows
@@ -171,9 +171,9 @@ impl Blocks<'_> {
             let column: ArrayRef = column.slice(range.start, range.len());
             trajectories = with_column(&trajectories, field.as_ref().clone(), column)?;
         }
-        Ok(Chunk {
+        Ok(Block {
             origin,
-            ..Chunk::new(steps, trajectories, offsets)
+            ..Block::new(steps, trajectories, offsets)
         })
     }
 

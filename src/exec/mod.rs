@@ -71,11 +71,11 @@ pub fn concurrency<'a>(
             .cloned();
         bytes(
             &Schema::new(fields.collect::<Vec<_>>()),
-            schema::chunk_rows(&source.steps),
+            schema::block_rows(&source.steps),
         )
     };
     let block = sources.map(read).fold(
-        bytes(&phase.steps, schema::chunk_rows(&phase.steps)),
+        bytes(&phase.steps, schema::block_rows(&phase.steps)),
         usize::max,
     );
     let fits = memory.map_or(threads, |memory| memory / (block * 4).max(1));

@@ -10,7 +10,7 @@ use super::{Clock, Readers, Setting};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::write::{ClosedShard, ShardWriter};
-use crate::dataset::{Chunk, layout, store};
+use crate::dataset::{Block, layout, store};
 use crate::error::{Error, Result};
 use crate::plan::table::Flow;
 use crate::plan::{COPY, Phase, Table, Task};
@@ -71,9 +71,9 @@ pub(super) fn run(
         store::pause();
         let block = block?;
         let rows = block.steps.num_rows() as u64;
-        let chunk = transform(block, phase, table.stride, &mut flow, clock)?;
-        if !chunk.is_empty() {
-            clock.time("write", || writer.write(&chunk))?;
+        let block = transform(block, phase, table.stride, &mut flow, clock)?;
+        if !block.is_empty() {
+            clock.time("write", || writer.write(&block))?;
         }
         (setting.progress)(rows);
     }
@@ -87,41 +87,41 @@ pub(super) fn run(
 }
 
 fn transform(
-    mut chunk: Chunk,
+    mut block: Block,
     phase: &Phase,
     stride: i64,
     flow: &mut [Flow],
     clock: &Clock,
-) -> Result<Chunk> {
+) -> Result<Block> {
     for (placed, flow) in phase.transforms.iter().zip(flow) {
         let mut tally = Tally::default();
-        let (rows, trajectories) = (chunk.steps.num_rows() as u64, chunk.len() as u64);
-        chunk = clock
-            .time(&placed.name, || placed.part.apply(chunk, &mut tally))
+        let (rows, trajectories) = (block.steps.num_rows() as u64, block.len() as u64);
+        block = clock
+            .time(&placed.name, || placed.part.apply(block, &mut tally))
             .map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
         if placed.part.changes().splits {
-            chunk = renumber(chunk, stride)?;
+            block = renumber(block, stride)?;
         }
         flow.add(&Flow {
             rows_in: rows,
-            rows_out: chunk.steps.num_rows() as u64,
+            rows_out: block.steps.num_rows() as u64,
             trajectories_in: trajectories,
-            trajectories_out: chunk.len() as u64,
+            trajectories_out: block.len() as u64,
             tally,
             ..Flow::default()
         });
     }
-    Ok(chunk)
+    Ok(block)
 }
 
 /// Gives the trajectories that a transform cut from one another ids of their own.
-fn renumber(chunk: Chunk, stride: i64) -> Result<Chunk> {
-    let Some(copies) = chunk
+fn renumber(block: Block, stride: i64) -> Result<Block> {
+    let Some(copies) = block
         .trajectories
         .column_by_name(COPY)
         .and_then(|column| column.as_primitive_opt::<Int32Type>())
     else {
-        return Ok(chunk);
+        return Ok(block);
     };
     let id = |(id, copy): (&i64, &i32)| {
         let new = i64::from(*copy)
@@ -133,24 +133,24 @@ fn renumber(chunk: Chunk, stride: i64) -> Result<Chunk> {
             ))
         })
     };
-    let ids = chunk
+    let ids = block
         .ids()?
         .iter()
         .zip(copies.values())
         .map(id)
         .collect::<Result<Vec<_>>>()?;
-    let mut trajectories = chunk.trajectories.clone();
+    let mut trajectories = block.trajectories.clone();
     trajectories.remove_column(trajectories.schema().index_of(COPY)?);
-    let chunk = Chunk {
+    let block = Block {
         trajectories,
-        ..chunk
+        ..block
     };
-    let rows: Int64Array = chunk
+    let rows: Int64Array = block
         .spans()
         .zip(&ids)
         .flat_map(|(span, id)| std::iter::repeat_n(*id, span.len()))
         .collect();
-    chunk
+    block
         .with_step_column(
             Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
             Arc::new(rows),

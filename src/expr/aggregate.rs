@@ -17,7 +17,7 @@ use super::parse::{Allowed, parse};
 use super::program::{Program, evaluate, fit, physical, plain};
 use super::session::{df_schema, session};
 use super::{Edge, Misfit};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -147,31 +147,31 @@ impl Aggregate {
         self.program.columns()
     }
 
-    /// One value per trajectory of `chunk`, in its order.
+    /// One value per trajectory of `block`, in its order.
     ///
     /// # Errors
     /// Where a row or a trajectory has no value, such as a division by zero; the message names it.
-    pub fn evaluate(&self, chunk: &Chunk) -> Result<ArrayRef> {
-        let table = self.program.run(&chunk.steps, &chunk.offsets)?;
-        let steps = not(chunk.is_final()?)?;
+    pub fn evaluate(&self, block: &Block) -> Result<ArrayRef> {
+        let table = self.program.run(&block.steps, &block.offsets)?;
+        let steps = not(block.is_final()?)?;
         // Of the steps only what names a row in a message.
         let names = [step::TRAJECTORY_ID, step::STEP]
             .into_iter()
-            .filter_map(|name| chunk.steps.schema().index_of(name).ok());
-        let source = chunk.steps.project(&names.collect::<Vec<_>>())?;
+            .filter_map(|name| block.steps.schema().index_of(name).ok());
+        let source = block.steps.project(&names.collect::<Vec<_>>())?;
         let (table, source) = (
             filter_record_batch(&table, &steps)?,
             filter_record_batch(&source, &steps)?,
         );
         let kept: Vec<bool> = steps.values().iter().collect();
-        let offsets = thinned(&chunk.offsets, &kept);
+        let offsets = thinned(&block.offsets, &kept);
         let results = self
             .calls
             .iter()
             .map(|call| self.call(call, &table, &source, &offsets))
             .collect::<Result<Vec<_>>>()?;
         let results = RecordBatch::try_new(Arc::clone(&self.results), results)?;
-        let value = evaluate(&self.value, &results, &chunk.trajectories, &self.written)?;
+        let value = evaluate(&self.value, &results, &block.trajectories, &self.written)?;
         if *value.data_type() == self.data_type {
             Ok(value)
         } else {
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     /// Trajectory 7 has three steps and a final row, 8 only a final row, 9 two steps without rewards.
-    fn chunk() -> Chunk {
+    fn block() -> Block {
         let child = Arc::new(Field::new("element", DataType::Float32, false));
         let action = Arc::new(Float32Array::from(vec![1., -5., 3., 0., 0., 2., -1.]));
         let columns: Vec<(&str, ArrayRef)> = vec![
@@ -308,7 +308,7 @@ mod tests {
         ];
         let ids: Vec<(&str, ArrayRef)> =
             vec![("trajectory_id", Arc::new(Int64Array::from(vec![7, 8, 9])))];
-        Chunk::new(
+        Block::new(
             RecordBatch::try_from_iter(columns).unwrap(),
             RecordBatch::try_from_iter(ids).unwrap(),
             vec![0, 4, 5, 7],
@@ -316,10 +316,10 @@ mod tests {
     }
 
     fn values(sql: &str) -> Vec<Option<f64>> {
-        let chunk = chunk();
-        let aggregate = Aggregate::bind(sql, &chunk.steps.schema())
+        let block = block();
+        let aggregate = Aggregate::bind(sql, &block.steps.schema())
             .unwrap_or_else(|misfit| panic!("{sql}: {misfit:?}"));
-        let values = aggregate.evaluate(&chunk).unwrap();
+        let values = aggregate.evaluate(&block).unwrap();
         assert_eq!(values.data_type(), aggregate.data_type(), "{sql}");
         cast(&values, &DataType::Float64)
             .unwrap()
@@ -370,8 +370,8 @@ mod tests {
 
     #[test]
     fn no_trajectories_give_no_values() {
-        let whole = chunk();
-        let none = Chunk::new(
+        let whole = block();
+        let none = Block::new(
             whole.steps.slice(0, 0),
             whole.trajectories.slice(0, 0),
             vec![0],
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn refusals_are_about_the_users_words() {
-        let chunk = chunk();
+        let block = block();
         for (sql, word, message) in [
             ("reward", "", "`reward` is no aggregate"),
             ("1", "", "`1` is no aggregate"),
@@ -424,7 +424,7 @@ mod tests {
                 "`sum` is used as a window function",
             ),
         ] {
-            let misfit = Aggregate::bind(sql, &chunk.steps.schema())
+            let misfit = Aggregate::bind(sql, &block.steps.schema())
                 .err()
                 .unwrap_or_else(|| panic!("{sql} was taken"));
             assert!(
@@ -438,18 +438,18 @@ mod tests {
 
     #[test]
     fn a_row_at_fault_is_named() {
-        let chunk = chunk();
-        let error = Aggregate::bind("sum(1 / (step - 1))", &chunk.steps.schema())
+        let block = block();
+        let error = Aggregate::bind("sum(1 / (step - 1))", &block.steps.schema())
             .unwrap()
-            .evaluate(&chunk)
+            .evaluate(&block)
             .unwrap_err();
         assert_eq!(
             error.message,
             "`sum(1 / (step - 1))` cannot be computed at trajectory 7, step 1: division by zero"
         );
-        let error = Aggregate::bind("1 / count(*)", &chunk.steps.schema())
+        let error = Aggregate::bind("1 / count(*)", &block.steps.schema())
             .unwrap()
-            .evaluate(&chunk)
+            .evaluate(&block)
             .unwrap_err();
         assert_eq!(
             error.message,

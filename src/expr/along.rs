@@ -245,7 +245,7 @@ impl Function {
         }
     }
 
-    /// The value on every row. `offsets` are where trajectories start, as in `dataset::Chunk`; `is_final` marks the rows
+    /// The value on every row. `offsets` are where trajectories start, as in `dataset::Block`; `is_final` marks the rows
     /// that are no steps.
     ///
     /// # Errors

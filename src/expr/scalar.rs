@@ -86,7 +86,7 @@ impl Expression {
         self.program.columns()
     }
 
-    /// The value on every row of `batch`; trajectories start at `offsets` (as in `dataset::Chunk`; for a table of trajectories, pass `&[]`).
+    /// The value on every row of `batch`; trajectories start at `offsets` (as in `dataset::Block`; for a table of trajectories, pass `&[]`).
     ///
     /// # Errors
     /// Where a row has no value, such as a division by zero; the message names trajectory and step.

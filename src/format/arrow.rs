@@ -329,7 +329,7 @@ fn write(outgoing: &Outgoing, to: &Path, _options: &WriteOptions) -> Result<Writ
         FileWriter::try_new(HashingFile::create(&to.join(TRAJECTORIES))?, &table)?;
     let (mut batches, mut rows): (Vec<RecordBatch>, Vec<RecordBatch>) = (Vec::new(), Vec::new());
     let (mut count, mut first) = (0, 0_i64);
-    let target = schema::chunk_rows(logical);
+    let target = schema::block_rows(logical);
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
         let placed = [

@@ -12,7 +12,7 @@ use super::{Incoming, OnError, Source};
 use crate::dataset::manifest::{Lineage, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
-use crate::dataset::{Chunk, Manifest, ShardEntry, store};
+use crate::dataset::{Block, Manifest, ShardEntry, store};
 use crate::error::{Error, Result};
 
 /// Bytes of whole trajectories that are written at once, at the first trajectory end at or after them.
@@ -87,7 +87,7 @@ pub fn import(
     };
     // What is written at once is bounded in bytes, however few rows that is; where row groups end is the writer's affair.
     let (rows_at_once, row_bytes) = (
-        schema::chunk_rows(&steps) as u64,
+        schema::block_rows(&steps) as u64,
         schema::row_bytes(&steps) as u64,
     );
     let about = source.about();
@@ -146,7 +146,7 @@ pub fn import(
                 None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
             };
             if !batch.is_empty() {
-                shard.write(&chunk(
+                shard.write(&block(
                     &batch,
                     trajectories,
                     &incoming,
@@ -254,14 +254,14 @@ fn check(incoming: &Incoming, schema: &SchemaRef, about: &SchemaRef) -> Result<(
 }
 
 /// The trajectories `batch`, numbered from `first`.
-fn chunk(
+fn block(
     batch: &[Incoming],
     first: u64,
     incoming: &SchemaRef,
     steps: &SchemaRef,
     carried: &SchemaRef,
     origin: &Origin,
-) -> Result<Chunk> {
+) -> Result<Block> {
     let mut offsets = vec![0];
     let (mut ids, mut numbers) = (Vec::new(), Vec::new());
     for (id, trajectory) in (first as i64..).zip(batch) {
@@ -317,7 +317,7 @@ fn chunk(
         .map(column)
         .collect::<Result<Vec<_>>>()?;
     let trajectories = RecordBatch::try_new(Arc::clone(carried), columns)?;
-    Ok(Chunk::new(joined, trajectories, offsets))
+    Ok(Block::new(joined, trajectories, offsets))
 }
 
 /// What identifies the bytes of a source: blake3 of the file, or of the relative names and contents of a folder's

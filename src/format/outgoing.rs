@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::unlabelled::{cut_off, filler};
-use crate::dataset::chunk::{with_column, with_field};
+use crate::dataset::block::{with_column, with_field};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Dataset, Manifest, ShardEntry, ShardReader};
 use crate::error::{Error, Result};
@@ -468,7 +468,7 @@ impl Pass<'_> {
                 self.outgoing.verified.set(true);
             }
         }
-        let target = schema::chunk_rows(&self.outgoing.dataset.steps) as u64;
+        let target = schema::block_rows(&self.outgoing.dataset.steps) as u64;
         let Some(shard) = &mut self.open else {
             return Ok(false);
         };
@@ -637,7 +637,7 @@ mod tests {
     use super::*;
     use crate::dataset::manifest::{Lineage, Statistics, VERSION};
     use crate::dataset::write::ShardWriter;
-    use crate::dataset::{Chunk, store};
+    use crate::dataset::{Block, store};
 
     /// A dataset whose steps have an action where `actions` says so; a trajectory each, the last row final where `known`.
     fn dataset(folder: &Path, actions: &[Vec<bool>], known: bool) -> Dataset {
@@ -680,7 +680,7 @@ mod tests {
             ];
             let about = RecordBatch::try_new(Arc::clone(&carried), about).unwrap();
             writer
-                .write(&Chunk::new(batch, about, vec![0, rows]))
+                .write(&Block::new(batch, about, vec![0, rows]))
                 .unwrap();
         }
         let shard = writer.finish().unwrap();

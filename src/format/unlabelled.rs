@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, new_null_array};
 use arrow::datatypes::DataType;
 
-use crate::dataset::chunk::with_column;
+use crate::dataset::block::with_column;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 

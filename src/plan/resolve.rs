@@ -10,7 +10,7 @@ use super::models::Library;
 use super::sources::{self, Foreign};
 use super::{Fingerprint, Lesson, Phase, Placed, Plan, Sink};
 use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
-use crate::dataset::chunk::with_field;
+use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, layout, write};
 use crate::error::Result;

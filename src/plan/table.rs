@@ -10,7 +10,7 @@ use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 
 use super::{Phase, Piece};
-use crate::dataset::chunk::with_column;
+use crate::dataset::block::with_column;
 use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, Result};

@@ -10,11 +10,11 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 
 use super::written::everything;
 use super::{Changes, Tally};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
-/// Column of a split chunk's trajectories, int32: which piece of its trajectory each is, 0 for the first.
+/// Column of a split block's trajectories, int32: which piece of its trajectory each is, 0 for the first.
 pub(super) const COPY: &str = "__copy";
 /// Columns of trajectories: which a piece was cut from, and at which step.
 pub(super) const PARENT_ID: &str = "parent_id";
@@ -47,7 +47,7 @@ pub(super) fn changes() -> Changes {
 
 /// A run of kept rows.
 pub(super) struct Run {
-    /// Index of the trajectory in the chunk.
+    /// Index of the trajectory in the block.
     pub(super) parent: usize,
     /// Which run of that trajectory, from 0.
     pub(super) copy: i32,
@@ -59,10 +59,10 @@ pub(super) struct Run {
     pub(super) cut_after: Option<usize>,
 }
 
-fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
-    let is_final = chunk.is_final()?;
+fn runs(block: &Block, holds: &BooleanArray) -> Result<Vec<Run>> {
+    let is_final = block.is_final()?;
     let mut runs = Vec::new();
-    for (parent, span) in chunk.spans().enumerate() {
+    for (parent, span) in block.spans().enumerate() {
         let steps = span.clone().filter(|row| !is_final.value(*row)).count();
         let last = span.start + steps;
         let (mut row, mut copy) = (span.start, 0);
@@ -91,36 +91,36 @@ fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
 
 /// The runs of steps for which `holds` is true, each a trajectory of its own; the others are dropped for `reason`.
 pub(super) fn cut(
-    chunk: Chunk,
+    block: Block,
     holds: &BooleanArray,
     reason: &str,
     tally: &mut Tally,
-) -> Result<Chunk> {
-    let runs = runs(&chunk, holds)?;
+) -> Result<Block> {
+    let runs = runs(&block, holds)?;
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
     let survivors = runs.iter().filter(|run| run.copy == 0).count();
-    tally.drop_rows(reason, (chunk.steps.num_rows() - kept) as u64);
-    tally.drop_trajectories("no step is left", (chunk.len() - survivors) as u64);
+    tally.drop_rows(reason, (block.steps.num_rows() - kept) as u64);
+    tally.drop_trajectories("no step is left", (block.len() - survivors) as u64);
     tally.count(
         "trajectories cut out of others",
         (runs.len() - survivors) as u64,
     );
-    pieces(&chunk, &runs)
+    pieces(&block, &runs)
 }
 
 /// The rows of each run as a trajectory: steps numbered from 0, truncated where its trajectory goes on, with the id that
 /// the run's trajectory had at first, and the step at which the run begins there.
-pub(super) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
+pub(super) fn pieces(block: &Block, runs: &[Run]) -> Result<Block> {
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
     let rows =
         UInt64Array::from_iter_values(runs.iter().flat_map(|run| run.start as u64..run.end as u64));
-    let whole = kept == chunk.steps.num_rows() && runs.is_sorted_by_key(|run| run.start);
+    let whole = kept == block.steps.num_rows() && runs.is_sorted_by_key(|run| run.start);
     let steps = if whole {
-        chunk.steps.clone()
+        block.steps.clone()
     } else {
-        take_record_batch(&chunk.steps, &rows)?
+        take_record_batch(&block.steps, &rows)?
     };
-    let number = chunk
+    let number = block
         .steps
         .column_by_name(step::STEP)
         .and_then(|column| column.as_primitive_opt::<Int32Type>());
@@ -133,7 +133,7 @@ pub(super) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
     let renumbered: ArrayRef = Arc::new(Int32Array::from_iter_values(renumbered));
 
     let flag = |name: &str| {
-        let column = chunk
+        let column = block
             .steps
             .column_by_name(name)
             .and_then(|column| column.as_boolean_opt());
@@ -150,15 +150,15 @@ pub(super) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
 
     // A piece of a piece is a piece of the first whole.
     let parents = UInt64Array::from_iter_values(runs.iter().map(|run| run.parent as u64));
-    let carried = chunk
+    let carried = block
         .trajectories
         .column_by_name(PARENT_ID)
         .and_then(|column| column.as_primitive_opt::<Int64Type>());
-    let began = chunk
+    let began = block
         .trajectories
         .column_by_name(PARENT_STEP)
         .and_then(|column| column.as_primitive_opt::<Int32Type>());
-    let ids = chunk.ids()?;
+    let ids = block.ids()?;
     let parent = |index: usize| match (carried, began) {
         (Some(ids), Some(began)) if ids.is_valid(index) && began.is_valid(index) => {
             (ids.value(index), began.value(index))
@@ -172,24 +172,24 @@ pub(super) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
             .map(|(run, first)| parent(run.parent).1 + first),
     );
     let copy = Int32Array::from_iter_values(runs.iter().map(|run| run.copy));
-    let columns = chunk
+    let columns = block
         .trajectories
         .columns()
         .iter()
         .map(|column| take(column, &parents, None))
         .collect::<Result<Vec<_>, _>>()?;
-    let trajectories = RecordBatch::try_new(chunk.trajectories.schema(), columns)?;
+    let trajectories = RecordBatch::try_new(block.trajectories.schema(), columns)?;
 
     let offsets = runs.iter().scan(0, |end, run| {
         *end += run.end - run.start;
         Some(*end)
     });
-    let mut cut = Chunk::new(
+    let mut cut = Block::new(
         steps,
         trajectories,
         std::iter::once(0).chain(offsets).collect(),
     );
-    let field = |name: &str| chunk.steps.schema().field_with_name(name).cloned();
+    let field = |name: &str| block.steps.schema().field_with_name(name).cloned();
     cut = cut.with_step_column(field(step::STEP)?, renumbered)?;
     cut = cut.with_step_column(
         field(step::TRUNCATED)?,

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::written::{changed, fits, refuse_fixed};
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
-use crate::dataset::Chunk;
-use crate::dataset::chunk::with_field;
+use crate::dataset::Block;
+use crate::dataset::block::with_field;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
@@ -105,17 +105,17 @@ impl Transform for Derived {
         Some(reads)
     }
 
-    fn apply(&self, mut chunk: Chunk, _tally: &mut Tally) -> Result<Chunk> {
+    fn apply(&self, mut block: Block, _tally: &mut Tally) -> Result<Block> {
         for (field, expression) in &self.columns {
-            let column = expression.evaluate(&chunk.steps, &chunk.offsets)?;
+            let column = expression.evaluate(&block.steps, &block.offsets)?;
             if let Some(row) =
                 (0..column.len()).find(|row| !field.is_nullable() && column.is_null(*row))
             {
-                let trajectory = chunk.offsets.partition_point(|start| *start <= row) - 1;
+                let trajectory = block.offsets.partition_point(|start| *start <= row) - 1;
                 let (name, id, step) = (
                     field.name(),
-                    chunk.ids()?[trajectory],
-                    row - chunk.offsets[trajectory],
+                    block.ids()?[trajectory],
+                    row - block.offsets[trajectory],
                 );
                 return Err(Error::failed(format!(
                     "`{name}` of trajectory {id}, step {step} would be null"
@@ -124,9 +124,9 @@ impl Transform for Derived {
                     "`{name}` is true or false: coalesce(…, false) replaces null"
                 )));
             }
-            chunk = chunk.with_step_column(field.clone(), column)?;
+            block = block.with_step_column(field.clone(), column)?;
         }
-        Ok(chunk)
+        Ok(block)
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(derived.reads(), Some(vec!["observation".to_owned()]));
         let after = derived
             .apply(
-                fixture::chunk(&[(1, 2, true), (2, 1, false)]),
+                fixture::block(&[(1, 2, true), (2, 1, false)]),
                 &mut Tally::default(),
             )
             .unwrap();
@@ -198,7 +198,7 @@ mod tests {
             ["content_hash", "truncated"]
         );
         let error = derived
-            .apply(fixture::chunk(&[(1, 2, true)]), &mut Tally::default())
+            .apply(fixture::block(&[(1, 2, true)]), &mut Tally::default())
             .unwrap_err();
         assert_eq!(
             error.message,

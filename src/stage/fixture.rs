@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::{Bound, Context, Half, Misfit, Models, Selection, Stage, Transform};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
 use crate::model;
@@ -83,7 +83,7 @@ pub(super) fn selection(stage: &Stage, options: &str, table: &RecordBatch) -> Bo
         .unwrap()
 }
 
-/// The transforming half of a stage on [`chunk`]s.
+/// The transforming half of a stage on [`block`]s.
 pub(super) fn transform(stage: &Stage, options: &str) -> Arc<dyn Transform> {
     work(stage, options, &steps_schema(), &trajectories_schema())
         .1
@@ -164,9 +164,9 @@ pub(super) fn table(ids: &[i64], lengths: &[i64], more: Vec<(Field, ArrayRef)>) 
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()
 }
 
-/// Columns of [`chunk`]'s steps.
+/// Columns of [`block`]'s steps.
 pub(super) fn steps_schema() -> Schema {
-    chunk(&[]).steps.schema().as_ref().clone()
+    block(&[]).steps.schema().as_ref().clone()
 }
 
 /// Columns of trajectories that every dataset has.
@@ -186,9 +186,9 @@ pub(super) fn trajectories_schema() -> Schema {
     ])
 }
 
-/// Trajectories of (id, steps, whether a final row follows). Row r of the chunk has the observation [r, -r], the action
+/// Trajectories of (id, steps, whether a final row follows). Row r of the block has the observation [r, -r], the action
 /// [r + 0.5] and the reward r; the last step of a trajectory is terminal where its id is even.
-pub(super) fn chunk(trajectories: &[(i64, usize, bool)]) -> Chunk {
+pub(super) fn block(trajectories: &[(i64, usize, bool)]) -> Block {
     let (mut ids, mut steps, mut finals, mut terminated, mut offsets) =
         (vec![], vec![], vec![], vec![], vec![0]);
     for (id, length, is_final) in trajectories {
@@ -270,7 +270,7 @@ pub(super) fn chunk(trajectories: &[(i64, usize, bool)]) -> Chunk {
         )])),
         vec![Arc::new(own)],
     );
-    Chunk::new(
+    Block::new(
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap(),
         own.unwrap(),
         offsets,

@@ -13,8 +13,8 @@ use super::{
     Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options,
     rank,
 };
-use crate::dataset::Chunk;
-use crate::dataset::chunk::with_field;
+use crate::dataset::Block;
+use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::expr::Expression;
@@ -264,15 +264,15 @@ impl Transform for Hide {
         )
     }
 
-    fn apply(&self, mut chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let split = chunk
+    fn apply(&self, mut block: Block, tally: &mut Tally) -> Result<Block> {
+        let split = block
             .trajectories
             .column_by_name(SPLIT)
             .and_then(|column| column.as_string_opt::<i32>());
         let split = split.ok_or_else(|| {
             Error::failed("the split of trajectories was not handed on to their steps")
         })?;
-        let hide = chunk
+        let hide = block
             .spans()
             .zip(split)
             .flat_map(|(span, split)| std::iter::repeat_n(split != Some(LABELLED), span.len()));
@@ -283,11 +283,11 @@ impl Transform for Hide {
                 .ok()
                 .map(|field| field.clone().with_nullable(true))
         };
-        let schema = chunk.steps.schema();
+        let schema = block.steps.schema();
         for name in [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD] {
             let (Some(field), Some(column)) = (
                 nullable(&schema, name),
-                chunk.steps.column_by_name(name).cloned(),
+                block.steps.column_by_name(name).cloned(),
             ) else {
                 continue;
             };
@@ -298,12 +298,12 @@ impl Transform for Hide {
                     (shown.null_count() - column.null_count()) as u64,
                 );
                 if let Some(name) = &self.hidden {
-                    chunk = chunk.with_step_column(field.clone().with_name(name), column)?;
+                    block = block.with_step_column(field.clone().with_name(name), column)?;
                 }
             }
-            chunk = chunk.with_step_column(field, shown)?;
+            block = block.with_step_column(field, shown)?;
         }
-        Ok(chunk)
+        Ok(block)
     }
 }
 
@@ -463,20 +463,20 @@ mod tests {
 
     #[test]
     fn actions_outside_the_split_become_null_and_are_kept_under_another_name() {
-        let chunk = fixture::chunk(&[(10, 2, true), (11, 1, false), (12, 2, true)]);
+        let block = fixture::block(&[(10, 2, true), (11, 1, false), (12, 2, true)]);
         let names = StringArray::from(vec!["in_dist", "labelled", "out_dist"]);
-        let chunk = chunk
+        let block = block
             .with_trajectory_column(Field::new("split", DataType::Utf8, false), Arc::new(names))
             .unwrap();
         let (_, transform) = fixture::work(
             &STAGE,
             r#"{"keep": 0.3, "as": "truth"}"#,
-            &chunk.steps.schema(),
+            &block.steps.schema(),
             &fixture::trajectories_schema(),
         );
         let (transform, mut tally) = (transform.unwrap(), Tally::default());
-        let before = chunk.steps.column_by_name("action").unwrap().clone();
-        let after = transform.apply(chunk, &mut tally).unwrap();
+        let before = block.steps.column_by_name("action").unwrap().clone();
+        let after = transform.apply(block, &mut tally).unwrap();
         assert_eq!(after.steps.schema(), transform.steps());
         let action = after.steps.column_by_name("action").unwrap();
         let valid: Vec<bool> = (0..action.len()).map(|row| action.is_valid(row)).collect();

@@ -41,7 +41,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::Value;
 
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::error::{Error, Result};
 use crate::model;
 
@@ -323,7 +323,7 @@ pub trait Transform: Send + Sync {
     ///
     /// # Errors
     /// Where a value is not what it should be; the message names trajectory, step and column.
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk>;
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block>;
 }
 
 /// Counts that a transform keeps while it works; they add up over tasks.

@@ -22,8 +22,8 @@ use super::{
     Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options,
     rank,
 };
-use crate::dataset::Chunk;
-use crate::dataset::chunk::with_field;
+use crate::dataset::Block;
+use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory, vector, width};
 use crate::error::{Error, Result, nearest};
 
@@ -455,8 +455,8 @@ impl Selection for Sums {
 }
 
 /// Values of a column as float64, vectors flattened, and which rows have none.
-fn flat(chunk: &Chunk, column: &Normalised) -> Result<(ArrayRef, Option<NullBuffer>)> {
-    let array = chunk
+fn flat(block: &Block, column: &Normalised) -> Result<(ArrayRef, Option<NullBuffer>)> {
+    let array = block
         .steps
         .column_by_name(&column.name)
         .ok_or_else(|| Error::failed(format!("column `{}` is missing", column.name)))?;
@@ -508,9 +508,9 @@ impl Transform for Collect {
         Some(own.chain(recorded).map(str::to_owned).collect())
     }
 
-    fn apply(&self, chunk: Chunk, _tally: &mut Tally) -> Result<Chunk> {
-        let action = chunk.steps.column_by_name(step::ACTION);
-        let source = chunk
+    fn apply(&self, block: Block, _tally: &mut Tally) -> Result<Block> {
+        let action = block.steps.column_by_name(step::ACTION);
+        let source = block
             .steps
             .column_by_name(step::ACTION_SOURCE)
             .and_then(|column| column.as_string_opt::<i32>());
@@ -525,9 +525,9 @@ impl Transform for Collect {
         let flat = self
             .columns
             .iter()
-            .map(|column| flat(&chunk, column))
+            .map(|column| flat(&block, column))
             .collect::<Result<Vec<_>>>()?;
-        for span in chunk.spans() {
+        for span in block.spans() {
             for (column, (values, nulls)) in self.columns.iter().zip(&flat) {
                 let known = |row: &usize| {
                     counts(*row) && nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row))
@@ -545,7 +545,7 @@ impl Transform for Collect {
             lists.append(true);
         }
         let field = self.trajectories().remove(0);
-        chunk.with_trajectory_column(field, Arc::new(lists.finish()))
+        block.with_trajectory_column(field, Arc::new(lists.finish()))
     }
 }
 
@@ -662,7 +662,7 @@ impl Transform for Apply {
             .collect()
     }
 
-    fn apply(&self, mut chunk: Chunk, _tally: &mut Tally) -> Result<Chunk> {
+    fn apply(&self, mut block: Block, _tally: &mut Tally) -> Result<Block> {
         let found = self.found.lock().ok().and_then(|found| found.clone());
         let found = found.ok_or_else(|| Error::failed("the statistics were not computed"))?;
         let mut results = Vec::with_capacity(self.columns.len());
@@ -674,7 +674,7 @@ impl Transform for Apply {
                 ))
                 .hint("leave `eps` out, or give a small number"));
             }
-            let (values, nulls) = flat(&chunk, column)?;
+            let (values, nulls) = flat(&block, column)?;
             let values = values.as_primitive::<Float64Type>().values();
             let (element, list) = match column.result.data_type() {
                 DataType::FixedSizeList(child, size) => (child.data_type(), Some((child, *size))),
@@ -711,9 +711,9 @@ impl Transform for Apply {
             });
         }
         for (column, result) in self.columns.iter().zip(results) {
-            chunk = chunk.with_step_column(column.result.clone(), result)?;
+            block = block.with_step_column(column.result.clone(), result)?;
         }
-        Ok(chunk)
+        Ok(block)
     }
 }
 
@@ -767,16 +767,16 @@ mod tests {
             panic!("three halves")
         };
         let mut tally = Tally::default();
-        let chunk = collect
-            .apply(fixture::chunk(&[(7, 2, true), (8, 2, false)]), &mut tally)
+        let block = collect
+            .apply(fixture::block(&[(7, 2, true), (8, 2, false)]), &mut tally)
             .unwrap();
-        let selected = merge.select(&chunk.trajectories).unwrap();
+        let selected = merge.select(&block.trajectories).unwrap();
         // Rewards 0, 1, null, 3, 4: mean 2, squares 4 + 1 + 1 + 4 over 4.
         assert_eq!(
             selected.facts["statistics"],
             json!({"reward": {"count": 4, "mean": [2.0], "std": [2.5_f64.sqrt()]}})
         );
-        let after = apply.apply(chunk, &mut tally).unwrap();
+        let after = apply.apply(block, &mut tally).unwrap();
         assert_eq!(after.steps.schema(), apply.steps());
         let scaled: Vec<Option<f32>> = after
             .steps

@@ -22,8 +22,8 @@ use super::infer::bind::{
 use super::infer::{Column, Ensemble, Input, columns, place, spans, unknown};
 use super::written::{changed, fits, refuse_fixed};
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options, rank};
-use crate::dataset::Chunk;
-use crate::dataset::chunk::with_field;
+use crate::dataset::Block;
+use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, vector};
 use crate::error::{Error, Result};
 use crate::expr;
@@ -386,19 +386,19 @@ impl Scorer {
         })
     }
 
-    /// The column `written` of a chunk with `rows` rows, from what the members gave at `slots`.
+    /// The column `written` of a block with `rows` rows, from what the members gave at `slots`.
     fn column(
         &self,
         written: &Written,
         made: &[f64],
         slots: &[Slot],
-        chunk: &Chunk,
+        block: &Block,
         tally: &mut Tally,
     ) -> Result<ArrayRef> {
         let (members, cells, rows) = (
             self.ensemble.specs.len(),
             self.cells[written.output],
-            chunk.steps.num_rows(),
+            block.steps.num_rows(),
         );
         let (element, width) = match written.field.data_type() {
             DataType::FixedSizeList(child, _) => (
@@ -440,7 +440,7 @@ impl Scorer {
             });
             match self.non_finite {
                 NonFinite::Error if !finite => {
-                    let (place, name) = (place(chunk, slot.span, slot.row), written.field.name());
+                    let (place, name) = (place(block, slot.span, slot.row), written.field.name());
                     return Err(Error::failed(format!("{place}: `{name}` is not finite"))
                         .hint("`non_finite: null` leaves such scores null, `non_finite: keep` writes them as they are"));
                 }
@@ -528,10 +528,10 @@ impl Transform for Scorer {
         self.ensemble.depends()
     }
 
-    fn apply(&self, mut chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let is_final = chunk.is_final()?;
-        let spans = spans(&chunk, is_final);
-        let columns = columns(&self.inputs, &chunk)?;
+    fn apply(&self, mut block: Block, tally: &mut Tally) -> Result<Block> {
+        let is_final = block.is_final()?;
+        let spans = spans(&block, is_final);
+        let columns = columns(&self.inputs, &block)?;
         let all = spans.iter().enumerate().flat_map(|(index, span)| {
             (span.start..span.end).map(move |row| Slot { row, span: index })
         });
@@ -556,10 +556,10 @@ impl Transform for Scorer {
             &mut made,
         )?;
         for written in &self.written {
-            let column = self.column(written, &made[written.output], &slots, &chunk, tally)?;
-            chunk = chunk.with_step_column(written.field.clone(), column)?;
+            let column = self.column(written, &made[written.output], &slots, &block, tally)?;
+            block = block.with_step_column(written.field.clone(), column)?;
         }
-        Ok(chunk)
+        Ok(block)
     }
 }
 

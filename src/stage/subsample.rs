@@ -15,7 +15,7 @@ use super::{
     Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform,
     options, rank,
 };
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::expr::Expression;
@@ -534,10 +534,10 @@ impl Transform for Stride {
         )
     }
 
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let is_final = chunk.is_final()?;
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
+        let is_final = block.is_final()?;
         let (mut groups, mut numbers, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-        for span in chunk.spans() {
+        for span in block.spans() {
             let end = span.end;
             let steps = span.start + span.clone().filter(|row| !is_final.value(*row)).count();
             groups.extend(
@@ -552,17 +552,17 @@ impl Transform for Stride {
         }
         tally.drop_rows(
             "left out by stride",
-            (chunk.steps.num_rows() - groups.len()) as u64,
+            (block.steps.num_rows() - groups.len()) as u64,
         );
 
         let firsts = UInt64Array::from_iter_values(groups.iter().map(|group| group.start as u64));
-        let steps = take_record_batch(&chunk.steps, &firsts)?;
-        let mut strided = Chunk::new(steps, chunk.trajectories.clone(), offsets);
-        let field = |name: &str| chunk.steps.schema().field_with_name(name).cloned();
+        let steps = take_record_batch(&block.steps, &firsts)?;
+        let mut strided = Block::new(steps, block.trajectories.clone(), offsets);
+        let field = |name: &str| block.steps.schema().field_with_name(name).cloned();
         strided =
             strided.with_step_column(field(step::STEP)?, Arc::new(Int32Array::from(numbers)))?;
         for name in [step::TERMINATED, step::TRUNCATED] {
-            let flags = chunk
+            let flags = block
                 .steps
                 .column_by_name(name)
                 .and_then(|column| column.as_boolean_opt());
@@ -575,7 +575,7 @@ impl Transform for Stride {
             strided =
                 strided.with_step_column(field(name)?, Arc::new(any.collect::<BooleanArray>()))?;
         }
-        if let Some(reward) = chunk.steps.column_by_name(step::REWARD) {
+        if let Some(reward) = block.steps.column_by_name(step::REWARD) {
             let folded: ArrayRef = match self.reward {
                 Fold::Last => take(
                     reward,
@@ -821,11 +821,11 @@ mod tests {
 
     #[test]
     fn a_stride_keeps_first_steps_flags_and_the_final_observation() {
-        let chunk = fixture::chunk(&[(2, 5, true), (3, 2, false), (4, 0, true)]);
+        let block = fixture::block(&[(2, 5, true), (3, 2, false), (4, 0, true)]);
         let run = |options: &str| {
             let mut tally = Tally::default();
             let after = fixture::transform(&STAGE, options)
-                .apply(chunk.clone(), &mut tally)
+                .apply(block.clone(), &mut tally)
                 .unwrap();
             let column = |name: &str| after.steps.column_by_name(name).unwrap().clone();
             let steps = column("step").as_primitive::<Int32Type>().values().to_vec();

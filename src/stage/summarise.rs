@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::trajectory;
 use crate::error::Result;
 use crate::expr::Aggregate;
@@ -109,12 +109,12 @@ impl Transform for Summaries {
         Some(reads)
     }
 
-    fn apply(&self, mut chunk: Chunk, _tally: &mut Tally) -> Result<Chunk> {
+    fn apply(&self, mut block: Block, _tally: &mut Tally) -> Result<Block> {
         for (field, aggregate) in &self.columns {
-            let values = aggregate.evaluate(&chunk)?;
-            chunk = chunk.with_trajectory_column(field.clone(), values)?;
+            let values = aggregate.evaluate(&block)?;
+            block = block.with_trajectory_column(field.clone(), values)?;
         }
-        Ok(chunk)
+        Ok(block)
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(summaries.changes().trajectories, ["mean_reward", "n"]);
         let after = summaries
             .apply(
-                fixture::chunk(&[(4, 2, true), (5, 0, true), (6, 1, false)]),
+                fixture::block(&[(4, 2, true), (5, 0, true), (6, 1, false)]),
                 &mut Tally::default(),
             )
             .unwrap();

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::written::{everything, nullable};
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options, rank};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
@@ -98,15 +98,15 @@ impl Transform for Truncated {
         ))
     }
 
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let offends = self.condition.mask(&chunk.steps, &chunk.offsets)?;
-        let is_final = chunk.is_final()?;
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
+        let offends = self.condition.mask(&block.steps, &block.offsets)?;
+        let is_final = block.is_final()?;
         let (mut rows, mut offsets, mut kept) =
-            (Vec::<u64>::new(), vec![0], Vec::with_capacity(chunk.len()));
+            (Vec::<u64>::new(), vec![0], Vec::with_capacity(block.len()));
         // Rows of the result: steps that become last ones, and observations that become final.
         let (mut last, mut turned) = (Vec::new(), Vec::new());
         let (mut dropped, mut ended) = (0, 0);
-        for span in chunk.spans() {
+        for span in block.spans() {
             let first = span
                 .clone()
                 .find(|row| !is_final.value(*row) && offends.value(*row));
@@ -136,16 +136,16 @@ impl Transform for Truncated {
             kept.iter().filter(|kept| !**kept).count() as u64,
         );
         tally.count("trajectories ended early", ended);
-        let steps = take_record_batch(&chunk.steps, &UInt64Array::from(rows))?;
-        let trajectories = filter_record_batch(&chunk.trajectories, &BooleanArray::from(kept))?;
-        self.flagged(Chunk::new(steps, trajectories, offsets), &last, &turned)
+        let steps = take_record_batch(&block.steps, &UInt64Array::from(rows))?;
+        let trajectories = filter_record_batch(&block.trajectories, &BooleanArray::from(kept))?;
+        self.flagged(Block::new(steps, trajectories, offsets), &last, &turned)
     }
 }
 
 impl Truncated {
     /// Sets the flags of last steps and of final rows, which have no action and no reward.
-    fn flagged(&self, mut chunk: Chunk, last: &[usize], turned: &[usize]) -> Result<Chunk> {
-        let rows = chunk.steps.num_rows();
+    fn flagged(&self, mut block: Block, last: &[usize], turned: &[usize]) -> Result<Block> {
+        let rows = block.steps.num_rows();
         let marked = |places: &[usize]| {
             let mut marks = vec![false; rows];
             places.iter().for_each(|row| marks[*row] = true);
@@ -153,7 +153,7 @@ impl Truncated {
         };
         let (last, turned) = (marked(last), marked(turned));
         let flags = |name: &str| {
-            let column = chunk
+            let column = block
                 .steps
                 .column_by_name(name)
                 .and_then(|column| column.as_boolean_opt());
@@ -186,17 +186,17 @@ impl Truncated {
             ),
         ];
         for (name, column) in columns {
-            chunk = chunk.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
+            block = block.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
         }
         let turned = BooleanArray::from(turned);
         for name in OF_STEPS {
-            if let Some(column) = chunk.steps.column_by_name(name) {
+            if let Some(column) = block.steps.column_by_name(name) {
                 let column = nullif(column, &turned)?;
-                chunk =
-                    chunk.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
+                block =
+                    block.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
             }
         }
-        Ok(chunk)
+        Ok(block)
     }
 }
 
@@ -212,8 +212,8 @@ mod tests {
     /// A row of the result: step, observation's first value, reward, truncated, final, whether there is an action.
     type Row = (i32, f32, Option<f32>, bool, bool, bool);
 
-    fn rows(chunk: &Chunk) -> Vec<Vec<Row>> {
-        let column = |name: &str| chunk.steps.column_by_name(name).unwrap();
+    fn rows(block: &Block) -> Vec<Vec<Row>> {
+        let column = |name: &str| block.steps.column_by_name(name).unwrap();
         let row = |row: usize| {
             let reward = column("reward").as_primitive::<Float32Type>();
             let observation = column("observation")
@@ -231,7 +231,7 @@ mod tests {
                 column("action").is_valid(row),
             )
         };
-        chunk.spans().map(|span| span.map(row).collect()).collect()
+        block.spans().map(|span| span.map(row).collect()).collect()
     }
 
     proptest! {
@@ -241,15 +241,15 @@ mod tests {
             pattern in prop::collection::vec(prop::bool::weighted(0.2), 48), keep in any::<bool>(),
         ) {
             let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64, *length, *known)).collect();
-            let chunk = fixture::chunk(&trajectories);
-            let bad: Vec<usize> = (0..chunk.steps.num_rows()).filter(|row| pattern[row % pattern.len()]).collect();
+            let block = fixture::block(&trajectories);
+            let bad: Vec<usize> = (0..block.steps.num_rows()).filter(|row| pattern[row % pattern.len()]).collect();
             let list = bad.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
             let options = serde_json::json!({"where": format!("observation[1] in ({})", if list.is_empty() { "-1" } else { &list }), "keep": keep});
             let stage = fixture::transform(&STAGE, &options.to_string());
-            let (before, mut tally) = (rows(&chunk), Tally::default());
-            let all = chunk.steps.num_rows();
-            let starts = chunk.offsets.clone();
-            let after = stage.apply(chunk, &mut tally).unwrap();
+            let (before, mut tally) = (rows(&block), Tally::default());
+            let all = block.steps.num_rows();
+            let starts = block.offsets.clone();
+            let after = stage.apply(block, &mut tally).unwrap();
             prop_assert_eq!(after.steps.schema(), stage.steps());
             let mut expected = Vec::new();
             for (index, (length, _)) in lengths.iter().enumerate() {

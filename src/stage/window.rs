@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::written::everything;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::{step, vector, width};
 use crate::error::{Error, Result, nearest};
 
@@ -225,7 +225,7 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
     })
 }
 
-/// A window: the step that it begins at, as rows of the chunk, and the steps of its trajectory.
+/// A window: the step that it begins at, as rows of the block, and the steps of its trajectory.
 struct Place {
     start: i64,
     first: usize,
@@ -374,12 +374,12 @@ impl Transform for Windows {
         )
     }
 
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let is_final = chunk.is_final()?;
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
+        let is_final = block.is_final()?;
         let (mut places, mut offsets, mut kept) =
-            (Vec::new(), vec![0], Vec::with_capacity(chunk.len()));
+            (Vec::new(), vec![0], Vec::with_capacity(block.len()));
         let (mut ids, mut numbers, mut covered) = (Vec::new(), Vec::new(), 0);
-        for (span, id) in chunk.spans().zip(chunk.ids()?) {
+        for (span, id) in block.spans().zip(block.ids()?) {
             let n = span.clone().filter(|row| !is_final.value(*row)).count();
             let before = places.len();
             for (number, start) in self.starts(n).enumerate() {
@@ -402,10 +402,10 @@ impl Transform for Windows {
         // No row is what it was: steps went in, and windows come out.
         tally.drop_rows(
             "steps, of which windows are made",
-            chunk.steps.num_rows() as u64,
+            block.steps.num_rows() as u64,
         );
         tally.added_rows += places.len() as u64;
-        tally.drop_trajectories("shorter than a window", (chunk.len() - covered) as u64);
+        tally.drop_trajectories("shorter than a window", (block.len() - covered) as u64);
         let cells = places.len() * self.length;
         let (mut rows, mut padded) = (Vec::with_capacity(cells), Vec::with_capacity(cells));
         for place in &places {
@@ -417,7 +417,7 @@ impl Transform for Windows {
         }
         let rows = UInt64Array::from(rows);
         let flag = |name: &str| -> Result<ArrayRef> {
-            let column = chunk
+            let column = block
                 .steps
                 .column_by_name(name)
                 .and_then(|column| column.as_boolean_opt());
@@ -437,7 +437,7 @@ impl Transform for Windows {
             });
             Ok(Arc::new(any.collect::<BooleanArray>()))
         };
-        let step = chunk
+        let step = block
             .steps
             .column_by_name(step::STEP)
             .and_then(|column| column.as_primitive_opt::<Int32Type>());
@@ -452,7 +452,7 @@ impl Transform for Windows {
             Arc::new(Int32Array::from_iter_values(start)),
         ];
         for made in &self.made {
-            columns.push(self.column(made, &chunk.steps, &places, &rows, &padded)?);
+            columns.push(self.column(made, &block.steps, &places, &rows, &padded)?);
         }
         let ones = arrow::array::Float32Array::from_iter_values(
             padded.iter().map(|padded| f32::from(u8::from(!padded))),
@@ -473,8 +473,8 @@ impl Transform for Windows {
             Arc::new(BooleanArray::from(vec![false; places.len()])),
         ]);
         let steps = RecordBatch::try_new(Arc::clone(&self.steps), columns)?;
-        let trajectories = filter_record_batch(&chunk.trajectories, &BooleanArray::from(kept))?;
-        Ok(Chunk::new(steps, trajectories, offsets))
+        let trajectories = filter_record_batch(&block.trajectories, &BooleanArray::from(kept))?;
+        Ok(Block::new(steps, trajectories, offsets))
     }
 }
 
@@ -496,13 +496,13 @@ mod tests {
             length in 1usize..5, stride in 1usize..4, pad in prop::sample::select(vec!["none", "left", "right"]), zero in any::<bool>(),
         ) {
             let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64, *length, *known)).collect();
-            let chunk = fixture::chunk(&trajectories);
+            let block = fixture::block(&trajectories);
             let fill = if zero { "zero" } else { "repeat" };
             let options = serde_json::json!({"length": length, "stride": stride, "pad": pad, "fill": fill});
             let stage = fixture::transform(&STAGE, &options.to_string());
-            let starts = chunk.offsets.clone();
+            let starts = block.offsets.clone();
             let mut tally = Tally::default();
-            let after = stage.apply(chunk, &mut tally).unwrap();
+            let after = stage.apply(block, &mut tally).unwrap();
             prop_assert_eq!(after.steps.schema(), stage.steps());
             // Row r has the observation [r, -r], the action [r + 0.5] and the reward r.
             let mut expected: Vec<Expected> = Vec::new();

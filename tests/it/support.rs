@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use trajmill::dataset::manifest::{Lineage, Statistics, VERSION};
 use trajmill::dataset::schema::{describe, vector};
 use trajmill::dataset::write::ShardWriter;
-use trajmill::dataset::{Chunk, Manifest};
+use trajmill::dataset::{Block, Manifest};
 
 /// How many values an observation and an action have; the models in `tests/models` are made for them.
 const WIDTHS: (i32, i32) = (3, 2);
@@ -76,7 +76,7 @@ pub(crate) fn corpus(root: &Path, trajectories: u64, longest: u64, shards: usize
         let first = shard as u64 * per_shard;
         let ids: Vec<u64> = (first..(first + per_shard).min(trajectories)).collect();
         writer
-            .write(&chunk(&ids, longest, &steps, &carried))
+            .write(&block(&ids, longest, &steps, &carried))
             .unwrap();
         entries.push(writer.finish().unwrap());
     }
@@ -126,7 +126,7 @@ impl Row {
     }
 }
 
-fn chunk(ids: &[u64], longest: u64, steps: &Arc<Schema>, carried: &Schema) -> Chunk {
+fn block(ids: &[u64], longest: u64, steps: &Arc<Schema>, carried: &Schema) -> Block {
     let mut rows: Vec<Row> = Vec::new();
     let mut offsets = vec![0];
     for id in ids {
@@ -189,7 +189,7 @@ fn chunk(ids: &[u64], longest: u64, steps: &Arc<Schema>, carried: &Schema) -> Ch
     ];
     let steps = RecordBatch::try_new(Arc::clone(steps), columns).unwrap();
     let trajectories = RecordBatch::try_new(Arc::new(carried.clone()), metadata).unwrap();
-    Chunk::new(steps, trajectories, offsets)
+    Block::new(steps, trajectories, offsets)
 }
 
 /// A directory of its own with `corpus/`, `models/` and `pipelines/`, where commands run.

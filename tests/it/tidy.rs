@@ -171,7 +171,7 @@ fn layer(module: &str) -> Option<usize> {
 
 #[test]
 fn imports_are_found_in_every_form() {
-    let code = "use crate::error::{Error, Result};\nuse crate::{config, plan::{self, Task},\n    run,\n};\nfn f() -> crate::dataset::Chunk { trajmill_crate::no() }";
+    let code = "use crate::error::{Error, Result};\nuse crate::{config, plan::{self, Task},\n    run,\n};\nfn f() -> crate::dataset::Block { trajmill_crate::no() }";
     let expected = ["config", "dataset", "error", "plan", "run"];
     assert_eq!(
         imports(code).iter().map(String::as_str).collect::<Vec<_>>(),

@@ -20,7 +20,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, _options: &WriteOptions) -> 
     store::create_dir(to)?;
     let logical = outgoing.steps();
     let physical = schema::physical(logical);
-    let chunk_rows = schema::chunk_rows(logical);
+    let block_rows = schema::block_rows(logical);
     let mut file = File {
         to,
         index: 0,
@@ -33,7 +33,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, _options: &WriteOptions) -> 
         let leaving = leaving?;
         rows += leaving.steps.num_rows();
         pending.push(leaving.steps);
-        if rows >= chunk_rows {
+        if rows >= block_rows {
             file.group(&pending, logical)?;
             (pending, rows) = (Vec::new(), 0);
         }

@@ -15,7 +15,7 @@ use super::{
     Bound, Changes, Context, Dropped, Half, Misfit, Selected, Selection, Stage, Tally, Transform,
     cut, options, rank,
 };
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
 
@@ -174,9 +174,9 @@ impl Transform for Cut {
         Some(rank::reads(&[&self.condition], &cut::READS))
     }
 
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let holds = self.condition.mask(&chunk.steps, &chunk.offsets)?;
-        cut::cut(chunk, &holds, "step predicate does not hold", tally)
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
+        let holds = self.condition.mask(&block.steps, &block.offsets)?;
+        cut::cut(block, &holds, "step predicate does not hold", tally)
     }
 }
 
@@ -254,23 +254,23 @@ mod tests {
     type Row = (i64, i32, i32, Option<f32>, bool, bool);
 
     /// The definition, step by step.
-    fn reference(chunk: &Chunk, holds: &[bool]) -> (Vec<Vec<Row>>, u64) {
-        let reward = chunk
+    fn reference(block: &Block, holds: &[bool]) -> (Vec<Vec<Row>>, u64) {
+        let reward = block
             .steps
             .column_by_name("reward")
             .unwrap()
             .as_primitive::<Float32Type>();
         let (is_final, terminated) = (
-            chunk.is_final().unwrap(),
-            chunk
+            block.is_final().unwrap(),
+            block
                 .steps
                 .column_by_name("terminated")
                 .unwrap()
                 .as_boolean(),
         );
         let (mut runs, mut empty): (Vec<Vec<Row>>, u64) = (vec![], 0);
-        for (index, span) in chunk.spans().enumerate() {
-            let (id, begin, before) = (chunk.ids().unwrap()[index], span.start, runs.len());
+        for (index, span) in block.spans().enumerate() {
+            let (id, begin, before) = (block.ids().unwrap()[index], span.start, runs.len());
             let mut open = false;
             for row in span.clone() {
                 let keep = if is_final.value(row) {
@@ -313,15 +313,15 @@ mod tests {
             pattern in prop::collection::vec(any::<bool>(), 48),
         ) {
             let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64 + 10, *length, *known)).collect();
-            let chunk = fixture::chunk(&trajectories);
-            let holds: Vec<bool> = (0..chunk.steps.num_rows()).map(|row| pattern[row % pattern.len()]).collect();
+            let block = fixture::block(&trajectories);
+            let holds: Vec<bool> = (0..block.steps.num_rows()).map(|row| pattern[row % pattern.len()]).collect();
             let kept: Vec<String> = holds.iter().enumerate().filter(|(_, holds)| **holds).map(|(row, _)| row.to_string()).collect();
             let sql = format!("observation[1] in ({})", if kept.is_empty() { "-1".to_owned() } else { kept.join(",") });
             let cut = fixture::transform(&STAGE, &serde_json::json!({ "steps": sql }).to_string());
             let mut tally = Tally::default();
-            let after = cut.apply(chunk.clone(), &mut tally).unwrap();
+            let after = cut.apply(block.clone(), &mut tally).unwrap();
 
-            let (wanted, empty) = reference(&chunk, &holds);
+            let (wanted, empty) = reference(&block, &holds);
             prop_assert_eq!(after.len(), wanted.len());
             prop_assert_eq!(after.steps.schema(), cut.steps());
             let column = |name: &str| after.steps.column_by_name(name).unwrap();
@@ -341,7 +341,7 @@ mod tests {
             prop_assert_eq!(ids.len(), after.len());
             prop_assert_eq!(tally.dropped_trajectories.values().sum::<u64>(), empty);
             let dropped = tally.dropped_rows.values().sum::<u64>();
-            prop_assert_eq!(after.steps.num_rows() as u64 + dropped, chunk.steps.num_rows() as u64);
+            prop_assert_eq!(after.steps.num_rows() as u64 + dropped, block.steps.num_rows() as u64);
         }
     }
 }

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
@@ -321,14 +321,14 @@ impl Transform for Collect {
         Some(rank::reads(&[&self.by], &[step::IS_FINAL]))
     }
 
-    fn apply(&self, chunk: Chunk, _tally: &mut Tally) -> Result<Chunk> {
-        let values = rank::float64(&self.by.evaluate(&chunk.steps, &chunk.offsets)?)?;
-        let is_final = chunk.is_final()?;
+    fn apply(&self, block: Block, _tally: &mut Tally) -> Result<Block> {
+        let values = rank::float64(&self.by.evaluate(&block.steps, &block.offsets)?)?;
+        let is_final = block.is_final()?;
         let element = Field::new("element", DataType::Float64, false);
         let mut lists =
-            ListBuilder::with_capacity(Float64Builder::with_capacity(values.len()), chunk.len())
+            ListBuilder::with_capacity(Float64Builder::with_capacity(values.len()), block.len())
                 .with_field(element);
-        for span in chunk.spans() {
+        for span in block.spans() {
             let ranked = span.filter(|row| {
                 !is_final.value(*row) && values.is_valid(*row) && !values.value(*row).is_nan()
             });
@@ -336,7 +336,7 @@ impl Transform for Collect {
             lists.append(true);
         }
         let field = self.trajectories().remove(0);
-        chunk.with_trajectory_column(field, Arc::new(lists.finish()))
+        block.with_trajectory_column(field, Arc::new(lists.finish()))
     }
 }
 
@@ -422,10 +422,10 @@ impl Transform for Between {
         Some(rank::reads(&[&self.by], &cut::READS))
     }
 
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let values = rank::float64(&self.by.evaluate(&chunk.steps, &chunk.offsets)?)?;
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
+        let values = rank::float64(&self.by.evaluate(&block.steps, &block.offsets)?)?;
         let bound = |name: &str| {
-            let column = chunk
+            let column = block
                 .trajectories
                 .column_by_name(name)
                 .and_then(|column| column.as_primitive_opt::<Float64Type>());
@@ -433,7 +433,7 @@ impl Transform for Between {
         };
         let (above, below) = (bound(ABOVE)?, bound(BELOW)?);
         let mut holds = Vec::with_capacity(values.len());
-        for (index, span) in chunk.spans().enumerate() {
+        for (index, span) in block.spans().enumerate() {
             let between = Bounds {
                 above: above.value(index),
                 below: below.value(index),
@@ -448,7 +448,7 @@ impl Transform for Between {
             }));
         }
         cut::cut(
-            chunk,
+            block,
             &BooleanArray::from(holds),
             "outside the quantiles, or without a value",
             tally,
@@ -570,7 +570,7 @@ mod tests {
 
     #[test]
     fn steps_are_ranked_over_all_trajectories() {
-        let chunk = fixture::chunk(&[(1, 3, true), (2, 4, false)]);
+        let block = fixture::block(&[(1, 3, true), (2, 4, false)]);
         let options = r#"{"quantile": {"by": "reward", "of": "steps", "above": 0.5}}"#;
         let mut halves = fixture::halves(
             &STAGE,
@@ -588,7 +588,7 @@ mod tests {
             panic!("three halves")
         };
         let mut tally = Tally::default();
-        let collected = collect.apply(chunk, &mut tally).unwrap();
+        let collected = collect.apply(block, &mut tally).unwrap();
         // Rewards are 0, 1, 2 and 4, 5, 6, 7: four of seven are not above the median.
         let selected = threshold.select(&collected.trajectories).unwrap();
         assert_eq!(
@@ -598,11 +598,11 @@ mod tests {
                 .as_ref(),
             [4.0, 4.0]
         );
-        let mut chunk = collected;
+        let mut block = collected;
         for (field, column) in threshold.writes().into_iter().zip(selected.columns) {
-            chunk = chunk.with_trajectory_column(field, column).unwrap();
+            block = block.with_trajectory_column(field, column).unwrap();
         }
-        let after = between.apply(chunk, &mut tally).unwrap();
+        let after = between.apply(block, &mut tally).unwrap();
         let rewards = after
             .steps
             .column_by_name("reward")

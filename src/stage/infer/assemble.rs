@@ -61,7 +61,7 @@ pub(in crate::stage) struct Window {
     pub(in crate::stage) edge: Edge,
 }
 
-/// Rows of one trajectory in a chunk.
+/// Rows of one trajectory in a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::stage) struct Span {
     /// First row.
@@ -75,7 +75,7 @@ pub(in crate::stage) struct Span {
 /// A row to predict at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::stage) struct Slot {
-    /// The row in the chunk.
+    /// The row in the block.
     pub(in crate::stage) row: usize,
     /// Index of its trajectory's span.
     pub(in crate::stage) span: usize,
@@ -109,7 +109,7 @@ impl Window {
 }
 
 /// Writes the windows at `slots`, one after another and oldest observation first, into `out`, which holds exactly them.
-/// `values` are the observations of the whole chunk.
+/// `values` are the observations of the whole block.
 ///
 /// `Edge::Ssorl` with a past: the window is cut to the steps of the trajectory, final observation left out, and what
 /// remains stands at the right, after zeros. At the last step, which has no next observation, every slot is so one late.

@@ -1,4 +1,4 @@
-//! Columns of a chunk on their way into a model.
+//! Columns of a block on their way into a model.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::assemble::{Slot, Span, Window, fill, gather};
 use crate::error::{Error, Result};
 use crate::model::{DataMut, Element};
 
-/// A column on the way into a model: values of every row of a chunk, and which rows have none.
+/// A column on the way into a model: values of every row of a block, and which rows have none.
 pub(in crate::stage) struct Column {
     pub(in crate::stage) values: Values,
     pub(super) nulls: Option<NullBuffer>,

@@ -1,4 +1,4 @@
-//! Running models over the steps of a chunk: what `label` and `score` share.
+//! Running models over the steps of a block: what `label` and `score` share.
 //!
 //! [`bind`] holds what a pipeline says of a model against what the model says of itself, [`column`] turns columns into the
 //! model's types, [`assemble`] lays windows into its inputs. What is here runs an ensemble in batches of one fixed size,
@@ -15,7 +15,7 @@ use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::Int32Type;
 
 use self::assemble::{Slot, Span, Window};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
@@ -45,10 +45,10 @@ impl Input {
 }
 
 /// The columns that feed a model, one per input.
-pub(super) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<Column>> {
+pub(super) fn columns(inputs: &[Input], block: &Block) -> Result<Vec<Column>> {
     let column = |input: &Input| {
         Column::new(
-            &input.expression.evaluate(&chunk.steps, &chunk.offsets)?,
+            &input.expression.evaluate(&block.steps, &block.offsets)?,
             input.element,
         )
     };
@@ -58,8 +58,8 @@ pub(super) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<Column>> {
         .collect()
 }
 
-/// Rows of the chunk's trajectories.
-pub(super) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
+/// Rows of the block's trajectories.
+pub(super) fn spans(block: &Block, is_final: &BooleanArray) -> Vec<Span> {
     let span = |rows: std::ops::Range<usize>| {
         let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
         Span {
@@ -68,7 +68,7 @@ pub(super) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
             end: rows.end,
         }
     };
-    chunk.spans().map(span).collect()
+    block.spans().map(span).collect()
 }
 
 /// A row of those that `input` shows the model at `slot`, of which `column` knows no value.
@@ -216,18 +216,18 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
     Ok(())
 }
 
-/// Names a row of a chunk to a person.
-pub(super) fn place(chunk: &Chunk, span: usize, row: usize) -> String {
-    let id = chunk.ids().ok().and_then(|ids| ids.get(span).copied());
+/// Names a row of a block to a person.
+pub(super) fn place(block: &Block, span: usize, row: usize) -> String {
+    let id = block.ids().ok().and_then(|ids| ids.get(span).copied());
     id.map_or_else(
-        || step_of(chunk, row),
-        |id| format!("trajectory {id}, {}", step_of(chunk, row)),
+        || step_of(block, row),
+        |id| format!("trajectory {id}, {}", step_of(block, row)),
     )
 }
 
 /// Names a row of a trajectory to a person.
-pub(super) fn step_of(chunk: &Chunk, row: usize) -> String {
-    let steps = chunk
+pub(super) fn step_of(block: &Block, row: usize) -> String {
+    let steps = block
         .steps
         .column_by_name(step::STEP)
         .and_then(|column| column.as_primitive_opt::<Int32Type>());

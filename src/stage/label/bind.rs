@@ -11,7 +11,7 @@ use super::columns::Written;
 use super::options::Label;
 use super::outputs::{Output, clip, output};
 use super::{Action, Labeller};
-use crate::dataset::chunk::with_field;
+use crate::dataset::block::with_field;
 use crate::dataset::schema::step;
 use crate::expr::{self, Expression};
 use crate::model::{Geometry, Port, Spec};

@@ -1,4 +1,4 @@
-//! Writes labels into the columns of a chunk: nothing changes but the rows that were filled.
+//! Writes labels into the columns of a block: nothing changes but the rows that were filled.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type};
 
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::stage::Tally;
@@ -29,7 +29,7 @@ pub(super) struct Written {
     pub(super) votes: Option<Field>,
 }
 
-/// Labels of a chunk.
+/// Labels of a block.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Filled {
     /// Rows that got a label, in order.
@@ -51,7 +51,7 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    /// No label, in a chunk of so many trajectories.
+    /// No label, in a block of so many trajectories.
     pub(super) fn none(trajectories: usize) -> Filled {
         Filled {
             dropped: vec![false; trajectories],
@@ -60,17 +60,17 @@ impl Filled {
     }
 }
 
-/// Writes `filled` into the chunk, counts what was done, and drops the trajectories that are to be dropped.
+/// Writes `filled` into the block, counts what was done, and drops the trajectories that are to be dropped.
 pub(super) fn write(
-    mut chunk: Chunk,
+    mut block: Block,
     written: &Written,
     filled: &Filled,
     tally: &mut Tally,
-) -> Result<Chunk> {
+) -> Result<Block> {
     tally.count("labelled", filled.rows.len() as u64);
     tally.count("left null at an edge", filled.skipped);
     tally.count("left null, not finite", filled.broken);
-    let count = chunk.steps.num_rows();
+    let count = block.steps.num_rows();
     let votes = written.votes.as_ref().map(|_| {
         filled
             .votes
@@ -81,26 +81,26 @@ pub(super) fn write(
     let source = written
         .source
         .as_ref()
-        .map(|_| sources(&chunk, &filled.rows))
+        .map(|_| sources(&block, &filled.rows))
         .transpose()?;
-    let place = |chunk: Chunk, field: Option<&Field>, values: &[f64], width: usize| match field {
-        None => Ok(chunk),
+    let place = |block: Block, field: Option<&Field>, values: &[f64], width: usize| match field {
+        None => Ok(block),
         Some(field) => {
-            let existing = chunk.steps.column_by_name(field.name());
+            let existing = block.steps.column_by_name(field.name());
             let column = overlay(existing, field, count, &filled.rows, values, width)?;
-            chunk.with_step_column(field.clone(), column)
+            block.with_step_column(field.clone(), column)
         }
     };
-    chunk = place(chunk, Some(&written.label), &filled.values, filled.width)?;
+    block = place(block, Some(&written.label), &filled.values, filled.width)?;
     if let (Some(field), Some(source)) = (&written.source, source) {
-        chunk = chunk.with_step_column(field.clone(), source)?;
+        block = block.with_step_column(field.clone(), source)?;
     }
-    chunk = place(chunk, written.std.as_ref(), &filled.stds, filled.width)?;
-    chunk = place(chunk, written.votes.as_ref(), &votes.unwrap_or_default(), 1)?;
+    block = place(block, written.std.as_ref(), &filled.stds, filled.width)?;
+    block = place(block, written.votes.as_ref(), &votes.unwrap_or_default(), 1)?;
     if filled.dropped.contains(&true) {
-        drop_trajectories(&chunk, &filled.dropped, tally)
+        drop_trajectories(&block, &filled.dropped, tally)
     } else {
-        Ok(chunk)
+        Ok(block)
     }
 }
 
@@ -216,16 +216,16 @@ fn scatter<T: ArrowPrimitiveType>(
 }
 
 /// Where each action comes from: what is said already stays, actions that nothing is said of were recorded.
-fn sources(chunk: &Chunk, rows: &[usize]) -> Result<ArrayRef> {
-    let said = chunk
+fn sources(block: &Block, rows: &[usize]) -> Result<ArrayRef> {
+    let said = block
         .steps
         .column_by_name(step::ACTION_SOURCE)
         .map(|column| column.as_string::<i32>());
-    let action = chunk.steps.column_by_name(step::ACTION);
+    let action = block.steps.column_by_name(step::ACTION);
     let mut sources =
-        StringBuilder::with_capacity(chunk.steps.num_rows(), chunk.steps.num_rows() * 8);
+        StringBuilder::with_capacity(block.steps.num_rows(), block.steps.num_rows() * 8);
     let mut rows = rows.iter().peekable();
-    for row in 0..chunk.steps.num_rows() {
+    for row in 0..block.steps.num_rows() {
         if rows.next_if(|filled| **filled == row).is_some() {
             sources.append_value("proxy");
         } else if let Some(said) = said.filter(|said| said.is_valid(row)) {
@@ -240,11 +240,11 @@ fn sources(chunk: &Chunk, rows: &[usize]) -> Result<ArrayRef> {
 }
 
 /// Leaves out trajectories, with their rows.
-fn drop_trajectories(chunk: &Chunk, dropped: &[bool], tally: &mut Tally) -> Result<Chunk> {
+fn drop_trajectories(block: &Block, dropped: &[bool], tally: &mut Tally) -> Result<Block> {
     const REASON: &str = "label not finite";
-    let mut rows = BooleanBufferBuilder::new(chunk.steps.num_rows());
+    let mut rows = BooleanBufferBuilder::new(block.steps.num_rows());
     let mut offsets = vec![0];
-    for (span, dropped) in chunk.spans().zip(dropped) {
+    for (span, dropped) in block.spans().zip(dropped) {
         rows.append_n(span.len(), !dropped);
         if *dropped {
             tally.drop_rows(REASON, span.len() as u64);
@@ -254,7 +254,7 @@ fn drop_trajectories(chunk: &Chunk, dropped: &[bool], tally: &mut Tally) -> Resu
         }
     }
     let kept: BooleanBuffer = dropped.iter().map(|dropped| !dropped).collect();
-    let steps = filter_record_batch(&chunk.steps, &BooleanArray::new(rows.finish(), None))?;
-    let trajectories = filter_record_batch(&chunk.trajectories, &BooleanArray::new(kept, None))?;
-    Ok(Chunk::new(steps, trajectories, offsets))
+    let steps = filter_record_batch(&block.steps, &BooleanArray::new(rows.finish(), None))?;
+    let trajectories = filter_record_batch(&block.trajectories, &BooleanArray::new(kept, None))?;
+    Ok(Block::new(steps, trajectories, offsets))
 }

@@ -1,7 +1,7 @@
 //! `label`: fills actions that were not recorded with the predictions of a model.
 //!
 //! Options are bound in [`bind`], the model is run by `infer`, predictions are reduced to labels in [`reduce`], and columns
-//! written in [`columns`]. What is here runs a chunk through them.
+//! written in [`columns`]. What is here runs a block through them.
 
 mod bind;
 mod columns;
@@ -22,7 +22,7 @@ use self::reduce::{Horizon, Predictions, needed};
 use super::infer::assemble::{Edge, Slot, Span};
 use super::infer::{Column, Ensemble, Input, place, spans, step_of, unknown};
 use super::{Changes, Stage, Tally, Transform, infer};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 
@@ -75,7 +75,7 @@ impl Labeller {
     /// Refuses nulls in what is about to be fed.
     fn refuse_nulls(
         &self,
-        chunk: &Chunk,
+        block: &Block,
         spans: &[Span],
         columns: &[Column],
         slots: &[Slot],
@@ -91,8 +91,8 @@ impl Labeller {
             };
             return Err(Error::failed(format!(
                 "{}: {name} is null, and the label of {} depends on it",
-                place(chunk, slot.span, row),
-                step_of(chunk, slot.row)
+                place(block, slot.span, row),
+                step_of(block, slot.row)
             ))
             .hint("drop such steps with `filter: {steps: …}` before `label`, or give them a value with `derive`"));
         }
@@ -120,23 +120,23 @@ impl Labeller {
         })
     }
 
-    /// Labels a chunk with what `predict` says of the slots it is given.
+    /// Labels a block with what `predict` says of the slots it is given.
     fn label(
         &self,
-        chunk: Chunk,
+        block: Block,
         tally: &mut Tally,
         predict: impl FnOnce(&[Span], &[Column], &[Slot]) -> Result<Predictions>,
-    ) -> Result<Chunk> {
-        let is_final = chunk.is_final()?;
-        let spans = spans(&chunk, is_final);
-        let known = chunk
+    ) -> Result<Block> {
+        let is_final = block.is_final()?;
+        let spans = spans(&block, is_final);
+        let known = block
             .steps
             .column_by_name(step::ACTION)
             .map(|action| action.nulls());
         let null =
             |row: usize| known.is_none_or(|nulls| nulls.is_some_and(|nulls| nulls.is_null(row)));
         let missing = |slot: &Slot| null(slot.row) && !is_final.value(slot.row);
-        let mut targets: Vec<Slot> = Vec::with_capacity(chunk.steps.num_rows());
+        let mut targets: Vec<Slot> = Vec::with_capacity(block.steps.num_rows());
         for (index, span) in spans.iter().enumerate() {
             targets.extend(
                 (span.start..span.steps)
@@ -145,13 +145,13 @@ impl Labeller {
             );
         }
         let filled = if targets.is_empty() {
-            Filled::none(chunk.len())
+            Filled::none(block.len())
         } else {
-            let columns = infer::columns(&self.inputs, &chunk)?;
+            let columns = infer::columns(&self.inputs, &block)?;
             let slots = needed(&self.horizon, &spans, &targets, |slot| {
                 self.possible(&spans, &columns, slot)
             });
-            self.refuse_nulls(&chunk, &spans, &columns, &slots)?;
+            self.refuse_nulls(&block, &spans, &columns, &slots)?;
             let made = predict(&spans, &columns, &slots)?;
             let reduced = reduce::reduce(
                 &self.horizon,
@@ -161,15 +161,15 @@ impl Labeller {
                 self.ensemble.specs.len(),
                 made,
             );
-            self.settle(&chunk, &targets, reduced, tally)?
+            self.settle(&block, &targets, reduced, tally)?
         };
-        columns::write(chunk, &self.written, &filled, tally)
+        columns::write(block, &self.written, &filled, tally)
     }
 
     /// Turns reduced predictions into labels: classes chosen, bounds kept, what is not finite dealt with.
     fn settle(
         &self,
-        chunk: &Chunk,
+        block: &Block,
         targets: &[Slot],
         reduced: reduce::Reduced,
         tally: &mut Tally,
@@ -193,11 +193,11 @@ impl Labeller {
                 values,
                 stds,
                 votes: reduced.votes,
-                ..Filled::none(chunk.len())
+                ..Filled::none(block.len())
             });
         }
         let mut filled = Filled {
-            dropped: vec![false; chunk.len()],
+            dropped: vec![false; block.len()],
             width: self.label_width(),
             ..Filled::default()
         };
@@ -218,7 +218,7 @@ impl Labeller {
             };
             match self.non_finite {
                 NonFinite::Error => {
-                    let place = place(chunk, slot.span, slot.row);
+                    let place = place(block, slot.span, slot.row);
                     return Err(Error::failed(format!("{place}: the label is not finite in dimension {dimension}"))
                         .hint("look for values that are not finite, or very large, in the observations around that step")
                         .hint("`non_finite: null` leaves such actions null, `non_finite: drop` drops their trajectories"));
@@ -365,8 +365,8 @@ impl Transform for Labeller {
         self.ensemble.depends()
     }
 
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        self.label(chunk, tally, |spans, columns, slots| {
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
+        self.label(block, tally, |spans, columns, slots| {
             self.predict(spans, columns, slots)
         })
     }

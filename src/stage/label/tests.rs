@@ -431,7 +431,7 @@ fn the_window_follows_options_then_metadata_then_width() {
 }
 
 /// Two trajectories of 2 and 3 steps, the first with a final row; steps 0 of both have an action, odd bits and all.
-fn chunk(schema: &Schema) -> Chunk {
+fn block(schema: &Schema) -> Block {
     let odd = f32::from_bits(0x7fc0_1234);
     let valid = NullBuffer::from(vec![true, false, false, true, false, false]);
     let values = Float32Array::from(vec![
@@ -467,15 +467,15 @@ fn chunk(schema: &Schema) -> Chunk {
     let ids = Schema::new(vec![Field::new("trajectory_id", DataType::Int64, false)]);
     let trajectories =
         RecordBatch::try_new(Arc::new(ids), vec![Arc::new(Int64Array::from(vec![4, 7]))]).unwrap();
-    Chunk::new(steps, trajectories, vec![0, 3, 6])
+    Block::new(steps, trajectories, vec![0, 3, 6])
 }
 
-/// Labels the chunk where the model predicts `(row, -row)`, or what `at` says.
-fn labelled(options: Value, at: impl Fn(usize) -> Option<f64>) -> (Result<Chunk>, Tally) {
+/// Labels the block where the model predicts `(row, -row)`, or what `at` says.
+fn labelled(options: Value, at: impl Fn(usize) -> Option<f64>) -> (Result<Block>, Tally) {
     let schema = steps(Some(vector(DataType::Float32, 2)));
     let stage = bound(&schema, options).unwrap();
     let mut tally = Tally::default();
-    let result = stage.label(chunk(&schema), &mut tally, |_, _, slots| {
+    let result = stage.label(block(&schema), &mut tally, |_, _, slots| {
         let means = slots
             .iter()
             .flat_map(|slot| [at(slot.row).unwrap_or(slot.row as f64), -(slot.row as f64)])
@@ -488,14 +488,14 @@ fn labelled(options: Value, at: impl Fn(usize) -> Option<f64>) -> (Result<Chunk>
         });
         Ok(Predictions { means, stds })
     });
-    if let Ok(chunk) = &result {
-        assert_eq!(chunk.steps.schema(), stage.steps());
+    if let Ok(block) = &result {
+        assert_eq!(block.steps.schema(), stage.steps());
     }
     (result, tally)
 }
 
-fn vectors(chunk: &Chunk, name: &str) -> Vec<Option<Vec<f32>>> {
-    let list = chunk
+fn vectors(block: &Block, name: &str) -> Vec<Option<Vec<f32>>> {
+    let list = block
         .steps
         .column_by_name(name)
         .unwrap()
@@ -511,8 +511,8 @@ fn only_what_was_not_recorded_is_filled() {
         json!({"model": "current", "clip": [[-10, -3.5], 4]}),
         |_| None,
     );
-    let chunk = result.unwrap();
-    let actions = vectors(&chunk, "action");
+    let block = result.unwrap();
+    let actions = vectors(&block, "action");
     assert_eq!(
         actions[0]
             .as_ref()
@@ -538,8 +538,8 @@ fn only_what_was_not_recorded_is_filled() {
         Some(vec![0.25, 4.0]),
         Some(vec![0.25, 5.0]),
     ];
-    assert_eq!(vectors(&chunk, "action_std"), stds);
-    let sources: &StringArray = chunk
+    assert_eq!(vectors(&block, "action_std"), stds);
+    let sources: &StringArray = block
         .steps
         .column_by_name("action_source")
         .unwrap()
@@ -555,11 +555,11 @@ fn only_what_was_not_recorded_is_filled() {
     );
 
     let (result, _) = labelled(json!({"model": "current", "into": "guess"}), |_| None);
-    let chunk = result.unwrap();
-    assert_eq!(vectors(&chunk, "action")[1], None);
-    assert_eq!(vectors(&chunk, "guess")[0], None);
-    assert_eq!(vectors(&chunk, "guess")[5], Some(vec![5.0, -5.0]));
-    assert!(chunk.steps.column_by_name("action_source").is_none());
+    let block = result.unwrap();
+    assert_eq!(vectors(&block, "action")[1], None);
+    assert_eq!(vectors(&block, "guess")[0], None);
+    assert_eq!(vectors(&block, "guess")[5], Some(vec![5.0, -5.0]));
+    assert!(block.steps.column_by_name("action_source").is_none());
 }
 
 #[test]
@@ -586,12 +586,12 @@ fn a_label_that_is_not_finite_is_an_error_or_null_or_drops_its_trajectory() {
     );
 
     let (result, tally) = labelled(json!({"model": "current", "non_finite": "drop"}), broken);
-    let chunk = result.unwrap();
+    let block = result.unwrap();
     assert_eq!(
         (
-            chunk.ids().unwrap(),
-            chunk.offsets.as_slice(),
-            chunk.steps.num_rows()
+            block.ids().unwrap(),
+            block.offsets.as_slice(),
+            block.steps.num_rows()
         ),
         ([4].as_slice(), [0, 3].as_slice(), 3)
     );

@@ -23,7 +23,7 @@ use super::{
     Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, cut,
     options, rank,
 };
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory, width};
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
@@ -378,17 +378,17 @@ struct Segments {
 
 impl Segments {
     /// Score of each segment, and what a myopic teacher feels of it: null where a reward or value is not known.
-    fn scores(&self, chunk: &Chunk, runs: &[Run]) -> Result<[Float64Array; 2]> {
+    fn scores(&self, block: &Block, runs: &[Run]) -> Result<[Float64Array; 2]> {
         let numbers = |expression: &Option<Expression>| {
             expression
                 .as_ref()
                 .map(|expression| {
-                    rank::float64(&expression.evaluate(&chunk.steps, &chunk.offsets)?)
+                    rank::float64(&expression.evaluate(&block.steps, &block.offsets)?)
                 })
                 .transpose()
         };
         let (reward, value) = (numbers(&self.reward)?, numbers(&self.value)?);
-        let terminated = chunk
+        let terminated = block
             .steps
             .column_by_name(step::TERMINATED)
             .and_then(|column| column.as_boolean_opt());
@@ -404,7 +404,7 @@ impl Segments {
             let gained = match &value {
                 None => 0.0,
                 Some(value) if terminated.value(run.end - 1) => -known(value, run.start)?,
-                Some(value) if run.end < chunk.rows(run.parent).end => {
+                Some(value) if run.end < block.rows(run.parent).end => {
                     known(value, run.end)? - known(value, run.start)?
                 }
                 Some(_) => return None,
@@ -428,8 +428,8 @@ impl Segments {
     }
 
     /// Sums of what each member of the ensemble gives, one list per segment.
-    fn sums(&self, chunk: &Chunk, runs: &[Run], members: &Expression) -> Result<ArrayRef> {
-        let vectors = members.evaluate(&chunk.steps, &chunk.offsets)?;
+    fn sums(&self, block: &Block, runs: &[Run], members: &Expression) -> Result<ArrayRef> {
+        let vectors = members.evaluate(&block.steps, &block.offsets)?;
         let size = width(vectors.data_type()).map_or(0, |size| usize::try_from(size).unwrap_or(0));
         let list = vectors.as_fixed_size_list();
         let flat = rank::float64(&list.values().slice(
@@ -496,16 +496,16 @@ impl Transform for Segments {
         Some(rank::reads(&expressions, &cut::READS))
     }
 
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
+    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
         let integer = |name: &str| {
-            chunk
+            block
                 .trajectories
                 .column_by_name(name)
                 .ok_or_else(|| Error::failed("the draw of segments was lost"))
         };
         let starts = integer(START)?.as_primitive::<Int32Type>().clone();
         let origin = integer(ORIGIN)?.as_primitive::<Int64Type>().clone();
-        let is_final = chunk.is_final()?;
+        let is_final = block.is_final()?;
         let run = |(parent, span): (usize, std::ops::Range<usize>)| {
             let start = span.start + usize::try_from(starts.value(parent)).unwrap_or(0);
             let end = start + self.length;
@@ -524,22 +524,22 @@ impl Transform for Segments {
                 cut_after: goes_on.then(|| end - 1),
             })
         };
-        let runs = chunk
+        let runs = block
             .spans()
             .enumerate()
             .map(run)
             .collect::<Result<Vec<_>>>()?;
         tally.drop_rows(
             "outside the segment",
-            (chunk.steps.num_rows() - runs.len() * self.length) as u64,
+            (block.steps.num_rows() - runs.len() * self.length) as u64,
         );
-        let scores = self.scores(&chunk, &runs)?;
+        let scores = self.scores(&block, &runs)?;
         let members = self
             .members
             .as_ref()
-            .map(|members| self.sums(&chunk, &runs, members))
+            .map(|members| self.sums(&block, &runs, members))
             .transpose()?;
-        let mut cut = pieces(&with_origin(chunk, &origin)?, &runs)?;
+        let mut cut = pieces(&with_origin(block, &origin)?, &runs)?;
         cut.trajectories
             .remove_column(cut.trajectories.schema().index_of(cut::COPY)?);
         if self.reward.is_some() {
@@ -564,14 +564,14 @@ impl Transform for Segments {
     }
 }
 
-/// The chunk whose trajectories say that they are whole, from the trajectories `origin`, where they say nothing yet.
-fn with_origin(chunk: Chunk, origin: &Int64Array) -> Result<Chunk> {
-    if chunk.trajectories.column_by_name(cut::PARENT_ID).is_some() {
-        return Ok(chunk);
+/// The block whose trajectories say that they are whole, from the trajectories `origin`, where they say nothing yet.
+fn with_origin(block: Block, origin: &Int64Array) -> Result<Block> {
+    if block.trajectories.column_by_name(cut::PARENT_ID).is_some() {
+        return Ok(block);
     }
     let [id, first] = cut::fields();
-    let zeros = Int32Array::from(vec![0; chunk.len()]);
-    chunk
+    let zeros = Int32Array::from(vec![0; block.len()]);
+    block
         .with_trajectory_column(id, Arc::new(origin.clone()))?
         .with_trajectory_column(first, Arc::new(zeros))
 }

@@ -114,27 +114,27 @@ fn segments_are_scored_and_know_where_they_come_from() {
     let options = r#"{"length": 2, "count": 1, "teacher": {"gamma": 0.5}, "by": "regret", "value": "10 * observation[1]"}"#;
     let (_, cut, judge) = parts(options);
     let segments = |starts: [i32; 2]| {
-        let chunk = fixture::chunk(&[(4, 4, true), (6, 3, false)]);
+        let block = fixture::block(&[(4, 4, true), (6, 3, false)]);
         let columns: [(&str, ArrayRef); 4] = [
             (PAIR, Arc::new(Int64Array::from(vec![0, 0]))),
             (SIDE, Arc::new(Int32Array::from(vec![1, 2]))),
             (START, Arc::new(Int32Array::from(starts.to_vec()))),
             (ORIGIN, Arc::new(Int64Array::from(vec![4, 6]))),
         ];
-        let with = |chunk: Chunk, (name, column): (&str, ArrayRef)| {
-            chunk
+        let with = |block: Block, (name, column): (&str, ArrayRef)| {
+            block
                 .with_trajectory_column(Field::new(name, column.data_type().clone(), false), column)
                 .unwrap()
         };
         let mut tally = Tally::default();
-        let chunk = columns.into_iter().fold(chunk, with);
-        let after = cut.apply(chunk, &mut tally).unwrap();
+        let block = columns.into_iter().fold(block, with);
+        let after = cut.apply(block, &mut tally).unwrap();
         assert_eq!(tally.dropped_rows["outside the segment"], 4);
         after
     };
     let after = segments([1, 0]);
-    let floats = |chunk: &Chunk, name: &str| {
-        chunk
+    let floats = |block: &Block, name: &str| {
+        block
             .trajectories
             .column_by_name(name)
             .unwrap()

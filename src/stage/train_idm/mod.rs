@@ -3,7 +3,7 @@
 //! The model is p(a_t | s_{t-past}, …, s_{t+future}): SS-ORL (Zheng et al., ICML 2023) sees one observation before and one after,
 //! VPT (Baker et al., NeurIPS 2022) as many after as before. Self-training goes back to Yarowsky (1995).
 //!
-//! The stage changes no step. It says what is learnt, from which steps of a chunk, and what the model will look like, so
+//! The stage changes no step. It says what is learnt, from which steps of a block, and what the model will look like, so
 //! that a `label` behind it can be bound before there is a model; the learning itself is [`crate::train`]'s.
 
 mod options;
@@ -19,7 +19,7 @@ use super::infer::assemble::{Edge, Slot, Window, fill};
 use super::infer::bind::shown;
 use super::infer::{Column, Values, place, spans};
 use super::{Bound, Context, Misfit, Stage, rank};
-use crate::dataset::Chunk;
+use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::model::{Element, Port, Spec};
@@ -491,16 +491,16 @@ impl Training {
         Ok([training, validation, unlabelled])
     }
 
-    /// The examples of a chunk: windows at the steps with a recorded action, or for [`Part::Unlabelled`] at those without any; for
+    /// The examples of a block: windows at the steps with a recorded action, or for [`Part::Unlabelled`] at those without any; for
     /// [`Part::Every`] the observations at all steps.
     ///
     /// # Errors
     /// Where an observation is null or not finite, or an action is not one that the model can predict.
-    pub fn examples(&self, chunk: &Chunk, part: Part) -> Result<Examples> {
-        let column = |name: &str| chunk.steps.column_by_name(name);
+    pub fn examples(&self, block: &Block, part: Part) -> Result<Examples> {
+        let column = |name: &str| block.steps.column_by_name(name);
         let missing = |name: &str| Error::failed(format!("steps have no column `{name}`"));
-        let is_final = chunk.is_final()?;
-        let spans = spans(chunk, is_final);
+        let is_final = block.is_final()?;
+        let spans = spans(block, is_final);
         let action = column(step::ACTION).ok_or_else(|| missing(step::ACTION))?;
         let source = column(step::ACTION_SOURCE).and_then(|source| source.as_string_opt::<i32>());
         let recorded = |row: usize| {
@@ -545,7 +545,7 @@ impl Training {
                 if observation.is_null(row) {
                     return Err(Error::failed(format!(
                         "{}: `observation` is null, and is learnt from",
-                        place(chunk, slot.span, row)
+                        place(block, slot.span, row)
                     ))
                     .hint("drop such steps with `filter: {steps: …}` before `train_idm`"));
                 }
@@ -555,7 +555,7 @@ impl Training {
                 {
                     let message = format!(
                         "{}: `observation` is not finite in dimension {dimension}",
-                        place(chunk, slot.span, row)
+                        place(block, slot.span, row)
                     );
                     return Err(
                         Error::failed(message).hint("repair or drop such steps before `train_idm`, with `derive` or `filter: {steps: …}`")
@@ -567,11 +567,11 @@ impl Training {
         fill(&window, &spans, &slots, values, &mut inputs);
         let labelled = matches!(part, Part::Training | Part::Validation);
         let targets = if labelled {
-            self.targets(chunk, action, &slots)?
+            self.targets(block, action, &slots)?
         } else {
             Vec::new()
         };
-        let ids = chunk.ids()?;
+        let ids = block.ids()?;
         Ok(Examples {
             inputs,
             targets,
@@ -582,7 +582,7 @@ impl Training {
     /// The actions at `slots`, each one that the model can predict.
     fn targets(
         &self,
-        chunk: &Chunk,
+        block: &Block,
         action: &arrow::array::ArrayRef,
         slots: &[Slot],
     ) -> Result<Vec<f32>> {
@@ -601,7 +601,7 @@ impl Training {
             {
                 let wrong = |what: String, help: &str| {
                     Err(
-                        Error::failed(format!("{}: {what}", place(chunk, slot.span, slot.row)))
+                        Error::failed(format!("{}: {what}", place(block, slot.span, slot.row)))
                             .hint(help),
                     )
                 };
@@ -668,8 +668,8 @@ mod tests {
     #[test]
     fn examples_are_windows_at_recorded_steps() {
         let training = training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 1}}"#);
-        let mut chunk = fixture::chunk(&[(4, 2, true), (7, 3, false)]);
-        let examples = training.examples(&chunk, Part::Training).unwrap();
+        let mut block = fixture::block(&[(4, 2, true), (7, 3, false)]);
+        let examples = training.examples(&block, Part::Training).unwrap();
         // Row r holds the observation [r, -r] and the action [r + 0.5]; row 2 is final.
         assert_eq!(examples.trajectories, [4, 4, 7, 7, 7]);
         assert_eq!(examples.targets, [0.5, 1.5, 3.5, 4.5, 5.5]);
@@ -686,7 +686,7 @@ mod tests {
         );
         assert!(
             training
-                .examples(&chunk, Part::Unlabelled)
+                .examples(&block, Part::Unlabelled)
                 .unwrap()
                 .is_empty()
         );
@@ -701,11 +701,11 @@ mod tests {
             Some("recorded"),
         ];
         let field = Field::new("action_source", DataType::Utf8, true);
-        chunk = chunk
+        block = block
             .with_step_column(field, Arc::new(StringArray::from(source.to_vec())))
             .unwrap();
         assert_eq!(
-            training.examples(&chunk, Part::Training).unwrap().targets,
+            training.examples(&block, Part::Training).unwrap().targets,
             [0.5, 4.5, 5.5]
         );
     }
@@ -715,13 +715,13 @@ mod tests {
         let training = training(
             r#"{"out": "m.onnx", "window": {"past": 1, "future": 0, "edge": "skip"}, "statistics": "selection"}"#,
         );
-        let chunk = fixture::chunk(&[(4, 2, true), (7, 3, false)]);
+        let block = fixture::block(&[(4, 2, true), (7, 3, false)]);
         let hidden = arrow::compute::nullif(
-            chunk.steps.column_by_name("action").unwrap(),
+            block.steps.column_by_name("action").unwrap(),
             &vec![true; 6].into(),
         )
         .unwrap();
-        let chunk = chunk
+        let block = block
             .with_step_column(
                 Field::new("action", hidden.data_type().clone(), true),
                 hidden,
@@ -729,11 +729,11 @@ mod tests {
             .unwrap();
         assert!(
             training
-                .examples(&chunk, Part::Training)
+                .examples(&block, Part::Training)
                 .unwrap()
                 .is_empty()
         );
-        let examples = training.examples(&chunk, Part::Every).unwrap();
+        let examples = training.examples(&block, Part::Every).unwrap();
         // The final row 2 is no step.
         let own: Vec<f32> = examples
             .inputs
@@ -774,7 +774,7 @@ mod tests {
             training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 1, "edge": "skip"}}"#);
         let examples = training
             .examples(
-                &fixture::chunk(&[(4, 2, true), (7, 3, false)]),
+                &fixture::block(&[(4, 2, true), (7, 3, false)]),
                 Part::Training,
             )
             .unwrap();
@@ -786,7 +786,7 @@ mod tests {
         let training = training(r#"{"out": "m.onnx", "clip": [0, 4]}"#);
         let error = training
             .examples(
-                &fixture::chunk(&[(4, 2, true), (7, 3, false)]),
+                &fixture::block(&[(4, 2, true), (7, 3, false)]),
                 Part::Training,
             )
             .unwrap_err();

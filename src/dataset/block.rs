@@ -15,23 +15,23 @@ use crate::error::{Error, Result};
 /// `steps` and `trajectories` agree: trajectory i owns the rows `rows(i)` of `steps`. Of a trajectory's metadata only
 /// the columns that cannot be computed from its steps are here (`schema::trajectory::INTRINSIC` lists the others).
 #[derive(Debug, Clone)]
-pub struct Chunk {
+pub struct Block {
     /// One row per observation.
     pub steps: RecordBatch,
     /// One row per trajectory.
     pub trajectories: RecordBatch,
     /// Where each trajectory starts in `steps`, and the end of the last: one more than there are trajectories.
     pub offsets: Vec<usize>,
-    /// The row group that the chunk was read as, where it is one whole.
+    /// The row group that the block was read as, where it is one whole.
     pub origin: Option<Arc<Origin>>,
 }
 
-impl Chunk {
-    /// A chunk of `steps` whose trajectories start at `offsets`.
-    pub fn new(steps: RecordBatch, trajectories: RecordBatch, offsets: Vec<usize>) -> Chunk {
+impl Block {
+    /// A block of `steps` whose trajectories start at `offsets`.
+    pub fn new(steps: RecordBatch, trajectories: RecordBatch, offsets: Vec<usize>) -> Block {
         debug_assert_eq!(offsets.len(), trajectories.num_rows() + 1);
         debug_assert_eq!(offsets.last().copied(), Some(steps.num_rows()));
-        Chunk {
+        Block {
             steps,
             trajectories,
             offsets,
@@ -61,7 +61,7 @@ impl Chunk {
 
     /// Some of the trajectories; nothing is copied.
     #[must_use]
-    pub fn slice(&self, trajectories: Range<usize>) -> Chunk {
+    pub fn slice(&self, trajectories: Range<usize>) -> Block {
         let (start, end) = (
             self.offsets[trajectories.start],
             self.offsets[trajectories.end],
@@ -70,7 +70,7 @@ impl Chunk {
             .iter()
             .map(|offset| offset - start)
             .collect();
-        Chunk::new(
+        Block::new(
             self.steps.slice(start, end - start),
             self.trajectories
                 .slice(trajectories.start, trajectories.len()),
@@ -104,12 +104,12 @@ impl Chunk {
     /// Replaces or, where there is none of that name, appends a column of steps.
     ///
     /// # Errors
-    /// Where the column's length is not the chunk's.
+    /// Where the column's length is not the block's.
     pub fn with_step_column(
         mut self,
         field: Field,
         column: arrow::array::ArrayRef,
-    ) -> Result<Chunk> {
+    ) -> Result<Block> {
         self.steps = with_column(&self.steps, field, column)?;
         Ok(self)
     }
@@ -122,7 +122,7 @@ impl Chunk {
         mut self,
         field: Field,
         column: arrow::array::ArrayRef,
-    ) -> Result<Chunk> {
+    ) -> Result<Block> {
         self.trajectories = with_column(&self.trajectories, field, column)?;
         Ok(self)
     }

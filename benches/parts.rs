@@ -26,9 +26,8 @@ use trajmill::dataset::schema::{describe, step, trajectory, vector};
 use trajmill::dataset::write::{ShardWriter, trajectories_schema};
 use trajmill::dataset::{Block, Dataset, layout, store};
 use trajmill::error::Result;
-use trajmill::exec::Readers;
+use trajmill::exec::{Piece, Readers, Task};
 use trajmill::model::{self, Runtime};
-use trajmill::plan::{Piece, Task};
 use trajmill::stage::{Bound, Context, Half, Models, STAGES, Selection, Tally};
 
 const OBSERVATIONS: i32 = 17;

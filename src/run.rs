@@ -13,11 +13,10 @@ use crate::config::PipelineFile;
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use crate::dataset::{Dataset, layout, schema, store};
 use crate::error::{Error, Kind, Result};
-use crate::exec::{self, Clock, Setting};
+use crate::exec::{self, Clock, Flow, Setting};
 use crate::format::quarantine::{self, SetAside};
 use crate::format::{WriteOptions, Written, export, import};
-use crate::plan::table::{self, Flow};
-use crate::plan::{self, Foreign, Lesson, Phase, Placed, Plan, Sink, tasks};
+use crate::plan::{self, Foreign, Lesson, Phase, Placed, Plan, Sink};
 use crate::query::Session;
 use crate::stage::Materialise;
 use crate::{commit, config, model, train};
@@ -418,13 +417,13 @@ fn carry_out(
                     .map_err(|error| error.at(format!("stage `{}`", placed.name)))?,
             );
         }
-        let table = table::select(phase, input)?;
+        let table = exec::select(phase, input)?;
         let (name, shard_rows) = match &phase.sink {
             Sink::Staged { .. } => (format!("phase {}", index + 1), STAGED_SHARD_ROWS),
             Sink::Output { options, .. } => (options.path.clone(), options.shard_rows),
             Sink::Model { .. } => break,
         };
-        let tasks = tasks::cut(&table, shard_rows)?;
+        let tasks = exec::cut(&table, shard_rows)?;
         let key = phase.fingerprint.key();
         let journal = staging.journal(&key)?;
         options.watch.begin(&name, table.rows()?);

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::commit::{Existing, existing, existing_model};
 use crate::dataset::Dataset;
 use crate::error::Result;
-use crate::plan::{Fingerprint, Phase, Plan, Sink, Table, table, tasks};
+use crate::exec::{self, SelectionTable};
+use crate::plan::{Fingerprint, Phase, Plan, Sink};
 use crate::stage::BETWEEN_HALVES;
 
 /// A plan as text for people and as JSON for programs. Selections of the first phase are computed, from metadata alone;
@@ -42,7 +43,7 @@ pub(super) fn explain(plan: &Plan) -> Result<(String, Value)> {
         // What is yet to be imported has sizes only then.
         let known = index == 0 && plan.foreign.iter().all(Option::is_none);
         let table = known
-            .then(|| table::select(phase, &plan.sources))
+            .then(|| exec::select(phase, &plan.sources))
             .transpose()?;
         let _ = writeln!(text, "\nphase {}", index + 1);
         phases.push(describe(phase, table.as_ref(), &mut text)?);
@@ -80,7 +81,7 @@ fn state(
     }
 }
 
-fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<Value> {
+fn describe(phase: &Phase, table: Option<&SelectionTable>, text: &mut String) -> Result<Value> {
     let mut lessons = Vec::new();
     for placed in &phase.lessons {
         let lesson = &placed.part;
@@ -119,7 +120,7 @@ fn describe(phase: &Phase, table: Option<&Table>, text: &mut String) -> Result<V
     }
     let task_count = match (table, &phase.sink) {
         (Some(table), Sink::Output { options, .. }) => {
-            Some(tasks::cut(table, options.shard_rows)?.len())
+            Some(exec::cut(table, options.shard_rows)?.len())
         }
         _ => None,
     };

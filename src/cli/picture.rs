@@ -8,7 +8,7 @@ use super::report::number;
 use crate::dataset::Dataset;
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
-use crate::plan::table::Flow;
+use crate::exec::Flow;
 
 const WIDTH: u32 = 860;
 /// Height of a histogram.

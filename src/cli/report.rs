@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use crate::error::{Error, Kind};
+use crate::exec::Flow;
 use crate::format::Written;
 use crate::format::quarantine::{self, SetAside};
-use crate::plan::table::Flow;
 use crate::run::{Output, Report};
 use crate::train;
 

@@ -8,11 +8,11 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 
+use super::{Piece, Task};
 use crate::dataset::block::with_column;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Block, Dataset, Origin, ShardReader};
 use crate::error::{Error, Result};
-use crate::plan::{Piece, Task};
 
 /// Open files are kept by a task up to this many; a shuffled result reads from all over.
 const MOST_OPEN: usize = 64;

@@ -7,8 +7,10 @@
 
 mod blocks;
 mod clock;
-mod learn;
-mod task;
+mod selection;
+mod shard;
+mod tasks;
+mod train;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -20,12 +22,13 @@ use rayon::prelude::*;
 use crate::commit::{Finished, Journal};
 use crate::dataset::{Dataset, ShardEntry, schema, store};
 use crate::error::{Error, Result, caught};
-use crate::plan::table::Flow;
-use crate::plan::{Phase, Table, Task};
+use crate::plan::Phase;
 
 pub use blocks::Readers;
 pub use clock::Clock;
-pub use learn::learn;
+pub use selection::{Flow, SelectionTable, select};
+pub use tasks::{Piece, Task, cut};
+pub use train::learn;
 
 /// What a phase runs with.
 pub struct Setting<'a> {
@@ -103,7 +106,7 @@ pub fn prepare(phase: &Phase, workers: usize) -> Result<()> {
 pub fn run(
     phase: &Phase,
     sources: &[Dataset],
-    table: &Table,
+    table: &SelectionTable,
     tasks: &[Task],
     dataset: &Path,
     mut journal: Journal,
@@ -138,7 +141,7 @@ pub fn run(
             shared.1.get_or_insert(error);
         }
     };
-    let seal = |done: task::Done| {
+    let seal = |done: shard::Done| {
         store::pause();
         let recorded = done.sync().and_then(|finished| {
             shared
@@ -163,7 +166,7 @@ pub fn run(
                         return;
                     };
                     match caught(format_args!("shard {} of the result", task.index), || {
-                        task::run(task, phase, table, &readers, dataset, setting)
+                        shard::run(task, phase, table, &readers, dataset, setting)
                     }) {
                         Ok(done) if sealer.is_none() => seal(done),
                         // The sealer takes all there is before it ends, so sending does not fail.

@@ -4,14 +4,11 @@
 //! selects on its trajectories alone, transforms what is left and writes a result. A selection moves in front of the
 //! transforms before it wherever they do not change what it reads; only where they do is a phase of its own staged. A model
 //! is learnt from what a phase reads, before the phase itself.
-//! [`table`] computes a phase's selection; [`tasks`] cuts it into one task per output shard.
 
 mod fingerprint;
 mod models;
 mod resolve;
-pub mod sources;
-pub mod table;
-pub mod tasks;
+mod sources;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,8 +22,6 @@ use crate::train;
 pub use fingerprint::Fingerprint;
 pub use resolve::{COPY, resolve};
 pub use sources::Foreign;
-pub use table::Table;
-pub use tasks::{Piece, Task};
 
 /// A pipeline bound to its data.
 pub struct Plan {

@@ -9,11 +9,12 @@ use arrow::array::{
 use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 
-use super::{Phase, Piece};
+use super::Piece;
 use crate::dataset::block::with_column;
 use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, Result};
+use crate::plan::Phase;
 use crate::stage::Tally;
 
 /// Where a trajectory lies; internal names, so that they meet no column of the user's.
@@ -23,7 +24,7 @@ const ROW: &str = "__row";
 const FIRST_ROW: &str = "__first_row";
 
 /// The trajectories that a phase keeps, in output order.
-pub struct Table {
+pub struct SelectionTable {
     /// Placement and the columns that selections read.
     batch: RecordBatch,
     /// Columns that selections computed and that the result carries, one row per trajectory.
@@ -83,7 +84,7 @@ fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
 ///
 /// # Errors
 /// Where a file is damaged, or a selection fails on a row.
-pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
+pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
     let mut batch = read(names(phase), sources)?;
     let ids = int64(&batch, trajectory::TRAJECTORY_ID)?;
     let stride = ids
@@ -164,7 +165,7 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<Table> {
         .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let planned = RecordBatch::try_new_with_options(schema, columns, &options)?;
-    Ok(Table {
+    Ok(SelectionTable {
         batch,
         planned,
         stride,
@@ -212,10 +213,10 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
 ///
 /// # Errors
 /// Where a file is damaged.
-pub fn whole(name: &str, sources: &[Dataset]) -> Result<Table> {
+pub fn whole(name: &str, sources: &[Dataset]) -> Result<SelectionTable> {
     let batch = read(vec![name.to_owned()], sources)?;
     let planned = RecordBatch::new_empty(Arc::new(Schema::empty()));
-    Ok(Table {
+    Ok(SelectionTable {
         batch,
         planned,
         stride: 1,
@@ -327,7 +328,7 @@ fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result
     reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&present))
 }
 
-impl Table {
+impl SelectionTable {
     /// Number of trajectories.
     pub fn len(&self) -> usize {
         self.batch.num_rows()

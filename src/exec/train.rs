@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{Clock, Readers};
+use super::{Clock, Readers, Task, selection, tasks};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result, caught};
-use crate::plan::{Lesson, Placed, Task, table, tasks};
+use crate::plan::{Lesson, Placed};
 use crate::stage::Training;
 use crate::train::{Corpus, Examples, Fitted, Part, Watch, fit};
 
@@ -69,7 +69,7 @@ pub fn learn(
     watch: &dyn Watch,
 ) -> Result<Fitted> {
     let training = &placed.part.training;
-    let table = table::whole(Training::PARTED_BY, sources)?;
+    let table = selection::whole(Training::PARTED_BY, sources)?;
     let [learnt, held_out, unlabelled] = training.split(table.columns())?;
     let every: Vec<u32> = (0..).take(table.columns().num_rows()).collect();
     let by_shard = |rows: &Vec<u32>| tasks::by_shard(&table, rows);

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int32Type};
 
-use super::{Clock, Readers, Setting};
+use super::{Clock, Flow, Readers, SelectionTable, Setting, Task};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::write::{ClosedShard, ShardWriter};
 use crate::dataset::{Block, layout, store};
 use crate::error::{Error, Result};
-use crate::plan::table::Flow;
-use crate::plan::{COPY, Phase, Table, Task};
+use crate::plan::{COPY, Phase};
 use crate::stage::Tally;
 
 /// A task whose shard is written, though not durable yet.
@@ -41,7 +40,7 @@ impl Done {
 pub(super) fn run(
     task: &Task,
     phase: &Phase,
-    table: &Table,
+    table: &SelectionTable,
     readers: &Readers,
     dataset: &Path,
     setting: &Setting,

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 
-use super::Table;
+use super::SelectionTable;
 use crate::error::Result;
 
 /// The work for one output shard: which trajectories, and where they lie. Running it needs this value and the files it
@@ -41,8 +41,8 @@ pub struct Piece {
 /// One task for each shard that holds any of the `rows` of `table`, in the shard's order.
 ///
 /// # Errors
-/// Where the table is not one that [`super::table`] made.
-pub fn by_shard(table: &Table, rows: &[u32]) -> Result<Vec<Task>> {
+/// Where the table is not one that [`select`] or [`whole`] made.
+pub fn by_shard(table: &SelectionTable, rows: &[u32]) -> Result<Vec<Task>> {
     let pieces = table.pieces()?;
     let mut chosen: Vec<Piece> = rows
         .iter()
@@ -66,8 +66,8 @@ pub fn by_shard(table: &Table, rows: &[u32]) -> Result<Vec<Task>> {
 /// empty result is a dataset too.
 ///
 /// # Errors
-/// Where the table is not one that [`super::table::select`] made.
-pub fn cut(table: &Table, shard_rows: u64) -> Result<Vec<Task>> {
+/// Where the table is not one that [`select`] made.
+pub fn cut(table: &SelectionTable, shard_rows: u64) -> Result<Vec<Task>> {
     let pieces = table.pieces()?;
     let mut tasks = Vec::new();
     let (mut start, mut rows) = (0, 0);

@@ -1,40 +1,40 @@
-//! A fault in a pipeline file: the place, what is wrong, what to do.
+//! Faults in a pipeline file: where they are, what is wrong and how to fix it.
 
 use std::fmt::Write;
 
 use crate::error::Error;
 
-/// A range of the source, by byte.
+/// A range of bytes of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
-    /// First byte.
+    /// The first byte.
     pub start: usize,
-    /// One past the last byte.
+    /// The end, one past the last byte.
     pub end: usize,
 }
 
-/// One fault.
+/// A fault in a pipeline file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Where.
+    /// Where it is.
     pub span: Span,
     /// What is wrong.
     pub message: String,
-    /// What to do about it.
+    /// How to fix it.
     pub help: Option<String>,
 }
 
-/// The text of a pipeline file and what to call it.
+/// The text of a pipeline file, and its name.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The path as the user gave it.
+    /// The path, as the user gave it.
     pub name: String,
     /// The whole text.
     pub text: String,
 }
 
 impl Source {
-    /// The span of `word` inside `span`, or `span` where the word is not in it as a whole word.
+    /// Returns the span of `word` inside `span`, or `span` if it does not contain the whole word.
     pub fn word(&self, span: Span, word: &str) -> Span {
         let text = self.text.get(span.start..span.end).unwrap_or_default();
         let boundary = |character: Option<char>| {
@@ -53,7 +53,7 @@ impl Source {
         }
     }
 
-    /// All faults as one error, in the order of the file.
+    /// Returns all faults as one error, in the order of the file.
     pub fn error(&self, mut faults: Vec<Diagnostic>) -> Error {
         faults.sort_by_key(|fault| fault.span.start);
         faults.dedup();

@@ -1,9 +1,9 @@
 //! What the user wrote, with the place of every word.
 //!
-//! Three passes, none of which does I/O but reading the file: [`yaml`] makes a tree with spans, parameters are put in
-//! ([`params`]), and the tree is held against the JSON Schema of pipelines ([`validate`]). Every fault found is kept as
-//! a [`Diagnostic`]. What the words mean on a dataset is `plan`'s affair, which adds the faults that it finds: all are
-//! reported together.
+//! A file is read in three passes: [`yaml`] parses it into a tree with spans, [`params`]
+//! substitutes parameters, and [`validate`] compares the tree with the JSON Schema of pipelines.
+//! Every fault is kept as a [`Diagnostic`]. What the words mean for a dataset is up to `plan`,
+//! which adds the faults that it finds, so that all are reported together.
 
 mod diagnostic;
 mod params;
@@ -24,18 +24,18 @@ pub use diagnostic::{Diagnostic, Source, Span};
 pub use schema::json_schema;
 pub use yaml::{Content, Key, Node};
 
-/// A pipeline file as it was read, with what is wrong with its shape.
+/// A pipeline file, with the faults of its shape.
 #[derive(Debug)]
 pub struct PipelineFile {
-    /// The text, for messages and the lineage.
+    /// Its text, for messages and the lineage.
     pub source: Source,
-    /// The folder of the file: relative paths start here.
+    /// Its folder, where relative paths start.
     pub folder: PathBuf,
-    /// What is wrong with its shape; it must not be run where there is anything.
+    /// The faults of its shape. A file with faults must not be run.
     pub faults: Vec<Diagnostic>,
-    /// Parameters as they are after `--set`.
+    /// The parameters, after `--set`.
     pub params: serde_json::Map<String, Value>,
-    /// Datasets to read.
+    /// The datasets to read.
     pub inputs: Vec<Input>,
     /// The stages, in order.
     pub stages: Vec<StageNode>,
@@ -45,42 +45,46 @@ pub struct PipelineFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(extend("additionalProperties" = false))]
 pub struct Input {
-    /// Path of the dataset, relative to the pipeline file's folder
+    /// The path of the dataset, relative to the folder of the pipeline file.
     pub path: String,
-    /// Format, where it is not trajmill's own
+    /// The format of the dataset, such as `d4rl`. By default it is detected from the files.
     pub format: Option<String>,
-    /// How it is read.
+    /// The options of the format.
     #[serde(flatten)]
     pub options: Options,
-    /// The LeRobot dataset that a dataset of trajmill refers to for its videos, where `frames` is to decode them as it is read
+    /// The LeRobot dataset whose videos a trajmill dataset refers to. `frames: array` and
+    /// `frames: png` decode them from there.
     pub videos: Option<String>,
-    /// Trajectories that may be set aside; more of them give exit code 4
+    /// The number of bad trajectories that `on_error: quarantine` may set aside. If there are more,
+    /// the exit code is 4. Default 0.
     #[serde(default)]
     pub allowed: u64,
-    /// Whether types may become wider where the sources differ
+    /// Whether a column whose type differs between sources gets the wider type, such as float64
+    /// instead of float32. Default false.
     #[serde(default)]
     pub widen: bool,
-    /// Where it is written.
+    /// Where the path is in the file.
     #[serde(skip)]
     pub span: Span,
 }
 
-/// A stage as written.
+/// A stage, as written.
 #[derive(Debug)]
 pub struct StageNode {
     /// Its key.
     pub name: Key,
     /// Its options.
     pub options: Node,
-    /// Whether it has the right shape, so that its options can be read.
+    /// Whether it has the right shape. Otherwise its options cannot be read.
     pub fits: bool,
 }
 
-/// Reads and checks the pipeline file at `path`, with `overrides` of its parameters as `(key, value)`.
+/// Reads the pipeline file at `path` and validates its shape. `overrides` replace the values of
+/// parameters, as `(key, value)`.
 ///
 /// # Errors
-/// Where the file cannot be read (a failure), an override names no parameter (a usage error), or the text is no YAML (a
-/// pipeline error).
+/// Returns a usage error if the file cannot be read or an override names no parameter, and a
+/// pipeline error if the text is not YAML.
 pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
@@ -95,10 +99,10 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile>
     )
 }
 
-/// Checks the text of a pipeline file; see [`load`].
+/// Parses the text of a pipeline file and validates its shape; see [`load`].
 ///
 /// # Errors
-/// As [`load`].
+/// Returns the same errors as [`load`].
 pub fn parse(
     source: Source,
     folder: PathBuf,
@@ -110,7 +114,7 @@ pub fn parse(
         Err(fault) => return Err(source.error(vec![fault])),
     };
     let params = params::substitute(&mut root, overrides, &mut faults)?;
-    // What is at fault already is not held against the schema as well.
+    // A value that has a fault already is not reported for its shape as well.
     let known: Vec<Span> = faults.iter().map(|fault| fault.span).collect();
     let mut misfits = Vec::new();
     validate::pipeline(&root, &mut misfits);
@@ -146,8 +150,8 @@ pub fn parse(
 }
 
 impl PipelineFile {
-    /// Where a path of the pipeline leads: from the file's folder, with `..` taken out where no link is in the way, so
-    /// that messages name it as a person would.
+    /// Returns where a path of the pipeline leads, starting from the folder of the file. `..` is
+    /// resolved unless a link is in the way, so that messages have a readable path.
     pub fn locate(&self, path: &str) -> PathBuf {
         let mut located = PathBuf::new();
         for part in self.folder.join(path).components() {
@@ -178,7 +182,8 @@ fn inputs(node: &Node, faults: &mut Vec<Diagnostic>) -> Vec<Input> {
             let span = node.get("path").map_or(node.span, |path| path.span);
             match Input::deserialize(node.to_json()) {
                 Ok(input) => vec![Input { span, ..input }],
-                // The schema lets by what a type then does not hold, such as a number that is too large.
+                // The schema accepts values that the type cannot hold, such as a number that is too
+                // large.
                 Err(error) => {
                     faults.push(Diagnostic {
                         span,

@@ -1,4 +1,4 @@
-//! Parameters: `params:` with `--set` over it, put into every scalar that names one as `${name}`.
+//! Parameters: `params:`, overridden by `--set`, and substituted for `${name}` in every scalar.
 
 use serde_json::{Map, Value};
 
@@ -6,10 +6,10 @@ use super::diagnostic::Diagnostic;
 use super::yaml::{Content, Node, suggest};
 use crate::error::{Error, Result, nearest};
 
-/// Puts parameters into the tree and returns them as they are.
+/// Substitutes parameters in the tree and returns their values.
 ///
 /// # Errors
-/// Where an override names no parameter.
+/// Returns an error if an override names no parameter.
 pub(super) fn substitute(
     root: &mut Node,
     overrides: &[(String, String)],
@@ -38,7 +38,9 @@ pub(super) fn substitute(
         let Some(index) = params.iter().position(|(known, _)| known == name) else {
             let hint = match nearest(name, names()) {
                 Some(name) => format!("did you mean `{name}`?"),
-                None if params.is_empty() => "the pipeline has no `params`".to_owned(),
+                None if params.is_empty() => {
+                    "the pipeline has no parameters: declare them under `params:`".to_owned()
+                }
                 None => format!(
                     "its parameters are {}",
                     names().collect::<Vec<_>>().join(", ")
@@ -88,7 +90,8 @@ fn put(node: &mut Node, params: &[(String, Content)], faults: &mut Vec<Diagnosti
     }
 }
 
-/// The text with every `${name}` replaced; a text that is one such name takes the parameter's own type.
+/// Replaces every `${name}` in the text. A text that is nothing but one such name gets the type of
+/// the parameter.
 fn expand(text: &str, params: &[(String, Content)]) -> Result<Content, (String, Option<String>)> {
     let mut expanded = String::new();
     let mut rest = text;
@@ -97,13 +100,13 @@ fn expand(text: &str, params: &[(String, Content)]) -> Result<Content, (String, 
         let Some((name, after)) = after.split_once('}') else {
             return Err((
                 "`${` is not closed".to_owned(),
-                Some("write ${name}".to_owned()),
+                Some("close it with a brace, as in ${name}".to_owned()),
             ));
         };
         let Some((_, content)) = params.iter().find(|(known, _)| known == name.trim()) else {
             let names: Vec<&str> = params.iter().map(|(name, _)| name.as_str()).collect();
             let help = if names.is_empty() {
-                "give it a default under `params:`".to_owned()
+                "declare it under `params:`, with a default".to_owned()
             } else {
                 suggest(name, names)
             };

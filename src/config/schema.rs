@@ -1,20 +1,25 @@
-//! The JSON Schema of pipeline files, assembled from the options of every stage: the one description from which
-//! validation, messages and editors' completions come.
+//! The JSON Schema of pipeline files, assembled from the options of every stage. Validation,
+//! messages and the completions of editors all come from it.
 
 use serde_json::{Value, json};
 
 use super::Input;
 use crate::stage::STAGES;
 
-/// The JSON Schema (2020-12) of a pipeline file.
+/// Returns the JSON Schema (2020-12) of a pipeline file.
 pub fn json_schema() -> Value {
     let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
+    let stage = |name: &str, options: Value| {
+        json!({
+            "type": "object",
+            "properties": {name: options},
+            "required": [name],
+            "additionalProperties": false
+        })
+    };
     let stages: Vec<Value> = STAGES
         .iter()
-        .map(|stage| {
-            let options = (stage.schema)(&mut generator).to_value();
-            json!({"type": "object", "properties": {stage.name: options}, "required": [stage.name], "additionalProperties": false})
-        })
+        .map(|entry| stage(entry.name, (entry.schema)(&mut generator).to_value()))
         .collect();
     let one = generator.subschema_for::<Input>().to_value();
     let definitions: Value = generator
@@ -23,22 +28,33 @@ pub fn json_schema() -> Value {
         .collect::<serde_json::Map<_, _>>()
         .into();
     let either = json!({"anyOf": [{"type": "string"}, one]});
+    let several = json!({"type": "array", "items": either, "minItems": 1});
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "trajmill pipeline",
         "type": "object",
         "properties": {
-            "trajmill": {"type": "integer", "enum": [1], "description": "Version of this format."},
+            "trajmill": {
+                "type": "integer",
+                "enum": [1],
+                "description": "The version of the pipeline format, always 1."
+            },
             "params": {
                 "type": "object",
-                "description": "Parameters and their defaults; --set overrides them, \"${name}\" in any scalar stands for one.",
+                "description": "The parameters and their defaults. `--set NAME=VALUE` overrides one, \
+                                and `${NAME}` in any value stands for it.",
                 "additionalProperties": {"type": ["string", "number", "boolean", "null"]}
             },
             "source": {
-                "description": "The dataset to read, or a list of them.",
-                "anyOf": [{"type": "string"}, one, {"type": "array", "items": either, "minItems": 1}]
+                "description": "The dataset to read, or a list of datasets.",
+                "anyOf": [{"type": "string"}, one, several]
             },
-            "stages": {"type": "array", "description": "What to do, in order; each stage is one key.", "items": {"oneOf": stages}, "minItems": 1}
+            "stages": {
+                "type": "array",
+                "description": "The stages, in order. Each is a key with its options.",
+                "items": {"oneOf": stages},
+                "minItems": 1
+            }
         },
         "required": ["trajmill", "source", "stages"],
         "additionalProperties": false,

@@ -1,13 +1,14 @@
-//! Holds a tree against the JSON Schema of pipelines and says of every misfit where it is and what was meant.
+//! Compares a tree with the JSON Schema of pipelines. Every fault has its place and, if possible, a
+//! suggestion.
 
 use serde_json::Value;
 
 use super::diagnostic::Diagnostic;
 use super::schema::json_schema;
-use super::yaml::{Content, Node, suggest};
+use super::yaml::{Content, Node, START, suggest};
 use crate::stage::STAGES;
 
-/// Checks the shape of a pipeline file.
+/// Validates the shape of a pipeline file.
 pub(super) fn pipeline(root: &Node, faults: &mut Vec<Diagnostic>) {
     let schema = json_schema();
     let mut walker = Walker {
@@ -17,12 +18,12 @@ pub(super) fn pipeline(root: &Node, faults: &mut Vec<Diagnostic>) {
     let Content::Map(_) = &root.content else {
         walker.fault(
             root,
-            format!("a pipeline is a mapping, not {}", root.content.kind()),
-            Some("start with `trajmill: 1`, `source:` and `stages:`".to_owned()),
+            format!("a pipeline must be a mapping, not {}", root.content.kind()),
+            Some(START.to_owned()),
         );
         return;
     };
-    // Stages are checked one by one below: "which of ten alternatives" makes no message.
+    // Stages are validated one by one below: no message can be made of seventeen alternatives.
     let mut shape = schema.clone();
     shape["properties"]["stages"] = serde_json::json!({"type": "array", "minItems": 1});
     walker.node(root, &shape, "the pipeline");
@@ -55,7 +56,7 @@ impl Walker<'_> {
         let names = || STAGES.iter().map(|stage| stage.name).collect::<Vec<_>>();
         let entries = match &node.content {
             Content::Map(entries) => entries.as_slice(),
-            // `- shuffle` alone is a stage with nothing but defaults, if only its colon were there.
+            // `- shuffle` lacks nothing but the colon to be a stage with default options.
             Content::Str(name) if names().contains(&name.as_str()) => {
                 return self.fault(
                     node,
@@ -66,15 +67,18 @@ impl Walker<'_> {
             other => {
                 return self.fault(
                     node,
-                    format!("a stage is one key with its options, not {}", other.kind()),
+                    format!(
+                        "a stage must be a key with its options, not {}",
+                        other.kind()
+                    ),
                     None,
                 );
             }
         };
         if let Some((second, _)) = entries.get(1) {
-            let message = format!("a stage is one key, and `{}` is a second one", second.name);
+            let message = format!("a stage has one key, and `{}` is a second one", second.name);
             let help = format!(
-                "start it with a dash of its own, or indent it to make it an option of `{}`",
+                "start it with its own dash, or indent it to make it an option of `{}`",
                 entries[0].0.name
             );
             self.faults.push(Diagnostic {
@@ -84,7 +88,11 @@ impl Walker<'_> {
             });
         }
         let Some((name, options)) = entries.first() else {
-            return self.fault(node, "a stage is one key with its options".to_owned(), None);
+            return self.fault(
+                node,
+                "a stage must be a key with its options".to_owned(),
+                None,
+            );
         };
         match STAGES.iter().position(|stage| stage.name == name.name) {
             Some(index) => {
@@ -162,7 +170,8 @@ impl Walker<'_> {
         }
     }
 
-    /// Of several shapes, the one that the node's kind points at speaks for all.
+    /// Validates a node that may have several shapes. The shape that it resembles most makes the
+    /// message.
     fn alternatives(&mut self, node: &Node, alternatives: &[Value], name: &str) {
         let resolved: Vec<Value> = alternatives
             .iter()
@@ -241,32 +250,21 @@ impl Walker<'_> {
             .filter_map(Value::as_str)
         {
             if !entries.iter().any(|(key, _)| key.name == required) {
-                self.fault(
-                    node,
-                    format!("{} needs `{required}`", quoted(name)),
-                    properties[required]["description"]
-                        .as_str()
-                        .map(first_sentence),
-                );
+                let message = format!("{} needs `{required}`", quoted(name));
+                self.fault(node, message, how_to_add(required, &properties[required]));
             }
         }
     }
 
     fn sequence(&mut self, node: &Node, nodes: &[Node], schema: &Value, name: &str) {
-        let bound = |key: &str| {
-            schema[key]
-                .as_u64()
-                .and_then(|bound| usize::try_from(bound).ok())
-        };
-        if let Some(least) = bound("minItems").filter(|least| nodes.len() < *least) {
-            self.fault(
-                node,
-                format!("`{name}` needs at least {least} of them"),
-                None,
-            );
+        let count = nodes.len() as u64;
+        if let Some(least) = schema["minItems"].as_u64().filter(|least| count < *least) {
+            let message = format!("`{name}` needs at least {}", entries(least));
+            self.fault(node, message, None);
         }
-        if let Some(most) = bound("maxItems").filter(|most| nodes.len() > *most) {
-            self.fault(node, format!("`{name}` takes at most {most} of them"), None);
+        if let Some(most) = schema["maxItems"].as_u64().filter(|most| count > *most) {
+            let message = format!("`{name}` takes at most {}", entries(most));
+            self.fault(node, message, None);
         }
         if schema["items"].is_object() {
             nodes
@@ -319,6 +317,18 @@ fn quoted(name: &str) -> String {
     }
 }
 
+/// Returns how to add a key that is missing: its only value, or what it is.
+fn how_to_add(key: &str, schema: &Value) -> Option<String> {
+    match schema["enum"].as_array().map(Vec::as_slice) {
+        Some([only]) => Some(format!("add `{key}: {only}`")),
+        _ => schema["description"].as_str().map(first_sentence),
+    }
+}
+
+fn entries(count: u64) -> String {
+    format!("{count} {}", if count == 1 { "entry" } else { "entries" })
+}
+
 fn first_sentence(text: &str) -> String {
     let text = text.replace('\n', " ");
     text.split_once(". ")
@@ -327,7 +337,7 @@ fn first_sentence(text: &str) -> String {
         .to_owned()
 }
 
-/// The words that an enumeration of words allows; `None` where the schema is not one.
+/// Returns the words that an enumeration of words allows; `None` if the schema is not one.
 fn words(schema: &Value, definitions: &Value) -> Option<Vec<String>> {
     let resolve = |schema: &Value| match schema["$ref"]
         .as_str()

@@ -1,27 +1,30 @@
-//! YAML 1.2 as a tree with spans; the only file that names the YAML crate.
+//! Parses YAML 1.2 into a tree with spans. No other file names the YAML crate.
 //!
-//! Anchors, aliases, tags and several documents are refused: a pipeline needs none, and a reader of it less.
+//! Anchors, aliases, tags and several documents are refused: no pipeline needs them, and they make
+//! one hard to read.
 
 use granit_parser::{Event, Parser, ScalarStyle};
 
 use super::diagnostic::{Diagnostic, Span};
 use crate::error::nearest;
 
-/// Deeper nesting than this is refused.
+/// The deepest nesting that is accepted.
 const DEEPEST: usize = 32;
-/// Longer files than this are refused.
+/// How to begin a pipeline.
+pub(super) const START: &str = "start with `trajmill: 1`, `source:` and `stages:`";
+/// The longest file that is accepted, in bytes.
 const LONGEST: usize = 1 << 20;
 
-/// A node and its place.
+/// A node, and where it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// What it is.
+    /// Its content.
     pub content: Content,
     /// Where it is.
     pub span: Span,
 }
 
-/// A key of a mapping and its place.
+/// A key of a mapping, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// The key.
@@ -30,7 +33,7 @@ pub struct Key {
     pub span: Span,
 }
 
-/// What a node is.
+/// The content of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// `null`, `~` or nothing.
@@ -50,7 +53,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// What a person would call it.
+    /// Returns the kind of content, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
             Content::Null => "nothing",
@@ -63,7 +66,7 @@ impl Content {
         }
     }
 
-    /// Reads a plain scalar by YAML's core schema.
+    /// Parses a plain scalar by the core schema of YAML.
     pub fn scalar(text: &str) -> Content {
         match text {
             "" | "~" | "null" | "Null" | "NULL" => return Content::Null,
@@ -89,7 +92,7 @@ impl Content {
 }
 
 impl Node {
-    /// The value under `key` of a mapping.
+    /// Returns the value of `key` in a mapping.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.content {
             Content::Map(entries) => entries
@@ -100,7 +103,7 @@ impl Node {
         }
     }
 
-    /// The text of a string.
+    /// Returns the text of a string.
     pub fn as_str(&self) -> Option<&str> {
         match &self.content {
             Content::Str(text) => Some(text),
@@ -108,7 +111,7 @@ impl Node {
         }
     }
 
-    /// The node that keys and indices lead to, or the last one on the way there.
+    /// Returns the node that keys and indices lead to, or the last one that exists on the way.
     pub fn follow(&self, path: &[String]) -> &Node {
         let Some((first, rest)) = path.split_first() else {
             return self;
@@ -124,7 +127,7 @@ impl Node {
         next.map_or(self, |next| next.follow(rest))
     }
 
-    /// The node without its places.
+    /// Returns the node as JSON, without spans.
     pub fn to_json(&self) -> serde_json::Value {
         use serde_json::Value;
         match &self.content {
@@ -152,7 +155,7 @@ fn fault(span: Span, message: impl Into<String>, help: Option<&str>) -> Diagnost
     }
 }
 
-/// Bytes of a span, found from characters where the scanner counts only those.
+/// Returns a span in bytes. The scanner may count characters alone.
 fn bytes(text: &str, span: granit_parser::Span) -> Span {
     let byte = |marker: granit_parser::Marker| {
         marker.byte_offset().unwrap_or_else(|| {
@@ -206,7 +209,7 @@ impl<'t> Reader<'t> {
         if depth > DEEPEST {
             return Err(fault(
                 span,
-                format!("nested more than {DEEPEST} deep"),
+                format!("the file is nested more than {DEEPEST} levels deep"),
                 None,
             ));
         }
@@ -219,8 +222,8 @@ impl<'t> Reader<'t> {
         if anchor != 0 || tag {
             faults.push(fault(
                 span,
-                "anchors and tags are not part of a pipeline file",
-                Some("write the value out"),
+                "a pipeline file cannot have anchors or tags",
+                Some("write the value itself"),
             ));
         }
         match event {
@@ -255,10 +258,10 @@ impl<'t> Reader<'t> {
             Event::MappingStart(..) => self.mapping(span, depth, faults),
             Event::Alias(_) | Event::UnresolvedAlias(_) => Err(fault(
                 span,
-                "aliases are not part of a pipeline file",
-                Some("write the value out"),
+                "a pipeline file cannot have aliases",
+                Some("write the value itself"),
             )),
-            _ => Err(fault(span, "not valid YAML here", None)),
+            _ => Err(fault(span, "this is not valid YAML", None)),
         }
     }
 
@@ -296,7 +299,7 @@ impl<'t> Reader<'t> {
                 faults.push(fault(
                     key.span,
                     format!("duplicate key `{}`", key.name),
-                    Some("give each key once"),
+                    Some("write each key once"),
                 ));
             } else {
                 entries.push((key, node));
@@ -305,16 +308,16 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Reads one document. Faults that leave a tree are added to `faults`.
+/// Parses one document. Adds the faults that leave a tree to `faults`.
 ///
 /// # Errors
-/// The fault that leaves none.
+/// Returns the fault that leaves no tree.
 pub(super) fn parse(text: &str, faults: &mut Vec<Diagnostic>) -> Result<Node, Diagnostic> {
     if text.len() > LONGEST {
         return Err(fault(
             Span::default(),
             "the file is longer than 1 MiB",
-            Some("is it a pipeline?"),
+            Some("check the path: pipeline files are shorter"),
         ));
     }
     let mut reader = Reader {
@@ -326,13 +329,13 @@ pub(super) fn parse(text: &str, faults: &mut Vec<Diagnostic>) -> Result<Node, Di
         match reader.next()? {
             (Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd, _) => {}
             (Event::StreamEnd, span) => {
-                return root.ok_or_else(|| fault(span, "the file is empty", None));
+                return root.ok_or_else(|| fault(span, "the file is empty", Some(START)));
             }
             (_, span) if root.is_some() => {
                 return Err(fault(
                     span,
-                    "a pipeline file holds one document",
-                    Some("move the second one to a file of its own"),
+                    "a pipeline file must be a single YAML document",
+                    Some("move the second document to its own file"),
                 ));
             }
             (event, span) => root = Some(reader.node(event, span, 0, faults)?),
@@ -340,12 +343,12 @@ pub(super) fn parse(text: &str, faults: &mut Vec<Diagnostic>) -> Result<Node, Di
     }
 }
 
-/// What to say of a name that is not among `known`.
+/// Returns what to suggest for a name that is not among `known`.
 pub(super) fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     match nearest(given, known.clone()) {
         Some(name) => format!("did you mean `{name}`?"),
         None => format!(
-            "one of {}",
+            "expected one of {}",
             known.into_iter().collect::<Vec<_>>().join(", ")
         ),
     }

@@ -28,7 +28,7 @@ use trajmill::dataset::{Block, Dataset, layout, store};
 use trajmill::error::Result;
 use trajmill::exec::{Piece, Readers, Task};
 use trajmill::model::{self, Runtime};
-use trajmill::stage::{Bound, Context, Half, Models, STAGES, Selection, Tally};
+use trajmill::stage::{Bound, Context, Models, Operator, STAGES, Selection, Tally};
 
 const OBSERVATIONS: i32 = 17;
 const ACTIONS: i32 = 6;
@@ -205,12 +205,12 @@ fn first_shard(dataset: &Dataset) -> Task {
         id: ids.value(row),
     };
     let none = RecordBatchOptions::new().with_row_count(Some(table.num_rows()));
-    let planned =
+    let computed =
         RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &none).unwrap();
     Task {
         index: 0,
         pieces: (0..table.num_rows()).map(piece).collect(),
-        planned,
+        computed,
     }
 }
 
@@ -293,8 +293,8 @@ impl Models for Files {
         self.0.spec(Path::new(path))
     }
 
-    fn runtime(&self) -> &Arc<Runtime> {
-        &self.0
+    fn runtime(&self) -> Result<&Arc<Runtime>> {
+        Ok(&self.0)
     }
 
     fn text(&self, path: &str) -> Result<String> {
@@ -324,10 +324,11 @@ fn window(criterion: &mut Criterion, source: &Dataset) {
     blocks.truncate(1);
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/window.onnx");
     let options = json!({ "model": model, "window": { "past": 0, "future": 1, "edge": "skip" } });
-    let Bound::Work(halves) = bind("label", &options, &source.steps, &source.trajectories) else {
+    let Bound::Work(operators) = bind("label", &options, &source.steps, &source.trajectories)
+    else {
         return;
     };
-    let [Half::Transform(label)] = halves.as_slice() else {
+    let [Operator::Transform(label)] = operators.as_slice() else {
         return;
     };
     label.prepare(1).unwrap();
@@ -410,10 +411,10 @@ fn selection(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("selection");
     group.throughput(Throughput::Elements(TRAJECTORIES as u64));
     for (name, options) in cases {
-        let Bound::Work(halves) = bind(name, &options, &steps, &schema) else {
+        let Bound::Work(operators) = bind(name, &options, &steps, &schema) else {
             continue;
         };
-        let Some(Half::Selection(selection)) = halves.first() else {
+        let Some(Operator::Selection(selection)) = operators.first() else {
             continue;
         };
         let selection: &dyn Selection = selection.as_ref();

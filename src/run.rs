@@ -13,10 +13,10 @@ use crate::config::PipelineFile;
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use crate::dataset::{Dataset, layout, schema, store};
 use crate::error::{Error, Kind, Result};
-use crate::exec::{self, Clock, Flow, Setting};
+use crate::exec::{self, Clock, Flow, Limits, Monitor};
 use crate::format::quarantine::{self, SetAside};
 use crate::format::{WriteOptions, Written, export, import};
-use crate::plan::{self, Foreign, Lesson, Phase, Placed, Plan, Sink};
+use crate::plan::{self, Phase, Plan, Planned, Sink, SourceToImport, Training};
 use crate::query::Session;
 use crate::stage::Materialise;
 use crate::{commit, config, model, train};
@@ -44,6 +44,15 @@ pub struct Options<'a> {
     pub watch: &'a dyn Watch,
 }
 
+impl Options<'_> {
+    fn limits(&self) -> Limits {
+        Limits {
+            threads: self.threads,
+            memory: self.memory,
+        }
+    }
+}
+
 /// Told of a run's progress.
 pub trait Watch: Sync {
     /// A pass over the data begins: its name and the rows it will read, 0 where that is not known.
@@ -61,7 +70,7 @@ pub trait Watch: Sync {
 }
 
 /// A dataset to read, and how it comes to be where it is not there yet.
-type Input<'a> = (Dataset, Option<&'a Foreign>);
+type Input<'a> = (Dataset, Option<&'a SourceToImport>);
 
 /// Datasets to read, and which of them were imported for it.
 struct Claimed {
@@ -87,7 +96,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         .sources
         .iter()
         .cloned()
-        .zip(plan.foreign.iter().map(Option::as_ref))
+        .zip(plan.imports.iter().map(Option::as_ref))
         .collect();
     let mut first = 0;
     while let Some((last, path)) = plan.output_of(first) {
@@ -150,8 +159,7 @@ fn produce(
     if lessons(phases).next().is_none() {
         for phase in phases {
             let workers = exec::concurrency(
-                options.threads,
-                options.memory,
+                options.limits(),
                 phase,
                 sources.iter().map(|(source, _)| source),
             );
@@ -318,7 +326,12 @@ fn bring(
 }
 
 /// Imports a source into the staging directory, where an earlier run has not done it.
-fn stage(foreign: &Foreign, name: &str, staging: &Staging, options: &Options) -> Result<Dataset> {
+fn stage(
+    foreign: &SourceToImport,
+    name: &str,
+    staging: &Staging,
+    options: &Options,
+) -> Result<Dataset> {
     let key = foreign.fingerprint.key();
     let root = staging.dataset(&key);
     if !layout::manifest(&root).exists() {
@@ -396,7 +409,7 @@ fn carry_out(
     let names = |phase: &'_ Phase| {
         let transforms = phase.transforms.iter().map(|placed| placed.name.clone());
         phase
-            .lessons
+            .trainings
             .iter()
             .map(|placed| placed.name.clone())
             .chain(transforms)
@@ -411,7 +424,7 @@ fn carry_out(
         let input = staged
             .last()
             .map_or(claimed.sources.as_slice(), std::slice::from_ref);
-        for placed in &phase.lessons {
+        for placed in &phase.trainings {
             report.models.push(
                 learn(placed, input, options, &clock)
                     .map_err(|error| error.at(format!("stage `{}`", placed.name)))?,
@@ -419,7 +432,7 @@ fn carry_out(
         }
         let table = exec::select(phase, input)?;
         let (name, shard_rows) = match &phase.sink {
-            Sink::Staged { .. } => (format!("phase {}", index + 1), STAGED_SHARD_ROWS),
+            Sink::Intermediate { .. } => (format!("phase {}", index + 1), STAGED_SHARD_ROWS),
             Sink::Output { options, .. } => (options.path.clone(), options.shard_rows),
             Sink::Model { .. } => break,
         };
@@ -427,21 +440,23 @@ fn carry_out(
         let key = phase.fingerprint.key();
         let journal = staging.journal(&key)?;
         options.watch.begin(&name, table.rows()?);
-        let setting = Setting {
-            threads: options.threads,
-            memory: options.memory,
+        let monitor = Monitor {
             interrupted: options.interrupted,
             progress: &|rows| options.watch.advance(rows),
             clock: &clock,
         };
-        let outcome = exec::run(
+        let work = exec::Work {
             phase,
-            input,
-            &table,
-            &tasks,
+            sources: input,
+            table: &table,
+            tasks: &tasks,
+        };
+        let outcome = exec::run(
+            &work,
             &staging.dataset(&key),
             journal,
-            &setting,
+            options.limits(),
+            &monitor,
         );
         options.watch.end();
         let outcome = outcome?;
@@ -490,20 +505,20 @@ fn only_models(
     staging.discard()
 }
 
-fn lessons(phases: &[Phase]) -> impl Iterator<Item = &Lesson> {
+fn lessons(phases: &[Phase]) -> impl Iterator<Item = &Training> {
     phases
         .iter()
-        .flat_map(|phase| &phase.lessons)
+        .flat_map(|phase| &phase.trainings)
         .map(|placed| &placed.part)
 }
 
 /// Whether the model is still to be learnt.
-fn missing(lesson: &Lesson, options: &Options) -> Result<bool> {
+fn missing(lesson: &Training, options: &Options) -> Result<bool> {
     let path = lesson.path.display();
     match existing_model(&lesson.path)? {
         Existing::Nothing => Ok(true),
         Existing::Result { key, .. } if key == lesson.fingerprint.key() => Ok(options.fresh),
-        Existing::Result { .. } if lesson.training.overwrite => Ok(true),
+        Existing::Result { .. } if lesson.stage.overwrite => Ok(true),
         Existing::Result { inputs, .. } => {
             let changes = lesson.fingerprint.changes_since(&inputs);
             let message = format!(
@@ -521,7 +536,7 @@ fn missing(lesson: &Lesson, options: &Options) -> Result<bool> {
 
 /// Learns a model, or finds it where it was learnt.
 fn learn(
-    placed: &Placed<Lesson>,
+    placed: &Planned<Training>,
     sources: &[Dataset],
     options: &Options,
     clock: &Clock,
@@ -530,7 +545,7 @@ fn learn(
     if !missing(lesson, options)? {
         return Ok(Model::found(lesson));
     }
-    let fitted = exec::learn(
+    let fitted = exec::train(
         placed,
         sources,
         options.threads,
@@ -553,13 +568,13 @@ fn learn(
 
 /// Tells the run's watch of the learning.
 struct Learning<'a> {
-    lesson: &'a Lesson,
+    lesson: &'a Training,
     options: &'a Options<'a>,
 }
 
 impl train::Watch for Learning<'_> {
     fn begin(&self, updates: u64) {
-        self.options.watch.learn(&self.lesson.training.out, updates);
+        self.options.watch.learn(&self.lesson.stage.out, updates);
     }
 
     fn advance(&self, updates: u64, losses: Option<(f64, f64)>) {

@@ -9,7 +9,7 @@ use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::exec::{self, SelectionTable};
 use crate::plan::{Fingerprint, Phase, Plan, Sink};
-use crate::stage::BETWEEN_HALVES;
+use crate::stage::PRIVATE_PREFIX;
 
 /// A plan as text for people and as JSON for programs. Selections of the first phase are computed, from metadata alone;
 /// a later phase reads what the one before will write, so its sizes are not known yet.
@@ -41,7 +41,7 @@ pub(super) fn explain(plan: &Plan) -> Result<(String, Value)> {
     }
     for (index, phase) in plan.phases.iter().enumerate() {
         // What is yet to be imported has sizes only then.
-        let known = index == 0 && plan.foreign.iter().all(Option::is_none);
+        let known = index == 0 && plan.imports.iter().all(Option::is_none);
         let table = known
             .then(|| exec::select(phase, &plan.sources))
             .transpose()?;
@@ -83,18 +83,18 @@ fn state(
 
 fn describe(phase: &Phase, table: Option<&SelectionTable>, text: &mut String) -> Result<Value> {
     let mut lessons = Vec::new();
-    for placed in &phase.lessons {
-        let lesson = &placed.part;
+    for placed in &phase.trainings {
+        let training = &placed.part;
         let (state, changes) = state(
-            existing_model(&lesson.path)?,
-            &lesson.fingerprint,
-            lesson.training.overwrite,
+            existing_model(&training.path)?,
+            &training.fingerprint,
+            training.stage.overwrite,
         );
-        let _ = writeln!(text, "  learn      {}: {state}", lesson.path.display());
+        let _ = writeln!(text, "  learn      {}: {state}", training.path.display());
         for change in &changes {
             let _ = writeln!(text, "             {change}");
         }
-        lessons.push(json!({"path": lesson.path, "state": state, "changes": changes}));
+        lessons.push(json!({"path": training.path, "state": state, "changes": changes}));
     }
     let mut selections = Vec::new();
     for (index, placed) in phase.selections.iter().enumerate() {
@@ -138,8 +138,8 @@ fn describe(phase: &Phase, table: Option<&SelectionTable>, text: &mut String) ->
     }
     let sink = match &phase.sink {
         Sink::Model { path } => json!({"model": path}),
-        Sink::Staged { because, stage } => {
-            let between = |name: &String| name.starts_with(BETWEEN_HALVES);
+        Sink::Intermediate { because, stage } => {
+            let between = |name: &String| name.starts_with(PRIVATE_PREFIX);
             let why = match because.as_slice() {
                 [] => "what the stages above write".to_owned(),
                 names if names.iter().any(between) => "something of all steps first".to_owned(),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::Existing;
 use crate::dataset::store;
 use crate::error::Result;
-use crate::plan::{Fingerprint, Lesson};
+use crate::plan::{Fingerprint, Training};
 use crate::train::{self, Fitted};
 
 /// What the file's metadata calls the key of all that the model depends on, and what it depends on by name, as JSON.
@@ -57,15 +57,18 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 ///
 /// # Errors
 /// Where a file cannot be written; the model is then as it was.
-pub fn publish_model(lesson: &Lesson, fitted: &Fitted) -> Result<()> {
-    let path = &lesson.path;
-    let Fingerprint { inputs } = &lesson.fingerprint;
-    let own = [lesson.fingerprint.key(), json!(inputs).to_string()];
-    let mut metadata: BTreeMap<String, String> = lesson.training.metadata();
+pub fn publish_model(training: &Training, fitted: &Fitted) -> Result<()> {
+    let path = &training.path;
+    let Fingerprint { inputs } = &training.fingerprint;
+    let own = [training.fingerprint.key(), json!(inputs).to_string()];
+    let mut metadata: BTreeMap<String, String> = training.stage.metadata();
     metadata.extend(RECIPE.map(str::to_owned).into_iter().zip(own));
     let model = train::write(&fitted.model, &metadata);
     let head = Map::from_iter([
-        ("recipe".to_owned(), Value::String(lesson.fingerprint.key())),
+        (
+            "recipe".to_owned(),
+            Value::String(training.fingerprint.key()),
+        ),
         (
             "model_blake3".to_owned(),
             Value::String(blake3::hash(&model).to_hex().to_string()),

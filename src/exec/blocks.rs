@@ -1,4 +1,4 @@
-//! Reads a task's trajectories, a block of whole ones at a time, in output order.
+//! Reads the trajectories of a task in output order, a block of whole trajectories at a time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -14,17 +14,18 @@ use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Block, Dataset, Origin, ShardReader};
 use crate::error::{Error, Result};
 
-/// Open files are kept by a task up to this many; a shuffled result reads from all over.
+/// The number of files that a task keeps open. A shuffled result reads from everywhere.
 const MOST_OPEN: usize = 64;
 
-/// The shards that tasks read; each file is held against its checksum before its first row is used.
+/// Opens the shards that tasks read. The checksum of each file is verified before its first row is
+/// used.
 pub struct Readers<'a> {
     sources: &'a [Dataset],
     verified: Mutex<HashSet<(u32, u32)>>,
 }
 
 impl<'a> Readers<'a> {
-    /// Readers of the datasets that a phase reads.
+    /// Returns readers of the datasets that a phase reads.
     pub fn new(sources: &'a [Dataset]) -> Readers<'a> {
         Readers {
             sources,
@@ -35,7 +36,7 @@ impl<'a> Readers<'a> {
     fn open(&self, source: u32, shard: u32, steps: bool) -> Result<ShardReader> {
         let missing = || {
             Error::failed(format!(
-                "the plan names shard {shard} of source {source}, which is not there"
+                "the plan names shard {shard} of source {source}, which does not exist"
             ))
         };
         let dataset = self.sources.get(source as usize).ok_or_else(missing)?;
@@ -44,7 +45,7 @@ impl<'a> Readers<'a> {
             .shards
             .get(shard as usize)
             .ok_or_else(missing)?;
-        // `trajectories` files were verified when the selection was computed.
+        // The selection has verified the files of trajectories.
         if !steps {
             return dataset.open_trajectories(entry);
         }
@@ -58,9 +59,11 @@ impl<'a> Readers<'a> {
         dataset.open_steps(entry)
     }
 
-    /// The blocks of `task`, with the columns of steps that `columns` names. `written` are the columns that come out: where
-    /// these are wider, as windows are, a block has fewer rows. What is read at once does not shrink with them, since a page
-    /// of a file is decoded whole for the least of its rows.
+    /// Returns the blocks of `task`, with the columns of steps that `columns` names.
+    ///
+    /// `written` are the columns that come out. If they are wider than what is read, as windows
+    /// are, a block has fewer rows. The number of rows read at once does not shrink with them,
+    /// because one row of a page costs as much to decode as the whole page.
     pub fn blocks<'b>(
         &'b self,
         task: &'b Task,
@@ -90,13 +93,13 @@ pub struct Blocks<'b> {
     readers: &'b Readers<'b>,
     task: &'b Task,
     columns: &'b [String],
-    /// Rows that are read at once.
+    /// The number of rows that are read at once.
     read: usize,
-    /// Rows of a block.
+    /// The number of rows of a block.
     target: usize,
-    /// The next trajectory of the task that is not read yet.
+    /// The next trajectory of the task to read.
     next: usize,
-    /// What is read, and the next of its trajectories that is in no block yet.
+    /// What was read last, and the first of its trajectories that no block has held yet.
     held: Option<(Block, usize)>,
     open: HashMap<(u32, u32, bool), ShardReader>,
 }
@@ -125,7 +128,7 @@ impl Iterator for Blocks<'_> {
 }
 
 impl Blocks<'_> {
-    /// Reads on; `None` at the end.
+    /// Reads the next trajectories; `None` at the end.
     fn more(&mut self) -> Option<Result<Block>> {
         let (start, target) = (self.next, self.read as u64);
         let mut rows = 0;
@@ -162,11 +165,11 @@ impl Blocks<'_> {
             with_column(&metadata, id(trajectory::TRAJECTORY_ID), Arc::new(ids))?;
         for (field, column) in self
             .task
-            .planned
+            .computed
             .schema()
             .fields()
             .iter()
-            .zip(self.task.planned.columns())
+            .zip(self.task.computed.columns())
         {
             let column: ArrayRef = column.slice(range.start, range.len());
             trajectories = with_column(&trajectories, field.as_ref().clone(), column)?;
@@ -177,7 +180,7 @@ impl Blocks<'_> {
         })
     }
 
-    /// The row group that `pieces`, read as `steps`, are.
+    /// Returns the row group that `pieces` make up, if they are exactly one; `steps` are its rows.
     fn origin(&self, pieces: &[Piece], steps: &RecordBatch) -> Option<Origin> {
         let (first, last) = pieces.first().zip(pieces.last())?;
         let follows = |pair: &[Piece]| {
@@ -194,7 +197,8 @@ impl Blocks<'_> {
         reader.origin(&(first.first_row..last.first_row + last.rows), steps)
     }
 
-    /// Reads the rows `of` each piece, each shard once and in file order, and puts them in the pieces' order.
+    /// Reads the rows `of` each piece, each shard once and in file order, and returns them in the
+    /// order of the pieces.
     fn gather(
         &mut self,
         pieces: &[Piece],
@@ -208,7 +212,8 @@ impl Blocks<'_> {
                 .or_default()
                 .push(of(piece));
         }
-        // Where each piece's rows begin in what is read: shard after shard, rows ascending, copies read once.
+        // Where the rows of each piece begin in what is read: shard after shard, rows ascending.
+        // The rows of copies are read once.
         let mut places: HashMap<(u32, u32, u64), u64> = HashMap::new();
         let mut batches = Vec::with_capacity(shards.len());
         let mut at = 0;
@@ -224,7 +229,7 @@ impl Blocks<'_> {
         let batch = match batches.as_slice() {
             [batch] => batch.clone(),
             [first, ..] => concat_batches(&first.schema(), &batches)?,
-            [] => return Err(Error::failed("a block without trajectories was read")),
+            [] => return Err(Error::failed("a block has no trajectories")),
         };
         let starts = pieces.iter().map(|piece| {
             let range = of(piece);
@@ -273,7 +278,7 @@ impl Blocks<'_> {
     }
 }
 
-/// Adjacent ranges as one.
+/// Joins adjacent ranges.
 fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut merged: Vec<Range<u64>> = Vec::new();
     for range in ranges {

@@ -1,15 +1,15 @@
-//! Where the workers' time goes: reading, each transform, writing.
+//! Measures what the workers spend their time on: reading, each transform, writing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Time of all workers together, by what they did.
+/// The time of all workers together, by what they did.
 pub struct Clock {
     entries: Vec<(String, AtomicU64)>,
 }
 
 impl Clock {
-    /// A clock for the transforms named, beside reading and writing.
+    /// Returns a clock for reading, writing and the named transforms.
     pub fn new<'a>(transforms: impl Iterator<Item = &'a str>) -> Clock {
         let mut names: Vec<&str> = vec!["read", "write"];
         for name in transforms {
@@ -25,7 +25,7 @@ impl Clock {
         }
     }
 
-    /// Runs `work` on the account of `name`.
+    /// Runs `work` and adds the time it takes to `name`.
     pub(super) fn time<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let result = work();
@@ -38,7 +38,7 @@ impl Clock {
         result
     }
 
-    /// Share of the time by name, largest first; empty where nothing was done.
+    /// Returns the share of the time by name, largest first, without zeros.
     pub fn shares(&self) -> Vec<(String, f64)> {
         let total: u64 = self
             .entries

@@ -1,20 +1,22 @@
-//! Runs a phase: one task per output shard, on rayon threads.
+//! Runs a phase: one task for each output shard, on rayon threads.
 //!
-//! A task reads its trajectories in blocks, sends each block through the transforms and writes one shard. Tasks share
-//! nothing but the models' sessions, so decoding, inference and encoding of different tasks overlap, and memory is that
-//! of the tasks in flight: their number is bounded by the threads and by the memory budget, never by the corpus. What a
-//! task writes depends on the task alone, so the bytes do not depend on threads, timing, or a resume.
+//! A task reads its trajectories in blocks, sends each block through the transforms and writes one
+//! shard. Tasks share nothing but the sessions of models, so reading, inference and writing of
+//! different tasks overlap. Memory is that of the tasks in flight, whose number is bounded by the
+//! threads and by the memory budget, not by the corpus. What a task writes depends on the task
+//! alone, so the bytes do not depend on threads, timing, or a resume.
 
 mod blocks;
 mod clock;
+mod flow;
 mod selection;
 mod shard;
 mod tasks;
 mod train;
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::Schema;
 use rayon::prelude::*;
@@ -22,96 +24,132 @@ use rayon::prelude::*;
 use crate::commit::{Finished, Journal};
 use crate::dataset::{Dataset, ShardEntry, schema, store};
 use crate::error::{Error, Result, caught};
-use crate::plan::Phase;
+use crate::plan::{Phase, Planned};
+use crate::stage::{Facts, Transform};
 
 pub use blocks::Readers;
 pub use clock::Clock;
-pub use selection::{Flow, SelectionTable, select};
+pub use flow::Flow;
+pub use selection::{SelectionTable, select};
 pub use tasks::{Piece, Task, cut};
-pub use train::learn;
+pub use train::train;
 
-/// What a phase runs with.
-pub struct Setting<'a> {
-    /// Worker threads.
+/// The resources that a phase may use. They change no byte of its result.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The number of worker threads.
     pub threads: usize,
-    /// Bytes that the tasks in flight may use together; `None` for as many tasks as threads.
+    /// The bytes that the tasks in flight may use together; `None` for as many tasks as threads.
     pub memory: Option<usize>,
-    /// Set where the user wants the run to stop.
+}
+
+/// How a running phase is watched and stopped. It changes no byte of the result.
+pub struct Monitor<'a> {
+    /// Set when the user wants the run to stop.
     pub interrupted: &'a AtomicBool,
-    /// Told of rows as they are done.
+    /// Called with the number of rows that a task has finished since the last call.
     pub progress: &'a (dyn Fn(u64) + Sync),
-    /// Where the workers' time is noted.
+    /// Measures what the workers spend their time on.
     pub clock: &'a Clock,
+}
+
+/// The work of a phase, as plain data.
+pub struct Work<'a> {
+    /// The phase.
+    pub phase: &'a Phase,
+    /// The datasets that it reads.
+    pub sources: &'a [Dataset],
+    /// The trajectories that it keeps.
+    pub table: &'a SelectionTable,
+    /// All its tasks.
+    pub tasks: &'a [Task],
 }
 
 /// What a phase did.
 pub struct Outcome {
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,
-    /// Rows and trajectories through each transform, in order.
+    /// The rows and trajectories that went through each transform, in order.
     pub flow: Vec<Flow>,
-    /// How many tasks an earlier run had finished.
+    /// The number of tasks that an earlier run had finished.
     pub resumed: usize,
-    /// How many tasks there were.
+    /// The number of tasks.
     pub tasks: usize,
 }
 
-/// Tasks in flight: as many as threads, fewer where the budget does not hold them. A task holds a block as read, the
-/// same block transformed, and the row group being encoded. What is read may be wider than what is written: frames of videos.
+/// Returns the number of tasks in flight: the number of threads, or fewer if the memory budget
+/// holds fewer.
+///
+/// A task holds a block as it was read, the same block transformed, and the row group that is being
+/// encoded. What is read may be wider than what is written, such as the frames of videos.
 pub fn concurrency<'a>(
-    threads: usize,
-    memory: Option<usize>,
+    limits: Limits,
     phase: &Phase,
     sources: impl Iterator<Item = &'a Dataset>,
 ) -> usize {
     let bytes = |steps: &Schema, rows: usize| rows * schema::row_bytes(steps);
     let read = |source: &Dataset| {
-        let fields = source
-            .steps
-            .fields()
-            .iter()
-            .filter(|field| phase.reads.contains(field.name()))
-            .cloned();
-        bytes(
-            &Schema::new(fields.collect::<Vec<_>>()),
-            schema::block_rows(&source.steps),
-        )
+        let fields = source.steps.fields().iter();
+        let fields = fields.filter(|field| phase.reads.contains(field.name()));
+        let columns = Schema::new(fields.cloned().collect::<Vec<_>>());
+        bytes(&columns, schema::block_rows(&source.steps))
     };
-    let block = sources.map(read).fold(
-        bytes(&phase.steps, schema::block_rows(&phase.steps)),
-        usize::max,
-    );
-    let fits = memory.map_or(threads, |memory| memory / (block * 4).max(1));
-    threads.min(fits).max(1)
+    let written = bytes(&phase.steps, schema::block_rows(&phase.steps));
+    let block = sources.map(read).fold(written, usize::max);
+    let fits = limits
+        .memory
+        .map_or(limits.threads, |memory| memory / (block * 4).max(1));
+    limits.threads.min(fits).max(1)
 }
 
-/// Gets the transforms of `phase` ready for so many workers: models are loaded, and what cannot run is an error.
+/// Prepares the transforms of `phase` for `workers` threads: loads models, and fails if one cannot
+/// run.
 ///
 /// # Errors
-/// Where a transform cannot get ready; the message names the stage.
+/// Returns an error that names the stage if a transform cannot be prepared.
 pub fn prepare(phase: &Phase, workers: usize) -> Result<()> {
-    for placed in &phase.transforms {
-        placed
+    for planned in &phase.transforms {
+        planned
             .part
             .prepare(workers)
-            .map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
+            .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
     }
     Ok(())
 }
 
-/// Runs the tasks of `phase` that `journal` does not know as finished, writing into `dataset`.
+/// Completes the transforms of `phase` with the facts that the selections of their stages found.
+fn with_facts(phase: &Phase, table: &SelectionTable) -> Result<Vec<Planned<Arc<dyn Transform>>>> {
+    let complete = |planned: &Planned<Arc<dyn Transform>>| {
+        let own = table.flow.iter().filter(|flow| flow.index == planned.index);
+        let facts: Facts = own.flat_map(|flow| flow.facts.clone()).collect();
+        let part = planned
+            .part
+            .with_facts(&facts)
+            .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
+        Ok(Planned {
+            index: planned.index,
+            name: planned.name.clone(),
+            ahead_of: planned.ahead_of.clone(),
+            part: part.unwrap_or_else(|| Arc::clone(&planned.part)),
+        })
+    };
+    phase.transforms.iter().map(complete).collect()
+}
+
+/// Runs the tasks of `work` that `journal` does not list as finished, and writes their shards into
+/// the directory `dataset`.
 ///
 /// # Errors
-/// The first failure of a task, after the tasks in flight have ended; what is finished is in the journal.
+/// Returns the first failure of a task, after the tasks in flight have ended. The journal lists
+/// what is finished.
 pub fn run(
-    phase: &Phase,
-    sources: &[Dataset],
-    table: &SelectionTable,
-    tasks: &[Task],
+    work: &Work,
     dataset: &Path,
     mut journal: Journal,
-    setting: &Setting,
+    limits: Limits,
+    monitor: &Monitor,
 ) -> Result<Outcome> {
+    let Work { phase, tasks, .. } = *work;
     let pending: Vec<&Task> = tasks
         .iter()
         .filter(|task| !journal.finished.contains_key(&task.index))
@@ -122,16 +160,23 @@ pub fn run(
         .filter(|task| journal.finished.contains_key(&task.index))
         .map(task_rows)
         .sum();
-    (setting.progress)(done);
-    let workers = concurrency(setting.threads, setting.memory, phase, sources.iter());
+    (monitor.progress)(done);
+    let workers = concurrency(limits, phase, work.sources.iter());
     if !pending.is_empty() {
         prepare(phase, workers)?;
     }
+    let transforms = with_facts(phase, work.table)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(workers)
         .build()
         .map_err(|error| Error::failed(format!("cannot start {workers} threads: {error}")))?;
-    let readers = Readers::new(sources);
+    let writer = shard::Writer {
+        phase,
+        table: work.table,
+        transforms: &transforms,
+        readers: Readers::new(work.sources),
+        dataset,
+    };
     let stop = AtomicBool::new(false);
     let next = AtomicU64::new(0);
     let shared = Mutex::new((&mut journal, None::<Error>));
@@ -152,13 +197,14 @@ pub fn run(
     };
     std::thread::scope(|scope| {
         let (written, unsealed) = crossbeam_channel::bounded(workers);
-        // Syncing waits for the disk. One worker does it itself, so that its effects keep one order; several leave it to a
-        // thread that does nothing else, and go on.
+        // Syncing waits for the disk. A single worker does it itself, so that its effects keep one
+        // order. Several workers leave it to a thread that does nothing else, and go on.
         let sealer = (workers > 1).then(|| scope.spawn(|| unsealed.into_iter().for_each(seal)));
-        // Workers take tasks in order from one counter, so that a stopped run has finished a prefix, or nearly so.
+        // Workers take tasks in order from one counter, so that a run that stops has finished the
+        // first tasks, or nearly so.
         pool.install(|| {
             (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
-                while !stop.load(Ordering::Relaxed) && !setting.interrupted.load(Ordering::Relaxed)
+                while !stop.load(Ordering::Relaxed) && !monitor.interrupted.load(Ordering::Relaxed)
                 {
                     let index =
                         usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
@@ -166,10 +212,10 @@ pub fn run(
                         return;
                     };
                     match caught(format_args!("shard {} of the result", task.index), || {
-                        shard::run(task, phase, table, &readers, dataset, setting)
+                        writer.write(task, monitor)
                     }) {
                         Ok(done) if sealer.is_none() => seal(done),
-                        // The sealer takes all there is before it ends, so sending does not fail.
+                        // The sealer ends after the last sender, so sending does not fail.
                         Ok(done) => drop(written.send(done)),
                         Err(error) => fail(error),
                     }
@@ -181,15 +227,13 @@ pub fn run(
     if let Some(error) = shared.into_inner().ok().and_then(|(_, error)| error) {
         return Err(error);
     }
-    if setting.interrupted.load(Ordering::Relaxed) {
+    if monitor.interrupted.load(Ordering::Relaxed) {
         let message = format!(
             "interrupted with {} of {} tasks finished",
             journal.finished.len(),
             tasks.len()
         );
-        return Err(
-            Error::interrupted(message).hint("run the same command again to go on from there")
-        );
+        return Err(Error::interrupted(message).hint("run the same command again to continue"));
     }
     outcome(phase, tasks, &journal, resumed)
 }
@@ -199,15 +243,7 @@ fn task_rows(task: &Task) -> u64 {
 }
 
 fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> Result<Outcome> {
-    let mut flow: Vec<Flow> = phase
-        .transforms
-        .iter()
-        .map(|placed| Flow {
-            stage: placed.name.clone(),
-            index: placed.index,
-            ..Flow::default()
-        })
-        .collect();
+    let mut flow: Vec<Flow> = phase.transforms.iter().map(Flow::through).collect();
     let mut shards = Vec::with_capacity(tasks.len());
     for task in tasks {
         let finished: &Finished = journal
@@ -215,7 +251,7 @@ fn outcome(phase: &Phase, tasks: &[Task], journal: &Journal, resumed: usize) -> 
             .get(&task.index)
             .ok_or_else(|| Error::failed(format!("task {} did not finish", task.index)))?;
         let own: Vec<Flow> = serde_json::from_value(finished.flow.clone())
-            .map_err(|error| Error::failed(format!("damaged journal: {error}")))?;
+            .map_err(|error| Error::failed(format!("the journal is damaged: {error}")))?;
         flow.iter_mut()
             .zip(&own)
             .for_each(|(total, own)| total.add(own));

@@ -1,4 +1,5 @@
-//! Computes a phase's selection: the table of trajectories, through every selection in turn, from metadata alone.
+//! Selects the trajectories of a phase: the table of all trajectories goes through every selection,
+//! from metadata alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,66 +10,31 @@ use arrow::array::{
 use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
 
-use super::Piece;
+use super::{Flow, Piece};
 use crate::dataset::block::with_column;
 use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, Result};
 use crate::plan::Phase;
-use crate::stage::Tally;
 
-/// Where a trajectory lies; internal names, so that they meet no column of the user's.
+/// Columns that say where a trajectory lies. No column of a user has such a name.
 const SOURCE: &str = "__source";
 const SHARD: &str = "__shard";
 const ROW: &str = "__row";
 const FIRST_ROW: &str = "__first_row";
 
-/// The trajectories that a phase keeps, in output order.
+/// The table of trajectories: those that a phase keeps, in output order, once its selections ran.
 pub struct SelectionTable {
-    /// Placement and the columns that selections read.
+    /// Where each trajectory lies, and the columns that selections read.
     batch: RecordBatch,
-    /// Columns that selections computed and that the result carries, one row per trajectory.
-    pub planned: RecordBatch,
-    /// Ids are multiples of this apart where one trajectory becomes several.
+    /// The columns that selections computed for the result, with one row for each trajectory.
+    pub computed: RecordBatch,
+    /// The distance between the ids of the trajectories that one trajectory becomes.
     pub stride: i64,
     /// Whether ids ascend.
     pub sorted: bool,
     /// What each selection did, in order.
     pub flow: Vec<Flow>,
-}
-
-/// Rows and trajectories through a stage.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Flow {
-    /// The stage's name.
-    pub stage: String,
-    /// Position of the stage in the pipeline, from 0.
-    pub index: usize,
-    /// Rows in.
-    pub rows_in: u64,
-    /// Rows out.
-    pub rows_out: u64,
-    /// Trajectories in.
-    pub trajectories_in: u64,
-    /// Trajectories out.
-    pub trajectories_out: u64,
-    /// What was dropped and why, and anything else that the stage counted.
-    #[serde(flatten)]
-    pub tally: Tally,
-    /// What a selection found out on the way, by name.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub facts: std::collections::BTreeMap<String, serde_json::Value>,
-}
-
-impl Flow {
-    /// Adds the counts of another part of the same stage.
-    pub fn add(&mut self, other: &Flow) {
-        self.rows_in += other.rows_in;
-        self.rows_out += other.rows_out;
-        self.trajectories_in += other.trajectories_in;
-        self.trajectories_out += other.trajectories_out;
-        self.tally.add(&other.tally);
-    }
 }
 
 fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
@@ -77,13 +43,13 @@ fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
         .and_then(|column| column.as_primitive_opt::<Int64Type>());
     column
         .cloned()
-        .ok_or_else(|| Error::failed(format!("trajectories has no int64 column `{name}`")))
+        .ok_or_else(|| Error::failed(format!("`trajectories` has no int64 column `{name}`")))
 }
 
-/// Reads the columns of `trajectories` that `phase` needs and runs its selections over them.
+/// Reads the columns of trajectories that the selections of `phase` need, and runs the selections.
 ///
 /// # Errors
-/// Where a file is damaged, or a selection fails on a row.
+/// Returns an error if a file is damaged or a selection fails on a row.
 pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
     let mut batch = read(names(phase), sources)?;
     let ids = int64(&batch, trajectory::TRAJECTORY_ID)?;
@@ -97,24 +63,20 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
         .filter(|_| ids.values().iter().all(|id| *id >= 0));
     let stride =
         stride.ok_or_else(|| Error::failed("trajectory ids must be between 0 and 2^63 - 2"))?;
-    let mut planned: Vec<String> = Vec::new();
+    let mut computed: Vec<String> = Vec::new();
     let mut flow = Vec::new();
-    for placed in &phase.selections {
+    for planned in &phase.selections {
         let rows = int64(&batch, trajectory::ROWS)?;
         let sum = |kept: &[u32]| {
             kept.iter()
                 .map(|row| rows.value(*row as usize) as u64)
                 .sum::<u64>()
         };
-        let selected = placed
+        let selected = planned
             .part
             .select(&batch)
-            .map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
-        let mut entry = Flow {
-            stage: placed.name.clone(),
-            index: placed.index,
-            ..Flow::default()
-        };
+            .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
+        let mut entry = Flow::through(planned);
         entry.rows_in = rows.values().iter().map(|rows| *rows as u64).sum();
         entry.trajectories_in = batch.num_rows() as u64;
         entry.rows_out = sum(&selected.rows);
@@ -131,12 +93,12 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);
         batch = take_record_batch(&batch, &indices)?;
-        for (field, column) in placed.part.writes().into_iter().zip(selected.columns) {
-            planned.retain(|name| name != field.name());
-            planned.push(field.name().clone());
+        for (field, column) in planned.part.writes().into_iter().zip(selected.columns) {
+            computed.retain(|name| name != field.name());
+            computed.push(field.name().clone());
             batch = with_column(&batch, field, column)?;
         }
-        if placed.part.repeats() {
+        if planned.part.repeats() {
             batch = renumber(&batch, stride)?;
         }
     }
@@ -144,17 +106,17 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
         .values()
         .windows(2)
         .all(|pair| pair[0] < pair[1]);
-    // Where several sources merge, their names tell them apart; intrinsic columns are computed anew by the writer.
+    // The names of several sources are in the result. The writer computes intrinsic columns anew.
     if sources.len() > 1 {
-        planned.push(trajectory::SOURCE.to_owned());
+        computed.push(trajectory::SOURCE.to_owned());
         batch = with_column(
             &batch,
             Field::new(trajectory::SOURCE, DataType::Utf8, true),
             source_names(&batch, sources)?,
         )?;
     }
-    planned.retain(|name| !trajectory::INTRINSIC.contains(&name.as_str()));
-    let indices = planned
+    computed.retain(|name| !trajectory::INTRINSIC.contains(&name.as_str()));
+    let indices = computed
         .iter()
         .map(|name| batch.schema().index_of(name))
         .collect::<Result<Vec<_>, _>>()?;
@@ -164,10 +126,10 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
         .map(|index| Arc::clone(batch.column(*index)))
         .collect();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let planned = RecordBatch::try_new_with_options(schema, columns, &options)?;
+    let computed = RecordBatch::try_new_with_options(schema, columns, &options)?;
     Ok(SelectionTable {
         batch,
-        planned,
+        computed,
         stride,
         sorted,
         flow,
@@ -181,11 +143,11 @@ fn source_names(batch: &RecordBatch, sources: &[Dataset]) -> Result<ArrayRef> {
         .collect();
     let column = batch
         .column_by_name(SOURCE)
-        .ok_or_else(|| Error::failed("the selection lost its place"))?;
+        .ok_or_else(|| Error::failed("the selection lost the places of its trajectories"))?;
     Ok(take(&names, column, None)?)
 }
 
-/// Gives the copies of a trajectory that was drawn more than once ids of their own.
+/// Gives each copy of a trajectory that was kept more than once an id of its own.
 fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
     let mut seen: HashMap<i64, i64> = HashMap::new();
     let ids = int64(batch, trajectory::TRAJECTORY_ID)?;
@@ -197,7 +159,7 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
         *copy += 1;
         new.ok_or_else(|| {
             Error::failed(format!(
-                "trajectory {id} was drawn so often that its copies run out of ids"
+                "trajectory {id} is drawn too often: its copies run out of ids"
             ))
         })
     });
@@ -209,36 +171,36 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
     )
 }
 
-/// All trajectories, with the column `name` beside those that place them.
+/// Returns the table of all trajectories, with the column `name`.
 ///
 /// # Errors
-/// Where a file is damaged.
+/// Returns an error if a file is damaged.
 pub fn whole(name: &str, sources: &[Dataset]) -> Result<SelectionTable> {
     let batch = read(vec![name.to_owned()], sources)?;
-    let planned = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    let computed = RecordBatch::new_empty(Arc::new(Schema::empty()));
     Ok(SelectionTable {
         batch,
-        planned,
+        computed,
         stride: 1,
         sorted: false,
         flow: Vec::new(),
     })
 }
 
-/// Columns that a phase's selections read.
+/// The columns that the selections of a phase read and do not compute.
 fn names(phase: &Phase) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut written: Vec<String> = Vec::new();
-    for placed in &phase.selections {
+    for planned in &phase.selections {
         names.extend(
-            placed
+            planned
                 .part
                 .reads()
                 .into_iter()
                 .filter(|name| !written.contains(name)),
         );
         written.extend(
-            placed
+            planned
                 .part
                 .writes()
                 .iter()
@@ -248,7 +210,7 @@ fn names(phase: &Phase) -> Vec<String> {
     names
 }
 
-/// The table before any selection: one row per trajectory, in the order of the sources.
+/// Reads the table before any selection: one row for each trajectory, in the order of the sources.
 fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
     names.extend(
         [
@@ -276,14 +238,14 @@ fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
                 Field::new(FIRST_ROW, DataType::Int64, false),
                 Arc::new(first_row),
             )?;
-            let placed: [(&str, ArrayRef); 2] = [
+            let places: [(&str, ArrayRef); 2] = [
                 (
                     SOURCE,
                     Arc::new(UInt32Array::from(vec![source as u32; rows])),
                 ),
                 (SHARD, Arc::new(UInt32Array::from(vec![shard as u32; rows]))),
             ];
-            for (name, column) in placed {
+            for (name, column) in places {
                 batch = with_column(&batch, Field::new(name, DataType::UInt32, false), column)?;
             }
             batch = with_column(
@@ -329,25 +291,25 @@ fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result
 }
 
 impl SelectionTable {
-    /// Number of trajectories.
+    /// Returns the number of trajectories.
     pub fn len(&self) -> usize {
         self.batch.num_rows()
     }
 
-    /// The columns that were read, one row per trajectory.
+    /// Returns the columns that were read, with one row for each trajectory.
     pub fn columns(&self) -> &RecordBatch {
         &self.batch
     }
 
-    /// Whether nothing was kept.
+    /// Returns whether no trajectory was kept.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Rows of steps of all trajectories.
+    /// Returns the number of rows of steps of all trajectories.
     ///
     /// # Errors
-    /// Where the table has no column of rows.
+    /// Returns an error if the table has no column `rows`.
     pub fn rows(&self) -> Result<u64> {
         Ok(int64(&self.batch, trajectory::ROWS)?
             .values()
@@ -356,14 +318,14 @@ impl SelectionTable {
             .sum())
     }
 
-    /// Where each trajectory lies, in output order.
+    /// Returns where each trajectory lies, in output order.
     pub(super) fn pieces(&self) -> Result<Vec<Piece>> {
         let place = |name: &str| {
             let column = self
                 .batch
                 .column_by_name(name)
                 .and_then(|column| column.as_primitive_opt::<UInt32Type>());
-            column.ok_or_else(|| Error::failed("the selection lost its place"))
+            column.ok_or_else(|| Error::failed("the selection lost the places of its trajectories"))
         };
         let (source, shard, row) = (place(SOURCE)?, place(SHARD)?, place(ROW)?);
         let (first_row, rows, ids) = (

@@ -1,4 +1,4 @@
-//! One task: its trajectories through the transforms into one shard.
+//! Runs one task: its trajectories go through the transforms into one shard.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,16 +6,16 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int32Type};
 
-use super::{Clock, Flow, Readers, SelectionTable, Setting, Task};
+use super::{Clock, Flow, Monitor, Readers, SelectionTable, Task};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::write::{ClosedShard, ShardWriter};
 use crate::dataset::{Block, layout, store};
 use crate::error::{Error, Result};
-use crate::plan::{COPY, Phase};
-use crate::stage::Tally;
+use crate::plan::{Phase, Planned};
+use crate::stage::{COPY, Tally, Transform};
 
-/// A task whose shard is written, though not durable yet.
+/// A task whose shard is written but not yet durable.
 pub(super) struct Done {
     task: usize,
     shard: ClosedShard,
@@ -23,11 +23,11 @@ pub(super) struct Done {
 }
 
 impl Done {
-    /// Makes the shard durable: what the journal may then say.
+    /// Makes the shard durable, and returns what the journal may then list.
     pub(super) fn sync(self) -> Result<Finished> {
         let shard = self.shard.sync()?;
         let flow = serde_json::to_value(self.flow)
-            .map_err(|error| Error::failed(format!("cannot keep the counts: {error}")))?;
+            .map_err(|error| Error::failed(format!("cannot write the counts: {error}")))?;
         Ok(Finished {
             task: self.task,
             shard,
@@ -36,84 +36,74 @@ impl Done {
     }
 }
 
-/// Runs `task` and writes its shard into `dataset`.
-pub(super) fn run(
-    task: &Task,
-    phase: &Phase,
-    table: &SelectionTable,
-    readers: &Readers,
-    dataset: &Path,
-    setting: &Setting,
-) -> Result<Done> {
-    // What a killed run left of this shard is not in the journal.
-    store::remove(&dataset.join(layout::steps(task.index)))?;
-    store::remove(&dataset.join(layout::trajectories(task.index)))?;
-    let splits = phase
-        .transforms
-        .iter()
-        .any(|placed| placed.part.changes().splits);
-    let sorted = table.sorted && !splits;
-    let mut writer =
-        ShardWriter::create(dataset, task.index, &phase.steps, &phase.carried, sorted)?;
-    let mut flow: Vec<Flow> = phase
-        .transforms
-        .iter()
-        .map(|placed| Flow {
-            stage: placed.name.clone(),
-            index: placed.index,
-            ..Flow::default()
-        })
-        .collect();
-    let clock = setting.clock;
-    let mut blocks = readers.blocks(task, &phase.reads, &phase.steps);
-    while let Some(block) = clock.time("read", || blocks.next()) {
+/// What all tasks of a phase share.
+pub(super) struct Writer<'a> {
+    pub(super) phase: &'a Phase,
+    pub(super) table: &'a SelectionTable,
+    /// The transforms of the phase, completed with facts.
+    pub(super) transforms: &'a [Planned<Arc<dyn Transform>>],
+    pub(super) readers: Readers<'a>,
+    /// The directory of the result.
+    pub(super) dataset: &'a Path,
+}
+
+impl Writer<'_> {
+    /// Runs `task` and writes its shard.
+    pub(super) fn write(&self, task: &Task, monitor: &Monitor) -> Result<Done> {
+        // A killed run may have left files of this shard that the journal does not list.
+        store::remove(&self.dataset.join(layout::steps(task.index)))?;
+        store::remove(&self.dataset.join(layout::trajectories(task.index)))?;
+        let mut splits = self.transforms.iter();
+        let splits = splits.any(|planned| planned.part.changes().splits);
+        let (steps, carried) = (&self.phase.steps, &self.phase.carried);
+        let sorted = self.table.sorted && !splits;
+        let mut writer = ShardWriter::create(self.dataset, task.index, steps, carried, sorted)?;
+        let mut flow: Vec<Flow> = self.transforms.iter().map(Flow::through).collect();
+        let clock = monitor.clock;
+        let mut blocks = self.readers.blocks(task, &self.phase.reads, steps);
+        while let Some(block) = clock.time("read", || blocks.next()) {
+            store::pause();
+            let block = block?;
+            let rows = block.steps.num_rows() as u64;
+            let block = self.transform(block, &mut flow, clock)?;
+            if !block.is_empty() {
+                clock.time("write", || writer.write(&block))?;
+            }
+            (monitor.progress)(rows);
+        }
         store::pause();
-        let block = block?;
-        let rows = block.steps.num_rows() as u64;
-        let block = transform(block, phase, table.stride, &mut flow, clock)?;
-        if !block.is_empty() {
-            clock.time("write", || writer.write(&block))?;
-        }
-        (setting.progress)(rows);
+        let shard = clock.time("write", || writer.close())?;
+        Ok(Done {
+            task: task.index,
+            shard,
+            flow,
+        })
     }
-    store::pause();
-    let shard = clock.time("write", || writer.close())?;
-    Ok(Done {
-        task: task.index,
-        shard,
-        flow,
-    })
+
+    fn transform(&self, mut block: Block, flow: &mut [Flow], clock: &Clock) -> Result<Block> {
+        for (planned, flow) in self.transforms.iter().zip(flow) {
+            let mut tally = Tally::default();
+            let (rows, trajectories) = (block.steps.num_rows() as u64, block.len() as u64);
+            block = clock
+                .time(&planned.name, || planned.part.apply(block, &mut tally))
+                .map_err(|error| error.at(format!("stage `{}`", planned.name)))?;
+            if planned.part.changes().splits {
+                block = renumber(block, self.table.stride)?;
+            }
+            flow.add(&Flow {
+                rows_in: rows,
+                rows_out: block.steps.num_rows() as u64,
+                trajectories_in: trajectories,
+                trajectories_out: block.len() as u64,
+                tally,
+                ..Flow::default()
+            });
+        }
+        Ok(block)
+    }
 }
 
-fn transform(
-    mut block: Block,
-    phase: &Phase,
-    stride: i64,
-    flow: &mut [Flow],
-    clock: &Clock,
-) -> Result<Block> {
-    for (placed, flow) in phase.transforms.iter().zip(flow) {
-        let mut tally = Tally::default();
-        let (rows, trajectories) = (block.steps.num_rows() as u64, block.len() as u64);
-        block = clock
-            .time(&placed.name, || placed.part.apply(block, &mut tally))
-            .map_err(|error| error.at(format!("stage `{}`", placed.name)))?;
-        if placed.part.changes().splits {
-            block = renumber(block, stride)?;
-        }
-        flow.add(&Flow {
-            rows_in: rows,
-            rows_out: block.steps.num_rows() as u64,
-            trajectories_in: trajectories,
-            trajectories_out: block.len() as u64,
-            tally,
-            ..Flow::default()
-        });
-    }
-    Ok(block)
-}
-
-/// Gives the trajectories that a transform cut from one another ids of their own.
+/// Gives each piece of a trajectory that a transform cut an id of its own.
 fn renumber(block: Block, stride: i64) -> Result<Block> {
     let Some(copies) = block
         .trajectories
@@ -128,7 +118,7 @@ fn renumber(block: Block, stride: i64) -> Result<Block> {
             .and_then(|offset| offset.checked_add(*id));
         new.ok_or_else(|| {
             Error::failed(format!(
-                "trajectory {id} was cut into so many that they run out of ids"
+                "trajectory {id} is cut too often: its pieces run out of ids"
             ))
         })
     };

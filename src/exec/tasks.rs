@@ -1,4 +1,4 @@
-//! Cuts a selection into tasks, one per output shard.
+//! Cuts the table of selected trajectories into tasks, one for each output shard.
 
 use std::sync::Arc;
 
@@ -9,39 +9,40 @@ use serde::{Deserialize, Serialize};
 use super::SelectionTable;
 use crate::error::Result;
 
-/// The work for one output shard: which trajectories, and where they lie. Running it needs this value and the files it
-/// names, nothing else.
+/// The work for one output shard: which trajectories it holds, and where they lie. A task is plain
+/// data.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// Index of the output shard.
+    /// The index of the output shard.
     pub index: usize,
     /// The trajectories, in output order.
     pub pieces: Vec<Piece>,
-    /// Columns that selections computed, one row per piece.
-    pub planned: RecordBatch,
+    /// The columns that selections computed, with one row for each trajectory.
+    pub computed: RecordBatch,
 }
 
-/// One trajectory of a task and where it lies.
+/// A trajectory of a task, and where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Piece {
-    /// Index of the dataset.
+    /// The index of the dataset.
     pub source: u32,
-    /// Index of the shard in it.
+    /// The index of the shard in the dataset.
     pub shard: u32,
-    /// First row in the shard's steps.
+    /// The first row in the shard's steps.
     pub first_row: u64,
-    /// Rows in the shard's steps.
+    /// The number of rows in the shard's steps.
     pub rows: u64,
-    /// Row in the shard's trajectories.
+    /// The row in the shard's trajectories.
     pub row: u64,
-    /// Id that the trajectory has in the result.
+    /// The id that the trajectory gets in the result.
     pub id: i64,
 }
 
-/// One task for each shard that holds any of the `rows` of `table`, in the shard's order.
+/// Returns a task for each shard that holds any of the `rows` of `table`, in the order of the
+/// shards.
 ///
 /// # Errors
-/// Where the table is not one that [`select`] or [`whole`] made.
+/// Returns an error if the table does not say where its trajectories lie.
 pub fn by_shard(table: &SelectionTable, rows: &[u32]) -> Result<Vec<Task>> {
     let pieces = table.pieces()?;
     let mut chosen: Vec<Piece> = rows
@@ -49,7 +50,7 @@ pub fn by_shard(table: &SelectionTable, rows: &[u32]) -> Result<Vec<Task>> {
         .filter_map(|row| pieces.get(*row as usize).copied())
         .collect();
     chosen.sort_unstable();
-    let planned = RecordBatch::new_empty(Arc::new(Schema::empty()));
+    let computed = RecordBatch::new_empty(Arc::new(Schema::empty()));
     let shards =
         chosen.chunk_by(|one, other| (one.source, one.shard) == (other.source, other.shard));
     Ok(shards
@@ -57,16 +58,16 @@ pub fn by_shard(table: &SelectionTable, rows: &[u32]) -> Result<Vec<Task>> {
         .map(|(index, pieces)| Task {
             index,
             pieces: pieces.to_vec(),
-            planned: planned.clone(),
+            computed: computed.clone(),
         })
         .collect())
 }
 
-/// Tasks for `table`, each closing at the first trajectory end at or after `shard_rows` rows; at least one, so that an
-/// empty result is a dataset too.
+/// Cuts `table` into tasks. Each closes at the first end of a trajectory at or after `shard_rows`
+/// rows. An empty table makes one task, so that an empty result is a dataset too.
 ///
 /// # Errors
-/// Where the table is not one that [`select`] made.
+/// Returns an error if the table does not say where its trajectories lie.
 pub fn cut(table: &SelectionTable, shard_rows: u64) -> Result<Vec<Task>> {
     let pieces = table.pieces()?;
     let mut tasks = Vec::new();
@@ -74,11 +75,11 @@ pub fn cut(table: &SelectionTable, shard_rows: u64) -> Result<Vec<Task>> {
     for (index, piece) in pieces.iter().enumerate() {
         rows += piece.rows;
         if rows >= shard_rows || index + 1 == pieces.len() {
-            let planned = table.planned.slice(start, index + 1 - start);
+            let computed = table.computed.slice(start, index + 1 - start);
             tasks.push(Task {
                 index: tasks.len(),
                 pieces: pieces[start..=index].to_vec(),
-                planned,
+                computed,
             });
             (start, rows) = (index + 1, 0);
         }
@@ -87,7 +88,7 @@ pub fn cut(table: &SelectionTable, shard_rows: u64) -> Result<Vec<Task>> {
         tasks.push(Task {
             index: 0,
             pieces: Vec::new(),
-            planned: table.planned.slice(0, 0),
+            computed: table.computed.slice(0, 0),
         });
     }
     Ok(tasks)

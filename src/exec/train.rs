@@ -1,4 +1,4 @@
-//! Learns a model: the shards of a dataset as the corpus that [`crate::train`] reads.
+//! Trains a model: the shards of a dataset are the corpus that [`crate::train`] reads.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use arrow::datatypes::{Schema, SchemaRef};
 use super::{Clock, Readers, Task, selection, tasks};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result, caught};
-use crate::plan::{Lesson, Placed};
-use crate::stage::Training;
+use crate::plan::{Planned, Training};
+use crate::stage::TrainIdm;
 use crate::train::{Corpus, Examples, Fitted, Part, Watch, fit};
 
-/// Shards as pieces of a corpus.
+/// Shards as the pieces of a corpus.
 struct Shards<'a> {
     readers: Readers<'a>,
-    training: &'a Training,
-    /// Tasks of each part: to learn from, to hold out, to label, and of all together.
+    training: &'a TrainIdm,
+    /// The tasks of each part: for training, held out, to be labelled, and all of them.
     parts: [Vec<Task>; 4],
     columns: Vec<String>,
-    /// All columns of steps, for the size of a block.
+    /// All columns of steps, which decide the size of a block.
     steps: SchemaRef,
 }
 
@@ -57,24 +57,25 @@ impl Corpus for Shards<'_> {
     }
 }
 
-/// Learns a model from all trajectories of `sources`, on so many threads. Their number changes no byte.
+/// Trains a model on all trajectories of `sources`. The number of threads changes no byte of it.
 ///
 /// # Errors
-/// Where the data cannot be read or nothing can be learnt from them, or the user wants it to stop.
-pub fn learn(
-    placed: &Placed<Lesson>,
+/// Returns an error if the data cannot be read, no model can be trained on them, or the user stops
+/// the run.
+pub fn train(
+    planned: &Planned<Training>,
     sources: &[Dataset],
     threads: usize,
     clock: &Clock,
     watch: &dyn Watch,
 ) -> Result<Fitted> {
-    let training = &placed.part.training;
-    let table = selection::whole(Training::PARTED_BY, sources)?;
-    let [learnt, held_out, unlabelled] = training.split(table.columns())?;
+    let training = &planned.part.stage;
+    let table = selection::whole(TrainIdm::PARTED_BY, sources)?;
+    let [recorded, held_out, unlabelled] = training.split(table.columns())?;
     let every: Vec<u32> = (0..).take(table.columns().num_rows()).collect();
     let by_shard = |rows: &Vec<u32>| tasks::by_shard(&table, rows);
     let parts = [
-        by_shard(&learnt)?,
+        by_shard(&recorded)?,
         by_shard(&held_out)?,
         by_shard(&unlabelled)?,
         by_shard(&every)?,
@@ -104,14 +105,14 @@ pub fn learn(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool =
         pool.map_err(|error| Error::failed(format!("cannot start {threads} threads: {error}")))?;
-    clock.time(&placed.name, || {
+    clock.time(&planned.name, || {
         pool.install(|| {
-            caught("learning", || {
+            caught("training", || {
                 fit(
                     &corpus,
                     &training.task,
                     &training.options,
-                    placed.part.device,
+                    planned.part.device,
                     watch,
                 )
             })

@@ -1,11 +1,11 @@
-//! The content key of a result: everything it depends on, by name, so that a change can be named too.
+//! The key of a result: everything it depends on, by name, so that a change has a name too.
 
 use std::collections::BTreeMap;
 
-/// All that a result depends on, by name.
+/// Everything that a result depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// What it depends on: `source hopper`, `stage 2 label`, `runtime` and so on.
+    /// What it depends on, by name: `source 1`, `stage 2 label` and so on.
     pub inputs: BTreeMap<String, String>,
 }
 
@@ -15,7 +15,7 @@ impl Fingerprint {
         self.inputs.insert(name.into(), value.into());
     }
 
-    /// The key itself, in hexadecimal.
+    /// Returns the key, in hexadecimal.
     pub fn key(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (name, value) in &self.inputs {
@@ -27,7 +27,7 @@ impl Fingerprint {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// What is not as it was in `earlier`, one sentence fragment each.
+    /// Returns what differs from `earlier`, one line for each difference.
     pub fn changes_since(&self, earlier: &BTreeMap<String, String>) -> Vec<String> {
         let brief = |value: &str| {
             if value.chars().count() > 60 {
@@ -43,14 +43,14 @@ impl Fingerprint {
                 Some(old) => {
                     changes.push(format!("{name}: was {}, is {}", brief(old), brief(value)))
                 }
-                None => changes.push(format!("{name}: new")),
+                None => changes.push(format!("{name}: added")),
             }
         }
         changes.extend(
             earlier
                 .keys()
                 .filter(|name| !self.inputs.contains_key(*name))
-                .map(|name| format!("{name}: gone")),
+                .map(|name| format!("{name}: removed")),
         );
         changes
     }

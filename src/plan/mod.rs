@@ -1,12 +1,18 @@
-//! From what the user wrote to what will run: plain data, nothing open but the model runtime.
+//! Turns what the user wrote into what will run. A plan is plain data: nothing is open but the
+//! model runtime.
 //!
-//! [`resolve`] binds every stage to the columns it meets and cuts the chain into [`Phase`]s: each reads a dataset once,
-//! selects on its trajectories alone, transforms what is left and writes a result. A selection moves in front of the
-//! transforms before it wherever they do not change what it reads; only where they do is a phase of its own staged. A model
-//! is learnt from what a phase reads, before the phase itself.
+//! [`resolve`] binds every stage to the columns where it stands and cuts the chain into [`Phase`]s.
+//! A phase reads a dataset once, selects trajectories from their table alone, transforms the
+//! selected ones and writes a result. A selection moves in front of the transforms that precede it,
+//! unless they change what it reads; then a phase of its own writes an intermediate. A model is
+//! trained on what a phase reads, before the phase itself.
 
+mod checks;
+mod columns;
 mod fingerprint;
 mod models;
+mod paths;
+mod phases;
 mod resolve;
 mod sources;
 
@@ -16,100 +22,103 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::dataset::Dataset;
-use crate::stage::{Check, Materialise, Selection, Training, Transform};
+use crate::stage::{Check, Materialise, Selection, TrainIdm, Transform};
 use crate::train;
 
 pub use fingerprint::Fingerprint;
-pub use resolve::{COPY, resolve};
-pub use sources::Foreign;
+pub use resolve::resolve;
+pub use sources::SourceToImport;
 
 /// A pipeline bound to its data.
 pub struct Plan {
-    /// The phases, in order: each reads what the one before wrote, the first the source.
+    /// The phases, in order. The first reads the sources, each other one the result before it.
     pub phases: Vec<Phase>,
-    /// The datasets of the source.
+    /// The datasets of the sources.
     pub sources: Vec<Dataset>,
-    /// How those of them come to be that are not there yet; one for each source.
-    pub foreign: Vec<Option<Foreign>>,
-    /// The runtime that models run on; `None` where no stage has one.
+    /// The import that makes the dataset, for each source; `None` for a source that can be read as
+    /// it is.
+    pub imports: Vec<Option<SourceToImport>>,
+    /// The runtime that models run on; `None` if no stage runs a model.
     pub runtime: Option<Arc<crate::model::Runtime>>,
-    /// Text of the pipeline, for the lineage.
+    /// The text of the pipeline, for the lineage.
     pub text: String,
-    /// Parameters, for the lineage.
+    /// The parameters, for the lineage.
     pub params: serde_json::Map<String, serde_json::Value>,
 }
 
 /// One pass over a dataset.
 pub struct Phase {
-    /// Models that are learnt from the whole of what the phase reads, before the pass.
-    pub lessons: Vec<Placed<Lesson>>,
-    /// Selections, in order; they read metadata alone.
-    pub selections: Vec<Placed<Box<dyn Selection>>>,
-    /// Transforms, in order.
-    pub transforms: Vec<Placed<Arc<dyn Transform>>>,
-    /// Columns of steps that come out.
+    /// The models that are trained on everything that the phase reads, before the pass.
+    pub trainings: Vec<Planned<Training>>,
+    /// The selections, in order. They read metadata alone.
+    pub selections: Vec<Planned<Box<dyn Selection>>>,
+    /// The transforms, in order.
+    pub transforms: Vec<Planned<Arc<dyn Transform>>>,
+    /// The columns of steps of the result.
     pub steps: SchemaRef,
-    /// Columns of steps that are read.
+    /// The columns of steps that are read.
     pub reads: Vec<String>,
-    /// Carried columns of trajectories that come out.
+    /// The columns of trajectories of the result, apart from those that are computed from steps.
     pub carried: SchemaRef,
-    /// Predicates over the result.
+    /// The predicates that the result must satisfy.
     pub checks: Vec<Check>,
-    /// What becomes of the result.
+    /// Where the result goes.
     pub sink: Sink,
-    /// All that the result depends on.
+    /// Everything that the result depends on.
     pub fingerprint: Fingerprint,
 }
 
-/// A model that is to be learnt.
-pub struct Lesson {
-    /// Where it is written.
+/// A model to train.
+pub struct Training {
+    /// The path of the model.
     pub path: PathBuf,
-    /// What is learnt, and how.
-    pub training: Box<Training>,
-    /// All that the model depends on.
+    /// The bound stage, which describes the model and how it is trained.
+    pub stage: Box<TrainIdm>,
+    /// Everything that the model depends on.
     pub fingerprint: Fingerprint,
-    /// Where it is learnt.
+    /// The device that trains it.
     pub device: train::Device,
 }
 
-/// A half of a stage in its place.
-pub struct Placed<T> {
-    /// Position of the stage in the pipeline, from 0.
+/// An operator or a training, and the stage that it belongs to.
+pub struct Planned<T> {
+    /// The position of the stage in the pipeline, from 0.
     pub index: usize,
-    /// The stage's name.
+    /// The name of the stage.
     pub name: String,
-    /// Names of transforms that stand before the stage in the pipeline and run after it.
+    /// The names of the transforms that precede the stage in the pipeline and run after it.
     pub ahead_of: Vec<String>,
-    /// The half.
+    /// The operator or training itself.
     pub part: T,
 }
 
-/// What becomes of a phase's result.
+/// Where a phase's result goes.
 pub enum Sink {
-    /// The next phase reads it; it lies in the staging directory and goes with it.
-    Staged {
-        /// The trajectory columns for whose sake it was staged.
+    /// To the next phase, which alone reads it. It lies in the staging directory and is deleted
+    /// with it.
+    Intermediate {
+        /// The trajectory columns that the next phase selects by and this phase changes.
         because: Vec<String>,
-        /// The stage that needs them.
+        /// The stage that reads them.
         stage: String,
     },
-    /// There is none: the pipeline ends with the model that is learnt from what the phase reads.
+    /// Nowhere: the pipeline ends with a model that is trained on what the phase reads.
     Model {
-        /// Where the model is written.
+        /// The path of the model.
         path: PathBuf,
     },
-    /// It is published.
+    /// To a path, where it is published.
     Output {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// How.
+        /// The options of `materialise`.
         options: Box<Materialise>,
     },
 }
 
 impl Plan {
-    /// The output that phase `index` works towards: a staged phase lies in the staging directory of the next output.
+    /// Returns the output that phase `index` works towards: its own, or the next one after it. An
+    /// intermediate lies in the staging directory of that output.
     pub fn output_of(&self, index: usize) -> Option<(usize, &PathBuf)> {
         self.phases
             .iter()
@@ -117,7 +126,7 @@ impl Plan {
             .skip(index)
             .find_map(|(index, phase)| match &phase.sink {
                 Sink::Output { path, .. } | Sink::Model { path } => Some((index, path)),
-                Sink::Staged { .. } => None,
+                Sink::Intermediate { .. } => None,
             })
     }
 }

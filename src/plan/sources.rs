@@ -1,7 +1,8 @@
-//! What a pipeline reads: datasets of ours as they are, everything else by way of an import that the run makes first.
+//! What a pipeline reads. A trajmill dataset is read as it is. Any other source is imported first,
+//! by the run itself.
 //!
-//! Several sources have the same columns, or are brought to the same: names by `map`, order always, types only where
-//! `widen` says so.
+//! Several sources must have the same columns: `map` renames them, their order does not matter, and
+//! `widen` lets their types differ.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::Fingerprint;
-use super::resolve::carried;
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
@@ -20,33 +20,36 @@ use crate::format::{
     self, Format, OnError, Options, Outgoing, Source, WriteOptions, import, video,
 };
 
-/// What `format` calls a dataset of ours.
+/// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";
 
 /// What an import reads.
 enum From {
-    /// Another format, and how it is read.
+    /// A foreign dataset, and how to read it.
     Format(&'static Format, Options),
-    /// A dataset of ours, which gets other columns.
+    /// A trajmill dataset whose columns change.
     Own(Dataset),
 }
 
 /// A source that is imported before it is read.
-pub struct Foreign {
-    /// Key of the import: the source's content and how it is read.
+pub struct SourceToImport {
+    /// Everything that the imported dataset depends on: the source's content and how it is read.
     pub fingerprint: Fingerprint,
     /// The file or directory.
     pub path: PathBuf,
     from: From,
-    /// Bad trajectories that may be set aside without an exit code that says so.
+    /// The number of bad trajectories that may be set aside without a failing exit code.
     pub allowed: u64,
+    /// The columns to rename, as (old, new).
     names: Vec<(String, String)>,
+    /// The columns of steps that come out.
     steps: SchemaRef,
+    /// The columns of trajectories that come out.
     about: SchemaRef,
 }
 
-impl Foreign {
-    /// What becomes of bad trajectories.
+impl SourceToImport {
+    /// Returns what happens to bad trajectories.
     pub fn on_error(&self) -> OnError {
         match &self.from {
             From::Format(_, options) => options.on_error,
@@ -54,7 +57,7 @@ impl Foreign {
         }
     }
 
-    /// Name of the format that is read.
+    /// Returns the name of the format that is read.
     pub fn format(&self) -> &str {
         match &self.from {
             From::Format(format, _) => format.name,
@@ -62,22 +65,17 @@ impl Foreign {
         }
     }
 
-    /// Reads the source with `read`, its columns as the pipeline has them.
+    /// Calls `read` with the source, whose columns are those that the pipeline reads.
     ///
     /// # Errors
-    /// Where it cannot be opened, or as `read` does.
+    /// Returns an error if the source cannot be opened or `read` fails.
     pub fn read<T>(&self, read: impl FnOnce(&mut dyn Source) -> Result<T>) -> Result<T> {
         let adapt = |inner: Box<dyn Source + '_>| -> Result<T> {
-            let (names, steps, about) = (
-                self.names.clone(),
-                Arc::clone(&self.steps),
-                Arc::clone(&self.about),
-            );
             read(&mut Adapted {
                 inner,
-                names,
-                steps,
-                about,
+                names: self.names.clone(),
+                steps: Arc::clone(&self.steps),
+                about: Arc::clone(&self.about),
             })
         };
         match &self.from {
@@ -91,19 +89,20 @@ impl Foreign {
     }
 }
 
-/// One source as it is found.
+/// A source before its columns are compared with those of the others.
 struct Found {
+    /// The dataset, if it is trajmill's own.
     dataset: Option<Dataset>,
     name: String,
-    foreign: Foreign,
+    import: SourceToImport,
     widen: bool,
 }
 
-/// Looks at the sources of `pipeline`: what they hold, and which are to be imported first.
+/// Looks at the sources of `pipeline`: their columns, and which of them to import first.
 pub(super) fn look(
     pipeline: &PipelineFile,
     faults: &mut Vec<Diagnostic>,
-) -> Vec<(Dataset, Option<Foreign>)> {
+) -> Vec<(Dataset, Option<SourceToImport>)> {
     let mut found: Vec<Found> = Vec::new();
     let fault = |input: &Input, error: Error| {
         let help = (!error.hints.is_empty()).then(|| error.hints.join("; "));
@@ -120,7 +119,7 @@ pub(super) fn look(
         }
     }
     if found.len() < pipeline.inputs.len() {
-        // What is the matter with one source says nothing of the others; but together they cannot be judged.
+        // Sources are compared only if all of them are there.
         return found
             .into_iter()
             .filter_map(|source| finish(source, true).ok())
@@ -129,14 +128,14 @@ pub(super) fn look(
     if let Some((index, error)) = align(&mut found) {
         faults.push(fault(&pipeline.inputs[index], error));
     }
-    let mut sources: Vec<(Dataset, Option<Foreign>)> = Vec::new();
+    let mut sources: Vec<(Dataset, Option<SourceToImport>)> = Vec::new();
     for (source, input) in found.into_iter().zip(&pipeline.inputs) {
         match finish(source, pipeline.inputs.len() == 1) {
             Ok(source) => sources.push(source),
             Err(error) => faults.push(fault(input, error)),
         }
     }
-    // The column `source` tells them apart, by their paths where names do not.
+    // The column `source` has to tell sources of the same name apart, so they go by their paths.
     let names: Vec<String> = sources
         .iter()
         .map(|(dataset, _)| dataset.name.clone())
@@ -149,72 +148,83 @@ pub(super) fn look(
     sources
 }
 
+/// Returns the columns of trajectories that cannot be computed from steps.
+pub(super) fn carried(trajectories: &Schema) -> Schema {
+    let kept = trajectories
+        .fields()
+        .iter()
+        .filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
+    Schema::new(kept.cloned().collect::<Vec<_>>())
+}
+
 fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
     let path = pipeline.locate(&input.path);
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    let own = match input.format.as_deref() {
+        Some(format) => format == OWN,
+        None => layout::manifest(&path).exists() || !path.exists(),
+    };
+    if own {
+        find_own(pipeline, input, path, fingerprint)
+    } else {
+        find_foreign(input, path, fingerprint)
+    }
+}
+
+fn find_own(
+    pipeline: &PipelineFile,
+    input: &Input,
+    path: PathBuf,
+    mut fingerprint: Fingerprint,
+) -> Result<Found> {
+    let given = input.options.given()?;
+    if let Some(name) = given
+        .keys()
+        .find(|name| !["map", "frames"].contains(&name.as_str()))
+    {
+        let message =
+            format!("`{name}` applies to foreign formats, and this source is a trajmill dataset");
+        let hint = "leave it out, or name the source's format with `format`";
+        return Err(Error::usage(message).hint(hint));
+    }
+    let dataset = Dataset::open(&path)?;
+    fingerprint.set("source", &dataset.hash);
+    let videos = input.videos.as_ref().map(|videos| pipeline.locate(videos));
+    let dataset = video::decoded(dataset, input.options.frames, videos.as_deref())?;
+    if let Some(decoded) = &dataset.decoded {
+        fingerprint.set("frames", decoded.by.depends());
+    }
+    let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
+    let map = input.options.map.iter();
+    let names: Vec<(String, String)> = map.map(|(new, old)| (old.clone(), new.clone())).collect();
+    let import = SourceToImport {
+        fingerprint,
+        path,
+        from: From::Own(dataset.clone()),
+        allowed: 0,
+        steps: renamed(&steps, &names)?,
+        names,
+        about: import::identified(&about),
+    };
+    Ok(Found {
+        name: dataset.name.clone(),
+        dataset: Some(dataset),
+        import,
+        widen: input.widen,
+    })
+}
+
+fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> Result<Found> {
+    if input.videos.is_some() {
+        let message = "`videos` applies to trajmill datasets, and this source is a foreign one";
+        let hint = "leave it out: a foreign dataset refers to its own videos";
+        return Err(Error::usage(message).hint(hint));
+    }
     let name = path
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())
         .unwrap_or_default();
-    let own = input.format.as_deref() == Some(OWN)
-        || (input.format.is_none() && (layout::manifest(&path).exists() || !path.exists()));
-    let mut fingerprint = Fingerprint::default();
-    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
-    if own {
-        if let Some(name) = input
-            .options
-            .given()?
-            .keys()
-            .find(|name| !["map", "frames"].contains(&name.as_str()))
-        {
-            let hint = "leave it out, or name the format of the source by `format`";
-            return Err(Error::usage(format!(
-                "`{name}` in `source` is for foreign formats, and this is a dataset of trajmill"
-            ))
-            .hint(hint));
-        }
-        let mut dataset = Dataset::open(&path)?;
-        fingerprint.set("source", &dataset.hash);
-        dataset = video::decoded(
-            dataset,
-            input.options.frames,
-            input
-                .videos
-                .as_ref()
-                .map(|videos| pipeline.locate(videos))
-                .as_deref(),
-        )?;
-        if let Some(decoded) = &dataset.decoded {
-            fingerprint.set("frames", decoded.by.depends());
-        }
-        let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
-        let about = import::identified(&about);
-        let names: Vec<(String, String)> = input
-            .options
-            .map
-            .iter()
-            .map(|(new, old)| (old.clone(), new.clone()))
-            .collect();
-        let foreign = Foreign {
-            fingerprint,
-            path,
-            from: From::Own(dataset.clone()),
-            allowed: 0,
-            steps: renamed(&steps, &names)?,
-            names,
-            about,
-        };
-        return Ok(Found {
-            name: dataset.name.clone(),
-            dataset: Some(dataset),
-            foreign,
-            widen: input.widen,
-        });
-    }
-    if input.videos.is_some() {
-        return Err(Error::usage(
-            "`videos` in `source` is for datasets of trajmill: a foreign one knows where its own are",
-        ));
-    }
     let format = format::resolve(input.format.as_deref(), &path)?;
     fingerprint.set("source", import::fingerprint(&path)?);
     fingerprint.set("format", format.name);
@@ -222,127 +232,130 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
         fingerprint.set(name, value);
     }
     let source = format.open(&path, &input.options)?;
-    let about = import::identified(&source.about());
-    let foreign = Foreign {
+    let import = SourceToImport {
         fingerprint,
         steps: source.schema(),
         path,
         from: From::Format(format, input.options.clone()),
         allowed: input.allowed,
         names: Vec::new(),
-        about,
+        about: import::identified(&source.about()),
     };
     Ok(Found {
         dataset: None,
         name,
-        foreign,
+        import,
         widen: input.widen,
     })
 }
 
-/// Brings the columns of all sources to those of the first; which source cannot be, and why.
+/// Gives all sources the columns of the first. Returns the first source that cannot have them, and
+/// the reason.
 fn align(found: &mut [Found]) -> Option<(usize, Error)> {
     let widen = found.iter().any(|source| source.widen);
-    let mut steps: Vec<Field> = found
-        .first()?
-        .foreign
-        .steps
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone())
-        .collect();
-    let mut about: Vec<Field> = found
-        .first()?
-        .foreign
-        .about
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone())
-        .collect();
-    for (index, source) in found.iter().enumerate().skip(1) {
-        let wrong = |column: &str, why: String| {
-            let message = format!(
-                "{} has not the columns of the first source: {why}",
-                source.name
-            );
-            Some((
-                index,
-                Error::failed(message).hint(format!(
-                    "`map: {{{column}: …}}` names a column otherwise, `widen: true` widens types; or leave it out by a run of its own"
-                )),
-            ))
-        };
-        for field in &mut steps {
-            let Ok(other) = source.foreign.steps.field_with_name(field.name()) else {
-                return wrong(
-                    field.name(),
-                    format!("the first has `{}` {}", field.name(), field.data_type()),
-                );
-            };
-            let common = if widen {
-                wider(field.data_type(), other.data_type())
-            } else {
-                None
-            };
-            match common {
-                _ if field.data_type() == other.data_type() => {}
-                Some(common) => *field = field.clone().with_data_type(common),
-                None => {
-                    let (first, second) = (field.data_type(), other.data_type());
-                    return wrong(
-                        field.name(),
-                        format!("`{}` is {second} and in the first {first}", field.name()),
-                    );
-                }
-            }
-            *field = field
-                .clone()
-                .with_nullable(field.is_nullable() || other.is_nullable());
-        }
-        if let Some(more) = source
-            .foreign
-            .steps
+    let fields = |schema: &Schema| -> Vec<Field> {
+        schema
             .fields()
             .iter()
-            .find(|field| !steps.iter().any(|known| known.name() == field.name()))
-        {
-            return wrong(
-                more.name(),
-                format!("it has `{}` {}", more.name(), more.data_type()),
-            );
-        }
-        // What one source says of its trajectories and another does not is null there.
-        for field in &mut about {
-            let other = source.foreign.about.field_with_name(field.name());
-            match other
-                .ok()
-                .map(|other| wider(field.data_type(), other.data_type()))
-            {
-                Some(Some(common)) => *field = field.clone().with_data_type(common),
-                Some(None) => {
-                    return wrong(
-                        field.name(),
-                        format!("`{}` of trajectories has another type", field.name()),
-                    );
-                }
-                None => *field = field.clone().with_nullable(true),
-            }
-        }
-        for field in source.foreign.about.fields() {
-            if !about.iter().any(|known| known.name() == field.name()) {
-                about.push(field.as_ref().clone().with_nullable(true));
-            }
+            .map(|field| field.as_ref().clone())
+            .collect()
+    };
+    let mut steps = fields(&found.first()?.import.steps);
+    let mut about = fields(&found.first()?.import.about);
+    for (index, source) in found.iter().enumerate().skip(1) {
+        let aligned = align_steps(&mut steps, source, widen)
+            .and_then(|()| align_trajectories(&mut about, source));
+        if let Err(error) = aligned {
+            return Some((index, error));
         }
     }
     let (steps, about) = (Arc::new(Schema::new(steps)), Arc::new(Schema::new(about)));
     for source in found {
-        source.foreign.steps = Arc::clone(&steps);
-        source.foreign.about = Arc::clone(&about);
+        source.import.steps = Arc::clone(&steps);
+        source.import.about = Arc::clone(&about);
     }
     None
 }
 
-/// Columns in words: two schemas that read the same are the same to a reader of files.
+/// Brings `steps`, the columns of the sources so far, to those that `source` can have as well.
+fn align_steps(steps: &mut [Field], source: &Found, widen: bool) -> Result<()> {
+    let name = &source.name;
+    let theirs = &source.import.steps;
+    for field in &mut *steps {
+        let column = field.name();
+        let Ok(other) = theirs.field_with_name(column) else {
+            let message = format!("{name} lacks `{column}`, which the first source has");
+            let hint = format!(
+                "if the column has another name in {name}, write `map: {{{column}: NAME}}`; \
+                 otherwise drop it from the first source, with a pipeline of its own that ends in \
+                 `materialise: {{columns: […]}}`"
+            );
+            return Err(Error::failed(message).hint(hint));
+        };
+        let (first, second) = (field.data_type(), other.data_type());
+        let nullable = field.is_nullable() || other.is_nullable();
+        let common = if first == second {
+            first.clone()
+        } else {
+            let common = wider(first, second).filter(|_| widen);
+            common.ok_or_else(|| differs(column, name, [first, second], widen))?
+        };
+        *field = field.clone().with_data_type(common).with_nullable(nullable);
+    }
+    let known = |field: &&Arc<Field>| steps.iter().any(|known| known.name() == field.name());
+    if let Some(more) = theirs.fields().iter().find(|field| !known(field)) {
+        let column = more.name();
+        let message = format!("{name} has `{column}`, which the first source lacks");
+        let hint = format!(
+            "if the first source has it under another name, rename it with `map`; otherwise drop \
+             it from {name}, with a pipeline of its own that ends in \
+             `materialise: {{columns: […]}}`"
+        );
+        return Err(Error::failed(message).hint(hint));
+    }
+    Ok(())
+}
+
+fn differs(column: &str, name: &str, [first, second]: [&DataType; 2], widen: bool) -> Error {
+    let message = format!("`{column}` is {second} in {name} and {first} in the first source");
+    let error = Error::failed(message);
+    if !widen && wider(first, second).is_some() {
+        error.hint("add `widen: true` to the source to widen the type")
+    } else {
+        error.hint("convert one of them first, with a pipeline of its own and `derive`")
+    }
+}
+
+/// Adds to `about`, the trajectory columns of the sources so far, those of `source`. A column that
+/// some sources lack is null for their trajectories.
+fn align_trajectories(about: &mut Vec<Field>, source: &Found) -> Result<()> {
+    let theirs = &source.import.about;
+    for field in &mut *about {
+        let Ok(other) = theirs.field_with_name(field.name()) else {
+            *field = field.clone().with_nullable(true);
+            continue;
+        };
+        let (first, second) = (field.data_type(), other.data_type());
+        let Some(common) = wider(first, second) else {
+            let message = format!(
+                "the trajectory column `{}` is {second} in {} and {first} in the first source",
+                field.name(),
+                source.name
+            );
+            let hint = "drop or convert it first, with a pipeline of its own";
+            return Err(Error::failed(message).hint(hint));
+        };
+        *field = field.clone().with_data_type(common);
+    }
+    for field in theirs.fields() {
+        if !about.iter().any(|known| known.name() == field.name()) {
+            about.push(field.as_ref().clone().with_nullable(true));
+        }
+    }
+    Ok(())
+}
+
+/// Returns columns as text. Schemas with the same text are the same to a reader of files.
 fn describe(schema: &Schema) -> String {
     let column = |field: &Arc<Field>| {
         format!(
@@ -360,69 +373,71 @@ fn describe(schema: &Schema) -> String {
         .join(", ")
 }
 
-/// A dataset to plan with, and how it comes to be where it is not there yet.
-fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<Foreign>)> {
+/// Returns the dataset to plan with, and the import that makes it unless it exists already.
+fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>)> {
     let Found {
         dataset,
         name,
-        mut foreign,
+        mut import,
         ..
     } = source;
     if let Some(dataset) = dataset {
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
-        let fits = describe(&steps) == describe(&foreign.steps)
-            && describe(&about) == describe(&foreign.about);
-        if foreign.names.is_empty() && (alone || fits) {
+        let fits = describe(&steps) == describe(&import.steps)
+            && describe(&about) == describe(&import.about);
+        if import.names.is_empty() && (alone || fits) {
             return Ok((dataset, None));
         }
     }
-    let names: Vec<String> = foreign
+    let names: Vec<String> = import
         .names
         .iter()
         .map(|(old, new)| format!("{old} is {new}"))
         .collect();
-    foreign.fingerprint.set("names", names.join(", "));
-    foreign.fingerprint.set("columns", describe(&foreign.steps));
-    foreign
-        .fingerprint
-        .set("trajectories", describe(&foreign.about));
-    let ids = [
-        Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
-        Field::new(step::STEP, DataType::Int32, false),
-    ];
-    let steps = Schema::new(
-        ids.into_iter()
-            .map(Arc::new)
-            .chain(foreign.steps.fields().iter().cloned())
-            .collect::<Vec<_>>(),
+    let fingerprint = &mut import.fingerprint;
+    fingerprint.set("names", names.join(", "));
+    fingerprint.set("columns", describe(&import.steps));
+    fingerprint.set("trajectories", describe(&import.about));
+    let steps = with_ids(
+        &import.steps,
+        &[
+            (step::TRAJECTORY_ID, DataType::Int64),
+            (step::STEP, DataType::Int32),
+        ],
     );
-    let id = Arc::new(Field::new(
-        trajectory::TRAJECTORY_ID,
-        DataType::Int64,
-        false,
-    ));
-    let about = Schema::new(
-        std::iter::once(id)
-            .chain(foreign.about.fields().iter().cloned())
-            .collect::<Vec<_>>(),
+    let about = with_ids(
+        &import.about,
+        &[(trajectory::TRAJECTORY_ID, DataType::Int64)],
     );
+    let key = import.fingerprint.key();
     let manifest = Manifest {
         trajmill: VERSION,
         tool: String::new(),
-        fingerprint: foreign.fingerprint.key(),
+        fingerprint: key.clone(),
         columns: schema::describe(&steps),
         statistics: Statistics::default(),
         shards: Vec::new(),
         lineage: Lineage::default(),
     };
     let dataset = Dataset {
-        path: foreign.path.clone(),
+        path: import.path.clone(),
         name,
         manifest: Arc::new(manifest),
-        hash: foreign.fingerprint.key(),
+        hash: key,
         trajectories: write::trajectories_schema(&steps, &about),
         steps: Arc::new(steps),
         decoded: None,
     };
-    Ok((dataset, Some(foreign)))
+    Ok((dataset, Some(import)))
+}
+
+/// Returns `schema` with columns in front that an import adds.
+fn with_ids(schema: &Schema, ids: &[(&str, DataType)]) -> Schema {
+    let ids = ids
+        .iter()
+        .map(|(name, data_type)| Arc::new(Field::new(*name, data_type.clone(), false)));
+    Schema::new(
+        ids.chain(schema.fields().iter().cloned())
+            .collect::<Vec<_>>(),
+    )
 }

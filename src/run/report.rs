@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::exec::Flow;
 use crate::format::Written;
 use crate::format::quarantine::SetAside;
-use crate::plan::Lesson;
+use crate::plan::Training;
 
 /// What a run did.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ pub struct Output {
 
 impl Model {
     /// One that was there.
-    pub(super) fn found(lesson: &Lesson) -> Model {
+    pub(super) fn found(lesson: &Training) -> Model {
         Model {
             path: lesson.path.clone(),
             reused: true,

@@ -9,6 +9,7 @@ use super::{Bound, Context, Misfit, Stage, options};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "check",
+    role: super::Role::Check,
     schema: |generator| generator.subschema_for::<Check>(),
     bind,
     sample: r#"["count(*) > 0", "count(*) filter (where action is null and not is_final) = 0"]"#,

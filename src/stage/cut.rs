@@ -15,7 +15,7 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
 /// Column of a split block's trajectories, int32: which piece of its trajectory each is, 0 for the first.
-pub(super) const COPY: &str = "__copy";
+pub const COPY: &str = "__copy";
 /// Columns of trajectories: which a piece was cut from, and at which step.
 pub(super) const PARENT_ID: &str = "parent_id";
 pub(super) const PARENT_STEP: &str = "parent_step";

@@ -20,6 +20,7 @@ use crate::expr::{Edge, Expression};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "derive",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Derive>(),
     bind,
     sample: r#"{return_to_go: "returns_to_go(reward, 0.99)"}"#,

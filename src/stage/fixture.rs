@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::{Bound, Context, Half, Misfit, Models, Selection, Stage, Transform};
+use super::{Bound, Context, Misfit, Models, Operator, Selection, Stage, Transform};
 use crate::dataset::Block;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ impl Models for NoModels {
         Err(Error::failed(format!("no model {path}")))
     }
 
-    fn runtime(&self) -> &Arc<model::Runtime> {
+    fn runtime(&self) -> Result<&Arc<model::Runtime>> {
         panic!("these tests run no model")
     }
 
@@ -47,43 +47,48 @@ pub(super) fn bind(
     )
 }
 
-/// The last half of either kind that a stage has.
-type Halves = (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>);
+/// The last selection and the last transform of a stage.
+type Operators = (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>);
 
-/// A stage that does work, as its halves in turn.
-pub(super) fn halves(
+/// Binds a stage and returns its operators.
+pub(super) fn operators(
     stage: &Stage,
     options: &str,
     steps: &Schema,
     trajectories: &Schema,
-) -> Vec<Half> {
+) -> Vec<Operator> {
     match bind(stage, options, steps, trajectories) {
-        Ok(Bound::Work(halves)) => halves,
+        Ok(Bound::Work(operators)) => operators,
         Ok(_) => panic!("{} does no work", stage.name),
         Err(misfit) => panic!("{misfit:?}"),
     }
 }
 
-/// A stage that does work, as its halves: the last of either kind.
-pub(super) fn work(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Halves {
+/// Binds a stage and returns its last selection and its last transform.
+pub(super) fn work(
+    stage: &Stage,
+    options: &str,
+    steps: &Schema,
+    trajectories: &Schema,
+) -> Operators {
     let (mut selection, mut transform) = (None, None);
-    for half in halves(stage, options, steps, trajectories) {
-        match half {
-            Half::Selection(half) => selection = Some(half),
-            Half::Transform(half) => transform = Some(half),
+    for operator in operators(stage, options, steps, trajectories) {
+        match operator {
+            Operator::Selection(operator) => selection = Some(operator),
+            Operator::Transform(operator) => transform = Some(operator),
         }
     }
     (selection, transform)
 }
 
-/// The selecting half of a stage.
+/// Binds a stage and returns its last selection.
 pub(super) fn selection(stage: &Stage, options: &str, table: &RecordBatch) -> Box<dyn Selection> {
     work(stage, options, &steps_schema(), &table.schema())
         .0
         .unwrap()
 }
 
-/// The transforming half of a stage on [`block`]s.
+/// Binds a stage and returns its last transform, for [`block`]s.
 pub(super) fn transform(stage: &Stage, options: &str) -> Arc<dyn Transform> {
     work(stage, options, &steps_schema(), &trajectories_schema())
         .1

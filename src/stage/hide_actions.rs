@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options,
-    rank,
+    Bound, Changes, Context, Misfit, Operator, Selected, Selection, Stage, Tally, Transform,
+    options, rank,
 };
 use crate::dataset::Block;
 use crate::dataset::block::with_field;
@@ -22,13 +22,14 @@ use crate::expr::Expression;
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "hide_actions",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<HideActions>(),
     bind,
     sample: "{keep: 0.1, from: {lowest: 0.5, by: return}, seed: 7, as: true_action}",
 };
 
 /// Column of trajectories that says on which side of the split they are.
-const SPLIT: &str = "split";
+pub(super) const SPLIT: &str = "split";
 const LABELLED: &str = "labelled";
 
 /// Keeps the actions of some trajectories, and makes the others' null.
@@ -88,7 +89,7 @@ impl Default for Ranking {
     }
 }
 
-/// The half that splits.
+/// The selection that splits.
 struct Split {
     keep: f64,
     pool: Pool,
@@ -102,7 +103,7 @@ enum Pool {
     Highest(f64),
 }
 
-/// The half that hides.
+/// The transform that hides.
 struct Hide {
     steps: SchemaRef,
     hidden: Option<String>,
@@ -153,7 +154,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         }
         steps = with_field(&steps, nullable(action).with_name(name)).0;
     }
-    let split = Half::selection(Split {
+    let split = Operator::selection(Split {
         keep,
         pool,
         key,
@@ -162,7 +163,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     });
     Ok(Bound::Work(vec![
         split,
-        Half::transform(Hide {
+        Operator::transform(Hide {
             steps: Arc::new(steps),
             hidden: options.hidden,
         }),

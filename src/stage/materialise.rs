@@ -2,7 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Bound, Context, Misfit, Stage, options};
 use crate::error::{Error, nearest};
@@ -11,6 +11,7 @@ use crate::format::{FORMATS, Format, WriteOptions, export};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "materialise",
+    role: super::Role::Write { path: "path" },
     schema: |generator| generator.subschema_for::<Materialise>(),
     bind,
     sample: "{path: out/result}",
@@ -55,6 +56,16 @@ impl Materialise {
         } else {
             export::writable(&self.format).map(Some)
         }
+    }
+
+    /// Returns the options that the bytes of the result depend on, for its fingerprint.
+    pub fn recipe(&self) -> Value {
+        json!({
+            "format": self.format,
+            "shard_rows": self.shard_rows,
+            "columns": self.columns,
+            "with": self.with,
+        })
     }
 }
 

@@ -1,14 +1,18 @@
-//! Stages: what a pipeline can do to trajectories. One stage is one file, and one line of [`STAGES`].
+//! Stages: what a pipeline can do to trajectories. A stage is one file and one line of [`STAGES`].
 //!
-//! A stage's options are one serde struct whose doc comments are the manual; JSON Schema, validation and messages come
-//! from it. Binding the options to a schema gives up to two halves:
+//! The options of a stage are one serde struct. Its doc comments are the manual, and the JSON
+//! Schema, the validation and the messages are made from it. A [`Stage`] binds its options to the
+//! columns where it stands and returns its operators:
 //!
-//! - a [`Selection`] works on the whole table of trajectories and decides which are kept, and in which order;
-//! - a [`Transform`] works on a few whole trajectories at a time and changes their steps.
+//! - a [`Selection`] works on the table of all trajectories and decides which are kept, in which
+//!   order;
+//! - a [`Transform`] works on a block of whole trajectories and changes their steps.
 //!
-//! or none of them: a [`Check`], a [`Materialise`], or a [`Training`], which says what a model is learnt from.
+//! Three stages return something else: a [`Check`], a [`Materialise`], or a [`TrainIdm`], which
+//! describes a model to train.
 //!
-//! Stages do no I/O and know nothing of paths, shards, threads or YAML. A model is a handle that they are given.
+//! Stages do no I/O and know nothing of paths, shards, threads or YAML. Models and other files that
+//! a pipeline names reach them through [`Models`].
 
 mod check;
 mod cut;
@@ -42,14 +46,16 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::Value;
 
 use crate::dataset::Block;
+use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::model;
 
 pub use check::Check;
+pub use cut::COPY;
 pub use materialise::Materialise;
-pub use train_idm::Training;
+pub use train_idm::{Ports, TrainIdm};
 
-/// Every stage, by name in alphabetical order.
+/// Every stage, in alphabetical order.
 pub const STAGES: &[Stage] = &[
     check::STAGE,
     derive::STAGE,
@@ -70,61 +76,103 @@ pub const STAGES: &[Stage] = &[
     window::STAGE,
 ];
 
-/// One entry of the registry.
+/// The columns that stages add under names of their own, which no option mentions.
+pub const NAMED_BY_STAGES: [&str; 4] = [
+    step::ACTION,
+    step::ACTION_SOURCE,
+    step::ACTION_STD,
+    hide_actions::SPLIT,
+];
+
+/// An entry of the registry.
 pub struct Stage {
     /// The key in the pipeline file.
     pub name: &'static str,
-    /// JSON Schema of the options, made from their type.
+    /// What the stage is for.
+    pub role: Role,
+    /// Returns the JSON Schema of the options, which is made from their type.
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
-    /// Reads options that fit the schema and binds them to the columns they meet.
+    /// Reads options that satisfy the schema and binds them to the columns where the stage stands.
     pub bind: fn(&Value, &Context) -> Result<Bound, Misfit>,
-    /// Options that are valid on any dataset with vector observations and actions, for tests and documentation.
+    /// Options that are valid on any dataset with vector observations and actions, for tests and
+    /// documentation.
     pub sample: &'static str,
 }
 
-/// What a stage is bound against.
+/// What a stage is for. A plan has to know this before the options are bound, and even where they
+/// cannot be bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Works on trajectories, without a model.
+    Operate,
+    /// Works on trajectories by running the models whose files the option `model` names. No other
+    /// stage is given a runtime.
+    RunModels {
+        /// The key of that option.
+        model: &'static str,
+    },
+    /// Trains a model and writes it to the path that the option `path` holds.
+    TrainModel {
+        /// The key of that option.
+        path: &'static str,
+    },
+    /// Verifies the next result.
+    Check,
+    /// Writes a result to the path that the option `path` holds.
+    Write {
+        /// The key of that option.
+        path: &'static str,
+    },
+}
+
+/// What the options of a stage are bound to.
 pub struct Context<'a> {
-    /// Columns of steps where the stage stands.
+    /// The columns of steps where the stage stands.
     pub steps: &'a Schema,
-    /// Columns of trajectories where the stage stands.
+    /// The columns of trajectories where the stage stands.
     pub trajectories: &'a Schema,
-    /// The runtime that models run on, and their files.
+    /// The models and other files that the pipeline names.
     pub models: &'a dyn Models,
 }
 
-/// Gives stages the models that pipelines name; paths are the caller's affair.
+/// Gives stages the models and other files that a pipeline names. Only the implementation knows
+/// where a path leads.
 pub trait Models {
-    /// What the model file says of itself.
+    /// Returns the inputs, outputs and metadata of a model file.
     ///
     /// # Errors
-    /// Where there is no such model or it cannot be run.
+    /// Returns an error if the file is missing or the runtime cannot read it.
     fn spec(&self, path: &str) -> Result<model::Spec>;
 
-    /// The runtime that models run on.
-    fn runtime(&self) -> &Arc<model::Runtime>;
-
-    /// The text of another file that a pipeline names, such as statistics; of a dataset's directory, its manifest.
+    /// Returns the runtime that models run on.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Returns an error if no stage of the pipeline declares [`Role::RunModels`].
+    fn runtime(&self) -> Result<&Arc<model::Runtime>>;
+
+    /// Returns the text of another file, such as one with statistics; for the directory of a
+    /// dataset, the text of its manifest.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
     fn text(&self, path: &str) -> Result<String>;
 }
 
-/// Why options do not fit, and which of them.
+/// The reason why options cannot be bound, and the option at fault.
 #[derive(Debug)]
 pub struct Misfit {
-    /// Keys and indices that lead to the value at fault; empty for the stage as a whole.
+    /// The keys and indices that lead to the value at fault; empty for the stage as a whole.
     pub path: Vec<String>,
-    /// A word inside that value to put the caret under, where one is at fault.
+    /// The word inside that value to put the caret under, if a single word is at fault.
     pub word: Option<String>,
     /// What is wrong.
     pub message: String,
-    /// What to do about it.
+    /// How to fix it.
     pub help: Option<String>,
 }
 
 impl Misfit {
-    /// A misfit of the stage as a whole.
+    /// Returns a misfit of the stage as a whole.
     pub fn new(message: impl Into<String>) -> Misfit {
         Misfit {
             path: Vec::new(),
@@ -134,14 +182,14 @@ impl Misfit {
         }
     }
 
-    /// Says which value is at fault: an option's key, outermost last as errors travel outwards.
+    /// Puts a key or index in front of the path. Callers add keys from the inside out.
     #[must_use]
     pub fn at(mut self, key: impl Into<String>) -> Misfit {
         self.path.insert(0, key.into());
         self
     }
 
-    /// Adds what to do about it.
+    /// Adds a sentence that says how to fix it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Misfit {
         self.help = Some(help.into());
@@ -172,127 +220,139 @@ impl From<crate::expr::Misfit> for Misfit {
 
 /// A stage with its options bound.
 pub enum Bound {
-    /// Works on trajectories: on their table, on their steps, or on both in turn.
-    Work(Vec<Half>),
-    /// Predicates over the next result.
+    /// Works on trajectories with these operators, in order.
+    Work(Vec<Operator>),
+    /// Verifies predicates over the next result.
     Check(Check),
-    /// Writes what has come so far.
+    /// Writes the result so far.
     Materialise(Materialise),
-    /// Learns a model from what has come so far.
-    Train(Box<Training>),
+    /// Trains a model on the result so far.
+    Train(Box<TrainIdm>),
 }
 
-/// What a stage does in one go: a stage that needs a fact about all steps finds it out for each trajectory in a transform,
-/// brings the trajectories' facts together in a selection, and uses them in another transform.
-pub enum Half {
-    /// Works on the whole table of trajectories.
+/// One step of what a stage does.
+///
+/// A stage that needs a fact about all steps has three operators: a transform computes each
+/// trajectory's share of the fact, a selection combines the shares, and a second transform uses the
+/// whole.
+pub enum Operator {
+    /// Works on the table of all trajectories.
     Selection(Box<dyn Selection>),
     /// Works on steps.
     Transform(Arc<dyn Transform>),
 }
 
-/// How the names of columns of trajectories begin that go from one half of a stage to the next, and no further.
-pub const BETWEEN_HALVES: &str = "__";
+/// The prefix of the trajectory columns that one operator of a stage hands to its next. No other
+/// stage sees them, and no result has them.
+pub const PRIVATE_PREFIX: &str = "__";
 
-impl Half {
-    /// A half that selects.
-    fn selection(selection: impl Selection + 'static) -> Half {
-        Half::Selection(Box::new(selection))
+impl Operator {
+    /// Returns a selection as an operator.
+    fn selection(selection: impl Selection + 'static) -> Operator {
+        Operator::Selection(Box::new(selection))
     }
 
-    /// A half that changes steps.
-    fn transform(transform: impl Transform + 'static) -> Half {
-        Half::Transform(Arc::new(transform))
+    /// Returns a transform as an operator.
+    fn transform(transform: impl Transform + 'static) -> Operator {
+        Operator::Transform(Arc::new(transform))
     }
 }
 
 impl Bound {
-    /// A stage that only selects.
+    /// Returns a stage that only selects.
     pub fn selection(selection: impl Selection + 'static) -> Result<Bound, Misfit> {
-        Ok(Bound::Work(vec![Half::selection(selection)]))
+        Ok(Bound::Work(vec![Operator::selection(selection)]))
     }
 
-    /// A stage that only changes steps.
+    /// Returns a stage that only changes steps.
     pub fn transform(transform: impl Transform + 'static) -> Result<Bound, Misfit> {
-        Ok(Bound::Work(vec![Half::transform(transform)]))
+        Ok(Bound::Work(vec![Operator::transform(transform)]))
     }
 }
 
-/// The half of a stage that decides on the table of trajectories alone which are kept, and in which order.
+/// What a selection found out about all trajectories, by name, such as a threshold. The lineage of
+/// the result keeps it.
+pub type Facts = BTreeMap<String, Value>;
+
+/// Decides which trajectories are kept, and in which order, from the table of trajectories alone.
 ///
-/// The table has one row per trajectory, with the columns that [`Selection::reads`] names and always `trajectory_id`,
-/// `rows` and `length`. A selection must not depend on the table's order, other than where that is its purpose.
+/// The table has one row for each trajectory. It has the columns that [`Selection::reads`] names,
+/// and always `trajectory_id`, `rows` and `length`. A selection must not depend on the order of the
+/// table, unless that is its purpose.
 pub trait Selection: Send + Sync {
-    /// Trajectory columns that the selection reads.
+    /// The trajectory columns that the selection reads.
     fn reads(&self) -> Vec<String>;
 
-    /// Trajectory columns that it adds or replaces, with their types.
+    /// The trajectory columns that it adds or replaces.
     fn writes(&self) -> Vec<Field> {
         Vec::new()
     }
 
-    /// Whether the result's order means something.
+    /// Whether the order of the result has a meaning.
     fn orders(&self) -> bool {
         false
     }
 
-    /// Whether a trajectory may come more than once: copies get ids of their own.
+    /// Whether it may keep a trajectory more than once. Each copy gets an id of its own.
     fn repeats(&self) -> bool {
         false
     }
 
-    /// Whether it is better not moved ahead of the transforms before it, because they would then work on every copy of what
-    /// it repeats.
+    /// Whether it stays behind the transforms that precede it, because they would otherwise work on
+    /// every copy that it makes.
     fn stays(&self) -> bool {
         false
     }
 
-    /// Selects.
+    /// Selects trajectories.
     ///
     /// # Errors
-    /// Where an expression cannot be computed on a row; the message names the trajectory.
+    /// Returns an error if an expression cannot be computed on a row; the message names the
+    /// trajectory.
     fn select(&self, table: &RecordBatch) -> Result<Selected>;
 }
 
 /// What a selection decided.
 #[derive(Default)]
 pub struct Selected {
-    /// Kept rows of the table, in the order they are to have.
+    /// The rows of the table that are kept, in their new order.
     pub rows: Vec<u32>,
-    /// Columns added or replaced, one value per kept row, in the order of [`Selection::writes`].
+    /// The columns that [`Selection::writes`] names, with one value for each kept row.
     pub columns: Vec<arrow::array::ArrayRef>,
-    /// Why rows were not kept: reason and number of trajectories, such as `("below the predicate", 12)`.
+    /// The rows that are not kept, by reason.
     pub dropped: Vec<Dropped>,
-    /// What was found out on the way, such as a threshold: kept in the result's lineage, by name.
-    pub facts: BTreeMap<String, Value>,
+    /// What it found out, for the lineage and for the transforms of the same stage.
+    pub facts: Facts,
 }
 
-/// Trajectories that a selection did not keep.
+/// Trajectories that a selection did not keep, for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// Why.
+    /// The reason, such as `predicate is false`.
     pub reason: String,
-    /// Which rows of the table.
+    /// The rows of the table.
     pub rows: Vec<u32>,
 }
 
-/// What a transform changes, by which the plan knows what may be selected before it.
+/// What a transform changes. A plan moves a later selection in front of the transform only if the
+/// selection reads none of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Trajectory columns whose values change, or which it adds.
+    /// The trajectory columns that it adds or whose values it changes.
     pub trajectories: Vec<String>,
-    /// Whether trajectories appear, vanish or are cut, or rows do: nothing may then be selected before it.
+    /// Whether it adds, drops or cuts trajectories or rows. No selection moves in front of it then.
     pub rows: bool,
-    /// Whether one trajectory may become several: the others get ids of their own.
+    /// Whether it may turn one trajectory into several. Each piece gets an id of its own.
     pub splits: bool,
 }
 
-/// The half of a stage that changes the steps of a few whole trajectories at a time.
+/// Changes the steps of trajectories, a block at a time.
 pub trait Transform: Send + Sync {
-    /// Columns of steps that come out.
+    /// The columns of steps that come out.
     fn steps(&self) -> SchemaRef;
 
-    /// Carried columns of trajectories that it adds or replaces.
+    /// The columns of trajectories that it adds or replaces, apart from those that are computed
+    /// from steps.
     fn trajectories(&self) -> Vec<Field> {
         Vec::new()
     }
@@ -302,41 +362,53 @@ pub trait Transform: Send + Sync {
         Changes::default()
     }
 
-    /// Columns of steps that it reads; `None` for all of them.
+    /// The columns of steps that it reads; `None` for all of them.
     fn reads(&self) -> Option<Vec<String>>;
 
-    /// Gets ready to work on `workers` threads at once: a model is loaded here, before the first row is read.
+    /// Returns the transform completed with the facts that the selections of its stage found, or
+    /// `None` if it needs none. A transform that needs facts is never applied before this.
     ///
     /// # Errors
-    /// Where a model cannot be loaded.
+    /// Returns an error if a fact is missing.
+    fn with_facts(&self, facts: &Facts) -> Result<Option<Arc<dyn Transform>>> {
+        let _ = facts;
+        Ok(None)
+    }
+
+    /// Loads what it needs to work on `workers` threads at once, such as a model, before the first
+    /// row is read.
+    ///
+    /// # Errors
+    /// Returns an error if a model cannot be loaded.
     fn prepare(&self, workers: usize) -> Result<()> {
         let _ = workers;
         Ok(())
     }
 
-    /// What the result depends on besides the options and the data, such as a model's hash, by name.
+    /// What the result depends on besides the options and the data, by name, such as the hash of a
+    /// model.
     fn depends(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
 
-    /// Works on some trajectories; what is dropped or filled is counted in `tally`.
+    /// Changes the trajectories of `block` and adds to `tally` what it drops or fills.
     ///
     /// # Errors
-    /// Where a value is not what it should be; the message names trajectory, step and column.
+    /// Returns an error if a value is invalid; the message names trajectory, step and column.
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block>;
 }
 
-/// Counts that a transform keeps while it works; they add up over tasks.
+/// What a transform counts while it works. The counts of tasks add up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tally {
-    /// Rows dropped, by reason.
+    /// The number of rows dropped, by reason.
     pub dropped_rows: BTreeMap<String, u64>,
-    /// Trajectories dropped, by reason.
+    /// The number of trajectories dropped, by reason.
     pub dropped_trajectories: BTreeMap<String, u64>,
-    /// Rows added, as windows are where steps were.
+    /// The number of rows added, such as overlapping windows of steps.
     #[serde(default)]
     pub added_rows: u64,
-    /// Anything else worth a line in the summary: labels written, labels clipped, actions left null.
+    /// Anything else that the summary reports: labels written, labels clipped, actions left null.
     pub counts: BTreeMap<String, u64>,
 }
 
@@ -365,7 +437,7 @@ impl Tally {
         }
     }
 
-    /// Adds another tally.
+    /// Adds the counts of another tally.
     pub fn add(&mut self, other: &Tally) {
         self.added_rows += other.added_rows;
         let pairs = [
@@ -381,7 +453,31 @@ impl Tally {
     }
 }
 
-/// Options of type `T`, which the schema has already vouched for.
+/// Reads options of type `T`. They already satisfy its schema.
 fn options<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, Misfit> {
     T::deserialize(value).map_err(|error| Misfit::new(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_names_an_option_of_its_stage() {
+        for stage in STAGES {
+            let (Role::RunModels { model: key }
+            | Role::TrainModel { path: key }
+            | Role::Write { path: key }) = stage.role
+            else {
+                continue;
+            };
+            let mut generator = schemars::SchemaGenerator::default();
+            let schema = (stage.schema)(&mut generator).to_value();
+            let definition = schema["$ref"].as_str().unwrap();
+            let definition = definition.rsplit('/').next().unwrap();
+            let definitions = generator.take_definitions(true);
+            let option = &definitions[definition]["properties"][key];
+            assert!(!option.is_null(), "{} has no option `{key}`", stage.name);
+        }
+    }
 }

@@ -32,6 +32,7 @@ use crate::model::{Element, Geometry, Port, Spec};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "score",
+    role: super::Role::RunModels { model: "model" },
     schema: |generator| generator.subschema_for::<Score>(),
     bind,
     sample: "{model: idm.onnx, inputs: {x: {of: observation, past: 1, future: 1}}, outputs: {guess: action}}",
@@ -199,7 +200,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         inputs: rows,
         outputs,
     };
-    let ensemble = Ensemble::new(context.models.runtime(), names, specs, geometry);
+    let ensemble = Ensemble::new(context.models.runtime()?, names, specs, geometry);
     let skips = given.edge == Edge::Skip;
     Bound::transform(Scorer {
         ensemble,

@@ -11,6 +11,7 @@ use crate::error::Result;
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "shuffle",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Shuffle>(),
     bind,
     sample: "{seed: 7}",

@@ -12,6 +12,7 @@ use crate::expr::Expression;
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "sort",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Sort>(),
     bind,
     sample: "{by: return, descending: true}",

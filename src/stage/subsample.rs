@@ -23,6 +23,7 @@ use crate::expr::Expression;
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "subsample",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Subsample>(),
     bind,
     sample: "{fraction: 0.25, stratify: labelled, seed: 7}",

@@ -17,6 +17,7 @@ use crate::expr::Aggregate;
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "summarise",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Summarise>(),
     bind,
     sample: r#"{mean_reward: avg(reward)}"#,

@@ -21,6 +21,7 @@ use crate::expr::{Edge, Expression};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "truncate",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Truncate>(),
     bind,
     sample: r#"{where: "reward > 1e9"}"#,

@@ -19,6 +19,7 @@ use crate::expr::Expression;
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "win_rate",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<WinRate>(),
     bind,
     sample: "{by: return, group: labelled}",

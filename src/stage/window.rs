@@ -25,6 +25,7 @@ use crate::error::{Error, Result, nearest};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "window",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Window>(),
     bind,
     sample: "{length: 4, pad: left}",

@@ -1,4 +1,4 @@
-//! `filter`: keeps the trajectories, and the runs of steps, for which a condition holds, or by their rank.
+//! `filter`: keeps trajectories and runs of steps by a condition or by their rank.
 
 mod quantile;
 
@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use self::quantile::Quantile;
 use super::{
-    Bound, Changes, Context, Dropped, Half, Misfit, Selected, Selection, Stage, Tally, Transform,
-    cut, options, rank,
+    Bound, Changes, Context, Dropped, Misfit, Operator, Selected, Selection, Stage, Tally,
+    Transform, cut, options, rank,
 };
 use crate::dataset::Block;
 use crate::error::{Error, Result};
@@ -22,40 +22,47 @@ use crate::expr::{Edge, Expression};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "filter",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Filter>(),
     bind,
     sample: r#"{trajectories: "length >= 1", steps: "step >= 0"}"#,
 };
 
-/// Keeps the trajectories for which an SQL condition on their columns holds; where it is null, it does not hold.
+/// Keeps the trajectories for which an SQL condition on their columns holds, such as
+/// `filter: return > 500`. A condition that is null does not hold.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Filter {
-    /// A condition on columns of trajectories.
+    /// A condition on trajectory columns.
     Trajectories(String),
-    /// Conditions on trajectories and on steps.
+    /// Conditions on trajectories and steps.
     Both(Conditions),
 }
 
-/// Conditions on trajectories and on steps; the first is applied first.
+/// Conditions on trajectories and steps, applied in this order: `trajectories`, `steps`,
+/// `quantile`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Conditions {
-    /// Keeps the trajectories for which it holds.
+    /// Keeps the trajectories for which this SQL condition on their columns holds, such as
+    /// `length >= 50`.
     #[serde(default)]
     trajectories: Option<String>,
-    /// Keeps the longest runs of steps for which it holds, each a trajectory of its own: `parent_id` is the trajectory it was
-    /// cut from, and `parent_step` the step it began at there. The final observation stays with the step before it. A run
-    /// that ends before its trajectory did is truncated.
+    /// Keeps the longest runs of steps for which this SQL condition holds, such as
+    /// `abs(reward) < 100`. Each run becomes a trajectory: `parent_id` is the trajectory it was cut
+    /// from, and `parent_step` the step there at which it begins. The final observation stays with
+    /// the step before it. A run that ends before its trajectory did is truncated.
     #[serde(default)]
     steps: Option<String>,
-    /// Keeps by rank, after both conditions.
+    /// Keeps trajectories or steps by their rank.
     #[serde(default)]
     quantile: Option<Quantile>,
 }
 
+/// Keeps trajectories by a condition.
 struct Keep(Expression);
 
+/// Keeps runs of steps by a condition.
 struct Cut {
     condition: Expression,
     steps: SchemaRef,
@@ -74,9 +81,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         && conditions.steps.is_none()
         && conditions.quantile.is_none()
     {
-        return Err(
-            Misfit::new("`filter` has no condition").help("such as {steps: \"abs(reward) < 100\"}")
-        );
+        return Err(Misfit::new("`filter` has no condition")
+            .help("write one, as in {steps: \"abs(reward) < 100\"}"));
     }
     let keep = conditions
         .trajectories
@@ -91,8 +97,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         .transpose()
         .map_err(|misfit| Misfit::from(misfit).at("steps"))?;
     let steps = Arc::new(context.steps.clone());
-    let keep = keep.map(|keep| Half::selection(Keep(keep)));
-    let cut = condition.map(|condition| Half::transform(Cut { condition, steps }));
+    let keep = keep.map(|keep| Operator::selection(Keep(keep)));
+    let cut = condition.map(|condition| Operator::transform(Cut { condition, steps }));
     let quantile = conditions
         .quantile
         .map(|quantile| quantile::bind(&quantile, context))
@@ -105,13 +111,14 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     ))
 }
 
-/// A condition that does not fit trajectories may well fit steps: then the misfit says how to write that.
+/// Adds to a misfit of a condition on trajectories how to write it as a condition on steps, if it
+/// is one.
 fn on_steps(sql: &str, steps: &Schema, misfit: crate::expr::Misfit) -> Misfit {
     let misfit = Misfit::from(misfit);
     match Expression::predicate(sql, steps, Some(Edge::Null)) {
         Ok(_) => Misfit {
             help: Some(format!(
-                "it fits the columns of steps: write `filter: {{steps: \"{}\"}}`",
+                "it is a condition on steps: write `filter: {{steps: \"{}\"}}`",
                 sql.trim()
             )),
             ..misfit
@@ -129,7 +136,7 @@ impl Selection for Keep {
         let holds = self.0.evaluate(table, &[])?;
         let holds = holds
             .as_boolean_opt()
-            .ok_or_else(|| Error::failed("the filter is not a condition"))?;
+            .ok_or_else(|| Error::failed("the condition is neither true nor false"))?;
         let (mut rows, mut false_rows, mut null_rows) = (Vec::new(), Vec::new(), Vec::new());
         for (holds, row) in holds.iter().zip(0..) {
             match holds {
@@ -226,7 +233,7 @@ mod tests {
         );
         assert_eq!(
             misfit.help.as_deref(),
-            Some("it fits the columns of steps: write `filter: {steps: \"next(reward) > 0\"}`")
+            Some("it is a condition on steps: write `filter: {steps: \"next(reward) > 0\"}`")
         );
         let misfit = fixture::misfit(
             &STAGE,

@@ -1,7 +1,8 @@
-//! The quantile form of `filter`: keeps trajectories or steps by their rank among all of them, or among those of a group.
+//! `filter: {quantile: …}`: keeps trajectories or steps by their rank among all of them, or among
+//! those of a group.
 //!
-//! Value-Guided Data Filtering (Xu et al., NeurIPS 2023) keeps the transitions whose likelihood is above the 0.75 quantile;
-//! here the quantile is that of the whole selection instead of a batch's.
+//! Value-Guided Data Filtering (Xu et al., NeurIPS 2023) keeps the transitions whose likelihood is
+//! above the 0.75 quantile of a batch. Here the quantile is that of the whole selection.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,42 +21,47 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
 use crate::stage::{
-    Changes, Context, Dropped, Half, Misfit, Selected, Selection, Tally, Transform, cut, rank,
+    Changes, Context, Dropped, Facts, Misfit, Operator, Selected, Selection, Tally, Transform, cut,
+    rank,
 };
 
-/// Column of trajectories with the values of a trajectory's steps, on their way to the threshold.
+/// The private column of trajectories with the values of a trajectory's steps.
 const VALUES: &str = "__values";
-/// Columns of trajectories with the thresholds that hold for each.
+/// The private columns of trajectories with the thresholds for each of them.
 const ABOVE: &str = "__above";
 const BELOW: &str = "__below";
-/// Thresholds of more groups than this are not listed in the lineage.
+/// The number of groups up to which the lineage lists thresholds.
 const MOST_LISTED: usize = 100;
 
-/// Keeps by rank. Of n values the ⌈q·n⌉ smallest are below the q-quantile and the others above it: the quantile itself is
-/// one of the values, the smallest such that at least the share q is not larger (numpy's `inverted_cdf`). Values equal to
-/// it count as below, all of them, so that `above: q` and `below: q` part the values between them. Values are compared as
-/// float64; null and not-a-number have no rank.
+/// Keeps by rank. Give `above`, `below` or both.
+///
+/// The q-quantile of n values is the ⌈q·n⌉-th smallest (numpy's `inverted_cdf`). The values up to
+/// it are below the quantile, ties included, and the others are above it, so `above: q` and `below:
+/// q` divide the values. Values are compared as float64; null and not-a-number have no rank.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Quantile {
-    /// What is ranked: a column, or an SQL expression.
+    /// What to rank by: a column or an SQL expression.
     by: String,
-    /// Keeps values above this quantile.
+    /// Keeps the values above this quantile, a number from 0 to 1.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     above: Option<f64>,
-    /// Keeps values below this quantile.
+    /// Keeps the values below this quantile, a number from 0 to 1.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     below: Option<f64>,
-    /// Whether trajectories are ranked or steps. Steps that are not kept cut their trajectory, as with `steps`; eight bytes
-    /// of memory are needed for each step of the selection.
+    /// What to rank: `trajectories`, the default, or `steps`. Steps that are dropped cut their
+    /// trajectory, as with the option `steps`. Ranking steps takes 8 bytes of memory for each step
+    /// of the selection.
     #[serde(default)]
     of: Of,
-    /// Ranks every group of trajectories with an equal value of this column or SQL expression by itself.
+    /// Ranks each group of trajectories separately. A group has equal values of this column or SQL
+    /// expression.
     #[serde(default)]
     group: Option<String>,
-    /// What becomes of what has no rank, because its value is null or not a number.
+    /// What to do with values that have no rank, because they are null or not a number: `drop`, the
+    /// default, or `keep`.
     #[serde(default)]
     unknown: Unknown,
 }
@@ -64,30 +70,30 @@ pub(super) struct Quantile {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Of {
-    /// Trajectories, by columns of theirs.
+    /// Trajectories, by their columns.
     #[default]
     Trajectories,
-    /// Steps that are not final, by columns of steps.
+    /// Steps, by the columns of steps. Final observations have no rank.
     Steps,
 }
 
-/// What becomes of what has no rank.
+/// What happens to values that have no rank.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Unknown {
-    /// It is dropped, and counted.
+    /// They are dropped and counted.
     #[default]
     Drop,
-    /// It is kept.
+    /// They are kept.
     Keep,
 }
 
-/// The halves of the stage.
-pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Half>, Misfit> {
+/// Returns the operators of the stage.
+pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Operator>, Misfit> {
     for (key, share) in [("above", given.above), ("below", given.below)] {
         if share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
             return Err(Misfit::new(format!(
-                "`{key}` is a share from 0 to 1, not {}",
+                "`{key}` must be a number from 0 to 1, not {}",
                 share.unwrap_or_default()
             ))
             .at(key));
@@ -95,7 +101,7 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Half>, Mis
     }
     if given.above.is_none() && given.below.is_none() {
         return Err(Misfit::new("`quantile` needs `above`, `below` or both")
-            .help("such as {by: return, above: 0.75}"));
+            .help("as in {by: return, above: 0.75}"));
     }
     let group = given
         .group
@@ -115,7 +121,7 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Half>, Mis
             DataType::Boolean => Ok(key),
             other if other.is_numeric() => Ok(key),
             _ => Err(Misfit::new(format!(
-                "a quantile ranks numbers, and `{}` is none",
+                "a quantile ranks numbers, and `{}` is not a number",
                 given.by
             ))
             .at("by")),
@@ -124,11 +130,12 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Half>, Mis
     if given.of == Of::Trajectories {
         let by = key(context.trajectories, None).map_err(|misfit| {
             match key(context.steps, Some(Edge::Null)) {
-                Ok(_) => misfit.help("it fits the columns of steps: add `of: steps`"),
+                Ok(_) => misfit
+                    .help("it is a column of steps or an expression over them: add `of: steps`"),
                 Err(_) => misfit,
             }
         })?;
-        return Ok(vec![Half::selection(Ranked {
+        return Ok(vec![Operator::selection(Ranked {
             by,
             shares,
             group,
@@ -138,12 +145,12 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Half>, Mis
     let by = || key(context.steps, Some(Edge::Null));
     let steps = Arc::new(context.steps.clone());
     Ok(vec![
-        Half::transform(Collect {
+        Operator::transform(Collect {
             by: by()?,
             steps: Arc::clone(&steps),
         }),
-        Half::selection(Thresholds { shares, group }),
-        Half::transform(Between {
+        Operator::selection(Thresholds { shares, group }),
+        Operator::transform(Between {
             by: by()?,
             keep,
             steps,
@@ -151,14 +158,15 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Half>, Mis
     ])
 }
 
-/// The quantiles that are asked for.
+/// The quantiles to compute, as shares.
 #[derive(Debug, Clone, Copy)]
 struct Shares {
     above: Option<f64>,
     below: Option<f64>,
 }
 
-/// The values that lie between: above the first and not above the second.
+/// The values to keep: those greater than `above` and not greater than `below`. A bound that is not
+/// a number does not apply.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Bounds {
     above: f64,
@@ -166,7 +174,7 @@ struct Bounds {
 }
 
 impl Shares {
-    /// The bounds among `values`, none of which is not a number; their order is not kept.
+    /// Returns the bounds among `values`, all of which are numbers. Reorders them.
     fn bounds(self, values: &mut [f64]) -> Bounds {
         let mut of =
             |share: Option<f64>, none: f64| share.map_or(none, |share| quantile(values, share));
@@ -178,7 +186,7 @@ impl Shares {
 }
 
 impl Bounds {
-    /// Whether a value lies between; a bound that is not a number does not bind.
+    /// Returns whether to keep a value.
     fn hold(self, value: f64) -> bool {
         (self.above.is_nan() || value > self.above) && (self.below.is_nan() || value <= self.below)
     }
@@ -188,9 +196,9 @@ impl Bounds {
     }
 }
 
-/// The ⌈share·n⌉-th smallest value; minus infinity where that is none of them.
+/// Returns the ⌈share·n⌉-th smallest value, or minus infinity if that is the 0th.
 fn quantile(values: &mut [f64], share: f64) -> f64 {
-    // A share such as 0.29 is meant as written and not as the double just above it.
+    // A share such as 0.29 means the decimal, not the double just above it.
     let rank = ((share * values.len() as f64 - 1e-9).ceil().max(0.0) as usize).min(values.len());
     match rank.checked_sub(1) {
         Some(index) => *values.select_nth_unstable_by(index, f64::total_cmp).1,
@@ -198,14 +206,14 @@ fn quantile(values: &mut [f64], share: f64) -> f64 {
     }
 }
 
-/// What was found, for the lineage: the bounds, by group where there are groups.
+/// Returns the bounds as facts, by group if there are groups.
 fn facts(
     table: &RecordBatch,
     group: Option<&Expression>,
     groups: &[Vec<u32>],
     bounds: &[Bounds],
-) -> Result<BTreeMap<String, Value>> {
-    let mut facts = BTreeMap::new();
+) -> Result<Facts> {
+    let mut facts = Facts::new();
     let Some(group) = group else {
         facts.extend(
             bounds
@@ -230,7 +238,7 @@ fn facts(
     Ok(facts)
 }
 
-/// Trajectories by rank.
+/// Keeps trajectories by rank.
 struct Ranked {
     by: Expression,
     shares: Shares,
@@ -291,7 +299,7 @@ impl Selection for Ranked {
     }
 }
 
-/// Brings the values of a trajectory's steps into its metadata.
+/// Adds the values of a trajectory's steps to its metadata.
 struct Collect {
     by: Expression,
     steps: SchemaRef,
@@ -362,7 +370,7 @@ impl Selection for Thresholds {
         let lists = table
             .column_by_name(VALUES)
             .and_then(|column| column.as_list_opt::<i32>());
-        let lists = lists.ok_or_else(|| Error::failed("the values to rank were lost"))?;
+        let lists = lists.ok_or_else(|| Error::failed("the values to rank are missing"))?;
         let values = lists.values().as_primitive::<Float64Type>();
         let groups = rank::groups(table, self.group.as_ref())?;
         let mut bounds = Vec::with_capacity(groups.len());
@@ -429,7 +437,7 @@ impl Transform for Between {
                 .trajectories
                 .column_by_name(name)
                 .and_then(|column| column.as_primitive_opt::<Float64Type>());
-            column.ok_or_else(|| Error::failed("the thresholds were lost"))
+            column.ok_or_else(|| Error::failed("the thresholds are missing"))
         };
         let (above, below) = (bound(ABOVE)?, bound(BELOW)?);
         let mut holds = Vec::with_capacity(values.len());
@@ -572,7 +580,7 @@ mod tests {
     fn steps_are_ranked_over_all_trajectories() {
         let block = fixture::block(&[(1, 3, true), (2, 4, false)]);
         let options = r#"{"quantile": {"by": "reward", "of": "steps", "above": 0.5}}"#;
-        let mut halves = fixture::halves(
+        let mut operators = fixture::operators(
             &STAGE,
             options,
             &fixture::steps_schema(),
@@ -580,12 +588,12 @@ mod tests {
         )
         .into_iter();
         let (
-            Some(Half::Transform(collect)),
-            Some(Half::Selection(threshold)),
-            Some(Half::Transform(between)),
-        ) = (halves.next(), halves.next(), halves.next())
+            Some(Operator::Transform(collect)),
+            Some(Operator::Selection(threshold)),
+            Some(Operator::Transform(between)),
+        ) = (operators.next(), operators.next(), operators.next())
         else {
-            panic!("three halves")
+            panic!("three operators")
         };
         let mut tally = Tally::default();
         let collected = collect.apply(block, &mut tally).unwrap();

@@ -182,7 +182,7 @@ pub(in crate::stage) fn batch(
         }
         (Some(batch), _) => Ok(batch),
         (None, Some((rows, _))) => Ok(rows),
-        (None, None) => Ok(context.models.runtime().batch().max(1)),
+        (None, None) => Ok(context.models.runtime()?.batch().max(1)),
     }
 }
 

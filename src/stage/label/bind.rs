@@ -79,7 +79,7 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
         written,
         steps: Arc::new(steps),
         inputs,
-        ensemble: Ensemble::new(context.models.runtime(), names, specs, geometry),
+        ensemble: Ensemble::new(context.models.runtime()?, names, specs, geometry),
     })
 }
 

@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "label",
+    role: super::Role::RunModels { model: "model" },
     schema: |generator| generator.subschema_for::<Label>(),
     bind: bind::bind,
     sample: "{model: idm.onnx, window: {past: 1, future: 1, edge: repeat}, clip: [-1, 1]}",

@@ -29,8 +29,8 @@ impl Models for Fakes {
             .ok_or_else(|| Error::failed(format!("no model {path}")))
     }
 
-    fn runtime(&self) -> &Arc<Runtime> {
-        &self.runtime
+    fn runtime(&self) -> Result<&Arc<Runtime>> {
+        Ok(&self.runtime)
     }
 
     fn text(&self, path: &str) -> Result<String> {

@@ -20,7 +20,7 @@ use self::teacher::{Judge, Teacher};
 use super::cut::{Run, pieces};
 use super::written::everything;
 use super::{
-    Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, cut,
+    Bound, Changes, Context, Misfit, Operator, Selected, Selection, Stage, Tally, Transform, cut,
     options, rank,
 };
 use crate::dataset::Block;
@@ -31,6 +31,7 @@ use crate::expr::{Edge, Expression};
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "pairs",
+    role: super::Role::Operate,
     schema: |generator| generator.subschema_for::<Pairs>(),
     bind,
     sample: "{length: 1, count: 10, seed: 7}",
@@ -41,7 +42,7 @@ const SALT: &str = "pairs";
 const PAIR: &str = "pair";
 const SIDE: &str = "side";
 const SCORE: &str = "score";
-/// Columns of trajectories between the halves: where a segment begins and in which trajectory, what the teacher feels of it,
+/// Columns of trajectories between the operators: where a segment begins and in which trajectory, what the teacher feels of it,
 /// what the members of an ensemble give it.
 const START: &str = "__start";
 const ORIGIN: &str = "__origin";
@@ -224,9 +225,9 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         members: cut.members.is_some(),
     };
     Ok(Bound::Work(vec![
-        Half::selection(draw),
-        Half::transform(cut),
-        Half::selection(judge),
+        Operator::selection(draw),
+        Operator::transform(cut),
+        Operator::selection(judge),
     ]))
 }
 

@@ -7,18 +7,20 @@ use super::super::fixture;
 use super::*;
 
 fn parts(options: &str) -> (Box<dyn Selection>, Arc<dyn Transform>, Box<dyn Selection>) {
-    let mut halves = fixture::halves(
+    let mut operators = fixture::operators(
         &STAGE,
         options,
         &fixture::steps_schema(),
         &fixture::trajectories_schema(),
     )
     .into_iter();
-    match (halves.next(), halves.next(), halves.next()) {
-        (Some(Half::Selection(draw)), Some(Half::Transform(cut)), Some(Half::Selection(judge))) => {
-            (draw, cut, judge)
-        }
-        _ => panic!("three halves"),
+    match (operators.next(), operators.next(), operators.next()) {
+        (
+            Some(Operator::Selection(draw)),
+            Some(Operator::Transform(cut)),
+            Some(Operator::Selection(judge)),
+        ) => (draw, cut, judge),
+        _ => panic!("three operators"),
     }
 }
 
@@ -80,9 +82,10 @@ fn every_segment_is_as_likely_as_any_other_and_groups_keep_to_themselves() {
     let table = fixture::table(&[0, 1, 2, 3, 4], &[5, 3, 4, 4, 2], vec![groups]);
     let options = r#"{"length": 2, "count": 6000, "seed": 3, "by": "nothing", "group": "task"}"#;
     let schema = fixture::steps_schema();
-    let Some(Half::Selection(draw)) = fixture::halves(&STAGE, options, &schema, &table.schema())
-        .into_iter()
-        .next()
+    let Some(Operator::Selection(draw)) =
+        fixture::operators(&STAGE, options, &schema, &table.schema())
+            .into_iter()
+            .next()
     else {
         panic!()
     };

@@ -14,7 +14,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use serde_json::{Value, json};
 
-use self::options::{Activation, Head, SelfTraining, Statistics, TrainIdm};
+use self::options::{Activation, Head, SelfTraining, Statistics, TrainIdmOptions};
 use super::infer::assemble::{Edge, Slot, Window, fill};
 use super::infer::bind::shown;
 use super::infer::{Column, Values, place, spans};
@@ -22,13 +22,14 @@ use super::{Bound, Context, Misfit, Stage, rank};
 use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
-use crate::model::{Element, Port, Spec};
+use crate::model::{Element, Port};
 use crate::train::{self, Examples, Part};
 
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "train_idm",
-    schema: |generator| generator.subschema_for::<TrainIdm>(),
+    role: super::Role::TrainModel { path: "out" },
+    schema: |generator| generator.subschema_for::<TrainIdmOptions>(),
     bind,
     sample: "{out: ../out/idm.onnx, window: {past: 1, future: 1}, head: gaussian, clip: [-5, 5], steps: 1000}",
 };
@@ -40,8 +41,16 @@ const CLIP_NORM: f64 = 100.0;
 /// Bytes of parameters that a model may have: protobuf, and so an ONNX file, ends at 2 GiB.
 const LARGEST: u128 = 2_000_000_000;
 
+/// The inputs and outputs of a model that is yet to be trained.
+pub struct Ports {
+    /// The inputs.
+    pub inputs: Vec<Port>,
+    /// The outputs.
+    pub outputs: Vec<Port>,
+}
+
 /// A model to be learnt, bound to the columns that it is learnt from.
-pub struct Training {
+pub struct TrainIdm {
     /// Where it is written, as the pipeline has it.
     pub out: String,
     /// Whether one that was learnt otherwise is replaced.
@@ -57,7 +66,7 @@ pub struct Training {
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let given: TrainIdm = super::options(value)?;
+    let given: TrainIdmOptions = super::options(value)?;
     let width = observation(context)?;
     let (actions, head) = actions(&given, context)?;
     let share = |value: f64, key: &str, fits: bool, range: &str| match fits {
@@ -179,7 +188,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         seed: given.seed,
         self_training,
     };
-    let training = Training {
+    let training = TrainIdm {
         out: given.out,
         overwrite: given.overwrite,
         recipe,
@@ -217,7 +226,7 @@ fn observation(context: &Context) -> Result<usize, Misfit> {
 }
 
 /// Dimensions or classes of an action, and the head that predicts it.
-fn actions(given: &TrainIdm, context: &Context) -> Result<(usize, train::Head), Misfit> {
+fn actions(given: &TrainIdmOptions, context: &Context) -> Result<(usize, train::Head), Misfit> {
     let Ok(field) = context.steps.field_with_name(step::ACTION) else {
         return Err(Misfit::new(
             "there is nothing to learn: steps have no column `action`",
@@ -325,7 +334,7 @@ fn self_training(
 
 /// Whether the model's parameters fit into an ONNX file, whatever numbers the options hold.
 fn fits_into_a_file(
-    given: &TrainIdm,
+    given: &TrainIdmOptions,
     window: &Window,
     head: train::Head,
     actions: usize,
@@ -354,7 +363,7 @@ fn fits_into_a_file(
 
 /// Lowest and highest action.
 fn bounds(
-    given: &TrainIdm,
+    given: &TrainIdmOptions,
     head: train::Head,
     actions: usize,
 ) -> Result<Option<[Vec<f64>; 2]>, Misfit> {
@@ -383,9 +392,9 @@ fn bounds(
     }
 }
 
-impl Training {
-    /// What the model will say of itself, apart from path and hash.
-    pub fn spec(&self) -> Spec {
+impl TrainIdm {
+    /// Returns the inputs and outputs that the model will have.
+    pub fn ports(&self) -> Ports {
         let port = |name: &str, width: usize| Port {
             name: name.to_owned(),
             element: Element::F32,
@@ -395,13 +404,9 @@ impl Training {
         if self.options.has_std() {
             outputs.push(port("std", self.task.actions));
         }
-        let inputs = vec![port("observation", self.task.cells())];
-        Spec {
-            path: Default::default(),
-            hash: String::new(),
-            inputs,
+        Ports {
+            inputs: vec![port("observation", self.task.cells())],
             outputs,
-            metadata: self.metadata(),
         }
     }
 
@@ -448,7 +453,7 @@ impl Training {
     /// # Errors
     /// Where too few trajectories have recorded actions.
     pub fn split(&self, table: &RecordBatch) -> Result<[Vec<u32>; 3]> {
-        let recorded = rank::integers(table, Training::PARTED_BY)?;
+        let recorded = rank::integers(table, TrainIdm::PARTED_BY)?;
         let lengths = rank::integers(table, trajectory::LENGTH)?;
         let order = rank::shuffled(table, "train_idm", self.options.seed)?;
         let labelled: Vec<u32> = order
@@ -652,7 +657,7 @@ mod tests {
     use super::*;
     use crate::dataset::schema::vector;
 
-    fn training(options: &str) -> Training {
+    fn training(options: &str) -> TrainIdm {
         match fixture::bind(
             &STAGE,
             options,
@@ -866,11 +871,11 @@ mod tests {
         let gaussian = training(
             r#"{"out": "m.onnx", "window": {"past": 0, "future": 2, "edge": "zero"}, "head": "gaussian", "clip": [[-2], 3]}"#,
         );
-        let spec = gaussian.spec();
-        let ports: Vec<String> = spec
+        let ports = gaussian.ports();
+        let ports: Vec<String> = ports
             .inputs
             .iter()
-            .chain(&spec.outputs)
+            .chain(&ports.outputs)
             .map(ToString::to_string)
             .collect();
         assert_eq!(
@@ -881,8 +886,8 @@ mod tests {
                 "std: float32 [batch, 1]"
             ]
         );
-        let said: Vec<(&str, &str)> = spec
-            .metadata
+        let metadata = gaussian.metadata();
+        let said: Vec<(&str, &str)> = metadata
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
@@ -897,12 +902,12 @@ mod tests {
         );
         assert_eq!(
             training(r#"{"out": "m.onnx", "members": 3}"#)
-                .spec()
+                .ports()
                 .outputs
                 .len(),
             2
         );
-        assert_eq!(training(r#"{"out": "m.onnx"}"#).spec().outputs.len(), 1);
+        assert_eq!(training(r#"{"out": "m.onnx"}"#).ports().outputs.len(), 1);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::stage::label::Limit;
 /// written. Steps go on unchanged.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TrainIdm {
+#[schemars(rename = "TrainIdm")]
+pub(super) struct TrainIdmOptions {
     /// The ONNX file, relative to the pipeline file's folder. The report stands beside it: `NAME.report.json`, `NAME.*.svg`.
     pub(super) out: String,
     /// The observations that the model sees: one before and one after the step's own where not given.

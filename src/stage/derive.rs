@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::written::{changed, fits, refuse_fixed};
+use super::support::columns::{changed, fits, refuse_fixed};
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Chunk;
 use crate::dataset::chunk::with_field;
@@ -135,8 +135,8 @@ mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::Float64Type;
 
-    use super::super::fixture;
-    use super::super::written::FIXED;
+    use super::super::support::columns::FIXED;
+    use super::super::support::fixture;
     use super::*;
 
     #[test]

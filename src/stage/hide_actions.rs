@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::support::rank;
 use super::{
     Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options,
-    rank,
 };
 use crate::dataset::Chunk;
 use crate::dataset::chunk::with_field;
@@ -311,7 +311,7 @@ impl Transform for Hide {
 mod tests {
     use arrow::array::ArrayRef;
 
-    use super::super::fixture::{self, float};
+    use super::super::support::fixture::{self, float};
     use super::*;
 
     fn split(ids: &[i64], returns: &[Option<f64>], options: &str) -> Vec<(i64, String, bool, i64)> {

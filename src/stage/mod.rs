@@ -11,28 +11,23 @@
 //! Stages do no I/O and know nothing of paths, shards, threads or YAML. A model is a handle that they are given.
 
 mod check;
-mod cut;
 mod derive;
 mod filter;
-#[cfg(test)]
-mod fixture;
 mod hide_actions;
-mod infer;
 mod label;
 mod materialise;
 mod normalise;
 mod pairs;
-mod rank;
 mod score;
 mod shuffle;
 mod sort;
 mod subsample;
 mod summarise;
+mod support;
 mod train_idm;
 mod truncate;
 mod win_rate;
 mod window;
-mod written;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

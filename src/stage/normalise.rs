@@ -17,10 +17,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::written::{changed, fits, refuse_fixed};
+use super::support::columns::{changed, fits, refuse_fixed};
+use super::support::rank;
 use super::{
     Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options,
-    rank,
 };
 use crate::dataset::Chunk;
 use crate::dataset::chunk::with_field;
@@ -721,7 +721,7 @@ impl Transform for Apply {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::fixture;
+    use super::super::support::fixture;
     use super::*;
 
     proptest! {

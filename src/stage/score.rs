@@ -15,13 +15,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::infer::assemble::{self, Slot, Span};
-use super::infer::bind::{
+use super::support::columns::{changed, fits, refuse_fixed};
+use super::support::infer::bind::{
     Files, batch, cells, check_inputs, did_you_mean, input, quoted, shown, specs,
 };
-use super::infer::{Column, Ensemble, Input, columns, place, spans, unknown};
-use super::written::{changed, fits, refuse_fixed};
-use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options, rank};
+use super::support::infer::windows::{self, Slot, Span};
+use super::support::infer::{Column, Ensemble, Input, columns, place, spans, unknown};
+use super::support::rank;
+use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Chunk;
 use crate::dataset::chunk::with_field;
 use crate::dataset::schema::{step, vector};
@@ -219,9 +220,9 @@ fn feeds(
     spec: &Spec,
 ) -> Result<(Vec<Input>, Vec<Vec<usize>>), Misfit> {
     let (along, edge) = match given.edge {
-        Edge::Skip => (expr::Edge::Null, assemble::Edge::Skip),
-        Edge::Repeat => (expr::Edge::Repeat, assemble::Edge::Repeat),
-        Edge::Zero => (expr::Edge::Zero, assemble::Edge::Zero),
+        Edge::Skip => (expr::Edge::Null, windows::Edge::Skip),
+        Edge::Repeat => (expr::Edge::Repeat, windows::Edge::Repeat),
+        Edge::Zero => (expr::Edge::Zero, windows::Edge::Zero),
     };
     let fed = match (&given.inputs, spec.inputs.as_slice()) {
         (_, []) => return Err(Misfit::new("the model has no input").at("model")),

@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Context, Misfit, Selected, Selection, Stage, options, rank};
+use super::support::rank;
+use super::{Bound, Context, Misfit, Selected, Selection, Stage, options};
 use crate::error::Result;
 
 /// The registry entry.
@@ -51,7 +52,7 @@ impl Selection for Shuffle {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::support::fixture;
     use super::*;
 
     #[test]

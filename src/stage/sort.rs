@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Context, Misfit, Selected, Selection, Stage, options, rank};
+use super::support::rank;
+use super::{Bound, Context, Misfit, Selected, Selection, Stage, options};
 use crate::error::Result;
 use crate::expr::Expression;
 
@@ -73,7 +74,7 @@ impl Selection for Sorted {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{self, float};
+    use super::super::support::fixture::{self, float};
     use super::*;
 
     #[test]

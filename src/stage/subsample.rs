@@ -11,9 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::support::rank;
 use super::{
-    Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform,
-    options, rank,
+    Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform, options,
 };
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
@@ -614,7 +614,7 @@ mod tests {
     use arrow::datatypes::{Field, Float32Type, Int32Type};
     use proptest::prelude::*;
 
-    use super::super::fixture::{self, float};
+    use super::super::support::fixture::{self, float};
     use super::*;
 
     fn select(rows: &[(i64, f64, &str, i64)], options: &str) -> Vec<i64> {

@@ -123,7 +123,7 @@ mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::{Float64Type, Int64Type};
 
-    use super::super::fixture;
+    use super::super::support::fixture;
     use super::*;
 
     #[test]

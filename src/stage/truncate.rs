@@ -11,8 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::written::{everything, nullable};
-use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options, rank};
+use super::support::columns::{everything, nullable};
+use super::support::rank;
+use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Chunk;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -206,7 +207,7 @@ mod tests {
     use arrow::datatypes::{Float32Type, Int32Type};
     use proptest::prelude::*;
 
-    use super::super::fixture;
+    use super::super::support::fixture;
     use super::*;
 
     /// A row of the result: step, observation's first value, reward, truncated, final, whether there is an action.

@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Context, Misfit, Selected, Selection, Stage, options, rank};
+use super::support::rank;
+use super::{Bound, Context, Misfit, Selected, Selection, Stage, options};
 use crate::dataset::schema::trajectory;
 use crate::error::Result;
 use crate::expr::Expression;
@@ -167,7 +168,7 @@ mod tests {
     use arrow::datatypes::Float64Type;
     use proptest::prelude::*;
 
-    use super::super::fixture::{self, float};
+    use super::super::support::fixture::{self, float};
     use super::*;
 
     fn rates(scores: &[Option<f64>], options: &str) -> Vec<Option<f64>> {

@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::written::everything;
+use super::support::columns::everything;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, vector, width};
@@ -483,7 +483,7 @@ mod tests {
     use arrow::datatypes::Float32Type;
     use proptest::prelude::*;
 
-    use super::super::fixture;
+    use super::super::support::fixture;
     use super::*;
 
     /// Start, observations, rewards, mask, whether a terminal step is in it.

@@ -11,9 +11,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::quantile::Quantile;
+use super::support::{cut, rank};
 use super::{
     Bound, Changes, Context, Dropped, Half, Misfit, Selected, Selection, Stage, Tally, Transform,
-    cut, options, rank,
+    options,
 };
 use crate::dataset::Chunk;
 use crate::error::{Error, Result};
@@ -186,7 +187,7 @@ mod tests {
     use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
     use proptest::prelude::*;
 
-    use super::super::fixture::{self, float};
+    use super::super::support::fixture::{self, float};
     use super::*;
 
     #[test]

@@ -19,8 +19,9 @@ use crate::dataset::Chunk;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
+use crate::stage::support::{cut, rank};
 use crate::stage::{
-    Changes, Context, Dropped, Half, Misfit, Selected, Selection, Tally, Transform, cut, rank,
+    Changes, Context, Dropped, Half, Misfit, Selected, Selection, Tally, Transform,
 };
 
 /// Column of trajectories with the values of a trajectory's steps, on their way to the threshold.
@@ -462,7 +463,7 @@ mod tests {
 
     use super::super::STAGE;
     use super::*;
-    use crate::stage::fixture::{self, float};
+    use crate::stage::support::fixture::{self, float};
 
     proptest! {
         #[test]

@@ -15,11 +15,11 @@ use crate::dataset::chunk::with_field;
 use crate::dataset::schema::step;
 use crate::expr::{self, Expression};
 use crate::model::{Geometry, Port, Spec};
-use crate::stage::infer::assemble::{Edge, Window};
-use crate::stage::infer::bind::{
+use crate::stage::support::infer::bind::{
     batch, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, shown, specs,
 };
-use crate::stage::infer::{Ensemble, Input};
+use crate::stage::support::infer::windows::{Edge, Window};
+use crate::stage::support::infer::{Ensemble, Input};
 use crate::stage::{Bound, Context, Misfit, options};
 
 /// Column with the number of overlapping predictions that a label was reduced from.

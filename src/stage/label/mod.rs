@@ -16,12 +16,11 @@ use arrow::array::Array;
 use arrow::datatypes::SchemaRef;
 
 use self::columns::{Filled, Written};
-pub(super) use self::options::Limit;
 use self::options::{Label, NonFinite};
 use self::reduce::{Horizon, Predictions, needed};
-use super::infer::assemble::{Edge, Slot, Span};
-use super::infer::{Column, Ensemble, Input, place, spans, step_of, unknown};
-use super::{Changes, Stage, Tally, Transform, infer};
+use super::support::infer::windows::{Edge, Slot, Span};
+use super::support::infer::{self, Column, Ensemble, Input, place, spans, step_of, unknown};
+use super::{Changes, Stage, Tally, Transform};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};

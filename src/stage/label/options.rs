@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::reduce::Reduce;
-use crate::stage::Misfit;
-use crate::stage::infer::assemble::WindowOptions;
-use crate::stage::infer::bind::Files;
+use crate::stage::support::infer::bind::Files;
+use crate::stage::support::infer::windows::WindowOptions;
+use crate::stage::support::limit::Limit;
 
 /// Fills the actions that were not recorded with the predictions of a model, an inverse dynamics model as a rule.
 /// Recorded actions stay bit for bit; `action_source` says of every action whether it is `recorded` or `proxy`.
@@ -56,31 +56,6 @@ pub(super) struct Outputs {
     pub(super) action: Option<String>,
     /// The action's standard deviation; the output named `std`, where there is one, where not given.
     pub(super) std: Option<String>,
-}
-
-/// A bound of actions.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(in crate::stage) enum Limit {
-    /// The same for every dimension.
-    All(f64),
-    /// One per dimension.
-    Each(Vec<f64>),
-}
-
-impl Limit {
-    /// The bounds of an action of `wide` dimensions.
-    pub(in crate::stage) fn each(&self, wide: usize) -> Result<Vec<f64>, Misfit> {
-        match self {
-            Limit::All(limit) => Ok(vec![*limit; wide]),
-            Limit::Each(limits) if limits.len() == wide => Ok(limits.clone()),
-            Limit::Each(limits) => Err(Misfit::new(format!(
-                "`clip` has {} values, and an action has {wide}",
-                limits.len()
-            ))
-            .help("one number, or one per dimension")),
-        }
-    }
 }
 
 /// A model that predicts the actions of several steps at once.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::stage::infer::assemble::{Slot, Span};
+use crate::stage::support::infer::windows::{Slot, Span};
 
 /// How the predictions that were made for one step become its label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]

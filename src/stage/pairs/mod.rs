@@ -17,11 +17,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::teacher::{Judge, Teacher};
-use super::cut::{Run, pieces};
-use super::written::everything;
+use super::support::columns::everything;
+use super::support::cut::{Run, pieces};
+use super::support::{cut, rank};
 use super::{
-    Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, cut,
-    options, rank,
+    Bound, Changes, Context, Half, Misfit, Selected, Selection, Stage, Tally, Transform, options,
 };
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, trajectory, width};

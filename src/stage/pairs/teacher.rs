@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use super::{FELT, MEMBERS, PAIR, SCORE, SIDE};
 use crate::error::{Error, Result};
-use crate::stage::{Dropped, Misfit, Selected, Selection, rank};
+use crate::stage::support::rank;
+use crate::stage::{Dropped, Misfit, Selected, Selection};
 
 /// Column of trajectories: 1 for the preferred segment of a pair, 0 for the other, 0.5 for equal ones.
 pub(super) const PREFERENCE: &str = "preference";

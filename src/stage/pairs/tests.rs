@@ -3,7 +3,7 @@
 use arrow::datatypes::Float64Type;
 use proptest::prelude::*;
 
-use super::super::fixture;
+use super::super::support::fixture;
 use super::*;
 
 fn parts(options: &str) -> (Box<dyn Selection>, Arc<dyn Transform>, Box<dyn Selection>) {

@@ -7,7 +7,7 @@ use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, UInt8Type};
 
-use super::assemble::{Slot, Span, Window, fill, gather};
+use super::windows::{Slot, Span, Window, fill, gather};
 use crate::error::{Error, Result};
 use crate::model::{DataMut, Element};
 

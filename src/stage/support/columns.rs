@@ -2,11 +2,11 @@
 
 use arrow::datatypes::{DataType, Schema};
 
-use super::Misfit;
 use crate::dataset::schema::{step, trajectory};
+use crate::stage::Misfit;
 
 /// The columns that say which row is which, and recorded actions, which never change.
-pub(super) const FIXED: [(&str, &str); 5] = [
+pub(in crate::stage) const FIXED: [(&str, &str); 5] = [
     (
         step::TRAJECTORY_ID,
         "rows keep the trajectory they belong to",
@@ -24,7 +24,7 @@ pub(super) const FIXED: [(&str, &str); 5] = [
 ];
 
 /// Refuses a name that cannot be written, `done` being what was to be done, such as `derived`.
-pub(super) fn refuse_fixed(name: &str, done: &str) -> Result<(), Misfit> {
+pub(in crate::stage) fn refuse_fixed(name: &str, done: &str) -> Result<(), Misfit> {
     match FIXED.iter().find(|(fixed, _)| *fixed == name) {
         Some((_, why)) => Err(Misfit::new(format!("`{name}` cannot be {done}")).help(*why)),
         None => Ok(()),
@@ -32,7 +32,7 @@ pub(super) fn refuse_fixed(name: &str, done: &str) -> Result<(), Misfit> {
 }
 
 /// Whether the column `name` may hold values of `data_type`: a reward is a number, flags are true or false.
-pub(super) fn fits(name: &str, data_type: &DataType) -> bool {
+pub(in crate::stage) fn fits(name: &str, data_type: &DataType) -> bool {
     let flag = [step::TERMINATED, step::TRUNCATED].contains(&name);
     match data_type {
         DataType::Boolean => name != step::REWARD,
@@ -41,7 +41,7 @@ pub(super) fn fits(name: &str, data_type: &DataType) -> bool {
 }
 
 /// Columns of trajectories whose values change with these columns of steps.
-pub(super) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut changed = vec![trajectory::CONTENT_HASH.to_owned()];
     for name in columns {
         let of_column: &[&str] = match name {
@@ -57,7 +57,7 @@ pub(super) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) -> Vec<Str
 }
 
 /// Every column that is computed from steps, and `more`: what changes with the rows themselves.
-pub(super) fn everything(more: &[&str]) -> Vec<String> {
+pub(in crate::stage) fn everything(more: &[&str]) -> Vec<String> {
     trajectory::INTRINSIC
         .iter()
         .chain(more)
@@ -66,7 +66,7 @@ pub(super) fn everything(more: &[&str]) -> Vec<String> {
 }
 
 /// `schema` with these columns nullable, where it has them.
-pub(super) fn nullable(schema: &Schema, names: &[&str]) -> Schema {
+pub(in crate::stage) fn nullable(schema: &Schema, names: &[&str]) -> Schema {
     let field = |field: &std::sync::Arc<arrow::datatypes::Field>| {
         if names.contains(&field.name().as_str()) {
             field.as_ref().clone().with_nullable(true).into()

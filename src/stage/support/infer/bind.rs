@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Input;
-use super::assemble::{Edge, Window};
+use super::windows::{Edge, Window};
 use crate::error::nearest;
 use crate::expr::{self, Expression};
 use crate::model::{Element, Port, Spec};

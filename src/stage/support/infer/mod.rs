@@ -1,12 +1,12 @@
 //! Running models over the steps of a chunk: what `label` and `score` share.
 //!
 //! [`bind`] holds what a pipeline says of a model against what the model says of itself, [`column`] turns columns into the
-//! model's types, [`assemble`] lays windows into its inputs. What is here runs an ensemble in batches of one fixed size,
+//! model's types, [`windows`] lays windows into its inputs. What is here runs an ensemble in batches of one fixed size,
 //! filled across trajectories in order.
 
-pub(super) mod assemble;
-pub(super) mod bind;
+pub(in crate::stage) mod bind;
 mod column;
+pub(in crate::stage) mod windows;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -14,27 +14,27 @@ use std::sync::{Arc, OnceLock};
 use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::Int32Type;
 
-use self::assemble::{Slot, Span, Window};
+use self::windows::{Slot, Span, Window};
 use crate::dataset::Chunk;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
 use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec};
 
-pub(super) use column::{Column, Values};
+pub(in crate::stage) use column::{Column, Values};
 
 /// Where one input of a model comes from.
-pub(super) struct Input {
+pub(in crate::stage) struct Input {
     /// Name of the input in the graph.
-    pub(super) name: String,
+    pub(in crate::stage) name: String,
     /// Its value at one step: a column, or an expression over columns.
-    pub(super) expression: Expression,
+    pub(in crate::stage) expression: Expression,
     /// Element type that the model wants.
-    pub(super) element: Element,
+    pub(in crate::stage) element: Element,
     /// Values of one step.
-    pub(super) width: usize,
+    pub(in crate::stage) width: usize,
     /// The steps around a row that the model sees at once; the row alone where there is none.
-    pub(super) window: Option<Window>,
+    pub(in crate::stage) window: Option<Window>,
 }
 
 impl Input {
@@ -45,7 +45,7 @@ impl Input {
 }
 
 /// The columns that feed a model, one per input.
-pub(super) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<Column>> {
+pub(in crate::stage) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<Column>> {
     let column = |input: &Input| {
         Column::new(
             &input.expression.evaluate(&chunk.steps, &chunk.offsets)?,
@@ -59,7 +59,7 @@ pub(super) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<Column>> {
 }
 
 /// Rows of the chunk's trajectories.
-pub(super) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
+pub(in crate::stage) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
     let span = |rows: std::ops::Range<usize>| {
         let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
         Span {
@@ -72,7 +72,7 @@ pub(super) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
 }
 
 /// A row of those that `input` shows the model at `slot`, of which `column` knows no value.
-pub(super) fn unknown(
+pub(in crate::stage) fn unknown(
     input: &Input,
     column: &Column,
     spans: &[Span],
@@ -89,20 +89,20 @@ pub(super) fn unknown(
 }
 
 /// One or more models with the same inputs and outputs, ready to run.
-pub(super) struct Ensemble {
+pub(in crate::stage) struct Ensemble {
     runtime: Arc<Runtime>,
     /// The members.
-    pub(super) specs: Vec<Spec>,
+    pub(in crate::stage) specs: Vec<Spec>,
     /// Their paths as the pipeline has them.
     names: Vec<String>,
     /// How they are opened.
-    pub(super) geometry: Geometry,
+    pub(in crate::stage) geometry: Geometry,
     pools: OnceLock<Vec<Pool>>,
 }
 
 impl Ensemble {
     /// The models `specs`, which the pipeline calls `names`.
-    pub(super) fn new(
+    pub(in crate::stage) fn new(
         runtime: &Arc<Runtime>,
         names: Vec<String>,
         specs: Vec<Spec>,
@@ -118,7 +118,7 @@ impl Ensemble {
     }
 
     /// Loads the models for so many threads.
-    pub(super) fn prepare(&self, workers: usize) -> Result<()> {
+    pub(in crate::stage) fn prepare(&self, workers: usize) -> Result<()> {
         if self.pools.get().is_none() {
             let open = |spec| self.runtime.open(spec, &self.geometry, workers);
             // Where another thread was faster, its pools are as good.
@@ -130,7 +130,7 @@ impl Ensemble {
     }
 
     /// What predictions depend on besides options and data.
-    pub(super) fn depends(&self) -> BTreeMap<String, String> {
+    pub(in crate::stage) fn depends(&self) -> BTreeMap<String, String> {
         let models = self
             .names
             .iter()
@@ -153,7 +153,7 @@ impl Ensemble {
 
     /// Runs every member at `slots`, in batches of the fixed size across trajectories, and appends what output `index` of
     /// the geometry gives to `made[index]`: by member, then slot. `cells` are the values of a slot in each output.
-    pub(super) fn predict(
+    pub(in crate::stage) fn predict(
         &self,
         inputs: &[Input],
         columns: &[Column],
@@ -217,7 +217,7 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
 }
 
 /// Names a row of a chunk to a person.
-pub(super) fn place(chunk: &Chunk, span: usize, row: usize) -> String {
+pub(in crate::stage) fn place(chunk: &Chunk, span: usize, row: usize) -> String {
     let id = chunk.ids().ok().and_then(|ids| ids.get(span).copied());
     id.map_or_else(
         || step_of(chunk, row),
@@ -226,7 +226,7 @@ pub(super) fn place(chunk: &Chunk, span: usize, row: usize) -> String {
 }
 
 /// Names a row of a trajectory to a person.
-pub(super) fn step_of(chunk: &Chunk, row: usize) -> String {
+pub(in crate::stage) fn step_of(chunk: &Chunk, row: usize) -> String {
     let steps = chunk
         .steps
         .column_by_name(step::STEP)

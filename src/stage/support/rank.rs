@@ -9,18 +9,18 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBat
 use arrow::compute::{SortColumn, SortOptions, cast, lexsort_to_indices, partition, take};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
 
-use super::Misfit;
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
+use crate::stage::Misfit;
 
 /// ⌊share·n⌋, where a share such as 0.29 is meant as written and not as the double just below it.
-pub(super) fn share_of(share: f64, n: usize) -> usize {
+pub(in crate::stage) fn share_of(share: f64, n: usize) -> usize {
     ((share * n as f64 + 1e-9).floor() as usize).min(n)
 }
 
 /// A number from `seed` and `id` that nothing else has a part in; `salt` keeps the draws of different stages apart.
-pub(super) fn chance(salt: &str, seed: u64, id: i64) -> u64 {
+pub(in crate::stage) fn chance(salt: &str, seed: u64, id: i64) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher
         .update(salt.as_bytes())
@@ -33,13 +33,13 @@ pub(super) fn chance(salt: &str, seed: u64, id: i64) -> u64 {
 }
 
 /// The number of [`chance`] as one strictly between 0 and 1.
-pub(super) fn uniform(chance: u64) -> f64 {
+pub(in crate::stage) fn uniform(chance: u64) -> f64 {
     // 52 bits and a half: the largest is still below 1 in a double.
     ((chance >> 12) as f64 + 0.5) / (1u64 << 52) as f64
 }
 
 /// Ids of the trajectories in a table of them.
-pub(super) fn ids(table: &RecordBatch) -> Result<&Int64Array> {
+pub(in crate::stage) fn ids(table: &RecordBatch) -> Result<&Int64Array> {
     let column = table
         .column_by_name(trajectory::TRAJECTORY_ID)
         .and_then(|column| column.as_primitive_opt::<Int64Type>());
@@ -47,7 +47,7 @@ pub(super) fn ids(table: &RecordBatch) -> Result<&Int64Array> {
 }
 
 /// An int64 column of a table of trajectories; null counts as 0.
-pub(super) fn integers(table: &RecordBatch, name: &str) -> Result<Vec<i64>> {
+pub(in crate::stage) fn integers(table: &RecordBatch, name: &str) -> Result<Vec<i64>> {
     let column = table
         .column_by_name(name)
         .and_then(|column| column.as_primitive_opt::<Int64Type>());
@@ -57,7 +57,11 @@ pub(super) fn integers(table: &RecordBatch, name: &str) -> Result<Vec<i64>> {
 }
 
 /// Rows of `table` in the order of `key`, nulls last either way, ties by ascending id.
-pub(super) fn order(table: &RecordBatch, key: ArrayRef, descending: bool) -> Result<Vec<u32>> {
+pub(in crate::stage) fn order(
+    table: &RecordBatch,
+    key: ArrayRef,
+    descending: bool,
+) -> Result<Vec<u32>> {
     let ids: ArrayRef = Arc::new(ids(table)?.clone());
     let column = |values, descending| SortColumn {
         values,
@@ -75,7 +79,10 @@ pub(super) fn order(table: &RecordBatch, key: ArrayRef, descending: bool) -> Res
 
 /// The rows of each group of equal values of `key`, groups in the order of their values, a null one last; one group of all
 /// rows where there is no key. Rows of a group stand in the order of their ids.
-pub(super) fn groups(table: &RecordBatch, key: Option<&Expression>) -> Result<Vec<Vec<u32>>> {
+pub(in crate::stage) fn groups(
+    table: &RecordBatch,
+    key: Option<&Expression>,
+) -> Result<Vec<Vec<u32>>> {
     let Some(key) = key else {
         let rows = u32::try_from(table.num_rows())
             .map_err(|_| Error::failed("more than 2³² trajectories"))?;
@@ -95,7 +102,7 @@ pub(super) fn groups(table: &RecordBatch, key: Option<&Expression>) -> Result<Ve
 }
 
 /// A numeric column or expression as float64.
-pub(super) fn float64(column: &ArrayRef) -> Result<Float64Array> {
+pub(in crate::stage) fn float64(column: &ArrayRef) -> Result<Float64Array> {
     let column = cast(column, &DataType::Float64)?;
     column
         .as_primitive_opt::<Float64Type>()
@@ -104,7 +111,7 @@ pub(super) fn float64(column: &ArrayRef) -> Result<Float64Array> {
 }
 
 /// Rows of `table` in the order of a seeded draw, ties by ascending id.
-pub(super) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> Result<Vec<u32>> {
+pub(in crate::stage) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> Result<Vec<u32>> {
     let ids = ids(table)?.values();
     let mut keyed: Vec<(u64, i64, u32)> = ids
         .iter()
@@ -116,7 +123,7 @@ pub(super) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> Result<Vec
 }
 
 /// Binds the column of trajectories, or expression over them, that a stage ranks or groups by.
-pub(super) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, Misfit> {
+pub(in crate::stage) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, Misfit> {
     let expression = Expression::bind(sql, trajectories, None)?;
     let kind = expression.data_type();
     if !matches!(kind, DataType::Boolean | DataType::Utf8) && !kind.is_numeric() {
@@ -129,7 +136,7 @@ pub(super) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, M
 }
 
 /// `sql`'s columns and `more`, without repeats.
-pub(super) fn reads(expressions: &[&Expression], more: &[&str]) -> Vec<String> {
+pub(in crate::stage) fn reads(expressions: &[&Expression], more: &[&str]) -> Vec<String> {
     let mut names: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
     for column in expressions
         .iter()

@@ -8,11 +8,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::{Bound, Context, Half, Misfit, Models, Selection, Stage, Transform};
 use crate::dataset::Chunk;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
 use crate::model;
+use crate::stage::{Bound, Context, Half, Misfit, Models, Selection, Stage, Transform};
 
 struct NoModels;
 
@@ -31,7 +31,7 @@ impl Models for NoModels {
 }
 
 /// Options in JSON, bound.
-pub(super) fn bind(
+pub(in crate::stage) fn bind(
     stage: &Stage,
     options: &str,
     steps: &Schema,
@@ -51,7 +51,7 @@ pub(super) fn bind(
 type Halves = (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>);
 
 /// A stage that does work, as its halves in turn.
-pub(super) fn halves(
+pub(in crate::stage) fn halves(
     stage: &Stage,
     options: &str,
     steps: &Schema,
@@ -65,7 +65,12 @@ pub(super) fn halves(
 }
 
 /// A stage that does work, as its halves: the last of either kind.
-pub(super) fn work(stage: &Stage, options: &str, steps: &Schema, trajectories: &Schema) -> Halves {
+pub(in crate::stage) fn work(
+    stage: &Stage,
+    options: &str,
+    steps: &Schema,
+    trajectories: &Schema,
+) -> Halves {
     let (mut selection, mut transform) = (None, None);
     for half in halves(stage, options, steps, trajectories) {
         match half {
@@ -77,21 +82,25 @@ pub(super) fn work(stage: &Stage, options: &str, steps: &Schema, trajectories: &
 }
 
 /// The selecting half of a stage.
-pub(super) fn selection(stage: &Stage, options: &str, table: &RecordBatch) -> Box<dyn Selection> {
+pub(in crate::stage) fn selection(
+    stage: &Stage,
+    options: &str,
+    table: &RecordBatch,
+) -> Box<dyn Selection> {
     work(stage, options, &steps_schema(), &table.schema())
         .0
         .unwrap()
 }
 
 /// The transforming half of a stage on [`chunk`]s.
-pub(super) fn transform(stage: &Stage, options: &str) -> Arc<dyn Transform> {
+pub(in crate::stage) fn transform(stage: &Stage, options: &str) -> Arc<dyn Transform> {
     work(stage, options, &steps_schema(), &trajectories_schema())
         .1
         .unwrap()
 }
 
 /// Why options do not fit.
-pub(super) fn misfit(
+pub(in crate::stage) fn misfit(
     stage: &Stage,
     options: &str,
     steps: Option<&Schema>,
@@ -109,7 +118,7 @@ pub(super) fn misfit(
 }
 
 /// Ids of the rows that a selection keeps, in its order.
-pub(super) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Vec<i64> {
+pub(in crate::stage) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Vec<i64> {
     let ids = table
         .column_by_name("trajectory_id")
         .unwrap()
@@ -136,7 +145,7 @@ pub(super) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Ve
 }
 
 /// A float64 column that may be null.
-pub(super) fn float(name: &str, values: &[Option<f64>]) -> (Field, ArrayRef) {
+pub(in crate::stage) fn float(name: &str, values: &[Option<f64>]) -> (Field, ArrayRef) {
     (
         Field::new(name, DataType::Float64, true),
         Arc::new(Float64Array::from(values.to_vec())),
@@ -144,7 +153,11 @@ pub(super) fn float(name: &str, values: &[Option<f64>]) -> (Field, ArrayRef) {
 }
 
 /// A table of trajectories.
-pub(super) fn table(ids: &[i64], lengths: &[i64], more: Vec<(Field, ArrayRef)>) -> RecordBatch {
+pub(in crate::stage) fn table(
+    ids: &[i64],
+    lengths: &[i64],
+    more: Vec<(Field, ArrayRef)>,
+) -> RecordBatch {
     let integers = |name: &str, values: &[i64]| -> (Field, ArrayRef) {
         (
             Field::new(name, DataType::Int64, false),
@@ -165,12 +178,12 @@ pub(super) fn table(ids: &[i64], lengths: &[i64], more: Vec<(Field, ArrayRef)>) 
 }
 
 /// Columns of [`chunk`]'s steps.
-pub(super) fn steps_schema() -> Schema {
+pub(in crate::stage) fn steps_schema() -> Schema {
     chunk(&[]).steps.schema().as_ref().clone()
 }
 
 /// Columns of trajectories that every dataset has.
-pub(super) fn trajectories_schema() -> Schema {
+pub(in crate::stage) fn trajectories_schema() -> Schema {
     let field = |name: &str, data_type| Field::new(name, data_type, true);
     Schema::new(vec![
         field("trajectory_id", DataType::Int64),
@@ -188,7 +201,7 @@ pub(super) fn trajectories_schema() -> Schema {
 
 /// Trajectories of (id, steps, whether a final row follows). Row r of the chunk has the observation [r, -r], the action
 /// [r + 0.5] and the reward r; the last step of a trajectory is terminal where its id is even.
-pub(super) fn chunk(trajectories: &[(i64, usize, bool)]) -> Chunk {
+pub(in crate::stage) fn chunk(trajectories: &[(i64, usize, bool)]) -> Chunk {
     let (mut ids, mut steps, mut finals, mut terminated, mut offsets) =
         (vec![], vec![], vec![], vec![], vec![0]);
     for (id, length, is_final) in trajectories {

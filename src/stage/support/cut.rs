@@ -8,20 +8,20 @@ use arrow::array::{
 use arrow::compute::{take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 
-use super::written::everything;
-use super::{Changes, Tally};
+use super::columns::everything;
 use crate::dataset::Chunk;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::stage::{Changes, Tally};
 
 /// Column of a split chunk's trajectories, int32: which piece of its trajectory each is, 0 for the first.
-pub(super) const COPY: &str = "__copy";
+pub(in crate::stage) const COPY: &str = "__copy";
 /// Columns of trajectories: which a piece was cut from, and at which step.
-pub(super) const PARENT_ID: &str = "parent_id";
-pub(super) const PARENT_STEP: &str = "parent_step";
+pub(in crate::stage) const PARENT_ID: &str = "parent_id";
+pub(in crate::stage) const PARENT_STEP: &str = "parent_step";
 
 /// Columns of steps that are read, beside what the condition reads.
-pub(super) const READS: [&str; 4] = [
+pub(in crate::stage) const READS: [&str; 4] = [
     step::STEP,
     step::TERMINATED,
     step::TRUNCATED,
@@ -29,7 +29,7 @@ pub(super) const READS: [&str; 4] = [
 ];
 
 /// Columns of trajectories that come out.
-pub(super) fn fields() -> [Field; 2] {
+pub(in crate::stage) fn fields() -> [Field; 2] {
     [
         Field::new(PARENT_ID, DataType::Int64, false),
         Field::new(PARENT_STEP, DataType::Int32, false),
@@ -37,7 +37,7 @@ pub(super) fn fields() -> [Field; 2] {
 }
 
 /// What changes.
-pub(super) fn changes() -> Changes {
+pub(in crate::stage) fn changes() -> Changes {
     Changes {
         trajectories: everything(&[PARENT_ID, PARENT_STEP]),
         rows: true,
@@ -46,17 +46,17 @@ pub(super) fn changes() -> Changes {
 }
 
 /// A run of kept rows.
-pub(super) struct Run {
+pub(in crate::stage) struct Run {
     /// Index of the trajectory in the chunk.
-    pub(super) parent: usize,
+    pub(in crate::stage) parent: usize,
     /// Which run of that trajectory, from 0.
-    pub(super) copy: i32,
+    pub(in crate::stage) copy: i32,
     /// First row.
-    pub(super) start: usize,
+    pub(in crate::stage) start: usize,
     /// One past the last row, final observation included.
-    pub(super) end: usize,
+    pub(in crate::stage) end: usize,
     /// The last step of the run, where its trajectory goes on behind it.
-    pub(super) cut_after: Option<usize>,
+    pub(in crate::stage) cut_after: Option<usize>,
 }
 
 fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
@@ -90,7 +90,7 @@ fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
 }
 
 /// The runs of steps for which `holds` is true, each a trajectory of its own; the others are dropped for `reason`.
-pub(super) fn cut(
+pub(in crate::stage) fn cut(
     chunk: Chunk,
     holds: &BooleanArray,
     reason: &str,
@@ -110,7 +110,7 @@ pub(super) fn cut(
 
 /// The rows of each run as a trajectory: steps numbered from 0, truncated where its trajectory goes on, with the id that
 /// the run's trajectory had at first, and the step at which the run begins there.
-pub(super) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
+pub(in crate::stage) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
     let rows =
         UInt64Array::from_iter_values(runs.iter().flat_map(|run| run.start as u64..run.end as u64));

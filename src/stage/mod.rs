@@ -15,28 +15,23 @@
 //! a pipeline names reach them through [`Models`].
 
 mod check;
-mod cut;
 mod derive;
 mod filter;
-#[cfg(test)]
-mod fixture;
 mod hide_actions;
-mod infer;
 mod label;
 mod materialise;
 mod normalise;
 mod pairs;
-mod rank;
 mod score;
 mod shuffle;
 mod sort;
 mod subsample;
 mod summarise;
+mod support;
 mod train_idm;
 mod truncate;
 mod win_rate;
 mod window;
-mod written;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,8 +46,8 @@ use crate::error::{Error, Result};
 use crate::model;
 
 pub use check::Check;
-pub use cut::COPY;
 pub use materialise::Materialise;
+pub use support::cut::COPY;
 pub use train_idm::{Ports, TrainIdm};
 
 /// Every stage, in alphabetical order.

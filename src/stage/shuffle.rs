@@ -1,11 +1,12 @@
-//! `shuffle`: puts trajectories in a seeded random order.
+//! `shuffle`: puts trajectories in a random order.
 
 use arrow::array::RecordBatch;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Bound, Context, Misfit, Selected, Selection, Stage, options, rank};
+use super::support::rank;
+use super::{Bound, Context, Misfit, Selected, Selection, Stage, options};
 use crate::error::Result;
 
 /// The registry entry.
@@ -17,11 +18,11 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{seed: 7}",
 };
 
-/// A random order of trajectories, the same for the same ids and seed.
+/// Puts trajectories in a random order. The order depends on their ids and the seed alone.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Shuffle {
-    /// Which random order.
+    /// Seed of the random order. Default: 0.
     seed: u64,
 }
 
@@ -52,7 +53,7 @@ impl Selection for Shuffle {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::support::fixture;
     use super::*;
 
     #[test]

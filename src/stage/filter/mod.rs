@@ -11,9 +11,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::quantile::Quantile;
+use super::support::{cut, rank};
 use super::{
     Bound, Changes, Context, Dropped, Misfit, Operator, Selected, Selection, Stage, Tally,
-    Transform, cut, options, rank,
+    Transform, options,
 };
 use crate::dataset::Block;
 use crate::error::{Error, Result};
@@ -193,7 +194,7 @@ mod tests {
     use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
     use proptest::prelude::*;
 
-    use super::super::fixture::{self, float};
+    use super::super::support::fixture::{self, float};
     use super::*;
 
     #[test]

@@ -20,9 +20,9 @@ use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
+use crate::stage::support::{cut, rank};
 use crate::stage::{
-    Changes, Context, Dropped, Facts, Misfit, Operator, Selected, Selection, Tally, Transform, cut,
-    rank,
+    Changes, Context, Dropped, Facts, Misfit, Operator, Selected, Selection, Tally, Transform,
 };
 
 /// The private column of trajectories with the values of a trajectory's steps.
@@ -470,7 +470,7 @@ mod tests {
 
     use super::super::STAGE;
     use super::*;
-    use crate::stage::fixture::{self, float};
+    use crate::stage::support::fixture::{self, float};
 
     proptest! {
         #[test]

@@ -15,16 +15,17 @@ use crate::dataset::block::with_field;
 use crate::dataset::schema::step;
 use crate::expr::{self, Expression};
 use crate::model::{Geometry, Port, Spec};
-use crate::stage::infer::assemble::{Edge, Window};
-use crate::stage::infer::bind::{
-    batch, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, shown, specs,
+use crate::stage::support::infer::bind::{
+    batch, blame, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, shown,
+    specs,
 };
-use crate::stage::infer::{Ensemble, Input};
+use crate::stage::support::infer::windows::{Edge, Window};
+use crate::stage::support::infer::{Ensemble, Input};
 use crate::stage::{Bound, Context, Misfit, options};
 
 /// Column with the number of overlapping predictions that a label was reduced from.
 const ACTION_VOTES: &str = "action_votes";
-/// Properties of a model file that stand for options that are not given.
+/// Properties of a model file that stand in for options that are not given.
 const METADATA: [&str; 4] = [
     "trajmill.past",
     "trajmill.future",
@@ -37,7 +38,7 @@ pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     Bound::transform(labeller(value, context)?)
 }
 
-/// The stage with its options bound.
+/// Binds the stage to its own type.
 pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Misfit> {
     let label: Label = options(value)?;
     let (names, specs) = specs(&label.model, &METADATA, context)?;
@@ -83,11 +84,6 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
     })
 }
 
-/// A misfit of an option where the user gave it, and of the model where it came from there.
-pub(super) fn blame(given: bool, option: &str, message: String) -> Misfit {
-    Misfit::new(message).at(if given { option } else { "model" })
-}
-
 fn edge(label: &Label, spec: &Spec) -> Result<Edge, Misfit> {
     let given = label.window.as_ref().and_then(|window| window.edge);
     let said = || {
@@ -100,7 +96,7 @@ fn edge(label: &Label, spec: &Spec) -> Result<Edge, Misfit> {
         .unwrap_or_default())
 }
 
-/// Where the inputs come from, with the shape of one row of each.
+/// What feeds the inputs, with the shape of one row of each.
 type Feed = (Vec<Input>, Vec<Vec<usize>>);
 
 fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<Feed, Misfit> {
@@ -117,13 +113,13 @@ fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<Feed, 
                 ports => format!("{{{}: observation, …}}", ports[0].name),
             };
             let message = format!(
-                "the model has {} inputs, {}, and a window fills only one",
+                "the model has {} inputs ({}), but a window feeds only one",
                 ports.len(),
                 quoted(ports)
             );
             Err(Misfit::new(message)
                 .help(format!(
-                    "say what goes into each, such as `inputs: {example}`"
+                    "give an expression for each, such as `inputs: {example}`"
                 ))
                 .at("model"))
         }
@@ -141,9 +137,10 @@ fn named(
         Edge::Zero => expr::Edge::Zero,
         Edge::Skip => expr::Edge::Null,
         Edge::Ssorl => {
-            let message = "`edge: ssorl` is about the flattened window, and `inputs` gives the model's inputs one by one";
+            let message = "`edge: ssorl` applies to a flattened window, but `inputs` feeds each \
+                           input of the model by itself";
             return Err(Misfit::new(message)
-                .help("one of repeat, zero, skip")
+                .help("use repeat, zero or skip")
                 .at("edge")
                 .at("window"));
         }
@@ -158,7 +155,7 @@ fn named(
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
 
-/// The window that fills the only input.
+/// Binds the window that feeds a model's only input.
 fn window(
     label: &Label,
     steps: &Schema,
@@ -167,24 +164,24 @@ fn window(
     edge: Edge,
 ) -> Result<Feed, Misfit> {
     let by_hand = format!(
-        "`inputs: {{{}: SQL}}` feeds the model with any expression over steps",
+        "feed the model with an expression over steps: `inputs: {{{}: SQL}}`",
         port.name
     );
     let Ok(field) = steps.field_with_name(step::OBSERVATION) else {
         return Err(
-            Misfit::new("steps has no column `observation` for the model's window").help(by_hand),
+            Misfit::new("`steps` has no column `observation` for the model's window").help(by_hand),
         );
     };
     let Some((element, width)) = numbers(field.data_type()) else {
         return Err(Misfit::new(format!(
-            "`observation` is {}, and a window needs numbers or vectors of numbers",
+            "`observation` is {}, but a window needs numbers or vectors of numbers",
             shown(field.data_type())
         ))
         .help(by_hand));
     };
     if !feeds(element, port) {
         return Err(Misfit::new(format!(
-            "`observation` is {}, and the model's input is `{port}`",
+            "`observation` is {}, but the model's input is `{port}`",
             shown(field.data_type())
         ))
         .at("model"));
@@ -202,15 +199,13 @@ fn window(
         let misfit = blame(
             given.is_some(),
             "window",
-            format!(
-                "`edge: ssorl` sees exactly one observation after the step, and `future` is {future}"
-            ),
+            format!("`edge: ssorl` needs `future: 1`, but `future` is {future}"),
         );
-        return Err(misfit.help("`future: 1`, or another edge policy"));
+        return Err(misfit.help("set `future: 1`, or use another `edge`"));
     }
 
     let input = port.shape.get(1..).and_then(cells);
-    // Observations that the model's input holds, where that is a whole number.
+    // The number of observations that the model's input holds, if it is a whole number.
     let length = input
         .filter(|input| width > 0 && *input > 0 && input % width == 0)
         .map(|input| input / width);
@@ -224,18 +219,22 @@ fn window(
         (None, None, _) => {
             let (says, help) = match (input, length) {
                 (_, Some(length)) => (
-                    format!("holds {length} observations of {width} values"),
+                    format!("holds {length} observations of width {width}"),
                     format!(
-                        "say which: `window: {{past: …, future: …}}` with past + 1 + future = {length}"
+                        "choose them with `window: {{past: …, future: …}}`, so that \
+                         past + 1 + future = {length}"
                     ),
                 ),
                 (Some(input), None) => (
-                    format!("has {input} values, no multiple of the {width} of `observation`"),
+                    format!(
+                        "has width {input}, which is not a multiple of the width {width} of \
+                         `observation`"
+                    ),
                     by_hand,
                 ),
                 (None, None) => (
-                    "does not say its width".to_owned(),
-                    "give `window: {past: …, future: …}`".to_owned(),
+                    "does not state its width".to_owned(),
+                    "choose the observations with `window: {past: …, future: …}`".to_owned(),
                 ),
             };
             return Err(blame(
@@ -259,15 +258,17 @@ fn window(
     let Some(shape) = shape else {
         let seen = past.saturating_add(future).saturating_add(1);
         let message = format!(
-            "a window of {seen} observations (past {past}, current, future {future}) of {width} values has {}, and the model's input is `{port}`",
+            "a window of length {seen} (past {past} + 1 + future {future}) over observations of \
+             width {width} has width {}, but the model's input is `{port}`",
             seen.saturating_mul(width)
         );
         let help = match (input, length) {
-            (_, Some(length)) => format!(
-                "the model's input holds {length} observations: past + 1 + future must be {length}"
-            ),
+            (_, Some(length)) => {
+                format!("past + 1 + future must be {length} to fill the model's input")
+            }
             (Some(input), None) => format!(
-                "{input} is no multiple of {width}: the model was made for other observations; {by_hand}"
+                "{input} is not a multiple of {width}, so this model takes other observations; \
+                 {by_hand}"
             ),
             (None, None) => by_hand,
         };
@@ -284,7 +285,7 @@ fn window(
     Ok((vec![input], vec![shape]))
 }
 
-/// The columns that come out.
+/// Binds the columns that are written.
 fn written(
     label: &Label,
     steps: &Schema,
@@ -302,26 +303,30 @@ fn written(
         ];
         if name.is_empty() || own.contains(&name) || steps.field_with_name(name).is_ok() {
             let message = if name.is_empty() {
-                "`into` names no column".to_owned()
+                "`into` is empty".to_owned()
+            } else if steps.field_with_name(name).is_ok() {
+                format!("`steps` already has a column `{name}`")
             } else {
-                format!("steps has a column `{name}` already, or will")
+                format!("trajmill maintains `{name}`")
             };
             return Err(Misfit::new(message)
-                .help("`into` takes a name of its own; leave it out to fill `action`")
+                .help("choose another name for the labels, or leave `into` out to fill `action`")
                 .at("into"));
         }
     }
-    // What a field says besides its type, such as the bounds of actions, holds for labels too.
+    // The metadata of `action`, such as its bounds, holds for labels too.
     let metadata = action
         .map(|action| action.metadata().clone())
         .unwrap_or_default();
     let beside = |name: &str, data_type: DataType| match steps.field_with_name(name) {
         Ok(field) if *field.data_type() != data_type => Err(Misfit::new(format!(
-            "steps has a column `{name}` already, which is {}, and labels need {}",
+            "`steps` already has a column `{name}` of type {}, but labels need {}",
             shown(field.data_type()),
             shown(&data_type)
         ))
-        .help(format!("rename or drop `{name}` before `label`"))),
+        .help(format!(
+            "drop `{name}` before `label`, with `materialise: {{columns: …}}`"
+        ))),
         Ok(field) => Ok(field.clone().with_nullable(true)),
         Err(_) => Ok(Field::new(name, data_type, true)),
     };
@@ -345,7 +350,8 @@ fn written(
     })
 }
 
-/// Columns of steps that are read: what places a row, what feeds the model, and what is filled.
+/// Returns the columns of steps that are read: those that identify a row, feed the model, or are
+/// filled.
 fn reads(steps: &Schema, inputs: &[Input], written: &Written) -> Vec<String> {
     let mut names: Vec<&str> = vec![
         step::TRAJECTORY_ID,
@@ -372,4 +378,328 @@ fn reads(steps: &Schema, inputs: &[Input], written: &Written) -> Vec<String> {
         .filter(known)
         .map(|field| field.name().clone())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fakes::{Fakes, bound, fakes, steps};
+    use super::*;
+    use crate::dataset::schema::vector;
+    use crate::model::Runtime;
+
+    #[test]
+    fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
+        let vectors = steps(Some(vector(DataType::Float32, 2)));
+        let classes = steps(Some(DataType::Int32));
+        let texts = steps(Some(DataType::Utf8));
+        let cases = [
+            (&vectors, json!({"model": []}), "model", "lists no file"),
+            (
+                &vectors,
+                json!({"model": "absent"}),
+                "model",
+                "no model absent",
+            ),
+            (
+                &vectors,
+                json!({"model": ["plain", "absent"]}),
+                "model.1",
+                "no model absent",
+            ),
+            (
+                &vectors,
+                json!({"model": ["plain", "shifted"]}),
+                "model.1",
+                "`x: float32 [batch, 9]`",
+            ),
+            (
+                &vectors,
+                json!({"model": "plain"}),
+                "model",
+                "holds 3 observations of width 3",
+            ),
+            (
+                &vectors,
+                json!({"model": "plain", "window": {"past": 2, "future": 1}}),
+                "window",
+                "has width 12, but the model's input is `x: float32 [batch, 9]`",
+            ),
+            (
+                &vectors,
+                json!({"model": "odd", "window": {}}),
+                "window",
+                "has width 10, which is not a multiple of the width 3",
+            ),
+            (
+                &vectors,
+                json!({"model": "plain", "window": {"future": 2, "edge": "ssorl"}}),
+                "window",
+                "needs `future: 1`, but `future` is 2",
+            ),
+            (
+                &vectors,
+                json!({"model": "confused", "window": {"past": 1}}),
+                "model",
+                "`trajmill.edge` is `round`",
+            ),
+            (
+                &vectors,
+                json!({"model": "integers", "window": {"past": 1}}),
+                "model",
+                "`x: int64 [batch, 9]`",
+            ),
+            (&vectors, json!({"model": "named"}), "model", "2 inputs"),
+            (
+                &vectors,
+                json!({"model": "named", "inputs": {"s": "observation", "s_nxt": "observation"}}),
+                "inputs.s_nxt",
+                "no input `s_nxt`",
+            ),
+            (
+                &vectors,
+                json!({"model": "named", "inputs": {"s": "observation"}}),
+                "inputs",
+                "nothing feeds the model's input `s_next: float32 [batch, 3]`",
+            ),
+            (
+                &vectors,
+                json!({"model": "named", "inputs": {}, "window": {"edge": "ssorl"}}),
+                "window.edge",
+                "flattened window",
+            ),
+            (
+                &vectors,
+                json!({"model": "narrow", "window": {"past": 1}}),
+                "model",
+                "`action` is float32[2], but the model's output is `action: float32 [batch, 1]`",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "outputs": {"action": "acton"}}),
+                "outputs.action",
+                "no output `acton`",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "outputs": {"std": "action"}}),
+                "outputs.std",
+                "both",
+            ),
+            (
+                &vectors,
+                json!({"model": "horizon"}),
+                "model",
+                "`action` is float32[2], but",
+            ),
+            (
+                &vectors,
+                json!({"model": "horizon", "horizon": {"length": 3}}),
+                "horizon.length",
+                "has a horizon of 4",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "horizon": {"length": 3}}),
+                "horizon.length",
+                "has width 2",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "horizon": {"length": 0}}),
+                "horizon.length",
+                "at least 1",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "clip": [-1, [1, 1, 1]]}),
+                "clip.1",
+                "a list of length 2, not of length 3",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "clip": [[0, 1], 0.5]}),
+                "clip",
+                "low bound 1 is above its high bound 0.5",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "batch": 0}),
+                "batch",
+                "at least 1",
+            ),
+            (
+                &vectors,
+                json!({"model": "fixed", "batch": 8}),
+                "batch",
+                "the model's batch size is 16",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "into": "observation"}),
+                "into",
+                "already",
+            ),
+            (
+                &vectors,
+                json!({"model": "class"}),
+                "model",
+                "`class: int64 [batch]`",
+            ),
+            (
+                &classes,
+                json!({"model": "logits", "clip": [0, 1]}),
+                "clip",
+                "no bounds",
+            ),
+            (
+                &classes,
+                json!({"model": "current", "outputs": {"std": "std"}}),
+                "outputs.std",
+                "discrete",
+            ),
+            (
+                &classes,
+                json!({"model": "narrow", "window": {"past": 1}}),
+                "model",
+                "`action` is int32, but the model's output is",
+            ),
+            (
+                &classes,
+                json!({"model": ["class", "class"]}),
+                "model",
+                "cannot be averaged",
+            ),
+            (&texts, json!({"model": "current"}), "", "`action` is utf8"),
+        ];
+        for (steps, options, path, message) in cases {
+            let misfit = bound(steps, options.clone())
+                .err()
+                .unwrap_or_else(|| panic!("{options} fits"));
+            assert_eq!(misfit.path.join("."), path, "{options}: {}", misfit.message);
+            assert!(
+                misfit.message.contains(message),
+                "{options}: {}",
+                misfit.message
+            );
+        }
+    }
+
+    #[test]
+    fn the_window_follows_options_then_metadata_then_width() {
+        let vectors = steps(Some(vector(DataType::Float32, 2)));
+        let window = |options: Value| {
+            let window = bound(&vectors, options).unwrap().inputs[0].window.unwrap();
+            (window.past, window.future, window.edge)
+        };
+        assert_eq!(
+            window(json!({"model": "plain", "window": {"past": 1, "edge": "zero"}})),
+            (1, 1, Edge::Zero)
+        );
+        assert_eq!(
+            window(json!({"model": "plain", "window": {"edge": "ssorl"}})),
+            (1, 1, Edge::Ssorl)
+        );
+        assert_eq!(
+            window(json!({"model": "plain", "window": {"future": 0}})),
+            (2, 0, Edge::Repeat)
+        );
+        assert_eq!(window(json!({"model": "metadata"})), (0, 2, Edge::Repeat));
+        assert_eq!(
+            window(json!({"model": "metadata", "window": {"past": 2, "future": 0}})),
+            (2, 0, Edge::Repeat)
+        );
+        assert_eq!(window(json!({"model": "current"})), (0, 0, Edge::Repeat));
+        let bounds = bound(&vectors, json!({"model": "metadata"}))
+            .unwrap()
+            .clip
+            .unwrap();
+        assert_eq!(
+            bounds,
+            [vec![f64::from(-0.1_f32); 2], vec![f64::from(0.1_f32); 2]]
+        );
+        assert_eq!(
+            bound(&vectors, json!({"model": "fixed"}))
+                .unwrap()
+                .ensemble
+                .geometry
+                .batch,
+            16
+        );
+        let bare = bound(&steps(None), json!({"model": ["current", "current"]})).unwrap();
+        let types: Vec<_> = bare
+            .steps
+            .fields()
+            .iter()
+            .skip(4)
+            .map(|field| (field.name().as_str(), field.data_type().clone()))
+            .collect();
+        let pair = vector(DataType::Float32, 2);
+        assert_eq!(
+            types,
+            [
+                ("action", pair.clone()),
+                ("action_source", DataType::Utf8),
+                ("action_std", pair)
+            ]
+        );
+        assert_eq!(
+            bound(&steps(None), json!({"model": "class"}))
+                .unwrap()
+                .steps
+                .field(4)
+                .data_type(),
+            &DataType::Int64
+        );
+    }
+
+    /// Everything that changes the bits of a label is in the fingerprint, by name.
+    #[test]
+    fn a_label_depends_on_models_runtime_device_batch_and_precision() {
+        let vectors = steps(Some(vector(DataType::Float32, 2)));
+        let depends = |runtime: Runtime| {
+            let models = Fakes {
+                runtime: Arc::new(runtime),
+                ..fakes()
+            };
+            let trajectories = Schema::empty();
+            let context = Context {
+                steps: &vectors,
+                trajectories: &trajectories,
+                models: &models,
+            };
+            labeller(&json!({"model": "current"}), &context)
+                .unwrap()
+                .ensemble
+                .depends()
+        };
+        let known = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let rten = depends(Runtime::embedded());
+        let wanted = [
+            known("batch", "512"),
+            known("devices", "cpu"),
+            known("model current", "00"),
+            known("runtime", "rten 0.27.0"),
+        ];
+        assert_eq!(rten, BTreeMap::from(wanted));
+        let (Some(exact), Some(rounded)) = (Runtime::pretending(false), Runtime::pretending(true))
+        else {
+            return;
+        };
+        let (exact, rounded) = (depends(exact), depends(rounded));
+        assert_eq!(
+            (
+                exact["batch"].as_str(),
+                exact["devices"].as_str(),
+                exact.get("precision")
+            ),
+            ("16384", "cuda:0", None)
+        );
+        let more: Vec<_> = rounded
+            .iter()
+            .filter(|(name, _)| !exact.contains_key(*name))
+            .collect();
+        assert_eq!(more, [(&"precision".to_owned(), &"tf32".to_owned())]);
+    }
 }

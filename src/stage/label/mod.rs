@@ -1,10 +1,12 @@
 //! `label`: fills actions that were not recorded with the predictions of a model.
 //!
-//! Options are bound in [`bind`], the model is run by `infer`, predictions are reduced to labels in [`reduce`], and columns
-//! written in [`columns`]. What is here runs a block through them.
+//! [`bind`] and [`outputs`] bind the options, `support::infer` runs the model, [`reduce`] reduces
+//! predictions to labels, and [`columns`] writes the columns. This file runs a block through them.
 
 mod bind;
 mod columns;
+#[cfg(test)]
+mod fakes;
 mod options;
 mod outputs;
 mod reduce;
@@ -16,12 +18,11 @@ use arrow::array::Array;
 use arrow::datatypes::SchemaRef;
 
 use self::columns::{Filled, Written};
-pub(super) use self::options::Limit;
 use self::options::{Label, NonFinite};
 use self::reduce::{Horizon, Predictions, needed};
-use super::infer::assemble::{Edge, Slot, Span};
-use super::infer::{Column, Ensemble, Input, place, spans, step_of, unknown};
-use super::{Changes, Stage, Tally, Transform, infer};
+use super::support::infer::windows::{Edge, Slot, Span};
+use super::support::infer::{self, Column, Ensemble, Input, place, spans, step_of, unknown};
+use super::{Changes, Stage, Tally, Transform};
 use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
@@ -37,9 +38,9 @@ pub(super) const STAGE: Stage = Stage {
 
 /// The stage with its options bound.
 struct Labeller {
-    /// The members of the ensemble.
+    /// The models.
     ensemble: Ensemble,
-    /// Where the model's inputs come from: a window of observations, or an expression for each.
+    /// What feeds the model's inputs: a window of observations, or an expression for each.
     inputs: Vec<Input>,
     edge: Edge,
     horizon: Horizon,
@@ -52,19 +53,20 @@ struct Labeller {
     reads: Vec<String>,
 }
 
-/// What the model's output means.
+/// Meaning of the model's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// A value per dimension; rounded to float32 where the column is.
+    /// One value per dimension; `single` if the column is float32.
     Continuous { single: bool },
-    /// A logit per class.
+    /// One logit per class.
     Logits,
     /// The class itself.
     Class,
 }
 
 impl Labeller {
-    /// Whether the model can be run at a row: `skip` leaves out what the edge of a trajectory cuts.
+    /// Whether the model runs at a row. With `edge: skip`, it does not where its input reaches
+    /// beyond the trajectory.
     fn possible(&self, spans: &[Span], columns: &[Column], slot: &Slot) -> bool {
         let possible = |(input, column): (&Input, &Column)| match input.window {
             Some(window) => window.fits(&spans[slot.span], slot.row),
@@ -73,7 +75,7 @@ impl Labeller {
         self.edge != Edge::Skip || self.inputs.iter().zip(columns).all(possible)
     }
 
-    /// Refuses nulls in what is about to be fed.
+    /// Returns an error if the models would read a null at `slots`.
     fn refuse_nulls(
         &self,
         block: &Block,
@@ -91,11 +93,14 @@ impl Labeller {
                 None => format!("the model's input `{}`", input.name),
             };
             return Err(Error::failed(format!(
-                "{}: {name} is null, and the label of {} depends on it",
+                "{}: {name} is null, but the label of {} depends on it",
                 place(block, slot.span, row),
                 step_of(block, slot.row)
             ))
-            .hint("drop such steps with `filter: {steps: …}` before `label`, or give them a value with `derive`"));
+            .hint(
+                "before `label`, drop such steps with `filter: {steps: …}`, or fill the nulls with \
+                 `derive`",
+            ));
         }
         Ok(())
     }
@@ -121,7 +126,7 @@ impl Labeller {
         })
     }
 
-    /// Labels a block with what `predict` says of the slots it is given.
+    /// Labels a block with the predictions that `predict` makes at the slots it is given.
     fn label(
         &self,
         block: Block,
@@ -167,7 +172,8 @@ impl Labeller {
         columns::write(block, &self.written, &filled, tally)
     }
 
-    /// Turns reduced predictions into labels: classes chosen, bounds kept, what is not finite dealt with.
+    /// Turns reduced predictions into labels: chooses classes, applies bounds, and treats values
+    /// that are not finite as `non_finite` says.
     fn settle(
         &self,
         block: &Block,
@@ -220,9 +226,17 @@ impl Labeller {
             match self.non_finite {
                 NonFinite::Error => {
                     let place = place(block, slot.span, slot.row);
-                    return Err(Error::failed(format!("{place}: the label is not finite in dimension {dimension}"))
-                        .hint("look for values that are not finite, or very large, in the observations around that step")
-                        .hint("`non_finite: null` leaves such actions null, `non_finite: drop` drops their trajectories"));
+                    return Err(Error::failed(format!(
+                        "{place}: the label is not finite in dimension {dimension}"
+                    ))
+                    .hint(
+                        "look for NaN, infinite or very large values in the observations around \
+                         that step",
+                    )
+                    .hint(
+                        "`non_finite: null` leaves such actions null; `non_finite: drop` drops \
+                         their trajectories",
+                    ));
                 }
                 NonFinite::Null => broken[index] = true,
                 NonFinite::Drop => filled.dropped[slot.span] = true,
@@ -253,12 +267,13 @@ impl Labeller {
         Ok(filled)
     }
 
-    /// Whether every value is finite, as it nearly always is: then none need be looked at alone.
+    /// Whether all values are finite, as they nearly always are. If so, labels need not be examined
+    /// one by one.
     fn finite(&self, reduced: &reduce::Reduced) -> bool {
         let Action::Continuous { single } = self.action else {
             return false;
         };
-        // A value can be finite in float64 and not in float32.
+        // A value can be finite in float64 but not in float32.
         let all = |values: &[f64]| {
             values.iter().all(|value| {
                 if single {
@@ -271,7 +286,7 @@ impl Labeller {
         all(&reduced.values) && reduced.stds.as_deref().is_none_or(all)
     }
 
-    /// Holds labels to their bounds, and counts those that a bound changed.
+    /// Clips labels to their bounds, and returns the number of labels that this changed.
     fn clip(&self, values: &mut [f64], single: bool) -> u64 {
         let Some([low, high]) = &self.clip else {
             return 0;
@@ -293,7 +308,7 @@ impl Labeller {
         clipped
     }
 
-    /// Values of one label.
+    /// Returns the number of values of one label.
     fn label_width(&self) -> usize {
         if matches!(self.action, Action::Continuous { .. }) {
             self.horizon.width
@@ -302,11 +317,11 @@ impl Labeller {
         }
     }
 
-    /// The dimension in which a label is not finite.
+    /// Returns the first dimension in which a label is not finite.
     fn fault(&self, values: &[f64], std: Option<&[f64]>) -> Option<usize> {
         match self.action {
             Action::Continuous { single } => {
-                // A value can be finite in float64 and not in float32.
+                // A value can be finite in float64 but not in float32.
                 let finite = |value: &f64| {
                     if single {
                         (*value as f32).is_finite()
@@ -374,4 +389,211 @@ impl Transform for Labeller {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use arrow::array::{
+        ArrayRef, AsArray, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch,
+        StringArray,
+    };
+    use arrow::buffer::NullBuffer;
+    use arrow::datatypes::{DataType, Field, Float32Type, Schema};
+    use serde_json::{Value, json};
+
+    use super::fakes::{bound, steps};
+    use super::*;
+    use crate::dataset::schema::vector;
+
+    /// Two trajectories of 2 and 3 steps, the first with a final row; steps 0 of both have an
+    /// action, odd bits and all.
+    fn block(schema: &Schema) -> Block {
+        let odd = f32::from_bits(0x7fc0_1234);
+        let valid = NullBuffer::from(vec![true, false, false, true, false, false]);
+        let values = Float32Array::from(vec![
+            odd, -0.0, 9.0, 9.0, 9.0, 9.0, 0.5, 7.0, 9.0, 9.0, 9.0, 9.0,
+        ]);
+        let vectors = |field: &str, values: Float32Array, nulls: Option<NullBuffer>| -> ArrayRef {
+            let DataType::FixedSizeList(child, width) =
+                schema.field_with_name(field).unwrap().data_type().clone()
+            else {
+                panic!("no vector")
+            };
+            Arc::new(arrow::array::FixedSizeListArray::new(
+                child,
+                width,
+                Arc::new(values),
+                nulls,
+            ))
+        };
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![4, 4, 4, 7, 7, 7])),
+            Arc::new(Int32Array::from(vec![0, 1, 2, 0, 1, 2])),
+            vectors(
+                "observation",
+                Float32Array::from_iter_values((0..18).map(|value| value as f32)),
+                None,
+            ),
+            Arc::new(BooleanArray::from(vec![
+                false, false, true, false, false, false,
+            ])),
+            vectors("action", values, Some(valid)),
+        ];
+        let steps = RecordBatch::try_new(Arc::new(schema.clone()), columns).unwrap();
+        let ids = Schema::new(vec![Field::new("trajectory_id", DataType::Int64, false)]);
+        let trajectories =
+            RecordBatch::try_new(Arc::new(ids), vec![Arc::new(Int64Array::from(vec![4, 7]))])
+                .unwrap();
+        Block::new(steps, trajectories, vec![0, 3, 6])
+    }
+
+    /// Labels the block where the model predicts `(row, -row)`, or what `at` says.
+    fn labelled(options: Value, at: impl Fn(usize) -> Option<f64>) -> (Result<Block>, Tally) {
+        let schema = steps(Some(vector(DataType::Float32, 2)));
+        let stage = bound(&schema, options).unwrap();
+        let mut tally = Tally::default();
+        let result = stage.label(block(&schema), &mut tally, |_, _, slots| {
+            let means = slots
+                .iter()
+                .flat_map(|slot| [at(slot.row).unwrap_or(slot.row as f64), -(slot.row as f64)])
+                .collect();
+            let stds = (stage.ensemble.geometry.outputs.len() > 1).then(|| {
+                slots
+                    .iter()
+                    .flat_map(|slot| [0.25, slot.row as f64])
+                    .collect()
+            });
+            Ok(Predictions { means, stds })
+        });
+        if let Ok(block) = &result {
+            assert_eq!(block.steps.schema(), stage.steps());
+        }
+        (result, tally)
+    }
+
+    fn vectors(block: &Block, name: &str) -> Vec<Option<Vec<f32>>> {
+        let list = block
+            .steps
+            .column_by_name(name)
+            .unwrap()
+            .as_fixed_size_list();
+        list.iter()
+            .map(|vector| {
+                vector.map(|vector| vector.as_primitive::<Float32Type>().values().to_vec())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_what_was_not_recorded_is_filled() {
+        let (result, tally) = labelled(
+            json!({"model": "current", "clip": [[-10, -3.5], 4]}),
+            |_| None,
+        );
+        let block = result.unwrap();
+        let actions = vectors(&block, "action");
+        assert_eq!(
+            actions[0]
+                .as_ref()
+                .unwrap()
+                .iter()
+                .map(|value| value.to_bits())
+                .collect::<Vec<_>>(),
+            [0x7fc0_1234, 0x8000_0000]
+        );
+        let filled = [
+            Some(vec![1.0, -1.0]),
+            None,
+            Some(vec![0.5, 7.0]),
+            Some(vec![4.0, -3.5]),
+            Some(vec![4.0, -3.5]),
+        ];
+        assert_eq!(actions[1..], filled);
+        let stds = [
+            None,
+            Some(vec![0.25, 1.0]),
+            None,
+            None,
+            Some(vec![0.25, 4.0]),
+            Some(vec![0.25, 5.0]),
+        ];
+        assert_eq!(vectors(&block, "action_std"), stds);
+        let sources: &StringArray = block
+            .steps
+            .column_by_name("action_source")
+            .unwrap()
+            .as_string();
+        let (recorded, proxy) = (Some("recorded"), Some("proxy"));
+        assert_eq!(
+            sources.iter().collect::<Vec<_>>(),
+            [recorded, proxy, None, recorded, proxy, proxy]
+        );
+        assert_eq!(
+            tally.counts,
+            BTreeMap::from([("labelled".to_owned(), 3), ("clipped".to_owned(), 2)])
+        );
+
+        let (result, _) = labelled(json!({"model": "current", "into": "guess"}), |_| None);
+        let block = result.unwrap();
+        assert_eq!(vectors(&block, "action")[1], None);
+        assert_eq!(vectors(&block, "guess")[0], None);
+        assert_eq!(vectors(&block, "guess")[5], Some(vec![5.0, -5.0]));
+        assert!(block.steps.column_by_name("action_source").is_none());
+    }
+
+    #[test]
+    fn a_label_that_is_not_finite_is_an_error_or_null_or_drops_its_trajectory() {
+        let broken = |row: usize| (row == 4).then_some(1e300);
+        let (result, _) = labelled(json!({"model": "current"}), broken);
+        let error = result.unwrap_err();
+        assert_eq!(
+            error.message,
+            "trajectory 7, step 1: the label is not finite in dimension 0"
+        );
+
+        let (result, tally) = labelled(json!({"model": "current", "non_finite": null}), broken);
+        assert_eq!(
+            vectors(&result.unwrap(), "action")[4..],
+            [None, Some(vec![5.0, -5.0])]
+        );
+        assert_eq!(
+            (
+                tally.counts["left null, not finite"],
+                tally.counts["labelled"]
+            ),
+            (1, 2)
+        );
+
+        let (result, tally) = labelled(json!({"model": "current", "non_finite": "drop"}), broken);
+        let block = result.unwrap();
+        assert_eq!(
+            (
+                block.ids().unwrap(),
+                block.offsets.as_slice(),
+                block.steps.num_rows()
+            ),
+            ([4].as_slice(), [0, 3].as_slice(), 3)
+        );
+        assert_eq!(
+            (
+                tally.dropped_rows["label not finite"],
+                tally.dropped_trajectories["label not finite"],
+                tally.counts["labelled"]
+            ),
+            (3, 1, 1)
+        );
+    }
+
+    #[test]
+    fn skip_leaves_what_the_edge_cuts_null() {
+        let (result, tally) = labelled(
+            json!({"model": "plain", "window": {"past": 1, "future": 1, "edge": "skip"}}),
+            |_| None,
+        );
+        let actions = vectors(&result.unwrap(), "action");
+        assert_eq!(
+            actions[1],
+            Some(vec![1.0, -1.0]),
+            "the final observation is known"
+        );
+        assert_eq!(actions[4..], [Some(vec![4.0, -4.0]), None]);
+        assert_eq!(tally.counts["left null at an edge"], 1);
+    }
+}

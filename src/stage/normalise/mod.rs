@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use self::moments::Statistics;
 use self::operators::{Collect, Merge, Normalised, Scale, Sums, ensure_finite};
-use super::written::{fits, refuse_fixed};
+use super::support::columns::{fits, refuse_fixed};
 use super::{Bound, Context, Misfit, Operator, Role, Stage, options};
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory, vector, width};
@@ -242,7 +242,8 @@ mod tests {
     use arrow::datatypes::Float32Type;
     use serde_json::json;
 
-    use super::super::{Tally, fixture};
+    use super::super::Tally;
+    use super::super::support::fixture;
     use super::*;
 
     #[test]

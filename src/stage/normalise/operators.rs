@@ -17,8 +17,9 @@ use super::moments::{Moments, Statistics};
 use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
-use crate::stage::written::changed;
-use crate::stage::{Changes, Facts, Selected, Selection, Tally, Transform, rank};
+use crate::stage::support::columns::changed;
+use crate::stage::support::rank;
+use crate::stage::{Changes, Facts, Selected, Selection, Tally, Transform};
 
 /// The private column of trajectories with the moments of each trajectory.
 const MOMENTS: &str = "__moments";

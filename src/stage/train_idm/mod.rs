@@ -15,10 +15,11 @@ use arrow::datatypes::DataType;
 use serde_json::{Value, json};
 
 use self::options::{Activation, Head, SelfTraining, Statistics, TrainIdmOptions};
-use super::infer::assemble::{Edge, Slot, Window, fill};
-use super::infer::bind::shown;
-use super::infer::{Column, Values, place, spans};
-use super::{Bound, Context, Misfit, Stage, rank};
+use super::support::infer::bind::shown;
+use super::support::infer::windows::{Edge, Slot, Window, fill};
+use super::support::infer::{Column, Values, place, spans};
+use super::support::rank;
+use super::{Bound, Context, Misfit, Stage};
 use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
@@ -653,7 +654,7 @@ mod tests {
     use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::{Field, Schema};
 
-    use super::super::fixture;
+    use super::super::support::fixture;
     use super::*;
     use crate::dataset::schema::vector;
 

@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::stage::infer::assemble::WindowOptions;
-use crate::stage::label::Limit;
+use crate::stage::support::infer::windows::WindowOptions;
+use crate::stage::support::limit::Limit;
 
 /// Learns an inverse dynamics model, which predicts an action from the observations around it, and writes it as ONNX with a
 /// report and pictures beside it.

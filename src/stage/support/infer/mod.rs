@@ -1,12 +1,12 @@
-//! Running models over the steps of a block: what `label` and `score` share.
+//! Running models over the steps of a block.
 //!
-//! [`bind`] holds what a pipeline says of a model against what the model says of itself, [`column`] turns columns into the
-//! model's types, [`assemble`] lays windows into its inputs. What is here runs an ensemble in batches of one fixed size,
-//! filled across trajectories in order.
+//! [`bind`] binds the options that describe a model to what the model states, [`column`] converts
+//! columns to the model's types, and [`windows`] copies windows into its inputs. This file runs an
+//! ensemble in batches of one fixed size, filled across trajectories in order.
 
-pub(super) mod assemble;
-pub(super) mod bind;
+pub(in crate::stage) mod bind;
 mod column;
+pub(in crate::stage) mod windows;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -14,38 +14,42 @@ use std::sync::{Arc, OnceLock};
 use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::Int32Type;
 
-use self::assemble::{Slot, Span, Window};
+use self::windows::{Slot, Span, Window};
 use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
 use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec};
 
-pub(super) use column::{Column, Values};
+pub(in crate::stage) use column::{Column, Values};
 
-/// Where one input of a model comes from.
-pub(super) struct Input {
+/// What feeds one input of a model.
+pub(in crate::stage) struct Input {
     /// Name of the input in the graph.
-    pub(super) name: String,
-    /// Its value at one step: a column, or an expression over columns.
-    pub(super) expression: Expression,
-    /// Element type that the model wants.
-    pub(super) element: Element,
-    /// Values of one step.
-    pub(super) width: usize,
-    /// The steps around a row that the model sees at once; the row alone where there is none.
-    pub(super) window: Option<Window>,
+    pub(in crate::stage) name: String,
+    /// Value at one step: a column, or an expression over columns.
+    pub(in crate::stage) expression: Expression,
+    /// Element type of the model's input.
+    pub(in crate::stage) element: Element,
+    /// Number of values of one step.
+    pub(in crate::stage) width: usize,
+    /// Steps around a row that the model sees together; `None` for the row alone.
+    pub(in crate::stage) window: Option<Window>,
 }
 
 impl Input {
-    /// Values of one row of the input.
+    /// Returns the number of values of one row of the input.
     fn cells(&self) -> usize {
         self.window.map_or(self.width, |window| window.cells())
     }
 }
 
-/// The columns that feed a model, one per input.
-pub(super) fn columns(inputs: &[Input], block: &Block) -> Result<Vec<Column>> {
+/// Returns the columns that feed a model, one per input.
+///
+/// # Errors
+/// Returns an error, which names the input, if an expression fails or a value does not fit the
+/// model's type.
+pub(in crate::stage) fn columns(inputs: &[Input], block: &Block) -> Result<Vec<Column>> {
     let column = |input: &Input| {
         Column::new(
             &input.expression.evaluate(&block.steps, &block.offsets)?,
@@ -58,8 +62,8 @@ pub(super) fn columns(inputs: &[Input], block: &Block) -> Result<Vec<Column>> {
         .collect()
 }
 
-/// Rows of the block's trajectories.
-pub(super) fn spans(block: &Block, is_final: &BooleanArray) -> Vec<Span> {
+/// Returns the rows of the block's trajectories.
+pub(in crate::stage) fn spans(block: &Block, is_final: &BooleanArray) -> Vec<Span> {
     let span = |rows: std::ops::Range<usize>| {
         let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
         Span {
@@ -71,8 +75,8 @@ pub(super) fn spans(block: &Block, is_final: &BooleanArray) -> Vec<Span> {
     block.spans().map(span).collect()
 }
 
-/// A row of those that `input` shows the model at `slot`, of which `column` knows no value.
-pub(super) fn unknown(
+/// Returns the first row that `input` shows the model at `slot` and that is null in `column`.
+pub(in crate::stage) fn unknown(
     input: &Input,
     column: &Column,
     spans: &[Span],
@@ -89,20 +93,20 @@ pub(super) fn unknown(
 }
 
 /// One or more models with the same inputs and outputs, ready to run.
-pub(super) struct Ensemble {
+pub(in crate::stage) struct Ensemble {
     runtime: Arc<Runtime>,
-    /// The members.
-    pub(super) specs: Vec<Spec>,
-    /// Their paths as the pipeline has them.
+    /// The models.
+    pub(in crate::stage) specs: Vec<Spec>,
+    /// Paths of the models as the pipeline names them.
     names: Vec<String>,
-    /// How they are opened.
-    pub(super) geometry: Geometry,
+    /// Batch size, input shapes and outputs with which they are opened.
+    pub(in crate::stage) geometry: Geometry,
     pools: OnceLock<Vec<Pool>>,
 }
 
 impl Ensemble {
-    /// The models `specs`, which the pipeline calls `names`.
-    pub(super) fn new(
+    /// Creates an ensemble of the models `specs`, which the pipeline calls `names`.
+    pub(in crate::stage) fn new(
         runtime: &Arc<Runtime>,
         names: Vec<String>,
         specs: Vec<Spec>,
@@ -117,11 +121,11 @@ impl Ensemble {
         }
     }
 
-    /// Loads the models for so many threads.
-    pub(super) fn prepare(&self, workers: usize) -> Result<()> {
+    /// Loads the models for `workers` threads.
+    pub(in crate::stage) fn prepare(&self, workers: usize) -> Result<()> {
         if self.pools.get().is_none() {
             let open = |spec| self.runtime.open(spec, &self.geometry, workers);
-            // Where another thread was faster, its pools are as good.
+            // If another thread was faster, its pools are as good.
             let _ = self
                 .pools
                 .set(self.specs.iter().map(open).collect::<Result<_>>()?);
@@ -129,8 +133,8 @@ impl Ensemble {
         Ok(())
     }
 
-    /// What predictions depend on besides options and data.
-    pub(super) fn depends(&self) -> BTreeMap<String, String> {
+    /// Returns what predictions depend on besides options and data, for the fingerprint.
+    pub(in crate::stage) fn depends(&self) -> BTreeMap<String, String> {
         let models = self
             .names
             .iter()
@@ -151,9 +155,10 @@ impl Ensemble {
         models.chain(runtime).chain(precision).collect()
     }
 
-    /// Runs every member at `slots`, in batches of the fixed size across trajectories, and appends what output `index` of
-    /// the geometry gives to `made[index]`: by member, then slot. `cells` are the values of a slot in each output.
-    pub(super) fn predict(
+    /// Runs every model at `slots`, in batches of the fixed size across trajectories, and appends
+    /// the values of output `index` of the geometry to `made[index]`, ordered by model and slot.
+    /// `cells[index]` is the number of values per slot.
+    pub(in crate::stage) fn predict(
         &self,
         inputs: &[Input],
         columns: &[Column],
@@ -165,7 +170,7 @@ impl Ensemble {
         let pools = self
             .pools
             .get()
-            .ok_or_else(|| Error::failed("the model was not loaded"))?;
+            .ok_or_else(|| Error::failed("the models are not loaded"))?;
         for (pool, spec) in pools.iter().zip(&self.specs) {
             for slots in slots.chunks(self.geometry.batch) {
                 let batch = |session: &mut Session| {
@@ -197,14 +202,14 @@ impl Ensemble {
     }
 }
 
-/// Copies the first `size` values of a model's output, which has to have `batch` of them.
+/// Appends the first `size` values of a model's output, which must have `batch` values, to `into`.
 fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Result<()> {
     if output.len() != batch {
         return Err(Error::failed(format!(
-            "the model's output has {} values where a batch has {batch}",
+            "the model's output has {} values, but a batch should have {batch}",
             output.len()
         ))
-        .hint("the shape that the model states for its output is not the one it gives"));
+        .hint("the output does not have the shape that the model states: export the model again"));
     }
     match output {
         Data::F32(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
@@ -216,8 +221,8 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
     Ok(())
 }
 
-/// Names a row of a block to a person.
-pub(super) fn place(block: &Block, span: usize, row: usize) -> String {
+/// Returns the place of a row for messages, such as `trajectory 7, step 1`.
+pub(in crate::stage) fn place(block: &Block, span: usize, row: usize) -> String {
     let id = block.ids().ok().and_then(|ids| ids.get(span).copied());
     id.map_or_else(
         || step_of(block, row),
@@ -225,8 +230,8 @@ pub(super) fn place(block: &Block, span: usize, row: usize) -> String {
     )
 }
 
-/// Names a row of a trajectory to a person.
-pub(super) fn step_of(block: &Block, row: usize) -> String {
+/// Returns the step of a row for messages, such as `step 1`.
+pub(in crate::stage) fn step_of(block: &Block, row: usize) -> String {
     let steps = block
         .steps
         .column_by_name(step::STEP)

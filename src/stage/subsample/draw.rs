@@ -1,103 +1,20 @@
-//! `subsample`: a seeded part of the trajectories, or of each trajectory's steps.
+//! Keeps a part of the trajectories, by chance or by rank.
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt64Array,
-};
-use arrow::compute::{cast, filter_record_batch, take, take_record_batch};
-use arrow::datatypes::{DataType, Float64Type, SchemaRef};
-use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::Value;
+use arrow::array::{AsArray, Float64Array, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Float64Type};
 
-use super::{
-    Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform,
-    options, rank,
-};
-use crate::dataset::Block;
-use crate::dataset::schema::{step, trajectory};
+use super::Subsample;
+use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
+use crate::stage::support::rank;
+use crate::stage::{Bound, Context, Dropped, Misfit, Selected, Selection};
 
-/// The registry entry.
-pub(super) const STAGE: Stage = Stage {
-    name: "subsample",
-    role: super::Role::Operate,
-    schema: |generator| generator.subschema_for::<Subsample>(),
-    bind,
-    sample: "{fraction: 0.25, stratify: labelled, seed: 7}",
-};
-
-/// What keeps the draws of this stage apart from those of others.
+/// Salt of the draws, so that they differ from those of other stages with the same seed.
 const SALT: &str = "subsample";
-
-/// Keeps a part of the trajectories: exactly one of `fraction`, `count`, `per_group` and `max_steps` says how many. Which
-/// ones depends on the seed and their ids alone, and those kept stay in their order. A weighted draw without replacement
-/// takes those with the smallest -ln(u) / weight, u being uniform (Efraimidis and Spirakis, 2006). With `stride` instead,
-/// keeps a part of every trajectory's steps.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Subsample {
-    /// Keeps ⌊fraction·n⌋ of n trajectories.
-    #[serde(default)]
-    #[schemars(range(min = 0))]
-    fraction: Option<f64>,
-    /// Keeps so many trajectories, or all where there are fewer.
-    #[serde(default)]
-    count: Option<u64>,
-    /// Keeps so many of every group of `stratify`, or all where there are fewer: with `top`, the best of each.
-    #[serde(default)]
-    per_group: Option<u64>,
-    /// Takes trajectories in the drawn order while they have no more steps together, and stops at the first that does not
-    /// fit.
-    #[serde(default)]
-    max_steps: Option<u64>,
-    /// Keeps the best trajectories instead of random ones: with the highest value of a column.
-    #[serde(default)]
-    top: Option<Top>,
-    /// Keeps the same share in every group of trajectories with an equal value of this column or SQL expression. What
-    /// rounding leaves over goes to the groups that lost most by it.
-    #[serde(default)]
-    stratify: Option<String>,
-    /// Takes part in this alone of the trajectories for which an SQL predicate holds; the others stay.
-    #[serde(default, rename = "where")]
-    among: Option<String>,
-    /// Draws with chances in proportion to this column or SQL expression over trajectories. Null and 0 are never drawn.
-    #[serde(default)]
-    weight: Option<String>,
-    /// Whether a trajectory may be drawn more than once; the copies get ids of their own.
-    #[serde(default)]
-    replacement: bool,
-    /// Which random draw.
-    #[serde(default)]
-    seed: u64,
-    /// Keeps every so many-th step of a trajectory, its first among them, and the final observation.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    stride: Option<u32>,
-    /// What becomes of the rewards of the steps that `stride` leaves out; `sum` where not given.
-    #[serde(default)]
-    reward: Option<Fold>,
-}
-
-/// What ranks trajectories.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Top {
-    /// A column of trajectories, or an SQL expression over them; the highest values are kept, nulls last.
-    by: String,
-}
-
-/// How the rewards of several steps become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Fold {
-    /// Their sum; nulls count nothing, and nothing but nulls is null.
-    Sum,
-    /// The last of them.
-    Last,
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Size {
@@ -107,7 +24,7 @@ enum Size {
     MaxSteps(i64),
 }
 
-/// How trajectories stand in line.
+/// The order in which trajectories are taken.
 enum Line {
     Chance,
     Weighted(Expression),
@@ -123,11 +40,7 @@ struct Sample {
     seed: u64,
 }
 
-fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let given: Subsample = options(value)?;
-    if let Some(stride) = given.stride {
-        return bind_stride(&given, stride, context);
-    }
+pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit> {
     if given.reward.is_some() {
         return Err(Misfit::new("`reward` goes with `stride`").at("reward"));
     }
@@ -144,43 +57,46 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         (None, None, Some(n), None) => Size::PerGroup(count(n)),
         (None, None, None, Some(steps)) => Size::MaxSteps(max_steps(steps)),
         _ => {
-            return Err(Misfit::new("`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`")
-                .help("such as {fraction: 0.25, seed: 7}"));
+            return Err(Misfit::new(
+                "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` \
+                 and `stride`",
+            )
+            .help("give one of them, such as {fraction: 0.25, seed: 7}"));
         }
     };
     if let Size::Fraction(fraction) = size
         && !(fraction >= 0.0 && fraction.is_finite() && (fraction <= 1.0 || given.replacement))
     {
-        return Err(
-            Misfit::new(format!("`fraction` is a share from 0 to 1, not {fraction}"))
-                .at("fraction"),
-        );
+        return Err(Misfit::new(format!(
+            "`fraction` must be a share from 0 to 1, not {fraction}"
+        ))
+        .at("fraction"));
     }
     let conflicts = [
         (
             given.top.is_some() && given.weight.is_some(),
             "weight",
-            "`top` ranks trajectories, and `weight` draws them: only one can be",
+            "`top` and `weight` exclude each other: one ranks trajectories, the other draws them",
         ),
         (
             given.top.is_some() && given.replacement,
             "replacement",
-            "`top` takes each trajectory once: `replacement` has no meaning",
+            "`replacement` does not go with `top`, which takes each trajectory once",
         ),
         (
             matches!(size, Size::MaxSteps(_)) && given.replacement,
             "replacement",
-            "`max_steps` takes each trajectory once: `replacement` has no meaning",
+            "`replacement` does not go with `max_steps`, which takes each trajectory once",
         ),
         (
             matches!(size, Size::MaxSteps(_)) && given.stratify.is_some(),
             "stratify",
-            "`stratify` goes with `fraction` or `count`",
+            "`stratify` needs `fraction`, `count` or `per_group`, not `max_steps`",
         ),
         (
             matches!(size, Size::PerGroup(_)) && given.stratify.is_none(),
             "per_group",
-            "`per_group` needs `stratify` to say what the groups are",
+            "`per_group` needs `stratify`, which defines the groups",
         ),
     ];
     if let Some((_, key, message)) = conflicts.into_iter().find(|(conflict, _, _)| *conflict) {
@@ -195,7 +111,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             let weight = rank::bind_key(&weight, context.trajectories)
                 .map_err(|misfit| misfit.at("weight"))?;
             if *weight.data_type() == DataType::Utf8 {
-                return Err(Misfit::new("a weight is a number").at("weight"));
+                return Err(Misfit::new("a weight must be a number, not text").at("weight"));
             }
             Line::Weighted(weight)
         }
@@ -222,7 +138,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
 }
 
 impl Sample {
-    /// What each trajectory weighs; the message of an impossible weight names the trajectory.
+    /// Returns the weights of the trajectories.
     fn weights(&self, expression: &Expression, table: &RecordBatch) -> Result<Vec<f64>> {
         let weights = cast(&expression.evaluate(table, &[])?, &DataType::Float64)?;
         let weights: Vec<f64> = weights
@@ -239,19 +155,20 @@ impl Sample {
                 let id = rank::ids(table)?.value(row);
                 Err(
                     Error::failed(format!("the weight of trajectory {id} is {}", weights[row]))
-                        .hint("weights are finite and not negative"),
+                        .hint("weights must be finite and not negative"),
                 )
             }
         }
     }
 
-    /// Rows that can be drawn, first ones first.
+    /// Returns the rows that can be drawn, in the order in which they are taken.
     fn line_up(&self, table: &RecordBatch) -> Result<Vec<u32>> {
         match &self.line {
             Line::Chance => rank::shuffled(table, SALT, self.seed),
             Line::Top(key) => rank::order(table, key.evaluate(table, &[])?, true),
             Line::Weighted(weight) => {
-                // Efraimidis and Spirakis (2006): the rows with the smallest -ln(u)/weight are a weighted sample.
+                // The rows with the smallest -ln(u) / weight are a weighted sample (Efraimidis and
+                // Spirakis, 2006).
                 let weights = self.weights(weight, table)?;
                 let ids = rank::ids(table)?.values();
                 let key = |(id, weight): (&i64, &f64)| {
@@ -267,7 +184,7 @@ impl Sample {
         }
     }
 
-    /// How many come from each group, which have these sizes.
+    /// Returns how many trajectories to take from groups of these sizes.
     fn quotas(&self, sizes: &[usize]) -> Vec<usize> {
         let n: usize = sizes.iter().sum();
         let total = match self.size {
@@ -283,11 +200,11 @@ impl Sample {
             Size::PerGroup(count) => return sizes.iter().map(|size| count.min(*size)).collect(),
             Size::MaxSteps(_) => n,
         };
-        // Shares of the whole in exact integers: no group's fraction is another's rounding error.
+        // Shares are exact integers, so that no group gains by the rounding error of another.
         let whole = |size: usize| (total as u128 * size as u128) / n.max(1) as u128;
         let part = |size: usize| (total as u128 * size as u128) % n.max(1) as u128;
         let mut quotas: Vec<usize> = match self.size {
-            // A fraction is the same in every group before the rest is given away.
+            // Every group gets the same fraction before the rest is distributed.
             Size::Fraction(fraction) => sizes
                 .iter()
                 .map(|size| (fraction * *size as f64 + 1e-9).floor() as usize)
@@ -312,7 +229,7 @@ impl Sample {
         quotas
     }
 
-    /// `quota` draws with replacement from `group`; `drawn` numbers the draws over all groups.
+    /// Draws `quota` rows from `group` with replacement. `drawn` numbers the draws over all groups.
     fn draw(
         &self,
         table: &RecordBatch,
@@ -350,7 +267,7 @@ impl Sample {
         Ok((first..*drawn).map(draw).collect())
     }
 
-    /// The first of the line whose lengths add up to no more than `max_steps`.
+    /// Returns the first rows of the line whose lengths add up to no more than `max_steps`.
     fn fitting(table: &RecordBatch, line: &[u32], max_steps: i64) -> Result<Vec<u32>> {
         let lengths = rank::integers(table, trajectory::LENGTH)?;
         let mut left = max_steps;
@@ -361,7 +278,7 @@ impl Sample {
         Ok(fits.copied().collect())
     }
 
-    /// Rows that are kept, of all that `table` has.
+    /// Returns the rows of `table` that are drawn.
     fn drawn(&self, table: &RecordBatch) -> Result<Vec<u32>> {
         let groups = rank::groups(table, self.stratify.as_ref())?;
         let mut rows = Vec::new();
@@ -372,9 +289,9 @@ impl Sample {
                 .fold(0_usize, |sum, quota| sum.saturating_add(*quota));
             if u32::try_from(most).is_err() {
                 return Err(Error::failed(format!(
-                    "{most} trajectories would be drawn, more than 2³²"
+                    "`subsample` would draw {most} trajectories, but a result can have at most 2³²"
                 ))
-                .hint("draw fewer"));
+                .hint("reduce the count or fraction"));
             }
             let mut drawn = 0;
             for (group, quota) in groups.iter().zip(quotas) {
@@ -438,7 +355,7 @@ impl Selection for Sample {
             .map(|(_, row)| row)
             .collect();
         let reason = match self.line {
-            Line::Top(_) => "not among the highest",
+            Line::Top(_) => "not among the highest values",
             _ => "not drawn",
         };
         let dropped = (!dropped.is_empty()).then(|| Dropped {
@@ -453,170 +370,17 @@ impl Selection for Sample {
     }
 }
 
-/// Keeps every `every`-th step.
-struct Stride {
-    every: usize,
-    reward: Fold,
-    steps: SchemaRef,
-}
-
-fn bind_stride(given: &Subsample, stride: u32, context: &Context) -> Result<Bound, Misfit> {
-    let others = [
-        ("fraction", given.fraction.is_some()),
-        ("per_group", given.per_group.is_some()),
-        ("count", given.count.is_some()),
-        ("max_steps", given.max_steps.is_some()),
-        ("top", given.top.is_some()),
-        ("stratify", given.stratify.is_some()),
-        ("where", given.among.is_some()),
-        ("weight", given.weight.is_some()),
-        ("replacement", given.replacement),
-    ];
-    if let Some((key, _)) = others.into_iter().find(|(_, given)| *given) {
-        return Err(Misfit::new(format!(
-            "`stride` is about steps, and `{key}` about trajectories"
-        ))
-        .help("use two `subsample` stages")
-        .at(key));
-    }
-    if stride == 0 {
-        return Err(Misfit::new("`stride` is at least 1").at("stride"));
-    }
-    let reward = given.reward.unwrap_or(Fold::Sum);
-    let fold_sums = reward == Fold::Sum
-        && context
-            .steps
-            .field_with_name(step::REWARD)
-            .is_ok_and(|field| !field.data_type().is_numeric());
-    if fold_sums {
-        return Err(Misfit::new("rewards are not numbers: they have no sum")
-            .help("write `reward: last`")
-            .at("reward"));
-    }
-    let every = usize::try_from(stride).unwrap_or(usize::MAX);
-    Bound::transform(Stride {
-        every,
-        reward,
-        steps: Arc::new(context.steps.clone()),
-    })
-}
-
-impl Transform for Stride {
-    fn steps(&self) -> SchemaRef {
-        Arc::clone(&self.steps)
-    }
-
-    fn changes(&self) -> Changes {
-        let unchanged = [trajectory::TERMINATED, trajectory::TRUNCATED];
-        let changed = trajectory::INTRINSIC
-            .iter()
-            .filter(|name| !unchanged.contains(name))
-            .map(|name| (*name).to_owned());
-        Changes {
-            trajectories: changed.collect(),
-            rows: true,
-            splits: false,
-        }
-    }
-
-    fn reads(&self) -> Option<Vec<String>> {
-        let own = [
-            step::STEP,
-            step::REWARD,
-            step::TERMINATED,
-            step::TRUNCATED,
-            step::IS_FINAL,
-        ];
-        Some(
-            own.into_iter()
-                .filter(|name| self.steps.index_of(name).is_ok())
-                .map(str::to_owned)
-                .collect(),
-        )
-    }
-
-    fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
-        let is_final = block.is_final()?;
-        let (mut groups, mut numbers, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-        for span in block.spans() {
-            let end = span.end;
-            let steps = span.start + span.clone().filter(|row| !is_final.value(*row)).count();
-            groups.extend(
-                (span.start..steps)
-                    .step_by(self.every)
-                    .map(|row| row..steps.min(row.saturating_add(self.every))),
-            );
-            groups.extend((steps..end).map(|row| row..row + 1));
-            let rows = groups.len() - offsets[offsets.len() - 1];
-            numbers.extend((0..).take(rows).collect::<Vec<i32>>());
-            offsets.push(groups.len());
-        }
-        tally.drop_rows(
-            "left out by stride",
-            (block.steps.num_rows() - groups.len()) as u64,
-        );
-
-        let firsts = UInt64Array::from_iter_values(groups.iter().map(|group| group.start as u64));
-        let steps = take_record_batch(&block.steps, &firsts)?;
-        let mut strided = Block::new(steps, block.trajectories.clone(), offsets);
-        let field = |name: &str| block.steps.schema().field_with_name(name).cloned();
-        strided =
-            strided.with_step_column(field(step::STEP)?, Arc::new(Int32Array::from(numbers)))?;
-        for name in [step::TERMINATED, step::TRUNCATED] {
-            let flags = block
-                .steps
-                .column_by_name(name)
-                .and_then(|column| column.as_boolean_opt());
-            let flags = flags.ok_or_else(|| {
-                Error::failed(format!("`{name}` is not a boolean column of steps"))
-            })?;
-            let any = groups
-                .iter()
-                .map(|group| Some(group.clone().any(|row| flags.value(row))));
-            strided =
-                strided.with_step_column(field(name)?, Arc::new(any.collect::<BooleanArray>()))?;
-        }
-        if let Some(reward) = block.steps.column_by_name(step::REWARD) {
-            let folded: ArrayRef = match self.reward {
-                Fold::Last => take(
-                    reward,
-                    &UInt64Array::from_iter_values(groups.iter().map(|group| group.end as u64 - 1)),
-                    None,
-                )?,
-                Fold::Sum => {
-                    let rewards = cast(reward, &DataType::Float64)?;
-                    let rewards = rewards.as_primitive::<Float64Type>();
-                    let sum = |group: &std::ops::Range<usize>| {
-                        let known = group
-                            .clone()
-                            .filter(|row| rewards.is_valid(*row))
-                            .map(|row| rewards.value(row));
-                        known.fold(None, |sum: Option<f64>, reward| {
-                            Some(sum.unwrap_or(0.0) + reward)
-                        })
-                    };
-                    cast(
-                        &groups.iter().map(sum).collect::<Float64Array>(),
-                        reward.data_type(),
-                    )?
-                }
-            };
-            strided = strided.with_step_column(field(step::REWARD)?, folded)?;
-        }
-        Ok(strided)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use arrow::array::StringArray;
-    use arrow::datatypes::{Field, Float32Type, Int32Type};
+    use arrow::array::{ArrayRef, StringArray};
+    use arrow::datatypes::Field;
     use proptest::prelude::*;
 
-    use super::super::fixture::{self, float};
+    use super::super::STAGE;
     use super::*;
+    use crate::stage::support::fixture::{self, float};
 
     fn select(rows: &[(i64, f64, &str, i64)], options: &str) -> Vec<i64> {
         let (ids, lengths): (Vec<i64>, Vec<i64>) = rows.iter().map(|row| (row.0, row.3)).unzip();
@@ -724,7 +488,8 @@ mod tests {
         table.extend((0..10).map(|id| (id, 0.0, "a", 1)));
         table.extend((10..16).map(|id| (id, 0.0, "b", 1)));
         table.extend((16..20).map(|id| (id, 0.0, "c", 1)));
-        // 0.25 of 10, 6 and 4 is 2.5, 1.5 and 1; of 20 it is 5, so one is left over, and equal losses go by the group's value.
+        // 0.25 of 10, 6 and 4 is 2.5, 1.5 and 1; of 20 it is 5, so one is left over, and equal
+        // losses go by the group's value.
         let kept = select(
             &table,
             r#"{"fraction": 0.25, "stratify": "group", "seed": 3}"#,
@@ -766,7 +531,8 @@ mod tests {
         let kept = select(&table, r#"{"count": 300, "weight": "return", "seed": 1}"#);
         let of = |kept: &[i64], class: i64| kept.iter().filter(|id| **id % 3 == class).count();
         assert_eq!(of(&kept, 0), 0);
-        // One in three against two in three, less what without replacement takes off: four standard deviations wide.
+        // One in three against two in three, less what without replacement takes off: four standard
+        // deviations wide.
         assert!((170..=225).contains(&of(&kept, 2)), "{}", of(&kept, 2));
         let drawn = select(
             &table,
@@ -818,56 +584,5 @@ mod tests {
             misfit(r#"{"count": 2, "replacement": true, "top": {"by": "return"}}"#).path,
             ["replacement"]
         );
-    }
-
-    #[test]
-    fn a_stride_keeps_first_steps_flags_and_the_final_observation() {
-        let block = fixture::block(&[(2, 5, true), (3, 2, false), (4, 0, true)]);
-        let run = |options: &str| {
-            let mut tally = Tally::default();
-            let after = fixture::transform(&STAGE, options)
-                .apply(block.clone(), &mut tally)
-                .unwrap();
-            let column = |name: &str| after.steps.column_by_name(name).unwrap().clone();
-            let steps = column("step").as_primitive::<Int32Type>().values().to_vec();
-            let rewards: Vec<Option<f32>> = column("reward")
-                .as_primitive::<Float32Type>()
-                .iter()
-                .collect();
-            let first = column("observation")
-                .as_fixed_size_list()
-                .values()
-                .as_primitive::<Float32Type>()
-                .values()
-                .iter()
-                .step_by(2)
-                .copied()
-                .collect::<Vec<_>>();
-            let terminated: Vec<bool> = column("terminated").as_boolean().values().iter().collect();
-            (
-                steps,
-                rewards,
-                first,
-                terminated,
-                after.offsets,
-                tally.dropped_rows,
-            )
-        };
-        // Rows 0–4 are steps of trajectory 2, row 5 its final observation, 6 and 7 trajectory 3, 8 the final row of 4.
-        let (steps, rewards, first, terminated, offsets, dropped) = run(r#"{"stride": 2}"#);
-        assert_eq!(steps, [0, 1, 2, 3, 0, 0]);
-        assert_eq!(
-            rewards,
-            [Some(1.0), Some(5.0), Some(4.0), None, Some(13.0), None]
-        );
-        assert_eq!(first, [0.0, 2.0, 4.0, 5.0, 6.0, 8.0]);
-        assert_eq!(terminated, [false, false, true, false, false, false]);
-        assert_eq!(
-            (offsets, dropped["left out by stride"]),
-            (vec![0, 4, 5, 6], 3)
-        );
-        let (_, rewards, _, terminated, ..) = run(r#"{"stride": 3, "reward": "last"}"#);
-        assert_eq!(rewards, [Some(2.0), Some(4.0), None, Some(7.0), None]);
-        assert_eq!(terminated, [false, true, false, false, false]);
     }
 }

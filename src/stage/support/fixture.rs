@@ -8,11 +8,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::{Bound, Context, Misfit, Models, Operator, Selection, Stage, Transform};
 use crate::dataset::Block;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
 use crate::model;
+use crate::stage::{Bound, Context, Misfit, Models, Operator, Selection, Stage, Transform};
 
 struct NoModels;
 
@@ -30,8 +30,8 @@ impl Models for NoModels {
     }
 }
 
-/// Options in JSON, bound.
-pub(super) fn bind(
+/// Binds a stage to options in JSON.
+pub(in crate::stage) fn bind(
     stage: &Stage,
     options: &str,
     steps: &Schema,
@@ -47,11 +47,11 @@ pub(super) fn bind(
     )
 }
 
-/// The last selection and the last transform of a stage.
+/// The last operator of either kind that a stage has.
 type Operators = (Option<Box<dyn Selection>>, Option<Arc<dyn Transform>>);
 
-/// Binds a stage and returns its operators.
-pub(super) fn operators(
+/// A stage that does work, as its operators in turn.
+pub(in crate::stage) fn operators(
     stage: &Stage,
     options: &str,
     steps: &Schema,
@@ -64,8 +64,8 @@ pub(super) fn operators(
     }
 }
 
-/// Binds a stage and returns its last selection and its last transform.
-pub(super) fn work(
+/// A stage that does work, as its operators: the last of either kind.
+pub(in crate::stage) fn work(
     stage: &Stage,
     options: &str,
     steps: &Schema,
@@ -81,22 +81,26 @@ pub(super) fn work(
     (selection, transform)
 }
 
-/// Binds a stage and returns its last selection.
-pub(super) fn selection(stage: &Stage, options: &str, table: &RecordBatch) -> Box<dyn Selection> {
+/// The selecting operator of a stage.
+pub(in crate::stage) fn selection(
+    stage: &Stage,
+    options: &str,
+    table: &RecordBatch,
+) -> Box<dyn Selection> {
     work(stage, options, &steps_schema(), &table.schema())
         .0
         .unwrap()
 }
 
-/// Binds a stage and returns its last transform, for [`block`]s.
-pub(super) fn transform(stage: &Stage, options: &str) -> Arc<dyn Transform> {
+/// The transforming operator of a stage on [`block`]s.
+pub(in crate::stage) fn transform(stage: &Stage, options: &str) -> Arc<dyn Transform> {
     work(stage, options, &steps_schema(), &trajectories_schema())
         .1
         .unwrap()
 }
 
-/// Why options do not fit.
-pub(super) fn misfit(
+/// Returns why options do not fit.
+pub(in crate::stage) fn misfit(
     stage: &Stage,
     options: &str,
     steps: Option<&Schema>,
@@ -113,8 +117,8 @@ pub(super) fn misfit(
     }
 }
 
-/// Ids of the rows that a selection keeps, in its order.
-pub(super) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Vec<i64> {
+/// Returns the ids of the rows that a selection keeps, in its order.
+pub(in crate::stage) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Vec<i64> {
     let ids = table
         .column_by_name("trajectory_id")
         .unwrap()
@@ -140,16 +144,20 @@ pub(super) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Ve
         .collect()
 }
 
-/// A float64 column that may be null.
-pub(super) fn float(name: &str, values: &[Option<f64>]) -> (Field, ArrayRef) {
+/// Returns a nullable float64 column.
+pub(in crate::stage) fn float(name: &str, values: &[Option<f64>]) -> (Field, ArrayRef) {
     (
         Field::new(name, DataType::Float64, true),
         Arc::new(Float64Array::from(values.to_vec())),
     )
 }
 
-/// A table of trajectories.
-pub(super) fn table(ids: &[i64], lengths: &[i64], more: Vec<(Field, ArrayRef)>) -> RecordBatch {
+/// Returns a table of trajectories.
+pub(in crate::stage) fn table(
+    ids: &[i64],
+    lengths: &[i64],
+    more: Vec<(Field, ArrayRef)>,
+) -> RecordBatch {
     let integers = |name: &str, values: &[i64]| -> (Field, ArrayRef) {
         (
             Field::new(name, DataType::Int64, false),
@@ -169,13 +177,13 @@ pub(super) fn table(ids: &[i64], lengths: &[i64], more: Vec<(Field, ArrayRef)>) 
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()
 }
 
-/// Columns of [`block`]'s steps.
-pub(super) fn steps_schema() -> Schema {
+/// Returns the schema of the steps of a [`block`].
+pub(in crate::stage) fn steps_schema() -> Schema {
     block(&[]).steps.schema().as_ref().clone()
 }
 
-/// Columns of trajectories that every dataset has.
-pub(super) fn trajectories_schema() -> Schema {
+/// Returns columns of trajectories that every dataset has.
+pub(in crate::stage) fn trajectories_schema() -> Schema {
     let field = |name: &str, data_type| Field::new(name, data_type, true);
     Schema::new(vec![
         field("trajectory_id", DataType::Int64),
@@ -191,9 +199,10 @@ pub(super) fn trajectories_schema() -> Schema {
     ])
 }
 
-/// Trajectories of (id, steps, whether a final row follows). Row r of the block has the observation [r, -r], the action
-/// [r + 0.5] and the reward r; the last step of a trajectory is terminal where its id is even.
-pub(super) fn block(trajectories: &[(i64, usize, bool)]) -> Block {
+/// Returns a block of trajectories, each given by its id, number of steps, and whether a final row
+/// follows. Row r has the observation [r, -r], the action [r + 0.5] and the reward r. The last step
+/// of a trajectory is terminal if its id is even.
+pub(in crate::stage) fn block(trajectories: &[(i64, usize, bool)]) -> Block {
     let (mut ids, mut steps, mut finals, mut terminated, mut offsets) =
         (vec![], vec![], vec![], vec![], vec![0]);
     for (id, length, is_final) in trajectories {

@@ -1,4 +1,5 @@
-//! Cuts trajectories into pieces, each a trajectory of its own that knows where it came from.
+//! Cuts trajectories into pieces. Each piece is a trajectory of its own, with the id and the step
+//! that it was cut from.
 
 use std::sync::Arc;
 
@@ -8,36 +9,37 @@ use arrow::array::{
 use arrow::compute::{take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 
-use super::written::everything;
-use super::{Changes, Tally};
+use super::columns::everything;
 use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::stage::{Changes, Tally};
 
-/// Column of a split block's trajectories, int32: which piece of its trajectory each is, 0 for the first.
-pub const COPY: &str = "__copy";
-/// Columns of trajectories: which a piece was cut from, and at which step.
-pub(super) const PARENT_ID: &str = "parent_id";
-pub(super) const PARENT_STEP: &str = "parent_step";
+/// Column of a block's trajectories, int32: the number of a piece within its trajectory, from 0.
+pub(in crate::stage) const COPY: &str = "__copy";
+/// Column of trajectories: the id of the trajectory that a piece was cut from.
+pub(in crate::stage) const PARENT_ID: &str = "parent_id";
+/// Column of trajectories: the step at which a piece begins in that trajectory.
+pub(in crate::stage) const PARENT_STEP: &str = "parent_step";
 
-/// Columns of steps that are read, beside what the condition reads.
-pub(super) const READS: [&str; 4] = [
+/// Columns of steps that cutting reads.
+pub(in crate::stage) const READS: [&str; 4] = [
     step::STEP,
     step::TERMINATED,
     step::TRUNCATED,
     step::IS_FINAL,
 ];
 
-/// Columns of trajectories that come out.
-pub(super) fn fields() -> [Field; 2] {
+/// Returns the columns that cutting adds to trajectories.
+pub(in crate::stage) fn fields() -> [Field; 2] {
     [
         Field::new(PARENT_ID, DataType::Int64, false),
         Field::new(PARENT_STEP, DataType::Int32, false),
     ]
 }
 
-/// What changes.
-pub(super) fn changes() -> Changes {
+/// Returns what cutting changes.
+pub(in crate::stage) fn changes() -> Changes {
     Changes {
         trajectories: everything(&[PARENT_ID, PARENT_STEP]),
         rows: true,
@@ -46,17 +48,17 @@ pub(super) fn changes() -> Changes {
 }
 
 /// A run of kept rows.
-pub(super) struct Run {
+pub(in crate::stage) struct Run {
     /// Index of the trajectory in the block.
-    pub(super) parent: usize,
-    /// Which run of that trajectory, from 0.
-    pub(super) copy: i32,
+    pub(in crate::stage) parent: usize,
+    /// Number of the run within that trajectory, from 0.
+    pub(in crate::stage) copy: i32,
     /// First row.
-    pub(super) start: usize,
-    /// One past the last row, final observation included.
-    pub(super) end: usize,
-    /// The last step of the run, where its trajectory goes on behind it.
-    pub(super) cut_after: Option<usize>,
+    pub(in crate::stage) start: usize,
+    /// One past the last row, which may be the final observation.
+    pub(in crate::stage) end: usize,
+    /// The last step of the run, if its trajectory goes on after it.
+    pub(in crate::stage) cut_after: Option<usize>,
 }
 
 fn runs(block: &Block, holds: &BooleanArray) -> Result<Vec<Run>> {
@@ -89,8 +91,9 @@ fn runs(block: &Block, holds: &BooleanArray) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// The runs of steps for which `holds` is true, each a trajectory of its own; the others are dropped for `reason`.
-pub(super) fn cut(
+/// Returns the runs of steps for which `holds` is true, each as a trajectory of its own. The other
+/// steps are dropped for `reason`.
+pub(in crate::stage) fn cut(
     block: Block,
     holds: &BooleanArray,
     reason: &str,
@@ -108,9 +111,10 @@ pub(super) fn cut(
     pieces(&block, &runs)
 }
 
-/// The rows of each run as a trajectory: steps numbered from 0, truncated where its trajectory goes on, with the id that
-/// the run's trajectory had at first, and the step at which the run begins there.
-pub(super) fn pieces(block: &Block, runs: &[Run]) -> Result<Block> {
+/// Returns each run as a trajectory, with steps numbered from 0. The last step is truncated if the
+/// run's trajectory goes on after it. `parent_id` and `parent_step` refer to the trajectory as it
+/// was before any cut.
+pub(in crate::stage) fn pieces(block: &Block, runs: &[Run]) -> Result<Block> {
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
     let rows =
         UInt64Array::from_iter_values(runs.iter().flat_map(|run| run.start as u64..run.end as u64));
@@ -148,7 +152,7 @@ pub(super) fn pieces(block: &Block, runs: &[Run]) -> Result<Block> {
         .flat_map(|run| (run.start..run.end).map(move |row| ends(row, run)))
         .collect();
 
-    // A piece of a piece is a piece of the first whole.
+    // A piece of a piece refers to the trajectory that was first cut.
     let parents = UInt64Array::from_iter_values(runs.iter().map(|run| run.parent as u64));
     let carried = block
         .trajectories

@@ -1,12 +1,15 @@
 //! From a corpus to a model and its report: what is learnt from is surveyed, every member learns, the best round is kept.
 
-use super::data::{Corpus, Examples, Part, Stream};
+use super::data::{Corpus, Part, Stream};
+use super::device::Device;
 use super::measure::{self, HeldOut};
 use super::member::Lesson;
-use super::model::{Model, Scaling};
+use super::model::Model;
+use super::options::{Options, Statistics, Task};
 use super::report::{Curve, Data, Report, Round};
-use super::teach::Taught;
-use super::{Device, Head, Options, Statistics, Task, Watch};
+use super::self_training::Taught;
+use super::survey::Survey;
+use super::watch::{Watch, stop_if_interrupted};
 use crate::error::{Error, Result};
 
 /// A trained model and what is to be said of it.
@@ -43,19 +46,19 @@ pub fn fit(
         }
         Ok(!watch.interrupted())
     })?;
-    stop_if_wanted(watch)?;
+    stop_if_interrupted(watch)?;
     for piece in 0..if own { 0 } else { corpus.pieces(Part::Every) } {
         corpus.read(Part::Every, piece, &mut |examples| {
             survey.look_at(examples.inputs.chunks_exact(task.width));
             Ok(!watch.interrupted())
         })?;
-        stop_if_wanted(watch)?;
+        stop_if_interrupted(watch)?;
     }
     let validation = Stream::open(corpus, Part::Validation, options.buffer, |examples| {
         held_out += examples.len() as u64;
         Ok(!watch.interrupted())
     })?;
-    stop_if_wanted(watch)?;
+    stop_if_interrupted(watch)?;
     for (count, part) in [(survey.count, "to learn from"), (held_out, "held out")] {
         if count == 0 {
             return Err(Error::failed(format!(
@@ -120,7 +123,7 @@ pub fn fit(
             count += examples.len() as u64;
             Ok(!watch.interrupted())
         })?;
-        stop_if_wanted(watch)?;
+        stop_if_interrupted(watch)?;
         let (model, own) = learn(index, &training, count)?;
         let own_measured = judge(&model)?;
         rounds.push(round(
@@ -155,15 +158,6 @@ pub fn fit(
     })
 }
 
-/// Fails where the user wants it to stop.
-pub(super) fn stop_if_wanted(watch: &dyn Watch) -> Result<()> {
-    if !watch.interrupted() {
-        return Ok(());
-    }
-    let failure = Error::interrupted("interrupted while learning: the model was not written");
-    Err(failure.hint("run the same command again to learn it from the beginning"))
-}
-
 fn round(
     index: usize,
     curves: &[Curve],
@@ -185,141 +179,6 @@ fn round(
     }
 }
 
-/// What is to be known before anything is learnt.
-struct Survey<'a> {
-    task: &'a Task,
-    /// Examples to learn from.
-    count: u64,
-    /// Mean and sum of squared deviations of their actions; for classes, how often each came.
-    actions: Vec<[f64; 2]>,
-    /// Steps whose observations inputs are scaled by.
-    seen: u64,
-    /// Mean and sum of squared deviations of these observations.
-    observations: Vec<[f64; 2]>,
-    discrete: bool,
-}
-
-/// Welford's update by the `count`-th of some vectors: no cancellation however far from zero the values lie.
-fn update(moments: &mut [[f64; 2]], values: &[f32], count: u64) {
-    for ([mean, squares], value) in moments.iter_mut().zip(values) {
-        let apart = f64::from(*value) - *mean;
-        *mean += apart / count as f64;
-        *squares += apart * (f64::from(*value) - *mean);
-    }
-}
-
-/// The standard deviation of `count` values whose squared deviations have this sum.
-fn std(squares: f64, count: u64) -> f64 {
-    (squares / count.max(1) as f64).sqrt()
-}
-
-impl<'a> Survey<'a> {
-    fn new(task: &'a Task, head: Head) -> Survey<'a> {
-        let zeros = |n: usize| vec![[0.0; 2]; n];
-        Survey {
-            task,
-            count: 0,
-            actions: zeros(task.actions),
-            seen: 0,
-            observations: zeros(task.width),
-            discrete: head == Head::Categorical,
-        }
-    }
-
-    /// Counts the actions of examples to learn from.
-    fn learn_from(&mut self, examples: &Examples) {
-        let per_action = if self.discrete { 1 } else { self.task.actions };
-        for action in examples.targets.chunks_exact(per_action) {
-            self.count += 1;
-            if self.discrete {
-                if let Some([count, _]) = action
-                    .first()
-                    .and_then(|class| self.actions.get_mut(*class as usize))
-                {
-                    *count += 1.0;
-                }
-            } else {
-                update(&mut self.actions, action, self.count);
-            }
-        }
-    }
-
-    /// Counts observations; of each slice its first values are one.
-    fn look_at<'b>(&mut self, observations: impl Iterator<Item = &'b [f32]>) {
-        for observation in observations {
-            self.seen += 1;
-            update(&mut self.observations, observation, self.seen);
-        }
-    }
-
-    /// What windows go through before the networks, and the dimensions that never change, which are left out.
-    fn inputs(&self) -> Result<(Scaling, Vec<usize>)> {
-        let constant: Vec<usize> = (0..self.task.width)
-            .filter(|dimension| {
-                let [mean, squares] = self.observations[*dimension];
-                // Below what float32 resolves around the mean.
-                std(squares, self.seen) <= 1e-7 * mean.abs()
-            })
-            .collect();
-        if constant.len() == self.task.width {
-            return Err(Error::failed(format!(
-                "observations are constant at all {} steps: nothing follows from them",
-                self.seen
-            ))
-            .hint(
-                "learn from trajectories that move, or check how the observations were imported",
-            ));
-        }
-        let length = self.task.past + 1 + self.task.future;
-        let one: Vec<(f32, f32)> = (0..self.task.width)
-            .map(|dimension| {
-                let [mean, squares] = self.observations[dimension];
-                let factor = if constant.contains(&dimension) {
-                    0.0
-                } else {
-                    1.0 / (std(squares, self.seen) + 1e-6)
-                };
-                (mean as f32, factor as f32)
-            })
-            .collect();
-        let (mean, factor) = one.iter().copied().cycle().take(length * one.len()).unzip();
-        Ok((Scaling { mean, factor }, constant))
-    }
-
-    /// Centre and scale of actions: the box of a Gaussian head, mean and spread for squared errors, nothing for logits.
-    fn actions(&self, head: Head) -> (Vec<f32>, Vec<f32>) {
-        match (head, &self.task.bounds) {
-            (Head::Gaussian, Some([low, high])) => {
-                let sides = || low.iter().zip(high);
-                (
-                    sides()
-                        .map(|(low, high)| ((low + high) / 2.0) as f32)
-                        .collect(),
-                    sides()
-                        .map(|(low, high)| ((high - low) / 2.0) as f32)
-                        .collect(),
-                )
-            }
-            (Head::Categorical, _) => (vec![0.0; self.task.actions], vec![1.0; self.task.actions]),
-            _ => self
-                .actions
-                .iter()
-                .map(|[mean, squares]| (*mean as f32, std(*squares, self.count) as f32))
-                .unzip(),
-        }
-    }
-
-    /// What one would predict without looking: the mean action, or the share of each class.
-    fn mean_action(&self) -> Vec<f64> {
-        let share = if self.discrete {
-            self.count.max(1) as f64
-        } else {
-            1.0
-        };
-        self.actions.iter().map(|[mean, _]| mean / share).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(
@@ -330,9 +189,11 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use super::super::data::Examples;
     use super::super::data::tests::Pieces;
+    use super::super::onnx::{metadata, write};
+    use super::super::options::{Activation, Adam, Budget, Head, SelfTraining};
     use super::super::random::Random;
-    use super::super::{Activation, Adam, Budget, SelfTraining, metadata, write};
     use super::*;
     use crate::model::{Data, DataMut, Geometry, Runtime};
 

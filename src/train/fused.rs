@@ -5,8 +5,8 @@
 
 use rayon::prelude::*;
 
+use super::options::{Activation, Adam, BETAS, EPSILON};
 use super::random::Random;
-use super::{Activation, Adam, BETAS, EPSILON};
 
 /// Elements of a block of work.
 const BLOCK: usize = 1 << 14;

@@ -2,7 +2,7 @@
 
 use std::f64::consts::{LN_2, PI};
 
-use super::Head;
+use super::options::Head;
 
 /// Bounds of the logarithm of the standard deviation (Zheng et al., 2022, after Haarnoja et al., 2018).
 pub(super) const LOG_STD: [f32; 2] = [-5.0, 2.0];
@@ -122,6 +122,22 @@ fn cross_entropy(logits: &[f32], classes: &[f32], width: usize) -> (f64, Vec<Vec
         }));
     }
     (total / rows, vec![gradient])
+}
+
+/// The most probable class, the first of equals, and its probability.
+pub(super) fn most_probable(logits: &[f32]) -> (usize, f32) {
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
+            if *logit > best.1 {
+                (class, *logit)
+            } else {
+                best
+            }
+        });
+    let total: f32 = logits.iter().map(|logit| (logit - best.1).exp()).sum();
+    (best.0, 1.0 / total)
 }
 
 #[cfg(test)]

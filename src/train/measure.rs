@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::Head;
 use super::data::{Examples, Row, Stream};
+use super::head::most_probable;
 use super::model::{Model, Predictions};
+use super::options::Head;
 use super::random::Random;
-use super::teach::most_probable;
 use crate::error::Result;
 
 /// Points of a scatter plot, at most.

@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::data::{Examples, Row, Stream};
-use super::device::{Gradients, Learner};
-use super::fit::stop_if_wanted;
 use super::head::{loss, unsquash};
 use super::model::Scaling;
 use super::network::{Network, Values};
+use super::options::{Budget, Head, Options, Task};
 use super::random::Random;
-use super::{Head, Options, Task, Watch};
+use super::trainable::{Gradients, TrainableNetwork};
+use super::watch::{Watch, stop_if_interrupted};
 use crate::error::{Error, Result};
 
 /// Updates between two looks at the validation loss, at most.
@@ -79,8 +79,8 @@ impl Lesson<'_> {
     /// Updates of a member at most.
     pub(super) fn updates(&self) -> u64 {
         match self.options.budget {
-            super::Budget::Updates(updates) => updates.max(1),
-            super::Budget::Epochs(epochs) => epochs
+            Budget::Updates(updates) => updates.max(1),
+            Budget::Epochs(epochs) => epochs
                 .saturating_mul(self.counts[0].div_ceil(self.batch() as u64))
                 .max(1),
         }
@@ -111,7 +111,7 @@ impl Lesson<'_> {
         let network = |part: u64| {
             let mut random = Random::new(seed, &[index, 1, part]);
             let (activation, dropout) = (self.options.activation, self.options.dropout as f32);
-            Learner::on(
+            TrainableNetwork::on(
                 self.device,
                 Network::new(&sizes, activation, dropout, &mut random)?,
                 activation,
@@ -207,7 +207,7 @@ impl Lesson<'_> {
     }
 
     /// Mean loss over the validation examples.
-    fn validate(&self, networks: &[Learner]) -> Result<f64> {
+    fn validate(&self, networks: &[TrainableNetwork]) -> Result<f64> {
         let (mut total, mut count) = (0.0, 0);
         let (cells, width) = (self.task.cells(), self.target_width());
         self.validation.in_order(|examples| {
@@ -243,7 +243,7 @@ impl Lesson<'_> {
 struct Pupil<'a> {
     lesson: &'a Lesson<'a>,
     index: u64,
-    networks: Vec<Learner>,
+    networks: Vec<TrainableNetwork>,
     /// The batch that is being put together.
     batch: Examples,
     size: usize,
@@ -282,7 +282,7 @@ impl Pupil<'_> {
     /// One update, and a look where it is time for one.
     fn learn(&mut self) -> Result<()> {
         let lesson = self.lesson;
-        stop_if_wanted(lesson.watch)?;
+        stop_if_interrupted(lesson.watch)?;
         self.update += 1;
         let inputs = lesson.inputs.apply(&self.batch.inputs)?;
         let targets = lesson.targets(&self.batch.targets);
@@ -366,7 +366,7 @@ impl Pupil<'_> {
                 look,
                 self.networks
                     .iter()
-                    .map(Learner::values)
+                    .map(TrainableNetwork::values)
                     .collect::<Result<_>>()?,
             ));
         }

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::head::{log_std, points};
 use super::network::{Network, Values};
+use super::options::{Activation, Head, Task};
 use super::random::Random;
 use super::tensor::{matrix, read};
-use super::{Activation, Head, Task};
 use crate::error::{Error, Result};
 
 /// Rows that are predicted at a time.
@@ -58,7 +58,7 @@ impl Model {
 
     /// Whether it says how certain it is.
     pub fn has_std(&self) -> bool {
-        has_std(self.head, self.members.len())
+        self.head.has_std(self.members.len())
     }
 
     /// The networks, ready to run.
@@ -86,11 +86,6 @@ impl Model {
         network.set(values)?;
         Ok(network)
     }
-}
-
-/// Whether a model says how certain it is: by its head, or by what its members differ in.
-pub(super) fn has_std(head: Head, members: usize) -> bool {
-    head == Head::Gaussian || (head == Head::Deterministic && members > 1)
 }
 
 impl Scaling {

@@ -7,9 +7,9 @@
 use candle_core::Tensor;
 
 use super::fused::{self, Dropout, Moments};
+use super::options::{Activation, Adam};
 use super::random::Random;
 use super::tensor::{edit, edit_with, matrix, read};
-use super::{Activation, Adam};
 use crate::error::Result;
 
 /// Layers in order: each but the last is followed by the activation, the last but one also by dropout.

@@ -2,6 +2,7 @@
 
 use plotters::prelude::*;
 
+use super::member::Look;
 use super::report::Report;
 use crate::error::{Error, Result};
 
@@ -86,7 +87,7 @@ fn losses(report: &Report) -> Result<String> {
             .draw()
             .map_err(failed)?;
         for (index, curve) in report.curves.iter().enumerate() {
-            let line = |of: fn(&super::member::Look) -> f64, width: u32| {
+            let line = |of: fn(&Look) -> f64, width: u32| {
                 LineSeries::new(
                     curve
                         .looks

@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::device::Device;
 use super::measure::{Dimension, HeldOut};
 use super::member::Look;
-use super::{Budget, Device, Head, Options, Task};
+use super::options::{Budget, Head, Options, Task};
 
 /// How a model was learnt and how good it is on trajectories that it has not seen.
 #[derive(Debug, Clone, Serialize)]

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use candle_core::utils::cuda_is_available;
 use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Storage, Tensor};
 
 use crate::error::{Error, Result};
@@ -10,39 +9,6 @@ use crate::error::{Error, Result};
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Error {
         Error::failed(format!("training: {error}"))
-    }
-}
-
-impl super::Device {
-    /// Whether this build can learn on a GPU at all.
-    pub fn built_for_cuda() -> bool {
-        cuda_is_available()
-    }
-
-    /// The device as candle has it.
-    pub(super) fn open(self) -> Result<Device> {
-        match self {
-            super::Device::Cpu => Ok(Device::Cpu),
-            super::Device::Cuda(_) if !Self::built_for_cuda() => {
-                let message = format!(
-                    "cannot learn on {self}: this trajmill was built without the feature `cuda`, and learns on the CPU"
-                );
-                let help = "build it with `--features cuda`, or run with `--device auto`, which labels on a GPU that it finds";
-                Err(Error::failed(message).hint(help))
-            }
-            super::Device::Cuda(index) => Device::new_cuda(index).map_err(|error| {
-                Error::failed(format!("cannot learn on {self}: {error}"))
-                    .hint("`trajmill doctor` shows which devices there are")
-            }),
-        }
-    }
-
-    /// Looks whether networks can learn there.
-    ///
-    /// # Errors
-    /// Where there is no such device, or this build has no use for it.
-    pub fn works(self) -> Result<()> {
-        self.open().map(|_| ())
     }
 }
 

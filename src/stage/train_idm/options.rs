@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::stage::infer::assemble::WindowOptions;
 use crate::stage::label::Limit;
+use crate::train::{Activation, Head, SelfTraining, Statistics};
 
 /// Learns an inverse dynamics model, which predicts an action from the observations around it, and writes it as ONNX with a
 /// report and pictures beside it.
@@ -119,53 +120,4 @@ fn patience() -> u64 {
 
 fn members() -> usize {
     1
-}
-
-/// What a model predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Head {
-    /// The action, learnt by squared error.
-    Deterministic,
-    /// A tanh-squashed Normal in the box `clip`, with a network for its mean and one for its log-std, learnt by likelihood
-    /// (Zheng et al., 2022); gives `action_std` too.
-    Gaussian,
-    /// A logit for each of `classes` discrete actions, learnt by cross-entropy.
-    Categorical,
-}
-
-/// Whose observations inputs are scaled by: (x - mean) / (std + 1e-6), std being the population's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Statistics {
-    /// Those at the steps that are learnt from.
-    #[default]
-    Recorded,
-    /// Those at all steps of the selection, labelled or not, final observations excluded: the reference implementation of
-    /// SS-ORL does so. One more pass over the data.
-    Selection,
-}
-
-/// What follows a hidden layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Activation {
-    /// max(0, x).
-    #[default]
-    Relu,
-    /// tanh x.
-    Tanh,
-    /// x above 0, exp(x) - 1 below.
-    Elu,
-}
-
-/// Rounds of label, keep the most certain, learn again.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SelfTraining {
-    /// Rounds after the first, which has recorded actions alone. The round of the lowest validation loss is written.
-    #[schemars(range(min = 1))]
-    pub(super) rounds: usize,
-    /// Share of the unlabelled steps that is learnt from, from the most certain on.
-    pub(super) keep: f64,
 }

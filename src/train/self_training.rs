@@ -1,9 +1,10 @@
 //! Self-training: a corpus to which a model adds its own most certain labels.
 
 use super::data::{Corpus, Examples, Part, Row};
-use super::fit::stop_if_wanted;
+use super::head::most_probable;
 use super::model::{Model, Predictions, Predictor};
-use super::{Head, Watch};
+use super::options::Head;
+use super::watch::{Watch, stop_if_interrupted};
 use crate::error::{Error, Result};
 
 /// The recorded actions of a corpus, and beside them the labels that a model is most certain of.
@@ -38,7 +39,7 @@ impl<'a> Taught<'a> {
                 Ok(!watch.interrupted())
             })?;
         }
-        stop_if_wanted(watch)?;
+        stop_if_interrupted(watch)?;
         if uncertain.is_empty() {
             return Err(Error::failed(
                 "there is no unlabelled step for the model to learn from its own labels",
@@ -109,22 +110,6 @@ impl<'a> Taught<'a> {
         }
         Ok(labelled)
     }
-}
-
-/// The most probable class, the first of equals, and its probability.
-pub(super) fn most_probable(logits: &[f32]) -> (usize, f32) {
-    let best = logits
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
-            if *logit > best.1 {
-                (class, *logit)
-            } else {
-                best
-            }
-        });
-    let total: f32 = logits.iter().map(|logit| (logit - best.1).exp()).sum();
-    (best.0, 1.0 / total)
 }
 
 impl Corpus for Taught<'_> {

@@ -1,4 +1,7 @@
-//! A network whose gradients candle records.
+//! A network of candle's own operators, which record their gradients: for training on a GPU.
+//!
+//! Initial parameters and dropout are drawn on the CPU, so this network and the fused one
+//! ([`super::network`]) train alike, except for rounding.
 
 use candle_core::{Device, Tensor, Var};
 
@@ -7,7 +10,8 @@ use super::network::Values;
 use super::options::{Activation, Adam, BETAS, EPSILON};
 use crate::error::{Error, Result};
 
-/// Layers in order: each but the last is followed by the activation, the last but one also by dropout.
+/// A network on a device of candle's: layers in order. The activation follows every layer but the
+/// last, and dropout follows the activation of the last hidden layer.
 pub(super) struct AutogradNetwork {
     layers: Vec<Layer>,
     activation: Activation,
@@ -16,13 +20,14 @@ pub(super) struct AutogradNetwork {
 }
 
 struct Layer {
-    /// Weights, one row per input, and bias.
+    /// Weights, with one row per input, and bias.
     parameters: [Var; 2],
-    /// First and second moments of the gradients of both.
+    /// First and second moments of the gradients of each.
     moments: [[Tensor; 2]; 2],
 }
 
 impl AutogradNetwork {
+    /// Copies the parameters `values` to `device`.
     pub(super) fn new(
         values: &[Values],
         activation: Activation,
@@ -50,6 +55,8 @@ impl AutogradNetwork {
         })
     }
 
+    /// Returns the outputs for the rows of `inputs`. `noise` is the seed of the dropout in a
+    /// training pass; without it, nothing is dropped.
     pub(super) fn forward(&self, inputs: &Tensor, noise: Option<u64>) -> Result<Tensor> {
         let mut values = inputs.to_device(&self.device)?;
         for (
@@ -84,12 +91,14 @@ impl AutogradNetwork {
         Ok(values)
     }
 
+    /// Returns the gradients of the weights and bias of every layer, from the gradient with respect
+    /// to the outputs.
     pub(super) fn backward(&self, outputs: &Tensor, gradient: &Tensor) -> Result<Vec<[Tensor; 2]>> {
-        // The gradient of this sum by the outputs is `gradient`.
+        // The gradient of this sum with respect to the outputs is `gradient`.
         let gradients = (outputs * gradient.to_device(&self.device)?)?
             .sum_all()?
             .backward()?;
-        // Without the history of what it is computed from, which would hold on to every pass before.
+        // Detached, because the history of a gradient would keep every earlier pass in memory.
         let of = |parameter: &Var| match gradients.get(parameter) {
             Some(gradient) => Ok(gradient.detach()),
             None => Ok::<_, Error>(parameter.zeros_like()?),
@@ -105,7 +114,7 @@ impl AutogradNetwork {
             .collect()
     }
 
-    /// One step of Adam, as [`super::fused::Moments::step`] has it.
+    /// Takes one step of Adam, as [`super::fused::Moments::step`] does.
     pub(super) fn step(
         &mut self,
         adam: &Adam,
@@ -148,6 +157,7 @@ impl AutogradNetwork {
         Ok(())
     }
 
+    /// Returns a copy of the parameters.
     pub(super) fn values(&self) -> Result<Vec<Values>> {
         let values = |Layer {
                           parameters: [weights, bias],

@@ -4,13 +4,13 @@ use candle_core::utils::cuda_is_available;
 
 use crate::error::{Error, Result};
 
-/// Where networks learn.
+/// A device that networks are trained on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Device {
     /// The CPU.
     #[default]
     Cpu,
-    /// The CUDA device of this index, where the feature `cuda` was built in.
+    /// The CUDA device with this index. Requires the Cargo feature `cuda`.
     Cuda(usize),
 }
 
@@ -24,33 +24,35 @@ impl std::fmt::Display for Device {
 }
 
 impl Device {
-    /// Whether this build can learn on a GPU at all.
+    /// Returns whether this build can train on a GPU.
     pub fn built_for_cuda() -> bool {
         cuda_is_available()
     }
 
-    /// The device as candle has it.
+    /// Opens the device with candle.
     pub(super) fn open(self) -> Result<candle_core::Device> {
         match self {
             Device::Cpu => Ok(candle_core::Device::Cpu),
             Device::Cuda(_) if !Self::built_for_cuda() => {
                 let message = format!(
-                    "cannot learn on {self}: this trajmill was built without the feature `cuda`, and learns on the CPU"
+                    "cannot train on {self}: this trajmill was built without the Cargo feature \
+                     `cuda` and trains on the CPU only"
                 );
-                let help = "build it with `--features cuda`, or run with `--device auto`, which labels on a GPU that it finds";
+                let help = "build trajmill with `--features cuda`, or run with `--device auto`, \
+                            which trains on the CPU and labels on a GPU if there is one";
                 Err(Error::failed(message).hint(help))
             }
             Device::Cuda(index) => candle_core::Device::new_cuda(index).map_err(|error| {
-                Error::failed(format!("cannot learn on {self}: {error}"))
-                    .hint("`trajmill doctor` shows which devices there are")
+                Error::failed(format!("cannot train on {self}: {error}"))
+                    .hint("`trajmill doctor` lists the available devices")
             }),
         }
     }
 
-    /// Looks whether networks can learn there.
+    /// Verifies that networks can be trained on the device.
     ///
     /// # Errors
-    /// Where there is no such device, or this build has no use for it.
+    /// Returns an error if the device does not exist, or if this build cannot use it.
     pub fn works(self) -> Result<()> {
         self.open().map(|_| ())
     }

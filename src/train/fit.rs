@@ -1,30 +1,32 @@
-//! From a corpus to a model and its report: what is learnt from is surveyed, every member learns, the best round is kept.
+//! From a corpus to a model and its report: survey the data, train every member, keep the best
+//! round.
 
 use super::data::{Corpus, Part, Stream};
 use super::device::Device;
 use super::measure::{self, HeldOut};
-use super::member::Lesson;
+use super::member::Trainer;
 use super::model::Model;
-use super::options::{Options, Statistics, Task};
+use super::options::{Options, SelfTraining, Statistics, Task};
 use super::report::{Curve, Data, Report, Round};
-use super::self_training::Taught;
+use super::self_training::SelfLabelled;
 use super::survey::Survey;
 use super::watch::{Watch, stop_if_interrupted};
 use crate::error::{Error, Result};
 
-/// A trained model and what is to be said of it.
+/// A trained model and its report.
 #[derive(Debug)]
 pub struct Fitted {
     /// The model of the best round.
     pub model: Model,
-    /// How it was learnt and how good it is.
+    /// How it was trained, and its errors.
     pub report: Report,
 }
 
-/// Learns a model on `device`.
+/// Trains a model on `device`.
 ///
 /// # Errors
-/// Where the corpus cannot be read or has nothing to learn from, the loss diverges, or the user wants it to stop.
+/// Returns an error if the corpus cannot be read or has nothing to train on, if the loss diverges,
+/// or if the user interrupts the training.
 pub fn fit(
     corpus: &dyn Corpus,
     task: &Task,
@@ -32,117 +34,62 @@ pub fn fit(
     device: Device,
     watch: &dyn Watch,
 ) -> Result<Fitted> {
-    let place = device.open()?;
-    let (mut survey, mut held_out) = (Survey::new(task, options.head), 0);
-    let own = options.statistics == Statistics::Recorded;
-    let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
-        survey.learn_from(examples);
-        if own {
-            let of_steps = examples
-                .inputs
-                .chunks_exact(task.cells())
-                .map(|window| &window[task.past * task.width..]);
-            survey.look_at(of_steps);
-        }
-        Ok(!watch.interrupted())
-    })?;
-    stop_if_interrupted(watch)?;
-    for piece in 0..if own { 0 } else { corpus.pieces(Part::Every) } {
-        corpus.read(Part::Every, piece, &mut |examples| {
-            survey.look_at(examples.inputs.chunks_exact(task.width));
-            Ok(!watch.interrupted())
-        })?;
-        stop_if_interrupted(watch)?;
-    }
-    let validation = Stream::open(corpus, Part::Validation, options.buffer, |examples| {
-        held_out += examples.len() as u64;
-        Ok(!watch.interrupted())
-    })?;
-    stop_if_interrupted(watch)?;
-    for (count, part) in [(survey.count, "to learn from"), (held_out, "held out")] {
+    let opened = device.open()?;
+    let mut survey = Survey::new(task, options.head);
+    let training = survey_training(corpus, task, options, watch, &mut survey)?;
+    let (validation, held_out) = counted(corpus, Part::Validation, options, watch)?;
+    for (count, part) in [(survey.count, "to train on"), (held_out, "held out")] {
         if count == 0 {
             return Err(Error::failed(format!(
-                "none of the trajectories {part} has a step to see the whole window at"
+                "no step of the trajectories {part} has a whole window of observations"
             ))
-            .hint("look at smaller windows, or let `edge` be `repeat`"));
+            .hint("use a smaller `window`, or `edge: repeat`"));
         }
     }
-    let (inputs, constant) = survey.inputs()?;
-    let (centre, scale) = survey.actions(options.head);
-    let model = |members| Model {
-        task: task.clone(),
-        head: options.head,
-        activation: options.activation,
-        inputs: inputs.clone(),
-        centre: centre.clone(),
-        scale: scale.clone(),
-        members,
+    let (inputs, constant_observations) = survey.input_scaling()?;
+    let (centre, scale) = survey.action_scaling(options.head);
+    let ensemble = Ensemble {
+        options,
+        untrained: Model {
+            task: task.clone(),
+            head: options.head,
+            activation: options.activation,
+            inputs,
+            centre,
+            scale,
+            members: Vec::new(),
+        },
+        validation: &validation,
+        held_out,
+        device: &opened,
+        watch,
     };
-    let learn = |round: usize, training: &Stream<'_>, count: u64| {
-        let lesson = Lesson {
-            task,
-            options,
-            inputs: &inputs,
-            centre: &centre,
-            scale: &scale,
-            training,
-            validation: &validation,
-            counts: [count, held_out],
-            watch,
-            device: &place,
-        };
-        let (mut members, mut curves) = (Vec::new(), Vec::new());
-        watch.begin(lesson.updates().saturating_mul(options.members as u64));
-        for member in 0..options.members as u64 {
-            let learnt = lesson.learn(member)?;
-            // What an early stop leaves of the budget.
-            let last = learnt.looks.last().map_or(0, |look| look.update);
-            watch.advance(lesson.updates().saturating_sub(last), None);
-            curves.push(Curve {
-                round,
-                member,
-                best: learnt.best,
-                looks: learnt.looks,
-            });
-            members.push(learnt.networks);
-        }
-        Ok::<_, Error>((model(members), curves))
-    };
-    let judge =
-        |model: &Model| measure::held_out(model, &validation, &survey.mean_action(), options.seed);
+    let baseline = survey.baseline();
+    let measure = |model: &Model| measure::held_out(model, &validation, &baseline, options.seed);
 
-    let (mut best, mut curves) = learn(0, &training, survey.count)?;
-    let mut measured = judge(&best)?;
+    let (mut best, mut curves) = ensemble.train(0, &training, survey.count)?;
+    let mut measured = measure(&best)?;
     let mut rounds = vec![round(0, &curves, &measured, survey.count, None)];
     let (mut latest, mut chosen) = (best.clone(), 0);
-    for index in 1..=options.self_training.map_or(0, |own| own.rounds) {
-        let keep = options.self_training.map_or(0.0, |own| own.keep);
-        let taught = Taught::by(&latest, corpus, keep, watch)?;
-        let mut count = 0;
-        let training = Stream::open(&taught, Part::Training, options.buffer, |examples| {
-            count += examples.len() as u64;
-            Ok(!watch.interrupted())
-        })?;
-        stop_if_interrupted(watch)?;
-        let (model, own) = learn(index, &training, count)?;
-        let own_measured = judge(&model)?;
-        rounds.push(round(
-            index,
-            &own,
-            &own_measured,
-            count,
-            Some(taught.limit()),
-        ));
-        curves.extend(own);
-        if rounds[index].validation < rounds[chosen].validation {
-            (best, measured, chosen) = (model.clone(), own_measured, index);
+    if let Some(SelfTraining { rounds: more, keep }) = options.self_training {
+        for index in 1..=more {
+            let labelled = SelfLabelled::new(&latest, corpus, keep, watch)?;
+            let limit = Some(labelled.limit());
+            let (training, count) = counted(&labelled, Part::Training, options, watch)?;
+            let (model, own_curves) = ensemble.train(index, &training, count)?;
+            let own_measured = measure(&model)?;
+            rounds.push(round(index, &own_curves, &own_measured, count, limit));
+            curves.extend(own_curves);
+            if rounds[index].validation < rounds[chosen].validation {
+                (best, measured, chosen) = (model.clone(), own_measured, index);
+            }
+            latest = model;
         }
-        latest = model;
     }
     let data = Data {
         training_steps: survey.count,
         held_out_steps: held_out,
-        constant_observations: constant,
+        constant_observations,
     };
     let report = Report::new(
         (options, task, device),
@@ -156,6 +103,107 @@ pub fn fit(
         model: best,
         report,
     })
+}
+
+/// Opens the training examples and adds them to `survey`, with the observations that determine the
+/// normalisation of inputs.
+fn survey_training<'a>(
+    corpus: &'a dyn Corpus,
+    task: &Task,
+    options: &Options,
+    watch: &dyn Watch,
+    survey: &mut Survey,
+) -> Result<Stream<'a>> {
+    let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
+        survey.add_examples(examples);
+        if options.statistics == Statistics::Recorded {
+            let of_steps = examples
+                .inputs
+                .chunks_exact(task.cells())
+                .map(|window| &window[task.past * task.width..]);
+            survey.add_observations(of_steps);
+        }
+        Ok(!watch.interrupted())
+    })?;
+    stop_if_interrupted(watch)?;
+    if options.statistics == Statistics::Selection {
+        for piece in 0..corpus.pieces(Part::Every) {
+            corpus.read(Part::Every, piece, &mut |examples| {
+                survey.add_observations(examples.inputs.chunks_exact(task.width));
+                Ok(!watch.interrupted())
+            })?;
+            stop_if_interrupted(watch)?;
+        }
+    }
+    Ok(training)
+}
+
+/// Opens the examples of a part and counts them.
+fn counted<'a>(
+    corpus: &'a dyn Corpus,
+    part: Part,
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<(Stream<'a>, u64)> {
+    let mut count = 0;
+    let stream = Stream::open(corpus, part, options.buffer, |examples| {
+        count += examples.len() as u64;
+        Ok(!watch.interrupted())
+    })?;
+    stop_if_interrupted(watch)?;
+    Ok((stream, count))
+}
+
+/// An ensemble to train, the same in every round.
+struct Ensemble<'a> {
+    options: &'a Options,
+    /// The model without members.
+    untrained: Model,
+    validation: &'a Stream<'a>,
+    /// Number of validation examples.
+    held_out: u64,
+    device: &'a candle_core::Device,
+    watch: &'a dyn Watch,
+}
+
+impl Ensemble<'_> {
+    /// Trains all members on the `count` examples of `training`.
+    fn train(&self, round: usize, training: &Stream, count: u64) -> Result<(Model, Vec<Curve>)> {
+        let trainer = Trainer {
+            task: &self.untrained.task,
+            options: self.options,
+            inputs: &self.untrained.inputs,
+            centre: &self.untrained.centre,
+            scale: &self.untrained.scale,
+            training,
+            validation: self.validation,
+            counts: [count, self.held_out],
+            watch: self.watch,
+            device: self.device,
+        };
+        let (mut members, mut curves) = (Vec::new(), Vec::new());
+        let updates = trainer.max_updates();
+        let count = self.options.members as u64;
+        self.watch.begin(updates.saturating_mul(count));
+        for member in 0..count {
+            let trained = trainer.train(member)?;
+            // The updates that an early stop leaves out count as done.
+            let last = trained.evaluations.last().map_or(0, |last| last.update);
+            self.watch.advance(updates.saturating_sub(last), None);
+            curves.push(Curve {
+                round,
+                member,
+                best: trained.best,
+                evaluations: trained.evaluations,
+            });
+            members.push(trained.networks);
+        }
+        let model = Model {
+            members,
+            ..self.untrained.clone()
+        };
+        Ok((model, curves))
+    }
 }
 
 fn round(
@@ -192,7 +240,7 @@ mod tests {
     use super::super::data::Examples;
     use super::super::data::tests::Pieces;
     use super::super::onnx::{metadata, write};
-    use super::super::options::{Activation, Adam, Budget, Head, SelfTraining};
+    use super::super::options::{Activation, Adam, Budget, Head};
     use super::super::random::Random;
     use super::*;
     use crate::model::{Data, DataMut, Geometry, Runtime};
@@ -214,7 +262,8 @@ mod tests {
         }
     }
 
-    /// Windows of two observations of two values, the second of which is always 3; the action follows from the first ones.
+    /// Returns windows of two observations with two values each. The second value is always 3; the
+    /// action follows from the first ones.
     fn examples(first: i64, count: i64, head: Head, labelled: bool) -> Examples {
         let mut examples = Examples::default();
         for trajectory in first..first + count {
@@ -286,7 +335,7 @@ mod tests {
         }
     }
 
-    /// What rten says of the file for these windows.
+    /// Returns the outputs of the file for these windows, computed by rten.
     fn run(file: &[u8], inputs: &[f32], rows: usize, outputs: usize) -> Vec<Vec<f32>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("idm.onnx");
@@ -316,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn every_head_learns_and_its_file_says_what_it_says_itself() {
+    fn every_head_can_be_trained_and_its_file_predicts_the_same() {
         for head in [Head::Deterministic, Head::Gaussian, Head::Categorical] {
             let fitted = fit(
                 &corpus(head),
@@ -357,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_checkpoint_is_what_is_kept() {
+    fn the_best_checkpoint_is_kept() {
         for buffer in [50, 1000] {
             let head = Head::Deterministic;
             let options = Options {
@@ -380,16 +429,16 @@ mod tests {
             .unwrap();
             let curve = &fitted.report.curves[0];
             let lowest = curve
-                .looks
+                .evaluations
                 .iter()
-                .map(|look| look.validation)
+                .map(|evaluation| evaluation.validation)
                 .fold(f64::INFINITY, f64::min);
             assert_eq!(curve.best.validation, lowest);
             assert!(
-                curve.looks.last().unwrap().validation > lowest,
-                "the last is not the best, or this shows nothing"
+                curve.evaluations.last().unwrap().validation > lowest,
+                "the last evaluation is the best one, so this test shows nothing"
             );
-            // The validation loss of the model that was kept, computed from its predictions.
+            // The validation loss of the kept model, computed from its predictions.
             let model = &fitted.model;
             let held_out = examples(20, 6, head, true);
             let own = model
@@ -409,9 +458,9 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_it_early_and_budgets_hold() {
+    fn patience_stops_early_and_budgets_hold() {
         let head = Head::Deterministic;
-        let looks = |options: Options| {
+        let updates = |options: Options| {
             let fitted = fit(
                 &corpus(head),
                 &task(head),
@@ -421,11 +470,11 @@ mod tests {
             )
             .unwrap();
             (
-                fitted.report.curves[0].looks.last().unwrap().update,
+                fitted.report.curves[0].evaluations.last().unwrap().update,
                 fitted.report.curves[0].best.update,
             )
         };
-        let (last, best) = looks(Options {
+        let (last, best) = updates(Options {
             patience: 3,
             adam: Adam {
                 learning_rate: 0.1,
@@ -433,10 +482,10 @@ mod tests {
             },
             ..options(head)
         });
-        assert_eq!(last, best + 3 * 8, "a look every fiftieth of 400 updates");
-        // 400 examples in batches of 64 are 7 updates an epoch.
+        assert_eq!(last, best + 3 * 8, "50 evaluations in 400 updates");
+        // 400 examples in batches of 64 are 7 updates per epoch.
         assert_eq!(
-            looks(Options {
+            updates(Options {
                 budget: Budget::Epochs(9),
                 bootstrap: false,
                 ..options(head)
@@ -445,7 +494,7 @@ mod tests {
             63
         );
         assert_eq!(
-            looks(Options {
+            updates(Options {
                 budget: Budget::Updates(5),
                 batch: 5000,
                 ..options(head)
@@ -456,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_diverges_is_said() {
+    fn a_diverging_loss_is_an_error() {
         let head = Head::Gaussian;
         let options = Options {
             adam: Adam {
@@ -480,9 +529,10 @@ mod tests {
         );
     }
 
-    /// Where actions follow exactly, the first gradients of the likelihood push the log-std to where it learns nothing more.
+    /// Where actions follow exactly from observations, the first gradients of the likelihood push
+    /// the log standard deviation into a flat region, where training stalls.
     #[test]
-    fn a_shorter_gradient_keeps_a_gaussian_head_learning() {
+    fn clipped_gradients_keep_a_gaussian_head_training() {
         let head = Head::Gaussian;
         let error = |clip_norm: Option<f64>| {
             let adam = Adam {
@@ -516,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn self_training_says_what_each_round_was_worth() {
+    fn self_training_reports_every_round() {
         for head in [Head::Gaussian, Head::Categorical] {
             let self_training = Some(SelfTraining {
                 rounds: 2,
@@ -539,7 +589,7 @@ mod tests {
                 .iter()
                 .map(|round| round.steps)
                 .collect();
-            // Of classes that it is wholly certain of there are several.
+            // Several classes can have the same certainty, so more of them are kept.
             let exact = steps[1..] == [450, 450]
                 || (head == Head::Categorical
                     && steps[1..].iter().all(|steps| (450..500).contains(steps)));
@@ -558,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_are_scaled_by_the_observations_that_are_asked_for() {
+    fn inputs_are_normalised_by_the_requested_statistics() {
         let head = Head::Deterministic;
         let (few, all) = (examples(0, 20, head, true), examples(0, 36, head, false));
         let mut corpus = corpus(head);
@@ -606,7 +656,7 @@ mod tests {
                 .sum::<f64>()
                 / first.len() as f64)
                 .sqrt();
-            // The same for the observation after the step; what never changes is left out.
+            // The same for the observation after the step. Constant values get the factor 0.
             let factor = 1.0 / (std + 1e-6);
             let wanted = [[mean, factor], [3.0, 0.0], [mean, factor], [3.0, 0.0]];
             for (place, [mean, factor]) in wanted.into_iter().enumerate() {
@@ -620,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_changes_is_nothing_to_learn_from() {
+    fn constant_observations_are_an_error() {
         let mut corpus = corpus(Head::Deterministic);
         corpus
             .0

@@ -1,25 +1,29 @@
-//! What is trained, and how: the values that a caller hands to [`super::fit()`].
+//! What to train and how: the values that a caller passes to [`fit`](super::fit()).
+//!
+//! The types that a pipeline spells out are the option types of `train_idm` as well: their doc
+//! comments become descriptions in the JSON Schema.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What is to be learnt: shapes and bounds.
+/// Shapes and bounds of the function that a model is trained for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// Observations of a window before the step's own.
+    /// Number of observations in a window before the step's own.
     pub past: usize,
-    /// Observations after it.
+    /// Number of observations in a window after the step's own.
     pub future: usize,
-    /// Values of one observation.
+    /// Number of values in an observation.
     pub width: usize,
-    /// Dimensions of an action, or classes of a discrete one.
+    /// Number of dimensions of an action, or number of classes of a discrete action.
     pub actions: usize,
-    /// Lowest and highest action, one per dimension. A Gaussian head needs it: its tanh is scaled to this box.
+    /// Lowest and highest action, one per dimension. Required for a Gaussian head, whose tanh is
+    /// scaled to this box.
     pub bounds: Option<[Vec<f64>; 2]>,
 }
 
 impl Task {
-    /// Values of a window.
+    /// Number of values in a window.
     pub fn cells(&self) -> usize {
         (self.past + 1 + self.future) * self.width
     }
@@ -29,128 +33,137 @@ impl Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Head {
-    /// The action, learnt by squared error.
+    /// The action itself, trained with the squared error.
     Deterministic,
-    /// A tanh-squashed Normal in the box `clip`, with a network for its mean and one for its log-std, learnt by likelihood
-    /// (Zheng et al., 2022); gives `action_std` too.
+    /// A tanh-squashed normal distribution within `clip`, with one network for the mean and one for
+    /// the log standard deviation, trained with the negative log-likelihood (Zheng et al., ICML
+    /// 2023). `label` then adds `action_std` too.
     Gaussian,
-    /// A logit for each of `classes` discrete actions, learnt by cross-entropy.
+    /// One logit for each of `classes` discrete actions, trained with the cross-entropy.
     Categorical,
 }
 
 impl Head {
-    /// Whether a model says how certain it is: by its head, or by what its members differ in.
+    /// Returns whether a model with this head and this many members tells how certain it is: by its
+    /// head, or by how much its members differ.
     pub(super) fn has_std(self, members: usize) -> bool {
         self == Head::Gaussian || (self == Head::Deterministic && members > 1)
     }
 }
 
-/// Whose observations inputs are scaled by: (x - mean) / (std + 1e-6), std being the population's.
+/// Steps whose observations determine how inputs are normalised: `(x - mean) / (std + 1e-6)`, with
+/// the population standard deviation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Statistics {
-    /// Those at the steps that are learnt from.
+    /// The steps that the model is trained on.
     #[default]
     Recorded,
-    /// Those at all steps of the selection, labelled or not, final observations excluded: the reference implementation of
-    /// SS-ORL does so. One more pass over the data.
+    /// All steps of the selection, with or without a recorded action, but no final observations.
+    /// The reference implementation of SS-ORL does this. Costs one more pass over the data.
     Selection,
 }
 
-/// What follows a hidden layer.
+/// Activation function of the hidden layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
-    /// max(0, x).
+    /// `max(0, x)`.
     #[default]
     Relu,
-    /// tanh x.
+    /// `tanh(x)`.
     Tanh,
-    /// x above 0, exp(x) - 1 below.
+    /// `x` where `x` is above 0, `exp(x) - 1` elsewhere (Clevert et al., ICLR 2016).
     Elu,
 }
 
-/// How much of the moments of Adam an update leaves: Kingma and Ba's own choice (2015), and PyTorch's.
+/// Decay rates of Adam's two moments: the defaults of Kingma and Ba (2015, Algorithm 1) and of
+/// PyTorch.
 pub(super) const BETAS: [f64; 2] = [0.9, 0.999];
-/// What Adam adds to the root of the second moment.
+/// The constant that Adam adds to the root of the second moment, with the same sources.
 pub(super) const EPSILON: f64 = 1e-8;
 
 /// Options of the optimiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
-    /// Size of a step.
+    /// Learning rate.
     pub learning_rate: f64,
-    /// Share of the parameters that is added to their gradient, or taken off them.
+    /// Weight decay.
     pub weight_decay: f64,
-    /// Whether decay is apart from the gradient, as in AdamW.
+    /// Whether weight decay is applied to the parameters, as in AdamW, and not to the gradient.
     pub decoupled: bool,
-    /// Longest gradient of an update, over all parameters of a member; a longer one is scaled down to it (Pascanu et al., 2013).
+    /// Maximum norm of the gradient over all parameters of a member. A longer gradient is scaled
+    /// down to it (Pascanu et al., 2013).
     pub clip_norm: Option<f64>,
 }
 
 impl Adam {
-    /// What a gradient with this sum of squares is scaled by, as PyTorch's `clip_grad_norm_` does it.
+    /// Returns the factor that scales a gradient whose squares have this sum, as PyTorch's
+    /// `clip_grad_norm_` computes it.
     pub(super) fn shrink(&self, squares: f64) -> f64 {
         self.clip_norm
             .map_or(1.0, |longest| (longest / (squares.sqrt() + 1e-6)).min(1.0))
     }
 }
 
-/// How long is learnt at most.
+/// Maximum length of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Budget {
-    /// So many updates of each member.
+    /// Number of updates of each member.
     Updates(u64),
-    /// So often as many examples as there are.
+    /// Number of passes over the examples.
     Epochs(u64),
 }
 
-/// Rounds of label, keep the most certain, learn again.
+/// Rounds in which the model labels the unlabelled steps and is trained again with the labels it is
+/// most certain of.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SelfTraining {
-    /// Rounds after the first, which has recorded actions alone. The round of the lowest validation loss is written.
+    /// Number of rounds after the first one, which uses recorded actions only. The model of the
+    /// round with the lowest validation loss is written. Example: `rounds: 2`.
     #[schemars(range(min = 1))]
     pub rounds: usize,
-    /// Share of the unlabelled steps that is learnt from, from the most certain on.
+    /// Fraction of the unlabelled steps to add to the training data, the most certain labels first.
+    /// Above 0, at most 1. Example: `keep: 0.5`.
     pub keep: f64,
 }
 
-/// How it is learnt.
+/// How to train a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// What the model predicts.
     pub head: Head,
     /// Sizes of the hidden layers.
     pub hidden: Vec<usize>,
-    /// What follows them.
+    /// Activation function of the hidden layers.
     pub activation: Activation,
-    /// Whose observations inputs are scaled by.
+    /// Steps whose observations determine how inputs are normalised.
     pub statistics: Statistics,
-    /// Share of the last hidden layer's outputs that an update leaves out.
+    /// Dropout probability after the last hidden layer.
     pub dropout: f64,
-    /// Members of the ensemble.
+    /// Number of ensemble members.
     pub members: usize,
-    /// Whether each member learns from its own draw of trajectories.
+    /// Whether each member is trained on its own bootstrap sample of the trajectories.
     pub bootstrap: bool,
-    /// Examples of an update.
+    /// Number of examples per update.
     pub batch: usize,
-    /// The optimiser.
+    /// Options of the optimiser.
     pub adam: Adam,
-    /// When it ends.
+    /// Maximum length of the training.
     pub budget: Budget,
-    /// Looks at the validation loss without a better one after which a member stops.
+    /// Number of evaluations without a lower validation loss after which a member stops.
     pub patience: u64,
-    /// Examples that the shuffle buffer holds.
+    /// Number of examples in the shuffle buffer.
     pub buffer: usize,
-    /// Which random draws.
+    /// Seed of all random draws.
     pub seed: u64,
-    /// Whether and how the model learns from its own labels.
+    /// Rounds of self-training, if any.
     pub self_training: Option<SelfTraining>,
 }
 
 impl Options {
-    /// Whether the model says how certain it is.
+    /// Returns whether the model tells how certain it is.
     pub fn has_std(&self) -> bool {
         self.head.has_std(self.members)
     }

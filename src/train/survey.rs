@@ -1,26 +1,27 @@
-//! What is known of a corpus before anything is trained on it: counts, means and spreads.
+//! A survey of the training data before the training: counts, means and standard deviations.
 
 use super::data::Examples;
 use super::model::Scaling;
 use super::options::{Head, Task};
 use crate::error::{Error, Result};
 
-/// What is to be known before anything is learnt.
+/// Counts and moments of the training data.
 pub(super) struct Survey<'a> {
     task: &'a Task,
-    /// Examples to learn from.
+    /// Number of examples to train on.
     pub(super) count: u64,
-    /// Mean and sum of squared deviations of their actions; for classes, how often each came.
+    /// Mean and sum of squared deviations of their actions, or for classes, the count of each.
     actions: Vec<[f64; 2]>,
-    /// Steps whose observations inputs are scaled by.
+    /// Number of observations that determine the normalisation of inputs.
     seen: u64,
     /// Mean and sum of squared deviations of these observations.
     observations: Vec<[f64; 2]>,
     discrete: bool,
 }
 
-/// Welford's update by the `count`-th of some vectors: no cancellation however far from zero the values lie.
-fn update(moments: &mut [[f64; 2]], values: &[f32], count: u64) {
+/// Updates moments by the `count`-th vector (Welford, 1962). There is no cancellation, however far
+/// from zero the values lie.
+fn add(moments: &mut [[f64; 2]], values: &[f32], count: u64) {
     for ([mean, squares], value) in moments.iter_mut().zip(values) {
         let apart = f64::from(*value) - *mean;
         *mean += apart / count as f64;
@@ -28,12 +29,13 @@ fn update(moments: &mut [[f64; 2]], values: &[f32], count: u64) {
     }
 }
 
-/// The standard deviation of `count` values whose squared deviations have this sum.
+/// Returns the standard deviation of `count` values whose squared deviations have this sum.
 fn std(squares: f64, count: u64) -> f64 {
     (squares / count.max(1) as f64).sqrt()
 }
 
 impl<'a> Survey<'a> {
+    /// Returns an empty survey.
     pub(super) fn new(task: &'a Task, head: Head) -> Survey<'a> {
         let zeros = |n: usize| vec![[0.0; 2]; n];
         Survey {
@@ -46,8 +48,8 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Counts the actions of examples to learn from.
-    pub(super) fn learn_from(&mut self, examples: &Examples) {
+    /// Adds the actions of examples to train on.
+    pub(super) fn add_examples(&mut self, examples: &Examples) {
         let per_action = if self.discrete { 1 } else { self.task.actions };
         for action in examples.targets.chunks_exact(per_action) {
             self.count += 1;
@@ -59,35 +61,39 @@ impl<'a> Survey<'a> {
                     *count += 1.0;
                 }
             } else {
-                update(&mut self.actions, action, self.count);
+                add(&mut self.actions, action, self.count);
             }
         }
     }
 
-    /// Counts observations; of each slice its first values are one.
-    pub(super) fn look_at<'b>(&mut self, observations: impl Iterator<Item = &'b [f32]>) {
+    /// Adds observations. Each slice begins with one; the rest of the slice is ignored.
+    pub(super) fn add_observations<'b>(&mut self, observations: impl Iterator<Item = &'b [f32]>) {
         for observation in observations {
             self.seen += 1;
-            update(&mut self.observations, observation, self.seen);
+            add(&mut self.observations, observation, self.seen);
         }
     }
 
-    /// What windows go through before the networks, and the dimensions that never change, which are left out.
-    pub(super) fn inputs(&self) -> Result<(Scaling, Vec<usize>)> {
+    /// Returns the normalisation of windows, and the constant dimensions, which it sets to 0.
+    ///
+    /// # Errors
+    /// Returns an error if every dimension is constant.
+    pub(super) fn input_scaling(&self) -> Result<(Scaling, Vec<usize>)> {
         let constant: Vec<usize> = (0..self.task.width)
             .filter(|dimension| {
                 let [mean, squares] = self.observations[*dimension];
-                // Below what float32 resolves around the mean.
+                // Less than float32 resolves around the mean.
                 std(squares, self.seen) <= 1e-7 * mean.abs()
             })
             .collect();
         if constant.len() == self.task.width {
             return Err(Error::failed(format!(
-                "observations are constant at all {} steps: nothing follows from them",
+                "observations are constant at all {} steps, so no action can be predicted from \
+                 them",
                 self.seen
             ))
             .hint(
-                "learn from trajectories that move, or check how the observations were imported",
+                "train on trajectories whose observations change, or check how they were imported",
             ));
         }
         let length = self.task.past + 1 + self.task.future;
@@ -106,8 +112,9 @@ impl<'a> Survey<'a> {
         Ok((Scaling { mean, factor }, constant))
     }
 
-    /// Centre and scale of actions: the box of a Gaussian head, mean and spread for squared errors, nothing for logits.
-    pub(super) fn actions(&self, head: Head) -> (Vec<f32>, Vec<f32>) {
+    /// Returns the centre and scale of actions: of the box for a Gaussian head, mean and standard
+    /// deviation for a deterministic one, and 0 and 1 for logits.
+    pub(super) fn action_scaling(&self, head: Head) -> (Vec<f32>, Vec<f32>) {
         match (head, &self.task.bounds) {
             (Head::Gaussian, Some([low, high])) => {
                 let sides = || low.iter().zip(high);
@@ -129,8 +136,8 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// What one would predict without looking: the mean action, or the share of each class.
-    pub(super) fn mean_action(&self) -> Vec<f64> {
+    /// Returns the mean action, or the share of each class: the prediction of the baseline.
+    pub(super) fn baseline(&self) -> Vec<f64> {
         let share = if self.discrete {
             self.count.max(1) as f64
         } else {

@@ -1,8 +1,7 @@
-//! A network where it learns: on the CPU, or on a device of candle's.
+//! A network in training, on the CPU or on a GPU.
 //!
-//! On a GPU an operator is one kernel, and the dozen that [`super::fused`] saves cost little: there the layers are candle's own
-//! operators, which record their gradients. What chance draws, parameters and dropout, is drawn on the CPU either way, so both
-//! learn the same but for rounding.
+//! On the CPU, operators are fused by hand ([`super::network`]). On a GPU, an operator is one
+//! kernel and fusing saves little, so candle's own operators are used ([`super::autograd`]).
 
 use candle_core::{Device, Tensor};
 
@@ -13,32 +12,32 @@ use super::options::{Activation, Adam};
 use super::tensor::{matrix, read};
 use crate::error::{Error, Result};
 
-/// A network that learns.
+/// A network in training.
 pub(super) enum TrainableNetwork {
-    /// On the CPU, fused by hand.
+    /// A network on the CPU, with operators fused by hand.
     Fused(Network),
-    /// On another device.
+    /// A network on another device, with candle's operators.
     Autograd(AutogradNetwork),
 }
 
-/// What a forward pass leaves for the update that follows it.
+/// The record of a forward pass for the backward pass.
 pub(super) enum Pass {
-    /// Inputs of the layers.
+    /// The inputs of the layers.
     Fused(Tape),
-    /// The outputs, which know how they came about.
+    /// The outputs, with the history that candle records.
     Autograd(Tensor),
 }
 
-/// Gradients of the parameters, layer by layer: of its weights, then of its bias.
+/// Gradients of the parameters, layer by layer: weights, then bias.
 pub(super) enum Gradients {
-    /// On the CPU.
+    /// Gradients on the CPU.
     Fused(Vec<(Tensor, Vec<f32>)>),
-    /// On the network's device.
+    /// Gradients on the network's device.
     Autograd(Vec<[Tensor; 2]>),
 }
 
 impl Gradients {
-    /// The sum of their squares.
+    /// Returns the sum of the squares of all gradients.
     pub(super) fn squares(&self) -> Result<f64> {
         let mut sum = 0.0;
         match self {
@@ -58,7 +57,7 @@ impl Gradients {
 }
 
 impl TrainableNetwork {
-    /// The network `network` on `device`.
+    /// Moves `network` to `device`.
     pub(super) fn on(
         device: &Device,
         network: Network,
@@ -76,7 +75,8 @@ impl TrainableNetwork {
         }
     }
 
-    /// Outputs for the rows of `inputs`, row by row; with `noise`, the dropout of a training pass is drawn by it.
+    /// Returns the outputs for the rows of `inputs`, row by row. `noise` is the seed of the dropout
+    /// in a training pass; without it, nothing is dropped.
     pub(super) fn forward(&self, inputs: &Tensor, noise: Option<u64>) -> Result<(Vec<f32>, Pass)> {
         match self {
             TrainableNetwork::Fused(network) => {
@@ -90,7 +90,8 @@ impl TrainableNetwork {
         }
     }
 
-    /// Gradients of all parameters, where `gradient` is that by the outputs of `pass`, which have so many `columns`.
+    /// Returns the gradients of all parameters, from the gradient with respect to the outputs of
+    /// `pass`, which have this many `columns`.
     pub(super) fn backward(
         &self,
         pass: &Pass,
@@ -106,11 +107,11 @@ impl TrainableNetwork {
             (TrainableNetwork::Autograd(network), Pass::Autograd(outputs)) => network
                 .backward(outputs, &gradient)
                 .map(Gradients::Autograd),
-            _ => Err(Error::failed("a pass of another network")),
+            _ => Err(Error::failed("the forward pass is that of another network")),
         }
     }
 
-    /// Moves the parameters for the `update`-th time, from 1 on, against their gradients, scaled by `shrink`.
+    /// Takes one step of Adam along the gradients, scaled by `shrink`; `update` counts from 1.
     pub(super) fn step(
         &mut self,
         adam: &Adam,
@@ -125,11 +126,11 @@ impl TrainableNetwork {
             (TrainableNetwork::Autograd(network), Gradients::Autograd(gradients)) => {
                 network.step(adam, update, gradients, shrink)
             }
-            _ => Err(Error::failed("gradients of another network")),
+            _ => Err(Error::failed("the gradients are those of another network")),
         }
     }
 
-    /// A copy of the parameters.
+    /// Returns a copy of the parameters.
     pub(super) fn values(&self) -> Result<Vec<Values>> {
         match self {
             TrainableNetwork::Fused(network) => network.values(),
@@ -143,9 +144,9 @@ mod tests {
     use super::super::random::Random;
     use super::*;
 
-    /// candle's operators on the CPU stand for those on a GPU: both kinds of network learn the same.
+    /// Candle's operators run on the CPU here, in place of a GPU.
     #[test]
-    fn what_is_fused_and_what_is_recorded_learn_the_same() {
+    fn fused_and_recorded_networks_train_alike() {
         for (activation, dropout, decoupled) in [
             (Activation::Relu, 0.0, false),
             (Activation::Relu, 0.3, true),
@@ -160,7 +161,7 @@ mod tests {
                 TrainableNetwork::Fused(network),
                 TrainableNetwork::Autograd(recorded),
             ];
-            // Gradients are longer than this at first.
+            // The first gradients are longer than this limit.
             let adam = Adam {
                 learning_rate: 1e-2,
                 weight_decay: 1e-2,
@@ -178,20 +179,20 @@ mod tests {
                 .unwrap();
                 let passes = both
                     .each_ref()
-                    .map(|learner| learner.forward(&inputs, Some(update)).unwrap());
+                    .map(|network| network.forward(&inputs, Some(update)).unwrap());
                 assert!(
                     near(&passes[0].0, &passes[1].0),
                     "{activation:?} {dropout}: outputs of update {update}"
                 );
-                for (learner, (outputs, pass)) in both.iter_mut().zip(passes) {
-                    let gradients = learner
+                for (network, (outputs, pass)) in both.iter_mut().zip(passes) {
+                    let gradients = network
                         .backward(
                             &pass,
                             outputs.iter().map(|output| (output - 0.5) / 32.0).collect(),
                             3,
                         )
                         .unwrap();
-                    learner
+                    network
                         .step(
                             &adam,
                             update,
@@ -201,8 +202,8 @@ mod tests {
                         .unwrap();
                 }
             }
-            let [fused, recorded] = both.each_ref().map(|learner| learner.values().unwrap());
-            assert_ne!(fused, start, "nothing was learnt");
+            let [fused, recorded] = both.each_ref().map(|network| network.values().unwrap());
+            assert_ne!(fused, start, "the parameters did not change");
             for (fused, recorded) in fused.iter().zip(&recorded) {
                 assert_eq!(
                     (fused.inputs, fused.outputs),

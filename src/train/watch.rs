@@ -1,24 +1,25 @@
-//! Progress of a training, and the wish to stop it.
+//! Progress and interruption of a training.
 
 use crate::error::{Error, Result};
 
-/// Told of the learning's progress, and asked whether it is to stop.
+/// An observer of a training, which can also stop it.
 pub trait Watch: Sync {
-    /// So many updates lie ahead.
+    /// Announces that this many updates lie ahead.
     fn begin(&self, updates: u64);
 
-    /// So many are done since, with the mean loss of training and validation.
+    /// Reports this many more updates as done, with the mean training and validation loss where the
+    /// model was evaluated.
     fn advance(&self, updates: u64, losses: Option<(f64, f64)>);
 
-    /// Whether the user wants it to stop.
+    /// Returns whether the user wants the training to stop.
     fn interrupted(&self) -> bool;
 }
 
-/// Fails where the user wants it to stop.
+/// Returns an error if the user wants the training to stop.
 pub(super) fn stop_if_interrupted(watch: &dyn Watch) -> Result<()> {
     if !watch.interrupted() {
         return Ok(());
     }
-    let failure = Error::interrupted("interrupted while learning: the model was not written");
-    Err(failure.hint("run the same command again to learn it from the beginning"))
+    let failure = Error::interrupted("interrupted during training: no model was written");
+    Err(failure.hint("run the same command again to train the model from the beginning"))
 }

@@ -1,4 +1,4 @@
-//! The examples of a block: windows of observations and the actions recorded at them.
+//! Examples of a block: windows of observations and the actions recorded at them.
 
 use arrow::array::{Array, AsArray};
 
@@ -7,16 +7,19 @@ use crate::dataset::Chunk;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::model::Element;
-use crate::stage::infer::assemble::{Edge, Slot, Window, fill};
+use crate::stage::infer::assemble::{Edge, Slot, Span, Window, fill};
 use crate::stage::infer::{Column, Values, place, spans};
 use crate::train::{Examples, Head, Part};
 
 impl Training {
-    /// The examples of a chunk: windows at the steps with a recorded action, or for [`Part::Unlabelled`] at those without any; for
-    /// [`Part::Every`] the observations at all steps.
+    /// Returns the examples of a chunk.
+    ///
+    /// They are windows at the steps with a recorded action, for [`Part::Unlabelled`] windows at
+    /// the steps without an action, and for [`Part::Every`] the observations at all steps.
     ///
     /// # Errors
-    /// Where an observation is null or not finite, or an action is not one that the model can predict.
+    /// Returns an error if an observation is null or not finite, or if the model cannot predict an
+    /// action.
     pub fn examples(&self, chunk: &Chunk, part: Part) -> Result<Examples> {
         let column = |name: &str| chunk.steps.column_by_name(name);
         let missing = |name: &str| Error::failed(format!("steps have no column `{name}`"));
@@ -57,33 +60,7 @@ impl Training {
         let Values::F32(values) = &observation.values else {
             return Err(Error::failed("observations are not numbers"));
         };
-        for slot in &slots {
-            let span = &spans[slot.span];
-            let seen = span.start.max(slot.row.saturating_sub(window.past))
-                ..span.end.min(slot.row + window.future + 1);
-            let width = window.width;
-            for row in seen {
-                if observation.is_null(row) {
-                    return Err(Error::failed(format!(
-                        "{}: `observation` is null, and is learnt from",
-                        place(chunk, slot.span, row)
-                    ))
-                    .hint("drop such steps with `filter: {steps: …}` before `train_idm`"));
-                }
-                if let Some(dimension) = values[row * width..(row + 1) * width]
-                    .iter()
-                    .position(|value| !value.is_finite())
-                {
-                    let message = format!(
-                        "{}: `observation` is not finite in dimension {dimension}",
-                        place(chunk, slot.span, row)
-                    );
-                    return Err(
-                        Error::failed(message).hint("repair or drop such steps before `train_idm`, with `derive` or `filter: {steps: …}`")
-                    );
-                }
-            }
-        }
+        ensure_finite(chunk, &window, &spans, &slots, (&observation, values))?;
         let mut inputs = vec![0.0; slots.len() * window.cells()];
         fill(&window, &spans, &slots, values, &mut inputs);
         let labelled = matches!(part, Part::Training | Part::Validation);
@@ -100,7 +77,11 @@ impl Training {
         })
     }
 
-    /// The actions at `slots`, each one that the model can predict.
+    /// Returns the actions at `slots`.
+    ///
+    /// # Errors
+    /// Returns an error if the model cannot predict an action: if it is not finite, outside the
+    /// bounds, or not one of the classes.
     fn targets(
         &self,
         chunk: &Chunk,
@@ -108,7 +89,7 @@ impl Training {
         slots: &[Slot],
     ) -> Result<Vec<f32>> {
         let discrete = self.options.head == Head::Categorical;
-        // Classes go through float64, which holds every int32 and all classes that there can be.
+        // float64 holds every class exactly.
         let column = Column::new(action, Element::F64)?;
         let Values::F64(values) = &column.values else {
             return Err(Error::failed("actions are not numbers"));
@@ -129,29 +110,31 @@ impl Training {
                 if discrete && !(0.0..self.task.actions as f64).contains(value) {
                     return wrong(
                         format!(
-                            "the action {value} is none of the {} classes from 0 on",
-                            self.task.actions
+                            "the action {value} is none of the {} classes from 0 to {}",
+                            self.task.actions,
+                            self.task.actions - 1
                         ),
-                        "`classes` says how many there are",
+                        "set `classes` to the number of discrete actions",
                     );
                 }
                 if !value.is_finite() {
                     return wrong(
                         format!("the action is not finite in dimension {dimension}"),
-                        "repair or drop such steps before `train_idm`",
+                        "before `train_idm`, drop such steps with `filter: {steps: …}`",
                     );
                 }
                 if let Some([low, high]) = &self.task.bounds {
                     let (low, high) = (low[dimension], high[dimension]);
-                    // What float32 makes of a bound is still within it.
+                    // A bound that was rounded to float32 still counts as within.
                     let slack = (high - low) * 1e-6;
                     if *value < low - slack || *value > high + slack {
                         let what = format!(
-                            "the action {value} in dimension {dimension} is outside the box from {low} to {high}"
+                            "the action {value} in dimension {dimension} is outside the box from \
+                             {low} to {high}"
                         );
                         return wrong(
                             what,
-                            "state the box that actions lie in with `clip: [low, high]`",
+                            "set `clip: [low, high]` to bounds that hold all actions",
                         );
                     }
                 }
@@ -160,4 +143,43 @@ impl Training {
         }
         Ok(targets)
     }
+}
+
+/// Returns an error if an observation in the windows at `slots` is null or not finite.
+fn ensure_finite(
+    chunk: &Chunk,
+    window: &Window,
+    spans: &[Span],
+    slots: &[Slot],
+    (observation, values): (&Column, &[f32]),
+) -> Result<()> {
+    let width = window.width;
+    for slot in slots {
+        let span = &spans[slot.span];
+        let seen = span.start.max(slot.row.saturating_sub(window.past))
+            ..span.end.min(slot.row + window.future + 1);
+        for row in seen {
+            if observation.is_null(row) {
+                return Err(Error::failed(format!(
+                    "{}: `observation` is null, so the model cannot be trained on it",
+                    place(chunk, slot.span, row)
+                ))
+                .hint("drop such steps before `train_idm` with `filter: {steps: …}`"));
+            }
+            if let Some(dimension) = values[row * width..(row + 1) * width]
+                .iter()
+                .position(|value| !value.is_finite())
+            {
+                let message = format!(
+                    "{}: `observation` is not finite in dimension {dimension}",
+                    place(chunk, slot.span, row)
+                );
+                return Err(Error::failed(message).hint(
+                    "before `train_idm`, repair such steps with `derive` or drop them with \
+                     `filter: {steps: …}`",
+                ));
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,10 +1,12 @@
-//! `train_idm`: learns an inverse dynamics model from the recorded actions and writes it as ONNX.
+//! `train_idm`: trains an inverse dynamics model on the recorded actions and writes it as ONNX.
 //!
-//! The model is p(a_t | s_{t-past}, …, s_{t+future}): SS-ORL (Zheng et al., ICML 2023) sees one observation before and one after,
-//! VPT (Baker et al., NeurIPS 2022) as many after as before. Self-training goes back to Yarowsky (1995).
+//! The model is p(a_t | s_{t-past}, …, s_{t+future}). SS-ORL (Zheng et al., ICML 2023) uses one
+//! observation before the step and one after it, VPT (Baker et al., NeurIPS 2022) as many after as
+//! before. Self-training goes back to Yarowsky (1995).
 //!
-//! The stage changes no step. It says what is learnt, from which steps of a chunk, and what the model will look like, so
-//! that a `label` behind it can be bound before there is a model; the learning itself is [`crate::train`]'s.
+//! The stage changes no step. It defines what is trained, on which steps of a chunk, and which
+//! inputs and outputs the model will have, so that a later `label` can be bound before the model
+//! exists. [`crate::train`] does the training.
 
 mod bind;
 mod examples;
@@ -28,27 +30,28 @@ pub(super) const STAGE: Stage = Stage {
     name: "train_idm",
     schema: |generator| generator.subschema_for::<TrainIdm>(),
     bind,
-    sample: "{out: ../out/idm.onnx, window: {past: 1, future: 1}, head: gaussian, clip: [-5, 5], steps: 1000}",
+    sample: "{out: ../out/idm.onnx, window: {past: 1, future: 1}, head: gaussian, \
+             clip: [-5, 5], steps: 1000}",
 };
 
-/// A model to be learnt, bound to the columns that it is learnt from.
+/// A model to train, bound to the columns of the data.
 pub struct Training {
-    /// Where it is written, as the pipeline has it.
+    /// Path of the ONNX file, as the pipeline spells it.
     pub out: String,
-    /// Whether one that was learnt otherwise is replaced.
+    /// Whether to replace a model that was trained with other options or data.
     pub overwrite: bool,
-    /// Everything of the options that the model depends on.
+    /// The options that the model depends on.
     pub recipe: Value,
-    /// What is learnt.
+    /// Shapes and bounds to train for.
     pub task: train::Task,
-    /// How.
+    /// Options of the training.
     pub options: train::Options,
     window: Window,
     validation: f64,
 }
 
 impl Training {
-    /// What the model will say of itself, apart from path and hash.
+    /// Returns the interface that the model will have, with an empty path and hash.
     pub fn spec(&self) -> Spec {
         let port = |name: &str, width: usize| Port {
             name: name.to_owned(),
@@ -69,7 +72,7 @@ impl Training {
         }
     }
 
-    /// What `label` finds in the file of window, edge and bounds.
+    /// Returns the window, edge and bounds, as the file's metadata holds them for `label`.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let mut metadata = BTreeMap::from([
             ("trajmill.past".to_owned(), self.task.past.to_string()),
@@ -92,7 +95,7 @@ impl Training {
         metadata
     }
 
-    /// Columns of steps that are learnt from, of those that there are.
+    /// Returns the columns of steps that the training reads, if they exist.
     pub fn reads(&self) -> [&'static str; 6] {
         [
             step::TRAJECTORY_ID,

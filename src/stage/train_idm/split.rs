@@ -1,4 +1,4 @@
-//! Which trajectories the model is trained on, and which are held out.
+//! The split of the selection: trajectories to train on, to hold out, and to label.
 
 use arrow::array::RecordBatch;
 
@@ -8,13 +8,14 @@ use crate::error::{Error, Result};
 use crate::stage::rank;
 
 impl Training {
-    /// Columns of trajectories by which they are parted.
+    /// The column of trajectories that the split depends on.
     pub const PARTED_BY: &'static str = trajectory::RECORDED_ACTIONS;
 
-    /// Rows of a table of trajectories by part: to learn from, to hold out, and those with steps to be labelled by the model.
+    /// Splits the rows of a table of trajectories into those to train on, those to hold out, and
+    /// those with steps that the model can label in self-training.
     ///
     /// # Errors
-    /// Where too few trajectories have recorded actions.
+    /// Returns an error if too few trajectories have recorded actions.
     pub fn split(&self, table: &RecordBatch) -> Result<[Vec<u32>; 3]> {
         let recorded = rank::integers(table, Training::PARTED_BY)?;
         let lengths = rank::integers(table, trajectory::LENGTH)?;
@@ -25,25 +26,40 @@ impl Training {
             .collect();
         let held_out = ((self.validation * labelled.len() as f64 - 1e-9).ceil() as usize).max(1);
         if labelled.is_empty() {
-            return Err(Error::failed(format!(
-                "no recorded action in the selection: {} trajectories, and none to learn from",
-                recorded.len()
-            ))
-            .hint("train on a selection with some: `hide_actions: {keep: …}` keeps a share, `filter: recorded_actions > 0` finds them"));
+            let count = recorded.len();
+            let trajectories = if count == 1 {
+                "trajectory"
+            } else {
+                "trajectories"
+            };
+            let message = format!(
+                "no recorded action in the selection: {count} {trajectories}, none to train on"
+            );
+            return Err(Error::failed(message).hint(
+                "select trajectories with recorded actions: the filters before `train_idm` may drop \
+                 them, and `hide_actions: {keep: …}` sets the share that keeps them",
+            ));
         }
         if held_out >= labelled.len() {
             let count = labelled.len();
-            let these = if count == 1 {
-                "trajectory has"
+            let (these, hint) = if count == 1 {
+                (
+                    "trajectory has",
+                    "select at least two trajectories with recorded actions",
+                )
             } else {
-                "trajectories have"
+                (
+                    "trajectories have",
+                    "select more trajectories with recorded actions, or hold out a smaller share \
+                     with `validation`",
+                )
             };
             let message = format!(
-                "{count} {these} recorded actions, and a validation share of {} holds out {held_out} of them: none is left to learn from",
+                "{count} {these} recorded actions, and a validation share of {} holds out \
+                 {held_out}: none is left to train on",
                 self.validation
             );
-            return Err(Error::failed(message)
-                .hint("label more trajectories, or hold out a smaller share with `validation`"));
+            return Err(Error::failed(message).hint(hint));
         }
         let (mut validation, mut training) =
             (labelled[..held_out].to_vec(), labelled[held_out..].to_vec());

@@ -1,4 +1,4 @@
-//! Tests of `train_idm`: binding, splitting, examples.
+//! Tests of `train_idm`: binding, split and examples.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn training(options: &str) -> Training {
         &fixture::trajectories_schema(),
     ) {
         Ok(Bound::Train(training)) => *training,
-        Ok(_) => panic!("{options} is no training"),
+        Ok(_) => panic!("{options} binds to something else"),
         Err(misfit) => panic!("{options}: {misfit:?}"),
     }
 }
@@ -49,7 +49,7 @@ fn examples_are_windows_at_recorded_steps() {
             .is_empty()
     );
 
-    // What a model said is nothing to learn from.
+    // Actions that a model predicted are left out.
     let source = [
         Some("recorded"),
         Some("proxy"),
@@ -69,7 +69,7 @@ fn examples_are_windows_at_recorded_steps() {
 }
 
 #[test]
-fn statistics_of_the_selection_see_every_step_labelled_or_not() {
+fn statistics_of_the_selection_use_every_step() {
     let training = training(
         r#"{"out": "m.onnx", "window": {"past": 1, "future": 0, "edge": "skip"}, "statistics": "selection"}"#,
     );
@@ -92,7 +92,7 @@ fn statistics_of_the_selection_see_every_step_labelled_or_not() {
             .is_empty()
     );
     let examples = training.examples(&chunk, Part::Every).unwrap();
-    // The final row 2 is no step.
+    // Row 2 is final and not a step.
     let own: Vec<f32> = examples
         .inputs
         .chunks(2)
@@ -105,7 +105,7 @@ fn statistics_of_the_selection_see_every_step_labelled_or_not() {
 }
 
 #[test]
-fn models_that_no_file_can_hold_are_refused_before_a_row_is_read() {
+fn models_too_large_for_a_file_do_not_bind() {
     for options in [
         r#"{"out": "m.onnx", "hidden": [1000000000000, 1000000000000]}"#,
         r#"{"out": "m.onnx", "window": {"past": 18446744073709551615, "future": 18446744073709551615}}"#,
@@ -114,7 +114,7 @@ fn models_that_no_file_can_hold_are_refused_before_a_row_is_read() {
     ] {
         let misfit = fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
         assert!(
-            misfit.message.contains("an ONNX file has no room"),
+            misfit.message.contains("an ONNX file holds at most"),
             "{options}: {misfit:?}"
         );
     }
@@ -127,7 +127,7 @@ fn models_that_no_file_can_hold_are_refused_before_a_row_is_read() {
 }
 
 #[test]
-fn skip_leaves_out_what_the_edge_cuts() {
+fn skip_leaves_out_windows_that_cross_an_edge() {
     let training =
         training(r#"{"out": "m.onnx", "window": {"past": 1, "future": 1, "edge": "skip"}}"#);
     let examples = training
@@ -140,7 +140,7 @@ fn skip_leaves_out_what_the_edge_cuts() {
 }
 
 #[test]
-fn actions_outside_the_box_are_said_with_their_place() {
+fn an_action_outside_the_box_is_an_error_with_its_place() {
     let training = training(r#"{"out": "m.onnx", "clip": [0, 4]}"#);
     let error = training
         .examples(
@@ -155,7 +155,7 @@ fn actions_outside_the_box_are_said_with_their_place() {
 }
 
 #[test]
-fn trajectories_are_held_out_by_seed_and_id_alone() {
+fn held_out_trajectories_depend_on_seed_and_id_alone() {
     let split = |ids: &[i64], recorded: &[i64], options: &str| {
         let column = (
             Field::new("recorded_actions", DataType::Int64, false),
@@ -177,10 +177,11 @@ fn trajectories_are_held_out_by_seed_and_id_alone() {
         .iter()
         .map(|id| [0, 5, 5, 2][(*id % 4) as usize])
         .collect();
-    let [learnt, held_out, unlabelled] = split(&ids, &recorded, options).unwrap();
-    // Nine are labelled, and 0.3 of them rounded up is three; the others with a step that is not recorded can be labelled.
-    assert_eq!((learnt.len(), held_out.len()), (6, 3));
-    assert!(learnt.is_disjoint(&held_out) && unlabelled.is_disjoint(&held_out));
+    let [trained, held_out, unlabelled] = split(&ids, &recorded, options).unwrap();
+    // Nine are labelled, and 0.3 of them, rounded up, is three. Trajectories with a step that is
+    // not recorded can be labelled, unless they are held out.
+    assert_eq!((trained.len(), held_out.len()), (6, 3));
+    assert!(trained.is_disjoint(&held_out) && unlabelled.is_disjoint(&held_out));
     assert!(
         [0, 4, 8].iter().all(|id| unlabelled.contains(id))
             && unlabelled.iter().all(|id| id % 4 == 0 || id % 4 == 3)
@@ -191,7 +192,7 @@ fn trajectories_are_held_out_by_seed_and_id_alone() {
     );
     assert_eq!(
         split(&backwards, &their, options).unwrap(),
-        [learnt, held_out.clone(), unlabelled]
+        [trained, held_out.clone(), unlabelled]
     );
     assert_ne!(
         split(
@@ -220,7 +221,7 @@ fn trajectories_are_held_out_by_seed_and_id_alone() {
 }
 
 #[test]
-fn a_model_can_be_bound_before_it_is_there() {
+fn a_model_can_be_bound_before_it_exists() {
     let gaussian = training(
         r#"{"out": "m.onnx", "window": {"past": 0, "future": 2, "edge": "zero"}, "head": "gaussian", "clip": [[-2], 3]}"#,
     );
@@ -264,7 +265,7 @@ fn a_model_can_be_bound_before_it_is_there() {
 }
 
 #[test]
-fn discrete_actions_need_their_number() {
+fn integer_actions_need_their_number_of_classes() {
     let fields = [
         ("observation", vector(DataType::Float32, 2)),
         ("action", DataType::Int32),
@@ -284,7 +285,7 @@ fn discrete_actions_need_their_number() {
     };
     assert_eq!(
         misfit(r#"{"out": "m.onnx"}"#).help.as_deref(),
-        Some("say it with `classes`")
+        Some("for actions from 0 to 3, write `classes: 4`")
     );
     assert_eq!(
         misfit(r#"{"out": "m.onnx", "classes": 1}"#).path,

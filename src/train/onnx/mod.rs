@@ -1,8 +1,8 @@
-//! Writes a model as an ONNX file: the messages that are needed, field numbers as in `onnx.proto`, and the graph.
+//! The ONNX file of a model: its graph and its metadata.
 //!
-//! One file holds the whole ensemble: what `label` runs is then one model, whose `action` is the mean of its members and whose
-//! `std` is joined as `label` joins a list of files, the root of the mean of variances and of the variance of means. A list of
-//! files would be read and run member by member, and could be torn apart.
+//! One file holds the whole ensemble, so `label` runs one model, and members cannot get separated.
+//! `action` is the mean of the members. `std` is joined as `label` joins the models of a list of
+//! files: the root of the mean of the variances plus the variance of the means.
 //!
 //! ```text
 //! observation ─ (x - mean) · factor ─┬─ member 0 ─┬─ mean ──► action
@@ -25,15 +25,15 @@ use super::network::Values;
 use super::options::{Activation, Head};
 use crate::error::{Error, Result};
 
-/// Version of the operators, of 2021: old enough for every runtime in use.
+/// Version of the operator set. It dates from 2021, so every runtime in use supports it.
 const OPSET: i64 = 17;
-/// Version of the file format that goes with it.
+/// Version of the file format that belongs to [`OPSET`].
 const IR_VERSION: i64 = 8;
-/// `TensorProto.DataType`.
+/// Values of `TensorProto.DataType`.
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 
-/// The file of `model`, with `metadata` beside it.
+/// Returns the ONNX file of `model`, with `metadata` in it.
 pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let entry = |(key, value): (&String, &String)| Entry {
         key: key.clone(),
@@ -53,10 +53,10 @@ pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// The metadata of an ONNX file.
+/// Returns the metadata of an ONNX file.
 ///
 /// # Errors
-/// Where the bytes are no ONNX file.
+/// Returns an error if the bytes are not an ONNX file.
 pub fn metadata(file: &[u8]) -> Result<BTreeMap<String, String>> {
     let model = Described::decode(file)
         .map_err(|error| Error::failed(format!("not an ONNX file: {error}")))?;
@@ -118,7 +118,7 @@ fn graph(model: &Model) -> GraphProto {
     }
 }
 
-/// The graph of one member: `{p}action`, and for a Gaussian head `{p}std`.
+/// Adds the graph of one member, with the output `{p}action`, and `{p}std` for a Gaussian head.
 fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
     let name = |what: &str| format!("{p}{what}");
     match (model.head, networks) {
@@ -132,7 +132,8 @@ fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
             graph.node("Mul", &[&name("bounded"), "half"], &name("halved"));
             graph.node("Add", &[&name("halved"), "middle"], &name("logarithm"));
             graph.node("Exp", &[&name("logarithm")], &name("sigma"));
-            // The standard deviation of the squashed Normal, over points along a new last axis.
+            // The standard deviation of the squashed normal, over quadrature points along a new
+            // last axis.
             graph.node("Reshape", &[&name("mean"), "deep"], &name("mean_deep"));
             graph.node("Reshape", &[&name("sigma"), "deep"], &name("sigma_deep"));
             graph.node("Mul", &[&name("sigma_deep"), "points"], &name("apart"));
@@ -183,7 +184,7 @@ fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
     }
 }
 
-/// The layers of a network, whose outputs are called `output`.
+/// Adds the layers of a network, with the output `output`.
 fn network(graph: &mut Graph, activation: Activation, output: &str, layers: &[Values]) {
     let mut at = "inputs".to_owned();
     for (index, layer) in layers.iter().enumerate() {
@@ -209,7 +210,7 @@ fn network(graph: &mut Graph, activation: Activation, output: &str, layers: &[Va
     }
 }
 
-/// `action` and `std` from those of the members.
+/// Adds `action` and `std`, joined from the members.
 fn join(graph: &mut Graph, model: &Model) {
     let count = model.members.len();
     if count == 1 {
@@ -244,7 +245,7 @@ fn join(graph: &mut Graph, model: &Model) {
     graph.node("Sqrt", &["variance"], "std");
 }
 
-/// A graph that is being put together.
+/// A graph under construction.
 #[derive(Default)]
 struct Graph {
     nodes: Vec<NodeProto>,
@@ -261,7 +262,7 @@ impl Graph {
         });
     }
 
-    /// Sum of any number of values, in order.
+    /// Adds the sum of any number of values, in order.
     fn sum(&mut self, values: &[String], output: &str) {
         let mut at = values.first().cloned().unwrap_or_default();
         for (index, value) in values.iter().enumerate().skip(1) {
@@ -303,7 +304,7 @@ impl Graph {
     }
 }
 
-/// An input or output of rows of `width` values.
+/// Returns an input or output with rows of `width` values.
 fn port(name: &str, width: usize) -> ValueInfo {
     let batch = Dimension {
         dim_value: None,

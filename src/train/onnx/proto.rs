@@ -1,4 +1,5 @@
-//! The messages of `onnx.proto` that are needed, with its field numbers.
+//! Protobuf messages of ONNX files, with the field numbers of `onnx.proto`. Fields that are not
+//! used are left out.
 
 use prost::Message;
 
@@ -18,7 +19,7 @@ pub(super) struct ModelProto {
     pub(super) metadata_props: Vec<Entry>,
 }
 
-/// A `ModelProto` of which only the metadata is read.
+/// A `ModelProto` for reading the metadata only.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Described {
     #[prost(message, repeated, tag = "14")]

@@ -175,7 +175,7 @@ fn renumber(batch: &RecordBatch, stride: i64) -> Result<RecordBatch> {
 ///
 /// # Errors
 /// Returns an error if a file is damaged.
-pub fn whole(name: &str, sources: &[Dataset]) -> Result<SelectionTable> {
+pub(super) fn whole(name: &str, sources: &[Dataset]) -> Result<SelectionTable> {
     let batch = read(vec![name.to_owned()], sources)?;
     let computed = RecordBatch::new_empty(Arc::new(Schema::empty()));
     Ok(SelectionTable {

@@ -43,7 +43,7 @@ pub struct Piece {
 ///
 /// # Errors
 /// Returns an error if the table does not say where its trajectories lie.
-pub fn by_shard(table: &SelectionTable, rows: &[u32]) -> Result<Vec<Task>> {
+pub(super) fn by_shard(table: &SelectionTable, rows: &[u32]) -> Result<Vec<Task>> {
     let pieces = table.pieces()?;
     let mut chosen: Vec<Piece> = rows
         .iter()

@@ -1,41 +1,43 @@
-//! Examples on their way into batches: read from shards in seeded order, mixed in a shuffle buffer of stated size.
+//! Streams of training examples: read piece by piece in seeded order and mixed in a shuffle buffer
+//! of a given size.
 
 use super::random::Random;
 use crate::error::Result;
 
-/// Which trajectories are read.
+/// A part of a corpus: which trajectories are read, and which of their steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Those that are learnt from: their steps with a recorded action.
+    /// The trajectories to train on: their steps with a recorded action.
     Training,
-    /// Those that are held out: their steps with a recorded action.
+    /// The held-out trajectories: their steps with a recorded action.
     Validation,
-    /// Those that are learnt from, or have no recorded action: their steps without one.
+    /// All trajectories but the held-out ones: their steps without an action.
     Unlabelled,
-    /// All that there are, all their steps, of each the observation alone: what is seen of the world, learnt from or not.
+    /// Every trajectory: the observation at every step, without its window.
     Every,
 }
 
-/// Some examples: windows, what was done at them, and where they come from.
+/// A set of examples: windows, the actions taken at them, and their trajectories.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Examples {
-    /// Windows of observations as they are, flattened, oldest observation first.
+    /// Windows of observations, flattened and not normalised, oldest observation first.
     pub inputs: Vec<f32>,
-    /// Actions as they are, or one class each; empty where there are none.
+    /// Actions, not normalised, or one class per example. Empty for parts without actions.
     pub targets: Vec<f32>,
-    /// Trajectory of each.
+    /// The trajectory of each example.
     pub trajectories: Vec<i64>,
 }
 
-/// What is learnt from, in pieces of any size that can be read again and again.
+/// The data to train on, in pieces of any size that can be read repeatedly.
 pub trait Corpus {
-    /// How many pieces a part has.
+    /// Returns the number of pieces of a part.
     fn pieces(&self, part: Part) -> usize;
 
-    /// Reads a piece and hands over its examples, a few thousand at a time, until `take` returns `false`.
+    /// Reads a piece and calls `take` with its examples, a few thousand at a time, until `take`
+    /// returns `false`.
     ///
     /// # Errors
-    /// Where the data cannot be read or are not fit to learn from, or what `take` returns.
+    /// Returns an error if the data cannot be read or cannot be trained on, or if `take` does.
     fn read(
         &self,
         part: Part,
@@ -45,12 +47,12 @@ pub trait Corpus {
 }
 
 impl Examples {
-    /// Number of examples.
+    /// Returns the number of examples.
     pub fn len(&self) -> usize {
         self.trajectories.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no examples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -71,7 +73,7 @@ impl Examples {
         self.trajectories.push(row.trajectory);
     }
 
-    /// Puts `row` in the place of the one at `index`.
+    /// Replaces the example at `index` by `row`.
     pub(super) fn replace(&mut self, index: usize, row: Row) {
         let (cells, width) = (row.input.len(), row.target.len());
         self.inputs[index * cells..(index + 1) * cells].copy_from_slice(row.input);
@@ -95,15 +97,16 @@ impl Examples {
 /// One example.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row<'a> {
-    /// Its window.
+    /// The window.
     pub(super) input: &'a [f32],
-    /// Its action.
+    /// The action.
     pub(super) target: &'a [f32],
-    /// Its trajectory.
+    /// The trajectory.
     pub(super) trajectory: i64,
 }
 
-/// The examples of a part, over and over. Where all fit in the buffer they are read once and stay there.
+/// The examples of a part, for repeated passes. If all of them fit in the buffer, they are read
+/// once and kept.
 pub(super) struct Stream<'a> {
     corpus: &'a dyn Corpus,
     part: Part,
@@ -112,7 +115,8 @@ pub(super) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// Reads every example of `part` once, shows them to `look`, and keeps them where they are at most `capacity`.
+    /// Reads every example of `part` once, passes it to `look`, and keeps all of them if there are
+    /// at most `capacity`.
     pub(super) fn open(
         corpus: &'a dyn Corpus,
         part: Part,
@@ -141,7 +145,7 @@ impl<'a> Stream<'a> {
         })
     }
 
-    /// Hands every example to `take`, in the order of the shards, until it returns `false`.
+    /// Calls `take` with every example, in the order of the pieces, until it returns `false`.
     pub(super) fn in_order(&self, mut take: impl FnMut(&Examples) -> Result<bool>) -> Result<()> {
         if let Some(kept) = &self.kept {
             return take(kept).map(|_| ());
@@ -158,10 +162,11 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Hands every example to `take`, in random order, until it returns `false`.
+    /// Calls `take` with every example, in random order, until it returns `false`.
     ///
-    /// What does not fit in the buffer is read piece by piece in random order; each example that is read takes the place of a
-    /// random one of the buffer, which leaves. So an example moves by about the buffer's size, and pieces mix.
+    /// Examples that do not fit in the buffer are read piece by piece, the pieces in random order.
+    /// Each example read replaces a random one in the buffer, which is passed on. An example
+    /// therefore moves by about the size of the buffer, and neighbouring pieces mix.
     pub(super) fn shuffled(
         &self,
         random: &mut Random,
@@ -217,7 +222,7 @@ impl<'a> Stream<'a> {
 pub(super) mod tests {
     use super::*;
 
-    /// Pieces of examples in memory; an odd piece is handed over one by one.
+    /// Pieces of examples in memory. The examples of an odd piece are passed on one by one.
     pub(in crate::train) struct Pieces(pub(in crate::train) Vec<(Part, Vec<Examples>)>);
 
     impl Corpus for Pieces {
@@ -268,7 +273,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_example_comes_once_an_epoch_whatever_the_buffer_holds() {
+    fn every_example_comes_once_per_epoch_at_any_buffer_size() {
         let corpus = pieces(&[40, 0, 25, 60, 3]);
         for capacity in [1, 7, 50, 127, 128, 1000] {
             let mut seen = 0;
@@ -308,7 +313,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_epoch_can_be_left() {
+    fn an_epoch_can_be_stopped() {
         let corpus = pieces(&[40, 25, 60]);
         for capacity in [5, 1000] {
             let stream = Stream::open(&corpus, Part::Training, capacity, |_| Ok(true)).unwrap();

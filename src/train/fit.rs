@@ -1,27 +1,32 @@
-//! From a corpus to a model and its report: what is learnt from is surveyed, every member learns, the best round is kept.
+//! From a corpus to a model and its report: survey the data, train every member, keep the best
+//! round.
 
-use super::data::{Corpus, Examples, Part, Stream};
+use super::data::{Corpus, Part, Stream};
+use super::device::Device;
 use super::measure::{self, HeldOut};
-use super::member::Lesson;
-use super::model::{Model, Scaling};
+use super::member::Trainer;
+use super::model::Model;
+use super::options::{Options, SelfTraining, Statistics, Task};
 use super::report::{Curve, Data, Report, Round};
-use super::teach::Taught;
-use super::{Device, Head, Options, Statistics, Task, Watch};
+use super::self_training::SelfLabelled;
+use super::survey::Survey;
+use super::watch::{Watch, stop_if_interrupted};
 use crate::error::{Error, Result};
 
-/// A trained model and what is to be said of it.
+/// A trained model and its report.
 #[derive(Debug)]
 pub struct Fitted {
     /// The model of the best round.
     pub model: Model,
-    /// How it was learnt and how good it is.
+    /// How it was trained, and its errors.
     pub report: Report,
 }
 
-/// Learns a model on `device`.
+/// Trains a model on `device`.
 ///
 /// # Errors
-/// Where the corpus cannot be read or has nothing to learn from, the loss diverges, or the user wants it to stop.
+/// Returns an error if the corpus cannot be read or has nothing to train on, if the loss diverges,
+/// or if the user interrupts the training.
 pub fn fit(
     corpus: &dyn Corpus,
     task: &Task,
@@ -29,117 +34,62 @@ pub fn fit(
     device: Device,
     watch: &dyn Watch,
 ) -> Result<Fitted> {
-    let place = device.open()?;
-    let (mut survey, mut held_out) = (Survey::new(task, options.head), 0);
-    let own = options.statistics == Statistics::Recorded;
-    let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
-        survey.learn_from(examples);
-        if own {
-            let of_steps = examples
-                .inputs
-                .chunks_exact(task.cells())
-                .map(|window| &window[task.past * task.width..]);
-            survey.look_at(of_steps);
-        }
-        Ok(!watch.interrupted())
-    })?;
-    stop_if_wanted(watch)?;
-    for piece in 0..if own { 0 } else { corpus.pieces(Part::Every) } {
-        corpus.read(Part::Every, piece, &mut |examples| {
-            survey.look_at(examples.inputs.chunks_exact(task.width));
-            Ok(!watch.interrupted())
-        })?;
-        stop_if_wanted(watch)?;
-    }
-    let validation = Stream::open(corpus, Part::Validation, options.buffer, |examples| {
-        held_out += examples.len() as u64;
-        Ok(!watch.interrupted())
-    })?;
-    stop_if_wanted(watch)?;
-    for (count, part) in [(survey.count, "to learn from"), (held_out, "held out")] {
+    let opened = device.open()?;
+    let mut survey = Survey::new(task, options.head);
+    let training = survey_training(corpus, task, options, watch, &mut survey)?;
+    let (validation, held_out) = counted(corpus, Part::Validation, options, watch)?;
+    for (count, part) in [(survey.count, "to train on"), (held_out, "held out")] {
         if count == 0 {
             return Err(Error::failed(format!(
-                "none of the trajectories {part} has a step to see the whole window at"
+                "no step of the trajectories {part} has a whole window of observations"
             ))
-            .hint("look at smaller windows, or let `edge` be `repeat`"));
+            .hint("use a smaller `window`, or `edge: repeat`"));
         }
     }
-    let (inputs, constant) = survey.inputs()?;
-    let (centre, scale) = survey.actions(options.head);
-    let model = |members| Model {
-        task: task.clone(),
-        head: options.head,
-        activation: options.activation,
-        inputs: inputs.clone(),
-        centre: centre.clone(),
-        scale: scale.clone(),
-        members,
+    let (inputs, constant_observations) = survey.input_scaling()?;
+    let (centre, scale) = survey.action_scaling(options.head);
+    let ensemble = Ensemble {
+        options,
+        untrained: Model {
+            task: task.clone(),
+            head: options.head,
+            activation: options.activation,
+            inputs,
+            centre,
+            scale,
+            members: Vec::new(),
+        },
+        validation: &validation,
+        held_out,
+        device: &opened,
+        watch,
     };
-    let learn = |round: usize, training: &Stream<'_>, count: u64| {
-        let lesson = Lesson {
-            task,
-            options,
-            inputs: &inputs,
-            centre: &centre,
-            scale: &scale,
-            training,
-            validation: &validation,
-            counts: [count, held_out],
-            watch,
-            device: &place,
-        };
-        let (mut members, mut curves) = (Vec::new(), Vec::new());
-        watch.begin(lesson.updates().saturating_mul(options.members as u64));
-        for member in 0..options.members as u64 {
-            let learnt = lesson.learn(member)?;
-            // What an early stop leaves of the budget.
-            let last = learnt.looks.last().map_or(0, |look| look.update);
-            watch.advance(lesson.updates().saturating_sub(last), None);
-            curves.push(Curve {
-                round,
-                member,
-                best: learnt.best,
-                looks: learnt.looks,
-            });
-            members.push(learnt.networks);
-        }
-        Ok::<_, Error>((model(members), curves))
-    };
-    let judge =
-        |model: &Model| measure::held_out(model, &validation, &survey.mean_action(), options.seed);
+    let baseline = survey.baseline();
+    let measure = |model: &Model| measure::held_out(model, &validation, &baseline, options.seed);
 
-    let (mut best, mut curves) = learn(0, &training, survey.count)?;
-    let mut measured = judge(&best)?;
+    let (mut best, mut curves) = ensemble.train(0, &training, survey.count)?;
+    let mut measured = measure(&best)?;
     let mut rounds = vec![round(0, &curves, &measured, survey.count, None)];
     let (mut latest, mut chosen) = (best.clone(), 0);
-    for index in 1..=options.self_training.map_or(0, |own| own.rounds) {
-        let keep = options.self_training.map_or(0.0, |own| own.keep);
-        let taught = Taught::by(&latest, corpus, keep, watch)?;
-        let mut count = 0;
-        let training = Stream::open(&taught, Part::Training, options.buffer, |examples| {
-            count += examples.len() as u64;
-            Ok(!watch.interrupted())
-        })?;
-        stop_if_wanted(watch)?;
-        let (model, own) = learn(index, &training, count)?;
-        let own_measured = judge(&model)?;
-        rounds.push(round(
-            index,
-            &own,
-            &own_measured,
-            count,
-            Some(taught.limit()),
-        ));
-        curves.extend(own);
-        if rounds[index].validation < rounds[chosen].validation {
-            (best, measured, chosen) = (model.clone(), own_measured, index);
+    if let Some(SelfTraining { rounds: more, keep }) = options.self_training {
+        for index in 1..=more {
+            let labelled = SelfLabelled::new(&latest, corpus, keep, watch)?;
+            let limit = Some(labelled.limit());
+            let (training, count) = counted(&labelled, Part::Training, options, watch)?;
+            let (model, own_curves) = ensemble.train(index, &training, count)?;
+            let own_measured = measure(&model)?;
+            rounds.push(round(index, &own_curves, &own_measured, count, limit));
+            curves.extend(own_curves);
+            if rounds[index].validation < rounds[chosen].validation {
+                (best, measured, chosen) = (model.clone(), own_measured, index);
+            }
+            latest = model;
         }
-        latest = model;
     }
     let data = Data {
         training_steps: survey.count,
         held_out_steps: held_out,
-        constant_observations: constant,
+        constant_observations,
     };
     let report = Report::new(
         (options, task, device),
@@ -155,13 +105,105 @@ pub fn fit(
     })
 }
 
-/// Fails where the user wants it to stop.
-pub(super) fn stop_if_wanted(watch: &dyn Watch) -> Result<()> {
-    if !watch.interrupted() {
-        return Ok(());
+/// Opens the training examples and adds them to `survey`, with the observations that determine the
+/// normalisation of inputs.
+fn survey_training<'a>(
+    corpus: &'a dyn Corpus,
+    task: &Task,
+    options: &Options,
+    watch: &dyn Watch,
+    survey: &mut Survey,
+) -> Result<Stream<'a>> {
+    let training = Stream::open(corpus, Part::Training, options.buffer, |examples| {
+        survey.add_examples(examples);
+        if options.statistics == Statistics::Recorded {
+            let of_steps = examples
+                .inputs
+                .chunks_exact(task.cells())
+                .map(|window| &window[task.past * task.width..]);
+            survey.add_observations(of_steps);
+        }
+        Ok(!watch.interrupted())
+    })?;
+    stop_if_interrupted(watch)?;
+    if options.statistics == Statistics::Selection {
+        for piece in 0..corpus.pieces(Part::Every) {
+            corpus.read(Part::Every, piece, &mut |examples| {
+                survey.add_observations(examples.inputs.chunks_exact(task.width));
+                Ok(!watch.interrupted())
+            })?;
+            stop_if_interrupted(watch)?;
+        }
     }
-    let failure = Error::interrupted("interrupted while learning: the model was not written");
-    Err(failure.hint("run the same command again to learn it from the beginning"))
+    Ok(training)
+}
+
+/// Opens the examples of a part and counts them.
+fn counted<'a>(
+    corpus: &'a dyn Corpus,
+    part: Part,
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<(Stream<'a>, u64)> {
+    let mut count = 0;
+    let stream = Stream::open(corpus, part, options.buffer, |examples| {
+        count += examples.len() as u64;
+        Ok(!watch.interrupted())
+    })?;
+    stop_if_interrupted(watch)?;
+    Ok((stream, count))
+}
+
+/// An ensemble to train, the same in every round.
+struct Ensemble<'a> {
+    options: &'a Options,
+    /// The model without members.
+    untrained: Model,
+    validation: &'a Stream<'a>,
+    /// Number of validation examples.
+    held_out: u64,
+    device: &'a candle_core::Device,
+    watch: &'a dyn Watch,
+}
+
+impl Ensemble<'_> {
+    /// Trains all members on the `count` examples of `training`.
+    fn train(&self, round: usize, training: &Stream, count: u64) -> Result<(Model, Vec<Curve>)> {
+        let trainer = Trainer {
+            task: &self.untrained.task,
+            options: self.options,
+            inputs: &self.untrained.inputs,
+            centre: &self.untrained.centre,
+            scale: &self.untrained.scale,
+            training,
+            validation: self.validation,
+            counts: [count, self.held_out],
+            watch: self.watch,
+            device: self.device,
+        };
+        let (mut members, mut curves) = (Vec::new(), Vec::new());
+        let updates = trainer.max_updates();
+        let count = self.options.members as u64;
+        self.watch.begin(updates.saturating_mul(count));
+        for member in 0..count {
+            let trained = trainer.train(member)?;
+            // The updates that an early stop leaves out count as done.
+            let last = trained.evaluations.last().map_or(0, |last| last.update);
+            self.watch.advance(updates.saturating_sub(last), None);
+            curves.push(Curve {
+                round,
+                member,
+                best: trained.best,
+                evaluations: trained.evaluations,
+            });
+            members.push(trained.networks);
+        }
+        let model = Model {
+            members,
+            ..self.untrained.clone()
+        };
+        Ok((model, curves))
+    }
 }
 
 fn round(
@@ -185,141 +227,6 @@ fn round(
     }
 }
 
-/// What is to be known before anything is learnt.
-struct Survey<'a> {
-    task: &'a Task,
-    /// Examples to learn from.
-    count: u64,
-    /// Mean and sum of squared deviations of their actions; for classes, how often each came.
-    actions: Vec<[f64; 2]>,
-    /// Steps whose observations inputs are scaled by.
-    seen: u64,
-    /// Mean and sum of squared deviations of these observations.
-    observations: Vec<[f64; 2]>,
-    discrete: bool,
-}
-
-/// Welford's update by the `count`-th of some vectors: no cancellation however far from zero the values lie.
-fn update(moments: &mut [[f64; 2]], values: &[f32], count: u64) {
-    for ([mean, squares], value) in moments.iter_mut().zip(values) {
-        let apart = f64::from(*value) - *mean;
-        *mean += apart / count as f64;
-        *squares += apart * (f64::from(*value) - *mean);
-    }
-}
-
-/// The standard deviation of `count` values whose squared deviations have this sum.
-fn std(squares: f64, count: u64) -> f64 {
-    (squares / count.max(1) as f64).sqrt()
-}
-
-impl<'a> Survey<'a> {
-    fn new(task: &'a Task, head: Head) -> Survey<'a> {
-        let zeros = |n: usize| vec![[0.0; 2]; n];
-        Survey {
-            task,
-            count: 0,
-            actions: zeros(task.actions),
-            seen: 0,
-            observations: zeros(task.width),
-            discrete: head == Head::Categorical,
-        }
-    }
-
-    /// Counts the actions of examples to learn from.
-    fn learn_from(&mut self, examples: &Examples) {
-        let per_action = if self.discrete { 1 } else { self.task.actions };
-        for action in examples.targets.chunks_exact(per_action) {
-            self.count += 1;
-            if self.discrete {
-                if let Some([count, _]) = action
-                    .first()
-                    .and_then(|class| self.actions.get_mut(*class as usize))
-                {
-                    *count += 1.0;
-                }
-            } else {
-                update(&mut self.actions, action, self.count);
-            }
-        }
-    }
-
-    /// Counts observations; of each slice its first values are one.
-    fn look_at<'b>(&mut self, observations: impl Iterator<Item = &'b [f32]>) {
-        for observation in observations {
-            self.seen += 1;
-            update(&mut self.observations, observation, self.seen);
-        }
-    }
-
-    /// What windows go through before the networks, and the dimensions that never change, which are left out.
-    fn inputs(&self) -> Result<(Scaling, Vec<usize>)> {
-        let constant: Vec<usize> = (0..self.task.width)
-            .filter(|dimension| {
-                let [mean, squares] = self.observations[*dimension];
-                // Below what float32 resolves around the mean.
-                std(squares, self.seen) <= 1e-7 * mean.abs()
-            })
-            .collect();
-        if constant.len() == self.task.width {
-            return Err(Error::failed(format!(
-                "observations are constant at all {} steps: nothing follows from them",
-                self.seen
-            ))
-            .hint(
-                "learn from trajectories that move, or check how the observations were imported",
-            ));
-        }
-        let length = self.task.past + 1 + self.task.future;
-        let one: Vec<(f32, f32)> = (0..self.task.width)
-            .map(|dimension| {
-                let [mean, squares] = self.observations[dimension];
-                let factor = if constant.contains(&dimension) {
-                    0.0
-                } else {
-                    1.0 / (std(squares, self.seen) + 1e-6)
-                };
-                (mean as f32, factor as f32)
-            })
-            .collect();
-        let (mean, factor) = one.iter().copied().cycle().take(length * one.len()).unzip();
-        Ok((Scaling { mean, factor }, constant))
-    }
-
-    /// Centre and scale of actions: the box of a Gaussian head, mean and spread for squared errors, nothing for logits.
-    fn actions(&self, head: Head) -> (Vec<f32>, Vec<f32>) {
-        match (head, &self.task.bounds) {
-            (Head::Gaussian, Some([low, high])) => {
-                let sides = || low.iter().zip(high);
-                (
-                    sides()
-                        .map(|(low, high)| ((low + high) / 2.0) as f32)
-                        .collect(),
-                    sides()
-                        .map(|(low, high)| ((high - low) / 2.0) as f32)
-                        .collect(),
-                )
-            }
-            (Head::Categorical, _) => (vec![0.0; self.task.actions], vec![1.0; self.task.actions]),
-            _ => self
-                .actions
-                .iter()
-                .map(|[mean, squares]| (*mean as f32, std(*squares, self.count) as f32))
-                .unzip(),
-        }
-    }
-
-    /// What one would predict without looking: the mean action, or the share of each class.
-    fn mean_action(&self) -> Vec<f64> {
-        let share = if self.discrete {
-            self.count.max(1) as f64
-        } else {
-            1.0
-        };
-        self.actions.iter().map(|[mean, _]| mean / share).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(
@@ -330,9 +237,11 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use super::super::data::Examples;
     use super::super::data::tests::Pieces;
+    use super::super::onnx::{metadata, write};
+    use super::super::options::{Activation, Adam, Budget, Head};
     use super::super::random::Random;
-    use super::super::{Activation, Adam, Budget, SelfTraining, metadata, write};
     use super::*;
     use crate::model::{Data, DataMut, Geometry, Runtime};
 
@@ -353,7 +262,8 @@ mod tests {
         }
     }
 
-    /// Windows of two observations of two values, the second of which is always 3; the action follows from the first ones.
+    /// Returns windows of two observations with two values each. The second value is always 3; the
+    /// action follows from the first ones.
     fn examples(first: i64, count: i64, head: Head, labelled: bool) -> Examples {
         let mut examples = Examples::default();
         for trajectory in first..first + count {
@@ -425,7 +335,7 @@ mod tests {
         }
     }
 
-    /// What rten says of the file for these windows.
+    /// Returns the outputs of the file for these windows, computed by rten.
     fn run(file: &[u8], inputs: &[f32], rows: usize, outputs: usize) -> Vec<Vec<f32>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("idm.onnx");
@@ -455,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn every_head_learns_and_its_file_says_what_it_says_itself() {
+    fn every_head_can_be_trained_and_its_file_predicts_the_same() {
         for head in [Head::Deterministic, Head::Gaussian, Head::Categorical] {
             let fitted = fit(
                 &corpus(head),
@@ -496,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_checkpoint_is_what_is_kept() {
+    fn the_best_checkpoint_is_kept() {
         for buffer in [50, 1000] {
             let head = Head::Deterministic;
             let options = Options {
@@ -519,16 +429,16 @@ mod tests {
             .unwrap();
             let curve = &fitted.report.curves[0];
             let lowest = curve
-                .looks
+                .evaluations
                 .iter()
-                .map(|look| look.validation)
+                .map(|evaluation| evaluation.validation)
                 .fold(f64::INFINITY, f64::min);
             assert_eq!(curve.best.validation, lowest);
             assert!(
-                curve.looks.last().unwrap().validation > lowest,
-                "the last is not the best, or this shows nothing"
+                curve.evaluations.last().unwrap().validation > lowest,
+                "the last evaluation is the best one, so this test shows nothing"
             );
-            // The validation loss of the model that was kept, computed from its predictions.
+            // The validation loss of the kept model, computed from its predictions.
             let model = &fitted.model;
             let held_out = examples(20, 6, head, true);
             let own = model
@@ -548,9 +458,9 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_it_early_and_budgets_hold() {
+    fn patience_stops_early_and_budgets_hold() {
         let head = Head::Deterministic;
-        let looks = |options: Options| {
+        let updates = |options: Options| {
             let fitted = fit(
                 &corpus(head),
                 &task(head),
@@ -560,11 +470,11 @@ mod tests {
             )
             .unwrap();
             (
-                fitted.report.curves[0].looks.last().unwrap().update,
+                fitted.report.curves[0].evaluations.last().unwrap().update,
                 fitted.report.curves[0].best.update,
             )
         };
-        let (last, best) = looks(Options {
+        let (last, best) = updates(Options {
             patience: 3,
             adam: Adam {
                 learning_rate: 0.1,
@@ -572,10 +482,10 @@ mod tests {
             },
             ..options(head)
         });
-        assert_eq!(last, best + 3 * 8, "a look every fiftieth of 400 updates");
-        // 400 examples in batches of 64 are 7 updates an epoch.
+        assert_eq!(last, best + 3 * 8, "50 evaluations in 400 updates");
+        // 400 examples in batches of 64 are 7 updates per epoch.
         assert_eq!(
-            looks(Options {
+            updates(Options {
                 budget: Budget::Epochs(9),
                 bootstrap: false,
                 ..options(head)
@@ -584,7 +494,7 @@ mod tests {
             63
         );
         assert_eq!(
-            looks(Options {
+            updates(Options {
                 budget: Budget::Updates(5),
                 batch: 5000,
                 ..options(head)
@@ -595,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_diverges_is_said() {
+    fn a_diverging_loss_is_an_error() {
         let head = Head::Gaussian;
         let options = Options {
             adam: Adam {
@@ -619,9 +529,10 @@ mod tests {
         );
     }
 
-    /// Where actions follow exactly, the first gradients of the likelihood push the log-std to where it learns nothing more.
+    /// Where actions follow exactly from observations, the first gradients of the likelihood push
+    /// the log standard deviation into a flat region, where training stalls.
     #[test]
-    fn a_shorter_gradient_keeps_a_gaussian_head_learning() {
+    fn clipped_gradients_keep_a_gaussian_head_training() {
         let head = Head::Gaussian;
         let error = |clip_norm: Option<f64>| {
             let adam = Adam {
@@ -655,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn self_training_says_what_each_round_was_worth() {
+    fn self_training_reports_every_round() {
         for head in [Head::Gaussian, Head::Categorical] {
             let self_training = Some(SelfTraining {
                 rounds: 2,
@@ -678,7 +589,7 @@ mod tests {
                 .iter()
                 .map(|round| round.steps)
                 .collect();
-            // Of classes that it is wholly certain of there are several.
+            // Several classes can have the same certainty, so more of them are kept.
             let exact = steps[1..] == [450, 450]
                 || (head == Head::Categorical
                     && steps[1..].iter().all(|steps| (450..500).contains(steps)));
@@ -697,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_are_scaled_by_the_observations_that_are_asked_for() {
+    fn inputs_are_normalised_by_the_requested_statistics() {
         let head = Head::Deterministic;
         let (few, all) = (examples(0, 20, head, true), examples(0, 36, head, false));
         let mut corpus = corpus(head);
@@ -745,7 +656,7 @@ mod tests {
                 .sum::<f64>()
                 / first.len() as f64)
                 .sqrt();
-            // The same for the observation after the step; what never changes is left out.
+            // The same for the observation after the step. Constant values get the factor 0.
             let factor = 1.0 / (std + 1e-6);
             let wanted = [[mean, factor], [3.0, 0.0], [mean, factor], [3.0, 0.0]];
             for (place, [mean, factor]) in wanted.into_iter().enumerate() {
@@ -759,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_changes_is_nothing_to_learn_from() {
+    fn constant_observations_are_an_error() {
         let mut corpus = corpus(Head::Deterministic);
         corpus
             .0

@@ -1,34 +1,35 @@
-//! What a network does to every element, in one pass over memory each.
+//! Elementwise operations of a network, fused so that each takes one pass over memory.
 //!
-//! Work is cut into blocks of a fixed size, whatever the number of threads, and sums run in a fixed order, so the
-//! bytes do not depend on it.
+//! Work is cut into blocks of a fixed size, and sums run in a fixed order, so the bytes do not
+//! depend on the number of threads.
 
 use rayon::prelude::*;
 
+use super::options::{Activation, Adam, BETAS, EPSILON};
 use super::random::Random;
-use super::{Activation, Adam, BETAS, EPSILON};
 
-/// Elements of a block of work.
+/// Number of elements in a block of work.
 const BLOCK: usize = 1 << 14;
-/// Columns that are summed together.
+/// Number of columns that one task sums.
 const STRIP: usize = 64;
 
-/// Rows of a block of a matrix with so many columns.
+/// Returns the number of rows in a block of a matrix with this many columns.
 fn rows(columns: usize) -> usize {
     (BLOCK / columns.max(1)).max(1)
 }
 
-/// Which outputs of a layer are left out of an update (Srivastava et al., 2014); the others are scaled up by 1 / (1 - share).
+/// Dropout of a layer's outputs during an update (Srivastava et al., 2014): dropped outputs become
+/// 0, the others are scaled by 1 / (1 - share).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dropout {
-    /// Share that is left out, from 0 to below 1.
+    /// Probability that an output is dropped, in [0, 1).
     pub(super) share: f32,
-    /// Which draw.
+    /// Seed of the draw.
     pub(super) seed: u64,
 }
 
 impl Dropout {
-    /// The factors of all outputs of so many rows and columns.
+    /// Returns the factors for the outputs of a layer, row by row.
     pub(super) fn factors(self, rows: usize, columns: usize) -> Vec<f32> {
         let mut factors = vec![1.0; rows * columns];
         factors
@@ -40,7 +41,7 @@ impl Dropout {
         factors
     }
 
-    /// Calls `each` with every element of row `row` and the factor of its dropout.
+    /// Calls `each` with every element of row `row` and its factor.
     fn apply<'a>(
         self,
         row: usize,
@@ -54,7 +55,7 @@ impl Dropout {
         );
         let mut bits = 0;
         for (index, element) in elements.enumerate() {
-            // One draw serves two elements.
+            // Half of the 64 bits of a draw decides about one element.
             bits = if index % 2 == 0 {
                 random.bits()
             } else {
@@ -103,7 +104,7 @@ pub(super) fn activate(
                 match activation {
                     Activation::Relu => biased.for_each(|(value, bias)| {
                         let sum = *value + bias;
-                        // Not `max`: what is no number stays so, and is seen.
+                        // Not `max`, which would hide a NaN.
                         *value = if sum < 0.0 { 0.0 } else { sum };
                     }),
                     Activation::Tanh => {
@@ -125,7 +126,8 @@ pub(super) fn activate(
         });
 }
 
-/// Turns the gradient by a layer's outputs into that by its sums, where `outputs` is what [`activate`] made of them.
+/// Turns the gradient with respect to a layer's outputs into the gradient with respect to its sums.
+/// `outputs` are the values that [`activate`] left.
 pub(super) fn deactivate(
     gradient: &mut [f32],
     outputs: &[f32],
@@ -145,7 +147,7 @@ pub(super) fn deactivate(
                 .enumerate()
             {
                 let pairs = gradient.iter_mut().zip(outputs);
-                // Dropped outputs are 0, and the others scaled: the activation's own output is behind the scale.
+                // `shrink` undoes the scale of dropout, to recover the activation's own output.
                 let shrink = dropout.map_or(1.0, |dropout| 1.0 - dropout.share);
                 match activation {
                     Activation::Relu => pairs.for_each(|(gradient, output)| {
@@ -169,7 +171,7 @@ pub(super) fn deactivate(
         });
 }
 
-/// Sums of the columns, rows added in order.
+/// Returns the sums of the columns, adding rows in order.
 pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     let mut sums = vec![0.0; columns];
     sums.par_chunks_mut(STRIP)
@@ -184,7 +186,7 @@ pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     sums
 }
 
-/// The sum of the squares, in float64 and in a fixed order.
+/// Returns the sum of the squares, in float64 and in a fixed order.
 pub(super) fn squares(values: &[f32]) -> f64 {
     let own = |block: &[f32]| {
         block
@@ -204,7 +206,7 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// No gradient seen yet.
+    /// Returns zeros, the moments before the first gradient.
     pub(super) fn new(size: usize) -> Moments {
         Moments {
             first: vec![0.0; size],
@@ -212,8 +214,11 @@ impl Moments {
         }
     }
 
-    /// One step of Adam (Kingma and Ba, 2015), the `update`-th from 1 on, with weight decay as PyTorch's `Adam` has it
-    /// (added to the gradient) or, `decoupled`, as `AdamW` (Loshchilov and Hutter, 2019). The gradient is scaled by `shrink` first.
+    /// Takes one step of Adam (Kingma and Ba, 2015, Algorithm 1); `update` counts from 1.
+    ///
+    /// The gradient is first scaled by `shrink`. Weight decay is added to the gradient, as in
+    /// PyTorch's `Adam`, or with `decoupled` applied to the parameters, as in `AdamW` (Loshchilov
+    /// and Hutter, 2019, Algorithm 2).
     pub(super) fn step(
         &mut self,
         adam: &Adam,
@@ -262,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dropout_keeps_the_share_and_the_mean_and_is_drawn_alike_on_the_way_back() {
+    fn dropout_keeps_its_share_and_the_mean_and_repeats_its_draw_in_the_backward_pass() {
         let (rows, columns) = (200, 37);
         let dropout = Some(Dropout {
             share: 0.25,
@@ -284,8 +289,9 @@ mod tests {
     }
 
     #[test]
-    fn adam_is_what_pytorch_computes() {
-        // torch.optim.Adam(lr=0.1, weight_decay=0.5) and AdamW, three steps on the gradients 1, -2, 0.5 from 1.0.
+    fn adam_matches_pytorch() {
+        // torch.optim.Adam(lr=0.1, weight_decay=0.5) and AdamW, three steps on the gradients 1, -2,
+        // 0.5 from 1.0.
         for (decoupled, expected) in [
             (false, [0.9, 0.906_901_5, 0.885_937_3]),
             (true, [0.85, 0.844_110_4, 0.815_573_9]),

@@ -1,20 +1,21 @@
-//! What the outputs of the networks mean: losses with their gradients, and predictions.
+//! The meaning of network outputs: losses with their gradients, and what a prediction is read from.
 
 use std::f64::consts::{LN_2, PI};
 
-use super::Head;
+use super::options::Head;
 
-/// Bounds of the logarithm of the standard deviation (Zheng et al., 2022, after Haarnoja et al., 2018).
+/// Bounds of the log standard deviation (Zheng et al., ICML 2023, after Haarnoja et al., 2018).
 pub(super) const LOG_STD: [f32; 2] = [-5.0, 2.0];
-/// How close to the edge of the box a target may be, as a share of half the box: tanh⁻¹ is infinite at the edge.
+/// Smallest distance of a target from the edge of the box, as a fraction of half its width: tanh⁻¹
+/// is infinite at the edge.
 const MARGIN: f64 = 1e-6;
-/// Distance of the points, in standard deviations, at which moments of a squashed Normal are summed.
+/// Distance between quadrature points for the moments of a squashed normal, in standard deviations.
 const SPACING: f32 = 0.2;
-/// Points on either side of the mean.
+/// Number of quadrature points on either side of the mean.
 const REACH: i32 = 30;
 
-/// Points and weights for expectations under a standard Normal: the trapezoid rule, which converges faster than any power of
-/// its spacing for functions as smooth as tanh.
+/// Returns points and weights for expectations under a standard normal: the trapezoid rule, which
+/// for functions as smooth as tanh converges faster than any power of its spacing.
 pub(super) fn points() -> (Vec<f32>, Vec<f32>) {
     let points: Vec<f32> = (-REACH..=REACH)
         .map(|place| place as f32 * SPACING)
@@ -33,19 +34,22 @@ pub(super) fn points() -> (Vec<f32>, Vec<f32>) {
     )
 }
 
-/// The logarithm of the standard deviation that a network's output stands for.
+/// Returns the log standard deviation for a network's output: tanh scaled to [`LOG_STD`].
 pub(super) fn log_std(output: f32) -> f32 {
     let [low, high] = LOG_STD;
     low + (high - low) * 0.5 * (output.tanh() + 1.0)
 }
 
-/// tanh⁻¹ of a place in the box from -1 to 1.
+/// Returns tanh⁻¹ of a place in the box from -1 to 1.
 pub(super) fn unsquash(place: f64) -> f64 {
     place.clamp(MARGIN - 1.0, 1.0 - MARGIN).atanh()
 }
 
-/// Mean loss over a batch, and its gradients by the outputs of the networks (one, or for a Gaussian mean and log-std).
-/// `outputs` and `targets` are rows of `width` values; a class is one value a row.
+/// Returns the mean loss over a batch, and its gradients with respect to the outputs of the
+/// networks.
+///
+/// A Gaussian head has two networks, for the mean and the log standard deviation; other heads have
+/// one. `outputs` and `targets` are rows of `width` values; a class is one value per row.
 pub(super) fn loss(
     head: Head,
     outputs: &[&[f32]],
@@ -60,7 +64,7 @@ pub(super) fn loss(
     }
 }
 
-/// Mean of the squared differences.
+/// Returns the mean squared error and its gradient.
 fn squared(outputs: &[f32], targets: &[f32]) -> (f64, Vec<Vec<f32>>) {
     let n = outputs.len().max(1) as f64;
     let mut total = 0.0;
@@ -73,8 +77,11 @@ fn squared(outputs: &[f32], targets: &[f32]) -> (f64, Vec<Vec<f32>>) {
     (total / n, vec![gradient])
 }
 
-/// Negative log-likelihood under a tanh-squashed Normal, summed over dimensions: targets are tanh⁻¹ of places in the box
-/// from -1 to 1. With z = (x - μ) / σ it is z²/2 + log σ + log √(2π) + log(1 - tanh² x).
+/// Returns the negative log-likelihood under a tanh-squashed normal, summed over dimensions, and
+/// its gradients (Haarnoja et al., 2018, appendix C).
+///
+/// Targets are tanh⁻¹ of places in the box from -1 to 1. With z = (x - μ) / σ, the loss of a
+/// dimension is z²/2 + log σ + log √(2π) + log(1 - tanh² x).
 fn likelihood(
     means: &[f32],
     outputs: &[f32],
@@ -102,7 +109,8 @@ fn likelihood(
     (total / rows, vec![by_mean, by_output])
 }
 
-/// Mean of the negative log-probabilities of the classes, under the softmax of the logits.
+/// Returns the mean negative log-probability of the classes under the softmax of the logits, and
+/// its gradient.
 fn cross_entropy(logits: &[f32], classes: &[f32], width: usize) -> (f64, Vec<Vec<f32>>) {
     let rows = classes.len().max(1) as f64;
     let mut total = 0.0;
@@ -124,12 +132,28 @@ fn cross_entropy(logits: &[f32], classes: &[f32], width: usize) -> (f64, Vec<Vec
     (total / rows, vec![gradient])
 }
 
+/// Returns the most probable class, the first one on a tie, and its probability.
+pub(super) fn most_probable(logits: &[f32]) -> (usize, f32) {
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
+            if *logit > best.1 {
+                (class, *logit)
+            } else {
+                best
+            }
+        });
+    let total: f32 = logits.iter().map(|logit| (logit - best.1).exp()).sum();
+    (best.0, 1.0 / total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn gradients_are_those_of_finite_differences() {
+    fn gradients_match_finite_differences() {
         let (rows, width) = (3, 4);
         let value = |index: usize, salt: f32| ((index as f32 * 1.7 + salt).sin()) * 1.3;
         for head in [Head::Deterministic, Head::Gaussian, Head::Categorical] {
@@ -169,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn likelihoods_are_densities() {
+    fn likelihoods_integrate_to_one() {
         // The density of the action integrates to one over the box.
         let (mean, output) = (0.4, -0.3);
         let n = 20_000;
@@ -184,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn points_give_the_moments_of_a_normal() {
+    fn quadrature_points_give_the_moments_of_a_normal() {
         let (points, weights) = points();
         for (power, expected) in [(0, 1.0), (1, 0.0), (2, 1.0), (4, 3.0)] {
             let moment: f64 = points

@@ -1,19 +1,20 @@
-//! How good a model is on trajectories that it has not seen.
+//! Errors and calibration of a model on held-out trajectories.
 
 use serde::Serialize;
 
-use super::Head;
 use super::data::{Examples, Row, Stream};
+use super::head::most_probable;
 use super::model::{Model, Predictions};
+use super::options::Head;
 use super::random::Random;
-use super::teach::most_probable;
 use crate::error::Result;
 
-/// Points of a scatter plot, at most.
+/// Maximum number of points in a scatter plot.
 const POINTS: usize = 2000;
-/// Windows whose predictions the report holds.
+/// Number of windows whose predictions the report holds.
 const PROBES: usize = 16;
-/// Share of a Normal within so many standard deviations of its mean.
+/// Probabilities, each with the number of standard deviations around the mean within which a normal
+/// variable lies with that probability.
 const LEVELS: [(f64, f64); 9] = [
     (0.1, 0.125_661),
     (0.2, 0.253_347),
@@ -29,17 +30,17 @@ const LEVELS: [(f64, f64); 9] = [
 /// Errors on the held-out steps.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct HeldOut {
-    /// Steps.
+    /// Number of held-out steps.
     pub steps: u64,
-    /// One entry per dimension of a continuous action.
+    /// Errors by dimension of a continuous action.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dimensions: Vec<Dimension>,
-    /// How often the most probable class was the right one.
+    /// Errors of a discrete action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<Classes>,
-    /// Windows and what the model says of them, so that the file can be held against it.
+    /// Windows and their predictions, for comparing the ONNX file with this model.
     pub probe: Probe,
-    /// True and predicted actions of some steps, for the scatter plot.
+    /// True and predicted actions of a sample of steps, for the scatter plot.
     #[serde(skip)]
     pub scatter: Vec<(Vec<f32>, Vec<f32>)>,
 }
@@ -51,14 +52,14 @@ pub struct Dimension {
     pub mse: f64,
     /// Mean absolute error.
     pub mae: f64,
-    /// Mean squared error of predicting the mean of the training share.
+    /// Mean squared error of the baseline that predicts the mean training action.
     pub mse_of_mean: f64,
-    /// Share of the latter that the model explains.
+    /// Coefficient of determination, `1 - mse / mse_of_mean`.
     pub r2: f64,
-    /// Mean standard deviation that the model gives.
+    /// Mean of the predicted standard deviations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_std: Option<f64>,
-    /// How often the truth lies as close to the prediction as a Normal of that standard deviation would have it.
+    /// Calibration of the predicted standard deviations, against a normal distribution.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calibration: Vec<Level>,
 }
@@ -66,36 +67,38 @@ pub struct Dimension {
 /// One point of a calibration curve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Level {
-    /// Share that should lie within.
+    /// Probability that the true action lies within the interval.
     pub expected: f64,
-    /// Share that does.
+    /// Fraction of steps at which it does.
     pub observed: f64,
 }
 
 /// Errors of a discrete action.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Classes {
-    /// Share of steps at which the most probable class is the true one.
+    /// Fraction of steps at which the most probable class is the true one.
     pub accuracy: f64,
-    /// The same for always naming the most frequent class of the training share.
+    /// Accuracy of the baseline that predicts the most frequent training class.
     pub accuracy_of_most_frequent: f64,
-    /// For each class, the share of its steps at which it was named; `null` where it did not come.
+    /// For each class, the fraction of its steps at which it was predicted. `null` for a class
+    /// without held-out steps.
     pub recall: Vec<Option<f64>>,
 }
 
-/// Some held-out windows and what the model says of them.
+/// Held-out windows and their predictions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Probe {
-    /// Windows, as they go into the file's `observation`.
+    /// Windows, the values of the file's input `observation`.
     pub observation: Vec<Vec<f32>>,
-    /// What comes out of its `action`.
+    /// Values of the file's output `action`.
     pub action: Vec<Vec<f32>>,
-    /// What comes out of its `std`; empty where it has none.
+    /// Values of the file's output `std`. Empty if it has none.
     pub std: Vec<Vec<f32>>,
 }
 
 impl HeldOut {
-    /// One number for all: the mean of the dimensions' squared errors, or the share of wrong classes.
+    /// Returns the error as one number: the mean of the dimensions' squared errors, or the fraction
+    /// of wrong classes.
     pub fn error(&self) -> f64 {
         match &self.classes {
             Some(classes) => 1.0 - classes.accuracy,
@@ -109,7 +112,7 @@ impl HeldOut {
         }
     }
 
-    /// The same number for a prediction that looks at nothing.
+    /// Returns the same number for the baseline that predicts the mean or the most frequent class.
     pub fn error_of_mean(&self) -> f64 {
         match &self.classes {
             Some(classes) => 1.0 - classes.accuracy_of_most_frequent,
@@ -124,7 +127,8 @@ impl HeldOut {
     }
 }
 
-/// Measures `model` on the examples of `validation`; `mean` is what one would predict without looking.
+/// Measures `model` on the examples of `validation`. `mean` is the mean training action, or the
+/// share of each class.
 pub(super) fn held_out(
     model: &Model,
     validation: &Stream,
@@ -191,7 +195,7 @@ pub(super) fn held_out(
     Ok(held_out)
 }
 
-/// Keeps a sample of all rows seen, each with the same chance (Vitter's algorithm R).
+/// Keeps a uniform sample of the rows seen so far (algorithm R, Vitter, 1985).
 fn keep(sample: &mut Examples, row: Row, seen: u64, random: &mut Random) {
     if sample.len() < POINTS {
         sample.push(row);
@@ -240,7 +244,7 @@ fn classes(hits: &[[u64; 2]], shares: &[f64], n: f64) -> Classes {
     }
 }
 
-/// Sums over the steps of one dimension.
+/// Sums over steps for one dimension.
 #[derive(Debug, Clone, Default)]
 struct Sums {
     squared: f64,

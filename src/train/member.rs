@@ -1,103 +1,106 @@
-//! Learns one member of an ensemble: updates, looks at the validation loss, and the best checkpoint.
+//! Training of one member of an ensemble: updates, evaluations on the validation examples, and the
+//! best checkpoint.
 
 use serde::Serialize;
 
 use super::data::{Examples, Row, Stream};
-use super::device::{Gradients, Learner};
-use super::fit::stop_if_wanted;
 use super::head::{loss, unsquash};
 use super::model::Scaling;
 use super::network::{Network, Values};
+use super::options::{Budget, Head, Options, Task};
 use super::random::Random;
-use super::{Head, Options, Task, Watch};
+use super::trainable::{Gradients, TrainableNetwork};
+use super::watch::{Watch, stop_if_interrupted};
 use crate::error::{Error, Result};
 
-/// Updates between two looks at the validation loss, at most.
-const BETWEEN_LOOKS: u64 = 250;
-/// Looks that even a short training has.
-const LOOKS: u64 = 50;
-/// A training loss so many times the first one has diverged.
+/// Largest number of updates between two evaluations, unless evaluations take too much time.
+const EVALUATION_INTERVAL: u64 = 250;
+/// Number of evaluations that even a short training has.
+const EVALUATIONS: u64 = 50;
+/// A training loss of this many times the first one has diverged.
 const DIVERGED: f64 = 1e3;
-/// Rows of a batch of validation.
+/// Number of rows in a batch of the validation pass.
 const VALIDATION_BATCH: usize = 4096;
 
-/// What all members share.
-pub(super) struct Lesson<'a> {
-    /// What is learnt.
+/// The inputs of a training that all members share.
+pub(super) struct Trainer<'a> {
+    /// Shapes and bounds to train for.
     pub(super) task: &'a Task,
-    /// How.
+    /// Options of the training.
     pub(super) options: &'a Options,
-    /// What windows go through first.
+    /// Normalisation of windows.
     pub(super) inputs: &'a Scaling,
-    /// Where actions lie.
+    /// An action is `centre + scale · output`.
     pub(super) centre: &'a [f32],
     /// See `centre`.
     pub(super) scale: &'a [f32],
-    /// What is learnt from.
+    /// Examples to train on.
     pub(super) training: &'a Stream<'a>,
-    /// What is looked at.
+    /// Held-out examples.
     pub(super) validation: &'a Stream<'a>,
-    /// Examples of both.
+    /// Number of training and of validation examples.
     pub(super) counts: [u64; 2],
-    /// Told of progress.
+    /// Observer of the progress.
     pub(super) watch: &'a dyn Watch,
-    /// Where networks learn.
+    /// Device to train on.
     pub(super) device: &'a candle_core::Device,
 }
 
-/// A look at the losses.
+/// The losses at one point of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Look {
-    /// Updates done.
+pub struct Evaluation {
+    /// Number of updates done.
     pub update: u64,
-    /// Mean training loss since the look before.
+    /// Mean training loss since the previous evaluation.
     pub training: f64,
     /// Validation loss.
     pub validation: f64,
 }
 
-/// What a member learnt.
+/// A trained member.
 #[derive(Debug)]
-pub(super) struct Learnt {
-    /// Parameters of its networks at the best look.
+pub(super) struct TrainedMember {
+    /// Parameters of its networks at the best evaluation.
     pub(super) networks: Vec<Vec<Values>>,
-    /// All looks.
-    pub(super) looks: Vec<Look>,
-    /// The best of them.
-    pub(super) best: Look,
+    /// All evaluations, in order.
+    pub(super) evaluations: Vec<Evaluation>,
+    /// The evaluation with the lowest validation loss.
+    pub(super) best: Evaluation,
 }
 
-impl Lesson<'_> {
-    /// Examples of an update: no more than there are.
-    fn batch(&self) -> usize {
+impl Trainer<'_> {
+    /// Returns the number of examples per update, at most as many as there are.
+    fn batch_size(&self) -> usize {
         self.options
             .batch
             .min(usize::try_from(self.counts[0]).unwrap_or(usize::MAX))
             .max(1)
     }
 
-    /// Updates of a member at most.
-    pub(super) fn updates(&self) -> u64 {
+    /// Returns the maximum number of updates of a member.
+    pub(super) fn max_updates(&self) -> u64 {
         match self.options.budget {
-            super::Budget::Updates(updates) => updates.max(1),
-            super::Budget::Epochs(epochs) => epochs
-                .saturating_mul(self.counts[0].div_ceil(self.batch() as u64))
+            Budget::Updates(updates) => updates.max(1),
+            Budget::Epochs(epochs) => epochs
+                .saturating_mul(self.counts[0].div_ceil(self.batch_size() as u64))
                 .max(1),
         }
     }
 
-    /// Updates between two looks. An update goes three times through an example where a look goes once; all looks together take
-    /// no more than a tenth of the time.
-    fn between_looks(&self) -> u64 {
-        let cheap = (10 * self.counts[1]).div_ceil(3 * self.batch() as u64);
-        BETWEEN_LOOKS
-            .min(self.updates().div_ceil(LOOKS))
-            .max(cheap)
+    /// Returns the number of updates between two evaluations.
+    ///
+    /// An update passes through each example about three times, an evaluation once. The interval is
+    /// long enough that evaluations take at most a tenth of the time of the updates.
+    fn evaluation_interval(&self) -> u64 {
+        let shortest = (10 * self.counts[1]).div_ceil(3 * self.batch_size() as u64);
+        EVALUATION_INTERVAL
+            .min(self.max_updates().div_ceil(EVALUATIONS))
+            .max(shortest)
             .max(1)
     }
 
-    /// Learns member `index`.
-    pub(super) fn learn(&self, index: u64) -> Result<Learnt> {
+    /// Trains member `index`.
+    pub(super) fn train(&self, index: u64) -> Result<TrainedMember> {
         let seed = self.options.seed;
         let parts = if self.options.head == Head::Gaussian {
             2
@@ -111,55 +114,57 @@ impl Lesson<'_> {
         let network = |part: u64| {
             let mut random = Random::new(seed, &[index, 1, part]);
             let (activation, dropout) = (self.options.activation, self.options.dropout as f32);
-            Learner::on(
+            TrainableNetwork::on(
                 self.device,
                 Network::new(&sizes, activation, dropout, &mut random)?,
                 activation,
                 dropout,
             )
         };
-        let mut pupil = Pupil {
-            lesson: self,
+        let mut state = TrainingState {
+            trainer: self,
             index,
             networks: (0..parts).map(network).collect::<Result<_>>()?,
             batch: Examples::default(),
-            size: self.batch(),
-            updates: self.updates(),
-            between: self.between_looks(),
-            update: 0,
-            since: (0.0, 0),
-            first: None,
-            looks: Vec::new(),
+            batch_size: self.batch_size(),
+            max_updates: self.max_updates(),
+            interval: self.evaluation_interval(),
+            updates_done: 0,
+            losses: (0.0, 0),
+            first_loss: None,
+            evaluations: Vec::new(),
             best: None,
         };
-        let drawn = self.draw(index)?;
+        let drawn = self.bootstrap(index)?;
         for epoch in 0.. {
             let mut random = Random::new(seed, &[index, 2, epoch]);
             self.training.shuffled(&mut random, |row| {
                 for _ in 0..drawn.as_ref().map_or(1, |draw| draw(row.trajectory)) {
-                    if !pupil.take(row)? {
+                    if !state.take(row)? {
                         return Ok(false);
                     }
                 }
                 Ok(true)
             })?;
-            if pupil.is_done() {
+            if state.is_done() {
                 break;
             }
         }
-        let (best, networks) = pupil
+        let (best, networks) = state
             .best
-            .ok_or_else(|| Error::failed("nothing was learnt"))?;
-        Ok(Learnt {
+            .ok_or_else(|| Error::failed("the training ended without an update"))?;
+        Ok(TrainedMember {
             networks,
-            looks: pupil.looks,
+            evaluations: state.evaluations,
             best,
         })
     }
 
-    /// How often each trajectory is drawn for member `index`: a Poisson draw of mean 1 each, which is what drawing with
-    /// replacement comes to (Oza and Russell, 2001) and needs no list of them. `None` where nothing is drawn.
-    fn draw(&self, index: u64) -> Result<Option<impl Fn(i64) -> usize>> {
+    /// Returns how often member `index` uses each trajectory, or `None` without a bootstrap.
+    ///
+    /// The count is a Poisson draw with mean 1, the limit of drawing with replacement (Oza and
+    /// Russell, 2001), which needs no list of the trajectories.
+    fn bootstrap(&self, index: u64) -> Result<Option<impl Fn(i64) -> usize>> {
         if !self.options.bootstrap {
             return Ok(None);
         }
@@ -175,11 +180,12 @@ impl Lesson<'_> {
                 .any(|trajectory| draw(*trajectory) > 0);
             Ok(!any)
         })?;
-        // Of very few trajectories it may be that none is drawn: then the member learns from all.
+        // With very few trajectories, all counts may be 0. The member is then trained on all of
+        // them.
         Ok(any.then_some(draw))
     }
 
-    /// Actions as the networks are to put them out.
+    /// Returns the network outputs that stand for `actions`.
     pub(super) fn targets(&self, actions: &[f32]) -> Vec<f32> {
         let width = self.centre.len().max(1);
         let place = |(index, action): (usize, &f32)| {
@@ -206,8 +212,8 @@ impl Lesson<'_> {
         loss(self.options.head, &slices, targets, self.task.actions)
     }
 
-    /// Mean loss over the validation examples.
-    fn validate(&self, networks: &[Learner]) -> Result<f64> {
+    /// Returns the mean loss over the validation examples.
+    fn validate(&self, networks: &[TrainableNetwork]) -> Result<f64> {
         let (mut total, mut count) = (0.0, 0);
         let (cells, width) = (self.task.cells(), self.target_width());
         self.validation.in_order(|examples| {
@@ -239,82 +245,79 @@ impl Lesson<'_> {
     }
 }
 
-/// A member that is learning.
-struct Pupil<'a> {
-    lesson: &'a Lesson<'a>,
+/// A member in training.
+struct TrainingState<'a> {
+    trainer: &'a Trainer<'a>,
     index: u64,
-    networks: Vec<Learner>,
-    /// The batch that is being put together.
+    networks: Vec<TrainableNetwork>,
+    /// The batch under construction.
     batch: Examples,
-    size: usize,
-    updates: u64,
-    between: u64,
-    update: u64,
-    /// Sum and number of training losses since the last look.
-    since: (f64, u64),
-    first: Option<f64>,
-    looks: Vec<Look>,
-    best: Option<(Look, Vec<Vec<Values>>)>,
+    batch_size: usize,
+    max_updates: u64,
+    interval: u64,
+    updates_done: u64,
+    /// Sum and number of training losses since the last evaluation.
+    losses: (f64, u64),
+    first_loss: Option<f64>,
+    evaluations: Vec<Evaluation>,
+    best: Option<(Evaluation, Vec<Vec<Values>>)>,
 }
 
-impl Pupil<'_> {
-    /// Whether the budget is spent, or patience.
+impl TrainingState<'_> {
+    /// Returns whether the budget or the patience is exhausted.
     fn is_done(&self) -> bool {
         let idle = self.best.as_ref().map_or(0, |(best, _)| {
-            self.looks
+            self.evaluations
                 .iter()
-                .filter(|look| look.update > best.update)
+                .filter(|evaluation| evaluation.update > best.update)
                 .count() as u64
         });
-        self.update >= self.updates || idle >= self.lesson.options.patience
+        self.updates_done >= self.max_updates || idle >= self.trainer.options.patience
     }
 
-    /// Adds an example to the batch, and learns from it when it is full; `false` where there is nothing more to do.
+    /// Adds an example to the batch and makes an update when the batch is full. Returns `false`
+    /// when the training is done.
     fn take(&mut self, row: Row) -> Result<bool> {
         self.batch.push(row);
-        if self.batch.len() == self.size {
-            self.learn()?;
+        if self.batch.len() == self.batch_size {
+            self.update()?;
             self.batch.clear();
         }
         Ok(!self.is_done())
     }
 
-    /// One update, and a look where it is time for one.
-    fn learn(&mut self) -> Result<()> {
-        let lesson = self.lesson;
-        stop_if_wanted(lesson.watch)?;
-        self.update += 1;
-        let inputs = lesson.inputs.apply(&self.batch.inputs)?;
-        let targets = lesson.targets(&self.batch.targets);
+    /// Makes one update, and an evaluation when one is due.
+    fn update(&mut self) -> Result<()> {
+        let trainer = self.trainer;
+        stop_if_interrupted(trainer.watch)?;
+        self.updates_done += 1;
+        let inputs = trainer.inputs.apply(&self.batch.inputs)?;
+        let targets = trainer.targets(&self.batch.targets);
         let mut passes = Vec::with_capacity(self.networks.len());
         let mut outputs = Vec::with_capacity(self.networks.len());
         for (part, network) in self.networks.iter().enumerate() {
             let noise = Random::new(
-                lesson.options.seed,
-                &[self.index, 4, self.update, part as u64],
+                trainer.options.seed,
+                &[self.index, 4, self.updates_done, part as u64],
             )
             .bits();
             let (output, pass) = network.forward(&inputs, Some(noise))?;
             outputs.push(output);
             passes.push(pass);
         }
-        let (loss, gradients) = lesson.loss(&outputs, &targets);
-        let first = *self.first.get_or_insert(loss);
+        let (loss, gradients) = trainer.loss(&outputs, &targets);
+        let first = *self.first_loss.get_or_insert(loss);
         if !loss.is_finite() || loss > DIVERGED * first.abs().max(1.0) {
-            let message = format!(
-                "the loss diverged: it is {loss:.3e} at update {}, and was {first:.3e} at the first",
-                self.update
-            );
-            return Err(Error::failed(message).hint(format!(
-                "learn in smaller steps: `lr` is {}",
-                lesson.options.adam.learning_rate
+            return Err(self.diverged(format!(
+                "it was {first:.3e} at the first update and is {loss:.3e} at update {}",
+                self.updates_done
             )));
         }
-        let adam = &lesson.options.adam;
+        let adam = &trainer.options.adam;
         let backward = self.networks.iter().zip(&passes).zip(gradients);
         let gradients = backward
             .map(|((network, pass), gradient)| {
-                network.backward(pass, gradient, lesson.task.actions)
+                network.backward(pass, gradient, trainer.task.actions)
             })
             .collect::<Result<Vec<_>>>()?;
         let shrink = match adam.clip_norm {
@@ -327,52 +330,57 @@ impl Pupil<'_> {
             None => 1.0,
         };
         for (network, gradients) in self.networks.iter_mut().zip(&gradients) {
-            network.step(adam, self.update, gradients, shrink)?;
+            network.step(adam, self.updates_done, gradients, shrink)?;
         }
-        self.since = (self.since.0 + loss, self.since.1 + 1);
-        if self.update.is_multiple_of(self.between) || self.update == self.updates {
-            self.look()?;
+        self.losses = (self.losses.0 + loss, self.losses.1 + 1);
+        if self.updates_done.is_multiple_of(self.interval) || self.updates_done == self.max_updates
+        {
+            self.evaluate()?;
         } else {
-            lesson.watch.advance(1, None);
+            trainer.watch.advance(1, None);
         }
         Ok(())
     }
 
-    fn look(&mut self) -> Result<()> {
-        let validation = self.lesson.validate(&self.networks)?;
-        let look = Look {
-            update: self.update,
-            training: self.since.0 / self.since.1.max(1) as f64,
+    fn diverged(&self, what: String) -> Error {
+        Error::failed(format!("the loss diverged: {what}")).hint(format!(
+            "lower the learning rate: `lr` is {}",
+            self.trainer.options.adam.learning_rate
+        ))
+    }
+
+    /// Evaluates the member, and keeps its parameters if the validation loss is the lowest so far.
+    fn evaluate(&mut self) -> Result<()> {
+        let validation = self.trainer.validate(&self.networks)?;
+        let evaluation = Evaluation {
+            update: self.updates_done,
+            training: self.losses.0 / self.losses.1.max(1) as f64,
             validation,
         };
-        self.since = (0.0, 0);
+        self.losses = (0.0, 0);
         if !validation.is_finite() {
-            let message = format!(
-                "the loss diverged: on held-out trajectories it is not finite at update {}",
-                self.update
-            );
-            return Err(Error::failed(message).hint(format!(
-                "learn in smaller steps: `lr` is {}",
-                self.lesson.options.adam.learning_rate
+            return Err(self.diverged(format!(
+                "it is not finite on the held-out trajectories at update {}",
+                self.updates_done
             )));
         }
-        self.looks.push(look);
+        self.evaluations.push(evaluation);
         if self
             .best
             .as_ref()
             .is_none_or(|(best, _)| validation < best.validation)
         {
             self.best = Some((
-                look,
+                evaluation,
                 self.networks
                     .iter()
-                    .map(Learner::values)
+                    .map(TrainableNetwork::values)
                     .collect::<Result<_>>()?,
             ));
         }
-        self.lesson
+        self.trainer
             .watch
-            .advance(1, Some((look.training, validation)));
+            .advance(1, Some((evaluation.training, validation)));
         Ok(())
     }
 }

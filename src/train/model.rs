@@ -1,67 +1,70 @@
-//! A trained ensemble with all that stands around its networks, computed here as in the file that [`super::onnx`] writes.
+//! A trained ensemble with its input and output scaling, computed exactly as in the file that
+//! [`super::onnx`] writes.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::head::{log_std, points};
 use super::network::{Network, Values};
+use super::options::{Activation, Head, Task};
 use super::random::Random;
 use super::tensor::{matrix, read};
-use super::{Activation, Head, Task};
 use crate::error::{Error, Result};
 
-/// Rows that are predicted at a time.
+/// Number of rows in a batch of predictions.
 const BATCH: usize = 4096;
 
-/// What is subtracted from values, and what they are then multiplied with.
+/// Normalisation of inputs: `(x - mean) · factor`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scaling {
-    /// Subtracted.
+    /// The mean, which is subtracted.
     pub(super) mean: Vec<f32>,
-    /// Multiplied with; 0 for what is always the same, and carries nothing.
+    /// The factor. 0 for constant values, which carry no information.
     pub(super) factor: Vec<f32>,
 }
 
 /// A trained model.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// What it was trained for.
+    /// The shapes and bounds that it was trained for.
     pub(super) task: Task,
     /// What it predicts.
     pub(super) head: Head,
-    /// What follows hidden layers.
+    /// Activation function of the hidden layers.
     pub(super) activation: Activation,
-    /// What windows go through before the networks.
+    /// Normalisation of windows.
     pub(super) inputs: Scaling,
-    /// Where actions lie: `centre + scale · output`. For a Gaussian head the box, else mean and spread of what was learnt from.
+    /// An action is `centre + scale · output`. Centre and half the width of the box for a Gaussian
+    /// head, mean and standard deviation of the training actions for a deterministic one.
     pub(super) centre: Vec<f32>,
     /// See `centre`.
     pub(super) scale: Vec<f32>,
-    /// Members of the ensemble; each has one network, or two for mean and log-std.
+    /// Members of the ensemble. Each has one network, or two for the mean and log standard
+    /// deviation.
     pub(super) members: Vec<Vec<Vec<Values>>>,
 }
 
-/// What a model says of some windows.
+/// Predictions for a set of windows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Predictions {
-    /// Actions, or the logits of a discrete one, row by row.
+    /// Actions, or logits of discrete actions, row by row.
     pub actions: Vec<f32>,
-    /// Standard deviations of the same; empty where the model has none.
+    /// Standard deviations of the actions. Empty if the model has none.
     pub stds: Vec<f32>,
 }
 
 impl Model {
-    /// Values of one prediction.
+    /// Returns the number of values in a prediction.
     pub fn outputs(&self) -> usize {
         self.task.actions
     }
 
-    /// Whether it says how certain it is.
+    /// Returns whether the model tells how certain it is.
     pub fn has_std(&self) -> bool {
-        has_std(self.head, self.members.len())
+        self.head.has_std(self.members.len())
     }
 
-    /// The networks, ready to run.
+    /// Returns the model ready to run.
     pub(super) fn predictor(&self) -> Result<Predictor<'_>> {
         let members = self.members.iter().map(|member| {
             member
@@ -88,13 +91,8 @@ impl Model {
     }
 }
 
-/// Whether a model says how certain it is: by its head, or by what its members differ in.
-pub(super) fn has_std(head: Head, members: usize) -> bool {
-    head == Head::Gaussian || (head == Head::Deterministic && members > 1)
-}
-
 impl Scaling {
-    /// Values of `inputs` as the networks take them, as a matrix.
+    /// Returns the normalised `inputs` as a matrix.
     pub(super) fn apply(&self, inputs: &[f32]) -> Result<Tensor> {
         let cells = self.mean.len();
         let mut values = inputs.to_vec();
@@ -110,7 +108,7 @@ impl Scaling {
     }
 }
 
-/// A model that is ready to run.
+/// A model ready to run.
 pub(super) struct Predictor<'a> {
     model: &'a Model,
     members: Vec<Vec<Network>>,
@@ -118,7 +116,7 @@ pub(super) struct Predictor<'a> {
 }
 
 impl Predictor<'_> {
-    /// Predicts for rows of windows.
+    /// Predicts the actions for rows of windows.
     pub(super) fn predict(&self, inputs: &[f32]) -> Result<Predictions> {
         let mut predictions = Predictions::default();
         for inputs in inputs.chunks(BATCH * self.model.task.cells().max(1)) {
@@ -161,7 +159,7 @@ impl Predictor<'_> {
                     .sum::<f32>()
                     * share
             };
-            // One member's own standard deviation goes through no square.
+            // With one member, squaring and taking the root would only round.
             match members.as_slice() {
                 [one] => into.stds.extend_from_slice(&one.stds),
                 _ => into.stds.extend((0..n).map(|place| variance(place).sqrt())),
@@ -171,7 +169,7 @@ impl Predictor<'_> {
         Ok(())
     }
 
-    /// What one member says, given what its networks put out.
+    /// Returns the predictions of one member from the outputs of its networks.
     fn member(&self, outputs: &[Vec<f32>]) -> Result<Predictions> {
         let (centre, scale) = (&self.model.centre, &self.model.scale);
         match (self.model.head, outputs) {
@@ -223,7 +221,7 @@ impl Predictor<'_> {
                 Ok(Predictions { actions, stds })
             }
             _ => Err(Error::failed(
-                "a model has not the networks that its head needs",
+                "the model lacks a network that its head needs",
             )),
         }
     }

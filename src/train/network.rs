@@ -1,18 +1,20 @@
-//! A multilayer perceptron: forward, backward, and its parameters' steps.
+//! A multilayer perceptron on the CPU: forward pass, backward pass, and update.
 //!
-//! The backward pass is written by hand. Products are candle's, whose `gemm` packs transposed operands itself; all else is
-//! one pass over memory per layer and direction ([`super::fused`]), where candle's own operators would take a dozen, each on
-//! one thread and into new memory.
+//! The backward pass is written by hand. Candle multiplies matrices, with a `gemm` that packs
+//! transposed operands itself. Everything else takes one pass over memory per layer and direction
+//! ([`super::fused`]), where candle's own operators would take a dozen, each on one thread and into
+//! new memory.
 
 use candle_core::Tensor;
 
 use super::fused::{self, Dropout, Moments};
+use super::options::{Activation, Adam};
 use super::random::Random;
 use super::tensor::{edit, edit_with, matrix, read};
-use super::{Activation, Adam};
 use crate::error::Result;
 
-/// Layers in order: each but the last is followed by the activation, the last but one also by dropout.
+/// A network: layers in order. The activation follows every layer but the last, and dropout follows
+/// the activation of the last hidden layer.
 #[derive(Debug)]
 pub(super) struct Network {
     layers: Vec<Layer>,
@@ -20,7 +22,7 @@ pub(super) struct Network {
     dropout: f32,
 }
 
-/// Parameters of a layer: `outputs = inputs · weights + bias`.
+/// The parameters of a layer, `outputs = inputs · weights + bias`, and their moments.
 #[derive(Debug)]
 struct Layer {
     /// One row per input, one column per output.
@@ -29,27 +31,28 @@ struct Layer {
     moments: [Moments; 2],
 }
 
-/// What a forward pass leaves for the backward pass: the input of every layer.
+/// The record of a forward pass for the backward pass: the input of every layer.
 pub(super) struct Tape {
     inputs: Vec<Tensor>,
     dropout: Option<Dropout>,
 }
 
-/// Values of a layer's parameters: rows, columns, weights row by row, bias.
+/// A copy of a layer's parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Values {
-    /// Inputs of the layer.
+    /// Number of inputs.
     pub(super) inputs: usize,
-    /// Outputs of the layer.
+    /// Number of outputs.
     pub(super) outputs: usize,
-    /// One row per input, one column per output.
+    /// Weights, row by row: one row per input, one column per output.
     pub(super) weights: Vec<f32>,
     /// One value per output.
     pub(super) bias: Vec<f32>,
 }
 
 impl Network {
-    /// A network of layers between so many values each, its parameters uniform within ±1/√inputs of their layer.
+    /// Returns a network whose layers lie between the given sizes. Its parameters are drawn
+    /// uniformly within ±1/√inputs of their layer, the default of PyTorch's `Linear`.
     pub(super) fn new(
         sizes: &[usize],
         activation: Activation,
@@ -79,7 +82,8 @@ impl Network {
         })
     }
 
-    /// Outputs for the rows of `inputs`; with `noise`, the dropout of a training pass is drawn by it.
+    /// Returns the outputs for the rows of `inputs`. `noise` is the seed of the dropout in a
+    /// training pass; without it, nothing is dropped.
     pub(super) fn forward(&self, inputs: &Tensor, noise: Option<u64>) -> Result<(Tensor, Tape)> {
         let dropout = noise.filter(|_| self.dropout > 0.0).map(|seed| Dropout {
             share: self.dropout,
@@ -101,7 +105,7 @@ impl Network {
                         sums,
                         &layer.bias,
                         self.activation,
-                        tape.dropout_before(index, self.layers.len()),
+                        tape.dropout_after(index, self.layers.len()),
                     )
                 })?;
             }
@@ -110,7 +114,8 @@ impl Network {
         Ok((values, tape))
     }
 
-    /// Gradients of weights and bias of every layer, first to last, where `gradient` is that by the outputs.
+    /// Returns the gradients of the weights and bias of every layer, first to last, from the
+    /// gradient with respect to the outputs.
     pub(super) fn backward(
         &self,
         tape: &Tape,
@@ -125,7 +130,7 @@ impl Network {
             if index > 0 {
                 gradient = gradient.matmul(&layer.weights.t()?)?;
                 let columns = self.layers[index - 1].bias.len();
-                let dropout = tape.dropout_before(index - 1, self.layers.len());
+                let dropout = tape.dropout_after(index - 1, self.layers.len());
                 edit_with(&gradient, inputs, |gradient, outputs| {
                     fused::deactivate(gradient, outputs, columns, self.activation, dropout);
                 })?;
@@ -135,7 +140,7 @@ impl Network {
         Ok(gradients)
     }
 
-    /// Moves the parameters against their gradients, scaled by `shrink`, for the `update`-th time from 1 on.
+    /// Takes one step of Adam along the gradients, scaled by `shrink`; `update` counts from 1.
     pub(super) fn step(
         &mut self,
         adam: &Adam,
@@ -153,7 +158,7 @@ impl Network {
         Ok(())
     }
 
-    /// A copy of the parameters.
+    /// Returns a copy of the parameters.
     pub(super) fn values(&self) -> Result<Vec<Values>> {
         let values = |layer: &Layer| {
             let (inputs, outputs) = layer.weights.dims2()?;
@@ -167,7 +172,7 @@ impl Network {
         self.layers.iter().map(values).collect()
     }
 
-    /// Sets the parameters to what [`Network::values`] gave.
+    /// Sets the parameters to a copy that [`Network::values`] returned.
     pub(super) fn set(&mut self, values: &[Values]) -> Result<()> {
         for (layer, values) in self.layers.iter_mut().zip(values) {
             layer.weights = matrix(values.weights.clone(), values.inputs, values.outputs)?;
@@ -178,8 +183,8 @@ impl Network {
 }
 
 impl Tape {
-    /// The dropout that follows layer `index` of `layers`.
-    fn dropout_before(&self, index: usize, layers: usize) -> Option<Dropout> {
+    /// Returns the dropout that follows layer `index` of `layers`, if any.
+    fn dropout_after(&self, index: usize, layers: usize) -> Option<Dropout> {
         self.dropout.filter(|_| index + 2 == layers)
     }
 }
@@ -188,7 +193,8 @@ impl Tape {
 mod tests {
     use super::*;
 
-    /// Half the sum of squares of the outputs, in float64: its gradient by the outputs is the outputs.
+    /// Returns half the sum of squares of the outputs, whose gradient with respect to the outputs
+    /// is the outputs themselves.
     fn loss(network: &Network, inputs: &Tensor, noise: Option<u64>) -> f64 {
         let (outputs, _) = network.forward(inputs, noise).unwrap();
         read(&outputs, |outputs| {
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() {
+    fn gradients_match_finite_differences() {
         for (activation, dropout) in [
             (Activation::Relu, 0.0),
             (Activation::Tanh, 0.0),
@@ -244,7 +250,7 @@ mod tests {
                     }
                     network.set(&values).unwrap();
                     let slope = (around[1] - around[0]) / (2.0 * f64::from(step));
-                    // Where a rectifier's kink lies within the step, the difference is of neither side.
+                    // Across the kink of a rectifier, the difference matches neither slope.
                     if (slope - f64::from(*gradient)).abs() > 2e-3 * slope.abs().max(0.1) {
                         assert!(
                             activation == Activation::Relu,
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_change_no_bit() {
+    fn the_number_of_threads_changes_no_bit() {
         let run = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)

@@ -1,28 +1,31 @@
-//! The report's pictures, as SVG: losses, predicted against true actions, calibration.
+//! The pictures of a report, as SVG: losses, predicted against true actions, calibration.
 
 use plotters::prelude::*;
 
+use super::member::Evaluation;
 use super::report::Report;
 use crate::error::{Error, Result};
 
+/// Width and height of a picture, in pixels.
 const SIZE: (u32, u32) = (860, 520);
-/// Side of one dimension's panel.
+/// Width and height of the panel of one dimension, in pixels.
 const PANEL: u32 = 300;
-/// Panels beside one another.
+/// Number of panels in a row.
 const ACROSS: usize = 3;
-/// Of one step in a scatter plot.
+/// Colour of a step in a scatter plot.
 const POINT: RGBColor = RGBColor(31, 91, 160);
-/// Dimensions that get a panel.
+/// Maximum number of dimensions that are drawn.
 const PANELS: usize = 12;
 
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::failed(format!("cannot draw the report's pictures: {error}"))
 }
 
-/// The pictures by name: `loss`, and where they have something to show `scatter` and `calibration`.
+/// Returns the pictures by name: `loss`, and `scatter` and `calibration` if the report has their
+/// data.
 ///
 /// # Errors
-/// Where a picture cannot be drawn.
+/// Returns an error if a picture cannot be drawn.
 pub fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
     let mut pictures = vec![("loss", losses(report)?)];
     if !report.held_out.scatter.is_empty() {
@@ -39,7 +42,7 @@ pub fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
     Ok(pictures)
 }
 
-/// Lowest and highest of `values`, a little apart even where they are one.
+/// Returns the range of the finite `values` with a margin, so that it is never empty.
 fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     let (low, high) = values
         .filter(|value| value.is_finite())
@@ -53,7 +56,7 @@ fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     low - margin..high + margin
 }
 
-/// A colour of its own for every curve, dimension or member.
+/// Returns the colour of a curve, dimension or member.
 fn colour(index: usize) -> RGBAColor {
     Palette99::pick(index).to_rgba()
 }
@@ -63,8 +66,10 @@ fn losses(report: &Report) -> Result<String> {
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
-        let looks = || report.curves.iter().flat_map(|curve| &curve.looks);
-        let last = looks().map(|look| look.update as f64).fold(1.0, f64::max);
+        let evaluations = || report.curves.iter().flat_map(|curve| &curve.evaluations);
+        let last = evaluations()
+            .map(|evaluation| evaluation.update as f64)
+            .fold(1.0, f64::max);
         let mut chart = ChartBuilder::on(&area)
             .caption(
                 "Loss by update: training (thin), validation (bold), best checkpoints (dots)",
@@ -75,7 +80,10 @@ fn losses(report: &Report) -> Result<String> {
             .y_label_area_size(64)
             .build_cartesian_2d(
                 0.0..last,
-                range(looks().flat_map(|look| [look.training, look.validation])),
+                range(
+                    evaluations()
+                        .flat_map(|evaluation| [evaluation.training, evaluation.validation]),
+                ),
             )
             .map_err(failed)?;
         chart
@@ -86,17 +94,17 @@ fn losses(report: &Report) -> Result<String> {
             .draw()
             .map_err(failed)?;
         for (index, curve) in report.curves.iter().enumerate() {
-            let line = |of: fn(&super::member::Look) -> f64, width: u32| {
+            let line = |of: fn(&Evaluation) -> f64, width: u32| {
                 LineSeries::new(
                     curve
-                        .looks
+                        .evaluations
                         .iter()
-                        .map(move |look| (look.update as f64, of(look))),
+                        .map(move |evaluation| (evaluation.update as f64, of(evaluation))),
                     colour(index).stroke_width(width),
                 )
             };
             chart
-                .draw_series(line(|look| look.training, 1))
+                .draw_series(line(|evaluation| evaluation.training, 1))
                 .map_err(failed)?;
             let name = if report.rounds.len() > 1 {
                 format!("round {}, member {}", curve.round, curve.member)
@@ -104,7 +112,7 @@ fn losses(report: &Report) -> Result<String> {
                 format!("member {}", curve.member)
             };
             chart
-                .draw_series(line(|look| look.validation, 3))
+                .draw_series(line(|evaluation| evaluation.validation, 3))
                 .map_err(failed)?
                 .label(name)
                 .legend(move |(x, y)| {
@@ -128,7 +136,7 @@ fn losses(report: &Report) -> Result<String> {
     Ok(text)
 }
 
-/// One panel per dimension, so many across.
+/// Returns the width and height of a picture with one panel per dimension, and its panels per row.
 fn panels(count: usize) -> (u32, u32, usize) {
     let (shown, across) = (count.min(PANELS), count.clamp(1, ACROSS));
     let down = shown.div_ceil(across).max(1);
@@ -194,7 +202,7 @@ fn calibration(report: &Report) -> Result<String> {
         area.fill(&WHITE).map_err(failed)?;
         let mut chart = ChartBuilder::on(&area)
             .caption(
-                "Share of truths within the predicted interval",
+                "Fraction of true actions within the predicted interval",
                 ("sans-serif", 17),
             )
             .margin(12)
@@ -204,7 +212,7 @@ fn calibration(report: &Report) -> Result<String> {
             .map_err(failed)?;
         chart
             .configure_mesh()
-            .x_desc("expected of a Normal")
+            .x_desc("expected for a normal distribution")
             .y_desc("observed")
             .light_line_style(WHITE)
             .draw()

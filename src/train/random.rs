@@ -1,6 +1,8 @@
-//! Seeded chance: SplitMix64 (Steele, Lea and Flood, 2014), one stream for each use, told apart by seed and salt.
+//! Seeded random numbers: SplitMix64 (Steele, Lea and Flood, 2014), with one stream per use.
+//!
+//! The seed and a salt identify a stream.
 
-/// A stream of numbers that look random.
+/// A stream of pseudorandom numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Random(u64);
 
@@ -13,7 +15,7 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Random {
-    /// The stream of `seed` for the use that `salt` names.
+    /// Returns the stream of `seed` for the use that `salt` identifies.
     pub(super) fn new(seed: u64, salt: &[u64]) -> Random {
         Random(
             salt.iter()
@@ -23,31 +25,31 @@ impl Random {
         )
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub(super) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STRIDE);
         mix(self.0)
     }
 
-    /// The next number from 0 to 1, 1 excluded.
+    /// Returns the next number in [0, 1).
     pub(super) fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// The next number below `n`; 0 where `n` is.
+    /// Returns the next integer below `n`, or 0 if `n` is 0.
     pub(super) fn below(&mut self, n: usize) -> usize {
         // Multiply and shift: the bias is below n / 2^64.
         usize::try_from((u128::from(self.bits()) * n as u128) >> 64).unwrap_or(0)
     }
 
-    /// Brings `items` into random order (Fisher and Yates).
+    /// Shuffles `items` (Fisher and Yates).
     pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }
     }
 
-    /// A draw from the Poisson distribution of mean 1 (Knuth).
+    /// Draws from the Poisson distribution with mean 1 (Knuth, TAOCP vol. 2, section 3.4.1).
     pub(super) fn poisson(&mut self) -> usize {
         let (limit, mut product, mut count) = ((-1.0_f64).exp(), self.unit(), 0);
         while product > limit {
@@ -63,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_are_spread_as_they_should_be() {
+    fn draws_follow_their_distributions() {
         let mut random = Random::new(7, &[1]);
         let n = 40_000;
         let mean = (0..n).map(|_| random.unit()).sum::<f64>() / f64::from(n);
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_of_other_salts_are_others() {
+    fn streams_differ_by_seed_and_salt() {
         let first = |seed, salt: &[u64]| Random::new(seed, salt).bits();
         assert_eq!(first(1, &[2, 3]), first(1, &[2, 3]));
         for other in [

@@ -1,67 +1,71 @@
-//! What is to be said of a trained model, as JSON.
+//! The report on a trained model, as JSON and as one line of text.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::device::Device;
 use super::measure::{Dimension, HeldOut};
-use super::member::Look;
-use super::{Budget, Device, Head, Options, Task};
+use super::member::Evaluation;
+use super::options::{Budget, Head, Options, Task};
 
-/// How a model was learnt and how good it is on trajectories that it has not seen.
+/// How a model was trained, and its errors on held-out trajectories.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Head, sizes and seeds.
+    /// Head, loss, sizes, budget and seed.
     pub training: Value,
-    /// What was learnt from.
+    /// Sizes of the data.
     pub data: Data,
     /// Errors on held-out steps.
     pub held_out: HeldOut,
-    /// Errors by round of self-training; one round without it.
+    /// Rounds of self-training. Without self-training, there is one.
     pub rounds: Vec<Round>,
-    /// The round whose model was written: that of the lowest validation loss.
+    /// The round whose model was written: the one with the lowest validation loss.
     pub chosen_round: usize,
     /// Losses of every member in every round.
     pub curves: Vec<Curve>,
 }
 
-/// What was learnt from.
+/// Sizes of the data that a model was trained and measured on.
 #[derive(Debug, Clone, Serialize)]
 pub struct Data {
-    /// Steps with a recorded action.
+    /// Number of steps with a recorded action that the model was trained on.
     pub training_steps: u64,
-    /// Steps held out.
+    /// Number of held-out steps.
     pub held_out_steps: u64,
-    /// Dimensions of the observation, from 0, that never change where it was learnt, and are left out.
+    /// Dimensions of the observation, counted from 0, that are constant in the training data. The
+    /// model ignores them.
     pub constant_observations: Vec<usize>,
 }
 
-/// A round of self-training; the first learns from recorded actions alone.
+/// A round of self-training. The first round uses recorded actions only.
 #[derive(Debug, Clone, Serialize)]
 pub struct Round {
-    /// Counted from 0.
+    /// Number of the round, counted from 0.
     pub round: usize,
-    /// Steps that it learnt from.
+    /// Number of steps that the model was trained on.
     pub steps: u64,
-    /// The uncertainty of the least certain label among them.
+    /// Uncertainty of the least certain label among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertainty_limit: Option<f32>,
     /// Mean of the members' best validation losses.
     pub validation: f64,
-    /// Error of the ensemble on held-out steps: mean squared error over dimensions, or share of wrong classes.
+    /// Error of the ensemble on held-out steps: the mean squared error over dimensions, or the
+    /// fraction of wrong classes.
     pub error: f64,
 }
 
-/// Losses of a member.
+/// Losses of a member over its training.
 #[derive(Debug, Clone, Serialize)]
 pub struct Curve {
-    /// The round.
+    /// Number of the round.
     pub round: usize,
-    /// The member, from 0.
+    /// Number of the member, counted from 0.
     pub member: u64,
     /// The checkpoint that was kept.
-    pub best: Look,
-    /// Every look.
-    pub looks: Vec<Look>,
+    pub best: Evaluation,
+    /// All evaluations, in order.
+    #[serde(rename = "looks")]
+    pub evaluations: Vec<Evaluation>,
 }
 
 impl Report {
@@ -79,8 +83,10 @@ impl Report {
             Head::Categorical => "categorical",
         };
         let loss = match options.head {
-            Head::Deterministic => "mean squared error of actions in units of their spread",
-            Head::Gaussian => "negative log-likelihood in a box from -1 to 1",
+            Head::Deterministic => {
+                "mean squared error of actions in units of their standard deviation"
+            }
+            Head::Gaussian => "negative log-likelihood of actions scaled to [-1, 1]",
             Head::Categorical => "cross-entropy",
         };
         let budget = match options.budget {
@@ -88,9 +94,17 @@ impl Report {
             Budget::Epochs(epochs) => json!({"epochs": epochs}),
         };
         let training = json!({
-            "head": head, "loss": loss, "hidden": options.hidden, "members": options.members, "batch": options.batch, "budget": budget, "seed": options.seed,
+            "head": head,
+            "loss": loss,
+            "hidden": options.hidden,
+            "members": options.members,
+            "batch": options.batch,
+            "budget": budget,
+            "seed": options.seed,
             "device": device.to_string(),
-            "window": {"past": task.past, "future": task.future}, "observation_width": task.width, "action_width": task.actions,
+            "window": {"past": task.past, "future": task.future},
+            "observation_width": task.width,
+            "action_width": task.actions,
         });
         Report {
             training,
@@ -102,7 +116,7 @@ impl Report {
         }
     }
 
-    /// The report as text, with `more` at its head.
+    /// Returns the report as JSON text, with the entries of `more` before its own.
     pub fn to_json(&self, more: &serde_json::Map<String, Value>) -> String {
         let mut whole = more.clone();
         if let Ok(Value::Object(own)) = serde_json::to_value(self) {
@@ -111,13 +125,14 @@ impl Report {
         serde_json::to_string_pretty(&Value::Object(whole)).unwrap_or_default() + "\n"
     }
 
-    /// One line for a person: the held-out error beside that of predicting the mean.
+    /// Returns one line of text: the held-out error next to that of the baseline.
     pub fn summary(&self) -> String {
         let held_out = &self.held_out;
         let steps = held_out.steps;
         let errors = match &held_out.classes {
             Some(classes) => format!(
-                "right class at {:.1} % of {steps} held-out steps (the most frequent class: {:.1} %)",
+                "right class at {:.1} % of {steps} held-out steps \
+                 (baseline, the most frequent class: {:.1} %)",
                 classes.accuracy * 100.0,
                 classes.accuracy_of_most_frequent * 100.0
             ),
@@ -126,7 +141,8 @@ impl Report {
                 let each = |dimension: &Dimension| format!("{:.2}", dimension.r2);
                 let r2: Vec<String> = held_out.dimensions.iter().take(8).map(each).collect();
                 format!(
-                    "mean squared error {:.4} on {steps} held-out steps, {:.1} % of that of predicting the mean (R² by dimension: {})",
+                    "mean squared error {:.4} on {steps} held-out steps, {:.1} % of the \
+                     predict-the-mean baseline (R² by dimension: {})",
                     held_out.error(),
                     share * 100.0,
                     r2.join(", ")
@@ -135,8 +151,12 @@ impl Report {
         };
         match self.data.constant_observations.as_slice() {
             [] => errors,
+            [dimension] => format!(
+                "{errors}; dimension {dimension} of the observation is constant and was left out"
+            ),
             constant => format!(
-                "{errors}; dimensions {constant:?} of the observation never change and were left out"
+                "{errors}; dimensions {constant:?} of the observation are constant and were left \
+                 out"
             ),
         }
     }

@@ -1,8 +1,9 @@
-//! Matrices: candle's tensors, whose slices are worked on in place. The only file that names `candle_core`'s types of operators.
+//! Matrices: candle's tensors, with access to their values in place.
+//!
+//! This is the only file that names candle's operator traits.
 
 use std::cell::RefCell;
 
-use candle_core::utils::cuda_is_available;
 use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Storage, Tensor};
 
 use crate::error::{Error, Result};
@@ -13,49 +14,18 @@ impl From<candle_core::Error> for Error {
     }
 }
 
-impl super::Device {
-    /// Whether this build can learn on a GPU at all.
-    pub fn built_for_cuda() -> bool {
-        cuda_is_available()
-    }
-
-    /// The device as candle has it.
-    pub(super) fn open(self) -> Result<Device> {
-        match self {
-            super::Device::Cpu => Ok(Device::Cpu),
-            super::Device::Cuda(_) if !Self::built_for_cuda() => {
-                let message = format!(
-                    "cannot learn on {self}: this trajmill was built without the feature `cuda`, and learns on the CPU"
-                );
-                let help = "build it with `--features cuda`, or run with `--device auto`, which labels on a GPU that it finds";
-                Err(Error::failed(message).hint(help))
-            }
-            super::Device::Cuda(index) => Device::new_cuda(index).map_err(|error| {
-                Error::failed(format!("cannot learn on {self}: {error}"))
-                    .hint("`trajmill doctor` shows which devices there are")
-            }),
-        }
-    }
-
-    /// Looks whether networks can learn there.
-    ///
-    /// # Errors
-    /// Where there is no such device, or this build has no use for it.
-    pub fn works(self) -> Result<()> {
-        self.open().map(|_| ())
-    }
-}
-
-/// A matrix of `rows` by `columns` that takes over `values`, row by row.
+/// Returns a matrix of `rows` by `columns` that takes over `values`, row by row.
 pub(super) fn matrix(values: Vec<f32>, rows: usize, columns: usize) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
 }
 
-/// Hands the values of a contiguous matrix to `work`.
+/// Calls `work` with the values of a contiguous matrix.
 pub(super) fn read<R>(matrix: &Tensor, work: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let (storage, layout) = matrix.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
-        return Err(Error::failed("training works in float32 on the CPU"));
+        return Err(Error::failed(
+            "a matrix is not float32 values in CPU memory",
+        ));
     };
     Ok(work(own(values, layout)?))
 }
@@ -74,7 +44,7 @@ pub(super) fn edit_with(
     Ok(matrix.inplace_op2(other, &Work(RefCell::new(Some(work))))?)
 }
 
-/// An operator is called once, by the call that it was made for.
+/// An in-place operator that candle calls once.
 struct Work<F>(RefCell<Option<F>>);
 
 const NAME: &str = "in place";
@@ -89,7 +59,7 @@ fn own<'a>(values: &'a [f32], layout: &Layout) -> candle_core::Result<&'a [f32]>
 fn own_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
     let CpuStorage::F32(values) = storage else {
         return Err(candle_core::Error::Msg(
-            "a matrix is not of float32".to_owned(),
+            "a matrix is not float32".to_owned(),
         ));
     };
     let range = layout.contiguous_offsets().map(|(start, end)| start..end);
@@ -127,7 +97,7 @@ impl<F: FnOnce(&mut [f32], &[f32])> InplaceOp2 for Work<F> {
         let values = own_mut(storage, layout)?;
         let CpuStorage::F32(source) = source else {
             return Err(candle_core::Error::Msg(
-                "a matrix is not of float32".to_owned(),
+                "a matrix is not float32".to_owned(),
             ));
         };
         let source = own(source, source_layout)?;

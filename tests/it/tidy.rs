@@ -48,6 +48,7 @@ const HOMES: [(&str, &[&str]); 19] = [
             "format/options.rs",
             "format/outgoing.rs",
             "format/video/mod.rs",
+            "train/options.rs",
         ],
     ),
     ("candle_core", &["train/"]),
@@ -55,7 +56,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     (
         "prost",
         &[
-            "train/onnx.rs",
+            "train/onnx/",
             "format/lerobot/checked.rs",
             "format/rlds/",
             "format/tfagents/",

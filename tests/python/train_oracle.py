@@ -496,7 +496,7 @@ def failures(hopper):
     # A device that this build cannot learn on: said before anything is read.
     path = pipeline("bad_device", hopper, [{"train_idm": {"out": "bad/idm.onnx"}}])
     stderr = trajmill("run", path, "--device", "cuda", code=1).stderr
-    check("cannot learn on cuda:0" in stderr and "--features cuda" in stderr and not list((ROOT / "bad").rglob("*")), stderr)
+    check("cannot train on cuda:0" in stderr and "--features cuda" in stderr and not list((ROOT / "bad").rglob("*")), stderr)
 
 
 def main():

@@ -16,7 +16,7 @@ use crate::stage::{Context, Misfit, Models};
 
 pub(super) struct Fakes {
     pub(super) runtime: Arc<Runtime>,
-    specs: BTreeMap<&'static str, Spec>,
+    pub(super) specs: BTreeMap<&'static str, Spec>,
 }
 
 impl Models for Fakes {

@@ -1,99 +1,117 @@
-//! The options of `train_idm`, as the pipeline file has them.
+//! The options of `train_idm`, as the pipeline file spells them.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::stage::support::infer::windows::WindowOptions;
 use crate::stage::support::limit::Limit;
+use crate::train::{Activation, Head, SelfTraining, Statistics};
 
-/// Learns an inverse dynamics model, which predicts an action from the observations around it, and writes it as ONNX with a
-/// report and pictures beside it.
+/// Trains an inverse dynamics model, which predicts an action from the observations around it, and
+/// writes it as an ONNX file with a report and pictures beside it.
 ///
-/// Learnt from are the steps of the selection with a recorded action. `label: {model: …}` needs nothing more for a model
-/// written here: its metadata holds window, edge and bounds. The checkpoint of the lowest validation loss is the one that is
-/// written. Steps go on unchanged.
+/// The model is trained on the steps of the selection that have a recorded action. The checkpoint
+/// with the lowest validation loss is written. Steps pass through unchanged. A `label` stage needs
+/// nothing but the path of the model: window, edge and bounds are in the file's metadata.
+///
+/// Example: `train_idm: {out: ../out/idm.onnx, head: gaussian, clip: [-1, 1]}`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TrainIdm")]
 pub(super) struct TrainIdmOptions {
-    /// The ONNX file, relative to the pipeline file's folder. The report stands beside it: `NAME.report.json`, `NAME.*.svg`.
+    /// Path of the ONNX file to write, relative to the pipeline file. The report and its pictures
+    /// are written beside it: `out: ../out/idm.onnx` also writes `idm.report.json` and `idm.*.svg`.
     pub(super) out: String,
-    /// The observations that the model sees: one before and one after the step's own where not given.
+    /// Window of observations that the model sees at each step. Default: one observation before the
+    /// step's own, the step's own, and one after it, as in `window: {past: 1, future: 1}`.
     #[serde(default)]
     pub(super) window: WindowOptions,
-    /// Sizes of the hidden layers.
+    /// Sizes of the hidden layers, first to last. Default `[256, 256]`.
     #[serde(default = "hidden")]
     pub(super) hidden: Vec<usize>,
-    /// What follows each hidden layer.
+    /// Activation function of the hidden layers. Default `relu`.
     #[serde(default)]
     pub(super) activation: Activation,
-    /// Whose observations give the mean and standard deviation that inputs are scaled by, inside the model.
+    /// Steps whose observations determine the mean and standard deviation that inputs are
+    /// normalised with. The model itself does the normalisation. Default `recorded`.
     #[serde(default)]
     pub(super) statistics: Statistics,
-    /// Share of the last hidden layer's outputs that each update leaves out.
+    /// Probability that an update drops an output of the last hidden layer (dropout). At least 0,
+    /// below 1. Default 0. Example: `dropout: 0.1`.
     #[serde(default)]
     pub(super) dropout: f64,
-    /// What the model predicts; `categorical` for integer actions and `deterministic` for others where not given.
+    /// What the model predicts. Default: `categorical` for integer actions, `deterministic` for all
+    /// others.
     #[serde(default)]
     pub(super) head: Option<Head>,
-    /// How many discrete actions there are, counted from 0.
+    /// Number of discrete actions. Required for integer actions, which then lie between 0 and
+    /// `classes` - 1. Example: `classes: 4`.
     #[serde(default)]
     pub(super) classes: Option<usize>,
-    /// Lowest and highest action, each one number or one per dimension: the box of a Gaussian head, -1 to 1 where not given,
-    /// and the bounds of labels.
+    /// Lowest and highest action, each one number or a list with one number per dimension. Recorded
+    /// actions must lie within these bounds, and predictions are limited to them. Default `[-1, 1]`
+    /// for a Gaussian head, no bounds for the others. Example: `clip: [-1, [1, 2, 2]]`.
     #[serde(default)]
     pub(super) clip: Option<[Limit; 2]>,
-    /// Most passes over the data of each member; instead of `steps`.
+    /// Maximum number of passes over the training data for each member. Replaces `steps`.
     #[serde(default)]
     pub(super) epochs: Option<u64>,
-    /// Most updates of each member; 10000 where neither this nor `epochs` is given.
+    /// Maximum number of updates for each member. Default 10000, unless `epochs` is given.
     #[serde(default)]
     pub(super) steps: Option<u64>,
-    /// Examples of an update.
+    /// Number of examples per update. Default 256.
     #[serde(default = "batch")]
     #[schemars(range(min = 1))]
     pub(super) batch: usize,
-    /// Size of Adam's steps.
+    /// Learning rate of Adam. Above 0. Default 0.001.
     #[serde(default = "lr")]
     pub(super) lr: f64,
-    /// Weight decay, added to the gradient as in PyTorch's Adam.
+    /// Weight decay, added to the gradient as in PyTorch's `Adam`. Default 0.
     #[serde(default)]
     pub(super) weight_decay: f64,
-    /// Takes the weight decay off the parameters instead, as in AdamW.
+    /// Applies weight decay to the parameters, as in `AdamW`, and not to the gradient. Default
+    /// false.
     #[serde(default)]
     pub(super) decoupled: bool,
-    /// Longest gradient of an update, over all parameters; a longer one is scaled down to it (Pascanu et al., 2013). Where not
-    /// given 100 for a Gaussian head, whose likelihood has gradients without bound and a log-std that they push to where it
-    /// learns nothing more, and none for the others; 0 for none.
+    /// Maximum norm of an update's gradient over all parameters of a member. A longer gradient is
+    /// scaled down to it (Pascanu et al., 2013). 0 means no maximum. Default 100 for a Gaussian
+    /// head, 0 for the others: the gradients of the Gaussian likelihood are unbounded and can push
+    /// the log standard deviation into a flat region where training stalls.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub(super) clip_norm: Option<f64>,
-    /// Share of the labelled trajectories that is held out, rounded up.
+    /// Share of the trajectories with recorded actions that is held out for validation, rounded up
+    /// to whole trajectories. Above 0, below 1. Default 0.1.
     #[serde(default = "validation")]
     pub(super) validation: f64,
-    /// Ends a member's training after so many looks at the validation loss, of which there are at least fifty and one every 250
-    /// updates as a rule, without a better one.
+    /// Number of evaluations without a lower validation loss after which a member stops training.
+    /// Default 10. A member is usually evaluated every 250 updates, in a short training more often,
+    /// for at least 50 evaluations in all.
     #[serde(default = "patience")]
     #[schemars(range(min = 1))]
     pub(super) patience: u64,
-    /// Members of the ensemble, learnt apart; one file holds them all.
+    /// Number of ensemble members, trained independently and written to one file. Default 1.
     #[serde(default = "members")]
     #[schemars(range(min = 1))]
     pub(super) members: usize,
-    /// Whether each member learns from its own draw of trajectories.
+    /// Trains each member on its own bootstrap sample of the trajectories. Default false.
     #[serde(default)]
     pub(super) bootstrap: bool,
-    /// Examples that the shuffle buffer holds; 256 MiB of them where not given. What fits in it is read once.
+    /// Number of examples in the shuffle buffer. If all training examples fit, they are read only
+    /// once. Default: as many as fit in 256 MiB.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) buffer: Option<usize>,
-    /// Learns again from its own most certain labels.
+    /// Trains the model again with its own most certain labels. Default: no self-training. Example:
+    /// `self_training: {rounds: 2, keep: 0.5}`.
     #[serde(default)]
     pub(super) self_training: Option<SelfTraining>,
-    /// Which random draws.
+    /// Seed of all random draws: held-out trajectories, initial parameters, shuffling, dropout.
+    /// Default 0.
     #[serde(default)]
     pub(super) seed: u64,
-    /// Whether a model at the same path that was learnt otherwise is replaced.
+    /// Replaces a model at `out` that was trained with other options or data. Without it, the run
+    /// stops with an error. A file that `train_idm` did not write is never replaced. Default false.
     #[serde(default)]
     pub(super) overwrite: bool,
 }
@@ -120,53 +138,4 @@ fn patience() -> u64 {
 
 fn members() -> usize {
     1
-}
-
-/// What a model predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Head {
-    /// The action, learnt by squared error.
-    Deterministic,
-    /// A tanh-squashed Normal in the box `clip`, with a network for its mean and one for its log-std, learnt by likelihood
-    /// (Zheng et al., 2022); gives `action_std` too.
-    Gaussian,
-    /// A logit for each of `classes` discrete actions, learnt by cross-entropy.
-    Categorical,
-}
-
-/// Whose observations inputs are scaled by: (x - mean) / (std + 1e-6), std being the population's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Statistics {
-    /// Those at the steps that are learnt from.
-    #[default]
-    Recorded,
-    /// Those at all steps of the selection, labelled or not, final observations excluded: the reference implementation of
-    /// SS-ORL does so. One more pass over the data.
-    Selection,
-}
-
-/// What follows a hidden layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Activation {
-    /// max(0, x).
-    #[default]
-    Relu,
-    /// tanh x.
-    Tanh,
-    /// x above 0, exp(x) - 1 below.
-    Elu,
-}
-
-/// Rounds of label, keep the most certain, learn again.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SelfTraining {
-    /// Rounds after the first, which has recorded actions alone. The round of the lowest validation loss is written.
-    #[schemars(range(min = 1))]
-    pub(super) rounds: usize,
-    /// Share of the unlabelled steps that is learnt from, from the most certain on.
-    pub(super) keep: f64,
 }

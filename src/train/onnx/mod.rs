@@ -1,33 +1,39 @@
-//! Writes a model as an ONNX file: the messages that are needed, field numbers as in `onnx.proto`, and the graph.
+//! The ONNX file of a model: its graph and its metadata.
 //!
-//! One file holds the whole ensemble: what `label` runs is then one model, whose `action` is the mean of its members and whose
-//! `std` is joined as `label` joins a list of files, the root of the mean of variances and of the variance of means. A list of
-//! files would be read and run member by member, and could be torn apart.
+//! One file holds the whole ensemble, so `label` runs one model, and members cannot get separated.
+//! `action` is the mean of the members. `std` is joined as `label` joins the models of a list of
+//! files: the root of the mean of the variances plus the variance of the means.
 //!
 //! ```text
 //! observation ─ (x - mean) · factor ─┬─ member 0 ─┬─ mean ──► action
 //!                                    └─ member … ─┴─ joined ► std
 //! ```
 
+mod proto;
+
 use std::collections::BTreeMap;
 
 use prost::Message;
 
+use self::proto::{
+    Described, Dimension, Entry, GraphProto, ModelProto, NodeProto, OperatorSet, TensorProto,
+    TensorShape, TensorType, TypeProto, ValueInfo,
+};
 use super::head::{LOG_STD, points};
 use super::model::Model;
 use super::network::Values;
-use super::{Activation, Head};
+use super::options::{Activation, Head};
 use crate::error::{Error, Result};
 
-/// Version of the operators, of 2021: old enough for every runtime in use.
+/// Version of the operator set. It dates from 2021, so every runtime in use supports it.
 const OPSET: i64 = 17;
-/// Version of the file format that goes with it.
+/// Version of the file format that belongs to [`OPSET`].
 const IR_VERSION: i64 = 8;
-/// `TensorProto.DataType`.
+/// Values of `TensorProto.DataType`.
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 
-/// The file of `model`, with `metadata` beside it.
+/// Returns the ONNX file of `model`, with `metadata` in it.
 pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let entry = |(key, value): (&String, &String)| Entry {
         key: key.clone(),
@@ -47,10 +53,10 @@ pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// The metadata of an ONNX file.
+/// Returns the metadata of an ONNX file.
 ///
 /// # Errors
-/// Where the bytes are no ONNX file.
+/// Returns an error if the bytes are not an ONNX file.
 pub fn metadata(file: &[u8]) -> Result<BTreeMap<String, String>> {
     let model = Described::decode(file)
         .map_err(|error| Error::failed(format!("not an ONNX file: {error}")))?;
@@ -112,7 +118,7 @@ fn graph(model: &Model) -> GraphProto {
     }
 }
 
-/// The graph of one member: `{p}action`, and for a Gaussian head `{p}std`.
+/// Adds the graph of one member, with the output `{p}action`, and `{p}std` for a Gaussian head.
 fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
     let name = |what: &str| format!("{p}{what}");
     match (model.head, networks) {
@@ -126,7 +132,8 @@ fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
             graph.node("Mul", &[&name("bounded"), "half"], &name("halved"));
             graph.node("Add", &[&name("halved"), "middle"], &name("logarithm"));
             graph.node("Exp", &[&name("logarithm")], &name("sigma"));
-            // The standard deviation of the squashed Normal, over points along a new last axis.
+            // The standard deviation of the squashed normal, over quadrature points along a new
+            // last axis.
             graph.node("Reshape", &[&name("mean"), "deep"], &name("mean_deep"));
             graph.node("Reshape", &[&name("sigma"), "deep"], &name("sigma_deep"));
             graph.node("Mul", &[&name("sigma_deep"), "points"], &name("apart"));
@@ -177,7 +184,7 @@ fn member(graph: &mut Graph, model: &Model, p: &str, networks: &[Vec<Values>]) {
     }
 }
 
-/// The layers of a network, whose outputs are called `output`.
+/// Adds the layers of a network, with the output `output`.
 fn network(graph: &mut Graph, activation: Activation, output: &str, layers: &[Values]) {
     let mut at = "inputs".to_owned();
     for (index, layer) in layers.iter().enumerate() {
@@ -203,7 +210,7 @@ fn network(graph: &mut Graph, activation: Activation, output: &str, layers: &[Va
     }
 }
 
-/// `action` and `std` from those of the members.
+/// Adds `action` and `std`, joined from the members.
 fn join(graph: &mut Graph, model: &Model) {
     let count = model.members.len();
     if count == 1 {
@@ -238,7 +245,7 @@ fn join(graph: &mut Graph, model: &Model) {
     graph.node("Sqrt", &["variance"], "std");
 }
 
-/// A graph that is being put together.
+/// A graph under construction.
 #[derive(Default)]
 struct Graph {
     nodes: Vec<NodeProto>,
@@ -255,7 +262,7 @@ impl Graph {
         });
     }
 
-    /// Sum of any number of values, in order.
+    /// Adds the sum of any number of values, in order.
     fn sum(&mut self, values: &[String], output: &str) {
         let mut at = values.first().cloned().unwrap_or_default();
         for (index, value) in values.iter().enumerate().skip(1) {
@@ -297,7 +304,7 @@ impl Graph {
     }
 }
 
-/// An input or output of rows of `width` values.
+/// Returns an input or output with rows of `width` values.
 fn port(name: &str, width: usize) -> ValueInfo {
     let batch = Dimension {
         dim_value: None,
@@ -319,117 +326,4 @@ fn port(name: &str, width: usize) -> ValueInfo {
             tensor_type: Some(tensor),
         }),
     }
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ModelProto {
-    #[prost(int64, tag = "1")]
-    ir_version: i64,
-    #[prost(string, tag = "2")]
-    producer_name: String,
-    #[prost(string, tag = "3")]
-    producer_version: String,
-    #[prost(message, optional, tag = "7")]
-    graph: Option<GraphProto>,
-    #[prost(message, repeated, tag = "8")]
-    opset_import: Vec<OperatorSet>,
-    #[prost(message, repeated, tag = "14")]
-    metadata_props: Vec<Entry>,
-}
-
-/// A `ModelProto` of which only the metadata is read.
-#[derive(Clone, PartialEq, Message)]
-struct Described {
-    #[prost(message, repeated, tag = "14")]
-    metadata_props: Vec<Entry>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct OperatorSet {
-    #[prost(string, tag = "1")]
-    domain: String,
-    #[prost(int64, tag = "2")]
-    version: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Entry {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct GraphProto {
-    #[prost(message, repeated, tag = "1")]
-    node: Vec<NodeProto>,
-    #[prost(string, tag = "2")]
-    name: String,
-    #[prost(message, repeated, tag = "5")]
-    initializer: Vec<TensorProto>,
-    #[prost(message, repeated, tag = "11")]
-    input: Vec<ValueInfo>,
-    #[prost(message, repeated, tag = "12")]
-    output: Vec<ValueInfo>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct NodeProto {
-    #[prost(string, repeated, tag = "1")]
-    input: Vec<String>,
-    #[prost(string, repeated, tag = "2")]
-    output: Vec<String>,
-    #[prost(string, tag = "3")]
-    name: String,
-    #[prost(string, tag = "4")]
-    op_type: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorProto {
-    #[prost(int64, repeated, packed = "false", tag = "1")]
-    dims: Vec<i64>,
-    #[prost(int32, tag = "2")]
-    data_type: i32,
-    #[prost(string, tag = "8")]
-    name: String,
-    #[prost(bytes = "vec", tag = "9")]
-    raw_data: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ValueInfo {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "2")]
-    r#type: Option<TypeProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TypeProto {
-    #[prost(message, optional, tag = "1")]
-    tensor_type: Option<TensorType>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorType {
-    #[prost(int32, tag = "1")]
-    elem_type: i32,
-    #[prost(message, optional, tag = "2")]
-    shape: Option<TensorShape>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TensorShape {
-    #[prost(message, repeated, tag = "1")]
-    dim: Vec<Dimension>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Dimension {
-    #[prost(int64, optional, tag = "1")]
-    dim_value: Option<i64>,
-    #[prost(string, optional, tag = "2")]
-    dim_param: Option<String>,
 }

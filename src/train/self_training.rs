@@ -1,31 +1,36 @@
-//! Self-training: a corpus to which a model adds its own most certain labels.
+//! Self-training (Yarowsky, 1995): a corpus extended by the labels that a model is most certain of.
 
 use super::data::{Corpus, Examples, Part, Row};
-use super::fit::stop_if_wanted;
+use super::head::most_probable;
 use super::model::{Model, Predictions, Predictor};
-use super::{Head, Watch};
+use super::options::Head;
+use super::watch::{Watch, stop_if_interrupted};
 use crate::error::{Error, Result};
 
-/// The recorded actions of a corpus, and beside them the labels that a model is most certain of.
-pub(super) struct Taught<'a> {
+/// A corpus with its recorded actions and the labels that a model is most certain of.
+pub(super) struct SelfLabelled<'a> {
     corpus: &'a dyn Corpus,
     model: &'a Model,
     predictor: Predictor<'a>,
-    /// Labels that are less certain are left out; those as certain stay, even where they are more than the share.
+    /// Largest uncertainty of a label that is kept. Ties are kept, even if they exceed the share.
     limit: f32,
 }
 
-impl<'a> Taught<'a> {
-    /// What `model` adds to `corpus`, being certain of the share `keep` of it.
+impl<'a> SelfLabelled<'a> {
+    /// Extends `corpus` by the labels of `model` for the share `keep` of the unlabelled steps, the
+    /// most certain ones.
     ///
-    /// Each step's uncertainty is a float32 in memory, so that the share is exact.
-    pub(super) fn by(
+    /// The uncertainty of every step is held in memory as float32, so that the share is exact.
+    ///
+    /// # Errors
+    /// Returns an error if the corpus cannot be read or has no unlabelled step, or on interruption.
+    pub(super) fn new(
         model: &'a Model,
         corpus: &'a dyn Corpus,
         keep: f64,
         watch: &dyn Watch,
-    ) -> Result<Taught<'a>> {
-        let mut taught = Taught {
+    ) -> Result<SelfLabelled<'a>> {
+        let mut labelled = SelfLabelled {
             corpus,
             model,
             predictor: model.predictor()?,
@@ -34,32 +39,32 @@ impl<'a> Taught<'a> {
         let mut uncertain: Vec<f32> = Vec::new();
         for piece in 0..corpus.pieces(Part::Unlabelled) {
             corpus.read(Part::Unlabelled, piece, &mut |examples| {
-                uncertain.extend(taught.uncertainty(&taught.predictor.predict(&examples.inputs)?));
+                uncertain
+                    .extend(labelled.uncertainty(&labelled.predictor.predict(&examples.inputs)?));
                 Ok(!watch.interrupted())
             })?;
         }
-        stop_if_wanted(watch)?;
+        stop_if_interrupted(watch)?;
         if uncertain.is_empty() {
             return Err(Error::failed(
-                "there is no unlabelled step for the model to learn from its own labels",
+                "self-training needs steps without an action, and the selection has none",
             )
-            .hint(
-                "leave `self_training` out, or put trajectories without actions into the selection",
-            ));
+            .hint("remove `self_training`, or select trajectories without actions too"));
         }
         let kept = ((keep * uncertain.len() as f64).ceil() as usize).clamp(1, uncertain.len());
         let (_, limit, _) = uncertain.select_nth_unstable_by(kept - 1, f32::total_cmp);
-        taught.limit = *limit;
-        Ok(taught)
+        labelled.limit = *limit;
+        Ok(labelled)
     }
 
-    /// The uncertainty of the least certain label that is kept.
+    /// Returns the uncertainty of the least certain label that is kept.
     pub(super) fn limit(&self) -> f32 {
         self.limit
     }
 
-    /// How uncertain each prediction is: the mean standard deviation over dimensions, in shares of the action's scale, or
-    /// what the most probable class lacks to certainty.
+    /// Returns the uncertainty of each prediction: the mean over dimensions of the standard
+    /// deviation divided by the action's scale, or 1 minus the probability of the most probable
+    /// class.
     fn uncertainty(&self, predictions: &Predictions) -> Vec<f32> {
         let width = self.model.outputs();
         match self.model.head {
@@ -82,7 +87,7 @@ impl<'a> Taught<'a> {
         }
     }
 
-    /// The examples with the model's labels, as far as it is certain of them.
+    /// Returns the examples whose labels are certain enough, with these labels.
     fn label(&self, examples: &Examples) -> Result<Examples> {
         let predictions = self.predictor.predict(&examples.inputs)?;
         let uncertain = self.uncertainty(&predictions);
@@ -111,23 +116,7 @@ impl<'a> Taught<'a> {
     }
 }
 
-/// The most probable class, the first of equals, and its probability.
-pub(super) fn most_probable(logits: &[f32]) -> (usize, f32) {
-    let best = logits
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (class, logit)| {
-            if *logit > best.1 {
-                (class, *logit)
-            } else {
-                best
-            }
-        });
-    let total: f32 = logits.iter().map(|logit| (logit - best.1).exp()).sum();
-    (best.0, 1.0 / total)
-}
-
-impl Corpus for Taught<'_> {
+impl Corpus for SelfLabelled<'_> {
     fn pieces(&self, part: Part) -> usize {
         match part {
             Part::Training => {

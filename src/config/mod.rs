@@ -45,22 +45,22 @@ pub struct PipelineFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(extend("additionalProperties" = false))]
 pub struct Input {
-    /// The path of the dataset, relative to the folder of the pipeline file.
+    /// Path of the dataset, relative to the folder of the pipeline file.
     pub path: String,
-    /// The format of the dataset, such as `d4rl`. By default it is detected from the files.
+    /// Format of the dataset, such as `d4rl`. Default: detected from the files.
     pub format: Option<String>,
     /// The options of the format.
     #[serde(flatten)]
     pub options: Options,
-    /// The LeRobot dataset whose videos a trajmill dataset refers to. `frames: array` and
+    /// LeRobot dataset whose videos a trajmill dataset refers to. `frames: array` and
     /// `frames: png` decode them from there.
     pub videos: Option<String>,
-    /// The number of bad trajectories that `on_error: quarantine` may set aside. If there are more,
-    /// the exit code is 4. Default 0.
+    /// Number of bad trajectories that `on_error: quarantine` may set aside. If there are more, the
+    /// exit code is 4. Default: 0.
     #[serde(default)]
     pub allowed: u64,
     /// Whether a column whose type differs between sources gets the wider type, such as float64
-    /// instead of float32. Default false.
+    /// instead of float32. Default: false.
     #[serde(default)]
     pub widen: bool,
     /// Where the path is in the file.

@@ -345,11 +345,11 @@ pub(super) fn parse(text: &str, faults: &mut Vec<Diagnostic>) -> Result<Node, Di
 
 /// Returns what to suggest for a name that is not among `known`.
 pub(super) fn suggest<'a>(given: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
-    match nearest(given, known.clone()) {
-        Some(name) => format!("did you mean `{name}`?"),
-        None => format!(
-            "expected one of {}",
-            known.into_iter().collect::<Vec<_>>().join(", ")
-        ),
+    if let Some(name) = nearest(given, known.clone()) {
+        return format!("did you mean `{name}`?");
+    }
+    match known.into_iter().collect::<Vec<_>>().as_slice() {
+        [only] => format!("expected `{only}`"),
+        several => format!("expected one of {}", several.join(", ")),
     }
 }

@@ -51,17 +51,17 @@ pub(super) struct Quantile {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     below: Option<f64>,
-    /// What to rank: `trajectories`, the default, or `steps`. Steps that are dropped cut their
-    /// trajectory, as with the option `steps`. Ranking steps takes 8 bytes of memory for each step
-    /// of the selection.
+    /// What to rank: `trajectories` or `steps`. Steps that are dropped cut their trajectory, as with
+    /// the option `steps`. Ranking steps takes 8 bytes of memory for each step of the selection.
+    /// Default: `trajectories`.
     #[serde(default)]
     of: Of,
     /// Ranks each group of trajectories separately. A group has equal values of this column or SQL
     /// expression.
     #[serde(default)]
     group: Option<String>,
-    /// What to do with values that have no rank, because they are null or not a number: `drop`, the
-    /// default, or `keep`.
+    /// What to do with values that have no rank because they are null or not a number: `drop` or
+    /// `keep`. Default: `drop`.
     #[serde(default)]
     unknown: Unknown,
 }

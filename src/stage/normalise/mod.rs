@@ -38,17 +38,17 @@ pub(super) const STAGE: Stage = Stage {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Normalise {
-    /// The columns to normalise. They hold numbers or vectors of numbers. A list such as
+    /// Columns to normalise. They hold numbers or vectors of numbers. A list such as
     /// `[observation]` replaces them; a mapping such as `{observation: scaled}` keeps them and adds
     /// the results under new names.
     columns: Columns,
-    /// Where the statistics come from. `selection`, the default, counts all rows of the selected
-    /// trajectories, final observations included. `recorded` counts the steps whose action was
-    /// recorded. Anything else is a path: a dataset that `normalise` wrote, or a JSON file such as
-    /// `{"observation": {"mean": [0.5], "std": [2]}}`.
+    /// Where the statistics come from. `selection` counts all rows of the selected trajectories,
+    /// final observations included. `recorded` counts the steps whose action was recorded. Anything
+    /// else is a path: a dataset that `normalise` wrote, or a JSON file such as
+    /// `{"observation": {"mean": [0.5], "std": [2]}}`. Default: `selection`.
     #[serde(default = "selection")]
     by: String,
-    /// The number added to the standard deviation. Default 1e-6.
+    /// Number that is added to the standard deviation. Default: 1e-6.
     #[serde(default = "eps")]
     eps: f64,
 }

@@ -442,7 +442,7 @@ mod tests {
                 &vectors,
                 json!({"model": "confused", "window": {"past": 1}}),
                 "model",
-                "`trajmill.edge` is `round`",
+                "invalid `trajmill.edge`: `round`",
             ),
             (
                 &vectors,
@@ -515,7 +515,7 @@ mod tests {
                 &vectors,
                 json!({"model": "current", "clip": [-1, [1, 1, 1]]}),
                 "clip.1",
-                "a list of length 2, not of length 3",
+                "a list of length 2, not a list of length 3",
             ),
             (
                 &vectors,

@@ -154,7 +154,7 @@ impl Transform for Segments {
             block
                 .trajectories
                 .column_by_name(name)
-                .ok_or_else(|| Error::failed(format!("trajectories have no column `{name}`")))
+                .ok_or_else(|| Error::failed(format!("`trajectories` has no column `{name}`")))
         };
         let starts = integer(START)?.as_primitive::<Int32Type>().clone();
         let origin = integer(ORIGIN)?.as_primitive::<Int64Type>().clone();

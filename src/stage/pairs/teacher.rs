@@ -122,7 +122,7 @@ pub(super) struct Judge {
 }
 
 fn lost(name: &str) -> Error {
-    Error::failed(format!("trajectories have no column `{name}`"))
+    Error::failed(format!("`trajectories` has no column `{name}`"))
 }
 
 /// Returns a float64 column, with NaN for null.

@@ -22,7 +22,8 @@ impl Limit {
             Limit::All(limit) => Ok(vec![*limit; wide]),
             Limit::Each(limits) if limits.len() == wide => Ok(limits.clone()),
             Limit::Each(limits) => Err(Misfit::new(format!(
-                "a bound in `clip` is one number or a list of length {wide}, not of length {}",
+                "a bound in `clip` must be one number or a list of length {wide}, not a list of \
+                 length {}",
                 limits.len()
             ))
             .help("list one number per dimension of the action")),

@@ -307,8 +307,45 @@ fn files_are_short_and_say_what_they_are() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Besides `mod.rs` and `support/`, every file and folder in `src/stage` is one entry of `STAGES`.
 #[test]
-fn a_stage_is_one_file_and_a_format_too() {
+fn every_entry_of_src_stage_is_one_stage() {
+    let folder = repository().join("src/stage");
+    let mut entries: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !["mod.rs", "support"].contains(&name.as_str()))
+        .collect();
+    entries.sort();
+    let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+    let stems: Vec<&str> = entries
+        .iter()
+        .map(|entry| entry.trim_end_matches(".rs"))
+        .collect();
+    assert_eq!(
+        stems, names,
+        "src/stage against STAGES, which is in alphabetical order"
+    );
+    for (entry, name) in entries.iter().zip(names) {
+        let path = folder.join(entry);
+        let path = if path.is_dir() {
+            path.join("mod.rs")
+        } else {
+            path
+        };
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(&format!(
+                "const STAGE: Stage = Stage {{\n    name: \"{name}\""
+            )),
+            "{} does not define the stage `{name}`",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn a_format_is_one_file() {
     let registered = |folder: &str, names: Vec<&str>, entry: &str| {
         let names: Vec<String> = names
             .into_iter()
@@ -338,11 +375,6 @@ fn a_stage_is_one_file_and_a_format_too() {
             "the registry of {folder} is in alphabetical order"
         );
     };
-    registered(
-        "stage",
-        STAGES.iter().map(|stage| stage.name).collect(),
-        "const STAGE: Stage",
-    );
     registered(
         "format",
         FORMATS.iter().map(|format| format.name).collect(),

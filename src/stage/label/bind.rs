@@ -16,7 +16,8 @@ use crate::dataset::schema::step;
 use crate::expr::{self, Expression};
 use crate::model::{Geometry, Port, Spec};
 use crate::stage::support::infer::bind::{
-    batch, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, shown, specs,
+    batch, blame, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, shown,
+    specs,
 };
 use crate::stage::support::infer::windows::{Edge, Window};
 use crate::stage::support::infer::{Ensemble, Input};
@@ -81,11 +82,6 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
         inputs,
         ensemble: Ensemble::new(context.models.runtime(), names, specs, geometry),
     })
-}
-
-/// A misfit of an option where the user gave it, and of the model where it came from there.
-pub(super) fn blame(given: bool, option: &str, message: String) -> Misfit {
-    Misfit::new(message).at(if given { option } else { "model" })
 }
 
 fn edge(label: &Label, spec: &Spec) -> Result<Edge, Misfit> {
@@ -372,4 +368,328 @@ fn reads(steps: &Schema, inputs: &[Input], written: &Written) -> Vec<String> {
         .filter(known)
         .map(|field| field.name().clone())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fakes::{Fakes, bound, fakes, steps};
+    use super::*;
+    use crate::dataset::schema::vector;
+    use crate::model::Runtime;
+
+    #[test]
+    fn what_does_not_fit_is_said_with_both_sides_at_the_right_option() {
+        let vectors = steps(Some(vector(DataType::Float32, 2)));
+        let classes = steps(Some(DataType::Int32));
+        let texts = steps(Some(DataType::Utf8));
+        let cases = [
+            (&vectors, json!({"model": []}), "model", "lists no model"),
+            (
+                &vectors,
+                json!({"model": "absent"}),
+                "model",
+                "no model absent",
+            ),
+            (
+                &vectors,
+                json!({"model": ["plain", "absent"]}),
+                "model.1",
+                "no model absent",
+            ),
+            (
+                &vectors,
+                json!({"model": ["plain", "shifted"]}),
+                "model.1",
+                "`x: float32 [batch, 9]`",
+            ),
+            (
+                &vectors,
+                json!({"model": "plain"}),
+                "model",
+                "holds 3 observations of 3 values",
+            ),
+            (
+                &vectors,
+                json!({"model": "plain", "window": {"past": 2, "future": 1}}),
+                "window",
+                "has 12, and the model's input is `x: float32 [batch, 9]`",
+            ),
+            (
+                &vectors,
+                json!({"model": "odd", "window": {}}),
+                "window",
+                "has 10 values, no multiple of the 3",
+            ),
+            (
+                &vectors,
+                json!({"model": "plain", "window": {"future": 2, "edge": "ssorl"}}),
+                "window",
+                "`future` is 2",
+            ),
+            (
+                &vectors,
+                json!({"model": "confused", "window": {"past": 1}}),
+                "model",
+                "`trajmill.edge` is `round`",
+            ),
+            (
+                &vectors,
+                json!({"model": "integers", "window": {"past": 1}}),
+                "model",
+                "`x: int64 [batch, 9]`",
+            ),
+            (&vectors, json!({"model": "named"}), "model", "2 inputs"),
+            (
+                &vectors,
+                json!({"model": "named", "inputs": {"s": "observation", "s_nxt": "observation"}}),
+                "inputs.s_nxt",
+                "no input `s_nxt`",
+            ),
+            (
+                &vectors,
+                json!({"model": "named", "inputs": {"s": "observation"}}),
+                "inputs",
+                "`s_next: float32 [batch, 3]` is not fed",
+            ),
+            (
+                &vectors,
+                json!({"model": "named", "inputs": {}, "window": {"edge": "ssorl"}}),
+                "window.edge",
+                "flattened window",
+            ),
+            (
+                &vectors,
+                json!({"model": "narrow", "window": {"past": 1}}),
+                "model",
+                "2 values a step, and the model's output is `action: float32 [batch, 1]`",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "outputs": {"action": "acton"}}),
+                "outputs.action",
+                "no output `acton`",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "outputs": {"std": "action"}}),
+                "outputs.std",
+                "both",
+            ),
+            (
+                &vectors,
+                json!({"model": "horizon"}),
+                "model",
+                "2 values a step",
+            ),
+            (
+                &vectors,
+                json!({"model": "horizon", "horizon": {"length": 3}}),
+                "horizon.length",
+                "predicts 4",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "horizon": {"length": 3}}),
+                "horizon.length",
+                "has 2 values",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "horizon": {"length": 0}}),
+                "horizon.length",
+                "is 0",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "clip": [-1, [1, 1, 1]]}),
+                "clip.1",
+                "3 values, and an action has 2",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "clip": [[0, 1], 0.5]}),
+                "clip",
+                "low 1 is above its high 0.5",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "batch": 0}),
+                "batch",
+                "is 0",
+            ),
+            (
+                &vectors,
+                json!({"model": "fixed", "batch": 8}),
+                "batch",
+                "exactly 16 rows",
+            ),
+            (
+                &vectors,
+                json!({"model": "current", "into": "observation"}),
+                "into",
+                "already",
+            ),
+            (
+                &vectors,
+                json!({"model": "class"}),
+                "model",
+                "`class: int64 [batch]`",
+            ),
+            (
+                &classes,
+                json!({"model": "logits", "clip": [0, 1]}),
+                "clip",
+                "no bounds",
+            ),
+            (
+                &classes,
+                json!({"model": "current", "outputs": {"std": "std"}}),
+                "outputs.std",
+                "discrete",
+            ),
+            (
+                &classes,
+                json!({"model": "narrow", "window": {"past": 1}}),
+                "model",
+                "1 logits choose nothing",
+            ),
+            (
+                &classes,
+                json!({"model": ["class", "class"]}),
+                "model",
+                "cannot be averaged",
+            ),
+            (&texts, json!({"model": "current"}), "", "`action` is utf8"),
+        ];
+        for (steps, options, path, message) in cases {
+            let misfit = bound(steps, options.clone())
+                .err()
+                .unwrap_or_else(|| panic!("{options} fits"));
+            assert_eq!(misfit.path.join("."), path, "{options}: {}", misfit.message);
+            assert!(
+                misfit.message.contains(message),
+                "{options}: {}",
+                misfit.message
+            );
+        }
+    }
+
+    #[test]
+    fn the_window_follows_options_then_metadata_then_width() {
+        let vectors = steps(Some(vector(DataType::Float32, 2)));
+        let window = |options: Value| {
+            let window = bound(&vectors, options).unwrap().inputs[0].window.unwrap();
+            (window.past, window.future, window.edge)
+        };
+        assert_eq!(
+            window(json!({"model": "plain", "window": {"past": 1, "edge": "zero"}})),
+            (1, 1, Edge::Zero)
+        );
+        assert_eq!(
+            window(json!({"model": "plain", "window": {"edge": "ssorl"}})),
+            (1, 1, Edge::Ssorl)
+        );
+        assert_eq!(
+            window(json!({"model": "plain", "window": {"future": 0}})),
+            (2, 0, Edge::Repeat)
+        );
+        assert_eq!(window(json!({"model": "metadata"})), (0, 2, Edge::Repeat));
+        assert_eq!(
+            window(json!({"model": "metadata", "window": {"past": 2, "future": 0}})),
+            (2, 0, Edge::Repeat)
+        );
+        assert_eq!(window(json!({"model": "current"})), (0, 0, Edge::Repeat));
+        let bounds = bound(&vectors, json!({"model": "metadata"}))
+            .unwrap()
+            .clip
+            .unwrap();
+        assert_eq!(
+            bounds,
+            [vec![f64::from(-0.1_f32); 2], vec![f64::from(0.1_f32); 2]]
+        );
+        assert_eq!(
+            bound(&vectors, json!({"model": "fixed"}))
+                .unwrap()
+                .ensemble
+                .geometry
+                .batch,
+            16
+        );
+        let bare = bound(&steps(None), json!({"model": ["current", "current"]})).unwrap();
+        let types: Vec<_> = bare
+            .steps
+            .fields()
+            .iter()
+            .skip(4)
+            .map(|field| (field.name().as_str(), field.data_type().clone()))
+            .collect();
+        let pair = vector(DataType::Float32, 2);
+        assert_eq!(
+            types,
+            [
+                ("action", pair.clone()),
+                ("action_source", DataType::Utf8),
+                ("action_std", pair)
+            ]
+        );
+        assert_eq!(
+            bound(&steps(None), json!({"model": "class"}))
+                .unwrap()
+                .steps
+                .field(4)
+                .data_type(),
+            &DataType::Int64
+        );
+    }
+
+    /// Everything that changes the bits of a label is in the fingerprint, by name.
+    #[test]
+    fn a_label_depends_on_models_runtime_device_batch_and_precision() {
+        let vectors = steps(Some(vector(DataType::Float32, 2)));
+        let depends = |runtime: Runtime| {
+            let models = Fakes {
+                runtime: Arc::new(runtime),
+                ..fakes()
+            };
+            let trajectories = Schema::empty();
+            let context = Context {
+                steps: &vectors,
+                trajectories: &trajectories,
+                models: &models,
+            };
+            labeller(&json!({"model": "current"}), &context)
+                .unwrap()
+                .ensemble
+                .depends()
+        };
+        let known = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let rten = depends(Runtime::embedded());
+        let wanted = [
+            known("batch", "512"),
+            known("devices", "cpu"),
+            known("model current", "00"),
+            known("runtime", "rten 0.27.0"),
+        ];
+        assert_eq!(rten, BTreeMap::from(wanted));
+        let (Some(exact), Some(rounded)) = (Runtime::pretending(false), Runtime::pretending(true))
+        else {
+            return;
+        };
+        let (exact, rounded) = (depends(exact), depends(rounded));
+        assert_eq!(
+            (
+                exact["batch"].as_str(),
+                exact["devices"].as_str(),
+                exact.get("precision")
+            ),
+            ("16384", "cuda:0", None)
+        );
+        let more: Vec<_> = rounded
+            .iter()
+            .filter(|(name, _)| !exact.contains_key(*name))
+            .collect();
+        assert_eq!(more, [(&"precision".to_owned(), &"tf32".to_owned())]);
+    }
 }

@@ -5,6 +5,8 @@
 
 mod bind;
 mod columns;
+#[cfg(test)]
+mod fakes;
 mod options;
 mod outputs;
 mod reduce;
@@ -372,4 +374,210 @@ impl Transform for Labeller {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use arrow::array::{
+        ArrayRef, AsArray, BooleanArray, Float32Array, Int32Array, Int64Array, RecordBatch,
+        StringArray,
+    };
+    use arrow::buffer::NullBuffer;
+    use arrow::datatypes::{DataType, Field, Float32Type, Schema};
+    use serde_json::{Value, json};
+
+    use super::fakes::{bound, steps};
+    use super::*;
+    use crate::dataset::schema::vector;
+
+    /// Two trajectories of 2 and 3 steps, the first with a final row; steps 0 of both have an action, odd bits and all.
+    fn chunk(schema: &Schema) -> Chunk {
+        let odd = f32::from_bits(0x7fc0_1234);
+        let valid = NullBuffer::from(vec![true, false, false, true, false, false]);
+        let values = Float32Array::from(vec![
+            odd, -0.0, 9.0, 9.0, 9.0, 9.0, 0.5, 7.0, 9.0, 9.0, 9.0, 9.0,
+        ]);
+        let vectors = |field: &str, values: Float32Array, nulls: Option<NullBuffer>| -> ArrayRef {
+            let DataType::FixedSizeList(child, width) =
+                schema.field_with_name(field).unwrap().data_type().clone()
+            else {
+                panic!("no vector")
+            };
+            Arc::new(arrow::array::FixedSizeListArray::new(
+                child,
+                width,
+                Arc::new(values),
+                nulls,
+            ))
+        };
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![4, 4, 4, 7, 7, 7])),
+            Arc::new(Int32Array::from(vec![0, 1, 2, 0, 1, 2])),
+            vectors(
+                "observation",
+                Float32Array::from_iter_values((0..18).map(|value| value as f32)),
+                None,
+            ),
+            Arc::new(BooleanArray::from(vec![
+                false, false, true, false, false, false,
+            ])),
+            vectors("action", values, Some(valid)),
+        ];
+        let steps = RecordBatch::try_new(Arc::new(schema.clone()), columns).unwrap();
+        let ids = Schema::new(vec![Field::new("trajectory_id", DataType::Int64, false)]);
+        let trajectories =
+            RecordBatch::try_new(Arc::new(ids), vec![Arc::new(Int64Array::from(vec![4, 7]))])
+                .unwrap();
+        Chunk::new(steps, trajectories, vec![0, 3, 6])
+    }
+
+    /// Labels the chunk where the model predicts `(row, -row)`, or what `at` says.
+    fn labelled(options: Value, at: impl Fn(usize) -> Option<f64>) -> (Result<Chunk>, Tally) {
+        let schema = steps(Some(vector(DataType::Float32, 2)));
+        let stage = bound(&schema, options).unwrap();
+        let mut tally = Tally::default();
+        let result = stage.label(chunk(&schema), &mut tally, |_, _, slots| {
+            let means = slots
+                .iter()
+                .flat_map(|slot| [at(slot.row).unwrap_or(slot.row as f64), -(slot.row as f64)])
+                .collect();
+            let stds = (stage.ensemble.geometry.outputs.len() > 1).then(|| {
+                slots
+                    .iter()
+                    .flat_map(|slot| [0.25, slot.row as f64])
+                    .collect()
+            });
+            Ok(Predictions { means, stds })
+        });
+        if let Ok(chunk) = &result {
+            assert_eq!(chunk.steps.schema(), stage.steps());
+        }
+        (result, tally)
+    }
+
+    fn vectors(chunk: &Chunk, name: &str) -> Vec<Option<Vec<f32>>> {
+        let list = chunk
+            .steps
+            .column_by_name(name)
+            .unwrap()
+            .as_fixed_size_list();
+        list.iter()
+            .map(|vector| {
+                vector.map(|vector| vector.as_primitive::<Float32Type>().values().to_vec())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_what_was_not_recorded_is_filled() {
+        let (result, tally) = labelled(
+            json!({"model": "current", "clip": [[-10, -3.5], 4]}),
+            |_| None,
+        );
+        let chunk = result.unwrap();
+        let actions = vectors(&chunk, "action");
+        assert_eq!(
+            actions[0]
+                .as_ref()
+                .unwrap()
+                .iter()
+                .map(|value| value.to_bits())
+                .collect::<Vec<_>>(),
+            [0x7fc0_1234, 0x8000_0000]
+        );
+        let filled = [
+            Some(vec![1.0, -1.0]),
+            None,
+            Some(vec![0.5, 7.0]),
+            Some(vec![4.0, -3.5]),
+            Some(vec![4.0, -3.5]),
+        ];
+        assert_eq!(actions[1..], filled);
+        let stds = [
+            None,
+            Some(vec![0.25, 1.0]),
+            None,
+            None,
+            Some(vec![0.25, 4.0]),
+            Some(vec![0.25, 5.0]),
+        ];
+        assert_eq!(vectors(&chunk, "action_std"), stds);
+        let sources: &StringArray = chunk
+            .steps
+            .column_by_name("action_source")
+            .unwrap()
+            .as_string();
+        let (recorded, proxy) = (Some("recorded"), Some("proxy"));
+        assert_eq!(
+            sources.iter().collect::<Vec<_>>(),
+            [recorded, proxy, None, recorded, proxy, proxy]
+        );
+        assert_eq!(
+            tally.counts,
+            BTreeMap::from([("labelled".to_owned(), 3), ("clipped".to_owned(), 2)])
+        );
+
+        let (result, _) = labelled(json!({"model": "current", "into": "guess"}), |_| None);
+        let chunk = result.unwrap();
+        assert_eq!(vectors(&chunk, "action")[1], None);
+        assert_eq!(vectors(&chunk, "guess")[0], None);
+        assert_eq!(vectors(&chunk, "guess")[5], Some(vec![5.0, -5.0]));
+        assert!(chunk.steps.column_by_name("action_source").is_none());
+    }
+
+    #[test]
+    fn a_label_that_is_not_finite_is_an_error_or_null_or_drops_its_trajectory() {
+        let broken = |row: usize| (row == 4).then_some(1e300);
+        let (result, _) = labelled(json!({"model": "current"}), broken);
+        let error = result.unwrap_err();
+        assert_eq!(
+            error.message,
+            "trajectory 7, step 1: the label is not finite in dimension 0"
+        );
+
+        let (result, tally) = labelled(json!({"model": "current", "non_finite": null}), broken);
+        assert_eq!(
+            vectors(&result.unwrap(), "action")[4..],
+            [None, Some(vec![5.0, -5.0])]
+        );
+        assert_eq!(
+            (
+                tally.counts["left null, not finite"],
+                tally.counts["labelled"]
+            ),
+            (1, 2)
+        );
+
+        let (result, tally) = labelled(json!({"model": "current", "non_finite": "drop"}), broken);
+        let chunk = result.unwrap();
+        assert_eq!(
+            (
+                chunk.ids().unwrap(),
+                chunk.offsets.as_slice(),
+                chunk.steps.num_rows()
+            ),
+            ([4].as_slice(), [0, 3].as_slice(), 3)
+        );
+        assert_eq!(
+            (
+                tally.dropped_rows["label not finite"],
+                tally.dropped_trajectories["label not finite"],
+                tally.counts["labelled"]
+            ),
+            (3, 1, 1)
+        );
+    }
+
+    #[test]
+    fn skip_leaves_what_the_edge_cuts_null() {
+        let (result, tally) = labelled(
+            json!({"model": "plain", "window": {"past": 1, "future": 1, "edge": "skip"}}),
+            |_| None,
+        );
+        let actions = vectors(&result.unwrap(), "action");
+        assert_eq!(
+            actions[1],
+            Some(vec![1.0, -1.0]),
+            "the final observation is known"
+        );
+        assert_eq!(actions[4..], [Some(vec![4.0, -4.0]), None]);
+        assert_eq!(tally.counts["left null at an edge"], 1);
+    }
+}

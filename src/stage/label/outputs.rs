@@ -5,13 +5,12 @@ use std::cmp::Ordering;
 use arrow::datatypes::{DataType, Field, Schema};
 
 use super::Action;
-use super::bind::blame;
 use super::options::{HorizonOptions, Label};
 use super::reduce::{Horizon, Reduce};
 use crate::dataset::schema::{step, vector, width};
 use crate::model::{Element, Port, Spec};
 use crate::stage::Misfit;
-use crate::stage::support::infer::bind::{Files, cells, did_you_mean, property, shown};
+use crate::stage::support::infer::bind::{Files, blame, cells, did_you_mean, property, shown};
 use crate::stage::support::limit::Limit;
 
 /// What the model's outputs are taken for.

@@ -1,10 +1,15 @@
 //! Draws, segments and their scores, against the definition.
 
-use arrow::datatypes::Float64Type;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch};
+use arrow::datatypes::{Field, Float64Type, Int32Type, Int64Type};
 use proptest::prelude::*;
 
-use super::super::support::fixture;
 use super::*;
+use crate::dataset::Chunk;
+use crate::stage::support::{cut, fixture};
+use crate::stage::{Selection, Tally, Transform};
 
 fn parts(options: &str) -> (Box<dyn Selection>, Arc<dyn Transform>, Box<dyn Selection>) {
     let mut halves = fixture::halves(

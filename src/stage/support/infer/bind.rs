@@ -157,6 +157,11 @@ pub(in crate::stage) fn property<T>(
     read(text.trim()).map(Some).ok_or_else(wrong)
 }
 
+/// A misfit of an option where the user gave it, and of the model where it came from there.
+pub(in crate::stage) fn blame(given: bool, option: &str, message: String) -> Misfit {
+    Misfit::new(message).at(if given { option } else { "model" })
+}
+
 /// Rows of a batch: what is asked for, what the model insists on, or the runtime's constant.
 pub(in crate::stage) fn batch(
     given: Option<usize>,

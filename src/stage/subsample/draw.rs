@@ -1,102 +1,20 @@
-//! `subsample`: a seeded part of the trajectories, or of each trajectory's steps.
+//! Keeps a part of the trajectories, by chance or by rank.
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, RecordBatch, UInt64Array,
-};
-use arrow::compute::{cast, filter_record_batch, take, take_record_batch};
-use arrow::datatypes::{DataType, Float64Type, SchemaRef};
-use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::Value;
+use arrow::array::{AsArray, Float64Array, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Float64Type};
 
-use super::support::rank;
-use super::{
-    Bound, Changes, Context, Dropped, Misfit, Selected, Selection, Stage, Tally, Transform, options,
-};
-use crate::dataset::Chunk;
-use crate::dataset::schema::{step, trajectory};
+use super::Subsample;
+use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
-
-/// The registry entry.
-pub(super) const STAGE: Stage = Stage {
-    name: "subsample",
-    schema: |generator| generator.subschema_for::<Subsample>(),
-    bind,
-    sample: "{fraction: 0.25, stratify: labelled, seed: 7}",
-};
+use crate::stage::support::rank;
+use crate::stage::{Bound, Context, Dropped, Misfit, Selected, Selection};
 
 /// What keeps the draws of this stage apart from those of others.
 const SALT: &str = "subsample";
-
-/// Keeps a part of the trajectories: exactly one of `fraction`, `count`, `per_group` and `max_steps` says how many. Which
-/// ones depends on the seed and their ids alone, and those kept stay in their order. A weighted draw without replacement
-/// takes those with the smallest -ln(u) / weight, u being uniform (Efraimidis and Spirakis, 2006). With `stride` instead,
-/// keeps a part of every trajectory's steps.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Subsample {
-    /// Keeps ⌊fraction·n⌋ of n trajectories.
-    #[serde(default)]
-    #[schemars(range(min = 0))]
-    fraction: Option<f64>,
-    /// Keeps so many trajectories, or all where there are fewer.
-    #[serde(default)]
-    count: Option<u64>,
-    /// Keeps so many of every group of `stratify`, or all where there are fewer: with `top`, the best of each.
-    #[serde(default)]
-    per_group: Option<u64>,
-    /// Takes trajectories in the drawn order while they have no more steps together, and stops at the first that does not
-    /// fit.
-    #[serde(default)]
-    max_steps: Option<u64>,
-    /// Keeps the best trajectories instead of random ones: with the highest value of a column.
-    #[serde(default)]
-    top: Option<Top>,
-    /// Keeps the same share in every group of trajectories with an equal value of this column or SQL expression. What
-    /// rounding leaves over goes to the groups that lost most by it.
-    #[serde(default)]
-    stratify: Option<String>,
-    /// Takes part in this alone of the trajectories for which an SQL predicate holds; the others stay.
-    #[serde(default, rename = "where")]
-    among: Option<String>,
-    /// Draws with chances in proportion to this column or SQL expression over trajectories. Null and 0 are never drawn.
-    #[serde(default)]
-    weight: Option<String>,
-    /// Whether a trajectory may be drawn more than once; the copies get ids of their own.
-    #[serde(default)]
-    replacement: bool,
-    /// Which random draw.
-    #[serde(default)]
-    seed: u64,
-    /// Keeps every so many-th step of a trajectory, its first among them, and the final observation.
-    #[serde(default)]
-    #[schemars(range(min = 1))]
-    stride: Option<u32>,
-    /// What becomes of the rewards of the steps that `stride` leaves out; `sum` where not given.
-    #[serde(default)]
-    reward: Option<Fold>,
-}
-
-/// What ranks trajectories.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Top {
-    /// A column of trajectories, or an SQL expression over them; the highest values are kept, nulls last.
-    by: String,
-}
-
-/// How the rewards of several steps become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Fold {
-    /// Their sum; nulls count nothing, and nothing but nulls is null.
-    Sum,
-    /// The last of them.
-    Last,
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Size {
@@ -122,11 +40,7 @@ struct Sample {
     seed: u64,
 }
 
-fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let given: Subsample = options(value)?;
-    if let Some(stride) = given.stride {
-        return bind_stride(&given, stride, context);
-    }
+pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit> {
     if given.reward.is_some() {
         return Err(Misfit::new("`reward` goes with `stride`").at("reward"));
     }
@@ -452,170 +366,17 @@ impl Selection for Sample {
     }
 }
 
-/// Keeps every `every`-th step.
-struct Stride {
-    every: usize,
-    reward: Fold,
-    steps: SchemaRef,
-}
-
-fn bind_stride(given: &Subsample, stride: u32, context: &Context) -> Result<Bound, Misfit> {
-    let others = [
-        ("fraction", given.fraction.is_some()),
-        ("per_group", given.per_group.is_some()),
-        ("count", given.count.is_some()),
-        ("max_steps", given.max_steps.is_some()),
-        ("top", given.top.is_some()),
-        ("stratify", given.stratify.is_some()),
-        ("where", given.among.is_some()),
-        ("weight", given.weight.is_some()),
-        ("replacement", given.replacement),
-    ];
-    if let Some((key, _)) = others.into_iter().find(|(_, given)| *given) {
-        return Err(Misfit::new(format!(
-            "`stride` is about steps, and `{key}` about trajectories"
-        ))
-        .help("use two `subsample` stages")
-        .at(key));
-    }
-    if stride == 0 {
-        return Err(Misfit::new("`stride` is at least 1").at("stride"));
-    }
-    let reward = given.reward.unwrap_or(Fold::Sum);
-    let fold_sums = reward == Fold::Sum
-        && context
-            .steps
-            .field_with_name(step::REWARD)
-            .is_ok_and(|field| !field.data_type().is_numeric());
-    if fold_sums {
-        return Err(Misfit::new("rewards are not numbers: they have no sum")
-            .help("write `reward: last`")
-            .at("reward"));
-    }
-    let every = usize::try_from(stride).unwrap_or(usize::MAX);
-    Bound::transform(Stride {
-        every,
-        reward,
-        steps: Arc::new(context.steps.clone()),
-    })
-}
-
-impl Transform for Stride {
-    fn steps(&self) -> SchemaRef {
-        Arc::clone(&self.steps)
-    }
-
-    fn changes(&self) -> Changes {
-        let unchanged = [trajectory::TERMINATED, trajectory::TRUNCATED];
-        let changed = trajectory::INTRINSIC
-            .iter()
-            .filter(|name| !unchanged.contains(name))
-            .map(|name| (*name).to_owned());
-        Changes {
-            trajectories: changed.collect(),
-            rows: true,
-            splits: false,
-        }
-    }
-
-    fn reads(&self) -> Option<Vec<String>> {
-        let own = [
-            step::STEP,
-            step::REWARD,
-            step::TERMINATED,
-            step::TRUNCATED,
-            step::IS_FINAL,
-        ];
-        Some(
-            own.into_iter()
-                .filter(|name| self.steps.index_of(name).is_ok())
-                .map(str::to_owned)
-                .collect(),
-        )
-    }
-
-    fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let is_final = chunk.is_final()?;
-        let (mut groups, mut numbers, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-        for span in chunk.spans() {
-            let end = span.end;
-            let steps = span.start + span.clone().filter(|row| !is_final.value(*row)).count();
-            groups.extend(
-                (span.start..steps)
-                    .step_by(self.every)
-                    .map(|row| row..steps.min(row.saturating_add(self.every))),
-            );
-            groups.extend((steps..end).map(|row| row..row + 1));
-            let rows = groups.len() - offsets[offsets.len() - 1];
-            numbers.extend((0..).take(rows).collect::<Vec<i32>>());
-            offsets.push(groups.len());
-        }
-        tally.drop_rows(
-            "left out by stride",
-            (chunk.steps.num_rows() - groups.len()) as u64,
-        );
-
-        let firsts = UInt64Array::from_iter_values(groups.iter().map(|group| group.start as u64));
-        let steps = take_record_batch(&chunk.steps, &firsts)?;
-        let mut strided = Chunk::new(steps, chunk.trajectories.clone(), offsets);
-        let field = |name: &str| chunk.steps.schema().field_with_name(name).cloned();
-        strided =
-            strided.with_step_column(field(step::STEP)?, Arc::new(Int32Array::from(numbers)))?;
-        for name in [step::TERMINATED, step::TRUNCATED] {
-            let flags = chunk
-                .steps
-                .column_by_name(name)
-                .and_then(|column| column.as_boolean_opt());
-            let flags = flags.ok_or_else(|| {
-                Error::failed(format!("`{name}` is not a boolean column of steps"))
-            })?;
-            let any = groups
-                .iter()
-                .map(|group| Some(group.clone().any(|row| flags.value(row))));
-            strided =
-                strided.with_step_column(field(name)?, Arc::new(any.collect::<BooleanArray>()))?;
-        }
-        if let Some(reward) = chunk.steps.column_by_name(step::REWARD) {
-            let folded: ArrayRef = match self.reward {
-                Fold::Last => take(
-                    reward,
-                    &UInt64Array::from_iter_values(groups.iter().map(|group| group.end as u64 - 1)),
-                    None,
-                )?,
-                Fold::Sum => {
-                    let rewards = cast(reward, &DataType::Float64)?;
-                    let rewards = rewards.as_primitive::<Float64Type>();
-                    let sum = |group: &std::ops::Range<usize>| {
-                        let known = group
-                            .clone()
-                            .filter(|row| rewards.is_valid(*row))
-                            .map(|row| rewards.value(row));
-                        known.fold(None, |sum: Option<f64>, reward| {
-                            Some(sum.unwrap_or(0.0) + reward)
-                        })
-                    };
-                    cast(
-                        &groups.iter().map(sum).collect::<Float64Array>(),
-                        reward.data_type(),
-                    )?
-                }
-            };
-            strided = strided.with_step_column(field(step::REWARD)?, folded)?;
-        }
-        Ok(strided)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use arrow::array::StringArray;
-    use arrow::datatypes::{Field, Float32Type, Int32Type};
+    use arrow::array::{ArrayRef, StringArray};
+    use arrow::datatypes::Field;
     use proptest::prelude::*;
 
-    use super::super::support::fixture::{self, float};
+    use super::super::STAGE;
     use super::*;
+    use crate::stage::support::fixture::{self, float};
 
     fn select(rows: &[(i64, f64, &str, i64)], options: &str) -> Vec<i64> {
         let (ids, lengths): (Vec<i64>, Vec<i64>) = rows.iter().map(|row| (row.0, row.3)).unzip();
@@ -817,56 +578,5 @@ mod tests {
             misfit(r#"{"count": 2, "replacement": true, "top": {"by": "return"}}"#).path,
             ["replacement"]
         );
-    }
-
-    #[test]
-    fn a_stride_keeps_first_steps_flags_and_the_final_observation() {
-        let chunk = fixture::chunk(&[(2, 5, true), (3, 2, false), (4, 0, true)]);
-        let run = |options: &str| {
-            let mut tally = Tally::default();
-            let after = fixture::transform(&STAGE, options)
-                .apply(chunk.clone(), &mut tally)
-                .unwrap();
-            let column = |name: &str| after.steps.column_by_name(name).unwrap().clone();
-            let steps = column("step").as_primitive::<Int32Type>().values().to_vec();
-            let rewards: Vec<Option<f32>> = column("reward")
-                .as_primitive::<Float32Type>()
-                .iter()
-                .collect();
-            let first = column("observation")
-                .as_fixed_size_list()
-                .values()
-                .as_primitive::<Float32Type>()
-                .values()
-                .iter()
-                .step_by(2)
-                .copied()
-                .collect::<Vec<_>>();
-            let terminated: Vec<bool> = column("terminated").as_boolean().values().iter().collect();
-            (
-                steps,
-                rewards,
-                first,
-                terminated,
-                after.offsets,
-                tally.dropped_rows,
-            )
-        };
-        // Rows 0–4 are steps of trajectory 2, row 5 its final observation, 6 and 7 trajectory 3, 8 the final row of 4.
-        let (steps, rewards, first, terminated, offsets, dropped) = run(r#"{"stride": 2}"#);
-        assert_eq!(steps, [0, 1, 2, 3, 0, 0]);
-        assert_eq!(
-            rewards,
-            [Some(1.0), Some(5.0), Some(4.0), None, Some(13.0), None]
-        );
-        assert_eq!(first, [0.0, 2.0, 4.0, 5.0, 6.0, 8.0]);
-        assert_eq!(terminated, [false, false, true, false, false, false]);
-        assert_eq!(
-            (offsets, dropped["left out by stride"]),
-            (vec![0, 4, 5, 6], 3)
-        );
-        let (_, rewards, _, terminated, ..) = run(r#"{"stride": 3, "reward": "last"}"#);
-        assert_eq!(rewards, [Some(2.0), Some(4.0), None, Some(7.0), None]);
-        assert_eq!(terminated, [false, true, false, false, false]);
     }
 }

@@ -1,0 +1,212 @@
+//! Binds the options of `score` to the columns they meet and to what the models say of themselves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use serde_json::Value;
+
+use super::options::{Chosen, Edge, Fed, Reduce, Score};
+use super::{Scorer, Written};
+use crate::dataset::chunk::with_field;
+use crate::dataset::schema::{step, vector};
+use crate::expr;
+use crate::model::{Element, Geometry, Port, Spec};
+use crate::stage::support::columns::{fits, refuse_fixed};
+use crate::stage::support::infer::bind::{
+    batch, cells, check_inputs, did_you_mean, input, quoted, shown, specs,
+};
+use crate::stage::support::infer::{Ensemble, Input, windows};
+use crate::stage::{Bound, Context, Misfit, options};
+
+pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
+    let given: Score = options(value)?;
+    let (names, specs) = specs(&given.model, &[], context)?;
+    let spec = &specs[0];
+    let (inputs, rows) = feeds(&given, context.steps, spec)?;
+    let batch = batch(given.batch, spec, context)?;
+    let (outputs, cells, written) = outputs(&given, spec, specs.len())?;
+    let mut steps = context.steps.clone();
+    for column in &written {
+        steps = with_field(&steps, column.field.clone()).0;
+    }
+    let geometry = Geometry {
+        batch,
+        inputs: rows,
+        outputs,
+    };
+    let ensemble = Ensemble::new(context.models.runtime(), names, specs, geometry);
+    let skips = given.edge == Edge::Skip;
+    Bound::transform(Scorer {
+        ensemble,
+        inputs,
+        skips,
+        cells,
+        written,
+        non_finite: given.non_finite,
+        steps: Arc::new(steps),
+    })
+}
+
+/// Where the inputs come from, with the shape of one row of each.
+fn feeds(
+    given: &Score,
+    steps: &Schema,
+    spec: &Spec,
+) -> Result<(Vec<Input>, Vec<Vec<usize>>), Misfit> {
+    let (along, edge) = match given.edge {
+        Edge::Skip => (expr::Edge::Null, windows::Edge::Skip),
+        Edge::Repeat => (expr::Edge::Repeat, windows::Edge::Repeat),
+        Edge::Zero => (expr::Edge::Zero, windows::Edge::Zero),
+    };
+    let fed = match (&given.inputs, spec.inputs.as_slice()) {
+        (_, []) => return Err(Misfit::new("the model has no input").at("model")),
+        (Some(inputs), ports) => {
+            check_inputs(inputs.keys().map(String::as_str), ports)?;
+            inputs.clone()
+        }
+        (None, [port]) => {
+            BTreeMap::from([(port.name.clone(), Fed::Row(step::OBSERVATION.to_owned()))])
+        }
+        (None, ports) => {
+            return Err(Misfit::new(format!(
+                "the model has {} inputs: {}",
+                ports.len(),
+                quoted(ports)
+            ))
+            .help(format!(
+                "say what goes into each, such as `inputs: {{{}: observation, …}}`",
+                ports[0].name
+            ))
+            .at("model"));
+        }
+    };
+    let ports = spec
+        .inputs
+        .iter()
+        .filter_map(|port| fed.get(&port.name).map(|fed| (port, fed)));
+    let bound = ports.map(|(port, fed)| {
+        let own = |misfit: Misfit| {
+            if given.inputs.is_some() {
+                misfit.at(port.name.as_str()).at("inputs")
+            } else {
+                misfit.at("model")
+            }
+        };
+        match fed {
+            Fed::Row(sql) => input(sql, port, steps, along, None).map_err(own),
+            Fed::Window(window) => {
+                let around = Some((window.past, window.future, edge));
+                input(&window.of, port, steps, along, around).map_err(|misfit| own(misfit.at("of")))
+            }
+        }
+    });
+    Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+}
+
+/// Outputs that are read, by position in the graph; values of a row in each; the columns that are written.
+type Outputs = (Vec<usize>, Vec<usize>, Vec<Written>);
+
+fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit> {
+    let chosen = given.outputs.clone().unwrap_or_else(|| {
+        let own = |port: &Port| (port.name.clone(), Chosen::Output(port.name.clone()));
+        spec.outputs.iter().map(own).collect()
+    });
+    if chosen.is_empty() {
+        let key = if given.outputs.is_some() {
+            "outputs"
+        } else {
+            "model"
+        };
+        return Err(Misfit::new("`score` writes no column")
+            .help("such as `outputs: {value: OUTPUT}`")
+            .at(key));
+    }
+    let (mut read, mut widths, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, chosen) in chosen {
+        let (output, reduce) = match &chosen {
+            Chosen::Output(output) => (output, given.reduce),
+            Chosen::Reduced(reduced) => (&reduced.output, reduced.reduce),
+        };
+        let at = |misfit: Misfit| {
+            if given.outputs.is_some() {
+                misfit.at(name.as_str()).at("outputs")
+            } else {
+                misfit.at("model")
+            }
+        };
+        refuse_fixed(&name, "a score").map_err(at)?;
+        let Some(position) = spec.outputs.iter().position(|port| port.name == *output) else {
+            let known = spec.outputs.iter().map(|port| port.name.as_str());
+            return Err(at(Misfit::new(format!(
+                "the model has no output `{output}`"
+            ))
+            .help(did_you_mean(output, known))));
+        };
+        let port = &spec.outputs[position];
+        if reduce == Reduce::Std && members == 1 {
+            return Err(at(Misfit::new(
+                "one model has no standard deviation of members",
+            )
+            .help("`model: [FILE, FILE, …]` is an ensemble")));
+        }
+        let exact = members == 1 || matches!(reduce, Reduce::Min | Reduce::Max | Reduce::All);
+        let element = match port.element {
+            Element::F32 => DataType::Float32,
+            Element::I32 if exact => DataType::Int32,
+            Element::I64 if exact => DataType::Int64,
+            Element::U8 if exact => DataType::UInt8,
+            Element::F64 | Element::I32 | Element::I64 | Element::U8 => DataType::Float64,
+            Element::Other => {
+                return Err(at(Misfit::new(format!(
+                    "the model's output `{port}` holds neither floating-point numbers nor integers"
+                ))));
+            }
+        };
+        let stated = if port.shape.is_empty() {
+            None
+        } else {
+            cells(&port.shape[1..])
+        };
+        let Some(cells) = stated.filter(|cells| *cells > 0) else {
+            return Err(at(Misfit::new(format!(
+                "the model's output `{port}` does not say how many values it has"
+            ))
+            .help("export the model with a fixed width")));
+        };
+        let width = if reduce == Reduce::All {
+            cells * members
+        } else {
+            cells
+        };
+        let data_type = match i32::try_from(width) {
+            Ok(1) => element,
+            Ok(width) => vector(element, width),
+            Err(_) => {
+                return Err(at(Misfit::new(format!(
+                    "`{name}` would have {width} values a row"
+                ))));
+            }
+        };
+        if !fits(&name, &data_type) {
+            return Err(at(Misfit::new(format!(
+                "`{name}` cannot be {}, which the model's output `{port}` gives",
+                shown(&data_type)
+            ))));
+        }
+        let index = read
+            .iter()
+            .position(|read| *read == position)
+            .unwrap_or_else(|| {
+                read.push(position);
+                widths.push(cells);
+                read.len() - 1
+            });
+        written.push(Written {
+            field: Field::new(&name, data_type, true),
+            output: index,
+            reduce,
+        });
+    }
+    Ok((read, widths, written))
+}

@@ -1,4 +1,4 @@
-//! `check`: aggregate predicates that a result must satisfy before it is published.
+//! `check`: conditions that a result must satisfy before it is published.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,34 +14,35 @@ pub(super) const STAGE: Stage = Stage {
     sample: r#"["count(*) > 0", "count(*) filter (where action is null and not is_final) = 0"]"#,
 };
 
-/// Predicates over the next result, each one SQL aggregate such as `count(*) > 0`. Where one is false, nothing is
-/// published and the exit code is 4; with `warn: true` it is said, and the result is published all the same.
+/// Conditions that the next result must satisfy before it is published. Each is an SQL aggregate,
+/// such as `count(*) > 0`. If a condition is false or null, nothing is published and the exit code
+/// is 4; with `warn: true`, the condition is reported and the result is published anyway.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Check {
-    /// Predicates over the rows of `steps`.
+    /// Conditions on the rows of `steps`.
     Steps(Vec<String>),
-    /// Predicates over `steps` and over `trajectories`.
+    /// Conditions on the rows of `steps` and of `trajectories`.
     Both(CheckOptions),
 }
 
-/// Predicates over either table.
+/// Conditions on either table.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckOptions {
-    /// Predicates over the rows of `steps`.
+    /// Conditions on the rows of `steps`, such as `min(reward) >= 0`.
     #[serde(default)]
     steps: Vec<String>,
-    /// Predicates over the rows of `trajectories`.
+    /// Conditions on the rows of `trajectories`, such as `avg(length) > 100`.
     #[serde(default)]
     trajectories: Vec<String>,
-    /// Say it, and publish all the same.
+    /// Reports conditions that do not hold, and publishes the result anyway. Default: false.
     #[serde(default)]
     warn: bool,
 }
 
 impl Check {
-    /// Predicates with the table that each is over.
+    /// Returns the conditions, each with the table that it is about.
     pub fn predicates(&self) -> Vec<(&'static str, &str)> {
         let over = |table: &'static str, predicates| -> Vec<(&'static str, &str)> {
             let predicates: &Vec<String> = predicates;
@@ -60,7 +61,7 @@ impl Check {
         }
     }
 
-    /// Whether a false predicate is only said.
+    /// Whether a condition that does not hold is only reported.
     pub fn warns(&self) -> bool {
         matches!(self, Check::Both(CheckOptions { warn: true, .. }))
     }
@@ -69,7 +70,7 @@ impl Check {
 fn bind(value: &Value, _context: &Context) -> Result<Bound, Misfit> {
     let check: Check = options(value)?;
     if check.predicates().is_empty() {
-        return Err(Misfit::new("`check` has no predicate")
+        return Err(Misfit::new("`check` lists no condition")
             .help("give at least one, such as \"count(*) > 0\""));
     }
     Ok(Bound::Check(check))

@@ -1,4 +1,4 @@
-//! `derive`: new columns of steps from expressions.
+//! `derive`: columns of steps, computed by SQL expressions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,17 +25,22 @@ pub(super) const STAGE: Stage = Stage {
     sample: r#"{return_to_go: "returns_to_go(reward, 0.99)"}"#,
 };
 
-/// Columns of steps, each from an SQL expression over the others; later ones may use earlier ones. Beside SQL there are
-/// functions along a trajectory, which never leave it:
+/// Adds or replaces columns of `steps`, such as `{return_to_go: "returns_to_go(reward, 0.99)"}`.
+/// Each column is an SQL expression over the columns of `steps` and those listed before it. Besides
+/// SQL, these functions work along a trajectory and never read beyond its ends:
 ///
-/// - `next(x)`, `prev(x)`: the value a row later or earlier, null beyond the trajectory;
-/// - `returns_to_go(r, gamma)`: G_t = r_t + gamma G_{t+1}; with a list of discounts a vector, one coordinate for each;
-/// - `prefix_sum(x, gamma)`: s_t = x_t + gamma s_{t-1}; `cumulative(x)` is the same without discount;
-/// - `prefix_product(x)`, `prefix_min(x)`, `prefix_max(x)` over the steps so far, `suffix_product(x)`, `suffix_min(x)`,
-///   `suffix_max(x)` over the steps from here on; nulls are passed over;
+/// - `next(x)`, `prev(x)`: the value one row later or earlier; null beyond the ends;
+/// - `returns_to_go(r, gamma)`: G_t = r_t + gamma G_{t+1}; with a list of discounts, a vector with
+///   one element per discount;
+/// - `prefix_sum(x, gamma)`: s_t = x_t + gamma s_{t-1}; `cumulative(x)` is the same with gamma = 1;
+/// - `prefix_product(x)`, `prefix_min(x)`, `prefix_max(x)`: over the steps up to and including this
+///   one; `suffix_product(x)`, `suffix_min(x)`, `suffix_max(x)`: over this step and all later ones;
+///   nulls are skipped;
 /// - `stock(r, gamma, start)`: c_0 = start, c_{t+1} = (c_t + r_t) / gamma (stock augmentation);
-/// - `categorical(x, low, high, atoms)`: x projected onto evenly spaced atoms, as in C51, a vector of probabilities;
-/// - `first(x)`, `last(x)`, `mean_over(x)`, `min_over(x)`, `max_over(x)`, `sum_over(x)` over all steps.
+/// - `categorical(x, low, high, atoms)`: x projected onto evenly spaced atoms from `low` to `high`,
+///   as in C51; a vector of probabilities;
+/// - `first(x)`, `last(x)`, `mean_over(x)`, `min_over(x)`, `max_over(x)`, `sum_over(x)`: over all
+///   steps of the trajectory.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Derive(#[schemars(with = "BTreeMap<String, String>")] Map<String, Value>);
@@ -48,14 +53,14 @@ struct Derived {
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let Derive(given) = options(value)?;
     if given.is_empty() {
-        return Err(Misfit::new("`derive` names no column")
-            .help("such as {return_to_go: \"returns_to_go(reward, 0.99)\"}"));
+        return Err(Misfit::new("`derive` lists no column")
+            .help("list at least one, such as {return_to_go: \"returns_to_go(reward, 0.99)\"}"));
     }
     let (mut steps, mut columns) = (context.steps.clone(), Vec::new());
     for (name, sql) in &given {
         let sql = sql
             .as_str()
-            .ok_or_else(|| Misfit::new("an expression is text").at(name))?;
+            .ok_or_else(|| Misfit::new("an expression must be text").at(name))?;
         refuse_fixed(name, "derived").map_err(|misfit| misfit.at(name))?;
         let expression = Expression::bind(sql, &steps, Some(Edge::Null))
             .map_err(|misfit| Misfit::from(misfit).at(name))?;
@@ -63,7 +68,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         if !fits(name, expression.data_type()) {
             let wanted = if flag { "true or false" } else { "a number" };
             return Err(
-                Misfit::new(format!("`{name}` must be {wanted}, and `{sql}` is not")).at(name),
+                Misfit::new(format!("`{name}` must be {wanted}, but `{sql}` is not")).at(name),
             );
         }
         let field = Field::new(name, expression.data_type().clone(), !flag);
@@ -118,11 +123,9 @@ impl Transform for Derived {
                     row - chunk.offsets[trajectory],
                 );
                 return Err(Error::failed(format!(
-                    "`{name}` of trajectory {id}, step {step} would be null"
+                    "trajectory {id}, step {step}: `{name}` is null, but it must be true or false"
                 ))
-                .hint(format!(
-                    "`{name}` is true or false: coalesce(…, false) replaces null"
-                )));
+                .hint("replace nulls, such as with coalesce(…, false)"));
             }
             chunk = chunk.with_step_column(field.clone(), column)?;
         }
@@ -182,11 +185,11 @@ mod tests {
         };
         assert_eq!(
             misfit(r#"{"reward": "'a'"}"#),
-            "`reward` must be a number, and `'a'` is not"
+            "`reward` must be a number, but `'a'` is not"
         );
         assert_eq!(
             misfit(r#"{"terminated": "reward"}"#),
-            "`terminated` must be true or false, and `reward` is not"
+            "`terminated` must be true or false, but `reward` is not"
         );
     }
 
@@ -202,7 +205,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             error.message,
-            "`truncated` of trajectory 1, step 2 would be null"
+            "trajectory 1, step 2: `truncated` is null, but it must be true or false"
         );
     }
 }

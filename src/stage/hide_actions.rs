@@ -1,4 +1,4 @@
-//! `hide_actions`: the semi-supervised split, by which a few trajectories keep their actions.
+//! `hide_actions`: the semi-supervised split, in which only some trajectories keep their actions.
 
 use std::sync::Arc;
 
@@ -27,48 +27,56 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{keep: 0.1, from: {lowest: 0.5, by: return}, seed: 7, as: true_action}",
 };
 
-/// Column of trajectories that says on which side of the split they are.
+/// Column of trajectories that says to which part of the split each belongs.
 const SPLIT: &str = "split";
 const LABELLED: &str = "labelled";
 
-/// Keeps the actions of some trajectories, and makes the others' null.
+/// Keeps the actions of some trajectories and sets those of all others to null: the coupled split
+/// of SS-ORL (Zheng et al., ICML 2023).
 ///
-/// The coupled split of SS-ORL (Zheng et al., ICML 2023). All n trajectories are ranked by (`by`, id) ascending, nulls last.
-/// The pool is the named share of the ranking, from its lowest or its highest end; ⌊keep·n⌋ trajectories, at most the pool,
-/// are drawn from it without replacement, by a seeded hash of their ids. Adds the column `split` to trajectories: `labelled`,
-/// `in_dist` for the rest of the pool, `out_dist` for all others. Nothing is dropped.
+/// All n trajectories are ranked by (`by`, id) in ascending order, nulls last. The pool is the
+/// share of the ranking that `from` names, at its lowest or its highest end. From the pool,
+/// ⌊keep·n⌋ trajectories (or the whole pool, if it is smaller) are drawn without replacement, by a
+/// seeded hash of their ids. The new column `split` of `trajectories` is `labelled` for those,
+/// `in_dist` for the rest of the pool, and `out_dist` for all others. No trajectory is dropped.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct HideActions {
-    /// Share of all trajectories that keep their actions.
+    /// Share of all trajectories that keep their actions, from 0 to 1, such as `0.1`.
     #[schemars(range(min = 0, max = 1))]
     keep: f64,
-    /// Which trajectories they are drawn from; all of them where not given.
+    /// Pool that these trajectories are drawn from, such as `{lowest: 0.5, by: return}`. Default:
+    /// all trajectories.
     #[serde(default)]
     from: Ranking,
-    /// Which random draw.
+    /// Seed of the random draw. Default: 0.
     #[serde(default)]
     seed: u64,
-    /// Keeps the hidden actions under this name, for evaluation.
+    /// Name of a new column that holds the actions as they were, for evaluation, such as
+    /// `true_action`. Default: hidden actions are not kept.
     #[serde(default, rename = "as")]
     hidden: Option<String>,
 }
 
-/// One end of a ranking.
+/// A share of the ranking, at one of its ends.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Ranking {
-    /// Share of all trajectories, from the lowest on.
+    /// Share of all trajectories, from 0 to 1, counted from the lowest. Give either `lowest` or
+    /// `highest`.
     #[schemars(range(min = 0, max = 1))]
     lowest: Option<f64>,
-    /// Share of all trajectories, from the highest on.
+    /// Share of all trajectories, from 0 to 1, counted from the highest. Give either `lowest` or
+    /// `highest`.
     #[schemars(range(min = 0, max = 1))]
     highest: Option<f64>,
-    /// What ranks trajectories: a column of theirs, or an SQL expression.
+    /// Column of `trajectories`, or SQL expression over its columns, that trajectories are ranked
+    /// by. Default: `return`.
     #[serde(default = "by_return")]
     by: String,
-    /// Leaves so many of the lowest trajectories out of ranking and shares; their actions are hidden, and their `split` is
-    /// `skipped`. The reference implementation of SS-ORL loses one.
+    /// Number of lowest trajectories to leave out of the ranking and of all shares. Their actions
+    /// are hidden, and their `split` is `skipped`. The reference implementation of SS-ORL leaves
+    /// out one. Default: 0.
     #[serde(default)]
     skip_lowest: usize,
 }
@@ -88,7 +96,7 @@ impl Default for Ranking {
     }
 }
 
-/// The half that splits.
+/// Splits the table of trajectories.
 struct Split {
     keep: f64,
     pool: Pool,
@@ -102,7 +110,7 @@ enum Pool {
     Highest(f64),
 }
 
-/// The half that hides.
+/// Hides the actions of steps.
 struct Hide {
     steps: SchemaRef,
     hidden: Option<String>,
@@ -111,7 +119,9 @@ struct Hide {
 fn share(value: f64, key: &str) -> Result<f64, Misfit> {
     match (0.0..=1.0).contains(&value) {
         true => Ok(value),
-        false => Err(Misfit::new(format!("`{key}` is a share from 0 to 1, not {value}")).at(key)),
+        false => {
+            Err(Misfit::new(format!("`{key}` must be a share from 0 to 1, not {value}")).at(key))
+        }
     }
 }
 
@@ -126,16 +136,18 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             Pool::Highest(share(highest, "highest").map_err(|misfit| misfit.at("from"))?)
         }
         _ => {
-            return Err(Misfit::new("`from` needs one of `lowest` and `highest`")
-                .help("such as {lowest: 0.5, by: return}")
-                .at("from"));
+            return Err(
+                Misfit::new("`from` needs exactly one of `lowest` and `highest`")
+                    .help("give one of them, such as {lowest: 0.5, by: return}")
+                    .at("from"),
+            );
         }
     };
     let key = rank::bind_key(&options.from.by, context.trajectories)
         .map_err(|misfit| misfit.at("by").at("from"))?;
     let Ok(action) = context.steps.field_with_name(step::ACTION) else {
         return Err(Misfit::new(
-            "there are no actions to hide: steps have no column `action`",
+            "there are no actions to hide: `steps` has no column `action`",
         ));
     };
     let nullable = |field: &Field| field.clone().with_nullable(true);
@@ -147,8 +159,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     }
     if let Some(name) = &options.hidden {
         if context.steps.index_of(name).is_ok() {
-            let misfit = Misfit::new(format!("steps have a column `{name}` already"))
-                .help("give the hidden actions another name");
+            let misfit = Misfit::new(format!("`steps` already has a column `{name}`"))
+                .help("choose another name for the column with the original actions");
             return Err(misfit.at("as"));
         }
         steps = with_field(&steps, nullable(action).with_name(name)).0;
@@ -270,7 +282,7 @@ impl Transform for Hide {
             .column_by_name(SPLIT)
             .and_then(|column| column.as_string_opt::<i32>());
         let split = split.ok_or_else(|| {
-            Error::failed("the split of trajectories was not handed on to their steps")
+            Error::failed(format!("`{SPLIT}` is not a text column of trajectories"))
         })?;
         let hide = chunk
             .spans()
@@ -408,7 +420,8 @@ mod tests {
             (of(&high, "labelled"), of(&high, "in_dist")),
             (vec![3, 8, 9], vec![])
         );
-        // Without the two lowest, 5 and 1, there are eight: a half of them is the pool, a quarter keeps its actions.
+        // Without the two lowest, 5 and 1, there are eight: a half of them is the pool, a quarter
+        // keeps its actions.
         let fewer = split(
             &ids,
             &returns,
@@ -503,11 +516,11 @@ mod tests {
         assert_eq!(misfit(r#"{"keep": 2}"#).path, ["keep"]);
         assert_eq!(
             misfit(r#"{"keep": 0.1, "from": {"by": "return"}}"#).message,
-            "`from` needs one of `lowest` and `highest`"
+            "`from` needs exactly one of `lowest` and `highest`"
         );
         assert_eq!(
             misfit(r#"{"keep": 0.1, "as": "reward"}"#).message,
-            "steps have a column `reward` already"
+            "`steps` already has a column `reward`"
         );
         let without = Schema::new(
             steps

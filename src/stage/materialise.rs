@@ -1,4 +1,4 @@
-//! `materialise`: writes what has come so far, and commits it.
+//! `materialise`: writes the result of the stages before it and publishes it.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -16,39 +16,44 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{path: out/result}",
 };
 
-/// Writes the dataset and publishes it in one step. In the middle of the list, the chain goes on from what was written.
+/// Writes the result of the stages before it and publishes it in one step. Stages after it go on
+/// from what was written.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Materialise {
-    /// Directory of the result, relative to the pipeline file's folder.
+    /// Path of the result, relative to the pipeline file's folder, such as `out/hopper`. It is a
+    /// directory, or a file for a format that has only one.
     pub path: String,
-    /// `trajmill`, or the foreign format that a trainer loads.
+    /// Format of the result: `trajmill`, or the foreign format that a trainer loads, such as
+    /// `d4rl`. Default: `trajmill`.
     #[serde(default = "own")]
     #[schemars(schema_with = "formats")]
     pub format: String,
-    /// What the foreign format asks of its writer.
+    /// Options of the foreign format, such as `{unlabelled: drop}`.
     #[serde(default)]
     pub with: WriteOptions,
-    /// Rows that a shard aims at: it closes at the first trajectory end at or after them.
+    /// Rows per shard. A shard closes at the first end of a trajectory at or after this number of
+    /// rows. Default: 250000.
     #[serde(default = "shard_rows")]
     #[schemars(range(min = 1))]
     pub shard_rows: u64,
-    /// Columns of steps to write, beside those that every dataset has; all where not given.
+    /// Columns of `steps` to write besides those that every dataset has, such as
+    /// `[observation, reward]`. Default: all columns.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
-    /// Whether a different result at the same path is replaced.
+    /// Replaces a different result at the same path. Default: false.
     #[serde(default)]
     pub overwrite: bool,
 }
 
-/// The format of this tool: manifest, trajectories, steps.
+/// Name of trajmill's own format.
 const OWN: &str = "trajmill";
 
 impl Materialise {
-    /// The foreign format to write; `None` for this tool's own.
+    /// Returns the foreign format to write, or `None` for trajmill's own.
     ///
     /// # Errors
-    /// Where there is no such format, which binding has ruled out.
+    /// Returns an error if there is no such format, which binding rules out.
     pub fn foreign(&self) -> Result<Option<&'static Format>, Error> {
         if self.format == OWN {
             Ok(None)
@@ -90,7 +95,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     for (index, column) in materialise.columns.iter().flatten().enumerate() {
         if !names.contains(&column.as_str()) {
             let help = nearest(column, names.iter().copied()).map_or_else(
-                || format!("steps has {}", names.join(", ")),
+                || format!("the columns of `steps` are {}", names.join(", ")),
                 |name| format!("did you mean `{name}`?"),
             );
             let misfit = Misfit {
@@ -107,9 +112,11 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         Some(format) => export::check(format, &materialise.with)
             .map_err(|error| Misfit::from(error).at("with"))?,
         None if materialise.with != WriteOptions::default() => {
-            return Err(Misfit::new("`with` is for foreign formats")
-                .help("say which by `format`")
-                .at("with"));
+            return Err(Misfit::new(
+                "`with` holds options of foreign formats, but the format is `trajmill`",
+            )
+            .help("name the foreign format with `format`, or remove `with`")
+            .at("with"));
         }
         None => {}
     }

@@ -1,4 +1,4 @@
-//! `shuffle`: puts trajectories in a seeded random order.
+//! `shuffle`: puts trajectories in a random order.
 
 use arrow::array::RecordBatch;
 use schemars::JsonSchema;
@@ -17,11 +17,11 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{seed: 7}",
 };
 
-/// A random order of trajectories, the same for the same ids and seed.
+/// Puts trajectories in a random order. The order depends on their ids and the seed alone.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Shuffle {
-    /// Which random order.
+    /// Seed of the random order. Default: 0.
     seed: u64,
 }
 

@@ -1,4 +1,4 @@
-//! `sort`: puts trajectories in the order of a column or expression.
+//! `sort`: orders trajectories by a column or an expression.
 
 use arrow::array::RecordBatch;
 use schemars::JsonSchema;
@@ -18,13 +18,14 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{by: return, descending: true}",
 };
 
-/// The order of trajectories in what follows. Ties stand in the order of their ids; nulls come last either way.
+/// Orders trajectories by a column, such as `return` or `{by: return, descending: true}`. Ties are
+/// ordered by id. Nulls come last in either direction.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Sort {
-    /// Ascending, by a column of trajectories or an SQL expression over them.
+    /// A column of `trajectories`, or an SQL expression over its columns, in ascending order.
     By(String),
-    /// With its direction.
+    /// A key and its direction.
     Options(SortOptions),
 }
 
@@ -32,9 +33,9 @@ enum Sort {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SortOptions {
-    /// A column of trajectories, or an SQL expression over them.
+    /// Column of `trajectories`, or SQL expression over its columns, such as `return / length`.
     by: String,
-    /// Whether the largest comes first.
+    /// Puts the largest value first. Default: false.
     #[serde(default)]
     descending: bool,
 }

@@ -1,4 +1,4 @@
-//! `summarise`: new columns of trajectories from their steps.
+//! `summarise`: columns of trajectories, aggregated from their steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,9 +22,10 @@ pub(super) const STAGE: Stage = Stage {
     sample: r#"{mean_reward: avg(reward)}"#,
 };
 
-/// Columns of trajectories, each from an SQL aggregate over the steps of the trajectory (final observations excluded), such
-/// as `avg(reward)` or `max(abs(action[1]))`. Aggregates may be over functions along the trajectory, as in `derive`. A
-/// trajectory without steps has null, and 0 for counts.
+/// Adds columns to `trajectories`, such as `{mean_reward: avg(reward)}`. Each column is an SQL
+/// aggregate over the steps of a trajectory, final observation excluded. Aggregates can use the
+/// functions along a trajectory that `derive` lists, such as `max(abs(reward - prev(reward)))`. For
+/// a trajectory without steps, counts are 0 and other aggregates are null.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct Summarise(#[schemars(with = "BTreeMap<String, String>")] Map<String, Value>);
@@ -37,15 +38,14 @@ struct Summaries {
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let Summarise(given) = options(value)?;
     if given.is_empty() {
-        return Err(
-            Misfit::new("`summarise` names no column").help("such as {mean_reward: avg(reward)}")
-        );
+        return Err(Misfit::new("`summarise` lists no column")
+            .help("list at least one, such as {mean_reward: avg(reward)}"));
     }
     let mut columns = Vec::new();
     for (name, sql) in &given {
         let sql = sql
             .as_str()
-            .ok_or_else(|| Misfit::new("an aggregate is text").at(name))?;
+            .ok_or_else(|| Misfit::new("an aggregate must be text").at(name))?;
         let fixed = [
             trajectory::TRAJECTORY_ID,
             trajectory::UID,
@@ -53,11 +53,9 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             trajectory::SOURCE_KEY,
         ];
         if trajectory::INTRINSIC.contains(&name.as_str()) || fixed.contains(&name.as_str()) {
-            return Err(Misfit::new(format!(
-                "`{name}` has a meaning of its own in every dataset"
-            ))
-            .help("give the result another name")
-            .at(name));
+            return Err(Misfit::new(format!("trajmill maintains `{name}`"))
+                .help("choose another name for the new column")
+                .at(name));
         }
         let aggregate =
             Aggregate::bind(sql, context.steps).map_err(|misfit| Misfit::from(misfit).at(name))?;
@@ -175,7 +173,10 @@ mod tests {
             );
             assert_eq!(
                 (misfit.path, misfit.help.as_deref()),
-                (vec![name.to_owned()], Some("give the result another name"))
+                (
+                    vec![name.to_owned()],
+                    Some("choose another name for the new column")
+                )
             );
         }
     }

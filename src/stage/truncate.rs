@@ -1,6 +1,7 @@
-//! `truncate`: ends trajectories at their first offending step.
+//! `truncate`: ends trajectories at the first step for which a condition holds.
 //!
-//! MOREC (Luo et al., ICLR 2024) ends a rollout where the reward of its dynamics falls below a threshold.
+//! MOREC (Luo et al., ICLR 2024) ends a rollout as soon as the reward of its dynamics falls below a
+//! threshold.
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub(super) const STAGE: Stage = Stage {
     sample: r#"{where: "reward > 1e9"}"#,
 };
 
-/// What a final row does not have.
+/// Columns that are null in a final row.
 const OF_STEPS: [&str; 4] = [
     step::ACTION,
     step::ACTION_SOURCE,
@@ -35,29 +36,30 @@ const OF_STEPS: [&str; 4] = [
     step::REWARD,
 ];
 
-/// Ends every trajectory before its first step for which a condition holds. The observation of that step stays, as the
-/// final one; the step before it is truncated, unless it is terminal. A trajectory that offends at its first step has none
-/// left, and is dropped. A condition that is null does not hold.
+/// Ends every trajectory before the first step for which a condition holds. The observation of that
+/// step becomes the final observation, and the step before it is marked as truncated unless it is
+/// terminal. A trajectory for which the condition holds at the first step is dropped, because no
+/// step is left. A condition that is null does not hold.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Truncate {
-    /// The SQL condition over steps.
+    /// SQL condition over the columns of `steps`, such as `reward < -100`.
     #[serde(rename = "where")]
     condition: String,
-    /// Which of the steps for which it holds.
+    /// Which step ends a trajectory, of those for which the condition holds. Default: `first`.
     #[serde(default)]
     #[expect(dead_code, reason = "there is one choice")]
     at: At,
-    /// Whether the offending step stays, as the last one.
+    /// Keeps that step, as the last one of its trajectory. Default: false.
     #[serde(default)]
     keep: bool,
 }
 
-/// Which offending step ends a trajectory.
+/// The step that ends a trajectory.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum At {
-    /// The first.
+    /// The first step for which the condition holds.
     #[default]
     First,
 }
@@ -100,17 +102,18 @@ impl Transform for Truncated {
     }
 
     fn apply(&self, chunk: Chunk, tally: &mut Tally) -> Result<Chunk> {
-        let offends = self.condition.mask(&chunk.steps, &chunk.offsets)?;
+        let holds = self.condition.mask(&chunk.steps, &chunk.offsets)?;
         let is_final = chunk.is_final()?;
         let (mut rows, mut offsets, mut kept) =
             (Vec::<u64>::new(), vec![0], Vec::with_capacity(chunk.len()));
-        // Rows of the result: steps that become last ones, and observations that become final.
+        // Rows of the result: steps that become the last of their trajectory, and rows that become
+        // final.
         let (mut last, mut turned) = (Vec::new(), Vec::new());
         let (mut dropped, mut ended) = (0, 0);
         for span in chunk.spans() {
             let first = span
                 .clone()
-                .find(|row| !is_final.value(*row) && offends.value(*row));
+                .find(|row| !is_final.value(*row) && holds.value(*row));
             let end = first.map(|row| row + usize::from(self.keep));
             kept.push(end != Some(span.start));
             match end {
@@ -131,9 +134,9 @@ impl Transform for Truncated {
                 offsets.push(rows.len());
             }
         }
-        tally.drop_rows("after an offending step", dropped as u64);
+        tally.drop_rows("after the end of their trajectory", dropped as u64);
         tally.drop_trajectories(
-            "its first step offends",
+            "the condition holds at the first step",
             kept.iter().filter(|kept| !**kept).count() as u64,
         );
         tally.count("trajectories ended early", ended);
@@ -144,7 +147,8 @@ impl Transform for Truncated {
 }
 
 impl Truncated {
-    /// Sets the flags of last steps and of final rows, which have no action and no reward.
+    /// Sets the flags of last steps and of final rows, and removes the actions and rewards of final
+    /// rows.
     fn flagged(&self, mut chunk: Chunk, last: &[usize], turned: &[usize]) -> Result<Chunk> {
         let rows = chunk.steps.num_rows();
         let marked = |places: &[usize]| {
@@ -210,7 +214,8 @@ mod tests {
     use super::super::support::fixture;
     use super::*;
 
-    /// A row of the result: step, observation's first value, reward, truncated, final, whether there is an action.
+    /// A row of the result: step, first value of the observation, reward, truncated, final, has an
+    /// action.
     type Row = (i32, f32, Option<f32>, bool, bool, bool);
 
     fn rows(chunk: &Chunk) -> Vec<Vec<Row>> {

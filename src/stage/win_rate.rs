@@ -1,7 +1,8 @@
 //! `win_rate`: how often a trajectory beats the others of its group.
 //!
-//! Self-Play Preference Optimization (Swamy et al., "A Minimaximalist Approach to Reinforcement Learning from Human Feedback", ICML
-//! 2024) rewards a trajectory with the share of the others from the same context that it is preferred to.
+//! Self-Play Preference Optimization (Swamy et al., "A Minimaximalist Approach to Reinforcement
+//! Learning from Human Feedback", ICML 2024) rewards a trajectory with the share of the other
+//! trajectories of the same context that it is preferred to.
 
 use std::sync::Arc;
 
@@ -25,22 +26,26 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{by: return, group: labelled}",
 };
 
-/// Adds a column to trajectories: the mean probability that a trajectory is preferred to another of its group, which is 1 for
-/// the higher score, 0 for the lower and 0.5 for equal ones, or with `beta` that of Bradley and Terry,
-/// 1 / (1 + exp(-beta (own - other))). Null where a trajectory has no score, or there is no other with one. Nothing is dropped.
+/// Adds a column to `trajectories`: the mean probability that a trajectory is preferred to another
+/// one of its group. That probability is 1 for the higher score, 0 for the lower score and 0.5 for
+/// equal scores or, with `beta`, that of Bradley and Terry: 1 / (1 + exp(-beta (own - other))). The
+/// column is null if the trajectory has no score, or no other trajectory of its group has one. No
+/// trajectory is dropped.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WinRate {
-    /// The score: a column of trajectories, or an SQL expression over them.
+    /// Score: a column of `trajectories`, or an SQL expression over its columns, such as `return`.
     by: String,
-    /// Compares trajectories with an equal value of this column or SQL expression; all of them where not given.
+    /// Column of `trajectories`, or SQL expression over its columns, such as `task`. Only
+    /// trajectories with an equal value are compared. Default: all trajectories are compared.
     #[serde(default)]
     group: Option<String>,
-    /// How sharply scores decide. The time it takes grows with the square of a group's size, which it does not without.
+    /// How sharply scores decide, such as `0.01`. With this option, the cost is quadratic in the
+    /// size of a group; without it, nearly linear. Default: the higher score always wins.
     #[serde(default)]
     #[schemars(range(min = 0))]
     beta: Option<f64>,
-    /// Name of the column.
+    /// Name of the new column. Default: `win_rate`.
     #[serde(default = "win_rate", rename = "as")]
     name: String,
 }
@@ -60,9 +65,11 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: WinRate = options(value)?;
     let by = rank::bind_key(&given.by, context.trajectories).map_err(|misfit| misfit.at("by"))?;
     if *by.data_type() == DataType::Utf8 {
-        return Err(
-            Misfit::new(format!("a score is a number, and `{}` is text", given.by)).at("by"),
-        );
+        return Err(Misfit::new(format!(
+            "a score must be a number, but `{}` is text",
+            given.by
+        ))
+        .at("by"));
     }
     let group = given
         .group
@@ -78,11 +85,12 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     ];
     let name = given.name.as_str();
     if name.is_empty() || trajectory::INTRINSIC.contains(&name) || fixed.contains(&name) {
-        return Err(
-            Misfit::new(format!("`{name}` cannot be the name of a win rate"))
-                .help("give it a name of its own")
-                .at("as"),
-        );
+        return Err(Misfit::new(match name {
+            "" => "`as` is empty".to_owned(),
+            name => format!("trajmill maintains `{name}`"),
+        })
+        .help("choose another name for the new column")
+        .at("as"));
     }
     Bound::selection(Compare {
         by,
@@ -93,11 +101,11 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
 }
 
 impl Compare {
-    /// Win rates of trajectories with these scores among one another.
+    /// Returns the win rates of trajectories with these scores among one another.
     fn rates(&self, scores: &[f64]) -> Vec<f64> {
         let others = scores.len() as f64 - 1.0;
         if let Some(beta) = self.beta {
-            // Against itself a trajectory scores a half.
+            // The sum includes the trajectory itself, which adds one half.
             let rate = |own: &f64| {
                 (scores
                     .iter()
@@ -141,7 +149,7 @@ impl Selection for Compare {
             if group.len() < 2 {
                 continue;
             }
-            // Sums come out the same whatever the order of the table.
+            // The order of ids makes sums independent of the order of the table.
             let ids = rank::ids(table)?;
             group.sort_by_key(|row| ids.value(*row as usize));
             let own: Vec<f64> = group
@@ -217,7 +225,7 @@ mod tests {
         assert_eq!(misfit(r#"{"by": "return", "as": "length"}"#).path, ["as"]);
         assert_eq!(
             misfit(r#"{"by": "uid"}"#).message,
-            "a score is a number, and `uid` is text"
+            "a score must be a number, but `uid` is text"
         );
     }
 }

@@ -1,7 +1,8 @@
-//! `window`: rows become windows of steps, for sequence models.
+//! `window`: turns steps into windows, for sequence models.
 //!
-//! Decision Transformer (Chen et al., 2021) learns from windows that end at a step and are padded on the left, Decision
-//! Diffuser (Ajay et al., 2023) from windows that begin at one and are padded on the right.
+//! Decision Transformer (Chen et al., 2021) is trained on windows that end at a step and are padded
+//! on the left, Decision Diffuser (Ajay et al., 2023) on windows that begin at one and are padded
+//! on the right.
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::support::columns::everything;
+use super::support::infer::bind::shown;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Chunk;
 use crate::dataset::schema::{step, vector, width};
@@ -34,33 +36,38 @@ const REWARDS: &str = "rewards";
 const START: &str = "start";
 const MASK: &str = "mask";
 
-/// One row per window of consecutive steps of a trajectory: x_s, x_{s+1}, … x_{s+length-1} for every start s. A column of numbers becomes a vector with a value per step, a
-/// column of vectors the vectors of all steps one after another, oldest first. Windows hold steps alone: the observation
-/// after the last action is in none.
+/// Turns steps into windows: one row for each window of consecutive steps x_s, x_{s+1}, …
+/// x_{s+length-1} of a trajectory. A column of numbers becomes a vector with one value per step. A
+/// column of vectors becomes one vector that joins those of all steps, oldest first. Windows hold
+/// steps only: the observation after the last action is in none of them.
 ///
-/// The windows of a trajectory are a trajectory with the same id: `step` numbers them, `length` counts them, and the columns
-/// of sums in `trajectories` are those of the windows. `start` is the step that a window begins at, negative where it is
-/// padded; `mask` is 1 for steps and 0 for padding; `terminated` and `truncated` say whether a step in it is; `is_final` is
-/// false. The sequence of rewards is called `rewards`: there is no `reward`, and so `return` is null. A window with an
-/// action or another value that is null has null in that column. A trajectory without any window is dropped.
+/// The windows of a trajectory form a trajectory with the same id: `step` numbers them, `length`
+/// counts them, and the sums in `trajectories` are sums over windows. `start` is the step at which
+/// a window begins; it is negative if the window begins with padding. `mask` is 1 for steps and 0
+/// for padding. `terminated` and `truncated` say whether any step of the window is; `is_final` is
+/// false. The sequence of rewards is called `rewards`; there is no `reward`, so `return` is null. A
+/// column of a window is null if it is null in any of the window's steps. A trajectory without
+/// windows is dropped.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Window {
-    /// Steps of a window.
+    /// Number of steps in a window, such as `20`.
     #[schemars(range(min = 1))]
     length: usize,
-    /// Steps from one window to the next.
+    /// Number of steps from one window to the next. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     stride: usize,
-    /// What windows there are, and what becomes of those that reach out of the trajectory.
+    /// Where windows begin, and what happens to those that reach beyond their trajectory. Default:
+    /// `none`.
     #[serde(default)]
     pad: Pad,
-    /// What padding holds.
+    /// Values of the padding. Default: `zero`.
     #[serde(default)]
     fill: Fill,
-    /// Columns of numbers and vectors that windows are made of; others are not kept. `observation`, `action` and `reward`
-    /// where not given, as far as there are such columns.
+    /// Columns of numbers and vectors to turn into windows, such as `[observation, return_to_go]`.
+    /// Other columns are dropped. Default: those of `observation`, `action` and `reward` that
+    /// exist.
     #[serde(default)]
     columns: Option<Vec<String>>,
 }
@@ -69,31 +76,34 @@ fn one() -> usize {
     1
 }
 
-/// What windows there are.
+/// Where windows begin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Pad {
-    /// They begin at steps 0, stride, 2·stride and so on, and those that reach past the last step are left out.
+    /// Windows begin at steps 0, stride, 2·stride and so on. Those that reach beyond the last step
+    /// are left out.
     #[default]
     None,
-    /// They end at steps 0, stride, 2·stride and so on; what lies before the first step is padding.
+    /// Windows end at steps 0, stride, 2·stride and so on. What lies before the first step is
+    /// padding.
     Left,
-    /// They begin at steps 0, stride, 2·stride and so on; what lies after the last step is padding.
+    /// Windows begin at steps 0, stride, 2·stride and so on. What lies after the last step is
+    /// padding.
     Right,
 }
 
-/// What padding holds.
+/// Values of the padding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Fill {
     /// Zeros.
     #[default]
     Zero,
-    /// The nearest step of the trajectory.
+    /// The values of the nearest step.
     Repeat,
 }
 
-/// A column of windows.
+/// A column that is turned into windows.
 struct Made {
     from: String,
     width: usize,
@@ -113,9 +123,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Window = options(value)?;
     for (key, number) in [("length", given.length), ("stride", given.stride)] {
         if number == 0 {
-            return Err(Misfit::new(format!("`{key}` is 0"))
-                .help("at least 1")
-                .at(key));
+            return Err(Misfit::new(format!("`{key}` must be at least 1, not 0")).at(key));
         }
     }
     let own = [step::OBSERVATION, step::ACTION, step::REWARD].map(str::to_owned);
@@ -136,8 +144,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     });
     let made = made.collect::<Result<Vec<_>, _>>()?;
     if made.is_empty() {
-        return Err(Misfit::new("`window` has no column to make windows of")
-            .help("`columns: [observation]`")
+        return Err(Misfit::new("there is no column to turn into windows")
+            .help("list at least one, such as `columns: [observation]`")
             .at("columns"));
     }
     let mask = vector(
@@ -190,14 +198,16 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
         MASK,
     ];
     if own.contains(&name) {
-        return Err(Misfit::new(format!("windows have a `{name}` of their own"))
-            .help("give the column another name with `derive`"));
+        return Err(
+            Misfit::new(format!("`window` writes a column `{name}` of its own"))
+                .help("copy the column to another name first, with `derive`"),
+        );
     }
     let element = match field.data_type() {
         DataType::FixedSizeList(child, _) => child.data_type(),
         other => other,
     };
-    // Truth values become numbers: vectors of them have no place in a file of a trainer's.
+    // Booleans become numbers, because the formats of trainers have no vectors of booleans.
     let element = if *element == DataType::Boolean {
         DataType::Float32
     } else {
@@ -205,7 +215,8 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
     };
     if !element.is_numeric() {
         return Err(Misfit::new(format!(
-            "`{name}` holds no numbers, and windows are vectors of numbers"
+            "`{name}` is {}, but windows hold numbers and vectors of numbers",
+            shown(field.data_type())
         )));
     }
     let width = width(field.data_type()).map_or(1, |width| usize::try_from(width).unwrap_or(0));
@@ -214,7 +225,7 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
         .and_then(|cells| i32::try_from(cells).ok());
     let Some(cells) = cells else {
         return Err(Misfit::new(format!(
-            "a window of `{name}` has too many values"
+            "a window of {length} steps of `{name}` has more values than a vector can hold"
         )));
     };
     let result = if name == step::REWARD { REWARDS } else { name };
@@ -225,7 +236,8 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
     })
 }
 
-/// A window: the step that it begins at, as rows of the chunk, and the steps of its trajectory.
+/// A window: the row of the block at which it begins, and the first and one past the last row of
+/// the steps of its trajectory.
 struct Place {
     start: i64,
     first: usize,
@@ -233,7 +245,8 @@ struct Place {
 }
 
 impl Place {
-    /// The row at a slot, or the nearest row and that it is padding.
+    /// Returns the row at a slot of the window, or the nearest row of the trajectory and `false`
+    /// for padding.
     fn row(&self, slot: usize) -> (usize, bool) {
         let wanted = self.start + slot as i64;
         let nearest = wanted.clamp(self.first as i64, self.end as i64 - 1);
@@ -245,7 +258,7 @@ impl Place {
 }
 
 impl Windows {
-    /// Where the windows of a trajectory begin, counted from its first step of `n`.
+    /// Returns the steps at which the windows of a trajectory of `n` steps begin.
     fn starts(&self, n: usize) -> impl Iterator<Item = i64> + use<> {
         let count = match self.pad {
             Pad::None if n < self.length => 0,
@@ -261,7 +274,8 @@ impl Windows {
         (0..count as i64).map(move |window| window * stride - offset)
     }
 
-    /// The windows of a column: rows of it in the order of windows and slots, with zeros and nulls where they belong.
+    /// Returns the windows of a column. `rows` and `padded` have an entry for each slot of each
+    /// window.
     fn column(
         &self,
         made: &Made,
@@ -274,10 +288,10 @@ impl Windows {
             .column_by_name(&made.from)
             .ok_or_else(|| Error::failed(format!("column `{}` is missing", made.from)))?;
         let DataType::FixedSizeList(child, size) = made.result.data_type() else {
-            return Err(Error::failed("a window is a vector"));
+            return Err(Error::failed("a window is not a vector"));
         };
         let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
-        // A window is null where a step of it is.
+        // A window is null if any of its steps is.
         let known = nulls.map(|nulls| {
             let mut known = BooleanBufferBuilder::new(places.len());
             for slots in rows
@@ -329,7 +343,7 @@ impl Windows {
     }
 }
 
-/// The values with zeros where their step is padding.
+/// Sets the values of padding to zero.
 fn zeroed(flat: &ArrayRef, padded: &[bool], width: usize) -> Result<ArrayRef> {
     if !padded.contains(&true) {
         return Ok(Arc::clone(flat));
@@ -390,7 +404,7 @@ impl Transform for Windows {
                 });
                 ids.push(*id);
                 numbers.push(i32::try_from(number).map_err(|_| {
-                    Error::failed(format!("trajectory {id} has more windows than 2³¹"))
+                    Error::failed(format!("trajectory {id} has more than 2³¹ windows"))
                 })?);
             }
             kept.push(places.len() > before);
@@ -399,11 +413,8 @@ impl Transform for Windows {
                 covered += 1;
             }
         }
-        // No row is what it was: steps went in, and windows come out.
-        tally.drop_rows(
-            "steps, of which windows are made",
-            chunk.steps.num_rows() as u64,
-        );
+        // Steps go in and windows come out, so no row survives.
+        tally.drop_rows("turned into windows", chunk.steps.num_rows() as u64);
         tally.added_rows += places.len() as u64;
         tally.drop_trajectories("shorter than a window", (chunk.len() - covered) as u64);
         let cells = places.len() * self.length;
@@ -459,7 +470,7 @@ impl Transform for Windows {
         );
         let DataType::FixedSizeList(child, size) = self.steps.field_with_name(MASK)?.data_type()
         else {
-            return Err(Error::failed("the mask is a vector"));
+            return Err(Error::failed("the mask is not a vector"));
         };
         columns.push(Arc::new(FixedSizeListArray::try_new(
             Arc::clone(child),
@@ -486,7 +497,7 @@ mod tests {
     use super::super::support::fixture;
     use super::*;
 
-    /// Start, observations, rewards, mask, whether a terminal step is in it.
+    /// Start, observations, rewards, mask, has a terminal step.
     type Expected = (i32, Vec<f32>, Vec<f32>, Vec<f32>, bool);
 
     proptest! {
@@ -558,7 +569,7 @@ mod tests {
         );
         assert_eq!(
             misfit(r#"{"length": 2, "columns": []}"#).message,
-            "`window` has no column to make windows of"
+            "there is no column to turn into windows"
         );
     }
 }

@@ -25,7 +25,7 @@ use crate::stage::{Bound, Context, Misfit, options};
 
 /// Column with the number of overlapping predictions that a label was reduced from.
 const ACTION_VOTES: &str = "action_votes";
-/// Properties of a model file that stand for options that are not given.
+/// Properties of a model file that stand in for options that are not given.
 const METADATA: [&str; 4] = [
     "trajmill.past",
     "trajmill.future",
@@ -38,7 +38,7 @@ pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     Bound::transform(labeller(value, context)?)
 }
 
-/// The stage with its options bound.
+/// Binds the stage to its own type.
 pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Misfit> {
     let label: Label = options(value)?;
     let (names, specs) = specs(&label.model, &METADATA, context)?;
@@ -96,7 +96,7 @@ fn edge(label: &Label, spec: &Spec) -> Result<Edge, Misfit> {
         .unwrap_or_default())
 }
 
-/// Where the inputs come from, with the shape of one row of each.
+/// What feeds the inputs, with the shape of one row of each.
 type Feed = (Vec<Input>, Vec<Vec<usize>>);
 
 fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<Feed, Misfit> {
@@ -113,13 +113,13 @@ fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<Feed, 
                 ports => format!("{{{}: observation, …}}", ports[0].name),
             };
             let message = format!(
-                "the model has {} inputs, {}, and a window fills only one",
+                "the model has {} inputs ({}), but a window feeds only one",
                 ports.len(),
                 quoted(ports)
             );
             Err(Misfit::new(message)
                 .help(format!(
-                    "say what goes into each, such as `inputs: {example}`"
+                    "give an expression for each, such as `inputs: {example}`"
                 ))
                 .at("model"))
         }
@@ -137,9 +137,10 @@ fn named(
         Edge::Zero => expr::Edge::Zero,
         Edge::Skip => expr::Edge::Null,
         Edge::Ssorl => {
-            let message = "`edge: ssorl` is about the flattened window, and `inputs` gives the model's inputs one by one";
+            let message = "`edge: ssorl` applies to a flattened window, but `inputs` feeds each \
+                           input of the model by itself";
             return Err(Misfit::new(message)
-                .help("one of repeat, zero, skip")
+                .help("use repeat, zero or skip")
                 .at("edge")
                 .at("window"));
         }
@@ -154,7 +155,7 @@ fn named(
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
 
-/// The window that fills the only input.
+/// Binds the window that feeds a model's only input.
 fn window(
     label: &Label,
     steps: &Schema,
@@ -163,24 +164,24 @@ fn window(
     edge: Edge,
 ) -> Result<Feed, Misfit> {
     let by_hand = format!(
-        "`inputs: {{{}: SQL}}` feeds the model with any expression over steps",
+        "feed the model with an expression over steps: `inputs: {{{}: SQL}}`",
         port.name
     );
     let Ok(field) = steps.field_with_name(step::OBSERVATION) else {
         return Err(
-            Misfit::new("steps has no column `observation` for the model's window").help(by_hand),
+            Misfit::new("`steps` has no column `observation` for the model's window").help(by_hand),
         );
     };
     let Some((element, width)) = numbers(field.data_type()) else {
         return Err(Misfit::new(format!(
-            "`observation` is {}, and a window needs numbers or vectors of numbers",
+            "`observation` is {}, but a window needs numbers or vectors of numbers",
             shown(field.data_type())
         ))
         .help(by_hand));
     };
     if !feeds(element, port) {
         return Err(Misfit::new(format!(
-            "`observation` is {}, and the model's input is `{port}`",
+            "`observation` is {}, but the model's input is `{port}`",
             shown(field.data_type())
         ))
         .at("model"));
@@ -198,15 +199,13 @@ fn window(
         let misfit = blame(
             given.is_some(),
             "window",
-            format!(
-                "`edge: ssorl` sees exactly one observation after the step, and `future` is {future}"
-            ),
+            format!("`edge: ssorl` needs `future: 1`, but `future` is {future}"),
         );
-        return Err(misfit.help("`future: 1`, or another edge policy"));
+        return Err(misfit.help("set `future: 1`, or use another `edge`"));
     }
 
     let input = port.shape.get(1..).and_then(cells);
-    // Observations that the model's input holds, where that is a whole number.
+    // The number of observations that the model's input holds, if it is a whole number.
     let length = input
         .filter(|input| width > 0 && *input > 0 && input % width == 0)
         .map(|input| input / width);
@@ -220,18 +219,22 @@ fn window(
         (None, None, _) => {
             let (says, help) = match (input, length) {
                 (_, Some(length)) => (
-                    format!("holds {length} observations of {width} values"),
+                    format!("holds {length} observations of width {width}"),
                     format!(
-                        "say which: `window: {{past: …, future: …}}` with past + 1 + future = {length}"
+                        "choose them with `window: {{past: …, future: …}}`, so that \
+                         past + 1 + future = {length}"
                     ),
                 ),
                 (Some(input), None) => (
-                    format!("has {input} values, no multiple of the {width} of `observation`"),
+                    format!(
+                        "has width {input}, which is not a multiple of the width {width} of \
+                         `observation`"
+                    ),
                     by_hand,
                 ),
                 (None, None) => (
-                    "does not say its width".to_owned(),
-                    "give `window: {past: …, future: …}`".to_owned(),
+                    "does not state its width".to_owned(),
+                    "choose the observations with `window: {past: …, future: …}`".to_owned(),
                 ),
             };
             return Err(blame(
@@ -255,15 +258,17 @@ fn window(
     let Some(shape) = shape else {
         let seen = past.saturating_add(future).saturating_add(1);
         let message = format!(
-            "a window of {seen} observations (past {past}, current, future {future}) of {width} values has {}, and the model's input is `{port}`",
+            "a window of length {seen} (past {past} + 1 + future {future}) over observations of \
+             width {width} has width {}, but the model's input is `{port}`",
             seen.saturating_mul(width)
         );
         let help = match (input, length) {
-            (_, Some(length)) => format!(
-                "the model's input holds {length} observations: past + 1 + future must be {length}"
-            ),
+            (_, Some(length)) => {
+                format!("past + 1 + future must be {length} to fill the model's input")
+            }
             (Some(input), None) => format!(
-                "{input} is no multiple of {width}: the model was made for other observations; {by_hand}"
+                "{input} is not a multiple of {width}, so this model takes other observations; \
+                 {by_hand}"
             ),
             (None, None) => by_hand,
         };
@@ -280,7 +285,7 @@ fn window(
     Ok((vec![input], vec![shape]))
 }
 
-/// The columns that come out.
+/// Binds the columns that are written.
 fn written(
     label: &Label,
     steps: &Schema,
@@ -298,26 +303,30 @@ fn written(
         ];
         if name.is_empty() || own.contains(&name) || steps.field_with_name(name).is_ok() {
             let message = if name.is_empty() {
-                "`into` names no column".to_owned()
+                "`into` is empty".to_owned()
+            } else if steps.field_with_name(name).is_ok() {
+                format!("`steps` already has a column `{name}`")
             } else {
-                format!("steps has a column `{name}` already, or will")
+                format!("trajmill maintains `{name}`")
             };
             return Err(Misfit::new(message)
-                .help("`into` takes a name of its own; leave it out to fill `action`")
+                .help("choose another name for the labels, or leave `into` out to fill `action`")
                 .at("into"));
         }
     }
-    // What a field says besides its type, such as the bounds of actions, holds for labels too.
+    // The metadata of `action`, such as its bounds, holds for labels too.
     let metadata = action
         .map(|action| action.metadata().clone())
         .unwrap_or_default();
     let beside = |name: &str, data_type: DataType| match steps.field_with_name(name) {
         Ok(field) if *field.data_type() != data_type => Err(Misfit::new(format!(
-            "steps has a column `{name}` already, which is {}, and labels need {}",
+            "`steps` already has a column `{name}` of type {}, but labels need {}",
             shown(field.data_type()),
             shown(&data_type)
         ))
-        .help(format!("rename or drop `{name}` before `label`"))),
+        .help(format!(
+            "drop `{name}` before `label`, with `materialise: {{columns: …}}`"
+        ))),
         Ok(field) => Ok(field.clone().with_nullable(true)),
         Err(_) => Ok(Field::new(name, data_type, true)),
     };
@@ -341,7 +350,8 @@ fn written(
     })
 }
 
-/// Columns of steps that are read: what places a row, what feeds the model, and what is filled.
+/// Returns the columns of steps that are read: those that identify a row, feed the model, or are
+/// filled.
 fn reads(steps: &Schema, inputs: &[Input], written: &Written) -> Vec<String> {
     let mut names: Vec<&str> = vec![
         step::TRAJECTORY_ID,
@@ -385,7 +395,7 @@ mod tests {
         let classes = steps(Some(DataType::Int32));
         let texts = steps(Some(DataType::Utf8));
         let cases = [
-            (&vectors, json!({"model": []}), "model", "lists no model"),
+            (&vectors, json!({"model": []}), "model", "lists no file"),
             (
                 &vectors,
                 json!({"model": "absent"}),
@@ -408,31 +418,31 @@ mod tests {
                 &vectors,
                 json!({"model": "plain"}),
                 "model",
-                "holds 3 observations of 3 values",
+                "holds 3 observations of width 3",
             ),
             (
                 &vectors,
                 json!({"model": "plain", "window": {"past": 2, "future": 1}}),
                 "window",
-                "has 12, and the model's input is `x: float32 [batch, 9]`",
+                "has width 12, but the model's input is `x: float32 [batch, 9]`",
             ),
             (
                 &vectors,
                 json!({"model": "odd", "window": {}}),
                 "window",
-                "has 10 values, no multiple of the 3",
+                "has width 10, which is not a multiple of the width 3",
             ),
             (
                 &vectors,
                 json!({"model": "plain", "window": {"future": 2, "edge": "ssorl"}}),
                 "window",
-                "`future` is 2",
+                "needs `future: 1`, but `future` is 2",
             ),
             (
                 &vectors,
                 json!({"model": "confused", "window": {"past": 1}}),
                 "model",
-                "`trajmill.edge` is `round`",
+                "invalid `trajmill.edge`: `round`",
             ),
             (
                 &vectors,
@@ -451,7 +461,7 @@ mod tests {
                 &vectors,
                 json!({"model": "named", "inputs": {"s": "observation"}}),
                 "inputs",
-                "`s_next: float32 [batch, 3]` is not fed",
+                "nothing feeds the model's input `s_next: float32 [batch, 3]`",
             ),
             (
                 &vectors,
@@ -463,7 +473,7 @@ mod tests {
                 &vectors,
                 json!({"model": "narrow", "window": {"past": 1}}),
                 "model",
-                "2 values a step, and the model's output is `action: float32 [batch, 1]`",
+                "`action` is float32[2], but the model's output is `action: float32 [batch, 1]`",
             ),
             (
                 &vectors,
@@ -481,49 +491,49 @@ mod tests {
                 &vectors,
                 json!({"model": "horizon"}),
                 "model",
-                "2 values a step",
+                "`action` is float32[2], but",
             ),
             (
                 &vectors,
                 json!({"model": "horizon", "horizon": {"length": 3}}),
                 "horizon.length",
-                "predicts 4",
+                "has a horizon of 4",
             ),
             (
                 &vectors,
                 json!({"model": "current", "horizon": {"length": 3}}),
                 "horizon.length",
-                "has 2 values",
+                "has width 2",
             ),
             (
                 &vectors,
                 json!({"model": "current", "horizon": {"length": 0}}),
                 "horizon.length",
-                "is 0",
+                "at least 1",
             ),
             (
                 &vectors,
                 json!({"model": "current", "clip": [-1, [1, 1, 1]]}),
                 "clip.1",
-                "3 values, and an action has 2",
+                "a list of length 2, not a list of length 3",
             ),
             (
                 &vectors,
                 json!({"model": "current", "clip": [[0, 1], 0.5]}),
                 "clip",
-                "low 1 is above its high 0.5",
+                "low bound 1 is above its high bound 0.5",
             ),
             (
                 &vectors,
                 json!({"model": "current", "batch": 0}),
                 "batch",
-                "is 0",
+                "at least 1",
             ),
             (
                 &vectors,
                 json!({"model": "fixed", "batch": 8}),
                 "batch",
-                "exactly 16 rows",
+                "the model's batch size is 16",
             ),
             (
                 &vectors,
@@ -553,7 +563,7 @@ mod tests {
                 &classes,
                 json!({"model": "narrow", "window": {"past": 1}}),
                 "model",
-                "1 logits choose nothing",
+                "`action` is int32, but the model's output is",
             ),
             (
                 &classes,

@@ -1,4 +1,4 @@
-//! Writes labels into the columns of a chunk: nothing changes but the rows that were filled.
+//! Writes labels into the columns of a block. Only the rows that got a label change.
 
 use std::sync::Arc;
 
@@ -15,43 +15,44 @@ use crate::dataset::Chunk;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::stage::Tally;
+use crate::stage::support::infer::bind::shown;
 
-/// Columns that the stage writes, in the order in which new ones are appended.
+/// Columns that the stage writes, in the order in which it appends new ones.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
     /// The labels.
     pub(super) label: Field,
-    /// Where actions come from; not with `into`.
+    /// `action_source`; none with `into`.
     pub(super) source: Option<Field>,
-    /// Standard deviations, where there are any.
+    /// Standard deviations, if there are any.
     pub(super) std: Option<Field>,
-    /// Numbers of overlapping predictions, where there is a horizon.
+    /// Numbers of overlapping predictions, if there is a horizon.
     pub(super) votes: Option<Field>,
 }
 
-/// Labels of a chunk.
+/// Labels of a block.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Filled {
     /// Rows that got a label, in order.
     pub(super) rows: Vec<usize>,
-    /// Values of one label.
+    /// Number of values of one label.
     pub(super) width: usize,
-    /// Their values, one vector per row.
+    /// Values of the labels, one vector per row.
     pub(super) values: Vec<f64>,
-    /// Their standard deviations; empty where there are none.
+    /// Standard deviations of the labels; empty if there are none.
     pub(super) stds: Vec<f64>,
-    /// Predictions that each was reduced from.
+    /// Number of predictions that each label was reduced from.
     pub(super) votes: Vec<i32>,
-    /// For each trajectory, whether it is dropped because a label was not finite.
+    /// For each trajectory, whether it is dropped because a label is not finite.
     pub(super) dropped: Vec<bool>,
-    /// Actions left null because the edge of their trajectory cut the window.
+    /// Number of actions left null because the window reaches beyond their trajectory.
     pub(super) skipped: u64,
-    /// Actions left null because the label was not finite.
+    /// Number of actions left null because the label was not finite.
     pub(super) broken: u64,
 }
 
 impl Filled {
-    /// No label, in a chunk of so many trajectories.
+    /// Returns no labels, for a block of this number of trajectories.
     pub(super) fn none(trajectories: usize) -> Filled {
         Filled {
             dropped: vec![false; trajectories],
@@ -60,7 +61,8 @@ impl Filled {
     }
 }
 
-/// Writes `filled` into the chunk, counts what was done, and drops the trajectories that are to be dropped.
+/// Writes `filled` into the block, counts it in `tally`, and drops the trajectories that `filled`
+/// drops.
 pub(super) fn write(
     mut chunk: Chunk,
     written: &Written,
@@ -104,7 +106,8 @@ pub(super) fn write(
     }
 }
 
-/// `existing`, or nulls where there is none, with `values` (`width` of them a row) at `rows`.
+/// Returns `existing`, or a column of nulls if there is none, with `values` (`width` of them per
+/// row) at `rows`.
 fn overlay(
     existing: Option<&ArrayRef>,
     field: &Field,
@@ -132,7 +135,7 @@ fn overlay(
         .map_or(1, |(_, size)| usize::try_from(*size).unwrap_or(0));
     if size != width && !rows.is_empty() {
         return Err(Error::failed(format!(
-            "a label has {width} values and column `{}` {size}",
+            "a label has width {width}, but column `{}` has width {size}",
             field.name()
         )));
     }
@@ -147,7 +150,7 @@ fn overlay(
         _ => Arc::clone(existing),
     });
     let (flat, cells) = (flat.as_ref(), count * size);
-    // Nulls of a scalar column are those of its values; those of a vector column are its own.
+    // A scalar column keeps nulls with its values, a vector column beside its vectors.
     let own = if list.is_some() { None } else { nulls.clone() };
     let column: ArrayRef = match element {
         DataType::Float32 => Arc::new(Float32Array::new(
@@ -164,7 +167,7 @@ fn overlay(
                 .find(|value| f64::from(**value as i32) != **value)
             {
                 return Err(Error::failed(format!(
-                    "the model predicts the class {value}, which is no int32, for column `{}`",
+                    "the model predicts the class {value}, which does not fit the int32 column `{}`",
                     field.name()
                 )));
             }
@@ -179,8 +182,9 @@ fn overlay(
         )),
         other => {
             return Err(Error::failed(format!(
-                "column `{}` of {other} cannot hold labels",
-                field.name()
+                "column `{}` is {}, which cannot hold labels",
+                field.name(),
+                shown(other)
             )));
         }
     };
@@ -192,7 +196,7 @@ fn overlay(
     })
 }
 
-/// The values of `existing`, or zeros, with others at `rows`.
+/// Returns the values of `existing`, or zeros if there is none, with `values` at `rows`.
 fn scatter<T: ArrowPrimitiveType>(
     existing: Option<&ArrayRef>,
     cells: usize,
@@ -215,7 +219,8 @@ fn scatter<T: ArrowPrimitiveType>(
     own
 }
 
-/// Where each action comes from: what is said already stays, actions that nothing is said of were recorded.
+/// Returns the source of each action. Sources that are known stay; an action without a source was
+/// recorded.
 fn sources(chunk: &Chunk, rows: &[usize]) -> Result<ArrayRef> {
     let said = chunk
         .steps
@@ -239,7 +244,7 @@ fn sources(chunk: &Chunk, rows: &[usize]) -> Result<ArrayRef> {
     Ok(Arc::new(sources.finish()))
 }
 
-/// Leaves out trajectories, with their rows.
+/// Drops trajectories with their rows.
 fn drop_trajectories(chunk: &Chunk, dropped: &[bool], tally: &mut Tally) -> Result<Chunk> {
     const REASON: &str = "label not finite";
     let mut rows = BooleanBufferBuilder::new(chunk.steps.num_rows());

@@ -61,7 +61,7 @@ pub(super) fn spec(inputs: Vec<Port>, outputs: Vec<Port>, metadata: &[(&str, &st
     }
 }
 
-/// Observations have 3 values, actions 2.
+/// Returns models of observations with 3 values and actions with 2.
 pub(super) fn fakes() -> Fakes {
     let f32 = Element::F32;
     let action = || port("action", f32, &[2]);

@@ -1,7 +1,7 @@
 //! `label`: fills actions that were not recorded with the predictions of a model.
 //!
-//! Options are bound in [`bind`], the model is run by `infer`, predictions are reduced to labels in [`reduce`], and columns
-//! written in [`columns`]. What is here runs a chunk through them.
+//! [`bind`] and [`outputs`] bind the options, `support::infer` runs the model, [`reduce`] reduces
+//! predictions to labels, and [`columns`] writes the columns. This file runs a block through them.
 
 mod bind;
 mod columns;
@@ -37,9 +37,9 @@ pub(super) const STAGE: Stage = Stage {
 
 /// The stage with its options bound.
 struct Labeller {
-    /// The members of the ensemble.
+    /// The models.
     ensemble: Ensemble,
-    /// Where the model's inputs come from: a window of observations, or an expression for each.
+    /// What feeds the model's inputs: a window of observations, or an expression for each.
     inputs: Vec<Input>,
     edge: Edge,
     horizon: Horizon,
@@ -52,19 +52,20 @@ struct Labeller {
     reads: Vec<String>,
 }
 
-/// What the model's output means.
+/// Meaning of the model's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// A value per dimension; rounded to float32 where the column is.
+    /// One value per dimension; `single` if the column is float32.
     Continuous { single: bool },
-    /// A logit per class.
+    /// One logit per class.
     Logits,
     /// The class itself.
     Class,
 }
 
 impl Labeller {
-    /// Whether the model can be run at a row: `skip` leaves out what the edge of a trajectory cuts.
+    /// Whether the model runs at a row. With `edge: skip`, it does not where its input reaches
+    /// beyond the trajectory.
     fn possible(&self, spans: &[Span], columns: &[Column], slot: &Slot) -> bool {
         let possible = |(input, column): (&Input, &Column)| match input.window {
             Some(window) => window.fits(&spans[slot.span], slot.row),
@@ -73,7 +74,7 @@ impl Labeller {
         self.edge != Edge::Skip || self.inputs.iter().zip(columns).all(possible)
     }
 
-    /// Refuses nulls in what is about to be fed.
+    /// Returns an error if the models would read a null at `slots`.
     fn refuse_nulls(
         &self,
         chunk: &Chunk,
@@ -91,11 +92,14 @@ impl Labeller {
                 None => format!("the model's input `{}`", input.name),
             };
             return Err(Error::failed(format!(
-                "{}: {name} is null, and the label of {} depends on it",
+                "{}: {name} is null, but the label of {} depends on it",
                 place(chunk, slot.span, row),
                 step_of(chunk, slot.row)
             ))
-            .hint("drop such steps with `filter: {steps: …}` before `label`, or give them a value with `derive`"));
+            .hint(
+                "before `label`, drop such steps with `filter: {steps: …}`, or fill the nulls with \
+                 `derive`",
+            ));
         }
         Ok(())
     }
@@ -121,7 +125,7 @@ impl Labeller {
         })
     }
 
-    /// Labels a chunk with what `predict` says of the slots it is given.
+    /// Labels a block with the predictions that `predict` makes at the slots it is given.
     fn label(
         &self,
         chunk: Chunk,
@@ -167,7 +171,8 @@ impl Labeller {
         columns::write(chunk, &self.written, &filled, tally)
     }
 
-    /// Turns reduced predictions into labels: classes chosen, bounds kept, what is not finite dealt with.
+    /// Turns reduced predictions into labels: chooses classes, applies bounds, and treats values
+    /// that are not finite as `non_finite` says.
     fn settle(
         &self,
         chunk: &Chunk,
@@ -220,9 +225,17 @@ impl Labeller {
             match self.non_finite {
                 NonFinite::Error => {
                     let place = place(chunk, slot.span, slot.row);
-                    return Err(Error::failed(format!("{place}: the label is not finite in dimension {dimension}"))
-                        .hint("look for values that are not finite, or very large, in the observations around that step")
-                        .hint("`non_finite: null` leaves such actions null, `non_finite: drop` drops their trajectories"));
+                    return Err(Error::failed(format!(
+                        "{place}: the label is not finite in dimension {dimension}"
+                    ))
+                    .hint(
+                        "look for NaN, infinite or very large values in the observations around \
+                         that step",
+                    )
+                    .hint(
+                        "`non_finite: null` leaves such actions null; `non_finite: drop` drops \
+                         their trajectories",
+                    ));
                 }
                 NonFinite::Null => broken[index] = true,
                 NonFinite::Drop => filled.dropped[slot.span] = true,
@@ -253,12 +266,13 @@ impl Labeller {
         Ok(filled)
     }
 
-    /// Whether every value is finite, as it nearly always is: then none need be looked at alone.
+    /// Whether all values are finite, as they nearly always are. If so, labels need not be examined
+    /// one by one.
     fn finite(&self, reduced: &reduce::Reduced) -> bool {
         let Action::Continuous { single } = self.action else {
             return false;
         };
-        // A value can be finite in float64 and not in float32.
+        // A value can be finite in float64 but not in float32.
         let all = |values: &[f64]| {
             values.iter().all(|value| {
                 if single {
@@ -271,7 +285,7 @@ impl Labeller {
         all(&reduced.values) && reduced.stds.as_deref().is_none_or(all)
     }
 
-    /// Holds labels to their bounds, and counts those that a bound changed.
+    /// Clips labels to their bounds, and returns the number of labels that this changed.
     fn clip(&self, values: &mut [f64], single: bool) -> u64 {
         let Some([low, high]) = &self.clip else {
             return 0;
@@ -293,7 +307,7 @@ impl Labeller {
         clipped
     }
 
-    /// Values of one label.
+    /// Returns the number of values of one label.
     fn label_width(&self) -> usize {
         if matches!(self.action, Action::Continuous { .. }) {
             self.horizon.width
@@ -302,11 +316,11 @@ impl Labeller {
         }
     }
 
-    /// The dimension in which a label is not finite.
+    /// Returns the first dimension in which a label is not finite.
     fn fault(&self, values: &[f64], std: Option<&[f64]>) -> Option<usize> {
         match self.action {
             Action::Continuous { single } => {
-                // A value can be finite in float64 and not in float32.
+                // A value can be finite in float64 but not in float32.
                 let finite = |value: &f64| {
                     if single {
                         (*value as f32).is_finite()
@@ -387,7 +401,8 @@ mod tests {
     use super::*;
     use crate::dataset::schema::vector;
 
-    /// Two trajectories of 2 and 3 steps, the first with a final row; steps 0 of both have an action, odd bits and all.
+    /// Two trajectories of 2 and 3 steps, the first with a final row; steps 0 of both have an
+    /// action, odd bits and all.
     fn chunk(schema: &Schema) -> Chunk {
         let odd = f32::from_bits(0x7fc0_1234);
         let valid = NullBuffer::from(vec![true, false, false, true, false, false]);

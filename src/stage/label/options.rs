@@ -10,51 +10,60 @@ use crate::stage::support::infer::bind::Files;
 use crate::stage::support::infer::windows::WindowOptions;
 use crate::stage::support::limit::Limit;
 
-/// Fills the actions that were not recorded with the predictions of a model, an inverse dynamics model as a rule.
-/// Recorded actions stay bit for bit; `action_source` says of every action whether it is `recorded` or `proxy`.
+/// Fills actions that were not recorded with the predictions of a model, usually an inverse
+/// dynamics model. Recorded actions do not change. `action_source` says for each action whether it
+/// is `recorded` or `proxy`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Label {
-    /// An ONNX file, or a list of them: an ensemble, whose mean is the label and whose spread is `action_std`.
+    /// ONNX file, such as `idm.onnx`, or a list of them: an ensemble, whose mean is the label and
+    /// whose standard deviation is `action_std`. Paths are relative to the pipeline file's folder.
     pub(super) model: Files,
-    /// The observations that the model sees; what is not given is taken from the model's metadata (`trajmill.past`,
-    /// `trajmill.future`, `trajmill.edge`) or, where it follows from it, from the width of the model's input.
+    /// Window of observations that the model sees, such as `{past: 1, future: 1, edge: repeat}`.
+    /// What is not given comes from the model's metadata (`trajmill.past`, `trajmill.future`,
+    /// `trajmill.edge`), else from the width of the model's input, if that determines it.
     #[serde(default)]
     pub(super) window: Option<WindowOptions>,
-    /// For models with several inputs, an SQL expression for each, by name, such as
-    /// `{s: observation, s_next: next(observation)}`. `next` and `prev` follow the window's `edge`.
+    /// SQL expression over steps for each input of the model, by name, such as
+    /// `{s: observation, s_next: next(observation)}`. A model with several inputs needs it. Beyond
+    /// the ends of a trajectory, `next` and `prev` follow `window: {edge: …}`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, String>>,
-    /// Which of the model's outputs are meant.
+    /// Outputs of the model that are read, such as `{action: mean, std: std}`.
     #[serde(default)]
     pub(super) outputs: Outputs,
-    /// Lowest and highest label, each one number or one per dimension; from the model's metadata (`trajmill.clip`) where
-    /// not given.
+    /// Lowest and highest label, such as `[-1, 1]`. Each bound is one number, or a list with one
+    /// number per dimension. Default: the bounds in the model's metadata (`trajmill.clip`), if any.
     #[serde(default)]
     pub(super) clip: Option<[Limit; 2]>,
-    /// For models that predict several actions at each step.
+    /// For a model that predicts the actions of several steps at once, such as
+    /// `{length: 8, reduce: mean}`. Default: one action per step.
     #[serde(default)]
     pub(super) horizon: Option<HorizonOptions>,
-    /// A new column for the labels; `action` and `action_source` are then left as they are.
+    /// Name of a new column for the labels; `action` and `action_source` then stay as they are.
+    /// Default: labels fill `action`.
     #[serde(default)]
     pub(super) into: Option<String>,
-    /// Rows of a batch; a constant of the device where not given. The last bits of labels may depend on it.
+    /// Rows per batch. The last bits of labels may depend on it. Default: the model's own batch
+    /// size if it is fixed, else 512 on a CPU and 16384 on a GPU.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) batch: Option<usize>,
-    /// What becomes of labels that are not finite.
+    /// What to do with a label that is not finite. Default: `error`.
     #[serde(default, deserialize_with = "non_finite")]
     #[schemars(with = "Option<NonFinite>")]
     pub(super) non_finite: NonFinite,
 }
 
-/// Which outputs of a model are meant.
+/// Outputs of the model that are read.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Outputs {
-    /// The action, or the logits of a discrete one; the output named `action`, or else the first, where not given.
+    /// Output with the action or, for a discrete action, its logits. Default: the output named
+    /// `action`, else the first output.
     pub(super) action: Option<String>,
-    /// The action's standard deviation; the output named `std`, where there is one, where not given.
+    /// Output with the standard deviation of the action. Default: the output named `std`, if there
+    /// is one.
     pub(super) std: Option<String>,
 }
 
@@ -62,28 +71,29 @@ pub(super) struct Outputs {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HorizonOptions {
-    /// Actions that the model predicts at each step, the step's own first.
+    /// Number of actions that the model predicts at each step, the first of them for the step
+    /// itself.
     #[schemars(range(min = 1))]
     pub(super) length: usize,
-    /// What becomes of the predictions that several steps make for one.
+    /// How overlapping predictions for one step become its label. Default: `mean`.
     #[serde(default)]
     pub(super) reduce: Reduce,
 }
 
-/// What becomes of labels that are not finite.
+/// What to do with a label that is not finite.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum NonFinite {
-    /// The run fails and names trajectory and step.
+    /// Fails, and names the trajectory and the step.
     #[default]
     Error,
-    /// The action stays null.
+    /// Leaves the action null, and counts it.
     Null,
-    /// The whole trajectory is dropped.
+    /// Drops the whole trajectory.
     Drop,
 }
 
-/// `null` is a word of this option and YAML's null at once.
+/// Reads YAML's null as the word `null` of this option.
 fn non_finite<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<NonFinite, D::Error> {

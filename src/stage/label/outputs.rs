@@ -1,4 +1,4 @@
-//! Binds the outputs of a model: which is the action, what it means, and the bounds it is kept in.
+//! Binds the outputs of a model: which one is the action, what it means, and its bounds.
 
 use std::cmp::Ordering;
 
@@ -13,11 +13,11 @@ use crate::stage::Misfit;
 use crate::stage::support::infer::bind::{Files, blame, cells, did_you_mean, property, shown};
 use crate::stage::support::limit::Limit;
 
-/// What the model's outputs are taken for.
+/// The meaning of the model's outputs.
 pub(super) struct Output {
-    /// Position of the action's port.
+    /// Index of the output with the action.
     pub(super) action: usize,
-    /// Position of the standard deviation's port.
+    /// Index of the output with the standard deviation.
     pub(super) std: Option<usize>,
     /// Type of labels.
     pub(super) data_type: DataType,
@@ -25,7 +25,7 @@ pub(super) struct Output {
     pub(super) meaning: Action,
 }
 
-/// Finds the outputs that are meant and checks them against `action`.
+/// Finds the outputs to read and compares them with `action`.
 pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Output, Misfit> {
     let find = |name: &str| spec.outputs.iter().position(|port| port.name == name);
     let chosen = |name: &Option<String>, key: &str| match name {
@@ -47,7 +47,7 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
     };
     if std == Some(action) {
         return Err(Misfit::new(format!(
-            "the output `{}` cannot be both the action and its standard deviation",
+            "output `{}` cannot be both the action and its standard deviation",
             port.name
         ))
         .at("std")
@@ -74,14 +74,14 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
     let unknown = || {
         at_model(
             Misfit::new(format!(
-                "the model's output `{port}` does not say how many values it has"
+                "the model's output `{port}` does not state how many values it has"
             ))
             .help("export the model with a fixed width"),
         )
     };
-    let other = |wanted: &str, found: &DataType| {
+    let other = |found: &DataType| {
         at_model(Misfit::new(format!(
-            "`action` is {}, {wanted}, and the model's output is `{port}`",
+            "`action` is {}, but the model's output is `{port}`",
             shown(found)
         )))
     };
@@ -89,14 +89,15 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
         Some(DataType::Int32 | DataType::Int64) | None if !single => {
             if per_step.is_some_and(|per_step| per_step != 1) {
                 return Err(at_model(Misfit::new(format!(
-                    "the model's integer output `{port}` must be one class a step"
+                    "the model's output `{port}` holds integers, so it must hold one class per step"
                 ))));
             }
             (column.cloned().unwrap_or(DataType::Int64), 1, Action::Class)
         }
         Some(found @ (DataType::Int32 | DataType::Int64)) => match per_step.ok_or_else(unknown)? {
-            classes @ (0 | 1) => {
-                return Err(other(&format!("{classes} logits choose nothing"), found));
+            0 | 1 => {
+                let help = "a discrete `action` needs at least 2 logits, or one integer class";
+                return Err(other(found).help(help));
             }
             classes => (found.clone(), classes, Action::Logits),
         },
@@ -118,16 +119,17 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
             };
             if !matches!(element, DataType::Float32 | DataType::Float64) {
                 return Err(Misfit::new(format!(
-                    "`action` is {}, and labels are float32 or float64 vectors, or int32 or int64 classes",
+                    "`action` is {}, but labels are vectors of float32 or float64, or classes of \
+                     int32 or int64",
                     shown(found)
                 )));
             }
             let wide = width(found).map_or(1, |width| usize::try_from(width).unwrap_or(0));
             if !single {
-                return Err(other("a vector of floating-point numbers", found));
+                return Err(other(found));
             }
             if per_step.is_some_and(|per_step| per_step != wide) {
-                let misfit = other(&format!("{wide} values a step"), found);
+                let misfit = other(found);
                 let several = label
                     .horizon
                     .is_none()
@@ -136,11 +138,12 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
                     .filter(|cells| wide > 0 && cells % wide == 0);
                 return Err(match several {
                     Some(cells) => misfit.help(format!(
-                        "a model that predicts {} actions at once needs `horizon: {{length: {}}}`",
+                        "if the model predicts the actions of {} steps at once, add \
+                         `horizon: {{length: {}}}`",
                         cells / wide,
                         cells / wide
                     )),
-                    None => misfit.help("the model was made for other actions"),
+                    None => misfit.help("use a model that predicts actions of this type"),
                 });
             }
             (
@@ -165,10 +168,11 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
         1
     };
     if meaning == Action::Class && (members > 1 || (length > 1 && reduce == Reduce::Mean)) {
-        let help = "a model with one logit per class can be averaged; `horizon` can also take `first` or `last`";
+        let help = "use a model that gives one logit per class, or a `horizon` with \
+                    `reduce: first` or `reduce: last`";
         return Err(at_model(
             Misfit::new(format!(
-                "classes cannot be averaged, and the model's output is `{port}`"
+                "the model's output `{port}` holds classes, which cannot be averaged"
             ))
             .help(help),
         ));
@@ -176,7 +180,7 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
     let discrete = !matches!(meaning, Action::Continuous { .. });
     if discrete && std.is_some() {
         return Err(Misfit::new("a discrete action has no standard deviation")
-            .help("leave `std` out")
+            .help("remove `std`")
             .at("std")
             .at("outputs"));
     }
@@ -190,7 +194,8 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
                 .is_none_or(|cells| cells == length * wide);
         if !fits {
             let message = format!(
-                "the standard deviation needs {} floating-point values like the action, and the model's output is `{spread}`",
+                "the standard deviation must hold floating-point values and have the width {} of \
+                 the action, but the model's output is `{spread}`",
                 length * wide
             );
             return Err(if label.outputs.std.is_some() {
@@ -213,7 +218,8 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
     })
 }
 
-/// Steps that a prediction covers, and values for each of them where the model says it.
+/// Returns the number of steps that a prediction covers, and of values per step if the model states
+/// it.
 fn per_step(
     horizon: Option<&HorizonOptions>,
     port: &Port,
@@ -232,11 +238,11 @@ fn per_step(
     let length = horizon.length;
     let at = |misfit: Misfit| misfit.at("length").at("horizon");
     if length == 0 {
-        return Err(at(Misfit::new("`length` is 0").help("at least 1")));
+        return Err(at(Misfit::new("`length` must be at least 1, not 0")));
     }
     let wrong = |found: String| {
         at(Misfit::new(format!(
-            "`horizon` says {length} steps, and the model's output `{port}` {found}"
+            "`length` is {length}, but the model's output `{port}` {found}"
         )))
     };
     match axes {
@@ -249,15 +255,17 @@ fn per_step(
             },
         )),
         [flat] => match flat {
-            Some(flat) if flat % length != 0 => Err(wrong(format!("has {flat} values"))),
+            Some(flat) if flat % length != 0 => Err(wrong(format!(
+                "has width {flat}, which {length} does not divide"
+            ))),
             flat => Ok((length, flat.map(|flat| flat / length))),
         },
-        [Some(found), ..] if *found != length => Err(wrong(format!("predicts {found}"))),
+        [Some(found), ..] if *found != length => Err(wrong(format!("has a horizon of {found}"))),
         [_, rest @ ..] => Ok((length, cells(rest))),
     }
 }
 
-/// Bounds of labels, one per dimension, rounded as labels are.
+/// Binds the bounds of labels: one per dimension, rounded to float32 if labels are.
 pub(super) fn clip(
     label: &Label,
     spec: &Spec,
@@ -267,13 +275,13 @@ pub(super) fn clip(
         let at = |misfit: Misfit| misfit.at("clip");
         return match label.clip {
             Some(_) => Err(at(
-                Misfit::new("a discrete action has no bounds").help("leave `clip` out")
+                Misfit::new("a discrete action has no bounds").help("remove `clip`")
             )),
             None => Ok(None),
         };
     };
     let said = || {
-        // `low,high`, each a number or a list of them.
+        // `low,high`, each a number or a list of numbers.
         property(spec, "trajmill.clip", |text| {
             serde_json::from_str::<[Limit; 2]>(&format!("[{text}]")).ok()
         })
@@ -300,10 +308,11 @@ pub(super) fn clip(
         )
     }) {
         let message = format!(
-            "`clip` is empty: its low {} is above its high {}",
+            "`clip` admits no label: its low bound {} is above its high bound {}",
             low[dimension], high[dimension]
         );
-        return Err(blame(label.clip.is_some(), "clip", message).help("`clip: [low, high]`"));
+        return Err(blame(label.clip.is_some(), "clip", message)
+            .help("give the low bound first: `clip: [low, high]`"));
     }
     let round = |bound: &mut Vec<f64>| {
         bound

@@ -1,4 +1,5 @@
-//! From predictions to labels: which rows to predict at, and how ensembles and overlapping horizons become one value.
+//! From predictions to labels: the rows to predict at, and the reduction of ensembles and
+//! overlapping horizons to one value.
 
 use std::ops::Range;
 
@@ -7,52 +8,54 @@ use serde::Deserialize;
 
 use crate::stage::support::infer::windows::{Slot, Span};
 
-/// How the predictions that were made for one step become its label.
+/// How overlapping predictions for one step become its label.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Reduce {
     /// Their mean.
     #[default]
     Mean,
-    /// The oldest, which was made the longest before the step.
+    /// The oldest prediction, made at the earliest step.
     First,
-    /// The newest, which was made at the step itself.
+    /// The newest prediction, made at the step itself.
     Last,
 }
 
-/// What a model predicts at one row, and how it is reduced.
+/// The steps that a prediction covers, and how overlaps are reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Horizon {
-    /// Steps that one prediction covers, the row's own first; 1 without a horizon.
+    /// Number of steps that one prediction covers, starting with the row's own; 1 without a
+    /// horizon.
     pub(super) length: usize,
-    /// What becomes of overlaps.
+    /// How overlapping predictions are reduced.
     pub(super) reduce: Reduce,
-    /// Values that are predicted for one step.
+    /// Number of values that are predicted for one step.
     pub(super) width: usize,
 }
 
-/// What the models predicted: values by member, then slot, then step of the horizon, then dimension.
+/// Predictions of the models, ordered by member, slot, step of the horizon and dimension.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Predictions {
     /// Actions or logits.
     pub(super) means: Vec<f64>,
-    /// Standard deviations of the same, where the models give them.
+    /// Their standard deviations, if the models give them.
     pub(super) stds: Option<Vec<f64>>,
 }
 
-/// One value per target, before it is looked at.
+/// One value per target, not yet tested for being finite.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Reduced {
     /// Values, one vector per target.
     pub(super) values: Vec<f64>,
-    /// Standard deviations, one vector per target, where there is an ensemble or the models give them.
+    /// Standard deviations, one vector per target, if there is an ensemble or the models give them.
     pub(super) stds: Option<Vec<f64>>,
-    /// Predictions (of each member) that the value was reduced from; 0 where there was none to be had.
+    /// Number of predictions, per member, that the value was reduced from; 0 if no prediction is
+    /// possible.
     pub(super) votes: Vec<i32>,
 }
 
-/// Rows to predict at so that every target gets its label, in order. Targets are in order; a prediction at a slot can
-/// be made where it is `possible`.
+/// Returns the rows to predict at so that every target gets its label, in order. `targets` are in
+/// order, and `possible` says whether the models can run at a slot.
 pub(super) fn needed(
     horizon: &Horizon,
     spans: &[Span],
@@ -77,23 +80,25 @@ pub(super) fn needed(
     slots
 }
 
-/// The oldest and the newest candidate move on with the targets, so that what is new comes after all there is.
+/// Appends `slot` unless it is there. The oldest and the newest candidates never move back from one
+/// target to the next, so a new one lies after all others.
 fn push_new(slots: &mut Vec<Slot>, slot: Option<Slot>) {
     if let Some(slot) = slot.filter(|slot| slots.last().is_none_or(|last| slot.row > last.row)) {
         slots.push(slot);
     }
 }
 
-/// Rows whose predictions cover `row`.
+/// Returns the rows whose predictions cover `row`.
 fn reach(horizon: &Horizon, span: &Span, row: usize) -> Range<usize> {
     span.start.max((row + 1).saturating_sub(horizon.length))..row + 1
 }
 
-/// Reduces what `members` models predicted at `slots` (as [`needed`] gave them) to one value per target: the mean over
-/// members and, as the horizon says, over overlapping predictions, in float64.
+/// Reduces the predictions of `members` models at `slots`, which are those of [`needed`], to one
+/// value per target: the mean over members and, as the horizon says, over overlapping predictions,
+/// in float64.
 ///
-/// The standard deviation is that of the mixture of all predictions used: the root of the mean of the models' own
-/// variances (0 where they give none) plus the population variance of what they predicted.
+/// The standard deviation is that of the mixture of all predictions used: the root of the mean of
+/// the models' own variances (0 if they give none) plus the population variance of the predictions.
 pub(super) fn reduce(
     horizon: &Horizon,
     spans: &[Span],
@@ -102,7 +107,7 @@ pub(super) fn reduce(
     members: usize,
     made: Predictions,
 ) -> Reduced {
-    // One prediction per target is its label as it is.
+    // With one prediction per target, the prediction is the label.
     if members == 1 && horizon.length == 1 && slots.len() == targets.len() {
         return Reduced {
             values: made.means,
@@ -172,7 +177,7 @@ pub(super) fn reduce(
         value.iter_mut().for_each(|sum| *sum /= count as f64);
         match (&mut stds, &made.stds) {
             (None, _) => {}
-            // The root of a square is not always what was squared.
+            // Squaring and taking the root again could change the value.
             (Some(stds), Some(given)) if count == 1 => {
                 places.for_each(|place| {
                     stds[own.clone()].copy_from_slice(&given[place..place + width])
@@ -196,8 +201,8 @@ pub(super) fn reduce(
     reduced
 }
 
-/// The largest of `logits`, the first of them where several are; `None` where one is not a number or the largest is
-/// not finite.
+/// Returns the index of the largest of `logits`, the lowest index among equals; `None` if one of
+/// them is NaN or the largest is not finite.
 pub(super) fn argmax(logits: &[f64]) -> Option<usize> {
     if logits.iter().any(|logit| logit.is_nan()) {
         return None;
@@ -239,7 +244,8 @@ mod tests {
                 targets.extend((row..row + steps).filter(|row| !labelled[*row]).map(|row| Slot { row, span: index }));
                 row += steps + usize::from(*has_final);
             }
-            // What member m predicts at row s for step s + j, dimension d; and its standard deviation.
+            // The prediction of member m at row s for step s + j and dimension d, and its standard
+            // deviation.
             let mean = |m: usize, s: usize, j: usize, d: usize| ((m * 61 + s) * 7 + j * 3 + d) as f64;
             let std = |m: usize, s: usize, j: usize, d: usize| 0.5 + ((m + s * 5 + j + d) % 11) as f64;
             let slots = needed(&horizon, &spans, &targets, |slot| !impossible[slot.row]);

@@ -14,17 +14,17 @@ use crate::stage::{Dropped, Selected, Selection};
 
 const SALT: &str = "pairs";
 
-/// Draws segments.
+/// Draws pairs of segments from the table of trajectories.
 pub(super) struct Draw {
     pub(super) length: i64,
-    /// Pairs.
+    /// Number of pairs.
     pub(super) count: i64,
     pub(super) seed: u64,
     pub(super) group: Option<Expression>,
 }
 
 impl Draw {
-    /// A whole number below `bound`, the draw `number` of all.
+    /// Returns a random integer below `bound`, from the draw with this number.
     fn below(&self, bound: i64, number: i64) -> i64 {
         let point = rank::uniform(rank::chance(SALT, self.seed, number)) * bound as f64;
         (point as i64).clamp(0, bound - 1)
@@ -62,7 +62,8 @@ impl Selection for Draw {
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         let lengths = rank::integers(table, trajectory::LENGTH)?;
         let ids = rank::ids(table)?;
-        // The segments, numbered group by group and in the order of ids: `sums` has one past the last one of each trajectory.
+        // Segments are numbered group by group, in the order of ids. `sums` has one past the number
+        // of the last segment of each trajectory.
         let (mut line, mut sums, mut ends) = (
             Vec::<u32>::new(),
             Vec::<i64>::new(),
@@ -77,7 +78,7 @@ impl Selection for Draw {
                 line.push(row);
                 sums.push(total);
             }
-            // A segment alone in its group has no other to be paired with.
+            // The only segment of a group has no partner.
             if total - first >= 2 {
                 ends.push((first, total));
             }
@@ -91,8 +92,11 @@ impl Selection for Draw {
             .collect();
         let usable = upto.last().copied().unwrap_or(0);
         if usable == 0 && self.count > 0 {
-            return Err(Error::failed(format!("no two segments of {} steps can be drawn", self.length))
-                .hint("the trajectories that are left are too short or too few: a smaller `length` may do"));
+            return Err(Error::failed(format!(
+                "there are no two segments of length {} to draw",
+                self.length
+            ))
+            .hint("reduce `length`, or keep more or longer trajectories before `pairs`"));
         }
         let place = |segment: i64| {
             let index = sums.partition_point(|end| *end <= segment);
@@ -125,7 +129,7 @@ impl Selection for Draw {
             .map(|(_, row)| row)
             .collect();
         let dropped = (!rest.is_empty()).then(|| Dropped {
-            reason: "no segment of it was drawn".to_owned(),
+            reason: "no segment was drawn".to_owned(),
             rows: rest,
         });
         let columns: Vec<ArrayRef> = vec![

@@ -18,6 +18,7 @@ use serde_json::Value;
 use self::draw::Draw;
 use self::segments::Segments;
 use self::teacher::{Judge, Teacher};
+use super::support::infer::bind::shown;
 use super::support::rank;
 use super::{Bound, Context, Half, Misfit, Stage, options};
 use crate::dataset::schema::step;
@@ -31,53 +32,64 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{length: 1, count: 10, seed: 7}",
 };
 
-/// Columns of trajectories that come out.
+/// Columns of trajectories that the stage writes.
 const PAIR: &str = "pair";
 const SIDE: &str = "side";
 const SCORE: &str = "score";
-/// Columns of trajectories between the halves: where a segment begins and in which trajectory, what the teacher feels of it,
-/// what the members of an ensemble give it.
+/// Columns of trajectories that the stage passes on to itself: the step at which a segment begins,
+/// the trajectory that it lies in, what the teacher feels for it, and the sums that the models of
+/// an ensemble give it.
 const START: &str = "__start";
 const ORIGIN: &str = "__origin";
 const FELT: &str = "__felt";
 const MEMBERS: &str = "__members";
 
-/// Pairs of segments of trajectories, and which of the two a synthetic teacher prefers. Every segment of `length` steps is as
-/// likely as any other, and the two of a pair differ.
+/// Draws pairs of segments of trajectories, and lets a synthetic teacher say which segment of a
+/// pair it prefers. Every segment of `length` steps is equally likely, and the two segments of a
+/// pair differ.
 ///
-/// A segment becomes a trajectory of its own, without a final row, cut from the trajectory `parent_id` at its step
-/// `parent_step`; so `length` and `return` are those of the segment, and a segment that its trajectory goes on behind is
-/// truncated. The two of a pair follow each other: `pair` numbers pairs, `side` is 1 or 2, `score` is what the teacher
-/// compares, `margin` how much higher it is than the other's, and `preference` is 1 for the preferred segment, 0 for the
-/// other, 0.5 for both where they are equal. With `disagreement`, `strength` and `spread` are the mean and the standard
-/// deviation over the members of how much more they give this segment than the other.
+/// Each segment becomes a trajectory of its own, without a final row. It is cut from the trajectory
+/// `parent_id` at step `parent_step`, so `length` and `return` are those of the segment. A segment
+/// is truncated if its trajectory goes on after it. The two segments of a pair follow each other.
+/// `pair` numbers the pairs, and `side` is 1 or 2. `score` is what the teacher compares, and
+/// `margin` is the score minus that of the other segment. `preference` is 1 for the preferred
+/// segment and 0 for the other, or 0.5 for both if they are equal. With `disagreement`, `strength`
+/// and `spread` are the mean and the standard deviation, over the models of the ensemble, of the
+/// reward of this segment minus that of the other.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Pairs {
-    /// Steps of a segment.
+    /// Number of steps in a segment, such as `50`.
     #[schemars(range(min = 1))]
     length: u32,
-    /// How many pairs; those that the teacher skips are fewer in the end.
+    /// Number of pairs to draw. The result has fewer if the teacher skips pairs, or cannot judge
+    /// them because a reward or value is null.
     count: u32,
-    /// Which random draw.
+    /// Seed of the random draw. Default: 0.
     #[serde(default)]
     seed: u64,
-    /// Both segments of a pair come from trajectories with an equal value of this column or SQL expression.
+    /// Column of `trajectories`, or SQL expression over its columns, such as `task`. Both segments
+    /// of a pair come from trajectories with an equal value. Default: segments of any two
+    /// trajectories form a pair.
     #[serde(default)]
     group: Option<String>,
-    /// What is summed over a segment: a column of steps, or an SQL expression over them.
+    /// Column of `steps`, or SQL expression over its columns, that is summed over a segment.
+    /// Default: `reward`.
     #[serde(default = "reward")]
     reward: String,
-    /// What the teacher compares.
+    /// Score that the teacher compares. Default: `return`.
     #[serde(default)]
     by: By,
-    /// For `by: regret`, the value of an observation under the best policy: a column of steps, or an SQL expression.
+    /// Value of an observation under the best policy: a column of `steps`, or an SQL expression
+    /// over its columns. `by: regret` needs it; other scores do not use it.
     #[serde(default)]
     value: Option<String>,
-    /// How the teacher errs.
+    /// How the teacher errs, such as `{mistake: 0.1}`. Default: the teacher is always right.
     #[serde(default)]
     teacher: Teacher,
-    /// Draws more pairs than `count`, and keeps those on which an ensemble of reward models disagrees most.
+    /// Draws more pairs than `count` and keeps those on which an ensemble of reward models
+    /// disagrees most, such as `{by: rewards, candidates: 10}`. Default: all pairs that are drawn
+    /// are kept.
     #[serde(default)]
     disagreement: Option<Disagreement>,
 }
@@ -86,27 +98,29 @@ fn reward() -> String {
     step::REWARD.to_owned()
 }
 
-/// What a teacher compares.
+/// Score that a teacher compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum By {
     /// The partial return: the sum of the segment's rewards.
     #[default]
     Return,
-    /// Less the regret of Knox et al. (2024), in its deterministic form: the sum of the segment's rewards, plus the value of
-    /// the observation after it (0 where the environment ended), less the value of its first.
+    /// The negated regret of Knox et al. (2024) in its deterministic form: the sum of the segment's
+    /// rewards, plus the value of the observation after it (0 after a terminal state), minus the
+    /// value of its first observation.
     Regret,
-    /// Nothing: the pairs are left for people to judge.
+    /// No score: the pairs are left for people to judge.
     Nothing,
 }
 
-/// Sampling by disagreement (Christiano et al., 2017; Lee et al., PEBBLE, 2021).
+/// Choice of pairs by disagreement (Christiano et al., 2017; Lee et al., PEBBLE, 2021).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Disagreement {
-    /// A vector column of steps: the reward that each member of an ensemble gives, as `score` with `reduce: all` writes it.
+    /// Vector column of `steps` with the reward that each model of an ensemble gives, as `score`
+    /// with `reduce: all` writes it.
     by: String,
-    /// How many times `count` pairs are drawn to choose from.
+    /// Number of pairs to draw for each one that is kept. Default: 10.
     #[serde(default = "ten")]
     #[schemars(range(min = 1))]
     candidates: u32,
@@ -119,7 +133,7 @@ fn ten() -> u32 {
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Pairs = options(value)?;
     if given.length == 0 {
-        return Err(Misfit::new("`length` is 0").help("at least 1").at("length"));
+        return Err(Misfit::new("`length` must be at least 1, not 0").at("length"));
     }
     let teacher = given
         .teacher
@@ -138,8 +152,9 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     .find(|name| context.trajectories.index_of(name).is_ok());
     if let Some(name) = taken {
         return Err(
-            Misfit::new(format!("trajectories have a column `{name}` already"))
-                .help("`pairs` writes its own: one `pairs` to a pipeline"),
+            Misfit::new(format!("`trajectories` already has a column `{name}`")).help(
+                "`pairs` writes this column itself, so a pipeline can have only one `pairs` stage",
+            ),
         );
     }
     let group = given
@@ -154,18 +169,31 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         match expression.data_type() {
             kind if kind.is_numeric() => Ok(expression),
             DataType::Boolean => Ok(expression),
-            _ => Err(Misfit::new(format!("`{sql}` is not a number")).at(key)),
+            _ => Err(Misfit::new(format!(
+                "`{sql}` must be a number, not {}",
+                shown(expression.data_type())
+            ))
+            .at(key)),
         }
     };
     let judged = given.by != By::Nothing;
     let value = match (&given.value, given.by) {
         (Some(sql), By::Regret) => Some(number(sql, "value")?),
         (None, By::Regret) => {
-            return Err(Misfit::new("`by: regret` needs the value of observations")
-                .help("`score` writes a column from a value model: then `value: COLUMN`")
-                .at("by"));
+            return Err(
+                Misfit::new("`by: regret` needs `value`, the value of observations")
+                    .help(
+                        "write a column with `score` and a value model, and name it with \
+                         `value: COLUMN`",
+                    )
+                    .at("by"),
+            );
         }
-        (Some(_), _) => return Err(Misfit::new("`value` goes with `by: regret`").at("value")),
+        (Some(_), _) => {
+            return Err(Misfit::new("`value` needs `by: regret`")
+                .help("set `by: regret`, or remove `value`")
+                .at("value"));
+        }
         (None, _) => None,
     };
     let members = given.disagreement.as_ref().map(|disagreement| {
@@ -178,11 +206,12 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         };
         if !element {
             let message = format!(
-                "`{}` is no vector with a number for each of two members or more",
-                disagreement.by
+                "`{}` must be a vector with one number for each of at least two models, not {}",
+                disagreement.by,
+                shown(members.data_type())
             );
             return Err(at(
-                Misfit::new(message).help("`score` writes one with `reduce: all`")
+                Misfit::new(message).help("write such a column with `score` and `reduce: all`")
             ));
         }
         Ok(members)

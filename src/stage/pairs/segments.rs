@@ -23,13 +23,14 @@ pub(super) struct Segments {
     pub(super) reward: Option<Expression>,
     pub(super) value: Option<Expression>,
     pub(super) members: Option<Expression>,
-    /// Discount of earlier steps that a myopic teacher feels.
+    /// Discount of earlier steps in what a myopic teacher feels.
     pub(super) gamma: f64,
     pub(super) steps: SchemaRef,
 }
 
 impl Segments {
-    /// Score of each segment, and what a myopic teacher feels of it: null where a reward or value is not known.
+    /// Returns the score of each segment, and what a myopic teacher feels for it; null if a reward
+    /// or value is null.
     fn scores(&self, chunk: &Chunk, runs: &[Run]) -> Result<[Float64Array; 2]> {
         let numbers = |expression: &Option<Expression>| {
             expression
@@ -79,7 +80,7 @@ impl Segments {
         ])
     }
 
-    /// Sums of what each member of the ensemble gives, one list per segment.
+    /// Returns the sum of rewards that each model of the ensemble gives, one list per segment.
     fn sums(&self, chunk: &Chunk, runs: &[Run], members: &Expression) -> Result<ArrayRef> {
         let vectors = members.evaluate(&chunk.steps, &chunk.offsets)?;
         let size = width(vectors.data_type()).map_or(0, |size| usize::try_from(size).unwrap_or(0));
@@ -153,7 +154,7 @@ impl Transform for Segments {
             chunk
                 .trajectories
                 .column_by_name(name)
-                .ok_or_else(|| Error::failed("the draw of segments was lost"))
+                .ok_or_else(|| Error::failed(format!("`trajectories` has no column `{name}`")))
         };
         let starts = integer(START)?.as_primitive::<Int32Type>().clone();
         let origin = integer(ORIGIN)?.as_primitive::<Int64Type>().clone();
@@ -163,7 +164,7 @@ impl Transform for Segments {
             let end = start + self.length;
             if end > span.end || is_final.value(end - 1) {
                 return Err(Error::failed(format!(
-                    "trajectory {} is shorter than its metadata says",
+                    "trajectory {} has fewer steps than its `length` says",
                     origin.value(parent)
                 )));
             }
@@ -216,7 +217,8 @@ impl Transform for Segments {
     }
 }
 
-/// The chunk whose trajectories say that they are whole, from the trajectories `origin`, where they say nothing yet.
+/// Adds `parent_id`, which is `origin`, and `parent_step`, which is 0, to the trajectories of a
+/// block that lack them.
 fn with_origin(chunk: Chunk, origin: &Int64Array) -> Result<Chunk> {
     if chunk.trajectories.column_by_name(cut::PARENT_ID).is_some() {
         return Ok(chunk);

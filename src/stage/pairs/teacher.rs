@@ -1,4 +1,4 @@
-//! Which of two segments a synthetic teacher prefers, after B-Pref (Lee et al., NeurIPS 2021).
+//! The preferences of a synthetic teacher, after B-Pref (Lee et al., NeurIPS 2021).
 
 use std::sync::Arc;
 
@@ -12,46 +12,48 @@ use crate::error::{Error, Result};
 use crate::stage::support::rank;
 use crate::stage::{Dropped, Misfit, Selected, Selection};
 
-/// Column of trajectories: 1 for the preferred segment of a pair, 0 for the other, 0.5 for equal ones.
+/// Column of trajectories: 1 for the preferred segment of a pair, 0 for the other, 0.5 for equal
+/// segments.
 pub(super) const PREFERENCE: &str = "preference";
-
-/// Column of trajectories: how much higher a segment's score is than the other's.
+/// Column of trajectories: the score of a segment minus that of the other.
 pub(super) const MARGIN: &str = "margin";
-/// Columns of trajectories: mean and standard deviation over an ensemble of how much more its members give a segment than the
-/// other (Wang et al., "Secrets of RLHF in Large Language Models, Part II", 2024).
+/// Columns of trajectories: mean and standard deviation, over the models of an ensemble, of the
+/// reward of a segment minus that of the other (Wang et al., "Secrets of RLHF in Large Language
+/// Models, Part II", 2024).
 pub(super) const STRENGTH: &str = "strength";
 pub(super) const SPREAD: &str = "spread";
 
-/// How a teacher errs, in this order: pairs are skipped, then judged by what is felt, then mistaken; and where scores are
-/// nearly equal, both segments are preferred alike, whatever came out. A teacher without options is always right.
+/// How a teacher errs. It first skips pairs, then judges by what it feels, then makes mistakes. If
+/// two scores are nearly equal, it prefers both segments alike. A teacher without options is always
+/// right.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Teacher {
-    /// How rational the teacher is: the second segment is preferred with probability 1 / (1 + exp(-beta (felt_2 - felt_1)));
-    /// always the better one where not given.
+    /// Rationality of the teacher: it prefers the second segment with probability
+    /// 1 / (1 + exp(-beta (felt_2 - felt_1))). Default: it always prefers the better segment.
     #[serde(default)]
     #[schemars(range(min = 0))]
     beta: Option<f64>,
-    /// How far back a myopic teacher looks: what is felt is the sum of gamma^(length - 1 - t) r_t over a segment's steps t, so
-    /// that earlier ones count less; 1 where not given.
+    /// Discount of a myopic teacher, from 0 to 1: it feels the sum of gamma^(length - 1 - t) r_t
+    /// over the steps t of a segment, so that earlier steps count less. Default: 1.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     gamma: Option<f64>,
-    /// The probability that a judgement is turned round.
+    /// Probability that a judgement is reversed, from 0 to 1. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     mistake: f64,
-    /// Pairs whose better score is below this are skipped.
+    /// Skips pairs whose better score is below this. Default: no pair is skipped.
     #[serde(default)]
     skip: Option<f64>,
-    /// Scores that differ by no more than this are equal.
+    /// Largest difference between scores that count as equal. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0))]
     equal: f64,
 }
 
 impl Teacher {
-    /// The teacher, where its options make sense.
+    /// Returns the teacher, or an error if an option is out of range.
     pub(super) fn checked(self) -> Result<Teacher, Misfit> {
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let faults = [
@@ -59,33 +61,33 @@ impl Teacher {
                 "beta",
                 self.beta
                     .is_some_and(|beta| !(beta >= 0.0 && beta.is_finite())),
-                "a number that is not negative",
+                "at least 0",
             ),
             (
                 "gamma",
                 self.gamma.is_some_and(|gamma| !share(gamma)),
-                "a number from 0 to 1",
+                "from 0 to 1",
             ),
             ("mistake", !share(self.mistake), "a probability from 0 to 1"),
             (
                 "equal",
                 !(self.equal >= 0.0 && self.equal.is_finite()),
-                "a number that is not negative",
+                "at least 0",
             ),
         ];
         match faults.into_iter().find(|(_, wrong, _)| *wrong) {
-            Some((key, _, wanted)) => Err(Misfit::new(format!("`{key}` is {wanted}")).at(key)),
+            Some((key, _, wanted)) => Err(Misfit::new(format!("`{key}` must be {wanted}")).at(key)),
             None => Ok(self),
         }
     }
 
-    /// Discount of earlier steps.
+    /// Returns the discount of earlier steps.
     pub(super) fn gamma(&self) -> f64 {
         self.gamma.unwrap_or(1.0)
     }
 
-    /// How much the second of two segments is preferred to the first; `None` where the pair is skipped. `draws` are two
-    /// numbers between 0 and 1, for the choice and for the mistake.
+    /// Returns the preference for the second of two segments; `None` if the pair is skipped.
+    /// `draws` are two random numbers between 0 and 1, for the choice and for the mistake.
     fn prefers_second(&self, scores: [f64; 2], felt: [f64; 2], draws: [f64; 2]) -> Option<f64> {
         if self
             .skip
@@ -108,36 +110,40 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// Chooses pairs by disagreement and lets the teacher judge them.
+/// Keeps pairs by disagreement and lets the teacher judge them.
 pub(super) struct Judge {
     pub(super) teacher: Teacher,
     pub(super) count: usize,
     pub(super) seed: u64,
-    /// Whether there is a score to judge by.
+    /// Whether segments have a score to judge by.
     pub(super) judged: bool,
-    /// Whether there are members to disagree.
+    /// Whether there is an ensemble that can disagree.
     pub(super) members: bool,
 }
 
-/// A float64 column; null is not a number.
+fn lost(name: &str) -> Error {
+    Error::failed(format!("`trajectories` has no column `{name}`"))
+}
+
+/// Returns a float64 column, with NaN for null.
 fn floats(table: &RecordBatch, name: &str) -> Result<Vec<f64>> {
     let column = table
         .column_by_name(name)
         .and_then(|column| column.as_primitive_opt::<Float64Type>());
-    let column =
-        column.ok_or_else(|| Error::failed(format!("`{name}` of the segments was lost")))?;
+    let column = column.ok_or_else(|| lost(name))?;
     Ok(column
         .iter()
         .map(|value| value.unwrap_or(f64::NAN))
         .collect())
 }
 
-/// How much more each member gives the second segment of a pair than the first; nothing where that is not known.
+/// Returns, for each model of the ensemble, the reward of the second segment of a pair minus that
+/// of the first; empty if one of them is null.
 fn differences(table: &RecordBatch, pair: [u32; 2]) -> Result<Vec<f64>> {
     let lists = table
         .column_by_name(MEMBERS)
         .and_then(|column| column.as_list_opt::<i32>());
-    let lists = lists.ok_or_else(|| Error::failed("what members give the segments was lost"))?;
+    let lists = lists.ok_or_else(|| lost(MEMBERS))?;
     if pair.iter().any(|row| lists.is_null(*row as usize)) {
         return Ok(Vec::new());
     }
@@ -154,7 +160,7 @@ fn differences(table: &RecordBatch, pair: [u32; 2]) -> Result<Vec<f64>> {
         .collect())
 }
 
-/// Mean and population standard deviation; not a number where there are no values.
+/// Returns the mean and the population standard deviation; NaN if there are no values.
 fn moments(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     (
@@ -168,7 +174,7 @@ fn moments(values: &[f64]) -> (f64, f64) {
     )
 }
 
-/// How far the members' probabilities that the second segment is better lie apart.
+/// Returns the standard deviation of the models' probabilities that the second segment is better.
 fn disagreement(differences: &[f64]) -> f64 {
     moments(
         &differences
@@ -212,15 +218,11 @@ impl Selection for Judge {
         let numbers = table
             .column_by_name(PAIR)
             .and_then(|column| column.as_primitive_opt::<Int64Type>());
-        let numbers = numbers
-            .ok_or_else(|| Error::failed("the numbers of pairs were lost"))?
-            .values();
+        let numbers = numbers.ok_or_else(|| lost(PAIR))?.values();
         let sides = table
             .column_by_name(SIDE)
             .and_then(|column| column.as_primitive_opt::<Int32Type>());
-        let sides = sides
-            .ok_or_else(|| Error::failed("the sides of pairs were lost"))?
-            .values();
+        let sides = sides.ok_or_else(|| lost(SIDE))?.values();
         let mut line: Vec<u32> = (0..sides.len() as u32).collect();
         line.sort_by_key(|row| (numbers[*row as usize], sides[*row as usize]));
         let mut pairs: Vec<[u32; 2]> = line
@@ -244,7 +246,7 @@ impl Selection for Judge {
             order.sort_by(|a, b| key(b).total_cmp(&key(a)).then(a.cmp(b)));
             let rest = order.split_off(self.count.min(order.len()));
             dropped.push((
-                "members agree more than on others",
+                "the ensemble disagrees more on other pairs",
                 rest.iter().flat_map(|index| pairs[*index]).collect(),
             ));
             order.sort_unstable();
@@ -278,7 +280,7 @@ impl Selection for Judge {
             });
             dropped.extend([
                 ("skipped by the teacher", skipped),
-                ("a segment has no score", unknown),
+                ("a segment of the pair has no score", unknown),
             ]);
         }
         let dropped = dropped.into_iter().filter(|(_, rows)| !rows.is_empty());
@@ -381,7 +383,7 @@ mod tests {
             (refused.path, refused.message),
             (
                 vec!["mistake".to_owned()],
-                "`mistake` is a probability from 0 to 1".to_owned()
+                "`mistake` must be a probability from 0 to 1".to_owned()
             )
         );
     }

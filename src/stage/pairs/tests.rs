@@ -27,7 +27,7 @@ fn parts(options: &str) -> (Box<dyn Selection>, Arc<dyn Transform>, Box<dyn Sele
     }
 }
 
-/// Trajectory, start, side and pair of what is drawn.
+/// Returns the trajectory, start, side and pair of each segment that is drawn.
 fn drawn(table: &RecordBatch, draw: &dyn Selection) -> Vec<(i64, i32, i32, i64)> {
     let selected = draw.select(table).unwrap();
     let ids = rank::ids(table).unwrap();
@@ -98,7 +98,8 @@ fn every_segment_is_as_likely_as_any_other_and_groups_keep_to_themselves() {
             .all(|pair| task(pair[0].0) == task(pair[1].0) && task(pair[0].0) != 3),
         "one segment alone makes no pair"
     );
-    // Four, two, three and three segments: each of the twelve is drawn first 500 times, four standard deviations wide.
+    // Four, two, three and three segments: each of the twelve is drawn first 500 times, four
+    // standard deviations wide.
     for id in 0..4 {
         for start in 0..[4, 2, 3, 3][id as usize] {
             let count = made
@@ -115,7 +116,8 @@ fn every_segment_is_as_likely_as_any_other_and_groups_keep_to_themselves() {
 
 #[test]
 fn segments_are_scored_and_know_where_they_come_from() {
-    // Rewards are row numbers: trajectory 4 has rows 0 to 3 and a final row, trajectory 6 rows 5 to 7.
+    // Rewards are row numbers: trajectory 4 has rows 0 to 3 and a final row, trajectory 6 rows 5 to
+    // 7.
     let options = r#"{"length": 2, "count": 1, "teacher": {"gamma": 0.5}, "by": "regret", "value": "10 * observation[1]"}"#;
     let (_, cut, judge) = parts(options);
     let segments = |starts: [i32; 2]| {
@@ -146,7 +148,8 @@ fn segments_are_scored_and_know_where_they_come_from() {
             .as_primitive::<Float64Type>()
             .clone()
     };
-    // 1 + 2 + 10·3 - 10·1 and 5 + 6 + 10·7 - 10·5; felt are 0.5·1 + 2 and 0.5·5 + 6 and the same values.
+    // 1 + 2 + 10·3 - 10·1 and 5 + 6 + 10·7 - 10·5; felt are 0.5·1 + 2 and 0.5·5 + 6 and the same
+    // values.
     assert_eq!(floats(&after, SCORE).values().as_ref(), [23.0, 31.0]);
     assert_eq!(floats(&after, FELT).values().as_ref(), [22.5, 28.5]);
     let truncated: Vec<bool> = after
@@ -177,7 +180,7 @@ fn segments_are_scored_and_know_where_they_come_from() {
             .as_ref(),
         [0.0, 1.0]
     );
-    // The environment ended: 2 + 3 - 10·2 is all there is; and what ends without a terminal state or a row after it.
+    // A segment that ends in a terminal state, 2 + 3 - 10·2, and one that ends with its trajectory.
     let ended = segments([2, 1]);
     assert_eq!(
         floats(&ended, SCORE).iter().collect::<Vec<_>>(),
@@ -210,6 +213,6 @@ fn options_that_cannot_be_are_refused() {
     let (draw, ..) = parts(r#"{"length": 2, "count": 1}"#);
     assert_eq!(
         draw.select(&table).err().unwrap().message,
-        "no two segments of 2 steps can be drawn"
+        "there are no two segments of length 2 to draw"
     );
 }

@@ -48,7 +48,7 @@ pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     })
 }
 
-/// Where the inputs come from, with the shape of one row of each.
+/// Binds what feeds the inputs. Returns each input and the shape of one of its rows.
 fn feeds(
     given: &Score,
     steps: &Schema,
@@ -75,7 +75,7 @@ fn feeds(
                 quoted(ports)
             ))
             .help(format!(
-                "say what goes into each, such as `inputs: {{{}: observation, …}}`",
+                "give an expression for each, such as `inputs: {{{}: observation, …}}`",
                 ports[0].name
             ))
             .at("model"));
@@ -104,7 +104,8 @@ fn feeds(
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
 }
 
-/// Outputs that are read, by position in the graph; values of a row in each; the columns that are written.
+/// The indices of the outputs that are read, the number of values per row of each, and the columns
+/// to write.
 type Outputs = (Vec<usize>, Vec<usize>, Vec<Written>);
 
 fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit> {
@@ -118,8 +119,8 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
         } else {
             "model"
         };
-        return Err(Misfit::new("`score` writes no column")
-            .help("such as `outputs: {value: OUTPUT}`")
+        return Err(Misfit::new("`score` has no column to write")
+            .help("name a column and an output of the model: `outputs: {COLUMN: OUTPUT}`")
             .at(key));
     }
     let (mut read, mut widths, mut written) = (Vec::new(), Vec::new(), Vec::new());
@@ -135,7 +136,7 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
                 misfit.at("model")
             }
         };
-        refuse_fixed(&name, "a score").map_err(at)?;
+        refuse_fixed(&name, "overwritten").map_err(at)?;
         let Some(position) = spec.outputs.iter().position(|port| port.name == *output) else {
             let known = spec.outputs.iter().map(|port| port.name.as_str());
             return Err(at(Misfit::new(format!(
@@ -146,9 +147,9 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
         let port = &spec.outputs[position];
         if reduce == Reduce::Std && members == 1 {
             return Err(at(Misfit::new(
-                "one model has no standard deviation of members",
+                "`reduce: std` needs an ensemble, but `model` is a single file",
             )
-            .help("`model: [FILE, FILE, …]` is an ensemble")));
+            .help("list several files: `model: [FILE, FILE, …]`")));
         }
         let exact = members == 1 || matches!(reduce, Reduce::Min | Reduce::Max | Reduce::All);
         let element = match port.element {
@@ -170,7 +171,7 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
         };
         let Some(cells) = stated.filter(|cells| *cells > 0) else {
             return Err(at(Misfit::new(format!(
-                "the model's output `{port}` does not say how many values it has"
+                "the model's output `{port}` does not state how many values it has"
             ))
             .help("export the model with a fixed width")));
         };
@@ -184,13 +185,13 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
             Ok(width) => vector(element, width),
             Err(_) => {
                 return Err(at(Misfit::new(format!(
-                    "`{name}` would have {width} values a row"
+                    "`{name}` would have {width} values per row, more than a vector can hold"
                 ))));
             }
         };
         if !fits(&name, &data_type) {
             return Err(at(Misfit::new(format!(
-                "`{name}` cannot be {}, which the model's output `{port}` gives",
+                "`{name}` cannot be {}, the type of the model's output `{port}`",
                 shown(&data_type)
             ))));
         }

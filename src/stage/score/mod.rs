@@ -31,13 +31,14 @@ pub(super) const STAGE: Stage = Stage {
     name: "score",
     schema: |generator| generator.subschema_for::<Score>(),
     bind: bind::bind,
-    sample: "{model: idm.onnx, inputs: {x: {of: observation, past: 1, future: 1}}, outputs: {guess: action}}",
+    sample: "{model: idm.onnx, inputs: {x: {of: observation, past: 1, future: 1}}, \
+             outputs: {guess: action}}",
 };
 
-/// A column that is written.
+/// A column to write.
 struct Written {
     field: Field,
-    /// Index among the outputs that are read.
+    /// Index of its output among those that are read.
     output: usize,
     reduce: Reduce,
 }
@@ -46,7 +47,7 @@ struct Scorer {
     ensemble: Ensemble,
     inputs: Vec<Input>,
     skips: bool,
-    /// Values of a row in each output that is read.
+    /// Number of values per row of each output that is read.
     cells: Vec<usize>,
     written: Vec<Written>,
     non_finite: NonFinite,
@@ -54,7 +55,7 @@ struct Scorer {
 }
 
 impl Scorer {
-    /// Whether every input is known at a row.
+    /// Whether all inputs are known at a row.
     fn possible(&self, spans: &[Span], columns: &[Column], slot: &Slot) -> bool {
         self.inputs.iter().zip(columns).all(|(input, column)| {
             let fits = input
@@ -64,7 +65,7 @@ impl Scorer {
         })
     }
 
-    /// The column `written` of a chunk with `rows` rows, from what the members gave at `slots`.
+    /// Returns a column of the block from the values `made` that the models gave at `slots`.
     fn column(
         &self,
         written: &Written,
@@ -108,7 +109,7 @@ impl Scorer {
                     );
                 }
             }
-            // A value can be finite in float64 and not in float32.
+            // A value can be finite in float64 but not in float32.
             let finite = own.iter().all(|value| {
                 if single {
                     (*value as f32).is_finite()
@@ -119,8 +120,12 @@ impl Scorer {
             match self.non_finite {
                 NonFinite::Error if !finite => {
                     let (place, name) = (place(chunk, slot.span, slot.row), written.field.name());
-                    return Err(Error::failed(format!("{place}: `{name}` is not finite"))
-                        .hint("`non_finite: null` leaves such scores null, `non_finite: keep` writes them as they are"));
+                    return Err(
+                        Error::failed(format!("{place}: `{name}` is not finite")).hint(
+                            "`non_finite: null` leaves such scores null; `non_finite: keep` writes \
+                             them as they are",
+                        ),
+                    );
                 }
                 NonFinite::Null if !finite => {
                     own.fill(0.0);
@@ -146,7 +151,7 @@ impl Scorer {
     }
 }
 
-/// The values of the members as one.
+/// Reduces the values of an ensemble to one.
 fn reduced(reduce: Reduce, values: impl Iterator<Item = f64> + Clone) -> f64 {
     let extreme = |choose: fn(f64, f64) -> f64| {
         let known = |a: f64, b: f64| {

@@ -7,73 +7,80 @@ use serde::{Deserialize, Deserializer};
 
 use crate::stage::support::infer::bind::Files;
 
-/// Columns of steps from any ONNX model: rewards, values, densities, embeddings. y_t = f(x_t), where x_t is what SQL makes of
-/// row t and of the rows around it; of an ensemble the mean of f_1(x_t) … f_M(x_t), or how they are reduced otherwise. Final
-/// rows are scored too, where the model's inputs are known there, as a value of the last observation is. A row with an input
-/// that is null gets null.
+/// Adds or replaces columns of `steps` with the outputs of any ONNX model: rewards, values,
+/// densities, embeddings. A column is y_t = f(x_t), where SQL computes x_t from row t and the rows
+/// around it; for an ensemble, it is the mean of f_1(x_t) … f_M(x_t), or another reduction. Final
+/// rows are scored too if the inputs are known there, as for the value of the last observation. A
+/// column is null in rows where an input is null.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Score {
-    /// An ONNX file, or a list of them: an ensemble, whose members `reduce` makes one.
+    /// ONNX file, such as `reward.onnx`, or a list of them: an ensemble, which `reduce` reduces to
+    /// one value. Paths are relative to the pipeline file's folder.
     pub(super) model: Files,
-    /// What each of the model's inputs is fed with, by name: an SQL expression over steps, or a window of one. A model with
-    /// one input is fed with `observation` where nothing is given.
+    /// What feeds each input of the model, by name: an SQL expression over steps, such as
+    /// `{s: observation, a: action}`, or a window of one, such as
+    /// `{x: {of: observation, past: 1, future: 1}}`. Default, for a model with one input:
+    /// `observation`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, Fed>>,
-    /// What stands for values before the first and after the last row of a trajectory, in windows and in `next` and `prev`.
+    /// What stands for values beyond the ends of a trajectory, in windows and in `next` and `prev`.
+    /// Default: `skip`.
     #[serde(default)]
     pub(super) edge: Edge,
-    /// The columns to write, and for each an output of the model, or an output and how members are reduced. Every output
-    /// under its own name where nothing is given. Outputs of one value a row become numbers, others vectors.
+    /// Columns to write, each from an output of the model, such as `{value: output}`, or from an
+    /// output and a reduction, such as `{spread: {output: value, reduce: std}}`. Outputs with one
+    /// value per row become numbers, others vectors. Default: every output under its own name.
     #[serde(default)]
     pub(super) outputs: Option<BTreeMap<String, Chosen>>,
-    /// How the values of an ensemble's members become one, where `outputs` does not say it.
+    /// How the values of an ensemble become one, unless `outputs` says otherwise. Default: `mean`.
     #[serde(default)]
     pub(super) reduce: Reduce,
-    /// Rows of a batch; a constant of the device where not given. The last bits of scores may depend on it.
+    /// Rows per batch. The last bits of scores may depend on it. Default: the model's own batch
+    /// size if it is fixed, else 512 on a CPU and 16384 on a GPU.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) batch: Option<usize>,
-    /// What becomes of scores that are not finite.
+    /// What to do with a score that is not finite. Default: `error`.
     #[serde(default, deserialize_with = "non_finite")]
     #[schemars(with = "Option<NonFinite>")]
     pub(super) non_finite: NonFinite,
 }
 
-/// What feeds an input.
+/// What feeds an input of the model.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum Fed {
-    /// An expression at the row itself.
+    /// An SQL expression over steps, at the row itself.
     Row(String),
-    /// An expression at the rows around it, flattened, oldest first.
+    /// An expression at several rows around it, flattened, oldest first.
     Window(FedWindow),
 }
 
-/// An expression at several rows.
+/// A window: an expression at several rows.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FedWindow {
-    /// A column, or an SQL expression over steps.
+    /// Column of `steps`, or SQL expression over its columns.
     pub(super) of: String,
-    /// Rows before the row's own.
+    /// Number of rows before the row's own. Default: 0.
     #[serde(default)]
     pub(super) past: usize,
-    /// Rows after it.
+    /// Number of rows after the row's own. Default: 0.
     #[serde(default)]
     pub(super) future: usize,
 }
 
-/// What stands for values that a trajectory does not have.
+/// What stands for values beyond the ends of a trajectory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Edge {
-    /// Nothing: such rows are not scored, and are counted.
+    /// Nothing: these rows are not scored, and are counted.
     #[default]
     Skip,
     /// The nearest value of the trajectory.
     Repeat,
-    /// Zeros, in the model's input as they are.
+    /// Zeros, fed to the model as they are.
     Zero,
 }
 
@@ -81,53 +88,53 @@ pub(super) enum Edge {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum Chosen {
-    /// An output.
+    /// An output of the model.
     Output(String),
-    /// An output, reduced in its own way.
+    /// An output of the model with a reduction of its own.
     Reduced(ReducedOutput),
 }
 
-/// An output and how members are reduced.
+/// An output of the model and its reduction.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReducedOutput {
     /// Name of the output.
     pub(super) output: String,
-    /// How its members' values become one.
+    /// How the values of an ensemble become one.
     pub(super) reduce: Reduce,
 }
 
-/// How the values of an ensemble's members become one, coordinate by coordinate, in float64.
+/// How the values of an ensemble become one, element by element, in float64.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Reduce {
     /// Their mean.
     #[default]
     Mean,
-    /// Their standard deviation: the root of the mean square distance from their mean.
+    /// Their population standard deviation.
     Std,
-    /// The smallest; not a number where one is not.
+    /// The smallest value; NaN if one of them is NaN.
     Min,
-    /// The largest; not a number where one is not.
+    /// The largest value; NaN if one of them is NaN.
     Max,
-    /// All of them, member after member, as one vector.
+    /// All values, model after model, as one vector.
     All,
 }
 
-/// What becomes of scores that are not finite.
+/// What to do with a score that is not finite.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum NonFinite {
-    /// The run fails and names trajectory and step.
+    /// Fails, and names the trajectory and the step.
     #[default]
     Error,
-    /// The score is null, and counted.
+    /// Leaves the score null, and counts it.
     Null,
-    /// They are written as they are.
+    /// Writes the score as it is.
     Keep,
 }
 
-/// `null` is a word of this option and YAML's null at once.
+/// Reads YAML's null as the word `null` of this option.
 fn non_finite<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<NonFinite, D::Error> {

@@ -13,7 +13,7 @@ use crate::expr::Expression;
 use crate::stage::support::rank;
 use crate::stage::{Bound, Context, Dropped, Misfit, Selected, Selection};
 
-/// What keeps the draws of this stage apart from those of others.
+/// Salt of the draws, so that they differ from those of other stages with the same seed.
 const SALT: &str = "subsample";
 
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +24,7 @@ enum Size {
     MaxSteps(i64),
 }
 
-/// How trajectories stand in line.
+/// The order in which trajectories are taken.
 enum Line {
     Chance,
     Weighted(Expression),
@@ -57,43 +57,46 @@ pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit>
         (None, None, Some(n), None) => Size::PerGroup(count(n)),
         (None, None, None, Some(steps)) => Size::MaxSteps(max_steps(steps)),
         _ => {
-            return Err(Misfit::new("`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`")
-                .help("such as {fraction: 0.25, seed: 7}"));
+            return Err(Misfit::new(
+                "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` \
+                 and `stride`",
+            )
+            .help("give one of them, such as {fraction: 0.25, seed: 7}"));
         }
     };
     if let Size::Fraction(fraction) = size
         && !(fraction >= 0.0 && fraction.is_finite() && (fraction <= 1.0 || given.replacement))
     {
-        return Err(
-            Misfit::new(format!("`fraction` is a share from 0 to 1, not {fraction}"))
-                .at("fraction"),
-        );
+        return Err(Misfit::new(format!(
+            "`fraction` must be a share from 0 to 1, not {fraction}"
+        ))
+        .at("fraction"));
     }
     let conflicts = [
         (
             given.top.is_some() && given.weight.is_some(),
             "weight",
-            "`top` ranks trajectories, and `weight` draws them: only one can be",
+            "`top` and `weight` exclude each other: one ranks trajectories, the other draws them",
         ),
         (
             given.top.is_some() && given.replacement,
             "replacement",
-            "`top` takes each trajectory once: `replacement` has no meaning",
+            "`replacement` does not go with `top`, which takes each trajectory once",
         ),
         (
             matches!(size, Size::MaxSteps(_)) && given.replacement,
             "replacement",
-            "`max_steps` takes each trajectory once: `replacement` has no meaning",
+            "`replacement` does not go with `max_steps`, which takes each trajectory once",
         ),
         (
             matches!(size, Size::MaxSteps(_)) && given.stratify.is_some(),
             "stratify",
-            "`stratify` goes with `fraction` or `count`",
+            "`stratify` needs `fraction`, `count` or `per_group`, not `max_steps`",
         ),
         (
             matches!(size, Size::PerGroup(_)) && given.stratify.is_none(),
             "per_group",
-            "`per_group` needs `stratify` to say what the groups are",
+            "`per_group` needs `stratify`, which defines the groups",
         ),
     ];
     if let Some((_, key, message)) = conflicts.into_iter().find(|(conflict, _, _)| *conflict) {
@@ -108,7 +111,7 @@ pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit>
             let weight = rank::bind_key(&weight, context.trajectories)
                 .map_err(|misfit| misfit.at("weight"))?;
             if *weight.data_type() == DataType::Utf8 {
-                return Err(Misfit::new("a weight is a number").at("weight"));
+                return Err(Misfit::new("a weight must be a number, not text").at("weight"));
             }
             Line::Weighted(weight)
         }
@@ -135,7 +138,7 @@ pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit>
 }
 
 impl Sample {
-    /// What each trajectory weighs; the message of an impossible weight names the trajectory.
+    /// Returns the weights of the trajectories.
     fn weights(&self, expression: &Expression, table: &RecordBatch) -> Result<Vec<f64>> {
         let weights = cast(&expression.evaluate(table, &[])?, &DataType::Float64)?;
         let weights: Vec<f64> = weights
@@ -152,19 +155,20 @@ impl Sample {
                 let id = rank::ids(table)?.value(row);
                 Err(
                     Error::failed(format!("the weight of trajectory {id} is {}", weights[row]))
-                        .hint("weights are finite and not negative"),
+                        .hint("weights must be finite and not negative"),
                 )
             }
         }
     }
 
-    /// Rows that can be drawn, first ones first.
+    /// Returns the rows that can be drawn, in the order in which they are taken.
     fn line_up(&self, table: &RecordBatch) -> Result<Vec<u32>> {
         match &self.line {
             Line::Chance => rank::shuffled(table, SALT, self.seed),
             Line::Top(key) => rank::order(table, key.evaluate(table, &[])?, true),
             Line::Weighted(weight) => {
-                // Efraimidis and Spirakis (2006): the rows with the smallest -ln(u)/weight are a weighted sample.
+                // The rows with the smallest -ln(u) / weight are a weighted sample (Efraimidis and
+                // Spirakis, 2006).
                 let weights = self.weights(weight, table)?;
                 let ids = rank::ids(table)?.values();
                 let key = |(id, weight): (&i64, &f64)| {
@@ -180,7 +184,7 @@ impl Sample {
         }
     }
 
-    /// How many come from each group, which have these sizes.
+    /// Returns how many trajectories to take from groups of these sizes.
     fn quotas(&self, sizes: &[usize]) -> Vec<usize> {
         let n: usize = sizes.iter().sum();
         let total = match self.size {
@@ -196,11 +200,11 @@ impl Sample {
             Size::PerGroup(count) => return sizes.iter().map(|size| count.min(*size)).collect(),
             Size::MaxSteps(_) => n,
         };
-        // Shares of the whole in exact integers: no group's fraction is another's rounding error.
+        // Shares are exact integers, so that no group gains by the rounding error of another.
         let whole = |size: usize| (total as u128 * size as u128) / n.max(1) as u128;
         let part = |size: usize| (total as u128 * size as u128) % n.max(1) as u128;
         let mut quotas: Vec<usize> = match self.size {
-            // A fraction is the same in every group before the rest is given away.
+            // Every group gets the same fraction before the rest is distributed.
             Size::Fraction(fraction) => sizes
                 .iter()
                 .map(|size| (fraction * *size as f64 + 1e-9).floor() as usize)
@@ -225,7 +229,7 @@ impl Sample {
         quotas
     }
 
-    /// `quota` draws with replacement from `group`; `drawn` numbers the draws over all groups.
+    /// Draws `quota` rows from `group` with replacement. `drawn` numbers the draws over all groups.
     fn draw(
         &self,
         table: &RecordBatch,
@@ -263,7 +267,7 @@ impl Sample {
         Ok((first..*drawn).map(draw).collect())
     }
 
-    /// The first of the line whose lengths add up to no more than `max_steps`.
+    /// Returns the first rows of the line whose lengths add up to no more than `max_steps`.
     fn fitting(table: &RecordBatch, line: &[u32], max_steps: i64) -> Result<Vec<u32>> {
         let lengths = rank::integers(table, trajectory::LENGTH)?;
         let mut left = max_steps;
@@ -274,7 +278,7 @@ impl Sample {
         Ok(fits.copied().collect())
     }
 
-    /// Rows that are kept, of all that `table` has.
+    /// Returns the rows of `table` that are drawn.
     fn drawn(&self, table: &RecordBatch) -> Result<Vec<u32>> {
         let groups = rank::groups(table, self.stratify.as_ref())?;
         let mut rows = Vec::new();
@@ -285,9 +289,9 @@ impl Sample {
                 .fold(0_usize, |sum, quota| sum.saturating_add(*quota));
             if u32::try_from(most).is_err() {
                 return Err(Error::failed(format!(
-                    "{most} trajectories would be drawn, more than 2³²"
+                    "`subsample` would draw {most} trajectories, but a result can have at most 2³²"
                 ))
-                .hint("draw fewer"));
+                .hint("reduce the count or fraction"));
             }
             let mut drawn = 0;
             for (group, quota) in groups.iter().zip(quotas) {
@@ -351,7 +355,7 @@ impl Selection for Sample {
             .map(|(_, row)| row)
             .collect();
         let reason = match self.line {
-            Line::Top(_) => "not among the highest",
+            Line::Top(_) => "not among the highest values",
             _ => "not drawn",
         };
         let dropped = (!dropped.is_empty()).then(|| Dropped {
@@ -484,7 +488,8 @@ mod tests {
         table.extend((0..10).map(|id| (id, 0.0, "a", 1)));
         table.extend((10..16).map(|id| (id, 0.0, "b", 1)));
         table.extend((16..20).map(|id| (id, 0.0, "c", 1)));
-        // 0.25 of 10, 6 and 4 is 2.5, 1.5 and 1; of 20 it is 5, so one is left over, and equal losses go by the group's value.
+        // 0.25 of 10, 6 and 4 is 2.5, 1.5 and 1; of 20 it is 5, so one is left over, and equal
+        // losses go by the group's value.
         let kept = select(
             &table,
             r#"{"fraction": 0.25, "stratify": "group", "seed": 3}"#,
@@ -526,7 +531,8 @@ mod tests {
         let kept = select(&table, r#"{"count": 300, "weight": "return", "seed": 1}"#);
         let of = |kept: &[i64], class: i64| kept.iter().filter(|id| **id % 3 == class).count();
         assert_eq!(of(&kept, 0), 0);
-        // One in three against two in three, less what without replacement takes off: four standard deviations wide.
+        // One in three against two in three, less what without replacement takes off: four standard
+        // deviations wide.
         assert!((170..=225).contains(&of(&kept, 2)), "{}", of(&kept, 2));
         let drawn = select(
             &table,

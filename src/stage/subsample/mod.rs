@@ -17,60 +17,70 @@ pub(super) const STAGE: Stage = Stage {
     sample: "{fraction: 0.25, stratify: labelled, seed: 7}",
 };
 
-/// Keeps a part of the trajectories: exactly one of `fraction`, `count`, `per_group` and `max_steps` says how many. Which
-/// ones depends on the seed and their ids alone, and those kept stay in their order. A weighted draw without replacement
-/// takes those with the smallest -ln(u) / weight, u being uniform (Efraimidis and Spirakis, 2006). With `stride` instead,
-/// keeps a part of every trajectory's steps.
+/// Keeps a part of the trajectories or, with `stride`, a part of the steps of each. Exactly one of
+/// `fraction`, `count`, `per_group`, `max_steps` and `stride` is needed, such as
+/// `{fraction: 0.25, seed: 7}`. A random draw depends on the seed and the ids of trajectories
+/// alone. Trajectories that are kept stay in their order.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Subsample {
-    /// Keeps ⌊fraction·n⌋ of n trajectories.
+    /// Share of the trajectories to keep, from 0 to 1, such as `0.25`: ⌊fraction·n⌋ of n. With
+    /// `replacement`, it can be above 1.
     #[serde(default)]
     #[schemars(range(min = 0))]
     fraction: Option<f64>,
-    /// Keeps so many trajectories, or all where there are fewer.
+    /// Number of trajectories to keep; all, if there are fewer.
     #[serde(default)]
     count: Option<u64>,
-    /// Keeps so many of every group of `stratify`, or all where there are fewer: with `top`, the best of each.
+    /// Number of trajectories to keep in each group of `stratify`; all, if the group has fewer.
+    /// With `top`, the best of each group.
     #[serde(default)]
     per_group: Option<u64>,
-    /// Takes trajectories in the drawn order while they have no more steps together, and stops at the first that does not
-    /// fit.
+    /// Largest total number of steps to keep. Trajectories are taken in the drawn order, up to the
+    /// first that does not fit.
     #[serde(default)]
     max_steps: Option<u64>,
-    /// Keeps the best trajectories instead of random ones: with the highest value of a column.
+    /// Keeps the trajectories with the highest values instead of random ones, such as
+    /// `{by: return}`.
     #[serde(default)]
     top: Option<Top>,
-    /// Keeps the same share in every group of trajectories with an equal value of this column or SQL expression. What
-    /// rounding leaves over goes to the groups that lost most by it.
+    /// Column of `trajectories`, or SQL expression over its columns, such as `task`. The same share
+    /// is kept in every group of trajectories with an equal value. Trajectories that rounding
+    /// leaves over go to the groups that lost most by rounding.
     #[serde(default)]
     stratify: Option<String>,
-    /// Takes part in this alone of the trajectories for which an SQL predicate holds; the others stay.
+    /// SQL condition over the columns of `trajectories`, such as `length > 100`. Trajectories for
+    /// which it does not hold are all kept, and do not count.
     #[serde(default, rename = "where")]
     among: Option<String>,
-    /// Draws with chances in proportion to this column or SQL expression over trajectories. Null and 0 are never drawn.
+    /// Column of `trajectories`, or SQL expression over its columns, that chances are proportional
+    /// to. Trajectories of weight 0 or null are never drawn. Without `replacement`, the
+    /// trajectories with the smallest -ln(u) / weight are drawn, where u is uniform (Efraimidis and
+    /// Spirakis, 2006). Default: equal chances.
     #[serde(default)]
     weight: Option<String>,
-    /// Whether a trajectory may be drawn more than once; the copies get ids of their own.
+    /// Draws a trajectory any number of times. Copies get ids of their own. Default: false.
     #[serde(default)]
     replacement: bool,
-    /// Which random draw.
+    /// Seed of the random draw. Default: 0.
     #[serde(default)]
     seed: u64,
-    /// Keeps every so many-th step of a trajectory, its first among them, and the final observation.
+    /// Distance between the steps to keep: with `3`, every third step of each trajectory, starting
+    /// with its first. The final observation is kept too.
     #[serde(default)]
     #[schemars(range(min = 1))]
     stride: Option<u32>,
-    /// What becomes of the rewards of the steps that `stride` leaves out; `sum` where not given.
+    /// How the rewards of a kept step and of the dropped steps after it become one. Default: `sum`.
     #[serde(default)]
     reward: Option<Fold>,
 }
 
-/// What ranks trajectories.
+/// A ranking of trajectories.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Top {
-    /// A column of trajectories, or an SQL expression over them; the highest values are kept, nulls last.
+    /// Column of `trajectories`, or SQL expression over its columns, whose highest values are kept.
+    /// Nulls rank last.
     by: String,
 }
 
@@ -78,9 +88,9 @@ struct Top {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Fold {
-    /// Their sum; nulls count nothing, and nothing but nulls is null.
+    /// Their sum without nulls; null if all of them are null.
     Sum,
-    /// The last of them.
+    /// The last reward.
     Last,
 }
 

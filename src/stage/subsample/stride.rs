@@ -12,7 +12,7 @@ use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::stage::{Bound, Changes, Context, Misfit, Tally, Transform};
 
-/// Keeps every `every`-th step.
+/// Keeps every `every`-th step and merges the rewards and flags of those in between.
 struct Stride {
     every: usize,
     reward: Fold,
@@ -33,13 +33,13 @@ pub(super) fn bind(given: &Subsample, stride: u32, context: &Context) -> Result<
     ];
     if let Some((key, _)) = others.into_iter().find(|(_, given)| *given) {
         return Err(Misfit::new(format!(
-            "`stride` is about steps, and `{key}` about trajectories"
+            "`{key}` is an option for selecting trajectories, but `stride` selects steps"
         ))
         .help("use two `subsample` stages")
         .at(key));
     }
     if stride == 0 {
-        return Err(Misfit::new("`stride` is at least 1").at("stride"));
+        return Err(Misfit::new("`stride` must be at least 1, not 0").at("stride"));
     }
     let reward = given.reward.unwrap_or(Fold::Sum);
     let fold_sums = reward == Fold::Sum
@@ -48,8 +48,8 @@ pub(super) fn bind(given: &Subsample, stride: u32, context: &Context) -> Result<
             .field_with_name(step::REWARD)
             .is_ok_and(|field| !field.data_type().is_numeric());
     if fold_sums {
-        return Err(Misfit::new("rewards are not numbers: they have no sum")
-            .help("write `reward: last`")
+        return Err(Misfit::new("rewards are not numbers, so they have no sum")
+            .help("keep the last reward with `reward: last`")
             .at("reward"));
     }
     let every = usize::try_from(stride).unwrap_or(usize::MAX);
@@ -111,7 +111,7 @@ impl Transform for Stride {
             offsets.push(groups.len());
         }
         tally.drop_rows(
-            "left out by stride",
+            "left out by `stride`",
             (chunk.steps.num_rows() - groups.len()) as u64,
         );
 
@@ -207,7 +207,8 @@ mod tests {
                 tally.dropped_rows,
             )
         };
-        // Rows 0–4 are steps of trajectory 2, row 5 its final observation, 6 and 7 trajectory 3, 8 the final row of 4.
+        // Rows 0–4 are steps of trajectory 2, row 5 its final observation, 6 and 7 trajectory 3, 8
+        // the final row of 4.
         let (steps, rewards, first, terminated, offsets, dropped) = run(r#"{"stride": 2}"#);
         assert_eq!(steps, [0, 1, 2, 3, 0, 0]);
         assert_eq!(
@@ -217,7 +218,7 @@ mod tests {
         assert_eq!(first, [0.0, 2.0, 4.0, 5.0, 6.0, 8.0]);
         assert_eq!(terminated, [false, false, true, false, false, false]);
         assert_eq!(
-            (offsets, dropped["left out by stride"]),
+            (offsets, dropped["left out by `stride`"]),
             (vec![0, 4, 5, 6], 3)
         );
         let (_, rewards, _, terminated, ..) = run(r#"{"stride": 3, "reward": "last"}"#);

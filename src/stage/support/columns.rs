@@ -1,29 +1,35 @@
-//! What it means to write a column of steps: which may be written, and what changes of trajectories with it.
+//! The columns of steps that a stage may write, and the columns of trajectories that change with
+//! them.
 
 use arrow::datatypes::{DataType, Schema};
 
 use crate::dataset::schema::{step, trajectory};
 use crate::stage::Misfit;
 
-/// The columns that say which row is which, and recorded actions, which never change.
+/// Columns that no stage may write, with a hint for each: those that identify a row, and recorded
+/// actions.
 pub(in crate::stage) const FIXED: [(&str, &str); 5] = [
     (
         step::TRAJECTORY_ID,
-        "rows keep the trajectory they belong to",
+        "trajmill maintains `trajectory_id`; choose another name",
     ),
-    (step::STEP, "steps keep their place"),
-    (step::IS_FINAL, "the final observation stays what it is"),
+    (step::STEP, "trajmill maintains `step`; choose another name"),
+    (
+        step::IS_FINAL,
+        "trajmill maintains `is_final`; choose another name",
+    ),
     (
         step::ACTION,
-        "recorded actions never change: give the result another name, such as `my_action`",
+        "recorded actions never change; choose another name, such as `my_action`",
     ),
     (
         step::ACTION_SOURCE,
-        "where an action comes from is not a matter of opinion: give the result another name",
+        "trajmill maintains `action_source`; choose another name",
     ),
 ];
 
-/// Refuses a name that cannot be written, `done` being what was to be done, such as `derived`.
+/// Returns an error if no stage may write the column `name`. `done` is what the stage does, such as
+/// `derived`.
 pub(in crate::stage) fn refuse_fixed(name: &str, done: &str) -> Result<(), Misfit> {
     match FIXED.iter().find(|(fixed, _)| *fixed == name) {
         Some((_, why)) => Err(Misfit::new(format!("`{name}` cannot be {done}")).help(*why)),
@@ -31,7 +37,8 @@ pub(in crate::stage) fn refuse_fixed(name: &str, done: &str) -> Result<(), Misfi
     }
 }
 
-/// Whether the column `name` may hold values of `data_type`: a reward is a number, flags are true or false.
+/// Whether the column `name` may have this type: rewards are numbers, flags are booleans, other
+/// columns are free.
 pub(in crate::stage) fn fits(name: &str, data_type: &DataType) -> bool {
     let flag = [step::TERMINATED, step::TRUNCATED].contains(&name);
     match data_type {
@@ -40,7 +47,7 @@ pub(in crate::stage) fn fits(name: &str, data_type: &DataType) -> bool {
     }
 }
 
-/// Columns of trajectories whose values change with these columns of steps.
+/// Returns the columns of trajectories that change with these columns of steps.
 pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut changed = vec![trajectory::CONTENT_HASH.to_owned()];
     for name in columns {
@@ -56,7 +63,7 @@ pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) 
     changed
 }
 
-/// Every column that is computed from steps, and `more`: what changes with the rows themselves.
+/// Returns `more` and every column that is computed from steps: those that change if rows do.
 pub(in crate::stage) fn everything(more: &[&str]) -> Vec<String> {
     trajectory::INTRINSIC
         .iter()
@@ -65,7 +72,7 @@ pub(in crate::stage) fn everything(more: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// `schema` with these columns nullable, where it has them.
+/// Returns `schema` with those of these columns that it has made nullable.
 pub(in crate::stage) fn nullable(schema: &Schema, names: &[&str]) -> Schema {
     let field = |field: &std::sync::Arc<arrow::datatypes::Field>| {
         if names.contains(&field.name().as_str()) {

@@ -1,4 +1,5 @@
-//! Cuts trajectories into pieces, each a trajectory of its own that knows where it came from.
+//! Cuts trajectories into pieces. Each piece is a trajectory of its own, with the id and the step
+//! that it was cut from.
 
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::stage::{Changes, Tally};
 
-/// Column of a split chunk's trajectories, int32: which piece of its trajectory each is, 0 for the first.
+/// Column of a block's trajectories, int32: the number of a piece within its trajectory, from 0.
 pub(in crate::stage) const COPY: &str = "__copy";
-/// Columns of trajectories: which a piece was cut from, and at which step.
+/// Column of trajectories: the id of the trajectory that a piece was cut from.
 pub(in crate::stage) const PARENT_ID: &str = "parent_id";
+/// Column of trajectories: the step at which a piece begins in that trajectory.
 pub(in crate::stage) const PARENT_STEP: &str = "parent_step";
 
-/// Columns of steps that are read, beside what the condition reads.
+/// Columns of steps that cutting reads.
 pub(in crate::stage) const READS: [&str; 4] = [
     step::STEP,
     step::TERMINATED,
@@ -28,7 +30,7 @@ pub(in crate::stage) const READS: [&str; 4] = [
     step::IS_FINAL,
 ];
 
-/// Columns of trajectories that come out.
+/// Returns the columns that cutting adds to trajectories.
 pub(in crate::stage) fn fields() -> [Field; 2] {
     [
         Field::new(PARENT_ID, DataType::Int64, false),
@@ -36,7 +38,7 @@ pub(in crate::stage) fn fields() -> [Field; 2] {
     ]
 }
 
-/// What changes.
+/// Returns what cutting changes.
 pub(in crate::stage) fn changes() -> Changes {
     Changes {
         trajectories: everything(&[PARENT_ID, PARENT_STEP]),
@@ -47,15 +49,15 @@ pub(in crate::stage) fn changes() -> Changes {
 
 /// A run of kept rows.
 pub(in crate::stage) struct Run {
-    /// Index of the trajectory in the chunk.
+    /// Index of the trajectory in the block.
     pub(in crate::stage) parent: usize,
-    /// Which run of that trajectory, from 0.
+    /// Number of the run within that trajectory, from 0.
     pub(in crate::stage) copy: i32,
     /// First row.
     pub(in crate::stage) start: usize,
-    /// One past the last row, final observation included.
+    /// One past the last row, which may be the final observation.
     pub(in crate::stage) end: usize,
-    /// The last step of the run, where its trajectory goes on behind it.
+    /// The last step of the run, if its trajectory goes on after it.
     pub(in crate::stage) cut_after: Option<usize>,
 }
 
@@ -89,7 +91,8 @@ fn runs(chunk: &Chunk, holds: &BooleanArray) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// The runs of steps for which `holds` is true, each a trajectory of its own; the others are dropped for `reason`.
+/// Returns the runs of steps for which `holds` is true, each as a trajectory of its own. The other
+/// steps are dropped for `reason`.
 pub(in crate::stage) fn cut(
     chunk: Chunk,
     holds: &BooleanArray,
@@ -108,8 +111,9 @@ pub(in crate::stage) fn cut(
     pieces(&chunk, &runs)
 }
 
-/// The rows of each run as a trajectory: steps numbered from 0, truncated where its trajectory goes on, with the id that
-/// the run's trajectory had at first, and the step at which the run begins there.
+/// Returns each run as a trajectory, with steps numbered from 0. The last step is truncated if the
+/// run's trajectory goes on after it. `parent_id` and `parent_step` refer to the trajectory as it
+/// was before any cut.
 pub(in crate::stage) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
     let rows =
@@ -148,7 +152,7 @@ pub(in crate::stage) fn pieces(chunk: &Chunk, runs: &[Run]) -> Result<Chunk> {
         .flat_map(|run| (run.start..run.end).map(move |row| ends(row, run)))
         .collect();
 
-    // A piece of a piece is a piece of the first whole.
+    // A piece of a piece refers to the trajectory that was first cut.
     let parents = UInt64Array::from_iter_values(runs.iter().map(|run| run.parent as u64));
     let carried = chunk
         .trajectories

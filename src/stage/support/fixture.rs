@@ -30,7 +30,7 @@ impl Models for NoModels {
     }
 }
 
-/// Options in JSON, bound.
+/// Binds a stage to options in JSON.
 pub(in crate::stage) fn bind(
     stage: &Stage,
     options: &str,
@@ -99,7 +99,7 @@ pub(in crate::stage) fn transform(stage: &Stage, options: &str) -> Arc<dyn Trans
         .unwrap()
 }
 
-/// Why options do not fit.
+/// Returns why options do not fit.
 pub(in crate::stage) fn misfit(
     stage: &Stage,
     options: &str,
@@ -117,7 +117,7 @@ pub(in crate::stage) fn misfit(
     }
 }
 
-/// Ids of the rows that a selection keeps, in its order.
+/// Returns the ids of the rows that a selection keeps, in its order.
 pub(in crate::stage) fn selected_ids(table: &RecordBatch, selection: &dyn Selection) -> Vec<i64> {
     let ids = table
         .column_by_name("trajectory_id")
@@ -144,7 +144,7 @@ pub(in crate::stage) fn selected_ids(table: &RecordBatch, selection: &dyn Select
         .collect()
 }
 
-/// A float64 column that may be null.
+/// Returns a nullable float64 column.
 pub(in crate::stage) fn float(name: &str, values: &[Option<f64>]) -> (Field, ArrayRef) {
     (
         Field::new(name, DataType::Float64, true),
@@ -152,7 +152,7 @@ pub(in crate::stage) fn float(name: &str, values: &[Option<f64>]) -> (Field, Arr
     )
 }
 
-/// A table of trajectories.
+/// Returns a table of trajectories.
 pub(in crate::stage) fn table(
     ids: &[i64],
     lengths: &[i64],
@@ -177,12 +177,12 @@ pub(in crate::stage) fn table(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()
 }
 
-/// Columns of [`chunk`]'s steps.
+/// Returns the schema of the steps of a [`chunk`].
 pub(in crate::stage) fn steps_schema() -> Schema {
     chunk(&[]).steps.schema().as_ref().clone()
 }
 
-/// Columns of trajectories that every dataset has.
+/// Returns columns of trajectories that every dataset has.
 pub(in crate::stage) fn trajectories_schema() -> Schema {
     let field = |name: &str, data_type| Field::new(name, data_type, true);
     Schema::new(vec![
@@ -199,8 +199,9 @@ pub(in crate::stage) fn trajectories_schema() -> Schema {
     ])
 }
 
-/// Trajectories of (id, steps, whether a final row follows). Row r of the chunk has the observation [r, -r], the action
-/// [r + 0.5] and the reward r; the last step of a trajectory is terminal where its id is even.
+/// Returns a block of trajectories, each given by its id, number of steps, and whether a final row
+/// follows. Row r has the observation [r, -r], the action [r + 0.5] and the reward r. The last step
+/// of a trajectory is terminal if its id is even.
 pub(in crate::stage) fn chunk(trajectories: &[(i64, usize, bool)]) -> Chunk {
     let (mut ids, mut steps, mut finals, mut terminated, mut offsets) =
         (vec![], vec![], vec![], vec![], vec![0]);

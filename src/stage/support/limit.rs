@@ -9,23 +9,24 @@ use crate::stage::Misfit;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(in crate::stage) enum Limit {
-    /// The same for every dimension.
+    /// The same bound for every dimension.
     All(f64),
-    /// One per dimension.
+    /// One bound per dimension.
     Each(Vec<f64>),
 }
 
 impl Limit {
-    /// The bounds of an action of `wide` dimensions.
+    /// Returns the bounds of an action with `wide` dimensions.
     pub(in crate::stage) fn each(&self, wide: usize) -> Result<Vec<f64>, Misfit> {
         match self {
             Limit::All(limit) => Ok(vec![*limit; wide]),
             Limit::Each(limits) if limits.len() == wide => Ok(limits.clone()),
             Limit::Each(limits) => Err(Misfit::new(format!(
-                "`clip` has {} values, and an action has {wide}",
+                "a bound in `clip` must be one number or a list of length {wide}, not a list of \
+                 length {}",
                 limits.len()
             ))
-            .help("one number, or one per dimension")),
+            .help("list one number per dimension of the action")),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Ranks of trajectories: by what they are, and by seeded chance.
+//! Orders, groups and seeded draws of trajectories.
 //!
-//! Both depend on ids and values alone, never on where a trajectory stands, so a selection is the same whatever the
-//! shards' layout.
+//! They depend on ids and values alone, never on the place of a trajectory in a table, so a
+//! selection is the same for every layout of shards.
 
 use std::sync::Arc;
 
@@ -13,13 +13,16 @@ use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
 use crate::stage::Misfit;
+use crate::stage::support::infer::bind::shown;
 
-/// ⌊share·n⌋, where a share such as 0.29 is meant as written and not as the double just below it.
+/// Returns ⌊share·n⌋. A share such as 0.29 counts as the decimal number, not as the double just
+/// below it.
 pub(in crate::stage) fn share_of(share: f64, n: usize) -> usize {
     ((share * n as f64 + 1e-9).floor() as usize).min(n)
 }
 
-/// A number from `seed` and `id` that nothing else has a part in; `salt` keeps the draws of different stages apart.
+/// Returns a random number that depends on `salt`, `seed` and `id` alone. Each stage has a salt of
+/// its own.
 pub(in crate::stage) fn chance(salt: &str, seed: u64, id: i64) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher
@@ -32,13 +35,13 @@ pub(in crate::stage) fn chance(salt: &str, seed: u64, id: i64) -> u64 {
     u64::from_le_bytes(first)
 }
 
-/// The number of [`chance`] as one strictly between 0 and 1.
+/// Maps a number of [`chance`] to one strictly between 0 and 1.
 pub(in crate::stage) fn uniform(chance: u64) -> f64 {
-    // 52 bits and a half: the largest is still below 1 in a double.
+    // With 52 bits and one half, the largest number is still below 1 as a double.
     ((chance >> 12) as f64 + 0.5) / (1u64 << 52) as f64
 }
 
-/// Ids of the trajectories in a table of them.
+/// Returns the ids of a table of trajectories.
 pub(in crate::stage) fn ids(table: &RecordBatch) -> Result<&Int64Array> {
     let column = table
         .column_by_name(trajectory::TRAJECTORY_ID)
@@ -46,7 +49,7 @@ pub(in crate::stage) fn ids(table: &RecordBatch) -> Result<&Int64Array> {
     column.ok_or_else(|| Error::failed("`trajectory_id` is not an int64 column"))
 }
 
-/// An int64 column of a table of trajectories; null counts as 0.
+/// Returns an int64 column of a table of trajectories, with 0 for null.
 pub(in crate::stage) fn integers(table: &RecordBatch, name: &str) -> Result<Vec<i64>> {
     let column = table
         .column_by_name(name)
@@ -56,7 +59,8 @@ pub(in crate::stage) fn integers(table: &RecordBatch, name: &str) -> Result<Vec<
     Ok(column.iter().map(|value| value.unwrap_or(0)).collect())
 }
 
-/// Rows of `table` in the order of `key`, nulls last either way, ties by ascending id.
+/// Returns the rows of `table` in the order of `key`: nulls last in either direction, ties by
+/// ascending id.
 pub(in crate::stage) fn order(
     table: &RecordBatch,
     key: ArrayRef,
@@ -77,15 +81,16 @@ pub(in crate::stage) fn order(
     )
 }
 
-/// The rows of each group of equal values of `key`, groups in the order of their values, a null one last; one group of all
-/// rows where there is no key. Rows of a group stand in the order of their ids.
+/// Returns the rows of each group of equal values of `key`, or one group of all rows if there is no
+/// key. Groups are in the order of their values, null last; the rows of a group are in the order of
+/// their ids.
 pub(in crate::stage) fn groups(
     table: &RecordBatch,
     key: Option<&Expression>,
 ) -> Result<Vec<Vec<u32>>> {
     let Some(key) = key else {
         let rows = u32::try_from(table.num_rows())
-            .map_err(|_| Error::failed("more than 2³² trajectories"))?;
+            .map_err(|_| Error::failed("there are more than 2³² trajectories"))?;
         return Ok(vec![(0..rows).collect()]);
     };
     let key = key.evaluate(table, &[])?;
@@ -101,16 +106,16 @@ pub(in crate::stage) fn groups(
         .collect())
 }
 
-/// A numeric column or expression as float64.
+/// Casts a column of numbers to float64.
 pub(in crate::stage) fn float64(column: &ArrayRef) -> Result<Float64Array> {
     let column = cast(column, &DataType::Float64)?;
     column
         .as_primitive_opt::<Float64Type>()
         .cloned()
-        .ok_or_else(|| Error::failed("not a number"))
+        .ok_or_else(|| Error::failed("a column of numbers is not float64"))
 }
 
-/// Rows of `table` in the order of a seeded draw, ties by ascending id.
+/// Returns the rows of `table` in a seeded random order.
 pub(in crate::stage) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> Result<Vec<u32>> {
     let ids = ids(table)?.values();
     let mut keyed: Vec<(u64, i64, u32)> = ids
@@ -122,20 +127,21 @@ pub(in crate::stage) fn shuffled(table: &RecordBatch, salt: &str, seed: u64) -> 
     Ok(keyed.into_iter().map(|(_, _, row)| row).collect())
 }
 
-/// Binds the column of trajectories, or expression over them, that a stage ranks or groups by.
+/// Binds the column of trajectories, or expression over such columns, that a stage ranks or groups
+/// by.
 pub(in crate::stage) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Expression, Misfit> {
     let expression = Expression::bind(sql, trajectories, None)?;
     let kind = expression.data_type();
     if !matches!(kind, DataType::Boolean | DataType::Utf8) && !kind.is_numeric() {
-        return Err(Misfit::new(format!(
-            "`{sql}` has no order: it is neither a number nor text"
-        ))
-        .help("take one value of it, such as column[1]"));
+        return Err(
+            Misfit::new(format!("`{sql}` is {}, which has no order", shown(kind)))
+                .help("use a number, a text, or one element of a vector, such as column[1]"),
+        );
     }
     Ok(expression)
 }
 
-/// `sql`'s columns and `more`, without repeats.
+/// Returns `more` and the columns of the expressions, each once.
 pub(in crate::stage) fn reads(expressions: &[&Expression], more: &[&str]) -> Vec<String> {
     let mut names: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();
     for column in expressions

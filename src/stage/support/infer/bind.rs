@@ -1,4 +1,4 @@
-//! What a pipeline says of a model, held against what the model says of itself.
+//! Binds the options that describe a model to what the model states.
 
 use std::fmt::Display;
 
@@ -13,16 +13,17 @@ use crate::expr::{self, Expression};
 use crate::model::{Element, Port, Spec};
 use crate::stage::{Context, Misfit};
 
-/// One file or several.
+/// One model or several.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(in crate::stage) enum Files {
     /// One model.
     One(String),
-    /// An ensemble.
+    /// An ensemble of models.
     Several(Vec<String>),
 }
 
+/// Returns names in backticks, separated by commas.
 pub(in crate::stage) fn quoted<T: Display>(names: impl IntoIterator<Item = T>) -> String {
     names
         .into_iter()
@@ -31,10 +32,10 @@ pub(in crate::stage) fn quoted<T: Display>(names: impl IntoIterator<Item = T>) -
         .join(", ")
 }
 
-/// A column's type as ports are shown: `float32 [3]`.
+/// Returns a type as users write it, such as `float32[3]`.
 pub(in crate::stage) fn shown(data_type: &DataType) -> String {
     match data_type {
-        DataType::FixedSizeList(child, width) => format!("{} [{width}]", shown(child.data_type())),
+        DataType::FixedSizeList(child, width) => format!("{}[{width}]", shown(child.data_type())),
         other if other.is_primitive() || *other == DataType::Utf8 => {
             other.to_string().to_lowercase()
         }
@@ -42,7 +43,7 @@ pub(in crate::stage) fn shown(data_type: &DataType) -> String {
     }
 }
 
-/// The nearest of the model's names, or all of them.
+/// Returns a hint with the model's name that is nearest to `given`, or with all of its names.
 pub(in crate::stage) fn did_you_mean<'a>(
     given: &str,
     known: impl IntoIterator<Item = &'a str> + Clone,
@@ -53,7 +54,8 @@ pub(in crate::stage) fn did_you_mean<'a>(
     )
 }
 
-/// The models with their names: the members of an ensemble are alike, and say the same of the properties `agree`.
+/// Returns the models that `files` names, with their names. All of them must have the same inputs
+/// and outputs, and the same values of the metadata properties `agree`.
 pub(in crate::stage) fn specs(
     files: &Files,
     agree: &[&str],
@@ -87,11 +89,11 @@ pub(in crate::stage) fn specs(
         .map(load)
         .collect::<Result<_, _>>()?;
     let Some(first) = specs.first() else {
-        return Err(Misfit::new("`model` lists no model")
+        return Err(Misfit::new("`model` lists no file")
             .help("give a path, or a list of paths for an ensemble")
             .at("model"));
     };
-    // The batch axis is whatever the export made of it.
+    // The batch axis may differ, because it depends on how a model was exported.
     let alike = |one: &[Port], other: &[Port]| {
         let rows = |port: &Port| port.shape.get(1..).map(<[_]>::to_vec);
         one.len() == other.len()
@@ -107,7 +109,8 @@ pub(in crate::stage) fn specs(
         ] {
             if !alike(one, other) {
                 let message = format!(
-                    "the members of an ensemble need the same {what}: `{}` has {}, `{}` has {}",
+                    "the models of an ensemble must have the same {what}, but `{}` has {}, and \
+                     `{}` has {}",
                     names[0],
                     quoted(one),
                     names[index],
@@ -123,10 +126,10 @@ pub(in crate::stage) fn specs(
             let said = |spec: &Spec| {
                 spec.metadata
                     .get(*key)
-                    .map_or_else(|| "nothing".to_owned(), |value| format!("`{value}`"))
+                    .map_or_else(|| "no value".to_owned(), |value| format!("`{value}`"))
             };
             let message = format!(
-                "the members of an ensemble disagree on `{key}`: `{}` says {}, `{}` says {}",
+                "the models of an ensemble must agree on `{key}`, but `{}` has {}, and `{}` has {}",
                 names[0],
                 said(first),
                 names[index],
@@ -138,7 +141,7 @@ pub(in crate::stage) fn specs(
     Ok((names, specs))
 }
 
-/// A property of the model file, read as `T`.
+/// Reads a metadata property of the model file as `T`; `None` if the file does not have it.
 pub(in crate::stage) fn property<T>(
     spec: &Spec,
     key: &str,
@@ -149,20 +152,21 @@ pub(in crate::stage) fn property<T>(
     };
     let wrong = || {
         Misfit::new(format!(
-            "the model's metadata says `{key}` is `{text}`, which makes no sense"
+            "the model's metadata has an invalid `{key}`: `{text}`"
         ))
-        .help("give the option in the pipeline, or export the model again")
+        .help("set the option in the pipeline, or export the model again")
         .at("model")
     };
     read(text.trim()).map(Some).ok_or_else(wrong)
 }
 
-/// A misfit of an option where the user gave it, and of the model where it came from there.
+/// Returns a misfit of the option if the user gave it, else of the model that the value came from.
 pub(in crate::stage) fn blame(given: bool, option: &str, message: String) -> Misfit {
     Misfit::new(message).at(if given { option } else { "model" })
 }
 
-/// Rows of a batch: what is asked for, what the model insists on, or the runtime's constant.
+/// Returns the number of rows per batch: the one given, the one that the model requires, or the
+/// runtime's default.
 pub(in crate::stage) fn batch(
     given: Option<usize>,
     spec: &Spec,
@@ -176,14 +180,14 @@ pub(in crate::stage) fn batch(
             .map(|rows| (rows, port))
     });
     match (given, fixed) {
-        (Some(0), _) => Err(Misfit::new("`batch` is 0").help("at least 1").at("batch")),
+        (Some(0), _) => Err(Misfit::new("`batch` must be at least 1, not 0").at("batch")),
         (Some(batch), Some((rows, port))) if batch != rows => Err(Misfit::new(format!(
-            "`batch` is {batch}, and the model takes exactly {rows} rows: `{port}`"
+            "`batch` is {batch}, but the model's batch size is {rows}: `{port}`"
         ))
-        .help("leave `batch` out, or export the model with a free batch axis")
+        .help("remove `batch`, or export the model with a dynamic batch axis")
         .at("batch")),
         (_, Some((0, port))) => {
-            Err(Misfit::new(format!("the model takes batches of no rows: `{port}`")).at("model"))
+            Err(Misfit::new(format!("the model's batch size is 0: `{port}`")).at("model"))
         }
         (Some(batch), _) => Ok(batch),
         (None, Some((rows, _))) => Ok(rows),
@@ -191,14 +195,15 @@ pub(in crate::stage) fn batch(
     }
 }
 
-/// Values of one row of a port; `None` where an axis is free.
+/// Returns the number of values of one row with these axes; `None` if an axis is free.
 pub(in crate::stage) fn cells(axes: &[Option<usize>]) -> Option<usize> {
     axes.iter()
         .copied()
         .try_fold(1, |cells: usize, size| cells.checked_mul(size?))
 }
 
-/// Shape of one row of a port that is to hold `cells` values: at most one axis is free.
+/// Returns the shape of one row of a port that must hold `wanted` values; at most one of its axes
+/// may be free.
 pub(in crate::stage) fn row_shape(port: &Port, wanted: usize) -> Option<Vec<usize>> {
     let Some(axes) = port.shape.get(1..) else {
         return Some(vec![wanted]);
@@ -215,7 +220,8 @@ pub(in crate::stage) fn row_shape(port: &Port, wanted: usize) -> Option<Vec<usiz
     }
 }
 
-/// Values of a row of a column that can feed a model; `None` for any other type.
+/// Returns the element type of a column that can feed a model, and the number of values per row;
+/// `None` for any other type.
 pub(in crate::stage) fn numbers(data_type: &DataType) -> Option<(&DataType, usize)> {
     let (element, size) = match data_type {
         DataType::FixedSizeList(child, size) => (child.data_type(), usize::try_from(*size).ok()?),
@@ -224,7 +230,8 @@ pub(in crate::stage) fn numbers(data_type: &DataType) -> Option<(&DataType, usiz
     (element.is_numeric() || *element == DataType::Boolean).then_some((element, size))
 }
 
-/// Whether values of `element` may be fed into `port`: into floating point all, into integers only integers.
+/// Whether values of `element` can feed `port`. Floating-point inputs take any number, integer
+/// inputs only integers.
 pub(in crate::stage) fn feeds(element: &DataType, port: &Port) -> bool {
     match port.element {
         Element::F32 | Element::F64 => true,
@@ -235,7 +242,7 @@ pub(in crate::stage) fn feeds(element: &DataType, port: &Port) -> bool {
     }
 }
 
-/// Checks that `given` names the model's inputs, each and no other.
+/// Returns an error unless `given` names each input of the model and nothing else.
 pub(in crate::stage) fn check_inputs<'a>(
     given: impl Iterator<Item = &'a str> + Clone,
     ports: &[Port],
@@ -257,18 +264,22 @@ pub(in crate::stage) fn check_inputs<'a>(
     if missing.is_empty() {
         return Ok(());
     }
-    let message = format!(
-        "the model's {} {} not fed",
-        quoted(&missing),
-        if missing.len() == 1 { "is" } else { "are" }
-    );
-    Err(Misfit::new(message)
-        .help("give an SQL expression over steps, such as `observation`")
-        .at("inputs"))
+    let inputs = if missing.len() == 1 {
+        "input"
+    } else {
+        "inputs"
+    };
+    Err(Misfit::new(format!(
+        "nothing feeds the model's {inputs} {}",
+        quoted(&missing)
+    ))
+    .help("give each input an SQL expression over steps, such as `observation`")
+    .at("inputs"))
 }
 
-/// Feeds `port` with the expression `sql`, `next` and `prev` in it following `along`, and with the window (past, future,
-/// edge) of it where there is one. Gives the input and the shape of one row of it.
+/// Binds the expression `sql` to `port`, or a window (past, future, edge) of it. Beyond the ends of
+/// a trajectory, `next` and `prev` follow `along`. Returns the input and the shape of one of its
+/// rows.
 pub(in crate::stage) fn input(
     sql: &str,
     port: &Port,
@@ -280,14 +291,14 @@ pub(in crate::stage) fn input(
     let found = expression.data_type().clone();
     let Some((element, width)) = numbers(&found) else {
         let message = format!(
-            "`{sql}` is {}, which cannot be fed to the model's input `{port}`",
+            "`{sql}` is {}, which cannot feed the model's input `{port}`",
             shown(&found)
         );
-        return Err(Misfit::new(message).help("it takes numbers and vectors of numbers"));
+        return Err(Misfit::new(message).help("give a number or a vector of numbers"));
     };
     if !feeds(element, port) {
         return Err(Misfit::new(format!(
-            "`{sql}` is {}, and the model's input is `{port}`",
+            "`{sql}` is {}, but the model's input is `{port}`",
             shown(&found)
         )));
     }
@@ -305,12 +316,17 @@ pub(in crate::stage) fn input(
             .checked_mul(width)
     });
     let Some(shape) = cells.and_then(|cells| row_shape(port, cells)) else {
-        let of = window.map_or_else(String::new, |window| {
-            format!(" in a window of {}", window.length())
-        });
-        let cells = cells.map_or_else(|| "too many".to_owned(), |cells| cells.to_string());
+        let shown = shown(&found);
+        let row = match (window, cells) {
+            (None, _) => format!("`{sql}` is {shown}"),
+            (Some(window), Some(cells)) => format!(
+                "a window of length {} over `{sql}` ({shown}) has width {cells}",
+                window.length()
+            ),
+            (Some(_), None) => format!("a window over `{sql}` ({shown}) is too wide"),
+        };
         return Err(Misfit::new(format!(
-            "`{sql}` has {cells} values a step{of}, and the model's input is `{port}`"
+            "{row}, but the model's input is `{port}`"
         )));
     };
     Ok((

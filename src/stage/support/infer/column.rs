@@ -1,4 +1,4 @@
-//! Columns of a chunk on their way into a model.
+//! Columns of a block, in the types of a model's inputs.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::windows::{Slot, Span, Window, fill, gather};
 use crate::error::{Error, Result};
 use crate::model::{DataMut, Element};
 
-/// A column on the way into a model: values of every row of a chunk, and which rows have none.
+/// Values of a column for every row of a block, in the type of a model's input, and its null rows.
 pub(in crate::stage) struct Column {
     pub(in crate::stage) values: Values,
     pub(super) nulls: Option<NullBuffer>,
@@ -27,7 +27,7 @@ pub(in crate::stage) enum Values {
 }
 
 impl Column {
-    /// A vector or scalar column, cast once. A vector with a null in it counts as null.
+    /// Casts a column of vectors or scalars. A vector that contains a null counts as null.
     pub(in crate::stage) fn new(column: &ArrayRef, element: Element) -> Result<Column> {
         let (flat, width) = match column.data_type() {
             DataType::FixedSizeList(_, width) => {
@@ -94,7 +94,7 @@ impl Column {
             ),
             Element::Other => {
                 return Err(Error::failed(
-                    "a model's input has an element type that cannot be fed",
+                    "the model's input has an element type that trajmill cannot feed",
                 ));
             }
         };
@@ -128,7 +128,7 @@ impl Column {
             let size = slots.len() * cells;
             let out = out
                 .get_mut(..size)
-                .ok_or_else(|| Error::failed("a model's input is smaller than its batch"))?;
+                .ok_or_else(|| Error::failed("the model's input is smaller than a batch"))?;
             match window {
                 Some(window) => fill(window, spans, slots, values, out),
                 None => gather(cells, slots, values, out),
@@ -152,7 +152,7 @@ impl Column {
                 with(window, cells, spans, slots, values, out)
             }
             _ => Err(Error::failed(
-                "a model's input has another element type than the model said",
+                "the model's input does not have the element type that the model states",
             )),
         }
     }

@@ -1,8 +1,8 @@
-//! Running models over the steps of a chunk: what `label` and `score` share.
+//! Running models over the steps of a block.
 //!
-//! [`bind`] holds what a pipeline says of a model against what the model says of itself, [`column`] turns columns into the
-//! model's types, [`windows`] lays windows into its inputs. What is here runs an ensemble in batches of one fixed size,
-//! filled across trajectories in order.
+//! [`bind`] binds the options that describe a model to what the model states, [`column`] converts
+//! columns to the model's types, and [`windows`] copies windows into its inputs. This file runs an
+//! ensemble in batches of one fixed size, filled across trajectories in order.
 
 pub(in crate::stage) mod bind;
 mod column;
@@ -23,28 +23,32 @@ use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec};
 
 pub(in crate::stage) use column::{Column, Values};
 
-/// Where one input of a model comes from.
+/// What feeds one input of a model.
 pub(in crate::stage) struct Input {
     /// Name of the input in the graph.
     pub(in crate::stage) name: String,
-    /// Its value at one step: a column, or an expression over columns.
+    /// Value at one step: a column, or an expression over columns.
     pub(in crate::stage) expression: Expression,
-    /// Element type that the model wants.
+    /// Element type of the model's input.
     pub(in crate::stage) element: Element,
-    /// Values of one step.
+    /// Number of values of one step.
     pub(in crate::stage) width: usize,
-    /// The steps around a row that the model sees at once; the row alone where there is none.
+    /// Steps around a row that the model sees together; `None` for the row alone.
     pub(in crate::stage) window: Option<Window>,
 }
 
 impl Input {
-    /// Values of one row of the input.
+    /// Returns the number of values of one row of the input.
     fn cells(&self) -> usize {
         self.window.map_or(self.width, |window| window.cells())
     }
 }
 
-/// The columns that feed a model, one per input.
+/// Returns the columns that feed a model, one per input.
+///
+/// # Errors
+/// Returns an error, which names the input, if an expression fails or a value does not fit the
+/// model's type.
 pub(in crate::stage) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<Column>> {
     let column = |input: &Input| {
         Column::new(
@@ -58,7 +62,7 @@ pub(in crate::stage) fn columns(inputs: &[Input], chunk: &Chunk) -> Result<Vec<C
         .collect()
 }
 
-/// Rows of the chunk's trajectories.
+/// Returns the rows of the block's trajectories.
 pub(in crate::stage) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Span> {
     let span = |rows: std::ops::Range<usize>| {
         let has_final = !rows.is_empty() && is_final.value(rows.end - 1);
@@ -71,7 +75,7 @@ pub(in crate::stage) fn spans(chunk: &Chunk, is_final: &BooleanArray) -> Vec<Spa
     chunk.spans().map(span).collect()
 }
 
-/// A row of those that `input` shows the model at `slot`, of which `column` knows no value.
+/// Returns the first row that `input` shows the model at `slot` and that is null in `column`.
 pub(in crate::stage) fn unknown(
     input: &Input,
     column: &Column,
@@ -91,17 +95,17 @@ pub(in crate::stage) fn unknown(
 /// One or more models with the same inputs and outputs, ready to run.
 pub(in crate::stage) struct Ensemble {
     runtime: Arc<Runtime>,
-    /// The members.
+    /// The models.
     pub(in crate::stage) specs: Vec<Spec>,
-    /// Their paths as the pipeline has them.
+    /// Paths of the models as the pipeline names them.
     names: Vec<String>,
-    /// How they are opened.
+    /// Batch size, input shapes and outputs with which they are opened.
     pub(in crate::stage) geometry: Geometry,
     pools: OnceLock<Vec<Pool>>,
 }
 
 impl Ensemble {
-    /// The models `specs`, which the pipeline calls `names`.
+    /// Creates an ensemble of the models `specs`, which the pipeline calls `names`.
     pub(in crate::stage) fn new(
         runtime: &Arc<Runtime>,
         names: Vec<String>,
@@ -117,11 +121,11 @@ impl Ensemble {
         }
     }
 
-    /// Loads the models for so many threads.
+    /// Loads the models for `workers` threads.
     pub(in crate::stage) fn prepare(&self, workers: usize) -> Result<()> {
         if self.pools.get().is_none() {
             let open = |spec| self.runtime.open(spec, &self.geometry, workers);
-            // Where another thread was faster, its pools are as good.
+            // If another thread was faster, its pools are as good.
             let _ = self
                 .pools
                 .set(self.specs.iter().map(open).collect::<Result<_>>()?);
@@ -129,7 +133,7 @@ impl Ensemble {
         Ok(())
     }
 
-    /// What predictions depend on besides options and data.
+    /// Returns what predictions depend on besides options and data, for the fingerprint.
     pub(in crate::stage) fn depends(&self) -> BTreeMap<String, String> {
         let models = self
             .names
@@ -151,8 +155,9 @@ impl Ensemble {
         models.chain(runtime).chain(precision).collect()
     }
 
-    /// Runs every member at `slots`, in batches of the fixed size across trajectories, and appends what output `index` of
-    /// the geometry gives to `made[index]`: by member, then slot. `cells` are the values of a slot in each output.
+    /// Runs every model at `slots`, in batches of the fixed size across trajectories, and appends
+    /// the values of output `index` of the geometry to `made[index]`, ordered by model and slot.
+    /// `cells[index]` is the number of values per slot.
     pub(in crate::stage) fn predict(
         &self,
         inputs: &[Input],
@@ -165,7 +170,7 @@ impl Ensemble {
         let pools = self
             .pools
             .get()
-            .ok_or_else(|| Error::failed("the model was not loaded"))?;
+            .ok_or_else(|| Error::failed("the models are not loaded"))?;
         for (pool, spec) in pools.iter().zip(&self.specs) {
             for slots in slots.chunks(self.geometry.batch) {
                 let batch = |session: &mut Session| {
@@ -197,14 +202,14 @@ impl Ensemble {
     }
 }
 
-/// Copies the first `size` values of a model's output, which has to have `batch` of them.
+/// Appends the first `size` values of a model's output, which must have `batch` values, to `into`.
 fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Result<()> {
     if output.len() != batch {
         return Err(Error::failed(format!(
-            "the model's output has {} values where a batch has {batch}",
+            "the model's output has {} values, but a batch should have {batch}",
             output.len()
         ))
-        .hint("the shape that the model states for its output is not the one it gives"));
+        .hint("the output does not have the shape that the model states: export the model again"));
     }
     match output {
         Data::F32(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
@@ -216,7 +221,7 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
     Ok(())
 }
 
-/// Names a row of a chunk to a person.
+/// Returns the place of a row for messages, such as `trajectory 7, step 1`.
 pub(in crate::stage) fn place(chunk: &Chunk, span: usize, row: usize) -> String {
     let id = chunk.ids().ok().and_then(|ids| ids.get(span).copied());
     id.map_or_else(
@@ -225,7 +230,7 @@ pub(in crate::stage) fn place(chunk: &Chunk, span: usize, row: usize) -> String 
     )
 }
 
-/// Names a row of a trajectory to a person.
+/// Returns the step of a row for messages, such as `step 1`.
 pub(in crate::stage) fn step_of(chunk: &Chunk, row: usize) -> String {
     let steps = chunk
         .steps

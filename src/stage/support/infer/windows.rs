@@ -1,31 +1,34 @@
-//! Windows of observations, assembled straight into a model's input.
+//! Windows of observations, copied straight into a model's input.
 //!
-//! A window at a row reaches from `past` rows before it to `future` rows after it, and never out of its trajectory.
-//! Where all of it is known it is one contiguous copy; what stands for the rest is the edge policy's affair.
+//! A window at a row reaches from `past` rows before it to `future` rows after it, and never leaves
+//! its trajectory. If all of it is known, it is one contiguous copy; [`Edge`] says what stands for
+//! the rest.
 
 use std::ops::Range;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What stands for observations before the first and after the last known one of a trajectory.
+/// What stands for observations beyond the ends of a trajectory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::stage) enum Edge {
     /// The nearest known observation.
     #[default]
     Repeat,
-    /// Zeros, in the model's input as they are.
+    /// Zeros, fed to the model as they are.
     Zero,
-    /// Nothing: such actions stay null, and are counted.
+    /// Nothing: these actions stay null and are counted.
     Skip,
-    /// What the reference implementation of SS-ORL does: with a past, the final observation is not looked at, and what
-    /// is known of a window stands at its right, after zeros, so that every slot of the last step is one late.
+    /// What the reference implementation of SS-ORL does. With `past` above 0, it ignores the final
+    /// observation and puts the known part of a window at its end, after zeros, so that every
+    /// observation in the window of the last step is one place late. With `past` 0, it is the same
+    /// as `repeat`.
     Ssorl,
 }
 
 impl Edge {
-    /// The policy's name in pipelines and in the metadata of models.
+    /// Returns the name in pipelines and in the metadata of models.
     pub(in crate::stage) fn name(self) -> &'static str {
         match self {
             Edge::Repeat => "repeat",
@@ -40,64 +43,66 @@ impl Edge {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::stage) struct WindowOptions {
-    /// Observations before the step's own.
+    /// Number of observations before the step's own.
     pub(in crate::stage) past: Option<usize>,
-    /// Observations after the step's own.
+    /// Number of observations after the step's own.
     pub(in crate::stage) future: Option<usize>,
-    /// What stands for observations before the first and after the last known one; `repeat` where not given.
+    /// What stands for observations beyond the ends of a trajectory. Default: `repeat`, unless the
+    /// model's metadata says otherwise.
     pub(in crate::stage) edge: Option<Edge>,
 }
 
-/// Shape and edge policy of a window.
+/// Shape and edge of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::stage) struct Window {
-    /// Observations before the row's own.
+    /// Number of observations before the row's own.
     pub(in crate::stage) past: usize,
-    /// Observations after the row's own.
+    /// Number of observations after the row's own.
     pub(in crate::stage) future: usize,
-    /// Values of one observation.
+    /// Number of values of one observation.
     pub(in crate::stage) width: usize,
-    /// What stands for what is not known.
+    /// What stands for observations beyond the ends of the trajectory.
     pub(in crate::stage) edge: Edge,
 }
 
-/// Rows of one trajectory in a chunk.
+/// Rows of one trajectory in a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::stage) struct Span {
     /// First row.
     pub(in crate::stage) start: usize,
-    /// End of the rows that are steps: the final observation, where known, is the row at this place.
+    /// One past the last step, where the final observation is, if it is known.
     pub(in crate::stage) steps: usize,
-    /// End of the rows that are known observations.
+    /// One past the last known observation.
     pub(in crate::stage) end: usize,
 }
 
 /// A row to predict at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::stage) struct Slot {
-    /// The row in the chunk.
+    /// The row in the block.
     pub(in crate::stage) row: usize,
     /// Index of its trajectory's span.
     pub(in crate::stage) span: usize,
 }
 
 impl Window {
-    /// Observations in a window.
+    /// Returns the number of observations in a window.
     pub(in crate::stage) fn length(&self) -> usize {
         self.past + 1 + self.future
     }
 
-    /// Values in a window.
+    /// Returns the number of values in a window.
     pub(in crate::stage) fn cells(&self) -> usize {
         self.length() * self.width
     }
 
-    /// Whether the window at `row` lies within what is known of its trajectory.
+    /// Whether all observations of the window at `row` are known.
     pub(in crate::stage) fn fits(&self, span: &Span, row: usize) -> bool {
         row >= span.start + self.past && row + self.future < self.known(span).end
     }
 
-    /// Rows whose observations windows may hold. The reference knows no final observation, except where there is no past.
+    /// Returns the rows that windows may hold. The reference implementation ignores the final one
+    /// if there is a past.
     fn known(&self, span: &Span) -> Range<usize> {
         let end = if self.edge == Edge::Ssorl && self.past > 0 {
             span.steps
@@ -108,12 +113,13 @@ impl Window {
     }
 }
 
-/// Writes the windows at `slots`, one after another and oldest observation first, into `out`, which holds exactly them.
-/// `values` are the observations of the whole chunk.
+/// Writes the windows at `slots` one after another into `out`, which has exactly their size, oldest
+/// observation first. `values` are the observations of the whole block.
 ///
-/// `Edge::Ssorl` with a past: the window is cut to the steps of the trajectory, final observation left out, and what
-/// remains stands at the right, after zeros. At the last step, which has no next observation, every slot is so one late.
-/// With no past it is [`Edge::Repeat`]: the next observation of the last step is the final one where it is known.
+/// [`Edge::Ssorl`] with a past cuts the window to the steps of the trajectory, without the final
+/// observation, and puts the remainder at the end of the window, after zeros. The last step has no
+/// next observation, so every observation of its window is one place late. Without a past, it is
+/// the same as [`Edge::Repeat`].
 pub(in crate::stage) fn fill<T: Copy + Default>(
     window: &Window,
     spans: &[Span],
@@ -137,7 +143,7 @@ pub(in crate::stage) fn fill<T: Copy + Default>(
         let first = slot.row - (window.past - before);
         let last = (slot.row + window.future + 1).min(known.end);
         let own = &values[first * width..last * width];
-        // Where what is known of the window stands in it.
+        // Offset of the known part in the window.
         let place = match window.edge {
             Edge::Ssorl if window.past > 0 => out.len() - own.len(),
             _ => before * width,
@@ -162,7 +168,8 @@ pub(in crate::stage) fn fill<T: Copy + Default>(
     }
 }
 
-/// Writes the rows at `slots` of a column with `width` values a row into `out`, which holds exactly them.
+/// Writes the rows at `slots` of a column of `width` values per row into `out`, which has exactly
+/// their size.
 pub(in crate::stage) fn gather<T: Copy>(width: usize, slots: &[Slot], values: &[T], out: &mut [T]) {
     for (slot, out) in slots.iter().zip(out.chunks_exact_mut(width.max(1))) {
         out.copy_from_slice(&values[slot.row * width..(slot.row + 1) * width]);
@@ -175,7 +182,8 @@ mod tests {
 
     use super::*;
 
-    /// The window at step `t` of a trajectory alone, said observation by observation; `None` where it is skipped.
+    /// Returns the window at step `t` of one trajectory, built observation by observation; `None`
+    /// if it is skipped.
     fn naive(
         window: &Window,
         steps: &[Vec<f32>],
@@ -185,7 +193,8 @@ mod tests {
         let zero = vec![0.0; window.width];
         let (k, n) = (window.past as i64, steps.len() as i64);
         if window.edge == Edge::Ssorl && k > 0 {
-            // The reference: the slice of states, padded on the left up to k + 2 of them.
+            // The reference implementation pads the slice of states on the left, up to k + 2 of
+            // them.
             let mut slots: Vec<Vec<f32>> = (t as i64 - k..=t as i64 + 1)
                 .filter(|s| (0..n).contains(s))
                 .map(|s| steps[s as usize].clone())
@@ -225,7 +234,8 @@ mod tests {
         ) {
             let future = if edge == Edge::Ssorl { 1 } else { future };
             let window = Window { past, future, width, edge };
-            // Every value differs from every other and from zero, so that one from elsewhere is seen.
+            // All values differ from each other and from zero, so that a value from elsewhere
+            // shows.
             let mut values: Vec<f32> = Vec::new();
             let (mut spans, mut expected, mut slots) = (Vec::new(), Vec::new(), Vec::new());
             for (index, (length, has_final)) in lengths.iter().enumerate() {

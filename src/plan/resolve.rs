@@ -11,6 +11,7 @@ use super::sources::{self, Foreign};
 use super::{Fingerprint, Lesson, Phase, Placed, Plan, Sink};
 use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::chunk::with_field;
+use crate::dataset::manifest::TOOL;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, layout, write};
 use crate::error::Result;
@@ -70,7 +71,7 @@ pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
         train::Device::Cpu
     };
     let mut fingerprint = Fingerprint::default();
-    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    fingerprint.set("tool", TOOL);
     for (index, source) in sources.iter().enumerate() {
         fingerprint.set(format!("source {}", index + 1), &source.hash);
         if let Some(decoded) = &source.decoded {

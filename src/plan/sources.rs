@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::Fingerprint;
 use super::resolve::carried;
 use crate::config::{Diagnostic, Input, PipelineFile};
-use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
+use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Dataset, layout, write};
 use crate::error::{Error, Result};
@@ -158,7 +158,7 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
     let own = input.format.as_deref() == Some(OWN)
         || (input.format.is_none() && (layout::manifest(&path).exists() || !path.exists()));
     let mut fingerprint = Fingerprint::default();
-    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    fingerprint.set("tool", TOOL);
     if own {
         if let Some(name) = input
             .options

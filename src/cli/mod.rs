@@ -19,6 +19,7 @@ mod schema;
 mod sql;
 mod validate;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -100,7 +101,9 @@ pub fn main() -> u8 {
     };
     // A panic is reported once, as an error: by the worker that caught it, or here.
     std::panic::set_hook(Box::new(|_| {}));
-    let done = std::panic::catch_unwind(|| dispatch(&matches)).unwrap_or_else(|payload| {
+    // Nothing of the arguments is used after a panic.
+    let run = AssertUnwindSafe(|| dispatch(&matches));
+    let done = std::panic::catch_unwind(run).unwrap_or_else(|payload| {
         Err(Error::failed(format!(
             "trajmill stopped unexpectedly: {}",
             said(payload.as_ref())

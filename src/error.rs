@@ -1,7 +1,9 @@
 //! The one public error: what went wrong in a sentence, what to do about it, and which exit code it means.
 //!
 //! There are few kinds and no variant per call site: nobody matches on those. A message names the place (file, shard,
-//! column, row) and a hint names the remedy; rendering is `cli::report`'s.
+//! column, row) and a hint names the remedy; rendering is `cli::print`'s.
+
+pub mod wording;
 
 use std::fmt;
 

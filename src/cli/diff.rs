@@ -1,49 +1,63 @@
-//! `diff`: what is not the same in two datasets, such as before and after a relabel.
+//! `trajmill diff`: the differences between two datasets.
 
 use std::path::PathBuf;
 
 use super::progress::Busy;
-use super::report;
+use super::{Command, print};
 use crate::dataset::Dataset;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::format::diff;
 
-/// What `diff` takes.
+/// Show how two datasets differ, for example before and after relabelling
 #[derive(Debug, clap::Args)]
-pub(super) struct DiffArgs {
-    /// The dataset before
+pub(super) struct Diff {
+    /// Dataset before the change
     first: PathBuf,
-    /// The dataset after
+    /// Dataset after the change
     second: PathBuf,
-    /// Print what was found as JSON
+    /// Print the differences as JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: &DiffArgs) -> Result<()> {
-    let busy = Busy::with(format!(
-        "comparing {} and {}",
-        args.first.display(),
-        args.second.display()
-    ));
-    let found = diff::diff(Dataset::open(&args.first)?, Dataset::open(&args.second)?)?;
-    drop(busy);
-    if args.json {
-        report::print(
-            &serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?,
-        );
-        return Ok(());
+impl Command for Diff {
+    const NAME: &'static str = "diff";
+
+    fn run(&self) -> Result<()> {
+        let busy = Busy::with(format!(
+            "comparing {} and {}",
+            self.first.display(),
+            self.second.display()
+        ));
+        let found = diff::diff(Dataset::open(&self.first)?, Dataset::open(&self.second)?)?;
+        drop(busy);
+        let text = if self.json {
+            serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?
+        } else {
+            lines(&found).join("\n")
+        };
+        print::line(&text);
+        Ok(())
     }
-    let mut lines = Vec::new();
+}
+
+fn lines(found: &diff::Diff) -> Vec<String> {
     let counts = &found.trajectories;
-    lines.push(format!(
-        "trajectories: {} the same, {} changed, {} only before, {} only after",
-        counts.same, counts.changed, counts.only_first, counts.only_second
-    ));
-    lines.push(format!(
-        "rows: {} before, {} after",
-        found.rows[0], found.rows[1]
-    ));
+    let mut lines = vec![
+        format!(
+            "trajectories: {} the same, {} changed, {} only before, {} only after",
+            number(counts.same),
+            number(counts.changed),
+            number(counts.only_first),
+            number(counts.only_second)
+        ),
+        format!(
+            "rows: {} before, {} after",
+            number(found.rows[0]),
+            number(found.rows[1])
+        ),
+    ];
     for (names, what) in [
         (&found.removed, "only before"),
         (&found.added, "only after"),
@@ -57,39 +71,36 @@ pub(super) fn run(args: &DiffArgs) -> Result<()> {
     }
     if found.other_length > 0 {
         lines.push(format!(
-            "{} trajectories have another length: their rows are not compared",
-            found.other_length
+            "{} with a different length: not compared row by row",
+            count(found.other_length, "trajectory")
         ));
     }
     for (name, rows) in &found.changed_rows {
-        lines.push(format!("{name}: {rows} rows differ"));
+        let differ = if *rows == 1 { "differs" } else { "differ" };
+        lines.push(format!("{name}: {} {differ}", count(*rows, "row")));
     }
-    for (dimension, moved) in found
-        .actions
-        .iter()
-        .enumerate()
-        .filter(|(_, moved)| moved.steps > 0)
-    {
-        let [half, most, nearly] = moved.quantiles;
-        lines.push(format!(
-            "|Δ action[{dimension}]|: {} steps, mean {:.4}, half {half:.4}, 90 % {most:.4}, 99 % {nearly:.4}, greatest {:.4}",
-            moved.steps, moved.mean, moved.max
-        ));
+    for (dimension, moved) in found.actions.iter().enumerate() {
+        if moved.steps > 0 {
+            let [median, ninth, nearly] = moved.quantiles;
+            lines.push(format!(
+                "|Δ action[{dimension}]|: {}, mean {:.4}, median {median:.4}, 90 % {ninth:.4}, \
+                 99 % {nearly:.4}, max {:.4}",
+                count(moved.steps, "step"),
+                moved.mean,
+                moved.max
+            ));
+        }
     }
-    for (dimension, moved) in found
-        .actions
-        .iter()
-        .enumerate()
-        .filter(|(_, moved)| moved.non_finite > 0)
-    {
-        lines.push(format!(
-            "action[{dimension}]: {} steps where one value is not finite and the other differs",
-            moved.non_finite
-        ));
+    for (dimension, moved) in found.actions.iter().enumerate() {
+        if moved.non_finite > 0 {
+            lines.push(format!(
+                "action[{dimension}]: {} with different values, one of which is not finite",
+                count(moved.non_finite, "step")
+            ));
+        }
     }
     for (change, steps) in &found.provenance {
-        lines.push(format!("actions {change}: {steps} steps"));
+        lines.push(format!("actions {change}: {}", count(*steps, "step")));
     }
-    report::print(&lines.join("\n"));
-    Ok(())
+    lines
 }

@@ -1,155 +1,112 @@
-//! `export`: a dataset of this tool in the format that a trainer loads, whole or not at all.
+//! `trajmill export`: a dataset in the format that a trainer loads.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
+use super::arguments::{formats, word};
 use super::progress::Progress;
-use super::report;
-use crate::commit::{self, Existing, Staging, existing};
-use crate::dataset::{Dataset, layout};
-use crate::error::{Error, Result};
+use super::{Command, interruptible, print};
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::error::wording::count;
 use crate::format::{self, Frames, Unlabelled, WriteOptions, video};
-use crate::plan::Fingerprint;
-use crate::run::Watch;
+use crate::run::{self, Monitor};
 
-/// What `export` takes.
+/// Export a dataset to the format that a trainer loads, such as D4RL, Minari or LeRobot
 #[derive(Debug, clap::Args)]
-pub(super) struct ExportArgs {
-    /// The dataset
+pub(super) struct Export {
+    /// Dataset to export
     dataset: PathBuf,
-    /// The file or directory to write
+    /// File or directory to write
     output: PathBuf,
-    /// Format to write, such as d4rl or minari; a wrong one is answered with all of them
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        help = format!("Format to write: {}", formats(|format| format.write.is_some()))
+    )]
     to: String,
-    /// Steps without an action, where the format cannot leave one out: refuse, drop or fill
-    #[arg(long, default_value = "refuse", value_parser = super::word::<Unlabelled>)]
+    /// Steps without an action, in a format that cannot store them: `refuse` to export, `drop` the
+    /// steps, or `fill` in the value of --fill
+    #[arg(long, value_name = "HOW", default_value = "refuse", value_parser = word::<Unlabelled>)]
     unlabelled: Unlabelled,
-    /// Value of every dimension of an action that is filled in
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    /// Value for every dimension of an action that is filled in
+    #[arg(
+        long,
+        value_name = "VALUE",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     fill: f64,
-    /// Name that the loader knows the dataset by, such as mujoco/hopper/medium-v0
+    /// Name under which the loader finds the dataset, for example mujoco/hopper/medium-v0
     #[arg(long)]
     name: Option<String>,
-    /// Environment that the data come from, such as Hopper-v5
+    /// Environment that the data come from, for example Hopper-v5
     #[arg(long)]
     env: Option<String>,
     /// Steps per second
     #[arg(long)]
     fps: Option<u32>,
-    /// Robot that the data come from
+    /// Robot that the data come from, for example so101_follower
     #[arg(long)]
     robot: Option<String>,
-    /// Text of the task, for trajectories that have none of their own
-    #[arg(long)]
+    /// Description of the task, for trajectories without one of their own
+    #[arg(long, value_name = "TEXT")]
     task: Option<String>,
-    /// Frames of the videos that columns refer to: reference to leave it at that; array or png to decode them
-    #[arg(long, default_value = "reference", value_parser = super::word::<Frames>)]
+    /// Frames of videos that the dataset refers to: `reference` keeps the references, `array` and
+    /// `png` decode the frames
+    #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
-    /// The LeRobot dataset that references to videos are relative to
-    #[arg(long, value_name = "FOLDER")]
+    /// LeRobot dataset that the references to videos are relative to; needs `--frames array` or
+    /// `--frames png`
+    #[arg(long, value_name = "DIRECTORY")]
     videos: Option<PathBuf>,
-    /// Replace a different output at the same path
+    /// Replace an export at the same path that was made from different inputs
     #[arg(long)]
     overwrite: bool,
 }
 
-pub(super) fn run(args: &ExportArgs) -> Result<()> {
-    let format = format::export::writable(&args.to)?;
-    let dataset = video::decoded(
-        Dataset::open(&args.dataset)?,
-        args.frames,
-        args.videos.as_deref(),
-    )?;
-    let options = WriteOptions {
-        unlabelled: args.unlabelled,
-        fill: args.fill,
-        name: args.name.clone(),
-        env: args.env.clone(),
-        fps: args.fps,
-        robot: args.robot.clone(),
-        task: args.task.clone(),
-        note: String::new(),
-    };
-    format::export::check(format, &options)?;
-    let mut fingerprint = Fingerprint::default();
-    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
-    fingerprint.set("source", &dataset.hash);
-    if let Some(decoded) = &dataset.decoded {
-        fingerprint.set("frames", decoded.by.depends());
-    }
-    let text = serde_json::to_string(&options).map_err(|error| Error::failed(error.to_string()))?;
-    fingerprint.set("export", format!("{} {text}", format.name));
-    let key = fingerprint.key();
-    let replace = match existing(&args.output)? {
-        Existing::Nothing => false,
-        Existing::Result { key: found, .. } if found == key => {
-            if layout::staging(&args.output).exists()
-                && let Ok(staging) = Staging::claim(&args.output, &[])
-            {
-                staging.discard()?;
+impl Command for Export {
+    const NAME: &'static str = "export";
+
+    fn run(&self) -> Result<()> {
+        let format = format::export::writable(&self.to)?;
+        let dataset = Dataset::open(&self.dataset)?;
+        let (trajectories, rows) = (dataset.trajectory_count(), dataset.rows());
+        let export = run::export::Export {
+            dataset: video::decoded(dataset, self.frames, self.videos.as_deref())?,
+            format,
+            options: WriteOptions {
+                unlabelled: self.unlabelled,
+                fill: self.fill,
+                name: self.name.clone(),
+                env: self.env.clone(),
+                fps: self.fps,
+                robot: self.robot.clone(),
+                task: self.task.clone(),
+                note: String::new(),
+            },
+            overwrite: self.overwrite,
+        };
+        let interrupted = interruptible()?;
+        let progress = Progress::new();
+        let monitor = Monitor {
+            watch: &progress,
+            interrupted: &interrupted,
+        };
+        let output = self.output.display();
+        match export.run(&self.output, monitor)? {
+            None => print::say(&format!(
+                "{output}: nothing to do, the export is up to date"
+            )),
+            Some(written) => {
+                print::say(&format!(
+                    "{output}: {}, {} as {}",
+                    count(trajectories, "trajectory"),
+                    count(rows, "row"),
+                    format.name
+                ));
+                print::elsewhere(&written);
             }
-            report::say(&format!(
-                "{}: nothing to do, it is there and made of the same things",
-                args.output.display()
-            ));
-            return Ok(());
         }
-        Existing::Result { .. } if args.overwrite => true,
-        Existing::Result { inputs, .. } => {
-            let changes = fingerprint.changes_since(&inputs);
-            let message = format!(
-                "{} exists and was made otherwise:\n    {}",
-                args.output.display(),
-                changes.join("\n    ")
-            );
-            return Err(Error::failed(message)
-                .hint("remove it, write to another path, or give --overwrite"));
-        }
-        Existing::Foreign => {
-            return Err(Error::failed(format!(
-                "{} exists and is not an output of trajmill",
-                args.output.display()
-            ))
-            .hint("write to another path, or remove it yourself"));
-        }
-    };
-    let note = commit::note(&fingerprint, &dataset.manifest)?;
-    let interrupted = super::interruptible()?;
-    let staging = Staging::claim(&args.output, &[])?;
-    let (trajectories, rows) = (dataset.trajectory_count(), dataset.rows());
-    let progress = Progress::new();
-    let name = args.output.display().to_string();
-    let watch = |read: Option<u64>| {
-        match read {
-            None => progress.begin(&name, rows),
-            Some(rows) => progress.advance(rows),
-        }
-        match interrupted.load(Ordering::Relaxed) {
-            true => Err(Error::interrupted("interrupted: nothing was written")
-                .hint("run the same command again to start over")),
-            false => Ok(()),
-        }
-    };
-    let options = WriteOptions { note, ..options };
-    let written = staging.foreign(&key).and_then(|to| {
-        format::export::export(format, dataset, &to, &options, &watch).map(|written| (to, written))
-    });
-    progress.end();
-    let (to, written) = match written {
-        Ok(written) => written,
-        Err(error) => {
-            // An export starts over, so nothing of a failed one is worth keeping; that it failed is what counts.
-            let _ = staging.discard();
-            return Err(error);
-        }
-    };
-    staging.publish(&to, replace)?;
-    report::say(&format!(
-        "{}: {trajectories} trajectories, {rows} rows as {}",
-        args.output.display(),
-        format.name
-    ));
-    report::elsewhere(&written);
-    Ok(())
+        Ok(())
+    }
 }

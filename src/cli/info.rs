@@ -1,70 +1,75 @@
-//! `info`: a dataset's manifest, statistics and lineage; with `--picture`, drawn; with `--verify`, every byte.
+//! `trajmill info`: what a dataset holds and how it was made; a picture of it; its hashes verified.
 
 use std::path::PathBuf;
 
-use rayon::prelude::*;
-
 use super::progress::Busy;
-use super::report::print;
+use super::{Command, picture, print};
+use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, store};
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
+use crate::format::quarantine;
+use crate::run::verify;
 
-/// What `info` takes.
+/// Show what a dataset holds and how it was made
 #[derive(Debug, clap::Args)]
-pub(super) struct InfoArgs {
-    /// The dataset's directory
+pub(super) struct Info {
+    /// Dataset directory
     dataset: PathBuf,
     /// Print the manifest as JSON
     #[arg(long)]
     json: bool,
-    /// Draw the stages' rows, returns and lengths into this file, as SVG
+    /// Draw rows per stage, returns and lengths as SVG into this file
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// Re-read every file and hold it against its checksum
+    /// Read every file and compare its hash with the manifest
     #[arg(long)]
     verify: bool,
 }
 
-pub(super) fn run(args: &InfoArgs) -> Result<()> {
-    let dataset = Dataset::open(&args.dataset)?;
-    if args.json {
-        print(String::from_utf8_lossy(&dataset.manifest.to_bytes()?).trim_end());
-    } else {
-        show(&dataset);
-    }
-    if let Some(path) = &args.picture {
-        store::replace(path, super::picture::draw(&dataset)?.as_bytes())?;
-        super::report::say(&format!("picture: {}", path.display()));
-    }
-    if args.verify {
-        let files: Vec<_> = dataset
-            .manifest
-            .shards
-            .iter()
-            .flat_map(|shard| [&shard.trajectories, &shard.steps])
-            .collect();
-        let busy = Busy::with(format!("reading {}", args.dataset.display()));
-        let failures: Vec<Error> = files
-            .par_iter()
-            .filter_map(|file| dataset.verify_file(file).err())
-            .collect();
-        drop(busy);
-        if !failures.is_empty() {
-            let list: Vec<String> = failures.iter().map(|error| error.message.clone()).collect();
-            return Err(Error::failed(format!(
-                "{} of {} files are not what they should be:\n    {}",
-                failures.len(),
-                files.len(),
-                list.join("\n    ")
-            ))
-            .hint("restore them from a copy, or make the dataset again"));
+impl Command for Info {
+    const NAME: &'static str = "info";
+
+    fn run(&self) -> Result<()> {
+        let dataset = Dataset::open(&self.dataset)?;
+        if self.json {
+            print::line(String::from_utf8_lossy(&dataset.manifest.to_bytes()?).trim_end());
+        } else {
+            show(&dataset);
         }
-        super::report::say(&format!(
-            "verified: {} files, every byte as the manifest says",
-            files.len()
-        ));
+        if let Some(path) = &self.picture {
+            store::replace(path, picture::draw(&dataset)?.as_bytes())?;
+            print::say(&format!("picture: {}", path.display()));
+        }
+        if self.verify {
+            verify(&dataset)?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+fn verify(dataset: &Dataset) -> Result<()> {
+    let busy = Busy::with(format!("reading {}", dataset.path.display()));
+    let files = verify::files(dataset);
+    drop(busy);
+    let failures: Vec<&str> = files
+        .iter()
+        .filter_map(|(_, verified)| verified.as_ref().err())
+        .map(|error| error.message.as_str())
+        .collect();
+    let total = count(files.len(), "file");
+    if failures.is_empty() {
+        print::say(&format!(
+            "verified: {total}, every hash matches the manifest"
+        ));
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{} of {total} differ from the manifest:\n    {}",
+        number(failures.len()),
+        failures.join("\n    ")
+    ))
+    .hint("restore the files from a copy, or make the dataset again"))
 }
 
 fn show(dataset: &Dataset) {
@@ -74,57 +79,65 @@ fn show(dataset: &Dataset) {
         .iter()
         .map(|shard| shard.steps.bytes + shard.trajectories.bytes)
         .sum();
-    print(&format!(
+    print::line(&format!(
         "{}  (format {}, by {})",
         dataset.path.display(),
         manifest.trajmill,
         manifest.tool
     ));
-    print(&format!(
+    print::line(&format!(
         "trajectories  {}, of which {} fully labelled",
-        statistics.trajectories, statistics.labelled
+        number(statistics.trajectories),
+        number(statistics.labelled)
     ));
-    print(&format!(
+    print::line(&format!(
         "ends          {} terminated, {} truncated",
-        statistics.terminated, statistics.truncated
+        number(statistics.terminated),
+        number(statistics.truncated)
     ));
-    print(&format!(
-        "rows          {} ({} steps) in {} shards, {:.1} MB",
-        statistics.rows,
-        statistics.steps,
-        manifest.shards.len(),
+    print::line(&format!(
+        "rows          {} ({}) in {}, {:.1} MB",
+        number(statistics.rows),
+        count(statistics.steps, "step"),
+        count(manifest.shards.len(), "shard"),
         bytes as f64 / 1e6
     ));
-    print(&format!(
+    print::line(&format!(
         "actions       {} recorded, {} proxy",
-        statistics.recorded_actions, statistics.proxy_actions
+        number(statistics.recorded_actions),
+        number(statistics.proxy_actions)
     ));
     if let Some(returns) = &statistics.returns {
-        print(&format!(
+        print::line(&format!(
             "return        {:.3} to {:.3}, mean {:.3}",
             returns.min,
             returns.max,
             returns.sum / returns.count as f64
         ));
     }
-    print("columns");
-    for column in &manifest.columns {
-        let kind = column.data_type.as_str();
-        print(&format!(
-            "  {}: {kind}{}",
-            column.name,
-            if column.nullable { ", may be null" } else { "" }
+    print::line("columns");
+    for field in dataset.steps.fields() {
+        print::line(&format!(
+            "  {}: {}{}",
+            field.name(),
+            type_name(field.data_type()),
+            if field.is_nullable() {
+                ", may be null"
+            } else {
+                ""
+            }
         ));
     }
-    print(&format!("made by       {}", manifest.lineage.by));
+    print::line(&format!("made by       {}", manifest.lineage.by));
     if manifest.lineage.set_aside > 0 {
-        print(&format!(
-            "set aside     {} trajectories, with reasons in quarantine.jsonl",
-            manifest.lineage.set_aside
+        print::line(&format!(
+            "set aside     {}, reasons in {}",
+            count(manifest.lineage.set_aside, "trajectory"),
+            quarantine::FILE
         ));
     }
     for (name, value) in &manifest.lineage.inputs {
-        print(&format!("  {name}: {value}"));
+        print::line(&format!("  {name}: {value}"));
     }
-    print(&format!("manifest      blake3 {}", dataset.hash));
+    print::line(&format!("manifest      blake3 {}", dataset.hash));
 }

@@ -1,21 +1,22 @@
-//! `info --picture`: a dataset at a glance, as SVG: rows through the stages that made it, returns, lengths. Reads metadata alone.
+//! `trajmill info --picture`: a dataset at a glance, as SVG: rows through the stages that made it,
+//! returns, and lengths. Only metadata is read.
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type};
 use plotters::prelude::*;
 
-use super::report::number;
 use crate::dataset::Dataset;
 use crate::dataset::schema::trajectory;
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::exec::Flow;
 
 const WIDTH: u32 = 860;
 /// Height of a histogram.
 const PANEL: u32 = 260;
-/// Height of a stage's bar, and of what stands around the bars.
+/// Height of a stage's bar, and of the title and margins around all bars.
 const BAR: (u32, u32) = (26, 60);
-/// Bars of a histogram.
+/// Number of bars in a histogram.
 const BINS: usize = 40;
 const RECORDED: RGBColor = RGBColor(31, 91, 160);
 const OTHER: RGBColor = RGBColor(226, 140, 45);
@@ -25,7 +26,8 @@ fn failed(error: impl std::fmt::Display) -> Error {
     Error::failed(format!("cannot draw the picture: {error}"))
 }
 
-/// Trajectories by a value of theirs: those whose every action was recorded, and the others.
+/// Numbers of trajectories by a value: first of those with recorded actions alone, then of the
+/// others.
 struct Histogram {
     low: f64,
     high: f64,
@@ -34,7 +36,7 @@ struct Histogram {
 
 impl Histogram {
     fn new(low: f64, high: f64) -> Histogram {
-        // A single value gets a bin of its own, in the middle.
+        // A single value gets a range around it, so that its bar is in the middle.
         let margin = if high > low {
             0.0
         } else {
@@ -59,10 +61,10 @@ impl Histogram {
     }
 }
 
-/// Draws `dataset`.
+/// Draws `dataset` and returns the SVG.
 ///
 /// # Errors
-/// Where a file of trajectories cannot be read.
+/// Returns an error if a file of trajectories cannot be read.
 pub(super) fn draw(dataset: &Dataset) -> Result<String> {
     let flow: Vec<Flow> = dataset
         .manifest
@@ -99,7 +101,7 @@ pub(super) fn draw(dataset: &Dataset) -> Result<String> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Rows that came out of each stage, the wider the more.
+/// Draws one bar per stage, as wide as the rows that came out of it.
 fn bars(area: &Area, flow: &[Flow]) -> Result<()> {
     let say =
         |text: String, at: (i32, i32)| area.draw(&Text::new(text, at, (TEXT, 13))).map_err(failed);
@@ -126,9 +128,9 @@ fn bars(area: &Area, flow: &[Flow]) -> Result<()> {
         .map_err(failed)?;
         say(
             format!(
-                "{} rows, {} trajectories",
-                number(rows),
-                number(trajectories)
+                "{}, {}",
+                count(rows, "row"),
+                count(trajectories, "trajectory")
             ),
             (146 + wide, top + 4),
         )?;
@@ -136,7 +138,7 @@ fn bars(area: &Area, flow: &[Flow]) -> Result<()> {
     Ok(())
 }
 
-/// Trajectories by a value, the others on top of the recorded ones.
+/// Draws a histogram: trajectories with recorded actions alone below, the others on top of them.
 fn columns(area: &Area, histogram: &Histogram, name: &str) -> Result<()> {
     let [recorded, others] = &histogram.bins;
     let most = recorded
@@ -162,8 +164,8 @@ fn columns(area: &Area, histogram: &Histogram, name: &str) -> Result<()> {
         .map_err(failed)?;
     let base = [0; BINS];
     for (label, from, counts, colour) in [
-        ("every action recorded", &base, recorded, RECORDED),
-        ("some proxy or missing", recorded, others, OTHER),
+        ("all actions recorded", &base, recorded, RECORDED),
+        ("some actions proxy or missing", recorded, others, OTHER),
     ] {
         if counts.iter().all(|count| *count == 0) {
             continue;
@@ -192,7 +194,7 @@ fn columns(area: &Area, histogram: &Histogram, name: &str) -> Result<()> {
         .map_err(failed)
 }
 
-/// The trajectories by return and by length; `None` where no trajectory has the value.
+/// Returns the histograms of returns and lengths; `None` if no trajectory has the value.
 fn histograms(dataset: &Dataset) -> Result<[Option<Histogram>; 2]> {
     let names = [trajectory::RETURN, trajectory::LENGTH, trajectory::LABELLED].map(str::to_owned);
     let each = |take: &mut dyn FnMut(Option<f64>, f64, bool)| -> Result<()> {
@@ -226,7 +228,8 @@ fn histograms(dataset: &Dataset) -> Result<[Option<Histogram>; 2]> {
     Ok([returns, lengths])
 }
 
-/// Hands on each trajectory's return, length, and whether its every action was recorded.
+/// Calls `take` with each trajectory's return, its length, and whether all of its actions were
+/// recorded.
 fn values(batch: &RecordBatch, take: &mut dyn FnMut(Option<f64>, f64, bool)) -> Result<()> {
     let column = |name: &str| batch.column_by_name(name);
     let returns =
@@ -236,7 +239,7 @@ fn values(batch: &RecordBatch, take: &mut dyn FnMut(Option<f64>, f64, bool)) -> 
     let labelled = column(trajectory::LABELLED).and_then(|column| column.as_boolean_opt());
     let (Some(returns), Some(lengths), Some(labelled)) = (returns, lengths, labelled) else {
         return Err(Error::failed(
-            "trajectories have no columns `return`, `length` and `labelled` of the types they should have",
+            "`trajectories` lacks `return`, `length` or `labelled`, or one has the wrong type",
         ));
     };
     for ((own, length), recorded) in returns.iter().zip(lengths.values()).zip(labelled) {

@@ -1,4 +1,4 @@
-//! Progress on a terminal; nothing where stderr is not one.
+//! Progress bars on stderr. Nothing is drawn if stderr is not a terminal.
 
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -6,22 +6,23 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::print;
+use crate::error::wording::{count, number};
 use crate::run::Watch;
 
-/// A sign on stderr that something goes on whose end is not known, until it is dropped.
+/// How often a spinner moves.
+const TICK: Duration = Duration::from_millis(200);
+
+/// A spinner for work of unknown length, until it is dropped.
 pub(super) struct Busy {
     bar: ProgressBar,
 }
 
 impl Busy {
-    /// Says that `what` goes on.
+    /// Shows that `what` is going on.
     pub(super) fn with(what: String) -> Busy {
-        let bar =
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_message(what);
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(200));
+        let bar = bar(None, "{spinner} {msg}, {elapsed}").with_message(what);
+        bar.enable_steady_tick(TICK);
         Busy { bar }
     }
 }
@@ -32,7 +33,7 @@ impl Drop for Busy {
     }
 }
 
-/// A bar on stderr.
+/// The progress bar of a command.
 pub(super) struct Progress {
     bar: Mutex<ProgressBar>,
 }
@@ -51,51 +52,55 @@ impl Progress {
     }
 }
 
+fn bar(length: Option<u64>, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        let rate = |state: &ProgressState, to: &mut dyn Write| {
+            _ = write!(to, "{}", number(state.per_sec() as u64));
+        };
+        bar.set_style(style.with_key("rate", rate));
+    }
+    bar
+}
+
 impl Watch for Progress {
     fn begin(&self, name: &str, rows: u64) {
-        // indicatif draws nothing where stderr is not a terminal.
-        let bar = ProgressBar::with_draw_target(Some(rows), ProgressDrawTarget::stderr());
         let template = match rows {
             0 => "{spinner} {prefix}{msg}, {elapsed}",
             _ => {
-                "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} rows, {rate} a second, {eta} to go"
+                "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} rows, {rate} per second, \
+                 {eta} left"
             }
         };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            let rate = |state: &ProgressState, to: &mut dyn Write| {
-                _ = write!(to, "{}", super::report::number(state.per_sec() as u64))
-            };
-            bar.set_style(style.with_key("rate", rate));
-        }
-        bar.set_prefix(name.to_owned());
+        let bar = bar(Some(rows), template).with_prefix(name.to_owned());
         if rows == 0 {
-            bar.enable_steady_tick(Duration::from_millis(200));
+            bar.enable_steady_tick(TICK);
         }
         self.with(|current| *current = bar);
     }
 
-    fn advance(&self, rows: u64) {
+    fn advance(&self, n: u64) {
         self.with(|bar| {
-            bar.inc(rows);
+            bar.inc(n);
             if bar.length() == Some(0) {
-                bar.set_message(format!(", {} rows", super::report::number(bar.position())));
+                bar.set_message(format!(", {}", count(bar.position(), "row")));
             }
         });
     }
 
-    fn learn(&self, name: &str, updates: u64) {
-        let bar = ProgressBar::with_draw_target(Some(updates), ProgressDrawTarget::stderr());
+    fn train(&self, name: &str, updates: u64) {
         let template =
-            "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} updates, {eta} to go{msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.set_prefix(name.to_owned());
+            "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} updates, {eta} left{msg}";
+        let bar = bar(Some(updates), template).with_prefix(name.to_owned());
         self.with(|current| *current = bar);
     }
 
     fn losses(&self, training: f64, validation: f64) {
-        self.with(|bar| bar.set_message(format!("; loss {training:.4}, held out {validation:.4}")));
+        self.with(|bar| {
+            bar.set_message(format!(
+                "; training loss {training:.4}, validation loss {validation:.4}"
+            ));
+        });
     }
 
     fn end(&self) {
@@ -103,6 +108,6 @@ impl Watch for Progress {
     }
 
     fn say(&self, line: &str) {
-        self.with(|bar| bar.suspend(|| super::report::say(line)));
+        self.with(|bar| bar.suspend(|| print::say(line)));
     }
 }

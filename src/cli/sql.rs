@@ -1,4 +1,4 @@
-//! `trajmill sql`: results to stdout, everything else to stderr.
+//! `trajmill sql`: queries, given on the command line or typed at a prompt.
 
 use std::env;
 use std::fs;
@@ -6,47 +6,55 @@ use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::Args;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::report;
+use super::arguments::size;
+use super::{Command, print};
+use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, store};
+use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::query::print::{self, Format};
+use crate::query::print::{self as output, Format};
 use crate::query::{Options, Session};
 
-/// Query datasets with SQL: `trajectories` has one row per trajectory, `steps` one per observation.
-///
-/// With one dataset the tables are `trajectories` and `steps`; with several they are `name.trajectories` and
-/// `name.steps`. Arrays are 1-based: `observation[1]` is the first coordinate. Without -c and -f, SQL is read from
-/// standard input; at a terminal there is a prompt.
-#[derive(Debug, Args)]
-pub struct SqlArgs {
-    /// Datasets: PATH, or NAME=PATH; the name is the directory's where none is given
+/// Query datasets with SQL
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Tables: `trajectories` has one row per trajectory, `steps` has one row per observation. With \
+several datasets, the tables are `NAME.trajectories` and `NAME.steps`. Arrays are 1-based: \
+`observation[1]` is the first value.
+
+Without --command and --file, SQL is read from standard input. At a terminal, a prompt opens.
+
+Example: trajmill sql data/hopper -c \"select avg(return) from trajectories where length > 100\"")]
+pub(super) struct Sql {
+    /// Datasets to query, each as PATH or NAME=PATH; NAME is the directory's name by default
     #[arg(required = true, value_name = "DATASET")]
-    pub datasets: Vec<String>,
-    /// The statement to run
+    datasets: Vec<String>,
+    /// Statement to run
     #[arg(short, long, value_name = "SQL", conflicts_with = "file")]
-    pub command: Option<String>,
-    /// A file with the statement to run
+    command: Option<String>,
+    /// File with the statement to run
     #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// How to write the result: `json` is one object per line [default: by the name of the output file, else table]
+    file: Option<PathBuf>,
+    /// Format of the result; `json` writes one object per line [default: by the extension of
+    /// --output, otherwise table]
     #[arg(long, value_enum)]
-    pub format: Option<Format>,
-    /// Write the result to this new file
+    format: Option<Format>,
+    /// File for the result, which must not exist yet [default: standard output]
     #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    output: Option<PathBuf>,
     /// Allow statements that write, and files by their path
     #[arg(long = "unsafe")]
-    pub unsafe_sql: bool,
-    /// Threads that work on a query [default: one for each core]
+    unsafe_sql: bool,
+    /// Number of threads per query [default: one per CPU core]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: Option<u16>,
-    /// Memory that sorts, joins and aggregates may take before they spill to the temporary directory, such as 500M or 2G
-    #[arg(long, value_parser = super::size, default_value = "2G")]
-    pub memory: usize,
+    threads: Option<u16>,
+    /// Memory for sorts, joins and aggregates before they spill to the temporary directory, for
+    /// example 500M
+    #[arg(long, value_parser = size, value_name = "SIZE", default_value = "2G")]
+    memory: usize,
 }
 
 impl clap::ValueEnum for Format {
@@ -64,77 +72,86 @@ impl clap::ValueEnum for Format {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Where the command line is wrong, a dataset cannot be opened, or the query fails.
-pub(crate) fn run(args: &SqlArgs) -> Result<()> {
-    let format = format(args)?;
-    let text =
-        match (&args.command, &args.file) {
-            (Some(sql), _) => Some(sql.clone()),
-            (None, Some(path)) => Some(fs::read_to_string(path).map_err(|error| {
-                Error::usage(format!("cannot read {}: {error}", path.display()))
-            })?),
-            (None, None) if io::stdin().is_terminal() => None,
-            (None, None) => {
-                let mut text = String::new();
-                io::stdin().read_to_string(&mut text).map_err(|error| {
-                    Error::failed(format!("cannot read SQL from standard input: {error}"))
-                })?;
-                Some(text)
-            }
+impl Command for Sql {
+    const NAME: &'static str = "sql";
+
+    fn run(&self) -> Result<()> {
+        let format = self.result_format()?;
+        let statement = self.statement()?;
+        let datasets = self
+            .datasets
+            .iter()
+            .map(|given| open(given))
+            .collect::<Result<Vec<_>>>()?;
+        let options = Options {
+            threads: self.threads.map_or(0, usize::from),
+            memory: Some(self.memory),
+            unsafe_sql: self.unsafe_sql,
         };
-    let datasets = args
-        .datasets
-        .iter()
-        .map(|given| open(given))
-        .collect::<Result<Vec<_>>>()?;
-    let options = Options {
-        threads: args.threads.map_or(0, usize::from),
-        memory: Some(args.memory),
-        unsafe_sql: args.unsafe_sql,
-    };
-    let session = Session::open(&datasets, &options)?;
-    match (text, &args.output) {
-        (Some(sql), None) => print::print(
-            &session,
-            &sql,
-            format,
-            &mut BufWriter::with_capacity(1 << 16, io::stdout()),
-        )
-        .map(|_| ()),
-        (Some(sql), Some(path)) => {
-            let rows = print::save(&session, &sql, format, path)?;
-            report::say(&format!("{rows} rows in {}", path.display()));
-            Ok(())
-        }
-        (None, None) => prompt(&session, format),
-        (None, Some(_)) => {
-            Err(Error::usage("`-o` needs a statement").hint("give it with `-c SQL` or `-f FILE`"))
+        let session = Session::open(&datasets, &options)?;
+        match (statement, &self.output) {
+            (Some(sql), None) => to_stdout(&session, &sql, format).map(|_| ()),
+            (Some(sql), Some(path)) => {
+                let rows = output::save(&session, &sql, format, path)?;
+                print::say(&format!("{}: {}", path.display(), count(rows, "row")));
+                Ok(())
+            }
+            (None, None) => prompt(&session, format),
+            (None, Some(_)) => Err(Error::usage("`--output` needs a statement")
+                .hint("pass it with `-c SQL` or `-f FILE`")),
         }
     }
 }
 
-fn format(args: &SqlArgs) -> Result<Format> {
-    let extension = args
-        .output
-        .as_ref()
-        .and_then(|path| path.extension())
-        .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-    let format = args.format.unwrap_or(match extension.as_deref() {
-        Some("parquet") => Format::Parquet,
-        Some("csv") => Format::Csv,
-        Some("json" | "jsonl" | "ndjson") => Format::Json,
-        _ => Format::Table,
-    });
-    if format == Format::Parquet && args.output.is_none() {
-        return Err(Error::usage("Parquet is written to a file").hint("say where with `-o FILE`"));
+impl Sql {
+    /// Returns the statement on the command line, in the file or on standard input; `None` at a
+    /// terminal.
+    fn statement(&self) -> Result<Option<String>> {
+        if let Some(sql) = &self.command {
+            return Ok(Some(sql.clone()));
+        }
+        if let Some(path) = &self.file {
+            return fs::read_to_string(path)
+                .map(Some)
+                .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())));
+        }
+        if io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map_err(|error| {
+            Error::failed(format!("cannot read SQL from standard input: {error}"))
+        })?;
+        Ok(Some(text))
     }
-    Ok(format)
+
+    fn result_format(&self) -> Result<Format> {
+        let extension = self
+            .output
+            .as_ref()
+            .and_then(|path| path.extension())
+            .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        let format = self.format.unwrap_or(match extension.as_deref() {
+            Some("parquet") => Format::Parquet,
+            Some("csv") => Format::Csv,
+            Some("json" | "jsonl" | "ndjson") => Format::Json,
+            _ => Format::Table,
+        });
+        if format == Format::Parquet && self.output.is_none() {
+            return Err(Error::usage("Parquet cannot be written to standard output")
+                .hint("pass a file with `-o FILE`"));
+        }
+        Ok(format)
+    }
 }
 
-/// Opens a dataset that is given as PATH or NAME=PATH.
+/// Runs a statement, prints its result and returns the number of rows.
+fn to_stdout(session: &Session, sql: &str, format: Format) -> Result<u64> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
+    output::print(session, sql, format, &mut out)
+}
+
+/// Opens a dataset that is given as PATH or NAME=PATH, and returns it with its name.
 fn open(given: &str) -> Result<(String, Dataset)> {
     let named = given
         .split_once('=')
@@ -151,6 +168,7 @@ fn open(given: &str) -> Result<(String, Dataset)> {
     Ok((name.unwrap_or_else(|| "dataset".to_owned()), dataset))
 }
 
+/// Runs the statements that are typed at a terminal.
 fn prompt(session: &Session, format: Format) -> Result<()> {
     let unavailable =
         |error: ReadlineError| Error::failed(format!("cannot read from the terminal: {error}"));
@@ -166,8 +184,9 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
         .map(|(name, _)| name.as_str())
         .collect::<Vec<_>>()
         .join(", ");
-    report::say(&format!(
-        "Tables: {tables}. A statement ends with `;`. \\d lists columns, \\timing times statements, \\q quits."
+    print::say(&format!(
+        "Tables: {tables}. End a statement with `;`. \\d lists the columns, \\timing turns the \
+         timing of statements on and off, \\q quits."
     ));
     let mut statement = String::new();
     let mut timing = false;
@@ -186,13 +205,11 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                         "\\d" => describe(session)?,
                         "\\timing" => {
                             timing = !timing;
-                            report::say(&format!(
-                                "Timing is {}.",
-                                if timing { "on" } else { "off" }
-                            ));
+                            let state = if timing { "on" } else { "off" };
+                            print::say(&format!("Timing is {state}."));
                         }
-                        other => report::say(&format!(
-                            "There is no command {other}: try \\d, \\timing or \\q."
+                        other => print::say(&format!(
+                            "Unknown command {other}: use \\d, \\timing or \\q."
                         )),
                     }
                     continue;
@@ -206,22 +223,18 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                     .add_history_entry(statement.trim())
                     .map_err(unavailable)?;
                 let started = Instant::now();
-                match print::print(
-                    session,
-                    &statement,
-                    format,
-                    &mut BufWriter::with_capacity(1 << 16, io::stdout()),
-                ) {
-                    Ok(rows) if timing => report::say(&format!(
-                        "{rows} rows in {:.3} s",
+                match to_stdout(session, &statement, format) {
+                    Ok(rows) if timing => print::say(&format!(
+                        "{} in {:.3} s",
+                        count(rows, "row"),
                         started.elapsed().as_secs_f64()
                     )),
-                    Ok(rows) => report::say(&format!("{rows} rows")),
-                    Err(error) => report::error(&error),
+                    Ok(rows) => print::say(&count(rows, "row")),
+                    Err(error) => print::error(&error),
                 }
                 statement.clear();
             }
-            // Ctrl-C drops the statement that is being typed, Ctrl-D ends the session.
+            // Ctrl-C discards the statement, Ctrl-D ends the session.
             Err(ReadlineError::Interrupted) => statement.clear(),
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(unavailable(error)),
@@ -230,25 +243,26 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
     if let Some(path) = &history
         && let Err(error) = remember(&mut editor, path)
     {
-        report::say(&format!("warning: {error}"));
+        print::say(&format!("warning: {error}"));
     }
     Ok(())
 }
 
-/// Appends this session's statements to the history.
+/// Appends the statements of this session to the history.
 fn remember(editor: &mut DefaultEditor, path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         store::create_dir(parent)?;
     }
     editor.append_history(path).map_err(|error| {
         Error::failed(format!(
-            "cannot keep the history in {}: {error}",
+            "cannot write the history to {}: {error}",
             path.display()
         ))
     })
 }
 
-/// `$XDG_STATE_HOME/trajmill/history`, by default in `~/.local/state`.
+/// Returns the path of the history: `$XDG_STATE_HOME/trajmill/history`, by default in
+/// `~/.local/state`.
 fn history() -> Option<PathBuf> {
     let state = env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
@@ -262,6 +276,7 @@ fn history() -> Option<PathBuf> {
     Some(state.join("trajmill/history"))
 }
 
+/// Prints the columns of all tables.
 fn describe(session: &Session) -> Result<()> {
     let mut out = io::stdout().lock();
     let mut text = String::new();
@@ -277,7 +292,7 @@ fn describe(session: &Session) -> Result<()> {
             text.push_str(&format!(
                 "    {:width$}  {}{}\n",
                 field.name(),
-                field.data_type(),
+                type_name(field.data_type()),
                 if field.is_nullable() { "" } else { " not null" }
             ));
         }

@@ -1,118 +1,107 @@
-//! `validate`: a dataset of any format held against the rules of those that will load it.
+//! `trajmill validate`: a dataset of any format against the rules of its loader.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::arguments::formats;
 use super::progress::Busy;
-use super::report;
-use crate::dataset::Dataset;
+use super::{Command, print};
+use crate::dataset::layout;
+use crate::error::wording::count;
 use crate::error::{Error, Kind, Result};
-use crate::format::check::{self, Steps};
-use crate::format::{self, Findings, Outgoing, WriteOptions};
+use crate::format::{self, Fault, Findings, Options, check};
+use crate::run::verify;
 
-/// What `validate` takes.
+/// Verify a dataset of any format against the rules of its loader
 #[derive(Debug, clap::Args)]
-pub(super) struct ValidateArgs {
-    /// The dataset: of this tool, or a foreign file or directory
+pub(super) struct Validate {
+    /// Dataset to verify: one of trajmill, or a file or directory in another format
     path: PathBuf,
-    /// Format, where it is not told from the files
-    #[arg(long)]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        help = format!(
+            "Format of the dataset: {} [default: detected from the files]",
+            formats(|format| format.read.is_some())
+        )
+    )]
     from: Option<String>,
-    /// Print what was found as JSON
+    /// Print the findings as JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: &ValidateArgs) -> Result<()> {
-    let own = args.from.is_none() && crate::dataset::layout::manifest(&args.path).exists();
-    let busy = Busy::with(format!("reading {}", args.path.display()));
-    let (name, findings) = if own {
-        ("trajmill", ours(&args.path)?)
-    } else {
-        let format = format::resolve(args.from.as_deref(), &args.path)?;
-        (
-            format.name,
-            check::validate(format, &args.path, &format::Options::default())?,
-        )
-    };
-    drop(busy);
-    if args.json {
-        let found = json!({
-            "path": args.path, "format": name, "valid": findings.errors == 0, "errors": findings.errors, "warnings": findings.warnings,
-            "trajectories": findings.trajectories, "rows": findings.rows, "faults": findings.faults,
-        });
-        report::print(&found.to_string());
-    } else {
-        for fault in &findings.faults {
-            let kind = if fault.error { "error" } else { "warning" };
-            let place = if fault.place.is_empty() {
-                String::new()
-            } else {
-                format!("{}: ", fault.place)
-            };
-            report::print(&format!(
-                "{kind} [{}]: {place}{}",
-                fault.rule, fault.message
-            ));
-        }
-        let more = findings.errors + findings.warnings - findings.faults.len() as u64;
-        if more > 0 {
-            report::print(&format!("… and {more} more"));
-        }
-    }
-    report::say(&format!(
-        "{}: {name}, {} trajectories, {} rows; {} errors, {} warnings",
-        args.path.display(),
-        findings.trajectories,
-        findings.rows,
-        findings.errors,
-        findings.warnings
-    ));
-    if findings.errors > 0 {
-        return Err(Error {
-            kind: Kind::Checks,
-            ..Error::failed(format!(
-                "{} is not as its loader needs it",
-                args.path.display()
-            ))
-        });
-    }
-    Ok(())
-}
+impl Command for Validate {
+    const NAME: &'static str = "validate";
 
-/// A dataset of this tool: every file against its checksum, and its steps.
-fn ours(path: &std::path::Path) -> Result<Findings> {
-    let mut findings = Findings::default();
-    let dataset = match Dataset::open(path) {
-        Ok(dataset) => dataset,
-        Err(error) => {
-            findings.error("unreadable", path.display().to_string(), error.to_string());
-            return Ok(findings);
-        }
-    };
-    for shard in &dataset.manifest.shards {
-        for file in [&shard.steps, &shard.trajectories] {
-            if let Err(error) = dataset.verify_file(file) {
-                findings.error("checksum", &file.path, error.message);
+    fn run(&self) -> Result<()> {
+        let busy = Busy::with(format!("reading {}", self.path.display()));
+        let own = self.from.is_none() && layout::manifest(&self.path).exists();
+        let (format, findings) = if own {
+            ("trajmill", verify::dataset(&self.path)?)
+        } else {
+            let format = format::resolve(self.from.as_deref(), &self.path)?;
+            let findings = check::validate(format, &self.path, &Options::default())?;
+            (format.name, findings)
+        };
+        drop(busy);
+        if self.json {
+            print::line(&self.json(format, &findings));
+        } else {
+            findings.faults.iter().for_each(fault);
+            let total = findings.errors + findings.warnings;
+            let more = total - findings.faults.len() as u64;
+            if more > 0 {
+                print::line(&format!("… and {} more", count(more, "finding")));
             }
         }
+        print::say(&format!(
+            "{}: {format}, {}, {}; {}, {}",
+            self.path.display(),
+            count(findings.trajectories, "trajectory"),
+            count(findings.rows, "row"),
+            count(findings.errors, "error"),
+            count(findings.warnings, "warning")
+        ));
+        if findings.errors > 0 {
+            return Err(Error {
+                kind: Kind::Checks,
+                ..Error::failed(format!(
+                    "{} breaks the rules of its loader",
+                    self.path.display()
+                ))
+            });
+        }
+        Ok(())
     }
-    if findings.errors > 0 {
-        return Ok(findings);
+}
+
+impl Validate {
+    fn json(&self, format: &str, findings: &Findings) -> String {
+        json!({
+            "path": self.path,
+            "format": format,
+            "valid": findings.errors == 0,
+            "errors": findings.errors,
+            "warnings": findings.warnings,
+            "trajectories": findings.trajectories,
+            "rows": findings.rows,
+            "faults": findings.faults,
+        })
+        .to_string()
     }
-    let mut steps = Steps::default();
-    let outgoing = Outgoing::new(dataset, true, &WriteOptions::default())?;
-    for leaving in outgoing.pass(None)? {
-        let leaving = leaving?;
-        findings.trajectories += 1;
-        findings.rows += leaving.steps.num_rows() as u64;
-        steps.look(
-            &format!("trajectory {}", leaving.index),
-            &leaving.steps,
-            &mut findings,
-        )?;
-    }
-    steps.finish(&mut findings);
-    Ok(findings)
+}
+
+fn fault(fault: &Fault) {
+    let kind = if fault.error { "error" } else { "warning" };
+    let place = if fault.place.is_empty() {
+        String::new()
+    } else {
+        format!("{}: ", fault.place)
+    };
+    print::line(&format!(
+        "{kind} [{}]: {place}{}",
+        fault.rule, fault.message
+    ));
 }

@@ -1,4 +1,4 @@
-//! What a run has finished so far, durably.
+//! The journal: a durable list of the tasks that a run has finished.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,20 +12,21 @@ use crate::error::{Error, Result};
 /// A finished task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
-    /// Index of the task, and of its shard.
+    /// Index of the task and of its shard.
     pub task: usize,
-    /// What it wrote.
+    /// The shard that it wrote.
     pub shard: ShardEntry,
-    /// What it counted, for the summary.
+    /// Rows and trajectories through each transform, for the summary.
     pub flow: serde_json::Value,
 }
 
-/// The journal of a result: a line per finished task, each with its own checksum.
+/// The journal of a result: one line per finished task, each with its own checksum.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// What an earlier run finished, by task; its files are there and whole.
+    /// The finished tasks, by index. Those of an earlier run are listed only if their files are
+    /// there and whole.
     pub finished: BTreeMap<usize, Finished>,
 }
 
@@ -42,13 +43,14 @@ fn checksum(finished: &Finished) -> Result<String> {
 }
 
 impl Journal {
-    /// Opens the journal at `path` of work in the directory `dataset`.
+    /// Opens the journal at `path`, which lists the finished shards of the directory `dataset`.
     pub(super) fn open(path: &Path, dataset: &Path) -> Result<Journal> {
-        // What a crash tore need not be text; its line is then none of ours.
+        // A line that a crash cut off may not be valid text. It does not parse, and so does not
+        // count.
         let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         let mut file = store::append(path)?;
         if !text.is_empty() && !text.ends_with('\n') {
-            // A crash tore the last line: close it, so that the next one stands alone.
+            // A crash cut off the last line: end it, so that the next one stands alone.
             store::append_line(&mut file, path, "")?;
         }
         let mut finished = BTreeMap::new();
@@ -67,10 +69,10 @@ impl Journal {
         })
     }
 
-    /// Records a finished task, whose files are durable.
+    /// Records a finished task, whose files must be durable.
     ///
     /// # Errors
-    /// Where the journal cannot be written.
+    /// Returns an error if the journal cannot be written.
     pub fn record(&mut self, finished: Finished) -> Result<()> {
         let line = Line {
             blake3: checksum(&finished)?,
@@ -84,7 +86,7 @@ impl Journal {
     }
 }
 
-/// Whether the files of a shard are as the journal says.
+/// Whether the files of a shard have the lengths and hashes that the journal records.
 fn whole(dataset: &Path, shard: &ShardEntry) -> bool {
     let same = |file: &FileEntry| {
         store::digest(&dataset.join(&file.path))

@@ -1,98 +1,120 @@
-//! Publishing a learnt model: its report and pictures first, the model itself last, each in one step.
+//! Publishes a trained model: its report and pictures first, the model itself last, each in one
+//! step.
 //!
-//! So a model that is there is whole, and what lies beside it is its own, unless a kill came between the files of a model
-//! that replaces another: its metadata and the report's `recipe` then differ, and the next run writes all of them again.
+//! So a model that is there is whole, and the files beside it are its own. The one exception is a
+//! kill between the files of a model that replaces another: the recipe in its metadata and the
+//! `recipe` of the report then differ, and the next run writes all of them again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::Existing;
-use crate::dataset::store;
+use super::claim::{Claim, Wanted};
+use super::existing::{Existing, Origin, is_taken};
+use super::staging;
+use crate::dataset::{layout, store};
 use crate::error::Result;
 use crate::plan::{Fingerprint, Training};
 use crate::train::{self, Fitted};
 
-/// What the file's metadata calls the key of all that the model depends on, and what it depends on by name, as JSON.
+/// Keys in the metadata of a model file: the hash of everything that the model depends on, and the
+/// same by name, as JSON.
 const RECIPE: [&str; 2] = ["trajmill.recipe", "trajmill.inputs"];
-/// Every picture that there can be.
+/// Names of all pictures that a model can have.
 const PICTURES: [&str; 3] = ["loss", "scatter", "calibration"];
 
-/// Looks at what stands at a model's path.
-///
-/// # Errors
-/// Where it cannot be read.
-pub fn existing_model(path: &Path) -> Result<Existing> {
-    if std::fs::symlink_metadata(path).is_err() {
-        return Ok(Existing::Nothing);
-    }
-    let Ok(file) = std::fs::read(path) else {
-        return Ok(Existing::Foreign);
-    };
-    let Ok(metadata) = train::metadata(&file) else {
-        return Ok(Existing::Foreign);
-    };
-    let [key, inputs] = RECIPE.map(|name| metadata.get(name));
-    let inputs = inputs.and_then(|inputs| serde_json::from_str(inputs).ok());
-    match (key, inputs) {
-        (Some(key), Some(inputs)) => Ok(Existing::Result {
-            key: key.clone(),
-            inputs,
-        }),
-        _ => Ok(Existing::Foreign),
-    }
+/// A model file that this run may write.
+#[derive(Debug)]
+pub struct ModelFile<'a> {
+    path: &'a Path,
+    fingerprint: &'a Fingerprint,
 }
 
-/// The file `NAME.what` beside the model `NAME.onnx`.
-fn beside(path: &Path, what: &str) -> PathBuf {
-    let stem = path
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    path.with_file_name(format!("{stem}.{what}"))
-}
-
-/// Writes a learnt model with its report and pictures.
+/// Claims the path of a model. `fresh` asks to train it again even if it is up to date.
 ///
 /// # Errors
-/// Where a file cannot be written; the model is then as it was.
-pub fn publish_model(training: &Training, fitted: &Fitted) -> Result<()> {
-    let path = &training.path;
-    let Fingerprint { inputs } = &training.fingerprint;
-    let own = [training.fingerprint.key(), json!(inputs).to_string()];
-    let mut metadata: BTreeMap<String, String> = training.stage.metadata();
-    metadata.extend(RECIPE.map(str::to_owned).into_iter().zip(own));
-    let model = train::write(&fitted.model, &metadata);
-    let head = Map::from_iter([
-        (
-            "recipe".to_owned(),
-            Value::String(training.fingerprint.key()),
-        ),
-        (
-            "model_blake3".to_owned(),
-            Value::String(blake3::hash(&model).to_hex().to_string()),
-        ),
-        ("inputs".to_owned(), json!(inputs)),
-    ]);
-    let pictures = train::pictures(&fitted.report)?;
-    if let Some(parent) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        store::create_dir(parent)?;
-    }
-    for name in PICTURES {
-        match pictures.iter().find(|(own, _)| *own == name) {
-            Some((_, text)) => {
-                store::replace(&beside(path, &format!("{name}.svg")), text.as_bytes())?
+/// Returns an error if a stale staging directory beside the model cannot be removed.
+pub fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'_>>> {
+    let wanted = Wanted {
+        overwrite: training.stage.overwrite,
+        fresh,
+        ..Wanted::new(&training.path, &training.fingerprint)
+    };
+    Ok(
+        match wanted.decide(existing_model(&training.path, &training.fingerprint)) {
+            Claim::UpToDate => {
+                staging::remove_stale(&training.path)?;
+                Claim::UpToDate
             }
-            None => store::remove(&beside(path, &format!("{name}.svg")))?,
-        }
+            Claim::Conflict(conflict) => Claim::Conflict(conflict),
+            Claim::Granted(_) => Claim::Granted(ModelFile {
+                path: &training.path,
+                fingerprint: &training.fingerprint,
+            }),
+        },
+    )
+}
+
+/// Compares what stands at `path` with the model that depends on `wanted`.
+pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Existing {
+    if is_taken(path) {
+        Existing::compare(origin(path), wanted)
+    } else {
+        Existing::Nothing
     }
-    store::replace(
-        &beside(path, "report.json"),
-        fitted.report.to_json(&head).as_bytes(),
-    )?;
-    store::replace(path, &model)
+}
+
+/// Returns what the model file at `path` says of its origin; `None` if `train_idm` did not write
+/// it.
+fn origin(path: &Path) -> Option<Origin> {
+    let metadata = train::metadata(&std::fs::read(path).ok()?).ok()?;
+    let [key, inputs] = RECIPE.map(|name| metadata.get(name));
+    Some(Origin {
+        key: key?.clone(),
+        inputs: serde_json::from_str(inputs?).ok()?,
+    })
+}
+
+impl ModelFile<'_> {
+    /// Writes a trained model with its report and pictures. `metadata` goes into the model file.
+    ///
+    /// # Errors
+    /// Returns an error if a file cannot be written. The model file is then as it was.
+    pub fn publish(self, fitted: &Fitted, mut metadata: BTreeMap<String, String>) -> Result<()> {
+        let (key, inputs) = (self.fingerprint.key(), json!(self.fingerprint.inputs));
+        let recipe = [key.clone(), inputs.to_string()];
+        metadata.extend(RECIPE.map(str::to_owned).into_iter().zip(recipe));
+        let model = train::write(&fitted.model, &metadata);
+        let head = Map::from_iter([
+            ("recipe".to_owned(), Value::String(key)),
+            (
+                "model_blake3".to_owned(),
+                Value::String(blake3::hash(&model).to_hex().to_string()),
+            ),
+            ("inputs".to_owned(), inputs),
+        ]);
+        let pictures = train::pictures(&fitted.report)?;
+        store::create_dir(layout::folder(self.path))?;
+        for name in PICTURES {
+            let picture = self.beside(&format!("{name}.svg"));
+            match pictures.iter().find(|(own, _)| *own == name) {
+                Some((_, text)) => store::replace(&picture, text.as_bytes())?,
+                None => store::remove(&picture)?,
+            }
+        }
+        let report = fitted.report.to_json(&head);
+        store::replace(&self.beside("report.json"), report.as_bytes())?;
+        store::replace(self.path, &model)
+    }
+
+    /// Returns the path of the file `NAME.what` beside the model `NAME.onnx`.
+    fn beside(&self, what: &str) -> PathBuf {
+        let stem = self
+            .path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        self.path.with_file_name(format!("{stem}.{what}"))
+    }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::diagnostic::Diagnostic;
 use super::schema::json_schema;
 use super::yaml::{Content, Node, START, suggest};
+use crate::error::wording::count;
 use crate::stage::STAGES;
 
 /// Validates the shape of a pipeline file.
@@ -257,13 +258,13 @@ impl Walker<'_> {
     }
 
     fn sequence(&mut self, node: &Node, nodes: &[Node], schema: &Value, name: &str) {
-        let count = nodes.len() as u64;
-        if let Some(least) = schema["minItems"].as_u64().filter(|least| count < *least) {
-            let message = format!("`{name}` needs at least {}", entries(least));
+        let found = nodes.len() as u64;
+        if let Some(least) = schema["minItems"].as_u64().filter(|least| found < *least) {
+            let message = format!("`{name}` needs at least {}", count(least, "entry"));
             self.fault(node, message, None);
         }
-        if let Some(most) = schema["maxItems"].as_u64().filter(|most| count > *most) {
-            let message = format!("`{name}` takes at most {}", entries(most));
+        if let Some(most) = schema["maxItems"].as_u64().filter(|most| found > *most) {
+            let message = format!("`{name}` takes at most {}", count(most, "entry"));
             self.fault(node, message, None);
         }
         if schema["items"].is_object() {
@@ -323,10 +324,6 @@ fn how_to_add(key: &str, schema: &Value) -> Option<String> {
         Some([only]) => Some(format!("add `{key}: {only}`")),
         _ => schema["description"].as_str().map(first_sentence),
     }
-}
-
-fn entries(count: u64) -> String {
-    format!("{count} {}", if count == 1 { "entry" } else { "entries" })
 }
 
 fn first_sentence(text: &str) -> String {

@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 /// The version of the dataset format that this build writes; it reads this one and older ones.
 pub const VERSION: u32 = 1;
 
+/// Name and version of this tool.
+pub const TOOL: &str = concat!("trajmill ", env!("CARGO_PKG_VERSION"));
+
 /// What `dataset.json` holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {

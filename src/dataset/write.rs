@@ -11,7 +11,7 @@ use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::group::{GroupWriter, Origin};
-use super::manifest::{FileEntry, ShardEntry, Statistics};
+use super::manifest::{FileEntry, ShardEntry, Statistics, TOOL};
 use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
 use super::{Block, intrinsic, layout};
@@ -57,7 +57,7 @@ pub fn properties(
     sorting: Option<Vec<SortingColumn>>,
 ) -> Result<WriterProperties> {
     let mut builder = WriterProperties::builder()
-        .set_created_by(concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_created_by(TOOL.to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(None)
         .set_dictionary_enabled(false)

@@ -43,8 +43,8 @@ pub struct Limits {
     pub memory: Option<usize>,
 }
 
-/// How a running phase is watched and stopped. It changes no byte of the result.
-pub struct Monitor<'a> {
+/// Watches a running phase and stops it. A watcher changes no byte of the result.
+pub struct Watcher<'a> {
     /// Set when the user wants the run to stop.
     pub interrupted: &'a AtomicBool,
     /// Called with the number of rows that a task has finished since the last call.
@@ -53,8 +53,8 @@ pub struct Monitor<'a> {
     pub clock: &'a Clock,
 }
 
-/// The work of a phase, as plain data.
-pub struct Work<'a> {
+/// The tasks of a phase and everything that they depend on, as plain data.
+pub struct PhaseTasks<'a> {
     /// The phase.
     pub phase: &'a Phase,
     /// The datasets that it reads.
@@ -136,20 +136,20 @@ fn with_facts(phase: &Phase, table: &SelectionTable) -> Result<Vec<Planned<Arc<d
     phase.transforms.iter().map(complete).collect()
 }
 
-/// Runs the tasks of `work` that `journal` does not list as finished, and writes their shards into
+/// Runs the tasks of a phase that `journal` does not list as finished, and writes their shards into
 /// the directory `dataset`.
 ///
 /// # Errors
 /// Returns the first failure of a task, after the tasks in flight have ended. The journal lists
 /// what is finished.
 pub fn run(
-    work: &Work,
+    phase_tasks: &PhaseTasks,
     dataset: &Path,
     mut journal: Journal,
     limits: Limits,
-    monitor: &Monitor,
+    watcher: &Watcher,
 ) -> Result<Outcome> {
-    let Work { phase, tasks, .. } = *work;
+    let PhaseTasks { phase, tasks, .. } = *phase_tasks;
     let pending: Vec<&Task> = tasks
         .iter()
         .filter(|task| !journal.finished.contains_key(&task.index))
@@ -160,21 +160,21 @@ pub fn run(
         .filter(|task| journal.finished.contains_key(&task.index))
         .map(task_rows)
         .sum();
-    (monitor.progress)(done);
-    let workers = concurrency(limits, phase, work.sources.iter());
+    (watcher.progress)(done);
+    let workers = concurrency(limits, phase, phase_tasks.sources.iter());
     if !pending.is_empty() {
         prepare(phase, workers)?;
     }
-    let transforms = with_facts(phase, work.table)?;
+    let transforms = with_facts(phase, phase_tasks.table)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(workers)
         .build()
         .map_err(|error| Error::failed(format!("cannot start {workers} threads: {error}")))?;
     let writer = shard::Writer {
         phase,
-        table: work.table,
+        table: phase_tasks.table,
         transforms: &transforms,
-        readers: Readers::new(work.sources),
+        readers: Readers::new(phase_tasks.sources),
         dataset,
     };
     let stop = AtomicBool::new(false);
@@ -204,7 +204,7 @@ pub fn run(
         // first tasks, or nearly so.
         pool.install(|| {
             (0..workers).into_par_iter().with_max_len(1).for_each(|_| {
-                while !stop.load(Ordering::Relaxed) && !monitor.interrupted.load(Ordering::Relaxed)
+                while !stop.load(Ordering::Relaxed) && !watcher.interrupted.load(Ordering::Relaxed)
                 {
                     let index =
                         usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
@@ -212,7 +212,7 @@ pub fn run(
                         return;
                     };
                     match caught(format_args!("shard {} of the result", task.index), || {
-                        writer.write(task, monitor)
+                        writer.write(task, watcher)
                     }) {
                         Ok(done) if sealer.is_none() => seal(done),
                         // The sealer ends after the last sender, so sending does not fail.
@@ -227,7 +227,7 @@ pub fn run(
     if let Some(error) = shared.into_inner().ok().and_then(|(_, error)| error) {
         return Err(error);
     }
-    if monitor.interrupted.load(Ordering::Relaxed) {
+    if watcher.interrupted.load(Ordering::Relaxed) {
         let message = format!(
             "interrupted with {} of {} tasks finished",
             journal.finished.len(),

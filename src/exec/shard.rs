@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int32Type};
 
-use super::{Clock, Flow, Monitor, Readers, SelectionTable, Task};
+use super::{Clock, Flow, Readers, SelectionTable, Task, Watcher};
 use crate::commit::Finished;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::write::{ClosedShard, ShardWriter};
@@ -49,7 +49,7 @@ pub(super) struct Writer<'a> {
 
 impl Writer<'_> {
     /// Runs `task` and writes its shard.
-    pub(super) fn write(&self, task: &Task, monitor: &Monitor) -> Result<Done> {
+    pub(super) fn write(&self, task: &Task, watcher: &Watcher) -> Result<Done> {
         // A killed run may have left files of this shard that the journal does not list.
         store::remove(&self.dataset.join(layout::steps(task.index)))?;
         store::remove(&self.dataset.join(layout::trajectories(task.index)))?;
@@ -59,7 +59,7 @@ impl Writer<'_> {
         let sorted = self.table.sorted && !splits;
         let mut writer = ShardWriter::create(self.dataset, task.index, steps, carried, sorted)?;
         let mut flow: Vec<Flow> = self.transforms.iter().map(Flow::through).collect();
-        let clock = monitor.clock;
+        let clock = watcher.clock;
         let mut blocks = self.readers.blocks(task, &self.phase.reads, steps);
         while let Some(block) = clock.time("read", || blocks.next()) {
             store::pause();
@@ -69,7 +69,7 @@ impl Writer<'_> {
             if !block.is_empty() {
                 clock.time("write", || writer.write(&block))?;
             }
-            (monitor.progress)(rows);
+            (watcher.progress)(rows);
         }
         store::pause();
         let shard = clock.time("write", || writer.close())?;

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::quarantine::{self, Aside, Quarantine, SetAside};
 use super::{Incoming, OnError, Source};
-use crate::dataset::manifest::{Lineage, Statistics, VERSION};
+use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
 use crate::dataset::{Block, Manifest, ShardEntry, store};
@@ -41,7 +41,7 @@ impl Imported {
             .for_each(|shard| statistics.add(&shard.statistics));
         Manifest {
             trajmill: VERSION,
-            tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
+            tool: TOOL.to_owned(),
             fingerprint: key.to_owned(),
             columns: schema::describe(&self.steps),
             statistics,

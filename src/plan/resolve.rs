@@ -10,6 +10,7 @@ use super::sources::{self, SourceToImport};
 use super::{Fingerprint, Phase, Plan, Sink, Training, checks};
 use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::Dataset;
+use crate::dataset::manifest::TOOL;
 use crate::error::Result;
 use crate::model::{Device, Options, Runtime};
 use crate::stage::{
@@ -108,7 +109,7 @@ fn training_device(device: &Device) -> Result<train::Device> {
 /// Everything that a result depends on before the first stage.
 fn fingerprint(sources: &[Dataset]) -> Fingerprint {
     let mut fingerprint = Fingerprint::default();
-    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    fingerprint.set("tool", TOOL);
     for (index, source) in sources.iter().enumerate() {
         fingerprint.set(format!("source {}", index + 1), &source.hash);
         if let Some(decoded) = &source.decoded {

@@ -11,8 +11,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::Fingerprint;
 use crate::config::{Diagnostic, Input, PipelineFile};
-use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
-use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
+use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::dataset::{Dataset, layout, write};
 use crate::error::{Error, Result};
 use crate::format::adapt::{Adapted, Own, own_columns, renamed, wider};
@@ -160,7 +160,7 @@ pub(super) fn carried(trajectories: &Schema) -> Schema {
 fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
     let path = pipeline.locate(&input.path);
     let mut fingerprint = Fingerprint::default();
-    fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
+    fingerprint.set("tool", TOOL);
     let own = match input.format.as_deref() {
         Some(format) => format == OWN,
         None => layout::manifest(&path).exists() || !path.exists(),
@@ -317,7 +317,9 @@ fn align_steps(steps: &mut [Field], source: &Found, widen: bool) -> Result<()> {
 }
 
 fn differs(column: &str, name: &str, [first, second]: [&DataType; 2], widen: bool) -> Error {
-    let message = format!("`{column}` is {second} in {name} and {first} in the first source");
+    let (first_type, second_type) = (type_name(first), type_name(second));
+    let message =
+        format!("`{column}` is {second_type} in {name} and {first_type} in the first source");
     let error = Error::failed(message);
     if !widen && wider(first, second).is_some() {
         error.hint("add `widen: true` to the source to widen the type")
@@ -338,9 +340,11 @@ fn align_trajectories(about: &mut Vec<Field>, source: &Found) -> Result<()> {
         let (first, second) = (field.data_type(), other.data_type());
         let Some(common) = wider(first, second) else {
             let message = format!(
-                "the trajectory column `{}` is {second} in {} and {first} in the first source",
+                "the trajectory column `{}` is {} in {} and {} in the first source",
                 field.name(),
-                source.name
+                type_name(second),
+                source.name,
+                type_name(first)
             );
             let hint = "drop or convert it first, with a pipeline of its own";
             return Err(Error::failed(message).hint(hint));

@@ -1,10 +1,12 @@
 //! What a run did, for people and programs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::dataset::manifest::Statistics;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Kind, Result};
 use crate::exec::Flow;
 use crate::format::Written;
@@ -14,70 +16,70 @@ use crate::plan::Training;
 /// What a run did.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Its outputs, in order.
-    pub outputs: Vec<Output>,
-    /// The models that it learnt or found, in order.
-    pub models: Vec<Model>,
-    /// Foreign sources of which something was set aside.
+    /// The outputs, in the order of the pipeline.
+    pub outputs: Vec<OutputReport>,
+    /// The models that were trained or found up to date, in the order of the pipeline.
+    pub models: Vec<ModelReport>,
+    /// The sources of which trajectories were set aside.
     pub quarantined: Vec<Quarantined>,
-    /// Wall time.
+    /// Wall time in seconds.
     pub seconds: f64,
 }
 
-/// A foreign source with bad trajectories.
+/// A source with bad trajectories, which were set aside.
 #[derive(Debug)]
 pub struct Quarantined {
     /// The file or directory.
     pub source: PathBuf,
-    /// What was set aside.
+    /// The trajectories that were set aside.
     pub aside: SetAside,
-    /// How many of its trajectories may be.
+    /// The number of bad trajectories that the pipeline allows.
     pub allowed: u64,
 }
 
-/// A model that a run learnt or found.
+/// A model of a run.
 #[derive(Debug)]
-pub struct Model {
-    /// Where it is.
+pub struct ModelReport {
+    /// The model file.
     pub path: PathBuf,
-    /// Whether it was there already, learnt from the same things in the same way.
+    /// Whether the model was up to date, so that it was not trained.
     pub reused: bool,
-    /// How good it is, in a sentence; empty where it was there.
+    /// A sentence about the model's accuracy; empty if it was not trained.
     pub summary: String,
 }
 
-/// One output of a run.
+/// An output of a run.
 #[derive(Debug)]
-pub struct Output {
-    /// Where it is.
+pub struct OutputReport {
+    /// The file or directory.
     pub path: PathBuf,
-    /// Whether it was there already, made of the same things.
+    /// Whether the output was up to date, so that it was not made.
     pub reused: bool,
-    /// blake3 of its manifest; `None` for plain Parquet.
+    /// blake3 of the manifest; `None` for an output in a foreign format.
     pub manifest: Option<String>,
-    /// Totals over it.
+    /// Totals over the output.
     pub statistics: Statistics,
     /// What a foreign format cannot hold, and where it is instead.
     pub written: Written,
-    /// Rows and trajectories through each stage since the output before.
+    /// Rows and trajectories through each stage since the output before this one.
     pub flow: Vec<Flow>,
-    /// Tasks, and how many of them an earlier run had finished.
+    /// Number of tasks, and number of those that an earlier run had finished.
     pub tasks: (usize, usize),
-    /// What it depends on, by name.
-    pub inputs: std::collections::BTreeMap<String, String>,
-    /// Share of the workers' time by what they did.
+    /// Everything that the output depends on, by name.
+    pub inputs: BTreeMap<String, String>,
+    /// Shares of the workers' time, by what they did.
     pub time: Vec<(String, f64)>,
-    /// Runtime, version and devices, where a model ran.
+    /// Name, version and devices of the model runtime; `None` if no stage uses a model.
     pub runtime: Option<Value>,
-    /// Predicates that did not hold and were only to be said.
+    /// Checks that failed but only warn.
     pub warnings: Vec<String>,
 }
 
-impl Model {
-    /// One that was there.
-    pub(super) fn found(lesson: &Training) -> Model {
-        Model {
-            path: lesson.path.clone(),
+impl ModelReport {
+    /// Reports a model that is up to date.
+    pub(super) fn reused(model: &Training) -> ModelReport {
+        ModelReport {
+            path: model.path.clone(),
             reused: true,
             summary: String::new(),
         }
@@ -85,30 +87,26 @@ impl Model {
 }
 
 impl Report {
-    /// An error where more trajectories of a source were set aside than may be.
+    /// Verifies that no more trajectories of a source were set aside than the pipeline allows.
     ///
     /// # Errors
-    /// As it says: of the kind of failed checks.
+    /// Returns an error of the kind [`Kind::Checks`] if more were set aside.
     pub fn within_allowance(&self) -> Result<()> {
-        let Some(over) = self
+        match self
             .quarantined
             .iter()
             .find(|source| source.aside.trajectories > source.allowed)
-        else {
-            return Ok(());
-        };
-        let (source, aside, allowed) =
-            (over.source.display(), over.aside.trajectories, over.allowed);
-        let message =
-            format!("{source}: {aside} trajectories were set aside, and {allowed} are allowed");
-        let hint = "the result is made of the others; `allowed: N` beside `on_error` says how many may be bad";
-        Err(Error {
-            kind: Kind::Checks,
-            ..Error::failed(message).hint(hint)
-        })
+        {
+            None => Ok(()),
+            Some(over) => Err(too_many(over.aside.trajectories, over.allowed)
+                .at(over.source.display())
+                .hint(
+                    "the result holds all others; set `allowed` beside `on_error` to accept more",
+                )),
+        }
     }
 
-    /// The report as one JSON object, for programs.
+    /// Returns the report as one JSON object, for programs.
     pub fn to_json(&self) -> Value {
         let steps: u64 = self
             .outputs
@@ -122,35 +120,73 @@ impl Report {
             .filter_map(|output| output.flow.first())
             .map(|flow| flow.rows_in)
             .sum();
-        let outputs = self.outputs.iter().map(|output| {
-            json!({
-                "path": output.path, "reused": output.reused, "manifest": output.manifest, "statistics": output.statistics, "stages": output.flow,
-                "tasks": output.tasks.0, "tasks_resumed": output.tasks.1, "inputs": output.inputs, "runtime": output.runtime,
-                "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings, "elsewhere": output.written.elsewhere,
-            })
-        });
-        let models = self.models.iter().map(
-            |model| json!({"path": model.path, "reused": model.reused, "summary": model.summary}),
-        );
-        let quarantined = self.quarantined.iter().map(|quarantined| {
-            let Quarantined { source, aside, allowed } = quarantined;
-            json!({"source": source, "trajectories": aside.trajectories, "allowed": allowed, "first": aside.first})
-        });
-        let reused = self
+        let mut reused = self
             .outputs
             .iter()
             .map(|output| output.reused)
-            .chain(self.models.iter().map(|model| model.reused));
+            .chain(self.models.iter().map(|model| model.reused))
+            .peekable();
         json!({
-            "reused": !(self.outputs.is_empty() && self.models.is_empty()) && reused.into_iter().all(|reused| reused),
+            "reused": reused.peek().is_some() && reused.all(|reused| reused),
             "seconds": self.seconds,
             "rows_read": read,
             "steps_written": steps,
             "steps_per_second": steps as f64 / self.seconds.max(1e-9),
             "runtime": self.outputs.iter().find_map(|output| output.runtime.clone()),
-            "outputs": outputs.collect::<Vec<_>>(),
-            "models": models.collect::<Vec<_>>(),
-            "quarantined": quarantined.collect::<Vec<_>>(),
+            "outputs": self.outputs.iter().map(OutputReport::to_json).collect::<Vec<_>>(),
+            "models": self.models.iter().map(ModelReport::to_json).collect::<Vec<_>>(),
+            "quarantined": self.quarantined.iter().map(Quarantined::to_json).collect::<Vec<_>>(),
         })
+    }
+}
+
+impl OutputReport {
+    fn to_json(&self) -> Value {
+        json!({
+            "path": self.path,
+            "reused": self.reused,
+            "manifest": self.manifest,
+            "statistics": self.statistics,
+            "stages": self.flow,
+            "tasks": self.tasks.0,
+            "tasks_resumed": self.tasks.1,
+            "inputs": self.inputs,
+            "runtime": self.runtime,
+            "time": self.time.iter().cloned().collect::<BTreeMap<_, _>>(),
+            "warnings": self.warnings,
+            "elsewhere": self.written.elsewhere,
+        })
+    }
+}
+
+impl ModelReport {
+    fn to_json(&self) -> Value {
+        json!({"path": self.path, "reused": self.reused, "summary": self.summary})
+    }
+}
+
+impl Quarantined {
+    fn to_json(&self) -> Value {
+        json!({
+            "source": self.source,
+            "trajectories": self.aside.trajectories,
+            "allowed": self.allowed,
+            "first": self.aside.first,
+        })
+    }
+}
+
+/// Returns the error for more bad trajectories than are allowed.
+pub(super) fn too_many(aside: u64, allowed: u64) -> Error {
+    let were = if aside == 1 { "was" } else { "were" };
+    let message = format!(
+        "{} {were} set aside, but {} {} allowed",
+        count(aside, "trajectory"),
+        number(allowed),
+        if allowed == 1 { "is" } else { "are" },
+    );
+    Error {
+        kind: Kind::Checks,
+        ..Error::failed(message)
     }
 }

@@ -89,7 +89,7 @@ fn plans_of_what_is_there() {
 /// A summary without the time that this very run took.
 fn timeless(summary: &str) -> String {
     let line = |line: &str| {
-        if line.contains(" rows read a second") {
+        if line.contains(" rows read per second") {
             "TIMES\n".to_owned()
         } else {
             format!("{line}\n")
@@ -120,7 +120,7 @@ fn several_pipelines_are_checked_at_once() {
     let bad = workspace.pipeline("bad", "  - filter: lengths > 1\n  - materialise: { OUT }\n");
     let done = workspace.trajmill(&["check", &bad, &good]).exits(3);
     assert!(
-        done.stderr.contains("pipelines/good.yaml: fine"),
+        done.stderr.contains("pipelines/good.yaml: no faults"),
         "{}",
         done.stderr
     );
@@ -139,14 +139,14 @@ fn doctor_says_what_runs() {
     let done = workspace.trajmill(&["doctor"]).exits(0);
     assert!(done.stdout.contains("rten"), "{}", done.stdout);
     assert!(done.stdout.contains("onnxruntime"), "{}", done.stdout);
-    let learning = done
+    let training = done
         .stdout
         .lines()
-        .find(|line| line.starts_with("learning "))
+        .find(|line| line.starts_with("training "))
         .unwrap();
     assert!(
-        learning.ends_with("on the CPU: built without the Cargo feature `cuda`"),
-        "{learning}"
+        training.ends_with("on the CPU: built without the Cargo feature `cuda`"),
+        "{training}"
     );
 }
 

@@ -292,7 +292,7 @@ fn what_trajmill_did_not_make_is_left_alone() {
     fs::write(workspace.path("out/mine/thesis.tex"), "ten years").unwrap();
     let done = workspace.trajmill(&["run", &pipeline, "--fresh"]).exits(1);
     assert!(
-        done.stderr.contains("not a result of trajmill"),
+        done.stderr.contains("was not written by trajmill"),
         "{}",
         done.stderr
     );

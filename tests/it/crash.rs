@@ -281,7 +281,7 @@ fn killed_while_a_model_is_learnt() {
             "{when}: half a result"
         );
         let done = finish(case.command()).exits(0);
-        found_again += usize::from(done.stderr.contains("nothing to learn"));
+        found_again += usize::from(done.stderr.contains("nothing to train"));
         assert_eq!(
             case.workspace.tree("out"),
             case.expected,

@@ -102,7 +102,7 @@ fn a_result_is_found_again() {
         .exits(1);
     for part in [
         "out/kept",
-        "was made otherwise",
+        "was made from different inputs",
         "stage 1 filter",
         "return > 2",
         "return > 3",

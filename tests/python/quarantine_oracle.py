@@ -185,7 +185,7 @@ def one(folder, number, seed, damage, lost, words):
     check(sorted(os.listdir(out)) == ["whole"], f"{seed}: nothing is left")
 
     aside = run("import", source, mended, "--on-error", "quarantine")
-    check(aside.returncode == 4 and "1 trajectories were set aside" in aside.stderr, f"{seed}: {aside.returncode} {aside.stderr}")
+    check(aside.returncode == 4 and "1 trajectory was set aside" in aside.stderr, f"{seed}: {aside.returncode} {aside.stderr}")
     lines = [json.loads(line) for line in open(f"{mended}/quarantine.jsonl")]
     check(len(lines) == 1 and all(word in lines[0]["reason"] for word in words), f"{seed}: {lines}")
     before, after = trajectories(whole), trajectories(mended)
@@ -216,7 +216,7 @@ def piped(folder, source, words):
     write(", on_error: quarantine")
     check(run("check", pipeline).returncode == 0, f"{source}: checked")
     done = run("run", pipeline, "--json")
-    check(done.returncode == 4 and "1 trajectories were set aside, and 0 are allowed" in done.stderr, f"{source}: {done.returncode} {done.stderr}")
+    check(done.returncode == 4 and "1 trajectory was set aside, but 0 are allowed" in done.stderr, f"{source}: {done.returncode} {done.stderr}")
     (said,) = json.loads(done.stdout)["quarantined"]
     check(said["trajectories"] == 1 and all(word in said["first"]["reason"] for word in words), f"{source}: {said}")
     lines = [json.loads(line) for line in open(f"{out}/quarantine.jsonl")]

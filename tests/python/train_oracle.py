@@ -362,20 +362,20 @@ def in_a_pipeline(hopper):
     check(json.loads(trajmill("run", path, "--json").stdout)["reused"] is True, "not reused")
     shutil.rmtree(out)
     again = trajmill("run", path, "--json")
-    check(json.loads(again.stdout)["models"][0]["reused"] is True and "nothing to learn" in again.stderr, again.stderr)
+    check(json.loads(again.stdout)["models"][0]["reused"] is True and "nothing to train" in again.stderr, again.stderr)
     check(files(model.parent) == before, "a model that was reused has changed")
     trajmill("run", path, "--fresh")
     check(files(model.parent) == before, "learnt again, it is another")
 
     # Changed: refused with the reason, replaced where that is wanted.
     changed = trajmill("run", pipeline("inside", hopper, stages(seed=9)), code=1)
-    check("was learnt otherwise" in changed.stderr and "train_idm" in changed.stderr and files(model.parent) == before, changed.stderr)
+    check("was made from different inputs" in changed.stderr and "train_idm" in changed.stderr and files(model.parent) == before, changed.stderr)
     planned = trajmill("plan", pipeline("inside", hopper, stages(seed=9)))
     check("in the way" in planned.stdout, planned.stdout)
     trajmill("run", pipeline("inside", hopper, stages(seed=9, overwrite=True)))
     check(files(model.parent)["idm.onnx"] != before["idm.onnx"], "not replaced")
     model.write_bytes(b"something else")
-    check("was not learnt by" in trajmill("run", pipeline("inside", hopper, stages(seed=8, overwrite=True)), code=1).stderr, "a foreign file")
+    check("was not written by trajmill" in trajmill("run", pipeline("inside", hopper, stages(seed=8, overwrite=True)), code=1).stderr, "a foreign file")
 
     # Killed and interrupted while it learns: nothing is there; run again, it is as if nothing had been.
     pipeline("inside", hopper, stages())

@@ -330,7 +330,7 @@ def what_is_wrong_is_said():
     pq.write_table(table.set_column(table.schema.get_field_index("timestamp"), "timestamp", pa.array(times)), root / "data/chunk-000/file-000.parquet")
     refused(root, "episode 1", file(root, TOP), f"there is no frame at {0.5 + place + 0.0011:.4f} s", f"{0.5 + place:.4f} s")
     bad = trajmill("import", root, ROOT / "aside", "--frames", "array", "--on-error", "quarantine", "--allowed", 1)
-    check("1 trajectories set aside" in bad.stderr and len(steps(ROOT / "aside")) == 31, bad.stderr)
+    check("1 trajectory set aside" in bad.stderr and len(steps(ROOT / "aside")) == 31, bad.stderr)
 
     root, _ = two_cameras("short")
     whole = open(file(root, WRIST, 1), "rb").read()

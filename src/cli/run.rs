@@ -1,0 +1,234 @@
+//! `trajmill run`: runs a pipeline and prints a summary.
+
+use std::path::PathBuf;
+
+use super::arguments::{PipelineArguments, size};
+use super::progress::Progress;
+use super::{Command, interruptible, print};
+use crate::error::Result;
+use crate::error::wording::{count, number};
+use crate::exec::Flow;
+use crate::format::quarantine;
+use crate::run::{self, ModelReport, Monitor, Options, OutputReport, Report};
+
+/// Run a pipeline; after an interruption, the same command resumes where the run stopped
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// Pipeline file to run
+    pipeline: PathBuf,
+    #[command(flatten)]
+    arguments: PipelineArguments,
+    /// Number of worker threads [default: one per CPU core]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Memory that the tasks in flight may use together, for example 4G [default: no limit]
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    memory: Option<usize>,
+    /// Start over: ignore results that are up to date and the work of interrupted runs
+    #[arg(long)]
+    fresh: bool,
+    /// Print a report of the run to stdout, as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command for Run {
+    const NAME: &'static str = "run";
+
+    fn run(&self) -> Result<()> {
+        let interrupted = interruptible()?;
+        let progress = Progress::new();
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let options = Options {
+            overrides: self.arguments.set.clone(),
+            threads: self.threads.map_or_else(cores, usize::from),
+            memory: self.memory,
+            model: self.arguments.model(),
+            fresh: self.fresh,
+            monitor: Monitor {
+                watch: &progress,
+                interrupted: &interrupted,
+            },
+        };
+        let report = run::run(&self.pipeline, &options)?;
+        summarise(&report);
+        if self.json {
+            print::line(&report.to_json().to_string());
+        }
+        report.within_allowance()
+    }
+}
+
+/// Prints the summary of a run.
+fn summarise(report: &Report) {
+    report.models.iter().for_each(model);
+    let reasons = report
+        .outputs
+        .first()
+        .filter(|output| output.manifest.is_some())
+        .map(|output| output.path.join(quarantine::FILE));
+    for quarantined in &report.quarantined {
+        print::set_aside(&quarantined.source, &quarantined.aside, reasons.as_deref());
+    }
+    for output in &report.outputs {
+        if output.reused {
+            up_to_date(output);
+        } else {
+            written(output, report.seconds);
+        }
+    }
+}
+
+fn model(model: &ModelReport) {
+    let path = model.path.display();
+    if model.reused {
+        print::say(&format!(
+            "{path}: nothing to train, the model is up to date"
+        ));
+    } else {
+        print::say(&format!("{path}: {}", model.summary));
+    }
+}
+
+/// Prints what an output that is up to date was made from.
+fn up_to_date(output: &OutputReport) {
+    print::say(&format!(
+        "{}: nothing to do, the result is up to date. It was made from:",
+        output.path.display()
+    ));
+    for (name, value) in &output.inputs {
+        let value = if value.chars().count() > 72 {
+            format!("{}…", value.chars().take(71).collect::<String>())
+        } else {
+            value.clone()
+        };
+        print::say(&format!("  {name}: {value}"));
+    }
+    print::say("  (run with `--fresh` to make it again)");
+}
+
+/// Prints the account of an output: rows and trajectories through each stage, actions, time.
+fn written(output: &OutputReport, seconds: f64) {
+    let statistics = &output.statistics;
+    let width = output
+        .flow
+        .iter()
+        .map(|flow| flow.stage.len())
+        .chain([11])
+        .max()
+        .unwrap_or(11);
+    let line = |name: &str, trajectories: u64, rows: u64, notes: &str| {
+        print::say(&format!(
+            "{name:width$}  {:>14}  {:>14}{notes}",
+            number(trajectories),
+            number(rows)
+        ));
+    };
+    print::say(&format!(
+        "{:width$}  {:>14}  {:>14}",
+        "", "trajectories", "rows"
+    ));
+    if let Some(first) = output.flow.first() {
+        line("read", first.trajectories_in, first.rows_in, "");
+    }
+    for flow in &output.flow {
+        let notes = notes(flow);
+        line(&flow.stage, flow.trajectories_out, flow.rows_out, &notes);
+    }
+    line("written", statistics.trajectories, statistics.rows, "");
+
+    let missing = statistics.steps - statistics.recorded_actions - statistics.proxy_actions;
+    print::say(&format!(
+        "actions: {} recorded, {} proxy, {} missing, of {}",
+        number(statistics.recorded_actions),
+        number(statistics.proxy_actions),
+        number(missing),
+        count(statistics.steps, "step")
+    ));
+    if let Some(runtime) = &output.runtime {
+        let devices: Vec<&str> = runtime["devices"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(serde_json::Value::as_str)
+            .collect();
+        let text = |key: &str| runtime[key].as_str().unwrap_or_default().to_owned();
+        print::say(&format!(
+            "models: {} {} on {}",
+            text("name"),
+            text("version"),
+            devices.join(", ")
+        ));
+    }
+    for warning in &output.warnings {
+        print::say(&format!("warning: check failed: {warning}"));
+    }
+    if output.tasks.1 > 0 {
+        print::say(&format!(
+            "resumed: an earlier run had finished {} of {}",
+            number(output.tasks.1),
+            count(output.tasks.0, "task")
+        ));
+    }
+    time(output, seconds);
+    print::elsewhere(&output.written);
+    let path = output.path.display();
+    print::say(&format!("result: {path}"));
+    if output.manifest.is_some() {
+        print::say(&format!(
+            "explore it: trajmill info {path}, or \
+             trajmill sql {path} -c \"select * from trajectories limit 5\""
+        ));
+    }
+}
+
+/// Prints the throughput of a run and where its workers spent their time.
+fn time(output: &OutputReport, seconds: f64) {
+    let read = output
+        .flow
+        .first()
+        .map_or(output.statistics.rows, |flow| flow.rows_in);
+    let shares: Vec<String> = output
+        .time
+        .iter()
+        .map(|(name, share)| format!("{name} {:.0} %", share * 100.0))
+        .collect();
+    let spent = match shares.as_slice() {
+        [] => String::new(),
+        shares => format!("; time by stage: {}", shares.join(", ")),
+    };
+    print::say(&format!(
+        "{seconds:.2} s, {} rows read per second{spent}",
+        number((read as f64 / seconds.max(1e-9)) as u64)
+    ));
+}
+
+/// What a stage dropped, added or counted, to print behind its line.
+fn notes(flow: &Flow) -> String {
+    let tally = &flow.tally;
+    let mut notes: Vec<String> = Vec::new();
+    for (reason, rows) in &tally.dropped_rows {
+        let rows = count(*rows, "row");
+        let dropped = match tally.dropped_trajectories.get(reason) {
+            Some(trajectories) => format!("{}, {rows}", count(*trajectories, "trajectory")),
+            None => rows,
+        };
+        notes.push(format!("dropped {dropped}: {reason}"));
+    }
+    for (reason, trajectories) in &tally.dropped_trajectories {
+        if !tally.dropped_rows.contains_key(reason) {
+            notes.push(format!("{}: {reason}", count(*trajectories, "trajectory")));
+        }
+    }
+    for (name, n) in &tally.counts {
+        notes.push(format!("{} {name}", number(*n)));
+    }
+    if tally.added_rows > 0 {
+        notes.push(format!("added {}", count(tally.added_rows, "row")));
+    }
+    if notes.is_empty() {
+        String::new()
+    } else {
+        format!("   {}", notes.join("; "))
+    }
+}

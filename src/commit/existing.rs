@@ -1,0 +1,111 @@
+//! What stands at the path of a result, and how it compares with the result that is wanted there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::dataset::{Manifest, layout};
+use crate::error::{Error, Result};
+use crate::format;
+use crate::plan::Fingerprint;
+
+/// What stands at the path of a wanted result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing.
+    Nothing,
+    /// The wanted result: it was made from the same inputs.
+    Same,
+    /// A result of trajmill that was made from different inputs.
+    Different {
+        /// The inputs that differ, a line each.
+        changes: Vec<String>,
+    },
+    /// Something that trajmill did not write.
+    Unknown,
+}
+
+/// What a result says of its origin.
+pub(super) struct Origin {
+    /// Hash of everything that the result depends on.
+    pub(super) key: String,
+    /// Everything that the result depends on, by name.
+    pub(super) inputs: BTreeMap<String, String>,
+}
+
+impl Existing {
+    /// Compares the origin of what stands at a path with `wanted`. `None` stands for something that
+    /// trajmill did not write.
+    pub(super) fn compare(origin: Option<Origin>, wanted: &Fingerprint) -> Existing {
+        match origin {
+            None => Existing::Unknown,
+            Some(origin) if origin.key == wanted.key() => Existing::Same,
+            Some(origin) => Existing::Different {
+                changes: wanted.changes_since(&origin.inputs),
+            },
+        }
+    }
+}
+
+/// Whether anything stands at `path`, be it a link that leads nowhere.
+pub(super) fn is_taken(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
+/// Compares what stands at `path` with the result that depends on `wanted`.
+///
+/// # Errors
+/// Returns an error if the manifest at `path` is damaged or of a newer format.
+pub fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
+    if is_taken(path) {
+        Ok(Existing::compare(origin(path)?, wanted))
+    } else {
+        Ok(Existing::Nothing)
+    }
+}
+
+/// Returns what the dataset or export at `path` says of its origin; `None` if trajmill did not
+/// write it.
+pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
+    if let Ok(bytes) = std::fs::read(layout::manifest(path)) {
+        let manifest = Manifest::parse(&bytes).map_err(|error| error.at(path.display()))?;
+        return Ok(Some(Origin {
+            key: manifest.fingerprint,
+            inputs: manifest.lineage.inputs,
+        }));
+    }
+    let note =
+        format::export::note(path).and_then(|note| serde_json::from_value::<Note>(note).ok());
+    Ok(note.map(|note| Origin {
+        key: note.fingerprint,
+        inputs: note.inputs,
+    }))
+}
+
+/// What a result in a foreign format, which has no manifest, says of its origin.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Note {
+    fingerprint: String,
+    inputs: BTreeMap<String, String>,
+    /// The manifest of the dataset that was exported, without its shards.
+    written_from: serde_json::Value,
+}
+
+/// Returns what a result in a foreign format is to say of its origin, as JSON.
+///
+/// # Errors
+/// Returns an error if a part cannot be written as JSON, which does not happen in practice.
+pub fn note(fingerprint: &Fingerprint, manifest: &Manifest) -> Result<String> {
+    let failed = |error: serde_json::Error| {
+        Error::failed(format!("cannot record the origin of the export: {error}"))
+    };
+    let mut written_from = serde_json::to_value(manifest).map_err(failed)?;
+    if let Some(manifest) = written_from.as_object_mut() {
+        manifest.remove("shards");
+    }
+    let note = Note {
+        fingerprint: fingerprint.key(),
+        inputs: fingerprint.inputs.clone(),
+        written_from,
+    };
+    serde_json::to_string_pretty(&note).map_err(failed)
+}

@@ -1,0 +1,197 @@
+//! The staging directory: where a run prepares the result that it publishes.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::Journal;
+use super::existing::origin;
+use crate::dataset::{Manifest, layout, store};
+use crate::error::{Error, Result};
+
+/// A staging directory that this run holds. Its files are described in [`crate::dataset::layout`].
+#[derive(Debug)]
+pub struct Staging {
+    /// The path of the result.
+    output: PathBuf,
+    directory: PathBuf,
+    /// Whether the result replaces what stands at its path when it is published.
+    replaces: bool,
+    /// Held until the staging directory is gone.
+    _lock: File,
+}
+
+impl Staging {
+    /// Locks the staging directory of `output` and creates it if necessary. Of what an earlier run
+    /// left there, work towards the results with the fingerprints `keys` stays; the rest is
+    /// removed.
+    ///
+    /// # Errors
+    /// Returns an error if another run holds the lock, or if files cannot be created or removed.
+    pub fn lock(output: &Path, keys: &[String]) -> Result<Staging> {
+        let directory = layout::staging(output);
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let holder = format!("process {} on {}", std::process::id(), host.trim());
+        let lock = loop {
+            store::create_dir(&directory)?;
+            match store::lock(&directory.join("lock"), &holder) {
+                // A run that finished in this moment took the directory with it.
+                Err(_) if !directory.exists() => {}
+                locked => break locked?,
+            }
+        };
+        let lock = lock.map_err(|other| {
+            let other = if other.is_empty() {
+                "another run".to_owned()
+            } else {
+                other
+            };
+            Error::failed(format!("{} is being written by {other}", output.display()))
+                .hint("wait for it to finish, or write to another path")
+        })?;
+        let staging = Staging {
+            output: output.to_owned(),
+            directory,
+            replaces: false,
+            _lock: lock,
+        };
+        staging.discard_all_but(keys)?;
+        Ok(staging)
+    }
+
+    /// Says whether the result replaces what stands at its path when it is published.
+    pub(super) fn replacing(mut self, replaces: bool) -> Staging {
+        self.replaces = replaces;
+        self
+    }
+
+    fn discard_all_but(&self, keys: &[String]) -> Result<()> {
+        let kept: Vec<PathBuf> = keys
+            .iter()
+            .map(|key| layout::work(&self.directory, key))
+            .chain([self.directory.join("lock")])
+            .collect();
+        let entries = std::fs::read_dir(&self.directory).map_err(|error| {
+            Error::failed(format!("cannot read {}: {error}", self.directory.display()))
+        })?;
+        for entry in entries
+            .flatten()
+            .filter(|entry| !kept.contains(&entry.path()))
+        {
+            store::remove(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// Returns the directory of the dataset with the fingerprint `key`.
+    pub fn dataset(&self, key: &str) -> PathBuf {
+        layout::work(&self.directory, key).join("dataset")
+    }
+
+    /// Returns the path of the export with the fingerprint `key`, after removing what a killed run
+    /// left there.
+    ///
+    /// # Errors
+    /// Returns an error if the leftovers cannot be removed or the parent directory cannot be
+    /// created.
+    pub fn export(&self, key: &str) -> Result<PathBuf> {
+        let work = layout::work(&self.directory, key);
+        store::create_dir(&work)?;
+        let export = work.join("output");
+        store::remove(&export)?;
+        Ok(export)
+    }
+
+    /// Opens the journal of the dataset with the fingerprint `key`, which lists the tasks that an
+    /// earlier run finished.
+    ///
+    /// # Errors
+    /// Returns an error if the journal cannot be read or written.
+    pub fn journal(&self, key: &str) -> Result<Journal> {
+        let dataset = self.dataset(key);
+        store::create_dir(&dataset.join("steps"))?;
+        store::create_dir(&dataset.join("trajectories"))?;
+        Journal::open(
+            &layout::work(&self.directory, key).join("journal.jsonl"),
+            &dataset,
+        )
+    }
+
+    /// Seals the dataset with the fingerprint `key`: writes its manifest and makes everything
+    /// durable, but not visible.
+    ///
+    /// # Errors
+    /// Returns an error if the manifest cannot be written.
+    pub fn seal(&self, key: &str, manifest: &Manifest) -> Result<PathBuf> {
+        let dataset = self.dataset(key);
+        // One step, so that a manifest is whole if it is there: an import without one is
+        // unfinished.
+        store::replace(&layout::manifest(&dataset), &manifest.to_bytes()?)?;
+        Ok(dataset)
+    }
+
+    /// Makes a sealed result visible at the path of the output and removes the staging directory.
+    ///
+    /// # Errors
+    /// Returns an error if something has appeared at the path that may not be replaced, or if the
+    /// rename fails.
+    pub fn publish(self, sealed: &Path) -> Result<()> {
+        if !store::publish(sealed, &self.output)? {
+            // What stands there now may not be what the claim saw.
+            if !self.replaces || origin(&self.output)?.is_none() {
+                return Err(Error::failed(format!(
+                    "something else appeared at {} during the run",
+                    self.output.display()
+                ))
+                .hint("remove it and run the same command again: the finished work is kept"));
+            }
+            store::exchange(sealed, &self.output)?;
+        }
+        store::sync_dir(layout::folder(&self.output))?;
+        self.discard()
+    }
+
+    /// Removes the staging directory with everything in it. The lock goes last: until then no other
+    /// run works here, and what another run creates afterwards is its own.
+    ///
+    /// # Errors
+    /// Returns an error if a file cannot be removed.
+    pub fn discard(self) -> Result<()> {
+        self.discard_all_but(&[])?;
+        store::remove(&self.directory.join("lock"))?;
+        store::remove_empty(&self.directory)
+    }
+
+    /// Removes the staging directory because of `error`, and returns the error: for work that the
+    /// next run cannot resume.
+    #[must_use]
+    pub fn abandon(self, error: Error) -> Error {
+        // What cannot be removed now, the next run removes. The user needs to know why the work
+        // failed.
+        let _ = self.discard();
+        error
+    }
+}
+
+impl Drop for Staging {
+    /// Removes the staging directory of a run that fails before it did any work.
+    fn drop(&mut self) {
+        let is_lock = |entry: std::fs::DirEntry| entry.file_name() == "lock";
+        if std::fs::read_dir(&self.directory)
+            .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_lock)))
+        {
+            // If this fails, an empty directory remains, which the next run takes.
+            let _ = store::remove(&self.directory);
+        }
+    }
+}
+
+/// Removes the staging directory of `output`, whose result is up to date, unless another run holds
+/// it.
+pub(super) fn remove_stale(output: &Path) -> Result<()> {
+    if layout::staging(output).exists()
+        && let Ok(staging) = Staging::lock(output, &[])
+    {
+        staging.discard()?;
+    }
+    Ok(())
+}

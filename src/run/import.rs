@@ -1,0 +1,197 @@
+//! Imports a foreign dataset: the work behind `trajmill import`, and behind a source in a foreign
+//! format.
+
+use std::path::{Path, PathBuf};
+
+use super::Monitor;
+use super::report::too_many;
+use crate::commit::{self, Claim, Staging, Wanted};
+use crate::dataset::Dataset;
+use crate::dataset::manifest::{Lineage, TOOL};
+use crate::error::{Error, Result};
+use crate::format::quarantine::SetAside;
+use crate::format::{self, Format, OnError, Source, import};
+use crate::plan::Fingerprint;
+
+/// Name of the fingerprint's input that identifies the content of the source.
+const SOURCE: &str = "source";
+
+/// A foreign dataset to import.
+pub struct Import {
+    source: PathBuf,
+    format: &'static Format,
+    options: format::Options,
+    shard_rows: u64,
+    fingerprint: Fingerprint,
+}
+
+/// What an import did.
+#[derive(Debug)]
+pub struct Imported {
+    /// The new dataset.
+    pub dataset: Dataset,
+    /// The trajectories that were set aside.
+    pub aside: SetAside,
+}
+
+impl Imported {
+    /// Verifies that no more than `allowed` trajectories were set aside.
+    ///
+    /// # Errors
+    /// Returns an error of the kind [`Kind::Checks`](crate::error::Kind::Checks) if more were set
+    /// aside.
+    pub fn within_allowance(&self, allowed: u64) -> Result<()> {
+        if self.aside.trajectories <= allowed {
+            return Ok(());
+        }
+        Err(too_many(self.aside.trajectories, allowed)
+            .hint("all others are imported; pass `--allowed N` to accept up to N bad trajectories"))
+    }
+}
+
+impl Import {
+    /// Prepares the import of `source`, whose format is detected if `format` is `None`. This hashes
+    /// the source, which takes a while if it is large. `shard_rows` is the number of rows that a
+    /// shard aims at.
+    ///
+    /// # Errors
+    /// Returns an error if the format is unknown or does not take `options`, or if the source
+    /// cannot be read.
+    pub fn new(
+        source: &Path,
+        format: Option<&str>,
+        options: format::Options,
+        shard_rows: u64,
+    ) -> Result<Import> {
+        let format = format::resolve(format, source)?;
+        format.accepts(&options)?;
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.set("tool", TOOL);
+        fingerprint.set(SOURCE, import::fingerprint(source)?);
+        fingerprint.set("format", format.name);
+        fingerprint.set("shard_rows", shard_rows.to_string());
+        for (name, value) in options.depends()? {
+            fingerprint.set(name, value);
+        }
+        Ok(Import {
+            source: source.to_owned(),
+            format,
+            options,
+            shard_rows,
+            fingerprint,
+        })
+    }
+
+    /// Writes the dataset to the directory `dataset`. Returns `None` if it is there and up to date.
+    ///
+    /// # Errors
+    /// Returns an error if something else stands at the path, the source is damaged, files cannot
+    /// be written, or the user wants to stop. Nothing is left behind then.
+    pub fn run(&self, dataset: &Path, monitor: Monitor) -> Result<Option<Imported>> {
+        let staging = match commit::claim(&Wanted::new(dataset, &self.fingerprint))? {
+            Claim::UpToDate => return Ok(None),
+            Claim::Conflict(conflict) => return Err(conflict.into_error(None)),
+            Claim::Granted(staging) => staging,
+        };
+        let (sealed, aside) = match self.write(dataset, &staging, monitor) {
+            Ok(written) => written,
+            // An import starts over, so an unfinished one is not kept.
+            Err(error) => return Err(staging.abandon(error)),
+        };
+        staging.publish(&sealed)?;
+        Ok(Some(Imported {
+            dataset: Dataset::open(dataset)?,
+            aside,
+        }))
+    }
+
+    fn write(
+        &self,
+        dataset: &Path,
+        staging: &Staging,
+        monitor: Monitor,
+    ) -> Result<(PathBuf, SetAside)> {
+        let mut source = self.format.open(&self.source, &self.options)?;
+        let name = self
+            .source
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Job {
+            name: &name,
+            progress: &dataset.display().to_string(),
+            format: self.format.name,
+            fingerprint: &self.fingerprint,
+            shard_rows: self.shard_rows,
+            on_error: self.options.on_error,
+        }
+        .run(source.as_mut(), staging, monitor)
+    }
+}
+
+/// How an open source becomes a dataset in a staging directory.
+pub(super) struct Job<'a> {
+    /// Name of the source.
+    pub(super) name: &'a str,
+    /// Name of the import in the progress.
+    pub(super) progress: &'a str,
+    /// Name of the source's format.
+    pub(super) format: &'a str,
+    /// Everything that the dataset depends on.
+    pub(super) fingerprint: &'a Fingerprint,
+    /// Rows that a shard aims at.
+    pub(super) shard_rows: u64,
+    /// What to do with a bad trajectory.
+    pub(super) on_error: OnError,
+}
+
+impl Job<'_> {
+    /// Writes and seals the dataset. Returns its directory and the trajectories that were set
+    /// aside.
+    ///
+    /// # Errors
+    /// Returns an error if the source is damaged, files cannot be written, or the user wants to
+    /// stop.
+    pub(super) fn run(
+        &self,
+        source: &mut dyn Source,
+        staging: &Staging,
+        monitor: Monitor,
+    ) -> Result<(PathBuf, SetAside)> {
+        let key = self.fingerprint.key();
+        let content = self.fingerprint.inputs.get(SOURCE);
+        monitor
+            .watch
+            .begin(self.progress, source.rows().unwrap_or(0));
+        let imported = import::import(
+            source,
+            self.name,
+            content.map_or("", String::as_str),
+            &staging.dataset(&key),
+            self.shard_rows,
+            self.on_error,
+            &|rows| {
+                monitor.watch.advance(rows);
+                monitor.go_on(|| {
+                    Error::interrupted(format!(
+                        "interrupted: nothing was imported from {}",
+                        self.name
+                    ))
+                    .hint("run the same command again: the import starts over")
+                })
+            },
+        );
+        monitor.watch.end();
+        let imported = imported?;
+        let aside = imported.aside.clone();
+        let lineage = Lineage {
+            by: format!("import {}", self.format),
+            inputs: self.fingerprint.inputs.clone(),
+            source_metadata: source.metadata(),
+            set_aside: aside.trajectories,
+            ..Lineage::default()
+        };
+        let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
+        Ok((sealed, aside))
+    }
+}

@@ -1,0 +1,86 @@
+//! The models that a run trains on the way to an output.
+
+use super::report::ModelReport;
+use super::{Monitor, Options};
+use crate::commit::{self, Claim, ModelFile};
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::exec::{self, Clock};
+use crate::plan::{Planned, Training};
+use crate::train;
+
+/// Claims the path of a model; `None` if the model is up to date.
+fn claim(model: &Training, fresh: bool) -> Result<Option<ModelFile<'_>>> {
+    match commit::claim_model(model, fresh)? {
+        Claim::UpToDate => Ok(None),
+        Claim::Granted(file) => Ok(Some(file)),
+        Claim::Conflict(conflict) => {
+            Err(conflict.into_error(Some("set `overwrite: true` on the stage `train_idm`")))
+        }
+    }
+}
+
+/// Whether the model has yet to be trained.
+///
+/// # Errors
+/// Returns an error if something else stands at the model's path.
+pub(super) fn is_missing(model: &Training, fresh: bool) -> Result<bool> {
+    Ok(claim(model, fresh)?.is_some())
+}
+
+/// Trains a model on `sources` and publishes it, unless it is up to date.
+///
+/// # Errors
+/// Returns an error if something else stands at the model's path, the data cannot be read or do not
+/// suffice, or the user wants to stop.
+pub(super) fn train(
+    planned: &Planned<Training>,
+    sources: &[Dataset],
+    options: &Options,
+    clock: &Clock,
+) -> Result<ModelReport> {
+    let model = &planned.part;
+    let Some(file) = claim(model, options.fresh)? else {
+        return Ok(ModelReport::reused(model));
+    };
+    let progress = Progress {
+        name: &model.stage.out,
+        monitor: options.monitor,
+    };
+    let fitted = exec::train(planned, sources, options.threads, clock, &progress);
+    options.monitor.watch.end();
+    let fitted = fitted?;
+    file.publish(&fitted, model.stage.metadata())?;
+    let summary = match model.device {
+        train::Device::Cpu => fitted.report.summary(),
+        device => format!("{}; trained on {device}", fitted.report.summary()),
+    };
+    Ok(ModelReport {
+        path: model.path.clone(),
+        reused: false,
+        summary,
+    })
+}
+
+/// Reports the progress of a training.
+struct Progress<'a> {
+    name: &'a str,
+    monitor: Monitor<'a>,
+}
+
+impl train::Watch for Progress<'_> {
+    fn begin(&self, updates: u64) {
+        self.monitor.watch.train(self.name, updates);
+    }
+
+    fn advance(&self, updates: u64, losses: Option<(f64, f64)>) {
+        self.monitor.watch.advance(updates);
+        if let Some((training, validation)) = losses {
+            self.monitor.watch.losses(training, validation);
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.monitor.is_interrupted()
+    }
+}

@@ -1,0 +1,149 @@
+//! The phases that lead to an output, each after the models that are trained on what it reads.
+
+use std::path::Path;
+
+use super::report::ModelReport;
+use super::sources::Ready;
+use super::{INTERMEDIATE_SHARD_ROWS, Options, manifest, models};
+use crate::commit::Staging;
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
+use crate::format::quarantine;
+use crate::plan::{Phase, Plan, Sink};
+
+/// What the phases of an output did.
+pub(super) struct Work {
+    /// The sealed dataset of the last phase that wrote one.
+    pub(super) result: Option<Dataset>,
+    /// Rows and trajectories through each stage.
+    pub(super) flow: Vec<Flow>,
+    /// Number of tasks, and number of those that an earlier run had finished.
+    pub(super) tasks: (usize, usize),
+    /// Time of the workers, by what they did.
+    pub(super) clock: Clock,
+}
+
+/// Runs `phases` in `staging`. The first reads `sources`, each other one the intermediate of the
+/// phase before it.
+///
+/// # Errors
+/// Returns an error if a model cannot be trained, a stage fails, a file cannot be read or written,
+/// or the user wants to stop.
+pub(super) fn execute(
+    plan: &Plan,
+    phases: &[Phase],
+    sources: &Ready,
+    staging: &Staging,
+    options: &Options,
+    trained: &mut Vec<ModelReport>,
+) -> Result<Work> {
+    let mut work = Work {
+        result: None,
+        flow: Vec::new(),
+        tasks: (0, 0),
+        clock: Clock::new(phases.iter().flat_map(names)),
+    };
+    for (index, phase) in phases.iter().enumerate() {
+        let intermediate = work.result.take();
+        let input = intermediate
+            .as_ref()
+            .map_or(sources.datasets.as_slice(), std::slice::from_ref);
+        for model in &phase.trainings {
+            let report = models::train(model, input, options, &work.clock)
+                .map_err(|error| error.at(format!("stage `{}`", model.name)))?;
+            trained.push(report);
+        }
+        let (name, shard_rows, imported) = match &phase.sink {
+            Sink::Intermediate { .. } => (
+                format!("phase {}", index + 1),
+                INTERMEDIATE_SHARD_ROWS,
+                None,
+            ),
+            Sink::Output { options, .. } => (
+                options.path.clone(),
+                options.shard_rows,
+                Some(sources.imported.as_slice()),
+            ),
+            Sink::Model { .. } => break,
+        };
+        let sealed = pass(
+            &Pass {
+                plan,
+                phase,
+                name,
+                shard_rows,
+                imported,
+            },
+            input,
+            staging,
+            options,
+            &mut work,
+        )?;
+        work.result = Some(sealed);
+    }
+    Ok(work)
+}
+
+/// The names of what takes time in a phase, besides reading and writing.
+fn names(phase: &Phase) -> impl Iterator<Item = &str> {
+    let models = phase.trainings.iter().map(|model| model.name.as_str());
+    models.chain(phase.transforms.iter().map(|planned| planned.name.as_str()))
+}
+
+/// One pass over a dataset.
+struct Pass<'a> {
+    plan: &'a Plan,
+    phase: &'a Phase,
+    /// Name in the progress.
+    name: String,
+    /// Rows that a shard aims at.
+    shard_rows: u64,
+    /// The imports whose quarantined trajectories the result lists; `None` if it is an
+    /// intermediate.
+    imported: Option<&'a [Dataset]>,
+}
+
+/// Selects, transforms and writes what a phase reads, and seals the result.
+fn pass(
+    pass: &Pass,
+    input: &[Dataset],
+    staging: &Staging,
+    options: &Options,
+    work: &mut Work,
+) -> Result<Dataset> {
+    let phase = pass.phase;
+    let watch = options.monitor.watch;
+    let table = exec::select(phase, input)?;
+    let tasks = exec::cut(&table, pass.shard_rows)?;
+    let key = phase.fingerprint.key();
+    let root = staging.dataset(&key);
+    let journal = staging.journal(&key)?;
+    let watcher = Watcher {
+        interrupted: options.monitor.interrupted,
+        progress: &|rows| watch.advance(rows),
+        clock: &work.clock,
+    };
+    let tasks = PhaseTasks {
+        phase,
+        sources: input,
+        table: &table,
+        tasks: &tasks,
+    };
+    watch.begin(&pass.name, table.rows()?);
+    let outcome = exec::run(&tasks, &root, journal, options.limits(), &watcher);
+    watch.end();
+    let outcome = outcome?;
+    work.flow.extend(table.flow);
+    work.flow.extend(outcome.flow);
+    work.tasks = (work.tasks.0 + outcome.tasks, work.tasks.1 + outcome.resumed);
+    let mut manifest = manifest::of(pass.plan, phase, input, outcome.shards, &work.flow)?;
+    if let Some(imported) = pass.imported {
+        let imported: Vec<(&str, &Path)> = imported
+            .iter()
+            .map(|source| (source.name.as_str(), source.path.as_path()))
+            .collect();
+        manifest.lineage.set_aside = quarantine::carry(&root, &imported)?;
+    }
+    Dataset::open(&staging.seal(&key, &manifest)?)
+}

@@ -1,0 +1,249 @@
+//! What a run would do: what it would read, keep and write, and what is up to date.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::commit::{Existing, existing, existing_model};
+use crate::dataset::Dataset;
+use crate::error::Result;
+use crate::exec::{self, Flow, SelectionTable};
+use crate::plan::{Phase, Plan, Sink};
+use crate::stage::PRIVATE_PREFIX;
+
+/// What a run of a plan would do.
+pub struct Preview {
+    /// Paths of the sources.
+    pub sources: Vec<String>,
+    /// Trajectories of all sources.
+    pub trajectories: u64,
+    /// Rows of all sources.
+    pub rows: u64,
+    /// The model runtime and its devices; `None` if no stage uses a model.
+    pub runtime: Option<String>,
+    /// The phases, in order.
+    pub phases: Vec<PhasePreview>,
+}
+
+/// What a phase would do.
+pub struct PhasePreview {
+    /// The models that are trained before the phase.
+    pub models: Vec<Destination>,
+    /// The selections, in order.
+    pub selections: Vec<SelectionPreview>,
+    /// Trajectories and rows that are left to read; `None` until the phase before has run.
+    pub kept: Option<(usize, u64)>,
+    /// Columns that are read.
+    pub columns: Vec<String>,
+    /// Names of the transforms, in order.
+    pub transforms: Vec<String>,
+    /// Where the result goes.
+    pub result: ResultPreview,
+    /// Hash of everything that the result depends on.
+    pub fingerprint: String,
+}
+
+/// What a selection would do.
+pub struct SelectionPreview {
+    /// Name of the stage.
+    pub stage: String,
+    /// Position of the stage in the pipeline, from 1.
+    pub index: usize,
+    /// Names of the transforms that stand before the stage in the pipeline and run after it.
+    pub ahead_of: Vec<String>,
+    /// Rows and trajectories before and after; `None` until the phase before has run.
+    pub flow: Option<Flow>,
+}
+
+/// Where the result of a phase goes.
+pub enum ResultPreview {
+    /// There is none: the pipeline ends with the models that are trained before the phase.
+    Model(PathBuf),
+    /// The next phase reads it.
+    Intermediate {
+        /// The stage that needs it.
+        stage: String,
+        /// The trajectory columns that the stage needs from it; none if the stage needs all of it.
+        because: Vec<String>,
+        /// Whether one of them is a value that the stage itself computes over all steps.
+        over_all_steps: bool,
+    },
+    /// It is published.
+    Output {
+        /// The path and what stands there.
+        destination: Destination,
+        /// Number of shards; `None` until the phase before has run.
+        shards: Option<usize>,
+    },
+}
+
+/// A path that a run would write to.
+pub struct Destination {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the run would do there.
+    pub state: &'static str,
+    /// The inputs that differ from those of the result that stands there, a line each.
+    pub changes: Vec<String>,
+}
+
+impl Preview {
+    /// Computes the preview of `plan`. The selections of the first phase are computed, from
+    /// metadata alone. A later phase reads what the one before writes, so its sizes are unknown.
+    ///
+    /// # Errors
+    /// Returns an error if metadata cannot be read.
+    pub fn of(plan: &Plan) -> Result<Preview> {
+        // The sizes of a source that has to be imported are unknown too.
+        let known = plan.imports.iter().all(Option::is_none);
+        let phases = plan.phases.iter().enumerate().map(|(index, phase)| {
+            let table = (known && index == 0)
+                .then(|| exec::select(phase, &plan.sources))
+                .transpose()?;
+            PhasePreview::of(phase, table.as_ref())
+        });
+        Ok(Preview {
+            sources: plan
+                .sources
+                .iter()
+                .map(|source| source.path.display().to_string())
+                .collect(),
+            trajectories: plan.sources.iter().map(Dataset::trajectory_count).sum(),
+            rows: plan.sources.iter().map(Dataset::rows).sum(),
+            runtime: plan.runtime.as_ref().map(|runtime| {
+                format!(
+                    "{} {} on {}",
+                    runtime.name(),
+                    runtime.version(),
+                    runtime.devices().join(", ")
+                )
+            }),
+            phases: phases.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Returns the preview as one JSON object, for programs.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "sources": self.sources,
+            "rows": self.rows,
+            "trajectories": self.trajectories,
+            "phases": self.phases.iter().map(PhasePreview::to_json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl PhasePreview {
+    fn of(phase: &Phase, table: Option<&SelectionTable>) -> Result<PhasePreview> {
+        let models = phase.trainings.iter().map(|planned| {
+            let model = &planned.part;
+            let found = existing_model(&model.path, &model.fingerprint);
+            Destination::of(model.path.clone(), found, model.stage.overwrite)
+        });
+        let selections = phase.selections.iter().enumerate();
+        let selections = selections.map(|(index, planned)| SelectionPreview {
+            stage: planned.name.clone(),
+            index: planned.index + 1,
+            ahead_of: planned.ahead_of.clone(),
+            flow: table.and_then(|table| table.flow.get(index)).cloned(),
+        });
+        let result = match &phase.sink {
+            Sink::Model { path } => ResultPreview::Model(path.clone()),
+            Sink::Intermediate { because, stage } => ResultPreview::Intermediate {
+                stage: stage.clone(),
+                because: because.clone(),
+                over_all_steps: because.iter().any(|name| name.starts_with(PRIVATE_PREFIX)),
+            },
+            Sink::Output { path, options } => ResultPreview::Output {
+                destination: Destination::of(
+                    path.clone(),
+                    existing(path, &phase.fingerprint)?,
+                    options.overwrite,
+                ),
+                shards: table
+                    .map(|table| exec::cut(table, options.shard_rows).map(|tasks| tasks.len()))
+                    .transpose()?,
+            },
+        };
+        Ok(PhasePreview {
+            models: models.collect(),
+            selections: selections.collect(),
+            kept: table
+                .map(|table| table.rows().map(|rows| (table.len(), rows)))
+                .transpose()?,
+            columns: phase.reads.clone(),
+            transforms: phase
+                .transforms
+                .iter()
+                .map(|planned| planned.name.clone())
+                .collect(),
+            result,
+            fingerprint: phase.fingerprint.key(),
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let selections = self.selections.iter().map(|selection| {
+            json!({
+                "stage": selection.stage,
+                "index": selection.index,
+                "ahead_of": selection.ahead_of,
+                "flow": selection.flow,
+            })
+        });
+        let models = self.models.iter().map(Destination::to_json);
+        let sink = match &self.result {
+            ResultPreview::Model(path) => json!({"model": path}),
+            ResultPreview::Intermediate { stage, because, .. } => {
+                json!({"staged_for": stage, "because": because})
+            }
+            ResultPreview::Output {
+                destination,
+                shards,
+            } => json!({
+                "path": destination.path,
+                "tasks": shards,
+                "state": destination.state,
+                "changes": destination.changes,
+            }),
+        };
+        json!({
+            "lessons": models.collect::<Vec<_>>(),
+            "selections": selections.collect::<Vec<_>>(),
+            "transforms": self.transforms,
+            "reads": self.columns,
+            "sink": sink,
+            "fingerprint": self.fingerprint,
+        })
+    }
+}
+
+impl Destination {
+    fn of(path: PathBuf, found: Existing, overwrite: bool) -> Destination {
+        let (state, changes) = match found {
+            Existing::Nothing => ("new", Vec::new()),
+            Existing::Same => ("nothing to do, it is up to date", Vec::new()),
+            Existing::Different { changes } if overwrite => (
+                "replaces a result that was made from different inputs",
+                changes,
+            ),
+            Existing::Different { changes } => (
+                "in the way: a result that was made from different inputs",
+                changes,
+            ),
+            Existing::Unknown => (
+                "in the way: something that trajmill did not write",
+                Vec::new(),
+            ),
+        };
+        Destination {
+            path,
+            state,
+            changes,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({"path": self.path, "state": self.state, "changes": self.changes})
+    }
+}

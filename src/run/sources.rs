@@ -1,0 +1,111 @@
+//! The datasets that an output reads. A source in a foreign format, or with other columns, is
+//! imported first.
+
+use super::import::Job;
+use super::report::{Quarantined, Report};
+use super::{INTERMEDIATE_SHARD_ROWS, Monitor};
+use crate::commit::Staging;
+use crate::dataset::{Dataset, layout, store};
+use crate::error::Result;
+use crate::format::quarantine::SetAside;
+use crate::plan::{Plan, SourceToImport};
+
+/// A source of an output.
+pub(super) struct Source<'a> {
+    /// The dataset; until it is imported, only its schemas are known.
+    pub(super) dataset: Dataset,
+    /// How to import it; `None` if it is read as it is.
+    pub(super) import: Option<&'a SourceToImport>,
+}
+
+/// Sources that can be read.
+pub(super) struct Ready {
+    /// All of them, in the order of the pipeline.
+    pub(super) datasets: Vec<Dataset>,
+    /// Those that were imported into the staging directory.
+    pub(super) imported: Vec<Dataset>,
+}
+
+impl<'a> Source<'a> {
+    /// Returns the sources of `plan`.
+    pub(super) fn all(plan: &'a Plan) -> Vec<Source<'a>> {
+        plan.sources
+            .iter()
+            .cloned()
+            .zip(plan.imports.iter().map(Option::as_ref))
+            .map(|(dataset, import)| Source { dataset, import })
+            .collect()
+    }
+
+    /// A dataset that is read as it is.
+    pub(super) fn ready(dataset: Dataset) -> Source<'a> {
+        Source {
+            dataset,
+            import: None,
+        }
+    }
+}
+
+/// Imports into `staging` the sources that need it. What is quarantined goes into `report`.
+///
+/// # Errors
+/// Returns an error if a source cannot be read, a file cannot be written, or the user wants to
+/// stop.
+pub(super) fn bring(
+    sources: &[Source],
+    staging: &Staging,
+    monitor: Monitor,
+    report: &mut Report,
+) -> Result<Ready> {
+    let mut ready = Ready {
+        datasets: Vec::new(),
+        imported: Vec::new(),
+    };
+    for source in sources {
+        let Some(foreign) = source.import else {
+            ready.datasets.push(source.dataset.clone());
+            continue;
+        };
+        let dataset = import(foreign, &source.dataset.name, staging, monitor)?;
+        let aside = SetAside::read(&dataset.path)?;
+        if aside.trajectories > 0 {
+            report.quarantined.push(Quarantined {
+                source: foreign.path.clone(),
+                aside,
+                allowed: foreign.allowed,
+            });
+        }
+        ready.imported.push(dataset.clone());
+        ready.datasets.push(dataset);
+    }
+    Ok(ready)
+}
+
+/// Imports a source into the staging directory, unless an earlier run has done it.
+fn import(
+    foreign: &SourceToImport,
+    name: &str,
+    staging: &Staging,
+    monitor: Monitor,
+) -> Result<Dataset> {
+    let key = foreign.fingerprint.key();
+    let root = staging.dataset(&key);
+    if !layout::manifest(&root).exists() {
+        // An import that was killed starts over.
+        store::remove(&root)?;
+        let job = Job {
+            name,
+            progress: &format!("import {name}"),
+            format: foreign.format(),
+            fingerprint: &foreign.fingerprint,
+            shard_rows: INTERMEDIATE_SHARD_ROWS,
+            on_error: foreign.on_error(),
+        };
+        foreign.read(|source| job.run(source, staging, monitor).map(|_| ()))?;
+    }
+    let dataset = Dataset::open(&root)?;
+    Ok(Dataset {
+        name: name.to_owned(),
+        ..dataset
+    })
+}

@@ -41,8 +41,8 @@ pub fn json_schema() -> Value {
             },
             "params": {
                 "type": "object",
-                "description": "The parameters and their defaults. `--set NAME=VALUE` overrides one, \
-                                and `${NAME}` in any value stands for it.",
+                "description": "The parameters and their defaults. `--set NAME=VALUE` overrides \
+                                one, and `${NAME}` in any value stands for it.",
                 "additionalProperties": {"type": ["string", "number", "boolean", "null"]}
             },
             "source": {

@@ -320,11 +320,18 @@ mod tests {
             lengths in prop::collection::vec((0usize..6, any::<bool>()), 0..6),
             pattern in prop::collection::vec(any::<bool>(), 48),
         ) {
-            let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64 + 10, *length, *known)).collect();
+            let trajectory = |(id, (length, known)): (usize, &(usize, bool))| {
+                (id as i64 + 10, *length, *known)
+            };
+            let trajectories: Vec<_> = lengths.iter().enumerate().map(trajectory).collect();
             let block = fixture::block(&trajectories);
-            let holds: Vec<bool> = (0..block.steps.num_rows()).map(|row| pattern[row % pattern.len()]).collect();
-            let kept: Vec<String> = holds.iter().enumerate().filter(|(_, holds)| **holds).map(|(row, _)| row.to_string()).collect();
-            let sql = format!("observation[1] in ({})", if kept.is_empty() { "-1".to_owned() } else { kept.join(",") });
+            let rows = 0..block.steps.num_rows();
+            let holds: Vec<bool> = rows.map(|row| pattern[row % pattern.len()]).collect();
+            let kept = holds.iter().enumerate().filter(|(_, holds)| **holds);
+            let mut kept: Vec<String> = kept.map(|(row, _)| row.to_string()).collect();
+            // A list must not be empty, and no row is -1.
+            kept.push("-1".to_owned());
+            let sql = format!("observation[1] in ({})", kept.join(","));
             let cut = fixture::transform(&STAGE, &serde_json::json!({ "steps": sql }).to_string());
             let mut tally = Tally::default();
             let after = cut.apply(block.clone(), &mut tally).unwrap();
@@ -333,19 +340,28 @@ mod tests {
             prop_assert_eq!(after.len(), wanted.len());
             prop_assert_eq!(after.steps.schema(), cut.steps());
             let column = |name: &str| after.steps.column_by_name(name).unwrap();
-            let (step, reward) = (column("step").as_primitive::<Int32Type>(), column("reward").as_primitive::<Float32Type>());
-            let (truncated, is_final) = (column("truncated").as_boolean(), column("is_final").as_boolean());
+            let step = column("step").as_primitive::<Int32Type>();
+            let reward = column("reward").as_primitive::<Float32Type>();
+            let truncated = column("truncated").as_boolean();
+            let is_final = column("is_final").as_boolean();
             let own = |name: &str| after.trajectories.column_by_name(name).unwrap();
-            let (parent, first) = (own("parent_id").as_primitive::<Int64Type>(), own("parent_step").as_primitive::<Int32Type>());
+            let parent = own("parent_id").as_primitive::<Int64Type>();
+            let first = own("parent_step").as_primitive::<Int32Type>();
             for (index, wanted) in wanted.iter().enumerate() {
-                let rows: Vec<Row> = after.rows(index).map(|row| {
-                    let reward = reward.is_valid(row).then(|| reward.value(row));
-                    (parent.value(index), first.value(index), step.value(row), reward, truncated.value(row), is_final.value(row))
-                }).collect();
+                let row = |row: usize| (
+                    parent.value(index),
+                    first.value(index),
+                    step.value(row),
+                    reward.is_valid(row).then(|| reward.value(row)),
+                    truncated.value(row),
+                    is_final.value(row),
+                );
+                let rows: Vec<Row> = after.rows(index).map(row).collect();
                 prop_assert_eq!(&rows, wanted);
             }
             let copies = own("__copy").as_primitive::<Int32Type>().values();
-            let ids: std::collections::BTreeSet<_> = after.ids().unwrap().iter().zip(copies.iter()).collect();
+            let ids = after.ids().unwrap().iter().zip(copies.iter());
+            let ids: std::collections::BTreeSet<_> = ids.collect();
             prop_assert_eq!(ids.len(), after.len());
             prop_assert_eq!(tally.dropped_trajectories.values().sum::<u64>(), empty);
             let dropped = tally.dropped_rows.values().sum::<u64>();

@@ -51,9 +51,9 @@ pub(super) struct Quantile {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1))]
     below: Option<f64>,
-    /// What to rank: `trajectories` or `steps`. Steps that are dropped cut their trajectory, as with
-    /// the option `steps`. Ranking steps takes 8 bytes of memory for each step of the selection.
-    /// Default: `trajectories`.
+    /// What to rank: `trajectories` or `steps`. Steps that are dropped cut their trajectory, as
+    /// with the option `steps`. Ranking steps takes 8 bytes of memory for each step of the
+    /// selection. Default: `trajectories`.
     #[serde(default)]
     of: Of,
     /// Ranks each group of trajectories separately. A group has equal values of this column or SQL
@@ -192,7 +192,8 @@ impl Bounds {
     }
 
     fn fact(self) -> Value {
-        json!({"above": Some(self.above).filter(|bound| !bound.is_nan()), "below": Some(self.below).filter(|bound| !bound.is_nan())})
+        let bound = |bound: f64| Some(bound).filter(|bound| !bound.is_nan());
+        json!({"above": bound(self.above), "below": bound(self.below)})
     }
 }
 
@@ -475,7 +476,14 @@ mod tests {
     proptest! {
         #[test]
         fn above_and_below_part_the_values_at_an_exact_rank(
-            values in prop::collection::vec(prop_oneof![(-3i32..3).prop_map(f64::from), Just(f64::INFINITY), Just(f64::NEG_INFINITY)], 0..30),
+            values in prop::collection::vec(
+                prop_oneof![
+                    (-3i32..3).prop_map(f64::from),
+                    Just(f64::INFINITY),
+                    Just(f64::NEG_INFINITY),
+                ],
+                0..30,
+            ),
             percent in 0usize..=100,
         ) {
             let share = percent as f64 / 100.0;
@@ -484,13 +492,16 @@ mod tests {
             sorted.sort_by(f64::total_cmp);
             let rank = (percent * values.len()).div_ceil(100);
             let below = sorted.iter().filter(|value| **value <= threshold).count();
-            // At least so many are below, and no more than ties make necessary.
+            // At least `rank` values are below, and more only because of ties.
             prop_assert!(below >= rank);
             prop_assert!(rank == 0 || sorted[rank - 1] == threshold);
-            prop_assert!(rank > 0 || below == sorted.iter().filter(|value| **value == f64::NEG_INFINITY).count());
+            let least = sorted.iter().filter(|value| **value == f64::NEG_INFINITY);
+            prop_assert!(rank > 0 || below == least.count());
             let bounds = |above, below| Shares { above, below }.bounds(&mut values.clone());
             for value in &values {
-                prop_assert!(bounds(Some(share), None).hold(*value) != bounds(None, Some(share)).hold(*value));
+                let above = bounds(Some(share), None).hold(*value);
+                let below = bounds(None, Some(share)).hold(*value);
+                prop_assert!(above != below);
             }
         }
     }

@@ -334,7 +334,9 @@ mod tests {
         );
         assert_eq!(
             found(
-                r#"{"lineage": {"stages": [{"facts": {"statistics": {"x": {"mean": [1, 2], "std": [3, 4]}}}}]}}"#
+                r#"{"lineage": {"stages": [
+                    {"facts": {"statistics": {"x": {"mean": [1, 2], "std": [3, 4]}}}}
+                ]}}"#
             ),
             Ok(vec![good])
         );

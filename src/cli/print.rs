@@ -52,6 +52,9 @@ pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>)
 
 /// Prints what the format of an output cannot hold, and where it is instead.
 pub(super) fn elsewhere(written: &Written) {
+    if !written.elsewhere.is_empty() {
+        say("the format has no place for:");
+    }
     for (what, place) in &written.elsewhere {
         say(&format!("  {what}: {place}"));
     }

@@ -11,7 +11,7 @@ use crate::format::quarantine;
 use crate::plan::table::Flow;
 use crate::run::{self, ModelReport, Monitor, Options, OutputReport, Report};
 
-/// Run a pipeline; after an interruption, the same command resumes where the run stopped
+/// Run a pipeline, or resume it after an interruption
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// Pipeline file to run
@@ -195,7 +195,7 @@ fn time(output: &OutputReport, seconds: f64) {
         .collect();
     let spent = match shares.as_slice() {
         [] => String::new(),
-        shares => format!("; time by stage: {}", shares.join(", ")),
+        shares => format!("; time: {}", shares.join(", ")),
     };
     print::say(&format!(
         "{seconds:.2} s, {} rows read per second{spent}",

@@ -9,7 +9,7 @@ use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::error::wording::count;
 use crate::format::{self, Frames, Unlabelled, WriteOptions, video};
-use crate::run::{self, Monitor};
+use crate::run::{self, Observer};
 
 /// Export a dataset to the format that a trainer loads, such as D4RL, Minari or LeRobot
 #[derive(Debug, clap::Args)]
@@ -88,12 +88,12 @@ impl Command for Export {
         };
         let interrupted = interruptible()?;
         let progress = Progress::new();
-        let monitor = Monitor {
+        let observer = Observer {
             watch: &progress,
             interrupted: &interrupted,
         };
         let output = self.output.display();
-        match export.run(&self.output, monitor)? {
+        match export.run(&self.output, observer)? {
             None => print::say(&format!(
                 "{output}: nothing to do, the export is up to date"
             )),

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::error::wording::{count, number};
 use crate::format::quarantine;
 use crate::plan::table::Flow;
-use crate::run::{self, ModelReport, Monitor, Options, OutputReport, Report};
+use crate::run::{self, ModelReport, Observer, Options, OutputReport, Report};
 
 /// Run a pipeline, or resume it after an interruption
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ impl Command for Run {
             memory: self.memory,
             model: self.arguments.model(),
             fresh: self.fresh,
-            monitor: Monitor {
+            observer: Observer {
                 watch: &progress,
                 interrupted: &interrupted,
             },

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Monitor;
+use super::Observer;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::TOOL;
@@ -30,7 +30,7 @@ impl Export {
     /// # Errors
     /// Returns an error if something else stands at the path, the format cannot hold the dataset,
     /// files cannot be read or written, or the user wants to stop. Nothing is left behind then.
-    pub fn run(&self, output: &Path, monitor: Monitor) -> Result<Option<Written>> {
+    pub fn run(&self, output: &Path, observer: Observer) -> Result<Option<Written>> {
         export::check(self.format, &self.options)?;
         let fingerprint = self.fingerprint()?;
         let claim = commit::claim(&Wanted {
@@ -53,7 +53,7 @@ impl Export {
             &Progress {
                 name: &output.display().to_string(),
                 resume: "run the same command again: the export starts over",
-                monitor,
+                observer,
             },
         );
         let (sealed, written) = match written {
@@ -87,7 +87,7 @@ pub(super) struct Progress<'a> {
     /// What the user can do after an interruption.
     pub(super) resume: &'a str,
     /// Receives the progress.
-    pub(super) monitor: Monitor<'a>,
+    pub(super) observer: Observer<'a>,
 }
 
 /// Writes `dataset` in a foreign format into `staging`. Returns its path there and what the format
@@ -107,7 +107,7 @@ pub(super) fn write(
     let Progress {
         name,
         resume,
-        monitor,
+        observer,
     } = progress;
     let options = WriteOptions {
         note: commit::note(fingerprint, &dataset.manifest)?,
@@ -117,14 +117,14 @@ pub(super) fn write(
     let rows = dataset.rows();
     let watch = |read: Option<u64>| {
         match read {
-            None => monitor.watch.begin(name, rows),
-            Some(rows) => monitor.watch.advance(rows),
+            None => observer.watch.begin(name, rows),
+            Some(rows) => observer.watch.advance(rows),
         }
-        monitor.go_on(|| {
+        observer.go_on(|| {
             Error::interrupted(format!("interrupted: nothing was written to {name}")).hint(*resume)
         })
     };
     let written = export::export(format, dataset, &path, &options, &watch);
-    monitor.watch.end();
+    observer.watch.end();
     Ok((path, written?))
 }

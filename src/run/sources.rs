@@ -3,7 +3,7 @@
 
 use super::import::Job;
 use super::report::{Quarantined, Report};
-use super::{INTERMEDIATE_SHARD_ROWS, Monitor};
+use super::{INTERMEDIATE_SHARD_ROWS, Observer};
 use crate::commit::Staging;
 use crate::dataset::{Dataset, layout, store};
 use crate::error::Result;
@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
 pub(super) fn bring(
     sources: &[Source],
     staging: &Staging,
-    monitor: Monitor,
+    observer: Observer,
     report: &mut Report,
 ) -> Result<Ready> {
     let mut ready = Ready {
@@ -66,7 +66,7 @@ pub(super) fn bring(
             ready.datasets.push(source.dataset.clone());
             continue;
         };
-        let dataset = import(foreign, &source.dataset.name, staging, monitor)?;
+        let dataset = import(foreign, &source.dataset.name, staging, observer)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
             report.quarantined.push(Quarantined {
@@ -82,7 +82,7 @@ pub(super) fn bring(
 }
 
 /// Imports a source into the staging directory, unless an earlier run has done it.
-fn import(foreign: &Foreign, name: &str, staging: &Staging, monitor: Monitor) -> Result<Dataset> {
+fn import(foreign: &Foreign, name: &str, staging: &Staging, observer: Observer) -> Result<Dataset> {
     let key = foreign.fingerprint.key();
     let root = staging.dataset(&key);
     if !layout::manifest(&root).exists() {
@@ -96,7 +96,7 @@ fn import(foreign: &Foreign, name: &str, staging: &Staging, monitor: Monitor) ->
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: foreign.on_error(),
         };
-        foreign.read(|source| job.run(source, staging, monitor).map(|_| ()))?;
+        foreign.read(|source| job.run(source, staging, observer).map(|_| ()))?;
     }
     let dataset = Dataset::open(&root)?;
     Ok(Dataset {

@@ -1,4 +1,4 @@
-//! How long work reports its progress, and learns that the user wants it to stop.
+//! Follows a command: receives its progress, and tells it to stop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,16 +20,16 @@ pub trait Watch: Sync {
     fn say(&self, line: &str);
 }
 
-/// Connects a command with its user.
+/// Follows a command on behalf of its user.
 #[derive(Clone, Copy)]
-pub struct Monitor<'a> {
+pub struct Observer<'a> {
     /// Receives the progress.
     pub watch: &'a dyn Watch,
     /// Set as soon as the user wants the command to stop.
     pub interrupted: &'a AtomicBool,
 }
 
-impl Monitor<'_> {
+impl Observer<'_> {
     /// Whether the user wants the command to stop.
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)

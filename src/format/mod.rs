@@ -3,20 +3,31 @@
 //! A reader turns a foreign dataset into a stream of whole trajectories with canonical columns; it holds one
 //! trajectory, never the dataset. [`import`] numbers them and writes shards. Nothing in a file is ever executed.
 
+#[path = "../transfer/read/align.rs"]
 pub mod adapt;
 mod arrow;
+#[path = "../container/blosc.rs"]
 mod blosc;
+#[path = "../inspect/steps.rs"]
 pub mod check;
 mod d3rlpy;
 mod d4rl;
+#[path = "../transfer/write/arrays.rs"]
 mod dense;
+#[path = "../inspect/diff.rs"]
 pub mod diff;
 mod exorl;
+#[path = "../transfer/write/export.rs"]
 pub mod export;
+#[path = "../transfer/read/concatenated/mod.rs"]
 mod flat;
+#[path = "../transfer/read/per_trajectory.rs"]
 mod grouped;
+#[path = "../container/hdf5/mod.rs"]
 mod hdf5;
+#[path = "../transfer/read/import.rs"]
 pub mod import;
+#[path = "../transfer/roundtrip/envelope.rs"]
 mod kept;
 mod lerobot;
 mod lerobot_v2_1;
@@ -24,21 +35,31 @@ mod minari;
 mod npy;
 mod npz;
 mod ogbench;
+#[path = "../transfer/read/options.rs"]
 mod options;
+#[path = "../transfer/write/dataset.rs"]
 pub mod outgoing;
 mod parquet;
+#[path = "../transfer/read/arrays.rs"]
 mod parts;
+#[path = "../transfer/read/pattern.rs"]
 mod pattern;
+#[path = "../transfer/read/quarantine.rs"]
 pub mod quarantine;
+#[path = "../transfer/roundtrip/restore.rs"]
 mod returning;
 mod rlds;
 mod robomimic;
 mod robosuite;
+#[path = "../transfer/read/table/convert.rs"]
 mod table;
 mod tensordict;
 mod tfagents;
+#[path = "../container/tfrecord.rs"]
 mod tfrecord;
+#[path = "../transfer/write/unlabelled.rs"]
 mod unlabelled;
+#[path = "../video/mod.rs"]
 pub mod video;
 mod zarr;
 

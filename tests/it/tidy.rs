@@ -10,10 +10,11 @@ use trajmill::stage::STAGES;
 use super::support::repository;
 
 /// Modules by layer, lowest first: one may import from the layers below its own, and from itself.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["error"],
     &["dataset"],
     &["model", "format", "expr", "train"],
+    &["container", "inspect", "transfer", "video"],
     &["stage"],
     &["config"],
     &["plan"],
@@ -29,10 +30,10 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("rten", &["model/pure.rs"]),
     ("rten_tensor", &["model/pure.rs"]),
     ("granit_parser", &["config/yaml.rs"]),
-    ("ffmpeg_next", &["format/video/ffmpeg.rs"]),
-    ("hdf5_pure", &["format/hdf5/"]),
-    ("npyz", &["format/npz/"]),
-    ("zip", &["format/npz/", "format/zarr.rs"]),
+    ("ffmpeg_next", &["video/ffmpeg.rs"]),
+    ("hdf5_pure", &["container/hdf5/"]),
+    ("npyz", &["format/npz/", "container/npz/"]),
+    ("zip", &["format/npz/", "container/npz/", "format/zarr.rs"]),
     ("clap", &["cli/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("signal_hook", &["cli/"]),
@@ -45,9 +46,9 @@ const HOMES: [(&str, &[&str]); 19] = [
         &[
             "stage/",
             "config/",
-            "format/options.rs",
-            "format/outgoing.rs",
-            "format/video/mod.rs",
+            "transfer/read/options.rs",
+            "transfer/write/dataset.rs",
+            "video/mod.rs",
         ],
     ),
     ("candle_core", &["train/"]),
@@ -56,10 +57,10 @@ const HOMES: [(&str, &[&str]); 19] = [
         "prost",
         &[
             "train/onnx.rs",
-            "format/lerobot/checked.rs",
+            "container/parquet.rs",
             "format/rlds/",
             "format/tfagents/",
-            "format/tfrecord.rs",
+            "container/tfrecord.rs",
         ],
     ),
 ];

@@ -12,6 +12,7 @@
 //! seconds in it, or its frames where they are asked for.
 
 mod cameras;
+#[path = "../../container/parquet.rs"]
 mod checked;
 mod columns;
 mod features;

@@ -3,6 +3,7 @@
 //! An entry of a zip file can only be read from its beginning, and borrows the archive while it is read; so each array
 //! has a thread that unpacks it a little ahead of its reader.
 
+#[path = "../../container/npz/write.rs"]
 pub(super) mod write;
 
 use std::io::{BufReader, Read};

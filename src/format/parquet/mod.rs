@@ -2,6 +2,7 @@
 //!
 //! Rows are read in batches through all files in natural order; a trajectory may span batches, row groups and files.
 
+#[path = "../../container/record_batches.rs"]
 pub(super) mod kind;
 mod write;
 

@@ -1,5 +1,6 @@
 //! HDF5: what its files hold, read through the library; and how we write them ([`write`]).
 
+#[path = "page_cache.rs"]
 mod blocks;
 pub(super) mod write;
 

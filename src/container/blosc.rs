@@ -29,7 +29,7 @@ fn number(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Unpacks a container that holds `expected` bytes; says what is wrong where it does not.
-pub(super) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
+pub(crate) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
     let cut = || "it is cut short".to_owned();
     let (version, flags, size) = match bytes.get(..HEAD) {
         Some([version, _, flags, size, ..]) => (*version, *flags, usize::from(*size).max(1)),

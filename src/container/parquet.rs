@@ -24,18 +24,18 @@ const GROUP_ROWS: usize = 65_536;
 const GROUP_BYTES: usize = 32 << 20;
 
 /// A Parquet file being written.
-pub(super) struct Checked {
+pub(crate) struct ChecksummedWriter {
     schema: SchemaRef,
     properties: WriterPropertiesPtr,
     file: SerializedFileWriter<HashingFile>,
     group: Option<ArrowWriter<Vec<u8>>>,
     /// Rows so far.
-    pub(super) rows: u64,
+    pub(crate) rows: u64,
 }
 
-impl Checked {
+impl ChecksummedWriter {
     /// Creates the file at `path`, which must not exist.
-    pub(super) fn create(path: &Path, schema: &SchemaRef) -> Result<Checked> {
+    pub(crate) fn create(path: &Path, schema: &SchemaRef) -> Result<ChecksummedWriter> {
         let properties = crate::dataset::write::properties(schema, None)?.into_builder();
         // Offsets of pages are not known before their headers have grown; without them there is no page index.
         let mut properties = properties
@@ -50,7 +50,7 @@ impl Checked {
             columns.root_schema_ptr(),
             properties.clone(),
         )?;
-        Ok(Checked {
+        Ok(ChecksummedWriter {
             schema: SchemaRef::clone(schema),
             properties,
             file,
@@ -60,7 +60,7 @@ impl Checked {
     }
 
     /// Bytes so far, those in memory as they would be on disk.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.file.bytes_written()
             + self
                 .group
@@ -69,7 +69,7 @@ impl Checked {
     }
 
     /// Appends a whole trajectory.
-    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let group = match &mut self.group {
             Some(group) => group,
             none => none.insert(ArrowWriter::try_new(
@@ -113,7 +113,7 @@ impl Checked {
     }
 
     /// Closes the file and makes it durable.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.close_group()?;
         self.file.into_inner()?.finish()?;
         Ok(())
@@ -298,7 +298,7 @@ mod tests {
             batch(70_000..70_003),
             batch(70_003..70_010),
         ];
-        let mut file = Checked::create(&path, &parts[0].schema()).unwrap();
+        let mut file = ChecksummedWriter::create(&path, &parts[0].schema()).unwrap();
         parts.iter().for_each(|part| file.write(part).unwrap());
         file.finish().unwrap();
         let read = |path: &Path| -> std::result::Result<Vec<RecordBatch>, String> {

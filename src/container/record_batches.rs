@@ -1,7 +1,7 @@
-//! The two kinds of files that hold tables of steps: Parquet and Arrow IPC, read in batches.
+//! Tables in Parquet and Arrow IPC files, read in record batches.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -9,18 +9,18 @@ use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::arrow_ipc;
 use crate::error::{Error, Result};
-use crate::format::arrow as ipc;
 
-/// Which kind of files.
+/// The kind of a file that holds a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::format) enum Kind {
+pub(crate) enum TableFile {
     Parquet,
     Arrow,
 }
 
 /// Batches of a file, in order.
-pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
+pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
 /// Places of the columns whose rows hold anything: vectors of no values are left out, which Parquet's decoder takes for damage.
 fn holding(schema: &Schema) -> Vec<usize> {
@@ -31,17 +31,17 @@ fn holding(schema: &Schema) -> Vec<usize> {
         .collect()
 }
 
-impl Kind {
+impl TableFile {
     /// Columns of the file at `path` whose rows hold anything, and how many rows it has, where that can be told without reading them.
-    pub(super) fn look(self, path: &Path) -> Result<(SchemaRef, Option<u64>)> {
+    pub(crate) fn look(self, path: &Path) -> Result<(SchemaRef, Option<u64>)> {
         let (schema, rows) = match self {
-            Kind::Parquet => {
+            TableFile::Parquet => {
                 let builder = open(path)?;
                 let rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
                 (SchemaRef::clone(builder.schema()), Some(rows))
             }
-            Kind::Arrow => {
-                let reader = ipc::open(path, None)?;
+            TableFile::Arrow => {
+                let reader = arrow_ipc::open(path, None)?;
                 (
                     reader.schema(),
                     if reader.num_batches() == 0 {
@@ -57,7 +57,7 @@ impl Kind {
 
     /// The batches of the file at `path`: of about `rows` rows, where the file does not have batches of its own; of the
     /// columns named, all that hold anything where `None`.
-    pub(super) fn batches(
+    pub(crate) fn batches(
         self,
         path: &Path,
         rows: usize,
@@ -75,7 +75,7 @@ impl Kind {
             Ok(found)
         };
         match self {
-            Kind::Parquet => {
+            TableFile::Parquet => {
                 let builder = open(path)?.with_batch_size(rows);
                 let roots = index(&SchemaRef::clone(builder.schema()))?;
                 let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
@@ -84,9 +84,9 @@ impl Kind {
                     builder.build().map_err(|error| damaged(path, error))?,
                 ))
             }
-            Kind::Arrow => {
-                let columns = index(&ipc::open(path, None)?.schema())?;
-                Ok(Box::new(ipc::open(path, Some(columns))?))
+            TableFile::Arrow => {
+                let columns = index(&arrow_ipc::open(path, None)?.schema())?;
+                Ok(Box::new(arrow_ipc::open(path, Some(columns))?))
             }
         }
     }
@@ -105,18 +105,10 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
 }
 
 /// A file whose rows cannot be read.
-pub(super) fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
+pub(crate) fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::failed(format!(
         "{}: cannot read a batch of rows: {error}",
         path.display()
     ))
     .hint("the file may be damaged: fetch or write it again")
-}
-
-/// Where a file that is being read is in its rows.
-pub(super) struct Open {
-    pub(super) path: PathBuf,
-    pub(super) batches: Batches,
-    /// Rows read.
-    pub(super) row: usize,
 }

@@ -18,28 +18,28 @@ const HEAD: usize = 12;
 
 /// `tf.train.Example`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Example {
+pub(crate) struct Example {
     #[prost(message, optional, tag = "1")]
-    pub(super) features: Option<Features>,
+    pub(crate) features: Option<Features>,
 }
 
 /// `tf.train.Features`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Features {
+pub(crate) struct Features {
     #[prost(btree_map = "string, message", tag = "1")]
-    pub(super) feature: BTreeMap<String, Feature>,
+    pub(crate) feature: BTreeMap<String, Feature>,
 }
 
 /// `tf.train.Feature`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Feature {
+pub(crate) struct Feature {
     #[prost(oneof = "Kind", tags = "1, 2, 3")]
-    pub(super) kind: Option<Kind>,
+    pub(crate) kind: Option<Kind>,
 }
 
 /// The values of a feature.
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     #[prost(message, tag = "1")]
     Bytes(BytesList),
     #[prost(message, tag = "2")]
@@ -50,23 +50,23 @@ pub(super) enum Kind {
 
 /// `tf.train.BytesList`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct BytesList {
+pub(crate) struct BytesList {
     #[prost(bytes = "vec", repeated, tag = "1")]
-    pub(super) value: Vec<Vec<u8>>,
+    pub(crate) value: Vec<Vec<u8>>,
 }
 
 /// `tf.train.FloatList`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct FloatList {
+pub(crate) struct FloatList {
     #[prost(float, repeated, tag = "1")]
-    pub(super) value: Vec<f32>,
+    pub(crate) value: Vec<f32>,
 }
 
 /// `tf.train.Int64List`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Int64List {
+pub(crate) struct Int64List {
     #[prost(int64, repeated, tag = "1")]
-    pub(super) value: Vec<i64>,
+    pub(crate) value: Vec<i64>,
 }
 
 /// The masked CRC-32C of TFRecord: a checksum that can itself be checksummed.
@@ -77,18 +77,18 @@ fn masked(bytes: &[u8]) -> u32 {
 }
 
 /// The records of a file, in order.
-pub(super) struct Records {
+pub(crate) struct Records {
     path: PathBuf,
     reader: Box<dyn Read>,
     /// Records so far, bad ones among them.
-    pub(super) index: u64,
+    pub(crate) index: u64,
     /// Whether the last error hides where the next record begins.
-    pub(super) broken: bool,
+    pub(crate) broken: bool,
 }
 
 impl Records {
     /// Opens the file at `path`, unpacking it where it is packed.
-    pub(super) fn open(path: &Path) -> Result<Records> {
+    pub(crate) fn open(path: &Path) -> Result<Records> {
         let failed = |error: std::io::Error| {
             Error::failed(format!("cannot read {}: {error}", path.display()))
                 .hint("fetch the file again")
@@ -137,7 +137,7 @@ impl Records {
 
     /// The payload of the next record; `None` after the last. After an error the next call goes on with the record behind it,
     /// unless the file is then [`Records::broken`].
-    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>> {
         self.broken = true;
         let head = self.bytes(HEAD as u64)?;
         if head.is_empty() {
@@ -163,7 +163,7 @@ impl Records {
     }
 
     /// The features of the next record; `None` after the last.
-    pub(super) fn example(&mut self) -> Result<Option<BTreeMap<String, Feature>>> {
+    pub(crate) fn example(&mut self) -> Result<Option<BTreeMap<String, Feature>>> {
         let Some(payload) = self.next()? else {
             return Ok(None);
         };
@@ -188,7 +188,7 @@ fn length(head: &[u8]) -> Option<u64> {
 }
 
 /// Writes one record; the number of its bytes.
-pub(super) fn write(writer: &mut impl Write, payload: &[u8]) -> std::io::Result<u64> {
+pub(crate) fn write(writer: &mut impl Write, payload: &[u8]) -> std::io::Result<u64> {
     let length = (payload.len() as u64).to_le_bytes();
     writer.write_all(&length)?;
     writer.write_all(&masked(&length).to_le_bytes())?;

@@ -8,10 +8,10 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Float64Type};
 use serde::Serialize;
 
-use super::outgoing::{Leaving, Outgoing, Pass, WriteOptions};
 use crate::dataset::Dataset;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Pass, WriteOptions};
 
 /// What is not the same.
 #[derive(Debug, Default, Serialize)]
@@ -186,8 +186,8 @@ pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
     if diff.trajectories.changed > 0 || !alike {
         let options = WriteOptions::default();
         let (first, second) = (
-            Outgoing::new(first, true, &options)?,
-            Outgoing::new(second, true, &options)?,
+            OutgoingDataset::new(first, true, &options)?,
+            OutgoingDataset::new(second, true, &options)?,
         );
         let mut pairs = Pairs {
             first: Side::new(&first)?,
@@ -207,11 +207,11 @@ pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
 struct Side<'a> {
     pass: Pass<'a>,
     seen: HashMap<String, u64>,
-    waiting: HashMap<String, Leaving>,
+    waiting: HashMap<String, OutgoingTrajectory>,
 }
 
 impl<'a> Side<'a> {
-    fn new(outgoing: &'a Outgoing<'a>) -> Result<Side<'a>> {
+    fn new(outgoing: &'a OutgoingDataset<'a>) -> Result<Side<'a>> {
         Ok(Side {
             pass: outgoing.pass(None)?,
             seen: HashMap::new(),
@@ -220,7 +220,10 @@ impl<'a> Side<'a> {
     }
 
     /// The next trajectory that `others` have too, and its identity.
-    fn next(&mut self, others: &HashMap<String, String>) -> Result<Option<(String, Leaving)>> {
+    fn next(
+        &mut self,
+        others: &HashMap<String, String>,
+    ) -> Result<Option<(String, OutgoingTrajectory)>> {
         while let Some(leaving) = self.pass.next().transpose()? {
             let uid = leaving.text(trajectory::UID).unwrap_or_default().to_owned();
             let count = self.seen.entry(uid.clone()).or_default();
@@ -243,7 +246,7 @@ struct Pairs<'a> {
 }
 
 impl Pairs<'_> {
-    fn next(&mut self) -> Result<Option<(Leaving, Leaving)>> {
+    fn next(&mut self) -> Result<Option<(OutgoingTrajectory, OutgoingTrajectory)>> {
         let Some((uid, one)) = self.first.next(&self.others)? else {
             return Ok(None);
         };
@@ -263,7 +266,7 @@ impl Pairs<'_> {
 }
 
 impl Diff {
-    fn compare(&mut self, one: &Leaving, other: &Leaving) -> Result<()> {
+    fn compare(&mut self, one: &OutgoingTrajectory, other: &OutgoingTrajectory) -> Result<()> {
         if one.steps.num_rows() != other.steps.num_rows() {
             self.other_length += 1;
             return Ok(());
@@ -330,7 +333,7 @@ fn sources(steps: &RecordBatch, length: usize) -> Vec<&'static str> {
 }
 
 /// Elements of the actions as float64, and how many each has; `None` where they are no numbers.
-fn actions(leaving: &Leaving) -> Result<Option<(Vec<f64>, usize)>> {
+fn actions(leaving: &OutgoingTrajectory) -> Result<Option<(Vec<f64>, usize)>> {
     let Some(action) = leaving.column(step::ACTION) else {
         return Ok(None);
     };

@@ -2,42 +2,17 @@
 //! learn from.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type};
 
-use super::{Findings, Format, OnError, Options};
+use super::Findings;
 use crate::dataset::schema::{step, trajectory};
-use crate::error::{Result, caught};
+use crate::error::Result;
+use crate::transfer::read::Source;
 
-/// Holds the dataset at `path` against the rules of its format's loader, and its steps against those of [`Steps`].
-///
-/// # Errors
-/// Where it cannot be read at all.
-pub fn validate(format: &Format, path: &Path, options: &Options) -> Result<Findings> {
-    let mut findings = Findings::default();
-    match format.validate {
-        Some(own) => caught(path.display(), || own(path, &mut findings))?,
-        None => read(format, path, options, &mut findings),
-    }
-    Ok(findings)
-}
-
-/// Reads the dataset at `path` from its first trajectory to its last, and looks at the steps of each.
-pub(super) fn read(format: &Format, path: &Path, options: &Options, findings: &mut Findings) {
-    let mut source = match format.open(
-        path,
-        &Options {
-            on_error: OnError::Quarantine,
-            ..options.clone()
-        },
-    ) {
-        Ok(source) => source,
-        Err(error) => {
-            return findings.error("unreadable", path.display().to_string(), error.to_string());
-        }
-    };
+/// Reads `source` from its first trajectory to its last, and looks at the steps of each.
+pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings) {
     let mut steps = Steps::default();
     loop {
         match source.next() {

@@ -12,8 +12,8 @@ use ffmpeg_next::util::error::EAGAIN;
 use ffmpeg_next::util::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, frame, log, media};
 
-use super::Frames;
 use crate::error::{Error, Result};
+use crate::video::Frames;
 
 /// Whether the libraries have been set up.
 static READY: Once = Once::new();
@@ -45,7 +45,7 @@ pub fn version() -> Result<String> {
 }
 
 /// A video file that is open.
-pub(in crate::format) struct Video {
+pub(crate) struct Video {
     path: PathBuf,
     input: format::context::Input,
     stream: usize,
@@ -68,7 +68,7 @@ impl Video {
     ///
     /// # Errors
     /// Where it cannot be read, holds no video, or FFmpeg has no decoder for it.
-    pub(in crate::format) fn open(path: &Path) -> Result<Video> {
+    pub(crate) fn open(path: &Path) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
                 .hint("the dataset is not whole, or the file is damaged: fetch it again")
@@ -113,12 +113,12 @@ impl Video {
     }
 
     /// Where it is.
-    pub(in crate::format) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Height and width of its frames, as the file declares them.
-    pub(in crate::format) fn size(&self) -> [usize; 2] {
+    pub(crate) fn size(&self) -> [usize; 2] {
         [
             self.decoder.height() as usize,
             self.decoder.width() as usize,
@@ -130,12 +130,7 @@ impl Video {
     ///
     /// # Errors
     /// Where there is no such frame, or the file is damaged.
-    pub(in crate::format) fn frame(
-        &mut self,
-        seconds: f64,
-        frames: Frames,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
+    pub(crate) fn frame(&mut self, seconds: f64, frames: Frames, out: &mut Vec<u8>) -> Result<()> {
         if let Err(error) = self.find(seconds) {
             // Where decoding is now is not known: what is wanted next is sought.
             self.at = None;

@@ -10,16 +10,16 @@ mod references;
 #[cfg(not(feature = "video"))]
 mod without;
 
-pub(super) use pictures::{Pictures, field};
+pub(crate) use pictures::{Pictures, field};
 pub use references::decoded;
-pub(super) use references::{DEPTH, reference, refers};
+pub(crate) use references::{DEPTH, reference, refers};
 
 #[cfg(feature = "video")]
-pub(super) use ffmpeg::Video;
+pub(crate) use ffmpeg::Video;
 #[cfg(feature = "video")]
 pub use ffmpeg::version;
 #[cfg(not(feature = "video"))]
-pub(super) use without::Video;
+pub(crate) use without::Video;
 #[cfg(not(feature = "video"))]
 pub use without::version;
 

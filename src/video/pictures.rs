@@ -6,12 +6,13 @@ use arrow::array::{ArrayRef, BinaryArray, FixedSizeListArray, UInt8Array};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
 
-use super::{Frames, Video};
+use super::Video;
 use crate::dataset::schema;
 use crate::error::{Error, Result};
+use crate::video::Frames;
 
 /// Frames one after the other, as arrays of bytes or as PNG.
-pub(in crate::format) struct Pictures {
+pub(crate) struct Pictures {
     frames: Frames,
     size: [usize; 2],
     bytes: Vec<u8>,
@@ -24,11 +25,7 @@ pub(in crate::format) struct Pictures {
 ///
 /// # Errors
 /// Where a frame is larger than a row can be.
-pub(in crate::format) fn field(
-    name: &str,
-    frames: Frames,
-    [height, width]: [usize; 2],
-) -> Result<Field> {
+pub(crate) fn field(name: &str, frames: Frames, [height, width]: [usize; 2]) -> Result<Field> {
     if frames == Frames::Png {
         return Ok(Field::new(name, DataType::Binary, true));
     }
@@ -50,11 +47,7 @@ impl Pictures {
     ///
     /// # Errors
     /// Where there is not so much memory.
-    pub(in crate::format) fn new(
-        frames: Frames,
-        size: [usize; 2],
-        rows: usize,
-    ) -> Result<Pictures> {
+    pub(crate) fn new(frames: Frames, size: [usize; 2], rows: usize) -> Result<Pictures> {
         let mut bytes = Vec::new();
         if frames == Frames::Array {
             let wanted = (3 * size[0] * size[1]).saturating_mul(rows);
@@ -73,7 +66,7 @@ impl Pictures {
     ///
     /// # Errors
     /// Where there is none, or it has another size than the first of the column.
-    pub(in crate::format) fn push(&mut self, video: &mut Video, seconds: f64) -> Result<()> {
+    pub(crate) fn push(&mut self, video: &mut Video, seconds: f64) -> Result<()> {
         let before = self.bytes.len();
         video.frame(seconds, self.frames, &mut self.bytes)?;
         let [height, width] = self.size;
@@ -94,7 +87,7 @@ impl Pictures {
     ///
     /// # Errors
     /// Where all of them are more than fits in a column.
-    pub(in crate::format) fn skip(&mut self) -> Result<()> {
+    pub(crate) fn skip(&mut self) -> Result<()> {
         if self.frames == Frames::Array {
             self.bytes
                 .resize(self.bytes.len() + 3 * self.size[0] * self.size[1], 0);
@@ -115,7 +108,7 @@ impl Pictures {
     ///
     /// # Errors
     /// Never, as long as every row was pushed or skipped.
-    pub(in crate::format) fn finish(self) -> Result<ArrayRef> {
+    pub(crate) fn finish(self) -> Result<ArrayRef> {
         let nulls = Some(NullBuffer::from(self.valid)).filter(|nulls| nulls.null_count() > 0);
         if self.frames == Frames::Png {
             let offsets = OffsetBuffer::new(self.ends.into());

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type};
 
-use super::{Frames, Pictures, Video, pictures, version};
-use crate::dataset::{Dataset, Decode};
+use super::{Pictures, Video, pictures, version};
+use crate::dataset::{Dataset, Decode, content_hash};
 use crate::error::{Error, Result};
-use crate::format::import;
+use crate::video::Frames;
 
 /// The fields of a reference to a frame of a video: a file relative to the source, and seconds from its beginning.
-pub(in crate::format) fn reference() -> Fields {
+pub(crate) fn reference() -> Fields {
     Fields::from(vec![
         Field::new("path", DataType::Utf8, false),
         Field::new("timestamp", DataType::Float64, false),
@@ -20,10 +20,10 @@ pub(in crate::format) fn reference() -> Fields {
 }
 
 /// Key of a field whose references are to distances, which are no pictures.
-pub(in crate::format) const DEPTH: &str = "depth";
+pub(crate) const DEPTH: &str = "depth";
 
 /// Whether the column `field` refers to frames of videos.
-pub(in crate::format) fn refers(field: &Field) -> bool {
+pub(crate) fn refers(field: &Field) -> bool {
     let DataType::Struct(parts) = field.data_type() else {
         return false;
     };
@@ -94,7 +94,7 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     } else {
         "array"
     };
-    let depends = format!("{how} by {version} of {}", import::fingerprint(root)?);
+    let depends = format!("{how} by {version} of {}", content_hash(root)?);
     Ok(dataset.decoding(Arc::new(References {
         root: root.to_owned(),
         frames,

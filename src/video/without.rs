@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use super::Frames;
 use crate::error::{Error, Result};
+use crate::video::Frames;
 
 /// What decodes.
 ///
@@ -22,22 +22,22 @@ fn absent() -> Error {
 }
 
 /// A video; there are none.
-pub(in crate::format) struct Video(Infallible);
+pub(crate) struct Video(Infallible);
 
 impl Video {
-    pub(in crate::format) fn open(_: &Path) -> Result<Video> {
+    pub(crate) fn open(_: &Path) -> Result<Video> {
         Err(absent())
     }
 
-    pub(in crate::format) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self.0 {}
     }
 
-    pub(in crate::format) fn size(&self) -> [usize; 2] {
+    pub(crate) fn size(&self) -> [usize; 2] {
         match self.0 {}
     }
 
-    pub(in crate::format) fn frame(&mut self, _: f64, _: Frames, _: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn frame(&mut self, _: f64, _: Frames, _: &mut Vec<u8>) -> Result<()> {
         match self.0 {}
     }
 }

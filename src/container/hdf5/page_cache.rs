@@ -12,11 +12,11 @@ use hdf5_pure::{FormatError, Source};
 /// Bytes of a block; who asks for as many gets them from the file.
 const BLOCK: usize = 1 << 13;
 
-/// Blocks that are kept, each in the place that its number modulo this gives it.
+/// PageCache that are kept, each in the place that its number modulo this gives it.
 const PLACES: usize = 128;
 
 /// See the module.
-pub(super) struct Blocks {
+pub(crate) struct PageCache {
     file: File,
     length: u64,
     kept: Mutex<Vec<Option<Block>>>,
@@ -27,15 +27,15 @@ struct Block {
     bytes: Vec<u8>,
 }
 
-impl Blocks {
+impl PageCache {
     /// Opens the file at `path`.
     ///
     /// # Errors
     /// As the system has them.
-    pub(super) fn open(path: &Path) -> io::Result<Blocks> {
+    pub(crate) fn open(path: &Path) -> io::Result<PageCache> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        Ok(Blocks {
+        Ok(PageCache {
             file,
             length,
             kept: Mutex::new((0..PLACES).map(|_| None).collect()),
@@ -68,7 +68,7 @@ impl Blocks {
     }
 }
 
-impl Source for Blocks {
+impl Source for PageCache {
     fn len(&self) -> u64 {
         self.length
     }
@@ -114,7 +114,7 @@ mod tests {
             let path = folder.path().join("file");
             let bytes: Vec<u8> = (0..length as u64).map(|place| (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
             store::write(&path, &bytes).unwrap();
-            let blocks = Blocks::open(&path).unwrap();
+            let blocks = PageCache::open(&path).unwrap();
             for (at, count) in reads {
                 let at = at.index(length);
                 let mut found = vec![0; count];

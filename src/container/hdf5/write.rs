@@ -11,9 +11,10 @@ use std::path::Path;
 
 use arrow::datatypes::DataType;
 
+use super::super::arrays::ArraySink;
+use super::encode::{Element, dataspace, datatype, pad, symbol};
 use crate::dataset::store::PatchedFile;
 use crate::error::{Error, Result};
-use crate::format::dense::Sink;
 
 /// An address that means "nowhere".
 const UNDEFINED: u64 = u64::MAX;
@@ -27,17 +28,6 @@ const SUPERBLOCK: u64 = 96;
 const SYMBOL_NODE: u64 = 8 + 40 * SYMBOLS as u64;
 const TREE_NODE: u64 = 24 + 8 * (2 * CHILDREN as u64 + 1);
 const LEAST_HEAP: u64 = 4096;
-
-/// Type of an array's elements.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Element {
-    /// Numbers, and booleans as bytes of an enumeration, as h5py writes them.
-    Plain(DataType),
-    /// UTF-8 of any length; the data are [`Hdf5::text`]'s references.
-    Text,
-    /// Byte strings of this length, zeros after shorter ones.
-    Bytes(u32),
-}
 
 /// A value that an object carries beside its data.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,17 +43,17 @@ pub(crate) enum Attribute {
 }
 
 /// An HDF5 file that is being written.
-pub(crate) struct Hdf5 {
+pub(crate) struct Hdf5Writer {
     file: BufWriter<PatchedFile>,
     at: u64,
     root: Node,
-    /// The array that a [`Sink`] has begun, and its shape.
+    /// The array that an [`ArraySink`] has begun, and its shape.
     streamed: Option<(Open, Vec<u64>)>,
 }
 
-impl Sink for Hdf5 {
+impl ArraySink for Hdf5Writer {
     fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()> {
-        let open = Hdf5::begin(self, name, Element::Plain(element.clone()))?;
+        let open = Hdf5Writer::begin(self, name, Element::Plain(element.clone()))?;
         self.streamed = Some((
             open,
             std::iter::once(rows).chain(row.iter().copied()).collect(),
@@ -72,12 +62,12 @@ impl Sink for Hdf5 {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        Hdf5::write(self, bytes)
+        Hdf5Writer::write(self, bytes)
     }
 
     fn end(&mut self) -> Result<()> {
         match self.streamed.take() {
-            Some((open, shape)) => Hdf5::end(self, open, &shape, &[]),
+            Some((open, shape)) => Hdf5Writer::end(self, open, &shape, &[]),
             None => Ok(()),
         }
     }
@@ -109,14 +99,14 @@ pub(crate) struct Open {
     start: u64,
 }
 
-impl Hdf5 {
+impl Hdf5Writer {
     /// Creates the file; it must not exist yet.
     ///
     /// # Errors
     /// Where it cannot be created.
-    pub(crate) fn create(path: &Path) -> Result<Hdf5> {
+    pub(crate) fn create(path: &Path) -> Result<Hdf5Writer> {
         let file = BufWriter::with_capacity(1 << 20, PatchedFile::create(path)?);
-        let mut hdf5 = Hdf5 {
+        let mut hdf5 = Hdf5Writer {
             file,
             at: 0,
             root: Node::group(),
@@ -126,7 +116,7 @@ impl Hdf5 {
         Ok(hdf5)
     }
 
-    /// Begins an array of the name `path`, groups before slashes; its elements follow by [`Hdf5::write`], little-endian,
+    /// Begins an array of the name `path`, groups before slashes; its elements follow by [`Hdf5Writer::write`], little-endian,
     /// rows one after the other.
     ///
     /// # Errors
@@ -194,7 +184,7 @@ impl Hdf5 {
     /// Writes a whole array.
     ///
     /// # Errors
-    /// As [`Hdf5::end`].
+    /// As [`Hdf5Writer::end`].
     pub(crate) fn array(
         &mut self,
         path: &str,
@@ -210,7 +200,7 @@ impl Hdf5 {
     /// Writes an array of texts, or a single one where `shape` is empty.
     ///
     /// # Errors
-    /// As [`Hdf5::end`].
+    /// As [`Hdf5Writer::end`].
     pub(crate) fn texts(&mut self, path: &str, shape: &[u64], texts: &[&str]) -> Result<()> {
         let references = self.text(texts)?;
         self.array(path, Element::Text, shape, &references)
@@ -486,101 +476,6 @@ impl Hdf5 {
     }
 }
 
-/// Fills up to a multiple of eight bytes.
-fn pad(bytes: &mut Vec<u8>) {
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
-}
-
-/// An entry of a symbol table.
-fn symbol(name: u64, header: u64) -> [u8; 40] {
-    let mut entry = [0; 40];
-    entry[..8].copy_from_slice(&name.to_le_bytes());
-    entry[8..16].copy_from_slice(&header.to_le_bytes());
-    entry
-}
-
-fn dataspace(shape: &[u64]) -> Vec<u8> {
-    let mut message = vec![1, shape.len() as u8, 0, 0, 0, 0, 0, 0];
-    shape
-        .iter()
-        .for_each(|axis| message.extend_from_slice(&axis.to_le_bytes()));
-    message
-}
-
-/// The description of a type: class and version, bits of the class, size, properties.
-fn datatype(element: &Element) -> Result<Vec<u8>> {
-    let fixed = |size: u8, signed: bool| {
-        vec![
-            0x10,
-            u8::from(signed) << 3,
-            0,
-            0,
-            size,
-            0,
-            0,
-            0,
-            0,
-            0,
-            size * 8,
-            0,
-        ]
-    };
-    let float = |size: u8, exponent: u8, mantissa: u8, bias: u16| {
-        let [low, high] = bias.to_le_bytes();
-        vec![
-            0x11,
-            0x20,
-            size * 8 - 1,
-            0,
-            size,
-            0,
-            0,
-            0,
-            0,
-            0,
-            size * 8,
-            0,
-            mantissa,
-            exponent,
-            0,
-            mantissa,
-            low,
-            high,
-            0,
-            0,
-        ]
-    };
-    Ok(match element {
-        Element::Plain(DataType::Int8) => fixed(1, true),
-        Element::Plain(DataType::Int16) => fixed(2, true),
-        Element::Plain(DataType::Int32) => fixed(4, true),
-        Element::Plain(DataType::Int64) => fixed(8, true),
-        Element::Plain(DataType::UInt8) => fixed(1, false),
-        Element::Plain(DataType::UInt16) => fixed(2, false),
-        Element::Plain(DataType::UInt32) => fixed(4, false),
-        Element::Plain(DataType::UInt64) => fixed(8, false),
-        Element::Plain(DataType::Float16) => float(2, 5, 10, 15),
-        Element::Plain(DataType::Float32) => float(4, 8, 23, 127),
-        Element::Plain(DataType::Float64) => float(8, 11, 52, 1023),
-        Element::Plain(DataType::Boolean) => {
-            let mut message = vec![0x18, 2, 0, 0, 1, 0, 0, 0];
-            message.extend_from_slice(&fixed(1, true));
-            message.extend_from_slice(b"FALSE\0\0\0TRUE\0\0\0\0\x00\x01");
-            message
-        }
-        Element::Plain(other) => {
-            return Err(Error::failed(format!("HDF5 has no type for {other}")));
-        }
-        // A sequence of bytes that are UTF-8.
-        Element::Text => vec![0x19, 1, 1, 0, 16, 0, 0, 0, 0x13, 0x10, 0, 0, 1, 0, 0, 0],
-        Element::Bytes(size) => {
-            let mut message = vec![0x13, 1, 0, 0];
-            message.extend_from_slice(&size.to_le_bytes());
-            message
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use hdf5_pure::{AttrValue, File};
@@ -588,10 +483,10 @@ mod tests {
 
     use super::*;
 
-    fn written(write: impl FnOnce(&mut Hdf5)) -> (tempfile::TempDir, File) {
+    fn written(write: impl FnOnce(&mut Hdf5Writer)) -> (tempfile::TempDir, File) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.h5");
-        let mut file = Hdf5::create(&path).unwrap();
+        let mut file = Hdf5Writer::create(&path).unwrap();
         write(&mut file);
         file.finish().unwrap();
         let file = super::super::open(&path).unwrap();
@@ -695,7 +590,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = Hdf5::create(&folder.path().join("a.h5")).unwrap();
+        let mut file = Hdf5Writer::create(&folder.path().join("a.h5")).unwrap();
         assert!(
             file.array("x", Element::Plain(DataType::Float32), &[3], &[0; 8])
                 .is_err()

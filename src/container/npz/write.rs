@@ -7,12 +7,13 @@ use arrow::datatypes::DataType;
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
+use super::super::arrays::ArraySink;
+use super::super::npy;
 use crate::dataset::store::PatchedFile;
 use crate::error::{Error, Result};
-use crate::format::{dense, npy};
 
 /// An npz file that is being written.
-pub(crate) struct Npz {
+pub(crate) struct NpzWriter {
     zip: ZipWriter<StreamWriter<std::io::BufWriter<PatchedFile>>>,
 }
 
@@ -23,14 +24,14 @@ fn failed(error: zip::result::ZipError) -> Error {
     }
 }
 
-impl Npz {
+impl NpzWriter {
     /// Creates the file; it must not exist yet.
     ///
     /// # Errors
     /// Where it cannot be created.
-    pub(crate) fn create(path: &Path) -> Result<Npz> {
+    pub(crate) fn create(path: &Path) -> Result<NpzWriter> {
         let file = std::io::BufWriter::with_capacity(1 << 20, PatchedFile::create(path)?);
-        Ok(Npz {
+        Ok(NpzWriter {
             zip: ZipWriter::new_stream(file),
         })
     }
@@ -47,7 +48,7 @@ impl Npz {
     }
 }
 
-impl dense::Sink for Npz {
+impl ArraySink for NpzWriter {
     fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()> {
         // No clock is in any file of ours.
         let options = SimpleFileOptions::default()

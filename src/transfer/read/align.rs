@@ -7,27 +7,27 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::outgoing::{Outgoing, Pass};
-use super::{Incoming, Source};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::error::{Error, Result};
+use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::write::{OutgoingDataset, Pass};
 
 /// A dataset of ours as a source.
-pub struct Own<'a> {
-    outgoing: &'a Outgoing<'a>,
+pub struct DatasetSource<'a> {
+    outgoing: &'a OutgoingDataset<'a>,
     pass: Pass<'a>,
     schema: SchemaRef,
     about: SchemaRef,
 }
 
-impl<'a> Own<'a> {
+impl<'a> DatasetSource<'a> {
     /// Reads `outgoing` from its first trajectory on.
     ///
     /// # Errors
     /// Where it cannot be read.
-    pub fn new(outgoing: &'a Outgoing<'a>) -> Result<Own<'a>> {
+    pub fn new(outgoing: &'a OutgoingDataset<'a>) -> Result<DatasetSource<'a>> {
         let (schema, about) = own_columns(outgoing.steps(), outgoing.carried());
-        Ok(Own {
+        Ok(DatasetSource {
             outgoing,
             pass: outgoing.pass(None)?,
             schema,
@@ -67,7 +67,7 @@ fn only(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     )?)
 }
 
-impl Source for Own<'_> {
+impl Source for DatasetSource<'_> {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -84,7 +84,7 @@ impl Source for Own<'_> {
         self.outgoing.manifest().lineage.source_metadata.clone()
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         let Some(leaving) = self.pass.next().transpose()? else {
             return Ok(None);
         };
@@ -96,7 +96,7 @@ impl Source for Own<'_> {
         } else {
             Some(only(&leaving.about, &self.about)?)
         };
-        Ok(Some(Incoming {
+        Ok(Some(IncomingTrajectory {
             key,
             steps: only(&leaving.steps, &self.schema)?,
             about,
@@ -105,7 +105,7 @@ impl Source for Own<'_> {
 }
 
 /// A source whose columns are brought to other names, another order and wider types.
-pub struct Adapted<'a> {
+pub struct Aligned<'a> {
     /// What is read.
     pub inner: Box<dyn Source + 'a>,
     /// Names of columns of steps as the source has them, to those that they get.
@@ -242,7 +242,7 @@ fn widened(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     )?)
 }
 
-impl Source for Adapted<'_> {
+impl Source for Aligned<'_> {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.steps)
     }
@@ -276,7 +276,7 @@ impl Source for Adapted<'_> {
         self.inner.lost()
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         let Some(incoming) = self.inner.next()? else {
             return Ok(None);
         };
@@ -322,7 +322,7 @@ impl Source for Adapted<'_> {
                 Some(RecordBatch::try_new(schema, columns)?)
             }
         };
-        Ok(Some(Incoming {
+        Ok(Some(IncomingTrajectory {
             key: incoming.key,
             steps,
             about,

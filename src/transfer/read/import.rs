@@ -1,6 +1,6 @@
 //! Numbers the trajectories of a foreign dataset and writes them as shards.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray};
@@ -8,12 +8,12 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::quarantine::{self, Aside, Quarantine, SetAside};
-use super::{Incoming, OnError, Source};
 use crate::dataset::manifest::{Lineage, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
 use crate::dataset::{Chunk, Manifest, ShardEntry, store};
 use crate::error::{Error, Result};
+use crate::transfer::read::{IncomingTrajectory, OnError, Source};
 
 /// Bytes of whole trajectories that are written at once, at the first trajectory end at or after them.
 const BYTES_AT_ONCE: u64 = 32 << 20;
@@ -96,7 +96,7 @@ pub fn import(
     let mut shards = Vec::new();
     let mut writer: Option<ShardWriter> = None;
     let (mut trajectories, mut rows) = (0, 0);
-    let mut batch: Vec<Incoming> = Vec::new();
+    let mut batch: Vec<IncomingTrajectory> = Vec::new();
     let mut batch_rows = 0;
     let mut read = 0;
     let mut aside = Quarantine::new(root);
@@ -226,7 +226,7 @@ impl Origin<'_> {
     }
 }
 
-fn check(incoming: &Incoming, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
+fn check(incoming: &IncomingTrajectory, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
     let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", incoming.key));
     let said = incoming
         .about
@@ -255,7 +255,7 @@ fn check(incoming: &Incoming, schema: &SchemaRef, about: &SchemaRef) -> Result<(
 
 /// The trajectories `batch`, numbered from `first`.
 fn chunk(
-    batch: &[Incoming],
+    batch: &[IncomingTrajectory],
     first: u64,
     incoming: &SchemaRef,
     steps: &SchemaRef,
@@ -288,7 +288,7 @@ fn chunk(
             .chain(joined.columns().iter().cloned())
             .collect(),
     )?;
-    let text = |of: &dyn Fn(&Incoming) -> String| -> ArrayRef {
+    let text = |of: &dyn Fn(&IncomingTrajectory) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(batch.iter().map(of)))
     };
     let said = batch
@@ -320,45 +320,6 @@ fn chunk(
     Ok(Chunk::new(joined, trajectories, offsets))
 }
 
-/// What identifies the bytes of a source: blake3 of the file, or of the relative names and contents of a folder's
-/// files in order of their names. Hexadecimal.
-///
-/// # Errors
-/// Where a file cannot be read.
-pub fn fingerprint(path: &Path) -> Result<String> {
-    if !path.is_dir() {
-        return store::digest(path).map(|digest| digest.blake3);
-    }
-    let mut files = Vec::new();
-    collect(path, &mut files)?;
-    files.sort();
-    let mut hasher = blake3::Hasher::new();
-    for file in files {
-        let name = file
-            .strip_prefix(path)
-            .unwrap_or(&file)
-            .to_string_lossy()
-            .into_owned();
-        let digest = store::digest(&file)?;
-        hasher.update(format!("{name}\0{}\0", digest.blake3).as_bytes());
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let failed =
-        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
-            collect(&path, files)?;
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::array::{BooleanArray, Float32Array};
@@ -367,7 +328,7 @@ mod tests {
     use super::*;
 
     /// Trajectories of the given lengths; the last row of each is a final observation.
-    struct Given(Vec<Incoming>);
+    struct Given(Vec<IncomingTrajectory>);
 
     impl Given {
         fn new(lengths: &[usize]) -> Given {
@@ -380,7 +341,7 @@ mod tests {
                     none,
                     Arc::new(BooleanArray::from(is_final)),
                 ];
-                Incoming {
+                IncomingTrajectory {
                     key: format!("k{index}"),
                     steps: RecordBatch::try_new(given_schema(), columns).unwrap(),
                     about: None,
@@ -409,7 +370,7 @@ mod tests {
         fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
             serde_json::Map::new()
         }
-        fn next(&mut self) -> Result<Option<Incoming>> {
+        fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
             Ok(self.0.pop())
         }
     }
@@ -525,29 +486,6 @@ mod tests {
         assert_eq!(
             message(1),
             "trajectory `k1` has no step, only a final observation"
-        );
-    }
-
-    #[test]
-    fn a_fingerprint_covers_names_and_contents() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        store::create_dir(&at("a/sub")).unwrap();
-        store::create_dir(&at("b/sub")).unwrap();
-        store::write(&at("a/sub/1"), b"x").unwrap();
-        store::write(&at("b/sub/1"), b"x").unwrap();
-        assert_eq!(
-            fingerprint(&at("a")).unwrap(),
-            fingerprint(&at("b")).unwrap()
-        );
-        store::write(&at("b/2"), b"").unwrap();
-        assert_ne!(
-            fingerprint(&at("a")).unwrap(),
-            fingerprint(&at("b")).unwrap()
-        );
-        assert_eq!(
-            fingerprint(&at("a/sub/1")).unwrap(),
-            blake3::hash(b"x").to_hex().to_string()
         );
     }
 }

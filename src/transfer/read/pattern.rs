@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 /// Whether `name` matches `pattern`, in which `*` stands for any characters and `?` for one.
-pub(super) fn glob(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn glob(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
         (Some((b'*', rest)), _) => {
@@ -19,7 +19,7 @@ pub(super) fn glob(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 /// Order of names in which `obs_2` comes before `obs_10`.
-pub(super) fn natural(a: &str, b: &str) -> Ordering {
+pub(crate) fn natural(a: &str, b: &str) -> Ordering {
     fn pieces(name: &str) -> Vec<(u128, &str)> {
         let digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
         let mut pieces = Vec::new();

@@ -3,7 +3,7 @@
 //! The first trajectory that can be read says which columns there are; another that differs is an error of its own, so that
 //! it can be set aside.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,37 +13,35 @@ use arrow::array::{
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
-use super::{Incoming, OnError, free_name, quarantine};
+use crate::container::arrays::ArrayColumns;
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result};
-
-/// The arrays of one trajectory by name, groups before slashes: each a column of rows.
-pub(super) type Arrays = BTreeMap<String, (Field, ArrayRef)>;
+use crate::transfer::read::{IncomingTrajectory, OnError, free_name, quarantine};
 
 /// What was read of a source to learn its columns: the first trajectory that can be read, and what is the matter with those
 /// before it.
 #[derive(Default)]
-pub(super) struct Opening {
+pub(crate) struct FirstTrajectory {
     errors: VecDeque<Error>,
-    first: Option<Incoming>,
+    first: Option<IncomingTrajectory>,
 }
 
-impl Opening {
+impl FirstTrajectory {
     /// Reads trajectories by `next` until one can be read; bad ones may come before it where `on_error` sets them aside.
     ///
     /// # Errors
     /// What is the matter with the first trajectory, where that ends it or there is no other.
-    pub(super) fn read(
+    pub(crate) fn read(
         on_error: OnError,
-        mut next: impl FnMut() -> Result<Option<Incoming>>,
-    ) -> Result<(Opening, SchemaRef)> {
+        mut next: impl FnMut() -> Result<Option<IncomingTrajectory>>,
+    ) -> Result<(FirstTrajectory, SchemaRef)> {
         let mut errors = VecDeque::new();
         loop {
             match next() {
                 Ok(Some(first)) => {
                     let schema = first.steps.schema();
                     return Ok((
-                        Opening {
+                        FirstTrajectory {
                             errors,
                             first: Some(first),
                         },
@@ -62,7 +60,7 @@ impl Opening {
     }
 
     /// What comes next of it; `None` where all of it was handed on.
-    pub(super) fn next(&mut self) -> Option<Result<Incoming>> {
+    pub(crate) fn next(&mut self) -> Option<Result<IncomingTrajectory>> {
         self.errors
             .pop_front()
             .map(Err)
@@ -71,17 +69,17 @@ impl Opening {
 }
 
 /// A trajectory that is being put together of its arrays.
-pub(super) struct Assembly {
+pub(crate) struct TrajectoryBuilder {
     /// Steps: rows that are not final.
-    pub(super) length: usize,
+    pub(crate) length: usize,
     /// Whether there is a row for the final observation.
-    pub(super) known_final: bool,
+    pub(crate) known_final: bool,
     columns: Vec<(Field, ArrayRef)>,
 }
 
-impl Assembly {
-    pub(super) fn new(length: usize, known_final: bool) -> Assembly {
-        Assembly {
+impl TrajectoryBuilder {
+    pub(crate) fn new(length: usize, known_final: bool) -> TrajectoryBuilder {
+        TrajectoryBuilder {
             length,
             known_final,
             columns: Vec::new(),
@@ -89,7 +87,7 @@ impl Assembly {
     }
 
     /// Rows: the steps and the final observation.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.length + usize::from(self.known_final)
     }
 
@@ -97,7 +95,7 @@ impl Assembly {
     ///
     /// # Errors
     /// Where it has another number of rows.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         name: &str,
         (field, values): (Field, ArrayRef),
@@ -123,7 +121,7 @@ impl Assembly {
     ///
     /// # Errors
     /// Where there are not as many as steps.
-    pub(super) fn flags(&mut self, name: &str, flags: &[bool]) -> Result<()> {
+    pub(crate) fn flags(&mut self, name: &str, flags: &[bool]) -> Result<()> {
         if flags.len() != self.length {
             return Err(Error::failed(format!(
                 "`{name}` has {} rows where there are {} steps",
@@ -144,7 +142,7 @@ impl Assembly {
     }
 
     /// Adds `is_final`.
-    pub(super) fn finals(&mut self) {
+    pub(crate) fn finals(&mut self) {
         let finals = (0..self.rows()).map(|row| Some(row == self.length));
         self.columns.push((
             Field::new(step::IS_FINAL, DataType::Boolean, false),
@@ -155,8 +153,8 @@ impl Assembly {
     /// Adds what has no fixed meaning, under its own name.
     ///
     /// # Errors
-    /// As [`Assembly::add`].
-    pub(super) fn others(&mut self, arrays: Arrays) -> Result<()> {
+    /// As [`TrajectoryBuilder::add`].
+    pub(crate) fn others(&mut self, arrays: ArrayColumns) -> Result<()> {
         arrays
             .into_iter()
             .try_for_each(|(name, column)| self.add(&free_name(&name), column, true))
@@ -166,7 +164,7 @@ impl Assembly {
     ///
     /// # Errors
     /// Where they are not.
-    pub(super) fn finish(self, schema: Option<&SchemaRef>) -> Result<RecordBatch> {
+    pub(crate) fn finish(self, schema: Option<&SchemaRef>) -> Result<RecordBatch> {
         let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = self.columns.into_iter().unzip();
         let own: SchemaRef = Arc::new(Schema::new(fields));
         if let Some(schema) = schema.filter(|schema| ***schema != *own) {
@@ -192,7 +190,7 @@ impl Assembly {
 }
 
 /// Takes the array `name` out of `arrays`, or the group of that name as a struct.
-pub(super) fn take(arrays: &mut Arrays, name: &str) -> Option<(Field, ArrayRef)> {
+pub(crate) fn take(arrays: &mut ArrayColumns, name: &str) -> Option<(Field, ArrayRef)> {
     if let Some(found) = arrays.remove(name) {
         return Some(found);
     }
@@ -225,7 +223,7 @@ pub(super) fn take(arrays: &mut Arrays, name: &str) -> Option<(Field, ArrayRef)>
 ///
 /// # Errors
 /// Never in practice.
-pub(super) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, ArrayRef)> {
+pub(crate) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, ArrayRef)> {
     let values = match values.data_type() {
         DataType::FixedSizeList(child, _) => {
             arrow::compute::cast(values, &DataType::List(Arc::clone(child)))?
@@ -239,7 +237,7 @@ pub(super) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, Arra
 }
 
 /// Drops a last axis of one from a column of vectors.
-pub(super) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) {
+pub(crate) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) {
     match values.as_fixed_size_list_opt() {
         Some(vectors) if vectors.value_length() == 1 => {
             let values = vectors
@@ -262,7 +260,7 @@ pub(super) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) 
 ///
 /// # Errors
 /// Where they are not numbers.
-pub(super) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
+pub(crate) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
     let (field, values) = squeezed(column.clone());
     let numbers = arrow::compute::cast(&values, &DataType::Float64);
     let numbers = numbers.ok().and_then(|numbers| {
@@ -280,7 +278,7 @@ pub(super) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
 ///
 /// # Errors
 /// Where one has not as many rows as the other.
-pub(super) fn with_valid(mut arrays: Arrays, ours: bool) -> Result<Arrays> {
+pub(crate) fn with_valid(mut arrays: ArrayColumns, ours: bool) -> Result<ArrayColumns> {
     let names: Vec<String> = arrays
         .keys()
         .filter(|name| ours && arrays.contains_key(&format!("{name}_valid")))
@@ -315,7 +313,7 @@ pub(super) fn with_valid(mut arrays: Arrays, ours: bool) -> Result<Arrays> {
 ///
 /// # Errors
 /// Where they are not numbers of 0 and 1.
-pub(super) fn booleans(column: (Field, ArrayRef)) -> Result<Vec<bool>> {
+pub(crate) fn booleans(column: (Field, ArrayRef)) -> Result<Vec<bool>> {
     let (field, numbers) = (column.0.clone(), numbers(&column)?);
     let flag = |(row, value): (usize, &f64)| match *value {
         0.0 => Ok(false),
@@ -329,7 +327,7 @@ pub(super) fn booleans(column: (Field, ArrayRef)) -> Result<Vec<bool>> {
 }
 
 /// `values` with null rows after them, `rows` in all.
-pub(super) fn lengthened(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
+pub(crate) fn lengthened(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
     let missing = absent(values.data_type(), rows - values.len())?;
     Ok(arrow::compute::concat(&[
         values.as_ref(),
@@ -338,7 +336,7 @@ pub(super) fn lengthened(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
 }
 
 /// Rows of zeros.
-pub(super) fn zeros(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
+pub(crate) fn zeros(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     let filler = match data_type {
         DataType::FixedSizeList(..) | DataType::Struct(_) => absent(data_type, rows)?,
         other => new_null_array(other, rows),
@@ -382,7 +380,7 @@ fn absent(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
 ///
 /// # Errors
 /// Where a list's rows differ in length or hold nulls.
-pub(super) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, ArrayRef)> {
+pub(crate) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, ArrayRef)> {
     let ragged = || Error::failed(format!("the rows of `{}` differ in length", field.name()));
     let vectors = |width: usize, child: ArrayRef| -> Result<(Field, ArrayRef)> {
         if child.null_count() > 0 {

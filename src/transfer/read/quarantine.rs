@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub const FILE: &str = "quarantine.jsonl";
 
 /// What to do about a bad trajectory, besides mending it.
-pub(super) const REMEDY: &str = "or set such trajectories aside, by `--on-error quarantine` or in a pipeline `on_error: quarantine`";
+pub(crate) const REMEDY: &str = "or set such trajectories aside, by `--on-error quarantine` or in a pipeline `on_error: quarantine`";
 
 /// One line: what was set aside for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl SetAside {
 }
 
 /// The file while it is written.
-pub(super) struct Quarantine {
+pub(crate) struct Quarantine {
     path: PathBuf,
     file: Option<BufWriter<HashingFile>>,
     found: SetAside,
@@ -78,7 +78,7 @@ pub(super) struct Quarantine {
 
 impl Quarantine {
     /// That of the dataset that is put together at `root`.
-    pub(super) fn new(root: &Path) -> Quarantine {
+    pub(crate) fn new(root: &Path) -> Quarantine {
         Quarantine {
             path: root.join(FILE),
             file: None,
@@ -90,7 +90,7 @@ impl Quarantine {
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub(super) fn add(&mut self, aside: Aside) -> Result<()> {
+    pub(crate) fn add(&mut self, aside: Aside) -> Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(BufWriter::new(HashingFile::create(&self.path)?)),
@@ -106,7 +106,7 @@ impl Quarantine {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub(super) fn finish(self) -> Result<SetAside> {
+    pub(crate) fn finish(self) -> Result<SetAside> {
         if let Some(file) = self.file {
             file.into_inner()
                 .map_err(std::io::IntoInnerError::into_error)?

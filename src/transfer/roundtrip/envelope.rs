@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array};
@@ -11,51 +12,78 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::dense::{self, Plain, Sink};
-use super::outgoing::{Leaving, Outgoing, WriteOptions, Written};
-use super::parts::Part;
+use crate::container::arrays::ArraySink;
+use crate::container::arrays::StoredArray;
+use crate::container::{hdf5, npz};
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
+use crate::transfer::write::arrays::{self, PlainArray};
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
 /// Names of the two arrays, after the prefix that the format gives.
-pub(super) const ENVELOPE: &str = "envelope";
+pub(crate) const ENVELOPE: &str = "envelope";
 /// See [`ENVELOPE`].
-pub(super) const TRAJECTORIES: &str = "trajectories";
+pub(crate) const TRAJECTORIES: &str = "trajectories";
 
 /// What a file says of itself as a whole.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Envelope {
+pub(crate) struct Envelope {
     /// What the output depends on, as the caller of the writer put it.
-    pub(super) note: Value,
+    pub(crate) note: Value,
     /// What is said of each trajectory: name, Arrow type, whether it may be missing.
-    pub(super) about: Vec<(String, String, bool)>,
+    pub(crate) about: Vec<(String, String, bool)>,
     /// Arrays that go by another name than the columns they were, to those columns.
-    pub(super) columns: BTreeMap<String, String>,
+    pub(crate) columns: BTreeMap<String, String>,
+}
+
+/// The note of origin in the npz file at `path`, in the envelope under `prefix`; `None` if there is none.
+pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Option<String> {
+    let name = format!("{prefix}{ENVELOPE}");
+    if !npz::names(path)?.contains(&name) {
+        return None;
+    }
+    let mut array = npz::arrays(path, &[])
+        .ok()?
+        .into_iter()
+        .find(|array| array.layout.name == name)?;
+    let text = array.reader.read(array.layout.rows).ok()?;
+    Envelope::parse(&text)
+        .ok()
+        .map(|envelope| envelope.note.to_string())
+}
+
+/// The note of origin in the HDF5 file at `path`, in the envelope under `prefix`; `None` if there is none.
+pub(crate) fn note_of_hdf5(path: &Path, prefix: &str) -> Option<String> {
+    let file = hdf5::has_magic(path).then(|| hdf5::open(path).ok())??;
+    let text = hdf5::bytes(&file, &format!("{prefix}{ENVELOPE}"))?;
+    Envelope::parse(&text)
+        .ok()
+        .map(|envelope| envelope.note.to_string())
 }
 
 /// What a file says of one trajectory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Line {
+pub(crate) struct EnvelopeLine {
     /// Steps, the final observation not counted.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// Whether the observation after the last action is known.
-    pub(super) known_final: bool,
+    pub(crate) known_final: bool,
     /// Whether the environment ended with its last step.
-    pub(super) terminated: bool,
+    pub(crate) terminated: bool,
     /// Whether it was cut off after its last step.
-    pub(super) truncated: bool,
+    pub(crate) truncated: bool,
     /// What it is known by, and what else came along.
-    pub(super) about: Map<String, Value>,
+    pub(crate) about: Map<String, Value>,
 }
 
 /// Columns of steps that say how a trajectory ended.
-pub(super) const READS: [&str; 3] = [step::IS_FINAL, step::TERMINATED, step::TRUNCATED];
+pub(crate) const READS: [&str; 3] = [step::IS_FINAL, step::TERMINATED, step::TRUNCATED];
 
 impl Envelope {
     /// The envelope of `outgoing`; columns of trajectories that have no JSON form that can be read back are named.
-    pub(super) fn new(
-        outgoing: &Outgoing,
+    pub(crate) fn new(
+        outgoing: &OutgoingDataset,
         options: &WriteOptions,
         columns: BTreeMap<String, String>,
         written: &mut Written,
@@ -92,7 +120,7 @@ impl Envelope {
     ///
     /// # Errors
     /// Where the text is not one.
-    pub(super) fn parse(text: &[u8]) -> Result<Envelope> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Envelope> {
         serde_json::from_slice(text).map_err(|error| {
             Error::failed(format!(
                 "what trajmill kept beside the arrays is damaged: {error}"
@@ -105,7 +133,7 @@ impl Envelope {
     ///
     /// # Errors
     /// Never in practice.
-    pub(super) fn text(&self) -> Result<String> {
+    pub(crate) fn text(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|error| {
             Error::failed(format!(
                 "cannot keep what the dataset says of itself: {error}"
@@ -117,7 +145,7 @@ impl Envelope {
     ///
     /// # Errors
     /// Where a type is none.
-    pub(super) fn schema(&self) -> Result<SchemaRef> {
+    pub(crate) fn schema(&self) -> Result<SchemaRef> {
         let field = |(name, text, nullable): &(String, String, bool)| {
             let data_type = text.parse::<DataType>();
             data_type
@@ -134,7 +162,7 @@ impl Envelope {
 ///
 /// # Errors
 /// Where it does not fit.
-pub(super) fn row(schema: &SchemaRef, about: &Map<String, Value>) -> Result<Option<RecordBatch>> {
+pub(crate) fn row(schema: &SchemaRef, about: &Map<String, Value>) -> Result<Option<RecordBatch>> {
     if schema.fields().is_empty() {
         return Ok(None);
     }
@@ -151,18 +179,18 @@ pub(super) fn row(schema: &SchemaRef, about: &Map<String, Value>) -> Result<Opti
 ///
 /// # Errors
 /// Where it has no JSON form.
-pub(super) fn line(leaving: &Leaving) -> Result<Line> {
+pub(crate) fn line(leaving: &OutgoingTrajectory) -> Result<EnvelopeLine> {
     let last = |name: &str| {
         let flags = leaving.column(name);
         let flags = flags.as_ref().and_then(|column| column.as_boolean_opt());
         flags.is_some_and(|flags| leaving.length > 0 && flags.value(leaving.length - 1))
     };
-    Ok(Line {
+    Ok(EnvelopeLine {
         length: leaving.length as u64,
         known_final: leaving.has_final(),
         terminated: last(step::TERMINATED),
         truncated: last(step::TRUNCATED),
-        about: dense::about(leaving)?,
+        about: arrays::about(leaving)?,
     })
 }
 
@@ -170,13 +198,13 @@ pub(super) fn line(leaving: &Leaving) -> Result<Line> {
 ///
 /// # Errors
 /// Where the dataset cannot be read or the sink not written.
-pub(super) fn write(
-    outgoing: &Outgoing,
-    sink: &mut dyn Sink,
+pub(crate) fn write(
+    outgoing: &OutgoingDataset,
+    sink: &mut dyn ArraySink,
     prefix: &str,
     envelope: &Envelope,
 ) -> Result<()> {
-    let bytes = |name: &str| Plain {
+    let bytes = |name: &str| PlainArray {
         name: format!("{prefix}{name}"),
         path: Vec::new(),
         element: DataType::UInt8,
@@ -191,7 +219,7 @@ pub(super) fn write(
     )?;
     sink.write(text.as_bytes())?;
     sink.end()?;
-    let of = |leaving: &Leaving| -> Result<ArrayRef> {
+    let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
         let mut text = serde_json::to_vec(&line(leaving)?)
             .map_err(|error| Error::failed(error.to_string()))?;
         text.push(b'\n');
@@ -202,24 +230,27 @@ pub(super) fn write(
     for leaving in outgoing.pass(Some(&READS))? {
         length += of(&leaving?)?.len() as u64;
     }
-    dense::stream(outgoing, sink, &bytes(TRAJECTORIES), length, &READS, &of).map(|_| ())
+    arrays::stream(outgoing, sink, &bytes(TRAJECTORIES), length, &READS, &of).map(|_| ())
 }
 
 /// What was kept beside arrays that are being read.
-pub(super) struct Kept {
-    pub(super) about: SchemaRef,
-    part: Part,
+pub(crate) struct EnvelopeReader {
+    pub(crate) about: SchemaRef,
+    part: StoredArray,
     left: u64,
     buffer: Vec<u8>,
 }
 
-impl Kept {
+impl EnvelopeReader {
     /// Takes what was kept under `prefix` out of `parts`; `None` where there is nothing.
     ///
     /// # Errors
     /// Where it is damaged.
-    pub(super) fn take(parts: &mut Vec<Part>, prefix: &str) -> Result<Option<Kept>> {
-        let place = |parts: &[Part], name: &str| {
+    pub(crate) fn take(
+        parts: &mut Vec<StoredArray>,
+        prefix: &str,
+    ) -> Result<Option<EnvelopeReader>> {
+        let place = |parts: &[StoredArray], name: &str| {
             parts
                 .iter()
                 .position(|part| part.layout.name == format!("{prefix}{name}"))
@@ -241,7 +272,7 @@ impl Kept {
                 part.layout.name.clone_from(column);
             }
         }
-        Ok(Some(Kept {
+        Ok(Some(EnvelopeReader {
             about,
             part,
             left,
@@ -250,7 +281,7 @@ impl Kept {
     }
 
     /// What is said of the next trajectory; `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<Line>> {
+    pub(crate) fn next(&mut self) -> Result<Option<EnvelopeLine>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();

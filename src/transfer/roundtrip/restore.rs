@@ -2,7 +2,6 @@
 //! were there, and which actions are a model's. Here they become nulls and `action_source` again, and what the dataset's own
 //! source had said of itself is said again.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
@@ -10,15 +9,12 @@ use arrow::compute::nullif;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::{Incoming, Source, export};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::transfer::read::{IncomingTrajectory, Source};
 
-/// `inner`, with what the output at `path` says of its origin, where it is one of ours.
-pub(super) fn returning(inner: Box<dyn Source>, path: &Path) -> Box<dyn Source> {
-    let Some(note) = export::note(path) else {
-        return inner;
-    };
+/// `inner`, an output of trajmill, with what its `note` of origin says restored.
+pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> {
     let written_from = &note["written_from"];
     let had = |name: &str| had_names(written_from).any(|known| known == name);
     let said = written_from["lineage"]["source_metadata"]
@@ -107,7 +103,7 @@ pub(super) fn returning(inner: Box<dyn Source>, path: &Path) -> Box<dyn Source> 
         .filter(|(at, _)| !flags.contains(at))
         .map(|(_, column)| column);
     let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
-    Box::new(Returning {
+    Box::new(Restored {
         inner,
         said,
         schema: Arc::new(Schema::new(fields)),
@@ -138,14 +134,14 @@ enum From {
     Spread(usize),
 }
 
-struct Returning {
+struct Restored {
     inner: Box<dyn Source>,
     said: Map<String, Value>,
     schema: SchemaRef,
     from: Vec<From>,
 }
 
-impl Returning {
+impl Restored {
     fn steps(&self, steps: &RecordBatch) -> Result<RecordBatch> {
         let masked = |from: &From| match from {
             From::Masked { at, valid } => {
@@ -199,7 +195,7 @@ fn origins(said: &ArrayRef, there: impl Fn(usize) -> bool) -> ArrayRef {
     Arc::new((0..said.len()).map(origin).collect::<StringArray>())
 }
 
-impl Source for Returning {
+impl Source for Restored {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -222,11 +218,11 @@ impl Source for Returning {
         self.inner.lost()
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         let Some(incoming) = self.inner.next()? else {
             return Ok(None);
         };
-        Ok(Some(Incoming {
+        Ok(Some(IncomingTrajectory {
             steps: self.steps(&incoming.steps)?,
             ..incoming
         }))

@@ -10,54 +10,34 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::{Map, Value};
 
-use super::hdf5::write::{Element, Hdf5};
-use super::outgoing::{Leaving, Outgoing, Written};
+use crate::container::arrays::ArraySink;
+use crate::container::hdf5::{Element, Hdf5Writer};
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
-
-/// Where arrays go, one after the other.
-pub(super) trait Sink {
-    /// Begins the array `name` of `rows` rows of the shape `row`.
-    ///
-    /// # Errors
-    /// Where it cannot be written.
-    fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()>;
-
-    /// Appends little-endian elements; booleans are bytes.
-    ///
-    /// # Errors
-    /// Where they cannot be written.
-    fn write(&mut self, bytes: &[u8]) -> Result<()>;
-
-    /// Ends the array.
-    ///
-    /// # Errors
-    /// Where it cannot be written.
-    fn end(&mut self) -> Result<()>;
-}
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Written};
 
 /// One plain array that a column, or a part of a struct column, becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plain {
+pub(crate) struct PlainArray {
     /// The array's name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Indices of children, from the column inwards.
-    pub(super) path: Vec<usize>,
+    pub(crate) path: Vec<usize>,
     /// Type of an element.
-    pub(super) element: DataType,
+    pub(crate) element: DataType,
     /// Lengths of the axes after the first.
-    pub(super) row: Vec<u64>,
+    pub(crate) row: Vec<u64>,
 }
 
 /// The plain arrays that `field` becomes, the parts of a struct under `name/PART`; `None` where it holds what no plain
 /// array can: text, lists, bytes.
-pub(super) fn plain(field: &Field, name: &str) -> Option<Vec<Plain>> {
+pub(crate) fn plain(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
     let one = |element: &DataType, row: Vec<u64>| {
         let known = element.is_numeric()
             && element.primitive_width().is_some_and(|width| width <= 8)
             || *element == DataType::Boolean;
         known.then(|| {
-            vec![Plain {
+            vec![PlainArray {
                 name: name.to_owned(),
                 path: Vec::new(),
                 element: element.clone(),
@@ -96,7 +76,7 @@ pub(super) fn plain(field: &Field, name: &str) -> Option<Vec<Plain>> {
 ///
 /// # Errors
 /// Where the column is not of a type that [`plain`] takes.
-pub(super) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
     if let Some(vectors) = column.as_fixed_size_list_opt() {
         let width = vectors.value_length() as usize;
         let values = vectors
@@ -167,13 +147,13 @@ fn part(column: &ArrayRef, path: &[usize]) -> Result<ArrayRef> {
 ///
 /// # Errors
 /// Where the dataset cannot be read or the sink not written.
-pub(super) fn stream(
-    outgoing: &Outgoing,
-    sink: &mut dyn Sink,
-    plain: &Plain,
+pub(crate) fn stream(
+    outgoing: &OutgoingDataset,
+    sink: &mut dyn ArraySink,
+    plain: &PlainArray,
     rows: u64,
     reads: &[&str],
-    of: &dyn Fn(&Leaving) -> Result<ArrayRef>,
+    of: &dyn Fn(&OutgoingTrajectory) -> Result<ArrayRef>,
 ) -> Result<bool> {
     let mut nulls = false;
     sink.begin(&plain.name, &plain.element, rows, &plain.row)?;
@@ -200,9 +180,9 @@ pub(super) fn stream(
 ///
 /// # Errors
 /// As [`stream`].
-pub(super) fn column(
-    outgoing: &Outgoing,
-    sink: &mut dyn Sink,
+pub(crate) fn column(
+    outgoing: &OutgoingDataset,
+    sink: &mut dyn ArraySink,
     column: &str,
     name: &str,
     finals: bool,
@@ -215,7 +195,7 @@ pub(super) fn column(
     } else {
         outgoing.length()
     };
-    let take = |leaving: &Leaving| -> Result<ArrayRef> {
+    let take = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
         let column = if finals {
             leaving.steps.column_by_name(column).cloned()
         } else {
@@ -233,13 +213,13 @@ pub(super) fn column(
             .column_with_name(&format!("{column}_valid"))
             .is_none()
     {
-        let valid = Plain {
+        let valid = PlainArray {
             name: format!("{name}_valid"),
             path: Vec::new(),
             element: DataType::Boolean,
             row: Vec::new(),
         };
-        let of = |leaving: &Leaving| -> Result<ArrayRef> {
+        let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
             let column = take(leaving)?;
             Ok(Arc::new(BooleanArray::from_iter(
                 (0..column.len()).map(|row| Some(column.is_valid(row))),
@@ -255,20 +235,20 @@ pub(super) fn column(
 ///
 /// # Errors
 /// As [`stream`].
-pub(super) fn proxies(
-    outgoing: &Outgoing,
-    sink: &mut dyn Sink,
+pub(crate) fn proxies(
+    outgoing: &OutgoingDataset,
+    sink: &mut dyn ArraySink,
     name: &str,
     rows: u64,
-    of_each: &dyn Fn(&Leaving) -> usize,
+    of_each: &dyn Fn(&OutgoingTrajectory) -> usize,
 ) -> Result<()> {
-    let plain = Plain {
+    let plain = PlainArray {
         name: name.to_owned(),
         path: Vec::new(),
         element: DataType::Boolean,
         row: Vec::new(),
     };
-    let of = |leaving: &Leaving| {
+    let of = |leaving: &OutgoingTrajectory| {
         proxy(leaving, of_each(leaving))
             .ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)))
     };
@@ -276,7 +256,7 @@ pub(super) fn proxies(
 }
 
 /// Whether each action of a trajectory is a proxy, for its first `rows` rows; `None` where the dataset does not say.
-pub(super) fn proxy(leaving: &Leaving, rows: usize) -> Option<ArrayRef> {
+pub(crate) fn proxy(leaving: &OutgoingTrajectory, rows: usize) -> Option<ArrayRef> {
     let source = leaving
         .steps
         .column_by_name(step::ACTION_SOURCE)?
@@ -289,7 +269,7 @@ pub(super) fn proxy(leaving: &Leaving, rows: usize) -> Option<ArrayRef> {
 }
 
 /// Names of the columns of steps that have no place of their own in formats of plain arrays.
-pub(super) fn extras(steps: &Schema) -> Vec<String> {
+pub(crate) fn extras(steps: &Schema) -> Vec<String> {
     let fixed = [
         step::TRAJECTORY_ID,
         step::STEP,
@@ -313,7 +293,7 @@ pub(super) fn extras(steps: &Schema) -> Vec<String> {
 ///
 /// # Errors
 /// Where a value has no JSON form.
-pub(super) fn about(leaving: &Leaving) -> Result<Map<String, Value>> {
+pub(crate) fn about(leaving: &OutgoingTrajectory) -> Result<Map<String, Value>> {
     let mut writer = arrow::json::ArrayWriter::new(Vec::new());
     writer.write(&leaving.about)?;
     writer.finish()?;
@@ -332,7 +312,12 @@ pub(super) fn about(leaving: &Leaving) -> Result<Map<String, Value>> {
 ///
 /// # Errors
 /// Where it is no array of numbers or cannot be written.
-pub(super) fn array(file: &mut Hdf5, name: &str, field: &Field, values: &ArrayRef) -> Result<()> {
+pub(crate) fn array(
+    file: &mut Hdf5Writer,
+    name: &str,
+    field: &Field,
+    values: &ArrayRef,
+) -> Result<()> {
     let parts = plain(field, name)
         .ok_or_else(|| Error::failed(format!("`{name}` is no array of numbers")))?;
     parts
@@ -344,7 +329,12 @@ pub(super) fn array(file: &mut Hdf5, name: &str, field: &Field, values: &ArrayRe
 ///
 /// # Errors
 /// Where it cannot be written.
-pub(super) fn one(file: &mut Hdf5, name: &str, plain: &Plain, values: &ArrayRef) -> Result<()> {
+pub(crate) fn one(
+    file: &mut Hdf5Writer,
+    name: &str,
+    plain: &PlainArray,
+    values: &ArrayRef,
+) -> Result<()> {
     let values = part(values, &plain.path)?;
     let mut bytes = Vec::new();
     append(&values, &mut bytes)?;
@@ -355,7 +345,7 @@ pub(super) fn one(file: &mut Hdf5, name: &str, plain: &Plain, values: &ArrayRef)
 }
 
 /// Says of columns that no array can hold that they stay behind.
-pub(super) fn left(written: &mut Written, names: &[String]) {
+pub(crate) fn left(written: &mut Written, names: &[String]) {
     for name in names {
         written.moved(
             format!("column `{name}`"),

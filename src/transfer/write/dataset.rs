@@ -1,4 +1,4 @@
-//! A dataset on its way out: what every writer of a foreign format reads.
+//! A dataset of trajmill on its way out: what every writer reads.
 //!
 //! A writer goes through the dataset as often as it needs to, in the dataset's order, with the columns that it needs;
 //! one block of whole trajectories is in memory, never the dataset. Steps without an action have been refused, dropped
@@ -6,181 +6,62 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use arrow::array::Array;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::unlabelled::{cut_off, filler};
-use crate::dataset::chunk::{with_column, with_field};
-use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Dataset, Manifest, ShardEntry, ShardReader};
+use super::pass::Pass;
+use super::{ACTION_VALID, REWARD_VALID, Unlabelled, Watch};
+use crate::dataset::chunk::with_field;
+use crate::dataset::schema::{step, trajectory};
+use crate::dataset::{Dataset, Manifest};
 use crate::error::{Error, Result};
-
-/// The column that says which actions were there, beside actions that were filled in.
-pub const ACTION_VALID: &str = "action_valid";
-
-/// The column that says which rewards were there, where some were not and the format has no null.
-pub const REWARD_VALID: &str = "reward_valid";
+use crate::transfer::write::WriteOptions;
 
 /// Columns that may get one beside them that says where they are null, and that one.
 const MASKS: [(&str, &str); 2] = [(step::ACTION, ACTION_VALID), (step::REWARD, REWARD_VALID)];
 
-/// How a format is written.
-pub struct Writer {
-    /// Whether a null action can be written as one: then unlabelled steps leave as they are.
-    pub nulls: bool,
-    /// Names of the [`WriteOptions`] that mean something to the format, besides `unlabelled` and `fill`.
-    pub takes: &'static [&'static str],
-    /// Writes the dataset to the path, which does not exist and is made: a file or a directory, in a staging place that
-    /// the caller publishes by one rename. Every file is made through `dataset::store`.
-    pub write: fn(&Outgoing, &Path, &WriteOptions) -> Result<Written>,
-    /// For formats of one file: reads back what [`WriteOptions::note`] said. Directories get the note as a file of
-    /// their own from the caller, and need nothing here.
-    pub note: Option<fn(&Path) -> Option<String>>,
-}
-
-/// What the user says about the writing of a foreign format.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct WriteOptions {
-    /// What becomes of steps without an action where the format cannot leave one out
-    pub unlabelled: Unlabelled,
-    /// Value of every dimension of an action that is filled in
-    pub fill: f64,
-    /// Name that the loader knows the dataset by, such as Minari's `mujoco/hopper/medium-v0`
-    pub name: Option<String>,
-    /// Environment that the data come from, such as `Hopper-v5`
-    pub env: Option<String>,
-    /// Steps per second
-    pub fps: Option<u32>,
-    /// Robot that the data come from
-    pub robot: Option<String>,
-    /// Text of the task, for trajectories that have none of their own
-    pub task: Option<String>,
-    /// What the output is to say of its origin; formats of one file keep it in the file.
-    #[serde(skip)]
-    pub note: String,
-}
-
-/// What becomes of steps without an action where the format cannot leave one out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Unlabelled {
-    /// Nothing is written.
-    #[default]
-    Refuse,
-    /// They are left out: each run of steps with actions leaves as a trajectory of its own, cut off where it is not the last.
-    Drop,
-    /// Their actions are filled with the value of `fill`, and `action_valid` is false beside them.
-    Fill,
-}
-
-/// What a writer did beside writing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Written {
-    /// What the format cannot hold and where it is instead, a line each: ("rewards", "the extra array `rewards`").
-    pub elsewhere: Vec<(String, String)>,
-}
-
-impl Written {
-    /// Says that the format cannot hold `what`, which is now at `place`.
-    pub fn moved(&mut self, what: impl Into<String>, place: impl Into<String>) {
-        self.elsewhere.push((what.into(), place.into()));
-    }
-}
-
-/// One trajectory on its way out.
-#[derive(Debug, Clone)]
-pub struct Leaving {
-    /// Its place in the output, from 0.
-    pub index: u64,
-    /// One row: `trajectory_id`, `uid`, `source_key`, `source` and whatever else came along.
-    pub about: RecordBatch,
-    /// Its rows, the final observation included, with the columns that were asked for.
-    pub steps: RecordBatch,
-    /// Steps: rows that are not final. The final observation, where there is one, is row `length`.
-    pub length: usize,
-}
-
-impl Leaving {
-    /// Whether the observation after the last action is known.
-    pub fn has_final(&self) -> bool {
-        self.length < self.steps.num_rows()
-    }
-
-    /// The column `name` of its steps, the row of the final observation left out.
-    pub fn column(&self, name: &str) -> Option<ArrayRef> {
-        Some(self.steps.column_by_name(name)?.slice(0, self.length))
-    }
-
-    /// The value of `column`, which is one of its steps, after each step; the last one where that of the final row is not known.
-    ///
-    /// # Errors
-    /// Never, as long as it has a value for each row.
-    pub fn following(&self, column: &ArrayRef) -> Result<ArrayRef> {
-        if self.has_final() {
-            return Ok(column.slice(1, self.length));
-        }
-        let indices = (1..self.length as u64).chain((self.length as u64).checked_sub(1));
-        Ok(arrow::compute::take(
-            column,
-            &indices.collect::<UInt64Array>(),
-            None,
-        )?)
-    }
-
-    /// The text in column `name` of what is said about the trajectory.
-    pub fn text(&self, name: &str) -> Option<&str> {
-        let column = self.about.column_by_name(name)?.as_string_opt::<i32>()?;
-        column.is_valid(0).then(|| column.value(0))
-    }
-}
-
-/// Told of the passages through a dataset: `None` where one begins, then of so many rows more that are read. An error of it
-/// ends the passage.
-pub type Watch<'w> = &'w dyn Fn(Option<u64>) -> Result<()>;
-
 /// A dataset to be written in a foreign format.
-pub struct Outgoing<'w> {
-    dataset: Dataset,
-    unlabelled: Unlabelled,
-    fill: f64,
+pub struct OutgoingDataset<'w> {
+    pub(super) dataset: Dataset,
+    pub(super) unlabelled: Unlabelled,
+    pub(super) fill: f64,
     /// Those of [`MASKS`] that leave.
     masks: Vec<(&'static str, &'static str)>,
     steps: SchemaRef,
-    carried: SchemaRef,
+    pub(super) carried: SchemaRef,
     trajectories: u64,
     rows: u64,
     length: u64,
     /// Whether a passage has held every file against its checksum.
-    verified: Cell<bool>,
-    watch: Watch<'w>,
+    pub(super) verified: Cell<bool>,
+    pub(super) watch: Watch<'w>,
 }
 
-impl<'w> Outgoing<'w> {
+impl<'w> OutgoingDataset<'w> {
     /// The dataset as it is to be written by a format that can hold null actions or cannot.
     ///
     /// # Errors
     /// Where steps have no action, the format cannot say so and the user did not either; where files cannot be read.
-    pub fn new(dataset: Dataset, nulls: bool, options: &WriteOptions) -> Result<Outgoing<'w>> {
-        Outgoing::watched(dataset, nulls, options, &|_| Ok(()))
+    pub fn new(
+        dataset: Dataset,
+        nulls: bool,
+        options: &WriteOptions,
+    ) -> Result<OutgoingDataset<'w>> {
+        OutgoingDataset::watched(dataset, nulls, options, &|_| Ok(()))
     }
 
-    /// As [`Outgoing::new`]; `watch` is told of every passage through the dataset.
+    /// As [`OutgoingDataset::new`]; `watch` is told of every passage through the dataset.
     ///
     /// # Errors
-    /// Those of [`Outgoing::new`], and of `watch`.
+    /// Those of [`OutgoingDataset::new`], and of `watch`.
     pub fn watched(
         dataset: Dataset,
         nulls: bool,
         options: &WriteOptions,
         watch: Watch<'w>,
-    ) -> Result<Outgoing<'w>> {
+    ) -> Result<OutgoingDataset<'w>> {
         let total = &dataset.manifest.statistics;
         let missing = total.steps - total.recorded_actions - total.proxy_actions;
         let has_actions = dataset.steps.column_with_name(step::ACTION).is_some();
@@ -202,7 +83,7 @@ impl<'w> Outgoing<'w> {
         let carried = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
         let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
         let (steps, verified, masks) = (Arc::clone(&dataset.steps), Cell::new(false), Vec::new());
-        let mut outgoing = Outgoing {
+        let mut outgoing = OutgoingDataset {
             dataset,
             unlabelled,
             fill: options.fill,
@@ -279,7 +160,7 @@ impl<'w> Outgoing<'w> {
         &self.steps
     }
 
-    /// Columns of [`Leaving::about`].
+    /// Columns of [`OutgoingTrajectory::about`].
     pub fn carried(&self) -> &SchemaRef {
         &self.carried
     }
@@ -307,7 +188,7 @@ impl<'w> Outgoing<'w> {
     /// Goes through the dataset in its order, with the columns of steps named, all where `None`.
     ///
     /// # Errors
-    /// Where a column is not one of [`Outgoing::steps`].
+    /// Where a column is not one of [`OutgoingDataset::steps`].
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
         let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
@@ -382,260 +263,18 @@ impl<'w> Outgoing<'w> {
     }
 }
 
-/// One passage through a dataset, trajectory by trajectory.
-pub struct Pass<'a> {
-    outgoing: &'a Outgoing<'a>,
-    reads: Vec<String>,
-    masks: Vec<(&'static str, &'static str)>,
-    fills: bool,
-    schema: SchemaRef,
-    shards: std::slice::Iter<'a, ShardEntry>,
-    open: Option<Shard>,
-    ready: VecDeque<Leaving>,
-    next: u64,
-}
-
-/// A shard that is being read.
-struct Shard {
-    reader: ShardReader,
-    carried: RecordBatch,
-    /// First row and number of rows of each trajectory.
-    spans: Vec<Range<u64>>,
-    next: usize,
-}
-
-impl Pass<'_> {
-    /// Columns of the trajectories' steps, in order.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
-        let dataset = &self.outgoing.dataset;
-        // The first passage holds every file against its checksum.
-        if !self.outgoing.verified.get() {
-            dataset.verify_file(&entry.trajectories)?;
-            dataset.verify_file(&entry.steps)?;
-        }
-        let table = dataset.open_trajectories(entry)?;
-        let table = table.read(std::slice::from_ref(&(0..table.rows())), None)?;
-        let number = |name: &str| {
-            let column = table
-                .column_by_name(name)
-                .and_then(|column| column.as_primitive_opt::<Int64Type>());
-            column.ok_or_else(|| {
-                Error::failed(format!(
-                    "{}: `{name}` is not an int64 column",
-                    entry.trajectories.path
-                ))
-            })
-        };
-        let (first, rows) = (number(trajectory::FIRST_ROW)?, number(trajectory::ROWS)?);
-        let span = |(first, rows): (&i64, &i64)| {
-            (*first as u64)..(*first as u64).saturating_add(*rows as u64)
-        };
-        let spans = first.values().iter().zip(rows.values()).map(span).collect();
-        let keep = self
-            .outgoing
-            .carried
-            .fields()
-            .iter()
-            .map(|field| table.schema().index_of(field.name()))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Shard {
-            reader: dataset.open_steps(entry)?,
-            carried: table.project(&keep)?,
-            spans,
-            next: 0,
-        })
-    }
-
-    /// Reads the next block of whole trajectories; `false` after the last.
-    fn block(&mut self) -> Result<bool> {
-        loop {
-            let done = self
-                .open
-                .as_ref()
-                .is_none_or(|shard| shard.next == shard.spans.len());
-            if !done {
-                break;
-            }
-            let Some(entry) = self.shards.next() else {
-                return Ok(false);
-            };
-            self.open = Some(self.shard(entry)?);
-            if self.shards.as_slice().is_empty() {
-                self.outgoing.verified.set(true);
-            }
-        }
-        let target = schema::chunk_rows(&self.outgoing.dataset.steps) as u64;
-        let Some(shard) = &mut self.open else {
-            return Ok(false);
-        };
-        let start = shard.next;
-        let mut rows = 0;
-        while let Some(span) = shard
-            .spans
-            .get(shard.next)
-            .filter(|span| rows == 0 || rows + (span.end - span.start) <= target)
-        {
-            rows += span.end - span.start;
-            shard.next += 1;
-        }
-        let spans = &shard.spans[start..shard.next];
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        for span in spans {
-            match ranges.last_mut() {
-                Some(last) if last.end == span.start => last.end = span.end,
-                _ => ranges.push(span.clone()),
-            }
-        }
-        let batch = shard.reader.read(&ranges, Some(&self.reads))?;
-        (self.outgoing.watch)(Some(rows))?;
-        let about = shard.carried.slice(start, spans.len());
-        let mut at = 0;
-        let lengths: Vec<usize> = spans
-            .iter()
-            .map(|span| (span.end - span.start) as usize)
-            .collect();
-        for (row, rows) in lengths.into_iter().enumerate() {
-            self.trajectory(about.slice(row, 1), &batch.slice(at, rows))?;
-            at += rows;
-        }
-        Ok(true)
-    }
-
-    /// Makes a trajectory ready, as one or, where unlabelled steps are dropped, as its labelled runs.
-    fn trajectory(&mut self, about: RecordBatch, steps: &RecordBatch) -> Result<()> {
-        let rows = steps.num_rows();
-        let is_final = flags(steps, step::IS_FINAL)?;
-        let length = rows - usize::from(rows > 0 && is_final.value(rows - 1));
-        if self.outgoing.unlabelled != Unlabelled::Drop {
-            let steps = self.filled(steps, length)?;
-            return self.push(about, &steps, length);
-        }
-        let action = steps
-            .column_by_name(step::ACTION)
-            .ok_or_else(|| Error::failed("there is no column `action`"))?;
-        let mut start = 0;
-        while start < length {
-            let Some(first) = (start..length).find(|row| action.is_valid(*row)) else {
-                break;
-            };
-            let end = (first..length)
-                .find(|row| action.is_null(*row))
-                .unwrap_or(length);
-            // The observation after the run's last action is that of the next row, where there is one.
-            let known = end < rows;
-            let run = steps.slice(first, end - first + usize::from(known));
-            let run = if end < length {
-                cut_off(&run, end - first)?
-            } else {
-                run
-            };
-            self.push(about.clone(), &self.filled(&run, end - first)?, end - first)?;
-            start = end + 1;
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, about: RecordBatch, steps: &RecordBatch, length: usize) -> Result<()> {
-        let keep = self
-            .schema
-            .fields()
-            .iter()
-            .map(|field| steps.schema().index_of(field.name()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let columns = keep
-            .into_iter()
-            .map(|index| Arc::clone(steps.column(index)))
-            .collect();
-        let options =
-            arrow::array::RecordBatchOptions::new().with_row_count(Some(steps.num_rows()));
-        let steps = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        self.ready.push_back(Leaving {
-            index: self.next,
-            about,
-            steps,
-            length,
-        });
-        self.next += 1;
-        Ok(())
-    }
-
-    /// `steps` with what is missing marked, and missing actions filled in, where the user says so.
-    fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
-        let mut filled = steps.clone();
-        let column = |name: &str| {
-            steps
-                .column_by_name(name)
-                .ok_or_else(|| Error::failed(format!("there is no column `{name}`")))
-        };
-        for (name, valid) in &self.masks {
-            let column = column(name)?;
-            let flags =
-                BooleanArray::from_iter((0..column.len()).map(|row| Some(column.is_valid(row))));
-            filled = with_column(
-                &filled,
-                Field::new(*valid, DataType::Boolean, false),
-                Arc::new(flags),
-            )?;
-        }
-        if self.fills {
-            let action = column(step::ACTION)?;
-            if (0..length).any(|row| action.is_null(row)) {
-                let field = steps.schema().field_with_name(step::ACTION)?.clone();
-                let value = filler(action.data_type(), self.outgoing.fill)?;
-                let indices = (0..action.len()).map(|row| {
-                    if action.is_null(row) && row < length {
-                        (1, 0)
-                    } else {
-                        (0, row)
-                    }
-                });
-                let action = arrow::compute::interleave(
-                    &[action.as_ref(), value.as_ref()],
-                    &indices.collect::<Vec<_>>(),
-                )?;
-                filled = with_column(&filled, field, action)?;
-            }
-        }
-        Ok(filled)
-    }
-}
-
-impl Iterator for Pass<'_> {
-    type Item = Result<Leaving>;
-
-    fn next(&mut self) -> Option<Result<Leaving>> {
-        loop {
-            if let Some(leaving) = self.ready.pop_front() {
-                return Some(Ok(leaving));
-            }
-            match self.block() {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-}
-
-fn flags<'a>(steps: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray> {
-    let column = steps
-        .column_by_name(name)
-        .and_then(|column| column.as_boolean_opt());
-    column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
-}
-
 #[cfg(test)]
 mod tests {
-    use arrow::array::Float32Array;
+    use std::path::Path;
+
+    use arrow::array::{ArrayRef, AsArray, BooleanArray, Float32Array, RecordBatch};
     use arrow::datatypes::Float32Type;
     use proptest::prelude::*;
 
+    use super::super::OutgoingTrajectory;
     use super::*;
     use crate::dataset::manifest::{Lineage, Statistics, VERSION};
+    use crate::dataset::schema;
     use crate::dataset::write::ShardWriter;
     use crate::dataset::{Chunk, store};
 
@@ -711,7 +350,7 @@ mod tests {
         }
     }
 
-    fn all(outgoing: &Outgoing) -> Vec<Leaving> {
+    fn all(outgoing: &OutgoingDataset) -> Vec<OutgoingTrajectory> {
         outgoing
             .pass(None)
             .unwrap()
@@ -726,7 +365,7 @@ mod tests {
         #[test]
         fn dropped_steps_cut_and_nothing_is_lost(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
             let folder = tempfile::tempdir().unwrap();
-            let outgoing = Outgoing::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Drop)).unwrap();
+            let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Drop)).unwrap();
             let leaving = all(&outgoing);
             let mut expected = Vec::new();
             for (id, actions) in actions.iter().enumerate() {
@@ -756,7 +395,7 @@ mod tests {
         #[test]
         fn filled_steps_are_marked(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
             let folder = tempfile::tempdir().unwrap();
-            let outgoing = Outgoing::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Fill)).unwrap();
+            let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Fill)).unwrap();
             for (leaving, actions) in all(&outgoing).iter().zip(&actions) {
                 prop_assert_eq!(&leaving.steps.schema(), outgoing.steps());
                 let (action, valid) = (leaving.column(step::ACTION).unwrap(), leaving.column(ACTION_VALID).unwrap());
@@ -772,14 +411,14 @@ mod tests {
     fn what_has_no_action_is_refused_unless_the_user_or_the_format_says() {
         let folder = tempfile::tempdir().unwrap();
         let dataset = dataset(folder.path(), &[vec![true, false, true]], true);
-        let error = Outgoing::new(dataset.clone(), false, &with(Unlabelled::Refuse))
+        let error = OutgoingDataset::new(dataset.clone(), false, &with(Unlabelled::Refuse))
             .err()
             .unwrap();
         assert!(
             error.message.contains("1 of 3 steps have no action"),
             "{error}"
         );
-        let kept = Outgoing::new(dataset.clone(), true, &with(Unlabelled::Drop)).unwrap();
+        let kept = OutgoingDataset::new(dataset.clone(), true, &with(Unlabelled::Drop)).unwrap();
         assert_eq!(
             (
                 kept.trajectories(),
@@ -788,7 +427,7 @@ mod tests {
             ),
             (1, 4, 6)
         );
-        let few: Vec<Leaving> = kept
+        let few: Vec<OutgoingTrajectory> = kept
             .pass(Some(&[step::ACTION]))
             .unwrap()
             .collect::<Result<_>>()
@@ -808,7 +447,7 @@ mod tests {
         bytes[40] ^= 1;
         store::remove(&path).unwrap();
         store::write(&path, &bytes).unwrap();
-        let outgoing = Outgoing::new(dataset, true, &with(Unlabelled::Refuse)).unwrap();
+        let outgoing = OutgoingDataset::new(dataset, true, &with(Unlabelled::Refuse)).unwrap();
         assert!(
             outgoing
                 .pass(None)

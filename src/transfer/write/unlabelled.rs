@@ -10,7 +10,7 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
 /// A run whose row `length` was a step, made the final observation of what is cut off before it.
-pub(super) fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
+pub(crate) fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
     let mut cut = run.clone();
     let at = |row: usize| {
         Some(BooleanArray::from_iter(
@@ -46,7 +46,7 @@ pub(super) fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
 }
 
 /// One action whose every dimension is `value`.
-pub(super) fn filler(action: &DataType, value: f64) -> Result<ArrayRef> {
+pub(crate) fn filler(action: &DataType, value: f64) -> Result<ArrayRef> {
     let cannot = || {
         Error::failed(format!(
             "an action of type {action} cannot be filled with {value}"

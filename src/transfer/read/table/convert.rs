@@ -1,327 +1,35 @@
-//! A table with one row per step and any column names: which columns mean what, and their values as columns of steps.
+//! How the rows of a table become rows of steps.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
-use arrow::compute::{cast, interleave, nullif};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow::compute::nullif;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::pattern::{glob, natural};
-use super::{Options, free_name};
+use super::roles::{Columns, Roles};
+use super::values::{element, flags, is_list, values};
 use crate::dataset::schema::{self, step};
-use crate::error::{Error, Result, nearest};
-
-/// The observation that a step led to; of a trajectory's last one it is the final observation.
-const NEXT_OBSERVATION: &str = "next_observation";
-
-/// Names that columns go by.
-const NAMES: [(&str, &[&str]); 9] = [
-    (
-        step::TRAJECTORY_ID,
-        &[
-            "trajectory_id",
-            "traj_id",
-            "trajectory",
-            "episode_id",
-            "episode_index",
-            "episode",
-        ],
-    ),
-    (step::STEP, &["step"]),
-    (step::OBSERVATION, &["observation", "observations", "obs"]),
-    (step::ACTION, &["action", "actions", "acts", "act"]),
-    (
-        NEXT_OBSERVATION,
-        &[NEXT_OBSERVATION, "next_observations", "next_obs"],
-    ),
-    (step::REWARD, &["reward", "rewards", "rews", "rew"]),
-    (
-        step::TERMINATED,
-        &[
-            "terminated",
-            "terminals",
-            "terminal",
-            "terminations",
-            "done",
-            "dones",
-        ],
-    ),
-    (
-        step::TRUNCATED,
-        &["truncated", "timeouts", "timeout", "truncations"],
-    ),
-    (step::IS_FINAL, &["is_final"]),
-];
-
-/// Which columns of the table a column of steps is made of: one, or one for each coordinate.
-type Columns = Vec<String>;
-
-/// What the columns of a table mean.
-pub(super) struct Roles {
-    /// Tells trajectories apart.
-    pub(super) trajectory: Option<String>,
-    /// Numbers the steps of a trajectory.
-    pub(super) step: Option<String>,
-    observation: Columns,
-    action: Option<Columns>,
-    next_observation: Option<Columns>,
-    reward: Option<String>,
-    terminated: Option<String>,
-    truncated: Option<String>,
-    is_final: Option<String>,
-    extras: Vec<String>,
-}
-
-impl Roles {
-    /// Finds the columns of `table` that `options` or their names give a meaning.
-    ///
-    /// # Errors
-    /// Where `options` names a column that is not there, or there is no observation.
-    pub(super) fn find(table: &Schema, options: &Options) -> Result<Roles> {
-        if let Some((target, _)) = options
-            .map
-            .iter()
-            .find(|(target, _)| !NAMES.iter().any(|(name, _)| name == target))
-        {
-            let targets = NAMES.map(|(name, _)| name).join(", ");
-            return Err(Error::usage(format!("--map cannot give `{target}`"))
-                .hint(format!("one of {targets}; other columns keep their names")));
-        }
-        let (mut vectors, mut singles) = (Vec::new(), Vec::new());
-        for (target, names) in NAMES {
-            let own = match target {
-                step::TRAJECTORY_ID => options.trajectory.as_deref(),
-                step::STEP => options.step.as_deref(),
-                _ => None,
-            };
-            let named = own.or_else(|| {
-                options
-                    .map
-                    .iter()
-                    .find(|(name, _)| name == target)
-                    .map(|(_, source)| source.as_str())
-            });
-            let found = match named {
-                Some(pattern) => Some(matching(table, pattern, target)?),
-                None => names
-                    .iter()
-                    .find(|name| table.field_with_name(name).is_ok())
-                    .map(|name| vec![(*name).to_owned()]),
-            };
-            if [step::OBSERVATION, step::ACTION, NEXT_OBSERVATION].contains(&target) {
-                vectors.push(found);
-            } else {
-                if let Some([first, second, ..]) = found.as_deref() {
-                    return Err(Error::usage(format!(
-                        "`{target}` takes one column, not `{first}`, `{second}` …"
-                    )));
-                }
-                singles.push(found.and_then(|columns| columns.into_iter().next()));
-            }
-        }
-        let (mut vectors, mut singles) = (vectors.into_iter(), singles.into_iter());
-        let observation = vectors.next().flatten().ok_or_else(|| {
-            Error::failed("there is no column `observation`").hint(format!(
-                "name one with --map observation=COLUMN; the columns are {}",
-                listing(table)
-            ))
-        })?;
-        let (action, mut next_observation) = (vectors.next().flatten(), vectors.next().flatten());
-        let mut single = || singles.next().flatten();
-        let (trajectory, step, reward, terminated, truncated, is_final) =
-            (single(), single(), single(), single(), single(), single());
-        // Where final observations have rows of their own, or the column is of another kind, it is one like any other.
-        let kind = |columns: &Columns| {
-            columns
-                .first()
-                .and_then(|name| table.field_with_name(name).ok())
-                .map(Field::data_type)
-        };
-        let named = options
-            .map
-            .iter()
-            .any(|(target, _)| target == NEXT_OBSERVATION);
-        if !named
-            && (is_final.is_some()
-                || next_observation
-                    .as_ref()
-                    .is_some_and(|next| kind(next) != kind(&observation)))
-        {
-            next_observation = None;
-        }
-        let extras = Vec::new();
-        let mut roles = Roles {
-            trajectory,
-            step,
-            observation,
-            action,
-            next_observation,
-            reward,
-            terminated,
-            truncated,
-            is_final,
-            extras,
-        };
-        roles.extras = table
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .filter(|name| !roles.uses(name))
-            .collect();
-        Ok(roles)
-    }
-
-    fn uses(&self, name: &str) -> bool {
-        let singles = [
-            &self.trajectory,
-            &self.step,
-            &self.reward,
-            &self.terminated,
-            &self.truncated,
-            &self.is_final,
-        ];
-        let vectors = self
-            .observation
-            .iter()
-            .chain(self.action.iter().flatten())
-            .chain(self.next_observation.iter().flatten());
-        singles
-            .into_iter()
-            .flatten()
-            .chain(vectors)
-            .any(|used| used == name)
-    }
-
-    /// Whether steps say where a trajectory ends.
-    pub(super) fn has_ends(&self) -> bool {
-        [&self.terminated, &self.truncated, &self.is_final]
-            .into_iter()
-            .any(Option::is_some)
-    }
-
-    /// Whether steps say where a trajectory was cut off.
-    pub(super) fn has_cuts(&self) -> bool {
-        self.truncated.is_some()
-    }
-
-    /// The list columns of `table` whose width must be known: those that become vectors, then those that may.
-    pub(super) fn lists(&self, table: &Schema) -> (Vec<String>, Vec<String>) {
-        let list = |name: &&String| {
-            table
-                .field_with_name(name)
-                .is_ok_and(|field| is_list(field.data_type()))
-        };
-        let vectors = self
-            .observation
-            .iter()
-            .chain(self.action.iter().flatten())
-            .chain(&self.reward);
-        (
-            vectors.filter(list).cloned().collect(),
-            self.extras.iter().filter(list).cloned().collect(),
-        )
-    }
-}
-
-/// The columns that `pattern` names: one, or with `*` and `?` all that match, in natural order.
-fn matching(table: &Schema, pattern: &str, target: &str) -> Result<Columns> {
-    if table.field_with_name(pattern).is_ok() {
-        return Ok(vec![pattern.to_owned()]);
-    }
-    let names = || table.fields().iter().map(|field| field.name().as_str());
-    let mut found: Vec<String> = names()
-        .filter(|name| glob(pattern.as_bytes(), name.as_bytes()))
-        .map(str::to_owned)
-        .collect();
-    if found.is_empty() {
-        let hint = nearest(pattern, names()).map_or_else(
-            || format!("the columns are {}", listing(table)),
-            |meant| format!("did you mean `{meant}`?"),
-        );
-        return Err(
-            Error::failed(format!("there is no column `{pattern}` to be `{target}`")).hint(hint),
-        );
-    }
-    found.sort_by(|a, b| natural(a, b));
-    Ok(found)
-}
-
-fn listing(table: &Schema) -> String {
-    table
-        .fields()
-        .iter()
-        .map(|field| format!("`{}`", field.name()))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn is_list(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _)
-    )
-}
-
-/// The element of a list that can be a vector.
-fn element(data_type: &DataType) -> Option<&DataType> {
-    match data_type {
-        DataType::List(child) | DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
-            Some(child.data_type())
-                .filter(|element| element.is_numeric() || **element == DataType::Boolean)
-        }
-        _ => None,
-    }
-}
-
-/// Width of every list in `column` that is not null; `None` where they differ, hold nulls or are no numbers, and
-/// `Some(None)` where there is none.
-pub(super) fn common_width(column: &ArrayRef) -> Option<Option<i32>> {
-    element(column.data_type())?;
-    let list = as_list(column).ok()?;
-    let list = list.as_list::<i32>();
-    let mut width = None;
-    for row in (0..list.len()).filter(|row| list.is_valid(*row)) {
-        let values = list.value_length(row);
-        if *width.get_or_insert(values) != values || values == 0 {
-            return None;
-        }
-    }
-    if list.values().null_count() > 0
-        && (0..list.len()).any(|row| list.is_valid(row) && list.value(row).null_count() > 0)
-    {
-        return None;
-    }
-    Some(width)
-}
-
-/// Any kind of list as a list with 32-bit offsets.
-fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
-    match column.data_type() {
-        DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
-            Ok(cast(column, &DataType::List(Arc::clone(child)))?)
-        }
-        _ => Ok(Arc::clone(column)),
-    }
-}
+use crate::error::{Error, Result};
+use crate::transfer::read::free_name;
 
 /// How the rows of a table become rows of steps.
-pub(super) struct Table {
+pub(crate) struct Table {
     roles: Roles,
     /// Columns of steps less `trajectory_id` and `step`.
-    pub(super) schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
 }
 
 /// The flags of rows of a table.
-pub(super) struct Flags {
-    pub(super) terminated: Vec<bool>,
-    pub(super) truncated: Vec<bool>,
-    pub(super) is_final: Vec<bool>,
+pub(crate) struct Flags {
+    pub(crate) terminated: Vec<bool>,
+    pub(crate) truncated: Vec<bool>,
+    pub(crate) is_final: Vec<bool>,
 }
 
 impl Flags {
     /// Those of some of the rows.
-    pub(super) fn of(&self, rows: Range<usize>) -> Flags {
+    pub(crate) fn of(&self, rows: Range<usize>) -> Flags {
         let of = |flags: &[bool]| flags[rows.clone()].to_vec();
         Flags {
             terminated: of(&self.terminated),
@@ -336,7 +44,7 @@ impl Table {
     ///
     /// # Errors
     /// Where a column's type does not suit its meaning.
-    pub(super) fn new(
+    pub(crate) fn new(
         table: &Schema,
         roles: Roles,
         width: impl Fn(&str) -> Option<i32>,
@@ -466,7 +174,7 @@ impl Table {
     ///
     /// # Errors
     /// Where a flag is none.
-    pub(super) fn flags(
+    pub(crate) fn flags(
         &self,
         batch: &RecordBatch,
         place: &dyn Fn(usize) -> String,
@@ -493,7 +201,7 @@ impl Table {
     ///
     /// # Errors
     /// Where a value does not suit the meaning of its column.
-    pub(super) fn steps(
+    pub(crate) fn steps(
         &self,
         batch: &RecordBatch,
         own: Flags,
@@ -552,7 +260,7 @@ impl Table {
     ///
     /// # Errors
     /// Where a value does not suit its column.
-    pub(super) fn following(
+    pub(crate) fn following(
         &self,
         batch: &RecordBatch,
         place: &dyn Fn(usize) -> String,
@@ -572,7 +280,7 @@ impl Table {
     ///
     /// # Errors
     /// Never: the columns are those of the schema.
-    pub(super) fn final_row(&self, observation: &ArrayRef) -> Result<RecordBatch> {
+    pub(crate) fn final_row(&self, observation: &ArrayRef) -> Result<RecordBatch> {
         let flag = |value: bool| -> ArrayRef { Arc::new(BooleanArray::from(vec![value])) };
         let column = |field: &Arc<Field>| match field.name().as_str() {
             step::OBSERVATION => Arc::clone(observation),
@@ -585,7 +293,7 @@ impl Table {
     }
 
     /// What the table's columns mean.
-    pub(super) fn roles(&self) -> &Roles {
+    pub(crate) fn roles(&self) -> &Roles {
         &self.roles
     }
 }
@@ -617,155 +325,4 @@ fn vector_field(
         Some(shape) => field.with_metadata([("shape".to_owned(), shape.clone())].into()),
         None => field,
     }
-}
-
-/// The values of one column of steps, made of the columns `sources`.
-fn values(
-    sources: &[(&str, &ArrayRef)],
-    field: &Arc<Field>,
-    place: &dyn Fn(usize) -> String,
-) -> Result<ArrayRef> {
-    let Some((name, column)) = sources.first() else {
-        return Err(Error::failed(format!("no column for `{}`", field.name())));
-    };
-    match field.data_type() {
-        DataType::FixedSizeList(child, width) if is_list(column.data_type()) => {
-            vector(name, column, child, *width, place)
-        }
-        DataType::FixedSizeList(_, _) => joined(sources, field, place),
-        single if is_list(column.data_type()) && single.is_numeric() => {
-            let child = Arc::new(Field::new("element", single.clone(), false));
-            let vector = vector(name, column, &child, 1, place)?;
-            let vector = vector.as_fixed_size_list();
-            let values = vector
-                .values()
-                .to_data()
-                .into_builder()
-                .nulls(vector.nulls().cloned());
-            Ok(arrow::array::make_array(values.build()?))
-        }
-        other if other == column.data_type() => Ok(Arc::clone(column)),
-        other => Ok(cast(column, other)?),
-    }
-}
-
-/// Lists of one length as vectors.
-pub(super) fn vector(
-    name: &str,
-    column: &ArrayRef,
-    child: &Arc<Field>,
-    width: i32,
-    place: &dyn Fn(usize) -> String,
-) -> Result<ArrayRef> {
-    let column = as_list(column)?;
-    let list = column.as_list::<i32>();
-    let has_nulls = list.values().null_count() > 0;
-    for row in (0..list.len()).filter(|row| list.is_valid(*row)) {
-        if list.value_length(row) != width {
-            return Err(Error::failed(format!(
-                "column `{name}` holds {} values at {} where the first vector has {width}",
-                list.value_length(row),
-                place(row)
-            ))
-            .hint("the vectors of a column must all have one length"));
-        }
-        if has_nulls && list.value(row).null_count() > 0 {
-            return Err(Error::failed(format!(
-                "column `{name}` holds a null inside its vector at {}",
-                place(row)
-            ))
-            .hint("fill it, or make the whole vector null"));
-        }
-    }
-    let nullable =
-        |data_type: DataType| Arc::new(Schema::new(vec![Field::new(name, data_type, true)]));
-    let batch = RecordBatch::try_new(
-        nullable(column.data_type().clone()),
-        vec![Arc::clone(&column)],
-    )?;
-    Ok(Arc::clone(
-        schema::convert(
-            &batch,
-            &nullable(DataType::FixedSizeList(Arc::clone(child), width)),
-        )?
-        .column(0),
-    ))
-}
-
-/// One column for each coordinate as vectors: null where all of them are.
-fn joined(
-    sources: &[(&str, &ArrayRef)],
-    field: &Field,
-    place: &dyn Fn(usize) -> String,
-) -> Result<ArrayRef> {
-    let DataType::FixedSizeList(child, width) = field.data_type() else {
-        return Err(Error::failed(format!("`{}` is no vector", field.name())));
-    };
-    let rows = sources.first().map_or(0, |(_, column)| column.len());
-    let is_null = |row: usize| {
-        sources
-            .iter()
-            .filter(|(_, column)| column.is_null(row))
-            .count()
-    };
-    let any_null = sources.iter().any(|(_, column)| column.null_count() > 0);
-    let mut nulls = None;
-    if any_null {
-        if let Some(row) = (0..rows).find(|row| ![0, sources.len()].contains(&is_null(*row))) {
-            let name = sources
-                .iter()
-                .find(|(_, column)| column.is_null(row))
-                .map_or("", |(name, _)| name);
-            return Err(Error::failed(format!(
-                "column `{name}` is null at {} where other coordinates of `{}` are not",
-                place(row),
-                field.name()
-            )));
-        }
-        nulls = Some(arrow::buffer::NullBuffer::from_iter(
-            (0..rows).map(|row| is_null(row) == 0),
-        ));
-    }
-    let columns: Vec<&dyn Array> = sources.iter().map(|(_, column)| column.as_ref()).collect();
-    let order: Vec<(usize, usize)> = (0..rows)
-        .flat_map(|row| (0..columns.len()).map(move |column| (column, row)))
-        .collect();
-    let values = interleave(&columns, &order)?;
-    let values = arrow::array::make_array(values.to_data().into_builder().nulls(None).build()?);
-    Ok(Arc::new(arrow::array::FixedSizeListArray::try_new(
-        Arc::clone(child),
-        *width,
-        values,
-        nulls,
-    )?))
-}
-
-/// A column of flags; on final rows they are false, whatever the source says.
-pub(super) fn flags(
-    name: &str,
-    column: &ArrayRef,
-    is_final: &[bool],
-    place: &dyn Fn(usize) -> String,
-) -> Result<Vec<bool>> {
-    let values = cast(column, &DataType::Float64)?;
-    let values = values.as_primitive::<Float64Type>();
-    let flag = |row: usize| {
-        if is_final.get(row) == Some(&true) {
-            return Ok(false);
-        }
-        let wrong = |what: String| {
-            Error::failed(format!(
-                "column `{name}` is {what} at {}: a flag is true or false, 1 or 0",
-                place(row)
-            ))
-            .hint("correct the flags in the source: they say where trajectories end")
-        };
-        match (values.is_valid(row), values.value(row)) {
-            (false, _) => Err(wrong("null".to_owned())),
-            (_, 0.0) => Ok(false),
-            (_, 1.0) => Ok(true),
-            (_, other) => Err(wrong(other.to_string())),
-        }
-    };
-    (0..values.len()).map(flag).collect()
 }

@@ -1,10 +1,10 @@
-//! Plain Parquet: a file or a folder of files, one row per step, any column names.
+//! Tables with a row a step, in one file or several.
 //!
-//! Rows are read in batches through all files in natural order; a trajectory may span batches, row groups and files.
+//! Rows are read in batches through all files in order; a trajectory may span batches, row groups and files.
 
-#[path = "../../container/record_batches.rs"]
-pub(super) mod kind;
-mod write;
+mod convert;
+mod roles;
+mod values;
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -16,99 +16,30 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 
-use self::kind::{Kind, Open, damaged};
-use super::pattern::natural;
-use super::table::{Flags, Roles, Table, common_width};
-use super::{Format, Incoming, Opener, Options, Source, Writer};
+use self::convert::{Flags, Table};
+use self::roles::Roles;
+use self::values::common_width;
+use super::{IncomingTrajectory, Options, Source};
+use crate::container::record_batches::{Batches, TableFile, damaged};
 use crate::dataset::schema;
 use crate::error::{Error, Result};
 
-/// The options of reading that mean something to tables.
-pub(super) const TAKES: &[&str] = &["map", "trajectory", "step", "max_steps"];
+pub(crate) use self::values::{flags, vector};
 
-/// The registry entry.
-pub(super) const FORMAT: Format = Format {
-    name: "parquet",
-    about: "plain Parquet: a file or a folder of files, one row per step, any column names",
-    detect,
-    read: Some(Opener {
-        takes: TAKES,
-        open: read,
-    }),
-    write: Some(Writer {
-        nulls: true,
-        takes: &[],
-        write: write::write,
-        note: None,
-    }),
-    validate: None,
-};
+/// The options of reading that mean something to tables.
+pub(crate) const TAKES: &[&str] = &["map", "trajectory", "step", "max_steps"];
 
 /// Bytes of steps that a batch aims at.
 const BATCH_BYTES: usize = 8 << 20;
-
-fn detect(path: &Path) -> bool {
-    if path.is_dir() {
-        files(path).is_ok_and(|files| !files.is_empty())
-    } else {
-        is_parquet(path) || super::starts_with(path, b"PAR1")
-    }
-}
-
-fn is_parquet(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| {
-        ["parquet", "parq", "pq"]
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    })
-}
-
-/// The Parquet files under `path` in natural order; names that begin with a dot or an underscore are not data.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let failed =
-        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
-    let mut entries = std::fs::read_dir(path)
-        .map_err(failed)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed)?;
-    let name = |path: &PathBuf| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    entries.retain(|entry| {
-        !name(entry).starts_with(['.', '_']) && (entry.is_dir() || is_parquet(entry))
-    });
-    entries.sort_by(|a, b| natural(&name(a), &name(b)));
-    Ok(entries
-        .iter()
-        .map(|entry| files(entry))
-        .collect::<Result<Vec<_>>>()?
-        .concat())
-}
-
-fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    if path.join("dataset.json").exists() && path.join("steps").is_dir() {
-        return Err(
-            Error::failed(format!("{} is a trajmill dataset already", path.display()))
-                .hint("name it as `source:` in a pipeline; nothing has to be imported"),
-        );
-    }
-    tables(path, files(path)?, Kind::Parquet, options)
-}
 
 /// Opens tables of steps in `files`, which `path` names.
 ///
 /// # Errors
 /// Where they cannot be read, do not fit one another or do not say where trajectories end.
-pub(super) fn tables(
+pub(crate) fn tables(
     path: &Path,
     files: Vec<PathBuf>,
-    kind: Kind,
+    kind: TableFile,
     options: &Options,
 ) -> Result<Box<dyn Source>> {
     let Some(first) = files.first() else {
@@ -192,7 +123,7 @@ pub(super) fn tables(
 
 /// The width of each list column that becomes a vector, or that is one throughout.
 fn widths(
-    kind: Kind,
+    kind: TableFile,
     files: &[PathBuf],
     table: &SchemaRef,
     roles: &Roles,
@@ -272,18 +203,26 @@ fn first_width(column: &ArrayRef) -> Option<i32> {
     width.filter(|width| *width > 0)
 }
 
+/// Where a file that is being read is in its rows.
+pub(super) struct Open {
+    pub(super) path: PathBuf,
+    pub(super) batches: Batches,
+    /// Rows read.
+    pub(super) row: usize,
+}
+
 /// A dataset of plain Parquet files.
 struct Parquet {
     table: Table,
     /// Files not yet opened.
     files: VecDeque<PathBuf>,
-    kind: Kind,
+    kind: TableFile,
     batch_rows: usize,
     reader: Option<Open>,
     rows: Option<u64>,
     max_steps: Option<usize>,
     pending: Pending,
-    ready: VecDeque<Result<Incoming>>,
+    ready: VecDeque<Result<IncomingTrajectory>>,
     /// Whether the last error is of one trajectory, so that those behind it can be read.
     one: bool,
     /// Hashes of the ids of finished trajectories.
@@ -530,7 +469,7 @@ impl Parquet {
             [one] => one.clone(),
             several => concat_batches(&self.table.schema, several)?,
         };
-        self.ready.push_back(Ok(Incoming {
+        self.ready.push_back(Ok(IncomingTrajectory {
             key: key.unwrap_or_default(),
             steps,
             about: None,
@@ -608,7 +547,7 @@ impl Source for Parquet {
         self.one.then_some(1)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         loop {
             if let Some(ready) = self.ready.pop_front() {
                 self.one = ready.is_err();
@@ -623,412 +562,5 @@ impl Source for Parquet {
                 None => self.finish()?,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{
-        BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray,
-    };
-    use arrow::datatypes::{Float32Type, Int64Type};
-    use parquet::arrow::ArrowWriter;
-    use parquet::file::properties::WriterProperties;
-
-    use super::*;
-
-    fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
-        let batch = RecordBatch::try_from_iter_with_nullable(
-            columns
-                .into_iter()
-                .map(|(name, column)| (name, column, true)),
-        )
-        .unwrap();
-        let properties = WriterProperties::builder()
-            .set_max_row_group_row_count(Some(3))
-            .build();
-        let mut bytes = Vec::new();
-        let mut writer =
-            ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-        crate::dataset::store::write(path, &bytes).unwrap();
-    }
-
-    fn options(map: &[(&str, &str)]) -> Options {
-        Options {
-            map: map
-                .iter()
-                .map(|(target, source)| ((*target).to_owned(), (*source).to_owned()))
-                .collect(),
-            ..Options::default()
-        }
-    }
-
-    fn all(path: &Path, options: &Options) -> Result<Vec<Incoming>> {
-        let mut source = read(path, options)?;
-        let mut found = Vec::new();
-        while let Some(incoming) = source.next()? {
-            assert_eq!(incoming.steps.schema(), source.schema());
-            found.push(incoming);
-        }
-        Ok(found)
-    }
-
-    fn shape(found: &[Incoming]) -> Vec<(String, usize)> {
-        found
-            .iter()
-            .map(|incoming| (incoming.key.clone(), incoming.steps.num_rows()))
-            .collect()
-    }
-
-    fn numbers(values: impl IntoIterator<Item = i32>) -> ArrayRef {
-        Arc::new(Float32Array::from_iter_values(
-            values.into_iter().map(|value| value as f32),
-        ))
-    }
-
-    fn flags(values: &[bool]) -> ArrayRef {
-        Arc::new(BooleanArray::from(values.to_vec()))
-    }
-
-    fn list(rows: Vec<Option<Vec<Option<i64>>>>) -> ArrayRef {
-        Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(rows))
-    }
-
-    #[test]
-    fn a_glob_joins_scalars_and_a_trajectory_spans_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let ids = |values: &[&str]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
-        for (name, ids, first) in [
-            ("part-10.parquet", ids(&["b", "b", "c", "c", "c"]), 5),
-            ("part-2.parquet", ids(&["a", "a", "a", "a", "b"]), 0),
-        ] {
-            let columns = (0..11)
-                .rev()
-                .map(|axis| {
-                    (
-                        format!("obs_{axis}"),
-                        numbers((first..first + 5).map(|row| row * 100 + axis)),
-                    )
-                })
-                .collect::<Vec<_>>();
-            let mut columns: Vec<(&str, ArrayRef)> = columns
-                .iter()
-                .map(|(name, column)| (name.as_str(), ArrayRef::clone(column)))
-                .collect();
-            columns.extend([
-                ("who", ids),
-                (
-                    "move",
-                    list(
-                        (0..5)
-                            .map(|row| {
-                                if row == 1 {
-                                    None
-                                } else {
-                                    Some(vec![Some(row), Some(-row)])
-                                }
-                            })
-                            .collect(),
-                    ),
-                ),
-            ]);
-            columns.push((
-                "step",
-                Arc::new(Int32Array::from_iter_values(
-                    (first..first + 5).map(|row| row * 2),
-                )),
-            ));
-            columns.push((
-                "note",
-                list((0..5).map(|row| Some(vec![Some(1); row])).collect()),
-            ));
-            write(&folder.path().join(name), columns);
-        }
-        let found = all(
-            folder.path(),
-            &options(&[
-                ("observation", "obs_*"),
-                ("action", "move"),
-                ("trajectory_id", "who"),
-            ]),
-        )
-        .unwrap();
-        assert_eq!(
-            shape(&found),
-            [
-                ("a".to_owned(), 4),
-                ("b".to_owned(), 3),
-                ("c".to_owned(), 3)
-            ]
-        );
-        let second = &found[1].steps;
-        let row = second["observation"].as_fixed_size_list().value(2);
-        assert_eq!(
-            row.as_primitive::<Float32Type>().values().to_vec(),
-            (0..11).map(|axis| (600 + axis) as f32).collect::<Vec<_>>()
-        );
-        let action = second["action"].as_fixed_size_list();
-        assert_eq!(
-            (action.is_null(0), action.is_null(1), action.is_null(2)),
-            (false, false, true)
-        );
-        assert_eq!(
-            action
-                .value(0)
-                .as_primitive::<Int64Type>()
-                .values()
-                .to_vec(),
-            [4, -4]
-        );
-        assert!(
-            matches!(second["note"].data_type(), DataType::List(_)),
-            "a ragged column stays a list"
-        );
-        let names: Vec<String> = second
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect();
-        assert_eq!(
-            names,
-            [
-                "observation",
-                "action",
-                "terminated",
-                "truncated",
-                "is_final",
-                "note"
-            ]
-        );
-    }
-
-    #[test]
-    fn end_flags_final_rows_and_the_longest_length() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("set.parquet");
-        let is_final = [false, false, true, false, false, false, false, false];
-        write(
-            &path,
-            vec![
-                (
-                    "obs",
-                    list((0..8).map(|row| Some(vec![Some(row)])).collect()),
-                ),
-                (
-                    "rewards",
-                    Arc::new(Float64Array::from_iter_values((0..8).map(f64::from))),
-                ),
-                (
-                    "done",
-                    flags(&[false, true, true, false, false, false, false, false]),
-                ),
-                ("is_final", flags(&is_final)),
-                (
-                    "score",
-                    list((0..8).map(|row| Some(vec![Some(row), Some(0)])).collect()),
-                ),
-            ],
-        );
-        let found = all(
-            &path,
-            &Options {
-                max_steps: Some(3),
-                ..Options::default()
-            },
-        )
-        .unwrap();
-        assert_eq!(
-            shape(&found),
-            [
-                ("0".to_owned(), 3),
-                ("1".to_owned(), 3),
-                ("2".to_owned(), 2)
-            ]
-        );
-        let trues = |index: usize, name: &str| {
-            (0..found[index].steps.num_rows())
-                .filter(|row| found[index].steps[name].as_boolean().value(*row))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            (
-                trues(0, "terminated"),
-                trues(0, "is_final"),
-                trues(1, "truncated"),
-                trues(2, "truncated")
-            ),
-            (vec![1], vec![2], vec![2], vec![])
-        );
-        assert!(
-            found[0].steps["reward"].is_null(2) && !found[0].steps["reward"].is_null(1),
-            "what stands beside a final observation is filler"
-        );
-        assert_eq!(
-            found[0].steps["score"].data_type(),
-            &schema::vector(DataType::Int64, 2)
-        );
-    }
-
-    #[test]
-    fn the_last_next_observation_is_the_final_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("set.parquet");
-        let rows = |first: i64| {
-            list(
-                (first..first + 5)
-                    .map(|row| Some(vec![Some(row), Some(-row)]))
-                    .collect(),
-            )
-        };
-        let columns = || {
-            vec![
-                ("obs", rows(0)),
-                ("next_obs", rows(100)),
-                ("done", flags(&[false, true, false, false, true])),
-            ]
-        };
-        write(&path, columns());
-        let found = all(&path, &Options::default()).unwrap();
-        assert_eq!(shape(&found), [("0".to_owned(), 3), ("1".to_owned(), 4)]);
-        let first = |index: usize| -> Vec<i64> {
-            let vectors = found[index].steps["observation"].as_fixed_size_list();
-            (0..vectors.len())
-                .map(|row| vectors.value(row).as_primitive::<Int64Type>().value(0))
-                .collect()
-        };
-        assert_eq!((first(0), first(1)), (vec![0, 1, 101], vec![2, 3, 4, 104]));
-        let last = |name: &str| {
-            (0..4)
-                .map(|row| found[1].steps[name].as_boolean().value(row))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            (last("terminated"), last("is_final")),
-            (
-                vec![false, false, true, false],
-                vec![false, false, false, true]
-            )
-        );
-        assert!(found[0].steps.column_by_name("next_obs").is_none());
-
-        // Beside final rows it says nothing new, and one of another kind is no observation.
-        let mut with_finals = columns();
-        with_finals.push(("is_final", flags(&[false; 5])));
-        write(&folder.path().join("finals.parquet"), with_finals);
-        let mut other = columns();
-        other[1] = ("next_obs", numbers(0..5));
-        write(&folder.path().join("other.parquet"), other);
-        for name in ["finals.parquet", "other.parquet"] {
-            let found = all(&folder.path().join(name), &Options::default()).unwrap();
-            assert_eq!(
-                shape(&found),
-                [("0".to_owned(), 2), ("1".to_owned(), 3)],
-                "{name}"
-            );
-            assert!(
-                found[0].steps.column_by_name("next_obs").is_some(),
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn bad_tables_say_what_is_wrong() {
-        let folder = tempfile::tempdir().unwrap();
-        let count = std::cell::Cell::new(0);
-        let message = |columns: Vec<(&str, ArrayRef)>, map: &[(&str, &str)]| {
-            count.set(count.get() + 1);
-            let path = folder.path().join(format!("{}.parquet", count.get()));
-            write(&path, columns);
-            let error = all(&path, &options(map)).err().unwrap();
-            assert!(
-                error.message.contains(&format!("{}.parquet", count.get())),
-                "{error}"
-            );
-            format!("{error}")
-        };
-        let obs = || ("obs", numbers(0..4));
-        let ids = |values: [i64; 4]| {
-            (
-                "episode",
-                Arc::new(Int64Array::from(values.to_vec())) as ArrayRef,
-            )
-        };
-        assert!(
-            message(vec![obs(), ids([1, 2, 1, 1])], &[])
-                .contains("trajectory `1` of column `episode` comes back at row 2")
-        );
-        assert!(message(vec![obs()], &[]).contains("no trajectory boundaries"));
-        assert!(
-            message(vec![("x", numbers(0..4)), ids([1; 4])], &[])
-                .contains("no column `observation`")
-        );
-        assert!(
-            message(vec![obs(), ids([1; 4])], &[("action", "obss")])
-                .contains("did you mean `obs`?")
-        );
-        let nan: ArrayRef = Arc::new(Float64Array::from(vec![0.0, f64::NAN, 0.0, 1.0]));
-        assert!(
-            message(vec![obs(), ("terminals", nan)], &[]).contains("`terminals` is NaN at row 1")
-        );
-        let null: ArrayRef = Arc::new(BooleanArray::from(vec![Some(true), None, None, None]));
-        assert!(message(vec![obs(), ("done", null)], &[]).contains("`done` is null at row 1"));
-        let ragged = list(vec![
-            Some(vec![Some(1)]),
-            Some(vec![Some(1), Some(2)]),
-            Some(vec![Some(1)]),
-            Some(vec![]),
-        ]);
-        assert!(
-            message(vec![("obs", ragged), ids([1; 4])], &[]).contains("holds 2 values at row 1")
-        );
-        let steps: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 1, 2]));
-        assert!(
-            message(vec![obs(), ids([1; 4]), ("step", steps)], &[]).contains("steps must ascend")
-        );
-        let text: ArrayRef = Arc::new(StringArray::from(vec!["a"; 4]));
-        assert!(
-            message(vec![("obs", text), ids([1; 4])], &[])
-                .contains("Utf8, which cannot be `observation`")
-        );
-        assert!(
-            message(
-                vec![
-                    obs(),
-                    ids([1; 4]),
-                    ("is_final", flags(&[false, true, false, false]))
-                ],
-                &[]
-            )
-            .contains("goes on after its final observation at row 2")
-        );
-        assert!(
-            message(
-                vec![
-                    ("obs", numbers(0..0)),
-                    (
-                        "episode",
-                        Arc::new(Int64Array::from(Vec::<i64>::new())) as ArrayRef
-                    )
-                ],
-                &[]
-            )
-            .contains("holds no rows")
-        );
-        let cut = folder.path().join("cut.parquet");
-        let bytes = std::fs::read(folder.path().join("1.parquet")).unwrap();
-        crate::dataset::store::write(&cut, &bytes[..bytes.len() - 20]).unwrap();
-        assert!(
-            all(&cut, &Options::default())
-                .err()
-                .unwrap()
-                .message
-                .contains("cut.parquet: not a readable Parquet file")
-        );
     }
 }

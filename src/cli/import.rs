@@ -7,8 +7,9 @@ use super::progress::{Busy, Progress};
 use super::{Command, interruptible, print};
 use crate::error::Result;
 use crate::error::wording::count;
-use crate::format::{Alignment, FinalAction, Frames, OnError, Options, quarantine};
 use crate::run::{self, Observer};
+use crate::transfer::read::{Alignment, FinalAction, OnError, Options, quarantine};
+use crate::video::Frames;
 
 /// Import a dataset from another format, such as D4RL, Minari, LeRobot, RLDS or Parquet
 #[derive(Debug, clap::Args)]

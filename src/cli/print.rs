@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::error::wording::count;
 use crate::error::{Error, Kind};
-use crate::format::Written;
-use crate::format::quarantine::SetAside;
+use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::write::Written;
 
 /// Prints an answer to stdout. A reader that has gone away is not an error.
 pub(super) fn line(text: &str) {

@@ -7,9 +7,9 @@ use super::progress::Progress;
 use super::{Command, interruptible, print};
 use crate::error::Result;
 use crate::error::wording::{count, number};
-use crate::format::quarantine;
 use crate::plan::table::Flow;
 use crate::run::{self, ModelReport, Observer, Options, OutputReport, Report};
+use crate::transfer::read::quarantine;
 
 /// Run a pipeline, or resume it after an interruption
 #[derive(Debug, clap::Args)]

@@ -8,8 +8,9 @@ use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::TOOL;
 use crate::error::{Error, Result};
-use crate::format::{Format, WriteOptions, Written, export};
+use crate::format::Format;
 use crate::plan::Fingerprint;
+use crate::transfer::write::{self, WriteOptions, Writer, Written};
 
 /// A dataset to export.
 pub struct Export {
@@ -31,7 +32,7 @@ impl Export {
     /// Returns an error if something else stands at the path, the format cannot hold the dataset,
     /// files cannot be read or written, or the user wants to stop. Nothing is left behind then.
     pub fn run(&self, output: &Path, observer: Observer) -> Result<Option<Written>> {
-        export::check(self.format, &self.options)?;
+        let writer = self.format.writes(&self.options)?;
         let fingerprint = self.fingerprint()?;
         let claim = commit::claim(&Wanted {
             overwrite: self.overwrite,
@@ -45,7 +46,7 @@ impl Export {
             Claim::Granted(staging) => staging,
         };
         let written = write(
-            self.format,
+            writer,
             self.dataset.clone(),
             &self.options,
             &fingerprint,
@@ -97,7 +98,7 @@ pub(super) struct Progress<'a> {
 /// Returns an error if the format cannot hold the dataset, files cannot be read or written, or the
 /// user wants to stop.
 pub(super) fn write(
-    format: &Format,
+    writer: &Writer,
     dataset: Dataset,
     options: &WriteOptions,
     fingerprint: &Fingerprint,
@@ -124,7 +125,7 @@ pub(super) fn write(
             Error::interrupted(format!("interrupted: nothing was written to {name}")).hint(*resume)
         })
     };
-    let written = export::export(format, dataset, &path, &options, &watch);
+    let written = write::export(writer, dataset, &path, &options, &watch);
     observer.watch.end();
     Ok((path, written?))
 }

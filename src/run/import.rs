@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
-use crate::dataset::Dataset;
 use crate::dataset::manifest::{Lineage, TOOL};
+use crate::dataset::{Dataset, content_hash};
 use crate::error::{Error, Result};
-use crate::format::quarantine::SetAside;
-use crate::format::{self, Format, OnError, Source, import};
+use crate::format::{self, Format};
 use crate::plan::Fingerprint;
+use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::read::{OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";
@@ -20,7 +21,7 @@ const SOURCE: &str = "source";
 pub struct Import {
     source: PathBuf,
     format: &'static Format,
-    options: format::Options,
+    options: Options,
     shard_rows: u64,
     fingerprint: Fingerprint,
 }
@@ -60,14 +61,14 @@ impl Import {
     pub fn new(
         source: &Path,
         format: Option<&str>,
-        options: format::Options,
+        options: Options,
         shard_rows: u64,
     ) -> Result<Import> {
         let format = format::resolve(format, source)?;
         format.accepts(&options)?;
         let mut fingerprint = Fingerprint::default();
         fingerprint.set("tool", TOOL);
-        fingerprint.set(SOURCE, import::fingerprint(source)?);
+        fingerprint.set(SOURCE, content_hash(source)?);
         fingerprint.set("format", format.name);
         fingerprint.set("shard_rows", shard_rows.to_string());
         for (name, value) in options.depends()? {

@@ -11,9 +11,10 @@ use crate::dataset::Dataset;
 use crate::dataset::manifest::Statistics;
 use crate::error::{Error, Kind, Result};
 use crate::exec;
-use crate::format::{Format, WriteOptions, Written};
+use crate::format::Format;
 use crate::plan::{Lesson, Phase, Plan, Sink};
 use crate::stage::Materialise;
+use crate::transfer::write::{WriteOptions, Written};
 
 /// An output of a plan, or the models that the plan ends with.
 pub(super) struct Output<'a> {
@@ -235,7 +236,7 @@ impl<'a> Output<'a> {
             .watch
             .say(&format!("writing {name} as {}", format.name));
         export::write(
-            format,
+            format.writes(options)?,
             result.clone(),
             options,
             &self.last.fingerprint,

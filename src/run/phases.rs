@@ -9,9 +9,9 @@ use crate::commit::Staging;
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::exec::{self, Clock, Setting};
-use crate::format::quarantine;
 use crate::plan::table::{self, Flow};
 use crate::plan::{Phase, Plan, Sink, tasks};
+use crate::transfer::read::quarantine;
 
 /// What the phases of an output did.
 pub(super) struct Made {

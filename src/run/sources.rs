@@ -7,8 +7,8 @@ use super::{INTERMEDIATE_SHARD_ROWS, Observer};
 use crate::commit::Staging;
 use crate::dataset::{Dataset, layout, store};
 use crate::error::Result;
-use crate::format::quarantine::SetAside;
 use crate::plan::{Foreign, Plan};
+use crate::transfer::read::quarantine::SetAside;
 
 /// A source of an output.
 pub(super) struct Source<'a> {

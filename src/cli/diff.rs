@@ -7,7 +7,7 @@ use super::{Command, print};
 use crate::dataset::Dataset;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::format::diff;
+use crate::inspect::diff;
 
 /// Show how two datasets differ, for example before and after relabelling
 #[derive(Debug, clap::Args)]

@@ -2,8 +2,7 @@
 
 use super::{Command, print};
 use crate::error::Result;
-use crate::format::video;
-use crate::{model, train};
+use crate::{model, train, video};
 
 /// Show which model runtimes and devices are available, and how to install the others
 #[derive(Debug, clap::Args)]
@@ -16,7 +15,7 @@ impl Command for Doctor {
         let mut findings = model::doctor();
         findings.extend([
             ("training".to_owned(), training()),
-            ("video".to_owned(), video()),
+            ("video".to_owned(), decoding()),
         ]);
         let width = findings
             .iter()
@@ -40,7 +39,7 @@ fn training() -> String {
     }
 }
 
-fn video() -> String {
+fn decoding() -> String {
     video::version().unwrap_or_else(|_| {
         "built without the Cargo feature `video`: LeRobot videos stay references".to_owned()
     })

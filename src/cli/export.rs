@@ -8,8 +8,10 @@ use super::{Command, interruptible, print};
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::error::wording::count;
-use crate::format::{self, Frames, Unlabelled, WriteOptions, video};
-use crate::run::{self, Monitor};
+use crate::format;
+use crate::run::{self, Observer};
+use crate::transfer::write::{Unlabelled, WriteOptions};
+use crate::video::{self, Frames};
 
 /// Export a dataset to the format that a trainer loads, such as D4RL, Minari or LeRobot
 #[derive(Debug, clap::Args)]
@@ -68,7 +70,7 @@ impl Command for Export {
     const NAME: &'static str = "export";
 
     fn run(&self) -> Result<()> {
-        let format = format::export::writable(&self.to)?;
+        let format = format::writable(&self.to)?;
         let dataset = Dataset::open(&self.dataset)?;
         let (trajectories, rows) = (dataset.trajectory_count(), dataset.rows());
         let export = run::export::Export {
@@ -88,12 +90,12 @@ impl Command for Export {
         };
         let interrupted = interruptible()?;
         let progress = Progress::new();
-        let monitor = Monitor {
+        let observer = Observer {
             watch: &progress,
             interrupted: &interrupted,
         };
         let output = self.output.display();
-        match export.run(&self.output, monitor)? {
+        match export.run(&self.output, observer)? {
             None => print::say(&format!(
                 "{output}: nothing to do, the export is up to date"
             )),

@@ -7,8 +7,9 @@ use super::progress::{Busy, Progress};
 use super::{Command, interruptible, print};
 use crate::error::Result;
 use crate::error::wording::count;
-use crate::format::{Alignment, FinalAction, Frames, OnError, Options, quarantine};
-use crate::run::{self, Monitor};
+use crate::run::{self, Observer};
+use crate::transfer::read::{Alignment, FinalAction, OnError, Options, quarantine};
+use crate::video::Frames;
 
 /// Import a dataset from another format, such as D4RL, Minari, LeRobot, RLDS or Parquet
 #[derive(Debug, clap::Args)]
@@ -83,11 +84,11 @@ impl Command for Import {
         };
         let interrupted = interruptible()?;
         let progress = Progress::new();
-        let monitor = Monitor {
+        let observer = Observer {
             watch: &progress,
             interrupted: &interrupted,
         };
-        let Some(imported) = import.run(&self.dataset, monitor)? else {
+        let Some(imported) = import.run(&self.dataset, observer)? else {
             print::say(&format!(
                 "{}: nothing to do, the dataset is up to date",
                 self.dataset.display()

@@ -8,8 +8,8 @@ use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, store};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::format::quarantine;
 use crate::run::verify;
+use crate::transfer::read::quarantine;
 
 /// Show what a dataset holds and how it was made
 #[derive(Debug, clap::Args)]

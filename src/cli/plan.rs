@@ -41,13 +41,16 @@ impl Command for Plan {
 
 fn text(preview: &Preview) -> String {
     let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "source  {}: {}, {}",
-        preview.sources.join(", "),
-        count(preview.trajectories, "trajectory"),
-        count(preview.rows, "row")
-    );
+    let size = if preview.imports {
+        "size unknown until it is imported".to_owned()
+    } else {
+        format!(
+            "{}, {}",
+            count(preview.trajectories, "trajectory"),
+            count(preview.rows, "row")
+        )
+    };
+    let _ = writeln!(text, "source  {}: {size}", preview.sources.join(", "));
     if let Some(runtime) = &preview.runtime {
         let _ = writeln!(text, "models  {runtime}");
     }
@@ -87,7 +90,7 @@ fn describe(phase: &PhasePreview, text: &mut String) {
             let needs = match because.as_slice() {
                 [] => "the result of the stages above".to_owned(),
                 _ if *over_all_steps => "a value computed over all steps".to_owned(),
-                columns => columns.join(", "),
+                columns => format!("`{}`", columns.join("`, `")),
             };
             let _ = writeln!(
                 text,

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::error::wording::count;
 use crate::error::{Error, Kind};
-use crate::format::Written;
-use crate::format::quarantine::SetAside;
+use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::write::Written;
 
 /// Prints an answer to stdout. A reader that has gone away is not an error.
 pub(super) fn line(text: &str) {
@@ -52,6 +52,9 @@ pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>)
 
 /// Prints what the format of an output cannot hold, and where it is instead.
 pub(super) fn elsewhere(written: &Written) {
+    if !written.elsewhere.is_empty() {
+        say("the format has no place for:");
+    }
     for (what, place) in &written.elsewhere {
         say(&format!("  {what}: {place}"));
     }

@@ -8,10 +8,10 @@ use super::{Command, interruptible, print};
 use crate::error::Result;
 use crate::error::wording::{count, number};
 use crate::exec::Flow;
-use crate::format::quarantine;
-use crate::run::{self, ModelReport, Monitor, Options, OutputReport, Report};
+use crate::run::{self, ModelReport, Observer, Options, OutputReport, Report};
+use crate::transfer::read::quarantine;
 
-/// Run a pipeline; after an interruption, the same command resumes where the run stopped
+/// Run a pipeline, or resume it after an interruption
 #[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// Pipeline file to run
@@ -45,7 +45,7 @@ impl Command for Run {
             memory: self.memory,
             model: self.arguments.model(),
             fresh: self.fresh,
-            monitor: Monitor {
+            observer: Observer {
                 watch: &progress,
                 interrupted: &interrupted,
             },
@@ -195,7 +195,7 @@ fn time(output: &OutputReport, seconds: f64) {
         .collect();
     let spent = match shares.as_slice() {
         [] => String::new(),
-        shares => format!("; time by stage: {}", shares.join(", ")),
+        shares => format!("; time: {}", shares.join(", ")),
     };
     print::say(&format!(
         "{seconds:.2} s, {} rows read per second{spent}",

@@ -10,8 +10,10 @@ use super::{Command, print};
 use crate::dataset::layout;
 use crate::error::wording::count;
 use crate::error::{Error, Kind, Result};
-use crate::format::{self, Fault, Findings, Options, check};
+use crate::format;
+use crate::inspect::{Fault, Findings};
 use crate::run::verify;
+use crate::transfer::read::Options;
 
 /// Verify a dataset of any format against the rules of its loader
 #[derive(Debug, clap::Args)]
@@ -42,7 +44,7 @@ impl Command for Validate {
             ("trajmill", verify::dataset(&self.path)?)
         } else {
             let format = format::resolve(self.from.as_deref(), &self.path)?;
-            let findings = check::validate(format, &self.path, &Options::default())?;
+            let findings = format.validate(&self.path, &Options::default())?;
             (format.name, findings)
         };
         drop(busy);

@@ -73,8 +73,7 @@ pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
             inputs: manifest.lineage.inputs,
         }));
     }
-    let note =
-        format::export::note(path).and_then(|note| serde_json::from_value::<Note>(note).ok());
+    let note = format::origin(path).and_then(|note| serde_json::from_value::<Note>(note).ok());
     Ok(note.map(|note| Origin {
         key: note.fingerprint,
         inputs: note.inputs,

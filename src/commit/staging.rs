@@ -195,3 +195,40 @@ pub(super) fn remove_stale(output: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_run_holds_the_directory_and_leaves_nothing_without_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("result");
+        let staging = Staging::lock(&output, &[]).unwrap();
+        let refused = Staging::lock(&output, &[]).unwrap_err().message;
+        let holder = format!("is being written by process {}", std::process::id());
+        assert!(refused.contains(&holder), "{refused}");
+        drop(staging);
+        assert!(!layout::staging(&output).exists());
+    }
+
+    #[test]
+    fn work_stays_for_the_run_that_resumes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("result");
+        let (kept, other) = ("a".repeat(64), "b".repeat(64));
+        let staging = Staging::lock(&output, &[]).unwrap();
+        for key in [&kept, &other] {
+            store::create_dir(&staging.dataset(key)).unwrap();
+        }
+        drop(staging);
+        let staging = Staging::lock(&output, std::slice::from_ref(&kept)).unwrap();
+        assert!(staging.dataset(&kept).exists() && !staging.dataset(&other).exists());
+        // A directory that a run holds is not stale.
+        remove_stale(&output).unwrap();
+        assert!(staging.dataset(&kept).exists());
+        drop(staging);
+        remove_stale(&output).unwrap();
+        assert!(!layout::staging(&output).exists());
+    }
+}

@@ -13,12 +13,13 @@ use super::Fingerprint;
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory, type_name};
-use crate::dataset::{Dataset, layout, write};
+use crate::dataset::{Dataset, content_hash, layout, write};
 use crate::error::{Error, Result};
-use crate::format::adapt::{Adapted, Own, own_columns, renamed, wider};
-use crate::format::{
-    self, Format, OnError, Options, Outgoing, Source, WriteOptions, import, video,
-};
+use crate::format::{self, Format};
+use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed, wider};
+use crate::transfer::read::{OnError, Options, Source, import};
+use crate::transfer::write::{OutgoingDataset, WriteOptions};
+use crate::video;
 
 /// The name that the option `format` has for a trajmill dataset.
 const OWN: &str = "trajmill";
@@ -71,7 +72,7 @@ impl SourceToImport {
     /// Returns an error if the source cannot be opened or `read` fails.
     pub fn read<T>(&self, read: impl FnOnce(&mut dyn Source) -> Result<T>) -> Result<T> {
         let adapt = |inner: Box<dyn Source + '_>| -> Result<T> {
-            read(&mut Adapted {
+            read(&mut Aligned {
                 inner,
                 names: self.names.clone(),
                 steps: Arc::clone(&self.steps),
@@ -81,8 +82,9 @@ impl SourceToImport {
         match &self.from {
             From::Format(format, options) => adapt(format.open(&self.path, options)?),
             From::Own(dataset) => {
-                let outgoing = Outgoing::new(dataset.clone(), true, &WriteOptions::default())?;
-                let own: Box<dyn Source + '_> = Box::new(Own::new(&outgoing)?);
+                let outgoing =
+                    OutgoingDataset::new(dataset.clone(), true, &WriteOptions::default())?;
+                let own: Box<dyn Source + '_> = Box::new(DatasetSource::new(&outgoing)?);
                 adapt(own)
             }
         }
@@ -226,7 +228,7 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
         .map(|stem| stem.to_string_lossy().into_owned())
         .unwrap_or_default();
     let format = format::resolve(input.format.as_deref(), &path)?;
-    fingerprint.set("source", import::fingerprint(&path)?);
+    fingerprint.set("source", content_hash(&path)?);
     fingerprint.set("format", format.name);
     for (name, value) in input.options.depends()? {
         fingerprint.set(name, value);

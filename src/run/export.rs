@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Monitor;
+use super::Observer;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::TOOL;
 use crate::error::{Error, Result};
-use crate::format::{Format, WriteOptions, Written, export};
+use crate::format::Format;
 use crate::plan::Fingerprint;
+use crate::transfer::write::{self, WriteOptions, Writer, Written};
 
 /// A dataset to export.
 pub struct Export {
@@ -30,8 +31,8 @@ impl Export {
     /// # Errors
     /// Returns an error if something else stands at the path, the format cannot hold the dataset,
     /// files cannot be read or written, or the user wants to stop. Nothing is left behind then.
-    pub fn run(&self, output: &Path, monitor: Monitor) -> Result<Option<Written>> {
-        export::check(self.format, &self.options)?;
+    pub fn run(&self, output: &Path, observer: Observer) -> Result<Option<Written>> {
+        let writer = self.format.writes(&self.options)?;
         let fingerprint = self.fingerprint()?;
         let claim = commit::claim(&Wanted {
             overwrite: self.overwrite,
@@ -45,7 +46,7 @@ impl Export {
             Claim::Granted(staging) => staging,
         };
         let written = write(
-            self.format,
+            writer,
             self.dataset.clone(),
             &self.options,
             &fingerprint,
@@ -53,7 +54,7 @@ impl Export {
             &Progress {
                 name: &output.display().to_string(),
                 resume: "run the same command again: the export starts over",
-                monitor,
+                observer,
             },
         );
         let (sealed, written) = match written {
@@ -87,7 +88,7 @@ pub(super) struct Progress<'a> {
     /// What the user can do after an interruption.
     pub(super) resume: &'a str,
     /// Receives the progress.
-    pub(super) monitor: Monitor<'a>,
+    pub(super) observer: Observer<'a>,
 }
 
 /// Writes `dataset` in a foreign format into `staging`. Returns its path there and what the format
@@ -97,7 +98,7 @@ pub(super) struct Progress<'a> {
 /// Returns an error if the format cannot hold the dataset, files cannot be read or written, or the
 /// user wants to stop.
 pub(super) fn write(
-    format: &Format,
+    writer: &Writer,
     dataset: Dataset,
     options: &WriteOptions,
     fingerprint: &Fingerprint,
@@ -107,7 +108,7 @@ pub(super) fn write(
     let Progress {
         name,
         resume,
-        monitor,
+        observer,
     } = progress;
     let options = WriteOptions {
         note: commit::note(fingerprint, &dataset.manifest)?,
@@ -117,14 +118,14 @@ pub(super) fn write(
     let rows = dataset.rows();
     let watch = |read: Option<u64>| {
         match read {
-            None => monitor.watch.begin(name, rows),
-            Some(rows) => monitor.watch.advance(rows),
+            None => observer.watch.begin(name, rows),
+            Some(rows) => observer.watch.advance(rows),
         }
-        monitor.go_on(|| {
+        observer.go_on(|| {
             Error::interrupted(format!("interrupted: nothing was written to {name}")).hint(*resume)
         })
     };
-    let written = export::export(format, dataset, &path, &options, &watch);
-    monitor.watch.end();
+    let written = write::export(writer, dataset, &path, &options, &watch);
+    observer.watch.end();
     Ok((path, written?))
 }

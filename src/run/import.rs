@@ -3,15 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Monitor;
+use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
-use crate::dataset::Dataset;
 use crate::dataset::manifest::{Lineage, TOOL};
+use crate::dataset::{Dataset, content_hash};
 use crate::error::{Error, Result};
-use crate::format::quarantine::SetAside;
-use crate::format::{self, Format, OnError, Source, import};
+use crate::format::{self, Format};
 use crate::plan::Fingerprint;
+use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::read::{OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";
@@ -20,7 +21,7 @@ const SOURCE: &str = "source";
 pub struct Import {
     source: PathBuf,
     format: &'static Format,
-    options: format::Options,
+    options: Options,
     shard_rows: u64,
     fingerprint: Fingerprint,
 }
@@ -60,14 +61,14 @@ impl Import {
     pub fn new(
         source: &Path,
         format: Option<&str>,
-        options: format::Options,
+        options: Options,
         shard_rows: u64,
     ) -> Result<Import> {
         let format = format::resolve(format, source)?;
         format.accepts(&options)?;
         let mut fingerprint = Fingerprint::default();
         fingerprint.set("tool", TOOL);
-        fingerprint.set(SOURCE, import::fingerprint(source)?);
+        fingerprint.set(SOURCE, content_hash(source)?);
         fingerprint.set("format", format.name);
         fingerprint.set("shard_rows", shard_rows.to_string());
         for (name, value) in options.depends()? {
@@ -87,13 +88,13 @@ impl Import {
     /// # Errors
     /// Returns an error if something else stands at the path, the source is damaged, files cannot
     /// be written, or the user wants to stop. Nothing is left behind then.
-    pub fn run(&self, dataset: &Path, monitor: Monitor) -> Result<Option<Imported>> {
+    pub fn run(&self, dataset: &Path, observer: Observer) -> Result<Option<Imported>> {
         let staging = match commit::claim(&Wanted::new(dataset, &self.fingerprint))? {
             Claim::UpToDate => return Ok(None),
             Claim::Conflict(conflict) => return Err(conflict.into_error(None)),
             Claim::Granted(staging) => staging,
         };
-        let (sealed, aside) = match self.write(dataset, &staging, monitor) {
+        let (sealed, aside) = match self.write(dataset, &staging, observer) {
             Ok(written) => written,
             // An import starts over, so an unfinished one is not kept.
             Err(error) => return Err(staging.abandon(error)),
@@ -109,7 +110,7 @@ impl Import {
         &self,
         dataset: &Path,
         staging: &Staging,
-        monitor: Monitor,
+        observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
         let mut source = self.format.open(&self.source, &self.options)?;
         let name = self
@@ -125,7 +126,7 @@ impl Import {
             shard_rows: self.shard_rows,
             on_error: self.options.on_error,
         }
-        .run(source.as_mut(), staging, monitor)
+        .run(source.as_mut(), staging, observer)
     }
 }
 
@@ -156,11 +157,11 @@ impl Job<'_> {
         &self,
         source: &mut dyn Source,
         staging: &Staging,
-        monitor: Monitor,
+        observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
         let key = self.fingerprint.key();
         let content = self.fingerprint.inputs.get(SOURCE);
-        monitor
+        observer
             .watch
             .begin(self.progress, source.rows().unwrap_or(0));
         let imported = import::import(
@@ -171,8 +172,8 @@ impl Job<'_> {
             self.shard_rows,
             self.on_error,
             &|rows| {
-                monitor.watch.advance(rows);
-                monitor.go_on(|| {
+                observer.watch.advance(rows);
+                observer.go_on(|| {
                     Error::interrupted(format!(
                         "interrupted: nothing was imported from {}",
                         self.name
@@ -181,7 +182,7 @@ impl Job<'_> {
                 })
             },
         );
-        monitor.watch.end();
+        observer.watch.end();
         let imported = imported?;
         let aside = imported.aside.clone();
         let lineage = Lineage {

@@ -13,7 +13,7 @@
 //! import.rs     the work behind `trajmill import`, and behind a source in a foreign format
 //! export.rs     the work behind `trajmill export`, and behind an output in a foreign format
 //! verify.rs     the work behind `trajmill validate` and `trajmill info --verify`
-//! monitor.rs    progress, and the user's wish to stop
+//! observer.rs   progress, and the user's wish to stop
 //! ```
 
 mod checks;
@@ -21,7 +21,7 @@ pub mod export;
 pub mod import;
 mod manifest;
 mod models;
-mod monitor;
+mod observer;
 mod output;
 mod phases;
 pub mod preview;
@@ -40,7 +40,7 @@ use crate::plan::{self, Plan};
 
 use output::Output;
 
-pub use monitor::{Monitor, Watch};
+pub use observer::{Observer, Watch};
 pub use report::{ModelReport, OutputReport, Quarantined, Report};
 
 /// Rows that a shard of an imported source or of an intermediate aims at.
@@ -59,7 +59,7 @@ pub struct Options<'a> {
     /// Whether to start over, without earlier results and earlier work towards them.
     pub fresh: bool,
     /// Receives the progress, and knows whether the user wants the run to stop.
-    pub monitor: Monitor<'a>,
+    pub observer: Observer<'a>,
 }
 
 impl Options<'_> {
@@ -78,7 +78,7 @@ impl Options<'_> {
 /// See [`crate::error::Kind`] for the kinds of failures.
 pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let started = Instant::now();
-    let watch = options.monitor.watch;
+    let watch = options.observer.watch;
     let mut report = Report::default();
 
     // 1. Config: parse the pipeline file and find all of its faults.
@@ -96,9 +96,9 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         // 3. Claim: skip an output that is up to date, hold the staging directory of any other.
         if let Some(staging) = output.claim(&sources, &mut report)? {
             // 4. Exec: import sources, train models and run the phases in the staging directory.
-            let work = output.execute(&sources, &staging, &mut report)?;
+            let made = output.execute(&sources, &staging, &mut report)?;
             // 5. Commit: verify the checks, export to a foreign format if wanted, publish.
-            output.commit(work, staging, &mut report)?;
+            output.commit(made, staging, &mut report)?;
         }
         notes = say_notes(&plan, notes, watch);
     }

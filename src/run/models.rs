@@ -1,7 +1,7 @@
 //! The models that a run trains on the way to an output.
 
 use super::report::ModelReport;
-use super::{Monitor, Options};
+use super::{Observer, Options};
 use crate::commit::{self, Claim, ModelFile};
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -45,10 +45,10 @@ pub(super) fn train(
     };
     let progress = Progress {
         name: &model.stage.out,
-        monitor: options.monitor,
+        observer: options.observer,
     };
     let fitted = exec::train(planned, sources, options.threads, clock, &progress);
-    options.monitor.watch.end();
+    options.observer.watch.end();
     let fitted = fitted?;
     file.publish(&fitted, model.stage.metadata())?;
     let summary = match model.device {
@@ -65,22 +65,22 @@ pub(super) fn train(
 /// Reports the progress of a training.
 struct Progress<'a> {
     name: &'a str,
-    monitor: Monitor<'a>,
+    observer: Observer<'a>,
 }
 
 impl train::Watch for Progress<'_> {
     fn begin(&self, updates: u64) {
-        self.monitor.watch.train(self.name, updates);
+        self.observer.watch.train(self.name, updates);
     }
 
     fn advance(&self, updates: u64, losses: Option<(f64, f64)>) {
-        self.monitor.watch.advance(updates);
+        self.observer.watch.advance(updates);
         if let Some((training, validation)) = losses {
-            self.monitor.watch.losses(training, validation);
+            self.observer.watch.losses(training, validation);
         }
     }
 
     fn interrupted(&self) -> bool {
-        self.monitor.is_interrupted()
+        self.observer.is_interrupted()
     }
 }

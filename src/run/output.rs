@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::phases::{self, Work};
+use super::phases::{self, Made};
 use super::report::{ModelReport, OutputReport, Report};
 use super::sources::{self, Source};
 use super::{Options, checks, export, manifest, models};
@@ -11,9 +11,10 @@ use crate::dataset::Dataset;
 use crate::dataset::manifest::Statistics;
 use crate::error::{Error, Kind, Result};
 use crate::exec;
-use crate::format::{Format, WriteOptions, Written};
+use crate::format::Format;
 use crate::plan::{Phase, Plan, Sink, Training};
 use crate::stage::Materialise;
+use crate::transfer::write::{WriteOptions, Written};
 
 /// An output of a plan, or the models that the plan ends with.
 pub(super) struct Output<'a> {
@@ -170,8 +171,8 @@ impl<'a> Output<'a> {
         sources: &[Source],
         staging: &Staging,
         report: &mut Report,
-    ) -> Result<Work> {
-        let ready = sources::bring(sources, staging, self.options.monitor, report)?;
+    ) -> Result<Made> {
+        let ready = sources::bring(sources, staging, self.options.observer, report)?;
         phases::execute(
             self.plan,
             self.phases,
@@ -187,12 +188,12 @@ impl<'a> Output<'a> {
     /// # Errors
     /// Returns an error if a check fails, the result does not fit into the format, or it cannot be
     /// published.
-    pub(super) fn commit(&self, work: Work, staging: Staging, report: &mut Report) -> Result<()> {
+    pub(super) fn commit(&self, made: Made, staging: Staging, report: &mut Report) -> Result<()> {
         let Some(materialise) = self.materialise else {
             // The models are published, and nobody reads the intermediates any more.
             return staging.discard();
         };
-        let result = work
+        let result = made
             .result
             .ok_or_else(|| Error::failed("the plan has no phase that writes the output"))?;
         let warnings = match checks::verify(self.last, &result, self.options) {
@@ -210,9 +211,9 @@ impl<'a> Output<'a> {
         let manifest = foreign.is_none().then(|| result.hash.clone());
         report.outputs.push(OutputReport {
             written,
-            flow: work.flow,
-            tasks: work.tasks,
-            time: work.clock.shares(),
+            flow: made.flow,
+            tasks: made.tasks,
+            time: made.clock.shares(),
             warnings,
             ..self.report(false, manifest, result.manifest.statistics.clone())
         });
@@ -228,13 +229,13 @@ impl<'a> Output<'a> {
         result: &Dataset,
         staging: &Staging,
     ) -> Result<(PathBuf, Written)> {
-        let monitor = self.options.monitor;
+        let observer = self.options.observer;
         let name = self.path.display().to_string();
-        monitor
+        observer
             .watch
             .say(&format!("writing {name} as {}", format.name));
         export::write(
-            format,
+            format.writes(options)?,
             result.clone(),
             options,
             &self.last.fingerprint,
@@ -242,7 +243,7 @@ impl<'a> Output<'a> {
             &export::Progress {
                 name: &name,
                 resume: "run the same command again: everything before the export is kept",
-                monitor,
+                observer,
             },
         )
     }

@@ -9,11 +9,11 @@ use crate::commit::Staging;
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
-use crate::format::quarantine;
 use crate::plan::{Phase, Plan, Sink};
+use crate::transfer::read::quarantine;
 
 /// What the phases of an output did.
-pub(super) struct Work {
+pub(super) struct Made {
     /// The sealed dataset of the last phase that wrote one.
     pub(super) result: Option<Dataset>,
     /// Rows and trajectories through each stage.
@@ -37,20 +37,20 @@ pub(super) fn execute(
     staging: &Staging,
     options: &Options,
     trained: &mut Vec<ModelReport>,
-) -> Result<Work> {
-    let mut work = Work {
+) -> Result<Made> {
+    let mut made = Made {
         result: None,
         flow: Vec::new(),
         tasks: (0, 0),
         clock: Clock::new(phases.iter().flat_map(names)),
     };
     for (index, phase) in phases.iter().enumerate() {
-        let intermediate = work.result.take();
+        let intermediate = made.result.take();
         let input = intermediate
             .as_ref()
             .map_or(sources.datasets.as_slice(), std::slice::from_ref);
         for model in &phase.trainings {
-            let report = models::train(model, input, options, &work.clock)
+            let report = models::train(model, input, options, &made.clock)
                 .map_err(|error| error.at(format!("stage `{}`", model.name)))?;
             trained.push(report);
         }
@@ -78,11 +78,11 @@ pub(super) fn execute(
             input,
             staging,
             options,
-            &mut work,
+            &mut made,
         )?;
-        work.result = Some(sealed);
+        made.result = Some(sealed);
     }
-    Ok(work)
+    Ok(made)
 }
 
 /// The names of what takes time in a phase, besides reading and writing.
@@ -110,19 +110,19 @@ fn pass(
     input: &[Dataset],
     staging: &Staging,
     options: &Options,
-    work: &mut Work,
+    made: &mut Made,
 ) -> Result<Dataset> {
     let phase = pass.phase;
-    let watch = options.monitor.watch;
+    let watch = options.observer.watch;
     let table = exec::select(phase, input)?;
     let tasks = exec::cut(&table, pass.shard_rows)?;
     let key = phase.fingerprint.key();
     let root = staging.dataset(&key);
     let journal = staging.journal(&key)?;
     let watcher = Watcher {
-        interrupted: options.monitor.interrupted,
+        interrupted: options.observer.interrupted,
         progress: &|rows| watch.advance(rows),
-        clock: &work.clock,
+        clock: &made.clock,
     };
     let tasks = PhaseTasks {
         phase,
@@ -134,10 +134,10 @@ fn pass(
     let outcome = exec::run(&tasks, &root, journal, options.limits(), &watcher);
     watch.end();
     let outcome = outcome?;
-    work.flow.extend(table.flow);
-    work.flow.extend(outcome.flow);
-    work.tasks = (work.tasks.0 + outcome.tasks, work.tasks.1 + outcome.resumed);
-    let mut manifest = manifest::of(pass.plan, phase, input, outcome.shards, &work.flow)?;
+    made.flow.extend(table.flow);
+    made.flow.extend(outcome.flow);
+    made.tasks = (made.tasks.0 + outcome.tasks, made.tasks.1 + outcome.resumed);
+    let mut manifest = manifest::of(pass.plan, phase, input, outcome.shards, &made.flow)?;
     if let Some(imported) = pass.imported {
         let imported: Vec<(&str, &Path)> = imported
             .iter()

@@ -19,6 +19,8 @@ pub struct Preview {
     pub trajectories: u64,
     /// Rows of all sources.
     pub rows: u64,
+    /// Whether a source has to be imported first, so that its trajectories and rows are not counted.
+    pub imports: bool,
     /// The model runtime and its devices; `None` if no stage uses a model.
     pub runtime: Option<String>,
     /// The phases, in order.
@@ -95,9 +97,9 @@ impl Preview {
     /// Returns an error if metadata cannot be read.
     pub fn of(plan: &Plan) -> Result<Preview> {
         // The sizes of a source that has to be imported are unknown too.
-        let known = plan.imports.iter().all(Option::is_none);
+        let imports = plan.imports.iter().any(Option::is_some);
         let phases = plan.phases.iter().enumerate().map(|(index, phase)| {
-            let table = (known && index == 0)
+            let table = (index == 0 && !imports)
                 .then(|| exec::select(phase, &plan.sources))
                 .transpose()?;
             PhasePreview::of(phase, table.as_ref())
@@ -110,6 +112,7 @@ impl Preview {
                 .collect(),
             trajectories: plan.sources.iter().map(Dataset::trajectory_count).sum(),
             rows: plan.sources.iter().map(Dataset::rows).sum(),
+            imports,
             runtime: plan.runtime.as_ref().map(|runtime| {
                 format!(
                     "{} {} on {}",

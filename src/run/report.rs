@@ -9,9 +9,9 @@ use crate::dataset::manifest::Statistics;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Kind, Result};
 use crate::exec::Flow;
-use crate::format::Written;
-use crate::format::quarantine::SetAside;
 use crate::plan::Training;
+use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::write::Written;
 
 /// What a run did.
 #[derive(Debug, Default)]

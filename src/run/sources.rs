@@ -3,12 +3,12 @@
 
 use super::import::Job;
 use super::report::{Quarantined, Report};
-use super::{INTERMEDIATE_SHARD_ROWS, Monitor};
+use super::{INTERMEDIATE_SHARD_ROWS, Observer};
 use crate::commit::Staging;
 use crate::dataset::{Dataset, layout, store};
 use crate::error::Result;
-use crate::format::quarantine::SetAside;
 use crate::plan::{Plan, SourceToImport};
+use crate::transfer::read::quarantine::SetAside;
 
 /// A source of an output.
 pub(super) struct Source<'a> {
@@ -54,7 +54,7 @@ impl<'a> Source<'a> {
 pub(super) fn bring(
     sources: &[Source],
     staging: &Staging,
-    monitor: Monitor,
+    observer: Observer,
     report: &mut Report,
 ) -> Result<Ready> {
     let mut ready = Ready {
@@ -66,7 +66,7 @@ pub(super) fn bring(
             ready.datasets.push(source.dataset.clone());
             continue;
         };
-        let dataset = import(foreign, &source.dataset.name, staging, monitor)?;
+        let dataset = import(foreign, &source.dataset.name, staging, observer)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
             report.quarantined.push(Quarantined {
@@ -86,7 +86,7 @@ fn import(
     foreign: &SourceToImport,
     name: &str,
     staging: &Staging,
-    monitor: Monitor,
+    observer: Observer,
 ) -> Result<Dataset> {
     let key = foreign.fingerprint.key();
     let root = staging.dataset(&key);
@@ -101,7 +101,7 @@ fn import(
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: foreign.on_error(),
         };
-        foreign.read(|source| job.run(source, staging, monitor).map(|_| ()))?;
+        foreign.read(|source| job.run(source, staging, observer).map(|_| ()))?;
     }
     let dataset = Dataset::open(&root)?;
     Ok(Dataset {

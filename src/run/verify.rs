@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::dataset::{Dataset, FileEntry};
 use crate::error::{Error, Result};
-use crate::format::check::Steps;
-use crate::format::{Findings, Outgoing, WriteOptions};
+use crate::inspect::{Findings, Steps};
+use crate::transfer::write::{OutgoingDataset, WriteOptions};
 
 /// Every file of `dataset`, with the error if its length or hash is not the one in the manifest.
 pub fn files(dataset: &Dataset) -> Vec<(&FileEntry, Result<()>)> {
@@ -47,7 +47,7 @@ pub fn dataset(path: &Path) -> Result<Findings> {
         return Ok(findings);
     }
     let mut steps = Steps::default();
-    let outgoing = Outgoing::new(dataset, true, &WriteOptions::default())?;
+    let outgoing = OutgoingDataset::new(dataset, true, &WriteOptions::default())?;
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
         findings.trajectories += 1;

@@ -10,9 +10,12 @@ use trajmill::stage::STAGES;
 use super::support::repository;
 
 /// Modules by layer, lowest first: one may import from the layers below its own, and from itself.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 13] = [
     &["error"],
     &["dataset"],
+    &["container", "video"],
+    &["transfer"],
+    &["inspect"],
     &["model", "format", "expr", "train"],
     &["stage"],
     &["config"],
@@ -29,10 +32,10 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("rten", &["model/pure.rs"]),
     ("rten_tensor", &["model/pure.rs"]),
     ("granit_parser", &["config/yaml.rs"]),
-    ("ffmpeg_next", &["format/video/ffmpeg.rs"]),
-    ("hdf5_pure", &["format/hdf5/"]),
-    ("npyz", &["format/npz/"]),
-    ("zip", &["format/npz/", "format/zarr.rs"]),
+    ("ffmpeg_next", &["video/ffmpeg.rs"]),
+    ("hdf5_pure", &["container/hdf5/"]),
+    ("npyz", &["container/npz/"]),
+    ("zip", &["container/npz/", "container/zarr/"]),
     ("clap", &["cli/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("signal_hook", &["cli/"]),
@@ -45,10 +48,9 @@ const HOMES: [(&str, &[&str]); 19] = [
         &[
             "stage/",
             "config/",
-            "format/options.rs",
-            "format/outgoing.rs",
-            "format/video/mod.rs",
-            "train/options.rs",
+            "transfer/read/options.rs",
+            "transfer/write/options.rs",
+            "video/mod.rs",
         ],
     ),
     ("candle_core", &["train/"]),
@@ -56,11 +58,11 @@ const HOMES: [(&str, &[&str]); 19] = [
     (
         "prost",
         &[
-            "train/onnx/",
-            "format/lerobot/checked.rs",
+            "train/onnx.rs",
+            "container/parquet.rs",
             "format/rlds/",
             "format/tfagents/",
-            "format/tfrecord.rs",
+            "container/tfrecord.rs",
         ],
     ),
 ];
@@ -172,7 +174,7 @@ fn layer(module: &str) -> Option<usize> {
 
 #[test]
 fn imports_are_found_in_every_form() {
-    let code = "use crate::error::{Error, Result};\nuse crate::{config, plan::{self, Task},\n    run,\n};\nfn f() -> crate::dataset::Block { trajmill_crate::no() }";
+    let code = "use crate::error::{Error, Result};\nuse crate::{config, plan::{self, Task},\n    run,\n};\nfn f() -> crate::dataset::Chunk { trajmill_crate::no() }";
     let expected = ["config", "dataset", "error", "plan", "run"];
     assert_eq!(
         imports(code).iter().map(String::as_str).collect::<Vec<_>>(),
@@ -308,79 +310,81 @@ fn files_are_short_and_say_what_they_are() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Besides `mod.rs` and `support/`, every file and folder in `src/stage` is one entry of `STAGES`.
-#[test]
-fn every_entry_of_src_stage_is_one_stage() {
-    let folder = repository().join("src/stage");
-    let mut entries: Vec<String> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| !["mod.rs", "support"].contains(&name.as_str()))
-        .collect();
-    entries.sort();
-    let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-    let stems: Vec<&str> = entries
-        .iter()
-        .map(|entry| entry.trim_end_matches(".rs"))
-        .collect();
-    assert_eq!(
-        stems, names,
-        "src/stage against STAGES, which is in alphabetical order"
-    );
-    for (entry, name) in entries.iter().zip(names) {
-        let path = folder.join(entry);
-        let path = if path.is_dir() {
-            path.join("mod.rs")
-        } else {
-            path
-        };
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(
-            text.contains(&format!(
-                "const STAGE: Stage = Stage {{\n    name: \"{name}\""
-            )),
-            "{} does not define the stage `{name}`",
-            path.display()
-        );
-    }
+/// Names of the files and folders in `src/FOLDER`, without `mod.rs`.
+fn rooms(folder: &str) -> BTreeSet<String> {
+    let names = fs::read_dir(repository().join("src").join(folder)).unwrap();
+    names
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name != "mod.rs")
+        .map(|name| name.trim_end_matches(".rs").to_owned())
+        .collect()
+}
+
+/// Files of `src/FOLDER` that define a registry entry, as `NAME` or `NAME/FILE`.
+fn entries(folder: &str, entry: &str) -> Vec<String> {
+    let prefix = format!("{folder}/");
+    let named = |source: &Source| {
+        let path = source.path.strip_prefix(&prefix)?;
+        let name = path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
+        source.code.contains(entry).then(|| name.to_owned())
+    };
+    sources().iter().filter_map(named).collect()
 }
 
 #[test]
-fn a_format_is_one_file() {
-    let registered = |folder: &str, names: Vec<&str>, entry: &str| {
-        let names: Vec<String> = names
-            .into_iter()
-            .map(|name| name.replace(['-', '.'], "_"))
-            .collect();
-        let prefix = format!("{folder}/");
-        let mut files = BTreeSet::new();
-        for source in sources()
-            .iter()
-            .filter(|source| source.code.contains(entry))
-        {
-            if let Some(path) = source.path.strip_prefix(&prefix) {
-                let name = path
-                    .strip_suffix("/mod.rs")
-                    .or_else(|| path.strip_suffix(".rs"))
-                    .unwrap();
-                files.insert(name.to_owned());
+fn a_stage_is_one_file() {
+    let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+    assert!(names.is_sorted(), "STAGES is in alphabetical order");
+    assert_eq!(entries("stage", "const STAGE: Stage"), names);
+}
+
+#[test]
+fn the_folder_format_holds_formats_alone() {
+    let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+    assert!(names.is_sorted(), "FORMATS is in alphabetical order");
+    let entries = entries("format", "const FORMAT: Format");
+    assert_eq!(entries.len(), names.len(), "{entries:?} against {names:?}");
+    // A folder may hold the variants of a format, each an entry of its own.
+    let with_entry: BTreeSet<String> = entries
+        .iter()
+        .map(|name| name.split('/').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(rooms("format"), with_entry);
+}
+
+#[test]
+fn a_format_does_not_know_another() {
+    let formats = rooms("format");
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let Some(path) = source
+            .path
+            .strip_prefix("format/")
+            .filter(|path| *path != "mod.rs")
+        else {
+            continue;
+        };
+        let (own, nested) = match path.split_once('/') {
+            Some((folder, _)) => (folder, true),
+            None => (path.trim_end_matches(".rs"), false),
+        };
+        for other in formats.iter().filter(|other| *other != own) {
+            let mut ways = vec![format!("format::{other}"), format!("super::super::{other}")];
+            if !nested {
+                ways.push(format!("super::{other}"));
+            }
+            let named = |way: &String| {
+                source.code.match_indices(way.as_str()).any(|(at, _)| {
+                    let after = source.code[at + way.len()..].chars().next();
+                    after.is_none_or(|after| !after.is_alphanumeric() && after != '_')
+                })
+            };
+            if ways.iter().any(named) {
+                wrong.push(format!("{} names the format `{other}`", source.path));
             }
         }
-        assert_eq!(
-            files.into_iter().collect::<Vec<_>>(),
-            names,
-            "files with `{entry}` against the registry of {folder}"
-        );
-        assert!(
-            names.is_sorted(),
-            "the registry of {folder} is in alphabetical order"
-        );
-    };
-    registered(
-        "format",
-        FORMATS.iter().map(|format| format.name).collect(),
-        "const FORMAT: Format",
-    );
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Each invariant names the test that can fail, and what is named is there.

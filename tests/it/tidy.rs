@@ -50,6 +50,7 @@ const HOMES: [(&str, &[&str]); 19] = [
             "config/",
             "transfer/read/options.rs",
             "transfer/write/options.rs",
+            "train/options.rs",
             "video/mod.rs",
         ],
     ),
@@ -58,7 +59,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     (
         "prost",
         &[
-            "train/onnx.rs",
+            "train/onnx/",
             "container/parquet.rs",
             "format/rlds/",
             "format/tfagents/",
@@ -331,11 +332,41 @@ fn entries(folder: &str, entry: &str) -> Vec<String> {
     sources().iter().filter_map(named).collect()
 }
 
+/// Besides `mod.rs` and `support/`, every file and folder in `src/stage` is one entry of `STAGES`.
 #[test]
-fn a_stage_is_one_file() {
+fn every_entry_of_src_stage_is_one_stage() {
+    let folder = repository().join("src/stage");
+    let mut entries: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !["mod.rs", "support"].contains(&name.as_str()))
+        .collect();
+    entries.sort();
     let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-    assert!(names.is_sorted(), "STAGES is in alphabetical order");
-    assert_eq!(entries("stage", "const STAGE: Stage"), names);
+    let stems: Vec<&str> = entries
+        .iter()
+        .map(|entry| entry.trim_end_matches(".rs"))
+        .collect();
+    assert_eq!(
+        stems, names,
+        "src/stage against STAGES, which is in alphabetical order"
+    );
+    for (entry, name) in entries.iter().zip(names) {
+        let path = folder.join(entry);
+        let path = if path.is_dir() {
+            path.join("mod.rs")
+        } else {
+            path
+        };
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(&format!(
+                "const STAGE: Stage = Stage {{\n    name: \"{name}\""
+            )),
+            "{} does not define the stage `{name}`",
+            path.display()
+        );
+    }
 }
 
 #[test]

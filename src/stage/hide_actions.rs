@@ -231,8 +231,9 @@ impl Selection for Split {
             .zip(recorded.values())
             .map(|(length, recorded)| length == recorded)
             .collect();
-        let rows = (0..table.num_rows())
-            .map(|row| u32::try_from(row).map_err(|_| Error::failed("more than 2³² trajectories")));
+        let rows = (0..table.num_rows()).map(|row| {
+            u32::try_from(row).map_err(|_| Error::failed("there are more than 2³² trajectories"))
+        });
         Ok(Selected {
             rows: rows.collect::<Result<_>>()?,
             columns: vec![

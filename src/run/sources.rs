@@ -62,17 +62,17 @@ pub(super) fn bring(
         imported: Vec::new(),
     };
     for source in sources {
-        let Some(foreign) = source.import else {
+        let Some(to_import) = source.import else {
             ready.datasets.push(source.dataset.clone());
             continue;
         };
-        let dataset = import(foreign, &source.dataset.name, staging, observer)?;
+        let dataset = import(to_import, &source.dataset.name, staging, observer)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
             report.quarantined.push(Quarantined {
-                source: foreign.path.clone(),
+                source: to_import.path.clone(),
                 aside,
-                allowed: foreign.allowed,
+                allowed: to_import.allowed,
             });
         }
         ready.imported.push(dataset.clone());
@@ -83,12 +83,12 @@ pub(super) fn bring(
 
 /// Imports a source into the staging directory, unless an earlier run has done it.
 fn import(
-    foreign: &SourceToImport,
+    to_import: &SourceToImport,
     name: &str,
     staging: &Staging,
     observer: Observer,
 ) -> Result<Dataset> {
-    let key = foreign.fingerprint.key();
+    let key = to_import.fingerprint.key();
     let root = staging.dataset(&key);
     if !layout::manifest(&root).exists() {
         // An import that was killed starts over.
@@ -96,12 +96,12 @@ fn import(
         let job = Job {
             name,
             progress: &format!("import {name}"),
-            format: foreign.format(),
-            fingerprint: &foreign.fingerprint,
+            format: to_import.format(),
+            fingerprint: &to_import.fingerprint,
             shard_rows: INTERMEDIATE_SHARD_ROWS,
-            on_error: foreign.on_error(),
+            on_error: to_import.on_error(),
         };
-        foreign.read(|source| job.run(source, staging, observer).map(|_| ()))?;
+        to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
     }
     let dataset = Dataset::open(&root)?;
     Ok(Dataset {

@@ -21,6 +21,7 @@ mod cut;
 mod determinism;
 mod fuzz;
 mod schema;
+mod sql;
 mod support;
 mod tidy;
 mod wrong;

@@ -1,13 +1,5 @@
 //! SQL over datasets: scripts with their answers, refusals, formats, and what a query may not leave behind.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test makes and damages its own files"
-)]
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;

@@ -5,152 +5,59 @@ use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListBuilder, Float32Builder, Float64Array,
-    Int32Array, Int64Array, RecordBatch, StringArray,
-};
-use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use sqllogictest::{DBOutput, DefaultColumnType};
-use trajmill::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
-use trajmill::dataset::write::ShardWriter;
-use trajmill::dataset::{Chunk, Dataset, layout, schema};
+use trajmill::dataset::Dataset;
 use trajmill::error::{Error, Kind};
 use trajmill::query::print::{Format, print, save};
 use trajmill::query::{Options, Session};
 
-const SHARDS: i64 = 3;
-const PER_SHARD: i64 = 4;
+use super::support::{Recipe, Values, repository};
 
-fn steps_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("trajectory_id", DataType::Int64, false),
-        Field::new("step", DataType::Int32, false),
-        Field::new("observation", schema::vector(DataType::Float32, 2), false),
-        Field::new("action", schema::vector(DataType::Float32, 1), true),
-        Field::new("reward", DataType::Float64, true),
-        Field::new("gear", DataType::Int32, true),
-        Field::new("terminated", DataType::Boolean, false),
-        Field::new("truncated", DataType::Boolean, false),
-        Field::new("is_final", DataType::Boolean, false),
-    ]))
-}
+const SHARDS: u64 = 3;
+const PER_SHARD: u64 = 4;
 
-fn vectors(width: i32, rows: &[Option<Vec<f32>>]) -> ArrayRef {
-    let element = Arc::new(Field::new("element", DataType::Float32, false));
-    let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), width).with_field(element);
-    for row in rows {
-        match row {
-            Some(values) => builder.values().append_slice(values),
-            None => builder.values().append_slice(&vec![0.0; width as usize]),
-        }
-        builder.append(row.is_some());
-    }
-    Arc::new(builder.finish())
-}
-
-/// Trajectory k has 3 + k mod 4 steps and a final observation. In step t the observation is [k, t], the reward t, the
-/// gear t mod 3; even trajectories have the action [k + t]. Trajectories divisible by 3 end, the others are cut off.
-fn chunk(ids: std::ops::Range<i64>) -> Chunk {
-    let length = |id: i64| 3 + id % 4;
-    let rows: Vec<(i64, i64)> = ids
-        .clone()
-        .flat_map(|id| (0..=length(id)).map(move |step| (id, step)))
-        .collect();
-    let last = |(id, step): (i64, i64)| step == length(id) - 1;
-    let fin = |(id, step): (i64, i64)| step == length(id);
-    let observation: Vec<_> = rows
-        .iter()
-        .map(|(id, step)| Some(vec![*id as f32, *step as f32]))
-        .collect();
-    let action: Vec<_> = rows
-        .iter()
-        .map(|row| (row.0 % 2 == 0 && !fin(*row)).then(|| vec![(row.0 + row.1) as f32]))
-        .collect();
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>()),
-        Arc::new(rows.iter().map(|row| row.1 as i32).collect::<Int32Array>()),
-        vectors(2, &observation),
-        vectors(1, &action),
-        Arc::new(
-            rows.iter()
-                .map(|row| (!fin(*row)).then_some(row.1 as f64))
-                .collect::<Float64Array>(),
-        ),
-        Arc::new(
-            rows.iter()
-                .map(|row| (!fin(*row)).then_some((row.1 % 3) as i32))
-                .collect::<Int32Array>(),
-        ),
-        Arc::new(BooleanArray::from_iter(
-            rows.iter().map(|row| Some(last(*row) && row.0 % 3 == 0)),
-        )),
-        Arc::new(BooleanArray::from_iter(
-            rows.iter().map(|row| Some(last(*row) && row.0 % 3 != 0)),
-        )),
-        Arc::new(BooleanArray::from_iter(
-            rows.iter().map(|row| Some(fin(*row))),
-        )),
-    ];
-    let mut offsets = vec![0];
-    for id in ids.clone() {
-        offsets.push(offsets[offsets.len() - 1] + length(id) as usize + 1);
-    }
-    let names: Vec<ArrayRef> = vec![
-        Arc::new(ids.clone().collect::<Int64Array>()),
-        Arc::new(StringArray::from_iter_values(
-            ids.map(|id| format!("robot {}", id % 2)),
-        )),
-    ];
-    let trajectories = RecordBatch::try_new(carried(), names).unwrap();
-    Chunk::new(
-        RecordBatch::try_new(steps_schema(), columns).unwrap(),
-        trajectories,
-        offsets,
-    )
-}
-
-fn carried() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("trajectory_id", DataType::Int64, false),
-        Field::new("source", DataType::Utf8, false),
-    ]))
-}
-
-/// A dataset of three shards at `path`.
+/// A dataset of three shards at `path`; see [`write_shards`].
 fn write_dataset(path: &Path) -> Dataset {
     write_shards(path, SHARDS, PER_SHARD)
 }
 
-/// A dataset of so many shards of so many trajectories at `path`.
-fn write_shards(path: &Path, shard_count: i64, per_shard: i64) -> Dataset {
-    for kind in ["steps", "trajectories"] {
-        std::fs::create_dir_all(path.join(kind)).unwrap();
-    }
-    let mut statistics = Statistics::default();
-    let mut shards = Vec::new();
-    for shard in 0..shard_count {
-        let mut writer =
-            ShardWriter::create(path, shard as usize, &steps_schema(), &carried(), true).unwrap();
-        writer
-            .write(&chunk(shard * per_shard..(shard + 1) * per_shard))
-            .unwrap();
-        let entry = writer.finish().unwrap();
-        statistics.add(&entry.statistics);
-        shards.push(entry);
-    }
-    let manifest = Manifest {
-        trajmill: VERSION,
-        tool: "test".to_owned(),
-        fingerprint: "none".to_owned(),
-        columns: schema::describe(&steps_schema()),
-        statistics,
-        shards,
-        lineage: Lineage::default(),
+/// A dataset at `path`. Trajectory k has 3 + k mod 4 steps and a final observation. In step t the
+/// observation is [k, t], the reward t and the gear t mod 3; if k is even, the action is [k + t].
+fn write_shards(path: &Path, shards: u64, per_shard: u64) -> Dataset {
+    let recipe = Recipe {
+        length: &|id| 3 + id % 4,
+        has_final: |_| true,
+        columns: &[
+            (
+                "observation",
+                Values::Vector(2, |row| Some(vec![row.id as f32, row.step as f32])),
+            ),
+            (
+                "action",
+                Values::Vector(1, |row| {
+                    let recorded = row.id % 2 == 0 && !row.is_final();
+                    recorded.then(|| vec![(row.id + row.step) as f32])
+                }),
+            ),
+            (
+                "reward",
+                Values::Float64(|row| (!row.is_final()).then_some(row.step as f64)),
+            ),
+            (
+                "gear",
+                Values::Int32(|row| (!row.is_final()).then_some((row.step % 3) as i32)),
+            ),
+        ],
+        texts: &[("source", |id| format!("robot {}", id % 2))],
     };
-    std::fs::write(layout::manifest(path), manifest.to_bytes().unwrap()).unwrap();
+    let shards: Vec<_> = (0..shards)
+        .map(|shard| shard * per_shard..(shard + 1) * per_shard)
+        .collect();
+    recipe.write(path, &shards);
     Dataset::open(path).unwrap()
 }
 
@@ -246,11 +153,10 @@ impl sqllogictest::DB for Engine {
 #[test]
 fn scripts_give_their_answers() {
     let corpus = corpus();
-    let mut scripts: Vec<PathBuf> =
-        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sql"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+    let mut scripts: Vec<PathBuf> = std::fs::read_dir(repository().join("tests/sql"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     scripts.sort();
     assert!(scripts.len() >= 4, "the scripts are gone");
     for script in scripts {
@@ -334,7 +240,7 @@ fn nothing_that_writes_reads_elsewhere_or_changes_the_session_is_allowed() {
     assert_eq!(tree(corpus.root.path()), before);
     assert_eq!(
         whole(&session, "select count(*) from trajectories"),
-        SHARDS * PER_SHARD
+        (SHARDS * PER_SHARD) as i64
     );
     assert_eq!(
         whole(
@@ -595,7 +501,7 @@ fn parquet_is_whole_new_and_of_the_same_values() {
     assert_eq!(
         sum,
         (0..SHARDS * PER_SHARD)
-            .map(|id| (0..3 + id % 4).sum::<i64>() as f64)
+            .map(|id| (0..3 + id % 4).sum::<u64>() as f64)
             .sum::<f64>()
     );
     assert!(

@@ -860,8 +860,18 @@ mod tests {
         fn any_description_ends(text in "[\\[\\]{}\":,0-9a-z_<|.-]{0,60}", key in prop::sample::select(vec!["shape", "chunks", "dtype", "compressor", "fill_value", "order"])) {
             let mut value = json!({"zarr_format": 2, "shape": [5], "chunks": [2], "dtype": "<f4", "compressor": null, "fill_value": 0, "order": "C"});
             value[key] = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
-            if let Ok(array) = Array::parse("a", &value) {
-                prop_assert!(array.layout("a").is_ok() || !array.shape.is_empty());
+            match Array::parse("a", &value) {
+                Ok(array) => {
+                    // Without rows nothing limits the size of a row.
+                    prop_assert!(array.layout("a").is_ok() || array.shape[0] == 0);
+                    prop_assert_eq!(array.chunks.len(), array.shape.len());
+                    prop_assert!(!array.chunks.contains(&0));
+                    prop_assert_eq!(array.fill.len(), array.element.primitive_width().unwrap_or(1));
+                }
+                Err(error) => {
+                    let named = key == "dtype" || error.message.contains(key);
+                    prop_assert!(named && !error.hints.is_empty(), "{}", error);
+                }
             }
         }
     }

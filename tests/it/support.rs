@@ -426,6 +426,19 @@ pub(crate) fn finish(mut command: Command) -> Done {
     }
 }
 
+/// The commands that `trajmill --help` lists, without `help` itself.
+pub(crate) fn commands(workspace: &Workspace) -> Vec<String> {
+    let help = workspace.trajmill(&["--help"]).exits(0).stdout;
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    // A description that goes on in the next line is indented further.
+    let commands = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    commands
+        .filter(|command| !command.is_empty() && *command != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Compares `text` with the snapshot `name` in `tests/snapshots`.
 pub(crate) fn snapshot(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
@@ -442,7 +455,10 @@ pub(crate) fn snapshot(name: &str, text: &str) {
 /// shards.
 pub(crate) const WHOLE: &str = r#"
   - hide_actions: { keep: 0.2, from: { lowest: 0.6, by: return }, seed: 3, as: true_action }
-  - label: { model: ../models/mlp.onnx, window: { past: 1, future: 1, edge: repeat }, clip: [-0.5, 0.5] }
+  - label:
+      model: ../models/mlp.onnx
+      window: { past: 1, future: 1, edge: repeat }
+      clip: [-0.5, 0.5]
   - filter: length >= 2
   - summarise: { roughness: "avg(abs(action[1] - true_action[1]))" }
   - filter: roughness is not null and roughness < 1.5

@@ -168,17 +168,11 @@ fn several_pipelines_are_checked_at_once() {
 fn doctor_names_the_runtime_in_use() {
     let workspace = Workspace::new();
     let done = workspace.trajmill(&["doctor"]).exits(0);
-    let line = |name: &str| {
-        let mut lines = done.stdout.lines();
-        lines.find_map(|line| line.strip_prefix(name)).unwrap()
-    };
-    let in_use = line("in use").trim();
-    assert!(in_use.starts_with(&runtime()), "{in_use}");
-    let learning = line("learning");
-    assert!(
-        learning.ends_with("on the CPU: built without the Cargo feature `cuda`"),
-        "{learning}"
-    );
+    let mut lines = done.stdout.lines();
+    let in_use = lines.find_map(|line| line.strip_prefix("in use")).unwrap();
+    assert!(in_use.trim().starts_with(&runtime()), "{in_use}");
+    let training = "on the CPU: built without the Cargo feature `cuda`";
+    assert!(done.stdout.contains(training), "{}", done.stdout);
 }
 
 #[test]

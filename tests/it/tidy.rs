@@ -388,6 +388,32 @@ fn assert_registered(folder: &str, names: &[&str], definition: &str) {
     );
 }
 
+/// What formats share is in `src/transfer` and `src/container`.
+#[test]
+#[ignore = "formats are still being taken apart: run with --ignored to list what they share"]
+fn a_format_does_not_import_another() {
+    let sources = compiled();
+    let mut faults = Vec::new();
+    for ((from, to), names) in Modules::new(&sources).imports() {
+        let (from, to) = (&sources[from], &sources[to]);
+        if let ([folder, own, ..], [other_folder, other, ..]) =
+            (from.module().as_slice(), to.module().as_slice())
+            && folder == "format"
+            && other_folder == "format"
+            && own != other
+        {
+            let names: Vec<String> = names.into_iter().collect();
+            faults.push(format!(
+                "{} imports {} from {}",
+                from.path,
+                names.join(", "),
+                to.path
+            ));
+        }
+    }
+    assert_none(&faults);
+}
+
 #[test]
 fn a_stage_is_one_file() {
     let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();

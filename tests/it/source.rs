@@ -224,7 +224,7 @@ fn paths_are_found_in_every_form() {
             run::*,
         };
         pub use super::read::Reader;
-        fn f() -> crate::dataset::Block { say("https://crate::nor::this\\"", $crate::nor_that()) }
+        fn f() -> crate::dataset::Block { say("https://crate::nor::this\"", $crate::nor_that()) }
         pub(crate) fn g() { super::h::<u8>(); r#"crate::"nor"::here"#; self::i(); '"'; x.y::j }
     "##;
     let found: Vec<String> = paths(&code(text))

@@ -126,8 +126,11 @@ pub(crate) struct Recipe<'a> {
     /// Columns of steps, besides ids, step numbers and flags. All but `observation` may be null.
     pub(crate) columns: &'a [(&'static str, Values)],
     /// Text columns of trajectories.
-    pub(crate) texts: &'a [(&'static str, fn(u64) -> String)],
+    pub(crate) texts: &'a [(&'static str, Text)],
 }
+
+/// The text of a trajectory, from its id.
+type Text = fn(u64) -> String;
 
 impl Recipe<'_> {
     /// Writes a dataset at `root` that has one shard for each range of ids.
@@ -188,18 +191,14 @@ impl Recipe<'_> {
             let field = Field::new(*name, values.data_type(), *name != "observation");
             columns.push((field, values.array(&rows)));
         }
-        let flags: [(&str, fn(&Row) -> bool); 3] = [
-            ("terminated", |row| row.is_last(true)),
-            ("truncated", |row| row.is_last(false)),
-            ("is_final", Row::is_final),
-        ];
-        for (name, flag) in flags {
-            let values: Vec<bool> = rows.iter().map(flag).collect();
-            columns.push((
-                Field::new(name, DataType::Boolean, false),
-                Arc::new(BooleanArray::from(values)),
-            ));
-        }
+        let mut flag = |name: &str, is_set: fn(&Row) -> bool| {
+            let values = rows.iter().map(is_set).collect::<Vec<bool>>();
+            let field = Field::new(name, DataType::Boolean, false);
+            columns.push((field, Arc::new(BooleanArray::from(values))));
+        };
+        flag("terminated", |row| row.is_last(true));
+        flag("truncated", |row| row.is_last(false));
+        flag("is_final", Row::is_final);
         let mut metadata: Vec<(Field, ArrayRef)> = vec![(
             Field::new("trajectory_id", DataType::Int64, false),
             Arc::new(integers(&mut ids.clone())),

@@ -172,7 +172,7 @@ impl Modules {
         }
         let file = *self.files.get(&place)?;
         let Some(name) = rest.first() else {
-            return Some((file, "the module".to_owned()));
+            return Some((file, place.pop()?));
         };
         let reexport = self.named[file]
             .iter()

@@ -1,7 +1,7 @@
 //! The source files of `src/` as the tests of `tidy.rs` read them: their lines, their code without
 //! tests and comments, and the paths that the code names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -38,26 +38,31 @@ pub(crate) fn sources() -> Vec<Source> {
     let root = repository().join("src");
     let mut texts = BTreeMap::new();
     collect(&root, &root, &mut texts);
-    let for_tests = |path: &str| {
-        let name = path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
-        let name = name.rsplit('/').next().unwrap_or_default();
-        ["", "pub(crate) ", "pub(super) "].iter().any(|visibility| {
-            let declared = format!("#[cfg(test)]\n{visibility}mod {name};");
-            texts.values().any(|text| text.contains(&declared))
-        })
-    };
+    let for_tests: BTreeSet<&str> = texts.values().flat_map(|text| test_modules(text)).collect();
     let source = |(path, text): (&String, &String)| {
         let own = text.split("#[cfg(test)]\nmod tests {").next();
         let own = own.unwrap_or_default();
+        let name = path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
+        let name = name.rsplit('/').next().unwrap_or_default();
         Source {
             path: path.clone(),
             text: text.clone(),
             code: code(own),
             lines: own.lines().count(),
-            for_tests: for_tests(path),
+            for_tests: for_tests.contains(name),
         }
     };
     texts.iter().map(source).collect()
+}
+
+/// The names of the modules in other files that `text` declares for tests only.
+fn test_modules(text: &str) -> impl Iterator<Item = &str> {
+    let declarations = text.split("#[cfg(test)]\n").skip(1);
+    declarations.filter_map(|declaration| {
+        let (line, _) = declaration.split_once('\n')?;
+        let (_, name) = line.trim().split_once("mod ")?;
+        name.strip_suffix(';')
+    })
 }
 
 fn collect(root: &Path, folder: &Path, into: &mut BTreeMap<String, String>) {

@@ -329,7 +329,7 @@ fn a_failed_run_leaves_no_output() {
     );
     let done = workspace.trajmill(&["run", &pipeline]).exits(1);
     assert!(
-        done.stderr.contains("trajectory") && done.stderr.contains("step"),
+        done.stderr.contains("trajectory 0, step 0"),
         "{}",
         done.stderr
     );

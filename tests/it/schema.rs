@@ -71,7 +71,7 @@ fn every_option_has_a_description() {
         }
     }
     let mut missing = Vec::new();
-    let schema = trajmill::config::json_schema();
+    let schema = Workspace::new().trajmill(&["schema"]).exits(0).json();
     walk("pipeline", &schema["$defs"], &mut missing);
     assert!(
         missing.is_empty(),

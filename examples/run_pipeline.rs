@@ -4,7 +4,8 @@
 //! cargo run --release --example run_pipeline -- pipelines/quickstart.yaml
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use trajmill::error::Result;
@@ -20,7 +21,10 @@ struct Progress {
 impl Watch for Progress {
     fn begin(&self, name: &str, rows: u64) {
         self.rows.store(0, Ordering::Relaxed);
-        println!("{name}: about to read {rows} rows");
+        match rows {
+            0 => println!("{name}"),
+            rows => println!("{name}: {rows} rows to read"),
+        }
     }
 
     fn advance(&self, rows: u64) {
@@ -28,7 +32,7 @@ impl Watch for Progress {
     }
 
     fn learn(&self, name: &str, updates: u64) {
-        println!("{name}: about to train for {updates} updates");
+        println!("{name}: {updates} updates to train");
     }
 
     fn losses(&self, training: f64, validation: f64) {
@@ -36,7 +40,7 @@ impl Watch for Progress {
     }
 
     fn end(&self) {
-        println!("  done after {} rows", self.rows.load(Ordering::Relaxed));
+        println!("  done: {} rows", self.rows.load(Ordering::Relaxed));
     }
 
     fn say(&self, line: &str) {
@@ -44,14 +48,23 @@ impl Watch for Progress {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let path = std::env::args_os().nth(1).map(PathBuf::from);
     let path = path.unwrap_or_else(|| PathBuf::from("pipelines/quickstart.yaml"));
+    match run_and_watch(&path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
 
+fn run_and_watch(path: &Path) -> Result<()> {
     // Another thread could set this flag: the run then ends, and the next one resumes it.
     let interrupted = AtomicBool::new(false);
     let report = run::run(
-        &path,
+        path,
         &Options {
             overrides: Vec::new(),
             threads: 2,

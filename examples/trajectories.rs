@@ -4,18 +4,28 @@
 //! cargo run --release --example trajectories -- data/hopper
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use trajmill::dataset::Dataset;
 use trajmill::error::Result;
 use trajmill::query::print::{Format, print};
 use trajmill::query::{Options, Session};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let path = std::env::args_os().nth(1).map(PathBuf::from);
     let path = path.unwrap_or_else(|| PathBuf::from("data/hopper"));
+    match show(&path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
 
-    let dataset = Dataset::open(&path)?;
+fn show(path: &Path) -> Result<()> {
+    let dataset = Dataset::open(path)?;
     println!(
         "{}: {} trajectories, {} rows",
         path.display(),

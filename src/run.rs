@@ -14,12 +14,13 @@ use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use crate::dataset::{Dataset, layout, schema, store};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{self, Clock, Setting};
-use crate::format::quarantine::{self, SetAside};
-use crate::format::{WriteOptions, Written, export, import};
 use crate::plan::table::{self, Flow};
 use crate::plan::{self, Foreign, Lesson, Phase, Placed, Plan, Sink, tasks};
 use crate::query::Session;
 use crate::stage::Materialise;
+use crate::transfer::read::import;
+use crate::transfer::read::quarantine::{self, SetAside};
+use crate::transfer::write::{self, WriteOptions, Written};
 use crate::{commit, config, model, train};
 
 pub use report::{Model, Output, Quarantined, Report};
@@ -204,8 +205,8 @@ fn produce(
             };
             let to = staging.foreign(&fingerprint.key())?;
             let note = commit::note(fingerprint, &result.manifest)?;
-            let written = export::export(
-                format,
+            let written = write::export(
+                format.writes(&wanted.with)?,
                 result.clone(),
                 &to,
                 &WriteOptions {

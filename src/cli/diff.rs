@@ -6,7 +6,7 @@ use super::progress::Busy;
 use super::report;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::format::diff;
+use crate::inspect::diff;
 
 /// What `diff` takes.
 #[derive(Debug, clap::Args)]

@@ -8,9 +8,11 @@ use super::report;
 use crate::commit::{self, Existing, Staging, existing};
 use crate::dataset::{Dataset, layout};
 use crate::error::{Error, Result};
-use crate::format::{self, Frames, Unlabelled, WriteOptions, video};
+use crate::format;
 use crate::plan::Fingerprint;
 use crate::run::Watch;
+use crate::transfer::write::{self, Unlabelled, WriteOptions};
+use crate::video::{self, Frames};
 
 /// What `export` takes.
 #[derive(Debug, clap::Args)]
@@ -55,7 +57,7 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
-    let format = format::export::writable(&args.to)?;
+    let format = format::writable(&args.to)?;
     let dataset = video::decoded(
         Dataset::open(&args.dataset)?,
         args.frames,
@@ -71,7 +73,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         task: args.task.clone(),
         note: String::new(),
     };
-    format::export::check(format, &options)?;
+    let writer = format.writes(&options)?;
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
     fingerprint.set("source", &dataset.hash);
@@ -133,7 +135,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     };
     let options = WriteOptions { note, ..options };
     let written = staging.foreign(&key).and_then(|to| {
-        format::export::export(format, dataset, &to, &options, &watch).map(|written| (to, written))
+        write::export(writer, dataset, &to, &options, &watch).map(|written| (to, written))
     });
     progress.end();
     let (to, written) = match written {

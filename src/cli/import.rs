@@ -7,12 +7,14 @@ use super::progress::{Busy, Progress};
 use super::report;
 use crate::commit::{Existing, Staging, existing};
 use crate::dataset::Dataset;
+use crate::dataset::content_hash;
 use crate::dataset::layout;
 use crate::dataset::manifest::Lineage;
 use crate::error::{Error, Kind, Result};
-use crate::format::{self, import, quarantine};
+use crate::format;
 use crate::plan::Fingerprint;
 use crate::run::Watch;
+use crate::transfer::read::{self, import, quarantine};
 
 /// What `import` takes.
 #[derive(Debug, clap::Args)]
@@ -37,17 +39,17 @@ pub(super) struct ImportArgs {
     #[arg(long)]
     max_steps: Option<usize>,
     /// The last step of an RLDS or TF-Agents episode: a valid action, filler beside the final observation, or auto to tell by zeros
-    #[arg(long, default_value = "auto", value_parser = super::word::<format::FinalAction>)]
-    final_action: format::FinalAction,
+    #[arg(long, default_value = "auto", value_parser = super::word::<read::FinalAction>)]
+    final_action: read::FinalAction,
     /// Where an action stands in an RLDS episode: sar, beside the observation it was taken in; rsa, beside the next one
-    #[arg(long, default_value = "sar", value_parser = super::word::<format::Alignment>)]
-    alignment: format::Alignment,
+    #[arg(long, default_value = "sar", value_parser = super::word::<read::Alignment>)]
+    alignment: read::Alignment,
     /// Frames of LeRobot's videos: reference to leave them where they are; array or png to decode them
-    #[arg(long, default_value = "reference", value_parser = super::word::<format::Frames>)]
-    frames: format::Frames,
+    #[arg(long, default_value = "reference", value_parser = super::word::<crate::video::Frames>)]
+    frames: crate::video::Frames,
     /// What becomes of a bad trajectory: fail, or quarantine to set it aside with its reason in quarantine.jsonl
-    #[arg(long, default_value = "fail", value_parser = super::word::<format::OnError>)]
-    on_error: format::OnError,
+    #[arg(long, default_value = "fail", value_parser = super::word::<read::OnError>)]
+    on_error: read::OnError,
     /// Trajectories that may be set aside; more of them give exit code 4
     #[arg(long, default_value_t = 0)]
     allowed: u64,
@@ -58,7 +60,7 @@ pub(super) struct ImportArgs {
 
 pub(super) fn run(args: &ImportArgs) -> Result<()> {
     let format = format::resolve(args.from.as_deref(), &args.source)?;
-    let options = format::Options {
+    let options = read::Options {
         map: args.map.clone(),
         trajectory: args.trajectory.clone(),
         step: args.step.clone(),
@@ -71,7 +73,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
     format.accepts(&options)?;
     let content = {
         let _busy = Busy::with(format!("hashing {}", args.source.display()));
-        import::fingerprint(&args.source)?
+        content_hash(&args.source)?
     };
     let mut fingerprint = Fingerprint::default();
     fingerprint.set("tool", concat!("trajmill ", env!("CARGO_PKG_VERSION")));
@@ -160,7 +162,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<()> {
 fn fill(
     staging: &Staging,
     key: &str,
-    source: &mut dyn format::Source,
+    source: &mut dyn read::Source,
     args: &ImportArgs,
     content: &str,
     interrupted: &AtomicBool,

@@ -4,11 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use crate::error::{Error, Kind};
-use crate::format::Written;
-use crate::format::quarantine::{self, SetAside};
 use crate::plan::table::Flow;
 use crate::run::{Output, Report};
 use crate::train;
+use crate::transfer::read::quarantine::{self, SetAside};
+use crate::transfer::write::Written;
 
 /// Prints an answer to stdout; a reader that has gone away is not an error.
 pub(super) fn print(text: &str) {
@@ -48,7 +48,7 @@ pub(super) fn doctor() {
         }
         Err(error) => format!("on the CPU: {}", error.message),
     };
-    let video = crate::format::video::version().unwrap_or_else(|_| {
+    let video = crate::video::version().unwrap_or_else(|_| {
         "built without the Cargo feature `video`: LeRobot's videos stay references".to_owned()
     });
     findings.extend([

@@ -8,8 +8,10 @@ use super::progress::Busy;
 use super::report;
 use crate::dataset::Dataset;
 use crate::error::{Error, Kind, Result};
-use crate::format::check::{self, Steps};
-use crate::format::{self, Findings, Outgoing, WriteOptions};
+use crate::format;
+use crate::inspect::{Findings, Steps};
+use crate::transfer::read::Options;
+use crate::transfer::write::{OutgoingDataset, WriteOptions};
 
 /// What `validate` takes.
 #[derive(Debug, clap::Args)]
@@ -33,7 +35,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<()> {
         let format = format::resolve(args.from.as_deref(), &args.path)?;
         (
             format.name,
-            check::validate(format, &args.path, &format::Options::default())?,
+            format.validate(&args.path, &Options::default())?,
         )
     };
     drop(busy);
@@ -102,7 +104,7 @@ fn ours(path: &std::path::Path) -> Result<Findings> {
         return Ok(findings);
     }
     let mut steps = Steps::default();
-    let outgoing = Outgoing::new(dataset, true, &WriteOptions::default())?;
+    let outgoing = OutgoingDataset::new(dataset, true, &WriteOptions::default())?;
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
         findings.trajectories += 1;

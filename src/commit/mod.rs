@@ -57,8 +57,7 @@ pub fn existing(output: &Path) -> Result<Existing> {
             inputs: manifest.lineage.inputs,
         });
     }
-    let note =
-        format::export::note(output).and_then(|note| serde_json::from_value::<Note>(note).ok());
+    let note = format::origin(output).and_then(|note| serde_json::from_value::<Note>(note).ok());
     Ok(note.map_or(Existing::Foreign, |note| Existing::Result {
         key: note.fingerprint,
         inputs: note.inputs,

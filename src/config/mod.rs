@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::format::Options;
+use crate::transfer::read::Options;
 
 pub use diagnostic::{Diagnostic, Source, Span};
 pub use schema::json_schema;

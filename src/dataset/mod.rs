@@ -11,6 +11,7 @@
 //! threads. [`store`] alone changes the file system.
 
 pub mod chunk;
+mod content;
 mod group;
 pub mod intrinsic;
 pub mod layout;
@@ -28,6 +29,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 pub use chunk::Chunk;
+pub use content::content_hash;
 pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub use read::{Decode, ShardReader};

@@ -12,21 +12,29 @@ use arrow::array::{Array, ArrayRef, BooleanArray, make_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::dense;
-use super::grouped::{self, Arrays, Assembly, Opening};
-use super::hdf5::write::{Element, Hdf5};
-use super::kept::{self, Envelope, Line};
-use super::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Format, Incoming, Opener, Options, Source, hdf5};
+use super::{Detection, Evidence, Format};
+use crate::container::arrays::ArrayColumns;
+use crate::container::hdf5;
+use crate::container::hdf5::{Element, Hdf5Writer};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
+use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source};
+use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
+use crate::transfer::write::arrays;
+use crate::transfer::write::{
+    ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written,
+};
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "d3rlpy",
     about: "d3rlpy's ReplayBuffer.dump: HDF5, arrays of each trajectory",
-    detect,
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Layout,
+        probe: detect,
+    }),
+    read: Some(Reader {
         takes: &[],
         open: read,
     }),
@@ -46,7 +54,7 @@ const PREFIX: &str = "trajmill/";
 const VERSION: &str = "2.1";
 
 /// Whether the file at `path` is a dump.
-pub(super) fn detect(path: &Path) -> bool {
+fn detect(path: &Path) -> bool {
     let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok()).flatten();
     file.is_some_and(|file| {
         ["num_episodes", "columns", "version"]
@@ -56,12 +64,12 @@ pub(super) fn detect(path: &Path) -> bool {
 }
 
 fn note(path: &Path) -> Option<String> {
-    hdf5::note(path, PREFIX)
+    envelope::note_of_hdf5(path, PREFIX)
 }
 
 struct Dump {
     path: PathBuf,
-    /// Arrays that are not read yet, and the groups of what was kept.
+    /// ArrayColumns that are not read yet, and the groups of what was kept.
     arrays: HashMap<String, hdf5::Dataset>,
     groups: HashMap<String, hdf5::Group>,
     episodes: u64,
@@ -71,7 +79,7 @@ struct Dump {
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
-    opening: Opening,
+    opening: FirstTrajectory,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
@@ -120,7 +128,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .take_while(|part| arrays.contains_key(&format!("observations_0_{part}")))
         .count() as u64;
     let parts = (!arrays.contains_key("observations_0") && parts > 0).then_some(parts);
-    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE))
+    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))
         .map(|text| Envelope::parse(&text))
         .transpose();
     let envelope = envelope.map_err(|error| error.at(path.display()))?;
@@ -128,7 +136,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .as_ref()
         .map_or_else(|| Ok(Arc::new(Schema::empty())), Envelope::schema)?;
     let schema = Arc::new(Schema::empty());
-    let opening = Opening::default();
+    let opening = FirstTrajectory::default();
     let mut dump = Dump {
         path: path.to_owned(),
         arrays,
@@ -141,12 +149,12 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         schema,
         opening,
     };
-    (dump.opening, dump.schema) = Opening::read(options.on_error, || dump.episode(None))?;
+    (dump.opening, dump.schema) = FirstTrajectory::read(options.on_error, || dump.episode(None))?;
     Ok(Box::new(dump))
 }
 
 impl Dump {
-    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
+    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
         let index = self.next;
         if index == self.episodes {
             return Ok(None);
@@ -166,47 +174,49 @@ impl Dump {
     }
 
     fn array(&mut self, name: &str) -> Result<(Field, ArrayRef)> {
-        hdf5::column(&self.dataset(name)?, name, &mut hdf5::whole)?
+        hdf5::column(&self.dataset(name)?, name, &mut hdf5::all_rows)?
             .ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
     }
 
-    fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
+    fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
         let group = self.envelope.as_ref().map(|_| {
-            let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
+            let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
             let group = self
                 .groups
                 .remove(&index.to_string())
                 .ok_or_else(|| Error::failed("what was kept of it is not there"))?;
-            hdf5::arrays(&group, "", 0, &mut hdf5::whole, &mut arrays)?;
+            hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
             hdf5::attributes(&group, &mut attributes);
             let line = attributes
                 .get("line")
                 .and_then(Value::as_str)
                 .unwrap_or_default();
-            let line: Line = serde_json::from_str(line).map_err(|error| {
+            let line: EnvelopeLine = serde_json::from_str(line).map_err(|error| {
                 Error::failed(format!("what was kept of it is damaged: {error}"))
             })?;
             Ok::<_, Error>((arrays, line))
         });
         let (mut kept, line) = group
             .transpose()?
-            .map_or((Arrays::new(), None), |(arrays, line)| (arrays, Some(line)));
+            .map_or((ArrayColumns::new(), None), |(arrays, line)| {
+                (arrays, Some(line))
+            });
         let mut observation = match self.parts {
             None => self.array(&format!("observations_{index}"))?,
             Some(parts) => {
-                let mut arrays = Arrays::new();
+                let mut arrays = ArrayColumns::new();
                 for part in 0..parts {
                     arrays.insert(
                         format!("observations/{part}"),
                         self.array(&format!("observations_{index}_{part}"))?,
                     );
                 }
-                grouped::take(&mut arrays, "observations")
+                per_trajectory::take(&mut arrays, "observations")
                     .ok_or_else(|| Error::failed("parts of `observations` differ in length"))?
             }
         };
         let length = observation.1.len();
-        let last = grouped::take(&mut kept, "final_observation");
+        let last = per_trajectory::take(&mut kept, "final_observation");
         // Parts that had names are numbered in d3rlpy.
         let data_type = observation.1.data_type().clone();
         if let Some((_, last)) =
@@ -220,17 +230,17 @@ impl Dump {
             );
             observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
         }
-        let mut assembly = Assembly::new(length, observation.1.len() > length);
+        let mut assembly = TrajectoryBuilder::new(length, observation.1.len() > length);
         let mut action = self.array(&format!("actions_{index}"))?;
         // Single whole numbers stand in a column of one.
         if action.0.data_type().to_string().contains("Int") {
-            action = grouped::squeezed(action);
+            action = per_trajectory::squeezed(action);
         }
         assembly.add(step::OBSERVATION, observation, false)?;
         assembly.add(step::ACTION, action, true)?;
         assembly.add(
             step::REWARD,
-            grouped::squeezed(self.array(&format!("rewards_{index}"))?),
+            per_trajectory::squeezed(self.array(&format!("rewards_{index}"))?),
             true,
         )?;
         let name = format!("terminated_{index}");
@@ -252,9 +262,9 @@ impl Dump {
         assembly.flags(step::TERMINATED, &flags(terminated))?;
         assembly.flags(step::TRUNCATED, &flags(truncated))?;
         assembly.finals();
-        assembly.others(grouped::with_valid(kept, true)?)?;
-        let about = line.map_or(Ok(None), |line| kept::row(&self.about, &line.about))?;
-        Ok(Incoming {
+        assembly.others(per_trajectory::with_valid(kept, true)?)?;
+        let about = line.map_or(Ok(None), |line| envelope::row(&self.about, &line.about))?;
+        Ok(IncomingTrajectory {
             key: index.to_string(),
             steps: assembly.finish(schema)?,
             about,
@@ -283,7 +293,7 @@ impl Source for Dump {
         Some(1)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         if let Some(next) = self.opening.next() {
             return next.map(Some);
         }
@@ -292,7 +302,7 @@ impl Source for Dump {
     }
 }
 
-fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Result<Written> {
     let mut written = Written::default();
     for column in [step::OBSERVATION, step::ACTION, step::REWARD] {
         let field = outgoing.steps().field_with_name(column);
@@ -302,7 +312,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
             ))
             .hint("`derive` can make one")
         })?;
-        if dense::plain(field, column).is_none() {
+        if arrays::plain(field, column).is_none() {
             return Err(Error::failed(format!(
                 "d3rlpy cannot hold `{column}` of type {}",
                 field.data_type()
@@ -311,14 +321,14 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     }
     let mut extras = Vec::new();
     let mut left = Vec::new();
-    for column in dense::extras(outgoing.steps()) {
-        match dense::plain(outgoing.steps().field_with_name(&column)?, &column) {
+    for column in arrays::extras(outgoing.steps()) {
+        match arrays::plain(outgoing.steps().field_with_name(&column)?, &column) {
             Some(_) => extras.push(column),
             None => left.push(column),
         }
     }
-    dense::left(&mut written, &left);
-    let mut file = Hdf5::create(to)?;
+    arrays::left(&mut written, &left);
+    let mut file = Hdf5Writer::create(to)?;
     for leaving in outgoing.pass(None)? {
         episode(&mut file, &leaving?, &extras)?;
     }
@@ -336,7 +346,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     file.texts("version", &[], &[VERSION])?;
     let envelope = Envelope::new(outgoing, options, BTreeMap::new(), &mut written).text()?;
     file.array(
-        &format!("{PREFIX}{}", kept::ENVELOPE),
+        &format!("{PREFIX}{}", envelope::ENVELOPE),
         Element::Plain(DataType::UInt8),
         &[envelope.len() as u64],
         envelope.as_bytes(),
@@ -355,7 +365,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
     Ok(written)
 }
 
-fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> {
+fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, extras: &[String]) -> Result<()> {
     let (index, length) = (leaving.index, leaving.length);
     let schema = leaving.steps.schema();
     let whole = |name: &str| {
@@ -366,21 +376,21 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
     };
     let field = schema.field_with_name(step::OBSERVATION)?;
     let observation = whole(step::OBSERVATION)?;
-    let parts = dense::plain(field, "").unwrap_or_default();
+    let parts = arrays::plain(field, "").unwrap_or_default();
     for (part, plain) in parts.iter().enumerate() {
         let name = if plain.path.is_empty() {
             format!("observations_{index}")
         } else {
             format!("observations_{index}_{part}")
         };
-        dense::one(file, &name, plain, &observation.slice(0, length))?;
+        arrays::one(file, &name, plain, &observation.slice(0, length))?;
     }
     // Actions and rewards are columns of one where they are single numbers.
     for (column, name) in [(step::ACTION, "actions"), (step::REWARD, "rewards")] {
         let values = whole(column)?.slice(0, length);
         let mut bytes = Vec::new();
-        dense::append(&values, &mut bytes)?;
-        let plain = dense::plain(schema.field_with_name(column)?, name)
+        arrays::append(&values, &mut bytes)?;
+        let plain = arrays::plain(schema.field_with_name(column)?, name)
             .and_then(|parts| parts.into_iter().next());
         let plain =
             plain.ok_or_else(|| Error::failed(format!("`{column}` is no array of numbers")))?;
@@ -397,7 +407,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
             &bytes,
         )?;
     }
-    let line = kept::line(leaving)?;
+    let line = envelope::line(leaving)?;
     file.array(
         &format!("terminated_{index}"),
         Element::Plain(DataType::Boolean),
@@ -406,7 +416,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
     )?;
     let group = format!("{PREFIX}{index}");
     if leaving.has_final() {
-        dense::array(
+        arrays::array(
             file,
             &format!("{group}/final_observation"),
             field,
@@ -415,12 +425,12 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
     }
     for column in extras {
         let (field, values) = (schema.field_with_name(column)?, whole(column)?);
-        dense::array(file, &format!("{group}/{column}"), field, values)?;
+        arrays::array(file, &format!("{group}/{column}"), field, values)?;
         if field.is_nullable() {
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..values.len()).map(|row| Some(values.is_valid(row))),
             ));
-            dense::array(
+            arrays::array(
                 file,
                 &format!("{group}/{column}_valid"),
                 &Field::new("valid", DataType::Boolean, false),
@@ -428,8 +438,8 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
             )?;
         }
     }
-    if let Some(proxy) = dense::proxy(leaving, leaving.steps.num_rows()) {
-        dense::array(
+    if let Some(proxy) = arrays::proxy(leaving, leaving.steps.num_rows()) {
+        arrays::array(
             file,
             &format!("{group}/action_is_proxy"),
             &Field::new("proxy", DataType::Boolean, false),
@@ -439,7 +449,10 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, extras: &[String]) -> Result<()> 
     let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;
     file.group(
         &group,
-        vec![("line".to_owned(), super::hdf5::write::Attribute::Text(text))],
+        vec![(
+            "line".to_owned(),
+            crate::container::hdf5::Attribute::Text(text),
+        )],
     )?;
     file.close(&group)
 }

@@ -12,21 +12,28 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::DataType;
 
-use super::dense::{self, Plain};
-use super::flat::Flat;
-use super::hdf5::write::Hdf5;
-use super::kept::{self, Envelope, Kept};
-use super::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Format, Opener, Options, Source, hdf5};
+use super::{Detection, Evidence, Format};
+use crate::container::hdf5;
+use crate::container::hdf5::Hdf5Writer;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::transfer::read::concatenated::Concatenated;
+use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
+use crate::transfer::write::arrays::{self, PlainArray};
+use crate::transfer::write::{
+    ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written,
+};
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "d4rl",
     about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts",
-    detect,
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Container,
+        probe: hdf5::is_hdf5,
+    }),
+    read: Some(Reader {
         takes: &["map", "max_steps"],
         open: read,
     }),
@@ -42,28 +49,25 @@ pub(super) const FORMAT: Format = Format {
 /// Where what no array of D4RL's holds is kept.
 const PREFIX: &str = "metadata/trajmill/";
 
-/// Any HDF5 file that is not of a format with groups of its own.
-fn detect(path: &Path) -> bool {
-    hdf5::is_hdf5(path)
-        && super::robomimic::demonstrations(path).is_none()
-        && !super::d3rlpy::detect(path)
-}
-
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let (mut parts, metadata) = hdf5::everything(&hdf5::open(path)?, path)?;
-    let kept = Kept::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
-    Ok(Box::new(Flat::new(path, parts, options, metadata, kept)?))
+    let is_data = |name: &str| !name.starts_with("metadata/") || name.starts_with(PREFIX);
+    let (mut parts, metadata) = hdf5::stored_arrays(&hdf5::open(path)?, path, is_data)?;
+    let kept =
+        EnvelopeReader::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
+    Ok(Box::new(Concatenated::new(
+        path, parts, options, metadata, kept,
+    )?))
 }
 
 fn note(path: &Path) -> Option<String> {
-    hdf5::note(path, PREFIX)
+    envelope::note_of_hdf5(path, PREFIX)
 }
 
-fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Result<Written> {
     let mut written = Written::default();
     let mut columns = BTreeMap::new();
     let observation = vectors(outgoing, step::OBSERVATION)?;
-    let mut file = Hdf5::create(to)?;
+    let mut file = Hdf5Writer::create(to)?;
     vectors(outgoing, step::ACTION)?;
     for (column, name) in [
         (step::OBSERVATION, "observations"),
@@ -76,17 +80,17 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
             ))
             .hint("`derive` can make one, or choose a format that does not need it"));
         }
-        dense::column(outgoing, &mut file, column, name, false)?;
+        arrays::column(outgoing, &mut file, column, name, false)?;
     }
-    let next = Plain {
+    let next = PlainArray {
         name: "next_observations".to_owned(),
         ..observation
     };
-    let following = |leaving: &Leaving| {
+    let following = |leaving: &OutgoingTrajectory| {
         let column = leaving.steps.column_by_name(step::OBSERVATION);
         leaving.following(column.ok_or_else(|| Error::failed("a column was not read"))?)
     };
-    dense::stream(
+    arrays::stream(
         outgoing,
         &mut file,
         &next,
@@ -101,7 +105,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        dense::proxies(
+        arrays::proxies(
             outgoing,
             &mut file,
             "infos/action_is_proxy",
@@ -111,20 +115,20 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         written.moved("`action_source`", "`infos/action_is_proxy`");
     }
     let mut left = Vec::new();
-    for column in dense::extras(outgoing.steps()) {
+    for column in arrays::extras(outgoing.steps()) {
         let name = if column.starts_with("infos/") {
             column.clone()
         } else {
             format!("infos/{column}")
         };
-        if !dense::column(outgoing, &mut file, &column, &name, false)? {
+        if !arrays::column(outgoing, &mut file, &column, &name, false)? {
             left.push(column);
         } else if name != column {
             columns.insert(format!("{name}_valid"), format!("{column}_valid"));
             columns.insert(name, column);
         }
     }
-    dense::left(&mut written, &left);
+    arrays::left(&mut written, &left);
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
         written.moved(
             "which actions were filled in",
@@ -148,20 +152,20 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         format!("`{PREFIX}*`"),
     );
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
-    kept::write(outgoing, &mut file, PREFIX, &envelope)?;
+    envelope::write(outgoing, &mut file, PREFIX, &envelope)?;
     file.finish()?;
     Ok(written)
 }
 
 /// The one array that the column `name` of vectors or single numbers becomes.
-fn vectors(outgoing: &Outgoing, name: &str) -> Result<Plain> {
+fn vectors(outgoing: &OutgoingDataset, name: &str) -> Result<PlainArray> {
     let field = outgoing.steps().field_with_name(name);
     let field = field.map_err(|_| {
         Error::failed(format!(
             "D4RL needs `{name}s`, and the dataset has no column `{name}`"
         ))
     })?;
-    match dense::plain(field, name).as_deref() {
+    match arrays::plain(field, name).as_deref() {
         Some([one]) if one.path.is_empty() => Ok(one.clone()),
         _ => Err(Error::failed(format!("`{name}` is {}, and D4RL holds one vector a step", field.data_type()))
             .hint("`derive` can make a vector of its parts, and `columns` choose it; or write another format")),
@@ -169,14 +173,19 @@ fn vectors(outgoing: &Outgoing, name: &str) -> Result<Plain> {
 }
 
 /// Flags of the ends of trajectories: the last step of each is one or the other.
-fn flags(outgoing: &Outgoing, file: &mut Hdf5, name: &str, column: &str) -> Result<()> {
-    let plain = Plain {
+fn flags(
+    outgoing: &OutgoingDataset,
+    file: &mut Hdf5Writer,
+    name: &str,
+    column: &str,
+) -> Result<()> {
+    let plain = PlainArray {
         name: name.to_owned(),
         path: Vec::new(),
         element: DataType::Boolean,
         row: Vec::new(),
     };
-    let of = |leaving: &Leaving| -> Result<ArrayRef> {
+    let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
         let flags = leaving
             .column(column)
             .ok_or_else(|| Error::failed("a column was not read"))?;
@@ -190,7 +199,7 @@ fn flags(outgoing: &Outgoing, file: &mut Hdf5, name: &str, column: &str) -> Resu
             (0..leaving.length).map(|row| Some(flags.value(row) || cut(row))),
         )))
     };
-    dense::stream(
+    arrays::stream(
         outgoing,
         file,
         &plain,
@@ -210,7 +219,7 @@ mod tests {
     use hdf5_pure::{EnumTypeBuilder, FileBuilder};
 
     use super::*;
-    use crate::format::Incoming;
+    use crate::transfer::read::IncomingTrajectory;
 
     fn booleans(builder: &mut FileBuilder, name: &str, values: &[u8]) {
         let boolean = EnumTypeBuilder::u8_based()
@@ -265,7 +274,7 @@ mod tests {
         (folder, path)
     }
 
-    fn all(path: &Path, options: &Options) -> Result<Vec<Incoming>> {
+    fn all(path: &Path, options: &Options) -> Result<Vec<IncomingTrajectory>> {
         let mut source = read(path, options)?;
         let mut found = Vec::new();
         while let Some(incoming) = source.next()? {
@@ -275,7 +284,7 @@ mod tests {
         Ok(found)
     }
 
-    fn flags(incoming: &Incoming, name: &str) -> Vec<bool> {
+    fn flags(incoming: &IncomingTrajectory, name: &str) -> Vec<bool> {
         incoming.steps[name].as_boolean().values().iter().collect()
     }
 

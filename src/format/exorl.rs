@@ -9,17 +9,23 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::grouped::{self, Arrays, Assembly, Opening};
-use super::{Format, Incoming, Opener, Options, Source, npz, parts, pattern};
+use super::{Detection, Evidence, Format};
+use crate::container::arrays::ArrayColumns;
+use crate::container::{arrays, npz};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
+use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern};
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "exorl",
     about: "ExORL, DrQ, V-D4RL: a folder of episode_*.npz, one trajectory a file; only read",
-    detect: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Layout,
+        probe: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
+    }),
+    read: Some(Reader {
         takes: &[],
         open: read,
     }),
@@ -38,7 +44,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        if name.starts_with("episode_") && npz::named(&file) {
+        if name.starts_with("episode_") && npz::is_npz(&file) {
             files.push(file);
         }
     }
@@ -49,7 +55,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 struct Episodes {
     files: std::vec::IntoIter<PathBuf>,
     schema: SchemaRef,
-    opening: Opening,
+    opening: FirstTrajectory,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
@@ -60,7 +66,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             path.display()
         )));
     }
-    let (opening, schema) = Opening::read(options.on_error, || next(&mut files, None))?;
+    let (opening, schema) = FirstTrajectory::read(options.on_error, || next(&mut files, None))?;
     Ok(Box::new(Episodes {
         files,
         schema,
@@ -72,7 +78,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 fn next(
     files: &mut std::vec::IntoIter<PathBuf>,
     schema: Option<&SchemaRef>,
-) -> Result<Option<Incoming>> {
+) -> Result<Option<IncomingTrajectory>> {
     let Some(path) = files.next() else {
         return Ok(None);
     };
@@ -81,9 +87,9 @@ fn next(
         .map_err(|error| error.at(path.display()))
 }
 
-fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
-    let mut arrays = Arrays::new();
-    for mut part in npz::parts(path)?
+fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
+    let mut arrays = ArrayColumns::new();
+    for mut part in npz::arrays(path, &[])?
         .into_iter()
         .filter(|part| part.layout.width() > 0)
     {
@@ -95,16 +101,19 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
         }
         let bytes = part.reader.read(part.layout.rows)?;
         let name = part.layout.name.clone();
-        arrays.insert(name.clone(), parts::whole(&name, &part.layout, bytes)?);
+        arrays.insert(
+            name.clone(),
+            arrays::whole_column(&name, &part.layout, bytes)?,
+        );
     }
-    let observation = grouped::take(&mut arrays, "observation")
+    let observation = per_trajectory::take(&mut arrays, "observation")
         .ok_or_else(|| Error::failed("there is no array `observation`"))?;
     let rows = observation.1.len();
     let length = rows
         .checked_sub(1)
         .filter(|length| *length > 0)
         .ok_or_else(|| Error::failed("it has no step after the reset"))?;
-    let mut assembly = Assembly::new(length, true);
+    let mut assembly = TrajectoryBuilder::new(length, true);
     assembly.add(step::OBSERVATION, observation, false)?;
     // What led to row t+1 was done in row t.
     let mut led = |name: &str| -> Result<Option<_>> {
@@ -124,9 +133,9 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
         assembly.add(step::ACTION, action, true)?;
     }
     if let Some(reward) = reward {
-        assembly.add(step::REWARD, grouped::squeezed(reward), true)?;
+        assembly.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
     }
-    let zero = discount.as_ref().map(grouped::numbers).transpose()?;
+    let zero = discount.as_ref().map(per_trajectory::numbers).transpose()?;
     let terminated: Vec<bool> = (0..length)
         .map(|row| zero.as_ref().is_some_and(|discount| discount[row] == 0.0))
         .collect();
@@ -140,14 +149,14 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<Incoming> {
     )?;
     assembly.finals();
     if let Some(discount) = discount {
-        assembly.add("discount", grouped::squeezed(discount), true)?;
+        assembly.add("discount", per_trajectory::squeezed(discount), true)?;
     }
     assembly.others(arrays)?;
     let key = path
         .file_stem()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    Ok(Incoming {
+    Ok(IncomingTrajectory {
         key,
         steps: assembly.finish(schema)?,
         about: None,
@@ -175,7 +184,7 @@ impl Source for Episodes {
         Some(1)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         match self.opening.next() {
             Some(opening) => opening.map(Some),
             None => next(&mut self.files, Some(&self.schema)),

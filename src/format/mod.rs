@@ -1,58 +1,34 @@
-//! Foreign dataset formats. One format is one file, and one line of [`FORMATS`].
+//! Dataset formats of others. One format is one file or folder, and one line of [`FORMATS`].
 //!
-//! A reader turns a foreign dataset into a stream of whole trajectories with canonical columns; it holds one
-//! trajectory, never the dataset. [`import`] numbers them and writes shards. Nothing in a file is ever executed.
+//! A format says how its datasets are recognised, read, written and validated. What formats share is in
+//! [`crate::transfer`] (trajectories) and [`crate::container`] (files).
 
-pub mod adapt;
 mod arrow;
-mod blosc;
-pub mod check;
 mod d3rlpy;
 mod d4rl;
-mod dense;
-pub mod diff;
 mod exorl;
-pub mod export;
-mod flat;
-mod grouped;
-mod hdf5;
-pub mod import;
-mod kept;
 mod lerobot;
-mod lerobot_v2_1;
 mod minari;
 mod npy;
 mod npz;
 mod ogbench;
-mod options;
-pub mod outgoing;
 mod parquet;
-mod parts;
-mod pattern;
-pub mod quarantine;
-mod returning;
 mod rlds;
 mod robomimic;
-mod robosuite;
-mod table;
 mod tensordict;
 mod tfagents;
-mod tfrecord;
-mod unlabelled;
-pub mod video;
 mod zarr;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use ::arrow::array::RecordBatch;
-use ::arrow::datatypes::{Schema, SchemaRef};
+use serde_json::Value;
 
-use crate::dataset::schema::step;
-use crate::error::{Error, Result, caught};
-pub use options::{Alignment, FinalAction, OnError, Options};
-pub use outgoing::{Leaving, Outgoing, Unlabelled, WriteOptions, Writer, Written};
-pub use video::Frames;
+use crate::error::{Error, Result, caught, nearest};
+use crate::inspect::{self, Findings};
+use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
+use crate::transfer::roundtrip::{note, restore};
+use crate::transfer::write::{WriteOptions, Writer};
+use crate::video::{self, Frames};
 
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[
@@ -61,7 +37,7 @@ pub const FORMATS: &[Format] = &[
     d4rl::FORMAT,
     exorl::FORMAT,
     lerobot::FORMAT,
-    lerobot_v2_1::FORMAT,
+    lerobot::V2_1,
     minari::FORMAT,
     npy::FORMAT,
     npz::FORMAT,
@@ -69,19 +45,11 @@ pub const FORMATS: &[Format] = &[
     parquet::FORMAT,
     rlds::FORMAT,
     robomimic::FORMAT,
-    robosuite::FORMAT,
+    robomimic::ROBOSUITE,
     tensordict::FORMAT,
     tfagents::FORMAT,
     zarr::FORMAT,
 ];
-
-/// How a format is read.
-pub struct Opener {
-    /// Names of the [`Options`] that mean something to the format, besides `on_error`.
-    pub takes: &'static [&'static str],
-    /// Opens a dataset for reading.
-    pub open: fn(&Path, &Options) -> Result<Box<dyn Source>>,
-}
 
 /// One entry of the registry.
 pub struct Format {
@@ -89,14 +57,33 @@ pub struct Format {
     pub name: &'static str,
     /// One line for the help.
     pub about: &'static str,
-    /// Whether the file or directory looks like this format.
-    pub detect: fn(&Path) -> bool,
-    /// How a dataset is read; `None` where the format is only written.
-    pub read: Option<Opener>,
+    /// How a file or directory of this format is recognised; `None` if it has to be named.
+    pub detection: Option<Detection>,
+    /// How a dataset is read; `None` if the format is only written.
+    pub read: Option<Reader>,
     /// How a dataset is written; `None` where the format is only read.
     pub write: Option<Writer>,
     /// Holds a file or directory against the rules of the format's own loader; `None` where reading it is all the check.
     pub validate: Option<fn(&Path, &mut Findings) -> Result<()>>,
+}
+
+/// How a format is recognised.
+pub struct Detection {
+    /// What a match rests on.
+    pub evidence: Evidence,
+    /// Whether the file or directory looks like the format.
+    pub probe: fn(&Path) -> bool,
+}
+
+/// What a match rests on, strongest first: formats with stronger evidence are tried first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Evidence {
+    /// A file, or first bytes, that only this format has.
+    Marker,
+    /// The names of the files or arrays that the format prescribes.
+    Layout,
+    /// The kind of file alone: formats with names of their own have been tried before.
+    Container,
 }
 
 impl Format {
@@ -104,14 +91,14 @@ impl Format {
     ///
     /// # Errors
     /// Where it is only written, an option means nothing to it, or this build cannot do what one asks for.
-    pub fn accepts(&self, options: &Options) -> Result<&Opener> {
-        let opener = self.read.as_ref().ok_or_else(|| {
+    pub fn accepts(&self, options: &Options) -> Result<&Reader> {
+        let reader = self.read.as_ref().ok_or_else(|| {
             Error::usage(format!("`{}` is a format that is only written", self.name))
         })?;
         let given = options.given()?;
         // What becomes of bad trajectories is the import's affair.
         self.takes(
-            opener.takes,
+            reader.takes,
             given
                 .keys()
                 .map(String::as_str)
@@ -120,7 +107,7 @@ impl Format {
         if options.frames != Frames::Reference {
             video::version()?;
         }
-        Ok(opener)
+        Ok(reader)
     }
 
     /// Holds the options that a user gave against those that the format takes.
@@ -143,142 +130,70 @@ impl Format {
         .hint(hint))
     }
 
-    /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was. Where a decoder panics at damaged
-    /// input, now or later, that is an error.
+    /// How the format is written with `options`.
     ///
     /// # Errors
-    /// Those of [`Format::accepts`], and where the dataset cannot be read.
-    pub fn open(&self, path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-        let opener = self.accepts(options)?;
-        let place = path.display().to_string();
-        let inner = caught(&place, || {
-            Ok(returning::returning((opener.open)(path, options)?, path))
+    /// Returns an error if the format is only read, or if an option means nothing to it.
+    pub fn writes(&self, options: &WriteOptions) -> Result<&Writer> {
+        let writer = self.write.as_ref().ok_or_else(|| {
+            Error::usage(format!("`{}` is a format that is only read", self.name))
         })?;
-        Ok(Box::new(Caught {
-            inner,
-            place,
-            broken: false,
-        }))
-    }
-}
-
-/// What `validate` found.
-#[derive(Debug, Default)]
-pub struct Findings {
-    /// The first faults, at most [`Findings::KEPT`].
-    pub faults: Vec<Fault>,
-    /// Faults in all that make the dataset wrong.
-    pub errors: u64,
-    /// Faults in all that its owner should know of.
-    pub warnings: u64,
-    /// Trajectories looked at.
-    pub trajectories: u64,
-    /// Rows looked at.
-    pub rows: u64,
-}
-
-/// One thing that is wrong with a dataset.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Fault {
-    /// Whether a loader would refuse it or train on wrong values; if not, it is a warning.
-    pub error: bool,
-    /// A short name that stays the same, such as `nan-action`.
-    pub rule: &'static str,
-    /// File, trajectory, row.
-    pub place: String,
-    /// What is wrong and what to do, in a sentence.
-    pub message: String,
-}
-
-impl Findings {
-    /// Faults that are kept; the others are only counted.
-    pub const KEPT: usize = 1000;
-
-    /// Adds something that a loader would refuse or train wrongly on.
-    pub fn error(
-        &mut self,
-        rule: &'static str,
-        place: impl Into<String>,
-        message: impl Into<String>,
-    ) {
-        self.errors += 1;
-        self.add(Fault {
-            error: true,
-            rule,
-            place: place.into(),
-            message: message.into(),
-        });
+        self.takes(writer.takes, options.given())?;
+        Ok(writer)
     }
 
-    /// Adds something that the owner should know of.
-    pub fn warning(
-        &mut self,
-        rule: &'static str,
-        place: impl Into<String>,
-        message: impl Into<String>,
-    ) {
-        self.warnings += 1;
-        self.add(Fault {
-            error: false,
-            rule,
-            place: place.into(),
-            message: message.into(),
-        });
+    /// Verifies the dataset at `path` against the rules of its format's loader, and its steps against
+    /// [`inspect::Steps`].
+    ///
+    /// # Errors
+    /// Returns an error if the dataset cannot be read at all.
+    pub fn validate(&self, path: &Path, options: &Options) -> Result<Findings> {
+        let mut findings = Findings::default();
+        match self.validate {
+            Some(own) => caught(path.display(), || own(path, &mut findings))?,
+            None => self.read_through(path, options, &mut findings),
+        }
+        Ok(findings)
     }
 
-    fn add(&mut self, fault: Fault) {
-        if self.faults.len() < Findings::KEPT {
-            self.faults.push(fault);
+    /// Reads the dataset at `path` from its first trajectory to its last, and adds what is wrong with its steps to
+    /// `findings`.
+    fn read_through(&self, path: &Path, options: &Options, findings: &mut Findings) {
+        let options = Options {
+            on_error: OnError::Quarantine,
+            ..options.clone()
+        };
+        match self.open(path, &options) {
+            Ok(source) => inspect::read_through(source, findings),
+            Err(error) => {
+                findings.error("unreadable", path.display().to_string(), error.to_string())
+            }
         }
     }
-}
 
-/// A foreign dataset, read one trajectory at a time.
-pub trait Source {
-    /// Columns of steps less `trajectory_id` and `step`: `observation`, `action`, `reward`, `terminated`,
-    /// `truncated`, `is_final` in this order, then any other column under its own name.
-    fn schema(&self) -> SchemaRef;
-
-    /// Rows in all, where the source knows, for the progress bar.
-    fn rows(&self) -> Option<u64>;
-
-    /// What the source says of itself, verbatim.
-    fn metadata(&self) -> serde_json::Map<String, serde_json::Value>;
-
-    /// Columns of [`Incoming::about`]: what the source says of each trajectory besides its steps. `uid`, `source` and
-    /// `source_key`, text, take the place of those that import would give; all columns are carried along.
-    fn about(&self) -> SchemaRef {
-        Arc::new(Schema::empty())
-    }
-
-    /// After [`Source::next`] has failed: how many trajectories that error stands for, where the next call goes on with
-    /// those behind them, so that they can be set aside; `None` where it cannot go on.
-    fn lost(&self) -> Option<u64> {
-        None
-    }
-
-    /// The next trajectory, in the source's order.
+    /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was. A panic of a decoder at
+    /// damaged input, now or later, is an error.
     ///
     /// # Errors
-    /// Where the source is damaged or contradicts itself; the message names file, trajectory, dataset or column, and
-    /// the remedy.
-    fn next(&mut self) -> Result<Option<Incoming>>;
-}
-
-/// One trajectory of a foreign dataset.
-pub struct Incoming {
-    /// The source's own id of it, as text.
-    pub key: String,
-    /// Its steps, and the observation after the last action where the source has it, as [`Source::schema`] says.
-    pub steps: RecordBatch,
-    /// One row of what the source says of it, as [`Source::about`] says; `None` where that has no columns.
-    pub about: Option<RecordBatch>,
+    /// Returns the errors of [`Format::accepts`], and an error if the dataset cannot be read.
+    pub fn open(&self, path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+        let reader = self.accepts(options)?;
+        let place = path.display().to_string();
+        let inner = caught(&place, || {
+            let source = (reader.open)(path, options)?;
+            Ok(match origin(path) {
+                Some(note) => restore::restored(source, &note),
+                None => source,
+            })
+        })?;
+        Ok(Box::new(Guarded::new(inner, place)))
+    }
 }
 
 /// The format named `name`, or the one that `path` looks like.
 ///
 /// # Errors
-/// Where there is no such format, or none or several fit.
+/// Returns an error if there is no such format, or if `path` looks like none.
 pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
     let names = || {
         FORMATS
@@ -299,10 +214,7 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
     if !path.exists() {
         return Err(Error::failed(format!("{} does not exist", path.display())));
     }
-    // Whatever upsets the look at a file is for the reader that fits to say.
-    let fits =
-        |format: &&Format| caught(path.display(), || Ok((format.detect)(path))).unwrap_or(false);
-    FORMATS.iter().find(fits).ok_or_else(|| {
+    detect(path).ok_or_else(|| {
         Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!(
             "name it, by --from or `format:`: one of {}",
             names()
@@ -310,70 +222,50 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
     })
 }
 
-/// A source whose panics are errors.
-struct Caught {
-    inner: Box<dyn Source>,
-    place: String,
-    /// Whether it has failed in a way that nothing comes after: what a panic leaves is of no use.
-    broken: bool,
+/// The format that `path` looks like, by the strongest evidence.
+fn detect(path: &Path) -> Option<&'static Format> {
+    let fits = |evidence: Evidence, format: &Format| {
+        // The reader reports what is wrong with a file; the probe only decides which reader that is.
+        format.detection.as_ref().is_some_and(|detection| {
+            detection.evidence == evidence
+                && caught(path.display(), || Ok((detection.probe)(path))).unwrap_or(false)
+        })
+    };
+    [Evidence::Marker, Evidence::Layout, Evidence::Container]
+        .into_iter()
+        .find_map(|evidence| FORMATS.iter().find(|format| fits(evidence, format)))
 }
 
-impl Source for Caught {
-    fn schema(&self) -> SchemaRef {
-        self.inner.schema()
-    }
-
-    fn rows(&self) -> Option<u64> {
-        self.inner.rows()
-    }
-
-    fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.inner.metadata()
-    }
-
-    fn about(&self) -> SchemaRef {
-        self.inner.about()
-    }
-
-    fn lost(&self) -> Option<u64> {
-        self.inner.lost().filter(|_| !self.broken)
-    }
-
-    fn next(&mut self) -> Result<Option<Incoming>> {
-        self.broken = true;
-        let next = caught(&self.place, || Ok(self.inner.next()))?;
-        self.broken = false;
-        next.map_err(Error::plainly)
-    }
+/// The format `name`, which can be written.
+///
+/// # Errors
+/// Returns an error if there is none; the hint names the formats that can be written.
+pub fn writable(name: &str) -> Result<&'static Format> {
+    let known: Vec<&str> = FORMATS
+        .iter()
+        .filter(|format| format.write.is_some())
+        .map(|format| format.name)
+        .collect();
+    FORMATS
+        .iter()
+        .find(|format| format.name == name && format.write.is_some())
+        .ok_or_else(|| {
+            let hint = nearest(name, known.iter().copied()).map_or_else(
+                || format!("one of {}", known.join(", ")),
+                |meant| format!("did you mean `{meant}`?"),
+            );
+            Error::usage(format!("`{name}` is not a format that can be written")).hint(hint)
+        })
 }
 
-/// The name of a column that has no fixed meaning: its own, unless a column of steps with a fixed meaning is called so.
-fn free_name(name: &str) -> String {
-    let fixed = [
-        step::TRAJECTORY_ID,
-        step::STEP,
-        step::OBSERVATION,
-        step::ACTION,
-        step::REWARD,
-        step::TERMINATED,
-        step::TRUNCATED,
-        step::IS_FINAL,
-        step::ACTION_SOURCE,
-        step::ACTION_STD,
-    ];
-    if fixed.contains(&name) {
-        format!("source_{name}")
-    } else {
-        name.to_owned()
+/// The note of origin in the output at `path`; `None` if trajmill did not write it.
+pub fn origin(path: &Path) -> Option<Value> {
+    if path.is_dir() {
+        return note::of_directory(path);
     }
-}
-
-/// Whether the file at `path` begins with `bytes`; `false` where it cannot be read.
-fn starts_with(path: &Path, bytes: &[u8]) -> bool {
-    use std::io::Read;
-    let mut found = vec![0; bytes.len()];
-    std::fs::File::open(path)
-        .and_then(|mut file| file.read_exact(&mut found))
-        .is_ok()
-        && found == bytes
+    let text = FORMATS
+        .iter()
+        .filter_map(|format| format.write.as_ref()?.note)
+        .find_map(|note| note(path))?;
+    serde_json::from_str(&text).ok()
 }

@@ -11,21 +11,26 @@ use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
 use arrow::datatypes::DataType;
 use serde_json::Map;
 
-use super::dense::{self, Plain};
-use super::flat::Flat;
-use super::kept::{self, Envelope, Kept};
-use super::npz::{self, write::Npz};
-use super::outgoing::{Leaving, Outgoing, WriteOptions, Writer, Written};
-use super::{Format, Opener, Options, Source};
+use super::{Detection, Evidence, Format};
+use crate::container::arrays::ArraySink;
+use crate::container::npz::{self, NpzWriter};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::transfer::read::concatenated::Concatenated;
+use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
+use crate::transfer::write::arrays::{self, PlainArray};
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written};
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "ogbench",
     about: "OGBench npz: a row more than steps in each trajectory, terminals on that row",
-    detect,
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Layout,
+        probe: detect,
+    }),
+    read: Some(Reader {
         takes: &["map"],
         open: read,
     }),
@@ -42,7 +47,7 @@ pub(super) const FORMAT: Format = Format {
 const PREFIX: &str = "trajmill/";
 
 /// OGBench's own arrays and no others that would say what a row is, or what we wrote.
-pub(super) fn detect(path: &Path) -> bool {
+fn detect(path: &Path) -> bool {
     let names = npz::names(path).unwrap_or_default();
     let has = |name: &str| names.iter().any(|known| known == name);
     let own = ["observations", "actions", "terminals"]
@@ -61,14 +66,15 @@ pub(super) fn detect(path: &Path) -> bool {
 }
 
 fn note(path: &Path) -> Option<String> {
-    npz::note(path, PREFIX)
+    envelope::note_of_npz(path, PREFIX)
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let mut parts = npz::parts(path)?;
+    let mut parts = npz::arrays(path, &[])?;
     parts.retain(|part| part.layout.name != "trajmill/ogbench");
-    let kept = Kept::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
-    Ok(Box::new(Flat::with_last_rows(
+    let kept =
+        EnvelopeReader::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
+    Ok(Box::new(Concatenated::with_last_rows(
         path,
         parts,
         options,
@@ -77,10 +83,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     )?))
 }
 
-fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Result<Written> {
     let mut written = Written::default();
     let mut columns = BTreeMap::new();
-    let mut file = Npz::create(to)?;
+    let mut file = NpzWriter::create(to)?;
     let rows = outgoing.length() + outgoing.trajectories();
     for (column, name) in [
         (step::OBSERVATION, "observations"),
@@ -95,7 +101,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
                 "OGBench needs `{name}`, and the dataset has no column `{column}`"
             )));
         };
-        let plain = match dense::plain(field, name).as_deref() {
+        let plain = match arrays::plain(field, name).as_deref() {
             Some([one]) if one.path.is_empty() => one.clone(),
             _ => {
                 return Err(Error::failed(format!("`{column}` is {}, and OGBench holds one vector a step", field.data_type()))
@@ -103,7 +109,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
             }
         };
         // The action of the last row means nothing; zeros stand there.
-        let of = |leaving: &Leaving| -> Result<ArrayRef> {
+        let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
             let values = leaving
                 .column(column)
                 .ok_or_else(|| Error::failed("a column was not read"))?;
@@ -113,7 +119,7 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
                 zero_after(&values)
             }
         };
-        dense::stream(outgoing, &mut file, &plain, rows, &[column], &of)?;
+        arrays::stream(outgoing, &mut file, &plain, rows, &[column], &of)?;
         if column == step::REWARD {
             written.moved(
                 "rewards",
@@ -121,18 +127,18 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
             );
         }
     }
-    let terminals = Plain {
+    let terminals = PlainArray {
         name: "terminals".to_owned(),
         path: Vec::new(),
         element: DataType::Boolean,
         row: Vec::new(),
     };
-    let last = |leaving: &Leaving| -> Result<ArrayRef> {
+    let last = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
         Ok(Arc::new(BooleanArray::from_iter(
             (0..=leaving.length).map(|row| Some(row == leaving.length)),
         )))
     };
-    dense::stream(
+    arrays::stream(
         outgoing,
         &mut file,
         &terminals,
@@ -141,12 +147,12 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         &last,
     )?;
     let mut left = Vec::new();
-    for column in dense::extras(outgoing.steps()) {
-        let Some(parts) = dense::plain(outgoing.steps().field_with_name(&column)?, &column) else {
+    for column in arrays::extras(outgoing.steps()) {
+        let Some(parts) = arrays::plain(outgoing.steps().field_with_name(&column)?, &column) else {
             left.push(column);
             continue;
         };
-        let of = |leaving: &Leaving| -> Result<ArrayRef> {
+        let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
             let values = leaving
                 .steps
                 .column_by_name(&column)
@@ -159,22 +165,22 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         };
         let mut nulls = false;
         for plain in &parts {
-            nulls |= dense::stream(outgoing, &mut file, plain, rows, &[&column], &of)?;
+            nulls |= arrays::stream(outgoing, &mut file, plain, rows, &[&column], &of)?;
         }
         if nulls {
-            let valid = Plain {
+            let valid = PlainArray {
                 name: format!("{column}_valid"),
                 path: Vec::new(),
                 element: DataType::Boolean,
                 row: Vec::new(),
             };
-            let of = |leaving: &Leaving| -> Result<ArrayRef> {
+            let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
                 let values = of(leaving)?;
                 Ok(Arc::new(BooleanArray::from_iter(
                     (0..values.len()).map(|row| Some(values.is_valid(row))),
                 )))
             };
-            dense::stream(outgoing, &mut file, &valid, rows, &[&column], &of)?;
+            arrays::stream(outgoing, &mut file, &valid, rows, &[&column], &of)?;
         }
     }
     if outgoing
@@ -182,27 +188,27 @@ fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Writt
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        dense::proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
+        arrays::proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
             leaving.length + 1
         })?;
         columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
         written.moved("`action_source`", "the array `action_is_proxy`");
     }
-    dense::left(&mut written, &left);
+    arrays::left(&mut written, &left);
     written.moved(
         "how each trajectory ended, identity of trajectories",
         format!("the arrays `{PREFIX}*`"),
     );
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
-    kept::write(outgoing, &mut file, PREFIX, &envelope)?;
+    envelope::write(outgoing, &mut file, PREFIX, &envelope)?;
     // By this name a file of ours is known to be of this format.
-    dense::Sink::begin(&mut file, "trajmill/ogbench", &DataType::UInt8, 0, &[])?;
+    ArraySink::begin(&mut file, "trajmill/ogbench", &DataType::UInt8, 0, &[])?;
     file.finish()?;
     Ok(written)
 }
 
 /// All observations, the last one twice where the final one is not known.
-fn observations(leaving: &Leaving) -> Result<ArrayRef> {
+fn observations(leaving: &OutgoingTrajectory) -> Result<ArrayRef> {
     let values = leaving
         .steps
         .column_by_name(step::OBSERVATION)
@@ -220,6 +226,6 @@ fn observations(leaving: &Leaving) -> Result<ArrayRef> {
 
 /// `values` with a row of zeros after them.
 fn zero_after(values: &ArrayRef) -> Result<ArrayRef> {
-    let zero = super::grouped::zeros(values.data_type(), 1)?;
+    let zero = crate::transfer::read::per_trajectory::zeros(values.data_type(), 1)?;
     Ok(arrow::compute::concat(&[values.as_ref(), zero.as_ref()])?)
 }

@@ -12,20 +12,24 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use serde_json::{Map, Value};
 
-use super::flat::Flat;
-use super::parts::{self, Layout, Part, Reader};
-use super::{Format, Opener, Options, Source};
+use super::{Detection, Evidence, Format};
+use crate::container::arrays::{self, ArrayLayout, ArrayReader, StoredArray};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::transfer::read::concatenated::Concatenated;
+use crate::transfer::read::{Options, Reader, Source};
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "tensordict",
     about: "TensorDict memory maps: meta.json and .memmap files, with TorchRL's `next/`",
-    detect: |path| {
-        path.join("meta.json").is_file() && json(path).is_ok_and(|meta| is_tensordict(&meta))
-    },
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Marker,
+        probe: |path| {
+            path.join("meta.json").is_file() && json(path).is_ok_and(|meta| is_tensordict(&meta))
+        },
+    }),
+    read: Some(Reader {
         takes: &["map", "max_steps"],
         open: read,
     }),
@@ -67,7 +71,7 @@ fn is_tensordict(meta: &Map<String, Value>) -> bool {
 
 /// What a directory holds.
 struct Found {
-    parts: Vec<Part>,
+    parts: Vec<StoredArray>,
     /// Leaves and levels that are not read, and why.
     other: Vec<Value>,
 }
@@ -143,7 +147,7 @@ impl Found {
             return Err(wrong(format!("the file has {held} bytes where the shape {shape:?} of {dtype} needs {bytes}"))
                 .hint("it is cut short, or its storage is larger than the data in it: save the TensorDict again with `memmap`"));
         }
-        let layout = Layout {
+        let layout = ArrayLayout {
             name,
             element,
             kind: dtype.to_owned(),
@@ -156,7 +160,7 @@ impl Found {
             file: None,
             row_bytes: layout.row_bytes(),
         };
-        self.parts.push(Part {
+        self.parts.push(StoredArray {
             layout,
             reader: Box::new(reader),
         });
@@ -189,7 +193,7 @@ struct Raw {
     row_bytes: usize,
 }
 
-impl Reader for Raw {
+impl ArrayReader for Raw {
     fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
         let failed = |error: std::io::Error| {
             Error::failed(format!("cannot read {}: {error}", self.path.display()))
@@ -212,20 +216,20 @@ impl Reader for Raw {
 
 /// The first steps of trajectories, as flags: where an id is not the one before.
 struct Changes {
-    ids: Part,
+    ids: StoredArray,
     ahead: Vec<i64>,
     last: Option<i64>,
     read: u64,
 }
 
-impl Reader for Changes {
+impl ArrayReader for Changes {
     fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
         let mut flags = Vec::new();
         for _ in 0..rows {
             if self.ahead.is_empty() {
                 let count = ID_ROWS.min(self.ids.layout.rows - self.read);
                 let values = cast(
-                    &parts::decode(&self.ids.layout, self.ids.reader.read(count)?)?,
+                    &arrays::decode(&self.ids.layout, self.ids.reader.read(count)?)?,
                     &DataType::Int64,
                 )?;
                 self.ahead = values
@@ -259,7 +263,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         other: Vec::new(),
     };
     found.level(path, "", 0)?;
-    let has = |parts: &[Part], name: &str| parts.iter().any(|part| part.layout.name == name);
+    let has = |parts: &[StoredArray], name: &str| parts.iter().any(|part| part.layout.name == name);
     // At the root, flags say how a step began; how it ended is in `next`.
     if ["next/done", "next/terminated", "next/truncated"]
         .iter()
@@ -292,7 +296,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         })
     {
         let ids = found.parts.remove(at);
-        let layout = Layout {
+        let layout = ArrayLayout {
             name: "episode_starts".to_owned(),
             element: DataType::Boolean,
             kind: "bool".to_owned(),
@@ -300,7 +304,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             rows: ids.layout.rows,
             row: Vec::new(),
         };
-        found.parts.push(Part {
+        found.parts.push(StoredArray {
             layout,
             reader: Box::new(Changes {
                 ids,
@@ -334,7 +338,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             next.layout.name = "next_observations".to_owned();
         }
     }
-    Ok(Box::new(Flat::new(
+    Ok(Box::new(Concatenated::new(
         path,
         found.parts,
         &options,

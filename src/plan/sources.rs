@@ -13,12 +13,13 @@ use super::resolve::carried;
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{Dataset, layout, write};
+use crate::dataset::{Dataset, content_hash, layout, write};
 use crate::error::{Error, Result};
-use crate::format::adapt::{Adapted, Own, own_columns, renamed, wider};
-use crate::format::{
-    self, Format, OnError, Options, Outgoing, Source, WriteOptions, import, video,
-};
+use crate::format::{self, Format};
+use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed, wider};
+use crate::transfer::read::{OnError, Options, Source, import};
+use crate::transfer::write::{OutgoingDataset, WriteOptions};
+use crate::video;
 
 /// What `format` calls a dataset of ours.
 const OWN: &str = "trajmill";
@@ -73,7 +74,7 @@ impl Foreign {
                 Arc::clone(&self.steps),
                 Arc::clone(&self.about),
             );
-            read(&mut Adapted {
+            read(&mut Aligned {
                 inner,
                 names,
                 steps,
@@ -83,8 +84,9 @@ impl Foreign {
         match &self.from {
             From::Format(format, options) => adapt(format.open(&self.path, options)?),
             From::Own(dataset) => {
-                let outgoing = Outgoing::new(dataset.clone(), true, &WriteOptions::default())?;
-                let own: Box<dyn Source + '_> = Box::new(Own::new(&outgoing)?);
+                let outgoing =
+                    OutgoingDataset::new(dataset.clone(), true, &WriteOptions::default())?;
+                let own: Box<dyn Source + '_> = Box::new(DatasetSource::new(&outgoing)?);
                 adapt(own)
             }
         }
@@ -216,7 +218,7 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
         ));
     }
     let format = format::resolve(input.format.as_deref(), &path)?;
-    fingerprint.set("source", import::fingerprint(&path)?);
+    fingerprint.set("source", content_hash(&path)?);
     fingerprint.set("format", format.name);
     for (name, value) in input.options.depends()? {
         fingerprint.set(name, value);

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::dataset::manifest::Statistics;
 use crate::error::{Error, Kind, Result};
-use crate::format::Written;
-use crate::format::quarantine::SetAside;
 use crate::plan::Lesson;
 use crate::plan::table::Flow;
+use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::write::Written;
 
 /// What a run did.
 #[derive(Debug, Default)]

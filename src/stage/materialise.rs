@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Bound, Context, Misfit, Stage, options};
 use crate::error::{Error, nearest};
-use crate::format::{FORMATS, Format, WriteOptions, export};
+use crate::format::{self, FORMATS, Format};
+use crate::transfer::write::WriteOptions;
 
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
@@ -53,7 +54,7 @@ impl Materialise {
         if self.format == OWN {
             Ok(None)
         } else {
-            export::writable(&self.format).map(Some)
+            format::writable(&self.format).map(Some)
         }
     }
 }
@@ -104,7 +105,9 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         .foreign()
         .map_err(|error| Misfit::from(error).at("format"))?
     {
-        Some(format) => export::check(format, &materialise.with)
+        Some(format) => format
+            .writes(&materialise.with)
+            .map(|_| ())
             .map_err(|error| Misfit::from(error).at("with"))?,
         None if materialise.with != WriteOptions::default() => {
             return Err(Misfit::new("`with` is for foreign formats")

@@ -26,9 +26,11 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use trajmill::config;
 use trajmill::dataset::Dataset;
 use trajmill::error::{Error, Result};
-use trajmill::format::{self, FORMATS, OnError, Options, check};
+use trajmill::format::{self, FORMATS};
 use trajmill::model::{self, Runtime};
 use trajmill::plan;
+use trajmill::transfer::read::{OnError, Options};
+use trajmill::transfer::write::{OutgoingDataset, WriteOptions};
 
 use crate::support::{corpus, mix, repository};
 
@@ -110,7 +112,7 @@ targets! {
 fn foreign(name: &str, path: &Path) -> Result<()> {
     let format = FORMATS.iter().find(|format| format.name == name).unwrap();
     let _detected = format::resolve(None, path);
-    check::validate(format, path, &Options::default())?;
+    format.validate(path, &Options::default())?;
     let mut outcome = Ok(());
     for on_error in [OnError::Fail, OnError::Quarantine] {
         let mut source = format.open(
@@ -141,8 +143,7 @@ fn foreign(name: &str, path: &Path) -> Result<()> {
 /// Reads every row of a trajmill dataset.
 fn own(path: &Path) -> Result<()> {
     let dataset = Dataset::open(path)?;
-    let outgoing =
-        trajmill::format::Outgoing::new(dataset, true, &trajmill::format::WriteOptions::default())?;
+    let outgoing = OutgoingDataset::new(dataset, true, &WriteOptions::default())?;
     outgoing
         .pass(None)?
         .try_for_each(|leaving| leaving.map(|_| ()))

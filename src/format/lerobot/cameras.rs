@@ -7,11 +7,11 @@ use arrow::datatypes::Field;
 
 use super::meta::{Episode, Info};
 use crate::error::{Error, Result};
-use crate::format::Frames;
-use crate::format::video::{self, Pictures, Video};
+use crate::video::Frames;
+use crate::video::{self, Pictures, Video};
 
 /// The video features of a dataset, each with the file that is open.
-pub(super) struct Cameras {
+pub(crate) struct Cameras {
     frames: Frames,
     cameras: Vec<Camera>,
 }
@@ -25,7 +25,7 @@ struct Camera {
 
 impl Cameras {
     /// Looks at the first video of each feature, unless all stay references.
-    pub(super) fn new(info: &Info, episodes: &[Episode], frames: Frames) -> Result<Cameras> {
+    pub(crate) fn new(info: &Info, episodes: &[Episode], frames: Frames) -> Result<Cameras> {
         let features: Vec<_> = info.videos().collect();
         if frames == Frames::Reference {
             return Ok(Cameras {
@@ -80,7 +80,7 @@ impl Cameras {
 
     /// The column of decoded frames that video feature number `at` becomes under the name `name`; `None` where it stays a
     /// reference.
-    pub(super) fn field(&self, at: usize, name: &str) -> Result<Option<Field>> {
+    pub(crate) fn field(&self, at: usize, name: &str) -> Result<Option<Field>> {
         let Some(size) = self.cameras.get(at).and_then(|camera| camera.size) else {
             return Ok(None);
         };
@@ -88,7 +88,7 @@ impl Cameras {
     }
 
     /// The frames of video feature number `at` at `times`, seconds in the file `path`.
-    pub(super) fn decode(
+    pub(crate) fn decode(
         &mut self,
         at: usize,
         path: &Path,

@@ -9,8 +9,8 @@ use super::cameras::Cameras;
 use super::meta::{Feature, Info};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
-use crate::format::video::{DEPTH, reference};
-use crate::format::{Options, free_name};
+use crate::transfer::read::{Options, free_name};
+use crate::video::{DEPTH, reference};
 
 /// Names that features go by.
 const NAMES: [(&str, &[&str]); 5] = [
@@ -35,13 +35,13 @@ const NAMES: [(&str, &[&str]); 5] = [
 const PART: &str = "observation.";
 
 /// The column of the text that `task_index` stands for.
-pub(super) const TASK: &str = "task";
+pub(crate) const TASK: &str = "task";
 
 /// The column of trajectories that names the split.
-pub(super) const SPLIT: &str = "split";
+pub(crate) const SPLIT: &str = "split";
 
 /// What a column of steps is made of.
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Numbers, `shape` of them a frame.
     Vector {
         element: DataType,
@@ -66,14 +66,14 @@ pub(super) enum Kind {
 }
 
 /// One column of steps.
-pub(super) struct Column {
+pub(crate) struct Column {
     /// The feature's name.
-    pub(super) source: String,
-    pub(super) kind: Kind,
+    pub(crate) source: String,
+    pub(crate) kind: Kind,
 }
 
 /// What is said of each trajectory: what this tool wrote there, its first task and its split.
-pub(super) fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRef {
+pub(crate) fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRef {
     let mut fields = said.schema().fields().to_vec();
     let mut add = |name: &str, there: bool| {
         if there && !fields.iter().any(|field| field.name() == name) {
@@ -91,7 +91,7 @@ pub(super) fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRe
 }
 
 /// The columns of steps, and what they are made of.
-pub(super) fn columns(
+pub(crate) fn columns(
     info: &Info,
     options: &Options,
     cameras: &Cameras,

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use super::stats::Scale;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
-use crate::format::outgoing::{Leaving, Outgoing, WriteOptions, Written};
-use crate::format::video::refers;
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
+use crate::video::refers;
 
 /// Values a frame beyond which a feature gets no statistics: pixels, and embeddings of them.
 const WIDEST_STATISTICS: usize = 1024;
@@ -34,14 +34,14 @@ const GENERATED: [&str; 5] = [
 ];
 
 /// One feature of the output.
-pub(super) struct Feature {
-    pub(super) name: String,
+pub(crate) struct Feature {
+    pub(crate) name: String,
     dtype: &'static str,
-    pub(super) shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     names: Value,
     from: From,
     /// How it is counted; `None` where it gets no statistics.
-    pub(super) scale: Option<Scale>,
+    pub(crate) scale: Option<Scale>,
 }
 
 /// Where a feature's values come from.
@@ -57,20 +57,20 @@ enum From {
 }
 
 /// What the output is made of.
-pub(super) struct Plan {
-    pub(super) features: Vec<Feature>,
-    pub(super) fps: u64,
-    pub(super) robot: Value,
+pub(crate) struct Plan {
+    pub(crate) features: Vec<Feature>,
+    pub(crate) fps: u64,
+    pub(crate) robot: Value,
     task: Option<String>,
     has_tasks: bool,
-    pub(super) has_action: bool,
+    pub(crate) has_action: bool,
 }
 
 /// Texts of tasks, in order of their first steps.
 #[derive(Default)]
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     indices: HashMap<String, i64>,
-    pub(super) texts: Vec<String>,
+    pub(crate) texts: Vec<String>,
 }
 
 impl Tasks {
@@ -86,18 +86,18 @@ impl Tasks {
 }
 
 /// Where a trajectory is in the output.
-pub(super) struct Place {
-    pub(super) episode: u64,
+pub(crate) struct Place {
+    pub(crate) episode: u64,
     /// Its first row.
-    pub(super) first: u64,
+    pub(crate) first: u64,
     /// The task of each step.
-    pub(super) tasks: Vec<i64>,
+    pub(crate) tasks: Vec<i64>,
 }
 
 impl Plan {
     /// The features of `outgoing`; what has no place among them goes into `written`.
-    pub(super) fn new(
-        outgoing: &Outgoing,
+    pub(crate) fn new(
+        outgoing: &OutgoingDataset,
         options: &WriteOptions,
         written: &mut Written,
     ) -> Result<Plan> {
@@ -339,7 +339,7 @@ impl Plan {
     }
 
     /// Columns of steps that the features at `wanted` are made of.
-    pub(super) fn reads(&self, wanted: impl Iterator<Item = usize>) -> Vec<&str> {
+    pub(crate) fn reads(&self, wanted: impl Iterator<Item = usize>) -> Vec<&str> {
         let mut reads: Vec<&str> = Vec::new();
         for feature in wanted.filter_map(|at| self.features.get(at)) {
             let column = match &feature.from {
@@ -355,7 +355,11 @@ impl Plan {
     }
 
     /// The task of each step of a trajectory.
-    pub(super) fn tasks(&self, leaving: &Leaving, tasks: &mut Tasks) -> Result<Vec<i64>> {
+    pub(crate) fn tasks(
+        &self,
+        leaving: &OutgoingTrajectory,
+        tasks: &mut Tasks,
+    ) -> Result<Vec<i64>> {
         let own = leaving
             .text(TASK)
             .map(str::to_owned)
@@ -376,7 +380,7 @@ impl Plan {
     }
 
     /// The `features` of `info.json`.
-    pub(super) fn describe(&self) -> Map<String, Value> {
+    pub(crate) fn describe(&self) -> Map<String, Value> {
         self.features
             .iter()
             .map(|feature| {
@@ -404,7 +408,7 @@ fn infos(said: &Map<String, Value>) -> Vec<&Map<String, Value>> {
 const DEFAULT_FPS: u64 = 30;
 
 /// Columns that are null on some step that leaves.
-fn gaps(outgoing: &Outgoing) -> Result<HashSet<String>> {
+fn gaps(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
     let nullable = outgoing
         .steps()
         .fields()
@@ -450,7 +454,7 @@ fn dtype(data_type: &DataType) -> Option<&'static str> {
 }
 
 /// Height, width and channels of the first image in a column of encoded ones; `None` where it is none.
-fn picture(leaving: &Leaving, column: &str) -> Option<[usize; 3]> {
+fn picture(leaving: &OutgoingTrajectory, column: &str) -> Option<[usize; 3]> {
     let column = leaving.column(column)?;
     let images = column.as_binary_opt::<i32>()?;
     measure(images.iter().flatten().next()?)
@@ -493,12 +497,12 @@ fn measure(bytes: &[u8]) -> Option<[usize; 3]> {
 
 impl Feature {
     /// Values a frame.
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.shape.iter().product()
     }
 
     /// The type of its column.
-    pub(super) fn field(&self) -> Field {
+    pub(crate) fn field(&self) -> Field {
         let element = match self.dtype {
             "bool" => DataType::Boolean,
             "int8" => DataType::Int8,
@@ -530,7 +534,12 @@ impl Feature {
     }
 
     /// Its values in a trajectory, frame by frame without their shape; never null.
-    pub(super) fn values(&self, leaving: &Leaving, place: &Place, fps: u64) -> Result<ArrayRef> {
+    pub(crate) fn values(
+        &self,
+        leaving: &OutgoingTrajectory,
+        place: &Place,
+        fps: u64,
+    ) -> Result<ArrayRef> {
         let missing = |name: &str| Error::failed(format!("there is no column `{name}` to write"));
         let rows = leaving.length;
         Ok(match &self.from {
@@ -591,7 +600,7 @@ impl Feature {
     }
 
     /// Its values as its column.
-    pub(super) fn shaped(&self, values: ArrayRef) -> Result<ArrayRef> {
+    pub(crate) fn shaped(&self, values: ArrayRef) -> Result<ArrayRef> {
         match self.field().data_type() {
             DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
                 Arc::clone(child),
@@ -614,7 +623,7 @@ fn image() -> Fields {
 }
 
 /// Values as nested lists of the shape `axes`, one a row.
-pub(super) fn lists(values: ArrayRef, axes: &[usize]) -> Result<ArrayRef> {
+pub(crate) fn lists(values: ArrayRef, axes: &[usize]) -> Result<ArrayRef> {
     let mut nested = values;
     for axis in axes.iter().rev() {
         let count = nested.len() / (*axis).max(1);
@@ -676,7 +685,7 @@ fn filled(column: &ArrayRef, empty: &str) -> Result<ArrayRef> {
 }
 
 /// Numbers and flags as float64.
-pub(super) fn numbers(values: &ArrayRef) -> Result<Float64Array> {
+pub(crate) fn numbers(values: &ArrayRef) -> Result<Float64Array> {
     Ok(cast(values, &DataType::Float64)?
         .as_primitive::<Float64Type>()
         .clone())

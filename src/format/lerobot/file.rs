@@ -21,8 +21,8 @@ use crate::error::{Error, Result};
 const BATCH_ROWS: usize = 4096;
 
 /// A data file, read forwards where episodes come in its order.
-pub(super) struct DataFile {
-    pub(super) path: PathBuf,
+pub(crate) struct DataFile {
+    pub(crate) path: PathBuf,
     rows: usize,
     /// Rows of each episode in a file of several.
     spans: Option<HashMap<u64, Range<usize>>>,
@@ -47,7 +47,7 @@ impl DataFile {
         })
     }
 
-    pub(super) fn open(path: &Path) -> Result<DataFile> {
+    pub(crate) fn open(path: &Path) -> Result<DataFile> {
         let rows = DataFile::builder(path)?
             .metadata()
             .file_metadata()
@@ -70,7 +70,7 @@ impl DataFile {
     }
 
     /// The rows of an episode in this file.
-    pub(super) fn locate(&mut self, layout: Layout, episode: &Episode) -> Result<Range<usize>> {
+    pub(crate) fn locate(&mut self, layout: Layout, episode: &Episode) -> Result<Range<usize>> {
         let found = match layout {
             Layout::PerEpisode => 0..self.rows,
             Layout::Shared => {
@@ -101,7 +101,7 @@ impl DataFile {
     }
 
     /// The rows of each episode.
-    pub(super) fn scan(&self) -> Result<HashMap<u64, Range<usize>>> {
+    pub(crate) fn scan(&self) -> Result<HashMap<u64, Range<usize>>> {
         let mut spans: HashMap<u64, Range<usize>> = HashMap::new();
         let mut row = 0;
         for batch in meta::table(&self.path, &|name| name == "episode_index")? {
@@ -127,7 +127,7 @@ impl DataFile {
     }
 
     /// The rows `wanted`, which are whole episodes.
-    pub(super) fn rows(&mut self, wanted: Range<usize>) -> Result<RecordBatch> {
+    pub(crate) fn rows(&mut self, wanted: Range<usize>) -> Result<RecordBatch> {
         if self.reader.is_none() || wanted.start < self.next {
             let builder = DataFile::builder(&self.path)?;
             let selection = RowSelection::from(vec![
@@ -178,7 +178,7 @@ impl DataFile {
 }
 
 /// Final observations that this tool has kept beside the data, in order of their trajectories.
-pub(super) struct Finals {
+pub(crate) struct Finals {
     batches: Box<dyn Iterator<Item = Result<RecordBatch>>>,
     batch: RecordBatch,
     row: usize,
@@ -188,7 +188,7 @@ pub(super) struct Finals {
 
 impl Finals {
     /// Those of the dataset at `root`, if there are any and they are of the type of its observations.
-    pub(super) fn open(root: &Path, observation: &DataType) -> Result<Option<Finals>> {
+    pub(crate) fn open(root: &Path, observation: &DataType) -> Result<Option<Finals>> {
         let path = root.join(FINALS);
         if !path.is_file() {
             return Ok(None);
@@ -209,7 +209,7 @@ impl Finals {
     }
 
     /// The observation after the last action of trajectory `uid`.
-    pub(super) fn take(&mut self, uid: &str) -> Result<Option<ArrayRef>> {
+    pub(crate) fn take(&mut self, uid: &str) -> Result<Option<ArrayRef>> {
         if self.row == self.batch.num_rows() {
             let Some(batch) = self.batches.next().transpose()? else {
                 return Ok(None);

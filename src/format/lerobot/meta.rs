@@ -17,11 +17,11 @@ use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 
 /// Where the metadata is.
-pub(super) const INFO: &str = "meta/info.json";
+pub(crate) const INFO: &str = "meta/info.json";
 
 /// How files are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     /// v2.0 and v2.1: one file an episode.
     PerEpisode,
     /// v3: many episodes a file; `meta/episodes` says where.
@@ -30,61 +30,61 @@ pub(super) enum Layout {
 
 /// One feature of a frame.
 #[derive(Debug, Clone)]
-pub(super) struct Feature {
-    pub(super) name: String,
+pub(crate) struct Feature {
+    pub(crate) name: String,
     /// A numpy name, or `string`, `image`, `video`.
-    pub(super) dtype: String,
-    pub(super) shape: Vec<usize>,
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<usize>,
     /// Whether it is a video of distances, which have more bits than colours.
-    pub(super) depth: bool,
+    pub(crate) depth: bool,
 }
 
 /// What `meta/info.json` says.
-pub(super) struct Info {
-    pub(super) root: PathBuf,
-    pub(super) version: String,
-    pub(super) layout: Layout,
-    pub(super) fps: f64,
-    pub(super) features: Vec<Feature>,
-    pub(super) total_episodes: u64,
-    pub(super) total_frames: u64,
-    pub(super) total_tasks: Option<u64>,
+pub(crate) struct Info {
+    pub(crate) root: PathBuf,
+    pub(crate) version: String,
+    pub(crate) layout: Layout,
+    pub(crate) fps: f64,
+    pub(crate) features: Vec<Feature>,
+    pub(crate) total_episodes: u64,
+    pub(crate) total_frames: u64,
+    pub(crate) total_tasks: Option<u64>,
     chunks_size: u64,
     data_path: String,
     video_path: Option<String>,
     /// Names of splits, and the episodes of each.
-    pub(super) splits: Vec<(String, std::ops::Range<u64>)>,
+    pub(crate) splits: Vec<(String, std::ops::Range<u64>)>,
     /// The whole of it.
-    pub(super) verbatim: Map<String, Value>,
+    pub(crate) verbatim: Map<String, Value>,
 }
 
 /// Where an episode is.
 #[derive(Debug, Clone)]
-pub(super) struct Episode {
-    pub(super) index: u64,
-    pub(super) length: u64,
+pub(crate) struct Episode {
+    pub(crate) index: u64,
+    pub(crate) length: u64,
     /// Chunk and file of its rows; `None` where the metadata does not say.
-    pub(super) file: Option<(u64, u64)>,
+    pub(crate) file: Option<(u64, u64)>,
     /// Its first row in the dataset, where the metadata says so.
-    pub(super) first: Option<u64>,
+    pub(crate) first: Option<u64>,
     /// One past its last row, where the metadata says so.
-    pub(super) end: Option<u64>,
+    pub(crate) end: Option<u64>,
     /// For each video feature: chunk and file, and the second at which the episode begins in it.
-    pub(super) videos: Vec<(u64, u64, f64)>,
+    pub(crate) videos: Vec<(u64, u64, f64)>,
     /// Its row in [`Episodes::said`].
-    pub(super) row: usize,
+    pub(crate) row: usize,
 }
 
 /// Every episode of a dataset.
-pub(super) struct Episodes {
+pub(crate) struct Episodes {
     /// In order of their index.
-    pub(super) list: Vec<Episode>,
+    pub(crate) list: Vec<Episode>,
     /// What this tool has added to the metadata: the columns under [`OWN`], less that prefix.
-    pub(super) said: RecordBatch,
+    pub(crate) said: RecordBatch,
 }
 
 /// Names of what this tool adds to the metadata of an episode begin so.
-pub(super) const OWN: &str = "trajmill/";
+pub(crate) const OWN: &str = "trajmill/";
 
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::failed(format!("{}: {what}", path.display()))
@@ -92,7 +92,7 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
 }
 
 /// A JSON document that Python wrote, in which numbers must be numbers.
-pub(super) fn json(path: &Path) -> Result<Value> {
+pub(crate) fn json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("a LeRobot dataset has it: fetch the dataset again")
@@ -116,7 +116,7 @@ fn parse(text: &str) -> std::result::Result<Value, String> {
 
 impl Info {
     /// Reads `meta/info.json` of the dataset at `root`.
-    pub(super) fn open(root: &Path) -> Result<Info> {
+    pub(crate) fn open(root: &Path) -> Result<Info> {
         let path = root.join(INFO);
         let Value::Object(verbatim) = json(&path)? else {
             return Err(damaged(&path, "not an object"));
@@ -202,14 +202,14 @@ impl Info {
     }
 
     /// Names of the features that are videos.
-    pub(super) fn videos(&self) -> impl Iterator<Item = &Feature> {
+    pub(crate) fn videos(&self) -> impl Iterator<Item = &Feature> {
         self.features
             .iter()
             .filter(|feature| feature.dtype == "video")
     }
 
     /// The split of an episode.
-    pub(super) fn split(&self, episode: u64) -> Option<&str> {
+    pub(crate) fn split(&self, episode: u64) -> Option<&str> {
         self.splits
             .iter()
             .find(|(_, range)| range.contains(&episode))
@@ -217,13 +217,13 @@ impl Info {
     }
 
     /// The data file of an episode, relative to the root.
-    pub(super) fn data_file(&self, episode: &Episode) -> Result<String> {
+    pub(crate) fn data_file(&self, episode: &Episode) -> Result<String> {
         self.fill(&self.data_path, episode, episode.file, "")
             .map_err(|error| error.at(self.root.join(INFO).display()))
     }
 
     /// The file of video feature number `at` of an episode, relative to the root, and the second at which it begins.
-    pub(super) fn video_file(
+    pub(crate) fn video_file(
         &self,
         episode: &Episode,
         at: usize,
@@ -355,7 +355,7 @@ fn split(name: &str, range: &Value) -> Result<(String, std::ops::Range<u64>)> {
 }
 
 /// The texts of tasks by their index.
-pub(super) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
+pub(crate) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
     let mut tasks = HashMap::new();
     let path = info.root.join(if info.layout == Layout::Shared {
         "meta/tasks.parquet"
@@ -411,7 +411,7 @@ pub(super) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
 }
 
 /// Calls `take` for each line of a file of JSON lines.
-pub(super) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
+pub(crate) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
     let file = File::open(path).map_err(|error| {
         Error::failed(format!("cannot open {}: {error}", path.display()))
             .hint("a LeRobot v2 dataset has it: fetch the dataset again")
@@ -429,7 +429,7 @@ pub(super) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> 
 }
 
 /// The columns of a Parquet file for which `wanted` holds, in batches.
-pub(super) fn table(
+pub(crate) fn table(
     path: &Path,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
@@ -462,7 +462,7 @@ pub(super) fn table(
 }
 
 /// A column as int64 without nulls; `None` where it is missing or another.
-pub(super) fn integers(batch: &RecordBatch, name: &str) -> Option<Int64Array> {
+pub(crate) fn integers(batch: &RecordBatch, name: &str) -> Option<Int64Array> {
     let column = batch
         .column_by_name(name)
         .filter(|column| column.data_type().is_numeric())?;
@@ -476,7 +476,7 @@ fn floats(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
 }
 
 /// The Parquet files two levels below `folder`, in order of their names: where LeRobot's loader looks.
-pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     fn list(folder: &Path) -> Result<Vec<PathBuf>> {
         let failed = |error: std::io::Error| {
             Error::failed(format!("cannot list {}: {error}", folder.display()))
@@ -502,7 +502,7 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Reads the metadata of every episode, and holds their counts against those of `info.json`.
-pub(super) fn episodes(info: &Info) -> Result<Episodes> {
+pub(crate) fn episodes(info: &Info) -> Result<Episodes> {
     let episodes = list(info)?;
     let wrong = |what: &str, found: u64, said: u64| {
         Error::failed(format!(
@@ -528,7 +528,7 @@ pub(super) fn episodes(info: &Info) -> Result<Episodes> {
 }
 
 /// Reads the metadata of every episode.
-pub(super) fn list(info: &Info) -> Result<Episodes> {
+pub(crate) fn list(info: &Info) -> Result<Episodes> {
     let mut list = Vec::new();
     let (source, said) = match info.layout {
         Layout::PerEpisode => {

@@ -12,7 +12,6 @@
 //! seconds in it, or its frames where they are asked for.
 
 mod cameras;
-mod checked;
 mod columns;
 mod features;
 mod file;
@@ -20,13 +19,16 @@ mod meta;
 mod read;
 mod stats;
 mod table;
+mod v2_1;
 mod validate;
 mod write;
 
 use std::path::Path;
 
-use super::{Format, Opener, Writer};
-pub(super) use write::v21;
+use crate::format::{Detection, Evidence, Format};
+use crate::transfer::read::Reader;
+use crate::transfer::write::Writer;
+pub(crate) use v2_1::FORMAT as V2_1;
 
 /// Where final observations are, for which LeRobot has no place; its own tools leave the file alone.
 const FINALS: &str = "meta/trajmill/final_observations.parquet";
@@ -45,14 +47,17 @@ enum Version {
 }
 
 /// What of the options means something here.
-pub(super) const TAKES: &[&str] = &["fps", "robot", "task", "env"];
+const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "lerobot",
     about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or decoded",
-    detect,
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Marker,
+        probe: detect,
+    }),
+    read: Some(Reader {
         takes: &["map", "frames"],
         open: read::read,
     }),
@@ -84,12 +89,14 @@ mod tests {
     use super::*;
     use crate::dataset::store;
     use crate::error::{Error, Result};
-    use crate::format::{Findings, Incoming, Options, check};
+    use crate::inspect::Findings;
+    use crate::transfer::read::{IncomingTrajectory, Options};
 
     fn parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) {
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         store::create_dir(path.parent().unwrap()).unwrap();
-        let mut file = checked::Checked::create(path, &batch.schema()).unwrap();
+        let mut file =
+            crate::container::parquet::ChecksummedWriter::create(path, &batch.schema()).unwrap();
         file.write(&batch).unwrap();
         file.finish().unwrap();
     }
@@ -190,7 +197,7 @@ mod tests {
         store::write(&root.join("meta/info.json"), info.to_string().as_bytes()).unwrap();
     }
 
-    fn all(root: &Path) -> Result<Vec<Incoming>> {
+    fn all(root: &Path) -> Result<Vec<IncomingTrajectory>> {
         let mut source = FORMAT.open(root, &Options::default())?;
         let mut found = Vec::new();
         while let Some(incoming) = source.next()? {
@@ -290,7 +297,7 @@ mod tests {
                 Err(error) => prop_assert!(names_a_place(&error, folder.path()), "{}", error),
             }
             // As `trajmill validate` calls it: a decoder that panics at the damage is caught there.
-            if let Err(error) = check::validate(&FORMAT, folder.path(), &Options::default()) {
+            if let Err(error) = FORMAT.validate(folder.path(), &Options::default()) {
                 prop_assert!(names_a_place(&error, folder.path()), "{}", error);
             }
         }

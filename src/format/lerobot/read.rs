@@ -21,12 +21,12 @@ use super::file::{DataFile, Finals};
 use super::meta::{self, Episode, Episodes, INFO, Info, Layout};
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
-use crate::format::table::{flags, vector};
-use crate::format::video::reference;
-use crate::format::{Incoming, Options, Source};
+use crate::transfer::read::table::{flags, vector};
+use crate::transfer::read::{IncomingTrajectory, Options, Source};
+use crate::video::reference;
 
 /// A LeRobot dataset.
-pub(super) struct LeRobot {
+pub(crate) struct LeRobot {
     info: Info,
     schema: SchemaRef,
     columns: Vec<Column>,
@@ -63,7 +63,7 @@ fn with_final(steps: &RecordBatch, observation: ArrayRef) -> Result<RecordBatch>
     Ok(RecordBatch::try_new(schema, columns)?)
 }
 
-pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let info = Info::open(path)?;
     let tasks = meta::tasks(&info)?;
     let Episodes {
@@ -126,7 +126,7 @@ impl Source for LeRobot {
         Some(1)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         let Some(episode) = self.episodes.pop() else {
             return Ok(None);
         };
@@ -141,7 +141,7 @@ impl Source for LeRobot {
 }
 
 impl LeRobot {
-    fn incoming(&mut self, episode: &Episode) -> Result<Incoming> {
+    fn incoming(&mut self, episode: &Episode) -> Result<IncomingTrajectory> {
         let steps = self.steps(episode)?;
         let about = self.about.fields().iter().map(|field| -> Result<ArrayRef> {
             if let Some(said) = self.said.column_by_name(field.name()) {
@@ -175,7 +175,7 @@ impl LeRobot {
             Some(observation) => with_final(&steps, observation)?,
             None => steps,
         };
-        Ok(Incoming {
+        Ok(IncomingTrajectory {
             key: episode.index.to_string(),
             steps,
             about,

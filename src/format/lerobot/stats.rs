@@ -5,7 +5,7 @@
 //! finer bins where they are too many. Two passages are enough for most data.
 
 /// Quantiles that LeRobot keeps, by name. Between two values they are interpolated, as `numpy.quantile` does.
-pub(super) const QUANTILES: [(&str, f64); 5] = [
+pub(crate) const QUANTILES: [(&str, f64); 5] = [
     ("q01", 0.01),
     ("q10", 0.10),
     ("q50", 0.50),
@@ -21,7 +21,7 @@ const COLLECTED: u64 = 1 << 14;
 
 /// How numbers become keys that have their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scale {
+pub(crate) enum Scale {
     /// Floats of 32 bits or less.
     Single,
     /// Floats of 64 bits.
@@ -83,16 +83,16 @@ impl Scale {
 
 /// What is said of a feature, value by value of a frame.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Summary {
+pub(crate) struct Summary {
     /// Frames.
-    pub(super) count: u64,
-    pub(super) min: Vec<f64>,
-    pub(super) max: Vec<f64>,
-    pub(super) mean: Vec<f64>,
+    pub(crate) count: u64,
+    pub(crate) min: Vec<f64>,
+    pub(crate) max: Vec<f64>,
+    pub(crate) mean: Vec<f64>,
     /// Of the population.
-    pub(super) std: Vec<f64>,
+    pub(crate) std: Vec<f64>,
     /// For each of [`QUANTILES`].
-    pub(super) quantiles: Vec<Vec<f64>>,
+    pub(crate) quantiles: Vec<Vec<f64>>,
 }
 
 /// The ranks between which a quantile of `count` values lies, and how far it is from the first to the second.
@@ -116,7 +116,7 @@ fn interpolate(low: f64, high: f64, part: f64) -> f64 {
 }
 
 /// The summary of `width` values a frame, laid out frame by frame. NaN is not a value; where there is no other, all are 0.
-pub(super) fn summary(values: &[f64], width: usize) -> Summary {
+pub(crate) fn summary(values: &[f64], width: usize) -> Summary {
     let count = (values.len() / width.max(1)) as u64;
     let mut summary = Summary {
         count,
@@ -165,13 +165,13 @@ pub(super) fn summary(values: &[f64], width: usize) -> Summary {
 
 /// The summary of everything, put together from those of parts; its quantiles are not known yet.
 #[derive(Debug, Default)]
-pub(super) struct Total {
+pub(crate) struct Total {
     summary: Option<Summary>,
 }
 
 impl Total {
     /// Adds a part, by the parallel formula for means and variances (Chan, Golub, LeVeque 1979).
-    pub(super) fn add(&mut self, part: &Summary) {
+    pub(crate) fn add(&mut self, part: &Summary) {
         let Some(total) = &mut self.summary else {
             self.summary = Some(part.clone());
             return;
@@ -191,7 +191,7 @@ impl Total {
     }
 
     /// The summary, with `quantiles`; `None` where nothing was added.
-    pub(super) fn finish(self, quantiles: Vec<Vec<f64>>) -> Option<Summary> {
+    pub(crate) fn finish(self, quantiles: Vec<Vec<f64>>) -> Option<Summary> {
         self.summary.map(|summary| Summary {
             quantiles,
             ..summary
@@ -200,7 +200,7 @@ impl Total {
 }
 
 /// Finds exact quantiles of a feature in several passages over its values.
-pub(super) struct Search {
+pub(crate) struct Search {
     scale: Scale,
     dimensions: Vec<Dimension>,
 }
@@ -242,7 +242,7 @@ impl Open {
 
 impl Search {
     /// A search among `width` values a frame.
-    pub(super) fn new(scale: Scale, width: usize) -> Search {
+    pub(crate) fn new(scale: Scale, width: usize) -> Search {
         let open = || Open {
             first: 0,
             last: scale.last(),
@@ -265,7 +265,7 @@ impl Search {
     }
 
     /// Takes values of the passage, laid out frame by frame.
-    pub(super) fn add(&mut self, values: &[f64]) {
+    pub(crate) fn add(&mut self, values: &[f64]) {
         let scale = self.scale;
         for frame in values.chunks_exact(self.dimensions.len().max(1)) {
             for (value, dimension) in frame.iter().zip(&mut self.dimensions) {
@@ -277,7 +277,7 @@ impl Search {
     }
 
     /// Ends a passage; whether all is known.
-    pub(super) fn settle(&mut self) -> bool {
+    pub(crate) fn settle(&mut self) -> bool {
         self.dimensions.iter_mut().for_each(Dimension::settle);
         self.dimensions
             .iter()
@@ -285,7 +285,7 @@ impl Search {
     }
 
     /// Each of [`QUANTILES`], once all is known.
-    pub(super) fn quantiles(&self) -> Vec<Vec<f64>> {
+    pub(crate) fn quantiles(&self) -> Vec<Vec<f64>> {
         let of = |dimension: &Dimension, quantile: f64| {
             let (low, high, part) = between(dimension.count, quantile);
             let at = |rank: u64| {

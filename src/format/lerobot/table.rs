@@ -8,30 +8,30 @@ use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::checked::Checked;
 use super::features::{Place, Plan, lists};
 use super::meta::OWN;
 use super::stats::{QUANTILES, Summary};
 use super::{CHUNK, FILE_MIB};
+use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::trajectory;
 use crate::dataset::store;
 use crate::error::Result;
-use crate::format::outgoing::{Leaving, Outgoing};
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
 
 /// Episodes whose metadata are in memory.
 const EPISODES: usize = 256;
 
 /// Files of several episodes, none of which spans two.
-pub(super) struct Roll {
+pub(crate) struct Roll {
     folder: PathBuf,
     schema: SchemaRef,
-    file: Option<Checked>,
+    file: Option<ChecksummedWriter>,
     /// Files begun.
     begun: u64,
 }
 
 impl Roll {
-    pub(super) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> Roll {
+    pub(crate) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> Roll {
         Roll {
             folder: root.join(folder),
             schema: Arc::clone(schema),
@@ -41,7 +41,7 @@ impl Roll {
     }
 
     /// Opens the file that has room for `rows` more; its chunk and index.
-    pub(super) fn room(&mut self, rows: u64) -> Result<(u64, u64)> {
+    pub(crate) fn room(&mut self, rows: u64) -> Result<(u64, u64)> {
         let full = self.file.as_ref().is_some_and(|file| {
             let bytes = file.bytes() as u64;
             bytes + bytes / file.rows.max(1) * rows >= FILE_MIB << 20
@@ -53,7 +53,7 @@ impl Roll {
             let (chunk, index) = (self.begun / CHUNK, self.begun % CHUNK);
             let folder = self.folder.join(format!("chunk-{chunk:03}"));
             store::create_dir(&folder)?;
-            self.file = Some(Checked::create(
+            self.file = Some(ChecksummedWriter::create(
                 &folder.join(format!("file-{index:03}.parquet")),
                 &self.schema,
             )?);
@@ -63,17 +63,17 @@ impl Roll {
     }
 
     /// Appends what room was made for.
-    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.file.as_mut().map_or(Ok(()), |file| file.write(batch))
     }
 
-    pub(super) fn finish(self) -> Result<()> {
-        self.file.map_or(Ok(()), Checked::finish)
+    pub(crate) fn finish(self) -> Result<()> {
+        self.file.map_or(Ok(()), ChecksummedWriter::finish)
     }
 }
 
 /// The table of v3's episodes.
-pub(super) struct Table {
+pub(crate) struct Table {
     files: Roll,
     /// Columns of a trajectory that are kept beside LeRobot's own.
     kept: Vec<String>,
@@ -96,7 +96,7 @@ const NUMBERS: [&str; 6] = [
 ];
 
 impl Table {
-    pub(super) fn new(root: &Path, plan: &Plan, outgoing: &Outgoing) -> Table {
+    pub(crate) fn new(root: &Path, plan: &Plan, outgoing: &OutgoingDataset) -> Table {
         let features = plan
             .features
             .iter()
@@ -154,9 +154,9 @@ impl Table {
         }
     }
 
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
-        leaving: &Leaving,
+        leaving: &OutgoingTrajectory,
         place: &Place,
         file: (u64, u64),
         tasks: &[&str],
@@ -252,20 +252,20 @@ impl Table {
         )?)
     }
 
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.flush()?;
         self.files.finish()
     }
 }
 
 /// Names of statistics, in LeRobot's order.
-pub(super) fn statistics() -> impl Iterator<Item = &'static str> {
+pub(crate) fn statistics() -> impl Iterator<Item = &'static str> {
     ["min", "max", "mean", "std", "count"]
         .into_iter()
         .chain(QUANTILES.map(|(name, _)| name))
 }
 
-pub(super) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
+pub(crate) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
     match name {
         "min" => &summary.min,
         "max" => &summary.max,

@@ -15,7 +15,7 @@ use super::features::numbers;
 use super::meta::{self, Episode, INFO, Info, Layout};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
-use crate::format::Findings;
+use crate::inspect::Findings;
 
 /// Features that every dataset has.
 const DEFAULT: [&str; 5] = [
@@ -30,7 +30,7 @@ const DEFAULT: [&str; 5] = [
 const TOLERANCE: f64 = 1e-4;
 
 /// Holds the dataset at `root` against the rules.
-pub(super) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
+pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
     let path = root.join(INFO).display().to_string();
     let info = match Info::open(root) {
         Ok(info) => info,

@@ -11,23 +11,27 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
-use super::checked::Checked;
 use super::features::{Feature, Place, Plan, Tasks, numbers};
 use super::meta::OWN;
 use super::stats::{Search, Summary, Total, summary};
 use super::table::{Roll, Table, statistic_of, statistics};
 use super::{CHUNK, FILE_MIB, FINALS, Version};
+use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
-use crate::format::outgoing::{Leaving, Outgoing, WriteOptions, Written};
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
-pub(super) fn v30(outgoing: &Outgoing, path: &Path, options: &WriteOptions) -> Result<Written> {
+pub(crate) fn v30(
+    outgoing: &OutgoingDataset,
+    path: &Path,
+    options: &WriteOptions,
+) -> Result<Written> {
     write(outgoing, path, options, Version::V30)
 }
 
-pub(in crate::format) fn v21(
-    outgoing: &Outgoing,
+pub(crate) fn v21(
+    outgoing: &OutgoingDataset,
     path: &Path,
     options: &WriteOptions,
 ) -> Result<Written> {
@@ -35,7 +39,7 @@ pub(in crate::format) fn v21(
 }
 
 fn write(
-    outgoing: &Outgoing,
+    outgoing: &OutgoingDataset,
     path: &Path,
     options: &WriteOptions,
     version: Version,
@@ -145,7 +149,7 @@ fn write(
 
 /// Goes over the data until all quantiles are known.
 fn quantiles(
-    outgoing: &Outgoing,
+    outgoing: &OutgoingDataset,
     plan: &Plan,
     mut searches: Vec<(usize, Search)>,
 ) -> Result<Vec<Vec<Vec<f64>>>> {
@@ -194,7 +198,7 @@ struct Output<'a> {
     schema: SchemaRef,
     data: Roll,
     episodes: Episodes,
-    finals: Option<Checked>,
+    finals: Option<ChecksummedWriter>,
     dropped: u64,
 }
 
@@ -210,7 +214,7 @@ enum Episodes {
 impl Output<'_> {
     fn episode(
         &mut self,
-        leaving: &Leaving,
+        leaving: &OutgoingTrajectory,
         place: &Place,
         values: &[ArrayRef],
         summaries: &[Option<Summary>],
@@ -250,7 +254,7 @@ impl Output<'_> {
                 if place.episode.is_multiple_of(CHUNK) {
                     store::create_dir(path.parent().unwrap_or(self.root))?;
                 }
-                let mut file = Checked::create(&path, &self.schema)?;
+                let mut file = ChecksummedWriter::create(&path, &self.schema)?;
                 file.write(&batch)?;
                 file.finish()?;
                 let mut line = json!({"episode_index": place.episode, "tasks": texts, "length": leaving.length});
@@ -269,7 +273,7 @@ impl Output<'_> {
     }
 
     /// Keeps the observation after the last action.
-    fn last(&mut self, leaving: &Leaving) -> Result<()> {
+    fn last(&mut self, leaving: &OutgoingTrajectory) -> Result<()> {
         let (true, Some(uid)) = (leaving.has_final(), leaving.text(trajectory::UID)) else {
             return Ok(());
         };
@@ -286,7 +290,7 @@ impl Output<'_> {
             none => {
                 let path = self.root.join(FINALS);
                 store::create_dir(path.parent().unwrap_or(self.root))?;
-                none.insert(Checked::create(&path, &batch.schema())?)
+                none.insert(ChecksummedWriter::create(&path, &batch.schema())?)
             }
         };
         self.dropped += 1;
@@ -413,7 +417,7 @@ fn task_file(root: &Path, version: Version, tasks: &Tasks) -> Result<()> {
         Arc::new(Int64Array::from_iter_values(0..tasks.texts.len() as i64)),
         Arc::new(StringArray::from_iter_values(&tasks.texts)),
     ];
-    let mut file = Checked::create(&root.join("meta/tasks.parquet"), &schema)?;
+    let mut file = ChecksummedWriter::create(&root.join("meta/tasks.parquet"), &schema)?;
     file.write(&RecordBatch::try_new(schema, columns)?)?;
     file.finish()
 }
@@ -422,7 +426,7 @@ fn info(
     root: &Path,
     version: Version,
     plan: &Plan,
-    outgoing: &Outgoing,
+    outgoing: &OutgoingDataset,
     [episodes, frames, tasks]: [u64; 3],
 ) -> Result<()> {
     let mut features = plan.describe();

@@ -19,19 +19,25 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
-use super::grouped::{self, Arrays, Assembly, Opening};
-use super::kept::{self, Envelope, Line};
-use super::outgoing::Writer;
-use super::{Format, Incoming, Opener, Options, Source, hdf5, pattern};
+use crate::container::arrays::ArrayColumns;
+use crate::container::{arrow_ipc, hdf5};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result, caught};
+use crate::format::{Detection, Evidence, Format};
+use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
+use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern};
+use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
+use crate::transfer::write::Writer;
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "minari",
     about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written as HDF5",
-    detect: |path| data(path).is_some(),
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Marker,
+        probe: |path| data(path).is_some(),
+    }),
+    read: Some(Reader {
         takes: &[],
         open: read,
     }),
@@ -85,7 +91,7 @@ struct Minari {
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
-    opening: Opening,
+    opening: FirstTrajectory,
     next: u64,
     episodes: u64,
     /// Steps so far; `None` once an episode could not be read.
@@ -186,12 +192,13 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         envelope,
         about,
         schema: Arc::new(Schema::empty()),
-        opening: Opening::default(),
+        opening: FirstTrajectory::default(),
         next: 0,
         episodes,
         steps: Some(0),
     };
-    (minari.opening, minari.schema) = Opening::read(options.on_error, || minari.episode(None))?;
+    (minari.opening, minari.schema) =
+        FirstTrajectory::read(options.on_error, || minari.episode(None))?;
     Ok(Box::new(minari))
 }
 
@@ -227,7 +234,7 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
 
 impl Minari {
     /// Reads the next episode, whose columns must be those of `schema`, where that is known; `None` after the last.
-    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
+    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
         let index = self.next;
         if index == self.episodes {
             return self.counted().map(|()| None);
@@ -264,7 +271,7 @@ impl Minari {
         }
     }
 
-    fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<Incoming> {
+    fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
         let (mut arrays, attributes) = match &mut self.backend {
             Backend::Hdf5(groups) => {
                 let group = groups.remove(&format!("episode_{index}")).ok_or_else(|| {
@@ -273,8 +280,8 @@ impl Minari {
                         self.episodes
                     ))
                 })?;
-                let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
-                hdf5::arrays(&group, "", 0, &mut hdf5::whole, &mut arrays)?;
+                let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
+                hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
                 hdf5::attributes(&group, &mut attributes);
                 (arrays, attributes)
             }
@@ -286,7 +293,7 @@ impl Minari {
             .and_then(Value::as_str)
             .filter(|_| self.envelope.is_some())
         {
-            Some(text) => Some(serde_json::from_str::<Line>(text).map_err(|error| {
+            Some(text) => Some(serde_json::from_str::<EnvelopeLine>(text).map_err(|error| {
                 Error::failed(format!("the attribute `{OURS}` is damaged: {error}"))
             })?),
             None => None,
@@ -295,9 +302,12 @@ impl Minari {
             column.ok_or_else(|| Error::failed(format!("there is no `{name}`")))
         };
         let padded = !matches!(self.backend, Backend::Hdf5(_));
-        let mut reward = grouped::squeezed(need(arrays.remove("rewards"), "rewards")?);
+        let mut reward = per_trajectory::squeezed(need(arrays.remove("rewards"), "rewards")?);
         let mut observation = spaced(
-            need(grouped::take(&mut arrays, "observations"), "observations")?,
+            need(
+                per_trajectory::take(&mut arrays, "observations"),
+                "observations",
+            )?,
             self.spaces[0].as_ref(),
             self.encoded,
         )?;
@@ -333,7 +343,7 @@ impl Minari {
                 .for_each(|(_, values)| *values = values.slice(0, values.len().min(length)));
             known_final = false;
         }
-        let mut assembly = Assembly::new(length, known_final);
+        let mut assembly = TrajectoryBuilder::new(length, known_final);
         let cut = |column: (Field, ArrayRef)| {
             if padded {
                 (column.0, column.1.slice(0, length))
@@ -342,7 +352,7 @@ impl Minari {
             }
         };
         let action = spaced(
-            need(grouped::take(&mut arrays, "actions"), "actions")?,
+            need(per_trajectory::take(&mut arrays, "actions"), "actions")?,
             self.spaces[1].as_ref(),
             self.encoded,
         )?;
@@ -351,7 +361,7 @@ impl Minari {
         assembly.add(step::REWARD, reward, true)?;
         let mut flags = |name: &str| -> Result<Vec<bool>> {
             let flags = need(arrays.remove(name), name)?;
-            grouped::booleans((flags.0, flags.1.slice(0, flags.1.len().min(length))))
+            per_trajectory::booleans((flags.0, flags.1.slice(0, flags.1.len().min(length))))
         };
         let (terminated, mut truncated) = (flags("terminations")?, flags("truncations")?);
         if let (Some(line), Some(last)) = (&line, truncated.last_mut()) {
@@ -362,7 +372,7 @@ impl Minari {
         assembly.finals();
         assembly.others(self.renamed(arrays)?)?;
         let about = match &line {
-            Some(line) => kept::row(&self.about, &line.about)?,
+            Some(line) => envelope::row(&self.about, &line.about)?,
             None if self.envelope.is_some() => {
                 return Err(Error::failed(format!(
                     "there is no attribute `{OURS}`, which the metadata announces"
@@ -370,7 +380,7 @@ impl Minari {
             }
             None => Some(self.said(&attributes)?),
         };
-        Ok(Incoming {
+        Ok(IncomingTrajectory {
             key: index.to_string(),
             steps: assembly.finish(schema)?,
             about,
@@ -378,7 +388,7 @@ impl Minari {
     }
 
     /// The tables of an episode in the Arrow and Parquet backends, as arrays.
-    fn tables(&self, index: u64, arrow: bool) -> Result<(Arrays, Map<String, Value>)> {
+    fn tables(&self, index: u64, arrow: bool) -> Result<(ArrayColumns, Map<String, Value>)> {
         let folder = self.folder.join(index.to_string());
         let extension = if arrow { "arrow" } else { "parquet" };
         let failed = |error: std::io::Error| {
@@ -407,7 +417,7 @@ impl Minari {
                     .hint("the file may be cut short: fetch or write it again")
             };
             if arrow {
-                let reader = super::arrow::open(path, None)?;
+                let reader = arrow_ipc::open(path, None)?;
                 for batch in reader {
                     batches.push(batch.map_err(|error| damaged(error.to_string()))?);
                 }
@@ -423,7 +433,7 @@ impl Minari {
             .first()
             .ok_or_else(|| Error::failed(format!("there is no .{extension} file with rows")))?;
         let batch = concat_batches(&first.schema(), &batches)?;
-        let mut arrays = Arrays::new();
+        let mut arrays = ArrayColumns::new();
         let holds = |field: &Field| {
             !matches!(field.data_type(), DataType::FixedSizeList(_, 0))
                 && field.name() != "episode_id"
@@ -435,7 +445,7 @@ impl Minari {
             .zip(batch.columns())
             .filter(|(field, _)| holds(field))
         {
-            let (field, values) = grouped::canonical(field, values)?;
+            let (field, values) = per_trajectory::canonical(field, values)?;
             // What infos hold is a column each; spaces stay whole.
             if field.name() == "infos" {
                 scatter("infos", &values, &mut arrays)
@@ -447,11 +457,11 @@ impl Minari {
     }
 
     /// Columns of our own files under the names that they had.
-    fn renamed(&self, arrays: Arrays) -> Result<Arrays> {
+    fn renamed(&self, arrays: ArrayColumns) -> Result<ArrayColumns> {
         let Some(envelope) = &self.envelope else {
             return Ok(arrays);
         };
-        let arrays = grouped::with_valid(arrays, true)?;
+        let arrays = per_trajectory::with_valid(arrays, true)?;
         Ok(arrays
             .into_iter()
             .map(|(name, column)| (envelope.columns.get(&name).cloned().unwrap_or(name), column))
@@ -502,7 +512,7 @@ fn insert(options: &mut Map<String, Value>, name: &str, value: &Value) {
 }
 
 /// The parts of a struct, and theirs, as columns under `name/PART`.
-fn scatter(name: &str, values: &ArrayRef, arrays: &mut Arrays) {
+fn scatter(name: &str, values: &ArrayRef, arrays: &mut ArrayColumns) {
     match values.as_struct_opt() {
         Some(parts) => {
             for (field, values) in parts.fields().iter().zip(parts.columns()) {
@@ -623,7 +633,7 @@ impl Source for Minari {
         (self.next < self.episodes || self.steps.is_none()).then_some(1)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         if let Some(next) = self.opening.next() {
             return next.map(Some);
         }

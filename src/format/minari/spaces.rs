@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Where the text is not JSON.
-pub(super) fn parse(text: &str) -> Result<Value> {
+pub(crate) fn parse(text: &str) -> Result<Value> {
     let mut strict = String::with_capacity(text.len());
     let mut rest = text;
     let mut quoted = false;
@@ -44,7 +44,7 @@ pub(super) fn parse(text: &str) -> Result<Value> {
 }
 
 /// Writes JSON as Minari does: the texts that [`parse`] made of numbers are numbers again.
-pub(super) fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     let mut text = value.to_string();
     for word in ["-Infinity", "Infinity", "NaN"] {
         text = text.replace(&format!("\"{word}\""), word);
@@ -53,7 +53,7 @@ pub(super) fn text(value: &Value) -> String {
 }
 
 /// Whether the space holds images, which Minari encodes where its metadata says so.
-pub(super) fn is_image(space: &Value) -> bool {
+pub(crate) fn is_image(space: &Value) -> bool {
     let shape: Vec<u64> = space["shape"]
         .as_array()
         .into_iter()
@@ -76,7 +76,7 @@ fn all(value: &Value, expected: f64) -> bool {
 }
 
 /// The part `name` of a space of several.
-pub(super) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
+pub(crate) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
     match &space["subspaces"] {
         Value::Object(parts) => parts.get(name),
         Value::Array(parts) => parts.get(
@@ -93,7 +93,7 @@ pub(super) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
 ///
 /// # Errors
 /// Where no space holds such values.
-pub(super) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
+pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
     let wrong = || {
         Error::failed(format!(
             "Minari has no space for `{}` of type {}",
@@ -167,7 +167,7 @@ fn insert(spaces: &mut Map<String, Value>, name: &str, space: Value) {
 }
 
 /// Whether parts of these names are those of a tuple.
-pub(super) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
+pub(crate) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     let mut count = 0;
     names.into_iter().all(|name| {
         count += 1;

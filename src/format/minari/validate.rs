@@ -5,13 +5,15 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{FORMAT, MAIN, data, object, spaces};
+use crate::container::hdf5;
 use crate::error::Result;
-use crate::format::{Findings, Options, check, hdf5};
+use crate::inspect::Findings;
+use crate::transfer::read::Options;
 
 /// Versions whose datasets Minari 0.5 takes.
 const VERSIONS: [&str; 2] = ["0.4.", "0.5."];
 
-pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
+pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     let Some(folder) = data(path) else {
         findings.error(
             "metadata",
@@ -30,7 +32,7 @@ pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     };
     described(&metadata, findings, &place);
     let (episodes, steps) = (findings.trajectories, findings.rows);
-    check::read(&FORMAT, path, &Options::default(), findings);
+    FORMAT.read_through(path, &Options::default(), findings);
     let number = |key: &str| metadata.get(key).and_then(Value::as_u64);
     let (episodes, rows) = (findings.trajectories - episodes, findings.rows - steps);
     // Each episode has a row more than steps, where its last observation is known.

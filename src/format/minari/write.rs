@@ -9,13 +9,15 @@ use arrow::datatypes::{DataType, Field, Int64Type};
 use serde_json::{Map, Value, json};
 
 use super::{MAIN, OURS, spaces};
+use crate::container::hdf5::{Attribute, Hdf5Writer};
 use crate::dataset::schema::step;
 use crate::dataset::store;
 use crate::error::{Error, Result};
-use crate::format::dense;
-use crate::format::hdf5::write::{Attribute, Hdf5};
-use crate::format::kept::{self, Envelope};
-use crate::format::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Written};
+use crate::transfer::roundtrip::envelope::{self, Envelope};
+use crate::transfer::write::arrays;
+use crate::transfer::write::{
+    ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Written,
+};
 
 /// A version whose files every present loader takes.
 const VERSION: &str = "0.5.0";
@@ -38,7 +40,11 @@ const AGAIN: [&str; 14] = [
     "action_space",
 ];
 
-pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+pub(crate) fn write(
+    outgoing: &OutgoingDataset,
+    to: &Path,
+    options: &WriteOptions,
+) -> Result<Written> {
     let mut written = Written::default();
     let observation = plain(outgoing, step::OBSERVATION)?;
     let action = plain(outgoing, step::ACTION)?;
@@ -66,7 +72,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
 
     let folder = to.join("data");
     store::create_dir(&folder)?;
-    let mut file = Hdf5::create(&folder.join(MAIN))?;
+    let mut file = Hdf5Writer::create(&folder.join(MAIN))?;
     let (mut unknown, mut range): (u64, Option<(i64, i64)>) = (0, None);
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
@@ -150,7 +156,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
 }
 
 /// The field `name`, which must be one that plain arrays or text hold.
-fn plain(outgoing: &Outgoing, name: &str) -> Result<Field> {
+fn plain(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
     let missing = || {
         Error::failed(format!(
             "Minari needs `{name}s`, and the dataset has no column `{name}`"
@@ -160,7 +166,7 @@ fn plain(outgoing: &Outgoing, name: &str) -> Result<Field> {
         .steps()
         .field_with_name(name)
         .map_err(|_| missing())?;
-    if dense::plain(field, name).is_none() {
+    if arrays::plain(field, name).is_none() {
         return Err(Error::failed(format!("Minari cannot hold `{name}` of type {}", field.data_type()))
             .hint("its spaces are of numbers: choose columns with `derive` and `columns`, or another format"));
     }
@@ -201,21 +207,21 @@ struct Info {
     /// Name in the file, `infos/` in front.
     name: String,
     column: String,
-    parts: Vec<dense::Plain>,
+    parts: Vec<arrays::PlainArray>,
     /// Whether an array beside it says where it is null.
     nulls: bool,
 }
 
-fn infos(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Info>> {
+fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>> {
     let mut infos = Vec::new();
     let mut left = Vec::new();
-    for column in dense::extras(outgoing.steps()) {
+    for column in arrays::extras(outgoing.steps()) {
         let name = if column.starts_with("infos/") {
             column.clone()
         } else {
             format!("infos/{column}")
         };
-        match dense::plain(outgoing.steps().field_with_name(&column)?, &name) {
+        match arrays::plain(outgoing.steps().field_with_name(&column)?, &name) {
             Some(parts) => infos.push(Info {
                 name,
                 column,
@@ -269,11 +275,11 @@ fn infos(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Info>> {
             .iter_mut()
             .for_each(|info| info.nulls = found.contains(&info.column));
     }
-    dense::left(written, &left);
+    arrays::left(written, &left);
     Ok(infos)
 }
 
-fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
+fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) -> Result<()> {
     let group = format!("episode_{}", leaving.index);
     let rows = leaving.length + 1;
     let column = |name: &str| {
@@ -284,7 +290,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
             .ok_or_else(|| Error::failed("a column was not read"))
     };
     let observation = extended(&column(step::OBSERVATION)?, rows)?;
-    dense::array(
+    arrays::array(
         file,
         &format!("{group}/observations"),
         &leaving
@@ -295,7 +301,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
         &observation,
     )?;
     let action = column(step::ACTION)?.slice(0, leaving.length);
-    dense::array(
+    arrays::array(
         file,
         &format!("{group}/actions"),
         &leaving
@@ -306,7 +312,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
         &action,
     )?;
     let reward = column(step::REWARD)?.slice(0, leaving.length);
-    dense::array(
+    arrays::array(
         file,
         &format!("{group}/rewards"),
         &Field::new("rewards", reward.data_type().clone(), true),
@@ -323,7 +329,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
         let flags: ArrayRef = Arc::new(BooleanArray::from_iter(
             (0..leaving.length).map(|row| Some(flags.value(row) || (cut && row == last))),
         ));
-        dense::array(
+        arrays::array(
             file,
             &format!("{group}/{name}"),
             &Field::new(name, DataType::Boolean, false),
@@ -336,7 +342,7 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..rows).map(|row| Some(row < values.len() && values.is_valid(row))),
             ));
-            dense::array(
+            arrays::array(
                 file,
                 &format!("{group}/{}_valid", info.name),
                 &Field::new("valid", DataType::Boolean, false),
@@ -345,18 +351,18 @@ fn episode(file: &mut Hdf5, leaving: &Leaving, infos: &[Info]) -> Result<()> {
         }
         let values = extended(&values, rows)?;
         for plain in &info.parts {
-            dense::one(file, &format!("{group}/{}", plain.name), plain, &values)?;
+            arrays::one(file, &format!("{group}/{}", plain.name), plain, &values)?;
         }
     }
-    if let Some(proxy) = dense::proxy(leaving, rows) {
-        dense::array(
+    if let Some(proxy) = arrays::proxy(leaving, rows) {
+        arrays::array(
             file,
             &format!("{group}/infos/action_is_proxy"),
             &Field::new("proxy", DataType::Boolean, false),
             &proxy,
         )?;
     }
-    let line = kept::line(leaving)?;
+    let line = envelope::line(leaving)?;
     let mut attributes = vec![
         ("id".to_owned(), Attribute::Int(leaving.index as i64)),
         (

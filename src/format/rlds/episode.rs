@@ -13,11 +13,11 @@ use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::DataType;
 
 use super::features::{Encoding, Kind, Leaf};
+use crate::container::tfrecord::{Feature, Kind as List};
 use crate::error::{Error, Result};
-use crate::format::tfrecord::{Feature, Kind as List};
 
 /// A decoded record.
-pub(super) type Record = BTreeMap<String, Feature>;
+pub(crate) type Record = BTreeMap<String, Feature>;
 
 fn wrong(key: &str, what: String) -> Error {
     Error::failed(format!("`{key}` {what}"))
@@ -35,7 +35,7 @@ fn held(record: &Record, key: &str) -> usize {
 }
 
 /// The number of steps of a record whose steps have the leaves `leaves`.
-pub(super) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
+pub(crate) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
     let per_step = |leaf: &Leaf| match &leaf.kind {
         Kind::Tensor {
             shape,
@@ -63,7 +63,7 @@ pub(super) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
 }
 
 /// The values of a leaf at `key`, `rows` steps of them, without the shape of a step. Never null.
-pub(super) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Result<ArrayRef> {
+pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Result<ArrayRef> {
     let list = record.get(key).and_then(|feature| feature.kind.as_ref());
     let short = |found: usize, needed: usize| {
         wrong(
@@ -197,7 +197,7 @@ fn items<'a>(list: Option<&'a List>, key: &str, rows: usize) -> Result<&'a [Vec<
 }
 
 /// A flag of each step; false where there is no such leaf.
-pub(super) fn flags(
+pub(crate) fn flags(
     record: &Record,
     leaves: &[Leaf],
     name: &str,

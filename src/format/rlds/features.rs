@@ -10,7 +10,7 @@ const CLASS: &str = "tensorflow_datasets.core.features";
 
 /// What a leaf holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Numbers or flags of a shape.
     Tensor {
         element: DataType,
@@ -27,7 +27,7 @@ pub(super) enum Kind {
 
 /// How the numbers of a tensor are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(crate) enum Encoding {
     /// As a list of floats or of 64-bit integers.
     None,
     /// As their bytes.
@@ -38,17 +38,17 @@ pub(super) enum Encoding {
 
 /// One feature that is no container.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Leaf {
+pub(crate) struct Leaf {
     /// Names from the root, joined by `/`: the key in a record.
-    pub(super) key: String,
-    pub(super) kind: Kind,
+    pub(crate) key: String,
+    pub(crate) kind: Kind,
 }
 
 /// Leaves of the tree: those under `steps`, less that prefix, and the others.
 #[derive(Debug, Default)]
-pub(super) struct Tree {
-    pub(super) steps: Vec<Leaf>,
-    pub(super) episode: Vec<Leaf>,
+pub(crate) struct Tree {
+    pub(crate) steps: Vec<Leaf>,
+    pub(crate) episode: Vec<Leaf>,
     has_steps: bool,
 }
 
@@ -57,7 +57,7 @@ const DEEPEST: usize = 32;
 
 impl Tree {
     /// The leaves of the tree in `features.json`.
-    pub(super) fn parse(value: &Value) -> Result<Tree> {
+    pub(crate) fn parse(value: &Value) -> Result<Tree> {
         let mut tree = Tree::default();
         tree.collect(value, "", false, 0)?;
         if !tree.has_steps {
@@ -212,7 +212,7 @@ fn element(dtype: &str) -> Option<DataType> {
 }
 
 /// numpy's name of a type.
-pub(super) fn dtype(element: &DataType) -> Option<&'static str> {
+pub(crate) fn dtype(element: &DataType) -> Option<&'static str> {
     const NAMES: [&str; 12] = [
         "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
         "float16", "float32", "float64",
@@ -291,7 +291,7 @@ fn nested(leaves: &[Leaf]) -> Value {
 }
 
 /// `features.json` of episodes whose steps and metadata have these leaves.
-pub(super) fn document(steps: &[Leaf], episode: &[Leaf]) -> Value {
+pub(crate) fn document(steps: &[Leaf], episode: &[Leaf]) -> Value {
     let steps = json!({
         "pythonClassName": format!("{CLASS}.dataset_feature.Dataset"),
         "sequence": {"feature": nested(steps), "length": "-1"},

@@ -12,14 +12,19 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use super::{Format, Opener, Writer};
+use crate::format::{Detection, Evidence, Format};
+use crate::transfer::read::Reader;
+use crate::transfer::write::Writer;
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "rlds",
     about: "RLDS: a TFDS directory with features.json and TFRecord files, one record an episode",
-    detect: |path| root(path).is_some(),
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Marker,
+        probe: |path| root(path).is_some(),
+    }),
+    read: Some(Reader {
         takes: &["map", "final_action", "alignment"],
         open: read::read,
     }),

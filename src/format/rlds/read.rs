@@ -16,10 +16,12 @@ use super::VALID;
 use super::episode::{self, Record};
 use super::features::{Kind, Leaf, Tree};
 use super::shards::{Shard, json, shards};
+use crate::container::tfrecord::Records;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::error::{Error, Result, nearest};
-use crate::format::tfrecord::Records;
-use crate::format::{Alignment, FinalAction, Incoming, Options, Source, free_name};
+use crate::transfer::read::{
+    Alignment, FinalAction, IncomingTrajectory, Options, Source, free_name,
+};
 
 /// Features of steps that become the flags of steps, or say what else is so.
 const FLAGS: [&str; 5] = [
@@ -72,7 +74,7 @@ struct Rlds {
     metadata: Map<String, Value>,
 }
 
-pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let root = super::root(path).ok_or_else(|| {
         Error::failed(format!(
             "{}: there is no features.json, or more than one below",
@@ -432,7 +434,7 @@ impl Source for Rlds {
         Some(self.lost)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         self.lost = 1;
         loop {
             let (shard, mut records) = match self.open.take() {
@@ -496,7 +498,7 @@ impl Source for Rlds {
 }
 
 impl Rlds {
-    fn incoming(&self, record: &Record, key: String) -> Result<Incoming> {
+    fn incoming(&self, record: &Record, key: String) -> Result<IncomingTrajectory> {
         let rows = episode::steps(record, &self.tree.steps)?;
         if rows == 0 {
             return Err(Error::failed("the episode has no steps").hint("drop it from the source"));
@@ -522,7 +524,7 @@ impl Rlds {
             SchemaRef::clone(&self.about),
             about.collect::<Result<Vec<_>>>()?,
         )?;
-        Ok(Incoming {
+        Ok(IncomingTrajectory {
             key,
             steps: self.steps(record, rows)?,
             about: Some(about),

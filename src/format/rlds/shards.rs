@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 
 /// A file of records.
-pub(super) struct Shard {
-    pub(super) split: String,
-    pub(super) path: PathBuf,
+pub(crate) struct Shard {
+    pub(crate) split: String,
+    pub(crate) path: PathBuf,
     /// Records, where the dataset says how many.
-    pub(super) records: Option<u64>,
+    pub(crate) records: Option<u64>,
 }
 
-pub(super) fn json(path: &Path) -> Result<Value> {
+pub(crate) fn json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("a TFDS dataset has it: fetch it again")
@@ -27,7 +27,7 @@ pub(super) fn json(path: &Path) -> Result<Value> {
 }
 
 /// The files of a dataset, split by split.
-pub(super) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<VecDeque<Shard>> {
+pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<VecDeque<Shard>> {
     let path = root.join("dataset_info.json");
     if !path.is_file() {
         return found(root);

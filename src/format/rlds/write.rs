@@ -17,12 +17,14 @@ use serde_json::json;
 
 use super::VALID;
 use super::features::{Encoding, Kind, Leaf, document, dtype};
+use crate::container::tfrecord::{
+    self, BytesList, Example, Feature, Features, FloatList, Int64List, Kind as List,
+};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
-use crate::format::outgoing::{ACTION_VALID, Leaving, Outgoing, WriteOptions, Written};
-use crate::format::tfrecord::{
-    self, BytesList, Example, Feature, Features, FloatList, Int64List, Kind as List,
+use crate::transfer::write::{
+    ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Written,
 };
 
 /// Bytes of steps in memory that a file aims at.
@@ -54,7 +56,11 @@ enum From {
     Discount,
 }
 
-pub(super) fn write(outgoing: &Outgoing, path: &Path, options: &WriteOptions) -> Result<Written> {
+pub(crate) fn write(
+    outgoing: &OutgoingDataset,
+    path: &Path,
+    options: &WriteOptions,
+) -> Result<Written> {
     let mut written = Written::default();
     let parts = parts(outgoing, &mut written)?;
     let about = about(outgoing);
@@ -155,7 +161,7 @@ fn identifier(name: &str) -> String {
 }
 
 /// The features of steps.
-fn parts(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Part>> {
+fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Part>> {
     let flag = |name: &str, from: From| Part {
         leaf: Leaf {
             key: name.to_owned(),
@@ -259,7 +265,7 @@ fn parts(outgoing: &Outgoing, written: &mut Written) -> Result<Vec<Part>> {
 }
 
 /// Columns, besides actions, that are null somewhere; rewards at a step, as there is none beside a final observation.
-fn gaps(outgoing: &Outgoing) -> Result<HashSet<String>> {
+fn gaps(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
     let told = [step::ACTION, step::ACTION_STD];
     let nullable = outgoing
         .steps()
@@ -329,7 +335,7 @@ fn kind(field: &Field) -> Option<Kind> {
 }
 
 /// What is said of an episode: its column and its feature.
-fn about(outgoing: &Outgoing) -> Vec<(String, Leaf)> {
+fn about(outgoing: &OutgoingDataset) -> Vec<(String, Leaf)> {
     let fields = outgoing
         .carried()
         .fields()
@@ -355,7 +361,11 @@ fn about(outgoing: &Outgoing) -> Vec<(String, Leaf)> {
 }
 
 /// One episode as the bytes of a `tf.train.Example`.
-fn record(leaving: &Leaving, parts: &[Part], about: &[(String, Leaf)]) -> Result<Vec<u8>> {
+fn record(
+    leaving: &OutgoingTrajectory,
+    parts: &[Part],
+    about: &[(String, Leaf)],
+) -> Result<Vec<u8>> {
     let mut feature = BTreeMap::new();
     let rows = leaving.steps.num_rows();
     for part in parts {
@@ -395,7 +405,7 @@ fn record(leaving: &Leaving, parts: &[Part], about: &[(String, Leaf)]) -> Result
     .encode_to_vec())
 }
 
-fn values(leaving: &Leaving, from: &From, rows: usize) -> Result<ArrayRef> {
+fn values(leaving: &OutgoingTrajectory, from: &From, rows: usize) -> Result<ArrayRef> {
     let flag = |name: &str| {
         leaving
             .steps

@@ -7,6 +7,7 @@
 //! `data` says, and `actions_unscaled` has them as they were. They look for observations under `obs` alone, so columns that
 //! are called as parts of the observation are written there: `observation.images.top` as `obs/images.top`.
 
+mod robosuite;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,18 +20,28 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::grouped::{self, Arrays, Assembly, Opening};
-use super::kept::{self, Envelope, Line};
-use super::{Findings, Format, Incoming, Opener, Options, Source, Writer, check, hdf5};
+use crate::container::arrays::ArrayColumns;
+use crate::container::hdf5;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
+use crate::format::{Detection, Evidence, Format};
+use crate::inspect::Findings;
+use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
+use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source};
+use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
+use crate::transfer::write::Writer;
+
+pub(crate) use robosuite::FORMAT as ROBOSUITE;
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "robomimic",
     about: "robomimic HDF5: a group per demonstration under data, with obs and next_obs, and masks",
-    detect: |path| demonstrations(path) == Some(true),
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Layout,
+        probe: |path| demonstrations(path) == Some(true),
+    }),
+    read: Some(Reader {
         takes: &[],
         open: |path, options| read(path, options, "obs"),
     }),
@@ -58,7 +69,7 @@ const PART: &str = "obs/";
 const PROXY: &str = "action_is_proxy";
 
 /// Whether the file at `path` holds demonstrations, and if so whether they have observations.
-pub(super) fn demonstrations(path: &Path) -> Option<bool> {
+fn demonstrations(path: &Path) -> Option<bool> {
     let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok())??;
     let data = file.group("data").ok()?;
     let first = data
@@ -77,7 +88,7 @@ pub(super) fn demonstrations(path: &Path) -> Option<bool> {
 }
 
 fn note(path: &Path) -> Option<String> {
-    hdf5::note(path, PREFIX)
+    envelope::note_of_hdf5(path, PREFIX)
 }
 
 struct Demos {
@@ -86,7 +97,7 @@ struct Demos {
     groups: HashMap<String, hdf5::Group>,
     /// The array or group of observations.
     observation: &'static str,
-    /// Arrays whose width is not the same in all demonstrations: they are lists.
+    /// ArrayColumns whose width is not the same in all demonstrations: they are lists.
     ragged: BTreeSet<String>,
     names: std::vec::IntoIter<String>,
     masks: BTreeMap<String, Vec<String>>,
@@ -94,7 +105,7 @@ struct Demos {
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
-    opening: Opening,
+    opening: FirstTrajectory,
     steps: Option<u64>,
 }
 
@@ -102,11 +113,7 @@ struct Demos {
 ///
 /// # Errors
 /// Where there are none, or the first cannot be read.
-pub(super) fn read(
-    path: &Path,
-    options: &Options,
-    observation: &'static str,
-) -> Result<Box<dyn Source>> {
+fn read(path: &Path, options: &Options, observation: &'static str) -> Result<Box<dyn Source>> {
     let failed = |error: Error| error.at(path.display());
     let file = hdf5::open(path)?;
     let data = hdf5::member(&file.root(), "data").map_err(failed)?;
@@ -135,7 +142,7 @@ pub(super) fn read(
                 .hint("there is nothing to import"),
         ));
     }
-    // Arrays besides those with a meaning may have another width in each demonstration; what cannot be looked at is said
+    // ArrayColumns besides those with a meaning may have another width in each demonstration; what cannot be looked at is said
     // when it is read.
     let (mut known, mut ragged): (BTreeMap<String, Vec<u64>>, BTreeSet<String>) =
         (BTreeMap::new(), BTreeSet::new());
@@ -157,8 +164,8 @@ pub(super) fn read(
     ragged.retain(|name| !fixed(name));
     let mut masks = BTreeMap::new();
     if let Some(group) = hdf5::member(&file.root(), "mask").map_err(failed)? {
-        let mut arrays = Arrays::new();
-        hdf5::arrays(&group, "mask/", 0, &mut hdf5::whole, &mut arrays).map_err(failed)?;
+        let mut arrays = ArrayColumns::new();
+        hdf5::arrays(&group, "mask/", 0, &mut hdf5::all_rows, &mut arrays).map_err(failed)?;
         for (name, (_, values)) in arrays {
             let values = values.as_string_opt::<i32>();
             let members = values.map(|values| {
@@ -174,7 +181,7 @@ pub(super) fn read(
             );
         }
     }
-    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", kept::ENVELOPE))
+    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))
         .map(|text| Envelope::parse(&text))
         .transpose()
         .map_err(failed)?;
@@ -196,7 +203,7 @@ pub(super) fn read(
     let steps = metadata.get("total").and_then(Value::as_u64);
     let schema = Arc::new(Schema::empty());
     let names = names.into_iter();
-    let opening = Opening::default();
+    let opening = FirstTrajectory::default();
     let mut demos = Demos {
         path: path.to_owned(),
         groups,
@@ -211,12 +218,12 @@ pub(super) fn read(
         opening,
         steps,
     };
-    (demos.opening, demos.schema) = Opening::read(options.on_error, || demos.demo(None))?;
+    (demos.opening, demos.schema) = FirstTrajectory::read(options.on_error, || demos.demo(None))?;
     Ok(Box::new(demos))
 }
 
 impl Demos {
-    fn demo(&mut self, schema: Option<&SchemaRef>) -> Result<Option<Incoming>> {
+    fn demo(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
         let Some(name) = self.names.next() else {
             return Ok(None);
         };
@@ -225,12 +232,12 @@ impl Demos {
             .map_err(|error| error.at(format!("{}: data/{name}", self.path.display())))
     }
 
-    fn read(&mut self, name: &str, schema: Option<&SchemaRef>) -> Result<Incoming> {
+    fn read(&mut self, name: &str, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
         let group = self
             .groups
             .remove(name)
             .ok_or_else(|| Error::failed("there is no such group"))?;
-        let (mut arrays, mut attributes) = (Arrays::new(), Map::new());
+        let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
         let next = format!("next_{}", self.observation);
         // Of the next observations, all but the last are the steps' own, a row further on.
         let mut next_rows = BTreeSet::new();
@@ -245,14 +252,14 @@ impl Demos {
         hdf5::attributes(&group, &mut attributes);
         for name in &self.ragged {
             if let Some(column) = arrays.get_mut(name) {
-                *column = grouped::listed(column)?;
+                *column = per_trajectory::listed(column)?;
             }
         }
         let line = attributes
             .get(OURS)
             .and_then(Value::as_str)
             .filter(|_| self.envelope.is_some())
-            .map(serde_json::from_str::<Line>);
+            .map(serde_json::from_str::<EnvelopeLine>);
         let line = line.transpose().map_err(|error| {
             Error::failed(format!("the attribute `{OURS}` is damaged: {error}"))
         })?;
@@ -273,7 +280,7 @@ impl Demos {
                 arrays.insert(column.clone(), (field, values));
             }
         }
-        let observation = grouped::take(&mut arrays, self.observation);
+        let observation = per_trajectory::take(&mut arrays, self.observation);
         // A single vector that we wrote has no name of its own.
         let unnamed = |column: (Field, ArrayRef)| match column.1.as_struct_opt() {
             Some(parts)
@@ -315,7 +322,7 @@ impl Demos {
                 observation.len()
             )));
         }
-        let next = grouped::take(&mut arrays, &next).map(|next| unnamed(next).1);
+        let next = per_trajectory::take(&mut arrays, &next).map(|next| unnamed(next).1);
         let next = next.filter(|next| {
             next.data_type() == observation.data_type()
                 && next_rows == BTreeSet::from([length as u64])
@@ -324,16 +331,19 @@ impl Demos {
         if let Some(next) = next.filter(|_| known_final) {
             observation = arrow::compute::concat(&[observation.as_ref(), next.as_ref()])?;
         }
-        let mut assembly = Assembly::new(length, known_final);
+        let mut assembly = TrajectoryBuilder::new(length, known_final);
         assembly.add(step::OBSERVATION, (field, observation), false)?;
         let scaled = arrays.remove(ACTIONS);
         if let Some(action) = arrays.remove(UNSCALED).or(scaled) {
             assembly.add(step::ACTION, action, true)?;
         }
         if let Some(reward) = arrays.remove("rewards") {
-            assembly.add(step::REWARD, grouped::squeezed(reward), true)?;
+            assembly.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
         }
-        let done = arrays.get("dones").map(grouped::numbers).transpose()?;
+        let done = arrays
+            .get("dones")
+            .map(per_trajectory::numbers)
+            .transpose()?;
         let done = done.is_some_and(|done| done.last() == Some(&1.0));
         let flags = |last: bool| {
             (0..length)
@@ -355,7 +365,7 @@ impl Demos {
                 .and_then(|columns| columns.get(&name).cloned())
                 .unwrap_or(name)
         };
-        assembly.others(grouped::with_valid(
+        assembly.others(per_trajectory::with_valid(
             arrays
                 .into_iter()
                 .map(|(name, column)| (named(name), column))
@@ -363,10 +373,10 @@ impl Demos {
             line.is_some(),
         )?)?;
         let about = match &line {
-            Some(line) => kept::row(&self.about, &line.about)?,
+            Some(line) => envelope::row(&self.about, &line.about)?,
             None => Some(self.said(name, &mut attributes)?),
         };
-        Ok(Incoming {
+        Ok(IncomingTrajectory {
             key: name.to_owned(),
             steps: assembly.finish(schema)?,
             about,
@@ -415,7 +425,7 @@ impl Source for Demos {
         Some(1)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         if let Some(next) = self.opening.next() {
             return next.map(Some);
         }
@@ -426,7 +436,7 @@ impl Source for Demos {
 
 /// The rules of robomimic's loader that reading does not show: actions between -1 and 1, counts, masks, the environment.
 fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
-    check::read(&FORMAT, path, &Options::default(), findings);
+    FORMAT.read_through(path, &Options::default(), findings);
     let Ok(data) = hdf5::open(path).and_then(|file| {
         file.group("data")
             .map_err(|error| Error::failed(error.to_string()))
@@ -450,7 +460,7 @@ fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
         let mut attributes = Map::new();
         hdf5::attributes(group, &mut attributes);
         let Some((_, action)) = group.dataset(ACTIONS).ok().and_then(|dataset| {
-            hdf5::column(&dataset, ACTIONS, &mut hdf5::whole)
+            hdf5::column(&dataset, ACTIONS, &mut hdf5::all_rows)
                 .ok()
                 .flatten()
         }) else {

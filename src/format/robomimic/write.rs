@@ -9,18 +9,22 @@ use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::{Value, json};
 
 use super::{ACTIONS, OURS, PART, PREFIX, PROXY, UNSCALED, elements};
+use crate::container::hdf5::{Attribute, Element, Hdf5Writer};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
-use crate::format::dense;
-use crate::format::hdf5::write::{Attribute, Element, Hdf5};
-use crate::format::kept::{self, Envelope};
-use crate::format::outgoing::{Leaving, Outgoing, WriteOptions, Written};
+use crate::transfer::roundtrip::envelope::{self, Envelope};
+use crate::transfer::write::arrays;
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
 /// Writes the dataset as the file `to`.
 ///
 /// # Errors
 /// Where observations or actions are no arrays of numbers, the dataset cannot be read or the file not written.
-pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> Result<Written> {
+pub(crate) fn write(
+    outgoing: &OutgoingDataset,
+    to: &Path,
+    options: &WriteOptions,
+) -> Result<Written> {
     let mut written = Written::default();
     for (name, column) in [("obs", step::OBSERVATION), (ACTIONS, step::ACTION)] {
         let field = outgoing.steps().field_with_name(column);
@@ -29,7 +33,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
                 "robomimic needs `{name}`, and the dataset has no column `{column}`"
             ))
         })?;
-        if dense::plain(field, name).is_none() {
+        if arrays::plain(field, name).is_none() {
             return Err(Error::failed(format!(
                 "robomimic cannot hold `{column}` of type {}",
                 field.data_type()
@@ -40,7 +44,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
     let mut columns = BTreeMap::new();
     let mut extras = Vec::new();
     let mut left = Vec::new();
-    for column in dense::extras(outgoing.steps()) {
+    for column in arrays::extras(outgoing.steps()) {
         let mut name = array_of(&column, outgoing.steps())?;
         // Several columns may come to one name, as `observation.a/b` and `observation.a.b` do.
         while extras
@@ -49,7 +53,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
         {
             name = format!("source_{name}");
         }
-        match dense::plain(outgoing.steps().field_with_name(&column)?, &name) {
+        match arrays::plain(outgoing.steps().field_with_name(&column)?, &name) {
             Some(parts) => {
                 if name != column {
                     columns.insert(name.clone(), column.clone());
@@ -59,10 +63,10 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
             None => left.push(column),
         }
     }
-    dense::left(&mut written, &left);
+    arrays::left(&mut written, &left);
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     let said = &outgoing.manifest().lineage.source_metadata;
-    let mut file = Hdf5::create(to)?;
+    let mut file = Hdf5Writer::create(to)?;
     let mut masks: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
@@ -137,7 +141,7 @@ pub(super) fn write(outgoing: &Outgoing, to: &Path, options: &WriteOptions) -> R
     file.group("data", attributes)?;
     let text = envelope.text()?;
     file.array(
-        &format!("{PREFIX}{}", kept::ENVELOPE),
+        &format!("{PREFIX}{}", envelope::ENVELOPE),
         Element::Plain(DataType::UInt8),
         &[text.len() as u64],
         text.as_bytes(),
@@ -180,7 +184,7 @@ fn array_of(column: &str, steps: &Schema) -> Result<String> {
 }
 
 /// What each dimension of actions is to be divided by; `None` where all are between -1 and 1.
-fn scale(outgoing: &Outgoing) -> Result<Option<Vec<f64>>> {
+fn scale(outgoing: &OutgoingDataset) -> Result<Option<Vec<f64>>> {
     let mut scale: Vec<f64> = Vec::new();
     for leaving in outgoing.pass(Some(&[step::ACTION]))? {
         let action = leaving?
@@ -197,9 +201,9 @@ fn scale(outgoing: &Outgoing) -> Result<Option<Vec<f64>>> {
 }
 
 fn demo(
-    file: &mut Hdf5,
-    leaving: &Leaving,
-    extras: &[(String, String, Vec<dense::Plain>)],
+    file: &mut Hdf5Writer,
+    leaving: &OutgoingTrajectory,
+    extras: &[(String, String, Vec<arrays::PlainArray>)],
     scale: Option<&[f64]>,
 ) -> Result<()> {
     let group = format!("data/demo_{}", leaving.index);
@@ -218,13 +222,13 @@ fn demo(
     };
     let observation = whole(step::OBSERVATION)?;
     let length = leaving.length;
-    dense::array(
+    arrays::array(
         file,
         &format!("{group}/{obs}"),
         field,
         &observation.slice(0, length),
     )?;
-    dense::array(
+    arrays::array(
         file,
         &format!("{group}/{next_obs}"),
         field,
@@ -233,7 +237,7 @@ fn demo(
     let action = whole(step::ACTION)?.slice(0, length);
     let field = schema.field_with_name(step::ACTION)?;
     if let Some(scale) = scale {
-        dense::array(file, &format!("{group}/{UNSCALED}"), field, &action)?;
+        arrays::array(file, &format!("{group}/{UNSCALED}"), field, &action)?;
         let (values, width) = elements(&action)?;
         let scaled = Float64Array::from_iter_values(
             values
@@ -243,7 +247,7 @@ fn demo(
                 .map(|(index, value)| value / scale[index % width]),
         );
         let mut bytes = Vec::new();
-        dense::append(&scaled, &mut bytes)?;
+        arrays::append(&scaled, &mut bytes)?;
         file.array(
             &format!("{group}/{ACTIONS}"),
             Element::Plain(DataType::Float64),
@@ -251,10 +255,10 @@ fn demo(
             &bytes,
         )?;
     } else {
-        dense::array(file, &format!("{group}/{ACTIONS}"), field, &action)?;
+        arrays::array(file, &format!("{group}/{ACTIONS}"), field, &action)?;
     }
     if let Ok(field) = schema.field_with_name(step::REWARD) {
-        dense::array(
+        arrays::array(
             file,
             &format!("{group}/rewards"),
             field,
@@ -265,7 +269,7 @@ fn demo(
     let dones: ArrayRef = Arc::new(Int64Array::from_iter_values(
         (0..length).map(|row| i64::from(terminated.value(row))),
     ));
-    dense::array(
+    arrays::array(
         file,
         &format!("{group}/dones"),
         &Field::new("dones", DataType::Int64, false),
@@ -275,13 +279,13 @@ fn demo(
         let values = whole(column)?;
         let field = schema.field_with_name(column)?;
         if name.starts_with(PART) {
-            dense::array(
+            arrays::array(
                 file,
                 &format!("{group}/{name}"),
                 field,
                 &values.slice(0, length),
             )?;
-            dense::array(
+            arrays::array(
                 file,
                 &format!("{group}/next_{name}"),
                 field,
@@ -289,7 +293,7 @@ fn demo(
             )?;
         } else {
             for plain in parts {
-                dense::one(file, &format!("{group}/{}", plain.name), plain, values)?;
+                arrays::one(file, &format!("{group}/{}", plain.name), plain, values)?;
             }
         }
         // Beside what is under a name of ours: whatever is under `obs` is an observation.
@@ -298,7 +302,7 @@ fn demo(
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..values.len()).map(|row| Some(values.is_valid(row))),
             ));
-            dense::array(
+            arrays::array(
                 file,
                 &format!("{group}/{name}_valid"),
                 &Field::new("valid", DataType::Boolean, false),
@@ -306,15 +310,15 @@ fn demo(
             )?;
         }
     }
-    if let Some(proxy) = dense::proxy(leaving, leaving.steps.num_rows()) {
-        dense::array(
+    if let Some(proxy) = arrays::proxy(leaving, leaving.steps.num_rows()) {
+        arrays::array(
             file,
             &format!("{group}/{PROXY}"),
             &Field::new(PROXY, DataType::Boolean, false),
             &proxy,
         )?;
     }
-    let line = serde_json::to_string(&kept::line(leaving)?)
+    let line = serde_json::to_string(&envelope::line(leaving)?)
         .map_err(|error| Error::failed(error.to_string()))?;
     let mut attributes = vec![
         ("num_samples".to_owned(), Attribute::Int(length as i64)),

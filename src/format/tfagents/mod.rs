@@ -20,17 +20,21 @@ use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::tfrecord::{Feature, Kind, Records};
-use super::{FinalAction, Format, Incoming, Opener, Options, Source, free_name};
+use crate::container::tfrecord::{Feature, Kind, Records};
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
+use crate::format::{Detection, Evidence, Format};
+use crate::transfer::read::{FinalAction, IncomingTrajectory, Options, Reader, Source, free_name};
 
 /// The registry entry.
-pub(super) const FORMAT: Format = Format {
+pub(crate) const FORMAT: Format = Format {
     name: "tfagents",
     about: "TF-Agents' TFRecord: a file or a folder of files, one record a step",
-    detect: |path| files(path).is_ok_and(|files| !files.is_empty()),
-    read: Some(Opener {
+    detection: Some(Detection {
+        evidence: Evidence::Layout,
+        probe: |path| files(path).is_ok_and(|files| !files.is_empty()),
+    }),
+    read: Some(Reader {
         takes: &["map", "final_action"],
         open: read,
     }),
@@ -335,7 +339,7 @@ impl Steps {
         let number = |key: &Option<String>| -> Result<Option<[u8; 4]>> {
             let Some(key) = key else { return Ok(None) };
             let found = record.get(key).map(bytes).unwrap_or_default();
-            // Kept in a list, a step type has eight bytes, of which the first four say it.
+            // EnvelopeReader in a list, a step type has eight bytes, of which the first four say it.
             let four = found
                 .get(..4)
                 .filter(|_| [4, 8].contains(&found.len()))
@@ -473,7 +477,7 @@ impl Source for Steps {
         Some(1)
     }
 
-    fn next(&mut self) -> Result<Option<Incoming>> {
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         if std::mem::take(&mut self.bad) {
             self.count += 1;
             self.skip();
@@ -499,7 +503,7 @@ impl Source for Steps {
         let steps = self
             .steps(&rows)
             .map_err(|error| error.at(format!("trajectory {key}")))?;
-        Ok(Some(Incoming {
+        Ok(Some(IncomingTrajectory {
             key,
             steps,
             about: None,
@@ -513,8 +517,8 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::container::tfrecord::{self, BytesList, Example, Features};
     use crate::dataset::store;
-    use crate::format::tfrecord::{self, BytesList, Example, Features};
 
     fn record(
         step_type: i32,

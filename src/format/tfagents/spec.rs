@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use arrow::datatypes::DataType;
 use prost::Message;
 
+use crate::container::tfrecord::Records;
 use crate::error::{Error, Result};
-use crate::format::tfrecord::Records;
 
 /// `tensorflow.StructuredValue`, as far as specs use it.
 #[derive(Clone, PartialEq, Message)]
@@ -142,7 +142,7 @@ fn element(dtype: i32) -> Option<DataType> {
 }
 
 /// Types and shapes from the file beside the records, where there is one that can be read.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>)>> {
+pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>)>> {
     let spec = PathBuf::from(format!("{}.spec", path.display()));
     let mut leaves = BTreeMap::new();
     if spec.is_file()

@@ -1,0 +1,171 @@
+//! The contract of containers of arrays: what an array holds, how its rows are read and written, and the Arrow columns that
+//! its rows become.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayData, ArrayRef, BooleanArray, FixedSizeListArray, make_array};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Field};
+
+use crate::dataset::schema;
+use crate::error::{Error, Result};
+
+/// What an array holds.
+pub(crate) struct ArrayLayout {
+    /// The array's name in its file.
+    pub(crate) name: String,
+    /// Type of an element; `Null` where it is none that a column can hold. Booleans are bytes.
+    pub(crate) element: DataType,
+    /// What the file calls the type.
+    pub(crate) kind: String,
+    /// Whether the bytes of an element are in the order that this machine does not use.
+    pub(crate) swap: bool,
+    /// Rows: the length of the first axis.
+    pub(crate) rows: u64,
+    /// Lengths of the other axes.
+    pub(crate) row: Vec<usize>,
+}
+
+impl ArrayLayout {
+    fn element_bytes(&self) -> usize {
+        self.element.primitive_width().unwrap_or(1)
+    }
+
+    pub(crate) fn width(&self) -> usize {
+        self.row.iter().product()
+    }
+
+    /// Bytes of one row; the reader has checked that they can be counted.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.width() * self.element_bytes()
+    }
+
+    pub(crate) fn shape(&self) -> String {
+        let axes = std::iter::once(self.rows).chain(self.row.iter().map(|axis| *axis as u64));
+        format!(
+            "({})",
+            axes.map(|axis| axis.to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    }
+}
+
+/// Reads the rows of an array from first to last.
+pub(crate) trait ArrayReader {
+    /// The bytes of the next `rows` rows.
+    ///
+    /// # Errors
+    /// Where the file is damaged or ends early; the message names file and array.
+    fn read(&mut self, rows: u64) -> Result<Vec<u8>>;
+}
+
+/// One array of a file.
+pub(crate) struct StoredArray {
+    pub(crate) layout: ArrayLayout,
+    pub(crate) reader: Box<dyn ArrayReader>,
+}
+
+/// Where arrays go, one after the other.
+pub(crate) trait ArraySink {
+    /// Begins the array `name` of `rows` rows of the shape `row`.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()>;
+
+    /// Appends little-endian elements; booleans are bytes.
+    ///
+    /// # Errors
+    /// Where they cannot be written.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Ends the array.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn end(&mut self) -> Result<()>;
+}
+
+/// Arrays by name, groups before slashes: each a column of rows.
+pub(crate) type ArrayColumns = BTreeMap<String, (Field, ArrayRef)>;
+
+/// The bytes of elements as an array of them.
+pub(crate) fn decode(layout: &ArrayLayout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
+    if layout.element == DataType::Boolean {
+        return Ok(Arc::new(BooleanArray::from_iter(
+            bytes.iter().map(|byte| Some(*byte != 0)),
+        )));
+    }
+    let size = layout.element_bytes();
+    if layout.swap {
+        bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+    }
+    let builder = ArrayData::builder(layout.element.clone())
+        .len(bytes.len() / size)
+        .add_buffer(Buffer::from_vec(bytes))
+        .align_buffers(true);
+    Ok(make_array(builder.build()?))
+}
+
+/// The column that an array becomes: of vectors or of single values.
+pub(crate) fn field(
+    name: &str,
+    layout: &ArrayLayout,
+    vector: bool,
+    nullable: bool,
+) -> Result<Field> {
+    if !vector {
+        return Ok(Field::new(name, layout.element.clone(), nullable));
+    }
+    let width = i32::try_from(layout.width())
+        .ok()
+        .filter(|width| *width > 0);
+    let width = width.ok_or_else(|| {
+        Error::failed(format!(
+            "`{}` has the shape {}: a row must hold something",
+            layout.name,
+            layout.shape()
+        ))
+        .hint("leave the array out of the source, or name another by --map")
+    })?;
+    let field = Field::new(
+        name,
+        schema::vector(layout.element.clone(), width),
+        nullable,
+    );
+    if layout.row.len() < 2 {
+        return Ok(field);
+    }
+    let shape = layout
+        .row
+        .iter()
+        .map(usize::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
+    Ok(field.with_metadata([("shape".to_owned(), shape)].into()))
+}
+
+/// A whole array as a column: of vectors where its rows have axes.
+///
+/// # Errors
+/// Where a row holds nothing.
+pub(crate) fn whole_column(
+    name: &str,
+    layout: &ArrayLayout,
+    bytes: Vec<u8>,
+) -> Result<(Field, ArrayRef)> {
+    let field = field(name, layout, !layout.row.is_empty(), true)?;
+    let values = decode(layout, bytes)?;
+    let column: ArrayRef = match field.data_type() {
+        DataType::FixedSizeList(child, width) => Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            values,
+            None,
+        )?),
+        _ => values,
+    };
+    Ok((field, column))
+}

@@ -1,0 +1,160 @@
+//! The arrays of an HDF5 file, to be read from their first row to their last.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::super::arrays::{ArrayLayout, ArrayReader, StoredArray};
+use super::{DEEPEST, Dataset, File, Group, attributes, element, unreadable};
+use crate::error::{Error, Result};
+
+/// Bytes that a read from a dataset aims at.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// The arrays of `file` that `is_data` accepts by name, and its single values and other arrays as metadata.
+///
+/// # Errors
+/// Returns an error if a group or an array cannot be read.
+pub(crate) fn stored_arrays(
+    file: &File,
+    path: &Path,
+    is_data: fn(&str) -> bool,
+) -> Result<(Vec<StoredArray>, Map<String, Value>)> {
+    let mut found = Found {
+        parts: Vec::new(),
+        metadata: Map::new(),
+        file: path.display().to_string(),
+        is_data,
+    };
+    attributes(&file.root(), &mut found.metadata);
+    found
+        .group(&file.root(), "", 0)
+        .map_err(|error| error.at(path.display()))?;
+    Ok((found.parts, found.metadata))
+}
+
+/// What a file holds.
+struct Found {
+    parts: Vec<StoredArray>,
+    metadata: Map<String, Value>,
+    file: String,
+    is_data: fn(&str) -> bool,
+}
+
+impl Found {
+    fn group(&mut self, group: &Group, prefix: &str, depth: usize) -> Result<()> {
+        let failed = |error: hdf5_pure::Error| {
+            unreadable(format!("cannot read the group `/{prefix}`: {error}"))
+        };
+        if depth > DEEPEST {
+            return Err(Error::failed(format!(
+                "groups are nested more than {DEEPEST} deep at `/{prefix}`"
+            )));
+        }
+        let mut datasets: Vec<(String, Dataset)> = group.iter_datasets().map_err(failed)?.collect();
+        datasets.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, dataset) in datasets {
+            let name = format!("{prefix}{name}");
+            let failed = |error: hdf5_pure::Error| {
+                unreadable(format!("cannot read the dataset `{name}`: {error}"))
+            };
+            let shape = dataset.shape().map_err(failed)?;
+            let datatype = dataset.datatype().map_err(failed)?;
+            match shape.split_first() {
+                Some((rows, row)) if (self.is_data)(&name) => {
+                    let layout = element::layout(&name, &datatype, *rows, row)?;
+                    let block = block_rows(&dataset, &layout);
+                    let rows = Rows {
+                        file: self.file.clone(),
+                        name,
+                        dataset,
+                        row_bytes: layout.row_bytes(),
+                        block,
+                        next: 0,
+                        buffer: Vec::new(),
+                        at: 0,
+                    };
+                    self.parts.push(StoredArray {
+                        layout,
+                        reader: Box::new(rows),
+                    });
+                }
+                _ if shape.iter().product::<u64>() == 1 => {
+                    // What only describes the data must not stand in its way.
+                    let value = element::scalar(&dataset, &datatype)
+                        .unwrap_or_else(|error| Value::from(format!("not imported: {error}")));
+                    self.metadata.insert(name, value);
+                }
+                _ => {
+                    self.metadata
+                        .insert(name, Value::from(format!("not imported: shape {shape:?}")));
+                }
+            }
+        }
+        let mut groups = group.groups().map_err(failed)?;
+        groups.sort();
+        for name in groups {
+            let child = group.group(&name).map_err(failed)?;
+            self.group(&child, &format!("{prefix}{name}/"), depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows to read at once: whole chunks, so that each is decompressed once.
+fn block_rows(dataset: &Dataset, layout: &ArrayLayout) -> u64 {
+    let wanted = (BLOCK_BYTES / layout.row_bytes().max(1)).max(1) as u64;
+    match dataset.chunk_shape() {
+        Ok(Some(chunk)) => {
+            let rows = chunk.first().copied().unwrap_or(1).max(1);
+            wanted.div_ceil(rows).saturating_mul(rows)
+        }
+        _ => wanted,
+    }
+}
+
+/// Reads a dataset from its first row to its last, a block at a time.
+struct Rows {
+    file: String,
+    name: String,
+    dataset: Dataset,
+    row_bytes: usize,
+    block: u64,
+    next: u64,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl ArrayReader for Rows {
+    fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
+        let mut left = rows as usize * self.row_bytes;
+        let mut bytes = Vec::new();
+        while left > 0 {
+            if self.at == self.buffer.len() {
+                self.buffer = self
+                    .dataset
+                    .read_raw_rows(self.next, self.block)
+                    .map_err(|error| self.damaged(&error.to_string()))?;
+                self.at = 0;
+                self.next += self.block;
+                if self.buffer.is_empty() || !self.buffer.len().is_multiple_of(self.row_bytes) {
+                    return Err(self.damaged("it holds fewer rows than it declares"));
+                }
+            }
+            let count = left.min(self.buffer.len() - self.at);
+            bytes.extend_from_slice(&self.buffer[self.at..self.at + count]);
+            self.at += count;
+            left -= count;
+        }
+        Ok(bytes)
+    }
+}
+
+impl Rows {
+    fn damaged(&self, what: &str) -> Error {
+        unreadable(format!(
+            "cannot read the dataset `{}` of {}: {what}",
+            self.name, self.file
+        ))
+    }
+}

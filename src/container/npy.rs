@@ -1,0 +1,93 @@
+//! npy files: one numpy array each.
+
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use arrow::datatypes::DataType;
+
+use super::arrays::ArraySink;
+use crate::dataset::store::PatchedFile;
+use crate::error::{Error, Result};
+
+/// The header of an npy file: version 1.0, padded so that the data begin at a multiple of 64 bytes.
+pub(crate) fn header(name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<Vec<u8>> {
+    let kind = match element {
+        DataType::Boolean => "|b1",
+        DataType::Int8 => "|i1",
+        DataType::Int16 => "<i2",
+        DataType::Int32 => "<i4",
+        DataType::Int64 => "<i8",
+        DataType::UInt8 => "|u1",
+        DataType::UInt16 => "<u2",
+        DataType::UInt32 => "<u4",
+        DataType::UInt64 => "<u8",
+        DataType::Float16 => "<f2",
+        DataType::Float32 => "<f4",
+        DataType::Float64 => "<f8",
+        other => {
+            return Err(Error::failed(format!(
+                "`{name}` is {other}, which numpy has no plain type for"
+            )));
+        }
+    };
+    let shape: String = std::iter::once(&rows)
+        .chain(row)
+        .map(|axis| format!("{axis}, "))
+        .collect();
+    let mut text = format!(
+        "{{'descr': '{kind}', 'fortran_order': False, 'shape': ({}), }}",
+        shape.trim_end_matches(' ')
+    );
+    let before = 10;
+    while (before + text.len() + 1) % 64 != 0 {
+        text.push(' ');
+    }
+    text.push('\n');
+    let length = u16::try_from(text.len())
+        .map_err(|_| Error::failed(format!("`{name}` has too many axes")))?;
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    Ok(bytes)
+}
+
+/// A directory of npy files.
+pub(crate) struct NpyFolder {
+    folder: PathBuf,
+    file: Option<BufWriter<PatchedFile>>,
+}
+
+impl NpyFolder {
+    /// Writes each array to a file of its own in `folder`, which must exist.
+    pub(crate) fn new(folder: PathBuf) -> NpyFolder {
+        NpyFolder { folder, file: None }
+    }
+}
+
+impl ArraySink for NpyFolder {
+    fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()> {
+        // Parts of structs and infos are files beside the others, not folders within.
+        let path = self.folder.join(format!("{}.npy", name.replace('/', ".")));
+        let mut file = BufWriter::with_capacity(1 << 20, PatchedFile::create(&path)?);
+        file.write_all(&header(name, element, rows, row)?)?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.file {
+            Some(file) => Ok(file.write_all(bytes)?),
+            None => Err(Error::failed("an array was not begun")),
+        }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        match self.file.take() {
+            Some(file) => file
+                .into_inner()
+                .map_err(std::io::IntoInnerError::into_error)?
+                .finish(),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! npz files: numpy arrays in a zip archive.
+//!
+//! An entry of a zip file can only be read from its beginning, and borrows the archive while it is read; so each array
+//! has a thread that unpacks it a little ahead of its reader.
+
+mod write;
+
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use arrow::datatypes::DataType;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
+use zip::ZipArchive;
+
+use super::arrays::{ArrayLayout, ArrayReader, StoredArray};
+use crate::error::{Error, Result};
+
+pub(crate) use write::NpzWriter;
+
+/// Bytes that are unpacked at once.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Longest header of an array: numpy's own are below 64 KiB.
+const HEADER_BYTES: u64 = 1 << 20;
+
+/// Whether the file at `path` is called as npz are.
+pub(crate) fn is_npz(path: &Path) -> bool {
+    path.is_file()
+        && path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
+}
+
+/// Unpacked bytes of an array, or why there are no more.
+type Block = std::result::Result<Vec<u8>, String>;
+
+type Archive = ZipArchive<BufReader<std::fs::File>>;
+
+fn open(path: &Path) -> Result<Archive> {
+    let file = std::fs::File::open(path)
+        .map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
+    ZipArchive::new(BufReader::new(file)).map_err(|error| {
+        Error::failed(format!(
+            "{}: not a readable npz file: {error}",
+            path.display()
+        ))
+        .hint("the file may be cut short: fetch or write it again")
+    })
+}
+
+/// Names of the arrays in the file at `path`; `None` where it is no npz.
+pub(crate) fn names(path: &Path) -> Option<Vec<String>> {
+    let archive = is_npz(path).then(|| open(path).ok())??;
+    Some(
+        archive
+            .file_names()
+            .flatten()
+            .filter_map(|name| npyz::npz::array_name_from_file_name(&name).map(str::to_owned))
+            .collect(),
+    )
+}
+
+/// The arrays of the file at `path`.
+///
+/// # Errors
+/// Returns an error if the file cannot be read, or if an array that `skip` does not name holds pickled Python objects.
+pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
+    let mut archive = open(path)?;
+    let mut arrays = Vec::new();
+    for index in 0..archive.len() {
+        let damaged = |what: String| {
+            Error::failed(format!("{}: {what}", path.display()))
+                .hint("the file may be cut short or damaged: fetch or write it again")
+        };
+        let mut entry = archive.by_index(index).map_err(|error| {
+            damaged(format!("cannot read entry {index} of the archive: {error}"))
+        })?;
+        let file_name = entry
+            .name()
+            .map_err(|error| {
+                damaged(format!(
+                    "entry {index} of the archive has no readable name: {error}"
+                ))
+            })?
+            .into_owned();
+        let Some(name) = npyz::npz::array_name_from_file_name(&file_name) else {
+            continue;
+        };
+        let size = entry.size();
+        let mut head = (&mut entry).take(HEADER_BYTES);
+        let header = NpyHeader::from_reader(&mut head)
+            .map_err(|error| damaged(format!("array `{name}` has no readable header: {error}")))?;
+        let held = size.saturating_sub(HEADER_BYTES - head.limit());
+        if header.uses_pickled_array() {
+            if skip.contains(&name) {
+                continue;
+            }
+            return Err(pickled(path, name));
+        }
+        if let Some(layout) = layout(name, &header).map_err(|error| error.at(path.display()))? {
+            if (layout.rows as u128) * (layout.row_bytes() as u128) > u128::from(held) {
+                return Err(damaged(format!(
+                    "array `{name}` declares more rows than it holds"
+                )));
+            }
+            let reader = Blocks {
+                path: path.to_owned(),
+                name: name.to_owned(),
+                index,
+                left: layout.rows * layout.row_bytes() as u64,
+                row_bytes: layout.row_bytes(),
+                blocks: None,
+                block: Vec::new(),
+                at: 0,
+            };
+            arrays.push(StoredArray {
+                layout,
+                reader: Box::new(reader),
+            });
+        }
+    }
+    Ok(arrays)
+}
+
+fn pickled(path: &Path, name: &str) -> Error {
+    Error::failed(format!("{}: array `{name}` holds pickled Python objects, which are never executed", path.display())).hint(
+        "if you trust the file, save it without them: python -c \"import numpy as np; d = np.load('IN.npz', allow_pickle=True); \
+         np.savez('OUT.npz', **{k: d[k] for k in d.files if d[k].dtype != object})\"",
+    )
+}
+
+/// What an array of `header` holds; `None` for a single value.
+fn layout(name: &str, header: &NpyHeader) -> Result<Option<ArrayLayout>> {
+    let Some((rows, row)) = header.shape().split_first() else {
+        return Ok(None);
+    };
+    let row = row
+        .iter()
+        .map(|axis| usize::try_from(*axis).ok())
+        .collect::<Option<Vec<_>>>();
+    let bytes = |row: &Vec<usize>| {
+        row.iter()
+            .try_fold(16_usize, |bytes, axis| bytes.checked_mul(*axis))
+    };
+    let row = row
+        .filter(|row| bytes(row).is_some_and(|bytes| (bytes as u64).checked_mul(*rows).is_some()));
+    let row = row.ok_or_else(|| {
+        Error::failed(format!(
+            "array `{name}` declares a shape larger than this machine can address"
+        ))
+    })?;
+    if header.order() == Order::Fortran && row.iter().product::<usize>() > 1 && *rows > 1 {
+        return Err(Error::failed(format!("array `{name}` is stored column by column (Fortran order), and cannot be read row by row"))
+            .hint("save it row by row: np.ascontiguousarray(ARRAY)"));
+    }
+    let (element, swap) = match header.dtype() {
+        DType::Plain(text) => {
+            let native =
+                [Endianness::of_machine(), Endianness::Irrelevant].contains(&text.endianness());
+            (element(text.type_char(), text.size_field()), !native)
+        }
+        _ => (DataType::Null, false),
+    };
+    Ok(Some(ArrayLayout {
+        name: name.to_owned(),
+        element,
+        kind: header.dtype().descr(),
+        swap,
+        rows: *rows,
+        row,
+    }))
+}
+
+fn element(kind: TypeChar, size: u64) -> DataType {
+    match (kind, size) {
+        (TypeChar::Bool, 1) => DataType::Boolean,
+        (TypeChar::Int, 1) => DataType::Int8,
+        (TypeChar::Int, 2) => DataType::Int16,
+        (TypeChar::Int, 4) => DataType::Int32,
+        (TypeChar::Int, 8) => DataType::Int64,
+        (TypeChar::Uint, 1) => DataType::UInt8,
+        (TypeChar::Uint, 2) => DataType::UInt16,
+        (TypeChar::Uint, 4) => DataType::UInt32,
+        (TypeChar::Uint, 8) => DataType::UInt64,
+        (TypeChar::Float, 2) => DataType::Float16,
+        (TypeChar::Float, 4) => DataType::Float32,
+        (TypeChar::Float, 8) => DataType::Float64,
+        _ => DataType::Null,
+    }
+}
+
+/// Reads an array from its first row to its last, unpacked by a thread that starts with the first read.
+struct Blocks {
+    path: PathBuf,
+    name: String,
+    index: usize,
+    row_bytes: usize,
+    /// Bytes not yet read.
+    left: u64,
+    blocks: Option<Receiver<Block>>,
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl ArrayReader for Blocks {
+    fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
+        let mut wanted = rows as usize * self.row_bytes;
+        let mut bytes = Vec::new();
+        while wanted > 0 {
+            if self.at == self.block.len() {
+                self.block = self
+                    .receive()?
+                    .ok_or_else(|| self.damaged("it holds fewer rows than it declares"))?;
+                self.at = 0;
+            }
+            let count = wanted.min(self.block.len() - self.at);
+            bytes.extend_from_slice(&self.block[self.at..self.at + count]);
+            self.at += count;
+            wanted -= count;
+        }
+        let before = self.left;
+        self.left -= bytes.len() as u64;
+        // Only after its last byte is an entry's checksum compared.
+        if before > 0 && self.left == 0 && self.receive()?.is_some() {
+            return Err(self.damaged("it holds more rows than it declares"));
+        }
+        Ok(bytes)
+    }
+}
+
+impl Blocks {
+    /// The next block; `None` after the last.
+    fn receive(&mut self) -> Result<Option<Vec<u8>>> {
+        if self.blocks.is_none() {
+            self.blocks = Some(self.start()?);
+        }
+        match self.blocks.as_ref().map(Receiver::recv) {
+            Some(Ok(Ok(block))) => Ok(Some(block)),
+            Some(Ok(Err(message))) => Err(self.damaged(&message)),
+            Some(Err(_)) | None => Ok(None),
+        }
+    }
+
+    /// Starts the thread that unpacks the array.
+    fn start(&self) -> Result<Receiver<Block>> {
+        let (sender, receiver) = bounded(2);
+        let (path, index) = (self.path.clone(), self.index);
+        let work = move || {
+            if let Err(message) = unpack(&path, index, &sender) {
+                // The reader may have gone; then nobody needs the message.
+                let _gone = sender.send(Err(message));
+            }
+        };
+        let started = thread::Builder::new().name("npz".to_owned()).spawn(work);
+        started
+            .map(|_| receiver)
+            .map_err(|error| self.damaged(&format!("no thread to unpack it: {error}")))
+    }
+
+    fn damaged(&self, what: &str) -> Error {
+        Error::failed(format!(
+            "cannot read the array `{}` of {}: {what}",
+            self.name,
+            self.path.display()
+        ))
+        .hint("the file may be cut short or damaged: fetch or write it again")
+    }
+}
+
+/// Sends what follows the header of entry `index` in blocks, until its end or until nobody receives.
+fn unpack(path: &Path, index: usize, blocks: &Sender<Block>) -> Result<(), String> {
+    let mut archive = open(path).map_err(|error| error.message)?;
+    let mut entry = archive.by_index(index).map_err(|error| error.to_string())?;
+    NpyHeader::from_reader((&mut entry).take(HEADER_BYTES)).map_err(|error| error.to_string())?;
+    loop {
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        (&mut entry)
+            .take(BLOCK_BYTES as u64)
+            .read_to_end(&mut block)
+            .map_err(|error| error.to_string())?;
+        if block.is_empty() || blocks.send(Ok(block)).is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The hash of a file's or a folder's content.
+
+use std::path::{Path, PathBuf};
+
+use super::store;
+use crate::error::{Error, Result};
+
+/// What identifies the bytes of a source: blake3 of the file, or of the relative names and contents of a folder's
+/// files in order of their names. Hexadecimal.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn content_hash(path: &Path) -> Result<String> {
+    if !path.is_dir() {
+        return store::digest(path).map(|digest| digest.blake3);
+    }
+    let mut files = Vec::new();
+    collect(path, &mut files)?;
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        let name = file
+            .strip_prefix(path)
+            .unwrap_or(&file)
+            .to_string_lossy()
+            .into_owned();
+        let digest = store::digest(&file)?;
+        hasher.update(format!("{name}\0{}\0", digest.blake3).as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let failed =
+        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_covers_names_and_contents() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        store::create_dir(&at("a/sub")).unwrap();
+        store::create_dir(&at("b/sub")).unwrap();
+        store::write(&at("a/sub/1"), b"x").unwrap();
+        store::write(&at("b/sub/1"), b"x").unwrap();
+        assert_eq!(
+            content_hash(&at("a")).unwrap(),
+            content_hash(&at("b")).unwrap()
+        );
+        store::write(&at("b/2"), b"").unwrap();
+        assert_ne!(
+            content_hash(&at("a")).unwrap(),
+            content_hash(&at("b")).unwrap()
+        );
+        assert_eq!(
+            content_hash(&at("a/sub/1")).unwrap(),
+            blake3::hash(b"x").to_hex().to_string()
+        );
+    }
+}

@@ -1,0 +1,316 @@
+//! What is wrong with a dataset of any format, as far as its steps say: what a trainer would take without complaint and
+//! learn from.
+
+use std::collections::HashSet;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float64Type};
+
+use super::Findings;
+use crate::dataset::schema::{step, trajectory};
+use crate::error::Result;
+use crate::transfer::read::Source;
+
+/// Reads `source` from its first trajectory to its last, and looks at the steps of each.
+pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings) {
+    let mut steps = Steps::default();
+    loop {
+        match source.next() {
+            Ok(Some(incoming)) => {
+                let place = format!("trajectory `{}`", incoming.key);
+                findings.trajectories += 1;
+                findings.rows += incoming.steps.num_rows() as u64;
+                let uid = incoming.about.as_ref().and_then(|about| {
+                    about
+                        .column_by_name(trajectory::UID)?
+                        .as_string_opt::<i32>()
+                        .map(|uid| uid.value(0).to_owned())
+                });
+                if uid.is_some_and(|uid| !steps.seen.insert(uid)) {
+                    findings.warning("repeated", &place, "the same trajectory comes twice: drop one, or expect its steps to count double");
+                }
+                if let Err(error) = steps.look(&place, &incoming.steps, findings) {
+                    findings.error("unreadable", &place, error.to_string());
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                findings.error("unreadable", "", error.to_string());
+                if source.lost().is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    steps.finish(findings);
+}
+
+/// Looks at trajectories one by one.
+#[derive(Default)]
+pub struct Steps {
+    seen: HashSet<String>,
+    /// Trajectories with and without a final observation.
+    finals: [u64; 2],
+    /// Trajectories of more than a step whose every action is the observation beside it, or after it.
+    copied: [u64; 2],
+    /// Trajectories of which that could be said.
+    comparable: u64,
+    /// Trajectories that neither ended nor were cut off.
+    open: u64,
+}
+
+impl Steps {
+    /// Looks at the steps of one trajectory, with the columns that every source gives.
+    ///
+    /// # Errors
+    /// Where a column cannot be compared.
+    pub fn look(
+        &mut self,
+        place: &str,
+        steps: &RecordBatch,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let flags = |name: &str| {
+            steps
+                .column_by_name(name)
+                .and_then(|column| column.as_boolean_opt())
+        };
+        let rows = steps.num_rows();
+        let last = rows
+            .checked_sub(1)
+            .filter(|last| flags(step::IS_FINAL).is_some_and(|finals| finals.value(*last)));
+        let length = last.unwrap_or(rows);
+        self.finals[usize::from(last.is_some())] += 1;
+        if length == 0 {
+            findings.error("empty", place, "there is no step: drop it");
+            return Ok(());
+        }
+        for (name, rule) in [
+            (step::TERMINATED, "early-end"),
+            (step::TRUNCATED, "early-cut"),
+        ] {
+            let early = flags(name).and_then(|flags| (0..length - 1).find(|row| flags.value(*row)));
+            if let Some(row) = early {
+                findings.error(rule, place, format!("`{name}` is set at step {row} of {length}, and the trajectory goes on: cut it there"));
+            }
+        }
+        let ended = [step::TERMINATED, step::TRUNCATED]
+            .iter()
+            .any(|name| flags(name).is_some_and(|flags| flags.value(length - 1)));
+        self.open += u64::from(!ended);
+        for (name, rule, error) in [
+            (step::ACTION, "nan-action", true),
+            (step::OBSERVATION, "nan-observation", true),
+            (step::REWARD, "nan-reward", true),
+        ] {
+            let count = if name == step::OBSERVATION {
+                rows
+            } else {
+                length
+            };
+            let Some(column) = steps
+                .column_by_name(name)
+                .map(|column| column.slice(0, count))
+            else {
+                continue;
+            };
+            if let Some(row) = non_finite(&column)? {
+                let message = format!(
+                    "`{name}` is not finite at step {row}: a loader hands it on, and the loss becomes NaN"
+                );
+                if error {
+                    findings.error(rule, place, message)
+                } else {
+                    findings.warning(rule, place, message)
+                }
+            }
+            if name == step::ACTION && column.null_count() > 0 && column.null_count() < count {
+                findings.warning(
+                    "some-actions",
+                    place,
+                    format!("{} of {length} actions are missing", column.null_count()),
+                );
+            }
+        }
+        self.compare(steps, length)
+    }
+
+    /// Whether actions are states that were copied.
+    fn compare(&mut self, steps: &RecordBatch, length: usize) -> Result<()> {
+        let (Some(action), Some(observation)) = (
+            steps.column_by_name(step::ACTION),
+            steps.column_by_name(step::OBSERVATION),
+        ) else {
+            return Ok(());
+        };
+        let vectors = action.data_type() == observation.data_type()
+            && matches!(action.data_type(), DataType::FixedSizeList(..));
+        if !vectors || length < 2 || action.slice(0, length).null_count() > 0 {
+            return Ok(());
+        }
+        self.comparable += 1;
+        let after = length.min(observation.len() - 1);
+        self.copied[0] +=
+            u64::from(action.slice(0, length).to_data() == observation.slice(0, length).to_data());
+        self.copied[1] +=
+            u64::from(action.slice(0, after).to_data() == observation.slice(1, after).to_data());
+        Ok(())
+    }
+
+    /// Says what only all trajectories together say.
+    pub fn finish(&self, findings: &mut Findings) {
+        let [without, with] = self.finals;
+        if without > 0 && with > 0 {
+            findings.warning(
+                "some-finals",
+                "",
+                format!(
+                    "{without} of {} trajectories have no observation after the last action",
+                    without + with
+                ),
+            );
+        } else if without > 0 {
+            findings.warning(
+                "no-finals",
+                "",
+                "no trajectory has an observation after its last action: the last transition of each is lost to a learner",
+            );
+        }
+        for (count, which) in self
+            .copied
+            .iter()
+            .zip(["the observation beside them", "the next observation"])
+        {
+            if *count > 0 && *count == self.comparable {
+                findings.error(
+                    "copied-state",
+                    "",
+                    format!("all actions are {which}: states were copied into `action`, nothing can be learned from them"),
+                );
+            }
+        }
+        if self.open > 0 {
+            findings.warning(
+                "open-ends",
+                "",
+                format!("{} trajectories neither end nor are cut off", self.open),
+            );
+        }
+    }
+}
+
+/// The first row with a value that is not finite.
+fn non_finite(column: &ArrayRef) -> Result<Option<usize>> {
+    if let Some(parts) = column.as_struct_opt() {
+        let mut first = None;
+        for part in parts.columns() {
+            first = [first, non_finite(part)?].into_iter().flatten().min();
+        }
+        return Ok(first);
+    }
+    let (values, width) = match column.as_fixed_size_list_opt() {
+        Some(vectors) => {
+            let width = vectors.value_length() as usize;
+            (
+                vectors
+                    .values()
+                    .slice(vectors.value_offset(0) as usize, vectors.len() * width),
+                width.max(1),
+            )
+        }
+        None => (ArrayRef::clone(column), 1),
+    };
+    if !values.data_type().is_floating() {
+        return Ok(None);
+    }
+    let values = arrow::compute::cast(&values, &DataType::Float64)?;
+    let values = values.as_primitive::<Float64Type>();
+    let wrong = values.values().iter().enumerate().find(|(index, value)| {
+        !value.is_finite() && values.is_valid(*index) && column.is_valid(index / width)
+    });
+    Ok(wrong.map(|(index, _)| index / width))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{BooleanArray, FixedSizeListArray, Float32Array};
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    fn vectors(values: &[f32]) -> ArrayRef {
+        let child = Arc::new(Field::new("element", DataType::Float32, false));
+        Arc::new(
+            FixedSizeListArray::try_new(
+                child,
+                1,
+                Arc::new(Float32Array::from(values.to_vec())),
+                None,
+            )
+            .unwrap(),
+        )
+    }
+
+    fn look(observation: &[f32], action: &[f32], terminated: &[bool]) -> Vec<&'static str> {
+        let rows = observation.len();
+        let flags = |flags: Vec<bool>| -> ArrayRef { Arc::new(BooleanArray::from(flags)) };
+        let steps = RecordBatch::try_from_iter([
+            (step::OBSERVATION, vectors(observation)),
+            (step::ACTION, vectors(action)),
+            (step::TERMINATED, flags(terminated.to_vec())),
+            (step::TRUNCATED, flags(vec![false; rows])),
+            (
+                step::IS_FINAL,
+                flags((0..rows).map(|row| row + 1 == rows).collect()),
+            ),
+        ]);
+        let (mut findings, mut looking) = (Findings::default(), Steps::default());
+        looking.look("t", &steps.unwrap(), &mut findings).unwrap();
+        looking.finish(&mut findings);
+        findings.faults.iter().map(|fault| fault.rule).collect()
+    }
+
+    #[test]
+    fn each_fault_is_found_and_nothing_else() {
+        let end = [false, false, true, false];
+        assert_eq!(
+            look(&[0.0, 1.0, 2.0, 3.0], &[5.0, 6.0, 7.0, 0.0], &end),
+            Vec::<&str>::new()
+        );
+        assert_eq!(
+            look(&[0.0, 1.0, 2.0, 3.0], &[5.0, f32::NAN, 7.0, 0.0], &end),
+            ["nan-action"]
+        );
+        assert_eq!(
+            look(&[0.0, 1.0, 2.0, f32::INFINITY], &[5.0, 6.0, 7.0, 0.0], &end),
+            ["nan-observation"]
+        );
+        assert_eq!(
+            look(&[0.0, 1.0, 2.0, 3.0], &[0.0, 1.0, 2.0, 0.0], &end),
+            ["copied-state"]
+        );
+        assert_eq!(
+            look(&[0.0, 1.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 0.0], &end),
+            ["copied-state"]
+        );
+        assert_eq!(
+            look(
+                &[0.0, 1.0, 2.0, 3.0],
+                &[5.0, 6.0, 7.0, 0.0],
+                &[true, false, true, false]
+            ),
+            ["early-end"]
+        );
+        assert_eq!(
+            look(&[0.0, 1.0, 2.0, 3.0], &[5.0, 6.0, 7.0, 0.0], &[false; 4]),
+            ["open-ends"]
+        );
+        // What stands beside the final observation is no action.
+        assert_eq!(
+            look(&[0.0, 1.0, 2.0, 3.0], &[5.0, 6.0, 7.0, f32::NAN], &end),
+            Vec::<&str>::new()
+        );
+    }
+}

@@ -1,0 +1,362 @@
+//! Sources made alike: a dataset of ours read like a foreign one, and columns renamed, ordered and widened.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use serde_json::{Map, Value};
+
+use crate::dataset::schema::{self, step, trajectory};
+use crate::error::{Error, Result};
+use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::write::{OutgoingDataset, Pass};
+
+/// A dataset of ours as a source.
+pub struct DatasetSource<'a> {
+    outgoing: &'a OutgoingDataset<'a>,
+    pass: Pass<'a>,
+    schema: SchemaRef,
+    about: SchemaRef,
+}
+
+impl<'a> DatasetSource<'a> {
+    /// Reads `outgoing` from its first trajectory on.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn new(outgoing: &'a OutgoingDataset<'a>) -> Result<DatasetSource<'a>> {
+        let (schema, about) = own_columns(outgoing.steps(), outgoing.carried());
+        Ok(DatasetSource {
+            outgoing,
+            pass: outgoing.pass(None)?,
+            schema,
+            about,
+        })
+    }
+}
+
+/// Columns of steps and of trajectories of a dataset of ours as a source has them: without the numbers that import gives.
+pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
+    let without = |schema: &Schema, names: &[&str]| -> SchemaRef {
+        Arc::new(Schema::new(
+            schema
+                .fields()
+                .iter()
+                .filter(|field| !names.contains(&field.name().as_str()))
+                .cloned()
+                .collect::<Vec<_>>(),
+        ))
+    };
+    let numbers = [&[trajectory::TRAJECTORY_ID][..], &trajectory::INTRINSIC].concat();
+    (
+        without(steps, &[step::TRAJECTORY_ID, step::STEP]),
+        without(carried, &numbers),
+    )
+}
+
+/// `batch` with the columns of `schema` alone.
+fn only(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().map(|field| {
+        let column = batch.column_by_name(field.name()).cloned();
+        column.ok_or_else(|| Error::failed(format!("there is no column `{}`", field.name())))
+    });
+    Ok(RecordBatch::try_new(
+        Arc::clone(schema),
+        columns.collect::<Result<Vec<_>>>()?,
+    )?)
+}
+
+impl Source for DatasetSource<'_> {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn about(&self) -> SchemaRef {
+        Arc::clone(&self.about)
+    }
+
+    fn rows(&self) -> Option<u64> {
+        Some(self.outgoing.rows())
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        self.outgoing.manifest().lineage.source_metadata.clone()
+    }
+
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
+        let Some(leaving) = self.pass.next().transpose()? else {
+            return Ok(None);
+        };
+        let key = leaving
+            .text(trajectory::SOURCE_KEY)
+            .map_or_else(|| leaving.index.to_string(), str::to_owned);
+        let about = if self.about.fields().is_empty() {
+            None
+        } else {
+            Some(only(&leaving.about, &self.about)?)
+        };
+        Ok(Some(IncomingTrajectory {
+            key,
+            steps: only(&leaving.steps, &self.schema)?,
+            about,
+        }))
+    }
+}
+
+/// A source whose columns are brought to other names, another order and wider types.
+pub struct Aligned<'a> {
+    /// What is read.
+    pub inner: Box<dyn Source + 'a>,
+    /// Names of columns of steps as the source has them, to those that they get.
+    pub names: Vec<(String, String)>,
+    /// Columns of steps as they are to be.
+    pub steps: SchemaRef,
+    /// Columns of what is said of each trajectory as they are to be; what the source does not say is null.
+    pub about: SchemaRef,
+}
+
+/// The columns of `schema` under the names that `names` gives, source's to new.
+///
+/// # Errors
+/// Where a name is that of no column, or two columns come to have one.
+pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
+    if let Some((name, _)) = names
+        .iter()
+        .find(|(name, _)| schema.index_of(name).is_err())
+    {
+        let known: Vec<&str> = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
+        let hint = crate::error::nearest(name, known.iter().copied()).map_or_else(
+            || known.join(", "),
+            |meant| format!("did you mean `{meant}`?"),
+        );
+        return Err(Error::failed(format!("there is no column `{name}`")).hint(hint));
+    }
+    let new = |name: &String| {
+        names
+            .iter()
+            .find(|(old, _)| old == name)
+            .map_or_else(|| name.clone(), |(_, new)| new.clone())
+    };
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_name(new(field.name())))
+        .collect();
+    for (index, field) in fields.iter().enumerate() {
+        if fields[..index]
+            .iter()
+            .any(|other| other.name() == field.name())
+        {
+            return Err(Error::failed(format!(
+                "two columns would have the name `{}`",
+                field.name()
+            )));
+        }
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// The type that holds the values of both; `None` where none does.
+pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
+    if a == b {
+        return Some(a.clone());
+    }
+    if let (DataType::FixedSizeList(a, width), DataType::FixedSizeList(b, other)) = (a, b) {
+        return (width == other)
+            .then(|| {
+                wider(a.data_type(), b.data_type()).map(|element| schema::vector(element, *width))
+            })
+            .flatten();
+    }
+    let bits = |data_type: &DataType| data_type.primitive_width().map(|bytes| bytes * 8);
+    let (left, right) = (bits(a)?, bits(b)?);
+    let signed = |bits: usize| match bits {
+        0..=8 => Some(DataType::Int8),
+        9..=16 => Some(DataType::Int16),
+        17..=32 => Some(DataType::Int32),
+        33..=64 => Some(DataType::Int64),
+        _ => None,
+    };
+    match (a.is_floating(), b.is_floating()) {
+        (true, true) => Some(if left > right { a.clone() } else { b.clone() }),
+        // A float holds whole numbers of half its bits without loss.
+        (true, false) | (false, true) => {
+            let (float, whole) = if a.is_floating() {
+                (left, right)
+            } else {
+                (right, left)
+            };
+            match float.max(whole * 2) {
+                0..=16 => Some(DataType::Float16),
+                17..=32 => Some(DataType::Float32),
+                33..=64 => Some(DataType::Float64),
+                _ => None,
+            }
+        }
+        (false, false) if !a.is_integer() || !b.is_integer() => None,
+        (false, false) if a.is_signed_integer() == b.is_signed_integer() => {
+            Some(if left > right { a.clone() } else { b.clone() })
+        }
+        (false, false) => {
+            let (of_signed, unsigned) = if a.is_signed_integer() {
+                (left, right)
+            } else {
+                (right, left)
+            };
+            signed(of_signed.max(unsigned * 2))
+        }
+    }
+}
+
+fn widened(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    if column.data_type() == to {
+        return Ok(Arc::clone(column));
+    }
+    if let (Some(vectors), DataType::FixedSizeList(child, width)) =
+        (column.as_fixed_size_list_opt(), to)
+    {
+        let values = vectors.values().slice(
+            vectors.value_offset(0) as usize,
+            vectors.len() * vectors.value_length() as usize,
+        );
+        let values = widened(&values, child.data_type())?;
+        return Ok(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            values,
+            vectors.nulls().cloned(),
+        )?));
+    }
+    Ok(cast_with_options(
+        column,
+        to,
+        &CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        },
+    )?)
+}
+
+impl Source for Aligned<'_> {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.steps)
+    }
+
+    fn about(&self) -> SchemaRef {
+        // Identity that the source does not give is import's to give.
+        let said = self.inner.about();
+        let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
+        let given = |field: &&Arc<Field>| {
+            !identity.contains(&field.name().as_str()) || said.index_of(field.name()).is_ok()
+        };
+        Arc::new(Schema::new(
+            self.about
+                .fields()
+                .iter()
+                .filter(given)
+                .cloned()
+                .collect::<Vec<_>>(),
+        ))
+    }
+
+    fn rows(&self) -> Option<u64> {
+        self.inner.rows()
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        self.inner.metadata()
+    }
+
+    fn lost(&self) -> Option<u64> {
+        self.inner.lost()
+    }
+
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
+        let Some(incoming) = self.inner.next()? else {
+            return Ok(None);
+        };
+        let source = |field: &Arc<Field>| {
+            let old = self
+                .names
+                .iter()
+                .find(|(_, new)| new == field.name())
+                .map_or(field.name(), |(old, _)| old);
+            let column = incoming
+                .steps
+                .column_by_name(old)
+                .ok_or_else(|| Error::failed(format!("there is no column `{old}`")))?;
+            widened(column, field.data_type())
+                .map_err(|error| error.at(format!("trajectory `{}`: column `{old}`", incoming.key)))
+        };
+        let columns = self
+            .steps
+            .fields()
+            .iter()
+            .map(source)
+            .collect::<Result<Vec<_>>>()?;
+        let steps = RecordBatch::try_new(Arc::clone(&self.steps), columns)?;
+        let said = |field: &Arc<Field>| {
+            let said = incoming
+                .about
+                .as_ref()
+                .and_then(|about| about.column_by_name(field.name()));
+            said.map_or_else(
+                || Ok(new_null_array(field.data_type(), 1)),
+                |said| widened(said, field.data_type()),
+            )
+        };
+        let schema = self.about();
+        let about = match schema.fields().is_empty() {
+            true => None,
+            false => {
+                let columns = schema
+                    .fields()
+                    .iter()
+                    .map(said)
+                    .collect::<Result<Vec<_>>>()?;
+                Some(RecordBatch::try_new(schema, columns)?)
+            }
+        };
+        Ok(Some(IncomingTrajectory {
+            key: incoming.key,
+            steps,
+            about,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wider_types_hold_both() {
+        let wide = |a: DataType, b: DataType| (wider(&a, &b), wider(&b, &a));
+        assert_eq!(
+            wide(DataType::Float32, DataType::Float64),
+            (Some(DataType::Float64), Some(DataType::Float64))
+        );
+        assert_eq!(
+            wide(DataType::Int32, DataType::Float32),
+            (Some(DataType::Float64), Some(DataType::Float64))
+        );
+        assert_eq!(
+            wide(DataType::UInt8, DataType::Int8),
+            (Some(DataType::Int16), Some(DataType::Int16))
+        );
+        assert_eq!(wide(DataType::UInt64, DataType::Int8), (None, None));
+        assert_eq!(wide(DataType::Utf8, DataType::Int8), (None, None));
+        let vector = |element: DataType, width: i32| schema::vector(element, width);
+        let (narrow, broad) = (vector(DataType::Float32, 3), vector(DataType::Float64, 3));
+        assert_eq!(
+            wide(narrow.clone(), broad.clone()),
+            (Some(broad.clone()), Some(broad))
+        );
+        assert_eq!(wide(narrow, vector(DataType::Float32, 2)), (None, None));
+    }
+}

@@ -1,0 +1,155 @@
+//! Where the trajectories of concatenated arrays end, as their flags say.
+
+use arrow::array::RecordBatch;
+
+use super::Concatenated;
+use crate::container::arrays::StoredArray;
+use crate::error::{Error, Result};
+use crate::transfer::read::arrays::Flags;
+use crate::transfer::roundtrip::envelope::{self, EnvelopeReader};
+
+/// Where trajectories end.
+pub(super) enum Ends {
+    /// After the steps with a flag, before those that start a trajectory, and at the longest length.
+    Flags {
+        terminated: Option<Box<Flags>>,
+        truncated: Option<Box<Flags>>,
+        start: Option<Box<Flags>>,
+        max_steps: Option<usize>,
+    },
+    /// Before the given steps; observations have one more row in each trajectory.
+    Splits {
+        ends: Vec<u64>,
+        terminated: Vec<bool>,
+    },
+    /// At rows with a flag, which hold the observation after the last action and nothing else.
+    LastRows(Box<Flags>),
+}
+
+impl Ends {
+    pub(super) fn flags(
+        terminated: Option<StoredArray>,
+        truncated: Option<StoredArray>,
+        start: Option<StoredArray>,
+        max_steps: Option<usize>,
+    ) -> Ends {
+        Ends::Flags {
+            terminated: terminated.map(Flags::new),
+            truncated: truncated.map(Flags::new),
+            start: start.map(Flags::new),
+            max_steps,
+        }
+    }
+}
+
+/// The flags of one trajectory's steps.
+#[derive(Default)]
+pub(super) struct Scan {
+    pub(super) terminated: Vec<bool>,
+    pub(super) truncated: Vec<bool>,
+    /// Whether the final observation is known, where the file says it of each trajectory.
+    pub(super) known_final: Option<bool>,
+    pub(super) about: Option<RecordBatch>,
+}
+
+impl Concatenated {
+    /// The flags of the next trajectory's steps; empty after the last.
+    pub(super) fn scan(&mut self) -> Result<Scan> {
+        let mut scan = Scan::default();
+        let line = self
+            .kept
+            .as_mut()
+            .map(EnvelopeReader::next)
+            .transpose()?
+            .flatten();
+        if self.kept.is_some() && line.is_none() && self.read < self.steps {
+            return Err(Error::failed(format!(
+                "what was kept of the trajectories ends at step {} of {}",
+                self.read, self.steps
+            )));
+        }
+        let length = line.as_ref().map(|line| line.length);
+        match &mut self.ends {
+            Ends::Splits { ends, terminated } => {
+                if let Some(end) = ends.get(self.count) {
+                    let length = (end - self.read) as usize;
+                    scan = Scan {
+                        terminated: vec![false; length],
+                        truncated: vec![false; length],
+                        ..Scan::default()
+                    };
+                    if let (Some(last), Some(ended)) =
+                        (scan.terminated.last_mut(), terminated.get(self.count))
+                    {
+                        *last = *ended;
+                    }
+                }
+            }
+            Ends::LastRows(flags) => {
+                while self.read + (scan.terminated.len() as u64) < self.steps {
+                    let last = flags.next()?;
+                    if last && scan.terminated.is_empty() {
+                        self.pass_over()?;
+                        return Err(Error::failed("it has no step, only a last observation")
+                            .hint("in OGBench's files `terminals` is set once, on the row after the last action"));
+                    }
+                    if last {
+                        scan.known_final = Some(true);
+                        break;
+                    }
+                    scan.terminated.push(false);
+                    scan.truncated.push(false);
+                }
+                if !scan.terminated.is_empty() && scan.known_final.is_none() {
+                    self.read = self.steps;
+                    self.one = true;
+                    return Err(Error::failed("no terminal ends it")
+                        .hint("the file may be cut short, or not OGBench's: name its format"));
+                }
+            }
+            Ends::Flags {
+                terminated,
+                truncated,
+                start,
+                max_steps,
+            } => {
+                let next = |flags: &mut Option<Box<Flags>>| {
+                    flags.as_mut().map_or(Ok(false), |flags| flags.next())
+                };
+                while self.read + (scan.terminated.len() as u64) < self.steps {
+                    let (ended, mut cut) = (next(terminated)?, next(truncated)?);
+                    next(start)?;
+                    cut |= !ended && *max_steps == Some(scan.terminated.len() + 1);
+                    scan.terminated.push(ended);
+                    scan.truncated.push(cut);
+                    let another =
+                        start.as_mut().map_or(Ok(None), |start| start.peek())? == Some(true);
+                    let end = match length {
+                        Some(length) => scan.terminated.len() as u64 == length,
+                        None => ended || cut || another,
+                    };
+                    if end {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(line) = line {
+            if scan.terminated.len() as u64 != line.length {
+                return Err(Error::failed(format!(
+                    "it has {} of the {} steps that were kept of it",
+                    scan.terminated.len(),
+                    line.length
+                )));
+            }
+            if let (Some(terminated), Some(truncated)) =
+                (scan.terminated.last_mut(), scan.truncated.last_mut())
+            {
+                (*terminated, *truncated) = (line.terminated, line.truncated);
+            }
+            scan.known_final = Some(line.known_final);
+            scan.about = envelope::row(&self.about, &line.about)?;
+        }
+        Ok(scan)
+    }
+}

@@ -1,0 +1,491 @@
+//! Numbers the trajectories of a foreign dataset and writes them as shards.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::quarantine::{self, Aside, Quarantine, SetAside};
+use crate::dataset::manifest::{Lineage, Statistics, VERSION};
+use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::write::ShardWriter;
+use crate::dataset::{Chunk, Manifest, ShardEntry, store};
+use crate::error::{Error, Result};
+use crate::transfer::read::{IncomingTrajectory, OnError, Source};
+
+/// Bytes of whole trajectories that are written at once, at the first trajectory end at or after them.
+const BYTES_AT_ONCE: u64 = 32 << 20;
+
+/// What an import wrote.
+pub struct Imported {
+    /// The shards, in order; at least one.
+    pub shards: Vec<ShardEntry>,
+    /// Schema of `steps` in memory.
+    pub steps: SchemaRef,
+    /// Number of trajectories.
+    pub trajectories: u64,
+    /// Rows of `steps`, final observations included.
+    pub rows: u64,
+    /// What was set aside.
+    pub aside: SetAside,
+}
+
+impl Imported {
+    /// The manifest of what was written.
+    pub fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
+        let mut statistics = Statistics::default();
+        self.shards
+            .iter()
+            .for_each(|shard| statistics.add(&shard.statistics));
+        Manifest {
+            trajmill: VERSION,
+            tool: concat!("trajmill ", env!("CARGO_PKG_VERSION")).to_owned(),
+            fingerprint: key.to_owned(),
+            columns: schema::describe(&self.steps),
+            statistics,
+            shards: self.shards,
+            lineage,
+        }
+    }
+}
+
+/// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order, in shards that close at
+/// the first trajectory end at or after `shard_rows` rows. `fingerprint` identifies the source's bytes, and with the
+/// source's own key makes a trajectory's `uid`. Bad trajectories are set aside under `root`, where `on_error` says so and the source
+/// can go on after them. `progress` is called with the rows of each batch when it is written, and its error ends the import.
+///
+/// # Errors
+/// Where the source is damaged or contradicts itself, files cannot be written, or `progress` says so; what was written is
+/// left for the caller to remove.
+pub fn import(
+    source: &mut dyn Source,
+    source_name: &str,
+    fingerprint: &str,
+    root: &Path,
+    shard_rows: u64,
+    on_error: OnError,
+    progress: &dyn Fn(u64) -> Result<()>,
+) -> Result<Imported> {
+    store::create_dir(&root.join("steps"))?;
+    store::create_dir(&root.join("trajectories"))?;
+    let incoming = source.schema();
+    let ids = [
+        Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
+        Field::new(step::STEP, DataType::Int32, false),
+    ];
+    let steps: SchemaRef = Arc::new(Schema::new(
+        ids.into_iter()
+            .map(Arc::new)
+            .chain(incoming.fields().iter().cloned())
+            .collect::<Vec<_>>(),
+    ));
+    let origin = Origin {
+        name: source_name,
+        fingerprint,
+    };
+    // What is written at once is bounded in bytes, however few rows that is; where row groups end is the writer's affair.
+    let (rows_at_once, row_bytes) = (
+        schema::chunk_rows(&steps) as u64,
+        schema::row_bytes(&steps) as u64,
+    );
+    let about = source.about();
+    let carried = carried(&about);
+
+    let mut shards = Vec::new();
+    let mut writer: Option<ShardWriter> = None;
+    let (mut trajectories, mut rows) = (0, 0);
+    let mut batch: Vec<IncomingTrajectory> = Vec::new();
+    let mut batch_rows = 0;
+    let mut read = 0;
+    let mut aside = Quarantine::new(root);
+    loop {
+        let next = match source.next() {
+            // What can be read and is wrong does not keep the next from being read.
+            Ok(Some(next)) => check(&next, &incoming, &about)
+                .map(|()| Some(next))
+                .map_err(|error| (error, Some(1))),
+            Ok(None) => Ok(None),
+            Err(error) => Err((error, source.lost())),
+        };
+        let next = match (next, on_error) {
+            (Ok(next), _) => next,
+            (Err((error, Some(trajectories))), OnError::Quarantine) => {
+                aside.add(Aside {
+                    index: read,
+                    trajectories,
+                    reason: error.message,
+                    source: None,
+                })?;
+                read = read.saturating_add(trajectories);
+                continue;
+            }
+            (Err((error, Some(_))), OnError::Fail) => {
+                return Err(error.hint(quarantine::REMEDY));
+            }
+            (Err((error, None)), _) => return Err(error),
+        };
+        read += u64::from(next.is_some());
+        let ended = next.is_none();
+        if let Some(next) = next {
+            batch_rows += next.steps.num_rows() as u64;
+            batch.push(next);
+        }
+        let shard_full = writer.as_ref().map_or(0, ShardWriter::rows) + batch_rows >= shard_rows;
+        if !(ended
+            || shard_full
+            || batch_rows >= rows_at_once
+            || batch_rows * row_bytes >= BYTES_AT_ONCE)
+        {
+            continue;
+        }
+        if !batch.is_empty() || (ended && writer.is_none() && shards.is_empty()) {
+            let mut shard = match writer.take() {
+                Some(shard) => shard,
+                None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
+            };
+            if !batch.is_empty() {
+                shard.write(&chunk(
+                    &batch,
+                    trajectories,
+                    &incoming,
+                    &steps,
+                    &carried,
+                    &origin,
+                )?)?;
+            }
+            trajectories += batch.len() as u64;
+            rows += batch_rows;
+            progress(batch_rows)?;
+            batch.clear();
+            batch_rows = 0;
+            writer = Some(shard);
+        }
+        if (ended || shard_full)
+            && let Some(shard) = writer.take()
+        {
+            shards.push(shard.finish()?);
+        }
+        if ended {
+            return Ok(Imported {
+                shards,
+                steps,
+                trajectories,
+                rows,
+                aside: aside.finish()?,
+            });
+        }
+    }
+}
+
+/// What a source says `about` each trajectory, with the identity that import gives where it says none.
+pub fn identified(about: &Schema) -> SchemaRef {
+    let fields = carried(about)
+        .fields()
+        .iter()
+        .filter(|field| field.name() != trajectory::TRAJECTORY_ID)
+        .cloned()
+        .collect::<Vec<_>>();
+    Arc::new(Schema::new(fields))
+}
+
+/// Columns of `trajectories` that cannot be computed from steps: identity, and what the source says `about` each.
+fn carried(about: &Schema) -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let own = [
+        Field::new(trajectory::TRAJECTORY_ID, DataType::Int64, false),
+        text(trajectory::UID),
+        text(trajectory::SOURCE_KEY),
+        text(trajectory::SOURCE),
+    ];
+    let known: Vec<String> = own.iter().map(|field| field.name().clone()).collect();
+    let others = about
+        .fields()
+        .iter()
+        .filter(|field| !known.contains(field.name()))
+        .cloned();
+    Arc::new(Schema::new(
+        own.into_iter()
+            .map(Arc::new)
+            .chain(others)
+            .collect::<Vec<_>>(),
+    ))
+}
+
+/// Where trajectories come from.
+struct Origin<'a> {
+    name: &'a str,
+    fingerprint: &'a str,
+}
+
+impl Origin<'_> {
+    fn uid(&self, key: &str) -> String {
+        let hash = blake3::hash(format!("{}\0{key}", self.fingerprint).as_bytes());
+        hash.to_hex()[..32].to_owned()
+    }
+}
+
+fn check(incoming: &IncomingTrajectory, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
+    let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", incoming.key));
+    let said = incoming
+        .about
+        .as_ref()
+        .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+    if incoming.steps.schema() != *schema || said != *about {
+        return Err(wrong("has other columns than the source says"));
+    }
+    let finals = incoming
+        .steps
+        .column_by_name(step::IS_FINAL)
+        .and_then(|column| column.as_boolean_opt());
+    let finals = finals.ok_or_else(|| wrong("has no boolean column `is_final`"))?;
+    let rows = incoming.steps.num_rows();
+    match finals.true_count() {
+        _ if rows == 0 => Err(wrong("has no rows")),
+        0 => Ok(()),
+        1 if rows > 1 && finals.value(rows - 1) => Ok(()),
+        1 if rows == 1 => {
+            Err(wrong("has no step, only a final observation").hint("drop it from the source"))
+        }
+        _ => Err(wrong("has a final observation before its last row")
+            .hint("`is_final` marks the observation after the last action")),
+    }
+}
+
+/// The trajectories `batch`, numbered from `first`.
+fn chunk(
+    batch: &[IncomingTrajectory],
+    first: u64,
+    incoming: &SchemaRef,
+    steps: &SchemaRef,
+    carried: &SchemaRef,
+    origin: &Origin,
+) -> Result<Chunk> {
+    let mut offsets = vec![0];
+    let (mut ids, mut numbers) = (Vec::new(), Vec::new());
+    for (id, trajectory) in (first as i64..).zip(batch) {
+        let rows = trajectory.steps.num_rows();
+        let count = i32::try_from(rows).map_err(|_| {
+            Error::failed(format!(
+                "trajectory `{}` has {rows} rows, more than 2³¹",
+                trajectory.key
+            ))
+        })?;
+        ids.extend(std::iter::repeat_n(id, rows));
+        numbers.extend(0..count);
+        offsets.push(ids.len());
+    }
+    let joined = concat_batches(incoming, batch.iter().map(|trajectory| &trajectory.steps))?;
+    let columns: [ArrayRef; 2] = [
+        Arc::new(Int64Array::from(ids)),
+        Arc::new(Int32Array::from(numbers)),
+    ];
+    let joined = RecordBatch::try_new(
+        Arc::clone(steps),
+        columns
+            .into_iter()
+            .chain(joined.columns().iter().cloned())
+            .collect(),
+    )?;
+    let text = |of: &dyn Fn(&IncomingTrajectory) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(batch.iter().map(of)))
+    };
+    let said = batch
+        .iter()
+        .filter_map(|trajectory| trajectory.about.as_ref())
+        .collect::<Vec<_>>();
+    let said = match said.first() {
+        Some(first) => concat_batches(&first.schema(), said.iter().copied())?,
+        None => RecordBatch::new_empty(Arc::new(Schema::empty())),
+    };
+    let column = |field: &Arc<Field>| -> Result<ArrayRef> {
+        let said = said.column_by_name(field.name()).cloned();
+        Ok(match (field.name().as_str(), said) {
+            (trajectory::TRAJECTORY_ID, _) => {
+                Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>())
+            }
+            (_, Some(said)) => said,
+            (trajectory::UID, None) => text(&|trajectory| origin.uid(&trajectory.key)),
+            (trajectory::SOURCE_KEY, None) => text(&|trajectory| trajectory.key.clone()),
+            (_, None) => text(&|_| origin.name.to_owned()),
+        })
+    };
+    let columns = carried
+        .fields()
+        .iter()
+        .map(column)
+        .collect::<Result<Vec<_>>>()?;
+    let trajectories = RecordBatch::try_new(Arc::clone(carried), columns)?;
+    Ok(Chunk::new(joined, trajectories, offsets))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{BooleanArray, Float32Array};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+
+    /// Trajectories of the given lengths; the last row of each is a final observation.
+    struct Given(Vec<IncomingTrajectory>);
+
+    impl Given {
+        fn new(lengths: &[usize]) -> Given {
+            let trajectory = |(index, length): (usize, &usize)| {
+                let is_final: Vec<bool> = (0..*length).map(|row| row + 1 == *length).collect();
+                let none: ArrayRef = Arc::new(BooleanArray::from(vec![false; *length]));
+                let columns: Vec<ArrayRef> = vec![
+                    Arc::new(Float32Array::from(vec![index as f32; *length])),
+                    Arc::clone(&none),
+                    none,
+                    Arc::new(BooleanArray::from(is_final)),
+                ];
+                IncomingTrajectory {
+                    key: format!("k{index}"),
+                    steps: RecordBatch::try_new(given_schema(), columns).unwrap(),
+                    about: None,
+                }
+            };
+            Given(lengths.iter().enumerate().map(trajectory).rev().collect())
+        }
+    }
+
+    fn given_schema() -> SchemaRef {
+        let mut fields = vec![Field::new(step::OBSERVATION, DataType::Float32, false)];
+        fields.extend(
+            [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
+                .map(|name| Field::new(name, DataType::Boolean, false)),
+        );
+        Arc::new(Schema::new(fields))
+    }
+
+    impl Source for Given {
+        fn schema(&self) -> SchemaRef {
+            given_schema()
+        }
+        fn rows(&self) -> Option<u64> {
+            None
+        }
+        fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
+            serde_json::Map::new()
+        }
+        fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
+            Ok(self.0.pop())
+        }
+    }
+
+    fn table(path: &Path) -> RecordBatch {
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap();
+        let schema = Arc::clone(builder.schema());
+        concat_batches(
+            &schema,
+            &builder
+                .build()
+                .unwrap()
+                .collect::<Result<Vec<_>, _>>()
+                .unwrap(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn trajectories_are_numbered_and_shards_close_at_their_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let seen = std::cell::Cell::new(0);
+        let imported = import(
+            &mut Given::new(&[5, 4, 6, 3, 7]),
+            "hopper",
+            "f",
+            folder.path(),
+            9,
+            OnError::Fail,
+            &|rows| {
+                seen.set(seen.get() + rows);
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            (imported.trajectories, imported.rows, seen.get()),
+            (5, 25, 25)
+        );
+        let rows: Vec<(u64, u64)> = imported
+            .shards
+            .iter()
+            .map(|shard| (shard.steps.rows, shard.trajectories.rows))
+            .collect();
+        assert_eq!(rows, [(9, 2), (9, 2), (7, 1)]);
+        let second = table(&folder.path().join(&imported.shards[1].trajectories.path));
+        assert_eq!(
+            second["trajectory_id"]
+                .as_primitive::<arrow::datatypes::Int64Type>()
+                .values()
+                .to_vec(),
+            [2, 3]
+        );
+        assert_eq!(
+            second["length"]
+                .as_primitive::<arrow::datatypes::Int64Type>()
+                .values()
+                .to_vec(),
+            [5, 2]
+        );
+        assert_eq!(second["source_key"].as_string::<i32>().value(1), "k3");
+        assert_eq!(second["source"].as_string::<i32>().value(1), "hopper");
+        assert_eq!(
+            second["uid"].as_string::<i32>().value(1),
+            &blake3::hash(b"f\0k3").to_hex()[..32]
+        );
+        let steps = table(&folder.path().join(&imported.shards[1].steps.path));
+        assert_eq!(
+            steps["step"]
+                .as_primitive::<arrow::datatypes::Int32Type>()
+                .values()
+                .to_vec(),
+            [0, 1, 2, 3, 4, 5, 0, 1, 2]
+        );
+        assert_eq!(
+            steps["observation"]
+                .as_primitive::<arrow::datatypes::Float32Type>()
+                .value(6),
+            3.0
+        );
+    }
+
+    #[test]
+    fn an_empty_source_still_makes_a_shard_and_bad_trajectories_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let imported = import(
+            &mut Given::new(&[]),
+            "s",
+            "f",
+            &folder.path().join("none"),
+            9,
+            OnError::Fail,
+            &|_| Ok(()),
+        )
+        .unwrap();
+        assert_eq!((imported.shards.len(), imported.rows), (1, 0));
+        let message = |length: usize| {
+            import(
+                &mut Given::new(&[2, length]),
+                "s",
+                "f",
+                &folder.path().join(length.to_string()),
+                9,
+                OnError::Fail,
+                &|_| Ok(()),
+            )
+            .err()
+            .unwrap()
+            .message
+        };
+        assert_eq!(message(0), "trajectory `k1` has no rows");
+        assert_eq!(
+            message(1),
+            "trajectory `k1` has no step, only a final observation"
+        );
+    }
+}

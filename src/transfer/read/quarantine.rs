@@ -1,0 +1,153 @@
+//! Bad trajectories of a source, set aside while it is imported: a line of JSON each in a file of the dataset, with the
+//! trajectory's place in the source and the reason.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::store::{self, HashingFile};
+use crate::error::{Error, Result};
+
+/// Name of the file in a dataset's directory; it is only there where something was set aside.
+pub const FILE: &str = "quarantine.jsonl";
+
+/// What to do about a bad trajectory, besides mending it.
+pub(crate) const REMEDY: &str = "or set such trajectories aside, by `--on-error quarantine` or in a pipeline `on_error: quarantine`";
+
+/// One line: what was set aside for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// Place of the trajectory in the source, from 0; of the first, where one fault takes several along.
+    pub index: u64,
+    /// How many trajectories it is; more than one where the fault hides where the next begins.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub trajectories: u64,
+    /// What is the matter.
+    pub reason: String,
+    /// Which source, where a result has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_one(count: &u64) -> bool {
+    *count == 1
+}
+
+/// What an import set aside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetAside {
+    /// Trajectories.
+    pub trajectories: u64,
+    /// The first of them.
+    pub first: Option<Aside>,
+}
+
+impl SetAside {
+    /// What the dataset at `root` says that its import set aside.
+    ///
+    /// # Errors
+    /// Where its file cannot be read.
+    pub fn read(root: &Path) -> Result<SetAside> {
+        let mut found = SetAside::default();
+        lines(root, |aside| {
+            found.add(aside);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn add(&mut self, aside: Aside) {
+        self.trajectories = self.trajectories.saturating_add(aside.trajectories);
+        self.first.get_or_insert(aside);
+    }
+}
+
+/// The file while it is written.
+pub(crate) struct Quarantine {
+    path: PathBuf,
+    file: Option<BufWriter<HashingFile>>,
+    found: SetAside,
+}
+
+impl Quarantine {
+    /// That of the dataset that is put together at `root`.
+    pub(crate) fn new(root: &Path) -> Quarantine {
+        Quarantine {
+            path: root.join(FILE),
+            file: None,
+            found: SetAside::default(),
+        }
+    }
+
+    /// Sets something aside.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub(crate) fn add(&mut self, aside: Aside) -> Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(BufWriter::new(HashingFile::create(&self.path)?)),
+        };
+        let line =
+            serde_json::to_string(&aside).map_err(|error| Error::failed(error.to_string()))?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        self.found.add(aside);
+        Ok(())
+    }
+
+    /// Makes the file durable.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub(crate) fn finish(self) -> Result<SetAside> {
+        if let Some(file) = self.file {
+            file.into_inner()
+                .map_err(std::io::IntoInnerError::into_error)?
+                .finish()?;
+        }
+        Ok(self.found)
+    }
+}
+
+/// Calls `take` for each line of the file in the dataset at `root`, if there is one.
+fn lines(root: &Path, mut take: impl FnMut(Aside) -> Result<()>) -> Result<()> {
+    let path = root.join(FILE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let failed = |what: String| Error::failed(format!("cannot read {}: {what}", path.display()));
+    let file = File::open(&path).map_err(|error| failed(error.to_string()))?;
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(|error| failed(error.to_string()))?;
+        take(serde_json::from_str(&line).map_err(|error| failed(error.to_string()))?)?;
+    }
+    Ok(())
+}
+
+/// Puts what the imports of `sources` set aside, each a name and a dataset, into the dataset that is put together at `root`;
+/// the number of trajectories.
+///
+/// # Errors
+/// Where a file cannot be read or written.
+pub fn carry(root: &Path, sources: &[(&str, &Path)]) -> Result<u64> {
+    // What a killed run left is made again.
+    store::remove(&root.join(FILE))?;
+    let mut quarantine = Quarantine::new(root);
+    for (name, source) in sources {
+        let source_name = (sources.len() > 1).then(|| (*name).to_owned());
+        lines(source, |aside| {
+            quarantine.add(Aside {
+                source: source_name.clone(),
+                ..aside
+            })
+        })?;
+    }
+    Ok(quarantine.finish()?.trajectories)
+}

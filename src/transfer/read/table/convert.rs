@@ -1,0 +1,328 @@
+//! How the rows of a table become rows of steps.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow::compute::nullif;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::roles::{Columns, Roles};
+use super::values::{element, flags, is_list, values};
+use crate::dataset::schema::{self, step};
+use crate::error::{Error, Result};
+use crate::transfer::read::free_name;
+
+/// How the rows of a table become rows of steps.
+pub(crate) struct Table {
+    roles: Roles,
+    /// Columns of steps less `trajectory_id` and `step`.
+    pub(crate) schema: SchemaRef,
+}
+
+/// The flags of rows of a table.
+pub(crate) struct Flags {
+    pub(crate) terminated: Vec<bool>,
+    pub(crate) truncated: Vec<bool>,
+    pub(crate) is_final: Vec<bool>,
+}
+
+impl Flags {
+    /// Those of some of the rows.
+    pub(crate) fn of(&self, rows: Range<usize>) -> Flags {
+        let of = |flags: &[bool]| flags[rows.clone()].to_vec();
+        Flags {
+            terminated: of(&self.terminated),
+            truncated: of(&self.truncated),
+            is_final: of(&self.is_final),
+        }
+    }
+}
+
+impl Table {
+    /// The steps of a table of the schema `table` whose list columns have the widths that `width` says.
+    ///
+    /// # Errors
+    /// Where a column's type does not suit its meaning.
+    pub(crate) fn new(
+        table: &Schema,
+        roles: Roles,
+        width: impl Fn(&str) -> Option<i32>,
+    ) -> Result<Table> {
+        let column = |name: &str| Ok::<_, Error>(table.field_with_name(name)?);
+        let vector = |target: &str, columns: &Columns, nullable: bool| -> Result<Field> {
+            let Some((first, others)) = columns.split_first() else {
+                return Err(Error::failed(format!("no column for `{target}`")));
+            };
+            let field = column(first)?;
+            let data_type = field.data_type();
+            if others.is_empty() && is_list(data_type) {
+                let element = element(data_type).ok_or_else(|| unsuitable(field, target))?;
+                let width = width(first).ok_or_else(|| {
+                    Error::failed(format!(
+                        "column `{first}` holds no value that says how wide `{target}` is"
+                    ))
+                    .hint("leave the column out of the source")
+                })?;
+                return Ok(vector_field(target, element, width, nullable, field));
+            }
+            if others.is_empty()
+                && matches!(
+                    data_type,
+                    DataType::Binary | DataType::LargeBinary | DataType::Struct(_)
+                )
+                && target == step::OBSERVATION
+            {
+                return Ok(Field::new(target, data_type.clone(), nullable)
+                    .with_metadata(field.metadata().clone()));
+            }
+            let numeric = |field: &Field| {
+                field.data_type().is_numeric() || *field.data_type() == DataType::Boolean
+            };
+            if !numeric(field) {
+                return Err(unsuitable(field, target));
+            }
+            if others.is_empty() && target == step::ACTION && data_type.is_integer() {
+                return Ok(Field::new(target, data_type.clone(), nullable));
+            }
+            for other in others {
+                let other = column(other)?;
+                if other.data_type() != data_type {
+                    return Err(Error::failed(format!(
+                        "column `{}` is {} where `{first}` is {data_type}: the coordinates of `{target}` must have one type",
+                        other.name(),
+                        other.data_type()
+                    )));
+                }
+            }
+            Ok(vector_field(
+                target,
+                data_type,
+                columns.len() as i32,
+                nullable,
+                field,
+            ))
+        };
+        if let Some(next) = &roles.next_observation {
+            let kinds = |columns: &Columns| {
+                columns
+                    .iter()
+                    .map(|name| Ok(column(name)?.data_type()))
+                    .collect::<Result<Vec<_>>>()
+            };
+            if kinds(next)? != kinds(&roles.observation)? {
+                return Err(Error::failed(format!(
+                    "`{}` is not of the type and width of `{}`",
+                    next.join("`, `"),
+                    roles.observation.join("`, `")
+                ))
+                .hint("the observation after a step is one like that before it: name another column with --map next_observation=COLUMN"));
+            }
+        }
+        let mut fields = vec![vector(step::OBSERVATION, &roles.observation, false)?];
+        if let Some(action) = &roles.action {
+            fields.push(vector(step::ACTION, action, true)?);
+        }
+        if let Some(reward) = &roles.reward {
+            let field = column(reward)?;
+            let single = if is_list(field.data_type()) && width(reward) == Some(1) {
+                element(field.data_type())
+            } else {
+                Some(field.data_type())
+            };
+            let data_type = single
+                .filter(|single| single.is_numeric())
+                .ok_or_else(|| unsuitable(field, step::REWARD))?;
+            fields.push(Field::new(step::REWARD, data_type.clone(), true));
+        }
+        fields.extend(
+            [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
+                .map(|name| Field::new(name, DataType::Boolean, false)),
+        );
+        for name in &roles.extras {
+            let field = column(name)?;
+            let own = free_name(name);
+            let data_type = match field.data_type() {
+                DataType::Dictionary(_, values) => values.as_ref().clone(),
+                DataType::Utf8View => DataType::Utf8,
+                DataType::BinaryView => DataType::Binary,
+                other => other.clone(),
+            };
+            fields.push(match (element(&data_type), width(name)) {
+                (Some(element), Some(width)) => vector_field(&own, element, width, true, field),
+                _ => Field::new(own, data_type, true),
+            });
+        }
+        for single in [&roles.terminated, &roles.truncated, &roles.is_final]
+            .into_iter()
+            .flatten()
+        {
+            let field = column(single)?;
+            if !(field.data_type().is_numeric()
+                || [DataType::Boolean, DataType::Null].contains(field.data_type()))
+            {
+                return Err(unsuitable(field, "a flag"));
+            }
+        }
+        Ok(Table {
+            roles,
+            schema: Arc::new(Schema::new(fields)),
+        })
+    }
+
+    /// The flags of the rows of `batch`; `place` names a row of it in messages.
+    ///
+    /// # Errors
+    /// Where a flag is none.
+    pub(crate) fn flags(
+        &self,
+        batch: &RecordBatch,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Flags> {
+        let flag = |name: &Option<String>, finals: &[bool]| -> Result<Vec<bool>> {
+            match name {
+                Some(name) => flags(name, named(batch, name, place)?, finals, place),
+                None => Ok(vec![false; batch.num_rows()]),
+            }
+        };
+        let is_final = flag(&self.roles.is_final, &[])?;
+        let (terminated, truncated) = (
+            flag(&self.roles.terminated, &is_final)?,
+            flag(&self.roles.truncated, &is_final)?,
+        );
+        Ok(Flags {
+            terminated,
+            truncated,
+            is_final,
+        })
+    }
+
+    /// The rows of `batch` as steps with these flags; `place` names a row of it in messages.
+    ///
+    /// # Errors
+    /// Where a value does not suit the meaning of its column.
+    pub(crate) fn steps(
+        &self,
+        batch: &RecordBatch,
+        own: Flags,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<RecordBatch> {
+        let column = |name: &str| named(batch, name, place);
+        let has_final = own
+            .is_final
+            .contains(&true)
+            .then(|| BooleanArray::from(own.is_final.clone()));
+        let mut fields = self.schema.fields().iter();
+        let mut columns = Vec::with_capacity(fields.len());
+        let mut push = |sources: &[String], target: &str| -> Result<()> {
+            let Some(field) = fields.next() else {
+                return Ok(());
+            };
+            let sources = sources
+                .iter()
+                .map(|name| Ok((name.as_str(), column(name)?)))
+                .collect::<Result<Vec<_>>>()?;
+            let mut values = values(&sources, field, place)?;
+            if let Some(finals) = has_final.as_ref().filter(|_| field.is_nullable()) {
+                // What a source writes beside a final observation is filler.
+                values = nullif(&values, finals)?;
+            }
+            if !field.is_nullable() && values.null_count() > 0 {
+                let row = (0..values.len())
+                    .find(|row| values.is_null(*row))
+                    .unwrap_or(0);
+                return Err(
+                    Error::failed(format!("`{target}` is null at {}", place(row)))
+                        .hint("every row needs an observation: drop the row, or fill it"),
+                );
+            }
+            columns.push(values);
+            Ok(())
+        };
+        push(&self.roles.observation, step::OBSERVATION)?;
+        if let Some(action) = &self.roles.action {
+            push(action, step::ACTION)?;
+        }
+        if let Some(reward) = &self.roles.reward {
+            push(std::slice::from_ref(reward), step::REWARD)?;
+        }
+        let mut extras = Vec::with_capacity(self.roles.extras.len());
+        for (name, field) in self.roles.extras.iter().zip(fields.skip(3)) {
+            extras.push(values(&[(name.as_str(), column(name)?)], field, place)?);
+        }
+        let flags = [own.terminated, own.truncated, own.is_final]
+            .map(|flags| Arc::new(BooleanArray::from(flags)) as ArrayRef);
+        columns.extend(flags.into_iter().chain(extras));
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// The observation that the one row of `batch` led to, where the table has it; `place` names the row in messages.
+    ///
+    /// # Errors
+    /// Where a value does not suit its column.
+    pub(crate) fn following(
+        &self,
+        batch: &RecordBatch,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Option<ArrayRef>> {
+        let Some(names) = &self.roles.next_observation else {
+            return Ok(None);
+        };
+        let sources = names
+            .iter()
+            .map(|name| Ok((name.as_str(), named(batch, name, place)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let next = values(&sources, &Arc::new(self.schema.field(0).clone()), place)?;
+        Ok(Some(next).filter(|next| next.is_valid(0)))
+    }
+
+    /// The row that holds the observation after the last action and nothing else.
+    ///
+    /// # Errors
+    /// Never: the columns are those of the schema.
+    pub(crate) fn final_row(&self, observation: &ArrayRef) -> Result<RecordBatch> {
+        let flag = |value: bool| -> ArrayRef { Arc::new(BooleanArray::from(vec![value])) };
+        let column = |field: &Arc<Field>| match field.name().as_str() {
+            step::OBSERVATION => Arc::clone(observation),
+            step::IS_FINAL => flag(true),
+            step::TERMINATED | step::TRUNCATED => flag(false),
+            _ => new_null_array(field.data_type(), 1),
+        };
+        let columns = self.schema.fields().iter().map(column).collect();
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// What the table's columns mean.
+    pub(crate) fn roles(&self) -> &Roles {
+        &self.roles
+    }
+}
+
+fn named<'a>(
+    batch: &'a RecordBatch,
+    name: &str,
+    place: &dyn Fn(usize) -> String,
+) -> Result<&'a ArrayRef> {
+    batch
+        .column_by_name(name)
+        .ok_or_else(|| Error::failed(format!("column `{name}` is missing in {}", place(0))))
+}
+
+fn unsuitable(field: &Field, target: &str) -> Error {
+    Error::failed(format!("column `{}` is {}, which cannot be {}", field.name(), field.data_type(), if target == "a flag" { target.to_owned() } else { format!("`{target}`") }))
+        .hint("vectors are lists of numbers of one length, or one column of numbers for each coordinate; rewards are numbers; flags are booleans, or 0 and 1")
+}
+
+fn vector_field(
+    name: &str,
+    element: &DataType,
+    width: i32,
+    nullable: bool,
+    source: &Field,
+) -> Field {
+    let field = Field::new(name, schema::vector(element.clone(), width), nullable);
+    match source.metadata().get("shape") {
+        Some(shape) => field.with_metadata([("shape".to_owned(), shape.clone())].into()),
+        None => field,
+    }
+}

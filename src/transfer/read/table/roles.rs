@@ -1,0 +1,253 @@
+//! Which columns of a table mean what.
+
+use arrow::datatypes::{Field, Schema};
+
+use super::values::is_list;
+use crate::dataset::schema::step;
+use crate::error::{Error, Result, nearest};
+use crate::transfer::read::Options;
+use crate::transfer::read::pattern::{glob, natural};
+
+/// The observation that a step led to; of a trajectory's last one it is the final observation.
+pub(super) const NEXT_OBSERVATION: &str = "next_observation";
+
+/// Names that columns go by.
+const NAMES: [(&str, &[&str]); 9] = [
+    (
+        step::TRAJECTORY_ID,
+        &[
+            "trajectory_id",
+            "traj_id",
+            "trajectory",
+            "episode_id",
+            "episode_index",
+            "episode",
+        ],
+    ),
+    (step::STEP, &["step"]),
+    (step::OBSERVATION, &["observation", "observations", "obs"]),
+    (step::ACTION, &["action", "actions", "acts", "act"]),
+    (
+        NEXT_OBSERVATION,
+        &[NEXT_OBSERVATION, "next_observations", "next_obs"],
+    ),
+    (step::REWARD, &["reward", "rewards", "rews", "rew"]),
+    (
+        step::TERMINATED,
+        &[
+            "terminated",
+            "terminals",
+            "terminal",
+            "terminations",
+            "done",
+            "dones",
+        ],
+    ),
+    (
+        step::TRUNCATED,
+        &["truncated", "timeouts", "timeout", "truncations"],
+    ),
+    (step::IS_FINAL, &["is_final"]),
+];
+
+/// Which columns of the table a column of steps is made of: one, or one for each coordinate.
+pub(super) type Columns = Vec<String>;
+
+/// What the columns of a table mean.
+pub(crate) struct Roles {
+    /// Tells trajectories apart.
+    pub(crate) trajectory: Option<String>,
+    /// Numbers the steps of a trajectory.
+    pub(crate) step: Option<String>,
+    pub(super) observation: Columns,
+    pub(super) action: Option<Columns>,
+    pub(super) next_observation: Option<Columns>,
+    pub(super) reward: Option<String>,
+    pub(super) terminated: Option<String>,
+    pub(super) truncated: Option<String>,
+    pub(super) is_final: Option<String>,
+    pub(super) extras: Vec<String>,
+}
+
+impl Roles {
+    /// Finds the columns of `table` that `options` or their names give a meaning.
+    ///
+    /// # Errors
+    /// Where `options` names a column that is not there, or there is no observation.
+    pub(crate) fn find(table: &Schema, options: &Options) -> Result<Roles> {
+        if let Some((target, _)) = options
+            .map
+            .iter()
+            .find(|(target, _)| !NAMES.iter().any(|(name, _)| name == target))
+        {
+            let targets = NAMES.map(|(name, _)| name).join(", ");
+            return Err(Error::usage(format!("--map cannot give `{target}`"))
+                .hint(format!("one of {targets}; other columns keep their names")));
+        }
+        let (mut vectors, mut singles) = (Vec::new(), Vec::new());
+        for (target, names) in NAMES {
+            let own = match target {
+                step::TRAJECTORY_ID => options.trajectory.as_deref(),
+                step::STEP => options.step.as_deref(),
+                _ => None,
+            };
+            let named = own.or_else(|| {
+                options
+                    .map
+                    .iter()
+                    .find(|(name, _)| name == target)
+                    .map(|(_, source)| source.as_str())
+            });
+            let found = match named {
+                Some(pattern) => Some(matching(table, pattern, target)?),
+                None => names
+                    .iter()
+                    .find(|name| table.field_with_name(name).is_ok())
+                    .map(|name| vec![(*name).to_owned()]),
+            };
+            if [step::OBSERVATION, step::ACTION, NEXT_OBSERVATION].contains(&target) {
+                vectors.push(found);
+            } else {
+                if let Some([first, second, ..]) = found.as_deref() {
+                    return Err(Error::usage(format!(
+                        "`{target}` takes one column, not `{first}`, `{second}` …"
+                    )));
+                }
+                singles.push(found.and_then(|columns| columns.into_iter().next()));
+            }
+        }
+        let (mut vectors, mut singles) = (vectors.into_iter(), singles.into_iter());
+        let observation = vectors.next().flatten().ok_or_else(|| {
+            Error::failed("there is no column `observation`").hint(format!(
+                "name one with --map observation=COLUMN; the columns are {}",
+                listing(table)
+            ))
+        })?;
+        let (action, mut next_observation) = (vectors.next().flatten(), vectors.next().flatten());
+        let mut single = || singles.next().flatten();
+        let (trajectory, step, reward, terminated, truncated, is_final) =
+            (single(), single(), single(), single(), single(), single());
+        // Where final observations have rows of their own, or the column is of another kind, it is one like any other.
+        let kind = |columns: &Columns| {
+            columns
+                .first()
+                .and_then(|name| table.field_with_name(name).ok())
+                .map(Field::data_type)
+        };
+        let named = options
+            .map
+            .iter()
+            .any(|(target, _)| target == NEXT_OBSERVATION);
+        if !named
+            && (is_final.is_some()
+                || next_observation
+                    .as_ref()
+                    .is_some_and(|next| kind(next) != kind(&observation)))
+        {
+            next_observation = None;
+        }
+        let extras = Vec::new();
+        let mut roles = Roles {
+            trajectory,
+            step,
+            observation,
+            action,
+            next_observation,
+            reward,
+            terminated,
+            truncated,
+            is_final,
+            extras,
+        };
+        roles.extras = table
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .filter(|name| !roles.uses(name))
+            .collect();
+        Ok(roles)
+    }
+
+    fn uses(&self, name: &str) -> bool {
+        let singles = [
+            &self.trajectory,
+            &self.step,
+            &self.reward,
+            &self.terminated,
+            &self.truncated,
+            &self.is_final,
+        ];
+        let vectors = self
+            .observation
+            .iter()
+            .chain(self.action.iter().flatten())
+            .chain(self.next_observation.iter().flatten());
+        singles
+            .into_iter()
+            .flatten()
+            .chain(vectors)
+            .any(|used| used == name)
+    }
+
+    /// Whether steps say where a trajectory ends.
+    pub(crate) fn has_ends(&self) -> bool {
+        [&self.terminated, &self.truncated, &self.is_final]
+            .into_iter()
+            .any(Option::is_some)
+    }
+
+    /// Whether steps say where a trajectory was cut off.
+    pub(crate) fn has_cuts(&self) -> bool {
+        self.truncated.is_some()
+    }
+
+    /// The list columns of `table` whose width must be known: those that become vectors, then those that may.
+    pub(crate) fn lists(&self, table: &Schema) -> (Vec<String>, Vec<String>) {
+        let list = |name: &&String| {
+            table
+                .field_with_name(name)
+                .is_ok_and(|field| is_list(field.data_type()))
+        };
+        let vectors = self
+            .observation
+            .iter()
+            .chain(self.action.iter().flatten())
+            .chain(&self.reward);
+        (
+            vectors.filter(list).cloned().collect(),
+            self.extras.iter().filter(list).cloned().collect(),
+        )
+    }
+}
+
+/// The columns that `pattern` names: one, or with `*` and `?` all that match, in natural order.
+fn matching(table: &Schema, pattern: &str, target: &str) -> Result<Columns> {
+    if table.field_with_name(pattern).is_ok() {
+        return Ok(vec![pattern.to_owned()]);
+    }
+    let names = || table.fields().iter().map(|field| field.name().as_str());
+    let mut found: Vec<String> = names()
+        .filter(|name| glob(pattern.as_bytes(), name.as_bytes()))
+        .map(str::to_owned)
+        .collect();
+    if found.is_empty() {
+        let hint = nearest(pattern, names()).map_or_else(
+            || format!("the columns are {}", listing(table)),
+            |meant| format!("did you mean `{meant}`?"),
+        );
+        return Err(
+            Error::failed(format!("there is no column `{pattern}` to be `{target}`")).hint(hint),
+        );
+    }
+    found.sort_by(|a, b| natural(a, b));
+    Ok(found)
+}
+
+fn listing(table: &Schema) -> String {
+    table
+        .fields()
+        .iter()
+        .map(|field| format!("`{}`", field.name()))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

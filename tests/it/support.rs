@@ -140,10 +140,10 @@ impl Recipe<'_> {
         let mut statistics = Statistics::default();
         let mut entries = Vec::new();
         for (index, ids) in shards.iter().enumerate() {
-            let chunk = self.chunk(ids.clone());
-            let (steps, carried) = (chunk.steps.schema(), chunk.trajectories.schema());
+            let block = self.block(ids.clone());
+            let (steps, carried) = (block.steps.schema(), block.trajectories.schema());
             let mut writer = ShardWriter::create(root, index, &steps, &carried, true).unwrap();
-            writer.write(&chunk).unwrap();
+            writer.write(&block).unwrap();
             let entry = writer.finish().unwrap();
             statistics.add(&entry.statistics);
             entries.push(entry);
@@ -152,7 +152,7 @@ impl Recipe<'_> {
             trajmill: VERSION,
             tool: "trajmill tests".to_owned(),
             fingerprint: format!("trajectories {shards:?}"),
-            columns: describe(&self.chunk(0..0).steps.schema()),
+            columns: describe(&self.block(0..0).steps.schema()),
             statistics,
             shards: entries,
             lineage: Lineage {
@@ -163,7 +163,7 @@ impl Recipe<'_> {
         fs::write(root.join("dataset.json"), manifest.to_bytes().unwrap()).unwrap();
     }
 
-    fn chunk(&self, ids: Range<u64>) -> Chunk {
+    fn block(&self, ids: Range<u64>) -> Chunk {
         let mut rows = Vec::new();
         let mut offsets = vec![0];
         for id in ids.clone() {

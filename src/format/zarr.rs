@@ -303,11 +303,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_description_ends(text in "[\\[\\]{}\":,0-9a-z_<|.-]{0,60}", key in prop::sample::select(vec!["shape", "chunks", "dtype", "compressor", "fill_value", "order"])) {
+        fn any_description_ends(
+            text in "[\\[\\]{}\":,0-9a-z_<|.-]{0,60}",
+            sizes in prop::collection::vec(prop_oneof![0..4_u64, 1 << 20..1_u64 << 62], 0..4),
+            is_list in any::<bool>(),
+            key in prop::sample::select(vec!["shape", "chunks", "dtype", "compressor", "fill_value", "order"]),
+        ) {
             let mut value = json!({"zarr_format": 2, "shape": [5], "chunks": [2], "dtype": "<f4", "compressor": null, "fill_value": 0, "order": "C"});
-            value[key] = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
-            if let Ok(array) = Array::parse("a", &value) {
-                prop_assert!(array.layout("a").is_ok() || !array.shape.is_empty());
+            if is_list {
+                if key == "shape" {
+                    value["chunks"] = json!(vec![1; sizes.len()]);
+                }
+                value[key] = json!(sizes);
+            } else {
+                value[key] = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
+            }
+            match Array::parse("a", &value) {
+                Ok(array) => {
+                    // Nothing limits the size of an array that has no values.
+                    prop_assert!(array.layout("a").is_ok() || array.shape.contains(&0));
+                    prop_assert_eq!(array.chunks.len(), array.shape.len());
+                    prop_assert!(!array.chunks.contains(&0));
+                    prop_assert_eq!(array.fill.len(), array.element.primitive_width().unwrap_or(1));
+                }
+                Err(error) => {
+                    let named = key == "dtype" || error.message.contains(key);
+                    prop_assert!(named && !error.hints.is_empty(), "{}", error);
+                }
             }
         }
     }

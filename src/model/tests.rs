@@ -166,19 +166,27 @@ fn a_padded_batch_another_session_and_many_threads_give_the_same_bits() {
 /// A worker of rayon that waits inside a model must not take up another task, which would wait for the model it holds.
 #[test]
 fn one_session_serves_many_workers_without_a_deadlock() {
-    for runtime in runtimes() {
-        let spec = runtime.spec(&model("mlp")).unwrap();
-        let pool = runtime.open(&spec, &geometry(&spec, 64), 1).unwrap();
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(4)
-            .build()
-            .unwrap();
-        workers.install(|| {
-            (0..400)
-                .into_par_iter()
-                .for_each(|_| pool.with(|session| session.run(64)).unwrap())
-        });
-    }
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for runtime in runtimes() {
+            let spec = runtime.spec(&model("mlp")).unwrap();
+            let pool = runtime.open(&spec, &geometry(&spec, 64), 1).unwrap();
+            let workers = rayon::ThreadPoolBuilder::new()
+                .num_threads(4)
+                .build()
+                .unwrap();
+            workers.install(|| {
+                (0..400)
+                    .into_par_iter()
+                    .for_each(|_| pool.with(|session| session.run(64)).unwrap())
+            });
+        }
+        done.send(()).unwrap();
+    });
+    // It takes a second; a thread that waits for itself would wait for ever.
+    finished
+        .recv_timeout(std::time::Duration::from_secs(120))
+        .unwrap();
 }
 
 #[test]

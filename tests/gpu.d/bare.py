@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The yardstick of tests/gpu: onnxruntime alone, with I/O binding, over windows that are already built and in memory.
+"""The baseline of tests/gpu: onnxruntime with I/O binding, over windows that are already in memory.
 
-    bare.py MODEL        prints JSON: steps per second of the best of one, two and four sessions, each in a thread
+    bare.py MODEL        # prints JSON: the steps per second of the best of one, two and four sessions, each in a thread
 """
 
 import json
@@ -33,7 +33,7 @@ def loop(model, data, first, stride, ready):
         binding.bind_cpu_input(runner.get_inputs()[0].name, data[index % BATCHES])
         runner.run_with_iobinding(binding)
 
-    # The first batches set the device up.
+    # The first batches initialise the device.
     for index in range(first, first + 8 * stride, stride):
         run(index)
     ready.wait()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What tests/gpu needs of Python: find libraries, make a corpus and models, compare labels, report.
+"""The Python part of tests/gpu: finds libraries, makes a corpus and models, compares labels, and reports.
 
-The corpus is shaped like D4RL's walker2d (17 observations, 6 actions, trajectories of 200 to 1000 steps); its values are
-noise, since only shapes and sizes matter to labelling, but actions follow from two observations, so that there is something to learn.
+The corpus has the shape of D4RL's walker2d: 17 observations, 6 actions, trajectories of 200 to 1000 steps. Only shapes
+matter for labelling, so its observations are noise; actions follow from two observations, so that a model can be trained.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 OBSERVATION, ACTION, BASE = 17, 6, 200_000
-# Hidden units of the model that shows how often its weights are on the device: 484 MB of them.
+# Hidden units of the model that shows how many copies of the weights a device holds: 484 MB each.
 WIDE = 11_000
 
 
@@ -84,8 +84,8 @@ def models(out):
         nodes, initializers = layers(widths, "x", "action")
         save(name, nodes, widths[0], initializers)
 
-    # Arithmetic on the batch's size, as exporters write it for `y.view(x.shape[0], -1)`. The runtime puts it on the CPU
-    # unless the batch is fixed before the graph is optimised.
+    # Arithmetic on the batch size, as exporters write it for `y.view(x.shape[0], -1)`. The runtime puts these nodes on
+    # the CPU unless the batch size is fixed before the graph is optimised.
     integers = lambda name, values: numpy_helper.from_array(np.asarray(values, np.int64), name)
     nodes, initializers = layers((51, 64, ACTION), "x", "flat")
     nodes += [
@@ -95,7 +95,7 @@ def models(out):
     ]
     save("shapes", nodes, 51, [*initializers, integers("zero", 0), integers("axes", [0]), integers("rest", [-1])])
 
-    # Det has no CUDA version: a determinant per row, six times.
+    # A determinant per row, six times: the operator Det has no CUDA version.
     constants = [integers("start", [0]), integers("end", [9]), integers("axis", [1]), integers("square", [-1, 3, 3]), integers("column", [-1, 1])]
     nodes = [
         helper.make_node("Slice", ["x", "start", "end", "axis"], ["nine"]), helper.make_node("Reshape", ["nine", "square"], ["matrix"]),
@@ -121,13 +121,13 @@ def compare(left, right, tolerance):
 
 
 def digest(path):
-    """Every file of a dataset with its hash, the manifest aside: that has the path, which is a parameter."""
+    """Prints the hash of every file of a dataset except the manifest, which contains the path."""
     for file in sorted(Path(path).glob("*/*.parquet")):
         print(hashlib.sha256(file.read_bytes()).hexdigest(), file.relative_to(path))
 
 
 def loads(work):
-    """How much more memory of the device the wide model takes than the small one, in its weights."""
+    """Prints how much more device memory the wide model takes than the small one, in units of its weights."""
     used = {}
     for model in ("idm-small", "wide"):
         samples = [float(line) for line in (Path(work) / f"used-{model}").read_text().split()]
@@ -137,8 +137,8 @@ def loads(work):
     sys.exit(0 if 0.8 < times < 1.6 else f"its {4 * WIDE * WIDE / 2**20:.0f} MiB of weights take {times:.2f} times that: {used} MiB")
 
 
-def learnt(work):
-    """Held-out errors of what the CPU and CUDA have learnt from the same start and the same batches, and the time of an update."""
+def trained(work):
+    """Reports the held-out errors of models that the CPU and CUDA trained on the same batches, and the time of an update."""
     work, result, same = Path(work), {}, True
     for head in ("deterministic", "gaussian"):
         seconds = lambda name: float((work / f"{name}-{head}-cuda").read_text())
@@ -147,18 +147,18 @@ def learnt(work):
             report = json.loads((work / f"{head}-{name}.report.json").read_text())
             wanted = "cpu" if name == "cpu" else "cuda:0"
             if report["training"]["device"] != wanted:
-                sys.exit(f"{head}-{name} was learnt on {report['training']['device']}, not on {wanted}")
+                sys.exit(f"{head}-{name} was trained on {report['training']['device']}, not on {wanted}")
             dimensions = report["held_out"]["dimensions"]
             errors[name] = sum(each["mse"] for each in dimensions) / sum(each["mse_of_mean"] for each in dimensions)
         same &= errors["long"] < 0.5 and abs(errors["cuda"] - errors["cpu"]) < 0.1 * errors["cpu"]
         result[head] = {"error_of_that_of_the_mean": errors, "milliseconds_an_update": round((seconds("long") - seconds("short")) / 2, 2)}
     print(json.dumps(result, indent=2))
     print(json.dumps(result, indent=2), file=sys.stderr)
-    sys.exit(0 if same else "errors of the CPU and of CUDA are more than a tenth apart, or nothing was learnt")
+    sys.exit(0 if same else "the errors on the CPU and on CUDA differ by more than a tenth, or exceed half of the baseline's")
 
 
 def report(work, steps, gpus):
-    """Speeds are of what the larger corpus takes longer than the small one, which leaves out starting up."""
+    """Reports speeds, from the time that the large corpus takes longer than the small one: this leaves out the start."""
     work, steps = Path(work), int(steps)
     seconds = lambda name: float((work / name).read_text())
     per_second = lambda share, long, short: share * (steps - BASE) / (seconds(long) - seconds(short))
@@ -172,7 +172,7 @@ def report(work, steps, gpus):
         speed = per_second(0.9, f"time-{model}", f"base-{model}")
         bare = json.loads((work / f"bare-{model}").read_text())
         samples = [float(line) for line in (work / f"busy-{model}").read_text().split()]
-        # While the process starts and while it ends, the GPU has nothing to do.
+        # The GPU is idle while the process starts and ends.
         at_work = [index for index, sample in enumerate(samples) if sample > 0]
         samples = samples[at_work[0] : at_work[-1] + 1] if at_work else [0]
         busy, goal = sum(samples) / len(samples), 0.8 * min(bare["steps_per_second"], 0.9 * copied)

@@ -1,19 +1,14 @@
-//! What the commands say: help, plans, summaries.
+//! What the commands print: help, plans, summaries.
 
-use super::support::{WHOLE, Workspace, snapshot};
+use super::support::{WHOLE, Workspace, commands, runtime, snapshot};
 
 #[test]
-fn help() {
+fn every_command_has_the_help_of_its_snapshot() {
     let workspace = Workspace::new();
     snapshot("help", &workspace.trajmill(&["--help"]).exits(0).stdout);
-    for command in [
-        "run", "check", "plan", "sql", "import", "export", "validate", "diff", "info", "doctor",
-        "schema",
-    ] {
-        snapshot(
-            &format!("help_{command}"),
-            &workspace.trajmill(&[command, "--help"]).exits(0).stdout,
-        );
+    for command in commands(&workspace) {
+        let help = workspace.trajmill(&[&command, "--help"]).exits(0);
+        snapshot(&format!("help_{command}"), &help.stdout);
     }
 }
 
@@ -24,37 +19,70 @@ fn plan(workspace: &Workspace, name: &str, stages: &str) {
 }
 
 #[test]
-fn plans() {
+fn a_plan_shows_what_runs_in_which_order() {
     let workspace = Workspace::new();
-    let label = "  - label: { model: ../models/mlp.onnx, window: { past: 1, future: 1 } }\n";
-    // Both selections read metadata alone, so only what they keep is read and labelled.
+    let label = "  - label: { model: ../models/mlp.onnx, window: { past: 1, future: 1 } }";
+    // Both selections need only metadata, so `label` works on what they keep.
     let pushed = format!(
-        "  - hide_actions: {{ keep: 0.2, seed: 1 }}\n{label}  - filter: return > 3 and length >= 4\n  - subsample: {{ fraction: 0.5, stratify: split, seed: 7 }}\n  - materialise: {{ OUT, shard_rows: 30 }}\n"
+        r#"
+  - hide_actions: {{ keep: 0.2, seed: 1 }}
+{label}
+  - filter: return > 3 and length >= 4
+  - subsample: {{ fraction: 0.5, stratify: split, seed: 7 }}
+  - materialise: {{ OUT, shard_rows: 30 }}
+"#
     );
     plan(&workspace, "selections_ahead_of_label", &pushed);
     plan(&workspace, "second_phase", WHOLE);
-    // Rows change before the selection, so it cannot go ahead.
-    let rows = "  - filter: { steps: \"reward > 0\" }\n  - filter: length >= 3\n  - materialise: { OUT }\n";
+    // The first filter changes rows, so the second cannot move ahead of it.
+    let rows = r#"
+  - filter: { steps: "reward > 0" }
+  - filter: length >= 3
+  - materialise: { OUT }
+"#;
     plan(&workspace, "rows_change", rows);
     let middle = format!(
-        "  - filter: length >= 3\n  - materialise: {{ path: ../out/first }}\n{label}  - materialise: {{ OUT, columns: [observation, action] }}\n"
+        r#"
+  - filter: length >= 3
+  - materialise: {{ path: ../out/first }}
+{label}
+  - materialise: {{ OUT, columns: [observation, action] }}
+"#
     );
     plan(&workspace, "materialise_in_the_middle", &middle);
-    // A chain that never looks at observations does not read them.
-    let narrow = "  - derive: { total: \"returns_to_go(reward, 1.0)\" }\n  - materialise: { OUT, columns: [total] }\n";
+    // Observations are not read because no stage needs them.
+    let narrow = r#"
+  - derive: { total: "returns_to_go(reward, 1.0)" }
+  - materialise: { OUT, columns: [total] }
+"#;
     plan(&workspace, "columns_pruned", narrow);
-    // A threshold over all steps is found in a phase of its own; observations are normalised by metadata alone.
-    let quantile = "  - normalise: { columns: [observation] }\n  - filter: { quantile: { by: abs(reward), of: steps, below: 0.9 } }\n  - materialise: { OUT }\n";
+    // A threshold over all steps needs a phase of its own; `normalise` needs only metadata.
+    let quantile = r#"
+  - normalise: { columns: [observation] }
+  - filter: { quantile: { by: abs(reward), of: steps, below: 0.9 } }
+  - materialise: { OUT }
+"#;
     plan(&workspace, "a_fact_about_all_steps", quantile);
-    // What is drawn more than once is derived once, before it is drawn.
-    let pairs = "  - derive: { double: 2 * reward }\n  - pairs: { length: 2, count: 30, reward: double }\n  - materialise: { OUT }\n";
+    // A row that is drawn twice is derived once, before the draw.
+    let pairs = r#"
+  - derive: { double: 2 * reward }
+  - pairs: { length: 2, count: 30, reward: double }
+  - materialise: { OUT }
+"#;
     plan(&workspace, "pairs", pairs);
 }
 
 #[test]
-fn plans_of_what_is_there() {
+fn a_plan_says_what_is_reused_and_why_not() {
     let workspace = Workspace::new();
-    let text = "trajmill: 1\nparams: { least: 3 }\nsource: ../corpus\nstages:\n  - filter: length >= ${least}\n  - materialise: { path: ../out/kept }\n";
+    let text = r#"
+trajmill: 1
+params: { least: 3 }
+source: ../corpus
+stages:
+  - filter: length >= ${least}
+  - materialise: { path: ../out/kept }
+"#;
     let pipeline = workspace.write("kept", text);
     let plan = |options: &[&str]| {
         workspace
@@ -68,7 +96,7 @@ fn plans_of_what_is_there() {
     snapshot("plan_made_otherwise", &plan(&["--set", "least=4"]));
     assert!(
         !workspace.path("out/.kept.staging").exists(),
-        "a plan leaves nothing"
+        "a plan leaves files behind"
     );
 
     let json: serde_json::Value = serde_json::from_str(&plan(&["--json"])).unwrap();
@@ -86,7 +114,7 @@ fn plans_of_what_is_there() {
     );
 }
 
-/// A summary without the time that this very run took.
+/// A summary whose line of times is replaced, because every run takes another time.
 fn timeless(summary: &str) -> String {
     let line = |line: &str| {
         if line.contains(" rows read per second") {
@@ -99,13 +127,13 @@ fn timeless(summary: &str) -> String {
 }
 
 #[test]
-fn summaries() {
+fn a_summary_accounts_for_every_stage() {
     let workspace = Workspace::new();
     let pipeline = workspace.pipeline("whole", WHOLE);
     let done = workspace
         .trajmill(&["run", &pipeline, "--threads", "1"])
         .exits(0);
-    assert_eq!(done.stdout, "", "stdout is for programs");
+    assert_eq!(done.stdout, "", "the summary is not on stderr");
     snapshot("summary", &timeless(&done.stderr));
     let again = workspace.trajmill(&["run", &pipeline]).exits(0);
     assert!(again.stderr.contains("nothing to do"), "{}", again.stderr);
@@ -130,28 +158,25 @@ fn several_pipelines_are_checked_at_once() {
         done.stderr
     );
     workspace.trajmill(&["check", &good]).exits(0);
-    assert!(workspace.names("out").is_empty(), "a check writes nothing");
-}
-
-#[test]
-fn doctor_says_what_runs() {
-    let workspace = Workspace::new();
-    let done = workspace.trajmill(&["doctor"]).exits(0);
-    assert!(done.stdout.contains("rten"), "{}", done.stdout);
-    assert!(done.stdout.contains("onnxruntime"), "{}", done.stdout);
-    let training = done
-        .stdout
-        .lines()
-        .find(|line| line.starts_with("training "))
-        .unwrap();
     assert!(
-        training.ends_with("on the CPU: built without the Cargo feature `cuda`"),
-        "{training}"
+        workspace.names("out").is_empty(),
+        "a check leaves files behind"
     );
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn doctor_names_the_runtime_in_use() {
+    let workspace = Workspace::new();
+    let done = workspace.trajmill(&["doctor"]).exits(0);
+    let mut lines = done.stdout.lines();
+    let in_use = lines.find_map(|line| line.strip_prefix("in use")).unwrap();
+    assert!(in_use.trim().starts_with(&runtime()), "{in_use}");
+    let training = "on the CPU: built without the Cargo feature `cuda`";
+    assert!(done.stdout.contains(training), "{}", done.stdout);
+}
+
+#[test]
+fn a_closed_stdout_is_not_an_error() {
     let workspace = Workspace::new();
     let mut child = workspace.command(&["schema"]).spawn().unwrap();
     drop(child.stdout.take());

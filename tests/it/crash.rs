@@ -1,5 +1,6 @@
-//! Killed at every operation on the file system and at random times, out of disk space at every operation: the output
-//! is absent or whole at every moment, and the same command again gives the bytes of a run that nothing stopped.
+//! Commands that are killed or run out of disk space, at every operation on the file system and at
+//! random times. Their output is absent or whole, and the same command again writes the bytes of an
+//! undisturbed run.
 
 use std::collections::BTreeMap;
 use std::process::Child;
@@ -7,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::support::{Done, WHOLE, Workspace, finish, mix};
 
-/// More operations than these are sampled evenly, so that the tests stay a matter of a minute or two.
+/// If a command has more operations than these, an even sample of them is tried: the tests are to
+/// take a minute or two.
 const MOST: usize = 150;
 
-/// A command whose result is under `out/`, and what it writes where nothing stops it.
+/// A command that writes to `out/`, and what it writes when nothing stops it.
 struct Case {
     workspace: Workspace,
     arguments: Vec<String>,
     expected: BTreeMap<String, String>,
-    /// What each operation is, in order.
+    /// The command's operations on the file system, in order.
     operations: Vec<String>,
 }
 
@@ -57,18 +59,19 @@ impl Case {
         finish(command)
     }
 
-    /// Which operations are tried, from 1.
+    /// The numbers of the operations that are tried, from 1.
     fn tried(&self) -> Vec<usize> {
         let (n, step) = (self.operations.len(), self.operations.len().div_ceil(MOST));
         if step > 1 {
-            eprintln!("{n} operations, every {step}th is tried");
+            eprintln!("{n} operations, of which every {step}th is tried");
         }
         (1..=n)
             .filter(|at| at.is_multiple_of(step) || *at == n)
             .collect()
     }
 
-    /// What a stopped run may leave: nothing visible, or all of it.
+    /// Fails unless `out` is empty or holds the whole result, hidden files aside; returns whether
+    /// it holds the result.
     fn absent_or_whole(&self, when: &str) -> bool {
         let visible = |name: &str| !name.starts_with('.');
         let tree: BTreeMap<String, String> = self
@@ -85,19 +88,20 @@ impl Case {
             .collect();
         assert!(
             names.is_empty() || tree == self.expected,
-            "{when}: {names:?} is there, and not whole: {tree:?}"
+            "{when}: {names:?} is visible but not whole: {tree:?}"
         );
         !names.is_empty()
     }
 
-    /// The same command again: the same bytes, nothing else left; returns how many tasks were kept from before.
+    /// Runs the command again, and fails unless `out` then holds the expected bytes and nothing
+    /// else; returns how many finished tasks of the stopped run it reused.
     fn completes(&self, when: &str) -> u64 {
         let done = finish(self.command());
         assert_eq!(done.code, Some(0), "{when}, again: {}", done.stderr);
         assert_eq!(
             self.workspace.tree("out"),
             self.expected,
-            "{when}: other bytes, or something left behind"
+            "{when}: other bytes, or files left behind"
         );
         let names = self.workspace.names("out");
         assert_eq!(names.len(), 1, "{when}: {names:?}");
@@ -120,7 +124,7 @@ fn whole() -> Case {
 }
 
 #[test]
-fn killed_at_every_operation() {
+fn a_run_that_is_killed_leaves_nothing_or_all_and_resumes() {
     let case = whole();
     let (mut kept, mut published) = (0, 0);
     for at in case.tried() {
@@ -128,24 +132,21 @@ fn killed_at_every_operation() {
         let done = case.faulty(&format!("kill:{at}"));
         assert_eq!(
             done.code, None,
-            "{when}: it was not killed: {}",
+            "{when}: the command was not killed: {}",
             done.stderr
         );
         published += usize::from(case.absent_or_whole(&when));
         kept += case.completes(&when);
     }
-    assert!(
-        kept > 0,
-        "no run went on from what the killed one had finished"
-    );
+    assert!(kept > 0, "no run reused a finished task of a killed one");
     assert!(
         published > 0,
-        "no run was killed between publishing and its end"
+        "no run was killed between publication and its end"
     );
 }
 
 #[test]
-fn killed_while_it_replaces_a_result() {
+fn a_killed_replacement_leaves_the_old_or_the_new_result() {
     let workspace = Workspace::new();
     let stages =
         "  - filter: length >= LEAST\n  - materialise: { OUT, overwrite: true, shard_rows: 150 }\n";
@@ -172,17 +173,22 @@ fn killed_while_it_replaces_a_result() {
             .collect();
         assert!(
             now == old || now == case.expected,
-            "{when}: neither the old result nor the new one: {now:?}"
+            "{when}: neither the old nor the new result: {now:?}"
         );
         case.completes(&when);
     }
 }
 
-/// A result in the middle of the chain is whole or absent by itself, and what was published is found again.
+/// Each of two results is absent or whole, and the next run reuses the first if it was published.
 #[test]
-fn killed_on_the_way_to_two_results() {
+fn a_killed_run_with_two_results_leaves_each_absent_or_whole() {
     let workspace = Workspace::new();
-    let stages = "  - filter: length >= 3\n  - materialise: { path: ../out/first, shard_rows: 150 }\n  - derive: { total: \"returns_to_go(reward, 1.0)\" }\n  - materialise: { path: ../out/second, shard_rows: 150 }\n";
+    let stages = r#"
+  - filter: length >= 3
+  - materialise: { path: ../out/first, shard_rows: 150 }
+  - derive: { total: "returns_to_go(reward, 1.0)" }
+  - materialise: { path: ../out/second, shard_rows: 150 }
+"#;
     let pipeline = workspace.pipeline("two", stages);
     let case = Case::new(workspace, &["run", &pipeline, "--threads", "1"]);
     case.workspace.clear();
@@ -200,7 +206,7 @@ fn killed_on_the_way_to_two_results() {
             let left = of(&case.workspace.tree("out"));
             assert!(
                 left.is_empty() || left == of(&case.expected),
-                "{when}: {result} is there, and not whole: {left:?}"
+                "{when}: {result} is visible but not whole: {left:?}"
             );
         }
         let done = finish(case.command()).exits(0);
@@ -208,18 +214,18 @@ fn killed_on_the_way_to_two_results() {
         assert_eq!(
             case.workspace.tree("out"),
             case.expected,
-            "{when}: other bytes, or something left behind"
+            "{when}: other bytes, or files left behind"
         );
         case.workspace.clear();
     }
     assert!(
         found_again > 5,
-        "no run found the first result of the killed one"
+        "no run reused the first result of a killed one"
     );
 }
 
 #[test]
-fn killed_while_importing() {
+fn a_killed_import_leaves_nothing_or_all() {
     let workspace = Workspace::new();
     let case = Case::new(
         workspace,
@@ -243,10 +249,15 @@ fn killed_while_importing() {
 }
 
 #[test]
-fn killed_while_a_model_is_learnt() {
+fn a_killed_training_leaves_a_model_whole_or_absent() {
     let workspace = Workspace::new();
-    let stages = "  - hide_actions: { keep: 0.5, seed: 1 }\n  - train_idm: { out: ../out/models/idm.onnx, steps: 30, hidden: [8], members: 2 }\n  - label: { model: ../out/models/idm.onnx }\n  - materialise: { OUT }\n";
-    let pipeline = workspace.pipeline("learnt", stages);
+    let stages = r#"
+  - hide_actions: { keep: 0.5, seed: 1 }
+  - train_idm: { out: ../out/models/idm.onnx, steps: 30, hidden: [8], members: 2 }
+  - label: { model: ../out/models/idm.onnx }
+  - materialise: { OUT }
+"#;
+    let pipeline = workspace.pipeline("trained", stages);
     let case = Case::new(workspace, &["run", &pipeline, "--threads", "1"]);
     assert_eq!(
         case.expected
@@ -274,29 +285,29 @@ fn killed_while_a_model_is_learnt() {
         let whole = case
             .expected
             .keys()
-            .filter(|name| name.starts_with("learnt/"))
+            .filter(|name| name.starts_with("trained/"))
             .all(|name| left.contains_key(name));
         assert!(
-            whole || !case.workspace.path("out/learnt").exists(),
-            "{when}: half a result"
+            whole || !case.workspace.path("out/trained").exists(),
+            "{when}: the result is visible but not whole"
         );
         let done = finish(case.command()).exits(0);
         found_again += usize::from(done.stderr.contains("nothing to train"));
         assert_eq!(
             case.workspace.tree("out"),
             case.expected,
-            "{when}: other bytes, or something left behind"
+            "{when}: other bytes, or files left behind"
         );
         case.workspace.clear();
     }
     assert!(
         found_again > 2,
-        "no run found the model that the killed one had learnt"
+        "no run reused the model that a killed one had trained"
     );
 }
 
 #[test]
-fn killed_while_exporting() {
+fn a_killed_export_leaves_nothing_or_all() {
     let case = Case::new(
         Workspace::new(),
         &[
@@ -318,12 +329,17 @@ fn killed_while_exporting() {
     }
 }
 
-/// A source that is imported first, a result that is written in another format: both start over or go on, neither is seen half.
+/// The run imports its source first and exports its result last.
 #[test]
-fn killed_between_foreign_formats() {
+fn a_killed_run_between_foreign_formats_leaves_nothing_or_all() {
     let workspace = Workspace::new();
-    let text = "trajmill: 1\nsource: { path: ../corpus/steps, format: parquet }\nstages:\n  - filter: length >= 3\n  \
-                - materialise: { path: ../out/set, format: arrow }\n";
+    let text = r#"
+trajmill: 1
+source: { path: ../corpus/steps, format: parquet }
+stages:
+  - filter: length >= 3
+  - materialise: { path: ../out/set, format: arrow }
+"#;
     let pipeline = workspace.write("foreign", text);
     let case = Case::new(workspace, &["run", &pipeline, "--threads", "1"]);
     case.workspace.clear();
@@ -336,7 +352,7 @@ fn killed_between_foreign_formats() {
 }
 
 #[test]
-fn killed_at_random_times() {
+fn a_run_that_is_killed_at_any_time_leaves_nothing_or_all() {
     let workspace = Workspace::with(400, 60, 6);
     let pipeline = workspace.pipeline("whole", &WHOLE.replace("shard_rows: 60", "shard_rows: 500"));
     let case = Case::new(workspace, &["run", &pipeline, "--threads", "2", "--json"]);
@@ -367,14 +383,14 @@ fn killed_at_random_times() {
 }
 
 #[test]
-fn out_of_space_at_every_operation() {
+fn a_full_disk_is_one_error_with_a_remedy() {
     let case = whole();
     for at in case.tried() {
         let operation = &case.operations[at - 1];
         let when = format!("no space at {operation}");
         let done = case.faulty(&format!("error:{at}:28"));
         assert!(!done.stderr.contains("panicked"), "{when}: {}", done.stderr);
-        // Nothing needs to be removed where nothing is, so a failure of that is none.
+        // Some removals only clean up: a run may succeed without them.
         let harmless = operation.contains(" remove ") && done.code == Some(0);
         if !harmless {
             assert_eq!(done.code, Some(1), "{when}: {}", done.stderr);
@@ -385,7 +401,7 @@ fn out_of_space_at_every_operation() {
             );
             assert!(
                 done.stderr.contains("free some space"),
-                "{when}, without a remedy: {}",
+                "{when}: no remedy: {}",
                 done.stderr
             );
         }

@@ -1,20 +1,20 @@
-//! Files that end early: one error that names the file, and nothing left behind.
+//! Truncated files: an import gives one error that names the file, and leaves nothing behind.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::{Workspace, repository};
 
-/// Places at which each file is cut, as shares of its length.
+/// Number of places at which a file is cut, evenly spaced over its length.
 const PLACES: u64 = 20;
 
-/// Bytes of a record in the seed of TF-Agents.
+/// Length of a record in the seed of TF-Agents, in bytes.
 const RECORD: u64 = 169;
 
-/// What only describes a dataset, and may be missing.
+/// Files that only describe a dataset, and may be missing.
 const BESIDE: [&str; 3] = [".zattrs", ".zgroup", "namespace_metadata.json"];
 
-/// The files of a dataset, in order.
+/// The files of a dataset, sorted.
 fn files(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         return vec![path.to_owned()];
@@ -45,9 +45,9 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_file_that_ends_early_is_one_error() {
+fn a_truncated_file_is_one_error() {
     let workspace = Workspace::with(1, 1, 1);
-    let mut wrong = Vec::new();
+    let (mut wrong, mut tried) = (Vec::new(), 0);
     let seeds = repository().join("tests/seeds");
     for format in fs::read_dir(&seeds)
         .unwrap()
@@ -65,16 +65,17 @@ fn a_file_that_ends_early_is_one_error() {
             copy(&seed, &place);
             let mut cuts = files(&place);
             cuts.retain(|file| !BESIDE.contains(&file.file_name().unwrap().to_str().unwrap()));
-            // With many files each is cut at some of the places, all places come about.
+            // If there are many files, each is cut at some of the places, and every place is used.
             for cut in 0..PLACES.max(cuts.len() as u64) {
                 let file = &cuts[cut as usize % cuts.len()];
                 let whole = fs::read(file).unwrap();
                 let kept = whole.len() as u64 * (cut % PLACES) / PLACES;
-                // A file of records that nobody has counted may end after any of them.
+                // Such a file does not say how many records it has: it may end after any of them.
                 if format == "tfagents" && kept.is_multiple_of(RECORD) {
                     continue;
                 }
                 fs::write(file, &whole[..kept as usize]).unwrap();
+                tried += 1;
                 let done = workspace.trajmill(&[
                     "import",
                     "--from",
@@ -111,9 +112,10 @@ fn a_file_that_ends_early_is_one_error() {
             fs::remove_dir_all(workspace.path("in")).unwrap();
         }
     }
+    assert!(tried > 200, "only {tried} cuts were tried");
     assert!(
         wrong.is_empty(),
-        "{} cuts are not said well:\n{}",
+        "{} cuts are not reported well:\n{}",
         wrong.len(),
         wrong.join("\n")
     );

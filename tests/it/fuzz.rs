@@ -1,15 +1,20 @@
-//! Damaged files of every kind that is read: no panic, no hang, no memory beyond bounds, one message.
+//! Damaged files of every kind that trajmill reads: no panic, no hang, bounded memory, and one
+//! clear error.
 //!
-//! A target takes whole files (`tests/seeds`, made by the reference libraries), changes them at a few places and reads them,
-//! case after case until its time is up. What bytes a case has follows from its number alone, so that it can be run again:
+//! A target copies whole files (`tests/seeds`, written by the reference libraries), changes them at
+//! a few places and reads them, case after case until its time is up. The bytes of a case follow
+//! from its number alone, so that it can be repeated:
 //!
 //! ```text
-//! TRAJMILL_FUZZ_SECONDS=600 cargo test --release --features faults --test it fuzz      for longer
-//! TRAJMILL_FUZZ_CASE=1234 cargo test --release --features faults --test it fuzz::zarr  one case, whose files are kept
+//! # for ten minutes
+//! TRAJMILL_FUZZ_SECONDS=600 cargo test --release --features faults --test it fuzz
+//! # one case, whose files are kept
+//! TRAJMILL_FUZZ_CASE=1234 cargo test --release --features faults --test it fuzz::zarr
 //! ```
 //!
-//! Each target runs in a process of its own, with limits of memory and processor time: what breaks them is a failure with a
-//! number. Where a format has checksums, these are made right again, so that what lies behind them is reached.
+//! Each target runs in a process of its own, with limits on memory and processor time; a case that
+//! exceeds them fails the test, which names its number. If a format has checksums, most cases
+//! recompute them, so that the damage reaches the decoder behind them.
 
 use std::fs;
 use std::io::{Cursor, Read, Write};
@@ -29,29 +34,29 @@ use trajmill::transfer::write::{OutgoingDataset, WriteOptions};
 
 use crate::support::{corpus, mix, repository};
 
-/// Seconds that a target takes where nobody says otherwise.
+/// The seconds that a target runs by default.
 const SECONDS: u64 = 2;
 
-/// Cases that a target has at most where nobody says how long: the same on every machine that is fast enough for them.
+/// The most cases that a target runs by default: on fast machines they are always the same.
 const CASES: u64 = 500;
 
-/// Virtual memory that a target may take. What it needs without any damage is a fifth of it.
+/// The virtual memory that a target may use, in bytes. Without damage it needs a fifth of that.
 const MEMORY: u64 = 3 << 30;
 
-/// Seconds of processor time that a target may take beyond its own: a case that hangs takes them all.
+/// The seconds of processor time that a target may use beyond its own, until a case counts as hung.
 const PATIENCE: u64 = 60;
 
-/// Decoders that are known to panic on damaged files.
+/// Third-party decoders that are known to panic on damaged files.
 const DECODERS: [&str; 3] = [
     "arrow_ipc::reader::",
     "arrow_ipc::convert::",
     "parquet::arrow::arrow_reader::",
 ];
 
-/// Errors after which nobody reads on.
+/// Number of errors after which a target stops reading a dataset.
 const MOST_ERRORS: usize = 200;
 
-/// What lies behind a checksum, and is changed there.
+/// The parts of a file that are behind checksums, and are damaged with correct ones.
 #[derive(Clone, Copy, PartialEq)]
 enum Behind {
     Nothing,
@@ -61,7 +66,7 @@ enum Behind {
     Zip,
 }
 
-/// Where a target's seeds are, what is done with them.
+/// A kind of file, and the code that reads it.
 struct Target {
     name: &'static str,
     behind: Behind,
@@ -69,12 +74,17 @@ struct Target {
 }
 
 macro_rules! targets {
-    ($($name:ident: $behind:expr, $read:expr;)*) => {$(
-        #[test]
-        fn $name() {
-            run(&Target { name: stringify!($name), behind: $behind, read: $read });
-        }
-    )*};
+    ($($name:ident: $behind:expr, $read:expr;)*) => {
+        /// The names of all targets.
+        pub(crate) const TARGETS: &[&str] = &[$(stringify!($name)),*];
+
+        $(
+            #[test]
+            fn $name() {
+                run(&Target { name: stringify!($name), behind: $behind, read: $read });
+            }
+        )*
+    };
 }
 
 targets! {
@@ -98,10 +108,10 @@ targets! {
     zarr: Behind::Zip, |path| foreign("zarr", path);
 }
 
-/// Reads a dataset of the format `name` to its end, or to its last error.
+/// Reads a dataset of the format `name` to its end or its last error.
 fn foreign(name: &str, path: &Path) -> Result<()> {
     let format = FORMATS.iter().find(|format| format.name == name).unwrap();
-    let _told = format::resolve(None, path);
+    let _detected = format::resolve(None, path);
     format.validate(path, &Options::default())?;
     let mut outcome = Ok(());
     for on_error in [OnError::Fail, OnError::Quarantine] {
@@ -130,7 +140,7 @@ fn foreign(name: &str, path: &Path) -> Result<()> {
     outcome
 }
 
-/// Reads a dataset of ours, every row of it.
+/// Reads every row of a trajmill dataset.
 fn own(path: &Path) -> Result<()> {
     let dataset = Dataset::open(path)?;
     let outgoing = OutgoingDataset::new(dataset, true, &WriteOptions::default())?;
@@ -139,7 +149,7 @@ fn own(path: &Path) -> Result<()> {
         .try_for_each(|leaving| leaving.map(|_| ()))
 }
 
-/// Reads what a model file says of itself, and its inputs and outputs.
+/// Reads a model's metadata, inputs and outputs.
 fn model_file(path: &Path) -> Result<()> {
     let bytes = fs::read(path).unwrap();
     let said = trajmill::train::metadata(&bytes).map(|_| ());
@@ -155,7 +165,7 @@ fn pipeline_file(path: &Path) -> Result<()> {
     plan::resolve(&config::load(path, &[])?, &options).map(|_| ())
 }
 
-/// The seeds of a target: files or folders.
+/// The files or folders that a target damages.
 fn seeds(name: &str, scratch: &Path) -> Vec<PathBuf> {
     let folder = match name {
         "dataset" => {
@@ -178,7 +188,7 @@ fn seeds(name: &str, scratch: &Path) -> Vec<PathBuf> {
     seeds
 }
 
-/// Runs a target in a process of its own, or here where this is that process.
+/// Runs a target in a process of its own; in that process, runs its cases.
 fn run(target: &Target) {
     if std::env::var("TRAJMILL_FUZZ_TARGET").is_ok_and(|name| name == target.name) {
         return cases(target);
@@ -218,13 +228,14 @@ fn run(target: &Target) {
         said("stdout"),
         said("stderr")
     );
+    assert!(!case.is_empty(), "the process has run no case");
     println!("{}: {case} cases", target.name);
     if std::env::var_os("TRAJMILL_FUZZ_CASE").is_none() {
         fs::remove_dir_all(&scratch).unwrap();
     }
 }
 
-/// How long the user wants it to be.
+/// The seconds that the user asked for.
 fn wanted() -> Option<u64> {
     std::env::var("TRAJMILL_FUZZ_SECONDS").ok()?.parse().ok()
 }
@@ -233,7 +244,7 @@ fn seconds() -> u64 {
     wanted().unwrap_or(SECONDS)
 }
 
-/// Case after case until the time is up, or they are as many as nobody asked to exceed.
+/// Runs case after case until the time is up; without a time from the user, at most [`CASES`].
 fn cases(target: &Target) {
     let limit = |limit| Rlimit {
         current: Some(limit),
@@ -246,14 +257,15 @@ fn cases(target: &Target) {
         .join(target.name);
     let seeds = seeds(target.name, &scratch);
     std::panic::set_hook(Box::new(|panic| {
-        // Decoders of others may panic, which is an error of the file then; what of it is ours may not.
+        // Third-party decoders may panic, which trajmill reports as an error of the file; its own
+        // code may not.
         let trace = std::backtrace::Backtrace::force_capture().to_string();
         if !DECODERS.iter().any(|decoder| trace.contains(decoder)) {
             eprintln!("{panic}\n{trace}");
             std::process::abort();
         }
     }));
-    // Undamaged, every seed is read; pipelines and models among them may be wrong as they are.
+    // Every undamaged seed is readable, except for pipelines and models, some of which are wrong.
     for seed in seeds
         .iter()
         .filter(|_| !["onnx", "pipeline"].contains(&target.name))
@@ -278,7 +290,7 @@ fn cases(target: &Target) {
         let before = Instant::now();
         if let Err(error) = (target.read)(&place) {
             refused += 1;
-            said_well(&error);
+            assert_readable(&error);
         }
         let took = before.elapsed();
         assert!(took < Duration::from_secs(10), "case {case} took {took:?}");
@@ -286,12 +298,13 @@ fn cases(target: &Target) {
     }
     assert!(
         only.is_some() || refused > 0,
-        "nothing was refused: the damage does not reach the reader"
+        "no case failed: the damage does not reach the reader"
     );
 }
 
-/// One message: it says something, on few lines, and is no list of Rust's.
-fn said_well(error: &Error) {
+/// Fails unless the error has a message for people: not empty, not huge, and without Rust's debug
+/// output.
+fn assert_readable(error: &Error) {
     let message = &error.message;
     assert!(
         message.len() > 5 && message.len() < 20_000,
@@ -306,7 +319,7 @@ fn said_well(error: &Error) {
     );
 }
 
-/// A fresh copy of a seed; the file or folder that is to be read.
+/// Copies a seed; returns the file or folder to read.
 fn copied(seed: &Path, scratch: &Path) -> PathBuf {
     fn copy(from: &Path, to: &Path) {
         if from.is_dir() {
@@ -322,7 +335,7 @@ fn copied(seed: &Path, scratch: &Path) -> PathBuf {
     let place = scratch.join("input");
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place).unwrap();
-    // A format of several files beside one another is in a folder of its own.
+    // Some formats find other files beside the one that is named, so each seed gets a folder.
     let place = place.join(seed.file_name().unwrap());
     copy(seed, &place);
     let beside = scratch.join("corpus");
@@ -336,7 +349,7 @@ fn copied(seed: &Path, scratch: &Path) -> PathBuf {
     place
 }
 
-/// All files under `path`, in order.
+/// All files below `path`, sorted.
 fn files(path: &Path) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.to_owned()];
@@ -349,7 +362,7 @@ fn files(path: &Path) -> Vec<PathBuf> {
     entries.iter().flat_map(|entry| files(entry)).collect()
 }
 
-/// Changes a dataset at one to three places.
+/// Damages a dataset at one to three places.
 fn damage(place: &Path, behind: Behind, random: &mut Random) {
     for _ in 0..1 + random.below(3) {
         let files = files(place);
@@ -379,7 +392,7 @@ fn damage(place: &Path, behind: Behind, random: &mut Random) {
     }
 }
 
-/// Values that are often where limits are.
+/// Numbers near which limits often are.
 const LIMITS: [u64; 16] = [
     0,
     1,
@@ -399,7 +412,7 @@ const LIMITS: [u64; 16] = [
     u64::MAX,
 ];
 
-/// Words that JSON, YAML and Python's literals have and readers do not expect.
+/// Words of JSON, YAML and Python that readers do not expect.
 const WORDS: [&str; 24] = [
     "Infinity",
     "-Infinity",
@@ -427,7 +440,7 @@ const WORDS: [&str; 24] = [
     ">f8",
 ];
 
-/// The bytes with a change: of bytes anywhere, or of a word where they are text.
+/// Returns the bytes with one change: of a few bytes, or of a word if they are text.
 fn changed(mut bytes: Vec<u8>, other: &[u8], random: &mut Random) -> Vec<u8> {
     let text = std::str::from_utf8(&bytes).is_ok();
     if bytes.is_empty() {
@@ -465,7 +478,7 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], random: &mut Random) -> Vec<u8> {
             let end = (at + piece.len()).min(bytes.len());
             bytes.splice(at..end, piece.iter().copied());
         }
-        // A word for a word, which is where text means something.
+        // Replace one word by another.
         _ => {
             let word = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-+".contains(byte);
             let begin = bytes[..at]
@@ -482,7 +495,7 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// A TFRecord file with one record changed, its checksums right.
+/// Returns a TFRecord file with one record damaged and correct checksums.
 fn behind_records(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     let masked = |bytes: &[u8]| {
         crc32c::crc32c(bytes)
@@ -511,7 +524,7 @@ fn behind_records(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A zip file with one entry changed, mostly near its beginning, its checksums right.
+/// Returns a zip file with one entry damaged, mostly near its beginning, and correct checksums.
 fn behind_zip(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).ok()?;
     let mut entries = Vec::new();
@@ -524,7 +537,7 @@ fn behind_zip(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     let number = (!entries.is_empty()).then(|| random.below(entries.len()))?;
     let other = random.pick(&entries).1.clone();
     let content = std::mem::take(&mut entries[number].1);
-    // The header of an array is text and says what follows.
+    // The header of an array is text that describes the rest.
     let head = if random.one_in(4) {
         content.len()
     } else {
@@ -549,7 +562,7 @@ fn behind_zip(bytes: &[u8], random: &mut Random) -> Option<Vec<u8>> {
     Some(out.finish().ok()?.into_inner())
 }
 
-/// Numbers that look random, and follow from a seed.
+/// A seeded generator of random numbers.
 struct Random(u64);
 
 impl Random {

@@ -1,7 +1,8 @@
-//! The command as users meet it: what it says, what it writes, and what is left when it is stopped.
+//! The command as users meet it: what it prints, what it writes, and what it leaves when it is
+//! stopped; and the rules that the repository keeps.
 //!
-//! One binary for all of them keeps linking cheap. Snapshots are in `tests/snapshots`; after a wanted change run
-//! `INSTA_UPDATE=always cargo test --release --features faults --test it` and read the difference.
+//! All tests are in one binary because linking one takes a while. `tests/README.md` says how to run
+//! a part of them and how to renew snapshots.
 #![allow(
     clippy::disallowed_methods,
     reason = "tests lay out files of their own"
@@ -20,7 +21,10 @@ mod crash;
 mod cut;
 mod determinism;
 mod fuzz;
+mod registry;
 mod schema;
+mod source;
+mod sql;
 mod support;
 mod tidy;
 mod wrong;

@@ -1,4 +1,5 @@
-//! The JSON Schema of pipeline files: committed, true to the code, and every stage's sample fits it.
+//! The JSON Schema of pipeline files: the committed one is up to date, and every stage has a sample
+//! that fits it. `trajmill schema > schemas/pipeline.schema.json` renews it.
 
 use std::fs;
 use std::process::Command;
@@ -8,13 +9,13 @@ use trajmill::stage::STAGES;
 use super::support::{Workspace, finish, repository, runtime};
 
 #[test]
-fn the_committed_schema_is_the_one_that_the_code_makes() {
+fn the_committed_schema_is_up_to_date() {
     let workspace = Workspace::new();
     let made = workspace.trajmill(&["schema"]).exits(0).stdout;
     let committed = fs::read_to_string(repository().join("schemas/pipeline.schema.json")).unwrap();
     assert!(
         made == committed,
-        "schemas/pipeline.schema.json has drifted: `trajmill schema > schemas/pipeline.schema.json` and commit it"
+        "out of date: run `trajmill schema > schemas/pipeline.schema.json`"
     );
 }
 
@@ -60,7 +61,7 @@ fn every_option_has_a_description() {
             .into_iter()
             .flatten()
         {
-            // A reference is described where it leads.
+            // The description of a reference is at its target.
             if property.get("description").is_none() && property.get("$ref").is_none() {
                 missing.push(format!("{path}.{name}"));
             }
@@ -70,17 +71,20 @@ fn every_option_has_a_description() {
         }
     }
     let mut missing = Vec::new();
-    let schema = trajmill::config::json_schema();
+    let schema = Workspace::new().trajmill(&["schema"]).exits(0).json();
     walk("pipeline", &schema["$defs"], &mut missing);
-    assert!(missing.is_empty(), "no description: {missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "these options have no description: {missing:#?}"
+    );
     assert!(
         schema["$defs"].as_object().unwrap().len() >= STAGES.len(),
-        "the walk saw too little"
+        "the schema lacks stages"
     );
 }
 
 #[test]
-fn the_pipelines_that_come_along_are_right() {
+fn the_pipelines_in_the_repository_are_valid() {
     let folder = fs::read_dir(repository().join("pipelines")).unwrap();
     let mut pipelines: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
     pipelines.retain(|path| {

@@ -1,17 +1,19 @@
-//! Corpora, pipelines and processes that the tests share.
+//! Datasets, pipelines and processes that the tests share.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, RecordBatch,
-    StringArray,
+    ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
+    Int64Array, RecordBatch, StringArray,
 };
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use tempfile::TempDir;
 use trajmill::dataset::manifest::{Lineage, Statistics, VERSION};
@@ -19,20 +21,17 @@ use trajmill::dataset::schema::{describe, vector};
 use trajmill::dataset::write::ShardWriter;
 use trajmill::dataset::{Block, Manifest};
 
-/// How many values an observation and an action have; the models in `tests/models` are made for them.
-const WIDTHS: (i32, i32) = (3, 2);
-
 /// The repository's root.
 pub(crate) fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What models run on: what `TRAJMILL_RUNTIME` says, or rten.
+/// The runtime that models run on: the value of `TRAJMILL_RUNTIME`, or rten.
 pub(crate) fn runtime() -> String {
     std::env::var("TRAJMILL_RUNTIME").unwrap_or_else(|_| "rten".to_owned())
 }
 
-/// A seeded value that looks random.
+/// Hashes `seed` to a number that looks random.
 pub(crate) fn mix(seed: u64) -> u64 {
     let mut z = seed
         .wrapping_mul(0x9E37_79B9_7F4A_7C15)
@@ -42,180 +41,241 @@ pub(crate) fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A seeded value from -1 to 1 with few digits.
-fn unit(seed: u64) -> f32 {
-    (mix(seed) % 2001) as f32 / 1000.0 - 1.0
-}
-
-/// Writes a dataset of ragged trajectories of 1 to `longest` steps, in so many shards. Trajectories do not depend on
-/// the number of shards. Returns grow with the id modulo 10; four of five trajectories have their final observation.
-pub(crate) fn corpus(root: &Path, trajectories: u64, longest: u64, shards: usize) {
-    fs::create_dir_all(root.join("steps")).unwrap();
-    fs::create_dir_all(root.join("trajectories")).unwrap();
-    let steps = Arc::new(Schema::new(vec![
-        Field::new("trajectory_id", DataType::Int64, false),
-        Field::new("step", DataType::Int32, false),
-        Field::new("observation", vector(DataType::Float32, WIDTHS.0), false),
-        Field::new("action", vector(DataType::Float32, WIDTHS.1), true),
-        Field::new("reward", DataType::Float32, true),
-        Field::new("terminated", DataType::Boolean, false),
-        Field::new("truncated", DataType::Boolean, false),
-        Field::new("is_final", DataType::Boolean, false),
-    ]));
-    let text = |name: &str| Field::new(name, DataType::Utf8, false);
-    let carried = Schema::new(vec![
-        Field::new("trajectory_id", DataType::Int64, false),
-        text("uid"),
-        text("source_key"),
-        text("source"),
-    ]);
-    let per_shard = trajectories.div_ceil(shards as u64);
-    let mut entries = Vec::new();
-    for shard in 0..shards {
-        let mut writer = ShardWriter::create(root, shard, &steps, &carried, true).unwrap();
-        let first = shard as u64 * per_shard;
-        let ids: Vec<u64> = (first..(first + per_shard).min(trajectories)).collect();
-        writer
-            .write(&block(&ids, longest, &steps, &carried))
-            .unwrap();
-        entries.push(writer.finish().unwrap());
-    }
-    let mut statistics = Statistics::default();
-    entries
-        .iter()
-        .for_each(|entry| statistics.add(&entry.statistics));
-    let manifest = Manifest {
-        trajmill: VERSION,
-        tool: "trajmill tests".to_owned(),
-        fingerprint: format!("corpus of {trajectories} in {shards}"),
-        columns: describe(&steps),
-        statistics,
-        shards: entries,
-        lineage: Lineage {
-            by: "tests".to_owned(),
-            ..Lineage::default()
-        },
-    };
-    fs::write(root.join("dataset.json"), manifest.to_bytes().unwrap()).unwrap();
-}
-
-/// Where a row of steps stands.
-struct Row {
-    id: u64,
-    step: u64,
-    /// Steps of its trajectory, the final observation not counted.
-    length: u64,
+/// One row of steps: a step, or the observation after the last action.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    /// Id of the trajectory.
+    pub(crate) id: u64,
+    /// Number of the row in its trajectory, from 0.
+    pub(crate) step: u64,
+    /// Steps of the trajectory, without the final observation.
+    pub(crate) length: u64,
 }
 
 impl Row {
-    fn is_final(&self) -> bool {
+    /// Whether this is the observation after the last action.
+    pub(crate) fn is_final(&self) -> bool {
         self.step == self.length
     }
 
-    fn value(&self, salt: u64) -> f32 {
-        unit(self.id * 1_000_003 + self.step * 101 + salt)
-    }
-
-    /// Whether it is its trajectory's last step; one in three ends in a terminal state, the others are cut off.
-    fn ends(&self, terminal: bool) -> bool {
+    /// Whether this is the last step of a trajectory that ended (`terminal`) or was cut off.
+    /// Trajectories whose id is divisible by 3 ended.
+    fn is_last(&self, terminal: bool) -> bool {
         self.step + 1 == self.length && self.id.is_multiple_of(3) == terminal
     }
 
-    fn reward(&self) -> Option<f32> {
-        (!self.is_final()).then(|| (self.id % 10) as f32 / 5.0 + self.value(50) / 4.0)
+    /// A value between -1 and 1 with few digits; `salt` tells the row's values apart.
+    fn value(&self, salt: u64) -> f32 {
+        let seed = self.id * 1_000_003 + self.step * 101 + salt;
+        (mix(seed) % 2001) as f32 / 1000.0 - 1.0
+    }
+
+    fn vector(&self, salt: u64, width: u64) -> Vec<f32> {
+        (0..width).map(|place| self.value(salt + place)).collect()
     }
 }
 
-fn block(ids: &[u64], longest: u64, steps: &Arc<Schema>, carried: &Schema) -> Block {
-    let mut rows: Vec<Row> = Vec::new();
-    let mut offsets = vec![0];
-    for id in ids {
-        let length = 1 + mix(*id) % longest;
-        let with_final = u64::from(id % 5 != 4);
-        rows.extend((0..length + with_final).map(|step| Row {
-            id: *id,
-            step,
-            length,
-        }));
-        offsets.push(rows.len());
+/// The values of a column of steps, row by row; `None` is null.
+pub(crate) enum Values {
+    Float32(fn(&Row) -> Option<f32>),
+    Float64(fn(&Row) -> Option<f64>),
+    Int32(fn(&Row) -> Option<i32>),
+    /// A vector of float32 of this width.
+    Vector(i32, fn(&Row) -> Option<Vec<f32>>),
+}
+
+impl Values {
+    fn data_type(&self) -> DataType {
+        match self {
+            Values::Float32(_) => DataType::Float32,
+            Values::Float64(_) => DataType::Float64,
+            Values::Int32(_) => DataType::Int32,
+            Values::Vector(width, _) => vector(DataType::Float32, *width),
+        }
     }
-    let vectors = |width: i32, salt: u64, nulls: Option<NullBuffer>| -> ArrayRef {
-        let of_row = |row: &Row| {
-            (0..width as u64)
-                .map(|place| row.value(salt + place))
-                .collect::<Vec<f32>>()
+
+    fn array(&self, rows: &[Row]) -> ArrayRef {
+        match self {
+            Values::Float32(value) => Arc::new(rows.iter().map(value).collect::<Float32Array>()),
+            Values::Float64(value) => Arc::new(rows.iter().map(value).collect::<Float64Array>()),
+            Values::Int32(value) => Arc::new(rows.iter().map(value).collect::<Int32Array>()),
+            Values::Vector(width, value) => {
+                let vectors: Vec<Option<Vec<f32>>> = rows.iter().map(value).collect();
+                let nulls: NullBuffer = vectors.iter().map(Option::is_some).collect();
+                let zeros = vec![0.0; *width as usize];
+                let flat = vectors
+                    .iter()
+                    .flat_map(|vector| vector.as_ref().unwrap_or(&zeros).iter().copied());
+                Arc::new(FixedSizeListArray::new(
+                    Arc::new(Field::new("element", DataType::Float32, false)),
+                    *width,
+                    Arc::new(Float32Array::from_iter_values(flat)),
+                    Some(nulls).filter(|nulls| nulls.null_count() > 0),
+                ))
+            }
+        }
+    }
+}
+
+/// What a test's dataset holds. Everything about a trajectory follows from its id.
+pub(crate) struct Recipe<'a> {
+    /// Number of steps of a trajectory.
+    pub(crate) length: &'a dyn Fn(u64) -> u64,
+    /// Whether the observation after the last action is known.
+    pub(crate) has_final: fn(u64) -> bool,
+    /// Columns of steps, besides ids, step numbers and flags. All but `observation` may be null.
+    pub(crate) columns: &'a [(&'static str, Values)],
+    /// Text columns of trajectories.
+    pub(crate) texts: &'a [(&'static str, Text)],
+}
+
+/// The text of a trajectory, from its id.
+type Text = fn(u64) -> String;
+
+impl Recipe<'_> {
+    /// Writes a dataset at `root` that has one shard for each range of ids.
+    pub(crate) fn write(&self, root: &Path, shards: &[Range<u64>]) {
+        fs::create_dir_all(root.join("steps")).unwrap();
+        fs::create_dir_all(root.join("trajectories")).unwrap();
+        let mut statistics = Statistics::default();
+        let mut entries = Vec::new();
+        for (index, ids) in shards.iter().enumerate() {
+            let block = self.block(ids.clone());
+            let (steps, carried) = (block.steps.schema(), block.trajectories.schema());
+            let mut writer = ShardWriter::create(root, index, &steps, &carried, true).unwrap();
+            writer.write(&block).unwrap();
+            let entry = writer.finish().unwrap();
+            statistics.add(&entry.statistics);
+            entries.push(entry);
+        }
+        let manifest = Manifest {
+            trajmill: VERSION,
+            tool: "trajmill tests".to_owned(),
+            fingerprint: format!("trajectories {shards:?}"),
+            columns: describe(&self.block(0..0).steps.schema()),
+            statistics,
+            shards: entries,
+            lineage: Lineage {
+                by: "tests".to_owned(),
+                ..Lineage::default()
+            },
         };
-        let values = Float32Array::from(rows.iter().flat_map(of_row).collect::<Vec<f32>>());
-        let child = Arc::new(Field::new("element", DataType::Float32, false));
-        Arc::new(FixedSizeListArray::new(
-            child,
-            width,
-            Arc::new(values),
-            nulls,
-        ))
-    };
-    let flags = |of: fn(&Row) -> bool| -> ArrayRef {
-        Arc::new(BooleanArray::from(
-            rows.iter().map(of).collect::<Vec<bool>>(),
-        ))
-    };
-    let recorded: NullBuffer = rows.iter().map(|row| !row.is_final()).collect();
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(
-            rows.iter().map(|row| row.id as i64).collect::<Vec<_>>(),
-        )),
-        Arc::new(Int32Array::from(
-            rows.iter().map(|row| row.step as i32).collect::<Vec<_>>(),
-        )),
-        vectors(WIDTHS.0, 10, None),
-        vectors(WIDTHS.1, 30, Some(recorded)),
-        Arc::new(Float32Array::from(
-            rows.iter().map(Row::reward).collect::<Vec<_>>(),
-        )),
-        flags(|row| row.ends(true)),
-        flags(|row| row.ends(false)),
-        flags(Row::is_final),
-    ];
-    let text = |of: fn(u64) -> String| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(ids.iter().map(|id| of(*id))))
-    };
-    let metadata: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(
-            ids.iter().map(|id| *id as i64).collect::<Vec<_>>(),
-        )),
-        text(|id| format!("{:032x}", mix(id))),
-        text(|id| id.to_string()),
-        text(|_| "made".to_owned()),
-    ];
-    let steps = RecordBatch::try_new(Arc::clone(steps), columns).unwrap();
-    let trajectories = RecordBatch::try_new(Arc::new(carried.clone()), metadata).unwrap();
-    Block::new(steps, trajectories, offsets)
+        fs::write(root.join("dataset.json"), manifest.to_bytes().unwrap()).unwrap();
+    }
+
+    fn block(&self, ids: Range<u64>) -> Block {
+        let mut rows = Vec::new();
+        let mut offsets = vec![0];
+        for id in ids.clone() {
+            let length = (self.length)(id);
+            let count = length + u64::from((self.has_final)(id));
+            rows.extend((0..count).map(|step| Row { id, step, length }));
+            offsets.push(rows.len());
+        }
+        let integers = |ids: &mut dyn Iterator<Item = u64>| {
+            Int64Array::from_iter_values(ids.map(|n| n as i64))
+        };
+        let mut columns: Vec<(Field, ArrayRef)> = vec![
+            (
+                Field::new("trajectory_id", DataType::Int64, false),
+                Arc::new(integers(&mut rows.iter().map(|row| row.id))),
+            ),
+            (
+                Field::new("step", DataType::Int32, false),
+                Arc::new(Int32Array::from_iter_values(
+                    rows.iter().map(|row| row.step as i32),
+                )),
+            ),
+        ];
+        for (name, values) in self.columns {
+            let field = Field::new(*name, values.data_type(), *name != "observation");
+            columns.push((field, values.array(&rows)));
+        }
+        let mut flag = |name: &str, is_set: fn(&Row) -> bool| {
+            let values = rows.iter().map(is_set).collect::<Vec<bool>>();
+            let field = Field::new(name, DataType::Boolean, false);
+            columns.push((field, Arc::new(BooleanArray::from(values))));
+        };
+        flag("terminated", |row| row.is_last(true));
+        flag("truncated", |row| row.is_last(false));
+        flag("is_final", Row::is_final);
+        let mut metadata: Vec<(Field, ArrayRef)> = vec![(
+            Field::new("trajectory_id", DataType::Int64, false),
+            Arc::new(integers(&mut ids.clone())),
+        )];
+        for (name, text) in self.texts {
+            let values = StringArray::from_iter_values(ids.clone().map(text));
+            metadata.push((Field::new(*name, DataType::Utf8, false), Arc::new(values)));
+        }
+        Block::new(batch(columns), batch(metadata), offsets)
+    }
 }
 
-/// A directory of its own with `corpus/`, `models/` and `pipelines/`, where commands run.
+fn batch(columns: Vec<(Field, ArrayRef)>) -> RecordBatch {
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap()
+}
+
+/// Writes a dataset of trajectories of 1 to `longest` steps, in this number of shards. Trajectories
+/// do not depend on the shards. Returns grow with the id modulo 10; four of five trajectories have
+/// their final observation. Widths are those of the models in `tests/models`.
+pub(crate) fn corpus(root: &Path, trajectories: u64, longest: u64, shards: u64) {
+    let recipe = Recipe {
+        length: &|id| 1 + mix(id) % longest,
+        has_final: |id| id % 5 != 4,
+        columns: &[
+            (
+                "observation",
+                Values::Vector(3, |row| Some(row.vector(10, 3))),
+            ),
+            (
+                "action",
+                Values::Vector(2, |row| (!row.is_final()).then(|| row.vector(30, 2))),
+            ),
+            (
+                "reward",
+                Values::Float32(|row| {
+                    (!row.is_final()).then(|| (row.id % 10) as f32 / 5.0 + row.value(50) / 4.0)
+                }),
+            ),
+        ],
+        texts: &[
+            ("uid", |id| format!("{:032x}", mix(id))),
+            ("source_key", |id| id.to_string()),
+            ("source", |_| "made".to_owned()),
+        ],
+    };
+    let size = trajectories.div_ceil(shards);
+    let ends = (0..=shards).map(|shard| (shard * size).min(trajectories));
+    let ends: Vec<u64> = ends.collect();
+    let shards: Vec<Range<u64>> = ends.windows(2).map(|pair| pair[0]..pair[1]).collect();
+    recipe.write(root, &shards);
+}
+
+/// A temporary directory with `corpus/`, `models/` and `pipelines/`, where commands run.
 pub(crate) struct Workspace {
     directory: TempDir,
 }
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// Exit code; `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended the process.
     pub(crate) code: Option<i32>,
-    /// What programs may read.
+    /// Standard output, which is for programs.
     pub(crate) stdout: String,
-    /// What people read.
+    /// Standard error, which is for people.
     pub(crate) stderr: String,
 }
 
 impl Done {
-    /// The object that `--json` printed.
+    /// The object that `--json` prints.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// Fails the test where the exit code is another.
+    /// Fails the test if the exit code is another or the command panicked.
     pub(crate) fn exits(self, code: i32) -> Done {
         assert_eq!(
             self.code,
@@ -236,7 +296,7 @@ impl Workspace {
     }
 
     /// A workspace with a corpus of this size; see [`corpus`].
-    pub(crate) fn with(trajectories: u64, longest: u64, shards: usize) -> Workspace {
+    pub(crate) fn with(trajectories: u64, longest: u64, shards: u64) -> Workspace {
         let workspace = Workspace {
             directory: tempfile::tempdir().unwrap(),
         };
@@ -259,7 +319,8 @@ impl Workspace {
         self.directory.path().join(relative)
     }
 
-    /// Writes `pipelines/NAME.yaml` that reads the corpus, does `stages` and writes `out/NAME`; returns its path.
+    /// Writes `pipelines/NAME.yaml`, which reads the corpus and applies `stages`; returns its path.
+    /// `OUT` in the stages stands for the output `out/NAME`.
     pub(crate) fn pipeline(&self, name: &str, stages: &str) -> String {
         let options = "path: ../out/NAME".replace("NAME", name);
         let text = format!(
@@ -269,14 +330,14 @@ impl Workspace {
         self.write(name, &text)
     }
 
-    /// Writes `pipelines/NAME.yaml` as it is; returns its path.
+    /// Writes `text` to `pipelines/NAME.yaml`; returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = format!("pipelines/{name}.yaml");
         fs::write(self.path(&path), text).unwrap();
         path
     }
 
-    /// The command, to be run in the workspace.
+    /// A `trajmill` command that runs in the workspace.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_trajmill"));
         command
@@ -293,12 +354,12 @@ impl Workspace {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a `trajmill` command to its end.
     pub(crate) fn trajmill(&self, arguments: &[&str]) -> Done {
         finish(self.command(arguments))
     }
 
-    /// Every file under a folder with its blake3; empty where there is no such folder.
+    /// Every file below a folder with its hash; empty if there is no such folder.
     pub(crate) fn tree(&self, relative: &str) -> BTreeMap<String, String> {
         let (mut files, root) = (BTreeMap::new(), self.path(relative));
         let mut folders = vec![root.clone()];
@@ -319,7 +380,7 @@ impl Workspace {
         files
     }
 
-    /// Names of what is in a folder, hidden ones too.
+    /// The names in a folder, sorted, hidden ones included; empty if there is no such folder.
     pub(crate) fn names(&self, relative: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(relative)).into_iter().flatten();
         let mut names: Vec<String> = entries
@@ -329,7 +390,7 @@ impl Workspace {
         names
     }
 
-    /// Removes what runs have made.
+    /// Removes `out`, with every result in it.
     pub(crate) fn clear(&self) {
         let out = self.path("out");
         if out.exists() {
@@ -337,26 +398,17 @@ impl Workspace {
         }
     }
 
-    /// Ids in a dataset's `trajectories`, in file order.
+    /// The ids of a dataset's trajectories, in the order of its files.
     pub(crate) fn ids(&self, dataset: &str) -> Vec<i64> {
-        let dataset = trajmill::dataset::Dataset::open(&self.path(dataset)).unwrap();
         let mut ids = Vec::new();
-        for shard in &dataset.manifest.shards {
-            let reader = trajmill::dataset::read::ShardReader::open(
-                &dataset.path.join(&shard.trajectories.path),
-                &dataset.trajectories,
-            )
-            .unwrap();
-            let batch = reader
-                .read(
-                    std::slice::from_ref(&(0..reader.rows())),
-                    Some(&["trajectory_id".to_owned()]),
-                )
-                .unwrap();
-            let column = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(
-                batch.column(0).as_ref(),
-            );
-            ids.extend(column.values());
+        for name in self.names(&format!("{dataset}/trajectories")) {
+            let path = self.path(dataset).join("trajectories").join(name);
+            let file = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap());
+            for batch in file.unwrap().build().unwrap() {
+                let batch = batch.unwrap();
+                let column = batch.column_by_name("trajectory_id").unwrap();
+                ids.extend(column.as_primitive::<Int64Type>().values());
+            }
         }
         ids
     }
@@ -373,22 +425,39 @@ pub(crate) fn finish(mut command: Command) -> Done {
     }
 }
 
-/// Holds `text` against the snapshot of that name in `tests/snapshots`.
+/// The commands that `trajmill --help` lists, without `help` itself.
+pub(crate) fn commands(workspace: &Workspace) -> Vec<String> {
+    let help = workspace.trajmill(&["--help"]).exits(0).stdout;
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    // A description that goes on in the next line is indented further.
+    let commands = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    commands
+        .filter(|command| !command.is_empty() && *command != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Compares `text` with the snapshot `name` in `tests/snapshots`.
 pub(crate) fn snapshot(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("../snapshots");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    // Which runtime it is depends on the machine; which one ran is tested elsewhere.
+    // The runtime depends on the machine; other tests say which one ran.
     settings.add_filter(r"(models:? +)(onnxruntime|rten) \S+", "${1}RUNTIME VERSION");
     settings.add_filter(r"blake3 [0-9a-f]{64}", "blake3 HASH");
     settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
-/// The pipeline that the tests of bytes and crashes run: a split, labels, a second phase, several shards.
+/// The stages that the tests of bytes and crashes run: a split, labels, a second phase, several
+/// shards.
 pub(crate) const WHOLE: &str = r#"
   - hide_actions: { keep: 0.2, from: { lowest: 0.6, by: return }, seed: 3, as: true_action }
-  - label: { model: ../models/mlp.onnx, window: { past: 1, future: 1, edge: repeat }, clip: [-0.5, 0.5] }
+  - label:
+      model: ../models/mlp.onnx
+      window: { past: 1, future: 1, edge: repeat }
+      clip: [-0.5, 0.5]
   - filter: length >= 2
   - summarise: { roughness: "avg(abs(action[1] - true_action[1]))" }
   - filter: roughness is not null and roughness < 1.5

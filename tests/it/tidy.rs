@@ -1,12 +1,13 @@
-//! What reviewers would otherwise have to see: imports point one way, a crate has one home, a stage is one file.
+//! Rules that no compiler checks: imports point one way and not in circles, a third-party crate is
+//! used in one place, a stage does no I/O, files are short.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use trajmill::format::FORMATS;
 use trajmill::stage::STAGES;
 
+use super::source::{Named, Source, paths, sources};
 use super::support::repository;
 
 /// Modules by layer, lowest first: one may import from the layers below its own, and from itself.
@@ -26,7 +27,7 @@ const LAYERS: [&[&str]; 13] = [
     &["cli"],
 ];
 
-/// Crates that only these files and folders name, so that replacing one, or a new version of it, is a matter of one place.
+/// Crates that only these files and folders name. Replacing or upgrading one concerns only them.
 const HOMES: [(&str, &[&str]); 19] = [
     ("ort", &["model/onnx/"]),
     ("rten", &["model/pure.rs"]),
@@ -68,105 +69,23 @@ const HOMES: [(&str, &[&str]); 19] = [
     ),
 ];
 
-/// Longest file, tests at its bottom not counted.
-const LONGEST: usize = 800;
+/// The most lines that a file of `src/` may have before its tests.
+const MOST_LINES: usize = 800;
 
-/// A source file: its path in `src`, its text, and the text without tests and comments.
-struct Source {
-    path: String,
-    text: String,
-    code: String,
-    lines: usize,
+/// The most columns that a line of `src/` may have.
+const MOST_COLUMNS: usize = 100;
+
+/// Fails with every fault on a line of its own.
+#[track_caller]
+fn assert_none(faults: &[String]) {
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-fn sources() -> Vec<Source> {
-    fn collect(folder: &Path, into: &mut Vec<std::path::PathBuf>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, into);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                into.push(path);
-            }
-        }
-    }
-    let root = repository().join("src");
-    let mut paths = Vec::new();
-    collect(&root, &mut paths);
-    paths.sort();
-    let read = |path: &std::path::PathBuf| {
-        let text = fs::read_to_string(path).unwrap();
-        let own = text
-            .split("#[cfg(test)]\nmod tests {")
-            .next()
-            .unwrap_or_default();
-        let code = own
-            .lines()
-            .map(|line| line.split("//").next().unwrap_or_default())
-            .collect::<Vec<_>>()
-            .join("\n");
-        Source {
-            path: path.strip_prefix(&root).unwrap().display().to_string(),
-            lines: own.lines().count(),
-            code,
-            text,
-        }
-    };
-    paths.iter().map(read).collect()
-}
-
-/// A file that holds nothing but tests or what they share.
-fn for_tests(source: &Source, all: &[Source]) -> bool {
-    let name = source
-        .path
-        .trim_end_matches(".rs")
-        .rsplit('/')
-        .next()
-        .unwrap();
-    let declared = format!("#[cfg(test)]\nmod {name};");
-    all.iter().any(|other| other.text.contains(&declared))
-}
-
-/// The modules of this crate that `code` names: `crate::a::b`, `crate::{a, b::c}`.
-fn imports(code: &str) -> BTreeSet<String> {
-    let word = |text: &str| {
-        text.trim_start()
-            .chars()
-            .take_while(|next| next.is_alphanumeric() || *next == '_')
-            .collect::<String>()
-    };
-    let mut found = BTreeSet::new();
-    for (at, prefix) in code.match_indices("crate::") {
-        if code[..at]
-            .chars()
-            .next_back()
-            .is_some_and(|before| before.is_alphanumeric() || before == '_' || before == '$')
-        {
-            continue;
-        }
-        let rest = &code[at + prefix.len()..];
-        let Some(group) = rest.strip_prefix('{') else {
-            found.insert(word(rest));
-            continue;
-        };
-        let (mut depth, mut start) = (0, 0);
-        for (place, next) in group.char_indices() {
-            match next {
-                '{' => depth += 1,
-                '}' if depth > 0 => depth -= 1,
-                ',' | '}' if depth == 0 => {
-                    found.insert(word(&group[start..place]));
-                    start = place + 1;
-                    if next == '}' {
-                        break;
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    found.retain(|name| !name.is_empty());
-    found
+/// The sources that are part of the program.
+fn compiled() -> Vec<Source> {
+    let mut sources = sources();
+    sources.retain(|source| !source.for_tests);
+    sources
 }
 
 fn layer(module: &str) -> Option<usize> {
@@ -174,92 +93,218 @@ fn layer(module: &str) -> Option<usize> {
 }
 
 #[test]
-fn imports_are_found_in_every_form() {
-    let code = "use crate::error::{Error, Result};\nuse crate::{config, plan::{self, Task},\n    run,\n};\nfn f() -> crate::dataset::Chunk { trajmill_crate::no() }";
-    let expected = ["config", "dataset", "error", "plan", "run"];
-    assert_eq!(
-        imports(code).iter().map(String::as_str).collect::<Vec<_>>(),
-        expected
-    );
-}
-
-#[test]
 fn imports_point_one_way() {
-    let mut wrong = Vec::new();
+    let mut faults = Vec::new();
     let mut seen = BTreeSet::new();
-    for source in sources()
-        .iter()
-        .filter(|source| !["lib.rs", "main.rs"].contains(&source.path.as_str()))
-    {
-        let module = source
-            .path
-            .split('/')
-            .next()
-            .unwrap()
-            .trim_end_matches(".rs");
-        let own = layer(module)
-            .unwrap_or_else(|| panic!("{module} is in no layer: say in LAYERS where it belongs"));
-        seen.insert(module.to_owned());
-        for import in imports(&source.code) {
-            // What starts with a capital letter is an item of lib.rs, and there is none.
-            let other = layer(&import)
-                .unwrap_or_else(|| panic!("{}: `crate::{import}` is in no layer", source.path));
-            if other >= own && import != module {
-                wrong.push(format!(
-                    "{}: `{module}` must not know of `{import}`",
-                    source.path
-                ));
+    for source in &sources() {
+        // `lib.rs` and `main.rs` are above all layers.
+        let Some(module) = source.module().into_iter().next() else {
+            continue;
+        };
+        let Some(own) = layer(&module) else {
+            faults.push(format!("`{module}` is in no layer: add it to LAYERS"));
+            continue;
+        };
+        seen.insert(module.clone());
+        for named in paths(&source.code) {
+            let [root, other, ..] = named.segments.as_slice() else {
+                continue;
+            };
+            if root != "crate" || *other == module || layer(other).is_some_and(|below| below < own)
+            {
+                continue;
             }
+            let path = &source.path;
+            faults.push(format!(
+                "{path}: `{other}` is not below `{module}` in LAYERS"
+            ));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(
-        seen.len(),
-        LAYERS.iter().map(|modules| modules.len()).sum::<usize>(),
-        "a module is gone: {seen:?}"
-    );
+    for module in LAYERS.iter().copied().flatten() {
+        if !seen.contains(*module) {
+            faults.push(format!("LAYERS names `{module}`, which is no module"));
+        }
+    }
+    assert_none(&faults);
+}
+
+/// The files of `src/` by their modules, and the paths that each file names.
+struct Modules {
+    files: BTreeMap<Vec<String>, usize>,
+    named: Vec<Vec<Named>>,
+}
+
+impl Modules {
+    fn new(sources: &[Source]) -> Modules {
+        let files = sources.iter().enumerate();
+        let files = files.map(|(index, source)| (source.module(), index));
+        Modules {
+            files: files.filter(|(module, _)| !module.is_empty()).collect(),
+            named: sources.iter().map(|source| paths(&source.code)).collect(),
+        }
+    }
+
+    /// The file that a path in `module` leads to, and the name in that file; `None` if that is not
+    /// a file of `src/`. Follows at most `hops` re-exports.
+    fn resolve(&self, module: &[String], path: &[String], hops: usize) -> Option<(usize, String)> {
+        let mut place = module.to_vec();
+        let mut rest = &path[1..];
+        match path[0].as_str() {
+            "crate" => place.clear(),
+            "self" => {}
+            "super" => {
+                let levels = path
+                    .iter()
+                    .take_while(|segment| *segment == "super")
+                    .count();
+                place.truncate(place.len().checked_sub(levels)?);
+                rest = &path[levels..];
+            }
+            // A path may begin with a module inside this one.
+            child => {
+                place.push(child.to_owned());
+                self.files.get(&place)?;
+            }
+        }
+        while let Some((segment, behind)) = rest.split_first() {
+            place.push(segment.clone());
+            if !self.files.contains_key(&place) {
+                place.pop();
+                break;
+            }
+            rest = behind;
+        }
+        let file = *self.files.get(&place)?;
+        let Some(name) = rest.first() else {
+            return Some((file, place.pop()?));
+        };
+        let reexport = self.named[file]
+            .iter()
+            .find(|named| named.import.as_ref() == Some(name))
+            .filter(|_| hops > 0 && place != module)
+            .and_then(|named| self.resolve(&place, &named.segments, hops - 1));
+        Some(reexport.unwrap_or_else(|| (file, name.clone())))
+    }
+
+    /// The names that each file imports from others, by the files' indices. What a file takes from
+    /// the module around it does not count: that is where the files of a folder meet.
+    fn imports(&self) -> BTreeMap<(usize, usize), BTreeSet<String>> {
+        let mut imports: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+        for (module, from) in &self.files {
+            let mut around: Vec<usize> = Vec::new();
+            for depth in 1..=module.len() {
+                around.extend(self.files.get(&module[..depth]));
+            }
+            for named in &self.named[*from] {
+                let target = self.resolve(module, &named.segments, 3);
+                if let Some((to, name)) = target.filter(|(to, _)| !around.contains(to)) {
+                    imports.entry((*from, to)).or_default().insert(name);
+                }
+            }
+        }
+        imports
+    }
+}
+
+/// The circles of imports between files, each as a text that names files and what they import.
+fn circles(sources: &[Source]) -> Vec<String> {
+    let imports = Modules::new(sources).imports();
+    let reached_from = |file: usize| {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![file]);
+        while let Some(file) = next.pop() {
+            let imported = imports.keys().filter(|(from, _)| *from == file);
+            next.extend(imported.map(|(_, to)| *to).filter(|to| reached.insert(*to)));
+        }
+        reached
+    };
+    let reached: Vec<BTreeSet<usize>> = (0..sources.len()).map(reached_from).collect();
+    let mut circles = BTreeSet::new();
+    for (file, others) in reached.iter().enumerate() {
+        let mut circle = others.clone();
+        circle.retain(|other| reached[*other].contains(&file));
+        circles.insert(circle);
+    }
+    circles.retain(|circle| !circle.is_empty());
+    let describe = |circle: &BTreeSet<usize>| {
+        let inside = imports
+            .iter()
+            .filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
+        let lines = inside.map(|((from, to), names)| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let (from, to) = (&sources[*from].path, &sources[*to].path);
+            format!("\n    {from} imports {} from {to}", names.join(", "))
+        });
+        format!(
+            "a circle of {} files:{}",
+            circle.len(),
+            lines.collect::<String>()
+        )
+    };
+    circles.iter().map(describe).collect()
 }
 
 #[test]
-fn a_foreign_crate_has_one_home() {
-    let mut wrong = Vec::new();
-    let sources = sources();
-    for source in sources.iter().filter(|source| !for_tests(source, &sources)) {
+#[ignore = "circles are still being cut: run with --ignored to list them"]
+fn files_do_not_import_one_another_in_circles() {
+    assert_none(&circles(&compiled()));
+}
+
+#[test]
+fn circles_are_found_through_reexports() {
+    let source = |path: &str, code: &str| Source {
+        path: path.to_owned(),
+        text: String::new(),
+        code: code.to_owned(),
+        lines: 0,
+        for_tests: false,
+    };
+    let sources = [
+        source(
+            "a/mod.rs",
+            "mod b; mod c; mod d; pub use c::C; pub struct A;",
+        ),
+        source("a/b.rs", "use super::{A, C};"),
+        source("a/c.rs", "use super::d::{D, e};"),
+        source("a/d.rs", "use super::A; fn f() { crate::a::b::B::new() }"),
+        source("e.rs", "use crate::a::C;"),
+    ];
+    let circle = "a circle of 3 files:\n    \
+                  a/b.rs imports C from a/c.rs\n    \
+                  a/c.rs imports D, e from a/d.rs\n    \
+                  a/d.rs imports B from a/b.rs";
+    assert_eq!(circles(&sources), [circle]);
+}
+
+#[test]
+fn a_third_party_crate_is_named_in_one_place() {
+    let mut faults = Vec::new();
+    for source in &compiled() {
+        let named = paths(&source.code);
         for (name, homes) in HOMES {
-            let named = source
-                .code
-                .match_indices(&format!("{name}::"))
-                .any(|(at, _)| {
-                    let before = source.code[..at].chars().next_back();
-                    before.is_none_or(|before| {
-                        !before.is_alphanumeric() && before != '_' && before != ':'
-                    })
-                });
-            if named && !homes.iter().any(|home| source.path.starts_with(home)) {
-                wrong.push(format!(
-                    "{} names `{name}`, whose home is {}",
-                    source.path,
-                    homes.join(", ")
-                ));
+            let is_home = homes.iter().any(|home| source.path.starts_with(home));
+            if !is_home && named.iter().any(|named| named.segments[0] == name) {
+                let (path, homes) = (&source.path, homes.join(", "));
+                faults.push(format!("{path} names `{name}`, which only {homes} may"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_none(&faults);
 }
 
 #[test]
-fn async_stays_in_queries() {
-    let outside: Vec<String> = sources()
-        .iter()
-        .filter(|source| !source.path.starts_with("query/"))
-        .filter(|source| {
-            ["async fn", "async move", "async {", ".await"]
-                .iter()
-                .any(|word| source.code.contains(word))
-        })
-        .map(|source| source.path.clone())
-        .collect();
-    assert!(outside.is_empty(), "async outside src/query: {outside:?}");
+fn async_code_stays_in_queries() {
+    let words = ["async fn", "async move", "async {", ".await"];
+    let mut faults = Vec::new();
+    for source in sources() {
+        let word = words.iter().find(|word| source.code.contains(**word));
+        if let Some(word) = word.filter(|_| !source.path.starts_with("query/")) {
+            faults.push(format!(
+                "{} has `{word}`, which only src/query may",
+                source.path
+            ));
+        }
+    }
+    assert_none(&faults);
 }
 
 #[test]
@@ -277,203 +322,173 @@ fn a_stage_does_no_input_or_output() {
         "Instant",
         "SystemTime",
     ];
-    let mut wrong = Vec::new();
-    let sources = sources();
-    for source in sources
-        .iter()
-        .filter(|source| source.path.starts_with("stage/") && !for_tests(source, &sources))
-    {
-        wrong.extend(
-            words
-                .iter()
-                .filter(|word| source.code.contains(*word))
-                .map(|word| format!("{} has `{word}`", source.path)),
-        );
+    let mut faults = Vec::new();
+    for source in compiled() {
+        if source.path.starts_with("stage/") {
+            let found = words.iter().filter(|word| source.code.contains(**word));
+            faults.extend(found.map(|word| format!("{} has `{word}`", source.path)));
+        }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_none(&faults);
 }
 
 #[test]
-fn files_are_short_and_say_what_they_are() {
-    let sources = sources();
-    let mut wrong = Vec::new();
-    for source in &sources {
-        if !source.text.starts_with("//! ") {
-            wrong.push(format!("{} does not begin with what it is", source.path));
+fn a_file_begins_with_its_purpose() {
+    let mut sources = sources();
+    sources.retain(|source| !source.text.starts_with("//! "));
+    let fault = |source: &Source| format!("{} does not begin with `//! `", source.path);
+    assert_none(&sources.iter().map(fault).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_are_short() {
+    let mut sources = compiled();
+    sources.retain(|source| source.lines > MOST_LINES);
+    let fault = |source: &Source| {
+        let (path, lines) = (&source.path, source.lines);
+        format!("{path} has {lines} lines before its tests, more than {MOST_LINES}")
+    };
+    assert_none(&sources.iter().map(fault).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "comments are still being wrapped: run with --ignored to list what is too wide"]
+fn lines_are_narrow() {
+    let mut faults = Vec::new();
+    for source in &sources() {
+        for (index, line) in source.text.lines().enumerate() {
+            let columns = line.chars().count();
+            if columns > MOST_COLUMNS {
+                let (path, line) = (&source.path, index + 1);
+                faults.push(format!(
+                    "{path}:{line} has {columns} columns, more than {MOST_COLUMNS}"
+                ));
+            }
         }
-        if source.lines > LONGEST && !for_tests(source, &sources) {
-            wrong.push(format!(
-                "{} has {} lines without its tests, more than {LONGEST}",
-                source.path, source.lines
+    }
+    assert_none(&faults);
+}
+
+/// Checks that `src/FOLDER` holds the entries of a registry and, besides `others`, nothing else. A
+/// folder in it may hold variants of an entry, each with a `definition` of its own.
+#[track_caller]
+fn assert_holds_only(folder: &str, names: &[&str], definition: &str, others: &[&str]) {
+    let mut defining: Vec<Vec<String>> = sources()
+        .iter()
+        .filter(|source| source.code.contains(definition))
+        .map(Source::module)
+        .collect();
+    defining.retain(|module| module.len() > 1 && module[0] == folder);
+    assert_eq!(
+        defining.len(),
+        names.len(),
+        "files of src/{folder} with `{definition}`: {defining:?}"
+    );
+    let defined: BTreeSet<&str> = defining.iter().map(|module| module[1].as_str()).collect();
+    let mut entries = BTreeSet::new();
+    for entry in fs::read_dir(repository().join("src").join(folder)).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let name = name.trim_end_matches(".rs").to_owned();
+        if name != "mod" && !others.contains(&name.as_str()) {
+            entries.insert(name);
+        }
+    }
+    let entries: BTreeSet<&str> = entries.iter().map(String::as_str).collect();
+    assert_eq!(
+        entries, defined,
+        "entries of src/{folder}, and those with `{definition}`"
+    );
+    let unknown: Vec<&&str> = defined
+        .iter()
+        .filter(|name| !names.contains(name))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "not in the registry of src/{folder}: {unknown:?}"
+    );
+    assert!(
+        names.is_sorted(),
+        "the registry of src/{folder} is not sorted"
+    );
+}
+
+#[test]
+fn the_folder_stage_holds_stages_only() {
+    let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+    let others = ["support"];
+    assert_holds_only("stage", &names, "const STAGE: Stage", &others);
+}
+
+#[test]
+fn the_folder_format_holds_formats_only() {
+    let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+    assert_holds_only("format", &names, "const FORMAT: Format", &[]);
+}
+
+/// What formats share is in `src/transfer` and `src/container`.
+#[test]
+fn a_format_does_not_import_another() {
+    let sources = compiled();
+    let mut faults = Vec::new();
+    for ((from, to), names) in Modules::new(&sources).imports() {
+        let (from, to) = (&sources[from], &sources[to]);
+        if let ([folder, own, ..], [other_folder, other, ..]) =
+            (from.module().as_slice(), to.module().as_slice())
+            && folder == "format"
+            && other_folder == "format"
+            && own != other
+        {
+            let names: Vec<String> = names.into_iter().collect();
+            faults.push(format!(
+                "{} imports {} from {}",
+                from.path,
+                names.join(", "),
+                to.path
             ));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// Names of the files and folders in `src/FOLDER`, without `mod.rs`.
-fn rooms(folder: &str) -> BTreeSet<String> {
-    let names = fs::read_dir(repository().join("src").join(folder)).unwrap();
-    names
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .filter(|name| name != "mod.rs")
-        .map(|name| name.trim_end_matches(".rs").to_owned())
-        .collect()
-}
-
-/// Files of `src/FOLDER` that define a registry entry, as `NAME` or `NAME/FILE`.
-fn entries(folder: &str, entry: &str) -> Vec<String> {
-    let prefix = format!("{folder}/");
-    let named = |source: &Source| {
-        let path = source.path.strip_prefix(&prefix)?;
-        let name = path.trim_end_matches("/mod.rs").trim_end_matches(".rs");
-        source.code.contains(entry).then(|| name.to_owned())
-    };
-    sources().iter().filter_map(named).collect()
-}
-
-/// Besides `mod.rs` and `support/`, every file and folder in `src/stage` is one entry of `STAGES`.
-#[test]
-fn every_entry_of_src_stage_is_one_stage() {
-    let folder = repository().join("src/stage");
-    let mut entries: Vec<String> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| !["mod.rs", "support"].contains(&name.as_str()))
-        .collect();
-    entries.sort();
-    let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-    let stems: Vec<&str> = entries
-        .iter()
-        .map(|entry| entry.trim_end_matches(".rs"))
-        .collect();
-    assert_eq!(
-        stems, names,
-        "src/stage against STAGES, which is in alphabetical order"
-    );
-    for (entry, name) in entries.iter().zip(names) {
-        let path = folder.join(entry);
-        let path = if path.is_dir() {
-            path.join("mod.rs")
-        } else {
-            path
-        };
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(
-            text.contains(&format!(
-                "const STAGE: Stage = Stage {{\n    name: \"{name}\""
-            )),
-            "{} does not define the stage `{name}`",
-            path.display()
-        );
-    }
+    assert_none(&faults);
 }
 
 #[test]
-fn the_folder_format_holds_formats_alone() {
-    let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
-    assert!(names.is_sorted(), "FORMATS is in alphabetical order");
-    let entries = entries("format", "const FORMAT: Format");
-    assert_eq!(entries.len(), names.len(), "{entries:?} against {names:?}");
-    // A folder may hold the variants of a format, each an entry of its own.
-    let with_entry: BTreeSet<String> = entries
-        .iter()
-        .map(|name| name.split('/').next().unwrap().to_owned())
-        .collect();
-    assert_eq!(rooms("format"), with_entry);
-}
-
-#[test]
-fn a_format_does_not_know_another() {
-    let formats = rooms("format");
-    let mut wrong = Vec::new();
-    for source in sources() {
-        let Some(path) = source
-            .path
-            .strip_prefix("format/")
-            .filter(|path| *path != "mod.rs")
-        else {
-            continue;
-        };
-        let (own, nested) = match path.split_once('/') {
-            Some((folder, _)) => (folder, true),
-            None => (path.trim_end_matches(".rs"), false),
-        };
-        for other in formats.iter().filter(|other| *other != own) {
-            let mut ways = vec![format!("format::{other}"), format!("super::super::{other}")];
-            if !nested {
-                ways.push(format!("super::{other}"));
-            }
-            let named = |way: &String| {
-                source.code.match_indices(way.as_str()).any(|(at, _)| {
-                    let after = source.code[at + way.len()..].chars().next();
-                    after.is_none_or(|after| !after.is_alphanumeric() && after != '_')
-                })
-            };
-            if ways.iter().any(named) {
-                wrong.push(format!("{} names the format `{other}`", source.path));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// Each invariant names the test that can fail, and what is named is there.
-#[test]
-fn what_the_architecture_names_is_there() {
+fn every_invariant_names_a_test_that_exists() {
     let text = fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
-    let invariants = text
-        .split("## Invariants")
-        .nth(1)
-        .unwrap()
-        .split("\n## ")
-        .next()
-        .unwrap();
-    let mut items: Vec<String> = Vec::new();
-    for line in invariants.lines() {
+    let section = text.split("\n## Invariants\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut invariants: Vec<String> = Vec::new();
+    for line in section.lines() {
         match line.chars().next() {
-            Some(first) if first.is_ascii_digit() => items.push(line.to_owned()),
-            Some(' ') => items.last_mut().unwrap().push_str(line),
+            Some(first) if first.is_ascii_digit() => invariants.push(line.to_owned()),
+            Some(' ') => invariants.last_mut().unwrap().push_str(line),
             _ => {}
         }
     }
-    assert!(items.len() >= 10, "{items:?}");
-    for item in items {
-        let words = item
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .map(|word| word.split(' ').next().unwrap());
-        let named: Vec<&str> = words
-            .filter(|word| {
-                ["tests/", "src/", "benches/"]
-                    .iter()
-                    .any(|folder| word.starts_with(folder))
-            })
-            .collect();
-        assert!(!named.is_empty(), "no test is named: {item}");
-        for path in named {
-            assert!(
-                repository().join(path).exists(),
-                "`{path}` is not there: {item}"
-            );
+    assert!(invariants.len() >= 10, "{invariants:?}");
+    let folders = ["tests/", "src/", "benches/"];
+    let mut faults = Vec::new();
+    for invariant in invariants {
+        let quoted = invariant.split('`').skip(1).step_by(2);
+        let mut files: Vec<&str> = quoted.filter_map(|words| words.split(' ').next()).collect();
+        files.retain(|file| folders.iter().any(|folder| file.starts_with(folder)));
+        if files.is_empty() {
+            faults.push(format!("no test is named: {invariant}"));
         }
+        files.retain(|file| !repository().join(file).exists());
+        faults.extend(files.iter().map(|file| format!("there is no {file}")));
     }
+    assert_none(&faults);
 }
 
 #[test]
 fn every_test_file_is_run() {
     let main = fs::read_to_string(repository().join("tests/it/main.rs")).unwrap();
+    let mut faults = Vec::new();
     for entry in fs::read_dir(repository().join("tests/it")).unwrap() {
-        let name = entry
-            .unwrap()
-            .file_name()
-            .to_string_lossy()
-            .trim_end_matches(".rs")
-            .to_owned();
-        assert!(
-            name == "main" || main.contains(&format!("mod {name};")),
-            "tests/it/{name}.rs is in no binary"
-        );
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let module = name.trim_end_matches(".rs");
+        if module != "main" && !main.contains(&format!("mod {module};")) {
+            faults.push(format!("tests/it/main.rs does not name {module}"));
+        }
     }
+    assert_none(&faults);
 }

@@ -1,11 +1,11 @@
-//! Wrong pipelines and wrong command lines: the whole text of what is said, and the exit code.
+//! Wrong pipelines, command lines and inputs: the whole error message, and the exit code.
 
 use std::fmt::Write;
 use std::fs;
 
 use super::support::{Workspace, repository, runtime, snapshot};
 
-/// Names of what has an extension in a folder of `tests`.
+/// The names in a folder of `tests` that have a prefix and an ending, without both.
 fn stems(folder: &str, prefix: &str, extension: &str) -> Vec<String> {
     let entries = fs::read_dir(repository().join("tests").join(folder))
         .into_iter()
@@ -24,9 +24,9 @@ fn stems(folder: &str, prefix: &str, extension: &str) -> Vec<String> {
     stems
 }
 
-/// Each file in `tests/wrong` is a pipeline with one fault, or as many as its line `# faults: N` says.
+/// Each file in `tests/wrong` is a pipeline with one fault, or with N if a line says `# faults: N`.
 #[test]
-fn wrong_pipelines() {
+fn all_faults_of_a_pipeline_are_reported_with_their_places() {
     let workspace = Workspace::new();
     fs::create_dir(workspace.path("wrong")).unwrap();
     let names = stems("wrong", "", ".yaml");
@@ -36,7 +36,7 @@ fn wrong_pipelines() {
         let text = fs::read_to_string(repository().join("tests").join(&path)).unwrap();
         fs::write(workspace.path(&path), &text).unwrap();
         let done = workspace.trajmill(&["check", &path]);
-        // What a runtime says of a model that it cannot read is its own.
+        // Each runtime has its own message about a model that it cannot read.
         if runtime() == "rten" {
             snapshot(&format!("pipeline_{name}"), &done.stderr);
         }
@@ -57,12 +57,12 @@ fn wrong_pipelines() {
             let (line, rest) = rest.split_once(':').unwrap();
             let (column, message) = rest.split_once(": ").unwrap();
             let (line, column): (usize, usize) = (line.parse().unwrap(), column.parse().unwrap());
-            // What ends too early ends behind the last line.
+            // A document that ends too early has its fault behind the last line.
             assert!(
                 line >= 1 && line <= text.lines().count() + 1 && column >= 1,
                 "{name}: {line}:{column} is not in the file"
             );
-            assert!(message.len() > 8, "{name}: {message:?} says nothing");
+            assert!(message.len() > 8, "{name}: {message:?} is no message");
         }
         let faults = text
             .lines()
@@ -71,23 +71,26 @@ fn wrong_pipelines() {
         assert_eq!(
             places.len(),
             faults,
-            "{name}: all faults at once, and each once:\n{}",
+            "{name}: not every fault is reported once:\n{}",
             done.stderr
         );
-        // What `check` finds, `run` finds before it does anything.
+        // `run` reports the same as `check`, and does nothing else.
         let run = workspace.trajmill(&["run", &path]).exits(3);
         assert_eq!(run.stderr, done.stderr, "{name}");
-        assert!(workspace.names("out").is_empty(), "{name} wrote something");
+        assert!(
+            workspace.names("out").is_empty(),
+            "{name}: the run left files behind"
+        );
     }
     assert_eq!(
         stems("snapshots", "pipeline_", ".snap"),
         names,
-        "a snapshot without its pipeline, or the reverse"
+        "every pipeline has a snapshot, and every snapshot a pipeline"
     );
 }
 
 #[test]
-fn wrong_command_lines() {
+fn a_wrong_command_line_is_reported_with_exit_code_2() {
     let workspace = Workspace::new();
     workspace.pipeline("fine", "  - filter: length > 1\n  - materialise: { OUT }\n");
     let lines = [
@@ -130,9 +133,9 @@ fn wrong_command_lines() {
     snapshot("wrong_lines", &text);
 }
 
-/// Faults in the data, the models or the machine, found before a row is read: exit code 1, and what to do.
+/// Faults in the data that are found before a row is read.
 #[test]
-fn wrong_inputs() {
+fn a_wrong_input_is_reported_with_exit_code_1() {
     let workspace = Workspace::new();
     let mut text = String::new();
     let mut say = |what: &str, arguments: &[&str]| {
@@ -160,7 +163,7 @@ fn wrong_inputs() {
     let manifest = fs::read_to_string(workspace.path("corpus/dataset.json")).unwrap();
     fs::write(
         workspace.path("corpus/dataset.json"),
-        &manifest[..manifest.len() / 2],
+        &manifest[..manifest.find("\"columns\"").unwrap()],
     )
     .unwrap();
     say("half a manifest", &["info", "corpus"]);

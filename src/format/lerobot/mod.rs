@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::store;
-    use crate::error::Result;
+    use crate::error::{Error, Result};
     use crate::inspect::Findings;
     use crate::transfer::read::{IncomingTrajectory, Options};
 
@@ -207,6 +207,11 @@ mod tests {
         Ok(found)
     }
 
+    /// Whether an error says where the fault is: in a file of the dataset, a column or a key.
+    fn names_a_place(error: &Error, root: &Path) -> bool {
+        error.message.contains(&root.display().to_string()) || error.message.contains('`')
+    }
+
     fn files(root: &Path) -> Vec<PathBuf> {
         let names = [
             "meta/info.json",
@@ -289,11 +294,11 @@ mod tests {
                     }
                 }
                 Ok(_) => {}
-                Err(error) => prop_assert!(!error.message.is_empty()),
+                Err(error) => prop_assert!(names_a_place(&error, folder.path()), "{}", error),
             }
             // As `trajmill validate` calls it: a decoder that panics at the damage is caught there.
             if let Err(error) = FORMAT.validate(folder.path(), &Options::default()) {
-                prop_assert!(!error.message.is_empty());
+                prop_assert!(names_a_place(&error, folder.path()), "{}", error);
             }
         }
 
@@ -308,7 +313,7 @@ mod tests {
             store::remove(&path).unwrap();
             store::write(&path, info.to_string().as_bytes()).unwrap();
             if let Err(error) = all(folder.path()) {
-                prop_assert!(!error.message.is_empty());
+                prop_assert!(names_a_place(&error, folder.path()), "{}", error);
             }
         }
     }

@@ -7,9 +7,10 @@
 //!  pipelines/*.yaml
 //!       │  config   what the user wrote, with the place of every word
 //!       ▼
-//!  PipelineFile ──► plan     stages bound to columns; the selection, from metadata alone; one task per output shard
+//!  PipelineFile ──► plan     stages bound to columns, and cut into phases
 //!                     ▼
-//!                   Plan ──► exec     read → stages → write, on rayon
+//!                   Plan ──► exec     the selection, from metadata alone; one task per output shard:
+//!                                     read → stages → write, on rayon
 //!                              ▼
 //!                      sealed dataset ──► commit   one rename makes it visible
 //! ```

@@ -9,8 +9,9 @@ use arrow::array::{
 };
 use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type};
+use serde::{Deserialize, Serialize};
 
-use super::{Flow, Piece};
+use super::Flow;
 use crate::dataset::block::with_column;
 use crate::dataset::schema::trajectory;
 use crate::dataset::{Dataset, ShardEntry};
@@ -35,6 +36,23 @@ pub struct SelectionTable {
     pub sorted: bool,
     /// What each selection did, in order.
     pub flow: Vec<Flow>,
+}
+
+/// A selected trajectory, and where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Piece {
+    /// The index of the dataset.
+    pub source: u32,
+    /// The index of the shard in the dataset.
+    pub shard: u32,
+    /// The first row in the shard's steps.
+    pub first_row: u64,
+    /// The number of rows in the shard's steps.
+    pub rows: u64,
+    /// The row in the shard's trajectories.
+    pub row: u64,
+    /// The id that the trajectory gets in the result.
+    pub id: i64,
 }
 
 fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {

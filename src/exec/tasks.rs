@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use serde::{Deserialize, Serialize};
 
-use super::SelectionTable;
+use super::selection::{Piece, SelectionTable};
 use crate::error::Result;
 
 /// The work for one output shard: which trajectories it holds, and where they lie. A task is plain
@@ -19,23 +18,6 @@ pub struct Task {
     pub pieces: Vec<Piece>,
     /// The columns that selections computed, with one row for each trajectory.
     pub computed: RecordBatch,
-}
-
-/// A trajectory of a task, and where it lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Piece {
-    /// The index of the dataset.
-    pub source: u32,
-    /// The index of the shard in the dataset.
-    pub shard: u32,
-    /// The first row in the shard's steps.
-    pub first_row: u64,
-    /// The number of rows in the shard's steps.
-    pub rows: u64,
-    /// The row in the shard's trajectories.
-    pub row: u64,
-    /// The id that the trajectory gets in the result.
-    pub id: i64,
 }
 
 /// Returns a task for each shard that holds any of the `rows` of `table`, in the order of the

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use trajmill::error::Result;
 use trajmill::model;
-use trajmill::run::{self, Options, Watch};
+use trajmill::run::{self, Observer, Options, Watch};
 
 /// Prints the beginning and the end of each pass over the data.
 #[derive(Default)]
@@ -31,7 +31,7 @@ impl Watch for Progress {
         self.rows.fetch_add(rows, Ordering::Relaxed);
     }
 
-    fn learn(&self, name: &str, updates: u64) {
+    fn train(&self, name: &str, updates: u64) {
         println!("{name}: {updates} updates to train");
     }
 
@@ -71,8 +71,10 @@ fn run_and_watch(path: &Path) -> Result<()> {
             memory: None,
             model: model::Options::default(),
             fresh: true,
-            interrupted: &interrupted,
-            watch: &Progress::default(),
+            observer: Observer {
+                watch: &Progress::default(),
+                interrupted: &interrupted,
+            },
         },
     )?;
 

@@ -38,19 +38,21 @@ pub(super) struct Export {
         allow_negative_numbers = true
     )]
     fill: f64,
-    /// Name under which the loader finds the dataset, for example mujoco/hopper/medium-v0
+    /// Name of a Minari or RLDS dataset, for example mujoco/hopper/medium-v0 [default: as in the
+    /// source]
     #[arg(long)]
     name: Option<String>,
-    /// Environment that the data come from, for example Hopper-v5
+    /// Environment of a Minari, robomimic or LeRobot dataset, for example Hopper-v5
     #[arg(long)]
     env: Option<String>,
-    /// Steps per second
+    /// Steps per second of a LeRobot dataset [default: as in the source, otherwise 30]
     #[arg(long)]
     fps: Option<u32>,
-    /// Robot that the data come from, for example so101_follower
+    /// Robot of a LeRobot dataset, for example so101_follower [default: as in the source]
     #[arg(long)]
     robot: Option<String>,
-    /// Description of the task, for trajectories without one of their own
+    /// Task of the trajectories of a LeRobot dataset that have none of their own, for example
+    /// "Stack the cubes" [default: --env]
     #[arg(long, value_name = "TEXT")]
     task: Option<String>,
     /// Frames of videos that the dataset refers to: `reference` keeps the references, `array` and

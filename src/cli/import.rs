@@ -37,7 +37,8 @@ pub(super) struct Import {
     /// Source column that numbers the steps of a trajectory [default: found by its name]
     #[arg(long, value_name = "COLUMN")]
     step: Option<String>,
-    /// Longest trajectory, in steps, if the source marks nothing but terminal states
+    /// Number of steps after which a trajectory is cut off, for a source that marks nothing but
+    /// terminal states, such as an early D4RL file
     #[arg(long, value_name = "STEPS")]
     max_steps: Option<usize>,
     /// Last step of an RLDS or TF-Agents episode: `valid` has an action, `filler` has only the

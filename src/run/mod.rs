@@ -75,7 +75,8 @@ impl Options<'_> {
 /// Runs the pipeline file at `path`.
 ///
 /// # Errors
-/// See [`crate::error::Kind`] for the kinds of failures.
+/// Returns an error if the pipeline file is wrong, a source cannot be read, a result cannot be
+/// written, a check fails, or the user wants to stop. [`crate::error::Kind`] tells these apart.
 pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let started = Instant::now();
     let watch = options.observer.watch;

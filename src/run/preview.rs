@@ -19,7 +19,8 @@ pub struct Preview {
     pub trajectories: u64,
     /// Rows of all sources.
     pub rows: u64,
-    /// Whether a source has to be imported first, so that its trajectories and rows are not counted.
+    /// Whether a source has to be imported first, so that its trajectories and rows are not
+    /// counted.
     pub imports: bool,
     /// The model runtime and its devices; `None` if no stage uses a model.
     pub runtime: Option<String>,

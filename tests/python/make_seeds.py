@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import arrays_oracle
-import lerobot_oracle
-import rlds_oracle
+import test_arrays
+import test_lerobot
+import test_rlds
 
 LENGTHS = [4, 1, 6]
 ENDS = np.cumsum(LENGTHS)
@@ -117,33 +117,33 @@ def arrow(folder):
         writer.write_table(steps(), max_chunksize=5)
 
 def zarr(folder):
-    arrays = {name: values[:N] for name, values in arrays_oracle.made(N).items() if name != "img"}
+    arrays = {name: values[:N] for name, values in test_arrays.made(N).items() if name != "img"}
     for codec in ("lz4-shuffle", "zstd-bits"):
-        arrays_oracle.buffer(f"{folder}/{codec}.zarr", arrays, ENDS, arrays_oracle.CODECS[codec], 6)
+        test_arrays.buffer(f"{folder}/{codec}.zarr", arrays, ENDS, test_arrays.CODECS[codec], 6)
     shutil.make_archive(f"{folder}/set.zarr", "zip", f"{folder}/lz4-shuffle.zarr")
 
 def tensordict(folder):
-    root, following = arrays_oracle.transitions(LENGTHS)
-    arrays_oracle.by_hand(f"{folder}/set", root, following)
+    root, following = test_arrays.transitions(LENGTHS)
+    test_arrays.by_hand(f"{folder}/set", root, following)
 
 def rlds(folder):
-    rlds_oracle.Made(LENGTHS, True).write(f"{folder}/set")
+    test_rlds.Made(LENGTHS, True).write(f"{folder}/set")
 
 def tfagents(folder):
     records = []
     for length in LENGTHS:
         for row in range(length + 1):
             step = lambda row: np.int32(0 if row == 0 else 2 if row == length else 1).tobytes()
-            records.append(rlds_oracle.encode({
+            records.append(test_rlds.encode({
                 "step_type": [step(row)], "next_step_type": [step((row + 1) % (length + 1))], "observation": [RANDOM.normal(size=3).astype(np.float32).tobytes()],
                 "action": RANDOM.normal(size=2).astype(np.float32), "reward": [np.float32(0 if row == length else row).tobytes()], "discount": [np.float32(1).tobytes()]}))
     with open(f"{folder}/set.tfrecord", "wb") as file:
-        file.write(rlds_oracle.frame(records))
+        file.write(test_rlds.frame(records))
 
 def lerobot(folder):
-    made = lerobot_oracle.Made(LENGTHS)
-    lerobot_oracle.v30(f"{folder}/v30", made, files=[[1, 0], [2]], video=True)
-    lerobot_oracle.v2(f"{folder}/v21", made)
+    made = test_lerobot.Made(LENGTHS)
+    test_lerobot.v30(f"{folder}/v30", made, files=[[1, 0], [2]], video=True)
+    test_lerobot.v2(f"{folder}/v21", made)
 
 for make in (d4rl, robomimic, robosuite, d3rlpy, minaris, npz, ogbench, exorl, parquet, arrow, zarr, tensordict, rlds, tfagents, lerobot):
     place = os.path.join(SEEDS, {minaris: "minari"}.get(make, make.__name__))

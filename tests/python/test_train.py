@@ -1,6 +1,6 @@
 """What `train_idm` writes, against onnx, onnxruntime and numpy.
 
-    python tests/python/train_oracle.py TRAJMILL_BINARY
+    python tests/python/test_train.py TRAJMILL_BINARY
 
 Models are learnt from data/hopper and from datasets made here. Each file goes through onnx.checker; onnxruntime has to give the
 trainer's own predictions, numpy the same by hand; errors and losses of the report are computed again from windows that are built

@@ -1,6 +1,6 @@
 """Every recipe in `pipelines/`, run on the corpora in `data/`, against an independent account of what its paper does.
 
-    python tests/python/recipes_oracle.py TRAJMILL_BINARY
+    python tests/python/test_recipes.py TRAJMILL_BINARY
 
 TRAJMILL_RUNTIME, where set, reaches the binary.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from oracle import REPOSITORY, Dataset, check, close, equal, finish, predict, recipes
 
 MODELS = REPOSITORY / "data" / "models" / "recipes"
-# Where a recipe is checked elsewhere: in tests/python/ssorl_oracle.py, and stage by stage in label_oracle.py and stages_oracle.py.
+# Where a recipe is checked elsewhere: in tests/python/test_ssorl.py, and stage by stage in test_label.py and test_stages.py.
 ELSEWHERE = {"quickstart", "ssorl", "ssorl_compat", "ssorl_decoupled", "ssorl_self_training"}
 HOPPER = Dataset(REPOSITORY / "data" / "hopper")
 CORPUS = HOPPER.by_id()

@@ -1,6 +1,6 @@
 """RLDS and TF-Agents: records made and read with protobuf and a checksum library that the tool does not use.
 
-    python tests/python/rlds_oracle.py TRAJMILL
+    python tests/python/test_rlds.py TRAJMILL
 
 Where tensorflow_datasets is installed (tests/requirements-all.txt), `tfds.builder_from_directory` reads what is written,
 and a TFDS builder writes what is read.

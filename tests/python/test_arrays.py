@@ -1,6 +1,6 @@
 """zarr replay buffers as zarr writes them, and TensorDict memory maps: every value that comes out is that which went in.
 
-    python tests/python/arrays_oracle.py TRAJMILL
+    python tests/python/test_arrays.py TRAJMILL
 
 TensorDict memory maps are written by hand as the library writes them, and where `tensordict` is installed
 (tests/requirements-all.txt) by the library itself.

@@ -1,6 +1,6 @@
 """Imports foreign datasets that h5py, numpy and pyarrow wrote, and compares every value that comes out with theirs.
 
-    python tests/python/import_oracle.py TRAJMILL
+    python tests/python/test_import.py TRAJMILL
 """
 
 import os

@@ -1,6 +1,6 @@
 """What trajmill writes, read by pyarrow, pandas and DuckDB; its statistics against numpy.
 
-    python tests/python/readback_oracle.py TRAJMILL_BINARY
+    python tests/python/test_readback.py TRAJMILL_BINARY
 
 Random trajectories go in as plain Parquet. Every value that is imported and every value that a pipeline lets through is
 compared with the arrays it came from; every count, sum and hash that the datasets say of themselves with what their

@@ -1,6 +1,6 @@
 """LeRobot both ways: files as LeRobot's own tools write them come in, what goes out is held against its loader's rules.
 
-    python tests/python/lerobot_oracle.py TRAJMILL
+    python tests/python/test_lerobot.py TRAJMILL
 
 Datasets are written with pyarrow as the recorder of v3.0, its converter and the recorder of v2.1 write them. What is
 written is read with pyarrow, pandas and numpy; where `lerobot` is installed (tests/requirements-all.txt), its

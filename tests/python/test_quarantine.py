@@ -1,6 +1,6 @@
 """Bad trajectories: one ends an import, or is set aside with its reason, and the others come out as if it had not been there.
 
-    python tests/python/quarantine_oracle.py TRAJMILL
+    python tests/python/test_quarantine.py TRAJMILL
 
 The datasets are those of tests/seeds, which the reference libraries wrote, damaged here at one trajectory.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import rlds_oracle
+import test_rlds
 
 TRAJMILL = os.path.abspath(sys.argv[1])
 SEEDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "seeds")
@@ -88,11 +88,11 @@ def record(number, change, name=""):
             length = int.from_bytes(data[at:at + 8], "little")
             records.append(data[at + 12:at + 12 + length])
             at += 16 + length
-        example = rlds_oracle.Example.FromString(records[number])
+        example = test_rlds.Example.FromString(records[number])
         change(example.features.feature)
         records[number] = example.SerializeToString()
         with open(path, "wb") as file:
-            file.write(rlds_oracle.frame(records))
+            file.write(test_rlds.frame(records))
     return damage
 
 def flip(name, at):
@@ -230,7 +230,7 @@ def piped(folder, source, words):
 
 def many_lost(folder):
     """A cut file hides how many records: those that dataset_info.json says are counted."""
-    made = rlds_oracle.Made([3, 4, 5, 6, 7, 8], True)
+    made = test_rlds.Made([3, 4, 5, 6, 7, 8], True)
     made.write(f"{folder}/set", splits=(("train", 1),))
     name = f"{folder}/set/set-train.tfrecord-00000-of-00001"
     os.truncate(name, os.path.getsize(name) // 3)

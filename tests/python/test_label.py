@@ -1,6 +1,6 @@
 """Labels against numpy windows and onnxruntime in Python.
 
-    python tests/python/label_oracle.py TRAJMILL_BINARY
+    python tests/python/test_label.py TRAJMILL_BINARY
 
 Random datasets go in as plain Parquet, models are written here, and what `trajmill run` labels is compared row by row
 with windows that are built observation by observation. TRAJMILL_RUNTIME, where set, reaches the binary.

@@ -1,6 +1,6 @@
 """The recipes of SS-ORL, run on the corpora in `data/`, against a numpy account of the paper's method and of its reference code.
 
-    python tests/python/ssorl_oracle.py TRAJMILL_BINARY
+    python tests/python/test_ssorl.py TRAJMILL_BINARY
 
 Who is labelled follows from returns and the hash that a draw is said to be; windows are put together observation by observation;
 `ssorl_compat` is followed step by step: split, normalisation, window edges, labels, clip. TRAJMILL_RUNTIME, where set, reaches the binary.

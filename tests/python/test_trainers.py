@@ -1,6 +1,6 @@
 """The loaders that trainers use read what we wrote, and we read what they wrote; where their own tools go wrong, ours do not.
 
-    python tests/python/trainers_oracle.py TRAJMILL
+    python tests/python/test_trainers.py TRAJMILL
 
 Minari is always there. d3rlpy, D4RL, OGBench, robomimic and datasets run where they are installed (tests/requirements-all.txt,
 tests/requirements-alone.txt); those that are not are named.
@@ -18,9 +18,9 @@ import minari
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from export_oracle import Made, check, column, same, table, trajmill
+from test_export import Made, check, column, same, table, trajmill
 
-import export_oracle
+import test_export
 
 ABSENT = []
 
@@ -271,7 +271,7 @@ def main():
             os.environ["MINARI_DATASETS_PATH"] = os.path.join(folder, "minari")
             os.makedirs(os.environ["MINARI_DATASETS_PATH"])
             part(folder)
-            print(f"{part.__name__}: {export_oracle.CHECKS} checks so far")
+            print(f"{part.__name__}: {test_export.CHECKS} checks so far")
     if ABSENT:
         check("--all" not in sys.argv, f"not installed: {ABSENT}")
         print(f"not installed, so not run: {', '.join(dict.fromkeys(ABSENT))}")

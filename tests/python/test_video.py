@@ -1,6 +1,6 @@
 """Frames of LeRobot's videos, decoded on import and for a pipeline, byte for byte as PyAV decodes them.
 
-    python tests/python/video_oracle.py TRAJMILL
+    python tests/python/test_video.py TRAJMILL
 
 PyAV, which brings an FFmpeg of its own, writes the videos (H.264 with B-frames, a late start and several episodes a file; AV1
 as LeRobot's recorder has it; other matrices, ranges and odd sizes) and says what is in them. A build without the Cargo feature

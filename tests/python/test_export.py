@@ -1,6 +1,6 @@
 """Exports datasets to every format that is written, reads them with the libraries that trainers use, and imports them back.
 
-    python tests/python/export_oracle.py TRAJMILL
+    python tests/python/test_export.py TRAJMILL
 """
 
 import json

@@ -1,6 +1,6 @@
 """What goes out and comes back is what it was: provenance, missing values, identity, what the source said of itself.
 
-    python tests/python/return_oracle.py TRAJMILL
+    python tests/python/test_return.py TRAJMILL
 
 Datasets with labels, gaps, dicts of observations, discrete actions and long trajectories go through every format that is both
 written and read, and are compared column by column, nulls included.
@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from export_oracle import Made, check, column, minari_files, run, same, same_dataset, table, trajmill
+from test_export import Made, check, column, minari_files, run, same, same_dataset, table, trajmill
 
-import export_oracle
+import test_export
 
 MODELS = pathlib.Path(__file__).resolve().parents[1] / "models"
 
@@ -222,7 +222,7 @@ def main():
     for part in [provenance, unlabelled, values, action_free, identity, moved]:
         with tempfile.TemporaryDirectory() as folder:
             part(folder)
-            print(f"{part.__name__}: {export_oracle.CHECKS} checks so far")
+            print(f"{part.__name__}: {test_export.CHECKS} checks so far")
 
 if __name__ == "__main__":
     main()

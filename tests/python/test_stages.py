@@ -1,6 +1,6 @@
 """Stages for what the literature does to trajectories, against numpy and onnxruntime.
 
-    python tests/python/stages_oracle.py TRAJMILL_BINARY
+    python tests/python/test_stages.py TRAJMILL_BINARY
 
 Random datasets go in as plain Parquet, models are written here, and every value that `trajmill run` computes is compared
 with one that is computed trajectory by trajectory, step by step. Seeded draws are computed anew from the hash that they

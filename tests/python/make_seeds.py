@@ -2,15 +2,13 @@
 
     python tests/python/make_seeds.py
 
-Written by the reference libraries, or by hand as the oracles beside this file write them. Run again only to change them.
+Written by the reference libraries, or by hand as the modules of `writers` do. Run again only to change them.
 """
 
 import os
 import shutil
-import sys
 
 SEEDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "seeds")
-sys.argv = [sys.argv[0], "trajmill"]
 
 import gymnasium
 import h5py
@@ -19,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import test_arrays
-import test_lerobot
-import test_rlds
+from writers import arrays as array_sets
+from writers import lerobot as lerobot_sets
+from writers import rlds as rlds_sets
 
 LENGTHS = [4, 1, 6]
 ENDS = np.cumsum(LENGTHS)
@@ -117,33 +115,33 @@ def arrow(folder):
         writer.write_table(steps(), max_chunksize=5)
 
 def zarr(folder):
-    arrays = {name: values[:N] for name, values in test_arrays.made(N).items() if name != "img"}
+    arrays = {name: values[:N] for name, values in array_sets.made(N).items() if name != "img"}
     for codec in ("lz4-shuffle", "zstd-bits"):
-        test_arrays.buffer(f"{folder}/{codec}.zarr", arrays, ENDS, test_arrays.CODECS[codec], 6)
+        array_sets.buffer(f"{folder}/{codec}.zarr", arrays, ENDS, array_sets.CODECS[codec], 6)
     shutil.make_archive(f"{folder}/set.zarr", "zip", f"{folder}/lz4-shuffle.zarr")
 
 def tensordict(folder):
-    root, following = test_arrays.transitions(LENGTHS)
-    test_arrays.by_hand(f"{folder}/set", root, following)
+    root, following = array_sets.transitions(LENGTHS)
+    array_sets.by_hand(f"{folder}/set", root, following)
 
 def rlds(folder):
-    test_rlds.Made(LENGTHS, True).write(f"{folder}/set")
+    rlds_sets.Made(LENGTHS, True).write(f"{folder}/set")
 
 def tfagents(folder):
     records = []
     for length in LENGTHS:
         for row in range(length + 1):
             step = lambda row: np.int32(0 if row == 0 else 2 if row == length else 1).tobytes()
-            records.append(test_rlds.encode({
+            records.append(rlds_sets.encode({
                 "step_type": [step(row)], "next_step_type": [step((row + 1) % (length + 1))], "observation": [RANDOM.normal(size=3).astype(np.float32).tobytes()],
                 "action": RANDOM.normal(size=2).astype(np.float32), "reward": [np.float32(0 if row == length else row).tobytes()], "discount": [np.float32(1).tobytes()]}))
     with open(f"{folder}/set.tfrecord", "wb") as file:
-        file.write(test_rlds.frame(records))
+        file.write(rlds_sets.frame(records))
 
 def lerobot(folder):
-    made = test_lerobot.Made(LENGTHS)
-    test_lerobot.v30(f"{folder}/v30", made, files=[[1, 0], [2]], video=True)
-    test_lerobot.v2(f"{folder}/v21", made)
+    made = lerobot_sets.Made(LENGTHS)
+    lerobot_sets.v30(f"{folder}/v30", made, files=[[1, 0], [2]], video=True)
+    lerobot_sets.v2(f"{folder}/v21", made)
 
 for make in (d4rl, robomimic, robosuite, d3rlpy, minaris, npz, ogbench, exorl, parquet, arrow, zarr, tensordict, rlds, tfagents, lerobot):
     place = os.path.join(SEEDS, {minaris: "minari"}.get(make, make.__name__))

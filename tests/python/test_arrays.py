@@ -1,74 +1,27 @@
-"""zarr replay buffers as zarr writes them, and TensorDict memory maps: every value that comes out is that which went in.
+"""zarr replay buffers and TensorDict memory maps are imported value by value; damaged ones are refused.
 
-    python tests/python/test_arrays.py TRAJMILL
-
-TensorDict memory maps are written by hand as the library writes them, and where `tensordict` is installed
-(tests/requirements-all.txt) by the library itself.
+Memory maps are written by hand as the library writes them, and where `tensordict` is installed by the library itself.
 """
 
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 
-import numcodecs
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import zarr
-
-TRAJMILL = os.path.abspath(sys.argv[1])
-CHECKS = 0
-
-def check(condition, what):
-    global CHECKS
-    CHECKS += 1
-    assert condition, what
-
-def trajmill(*arguments, code=0):
-    done = subprocess.run([TRAJMILL, *map(str, arguments)], capture_output=True, text=True, timeout=600)
-    check(done.returncode == code and "panicked" not in done.stderr, f"{arguments}: exit {done.returncode}: {done.stderr}")
-    return done
-
-def read(path):
-    return pa.concat_tables([pq.read_table(os.path.join(path, name)) for name in sorted(os.listdir(path))])
+import pytest
+from oracle import check, says, table, trajmill
+from writers.arrays import CODECS, buffer, by_hand, made, transitions
 
 def array(column, dtype):
     return np.array(column.to_pylist()).astype(dtype)
 
-BLOSC = numcodecs.Blosc
-CODECS = {
-    "none": None, "zlib": numcodecs.Zlib(1), "gzip": numcodecs.GZip(1), "zstd": numcodecs.Zstd(3),
-    "lz4-plain": BLOSC("lz4", 5, BLOSC.NOSHUFFLE), "lz4-shuffle": BLOSC("lz4", 5, BLOSC.SHUFFLE), "lz4-bits": BLOSC("lz4", 5, BLOSC.BITSHUFFLE),
-    "zstd-bits": BLOSC("zstd", 5, BLOSC.BITSHUFFLE), "zstd-shuffle": BLOSC("zstd", 9, BLOSC.SHUFFLE), "lz4hc": BLOSC("lz4hc", 5, BLOSC.SHUFFLE), "zlib-shuffle": BLOSC("zlib", 5, BLOSC.SHUFFLE),
-    "small-blocks": BLOSC("lz4", 5, BLOSC.SHUFFLE, blocksize=1024),
-}
+# --- zarr
 
-def made(rows):
-    random = np.random.default_rng(rows)
-    walk = np.cumsum(random.normal(size=(rows, 5)), axis=0).astype(np.float32)
-    return {
-        "state": walk, "action": random.normal(size=(rows, 2)), "img": (random.integers(0, 8, size=(rows, 6, 7, 3)) * 30).astype(np.uint8),
-        "count": np.arange(rows, dtype=np.int64), "keypoint": random.normal(size=(rows, 9, 2)).astype(np.float32), "seen": np.arange(rows) % 3 == 0,
-    }
-
-def buffer(path, arrays, ends, codec, chunks):
-    root = zarr.open_group(path, mode="w", zarr_format=2)
-    root.create_group("data")
-    root.create_group("meta")
-    for name, values in arrays.items():
-        shape = tuple(min(chunk, axis) for chunk, axis in zip((chunks, *values.shape[1:]), values.shape))
-        if name == "keypoint":
-            shape = (shape[0], 4, 2)
-        own = root.create_array(f"data/{name}", shape=values.shape, chunks=shape, dtype=values.dtype, compressors=codec, fill_value=0)
-        own[...] = values
-    own = root.create_array("meta/episode_ends", shape=(len(ends),), chunks=(len(ends),), dtype=np.int64, compressors=codec)
-    own[...] = np.array(ends)
+ENDS = [3, 4, 1500, 1507]
 
 def compare(arrays, ends, dataset):
-    steps, trajectories = read(f"{dataset}/steps"), read(f"{dataset}/trajectories")
+    steps, trajectories = table(dataset), table(dataset, "trajectories")
     check(trajectories["length"].to_pylist() == np.diff([0, *ends]).tolist(), "lengths")
     for name, values in arrays.items():
         column = steps[{"state": "observation"}.get(name, name)]
@@ -78,65 +31,57 @@ def compare(arrays, ends, dataset):
         check(found.tobytes() == values.reshape(found.shape).tobytes(), f"values of {name}")
     check(not np.array(steps["is_final"].to_pylist()).any(), "no final observations")
 
-def zarrs(folder):
-    ends = [3, 4, 1500, 1507]
-    arrays = made(ends[-1])
-    for name, codec in CODECS.items():
-        path = f"{folder}/{name}.zarr"
-        buffer(path, arrays, ends, codec, 400)
-        trajmill("import", path, f"{path}.in")
-        compare(arrays, ends, f"{path}.in")
-    shutil.make_archive(f"{folder}/zip", "zip", f"{folder}/lz4-shuffle.zarr")
-    os.rename(f"{folder}/zip.zip", f"{folder}/set.zarr.zip")
-    trajmill("import", f"{folder}/set.zarr.zip", f"{folder}/zip.in")
-    compare(arrays, ends, f"{folder}/zip.in")
-    def edit(path, change):
-        with open(path) as file:
-            value = change(json.load(file))
-        with open(path, "w") as file:
-            json.dump(value, file)
-    cases = [
-        (lambda root: os.remove(f"{root}/meta/episode_ends/.zarray"), ["episode_ends"]),
-        (lambda root: os.truncate(f"{root}/data/state/1.0", 50), ["data/state/1.0", "damaged"]),
-        (lambda root: edit(f"{root}/data/state/.zarray", lambda value: value | {"shape": [1400, 5]}), ["`data/state` has 1400 rows", "1507"]),
-        (lambda root: edit(f"{root}/data/action/.zarray", lambda value: value | {"zarr_format": 3}), ["data/action/.zarray", "`zarr_format` is 3"]),
-        (lambda root: edit(f"{root}/data/action/.zarray", lambda value: value | {"filters": [{"id": "delta"}]}), ["filters"]),
-        (lambda root: open(f"{root}/data/action/.zarray", "w").write('{"shape": [Infinity]}'), ["not JSON"]),
-        (lambda root: buffer(root, arrays, [3, 2, 1507], None, 400), ["`meta/episode_ends` is 2 at 1"]),
-    ]
-    for number, (damage, wanted) in enumerate(cases):
-        root = f"{folder}/bad{number}"
-        shutil.copytree(f"{folder}/lz4-shuffle.zarr", root)
-        damage(root)
-        done = trajmill("import", root, f"{folder}/none", "--from", "zarr", code=1)
-        for word in wanted:
-            check(word in done.stderr, f"zarr {number}: `{word}` is not in: {done.stderr}")
-        check(not os.path.exists(f"{folder}/none"), "nothing is left")
+@pytest.mark.parametrize("codec", CODECS)
+def test_zarr_is_imported_with_every_codec(tmp_path, codec):
+    arrays = made(ENDS[-1])
+    buffer(f"{tmp_path}/set.zarr", arrays, ENDS, CODECS[codec], 400)
+    trajmill("import", tmp_path / "set.zarr", tmp_path / "in")
+    compare(arrays, ENDS, tmp_path / "in")
 
-def transitions(lengths):
-    random = np.random.default_rng(2)
-    n, ends = sum(lengths), np.cumsum(lengths)
-    done, terminated, truncated = np.zeros((n, 1), bool), np.zeros((n, 1), bool), np.zeros((n, 1), bool)
-    done[ends - 1] = True
-    terminated[ends[::2] - 1] = True
-    truncated[ends[1::2] - 1] = True
-    root = {"observation": random.normal(size=(n, 4)).astype(np.float32), "action": random.normal(size=(n, 2)), "pixels": random.integers(0, 255, size=(n, 2, 3)).astype(np.uint8), "done": np.zeros((n, 1), bool), "terminated": np.zeros((n, 1), bool)}
-    return root, {"observation": random.normal(size=(n, 4)).astype(np.float32), "reward": random.normal(size=(n, 1)).astype(np.float32), "done": done, "terminated": terminated, "truncated": truncated}
+@pytest.fixture(scope="module")
+def lz4(shared):
+    """A buffer that damage is done to copies of."""
+    buffer(f"{shared}/lz4.zarr", made(ENDS[-1]), ENDS, CODECS["lz4-shuffle"], 400)
+    return shared / "lz4.zarr"
 
-def by_hand(path, root, following):
-    os.makedirs(f"{path}/next")
-    for folder, level in [(path, root), (f"{path}/next", following)]:
-        meta = {"shape": [len(root["action"])], "device": "cpu", "_type": "<class 'tensordict._td.TensorDict'>"}
-        for name, values in level.items():
-            meta[name] = {"device": "cpu", "shape": list(values.shape), "dtype": f"torch.{values.dtype}", "is_nested": False}
-            values.tofile(f"{folder}/{name}.memmap")
-        if level is root:
-            meta["next"] = {"type": "TensorDict"}
-        with open(f"{folder}/meta.json", "w") as file:
-            json.dump(meta, file)
+def test_zarr_in_a_zip_archive_is_imported(lz4, tmp_path):
+    shutil.make_archive(f"{tmp_path}/zip", "zip", lz4)
+    os.rename(tmp_path / "zip.zip", tmp_path / "set.zarr.zip")
+    trajmill("import", tmp_path / "set.zarr.zip", tmp_path / "in")
+    compare(made(ENDS[-1]), ENDS, tmp_path / "in")
+
+def edit(path, change):
+    with open(path) as file:
+        value = change(json.load(file))
+    with open(path, "w") as file:
+        json.dump(value, file)
+
+@pytest.mark.parametrize("damage, wanted", [
+    (lambda root: os.remove(f"{root}/meta/episode_ends/.zarray"), ["episode_ends"]),
+    (lambda root: os.truncate(f"{root}/data/state/1.0", 50), ["data/state/1.0", "damaged"]),
+    (lambda root: edit(f"{root}/data/state/.zarray", lambda value: value | {"shape": [1400, 5]}), ["`data/state` has 1400 rows", "1507"]),
+    (lambda root: edit(f"{root}/data/action/.zarray", lambda value: value | {"zarr_format": 3}), ["data/action/.zarray", "`zarr_format` is 3"]),
+    (lambda root: edit(f"{root}/data/action/.zarray", lambda value: value | {"filters": [{"id": "delta"}]}), ["filters"]),
+    (lambda root: open(f"{root}/data/action/.zarray", "w").write('{"shape": [Infinity]}'), ["not JSON"]),
+    (lambda root: buffer(str(root), made(ENDS[-1]), [3, 2, 1507], None, 400), ["`meta/episode_ends` is 2 at 1"]),
+], ids=["no-ends", "cut-chunk", "fewer-rows", "version-3", "filters", "infinity", "ends-descend"])
+def test_damaged_zarr_is_refused(lz4, tmp_path, damage, wanted):
+    root = tmp_path / "bad"
+    shutil.copytree(lz4, root)
+    damage(root)
+    refused(tmp_path, root, "zarr", wanted)
+
+def refused(folder, source, kind, wanted):
+    done = trajmill("import", source, folder / "none", "--from", kind, code=1)
+    says(done.stderr, wanted, kind)
+    check(not os.path.exists(folder / "none"), "nothing is left")
+
+# --- TensorDict
+
+LENGTHS = [4, 1, 500]
 
 def compare_transitions(lengths, root, following, dataset):
-    steps, trajectories = read(f"{dataset}/steps"), read(f"{dataset}/trajectories")
+    steps, trajectories = table(dataset), table(dataset, "trajectories")
     ends = np.cumsum(lengths)
     check(trajectories["length"].to_pylist() == lengths, "lengths")
     check(trajectories["terminated"].to_pylist() == [number % 2 == 0 for number in range(len(lengths))], "terminated")
@@ -150,47 +95,43 @@ def compare_transitions(lengths, root, following, dataset):
     check(array(kept["reward"], np.float32).tobytes() == following["reward"].tobytes(), "rewards")
     check(array(kept["pixels"], np.uint8).tobytes() == root["pixels"].tobytes(), "pixels")
 
-def tensordicts(folder):
-    lengths = [4, 1, 500]
-    root, following = transitions(lengths)
-    by_hand(f"{folder}/hand", root, following)
-    trajmill("import", f"{folder}/hand", f"{folder}/hand.in")
-    compare_transitions(lengths, root, following, f"{folder}/hand.in")
-    try:
-        import torch
-        from tensordict import TensorDict
-    except ImportError:
-        check("--all" not in sys.argv, "tensordict is not installed")
-        print("tensordict is not installed: it was not run")
-    else:
-        tensors = lambda level: {name: torch.from_numpy(values) for name, values in level.items()}
-        count = sum(lengths)
-        TensorDict({**tensors(root), "next": TensorDict(tensors(following), [count])}, [count]).memmap(f"{folder}/library")
-        trajmill("import", f"{folder}/library", f"{folder}/library.in")
-        compare_transitions(lengths, root, following, f"{folder}/library.in")
-    # Without flags, ids tell trajectories apart.
-    plain = {"observation": root["observation"], "action": root["action"], "pixels": root["pixels"], "episode": np.repeat([5, 7, 6], lengths)}
-    by_hand(f"{folder}/ids", plain, {"reward": following["reward"]})
-    trajmill("import", f"{folder}/ids", f"{folder}/ids.in")
-    check(read(f"{folder}/ids.in/trajectories")["length"].to_pylist() == lengths, "trajectories by id")
-    for number, (damage, wanted) in enumerate([
-        (lambda path: os.truncate(f"{path}/action.memmap", 100), ["action.memmap", "100 bytes"]),
-        (lambda path: os.remove(f"{path}/next/reward.memmap"), ["reward.memmap", "missing"]),
-        (lambda path: os.remove(f"{path}/next/meta.json"), ["next/meta.json"]),
-        (lambda path: open(f"{path}/meta.json", "a").write("x"), ["meta.json", "not JSON"]),
-    ]):
-        path = f"{folder}/bad{number}"
-        shutil.copytree(f"{folder}/hand", path)
-        damage(path)
-        done = trajmill("import", path, f"{folder}/none", "--from", "tensordict", code=1)
-        for word in wanted:
-            check(word in done.stderr, f"tensordict {number}: `{word}` is not in: {done.stderr}")
+@pytest.fixture(scope="module")
+def maps(shared):
+    """Memory maps that are written by hand."""
+    by_hand(f"{shared}/maps", *transitions(LENGTHS))
+    return shared / "maps"
 
-def main():
-    for part in [zarrs, tensordicts]:
-        with tempfile.TemporaryDirectory() as folder:
-            part(folder)
-            print(f"{part.__name__}: {CHECKS} checks so far")
+def test_memory_maps_are_imported(maps, tmp_path):
+    trajmill("import", maps, tmp_path / "in")
+    compare_transitions(LENGTHS, *transitions(LENGTHS), tmp_path / "in")
 
-if __name__ == "__main__":
-    main()
+@pytest.mark.reference("torch", "tensordict")
+def test_memory_maps_by_tensordict_are_imported(tmp_path):
+    import torch
+    from tensordict import TensorDict
+
+    root, following = transitions(LENGTHS)
+    tensors = lambda level: {name: torch.from_numpy(values) for name, values in level.items()}
+    count = sum(LENGTHS)
+    TensorDict({**tensors(root), "next": TensorDict(tensors(following), [count])}, [count]).memmap(f"{tmp_path}/library")
+    trajmill("import", tmp_path / "library", tmp_path / "in")
+    compare_transitions(LENGTHS, root, following, tmp_path / "in")
+
+def test_memory_maps_without_flags_are_cut_where_the_id_changes(tmp_path):
+    root, following = transitions(LENGTHS)
+    plain = {"observation": root["observation"], "action": root["action"], "pixels": root["pixels"], "episode": np.repeat([5, 7, 6], LENGTHS)}
+    by_hand(f"{tmp_path}/ids", plain, {"reward": following["reward"]})
+    trajmill("import", tmp_path / "ids", tmp_path / "in")
+    check(table(tmp_path / "in", "trajectories")["length"].to_pylist() == LENGTHS, "trajectories by id")
+
+@pytest.mark.parametrize("damage, wanted", [
+    (lambda path: os.truncate(f"{path}/action.memmap", 100), ["action.memmap", "100 bytes"]),
+    (lambda path: os.remove(f"{path}/next/reward.memmap"), ["reward.memmap", "missing"]),
+    (lambda path: os.remove(f"{path}/next/meta.json"), ["next/meta.json"]),
+    (lambda path: open(f"{path}/meta.json", "a").write("x"), ["meta.json", "not JSON"]),
+], ids=["cut", "no-reward", "no-meta", "not-json"])
+def test_damaged_memory_maps_are_refused(maps, tmp_path, damage, wanted):
+    root = tmp_path / "bad"
+    shutil.copytree(maps, root)
+    damage(root)
+    refused(tmp_path, root, "tensordict", wanted)

@@ -1,32 +1,17 @@
-"""Imports foreign datasets that h5py, numpy and pyarrow wrote, and compares every value that comes out with theirs.
+"""Arrays that h5py, numpy and pyarrow write are imported value by value; bad ones are refused with one error.
 
-    python tests/python/test_import.py TRAJMILL
+D4RL, npz, Parquet and Arrow. Other formats have files of their own beside this one.
 """
 
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 
 import h5py
 import numpy as np
+import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-TRAJMILL = os.path.abspath(sys.argv[1])
-CHECKS = 0
-
-def check(condition, what):
-    global CHECKS
-    CHECKS += 1
-    assert condition, what
-
-def trajmill(*arguments):
-    return subprocess.run([TRAJMILL, "import", *map(str, arguments)], capture_output=True, text=True, timeout=300)
-
-def read(path):
-    return pa.concat_tables([pq.read_table(os.path.join(path, name)) for name in sorted(os.listdir(path))])
+import pytest
+from oracle import check, table, trajmill
 
 def vectors(column):
     """Rows of a vector column as arrays; None where they are null."""
@@ -54,7 +39,7 @@ class Made:
 
 def compare(made, dst, keys=None, flags=True):
     """Every value of steps, and what trajectories says of them."""
-    steps, trajectories = read(os.path.join(dst, "steps")), read(os.path.join(dst, "trajectories"))
+    steps, trajectories = table(dst), table(dst, "trajectories")
     rows = [length + made.final for length in made.lengths]
     ids = np.repeat(np.arange(len(rows)), rows)
     check(np.array_equal(steps["trajectory_id"].to_numpy(), ids), "trajectory ids")
@@ -99,22 +84,19 @@ def compare(made, dst, keys=None, flags=True):
         check(np.allclose(np.stack(vectors(trajectories["action_sum"])), sums, rtol=1e-9, atol=1e-9), "sums of actions")
 
 def imported(folder, source, *arguments):
-    dst = os.path.join(folder, "out", "set")
-    shutil.rmtree(os.path.dirname(dst), ignore_errors=True)
-    os.makedirs(os.path.dirname(dst))
-    done = trajmill(source, dst, *arguments)
-    assert done.returncode == 0, f"{source}: {done.stderr}"
-    check(os.listdir(os.path.dirname(dst)) == ["set"], "nothing beside the dataset")
-    return dst
+    """The dataset that a source becomes, in a folder of its own that holds nothing else."""
+    folder = folder / f"out-{len(os.listdir(folder))}"
+    folder.mkdir()
+    trajmill("import", source, folder / "set", *arguments)
+    check(os.listdir(folder) == ["set"], "nothing beside the dataset")
+    return folder / "set"
 
 def refused(folder, source, wanted, *arguments):
     """A bad source: exit code 1, one error that says what is wrong, and nothing written."""
-    out = os.path.join(folder, "refused")
-    os.makedirs(out, exist_ok=True)
-    done = trajmill(source, os.path.join(out, "set"), *arguments)
-    check(done.returncode == 1, f"{source}: exit code {done.returncode}: {done.stderr}")
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    check(len(errors) == 1 and "panicked" not in done.stderr, f"{source}: one error: {done.stderr}")
+    out = folder / "refused"
+    out.mkdir()
+    done = trajmill("import", source, out / "set", *arguments, code=1)
+    check(len(oracle.errors(done)) == 1, f"{source}: one error: {done.stderr}")
     check(wanted in done.stderr, f"{source}: `{wanted}` is not in: {done.stderr}")
     check(os.listdir(out) == [], f"{source}: left {os.listdir(out)}")
 
@@ -131,149 +113,199 @@ def hdf5(path, made, timeouts=True, column=False, next_obs=False, **how):
         file["metadata/iteration"] = 7
         file.attrs["env"] = "Hopper-v4"
 
-def d4rl(folder):
-    path = os.path.join(folder, "set.hdf5")
-    cases = [
-        (np.float32, {}, {}),
-        (np.float32, dict(next_obs=True, compression="gzip", shuffle=True), {}),
-        (np.float64, dict(column=True, next_obs=True, chunks=True), {}),
-        (np.float64, dict(compression="gzip", chunks=True), {"infos/qpos": (4, np.float64), "infos/count": (None, np.int64), "infos/seen": (None, bool)}),
-    ]
-    for seed, (dtype, how, extras) in enumerate(cases):
-        made = Made(seed, [5, 1, 4000, 17, 3], dtype=dtype, final=how.get("next_obs", False))
-        for name, (width, kind) in extras.items():
-            values = np.random.default_rng(9).normal(size=len(made.obs) * (width or 1)) * 10
-            made.extras[name] = values.astype(kind) if width is None else values.astype(kind).reshape(-1, width)
-        hdf5(path, made, **how)
-        for rows in (100_000, 20):
-            compare(made, imported(folder, path, "--shard-rows", rows))
+# --- D4RL
+
+D4RL = {
+    "plain": (np.float32, {}, {}),
+    "final-gzip": (np.float32, dict(next_obs=True, compression="gzip", shuffle=True), {}),
+    "columns-chunks": (np.float64, dict(column=True, next_obs=True, chunks=True), {}),
+    "infos": (np.float64, dict(compression="gzip", chunks=True), {"infos/qpos": (4, np.float64), "infos/count": (None, np.int64), "infos/seen": (None, bool)}),
+}
+
+@pytest.mark.parametrize("shard_rows", [100_000, 20])
+@pytest.mark.parametrize("case", D4RL)
+def test_d4rl_is_imported_value_by_value(tmp_path, case, shard_rows):
+    dtype, how, extras = D4RL[case]
+    made = Made(list(D4RL).index(case), [5, 1, 4000, 17, 3], dtype=dtype, final=how.get("next_obs", False))
+    for name, (width, kind) in extras.items():
+        values = np.random.default_rng(9).normal(size=len(made.obs) * (width or 1)) * 10
+        made.extras[name] = values.astype(kind) if width is None else values.astype(kind).reshape(-1, width)
+    hdf5(tmp_path / "set.hdf5", made, **how)
+    compare(made, imported(tmp_path, tmp_path / "set.hdf5", "--shard-rows", shard_rows))
+
+def test_d4rl_without_timeouts_is_cut_at_max_steps(tmp_path):
     made = Made(7, [4, 4, 4, 2])
     made.term[:], made.trunc[:] = False, [index % 4 == 3 for index in range(14)]
-    hdf5(path, made, timeouts=False)
-    compare(made, imported(folder, path, "--max-steps", 4))
-    pipeline = os.path.join(folder, "pipeline.yaml")
-    with open(pipeline, "w") as file:
-        file.write("trajmill: 1\nsource: {path: set.hdf5, max_steps: 4}\nstages:\n  - materialise: {path: piped}\n")
-    check(subprocess.run([TRAJMILL, "run", pipeline], capture_output=True).returncode == 0, "max_steps in a pipeline")
-    compare(made, os.path.join(folder, "piped"))
+    hdf5(tmp_path / "set.hdf5", made, timeouts=False)
+    compare(made, imported(tmp_path, tmp_path / "set.hdf5", "--max-steps", 4))
+    (tmp_path / "pipeline.yaml").write_text("trajmill: 1\nsource: {path: set.hdf5, max_steps: 4}\nstages:\n  - materialise: {path: piped}\n")
+    trajmill("run", tmp_path / "pipeline.yaml")
+    compare(made, tmp_path / "piped")
+
+def test_d4rl_without_actions_and_rewards_is_imported(tmp_path):
     made = Made(8, [3, 9])
     made.act = made.rew = None
-    hdf5(path, made)
-    compare(made, imported(folder, path))
+    hdf5(tmp_path / "set.hdf5", made)
+    compare(made, imported(tmp_path, tmp_path / "set.hdf5"))
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_d4rl_that_is_cut_short_is_refused(tmp_path, share):
+    path = tmp_path / "cut.hdf5"
     hdf5(path, Made(9, [5, 6]), compression="gzip")
-    whole = open(path, "rb").read()
-    for share in (0.3, 0.6, 0.95):
-        open(os.path.join(folder, "cut.hdf5"), "wb").write(whole[: int(len(whole) * share)])
-        refused(folder, os.path.join(folder, "cut.hdf5"), "cut.hdf5")
-    bad = os.path.join(folder, "bad.hdf5")
-    nan, long = np.array([0, np.nan, 1]), np.zeros(4, bool)
-    for name, values, wanted in [("terminals", nan, "`terminals`"), ("terminals", long, "has 4 rows"), ("rewards", nan, "no trajectory boundaries")]:
-        with h5py.File(bad, "w") as file:
-            file["observations"], file[name] = np.zeros((3, 2)), values
-        refused(folder, bad, wanted)
+    os.truncate(path, int(path.stat().st_size * share))
+    refused(tmp_path, path, "cut.hdf5")
 
-def npz(folder):
-    path = os.path.join(folder, "set.npz")
-    for seed, save in enumerate([np.savez, np.savez_compressed]):
-        made = Made(20 + seed, [300, 1, 2, 5000], dtype=np.float64)
-        made.act = np.random.default_rng(seed).integers(0, 5, len(made.obs))
-        save(path, obs=made.obs, actions=made.act, rewards=made.rew, episode_starts=made.start, episode_returns=np.zeros(4))
-        compare(made, imported(folder, path), flags=False)
-        made = Made(30 + seed, [7, 3, 1], final=True)
-        made.extras["qpos"] = made.obs.astype(np.float64)
-        save(path, observations=made.obs.astype(">f4"), actions=made.act, rewards=made.rew, terminals=made.term, timeouts=made.trunc, next_observations=made.next.astype(">f4"), qpos=made.extras["qpos"])
-        compare(made, imported(folder, path))
-        made = Made(40 + seed, [6, 2, 9], final=True)
-        pairs = zip(made.lengths, made.ends)
-        obs = np.concatenate([np.vstack([made.obs[end - length : end], made.next[end - 1 : end]]) for length, end in pairs])
-        made.trunc[:], made.term[:] = False, np.arange(17) == 7
-        save(path, obs=obs, acts=made.act, rews=made.rew, indices=made.ends[:-1], terminal=np.array([False, True, False]))
-        compare(made, imported(folder, path))
+@pytest.mark.parametrize("name, values, wanted", [
+    ("terminals", np.array([0, np.nan, 1]), "`terminals`"),
+    ("terminals", np.zeros(4, bool), "has 4 rows"),
+    ("rewards", np.array([0, np.nan, 1]), "no trajectory boundaries"),
+], ids=["nan-flag", "row-too-many", "no-boundaries"])
+def test_bad_d4rl_is_refused(tmp_path, name, values, wanted):
+    with h5py.File(tmp_path / "bad.hdf5", "w") as file:
+        file["observations"], file[name] = np.zeros((3, 2)), values
+    refused(tmp_path, tmp_path / "bad.hdf5", wanted)
+
+# --- npz
+
+@pytest.fixture
+def npz(tmp_path):
+    """The path of a file of arrays."""
+    return tmp_path / "set.npz"
+
+SAVE = {"stored": np.savez, "compressed": np.savez_compressed}
+packings = pytest.mark.parametrize("packing", SAVE)
+
+@packings
+def test_npz_with_episode_starts_is_imported(tmp_path, npz, packing):
+    seed = list(SAVE).index(packing)
+    made = Made(20 + seed, [300, 1, 2, 5000], dtype=np.float64)
+    made.act = np.random.default_rng(seed).integers(0, 5, len(made.obs))
+    SAVE[packing](npz, obs=made.obs, actions=made.act, rewards=made.rew, episode_starts=made.start, episode_returns=np.zeros(4))
+    compare(made, imported(tmp_path, npz), flags=False)
+
+@packings
+def test_npz_of_big_endian_numbers_is_imported(tmp_path, npz, packing):
+    made = Made(30 + list(SAVE).index(packing), [7, 3, 1], final=True)
+    made.extras["qpos"] = made.obs.astype(np.float64)
+    big = {"observations": made.obs.astype(">f4"), "next_observations": made.next.astype(">f4"), "qpos": made.extras["qpos"]}
+    SAVE[packing](npz, actions=made.act, rewards=made.rew, terminals=made.term, timeouts=made.trunc, **big)
+    compare(made, imported(tmp_path, npz))
+
+@packings
+def test_npz_with_indices_of_ends_is_imported(tmp_path, npz, packing):
+    made = Made(40 + list(SAVE).index(packing), [6, 2, 9], final=True)
+    pairs = zip(made.lengths, made.ends)
+    obs = np.concatenate([np.vstack([made.obs[end - length : end], made.next[end - 1 : end]]) for length, end in pairs])
+    made.trunc[:], made.term[:] = False, np.arange(17) == 7
+    SAVE[packing](npz, obs=obs, acts=made.act, rews=made.rew, indices=made.ends[:-1], terminal=np.array([False, True, False]))
+    compare(made, imported(tmp_path, npz))
+
+def test_npz_of_images_keeps_their_shape(tmp_path, npz):
     made = Made(50, [4, 3])
     made.obs = np.random.default_rng(0).integers(0, 255, (7, 4, 5, 3)).astype(np.uint8)
-    np.savez(path, obs=made.obs, terminals=made.term, timeouts=made.trunc, actions=made.act, rewards=made.rew)
-    steps = read(os.path.join(imported(folder, path), "steps"))
+    np.savez(npz, obs=made.obs, terminals=made.term, timeouts=made.trunc, actions=made.act, rewards=made.rew)
+    steps = table(imported(tmp_path, npz))
     check(np.array_equal(np.stack(vectors(steps["observation"])), made.obs.reshape(7, -1)), "images")
     check(steps.schema.field("observation").metadata[b"shape"] == b"4,5,3", "the shape of images")
 
-    good = dict(obs=np.zeros((4, 2)), terminals=np.array([0, 1, 0, 1]))
-    for arrays, wanted in [
-        (good | dict(infos=np.array([{}, {}, {}, {}])), "pickled Python objects"),
-        (good | dict(terminals=np.array([0, np.nan, 0, 1])), "`terminals`"),
-        (good | dict(rewards=np.zeros(5)), "`rewards` has 5 rows"),
-        (dict(obs=np.zeros((4, 2))), "no trajectory boundaries"),
-        (dict(terminals=np.zeros(4)), "`observations`"),
-    ]:
-        np.savez(path, **arrays)
-        refused(folder, path, wanted)
-    np.savez_compressed(path, **good)
-    open(path, "r+b").truncate(os.path.getsize(path) - 30)
-    refused(folder, path, "set.npz")
+GOOD = dict(obs=np.zeros((4, 2)), terminals=np.array([0, 1, 0, 1]))
 
-def parquet(folder):
-    path, made = os.path.join(folder, "set.parquet"), Made(60, [40, 1, 3000, 7], dtype=np.float64)
-    ids = np.repeat(["d", "a", "c", "b"], made.lengths)
-    lists = {"state": list(made.obs), "move": list(made.act), "gain": made.rew, "over": made.term, "cut": made.trunc}
-    roles = "observation=state,action=move,reward=gain,terminated=over,truncated=cut"
-    pq.write_table(pa.table(lists), path, row_group_size=100)
-    compare(made, imported(folder, path, "--map", roles))
-    pq.write_table(pa.table({**lists, "who": ids}), path, row_group_size=1000)
-    compare(made, imported(folder, path, "--map", roles + ",trajectory_id=who"), keys=["d", "a", "c", "b"])
+@pytest.mark.parametrize("arrays, wanted", [
+    (GOOD | dict(infos=np.array([{}, {}, {}, {}])), "pickled Python objects"),
+    (GOOD | dict(terminals=np.array([0, np.nan, 0, 1])), "`terminals`"),
+    (GOOD | dict(rewards=np.zeros(5)), "`rewards` has 5 rows"),
+    (dict(obs=np.zeros((4, 2))), "no trajectory boundaries"),
+    (dict(terminals=np.zeros(4)), "`observations`"),
+], ids=["pickled", "nan-flag", "row-too-many", "no-boundaries", "no-observations"])
+def test_bad_npz_is_refused(tmp_path, npz, arrays, wanted):
+    np.savez(npz, **arrays)
+    refused(tmp_path, npz, wanted)
 
+def test_npz_that_is_cut_short_is_refused(tmp_path, npz):
+    np.savez_compressed(npz, **GOOD)
+    os.truncate(npz, npz.stat().st_size - 30)
+    refused(tmp_path, npz, "set.npz")
+
+# --- Parquet
+
+ROLES = "observation=state,action=move,reward=gain,terminated=over,truncated=cut"
+
+def renamed(made):
+    """Columns under names that only `--map` explains."""
+    return {"state": list(made.obs), "move": list(made.act), "gain": made.rew, "over": made.term, "cut": made.trunc}
+
+def test_parquet_is_imported_by_its_flags(tmp_path):
+    made = Made(60, [40, 1, 3000, 7], dtype=np.float64)
+    pq.write_table(pa.table(renamed(made)), tmp_path / "set.parquet", row_group_size=100)
+    compare(made, imported(tmp_path, tmp_path / "set.parquet", "--map", ROLES))
+
+def test_parquet_is_imported_by_trajectory_ids(tmp_path):
+    made, keys = Made(60, [40, 1, 3000, 7], dtype=np.float64), ["d", "a", "c", "b"]
+    pq.write_table(pa.table({**renamed(made), "who": np.repeat(keys, made.lengths)}), tmp_path / "set.parquet", row_group_size=1000)
+    compare(made, imported(tmp_path, tmp_path / "set.parquet", "--map", ROLES + ",trajectory_id=who"), keys=keys)
+
+def test_parquet_files_with_a_column_for_each_coordinate_are_imported(tmp_path):
     wide = Made(61, [40, 30, 50], obs=12)
     wide.extras = {"note": np.arange(120)}
-    table = pa.table({**{f"obs_{axis}": wide.obs[:, axis] for axis in reversed(range(12))}, "episode_id": np.repeat([4, 2, 9], wide.lengths), "actions": list(wide.act), "rewards": wide.rew, "terminals": wide.term, "timeouts": wide.trunc.astype(np.float32), "note": wide.extras["note"]})
-    parts = os.path.join(folder, "parts")
-    os.makedirs(parts)
+    coordinates = {f"obs_{axis}": wide.obs[:, axis] for axis in reversed(range(12))}
+    rest = {
+        "episode_id": np.repeat([4, 2, 9], wide.lengths), "actions": list(wide.act), "rewards": wide.rew, "terminals": wide.term,
+        "timeouts": wide.trunc.astype(np.float32), "note": wide.extras["note"],
+    }
+    rows, parts = pa.table({**coordinates, **rest}), tmp_path / "parts"
+    parts.mkdir()
     for index in range(12):
-        pq.write_table(table.slice(index * 10, 10), os.path.join(parts, f"part-{index}.parquet"))
-    compare(wide, imported(folder, parts, "--map", "observation=obs_*"), keys=["4", "2", "9"])
+        pq.write_table(rows.slice(index * 10, 10), parts / f"part-{index}.parquet")
+    compare(wide, imported(tmp_path, parts, "--map", "observation=obs_*"), keys=["4", "2", "9"])
 
-    for columns, wanted in [
-        ({"obs": [[0.0]] * 4, "episode": [1, 2, 1, 1]}, "comes back"),
-        ({"obs": [[0.0], [0.0, 1.0], [1.0], [2.0]], "episode": [1] * 4}, "`obs` holds 2 values"),
-        ({"obs": [[0.0]] * 4, "terminals": [0.0, float("nan"), 0.0, 1.0]}, "`terminals`"),
-        ({"obs": [[0.0]] * 4}, "no trajectory boundaries"),
-        ({"obs": [[0.0]] * 4, "episode": [1] * 4, "step": [0, 1, 1, 2]}, "must ascend"),
-        ({"obs": ["a"] * 4, "episode": [1] * 4}, "`obs`"),
-    ]:
-        pq.write_table(pa.table(columns), path)
-        refused(folder, path, wanted)
-    pq.write_table(pa.table(lists), path)
-    open(path, "r+b").truncate(os.path.getsize(path) // 2)
-    refused(folder, path, "set.parquet")
+@pytest.mark.parametrize("columns, wanted", [
+    ({"obs": [[0.0]] * 4, "episode": [1, 2, 1, 1]}, "comes back"),
+    ({"obs": [[0.0], [0.0, 1.0], [1.0], [2.0]], "episode": [1] * 4}, "`obs` holds 2 values"),
+    ({"obs": [[0.0]] * 4, "terminals": [0.0, float("nan"), 0.0, 1.0]}, "`terminals`"),
+    ({"obs": [[0.0]] * 4}, "no trajectory boundaries"),
+    ({"obs": [[0.0]] * 4, "episode": [1] * 4, "step": [0, 1, 1, 2]}, "must ascend"),
+    ({"obs": ["a"] * 4, "episode": [1] * 4}, "`obs`"),
+], ids=["id-comes-back", "ragged", "nan-flag", "no-boundaries", "steps-repeat", "text"])
+def test_bad_parquet_is_refused(tmp_path, columns, wanted):
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    refused(tmp_path, tmp_path / "set.parquet", wanted)
 
-def zero_width(folder):
-    """A column whose rows hold nothing is left out, and stands in no other's way."""
-    made, path = Made(70, [4, 1, 7]), lambda name: os.path.join(folder, name)
+def test_parquet_that_is_cut_short_is_refused(tmp_path):
+    path = tmp_path / "set.parquet"
+    pq.write_table(pa.table(renamed(Made(60, [40, 1, 3000, 7], dtype=np.float64))), path)
+    os.truncate(path, path.stat().st_size // 2)
+    refused(tmp_path, path, "set.parquet")
+
+# --- all of them, and Arrow
+
+@pytest.mark.parametrize("name", ["set.hdf5", "set.npz", "set.parquet", "set.arrow"])
+def test_a_column_of_no_width_is_left_out(tmp_path, name):
+    made, path = Made(70, [4, 1, 7]), tmp_path / name
     n = len(made.rew)
-    hdf5(path("set.hdf5"), made)
-    with h5py.File(path("set.hdf5"), "a") as file:
-        file.create_dataset("infos/nothing", shape=(n, 0), dtype=np.float32)
     flat = {"observations": made.obs, "actions": made.act, "rewards": made.rew, "terminals": made.term, "timeouts": made.trunc}
-    np.savez(path("set.npz"), **flat, nothing=np.zeros((n, 0), np.float32))
     nothing = pa.FixedSizeListArray.from_buffers(pa.list_(pa.float32(), 0), n, [None], children=[pa.array([], pa.float32())])
-    table = pa.table({name: list(values) if values.ndim > 1 else values for name, values in flat.items()} | {"nothing": nothing})
-    pq.write_table(table, path("set.parquet"))
-    with pa.OSFile(path("set.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    for name in ("set.hdf5", "set.npz", "set.parquet", "set.arrow"):
-        dst = imported(folder, path(name))
-        compare(made, dst)
-        check(not any("nothing" in column for column in read(os.path.join(dst, "steps")).column_names), name)
+    rows = pa.table({key: list(values) if values.ndim > 1 else values for key, values in flat.items()} | {"nothing": nothing})
+    if path.suffix == ".hdf5":
+        hdf5(path, made)
+        with h5py.File(path, "a") as file:
+            file.create_dataset("infos/nothing", shape=(n, 0), dtype=np.float32)
+    elif path.suffix == ".npz":
+        np.savez(path, **flat, nothing=np.zeros((n, 0), np.float32))
+    elif path.suffix == ".parquet":
+        pq.write_table(rows, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
+            writer.write_table(rows)
+    dst = imported(tmp_path, path)
+    compare(made, dst)
+    check(not any("nothing" in column for column in table(dst).column_names), name)
 
-def feather(folder):
-    """Arrow files as pandas and others write them: buffers compressed by LZ4 or zstd, the last batch a short one."""
-    made = Made(80, [400, 1, 900, 37])
-    table = pa.table({"observations": list(made.obs), "actions": list(made.act), "rewards": made.rew, "terminals": made.term, "timeouts": made.trunc})
-    for codec in (None, "lz4", "zstd"):
-        path = os.path.join(folder, f"{codec}.feather")
-        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
-            writer.write_table(table, max_chunksize=500)
-        compare(made, imported(folder, path))
-
-for part in (d4rl, npz, parquet, zero_width, feather):
-    with tempfile.TemporaryDirectory() as place:
-        part(place)
-print(f"{CHECKS} checks of import passed")
+@pytest.mark.parametrize("codec", [None, "lz4", "zstd"])
+def test_arrow_files_with_compressed_buffers_are_imported(tmp_path, codec):
+    """Arrow files as pandas and others write them, the last batch a short one."""
+    made, path = Made(80, [400, 1, 900, 37]), tmp_path / "set.feather"
+    rows = pa.table({"observations": list(made.obs), "actions": list(made.act), "rewards": made.rew, "terminals": made.term, "timeouts": made.trunc})
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, rows.schema, options=options) as writer:
+        writer.write_table(rows, max_chunksize=500)
+    compare(made, imported(tmp_path, path))

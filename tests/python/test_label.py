@@ -1,97 +1,78 @@
-"""Labels against numpy windows and onnxruntime in Python.
+"""Labels are what onnxruntime in Python predicts for windows that are put together here, observation by observation.
 
-    python tests/python/test_label.py TRAJMILL_BINARY
-
-Random datasets go in as plain Parquet, models are written here, and what `trajmill run` labels is compared row by row
-with windows that are built observation by observation. TRAJMILL_RUNTIME, where set, reaches the binary.
+Random datasets go in as plain Parquet, models are written here, and every row that `trajmill run` writes is compared.
 """
 
 import hashlib
-import json
-import os
-import pathlib
-import shutil
-import subprocess
-import sys
-import tempfile
 
 import numpy as np
-import onnx
-import onnxruntime
+import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
-from onnx import TensorProto, helper, numpy_helper
+import pytest
+from networks import FLOAT, predict, save
+from onnx import TensorProto, helper
+from oracle import check, seeded, table, trajmill
 
-BINARY = os.path.abspath(sys.argv[1])
-ROOT = pathlib.Path(tempfile.mkdtemp(prefix="label-oracle-"))
+pytestmark = pytest.mark.model
 D, A, K = 4, 3, 5
-RNG = np.random.default_rng(11)
-CHECKS = 0
-
-def check(condition, what):
-    global CHECKS
-    CHECKS += 1
-    assert condition, what
-
-def trajmill(*arguments, code=0):
-    done = subprocess.run([BINARY, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
 
 # ---- datasets: a list of trajectories, each (observations, actions, recorded mask, has final row)
 
-def dataset(name, dtype, final, discrete=None, lengths=None):
-    lengths = lengths or [1, 2, 1, 3, 23, 5, 1, 40, 8, 17, 2]
-    trajectories, rows = [], {key: [] for key in ("trajectory_id", "step", "observation", "action", "reward", "terminated", "truncated", "is_final")}
-    for index, n in enumerate(lengths):
-        has_final = {"all": True, "none": False, "some": index % 2 == 0}[final]
-        observation = RNG.normal(size=(n + has_final, D)).astype(dtype)
-        action = RNG.integers(0, K, n).astype(discrete) if discrete else RNG.normal(size=(n, A)).astype(dtype)
-        recorded = np.ones(n, bool) if index % 5 == 4 else RNG.random(n) < 0.2
-        trajectories.append((observation, action, recorded, has_final))
-        for t in range(n + has_final):
-            last = t == n
-            rows["trajectory_id"].append(index)
-            rows["step"].append(t)
-            rows["observation"].append(observation[t])
-            rows["action"].append(None if last or not recorded[t] else action[t])
-            rows["reward"].append(None if last else float(t))
-            rows["terminated"].append(t == n - 1)
-            rows["truncated"].append(False)
-            rows["is_final"].append(last)
-    value = pa.from_numpy_dtype(dtype)
-    types = {"trajectory_id": pa.int64(), "step": pa.int32(), "observation": pa.list_(value), "reward": pa.float32(),
-             "action": pa.from_numpy_dtype(discrete) if discrete else pa.list_(value)}
-    table = pa.table({key: pa.array(column, types.get(key, pa.bool_())) for key, column in rows.items()})
-    pq.write_table(table, ROOT / f"{name}.parquet")
-    trajmill("import", ROOT / f"{name}.parquet", ROOT / name, "--from", "parquet")
-    return name, trajectories
+class Made:
+    """Trajectories, and the dataset that they were imported to."""
+
+    def __init__(self, folder, name, dtype, final, discrete=None, lengths=(1, 2, 1, 3, 23, 5, 1, 40, 8, 17, 2)):
+        random = seeded(name)
+        self.path, self.trajectories = folder / name, []
+        rows = {key: [] for key in ("trajectory_id", "step", "observation", "action", "reward", "terminated", "truncated", "is_final")}
+        for index, n in enumerate(lengths):
+            has_final = {"all": True, "none": False, "some": index % 2 == 0}[final]
+            observation = random.normal(size=(n + has_final, D)).astype(dtype)
+            action = random.integers(0, K, n).astype(discrete) if discrete else random.normal(size=(n, A)).astype(dtype)
+            recorded = np.ones(n, bool) if index % 5 == 4 else random.random(n) < 0.2
+            self.trajectories.append((observation, action, recorded, has_final))
+            for t in range(n + has_final):
+                last = t == n
+                rows["trajectory_id"].append(index)
+                rows["step"].append(t)
+                rows["observation"].append(observation[t])
+                rows["action"].append(None if last or not recorded[t] else action[t])
+                rows["reward"].append(None if last else float(t))
+                rows["terminated"].append(t == n - 1)
+                rows["truncated"].append(False)
+                rows["is_final"].append(last)
+        value = pa.from_numpy_dtype(dtype)
+        types = {"trajectory_id": pa.int64(), "step": pa.int32(), "observation": pa.list_(value), "reward": pa.float32(),
+                 "action": pa.from_numpy_dtype(discrete) if discrete else pa.list_(value)}
+        steps = pa.table({key: pa.array(column, types.get(key, pa.bool_())) for key, column in rows.items()})
+        pq.write_table(steps, folder / f"{name}.parquet")
+        trajmill("import", folder / f"{name}.parquet", self.path, "--from", "parquet")
+
+MADE = {
+    "f32-some": dict(dtype=np.float32, final="some"),
+    "f64-none": dict(dtype=np.float64, final="none"),
+    "f32-all": dict(dtype=np.float32, final="all"),
+    "int32": dict(dtype=np.float32, final="some", discrete=np.int32),
+    "int64": dict(dtype=np.float64, final="none", discrete=np.int64),
+}
+
+@pytest.fixture(scope="module")
+def made(shared):
+    """Imports a dataset once, when a test asks for it."""
+    found = {}
+    return lambda name: found[name] if name in found else found.setdefault(name, Made(shared, name, **MADE[name]))
 
 # ---- models
 
-def model(name, inputs, outputs, nodes, constants=(), metadata=None):
-    def infos(ports):
-        return [helper.make_tensor_value_info(port, kind, ["batch", *shape]) for port, kind, shape in ports]
-
-    initializers = [numpy_helper.from_array(array, key) for key, array in constants]
-    graph = helper.make_graph(nodes, name, infos(inputs), infos(outputs), initializers)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    for key, value in (metadata or {}).items():
-        proto.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(proto)
-    onnx.save(proto, ROOT / f"{name}.onnx")
-    return f"{name}.onnx"
-
-FLOAT = TensorProto.FLOAT
-
-def copies(name, width, indices, shape=None, output="action", metadata=None):
+def copies(path, width, indices, shape=None, output="action", metadata=None):
     """Copies coordinates of its input."""
     nodes = [helper.make_node("Gather", ["x", "indices"], ["y"], axis=1), helper.make_node("Reshape", ["y", "shape"], [output])]
     shape = shape or [len(indices)]
     constants = [("indices", np.array(indices, np.int64)), ("shape", np.array([0, *shape], np.int64))]
-    return model(name, [("x", FLOAT, [width])], [(output, FLOAT, shape)], nodes, constants, metadata)
+    return save(path, nodes, [("x", FLOAT, [width])], [(output, FLOAT, shape)], constants, metadata)
 
-def mlp(name, width, seed, std=False, inputs=("x",), horizon=None):
+def mlp(path, width, seed, std=False, inputs=("x",), horizon=None):
     rng = np.random.default_rng(seed)
     out = A * (horizon or 1)
     heads = ["action", "std"] if std else ["action"]
@@ -105,12 +86,7 @@ def mlp(name, width, seed, std=False, inputs=("x",), horizon=None):
         nodes += [helper.make_node("Sigmoid", ["y_std"], ["z_std"]), helper.make_node("Reshape", ["z_std", "shape"], ["std"])]
     shape = [horizon, A] if horizon else [A]
     ports = [(port, FLOAT, [width // len(inputs)]) for port in inputs]
-    return model(name, ports, [(head, FLOAT, shape) for head in heads], nodes, constants)
-
-def predict(path, feeds):
-    session = onnxruntime.InferenceSession(ROOT / path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds)))
+    return save(path, nodes, ports, [(head, FLOAT, shape) for head in heads], constants)
 
 # ---- windows, one observation at a time
 
@@ -145,34 +121,29 @@ def flat(trajectories, paths, past, future, edge, head="action"):
 
 # ---- running and comparing
 
-def run(name, options, source, tag="out", threads=2, extra=()):
-    out = ROOT / tag
-    shutil.rmtree(out, ignore_errors=True)
-    pipeline = {"trajmill": 1, "source": str(ROOT / source), "stages": [{"label": options}, {"materialise": {"path": str(out), "shard_rows": 60}}]}
-    path = ROOT / f"{name}.yaml"
-    path.write_text(json.dumps(pipeline))
-    trajmill("run", path, "--threads", threads, *extra)
-    table = pa.concat_tables(pq.read_table(file) for file in sorted((out / "steps").glob("*.parquet")))
-    return out, table.sort_by([("trajectory_id", "ascending"), ("step", "ascending")]).to_pylist()
+def run(folder, options, source, threads=2):
+    """The rows that labelling a dataset gives, in order."""
+    out = folder / "out"
+    stages = [{"label": options}, {"materialise": {"path": str(out), "shard_rows": 60}}]
+    trajmill("run", oracle.pipeline(folder / "label.yaml", source, stages), "--threads", threads, cwd=folder)
+    return table(out).sort_by([("trajectory_id", "ascending"), ("step", "ascending")]).to_pylist()
 
-def refused(name, source, path, message, options=None):
+def refused(folder, source, path, message):
     """A run with a model that cannot be used: it fails with `message` and publishes nothing. Returns all that it says."""
-    pipeline = {"trajmill": 1, "source": str(ROOT / source), "stages": [{"label": {"model": path, **(options or {})}}, {"materialise": {"path": str(ROOT / name)}}]}
-    (ROOT / f"{name}.yaml").write_text(json.dumps(pipeline))
-    said = trajmill("run", ROOT / f"{name}.yaml", "--threads", 1, code=1).stderr
-    check(message in said, f"{name}: {said}")
-    check(not (ROOT / name).exists(), f"{name}: something was published")
+    stages = [{"label": {"model": path}}, {"materialise": {"path": "out"}}]
+    said = trajmill("run", oracle.pipeline(folder / "label.yaml", source, stages), "--threads", 1, code=1, cwd=folder).stderr
+    check(message in said, said)
+    check(not (folder / "out").exists(), "something was published")
     return said
 
-def compare(name, data, options, expected, exact=True, stds=None, votes=None):
+def compare(folder, data, options, expected, exact=True, stds=None, votes=None):
     """`expected` maps (trajectory, step) to the label; what is not in it stays null."""
-    source, trajectories = data
-    _, rows = run(name, options, source)
+    trajectories, rows = data.trajectories, run(folder, options, data.path)
     into = options.get("into", "action")
-    check(len(rows) == sum(len(trajectory[0]) for trajectory in trajectories), f"{name}: rows")
+    check(len(rows) == sum(len(trajectory[0]) for trajectory in trajectories), "rows")
     for row in rows:
         i, t = row["trajectory_id"], row["step"]
-        where = f"{name}: trajectory {i} step {t}"
+        where = f"trajectory {i} step {t}"
         _, action, recorded, _ = trajectories[i]
         given = t < len(action) and recorded[t]
         if given:
@@ -202,135 +173,190 @@ def spread(parts, stds=None):
     own = 0 if stds is None else np.mean(np.asarray(stds, np.float64) ** 2, axis=0)
     return np.sqrt(own + np.var(np.asarray(parts, np.float64), axis=0))
 
-def edges_and_copies(datasets):
-    for data in datasets:
-        for past, future, edge in [(p, f, e) for p, f in [(0, 0), (1, 1), (2, 0), (0, 2), (5, 3)] for e in ("repeat", "zero", "skip")] + [(k, 1, "ssorl") for k in (0, 1, 3)]:
-            width = (past + 1 + future) * D
-            name = f"copy-{data[0]}-{past}-{future}-{edge}"
-            path = copies(name, width, RNG.integers(0, width, A))
-            expected = {key: made[0] for key, made in flat(data[1], [path], past, future, edge).items()}
-            options = {"model": path, "window": {"past": past, "future": future, "edge": edge}, "batch": 8}
-            compare(name, data, options, expected)
+# ---- models that copy coordinates of their windows: labels are those, bit for bit
 
-def networks(data):
-    spec = {"past": 1, "future": 1, "edge": "zero"}
-    paths = [mlp(f"mlp-{seed}", 3 * D, seed) for seed in range(3)]
-    made = flat(data[1], paths, 1, 1, "zero")
-    compare("mlp", data, {"model": paths[0], "window": spec}, {key: parts[0] for key, parts in made.items()}, exact=False)
-    clipped = {key: np.clip(parts[0], [-0.2, -1, 0], [0.2, 0.5, 9]) for key, parts in made.items()}
-    compare("clip", data, {"model": paths[0], "window": spec, "clip": [[-0.2, -1, 0], [0.2, 0.5, 9]], "into": "guess"}, clipped, exact=False)
-    stds = {key: spread(parts) for key, parts in made.items()}
-    compare("ensemble", data, {"model": paths, "window": spec, "batch": 16}, {key: mean(parts) for key, parts in made.items()}, exact=False, stds=stds)
+WINDOWS = [(past, future, edge) for past, future in [(0, 0), (1, 1), (2, 0), (0, 2), (5, 3)] for edge in ("repeat", "zero", "skip")]
 
-    paths = [mlp(f"gauss-{seed}", 3 * D, seed, std=True) for seed in range(2)]
-    made, own = (flat(data[1], paths, 1, 1, "zero", head) for head in ("action", "std"))
-    compare("gauss", data, {"model": paths[0], "window": spec}, {key: parts[0] for key, parts in made.items()}, exact=False,
-            stds={key: parts[0] for key, parts in own.items()})
-    compare("gauss-ensemble", data, {"model": paths, "window": spec, "outputs": {"action": "action", "std": "std"}},
-            {key: mean(parts) for key, parts in made.items()}, exact=False, stds={key: spread(made[key], own[key]) for key in made})
+@pytest.mark.parametrize("name", ["f32-some", "f64-none", "f32-all"])
+@pytest.mark.parametrize("past, future, edge", WINDOWS + [(past, 1, "ssorl") for past in (0, 1, 3)])
+def test_a_label_lands_on_the_step_of_its_window(made, tmp_path, name, past, future, edge):
+    data, width = made(name), (past + 1 + future) * D
+    path = copies(tmp_path / "copy.onnx", width, seeded(name, past, future, edge).integers(0, width, A))
+    expected = {key: parts[0] for key, parts in flat(data.trajectories, [path], past, future, edge).items()}
+    compare(tmp_path, data, {"model": path, "window": {"past": past, "future": future, "edge": edge}, "batch": 8}, expected)
 
-    path = mlp("named", 2 * D, 9, inputs=("s", "s_next"))
-    for edge in ("repeat", "zero", "skip"):
-        seen = windows(data[1], 0, 1, edge)
-        both = np.stack(list(seen.values()))
-        made = by_step(seen, [path], {"s": both[:, :D], "s_next": both[:, D:]})
-        options = {"model": path, "inputs": {"s": "observation", "s_next": "next(observation)"}, "window": {"edge": edge}}
-        compare(f"named-{edge}", data, options, {key: parts[0] for key, parts in made.items()}, exact=False)
+def test_window_and_clip_are_read_from_the_metadata_of_the_model(made, tmp_path):
+    data = made("f32-some")
+    metadata = {"trajmill.past": "1", "trajmill.future": "0", "trajmill.edge": "zero", "trajmill.clip": "-0.5,0.25"}
+    path = copies(tmp_path / "metadata.onnx", 2 * D, [0, D, 2 * D - 1], metadata=metadata)
+    labels = flat(data.trajectories, [path], 1, 0, "zero")
+    compare(tmp_path, data, {"model": path}, {key: np.clip(parts[0], np.float32(-0.5), np.float32(0.25)) for key, parts in labels.items()})
 
-    path = copies("metadata", 2 * D, [0, D, 2 * D - 1], metadata={"trajmill.past": "1", "trajmill.future": "0", "trajmill.edge": "zero", "trajmill.clip": "-0.5,0.25"})
-    made = {key: np.clip(parts[0], np.float32(-0.5), np.float32(0.25)) for key, parts in flat(data[1], [path], 1, 0, "zero").items()}
-    compare("metadata", data, {"model": path}, made)
+# ---- networks
 
-def horizons(data):
-    for length in (1, 2, 4):
-        for reduce in ("mean", "first", "last"):
-            for edge in ("repeat", "skip"):
-                name = f"horizon-{length}-{reduce}-{edge}"
-                paths = [mlp(f"{name}-{seed}", 3 * D, seed, horizon=length) for seed in range(2 if length == 4 else 1)]
-                made = flat(data[1], paths, 1, 1, edge)
-                expected, stds, votes = {}, {}, {}
-                for i, trajectory in enumerate(data[1]):
-                    for t in range(len(trajectory[1])):
-                        used = [s for s in range(max(0, t - length + 1), t + 1) if (i, s) in made]
-                        used = {"mean": used, "first": used[:1], "last": used[-1:]}[reduce]
-                        if used:
-                            parts = [made[i, s][member][t - s] for member in range(len(paths)) for s in used]
-                            expected[i, t], stds[i, t], votes[i, t] = mean(parts), spread(parts), len(used)
-                options = {"model": paths if len(paths) > 1 else paths[0], "window": {"past": 1, "future": 1, "edge": edge},
-                           "horizon": {"length": length, "reduce": reduce}, "batch": 8}
-                compare(name, data, options, expected, exact=False, stds=stds if len(paths) > 1 else None, votes=votes)
+SPEC = {"past": 1, "future": 1, "edge": "zero"}
 
-def classes(data):
-    paths = [copies(f"logits-{seed}", 2 * D, np.random.default_rng(seed).integers(0, 2 * D, K), output="logits") for seed in range(3)]
-    made = flat(data[1], paths, 0, 1, "repeat", "logits")
-    options = {"window": {"past": 0, "future": 1}, "batch": 8}
-    compare("logits", data, {"model": paths[0], **options}, {key: int(np.argmax(parts[0])) for key, parts in made.items()})
-    compare("logits-mean", data, {"model": paths, **options}, {key: int(np.argmax(mean(parts))) for key, parts in made.items()})
+@pytest.fixture
+def networks(made, tmp_path):
+    """A dataset, three networks, and what each predicts for it."""
+    data, paths = made("f32-some"), [mlp(tmp_path / f"mlp-{seed}.onnx", 3 * D, seed) for seed in range(3)]
+    return data, paths, flat(data.trajectories, paths, 1, 1, "zero")
+
+def test_labels_of_a_network(networks, tmp_path):
+    data, paths, labels = networks
+    compare(tmp_path, data, {"model": paths[0], "window": SPEC}, {key: parts[0] for key, parts in labels.items()}, exact=False)
+
+def test_labels_are_clipped_by_dimension_into_a_column_of_their_own(networks, tmp_path):
+    data, paths, labels = networks
+    bounds = [[-0.2, -1, 0], [0.2, 0.5, 9]]
+    clipped = {key: np.clip(parts[0], *bounds) for key, parts in labels.items()}
+    compare(tmp_path, data, {"model": paths[0], "window": SPEC, "clip": bounds, "into": "guess"}, clipped, exact=False)
+
+def test_an_ensemble_labels_by_its_mean_and_tells_its_spread(networks, tmp_path):
+    data, paths, labels = networks
+    stds = {key: spread(parts) for key, parts in labels.items()}
+    compare(tmp_path, data, {"model": paths, "window": SPEC, "batch": 16}, {key: mean(parts) for key, parts in labels.items()}, exact=False, stds=stds)
+
+@pytest.fixture
+def gaussians(made, tmp_path):
+    """A dataset, two networks with a std, and their actions and stds."""
+    data, paths = made("f32-some"), [mlp(tmp_path / f"gauss-{seed}.onnx", 3 * D, seed, std=True) for seed in range(2)]
+    return data, paths, *(flat(data.trajectories, paths, 1, 1, "zero", head) for head in ("action", "std"))
+
+def test_a_gaussian_model_tells_its_std(gaussians, tmp_path):
+    data, paths, labels, own = gaussians
+    stds = {key: parts[0] for key, parts in own.items()}
+    compare(tmp_path, data, {"model": paths[0], "window": SPEC}, {key: parts[0] for key, parts in labels.items()}, exact=False, stds=stds)
+
+def test_an_ensemble_of_gaussian_models_adds_both_spreads(gaussians, tmp_path):
+    data, paths, labels, own = gaussians
+    options = {"model": paths, "window": SPEC, "outputs": {"action": "action", "std": "std"}}
+    stds = {key: spread(labels[key], own[key]) for key in labels}
+    compare(tmp_path, data, options, {key: mean(parts) for key, parts in labels.items()}, exact=False, stds=stds)
+
+@pytest.mark.parametrize("edge", ["repeat", "zero", "skip"])
+def test_named_inputs_are_columns_and_the_next_rows_of_them(made, tmp_path, edge):
+    data, path = made("f32-some"), mlp(tmp_path / "named.onnx", 2 * D, 9, inputs=("s", "s_next"))
+    seen = windows(data.trajectories, 0, 1, edge)
+    both = np.stack(list(seen.values()))
+    labels = by_step(seen, [path], {"s": both[:, :D], "s_next": both[:, D:]})
+    options = {"model": path, "inputs": {"s": "observation", "s_next": "next(observation)"}, "window": {"edge": edge}}
+    compare(tmp_path, data, options, {key: parts[0] for key, parts in labels.items()}, exact=False)
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+@pytest.mark.parametrize("reduce", ["mean", "first", "last"])
+@pytest.mark.parametrize("edge", ["repeat", "skip"])
+def test_overlapping_chunks_of_actions_are_reduced(made, tmp_path, length, reduce, edge):
+    data = made("f32-some")
+    paths = [mlp(tmp_path / f"horizon-{seed}.onnx", 3 * D, seed, horizon=length) for seed in range(2 if length == 4 else 1)]
+    labels = flat(data.trajectories, paths, 1, 1, edge)
+    expected, stds, votes = {}, {}, {}
+    for i, trajectory in enumerate(data.trajectories):
+        for t in range(len(trajectory[1])):
+            used = [s for s in range(max(0, t - length + 1), t + 1) if (i, s) in labels]
+            used = {"mean": used, "first": used[:1], "last": used[-1:]}[reduce]
+            if used:
+                parts = [labels[i, s][member][t - s] for member in range(len(paths)) for s in used]
+                expected[i, t], stds[i, t], votes[i, t] = mean(parts), spread(parts), len(used)
+    options = {
+        "model": paths if len(paths) > 1 else paths[0], "window": {"past": 1, "future": 1, "edge": edge},
+        "horizon": {"length": length, "reduce": reduce}, "batch": 8,
+    }
+    compare(tmp_path, data, options, expected, exact=False, stds=stds if len(paths) > 1 else None, votes=votes)
+
+# ---- discrete actions
+
+CLASSES = {"window": {"past": 0, "future": 1}, "batch": 8}
+kinds = pytest.mark.parametrize("kind", ["int32", "int64"])
+
+def logits(folder, seed):
+    return copies(folder / f"logits-{seed}.onnx", 2 * D, np.random.default_rng(seed).integers(0, 2 * D, K), output="logits")
+
+@kinds
+@pytest.mark.parametrize("members", [1, 3])
+def test_discrete_labels_are_the_class_of_the_highest_mean_logit(made, tmp_path, kind, members):
+    data, paths = made(kind), [logits(tmp_path, seed) for seed in range(members)]
+    labels = flat(data.trajectories, paths, 0, 1, "repeat", "logits")
+    options = {"model": paths if members > 1 else paths[0], **CLASSES}
+    compare(tmp_path, data, options, {key: int(np.argmax(mean(parts))) for key, parts in labels.items()})
+
+@kinds
+def test_discrete_labels_are_the_class_that_a_model_names(made, tmp_path, kind):
     # The slope breaks ties: of two equal values rten's ArgMax names the last one, ONNX the first.
     slope = helper.make_tensor("slope", FLOAT, [2 * D], [-1e-3 * index for index in range(2 * D)])
-    nodes = [helper.make_node("Constant", [], ["slope"], value=slope), helper.make_node("Add", ["x", "slope"], ["tilted"]),
-             helper.make_node("ArgMax", ["tilted"], ["class"], axis=1, keepdims=0)]
-    path = model("class", [("x", FLOAT, [2 * D])], [("class", TensorProto.INT64, [])], nodes)
-    made = flat(data[1], [path], 0, 1, "repeat", "class")
-    compare("class", data, {"model": path, **options}, {key: int(parts[0]) for key, parts in made.items()})
+    nodes = [
+        helper.make_node("Constant", [], ["slope"], value=slope), helper.make_node("Add", ["x", "slope"], ["tilted"]),
+        helper.make_node("ArgMax", ["tilted"], ["class"], axis=1, keepdims=0),
+    ]
+    data, path = made(kind), save(tmp_path / "class.onnx", nodes, [("x", FLOAT, [2 * D])], [("class", TensorProto.INT64, [])])
+    labels = flat(data.trajectories, [path], 0, 1, "repeat", "class")
+    compare(tmp_path, data, {"model": path, **CLASSES}, {key: int(parts[0]) for key, parts in labels.items()})
 
-def non_finite(data):
-    """Labels that are not numbers: an error that names the first, nothing, or none of the trajectory."""
-    source, trajectories = data
-    nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]), helper.make_node("Sub", ["limit", "y"], ["left"]), helper.make_node("Sqrt", ["left"], ["action"])]
-    constants = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64)), ("limit", np.array([1.2], np.float32))]
-    path = model("root", [("x", FLOAT, [D])], [("action", FLOAT, [A])], nodes, constants)
-    made = {key: parts[0] for key, parts in flat(trajectories, [path], 0, 0, "repeat").items()}
-    broken = [(i, t) for (i, t), label in made.items() if not trajectories[i][2][t] and not np.isfinite(label).all()]
-    check(0 < len(broken) < len(made), f"{len(broken)} of {len(made)} labels are not finite")
-    compare("root-null", data, {"model": path, "non_finite": None}, {key: label for key, label in made.items() if key not in broken}, exact=False)
+# ---- labels that are not numbers
 
-    _, rows = run("root-drop", {"model": path, "non_finite": "drop"}, source)
-    kept = [i for i in range(len(trajectories)) if i not in {i for i, _ in broken}]
-    check(sorted({row["trajectory_id"] for row in rows}) == kept, f"root-drop keeps {sorted({row['trajectory_id'] for row in rows})}, not {kept}")
-    check(len(rows) == sum(len(trajectories[i][0]) for i in kept), "root-drop: rows")
-    check(all(row["action"] is not None for row in rows if not row["is_final"]), "root-drop: every step that is left has an action")
+@pytest.fixture
+def roots(made, tmp_path):
+    """A dataset, a model that takes square roots, the labels that it gives, and the steps where they are not finite."""
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]), helper.make_node("Sub", ["limit", "y"], ["left"]),
+        helper.make_node("Sqrt", ["left"], ["action"]),
+    ]
+    path = save(tmp_path / "root.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], [*BOUNDS, ("limit", np.array([1.2], np.float32))])
+    data = made("f64-none")
+    labels = {key: parts[0] for key, parts in flat(data.trajectories, [path], 0, 0, "repeat").items()}
+    broken = [(i, t) for (i, t), label in labels.items() if not data.trajectories[i][2][t] and not np.isfinite(label).all()]
+    check(0 < len(broken) < len(labels), f"{len(broken)} of {len(labels)} labels are not finite")
+    return data, path, labels, broken
 
-    refused("root-error", source, path, "trajectory {}, step {}: the label is not finite".format(*broken[0]))
+BOUNDS = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64))]
 
-def outputs_of_other_shapes(data):
-    """A model that gives two rows for one, and one whose rows depend on the data though not for zeros."""
-    ports = [("x", FLOAT, [D])], [("action", FLOAT, [A])]
-    bounds = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64))]
-    cut = helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"])
-    path = model("double-rows", *ports, [cut, helper.make_node("Concat", ["cut", "cut"], ["action"], axis=0)], bounds)
-    refused("double-rows", data[0], path, f"output `action` has shape [1024, {A}] for a batch of 512 rows; its first axis must be the batch")
-    constants = [*bounds, ("one", np.array([1], np.int64)), ("zero", np.array([0], np.float32)), ("first", np.array([0], np.int64))]
-    nodes = [cut, helper.make_node("Slice", ["x", "start", "one", "axis"], ["column"]), helper.make_node("Squeeze", ["column", "axis"], ["flat"]),
-             helper.make_node("LessOrEqual", ["flat", "zero"], ["kept"]), helper.make_node("Cast", ["kept"], ["number"], to=TensorProto.INT32),
-             helper.make_node("NonZero", ["number"], ["places"]), helper.make_node("Squeeze", ["places", "first"], ["rows"]),
-             helper.make_node("Gather", ["cut", "rows"], ["action"], axis=0)]
-    path = model("ragged", *ports, nodes, constants)
-    said = refused("ragged", data[0], path, "ragged.onnx: the shape of an output depends on the data")
-    check(said.count("ragged.onnx") == 1, f"ragged: the file is named once: {said}")
+def test_labels_that_are_not_finite_become_null(roots, tmp_path):
+    data, path, labels, broken = roots
+    compare(tmp_path, data, {"model": path, "non_finite": None}, {key: label for key, label in labels.items() if key not in broken}, exact=False)
 
-def same_bytes(data):
-    """Threads change nothing: not a byte of any file."""
-    options = {"model": [mlp(f"same-{seed}", 3 * D, seed, std=True) for seed in range(2)], "window": {"past": 1, "future": 1, "edge": "repeat"}}
-    seen = []
+def test_trajectories_with_labels_that_are_not_finite_are_dropped(roots, tmp_path):
+    data, path, _, broken = roots
+    rows = run(tmp_path, {"model": path, "non_finite": "drop"}, data.path)
+    kept = [i for i in range(len(data.trajectories)) if i not in {i for i, _ in broken}]
+    found = sorted({row["trajectory_id"] for row in rows})
+    check(found == kept, f"{found} are kept, not {kept}")
+    check(len(rows) == sum(len(data.trajectories[i][0]) for i in kept), "rows")
+    check(all(row["action"] is not None for row in rows if not row["is_final"]), "every step that is left has an action")
+
+def test_the_first_label_that_is_not_finite_ends_a_run(roots, tmp_path):
+    data, path, _, broken = roots
+    said = refused(tmp_path, data.path, path, "trajectory {}, step {}".format(*broken[0]))
+    check("not finite" in said, said)
+
+# ---- models whose outputs have other shapes
+
+def test_two_rows_of_output_for_one_of_input_are_refused(made, tmp_path):
+    nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"]), helper.make_node("Concat", ["cut", "cut"], ["action"], axis=0)]
+    path = save(tmp_path / "double.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], BOUNDS)
+    said = refused(tmp_path, made("f32-some").path, path, f"[1024, {A}]")
+    oracle.says(said, ["`action`", "512 rows", "batch"], "double rows")
+
+def test_rows_of_output_that_depend_on_the_data_are_refused(made, tmp_path):
+    constants = [*BOUNDS, ("one", np.array([1], np.int64)), ("zero", np.array([0], np.float32)), ("first", np.array([0], np.int64))]
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"]), helper.make_node("Slice", ["x", "start", "one", "axis"], ["column"]),
+        helper.make_node("Squeeze", ["column", "axis"], ["flat"]), helper.make_node("LessOrEqual", ["flat", "zero"], ["kept"]),
+        helper.make_node("Cast", ["kept"], ["number"], to=TensorProto.INT32), helper.make_node("NonZero", ["number"], ["places"]),
+        helper.make_node("Squeeze", ["places", "first"], ["rows"]), helper.make_node("Gather", ["cut", "rows"], ["action"], axis=0),
+    ]
+    path = save(tmp_path / "ragged.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], constants)
+    said = refused(tmp_path, made("f32-some").path, path, "depends on the data")
+    check(said.count("ragged.onnx") == 1, f"the file is named once: {said}")
+
+def test_threads_do_not_change_a_byte(shared, tmp_path):
+    long = Made(shared, "long", np.float32, "some", lengths=[int(n) for n in seeded("lengths").integers(1, 900, 12)])
+    paths = [mlp(tmp_path / f"same-{seed}.onnx", 3 * D, seed, std=True) for seed in range(2)]
+    options, seen = {"model": paths, "window": {"past": 1, "future": 1, "edge": "repeat"}}, []
     for threads in (1, 2, 7):
-        out, _ = run("same", options, data[0], threads=threads)
-        files = sorted(path for path in out.rglob("*") if path.is_file())
-        seen.append({str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        run(folder, options, long.path, threads=threads)
+        files = sorted(path for path in (folder / "out").rglob("*") if path.is_file())
+        seen.append({str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
     check(len(seen[0]) > 10, "several shards")
     check(seen[0] == seen[1] == seen[2], f"threads 1, 2, 7 differ: {seen}")
-
-def main():
-    datasets = [dataset("f32-some", np.float32, "some"), dataset("f64-none", np.float64, "none"), dataset("f32-all", np.float32, "all")]
-    edges_and_copies(datasets)
-    networks(datasets[0])
-    horizons(datasets[0])
-    non_finite(datasets[1])
-    outputs_of_other_shapes(datasets[0])
-    classes(dataset("int32", np.float32, "some", discrete=np.int32))
-    classes(dataset("int64", np.float64, "none", discrete=np.int64))
-    same_bytes(dataset("long", np.float32, "some", lengths=[int(n) for n in RNG.integers(1, 900, 12)]))
-    shutil.rmtree(ROOT)
-    print(f"label_oracle: {CHECKS} checks passed")
-
-main()

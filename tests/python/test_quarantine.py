@@ -1,53 +1,34 @@
-"""Bad trajectories: one ends an import, or is set aside with its reason, and the others come out as if it had not been there.
+"""A bad trajectory ends an import, or is set aside with its reason while the others come out as if it had not been there.
 
-    python tests/python/test_quarantine.py TRAJMILL
-
-The datasets are those of tests/seeds, which the reference libraries wrote, damaged here at one trajectory.
+The datasets are those of tests/seeds, which the reference libraries wrote, with one trajectory damaged here.
 """
 
 import json
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 
 import h5py
 import numpy as np
+import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-import test_rlds
-
-TRAJMILL = os.path.abspath(sys.argv[1])
-SEEDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "seeds")
-CHECKS = 0
-
-def check(condition, what):
-    global CHECKS
-    CHECKS += 1
-    assert condition, what
-
-def run(*arguments):
-    done = subprocess.run([TRAJMILL, *map(str, arguments)], capture_output=True, text=True, timeout=300)
-    check("panicked" not in done.stderr, done.stderr)
-    return done
-
-def read(path):
-    return pa.concat_tables([pq.read_table(os.path.join(path, name)) for name in sorted(os.listdir(path))])
+import pytest
+from oracle import SEEDS, check, says, table, trajmill
+from writers import minari, rlds
 
 def trajectories(dataset):
     """Steps of each trajectory by its key, less what numbering changes."""
-    steps, table = read(f"{dataset}/steps").drop_columns("trajectory_id"), read(f"{dataset}/trajectories")
-    rows = table["length"].to_numpy() + 0
-    found, first = {}, 0
-    final = np.array(read(f"{dataset}/steps")["trajectory_id"].to_pylist())
-    for number, key in enumerate(table["source_key"].to_pylist()):
-        count = int((final == number).sum())
-        found[key] = steps.slice(first, count)
+    steps, keys, found, first = table(dataset), keys_of(dataset), {}, 0
+    numbers = steps["trajectory_id"].to_numpy()
+    for number, key in enumerate(keys):
+        count = int((numbers == number).sum())
+        found[key] = steps.slice(first, count).drop_columns("trajectory_id")
         first += count
-    check(first == len(steps) and len(rows) == len(found), "rows of trajectories")
+    check(first == len(steps) and len(keys) == len(found), "rows of trajectories")
     return found
+
+def keys_of(dataset):
+    return table(dataset, "trajectories")["source_key"].to_pylist()
 
 # --- what is done to one trajectory of a seed
 
@@ -88,11 +69,11 @@ def record(number, change, name=""):
             length = int.from_bytes(data[at:at + 8], "little")
             records.append(data[at + 12:at + 12 + length])
             at += 16 + length
-        example = test_rlds.Example.FromString(records[number])
+        example = rlds.Example.FromString(records[number])
         change(example.features.feature)
         records[number] = example.SerializeToString()
         with open(path, "wb") as file:
-            file.write(test_rlds.frame(records))
+            file.write(rlds.frame(records))
     return damage
 
 def flip(name, at):
@@ -136,7 +117,7 @@ def renumbered(path):
 
 SHARD = "set-train.tfrecord-00000-of-00002"
 
-# Seed, damage, keys that are set aside, words of the reason, trajectories that are lost where keys do not say it.
+# Seed, damage, keys that are set aside, words of the reason. No keys where what is lost had none.
 CASES = [
     ("minari/set-hdf5-v0", without("episode_1"), ["1"], ["episode_1", "no such group"]),
     ("minari/set-hdf5-v0", short("episode_0/actions", 2), ["0"], ["episode_0", "`actions` has 2 rows"]),
@@ -164,111 +145,119 @@ CASES = [
     ("ogbench/set.npz", lone_terminal, [], ["trajectory 1", "no step"]),
 ]
 
-def keys_of(dataset):
-    return read(f"{dataset}/trajectories")["source_key"].to_pylist()
+def name(case):
+    seed, _, _, words = case
+    return f"{seed.split('/')[0]}-{words[-1].strip().strip('`').replace(' ', '-')}"
 
-def one(folder, number, seed, damage, lost, words):
-    source = os.path.join(folder, str(number), os.path.basename(seed))
-    os.makedirs(os.path.dirname(source))
-    copy = shutil.copytree if os.path.isdir(os.path.join(SEEDS, seed)) else shutil.copy
-    copy(os.path.join(SEEDS, seed), source)
-    out = os.path.join(folder, "out")
-    shutil.rmtree(out, ignore_errors=True)
-    os.makedirs(out)
-    whole, bad, mended = (os.path.join(out, name) for name in ("whole", "bad", "mended"))
-    check(run("import", source, whole).returncode == 0, seed)
-    damage(source)
-    failed = run("import", source, bad)
-    errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
-    check(failed.returncode == 1 and len(errors) == 1 and "help: " in failed.stderr, f"{seed}: {failed.returncode} {failed.stderr}")
-    check(all(word in failed.stderr for word in words) and "on_error: quarantine" in failed.stderr, f"{seed}: {words} in {failed.stderr}")
-    check(sorted(os.listdir(out)) == ["whole"], f"{seed}: nothing is left")
+@pytest.fixture(params=CASES, ids=map(name, CASES))
+def case(request, tmp_path):
+    """A damaged copy of a seed, what it was imported to when it was whole, and what has to be said of it."""
+    seed, damage, lost, words = request.param
+    source = tmp_path / "source" / os.path.basename(seed)
+    source.parent.mkdir()
+    (shutil.copytree if (SEEDS / seed).is_dir() else shutil.copy)(SEEDS / seed, source)
+    (tmp_path / "out").mkdir()
+    trajmill("import", source, tmp_path / "out" / "whole")
+    damage(str(source))
+    return tmp_path / "out", source, lost, words
 
-    aside = run("import", source, mended, "--on-error", "quarantine")
-    check(aside.returncode == 4 and "1 trajectories were set aside" in aside.stderr, f"{seed}: {aside.returncode} {aside.stderr}")
-    lines = [json.loads(line) for line in open(f"{mended}/quarantine.jsonl")]
-    check(len(lines) == 1 and all(word in lines[0]["reason"] for word in words), f"{seed}: {lines}")
-    before, after = trajectories(whole), trajectories(mended)
-    check(json.load(open(f"{mended}/dataset.json"))["lineage"]["set_aside"] == 1, "the manifest says so")
+def test_a_bad_trajectory_ends_an_import(case):
+    out, source, _, words = case
+    failed = trajmill("import", source, out / "bad", code=1)
+    check(len(oracle.errors(failed)) == 1 and "help: " in failed.stderr, failed.stderr)
+    says(failed.stderr, [*words, "on_error: quarantine"], source.name)
+    check(os.listdir(out) == ["whole"], f"{source.name}: nothing is left")
+
+def test_a_bad_trajectory_is_set_aside_and_the_others_are_untouched(case):
+    out, source, lost, words = case
+    aside = trajmill("import", source, out / "mended", "--on-error", "quarantine", code=4)
+    says(aside.stderr, ["1 trajector", "set aside"], source.name)
+    (entry,) = oracle.quarantined(out / "mended")
+    says(entry["reason"], words, source.name)
+    check(oracle.manifest(out / "mended")["lineage"]["set_aside"] == 1, "the manifest counts it")
+    before, after = trajectories(out / "whole"), trajectories(out / "mended")
     if lost:
-        check(list(after) == [key for key in before if key not in lost], f"{seed}: {list(after)}")
-        check(list(before).index(lost[0]) == lines[0]["index"], f"{seed}: its place {lines}")
-    for (key, table) in after.items():
-        # A trajectory that was never one has a number and no steps.
-        was = before[key] if lost else list(before.values())[list(after).index(key)]
-        check(table.equals(was), f"{seed}: trajectory {key}")
-    shutil.rmtree(mended)
-    check(run("import", source, mended, "--on-error", "quarantine", "--allowed", "1").returncode == 0, f"{seed}: as many as allowed")
-    check("nothing to do" in run("import", source, mended, "--on-error", "quarantine").stderr, f"{seed}: once is enough")
-    return source
+        check(list(after) == [key for key in before if key not in lost], f"{source.name}: {list(after)}")
+        check(list(before).index(lost[0]) == entry["index"], f"{source.name}: its place {entry}")
+    else:
+        # What was never a trajectory has a number and no steps: all that were there are still there, in their order.
+        check(len(after) == len(before), f"{source.name}: {list(after)} of {list(before)}")
+    for place, (key, found) in enumerate(after.items()):
+        was = before[key] if lost else list(before.values())[place]
+        check(found.equals(was), f"{source.name}: trajectory {key}")
+    again = trajmill("import", source, out / "mended", "--on-error", "quarantine")
+    check("nothing to do" in again.stderr, f"{source.name}: once is enough")
 
-def piped(folder, source, words):
-    """The same in a pipeline."""
-    pipeline = os.path.join(folder, "pipeline.yaml")
+def test_as_many_bad_trajectories_as_allowed_are_no_error(case):
+    out, source, _, _ = case
+    trajmill("import", source, out / "mended", "--on-error", "quarantine", "--allowed", "1")
+    again = trajmill("import", source, out / "mended", "--on-error", "quarantine")
+    check("nothing to do" in again.stderr, f"{source.name}: once is enough")
+
+def test_a_pipeline_sets_a_bad_trajectory_of_its_source_aside(case):
+    out, source, _, words = case
+    path, piped = out / "pipeline.yaml", out / "piped"
+
     def write(how):
-        with open(pipeline, "w") as file:
-            file.write(f"trajmill: 1\nsource: {{path: {source}{how}}}\nstages:\n  - filter: length >= 1\n  - materialise: {{path: piped, overwrite: true}}\n")
-    out = os.path.join(folder, "piped")
-    shutil.rmtree(out, ignore_errors=True)
+        path.write_text(f"trajmill: 1\nsource: {{path: {source}{how}}}\nstages:\n  - filter: length >= 1\n  - materialise: {{path: piped, overwrite: true}}\n")
+
     write("")
-    failed = run("run", pipeline)
-    check(failed.returncode in (1, 3) and all(word in failed.stderr for word in words) and not os.path.exists(out), f"{source}: {failed.stderr}")
+    failed = trajmill("run", path, code=None)
+    check(failed.returncode in (1, 3) and not piped.exists(), f"{source.name}: {failed.returncode} {failed.stderr}")
+    says(failed.stderr, words, source.name)
     write(", on_error: quarantine")
-    check(run("check", pipeline).returncode == 0, f"{source}: checked")
-    done = run("run", pipeline, "--json")
-    check(done.returncode == 4 and "1 trajectories were set aside, and 0 are allowed" in done.stderr, f"{source}: {done.returncode} {done.stderr}")
+    trajmill("check", path)
+    done = trajmill("run", path, "--json", code=4)
+    says(done.stderr, ["1 trajector", "set aside", " 0 ", "allowed"], source.name)
     (said,) = json.loads(done.stdout)["quarantined"]
-    check(said["trajectories"] == 1 and all(word in said["first"]["reason"] for word in words), f"{source}: {said}")
-    lines = [json.loads(line) for line in open(f"{out}/quarantine.jsonl")]
-    check(lines == [said["first"]] and json.load(open(f"{out}/dataset.json"))["lineage"]["set_aside"] == 1, f"{source}: {lines}")
-    check(sorted(name for name in os.listdir(folder) if "staging" in name) == [], "no staging is left")
-    again = run("run", pipeline)
-    check(again.returncode == 0 and "nothing to do" in again.stderr, f"{source}: {again.stderr}")
+    check(said["trajectories"] == 1, f"{source.name}: {said}")
+    says(said["first"]["reason"], words, source.name)
+    check(oracle.quarantined(piped) == [said["first"]], f"{source.name}: {oracle.quarantined(piped)}")
+    check(oracle.manifest(piped)["lineage"]["set_aside"] == 1, "the manifest counts it")
+    check(not [entry for entry in os.listdir(out) if "staging" in entry], "no staging is left")
+    check("nothing to do" in trajmill("run", path).stderr, f"{source.name}: once is enough")
     write(", on_error: quarantine, allowed: 1")
-    shutil.rmtree(out)
-    check(run("run", pipeline).returncode == 0, f"{source}: as many as allowed")
+    shutil.rmtree(piped)
+    trajmill("run", path)
 
-def many_lost(folder):
-    """A cut file hides how many records: those that dataset_info.json says are counted."""
-    made = test_rlds.Made([3, 4, 5, 6, 7, 8], True)
-    made.write(f"{folder}/set", splits=(("train", 1),))
-    name = f"{folder}/set/set-train.tfrecord-00000-of-00001"
-    os.truncate(name, os.path.getsize(name) // 3)
-    done = run("import", f"{folder}/set", f"{folder}/in", "--on-error", "quarantine", "--allowed", "6")
-    kept = len(keys_of(f"{folder}/in"))
-    (line,) = [json.loads(line) for line in open(f"{folder}/in/quarantine.jsonl")]
-    check(done.returncode == 0 and 0 < kept < 5 and line["trajectories"] == 6 - kept and line["index"] == kept, f"{kept} {line}")
+def test_records_that_a_cut_file_hides_are_counted(tmp_path):
+    """A cut file hides how many records it had: those that dataset_info.json promises are counted."""
+    made = rlds.Made([3, 4, 5, 6, 7, 8], True)
+    made.write(f"{tmp_path}/set", splits=(("train", 1),))
+    path = tmp_path / "set" / "set-train.tfrecord-00000-of-00001"
+    os.truncate(path, path.stat().st_size // 3)
+    trajmill("import", tmp_path / "set", tmp_path / "in", "--on-error", "quarantine", "--allowed", "6")
+    kept = len(keys_of(tmp_path / "in"))
+    (entry,) = oracle.quarantined(tmp_path / "in")
+    check(0 < kept < 5 and entry["trajectories"] == 6 - kept and entry["index"] == kept, f"{kept} {entry}")
 
-def several(folder):
-    """Two sources with bad trajectories: each line says which it is of."""
+def test_entries_of_several_sources_name_their_source(tmp_path):
     for name in ("one", "two"):
-        shutil.copy(os.path.join(SEEDS, "d3rlpy/replay.h5"), f"{folder}/{name}.h5")
-        without("actions_2")(f"{folder}/{name}.h5")
+        shutil.copy(SEEDS / "d3rlpy" / "replay.h5", tmp_path / f"{name}.h5")
+        without("actions_2")(f"{tmp_path}/{name}.h5")
     sources = ", ".join(f"{{path: {name}.h5, on_error: quarantine, allowed: 1}}" for name in ("one", "two"))
-    with open(f"{folder}/two.yaml", "w") as file:
-        file.write(f"trajmill: 1\nsource: [{sources}]\nstages:\n  - materialise: {{path: merged}}\n")
-    done = run("run", f"{folder}/two.yaml")
-    check(done.returncode == 0, done.stderr)
-    lines = [json.loads(line) for line in open(f"{folder}/merged/quarantine.jsonl")]
-    check([line["source"] for line in lines] == ["one", "two"] and [line["index"] for line in lines] == [2, 2], f"{lines}")
+    (tmp_path / "two.yaml").write_text(f"trajmill: 1\nsource: [{sources}]\nstages:\n  - materialise: {{path: merged}}\n")
+    trajmill("run", tmp_path / "two.yaml")
+    entries = oracle.quarantined(tmp_path / "merged")
+    check([entry["source"] for entry in entries] == ["one", "two"] and [entry["index"] for entry in entries] == [2, 2], f"{entries}")
 
-def hopeless(folder):
-    """Where no trajectory can be read there is nothing to import, whatever may be set aside."""
-    shutil.copy(os.path.join(SEEDS, "d3rlpy/replay.h5"), f"{folder}/bad.h5")
+def test_a_source_without_a_good_trajectory_is_refused(tmp_path):
+    """Whatever may be set aside."""
+    shutil.copy(SEEDS / "d3rlpy" / "replay.h5", tmp_path / "bad.h5")
     for number in range(3):
-        without(f"actions_{number}")(f"{folder}/bad.h5")
-    done = run("import", f"{folder}/bad.h5", f"{folder}/none", "--on-error", "quarantine", "--allowed", "9")
-    check(done.returncode == 1 and "`actions_0`" in done.stderr and not os.path.exists(f"{folder}/none"), done.stderr)
+        without(f"actions_{number}")(f"{tmp_path}/bad.h5")
+    done = trajmill("import", tmp_path / "bad.h5", tmp_path / "none", "--on-error", "quarantine", "--allowed", "9", code=1)
+    check("`actions_0`" in done.stderr and not (tmp_path / "none").exists(), done.stderr)
 
-def main():
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (seed, damage, lost, words) in enumerate(CASES):
-            source = one(folder, number, seed, damage, lost, words)
-            piped(folder, source, words)
-        for part in (many_lost, several, hopeless):
-            place = f"{folder}/{part.__name__}"
-            os.makedirs(place)
-            part(place)
-    print(f"{CHECKS} checks of quarantine passed")
-
-main()
+def test_two_bad_minari_episodes_are_more_than_one_allowed(tmp_path):
+    source, out = minari.files(tmp_path, "half", [3, 4, 2, 5], broken=[1, 3]), tmp_path / "made"
+    failed = trajmill("import", source, out, code=1)
+    check("episode_1" in failed.stderr and not out.exists(), f"the first bad one ends it: {failed.stderr}")
+    aside = trajmill("import", source, out, "--on-error", "quarantine", "--allowed", "1", code=4)
+    says(aside.stderr, ["2 trajectories", "set aside"], "more than allowed")
+    check(keys_of(out) == ["0", "2"], "the others are there")
+    entries = oracle.quarantined(out)
+    check([entry["index"] for entry in entries] == [1, 3], f"{entries}")
+    check(all("rewards" in entry["reason"] or "steps" in entry["reason"] for entry in entries), f"reasons: {entries}")
+    shutil.rmtree(out)
+    trajmill("import", source, out, "--on-error", "quarantine", "--allowed", "2")

@@ -1,29 +1,38 @@
-"""Every recipe in `pipelines/`, run on the corpora in `data/`, against an independent account of what its paper does.
+"""Every recipe in `pipelines/`, run on the corpora in `data/`, against an independent account of what its paper does."""
 
-    python tests/python/test_recipes.py TRAJMILL_BINARY
+import functools
 
-TRAJMILL_RUNTIME, where set, reaches the binary.
-"""
-
-import blake3
 import numpy as np
-
-from oracle import REPOSITORY, Dataset, check, close, equal, finish, predict, recipes
+import oracle
+import pytest
+from draws import chance
+from draws import pairs as segment_pairs
+from networks import predict
+from oracle import REPOSITORY, check, close, equal
 
 MODELS = REPOSITORY / "data" / "models" / "recipes"
-# Where a recipe is checked elsewhere: in tests/python/test_ssorl.py, and stage by stage in test_label.py and test_stages.py.
+# Recipes that are checked elsewhere: in test_ssorl.py, and stage by stage in test_label.py and test_stages.py.
 ELSEWHERE = {"quickstart", "ssorl", "ssorl_compat", "ssorl_decoupled", "ssorl_self_training"}
-HOPPER = Dataset(REPOSITORY / "data" / "hopper")
-CORPUS = HOPPER.by_id()
-RECIPES = {}
+RECIPES = set()
 
-def recipe(function):
-    RECIPES[function.__name__] = function
-    return function
+def recipe(name, model=False):
+    """Hands what a recipe writes to a test; `model` says that it loads one."""
+    RECIPES.add(name)
+    hand = pytest.mark.parametrize("made", [name], indirect=True)
+    return lambda test: pytest.mark.model(hand(test)) if model else hand(test)
 
-def chance(salt, seed, number):
-    hasher = blake3.blake3(salt.encode() + b"\0" + seed.to_bytes(8, "little") + int(number).to_bytes(8, "little"))
-    return ((int.from_bytes(hasher.digest(8), "little") >> 12) + 0.5) / 2**52
+@pytest.fixture
+def made(request, tmp_path):
+    return oracle.recipe(tmp_path, request.param)
+
+def test_every_recipe_is_checked():
+    names = {path.stem for path in (REPOSITORY / "pipelines").glob("*.yaml")}
+    equal(sorted(names - ELSEWHERE), sorted(RECIPES), "recipes")
+
+@functools.cache
+def hopper():
+    """The trajectories of the corpus by id."""
+    return oracle.corpus("hopper").by_id()
 
 def model(name, **feeds):
     feeds = {key: np.asarray(value, np.float32).reshape(len(value), -1) for key, value in feeds.items()}
@@ -50,10 +59,10 @@ def members(own):
 
 # ---- scores, filters, weights
 
-@recipe
-def vgdf(made):
+@recipe("vgdf", model=True)
+def test_vgdf_keeps_the_likeliest_quarter_of_all_steps(made):
     likelihood = {}
-    for id, own in CORPUS.items():
+    for id, own in hopper().items():
         s, a, r, s_next = steps(own)
         y = model("vgdf", s=s, a=a, r=r, s_next=s_next, done=own["terminated"][: own["n"]])
         src, mean, std = (y[name][:, 0] for name in ("y_src", "y_mean", "y_std"))
@@ -68,13 +77,13 @@ def vgdf(made):
         wanted = likelihood[int(own["of"]["parent_id"])][start : start + n]
         check((wanted > threshold - 1e-2 * abs(threshold)).all(), "vgdf: what is kept is likely")
         close(own["log_likelihood"][:n], wanted, "vgdf: log-likelihoods", rtol=2e-2, atol=2e-2)
-        close(own["observation"][:n], CORPUS[int(own["of"]["parent_id"])]["observation"][start : start + n], "vgdf: observations")
+        close(own["observation"][:n], hopper()[int(own["of"]["parent_id"])]["observation"][start : start + n], "vgdf: observations")
 
-@recipe
-def hindsight_prior(made):
+@recipe("hindsight_prior", model=True)
+def test_hindsight_priors_redistribute_rewards_by_importance(made):
     seen = 0
     for own in made:
-        s, a, r, _ = steps(CORPUS[own["id"]])
+        s, a, r, _ = steps(hopper()[own["id"]])
         starts = np.arange(0, len(r) - 19, 20)
         equal(own["start"], starts, "hindsight prior: windows do not overlap")
         at = starts[:, None] + np.arange(20)
@@ -85,32 +94,32 @@ def hindsight_prior(made):
             close(own[name], wanted[name], f"hindsight prior: {name}", atol=1e-4, rtol=1e-3)
         close(own["redistributed"], own["importance"] * own["predicted"].sum(1, keepdims=True), "hindsight prior: r* = alpha · sum", atol=1e-3, rtol=1e-3)
         seen += len(starts)
-    equal(seen, sum(own["n"] // 20 for own in CORPUS.values()), "hindsight prior: no window is missing")
+    equal(seen, sum(own["n"] // 20 for own in hopper().values()), "hindsight prior: no window is missing")
 
-@recipe
-def reward_relabelling(made):
+@recipe("reward_relabelling", model=True)
+def test_reward_relabelling_takes_the_mean_of_an_ensemble(made):
     for own in made:
-        n, each = own["n"], members(CORPUS[own["id"]])
+        n, each = own["n"], members(hopper()[own["id"]])
         close(own["reward"][:n], each.mean(1), "reward relabelling: the mean of the members", atol=1e-4, rtol=1e-4)
         close(own["reward_std"][:n], each.std(1), "reward relabelling: their spread", atol=1e-4, rtol=1e-3)
-        close(own["env_reward"], CORPUS[own["id"]]["reward"], "reward relabelling: the environment's reward stays")
+        close(own["env_reward"], hopper()[own["id"]]["reward"], "reward relabelling: the environment's reward stays")
         close(own["of"]["return"], own["reward"][:n].astype(np.float64).sum(), "reward relabelling: the return is the new one's")
-    equal(len(made), len(CORPUS), "reward relabelling: all trajectories")
+    equal(len(made), len(hopper()), "reward relabelling: all trajectories")
 
-@recipe
-def advantage_weights(made):
+@recipe("advantage_weights", model=True)
+def test_advantages_become_bounded_weights(made):
     for own in made:
-        n, before = own["n"], CORPUS[own["id"]]
+        n, before = own["n"], hopper()[own["id"]]
         value = model("value", s=before["observation"])["value"][:, 0]
         after = np.where(before["terminated"][:n], 0, value[1 : n + 1])
         advantage = before["reward"][:n] + 0.99 * after - value[:n]
         close(own["advantage"][:n], advantage, "advantages", atol=2e-3, rtol=1e-3)
         close(own["weight"][:n], np.minimum(np.exp(advantage / 10), 20), "weights", atol=1e-2, rtol=2e-3)
 
-@recipe
-def morec(made):
+@recipe("morec", model=True)
+def test_morec_cuts_trajectories_at_their_first_violation(made):
     left = {own["id"]: own for own in made}
-    for id, own in CORPUS.items():
+    for id, own in hopper().items():
         s, a, _, s_next = steps(own)
         reward = model("dynamics_reward", s=s, a=a, s_next=s_next)["reward"][:, 0]
         bad = np.flatnonzero(reward < 0.6)
@@ -122,30 +131,30 @@ def morec(made):
         close(left[id]["observation"], own["observation"][: n + 1], "morec: observations")
         close(left[id]["dynamics_reward"][:n], reward[:n], "morec: rewards of dynamics", atol=1e-3, rtol=1e-3)
 
-@recipe
-def best_of_n(made):
+@recipe("best_of_n", model=True)
+def test_best_of_n_keeps_one_of_every_group(made):
     scores = {}
-    for id, own in CORPUS.items():
+    for id, own in hopper().items():
         s, a, _, s_next = steps(own)
         scores[id] = model("dynamics_reward", s=s, a=a, s_next=s_next)["reward"].mean()
-    best = [max((id for id in CORPUS if id // 4 == group), key=lambda id: scores[id]) for group in range(50)]
+    best = [max((id for id in hopper() if id // 4 == group), key=lambda id: scores[id]) for group in range(50)]
     equal([own["id"] for own in made], best, "best of n: one of every group")
     close([own["of"]["score"] for own in made], [scores[id] for id in best], "best of n: scores", rtol=1e-3)
 
-@recipe
-def spo(made):
-    scores = {id: members(own).mean() for id, own in CORPUS.items()}
+@recipe("spo", model=True)
+def test_spo_compares_trajectories_within_groups(made):
+    scores = {id: members(own).mean() for id, own in hopper().items()}
     for own in made:
-        others = [id for id in CORPUS if id // 4 == own["id"] // 4 and id != own["id"]]
+        others = [id for id in hopper() if id // 4 == own["id"] // 4 and id != own["id"]]
         wanted = np.mean([sigmoid(5 * (scores[own["id"]] - scores[other])) for other in others])
         close(own["of"]["win_rate"], wanted, "spo: win rates", atol=1e-4)
-    close(sum(own["of"]["win_rate"] for own in made), len(CORPUS) / 2, "spo: somebody wins wherever another loses", rtol=1e-6)
+    close(sum(own["of"]["win_rate"] for own in made), len(hopper()) / 2, "spo: somebody wins wherever another loses", rtol=1e-6)
 
-@recipe
-def behaviour_reweighting(made):
-    policy = np.array([int(own["infos/policy"][0]) for own in CORPUS.values()])
+@recipe("behaviour_reweighting")
+def test_behaviour_reweighting_draws_newer_policies_more_often(made):
+    policy = np.array([int(own["infos/policy"][0]) for own in hopper().values()])
     weights = np.array([1.0, 2.0, 4.0, 8.0])[policy]
-    ends, ids = np.cumsum(weights), np.array(list(CORPUS))
+    ends, ids = np.cumsum(weights), np.array(list(hopper()))
     points = [chance("subsample with replacement", 3, number) * ends[-1] for number in range(300)]
     drawn = ids[np.searchsorted(ends, points, side="right")]
     equal(sorted(own["id"] % 200 for own in made), sorted(drawn), "behaviour re-weighting: what is drawn")
@@ -156,10 +165,7 @@ def behaviour_reweighting(made):
 # ---- pairs
 
 def drawn_pairs(length, count, seed):
-    segments = [(id, start) for id, own in CORPUS.items() for start in range(own["n"] - length + 1)]
-    for pair in range(count):
-        first, other = (int(chance("pairs", seed, 2 * pair + k) * (len(segments) - k)) for k in range(2))
-        yield segments[first], segments[other + (other >= first)]
+    return segment_pairs({id: own["n"] for id, own in hopper().items()}, length, count, seed)
 
 def compare_pairs(what, made, wanted, length):
     """`wanted`: segments, scores and how much the second is preferred, of every pair."""
@@ -169,31 +175,31 @@ def compare_pairs(what, made, wanted, length):
         for side, (id, start) in enumerate(pair):
             own = made[2 * index + side]
             equal([int(own["of"][name]) for name in ("pair", "side", "parent_id", "parent_step")], [index, side + 1, id, start], f"{what}: pair {index}")
-            close(own["observation"], CORPUS[id]["observation"][start : start + length], f"{what}: observations")
+            close(own["observation"], hopper()[id]["observation"][start : start + length], f"{what}: observations")
             close(own["of"]["score"], scores[side], f"{what}: scores", atol=1e-2, rtol=1e-4)
             close(own["of"]["margin"], scores[side] - scores[1 - side], f"{what}: margins", atol=2e-2, rtol=1e-4)
             close(own["of"]["preference"], second if side else 1 - second, f"{what}: preferences")
-            close(own["of"]["return"], CORPUS[id]["reward"][start : start + length].astype(np.float64).sum(), f"{what}: returns", rtol=1e-5)
+            close(own["of"]["return"], hopper()[id]["reward"][start : start + length].astype(np.float64).sum(), f"{what}: returns", rtol=1e-5)
 
 def partial_return(segment, length, gamma=1.0):
-    rewards = CORPUS[segment[0]]["reward"][segment[1] : segment[1] + length].astype(np.float64)
+    rewards = hopper()[segment[0]]["reward"][segment[1] : segment[1] + length].astype(np.float64)
     return float((rewards * gamma ** np.arange(length - 1, -1, -1)).sum())
 
-@recipe
-def segment_pairs(made):
+@recipe("segment_pairs")
+def test_segments_are_preferred_by_partial_return(made):
     wanted = []
     for number, pair in enumerate(drawn_pairs(20, 500, 11)):
         scores = [partial_return(segment, 20) for segment in pair]
         wanted.append((pair, scores, float(chance("pairs teacher", 11, 2 * number) < sigmoid(scores[1] - scores[0]))))
     compare_pairs("segment pairs", made, wanted, 20)
 
-@recipe
-def segment_pairs_regret(made):
-    value = {id: model("value", s=own["observation"])["value"][:, 0] for id, own in CORPUS.items()}
+@recipe("segment_pairs_regret", model=True)
+def test_segments_are_preferred_by_regret(made):
+    value = {id: model("value", s=own["observation"])["value"][:, 0] for id, own in hopper().items()}
 
     def score(segment):
         id, start = segment
-        after = 0 if CORPUS[id]["terminated"][start + 19] else value[id][start + 20]
+        after = 0 if hopper()[id]["terminated"][start + 19] else value[id][start + 20]
         return partial_return(segment, 20) + after - value[id][start]
 
     wanted = []
@@ -202,9 +208,9 @@ def segment_pairs_regret(made):
         wanted.append((pair, scores, float(scores[1] > scores[0])))
     compare_pairs("segment pairs by regret", made, wanted, 20)
 
-@recipe
-def preference_teachers(made):
-    each = {id: members(own) for id, own in CORPUS.items()}
+@recipe("preference_teachers", model=True)
+def test_preference_teachers_skip_forget_and_err(made):
+    each = {id: members(own) for id, own in hopper().items()}
     drawn = list(drawn_pairs(10, 2000, 7))
     sums = lambda segment: each[segment[0]][segment[1] : segment[1] + 10].sum(0)
     apart = np.array([sigmoid(sums(second) - sums(first)).std() for first, second in drawn])
@@ -220,9 +226,9 @@ def preference_teachers(made):
         wanted.append((pair, scores, 0.5 if abs(scores[1] - scores[0]) <= 0.5 else second))
     compare_pairs("preference teachers", made, wanted, 10)
 
-@recipe
-def preference_quality(made):
-    each = {id: members(own) for id, own in CORPUS.items()}
+@recipe("preference_quality", model=True)
+def test_preference_quality_keeps_pairs_that_are_strong_and_agreed_on(made):
+    each = {id: members(own) for id, own in hopper().items()}
     sums = lambda segment: each[segment[0]][segment[1] : segment[1] + 20].sum(0)
     pairs = list(drawn_pairs(20, 500, 5))
     differences = np.array([sums(second) - sums(first) for first, second in pairs])
@@ -249,24 +255,24 @@ def windowed(values, starts, length):
     out[(at < 0) | (at >= len(values))] = 0
     return out.reshape(len(starts), -1)
 
-@recipe
-def oppo(made):
+@recipe("oppo", model=True)
+def test_oppo_embeds_windows_with_all_reward_at_the_end(made):
     for own in made:
-        s, a, r, _ = steps(CORPUS[own["id"]])
+        s, a, r, _ = steps(hopper()[own["id"]])
         starts = np.arange(len(r) - 19)
         delayed = np.where(np.arange(len(r)) == len(r) - 1, r.sum(), 0)
         equal(own["start"], starts, "oppo: windows")
         close(own["observation"], windowed(s, starts, 20), "oppo: observations")
         close(own["delayed"], windowed(delayed, starts, 20), "oppo: all reward at the end", rtol=1e-5)
         close(own["z"], model("encoder", s=windowed(s, starts, 20), a=windowed(a, starts, 20))["z"], "oppo: embeddings", atol=1e-4)
-    equal(sum(len(own["step"]) for own in made), sum(max(own["n"] - 19, 0) for own in CORPUS.values()), "oppo: no window is missing")
+    equal(sum(len(own["step"]) for own in made), sum(max(own["n"] - 19, 0) for own in hopper().values()), "oppo: no window is missing")
 
-@recipe
-def decision_diffuser(made):
-    rows = HOPPER.steps["observation"]
+@recipe("decision_diffuser")
+def test_decision_diffuser_conditions_windows_of_normalised_observations(made):
+    rows = oracle.corpus("hopper").steps["observation"]
     mean, std = rows.mean(0), rows.std(0)
     for own in made:
-        before = CORPUS[own["id"]]
+        before = hopper()[own["id"]]
         s, a, r, _ = steps(before)
         starts = np.arange(0, len(r), 4)
         condition = to_go(r - 100 * before["terminated"][: len(r)], 0.99) / 400
@@ -276,10 +282,10 @@ def decision_diffuser(made):
         close(own["mask"].sum(1), np.minimum(32, len(r) - starts), "decision diffuser: padding is told")
     equal(len(made), 200, "decision diffuser: all trajectories")
 
-@recipe
-def decision_pretraining(made):
+@recipe("decision_pretraining")
+def test_decision_pretraining_pads_windows_and_bins_actions(made):
     for own in made:
-        s, a, r, _ = steps(CORPUS[own["id"]])
+        s, a, r, _ = steps(hopper()[own["id"]])
         starts = np.arange(0, len(r), 5) - 19
         close(own["observation"], windowed(s, starts, 20), "pre-training: observations")
         close(own["return_to_go"], windowed(to_go(r, 1), starts, 20), "pre-training: returns to go", rtol=1e-5)
@@ -291,8 +297,8 @@ def decision_pretraining(made):
 
 # ---- scans
 
-@recipe
-def stock_augmentation(made):
+@recipe("stock_augmentation")
+def test_stock_and_return_to_go_stay_together(made):
     for own in made:
         _, _, r, _ = steps(own)
         stock = [-100.0]
@@ -303,8 +309,8 @@ def stock_augmentation(made):
         whole = 0.997 ** np.arange(n) * (own["stock"][:n] + own["return_to_go"][:n])
         close(whole, np.full(n, -100 + to_go(r, 0.997)[0]), "stock and return to go stay together", rtol=1e-6, atol=1e-6)
 
-@recipe
-def return_distribution(made):
+@recipe("return_distribution")
+def test_return_distributions_are_two_hot(made):
     atoms = np.linspace(0, 300, 51)
     for own in made:
         returns = np.clip(to_go(steps(own)[2], 0.99), 0, 300)
@@ -313,8 +319,8 @@ def return_distribution(made):
         close(own["distribution"][: own["n"]], wanted, "return distributions", atol=1e-6)
     equal(own["distribution"].shape[1], 51, "51 atoms")
 
-@recipe
-def discounts(made):
+@recipe("discounts")
+def test_discounts_mappings_and_channels_are_those_of_numpy(made):
     for own in made:
         _, a, r, _ = steps(own)
         n, low, high, t = own["n"], 0.95, 0.99, np.arange(own["n"])
@@ -329,12 +335,12 @@ def discounts(made):
 
 # ---- labels
 
-@recipe
-def action_chunks(made):
+@recipe("action_chunks", model=True)
+def test_action_chunks_are_averaged_where_they_overlap(made):
     labelled = [own for own in made if own["of"]["split"] == "labelled"]
     equal(len(labelled), 20, "action chunks: a tenth keeps its actions")
     for own in made:
-        n, before = own["n"], CORPUS[own["id"]]
+        n, before = own["n"], hopper()[own["id"]]
         if own["of"]["split"] == "labelled":
             close(own["action"], before["action"], "action chunks: recorded actions stay")
             continue
@@ -347,11 +353,3 @@ def action_chunks(made):
                 close(own["action"][t], np.clip(np.mean(votes, 0), -1, 1), f"action chunks: trajectory {own['id']} step {t}", atol=1e-5)
                 equal(own["action_votes"][t], len(votes), "action chunks: votes")
         close(own["true_action"], before["action"], "action chunks: hidden actions are kept")
-
-def main():
-    names = {path.stem for path in (REPOSITORY / "pipelines").glob("*.yaml")}
-    equal(sorted(names - ELSEWHERE), sorted(RECIPES), "every recipe is checked")
-    recipes(RECIPES)
-    finish("recipes_oracle")
-
-main()

@@ -1,28 +1,25 @@
 """What goes out and comes back is what it was: provenance, missing values, identity, what the source said of itself.
 
-    python tests/python/test_return.py TRAJMILL
-
 Datasets with labels, gaps, dicts of observations, discrete actions and long trajectories go through every format that is both
 written and read, and are compared column by column, nulls included.
 """
 
 import json
 import os
-import pathlib
 import shutil
-import tempfile
 
 import h5py
 import numpy as np
+import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
-from test_export import Made, check, column, minari_files, run, same, same_dataset, table, trajmill
+import pytest
+from oracle import MODELS, check, manifest, same, same_dataset, says, table, trajmill
+from oracle import valid_rows as column
+from writers import minari
+from writers.ours import Made
 
-import test_export
-
-MODELS = pathlib.Path(__file__).resolve().parents[1] / "models"
-
-# Where each goes, and what else is said.
+# Where each goes, and what else the command needs.
 FORMATS = {
     "arrow": ("out-arrow", []),
     "d3rlpy": ("out-d3rlpy.h5", []),
@@ -33,196 +30,194 @@ FORMATS = {
     "rlds": ("out-rlds", []),
     "robomimic": ("out-robomimic.hdf5", []),
 }
-
-def manifest(dataset):
-    return json.load(open(os.path.join(dataset, "dataset.json")))
-
-def there_and_back(dataset, name, *options):
-    """The dataset as it comes back from a format, and what the export said."""
-    out, said = FORMATS[name]
-    out, back = (os.path.join(os.path.dirname(dataset), own) for own in [out, "back"])
-    done = trajmill("export", dataset, out, "--to", name, *said, *options)
-    trajmill("import", out, back)
-    check(manifest(back)["lineage"]["by"] == f"import {name}", f"{name}: detected as {manifest(back)['lineage']['by']}")
-    shutil.rmtree(out) if os.path.isdir(out) else os.remove(out)
-    return back, done.stderr
-
-def pipeline(folder, name, text):
-    path = os.path.join(folder, f"{name}.yaml")
-    with open(path, "w") as file:
-        file.write(f"trajmill: 1\n{text}  - materialise: {{path: {name}}}\n")
-    trajmill("run", path)
-    return os.path.join(folder, name)
-
-def provenance(folder):
-    """Recorded, proxy and missing actions with their spread, and missing rewards, are told apart after both ways."""
-    made = Made(folder, "made", 21, [9, 4, 30, 12, 6, 8], final=[True, False, True, True, False, True], gaps=True)
-    shutil.copy(MODELS / "gaussian.onnx", folder)
-    labelled = pipeline(folder, "labelled", """source: made
-stages:
-  - hide_actions: {keep: 0.5, from: {lowest: 1.0, by: length}, seed: 3}
-  - label: {model: gaussian.onnx, window: {past: 1, future: 1, edge: skip}}
-""")
-    steps = table(labelled, "steps")
-    origins = steps["action_source"].to_pylist()
-    check({"recorded", "proxy", None} == set(origins), "recorded, proxy and missing actions")
-    check(steps.filter(pa.compute.invert(steps["is_final"]))["reward"].null_count > 0, "rewards are missing")
-    check(steps["action_std"].null_count > 0 and steps["action_std"].null_count < len(steps), "some actions have a spread")
-    missing = sum(origin is None for origin, final in zip(origins, steps["is_final"].to_pylist()) if not final)
-    for name in FORMATS:
-        fill = [] if name in ("arrow", "rlds") else ["--unlabelled", "fill", "--fill", "0.5"]
-        back, said = there_and_back(labelled, name, *fill)
-        if name != "arrow":
-            check("rewards are missing" in said or name == "rlds", f"{name}: the summary names missing rewards: {said}")
-        # What stands beside a final observation has no place in D4RL; LeRobot and RLDS number and discount steps of their own.
-        beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
-        same_dataset(labelled, back, f"{name} with labels", EXTRA.get(name, []) + beside)
-        check(set(beside) <= set(table(back, "steps").column_names), f"{name}: {beside} are there")
-        found, wanted = manifest(back)["statistics"], manifest(labelled)["statistics"]
-        for key in ["recorded_actions", "proxy_actions", "steps"]:
-            check(found[key] == wanted[key], f"{name}: {key} {found[key]}, not {wanted[key]}")
-        check(wanted["steps"] - wanted["recorded_actions"] - wanted["proxy_actions"] == missing, f"{name}: missing actions")
-        shutil.rmtree(back)
-
 # Columns that a format makes.
 EXTRA = {"lerobot": ["timestamp", "frame_index", "episode_index", "index", "task_index", "task"], "rlds": ["discount"]}
+# Formats that hold steps without actions as they are.
+GAPS = ("arrow", "rlds")
+# Formats that can do without actions altogether.
+ACTION_FREE = ("arrow", "lerobot", "rlds")
+# Formats of one vector a step.
+VECTORS = ("d4rl", "ogbench")
 
-def unlabelled(folder):
-    """Refused, dropped or filled in every format, as the user says."""
-    made = Made(folder, "made", 22, [7, 5, 3], final=True)
-    hidden = pipeline(folder, "hidden", "source: made\nstages:\n  - hide_actions: {keep: 0.34, from: {lowest: 1.0, by: length}, seed: 1}\n")
-    steps = table(hidden, "steps")
-    recorded = [action is not None for action in steps["action"].to_pylist()]
-    for name, (out, said) in FORMATS.items():
-        if name in ("arrow", "rlds"):
-            continue
-        out = os.path.join(folder, out)
-        refused = run("export", hidden, out, "--to", name, *said)
-        check(refused.returncode == 1 and "have no action" in refused.stderr and "unlabelled" in refused.stderr, f"{name}: refused: {refused.stderr}")
-        check(sorted(os.listdir(folder)) == ["hidden", "hidden.yaml", "made", "made.parquet"], f"{name}: nothing is left: {os.listdir(folder)}")
-        back, _ = there_and_back(hidden, name, "--unlabelled", "drop")
-        kept = table(back, "steps")
-        check(manifest(back)["statistics"]["steps"] == sum(recorded) and len(table(back, "trajectories")) == 1, f"{name}: dropped")
-        check(same(column(kept, "action")[1], column(steps, "action")[1]), f"{name}: the actions that are left")
-        shutil.rmtree(back)
+every_format = pytest.mark.parametrize("name", FORMATS)
 
-def values(folder):
-    """Dicts of observations, discrete actions, float64 and trajectories of 140 000 steps."""
-    os.makedirs(os.path.join(folder, "minari"))
-    def dicts(name):
-        source = minari_files(os.path.join(folder, "minari"), name, [4, 1, 6])
-        random = np.random.default_rng(23)
-        with h5py.File(os.path.join(source, "data", "main_data.hdf5"), "r+") as file:
-            for group in file.values():
-                rows = len(group["observations"])
-                del group["observations"]
-                group["observations/arm"] = random.normal(size=(rows, 3))
-                group["observations/goal"] = random.normal(size=(rows, 2)).astype(np.float32)
-        metadata = os.path.join(source, "data", "metadata.json")
-        said = json.load(open(metadata))
-        box = lambda dtype, width: {"type": "Box", "dtype": dtype, "shape": [width], "low": [-1e9] * width, "high": [1e9] * width}
-        said["observation_space"] = json.dumps({"type": "Dict", "subspaces": {"arm": box("float64", 3), "goal": box("float32", 2)}})
-        json.dump(said, open(metadata, "w"))
-        made = os.path.join(folder, name)
-        trajmill("import", source, made)
-        return made
-    made = dicts("dict")
-    for name in FORMATS:
-        if name in ("d4rl", "ogbench"):
-            refused = run("export", made, os.path.join(folder, FORMATS[name][0]), "--to", name)
-            check(refused.returncode == 1 and "holds one vector a step" in refused.stderr, f"{name}: dicts are refused: {refused.stderr}")
-            continue
-        back, _ = there_and_back(made, name)
-        but = EXTRA.get(name, [])
-        if name == "d3rlpy":
-            # What has names is a tuple there.
-            (_, found), (_, wanted) = column(table(back, "steps"), "observation"), column(table(made, "steps"), "observation")
-            check(same(found, wanted), "d3rlpy: parts of a tuple")
-            but = ["observation"]
-        same_dataset(made, back, f"{name} of dicts", but)
-        shutil.rmtree(back)
-    for made in [
-        Made(folder, "discrete", 24, [5, 1, 7], discrete=True, extras=False),
-        Made(folder, "double", 25, [3, 2], dtype=np.float64, extras=False),
-        Made(folder, "open", 26, [4, 3, 6, 2], final=[True, False, True, False], extras=False),
-        Made(folder, "long", 27, [140_000, 1], obs=2, act=1, extras=False),
-    ]:
-        for name in FORMATS:
-            back, _ = there_and_back(made.path, name)
-            same_dataset(made.path, back, f"{name} of {os.path.basename(made.path)}", EXTRA.get(name, []))
-            shutil.rmtree(back)
+def there_and_back(dataset, folder, name, *options):
+    """The dataset as it comes back from a format, and what the export said."""
+    out, more = FORMATS[name]
+    done = trajmill("export", dataset, folder / out, "--to", name, *more, *options)
+    trajmill("import", folder / out, folder / "back")
+    by = manifest(folder / "back")["lineage"]["by"]
+    check(by == f"import {name}", f"{name}: detected as {by}")
+    return folder / "back", done.stderr
 
-def action_free(folder):
-    """A source without actions leaves in formats that can do without, and is refused by those that cannot."""
-    rows = pq.read_table(Made(folder, "made", 28, [4, 3], extras=False).path + ".parquet").drop_columns(["action"])
-    pq.write_table(rows, os.path.join(folder, "free.parquet"))
-    free = os.path.join(folder, "free")
-    trajmill("import", free + ".parquet", free, "--map", "trajectory_id=episode")
-    for name, (out, said) in FORMATS.items():
-        if name in ("arrow", "lerobot", "rlds"):
-            back, _ = there_and_back(free, name)
-            check("action" not in table(back, "steps").column_names, f"{name}: no actions come back")
-            same_dataset(free, back, f"{name} without actions", EXTRA.get(name, []))
-            shutil.rmtree(back)
-        else:
-            refused = run("export", free, os.path.join(folder, out), "--to", name, *said)
-            check(refused.returncode == 1 and "no column `action`" in refused.stderr, f"{name}: refused: {refused.stderr}")
+def refused(dataset, folder, name):
+    """What is said where an export has to fail; it leaves nothing."""
+    out, more = FORMATS[name]
+    said = trajmill("export", dataset, folder / out, "--to", name, *more, code=1).stderr
+    check(os.listdir(folder) == [], f"{name}: nothing is left: {os.listdir(folder)}")
+    return said
 
-def identity(folder):
-    """Who a trajectory is, and what its source said, survive import, filter, merge, export and import."""
-    with h5py.File(os.path.join(folder, "one.hdf5"), "w") as file:
-        random = np.random.default_rng(29)
+def processed(folder, name, source, stages):
+    """The dataset that a pipeline makes."""
+    trajmill("run", oracle.pipeline(folder / f"{name}.yaml", source, [*stages, {"materialise": {"path": name}}]))
+    return folder / name
+
+# ---- recorded, proxy and missing actions with their spread, and missing rewards
+
+@pytest.fixture(scope="module")
+def labelled(shared):
+    Made(shared, "made", 21, [9, 4, 30, 12, 6, 8], final=[True, False, True, True, False, True], gaps=True)
+    shutil.copy(MODELS / "gaussian.onnx", shared)
+    hide = {"hide_actions": {"keep": 0.5, "from": {"lowest": 1.0, "by": "length"}, "seed": 3}}
+    label = {"label": {"model": "gaussian.onnx", "window": {"past": 1, "future": 1, "edge": "skip"}}}
+    made = processed(shared, "labelled", "made", [hide, label])
+    steps = table(made)
+    check({"recorded", "proxy", None} == set(steps["action_source"].to_pylist()), "recorded, proxy and missing actions")
+    check(steps.filter(pa.compute.invert(steps["is_final"]))["reward"].null_count > 0, "rewards are missing")
+    check(0 < steps["action_std"].null_count < len(steps), "some actions have a spread")
+    return made
+
+@pytest.mark.model
+@every_format
+def test_recorded_proxy_and_missing_actions_are_told_apart_after_both_ways(labelled, tmp_path, name):
+    steps = table(labelled)
+    missing = sum(source is None and not final for source, final in zip(steps["action_source"].to_pylist(), steps["is_final"].to_pylist()))
+    fill = [] if name in GAPS else ["--unlabelled", "fill", "--fill", "0.5"]
+    back, said = there_and_back(labelled, tmp_path, name, *fill)
+    if name not in GAPS:
+        check("rewards are missing" in said, f"{name}: the summary names missing rewards: {said}")
+    # What stands beside a final observation has no place in D4RL; LeRobot and RLDS number and discount steps of their own.
+    beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
+    same_dataset(labelled, back, f"{name} with labels", EXTRA.get(name, []) + beside)
+    check(set(beside) <= set(table(back).column_names), f"{name}: {beside} are there")
+    found, wanted = manifest(back)["statistics"], manifest(labelled)["statistics"]
+    for key in ["recorded_actions", "proxy_actions", "steps"]:
+        check(found[key] == wanted[key], f"{name}: {key} {found[key]}, not {wanted[key]}")
+    check(found["steps"] - found["recorded_actions"] - found["proxy_actions"] == missing, f"{name}: missing actions")
+
+# ---- steps without actions: refused or dropped, as the user says
+
+@pytest.fixture(scope="module")
+def hidden(shared):
+    Made(shared, "whole", 22, [7, 5, 3], final=True)
+    return processed(shared, "hidden", "whole", [{"hide_actions": {"keep": 0.34, "from": {"lowest": 1.0, "by": "length"}, "seed": 1}}])
+
+no_gaps = pytest.mark.parametrize("name", [name for name in FORMATS if name not in GAPS])
+
+@no_gaps
+def test_steps_without_actions_are_refused(hidden, tmp_path, name):
+    says(refused(hidden, tmp_path, name), ["have no action", "unlabelled"], name)
+
+@no_gaps
+def test_steps_without_actions_are_dropped_where_the_user_says_so(hidden, tmp_path, name):
+    steps = table(hidden)
+    back, _ = there_and_back(hidden, tmp_path, name, "--unlabelled", "drop")
+    kept = table(back)
+    recorded = len(steps) - steps["action"].null_count
+    check(manifest(back)["statistics"]["steps"] == recorded and len(table(back, "trajectories")) == 1, f"{name}: dropped")
+    check(same(column(kept, "action")[1], column(steps, "action")[1]), f"{name}: the actions that are left")
+
+# ---- dicts of observations, discrete actions, float64 and trajectories of 140 000 steps
+
+@pytest.fixture(scope="module")
+def dicts(shared):
+    """A dataset whose observations have two parts with names."""
+    (shared / "minari").mkdir()
+    source = minari.files(shared / "minari", "dict", [4, 1, 6])
+    random = np.random.default_rng(23)
+    with h5py.File(os.path.join(source, "data", "main_data.hdf5"), "r+") as file:
+        for group in file.values():
+            rows = len(group["observations"])
+            del group["observations"]
+            group["observations/arm"] = random.normal(size=(rows, 3))
+            group["observations/goal"] = random.normal(size=(rows, 2)).astype(np.float32)
+    metadata = os.path.join(source, "data", "metadata.json")
+    with open(metadata) as file:
+        said = json.load(file)
+    box = lambda dtype, width: {"type": "Box", "dtype": dtype, "shape": [width], "low": [-1e9] * width, "high": [1e9] * width}
+    said["observation_space"] = json.dumps({"type": "Dict", "subspaces": {"arm": box("float64", 3), "goal": box("float32", 2)}})
+    with open(metadata, "w") as file:
+        json.dump(said, file)
+    trajmill("import", source, shared / "dict")
+    return shared / "dict"
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in VECTORS])
+def test_observations_with_parts_come_back(dicts, tmp_path, name):
+    back, _ = there_and_back(dicts, tmp_path, name)
+    but = EXTRA.get(name, [])
+    if name == "d3rlpy":
+        # What has names is a tuple there.
+        (_, found), (_, wanted) = column(table(back), "observation"), column(table(dicts), "observation")
+        check(same(found, wanted), "d3rlpy: parts of a tuple")
+        but = ["observation"]
+    same_dataset(dicts, back, f"{name} of dicts", but)
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_observations_with_parts_are_refused_by_formats_of_one_vector(dicts, tmp_path, name):
+    says(refused(dicts, tmp_path, name), ["observation", "vector"], name)
+
+MADE = {
+    "discrete": dict(seed=24, lengths=[5, 1, 7], discrete=True),
+    "double": dict(seed=25, lengths=[3, 2], dtype=np.float64),
+    "open": dict(seed=26, lengths=[4, 3, 6, 2], final=[True, False, True, False]),
+    "long": dict(seed=27, lengths=[140_000, 1], obs=2, act=1),
+}
+
+@pytest.fixture(scope="module", params=MADE)
+def made(request, shared):
+    return Made(shared, request.param, extras=False, **MADE[request.param])
+
+@every_format
+def test_every_value_comes_back(made, tmp_path, name):
+    back, _ = there_and_back(made.path, tmp_path, name)
+    same_dataset(made.path, back, f"{name} of {os.path.basename(made.path)}", EXTRA.get(name, []))
+
+# ---- no actions at all
+
+@pytest.fixture(scope="module")
+def free(shared):
+    rows = pq.read_table(Made(shared, "acting", 28, [4, 3], extras=False).path + ".parquet").drop_columns(["action"])
+    pq.write_table(rows, shared / "free.parquet")
+    trajmill("import", shared / "free.parquet", shared / "free", "--map", "trajectory_id=episode")
+    return shared / "free"
+
+@pytest.mark.parametrize("name", ACTION_FREE)
+def test_a_dataset_without_actions_comes_back(free, tmp_path, name):
+    back, _ = there_and_back(free, tmp_path, name)
+    check("action" not in table(back).column_names, f"{name}: no actions come back")
+    same_dataset(free, back, f"{name} without actions", EXTRA.get(name, []))
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ACTION_FREE])
+def test_a_dataset_without_actions_is_refused_by_formats_that_need_them(free, tmp_path, name):
+    says(refused(free, tmp_path, name), ["`action`"], name)
+
+# ---- who a trajectory is, and what its source said
+
+@pytest.fixture(scope="module")
+def merged(shared):
+    """What a filter leaves of a D4RL file and a Minari dataset."""
+    random = np.random.default_rng(29)
+    with h5py.File(shared / "one.hdf5", "w") as file:
         file["observations"], file["actions"] = random.normal(size=(20, 2)).astype(np.float32), random.uniform(-1, 1, (20, 1)).astype(np.float32)
         file["rewards"], file["terminals"] = np.arange(20, dtype=np.float64), np.arange(20) % 5 == 4
         file["metadata/algorithm"] = "SAC"
-    minari_files(folder, "two", [3, 4, 5])
-    merged = pipeline(folder, "merged", """source:
-  - {path: one.hdf5, format: d4rl}
-  - {path: two, format: minari}
-stages:
-  - filter: length > 3
-""")
+    minari.files(shared, "two", [3, 4, 5])
+    sources = [{"path": "one.hdf5", "format": "d4rl"}, {"path": "two", "format": "minari"}]
+    return processed(shared, "merged", sources, [{"filter": "length > 3"}])
+
+def test_a_merge_keeps_identities_and_what_its_sources_said(merged, tmp_path):
     trajectories = table(merged, "trajectories")
     check(trajectories["source"].to_pylist() == ["one"] * 4 + ["two"] * 2, "both sources")
-    trajmill("import", os.path.join(folder, "one.hdf5"), os.path.join(folder, "alone"))
-    alone = table(os.path.join(folder, "alone"), "trajectories")
+    trajmill("import", merged.parent / "one.hdf5", tmp_path / "alone")
+    alone = table(tmp_path / "alone", "trajectories")
     check(alone["uid"].to_pylist() == trajectories["uid"].to_pylist()[:4], "the same trajectory has the same uid in a merge")
     said = manifest(merged)["lineage"]["source_metadata"]
     check(said["one"]["metadata/algorithm"] == "SAC" and said["two"]["dataset_id"] == "a/b-v0", f"what both sources said: {said}")
-    for name in FORMATS:
-        back, _ = there_and_back(merged, name)
-        # Numbers are given anew.
-        same_dataset(merged, back, f"{name} of a merge", EXTRA.get(name, []) + ["trajectory_id"])
-        found = manifest(back)["lineage"]["source_metadata"]
-        check({key: found.get(key) for key in said} == said, f"{name}: what the sources said: {found}")
-        shutil.rmtree(back)
 
-def moved(folder):
-    """`diff` says by how much a second model moved the labels of a first."""
-    Made(folder, "made", 30, [40, 60, 25])
-    hide = "source: made\nstages:\n  - hide_actions: {keep: 0.34, from: {lowest: 1.0, by: length}, seed: 3}\n"
-    runs = []
-    for model in ["mlp", "mlp_b"]:
-        shutil.copy(MODELS / f"{model}.onnx", folder)
-        runs.append(pipeline(folder, model, hide + f"  - label: {{model: {model}.onnx, window: {{past: 1, future: 1, edge: repeat}}}}\n"))
-    found = json.loads(trajmill("diff", *runs, "--json").stdout)
-    first, second = (table(path, "steps") for path in runs)
-    proxy = np.array(first["action_source"].to_pylist()) == "proxy"
-    (_, before), (_, after) = column(first, "action"), column(second, "action")
-    delta = np.abs(before - after)[proxy[first["is_final"].to_numpy() == False]]
-    check(found["provenance"] == {"proxy → proxy": len(delta), "recorded → recorded": 125 - len(delta)}, f"provenance: {found['provenance']}")
-    check(found["changed_rows"]["action"] == int((delta > 0).any(axis=1).sum()), "changed rows")
-    for dimension, own in enumerate(found["actions"]):
-        values = delta[:, dimension][delta[:, dimension] > 0].astype(np.float64)
-        check(own["steps"] == len(values) and abs(own["max"] / values.max() - 1) < 1e-6 and abs(own["mean"] / values.mean() - 1) < 1e-6, f"|Δ|: {own}")
-        exact = np.quantile(values, [0.5, 0.9, 0.99], method="inverted_cdf")
-        check(np.allclose(own["quantiles"], exact, rtol=0.011), f"quantiles of |Δ|: {own['quantiles']}, {exact}")
-
-def main():
-    for part in [provenance, unlabelled, values, action_free, identity, moved]:
-        with tempfile.TemporaryDirectory() as folder:
-            part(folder)
-            print(f"{part.__name__}: {test_export.CHECKS} checks so far")
-
-if __name__ == "__main__":
-    main()
+@every_format
+def test_a_merge_comes_back_with_identities_and_what_its_sources_said(merged, tmp_path, name):
+    back, _ = there_and_back(merged, tmp_path, name)
+    # Numbers are given anew.
+    same_dataset(merged, back, f"{name} of a merge", EXTRA.get(name, []) + ["trajectory_id"])
+    said, found = (manifest(dataset)["lineage"]["source_metadata"] for dataset in (merged, back))
+    check({key: found.get(key) for key in said} == said, f"{name}: what the sources said: {found}")

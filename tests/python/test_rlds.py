@@ -1,43 +1,21 @@
-"""RLDS and TF-Agents: records made and read with protobuf and a checksum library that the tool does not use.
+"""RLDS and TF-Agents: records that protobuf writes are imported value by value, and what is exported is read with it.
 
-    python tests/python/test_rlds.py TRAJMILL
-
-Where tensorflow_datasets is installed (tests/requirements-all.txt), `tfds.builder_from_directory` reads what is written,
-and a TFDS builder writes what is read.
+Where tensorflow_datasets is installed, it reads what trajmill writes, and trajmill reads what it writes.
 """
 
 import gzip
 import json
 import os
 import shutil
-import struct
-import subprocess
-import sys
-import tempfile
 import zlib
 
-import google_crc32c
-import h5py
 import numpy as np
+import oracle
 import pyarrow as pa
-import pyarrow.parquet as pq
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-TRAJMILL = os.path.abspath(sys.argv[1])
-CHECKS = 0
-
-def check(condition, what):
-    global CHECKS
-    CHECKS += 1
-    assert condition, what
-
-def trajmill(*arguments, code=0):
-    done = subprocess.run([TRAJMILL, *map(str, arguments)], capture_output=True, text=True, timeout=600)
-    check(done.returncode == code and "panicked" not in done.stderr, f"{arguments}: exit {done.returncode}: {done.stderr}")
-    return done
-
-def read(path):
-    return pa.concat_tables([pq.read_table(os.path.join(path, name)) for name in sorted(os.listdir(path))])
+import pytest
+from oracle import check, says, table, trajmill
+from writers.hdf5 import d4rl
+from writers.rlds import Example, Made, encode, frame, unframe
 
 def array(column):
     """A column as one numpy array; lists of one length become its axes."""
@@ -49,144 +27,8 @@ def array(column):
 def values(column):
     return [None if row is None else np.array(row) for row in column.to_pylist()]
 
-# --- tf.train.Example, by its published description
-
-def example_class():
-    file = descriptor_pb2.FileDescriptorProto(name="oracle.proto", package="oracle", syntax="proto3")
-    field = descriptor_pb2.FieldDescriptorProto
-    def message(name, *fields, parent=None):
-        made = (parent.nested_type if parent else file.message_type).add(name=name)
-        for number, (own, kind, label, type_name, oneof) in enumerate(fields, 1):
-            entry = made.field.add(name=own, number=number, type=kind, label=label, type_name=type_name or None)
-            if oneof:
-                entry.oneof_index = 0
-        return made
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    message("BytesList", ("value", field.TYPE_BYTES, many, "", False))
-    message("FloatList", ("value", field.TYPE_FLOAT, many, "", False))
-    message("Int64List", ("value", field.TYPE_INT64, many, "", False))
-    feature = message("Feature", *[(name, field.TYPE_MESSAGE, one, f".oracle.{kind}", True) for name, kind in [("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")]])
-    feature.oneof_decl.add(name="kind")
-    features = message("Features", ("feature", field.TYPE_MESSAGE, many, ".oracle.Features.FeatureEntry", False))
-    entry = message("FeatureEntry", ("key", field.TYPE_STRING, one, "", False), ("value", field.TYPE_MESSAGE, one, ".oracle.Feature", False), parent=features)
-    entry.options.map_entry = True
-    message("Example", ("features", field.TYPE_MESSAGE, one, ".oracle.Features", False))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("oracle.Example"))
-
-Example = example_class()
-
-def masked(data):
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-def frame(records):
-    out = b""
-    for record in records:
-        length = struct.pack("<Q", len(record))
-        out += length + struct.pack("<I", masked(length)) + record + struct.pack("<I", masked(record))
-    return out
-
-def unframe(path):
-    with open(path, "rb") as file:
-        data = file.read()
-    at = 0
-    while at < len(data):
-        (length,) = struct.unpack("<Q", data[at:at + 8])
-        check(struct.unpack("<I", data[at + 8:at + 12])[0] == masked(data[at:at + 8]), "the checksum of a length")
-        record = data[at + 12:at + 12 + length]
-        check(struct.unpack("<I", data[at + 12 + length:at + 16 + length])[0] == masked(record), "the checksum of a record")
-        at += 16 + length
-        yield Example.FromString(record).features.feature
-
-def encode(features):
-    example = Example()
-    for key, value in features.items():
-        own = example.features.feature[key]
-        if isinstance(value, list):
-            own.bytes_list.value.extend(value)
-        elif value.dtype.kind == "f":
-            own.float_list.value.extend(value.ravel().astype(np.float32).tolist())
-        else:
-            own.int64_list.value.extend(value.ravel().astype(np.int64).tolist())
-    return example.SerializeToString()
-
-# --- a dataset as TFDS builds it
-
-TENSOR = "tensorflow_datasets.core.features.tensor_feature.Tensor"
-
-def tensor(dtype, *shape, encoding="none"):
-    return {"pythonClassName": TENSOR, "tensor": {"shape": {"dimensions": [str(axis) for axis in shape]} if shape else {}, "dtype": dtype, "encoding": encoding}}
-
-def tree(features):
-    return {"pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict", "featuresDict": {"features": features}}
-
-class Made:
-    """Episodes; `final` says whether the last step holds the final observation, and zeros for an action."""
-
-    def __init__(self, lengths, final, seed=0):
-        random = np.random.default_rng(seed)
-        self.lengths, self.final = lengths, final
-        self.episodes = []
-        for number, length in enumerate(lengths):
-            rows = length + final
-            episode = {
-                "observation/state": random.normal(size=(rows, 3)).astype(np.float32), "action": random.normal(size=(rows, 2)).astype(np.float32),
-                "reward": random.normal(size=rows).astype(np.float32), "discount": np.ones(rows, np.float32), "grid": random.integers(0, 255, size=(rows, 2, 2)).astype(np.uint8),
-                "precise": random.normal(size=(rows, 2)), "big": random.integers(0, 1 << 62, size=rows).astype(np.uint64) * 3,
-                "language_instruction": [f"task {number}".encode()] * rows, "observation/image": [bytes([255, 216, row % 256]) for row in range(rows)],
-                "packed": random.integers(-9, 9, size=(rows, 3)).astype(np.int16),
-            }
-            if final:
-                episode["action"][-1], episode["reward"][-1] = 0, 0
-            for name in ("is_first", "is_last", "is_terminal"):
-                episode[name] = np.zeros(rows, bool)
-            episode["is_first"][0] = episode["is_last"][-1] = True
-            episode["is_terminal"][-1] = number % 2 == 0
-            self.episodes.append(episode)
-
-    def features(self):
-        steps = {
-            "observation": tree({"state": tensor("float32", 3), "image": {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image", "image": {"shape": {"dimensions": ["1", "1", "3"]}, "dtype": "uint8", "encodingFormat": "jpeg"}}}),
-            "action": tensor("float32", 2), "reward": tensor("float32"), "discount": tensor("float32"), "grid": tensor("uint8", 2, 2), "precise": tensor("float64", 2, encoding="bytes"),
-            "big": tensor("uint64"), "packed": tensor("int16", 3, encoding="zlib"), "language_instruction": {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}},
-            **{name: tensor("bool") for name in ("is_first", "is_last", "is_terminal")},
-        }
-        return tree({
-            "steps": {"pythonClassName": "tensorflow_datasets.core.features.dataset_feature.Dataset", "sequence": {"feature": tree(steps), "length": "-1"}},
-            "episode_metadata": tree({"file_path": {"pythonClassName": "x.Text", "text": {}}, "episode_id": tensor("int32")}),
-        })
-
-    def records(self):
-        for number, episode in enumerate(self.episodes):
-            record = {f"steps/{name}": column for name, column in episode.items()}
-            record["steps/precise"] = [row.tobytes() for row in episode["precise"]]
-            record["steps/packed"] = [zlib.compress(row.tobytes()) for row in episode["packed"]]
-            record["steps/big"] = episode["big"].view(np.int64)
-            record["episode_metadata/file_path"] = [f"/data/{number}".encode()]
-            record["episode_metadata/episode_id"] = np.array([number * 10])
-            yield encode(record)
-
-    def write(self, root, splits=(("train", 2), ("val", 1)), pack=None):
-        os.makedirs(root)
-        records = list(self.records())
-        cut = max(1, len(records) * 2 // 3)
-        parts = {"train": records[:cut], "val": records[cut:]} if len(splits) > 1 else {"train": records}
-        info = {"name": "set", "version": "1.0.0", "fileFormat": "tfrecord", "splits": []}
-        for name, shards in splits:
-            pieces = [list(part) for part in np.array_split(np.array(parts[name], object), shards)]
-            for index, piece in enumerate(pieces):
-                data = frame(piece)
-                with open(f"{root}/set-{name}.tfrecord-{index:05d}-of-{shards:05d}", "wb") as file:
-                    file.write(pack(data) if pack else data)
-            info["splits"].append({"name": name, "numBytes": "1", "shardLengths": [str(len(piece)) for piece in pieces], "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"})
-        for name, value in [("features.json", self.features()), ("dataset_info.json", info)]:
-            with open(f"{root}/{name}", "w") as file:
-                json.dump(value, file)
-
 def compare(made, dataset, final, shift=False):
-    steps, trajectories = read(f"{dataset}/steps"), read(f"{dataset}/trajectories")
+    steps, trajectories = table(dataset), table(dataset, "trajectories")
     check(trajectories["length"].to_pylist() == [len(episode["action"]) - final for episode in made.episodes], "lengths")
     cut = max(1, len(made.lengths) * 2 // 3)
     check(trajectories["split"].to_pylist() == ["train"] * cut + ["val"] * (len(made.lengths) - cut), "splits")
@@ -213,93 +55,117 @@ def compare(made, dataset, final, shift=False):
     types = {name: steps[name].type.value_type if pa.types.is_nested(steps[name].type) else steps[name].type for name in ("grid", "precise", "big", "packed")}
     check(types == {"grid": pa.uint8(), "precise": pa.float64(), "big": pa.uint64(), "packed": pa.int16()}, f"types: {types}")
 
-def imports(folder):
-    for final in (0, 1):
-        made = Made([4, 1, 300, 7], final)
-        for name, pack in [("plain", None), ("gzip", gzip.compress), ("zlib", zlib.compress)]:
-            root = f"{folder}/{name}{final}"
-            made.write(root, pack=pack)
-            trajmill("import", root, f"{root}.auto")
-            compare(made, f"{root}.auto", final)
-    # An action of zeros at the end is filler, unless the user says that it is an action.
-    trajmill("import", f"{folder}/plain1", f"{folder}/valid", "--final-action", "valid")
-    compare(made, f"{folder}/valid", 0)
-    trajmill("import", f"{folder}/plain0", f"{folder}/filler", "--final-action", "filler", code=1)  # an episode of one step would have none
-    # dm_env's logs: action and reward stand a step late.
-    shifted = Made([4, 2, 9], 1, seed=4)
-    for episode in shifted.episodes:
+# --- imports
+
+LENGTHS = [4, 1, 300, 7]
+PACK = {"plain": None, "gzip": gzip.compress, "zlib": zlib.compress}
+
+@pytest.mark.parametrize("final", [0, 1])
+@pytest.mark.parametrize("packing", PACK)
+def test_rlds_is_imported_value_by_value(tmp_path, final, packing):
+    made = Made(LENGTHS, final)
+    made.write(f"{tmp_path}/set", pack=PACK[packing])
+    trajmill("import", tmp_path / "set", tmp_path / "in")
+    compare(made, tmp_path / "in", final)
+
+def test_a_last_action_of_zeros_is_an_action_where_the_user_says_so(tmp_path):
+    made = Made(LENGTHS, 1)
+    made.write(f"{tmp_path}/set")
+    trajmill("import", tmp_path / "set", tmp_path / "in", "--final-action", "valid")
+    compare(made, tmp_path / "in", 0)
+
+def test_an_episode_of_one_step_cannot_end_with_filler(tmp_path):
+    """It would have no step."""
+    Made(LENGTHS, 0).write(f"{tmp_path}/set")
+    trajmill("import", tmp_path / "set", tmp_path / "in", "--final-action", "filler", code=1)
+
+@pytest.fixture(scope="module")
+def late(shared):
+    """Episodes whose actions and rewards stand a step late, as in logs of dm_env."""
+    made = Made([4, 2, 9], 1, seed=4)
+    for episode in made.episodes:
         episode["action"][-1], episode["reward"][-1] = 1, 1
-    shifted.write(f"{folder}/rsa")
-    trajmill("import", f"{folder}/rsa", f"{folder}/rsa.in", "--alignment", "rsa")
-    compare(shifted, f"{folder}/rsa.in", 1, shift=True)
-    # In a pipeline, the same words.
-    pipeline = f"{folder}/pipeline.yaml"
-    with open(pipeline, "w") as file:
-        file.write("trajmill: 1\nsource: {path: rsa, format: rlds, final_action: filler, alignment: rsa}\nstages:\n  - materialise: {path: rsa.run}\n")
-    trajmill("run", pipeline)
-    compare(shifted, f"{folder}/rsa.run", 1, shift=True)
-    # One level up, as TFDS lays versions out.
-    os.makedirs(f"{folder}/name")
-    shutil.copytree(f"{folder}/rsa", f"{folder}/name/1.0.0")
-    trajmill("import", f"{folder}/name", f"{folder}/name.in", "--alignment", "rsa")
+    made.write(f"{shared}/late")
+    return made, shared / "late"
 
-def refuses(folder):
-    made = Made([4, 5, 6], 1)
-    train = "set-train.tfrecord-00000-of-00002"
-    def edit(name, change):
-        def work(root):
-            with open(f"{root}/{name}") as file:
-                value = json.load(file)
-            change(value)
-            with open(f"{root}/{name}", "w") as file:
-                json.dump(value, file)
-        return work
-    def flip(root):
-        data = bytearray(open(f"{root}/{train}", "rb").read())
-        data[len(data) // 2] ^= 8
-        open(f"{root}/{train}", "wb").write(data)
-    def replace(records):
-        return lambda root: open(f"{root}/{train}", "wb").write(frame(records))
-    features = lambda value: value["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
-    records = list(made.records())
-    wrong = Example.FromString(records[0])
-    del wrong.features.feature["steps/reward"].float_list.value[-1]
-    cases = [
-        (lambda root: os.remove(f"{root}/{train}"), [train, "missing"]),
-        (lambda root: os.truncate(f"{root}/{train}", 100), [train, "record 0", "ends"]),
-        (flip, [train, "record", "checksum"]),
-        (replace(records[:1] * 3), [train, "3 records", "says 1"]),
-        (replace([b"\xff\xff\xff"]), ["not a tf.train.Example"]),
-        (replace([wrong.SerializeToString()]), ["record 0", "`steps/reward`", "4 values"]),
-        (edit("features.json", lambda value: features(value)["action"]["tensor"]["shape"].update(dimensions=["3"])), ["`steps/action`"]),
-        (edit("features.json", lambda value: value["featuresDict"]["features"].pop("steps")), ["`steps`", "features.json"]),
-        (edit("features.json", lambda value: features(value).pop("observation")), ["`observation`"]),
-        (edit("dataset_info.json", lambda value: value.update(fileFormat="array_record")), ["array_record", "tfrecord"]),
-        (edit("dataset_info.json", lambda value: value["splits"][0].update(shardLengths=["x"])), ["`shardLengths`"]),
-        (lambda root: open(f"{root}/features.json", "w").write("{\"a\": Infinity}"), ["features.json", "not JSON"]),
-    ]
-    for number, (damage, wanted) in enumerate(cases):
-        root = f"{folder}/{number}"
-        made.write(root)
-        damage(root)
-        done = trajmill("import", root, f"{folder}/none", code=1)
-        check(sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1 and not os.path.exists(f"{folder}/none"), done.stderr)
-        for word in wanted:
-            check(word in done.stderr, f"case {number}: `{word}` is not in: {done.stderr}")
+def test_actions_that_stand_a_step_late_are_aligned(late, tmp_path):
+    made, source = late
+    trajmill("import", source, tmp_path / "in", "--alignment", "rsa")
+    compare(made, tmp_path / "in", 1, shift=True)
 
-# --- out
+def test_a_pipeline_aligns_its_source(late, tmp_path):
+    made, source = late
+    stages = [{"materialise": {"path": "out"}}]
+    source = {"path": str(source), "format": "rlds", "final_action": "filler", "alignment": "rsa"}
+    trajmill("run", oracle.pipeline(tmp_path / "pipeline.yaml", source, stages))
+    compare(made, tmp_path / "out", 1, shift=True)
 
-def d4rl(path, lengths, dtype):
-    random = np.random.default_rng(3)
-    n, ends = sum(lengths), np.cumsum(lengths)
-    arrays = {"observations": random.normal(size=(n, 4)).astype(dtype), "next_observations": random.normal(size=(n, 4)).astype(dtype), "actions": random.normal(size=(n, 3)).astype(dtype),
-              "rewards": random.normal(size=n).astype(dtype), "terminals": np.zeros(n, bool), "timeouts": np.zeros(n, bool), "infos/count": random.integers(0, 200, size=n).astype(np.uint64)}
-    arrays["terminals"][ends[::2] - 1] = True
-    arrays["timeouts"][ends[1::2] - 1] = True
-    with h5py.File(path, "w") as file:
-        for name, column in arrays.items():
-            file[name] = column
-    return arrays
+def test_the_folder_of_a_version_is_found(late, tmp_path):
+    """One level up, as TFDS lays versions out."""
+    made, source = late
+    shutil.copytree(source, tmp_path / "name" / "1.0.0")
+    trajmill("import", tmp_path / "name", tmp_path / "in", "--alignment", "rsa")
+    compare(made, tmp_path / "in", 1, shift=True)
+
+# --- damage
+
+MADE = Made([4, 5, 6], 1)
+RECORDS = list(MADE.records())
+TRAIN = "set-train.tfrecord-00000-of-00002"
+
+def edit(name, change):
+    def damage(root):
+        with open(f"{root}/{name}") as file:
+            value = json.load(file)
+        change(value)
+        with open(f"{root}/{name}", "w") as file:
+            json.dump(value, file)
+    return damage
+
+def flip(root):
+    with open(f"{root}/{TRAIN}", "rb") as file:
+        data = bytearray(file.read())
+    data[len(data) // 2] ^= 8
+    with open(f"{root}/{TRAIN}", "wb") as file:
+        file.write(data)
+
+def replace(*records):
+    def damage(root):
+        with open(f"{root}/{TRAIN}", "wb") as file:
+            file.write(frame(records))
+    return damage
+
+def features(value):
+    return value["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+
+def short_of_a_reward():
+    record = Example.FromString(RECORDS[0])
+    del record.features.feature["steps/reward"].float_list.value[-1]
+    return record.SerializeToString()
+
+@pytest.mark.parametrize("damage, wanted", [
+    (lambda root: os.remove(f"{root}/{TRAIN}"), [TRAIN, "missing"]),
+    (lambda root: os.truncate(f"{root}/{TRAIN}", 100), [TRAIN, "record 0", "ends"]),
+    (flip, [TRAIN, "record", "checksum"]),
+    (replace(*RECORDS[:1] * 3), [TRAIN, "3 records", "says 1"]),
+    (replace(b"\xff\xff\xff"), ["not a tf.train.Example"]),
+    (replace(short_of_a_reward()), ["record 0", "`steps/reward`", "4 values"]),
+    (edit("features.json", lambda value: features(value)["action"]["tensor"]["shape"].update(dimensions=["3"])), ["`steps/action`"]),
+    (edit("features.json", lambda value: value["featuresDict"]["features"].pop("steps")), ["`steps`", "features.json"]),
+    (edit("features.json", lambda value: features(value).pop("observation")), ["`observation`"]),
+    (edit("dataset_info.json", lambda value: value.update(fileFormat="array_record")), ["array_record", "tfrecord"]),
+    (edit("dataset_info.json", lambda value: value["splits"][0].update(shardLengths=["x"])), ["`shardLengths`"]),
+    (lambda root: open(f"{root}/features.json", "w").write("{\"a\": Infinity}"), ["features.json", "not JSON"]),
+], ids=["no-shard", "cut-shard", "flipped-bit", "too-many-records", "no-example", "short-of-a-reward", "other-shape", "no-steps", "no-observation", "array-record", "shard-lengths", "infinity"])
+def test_damaged_rlds_is_refused(tmp_path, damage, wanted):
+    root = tmp_path / "set"
+    MADE.write(str(root))
+    damage(root)
+    done = trajmill("import", root, tmp_path / "none", code=1)
+    check(len(oracle.errors(done)) == 1 and not (tmp_path / "none").exists(), done.stderr)
+    says(done.stderr, wanted, "damaged RLDS")
+
+# --- exports
 
 def listed(feature, dtype, encoded):
     if encoded:
@@ -307,43 +173,43 @@ def listed(feature, dtype, encoded):
     found = feature.float_list.value if np.dtype(dtype).kind == "f" else feature.int64_list.value
     return np.array(found).astype(dtype)
 
-def exports(folder):
-    lengths = [5, 1, 400, 17]
-    for dtype in (np.float32, np.float64):
-        name = np.dtype(dtype).name
-        arrays = d4rl(f"{folder}/{name}.hdf5", lengths, dtype)
-        trajmill("import", f"{folder}/{name}.hdf5", f"{folder}/{name}")
-        trajmill("export", f"{folder}/{name}", f"{folder}/{name}.rlds", "--to", "rlds", "--name", "hopper")
-        root = f"{folder}/{name}.rlds"
-        with open(f"{root}/dataset_info.json") as file:
-            info = json.load(file)
-        (split,) = info["splits"]
-        check((info["name"], split["name"], split["shardLengths"]) == ("hopper", "train", ["4"]), "dataset_info")
-        records = list(unframe(f"{root}/hopper-train.tfrecord-00000-of-00001"))
-        check(len(records) == 4, "one record an episode")
-        first = 0
-        for number, (record, length) in enumerate(zip(records, lengths)):
-            rows = slice(first, first + length)
-            first += length
-            wide = np.dtype(dtype) == np.float64
-            observations = np.concatenate([arrays["observations"][rows], arrays["next_observations"][rows][-1:]])
-            zero = lambda column: np.concatenate([column[rows], np.zeros_like(column[:1])])
-            for key, expected in [("observation", observations), ("action", zero(arrays["actions"])), ("reward", zero(arrays["rewards"]))]:
-                check(np.array_equal(listed(record[f"steps/{key}"], dtype, wide), expected.ravel()), f"{key} of {number}")
-            check(np.array_equal(listed(record["steps/infos/count"], np.uint64, False)[:-1], arrays["infos/count"][rows]), "infos")
-            flag = lambda key: list(record[f"steps/{key}"].int64_list.value)
-            last = [0] * length + [1]
-            check(flag("is_first") == [1] + [0] * length and flag("is_last") == last and flag("is_final") == last, "marks")
-            check(flag("is_terminal") == (last if number % 2 == 0 else [0] * (length + 1)), "is_terminal")
-            check(flag("action_valid") == [1] * length + [0], "action_valid")
-        trajmill("import", root, f"{root}.back")
-        before, after = read(f"{folder}/{name}/steps"), read(f"{root}.back/steps")
-        for column in ["observation", "action", "reward", "terminated", "truncated", "is_final", "infos/count", "trajectory_id", "step"]:
-            check(before[column].combine_chunks().to_pylist() == after[column].combine_chunks().to_pylist(), f"{column} there and back")
-            check(before[column].type == after[column].type, f"the type of {column} there and back")
-        check(read(f"{folder}/{name}/trajectories")["uid"].to_pylist() == read(f"{root}.back/trajectories")["uid"].to_pylist(), "uid there and back")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exported_records_hold_every_value_and_come_back(tmp_path, dtype):
+    lengths, root = [5, 1, 400, 17], tmp_path / "rlds"
+    arrays = d4rl(tmp_path / "set.hdf5", lengths, dtype=dtype, unsigned=True)
+    trajmill("import", tmp_path / "set.hdf5", tmp_path / "made")
+    trajmill("export", tmp_path / "made", root, "--to", "rlds", "--name", "hopper")
+    with open(f"{root}/dataset_info.json") as file:
+        info = json.load(file)
+    (split,) = info["splits"]
+    check((info["name"], split["name"], split["shardLengths"]) == ("hopper", "train", ["4"]), "dataset_info")
+    records = list(unframe(f"{root}/hopper-train.tfrecord-00000-of-00001"))
+    check(len(records) == 4, "one record an episode")
+    first = 0
+    for number, (record, length) in enumerate(zip(records, lengths)):
+        rows = slice(first, first + length)
+        first += length
+        wide = np.dtype(dtype) == np.float64
+        observations = np.concatenate([arrays["observations"][rows], arrays["next_observations"][rows][-1:]])
+        zero = lambda column: np.concatenate([column[rows], np.zeros_like(column[:1])])
+        for key, expected in [("observation", observations), ("action", zero(arrays["actions"])), ("reward", zero(arrays["rewards"]))]:
+            check(np.array_equal(listed(record[f"steps/{key}"], dtype, wide), expected.ravel()), f"{key} of {number}")
+        check(np.array_equal(listed(record["steps/infos/count"], np.uint64, False)[:-1], arrays["infos/count"][rows]), "infos")
+        flag = lambda key: list(record[f"steps/{key}"].int64_list.value)
+        last = [0] * length + [1]
+        check(flag("is_first") == [1] + [0] * length and flag("is_last") == last and flag("is_final") == last, "marks")
+        check(flag("is_terminal") == (last if number % 2 == 0 else [0] * (length + 1)), "is_terminal")
+        check(flag("action_valid") == [1] * length + [0], "action_valid")
+    trajmill("import", root, tmp_path / "back")
+    before, after = table(tmp_path / "made"), table(tmp_path / "back")
+    for column in ["observation", "action", "reward", "terminated", "truncated", "is_final", "infos/count", "trajectory_id", "step"]:
+        check(before[column].combine_chunks().to_pylist() == after[column].combine_chunks().to_pylist(), f"{column} there and back")
+        check(before[column].type == after[column].type, f"the type of {column} there and back")
+    check(table(tmp_path / "made", "trajectories")["uid"].equals(table(tmp_path / "back", "trajectories")["uid"]), "uid there and back")
 
-def tfagents(folder):
+# --- TF-Agents
+
+def test_tf_agents_records_are_imported(tmp_path):
     random = np.random.default_rng(1)
     records, expected = [], []
     for length in (3, 1, 40):
@@ -355,66 +221,72 @@ def tfagents(folder):
             value = {"observation": observations[row], "action": np.zeros(2, np.float32) if boundary else actions[row], "reward": np.float32(row), "discount": np.float32(row + 1 != length),
                      "step_type": np.int32(kind), "next_step_type": np.int32(0 if boundary else 2 if row + 1 == length else 1)}
             records.append(encode({key: [np.asarray(own).tobytes()] for key, own in value.items()}))
-    os.makedirs(f"{folder}/steps")
-    with open(f"{folder}/steps/set.tfrecord", "wb") as file:
+    os.makedirs(f"{tmp_path}/steps")
+    with open(f"{tmp_path}/steps/set.tfrecord", "wb") as file:
         file.write(frame(records))
-    trajmill("import", f"{folder}/steps", f"{folder}/out")
-    steps, trajectories = read(f"{folder}/out/steps"), read(f"{folder}/out/trajectories")
+    trajmill("import", f"{tmp_path}/steps", f"{tmp_path}/out")
+    steps, trajectories = table(f"{tmp_path}/out"), table(f"{tmp_path}/out", "trajectories")
     check(trajectories["length"].to_pylist() == [3, 1, 40] and trajectories["terminated"].to_pylist() == [True] * 3, "episodes")
     check(np.array_equal(np.array(steps["observation"].to_pylist(), np.float32), np.concatenate([pair[0] for pair in expected])), "observations")
     found = [np.float32(value) for value in values(steps["action"]) if value is not None]
     check(np.array_equal(np.array(found), np.concatenate([pair[1] for pair in expected])), "actions")
-    # Some put the last step itself where a boundary stands: an action that is none of zeros, with a reward or an end.
+
+@pytest.mark.parametrize("how, length, rewards", [("auto", 4, [0, 1, 2, 3]), ("valid", 4, [0, 1, 2, 3]), ("filler", 3, [0, 1, 2, None])])
+def test_a_last_tf_agents_record_is_a_step_or_a_boundary(tmp_path, how, length, rewards):
+    """Some writers put the last step itself where a boundary stands: an action that is not zero, with a reward or an end."""
+    random = np.random.default_rng(1)
     records = [encode({key: [np.asarray(own).tobytes()] for key, own in {
         "observation": random.normal(size=3).astype(np.float32), "action": random.normal(size=2).astype(np.float32), "reward": np.float32(row),
         "discount": np.float32(row != 3), "step_type": np.int32(0 if row == 0 else 2 if row == 3 else 1), "next_step_type": np.int32(2 if row == 2 else 0 if row == 3 else 1)}.items()}) for row in range(4)]
-    with open(f"{folder}/set.tfrecord", "wb") as file:
+    with open(f"{tmp_path}/set.tfrecord", "wb") as file:
         file.write(frame(records))
-    for how, length, rewards in [("auto", 4, [0, 1, 2, 3]), ("valid", 4, [0, 1, 2, 3]), ("filler", 3, [0, 1, 2, None])]:
-        trajmill("import", f"{folder}/set.tfrecord", f"{folder}/{how}", "--final-action", how)
-        steps, trajectories = read(f"{folder}/{how}/steps"), read(f"{folder}/{how}/trajectories")
-        check((trajectories["length"].to_pylist(), steps["reward"].to_pylist()) == ([length], rewards), f"a last record that is {how}")
-        check(trajectories["terminated"].to_pylist() == [how != "filler"], f"the end where it is {how}")
+    trajmill("import", f"{tmp_path}/set.tfrecord", f"{tmp_path}/{how}", "--final-action", how)
+    steps, trajectories = table(tmp_path / how), table(tmp_path / how, "trajectories")
+    check((trajectories["length"].to_pylist(), steps["reward"].to_pylist()) == ([length], rewards), f"a last record that is {how}")
+    check(trajectories["terminated"].to_pylist() == [how != "filler"], f"the end where it is {how}")
 
-def reference(folder):
-    """TFDS itself, where it is installed."""
-    try:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        import tensorflow_datasets as tfds
-    except ImportError:
-        check("--all" not in sys.argv, "tensorflow_datasets is not installed")
-        return print("tensorflow_datasets is not installed: it was not run")
+# --- TFDS itself
+
+def tfds():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow_datasets
+    return tensorflow_datasets
+
+@pytest.mark.reference("tensorflow_datasets")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tfds_reads_what_is_exported(tmp_path, dtype):
     lengths = [5, 1, 60]
-    for dtype in (np.float32, np.float64):
-        name = np.dtype(dtype).name
-        arrays = d4rl(f"{folder}/{name}.hdf5", lengths, dtype)
-        trajmill("import", f"{folder}/{name}.hdf5", f"{folder}/{name}")
-        trajmill("export", f"{folder}/{name}", f"{folder}/{name}.rlds", "--to", "rlds")
-        builder = tfds.builder_from_directory(f"{folder}/{name}.rlds")
-        first = 0
-        episodes = list(tfds.as_numpy(builder.as_dataset(split="train")))
-        check(len(episodes) == 3, "episodes by TFDS")
-        for episode, length in zip(episodes, lengths):
-            steps = list(episode["steps"])
-            check(len(steps) == length + 1 and steps[-1]["is_last"] and not steps[-1]["action_valid"], "steps by TFDS")
-            check(np.array_equal([step["observation"] for step in steps[:-1]], arrays["observations"][first:first + length]), "observations by TFDS")
-            check(np.array_equal(steps[-1]["observation"], arrays["next_observations"][first + length - 1]), "final observations by TFDS")
-            check(np.array_equal([step["action"] for step in steps[:-1]], arrays["actions"][first:first + length]), "actions by TFDS")
-            check(np.array_equal([step["infos"]["count"] for step in steps[:-1]], arrays["infos/count"][first:first + length]), "infos by TFDS")
-            check(steps[0]["observation"].dtype == dtype, "types by TFDS")
-            first += length
-    # A TFDS builder writes, we read.
+    arrays = d4rl(tmp_path / "set.hdf5", lengths, dtype=dtype, unsigned=True)
+    trajmill("import", tmp_path / "set.hdf5", tmp_path / "made")
+    trajmill("export", tmp_path / "made", tmp_path / "rlds", "--to", "rlds")
+    builder = tfds().builder_from_directory(str(tmp_path / "rlds"))
+    first = 0
+    episodes = list(tfds().as_numpy(builder.as_dataset(split="train")))
+    check(len(episodes) == 3, "episodes by TFDS")
+    for episode, length in zip(episodes, lengths):
+        steps = list(episode["steps"])
+        check(len(steps) == length + 1 and steps[-1]["is_last"] and not steps[-1]["action_valid"], "steps by TFDS")
+        check(np.array_equal([step["observation"] for step in steps[:-1]], arrays["observations"][first:first + length]), "observations by TFDS")
+        check(np.array_equal(steps[-1]["observation"], arrays["next_observations"][first + length - 1]), "final observations by TFDS")
+        check(np.array_equal([step["action"] for step in steps[:-1]], arrays["actions"][first:first + length]), "actions by TFDS")
+        check(np.array_equal([step["infos"]["count"] for step in steps[:-1]], arrays["infos/count"][first:first + length]), "infos by TFDS")
+        check(steps[0]["observation"].dtype == dtype, "types by TFDS")
+        first += length
+
+@pytest.mark.reference("tensorflow_datasets")
+def test_what_a_tfds_builder_writes_is_imported(tmp_path):
+    library = tfds()
     made = Made([4, 1, 30], 1)
-    class Builder(tfds.core.GeneratorBasedBuilder):
-        name, VERSION = "oracle", tfds.core.Version("1.0.0")
+    class Builder(library.core.GeneratorBasedBuilder):
+        name, VERSION = "oracle", library.core.Version("1.0.0")
         pkg_dir_path = None
         def _info(self):
-            features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset({
-                "observation": tfds.features.FeaturesDict({"state": tfds.features.Tensor(shape=(3,), dtype=np.float32)}), "action": tfds.features.Tensor(shape=(2,), dtype=np.float32),
-                "reward": np.float32, "grid": tfds.features.Tensor(shape=(2, 2), dtype=np.uint8), "precise": tfds.features.Tensor(shape=(2,), dtype=np.float64, encoding="bytes"),
-                "packed": tfds.features.Tensor(shape=(3,), dtype=np.int16, encoding="zlib"), "language_instruction": tfds.features.Text(), "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_}),
-                "episode_metadata": tfds.features.FeaturesDict({"file_path": tfds.features.Text()})})
-            return tfds.core.DatasetInfo(builder=self, features=features)
+            features = library.features.FeaturesDict({"steps": library.features.Dataset({
+                "observation": library.features.FeaturesDict({"state": library.features.Tensor(shape=(3,), dtype=np.float32)}), "action": library.features.Tensor(shape=(2,), dtype=np.float32),
+                "reward": np.float32, "grid": library.features.Tensor(shape=(2, 2), dtype=np.uint8), "precise": library.features.Tensor(shape=(2,), dtype=np.float64, encoding="bytes"),
+                "packed": library.features.Tensor(shape=(3,), dtype=np.int16, encoding="zlib"), "language_instruction": library.features.Text(), "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_}),
+                "episode_metadata": library.features.FeaturesDict({"file_path": library.features.Text()})})
+            return library.core.DatasetInfo(builder=self, features=features)
         def _split_generators(self, manager):
             return {"train": self._generate_examples()}
         def _generate_examples(self):
@@ -422,10 +294,10 @@ def reference(folder):
                 rows = len(episode["action"])
                 names = ["action", "reward", "grid", "precise", "packed", "is_first", "is_last", "is_terminal", "language_instruction"]
                 yield number, {"steps": [{**{key: episode[key][row] for key in names}, "observation": {"state": episode["observation/state"][row]}} for row in range(rows)], "episode_metadata": {"file_path": f"/data/{number}"}}
-    builder = Builder(data_dir=f"{folder}/tfds")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    trajmill("import", str(builder.data_path), f"{folder}/tfds.in")
-    steps, trajectories = read(f"{folder}/tfds.in/steps"), read(f"{folder}/tfds.in/trajectories")
+    builder = Builder(data_dir=f"{tmp_path}/tfds")
+    builder.download_and_prepare(download_config=library.download.DownloadConfig(try_download_gcs=False))
+    trajmill("import", str(builder.data_path), tmp_path / "in")
+    steps, trajectories = table(tmp_path / "in"), table(tmp_path / "in", "trajectories")
     first = 0
     for row, path in enumerate(trajectories["file_path"].to_pylist()):  # TFDS shuffles episodes
         episode = made.episodes[int(path.rsplit("/", 1)[1])]
@@ -438,11 +310,3 @@ def reference(folder):
         found = np.array([np.float32(value) for value in values(own["action"])[:-1]])
         check(np.array_equal(found, episode["action"][:-1]), "actions of TFDS")
 
-def main():
-    for part in [imports, refuses, exports, tfagents, reference]:
-        with tempfile.TemporaryDirectory() as folder:
-            part(folder)
-            print(f"{part.__name__}: {CHECKS} checks so far")
-
-if __name__ == "__main__":
-    main()

@@ -1,22 +1,31 @@
 """The recipes of SS-ORL, run on the corpora in `data/`, against a numpy account of the paper's method and of its reference code.
 
-    python tests/python/test_ssorl.py TRAJMILL_BINARY
-
 Who is labelled follows from returns and the hash that a draw is said to be; windows are put together observation by observation;
-`ssorl_compat` is followed step by step: split, normalisation, window edges, labels, clip. TRAJMILL_RUNTIME, where set, reaches the binary.
+`ssorl_compat` is followed step by step: split, normalisation, window edges, labels, clip.
 """
 
+import functools
 import json
 import math
 
 import numpy as np
 import onnx
+import oracle
+import pytest
+from draws import drawn
+from networks import predict
 from onnx import numpy_helper
+from oracle import check, close, equal
 
-from oracle import REPOSITORY, ROOT, Dataset, check, close, drawn, equal, finish, predict, recipes
+pytestmark = pytest.mark.model
 
-HOPPER = Dataset(REPOSITORY / "data" / "hopper").by_id()
-CHEETAH = Dataset(REPOSITORY / "data" / "halfcheetah").by_id()
+@functools.cache
+def hopper():
+    return oracle.corpus("hopper").by_id()
+
+@functools.cache
+def cheetah():
+    return oracle.corpus("halfcheetah").by_id()
 
 def ranking(corpus):
     """Ids by return, lowest first."""
@@ -50,8 +59,8 @@ def by_the_model(path, clip, past=1, future=1):
 
     return label
 
-def report(name, model):
-    return json.loads((ROOT / "out" / name / f"{model}.report.json").read_text())
+def report(made, model):
+    return json.loads((made.path.parent / f"{model}.report.json").read_text())
 
 def counted(what, said, corpus, labelled, share):
     """The report's steps are those of the labelled trajectories, and the held-out ones those of a seeded draw of them."""
@@ -62,20 +71,22 @@ def counted(what, said, corpus, labelled, share):
 
 # ---- the coupled setup
 
-def ssorl(made):
-    labelled = set(drawn("hide_actions", 7, HOPPER)[:20])
+def test_coupled_labels_are_those_of_the_model_that_was_trained(tmp_path):
+    made = oracle.recipe(tmp_path, "ssorl")
+    labelled = set(drawn("hide_actions", 7, hopper())[:20])
     equal({own["id"] for own in made if own["of"]["split"] == "labelled"}, labelled, "ssorl: a tenth is labelled")
     equal(len(made), 200, "ssorl: nothing is dropped")
-    counted("ssorl", report("ssorl", "hopper-idm"), HOPPER, labelled, 0.2)
-    label = by_the_model(ROOT / "out" / "ssorl" / "hopper-idm.onnx", (-1, 1))
-    errors = compare_labels("ssorl", made, HOPPER, labelled, label)
+    counted("ssorl", report(made, "hopper-idm"), hopper(), labelled, 0.2)
+    label = by_the_model(made.path.parent / "hopper-idm.onnx", (-1, 1))
+    errors = compare_labels("ssorl", made, hopper(), labelled, label)
     spread = np.concatenate([own["true_action"][: own["n"]] for own in made if own["id"] not in labelled]).var(0).sum()
     check(errors.sum(1).mean() < 0.4 * spread, f"ssorl: the labels' error is {errors.sum(1).mean()}, their variance {spread}")
 
 # ---- the decoupled setup
 
-def ssorl_decoupled(made):
-    order = ranking(CHEETAH)
+def test_decoupled_data_are_chosen_apart(tmp_path):
+    made = oracle.recipe(tmp_path, "ssorl_decoupled")
+    order = ranking(cheetah())
     labelled = set(drawn("hide_actions", 7, order[:33])[:10])
     rest = [id for id in order if id not in labelled]
     # Above the 0.6667-quantile are those that come after the ⌈0.6667·n⌉ lowest.
@@ -83,21 +94,22 @@ def ssorl_decoupled(made):
     chosen = set(drawn("subsample", 7, good)[: len(good) // 2])
     equal(sorted(own["id"] for own in made), sorted(labelled | chosen), "ssorl decoupled: who is left")
     equal({own["id"] for own in made if own["of"]["split"] == "labelled"}, labelled, "ssorl decoupled: who is labelled")
-    counted("ssorl decoupled", report("ssorl-decoupled", "idm"), CHEETAH, labelled, 0.1)
-    compare_labels("ssorl decoupled", made, CHEETAH, labelled, by_the_model(ROOT / "out" / "ssorl-decoupled" / "idm.onnx", (-1, 1)))
+    counted("ssorl decoupled", report(made, "idm"), cheetah(), labelled, 0.1)
+    compare_labels("ssorl decoupled", made, cheetah(), labelled, by_the_model(made.path.parent / "idm.onnx", (-1, 1)))
 
 # ---- self-training
 
-def ssorl_self_training(made):
-    labelled = set(drawn("hide_actions", 7, HOPPER)[:20])
-    said = report("ssorl-self-training", "idm")
-    counted("ssorl self-training", said, HOPPER, labelled, 0.2)
+def test_self_training_keeps_the_best_round(tmp_path):
+    made = oracle.recipe(tmp_path, "ssorl_self_training")
+    labelled = set(drawn("hide_actions", 7, hopper())[:20])
+    said = report(made, "idm")
+    counted("ssorl self-training", said, hopper(), labelled, 0.2)
     rounds = said["rounds"]
-    unlabelled = sum(own["n"] for own in HOPPER.values()) - sum(HOPPER[id]["n"] for id in labelled)
+    unlabelled = sum(own["n"] for own in hopper().values()) - sum(hopper()[id]["n"] for id in labelled)
     equal([one["steps"] - rounds[0]["steps"] for one in rounds], [0, *[math.ceil(0.5 * unlabelled)] * 2], "ssorl self-training: half of the labels are learnt from")
     equal(said["chosen_round"], np.argmin([one["validation"] for one in rounds]), "ssorl self-training: the best round is kept")
     close(rounds[said["chosen_round"]]["error"], np.mean([one["mse"] for one in said["held_out"]["dimensions"]]), "ssorl self-training: its error")
-    compare_labels("ssorl self-training", made, HOPPER, labelled, by_the_model(ROOT / "out" / "ssorl-self-training" / "idm.onnx", (-1, 1)))
+    compare_labels("ssorl self-training", made, hopper(), labelled, by_the_model(made.path.parent / "idm.onnx", (-1, 1)))
 
 # ---- the reference implementation, step by step
 
@@ -106,10 +118,11 @@ def reference_window(observations, t, past):
     known = observations[max(t - past, 0) : t + 2]
     return np.concatenate([np.zeros((past + 2 - len(known)) * observations.shape[1]), known.reshape(-1)])
 
-def ssorl_compat(made):
+def test_compat_follows_the_reference_implementation(tmp_path):
+    made = oracle.recipe(tmp_path, "ssorl_compat")
     past, kept, lowest = 1, 0.1, 0.5
     # Split: the lowest is lost; shares are of the others.
-    order = ranking(HOPPER)
+    order = ranking(hopper())
     lost, others = order[0], order[1:]
     pool = others[: int(len(others) * lowest)]
     labelled = set(drawn("hide_actions", 10, pool)[: min(len(pool), int(len(others) * kept))])
@@ -119,9 +132,9 @@ def ssorl_compat(made):
     check(lost not in {own["id"] for own in made}, "ssorl compat: the lowest is lost")
 
     # Normalisation: by all steps of all trajectories, final observations not known.
-    every = np.concatenate([own["observation"][: own["n"]] for own in HOPPER.values()]).astype(np.float64)
+    every = np.concatenate([own["observation"][: own["n"]] for own in hopper().values()]).astype(np.float64)
     mean, std = every.mean(0), every.std(0) + 1e-6
-    path = ROOT / "out" / "ssorl-compat" / "idm.onnx"
+    path = made.path.parent / "idm.onnx"
     model = onnx.load(path)
     values = {one.name: numpy_helper.to_array(one).astype(np.float64) for one in model.graph.initializer}
     close(values["input_mean"], np.tile(mean, past + 2), "ssorl compat: means of the observations", rtol=1e-5)
@@ -131,8 +144,8 @@ def ssorl_compat(made):
     shapes = {name: value.shape for name, value in values.items() if name.startswith("m")}
     wanted = {f"m0_{head}_w{layer}": shape for head in ("mean", "log_std") for layer, shape in enumerate([(33, 1024), (1024, 1024), (1024, 3)])}
     equal({name: shape for name, shape in shapes.items() if "_w" in name} == wanted, True, f"ssorl compat: layers {shapes}")
-    said = report("ssorl-compat", "idm")
-    counted("ssorl compat", said, HOPPER, labelled, 0.1)
+    said = report(made, "idm")
+    counted("ssorl compat", said, hopper(), labelled, 0.1)
     equal(said["curves"][0]["looks"][-1]["update"], 100, "ssorl compat: no early stop")
 
     # Labels: windows padded before they are normalised, tanh of the mean's network, clipped within the box.
@@ -143,11 +156,5 @@ def ssorl_compat(made):
             x = (x if layer == 0 else np.maximum(x, 0)) @ values[f"m0_mean_w{layer}"] + values[f"m0_mean_b{layer}"]
         return np.clip(np.tanh(x), -1 + 1e-6, 1 - 1e-6)
 
-    compare_labels("ssorl compat", made, HOPPER, labelled, label)
+    compare_labels("ssorl compat", made, hopper(), labelled, label)
     check(np.nanmax(np.abs([own["action"][: own["n"]].max() for own in made if own["id"] not in labelled])) <= 1 - 1e-6 + 1e-7, "ssorl compat: the clip")
-
-def main():
-    recipes({function.__name__: function for function in (ssorl, ssorl_decoupled, ssorl_self_training, ssorl_compat)})
-    finish("ssorl_oracle")
-
-main()

@@ -1,93 +1,61 @@
-"""The loaders that trainers use read what we wrote, and we read what they wrote; where their own tools go wrong, ours do not.
+"""The loaders that trainers use read what trajmill writes, and it reads what they write; where their own tools go wrong, it does not.
 
-    python tests/python/test_trainers.py TRAJMILL
-
-Minari is always there. d3rlpy, D4RL, OGBench, robomimic and datasets run where they are installed (tests/requirements-all.txt,
-tests/requirements-alone.txt); those that are not are named.
+Minari is always there; d3rlpy, D4RL, OGBench, robomimic and datasets are in tests/requirements-all.txt and tests/requirements-alone.txt.
 """
 
 import ast
+import collections
 import importlib.util
-import json
 import os
-import sys
-import tempfile
 
 import h5py
 import minari
 import numpy as np
+import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
-from test_export import Made, check, column, same, table, trajmill
-
-import test_export
-
-ABSENT = []
-
-def installed(name):
-    """Whether a library is there; the names of those that are not are printed in the end."""
-    if importlib.util.find_spec(name) is None:
-        ABSENT.append(name)
-        return False
-    return True
+import pytest
+from oracle import check, same, table, trajmill
+from oracle import valid_rows as column
+from writers.minari import dataset
+from writers.ours import Made
 
 # --- Minari
 
-def buffers(lengths, seed, width=2):
-    from minari.data_collector import EpisodeBuffer
-    random = np.random.default_rng(seed)
-    for index, length in enumerate(lengths):
-        yield EpisodeBuffer(
-            id=index, seed=100 + index, observations=random.normal(size=(length + 1, width)), actions=random.uniform(-1, 1, (length, 1)).astype(np.float32),
-            rewards=list(random.normal(size=length)), terminations=[row + 1 == length for row in range(length)], truncations=[False] * length, infos={},
-        )
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    """The folder where Minari looks for datasets."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    (tmp_path / "minari").mkdir()
+    return tmp_path / "minari"
 
-def minari_set(name, lengths, seed, backend="hdf5", **more):
-    from gymnasium.spaces import Box
-    spaces = {} if "env" in more else {"observation_space": Box(-np.inf, np.inf, (2,), np.float64), "action_space": Box(-1, 1, (1,), np.float32)}
-    made = list(buffers(lengths, seed, more.pop("width", 2)))
-    minari.create_dataset_from_buffers(
-        name, buffer=list(made), data_format=backend, algorithm_name="made", code_permalink="none", author="a", author_email="b@c.de", description="d", **spaces, **more,
-    )
-    return made, os.path.join(os.environ["MINARI_DATASETS_PATH"], name)
-
-def combined(folder):
+def test_a_merge_keeps_what_minari_loses(sets, tmp_path):
     """`combine_datasets` takes back what was filtered out, and forgets seeds; a merge here does neither."""
-    first, one = minari_set("one-v0", [3, 5], 1)
-    second, two = minari_set("two-v0", [4, 2], 2)
+    first, one = dataset("one-v0", [3, 5], 1)
+    second, two = dataset("two-v0", [4, 2], 2)
     few = minari.load_dataset("one-v0").filter_episodes(lambda episode: len(episode.rewards) > 3)
     check(few.total_episodes == 1, "Minari's filter")
     theirs = minari.combine_datasets([few, minari.load_dataset("two-v0")], "both-v0")
     check(theirs.total_episodes == 4, f"Minari combines what it had filtered out: {theirs.total_episodes}")
     check(all("seed" not in said or said["seed"] is None for said in theirs.storage.get_episode_metadata(range(4))), "Minari forgets seeds")
-    path = os.path.join(folder, "both.yaml")
-    with open(path, "w") as file:
-        file.write(f"""trajmill: 1
-source:
-  - {{path: {one}, format: minari}}
-  - {{path: {two}, format: minari}}
-stages:
-  - filter: source <> 'one-v0' or length > 3
-  - materialise: {{path: minari/ours-v0, format: minari, with: {{name: ours-v0}}}}
-""")
-    trajmill("run", path)
+    stages = [{"filter": "source <> 'one-v0' or length > 3"}, {"materialise": {"path": str(sets / "ours-v0"), "format": "minari", "with": {"name": "ours-v0"}}}]
+    trajmill("run", oracle.pipeline(tmp_path / "both.yaml", [{"path": path, "format": "minari"} for path in (one, two)], stages))
     ours = minari.load_dataset("ours-v0")
     wanted = [first[1], *second]
     check(ours.total_episodes == 3 and ours.total_steps == 11, f"three episodes are merged: {ours.total_episodes}")
     check([said["seed"] for said in ours.storage.get_episode_metadata(range(3))] == [101, 100, 101], "seeds survive")
-    for episode, buffer in zip(ours.iterate_episodes(), wanted):
+    for episode, buffer in zip(ours.iterate_episodes(), wanted, strict=True):
         check(np.array_equal(episode.observations, buffer.observations) and np.array_equal(episode.actions, buffer.actions), "values of a merge")
 
-def truncated(folder):
-    """Minari's Parquet and Arrow backends cut what is longer than 32 767 rows when they read it; the file holds all of it."""
-    for backend in ["parquet", "arrow"]:
-        made, source = minari_set(f"long-{backend}-v0", [40_000, 3], 3, backend)
-        theirs = next(minari.load_dataset(f"long-{backend}-v0").iterate_episodes([0]))
-        check(len(theirs.observations) < 40_000, f"Minari reads {len(theirs.observations)} rows of 40 001 from {backend}")
-        out = os.path.join(folder, f"long-{backend}")
-        trajmill("import", source, out)
-        found = column(table(out, "steps"), "observation")[1]
-        check(same(found, np.concatenate([buffer.observations for buffer in made])), f"every row of {backend}")
+@pytest.mark.parametrize("backend", ["parquet", "arrow"])
+def test_long_episodes_that_minari_cuts_are_imported_whole(sets, tmp_path, backend):
+    """Its Parquet and Arrow backends cut what is longer than 32 767 rows when they read it; the file holds all of it."""
+    made, source = dataset("long-v0", [40_000, 3], 3, backend)
+    theirs = next(minari.load_dataset("long-v0").iterate_episodes([0]))
+    check(len(theirs.observations) < 40_000, f"Minari reads {len(theirs.observations)} rows of 40 001 from {backend}")
+    trajmill("import", source, tmp_path / "long")
+    found = column(table(tmp_path / "long"), "observation")[1]
+    check(same(found, np.concatenate([buffer.observations for buffer in made])), f"every row of {backend}")
 
 # --- D4RL
 
@@ -97,7 +65,6 @@ def d4rl_functions():
     wanted = {"qlearning_dataset", "sequence_dataset"}
     tree = ast.parse(open(source).read())
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in wanted]
-    import collections
     space = {"np": np, "collections": collections}
     exec(compile(tree, source, "exec"), space)
     return space
@@ -113,12 +80,11 @@ class Environment:
     def get_dataset(self):
         return self.data
 
-def d4rl(folder):
-    if not installed("d4rl"):
-        return
+@pytest.mark.reference("d4rl")
+def test_d4rl_makes_transitions_and_episodes_of_an_export(tmp_path):
     functions = d4rl_functions()
-    made = Made(folder, "d4rl", 41, [5, 1, 4, 7, 6, 3])
-    out = os.path.join(folder, "set.hdf5")
+    made = Made(tmp_path, "d4rl", 41, [5, 1, 4, 7, 6, 3])
+    out = os.path.join(tmp_path, "set.hdf5")
     trajmill("export", made.path, out, "--to", "d4rl")
     found = functions["qlearning_dataset"](Environment(out))
     rows = [(episode, row) for episode, length in zip(made.episodes, made.lengths) for row in range(length)]
@@ -139,64 +105,61 @@ def d4rl(folder):
 
 # --- d3rlpy
 
-def d3rlpy(folder):
-    if not installed("d3rlpy"):
-        return
+def load(path):
     from d3rlpy.dataset import InfiniteBuffer, ReplayBuffer
-    def load(path):
-        with open(path, "rb") as file:
-            return ReplayBuffer.load(file, InfiniteBuffer())
-    for discrete in [False, True]:
-        # A single step that ends nothing is no transition, and d3rlpy leaves it out.
-        made = Made(folder, f"d3rlpy{discrete}", 42, [1, 5, 4, 7], discrete=discrete)
-        out = os.path.join(folder, f"set{discrete}.h5")
-        trajmill("export", made.path, out, "--to", "d3rlpy")
-        buffer = load(out)
-        check(len(buffer.episodes) == 4 and buffer.dataset_info.observation_signature.shape[0] == (3,), f"d3rlpy: {buffer.dataset_info}")
-        check(buffer.dataset_info.action_space.name == ("DISCRETE" if discrete else "CONTINUOUS"), "d3rlpy: the kind of actions")
-        for episode, wanted, length in zip(buffer.episodes, made.episodes, made.lengths):
-            check(same(episode.observations, wanted["observation"][:length]), "d3rlpy: observations")
-            check(same(episode.actions, wanted["action"].reshape(length, -1)), "d3rlpy: actions")
-            check(same(episode.rewards, wanted["reward"].reshape(length, 1)), "d3rlpy: rewards")
-            check(episode.terminated == wanted["terminated"], "d3rlpy: ends")
-        check(buffer.transition_count == sum(length - (not episode["terminated"]) for length, episode in zip(made.lengths, made.episodes)), "d3rlpy: transitions")
-        check(buffer.sample_transition_batch(8).observations.shape == (8, 3), "d3rlpy: a batch")
-        # Dumped by d3rlpy, read by us.
-        dump = os.path.join(folder, f"dump{discrete}.h5")
-        with open(dump, "w+b") as file:
-            buffer.dump(file)
-        back = os.path.join(folder, f"dump{discrete}")
-        trajmill("import", dump, back)
-        steps = table(back, "steps")
-        check(same(column(steps, "observation")[1], np.concatenate([episode["observation"][:length] for episode, length in zip(made.episodes, made.lengths)])), "a dump: observations")
-        check(same(column(steps, "action")[1], np.concatenate([episode["action"] for episode in made.episodes])), "a dump: actions")
-        check(table(back, "trajectories")["terminated"].to_pylist() == [episode["terminated"] for episode in made.episodes], "a dump: ends")
 
-def d3rlpy_minari(folder):
-    """d3rlpy's own import of Minari shifts the observations of episode k by k rows; by way of us they stand by their actions."""
-    if not installed("d3rlpy"):
-        return
+    with open(path, "rb") as file:
+        return ReplayBuffer.load(file, InfiniteBuffer())
+
+@pytest.mark.reference("d3rlpy")
+@pytest.mark.parametrize("discrete", [False, True])
+def test_d3rlpy_loads_an_export_and_its_dump_is_imported(tmp_path, discrete):
+    # A single step that ends nothing is no transition, and d3rlpy leaves it out.
+    made = Made(tmp_path, "made", 42, [1, 5, 4, 7], discrete=discrete)
+    out = os.path.join(tmp_path, "set.h5")
+    trajmill("export", made.path, out, "--to", "d3rlpy")
+    buffer = load(out)
+    check(len(buffer.episodes) == 4 and buffer.dataset_info.observation_signature.shape[0] == (3,), f"d3rlpy: {buffer.dataset_info}")
+    check(buffer.dataset_info.action_space.name == ("DISCRETE" if discrete else "CONTINUOUS"), "d3rlpy: the kind of actions")
+    for episode, wanted, length in zip(buffer.episodes, made.episodes, made.lengths, strict=True):
+        check(same(episode.observations, wanted["observation"][:length]), "d3rlpy: observations")
+        check(same(episode.actions, wanted["action"].reshape(length, -1)), "d3rlpy: actions")
+        check(same(episode.rewards, wanted["reward"].reshape(length, 1)), "d3rlpy: rewards")
+        check(episode.terminated == wanted["terminated"], "d3rlpy: ends")
+    check(buffer.transition_count == sum(length - (not episode["terminated"]) for length, episode in zip(made.lengths, made.episodes)), "d3rlpy: transitions")
+    check(buffer.sample_transition_batch(8).observations.shape == (8, 3), "d3rlpy: a batch")
+    # Dumped by d3rlpy, read by us.
+    dump = os.path.join(tmp_path, "dump.h5")
+    with open(dump, "w+b") as file:
+        buffer.dump(file)
+    back = os.path.join(tmp_path, "dump")
+    trajmill("import", dump, back)
+    steps = table(back)
+    check(same(column(steps, "observation")[1], np.concatenate([episode["observation"][:length] for episode, length in zip(made.episodes, made.lengths)])), "a dump: observations")
+    check(same(column(steps, "action")[1], np.concatenate([episode["action"] for episode in made.episodes])), "a dump: actions")
+    check(table(back, "trajectories")["terminated"].to_pylist() == [episode["terminated"] for episode in made.episodes], "a dump: ends")
+
+@pytest.mark.reference("d3rlpy")
+def test_minari_reaches_d3rlpy_with_observations_by_their_actions(sets, tmp_path):
+    """d3rlpy's own import of Minari shifts the observations of episode k by k rows."""
     import d3rlpy
-    from d3rlpy.dataset import InfiniteBuffer, ReplayBuffer
-    made, source = minari_set("shift-v0", [4, 3, 5], 4, env="Pendulum-v1", width=3)
+
+    made, source = dataset("shift-v0", [4, 3, 5], 4, env="Pendulum-v1", width=3)
     theirs, _ = d3rlpy.datasets.get_minari("shift-v0")
     check(not np.allclose(theirs.episodes[1].observations, made[1].observations[:3]), "d3rlpy's import is right by now: say so in schemas/formats.md")
-    trajmill("import", source, os.path.join(folder, "shift"))
-    out = os.path.join(folder, "shift.h5")
-    trajmill("export", os.path.join(folder, "shift"), out, "--to", "d3rlpy")
-    with open(out, "rb") as file:
-        ours = ReplayBuffer.load(file, InfiniteBuffer())
-    for episode, buffer in zip(ours.episodes, made):
+    trajmill("import", source, os.path.join(tmp_path, "shift"))
+    out = os.path.join(tmp_path, "shift.h5")
+    trajmill("export", os.path.join(tmp_path, "shift"), out, "--to", "d3rlpy")
+    for episode, buffer in zip(load(out).episodes, made, strict=True):
         check(np.array_equal(episode.observations, buffer.observations[:-1]) and np.array_equal(episode.actions, buffer.actions), "observations by their actions")
 
 # --- OGBench
 
-def ogbench(folder):
-    if not installed("ogbench"):
-        return
+@pytest.mark.reference("ogbench")
+def test_ogbench_loads_an_export(tmp_path):
     from ogbench.utils import load_dataset
-    made = Made(folder, "ogbench", 43, [5, 1, 4, 7], final=[True, True, False, True])
-    out = os.path.join(folder, "set.npz")
+    made = Made(tmp_path, "ogbench", 43, [5, 1, 4, 7], final=[True, True, False, True])
+    out = os.path.join(tmp_path, "set.npz")
     trajmill("export", made.path, out, "--to", "ogbench")
     regular = load_dataset(out, ob_dtype=np.float32, action_dtype=np.float32)
     observations = [episode["observation"][:length] for episode, length in zip(made.episodes, made.lengths)]
@@ -210,21 +173,20 @@ def ogbench(folder):
 
 # --- robomimic
 
-def robomimic(folder):
-    if not installed("robomimic"):
-        return
+@pytest.mark.reference("robomimic")
+def test_robomimic_loads_an_export_with_cameras(tmp_path):
     import robomimic.utils.obs_utils as obs_utils
     from robomimic.utils.dataset import SequenceDataset
-    made = Made(folder, "robomimic", 44, [5, 2, 4, 7])
+    made = Made(tmp_path, "robomimic", 44, [5, 2, 4, 7])
     # What a camera saw is a column of its own, which the loader finds among the observations.
-    rows = pq.read_table(os.path.join(folder, "robomimic.parquet"))
+    rows = pq.read_table(os.path.join(tmp_path, "robomimic.parquet"))
     saw = np.random.default_rng(7).integers(0, 256, (len(rows), 12), dtype=np.uint8)
     rows = rows.append_column("observation.images.top", pa.array(list(saw), pa.list_(pa.uint8())))
     # Whose array would have the same name.
     rows = rows.append_column("observation.images/top", pa.array(np.arange(len(rows))))
-    pq.write_table(rows, os.path.join(folder, "cameras.parquet"))
-    ours, out = os.path.join(folder, "cameras"), os.path.join(folder, "set.hdf5")
-    trajmill("import", os.path.join(folder, "cameras.parquet"), ours, "--map", "trajectory_id=episode")
+    pq.write_table(rows, os.path.join(tmp_path, "cameras.parquet"))
+    ours, out = os.path.join(tmp_path, "cameras"), os.path.join(tmp_path, "set.hdf5")
+    trajmill("import", os.path.join(tmp_path, "cameras.parquet"), ours, "--map", "trajectory_id=episode")
     trajmill("export", ours, out, "--to", "robomimic", "--env", "Made-v0")
     obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["observation", "images.top"]}})
     dataset = SequenceDataset(
@@ -239,8 +201,8 @@ def robomimic(folder):
     last = np.cumsum([length + 1 for length in made.lengths]) - 1
     check(both(lambda item: item["obs"]["images.top"], [np.delete(saw, last, 0)]), "robomimic: cameras")
     check(both(lambda item: item["next_obs"]["images.top"], [np.delete(saw, np.append(0, last[:-1] + 1), 0)]), "robomimic: cameras, next")
-    trajmill("import", out, os.path.join(folder, "back"))
-    back = table(os.path.join(folder, "back"), "steps")
+    trajmill("import", out, os.path.join(tmp_path, "back"))
+    back = table(os.path.join(tmp_path, "back"))
     check(back["observation.images.top"].to_pylist() == saw.tolist(), "robomimic: cameras and back")
     check(back["observation.images/top"].to_pylist() == list(range(len(rows))), "robomimic: a column of nearly the same name and back")
     check(both(lambda item: item["actions"], [episode["action"] for episode in made.episodes]), "robomimic: actions")
@@ -248,33 +210,17 @@ def robomimic(folder):
 
 # --- datasets
 
-def hugging_face(folder):
-    """`datasets` takes plain Parquet and a dataset's own steps."""
-    if not installed("datasets"):
-        return
+@pytest.mark.reference("datasets")
+def test_datasets_loads_plain_parquet_and_the_steps_of_a_dataset(tmp_path):
     import datasets
-    made = Made(folder, "datasets", 45, [5, 1, 400])
-    out = os.path.join(folder, "plain")
+    made = Made(tmp_path, "datasets", 45, [5, 1, 400])
+    out = os.path.join(tmp_path, "plain")
     trajmill("export", made.path, out, "--to", "parquet")
     for place in [out, os.path.join(made.path, "steps")]:
         files = sorted(os.path.join(place, name) for name in os.listdir(place) if name.endswith(".parquet"))
-        found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=os.path.join(folder, "cache"))
+        found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=os.path.join(tmp_path, "cache"))
         check(len(found) == sum(made.lengths) + 3, "datasets: rows")
         observations = np.array(found["observation"], np.float32)
         check(same(observations, np.concatenate([episode["observation"] for episode in made.episodes])), "datasets: observations")
         actions = [action for action in found["action"] if action is not None]
         check(same(np.array(actions, np.float32), np.concatenate([episode["action"] for episode in made.episodes])), "datasets: actions")
-
-def main():
-    for part in [combined, truncated, d4rl, d3rlpy, d3rlpy_minari, ogbench, robomimic, hugging_face]:
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["MINARI_DATASETS_PATH"] = os.path.join(folder, "minari")
-            os.makedirs(os.environ["MINARI_DATASETS_PATH"])
-            part(folder)
-            print(f"{part.__name__}: {test_export.CHECKS} checks so far")
-    if ABSENT:
-        check("--all" not in sys.argv, f"not installed: {ABSENT}")
-        print(f"not installed, so not run: {', '.join(dict.fromkeys(ABSENT))}")
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,9 @@ import os
 import pathlib
 import sys
 
-import oracle
 import pytest
+
+import oracle
 from writers import odd
 
 # A test that loads a model without the mark `model` fails, because there is no runtime of this name.
@@ -52,14 +53,18 @@ def binary(named):
     if named:
         path = pathlib.Path(named).resolve()
         if not os.access(path, os.X_OK) or path.is_dir():
-            raise pytest.UsageError(f"{path} is not an executable file: --trajmill and $TRAJMILL take the path of the binary")
+            raise pytest.UsageError(
+                f"{path} is not an executable file: --trajmill and $TRAJMILL take the path of the binary"
+            )
         return str(path)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or oracle.REPOSITORY / "target")
     path = target.resolve() / "release" / "trajmill"
     build = "build it with `cargo build --release --bin trajmill`, or name another one with --trajmill PATH"
     if not path.exists():
         raise pytest.UsageError(f"there is no {path}: {build}")
-    newest = max((oracle.REPOSITORY / "src").rglob("*.rs"), key=lambda source: source.stat().st_mtime)
+    newest = max(
+        (oracle.REPOSITORY / "src").rglob("*.rs"), key=lambda source: source.stat().st_mtime
+    )
     if newest.stat().st_mtime > path.stat().st_mtime:
         raise pytest.UsageError(f"{path} is older than {newest}: {build}")
     return str(path)
@@ -77,14 +82,18 @@ def pytest_runtest_setup(item):
     for mark in item.iter_markers("reference"):
         for name in mark.args:
             if importlib.util.find_spec(name) is None:
-                missing(f"the package `{name}` is not installed (tests/requirements-all.txt, tests/requirements-alone.txt)")
+                missing(
+                    f"the package `{name}` is not installed (tests/requirements-all.txt, tests/requirements-alone.txt)"
+                )
     if item.get_closest_marker("video") and not oracle.decodes_videos():
         missing("this trajmill is built without the Cargo feature `video`")
 
 
 def pytest_terminal_summary(terminalreporter):
     checks = f"{oracle.checks:,}".replace(",", " ")
-    terminalreporter.write_line(f"{checks} checks of {oracle.BINARY}, models on {RUNTIME or 'the default runtime'}")
+    terminalreporter.write_line(
+        f"{checks} checks of {oracle.BINARY}, models on {RUNTIME or 'the default runtime'}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +116,9 @@ def data(tmp_path_factory):
     known = oracle.table(made.path)["x"].is_valid().to_numpy()
     made.known = {own["id"]: known[span] for own, span in zip(made, made.spans)}
     return made
+
+
+@pytest.fixture
+def made(request, tmp_path):
+    """What a recipe writes (recipes.py)."""
+    return oracle.recipe(tmp_path, request.param)

@@ -5,7 +5,12 @@ import blake3
 
 def hashed(salt, seed, number):
     """The 64 bits that a choice with this salt and seed depends on, for one trajectory or one draw."""
-    hasher = blake3.blake3(salt.encode() + b"\0" + seed.to_bytes(8, "little") + int(number).to_bytes(8, "little", signed=True))
+    hasher = blake3.blake3(
+        salt.encode()
+        + b"\0"
+        + seed.to_bytes(8, "little")
+        + int(number).to_bytes(8, "little", signed=True)
+    )
     return int.from_bytes(hasher.digest(8), "little")
 
 
@@ -21,7 +26,12 @@ def drawn(salt, seed, ids):
 
 def pairs(lengths, length, count, seed):
     """Trajectory and first step of both segments of each pair; `lengths` maps trajectories to their numbers of steps."""
-    segments = [(key, start) for key, steps in lengths.items() for start in range(steps - length + 1)]
+    segments = [
+        (key, start) for key, steps in lengths.items() for start in range(steps - length + 1)
+    ]
     for pair in range(count):
-        first, other = (int(chance("pairs", seed, 2 * pair + side) * (len(segments) - side)) for side in range(2))
+        first, other = (
+            int(chance("pairs", seed, 2 * pair + side) * (len(segments) - side))
+            for side in range(2)
+        )
         yield segments[first], segments[other + (other >= first)]

@@ -13,7 +13,9 @@ FLOAT = TensorProto.FLOAT
 
 def save(path, nodes, inputs, outputs, constants=(), metadata=None, version=17):
     """Writes a graph. Ports are (name, type, shape without the batch); constants are (name, array)."""
-    ports = lambda them: [helper.make_tensor_value_info(port, kind, ["batch", *shape]) for port, kind, shape in them]
+    ports = lambda them: [
+        helper.make_tensor_value_info(port, kind, ["batch", *shape]) for port, kind, shape in them
+    ]
     initializers = [numpy_helper.from_array(array, name) for name, array in constants]
     graph = helper.make_graph(nodes, path.stem, ports(inputs), ports(outputs), initializers)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
@@ -39,7 +41,10 @@ def small(path, inputs, outputs, seed):
     """A network from all inputs to each output; ports are (name, width)."""
     rng = np.random.default_rng(seed)
     width = sum(size for _, size in inputs)
-    constants = [("w", rng.normal(size=(width, 8)) / 2), *((f"w_{head}", rng.normal(size=(8, size)) / 2) for head, size in outputs)]
+    constants = [
+        ("w", rng.normal(size=(width, 8)) / 2),
+        *((f"w_{head}", rng.normal(size=(8, size)) / 2) for head, size in outputs),
+    ]
     nodes = [
         helper.make_node("Concat", [port for port, _ in inputs], ["all"], axis=1),
         helper.make_node("MatMul", ["all", "w"], ["h"]),
@@ -47,4 +52,10 @@ def small(path, inputs, outputs, seed):
         *(helper.make_node("MatMul", ["t", f"w_{head}"], [head]) for head, _ in outputs),
     ]
     vectors = lambda ports: [(port, FLOAT, [size]) for port, size in ports]
-    return save(path, nodes, vectors(inputs), vectors(outputs), [(name, value.astype(np.float32)) for name, value in constants])
+    return save(
+        path,
+        nodes,
+        vectors(inputs),
+        vectors(outputs),
+        [(name, value.astype(np.float32)) for name, value in constants],
+    )

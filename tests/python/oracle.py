@@ -34,16 +34,23 @@ def close(found, wanted, what, atol=1e-6, rtol=1e-6):
     __tracebackhide__ = True
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     check(found.shape == wanted.shape, f"{what}: shape {found.shape}, not {wanted.shape}")
-    apart = ~(np.isclose(found, wanted, rtol=rtol, atol=atol) | (np.isnan(found) & np.isnan(wanted)))
+    apart = ~(
+        np.isclose(found, wanted, rtol=rtol, atol=atol) | (np.isnan(found) & np.isnan(wanted))
+    )
     places = np.argwhere(apart)[:3].tolist()
-    check(not apart.any(), f"{what}: {apart.sum()} of {apart.size} values differ, first {found[apart][:3]} not {wanted[apart][:3]} at {places}")
+    check(
+        not apart.any(),
+        f"{what}: {apart.sum()} of {apart.size} values differ, first {found[apart][:3]} not {wanted[apart][:3]} at {places}",
+    )
 
 
 def equal(found, wanted, what):
     """Compares values of any type, one by one."""
     __tracebackhide__ = True
     found, wanted = np.asarray(found), np.asarray(wanted)
-    check(found.shape == wanted.shape and (found == wanted).all(), f"{what}: {found} is not {wanted}")
+    check(
+        found.shape == wanted.shape and (found == wanted).all(), f"{what}: {found} is not {wanted}"
+    )
 
 
 def says(text, wanted, what):
@@ -64,9 +71,17 @@ def seeded(*names):
 def trajmill(*arguments, code=0, cwd=None, **environment):
     """Runs trajmill, and checks its exit code unless `code` is None."""
     done = subprocess.run(
-        [BINARY, *map(str, arguments)], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
+        [BINARY, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
-    check(code in (None, done.returncode), f"{arguments}: exit code {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}")
+    check(
+        code in (None, done.returncode),
+        f"{arguments}: exit code {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}",
+    )
     check("panicked" not in done.stderr, f"{arguments}: {done.stderr}")
     return done
 
@@ -110,7 +125,10 @@ def recipe(folder, name):
     trajmill("run", path, cwd=folder)
     made = Dataset(folder / re.search(r"path: \.\./(out/[\w/-]+)", (folder / path).read_text())[1])
     check(len(made) > 0, f"{name}: something is left")
-    check("nothing to do" in trajmill("run", path, cwd=folder).stderr, f"{name}: the second time there is nothing to do")
+    check(
+        "nothing to do" in trajmill("run", path, cwd=folder).stderr,
+        f"{name}: the second time there is nothing to do",
+    )
     return made
 
 
@@ -119,7 +137,9 @@ def recipe(folder, name):
 
 def table(dataset, part="steps"):
     """The table of steps or of trajectories of a dataset, its files in order of their names."""
-    return pa.concat_tables([pq.read_table(file) for file in sorted((pathlib.Path(dataset) / part).iterdir())])
+    return pa.concat_tables(
+        [pq.read_table(file) for file in sorted((pathlib.Path(dataset) / part).iterdir())]
+    )
 
 
 def manifest(dataset):
@@ -128,7 +148,10 @@ def manifest(dataset):
 
 def quarantined(dataset):
     """The entries of a dataset's list of trajectories that were set aside."""
-    return [json.loads(line) for line in (pathlib.Path(dataset) / "quarantine.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (pathlib.Path(dataset) / "quarantine.jsonl").read_text().splitlines()
+    ]
 
 
 class Dataset:
@@ -140,7 +163,9 @@ class Dataset:
         widths = {column["name"]: column.get("width") for column in self.manifest["columns"]}
         steps, trajectories = table(path), table(path, "trajectories")
         self.steps = {name: numpy(steps[name], widths.get(name)) for name in steps.column_names}
-        self.trajectories = {name: numpy(trajectories[name], None) for name in trajectories.column_names}
+        self.trajectories = {
+            name: numpy(trajectories[name], None) for name in trajectories.column_names
+        }
         rows = self.trajectories["rows"].astype(int)
         ends = np.cumsum(rows)
         self.spans = [slice(end - count, end) for end, count in zip(ends, rows)]
@@ -161,7 +186,11 @@ class Dataset:
         return {trajectory["id"]: trajectory for trajectory in self}
 
     def facts(self, stage):
-        return [entry["facts"] for entry in self.manifest["lineage"]["stages"] if entry["stage"] == stage and "facts" in entry]
+        return [
+            entry["facts"]
+            for entry in self.manifest["lineage"]["stages"]
+            if entry["stage"] == stage and "facts" in entry
+        ]
 
 
 def numpy(column, width):
@@ -194,7 +223,9 @@ def bits(array):
 def same(found, wanted):
     """Whether arrays, or lists of them, hold the same bits."""
     if isinstance(found, list):
-        return len(found) == len(wanted) and all(same(one, other) for one, other in zip(found, wanted))
+        return len(found) == len(wanted) and all(
+            same(one, other) for one, other in zip(found, wanted)
+        )
     if found.dtype == object:
         return list(found) == list(wanted)
     return bits(found) == bits(wanted)
@@ -220,14 +251,26 @@ def values(chunk):
 def same_dataset(one, other, what, but=()):
     """Checks steps and identity of two datasets, column by column."""
     a, b = table(one), table(other)
-    check(set(a.column_names) - set(but) == set(b.column_names) - set(but), f"{what}: columns {sorted(a.column_names)} and {sorted(b.column_names)}")
+    check(
+        set(a.column_names) - set(but) == set(b.column_names) - set(but),
+        f"{what}: columns {sorted(a.column_names)} and {sorted(b.column_names)}",
+    )
     for name in a.column_names:
         if name not in but:
             (valid, found), (other_valid, other_found) = valid_rows(a, name), valid_rows(b, name)
             check(np.array_equal(valid, other_valid), f"{what}: nulls of {name}")
             check(same(found, other_found), f"{what}: values of {name}")
     a, b = table(one, "trajectories"), table(other, "trajectories")
-    for name in ["uid", "source", "source_key", "length", "return", "terminated", "truncated", "recorded_actions"]:
+    for name in [
+        "uid",
+        "source",
+        "source_key",
+        "length",
+        "return",
+        "terminated",
+        "truncated",
+        "recorded_actions",
+    ]:
         check(a[name].to_pylist() == b[name].to_pylist(), f"{what}: {name} of trajectories")
 
 

@@ -6,48 +6,15 @@ Random datasets go in as plain Parquet, models are written here, and every row t
 import hashlib
 
 import numpy as np
-import oracle
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from networks import FLOAT, predict, save
 from onnx import TensorProto, helper
-from oracle import check, seeded, table, trajmill
+
+import oracle
+from labels import A, D, K, Made, by_step, compare, copies, flat, mean, mlp, run, spread, windows
+from networks import FLOAT, save
+from oracle import check, seeded, trajmill
 
 pytestmark = pytest.mark.model
-D, A, K = 4, 3, 5
-
-# ---- datasets: a list of trajectories, each (observations, actions, recorded mask, has final row)
-
-class Made:
-    """Trajectories, and the dataset that they were imported to."""
-
-    def __init__(self, folder, name, dtype, final, discrete=None, lengths=(1, 2, 1, 3, 23, 5, 1, 40, 8, 17, 2)):
-        random = seeded(name)
-        self.path, self.trajectories = folder / name, []
-        rows = {key: [] for key in ("trajectory_id", "step", "observation", "action", "reward", "terminated", "truncated", "is_final")}
-        for index, n in enumerate(lengths):
-            has_final = {"all": True, "none": False, "some": index % 2 == 0}[final]
-            observation = random.normal(size=(n + has_final, D)).astype(dtype)
-            action = random.integers(0, K, n).astype(discrete) if discrete else random.normal(size=(n, A)).astype(dtype)
-            recorded = np.ones(n, bool) if index % 5 == 4 else random.random(n) < 0.2
-            self.trajectories.append((observation, action, recorded, has_final))
-            for t in range(n + has_final):
-                last = t == n
-                rows["trajectory_id"].append(index)
-                rows["step"].append(t)
-                rows["observation"].append(observation[t])
-                rows["action"].append(None if last or not recorded[t] else action[t])
-                rows["reward"].append(None if last else float(t))
-                rows["terminated"].append(t == n - 1)
-                rows["truncated"].append(False)
-                rows["is_final"].append(last)
-        value = pa.from_numpy_dtype(dtype)
-        types = {"trajectory_id": pa.int64(), "step": pa.int32(), "observation": pa.list_(value), "reward": pa.float32(),
-                 "action": pa.from_numpy_dtype(discrete) if discrete else pa.list_(value)}
-        steps = pa.table({key: pa.array(column, types.get(key, pa.bool_())) for key, column in rows.items()})
-        pq.write_table(steps, folder / f"{name}.parquet")
-        trajmill("import", folder / f"{name}.parquet", self.path, "--from", "parquet")
 
 MADE = {
     "f32-some": dict(dtype=np.float32, final="some"),
@@ -57,182 +24,172 @@ MADE = {
     "int64": dict(dtype=np.float64, final="none", discrete=np.int64),
 }
 
+
 @pytest.fixture(scope="module")
 def made(shared):
     """Imports a dataset once, when a test asks for it."""
     found = {}
-    return lambda name: found[name] if name in found else found.setdefault(name, Made(shared, name, **MADE[name]))
+    return lambda name: (
+        found[name] if name in found else found.setdefault(name, Made(shared, name, **MADE[name]))
+    )
 
-# ---- models
-
-def copies(path, width, indices, shape=None, output="action", metadata=None):
-    """Copies coordinates of its input."""
-    nodes = [helper.make_node("Gather", ["x", "indices"], ["y"], axis=1), helper.make_node("Reshape", ["y", "shape"], [output])]
-    shape = shape or [len(indices)]
-    constants = [("indices", np.array(indices, np.int64)), ("shape", np.array([0, *shape], np.int64))]
-    return save(path, nodes, [("x", FLOAT, [width])], [(output, FLOAT, shape)], constants, metadata)
-
-def mlp(path, width, seed, std=False, inputs=("x",), horizon=None):
-    rng = np.random.default_rng(seed)
-    out = A * (horizon or 1)
-    heads = ["action", "std"] if std else ["action"]
-    constants = [("w", rng.normal(size=(width, 16)).astype(np.float32)), ("b", rng.normal(size=16).astype(np.float32))]
-    constants += [(f"w_{head}", (rng.normal(size=(16, out)) / 4).astype(np.float32)) for head in heads]
-    constants += [("shape", np.array([0, horizon, A] if horizon else [0, A], np.int64))]
-    nodes = [helper.make_node("Concat", list(inputs), ["all"], axis=1), helper.make_node("Gemm", ["all", "w", "b"], ["h"]), helper.make_node("Tanh", ["h"], ["t"])]
-    nodes += [helper.make_node("MatMul", ["t", f"w_{head}"], [f"y_{head}"]) for head in heads]
-    nodes += [helper.make_node("Reshape", ["y_action", "shape"], ["action"])]
-    if std:
-        nodes += [helper.make_node("Sigmoid", ["y_std"], ["z_std"]), helper.make_node("Reshape", ["z_std", "shape"], ["std"])]
-    shape = [horizon, A] if horizon else [A]
-    ports = [(port, FLOAT, [width // len(inputs)]) for port in inputs]
-    return save(path, nodes, ports, [(head, FLOAT, shape) for head in heads], constants)
-
-# ---- windows, one observation at a time
-
-def window(trajectory, t, past, future, edge):
-    observation, action, _, _ = trajectory
-    n, known, zero = len(action), len(observation), np.zeros(D, np.float32)
-    if edge == "ssorl" and past > 0:
-        slots = list(observation[max(0, t - past) : min(t + 2, n)].astype(np.float32))
-        return np.concatenate([zero] * (past + 2 - len(slots)) + slots)
-    slots = []
-    for s in range(t - past, t + future + 1):
-        if 0 <= s < known:
-            slots.append(observation[s].astype(np.float32))
-        elif edge == "skip":
-            return None
-        else:
-            slots.append(zero if edge == "zero" else observation[min(max(s, 0), known - 1)].astype(np.float32))
-    return np.concatenate(slots)
-
-def windows(trajectories, past, future, edge):
-    return {(i, t): w for i, trajectory in enumerate(trajectories) for t in range(len(trajectory[1]))
-            if (w := window(trajectory, t, past, future, edge)) is not None}
-
-def by_step(steps, paths, feeds, head="action"):
-    """What each model predicts, by trajectory and step."""
-    made = [predict(path, feeds)[head] for path in paths]
-    return {key: [member[row] for member in made] for row, key in enumerate(steps)}
-
-def flat(trajectories, paths, past, future, edge, head="action"):
-    seen = windows(trajectories, past, future, edge)
-    return by_step(seen, paths, {"x": np.stack(list(seen.values()))}, head)
-
-# ---- running and comparing
-
-def run(folder, options, source, threads=2):
-    """The rows that labelling a dataset gives, in order."""
-    out = folder / "out"
-    stages = [{"label": options}, {"materialise": {"path": str(out), "shard_rows": 60}}]
-    trajmill("run", oracle.pipeline(folder / "label.yaml", source, stages), "--threads", threads, cwd=folder)
-    return table(out).sort_by([("trajectory_id", "ascending"), ("step", "ascending")]).to_pylist()
 
 def refused(folder, source, path, message):
     """A run with a model that cannot be used: it fails with `message` and publishes nothing. Returns all that it says."""
     stages = [{"label": {"model": path}}, {"materialise": {"path": "out"}}]
-    said = trajmill("run", oracle.pipeline(folder / "label.yaml", source, stages), "--threads", 1, code=1, cwd=folder).stderr
+    said = trajmill(
+        "run",
+        oracle.pipeline(folder / "label.yaml", source, stages),
+        "--threads",
+        1,
+        code=1,
+        cwd=folder,
+    ).stderr
     check(message in said, said)
     check(not (folder / "out").exists(), "something was published")
     return said
 
-def compare(folder, data, options, expected, exact=True, stds=None, votes=None):
-    """`expected` maps (trajectory, step) to the label; what is not in it stays null."""
-    trajectories, rows = data.trajectories, run(folder, options, data.path)
-    into = options.get("into", "action")
-    check(len(rows) == sum(len(trajectory[0]) for trajectory in trajectories), "rows")
-    for row in rows:
-        i, t = row["trajectory_id"], row["step"]
-        where = f"trajectory {i} step {t}"
-        _, action, recorded, _ = trajectories[i]
-        given = t < len(action) and recorded[t]
-        if given:
-            check(np.array_equal(row["action"], action[t]), f"{where}: a recorded action changed")
-        if into != "action":
-            check("action_source" not in row and (given or row["action"] is None), f"{where}: `into` leaves actions alone")
-        want = expected.get((i, t)) if t < len(action) and not given else None
-        found = None if given and into == "action" else row[into]
-        if want is None:
-            check(found is None, f"{where}: {found} where there should be nothing")
-        else:
-            gap = np.max(np.abs(np.asarray(found, np.float64) - np.asarray(want, np.float64)))
-            check(gap == 0 if exact else gap <= 1e-5, f"{where}: {found} is not {want}")
-        if into == "action":
-            check(row["action_source"] == ("recorded" if given else None if want is None else "proxy"), f"{where}: {row['action_source']}")
-        check(("action_std" in row) == (stds is not None) and ("action_votes" in row) == (votes is not None), f"{where}: columns")
-        if stds is not None:
-            std = row["action_std"]
-            check((std is None) == (want is None) and (want is None or np.allclose(std, stds[i, t], atol=1e-5)), f"{where}: std {std}")
-        if votes is not None:
-            check(row["action_votes"] == (None if want is None else votes[i, t]), f"{where}: votes {row['action_votes']}")
-
-def mean(parts):
-    return np.mean(np.asarray(parts, np.float64), axis=0)
-
-def spread(parts, stds=None):
-    own = 0 if stds is None else np.mean(np.asarray(stds, np.float64) ** 2, axis=0)
-    return np.sqrt(own + np.var(np.asarray(parts, np.float64), axis=0))
 
 # ---- models that copy coordinates of their windows: labels are those, bit for bit
 
-WINDOWS = [(past, future, edge) for past, future in [(0, 0), (1, 1), (2, 0), (0, 2), (5, 3)] for edge in ("repeat", "zero", "skip")]
+WINDOWS = [
+    (past, future, edge)
+    for past, future in [(0, 0), (1, 1), (2, 0), (0, 2), (5, 3)]
+    for edge in ("repeat", "zero", "skip")
+]
+
 
 @pytest.mark.parametrize("name", ["f32-some", "f64-none", "f32-all"])
 @pytest.mark.parametrize("past, future, edge", WINDOWS + [(past, 1, "ssorl") for past in (0, 1, 3)])
 def test_a_label_lands_on_the_step_of_its_window(made, tmp_path, name, past, future, edge):
     data, width = made(name), (past + 1 + future) * D
-    path = copies(tmp_path / "copy.onnx", width, seeded(name, past, future, edge).integers(0, width, A))
-    expected = {key: parts[0] for key, parts in flat(data.trajectories, [path], past, future, edge).items()}
-    compare(tmp_path, data, {"model": path, "window": {"past": past, "future": future, "edge": edge}, "batch": 8}, expected)
+    path = copies(
+        tmp_path / "copy.onnx", width, seeded(name, past, future, edge).integers(0, width, A)
+    )
+    expected = {
+        key: parts[0] for key, parts in flat(data.trajectories, [path], past, future, edge).items()
+    }
+    compare(
+        tmp_path,
+        data,
+        {"model": path, "window": {"past": past, "future": future, "edge": edge}, "batch": 8},
+        expected,
+    )
+
 
 def test_window_and_clip_are_read_from_the_metadata_of_the_model(made, tmp_path):
     data = made("f32-some")
-    metadata = {"trajmill.past": "1", "trajmill.future": "0", "trajmill.edge": "zero", "trajmill.clip": "-0.5,0.25"}
+    metadata = {
+        "trajmill.past": "1",
+        "trajmill.future": "0",
+        "trajmill.edge": "zero",
+        "trajmill.clip": "-0.5,0.25",
+    }
     path = copies(tmp_path / "metadata.onnx", 2 * D, [0, D, 2 * D - 1], metadata=metadata)
     labels = flat(data.trajectories, [path], 1, 0, "zero")
-    compare(tmp_path, data, {"model": path}, {key: np.clip(parts[0], np.float32(-0.5), np.float32(0.25)) for key, parts in labels.items()})
+    compare(
+        tmp_path,
+        data,
+        {"model": path},
+        {
+            key: np.clip(parts[0], np.float32(-0.5), np.float32(0.25))
+            for key, parts in labels.items()
+        },
+    )
+
 
 # ---- networks
 
 SPEC = {"past": 1, "future": 1, "edge": "zero"}
 
+
 @pytest.fixture
 def networks(made, tmp_path):
     """A dataset, three networks, and what each predicts for it."""
-    data, paths = made("f32-some"), [mlp(tmp_path / f"mlp-{seed}.onnx", 3 * D, seed) for seed in range(3)]
+    data, paths = (
+        made("f32-some"),
+        [mlp(tmp_path / f"mlp-{seed}.onnx", 3 * D, seed) for seed in range(3)],
+    )
     return data, paths, flat(data.trajectories, paths, 1, 1, "zero")
+
 
 def test_labels_of_a_network(networks, tmp_path):
     data, paths, labels = networks
-    compare(tmp_path, data, {"model": paths[0], "window": SPEC}, {key: parts[0] for key, parts in labels.items()}, exact=False)
+    compare(
+        tmp_path,
+        data,
+        {"model": paths[0], "window": SPEC},
+        {key: parts[0] for key, parts in labels.items()},
+        exact=False,
+    )
+
 
 def test_labels_are_clipped_by_dimension_into_a_column_of_their_own(networks, tmp_path):
     data, paths, labels = networks
     bounds = [[-0.2, -1, 0], [0.2, 0.5, 9]]
     clipped = {key: np.clip(parts[0], *bounds) for key, parts in labels.items()}
-    compare(tmp_path, data, {"model": paths[0], "window": SPEC, "clip": bounds, "into": "guess"}, clipped, exact=False)
+    compare(
+        tmp_path,
+        data,
+        {"model": paths[0], "window": SPEC, "clip": bounds, "into": "guess"},
+        clipped,
+        exact=False,
+    )
+
 
 def test_an_ensemble_labels_by_its_mean_and_tells_its_spread(networks, tmp_path):
     data, paths, labels = networks
     stds = {key: spread(parts) for key, parts in labels.items()}
-    compare(tmp_path, data, {"model": paths, "window": SPEC, "batch": 16}, {key: mean(parts) for key, parts in labels.items()}, exact=False, stds=stds)
+    compare(
+        tmp_path,
+        data,
+        {"model": paths, "window": SPEC, "batch": 16},
+        {key: mean(parts) for key, parts in labels.items()},
+        exact=False,
+        stds=stds,
+    )
+
 
 @pytest.fixture
 def gaussians(made, tmp_path):
     """A dataset, two networks with a std, and their actions and stds."""
-    data, paths = made("f32-some"), [mlp(tmp_path / f"gauss-{seed}.onnx", 3 * D, seed, std=True) for seed in range(2)]
-    return data, paths, *(flat(data.trajectories, paths, 1, 1, "zero", head) for head in ("action", "std"))
+    data, paths = (
+        made("f32-some"),
+        [mlp(tmp_path / f"gauss-{seed}.onnx", 3 * D, seed, std=True) for seed in range(2)],
+    )
+    return (
+        data,
+        paths,
+        *(flat(data.trajectories, paths, 1, 1, "zero", head) for head in ("action", "std")),
+    )
+
 
 def test_a_gaussian_model_tells_its_std(gaussians, tmp_path):
     data, paths, labels, own = gaussians
     stds = {key: parts[0] for key, parts in own.items()}
-    compare(tmp_path, data, {"model": paths[0], "window": SPEC}, {key: parts[0] for key, parts in labels.items()}, exact=False, stds=stds)
+    compare(
+        tmp_path,
+        data,
+        {"model": paths[0], "window": SPEC},
+        {key: parts[0] for key, parts in labels.items()},
+        exact=False,
+        stds=stds,
+    )
+
 
 def test_an_ensemble_of_gaussian_models_adds_both_spreads(gaussians, tmp_path):
     data, paths, labels, own = gaussians
     options = {"model": paths, "window": SPEC, "outputs": {"action": "action", "std": "std"}}
     stds = {key: spread(labels[key], own[key]) for key in labels}
-    compare(tmp_path, data, options, {key: mean(parts) for key, parts in labels.items()}, exact=False, stds=stds)
+    compare(
+        tmp_path,
+        data,
+        options,
+        {key: mean(parts) for key, parts in labels.items()},
+        exact=False,
+        stds=stds,
+    )
+
 
 @pytest.mark.parametrize("edge", ["repeat", "zero", "skip"])
 def test_named_inputs_are_columns_and_the_next_rows_of_them(made, tmp_path, edge):
@@ -240,15 +197,23 @@ def test_named_inputs_are_columns_and_the_next_rows_of_them(made, tmp_path, edge
     seen = windows(data.trajectories, 0, 1, edge)
     both = np.stack(list(seen.values()))
     labels = by_step(seen, [path], {"s": both[:, :D], "s_next": both[:, D:]})
-    options = {"model": path, "inputs": {"s": "observation", "s_next": "next(observation)"}, "window": {"edge": edge}}
+    options = {
+        "model": path,
+        "inputs": {"s": "observation", "s_next": "next(observation)"},
+        "window": {"edge": edge},
+    }
     compare(tmp_path, data, options, {key: parts[0] for key, parts in labels.items()}, exact=False)
+
 
 @pytest.mark.parametrize("length", [1, 2, 4])
 @pytest.mark.parametrize("reduce", ["mean", "first", "last"])
 @pytest.mark.parametrize("edge", ["repeat", "skip"])
 def test_overlapping_chunks_of_actions_are_reduced(made, tmp_path, length, reduce, edge):
     data = made("f32-some")
-    paths = [mlp(tmp_path / f"horizon-{seed}.onnx", 3 * D, seed, horizon=length) for seed in range(2 if length == 4 else 1)]
+    paths = [
+        mlp(tmp_path / f"horizon-{seed}.onnx", 3 * D, seed, horizon=length)
+        for seed in range(2 if length == 4 else 1)
+    ]
     labels = flat(data.trajectories, paths, 1, 1, edge)
     expected, stds, votes = {}, {}, {}
     for i, trajectory in enumerate(data.trajectories):
@@ -259,18 +224,36 @@ def test_overlapping_chunks_of_actions_are_reduced(made, tmp_path, length, reduc
                 parts = [labels[i, s][member][t - s] for member in range(len(paths)) for s in used]
                 expected[i, t], stds[i, t], votes[i, t] = mean(parts), spread(parts), len(used)
     options = {
-        "model": paths if len(paths) > 1 else paths[0], "window": {"past": 1, "future": 1, "edge": edge},
-        "horizon": {"length": length, "reduce": reduce}, "batch": 8,
+        "model": paths if len(paths) > 1 else paths[0],
+        "window": {"past": 1, "future": 1, "edge": edge},
+        "horizon": {"length": length, "reduce": reduce},
+        "batch": 8,
     }
-    compare(tmp_path, data, options, expected, exact=False, stds=stds if len(paths) > 1 else None, votes=votes)
+    compare(
+        tmp_path,
+        data,
+        options,
+        expected,
+        exact=False,
+        stds=stds if len(paths) > 1 else None,
+        votes=votes,
+    )
+
 
 # ---- discrete actions
 
 CLASSES = {"window": {"past": 0, "future": 1}, "batch": 8}
 kinds = pytest.mark.parametrize("kind", ["int32", "int64"])
 
+
 def logits(folder, seed):
-    return copies(folder / f"logits-{seed}.onnx", 2 * D, np.random.default_rng(seed).integers(0, 2 * D, K), output="logits")
+    return copies(
+        folder / f"logits-{seed}.onnx",
+        2 * D,
+        np.random.default_rng(seed).integers(0, 2 * D, K),
+        output="logits",
+    )
+
 
 @kinds
 @pytest.mark.parametrize("members", [1, 3])
@@ -278,41 +261,86 @@ def test_discrete_labels_are_the_class_of_the_highest_mean_logit(made, tmp_path,
     data, paths = made(kind), [logits(tmp_path, seed) for seed in range(members)]
     labels = flat(data.trajectories, paths, 0, 1, "repeat", "logits")
     options = {"model": paths if members > 1 else paths[0], **CLASSES}
-    compare(tmp_path, data, options, {key: int(np.argmax(mean(parts))) for key, parts in labels.items()})
+    compare(
+        tmp_path, data, options, {key: int(np.argmax(mean(parts))) for key, parts in labels.items()}
+    )
+
 
 @kinds
 def test_discrete_labels_are_the_class_that_a_model_names(made, tmp_path, kind):
     # The slope breaks ties: of two equal values rten's ArgMax names the last one, ONNX the first.
     slope = helper.make_tensor("slope", FLOAT, [2 * D], [-1e-3 * index for index in range(2 * D)])
     nodes = [
-        helper.make_node("Constant", [], ["slope"], value=slope), helper.make_node("Add", ["x", "slope"], ["tilted"]),
+        helper.make_node("Constant", [], ["slope"], value=slope),
+        helper.make_node("Add", ["x", "slope"], ["tilted"]),
         helper.make_node("ArgMax", ["tilted"], ["class"], axis=1, keepdims=0),
     ]
-    data, path = made(kind), save(tmp_path / "class.onnx", nodes, [("x", FLOAT, [2 * D])], [("class", TensorProto.INT64, [])])
+    data, path = (
+        made(kind),
+        save(
+            tmp_path / "class.onnx",
+            nodes,
+            [("x", FLOAT, [2 * D])],
+            [("class", TensorProto.INT64, [])],
+        ),
+    )
     labels = flat(data.trajectories, [path], 0, 1, "repeat", "class")
-    compare(tmp_path, data, {"model": path, **CLASSES}, {key: int(parts[0]) for key, parts in labels.items()})
+    compare(
+        tmp_path,
+        data,
+        {"model": path, **CLASSES},
+        {key: int(parts[0]) for key, parts in labels.items()},
+    )
+
 
 # ---- labels that are not numbers
+
 
 @pytest.fixture
 def roots(made, tmp_path):
     """A dataset, a model that takes square roots, the labels that it gives, and the steps where they are not finite."""
     nodes = [
-        helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]), helper.make_node("Sub", ["limit", "y"], ["left"]),
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]),
+        helper.make_node("Sub", ["limit", "y"], ["left"]),
         helper.make_node("Sqrt", ["left"], ["action"]),
     ]
-    path = save(tmp_path / "root.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], [*BOUNDS, ("limit", np.array([1.2], np.float32))])
+    path = save(
+        tmp_path / "root.onnx",
+        nodes,
+        [("x", FLOAT, [D])],
+        [("action", FLOAT, [A])],
+        [*BOUNDS, ("limit", np.array([1.2], np.float32))],
+    )
     data = made("f64-none")
-    labels = {key: parts[0] for key, parts in flat(data.trajectories, [path], 0, 0, "repeat").items()}
-    broken = [(i, t) for (i, t), label in labels.items() if not data.trajectories[i][2][t] and not np.isfinite(label).all()]
+    labels = {
+        key: parts[0] for key, parts in flat(data.trajectories, [path], 0, 0, "repeat").items()
+    }
+    broken = [
+        (i, t)
+        for (i, t), label in labels.items()
+        if not data.trajectories[i][2][t] and not np.isfinite(label).all()
+    ]
     check(0 < len(broken) < len(labels), f"{len(broken)} of {len(labels)} labels are not finite")
     return data, path, labels, broken
 
-BOUNDS = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64))]
+
+BOUNDS = [
+    ("start", np.array([0], np.int64)),
+    ("end", np.array([A], np.int64)),
+    ("axis", np.array([1], np.int64)),
+]
+
 
 def test_labels_that_are_not_finite_become_null(roots, tmp_path):
     data, path, labels, broken = roots
-    compare(tmp_path, data, {"model": path, "non_finite": None}, {key: label for key, label in labels.items() if key not in broken}, exact=False)
+    compare(
+        tmp_path,
+        data,
+        {"model": path, "non_finite": None},
+        {key: label for key, label in labels.items() if key not in broken},
+        exact=False,
+    )
+
 
 def test_trajectories_with_labels_that_are_not_finite_are_dropped(roots, tmp_path):
     data, path, _, broken = roots
@@ -321,35 +349,65 @@ def test_trajectories_with_labels_that_are_not_finite_are_dropped(roots, tmp_pat
     found = sorted({row["trajectory_id"] for row in rows})
     check(found == kept, f"{found} are kept, not {kept}")
     check(len(rows) == sum(len(data.trajectories[i][0]) for i in kept), "rows")
-    check(all(row["action"] is not None for row in rows if not row["is_final"]), "every step that is left has an action")
+    check(
+        all(row["action"] is not None for row in rows if not row["is_final"]),
+        "every step that is left has an action",
+    )
+
 
 def test_the_first_label_that_is_not_finite_ends_a_run(roots, tmp_path):
     data, path, _, broken = roots
     said = refused(tmp_path, data.path, path, "trajectory {}, step {}".format(*broken[0]))
     check("not finite" in said, said)
 
+
 # ---- models whose outputs have other shapes
 
+
 def test_two_rows_of_output_for_one_of_input_are_refused(made, tmp_path):
-    nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"]), helper.make_node("Concat", ["cut", "cut"], ["action"], axis=0)]
-    path = save(tmp_path / "double.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], BOUNDS)
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"]),
+        helper.make_node("Concat", ["cut", "cut"], ["action"], axis=0),
+    ]
+    path = save(
+        tmp_path / "double.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], BOUNDS
+    )
     said = refused(tmp_path, made("f32-some").path, path, f"[1024, {A}]")
     oracle.says(said, ["`action`", "512 rows", "batch"], "double rows")
 
+
 def test_rows_of_output_that_depend_on_the_data_are_refused(made, tmp_path):
-    constants = [*BOUNDS, ("one", np.array([1], np.int64)), ("zero", np.array([0], np.float32)), ("first", np.array([0], np.int64))]
-    nodes = [
-        helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"]), helper.make_node("Slice", ["x", "start", "one", "axis"], ["column"]),
-        helper.make_node("Squeeze", ["column", "axis"], ["flat"]), helper.make_node("LessOrEqual", ["flat", "zero"], ["kept"]),
-        helper.make_node("Cast", ["kept"], ["number"], to=TensorProto.INT32), helper.make_node("NonZero", ["number"], ["places"]),
-        helper.make_node("Squeeze", ["places", "first"], ["rows"]), helper.make_node("Gather", ["cut", "rows"], ["action"], axis=0),
+    constants = [
+        *BOUNDS,
+        ("one", np.array([1], np.int64)),
+        ("zero", np.array([0], np.float32)),
+        ("first", np.array([0], np.int64)),
     ]
-    path = save(tmp_path / "ragged.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], constants)
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"]),
+        helper.make_node("Slice", ["x", "start", "one", "axis"], ["column"]),
+        helper.make_node("Squeeze", ["column", "axis"], ["flat"]),
+        helper.make_node("LessOrEqual", ["flat", "zero"], ["kept"]),
+        helper.make_node("Cast", ["kept"], ["number"], to=TensorProto.INT32),
+        helper.make_node("NonZero", ["number"], ["places"]),
+        helper.make_node("Squeeze", ["places", "first"], ["rows"]),
+        helper.make_node("Gather", ["cut", "rows"], ["action"], axis=0),
+    ]
+    path = save(
+        tmp_path / "ragged.onnx", nodes, [("x", FLOAT, [D])], [("action", FLOAT, [A])], constants
+    )
     said = refused(tmp_path, made("f32-some").path, path, "depends on the data")
     check(said.count("ragged.onnx") == 1, f"the file is named once: {said}")
 
+
 def test_threads_do_not_change_a_byte(shared, tmp_path):
-    long = Made(shared, "long", np.float32, "some", lengths=[int(n) for n in seeded("lengths").integers(1, 900, 12)])
+    long = Made(
+        shared,
+        "long",
+        np.float32,
+        "some",
+        lengths=[int(n) for n in seeded("lengths").integers(1, 900, 12)],
+    )
     paths = [mlp(tmp_path / f"same-{seed}.onnx", 3 * D, seed, std=True) for seed in range(2)]
     options, seen = {"model": paths, "window": {"past": 1, "future": 1, "edge": "repeat"}}, []
     for threads in (1, 2, 7):
@@ -357,6 +415,11 @@ def test_threads_do_not_change_a_byte(shared, tmp_path):
         folder.mkdir()
         run(folder, options, long.path, threads=threads)
         files = sorted(path for path in (folder / "out").rglob("*") if path.is_file())
-        seen.append({str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+        seen.append(
+            {
+                str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in files
+            }
+        )
     check(len(seen[0]) > 10, "several shards")
     check(seen[0] == seen[1] == seen[2], f"threads 1, 2, 7 differ: {seen}")

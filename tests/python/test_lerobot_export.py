@@ -8,101 +8,27 @@ import json
 import os
 
 import numpy as np
-import oracle
-import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+import oracle
+from lerobot_rules import rules_v21, rules_v30
 from oracle import check, says, table, trajmill
 from writers.hdf5 import d4rl
 from writers.lerobot import Made, array, put, same, v30
-
-def flatten(column):
-    values = array(column)
-    return values.astype(np.float64).reshape(len(values), -1)
-
-def statistics(whole, stats, part, exact, what):
-    """Statistics are those of numpy over the rows: minimum, maximum and quantiles to the last bit."""
-    for name, entry in stats.items():
-        values = flatten(whole[name])[part]
-        of = lambda key: np.array(entry[key], np.float64).reshape(-1)
-        check((of("min") == values.min(0)).all() and (of("max") == values.max(0)).all(), f"{what}: bounds of {name}")
-        check(np.allclose(of("mean"), values.mean(0), rtol=1e-12, atol=1e-12), f"{what}: mean of {name}")
-        check(np.allclose(of("std"), values.std(0), rtol=1e-9, atol=1e-9), f"{what}: std of {name}")
-        check(list(entry["count"]) == [len(values)], f"{what}: count of {name}")
-        for key, quantile in [("q01", 0.01), ("q10", 0.1), ("q50", 0.5), ("q90", 0.9), ("q99", 0.99)]:
-            if exact:
-                check((of(key) == np.quantile(values, quantile, axis=0)).all(), f"{what}: {key} of {name}: {of(key)} {np.quantile(values, quantile, axis=0)}")
-
-def rules_v30(path, lengths, tasks):
-    """What the loader relies on: places, indices, types, tasks, checksums. Returns the rows, and info.json."""
-    with open(f"{path}/meta/info.json") as file:
-        info = json.load(file)
-    check(info["codebase_version"] == "v3.0" and info["total_episodes"] == len(lengths) and info["total_frames"] == sum(lengths), "totals")
-    files = sorted(os.path.join(root, name) for root, _, names in os.walk(f"{path}/data") for name in names)
-    for file in files + [f"{path}/meta/tasks.parquet"]:
-        pq.ParquetFile(file, page_checksum_verification=True).read()
-        check(b"huggingface" not in (pq.read_schema(file).metadata or {}), "no features in the footer")
-    whole = pa.concat_tables([pq.read_table(file) for file in files])
-    check(set(whole.column_names) == set(info["features"]), "declared columns")
-    for name, feature in info["features"].items():
-        kind, shape = whole[name].type, feature["shape"]
-        check(whole[name].null_count == 0, f"nulls in {name}")
-        if len(shape) == 1 and shape != [1]:
-            check(pa.types.is_fixed_size_list(kind) and kind.list_size == shape[0], f"{name} is {kind}")
-            kind = kind.value_type
-        if len(shape) == 1 and feature["dtype"] != "image":
-            check(str(kind) in {"float32": "float", "float64": "double", "float16": "halffloat"}.get(feature["dtype"], feature["dtype"]), f"{name}: {kind} and {feature['dtype']}")
-    n = sum(lengths)
-    same(array(whole["index"]), np.arange(n), "index")
-    same(array(whole["episode_index"]), np.repeat(np.arange(len(lengths)), lengths), "episode_index")
-    frame = np.concatenate([np.arange(length) for length in lengths])
-    same(array(whole["frame_index"]), frame, "frame_index")
-    same(array(whole["timestamp"]), (frame / info["fps"]).astype(np.float32), "timestamp")
-    found = pd.read_parquet(f"{path}/meta/tasks.parquet")
-    check(found.index.name == "task" and found.index.tolist() == tasks and found["task_index"].tolist() == list(range(len(tasks))), f"tasks: {found}")
-    episodes = pq.read_table(f"{path}/meta/episodes/chunk-000").to_pylist()
-    ends = np.cumsum(lengths)
-    for at, row in enumerate(episodes):
-        check((row["episode_index"], row["length"], row["dataset_from_index"], row["dataset_to_index"]) == (at, lengths[at], ends[at] - lengths[at], ends[at]), f"episode {at}")
-        own = pq.read_table(f"{path}/data/chunk-{row['data/chunk_index']:03d}/file-{row['data/file_index']:03d}.parquet", columns=["episode_index"])
-        check(at in own["episode_index"].to_pylist(), "the file of an episode")
-        check(row["meta/episodes/chunk_index"] == 0 and row["meta/episodes/file_index"] == 0, "the file of its metadata")
-    for at in {0, len(lengths) // 2, len(lengths) - 1}:
-        row = episodes[at]
-        names = {key.split("/")[1] for key in row if key.startswith("stats/")}
-        own = {name: {key: row[f"stats/{name}/{key}"] for key in ["min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"]} for name in names}
-        statistics(whole, own, slice(ends[at] - lengths[at], ends[at]), True, f"episode {at}")
-    with open(f"{path}/meta/stats.json") as file:
-        stats = json.load(file)
-    check({name for name, feature in info["features"].items() if feature["dtype"] not in ("string", "image")} == set(stats), f"statistics of {sorted(stats)}")
-    statistics(whole, stats, slice(None), True, "all")
-    return whole, info
-
-def rules_v21(path, lengths, arrays):
-    with open(f"{path}/meta/info.json") as file:
-        info = json.load(file)
-    check(info["codebase_version"] == "v2.1" and info["total_chunks"] == 1 and info["total_videos"] == 0, "totals of v2.1")
-    lines = lambda name: [json.loads(line) for line in open(f"{path}/meta/{name}.jsonl")]
-    check(lines("tasks") == [{"task_index": 0, "task": "hop"}], "tasks of v2.1")
-    check([(row["episode_index"], row["length"], row["tasks"]) for row in lines("episodes")] == [(at, length, ["hop"]) for at, length in enumerate(lengths)], "episodes of v2.1")
-    tables = [pq.read_table(f"{path}/data/chunk-000/episode_{at:06d}.parquet") for at in range(len(lengths))]
-    check([len(one) for one in tables] == lengths, "a file an episode")
-    whole = pa.concat_tables(tables)
-    same(array(whole["observation.state"]), arrays["observations"], "observations of v2.1")
-    same(array(whole["index"]), np.arange(sum(lengths)), "index of v2.1")
-    first = 0
-    for row, length in zip(lines("episodes_stats"), lengths):
-        statistics(whole, row["stats"], slice(first, first + length), False, "v2.1")
-        first += length
 
 # --- from D4RL and back
 
 LENGTHS = [5, 1, 4000, 17, 2500, 3]
 COLUMNS = {
-    "observation.state": "observations", "action": "actions", "next.reward": "rewards", "next.done": "terminals", "next.truncated": "timeouts",
+    "observation.state": "observations",
+    "action": "actions",
+    "next.reward": "rewards",
+    "next.done": "terminals",
+    "next.truncated": "timeouts",
     "infos.count": "infos/count",
 }
+
 
 @pytest.fixture(scope="module", params=[np.float32, np.float64], ids=["float32", "float64"])
 def source(request, shared):
@@ -112,11 +38,25 @@ def source(request, shared):
     trajmill("import", f"{path}.hdf5", path, "--shard-rows", 3000)
     return arrays, path
 
+
 @pytest.fixture(scope="module")
 def exported(source):
     """The source in v3.0, and what the export said."""
     out = f"{source[1]}.lerobot"
-    return out, trajmill("export", source[1], out, "--to", "lerobot", "--fps", 50, "--robot", "hopper", "--task", "hop").stderr
+    return out, trajmill(
+        "export",
+        source[1],
+        out,
+        "--to",
+        "lerobot",
+        "--fps",
+        50,
+        "--robot",
+        "hopper",
+        "--task",
+        "hop",
+    ).stderr
+
 
 def test_v30_keeps_the_rules_of_the_loader_and_holds_every_value(source, exported):
     arrays, (out, said) = source[0], exported
@@ -127,29 +67,65 @@ def test_v30_keeps_the_rules_of_the_loader_and_holds_every_value(source, exporte
         same(array(whole[name]).astype(arrays[key].dtype), arrays[key], name)
     trajmill("validate", out)
 
+
 def test_v30_comes_back_with_final_observations_and_identities(source, exported, tmp_path):
     trajmill("import", exported[0], tmp_path / "back")
     before, after = table(source[1]), table(tmp_path / "back")
-    for name in ["observation", "action", "reward", "terminated", "truncated", "is_final", "trajectory_id", "step"]:
-        check(before[name].combine_chunks().to_pylist() == after[name].combine_chunks().to_pylist(), f"{name} there and back")
-    uids = [table(dataset, "trajectories")["uid"].to_pylist() for dataset in (source[1], tmp_path / "back")]
+    for name in [
+        "observation",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "is_final",
+        "trajectory_id",
+        "step",
+    ]:
+        check(
+            before[name].combine_chunks().to_pylist() == after[name].combine_chunks().to_pylist(),
+            f"{name} there and back",
+        )
+    uids = [
+        table(dataset, "trajectories")["uid"].to_pylist()
+        for dataset in (source[1], tmp_path / "back")
+    ]
     check(uids[0] == uids[1], "uid there and back")
+
 
 def test_v21_has_a_file_for_each_episode_and_comes_back(source, tmp_path):
     arrays, made = source
     trajmill("export", made, tmp_path / "v21", "--to", "lerobot-v2.1", "--fps", 50, "--task", "hop")
     rules_v21(tmp_path / "v21", LENGTHS, arrays)
     trajmill("import", tmp_path / "v21", tmp_path / "back")
-    check(table(made)["observation"].to_pylist() == table(tmp_path / "back")["observation"].to_pylist(), "v2.1 there and back")
+    check(
+        table(made)["observation"].to_pylist()
+        == table(tmp_path / "back")["observation"].to_pylist(),
+        "v2.1 there and back",
+    )
+
 
 def test_thousands_of_episodes_are_split_into_chunks(tmp_path):
     many = [int(length) for length in np.random.default_rng(5).integers(1, 4, size=2100)]
     d4rl(tmp_path / "many.hdf5", many)
     trajmill("import", tmp_path / "many.hdf5", tmp_path / "many")
-    trajmill("export", tmp_path / "many", tmp_path / "v30", "--to", "lerobot", "--fps", 10, "--task", "hop")
+    trajmill(
+        "export",
+        tmp_path / "many",
+        tmp_path / "v30",
+        "--to",
+        "lerobot",
+        "--fps",
+        10,
+        "--task",
+        "hop",
+    )
     rules_v30(tmp_path / "v30", many, ["hop"])
     trajmill("export", tmp_path / "many", tmp_path / "v21", "--to", "lerobot-v2.1", "--fps", 10)
-    check(sorted(os.listdir(tmp_path / "v21" / "data")) == ["chunk-000", "chunk-001", "chunk-002"], "chunks of 1000 episodes")
+    check(
+        sorted(os.listdir(tmp_path / "v21" / "data")) == ["chunk-000", "chunk-001", "chunk-002"],
+        "chunks of 1000 episodes",
+    )
+
 
 def test_every_feature_of_lerobot_survives_import_and_export(tmp_path):
     """Images and matrices too."""
@@ -164,10 +140,15 @@ def test_every_feature_of_lerobot_survives_import_and_export(tmp_path):
     rows = pq.read_table(tmp_path / "out" / "data" / "chunk-000" / "file-000.parquet")
     for name, values in made.columns.items():
         check(array(rows[name]).tolist() == values.tolist(), f"{name} there and back")
-    check(rows["observation.images.top"].combine_chunks().field("bytes").to_pylist() == made.images, "images there and back")
+    check(
+        rows["observation.images.top"].combine_chunks().field("bytes").to_pylist() == made.images,
+        "images there and back",
+    )
     check(info["fps"] == 25 and info["robot_type"] == "arm", "what the source said of itself")
 
+
 # --- merges
+
 
 @pytest.fixture
 def merge(tmp_path):
@@ -179,23 +160,47 @@ def merge(tmp_path):
 
     def write(**more):
         sources = [{"path": name, "format": "lerobot"} for name in ("one", "two")]
-        return oracle.pipeline(tmp_path / "merge.yaml", sources, [{"filter": "length > 1"}, {"materialise": {"path": "both", "format": "lerobot", **more}}])
+        return oracle.pipeline(
+            tmp_path / "merge.yaml",
+            sources,
+            [
+                {"filter": "length > 1"},
+                {"materialise": {"path": "both", "format": "lerobot", **more}},
+            ],
+        )
 
     return one, two, write
+
 
 def test_a_merge_joins_tasks_by_their_texts_and_makes_indices_anew(tmp_path, merge):
     """LeRobot's own merge kept old maxima and mixed up files."""
     one, two, write = merge
     trajmill("run", write())
-    whole, info = rules_v30(tmp_path / "both", [7, 300, 5, 20], ["pick the cup", "open the door", "wipe the table"])
-    check((info["fps"], info["robot_type"], info["total_tasks"]) == (25, "arm", 3), f"what both sources say: {info}")
-    check(array(whole["task_index"]).tolist() == [0] * 307 + [1] * 5 + [2] * 20, "the tasks of a merge")
+    whole, info = rules_v30(
+        tmp_path / "both", [7, 300, 5, 20], ["pick the cup", "open the door", "wipe the table"]
+    )
+    check(
+        (info["fps"], info["robot_type"], info["total_tasks"]) == (25, "arm", 3),
+        f"what both sources say: {info}",
+    )
+    check(
+        array(whole["task_index"]).tolist() == [0] * 307 + [1] * 5 + [2] * 20,
+        "the tasks of a merge",
+    )
     kept = np.isin(one.episode, [0, 2])
     for name in ["observation.state", "action", "observation.heights"]:
         found = array(whole[name])
-        same(found, np.concatenate([one.columns[name][kept], two.columns[name]]).astype(found.dtype), f"{name} of a merge")
+        same(
+            found,
+            np.concatenate([one.columns[name][kept], two.columns[name]]).astype(found.dtype),
+            f"{name} of a merge",
+        )
     images = [image for image, own in zip(one.images, kept) if own] + two.images
-    check(whole["observation.images.top"].combine_chunks().field("bytes").to_pylist() == images, "images of a merge")
+    check(
+        whole["observation.images.top"].combine_chunks().field("bytes").to_pylist() == images,
+        "images of a merge",
+    )
+
 
 def test_a_rate_that_sources_disagree_on_is_not_made_up(tmp_path, merge):
     path = f"{tmp_path}/two/meta/info.json"
@@ -205,10 +210,12 @@ def test_a_rate_that_sources_disagree_on_is_not_made_up(tmp_path, merge):
     says(trajmill("run", merge[2](), code=1).stderr, ["25", "50", "second"], "two rates")
     trajmill("run", merge[2](**{"with": {"fps": 10}}))
 
+
 # --- LeRobot itself
 
 TIMES = {"observation.state": [-0.1, 0.0, 0.1], "action": [0.0, 0.1, 0.2]}
 EPISODE = np.repeat([0, 1, 2], [30, 20, 1])
+
 
 @pytest.fixture(scope="module")
 def loaded(shared):
@@ -217,8 +224,19 @@ def loaded(shared):
 
     arrays = d4rl(shared / "ref.hdf5", [30, 20, 1])
     trajmill("import", shared / "ref.hdf5", shared / "ref")
-    trajmill("export", shared / "ref", shared / "ref.lerobot", "--to", "lerobot", "--fps", 10, "--task", "hop")
+    trajmill(
+        "export",
+        shared / "ref",
+        shared / "ref.lerobot",
+        "--to",
+        "lerobot",
+        "--fps",
+        10,
+        "--task",
+        "hop",
+    )
     return arrays, LeRobotDataset("some/name", root=shared / "ref.lerobot", delta_timestamps=TIMES)
+
 
 @pytest.mark.reference("lerobot", "torch")
 def test_lerobot_loads_windows_of_what_is_exported(loaded):
@@ -227,11 +245,26 @@ def test_lerobot_loads_windows_of_what_is_exported(loaded):
     arrays, dataset = loaded
     check(len(dataset) == 51 and dataset.num_episodes == 3, "the loader's counts")
     loader = torch.utils.data.DataLoader(dataset, batch_size=16, shuffle=False)
-    rows = {name: torch.cat([batch[name] for batch in loader]) for name in ["observation.state", "action", "action_is_pad", "next.reward", "next.done", "infos.count", "index"]}
+    rows = {
+        name: torch.cat([batch[name] for batch in loader])
+        for name in [
+            "observation.state",
+            "action",
+            "action_is_pad",
+            "next.reward",
+            "next.done",
+            "infos.count",
+            "index",
+        ]
+    }
     starts, ends = np.array([0, 30, 50])[EPISODE], np.array([30, 50, 51])[EPISODE]
     for offset, at in [(-1, 0), (0, 1), (1, 2)]:
         index = np.clip(np.arange(51) + offset, starts, ends - 1)
-        same(rows["observation.state"][:, at].numpy(), arrays["observations"][index], "windows of observations")
+        same(
+            rows["observation.state"][:, at].numpy(),
+            arrays["observations"][index],
+            "windows of observations",
+        )
     for offset in range(3):
         index = np.clip(np.arange(51) + offset, starts, ends - 1)
         same(rows["action"][:, offset].numpy(), arrays["actions"][index], "windows of actions")
@@ -239,21 +272,42 @@ def test_lerobot_loads_windows_of_what_is_exported(loaded):
     same(rows["next.reward"].numpy().ravel(), arrays["rewards"], "rewards")
     same(rows["infos.count"].numpy().ravel(), arrays["infos/count"], "infos")
     check(dataset[0]["task"] == "hop", "the text of a task")
-    check(np.allclose(np.asarray(dataset.meta.stats["action"]["q99"]).ravel(), np.quantile(arrays["actions"].astype(np.float64), 0.99, axis=0), rtol=1e-12), "quantiles in the loader")
+    check(
+        np.allclose(
+            np.asarray(dataset.meta.stats["action"]["q99"]).ravel(),
+            np.quantile(arrays["actions"].astype(np.float64), 0.99, axis=0),
+            rtol=1e-12,
+        ),
+        "quantiles in the loader",
+    )
+
 
 @pytest.mark.reference("lerobot", "torch")
 def test_what_lerobot_records_is_imported(loaded, tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     arrays, dataset = loaded
-    features = {"observation.state": {"dtype": "float32", "shape": (4,), "names": None}, "action": {"dtype": "float32", "shape": (3,), "names": None},
-                "next.reward": {"dtype": "float32", "shape": (1,), "names": None}, "next.done": {"dtype": "bool", "shape": (1,), "names": None}}
-    recorder = LeRobotDataset.create("some/name", fps=10, root=tmp_path / "recorded", features=features, use_videos=False)
+    features = {
+        "observation.state": {"dtype": "float32", "shape": (4,), "names": None},
+        "action": {"dtype": "float32", "shape": (3,), "names": None},
+        "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
+        "next.done": {"dtype": "bool", "shape": (1,), "names": None},
+    }
+    recorder = LeRobotDataset.create(
+        "some/name", fps=10, root=tmp_path / "recorded", features=features, use_videos=False
+    )
     row = 0
     for number, length in enumerate([30, 20, 1]):
         for _ in range(length):
-            recorder.add_frame({"observation.state": arrays["observations"][row], "action": arrays["actions"][row], "next.reward": arrays["rewards"][row:row + 1],
-                                "next.done": arrays["terminals"][row:row + 1], "task": f"task {number}"})
+            recorder.add_frame(
+                {
+                    "observation.state": arrays["observations"][row],
+                    "action": arrays["actions"][row],
+                    "next.reward": arrays["rewards"][row : row + 1],
+                    "next.done": arrays["terminals"][row : row + 1],
+                    "task": f"task {number}",
+                }
+            )
             row += 1
         recorder.save_episode()
     if hasattr(recorder, "finalize"):
@@ -261,13 +315,22 @@ def test_what_lerobot_records_is_imported(loaded, tmp_path):
     # LeRobot puts quantiles of all together from those of episodes, which cannot be done; ours are those of numpy.
     theirs = float(np.asarray(recorder.meta.stats["index"]["q01"]).ravel()[0])
     ours = float(np.asarray(dataset.meta.stats["index"]["q01"]).ravel()[0])
-    check(ours == np.quantile(np.arange(51.0), 0.01) and abs(theirs - ours) > 1, f"quantiles: {theirs}, {ours}")
+    check(
+        ours == np.quantile(np.arange(51.0), 0.01) and abs(theirs - ours) > 1,
+        f"quantiles: {theirs}, {ours}",
+    )
     trajmill("import", tmp_path / "recorded", tmp_path / "in")
     trajmill("validate", tmp_path / "recorded")
     steps = table(tmp_path / "in")
-    same(array(steps["observation"]).astype(np.float32), arrays["observations"], "the recorder's observations")
+    same(
+        array(steps["observation"]).astype(np.float32),
+        arrays["observations"],
+        "the recorder's observations",
+    )
     same(array(steps["action"]).astype(np.float32), arrays["actions"], "the recorder's actions")
     same(array(steps["reward"]), arrays["rewards"], "the recorder's rewards")
     same(array(steps["terminated"]), arrays["terminals"], "the recorder's ends")
-    check(steps["task"].to_pylist() == [f"task {number}" for number in EPISODE], "the recorder's tasks")
-
+    check(
+        steps["task"].to_pylist() == [f"task {number}" for number in EPISODE],
+        "the recorder's tasks",
+    )

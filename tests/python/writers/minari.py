@@ -13,11 +13,27 @@ def files(folder, name, lengths, broken=()):
     random = np.random.default_rng(8)
     data = os.path.join(folder, name, "data")
     os.makedirs(data)
-    space = lambda width: json.dumps({"type": "Box", "dtype": "float32", "shape": [width], "low": [-1.0] * width, "high": [1.0] * width})
-    json.dump({
-        "total_episodes": len(lengths), "total_steps": sum(lengths), "data_format": "hdf5", "dataset_id": "a/b-v0", "minari_version": "0.5.0",
-        "observation_space": space(2), "action_space": space(1),
-    }, open(os.path.join(data, "metadata.json"), "w"))
+    space = lambda width: json.dumps(
+        {
+            "type": "Box",
+            "dtype": "float32",
+            "shape": [width],
+            "low": [-1.0] * width,
+            "high": [1.0] * width,
+        }
+    )
+    json.dump(
+        {
+            "total_episodes": len(lengths),
+            "total_steps": sum(lengths),
+            "data_format": "hdf5",
+            "dataset_id": "a/b-v0",
+            "minari_version": "0.5.0",
+            "observation_space": space(2),
+            "action_space": space(1),
+        },
+        open(os.path.join(data, "metadata.json"), "w"),
+    )
     with h5py.File(os.path.join(data, "main_data.hdf5"), "w") as file:
         for index, length in enumerate(lengths):
             group = file.create_group(f"episode_{index}")
@@ -29,20 +45,46 @@ def files(folder, name, lengths, broken=()):
             group["truncations"] = np.zeros(length, bool)
     return os.path.join(folder, name)
 
+
 def buffers(lengths, seed, width=2):
     from minari.data_collector import EpisodeBuffer
+
     random = np.random.default_rng(seed)
     for index, length in enumerate(lengths):
         yield EpisodeBuffer(
-            id=index, seed=100 + index, observations=random.normal(size=(length + 1, width)), actions=random.uniform(-1, 1, (length, 1)).astype(np.float32),
-            rewards=list(random.normal(size=length)), terminations=[row + 1 == length for row in range(length)], truncations=[False] * length, infos={},
+            id=index,
+            seed=100 + index,
+            observations=random.normal(size=(length + 1, width)),
+            actions=random.uniform(-1, 1, (length, 1)).astype(np.float32),
+            rewards=list(random.normal(size=length)),
+            terminations=[row + 1 == length for row in range(length)],
+            truncations=[False] * length,
+            infos={},
         )
+
 
 def dataset(name, lengths, seed, backend="hdf5", **more):
     from gymnasium.spaces import Box
-    spaces = {} if "env" in more else {"observation_space": Box(-np.inf, np.inf, (2,), np.float64), "action_space": Box(-1, 1, (1,), np.float32)}
+
+    spaces = (
+        {}
+        if "env" in more
+        else {
+            "observation_space": Box(-np.inf, np.inf, (2,), np.float64),
+            "action_space": Box(-1, 1, (1,), np.float32),
+        }
+    )
     made = list(buffers(lengths, seed, more.pop("width", 2)))
     minari.create_dataset_from_buffers(
-        name, buffer=list(made), data_format=backend, algorithm_name="made", code_permalink="none", author="a", author_email="b@c.de", description="d", **spaces, **more,
+        name,
+        buffer=list(made),
+        data_format=backend,
+        algorithm_name="made",
+        code_permalink="none",
+        author="a",
+        author_email="b@c.de",
+        description="d",
+        **spaces,
+        **more,
     )
     return made, os.path.join(os.environ["MINARI_DATASETS_PATH"], name)

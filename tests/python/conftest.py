@@ -1,4 +1,4 @@
-"""The binary under test, the runtime that models run on, and the reasons for which tests are skipped."""
+"""The binary under test, the runtime that models run on, and the conditions for skipping tests."""
 
 import importlib.util
 import os
@@ -10,7 +10,7 @@ import pytest
 import oracle
 from writers import odd
 
-# A test that loads a model without the mark `model` fails, because there is no runtime of this name.
+# No runtime has this name, so a test that loads a model fails unless it is marked `model`.
 NO_RUNTIME = "no-model-is-loaded-here"
 # What the environment asks for; where it asks for nothing, trajmill chooses.
 RUNTIME = os.environ.get("TRAJMILL_RUNTIME")
@@ -30,7 +30,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--all",
         action="store_true",
-        help="fail where a reference library or the Cargo feature `video` is missing, instead of skipping",
+        help="fail instead of skipping where a library or the feature `video` is missing",
     )
 
 
@@ -49,17 +49,17 @@ def pytest_sessionstart(session):
 
 
 def binary(named):
-    """The path of the binary that is named, or of a release build that is newer than the sources."""
+    """The path of the named binary, or of a release build that is newer than the sources."""
     if named:
         path = pathlib.Path(named).resolve()
         if not os.access(path, os.X_OK) or path.is_dir():
             raise pytest.UsageError(
-                f"{path} is not an executable file: --trajmill and $TRAJMILL take the path of the binary"
+                f"{path} is not an executable file; --trajmill and $TRAJMILL name the binary"
             )
         return str(path)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or oracle.REPOSITORY / "target")
     path = target.resolve() / "release" / "trajmill"
-    build = "build it with `cargo build --release --bin trajmill`, or name another one with --trajmill PATH"
+    build = "run `cargo build --release --bin trajmill`, or name a binary with --trajmill PATH"
     if not path.exists():
         raise pytest.UsageError(f"there is no {path}: {build}")
     newest = max(
@@ -82,9 +82,7 @@ def pytest_runtest_setup(item):
     for mark in item.iter_markers("reference"):
         for name in mark.args:
             if importlib.util.find_spec(name) is None:
-                missing(
-                    f"the package `{name}` is not installed (tests/requirements-all.txt, tests/requirements-alone.txt)"
-                )
+                missing(f"the package `{name}` is not installed (tests/requirements-all.txt)")
     if item.get_closest_marker("video") and not oracle.decodes_videos():
         missing("this trajmill is built without the Cargo feature `video`")
 

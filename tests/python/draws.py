@@ -4,7 +4,7 @@ import blake3
 
 
 def hashed(salt, seed, number):
-    """The 64 bits that a choice with this salt and seed depends on, for one trajectory or one draw."""
+    """The 64 bits that decide a choice for one trajectory, or for one draw."""
     hasher = blake3.blake3(
         salt.encode()
         + b"\0"
@@ -25,7 +25,10 @@ def drawn(salt, seed, ids):
 
 
 def pairs(lengths, length, count, seed):
-    """Trajectory and first step of both segments of each pair; `lengths` maps trajectories to their numbers of steps."""
+    """Yields two segments for each pair, each a trajectory and its first step.
+
+    `lengths` maps trajectories to their numbers of steps.
+    """
     segments = [
         (key, start) for key, steps in lengths.items() for start in range(steps - length + 1)
     ]

@@ -1,4 +1,4 @@
-"""Inverse dynamics models by numpy: what they are trained on, what is held out, and what a file of `train_idm` computes."""
+"""Inverse dynamics models in numpy: training data, held-out steps, and outputs of a model."""
 
 import math
 
@@ -16,9 +16,10 @@ from oracle import table, trajmill
 def made(
     folder, name, random, lengths, width, act, labelled, dtype=np.float32, discrete=None, spoil=None
 ):
-    """Imports random walks whose action follows from the step, and returns the dataset's path and its trajectories.
+    """Imports random walks, and returns the dataset's path and its trajectories.
 
-    `act` maps the differences of a trajectory's observations to its actions; trajectories outside of `labelled` have none.
+    `act` maps the differences between a trajectory's observations to its actions. Only the
+    trajectories in `labelled` keep them.
     """
     rows = {
         key: []
@@ -167,7 +168,7 @@ def by_hand(model, inputs, head, members):
             )
             raw.append((mean, log_std))
             actions.append(np.tanh(mean) * values["action_scale"] + values["action_centre"])
-            # The standard deviation of the squashed Normal, by many quantiles instead of the file's few points.
+            # The standard deviation of the squashed Normal, from far more points than the file has.
             grid = np.linspace(-8, 8, 4001)
             weights = np.exp(-(grid**2) / 2)
             weights /= weights.sum()

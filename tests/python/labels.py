@@ -1,4 +1,4 @@
-"""Datasets, models and windows for tests of labels, and the comparison of every row that `label` writes."""
+"""Datasets, models and windows for tests of `label`, and the comparison of every row it writes."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""What LeRobot's loader relies on: places, indices, types, tasks, checksums, and statistics by numpy."""
+"""The rules of LeRobot's loader: places, indices, types, tasks, checksums, statistics."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def flatten(column):
 
 
 def statistics(whole, stats, part, exact, what):
-    """Statistics are those of numpy over the rows: minimum, maximum and quantiles to the last bit."""
+    """Compares statistics with numpy; minimum, maximum and quantiles agree to the last bit."""
     for name, entry in stats.items():
         values = flatten(whole[name])[part]
         of = lambda key: np.array(entry[key], np.float64).reshape(-1)
@@ -47,7 +47,7 @@ def statistics(whole, stats, part, exact, what):
 
 
 def rules_v30(path, lengths, tasks):
-    """What the loader relies on: places, indices, types, tasks, checksums. Returns the rows, and info.json."""
+    """Checks a dataset of v3.0 against the rules; returns its rows and its info.json."""
     with open(f"{path}/meta/info.json") as file:
         info = json.load(file)
     check(
@@ -112,7 +112,8 @@ def rules_v30(path, lengths, tasks):
             f"episode {at}",
         )
         own = pq.read_table(
-            f"{path}/data/chunk-{row['data/chunk_index']:03d}/file-{row['data/file_index']:03d}.parquet",
+            f"{path}/data/chunk-{row['data/chunk_index']:03d}"
+            f"/file-{row['data/file_index']:03d}.parquet",
             columns=["episode_index"],
         )
         check(at in own["episode_index"].to_pylist(), "the file of an episode")

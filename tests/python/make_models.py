@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Writes the small ONNX models that tests run: tests/models/*.onnx and src/model/onnx/probe.onnx.
 
-What each gives for eight rows of input, by ONNX's own reference evaluator in numpy, goes to tests/models/expected.json.
+tests/models/expected.json holds what each gives for eight rows of input, by ONNX's own reference
+evaluator in numpy.
 
-    python tests/python/make_models.py        # needs onnx and numpy; the bytes are the same every time
+    python tests/python/make_models.py
 
-The models' batch axis is free and named `batch`. "Window" means three observations of three values each, flattened
-oldest first (past 1, future 1), so nine values in a row.
+This needs onnx and numpy, and writes the same bytes every time.
+
+The models' batch axis is free and named `batch`. A window is three observations of three values,
+oldest first (past 1, future 1): nine values in a row.
 """
 
 import json
@@ -102,7 +105,7 @@ def copy(path, width, dimension):
 def main():
     MODELS.mkdir(parents=True, exist_ok=True)
 
-    # The first coordinate of the observation itself, and of the current and the next one of a window.
+    # The first coordinate of an observation, and of the current and the next one of a window.
     copy(MODELS / "copy_first.onnx", 3, 0)
     copy(MODELS / "copy.onnx", 9, 3)
     copy(MODELS / "copy_next.onnx", 9, 6)
@@ -164,7 +167,7 @@ def main():
     nodes, initializers = mlp([9, 12, 5], "Relu", seed=7, target="logits")
     save(MODELS / "logits.onnx", nodes, [value("x", [9])], [value("logits", [5])], initializers)
 
-    # Activations whose bits depend on where a row lies in its batch, in odd widths so that vectors have tails.
+    # Activations whose bits depend on the place of a row in its batch; odd widths give tails.
     for seed, operator in [(8, "Elu"), (9, "Softplus")]:
         nodes, initializers = mlp([9, 13, 7, 2], operator, seed=seed)
         save(
@@ -203,7 +206,7 @@ def main():
     )
     (MODELS / "expected.json").write_text(text.replace('},"', '},\n"') + "\n")
 
-    # Models that must be refused: an operator that rten lacks, a fixed batch, an output without a batch axis.
+    # Models that are refused: an operator that rten lacks, a fixed batch, no batch in the output.
     nodes, initializers = mlp([3, 4, 2], "Selu", seed=11)
     save(MODELS / "selu.onnx", nodes, [value("x", [3])], [value("action", [2])], initializers)
     nodes, initializers = mlp([3, 4, 2], "Relu", seed=12)

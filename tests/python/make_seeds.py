@@ -1,8 +1,8 @@
-"""Makes tests/seeds: a small dataset of each format that is read, from which `tests/it/fuzz.rs` makes damaged ones.
+"""Makes tests/seeds: a small dataset in each format that is read, which `tests/it/fuzz.rs` damages.
 
     python tests/python/make_seeds.py
 
-Written by the reference libraries, or by hand as the modules of `writers` do. Run again only to change them.
+The reference libraries write them, or the modules of `writers`. Run this only to change the seeds.
 """
 
 import os

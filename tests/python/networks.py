@@ -1,4 +1,4 @@
-"""ONNX models for tests: small graphs that are written here, and predictions by onnxruntime in Python."""
+"""Small ONNX models for tests, and their predictions by onnxruntime in Python."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ FLOAT = TensorProto.FLOAT
 
 
 def save(path, nodes, inputs, outputs, constants=(), metadata=None, version=17):
-    """Writes a graph. Ports are (name, type, shape without the batch); constants are (name, array)."""
+    """Writes a graph; ports are (name, type, shape without the batch), constants (name, array)."""
     ports = lambda them: [
         helper.make_tensor_value_info(port, kind, ["batch", *shape]) for port, kind, shape in them
     ]

@@ -1,4 +1,4 @@
-"""Helpers of all tests here: counted checks, running trajmill, and reading what it writes as plain numpy."""
+"""Helpers for all tests here: counted checks, running trajmill, and reading what it writes."""
 
 import functools
 import json
@@ -40,7 +40,8 @@ def close(found, wanted, what, atol=1e-6, rtol=1e-6):
     places = np.argwhere(apart)[:3].tolist()
     check(
         not apart.any(),
-        f"{what}: {apart.sum()} of {apart.size} values differ, first {found[apart][:3]} not {wanted[apart][:3]} at {places}",
+        f"{what}: {apart.sum()} of {apart.size} values differ, "
+        f"first {found[apart][:3]} not {wanted[apart][:3]} at {places}",
     )
 
 
@@ -105,7 +106,7 @@ def pipeline(path, source, stages):
 
 
 def run(folder, stages, source, name="made", code=0, threads=2, shard_rows=None):
-    """Runs a pipeline in `folder` and returns the dataset that it writes; where it has to fail, what it said."""
+    """Runs a pipeline in `folder`; returns the dataset, or the process where it has to fail."""
     out = folder / name
     shutil.rmtree(out, ignore_errors=True)
     options = {"path": str(out), **({"shard_rows": shard_rows} if shard_rows else {})}
@@ -115,7 +116,7 @@ def run(folder, stages, source, name="made", code=0, threads=2, shard_rows=None)
 
 
 def recipe(folder, name):
-    """Runs a recipe as it is committed, in a copy of `pipelines/`, and returns the dataset that it writes."""
+    """Runs a recipe as it is committed, in a copy of `pipelines/`, and returns its dataset."""
     readme = (REPOSITORY / "README.md").read_text()
     path = f"pipelines/{name}.yaml"
     check(f"`trajmill run {path}`" in readme, f"{path} is not in README.md")
@@ -155,7 +156,10 @@ def quarantined(dataset):
 
 
 class Dataset:
-    """A dataset in memory: columns of steps and of trajectories as numpy arrays; null is NaN, a null vector a vector of NaN."""
+    """A dataset in memory, with columns as numpy arrays.
+
+    Null is NaN, and a null vector is a vector of NaN.
+    """
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
@@ -174,7 +178,10 @@ class Dataset:
         return len(self.spans)
 
     def __iter__(self):
-        """Each trajectory as a dict of its rows' columns, in file order, with `id`, and its row of trajectories as `of`."""
+        """Yields each trajectory as a dict of its columns, in file order.
+
+        `id` is its id, `n` its number of steps, and `of` its row in the table of trajectories.
+        """
         for index, span in enumerate(self.spans):
             own = {name: column[span] for name, column in self.steps.items()}
             own["id"] = int(self.trajectories["trajectory_id"][index])
@@ -232,7 +239,7 @@ def same(found, wanted):
 
 
 def valid_rows(steps, name):
-    """Where a column has a value, and an array of its values; a column with parts has one for each."""
+    """Where a column has a value, and an array of its values (a list where it has parts)."""
     chunk = steps[name].combine_chunks()
     valid = chunk.is_valid().to_numpy(zero_copy_only=False)
     if pa.types.is_struct(chunk.type):

@@ -62,7 +62,10 @@ def same_tables(dataset, steps):
 
 
 def layout(dataset, manifest):
-    """Trajectories whole, in one file and one row group; files as their manifest and their footers say."""
+    """Checks that no row group cuts a trajectory, and that the manifest describes the files.
+
+    Returns the number of row groups.
+    """
     seen, groups, listed = set(), 0, set()
     for index, shard in enumerate(manifest["shards"]):
         for kind in ("steps", "trajectories"):

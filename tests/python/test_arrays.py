@@ -1,6 +1,6 @@
-"""zarr replay buffers and TensorDict memory maps are imported value by value; damaged ones are refused.
+"""zarr replay buffers and TensorDict memory maps are imported; damaged ones are refused.
 
-Memory maps are written by hand as the library writes them, and where `tensordict` is installed by the library itself.
+Memory maps are written here as the library writes them, and by the library where it is installed.
 """
 
 import json

@@ -51,7 +51,7 @@ def test_diff_counts_trajectories_rows_and_columns(made, tmp_path):
 
 
 def test_trajectories_from_other_bytes_are_other_trajectories(made, tmp_path):
-    """Identity is that of the source's bytes, so nothing is compared where actions moved before the import."""
+    """Identity comes from the source's bytes: actions that moved before the import change it."""
     rows = pq.read_table(tmp_path / "made.parquet")
     action = [
         None if value is None else [value[0] + 0.25, value[1]]

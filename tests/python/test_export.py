@@ -311,7 +311,12 @@ def test_an_export_is_detected_and_comes_back(made, tmp_path, name):
 
 # --- materialise
 
-PIPE = "trajmill: 1\nsource: made\nstages:\n  - filter: length >= 3\n  - materialise: {path: piped.hdf5, format: d4rl}\n"
+PIPE = """trajmill: 1
+source: made
+stages:
+  - filter: length >= 3
+  - materialise: {path: piped.hdf5, format: d4rl}
+"""
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Arrays that h5py, numpy and pyarrow write are imported value by value; bad ones are refused with one error.
+"""Arrays that h5py, numpy and pyarrow write are imported; bad ones are refused with one error.
 
-D4RL, npz, Parquet and Arrow. Other formats have files of their own beside this one.
+This file covers D4RL, npz, Parquet and Arrow; other formats have files of their own.
 """
 
 import os
@@ -188,7 +188,8 @@ def test_d4rl_without_timeouts_is_cut_at_max_steps(tmp_path):
     hdf5(tmp_path / "set.hdf5", made, timeouts=False)
     compare(made, imported(tmp_path, tmp_path / "set.hdf5", "--max-steps", 4))
     (tmp_path / "pipeline.yaml").write_text(
-        "trajmill: 1\nsource: {path: set.hdf5, max_steps: 4}\nstages:\n  - materialise: {path: piped}\n"
+        "trajmill: 1\nsource: {path: set.hdf5, max_steps: 4}\n"
+        "stages:\n  - materialise: {path: piped}\n"
     )
     trajmill("run", tmp_path / "pipeline.yaml")
     compare(made, tmp_path / "piped")

@@ -1,4 +1,4 @@
-"""Datasets in groups or files by episode are imported as Minari, robomimic and ExORL write them, and go back."""
+"""Datasets that Minari, robomimic and ExORL write, by episode, are imported and exported again."""
 
 import json
 import os
@@ -45,7 +45,7 @@ SPACES = {
 
 
 class Written:
-    """A dataset that Minari's own writer made, with infos, seeds and options, and what it was made of."""
+    """A dataset by Minari's own writer, with infos, seeds and options, and the episodes in it."""
 
     def __init__(self, folder, kind, backend):
         random = np.random.default_rng(3)

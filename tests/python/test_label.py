@@ -1,6 +1,6 @@
-"""Labels are what onnxruntime in Python predicts for windows that are put together here, observation by observation.
+"""`label` against onnxruntime in Python, on windows that are built observation by observation.
 
-Random datasets go in as plain Parquet, models are written here, and every row that `trajmill run` writes is compared.
+Random datasets go in as plain Parquet, and every row that `trajmill run` writes is compared.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def made(shared):
 
 
 def refused(folder, source, path, message):
-    """A run with a model that cannot be used: it fails with `message` and publishes nothing. Returns all that it says."""
+    """Checks that a run fails with `message` and publishes nothing; returns its stderr."""
     stages = [{"label": {"model": path}}, {"materialise": {"path": "out"}}]
     said = trajmill(
         "run",
@@ -298,7 +298,7 @@ def test_discrete_labels_are_the_class_that_a_model_names(made, tmp_path, kind):
 
 @pytest.fixture
 def roots(made, tmp_path):
-    """A dataset, a model that takes square roots, the labels that it gives, and the steps where they are not finite."""
+    """A dataset, a model of square roots, its labels, and the steps where they are not finite."""
     nodes = [
         helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]),
         helper.make_node("Sub", ["limit", "y"], ["left"]),

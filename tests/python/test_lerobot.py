@@ -1,4 +1,4 @@
-"""LeRobot datasets, as its own tools write them, are imported value by value; damaged ones are refused."""
+"""LeRobot datasets, as its own tools write them, are imported; damaged ones are refused."""
 
 import json
 import os
@@ -71,7 +71,7 @@ VIDEO = {0: 0, 1: 0, 2: 1, 3: 1, 4: 1}
 SOURCES = {
     "recorder": lambda path, made: v30(path, made),
     "converter": lambda path, made: v30(path, made, fixed=False),
-    # What a merge leaves: files in another order than episodes, and episodes in another order than in the files.
+    # What a merge leaves: neither files nor the episodes in them are in order.
     "merged": lambda path, made: v30(path, made, files=[[3, 2], [4], [1, 0]]),
     "minimal": lambda path, made: v30(path, made, files=[[0, 1], [2, 3, 4]], named=False),
     "video": lambda path, made: v30(path, made, files=[[0, 1], [2, 3, 4]], video=True),

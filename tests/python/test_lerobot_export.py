@@ -1,7 +1,7 @@
-"""LeRobot datasets that trajmill writes keep the rules of LeRobot's loader, hold every value, and come back.
+"""LeRobot datasets that trajmill writes keep the rules of LeRobot's loader, and come back.
 
-What is written is read with pyarrow, pandas and numpy; where `lerobot` is installed, its LeRobotDataset goes over it in
-a DataLoader with delta_timestamps as well, and its own recorder makes a dataset to import.
+They are read with pyarrow, pandas and numpy. Where `lerobot` is installed, its LeRobotDataset reads
+them too, in a DataLoader with delta_timestamps, and its own recorder makes a dataset to import.
 """
 
 import json
@@ -32,7 +32,7 @@ COLUMNS = {
 
 @pytest.fixture(scope="module", params=[np.float32, np.float64], ids=["float32", "float64"])
 def source(request, shared):
-    """Arrays of trajectories with final observations, and the dataset that they were imported to."""
+    """Arrays with final observations, and the dataset that they were imported to."""
     path = shared / np.dtype(request.param).name
     arrays = d4rl(f"{path}.hdf5", LENGTHS, dtype=request.param)
     trajmill("import", f"{path}.hdf5", path, "--shard-rows", 3000)
@@ -312,7 +312,7 @@ def test_what_lerobot_records_is_imported(loaded, tmp_path):
         recorder.save_episode()
     if hasattr(recorder, "finalize"):
         recorder.finalize()
-    # LeRobot puts quantiles of all together from those of episodes, which cannot be done; ours are those of numpy.
+    # LeRobot combines the quantiles of episodes, which cannot be right; ours are those of numpy.
     theirs = float(np.asarray(recorder.meta.stats["index"]["q01"]).ravel()[0])
     ours = float(np.asarray(dataset.meta.stats["index"]["q01"]).ravel()[0])
     check(

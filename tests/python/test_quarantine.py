@@ -1,6 +1,6 @@
-"""A bad trajectory ends an import, or is set aside with its reason while the others come out as if it had not been there.
+"""A bad trajectory ends an import, or is set aside with its reason; the others are untouched.
 
-The datasets are those of tests/seeds, which the reference libraries wrote, with one trajectory damaged here.
+The datasets are those of tests/seeds, by the reference libraries, with one trajectory damaged here.
 """
 
 import json
@@ -247,7 +247,7 @@ def name(case):
 
 @pytest.fixture(params=CASES, ids=map(name, CASES))
 def case(request, tmp_path):
-    """A damaged copy of a seed, what it was imported to when it was whole, and what has to be said of it."""
+    """The folder of outputs, a damaged seed, the keys that are lost, and words of the reason."""
     seed, damage, lost, words = request.param
     source = tmp_path / "source" / os.path.basename(seed)
     source.parent.mkdir()
@@ -281,7 +281,7 @@ def test_a_bad_trajectory_is_set_aside_and_the_others_are_untouched(case):
         )
         check(list(before).index(lost[0]) == entry["index"], f"{source.name}: its place {entry}")
     else:
-        # What was never a trajectory has a number and no steps: all that were there are still there, in their order.
+        # What was set aside was never a trajectory, so all of them are still there.
         check(len(after) == len(before), f"{source.name}: {list(after)} of {list(before)}")
     for place, (key, found) in enumerate(after.items()):
         was = before[key] if lost else list(before.values())[place]
@@ -303,7 +303,8 @@ def test_a_pipeline_sets_a_bad_trajectory_of_its_source_aside(case):
 
     def write(how):
         path.write_text(
-            f"trajmill: 1\nsource: {{path: {source}{how}}}\nstages:\n  - filter: length >= 1\n  - materialise: {{path: piped, overwrite: true}}\n"
+            f"trajmill: 1\nsource: {{path: {source}{how}}}\nstages:\n"
+            "  - filter: length >= 1\n  - materialise: {path: piped, overwrite: true}\n"
         )
 
     write("")
@@ -332,7 +333,7 @@ def test_a_pipeline_sets_a_bad_trajectory_of_its_source_aside(case):
 
 
 def test_records_that_a_cut_file_hides_are_counted(tmp_path):
-    """A cut file hides how many records it had: those that dataset_info.json promises are counted."""
+    """A cut file hides how many records it had; dataset_info.json tells."""
     made = rlds.Made([3, 4, 5, 6, 7, 8], True)
     made.write(f"{tmp_path}/set", splits=(("train", 1),))
     path = tmp_path / "set" / "set-train.tfrecord-00000-of-00001"

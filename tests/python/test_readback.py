@@ -1,8 +1,8 @@
 """What trajmill writes, read by pyarrow, pandas and DuckDB; its statistics against numpy.
 
-Random trajectories go in as plain Parquet. Every value that is imported and every value that a pipeline lets through is
-compared with the arrays it came from; every count, sum and hash that the datasets say of themselves with what their
-files hold.
+Random trajectories go in as plain Parquet. Every value that is imported, and every value that a
+pipeline lets through, is compared with the arrays it came from. Every count, sum and hash in a
+manifest is compared with the files.
 """
 
 import json
@@ -19,7 +19,7 @@ import oracle
 from oracle import MODELS, REPOSITORY, check, seeded, trajmill
 from readback import A, D, layout, matrix, same_tables, statistics
 
-# ---- the data: one dict of arrays per trajectory, the last observation final where there is one more than actions
+# ---- the data: a dict of arrays for each trajectory; an observation more than actions is final
 
 
 def trajectory(random, index, length):
@@ -89,7 +89,7 @@ def equals(column, expected, width=None):
 
 @pytest.fixture(scope="module")
 def trajectories():
-    """Random ones, one of them longer than a row group among ragged ones: enough rows for several groups and shards."""
+    """Ragged trajectories, one longer than a row group, with rows for several groups and shards."""
     random = seeded("readback")
     lengths = [1, 2, 3, 1, *random.integers(1, 900, 240), 70_000, *random.integers(1, 900, 60), 1]
     return [trajectory(random, index, int(length)) for index, length in enumerate(lengths)]
@@ -139,7 +139,7 @@ def test_pandas_and_duckdb_read_an_import(corpus):
     same_tables(corpus[0], corpus[2])
 
 
-# ---- a pipeline that selects, labels, derives; written as JSON, which is YAML, so that the schema can be held against it
+# ---- a pipeline that selects, labels and derives
 
 STAGES = [
     {
@@ -333,7 +333,7 @@ def test_plain_parquet_holds_the_same_rows_and_no_other_file_that_readers_see(ou
     check(not any("staging" in name for name in left), f"staging is left: {left}")
 
 
-# ---- columns that a pipeline leaves alone, of whole row groups: they are copied as they lie, and must read as they were
+# ---- columns that a pipeline leaves alone: whole row groups of them are copied without decoding
 
 HIDE = {"hide_actions": {"keep": 0.5, "seed": 3}}
 MANY = {"subsample": {"count": 600, "replacement": True, "seed": 3}}
@@ -341,7 +341,7 @@ HOPPER = REPOSITORY / "data" / "hopper"
 
 
 def untouched(folder, source, stages, hidden=None):
-    """The dataset that stages make, after every column but the hidden one was compared with the source's."""
+    """Runs stages that leave all columns but `hidden` as they were, and returns the dataset."""
     made = oracle.run(folder, stages, source, name="made").path
     trajmill("info", made, "--verify")
     before, after = pq.read_table(source / "steps"), pq.read_table(made / "steps")

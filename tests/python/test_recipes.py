@@ -1,4 +1,4 @@
-"""Every recipe in `pipelines/`, run on the corpora in `data/`, against an independent account of what its paper does."""
+"""Every recipe in `pipelines/`, run on a corpus of `data/`, against its paper's method in numpy."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from draws import chance
 from oracle import REPOSITORY, check, close, equal
 from recipes import RECIPES, hopper, members, model, recipe, sigmoid, steps, to_go
 
-# Recipes that are checked elsewhere: in test_ssorl.py, and stage by stage in test_label.py and test_stages.py.
+# Recipes that are checked in test_ssorl.py, or stage by stage in test_label.py and test_stages.py.
 ELSEWHERE = {"quickstart", "ssorl", "ssorl_compat", "ssorl_decoupled", "ssorl_self_training"}
 
 
@@ -338,7 +338,7 @@ def test_return_distributions_are_two_hot(made):
     atoms = np.linspace(0, 300, 51)
     for own in made:
         returns = np.clip(to_go(steps(own)[2], 0.99), 0, 300)
-        # Two-hot: the share of an atom falls with its distance from the return, to nothing at the next atom.
+        # Two-hot: the share of an atom falls with its distance from the return.
         wanted = np.clip(1 - np.abs(returns[:, None] - atoms) / 6, 0, 1)
         close(own["distribution"][: own["n"]], wanted, "return distributions", atol=1e-6)
     equal(own["distribution"].shape[1], 51, "51 atoms")

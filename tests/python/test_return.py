@@ -1,7 +1,7 @@
-"""What goes out and comes back is what it was: provenance, missing values, identity, what the source said of itself.
+"""Datasets come back from other formats with provenance, missing values, identity and metadata.
 
-Datasets with labels, gaps, dicts of observations, discrete actions and long trajectories go through every format that is both
-written and read, and are compared column by column, nulls included.
+Those with labels, gaps, dicts of observations, discrete actions and long trajectories go through
+every format that is both written and read, and are compared column by column, nulls included.
 """
 
 import json
@@ -121,7 +121,7 @@ def test_recorded_proxy_and_missing_actions_are_told_apart_after_both_ways(
     back, said = there_and_back(labelled, tmp_path, name, *fill)
     if name not in GAPS:
         check("rewards are missing" in said, f"{name}: the summary names missing rewards: {said}")
-    # What stands beside a final observation has no place in D4RL; LeRobot and RLDS number and discount steps of their own.
+    # D4RL and LeRobot have no row for what stands beside a final observation.
     beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
     same_dataset(labelled, back, f"{name} with labels", EXTRA.get(name, []) + beside)
     check(set(beside) <= set(table(back).column_names), f"{name}: {beside} are there")

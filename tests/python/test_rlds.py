@@ -1,4 +1,4 @@
-"""RLDS and TF-Agents: records that protobuf writes are imported value by value; damaged ones are refused."""
+"""RLDS and TF-Agents records, which protobuf writes, are imported; damaged ones are refused."""
 
 import gzip
 import json
@@ -317,7 +317,7 @@ def test_tf_agents_records_are_imported(tmp_path):
     [("auto", 4, [0, 1, 2, 3]), ("valid", 4, [0, 1, 2, 3]), ("filler", 3, [0, 1, 2, None])],
 )
 def test_a_last_tf_agents_record_is_a_step_or_a_boundary(tmp_path, how, length, rewards):
-    """Some writers put the last step itself where a boundary stands: an action that is not zero, with a reward or an end."""
+    """Some writers put the last step where others put a boundary: its action is not zero."""
     random = np.random.default_rng(1)
     records = [
         encode(

@@ -1,6 +1,6 @@
 """RLDS that trajmill writes is read with protobuf, and comes back.
 
-Where tensorflow_datasets is installed, it reads what trajmill writes, and trajmill reads what it writes.
+Where tensorflow_datasets is installed, it reads what trajmill writes, and the other way round.
 """
 
 import json

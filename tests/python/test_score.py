@@ -1,4 +1,4 @@
-"""`score` against onnxruntime: windows are put together row by row, and every output of every model is predicted again."""
+"""`score` against onnxruntime in Python, on windows that are built row by row."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from writers.odd import ACTION, OBSERVATION
 
 
 def around(values, t, past, future, edge):
-    """The rows around `t`, flattened; None where one is missing or unknown and nothing stands for it."""
+    """The rows around `t`, flattened; None where one is unknown, or missing and not padded."""
     slots = []
     for s in range(t - past, t + future + 1):
         if 0 <= s < len(values):
@@ -140,7 +140,7 @@ def test_a_score_that_is_not_finite_becomes_null(data, tmp_path, logarithm):
 
 @pytest.mark.model
 def test_bytes_reach_a_model_as_bytes(tmp_path):
-    """A model of uint8, such as one of images: what goes in is what the column has, windows and padding included."""
+    """A model of uint8, such as one of images, gets the values of the column, padding included."""
     lengths, width, random = [1, 6, 3], 12, seeded("bytes")
     pixels = random.integers(0, 256, (sum(lengths), width), dtype=np.uint8)
     rows = {

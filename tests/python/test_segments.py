@@ -140,7 +140,10 @@ class Teacher:
         return float((choice < sigmoid(2 * (scores[1] - scores[0]))) != (mistake < 0.3))
 
     def regret(self, pair):
-        """Scores by regret where the value of an observation is its first coordinate; None where a value is not known."""
+        """Scores by regret, or None where a value is unknown.
+
+        The value of an observation is its first coordinate.
+        """
         scores = []
         for i, start in pair:
             own, end = self.trajectories[i], start + LENGTH
@@ -166,7 +169,10 @@ def draw(teacher, count):
 
 
 def compare(folder, data, teacher, options, judge, candidates=None, before=()):
-    """`judge` gives for a drawn pair its two scores and how much the second is preferred; None where it is not kept."""
+    """Compares pairs with those that `judge` keeps.
+
+    It gives a drawn pair's two scores and the preference for the second, or None to drop the pair.
+    """
     trajectories = teacher.trajectories
     made = run(
         folder,

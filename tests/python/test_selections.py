@@ -1,4 +1,4 @@
-"""Selections against their definitions: draws, quotas and orders are computed again from the hash of each trajectory."""
+"""Selections against their definitions: draws, quotas and orders, from the hash of trajectories."""
 
 import numpy as np
 import pytest
@@ -128,7 +128,7 @@ def test_subsample_draws_from_strata_in_proportion(data, tmp_path, line, options
 
 
 def quotas(total, sizes):
-    """`total` over groups in proportion to their sizes, what rounding leaves over to those that lost most, first ones first."""
+    """Shares of `total` in proportion to sizes; the largest remainders are rounded up."""
     exact = np.array(sizes) * total / sum(sizes)
     floors = np.floor(exact + 1e-9).astype(int)
     for group in sorted(

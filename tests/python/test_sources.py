@@ -1,4 +1,4 @@
-"""Foreign datasets as sources of pipelines: imported first and once, several with other names and types in one run."""
+"""Foreign datasets as sources of pipelines, several with other names and types in one run."""
 
 import h5py
 import numpy as np
@@ -22,7 +22,10 @@ def arrays(random, length, dtype):
 
 @pytest.fixture
 def sources(tmp_path):
-    """Arrays of a D4RL and of an npz file of other names and types, and a function that writes the pipeline which merges them."""
+    """Arrays of a D4RL and an npz file, and a function that writes a pipeline to merge them.
+
+    The npz file has other names and types.
+    """
     random = np.random.default_rng(11)
     one, two = arrays(random, 8, np.float32), arrays(random, 12, np.float64)
     with h5py.File(tmp_path / "first.hdf5", "w") as file:

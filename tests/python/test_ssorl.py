@@ -1,7 +1,8 @@
-"""The recipes of SS-ORL, run on the corpora in `data/`, against a numpy account of the paper's method and of its reference code.
+"""The recipes of SS-ORL, run on the corpora in `data/`, against the paper's method in numpy.
 
-Who is labelled follows from returns and the hash that a draw is said to be; windows are put together observation by observation;
-`ssorl_compat` is followed step by step: split, normalisation, window edges, labels, clip.
+Returns and hashes tell which trajectories are labelled, and windows are built observation by
+observation. `ssorl_compat` is compared with the reference implementation step by step: split,
+normalisation, window edges, labels, clip.
 """
 
 import functools
@@ -50,7 +51,7 @@ def repeated(observations, t, past, future):
 
 
 def compare_labels(what, made, corpus, labelled, label):
-    """`label` gives the actions of an unlabelled trajectory at some of its steps; the error of all labels comes back, by squares."""
+    """Compares actions with those that `label` gives at some steps; returns the squared errors."""
     errors = []
     for own in made:
         before, n = corpus[own["id"]], own["n"]
@@ -97,7 +98,7 @@ def report(made, model):
 
 
 def counted(what, said, corpus, labelled, share):
-    """The report's steps are those of the labelled trajectories, and the held-out ones those of a seeded draw of them."""
+    """Compares the report's numbers of steps with the labelled and the held-out trajectories."""
     held_out = drawn("train_idm", said["training"]["seed"], labelled)[
         : max(1, math.ceil(share * len(labelled) - 1e-9))
     ]
@@ -207,7 +208,7 @@ def test_self_training_keeps_the_best_round(tmp_path):
 
 
 def reference_window(observations, t, past):
-    """Of a trajectory's observations, without the final one: the slice around `t`, padded with zeros on the left to past + 2."""
+    """The slice around `t` of observations without the final one, padded on the left with zeros."""
     known = observations[max(t - past, 0) : t + 2]
     return np.concatenate(
         [np.zeros((past + 2 - len(known)) * observations.shape[1]), known.reshape(-1)]
@@ -273,7 +274,7 @@ def test_compat_follows_the_reference_implementation(tmp_path):
     counted("ssorl compat", said, hopper(), labelled, 0.1)
     equal(said["curves"][0]["looks"][-1]["update"], 100, "ssorl compat: no early stop")
 
-    # Labels: windows padded before they are normalised, tanh of the mean's network, clipped within the box.
+    # Labels: padded windows are normalised, the network's mean goes through tanh and is clipped.
     def label(before, at):
         windows = np.stack(
             [

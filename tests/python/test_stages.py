@@ -151,7 +151,7 @@ def test_filter_keeps_runs_of_steps_above_a_quantile(data, tmp_path, share, unkn
             ranked = own["x"][: own["n"]]
         x = own["x"][: own["n"]]
         kept = np.where(np.isnan(x), unknown == "keep", x > threshold(ranked, share))
-        # Runs of kept steps, each with its parent and first step; the final row goes with the last step.
+        # Runs of kept steps; the final row goes with the last step.
         t = 0
         while t < own["n"]:
             if not kept[t]:
@@ -329,7 +329,7 @@ def test_derive_folds_along_trajectories(data, tmp_path):
         for t in range(len(own["step"]) - 1):
             stock.append((stock[-1] + r[t]) / 0.9)
         close(after["stock"], stock, f"{what}: stock")
-        # C51's projection, atom by atom: the share of a value that an atom gets falls with its distance.
+        # C51's projection: the share of a value that an atom gets falls with its distance.
         atoms = np.linspace(-3, 3, 51)
         wanted = np.clip(
             1 - np.abs(np.clip(to_go[:, 1:2], -3, 3) - atoms) / (atoms[1] - atoms[0]), 0, 1

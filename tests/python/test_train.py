@@ -1,8 +1,8 @@
 """Models that `train_idm` writes, against onnx, onnxruntime and numpy.
 
-Models are trained on data/hopper and on datasets made here. Each file goes through onnx.checker; onnxruntime has to give the
-trainer's own predictions, numpy the same by hand; errors and losses of the report are computed again from windows that are
-built observation by observation, on the trajectories that numpy says are held out.
+Models are trained on data/hopper and on datasets made here. onnx.checker checks each file, and
+onnxruntime and numpy give the trainer's own predictions. The errors and losses in the report are
+computed again from windows that are built observation by observation.
 """
 
 import functools
@@ -35,7 +35,10 @@ def train(folder, source, options, name="idm", threads=2, **environment):
 
 
 def compare(folder, source, trajectories, options, floor):
-    """Trains and compares; says whether a member went on past its best checkpoint. `floor` is what it has to reach."""
+    """Trains a model that has to reach an R² or accuracy of `floor`, and compares its report.
+
+    Returns whether a member went on past its best checkpoint.
+    """
     head = options.get("head", "categorical" if "classes" in options else "deterministic")
     members, window = (
         options.get("members", 1),
@@ -106,7 +109,7 @@ def compare(folder, source, trajectories, options, floor):
     )
     check(np.allclose(values["input_factor"], np.tile(factor, times), rtol=1e-4), "factors")
 
-    # The best checkpoint is the one in the file: its loss, computed here, is the lowest that was seen.
+    # The best checkpoint is in the file: its loss, computed here, is the lowest one seen.
     for member, curve in enumerate(report["curves"]):
         looks = [look["validation"] for look in curve["looks"]]
         check(curve["best"]["validation"] == min(looks), f"best of {looks}")
@@ -200,7 +203,7 @@ LENGTHS = list(np.random.default_rng(5).integers(1, 40, 30))
 
 @pytest.fixture(scope="module")
 def wide(shared):
-    """A dataset of float64 whose actions lie in boxes of different sizes, every second trajectory labelled."""
+    """A dataset of float64 with actions of different ranges, every second trajectory labelled."""
     box = lambda steps: np.stack(
         [2 + 3 * np.tanh(steps[:, 0]), -50 * np.tanh(steps[:, 1] - steps[:, 2])], axis=1
     )

@@ -1,4 +1,4 @@
-"""Runs of `train_idm`: any number of threads, pipelines that train and label, interruption, memory, and what is refused."""
+"""Runs of `train_idm`: threads, pipelines that train and label, interruption, memory, refusals."""
 
 import json
 import os

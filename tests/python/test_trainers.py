@@ -1,6 +1,7 @@
-"""The loaders that trainers use read what trajmill writes, and it reads what they write; where their own tools go wrong, it does not.
+"""Loaders of trainers read what trajmill writes, and trajmill reads what they write.
 
-Minari is always there; d3rlpy, D4RL, OGBench, robomimic and datasets are in tests/requirements-all.txt and tests/requirements-alone.txt.
+Where their own conversions go wrong, trajmill's do not. Minari is always installed; d3rlpy, D4RL,
+OGBench, robomimic and datasets are in tests/requirements-all.txt and tests/requirements-alone.txt.
 """
 
 import ast
@@ -33,7 +34,7 @@ def sets(tmp_path, monkeypatch):
 
 
 def test_a_merge_keeps_what_minari_loses(sets, tmp_path):
-    """`combine_datasets` takes back what was filtered out, and forgets seeds; a merge here does neither."""
+    """`combine_datasets` restores filtered episodes and forgets seeds; trajmill does neither."""
     first, one = dataset("one-v0", [3, 5], 1)
     second, two = dataset("two-v0", [4, 2], 2)
     few = minari.load_dataset("one-v0").filter_episodes(lambda episode: len(episode.rewards) > 3)
@@ -88,7 +89,7 @@ def test_a_merge_keeps_what_minari_loses(sets, tmp_path):
 
 @pytest.mark.parametrize("backend", ["parquet", "arrow"])
 def test_long_episodes_that_minari_cuts_are_imported_whole(sets, tmp_path, backend):
-    """Its Parquet and Arrow backends cut what is longer than 32 767 rows when they read it; the file holds all of it."""
+    """Its Parquet and Arrow backends read 32 767 rows; the file holds all of them."""
     made, source = dataset("long-v0", [40_000, 3], 3, backend)
     theirs = next(minari.load_dataset("long-v0").iterate_episodes([0]))
     check(
@@ -107,7 +108,7 @@ def test_long_episodes_that_minari_cuts_are_imported_whole(sets, tmp_path, backe
 
 
 def d4rl_functions():
-    """D4RL's own functions that make transitions and episodes of a dataset, without the simulators that the package loads."""
+    """D4RL's functions for transitions and episodes, without the simulators that it imports."""
     source = importlib.util.find_spec("d4rl").origin
     wanted = {"qlearning_dataset", "sequence_dataset"}
     tree = ast.parse(open(source).read())

@@ -1,4 +1,4 @@
-"""`validate` finds what loaders would trip over, and names the rule; LeRobot's rules have a file of their own."""
+"""`validate` names the rules that a dataset breaks (LeRobot's: test_lerobot_validate.py)."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from writers.ours import Made
 
 
 def faults(path, errors=False):
-    """The rules that a dataset breaks, or those of them that are errors. The exit code has to say whether there are errors."""
+    """The rules that a dataset breaks; with `errors`, only those that make the exit code 4."""
     done = trajmill("validate", path, "--json", code=None)
     found = json.loads(done.stdout)
     wrong = {fault["rule"] for fault in found["faults"] if fault["error"]}

@@ -1,6 +1,6 @@
-"""Videos that are missing, damaged or of other times and sizes are named; memory does not grow with them.
+"""Videos that are missing, damaged, too short or of another size are named with their episode.
 
-A build without the Cargo feature `video` is held to the one error that names it.
+Memory does not grow with videos. A build without the Cargo feature `video` refuses to decode them.
 """
 
 import os

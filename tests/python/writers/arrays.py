@@ -1,4 +1,4 @@
-"""zarr replay buffers as zarr writes them, and TensorDict memory maps as the library lays them out."""
+"""zarr replay buffers as zarr writes them, and TensorDict memory maps as the library does."""
 
 import json
 import os

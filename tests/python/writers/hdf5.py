@@ -5,7 +5,7 @@ import numpy as np
 
 
 def d4rl(path, lengths, seed=3, dtype=np.float32, unsigned=False):
-    """A file without nulls, with final observations and an array under `infos`; returns its arrays."""
+    """Writes a file with final observations and an array under `infos`; returns its arrays."""
     random = np.random.default_rng(seed)
     n = sum(lengths)
     ends = np.cumsum(lengths)

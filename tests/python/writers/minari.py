@@ -9,7 +9,10 @@ import numpy as np
 
 
 def files(folder, name, lengths, broken=()):
-    """Writes a Minari dataset with h5py and returns its path; the `broken` episodes have one reward too many."""
+    """Writes a dataset with h5py and returns its path.
+
+    The `broken` episodes have one reward too many.
+    """
     random = np.random.default_rng(8)
     data = os.path.join(folder, name, "data")
     os.makedirs(data)

@@ -1,4 +1,4 @@
-"""Trajectories with everything that is odd: nulls, NaN, infinities, ties, missing rewards and final rows."""
+"""Odd trajectories: nulls, NaN, infinities, ties, missing rewards and missing final rows."""
 
 import numpy as np
 import pyarrow as pa

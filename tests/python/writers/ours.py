@@ -1,4 +1,4 @@
-"""Random datasets of trajmill's own format, imported from plain Parquet, with the arrays that they hold."""
+"""Random datasets in trajmill's own format, and the arrays that they hold."""
 
 import os
 
@@ -12,7 +12,8 @@ from oracle import trajmill
 class Made:
     """A random dataset at `path`; `episodes` holds the arrays of each trajectory.
 
-    `final` says whether trajectories have a final observation: all of them, or one value for each. `gaps` leaves out rewards.
+    `final` says whether trajectories have a final observation: one value for all, or one for each.
+    `gaps` leaves out every fifth reward.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""RLDS datasets as TFDS builds them, with protobuf and a checksum library that trajmill does not use."""
+"""RLDS datasets as TFDS builds them, by protobuf and a checksum library of their own."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def tree(features):
 
 
 class Made:
-    """Episodes; `final` says whether the last step holds the final observation, and zeros for an action."""
+    """Episodes; with `final`, the last step holds the final observation and an action of zeros."""
 
     def __init__(self, lengths, final, seed=0):
         random = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ def encode(
     matrix=None,
     full=False,
 ):
-    """A video of `count` frames, the first at frame `start`: gradients that move, and noise, so that no two are alike."""
+    """Writes `count` frames from frame `start` on: moving gradients with noise."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     random = np.random.default_rng(seed)
     height, width = size
@@ -79,7 +79,10 @@ def video(shape, **more):
 
 
 def dataset(root, lengths, cameras, state=True, times=None):
-    """Writes a LeRobot v3.0 dataset. `cameras` maps a feature to its entry, and to the file and first second of each episode."""
+    """Writes a LeRobot v3.0 dataset.
+
+    `cameras` maps a feature to its entry, and to the file and first second of each episode.
+    """
     for folder in ["data/chunk-000", "meta/episodes/chunk-000"]:
         os.makedirs(root / folder)
     n, ends = sum(lengths), np.cumsum(lengths)

@@ -242,7 +242,7 @@ CASES = [
 
 def name(case):
     seed, _, _, words = case
-    return f"{seed.split('/')[0]}-{words[-1].strip().strip('`').replace(' ', '-')}"
+    return f"{seed.split('/')[0]}-{words[-1].replace('`', '').strip().replace(' ', '-')}"
 
 
 @pytest.fixture(params=CASES, ids=map(name, CASES))

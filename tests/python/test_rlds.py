@@ -315,6 +315,7 @@ def test_tf_agents_records_are_imported(tmp_path):
 @pytest.mark.parametrize(
     "how, length, rewards",
     [("auto", 4, [0, 1, 2, 3]), ("valid", 4, [0, 1, 2, 3]), ("filler", 3, [0, 1, 2, None])],
+    ids=["auto", "valid", "filler"],
 )
 def test_a_last_tf_agents_record_is_a_step_or_a_boundary(tmp_path, how, length, rewards):
     """Some writers put the last step where others put a boundary: its action is not zero."""

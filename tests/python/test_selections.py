@@ -118,7 +118,7 @@ def test_subsample_keeps_the_longest_half(data, tmp_path):
     )
 
 
-@pytest.mark.parametrize("options", [{"fraction": 0.4}, {"count": 7}])
+@pytest.mark.parametrize("options", [{"fraction": 0.4}, {"count": 7}], ids=["fraction", "count"])
 def test_subsample_draws_from_strata_in_proportion(data, tmp_path, line, options):
     keys = np.array([own["n"] for own in data]) % 3
     groups = [[row for row in line if keys[row] == key] for key in np.unique(keys)]

@@ -118,6 +118,7 @@ def test_good_minari_has_no_errors(good):
         ("total-episodes", {"total_episodes": 1, "total_steps": 3}),
         ("space", {"observation_space": None}),
     ],
+    ids=["version", "steps", "action-space", "id", "too-many", "too-few", "observation-space"],
 )
 def test_errors_of_minari_are_named(good, rule, change):
     path = os.path.join(good, "data", "metadata.json")
@@ -165,6 +166,7 @@ def test_good_robomimic_has_no_errors(tmp_path):
         ("unreadable", {"samples": 9}),
         ("action-range", {"action": 1.5}),
     ],
+    ids=["total", "env-args", "no-num-samples", "num-samples", "action-range"],
 )
 def test_errors_of_robomimic_are_named(tmp_path, rule, change):
     found = faults(demos(tmp_path / "set.hdf5", **change), errors=True)

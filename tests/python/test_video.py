@@ -337,6 +337,7 @@ def late(cameras, tmp_path):
 @pytest.mark.parametrize(
     "to, frames, compare",
     [("robomimic", "array", check_robomimic), ("lerobot", "png", check_lerobot)],
+    ids=["robomimic", "lerobot"],
 )
 def test_an_export_decodes_references(cameras, tmp_path, to, frames, compare):
     export = lambda: trajmill(

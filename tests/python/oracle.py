@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -85,6 +86,26 @@ def trajmill(*arguments, code=0, cwd=None, **environment):
     )
     check("panicked" not in done.stderr, f"{arguments}: {done.stderr}")
     return done
+
+
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
+def peak_memory(*arguments):
+    """Runs trajmill and returns the most memory that it takes, in MiB.
+
+    A process inherits the peak of the process that starts it. pytest would hide what is measured,
+    so a small process stands between.
+    """
+    command = [sys.executable, "-c", MEASURE, BINARY, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    check(done.returncode == 0, f"{arguments}: exit code {done.returncode}\n{done.stderr}")
+    return int(done.stdout) / 1024
 
 
 @functools.cache

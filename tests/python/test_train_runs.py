@@ -318,12 +318,7 @@ def test_four_times_as_much_to_train_on_takes_no_more_memory(tmp_path):
             "statistics": "selection",
         }
         path = oracle.pipeline(tmp_path / "streamed.yaml", grown, [{"train_idm": options}])
-        process = subprocess.Popen(
-            [oracle.BINARY, "run", str(path), "--threads", "1"], stderr=subprocess.DEVNULL
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        check(status == 0, f"exit {status}")
-        peaks.append(usage.ru_maxrss / 1024)
+        peaks.append(oracle.peak_memory("run", path, "--threads", 1))
     check(peaks[1] < peaks[0] + 25, f"peaks of {peaks} MB")
 
 

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Writes the small ONNX models that tests run: tests/models/*.onnx and src/model/onnx/probe.onnx.
 
-What each gives for eight rows of input, by ONNX's own reference evaluator in numpy, goes to tests/models/expected.json.
+tests/models/expected.json holds what each gives for eight rows of input, by ONNX's own reference
+evaluator in numpy.
 
-    python tests/python/make_models.py        # needs onnx and numpy; the bytes are the same every time
+    python tests/python/make_models.py
 
-The models' batch axis is free and named `batch`. "Window" means three observations of three values each, flattened
-oldest first (past 1, future 1), so nine values in a row.
+This needs onnx and numpy, and writes the same bytes every time.
+
+The models' batch axis is free and named `batch`. A window is three observations of three values,
+oldest first (past 1, future 1): nine values in a row.
 """
 
 import json
@@ -14,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx.reference import ReferenceEvaluator
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests" / "models"
@@ -38,7 +41,12 @@ def constant(name, values, kind=np.float32):
 
 def save(path, nodes, inputs, outputs, initializers=(), metadata=None, version=17):
     graph = helper.make_graph(nodes, path.stem, inputs, outputs, list(initializers))
-    model = helper.make_model(graph, producer_name="trajmill-tests", opset_imports=[helper.make_opsetid("", version)], ir_version=8)
+    model = helper.make_model(
+        graph,
+        producer_name="trajmill-tests",
+        opset_imports=[helper.make_opsetid("", version)],
+        ir_version=8,
+    )
     if metadata:
         helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
@@ -55,8 +63,13 @@ def expected(path):
         kind = np.float64 if port.type.tensor_type.elem_type == DOUBLE else np.float32
         feeds[port.name] = rng.uniform(-2, 2, (8, width)).round(3).astype(kind)
     outputs = ReferenceEvaluator(model).run(None, feeds)
-    flat = lambda values: [None if np.isnan(v) else round(float(v), 6) for v in np.asarray(values).ravel()]
-    return {"inputs": [flat(values) for values in feeds.values()], "outputs": [flat(values) for values in outputs]}
+    flat = lambda values: [
+        None if np.isnan(v) else round(float(v), 6) for v in np.asarray(values).ravel()
+    ]
+    return {
+        "inputs": [flat(values) for values in feeds.values()],
+        "outputs": [flat(values) for values in outputs],
+    }
 
 
 def mlp(widths, hidden, last=None, seed=0, source="x", target="action", prefix="", kind=np.float32):
@@ -64,7 +77,10 @@ def mlp(widths, hidden, last=None, seed=0, source="x", target="action", prefix="
     rng, nodes, initializers, at = np.random.default_rng(seed), [], [], source
     for layer, (rows, columns) in enumerate(zip(widths, widths[1:])):
         w, b = f"{prefix}w{layer}", f"{prefix}b{layer}"
-        initializers += [weights(w, (rows, columns), rng, kind), constant(b, rng.uniform(-0.1, 0.1, columns), kind)]
+        initializers += [
+            weights(w, (rows, columns), rng, kind),
+            constant(b, rng.uniform(-0.1, 0.1, columns), kind),
+        ]
         final = layer == len(widths) - 2
         operator = last if final else hidden
         product = target if final and operator is None else f"{prefix}z{layer}"
@@ -77,7 +93,11 @@ def mlp(widths, hidden, last=None, seed=0, source="x", target="action", prefix="
 
 def copy(path, width, dimension):
     """The coordinate `dimension` of the input, as an action of one dimension."""
-    bounds = [constant("start", [dimension], np.int64), constant("end", [dimension + 1], np.int64), constant("axis", [1], np.int64)]
+    bounds = [
+        constant("start", [dimension], np.int64),
+        constant("end", [dimension + 1], np.int64),
+        constant("axis", [1], np.int64),
+    ]
     nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["action"])]
     save(path, nodes, [value("x", [width])], [value("action", [1])], bounds)
 
@@ -85,63 +105,135 @@ def copy(path, width, dimension):
 def main():
     MODELS.mkdir(parents=True, exist_ok=True)
 
-    # The first coordinate of the observation itself, and of the current and the next one of a window.
+    # The first coordinate of an observation, and of the current and the next one of a window.
     copy(MODELS / "copy_first.onnx", 3, 0)
     copy(MODELS / "copy.onnx", 9, 3)
     copy(MODELS / "copy_next.onnx", 9, 6)
 
     nodes, initializers = mlp([9, 16, 2], "Relu", "Tanh", seed=1)
-    save(MODELS / "mlp.onnx", nodes, [value("x", [9])], [value("action", [2])], initializers, {"trajmill.window": "1,1", "note": "für Tests"})
+    save(
+        MODELS / "mlp.onnx",
+        nodes,
+        [value("x", [9])],
+        [value("action", [2])],
+        initializers,
+        {"trajmill.window": "1,1", "note": "für Tests"},
+    )
     nodes, initializers = mlp([9, 16, 2], "Relu", "Tanh", seed=2)
     save(MODELS / "mlp_b.onnx", nodes, [value("x", [9])], [value("action", [2])], initializers)
 
     # Two named inputs: action = s·A + s_next·B + c.
     rng = np.random.default_rng(3)
-    initializers = [weights("a", (3, 2), rng), weights("b", (3, 2), rng), constant("c", rng.uniform(-0.1, 0.1, 2))]
-    nodes = [helper.make_node("Gemm", ["s", "a", "c"], ["first"]), helper.make_node("MatMul", ["s_next", "b"], ["second"]), helper.make_node("Add", ["first", "second"], ["action"])]
-    save(MODELS / "named.onnx", nodes, [value("s", [3]), value("s_next", [3])], [value("action", [2])], initializers)
+    initializers = [
+        weights("a", (3, 2), rng),
+        weights("b", (3, 2), rng),
+        constant("c", rng.uniform(-0.1, 0.1, 2)),
+    ]
+    nodes = [
+        helper.make_node("Gemm", ["s", "a", "c"], ["first"]),
+        helper.make_node("MatMul", ["s_next", "b"], ["second"]),
+        helper.make_node("Add", ["first", "second"], ["action"]),
+    ]
+    save(
+        MODELS / "named.onnx",
+        nodes,
+        [value("s", [3]), value("s_next", [3])],
+        [value("action", [2])],
+        initializers,
+    )
 
     # A mean and its standard deviation.
     mean, mean_weights = mlp([9, 11, 2], "Relu", "Tanh", seed=4, prefix="m")
     std, std_weights = mlp([9, 7, 2], "Relu", "Softplus", seed=5, target="std", prefix="s")
-    save(MODELS / "gaussian.onnx", mean + std, [value("x", [9])], [value("action", [2]), value("std", [2])], mean_weights + std_weights)
+    save(
+        MODELS / "gaussian.onnx",
+        mean + std,
+        [value("x", [9])],
+        [value("action", [2]), value("std", [2])],
+        mean_weights + std_weights,
+    )
 
     # Four actions of two dimensions from one observation.
     nodes, initializers = mlp([3, 10, 8], "Relu", "Tanh", seed=6, target="flat")
     nodes.append(helper.make_node("Reshape", ["flat", "shape"], ["actions"]))
-    save(MODELS / "horizon.onnx", nodes, [value("x", [3])], [value("actions", [4, 2])], [*initializers, constant("shape", [-1, 4, 2], np.int64)])
+    save(
+        MODELS / "horizon.onnx",
+        nodes,
+        [value("x", [3])],
+        [value("actions", [4, 2])],
+        [*initializers, constant("shape", [-1, 4, 2], np.int64)],
+    )
 
     nodes, initializers = mlp([9, 12, 5], "Relu", seed=7, target="logits")
     save(MODELS / "logits.onnx", nodes, [value("x", [9])], [value("logits", [5])], initializers)
 
-    # Activations whose bits depend on where a row lies in its batch, in odd widths so that vectors have tails.
+    # Activations whose bits depend on the place of a row in its batch; odd widths give tails.
     for seed, operator in [(8, "Elu"), (9, "Softplus")]:
         nodes, initializers = mlp([9, 13, 7, 2], operator, seed=seed)
-        save(MODELS / f"{operator.lower()}.onnx", nodes, [value("x", [9])], [value("action", [2])], initializers)
+        save(
+            MODELS / f"{operator.lower()}.onnx",
+            nodes,
+            [value("x", [9])],
+            [value("action", [2])],
+            initializers,
+        )
 
     # NaN where the first coordinate is negative.
-    bounds = [constant("start", [0], np.int64), constant("end", [1], np.int64), constant("axis", [1], np.int64)]
-    nodes = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["first"]), helper.make_node("Log", ["first"], ["action"])]
+    bounds = [
+        constant("start", [0], np.int64),
+        constant("end", [1], np.int64),
+        constant("axis", [1], np.int64),
+    ]
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["first"]),
+        helper.make_node("Log", ["first"], ["action"]),
+    ]
     save(MODELS / "nan.onnx", nodes, [value("x", [3])], [value("action", [1])], bounds)
 
     nodes, initializers = mlp([9, 5, 2], "Relu", seed=10, kind=np.float64)
-    save(MODELS / "double.onnx", nodes, [value("x", [9], DOUBLE)], [value("action", [2], DOUBLE)], initializers)
+    save(
+        MODELS / "double.onnx",
+        nodes,
+        [value("x", [9], DOUBLE)],
+        [value("action", [2], DOUBLE)],
+        initializers,
+    )
 
     runnable = sorted(MODELS.glob("*.onnx"))
-    text = json.dumps({path.stem: expected(path) for path in runnable if path.stem not in REFUSED}, separators=(",", ":"))
+    text = json.dumps(
+        {path.stem: expected(path) for path in runnable if path.stem not in REFUSED},
+        separators=(",", ":"),
+    )
     (MODELS / "expected.json").write_text(text.replace('},"', '},\n"') + "\n")
 
-    # Models that must be refused: an operator that rten lacks, a fixed batch, an output without a batch axis.
+    # Models that are refused: an operator that rten lacks, a fixed batch, no batch in the output.
     nodes, initializers = mlp([3, 4, 2], "Selu", seed=11)
     save(MODELS / "selu.onnx", nodes, [value("x", [3])], [value("action", [2])], initializers)
     nodes, initializers = mlp([3, 4, 2], "Relu", seed=12)
-    save(MODELS / "fixed_batch.onnx", nodes, [value("x", [3], batch=7)], [value("action", [2], batch=7)], initializers)
+    save(
+        MODELS / "fixed_batch.onnx",
+        nodes,
+        [value("x", [3], batch=7)],
+        [value("action", [2], batch=7)],
+        initializers,
+    )
     nodes = [helper.make_node("ReduceMean", ["x"], ["action"], axes=[0], keepdims=0)]
-    save(MODELS / "no_batch.onnx", nodes, [value("x", [3])], [helper.make_tensor_value_info("action", FLOAT, [3])])
+    save(
+        MODELS / "no_batch.onnx",
+        nodes,
+        [value("x", [3])],
+        [helper.make_tensor_value_info("action", FLOAT, [3])],
+    )
 
     # What a device is probed with: y = x·W.
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    save(ROOT / "src" / "model" / "onnx" / "probe.onnx", nodes, [value("x", [2])], [value("y", [2])], [constant("w", [[1, 2], [3, 4]])])
+    save(
+        ROOT / "src" / "model" / "onnx" / "probe.onnx",
+        nodes,
+        [value("x", [2])],
+        [value("y", [2])],
+        [constant("w", [[1, 2], [3, 4]])],
+    )
 
 
 if __name__ == "__main__":

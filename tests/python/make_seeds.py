@@ -1,16 +1,14 @@
-"""Makes tests/seeds: a small dataset of each format that is read, from which `tests/it/fuzz.rs` makes damaged ones.
+"""Makes tests/seeds: a small dataset in each format that is read, which `tests/it/fuzz.rs` damages.
 
     python tests/python/make_seeds.py
 
-Written by the reference libraries, or by hand as the oracles beside this file write them. Run again only to change them.
+The reference libraries write them, or the modules of `writers`. Run this only to change the seeds.
 """
 
 import os
 import shutil
-import sys
 
 SEEDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "seeds")
-sys.argv = [sys.argv[0], "trajmill"]
 
 import gymnasium
 import h5py
@@ -19,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import arrays_oracle
-import lerobot_oracle
-import rlds_oracle
+from writers import arrays as array_sets
+from writers import lerobot as lerobot_sets
+from writers import rlds as rlds_sets
 
 LENGTHS = [4, 1, 6]
 ENDS = np.cumsum(LENGTHS)
 N = int(ENDS[-1])
 RANDOM = np.random.default_rng(0)
+
 
 def flat(names, final=False):
     """Arrays with trajectories end to end; `final` has a row more in each."""
@@ -37,30 +36,64 @@ def flat(names, final=False):
     start = np.zeros(rows, bool)
     start[[0, *(ends[:-1] + 1)]] = True
     made = {
-        "observations": RANDOM.normal(size=(rows, 3)).astype(np.float32), "next_observations": RANDOM.normal(size=(rows, 3)).astype(np.float32),
-        "actions": RANDOM.normal(size=(rows, 2)).astype(np.float32), "rewards": RANDOM.normal(size=rows).astype(np.float32),
-        "terminals": last & (np.arange(rows) < rows - 1) if not final else last, "timeouts": last & (np.arange(rows) == rows - 1),
-        "episode_starts": start, "infos/qpos": RANDOM.normal(size=(rows, 2)), "infos/count": np.arange(rows),
+        "observations": RANDOM.normal(size=(rows, 3)).astype(np.float32),
+        "next_observations": RANDOM.normal(size=(rows, 3)).astype(np.float32),
+        "actions": RANDOM.normal(size=(rows, 2)).astype(np.float32),
+        "rewards": RANDOM.normal(size=rows).astype(np.float32),
+        "terminals": last & (np.arange(rows) < rows - 1) if not final else last,
+        "timeouts": last & (np.arange(rows) == rows - 1),
+        "episode_starts": start,
+        "infos/qpos": RANDOM.normal(size=(rows, 2)),
+        "infos/count": np.arange(rows),
     }
     return {name: made[name] for name in names}
 
+
 def d4rl(folder):
     with h5py.File(f"{folder}/set.hdf5", "w") as file:
-        for name, values in flat(["observations", "next_observations", "actions", "rewards", "terminals", "timeouts", "infos/qpos", "infos/count"]).items():
-            file.create_dataset(name, data=values, chunks=True, compression="gzip" if name == "observations" else None, shuffle=name == "observations")
+        for name, values in flat(
+            [
+                "observations",
+                "next_observations",
+                "actions",
+                "rewards",
+                "terminals",
+                "timeouts",
+                "infos/qpos",
+                "infos/count",
+            ]
+        ).items():
+            file.create_dataset(
+                name,
+                data=values,
+                chunks=True,
+                compression="gzip" if name == "observations" else None,
+                shuffle=name == "observations",
+            )
         file["metadata/algorithm"] = "SAC"
+
 
 def robomimic(folder):
     with h5py.File(f"{folder}/set.hdf5", "w") as file:
         data = file.create_group("data")
-        data.attrs["total"], data.attrs["env_args"] = N, '{"env_name": "Lift", "type": 1, "env_kwargs": {}}'
+        data.attrs["total"], data.attrs["env_args"] = (
+            N,
+            '{"env_name": "Lift", "type": 1, "env_kwargs": {}}',
+        )
         for index, length in enumerate(LENGTHS):
             demo = data.create_group(f"demo_{index + 1}")
             demo.attrs["num_samples"], demo.attrs["model_file"] = length, "<mujoco/>"
-            for name, values in flat(["observations", "next_observations", "actions", "rewards"]).items():
-                demo[{"observations": "obs/state", "next_observations": "next_obs/state"}.get(name, name)] = values[:length]
+            for name, values in flat(
+                ["observations", "next_observations", "actions", "rewards"]
+            ).items():
+                demo[
+                    {"observations": "obs/state", "next_observations": "next_obs/state"}.get(
+                        name, name
+                    )
+                ] = values[:length]
             demo["dones"] = (np.arange(length) == length - 1).astype(np.int64)
         file["mask/train"] = np.array([b"demo_1", b"demo_3"])
+
 
 def robosuite(folder):
     with h5py.File(f"{folder}/demo.hdf5", "w") as file:
@@ -68,84 +101,187 @@ def robosuite(folder):
         data.attrs["env"], data.attrs["date"] = "SawyerLift", "1-1-2020"
         for index, length in enumerate(LENGTHS):
             demo = data.create_group(f"demo_{index + 1}")
-            demo["states"], demo["actions"] = RANDOM.normal(size=(length, 5)), RANDOM.normal(size=(length, 2))
+            demo["states"], demo["actions"] = (
+                RANDOM.normal(size=(length, 5)),
+                RANDOM.normal(size=(length, 2)),
+            )
+
 
 def d3rlpy(folder):
     with h5py.File(f"{folder}/replay.h5", "w") as file:
-        file["columns"], file["num_episodes"], file["version"] = ["observations", "actions", "rewards", "terminated"], len(LENGTHS), "2.1"
+        file["columns"], file["num_episodes"], file["version"] = (
+            ["observations", "actions", "rewards", "terminated"],
+            len(LENGTHS),
+            "2.1",
+        )
         for index, length in enumerate(LENGTHS):
-            file[f"observations_{index}"], file[f"actions_{index}"] = RANDOM.normal(size=(length, 3)).astype(np.float32), RANDOM.normal(size=(length, 2)).astype(np.float32)
-            file[f"rewards_{index}"], file[f"terminated_{index}"] = RANDOM.normal(size=(length, 1)).astype(np.float32), index % 2 == 0
+            file[f"observations_{index}"], file[f"actions_{index}"] = (
+                RANDOM.normal(size=(length, 3)).astype(np.float32),
+                RANDOM.normal(size=(length, 2)).astype(np.float32),
+            )
+            file[f"rewards_{index}"], file[f"terminated_{index}"] = (
+                RANDOM.normal(size=(length, 1)).astype(np.float32),
+                index % 2 == 0,
+            )
+
 
 def minaris(folder):
     os.environ["MINARI_DATASETS_PATH"] = folder
     box = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    space = gymnasium.spaces.Dict({"state": box, "pair": gymnasium.spaces.Tuple((gymnasium.spaces.Discrete(4), box))})
+    space = gymnasium.spaces.Dict(
+        {"state": box, "pair": gymnasium.spaces.Tuple((gymnasium.spaces.Discrete(4), box))}
+    )
     buffers = []
     for index, length in enumerate(LENGTHS):
         floats = lambda rows: RANDOM.normal(size=(rows, 3)).astype(np.float32)
-        buffers.append(minari.data_collector.EpisodeBuffer(
-            id=index, seed=index, options={"nested": {"x": 1}}, observations={"state": list(floats(length + 1)), "pair": (list(np.arange(length + 1) % 4), list(floats(length + 1)))},
-            actions=list(np.arange(length) % 2), rewards=list(RANDOM.normal(size=length)), terminations=[False] * (length - 1) + [True], truncations=[False] * length,
-            infos={"speed": list(RANDOM.normal(size=length + 1)), "deep": {"qpos": list(floats(length + 1))}}))
+        buffers.append(
+            minari.data_collector.EpisodeBuffer(
+                id=index,
+                seed=index,
+                options={"nested": {"x": 1}},
+                observations={
+                    "state": list(floats(length + 1)),
+                    "pair": (list(np.arange(length + 1) % 4), list(floats(length + 1))),
+                },
+                actions=list(np.arange(length) % 2),
+                rewards=list(RANDOM.normal(size=length)),
+                terminations=[False] * (length - 1) + [True],
+                truncations=[False] * length,
+                infos={
+                    "speed": list(RANDOM.normal(size=length + 1)),
+                    "deep": {"qpos": list(floats(length + 1))},
+                },
+            )
+        )
     for kind in ("hdf5", "parquet", "arrow"):
-        minari.create_dataset_from_buffers(f"set-{kind}-v0", buffers, observation_space=space, action_space=gymnasium.spaces.Discrete(2), data_format=kind, eval_env=None)
+        minari.create_dataset_from_buffers(
+            f"set-{kind}-v0",
+            buffers,
+            observation_space=space,
+            action_space=gymnasium.spaces.Discrete(2),
+            data_format=kind,
+            eval_env=None,
+        )
+
 
 def npz(folder):
-    np.savez(f"{folder}/stored.npz", **flat(["observations", "actions", "rewards", "episode_starts"]))
-    np.savez_compressed(f"{folder}/packed.npz", **flat(["observations", "next_observations", "actions", "rewards", "terminals", "timeouts"]))
+    np.savez(
+        f"{folder}/stored.npz", **flat(["observations", "actions", "rewards", "episode_starts"])
+    )
+    np.savez_compressed(
+        f"{folder}/packed.npz",
+        **flat(
+            ["observations", "next_observations", "actions", "rewards", "terminals", "timeouts"]
+        ),
+    )
+
 
 def ogbench(folder):
-    np.savez(f"{folder}/set.npz", **flat(["observations", "actions", "terminals"], final=True), qpos=np.zeros((N + len(LENGTHS), 2)))
+    np.savez(
+        f"{folder}/set.npz",
+        **flat(["observations", "actions", "terminals"], final=True),
+        qpos=np.zeros((N + len(LENGTHS), 2)),
+    )
+
 
 def exorl(folder):
     os.makedirs(f"{folder}/set")
     for index, length in enumerate(LENGTHS):
         rows = length + 1
-        np.savez(f"{folder}/set/episode_{index}_{length}.npz", observation=np.zeros((rows, 3), np.float32), action=np.zeros((rows, 2), np.float32), reward=np.zeros((rows, 1), np.float32), discount=np.ones((rows, 1), np.float32))
+        np.savez(
+            f"{folder}/set/episode_{index}_{length}.npz",
+            observation=np.zeros((rows, 3), np.float32),
+            action=np.zeros((rows, 2), np.float32),
+            reward=np.zeros((rows, 1), np.float32),
+            discount=np.ones((rows, 1), np.float32),
+        )
+
 
 def steps():
     arrays = flat(["observations", "actions", "rewards", "terminals", "timeouts"])
     arrays = {name: list(values) if values.ndim == 2 else values for name, values in arrays.items()}
-    return pa.table({"episode": np.repeat([7, 2, 9], LENGTHS), "step": np.concatenate([np.arange(length) for length in LENGTHS]), "note": ["x"] * N, **arrays})
+    return pa.table(
+        {
+            "episode": np.repeat([7, 2, 9], LENGTHS),
+            "step": np.concatenate([np.arange(length) for length in LENGTHS]),
+            "note": ["x"] * N,
+            **arrays,
+        }
+    )
+
 
 def parquet(folder):
     pq.write_table(steps(), f"{folder}/set.parquet", row_group_size=5)
 
+
 def arrow(folder):
-    with pa.OSFile(f"{folder}/set.arrow", "wb") as file, pa.ipc.new_file(file, steps().schema) as writer:
+    with (
+        pa.OSFile(f"{folder}/set.arrow", "wb") as file,
+        pa.ipc.new_file(file, steps().schema) as writer,
+    ):
         writer.write_table(steps(), max_chunksize=5)
 
+
 def zarr(folder):
-    arrays = {name: values[:N] for name, values in arrays_oracle.made(N).items() if name != "img"}
+    arrays = {name: values[:N] for name, values in array_sets.made(N).items() if name != "img"}
     for codec in ("lz4-shuffle", "zstd-bits"):
-        arrays_oracle.buffer(f"{folder}/{codec}.zarr", arrays, ENDS, arrays_oracle.CODECS[codec], 6)
+        array_sets.buffer(f"{folder}/{codec}.zarr", arrays, ENDS, array_sets.CODECS[codec], 6)
     shutil.make_archive(f"{folder}/set.zarr", "zip", f"{folder}/lz4-shuffle.zarr")
 
+
 def tensordict(folder):
-    root, following = arrays_oracle.transitions(LENGTHS)
-    arrays_oracle.by_hand(f"{folder}/set", root, following)
+    root, following = array_sets.transitions(LENGTHS)
+    array_sets.by_hand(f"{folder}/set", root, following)
+
 
 def rlds(folder):
-    rlds_oracle.Made(LENGTHS, True).write(f"{folder}/set")
+    rlds_sets.Made(LENGTHS, True).write(f"{folder}/set")
+
 
 def tfagents(folder):
     records = []
     for length in LENGTHS:
         for row in range(length + 1):
             step = lambda row: np.int32(0 if row == 0 else 2 if row == length else 1).tobytes()
-            records.append(rlds_oracle.encode({
-                "step_type": [step(row)], "next_step_type": [step((row + 1) % (length + 1))], "observation": [RANDOM.normal(size=3).astype(np.float32).tobytes()],
-                "action": RANDOM.normal(size=2).astype(np.float32), "reward": [np.float32(0 if row == length else row).tobytes()], "discount": [np.float32(1).tobytes()]}))
+            records.append(
+                rlds_sets.encode(
+                    {
+                        "step_type": [step(row)],
+                        "next_step_type": [step((row + 1) % (length + 1))],
+                        "observation": [RANDOM.normal(size=3).astype(np.float32).tobytes()],
+                        "action": RANDOM.normal(size=2).astype(np.float32),
+                        "reward": [np.float32(0 if row == length else row).tobytes()],
+                        "discount": [np.float32(1).tobytes()],
+                    }
+                )
+            )
     with open(f"{folder}/set.tfrecord", "wb") as file:
-        file.write(rlds_oracle.frame(records))
+        file.write(rlds_sets.frame(records))
+
 
 def lerobot(folder):
-    made = lerobot_oracle.Made(LENGTHS)
-    lerobot_oracle.v30(f"{folder}/v30", made, files=[[1, 0], [2]], video=True)
-    lerobot_oracle.v2(f"{folder}/v21", made)
+    made = lerobot_sets.Made(LENGTHS)
+    lerobot_sets.v30(f"{folder}/v30", made, files=[[1, 0], [2]], video=True)
+    lerobot_sets.v2(f"{folder}/v21", made)
 
-for make in (d4rl, robomimic, robosuite, d3rlpy, minaris, npz, ogbench, exorl, parquet, arrow, zarr, tensordict, rlds, tfagents, lerobot):
+
+for make in (
+    d4rl,
+    robomimic,
+    robosuite,
+    d3rlpy,
+    minaris,
+    npz,
+    ogbench,
+    exorl,
+    parquet,
+    arrow,
+    zarr,
+    tensordict,
+    rlds,
+    tfagents,
+    lerobot,
+):
     place = os.path.join(SEEDS, {minaris: "minari"}.get(make, make.__name__))
     shutil.rmtree(place, ignore_errors=True)
     os.makedirs(place)

@@ -1,5 +1,6 @@
-"""What the oracles of stages and recipes share: running pipelines, and reading what they write as plain numpy."""
+"""Helpers for all tests here: counted checks, running trajmill, and reading what it writes."""
 
+import functools
 import json
 import os
 import pathlib
@@ -7,50 +8,189 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
+import zlib
 
-import blake3
 import numpy as np
-import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-BINARY = os.path.abspath(sys.argv[1])
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-ROOT = pathlib.Path(tempfile.mkdtemp(prefix="trajmill-oracle-"))
-_checks = 0
+MODELS = REPOSITORY / "tests" / "models"
+SEEDS = REPOSITORY / "tests" / "seeds"
+# conftest.py sets the binary, and prints the number of checks in the end.
+BINARY = None
+checks = 0
+
 
 def check(condition, what):
-    global _checks
-    _checks += 1
+    """Fails with the message `what` unless the condition holds."""
+    __tracebackhide__ = True
+    global checks
+    checks += 1
     assert condition, what
 
+
 def close(found, wanted, what, atol=1e-6, rtol=1e-6):
-    """NaN stands for null on both sides."""
+    """Compares numbers; NaN stands for null on both sides."""
+    __tracebackhide__ = True
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     check(found.shape == wanted.shape, f"{what}: shape {found.shape}, not {wanted.shape}")
-    apart = ~(np.isclose(found, wanted, rtol=rtol, atol=atol) | (np.isnan(found) & np.isnan(wanted)))
-    check(not apart.any(), f"{what}: {apart.sum()} of {apart.size} values differ, first {found[apart][:3]} not {wanted[apart][:3]} at {np.argwhere(apart)[:3].tolist()}")
+    apart = ~(
+        np.isclose(found, wanted, rtol=rtol, atol=atol) | (np.isnan(found) & np.isnan(wanted))
+    )
+    places = np.argwhere(apart)[:3].tolist()
+    check(
+        not apart.any(),
+        f"{what}: {apart.sum()} of {apart.size} values differ, "
+        f"first {found[apart][:3]} not {wanted[apart][:3]} at {places}",
+    )
+
 
 def equal(found, wanted, what):
+    """Compares values of any type, one by one."""
+    __tracebackhide__ = True
     found, wanted = np.asarray(found), np.asarray(wanted)
-    check(found.shape == wanted.shape and (found == wanted).all(), f"{what}: {found} is not {wanted}")
+    check(
+        found.shape == wanted.shape and (found == wanted).all(), f"{what}: {found} is not {wanted}"
+    )
 
-def trajmill(*arguments, code=0, cwd=ROOT):
-    done = subprocess.run([BINARY, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
-    assert code in (None, done.returncode), f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+def says(text, wanted, what):
+    """Checks that each of the `wanted` words is in the text."""
+    __tracebackhide__ = True
+    for word in wanted:
+        check(word in text, f"{what}: `{word}` is not in: {text}")
+
+
+def seeded(*names):
+    """Random numbers of a test's own, the same whichever tests run before it."""
+    return np.random.default_rng(zlib.crc32(" ".join(map(str, names)).encode()))
+
+
+# ---- running
+
+
+def trajmill(*arguments, code=0, cwd=None, **environment):
+    """Runs trajmill, and checks its exit code unless `code` is None."""
+    done = subprocess.run(
+        [BINARY, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    check(
+        code in (None, done.returncode),
+        f"{arguments}: exit code {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}",
+    )
+    check("panicked" not in done.stderr, f"{arguments}: {done.stderr}")
     return done
 
+
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
+def peak_memory(*arguments):
+    """Runs trajmill and returns the most memory that it takes, in MiB.
+
+    A process inherits the peak of the process that starts it. pytest would hide what is measured,
+    so a small process stands between.
+    """
+    command = [sys.executable, "-c", MEASURE, BINARY, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    check(done.returncode == 0, f"{arguments}: exit code {done.returncode}\n{done.stderr}")
+    return int(done.stdout) / 1024
+
+
+@functools.cache
+def decodes_videos():
+    """Whether the binary is built with the Cargo feature `video`."""
+    return "libavcodec" in trajmill("doctor").stdout
+
+
+def errors(done):
+    """The lines that begin an error."""
+    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def pipeline(path, source, stages):
+    """Writes a pipeline as JSON, which is YAML."""
+    source = source if isinstance(source, (dict, list)) else str(source)
+    path.write_text(json.dumps({"trajmill": 1, "source": source, "stages": stages}))
+    return path
+
+
+def run(folder, stages, source, name="made", code=0, threads=2, shard_rows=None):
+    """Runs a pipeline in `folder`; returns the dataset, or the process where it has to fail."""
+    out = folder / name
+    shutil.rmtree(out, ignore_errors=True)
+    options = {"path": str(out), **({"shard_rows": shard_rows} if shard_rows else {})}
+    path = pipeline(folder / f"{name}.yaml", source, [*stages, {"materialise": options}])
+    done = trajmill("run", path, "--threads", threads, code=code, cwd=folder)
+    return Dataset(out) if code == 0 else done
+
+
+def recipe(folder, name):
+    """Runs a recipe as it is committed, in a copy of `pipelines/`, and returns its dataset."""
+    readme = (REPOSITORY / "README.md").read_text()
+    path = f"pipelines/{name}.yaml"
+    check(f"`trajmill run {path}`" in readme, f"{path} is not in README.md")
+    shutil.copytree(REPOSITORY / "pipelines", folder / "pipelines")
+    (folder / "data").symlink_to(REPOSITORY / "data")
+    trajmill("check", path, cwd=folder)
+    trajmill("run", path, cwd=folder)
+    made = Dataset(folder / re.search(r"path: \.\./(out/[\w/-]+)", (folder / path).read_text())[1])
+    check(len(made) > 0, f"{name}: something is left")
+    check(
+        "nothing to do" in trajmill("run", path, cwd=folder).stderr,
+        f"{name}: the second time there is nothing to do",
+    )
+    return made
+
+
+# ---- reading
+
+
+def table(dataset, part="steps"):
+    """The table of steps or of trajectories of a dataset, its files in order of their names."""
+    return pa.concat_tables(
+        [pq.read_table(file) for file in sorted((pathlib.Path(dataset) / part).iterdir())]
+    )
+
+
+def manifest(dataset):
+    return json.loads((pathlib.Path(dataset) / "dataset.json").read_text())
+
+
+def quarantined(dataset):
+    """The entries of a dataset's list of trajectories that were set aside."""
+    return [
+        json.loads(line)
+        for line in (pathlib.Path(dataset) / "quarantine.jsonl").read_text().splitlines()
+    ]
+
+
 class Dataset:
-    """A dataset in memory: columns of steps and of trajectories as numpy arrays; null is NaN, a null vector a vector of NaN."""
+    """A dataset in memory, with columns as numpy arrays.
+
+    Null is NaN, and a null vector is a vector of NaN.
+    """
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
-        self.manifest = json.loads((self.path / "dataset.json").read_text())
+        self.manifest = manifest(path)
         widths = {column["name"]: column.get("width") for column in self.manifest["columns"]}
-        read = lambda part: pa.concat_tables(pq.read_table(file) for file in sorted((self.path / part).glob("*.parquet")))
-        self.steps = {name: numpy(column, widths.get(name)) for name, column in columns(read("steps"))}
-        self.trajectories = {name: numpy(column, None) for name, column in columns(read("trajectories"))}
+        steps, trajectories = table(path), table(path, "trajectories")
+        self.steps = {name: numpy(steps[name], widths.get(name)) for name in steps.column_names}
+        self.trajectories = {
+            name: numpy(trajectories[name], None) for name in trajectories.column_names
+        }
         rows = self.trajectories["rows"].astype(int)
         ends = np.cumsum(rows)
         self.spans = [slice(end - count, end) for end, count in zip(ends, rows)]
@@ -59,7 +199,10 @@ class Dataset:
         return len(self.spans)
 
     def __iter__(self):
-        """Each trajectory as a dict of its rows' columns, in file order, with `id`, and its row of trajectories as `of`."""
+        """Yields each trajectory as a dict of its columns, in file order.
+
+        `id` is its id, `n` its number of steps, and `of` its row in the table of trajectories.
+        """
         for index, span in enumerate(self.spans):
             own = {name: column[span] for name, column in self.steps.items()}
             own["id"] = int(self.trajectories["trajectory_id"][index])
@@ -71,14 +214,15 @@ class Dataset:
         return {trajectory["id"]: trajectory for trajectory in self}
 
     def facts(self, stage):
-        return [entry["facts"] for entry in self.manifest["lineage"]["stages"] if entry["stage"] == stage and "facts" in entry]
+        return [
+            entry["facts"]
+            for entry in self.manifest["lineage"]["stages"]
+            if entry["stage"] == stage and "facts" in entry
+        ]
 
-def columns(table):
-    return [(name, table.column(name).combine_chunks()) for name in table.column_names]
 
 def numpy(column, width):
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks)
+    column = column.combine_chunks()
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
         if width is None:
@@ -91,51 +235,74 @@ def numpy(column, width):
         return out
     if pa.types.is_string(kind):
         return np.array(column.to_pylist(), dtype=object)
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(kind) or column.null_count == 0:
         return column.to_numpy(zero_copy_only=False)
-    return column.to_numpy(zero_copy_only=False) if column.null_count == 0 else column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
-def run(name, stages, source, code=0, threads=2, shard_rows=None, extra=()):
-    """Runs a pipeline over `source` and returns what it wrote."""
-    out = ROOT / "out" / name
-    shutil.rmtree(out, ignore_errors=True)
-    options = {"path": str(out), **({"shard_rows": shard_rows} if shard_rows else {})}
-    pipeline = {"trajmill": 1, "source": str(source), "stages": [*stages, {"materialise": options}]}
-    path = ROOT / f"{name}.yaml"
-    path.write_text(json.dumps(pipeline))
-    done = trajmill("run", path, "--threads", threads, *extra, code=code)
-    return Dataset(out) if code == 0 else done
 
-def recipes(accounts):
-    """Runs the recipes of `pipelines/` as they are committed, in a copy of that folder, and hands what each writes to its account."""
-    shutil.copytree(REPOSITORY / "pipelines", ROOT / "pipelines")
-    (ROOT / "data").symlink_to(REPOSITORY / "data")
-    listed = set(re.findall(r"`trajmill run pipelines/(\w+)\.yaml`", (REPOSITORY / "README.md").read_text()))
-    check(set(accounts) <= listed, f"README lists every recipe: {set(accounts) - listed} are not in it")
-    for name, compare in accounts.items():
-        path = f"pipelines/{name}.yaml"
-        trajmill("check", path)
-        trajmill("run", path)
-        out = ROOT / re.search(r"path: \.\./(out/[\w/-]+)", (ROOT / path).read_text())[1]
-        made = Dataset(out)
-        check(len(made) > 0, f"{name}: something is left")
-        compare(made)
-        check("nothing to do" in trajmill("run", path).stderr, f"{name}: the second time there is nothing to do")
-        shutil.rmtree(out)
+# ---- comparing bit by bit
 
-def drawn(salt, seed, ids):
-    """Ids in the order of a seeded draw without replacement."""
-    def chance(number):
-        hasher = blake3.blake3(salt.encode() + b"\0" + seed.to_bytes(8, "little") + int(number).to_bytes(8, "little", signed=True))
-        return int.from_bytes(hasher.digest(8), "little")
 
-    return sorted(ids, key=lambda number: (chance(number), number))
+def bits(array):
+    """A canonical form of an array in which NaN equals itself and -0.0 differs from 0.0."""
+    return (array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
 
-def predict(model, feeds):
-    """What a model gives in Python's onnxruntime, by output."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds)))
 
-def finish(name):
-    shutil.rmtree(ROOT)
-    print(f"{name}: {_checks} checks passed")
+def same(found, wanted):
+    """Whether arrays, or lists of them, hold the same bits."""
+    if isinstance(found, list):
+        return len(found) == len(wanted) and all(
+            same(one, other) for one, other in zip(found, wanted)
+        )
+    if found.dtype == object:
+        return list(found) == list(wanted)
+    return bits(found) == bits(wanted)
+
+
+def valid_rows(steps, name):
+    """Where a column has a value, and an array of its values (a list where it has parts)."""
+    chunk = steps[name].combine_chunks()
+    valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+    if pa.types.is_struct(chunk.type):
+        parts = chunk.flatten() if isinstance(chunk, pa.StructArray) else []
+        return valid, [values(part) for part in parts]
+    return valid, values(chunk.drop_null())
+
+
+def values(chunk):
+    if pa.types.is_nested(chunk.type):
+        flat = chunk.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(chunk), -1) if len(chunk) else flat
+    return chunk.to_numpy(zero_copy_only=False)
+
+
+def same_dataset(one, other, what, but=()):
+    """Checks steps and identity of two datasets, column by column."""
+    a, b = table(one), table(other)
+    check(
+        set(a.column_names) - set(but) == set(b.column_names) - set(but),
+        f"{what}: columns {sorted(a.column_names)} and {sorted(b.column_names)}",
+    )
+    for name in a.column_names:
+        if name not in but:
+            (valid, found), (other_valid, other_found) = valid_rows(a, name), valid_rows(b, name)
+            check(np.array_equal(valid, other_valid), f"{what}: nulls of {name}")
+            check(same(found, other_found), f"{what}: values of {name}")
+    a, b = table(one, "trajectories"), table(other, "trajectories")
+    for name in [
+        "uid",
+        "source",
+        "source_key",
+        "length",
+        "return",
+        "terminated",
+        "truncated",
+        "recorded_actions",
+    ]:
+        check(a[name].to_pylist() == b[name].to_pylist(), f"{what}: {name} of trajectories")
+
+
+@functools.cache
+def corpus(name):
+    """A corpus of `data/`, read once."""
+    return Dataset(REPOSITORY / "data" / name)

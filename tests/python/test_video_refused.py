@@ -1,0 +1,204 @@
+"""Videos that are missing, damaged, too short or of another size are named with their episode.
+
+Memory does not grow with videos. A build without the Cargo feature `video` refuses to decode them.
+"""
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import oracle
+from oracle import check, trajmill
+from oracle import table as steps
+from writers.video import FPS, TOP, WRIST, dataset, encode, file, two_cameras, video
+
+
+def refused(folder, source, *words, code=1, options=("--frames", "array")):
+    """Checks that an import fails with these words and leaves nothing."""
+    message = trajmill("import", source, folder / "refused", *options, code=code).stderr
+    oracle.says(message, map(str, words), "refused")
+    check(not (folder / "refused").exists(), f"{words}: something was left")
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A dataset of two cameras of the test's own."""
+    two_cameras(tmp_path / "two")
+    return tmp_path / "two"
+
+
+@pytest.mark.video
+def test_a_time_that_no_frame_has_is_refused_or_set_aside(damaged, tmp_path):
+    path = damaged / "data/chunk-000/file-000.parquet"
+    rows = pq.read_table(path)
+    times = rows["timestamp"].to_numpy().copy()
+    place = times[23]
+    times[23] += 0.0011
+    pq.write_table(
+        rows.set_column(rows.schema.get_field_index("timestamp"), "timestamp", pa.array(times)),
+        path,
+    )
+    refused(
+        tmp_path,
+        damaged,
+        "episode 1",
+        file(damaged, TOP),
+        f"{0.5 + place + 0.0011:.4f} s",
+        f"{0.5 + place:.4f} s",
+    )
+    aside = trajmill(
+        "import",
+        damaged,
+        tmp_path / "aside",
+        "--frames",
+        "array",
+        "--on-error",
+        "quarantine",
+        "--allowed",
+        1,
+    )
+    oracle.says(aside.stderr, ["1 trajector", "set aside"], "a time")
+    check(len(steps(tmp_path / "aside")) == 31, aside.stderr)
+
+
+def rewrite(path, change):
+    with open(path, "rb") as opened:
+        whole = opened.read()
+    with open(path, "wb") as opened:
+        opened.write(change(whole))
+
+
+av1 = dict(codec="libsvtav1", options={"preset": "12"})
+
+
+@pytest.mark.video
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (os.remove, ["cannot open the video"]),
+        (lambda path: rewrite(path, lambda whole: whole[: len(whole) // 2]), ["again"]),
+        (lambda path: encode(path, 5, (36, 52), **av1), ["0.1667 s", "0.1333 s"]),
+        (lambda path: encode(path, 11, (40, 52), **av1), ["40 × 52", "36 × 52"]),
+    ],
+    ids=["missing", "cut", "too-short", "other-size"],
+)
+def test_a_bad_video_is_named_with_its_episode(damaged, tmp_path, damage, words):
+    damage(file(damaged, WRIST, 1))
+    refused(tmp_path, damaged, "episode 2", file(damaged, WRIST, 1), *words)
+
+
+@pytest.mark.video
+def test_videos_of_several_sizes_are_imported_as_png(damaged, tmp_path):
+    encode(file(damaged, WRIST, 1), 11, (40, 52), **av1)
+    trajmill("import", damaged, tmp_path / "sizes", "--frames", "png")
+
+
+@pytest.mark.video
+@pytest.mark.parametrize("key", [TOP, WRIST])
+@pytest.mark.parametrize("place", range(6))
+def test_a_hole_in_a_video_is_seen(damaged, tmp_path, key, place):
+    """A video has no checksums: a bit that another frame comes of is not seen."""
+    path = file(damaged, key)
+    at = np.linspace(200, os.path.getsize(path) - 8000, 6).astype(int)[place]
+    rewrite(path, lambda whole: whole[:at] + bytes(1500) + whole[at + 1500 :])
+    refused(tmp_path, damaged, "episode", path)
+
+
+@pytest.mark.video
+def test_frames_of_a_dataset_without_videos_are_refused(tmp_path):
+    refused(tmp_path, dataset(tmp_path / "plain", [4], {}), "no", "video", code=2)
+
+
+@pytest.mark.video
+def test_frames_of_a_format_without_videos_are_refused(tmp_path):
+    refused(tmp_path, oracle.SEEDS / "robomimic" / "set.hdf5", "`frames`", "`robomimic`", code=2)
+
+
+@pytest.mark.video
+def test_videos_of_distances_stay_references(tmp_path):
+    places = [(0, 0.0)]
+    root = dataset(
+        tmp_path / "set",
+        [9],
+        {
+            TOP: (video([48, 64, 3]), places),
+            "depth": (video([48, 64, 1], is_depth_map=True), places),
+        },
+    )
+    encode(file(root, TOP), 9)
+    trajmill("import", root, tmp_path / "in", "--frames", "array")
+    check(
+        pa.types.is_struct(steps(tmp_path / "in").schema.field("depth").type),
+        "distances stay references",
+    )
+
+
+# --- memory
+
+
+@pytest.mark.video
+def test_memory_holds_a_row_group(tmp_path):
+    peaks = []
+    # 55 and 165 MiB of frames; a row group has 32 MiB.
+    for count in [20, 60]:
+        lengths, places = [50] * count, [(0, 50 * index / FPS) for index in range(count)]
+        root = dataset(
+            tmp_path / f"long{count}", lengths, {TOP: (video([120, 160, 3]), places)}, state=False
+        )
+        encode(file(root, TOP), 50 * count, (120, 160), options={"preset": "ultrafast"})
+        out = tmp_path / f"{count}.in"
+        peaks.append(oracle.peak_memory("import", root, out, "--frames", "array"))
+    # 110 MiB of frames more; what lies in buffers when is chance.
+    check(peaks[1] < peaks[0] + 60, f"{peaks} MiB")
+
+
+# --- a build without the feature
+
+
+@pytest.fixture
+def absent(tmp_path):
+    """A dataset that refers to a video, for a build that cannot decode it."""
+    if oracle.decodes_videos():
+        pytest.skip("this trajmill is built with the Cargo feature `video`")
+    return dataset(tmp_path / "absent", [4], {TOP: (video([48, 64, 3]), [(0, 0.0)])})
+
+
+FEATURE = "without the Cargo feature `video`"
+
+
+@pytest.mark.parametrize("frames", ["array", "png"])
+def test_a_build_without_the_feature_refuses_to_decode_on_import(absent, tmp_path, frames):
+    refused(tmp_path, absent, FEATURE, "--features video", code=2, options=("--frames", frames))
+
+
+def test_a_build_without_the_feature_refuses_to_decode_for_a_pipeline(absent, tmp_path):
+    path = oracle.pipeline(
+        tmp_path / "absent.json",
+        {"path": str(absent), "format": "lerobot", "frames": "array"},
+        [{"materialise": {"path": "out"}}],
+    )
+    message = trajmill("check", path, code=3).stderr
+    check(FEATURE in message, message)
+
+
+def test_a_build_without_the_feature_keeps_references(absent, tmp_path):
+    trajmill("import", absent, tmp_path / "in")
+    check(
+        pa.types.is_struct(steps(tmp_path / "in").schema.field(TOP).type), "references need nothing"
+    )
+    message = trajmill(
+        "export",
+        tmp_path / "in",
+        tmp_path / "out",
+        "--to",
+        "npy",
+        "--frames",
+        "array",
+        "--videos",
+        absent,
+        code=2,
+    ).stderr
+    check(FEATURE in message, message)

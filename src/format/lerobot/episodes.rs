@@ -1,62 +1,17 @@
-//! What a LeRobot dataset says of itself: `info.json`, tasks, and where each episode is.
+//! Where each episode of a LeRobot dataset is.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::{Map, Value};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
+use serde_json::Value;
 
+use super::files::{damaged, floats, integers, lines, parquet_files, table};
+use super::info::{INFO, Info, Layout};
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
-
-/// Where the metadata is.
-pub(crate) const INFO: &str = "meta/info.json";
-
-/// How files are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// v2.0 and v2.1: one file an episode.
-    PerEpisode,
-    /// v3: many episodes a file; `meta/episodes` says where.
-    Shared,
-}
-
-/// One feature of a frame.
-#[derive(Debug, Clone)]
-pub(crate) struct Feature {
-    pub(crate) name: String,
-    /// A numpy name, or `string`, `image`, `video`.
-    pub(crate) dtype: String,
-    pub(crate) shape: Vec<usize>,
-    /// Whether it is a video of distances, which have more bits than colours.
-    pub(crate) depth: bool,
-}
-
-/// What `meta/info.json` says.
-pub(crate) struct Info {
-    pub(crate) root: PathBuf,
-    pub(crate) version: String,
-    pub(crate) layout: Layout,
-    pub(crate) fps: f64,
-    pub(crate) features: Vec<Feature>,
-    pub(crate) total_episodes: u64,
-    pub(crate) total_frames: u64,
-    pub(crate) total_tasks: Option<u64>,
-    chunks_size: u64,
-    data_path: String,
-    video_path: Option<String>,
-    /// Names of splits, and the episodes of each.
-    pub(crate) splits: Vec<(String, std::ops::Range<u64>)>,
-    /// The whole of it.
-    pub(crate) verbatim: Map<String, Value>,
-}
 
 /// Where an episode is.
 #[derive(Debug, Clone)]
@@ -79,431 +34,16 @@ pub(crate) struct Episode {
 pub(crate) struct Episodes {
     /// In order of their index.
     pub(crate) list: Vec<Episode>,
-    /// What this tool has added to the metadata: the columns under [`OWN`], less that prefix.
+    /// What this tool has added to the metadata: the columns under [`OWN_PREFIX`], less that prefix.
     pub(crate) said: RecordBatch,
 }
 
 /// Names of what this tool adds to the metadata of an episode begin so.
-pub(crate) const OWN: &str = "trajmill/";
-
-fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::failed(format!("{}: {what}", path.display()))
-        .hint("the file may be damaged: fetch or write the dataset again")
-}
-
-/// A JSON document that Python wrote, in which numbers must be numbers.
-pub(crate) fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::failed(format!("cannot read {}: {error}", path.display()))
-            .hint("a LeRobot dataset has it: fetch the dataset again")
-    })?;
-    parse(&text).map_err(|what| damaged(path, what))
-}
-
-fn parse(text: &str) -> std::result::Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| {
-        let token = ["-Infinity", "Infinity", "NaN"]
-            .into_iter()
-            .find(|token| text.contains(token));
-        match token {
-            Some(token) => format!(
-                "not JSON: {error}; it holds `{token}`, which Python writes and JSON does not have"
-            ),
-            None => format!("not JSON: {error}"),
-        }
-    })
-}
-
-impl Info {
-    /// Reads `meta/info.json` of the dataset at `root`.
-    pub(crate) fn open(root: &Path) -> Result<Info> {
-        let path = root.join(INFO);
-        let Value::Object(verbatim) = json(&path)? else {
-            return Err(damaged(&path, "not an object"));
-        };
-        Info::from(root, verbatim).map_err(|error| error.at(path.display()))
-    }
-
-    fn from(root: &Path, verbatim: Map<String, Value>) -> Result<Info> {
-        let text = |key: &str| verbatim.get(key).and_then(Value::as_str).map(str::to_owned);
-        let missing = |key: &str| {
-            Error::failed(format!("`{key}` is missing or of the wrong type"))
-                .hint("every LeRobot dataset has it: fetch the dataset again")
-        };
-        let count = |key: &str| {
-            verbatim
-                .get(key)
-                .and_then(Value::as_u64)
-                .ok_or_else(|| missing(key))
-        };
-        let version = text("codebase_version").ok_or_else(|| missing("codebase_version"))?;
-        let numbers: Vec<Option<u32>> = version
-            .trim_start_matches('v')
-            .split('.')
-            .map(|part| part.parse().ok())
-            .collect();
-        let layout = match numbers.as_slice() {
-            [Some(2), Some(0 | 1), ..] => Layout::PerEpisode,
-            [Some(3), ..] => Layout::Shared,
-            _ => {
-                return Err(Error::failed(format!(
-                    "`codebase_version` is {version}: v2.0, v2.1 and v3.0 are read"
-                ))
-                .hint("convert the dataset with LeRobot's own tools"));
-            }
-        };
-        let fps = verbatim
-            .get("fps")
-            .and_then(Value::as_f64)
-            .filter(|fps| *fps > 0.0)
-            .ok_or_else(|| missing("fps"))?;
-        let entries = verbatim
-            .get("features")
-            .and_then(Value::as_object)
-            .ok_or_else(|| missing("features"))?;
-        let features = entries
-            .iter()
-            .map(|(name, entry)| feature(name, entry))
-            .collect::<Result<Vec<_>>>()?;
-        let data_path = text("data_path").unwrap_or_else(|| match layout {
-            Layout::PerEpisode => {
-                "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet".to_owned()
-            }
-            Layout::Shared => {
-                "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet".to_owned()
-            }
-        });
-        let splits = verbatim
-            .get("splits")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten();
-        Ok(Info {
-            root: root.to_owned(),
-            layout,
-            fps,
-            features,
-            total_episodes: count("total_episodes")?,
-            total_frames: count("total_frames")?,
-            total_tasks: verbatim.get("total_tasks").and_then(Value::as_u64),
-            chunks_size: verbatim
-                .get("chunks_size")
-                .and_then(Value::as_u64)
-                .filter(|size| *size > 0)
-                .unwrap_or(1000),
-            data_path,
-            video_path: text("video_path"),
-            splits: splits
-                .map(|(name, range)| split(name, range))
-                .collect::<Result<_>>()?,
-            version,
-            verbatim,
-        })
-    }
-
-    /// Names of the features that are videos.
-    pub(crate) fn videos(&self) -> impl Iterator<Item = &Feature> {
-        self.features
-            .iter()
-            .filter(|feature| feature.dtype == "video")
-    }
-
-    /// The split of an episode.
-    pub(crate) fn split(&self, episode: u64) -> Option<&str> {
-        self.splits
-            .iter()
-            .find(|(_, range)| range.contains(&episode))
-            .map(|(name, _)| name.as_str())
-    }
-
-    /// The data file of an episode, relative to the root.
-    pub(crate) fn data_file(&self, episode: &Episode) -> Result<String> {
-        self.fill(&self.data_path, episode, episode.file, "")
-            .map_err(|error| error.at(self.root.join(INFO).display()))
-    }
-
-    /// The file of video feature number `at` of an episode, relative to the root, and the second at which it begins.
-    pub(crate) fn video_file(
-        &self,
-        episode: &Episode,
-        at: usize,
-        key: &str,
-    ) -> Result<(String, f64)> {
-        let (file, from) = match episode.videos.get(at) {
-            Some((chunk, file, from)) => (Some((*chunk, *file)), *from),
-            None => (None, 0.0),
-        };
-        let template = self.video_path.as_deref().unwrap_or(match self.layout {
-            Layout::PerEpisode => {
-                "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
-            }
-            Layout::Shared => {
-                "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-            }
-        });
-        Ok((
-            self.fill(template, episode, file, key)
-                .map_err(|error| error.at(self.root.join(INFO).display()))?,
-            from,
-        ))
-    }
-
-    /// Fills a path template in the style of Python's `format`.
-    fn fill(
-        &self,
-        template: &str,
-        episode: &Episode,
-        file: Option<(u64, u64)>,
-        video_key: &str,
-    ) -> Result<String> {
-        let wrong = || {
-            Error::failed(format!("the path template `{template}` cannot be filled for episode {}", episode.index)).hint(
-                "it may name episode_chunk, episode_index, chunk_index, file_index and video_key, the numbers padded like {file_index:03d}",
-            )
-        };
-        let mut path = String::new();
-        let mut rest = template;
-        while let Some((before, after)) = rest.split_once('{') {
-            let (field, after) = after.split_once('}').ok_or_else(wrong)?;
-            path.push_str(before);
-            rest = after;
-            let (name, format) = field.split_once(':').unwrap_or((field, ""));
-            let number = match name {
-                "video_key" => {
-                    path.push_str(video_key);
-                    continue;
-                }
-                "episode_index" => episode.index,
-                "episode_chunk" => episode.index / self.chunks_size,
-                "chunk_index" => file.ok_or_else(wrong)?.0,
-                "file_index" => file.ok_or_else(wrong)?.1,
-                _ => return Err(wrong()),
-            };
-            let width: usize = match format.strip_suffix('d').unwrap_or(format) {
-                "" => 0,
-                digits => digits
-                    .parse()
-                    .ok()
-                    .filter(|width| *width <= 20)
-                    .ok_or_else(wrong)?,
-            };
-            path.push_str(&format!("{number:0width$}"));
-        }
-        path.push_str(rest);
-        // A template is not trusted to stay inside the dataset.
-        if path.starts_with('/') || path.split('/').any(|part| part == "..") {
-            Err(wrong())
-        } else {
-            Ok(path)
-        }
-    }
-}
-
-fn feature(name: &str, entry: &Value) -> Result<Feature> {
-    let wrong = |what: &str| Error::failed(format!("feature `{name}`: {what}"));
-    let dtype = entry
-        .get("dtype")
-        .and_then(Value::as_str)
-        .ok_or_else(|| wrong("`dtype` is missing"))?;
-    let shape = match entry.get("shape") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(axes)) => {
-            let axis = |axis: &Value| {
-                axis.as_u64()
-                    .and_then(|axis| usize::try_from(axis).ok())
-                    .filter(|axis| *axis < 1 << 31)
-            };
-            axes.iter()
-                .map(axis)
-                .collect::<Option<Vec<_>>>()
-                .ok_or_else(|| wrong("`shape` is not a list of sizes"))?
-        }
-        Some(_) => return Err(wrong("`shape` is not a list of sizes")),
-    };
-    let values = shape
-        .iter()
-        .try_fold(1_usize, |values, axis| values.checked_mul(*axis))
-        .filter(|values| *values < 1 << 31);
-    values.ok_or_else(|| wrong("`shape` has more values than a row can hold"))?;
-    let said = |key: &str| {
-        entry
-            .get("info")
-            .and_then(|info| info.get(key))
-            .and_then(Value::as_bool)
-            == Some(true)
-    };
-    let depth = said("is_depth_map") || said("video.is_depth_map");
-    Ok(Feature {
-        name: name.to_owned(),
-        dtype: dtype.to_owned(),
-        shape,
-        depth,
-    })
-}
-
-fn split(name: &str, range: &Value) -> Result<(String, std::ops::Range<u64>)> {
-    let ends = range.as_str().and_then(|range| range.split_once(':'));
-    let ends =
-        ends.and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)));
-    let (from, to): (u64, u64) = ends.ok_or_else(|| {
-        Error::failed(format!(
-            "split `{name}` is {range}, not a range of episodes like \"0:50\""
-        ))
-        .hint("correct `splits` in meta/info.json")
-    })?;
-    Ok((name.to_owned(), from..to))
-}
-
-/// The texts of tasks by their index.
-pub(crate) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
-    let mut tasks = HashMap::new();
-    let path = info.root.join(if info.layout == Layout::Shared {
-        "meta/tasks.parquet"
-    } else {
-        "meta/tasks.jsonl"
-    });
-    if !path.exists() && info.total_tasks == Some(0) {
-        return Ok(tasks);
-    }
-    let mut insert = |index: i64, text: &str| match tasks.insert(index, text.to_owned()) {
-        Some(before) if before != text => Err(damaged(
-            &path,
-            format!("task {index} is both `{before}` and `{text}`"),
-        )),
-        _ => Ok(()),
-    };
-    match info.layout {
-        Layout::PerEpisode => lines(&path, |line| {
-            let index = line.get("task_index").and_then(Value::as_i64);
-            let text = line.get("task").and_then(Value::as_str);
-            let (index, text) = index
-                .zip(text)
-                .ok_or_else(|| damaged(&path, "a line lacks `task_index` or `task`"))?;
-            insert(index, text)
-        })?,
-        Layout::Shared => {
-            for batch in table(&path, &|_| true)? {
-                let batch = batch?;
-                let indices = integers(&batch, "task_index")
-                    .ok_or_else(|| damaged(&path, "there is no column `task_index`"))?;
-                // pandas calls an index without a name so.
-                let texts = ["task", "__index_level_0__"]
-                    .into_iter()
-                    .find_map(|name| batch.column_by_name(name));
-                let texts = texts
-                    .and_then(|texts| cast(texts, &DataType::Utf8).ok())
-                    .ok_or_else(|| damaged(&path, "there is no column `task`"))?;
-                for row in 0..batch.num_rows() {
-                    insert(indices.value(row), texts.as_string::<i32>().value(row))?;
-                }
-            }
-        }
-    }
-    match info.total_tasks {
-        Some(total) if total != tasks.len() as u64 => Err(Error::failed(format!(
-            "{} holds {} tasks where `total_tasks` of {INFO} is {total}",
-            path.display(),
-            tasks.len()
-        ))
-        .hint("a file of the dataset is missing or from another version of it: fetch it again")),
-        _ => Ok(tasks),
-    }
-}
-
-/// Calls `take` for each line of a file of JSON lines.
-pub(crate) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(|error| {
-        Error::failed(format!("cannot open {}: {error}", path.display()))
-            .hint("a LeRobot v2 dataset has it: fetch the dataset again")
-    })?;
-    for (number, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|error| damaged(path, format!("line {}: {error}", number + 1)))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let line =
-            parse(&line).map_err(|what| damaged(path, format!("line {}: {what}", number + 1)))?;
-        take(&line)?;
-    }
-    Ok(())
-}
-
-/// The columns of a Parquet file for which `wanted` holds, in batches.
-pub(crate) fn table(
-    path: &Path,
-    wanted: &dyn Fn(&str) -> bool,
-) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let file = File::open(path).map_err(|error| {
-        Error::failed(format!("cannot open {}: {error}", path.display()))
-            .hint("the dataset is not whole: fetch it again")
-    })?;
-    let cut = |error: &dyn std::fmt::Display| {
-        damaged(path, format!("not a readable Parquet file: {error}"))
-    };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| cut(&error))?;
-    let roots: Vec<usize> = builder
-        .schema()
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| wanted(field.name()))
-        .map(|(index, _)| index)
-        .collect();
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let reader = builder
-        .with_projection(mask)
-        .with_batch_size(8192)
-        .build()
-        .map_err(|error| cut(&error))?;
-    let path = path.to_owned();
-    Ok(reader.map(move |batch| {
-        batch.map_err(|error| damaged(&path, format!("cannot read a batch of rows: {error}")))
-    }))
-}
-
-/// A column as int64 without nulls; `None` where it is missing or another.
-pub(crate) fn integers(batch: &RecordBatch, name: &str) -> Option<Int64Array> {
-    let column = batch
-        .column_by_name(name)
-        .filter(|column| column.data_type().is_numeric())?;
-    let column = cast(column, &DataType::Int64).ok()?;
-    (column.null_count() == 0).then(|| column.as_primitive::<Int64Type>().clone())
-}
-
-fn floats(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
-    let column = cast(batch.column_by_name(name)?, &DataType::Float64).ok()?;
-    (column.null_count() == 0).then(|| column.as_primitive::<Float64Type>().clone())
-}
-
-/// The Parquet files two levels below `folder`, in order of their names: where LeRobot's loader looks.
-pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-        let failed = |error: std::io::Error| {
-            Error::failed(format!("cannot list {}: {error}", folder.display()))
-                .hint("the dataset is not whole: fetch it again")
-        };
-        let entries = std::fs::read_dir(folder)
-            .map_err(failed)?
-            .map(|entry| entry.map(|entry| entry.path()));
-        let mut entries = entries
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(failed)?;
-        entries.sort();
-        Ok(entries)
-    }
-    let mut files = Vec::new();
-    for chunk in list(folder)?.iter().filter(|chunk| chunk.is_dir()) {
-        files.extend(list(chunk)?.into_iter().filter(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "parquet")
-        }));
-    }
-    Ok(files)
-}
+pub(crate) const OWN_PREFIX: &str = "trajmill/";
 
 /// Reads the metadata of every episode, and holds their counts against those of `info.json`.
-pub(crate) fn episodes(info: &Info) -> Result<Episodes> {
-    let episodes = list(info)?;
+pub(crate) fn read(info: &Info) -> Result<Episodes> {
+    let episodes = read_unverified(info)?;
     let wrong = |what: &str, found: u64, said: u64| {
         Error::failed(format!(
             "{}: {found} {what} are listed where `total_{what}` of {INFO} is {said}",
@@ -528,7 +68,7 @@ pub(crate) fn episodes(info: &Info) -> Result<Episodes> {
 }
 
 /// Reads the metadata of every episode.
-pub(crate) fn list(info: &Info) -> Result<Episodes> {
+pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
     let mut list = Vec::new();
     let (source, said) = match info.layout {
         Layout::PerEpisode => {
@@ -551,7 +91,7 @@ pub(crate) fn list(info: &Info) -> Result<Episodes> {
                 });
                 for (name, texts) in own.iter().zip(&mut texts) {
                     texts.push(
-                        line.get(format!("{OWN}{name}"))
+                        line.get(format!("{OWN_PREFIX}{name}"))
                             .and_then(Value::as_str)
                             .map(str::to_owned),
                     );
@@ -568,7 +108,7 @@ pub(crate) fn list(info: &Info) -> Result<Episodes> {
             (
                 path,
                 if columns.is_empty() {
-                    nothing()
+                    no_columns()
                 } else {
                     RecordBatch::try_from_iter(columns)?
                 },
@@ -577,19 +117,19 @@ pub(crate) fn list(info: &Info) -> Result<Episodes> {
         Layout::Shared => {
             let folder = info.root.join("meta/episodes");
             let mut said = Vec::new();
-            for file in files(&folder)? {
+            for file in parquet_files(&folder)? {
                 for batch in table(&file, &|name| {
                     !name.starts_with("stats/") && name != "tasks"
                 })? {
                     let batch = batch?;
-                    shared(info, &file, &batch, &mut list)?;
+                    read_batch(info, &file, &batch, &mut list)?;
                     let fields = batch
                         .schema()
                         .fields()
                         .iter()
                         .enumerate()
                         .filter_map(|(index, field)| {
-                            let name = field.name().strip_prefix(OWN)?;
+                            let name = field.name().strip_prefix(OWN_PREFIX)?;
                             Some((
                                 name.to_owned(),
                                 Arc::clone(batch.column(index)),
@@ -608,7 +148,7 @@ pub(crate) fn list(info: &Info) -> Result<Episodes> {
                 .first()
                 .filter(|_| whole)
                 .and_then(|first| concat_batches(&first.schema(), &said).ok());
-            (folder, said.unwrap_or_else(nothing))
+            (folder, said.unwrap_or_else(no_columns))
         }
     };
     list.sort_by_key(|episode| episode.index);
@@ -622,12 +162,12 @@ pub(crate) fn list(info: &Info) -> Result<Episodes> {
     Ok(Episodes { list, said })
 }
 
-fn nothing() -> RecordBatch {
+fn no_columns() -> RecordBatch {
     RecordBatch::new_empty(Arc::new(Schema::empty()))
 }
 
 /// The episodes in a batch of v3's episode table.
-fn shared(
+fn read_batch(
     info: &Info,
     file: &Path,
     batch: &RecordBatch,

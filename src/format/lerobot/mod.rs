@@ -11,14 +11,13 @@
 //! An episode has T rows: the observation after the last action has no place. A video feature becomes a reference, file and
 //! seconds in it, or its frames where they are asked for.
 
-mod cameras;
-mod columns;
-mod features;
-mod file;
-mod meta;
+mod episodes;
+mod files;
+mod final_observations;
+mod info;
+mod paths;
 mod read;
-mod stats;
-mod table;
+mod tasks;
 mod v2_1;
 mod validate;
 mod write;
@@ -29,9 +28,6 @@ use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 use crate::transfer::write::Writer;
 pub(crate) use v2_1::FORMAT as V2_1;
-
-/// Where final observations are, for which LeRobot has no place; its own tools leave the file alone.
-const FINALS: &str = "meta/trajmill/final_observations.parquet";
 
 /// Files in a chunk's folder; with v2.1, episodes.
 const CHUNK: u64 = 1000;
@@ -64,7 +60,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         takes: TAKES,
-        write: write::v30,
+        write: write::write_v30,
         note: None,
     }),
     validate: Some(validate::validate),

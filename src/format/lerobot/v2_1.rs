@@ -13,7 +13,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         takes: TAKES,
-        write: write::v21,
+        write: write::write_v21,
         note: None,
     }),
     validate: None,

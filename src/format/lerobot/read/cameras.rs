@@ -5,8 +5,9 @@ use std::path::Path;
 use arrow::array::{ArrayRef, Float64Array};
 use arrow::datatypes::Field;
 
-use super::meta::{Episode, Info};
 use crate::error::{Error, Result};
+use crate::format::lerobot::episodes::Episode;
+use crate::format::lerobot::info::{Feature, Info};
 use crate::video::Frames;
 use crate::video::{self, Pictures, Video};
 
@@ -45,7 +46,7 @@ impl Cameras {
             )
             .hint("leave `frames` out"));
         }
-        let camera = |(at, feature): (usize, &&super::meta::Feature)| {
+        let camera = |(at, feature): (usize, &&Feature)| {
             if feature.depth {
                 return Ok(Camera {
                     size: None,

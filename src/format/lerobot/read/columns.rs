@@ -6,9 +6,10 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::cameras::Cameras;
-use super::meta::{Feature, Info};
+use crate::container::dtype;
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
+use crate::format::lerobot::info::{Feature, Info};
 use crate::transfer::read::{Options, free_name};
 use crate::video::{DEPTH, reference};
 
@@ -134,7 +135,7 @@ pub(crate) fn columns(
         };
         if found.is_none() && target == step::OBSERVATION {
             let part = |feature: &&Feature| {
-                feature.name.starts_with(PART) && numeric(&feature.dtype).is_some()
+                feature.name.starts_with(PART) && dtype::from_name(&feature.dtype).is_some()
             };
             parts = info.features.iter().filter(part).collect();
         }
@@ -207,7 +208,7 @@ pub(crate) fn columns(
         match feature {
             Some(feature)
                 if feature.shape.iter().product::<usize>() == 1
-                    && numeric(&feature.dtype).is_some() =>
+                    && dtype::from_name(&feature.dtype).is_some() =>
             {
                 push(field, &feature.name, Kind::Flag)
             }
@@ -217,7 +218,7 @@ pub(crate) fn columns(
     }
     for feature in &info.features {
         // What holds nothing is said by the source's own `features` alone.
-        let empty = numeric(&feature.dtype).is_some() && feature.shape.contains(&0);
+        let empty = dtype::from_name(&feature.dtype).is_some() && feature.shape.contains(&0);
         let used = |known: &&Feature| known.name == feature.name;
         let part = parts.len() > 1 && parts.iter().any(used);
         if !empty && !part && !roles.iter().any(|(_, known)| used(known)) {
@@ -279,7 +280,7 @@ fn column(
             of(DataType::Utf8, Kind::Single)
         }
         dtype => {
-            let Some(element) = numeric(dtype) else {
+            let Some(element) = dtype::from_name(dtype) else {
                 return Err(if targets_numbers(target) {
                     unsuitable(feature, target)
                 } else {
@@ -303,13 +304,13 @@ fn column(
 /// The field that a part of an observation becomes, and what it is made of.
 fn part(feature: &Feature) -> Result<(Field, Column)> {
     let name = &feature.name[PART.len()..];
-    let (field, kind) = match numeric(&feature.dtype)
+    let (field, kind) = match dtype::from_name(&feature.dtype)
         .filter(|element| element.is_integer() && feature.shape.iter().product::<usize>() == 1)
     {
         Some(element) => (Field::new(name, element, false), Kind::Single),
         None => vectors(
             name,
-            numeric(&feature.dtype).unwrap_or(DataType::Null),
+            dtype::from_name(&feature.dtype).unwrap_or(DataType::Null),
             feature,
         )?,
     };
@@ -356,22 +357,4 @@ fn vectors(target: &str, element: DataType, feature: &Feature) -> Result<(Field,
             },
         },
     ))
-}
-
-fn numeric(dtype: &str) -> Option<DataType> {
-    Some(match dtype {
-        "bool" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" => DataType::Int32,
-        "int64" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" => DataType::Float16,
-        "float32" => DataType::Float32,
-        "float64" => DataType::Float64,
-        _ => return None,
-    })
 }

@@ -1,21 +1,17 @@
 //! The files of a LeRobot dataset that hold rows.
-
+use crate::error::{Error, Result};
+use crate::format::lerobot::episodes::Episode;
+use crate::format::lerobot::files;
+use crate::format::lerobot::info::Layout;
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use parquet::arrow::arrow_reader::{
+    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, make_array};
-use arrow::compute::concat_batches;
-use arrow::datatypes::DataType;
-use parquet::arrow::arrow_reader::{
-    ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
-};
-
-use super::FINALS;
-use super::meta::{self, Episode, Layout};
-use crate::dataset::schema::{step, trajectory};
-use crate::error::{Error, Result};
 
 /// Rows that are read at once.
 const BATCH_ROWS: usize = 4096;
@@ -104,9 +100,9 @@ impl DataFile {
     pub(crate) fn scan(&self) -> Result<HashMap<u64, Range<usize>>> {
         let mut spans: HashMap<u64, Range<usize>> = HashMap::new();
         let mut row = 0;
-        for batch in meta::table(&self.path, &|name| name == "episode_index")? {
+        for batch in files::table(&self.path, &|name| name == "episode_index")? {
             let batch = batch?;
-            let indices = meta::integers(&batch, "episode_index").ok_or_else(|| {
+            let indices = files::integers(&batch, "episode_index").ok_or_else(|| {
                 self.damaged("there is no column `episode_index` of whole numbers")
             })?;
             for index in indices.values() {
@@ -177,67 +173,55 @@ impl DataFile {
     }
 }
 
-/// Final observations that this tool has kept beside the data, in order of their trajectories.
-pub(crate) struct Finals {
-    batches: Box<dyn Iterator<Item = Result<RecordBatch>>>,
-    batch: RecordBatch,
-    row: usize,
-    /// Type of the dataset's observations, the same but for what is said of its parts.
-    observation: DataType,
-}
-
-impl Finals {
-    /// Those of the dataset at `root`, if there are any and they are of the type of its observations.
-    pub(crate) fn open(root: &Path, observation: &DataType) -> Result<Option<Finals>> {
-        let path = root.join(FINALS);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let mut batches = meta::table(&path, &|_| true)?;
-        let Some(batch) = batches.next().transpose()? else {
-            return Ok(None);
-        };
-        let same = batch
-            .column_by_name(step::OBSERVATION)
-            .is_some_and(|column| column.data_type().equals_datatype(observation));
-        Ok(same.then(|| Finals {
-            batches: Box::new(batches),
-            batch,
-            row: 0,
-            observation: observation.clone(),
-        }))
+/// Checks that the rows are those of the episode, in order.
+pub(crate) fn verify_rows(table: &RecordBatch, layout: Layout, episode: &Episode) -> Result<()> {
+    let wrong = |name: &str, row: usize, found: i64, expected: String| {
+        Error::failed(format!("`{name}` is {found} at frame {row}, where {expected}"))
+            .hint("metadata and data contradict each other: fetch the dataset again, or write it again with LeRobot's own tools")
+    };
+    let values = |name: &str| files::integers(table, name);
+    if let Some(indices) = values("episode_index")
+        && let Some(row) =
+            (0..indices.len()).find(|row| indices.value(*row) != episode.index as i64)
+    {
+        return Err(wrong(
+            "episode_index",
+            row,
+            indices.value(row),
+            format!("the metadata places episode {}", episode.index),
+        ));
     }
-
-    /// The observation after the last action of trajectory `uid`.
-    pub(crate) fn take(&mut self, uid: &str) -> Result<Option<ArrayRef>> {
-        if self.row == self.batch.num_rows() {
-            let Some(batch) = self.batches.next().transpose()? else {
-                return Ok(None);
-            };
-            (self.batch, self.row) = (batch, 0);
+    if let (Some(indices), Some(first), Layout::Shared) = (values("index"), episode.first, layout) {
+        let expected = |row: usize| first as i64 + row as i64;
+        if let Some(row) = (0..indices.len()).find(|row| indices.value(*row) != expected(*row)) {
+            return Err(wrong(
+                "index",
+                row,
+                indices.value(row),
+                format!("`dataset_from_index` makes it {}", expected(row)),
+            ));
         }
-        let own = self
-            .batch
-            .column_by_name(trajectory::UID)
-            .and_then(|uids| uids.as_string_opt::<i32>());
-        if own.is_none_or(|own| own.value(self.row) != uid) {
-            return Ok(None);
-        }
-        self.row += 1;
-        let column = self
-            .batch
-            .column_by_name(step::OBSERVATION)
-            .map(|column| column.slice(self.row - 1, 1));
-        column
-            .map(|column| {
-                Ok(make_array(
-                    column
-                        .to_data()
-                        .into_builder()
-                        .data_type(self.observation.clone())
-                        .build()?,
-                ))
-            })
-            .transpose()
     }
+    if let Some(frames) = values("frame_index")
+        && let Some(row) = (1..frames.len()).find(|row| frames.value(*row) <= frames.value(row - 1))
+    {
+        return Err(wrong(
+            "frame_index",
+            row,
+            frames.value(row),
+            format!("the frame before has {}", frames.value(row - 1)),
+        ));
+    }
+    if let (Some(first), Some(end)) = (episode.first, episode.end)
+        && end.checked_sub(first) != Some(episode.length)
+    {
+        return Err(Error::failed(format!(
+            "meta/episodes says {} frames, and rows {first} to {end}",
+            episode.length
+        ))
+        .hint(
+            "the metadata contradicts itself: write the dataset again with LeRobot's own tools",
+        ));
+    }
+    Ok(())
 }

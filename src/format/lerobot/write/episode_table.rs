@@ -1,80 +1,25 @@
 //! v3.0's files of several episodes, and the table that says where each of these is.
-
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
+use super::features::{EpisodePlace, lists};
+use super::plan::Plan;
+use super::rolling_files::RollingFiles;
+use super::stats::{Summary, statistic_of, statistics};
+use crate::dataset::schema::trajectory;
+use crate::error::Result;
+use crate::format::lerobot::episodes::OWN_PREFIX;
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-
-use super::features::{Place, Plan, lists};
-use super::meta::OWN;
-use super::stats::{QUANTILES, Summary};
-use super::{CHUNK, FILE_MIB};
-use crate::container::parquet::ChecksummedWriter;
-use crate::dataset::schema::trajectory;
-use crate::dataset::store;
-use crate::error::Result;
-use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
+use arrow::datatypes::{DataType, Field, Schema};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Episodes whose metadata are in memory.
 const EPISODES: usize = 256;
 
-/// Files of several episodes, none of which spans two.
-pub(crate) struct Roll {
-    folder: PathBuf,
-    schema: SchemaRef,
-    file: Option<ChecksummedWriter>,
-    /// Files begun.
-    begun: u64,
-}
-
-impl Roll {
-    pub(crate) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> Roll {
-        Roll {
-            folder: root.join(folder),
-            schema: Arc::clone(schema),
-            file: None,
-            begun: 0,
-        }
-    }
-
-    /// Opens the file that has room for `rows` more; its chunk and index.
-    pub(crate) fn room(&mut self, rows: u64) -> Result<(u64, u64)> {
-        let full = self.file.as_ref().is_some_and(|file| {
-            let bytes = file.bytes() as u64;
-            bytes + bytes / file.rows.max(1) * rows >= FILE_MIB << 20
-        });
-        if full && let Some(file) = self.file.take() {
-            file.finish()?;
-        }
-        if self.file.is_none() {
-            let (chunk, index) = (self.begun / CHUNK, self.begun % CHUNK);
-            let folder = self.folder.join(format!("chunk-{chunk:03}"));
-            store::create_dir(&folder)?;
-            self.file = Some(ChecksummedWriter::create(
-                &folder.join(format!("file-{index:03}.parquet")),
-                &self.schema,
-            )?);
-            self.begun += 1;
-        }
-        Ok(((self.begun - 1) / CHUNK, (self.begun - 1) % CHUNK))
-    }
-
-    /// Appends what room was made for.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.file.as_mut().map_or(Ok(()), |file| file.write(batch))
-    }
-
-    pub(crate) fn finish(self) -> Result<()> {
-        self.file.map_or(Ok(()), ChecksummedWriter::finish)
-    }
-}
-
 /// The table of v3's episodes.
-pub(crate) struct Table {
-    files: Roll,
+pub(crate) struct EpisodeTable {
+    files: RollingFiles,
     /// Columns of a trajectory that are kept beside LeRobot's own.
     kept: Vec<String>,
     /// Numeric features: place in the plan, name, shape.
@@ -85,7 +30,7 @@ pub(crate) struct Table {
     stats: Vec<Vec<Summary>>,
 }
 
-/// Columns of [`Table::numbers`].
+/// Columns of [`EpisodeTable::numbers`].
 const NUMBERS: [&str; 6] = [
     "episode_index",
     "length",
@@ -95,13 +40,13 @@ const NUMBERS: [&str; 6] = [
     "dataset_to_index",
 ];
 
-impl Table {
-    pub(crate) fn new(root: &Path, plan: &Plan, outgoing: &OutgoingDataset) -> Table {
+impl EpisodeTable {
+    pub(crate) fn new(root: &Path, plan: &Plan, outgoing: &OutgoingDataset) -> EpisodeTable {
         let features = plan
             .features
             .iter()
             .enumerate()
-            .filter(|(_, feature)| feature.scale.is_some());
+            .filter(|(_, feature)| feature.key_type.is_some());
         let features: Vec<_> = features
             .map(|(at, feature)| (at, feature.name.clone(), feature.shape.clone()))
             .collect();
@@ -138,13 +83,13 @@ impl Table {
         fields.extend(["meta/episodes/chunk_index", "meta/episodes/file_index"].map(whole));
         fields.extend(kept.iter().map(|field| {
             Field::new(
-                format!("{OWN}{}", field.name()),
+                format!("{OWN_PREFIX}{}", field.name()),
                 field.data_type().clone(),
                 true,
             )
         }));
-        Table {
-            files: Roll::new(root, "meta/episodes", &Arc::new(Schema::new(fields))),
+        EpisodeTable {
+            files: RollingFiles::new(root, "meta/episodes", &Arc::new(Schema::new(fields))),
             kept: kept.into_iter().map(|field| field.name().clone()).collect(),
             stats: vec![Vec::new(); features.len()],
             features,
@@ -157,7 +102,7 @@ impl Table {
     pub(crate) fn add(
         &mut self,
         leaving: &OutgoingTrajectory,
-        place: &Place,
+        place: &EpisodePlace,
         file: (u64, u64),
         tasks: &[&str],
         summaries: &[Option<Summary>],
@@ -232,7 +177,7 @@ impl Table {
             }
         }
         // The table's own place is in the table.
-        let at = self.files.room(count as u64)?;
+        let at = self.files.make_room(count as u64)?;
         columns.extend(
             [at.0, at.1]
                 .map(|number| Arc::new(Int64Array::from(vec![number as i64; count])) as ArrayRef),
@@ -255,26 +200,5 @@ impl Table {
     pub(crate) fn finish(mut self) -> Result<()> {
         self.flush()?;
         self.files.finish()
-    }
-}
-
-/// Names of statistics, in LeRobot's order.
-pub(crate) fn statistics() -> impl Iterator<Item = &'static str> {
-    ["min", "max", "mean", "std", "count"]
-        .into_iter()
-        .chain(QUANTILES.map(|(name, _)| name))
-}
-
-pub(crate) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
-    match name {
-        "min" => &summary.min,
-        "max" => &summary.max,
-        "mean" => &summary.mean,
-        "std" => &summary.std,
-        _ => QUANTILES
-            .iter()
-            .position(|(quantile, _)| *quantile == name)
-            .and_then(|at| summary.quantiles.get(at))
-            .map_or(&[], Vec::as_slice),
     }
 }

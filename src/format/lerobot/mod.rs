@@ -27,6 +27,7 @@ use std::path::Path;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 use crate::transfer::write::Writer;
+
 pub(crate) use v2_1::FORMAT as V2_1;
 
 /// Files in a chunk's folder; with v2.1, episodes.

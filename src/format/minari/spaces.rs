@@ -1,8 +1,12 @@
 //! Gymnasium's spaces as Minari writes them: JSON that may hold bare `Infinity` and `NaN`, which JSON has no words for.
 
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray};
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
+use crate::container::dtype;
 use crate::error::{Error, Result};
 
 /// Reads JSON in which `Infinity`, `-Infinity` and `NaN` may stand for numbers; they come back as texts.
@@ -102,7 +106,7 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
         ))
     };
     let boxed = |element: &DataType, shape: &[u64]| -> Result<Value> {
-        let dtype = dtype(element).ok_or_else(wrong)?;
+        let dtype = dtype::name(element).ok_or_else(wrong)?;
         let (low, high) = bounds(element);
         Ok(
             json!({"type": "Box", "dtype": dtype, "shape": shape, "low": filled(shape, &low), "high": filled(shape, &high)}),
@@ -175,25 +179,6 @@ pub(crate) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     }) && count > 0
 }
 
-/// numpy's name of a type.
-fn dtype(element: &DataType) -> Option<&'static str> {
-    Some(match element {
-        DataType::Int8 => "int8",
-        DataType::Int16 => "int16",
-        DataType::Int32 => "int32",
-        DataType::Int64 => "int64",
-        DataType::UInt8 => "uint8",
-        DataType::UInt16 => "uint16",
-        DataType::UInt32 => "uint32",
-        DataType::UInt64 => "uint64",
-        DataType::Float16 => "float16",
-        DataType::Float32 => "float32",
-        DataType::Float64 => "float64",
-        DataType::Boolean => "bool",
-        _ => return None,
-    })
-}
-
 fn bounds(element: &DataType) -> (Value, Value) {
     match element {
         DataType::Int8 => (json!(i8::MIN), json!(i8::MAX)),
@@ -214,6 +199,83 @@ fn filled(shape: &[u64], value: &Value) -> Value {
         None => value.clone(),
         Some((count, rest)) => Value::Array((0..*count).map(|_| filled(rest, value)).collect()),
     }
+}
+
+/// A column as its space has it: images that are encoded are rows of bytes, vectors have their axes, members of a tuple
+/// the names that HDF5 has for them.
+pub(crate) fn spaced(
+    column: (Field, ArrayRef),
+    space: Option<&Value>,
+    encoded: bool,
+) -> Result<(Field, ArrayRef)> {
+    let Some(space) = space else {
+        return Ok(column);
+    };
+    let (field, values) = column;
+    if let Some(vectors) = values.as_fixed_size_list_opt() {
+        let width = vectors.value_length() as usize;
+        if encoded && is_image(space) && vectors.value_type() == DataType::UInt8 {
+            let bytes = vectors
+                .values()
+                .slice(vectors.value_offset(0) as usize, vectors.len() * width);
+            let bytes = bytes
+                .as_primitive::<arrow::datatypes::UInt8Type>()
+                .values()
+                .to_vec();
+            let frames: BinaryArray = bytes.chunks_exact(width.max(1)).map(Some).collect();
+            return Ok((
+                Field::new(field.name(), DataType::Binary, field.is_nullable()),
+                Arc::new(frames),
+            ));
+        }
+        let shape: Vec<u64> = space["shape"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
+        let fits = shape.len() > 1 && shape.iter().product::<u64>() == width as u64;
+        let shape = shape
+            .iter()
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        return Ok((
+            if fits {
+                field.with_metadata([("shape".to_owned(), shape)].into())
+            } else {
+                field
+            },
+            values,
+        ));
+    }
+    let Some(parts) = values.as_struct_opt() else {
+        return Ok((field, values));
+    };
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (part, values) in parts.fields().iter().zip(parts.columns()) {
+        let member =
+            space["type"] == "Tuple" && part.name().bytes().all(|digit| digit.is_ascii_digit());
+        let name = if member {
+            format!("_index_{}", part.name())
+        } else {
+            part.name().clone()
+        };
+        let inside = inside(space, part.name());
+        let (part, values) = spaced(
+            (part.as_ref().clone().with_name(name), Arc::clone(values)),
+            inside,
+            encoded,
+        )?;
+        fields.push(part);
+        columns.push(values);
+    }
+    let whole =
+        arrow::array::StructArray::try_new(fields.into(), columns, values.nulls().cloned())?;
+    Ok((
+        Field::new(field.name(), whole.data_type().clone(), field.is_nullable()),
+        Arc::new(whole),
+    ))
 }
 
 #[cfg(test)]

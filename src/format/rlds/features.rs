@@ -3,6 +3,7 @@
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
 
+use crate::container::dtype;
 use crate::error::{Error, Result};
 
 /// The classes that a loader makes of our features.
@@ -10,7 +11,7 @@ const CLASS: &str = "tensorflow_datasets.core.features";
 
 /// What a leaf holds.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum FeatureKind {
     /// Numbers or flags of a shape.
     Tensor {
         element: DataType,
@@ -38,27 +39,27 @@ pub(crate) enum Encoding {
 
 /// One feature that is no container.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Leaf {
+pub(crate) struct LeafFeature {
     /// Names from the root, joined by `/`: the key in a record.
     pub(crate) key: String,
-    pub(crate) kind: Kind,
+    pub(crate) kind: FeatureKind,
 }
 
 /// Leaves of the tree: those under `steps`, less that prefix, and the others.
 #[derive(Debug, Default)]
-pub(crate) struct Tree {
-    pub(crate) steps: Vec<Leaf>,
-    pub(crate) episode: Vec<Leaf>,
+pub(crate) struct FeatureTree {
+    pub(crate) steps: Vec<LeafFeature>,
+    pub(crate) episode: Vec<LeafFeature>,
     has_steps: bool,
 }
 
 /// Features within features; a deeper tree is no dataset's.
 const DEEPEST: usize = 32;
 
-impl Tree {
+impl FeatureTree {
     /// The leaves of the tree in `features.json`.
-    pub(crate) fn parse(value: &Value) -> Result<Tree> {
-        let mut tree = Tree::default();
+    pub(crate) fn parse(value: &Value) -> Result<FeatureTree> {
+        let mut tree = FeatureTree::default();
         tree.collect(value, "", false, 0)?;
         if !tree.has_steps {
             return Err(Error::failed("there is no sequence `steps`")
@@ -95,7 +96,7 @@ impl Tree {
             }
             return Ok(());
         }
-        let leaf = Leaf {
+        let leaf = LeafFeature {
             key: key.to_owned(),
             kind: kind(value, key)?,
         };
@@ -109,18 +110,18 @@ impl Tree {
 }
 
 /// What the feature `value` holds.
-fn kind(value: &Value, key: &str) -> Result<Kind> {
+fn kind(value: &Value, key: &str) -> Result<FeatureKind> {
     if let Some(tensor) = value.get("tensor") {
         return tensor_kind(tensor, key);
     }
     if value.get("image").is_some() {
-        return Ok(Kind::Image);
+        return Ok(FeatureKind::Image);
     }
     if value.get("text").is_some() {
-        return Ok(Kind::Text);
+        return Ok(FeatureKind::Text);
     }
     if value.get("classLabel").is_some() {
-        return Ok(Kind::Tensor {
+        return Ok(FeatureKind::Tensor {
             element: DataType::Int64,
             shape: Vec::new(),
             encoding: Encoding::None,
@@ -130,20 +131,20 @@ fn kind(value: &Value, key: &str) -> Result<Kind> {
         .get("pythonClassName")
         .and_then(Value::as_str)
         .unwrap_or("without a class");
-    Ok(Kind::Other(format!(
+    Ok(FeatureKind::Other(format!(
         "a feature {}",
         class.rsplit('.').next().unwrap_or(class)
     )))
 }
 
-fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
+fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
     let wrong = |what: String| Error::failed(format!("feature `{key}`: {what}"));
-    let dtype = tensor
+    let name = tensor
         .get("dtype")
         .and_then(Value::as_str)
         .ok_or_else(|| wrong("`dtype` is missing".to_owned()))?;
-    if ["string", "object", "str"].contains(&dtype) {
-        return Ok(Kind::Text);
+    if ["string", "object", "str"].contains(&name) {
+        return Ok(FeatureKind::Text);
     }
     let axes = tensor
         .pointer("/shape/dimensions")
@@ -157,7 +158,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
         .collect::<Option<Vec<i64>>>()
         .ok_or_else(|| wrong("`shape` is not a list of sizes".to_owned()))?;
     if axes.iter().any(|axis| *axis < 0) {
-        return Ok(Kind::Other("a tensor whose shape varies".to_owned()));
+        return Ok(FeatureKind::Other("a tensor whose shape varies".to_owned()));
     }
     let shape: Vec<usize> = axes
         .iter()
@@ -169,7 +170,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
         .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a step can hold".to_owned()))?;
     if shape.contains(&0) {
-        return Ok(Kind::Other("a tensor that holds nothing".to_owned()));
+        return Ok(FeatureKind::Other("a tensor that holds nothing".to_owned()));
     }
     let encoding = match tensor
         .get("encoding")
@@ -181,55 +182,32 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
         "none" | "" => Encoding::None,
         "bytes" => Encoding::Bytes,
         "zlib" => Encoding::Zlib,
-        other => return Ok(Kind::Other(format!("a tensor of the encoding {other}"))),
+        other => {
+            return Ok(FeatureKind::Other(format!(
+                "a tensor of the encoding {other}"
+            )));
+        }
     };
-    Ok(match element(dtype) {
-        Some(element) => Kind::Tensor {
+    Ok(match dtype::from_name(name) {
+        Some(element) => FeatureKind::Tensor {
             element,
             shape,
             encoding,
         },
-        None => Kind::Other(format!("a tensor of {dtype}")),
+        None => FeatureKind::Other(format!("a tensor of {name}")),
     })
-}
-
-fn element(dtype: &str) -> Option<DataType> {
-    Some(match dtype {
-        "bool" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" => DataType::Int32,
-        "int64" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" => DataType::Float16,
-        "float32" => DataType::Float32,
-        "float64" => DataType::Float64,
-        _ => return None,
-    })
-}
-
-/// numpy's name of a type.
-pub(crate) fn dtype(element: &DataType) -> Option<&'static str> {
-    const NAMES: [&str; 12] = [
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-        "float16", "float32", "float64",
-    ];
-    NAMES
-        .into_iter()
-        .find(|name| self::element(name).as_ref() == Some(element))
 }
 
 /// The entry of a leaf in `features.json`.
-fn entry(kind: &Kind) -> Value {
+fn entry(kind: &FeatureKind) -> Value {
     match kind {
-        Kind::Text => json!({"pythonClassName": format!("{CLASS}.text_feature.Text"), "text": {}}),
-        Kind::Image => {
+        FeatureKind::Text => {
+            json!({"pythonClassName": format!("{CLASS}.text_feature.Text"), "text": {}})
+        }
+        FeatureKind::Image => {
             json!({"pythonClassName": format!("{CLASS}.image_feature.Image"), "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}})
         }
-        Kind::Tensor {
+        FeatureKind::Tensor {
             element,
             shape,
             encoding,
@@ -252,9 +230,9 @@ fn entry(kind: &Kind) -> Value {
             } else {
                 "bytes"
             };
-            json!({"pythonClassName": format!("{CLASS}.{class}"), "tensor": {"shape": shape, "dtype": dtype(element), "encoding": encoding}})
+            json!({"pythonClassName": format!("{CLASS}.{class}"), "tensor": {"shape": shape, "dtype": dtype::name(element), "encoding": encoding}})
         }
-        Kind::Other(_) => Value::Null,
+        FeatureKind::Other(_) => Value::Null,
     }
 }
 
@@ -263,7 +241,7 @@ fn dict(features: Map<String, Value>) -> Value {
 }
 
 /// The tree of `leaves`, whose keys hold `/` where one is inside another.
-fn nested(leaves: &[Leaf]) -> Value {
+fn nested(leaves: &[LeafFeature]) -> Value {
     let mut features = Map::new();
     let mut done: Vec<&str> = Vec::new();
     for leaf in leaves {
@@ -275,8 +253,8 @@ fn nested(leaves: &[Leaf]) -> Value {
                 let inner = leaves.iter().filter_map(|leaf| {
                     Some((leaf, leaf.key.strip_prefix(group)?.strip_prefix('/')?))
                 });
-                let inner: Vec<Leaf> = inner
-                    .map(|(leaf, key)| Leaf {
+                let inner: Vec<LeafFeature> = inner
+                    .map(|(leaf, key)| LeafFeature {
                         key: key.to_owned(),
                         kind: leaf.kind.clone(),
                     })
@@ -291,7 +269,7 @@ fn nested(leaves: &[Leaf]) -> Value {
 }
 
 /// `features.json` of episodes whose steps and metadata have these leaves.
-pub(crate) fn document(steps: &[Leaf], episode: &[Leaf]) -> Value {
+pub(crate) fn document(steps: &[LeafFeature], episode: &[LeafFeature]) -> Value {
     let steps = json!({
         "pythonClassName": format!("{CLASS}.dataset_feature.Dataset"),
         "sequence": {"feature": nested(steps), "length": "-1"},
@@ -315,26 +293,26 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let tensor = |element, shape: &[usize], encoding| Kind::Tensor {
+        let tensor = |element, shape: &[usize], encoding| FeatureKind::Tensor {
             element,
             shape: shape.to_vec(),
             encoding,
         };
-        let leaf = |key: &str, kind: Kind| Leaf {
+        let leaf = |key: &str, kind: FeatureKind| LeafFeature {
             key: key.to_owned(),
             kind,
         };
         let steps = vec![
             leaf("action", tensor(DataType::Float64, &[3], Encoding::Bytes)),
-            leaf("observation/image", Kind::Image),
+            leaf("observation/image", FeatureKind::Image),
             leaf(
                 "observation/state/arm",
                 tensor(DataType::Float32, &[2, 2], Encoding::None),
             ),
             leaf("is_first", tensor(DataType::Boolean, &[], Encoding::None)),
         ];
-        let episode = vec![leaf("episode_metadata/uid", Kind::Text)];
-        let tree = Tree::parse(&document(&steps, &episode)).unwrap();
+        let episode = vec![leaf("episode_metadata/uid", FeatureKind::Text)];
+        let tree = FeatureTree::parse(&document(&steps, &episode)).unwrap();
         assert_eq!((tree.steps, tree.episode), (steps, episode));
     }
 
@@ -344,18 +322,18 @@ mod tests {
         assert_eq!(
             of(json!({"tensor": {"shape": {"dimensions": ["-1", "3"]}, "dtype": "float32"}}))
                 .unwrap(),
-            Kind::Other("a tensor whose shape varies".to_owned())
+            FeatureKind::Other("a tensor whose shape varies".to_owned())
         );
         assert!(matches!(
             of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(),
-            Kind::Other(_)
+            FeatureKind::Other(_)
         ));
         assert!(
-            matches!(of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap(), Kind::Other(what) if what.contains("Audio"))
+            matches!(of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap(), FeatureKind::Other(what) if what.contains("Audio"))
         );
         assert!(of(json!({"tensor": {"shape": {"dimensions": ["99999999", "99999999"]}, "dtype": "int8"}})).is_err());
         assert!(
-            Tree::parse(&json!({"featuresDict": {"features": {}}}))
+            FeatureTree::parse(&json!({"featuresDict": {"features": {}}}))
                 .unwrap_err()
                 .message
                 .contains("`steps`")

@@ -4,10 +4,13 @@
 //! most published sets have a true last action instead. `final_action` says which; `auto` takes an action of zeros on a step
 //! with `is_last` for filler. Logs of dm_env hold (a_t, r_t) one step later: `alignment: rsa` shifts them.
 
-mod episode;
+mod columns;
+mod decode;
+mod encode;
 mod features;
 mod read;
 mod shards;
+mod step_features;
 mod write;
 
 use std::path::{Path, PathBuf};

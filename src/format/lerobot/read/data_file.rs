@@ -1,17 +1,20 @@
 //! The files of a LeRobot dataset that hold rows.
-use crate::error::{Error, Result};
-use crate::format::lerobot::episodes::Episode;
-use crate::format::lerobot::files;
-use crate::format::lerobot::info::Layout;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
-use std::collections::HashMap;
-use std::fs::File;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::format::lerobot::episodes::Episode;
+use crate::format::lerobot::files;
+use crate::format::lerobot::info::Layout;
 
 /// Rows that are read at once.
 const BATCH_ROWS: usize = 4096;

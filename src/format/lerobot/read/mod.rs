@@ -2,11 +2,24 @@
 //!
 //! Where rows are is what the episode's metadata says, never a matter of the order of files; that the rows there are the
 //! episode's own is checked by their `episode_index` and `index`.
+
 mod cameras;
 mod columns;
 mod convert;
 mod data_file;
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use serde_json::{Map, Value};
+
+use self::cameras::Cameras;
+use self::columns::{Column, Kind, SPLIT, TASK, about, columns};
+use self::convert::{images, locate_frames, references, scalar_column, vector_column};
+use self::data_file::{DataFile, verify_rows};
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::{self, Episode, Episodes};
@@ -16,18 +29,6 @@ use crate::format::lerobot::info::{INFO, Info, Layout};
 use crate::format::lerobot::tasks;
 use crate::transfer::read::table::flags;
 use crate::transfer::read::{IncomingTrajectory, Options, Source};
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StructArray,
-};
-use arrow::datatypes::{DataType, Field, SchemaRef};
-use cameras::Cameras;
-use columns::{Column, Kind, SPLIT, TASK, about, columns};
-use convert::{images, locate_frames, references, scalar_column, vector_column};
-use data_file::{DataFile, verify_rows};
-use serde_json::{Map, Value};
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// A LeRobot dataset.
 pub(crate) struct LeRobot {

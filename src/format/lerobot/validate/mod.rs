@@ -2,20 +2,21 @@
 //!
 //! The loader joins the files under `data/*/` in order of their names, whatever the metadata say, and takes `index` for
 //! the place of a row: the same is done here.
+
 mod metadata;
 mod rows;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use self::metadata::{validate_info, validate_task_table, validate_totals};
+use self::rows::{CopiedActions, Rows};
 use super::episodes::{self, Episode};
 use super::files;
 use super::info::{INFO, Info, Layout};
 use super::tasks;
 use crate::error::Result;
 use crate::inspect::Findings;
-use metadata::{validate_info, validate_task_table, validate_totals};
-use rows::{CopiedActions, Rows};
 
 /// Holds the dataset at `root` against the rules.
 pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {

@@ -1,4 +1,13 @@
 //! v3.0's files of several episodes, and the table that says where each of these is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Field, Schema};
+
 use super::features::{EpisodePlace, lists};
 use super::plan::Plan;
 use super::rolling_files::RollingFiles;
@@ -7,12 +16,6 @@ use crate::dataset::schema::trajectory;
 use crate::error::Result;
 use crate::format::lerobot::episodes::OWN_PREFIX;
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
-use arrow::array::{ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
-use arrow::buffer::OffsetBuffer;
-use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, Schema};
-use std::path::Path;
-use std::sync::Arc;
 
 /// Episodes whose metadata are in memory.
 const EPISODES: usize = 256;

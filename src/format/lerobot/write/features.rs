@@ -1,17 +1,21 @@
 //! The features that a dataset leaves with, and their values in each trajectory.
-use super::quantiles::KeyType;
-use crate::container::dtype;
-use crate::dataset::schema::step;
-use crate::error::{Error, Result};
-use crate::transfer::write::OutgoingTrajectory;
+
+use std::sync::Arc;
+
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Int64Array, ListArray, StringArray, StructArray, new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array,
+    Int64Array, ListArray, StringArray, StructArray, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{cast, interleave};
 use arrow::datatypes::{DataType, Field, Fields};
 use serde_json::Value;
-use std::sync::Arc;
+
+use super::quantiles::KeyType;
+use crate::container::dtype;
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+use crate::transfer::write::OutgoingTrajectory;
 
 /// Columns that are made anew from the rows' places.
 pub(crate) const GENERATED: [&str; 5] = [

@@ -2,6 +2,7 @@
 //!
 //! One passage writes rows and the statistics of each episode; v3.0 goes over the data again for the quantiles of all.
 //! Rows are T an episode: final observations stay beside the data, where this tool's reader finds them.
+
 mod episode_table;
 mod features;
 mod image_size;
@@ -11,6 +12,20 @@ mod quantiles;
 mod rolling_files;
 mod stats;
 
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{Schema, SchemaRef};
+use serde_json::{Value, json};
+
+use self::episode_table::EpisodeTable;
+use self::features::{EpisodePlace, Feature};
+use self::metadata::{JsonLines, statistics_json, write_info, write_statistics, write_tasks};
+use self::plan::{Plan, Tasks};
+use self::quantiles::QuantileSearch;
+use self::rolling_files::RollingFiles;
+use self::stats::{RunningSummary, Summary, summary};
 use super::CHUNK;
 use super::Version;
 use super::episodes::OWN_PREFIX;
@@ -18,21 +33,9 @@ use super::files::numbers;
 use super::final_observations::FINAL_OBSERVATIONS;
 use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::{step, trajectory};
-use crate::dataset::store::{self};
+use crate::dataset::store;
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{Schema, SchemaRef};
-use episode_table::EpisodeTable;
-use features::{EpisodePlace, Feature};
-use metadata::{JsonLines, statistics_json, write_info, write_statistics, write_tasks};
-use plan::{Plan, Tasks};
-use quantiles::QuantileSearch;
-use rolling_files::RollingFiles;
-use serde_json::{Value, json};
-use stats::{RunningSummary, Summary, summary};
-use std::path::Path;
-use std::sync::Arc;
 
 pub(crate) fn write_v30(
     outgoing: &OutgoingDataset,

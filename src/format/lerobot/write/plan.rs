@@ -1,4 +1,12 @@
 //! The features that a dataset leaves with, and their values in each trajectory.
+
+use std::collections::{HashMap, HashSet};
+
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field};
+use serde_json::{Map, Value, json};
+
 use super::features::{Feature, GENERATED, Origin};
 use super::image_size::picture;
 use super::quantiles::KeyType;
@@ -7,13 +15,6 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 use crate::video::refers;
-use arrow::array::{
-    Array, AsArray,
-};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field};
-use serde_json::{Map, Value, json};
-use std::collections::{HashMap, HashSet};
 
 /// Values a frame beyond which a feature gets no statistics: pixels, and embeddings of them.
 const WIDEST_STATISTICS: usize = 1024;

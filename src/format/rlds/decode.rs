@@ -12,8 +12,8 @@ use arrow::buffer::Buffer;
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::DataType;
 
-use super::features::{Encoding, Kind, Leaf};
-use crate::container::tfrecord::{Feature, Kind as List};
+use super::features::{Encoding, FeatureKind, LeafFeature};
+use crate::container::tfrecord::{Feature, Kind as ValueList};
 use crate::error::{Error, Result};
 
 /// A decoded record.
@@ -28,21 +28,21 @@ fn wrong(key: &str, what: String) -> Error {
 fn held(record: &Record, key: &str) -> usize {
     match record.get(key).and_then(|feature| feature.kind.as_ref()) {
         None => 0,
-        Some(List::Bytes(list)) => list.value.len(),
-        Some(List::Floats(list)) => list.value.len(),
-        Some(List::Whole(list)) => list.value.len(),
+        Some(ValueList::Bytes(list)) => list.value.len(),
+        Some(ValueList::Floats(list)) => list.value.len(),
+        Some(ValueList::Whole(list)) => list.value.len(),
     }
 }
 
 /// The number of steps of a record whose steps have the leaves `leaves`.
-pub(crate) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
-    let per_step = |leaf: &Leaf| match &leaf.kind {
-        Kind::Tensor {
+pub(crate) fn steps(record: &Record, leaves: &[LeafFeature]) -> Result<usize> {
+    let per_step = |leaf: &LeafFeature| match &leaf.kind {
+        FeatureKind::Tensor {
             shape,
             encoding: Encoding::None,
             ..
         } => shape.iter().product(),
-        Kind::Other(_) => 0,
+        FeatureKind::Other(_) => 0,
         _ => 1,
     };
     let first = leaves
@@ -63,7 +63,12 @@ pub(crate) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
 }
 
 /// The values of a leaf at `key`, `rows` steps of them, without the shape of a step. Never null.
-pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Result<ArrayRef> {
+pub(crate) fn values(
+    record: &Record,
+    key: &str,
+    kind: &FeatureKind,
+    rows: usize,
+) -> Result<ArrayRef> {
     let list = record.get(key).and_then(|feature| feature.kind.as_ref());
     let short = |found: usize, needed: usize| {
         wrong(
@@ -72,7 +77,7 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
         )
     };
     match kind {
-        Kind::Tensor {
+        FeatureKind::Tensor {
             element,
             shape,
             encoding: Encoding::None,
@@ -83,18 +88,18 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                 return Err(short(found, needed));
             }
             let values: ArrayRef = match (list, element) {
-                (Some(List::Floats(list)), _) => {
+                (Some(ValueList::Floats(list)), _) => {
                     Arc::new(Float32Array::from_iter_values(list.value.iter().copied()))
                 }
                 // Whole numbers have 64 bits with a sign; those without keep their bits.
-                (Some(List::Whole(list)), DataType::UInt64) => Arc::new(
+                (Some(ValueList::Whole(list)), DataType::UInt64) => Arc::new(
                     UInt64Array::from_iter_values(list.value.iter().map(|value| *value as u64)),
                 ),
-                (Some(List::Whole(list)), _) => {
+                (Some(ValueList::Whole(list)), _) => {
                     Arc::new(Int64Array::from_iter_values(list.value.iter().copied()))
                 }
                 (None, _) => Arc::new(Int64Array::from(Vec::<i64>::new())),
-                (Some(List::Bytes(_)), _) => {
+                (Some(ValueList::Bytes(_)), _) => {
                     return Err(wrong(
                         key,
                         format!("holds bytes where {element} is declared"),
@@ -108,7 +113,7 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
             cast_with_options(&values, element, &options)
                 .map_err(|error| wrong(key, format!("does not fit {element}: {error}")))
         }
-        Kind::Tensor {
+        FeatureKind::Tensor {
             element,
             shape,
             encoding,
@@ -152,7 +157,7 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                 .align_buffers(true);
             Ok(make_array(data.build()?))
         }
-        Kind::Text => {
+        FeatureKind::Text => {
             let text = |(row, item): (usize, &Vec<u8>)| {
                 String::from_utf8(item.clone())
                     .map_err(|_| wrong(key, format!("is not UTF-8 at step {row}")))
@@ -165,16 +170,16 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                     .collect::<Result<Vec<_>>>()?,
             )))
         }
-        Kind::Image => Ok(Arc::new(BinaryArray::from_iter_values(items(
+        FeatureKind::Image => Ok(Arc::new(BinaryArray::from_iter_values(items(
             list, key, rows,
         )?))),
-        Kind::Other(what) => Err(wrong(key, format!("is {what}, which cannot be read"))),
+        FeatureKind::Other(what) => Err(wrong(key, format!("is {what}, which cannot be read"))),
     }
 }
 
-fn items<'a>(list: Option<&'a List>, key: &str, rows: usize) -> Result<&'a [Vec<u8>]> {
+fn items<'a>(list: Option<&'a ValueList>, key: &str, rows: usize) -> Result<&'a [Vec<u8>]> {
     let items = match list {
-        Some(List::Bytes(list)) => list.value.as_slice(),
+        Some(ValueList::Bytes(list)) => list.value.as_slice(),
         None => &[],
         Some(_) => {
             return Err(wrong(
@@ -199,7 +204,7 @@ fn items<'a>(list: Option<&'a List>, key: &str, rows: usize) -> Result<&'a [Vec<
 /// A flag of each step; false where there is no such leaf.
 pub(crate) fn flags(
     record: &Record,
-    leaves: &[Leaf],
+    leaves: &[LeafFeature],
     name: &str,
     rows: usize,
 ) -> Result<Option<Vec<bool>>> {

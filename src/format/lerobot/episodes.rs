@@ -1,4 +1,6 @@
-//! Where each episode of a LeRobot dataset is.
+//! The episodes of a dataset: their lengths, and where their rows and videos are.
+//!
+//! `meta/episodes.jsonl` in v2, `meta/episodes/*/*.parquet` in v3.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,46 +15,50 @@ use super::info::{INFO, Info, Layout};
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 
-/// Where an episode is.
+/// One episode, as the metadata describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Episode {
     pub(crate) index: u64,
     pub(crate) length: u64,
-    /// Chunk and file of its rows; `None` where the metadata does not say.
+    /// Chunk and file of its rows, if the metadata says.
     pub(crate) file: Option<(u64, u64)>,
-    /// Its first row in the dataset, where the metadata says so.
+    /// Its first row in the dataset, if the metadata says.
     pub(crate) first: Option<u64>,
-    /// One past its last row, where the metadata says so.
+    /// One past its last row, if the metadata says.
     pub(crate) end: Option<u64>,
-    /// For each video feature: chunk and file, and the second at which the episode begins in it.
+    /// For each video feature: chunk, file, and the second at which the episode begins in it.
     pub(crate) videos: Vec<(u64, u64, f64)>,
-    /// Its row in [`Episodes::said`].
+    /// Its row in [`Episodes::own_columns`].
     pub(crate) row: usize,
 }
 
-/// Every episode of a dataset.
+/// All episodes of a dataset.
 pub(crate) struct Episodes {
-    /// In order of their index.
+    /// In the order of their index.
     pub(crate) list: Vec<Episode>,
-    /// What this tool has added to the metadata: the columns under [`OWN_PREFIX`], less that prefix.
-    pub(crate) said: RecordBatch,
+    /// The columns that trajmill added to the metadata, without [`OWN_PREFIX`].
+    pub(crate) own_columns: RecordBatch,
 }
 
-/// Names of what this tool adds to the metadata of an episode begin so.
+/// The prefix of the columns that trajmill adds to the metadata of episodes.
 pub(crate) const OWN_PREFIX: &str = "trajmill/";
 
-/// Reads the metadata of every episode, and holds their counts against those of `info.json`.
+/// Reads the metadata of every episode.
+///
+/// # Errors
+///
+/// Returns an error if a file cannot be read, or if the totals differ from those in `info.json`.
 pub(crate) fn read(info: &Info) -> Result<Episodes> {
     let episodes = read_unverified(info)?;
-    let wrong = |what: &str, found: u64, said: u64| {
+    let differs = |what: &str, found: u64, declared: u64| {
         Error::failed(format!(
-            "{}: {found} {what} are listed where `total_{what}` of {INFO} is {said}",
+            "{} lists {found} {what}, but `total_{what}` in {INFO} is {declared}",
             info.root.join("meta").display()
         ))
-        .hint("a file of the dataset is missing or from another version of it: fetch it again")
+        .hint("a file is missing or belongs to another version of the dataset: fetch it again")
     };
     if episodes.list.len() as u64 != info.total_episodes {
-        return Err(wrong(
+        return Err(differs(
             "episodes",
             episodes.list.len() as u64,
             info.total_episodes,
@@ -62,24 +68,25 @@ pub(crate) fn read(info: &Info) -> Result<Episodes> {
         frames.saturating_add(episode.length)
     });
     if frames != info.total_frames {
-        return Err(wrong("frames", frames, info.total_frames));
+        return Err(differs("frames", frames, info.total_frames));
     }
     Ok(episodes)
 }
 
-/// Reads the metadata of every episode.
+/// Reads the metadata of every episode without comparing the totals with `info.json`.
 pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
     let mut list = Vec::new();
-    let (source, said) = match info.layout {
+    let (source, own_columns) = match info.layout {
         Layout::PerEpisode => {
             let path = info.root.join("meta/episodes.jsonl");
-            let own = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
+            let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
             let mut texts: [Vec<Option<String>>; 3] = Default::default();
             lines(&path, |line| {
                 let count = |key: &str| line.get(key).and_then(Value::as_u64);
-                let (index, length) = count("episode_index")
-                    .zip(count("length"))
-                    .ok_or_else(|| damaged(&path, "a line lacks `episode_index` or `length`"))?;
+                let (index, length) =
+                    count("episode_index").zip(count("length")).ok_or_else(|| {
+                        damaged(&path, "a line has no `episode_index` or no `length`")
+                    })?;
                 list.push(Episode {
                     index,
                     length,
@@ -89,7 +96,7 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
                     videos: Vec::new(),
                     row: list.len(),
                 });
-                for (name, texts) in own.iter().zip(&mut texts) {
+                for (name, texts) in identity.iter().zip(&mut texts) {
                     texts.push(
                         line.get(format!("{OWN_PREFIX}{name}"))
                             .and_then(Value::as_str)
@@ -98,7 +105,7 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
                 }
                 Ok(())
             })?;
-            let whole = own
+            let whole = identity
                 .iter()
                 .zip(texts)
                 .filter(|(_, texts)| texts.iter().all(Option::is_some));
@@ -116,7 +123,7 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
         }
         Layout::Shared => {
             let folder = info.root.join("meta/episodes");
-            let mut said = Vec::new();
+            let mut batches = Vec::new();
             for file in parquet_files(&folder)? {
                 for batch in table(&file, &|name| {
                     !name.starts_with("stats/") && name != "tasks"
@@ -138,17 +145,17 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
                         })
                         .collect::<Vec<_>>();
                     if !fields.is_empty() {
-                        said.push(RecordBatch::try_from_iter_with_nullable(fields)?);
+                        batches.push(RecordBatch::try_from_iter_with_nullable(fields)?);
                     }
                 }
             }
-            // What only some of the files have is nobody's word on all of them.
-            let whole = said.iter().map(RecordBatch::num_rows).sum::<usize>() == list.len();
-            let said = said
+            // Columns that only some of the files have cannot describe all episodes.
+            let complete = batches.iter().map(RecordBatch::num_rows).sum::<usize>() == list.len();
+            let own_columns = batches
                 .first()
-                .filter(|_| whole)
-                .and_then(|first| concat_batches(&first.schema(), &said).ok());
-            (folder, said.unwrap_or_else(no_columns))
+                .filter(|_| complete)
+                .and_then(|first| concat_batches(&first.schema(), &batches).ok());
+            (folder, own_columns.unwrap_or_else(no_columns))
         }
     };
     list.sort_by_key(|episode| episode.index);
@@ -159,14 +166,14 @@ pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
             format!("episode {} is listed twice", pair[0].index),
         ));
     }
-    Ok(Episodes { list, said })
+    Ok(Episodes { list, own_columns })
 }
 
 fn no_columns() -> RecordBatch {
     RecordBatch::new_empty(Arc::new(Schema::empty()))
 }
 
-/// The episodes in a batch of v3's episode table.
+/// Appends the episodes of a batch of v3's episode table.
 fn read_batch(
     info: &Info,
     file: &Path,
@@ -178,7 +185,7 @@ fn read_batch(
         column(name).ok_or_else(|| {
             damaged(
                 file,
-                format!("column `{name}` is missing, or not of whole numbers"),
+                format!("column `{name}` is missing or does not hold integers"),
             )
         })
     };

@@ -1,4 +1,4 @@
-//! Reads the files of a LeRobot dataset: JSON, lines of JSON, Parquet tables.
+//! Reads the files of a LeRobot dataset: JSON, JSON lines, and Parquet tables.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -13,16 +13,19 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+/// Returns an error about the file at `path`, with the hint that it may be damaged.
 pub(crate) fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::failed(format!("{}: {what}", path.display()))
         .hint("the file may be damaged: fetch or write the dataset again")
 }
 
-/// A JSON document that Python wrote, in which numbers must be numbers.
+/// Reads the JSON file at `path`.
+///
+/// Python writes `NaN` and `Infinity`, which JSON does not have: those are errors.
 pub(crate) fn json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
-            .hint("a LeRobot dataset has it: fetch the dataset again")
+            .hint("every LeRobot dataset has this file: fetch the dataset again")
     })?;
     parse(&text).map_err(|what| damaged(path, what))
 }
@@ -34,18 +37,18 @@ fn parse(text: &str) -> std::result::Result<Value, String> {
             .find(|token| text.contains(token));
         match token {
             Some(token) => format!(
-                "not JSON: {error}; it holds `{token}`, which Python writes and JSON does not have"
+                "not JSON: {error}; it contains `{token}`, which Python writes but JSON does not allow"
             ),
             None => format!("not JSON: {error}"),
         }
     })
 }
 
-/// Calls `take` for each line of a file of JSON lines.
+/// Calls `take` with each line of a file of JSON lines; blank lines are skipped.
 pub(crate) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
     let file = File::open(path).map_err(|error| {
         Error::failed(format!("cannot open {}: {error}", path.display()))
-            .hint("a LeRobot v2 dataset has it: fetch the dataset again")
+            .hint("every LeRobot v2 dataset has this file: fetch the dataset again")
     })?;
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|error| damaged(path, format!("line {}: {error}", number + 1)))?;
@@ -59,19 +62,20 @@ pub(crate) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> 
     Ok(())
 }
 
-/// The columns of a Parquet file for which `wanted` holds, in batches.
+/// Returns the columns of a Parquet file whose names `wanted` accepts, in batches.
 pub(crate) fn table(
     path: &Path,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let file = File::open(path).map_err(|error| {
         Error::failed(format!("cannot open {}: {error}", path.display()))
-            .hint("the dataset is not whole: fetch it again")
+            .hint("the dataset is incomplete: fetch it again")
     })?;
-    let cut = |error: &dyn std::fmt::Display| {
+    let unreadable = |error: &dyn std::fmt::Display| {
         damaged(path, format!("not a readable Parquet file: {error}"))
     };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| cut(&error))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
     let roots: Vec<usize> = builder
         .schema()
         .fields()
@@ -85,14 +89,14 @@ pub(crate) fn table(
         .with_projection(mask)
         .with_batch_size(8192)
         .build()
-        .map_err(|error| cut(&error))?;
+        .map_err(|error| unreadable(&error))?;
     let path = path.to_owned();
     Ok(reader.map(move |batch| {
         batch.map_err(|error| damaged(&path, format!("cannot read a batch of rows: {error}")))
     }))
 }
 
-/// A column as int64 without nulls; `None` where it is missing or another.
+/// Returns the column `name` as int64; `None` if it is missing, holds nulls or is not numeric.
 pub(crate) fn integers(batch: &RecordBatch, name: &str) -> Option<Int64Array> {
     let column = batch
         .column_by_name(name)
@@ -101,24 +105,26 @@ pub(crate) fn integers(batch: &RecordBatch, name: &str) -> Option<Int64Array> {
     (column.null_count() == 0).then(|| column.as_primitive::<Int64Type>().clone())
 }
 
+/// Returns the column `name` as float64; `None` if it is missing, holds nulls or is not numeric.
 pub(crate) fn floats(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
     let column = cast(batch.column_by_name(name)?, &DataType::Float64).ok()?;
     (column.null_count() == 0).then(|| column.as_primitive::<Float64Type>().clone())
 }
 
-/// Numbers and flags as float64.
+/// Returns numbers or booleans as float64.
 pub(crate) fn numbers(values: &ArrayRef) -> Result<Float64Array> {
     Ok(cast(values, &DataType::Float64)?
         .as_primitive::<Float64Type>()
         .clone())
 }
 
-/// The Parquet files two levels below `folder`, in order of their names: where LeRobot's loader looks.
+/// Returns the Parquet files two levels below `folder`, in the order of their names, as LeRobot's
+/// loader finds them.
 pub(crate) fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>> {
     fn list(folder: &Path) -> Result<Vec<PathBuf>> {
         let failed = |error: std::io::Error| {
             Error::failed(format!("cannot list {}: {error}", folder.display()))
-                .hint("the dataset is not whole: fetch it again")
+                .hint("the dataset is incomplete: fetch it again")
         };
         let entries = std::fs::read_dir(folder)
             .map_err(failed)?

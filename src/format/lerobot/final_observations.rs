@@ -1,4 +1,6 @@
-//! Final observations, for which LeRobot has no place.
+//! Observations after the last action, which LeRobot has no row for.
+//!
+//! They are kept in a file of their own under `meta/trajmill`, which LeRobot's tools leave alone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,20 +13,21 @@ use super::files::table;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Result;
 
-/// Where final observations are, for which LeRobot has no place; its own tools leave the file alone.
+/// The file of final observations, relative to the dataset.
 pub(crate) const FINAL_OBSERVATIONS: &str = "meta/trajmill/final_observations.parquet";
 
-/// Final observations that this tool has kept beside the data, in order of their trajectories.
+/// The final observations that trajmill wrote beside the data, in the order of trajectories.
 pub(crate) struct FinalObservations {
     batches: Box<dyn Iterator<Item = Result<RecordBatch>>>,
     batch: RecordBatch,
     row: usize,
-    /// Type of the dataset's observations, the same but for what is said of its parts.
+    /// The type of the dataset's observations; the file may differ from it in field metadata.
     observation: DataType,
 }
 
 impl FinalObservations {
-    /// Those of the dataset at `root`, if there are any and they are of the type of its observations.
+    /// Opens the final observations of the dataset at `root`; `None` if there are none, or if their
+    /// type is not `observation`.
     pub(crate) fn open(root: &Path, observation: &DataType) -> Result<Option<FinalObservations>> {
         let path = root.join(FINAL_OBSERVATIONS);
         if !path.is_file() {
@@ -45,7 +48,7 @@ impl FinalObservations {
         }))
     }
 
-    /// The observation after the last action of trajectory `uid`.
+    /// Returns the final observation of trajectory `uid`, if it is the next one in the file.
     pub(crate) fn take(&mut self, uid: &str) -> Result<Option<ArrayRef>> {
         if self.row == self.batch.num_rows() {
             let Some(batch) = self.batches.next().transpose()? else {
@@ -53,11 +56,11 @@ impl FinalObservations {
             };
             (self.batch, self.row) = (batch, 0);
         }
-        let own = self
+        let next = self
             .batch
             .column_by_name(trajectory::UID)
             .and_then(|uids| uids.as_string_opt::<i32>());
-        if own.is_none_or(|own| own.value(self.row) != uid) {
+        if next.is_none_or(|next| next.value(self.row) != uid) {
             return Ok(None);
         }
         self.row += 1;
@@ -79,7 +82,7 @@ impl FinalObservations {
     }
 }
 
-/// `steps` and a row that holds only an observation.
+/// Appends a row to `steps` that holds only the observation.
 pub(crate) fn with_final(steps: &RecordBatch, observation: ArrayRef) -> Result<RecordBatch> {
     let schema = steps.schema();
     let columns = schema

@@ -1,4 +1,4 @@
-//! What a LeRobot dataset says of itself in `meta/info.json`.
+//! `meta/info.json`: version, features, totals and path templates of a LeRobot dataset.
 
 use std::path::{Path, PathBuf};
 
@@ -7,30 +7,30 @@ use serde_json::{Map, Value};
 use super::files::{damaged, json};
 use crate::error::{Error, Result};
 
-/// Where the metadata is.
+/// The file, relative to the dataset.
 pub(crate) const INFO: &str = "meta/info.json";
 
-/// How files are laid out.
+/// How episodes are distributed over data files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// v2.0 and v2.1: one file an episode.
+    /// v2.0 and v2.1: one file for each episode.
     PerEpisode,
-    /// v3: many episodes a file; `meta/episodes` says where.
+    /// v3: several episodes in a file; `meta/episodes` says where each one is.
     Shared,
 }
 
-/// One feature of a frame.
+/// One feature of a frame, as `info.json` declares it.
 #[derive(Debug, Clone)]
 pub(crate) struct Feature {
     pub(crate) name: String,
-    /// A numpy name, or `string`, `image`, `video`.
+    /// A numpy name, `string`, `image` or `video`.
     pub(crate) dtype: String,
     pub(crate) shape: Vec<usize>,
-    /// Whether it is a video of distances, which have more bits than colours.
+    /// Whether it is a depth video, whose pixels have more than 8 bits.
     pub(crate) depth: bool,
 }
 
-/// What `meta/info.json` says.
+/// The contents of `meta/info.json`.
 pub(crate) struct Info {
     pub(crate) root: PathBuf,
     pub(crate) version: String,
@@ -43,9 +43,9 @@ pub(crate) struct Info {
     pub(crate) chunks_size: u64,
     pub(crate) data_path: String,
     pub(crate) video_path: Option<String>,
-    /// Names of splits, and the episodes of each.
+    /// The name and the episodes of each split.
     pub(crate) splits: Vec<(String, std::ops::Range<u64>)>,
-    /// The whole of it.
+    /// The whole document.
     pub(crate) verbatim: Map<String, Value>,
 }
 
@@ -54,7 +54,7 @@ impl Info {
     pub(crate) fn open(root: &Path) -> Result<Info> {
         let path = root.join(INFO);
         let Value::Object(verbatim) = json(&path)? else {
-            return Err(damaged(&path, "not an object"));
+            return Err(damaged(&path, "not a JSON object"));
         };
         Info::from(root, verbatim).map_err(|error| error.at(path.display()))
     }
@@ -62,8 +62,8 @@ impl Info {
     fn from(root: &Path, verbatim: Map<String, Value>) -> Result<Info> {
         let text = |key: &str| verbatim.get(key).and_then(Value::as_str).map(str::to_owned);
         let missing = |key: &str| {
-            Error::failed(format!("`{key}` is missing or of the wrong type"))
-                .hint("every LeRobot dataset has it: fetch the dataset again")
+            Error::failed(format!("`{key}` is missing or has the wrong type"))
+                .hint("every LeRobot dataset has this key: fetch the dataset again")
         };
         let count = |key: &str| {
             verbatim
@@ -82,7 +82,7 @@ impl Info {
             [Some(3), ..] => Layout::Shared,
             _ => {
                 return Err(Error::failed(format!(
-                    "`codebase_version` is {version}: v2.0, v2.1 and v3.0 are read"
+                    "`codebase_version` is {version}, but only v2.0, v2.1 and v3.0 are read"
                 ))
                 .hint("convert the dataset with LeRobot's own tools"));
             }
@@ -136,14 +136,14 @@ impl Info {
         })
     }
 
-    /// Names of the features that are videos.
+    /// Returns the features that are videos.
     pub(crate) fn videos(&self) -> impl Iterator<Item = &Feature> {
         self.features
             .iter()
             .filter(|feature| feature.dtype == "video")
     }
 
-    /// The split of an episode.
+    /// Returns the name of the split that an episode belongs to.
     pub(crate) fn split(&self, episode: u64) -> Option<&str> {
         self.splits
             .iter()
@@ -178,14 +178,14 @@ fn feature(name: &str, entry: &Value) -> Result<Feature> {
         .try_fold(1_usize, |values, axis| values.checked_mul(*axis))
         .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a row can hold"))?;
-    let said = |key: &str| {
+    let has_flag = |key: &str| {
         entry
             .get("info")
             .and_then(|info| info.get(key))
             .and_then(Value::as_bool)
             == Some(true)
     };
-    let depth = said("is_depth_map") || said("video.is_depth_map");
+    let depth = has_flag("is_depth_map") || has_flag("video.is_depth_map");
     Ok(Feature {
         name: name.to_owned(),
         dtype: dtype.to_owned(),
@@ -200,7 +200,7 @@ fn split(name: &str, range: &Value) -> Result<(String, std::ops::Range<u64>)> {
         ends.and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)));
     let (from, to): (u64, u64) = ends.ok_or_else(|| {
         Error::failed(format!(
-            "split `{name}` is {range}, not a range of episodes like \"0:50\""
+            "split `{name}` is {range}, which is not a range of episodes such as \"0:50\""
         ))
         .hint("correct `splits` in meta/info.json")
     })?;

@@ -1,15 +1,17 @@
 //! LeRobot datasets: v2.0, v2.1 and v3.0.
 //!
 //! ```text
-//! ROOT/meta/info.json                                versions, features, totals, path templates
-//! ROOT/meta/{tasks,episodes}.jsonl                   v2: one line each; v2.1 has episodes_stats.jsonl, v2.0 stats.json
-//! ROOT/meta/tasks.parquet, meta/episodes/*/*.parquet v3: the same, and where the rows of each episode are
-//! ROOT/data/chunk-000/episode_000000.parquet         v2: one episode a file
-//! ROOT/data/chunk-000/file-000.parquet               v3: many
+//! ROOT/meta/info.json                         version, features, totals, path templates
+//! ROOT/meta/{tasks,episodes}.jsonl            v2; statistics in episodes_stats.jsonl (v2.1)
+//!                                             or stats.json (v2.0)
+//! ROOT/meta/tasks.parquet                     v3
+//! ROOT/meta/episodes/*/*.parquet              v3; also says where the rows of each episode are
+//! ROOT/data/chunk-000/episode_000000.parquet  v2: one episode in a file
+//! ROOT/data/chunk-000/file-000.parquet        v3: several episodes in a file
 //! ```
 //!
-//! An episode has T rows: the observation after the last action has no place. A video feature becomes a reference, file and
-//! seconds in it, or its frames where they are asked for.
+//! An episode of T actions has T rows: the observation after the last action has no row. A video
+//! feature is read as references, which are a file and a time, or as decoded frames.
 
 mod episodes;
 mod files;
@@ -30,20 +32,20 @@ use crate::transfer::write::Writer;
 
 pub(crate) use v2_1::FORMAT as V2_1;
 
-/// Files in a chunk's folder; with v2.1, episodes.
+/// The number of files in the folder of a chunk.
 const CHUNK: u64 = 1000;
 
-/// Bytes that a file of several episodes aims at, in MiB.
+/// The size that a file of several episodes aims at, in MiB.
 const FILE_MIB: u64 = 100;
 
-/// What is written.
+/// The versions that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
     V21,
     V30,
 }
 
-/// What of the options means something here.
+/// The write options that apply to LeRobot.
 const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 
 /// The registry entry.
@@ -110,7 +112,8 @@ mod tests {
         Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(values), None).unwrap())
     }
 
-    /// Episodes of the given lengths; the first file holds the odd ones, the second the even ones, each backwards.
+    /// Writes episodes of the given lengths: the odd ones to the first file and the even ones to the
+    /// second, in descending order.
     fn made(root: &Path, lengths: &[usize]) {
         let starts: Vec<usize> = lengths
             .iter()
@@ -236,7 +239,7 @@ mod tests {
             last.as_primitive::<Float32Type>().values().to_vec(),
             [1_400_010.0, 1_400_011.0]
         );
-        // The loader takes files in order of their names, where these rows are not in order of episodes.
+        // The loader reads files in the order of their names, which is not that of the episodes here.
         let mut findings = Findings::default();
         validate::validate(folder.path(), &mut findings).unwrap();
         assert!(
@@ -280,7 +283,7 @@ mod tests {
             store::write(path, &bytes).unwrap();
             match all(folder.path()) {
                 Ok(found) if path.extension().is_some_and(|extension| extension == "parquet") => {
-                    // Checksums cover the pages; what is left are names and statistics in the footer.
+                    // Checksums cover the pages; only names and statistics in the footer are unprotected.
                     for (found, whole) in found.iter().zip(&whole) {
                         prop_assert_eq!(&found.steps["observation"], &whole.steps["observation"]);
                     }
@@ -288,7 +291,7 @@ mod tests {
                 Ok(_) => {}
                 Err(error) => prop_assert!(!error.message.is_empty()),
             }
-            // As `trajmill validate` calls it: a decoder that panics at the damage is caught there.
+            // `FORMAT.validate` catches a decoder that panics, as `trajmill validate` relies on.
             if let Err(error) = FORMAT.validate(folder.path(), &Options::default()) {
                 prop_assert!(!error.message.is_empty());
             }

@@ -5,13 +5,14 @@ use super::info::{INFO, Info, Layout};
 use crate::error::{Error, Result};
 
 impl Info {
-    /// The data file of an episode, relative to the root.
+    /// Returns the data file of an episode, relative to the dataset.
     pub(crate) fn data_file(&self, episode: &Episode) -> Result<String> {
         self.fill(&self.data_path, episode, episode.file, "")
             .map_err(|error| error.at(self.root.join(INFO).display()))
     }
 
-    /// The file of video feature number `at` of an episode, relative to the root, and the second at which it begins.
+    /// Returns the file of an episode for the video feature `key`, the one numbered `at`, relative to
+    /// the dataset, and the second at which the episode begins in it.
     pub(crate) fn video_file(
         &self,
         episode: &Episode,
@@ -37,7 +38,7 @@ impl Info {
         ))
     }
 
-    /// Fills a path template in the style of Python's `format`.
+    /// Fills in a path template in the style of Python's `str.format`.
     fn fill(
         &self,
         template: &str,
@@ -46,8 +47,9 @@ impl Info {
         video_key: &str,
     ) -> Result<String> {
         let wrong = || {
-            Error::failed(format!("the path template `{template}` cannot be filled for episode {}", episode.index)).hint(
-                "it may name episode_chunk, episode_index, chunk_index, file_index and video_key, the numbers padded like {file_index:03d}",
+            Error::failed(format!("the path template `{template}` cannot be filled in for episode {}", episode.index)).hint(
+                "a template may use episode_chunk, episode_index, chunk_index, file_index and video_key, \
+                 with numbers padded as in {file_index:03d}",
             )
         };
         let mut path = String::new();
@@ -79,7 +81,7 @@ impl Info {
             path.push_str(&format!("{number:0width$}"));
         }
         path.push_str(rest);
-        // A template is not trusted to stay inside the dataset.
+        // A template could point outside the dataset.
         if path.starts_with('/') || path.split('/').any(|part| part == "..") {
             Err(wrong())
         } else {

@@ -1,4 +1,4 @@
-//! The texts of tasks.
+//! The tasks of a dataset: `meta/tasks.jsonl` in v2, `meta/tasks.parquet` in v3.
 
 use std::collections::HashMap;
 
@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::files::{damaged, integers, lines, table};
 use super::info::{INFO, Info, Layout};
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 
-/// The texts of tasks by their index.
+/// Reads the text of each task, by its index.
 pub(crate) fn read(info: &Info) -> Result<HashMap<i64, String>> {
     let mut tasks = HashMap::new();
     let path = info.root.join(if info.layout == Layout::Shared {
@@ -25,7 +26,7 @@ pub(crate) fn read(info: &Info) -> Result<HashMap<i64, String>> {
     let mut insert = |index: i64, text: &str| match tasks.insert(index, text.to_owned()) {
         Some(before) if before != text => Err(damaged(
             &path,
-            format!("task {index} is both `{before}` and `{text}`"),
+            format!("task {index} has two texts, `{before}` and `{text}`"),
         )),
         _ => Ok(()),
     };
@@ -35,21 +36,21 @@ pub(crate) fn read(info: &Info) -> Result<HashMap<i64, String>> {
             let text = line.get("task").and_then(Value::as_str);
             let (index, text) = index
                 .zip(text)
-                .ok_or_else(|| damaged(&path, "a line lacks `task_index` or `task`"))?;
+                .ok_or_else(|| damaged(&path, "a line has no `task_index` or no `task`"))?;
             insert(index, text)
         })?,
         Layout::Shared => {
             for batch in table(&path, &|_| true)? {
                 let batch = batch?;
                 let indices = integers(&batch, "task_index")
-                    .ok_or_else(|| damaged(&path, "there is no column `task_index`"))?;
-                // pandas calls an index without a name so.
+                    .ok_or_else(|| damaged(&path, "the column `task_index` is missing"))?;
+                // The second name is what pandas calls an index without a name.
                 let texts = ["task", "__index_level_0__"]
                     .into_iter()
                     .find_map(|name| batch.column_by_name(name));
                 let texts = texts
                     .and_then(|texts| cast(texts, &DataType::Utf8).ok())
-                    .ok_or_else(|| damaged(&path, "there is no column `task`"))?;
+                    .ok_or_else(|| damaged(&path, "the column `task` is missing"))?;
                 for row in 0..batch.num_rows() {
                     insert(indices.value(row), texts.as_string::<i32>().value(row))?;
                 }
@@ -58,11 +59,11 @@ pub(crate) fn read(info: &Info) -> Result<HashMap<i64, String>> {
     }
     match info.total_tasks {
         Some(total) if total != tasks.len() as u64 => Err(Error::failed(format!(
-            "{} holds {} tasks where `total_tasks` of {INFO} is {total}",
+            "{} holds {}, but `total_tasks` in {INFO} is {total}",
             path.display(),
-            tasks.len()
+            count(tasks.len(), "task")
         ))
-        .hint("a file of the dataset is missing or from another version of it: fetch it again")),
+        .hint("a file is missing or belongs to another version of the dataset: fetch it again")),
         _ => Ok(tasks),
     }
 }

@@ -1,4 +1,4 @@
-//! The columns that the features of an RLDS dataset become.
+//! Which columns the features of an RLDS dataset become.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::VALID;
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
-use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result, nearest};
 use crate::transfer::read::{Options, free_name};
 
-/// Features of steps that become the flags of steps, or say what else is so.
+/// Features of steps that become flags, and are not columns of their own.
 const FLAGS: [&str; 5] = [
     "is_first",
     "is_last",
@@ -19,7 +19,7 @@ const FLAGS: [&str; 5] = [
     "is_final",
 ];
 
-/// What a vector inside an observation is called, where it is all there is to observe besides images.
+/// Features that are taken for the observation in a dict of observations.
 const STATES: [&str; 6] = [
     "observation/state",
     "observation/proprio",
@@ -29,26 +29,27 @@ const STATES: [&str; 6] = [
     "observation/eef_state",
 ];
 
-/// Where what is said of an episode stands by convention.
-const ABOUT: &str = "episode_metadata/";
+/// The conventional prefix of features that describe an episode.
+const METADATA_PREFIX: &str = "episode_metadata/";
 
-/// The column of trajectories that names the split.
+/// The trajectory column that names the split.
 const SPLIT: &str = "split";
 
 /// A column of steps.
 pub(crate) struct Column {
-    /// The leaves that it is made of: one, or those of a struct.
+    /// Its feature, or the features of a struct.
     pub(crate) leaves: Vec<LeafFeature>,
-    /// Whether it belongs to the action: it then moves with it, and is no value on a step without one.
+    /// Whether it belongs to the action: then it moves with the action, and is null on a step without
+    /// one.
     pub(crate) of_action: bool,
 }
 
-/// What is said of an episode: texts and single numbers.
-pub(crate) fn about(tree: &FeatureTree) -> (SchemaRef, Vec<LeafFeature>) {
+/// Returns the trajectory columns, which are texts and single numbers, and their features.
+pub(crate) fn trajectory_columns(tree: &FeatureTree) -> (SchemaRef, Vec<LeafFeature>) {
     let mut fields = vec![Field::new(SPLIT, DataType::Utf8, true)];
-    let mut said = Vec::new();
+    let mut features = Vec::new();
     for leaf in &tree.episode {
-        let name = leaf.key.strip_prefix(ABOUT).unwrap_or(&leaf.key);
+        let name = leaf.key.strip_prefix(METADATA_PREFIX).unwrap_or(&leaf.key);
         let data_type = match &leaf.kind {
             FeatureKind::Text => DataType::Utf8,
             FeatureKind::Tensor { element, shape, .. } if shape.is_empty() => element.clone(),
@@ -66,9 +67,9 @@ pub(crate) fn about(tree: &FeatureTree) -> (SchemaRef, Vec<LeafFeature>) {
             data_type,
             true,
         ));
-        said.push(leaf.clone());
+        features.push(leaf.clone());
     }
-    // An identity is whole or none.
+    // The three columns of an identity are kept together or not at all.
     let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
     let text = |name: &&str| {
         fields
@@ -82,10 +83,10 @@ pub(crate) fn about(tree: &FeatureTree) -> (SchemaRef, Vec<LeafFeature>) {
             }
         }
     }
-    (Arc::new(Schema::new(fields)), said)
+    (Arc::new(Schema::new(fields)), features)
 }
 
-/// The columns of steps, and what they are made of.
+/// Returns the columns of steps, and the features that they are made of.
 pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRef, Vec<Column>)> {
     let targets = [step::OBSERVATION, step::ACTION, step::REWARD];
     if let Some((target, _)) = options
@@ -93,13 +94,15 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         .iter()
         .find(|(target, _)| !targets.contains(&target.as_str()))
     {
-        return Err(Error::usage(format!("--map cannot give `{target}` here"))
-            .hint(format!("one of {}", targets.join(", "))));
+        return Err(
+            Error::usage(format!("`map` cannot set `{target}` for RLDS"))
+                .hint(format!("it sets one of {}", targets.join(", "))),
+        );
     }
     let leaves = &tree.steps;
     let listing = || {
         format!(
-            "the features of steps are {}",
+            "steps have the features {}",
             leaves
                 .iter()
                 .map(|leaf| format!("`{}`", leaf.key))
@@ -108,7 +111,7 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         )
     };
     let find = |key: &str| leaves.iter().find(|leaf| leaf.key == key);
-    let given = |target: &str| -> Result<Option<LeafFeature>> {
+    let mapped = |target: &str| -> Result<Option<LeafFeature>> {
         let Some((_, source)) = options.map.iter().find(|(name, _)| name == target) else {
             return Ok(None);
         };
@@ -116,7 +119,7 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
             let hint = nearest(source, leaves.iter().map(|leaf| leaf.key.as_str()))
                 .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
             Error::failed(format!(
-                "there is no feature `{source}` of steps to be `{target}`"
+                "steps have no feature `{source}` to use as `{target}`"
             ))
             .hint(hint)
         });
@@ -129,7 +132,7 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
             .filter(|leaf| leaf.key.starts_with(group))
             .collect::<Vec<_>>()
     };
-    let observation: Vec<LeafFeature> = match given(step::OBSERVATION)?
+    let observation: Vec<LeafFeature> = match mapped(step::OBSERVATION)?
         .or_else(|| find(step::OBSERVATION).cloned())
     {
         Some(leaf) => vec![leaf],
@@ -153,13 +156,13 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
     };
     if observation.is_empty() {
         return Err(
-            Error::failed("there is no feature `observation` of steps").hint(format!(
-                "name one with --map observation=FEATURE; {}",
+            Error::failed("steps have no feature `observation`").hint(format!(
+                "choose one with --map observation=FEATURE; {}",
                 listing()
             )),
         );
     }
-    let action = match given(step::ACTION)?.or_else(|| find(step::ACTION).cloned()) {
+    let action = match mapped(step::ACTION)?.or_else(|| find(step::ACTION).cloned()) {
         Some(leaf) => Some(leaf),
         None => match inside("action/")
             .into_iter()
@@ -176,11 +179,11 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
                     .collect::<Vec<_>>()
                     .join(", ");
                 return Err(Error::failed(format!("the action has several parts: {names}"))
-                    .hint("say which one is the action with --map action=FEATURE; the others come along under their own names"));
+                    .hint("choose one with --map action=FEATURE; the others become columns under their own names"));
             }
         },
     };
-    let reward = given(step::REWARD)?.or_else(|| find(step::REWARD).cloned());
+    let reward = mapped(step::REWARD)?.or_else(|| find(step::REWARD).cloned());
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     let used: Vec<String> = observation
         .iter()
@@ -202,8 +205,8 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         of_action: false,
     });
     if let Some(leaf) = action {
-        fields.push(shaped(
-            Field::new(step::ACTION, data_type(&leaf, !whole(&leaf))?, true),
+        fields.push(with_shape(
+            Field::new(step::ACTION, data_type(&leaf, !is_integer(&leaf))?, true),
             &leaf,
         ));
         columns.push(Column {
@@ -215,11 +218,11 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         let field = Field::new(step::REWARD, data_type(&leaf, false)?, true);
         if !field.data_type().is_numeric() {
             return Err(Error::failed(format!(
-                "feature `{}` is {}, which cannot be `reward`",
+                "feature `{}` has the type {}, which cannot be used as `reward`",
                 leaf.key,
-                field.data_type()
+                type_name(field.data_type())
             ))
-            .hint("a reward is one number a step"));
+            .hint("a reward is one number in each step: choose another feature with --map reward=FEATURE"));
         }
         fields.push(field);
         columns.push(Column {
@@ -240,25 +243,25 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         })
         .filter(|leaf| !is_valid_flag(leaf, leaves))
     {
-        let own = [step::ACTION_SOURCE, step::ACTION_STD].contains(&leaf.key.as_str());
-        let name = if own {
+        let provenance = [step::ACTION_SOURCE, step::ACTION_STD].contains(&leaf.key.as_str());
+        let name = if provenance {
             leaf.key.clone()
         } else {
             free_name(&leaf.key)
         };
-        fields.push(shaped(
+        fields.push(with_shape(
             Field::new(name, data_type(leaf, false)?, true),
             leaf,
         ));
         columns.push(Column {
             leaves: vec![leaf.clone()],
-            of_action: own || leaf.key == "discount",
+            of_action: provenance || leaf.key == "discount",
         });
     }
     Ok((Arc::new(Schema::new(fields)), columns))
 }
 
-/// Whether a leaf says where the value of another is one.
+/// Whether a feature says where another one has a value.
 fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
     let flag = matches!(&leaf.kind, FeatureKind::Tensor { element: DataType::Boolean, shape, .. } if shape.is_empty());
     flag && leaf
@@ -267,17 +270,19 @@ fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
         .is_some_and(|other| leaves.iter().any(|leaf| leaf.key == other))
 }
 
-fn whole(leaf: &LeafFeature) -> bool {
+/// Whether a feature is a single integer.
+fn is_integer(leaf: &LeafFeature) -> bool {
     matches!(&leaf.kind, FeatureKind::Tensor { element, shape, .. } if element.is_integer() && shape.iter().product::<usize>() == 1)
 }
 
-/// The type of column that a leaf becomes; `vector` makes one of a single number, too.
+/// Returns the type of the column that a feature becomes. With `vector`, a single number becomes a
+/// vector too.
 fn data_type(leaf: &LeafFeature, vector: bool) -> Result<DataType> {
     Ok(match &leaf.kind {
         FeatureKind::Text => DataType::Utf8,
         FeatureKind::Image => DataType::Binary,
         FeatureKind::Tensor { element, shape, .. }
-            if !vector && (shape.is_empty() || whole(leaf)) =>
+            if !vector && (shape.is_empty() || is_integer(leaf)) =>
         {
             element.clone()
         }
@@ -289,7 +294,7 @@ fn data_type(leaf: &LeafFeature, vector: bool) -> Result<DataType> {
                 element.clone(),
                 width.ok_or_else(|| {
                     Error::failed(format!(
-                        "feature `{}` has the shape {shape:?}: a step must hold something",
+                        "feature `{}` has the shape {shape:?}, which has no values or too many",
                         leaf.key
                     ))
                 })?,
@@ -297,14 +302,15 @@ fn data_type(leaf: &LeafFeature, vector: bool) -> Result<DataType> {
         }
         FeatureKind::Other(what) => {
             return Err(Error::failed(format!(
-                "feature `{}` is {what}, which cannot be read",
+                "feature `{}` is {what}, which is not supported",
                 leaf.key
             )));
         }
     })
 }
 
-fn shaped(field: Field, leaf: &LeafFeature) -> Field {
+/// Adds the shape of a feature to the metadata of its field.
+fn with_shape(field: Field, leaf: &LeafFeature) -> Field {
     match &leaf.kind {
         FeatureKind::Tensor { shape, .. } if shape.len() > 1 => {
             let shape = shape
@@ -318,10 +324,10 @@ fn shaped(field: Field, leaf: &LeafFeature) -> Field {
     }
 }
 
-/// The observation whose parts are `leaves`.
+/// Returns the type of an observation whose parts are `leaves`.
 fn structure(leaves: &[LeafFeature]) -> Result<DataType> {
     let field = |leaf: &LeafFeature| {
-        Ok(shaped(
+        Ok(with_shape(
             Field::new(
                 leaf.key.trim_start_matches("observation/"),
                 data_type(leaf, true)?,

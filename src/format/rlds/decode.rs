@@ -1,4 +1,4 @@
-//! One record as columns.
+//! Decodes a record into columns.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -19,13 +19,14 @@ use crate::error::{Error, Result};
 /// A decoded record.
 pub(crate) type Record = BTreeMap<String, Feature>;
 
+/// The error for a feature that contradicts features.json.
 fn wrong(key: &str, what: String) -> Error {
     Error::failed(format!("`{key}` {what}"))
-        .hint("record and features.json contradict each other: fetch the dataset again")
+        .hint("the record and features.json contradict each other: fetch the dataset again")
 }
 
-/// Values of the feature `key`, of whatever kind.
-fn held(record: &Record, key: &str) -> usize {
+/// Returns the number of values of the feature `key`.
+fn value_count(record: &Record, key: &str) -> usize {
     match record.get(key).and_then(|feature| feature.kind.as_ref()) {
         None => 0,
         Some(ValueList::Bytes(list)) => list.value.len(),
@@ -34,7 +35,7 @@ fn held(record: &Record, key: &str) -> usize {
     }
 }
 
-/// The number of steps of a record whose steps have the leaves `leaves`.
+/// Returns the number of steps of a record.
 pub(crate) fn steps(record: &Record, leaves: &[LeafFeature]) -> Result<usize> {
     let per_step = |leaf: &LeafFeature| match &leaf.kind {
         FeatureKind::Tensor {
@@ -50,19 +51,22 @@ pub(crate) fn steps(record: &Record, leaves: &[LeafFeature]) -> Result<usize> {
         .find(|leaf| leaf.key == "is_first")
         .or_else(|| leaves.iter().find(|leaf| per_step(leaf) > 0));
     let leaf =
-        first.ok_or_else(|| Error::failed("no feature says how many steps an episode has"))?;
+        first.ok_or_else(|| Error::failed("no feature shows how many steps an episode has"))?;
     let key = format!("steps/{}", leaf.key);
-    let (values, per_step) = (held(record, &key), per_step(leaf).max(1));
+    let (values, per_step) = (value_count(record, &key), per_step(leaf).max(1));
     if values % per_step != 0 {
         return Err(wrong(
             &key,
-            format!("holds {values} values, which {per_step} a step do not divide"),
+            format!(
+                "holds {values} values, which is not a multiple of the {per_step} values of a step"
+            ),
         ));
     }
     Ok(values / per_step)
 }
 
-/// The values of a leaf at `key`, `rows` steps of them, without the shape of a step. Never null.
+/// Returns the values of the feature at `key` for `rows` steps, without the shape of a step. None of
+/// them is null.
 pub(crate) fn values(
     record: &Record,
     key: &str,
@@ -73,7 +77,7 @@ pub(crate) fn values(
     let short = |found: usize, needed: usize| {
         wrong(
             key,
-            format!("holds {found} values where {rows} steps need {needed}"),
+            format!("holds {found} values, but {rows} steps need {needed}"),
         )
     };
     match kind {
@@ -83,7 +87,7 @@ pub(crate) fn values(
             encoding: Encoding::None,
         } => {
             let needed = rows.saturating_mul(shape.iter().product());
-            let found = held(record, key);
+            let found = value_count(record, key);
             if found != needed {
                 return Err(short(found, needed));
             }
@@ -91,7 +95,7 @@ pub(crate) fn values(
                 (Some(ValueList::Floats(list)), _) => {
                     Arc::new(Float32Array::from_iter_values(list.value.iter().copied()))
                 }
-                // Whole numbers have 64 bits with a sign; those without keep their bits.
+                // Integers are stored as signed 64-bit numbers; unsigned ones keep their bits.
                 (Some(ValueList::Whole(list)), DataType::UInt64) => Arc::new(
                     UInt64Array::from_iter_values(list.value.iter().map(|value| *value as u64)),
                 ),
@@ -102,7 +106,7 @@ pub(crate) fn values(
                 (Some(ValueList::Bytes(_)), _) => {
                     return Err(wrong(
                         key,
-                        format!("holds bytes where {element} is declared"),
+                        format!("holds bytes, but {element} is declared"),
                     ));
                 }
             };
@@ -110,8 +114,12 @@ pub(crate) fn values(
                 safe: false,
                 ..CastOptions::default()
             };
-            cast_with_options(&values, element, &options)
-                .map_err(|error| wrong(key, format!("does not fit {element}: {error}")))
+            cast_with_options(&values, element, &options).map_err(|error| {
+                wrong(
+                    key,
+                    format!("holds a value that does not fit {element}: {error}"),
+                )
+            })
         }
         FeatureKind::Tensor {
             element,
@@ -125,13 +133,14 @@ pub(crate) fn values(
             for item in items {
                 let before = bytes.len();
                 match encoding {
-                    // A packed item may unpack to more than a step holds: what is beyond that is not read.
+                    // A damaged item could unpack to any size: no more than a step needs is read.
                     Encoding::Zlib => {
                         let unpacked = flate2::read::ZlibDecoder::new(item.as_slice())
                             .take((width * size) as u64 + 1)
                             .read_to_end(&mut bytes);
-                        unpacked
-                            .map_err(|error| wrong(key, format!("cannot be unpacked: {error}")))?;
+                        unpacked.map_err(|error| {
+                            wrong(key, format!("cannot be decompressed: {error}"))
+                        })?;
                     }
                     _ => bytes.extend_from_slice(item),
                 }
@@ -139,7 +148,7 @@ pub(crate) fn values(
                     return Err(wrong(
                         key,
                         format!(
-                            "has a step of {} bytes where its shape needs {}",
+                            "has a step of {} bytes, but its shape needs {}",
                             bytes.len() - before,
                             width * size
                         ),
@@ -173,10 +182,11 @@ pub(crate) fn values(
         FeatureKind::Image => Ok(Arc::new(BinaryArray::from_iter_values(items(
             list, key, rows,
         )?))),
-        FeatureKind::Other(what) => Err(wrong(key, format!("is {what}, which cannot be read"))),
+        FeatureKind::Other(what) => Err(wrong(key, format!("is {what}, which is not supported"))),
     }
 }
 
+/// Returns the byte strings of a feature, one for each step.
 fn items<'a>(list: Option<&'a ValueList>, key: &str, rows: usize) -> Result<&'a [Vec<u8>]> {
     let items = match list {
         Some(ValueList::Bytes(list)) => list.value.as_slice(),
@@ -184,7 +194,7 @@ fn items<'a>(list: Option<&'a ValueList>, key: &str, rows: usize) -> Result<&'a 
         Some(_) => {
             return Err(wrong(
                 key,
-                "holds numbers where bytes are declared".to_owned(),
+                "holds numbers, but bytes are declared".to_owned(),
             ));
         }
     };
@@ -193,15 +203,12 @@ fn items<'a>(list: Option<&'a ValueList>, key: &str, rows: usize) -> Result<&'a 
     } else {
         Err(wrong(
             key,
-            format!(
-                "holds {} values where {rows} steps need as many",
-                items.len()
-            ),
+            format!("holds {} values, but there are {rows} steps", items.len()),
         ))
     }
 }
 
-/// A flag of each step; false where there is no such leaf.
+/// Returns the boolean feature `name` of each step; `None` if there is no such feature.
 pub(crate) fn flags(
     record: &Record,
     leaves: &[LeafFeature],
@@ -218,7 +225,7 @@ pub(crate) fn flags(
     if values.len() != rows {
         return Err(wrong(
             name,
-            format!("has {} values where there are {rows} steps", values.len()),
+            format!("has {} values, but there are {rows} steps", values.len()),
         ));
     }
     Ok(Some(values.as_boolean().values().iter().collect()))

@@ -1,4 +1,4 @@
-//! One episode as a record.
+//! Encodes a trajectory as a record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::write::OutgoingTrajectory;
 
-/// One episode as the bytes of a `tf.train.Example`.
+/// Returns a trajectory as the bytes of a `tf.train.Example`.
 pub(crate) fn record(
-    leaving: &OutgoingTrajectory,
-    parts: &[StepFeature],
+    trajectory: &OutgoingTrajectory,
+    features: &[StepFeature],
     about: &[(String, LeafFeature)],
 ) -> Result<Vec<u8>> {
     let mut feature = BTreeMap::new();
-    let rows = leaving.steps.num_rows();
-    for part in parts {
-        let values = values(leaving, &part.from, rows)?;
+    let rows = trajectory.steps.num_rows();
+    for part in features {
+        let values = values(trajectory, &part.from, rows)?;
         feature.insert(
             format!("steps/{}", part.leaf.key),
             Feature {
@@ -37,26 +37,16 @@ pub(crate) fn record(
         );
     }
     for (column, leaf) in about {
-        let value = leaving
+        let value = trajectory
             .about
             .column_by_name(column)
-            .ok_or_else(|| Error::failed(format!("there is no column `{column}`")))?;
-        // An empty list is a missing value.
-        if value.is_valid(0) {
-            feature.insert(
-                leaf.key.clone(),
-                Feature {
-                    kind: Some(list(value, &leaf.kind, 1)?),
-                },
-            );
-        } else {
-            feature.insert(
-                leaf.key.clone(),
-                Feature {
-                    kind: Some(list(&filled(value)?, &leaf.kind, 1)?),
-                },
-            );
-        }
+            .ok_or_else(|| Error::failed(format!("the column `{column}` is missing")))?;
+        feature.insert(
+            leaf.key.clone(),
+            Feature {
+                kind: Some(list(&filled(value)?, &leaf.kind, 1)?),
+            },
+        );
     }
     Ok(Example {
         features: Some(Features { feature }),
@@ -64,9 +54,10 @@ pub(crate) fn record(
     .encode_to_vec())
 }
 
-fn values(leaving: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result<ArrayRef> {
+/// Returns the values of a feature in each step.
+fn values(trajectory: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result<ArrayRef> {
     let flag = |name: &str| {
-        leaving
+        trajectory
             .steps
             .column_by_name(name)
             .and_then(|column| column.as_boolean_opt())
@@ -80,29 +71,27 @@ fn values(leaving: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result<Ar
     let end = rows.checked_sub(1);
     Ok(match from {
         Origin::First => at(Some(0)),
-        // A trajectory whose end is not known ends here all the same, unless nobody said that it does.
-        Origin::Last => {
-            at(end
-                .filter(|_| leaving.has_final() || flag(step::TERMINATED) || flag(step::TRUNCATED)))
-        }
+        // A trajectory of unknown end has no step with `is_last`.
+        Origin::Last => at(end
+            .filter(|_| trajectory.has_final() || flag(step::TERMINATED) || flag(step::TRUNCATED))),
         Origin::Terminal => at(end.filter(|_| flag(step::TERMINATED))),
         Origin::Cut => at(end.filter(|_| flag(step::TRUNCATED))),
-        Origin::Final => at(end.filter(|_| leaving.has_final())),
+        Origin::Final => at(end.filter(|_| trajectory.has_final())),
         Origin::Valid(name) => {
-            let column = leaving.steps.column_by_name(name);
+            let column = trajectory.steps.column_by_name(name);
             Arc::new(BooleanArray::from_iter((0..rows).map(|row| {
                 Some(column.is_some_and(|column| column.is_valid(row)))
             })))
         }
         Origin::Discount => {
-            let zero = |row: usize| flag(step::TERMINATED) && row + 1 == leaving.length;
+            let zero = |row: usize| flag(step::TERMINATED) && row + 1 == trajectory.length;
             Arc::new(Float32Array::from_iter_values(
                 (0..rows).map(|row| if zero(row) { 0.0 } else { 1.0 }),
             ))
         }
         Origin::Column(name, part) => {
-            let missing = || Error::failed(format!("there is no column `{name}` to write"));
-            let column = leaving.steps.column_by_name(name).ok_or_else(missing)?;
+            let missing = || Error::failed(format!("the column `{name}` is missing"));
+            let column = trajectory.steps.column_by_name(name).ok_or_else(missing)?;
             match part {
                 Some(part) => filled(
                     column
@@ -116,7 +105,7 @@ fn values(leaving: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result<Ar
     })
 }
 
-/// A column with zeros, or nothing, where it is null.
+/// Replaces nulls by zeros, empty texts or empty byte strings.
 fn filled(column: &ArrayRef) -> Result<ArrayRef> {
     if column.null_count() == 0 {
         return Ok(Arc::clone(column));
@@ -157,7 +146,7 @@ fn filled(column: &ArrayRef) -> Result<ArrayRef> {
     Ok(interleave(&[column.as_ref(), filler.as_ref()], &order)?)
 }
 
-/// Values as the list of a record.
+/// Returns values as the list of a record.
 fn list(column: &ArrayRef, kind: &FeatureKind, rows: usize) -> Result<ValueList> {
     let values = match column.as_fixed_size_list_opt() {
         Some(list) => {

@@ -1,4 +1,4 @@
-//! `features.json`: the tree of features of a TFDS dataset, as the leaves of its steps and of its episodes.
+//! `features.json`: the tree of features of a TFDS dataset. Its leaves belong to steps or to episodes.
 
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
@@ -6,13 +6,13 @@ use serde_json::{Map, Value, json};
 use crate::container::dtype;
 use crate::error::{Error, Result};
 
-/// The classes that a loader makes of our features.
+/// The Python package of the classes that a loader builds for features.
 const CLASS: &str = "tensorflow_datasets.core.features";
 
-/// What a leaf holds.
+/// The values of a feature.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum FeatureKind {
-    /// Numbers or flags of a shape.
+    /// An array of numbers or booleans.
     Tensor {
         element: DataType,
         shape: Vec<usize>,
@@ -22,48 +22,50 @@ pub(crate) enum FeatureKind {
     Image,
     /// A text.
     Text,
-    /// What is not read, and why.
+    /// A feature that is not read, with the reason.
     Other(String),
 }
 
-/// How the numbers of a tensor are kept.
+/// How the numbers of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// As a list of floats or of 64-bit integers.
     None,
     /// As their bytes.
     Bytes,
-    /// As their bytes, packed by zlib.
+    /// As their bytes, compressed with zlib.
     Zlib,
 }
 
-/// One feature that is no container.
+/// A feature without features inside it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LeafFeature {
-    /// Names from the root, joined by `/`: the key in a record.
+    /// The names from the root, joined by `/`: its key in a record.
     pub(crate) key: String,
     pub(crate) kind: FeatureKind,
 }
 
-/// Leaves of the tree: those under `steps`, less that prefix, and the others.
+/// The leaves of the tree.
 #[derive(Debug, Default)]
 pub(crate) struct FeatureTree {
+    /// Features of steps, without the prefix `steps/`.
     pub(crate) steps: Vec<LeafFeature>,
+    /// Features of episodes.
     pub(crate) episode: Vec<LeafFeature>,
     has_steps: bool,
 }
 
-/// Features within features; a deeper tree is no dataset's.
+/// The deepest nesting that is read.
 const DEEPEST: usize = 32;
 
 impl FeatureTree {
-    /// The leaves of the tree in `features.json`.
+    /// Reads the tree in `features.json`.
     pub(crate) fn parse(value: &Value) -> Result<FeatureTree> {
         let mut tree = FeatureTree::default();
         tree.collect(value, "", false, 0)?;
         if !tree.has_steps {
-            return Err(Error::failed("there is no sequence `steps`")
-                .hint("this is a TFDS dataset, but not one of episodes: only RLDS datasets can be imported"));
+            return Err(Error::failed("the sequence `steps` is missing")
+                .hint("this TFDS dataset does not consist of episodes: only RLDS datasets can be imported"));
         }
         Ok(tree)
     }
@@ -71,7 +73,7 @@ impl FeatureTree {
     fn collect(&mut self, value: &Value, key: &str, in_steps: bool, depth: usize) -> Result<()> {
         if depth > DEEPEST {
             return Err(Error::failed(format!(
-                "features are nested more than {DEEPEST} deep at `{key}`"
+                "features are nested more than {DEEPEST} levels deep at `{key}`"
             )));
         }
         if let Some(features) = value
@@ -79,19 +81,19 @@ impl FeatureTree {
             .and_then(Value::as_object)
         {
             for (name, value) in features {
-                let own = if key.is_empty() {
+                let key = if key.is_empty() {
                     name.clone()
                 } else {
                     format!("{key}/{name}")
                 };
-                if own == "steps" && !in_steps {
+                if key == "steps" && !in_steps {
                     let inner = value
                         .pointer("/sequence/feature")
-                        .ok_or_else(|| Error::failed("`steps` is no sequence"))?;
+                        .ok_or_else(|| Error::failed("`steps` is not a sequence"))?;
                     self.has_steps = true;
                     self.collect(inner, "", true, depth + 1)?;
                 } else {
-                    self.collect(value, &own, in_steps, depth + 1)?;
+                    self.collect(value, &key, in_steps, depth + 1)?;
                 }
             }
             return Ok(());
@@ -109,7 +111,7 @@ impl FeatureTree {
     }
 }
 
-/// What the feature `value` holds.
+/// Returns what the feature `value` holds.
 fn kind(value: &Value, key: &str) -> Result<FeatureKind> {
     if let Some(tensor) = value.get("tensor") {
         return tensor_kind(tensor, key);
@@ -130,9 +132,9 @@ fn kind(value: &Value, key: &str) -> Result<FeatureKind> {
     let class = value
         .get("pythonClassName")
         .and_then(Value::as_str)
-        .unwrap_or("without a class");
+        .unwrap_or("unknown");
     Ok(FeatureKind::Other(format!(
-        "a feature {}",
+        "a feature of class {}",
         class.rsplit('.').next().unwrap_or(class)
     )))
 }
@@ -150,7 +152,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         .pointer("/shape/dimensions")
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
-    // Numbers of protobuf's JSON are texts; -1 is an axis of any length.
+    // Protobuf writes integers as JSON strings; -1 is an axis of any length.
     let axis = |axis: &Value| axis.as_i64().or_else(|| axis.as_str()?.parse().ok());
     let axes = axes
         .iter()
@@ -158,7 +160,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         .collect::<Option<Vec<i64>>>()
         .ok_or_else(|| wrong("`shape` is not a list of sizes".to_owned()))?;
     if axes.iter().any(|axis| *axis < 0) {
-        return Ok(FeatureKind::Other("a tensor whose shape varies".to_owned()));
+        return Ok(FeatureKind::Other("a tensor of varying shape".to_owned()));
     }
     let shape: Vec<usize> = axes
         .iter()
@@ -170,7 +172,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a step can hold".to_owned()))?;
     if shape.contains(&0) {
-        return Ok(FeatureKind::Other("a tensor that holds nothing".to_owned()));
+        return Ok(FeatureKind::Other("an empty tensor".to_owned()));
     }
     let encoding = match tensor
         .get("encoding")
@@ -184,7 +186,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         "zlib" => Encoding::Zlib,
         other => {
             return Ok(FeatureKind::Other(format!(
-                "a tensor of the encoding {other}"
+                "a tensor with the encoding {other}"
             )));
         }
     };
@@ -198,7 +200,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
     })
 }
 
-/// The entry of a leaf in `features.json`.
+/// Returns the entry of a feature in `features.json`.
 fn entry(kind: &FeatureKind) -> Value {
     match kind {
         FeatureKind::Text => {
@@ -212,7 +214,7 @@ fn entry(kind: &FeatureKind) -> Value {
             shape,
             encoding,
         } => {
-            // TFDS forgets the encoding of what it calls a scalar.
+            // TFDS ignores the encoding of a `Scalar`.
             let scalar = shape.is_empty() && *encoding == Encoding::None;
             let class = if scalar {
                 "scalar.Scalar"
@@ -240,7 +242,7 @@ fn dict(features: Map<String, Value>) -> Value {
     json!({"pythonClassName": format!("{CLASS}.features_dict.FeaturesDict"), "featuresDict": {"features": features}})
 }
 
-/// The tree of `leaves`, whose keys hold `/` where one is inside another.
+/// Returns the tree of `leaves`; a `/` in a key separates a group from what is in it.
 fn nested(leaves: &[LeafFeature]) -> Value {
     let mut features = Map::new();
     let mut done: Vec<&str> = Vec::new();
@@ -268,7 +270,7 @@ fn nested(leaves: &[LeafFeature]) -> Value {
     dict(features)
 }
 
-/// `features.json` of episodes whose steps and metadata have these leaves.
+/// Returns `features.json` for these features of steps and of episodes.
 pub(crate) fn document(steps: &[LeafFeature], episode: &[LeafFeature]) -> Value {
     let steps = json!({
         "pythonClassName": format!("{CLASS}.dataset_feature.Dataset"),
@@ -322,7 +324,7 @@ mod tests {
         assert_eq!(
             of(json!({"tensor": {"shape": {"dimensions": ["-1", "3"]}, "dtype": "float32"}}))
                 .unwrap(),
-            FeatureKind::Other("a tensor whose shape varies".to_owned())
+            FeatureKind::Other("a tensor of varying shape".to_owned())
         );
         assert!(matches!(
             of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(),

@@ -13,12 +13,13 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::VALID;
-use super::columns::{Column, about, columns};
+use super::columns::{Column, columns, trajectory_columns};
 use super::decode::{self, Record};
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::shards::{Shard, json, shards};
 use crate::container::tfrecord::Records;
 use crate::dataset::schema::step;
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::transfer::read::{Alignment, FinalAction, IncomingTrajectory, Options, Source};
 
@@ -28,25 +29,27 @@ struct Rlds {
     schema: SchemaRef,
     columns: Vec<Column>,
     about: SchemaRef,
-    said: Vec<LeafFeature>,
+    /// The features of the trajectory columns after the split.
+    about_features: Vec<LeafFeature>,
     shards: VecDeque<Shard>,
     open: Option<(Shard, Records)>,
-    /// The split of the open file, and episodes of it so far.
+    /// The split of the open file, and the number of its episodes so far.
     count: (String, u64),
-    /// Episodes that the last error stands for.
+    /// The number of episodes that the last error stands for.
     lost: u64,
     final_action: FinalAction,
     alignment: Alignment,
     metadata: Map<String, Value>,
 }
 
+/// Opens the RLDS dataset at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let root = super::root(path).ok_or_else(|| {
         Error::failed(format!(
-            "{}: there is no features.json, or more than one below",
+            "{}: features.json is missing, or there are several below this directory",
             path.display()
         ))
-        .hint("name the directory of one version: NAME/1.0.0")
+        .hint("give the directory of one version, such as NAME/1.0.0")
     })?;
     let features = json(&root.join("features.json"))?;
     let tree = FeatureTree::parse(&features)
@@ -55,17 +58,21 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let shards = shards(&root, &mut metadata)?;
     let (schema, columns) =
         columns(&tree, options).map_err(|error| error.at(root.join("features.json").display()))?;
-    let (about, said) = about(&tree);
-    let other = |leaf: &LeafFeature| match &leaf.kind {
+    let (about, about_features) = trajectory_columns(&tree);
+    let unsupported = |leaf: &LeafFeature| match &leaf.kind {
         FeatureKind::Other(what) => Some(Value::from(format!("{}: {what}", leaf.key))),
         _ => None,
     };
     let not_imported: Vec<Value> = tree
         .steps
         .iter()
-        .chain(tree.episode.iter().filter(|leaf| !said.contains(leaf)))
+        .chain(
+            tree.episode
+                .iter()
+                .filter(|leaf| !about_features.contains(leaf)),
+        )
         .filter_map(|leaf| {
-            other(leaf).or_else(|| {
+            unsupported(leaf).or_else(|| {
                 (!tree.steps.contains(leaf))
                     .then(|| Value::from(format!("{}: not one value an episode", leaf.key)))
             })
@@ -79,7 +86,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         schema,
         columns,
         about,
-        said,
+        about_features,
         shards,
         open: None,
         count: (String::new(), 0),
@@ -131,7 +138,7 @@ impl Source for Rlds {
             let record = match records.example() {
                 Ok(record) => record,
                 Err(error) => {
-                    // After bytes that are no record nothing says where the next one begins: then the next file is read.
+                    // After damaged framing, nothing says where the next record begins: go on with the next file.
                     if records.broken {
                         self.lost = shard
                             .records
@@ -154,20 +161,20 @@ impl Source for Rlds {
                 self.count.1 += 1;
                 self.open = Some((shard, records));
                 return self
-                    .incoming(&record, key)
+                    .trajectory(&record, key)
                     .map(Some)
                     .map_err(|error| error.at(format!("{place}: record {at}")));
             }
             if let Some(expected) = shard.records.filter(|expected| *expected != records.index) {
-                // More records than said are no loss: they have been read.
+                // More records than declared are no loss: they have been read.
                 self.lost = expected.saturating_sub(records.index);
                 return Err(Error::failed(format!(
-                    "{} holds {} records where dataset_info.json says {expected}",
+                    "{} holds {}, but dataset_info.json says {expected}",
                     shard.path.display(),
-                    records.index
+                    count(records.index, "record")
                 ))
                 .hint(
-                    "the file is cut short, or from another version of the dataset: fetch it again",
+                    "the file is cut short or belongs to another version of the dataset: fetch it again",
                 ));
             }
         }
@@ -175,7 +182,8 @@ impl Source for Rlds {
 }
 
 impl Rlds {
-    fn incoming(&self, record: &Record, key: String) -> Result<IncomingTrajectory> {
+    /// Decodes one episode.
+    fn trajectory(&self, record: &Record, key: String) -> Result<IncomingTrajectory> {
         let rows = decode::steps(record, &self.tree.steps)?;
         if rows == 0 {
             return Err(Error::failed("the episode has no steps").hint("drop it from the source"));
@@ -184,7 +192,7 @@ impl Rlds {
             .about
             .fields()
             .iter()
-            .zip(std::iter::once(None).chain(self.said.iter().map(Some)));
+            .zip(std::iter::once(None).chain(self.about_features.iter().map(Some)));
         let about = about.map(|(field, leaf)| -> Result<ArrayRef> {
             let Some(leaf) = leaf else {
                 return Ok(Arc::new(StringArray::from(vec![self.count.0.as_str()])));
@@ -208,21 +216,22 @@ impl Rlds {
         })
     }
 
-    /// A flag of each step, where there is one of that name.
+    /// Returns the boolean feature `name` of each step, if there is one.
     fn flags(&self, record: &Record, name: &str, rows: usize) -> Result<Option<Vec<bool>>> {
         decode::flags(record, &self.tree.steps, name, rows)
     }
 
+    /// Decodes the steps of one episode.
     fn steps(&self, record: &Record, rows: usize) -> Result<RecordBatch> {
         let flags = |name: &str| self.flags(record, name, rows);
         let last = flags("is_last")?.unwrap_or_else(|| vec![false; rows]);
         let terminal = flags("is_terminal")?.unwrap_or_else(|| vec![false; rows]);
         let cut = flags("is_truncated")?;
         if let Some(row) = last[..rows - 1].iter().position(|last| *last) {
-            return Err(
-                Error::failed(format!("`is_last` is true at step {row} of {rows}"))
-                    .hint("a record is one episode: cut it in the source"),
-            );
+            return Err(Error::failed(format!(
+                "`is_last` is true at step {row}, but the episode has {rows} steps"
+            ))
+            .hint("a record is one episode: split the record in the source"));
         }
         let valid = flags("action_valid")?;
         let mut columns = Vec::new();
@@ -245,7 +254,8 @@ impl Rlds {
                 let none = new_null_array(columns[at].data_type(), 1);
                 columns[at] = concat(&[columns[at].slice(1, rows - 1).as_ref(), none.as_ref()])?;
             }
-            // A step without an action may have a reward; what stands beside a final observation is filler.
+            // A step without an action may have a reward, but everything beside a final observation is
+            // filler.
             let name = self.name(at);
             if missing.true_count() > 0 && (name == step::ACTION || name == step::ACTION_STD) {
                 columns[at] = nullif(&columns[at], &missing)?;
@@ -254,7 +264,8 @@ impl Rlds {
                 columns[at] = nullif(&columns[at], &final_row)?;
             }
         }
-        // The end is told by the step that holds the observation after it, or by the last one.
+        // Flags of the end are on the step of the final observation, or else on the last step; both mean
+        // the last step with an action.
         let at_end = |flag: bool| -> ArrayRef {
             let end = rows - 1 - usize::from(has_final && rows > 1);
             Arc::new(BooleanArray::from_iter(
@@ -285,12 +296,13 @@ impl Rlds {
         )?)
     }
 
-    /// The place in the schema of the column made of number `at` of [`Rlds::columns`].
+    /// Returns the place in the schema of column number `at` of [`Rlds::columns`].
     fn place(&self, at: usize) -> usize {
         let flags = self.schema.index_of(step::TERMINATED).unwrap_or(0);
         if at < flags { at } else { at + 3 }
     }
 
+    /// Whether a column has no fixed meaning: those stand behind the flags.
     fn is_extra(&self, at: usize) -> bool {
         self.place(at) != at
     }
@@ -299,6 +311,7 @@ impl Rlds {
         self.schema.field(self.place(at)).name()
     }
 
+    /// Decodes column number `at`.
     fn column(&self, record: &Record, column: &Column, at: usize, rows: usize) -> Result<ArrayRef> {
         let value =
             |leaf: &LeafFeature, data_type: &DataType| -> Result<ArrayRef> {
@@ -323,10 +336,10 @@ impl Rlds {
             }
             (data_type, [leaf]) => {
                 let values = value(leaf, data_type)?;
-                // The action may have moved to another step: its flags are looked at there.
-                let own = self.is_extra(at)
+                // Actions may have moved to another step: the caller takes care of their flags.
+                let has_flag = self.is_extra(at)
                     || (self.name(at) == step::REWARD && self.alignment == Alignment::Sar);
-                let flags = if own {
+                let flags = if has_flag {
                     self.flags(record, &format!("{}{VALID}", leaf.key), rows)?
                 } else {
                     None
@@ -346,15 +359,15 @@ impl Rlds {
     /// Whether the last step holds only the final observation.
     fn is_final(
         &self,
-        own: Option<Vec<bool>>,
+        is_final: Option<Vec<bool>>,
         last: &[bool],
         columns: &[ArrayRef],
         rows: usize,
     ) -> bool {
-        match (self.final_action, own) {
+        match (self.final_action, is_final) {
             (FinalAction::Valid, _) => false,
             (FinalAction::Filler, _) => true,
-            (FinalAction::Auto, Some(own)) => own.last() == Some(&true),
+            (FinalAction::Auto, Some(is_final)) => is_final.last() == Some(&true),
             (FinalAction::Auto, None) => {
                 let action = (0..columns.len())
                     .find(|at| self.name(*at) == step::ACTION)

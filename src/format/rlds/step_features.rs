@@ -1,4 +1,4 @@
-//! The features that the columns of a dataset become.
+//! Which features the columns of a dataset become.
 
 use std::collections::HashSet;
 
@@ -8,32 +8,40 @@ use arrow::datatypes::{DataType, Field};
 use super::VALID;
 use super::features::{Encoding, FeatureKind, LeafFeature};
 use crate::container::dtype;
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{ACTION_VALID, OutgoingDataset, Written};
 
-/// One feature of steps, and where its values come from.
+/// A feature of steps, and where its values come from.
 pub(crate) struct StepFeature {
     pub(crate) leaf: LeafFeature,
     pub(crate) from: Origin,
 }
 
 pub(crate) enum Origin {
-    /// A column of steps, and the name of a field in it.
+    /// A column of steps, or a field of a struct column.
     Column(String, Option<String>),
+    /// Whether it is the first step.
     First,
+    /// Whether it is the last step of a trajectory whose end is known.
     Last,
+    /// Whether the trajectory ended in a terminal state.
     Terminal,
-    /// Whether the trajectory was cut off: RLDS takes every end for one that is no terminal state.
+    /// Whether the trajectory was cut off. RLDS itself takes every end without a terminal state for that.
     Cut,
+    /// Whether the step holds only the final observation.
     Final,
-    /// Whether the value of a column is there.
+    /// Whether a column has a value.
     Valid(String),
+    /// 0 where the trajectory ends in a terminal state, otherwise 1.
     Discount,
 }
 
-/// The features of steps.
-pub(crate) fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<StepFeature>> {
+/// Returns the features of steps. What RLDS cannot hold is noted in `written`.
+pub(crate) fn step_features(
+    outgoing: &OutgoingDataset,
+    written: &mut Written,
+) -> Result<Vec<StepFeature>> {
     let flag = |name: &str, from: Origin| StepFeature {
         leaf: LeafFeature {
             key: name.to_owned(),
@@ -57,7 +65,7 @@ pub(crate) fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result
     if has(step::ACTION) && !has(ACTION_VALID) {
         parts.push(flag(ACTION_VALID, Origin::Valid(step::ACTION.to_owned())));
     }
-    let gaps = gaps(outgoing)?;
+    let with_nulls = columns_with_nulls(outgoing)?;
     if !has("discount") {
         let kind = FeatureKind::Tensor {
             element: DataType::Float32,
@@ -72,7 +80,7 @@ pub(crate) fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result
             from: Origin::Discount,
         });
     }
-    // With other parts of an observation beside it, the vector is a part as well.
+    // If other columns are parts of an observation, the vector becomes a part as well.
     let grouped = columns
         .iter()
         .any(|field| field.name().starts_with("observation/"));
@@ -100,8 +108,11 @@ pub(crate) fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result
                 from,
             }),
             None => written.moved(
-                format!("the column `{key}` of {}", field.data_type()),
-                "nowhere: a feature has one shape and one type",
+                format!(
+                    "the column `{key}` of type {}",
+                    type_name(field.data_type())
+                ),
+                "left out, since a feature has one shape and one type",
             ),
         };
         match field.data_type() {
@@ -116,7 +127,7 @@ pub(crate) fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result
             }
             _ => add(key.to_owned(), field, Origin::Column(name.to_owned(), None)),
         }
-        if gaps.contains(name) && kind(field).is_some() {
+        if with_nulls.contains(name) && kind(field).is_some() {
             parts.push(flag(
                 &format!("{key}{VALID}"),
                 Origin::Valid(name.to_owned()),
@@ -132,47 +143,48 @@ pub(crate) fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result
     });
     match clash {
         Some(key) => Err(Error::failed(format!(
-            "`{key}` would be a feature and a group of features, or two features"
+            "`{key}` would be the name of two features, or of a feature and a group"
         ))
         .hint("rename a column with `derive`, or leave it out with `columns`")),
         None => Ok(parts),
     }
 }
 
-/// Columns, besides actions, that are null somewhere; rewards at a step, as there is none beside a final observation.
-fn gaps(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
-    let told = [step::ACTION, step::ACTION_STD];
+/// Returns the columns besides actions that are null on some row. For rewards, the row of the final
+/// observation does not count.
+fn columns_with_nulls(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
+    let excepted = [step::ACTION, step::ACTION_STD];
     let nullable = outgoing
         .steps()
         .fields()
         .iter()
         .filter(|field| field.is_nullable())
         .map(|field| field.name().as_str());
-    let nullable: Vec<&str> = nullable.filter(|name| !told.contains(name)).collect();
-    let mut gaps = HashSet::new();
-    for leaving in outgoing.pass(Some(&nullable))? {
-        let leaving = leaving?;
+    let nullable: Vec<&str> = nullable.filter(|name| !excepted.contains(name)).collect();
+    let mut found = HashSet::new();
+    for trajectory in outgoing.pass(Some(&nullable))? {
+        let trajectory = trajectory?;
         let column = |name: &str| {
             if name == step::REWARD {
-                leaving.column(name)
+                trajectory.column(name)
             } else {
-                leaving.steps.column_by_name(name).cloned()
+                trajectory.steps.column_by_name(name).cloned()
             }
         };
-        let has_gap = |name: &&&str| column(name).is_some_and(|column| column.null_count() > 0);
-        gaps.extend(
+        let has_null = |name: &&&str| column(name).is_some_and(|column| column.null_count() > 0);
+        found.extend(
             nullable
                 .iter()
-                .filter(has_gap)
+                .filter(has_null)
                 .map(|name| (*name).to_owned()),
         );
     }
-    Ok(gaps)
+    Ok(found)
 }
 
-/// What a column becomes; `None` where there is nothing that holds it.
+/// Returns what a column becomes; `None` if no feature can hold it.
 fn kind(field: &Field) -> Option<FeatureKind> {
-    // Lists of numbers have 32-bit floats: what has more is written as bytes.
+    // The floats of a list have 32 bits: 64-bit floats are written as bytes.
     let encoding = |element: &DataType| {
         if *element == DataType::Float64 {
             Encoding::Bytes
@@ -209,8 +221,8 @@ fn kind(field: &Field) -> Option<FeatureKind> {
     }
 }
 
-/// What is said of an episode: its column and its feature.
-pub(crate) fn about(outgoing: &OutgoingDataset) -> Vec<(String, LeafFeature)> {
+/// Returns the trajectory columns that are written, with their features.
+pub(crate) fn trajectory_features(outgoing: &OutgoingDataset) -> Vec<(String, LeafFeature)> {
     let fields = outgoing
         .carried()
         .fields()

@@ -1,7 +1,7 @@
-//! Writes RLDS datasets: a directory that `tfds.builder_from_directory` loads, one record an episode.
+//! Writes RLDS datasets: a directory that `tfds.builder_from_directory` loads, one record per episode.
 //!
-//! The last step holds the final observation where it is known, with zeros for action and reward beside it; `is_final` and
-//! `action_valid` say for each step what is there.
+//! The last step holds the final observation, if it is known, with zeros for action and reward. For
+//! each step, `is_final` says whether it is such a step and `action_valid` whether it has an action.
 
 use std::path::Path;
 
@@ -9,30 +9,31 @@ use serde_json::json;
 
 use super::encode::record;
 use super::features::{LeafFeature, document};
-use super::step_features::{about, parts};
+use super::step_features::{step_features, trajectory_features};
 use crate::container::tfrecord::{self};
 use crate::dataset::schema::{self, trajectory};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Written};
 
-/// Bytes of steps in memory that a file aims at.
+/// The size of the steps in a file, measured in memory, that is aimed at.
 const SHARD_BYTES: u64 = 256 << 20;
 
-/// Version of the dataset, as TFDS wants one.
+/// The version of the dataset, which TFDS requires.
 const VERSION: &str = "1.0.0";
 
-/// The name of the one split.
+/// The name of the only split.
 const SPLIT: &str = "train";
 
+/// Writes an RLDS dataset to `path`.
 pub(crate) fn write(
     outgoing: &OutgoingDataset,
     path: &Path,
     options: &WriteOptions,
 ) -> Result<Written> {
     let mut written = Written::default();
-    let parts = parts(outgoing, &mut written)?;
-    let about = about(outgoing);
+    let features = step_features(outgoing, &mut written)?;
+    let about = trajectory_features(outgoing);
     let name = match (&options.name, outgoing.pass(Some(&[]))?.next().transpose()?) {
         (Some(name), _) => name.clone(),
         (None, Some(first)) => first
@@ -41,7 +42,7 @@ pub(crate) fn write(
             .to_owned(),
         (None, None) => {
             return Err(Error::failed("there is no trajectory to write")
-                .hint("loosen the filters: TFDS has no empty split"));
+                .hint("loosen the filters: a split of TFDS cannot be empty"));
         }
     };
     let name = identifier(&name);
@@ -53,9 +54,9 @@ pub(crate) fn write(
     let mut lengths = vec![0_u64; shards as usize];
     let mut total = 0;
     let mut open: Option<(u64, HashingFile)> = None;
-    for leaving in outgoing.pass(None)? {
-        let leaving = leaving?;
-        let shard = (u128::from(leaving.index) * u128::from(shards)
+    for trajectory in outgoing.pass(None)? {
+        let trajectory = trajectory?;
+        let shard = (u128::from(trajectory.index) * u128::from(shards)
             / u128::from(outgoing.trajectories().max(1))) as u64;
         if open.as_ref().is_none_or(|(at, _)| *at != shard) {
             if let Some((_, file)) = open.take() {
@@ -64,11 +65,11 @@ pub(crate) fn write(
             let file = path.join(format!("{name}-{SPLIT}.tfrecord-{shard:05}-of-{shards:05}"));
             open = Some((shard, HashingFile::create(&file)?));
         }
-        let record = record(&leaving, &parts, &about);
+        let record = record(&trajectory, &features, &about);
         let record = record.map_err(|error| {
             error.at(format!(
                 "trajectory {}",
-                leaving
+                trajectory
                     .text(trajectory::SOURCE_KEY)
                     .unwrap_or("without a key")
             ))
@@ -82,8 +83,11 @@ pub(crate) fn write(
     if let Some((_, file)) = open {
         file.finish()?;
     }
-    let leaves: Vec<LeafFeature> = parts.iter().map(|part| part.leaf.clone()).collect();
-    let said: Vec<LeafFeature> = about.iter().map(|(_, leaf)| leaf.clone()).collect();
+    let leaves: Vec<LeafFeature> = features
+        .iter()
+        .map(|feature| feature.leaf.clone())
+        .collect();
+    let about: Vec<LeafFeature> = about.iter().map(|(_, leaf)| leaf.clone()).collect();
     let info = json!({
         "name": name,
         "version": VERSION,
@@ -99,7 +103,7 @@ pub(crate) fn write(
         }],
     });
     for (file, value) in [
-        ("features.json", document(&leaves, &said)),
+        ("features.json", document(&leaves, &about)),
         ("dataset_info.json", info),
     ] {
         let mut bytes = serde_json::to_vec_pretty(&value)
@@ -110,7 +114,7 @@ pub(crate) fn write(
     Ok(written)
 }
 
-/// A name as TFDS wants it: lower-case letters, digits and underscores.
+/// Returns a name as TFDS accepts it: lower-case letters, digits and underscores, a letter first.
 fn identifier(name: &str) -> String {
     let name: String = name
         .chars()

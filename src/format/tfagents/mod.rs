@@ -1,10 +1,13 @@
-//! TF-Agents' TFRecord files: one record a step, its values as raw bytes.
+//! TF-Agents' TFRecord files: one record per step, with values as raw bytes.
 //!
-//! Keys are `observation`, `action`, `reward`, `discount`, `step_type`, `next_step_type`, or those of its transitions under
-//! `time_step/`, `action_step/` and `next_time_step/`. Types come from the file `NAME.spec` beside it, and without it are
-//! 32-bit. A step type is 0 first, 1 in the middle, 2 last: a record of type 2 is a boundary, which holds the final observation
-//! and what came of the reset after it: no reward and a discount of 1, or zeros for an action. Some writers put the last step
-//! itself there, which has an action, and a reward or an end.
+//! The keys are `observation`, `action`, `reward`, `discount`, `step_type` and `next_step_type`, or those
+//! of transitions, under `time_step/`, `action_step/` and `next_time_step/`. Types come from the file
+//! `NAME.spec` beside the records; without it, values have 32 bits.
+//!
+//! A step type is 0 (first), 1 (middle) or 2 (last). A record of type 2 is normally a boundary: it holds
+//! the final observation, and what the reset after it gave, which is an action of zeros, or no reward
+//! and a discount of 1. Some writers put the last step itself there, which has an action, and a reward
+//! or an end.
 
 mod read;
 mod spec;
@@ -19,7 +22,7 @@ use crate::transfer::read::Reader;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "tfagents",
-    about: "TF-Agents' TFRecord: a file or a folder of files, one record a step",
+    about: "TF-Agents' TFRecord: a file or a folder of files, one record per step",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: |path| files(path).is_ok_and(|files| !files.is_empty()),
@@ -32,7 +35,7 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// The TFRecord files of `path`; none of them where it is a TFDS directory.
+/// Returns the TFRecord files of `path`; none if it is a TFDS directory.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let named = |path: &Path| {
         let name = path

@@ -12,15 +12,18 @@ use serde_json::{Map, Value};
 use super::values::{Column, bytes, column_of};
 use super::{files, spec};
 use crate::container::tfrecord::{Feature, Kind, Records};
-use crate::dataset::schema::{self, step};
+use crate::dataset::schema::{self, step, type_name};
+use crate::error::wording::count;
 use crate::error::{Error, Result, nearest};
 use crate::transfer::read::{FinalAction, IncomingTrajectory, Options, Source, free_name};
 
+/// The step type of the first record of a trajectory.
 const FIRST: i32 = 0;
 
+/// The step type of the last record of a trajectory.
 const LAST: i32 = 2;
 
-/// Keys of a step, in the flat form and in that of transitions.
+/// The keys of a step, each in the flat form and in that of transitions.
 const STEP_TYPE: [&str; 2] = ["step_type", "time_step/step_type"];
 
 const NEXT_STEP_TYPE: [&str; 2] = ["next_step_type", "next_time_step/step_type"];
@@ -33,21 +36,23 @@ const REWARD: [&str; 2] = ["reward", "next_time_step/reward"];
 
 const DISCOUNT: [&str; 2] = ["discount", "next_time_step/discount"];
 
-/// A dataset of steps.
+/// A dataset of step records.
 struct TfAgents {
     files: VecDeque<PathBuf>,
     open: Option<(PathBuf, Records)>,
     schema: SchemaRef,
-    /// Columns in the schema's order, less the flags.
+    /// The columns in the order of the schema, without the flags.
     columns: Vec<Column>,
+    /// The keys of step type, next step type and discount.
     keys: [Option<String>; 3],
-    /// Which of the columns are action and reward.
+    /// The indices of action and reward in `columns`.
     roles: [Option<usize>; 2],
     final_action: FinalAction,
     /// The first record of the next trajectory.
     ahead: Option<StepRecord>,
-    /// Whether the last record read was bad: what is left of its trajectory is to be passed over.
+    /// Whether the last record was bad, so that the rest of its trajectory must be skipped.
     bad: bool,
+    /// The number of trajectories so far.
     count: u64,
 }
 
@@ -59,15 +64,16 @@ struct StepRecord {
     discount: Option<f32>,
 }
 
+/// Opens the TF-Agents files at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let files: VecDeque<PathBuf> = files(path)?.into();
     let first = files
         .front()
-        .ok_or_else(|| Error::failed(format!("{} holds no TFRecord file", path.display())))?;
+        .ok_or_else(|| Error::failed(format!("{} has no TFRecord files", path.display())))?;
     let failed = |error: Error| error.at(first.display());
     let spec = spec::read(first)?;
     let record = Records::open(first)?.example()?.ok_or_else(|| {
-        failed(Error::failed("the file holds no records").hint("there is nothing to import"))
+        failed(Error::failed("the file has no records").hint("there is nothing to import"))
     })?;
     let find = |names: &[&str]| {
         names
@@ -77,7 +83,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     };
     let listing = || {
         format!(
-            "a record holds {}",
+            "the records have the keys {}",
             record
                 .keys()
                 .map(|key| format!("`{key}`"))
@@ -87,9 +93,11 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     };
     let Some(step_type) = find(&STEP_TYPE) else {
         return Err(failed(
-            Error::failed("there is no `step_type`: this is not a file of TF-Agents")
-                .hint("a TFDS dataset needs its features.json beside its files")
-                .hint(listing()),
+            Error::failed(
+                "the records have no `step_type`, so that this is not a file of TF-Agents",
+            )
+            .hint("if this is a TFDS dataset, put its features.json beside the files")
+            .hint(listing()),
         ));
     };
     let role =
@@ -99,13 +107,17 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 let hint = nearest(source, record.keys().map(String::as_str))
                     .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
                 Err(failed(
-                    Error::failed(format!("there is no `{source}` to be `{target}`")).hint(hint),
+                    Error::failed(format!(
+                        "the records have no `{source}` to use as `{target}`"
+                    ))
+                    .hint(hint),
                 ))
             }
             None => Ok(find(names)),
         };
-    let observation = role(step::OBSERVATION, &OBSERVATION)?
-        .ok_or_else(|| failed(Error::failed("there is no `observation`").hint(listing())))?;
+    let observation = role(step::OBSERVATION, &OBSERVATION)?.ok_or_else(|| {
+        failed(Error::failed("the records have no `observation`").hint(listing()))
+    })?;
     let (action, reward) = (role(step::ACTION, &ACTION)?, role(step::REWARD, &REWARD)?);
     let (next_step_type, discount) = (find(&NEXT_STEP_TYPE), find(&DISCOUNT));
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
@@ -124,7 +136,9 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             .filter(|width| *width > 0 && length.is_multiple_of(size));
         let width = width.ok_or_else(|| {
             Error::failed(format!(
-                "`{key}` holds {length} bytes, which are no values of {element}"
+                "`{key}` holds {}, which is not a whole number of {} values",
+                count(length, "byte"),
+                type_name(&element)
             ))
         })?;
         let single = width == 1 && (!vector || (name == step::ACTION && element.is_integer()));
@@ -189,7 +203,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 }
 
 impl TfAgents {
-    /// The next record, and where it is.
+    /// Reads the next record; `None` after the last.
     fn row(&mut self) -> Result<Option<StepRecord>> {
         loop {
             if self.open.is_none() {
@@ -209,7 +223,7 @@ impl TfAgents {
                     continue;
                 }
                 Err(error) => {
-                    // Nothing says where the next record begins: the next file is read.
+                    // Nothing says where the next record begins: go on with the next file.
                     if records.broken {
                         self.open = None;
                     }
@@ -224,7 +238,7 @@ impl TfAgents {
         }
     }
 
-    /// Passes over what is left of a trajectory with a bad record.
+    /// Skips the rest of a trajectory with a bad record.
     fn skip(&mut self) {
         loop {
             match self.row() {
@@ -239,9 +253,13 @@ impl TfAgents {
         }
     }
 
+    /// Takes the values of a step from a record.
     fn values(&self, record: &BTreeMap<String, Feature>) -> Result<StepRecord> {
         let wrong = |what: String| {
-            Error::failed(what).hint("all records of a dataset have the same values: the file is damaged, or joined from two")
+            Error::failed(what).hint(
+                "all records of a dataset must have the same values: the file may be damaged, or \
+                 joined from two datasets",
+            )
         };
         let value = |column: &Column| {
             let found = record.get(&column.key).map(bytes).unwrap_or_default();
@@ -259,14 +277,14 @@ impl TfAgents {
         let number = |key: &Option<String>| -> Result<Option<[u8; 4]>> {
             let Some(key) = key else { return Ok(None) };
             let found = record.get(key).map(bytes).unwrap_or_default();
-            // EnvelopeReader in a list, a step type has eight bytes, of which the first four say it.
+            // A step type in a list has eight bytes, of which the first four are the number.
             let four = found
                 .get(..4)
                 .filter(|_| [4, 8].contains(&found.len()))
                 .and_then(|bytes| bytes.try_into().ok());
             four.map(Some).ok_or_else(|| {
                 wrong(format!(
-                    "`{key}` holds {} bytes and not one number",
+                    "`{key}` holds {} bytes, which is not one number",
                     found.len()
                 ))
             })
@@ -274,7 +292,7 @@ impl TfAgents {
         let step_type = number(&self.keys[0])?.map_or(0, i32::from_le_bytes);
         if !(FIRST..=LAST).contains(&step_type) {
             return Err(wrong(format!(
-                "the step type is {step_type}, and 0, 1 and 2 are known"
+                "the step type is {step_type}, but only 0, 1 and 2 are defined"
             )));
         }
         Ok(StepRecord {
@@ -285,7 +303,7 @@ impl TfAgents {
         })
     }
 
-    /// Whether a last record holds only the final observation.
+    /// Whether a record of type 2 holds only the final observation.
     fn is_boundary(&self, row: &StepRecord) -> bool {
         let zeros = |at: usize| row.values[at].iter().all(|byte| *byte == 0);
         let [action, reward] = self.roles;
@@ -293,14 +311,16 @@ impl TfAgents {
             FinalAction::Valid => false,
             FinalAction::Filler => true,
             FinalAction::Auto => {
-                let idle =
+                let no_action =
                     action.is_none_or(|at| !self.columns[at].element.is_integer() && zeros(at));
-                idle || (reward.is_none_or(zeros)
-                    && row.discount.is_none_or(|discount| discount == 1.0))
+                no_action
+                    || (reward.is_none_or(zeros)
+                        && row.discount.is_none_or(|discount| discount == 1.0))
             }
         }
     }
 
+    /// Converts the records of one trajectory to steps.
     fn steps(&self, rows: &[StepRecord]) -> Result<RecordBatch> {
         let count = rows.len();
         let has_final = rows
@@ -388,7 +408,6 @@ impl Source for TfAgents {
                 break;
             }
         }
-        // A boundary without a step before it holds nothing to learn from.
         if rows.is_empty() {
             return Ok(None);
         }
@@ -470,8 +489,8 @@ mod tests {
         store::write(&path, &bytes).unwrap();
         let mut source = read(&path, &Options::default())?;
         let mut found = Vec::new();
-        while let Some(incoming) = source.next()? {
-            found.push(incoming.steps);
+        while let Some(trajectory) = source.next()? {
+            found.push(trajectory.steps);
         }
         Ok(found)
     }

@@ -9,17 +9,17 @@ use arrow::datatypes::{DataType, Field};
 use crate::container::tfrecord::{Feature, Kind};
 use crate::error::Result;
 
-/// One value of a step.
+/// A value of a step, as it is stored and as the column that it becomes.
 pub(crate) struct Column {
     pub(crate) key: String,
     pub(crate) element: DataType,
-    /// Bytes of a step's value; of floats or whole numbers in lists, four or eight each.
+    /// The bytes of one step's value. Numbers in lists have four bytes (floats) or eight (integers).
     pub(crate) bytes: usize,
-    /// Whether it is no value beside a final observation.
+    /// Whether it is filler beside a final observation.
     pub(crate) of_action: bool,
 }
 
-/// The bytes of a feature, whatever list they are in.
+/// Returns the bytes of a feature, whatever kind of list holds them.
 pub(crate) fn bytes(feature: &Feature) -> Vec<u8> {
     match &feature.kind {
         None => Vec::new(),
@@ -37,6 +37,7 @@ pub(crate) fn bytes(feature: &Feature) -> Vec<u8> {
     }
 }
 
+/// Returns the values of one or several steps, which `bytes` holds, as the column `field`.
 pub(crate) fn column_of(column: &Column, field: &Field, bytes: Vec<u8>) -> Result<ArrayRef> {
     let values: ArrayRef = if column.element == DataType::Boolean {
         Arc::new(BooleanArray::from_iter(

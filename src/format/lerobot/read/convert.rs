@@ -1,4 +1,4 @@
-//! Converts columns of a data file.
+//! Converts columns of a data file to columns of steps.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,14 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type};
 
+use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::info::{INFO, Info};
 use crate::transfer::read::table::vector;
 use crate::video::reference;
 
-/// One value a frame, as `to`; lists of one value are taken out of their lists.
+/// Returns a column of one value in each frame as the type `to`; lists of one value are unpacked.
 pub(crate) fn scalar_column(name: &str, column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let mut column = ArrayRef::clone(column);
     if let DataType::List(child) | DataType::LargeList(child) | DataType::FixedSizeList(child, _) =
@@ -35,7 +36,7 @@ pub(crate) fn scalar_column(name: &str, column: &ArrayRef, to: &DataType) -> Res
     cast_column(name, &column, to)
 }
 
-/// A lossless change of type, or one that the declared type asks for; never one that loses a value.
+/// Casts a column to the declared type; a value that does not fit is an error.
 fn cast_column(name: &str, column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     let options = CastOptions {
         safe: false,
@@ -43,14 +44,15 @@ fn cast_column(name: &str, column: &ArrayRef, to: &DataType) -> Result<ArrayRef>
     };
     cast_with_options(column, to, &options).map_err(|error| {
         Error::failed(format!(
-            "feature `{name}` is {}, which cannot be read as {to}: {error}",
-            column.data_type()
+            "feature `{name}` has the type {}, which cannot be read as {}: {error}",
+            type_name(column.data_type()),
+            type_name(to)
         ))
-        .hint(format!("correct its dtype in {INFO}"))
+        .hint(format!("correct its `dtype` in {INFO}"))
     })
 }
 
-/// Nested lists of the declared shape as vectors, row by row.
+/// Returns nested lists of the declared shape as one vector in each row.
 pub(crate) fn vector_column(
     name: &str,
     column: &ArrayRef,
@@ -59,7 +61,7 @@ pub(crate) fn vector_column(
     field: &Field,
 ) -> Result<ArrayRef> {
     let DataType::FixedSizeList(child, width) = field.data_type() else {
-        return Err(Error::failed(format!("`{name}` is no vector")));
+        return Err(Error::failed(format!("`{name}` is not a vector")));
     };
     let mut values = ArrayRef::clone(column);
     let mut nulls = column.nulls().cloned();
@@ -69,23 +71,24 @@ pub(crate) fn vector_column(
             DataType::List(inner)
             | DataType::LargeList(inner)
             | DataType::FixedSizeList(inner, _) => inner,
-            // One value a frame is a plain column.
+            // A feature of one value may be stored without lists.
             _ if shape.iter().product::<usize>() == 1 => break,
             other => {
                 return Err(Error::failed(format!(
-                    "feature `{name}` is {other} where its shape is {shape:?}"
+                    "feature `{name}` has the type {}, but its shape is {shape:?}",
+                    type_name(other)
                 ))
-                .hint(format!("correct its shape in {INFO}")));
+                .hint(format!("correct its `shape` in {INFO}")));
             }
         };
         let inner = Arc::new(inner.as_ref().clone().with_nullable(false));
         let axis = i32::try_from(*axis)
-            .map_err(|_| Error::failed(format!("feature `{name}` has too long an axis")))?;
+            .map_err(|_| Error::failed(format!("feature `{name}` has an axis that is too long")))?;
         let list = vector(name, &values, &inner, axis, &|row| {
             format!("frame {}", row / per_row)
         })
         .map_err(|error| {
-            error.hint(format!("`features` of {INFO} gives it the shape {shape:?}"))
+            error.hint(format!("`features` in {INFO} declares the shape {shape:?}"))
         })?;
         let list = list.as_fixed_size_list();
         if per_row == 1 {
@@ -104,13 +107,13 @@ pub(crate) fn vector_column(
     )?))
 }
 
-/// Encoded images: the bytes in the table, or those of the file that it names.
+/// Returns encoded images: the bytes in the table, or those of the files that it names.
 pub(crate) fn images(root: &Path, name: &str, column: &ArrayRef) -> Result<ArrayRef> {
     let Some(parts) = column.as_struct_opt() else {
         return cast(column, &DataType::Binary).map_err(|_| {
             Error::failed(format!(
-                "feature `{name}` is {}, not encoded images",
-                column.data_type()
+                "feature `{name}` has the type {}, but encoded images are expected",
+                type_name(column.data_type())
             ))
         });
     };
@@ -147,15 +150,15 @@ pub(crate) fn images(root: &Path, name: &str, column: &ArrayRef) -> Result<Array
                         "feature `{name}` at frame {row}: cannot read {}: {error}",
                         path.display()
                     ))
-                    .hint("the dataset is not whole: fetch it again")
+                    .hint("the dataset is incomplete: fetch it again")
                 })?;
                 images.append_value(bytes);
             }
             (None, Some(path)) => {
                 return Err(Error::failed(format!(
-                    "feature `{name}` at frame {row} names `{path}`, a file outside of the dataset"
+                    "feature `{name}` at frame {row} names `{path}`, a file outside the dataset"
                 ))
-                .hint("write the dataset again with the images' bytes inside"));
+                .hint("write the dataset again with the bytes of the images in its tables"));
             }
             (None, None) => images.append_null(),
         }
@@ -163,7 +166,8 @@ pub(crate) fn images(root: &Path, name: &str, column: &ArrayRef) -> Result<Array
     Ok(Arc::new(images.finish()))
 }
 
-/// Where the frames of a video feature are: the file, relative to the root, and the second in it of each.
+/// Returns where the frames of a video feature are: the file, relative to the dataset, and the time
+/// of each frame in it, in seconds.
 pub(crate) fn locate_frames(
     info: &Info,
     name: &str,
@@ -180,13 +184,13 @@ pub(crate) fn locate_frames(
     };
     let times = times.as_primitive::<Float64Type>();
     if times.null_count() > 0 {
-        return Err(Error::failed("`timestamp` holds nulls")
-            .hint("every frame of a video needs its time: fetch the file again"));
+        return Err(Error::failed("`timestamp` contains nulls")
+            .hint("every frame of a video needs a time: fetch the file again"));
     }
     Ok((path, times.unary(|time| from + time)))
 }
 
-/// References to frames.
+/// Returns references to frames.
 pub(crate) fn references((path, times): (String, Float64Array)) -> Result<ArrayRef> {
     let paths = StringArray::from_iter_values(std::iter::repeat_n(path, times.len()));
     Ok(Arc::new(StructArray::try_new(

@@ -1,4 +1,4 @@
-//! The files of a LeRobot dataset that hold rows.
+//! The files under `data/`, which hold the rows of episodes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,23 +11,25 @@ use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
 
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::files;
 use crate::format::lerobot::info::Layout;
 
-/// Rows that are read at once.
+/// The number of rows in a batch.
 const BATCH_ROWS: usize = 4096;
 
-/// A data file, read forwards where episodes come in its order.
+/// A data file, which is read forwards as long as episodes come in its order.
 pub(crate) struct DataFile {
     pub(crate) path: PathBuf,
     rows: usize,
-    /// Rows of each episode in a file of several.
+    /// The rows of each episode, in a file of several episodes.
     spans: Option<HashMap<u64, Range<usize>>>,
     reader: Option<ParquetRecordBatchReader>,
-    /// What was read beyond the last episode, and its first row.
+    /// Rows that were read beyond the last episode.
     left: Option<RecordBatch>,
+    /// The row that is read next.
     next: usize,
 }
 
@@ -35,7 +37,7 @@ impl DataFile {
     fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
         let file = File::open(path).map_err(|error| {
             Error::failed(format!("cannot open {}: {error}", path.display()))
-                .hint("the dataset is not whole: fetch it again")
+                .hint("the dataset is incomplete: fetch it again")
         })?;
         ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
             Error::failed(format!(
@@ -51,8 +53,12 @@ impl DataFile {
             .metadata()
             .file_metadata()
             .num_rows();
-        let rows = usize::try_from(rows)
-            .map_err(|_| Error::failed(format!("{} declares {rows} rows", path.display())))?;
+        let rows = usize::try_from(rows).map_err(|_| {
+            Error::failed(format!(
+                "{} declares {rows} rows, which is not a possible number",
+                path.display()
+            ))
+        })?;
         Ok(DataFile {
             path: path.to_owned(),
             rows,
@@ -68,7 +74,7 @@ impl DataFile {
             .hint("the file may be damaged: fetch the dataset again")
     }
 
-    /// The rows of an episode in this file.
+    /// Returns the rows of an episode in this file.
     pub(crate) fn locate(&mut self, layout: Layout, episode: &Episode) -> Result<Range<usize>> {
         let found = match layout {
             Layout::PerEpisode => 0..self.rows,
@@ -78,35 +84,36 @@ impl DataFile {
                 }
                 let spans = self.spans.as_ref();
                 spans.and_then(|spans| spans.get(&episode.index)).cloned().ok_or_else(|| {
-                    Error::failed(format!("{}: the metadata places the episode here, but the file has no row of it", self.path.display()))
+                    Error::failed(format!("{}: the metadata says that the episode is in this file, but the file has no row of it", self.path.display()))
                         .hint(
-                            "metadata and data contradict each other: fetch the dataset again, or write it again with LeRobot's own tools",
+                            "metadata and data contradict each other: fetch the dataset again, or write it \
+                             again with LeRobot's own tools",
                         )
                 })?
             }
         };
         if found.len() as u64 != episode.length {
             return Err(Error::failed(format!(
-                "{}: the file has {} rows of it, the metadata says {}",
+                "{}: the file has {} of the episode, but the metadata says {}",
                 self.path.display(),
-                found.len(),
-                episode.length
+                count(found.len(), "row"),
+                number(episode.length)
             ))
             .hint(
-                "the file may be cut short, or from another version of the dataset: fetch it again",
+                "the file may be cut short or belong to another version of the dataset: fetch it again",
             ));
         }
         Ok(found)
     }
 
-    /// The rows of each episode.
+    /// Finds the rows of each episode in the column `episode_index`.
     pub(crate) fn scan(&self) -> Result<HashMap<u64, Range<usize>>> {
         let mut spans: HashMap<u64, Range<usize>> = HashMap::new();
         let mut row = 0;
         for batch in files::table(&self.path, &|name| name == "episode_index")? {
             let batch = batch?;
             let indices = files::integers(&batch, "episode_index").ok_or_else(|| {
-                self.damaged("there is no column `episode_index` of whole numbers")
+                self.damaged("the column `episode_index` is missing or does not hold integers")
             })?;
             for index in indices.values() {
                 let index = u64::try_from(*index).map_err(|_| {
@@ -114,9 +121,10 @@ impl DataFile {
                 })?;
                 let span = spans.entry(index).or_insert(row..row);
                 if span.end != row {
-                    return Err(
-                        self.damaged(format!("the rows of episode {index} are not together: row {row} comes after another episode's"))
-                    );
+                    return Err(self.damaged(format!(
+                        "the rows of episode {index} are not together: row {row} follows a row of \
+                         another episode"
+                    )));
                 }
                 span.end += 1;
                 row += 1;
@@ -125,7 +133,7 @@ impl DataFile {
         Ok(spans)
     }
 
-    /// The rows `wanted`, which are whole episodes.
+    /// Reads the rows of one episode.
     pub(crate) fn rows(&mut self, wanted: Range<usize>) -> Result<RecordBatch> {
         if self.reader.is_none() || wanted.start < self.next {
             let builder = DataFile::builder(&self.path)?;
@@ -146,14 +154,15 @@ impl DataFile {
                 (Some(left), _) => left,
                 (None, Some(reader)) => match reader.next() {
                     Some(batch) => batch
-                        .map_err(|error| self.damaged(format!("cannot read its rows: {error}")))?,
+                        .map_err(|error| self.damaged(format!("cannot read a row: {error}")))?,
                     None => {
-                        return Err(
-                            self.damaged(format!("it ends at row {} of {}", self.next, self.rows))
-                        );
+                        return Err(self.damaged(format!(
+                            "the file ends at row {} of {}",
+                            self.next, self.rows
+                        )));
                     }
                 },
-                (None, None) => return Err(self.damaged("it is not open")),
+                (None, None) => return Err(self.damaged("the file is not open")),
             };
             let skip = wanted.start.saturating_sub(self.next).min(batch.num_rows());
             let take = (wanted.end - self.next).min(batch.num_rows());
@@ -168,7 +177,7 @@ impl DataFile {
         match parts.as_slice() {
             [] => Err(
                 Error::failed(format!("{}: the episode has no rows", self.path.display()))
-                    .hint("remove it with LeRobot's own tools"),
+                    .hint("remove the episode with LeRobot's own tools"),
             ),
             [one] => Ok(one.clone()),
             [first, ..] => Ok(concat_batches(&first.schema(), &parts)?),
@@ -176,11 +185,16 @@ impl DataFile {
     }
 }
 
-/// Checks that the rows are those of the episode, in order.
+/// Verifies that the rows are those of the episode, in order.
 pub(crate) fn verify_rows(table: &RecordBatch, layout: Layout, episode: &Episode) -> Result<()> {
     let wrong = |name: &str, row: usize, found: i64, expected: String| {
-        Error::failed(format!("`{name}` is {found} at frame {row}, where {expected}"))
-            .hint("metadata and data contradict each other: fetch the dataset again, or write it again with LeRobot's own tools")
+        Error::failed(format!(
+            "`{name}` is {found} at frame {row}, but {expected}"
+        ))
+        .hint(
+            "metadata and data contradict each other: fetch the dataset again, or write it \
+                             again with LeRobot's own tools",
+        )
     };
     let values = |name: &str| files::integers(table, name);
     if let Some(indices) = values("episode_index")
@@ -191,7 +205,10 @@ pub(crate) fn verify_rows(table: &RecordBatch, layout: Layout, episode: &Episode
             "episode_index",
             row,
             indices.value(row),
-            format!("the metadata places episode {}", episode.index),
+            format!(
+                "the metadata says that the row belongs to episode {}",
+                episode.index
+            ),
         ));
     }
     if let (Some(indices), Some(first), Layout::Shared) = (values("index"), episode.first, layout) {
@@ -201,7 +218,7 @@ pub(crate) fn verify_rows(table: &RecordBatch, layout: Layout, episode: &Episode
                 "index",
                 row,
                 indices.value(row),
-                format!("`dataset_from_index` makes it {}", expected(row)),
+                format!("it is {} by `dataset_from_index`", expected(row)),
             ));
         }
     }
@@ -212,15 +229,15 @@ pub(crate) fn verify_rows(table: &RecordBatch, layout: Layout, episode: &Episode
             "frame_index",
             row,
             frames.value(row),
-            format!("the frame before has {}", frames.value(row - 1)),
+            format!("the frame before it has {}", frames.value(row - 1)),
         ));
     }
     if let (Some(first), Some(end)) = (episode.first, episode.end)
         && end.checked_sub(first) != Some(episode.length)
     {
         return Err(Error::failed(format!(
-            "meta/episodes says {} frames, and rows {first} to {end}",
-            episode.length
+            "meta/episodes gives the episode {}, but the rows from {first} to {end}",
+            count(episode.length, "frame")
         ))
         .hint(
             "the metadata contradicts itself: write the dataset again with LeRobot's own tools",

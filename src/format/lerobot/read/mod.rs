@@ -1,7 +1,7 @@
 //! Reads LeRobot datasets, one episode at a time.
 //!
-//! Where rows are is what the episode's metadata says, never a matter of the order of files; that the rows there are the
-//! episode's own is checked by their `episode_index` and `index`.
+//! The metadata says where the rows of an episode are; the order of files does not matter. The
+//! columns `episode_index` and `index` prove that the rows belong to the episode.
 
 mod cameras;
 mod columns;
@@ -17,10 +17,10 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use serde_json::{Map, Value};
 
 use self::cameras::Cameras;
-use self::columns::{Column, Kind, SPLIT, TASK, about, columns};
+use self::columns::{Column, Kind, SPLIT, TASK, columns, trajectory_columns};
 use self::convert::{images, locate_frames, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::{self, Episode, Episodes};
 use crate::format::lerobot::files;
@@ -36,28 +36,29 @@ pub(crate) struct LeRobot {
     schema: SchemaRef,
     columns: Vec<Column>,
     tasks: HashMap<i64, String>,
-    /// Episodes not yet read, the next one last.
+    /// Episodes that are not read yet, the next one last.
     episodes: Vec<Episode>,
-    /// What the metadata says of each episode beside where it is.
-    said: RecordBatch,
+    /// The columns that trajmill added to the metadata of episodes.
+    own_columns: RecordBatch,
     about: SchemaRef,
-    /// Where episodes are, for those of which the metadata does not say it.
+    /// The files of episodes whose place the metadata does not say.
     found: HashMap<u64, PathBuf>,
     open: Option<DataFile>,
     cameras: Cameras,
-    finals: Option<FinalObservations>,
+    final_observations: Option<FinalObservations>,
 }
 
+/// Opens the LeRobot dataset at `path`.
 pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let info = Info::open(path)?;
     let tasks = tasks::read(&info)?;
     let Episodes {
         list: mut episodes,
-        said,
+        own_columns,
     } = episodes::read(&info)?;
     if episodes.is_empty() {
         return Err(
-            Error::failed(format!("{}: there are no episodes", path.display()))
+            Error::failed(format!("{}: the dataset has no episodes", path.display()))
                 .hint("there is nothing to import"),
         );
     }
@@ -73,8 +74,8 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         }
     }
     episodes.reverse();
-    let about = about(&info, &schema, &said);
-    let finals =
+    let about = trajectory_columns(&info, &schema, &own_columns);
+    let final_observations =
         FinalObservations::open(path, schema.field_with_name(step::OBSERVATION)?.data_type())?;
     Ok(Box::new(LeRobot {
         info,
@@ -82,12 +83,12 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         columns,
         tasks,
         episodes,
-        said,
+        own_columns,
         about,
         found,
         open: None,
         cameras,
-        finals,
+        final_observations,
     }))
 }
 
@@ -116,8 +117,8 @@ impl Source for LeRobot {
         let Some(episode) = self.episodes.pop() else {
             return Ok(None);
         };
-        match self.incoming(&episode) {
-            Ok(incoming) => Ok(Some(incoming)),
+        match self.trajectory(&episode) {
+            Ok(trajectory) => Ok(Some(trajectory)),
             Err(error) => {
                 self.open = None;
                 Err(error.at(format!("episode {}", episode.index)))
@@ -127,11 +128,12 @@ impl Source for LeRobot {
 }
 
 impl LeRobot {
-    fn incoming(&mut self, episode: &Episode) -> Result<IncomingTrajectory> {
+    /// Reads one episode.
+    fn trajectory(&mut self, episode: &Episode) -> Result<IncomingTrajectory> {
         let steps = self.steps(episode)?;
         let about = self.about.fields().iter().map(|field| -> Result<ArrayRef> {
-            if let Some(said) = self.said.column_by_name(field.name()) {
-                return Ok(said.slice(episode.row, 1));
+            if let Some(own) = self.own_columns.column_by_name(field.name()) {
+                return Ok(own.slice(episode.row, 1));
             }
             if field.name() == SPLIT {
                 return Ok(Arc::new(StringArray::from(vec![
@@ -139,7 +141,7 @@ impl LeRobot {
                 ])));
             }
             let task = steps.column_by_name(TASK).map(|task| task.slice(0, 1));
-            task.ok_or_else(|| Error::failed(format!("there is no column `{}`", field.name())))
+            task.ok_or_else(|| Error::failed(format!("the column `{}` is missing", field.name())))
         });
         let about = match about.collect::<Result<Vec<_>>>()? {
             none if none.is_empty() => None,
@@ -153,8 +155,8 @@ impl LeRobot {
                 .column_by_name(trajectory::UID)?
                 .as_string_opt::<i32>()
         });
-        let last = match (uid, &mut self.finals) {
-            (Some(uid), Some(finals)) => finals.take(uid.value(0))?,
+        let last = match (uid, &mut self.final_observations) {
+            (Some(uid), Some(observations)) => observations.take(uid.value(0))?,
             _ => None,
         };
         let steps = match last {
@@ -168,6 +170,7 @@ impl LeRobot {
         })
     }
 
+    /// Reads the steps of one episode.
     fn steps(&mut self, episode: &Episode) -> Result<RecordBatch> {
         let path = match (
             self.info.layout,
@@ -177,10 +180,10 @@ impl LeRobot {
             (Layout::Shared, None, Some(found)) => found.clone(),
             (Layout::Shared, None, None) => {
                 return Err(Error::failed(format!(
-                    "no file under {} holds rows of it",
+                    "no file under {} has rows of the episode",
                     self.info.root.join("data").display()
                 ))
-                .hint("the dataset is not whole: fetch it again"));
+                .hint("the dataset is incomplete: fetch it again"));
             }
             _ => self.info.root.join(self.info.data_file(episode)?),
         };
@@ -198,7 +201,7 @@ impl LeRobot {
         self.convert(&table, episode, &frames).map_err(place)
     }
 
-    /// Decoded frames of the episode, by the number of their video feature.
+    /// Decodes the frames of the episode, by the number of their video feature.
     fn frames(
         &mut self,
         table: &RecordBatch,
@@ -218,7 +221,7 @@ impl LeRobot {
         Ok(frames)
     }
 
-    /// The rows of an episode's table as steps.
+    /// Converts the rows of an episode to steps.
     fn convert(
         &self,
         table: &RecordBatch,
@@ -234,7 +237,7 @@ impl LeRobot {
         )?)
     }
 
-    /// The column or the part of one that `field` is.
+    /// Returns the values of the column, or of the part of a column, that `field` describes.
     fn values(
         &self,
         Column { source, kind }: &Column,
@@ -246,9 +249,11 @@ impl LeRobot {
         let column = |name: &str| {
             table.column_by_name(name).ok_or_else(|| {
                 Error::failed(format!(
-                    "there is no column `{name}`, which `features` of {INFO} declares"
+                    "the column `{name}` is missing, though `features` in {INFO} declares it"
                 ))
-                .hint("remove the feature there, or fetch the file again")
+                .hint(format!(
+                    "remove the feature from {INFO}, or fetch the file again"
+                ))
             })
         };
         let values: ArrayRef = match (kind, field.data_type()) {
@@ -263,7 +268,7 @@ impl LeRobot {
             (Kind::Frames(at), _) => frames
                 .get(at)
                 .cloned()
-                .ok_or_else(|| Error::failed(format!("`{source}` has not been decoded")))?,
+                .ok_or_else(|| Error::failed(format!("`{source}` was not decoded")))?,
             (Kind::Parts(parts), DataType::Struct(fields)) => {
                 let parts = parts
                     .iter()
@@ -277,7 +282,8 @@ impl LeRobot {
             }
             (Kind::Parts(_), other) => {
                 return Err(Error::failed(format!(
-                    "an observation of several parts is no {other}"
+                    "an observation of several parts cannot be {}",
+                    type_name(other)
                 )));
             }
             (Kind::Task, _) => self.texts(table)?,
@@ -294,23 +300,25 @@ impl LeRobot {
                 .find(|row| values.is_null(*row))
                 .unwrap_or(0);
             return Err(
-                Error::failed(format!("feature `{source}` is null at frame {row}"))
-                    .hint("every frame needs an observation: drop the episode, or fill it"),
+                Error::failed(format!("feature `{source}` is null at frame {row}")).hint(
+                    "every frame needs an observation: drop the episode, or fill in the value",
+                ),
             );
         }
         Ok(values)
     }
 
+    /// Returns the text of each row's task.
     fn texts(&self, table: &RecordBatch) -> Result<ArrayRef> {
         let indices = files::integers(table, "task_index").ok_or_else(|| {
-            Error::failed("`task_index` is missing or holds nulls").hint("fetch the file again")
+            Error::failed("`task_index` is missing or contains nulls").hint("fetch the file again")
         })?;
         let text = |(row, index): (usize, &i64)| {
             self.tasks.get(index).map(String::as_str).ok_or_else(|| {
                 Error::failed(format!(
-                    "`task_index` is {index} at frame {row}, and meta/tasks has no such task"
+                    "`task_index` is {index} at frame {row}, but there is no such task in meta/tasks"
                 ))
-                .hint("the metadata is from another version of the dataset: fetch it again")
+                .hint("the metadata may belong to another version of the dataset: fetch it again")
             })
         };
         Ok(Arc::new(StringArray::from_iter_values(

@@ -1,16 +1,17 @@
-//! What the files under `meta/` must say.
+//! Verifies the files under `meta/`.
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::files;
 use crate::format::lerobot::info::{Info, Layout};
 use crate::inspect::Findings;
 
-/// Features that every dataset has.
-const DEFAULT: [&str; 5] = [
+/// The features that every LeRobot dataset has.
+const REQUIRED: [&str; 5] = [
     "timestamp",
     "frame_index",
     "episode_index",
@@ -18,24 +19,28 @@ const DEFAULT: [&str; 5] = [
     "task_index",
 ];
 
-/// What `info.json` says.
+/// Verifies `info.json`.
 pub(crate) fn validate_info(info: &Info, findings: &mut Findings, path: &str) {
     if info.layout == Layout::PerEpisode {
         findings.warning(
             "version",
             path,
             format!(
-                "LeRobot since v3 refuses {}: convert it, or write it again as `lerobot`",
+                "LeRobot refuses version {} since v3: convert the dataset, or export it again with \
+                 `--to lerobot`",
                 info.version
             ),
         );
     }
-    for name in DEFAULT {
+    for name in REQUIRED {
         if !info.features.iter().any(|feature| feature.name == name) {
             findings.error(
                 "features",
                 path,
-                format!("the feature `{name}` is missing: every LeRobot dataset has it"),
+                format!(
+                    "the feature `{name}` is missing, which every LeRobot dataset has: write the \
+                     dataset again with LeRobot's own tools"
+                ),
             );
         }
     }
@@ -48,7 +53,7 @@ pub(crate) fn validate_info(info: &Info, findings: &mut Findings, path: &str) {
             "feature-name",
             path,
             format!(
-                "`{}` has a `/`, which a feature may not: rename it",
+                "the name of the feature `{}` contains a `/`, which is not allowed: rename it",
                 feature.name
             ),
         );
@@ -61,18 +66,19 @@ pub(crate) fn validate_info(info: &Info, findings: &mut Findings, path: &str) {
         findings.warning(
             "no-action",
             path,
-            "there is no feature `action`: policies that learn actions cannot train on it",
+            "there is no feature `action`, without which policies cannot be trained: add one, for \
+             example with `label`",
         );
     }
 }
 
-/// The table of tasks must have its texts for an index, as pandas understands it.
+/// Verifies that the index of the table of tasks, as pandas reads it, is the text.
 pub(crate) fn validate_task_table(info: &Info, findings: &mut Findings) {
     let path = info.root.join("meta/tasks.parquet");
     if info.layout != Layout::Shared {
         return;
     }
-    // A file that cannot be read has been reported.
+    // A file that cannot be read is already reported.
     let Some(builder) = std::fs::File::open(&path)
         .ok()
         .and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
@@ -88,7 +94,12 @@ pub(crate) fn validate_task_table(info: &Info, findings: &mut Findings) {
         .as_ref()
         .and_then(|pandas| pandas.get("index_columns")?.get(0)?.as_str());
     if !index.is_some_and(|index| ["task", "__index_level_0__"].contains(&index)) {
-        findings.error("task-text", path.display().to_string(), "`task` is not the table's pandas index, so the loader gives 0 for a task's text: write the table with pandas, `task` for its index");
+        findings.error(
+            "task-text",
+            path.display().to_string(),
+            "`task` is not the pandas index of the table, so the loader returns 0 instead of a \
+             task's text: write the table with pandas, with `task` as its index",
+        );
     }
     let mut indices = Vec::new();
     for batch in files::table(&path, &|name| name == "task_index")
@@ -106,12 +117,16 @@ pub(crate) fn validate_task_table(info: &Info, findings: &mut Findings) {
         findings.error(
             "task-order",
             path.display().to_string(),
-            format!("row {at} is task {}, and the loader takes a task's index for its row: sort the table", indices[at]),
+            format!(
+                "row {at} is task {}, but the loader uses the index of a task as its row: sort the \
+                 table by `task_index`",
+                indices[at]
+            ),
         );
     }
 }
 
-/// Counts and places of episodes.
+/// Verifies the totals, and that episodes follow one another without gaps.
 pub(crate) fn validate_totals(
     info: &Info,
     episodes: &[Episode],
@@ -123,9 +138,10 @@ pub(crate) fn validate_totals(
             "total-episodes",
             path,
             format!(
-                "`total_episodes` is {}, and there are {}",
-                info.total_episodes,
-                episodes.len()
+                "`total_episodes` is {}, but the metadata lists {}: correct the number, or fetch \
+                 what is missing",
+                number(info.total_episodes),
+                count(episodes.len(), "episode")
             ),
         );
     }
@@ -135,8 +151,10 @@ pub(crate) fn validate_totals(
             "total-frames",
             path,
             format!(
-                "`total_frames` is {}, and episodes have {frames} in all",
-                info.total_frames
+                "`total_frames` is {}, but the episodes have {} in all: correct the number, or fetch \
+                 what is missing",
+                number(info.total_frames),
+                count(frames, "frame")
             ),
         );
     }
@@ -147,7 +165,8 @@ pub(crate) fn validate_totals(
             findings.error(
                 "episode-index",
                 place.as_str(),
-                format!("episode {at} is missing: the loader takes indices for places"),
+                format!("episode {at} is missing, and the loader uses the index of an episode as its row: \
+                     renumber the episodes"),
             );
             return;
         }
@@ -155,13 +174,14 @@ pub(crate) fn validate_totals(
         if episode.first.is_some_and(|from| from != first)
             || episode.end.is_some_and(|to| to != end)
         {
-            let said = |number: Option<u64>| {
-                number.map_or_else(|| "nothing".to_owned(), |number| number.to_string())
+            let shown = |number: Option<u64>| {
+                number.map_or_else(|| "none".to_owned(), |number| number.to_string())
             };
             let message = format!(
-                "it is said to be rows {} to {}, and is rows {first} to {end}: windows over time would be wrong",
-                said(episode.first),
-                said(episode.end)
+                "the episode has the rows from {first} to {end}, but the metadata says from {} to {}, so \
+                 that windows over time are wrong: write the metadata again",
+                shown(episode.first),
+                shown(episode.end)
             );
             findings.error("row-range", place, message);
         }

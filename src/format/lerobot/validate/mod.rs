@@ -1,7 +1,8 @@
-//! The rules of LeRobot's loader, and what it lets through that a trainer should not get.
+//! Verifies a dataset by the rules of LeRobot's loader, and finds faults that the loader accepts but
+//! that spoil training.
 //!
-//! The loader joins the files under `data/*/` in order of their names, whatever the metadata say, and takes `index` for
-//! the place of a row: the same is done here.
+//! Whatever the metadata says, the loader joins the files under `data/*/` in the order of their names
+//! and takes `index` for the number of a row. So does this code.
 
 mod metadata;
 mod rows;
@@ -18,7 +19,7 @@ use super::tasks;
 use crate::error::Result;
 use crate::inspect::Findings;
 
-/// Holds the dataset at `root` against the rules.
+/// Verifies the LeRobot dataset at `root`.
 pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
     let path = root.join(INFO).display().to_string();
     let info = match Info::open(root) {
@@ -36,7 +37,8 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
                 findings.error(
                     "task-index",
                     path.as_str(),
-                    "task indices are not 0, 1, 2 …, and the loader takes them for places: number the tasks anew",
+                    "the task indices are not 0, 1, 2, …, but the loader uses them as row numbers: \
+                     renumber the tasks",
                 );
             }
             Some(tasks.len() as i64)
@@ -63,7 +65,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
                         "missing-video",
                         file,
                         format!(
-                            "the video of `{}` is not there: fetch it, or remove the feature",
+                            "the video file of `{}` is missing: fetch it, or remove the feature",
                             video.name
                         ),
                     );
@@ -81,7 +83,8 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         findings.warning(
             "statistics",
             statistics,
-            "there are none, so that policies cannot normalise: compute them with LeRobot's own tools",
+            "the file of statistics is missing, and policies need it to normalise: compute \
+             it with LeRobot's own tools",
         );
     }
     let mut rows = Rows {
@@ -90,7 +93,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         tasks,
         row: 0,
         at: 0,
-        last: None,
+        in_episode: None,
         reported: HashSet::new(),
         copied: CopiedActions::default(),
     };
@@ -103,7 +106,8 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// The data files in the order in which the loader takes them, and the episode where each holds one.
+/// Returns the data files in the order in which the loader reads them, each with its episode where a
+/// file holds only one.
 fn data_files<'a>(
     info: &Info,
     episodes: &'a [Episode],
@@ -122,7 +126,7 @@ fn data_files<'a>(
                     "missing-file",
                     file.display().to_string(),
                     format!(
-                        "it holds episode {}, and is not there: fetch it again",
+                        "this file of episode {} is missing: fetch it again",
                         episode.index
                     ),
                 );
@@ -146,7 +150,8 @@ fn data_files<'a>(
         findings.error(
             "stray-file",
             file.display().to_string(),
-            "no episode is in it by the metadata, and the loader reads it all the same: remove it",
+            "the metadata has no episode in this file, but the loader reads it all the same: \
+             remove it",
         );
     }
     Ok(files.into_iter().map(|file| (file, None)).collect())

@@ -1,4 +1,4 @@
-//! What the rows of the data files must hold.
+//! Verifies the rows of the data files.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,41 +7,47 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::files::{self, numbers};
 use crate::format::lerobot::info::{Info, Layout};
 use crate::inspect::Findings;
 
-/// How far times may be from frames by LeRobot's own rule, in seconds.
+/// The most seconds by which a timestamp may differ from `frame_index / fps`, by LeRobot's own rule.
 const TOLERANCE: f64 = 1e-4;
 
-/// The passage over all rows.
+/// A pass over all rows.
 pub(crate) struct Rows<'a> {
     pub(super) info: &'a Info,
     pub(super) episodes: &'a [Episode],
+    /// The number of tasks, if it is known.
     pub(super) tasks: Option<i64>,
-    /// Rows so far.
+    /// The number of rows so far.
     pub(super) row: u64,
-    /// Which of the episodes the row belongs to, and the rows of it so far.
+    /// The episode that the next row belongs to, as an index into `episodes`.
     pub(super) at: usize,
-    /// Rows of the present episode so far.
-    pub(super) last: Option<u64>,
-    /// What has been reported of the present episode.
+    /// The number of rows of the present episode so far.
+    pub(super) in_episode: Option<u64>,
+    /// The rules that are already reported for the present episode.
     pub(super) reported: HashSet<&'static str>,
     pub(super) copied: CopiedActions,
 }
 
-/// Whether actions are observations, so far in the episode.
+/// Whether the actions of an episode are copies of its states.
 #[derive(Default)]
 pub(crate) struct CopiedActions {
     steps: u64,
+    /// Whether each action so far is the state of the same frame.
     same: bool,
+    /// Whether each action so far is the state of the next frame.
     next: bool,
+    /// The last action.
     action: Vec<f64>,
 }
 
 impl Rows<'_> {
+    /// Verifies the rows of a data file, which holds only `episode` if that is given.
     pub(crate) fn file(&mut self, path: &Path, episode: Option<&Episode>, findings: &mut Findings) {
         let place = path.display().to_string();
         let batches = match files::table(path, &|_| true) {
@@ -67,15 +73,17 @@ impl Rows<'_> {
                 "length",
                 place,
                 format!(
-                    "it has {} rows, and episode {} has {} by the metadata",
-                    self.row - before,
+                    "the file has {}, but the metadata gives episode {} a length of {}: fetch the file \
+                     again",
+                    count(self.row - before, "row"),
                     episode.index,
-                    episode.length
+                    number(episode.length)
                 ),
             );
         }
     }
 
+    /// Compares the columns of a data file with the declared features.
     fn columns(&self, batch: &RecordBatch, place: &str, findings: &mut Findings) {
         let schema = batch.schema();
         for field in schema.fields() {
@@ -88,7 +96,8 @@ impl Rows<'_> {
                 findings.error(
                     "undeclared-column",
                     place,
-                    format!("the loader refuses the column `{}`, which `features` does not declare: declare or remove it", field.name()),
+                    format!("the column `{}` is not declared in `features`, so that the loader refuses the \
+                         file: declare it, or remove it", field.name()),
                 );
             }
         }
@@ -103,7 +112,8 @@ impl Rows<'_> {
                     "missing-column",
                     place,
                     format!(
-                        "there is no column `{}`, which `features` declares: the loader gives None",
+                        "the column `{}` is missing, though `features` declares it, so that the loader \
+                         returns None: add the column, or remove the feature",
                         feature.name
                     ),
                 );
@@ -111,8 +121,8 @@ impl Rows<'_> {
         }
     }
 
-    /// Says something once an episode.
-    fn say(
+    /// Reports a rule at most once in each episode.
+    fn report(
         &mut self,
         findings: &mut Findings,
         rule: &'static str,
@@ -133,6 +143,7 @@ impl Rows<'_> {
         }
     }
 
+    /// Verifies a batch of rows.
     fn batch(&mut self, batch: &RecordBatch, place: &str, findings: &mut Findings) -> Result<()> {
         let whole = |name: &str| files::integers(batch, name);
         let (indices, frames, episodes, tasks) = (
@@ -175,80 +186,88 @@ impl Rows<'_> {
             while self
                 .episodes
                 .get(self.at)
-                .is_some_and(|episode| self.last.unwrap_or(0) >= episode.length)
+                .is_some_and(|episode| self.in_episode.unwrap_or(0) >= episode.length)
             {
                 self.end(findings);
                 self.at += 1;
             }
-            let frame = self.last.unwrap_or(0);
+            let frame = self.in_episode.unwrap_or(0);
             let expected = self
                 .episodes
                 .get(self.at)
                 .map(|episode| episode.index as i64);
             let place_in_all = (self.info.layout == Layout::Shared).then_some(self.row as i64);
             for (values, rule, expected, what) in [
-                (&indices, "index", place_in_all, "the row's place"),
-                (&episodes, "episode_index", expected, "the row's episode"),
+                (&indices, "index", place_in_all, "the number of the row is"),
+                (
+                    &episodes,
+                    "episode_index",
+                    expected,
+                    "the row belongs to episode",
+                ),
                 (
                     &frames,
                     "frame_index",
                     Some(frame as i64),
-                    "the frame's place",
+                    "the number of the frame is",
                 ),
             ] {
                 if let (Some(values), Some(expected)) = (values, expected)
                     && values.value(row) != expected
                 {
-                    self.say(
+                    self.report(
                         findings,
                         rule,
                         place,
                         frame,
                         format!(
-                            "`{rule}` is {}, and {what} is {expected}",
+                            "`{rule}` is {}, but {what} {expected}: write the data again with LeRobot's \
+                             own tools",
                             values.value(row)
                         ),
                     );
                 }
             }
-            if let (Some(tasks), Some(count)) = (&tasks, self.tasks)
-                && !(0..count).contains(&tasks.value(row))
+            if let (Some(tasks), Some(in_all)) = (&tasks, self.tasks)
+                && !(0..in_all).contains(&tasks.value(row))
             {
-                self.say(
+                self.report(
                     findings,
                     "task_index",
                     place,
                     frame,
                     format!(
-                        "`task_index` is {}, and there are {count} tasks",
-                        tasks.value(row)
+                        "`task_index` is {}, but the table of tasks has {}: correct one of them",
+                        tasks.value(row),
+                        count(in_all, "task")
                     ),
                 );
             }
             if let Some(time) = times.as_ref().map(|times| times.value(row)) {
                 let expected = frame as f64 / self.info.fps;
-                // Times are 32-bit: far from the start their own rounding is larger than the tolerance.
+                // Times have 32 bits: far from the start, rounding alone exceeds the tolerance.
                 let tolerance = TOLERANCE.max(expected * f64::from(f32::EPSILON));
                 if time.is_nan() || (time - expected).abs() > tolerance {
-                    self.say(
+                    self.report(
                         findings,
                         "timestamp",
                         place,
                         frame,
                         format!(
-                            "`timestamp` is {time}, and at {} frames a second it is {expected}",
+                            "`timestamp` is {time}, but at {} frames per second it should be {expected}: \
+                             correct `timestamp` or `fps`",
                             self.info.fps
                         ),
                     );
                 }
             }
             if action.as_ref().is_some_and(|action| action.is_null(row)) {
-                self.say(
+                self.report(
                     findings,
                     "null-action",
                     place,
                     frame,
-                    "`action` is null, on which a DataLoader fails: label, drop or fill it"
+                    "`action` is null, which makes a DataLoader fail: label, drop or fill in the step"
                         .to_owned(),
                 );
             }
@@ -259,7 +278,7 @@ impl Rows<'_> {
                 };
                 self.copied.add(of(action), &of(state));
             }
-            self.last = Some(frame + 1);
+            self.in_episode = Some(frame + 1);
             self.row += 1;
         }
         for (name, values) in floats {
@@ -269,7 +288,8 @@ impl Rows<'_> {
             {
                 let row = at * rows / values.len().max(1);
                 let message = format!(
-                    "`{name}` is NaN, and the loader lets it through to the loss: label, drop or fill it"
+                    "`{name}` is NaN, which the loader passes on, so that the loss becomes NaN: label, drop or \
+                     fill in the step"
                 );
                 findings.error(
                     if name == step::ACTION {
@@ -277,7 +297,10 @@ impl Rows<'_> {
                     } else {
                         "nan"
                     },
-                    format!("{place}, row {} of all", self.row - (rows - row) as u64),
+                    format!(
+                        "{place}, row {} of the dataset",
+                        self.row - (rows - row) as u64
+                    ),
                     message,
                 );
             }
@@ -285,7 +308,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Ends an episode.
+    /// Ends an episode: reports what only the whole of it shows.
     pub(crate) fn end(&mut self, findings: &mut Findings) {
         let index = self
             .episodes
@@ -302,29 +325,31 @@ impl Rows<'_> {
                 "state-copied",
                 format!("episode {index}"),
                 format!(
-                    "`action` is {which} throughout: a policy learns to stand still, or to copy"
+                    "`action` is {which} throughout, so that a policy only learns to copy its input: check how \
+                     the actions were recorded"
                 ),
             );
         }
         if let Some(episode) = self.episodes.get(self.at)
-            && self.last.unwrap_or(0) < episode.length
+            && self.in_episode.unwrap_or(0) < episode.length
         {
             findings.error(
                 "length",
                 format!("episode {index}"),
                 format!(
-                    "the data end after {} of its {} frames",
-                    self.last.unwrap_or(0),
-                    episode.length
+                    "the data ends after {} of its {}: fetch the data again",
+                    number(self.in_episode.unwrap_or(0)),
+                    count(episode.length, "frame")
                 ),
             );
         }
-        self.last = None;
+        self.in_episode = None;
         self.reported.clear();
     }
 }
 
 impl CopiedActions {
+    /// Adds a step.
     fn add(&mut self, action: Vec<f64>, state: &[f64]) {
         if self.steps == 0 {
             (self.same, self.next) = (true, true);
@@ -337,7 +362,7 @@ impl CopiedActions {
     }
 }
 
-/// The innermost values of lists.
+/// Returns the innermost values of nested lists.
 fn innermost_values(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::List(_) => {

@@ -1,4 +1,5 @@
-//! v3.0's files of several episodes, and the table that says where each of these is.
+//! The table of episodes of v3.0, `meta/episodes/*/*.parquet`: where the rows of each episode are, its
+//! tasks and its statistics.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +18,15 @@ use crate::error::Result;
 use crate::format::lerobot::episodes::OWN_PREFIX;
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
 
-/// Episodes whose metadata are in memory.
+/// The number of episodes that are kept in memory before they are written.
 const EPISODES: usize = 256;
 
-/// The table of v3's episodes.
+/// The table of episodes that is being written.
 pub(crate) struct EpisodeTable {
     files: RollingFiles,
-    /// Columns of a trajectory that are kept beside LeRobot's own.
+    /// Trajectory columns that are kept beside LeRobot's own.
     kept: Vec<String>,
-    /// Numeric features: place in the plan, name, shape.
+    /// Features with statistics: index in the plan, name, shape.
     features: Vec<(usize, String, Vec<usize>)>,
     numbers: [Vec<i64>; 6],
     tasks: Vec<Vec<String>>,
@@ -33,7 +34,7 @@ pub(crate) struct EpisodeTable {
     stats: Vec<Vec<Summary>>,
 }
 
-/// Columns of [`EpisodeTable::numbers`].
+/// The names of [`EpisodeTable::numbers`].
 const NUMBERS: [&str; 6] = [
     "episode_index",
     "length",
@@ -44,6 +45,7 @@ const NUMBERS: [&str; 6] = [
 ];
 
 impl EpisodeTable {
+    /// Prepares the table of a dataset at `root`.
     pub(crate) fn new(root: &Path, plan: &Plan, outgoing: &OutgoingDataset) -> EpisodeTable {
         let features = plan
             .features
@@ -102,16 +104,17 @@ impl EpisodeTable {
         }
     }
 
+    /// Adds an episode, whose rows are in `file`.
     pub(crate) fn add(
         &mut self,
-        leaving: &OutgoingTrajectory,
+        trajectory: &OutgoingTrajectory,
         place: &EpisodePlace,
         file: (u64, u64),
         tasks: &[&str],
         summaries: &[Option<Summary>],
     ) -> Result<()> {
-        let length = leaving.length as u64;
-        let own = [
+        let length = trajectory.length as u64;
+        let numbers = [
             place.episode,
             length,
             file.0,
@@ -121,11 +124,11 @@ impl EpisodeTable {
         ];
         self.numbers
             .iter_mut()
-            .zip(own)
+            .zip(numbers)
             .for_each(|(column, number)| column.push(number as i64));
         self.tasks
             .push(tasks.iter().map(|task| (*task).to_owned()).collect());
-        self.about.push(leaving.about.clone());
+        self.about.push(trajectory.about.clone());
         for ((at, ..), column) in self.features.iter().zip(&mut self.stats) {
             column.extend(summaries.get(*at).cloned().flatten());
         }
@@ -136,6 +139,7 @@ impl EpisodeTable {
         }
     }
 
+    /// Writes the episodes in memory.
     fn flush(&mut self) -> Result<()> {
         let count = self.about.len();
         if count == 0 {
@@ -179,7 +183,7 @@ impl EpisodeTable {
                 });
             }
         }
-        // The table's own place is in the table.
+        // The table also says in which of its own files an episode is.
         let at = self.files.make_room(count as u64)?;
         columns.extend(
             [at.0, at.1]
@@ -200,6 +204,7 @@ impl EpisodeTable {
         )?)
     }
 
+    /// Writes the last episodes and closes the file.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.flush()?;
         self.files.finish()

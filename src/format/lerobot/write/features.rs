@@ -1,4 +1,4 @@
-//! The features that a dataset leaves with, and their values in each trajectory.
+//! The features that are written, and their values in each trajectory.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::write::OutgoingTrajectory;
 
-/// Columns that are made anew from the rows' places.
+/// Features that are computed from the places of rows.
 pub(crate) const GENERATED: [&str; 5] = [
     "timestamp",
     "frame_index",
@@ -26,45 +26,45 @@ pub(crate) const GENERATED: [&str; 5] = [
     "task_index",
 ];
 
-/// One feature of the output.
+/// One feature of the dataset that is written.
 pub(crate) struct Feature {
     pub(crate) name: String,
     pub(crate) dtype: &'static str,
     pub(crate) shape: Vec<usize>,
     pub(crate) names: Value,
     pub(crate) from: Origin,
-    /// How it is counted; `None` where it gets no statistics.
+    /// The type of its keys in statistics; `None` if it gets none.
     pub(crate) key_type: Option<KeyType>,
 }
 
-/// Where a feature's values come from.
+/// Where the values of a feature come from.
 pub(crate) enum Origin {
-    /// A column of steps, and a path of fields in it.
+    /// A column of steps, and the path of struct fields in it.
     Column(String, Vec<String>),
-    /// Whether a column's value is there.
+    /// Whether a column has a value, by the column's name.
     Valid(String),
-    /// Encoded images.
+    /// A column of encoded images.
     Image(String),
-    /// The place of a row: one of [`GENERATED`].
+    /// The place of a row: an index into [`GENERATED`].
     Place(usize),
 }
 
-/// Where a trajectory is in the output.
+/// The place of a trajectory in the dataset that is written.
 pub(crate) struct EpisodePlace {
     pub(crate) episode: u64,
-    /// Its first row.
+    /// The number of its first row.
     pub(crate) first: u64,
     /// The task of each step.
     pub(crate) tasks: Vec<i64>,
 }
 
 impl Feature {
-    /// Values a frame.
+    /// Returns the number of values in a frame.
     pub(crate) fn width(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// The type of its column.
+    /// Returns the field of its column in data files.
     pub(crate) fn field(&self) -> Field {
         let element = match self.dtype {
             "image" => DataType::Struct(image()),
@@ -84,18 +84,18 @@ impl Feature {
         Field::new(&self.name, data_type, true)
     }
 
-    /// Its values in a trajectory, frame by frame without their shape; never null.
+    /// Returns its values in a trajectory, frame by frame and without nesting. None of them is null.
     pub(crate) fn values(
         &self,
-        leaving: &OutgoingTrajectory,
+        trajectory: &OutgoingTrajectory,
         place: &EpisodePlace,
         fps: u64,
     ) -> Result<ArrayRef> {
-        let missing = |name: &str| Error::failed(format!("there is no column `{name}` to write"));
-        let rows = leaving.length;
+        let missing = |name: &str| Error::failed(format!("the column `{name}` is missing"));
+        let rows = trajectory.length;
         Ok(match &self.from {
             Origin::Column(name, path) => {
-                let mut column = leaving.column(name).ok_or_else(|| missing(name))?;
+                let mut column = trajectory.column(name).ok_or_else(|| missing(name))?;
                 for part in path {
                     column = column
                         .as_struct_opt()
@@ -114,18 +114,19 @@ impl Feature {
                 flatten(&filled(&column, empty)?)
             }
             Origin::Valid(name) => {
-                let column = leaving.column(name).ok_or_else(|| missing(name))?;
+                let column = trajectory.column(name).ok_or_else(|| missing(name))?;
                 Arc::new(BooleanArray::from_iter(
                     (0..rows).map(|row| Some(column.is_valid(row))),
                 ))
             }
             Origin::Image(name) => {
-                let column = leaving.column(name).ok_or_else(|| missing(name))?;
+                let column = trajectory.column(name).ok_or_else(|| missing(name))?;
                 let images: &BinaryArray = column.as_binary::<i32>();
                 if let Some(row) = (0..rows).find(|row| images.is_null(*row)) {
                     return Err(
-                        Error::failed(format!("`{name}` has no image at step {row}")).hint(
-                            "every frame needs one: drop the trajectory, or leave the column out",
+                        Error::failed(format!("column `{name}` has no image at step {row}")).hint(
+                            "every frame needs an image: drop the trajectory with `filter`, or leave the column out \
+                         with `columns`",
                         ),
                     );
                 }
@@ -150,7 +151,7 @@ impl Feature {
         })
     }
 
-    /// Its values as its column.
+    /// Nests values as the column in data files has them.
     pub(crate) fn shaped(&self, values: ArrayRef) -> Result<ArrayRef> {
         match self.field().data_type() {
             DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
@@ -165,7 +166,7 @@ impl Feature {
     }
 }
 
-/// What a column of images holds.
+/// The fields of a column of images.
 fn image() -> Fields {
     Fields::from(vec![
         Field::new("bytes", DataType::Binary, true),
@@ -173,7 +174,7 @@ fn image() -> Fields {
     ])
 }
 
-/// Values as nested lists of the shape `axes`, one a row.
+/// Returns values as nested lists of the shape `axes`, one list in each row.
 pub(crate) fn lists(values: ArrayRef, axes: &[usize]) -> Result<ArrayRef> {
     let mut nested = values;
     for axis in axes.iter().rev() {
@@ -189,7 +190,7 @@ pub(crate) fn lists(values: ArrayRef, axes: &[usize]) -> Result<ArrayRef> {
     Ok(nested)
 }
 
-/// Vectors without their lists.
+/// Returns the elements of vectors, and other columns as they are.
 fn flatten(column: &ArrayRef) -> ArrayRef {
     match column.as_fixed_size_list_opt() {
         Some(list) => {
@@ -201,7 +202,7 @@ fn flatten(column: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// A column with zeros, or `empty`, where it is null.
+/// Replaces nulls by zeros, or by `empty` in a column of text.
 fn filled(column: &ArrayRef, empty: &str) -> Result<ArrayRef> {
     if column.null_count() == 0 {
         return Ok(Arc::clone(column));

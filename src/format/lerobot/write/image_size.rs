@@ -1,17 +1,21 @@
-//! The size of encoded images.
+//! The sizes of encoded images.
 
 use arrow::array::AsArray;
 
 use crate::transfer::write::OutgoingTrajectory;
 
-/// Height, width and channels of the first image in a column of encoded ones; `None` where it is none.
-pub(crate) fn picture(leaving: &OutgoingTrajectory, column: &str) -> Option<[usize; 3]> {
-    let column = leaving.column(column)?;
+/// Returns height, width and channels of the first image in a column of encoded images; `None` if it
+/// is not a PNG or JPEG.
+pub(crate) fn first_image_size(
+    trajectory: &OutgoingTrajectory,
+    column: &str,
+) -> Option<[usize; 3]> {
+    let column = trajectory.column(column)?;
     let images = column.as_binary_opt::<i32>()?;
     measure(images.iter().flatten().next()?)
 }
 
-/// Height, width and channels of a PNG or JPEG.
+/// Returns height, width and channels of a PNG or JPEG.
 fn measure(bytes: &[u8]) -> Option<[usize; 3]> {
     let short = |at: usize| {
         Some(usize::from(u16::from_be_bytes(
@@ -33,7 +37,7 @@ fn measure(bytes: &[u8]) -> Option<[usize; 3]> {
     let mut at = 2;
     while bytes.starts_with(b"\xff\xd8") && bytes.get(at)? == &0xff {
         let marker = *bytes.get(at + 1)?;
-        // A frame header of any coding, not a table.
+        // A frame header, whatever the coding, but not a table.
         if (0xc0..=0xcf).contains(&marker) && ![0xc4, 0xc8, 0xcc].contains(&marker) {
             return Some([
                 short(at + 5)?,

@@ -1,4 +1,4 @@
-//! Writes the files under `meta/`.
+//! Writes the files under `meta/` that describe the dataset as a whole.
 
 use std::io::Write;
 use std::path::Path;
@@ -36,7 +36,7 @@ impl JsonLines {
     }
 }
 
-/// Statistics of features as JSON.
+/// Returns the statistics of features as JSON.
 pub(crate) fn statistics_json<'a>(
     plan: &Plan,
     summaries: impl Iterator<Item = Option<&'a Summary>>,
@@ -45,22 +45,24 @@ pub(crate) fn statistics_json<'a>(
     let mut all = Map::new();
     for (feature, summary) in plan.features.iter().zip(summaries) {
         let Some(summary) = summary else { continue };
-        let mut own = Map::new();
+        let mut of_feature = Map::new();
         for name in statistics().filter(|name| quantiles || !name.starts_with('q')) {
             let value = if name == "count" {
                 json!([summary.count])
             } else {
                 nested_json(statistic_of(summary, name), &feature.shape)
             };
-            own.insert(name.to_owned(), value);
+            of_feature.insert(name.to_owned(), value);
         }
-        all.insert(feature.name.clone(), Value::Object(own));
+        all.insert(feature.name.clone(), Value::Object(of_feature));
     }
     all
 }
 
-/// Values as nested JSON arrays of the shape `axes`. JSON has no infinity: it is written as the largest number.
-pub(crate) fn nested_json(values: &[f64], axes: &[usize]) -> Value {
+/// Returns values as nested JSON arrays of the shape `axes`.
+///
+/// JSON has no infinity: the largest finite number stands for it.
+fn nested_json(values: &[f64], axes: &[usize]) -> Value {
     match axes.split_first() {
         None => Value::from(
             values
@@ -96,16 +98,19 @@ pub(crate) fn write_statistics(
     )
 }
 
-pub(crate) fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
+/// Writes a JSON file.
+fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|error| Error::failed(format!("cannot write {name}: {error}")))?;
     bytes.push(b'\n');
     store::write(&root.join(name), &bytes)
 }
 
-/// What pandas needs to know to take the texts of tasks for the table's index; without it, LeRobot's loader gives numbers for texts.
+/// The metadata that makes pandas take the texts of tasks for the index of the table. LeRobot's loader
+/// relies on it.
 const PANDAS_METADATA: &str = r#"{"index_columns": ["task"], "column_indexes": [{"name": null, "field_name": null, "pandas_type": "unicode", "numpy_type": "object", "metadata": {"encoding": "UTF-8"}}], "columns": [{"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": null}, {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": null}], "creator": {"library": "pyarrow", "version": "26.0.1"}, "pandas_version": "2.3.3"}"#;
 
+/// Writes the table of tasks.
 pub(crate) fn write_tasks(root: &Path, version: Version, tasks: &Tasks) -> Result<()> {
     if version == Version::V21 {
         let mut lines = JsonLines::create(root, "meta/tasks.jsonl")?;
@@ -129,6 +134,7 @@ pub(crate) fn write_tasks(root: &Path, version: Version, tasks: &Tasks) -> Resul
     file.finish()
 }
 
+/// Writes `meta/info.json`.
 pub(crate) fn write_info(
     root: &Path,
     version: Version,

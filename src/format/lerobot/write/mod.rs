@@ -1,7 +1,8 @@
 //! Writes LeRobot datasets, v3.0 and v2.1.
 //!
-//! One passage writes rows and the statistics of each episode; v3.0 goes over the data again for the quantiles of all.
-//! Rows are T an episode: final observations stay beside the data, where this tool's reader finds them.
+//! One pass over the dataset writes the rows and the statistics of each episode. For v3.0, further
+//! passes find the quantiles of all values. An episode of T actions has T rows; final observations
+//! go to a file of their own, where trajmill finds them again.
 
 mod episode_table;
 mod features;
@@ -34,9 +35,11 @@ use super::final_observations::FINAL_OBSERVATIONS;
 use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::store;
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
+/// Writes a dataset of version v3.0 to `path`.
 pub(crate) fn write_v30(
     outgoing: &OutgoingDataset,
     path: &Path,
@@ -45,6 +48,7 @@ pub(crate) fn write_v30(
     write(outgoing, path, options, Version::V30)
 }
 
+/// Writes a dataset of version v2.1 to `path`.
 pub(crate) fn write_v21(
     outgoing: &OutgoingDataset,
     path: &Path,
@@ -81,8 +85,8 @@ fn write(
             }
         },
         schema,
-        finals: None,
-        dropped: 0,
+        final_observations: None,
+        final_count: 0,
     };
     let mut searches: Vec<(usize, QuantileSearch)> = Vec::new();
     let mut totals: Vec<(usize, RunningSummary)> = Vec::new();
@@ -93,20 +97,20 @@ fn write(
         }
     }
     let (mut episode, mut rows) = (0, 0);
-    for leaving in outgoing.pass(None)? {
-        let leaving = leaving?;
-        if leaving.length == 0 {
+    for trajectory in outgoing.pass(None)? {
+        let trajectory = trajectory?;
+        if trajectory.length == 0 {
             continue;
         }
         let place = EpisodePlace {
             episode,
             first: rows,
-            tasks: plan.tasks(&leaving, &mut tasks)?,
+            tasks: plan.tasks(&trajectory, &mut tasks)?,
         };
-        let named = |error: Error| {
+        let in_trajectory = |error: Error| {
             error.at(format!(
                 "trajectory {}",
-                leaving
+                trajectory
                     .text(trajectory::SOURCE_KEY)
                     .unwrap_or("without a key")
             ))
@@ -114,9 +118,9 @@ fn write(
         let values = plan
             .features
             .iter()
-            .map(|feature| feature.values(&leaving, &place, plan.fps))
+            .map(|feature| feature.values(&trajectory, &place, plan.fps))
             .collect::<Result<Vec<_>>>()
-            .map_err(named)?;
+            .map_err(in_trajectory)?;
         let summaries = plan.features.iter().zip(&values).map(|(feature, values)| {
             if feature.key_type.is_none() {
                 Ok(None)
@@ -133,18 +137,19 @@ fn write(
                 total.add(part);
             }
         }
-        output.episode(&leaving, &place, &values, &summaries, &tasks)?;
-        (episode, rows) = (episode + 1, rows + leaving.length as u64);
+        output.episode(&trajectory, &place, &values, &summaries, &tasks)?;
+        (episode, rows) = (episode + 1, rows + trajectory.length as u64);
     }
     if episode == 0 {
-        return Err(Error::failed("there is no step to write")
-            .hint("a LeRobot dataset has at least one episode of one frame: loosen the filters"));
+        return Err(Error::failed("there is no step to write").hint(
+            "a LeRobot dataset needs at least one episode with one frame: loosen the filters",
+        ));
     }
-    let finals = output.finish()?;
-    if finals > 0 {
+    let final_count = output.finish()?;
+    if final_count > 0 {
         written.moved(
-            format!("{finals} final observations, which have no row"),
-            format!("{FINAL_OBSERVATIONS}, which only this tool reads"),
+            count(final_count, "final observation"),
+            format!("kept in {FINAL_OBSERVATIONS}, which only trajmill reads"),
         );
     }
     if version == Version::V30 {
@@ -162,21 +167,23 @@ fn write(
     Ok(written)
 }
 
-/// Goes over the data until all quantiles are known.
+/// Passes over the dataset until all quantiles are known.
+///
+/// Returns, for each search, the quantiles of each value of the feature.
 fn quantiles(
     outgoing: &OutgoingDataset,
     plan: &Plan,
     mut searches: Vec<(usize, QuantileSearch)>,
 ) -> Result<Vec<Vec<Vec<f64>>>> {
-    let mut open: Vec<usize> = (0..searches.len())
+    let mut unsettled: Vec<usize> = (0..searches.len())
         .filter(|at| !searches[*at].1.settle())
         .collect();
-    while !open.is_empty() {
+    while !unsettled.is_empty() {
         let (mut tasks, mut episode, mut rows) = (Tasks::default(), 0, 0);
-        let reads = plan.reads(open.iter().map(|at| searches[*at].0));
-        for leaving in outgoing.pass(Some(&reads))? {
-            let leaving = leaving?;
-            if leaving.length == 0 {
+        let reads = plan.reads(unsettled.iter().map(|at| searches[*at].0));
+        for trajectory in outgoing.pass(Some(&reads))? {
+            let trajectory = trajectory?;
+            if trajectory.length == 0 {
                 continue;
             }
             let wanted = plan.reads(std::iter::once(plan.features.len() - 1));
@@ -185,20 +192,21 @@ fn quantiles(
                 episode,
                 first: rows,
                 tasks: if known {
-                    plan.tasks(&leaving, &mut tasks)?
+                    plan.tasks(&trajectory, &mut tasks)?
                 } else {
                     Vec::new()
                 },
             };
-            for at in &open {
+            for at in &unsettled {
                 let (feature, search) = &mut searches[*at];
                 search.add(
-                    numbers(&plan.features[*feature].values(&leaving, &place, plan.fps)?)?.values(),
+                    numbers(&plan.features[*feature].values(&trajectory, &place, plan.fps)?)?
+                        .values(),
                 );
             }
-            (episode, rows) = (episode + 1, rows + leaving.length as u64);
+            (episode, rows) = (episode + 1, rows + trajectory.length as u64);
         }
-        open.retain(|at| !searches[*at].1.settle());
+        unsettled.retain(|at| !searches[*at].1.settle());
     }
     Ok(searches
         .iter()
@@ -206,18 +214,18 @@ fn quantiles(
         .collect())
 }
 
-/// What is being written.
+/// The files that are being written.
 struct Output<'a> {
     plan: &'a Plan,
     root: &'a Path,
     schema: SchemaRef,
     data: RollingFiles,
     episodes: Episodes,
-    finals: Option<ChecksummedWriter>,
-    dropped: u64,
+    final_observations: Option<ChecksummedWriter>,
+    final_count: u64,
 }
 
-/// The metadata of episodes.
+/// The metadata of episodes: a Parquet table in v3.0, JSON lines in v2.1.
 enum Episodes {
     Table(Box<EpisodeTable>),
     JsonLines {
@@ -227,9 +235,10 @@ enum Episodes {
 }
 
 impl Output<'_> {
+    /// Writes one episode.
     fn episode(
         &mut self,
-        leaving: &OutgoingTrajectory,
+        trajectory: &OutgoingTrajectory,
         place: &EpisodePlace,
         values: &[ArrayRef],
         summaries: &[Option<Summary>],
@@ -245,19 +254,19 @@ impl Output<'_> {
             Arc::clone(&self.schema),
             columns.collect::<Result<Vec<_>>>()?,
         )?;
-        let mut own: Vec<i64> = place.tasks.clone();
-        own.sort_unstable();
-        own.dedup();
-        let texts: Vec<&str> = own
+        let mut indices: Vec<i64> = place.tasks.clone();
+        indices.sort_unstable();
+        indices.dedup();
+        let texts: Vec<&str> = indices
             .iter()
             .filter_map(|index| tasks.texts.get(*index as usize))
             .map(String::as_str)
             .collect();
         match &mut self.episodes {
             Episodes::Table(table) => {
-                let file = self.data.make_room(leaving.length as u64)?;
+                let file = self.data.make_room(trajectory.length as u64)?;
                 self.data.write(&batch)?;
-                table.add(leaving, place, file, &texts, summaries)?;
+                table.add(trajectory, place, file, &texts, summaries)?;
             }
             Episodes::JsonLines { episodes, stats } => {
                 let name = format!(
@@ -272,9 +281,10 @@ impl Output<'_> {
                 let mut file = ChecksummedWriter::create(&path, &self.schema)?;
                 file.write(&batch)?;
                 file.finish()?;
-                let mut line = json!({"episode_index": place.episode, "tasks": texts, "length": leaving.length});
+                let mut line = json!({"episode_index": place.episode, "tasks": texts, "length": trajectory.length});
                 for name in [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE] {
-                    if let (Some(text), Some(line)) = (leaving.text(name), line.as_object_mut()) {
+                    if let (Some(text), Some(line)) = (trajectory.text(name), line.as_object_mut())
+                    {
                         line.insert(format!("{OWN_PREFIX}{name}"), Value::from(text));
                     }
                 }
@@ -284,35 +294,35 @@ impl Output<'_> {
                 )?;
             }
         }
-        self.last(leaving)
+        self.final_observation(trajectory)
     }
 
-    /// Keeps the observation after the last action.
-    fn last(&mut self, leaving: &OutgoingTrajectory) -> Result<()> {
-        let (true, Some(uid)) = (leaving.has_final(), leaving.text(trajectory::UID)) else {
+    /// Writes the observation after the last action, if it is known.
+    fn final_observation(&mut self, trajectory: &OutgoingTrajectory) -> Result<()> {
+        let (true, Some(uid)) = (trajectory.has_final(), trajectory.text(trajectory::UID)) else {
             return Ok(());
         };
-        let Some(observation) = leaving.steps.column_by_name(step::OBSERVATION) else {
+        let Some(observation) = trajectory.steps.column_by_name(step::OBSERVATION) else {
             return Ok(());
         };
         let uid: ArrayRef = Arc::new(StringArray::from(vec![uid]));
         let batch = RecordBatch::try_from_iter([
             (trajectory::UID, uid),
-            (step::OBSERVATION, observation.slice(leaving.length, 1)),
+            (step::OBSERVATION, observation.slice(trajectory.length, 1)),
         ])?;
-        let finals = match &mut self.finals {
-            Some(finals) => finals,
+        let file = match &mut self.final_observations {
+            Some(file) => file,
             none => {
                 let path = self.root.join(FINAL_OBSERVATIONS);
                 store::create_dir(path.parent().unwrap_or(self.root))?;
                 none.insert(ChecksummedWriter::create(&path, &batch.schema())?)
             }
         };
-        self.dropped += 1;
-        finals.write(&batch)
+        self.final_count += 1;
+        file.write(&batch)
     }
 
-    /// Closes all files; how many final observations there were.
+    /// Closes all files and returns the number of final observations.
     fn finish(self) -> Result<u64> {
         self.data.finish()?;
         match self.episodes {
@@ -322,9 +332,9 @@ impl Output<'_> {
                 stats.finish()?;
             }
         }
-        if let Some(finals) = self.finals {
-            finals.finish()?;
+        if let Some(file) = self.final_observations {
+            file.finish()?;
         }
-        Ok(self.dropped)
+        Ok(self.final_count)
     }
 }

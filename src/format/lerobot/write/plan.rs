@@ -1,4 +1,4 @@
-//! The features that a dataset leaves with, and their values in each trajectory.
+//! What a dataset becomes: its features, frames per second, robot and tasks.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,21 +8,21 @@ use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
 use super::features::{Feature, GENERATED, Origin};
-use super::image_size::picture;
+use super::image_size::first_image_size;
 use super::quantiles::KeyType;
 use crate::container::dtype;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 use crate::video::refers;
 
-/// Values a frame beyond which a feature gets no statistics: pixels, and embeddings of them.
+/// A feature with more values in a frame gets no statistics, such as pixels and embeddings.
 const WIDEST_STATISTICS: usize = 1024;
 
-/// The column of the text of a step's task.
+/// The column with the text of a step's task.
 const TASK: &str = "task";
 
-/// What the output is made of.
+/// What is written: features, frames per second, robot and tasks.
 pub(crate) struct Plan {
     pub(crate) features: Vec<Feature>,
     pub(crate) fps: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Plan {
     pub(crate) has_action: bool,
 }
 
-/// Texts of tasks, in order of their first steps.
+/// The texts of tasks, in the order of their first steps.
 #[derive(Default)]
 pub(crate) struct Tasks {
     indices: HashMap<String, i64>,
@@ -40,6 +40,7 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
+    /// Returns the index of a task, which is a new one for a new text.
     fn index(&mut self, text: &str) -> i64 {
         if let Some(index) = self.indices.get(text) {
             return *index;
@@ -52,15 +53,15 @@ impl Tasks {
 }
 
 impl Plan {
-    /// The features of `outgoing`; what has no place among them goes into `written`.
+    /// Plans the features of `outgoing`. What LeRobot cannot hold is noted in `written`.
     pub(crate) fn new(
         outgoing: &OutgoingDataset,
         options: &WriteOptions,
         written: &mut Written,
     ) -> Result<Plan> {
-        // What one source says, or all of several.
-        let infos = infos(&outgoing.manifest().lineage.source_metadata);
-        let said = |key: &str| {
+        // What the source says, or what several sources agree on.
+        let infos = source_infos(&outgoing.manifest().lineage.source_metadata);
+        let from_sources = |key: &str| {
             let value = infos.first()?.get(key)?;
             infos
                 .iter()
@@ -71,7 +72,7 @@ impl Plan {
             .fps
             .map(u64::from)
             .or_else(|| {
-                said("fps")
+                from_sources("fps")
                     .and_then(Value::as_f64)
                     .map(|fps| fps.round() as u64)
             })
@@ -83,35 +84,34 @@ impl Plan {
                 .map(Value::to_string)
                 .collect();
             return Err(Error::failed(format!(
-                "the sources have {} steps per second, and a LeRobot dataset has one `fps`",
+                "the sources have {} steps per second, but a LeRobot dataset has a single `fps`",
                 rates.join(", ")
             ))
-            .hint(
-                "write each on its own, or say with `fps` what their steps are to be taken for",
-            ));
+            .hint("write each source to a dataset of its own, or set `fps` for all of them"));
         }
         if fps.is_none() {
             written.moved(
-                "steps per second, which the dataset does not say",
-                format!("`fps` {DEFAULT_FPS}: give the true one with --fps"),
+                "steps per second",
+                format!("not known, so `fps` is {DEFAULT_FPS}: set the true rate with --fps"),
             );
         }
         let robot = options
             .robot
             .clone()
             .map(Value::from)
-            .or_else(|| said("robot_type").cloned())
+            .or_else(|| from_sources("robot_type").cloned())
             .unwrap_or(Value::Null);
-        // Names of a vector's values hold as long as it is the same vector.
+        // The names of a feature's values are kept as long as its shape is the same.
         let names = |feature: &Feature| {
-            let entry = said("features").and_then(|features| features.get(&feature.name))?;
+            let entry =
+                from_sources("features").and_then(|features| features.get(&feature.name))?;
             if entry.get("shape") == Some(&json!(feature.shape)) {
                 entry.get("names").cloned()
             } else {
                 None
             }
         };
-        let gaps = gaps(outgoing)?;
+        let with_nulls = columns_with_nulls(outgoing)?;
         let mut plan = Plan {
             features: Vec::new(),
             fps: fps.unwrap_or(DEFAULT_FPS),
@@ -140,7 +140,9 @@ impl Plan {
                 step::TRUNCATED => "next.truncated".to_owned(),
                 other => other.replace('/', "."),
             };
-            let image = first.as_ref().and_then(|leaving| picture(leaving, name));
+            let image = first
+                .as_ref()
+                .and_then(|trajectory| first_image_size(trajectory, name));
             let added = plan.features.len();
             plan.column(&feature, field, name, image, written);
             for feature in &mut plan.features[added..] {
@@ -149,9 +151,10 @@ impl Plan {
                     _ => names(feature).unwrap_or(Value::Null),
                 };
             }
-            // Of provenance, what is not said says itself: a recorded action has no spread. Rewards have their flag already.
-            let said = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
-            if gaps.contains(name) && plan.features.len() > added && !said {
+            // Nulls explain themselves in provenance: a recorded action has no spread. Rewards have a flag
+            // of their own.
+            let explained = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
+            if with_nulls.contains(name) && plan.features.len() > added && !explained {
                 plan.add(
                     format!("{feature}_valid"),
                     "bool",
@@ -160,7 +163,7 @@ impl Plan {
                 );
                 written.moved(
                     format!("steps without `{name}`"),
-                    format!("zeros in `{feature}` where `{feature}_valid` is false"),
+                    format!("written as zeros in `{feature}`, where `{feature}_valid` is false"),
                 );
             }
         }
@@ -179,14 +182,15 @@ impl Plan {
             .find(|feature| !seen.insert(feature.name.as_str()))
         {
             Some(twice) => Err(Error::failed(format!(
-                "two columns would become the feature `{}`",
+                "two columns would both become the feature `{}`",
                 twice.name
             ))
-            .hint("rename one with `derive`, or leave it out with `columns`")),
+            .hint("rename one of them with `derive`, or leave it out with `columns`")),
             None => Ok(plan),
         }
     }
 
+    /// Adds one feature.
     fn add(&mut self, name: String, dtype: &'static str, shape: Vec<usize>, from: Origin) {
         let key_type = match dtype {
             "string" | "image" => None,
@@ -205,7 +209,7 @@ impl Plan {
         });
     }
 
-    /// Adds what a column of steps becomes.
+    /// Adds the features that a column of steps becomes.
     fn column(
         &mut self,
         feature: &str,
@@ -219,7 +223,7 @@ impl Plan {
             let from = Origin::Column(column.to_owned(), path.clone());
             match (&data_type, image) {
                 (DataType::Struct(fields), _) => {
-                    // The fields of an observation are observations.
+                    // The fields of an observation are features `observation.FIELD`.
                     let stem = if column == step::OBSERVATION && path.is_empty() {
                         "observation"
                     } else {
@@ -234,12 +238,13 @@ impl Plan {
                         ));
                     }
                     if path.is_empty() && refers(field) {
-                        let what = format!(
-                            "the frames of `{column}`, which is a reference to a video: `--frames png` decodes them"
-                        );
+                        let what = format!("the videos of `{column}`");
                         written.moved(
                             what,
-                            format!("the features `{name}.path` and `{name}.timestamp`"),
+                            format!(
+                                "NOT written, only `{name}.path` and `{name}.timestamp`; \
+                                 `--frames png --videos DATASET` writes the frames as images"
+                            ),
                         );
                     }
                 }
@@ -249,7 +254,7 @@ impl Plan {
                 (DataType::Binary, Some(shape)) => {
                     written.moved(
                         format!("statistics of the images `{column}`"),
-                        "LeRobot's own tools, which make them of decoded frames",
+                        "not written: compute them with LeRobot's own tools",
                     );
                     let name = if column == step::OBSERVATION {
                         "observation.image".to_owned()
@@ -287,15 +292,15 @@ impl Plan {
                 (other, _) => match dtype::name(other) {
                     Some(dtype) => self.add(name, dtype, vec![1], from),
                     None => written.moved(
-                        format!("the column `{column}` of {other}"),
-                        "nowhere: a feature has one shape and one type",
+                        format!("the column `{column}` of type {}", type_name(other)),
+                        "left out, since a feature has one shape and one type",
                     ),
                 },
             }
         }
     }
 
-    /// Columns of steps that the features at `wanted` are made of.
+    /// Returns the columns of steps from which the features at `wanted` are made.
     pub(crate) fn reads(&self, wanted: impl Iterator<Item = usize>) -> Vec<&str> {
         let mut reads: Vec<&str> = Vec::new();
         for feature in wanted.filter_map(|at| self.features.get(at)) {
@@ -311,32 +316,32 @@ impl Plan {
         reads
     }
 
-    /// The task of each step of a trajectory.
+    /// Returns the task of each step of a trajectory.
     pub(crate) fn tasks(
         &self,
-        leaving: &OutgoingTrajectory,
+        trajectory: &OutgoingTrajectory,
         tasks: &mut Tasks,
     ) -> Result<Vec<i64>> {
-        let own = leaving
+        let default = trajectory
             .text(TASK)
             .map(str::to_owned)
             .or_else(|| self.task.clone())
-            .or_else(|| leaving.text("source").map(str::to_owned));
-        let own = own.unwrap_or_default();
-        match leaving.column(TASK).filter(|_| self.has_tasks) {
+            .or_else(|| trajectory.text("source").map(str::to_owned));
+        let default = default.unwrap_or_default();
+        match trajectory.column(TASK).filter(|_| self.has_tasks) {
             Some(texts) => {
                 let texts = cast(&texts, &DataType::Utf8)?;
                 Ok(texts
                     .as_string::<i32>()
                     .iter()
-                    .map(|text| tasks.index(text.unwrap_or(&own)))
+                    .map(|text| tasks.index(text.unwrap_or(&default)))
                     .collect())
             }
-            None => Ok(vec![tasks.index(&own); leaving.length]),
+            None => Ok(vec![tasks.index(&default); trajectory.length]),
         }
     }
 
-    /// The `features` of `info.json`.
+    /// Returns the `features` of `info.json`.
     pub(crate) fn describe(&self) -> Map<String, Value> {
         self.features
             .iter()
@@ -350,22 +355,22 @@ impl Plan {
     }
 }
 
-/// What LeRobot sources say of themselves, one or several that were merged.
-fn infos(said: &Map<String, Value>) -> Vec<&Map<String, Value>> {
-    match said.get("info").and_then(Value::as_object) {
+/// Returns `info.json` of the LeRobot dataset that was imported, or of each one that was merged.
+fn source_infos(metadata: &Map<String, Value>) -> Vec<&Map<String, Value>> {
+    match metadata.get("info").and_then(Value::as_object) {
         Some(info) => vec![info],
-        None => said
+        None => metadata
             .values()
-            .filter_map(|said| said.get("info")?.as_object())
+            .filter_map(|source| source.get("info")?.as_object())
             .collect(),
     }
 }
 
-/// Steps per second where nobody says.
+/// Steps per second if neither the user nor the source says.
 const DEFAULT_FPS: u64 = 30;
 
-/// Columns that are null on some step that leaves.
-fn gaps(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
+/// Returns the columns that are null on some step.
+fn columns_with_nulls(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
     let nullable = outgoing
         .steps()
         .fields()
@@ -375,18 +380,18 @@ fn gaps(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
     let nullable: Vec<&str> = nullable
         .filter(|name| !GENERATED.contains(name) && *name != TASK)
         .collect();
-    let mut gaps = HashSet::new();
-    for leaving in outgoing.pass(Some(&nullable))? {
-        let leaving = leaving?;
+    let mut found = HashSet::new();
+    for trajectory in outgoing.pass(Some(&nullable))? {
+        let trajectory = trajectory?;
         for name in &nullable {
-            if !gaps.contains(*name)
-                && leaving
+            if !found.contains(*name)
+                && trajectory
                     .column(name)
                     .is_some_and(|column| column.null_count() > 0)
             {
-                gaps.insert((*name).to_owned());
+                found.insert((*name).to_owned());
             }
         }
     }
-    Ok(gaps)
+    Ok(found)
 }

@@ -1,10 +1,11 @@
 //! Exact quantiles in bounded memory.
 //!
-//! A quantile of everything cannot be had from quantiles of parts. Here values are counted in bins of an order-preserving
-//! integer key; a further passage collects the values of the few bins that hold the wanted ranks, or counts those in
-//! finer bins where they are too many. Two passages are enough for most data.
+//! The quantiles of a whole cannot be computed from the quantiles of its parts. Here values become
+//! integer keys of the same order, which are counted in bins. A further pass collects the values of
+//! the few bins that hold the wanted ranks, or counts them in finer bins if there are too many. Two
+//! passes are enough for most data.
 
-/// Quantiles that LeRobot keeps, by name. Between two values they are interpolated, as `numpy.quantile` does.
+/// The quantiles that LeRobot stores, interpolated between two values as `numpy.quantile` does.
 pub(crate) const QUANTILES: [(&str, f64); 5] = [
     ("q01", 0.01),
     ("q10", 0.10),
@@ -13,20 +14,20 @@ pub(crate) const QUANTILES: [(&str, f64); 5] = [
     ("q99", 0.99),
 ];
 
-/// Bins that a range of keys is divided into.
+/// The number of bins that a range of keys is divided into.
 const BINS: u64 = 1 << 14;
 
-/// Values that are collected instead of counted, where a range holds no more.
+/// A range with at most this many values is collected instead of counted.
 const COLLECTED: u64 = 1 << 14;
 
-/// How numbers become keys that have their order.
+/// How numbers become integer keys of the same order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyType {
-    /// Floats of 32 bits or less.
+    /// Floats of at most 32 bits.
     Float32,
     /// Floats of 64 bits.
     Float64,
-    /// Whole numbers and flags.
+    /// Integers and booleans.
     Int64,
 }
 
@@ -81,7 +82,8 @@ impl KeyType {
     }
 }
 
-/// The ranks between which a quantile of `count` values lies, and how far it is from the first to the second.
+/// Returns the two ranks between which a quantile of `count` values lies, and the fraction of the way
+/// from the first to the second.
 pub(crate) fn between(count: u64, quantile: f64) -> (u64, u64, f64) {
     let place = count.saturating_sub(1) as f64 * quantile;
     let low = place.floor();
@@ -92,7 +94,7 @@ pub(crate) fn between(count: u64, quantile: f64) -> (u64, u64, f64) {
     )
 }
 
-/// numpy's interpolation: exact at both ends.
+/// Interpolates as numpy does: exact at both ends.
 pub(crate) fn interpolate(low: f64, high: f64, part: f64) -> f64 {
     if part < 0.5 {
         low + (high - low) * part
@@ -101,56 +103,59 @@ pub(crate) fn interpolate(low: f64, high: f64, part: f64) -> f64 {
     }
 }
 
-/// Finds exact quantiles of a feature in several passages over its values.
+/// Finds the exact quantiles of a feature in several passes over its values.
 pub(crate) struct QuantileSearch {
     key_type: KeyType,
     dimensions: Vec<Dimension>,
 }
 
-/// One value of a frame.
+/// The search for one of the values of a frame.
 struct Dimension {
     count: u64,
     smallest: u64,
     largest: u64,
-    /// Ranges of keys that hold wanted ranks, ascending.
+    /// Ranges of keys that hold wanted ranks, in ascending order.
     open: Vec<KeyRange>,
-    /// Keys of the ranks that are known.
+    /// The ranks that are known, with their keys.
     known: Vec<(u64, u64)>,
+    /// Whether this is the first pass.
     first: bool,
 }
 
-/// A range of keys.
+/// A range of keys that holds wanted ranks.
 struct KeyRange {
     first: u64,
     last: u64,
-    /// Values with smaller keys.
+    /// The number of values with smaller keys.
     below: u64,
     ranks: Vec<u64>,
-    seen: Tally,
+    tally: Tally,
 }
 
+/// What a pass has found in a range.
 enum Tally {
-    /// Values in each bin.
+    /// The number of values in each bin.
     Bins(Vec<u64>),
-    /// Keys.
+    /// The keys themselves.
     Keys(Vec<u64>),
 }
 
 impl KeyRange {
-    fn step(&self) -> u64 {
+    /// The number of keys in a bin.
+    fn bin_width(&self) -> u64 {
         (self.last - self.first) / BINS + 1
     }
 }
 
 impl QuantileSearch {
-    /// A search among `width` values a frame.
+    /// Begins a search for a feature with `width` values in a frame.
     pub(crate) fn new(key_type: KeyType, width: usize) -> QuantileSearch {
         let open = || KeyRange {
             first: 0,
             last: key_type.last(),
             below: 0,
             ranks: Vec::new(),
-            seen: Tally::Bins(vec![0; BINS as usize]),
+            tally: Tally::Bins(vec![0; BINS as usize]),
         };
         let dimension = || Dimension {
             count: 0,
@@ -166,7 +171,7 @@ impl QuantileSearch {
         }
     }
 
-    /// Takes values of the passage, laid out frame by frame.
+    /// Adds values of the present pass, laid out frame by frame.
     pub(crate) fn add(&mut self, values: &[f64]) {
         let key_type = self.key_type;
         for frame in values.chunks_exact(self.dimensions.len().max(1)) {
@@ -178,7 +183,7 @@ impl QuantileSearch {
         }
     }
 
-    /// Ends a passage; whether all is known.
+    /// Ends a pass and returns whether all quantiles are known.
     pub(crate) fn settle(&mut self) -> bool {
         self.dimensions.iter_mut().for_each(Dimension::settle);
         self.dimensions
@@ -186,7 +191,7 @@ impl QuantileSearch {
             .all(|dimension| dimension.open.is_empty())
     }
 
-    /// Each of [`QUANTILES`], once all is known.
+    /// Returns each of [`QUANTILES`] for each value of a frame, once all are known.
     pub(crate) fn quantiles(&self) -> Vec<Vec<f64>> {
         let of = |dimension: &Dimension, quantile: f64| {
             let (low, high, part) = between(dimension.count, quantile);
@@ -222,8 +227,8 @@ impl Dimension {
         let Some(open) = self.open.get_mut(after).filter(|open| open.first <= key) else {
             return;
         };
-        let bin = (key - open.first) / open.step();
-        match &mut open.seen {
+        let bin = (key - open.first) / open.bin_width();
+        match &mut open.tally {
             Tally::Bins(bins) => bins[bin as usize] += 1,
             Tally::Keys(keys) => keys.push(key),
         }
@@ -244,8 +249,8 @@ impl Dimension {
                 .for_each(|open| open.ranks.clone_from(&ranks));
         }
         for open in std::mem::take(&mut self.open) {
-            let step = open.step();
-            match open.seen {
+            let width = open.bin_width();
+            match open.tally {
                 Tally::Keys(mut keys) => {
                     keys.sort_unstable();
                     let key = |rank: &u64| {
@@ -263,9 +268,9 @@ impl Dimension {
                             here.push(rank);
                         }
                         if !here.is_empty() {
-                            let first = open.first + bin as u64 * step;
+                            let first = open.first + bin as u64 * width;
                             let last = first
-                                .saturating_add(step - 1)
+                                .saturating_add(width - 1)
                                 .min(open.last)
                                 .min(self.largest);
                             self.narrow(first.max(self.smallest), last, below, held, here);
@@ -277,14 +282,14 @@ impl Dimension {
         }
     }
 
-    /// The ranks `ranks` are in a range that holds `held` values.
+    /// Notes that `ranks` are in a range of keys that holds `held` values.
     fn narrow(&mut self, first: u64, last: u64, below: u64, held: u64, ranks: Vec<u64>) {
         if first == last {
             self.known
                 .extend(ranks.into_iter().map(|rank| (rank, first)));
             return;
         }
-        let seen = if held <= COLLECTED {
+        let tally = if held <= COLLECTED {
             Tally::Keys(Vec::with_capacity(held as usize))
         } else {
             Tally::Bins(vec![0; BINS as usize])
@@ -294,7 +299,7 @@ impl Dimension {
             last,
             below,
             ranks,
-            seen,
+            tally,
         });
     }
 }
@@ -306,16 +311,16 @@ mod tests {
     use super::*;
     use crate::format::lerobot::write::stats::{RunningSummary, summary};
 
-    /// All quantiles by search, and the passages that it took.
+    /// Finds all quantiles by search; returns them and the number of passes.
     fn search(key_type: KeyType, values: &[f64], width: usize) -> (Vec<Vec<f64>>, usize) {
         let mut search = QuantileSearch::new(key_type, width);
-        for passage in 1..10 {
+        for pass in 1..10 {
             values.chunks(width * 7).for_each(|part| search.add(part));
             if search.settle() {
-                return (search.quantiles(), passage);
+                return (search.quantiles(), pass);
             }
         }
-        panic!("no end of passages");
+        panic!("the search does not end");
     }
 
     #[test]
@@ -339,7 +344,7 @@ mod tests {
 
     #[test]
     fn many_equal_and_many_different_values() {
-        // More than a bin may collect, so that bins are refined.
+        // More values than a range may collect, so that bins are refined.
         let different: Vec<f64> = (0..200_000_u64)
             .map(|row| (row.wrapping_mul(2_654_435_761) % 1_000_003) as f64 / 1000.0 + 1.0)
             .collect();
@@ -364,9 +369,9 @@ mod tests {
                 different.iter().map(|value| value.trunc() / 8.0).collect(),
             ),
         ] {
-            let (found, passages) = search(key_type, &values, 1);
+            let (found, passes) = search(key_type, &values, 1);
             assert_eq!(found, summary(&values, 1).quantiles);
-            assert!(passages <= 5, "{passages}");
+            assert!(passes <= 5, "{passes}");
         }
         assert_eq!(
             search(KeyType::Float64, &vec![1.5; 100_000], 1),

@@ -1,4 +1,4 @@
-//! Files of several episodes.
+//! Parquet files that hold several episodes each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,26 +11,29 @@ use crate::dataset::store;
 use crate::error::Result;
 use crate::format::lerobot::{CHUNK, FILE_MIB};
 
-/// Files of several episodes, none of which spans two.
+/// A sequence of Parquet files; a new one begins when the last one is full. An episode never spans
+/// two files.
 pub(crate) struct RollingFiles {
     folder: PathBuf,
     pub(crate) schema: SchemaRef,
     file: Option<ChecksummedWriter>,
-    /// Files begun.
-    begun: u64,
+    /// The number of files so far.
+    count: u64,
 }
 
 impl RollingFiles {
+    /// Describes files below `folder` of the dataset at `root`; the first one begins with the first rows.
     pub(crate) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> RollingFiles {
         RollingFiles {
             folder: root.join(folder),
             schema: Arc::clone(schema),
             file: None,
-            begun: 0,
+            count: 0,
         }
     }
 
-    /// Opens the file that has room for `rows` more; its chunk and index.
+    /// Begins a new file if `rows` more do not fit into the present one. Returns the chunk and the index
+    /// of the file.
     pub(crate) fn make_room(&mut self, rows: u64) -> Result<(u64, u64)> {
         let full = self.file.as_ref().is_some_and(|file| {
             let bytes = file.bytes() as u64;
@@ -40,23 +43,24 @@ impl RollingFiles {
             file.finish()?;
         }
         if self.file.is_none() {
-            let (chunk, index) = (self.begun / CHUNK, self.begun % CHUNK);
+            let (chunk, index) = (self.count / CHUNK, self.count % CHUNK);
             let folder = self.folder.join(format!("chunk-{chunk:03}"));
             store::create_dir(&folder)?;
             self.file = Some(ChecksummedWriter::create(
                 &folder.join(format!("file-{index:03}.parquet")),
                 &self.schema,
             )?);
-            self.begun += 1;
+            self.count += 1;
         }
-        Ok(((self.begun - 1) / CHUNK, (self.begun - 1) % CHUNK))
+        Ok(((self.count - 1) / CHUNK, (self.count - 1) % CHUNK))
     }
 
-    /// Appends what room was made for.
+    /// Appends rows for which [`RollingFiles::make_room`] was called.
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.file.as_mut().map_or(Ok(()), |file| file.write(batch))
     }
 
+    /// Closes the last file.
     pub(crate) fn finish(self) -> Result<()> {
         self.file.map_or(Ok(()), ChecksummedWriter::finish)
     }

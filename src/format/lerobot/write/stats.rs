@@ -1,28 +1,29 @@
-//! Statistics of features: of one episode, and of all.
+//! Statistics of features, over one episode and over all episodes.
 
 use super::quantiles::{QUANTILES, between, interpolate};
 
-/// What is said of a feature, value by value of a frame.
+/// The statistics of a feature, for each value of a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Summary {
-    /// Frames.
+    /// The number of frames.
     pub(crate) count: u64,
     pub(crate) min: Vec<f64>,
     pub(crate) max: Vec<f64>,
     pub(crate) mean: Vec<f64>,
-    /// Of the population.
+    /// The standard deviation of the population.
     pub(crate) std: Vec<f64>,
-    /// For each of [`QUANTILES`].
+    /// One entry for each of [`QUANTILES`].
     pub(crate) quantiles: Vec<Vec<f64>>,
 }
 
-/// Names of statistics, in LeRobot's order.
+/// Returns the names of the statistics, in LeRobot's order.
 pub(crate) fn statistics() -> impl Iterator<Item = &'static str> {
     ["min", "max", "mean", "std", "count"]
         .into_iter()
         .chain(QUANTILES.map(|(name, _)| name))
 }
 
+/// Returns the statistic `name`, for each value of a frame.
 pub(crate) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
     match name {
         "min" => &summary.min,
@@ -37,7 +38,8 @@ pub(crate) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
     }
 }
 
-/// The summary of `width` values a frame, laid out frame by frame. NaN is not a value; where there is no other, all are 0.
+/// Summarises a feature with `width` values in a frame, laid out frame by frame. NaN is left out; if
+/// there is nothing else, all statistics are 0.
 pub(crate) fn summary(values: &[f64], width: usize) -> Summary {
     let count = (values.len() / width.max(1)) as u64;
     let mut summary = Summary {
@@ -85,14 +87,14 @@ pub(crate) fn summary(values: &[f64], width: usize) -> Summary {
     summary
 }
 
-/// The summary of everything, put together from those of parts; its quantiles are not known yet.
+/// Combines the summaries of parts into that of the whole, except for quantiles.
 #[derive(Debug, Default)]
 pub(crate) struct RunningSummary {
     summary: Option<Summary>,
 }
 
 impl RunningSummary {
-    /// Adds a part, by the parallel formula for means and variances (Chan, Golub, LeVeque 1979).
+    /// Adds a part, by the parallel formula for mean and variance (Chan, Golub, LeVeque 1979).
     pub(crate) fn add(&mut self, part: &Summary) {
         let Some(total) = &mut self.summary else {
             self.summary = Some(part.clone());
@@ -112,7 +114,7 @@ impl RunningSummary {
         total.count += part.count;
     }
 
-    /// The summary, with `quantiles`; `None` where nothing was added.
+    /// Returns the summary with the given quantiles; `None` if nothing was added.
     pub(crate) fn finish(self, quantiles: Vec<Vec<f64>>) -> Option<Summary> {
         self.summary.map(|summary| Summary {
             quantiles,

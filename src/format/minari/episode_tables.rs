@@ -1,4 +1,4 @@
-//! Reads episodes of Minari's Arrow and Parquet backends.
+//! Reads the tables of an episode in Minari's Arrow and Parquet backends.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,13 @@ use crate::error::{Error, Result};
 use crate::transfer::read::pattern;
 use crate::transfer::read::per_trajectory;
 
-/// The tables of an episode in the Arrow and Parquet backends, as arrays.
+/// Reads the Arrow or Parquet files of the episode in `folder` as arrays. `episodes` is the number of
+/// episodes that the metadata declares.
 pub(crate) fn read_tables(folder: &Path, arrow: bool, episodes: u64) -> Result<ArrayColumns> {
     let extension = if arrow { "arrow" } else { "parquet" };
     let failed = |error: std::io::Error| {
         Error::failed(format!("cannot list the folder: {error}")).hint(format!(
-            "`total_episodes` says {}, numbered from 0 without a gap",
+            "`total_episodes` is {}, and episodes are numbered from 0 without gaps",
             episodes
         ))
     };
@@ -40,7 +41,7 @@ pub(crate) fn read_tables(folder: &Path, arrow: bool, episodes: u64) -> Result<A
         };
         let damaged = |error: String| {
             Error::failed(format!("{} cannot be read: {error}", path.display()))
-                .hint("the file may be cut short: fetch or write it again")
+                .hint("the file may be cut short: download or write it again")
         };
         if arrow {
             let reader = arrow_ipc::open(path, None)?;
@@ -71,9 +72,9 @@ pub(crate) fn read_tables(folder: &Path, arrow: bool, episodes: u64) -> Result<A
         .filter(|(field, _)| holds(field))
     {
         let (field, values) = per_trajectory::canonical(field, values)?;
-        // What infos hold is a column each; spaces stay whole.
+        // Each part of `infos` is a column of its own; dict and tuple spaces stay structs.
         if field.name() == "infos" {
-            scatter("infos", &values, &mut arrays)
+            flatten_struct("infos", &values, &mut arrays)
         } else {
             drop(arrays.insert(field.name().clone(), (field, values)))
         }
@@ -81,12 +82,12 @@ pub(crate) fn read_tables(folder: &Path, arrow: bool, episodes: u64) -> Result<A
     Ok(arrays)
 }
 
-/// The parts of a struct, and theirs, as columns under `name/PART`.
-fn scatter(name: &str, values: &ArrayRef, arrays: &mut ArrayColumns) {
+/// Adds the parts of a struct, at any depth, as columns `name/PART`.
+fn flatten_struct(name: &str, values: &ArrayRef, arrays: &mut ArrayColumns) {
     match values.as_struct_opt() {
         Some(parts) => {
             for (field, values) in parts.fields().iter().zip(parts.columns()) {
-                scatter(&format!("{name}/{}", field.name()), values, arrays);
+                flatten_struct(&format!("{name}/{}", field.name()), values, arrays);
             }
         }
         None => drop(arrays.insert(

@@ -1,8 +1,9 @@
-//! Minari: a directory with `data/metadata.json` and either one HDF5 file with a group per episode, or a folder per
-//! episode with an Arrow or Parquet file. Observations have one row more than actions.
+//! Minari: a directory with `data/metadata.json`, and either one HDF5 file with a group for each episode,
+//! or a folder for each episode with Arrow or Parquet files. There is one more observation than actions.
 //!
-//! Written as HDF5. Where the observation after the last action is not known, the last one stands there; what is lost by
-//! it, and the identity of trajectories, is in the attribute `trajmill` of each episode.
+//! Only the HDF5 backend is written. If the observation after the last action is not known, the last
+//! known one stands in its place. The attribute `trajmill` of each episode says so, and identifies the
+//! trajectory.
 
 mod episode_tables;
 mod read;
@@ -25,7 +26,7 @@ pub(crate) const FORMAT: Format = Format {
     about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written as HDF5",
     detection: Some(Detection {
         evidence: Evidence::Marker,
-        probe: |path| data(path).is_some(),
+        probe: |path| metadata_folder(path).is_some(),
     }),
     read: Some(Reader {
         takes: &[],
@@ -40,22 +41,23 @@ pub(crate) const FORMAT: Format = Format {
     validate: Some(validate::validate),
 };
 
-/// What the dataset and, in some backends, each episode says of itself.
+/// The file that describes the dataset and, in some backends, each episode.
 const METADATA: &str = "metadata.json";
 
-/// The file of the HDF5 backend, and what our own files keep in metadata and attributes.
-const MAIN: &str = "main_data.hdf5";
+/// The file of the HDF5 backend.
+const MAIN_FILE: &str = "main_data.hdf5";
 
-const OURS: &str = "trajmill";
+/// The key in metadata and attributes under which trajmill keeps what Minari has no place for.
+const TRAJMILL: &str = "trajmill";
 
-/// Where the metadata may be: in the dataset's `data`, or in the directory that is itself called so.
-fn folders_of(path: &Path) -> [PathBuf; 2] {
+/// Returns the folders that may hold the metadata: `data` in the dataset, or that folder itself.
+fn metadata_folders(path: &Path) -> [PathBuf; 2] {
     [path.join("data"), path.to_owned()]
 }
 
-/// The folder with the metadata of a Minari dataset.
-fn data(path: &Path) -> Option<PathBuf> {
-    folders_of(path).into_iter().find(|folder| {
+/// Returns the folder with the metadata of a Minari dataset; `None` if `path` is no such dataset.
+fn metadata_folder(path: &Path) -> Option<PathBuf> {
+    metadata_folders(path).into_iter().find(|folder| {
         let metadata = std::fs::read_to_string(folder.join(METADATA)).ok();
         let metadata = metadata.and_then(|text| spaces::parse(&text).ok());
         metadata.is_some_and(|metadata| {
@@ -64,10 +66,10 @@ fn data(path: &Path) -> Option<PathBuf> {
     })
 }
 
-/// The JSON object in the file at `path`.
-fn object(path: &Path) -> Result<Map<String, Value>> {
+/// Reads the JSON object in the file at `path`.
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let damaged = |what: String| {
-        Error::failed(what).hint("the dataset is not whole: download or write it again")
+        Error::failed(what).hint("the dataset is incomplete or damaged: download or write it again")
     };
     let text = std::fs::read_to_string(path)
         .map_err(|error| damaged(format!("cannot read {}: {error}", path.display())))?;
@@ -75,6 +77,6 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
         .map_err(|error| damaged(format!("{}: {}", path.display(), error.message)))?
     {
         Value::Object(object) => Ok(object),
-        _ => Err(damaged(format!("{} is not a JSON object", path.display()))),
+        _ => Err(damaged(format!("{}: not a JSON object", path.display()))),
     }
 }

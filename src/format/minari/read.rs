@@ -9,57 +9,62 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::episode_tables::read_tables;
-use super::spaces::{self, spaced};
-use super::{MAIN, METADATA, OURS, folders_of, object};
+use super::spaces::{self, fit_to_space};
+use super::{MAIN_FILE, METADATA, TRAJMILL, metadata_folders, read_object};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result, caught};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{IncomingTrajectory, Options, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
 
+/// How the episodes are stored.
 enum Backend {
-    /// The groups of episodes that are not read yet.
+    /// Groups in one file: those that are not read yet.
     Hdf5(HashMap<String, hdf5::Group>),
     Arrow,
     Parquet,
 }
 
+/// A Minari dataset.
 struct Minari {
     folder: PathBuf,
     backend: Backend,
     metadata: Map<String, Value>,
-    /// Observation and action space, where they are said.
+    /// The observation and the action space, if the metadata has them.
     spaces: [Option<Value>; 2],
-    /// Whether images are encoded.
+    /// Whether images are encoded as JPEG.
     encoded: bool,
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
     opening: FirstTrajectory,
+    /// The episode that is read next.
     next: u64,
     episodes: u64,
-    /// Steps so far; `None` once an episode could not be read.
+    /// The number of steps so far; `None` once an episode could not be read.
     steps: Option<u64>,
 }
 
+/// Opens the Minari dataset at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let folder = folders_of(path)
+    let folder = metadata_folders(path)
         .into_iter()
         .find(|folder| folder.join(METADATA).is_file())
         .ok_or_else(|| {
             Error::failed(format!(
-                "{} is no Minari dataset: there is no data/{METADATA}",
+                "{} is not a Minari dataset: data/{METADATA} is missing",
                 path.display()
             ))
-            .hint("name the directory of one dataset, such as D4RL/door/human-v2")
+            .hint("give the directory of one dataset, such as D4RL/door/human-v2")
         })?;
     let place = folder.join(METADATA);
-    let metadata = object(&place)?;
+    let metadata = read_object(&place)?;
     let damaged = |what: &str| {
         Error::failed(format!("{}: {what}", place.display()))
-            .hint("the dataset is not whole: download or write it again")
+            .hint("the dataset is incomplete or damaged: download or write it again")
     };
     let backend = match metadata
         .get("data_format")
@@ -67,7 +72,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .unwrap_or("hdf5")
     {
         "hdf5" => {
-            let main = folder.join(MAIN);
+            let main = folder.join(MAIN_FILE);
             Backend::Hdf5(
                 hdf5::groups(&hdf5::open(&main)?.root())
                     .map_err(|error| error.at(main.display()))?,
@@ -77,19 +82,19 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         "parquet" => Backend::Parquet,
         other => {
             return Err(damaged(&format!(
-                "the data format `{other}` is not one of hdf5, arrow, parquet"
+                "`data_format` is `{other}`, but only hdf5, arrow and parquet are supported"
             )));
         }
     };
     let episodes = metadata
         .get("total_episodes")
         .and_then(Value::as_u64)
-        .ok_or_else(|| damaged("there is no number `total_episodes`"))?;
+        .ok_or_else(|| damaged("`total_episodes` is missing or not a number"))?;
     if episodes == 0 {
-        return Err(damaged("there are no episodes"));
+        return Err(damaged("`total_episodes` is 0: there is nothing to import"));
     }
     let numbered = |name: &str| name.parse().is_ok_and(|index: u64| index < episodes);
-    let there = match &backend {
+    let found = match &backend {
         Backend::Hdf5(groups) => groups
             .keys()
             .filter(|name| name.strip_prefix("episode_").is_some_and(numbered))
@@ -99,10 +104,12 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             .filter(|name| numbered(name))
             .count(),
     } as u64;
-    // One that is missing is an error of its own; where most are, it is the number that is wrong.
-    if there < episodes.div_ceil(2) {
+    // A missing episode is an error of its own; if most are missing, the number is wrong.
+    if found < episodes.div_ceil(2) {
         return Err(damaged(&format!(
-            "`total_episodes` is {episodes}, and {there} of them are there"
+            "`total_episodes` is {}, but only {} of them exist",
+            number(episodes),
+            number(found)
         )));
     }
     let encoded = metadata
@@ -116,11 +123,13 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     };
     let spaces = [space("observation_space")?, space("action_space")?];
     let envelope = metadata
-        .get(OURS)
-        .map(|ours| serde_json::from_value::<Envelope>(ours.clone()));
-    let envelope = envelope
-        .transpose()
-        .map_err(|error| damaged(&format!("`{OURS}` is not what we write: {error}")))?;
+        .get(TRAJMILL)
+        .map(|envelope| serde_json::from_value::<Envelope>(envelope.clone()));
+    let envelope = envelope.transpose().map_err(|error| {
+        damaged(&format!(
+            "`{TRAJMILL}` is not what trajmill writes: {error}"
+        ))
+    })?;
     let about = match &envelope {
         Some(envelope) => envelope.schema()?,
         None => Arc::new(Schema::new(vec![
@@ -148,7 +157,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     Ok(Box::new(minari))
 }
 
-/// Names of the folders in a folder.
+/// Returns the names of the folders in a folder.
 fn folders(folder: &Path) -> Result<Vec<String>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
@@ -164,18 +173,21 @@ fn folders(folder: &Path) -> Result<Vec<String>> {
 }
 
 impl Minari {
-    /// Reads the next episode, whose columns must be those of `schema`, where that is known; `None` after the last.
+    /// Reads the next episode, whose columns must be those of `schema` if that is known; `None` after the
+    /// last one.
     fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
         let index = self.next;
         if index == self.episodes {
-            return self.counted().map(|()| None);
+            return self.verify_total_steps().map(|()| None);
         }
         self.next += 1;
         let place = match &self.backend {
-            Backend::Hdf5(_) => format!("{}: episode_{index}", self.folder.join(MAIN).display()),
+            Backend::Hdf5(_) => {
+                format!("{}: episode_{index}", self.folder.join(MAIN_FILE).display())
+            }
             _ => format!("{}", self.folder.join(index.to_string()).display()),
         };
-        // A damaged file of one episode can make its decoder panic, and keeps nobody from the next.
+        // A damaged file can make its decoder panic, but the next episode can still be read.
         let read = caught("its file", || self.read(index, schema)).map_err(|error| error.at(place));
         let length = read
             .as_ref()
@@ -189,25 +201,33 @@ impl Minari {
         read.map(Some)
     }
 
-    /// Holds the steps of all episodes against what the metadata says of them.
-    fn counted(&self) -> Result<()> {
-        let said = self.metadata.get("total_steps").and_then(Value::as_u64);
-        match self.steps.zip(said) {
-            Some((steps, said)) if steps != said => {
+    /// Compares the number of steps in all episodes with the metadata.
+    fn verify_total_steps(&self) -> Result<()> {
+        let declared = self.metadata.get("total_steps").and_then(Value::as_u64);
+        match self.steps.zip(declared) {
+            Some((steps, declared)) if steps != declared => {
                 let place = self.folder.join(METADATA);
-                Err(Error::failed(format!("{}: `total_steps` is {said}, and the episodes have {steps} steps", place.display()))
-                    .hint("the dataset is not whole, or metadata and data are of two: download or write it again"))
+                Err(Error::failed(format!(
+                    "{}: `total_steps` is {declared}, but the episodes have {}",
+                    place.display(),
+                    count(steps, "step")
+                ))
+                .hint(
+                    "the dataset is incomplete, or metadata and data belong to different datasets: \
+                     download or write it again",
+                ))
             }
             _ => Ok(()),
         }
     }
 
+    /// Reads episode number `index`.
     fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
         let (mut arrays, attributes) = match &mut self.backend {
             Backend::Hdf5(groups) => {
                 let group = groups.remove(&format!("episode_{index}")).ok_or_else(|| {
                     Error::failed("there is no such group").hint(format!(
-                        "`total_episodes` says {}, numbered from 0 without a gap",
+                        "`total_episodes` is {}, and episodes are numbered from 0 without gaps",
                         self.episodes
                     ))
                 })?;
@@ -220,25 +240,25 @@ impl Minari {
                 let folder = self.folder.join(index.to_string());
                 let arrow = matches!(self.backend, Backend::Arrow);
                 let arrays = read_tables(&folder, arrow, self.episodes)?;
-                (arrays, object(&folder.join(METADATA))?)
+                (arrays, read_object(&folder.join(METADATA))?)
             }
         };
         let line = match attributes
-            .get(OURS)
+            .get(TRAJMILL)
             .and_then(Value::as_str)
             .filter(|_| self.envelope.is_some())
         {
             Some(text) => Some(serde_json::from_str::<EnvelopeLine>(text).map_err(|error| {
-                Error::failed(format!("the attribute `{OURS}` is damaged: {error}"))
+                Error::failed(format!("the attribute `{TRAJMILL}` is damaged: {error}"))
             })?),
             None => None,
         };
         let need = |column: Option<(Field, ArrayRef)>, name: &str| {
-            column.ok_or_else(|| Error::failed(format!("there is no `{name}`")))
+            column.ok_or_else(|| Error::failed(format!("`{name}` is missing")))
         };
         let padded = !matches!(self.backend, Backend::Hdf5(_));
         let mut reward = per_trajectory::squeezed(need(arrays.remove("rewards"), "rewards")?);
-        let mut observation = spaced(
+        let mut observation = fit_to_space(
             need(
                 per_trajectory::take(&mut arrays, "observations"),
                 "observations",
@@ -247,28 +267,27 @@ impl Minari {
             self.encoded,
         )?;
         let mut length = reward.1.len();
-        // The other backends pad what has no value on the last row.
+        // Arrow and Parquet pad what has no value on the last row.
         if padded {
             length = length
                 .checked_sub(1)
                 .filter(|length| *length > 0)
-                .ok_or_else(|| Error::failed("it has no step"))?;
+                .ok_or_else(|| Error::failed("the episode has no steps"))?;
             reward.1 = reward.1.slice(0, length);
         }
         if length == 0 {
-            return Err(Error::failed("it has no step").hint("drop it from the source"));
+            return Err(Error::failed("the episode has no steps")
+                .hint("remove the episode from the source"));
         }
-        if let Some(said) = attributes
+        if let Some(declared) = attributes
             .get("total_steps")
             .and_then(Value::as_u64)
-            .filter(|said| *said != length as u64)
+            .filter(|declared| *declared != length as u64)
         {
             return Err(Error::failed(format!(
-                "`rewards` has {length} steps where `total_steps` says {said}"
+                "`rewards` has {length} steps, but `total_steps` says {declared}"
             ))
-            .hint(
-                "the episode is cut short, or was changed: download or write the dataset again",
-            ));
+            .hint("the episode is cut short or was changed: download or write the dataset again"));
         }
         let mut known_final = observation.1.len() == length + 1;
         if line.as_ref().is_some_and(|line| !line.known_final) && known_final {
@@ -278,7 +297,7 @@ impl Minari {
                 .for_each(|(_, values)| *values = values.slice(0, values.len().min(length)));
             known_final = false;
         }
-        let mut assembly = TrajectoryBuilder::new(length, known_final);
+        let mut builder = TrajectoryBuilder::new(length, known_final);
         let cut = |column: (Field, ArrayRef)| {
             if padded {
                 (column.0, column.1.slice(0, length))
@@ -286,14 +305,14 @@ impl Minari {
                 column
             }
         };
-        let action = spaced(
+        let action = fit_to_space(
             need(per_trajectory::take(&mut arrays, "actions"), "actions")?,
             self.spaces[1].as_ref(),
             self.encoded,
         )?;
-        assembly.add(step::OBSERVATION, observation, false)?;
-        assembly.add(step::ACTION, cut(action), true)?;
-        assembly.add(step::REWARD, reward, true)?;
+        builder.add(step::OBSERVATION, observation, false)?;
+        builder.add(step::ACTION, cut(action), true)?;
+        builder.add(step::REWARD, reward, true)?;
         let mut flags = |name: &str| -> Result<Vec<bool>> {
             let flags = need(arrays.remove(name), name)?;
             per_trajectory::booleans((flags.0, flags.1.slice(0, flags.1.len().min(length))))
@@ -302,27 +321,27 @@ impl Minari {
         if let (Some(line), Some(last)) = (&line, truncated.last_mut()) {
             *last = line.truncated;
         }
-        assembly.flags(step::TERMINATED, &terminated)?;
-        assembly.flags(step::TRUNCATED, &truncated)?;
-        assembly.finals();
-        assembly.others(self.renamed(arrays)?)?;
+        builder.flags(step::TERMINATED, &terminated)?;
+        builder.flags(step::TRUNCATED, &truncated)?;
+        builder.finals();
+        builder.others(self.renamed(arrays)?)?;
         let about = match &line {
             Some(line) => envelope::row(&self.about, &line.about)?,
             None if self.envelope.is_some() => {
                 return Err(Error::failed(format!(
-                    "there is no attribute `{OURS}`, which the metadata announces"
+                    "the attribute `{TRAJMILL}` is missing, though the metadata announces it"
                 )));
             }
-            None => Some(self.said(&attributes)?),
+            None => Some(self.about_episode(&attributes)?),
         };
         Ok(IncomingTrajectory {
             key: index.to_string(),
-            steps: assembly.finish(schema)?,
+            steps: builder.finish(schema)?,
             about,
         })
     }
 
-    /// Columns of our own files under the names that they had.
+    /// Gives columns of files that trajmill wrote their old names back.
     fn renamed(&self, arrays: ArrayColumns) -> Result<ArrayColumns> {
         let Some(envelope) = &self.envelope else {
             return Ok(arrays);
@@ -334,8 +353,8 @@ impl Minari {
             .collect())
     }
 
-    /// What an episode says of itself.
-    fn said(&self, attributes: &Map<String, Value>) -> Result<RecordBatch> {
+    /// Returns the trajectory columns: seed, options, and all other attributes.
+    fn about_episode(&self, attributes: &Map<String, Value>) -> Result<RecordBatch> {
         let (mut options, mut others) = (Map::new(), Map::new());
         for (name, value) in attributes {
             match name.as_str() {
@@ -362,7 +381,7 @@ impl Minari {
     }
 }
 
-/// Puts `value` under `name`, within others where it has slashes.
+/// Puts `value` under `name`; a slash in the name leads into a nested object.
 fn insert(options: &mut Map<String, Value>, name: &str, value: &Value) {
     match name.split_once('/') {
         None => drop(options.insert(name.to_owned(), value.clone())),
@@ -395,12 +414,12 @@ impl Source for Minari {
 
     fn metadata(&self) -> Map<String, Value> {
         let mut metadata = self.metadata.clone();
-        metadata.remove(OURS);
+        metadata.remove(TRAJMILL);
         metadata
     }
 
     fn lost(&self) -> Option<u64> {
-        // After the last episode there is nothing to go on with.
+        // An error after the last episode is about the whole dataset.
         (self.next < self.episodes || self.steps.is_none()).then_some(1)
     }
 

@@ -1,4 +1,5 @@
-//! Gymnasium's spaces as Minari writes them: JSON that may hold bare `Infinity` and `NaN`, which JSON has no words for.
+//! Gymnasium's spaces as Minari writes them: JSON that may contain bare `Infinity` and `NaN`, which JSON
+//! does not allow.
 
 use std::sync::Arc;
 
@@ -7,12 +8,14 @@ use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
 use crate::container::dtype;
+use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 
-/// Reads JSON in which `Infinity`, `-Infinity` and `NaN` may stand for numbers; they come back as texts.
+/// Reads JSON in which numbers may be `Infinity`, `-Infinity` and `NaN`, which become strings.
 ///
 /// # Errors
-/// Where the text is not JSON.
+///
+/// Returns an error if the text is not JSON.
 pub(crate) fn parse(text: &str) -> Result<Value> {
     let mut strict = String::with_capacity(text.len());
     let mut rest = text;
@@ -30,7 +33,7 @@ pub(crate) fn parse(text: &str) -> Result<Value> {
                 strict.push_str(&format!("\"{word}\""));
                 word.len()
             }
-            // What follows a backslash is never the end of a text.
+            // A quote behind a backslash does not end a string.
             None if quoted && next == '\\' => {
                 let length = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
                 strict.push_str(&rest[..length]);
@@ -47,7 +50,7 @@ pub(crate) fn parse(text: &str) -> Result<Value> {
     serde_json::from_str(&strict).map_err(|error| Error::failed(format!("not JSON: {error}")))
 }
 
-/// Writes JSON as Minari does: the texts that [`parse`] made of numbers are numbers again.
+/// Writes JSON as Minari does: the strings that [`parse`] made of numbers are numbers again.
 pub(crate) fn text(value: &Value) -> String {
     let mut text = value.to_string();
     for word in ["-Infinity", "Infinity", "NaN"] {
@@ -56,7 +59,7 @@ pub(crate) fn text(value: &Value) -> String {
     text
 }
 
-/// Whether the space holds images, which Minari encodes where its metadata says so.
+/// Whether the space holds images, which Minari encodes if the metadata says so.
 pub(crate) fn is_image(space: &Value) -> bool {
     let shape: Vec<u64> = space["shape"]
         .as_array()
@@ -72,6 +75,7 @@ pub(crate) fn is_image(space: &Value) -> bool {
         && all(&space["high"], 255.0)
 }
 
+/// Whether all numbers in nested arrays are `expected`.
 fn all(value: &Value, expected: f64) -> bool {
     match value {
         Value::Array(values) => values.iter().all(|value| all(value, expected)),
@@ -79,7 +83,7 @@ fn all(value: &Value, expected: f64) -> bool {
     }
 }
 
-/// The part `name` of a space of several.
+/// Returns the part `name` of a dict or tuple space.
 pub(crate) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
     match &space["subspaces"] {
         Value::Object(parts) => parts.get(name),
@@ -93,16 +97,18 @@ pub(crate) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-/// The space of the values of `field`; `range` is that of the column, where it holds single whole numbers.
+/// Returns the space of the values of `field`. For a column of single integers, `range` holds its least
+/// and its greatest value.
 ///
 /// # Errors
-/// Where no space holds such values.
+///
+/// Returns an error if no space can hold such values.
 pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
     let wrong = || {
         Error::failed(format!(
-            "Minari has no space for `{}` of type {}",
+            "Minari has no space for `{}`, which has the type {}",
             field.name(),
-            field.data_type()
+            type_name(field.data_type())
         ))
     };
     let boxed = |element: &DataType, shape: &[u64]| -> Result<Value> {
@@ -135,7 +141,7 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
         DataType::Struct(fields) => {
             let mut spaces = Map::new();
             for field in fields {
-                // Groups within groups are parts with a slash in their names.
+                // A slash in a name separates a group from what is in it.
                 insert(&mut spaces, field.name(), of(field, None)?);
             }
             Ok(json!({"type": "Dict", "subspaces": spaces}))
@@ -156,6 +162,7 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
     }
 }
 
+/// Adds a space under `name`; a slash in the name leads into a nested dict space.
 fn insert(spaces: &mut Map<String, Value>, name: &str, space: Value) {
     match name.split_once('/') {
         None => drop(spaces.insert(name.to_owned(), space)),
@@ -170,7 +177,7 @@ fn insert(spaces: &mut Map<String, Value>, name: &str, space: Value) {
     }
 }
 
-/// Whether parts of these names are those of a tuple.
+/// Whether these are the names of the parts of a tuple.
 pub(crate) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     let mut count = 0;
     names.into_iter().all(|name| {
@@ -179,6 +186,7 @@ pub(crate) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     }) && count > 0
 }
 
+/// Returns the least and the greatest number of a type.
 fn bounds(element: &DataType) -> (Value, Value) {
     match element {
         DataType::Int8 => (json!(i8::MIN), json!(i8::MAX)),
@@ -194,6 +202,7 @@ fn bounds(element: &DataType) -> (Value, Value) {
     }
 }
 
+/// Returns nested arrays of the given shape that hold `value` everywhere.
 fn filled(shape: &[u64], value: &Value) -> Value {
     match shape.split_first() {
         None => value.clone(),
@@ -201,9 +210,9 @@ fn filled(shape: &[u64], value: &Value) -> Value {
     }
 }
 
-/// A column as its space has it: images that are encoded are rows of bytes, vectors have their axes, members of a tuple
-/// the names that HDF5 has for them.
-pub(crate) fn spaced(
+/// Gives a column the form that its space describes: encoded images become bytes, vectors get a shape,
+/// and the parts of a tuple get the names that they have in HDF5.
+pub(crate) fn fit_to_space(
     column: (Field, ArrayRef),
     space: Option<&Value>,
     encoded: bool,
@@ -262,7 +271,7 @@ pub(crate) fn spaced(
             part.name().clone()
         };
         let inside = inside(space, part.name());
-        let (part, values) = spaced(
+        let (part, values) = fit_to_space(
             (part.as_ref().clone().with_name(name), Arc::clone(values)),
             inside,
             encoded,
@@ -270,11 +279,11 @@ pub(crate) fn spaced(
         fields.push(part);
         columns.push(values);
     }
-    let whole =
+    let parts =
         arrow::array::StructArray::try_new(fields.into(), columns, values.nulls().cloned())?;
     Ok((
-        Field::new(field.name(), whole.data_type().clone(), field.is_nullable()),
-        Arc::new(whole),
+        Field::new(field.name(), parts.data_type().clone(), field.is_nullable()),
+        Arc::new(parts),
     ))
 }
 

@@ -1,9 +1,9 @@
 //! Decodes videos with FFmpeg's libraries.
 //!
 //! A file is decoded forwards. It is searched only if the next frame lies behind or far ahead. One
-//! frame is kept in memory. LeRobot's rule says which frame belongs to a time. Colours become RGB as
-//! in LeRobot's loaders, by FFmpeg's own conversion, with the matrix and the range that the frame
-//! declares.
+//! frame is kept in memory. LeRobot's rule says which frame belongs to a time. Colours become RGB
+//! as in LeRobot's loaders, by FFmpeg's own conversion, with the matrix and the range that the
+//! frame declares.
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -19,8 +19,8 @@ use crate::video::Frames;
 /// Whether the libraries are initialised.
 static READY: Once = Once::new();
 
-/// The most seconds by which the time of a frame may differ from the requested one: `tolerance_s` of
-/// LeRobot's loader.
+/// The most seconds by which the time of a frame may differ from the requested one: `tolerance_s`
+/// of LeRobot's loader.
 const TOLERANCE: f64 = 1e-4;
 
 /// The most seconds ahead up to which decoding is assumed to be faster than seeking.
@@ -130,8 +130,8 @@ impl Video {
         ]
     }
 
-    /// Appends the frame at `seconds` to `out`: RGB, row by row, or the bytes of a PNG file. Frames in
-    /// the order of their times are found without going back.
+    /// Appends the frame at `seconds` to `out`: RGB, row by row, or the bytes of a PNG file. Frames
+    /// in the order of their times are found without going back.
     ///
     /// # Errors
     ///
@@ -190,9 +190,13 @@ impl Video {
                 } else {
                     around.join(", ")
                 };
-                Err(Error::failed(format!("{}: there is no frame at {seconds:.4} s: {around}", self.path.display())).hint(
-                    "LeRobot's loader requires a frame within 0.1 ms of each time: the video may be cut \
-                     short, or `timestamp` or `from_timestamp` may be wrong",
+                Err(Error::failed(format!(
+                    "{}: there is no frame at {seconds:.4} s: {around}",
+                    self.path.display()
+                ))
+                .hint(
+                    "LeRobot's loader requires a frame within 0.1 ms of each time: the video may \
+                     be cut short, or `timestamp` or `from_timestamp` may be wrong",
                 ))
             }
         }
@@ -202,7 +206,8 @@ impl Video {
     /// searched.
     fn seek(&mut self, seconds: f64) -> Result<()> {
         self.at = None;
-        // In microseconds, and a little later, so that rounding does not miss a frame at that very time.
+        // In microseconds, and a little later, so that rounding does not miss a frame at that very
+        // time.
         let place = ((seconds + TOLERANCE / 2.0) * 1e6) as i64;
         if self.input.seek(place, ..place).is_ok() {
             self.decoder.flush();
@@ -383,7 +388,8 @@ impl Rgb {
         Ok(Rgb { format, graph })
     }
 
-    /// Converts a frame to RGB. FFmpeg takes over the contents of `frame`, which is empty afterwards.
+    /// Converts a frame to RGB. FFmpeg takes over the contents of `frame`, which is empty
+    /// afterwards.
     fn convert(&mut self, frame: &frame::Video) -> Result<frame::Video, ffmpeg_next::Error> {
         let mut picture = frame::Video::empty();
         self.graph

@@ -78,8 +78,8 @@ impl Pictures {
         if self.frames == Frames::Array && self.bytes.len() - before != 3 * height * width {
             let [found_height, found_width] = video.size();
             let message = format!(
-                "{}: frames have {found_height} × {found_width} pixels, but those of the first video have \
-                 {height} × {width}",
+                "{}: frames have {found_height} × {found_width} pixels, but those of the first \
+                 video have {height} × {width}",
                 video.path().display()
             );
             return Err(Error::failed(message).hint(

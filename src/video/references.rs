@@ -11,8 +11,8 @@ use crate::dataset::{Dataset, Decode, content_hash};
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
-/// Returns the fields of a reference to a frame: a file relative to the source, and the time in seconds
-/// from its beginning.
+/// Returns the fields of a reference to a frame: a file relative to the source, and the time in
+/// seconds from its beginning.
 pub(crate) fn reference() -> Fields {
     Fields::from(vec![
         Field::new("path", DataType::Utf8, false),
@@ -64,9 +64,10 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
             ));
         }
         (_, None) => {
-            return Err(Error::usage("`frames` is given without `videos`")
-                .hint("set `videos` to the LeRobot dataset that this one was imported from, to which references \
-                     to videos are relative"));
+            return Err(Error::usage("`frames` is given without `videos`").hint(
+                "set `videos` to the LeRobot dataset that this one was imported from, to which \
+                 references to videos are relative",
+            ));
         }
         (_, Some(root)) => root,
     };
@@ -74,8 +75,8 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     if !root.is_dir() {
         return Err(
             Error::failed(format!("no such folder: {}", root.display())).hint(
-                "set `videos` to the LeRobot dataset that this one was imported from, to which references to \
-                 videos are relative",
+                "set `videos` to the LeRobot dataset that this one was imported from, to which \
+                 references to videos are relative",
             ),
         );
     }

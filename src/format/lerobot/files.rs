@@ -37,7 +37,8 @@ fn parse(text: &str) -> std::result::Result<Value, String> {
             .find(|token| text.contains(token));
         match token {
             Some(token) => format!(
-                "not JSON: {error}; it contains `{token}`, which Python writes but JSON does not allow"
+                "not JSON: {error}; it contains `{token}`, which Python writes but JSON does not \
+                 allow"
             ),
             None => format!("not JSON: {error}"),
         }

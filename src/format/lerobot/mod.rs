@@ -51,7 +51,8 @@ const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "lerobot",
-    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or decoded",
+    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or \
+             decoded",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: detect,
@@ -112,8 +113,8 @@ mod tests {
         Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(values), None).unwrap())
     }
 
-    /// Writes episodes of the given lengths: the odd ones to the first file and the even ones to the
-    /// second, in descending order.
+    /// Writes episodes of the given lengths: the odd ones to the first file and the even ones to
+    /// the second, in descending order.
     fn made(root: &Path, lengths: &[usize]) {
         let starts: Vec<usize> = lengths
             .iter()
@@ -187,11 +188,20 @@ mod tests {
         let feature =
             |dtype: &str, width: usize| json!({"dtype": dtype, "shape": [width], "names": null});
         let info = json!({
-            "codebase_version": "v3.0", "fps": 10, "total_episodes": lengths.len(), "total_frames": lengths.iter().sum::<usize>(), "total_tasks": 1,
+            "codebase_version": "v3.0",
+            "fps": 10,
+            "total_episodes": lengths.len(),
+            "total_frames": lengths.iter().sum::<usize>(),
+            "total_tasks": 1,
             "splits": {"train": format!("0:{}", lengths.len())},
             "features": {
-                "observation.state": feature("float32", 2), "action": feature("float32", 1), "timestamp": feature("float32", 1),
-                "frame_index": feature("int64", 1), "episode_index": feature("int64", 1), "index": feature("int64", 1), "task_index": feature("int64", 1),
+                "observation.state": feature("float32", 2),
+                "action": feature("float32", 1),
+                "timestamp": feature("float32", 1),
+                "frame_index": feature("int64", 1),
+                "episode_index": feature("int64", 1),
+                "index": feature("int64", 1),
+                "task_index": feature("int64", 1),
             },
         });
         store::write(&root.join("meta/info.json"), info.to_string().as_bytes()).unwrap();
@@ -200,9 +210,9 @@ mod tests {
     fn all(root: &Path) -> Result<Vec<IncomingTrajectory>> {
         let mut source = FORMAT.open(root, &Options::default())?;
         let mut found = Vec::new();
-        while let Some(incoming) = source.next()? {
-            assert_eq!(incoming.steps.schema(), source.schema());
-            found.push(incoming);
+        while let Some(trajectory) = source.next()? {
+            assert_eq!(trajectory.steps.schema(), source.schema());
+            found.push(trajectory);
         }
         Ok(found)
     }
@@ -230,7 +240,7 @@ mod tests {
         assert_eq!(
             found
                 .iter()
-                .map(|incoming| incoming.steps.num_rows())
+                .map(|trajectory| trajectory.steps.num_rows())
                 .collect::<Vec<_>>(),
             lengths
         );
@@ -239,7 +249,8 @@ mod tests {
             last.as_primitive::<Float32Type>().values().to_vec(),
             [1_400_010.0, 1_400_011.0]
         );
-        // The loader reads files in the order of their names, which is not that of the episodes here.
+        // The loader reads files in the order of their names, which is not that of the episodes
+        // here.
         let mut findings = Findings::default();
         validate::validate(folder.path(), &mut findings).unwrap();
         assert!(
@@ -255,12 +266,14 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             made(folder.path(), &lengths);
             let found = all(folder.path()).unwrap();
-            prop_assert_eq!(found.iter().map(|incoming| incoming.steps.num_rows()).collect::<Vec<_>>(), lengths);
+            let found_lengths: Vec<usize> =
+                found.iter().map(|trajectory| trajectory.steps.num_rows()).collect();
+            prop_assert_eq!(found_lengths, lengths);
             let mut row = 0;
-            for incoming in &found {
-                let observations = incoming.steps["observation"].as_fixed_size_list();
+            for trajectory in &found {
+                let observations = trajectory.steps["observation"].as_fixed_size_list();
                 let values = observations.values().as_primitive::<Float32Type>();
-                for frame in 0..incoming.steps.num_rows() {
+                for frame in 0..trajectory.steps.num_rows() {
                     prop_assert_eq!(values.value(2 * frame), (row * 10) as f32);
                     row += 1;
                 }
@@ -269,7 +282,10 @@ mod tests {
 
         #[test]
         fn damage_is_an_error_or_leaves_the_values(
-            file in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
+            file in any::<prop::sample::Index>(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in any::<bool>(),
         ) {
             let folder = tempfile::tempdir().unwrap();
             made(folder.path(), &[3, 4]);
@@ -283,7 +299,8 @@ mod tests {
             store::write(path, &bytes).unwrap();
             match all(folder.path()) {
                 Ok(found) if path.extension().is_some_and(|extension| extension == "parquet") => {
-                    // Checksums cover the pages; only names and statistics in the footer are unprotected.
+                    // Checksums cover the pages; only names and statistics in the footer are
+                    // unprotected.
                     for (found, whole) in found.iter().zip(&whole) {
                         prop_assert_eq!(&found.steps["observation"], &whole.steps["observation"]);
                     }
@@ -298,8 +315,19 @@ mod tests {
         }
 
         #[test]
-        fn any_value_in_the_description_ends(key in prop::sample::select(vec!["codebase_version", "fps", "features", "total_episodes", "total_frames", "splits", "data_path", "chunks_size"]),
-            text in "[\\[\\]{}\":,0-9a-z_.%-]{0,40}") {
+        fn any_value_in_the_description_ends(
+            key in prop::sample::select(vec![
+                "codebase_version",
+                "fps",
+                "features",
+                "total_episodes",
+                "total_frames",
+                "splits",
+                "data_path",
+                "chunks_size",
+            ]),
+            text in "[\\[\\]{}\":,0-9a-z_.%-]{0,40}",
+        ) {
             let folder = tempfile::tempdir().unwrap();
             made(folder.path(), &[3]);
             let path = folder.path().join("meta/info.json");

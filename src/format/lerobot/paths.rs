@@ -11,8 +11,8 @@ impl Info {
             .map_err(|error| error.at(self.root.join(INFO).display()))
     }
 
-    /// Returns the file of an episode for the video feature `key`, the one numbered `at`, relative to
-    /// the dataset, and the second at which the episode begins in it.
+    /// Returns the file of an episode for the video feature `key`, the one numbered `at`, relative
+    /// to the dataset, and the second at which the episode begins in it.
     pub(crate) fn video_file(
         &self,
         episode: &Episode,
@@ -47,9 +47,13 @@ impl Info {
         video_key: &str,
     ) -> Result<String> {
         let wrong = || {
-            Error::failed(format!("the path template `{template}` cannot be filled in for episode {}", episode.index)).hint(
-                "a template may use episode_chunk, episode_index, chunk_index, file_index and video_key, \
-                 with numbers padded as in {file_index:03d}",
+            Error::failed(format!(
+                "the path template `{template}` cannot be filled in for episode {}",
+                episode.index
+            ))
+            .hint(
+                "a template may use episode_chunk, episode_index, chunk_index, file_index and \
+                 video_key, with numbers padded as in {file_index:03d}",
             )
         };
         let mut path = String::new();

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::transfer::read::pattern;
 use crate::transfer::read::per_trajectory;
 
-/// Reads the Arrow or Parquet files of the episode in `folder` as arrays. `episodes` is the number of
-/// episodes that the metadata declares.
+/// Reads the Arrow or Parquet files of the episode in `folder` as arrays. `episodes` is the number
+/// of episodes that the metadata declares.
 pub(crate) fn read_tables(folder: &Path, arrow: bool, episodes: u64) -> Result<ArrayColumns> {
     let extension = if arrow { "arrow" } else { "parquet" };
     let failed = |error: std::io::Error| {

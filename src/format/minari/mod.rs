@@ -1,9 +1,10 @@
-//! Minari: a directory with `data/metadata.json`, and either one HDF5 file with a group for each episode,
-//! or a folder for each episode with Arrow or Parquet files. There is one more observation than actions.
+//! Minari: a directory with `data/metadata.json`, and either one HDF5 file with a group for each
+//! episode, or a folder for each episode with Arrow or Parquet files. There is one more observation
+//! than actions.
 //!
-//! Only the HDF5 backend is written. If the observation after the last action is not known, the last
-//! known one stands in its place. The attribute `trajmill` of each episode says so, and identifies the
-//! trajectory.
+//! Only the HDF5 backend is written. If the observation after the last action is not known, the
+//! last known one stands in its place. The attribute `trajmill` of each episode says so, and
+//! identifies the trajectory.
 
 mod episode_tables;
 mod read;
@@ -23,7 +24,8 @@ use crate::transfer::write::Writer;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "minari",
-    about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written as HDF5",
+    about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written \
+             as HDF5",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| metadata_folder(path).is_some(),

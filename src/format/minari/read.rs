@@ -173,8 +173,8 @@ fn folders(folder: &Path) -> Result<Vec<String>> {
 }
 
 impl Minari {
-    /// Reads the next episode, whose columns must be those of `schema` if that is known; `None` after the
-    /// last one.
+    /// Reads the next episode, whose columns must be those of `schema` if that is known; `None`
+    /// after the last one.
     fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
         let index = self.next;
         if index == self.episodes {
@@ -213,8 +213,8 @@ impl Minari {
                     count(steps, "step")
                 ))
                 .hint(
-                    "the dataset is incomplete, or metadata and data belong to different datasets: \
-                     download or write it again",
+                    "the dataset is incomplete, or metadata and data belong to different \
+                     datasets: download or write it again",
                 ))
             }
             _ => Ok(()),

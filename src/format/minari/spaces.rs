@@ -1,5 +1,5 @@
-//! Gymnasium's spaces as Minari writes them: JSON that may contain bare `Infinity` and `NaN`, which JSON
-//! does not allow.
+//! Gymnasium's spaces as Minari writes them: JSON that may contain bare `Infinity` and `NaN`, which
+//! JSON does not allow.
 
 use std::sync::Arc;
 
@@ -97,8 +97,8 @@ pub(crate) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-/// Returns the space of the values of `field`. For a column of single integers, `range` holds its least
-/// and its greatest value.
+/// Returns the space of the values of `field`. For a column of single integers, `range` holds its
+/// least and its greatest value.
 ///
 /// # Errors
 ///
@@ -114,9 +114,13 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
     let boxed = |element: &DataType, shape: &[u64]| -> Result<Value> {
         let dtype = dtype::name(element).ok_or_else(wrong)?;
         let (low, high) = bounds(element);
-        Ok(
-            json!({"type": "Box", "dtype": dtype, "shape": shape, "low": filled(shape, &low), "high": filled(shape, &high)}),
-        )
+        Ok(json!({
+            "type": "Box",
+            "dtype": dtype,
+            "shape": shape,
+            "low": filled(shape, &low),
+            "high": filled(shape, &high),
+        }))
     };
     match field.data_type() {
         DataType::FixedSizeList(child, width) => {
@@ -152,9 +156,8 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
         element if element.is_integer() => match range {
             Some((low, high)) => {
                 let start = low.min(0);
-                Ok(
-                    json!({"type": "Discrete", "dtype": "int64", "start": start, "n": high - start + 1}),
-                )
+                let n = high - start + 1;
+                Ok(json!({"type": "Discrete", "dtype": "int64", "start": start, "n": n}))
             }
             None => boxed(element, &[]),
         },
@@ -210,8 +213,8 @@ fn filled(shape: &[u64], value: &Value) -> Value {
     }
 }
 
-/// Gives a column the form that its space describes: encoded images become bytes, vectors get a shape,
-/// and the parts of a tuple get the names that they have in HDF5.
+/// Gives a column the form that its space describes: encoded images become bytes, vectors get a
+/// shape, and the parts of a tuple get the names that they have in HDF5.
 pub(crate) fn fit_to_space(
     column: (Field, ArrayRef),
     space: Option<&Value>,
@@ -315,7 +318,10 @@ mod tests {
         );
         assert_eq!(
             text(&of(&vector, None).unwrap()),
-            r#"{"type":"Box","dtype":"float32","shape":[2],"low":[-Infinity,-Infinity],"high":[Infinity,Infinity]}"#
+            concat!(
+                r#"{"type":"Box","dtype":"float32","shape":[2],"#,
+                r#""low":[-Infinity,-Infinity],"high":[Infinity,Infinity]}"#
+            )
         );
         let discrete = Field::new("action", DataType::Int64, true);
         assert_eq!(

@@ -44,10 +44,12 @@ pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
         findings.error(
             "total-steps",
             place.as_str(),
-            format!("`total_steps` is {declared}, but {} and {} were read: correct the number, or download what is \
-                 missing",
+            format!(
+                "`total_steps` is {declared}, but {} and {} were read: correct the number, or \
+                 download what is missing",
                 count(episodes, "episode"),
-                count(rows, "row")),
+                count(rows, "row")
+            ),
         );
     }
     if let (Some(declared), Ok(file)) =
@@ -59,8 +61,8 @@ pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
             .count() as u64;
         if found != declared {
             let message = format!(
-                "`total_episodes` is {declared}, but the file has {}, and the loader relies on the number: \
-                 correct it",
+                "`total_episodes` is {declared}, but the file has {}, and the loader relies on \
+                 the number: correct it",
                 count(found, "episode")
             );
             findings.error("total-episodes", place, message);
@@ -77,8 +79,11 @@ fn validate_metadata(metadata: &Map<String, Value>, findings: &mut Findings, pla
         other => findings.error(
             "version",
             place,
-            format!("`minari_version` is {}, but loaders accept 0.4 and 0.5: correct it, or write the dataset \
-                 again", other.unwrap_or("missing")),
+            format!(
+                "`minari_version` is {}, but loaders accept 0.4 and 0.5: correct it, or write the \
+                 dataset again",
+                other.unwrap_or("missing")
+            ),
         ),
     }
     if text("dataset_id").is_none() {
@@ -94,11 +99,21 @@ fn validate_metadata(metadata: &Map<String, Value>, findings: &mut Findings, pla
             None => findings.error(
                 "space",
                 place,
-                format!("`{key}` is missing, and there is no `env_spec` to derive it from: add one of them, as text"),
+                format!(
+                    "`{key}` is missing, and there is no `env_spec` to derive it from: add one of \
+                     them, as text"
+                ),
             ),
             Some(space) => {
                 if let Err(error) = spaces::parse(space) {
-                    findings.error("space", place, format!("`{key}` is not a space in JSON: {}: correct it", error.message));
+                    findings.error(
+                        "space",
+                        place,
+                        format!(
+                            "`{key}` is not a space in JSON: {}: correct it",
+                            error.message
+                        ),
+                    );
                 }
             }
         }

@@ -107,7 +107,8 @@ pub(crate) fn write(
         ("action_space", &action, range),
     ] {
         let space = spaces::of(field, range)?;
-        // The space of the source may say more than types do, such as bounds: it is kept if it still fits.
+        // The space of the source may say more than types do, such as bounds: it is kept if it
+        // still fits.
         let known = metadata
             .get(key)
             .and_then(Value::as_str)
@@ -173,8 +174,14 @@ fn plain_field(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
         .field_with_name(name)
         .map_err(|_| missing())?;
     if arrays::plain(field, name).is_none() {
-        return Err(Error::failed(format!("Minari cannot hold `{name}`, which has the type {}", type_name(field.data_type())))
-            .hint("it holds numbers only: choose other columns with `derive` and `columns`, or another format"));
+        return Err(Error::failed(format!(
+            "Minari cannot hold `{name}`, which has the type {}",
+            type_name(field.data_type())
+        ))
+        .hint(
+            "it holds numbers only: choose other columns with `derive` and `columns`, or another \
+             format",
+        ));
     }
     Ok(field.clone())
 }
@@ -203,8 +210,16 @@ fn verify_id(name: &str) -> Result<()> {
 /// Returns the JSON of Gymnasium's spec for the environment `env`.
 fn env_spec(env: &str) -> String {
     json!({
-        "id": env, "entry_point": null, "reward_threshold": null, "nondeterministic": false, "max_episode_steps": null,
-        "order_enforce": true, "disable_env_checker": false, "kwargs": {}, "additional_wrappers": [], "vector_entry_point": null
+        "id": env,
+        "entry_point": null,
+        "reward_threshold": null,
+        "nondeterministic": false,
+        "max_episode_steps": null,
+        "order_enforce": true,
+        "disable_env_checker": false,
+        "kwargs": {},
+        "additional_wrappers": [],
+        "vector_entry_point": null,
     })
     .to_string()
 }

@@ -39,8 +39,8 @@ const SPLIT: &str = "split";
 pub(crate) struct Column {
     /// Its feature, or the features of a struct.
     pub(crate) leaves: Vec<LeafFeature>,
-    /// Whether it belongs to the action: then it moves with the action, and is null on a step without
-    /// one.
+    /// Whether it belongs to the action: then it moves with the action, and is null on a step
+    /// without one.
     pub(crate) of_action: bool,
 }
 
@@ -178,8 +178,12 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
                     .map(|leaf| format!("`{}`", leaf.key))
                     .collect::<Vec<_>>()
                     .join(", ");
-                return Err(Error::failed(format!("the action has several parts: {names}"))
-                    .hint("choose one with --map action=FEATURE; the others become columns under their own names"));
+                return Err(
+                    Error::failed(format!("the action has several parts: {names}")).hint(
+                        "choose one with --map action=FEATURE; the others become columns under \
+                         their own names",
+                    ),
+                );
             }
         },
     };
@@ -222,7 +226,10 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
                 leaf.key,
                 type_name(field.data_type())
             ))
-            .hint("a reward is one number in each step: choose another feature with --map reward=FEATURE"));
+            .hint(
+                "a reward is one number in each step: choose another feature with --map \
+                 reward=FEATURE",
+            ));
         }
         fields.push(field);
         columns.push(Column {
@@ -263,7 +270,12 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
 
 /// Whether a feature says where another one has a value.
 fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
-    let flag = matches!(&leaf.kind, FeatureKind::Tensor { element: DataType::Boolean, shape, .. } if shape.is_empty());
+    let flag = match &leaf.kind {
+        FeatureKind::Tensor { element, shape, .. } => {
+            *element == DataType::Boolean && shape.is_empty()
+        }
+        _ => false,
+    };
     flag && leaf
         .key
         .strip_suffix(VALID)
@@ -272,7 +284,12 @@ fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
 
 /// Whether a feature is a single integer.
 fn is_integer(leaf: &LeafFeature) -> bool {
-    matches!(&leaf.kind, FeatureKind::Tensor { element, shape, .. } if element.is_integer() && shape.iter().product::<usize>() == 1)
+    match &leaf.kind {
+        FeatureKind::Tensor { element, shape, .. } => {
+            element.is_integer() && shape.iter().product::<usize>() == 1
+        }
+        _ => false,
+    }
 }
 
 /// Returns the type of the column that a feature becomes. With `vector`, a single number becomes a

@@ -65,8 +65,8 @@ pub(crate) fn steps(record: &Record, leaves: &[LeafFeature]) -> Result<usize> {
     Ok(values / per_step)
 }
 
-/// Returns the values of the feature at `key` for `rows` steps, without the shape of a step. None of
-/// them is null.
+/// Returns the values of the feature at `key` for `rows` steps, without the shape of a step. None
+/// of them is null.
 pub(crate) fn values(
     record: &Record,
     key: &str,

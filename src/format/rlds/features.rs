@@ -1,4 +1,5 @@
-//! `features.json`: the tree of features of a TFDS dataset. Its leaves belong to steps or to episodes.
+//! `features.json`: the tree of features of a TFDS dataset. Its leaves belong to steps or to
+//! episodes.
 
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
@@ -64,8 +65,10 @@ impl FeatureTree {
         let mut tree = FeatureTree::default();
         tree.collect(value, "", false, 0)?;
         if !tree.has_steps {
-            return Err(Error::failed("the sequence `steps` is missing")
-                .hint("this TFDS dataset does not consist of episodes: only RLDS datasets can be imported"));
+            return Err(Error::failed("the sequence `steps` is missing").hint(
+                "this TFDS dataset does not consist of episodes: only RLDS datasets can be \
+                 imported",
+            ));
         }
         Ok(tree)
     }
@@ -207,7 +210,10 @@ fn entry(kind: &FeatureKind) -> Value {
             json!({"pythonClassName": format!("{CLASS}.text_feature.Text"), "text": {}})
         }
         FeatureKind::Image => {
-            json!({"pythonClassName": format!("{CLASS}.image_feature.Image"), "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}})
+            json!({
+                "pythonClassName": format!("{CLASS}.image_feature.Image"),
+                "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"},
+            })
         }
         FeatureKind::Tensor {
             element,
@@ -232,14 +238,21 @@ fn entry(kind: &FeatureKind) -> Value {
             } else {
                 "bytes"
             };
-            json!({"pythonClassName": format!("{CLASS}.{class}"), "tensor": {"shape": shape, "dtype": dtype::name(element), "encoding": encoding}})
+            let dtype = dtype::name(element);
+            json!({
+                "pythonClassName": format!("{CLASS}.{class}"),
+                "tensor": {"shape": shape, "dtype": dtype, "encoding": encoding},
+            })
         }
         FeatureKind::Other(_) => Value::Null,
     }
 }
 
 fn dict(features: Map<String, Value>) -> Value {
-    json!({"pythonClassName": format!("{CLASS}.features_dict.FeaturesDict"), "featuresDict": {"features": features}})
+    json!({
+        "pythonClassName": format!("{CLASS}.features_dict.FeaturesDict"),
+        "featuresDict": {"features": features},
+    })
 }
 
 /// Returns the tree of `leaves`; a `/` in a key separates a group from what is in it.
@@ -330,10 +343,11 @@ mod tests {
             of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(),
             FeatureKind::Other(_)
         ));
-        assert!(
-            matches!(of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap(), FeatureKind::Other(what) if what.contains("Audio"))
-        );
-        assert!(of(json!({"tensor": {"shape": {"dimensions": ["99999999", "99999999"]}, "dtype": "int8"}})).is_err());
+        let audio = of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap();
+        assert!(matches!(audio, FeatureKind::Other(what) if what.contains("Audio")));
+        let dimensions = ["99999999", "99999999"];
+        let large = json!({"tensor": {"shape": {"dimensions": dimensions}, "dtype": "int8"}});
+        assert!(of(large).is_err());
         assert!(
             FeatureTree::parse(&json!({"featuresDict": {"features": {}}}))
                 .unwrap_err()

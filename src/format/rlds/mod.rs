@@ -1,10 +1,11 @@
 //! RLDS: TFDS directories of TFRecord files. A record is one episode, with its steps in lists under
 //! `steps/…`.
 //!
-//! A step is (o_t, a_t, r_t). By the rules of the format, the last step holds the final observation,
-//! with filler for action and reward; most published datasets have a true last action instead.
-//! `final_action` says which of the two it is; by default, an action of zeros on a step with `is_last`
-//! is taken for filler. Logs of dm_env have (a_t, r_t) one step later: `alignment: rsa` moves them.
+//! A step is (o_t, a_t, r_t). By the rules of the format, the last step holds the final
+//! observation, with filler for action and reward; most published datasets have a true last action
+//! instead. `final_action` says which of the two it is; by default, an action of zeros on a step
+//! with `is_last` is taken for filler. Logs of dm_env have (a_t, r_t) one step later: `alignment:
+//! rsa` moves them.
 
 mod columns;
 mod decode;
@@ -45,8 +46,8 @@ pub(crate) const FORMAT: Format = Format {
 /// The suffix of a boolean feature that is false where a value is null: records have no nulls.
 const VALID: &str = "_valid";
 
-/// Returns the directory with `features.json`: `path` itself, or the only one below it. A dataset may
-/// have directories for configurations and versions.
+/// Returns the directory with `features.json`: `path` itself, or the only one below it. A dataset
+/// may have directories for configurations and versions.
 fn root(path: &Path) -> Option<PathBuf> {
     fn search(path: &Path, depth: usize) -> Vec<PathBuf> {
         if path.join("features.json").is_file() {

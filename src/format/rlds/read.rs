@@ -138,7 +138,8 @@ impl Source for Rlds {
             let record = match records.example() {
                 Ok(record) => record,
                 Err(error) => {
-                    // After damaged framing, nothing says where the next record begins: go on with the next file.
+                    // After damaged framing, nothing says where the next record begins: go on with
+                    // the next file.
                     if records.broken {
                         self.lost = shard
                             .records
@@ -174,7 +175,8 @@ impl Source for Rlds {
                     count(records.index, "record")
                 ))
                 .hint(
-                    "the file is cut short or belongs to another version of the dataset: fetch it again",
+                    "the file is cut short or belongs to another version of the dataset: fetch it \
+                     again",
                 ));
             }
         }
@@ -254,8 +256,8 @@ impl Rlds {
                 let none = new_null_array(columns[at].data_type(), 1);
                 columns[at] = concat(&[columns[at].slice(1, rows - 1).as_ref(), none.as_ref()])?;
             }
-            // A step without an action may have a reward, but everything beside a final observation is
-            // filler.
+            // A step without an action may have a reward, but everything beside a final observation
+            // is filler.
             let name = self.name(at);
             if missing.true_count() > 0 && (name == step::ACTION || name == step::ACTION_STD) {
                 columns[at] = nullif(&columns[at], &missing)?;
@@ -264,8 +266,8 @@ impl Rlds {
                 columns[at] = nullif(&columns[at], &final_row)?;
             }
         }
-        // Flags of the end are on the step of the final observation, or else on the last step; both mean
-        // the last step with an action.
+        // Flags of the end are on the step of the final observation, or else on the last step; both
+        // mean the last step with an action.
         let at_end = |flag: bool| -> ArrayRef {
             let end = rows - 1 - usize::from(has_final && rows > 1);
             Arc::new(BooleanArray::from_iter(

@@ -28,7 +28,8 @@ pub(crate) fn json(path: &Path) -> Result<Value> {
     })
 }
 
-/// Returns the files of the dataset at `root`, split by split. Adds `dataset_info.json` to `metadata`.
+/// Returns the files of the dataset at `root`, split by split. Adds `dataset_info.json` to
+/// `metadata`.
 pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<VecDeque<Shard>> {
     let path = root.join("dataset_info.json");
     if !path.is_file() {
@@ -45,7 +46,7 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
         return Err(
             Error::failed(format!("{}: `fileFormat` is {format}", path.display())).hint(
                 "only tfrecord is supported: write the dataset again with `tfds.builder(…, \
-             file_format='tfrecord')`, or convert it with `tfds convert_format`",
+                 file_format='tfrecord')`, or convert it with `tfds convert_format`",
             ),
         );
     }

@@ -27,7 +27,8 @@ pub(crate) enum Origin {
     Last,
     /// Whether the trajectory ended in a terminal state.
     Terminal,
-    /// Whether the trajectory was cut off. RLDS itself takes every end without a terminal state for that.
+    /// Whether the trajectory was cut off. RLDS itself takes every end without a terminal state for
+    /// that.
     Cut,
     /// Whether the step holds only the final observation.
     Final,

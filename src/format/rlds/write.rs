@@ -1,7 +1,9 @@
-//! Writes RLDS datasets: a directory that `tfds.builder_from_directory` loads, one record per episode.
+//! Writes RLDS datasets: a directory that `tfds.builder_from_directory` loads, one record per
+//! episode.
 //!
 //! The last step holds the final observation, if it is known, with zeros for action and reward. For
-//! each step, `is_final` says whether it is such a step and `action_valid` whether it has an action.
+//! each step, `is_final` says whether it is such a step and `action_valid` whether it has an
+//! action.
 
 use std::path::Path;
 
@@ -94,7 +96,8 @@ pub(crate) fn write(
         "fileFormat": "tfrecord",
         "moduleName": "trajmill",
         "releaseNotes": {VERSION: "Written by trajmill."},
-        "description": "Episodes as steps (RLDS). `is_final` marks a step that holds only the observation after the last action; `action_valid` a step whose action is known.",
+        "description": "Episodes as steps (RLDS). `is_final` marks a step that holds only the \
+                 observation after the last action; `action_valid` a step whose action is known.",
         "splits": [{
             "name": SPLIT,
             "numBytes": total.to_string(),

@@ -1,13 +1,13 @@
 //! TF-Agents' TFRecord files: one record per step, with values as raw bytes.
 //!
-//! The keys are `observation`, `action`, `reward`, `discount`, `step_type` and `next_step_type`, or those
-//! of transitions, under `time_step/`, `action_step/` and `next_time_step/`. Types come from the file
-//! `NAME.spec` beside the records; without it, values have 32 bits.
+//! The keys are `observation`, `action`, `reward`, `discount`, `step_type` and `next_step_type`, or
+//! those of transitions, under `time_step/`, `action_step/` and `next_time_step/`. Types come from
+//! the file `NAME.spec` beside the records; without it, values have 32 bits.
 //!
-//! A step type is 0 (first), 1 (middle) or 2 (last). A record of type 2 is normally a boundary: it holds
-//! the final observation, and what the reset after it gave, which is an action of zeros, or no reward
-//! and a discount of 1. Some writers put the last step itself there, which has an action, and a reward
-//! or an end.
+//! A step type is 0 (first), 1 (middle) or 2 (last). A record of type 2 is normally a boundary: it
+//! holds the final observation, and what the reset after it gave, which is an action of zeros, or
+//! no reward and a discount of 1. Some writers put the last step itself there, which has an action,
+//! and a reward or an end.
 
 mod read;
 mod spec;

@@ -1,4 +1,5 @@
-//! The types and shapes of values: `NAME.spec` beside the records, which holds one `StructuredValue`.
+//! The types and shapes of values: `NAME.spec` beside the records, which holds one
+//! `StructuredValue`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -141,7 +142,8 @@ fn element(dtype: i32) -> Option<DataType> {
     })
 }
 
-/// Reads types and shapes from the file beside the records at `path`; none if there is no such file.
+/// Reads types and shapes from the file beside the records at `path`; none if there is no such
+/// file.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>)>> {
     let spec = PathBuf::from(format!("{}.spec", path.display()));
     let mut leaves = BTreeMap::new();

@@ -13,7 +13,8 @@ use crate::error::Result;
 pub(crate) struct Column {
     pub(crate) key: String,
     pub(crate) element: DataType,
-    /// The bytes of one step's value. Numbers in lists have four bytes (floats) or eight (integers).
+    /// The bytes of one step's value. Numbers in lists have four bytes (floats) or eight
+    /// (integers).
     pub(crate) bytes: usize,
     /// Whether it is filler beside a final observation.
     pub(crate) of_action: bool,

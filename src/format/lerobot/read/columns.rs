@@ -295,8 +295,8 @@ fn column(
                         feature.name
                     ))
                     .hint(
-                        "supported are numpy's integers and floats, bool, string, image and video: \
-                               remove the feature with LeRobot's own tools",
+                        "supported are numpy's integers and floats, bool, string, image and \
+                         video: remove the feature with LeRobot's own tools",
                     )
                 });
             };

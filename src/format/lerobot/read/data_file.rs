@@ -83,13 +83,20 @@ impl DataFile {
                     self.spans = Some(self.scan()?);
                 }
                 let spans = self.spans.as_ref();
-                spans.and_then(|spans| spans.get(&episode.index)).cloned().ok_or_else(|| {
-                    Error::failed(format!("{}: the metadata says that the episode is in this file, but the file has no row of it", self.path.display()))
+                spans
+                    .and_then(|spans| spans.get(&episode.index))
+                    .cloned()
+                    .ok_or_else(|| {
+                        Error::failed(format!(
+                            "{}: the metadata says that the episode is in this file, but the file \
+                             has no row of it",
+                            self.path.display()
+                        ))
                         .hint(
-                            "metadata and data contradict each other: fetch the dataset again, or write it \
-                             again with LeRobot's own tools",
+                            "metadata and data contradict each other: fetch the dataset again, or \
+                             write it again with LeRobot's own tools",
                         )
-                })?
+                    })?
             }
         };
         if found.len() as u64 != episode.length {
@@ -100,7 +107,8 @@ impl DataFile {
                 number(episode.length)
             ))
             .hint(
-                "the file may be cut short or belong to another version of the dataset: fetch it again",
+                "the file may be cut short or belong to another version of the dataset: fetch it \
+                 again",
             ));
         }
         Ok(found)
@@ -192,8 +200,8 @@ pub(crate) fn verify_rows(table: &RecordBatch, layout: Layout, episode: &Episode
             "`{name}` is {found} at frame {row}, but {expected}"
         ))
         .hint(
-            "metadata and data contradict each other: fetch the dataset again, or write it \
-                             again with LeRobot's own tools",
+            "metadata and data contradict each other: fetch the dataset again, or write it again \
+             with LeRobot's own tools",
         )
     };
     let values = |name: &str| files::integers(table, name);

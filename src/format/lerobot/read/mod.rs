@@ -316,7 +316,8 @@ impl LeRobot {
         let text = |(row, index): (usize, &i64)| {
             self.tasks.get(index).map(String::as_str).ok_or_else(|| {
                 Error::failed(format!(
-                    "`task_index` is {index} at frame {row}, but there is no such task in meta/tasks"
+                    "`task_index` is {index} at frame {row}, but there is no such task in \
+                     meta/tasks"
                 ))
                 .hint("the metadata may belong to another version of the dataset: fetch it again")
             })

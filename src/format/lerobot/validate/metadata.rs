@@ -26,8 +26,8 @@ pub(crate) fn validate_info(info: &Info, findings: &mut Findings, path: &str) {
             "version",
             path,
             format!(
-                "LeRobot refuses version {} since v3: convert the dataset, or export it again with \
-                 `--to lerobot`",
+                "LeRobot refuses version {} since v3: convert the dataset, or export it again \
+                 with `--to lerobot`",
                 info.version
             ),
         );
@@ -118,8 +118,8 @@ pub(crate) fn validate_task_table(info: &Info, findings: &mut Findings) {
             "task-order",
             path.display().to_string(),
             format!(
-                "row {at} is task {}, but the loader uses the index of a task as its row: sort the \
-                 table by `task_index`",
+                "row {at} is task {}, but the loader uses the index of a task as its row: sort \
+                 the table by `task_index`",
                 indices[at]
             ),
         );
@@ -151,8 +151,8 @@ pub(crate) fn validate_totals(
             "total-frames",
             path,
             format!(
-                "`total_frames` is {}, but the episodes have {} in all: correct the number, or fetch \
-                 what is missing",
+                "`total_frames` is {}, but the episodes have {} in all: correct the number, or \
+                 fetch what is missing",
                 number(info.total_frames),
                 count(frames, "frame")
             ),
@@ -165,8 +165,10 @@ pub(crate) fn validate_totals(
             findings.error(
                 "episode-index",
                 place.as_str(),
-                format!("episode {at} is missing, and the loader uses the index of an episode as its row: \
-                     renumber the episodes"),
+                format!(
+                    "episode {at} is missing, and the loader uses the index of an episode as its \
+                     row: renumber the episodes"
+                ),
             );
             return;
         }
@@ -178,8 +180,8 @@ pub(crate) fn validate_totals(
                 number.map_or_else(|| "none".to_owned(), |number| number.to_string())
             };
             let message = format!(
-                "the episode has the rows from {first} to {end}, but the metadata says from {} to {}, so \
-                 that windows over time are wrong: write the metadata again",
+                "the episode has the rows from {first} to {end}, but the metadata says from {} to \
+                 {}, so that windows over time are wrong: write the metadata again",
                 shown(episode.first),
                 shown(episode.end)
             );

@@ -1,8 +1,8 @@
-//! Verifies a dataset by the rules of LeRobot's loader, and finds faults that the loader accepts but
-//! that spoil training.
+//! Verifies a dataset by the rules of LeRobot's loader, and finds faults that the loader accepts
+//! but that spoil training.
 //!
-//! Whatever the metadata says, the loader joins the files under `data/*/` in the order of their names
-//! and takes `index` for the number of a row. So does this code.
+//! Whatever the metadata says, the loader joins the files under `data/*/` in the order of their
+//! names and takes `index` for the number of a row. So does this code.
 
 mod metadata;
 mod rows;
@@ -37,8 +37,8 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
                 findings.error(
                     "task-index",
                     path.as_str(),
-                    "the task indices are not 0, 1, 2, …, but the loader uses them as row numbers: \
-                     renumber the tasks",
+                    "the task indices are not 0, 1, 2, …, but the loader uses them as row \
+                     numbers: renumber the tasks",
                 );
             }
             Some(tasks.len() as i64)
@@ -83,8 +83,8 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         findings.warning(
             "statistics",
             statistics,
-            "the file of statistics is missing, and policies need it to normalise: compute \
-             it with LeRobot's own tools",
+            "the file of statistics is missing, and policies need it to normalise: compute it \
+             with LeRobot's own tools",
         );
     }
     let mut rows = Rows {
@@ -106,8 +106,8 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Returns the data files in the order in which the loader reads them, each with its episode where a
-/// file holds only one.
+/// Returns the data files in the order in which the loader reads them, each with its episode where
+/// a file holds only one.
 fn data_files<'a>(
     info: &Info,
     episodes: &'a [Episode],

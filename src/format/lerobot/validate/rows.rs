@@ -14,7 +14,8 @@ use crate::format::lerobot::files::{self, numbers};
 use crate::format::lerobot::info::{Info, Layout};
 use crate::inspect::Findings;
 
-/// The most seconds by which a timestamp may differ from `frame_index / fps`, by LeRobot's own rule.
+/// The most seconds by which a timestamp may differ from `frame_index / fps`, by LeRobot's own
+/// rule.
 const TOLERANCE: f64 = 1e-4;
 
 /// A pass over all rows.
@@ -73,8 +74,8 @@ impl Rows<'_> {
                 "length",
                 place,
                 format!(
-                    "the file has {}, but the metadata gives episode {} a length of {}: fetch the file \
-                     again",
+                    "the file has {}, but the metadata gives episode {} a length of {}: fetch the \
+                     file again",
                     count(self.row - before, "row"),
                     episode.index,
                     number(episode.length)
@@ -96,8 +97,11 @@ impl Rows<'_> {
                 findings.error(
                     "undeclared-column",
                     place,
-                    format!("the column `{}` is not declared in `features`, so that the loader refuses the \
-                         file: declare it, or remove it", field.name()),
+                    format!(
+                        "the column `{}` is not declared in `features`, so that the loader \
+                         refuses the file: declare it, or remove it",
+                        field.name()
+                    ),
                 );
             }
         }
@@ -112,8 +116,8 @@ impl Rows<'_> {
                     "missing-column",
                     place,
                     format!(
-                        "the column `{}` is missing, though `features` declares it, so that the loader \
-                         returns None: add the column, or remove the feature",
+                        "the column `{}` is missing, though `features` declares it, so that the \
+                         loader returns None: add the column, or remove the feature",
                         feature.name
                     ),
                 );
@@ -221,8 +225,8 @@ impl Rows<'_> {
                         place,
                         frame,
                         format!(
-                            "`{rule}` is {}, but {what} {expected}: write the data again with LeRobot's \
-                             own tools",
+                            "`{rule}` is {}, but {what} {expected}: write the data again with \
+                             LeRobot's own tools",
                             values.value(row)
                         ),
                     );
@@ -254,8 +258,8 @@ impl Rows<'_> {
                         place,
                         frame,
                         format!(
-                            "`timestamp` is {time}, but at {} frames per second it should be {expected}: \
-                             correct `timestamp` or `fps`",
+                            "`timestamp` is {time}, but at {} frames per second it should be \
+                             {expected}: correct `timestamp` or `fps`",
                             self.info.fps
                         ),
                     );
@@ -267,7 +271,8 @@ impl Rows<'_> {
                     "null-action",
                     place,
                     frame,
-                    "`action` is null, which makes a DataLoader fail: label, drop or fill in the step"
+                    "`action` is null, which makes a DataLoader fail: label, drop or fill in the \
+                     step"
                         .to_owned(),
                 );
             }
@@ -288,8 +293,8 @@ impl Rows<'_> {
             {
                 let row = at * rows / values.len().max(1);
                 let message = format!(
-                    "`{name}` is NaN, which the loader passes on, so that the loss becomes NaN: label, drop or \
-                     fill in the step"
+                    "`{name}` is NaN, which the loader passes on, so that the loss becomes NaN: \
+                     label, drop or fill in the step"
                 );
                 findings.error(
                     if name == step::ACTION {
@@ -325,8 +330,8 @@ impl Rows<'_> {
                 "state-copied",
                 format!("episode {index}"),
                 format!(
-                    "`action` is {which} throughout, so that a policy only learns to copy its input: check how \
-                     the actions were recorded"
+                    "`action` is {which} throughout, so that a policy only learns to copy its \
+                     input: check how the actions were recorded"
                 ),
             );
         }

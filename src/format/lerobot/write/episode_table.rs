@@ -1,5 +1,5 @@
-//! The table of episodes of v3.0, `meta/episodes/*/*.parquet`: where the rows of each episode are, its
-//! tasks and its statistics.
+//! The table of episodes of v3.0, `meta/episodes/*/*.parquet`: where the rows of each episode are,
+//! its tasks and its statistics.
 
 use std::path::Path;
 use std::sync::Arc;

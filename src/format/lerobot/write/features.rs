@@ -84,7 +84,8 @@ impl Feature {
         Field::new(&self.name, data_type, true)
     }
 
-    /// Returns its values in a trajectory, frame by frame and without nesting. None of them is null.
+    /// Returns its values in a trajectory, frame by frame and without nesting. None of them is
+    /// null.
     pub(crate) fn values(
         &self,
         trajectory: &OutgoingTrajectory,
@@ -123,12 +124,13 @@ impl Feature {
                 let column = trajectory.column(name).ok_or_else(|| missing(name))?;
                 let images: &BinaryArray = column.as_binary::<i32>();
                 if let Some(row) = (0..rows).find(|row| images.is_null(*row)) {
-                    return Err(
-                        Error::failed(format!("column `{name}` has no image at step {row}")).hint(
-                            "every frame needs an image: drop the trajectory with `filter`, or leave the column out \
-                         with `columns`",
-                        ),
-                    );
+                    return Err(Error::failed(format!(
+                        "column `{name}` has no image at step {row}"
+                    ))
+                    .hint(
+                        "every frame needs an image: drop the trajectory with `filter`, or leave \
+                         the column out with `columns`",
+                    ));
                 }
                 let paths = StringArray::from_iter_values(
                     (0..rows).map(|row| format!("frame-{row:06}.png")),

@@ -4,8 +4,8 @@ use arrow::array::AsArray;
 
 use crate::transfer::write::OutgoingTrajectory;
 
-/// Returns height, width and channels of the first image in a column of encoded images; `None` if it
-/// is not a PNG or JPEG.
+/// Returns height, width and channels of the first image in a column of encoded images; `None` if
+/// it is not a PNG or JPEG.
 pub(crate) fn first_image_size(
     trajectory: &OutgoingTrajectory,
     column: &str,

@@ -106,9 +106,17 @@ fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
     store::write(&root.join(name), &bytes)
 }
 
-/// The metadata that makes pandas take the texts of tasks for the index of the table. LeRobot's loader
-/// relies on it.
-const PANDAS_METADATA: &str = r#"{"index_columns": ["task"], "column_indexes": [{"name": null, "field_name": null, "pandas_type": "unicode", "numpy_type": "object", "metadata": {"encoding": "UTF-8"}}], "columns": [{"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": null}, {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": null}], "creator": {"library": "pyarrow", "version": "26.0.1"}, "pandas_version": "2.3.3"}"#;
+/// The metadata that makes pandas take the texts of tasks for the index of the table. LeRobot's
+/// loader relies on it.
+const PANDAS_METADATA: &str = concat!(
+    r#"{"index_columns": ["task"], "column_indexes": [{"name": null, "field_name": null, "#,
+    r#""pandas_type": "unicode", "numpy_type": "object", "#,
+    r#""metadata": {"encoding": "UTF-8"}}], "columns": [{"name": "task_index", "#,
+    r#""field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "#,
+    r#""metadata": null}, {"name": "task", "field_name": "task", "pandas_type": "unicode", "#,
+    r#""numpy_type": "object", "metadata": null}], "creator": {"library": "pyarrow", "#,
+    r#""version": "26.0.1"}, "pandas_version": "2.3.3"}"#,
+);
 
 /// Writes the table of tasks.
 pub(crate) fn write_tasks(root: &Path, version: Version, tasks: &Tasks) -> Result<()> {
@@ -156,7 +164,12 @@ pub(crate) fn write_info(
             .collect();
         action.insert(
             "provenance".to_owned(),
-            json!({"recorded": total.recorded_actions, "proxy": total.proxy_actions, "models": models, "feature": step::ACTION_SOURCE}),
+            json!({
+                "recorded": total.recorded_actions,
+                "proxy": total.proxy_actions,
+                "models": models,
+                "feature": step::ACTION_SOURCE,
+            }),
         );
     }
     let mut info = json!({

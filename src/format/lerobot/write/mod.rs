@@ -281,7 +281,11 @@ impl Output<'_> {
                 let mut file = ChecksummedWriter::create(&path, &self.schema)?;
                 file.write(&batch)?;
                 file.finish()?;
-                let mut line = json!({"episode_index": place.episode, "tasks": texts, "length": trajectory.length});
+                let mut line = json!({
+                    "episode_index": place.episode,
+                    "tasks": texts,
+                    "length": trajectory.length,
+                });
                 for name in [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE] {
                     if let (Some(text), Some(line)) = (trajectory.text(name), line.as_object_mut())
                     {
@@ -289,9 +293,11 @@ impl Output<'_> {
                     }
                 }
                 episodes.add(&line)?;
-                stats.add(
-                    &json!({"episode_index": place.episode, "stats": statistics_json(self.plan, summaries.iter().map(Option::as_ref), false)}),
-                )?;
+                let summaries = summaries.iter().map(Option::as_ref);
+                stats.add(&json!({
+                    "episode_index": place.episode,
+                    "stats": statistics_json(self.plan, summaries, false),
+                }))?;
             }
         }
         self.final_observation(trajectory)

@@ -151,8 +151,8 @@ impl Plan {
                     _ => names(feature).unwrap_or(Value::Null),
                 };
             }
-            // Nulls explain themselves in provenance: a recorded action has no spread. Rewards have a flag
-            // of their own.
+            // Nulls explain themselves in provenance: a recorded action has no spread. Rewards have
+            // a flag of their own.
             let explained = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
             if with_nulls.contains(name) && plan.features.len() > added && !explained {
                 plan.add(

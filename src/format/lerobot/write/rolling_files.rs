@@ -22,7 +22,8 @@ pub(crate) struct RollingFiles {
 }
 
 impl RollingFiles {
-    /// Describes files below `folder` of the dataset at `root`; the first one begins with the first rows.
+    /// Describes files below `folder` of the dataset at `root`; the first one begins with the first
+    /// rows.
     pub(crate) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> RollingFiles {
         RollingFiles {
             folder: root.join(folder),
@@ -32,8 +33,8 @@ impl RollingFiles {
         }
     }
 
-    /// Begins a new file if `rows` more do not fit into the present one. Returns the chunk and the index
-    /// of the file.
+    /// Begins a new file if `rows` more do not fit into the present one. Returns the chunk and the
+    /// index of the file.
     pub(crate) fn make_room(&mut self, rows: u64) -> Result<(u64, u64)> {
         let full = self.file.as_ref().is_some_and(|file| {
             let bytes = file.bytes() as u64;

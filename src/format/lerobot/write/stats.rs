@@ -38,8 +38,8 @@ pub(crate) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
     }
 }
 
-/// Summarises a feature with `width` values in a frame, laid out frame by frame. NaN is left out; if
-/// there is nothing else, all statistics are 0.
+/// Summarises a feature with `width` values in a frame, laid out frame by frame. NaN is left out;
+/// if there is nothing else, all statistics are 0.
 pub(crate) fn summary(values: &[f64], width: usize) -> Summary {
     let count = (values.len() / width.max(1)) as u64;
     let mut summary = Summary {

@@ -1,8 +1,8 @@
 //! Decodes videos with FFmpeg's libraries.
 //!
-//! A file is decoded forwards. It is searched only if the next frame lies behind or far ahead. One
-//! frame is kept in memory. LeRobot's rule says which frame belongs to a time. Colours become RGB
-//! as in LeRobot's loaders, by FFmpeg's own conversion, with the matrix and the range that the
+//! A file is decoded forwards; seeking is needed only if the next frame lies behind or far ahead.
+//! One frame is kept in memory. LeRobot's rule says which frame belongs to a time. Colours become
+//! RGB as in LeRobot's loaders, by FFmpeg's own conversion, with the matrix and the range that the
 //! frame declares.
 
 use std::path::{Path, PathBuf};
@@ -138,7 +138,7 @@ impl Video {
     /// Returns an error if there is no such frame, or if the file is damaged.
     pub(crate) fn frame(&mut self, seconds: f64, frames: Frames, out: &mut Vec<u8>) -> Result<()> {
         if let Err(error) = self.find(seconds) {
-            // The position of the decoder is unknown now, so that the next frame is searched for.
+            // The position of the decoder is unknown now: seek before the next frame.
             self.at = None;
             return Err(error);
         }
@@ -202,8 +202,7 @@ impl Video {
         }
     }
 
-    /// Decodes the last key frame at or before `seconds`, or the first frame if the file cannot be
-    /// searched.
+    /// Decodes the last key frame at or before `seconds`, or the first frame if seeking fails.
     fn seek(&mut self, seconds: f64) -> Result<()> {
         self.at = None;
         // In microseconds, and a little later, so that rounding does not miss a frame at that very

@@ -38,7 +38,7 @@ pub use without::version;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Frames {
-    /// Not at all: a column refers to them by file and by time in seconds.
+    /// Not stored: a column refers to them by file and by time in seconds.
     #[default]
     Reference,
     /// As RGB arrays of `uint8`, of the shape height × width × 3.

@@ -65,8 +65,8 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
         }
         (_, None) => {
             return Err(Error::usage("`frames` is given without `videos`").hint(
-                "set `videos` to the LeRobot dataset that this one was imported from, to which \
-                 references to videos are relative",
+                "set `videos` to the LeRobot dataset that this one was imported from: references \
+                 to videos are relative to it",
             ));
         }
         (_, Some(root)) => root,
@@ -75,8 +75,8 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     if !root.is_dir() {
         return Err(
             Error::failed(format!("no such folder: {}", root.display())).hint(
-                "set `videos` to the LeRobot dataset that this one was imported from, to which \
-                 references to videos are relative",
+                "set `videos` to the LeRobot dataset that this one was imported from: references \
+                 to videos are relative to it",
             ),
         );
     }

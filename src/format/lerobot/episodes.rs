@@ -213,7 +213,7 @@ fn read_batch(
             u64::try_from(column.value(row)).map_err(|_| {
                 damaged(
                     file,
-                    format!("`{name}` is {} in row {row}", column.value(row)),
+                    format!("`{name}` is negative in row {row}: {}", column.value(row)),
                 )
             })
         };

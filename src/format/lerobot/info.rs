@@ -153,7 +153,10 @@ impl Info {
 }
 
 fn feature(name: &str, entry: &Value) -> Result<Feature> {
-    let wrong = |what: &str| Error::failed(format!("feature `{name}`: {what}"));
+    let wrong = |what: &str| {
+        Error::failed(format!("feature `{name}`: {what}"))
+            .hint(format!("correct `features` in {INFO}"))
+    };
     let dtype = entry
         .get("dtype")
         .and_then(Value::as_str)

@@ -250,11 +250,15 @@ impl Minari {
         {
             Some(text) => Some(serde_json::from_str::<EnvelopeLine>(text).map_err(|error| {
                 Error::failed(format!("the attribute `{TRAJMILL}` is damaged: {error}"))
+                    .hint("download or export the dataset again")
             })?),
             None => None,
         };
         let need = |column: Option<(Field, ArrayRef)>, name: &str| {
-            column.ok_or_else(|| Error::failed(format!("`{name}` is missing")))
+            column.ok_or_else(|| {
+                Error::failed(format!("`{name}` is missing"))
+                    .hint("the dataset is incomplete or damaged: download or write it again")
+            })
         };
         let padded = !matches!(self.backend, Backend::Hdf5(_));
         let mut reward = per_trajectory::squeezed(need(arrays.remove("rewards"), "rewards")?);
@@ -272,12 +276,11 @@ impl Minari {
             length = length
                 .checked_sub(1)
                 .filter(|length| *length > 0)
-                .ok_or_else(|| Error::failed("the episode has no steps"))?;
+                .ok_or_else(no_steps)?;
             reward.1 = reward.1.slice(0, length);
         }
         if length == 0 {
-            return Err(Error::failed("the episode has no steps")
-                .hint("remove the episode from the source"));
+            return Err(no_steps());
         }
         if let Some(declared) = attributes
             .get("total_steps")
@@ -379,6 +382,11 @@ impl Minari {
         ];
         Ok(RecordBatch::try_new(Arc::clone(&self.about), columns)?)
     }
+}
+
+/// The error for an episode without steps.
+fn no_steps() -> Error {
+    Error::failed("the episode has no steps").hint("remove the episode from the source")
 }
 
 /// Puts `value` under `name`; a slash in the name leads into a nested object.

@@ -14,6 +14,7 @@ use arrow::datatypes::DataType;
 
 use super::features::{Encoding, FeatureKind, LeafFeature};
 use crate::container::tfrecord::{Feature, Kind as ValueList};
+use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 
 /// A decoded record.
@@ -106,7 +107,7 @@ pub(crate) fn values(
                 (Some(ValueList::Bytes(_)), _) => {
                     return Err(wrong(
                         key,
-                        format!("holds bytes, but {element} is declared"),
+                        format!("holds bytes, but {} is declared", type_name(element)),
                     ));
                 }
             };
@@ -117,7 +118,10 @@ pub(crate) fn values(
             cast_with_options(&values, element, &options).map_err(|error| {
                 wrong(
                     key,
-                    format!("holds a value that does not fit {element}: {error}"),
+                    format!(
+                        "holds a value that does not fit {}: {error}",
+                        type_name(element)
+                    ),
                 )
             })
         }

@@ -135,9 +135,9 @@ fn kind(value: &Value, key: &str) -> Result<FeatureKind> {
     let class = value
         .get("pythonClassName")
         .and_then(Value::as_str)
-        .unwrap_or("unknown");
+        .unwrap_or("without a class");
     Ok(FeatureKind::Other(format!(
-        "a feature of class {}",
+        "a feature {}",
         class.rsplit('.').next().unwrap_or(class)
     )))
 }
@@ -163,7 +163,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         .collect::<Option<Vec<i64>>>()
         .ok_or_else(|| wrong("`shape` is not a list of sizes".to_owned()))?;
     if axes.iter().any(|axis| *axis < 0) {
-        return Ok(FeatureKind::Other("a tensor of varying shape".to_owned()));
+        return Ok(FeatureKind::Other("a tensor whose shape varies".to_owned()));
     }
     let shape: Vec<usize> = axes
         .iter()
@@ -175,7 +175,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a step can hold".to_owned()))?;
     if shape.contains(&0) {
-        return Ok(FeatureKind::Other("an empty tensor".to_owned()));
+        return Ok(FeatureKind::Other("a tensor that holds nothing".to_owned()));
     }
     let encoding = match tensor
         .get("encoding")
@@ -189,7 +189,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
         "zlib" => Encoding::Zlib,
         other => {
             return Ok(FeatureKind::Other(format!(
-                "a tensor with the encoding {other}"
+                "a tensor of the encoding {other}"
             )));
         }
     };
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(
             of(json!({"tensor": {"shape": {"dimensions": ["-1", "3"]}, "dtype": "float32"}}))
                 .unwrap(),
-            FeatureKind::Other("a tensor of varying shape".to_owned())
+            FeatureKind::Other("a tensor whose shape varies".to_owned())
         );
         assert!(matches!(
             of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(),

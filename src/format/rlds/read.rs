@@ -188,7 +188,8 @@ impl Rlds {
     fn trajectory(&self, record: &Record, key: String) -> Result<IncomingTrajectory> {
         let rows = decode::steps(record, &self.tree.steps)?;
         if rows == 0 {
-            return Err(Error::failed("the episode has no steps").hint("drop it from the source"));
+            return Err(Error::failed("the episode has no steps")
+                .hint("remove the episode from the source"));
         }
         let about = self
             .about
@@ -266,8 +267,7 @@ impl Rlds {
                 columns[at] = nullif(&columns[at], &final_row)?;
             }
         }
-        // Flags of the end are on the step of the final observation, or else on the last step; both
-        // mean the last step with an action.
+        // The flags of the end stand on the last row, but belong to the last step with an action.
         let at_end = |flag: bool| -> ArrayRef {
             let end = rows - 1 - usize::from(has_final && rows > 1);
             Arc::new(BooleanArray::from_iter(

@@ -267,7 +267,7 @@ impl TfAgents {
                 Ok(found)
             } else {
                 Err(wrong(format!(
-                    "`{}` holds {} bytes where the first record has {}",
+                    "`{}` holds {} bytes, but the first record has {}",
                     column.key,
                     found.len(),
                     column.bytes
@@ -328,7 +328,7 @@ impl TfAgents {
             .is_some_and(|row| row.step_type == LAST && self.is_boundary(row));
         if has_final && count == 1 {
             return Err(Error::failed("it has no step, only a final observation")
-                .hint("drop the record from the source"));
+                .hint("remove the record from the source"));
         }
         let length = count - usize::from(has_final);
         let last = rows.get(length.saturating_sub(1));
@@ -590,7 +590,7 @@ mod tests {
             error.message.contains("record 1")
                 && error
                     .message
-                    .contains("`action` holds 0 bytes where the first record has 8"),
+                    .contains("`action` holds 0 bytes, but the first record has 8"),
             "{error}"
         );
         assert!(

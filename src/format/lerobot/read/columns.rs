@@ -9,7 +9,7 @@ use super::cameras::Cameras;
 use crate::container::dtype;
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
-use crate::format::lerobot::info::{Feature, Info};
+use crate::format::lerobot::info::{Feature, INFO, Info};
 use crate::transfer::read::{Options, free_name};
 use crate::video::{DEPTH, reference};
 
@@ -348,6 +348,7 @@ fn vectors(target: &str, element: DataType, feature: &Feature) -> Result<(Field,
             "feature `{}` has the shape {:?}, which has no values or too many",
             feature.name, feature.shape
         ))
+        .hint(format!("correct its `shape` in {INFO}"))
     })?;
     let mut field = Field::new(target, schema::vector(element.clone(), width), true);
     if feature.shape.len() > 1 {

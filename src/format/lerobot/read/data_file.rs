@@ -125,7 +125,7 @@ impl DataFile {
             })?;
             for index in indices.values() {
                 let index = u64::try_from(*index).map_err(|_| {
-                    self.damaged(format!("`episode_index` is {index} in row {row}"))
+                    self.damaged(format!("`episode_index` is negative in row {row}: {index}"))
                 })?;
                 let span = spans.entry(index).or_insert(row..row);
                 if span.end != row {

@@ -22,8 +22,7 @@ pub(crate) struct RollingFiles {
 }
 
 impl RollingFiles {
-    /// Describes files below `folder` of the dataset at `root`; the first one begins with the first
-    /// rows.
+    /// Creates a sequence in `folder` of the dataset at `root`. The first rows open the first file.
     pub(crate) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> RollingFiles {
         RollingFiles {
             folder: root.join(folder),

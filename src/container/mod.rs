@@ -3,6 +3,7 @@
 pub(crate) mod arrays;
 pub(crate) mod arrow_ipc;
 mod blosc;
+pub(crate) mod dtype;
 pub(crate) mod hdf5;
 pub(crate) mod npy;
 pub(crate) mod npz;

@@ -6,36 +6,25 @@ use std::path::PathBuf;
 use arrow::datatypes::DataType;
 
 use super::arrays::ArraySink;
+use super::dtype;
 use crate::dataset::store::PatchedFile;
 use crate::error::{Error, Result};
 
 /// The header of an npy file: version 1.0, padded so that the data begin at a multiple of 64 bytes.
 pub(crate) fn header(name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<Vec<u8>> {
-    let kind = match element {
-        DataType::Boolean => "|b1",
-        DataType::Int8 => "|i1",
-        DataType::Int16 => "<i2",
-        DataType::Int32 => "<i4",
-        DataType::Int64 => "<i8",
-        DataType::UInt8 => "|u1",
-        DataType::UInt16 => "<u2",
-        DataType::UInt32 => "<u4",
-        DataType::UInt64 => "<u8",
-        DataType::Float16 => "<f2",
-        DataType::Float32 => "<f4",
-        DataType::Float64 => "<f8",
-        other => {
-            return Err(Error::failed(format!(
-                "`{name}` is {other}, which numpy has no plain type for"
-            )));
-        }
-    };
+    let code = dtype::code(element).ok_or_else(|| {
+        Error::failed(format!(
+            "`{name}` is {element}, which numpy has no plain type for"
+        ))
+    })?;
+    // The order of bytes means nothing where an element is one byte.
+    let order = if code.ends_with('1') { '|' } else { '<' };
     let shape: String = std::iter::once(&rows)
         .chain(row)
         .map(|axis| format!("{axis}, "))
         .collect();
     let mut text = format!(
-        "{{'descr': '{kind}', 'fortran_order': False, 'shape': ({}), }}",
+        "{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({}), }}",
         shape.trim_end_matches(' ')
     );
     let before = 10;

@@ -1,8 +1,9 @@
-//! Decoding by FFmpeg's libraries.
+//! Decodes videos with FFmpeg's libraries.
 //!
-//! A file is decoded forwards, and sought only where the next frame that is wanted lies behind or far ahead; one frame is held.
-//! Which frame belongs to a time is LeRobot's rule. Colours become RGB as its loaders make it, by the conversion of
-//! FFmpeg itself with the matrix and the range that the frame declares.
+//! A file is decoded forwards; seeking is needed only if the next frame lies behind or far ahead.
+//! One frame is kept in memory. LeRobot's rule says which frame belongs to a time. Colours become
+//! RGB as in LeRobot's loaders, by FFmpeg's own conversion, with the matrix and the range that the
+//! frame declares.
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -15,19 +16,21 @@ use ffmpeg_next::{Dictionary, Packet, color, decoder, encoder, filter, format, f
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
-/// Whether the libraries have been set up.
+/// Whether the libraries are initialised.
 static READY: Once = Once::new();
 
-/// Seconds by which a frame may be off the time that it is asked for: `tolerance_s` of LeRobot's loader.
+/// The most seconds by which the time of a frame may differ from the requested one: `tolerance_s`
+/// of LeRobot's loader.
 const TOLERANCE: f64 = 1e-4;
 
-/// Seconds ahead to which decoding on is taken to be quicker than seeking.
+/// The most seconds ahead up to which decoding is assumed to be faster than seeking.
 const NEAR: f64 = 2.0;
 
-/// What decodes, with the versions that pixels may depend on.
+/// Returns the name of the decoder, with the versions that pixels may depend on.
 ///
 /// # Errors
-/// Never, in a build that decodes.
+///
+/// Never returns an error in a build with a decoder.
 pub fn version() -> Result<String> {
     let dotted = |version: u32| {
         format!(
@@ -44,20 +47,20 @@ pub fn version() -> Result<String> {
     ))
 }
 
-/// A video file that is open.
+/// An open video file.
 pub(crate) struct Video {
     path: PathBuf,
     input: format::context::Input,
     stream: usize,
-    /// Seconds of a unit of the stream's times.
+    /// The unit of the stream's times, in seconds.
     unit: f64,
     decoder: decoder::Video,
     decoded: frame::Video,
-    /// The second of the frame decoded last; `None` where there is none yet, or no more.
+    /// The time of the frame decoded last, in seconds; `None` at the beginning and at the end.
     at: Option<f64>,
-    /// Whether a frame since the last key frame was damaged: those after it are made of it.
-    marred: bool,
-    /// That frame in RGB, once it has been asked for.
+    /// Whether a frame since the last key frame was damaged, on which the frames after it depend.
+    damaged_since_key: bool,
+    /// That frame in RGB, once it was requested.
     picture: Option<frame::Video>,
     rgb: Option<Rgb>,
     png: Option<encoder::Video>,
@@ -67,23 +70,25 @@ impl Video {
     /// Opens the video at `path`.
     ///
     /// # Errors
-    /// Where it cannot be read, holds no video, or FFmpeg has no decoder for it.
+    ///
+    /// Returns an error if the file cannot be read or has no video, or if FFmpeg has no decoder for
+    /// it.
     pub(crate) fn open(path: &Path) -> Result<Video> {
         let failed = |what: &str, error: ffmpeg_next::Error| {
             Error::failed(format!("{}: {what}: {error}", path.display()))
-                .hint("the dataset is not whole, or the file is damaged: fetch it again")
+                .hint("the dataset is incomplete or the file is damaged: fetch it again")
         };
         READY.call_once(|| {
-            // Fills the table of what errors say. It has nothing to fail at.
+            // Registers the texts of errors, which cannot fail.
             let _ = ffmpeg_next::init();
-            // What is wrong is said once, by errors here.
+            // Errors are reported by the callers, once.
             log::set_level(log::Level::Quiet);
         });
         let input = format::input(path).map_err(|error| failed("cannot open the video", error))?;
         let stream = input.streams().best(media::Type::Video);
         let stream = stream.ok_or_else(|| {
             failed(
-                "there is no video in it",
+                "the file has no video stream",
                 ffmpeg_next::Error::StreamNotFound,
             )
         })?;
@@ -105,19 +110,19 @@ impl Video {
             decoder,
             decoded: frame::Video::empty(),
             at: None,
-            marred: false,
+            damaged_since_key: false,
             picture: None,
             rgb: None,
             png: None,
         })
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Height and width of its frames, as the file declares them.
+    /// Returns height and width of its frames, as the file declares them.
     pub(crate) fn size(&self) -> [usize; 2] {
         [
             self.decoder.height() as usize,
@@ -125,14 +130,15 @@ impl Video {
         ]
     }
 
-    /// Appends the frame at `seconds` to `out`: RGB, row by row, or the bytes of a PNG file. Frames in order of their time
-    /// are found without going back.
+    /// Appends the frame at `seconds` to `out`: RGB, row by row, or the bytes of a PNG file. Frames
+    /// in the order of their times are found without going back.
     ///
     /// # Errors
-    /// Where there is no such frame, or the file is damaged.
+    ///
+    /// Returns an error if there is no such frame, or if the file is damaged.
     pub(crate) fn frame(&mut self, seconds: f64, frames: Frames, out: &mut Vec<u8>) -> Result<()> {
         if let Err(error) = self.find(seconds) {
-            // Where decoding is now is not known: what is wanted next is sought.
+            // The position of the decoder is unknown now: seek before the next frame.
             self.at = None;
             return Err(error);
         }
@@ -152,7 +158,7 @@ impl Video {
         })
     }
 
-    /// Decodes on until the frame at `seconds` is there.
+    /// Decodes up to the frame at `seconds`.
     fn find(&mut self, seconds: f64) -> Result<()> {
         if self
             .at
@@ -166,35 +172,41 @@ impl Video {
             self.advance()?;
         }
         match self.at {
-            Some(at) if (at - seconds).abs() < TOLERANCE && self.marred => Err(self.damaged(
-                format!("the frame at {seconds:.4} s is damaged, or made of one that is"),
-            )),
+            Some(at) if (at - seconds).abs() < TOLERANCE && self.damaged_since_key => Err(self
+                .damaged(format!(
+                    "the frame at {seconds:.4} s is damaged, or depends on a damaged one"
+                ))),
             Some(at) if (at - seconds).abs() < TOLERANCE => Ok(()),
             after => {
-                let said = |side: &str, at: Option<f64>| {
+                let describe = |side: &str, at: Option<f64>| {
                     at.map(|at| format!("the {side} is at {at:.4} s"))
                 };
-                let around: Vec<String> = said("one before", before)
+                let around: Vec<String> = describe("one before", before)
                     .into_iter()
-                    .chain(said("one after", after))
+                    .chain(describe("one after", after))
                     .collect();
                 let around = if around.is_empty() {
                     "there is none near it".to_owned()
                 } else {
                     around.join(", ")
                 };
-                Err(Error::failed(format!("{}: there is no frame at {seconds:.4} s: {around}", self.path.display())).hint(
-                    "times of frames must be those of the video within 0.1 ms, as LeRobot's loader has it: the file may be cut short, or \
-                     `timestamp` and `from_timestamp` wrong",
+                Err(Error::failed(format!(
+                    "{}: there is no frame at {seconds:.4} s: {around}",
+                    self.path.display()
+                ))
+                .hint(
+                    "LeRobot's loader requires a frame within 0.1 ms of each time: the video may \
+                     be cut short, or `timestamp` or `from_timestamp` may be wrong",
                 ))
             }
         }
     }
 
-    /// Decodes the last key frame at or before `seconds`, as far as the file can find it; else the first frame.
+    /// Decodes the last key frame at or before `seconds`, or the first frame if seeking fails.
     fn seek(&mut self, seconds: f64) -> Result<()> {
         self.at = None;
-        // In FFmpeg's microseconds, and so that a frame at the very time is not missed by rounding.
+        // In microseconds, and a little later, so that rounding does not miss a frame at that very
+        // time.
         let place = ((seconds + TOLERANCE / 2.0) * 1e6) as i64;
         if self.input.seek(place, ..place).is_ok() {
             self.decoder.flush();
@@ -207,7 +219,7 @@ impl Video {
         self.advance()
     }
 
-    /// Decodes the next frame in order of time, where there is one.
+    /// Decodes the next frame in the order of time, if there is one.
     fn advance(&mut self) -> Result<()> {
         self.picture = None;
         loop {
@@ -219,7 +231,8 @@ impl Video {
                         .ok_or_else(|| self.damaged("a frame has no time"))?;
                     self.at = Some(time as f64 * self.unit);
                     let damaged = self.decoded.is_corrupt() || self.decoded.has_decode_errors();
-                    self.marred = damaged || (self.marred && !self.decoded.is_key());
+                    self.damaged_since_key =
+                        damaged || (self.damaged_since_key && !self.decoded.is_key());
                     return Ok(());
                 }
                 Err(ffmpeg_next::Error::Other { errno: EAGAIN }) => self.feed()?,
@@ -232,7 +245,7 @@ impl Video {
         }
     }
 
-    /// Gives the decoder the next packet, or the end.
+    /// Gives the decoder the next packet, or the end of the file.
     fn feed(&mut self) -> Result<()> {
         let mut packet = Packet::empty();
         let fed = loop {
@@ -246,6 +259,7 @@ impl Video {
         fed.map_err(|error| self.damaged(error))
     }
 
+    /// The error for a video that cannot be decoded.
     fn damaged(&self, what: impl std::fmt::Display) -> Error {
         let after = self
             .at
@@ -257,12 +271,12 @@ impl Video {
         .hint("the file may be damaged: fetch it again")
     }
 
-    /// Makes `picture` of the frame decoded last.
+    /// Converts the frame decoded last to `picture`.
     fn convert(&mut self) -> Result<(), ffmpeg_next::Error> {
         if self.picture.is_none() {
-            let kind = Kind::of(&self.decoded);
-            if self.rgb.as_ref().is_none_or(|rgb| rgb.kind != kind) {
-                self.rgb = Some(Rgb::new(kind)?);
+            let format = FrameFormat::of(&self.decoded);
+            if self.rgb.as_ref().is_none_or(|rgb| rgb.format != format) {
+                self.rgb = Some(Rgb::new(format)?);
             }
             if let Some(rgb) = &mut self.rgb {
                 self.picture = Some(rgb.convert(&self.decoded)?);
@@ -271,7 +285,7 @@ impl Video {
         Ok(())
     }
 
-    /// Appends the picture's rows.
+    /// Appends the rows of the picture.
     fn copy(&self, out: &mut Vec<u8>) {
         if let Some(picture) = &self.picture {
             let rows = picture
@@ -310,9 +324,9 @@ impl Video {
     }
 }
 
-/// What the conversion of a frame depends on.
+/// The properties of a frame that its conversion depends on.
 #[derive(PartialEq)]
-struct Kind {
+struct FrameFormat {
     pixel: Pixel,
     width: u32,
     height: u32,
@@ -320,9 +334,9 @@ struct Kind {
     range: color::Range,
 }
 
-impl Kind {
-    fn of(frame: &frame::Video) -> Kind {
-        Kind {
+impl FrameFormat {
+    fn of(frame: &frame::Video) -> FrameFormat {
+        FrameFormat {
             pixel: frame.format(),
             width: frame.width(),
             height: frame.height(),
@@ -332,29 +346,29 @@ impl Kind {
     }
 }
 
-/// Conversion of frames of one kind to RGB of 8 bits a channel.
+/// Converts frames of one format to RGB with 8 bits per channel.
 struct Rgb {
-    kind: Kind,
+    format: FrameFormat,
     graph: filter::Graph,
 }
 
 impl Rgb {
-    fn new(kind: Kind) -> Result<Rgb, ffmpeg_next::Error> {
+    fn new(format: FrameFormat) -> Result<Rgb, ffmpeg_next::Error> {
         let found = |name: &str| filter::find(name).ok_or(ffmpeg_next::Error::FilterNotFound);
-        let pixel = kind
+        let pixel = format
             .pixel
             .descriptor()
             .ok_or(ffmpeg_next::Error::InvalidData)?
             .name();
-        let matrix = match kind.space {
+        let matrix = match format.space {
             color::Space::BT709 => "bt709",
             color::Space::FCC => "fcc",
             color::Space::SMPTE240M => "smpte240m",
             color::Space::BT2020NCL | color::Space::BT2020CL => "bt2020",
-            // What declares nothing is taken for BT.601, by FFmpeg and its loaders alike.
+            // FFmpeg and LeRobot's loaders assume BT.601 if nothing is declared.
             _ => "bt601",
         };
-        let range = if kind.range == color::Range::JPEG {
+        let range = if format.range == color::Range::JPEG {
             "full"
         } else {
             "auto"
@@ -362,7 +376,7 @@ impl Rgb {
         let mut graph = filter::Graph::new();
         let source = format!(
             "video_size={}x{}:pix_fmt={pixel}:time_base=1/1000000",
-            kind.width, kind.height
+            format.width, format.height
         );
         graph.add(&found("buffer")?, "in", &source)?;
         graph.add(&found("buffersink")?, "out", "")?;
@@ -370,10 +384,11 @@ impl Rgb {
             format!("scale=flags=bilinear:in_color_matrix={matrix}:in_range={range},format=rgb24");
         graph.output("in", 0)?.input("out", 0)?.parse(&scale)?;
         graph.validate()?;
-        Ok(Rgb { kind, graph })
+        Ok(Rgb { format, graph })
     }
 
-    /// The frame in RGB; FFmpeg takes `frame` over, which is empty after it.
+    /// Converts a frame to RGB. FFmpeg takes over the contents of `frame`, which is empty
+    /// afterwards.
     fn convert(&mut self, frame: &frame::Video) -> Result<frame::Video, ffmpeg_next::Error> {
         let mut picture = frame::Video::empty();
         self.graph

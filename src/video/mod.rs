@@ -1,7 +1,8 @@
-//! Frames of videos, decoded where a dataset is to hold them instead of references to them.
+//! Frames of videos, for datasets that hold frames instead of references to videos.
 //!
-//! FFmpeg decodes, by the system's libraries, in a build with the Cargo feature `video`. Without it everything else is the
-//! same, and asking for frames is an error that says so: [`Video`] is then a type of which there are no values.
+//! FFmpeg's libraries decode them, in a build with the Cargo feature `video`. Without the feature,
+//! everything else works the same, and a request for frames is an error that says how to get it:
+//! [`Video`] is then a type without values.
 
 #[cfg(feature = "video")]
 mod ffmpeg;
@@ -23,7 +24,7 @@ pub(crate) use without::Video;
 #[cfg(not(feature = "video"))]
 pub use without::version;
 
-/// What becomes of the frames of videos.
+/// How the frames of videos are stored.
 #[derive(
     Debug,
     Clone,
@@ -37,11 +38,11 @@ pub use without::version;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Frames {
-    /// They stay where they are: a column of references, file and seconds.
+    /// Not stored: a column refers to them by file and by time in seconds.
     #[default]
     Reference,
-    /// Arrays of bytes of the shape height × width × 3, RGB.
+    /// As RGB arrays of `uint8`, of the shape height × width × 3.
     Array,
-    /// PNG files.
+    /// As PNG files.
     Png,
 }

@@ -1,4 +1,4 @@
-//! The column that the frames of a video become.
+//! Columns of decoded frames.
 
 use std::sync::Arc;
 
@@ -8,23 +8,26 @@ use arrow::datatypes::{DataType, Field};
 
 use super::Video;
 use crate::dataset::schema;
+use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
-/// Frames one after the other, as arrays of bytes or as PNG.
+/// A column of frames that is being built, as arrays or as PNG files.
 pub(crate) struct Pictures {
     frames: Frames,
+    /// Height and width of a frame.
     size: [usize; 2],
     bytes: Vec<u8>,
-    /// Where each PNG ends.
+    /// The end of each PNG file in `bytes`, behind a leading 0.
     ends: Vec<i32>,
     valid: Vec<bool>,
 }
 
-/// The column `name` of frames of such a height and width.
+/// Returns the field of a column `name` of frames with the given height and width.
 ///
 /// # Errors
-/// Where a frame is larger than a row can be.
+///
+/// Returns an error if a frame is too large for a row.
 pub(crate) fn field(name: &str, frames: Frames, [height, width]: [usize; 2]) -> Result<Field> {
     if frames == Frames::Png {
         return Ok(Field::new(name, DataType::Binary, true));
@@ -35,7 +38,7 @@ pub(crate) fn field(name: &str, frames: Frames, [height, width]: [usize; 2]) -> 
         .filter(|values| *values > 0);
     let values = values.ok_or_else(|| {
         Error::failed(format!(
-            "frames of {height} × {width} are more than a row can hold"
+            "frames of {height} × {width} pixels are too large for a row"
         ))
     })?;
     let shape = [("shape".to_owned(), format!("{height},{width},3"))];
@@ -43,10 +46,11 @@ pub(crate) fn field(name: &str, frames: Frames, [height, width]: [usize; 2]) -> 
 }
 
 impl Pictures {
-    /// Room for `rows` frames of such a height and width.
+    /// Begins a column of `rows` frames with the given height and width.
     ///
     /// # Errors
-    /// Where there is not so much memory.
+    ///
+    /// Returns an error if there is not enough memory.
     pub(crate) fn new(frames: Frames, size: [usize; 2], rows: usize) -> Result<Pictures> {
         let mut bytes = Vec::new();
         if frames == Frames::Array {
@@ -65,19 +69,22 @@ impl Pictures {
     /// Appends the frame of `video` at `seconds`.
     ///
     /// # Errors
-    /// Where there is none, or it has another size than the first of the column.
+    ///
+    /// Returns an error if there is no such frame, or if it differs in size from the column.
     pub(crate) fn push(&mut self, video: &mut Video, seconds: f64) -> Result<()> {
         let before = self.bytes.len();
         video.frame(seconds, self.frames, &mut self.bytes)?;
         let [height, width] = self.size;
         if self.frames == Frames::Array && self.bytes.len() - before != 3 * height * width {
-            let [other, wide] = video.size();
+            let [found_height, found_width] = video.size();
             let message = format!(
-                "{}: frames are {other} × {wide}, where the first video has {height} × {width}",
+                "{}: frames have {found_height} × {found_width} pixels, but those of the first \
+                 video have {height} × {width}",
                 video.path().display()
             );
-            return Err(Error::failed(message)
-                .hint("an array has one shape: take `png`, or re-encode the video"));
+            return Err(Error::failed(message).hint(
+                "the arrays of a column have one shape: use `frames: png`, or re-encode the video",
+            ));
         }
         self.close(true)
             .map_err(|error| error.at(video.path().display()))
@@ -86,7 +93,8 @@ impl Pictures {
     /// Appends a row without a frame.
     ///
     /// # Errors
-    /// Where all of them are more than fits in a column.
+    ///
+    /// Returns an error if the column becomes too large.
     pub(crate) fn skip(&mut self) -> Result<()> {
         if self.frames == Frames::Array {
             self.bytes
@@ -95,6 +103,7 @@ impl Pictures {
         self.close(false)
     }
 
+    /// Ends a row.
     fn close(&mut self, valid: bool) -> Result<()> {
         self.valid.push(valid);
         if self.frames == Frames::Png {
@@ -104,10 +113,11 @@ impl Pictures {
         Ok(())
     }
 
-    /// The column.
+    /// Returns the column.
     ///
     /// # Errors
-    /// Never, as long as every row was pushed or skipped.
+    ///
+    /// Returns an error if the number of rows differs from the number of frames.
     pub(crate) fn finish(self) -> Result<ArrayRef> {
         let nulls = Some(NullBuffer::from(self.valid)).filter(|nulls| nulls.null_count() > 0);
         if self.frames == Frames::Png {
@@ -121,7 +131,7 @@ impl Pictures {
         let DataType::FixedSizeList(child, size) =
             field("", self.frames, self.size)?.data_type().clone()
         else {
-            return Err(Error::failed("frames are no vectors"));
+            return Err(Error::failed("frames are not vectors"));
         };
         Ok(Arc::new(FixedSizeListArray::try_new(
             child,
@@ -132,10 +142,11 @@ impl Pictures {
     }
 }
 
+/// The error for frames that need more memory, or more room in a column, than there is.
 fn large(bytes: usize) -> Error {
     Error::failed(format!(
-        "the frames of an episode take more than {} MiB",
-        bytes >> 20
+        "the frames of one episode or block need {} MiB, which is too much",
+        number((bytes >> 20) as u64)
     ))
-    .hint("split the episode with LeRobot's own tools, or keep references to videos")
+    .hint("split the episode with LeRobot's own tools, or keep references with `frames: reference`")
 }

@@ -1,4 +1,4 @@
-//! References to frames, and a dataset of ours that is read with the frames in their place.
+//! References to frames of videos, and datasets that are read with the frames in their place.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::dataset::{Dataset, Decode, content_hash};
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
-/// The fields of a reference to a frame of a video: a file relative to the source, and seconds from its beginning.
+/// Returns the fields of a reference to a frame: a file relative to the source, and the time in
+/// seconds from its beginning.
 pub(crate) fn reference() -> Fields {
     Fields::from(vec![
         Field::new("path", DataType::Utf8, false),
@@ -19,75 +20,79 @@ pub(crate) fn reference() -> Fields {
     ])
 }
 
-/// Key of a field whose references are to distances, which are no pictures.
+/// The metadata key of columns that refer to depth videos, whose frames are not pictures.
 pub(crate) const DEPTH: &str = "depth";
 
-/// Whether the column `field` refers to frames of videos.
+/// Whether a column refers to frames of videos.
 pub(crate) fn refers(field: &Field) -> bool {
     let DataType::Struct(parts) = field.data_type() else {
         return false;
     };
-    let is = |(part, own): (&Arc<Field>, &Arc<Field>)| {
+    let same = |(part, own): (&Arc<Field>, &Arc<Field>)| {
         (part.name(), part.data_type()) == (own.name(), own.data_type())
     };
-    parts.len() == 2 && parts.iter().zip(&reference()).all(is)
+    parts.len() == 2 && parts.iter().zip(&reference()).all(same)
 }
 
-/// Rows of a column that are looked at for its first reference at once.
-const AT_ONCE: u64 = 4096;
+/// The number of rows that are read at once in search of the first reference of a column.
+const SEARCH_ROWS: u64 = 4096;
 
-/// Columns whose references become frames.
+/// The columns whose references become frames.
 #[derive(Debug)]
 struct References {
     root: PathBuf,
     frames: Frames,
-    /// Each with the height and width that its first video has.
+    /// The columns, each with the height and width of its first video.
     columns: Vec<(Field, [usize; 2])>,
+    /// What decoded frames depend on, for fingerprints.
     depends: String,
 }
 
-/// `dataset` with `frames` in the place of its references to videos, whose paths start in the folder `videos`; as it is where
-/// references are to stay.
+/// Returns `dataset` with decoded frames in place of its references to videos, or unchanged if
+/// `frames` keeps references. The paths of references are relative to the folder `videos`.
 ///
 /// # Errors
-/// Where one of both is said alone, no column refers to a video, the first video of one cannot be opened, or this build
-/// decodes none.
+///
+/// Returns an error if only one of `frames` and `videos` is given, no column refers to a video, the
+/// first video of a column cannot be opened, or this build has no decoder.
 pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
     let root = match (frames, videos) {
         (Frames::Reference, None) => return Ok(dataset),
         (Frames::Reference, Some(_)) => {
-            return Err(Error::usage(
-                "`videos` says where frames are to be decoded from, and `frames` not as what",
-            )
-            .hint("`frames` is array or png"));
+            return Err(Error::usage("`videos` is given without `frames`").hint(
+                "add `frames: array` or `frames: png` (`--frames array` or `--frames png`)",
+            ));
         }
         (_, None) => {
-            return Err(Error::usage("`frames` is given, and `videos` is not: where are they?")
-                .hint("`videos` is the LeRobot dataset that this one was imported from: references are relative to it"));
+            return Err(Error::usage("`frames` is given without `videos`").hint(
+                "set `videos` to the LeRobot dataset that this one was imported from: references \
+                 to videos are relative to it",
+            ));
         }
         (_, Some(root)) => root,
     };
     let version = version()?;
     if !root.is_dir() {
         return Err(
-            Error::failed(format!("there is no folder {}", root.display())).hint(
-                "name the LeRobot dataset that the videos belong to: references are relative to it",
+            Error::failed(format!("no such folder: {}", root.display())).hint(
+                "set `videos` to the LeRobot dataset that this one was imported from: references \
+                 to videos are relative to it",
             ),
         );
     }
     let refer = |field: &&Arc<Field>| refers(field) && !field.metadata().contains_key(DEPTH);
     let mut columns = Vec::new();
     for field in dataset.steps.fields().iter().filter(refer) {
-        if let Some(path) = first(&dataset, field.name())? {
-            let size = Video::open(&inside(root, &path)?)?.size();
+        if let Some(path) = first_path(&dataset, field.name())? {
+            let size = Video::open(&resolve(root, &path)?)?.size();
             columns.push((pictures::field(field.name(), frames, size)?, size));
         }
     }
     if columns.is_empty() {
         return Err(Error::usage(
-            "there are frames to decode only where a column refers to a video, and none does",
+            "`frames` asks for decoded videos, but no column refers to a video",
         )
-        .hint("leave `frames` and `videos` out"));
+        .hint("leave out `frames` and `videos`"));
     }
     let how = if frames == Frames::Png {
         "png"
@@ -103,13 +108,13 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     })))
 }
 
-/// The first file that the column `name` refers to; `None` where it refers to none.
-fn first(dataset: &Dataset, name: &str) -> Result<Option<String>> {
+/// Returns the first file that the column `name` refers to; `None` if it has no reference.
+fn first_path(dataset: &Dataset, name: &str) -> Result<Option<String>> {
     for shard in &dataset.manifest.shards {
         let reader = dataset.open_steps(shard)?;
         let mut start = 0;
         while start < reader.rows() {
-            let end = reader.rows().min(start + AT_ONCE);
+            let end = reader.rows().min(start + SEARCH_ROWS);
             let batch = reader.read(
                 std::slice::from_ref(&(start..end)),
                 Some(&[name.to_owned()]),
@@ -130,8 +135,8 @@ fn first(dataset: &Dataset, name: &str) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The file that a reference names, which must not lie outside of `root`.
-fn inside(root: &Path, path: &str) -> Result<PathBuf> {
+/// Returns the file that a reference names, which must not lie outside `root`.
+fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
     if Path::new(path)
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
@@ -139,13 +144,14 @@ fn inside(root: &Path, path: &str) -> Result<PathBuf> {
         return Ok(root.join(path));
     }
     Err(Error::failed(format!(
-        "a frame is in `{path}`, a file outside of {}",
+        "a reference names `{path}`, a file outside {}",
         root.display()
     ))
     .hint("references are relative to the dataset that was imported: import it again"))
 }
 
 impl References {
+    /// Decodes the frames that a column refers to.
     fn decode(&self, size: [usize; 2], references: &StructArray) -> Result<ArrayRef> {
         let (paths, times) = (
             references.column(0).as_string::<i32>(),
@@ -161,7 +167,7 @@ impl References {
             let path = paths.value(row);
             let (_, video) = match open.take() {
                 Some(video) if video.0 == path => open.insert(video),
-                _ => open.insert((path, Video::open(&inside(&self.root, path)?)?)),
+                _ => open.insert((path, Video::open(&resolve(&self.root, path)?)?)),
             };
             pictures.push(video, times.value(row))?;
         }
@@ -180,7 +186,7 @@ impl Decode for References {
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef> {
         let known = self.columns.iter().find(|(field, _)| field.name() == name);
         let (_, size) =
-            known.ok_or_else(|| Error::failed(format!("`{name}` is not to be decoded")))?;
+            known.ok_or_else(|| Error::failed(format!("the column `{name}` is not decoded")))?;
         self.decode(*size, stored.as_struct())
             .map_err(|error| error.at(format!("column `{name}`")))
     }

@@ -1,4 +1,4 @@
-//! What stands in for decoding where the build has none: the error that says how to get it.
+//! The decoder of a build without the Cargo feature `video`: an error that says how to get one.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -6,22 +6,27 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
-/// What decodes.
+/// Returns the name and the version of the decoder.
 ///
 /// # Errors
-/// Always: nothing does.
+///
+/// Always returns an error: this build has no decoder.
 pub fn version() -> Result<String> {
     Err(absent())
 }
 
+/// The error for a build without a decoder.
 fn absent() -> Error {
-    Error::usage("frames of videos cannot be decoded: this trajmill was built without the Cargo feature `video`").hint(
-        "install FFmpeg's libraries (Debian: apt-get install libavcodec-dev libavfilter-dev libavformat-dev libclang-dev pkg-config), and \
-         build with `--features video`",
+    Error::usage(
+        "videos cannot be decoded: this trajmill was built without the Cargo feature `video`",
+    )
+    .hint(
+        "install FFmpeg's libraries (on Debian: apt-get install libavcodec-dev libavfilter-dev \
+         libavformat-dev libclang-dev pkg-config) and build again with `--features video`",
     )
 }
 
-/// A video; there are none.
+/// A video, of which there are no values.
 pub(crate) struct Video(Infallible);
 
 impl Video {

@@ -8,6 +8,7 @@ use arrow::datatypes::DataType;
 use serde_json::Value;
 
 use super::super::arrays::ArrayLayout;
+use super::super::dtype;
 use super::Store;
 use crate::error::{Error, Result};
 
@@ -179,23 +180,9 @@ impl Array {
 
 /// The type of column for a type of numpy, and whether its bytes are in the other order; `Null` where there is none.
 fn element(kind: &str) -> (DataType, bool) {
-    let element = match kind.get(1..) {
-        Some("b1") => DataType::Boolean,
-        Some("i1") => DataType::Int8,
-        Some("i2") => DataType::Int16,
-        Some("i4") => DataType::Int32,
-        Some("i8") => DataType::Int64,
-        Some("u1") => DataType::UInt8,
-        Some("u2") => DataType::UInt16,
-        Some("u4") => DataType::UInt32,
-        Some("u8") => DataType::UInt64,
-        Some("f2") => DataType::Float16,
-        Some("f4") => DataType::Float32,
-        Some("f8") => DataType::Float64,
-        _ => DataType::Null,
-    };
+    let element = kind.get(1..).and_then(dtype::from_code);
     (
-        element,
+        element.unwrap_or(DataType::Null),
         kind.starts_with(if cfg!(target_endian = "big") {
             '<'
         } else {

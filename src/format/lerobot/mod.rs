@@ -1,24 +1,25 @@
 //! LeRobot datasets: v2.0, v2.1 and v3.0.
 //!
 //! ```text
-//! ROOT/meta/info.json                                versions, features, totals, path templates
-//! ROOT/meta/{tasks,episodes}.jsonl                   v2: one line each; v2.1 has episodes_stats.jsonl, v2.0 stats.json
-//! ROOT/meta/tasks.parquet, meta/episodes/*/*.parquet v3: the same, and where the rows of each episode are
-//! ROOT/data/chunk-000/episode_000000.parquet         v2: one episode a file
-//! ROOT/data/chunk-000/file-000.parquet               v3: many
+//! ROOT/meta/info.json                         version, features, totals, path templates
+//! ROOT/meta/{tasks,episodes}.jsonl            v2; statistics in episodes_stats.jsonl (v2.1)
+//!                                             or stats.json (v2.0)
+//! ROOT/meta/tasks.parquet                     v3
+//! ROOT/meta/episodes/*/*.parquet              v3; also says where the rows of each episode are
+//! ROOT/data/chunk-000/episode_000000.parquet  v2: one episode in a file
+//! ROOT/data/chunk-000/file-000.parquet        v3: several episodes in a file
 //! ```
 //!
-//! An episode has T rows: the observation after the last action has no place. A video feature becomes a reference, file and
-//! seconds in it, or its frames where they are asked for.
+//! An episode of T actions has T rows: the observation after the last action has no row. A video
+//! feature is read as references, which are a file and a time, or as decoded frames.
 
-mod cameras;
-mod columns;
-mod features;
-mod file;
-mod meta;
+mod episodes;
+mod files;
+mod final_observations;
+mod info;
+mod paths;
 mod read;
-mod stats;
-mod table;
+mod tasks;
 mod v2_1;
 mod validate;
 mod write;
@@ -28,31 +29,30 @@ use std::path::Path;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 use crate::transfer::write::Writer;
+
 pub(crate) use v2_1::FORMAT as V2_1;
 
-/// Where final observations are, for which LeRobot has no place; its own tools leave the file alone.
-const FINALS: &str = "meta/trajmill/final_observations.parquet";
-
-/// Files in a chunk's folder; with v2.1, episodes.
+/// The number of files in the folder of a chunk.
 const CHUNK: u64 = 1000;
 
-/// Bytes that a file of several episodes aims at, in MiB.
+/// The size that a file of several episodes aims at, in MiB.
 const FILE_MIB: u64 = 100;
 
-/// What is written.
+/// The versions that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
     V21,
     V30,
 }
 
-/// What of the options means something here.
+/// The write options that apply to LeRobot.
 const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "lerobot",
-    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or decoded",
+    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or \
+             decoded",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: detect,
@@ -64,7 +64,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         takes: TAKES,
-        write: write::v30,
+        write: write::write_v30,
         note: None,
     }),
     validate: Some(validate::validate),
@@ -113,7 +113,8 @@ mod tests {
         Arc::new(FixedSizeListArray::try_new(child, width, Arc::new(values), None).unwrap())
     }
 
-    /// Episodes of the given lengths; the first file holds the odd ones, the second the even ones, each backwards.
+    /// Writes episodes of the given lengths: the odd ones to the first file and the even ones to
+    /// the second, in descending order.
     fn made(root: &Path, lengths: &[usize]) {
         let starts: Vec<usize> = lengths
             .iter()
@@ -187,11 +188,20 @@ mod tests {
         let feature =
             |dtype: &str, width: usize| json!({"dtype": dtype, "shape": [width], "names": null});
         let info = json!({
-            "codebase_version": "v3.0", "fps": 10, "total_episodes": lengths.len(), "total_frames": lengths.iter().sum::<usize>(), "total_tasks": 1,
+            "codebase_version": "v3.0",
+            "fps": 10,
+            "total_episodes": lengths.len(),
+            "total_frames": lengths.iter().sum::<usize>(),
+            "total_tasks": 1,
             "splits": {"train": format!("0:{}", lengths.len())},
             "features": {
-                "observation.state": feature("float32", 2), "action": feature("float32", 1), "timestamp": feature("float32", 1),
-                "frame_index": feature("int64", 1), "episode_index": feature("int64", 1), "index": feature("int64", 1), "task_index": feature("int64", 1),
+                "observation.state": feature("float32", 2),
+                "action": feature("float32", 1),
+                "timestamp": feature("float32", 1),
+                "frame_index": feature("int64", 1),
+                "episode_index": feature("int64", 1),
+                "index": feature("int64", 1),
+                "task_index": feature("int64", 1),
             },
         });
         store::write(&root.join("meta/info.json"), info.to_string().as_bytes()).unwrap();
@@ -200,9 +210,9 @@ mod tests {
     fn all(root: &Path) -> Result<Vec<IncomingTrajectory>> {
         let mut source = FORMAT.open(root, &Options::default())?;
         let mut found = Vec::new();
-        while let Some(incoming) = source.next()? {
-            assert_eq!(incoming.steps.schema(), source.schema());
-            found.push(incoming);
+        while let Some(trajectory) = source.next()? {
+            assert_eq!(trajectory.steps.schema(), source.schema());
+            found.push(trajectory);
         }
         Ok(found)
     }
@@ -235,7 +245,7 @@ mod tests {
         assert_eq!(
             found
                 .iter()
-                .map(|incoming| incoming.steps.num_rows())
+                .map(|trajectory| trajectory.steps.num_rows())
                 .collect::<Vec<_>>(),
             lengths
         );
@@ -244,7 +254,8 @@ mod tests {
             last.as_primitive::<Float32Type>().values().to_vec(),
             [1_400_010.0, 1_400_011.0]
         );
-        // The loader takes files in order of their names, where these rows are not in order of episodes.
+        // The loader reads files in the order of their names, which is not that of the episodes
+        // here.
         let mut findings = Findings::default();
         validate::validate(folder.path(), &mut findings).unwrap();
         assert!(
@@ -260,12 +271,14 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             made(folder.path(), &lengths);
             let found = all(folder.path()).unwrap();
-            prop_assert_eq!(found.iter().map(|incoming| incoming.steps.num_rows()).collect::<Vec<_>>(), lengths);
+            let found_lengths: Vec<usize> =
+                found.iter().map(|trajectory| trajectory.steps.num_rows()).collect();
+            prop_assert_eq!(found_lengths, lengths);
             let mut row = 0;
-            for incoming in &found {
-                let observations = incoming.steps["observation"].as_fixed_size_list();
+            for trajectory in &found {
+                let observations = trajectory.steps["observation"].as_fixed_size_list();
                 let values = observations.values().as_primitive::<Float32Type>();
-                for frame in 0..incoming.steps.num_rows() {
+                for frame in 0..trajectory.steps.num_rows() {
                     prop_assert_eq!(values.value(2 * frame), (row * 10) as f32);
                     row += 1;
                 }
@@ -274,7 +287,10 @@ mod tests {
 
         #[test]
         fn damage_is_an_error_or_leaves_the_values(
-            file in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
+            file in any::<prop::sample::Index>(),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in any::<bool>(),
         ) {
             let folder = tempfile::tempdir().unwrap();
             made(folder.path(), &[3, 4]);
@@ -288,7 +304,8 @@ mod tests {
             store::write(path, &bytes).unwrap();
             match all(folder.path()) {
                 Ok(found) if path.extension().is_some_and(|extension| extension == "parquet") => {
-                    // Checksums cover the pages; what is left are names and statistics in the footer.
+                    // Checksums cover the pages; only names and statistics in the footer are
+                    // unprotected.
                     for (found, whole) in found.iter().zip(&whole) {
                         prop_assert_eq!(&found.steps["observation"], &whole.steps["observation"]);
                     }
@@ -296,15 +313,26 @@ mod tests {
                 Ok(_) => {}
                 Err(error) => prop_assert!(names_a_place(&error, folder.path()), "{}", error),
             }
-            // As `trajmill validate` calls it: a decoder that panics at the damage is caught there.
+            // `FORMAT.validate` catches a decoder that panics, as `trajmill validate` relies on.
             if let Err(error) = FORMAT.validate(folder.path(), &Options::default()) {
                 prop_assert!(names_a_place(&error, folder.path()), "{}", error);
             }
         }
 
         #[test]
-        fn any_value_in_the_description_ends(key in prop::sample::select(vec!["codebase_version", "fps", "features", "total_episodes", "total_frames", "splits", "data_path", "chunks_size"]),
-            text in "[\\[\\]{}\":,0-9a-z_.%-]{0,40}") {
+        fn any_value_in_the_description_ends(
+            key in prop::sample::select(vec![
+                "codebase_version",
+                "fps",
+                "features",
+                "total_episodes",
+                "total_frames",
+                "splits",
+                "data_path",
+                "chunks_size",
+            ]),
+            text in "[\\[\\]{}\":,0-9a-z_.%-]{0,40}",
+        ) {
             let folder = tempfile::tempdir().unwrap();
             made(folder.path(), &[3]);
             let path = folder.path().join("meta/info.json");

@@ -1,14 +1,21 @@
-//! Gymnasium's spaces as Minari writes them: JSON that may hold bare `Infinity` and `NaN`, which JSON has no words for.
+//! Gymnasium's spaces as Minari writes them: JSON that may contain bare `Infinity` and `NaN`, which
+//! JSON does not allow.
 
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray};
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
+use crate::container::dtype;
+use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 
-/// Reads JSON in which `Infinity`, `-Infinity` and `NaN` may stand for numbers; they come back as texts.
+/// Reads JSON in which numbers may be `Infinity`, `-Infinity` and `NaN`, which become strings.
 ///
 /// # Errors
-/// Where the text is not JSON.
+///
+/// Returns an error if the text is not JSON.
 pub(crate) fn parse(text: &str) -> Result<Value> {
     let mut strict = String::with_capacity(text.len());
     let mut rest = text;
@@ -26,7 +33,7 @@ pub(crate) fn parse(text: &str) -> Result<Value> {
                 strict.push_str(&format!("\"{word}\""));
                 word.len()
             }
-            // What follows a backslash is never the end of a text.
+            // A quote behind a backslash does not end a string.
             None if quoted && next == '\\' => {
                 let length = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
                 strict.push_str(&rest[..length]);
@@ -43,7 +50,7 @@ pub(crate) fn parse(text: &str) -> Result<Value> {
     serde_json::from_str(&strict).map_err(|error| Error::failed(format!("not JSON: {error}")))
 }
 
-/// Writes JSON as Minari does: the texts that [`parse`] made of numbers are numbers again.
+/// Writes JSON as Minari does: the strings that [`parse`] made of numbers are numbers again.
 pub(crate) fn text(value: &Value) -> String {
     let mut text = value.to_string();
     for word in ["-Infinity", "Infinity", "NaN"] {
@@ -52,7 +59,7 @@ pub(crate) fn text(value: &Value) -> String {
     text
 }
 
-/// Whether the space holds images, which Minari encodes where its metadata says so.
+/// Whether the space holds images, which Minari encodes if the metadata says so.
 pub(crate) fn is_image(space: &Value) -> bool {
     let shape: Vec<u64> = space["shape"]
         .as_array()
@@ -68,6 +75,7 @@ pub(crate) fn is_image(space: &Value) -> bool {
         && all(&space["high"], 255.0)
 }
 
+/// Whether all numbers in nested arrays are `expected`.
 fn all(value: &Value, expected: f64) -> bool {
     match value {
         Value::Array(values) => values.iter().all(|value| all(value, expected)),
@@ -75,7 +83,7 @@ fn all(value: &Value, expected: f64) -> bool {
     }
 }
 
-/// The part `name` of a space of several.
+/// Returns the part `name` of a dict or tuple space.
 pub(crate) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
     match &space["subspaces"] {
         Value::Object(parts) => parts.get(name),
@@ -89,24 +97,30 @@ pub(crate) fn inside<'a>(space: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-/// The space of the values of `field`; `range` is that of the column, where it holds single whole numbers.
+/// Returns the space of the values of `field`. For a column of single integers, `range` holds its
+/// least and its greatest value.
 ///
 /// # Errors
-/// Where no space holds such values.
+///
+/// Returns an error if no space can hold such values.
 pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
     let wrong = || {
         Error::failed(format!(
-            "Minari has no space for `{}` of type {}",
+            "Minari has no space for `{}`, which has the type {}",
             field.name(),
-            field.data_type()
+            type_name(field.data_type())
         ))
     };
     let boxed = |element: &DataType, shape: &[u64]| -> Result<Value> {
-        let dtype = dtype(element).ok_or_else(wrong)?;
+        let dtype = dtype::name(element).ok_or_else(wrong)?;
         let (low, high) = bounds(element);
-        Ok(
-            json!({"type": "Box", "dtype": dtype, "shape": shape, "low": filled(shape, &low), "high": filled(shape, &high)}),
-        )
+        Ok(json!({
+            "type": "Box",
+            "dtype": dtype,
+            "shape": shape,
+            "low": filled(shape, &low),
+            "high": filled(shape, &high),
+        }))
     };
     match field.data_type() {
         DataType::FixedSizeList(child, width) => {
@@ -131,7 +145,7 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
         DataType::Struct(fields) => {
             let mut spaces = Map::new();
             for field in fields {
-                // Groups within groups are parts with a slash in their names.
+                // A slash in a name separates a group from what is in it.
                 insert(&mut spaces, field.name(), of(field, None)?);
             }
             Ok(json!({"type": "Dict", "subspaces": spaces}))
@@ -142,9 +156,8 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
         element if element.is_integer() => match range {
             Some((low, high)) => {
                 let start = low.min(0);
-                Ok(
-                    json!({"type": "Discrete", "dtype": "int64", "start": start, "n": high - start + 1}),
-                )
+                let n = high - start + 1;
+                Ok(json!({"type": "Discrete", "dtype": "int64", "start": start, "n": n}))
             }
             None => boxed(element, &[]),
         },
@@ -152,6 +165,7 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
     }
 }
 
+/// Adds a space under `name`; a slash in the name leads into a nested dict space.
 fn insert(spaces: &mut Map<String, Value>, name: &str, space: Value) {
     match name.split_once('/') {
         None => drop(spaces.insert(name.to_owned(), space)),
@@ -166,7 +180,7 @@ fn insert(spaces: &mut Map<String, Value>, name: &str, space: Value) {
     }
 }
 
-/// Whether parts of these names are those of a tuple.
+/// Whether these are the names of the parts of a tuple.
 pub(crate) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     let mut count = 0;
     names.into_iter().all(|name| {
@@ -175,25 +189,7 @@ pub(crate) fn tuple<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     }) && count > 0
 }
 
-/// numpy's name of a type.
-fn dtype(element: &DataType) -> Option<&'static str> {
-    Some(match element {
-        DataType::Int8 => "int8",
-        DataType::Int16 => "int16",
-        DataType::Int32 => "int32",
-        DataType::Int64 => "int64",
-        DataType::UInt8 => "uint8",
-        DataType::UInt16 => "uint16",
-        DataType::UInt32 => "uint32",
-        DataType::UInt64 => "uint64",
-        DataType::Float16 => "float16",
-        DataType::Float32 => "float32",
-        DataType::Float64 => "float64",
-        DataType::Boolean => "bool",
-        _ => return None,
-    })
-}
-
+/// Returns the least and the greatest number of a type.
 fn bounds(element: &DataType) -> (Value, Value) {
     match element {
         DataType::Int8 => (json!(i8::MIN), json!(i8::MAX)),
@@ -209,11 +205,89 @@ fn bounds(element: &DataType) -> (Value, Value) {
     }
 }
 
+/// Returns nested arrays of the given shape that hold `value` everywhere.
 fn filled(shape: &[u64], value: &Value) -> Value {
     match shape.split_first() {
         None => value.clone(),
         Some((count, rest)) => Value::Array((0..*count).map(|_| filled(rest, value)).collect()),
     }
+}
+
+/// Gives a column the form that its space describes: encoded images become bytes, vectors get a
+/// shape, and the parts of a tuple get the names that they have in HDF5.
+pub(crate) fn fit_to_space(
+    column: (Field, ArrayRef),
+    space: Option<&Value>,
+    encoded: bool,
+) -> Result<(Field, ArrayRef)> {
+    let Some(space) = space else {
+        return Ok(column);
+    };
+    let (field, values) = column;
+    if let Some(vectors) = values.as_fixed_size_list_opt() {
+        let width = vectors.value_length() as usize;
+        if encoded && is_image(space) && vectors.value_type() == DataType::UInt8 {
+            let bytes = vectors
+                .values()
+                .slice(vectors.value_offset(0) as usize, vectors.len() * width);
+            let bytes = bytes
+                .as_primitive::<arrow::datatypes::UInt8Type>()
+                .values()
+                .to_vec();
+            let frames: BinaryArray = bytes.chunks_exact(width.max(1)).map(Some).collect();
+            return Ok((
+                Field::new(field.name(), DataType::Binary, field.is_nullable()),
+                Arc::new(frames),
+            ));
+        }
+        let shape: Vec<u64> = space["shape"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .collect();
+        let fits = shape.len() > 1 && shape.iter().product::<u64>() == width as u64;
+        let shape = shape
+            .iter()
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        return Ok((
+            if fits {
+                field.with_metadata([("shape".to_owned(), shape)].into())
+            } else {
+                field
+            },
+            values,
+        ));
+    }
+    let Some(parts) = values.as_struct_opt() else {
+        return Ok((field, values));
+    };
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (part, values) in parts.fields().iter().zip(parts.columns()) {
+        let member =
+            space["type"] == "Tuple" && part.name().bytes().all(|digit| digit.is_ascii_digit());
+        let name = if member {
+            format!("_index_{}", part.name())
+        } else {
+            part.name().clone()
+        };
+        let inside = inside(space, part.name());
+        let (part, values) = fit_to_space(
+            (part.as_ref().clone().with_name(name), Arc::clone(values)),
+            inside,
+            encoded,
+        )?;
+        fields.push(part);
+        columns.push(values);
+    }
+    let parts =
+        arrow::array::StructArray::try_new(fields.into(), columns, values.nulls().cloned())?;
+    Ok((
+        Field::new(field.name(), parts.data_type().clone(), field.is_nullable()),
+        Arc::new(parts),
+    ))
 }
 
 #[cfg(test)]
@@ -244,7 +318,10 @@ mod tests {
         );
         assert_eq!(
             text(&of(&vector, None).unwrap()),
-            r#"{"type":"Box","dtype":"float32","shape":[2],"low":[-Infinity,-Infinity],"high":[Infinity,Infinity]}"#
+            concat!(
+                r#"{"type":"Box","dtype":"float32","shape":[2],"#,
+                r#""low":[-Infinity,-Infinity],"high":[Infinity,Infinity]}"#
+            )
         );
         let discrete = Field::new("action", DataType::Int64, true);
         assert_eq!(

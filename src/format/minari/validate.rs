@@ -1,57 +1,69 @@
-//! The rules of Minari's loader that reading does not show: what its metadata must say, and whether it is true.
+//! Verifies what Minari's loader requires beyond readable episodes: the metadata, and its totals.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{FORMAT, MAIN, data, object, spaces};
+use super::{FORMAT, MAIN_FILE, metadata_folder, read_object, spaces};
 use crate::container::hdf5;
 use crate::error::Result;
+use crate::error::wording::count;
 use crate::inspect::Findings;
 use crate::transfer::read::Options;
 
-/// Versions whose datasets Minari 0.5 takes.
+/// The versions of datasets that Minari 0.5 loads.
 const VERSIONS: [&str; 2] = ["0.4.", "0.5."];
 
+/// Verifies the Minari dataset at `path`.
 pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
-    let Some(folder) = data(path) else {
+    let Some(folder) = metadata_folder(path) else {
         findings.error(
             "metadata",
             path.display().to_string(),
-            "there is no data/metadata.json: download or write the dataset again",
+            "data/metadata.json is missing or damaged: download or write the dataset again",
         );
         return Ok(());
     };
     let place = folder.join("metadata.json").display().to_string();
-    let metadata = match object(&folder.join("metadata.json")) {
+    let metadata = match read_object(&folder.join("metadata.json")) {
         Ok(metadata) => metadata,
         Err(error) => {
             findings.error("metadata", place, error.to_string());
             return Ok(());
         }
     };
-    described(&metadata, findings, &place);
+    validate_metadata(&metadata, findings, &place);
     let (episodes, steps) = (findings.trajectories, findings.rows);
     FORMAT.read_through(path, &Options::default(), findings);
-    let number = |key: &str| metadata.get(key).and_then(Value::as_u64);
+    let total = |key: &str| metadata.get(key).and_then(Value::as_u64);
     let (episodes, rows) = (findings.trajectories - episodes, findings.rows - steps);
-    // Each episode has a row more than steps, where its last observation is known.
-    if let Some(said) = number("total_steps").filter(|said| *said + episodes < rows || *said > rows)
+    // An episode has one more row than steps if its final observation is known.
+    if let Some(declared) =
+        total("total_steps").filter(|declared| *declared + episodes < rows || *declared > rows)
     {
         findings.error(
             "total-steps",
             place.as_str(),
-            format!("`total_steps` is {said}, and there are {rows} rows in {episodes} episodes"),
+            format!(
+                "`total_steps` is {declared}, but {} and {} were read: correct the number, or \
+                 download what is missing",
+                count(episodes, "episode"),
+                count(rows, "row")
+            ),
         );
     }
-    if let (Some(said), Ok(file)) = (number("total_episodes"), hdf5::open(&folder.join(MAIN))) {
-        let there = hdf5::groups(&file.root())?
+    if let (Some(declared), Ok(file)) =
+        (total("total_episodes"), hdf5::open(&folder.join(MAIN_FILE)))
+    {
+        let found = hdf5::groups(&file.root())?
             .keys()
             .filter(|name| name.starts_with("episode_"))
             .count() as u64;
-        if there != said {
+        if found != declared {
             let message = format!(
-                "`total_episodes` is {said}, and there are {there} groups of episodes: the loader takes the number at its word"
+                "`total_episodes` is {declared}, but the file has {}, and the loader relies on \
+                 the number: correct it",
+                count(found, "episode")
             );
             findings.error("total-episodes", place, message);
         }
@@ -59,22 +71,26 @@ pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// What the loader asks of the metadata before it opens anything.
-fn described(metadata: &Map<String, Value>, findings: &mut Findings, place: &str) {
+/// Verifies what the loader requires of the metadata.
+fn validate_metadata(metadata: &Map<String, Value>, findings: &mut Findings, place: &str) {
     let text = |key: &str| metadata.get(key).and_then(Value::as_str);
     match text("minari_version") {
         Some(version) if VERSIONS.iter().any(|known| version.starts_with(known)) => {}
         other => findings.error(
             "version",
             place,
-            format!("`minari_version` is {}, and loaders take 0.4 and 0.5: write it, or the dataset, again", other.unwrap_or("missing")),
+            format!(
+                "`minari_version` is {}, but loaders accept 0.4 and 0.5: correct it, or write the \
+                 dataset again",
+                other.unwrap_or("missing")
+            ),
         ),
     }
     if text("dataset_id").is_none() {
         findings.error(
             "dataset-id",
             place,
-            "`dataset_id` is missing: the loader names the dataset by it",
+            "`dataset_id` is missing, which the loader needs as the name of the dataset: add it",
         );
     }
     for key in ["observation_space", "action_space"] {
@@ -83,11 +99,21 @@ fn described(metadata: &Map<String, Value>, findings: &mut Findings, place: &str
             None => findings.error(
                 "space",
                 place,
-                format!("`{key}` is missing, and no `env_spec` says it: the loader needs one of them, as text"),
+                format!(
+                    "`{key}` is missing, and there is no `env_spec` to derive it from: add one of \
+                     them, as text"
+                ),
             ),
             Some(space) => {
                 if let Err(error) = spaces::parse(space) {
-                    findings.error("space", place, format!("`{key}` is not the JSON of a space: {}", error.message));
+                    findings.error(
+                        "space",
+                        place,
+                        format!(
+                            "`{key}` is not a space in JSON: {}: correct it",
+                            error.message
+                        ),
+                    );
                 }
             }
         }

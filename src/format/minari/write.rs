@@ -8,10 +8,11 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Int64Type};
 use serde_json::{Map, Value, json};
 
-use super::{MAIN, OURS, spaces};
+use super::{MAIN_FILE, TRAJMILL, spaces};
 use crate::container::hdf5::{Attribute, Hdf5Writer};
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::dataset::store;
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
 use crate::transfer::write::arrays;
@@ -19,11 +20,11 @@ use crate::transfer::write::{
     ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Written,
 };
 
-/// A version whose files every present loader takes.
+/// The version that is declared, which all present loaders accept.
 const VERSION: &str = "0.5.0";
 
-/// What a dataset that came from Minari said of itself and can be said again.
-const AGAIN: [&str; 14] = [
+/// Keys of metadata that are kept when a dataset came from Minari.
+const KEPT_KEYS: [&str; 14] = [
     "env_spec",
     "eval_env_spec",
     "author",
@@ -40,18 +41,19 @@ const AGAIN: [&str; 14] = [
     "action_space",
 ];
 
+/// Writes a Minari dataset to `to`.
 pub(crate) fn write(
     outgoing: &OutgoingDataset,
     to: &Path,
     options: &WriteOptions,
 ) -> Result<Written> {
     let mut written = Written::default();
-    let observation = plain(outgoing, step::OBSERVATION)?;
-    let action = plain(outgoing, step::ACTION)?;
+    let observation = plain_field(outgoing, step::OBSERVATION)?;
+    let action = plain_field(outgoing, step::ACTION)?;
     if outgoing.steps().column_with_name(step::REWARD).is_none() {
         return Err(
-            Error::failed("Minari needs rewards, and the dataset has no column `reward`").hint(
-                "`derive: {reward: \"0.0\"}` makes one, or choose a format that does not need it",
+            Error::failed("Minari needs rewards, but the dataset has no column `reward`").hint(
+                "add one with `derive: {reward: \"0.0\"}`, or choose a format that needs none",
             ),
         );
     }
@@ -61,23 +63,24 @@ pub(crate) fn write(
         columns.insert(info.name.clone(), info.column.clone());
     }
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
-    let said = &outgoing.manifest().lineage.source_metadata;
+    let source = &outgoing.manifest().lineage.source_metadata;
     let name = options.name.clone().or_else(|| {
-        said.get("dataset_id")
+        source
+            .get("dataset_id")
             .and_then(Value::as_str)
             .map(str::to_owned)
     });
     let name = name.unwrap_or_else(|| "trajmill/dataset-v0".to_owned());
-    named(&name)?;
+    verify_id(&name)?;
 
     let folder = to.join("data");
     store::create_dir(&folder)?;
-    let mut file = Hdf5Writer::create(&folder.join(MAIN))?;
-    let (mut unknown, mut range): (u64, Option<(i64, i64)>) = (0, None);
-    for leaving in outgoing.pass(None)? {
-        let leaving = leaving?;
-        unknown += u64::from(!leaving.has_final());
-        if let Some(actions) = leaving
+    let mut file = Hdf5Writer::create(&folder.join(MAIN_FILE))?;
+    let (mut unknown_finals, mut range): (u64, Option<(i64, i64)>) = (0, None);
+    for trajectory in outgoing.pass(None)? {
+        let trajectory = trajectory?;
+        unknown_finals += u64::from(!trajectory.has_final());
+        if let Some(actions) = trajectory
             .column(step::ACTION)
             .as_ref()
             .filter(|column| column.data_type().is_integer())
@@ -90,21 +93,22 @@ pub(crate) fn write(
                 (range, found) => range.or(found),
             };
         }
-        episode(&mut file, &leaving, &infos)?;
+        episode(&mut file, &trajectory, &infos)?;
     }
     file.finish()?;
-    let bytes = std::fs::metadata(folder.join(MAIN)).map_or(0, |metadata| metadata.len());
+    let bytes = std::fs::metadata(folder.join(MAIN_FILE)).map_or(0, |metadata| metadata.len());
 
-    let mut metadata: Map<String, Value> = AGAIN
+    let mut metadata: Map<String, Value> = KEPT_KEYS
         .iter()
-        .filter_map(|key| Some(((*key).to_owned(), said.get(*key)?.clone())))
+        .filter_map(|key| Some(((*key).to_owned(), source.get(*key)?.clone())))
         .collect();
     for (key, field, range) in [
         ("observation_space", &observation, None),
         ("action_space", &action, range),
     ] {
         let space = spaces::of(field, range)?;
-        // A space that says more than types do, such as bounds, is said again where it still fits.
+        // The space of the source may say more than types do, such as bounds: it is kept if it
+        // still fits.
         let known = metadata
             .get(key)
             .and_then(Value::as_str)
@@ -123,7 +127,7 @@ pub(crate) fn write(
         ("total_episodes".to_owned(), json!(outgoing.trajectories())),
         ("total_steps".to_owned(), json!(outgoing.length())),
         ("data_format".to_owned(), json!("hdf5")),
-        // Frames are arrays as they are: Minari would encode them as JPEG, which loses.
+        // Images stay arrays: Minari would encode them as JPEG, which loses information.
         ("jpeg_encoding".to_owned(), json!(false)),
         ("dataset_id".to_owned(), json!(name)),
         ("minari_version".to_owned(), json!(VERSION)),
@@ -132,7 +136,7 @@ pub(crate) fn write(
             json!((bytes as f64 / 1e5).ceil() / 10.0),
         ),
         (
-            OURS.to_owned(),
+            TRAJMILL.to_owned(),
             serde_json::to_value(&envelope).map_err(|error| Error::failed(error.to_string()))?,
         ),
     ]);
@@ -142,24 +146,27 @@ pub(crate) fn write(
     let text =
         serde_json::to_vec_pretty(&metadata).map_err(|error| Error::failed(error.to_string()))?;
     store::write(&folder.join("metadata.json"), &text)?;
-    if unknown > 0 {
+    if unknown_finals > 0 {
         written.moved(
-            format!("that the last observation of {unknown} trajectories is not known"),
-            format!("the attribute `{OURS}`; the one before it stands there twice"),
+            format!(
+                "unknown final observations of {}",
+                count(unknown_finals, "trajectory")
+            ),
+            format!("the last observation stands twice, and the attribute `{TRAJMILL}` says so"),
         );
     }
     written.moved(
-        "identity of trajectories, what else came along with them",
-        format!("the attribute `{OURS}` of each episode"),
+        "identity of trajectories, and their other columns",
+        format!("in the attribute `{TRAJMILL}` of each episode"),
     );
     Ok(written)
 }
 
-/// The field `name`, which must be one that plain arrays or text hold.
-fn plain(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
+/// Returns the field of a column that Minari needs, which must consist of plain arrays.
+fn plain_field(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
     let missing = || {
         Error::failed(format!(
-            "Minari needs `{name}s`, and the dataset has no column `{name}`"
+            "Minari needs `{name}s`, but the dataset has no column `{name}`"
         ))
     };
     let field = outgoing
@@ -167,14 +174,20 @@ fn plain(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
         .field_with_name(name)
         .map_err(|_| missing())?;
     if arrays::plain(field, name).is_none() {
-        return Err(Error::failed(format!("Minari cannot hold `{name}` of type {}", field.data_type()))
-            .hint("its spaces are of numbers: choose columns with `derive` and `columns`, or another format"));
+        return Err(Error::failed(format!(
+            "Minari cannot hold `{name}`, which has the type {}",
+            type_name(field.data_type())
+        ))
+        .hint(
+            "it holds numbers only: choose other columns with `derive` and `columns`, or another \
+             format",
+        ));
     }
     Ok(field.clone())
 }
 
-/// A dataset's id as the loader's pattern has it.
-fn named(name: &str) -> Result<()> {
+/// Verifies that a dataset's id has the form that the loader requires.
+fn verify_id(name: &str) -> Result<()> {
     let (path, version) = name.rsplit_once("-v").unwrap_or((name, ""));
     let part = |part: &str| {
         !part.is_empty()
@@ -189,32 +202,42 @@ fn named(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(
-        Error::usage(format!("`{name}` is not a name that Minari takes"))
-            .hint("write NAMESPACE/NAME-v0: letters, digits, - and _"),
+        Error::usage(format!("`{name}` is not a valid name for Minari"))
+            .hint("write it as NAMESPACE/NAME-v0, with letters, digits, - and _"),
     )
 }
 
+/// Returns the JSON of Gymnasium's spec for the environment `env`.
 fn env_spec(env: &str) -> String {
     json!({
-        "id": env, "entry_point": null, "reward_threshold": null, "nondeterministic": false, "max_episode_steps": null,
-        "order_enforce": true, "disable_env_checker": false, "kwargs": {}, "additional_wrappers": [], "vector_entry_point": null
+        "id": env,
+        "entry_point": null,
+        "reward_threshold": null,
+        "nondeterministic": false,
+        "max_episode_steps": null,
+        "order_enforce": true,
+        "disable_env_checker": false,
+        "kwargs": {},
+        "additional_wrappers": [],
+        "vector_entry_point": null,
     })
     .to_string()
 }
 
-/// A column that goes into `infos`.
+/// A column that is written to `infos`.
 struct Info {
-    /// Name in the file, `infos/` in front.
+    /// Its name in the file, which begins with `infos/`.
     name: String,
     column: String,
     parts: Vec<arrays::PlainArray>,
-    /// Whether an array beside it says where it is null.
+    /// Whether an array `NAME_valid` beside it says where it is null.
     nulls: bool,
 }
 
+/// Returns the columns that are written to `infos`. What Minari cannot hold is noted in `written`.
 fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>> {
     let mut infos = Vec::new();
-    let mut left = Vec::new();
+    let mut left_out = Vec::new();
     for column in arrays::extras(outgoing.steps()) {
         let name = if column.starts_with("infos/") {
             column.clone()
@@ -228,7 +251,7 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
                 parts,
                 nulls: false,
             }),
-            None => left.push(column),
+            None => left_out.push(column),
         }
     }
     if outgoing
@@ -236,15 +259,15 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        written.moved("`action_source`", "`infos/action_is_proxy`");
+        written.moved("`action_source`", "in `infos/action_is_proxy`");
     }
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
         written.moved(
             "which actions were filled in",
-            format!("`infos/{ACTION_VALID}`"),
+            format!("in `infos/{ACTION_VALID}`"),
         );
     }
-    // Every episode must have the same arrays, so it is known beforehand which columns have nulls.
+    // All episodes must have the same arrays, so the columns with nulls are found first.
     let nullable: Vec<&str> = infos
         .iter()
         .map(|info| info.column.as_str())
@@ -257,13 +280,13 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
         .collect();
     if !nullable.is_empty() {
         let mut found = BTreeSet::new();
-        for leaving in outgoing.pass(Some(&nullable))? {
-            let leaving = leaving?;
+        for trajectory in outgoing.pass(Some(&nullable))? {
+            let trajectory = trajectory?;
             found.extend(
                 nullable
                     .iter()
                     .filter(|name| {
-                        leaving
+                        trajectory
                             .steps
                             .column_by_name(name)
                             .is_some_and(|column| column.null_count() > 0)
@@ -275,43 +298,44 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
             .iter_mut()
             .for_each(|info| info.nulls = found.contains(&info.column));
     }
-    arrays::left(written, &left);
+    arrays::left(written, &left_out);
     Ok(infos)
 }
 
-fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) -> Result<()> {
-    let group = format!("episode_{}", leaving.index);
-    let rows = leaving.length + 1;
+/// Writes one episode.
+fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info]) -> Result<()> {
+    let group = format!("episode_{}", trajectory.index);
+    let rows = trajectory.length + 1;
     let column = |name: &str| {
-        leaving
+        trajectory
             .steps
             .column_by_name(name)
             .cloned()
-            .ok_or_else(|| Error::failed("a column was not read"))
+            .ok_or_else(|| Error::failed("the column `{name}` was not read"))
     };
     let observation = extended(&column(step::OBSERVATION)?, rows)?;
     arrays::array(
         file,
         &format!("{group}/observations"),
-        &leaving
+        &trajectory
             .steps
             .schema()
             .field_with_name(step::OBSERVATION)?
             .clone(),
         &observation,
     )?;
-    let action = column(step::ACTION)?.slice(0, leaving.length);
+    let action = column(step::ACTION)?.slice(0, trajectory.length);
     arrays::array(
         file,
         &format!("{group}/actions"),
-        &leaving
+        &trajectory
             .steps
             .schema()
             .field_with_name(step::ACTION)?
             .clone(),
         &action,
     )?;
-    let reward = column(step::REWARD)?.slice(0, leaving.length);
+    let reward = column(step::REWARD)?.slice(0, trajectory.length);
     arrays::array(
         file,
         &format!("{group}/rewards"),
@@ -319,15 +343,15 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
         &reward,
     )?;
     let (terminated, truncated) = (column(step::TERMINATED)?, column(step::TRUNCATED)?);
-    let last = leaving.length.wrapping_sub(1);
-    let open = leaving.length > 0 && !terminated.as_boolean().value(last);
+    let last = trajectory.length.wrapping_sub(1);
+    let open = trajectory.length > 0 && !terminated.as_boolean().value(last);
     for (name, flags, cut) in [
         ("terminations", &terminated, false),
         ("truncations", &truncated, open),
     ] {
         let flags = flags.as_boolean();
         let flags: ArrayRef = Arc::new(BooleanArray::from_iter(
-            (0..leaving.length).map(|row| Some(flags.value(row) || (cut && row == last))),
+            (0..trajectory.length).map(|row| Some(flags.value(row) || (cut && row == last))),
         ));
         arrays::array(
             file,
@@ -354,7 +378,7 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
             arrays::one(file, &format!("{group}/{}", plain.name), plain, &values)?;
         }
     }
-    if let Some(proxy) = arrays::proxy(leaving, rows) {
+    if let Some(proxy) = arrays::proxy(trajectory, rows) {
         arrays::array(
             file,
             &format!("{group}/infos/action_is_proxy"),
@@ -362,12 +386,12 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
             &proxy,
         )?;
     }
-    let line = envelope::line(leaving)?;
+    let line = envelope::line(trajectory)?;
     let mut attributes = vec![
-        ("id".to_owned(), Attribute::Int(leaving.index as i64)),
+        ("id".to_owned(), Attribute::Int(trajectory.index as i64)),
         (
             "total_steps".to_owned(),
-            Attribute::Int(leaving.length as i64),
+            Attribute::Int(trajectory.length as i64),
         ),
     ];
     if let Some(seed) = line.about.get("seed").and_then(Value::as_i64) {
@@ -382,12 +406,12 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
         flatten("options", &options, &mut attributes);
     }
     let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;
-    attributes.push((OURS.to_owned(), Attribute::Text(text)));
+    attributes.push((TRAJMILL.to_owned(), Attribute::Text(text)));
     file.group(&group, attributes)?;
     file.close(&group)
 }
 
-/// Options as attributes, keys of those within others joined by slashes.
+/// Adds options as attributes; the keys of nested options are joined by slashes.
 fn flatten(prefix: &str, options: &Map<String, Value>, attributes: &mut Vec<(String, Attribute)>) {
     for (key, value) in options {
         let name = format!("{prefix}/{key}");
@@ -398,14 +422,14 @@ fn flatten(prefix: &str, options: &Map<String, Value>, attributes: &mut Vec<(Str
             value => match (value.as_i64(), value.as_f64()) {
                 (Some(value), _) => attributes.push((name, Attribute::Int(value))),
                 (None, Some(value)) => attributes.push((name, Attribute::Float(value))),
-                // A list has no plain attribute; it is in the line that we keep.
+                // A list cannot be an attribute; the attribute of trajmill keeps it.
                 (None, None) => {}
             },
         }
     }
 }
 
-/// `values` with its last row repeated, where it has one fewer than `rows`.
+/// Repeats the last row of `values` if they have one row fewer than `rows`.
 fn extended(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
     if values.len() == rows || values.is_empty() {
         return Ok(Arc::clone(values));

@@ -1,17 +1,19 @@
-//! `features.json`: the tree of features of a TFDS dataset, as the leaves of its steps and of its episodes.
+//! `features.json`: the tree of features of a TFDS dataset. Its leaves belong to steps or to
+//! episodes.
 
 use arrow::datatypes::DataType;
 use serde_json::{Map, Value, json};
 
+use crate::container::dtype;
 use crate::error::{Error, Result};
 
-/// The classes that a loader makes of our features.
+/// The Python package of the classes that a loader builds for features.
 const CLASS: &str = "tensorflow_datasets.core.features";
 
-/// What a leaf holds.
+/// The values of a feature.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Kind {
-    /// Numbers or flags of a shape.
+pub(crate) enum FeatureKind {
+    /// An array of numbers or booleans.
     Tensor {
         element: DataType,
         shape: Vec<usize>,
@@ -21,48 +23,52 @@ pub(crate) enum Kind {
     Image,
     /// A text.
     Text,
-    /// What is not read, and why.
+    /// A feature that is not read, with the reason.
     Other(String),
 }
 
-/// How the numbers of a tensor are kept.
+/// How the numbers of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// As a list of floats or of 64-bit integers.
     None,
     /// As their bytes.
     Bytes,
-    /// As their bytes, packed by zlib.
+    /// As their bytes, compressed with zlib.
     Zlib,
 }
 
-/// One feature that is no container.
+/// A feature without features inside it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Leaf {
-    /// Names from the root, joined by `/`: the key in a record.
+pub(crate) struct LeafFeature {
+    /// The names from the root, joined by `/`: its key in a record.
     pub(crate) key: String,
-    pub(crate) kind: Kind,
+    pub(crate) kind: FeatureKind,
 }
 
-/// Leaves of the tree: those under `steps`, less that prefix, and the others.
+/// The leaves of the tree.
 #[derive(Debug, Default)]
-pub(crate) struct Tree {
-    pub(crate) steps: Vec<Leaf>,
-    pub(crate) episode: Vec<Leaf>,
+pub(crate) struct FeatureTree {
+    /// Features of steps, without the prefix `steps/`.
+    pub(crate) steps: Vec<LeafFeature>,
+    /// Features of episodes.
+    pub(crate) episode: Vec<LeafFeature>,
     has_steps: bool,
 }
 
-/// Features within features; a deeper tree is no dataset's.
+/// The deepest nesting that is read.
 const DEEPEST: usize = 32;
 
-impl Tree {
-    /// The leaves of the tree in `features.json`.
-    pub(crate) fn parse(value: &Value) -> Result<Tree> {
-        let mut tree = Tree::default();
+impl FeatureTree {
+    /// Reads the tree in `features.json`.
+    pub(crate) fn parse(value: &Value) -> Result<FeatureTree> {
+        let mut tree = FeatureTree::default();
         tree.collect(value, "", false, 0)?;
         if !tree.has_steps {
-            return Err(Error::failed("there is no sequence `steps`")
-                .hint("this is a TFDS dataset, but not one of episodes: only RLDS datasets can be imported"));
+            return Err(Error::failed("the sequence `steps` is missing").hint(
+                "this TFDS dataset does not consist of episodes: only RLDS datasets can be \
+                 imported",
+            ));
         }
         Ok(tree)
     }
@@ -70,7 +76,7 @@ impl Tree {
     fn collect(&mut self, value: &Value, key: &str, in_steps: bool, depth: usize) -> Result<()> {
         if depth > DEEPEST {
             return Err(Error::failed(format!(
-                "features are nested more than {DEEPEST} deep at `{key}`"
+                "features are nested more than {DEEPEST} levels deep at `{key}`"
             )));
         }
         if let Some(features) = value
@@ -78,24 +84,24 @@ impl Tree {
             .and_then(Value::as_object)
         {
             for (name, value) in features {
-                let own = if key.is_empty() {
+                let key = if key.is_empty() {
                     name.clone()
                 } else {
                     format!("{key}/{name}")
                 };
-                if own == "steps" && !in_steps {
+                if key == "steps" && !in_steps {
                     let inner = value
                         .pointer("/sequence/feature")
-                        .ok_or_else(|| Error::failed("`steps` is no sequence"))?;
+                        .ok_or_else(|| Error::failed("`steps` is not a sequence"))?;
                     self.has_steps = true;
                     self.collect(inner, "", true, depth + 1)?;
                 } else {
-                    self.collect(value, &own, in_steps, depth + 1)?;
+                    self.collect(value, &key, in_steps, depth + 1)?;
                 }
             }
             return Ok(());
         }
-        let leaf = Leaf {
+        let leaf = LeafFeature {
             key: key.to_owned(),
             kind: kind(value, key)?,
         };
@@ -108,19 +114,19 @@ impl Tree {
     }
 }
 
-/// What the feature `value` holds.
-fn kind(value: &Value, key: &str) -> Result<Kind> {
+/// Returns what the feature `value` holds.
+fn kind(value: &Value, key: &str) -> Result<FeatureKind> {
     if let Some(tensor) = value.get("tensor") {
         return tensor_kind(tensor, key);
     }
     if value.get("image").is_some() {
-        return Ok(Kind::Image);
+        return Ok(FeatureKind::Image);
     }
     if value.get("text").is_some() {
-        return Ok(Kind::Text);
+        return Ok(FeatureKind::Text);
     }
     if value.get("classLabel").is_some() {
-        return Ok(Kind::Tensor {
+        return Ok(FeatureKind::Tensor {
             element: DataType::Int64,
             shape: Vec::new(),
             encoding: Encoding::None,
@@ -130,26 +136,26 @@ fn kind(value: &Value, key: &str) -> Result<Kind> {
         .get("pythonClassName")
         .and_then(Value::as_str)
         .unwrap_or("without a class");
-    Ok(Kind::Other(format!(
+    Ok(FeatureKind::Other(format!(
         "a feature {}",
         class.rsplit('.').next().unwrap_or(class)
     )))
 }
 
-fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
+fn tensor_kind(tensor: &Value, key: &str) -> Result<FeatureKind> {
     let wrong = |what: String| Error::failed(format!("feature `{key}`: {what}"));
-    let dtype = tensor
+    let name = tensor
         .get("dtype")
         .and_then(Value::as_str)
         .ok_or_else(|| wrong("`dtype` is missing".to_owned()))?;
-    if ["string", "object", "str"].contains(&dtype) {
-        return Ok(Kind::Text);
+    if ["string", "object", "str"].contains(&name) {
+        return Ok(FeatureKind::Text);
     }
     let axes = tensor
         .pointer("/shape/dimensions")
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
-    // Numbers of protobuf's JSON are texts; -1 is an axis of any length.
+    // Protobuf writes integers as JSON strings; -1 is an axis of any length.
     let axis = |axis: &Value| axis.as_i64().or_else(|| axis.as_str()?.parse().ok());
     let axes = axes
         .iter()
@@ -157,7 +163,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
         .collect::<Option<Vec<i64>>>()
         .ok_or_else(|| wrong("`shape` is not a list of sizes".to_owned()))?;
     if axes.iter().any(|axis| *axis < 0) {
-        return Ok(Kind::Other("a tensor whose shape varies".to_owned()));
+        return Ok(FeatureKind::Other("a tensor whose shape varies".to_owned()));
     }
     let shape: Vec<usize> = axes
         .iter()
@@ -169,7 +175,7 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
         .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a step can hold".to_owned()))?;
     if shape.contains(&0) {
-        return Ok(Kind::Other("a tensor that holds nothing".to_owned()));
+        return Ok(FeatureKind::Other("a tensor that holds nothing".to_owned()));
     }
     let encoding = match tensor
         .get("encoding")
@@ -181,60 +187,40 @@ fn tensor_kind(tensor: &Value, key: &str) -> Result<Kind> {
         "none" | "" => Encoding::None,
         "bytes" => Encoding::Bytes,
         "zlib" => Encoding::Zlib,
-        other => return Ok(Kind::Other(format!("a tensor of the encoding {other}"))),
+        other => {
+            return Ok(FeatureKind::Other(format!(
+                "a tensor of the encoding {other}"
+            )));
+        }
     };
-    Ok(match element(dtype) {
-        Some(element) => Kind::Tensor {
+    Ok(match dtype::from_name(name) {
+        Some(element) => FeatureKind::Tensor {
             element,
             shape,
             encoding,
         },
-        None => Kind::Other(format!("a tensor of {dtype}")),
+        None => FeatureKind::Other(format!("a tensor of {name}")),
     })
 }
 
-fn element(dtype: &str) -> Option<DataType> {
-    Some(match dtype {
-        "bool" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" => DataType::Int32,
-        "int64" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" => DataType::Float16,
-        "float32" => DataType::Float32,
-        "float64" => DataType::Float64,
-        _ => return None,
-    })
-}
-
-/// numpy's name of a type.
-pub(crate) fn dtype(element: &DataType) -> Option<&'static str> {
-    const NAMES: [&str; 12] = [
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-        "float16", "float32", "float64",
-    ];
-    NAMES
-        .into_iter()
-        .find(|name| self::element(name).as_ref() == Some(element))
-}
-
-/// The entry of a leaf in `features.json`.
-fn entry(kind: &Kind) -> Value {
+/// Returns the entry of a feature in `features.json`.
+fn entry(kind: &FeatureKind) -> Value {
     match kind {
-        Kind::Text => json!({"pythonClassName": format!("{CLASS}.text_feature.Text"), "text": {}}),
-        Kind::Image => {
-            json!({"pythonClassName": format!("{CLASS}.image_feature.Image"), "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"}})
+        FeatureKind::Text => {
+            json!({"pythonClassName": format!("{CLASS}.text_feature.Text"), "text": {}})
         }
-        Kind::Tensor {
+        FeatureKind::Image => {
+            json!({
+                "pythonClassName": format!("{CLASS}.image_feature.Image"),
+                "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"},
+            })
+        }
+        FeatureKind::Tensor {
             element,
             shape,
             encoding,
         } => {
-            // TFDS forgets the encoding of what it calls a scalar.
+            // TFDS ignores the encoding of a `Scalar`.
             let scalar = shape.is_empty() && *encoding == Encoding::None;
             let class = if scalar {
                 "scalar.Scalar"
@@ -252,18 +238,25 @@ fn entry(kind: &Kind) -> Value {
             } else {
                 "bytes"
             };
-            json!({"pythonClassName": format!("{CLASS}.{class}"), "tensor": {"shape": shape, "dtype": dtype(element), "encoding": encoding}})
+            let dtype = dtype::name(element);
+            json!({
+                "pythonClassName": format!("{CLASS}.{class}"),
+                "tensor": {"shape": shape, "dtype": dtype, "encoding": encoding},
+            })
         }
-        Kind::Other(_) => Value::Null,
+        FeatureKind::Other(_) => Value::Null,
     }
 }
 
 fn dict(features: Map<String, Value>) -> Value {
-    json!({"pythonClassName": format!("{CLASS}.features_dict.FeaturesDict"), "featuresDict": {"features": features}})
+    json!({
+        "pythonClassName": format!("{CLASS}.features_dict.FeaturesDict"),
+        "featuresDict": {"features": features},
+    })
 }
 
-/// The tree of `leaves`, whose keys hold `/` where one is inside another.
-fn nested(leaves: &[Leaf]) -> Value {
+/// Returns the tree of `leaves`; a `/` in a key separates a group from what is in it.
+fn nested(leaves: &[LeafFeature]) -> Value {
     let mut features = Map::new();
     let mut done: Vec<&str> = Vec::new();
     for leaf in leaves {
@@ -275,8 +268,8 @@ fn nested(leaves: &[Leaf]) -> Value {
                 let inner = leaves.iter().filter_map(|leaf| {
                     Some((leaf, leaf.key.strip_prefix(group)?.strip_prefix('/')?))
                 });
-                let inner: Vec<Leaf> = inner
-                    .map(|(leaf, key)| Leaf {
+                let inner: Vec<LeafFeature> = inner
+                    .map(|(leaf, key)| LeafFeature {
                         key: key.to_owned(),
                         kind: leaf.kind.clone(),
                     })
@@ -290,8 +283,8 @@ fn nested(leaves: &[Leaf]) -> Value {
     dict(features)
 }
 
-/// `features.json` of episodes whose steps and metadata have these leaves.
-pub(crate) fn document(steps: &[Leaf], episode: &[Leaf]) -> Value {
+/// Returns `features.json` for these features of steps and of episodes.
+pub(crate) fn document(steps: &[LeafFeature], episode: &[LeafFeature]) -> Value {
     let steps = json!({
         "pythonClassName": format!("{CLASS}.dataset_feature.Dataset"),
         "sequence": {"feature": nested(steps), "length": "-1"},
@@ -315,26 +308,26 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let tensor = |element, shape: &[usize], encoding| Kind::Tensor {
+        let tensor = |element, shape: &[usize], encoding| FeatureKind::Tensor {
             element,
             shape: shape.to_vec(),
             encoding,
         };
-        let leaf = |key: &str, kind: Kind| Leaf {
+        let leaf = |key: &str, kind: FeatureKind| LeafFeature {
             key: key.to_owned(),
             kind,
         };
         let steps = vec![
             leaf("action", tensor(DataType::Float64, &[3], Encoding::Bytes)),
-            leaf("observation/image", Kind::Image),
+            leaf("observation/image", FeatureKind::Image),
             leaf(
                 "observation/state/arm",
                 tensor(DataType::Float32, &[2, 2], Encoding::None),
             ),
             leaf("is_first", tensor(DataType::Boolean, &[], Encoding::None)),
         ];
-        let episode = vec![leaf("episode_metadata/uid", Kind::Text)];
-        let tree = Tree::parse(&document(&steps, &episode)).unwrap();
+        let episode = vec![leaf("episode_metadata/uid", FeatureKind::Text)];
+        let tree = FeatureTree::parse(&document(&steps, &episode)).unwrap();
         assert_eq!((tree.steps, tree.episode), (steps, episode));
     }
 
@@ -344,18 +337,19 @@ mod tests {
         assert_eq!(
             of(json!({"tensor": {"shape": {"dimensions": ["-1", "3"]}, "dtype": "float32"}}))
                 .unwrap(),
-            Kind::Other("a tensor whose shape varies".to_owned())
+            FeatureKind::Other("a tensor whose shape varies".to_owned())
         );
         assert!(matches!(
             of(json!({"tensor": {"shape": {}, "dtype": "bfloat16"}})).unwrap(),
-            Kind::Other(_)
+            FeatureKind::Other(_)
         ));
+        let audio = of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap();
+        assert!(matches!(audio, FeatureKind::Other(what) if what.contains("Audio")));
+        let dimensions = ["99999999", "99999999"];
+        let large = json!({"tensor": {"shape": {"dimensions": dimensions}, "dtype": "int8"}});
+        assert!(of(large).is_err());
         assert!(
-            matches!(of(json!({"pythonClassName": "a.b.Audio", "audio": {}})).unwrap(), Kind::Other(what) if what.contains("Audio"))
-        );
-        assert!(of(json!({"tensor": {"shape": {"dimensions": ["99999999", "99999999"]}, "dtype": "int8"}})).is_err());
-        assert!(
-            Tree::parse(&json!({"featuresDict": {"features": {}}}))
+            FeatureTree::parse(&json!({"featuresDict": {"features": {}}}))
                 .unwrap_err()
                 .message
                 .contains("`steps`")

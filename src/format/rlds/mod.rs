@@ -1,13 +1,19 @@
-//! RLDS: TFDS directories of TFRecord files, one record an episode, its steps in lists under `steps/…`.
+//! RLDS: TFDS directories of TFRecord files. A record is one episode, with its steps in lists under
+//! `steps/…`.
 //!
-//! A step is (o_t, a_t, r_t). By the format's own rules the last step holds only the final observation and filler beside it;
-//! most published sets have a true last action instead. `final_action` says which; `auto` takes an action of zeros on a step
-//! with `is_last` for filler. Logs of dm_env hold (a_t, r_t) one step later: `alignment: rsa` shifts them.
+//! A step is (o_t, a_t, r_t). By the rules of the format, the last step holds the final
+//! observation, with filler for action and reward; most published datasets have a true last action
+//! instead. `final_action` says which of the two it is; by default, an action of zeros on a step
+//! with `is_last` is taken for filler. Logs of dm_env have (a_t, r_t) one step later: `alignment:
+//! rsa` moves them.
 
-mod episode;
+mod columns;
+mod decode;
+mod encode;
 mod features;
 mod read;
 mod shards;
+mod step_features;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +25,7 @@ use crate::transfer::write::Writer;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "rlds",
-    about: "RLDS: a TFDS directory with features.json and TFRecord files, one record an episode",
+    about: "RLDS: a TFDS directory with features.json and TFRecord files, one record per episode",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| root(path).is_some(),
@@ -37,10 +43,11 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// Ends the name of a flag that says where a feature's value is one: records have no null.
+/// The suffix of a boolean feature that is false where a value is null: records have no nulls.
 const VALID: &str = "_valid";
 
-/// The directory with `features.json` that `path` is or holds: below the name come a configuration and a version.
+/// Returns the directory with `features.json`: `path` itself, or the only one below it. A dataset
+/// may have directories for configurations and versions.
 fn root(path: &Path) -> Option<PathBuf> {
     fn search(path: &Path, depth: usize) -> Vec<PathBuf> {
         if path.join("features.json").is_file() {

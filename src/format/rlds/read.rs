@@ -9,97 +9,70 @@ use arrow::array::{
     StringArray, StructArray, new_null_array,
 };
 use arrow::compute::{cast, concat, nullif};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::VALID;
-use super::episode::{self, Record};
-use super::features::{Kind, Leaf, Tree};
+use super::columns::{Column, columns, trajectory_columns};
+use super::decode::{self, Record};
+use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::shards::{Shard, json, shards};
 use crate::container::tfrecord::Records;
-use crate::dataset::schema::{self, step, trajectory};
-use crate::error::{Error, Result, nearest};
-use crate::transfer::read::{
-    Alignment, FinalAction, IncomingTrajectory, Options, Source, free_name,
-};
-
-/// Features of steps that become the flags of steps, or say what else is so.
-const FLAGS: [&str; 5] = [
-    "is_first",
-    "is_last",
-    "is_terminal",
-    "is_truncated",
-    "is_final",
-];
-
-/// What a vector inside an observation is called, where it is all there is to observe besides images.
-const STATES: [&str; 6] = [
-    "observation/state",
-    "observation/proprio",
-    "observation/observation",
-    "observation/robot_state",
-    "observation/joint_state",
-    "observation/eef_state",
-];
-
-/// Where what is said of an episode stands by convention.
-const ABOUT: &str = "episode_metadata/";
-
-/// The column of trajectories that names the split.
-const SPLIT: &str = "split";
-
-/// A column of steps.
-struct Column {
-    /// The leaves that it is made of: one, or those of a struct.
-    leaves: Vec<Leaf>,
-    /// Whether it belongs to the action: it then moves with it, and is no value on a step without one.
-    of_action: bool,
-}
+use crate::dataset::schema::step;
+use crate::error::wording::count;
+use crate::error::{Error, Result};
+use crate::transfer::read::{Alignment, FinalAction, IncomingTrajectory, Options, Source};
 
 /// An RLDS dataset.
 struct Rlds {
-    tree: Tree,
+    tree: FeatureTree,
     schema: SchemaRef,
     columns: Vec<Column>,
     about: SchemaRef,
-    said: Vec<Leaf>,
+    /// The features of the trajectory columns after the split.
+    about_features: Vec<LeafFeature>,
     shards: VecDeque<Shard>,
     open: Option<(Shard, Records)>,
-    /// The split of the open file, and episodes of it so far.
+    /// The split of the open file, and the number of its episodes so far.
     count: (String, u64),
-    /// Episodes that the last error stands for.
+    /// The number of episodes that the last error stands for.
     lost: u64,
     final_action: FinalAction,
     alignment: Alignment,
     metadata: Map<String, Value>,
 }
 
+/// Opens the RLDS dataset at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let root = super::root(path).ok_or_else(|| {
         Error::failed(format!(
-            "{}: there is no features.json, or more than one below",
+            "{}: features.json is missing, or there are several below this directory",
             path.display()
         ))
-        .hint("name the directory of one version: NAME/1.0.0")
+        .hint("give the directory of one version, such as NAME/1.0.0")
     })?;
     let features = json(&root.join("features.json"))?;
-    let tree =
-        Tree::parse(&features).map_err(|error| error.at(root.join("features.json").display()))?;
+    let tree = FeatureTree::parse(&features)
+        .map_err(|error| error.at(root.join("features.json").display()))?;
     let mut metadata = Map::from_iter([("features".to_owned(), features)]);
     let shards = shards(&root, &mut metadata)?;
     let (schema, columns) =
         columns(&tree, options).map_err(|error| error.at(root.join("features.json").display()))?;
-    let (about, said) = about(&tree);
-    let other = |leaf: &Leaf| match &leaf.kind {
-        Kind::Other(what) => Some(Value::from(format!("{}: {what}", leaf.key))),
+    let (about, about_features) = trajectory_columns(&tree);
+    let unsupported = |leaf: &LeafFeature| match &leaf.kind {
+        FeatureKind::Other(what) => Some(Value::from(format!("{}: {what}", leaf.key))),
         _ => None,
     };
     let not_imported: Vec<Value> = tree
         .steps
         .iter()
-        .chain(tree.episode.iter().filter(|leaf| !said.contains(leaf)))
+        .chain(
+            tree.episode
+                .iter()
+                .filter(|leaf| !about_features.contains(leaf)),
+        )
         .filter_map(|leaf| {
-            other(leaf).or_else(|| {
+            unsupported(leaf).or_else(|| {
                 (!tree.steps.contains(leaf))
                     .then(|| Value::from(format!("{}: not one value an episode", leaf.key)))
             })
@@ -113,7 +86,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         schema,
         columns,
         about,
-        said,
+        about_features,
         shards,
         open: None,
         count: (String::new(), 0),
@@ -122,295 +95,6 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         alignment: options.alignment,
         metadata,
     }))
-}
-
-/// What is said of an episode: texts and single numbers.
-fn about(tree: &Tree) -> (SchemaRef, Vec<Leaf>) {
-    let mut fields = vec![Field::new(SPLIT, DataType::Utf8, true)];
-    let mut said = Vec::new();
-    for leaf in &tree.episode {
-        let name = leaf.key.strip_prefix(ABOUT).unwrap_or(&leaf.key);
-        let data_type = match &leaf.kind {
-            Kind::Text => DataType::Utf8,
-            Kind::Tensor { element, shape, .. } if shape.is_empty() => element.clone(),
-            _ => continue,
-        };
-        let taken = name == trajectory::TRAJECTORY_ID
-            || trajectory::INTRINSIC.contains(&name)
-            || fields.iter().any(|field| field.name() == name);
-        fields.push(Field::new(
-            if taken {
-                format!("source_{name}")
-            } else {
-                name.to_owned()
-            },
-            data_type,
-            true,
-        ));
-        said.push(leaf.clone());
-    }
-    // An identity is whole or none.
-    let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
-    let text = |name: &&str| {
-        fields
-            .iter()
-            .any(|field| field.name() == name && *field.data_type() == DataType::Utf8)
-    };
-    if !identity.iter().all(text) {
-        for field in &mut fields {
-            if identity.contains(&field.name().as_str()) {
-                *field = field.clone().with_name(format!("source_{}", field.name()));
-            }
-        }
-    }
-    (Arc::new(Schema::new(fields)), said)
-}
-
-/// The columns of steps, and what they are made of.
-fn columns(tree: &Tree, options: &Options) -> Result<(SchemaRef, Vec<Column>)> {
-    let targets = [step::OBSERVATION, step::ACTION, step::REWARD];
-    if let Some((target, _)) = options
-        .map
-        .iter()
-        .find(|(target, _)| !targets.contains(&target.as_str()))
-    {
-        return Err(Error::usage(format!("--map cannot give `{target}` here"))
-            .hint(format!("one of {}", targets.join(", "))));
-    }
-    let leaves = &tree.steps;
-    let listing = || {
-        format!(
-            "the features of steps are {}",
-            leaves
-                .iter()
-                .map(|leaf| format!("`{}`", leaf.key))
-                .collect::<Vec<_>>()
-                .join(", ")
-        )
-    };
-    let find = |key: &str| leaves.iter().find(|leaf| leaf.key == key);
-    let given = |target: &str| -> Result<Option<Leaf>> {
-        let Some((_, source)) = options.map.iter().find(|(name, _)| name == target) else {
-            return Ok(None);
-        };
-        let found = find(source).ok_or_else(|| {
-            let hint = nearest(source, leaves.iter().map(|leaf| leaf.key.as_str()))
-                .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
-            Error::failed(format!(
-                "there is no feature `{source}` of steps to be `{target}`"
-            ))
-            .hint(hint)
-        });
-        found.cloned().map(Some)
-    };
-    let tensor = |leaf: &&Leaf| matches!(leaf.kind, Kind::Tensor { .. });
-    let inside = |group: &str| {
-        leaves
-            .iter()
-            .filter(|leaf| leaf.key.starts_with(group))
-            .collect::<Vec<_>>()
-    };
-    let observation: Vec<Leaf> =
-        match given(step::OBSERVATION)?.or_else(|| find(step::OBSERVATION).cloned()) {
-            Some(leaf) => vec![leaf],
-            None => {
-                let all = inside("observation/");
-                let vectors: Vec<Leaf> = all.iter().copied().filter(tensor).cloned().collect();
-                let state = STATES
-                    .iter()
-                    .find_map(|name| vectors.iter().find(|leaf| leaf.key == *name))
-                    .cloned();
-                match (state, vectors.is_empty()) {
-                    (Some(state), _) => vec![state],
-                    (None, false) => vectors,
-                    (None, true) => all
-                        .iter()
-                        .find(|leaf| leaf.kind == Kind::Image)
-                        .map(|leaf| vec![(*leaf).clone()])
-                        .unwrap_or_default(),
-                }
-            }
-        };
-    if observation.is_empty() {
-        return Err(
-            Error::failed("there is no feature `observation` of steps").hint(format!(
-                "name one with --map observation=FEATURE; {}",
-                listing()
-            )),
-        );
-    }
-    let action = match given(step::ACTION)?.or_else(|| find(step::ACTION).cloned()) {
-        Some(leaf) => Some(leaf),
-        None => match inside("action/")
-            .into_iter()
-            .filter(tensor)
-            .collect::<Vec<_>>()
-            .as_slice()
-        {
-            [] => None,
-            [one] => Some((*one).clone()),
-            several => {
-                let names = several
-                    .iter()
-                    .map(|leaf| format!("`{}`", leaf.key))
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                return Err(Error::failed(format!("the action has several parts: {names}"))
-                    .hint("say which one is the action with --map action=FEATURE; the others come along under their own names"));
-            }
-        },
-    };
-    let reward = given(step::REWARD)?.or_else(|| find(step::REWARD).cloned());
-    let (mut fields, mut columns) = (Vec::new(), Vec::new());
-    let used: Vec<String> = observation
-        .iter()
-        .chain(&action)
-        .chain(&reward)
-        .map(|leaf| leaf.key.clone())
-        .collect();
-    fields.push(Field::new(
-        step::OBSERVATION,
-        if let [one] = observation.as_slice() {
-            data_type(one, true)?
-        } else {
-            structure(&observation)?
-        },
-        false,
-    ));
-    columns.push(Column {
-        leaves: observation,
-        of_action: false,
-    });
-    if let Some(leaf) = action {
-        fields.push(shaped(
-            Field::new(step::ACTION, data_type(&leaf, !whole(&leaf))?, true),
-            &leaf,
-        ));
-        columns.push(Column {
-            leaves: vec![leaf],
-            of_action: true,
-        });
-    }
-    if let Some(leaf) = reward {
-        let field = Field::new(step::REWARD, data_type(&leaf, false)?, true);
-        if !field.data_type().is_numeric() {
-            return Err(Error::failed(format!(
-                "feature `{}` is {}, which cannot be `reward`",
-                leaf.key,
-                field.data_type()
-            ))
-            .hint("a reward is one number a step"));
-        }
-        fields.push(field);
-        columns.push(Column {
-            leaves: vec![leaf],
-            of_action: true,
-        });
-    }
-    fields.extend(
-        [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
-            .map(|name| Field::new(name, DataType::Boolean, false)),
-    );
-    for leaf in leaves
-        .iter()
-        .filter(|leaf| {
-            !used.contains(&leaf.key)
-                && !FLAGS.contains(&leaf.key.as_str())
-                && !matches!(leaf.kind, Kind::Other(_))
-        })
-        .filter(|leaf| !is_valid_flag(leaf, leaves))
-    {
-        let own = [step::ACTION_SOURCE, step::ACTION_STD].contains(&leaf.key.as_str());
-        let name = if own {
-            leaf.key.clone()
-        } else {
-            free_name(&leaf.key)
-        };
-        fields.push(shaped(
-            Field::new(name, data_type(leaf, false)?, true),
-            leaf,
-        ));
-        columns.push(Column {
-            leaves: vec![leaf.clone()],
-            of_action: own || leaf.key == "discount",
-        });
-    }
-    Ok((Arc::new(Schema::new(fields)), columns))
-}
-
-/// Whether a leaf says where the value of another is one.
-fn is_valid_flag(leaf: &Leaf, leaves: &[Leaf]) -> bool {
-    let flag = matches!(&leaf.kind, Kind::Tensor { element: DataType::Boolean, shape, .. } if shape.is_empty());
-    flag && leaf
-        .key
-        .strip_suffix(VALID)
-        .is_some_and(|other| leaves.iter().any(|leaf| leaf.key == other))
-}
-
-fn whole(leaf: &Leaf) -> bool {
-    matches!(&leaf.kind, Kind::Tensor { element, shape, .. } if element.is_integer() && shape.iter().product::<usize>() == 1)
-}
-
-/// The type of column that a leaf becomes; `vector` makes one of a single number, too.
-fn data_type(leaf: &Leaf, vector: bool) -> Result<DataType> {
-    Ok(match &leaf.kind {
-        Kind::Text => DataType::Utf8,
-        Kind::Image => DataType::Binary,
-        Kind::Tensor { element, shape, .. } if !vector && (shape.is_empty() || whole(leaf)) => {
-            element.clone()
-        }
-        Kind::Tensor { element, shape, .. } => {
-            let width = i32::try_from(shape.iter().product::<usize>())
-                .ok()
-                .filter(|width| *width > 0);
-            schema::vector(
-                element.clone(),
-                width.ok_or_else(|| {
-                    Error::failed(format!(
-                        "feature `{}` has the shape {shape:?}: a step must hold something",
-                        leaf.key
-                    ))
-                })?,
-            )
-        }
-        Kind::Other(what) => {
-            return Err(Error::failed(format!(
-                "feature `{}` is {what}, which cannot be read",
-                leaf.key
-            )));
-        }
-    })
-}
-
-fn shaped(field: Field, leaf: &Leaf) -> Field {
-    match &leaf.kind {
-        Kind::Tensor { shape, .. } if shape.len() > 1 => {
-            let shape = shape
-                .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(",");
-            field.with_metadata([("shape".to_owned(), shape)].into())
-        }
-        _ => field,
-    }
-}
-
-/// The observation whose parts are `leaves`.
-fn structure(leaves: &[Leaf]) -> Result<DataType> {
-    let field = |leaf: &Leaf| {
-        Ok(shaped(
-            Field::new(
-                leaf.key.trim_start_matches("observation/"),
-                data_type(leaf, true)?,
-                false,
-            ),
-            leaf,
-        ))
-    };
-    Ok(DataType::Struct(Fields::from(
-        leaves.iter().map(field).collect::<Result<Vec<_>>>()?,
-    )))
 }
 
 impl Source for Rlds {
@@ -454,7 +138,8 @@ impl Source for Rlds {
             let record = match records.example() {
                 Ok(record) => record,
                 Err(error) => {
-                    // After bytes that are no record nothing says where the next one begins: then the next file is read.
+                    // After damaged framing, nothing says where the next record begins: go on with
+                    // the next file.
                     if records.broken {
                         self.lost = shard
                             .records
@@ -477,20 +162,21 @@ impl Source for Rlds {
                 self.count.1 += 1;
                 self.open = Some((shard, records));
                 return self
-                    .incoming(&record, key)
+                    .trajectory(&record, key)
                     .map(Some)
                     .map_err(|error| error.at(format!("{place}: record {at}")));
             }
             if let Some(expected) = shard.records.filter(|expected| *expected != records.index) {
-                // More records than said are no loss: they have been read.
+                // More records than declared are no loss: they have been read.
                 self.lost = expected.saturating_sub(records.index);
                 return Err(Error::failed(format!(
-                    "{} holds {} records where dataset_info.json says {expected}",
+                    "{} holds {}, but dataset_info.json says {expected}",
                     shard.path.display(),
-                    records.index
+                    count(records.index, "record")
                 ))
                 .hint(
-                    "the file is cut short, or from another version of the dataset: fetch it again",
+                    "the file is cut short or belongs to another version of the dataset: fetch it \
+                     again",
                 ));
             }
         }
@@ -498,16 +184,18 @@ impl Source for Rlds {
 }
 
 impl Rlds {
-    fn incoming(&self, record: &Record, key: String) -> Result<IncomingTrajectory> {
-        let rows = episode::steps(record, &self.tree.steps)?;
+    /// Decodes one episode.
+    fn trajectory(&self, record: &Record, key: String) -> Result<IncomingTrajectory> {
+        let rows = decode::steps(record, &self.tree.steps)?;
         if rows == 0 {
-            return Err(Error::failed("the episode has no steps").hint("drop it from the source"));
+            return Err(Error::failed("the episode has no steps")
+                .hint("remove the episode from the source"));
         }
         let about = self
             .about
             .fields()
             .iter()
-            .zip(std::iter::once(None).chain(self.said.iter().map(Some)));
+            .zip(std::iter::once(None).chain(self.about_features.iter().map(Some)));
         let about = about.map(|(field, leaf)| -> Result<ArrayRef> {
             let Some(leaf) = leaf else {
                 return Ok(Arc::new(StringArray::from(vec![self.count.0.as_str()])));
@@ -517,7 +205,7 @@ impl Rlds {
                 .and_then(|feature| feature.kind.as_ref())
             {
                 None => Ok(new_null_array(field.data_type(), 1)),
-                Some(_) => episode::values(record, &leaf.key, &leaf.kind, 1),
+                Some(_) => decode::values(record, &leaf.key, &leaf.kind, 1),
             }
         });
         let about = RecordBatch::try_new(
@@ -531,21 +219,22 @@ impl Rlds {
         })
     }
 
-    /// A flag of each step, where there is one of that name.
+    /// Returns the boolean feature `name` of each step, if there is one.
     fn flags(&self, record: &Record, name: &str, rows: usize) -> Result<Option<Vec<bool>>> {
-        episode::flags(record, &self.tree.steps, name, rows)
+        decode::flags(record, &self.tree.steps, name, rows)
     }
 
+    /// Decodes the steps of one episode.
     fn steps(&self, record: &Record, rows: usize) -> Result<RecordBatch> {
         let flags = |name: &str| self.flags(record, name, rows);
         let last = flags("is_last")?.unwrap_or_else(|| vec![false; rows]);
         let terminal = flags("is_terminal")?.unwrap_or_else(|| vec![false; rows]);
         let cut = flags("is_truncated")?;
         if let Some(row) = last[..rows - 1].iter().position(|last| *last) {
-            return Err(
-                Error::failed(format!("`is_last` is true at step {row} of {rows}"))
-                    .hint("a record is one episode: cut it in the source"),
-            );
+            return Err(Error::failed(format!(
+                "`is_last` is true at step {row}, but the episode has {rows} steps"
+            ))
+            .hint("a record is one episode: split the record in the source"));
         }
         let valid = flags("action_valid")?;
         let mut columns = Vec::new();
@@ -568,7 +257,8 @@ impl Rlds {
                 let none = new_null_array(columns[at].data_type(), 1);
                 columns[at] = concat(&[columns[at].slice(1, rows - 1).as_ref(), none.as_ref()])?;
             }
-            // A step without an action may have a reward; what stands beside a final observation is filler.
+            // A step without an action may have a reward, but everything beside a final observation
+            // is filler.
             let name = self.name(at);
             if missing.true_count() > 0 && (name == step::ACTION || name == step::ACTION_STD) {
                 columns[at] = nullif(&columns[at], &missing)?;
@@ -577,7 +267,7 @@ impl Rlds {
                 columns[at] = nullif(&columns[at], &final_row)?;
             }
         }
-        // The end is told by the step that holds the observation after it, or by the last one.
+        // The flags of the end stand on the last row, but belong to the last step with an action.
         let at_end = |flag: bool| -> ArrayRef {
             let end = rows - 1 - usize::from(has_final && rows > 1);
             Arc::new(BooleanArray::from_iter(
@@ -608,12 +298,13 @@ impl Rlds {
         )?)
     }
 
-    /// The place in the schema of the column made of number `at` of [`Rlds::columns`].
+    /// Returns the place in the schema of column number `at` of [`Rlds::columns`].
     fn place(&self, at: usize) -> usize {
         let flags = self.schema.index_of(step::TERMINATED).unwrap_or(0);
         if at < flags { at } else { at + 3 }
     }
 
+    /// Whether a column has no fixed meaning: those stand behind the flags.
     fn is_extra(&self, at: usize) -> bool {
         self.place(at) != at
     }
@@ -622,11 +313,12 @@ impl Rlds {
         self.schema.field(self.place(at)).name()
     }
 
+    /// Decodes column number `at`.
     fn column(&self, record: &Record, column: &Column, at: usize, rows: usize) -> Result<ArrayRef> {
         let value =
-            |leaf: &Leaf, data_type: &DataType| -> Result<ArrayRef> {
+            |leaf: &LeafFeature, data_type: &DataType| -> Result<ArrayRef> {
                 let values =
-                    episode::values(record, &format!("steps/{}", leaf.key), &leaf.kind, rows)?;
+                    decode::values(record, &format!("steps/{}", leaf.key), &leaf.kind, rows)?;
                 match data_type {
                     DataType::FixedSizeList(child, width) => Ok(Arc::new(
                         FixedSizeListArray::try_new(Arc::clone(child), *width, values, None)?,
@@ -646,10 +338,10 @@ impl Rlds {
             }
             (data_type, [leaf]) => {
                 let values = value(leaf, data_type)?;
-                // The action may have moved to another step: its flags are looked at there.
-                let own = self.is_extra(at)
+                // Actions may have moved to another step: the caller takes care of their flags.
+                let has_flag = self.is_extra(at)
                     || (self.name(at) == step::REWARD && self.alignment == Alignment::Sar);
-                let flags = if own {
+                let flags = if has_flag {
                     self.flags(record, &format!("{}{VALID}", leaf.key), rows)?
                 } else {
                     None
@@ -669,15 +361,15 @@ impl Rlds {
     /// Whether the last step holds only the final observation.
     fn is_final(
         &self,
-        own: Option<Vec<bool>>,
+        is_final: Option<Vec<bool>>,
         last: &[bool],
         columns: &[ArrayRef],
         rows: usize,
     ) -> bool {
-        match (self.final_action, own) {
+        match (self.final_action, is_final) {
             (FinalAction::Valid, _) => false,
             (FinalAction::Filler, _) => true,
-            (FinalAction::Auto, Some(own)) => own.last() == Some(&true),
+            (FinalAction::Auto, Some(is_final)) => is_final.last() == Some(&true),
             (FinalAction::Auto, None) => {
                 let action = (0..columns.len())
                     .find(|at| self.name(*at) == step::ACTION)

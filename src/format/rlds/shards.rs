@@ -1,48 +1,54 @@
-//! `dataset_info.json`: the files of a TFDS dataset.
+//! The TFRecord files of a TFDS dataset, as `dataset_info.json` lists them.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 
 /// A file of records.
 pub(crate) struct Shard {
     pub(crate) split: String,
     pub(crate) path: PathBuf,
-    /// Records, where the dataset says how many.
+    /// The number of records, if the dataset says.
     pub(crate) records: Option<u64>,
 }
 
+/// Reads the JSON file at `path`.
 pub(crate) fn json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
-            .hint("a TFDS dataset has it: fetch it again")
+            .hint("every TFDS dataset has this file: fetch the dataset again")
     })?;
     serde_json::from_str(&text).map_err(|error| {
         Error::failed(format!("{}: not JSON: {error}", path.display()))
-            .hint("the file is damaged: fetch it again")
+            .hint("the file may be damaged: fetch it again")
     })
 }
 
-/// The files of a dataset, split by split.
+/// Returns the files of the dataset at `root`, split by split. Adds `dataset_info.json` to
+/// `metadata`.
 pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<VecDeque<Shard>> {
     let path = root.join("dataset_info.json");
     if !path.is_file() {
-        return found(root);
+        return list_files(root);
     }
     let info = json(&path)?;
     let wrong = |what: &str| {
         Error::failed(format!("{}: {what}", path.display()))
-            .hint("the file is damaged, or not TFDS's: fetch it again")
+            .hint("the file may be damaged, or not from TFDS: fetch it again")
     };
     let text = |key: &str| info.get(key).and_then(Value::as_str);
     let format = text("fileFormat").unwrap_or("tfrecord").to_owned();
     if format != "tfrecord" {
-        return Err(Error::failed(format!("{}: the files are {format}", path.display())).hint(
-            "only tfrecord is read: write the dataset again with `tfds.builder(…, file_format='tfrecord')`, or `tfds convert_format`",
-        ));
+        return Err(
+            Error::failed(format!("{}: `fileFormat` is {format}", path.display())).hint(
+                "only tfrecord is supported: write the dataset again with `tfds.builder(…, \
+                 file_format='tfrecord')`, or convert it with `tfds convert_format`",
+            ),
+        );
     }
     let name = text("name")
         .ok_or_else(|| wrong("`name` is missing"))?
@@ -53,7 +59,7 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
         .and_then(Value::as_array)
         .ok_or_else(|| wrong("`splits` is missing"))?
     {
-        let own = split
+        let split_name = split
             .get("name")
             .and_then(Value::as_str)
             .ok_or_else(|| wrong("a split has no name"))?;
@@ -66,31 +72,34 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
             .and_then(Value::as_str)
             .unwrap_or("{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}");
         for (index, length) in lengths.iter().enumerate() {
-            // Numbers of protobuf's JSON are texts.
+            // Protobuf writes integers as JSON strings.
             let length = length.as_u64().or_else(|| length.as_str()?.parse().ok());
             let length = length.ok_or_else(|| wrong("`shardLengths` is not a list of numbers"))?;
             let place = format!("{index:05}-of-{:05}", lengths.len());
             let file = template
                 .replace("{DATASET}", &name)
-                .replace("{SPLIT}", own)
+                .replace("{SPLIT}", split_name)
                 .replace("{FILEFORMAT}", &format);
             let file = file
                 .replace("{SHARD_X_OF_Y}", &place)
                 .replace("{SHARD_INDEX}", &format!("{index:05}"));
             let file = file.replace("{NUM_SHARDS}", &format!("{:05}", lengths.len()));
             if file.contains('/') || file.contains('{') {
-                return Err(wrong(&format!("`filepathTemplate` is `{template}`")));
+                return Err(wrong(&format!(
+                    "`filepathTemplate` is `{template}`, which is not supported"
+                )));
             }
             let path = root.join(file);
             if !path.is_file() {
                 return Err(Error::failed(format!(
-                    "{} is missing: {length} episodes of split `{own}` should be in it",
-                    path.display()
+                    "{} is missing, which should hold {} of split `{split_name}`",
+                    path.display(),
+                    count(length, "episode")
                 ))
                 .hint("fetch the dataset again"));
             }
             shards.push_back(Shard {
-                split: own.to_owned(),
+                split: split_name.to_owned(),
                 path,
                 records: Some(length),
             });
@@ -98,14 +107,14 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
     }
     metadata.insert("dataset_info".to_owned(), info);
     if shards.is_empty() {
-        Err(wrong("there are no files in `splits`"))
+        Err(wrong("`splits` lists no files"))
     } else {
         Ok(shards)
     }
 }
 
-/// The TFRecord files of a directory that does not say what it holds.
-fn found(root: &Path) -> Result<VecDeque<Shard>> {
+/// Returns the TFRecord files of a directory without `dataset_info.json`.
+fn list_files(root: &Path) -> Result<VecDeque<Shard>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", root.display()));
     let entries = std::fs::read_dir(root)
@@ -134,7 +143,7 @@ fn found(root: &Path) -> Result<VecDeque<Shard>> {
         .collect();
     if shards.is_empty() {
         return Err(
-            Error::failed(format!("{} holds no TFRecord file", root.display()))
+            Error::failed(format!("{} has no TFRecord files", root.display()))
                 .hint("fetch the dataset again"),
         );
     }

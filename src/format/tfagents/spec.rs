@@ -1,4 +1,5 @@
-//! Types and shapes of TF-Agents' values: the file `NAME.spec` beside its records, which holds one `StructuredValue`.
+//! The types and shapes of values: `NAME.spec` beside the records, which holds one
+//! `StructuredValue`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use prost::Message;
 use crate::container::tfrecord::Records;
 use crate::error::{Error, Result};
 
-/// `tensorflow.StructuredValue`, as far as specs use it.
+/// The part of `tensorflow.StructuredValue` that specs use.
 #[derive(Clone, PartialEq, Message)]
 struct Structured {
     #[prost(message, optional, tag = "33")]
@@ -26,7 +27,7 @@ struct Structured {
     named: Option<Named>,
 }
 
-/// `TensorSpecProto`: its name, shape and type come first in the bounded one, too.
+/// `TensorSpecProto`, and the fields of `BoundedTensorSpecProto` that are the same.
 #[derive(Clone, PartialEq, Message)]
 struct TensorSpec {
     #[prost(message, optional, tag = "2")]
@@ -82,7 +83,7 @@ struct Pair {
 }
 
 impl Structured {
-    /// Adds the type and shape of each leaf, by its key in a record.
+    /// Adds the type and the shape of each value, by its key in a record.
     fn leaves(&self, prefix: &str, into: &mut BTreeMap<String, (DataType, Vec<usize>)>) {
         let join = |name: &str| {
             if prefix.is_empty() {
@@ -122,7 +123,7 @@ impl Structured {
     }
 }
 
-/// TensorFlow's numbers of types.
+/// Returns the type with a number of TensorFlow's `DataType`.
 fn element(dtype: i32) -> Option<DataType> {
     Some(match dtype {
         1 => DataType::Float32,
@@ -141,7 +142,8 @@ fn element(dtype: i32) -> Option<DataType> {
     })
 }
 
-/// Types and shapes from the file beside the records, where there is one that can be read.
+/// Reads types and shapes from the file beside the records at `path`; none if there is no such
+/// file.
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>)>> {
     let spec = PathBuf::from(format!("{}.spec", path.display()));
     let mut leaves = BTreeMap::new();
@@ -154,7 +156,7 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>
                 "{}: not a spec of TF-Agents: {error}",
                 spec.display()
             ))
-            .hint("remove it if the values are of 32 bits")
+            .hint("if all values have 32 bits, remove the file")
         })?;
         value.leaves("", &mut leaves);
     }

@@ -1,16 +1,17 @@
-//! Frames of video features, decoded into columns.
+//! Decodes the frames of video features into columns.
 
 use std::path::Path;
 
 use arrow::array::{ArrayRef, Float64Array};
 use arrow::datatypes::Field;
 
-use super::meta::{Episode, Info};
 use crate::error::{Error, Result};
+use crate::format::lerobot::episodes::Episode;
+use crate::format::lerobot::info::{Feature, Info};
 use crate::video::Frames;
 use crate::video::{self, Pictures, Video};
 
-/// The video features of a dataset, each with the file that is open.
+/// The video features of a dataset, each with its open file.
 pub(crate) struct Cameras {
     frames: Frames,
     cameras: Vec<Camera>,
@@ -18,13 +19,14 @@ pub(crate) struct Cameras {
 
 /// One video feature.
 struct Camera {
-    /// Height and width of its frames; `None` where the feature stays a reference.
+    /// Height and width of its frames; `None` if the feature stays a reference.
     size: Option<[usize; 2]>,
     open: Option<Video>,
 }
 
 impl Cameras {
-    /// Looks at the first video of each feature, unless all stay references.
+    /// Opens the first video of each feature to learn the size of its frames, unless all features
+    /// stay references.
     pub(crate) fn new(info: &Info, episodes: &[Episode], frames: Frames) -> Result<Cameras> {
         let features: Vec<_> = info.videos().collect();
         if frames == Frames::Reference {
@@ -41,18 +43,18 @@ impl Cameras {
         }
         if features.is_empty() {
             return Err(Error::usage(
-                "there are frames to decode only where a feature is a video, and none is",
+                "`frames` asks for decoded videos, but no feature of the dataset is a video",
             )
-            .hint("leave `frames` out"));
+            .hint("leave out `frames`"));
         }
-        let camera = |(at, feature): (usize, &&super::meta::Feature)| {
+        let camera = |(at, feature): (usize, &&Feature)| {
             if feature.depth {
                 return Ok(Camera {
                     size: None,
                     open: None,
                 });
             }
-            // A bad video is the matter of its episode, as long as another says how large frames are.
+            // A bad video is reported with its episode; any other tells the size of frames.
             let mut first = None;
             for episode in episodes {
                 let (path, _) = info.video_file(episode, at, &feature.name)?;
@@ -66,7 +68,7 @@ impl Cameras {
                     Err(error) => first = first.or(Some(error)),
                 }
             }
-            Err(first.unwrap_or_else(|| Error::failed("there are no episodes")))
+            Err(first.unwrap_or_else(|| Error::failed("the dataset has no episodes")))
         };
         Ok(Cameras {
             frames,
@@ -78,8 +80,8 @@ impl Cameras {
         })
     }
 
-    /// The column of decoded frames that video feature number `at` becomes under the name `name`; `None` where it stays a
-    /// reference.
+    /// Returns the column `name` of decoded frames for video feature number `at`; `None` if the
+    /// feature stays a reference.
     pub(crate) fn field(&self, at: usize, name: &str) -> Result<Option<Field>> {
         let Some(size) = self.cameras.get(at).and_then(|camera| camera.size) else {
             return Ok(None);
@@ -87,7 +89,8 @@ impl Cameras {
         video::field(name, self.frames, size).map(Some)
     }
 
-    /// The frames of video feature number `at` at `times`, seconds in the file `path`.
+    /// Decodes the frames of video feature number `at` at `times`, in seconds from the beginning of
+    /// the file `path`.
     pub(crate) fn decode(
         &mut self,
         at: usize,
@@ -99,7 +102,9 @@ impl Cameras {
             open,
         }) = self.cameras.get_mut(at)
         else {
-            return Err(Error::failed("a reference is not to be decoded"));
+            return Err(Error::failed(
+                "the frames of a feature that stays a reference were requested",
+            ));
         };
         let video = match open.take() {
             Some(video) if video.path() == path => video,

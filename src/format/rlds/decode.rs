@@ -1,4 +1,4 @@
-//! One record as columns.
+//! Decodes a record into columns.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -12,37 +12,39 @@ use arrow::buffer::Buffer;
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::DataType;
 
-use super::features::{Encoding, Kind, Leaf};
-use crate::container::tfrecord::{Feature, Kind as List};
+use super::features::{Encoding, FeatureKind, LeafFeature};
+use crate::container::tfrecord::{Feature, Kind as ValueList};
+use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 
 /// A decoded record.
 pub(crate) type Record = BTreeMap<String, Feature>;
 
+/// The error for a feature that contradicts features.json.
 fn wrong(key: &str, what: String) -> Error {
     Error::failed(format!("`{key}` {what}"))
-        .hint("record and features.json contradict each other: fetch the dataset again")
+        .hint("the record and features.json contradict each other: fetch the dataset again")
 }
 
-/// Values of the feature `key`, of whatever kind.
-fn held(record: &Record, key: &str) -> usize {
+/// Returns the number of values of the feature `key`.
+fn value_count(record: &Record, key: &str) -> usize {
     match record.get(key).and_then(|feature| feature.kind.as_ref()) {
         None => 0,
-        Some(List::Bytes(list)) => list.value.len(),
-        Some(List::Floats(list)) => list.value.len(),
-        Some(List::Whole(list)) => list.value.len(),
+        Some(ValueList::Bytes(list)) => list.value.len(),
+        Some(ValueList::Floats(list)) => list.value.len(),
+        Some(ValueList::Whole(list)) => list.value.len(),
     }
 }
 
-/// The number of steps of a record whose steps have the leaves `leaves`.
-pub(crate) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
-    let per_step = |leaf: &Leaf| match &leaf.kind {
-        Kind::Tensor {
+/// Returns the number of steps of a record.
+pub(crate) fn steps(record: &Record, leaves: &[LeafFeature]) -> Result<usize> {
+    let per_step = |leaf: &LeafFeature| match &leaf.kind {
+        FeatureKind::Tensor {
             shape,
             encoding: Encoding::None,
             ..
         } => shape.iter().product(),
-        Kind::Other(_) => 0,
+        FeatureKind::Other(_) => 0,
         _ => 1,
     };
     let first = leaves
@@ -50,54 +52,62 @@ pub(crate) fn steps(record: &Record, leaves: &[Leaf]) -> Result<usize> {
         .find(|leaf| leaf.key == "is_first")
         .or_else(|| leaves.iter().find(|leaf| per_step(leaf) > 0));
     let leaf =
-        first.ok_or_else(|| Error::failed("no feature says how many steps an episode has"))?;
+        first.ok_or_else(|| Error::failed("no feature shows how many steps an episode has"))?;
     let key = format!("steps/{}", leaf.key);
-    let (values, per_step) = (held(record, &key), per_step(leaf).max(1));
+    let (values, per_step) = (value_count(record, &key), per_step(leaf).max(1));
     if values % per_step != 0 {
         return Err(wrong(
             &key,
-            format!("holds {values} values, which {per_step} a step do not divide"),
+            format!(
+                "holds {values} values, which is not a multiple of the {per_step} values of a step"
+            ),
         ));
     }
     Ok(values / per_step)
 }
 
-/// The values of a leaf at `key`, `rows` steps of them, without the shape of a step. Never null.
-pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Result<ArrayRef> {
+/// Returns the values of the feature at `key` for `rows` steps, without the shape of a step. None
+/// of them is null.
+pub(crate) fn values(
+    record: &Record,
+    key: &str,
+    kind: &FeatureKind,
+    rows: usize,
+) -> Result<ArrayRef> {
     let list = record.get(key).and_then(|feature| feature.kind.as_ref());
     let short = |found: usize, needed: usize| {
         wrong(
             key,
-            format!("holds {found} values where {rows} steps need {needed}"),
+            format!("holds {found} values, but {rows} steps need {needed}"),
         )
     };
     match kind {
-        Kind::Tensor {
+        FeatureKind::Tensor {
             element,
             shape,
             encoding: Encoding::None,
         } => {
             let needed = rows.saturating_mul(shape.iter().product());
-            let found = held(record, key);
+            let found = value_count(record, key);
             if found != needed {
                 return Err(short(found, needed));
             }
             let values: ArrayRef = match (list, element) {
-                (Some(List::Floats(list)), _) => {
+                (Some(ValueList::Floats(list)), _) => {
                     Arc::new(Float32Array::from_iter_values(list.value.iter().copied()))
                 }
-                // Whole numbers have 64 bits with a sign; those without keep their bits.
-                (Some(List::Whole(list)), DataType::UInt64) => Arc::new(
+                // Integers are stored as signed 64-bit numbers; unsigned ones keep their bits.
+                (Some(ValueList::Whole(list)), DataType::UInt64) => Arc::new(
                     UInt64Array::from_iter_values(list.value.iter().map(|value| *value as u64)),
                 ),
-                (Some(List::Whole(list)), _) => {
+                (Some(ValueList::Whole(list)), _) => {
                     Arc::new(Int64Array::from_iter_values(list.value.iter().copied()))
                 }
                 (None, _) => Arc::new(Int64Array::from(Vec::<i64>::new())),
-                (Some(List::Bytes(_)), _) => {
+                (Some(ValueList::Bytes(_)), _) => {
                     return Err(wrong(
                         key,
-                        format!("holds bytes where {element} is declared"),
+                        format!("holds bytes, but {} is declared", type_name(element)),
                     ));
                 }
             };
@@ -105,10 +115,17 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                 safe: false,
                 ..CastOptions::default()
             };
-            cast_with_options(&values, element, &options)
-                .map_err(|error| wrong(key, format!("does not fit {element}: {error}")))
+            cast_with_options(&values, element, &options).map_err(|error| {
+                wrong(
+                    key,
+                    format!(
+                        "holds a value that does not fit {}: {error}",
+                        type_name(element)
+                    ),
+                )
+            })
         }
-        Kind::Tensor {
+        FeatureKind::Tensor {
             element,
             shape,
             encoding,
@@ -120,13 +137,14 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
             for item in items {
                 let before = bytes.len();
                 match encoding {
-                    // A packed item may unpack to more than a step holds: what is beyond that is not read.
+                    // A damaged item could unpack to any size: no more than a step needs is read.
                     Encoding::Zlib => {
                         let unpacked = flate2::read::ZlibDecoder::new(item.as_slice())
                             .take((width * size) as u64 + 1)
                             .read_to_end(&mut bytes);
-                        unpacked
-                            .map_err(|error| wrong(key, format!("cannot be unpacked: {error}")))?;
+                        unpacked.map_err(|error| {
+                            wrong(key, format!("cannot be decompressed: {error}"))
+                        })?;
                     }
                     _ => bytes.extend_from_slice(item),
                 }
@@ -134,7 +152,7 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                     return Err(wrong(
                         key,
                         format!(
-                            "has a step of {} bytes where its shape needs {}",
+                            "has a step of {} bytes, but its shape needs {}",
                             bytes.len() - before,
                             width * size
                         ),
@@ -152,7 +170,7 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                 .align_buffers(true);
             Ok(make_array(data.build()?))
         }
-        Kind::Text => {
+        FeatureKind::Text => {
             let text = |(row, item): (usize, &Vec<u8>)| {
                 String::from_utf8(item.clone())
                     .map_err(|_| wrong(key, format!("is not UTF-8 at step {row}")))
@@ -165,21 +183,22 @@ pub(crate) fn values(record: &Record, key: &str, kind: &Kind, rows: usize) -> Re
                     .collect::<Result<Vec<_>>>()?,
             )))
         }
-        Kind::Image => Ok(Arc::new(BinaryArray::from_iter_values(items(
+        FeatureKind::Image => Ok(Arc::new(BinaryArray::from_iter_values(items(
             list, key, rows,
         )?))),
-        Kind::Other(what) => Err(wrong(key, format!("is {what}, which cannot be read"))),
+        FeatureKind::Other(what) => Err(wrong(key, format!("is {what}, which is not supported"))),
     }
 }
 
-fn items<'a>(list: Option<&'a List>, key: &str, rows: usize) -> Result<&'a [Vec<u8>]> {
+/// Returns the byte strings of a feature, one for each step.
+fn items<'a>(list: Option<&'a ValueList>, key: &str, rows: usize) -> Result<&'a [Vec<u8>]> {
     let items = match list {
-        Some(List::Bytes(list)) => list.value.as_slice(),
+        Some(ValueList::Bytes(list)) => list.value.as_slice(),
         None => &[],
         Some(_) => {
             return Err(wrong(
                 key,
-                "holds numbers where bytes are declared".to_owned(),
+                "holds numbers, but bytes are declared".to_owned(),
             ));
         }
     };
@@ -188,18 +207,15 @@ fn items<'a>(list: Option<&'a List>, key: &str, rows: usize) -> Result<&'a [Vec<
     } else {
         Err(wrong(
             key,
-            format!(
-                "holds {} values where {rows} steps need as many",
-                items.len()
-            ),
+            format!("holds {} values, but there are {rows} steps", items.len()),
         ))
     }
 }
 
-/// A flag of each step; false where there is no such leaf.
+/// Returns the boolean feature `name` of each step; `None` if there is no such feature.
 pub(crate) fn flags(
     record: &Record,
-    leaves: &[Leaf],
+    leaves: &[LeafFeature],
     name: &str,
     rows: usize,
 ) -> Result<Option<Vec<bool>>> {
@@ -213,7 +229,7 @@ pub(crate) fn flags(
     if values.len() != rows {
         return Err(wrong(
             name,
-            format!("has {} values where there are {rows} steps", values.len()),
+            format!("has {} values, but there are {rows} steps", values.len()),
         ));
     }
     Ok(Some(values.as_boolean().values().iter().collect()))

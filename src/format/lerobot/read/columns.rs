@@ -1,4 +1,4 @@
-//! The columns of steps that the features of a LeRobot dataset become.
+//! Which columns of steps the features of a LeRobot dataset become.
 
 use std::sync::Arc;
 
@@ -6,13 +6,14 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::cameras::Cameras;
-use super::meta::{Feature, Info};
+use crate::container::dtype;
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
+use crate::format::lerobot::info::{Feature, INFO, Info};
 use crate::transfer::read::{Options, free_name};
 use crate::video::{DEPTH, reference};
 
-/// Names that features go by.
+/// The columns with a fixed meaning, and the features that are taken for them if `map` names none.
 const NAMES: [(&str, &[&str]); 5] = [
     (
         step::OBSERVATION,
@@ -31,37 +32,37 @@ const NAMES: [(&str, &[&str]); 5] = [
     (step::TRUNCATED, &["next.truncated", "truncated"]),
 ];
 
-/// What the features of an observation's parts begin with.
+/// The prefix of features that are parts of an observation.
 const PART: &str = "observation.";
 
-/// The column of the text that `task_index` stands for.
+/// The column with the text of `task_index`.
 pub(crate) const TASK: &str = "task";
 
-/// The column of trajectories that names the split.
+/// The trajectory column that names the split.
 pub(crate) const SPLIT: &str = "split";
 
-/// What a column of steps is made of.
+/// How the values of a column are found.
 pub(crate) enum Kind {
-    /// Numbers, `shape` of them a frame.
+    /// An array of numbers in each frame.
     Vector {
         element: DataType,
         shape: Vec<usize>,
     },
-    /// One number, flag or text a frame.
+    /// One number, boolean or text in each frame.
     Single,
     /// An encoded image.
     Image,
-    /// References to frames: number of the video feature.
+    /// References to frames of the video feature with this number.
     Video(usize),
-    /// Decoded frames: number of the video feature.
+    /// Decoded frames of the video feature with this number.
     Frames(usize),
-    /// An observation of several parts.
+    /// An observation of several features.
     Parts(Vec<Column>),
     /// The text of `task_index`.
     Task,
-    /// A flag that must be known.
+    /// A boolean without nulls.
     Flag,
-    /// A flag that is never set.
+    /// `false` in every row.
     Never,
 }
 
@@ -72,11 +73,12 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
 }
 
-/// What is said of each trajectory: what this tool wrote there, its first task and its split.
-pub(crate) fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRef {
-    let mut fields = said.schema().fields().to_vec();
-    let mut add = |name: &str, there: bool| {
-        if there && !fields.iter().any(|field| field.name() == name) {
+/// Returns the trajectory columns: those that trajmill wrote, the task of the first step, and the
+/// split.
+pub(crate) fn trajectory_columns(info: &Info, steps: &Schema, own: &RecordBatch) -> SchemaRef {
+    let mut fields = own.schema().fields().to_vec();
+    let mut add = |name: &str, exists: bool| {
+        if exists && !fields.iter().any(|field| field.name() == name) {
             fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
         }
     };
@@ -90,7 +92,7 @@ pub(crate) fn about(info: &Info, steps: &Schema, said: &RecordBatch) -> SchemaRe
     Arc::new(Schema::new(fields))
 }
 
-/// The columns of steps, and what they are made of.
+/// Returns the columns of steps, and how their values are found.
 pub(crate) fn columns(
     info: &Info,
     options: &Options,
@@ -102,13 +104,15 @@ pub(crate) fn columns(
         .iter()
         .find(|(target, _)| !targets.contains(&target.as_str()))
     {
-        return Err(Error::usage(format!("--map cannot give `{target}` here"))
-            .hint(format!("one of {}", targets.join(", "))));
+        return Err(
+            Error::usage(format!("`map` cannot set `{target}` for LeRobot"))
+                .hint(format!("it sets one of {}", targets.join(", "))),
+        );
     }
     let names = || info.features.iter().map(|feature| feature.name.as_str());
     let listing = || {
         format!(
-            "the features are {}",
+            "the dataset has the features {}",
             names()
                 .map(|name| format!("`{name}`"))
                 .collect::<Vec<_>>()
@@ -124,8 +128,10 @@ pub(crate) fn columns(
                 Some(found.ok_or_else(|| {
                     let hint = nearest(source, names())
                         .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
-                    Error::failed(format!("there is no feature `{source}` to be `{target}`"))
-                        .hint(hint)
+                    Error::failed(format!(
+                        "there is no feature `{source}` to use as `{target}`"
+                    ))
+                    .hint(hint)
                 })?)
             }
             None => known
@@ -134,11 +140,11 @@ pub(crate) fn columns(
         };
         if found.is_none() && target == step::OBSERVATION {
             let part = |feature: &&Feature| {
-                feature.name.starts_with(PART) && numeric(&feature.dtype).is_some()
+                feature.name.starts_with(PART) && dtype::from_name(&feature.dtype).is_some()
             };
             parts = info.features.iter().filter(part).collect();
         }
-        // Without one state, the parts of it are the observation; without any, what a camera saw.
+        // Without a single state, its parts are the observation; without those, a camera's images.
         let camera = || {
             ["image", "video"]
                 .iter()
@@ -155,7 +161,7 @@ pub(crate) fn columns(
             None if target == step::OBSERVATION => {
                 return Err(
                     Error::failed("there is no feature `observation.state`").hint(format!(
-                        "name one with --map observation=FEATURE; {}",
+                        "choose one with --map observation=FEATURE; {}",
                         listing()
                     )),
                 );
@@ -207,7 +213,7 @@ pub(crate) fn columns(
         match feature {
             Some(feature)
                 if feature.shape.iter().product::<usize>() == 1
-                    && numeric(&feature.dtype).is_some() =>
+                    && dtype::from_name(&feature.dtype).is_some() =>
             {
                 push(field, &feature.name, Kind::Flag)
             }
@@ -216,8 +222,8 @@ pub(crate) fn columns(
         }
     }
     for feature in &info.features {
-        // What holds nothing is said by the source's own `features` alone.
-        let empty = numeric(&feature.dtype).is_some() && feature.shape.contains(&0);
+        // A feature of size 0 stays in the source's metadata only.
+        let empty = dtype::from_name(&feature.dtype).is_some() && feature.shape.contains(&0);
         let used = |known: &&Feature| known.name == feature.name;
         let part = parts.len() > 1 && parts.iter().any(used);
         if !empty && !part && !roles.iter().any(|(_, known)| used(known)) {
@@ -235,15 +241,16 @@ pub(crate) fn columns(
     Ok((Arc::new(Schema::new(fields)), columns))
 }
 
+/// The error for a feature that cannot be the column `target`.
 fn unsuitable(feature: &Feature, target: &str) -> Error {
     Error::failed(format!(
-        "feature `{}` is {} of shape {:?}, which cannot be `{target}`",
+        "feature `{}` has dtype {} and shape {:?}, which cannot be used as `{target}`",
         feature.name, feature.dtype, feature.shape
     ))
-    .hint(format!("name another with --map {target}=FEATURE"))
+    .hint(format!("choose another one with --map {target}=FEATURE"))
 }
 
-/// The column of type and kind that a feature becomes under the name `target`.
+/// Returns the column that a feature becomes under the name `target`, and how its values are found.
 fn column(
     target: &str,
     feature: &Feature,
@@ -279,12 +286,18 @@ fn column(
             of(DataType::Utf8, Kind::Single)
         }
         dtype => {
-            let Some(element) = numeric(dtype) else {
-                return Err(if targets_numbers(target) {
+            let Some(element) = dtype::from_name(dtype) else {
+                return Err(if must_be_numeric(target) {
                     unsuitable(feature, target)
                 } else {
-                    Error::failed(format!("feature `{}` has the dtype `{dtype}`, which is not known", feature.name))
-                        .hint("numpy's numbers, bool, string, image and video are read: remove the feature with LeRobot's own tools")
+                    Error::failed(format!(
+                        "feature `{}` has the dtype `{dtype}`, which is not supported",
+                        feature.name
+                    ))
+                    .hint(
+                        "supported are numpy's integers and floats, bool, string, image and \
+                         video: remove the feature with LeRobot's own tools",
+                    )
                 });
             };
             let single = feature.shape.len() < 2 && width == 1;
@@ -300,16 +313,16 @@ fn column(
     }
 }
 
-/// The field that a part of an observation becomes, and what it is made of.
+/// Returns the field that a part of an observation becomes, and how its values are found.
 fn part(feature: &Feature) -> Result<(Field, Column)> {
     let name = &feature.name[PART.len()..];
-    let (field, kind) = match numeric(&feature.dtype)
+    let (field, kind) = match dtype::from_name(&feature.dtype)
         .filter(|element| element.is_integer() && feature.shape.iter().product::<usize>() == 1)
     {
         Some(element) => (Field::new(name, element, false), Kind::Single),
         None => vectors(
             name,
-            numeric(&feature.dtype).unwrap_or(DataType::Null),
+            dtype::from_name(&feature.dtype).unwrap_or(DataType::Null),
             feature,
         )?,
     };
@@ -322,18 +335,20 @@ fn part(feature: &Feature) -> Result<(Field, Column)> {
     ))
 }
 
-fn targets_numbers(target: &str) -> bool {
+fn must_be_numeric(target: &str) -> bool {
     [step::OBSERVATION, step::ACTION, step::REWARD].contains(&target)
 }
 
+/// Returns the vector column `target` for a feature.
 fn vectors(target: &str, element: DataType, feature: &Feature) -> Result<(Field, Kind)> {
     let width: usize = feature.shape.iter().product();
     let width = i32::try_from(width).ok().filter(|width| *width > 0);
     let width = width.ok_or_else(|| {
         Error::failed(format!(
-            "feature `{}` has the shape {:?}: a frame must hold something",
+            "feature `{}` has the shape {:?}, which has no values or too many",
             feature.name, feature.shape
         ))
+        .hint(format!("correct its `shape` in {INFO}"))
     })?;
     let mut field = Field::new(target, schema::vector(element.clone(), width), true);
     if feature.shape.len() > 1 {
@@ -356,22 +371,4 @@ fn vectors(target: &str, element: DataType, feature: &Feature) -> Result<(Field,
             },
         },
     ))
-}
-
-fn numeric(dtype: &str) -> Option<DataType> {
-    Some(match dtype {
-        "bool" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" => DataType::Int16,
-        "int32" => DataType::Int32,
-        "int64" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" => DataType::Float16,
-        "float32" => DataType::Float32,
-        "float64" => DataType::Float64,
-        _ => return None,
-    })
 }

@@ -1,83 +1,32 @@
-//! v3.0's files of several episodes, and the table that says where each of these is.
+//! The table of episodes of v3.0, `meta/episodes/*/*.parquet`: where the rows of each episode are,
+//! its tasks and its statistics.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema};
 
-use super::features::{Place, Plan, lists};
-use super::meta::OWN;
-use super::stats::{QUANTILES, Summary};
-use super::{CHUNK, FILE_MIB};
-use crate::container::parquet::ChecksummedWriter;
+use super::features::{EpisodePlace, lists};
+use super::plan::Plan;
+use super::rolling_files::RollingFiles;
+use super::stats::{Summary, statistic_of, statistics};
 use crate::dataset::schema::trajectory;
-use crate::dataset::store;
 use crate::error::Result;
+use crate::format::lerobot::episodes::OWN_PREFIX;
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory};
 
-/// Episodes whose metadata are in memory.
+/// The number of episodes that are kept in memory before they are written.
 const EPISODES: usize = 256;
 
-/// Files of several episodes, none of which spans two.
-pub(crate) struct Roll {
-    folder: PathBuf,
-    schema: SchemaRef,
-    file: Option<ChecksummedWriter>,
-    /// Files begun.
-    begun: u64,
-}
-
-impl Roll {
-    pub(crate) fn new(root: &Path, folder: &str, schema: &SchemaRef) -> Roll {
-        Roll {
-            folder: root.join(folder),
-            schema: Arc::clone(schema),
-            file: None,
-            begun: 0,
-        }
-    }
-
-    /// Opens the file that has room for `rows` more; its chunk and index.
-    pub(crate) fn room(&mut self, rows: u64) -> Result<(u64, u64)> {
-        let full = self.file.as_ref().is_some_and(|file| {
-            let bytes = file.bytes() as u64;
-            bytes + bytes / file.rows.max(1) * rows >= FILE_MIB << 20
-        });
-        if full && let Some(file) = self.file.take() {
-            file.finish()?;
-        }
-        if self.file.is_none() {
-            let (chunk, index) = (self.begun / CHUNK, self.begun % CHUNK);
-            let folder = self.folder.join(format!("chunk-{chunk:03}"));
-            store::create_dir(&folder)?;
-            self.file = Some(ChecksummedWriter::create(
-                &folder.join(format!("file-{index:03}.parquet")),
-                &self.schema,
-            )?);
-            self.begun += 1;
-        }
-        Ok(((self.begun - 1) / CHUNK, (self.begun - 1) % CHUNK))
-    }
-
-    /// Appends what room was made for.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.file.as_mut().map_or(Ok(()), |file| file.write(batch))
-    }
-
-    pub(crate) fn finish(self) -> Result<()> {
-        self.file.map_or(Ok(()), ChecksummedWriter::finish)
-    }
-}
-
-/// The table of v3's episodes.
-pub(crate) struct Table {
-    files: Roll,
-    /// Columns of a trajectory that are kept beside LeRobot's own.
+/// The table of episodes that is being written.
+pub(crate) struct EpisodeTable {
+    files: RollingFiles,
+    /// Trajectory columns that are kept beside LeRobot's own.
     kept: Vec<String>,
-    /// Numeric features: place in the plan, name, shape.
+    /// Features with statistics: index in the plan, name, shape.
     features: Vec<(usize, String, Vec<usize>)>,
     numbers: [Vec<i64>; 6],
     tasks: Vec<Vec<String>>,
@@ -85,7 +34,7 @@ pub(crate) struct Table {
     stats: Vec<Vec<Summary>>,
 }
 
-/// Columns of [`Table::numbers`].
+/// The names of [`EpisodeTable::numbers`].
 const NUMBERS: [&str; 6] = [
     "episode_index",
     "length",
@@ -95,13 +44,14 @@ const NUMBERS: [&str; 6] = [
     "dataset_to_index",
 ];
 
-impl Table {
-    pub(crate) fn new(root: &Path, plan: &Plan, outgoing: &OutgoingDataset) -> Table {
+impl EpisodeTable {
+    /// Prepares the table of a dataset at `root`.
+    pub(crate) fn new(root: &Path, plan: &Plan, outgoing: &OutgoingDataset) -> EpisodeTable {
         let features = plan
             .features
             .iter()
             .enumerate()
-            .filter(|(_, feature)| feature.scale.is_some());
+            .filter(|(_, feature)| feature.key_type.is_some());
         let features: Vec<_> = features
             .map(|(at, feature)| (at, feature.name.clone(), feature.shape.clone()))
             .collect();
@@ -138,13 +88,13 @@ impl Table {
         fields.extend(["meta/episodes/chunk_index", "meta/episodes/file_index"].map(whole));
         fields.extend(kept.iter().map(|field| {
             Field::new(
-                format!("{OWN}{}", field.name()),
+                format!("{OWN_PREFIX}{}", field.name()),
                 field.data_type().clone(),
                 true,
             )
         }));
-        Table {
-            files: Roll::new(root, "meta/episodes", &Arc::new(Schema::new(fields))),
+        EpisodeTable {
+            files: RollingFiles::new(root, "meta/episodes", &Arc::new(Schema::new(fields))),
             kept: kept.into_iter().map(|field| field.name().clone()).collect(),
             stats: vec![Vec::new(); features.len()],
             features,
@@ -154,16 +104,17 @@ impl Table {
         }
     }
 
+    /// Adds an episode, whose rows are in `file`.
     pub(crate) fn add(
         &mut self,
-        leaving: &OutgoingTrajectory,
-        place: &Place,
+        trajectory: &OutgoingTrajectory,
+        place: &EpisodePlace,
         file: (u64, u64),
         tasks: &[&str],
         summaries: &[Option<Summary>],
     ) -> Result<()> {
-        let length = leaving.length as u64;
-        let own = [
+        let length = trajectory.length as u64;
+        let numbers = [
             place.episode,
             length,
             file.0,
@@ -173,11 +124,11 @@ impl Table {
         ];
         self.numbers
             .iter_mut()
-            .zip(own)
+            .zip(numbers)
             .for_each(|(column, number)| column.push(number as i64));
         self.tasks
             .push(tasks.iter().map(|task| (*task).to_owned()).collect());
-        self.about.push(leaving.about.clone());
+        self.about.push(trajectory.about.clone());
         for ((at, ..), column) in self.features.iter().zip(&mut self.stats) {
             column.extend(summaries.get(*at).cloned().flatten());
         }
@@ -188,6 +139,7 @@ impl Table {
         }
     }
 
+    /// Writes the episodes in memory.
     fn flush(&mut self) -> Result<()> {
         let count = self.about.len();
         if count == 0 {
@@ -231,8 +183,8 @@ impl Table {
                 });
             }
         }
-        // The table's own place is in the table.
-        let at = self.files.room(count as u64)?;
+        // The table also says in which of its own files an episode is.
+        let at = self.files.make_room(count as u64)?;
         columns.extend(
             [at.0, at.1]
                 .map(|number| Arc::new(Int64Array::from(vec![number as i64; count])) as ArrayRef),
@@ -252,29 +204,9 @@ impl Table {
         )?)
     }
 
+    /// Writes the last episodes and closes the file.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.flush()?;
         self.files.finish()
-    }
-}
-
-/// Names of statistics, in LeRobot's order.
-pub(crate) fn statistics() -> impl Iterator<Item = &'static str> {
-    ["min", "max", "mean", "std", "count"]
-        .into_iter()
-        .chain(QUANTILES.map(|(name, _)| name))
-}
-
-pub(crate) fn statistic_of<'a>(summary: &'a Summary, name: &str) -> &'a [f64] {
-    match name {
-        "min" => &summary.min,
-        "max" => &summary.max,
-        "mean" => &summary.mean,
-        "std" => &summary.std,
-        _ => QUANTILES
-            .iter()
-            .position(|(quantile, _)| *quantile == name)
-            .and_then(|at| summary.quantiles.get(at))
-            .map_or(&[], Vec::as_slice),
     }
 }

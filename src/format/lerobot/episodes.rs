@@ -1,0 +1,254 @@
+//! The episodes of a dataset: their lengths, and where their rows and videos are.
+//!
+//! `meta/episodes.jsonl` in v2, `meta/episodes/*/*.parquet` in v3.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
+use serde_json::Value;
+
+use super::files::{damaged, floats, integers, lines, parquet_files, table};
+use super::info::{INFO, Info, Layout};
+use crate::dataset::schema::trajectory;
+use crate::error::{Error, Result};
+
+/// One episode, as the metadata describes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Episode {
+    pub(crate) index: u64,
+    pub(crate) length: u64,
+    /// Chunk and file of its rows, if the metadata says.
+    pub(crate) file: Option<(u64, u64)>,
+    /// Its first row in the dataset, if the metadata says.
+    pub(crate) first: Option<u64>,
+    /// One past its last row, if the metadata says.
+    pub(crate) end: Option<u64>,
+    /// For each video feature: chunk, file, and the second at which the episode begins in it.
+    pub(crate) videos: Vec<(u64, u64, f64)>,
+    /// Its row in [`Episodes::own_columns`].
+    pub(crate) row: usize,
+}
+
+/// All episodes of a dataset.
+pub(crate) struct Episodes {
+    /// In the order of their index.
+    pub(crate) list: Vec<Episode>,
+    /// The columns that trajmill added to the metadata, without [`OWN_PREFIX`].
+    pub(crate) own_columns: RecordBatch,
+}
+
+/// The prefix of the columns that trajmill adds to the metadata of episodes.
+pub(crate) const OWN_PREFIX: &str = "trajmill/";
+
+/// Reads the metadata of every episode.
+///
+/// # Errors
+///
+/// Returns an error if a file cannot be read, or if the totals differ from those in `info.json`.
+pub(crate) fn read(info: &Info) -> Result<Episodes> {
+    let episodes = read_unverified(info)?;
+    let differs = |what: &str, found: u64, declared: u64| {
+        Error::failed(format!(
+            "{} lists {found} {what}, but `total_{what}` in {INFO} is {declared}",
+            info.root.join("meta").display()
+        ))
+        .hint("a file is missing or belongs to another version of the dataset: fetch it again")
+    };
+    if episodes.list.len() as u64 != info.total_episodes {
+        return Err(differs(
+            "episodes",
+            episodes.list.len() as u64,
+            info.total_episodes,
+        ));
+    }
+    let frames = episodes.list.iter().fold(0_u64, |frames, episode| {
+        frames.saturating_add(episode.length)
+    });
+    if frames != info.total_frames {
+        return Err(differs("frames", frames, info.total_frames));
+    }
+    Ok(episodes)
+}
+
+/// Reads the metadata of every episode without comparing the totals with `info.json`.
+pub(crate) fn read_unverified(info: &Info) -> Result<Episodes> {
+    let mut list = Vec::new();
+    let (source, own_columns) = match info.layout {
+        Layout::PerEpisode => {
+            let path = info.root.join("meta/episodes.jsonl");
+            let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
+            let mut texts: [Vec<Option<String>>; 3] = Default::default();
+            lines(&path, |line| {
+                let count = |key: &str| line.get(key).and_then(Value::as_u64);
+                let (index, length) =
+                    count("episode_index").zip(count("length")).ok_or_else(|| {
+                        damaged(&path, "a line has no `episode_index` or no `length`")
+                    })?;
+                list.push(Episode {
+                    index,
+                    length,
+                    file: None,
+                    first: None,
+                    end: None,
+                    videos: Vec::new(),
+                    row: list.len(),
+                });
+                for (name, texts) in identity.iter().zip(&mut texts) {
+                    texts.push(
+                        line.get(format!("{OWN_PREFIX}{name}"))
+                            .and_then(Value::as_str)
+                            .map(str::to_owned),
+                    );
+                }
+                Ok(())
+            })?;
+            let whole = identity
+                .iter()
+                .zip(texts)
+                .filter(|(_, texts)| texts.iter().all(Option::is_some));
+            let columns: Vec<(&str, ArrayRef)> = whole
+                .map(|(name, texts)| (*name, Arc::new(StringArray::from(texts)) as ArrayRef))
+                .collect();
+            (
+                path,
+                if columns.is_empty() {
+                    no_columns()
+                } else {
+                    RecordBatch::try_from_iter(columns)?
+                },
+            )
+        }
+        Layout::Shared => {
+            let folder = info.root.join("meta/episodes");
+            let mut batches = Vec::new();
+            for file in parquet_files(&folder)? {
+                for batch in table(&file, &|name| {
+                    !name.starts_with("stats/") && name != "tasks"
+                })? {
+                    let batch = batch?;
+                    read_batch(info, &file, &batch, &mut list)?;
+                    let fields = batch
+                        .schema()
+                        .fields()
+                        .iter()
+                        .enumerate()
+                        .filter_map(|(index, field)| {
+                            let name = field.name().strip_prefix(OWN_PREFIX)?;
+                            Some((
+                                name.to_owned(),
+                                Arc::clone(batch.column(index)),
+                                field.is_nullable(),
+                            ))
+                        })
+                        .collect::<Vec<_>>();
+                    if !fields.is_empty() {
+                        batches.push(RecordBatch::try_from_iter_with_nullable(fields)?);
+                    }
+                }
+            }
+            // Columns that only some of the files have cannot describe all episodes.
+            let complete = batches.iter().map(RecordBatch::num_rows).sum::<usize>() == list.len();
+            let own_columns = batches
+                .first()
+                .filter(|_| complete)
+                .and_then(|first| concat_batches(&first.schema(), &batches).ok());
+            (folder, own_columns.unwrap_or_else(no_columns))
+        }
+    };
+    list.sort_by_key(|episode| episode.index);
+    let twice = list.windows(2).find(|pair| pair[0].index == pair[1].index);
+    if let Some(pair) = twice {
+        return Err(damaged(
+            &source,
+            format!("episode {} is listed twice", pair[0].index),
+        ));
+    }
+    Ok(Episodes { list, own_columns })
+}
+
+fn no_columns() -> RecordBatch {
+    RecordBatch::new_empty(Arc::new(Schema::empty()))
+}
+
+/// Appends the episodes of a batch of v3's episode table.
+fn read_batch(
+    info: &Info,
+    file: &Path,
+    batch: &RecordBatch,
+    episodes: &mut Vec<Episode>,
+) -> Result<()> {
+    let column = |name: &str| integers(batch, name);
+    let needed = |name: &str| {
+        column(name).ok_or_else(|| {
+            damaged(
+                file,
+                format!("column `{name}` is missing or does not hold integers"),
+            )
+        })
+    };
+    let (indices, lengths) = (needed("episode_index")?, needed("length")?);
+    let (first, end) = (column("dataset_from_index"), column("dataset_to_index"));
+    let place = column("data/chunk_index").zip(column("data/file_index"));
+    let mut videos = Vec::new();
+    for video in info.videos() {
+        let column = |part: &str| format!("videos/{}/{part}", video.name);
+        let from = floats(batch, &column("from_timestamp"));
+        let from = from.ok_or_else(|| {
+            damaged(
+                file,
+                format!("column `{}` is missing", column("from_timestamp")),
+            )
+        })?;
+        videos.push((
+            needed(&column("chunk_index"))?,
+            needed(&column("file_index"))?,
+            from,
+        ));
+    }
+    for row in 0..batch.num_rows() {
+        let natural = |name: &str, column: &Int64Array| {
+            u64::try_from(column.value(row)).map_err(|_| {
+                damaged(
+                    file,
+                    format!("`{name}` is negative in row {row}: {}", column.value(row)),
+                )
+            })
+        };
+        let optional = |name: &str, column: &Option<Int64Array>| {
+            column
+                .as_ref()
+                .map(|column| natural(name, column))
+                .transpose()
+        };
+        episodes.push(Episode {
+            index: natural("episode_index", &indices)?,
+            length: natural("length", &lengths)?,
+            file: place
+                .as_ref()
+                .map(|(chunk, file)| {
+                    Ok::<_, Error>((
+                        natural("data/chunk_index", chunk)?,
+                        natural("data/file_index", file)?,
+                    ))
+                })
+                .transpose()?,
+            first: optional("dataset_from_index", &first)?,
+            end: optional("dataset_to_index", &end)?,
+            videos: videos
+                .iter()
+                .map(|(chunk, file, from)| {
+                    Ok((
+                        natural("chunk_index", chunk)?,
+                        natural("file_index", file)?,
+                        from.value(row),
+                    ))
+                })
+                .collect::<Result<_>>()?,
+            row: episodes.len(),
+        });
+    }
+    Ok(())
+}

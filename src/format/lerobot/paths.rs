@@ -1,0 +1,95 @@
+//! Where the files of an episode are, by the path templates of `meta/info.json`.
+
+use super::episodes::Episode;
+use super::info::{INFO, Info, Layout};
+use crate::error::{Error, Result};
+
+impl Info {
+    /// Returns the data file of an episode, relative to the dataset.
+    pub(crate) fn data_file(&self, episode: &Episode) -> Result<String> {
+        self.fill(&self.data_path, episode, episode.file, "")
+            .map_err(|error| error.at(self.root.join(INFO).display()))
+    }
+
+    /// Returns the file of an episode for the video feature `key`, the one numbered `at`, relative
+    /// to the dataset, and the second at which the episode begins in it.
+    pub(crate) fn video_file(
+        &self,
+        episode: &Episode,
+        at: usize,
+        key: &str,
+    ) -> Result<(String, f64)> {
+        let (file, from) = match episode.videos.get(at) {
+            Some((chunk, file, from)) => (Some((*chunk, *file)), *from),
+            None => (None, 0.0),
+        };
+        let template = self.video_path.as_deref().unwrap_or(match self.layout {
+            Layout::PerEpisode => {
+                "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+            }
+            Layout::Shared => {
+                "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+            }
+        });
+        Ok((
+            self.fill(template, episode, file, key)
+                .map_err(|error| error.at(self.root.join(INFO).display()))?,
+            from,
+        ))
+    }
+
+    /// Fills in a path template in the style of Python's `str.format`.
+    fn fill(
+        &self,
+        template: &str,
+        episode: &Episode,
+        file: Option<(u64, u64)>,
+        video_key: &str,
+    ) -> Result<String> {
+        let wrong = || {
+            Error::failed(format!(
+                "the path template `{template}` cannot be filled in for episode {}",
+                episode.index
+            ))
+            .hint(
+                "a template may use episode_chunk, episode_index, chunk_index, file_index and \
+                 video_key, with numbers padded as in {file_index:03d}",
+            )
+        };
+        let mut path = String::new();
+        let mut rest = template;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (field, after) = after.split_once('}').ok_or_else(wrong)?;
+            path.push_str(before);
+            rest = after;
+            let (name, format) = field.split_once(':').unwrap_or((field, ""));
+            let number = match name {
+                "video_key" => {
+                    path.push_str(video_key);
+                    continue;
+                }
+                "episode_index" => episode.index,
+                "episode_chunk" => episode.index / self.chunks_size,
+                "chunk_index" => file.ok_or_else(wrong)?.0,
+                "file_index" => file.ok_or_else(wrong)?.1,
+                _ => return Err(wrong()),
+            };
+            let width: usize = match format.strip_suffix('d').unwrap_or(format) {
+                "" => 0,
+                digits => digits
+                    .parse()
+                    .ok()
+                    .filter(|width| *width <= 20)
+                    .ok_or_else(wrong)?,
+            };
+            path.push_str(&format!("{number:0width$}"));
+        }
+        path.push_str(rest);
+        // A template could point outside the dataset.
+        if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+            Err(wrong())
+        } else {
+            Ok(path)
+        }
+    }
+}

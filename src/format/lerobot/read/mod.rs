@@ -1,0 +1,334 @@
+//! Reads LeRobot datasets, one episode at a time.
+//!
+//! The metadata says where the rows of an episode are; the order of files does not matter. The
+//! columns `episode_index` and `index` prove that the rows belong to the episode.
+
+mod cameras;
+mod columns;
+mod convert;
+mod data_file;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use serde_json::{Map, Value};
+
+use self::cameras::Cameras;
+use self::columns::{Column, Kind, SPLIT, TASK, columns, trajectory_columns};
+use self::convert::{images, locate_frames, references, scalar_column, vector_column};
+use self::data_file::{DataFile, verify_rows};
+use crate::dataset::schema::{step, trajectory, type_name};
+use crate::error::{Error, Result};
+use crate::format::lerobot::episodes::{self, Episode, Episodes};
+use crate::format::lerobot::files;
+use crate::format::lerobot::final_observations::{FinalObservations, with_final};
+use crate::format::lerobot::info::{INFO, Info, Layout};
+use crate::format::lerobot::tasks;
+use crate::transfer::read::table::flags;
+use crate::transfer::read::{IncomingTrajectory, Options, Source};
+
+/// A LeRobot dataset.
+pub(crate) struct LeRobot {
+    info: Info,
+    schema: SchemaRef,
+    columns: Vec<Column>,
+    tasks: HashMap<i64, String>,
+    /// Episodes that are not read yet, the next one last.
+    episodes: Vec<Episode>,
+    /// The columns that trajmill added to the metadata of episodes.
+    own_columns: RecordBatch,
+    about: SchemaRef,
+    /// The files of episodes whose place the metadata does not say.
+    found: HashMap<u64, PathBuf>,
+    open: Option<DataFile>,
+    cameras: Cameras,
+    final_observations: Option<FinalObservations>,
+}
+
+/// Opens the LeRobot dataset at `path`.
+pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    let info = Info::open(path)?;
+    let tasks = tasks::read(&info)?;
+    let Episodes {
+        list: mut episodes,
+        own_columns,
+    } = episodes::read(&info)?;
+    if episodes.is_empty() {
+        return Err(
+            Error::failed(format!("{}: the dataset has no episodes", path.display()))
+                .hint("there is nothing to import"),
+        );
+    }
+    let cameras = Cameras::new(&info, &episodes, options.frames)?;
+    let (schema, columns) =
+        columns(&info, options, &cameras).map_err(|error| error.at(path.join(INFO).display()))?;
+    let mut found = HashMap::new();
+    if info.layout == Layout::Shared && episodes.iter().any(|episode| episode.file.is_none()) {
+        for file in files::parquet_files(&path.join("data"))? {
+            for index in DataFile::open(&file)?.scan()?.into_keys() {
+                found.insert(index, file.clone());
+            }
+        }
+    }
+    episodes.reverse();
+    let about = trajectory_columns(&info, &schema, &own_columns);
+    let final_observations =
+        FinalObservations::open(path, schema.field_with_name(step::OBSERVATION)?.data_type())?;
+    Ok(Box::new(LeRobot {
+        info,
+        schema,
+        columns,
+        tasks,
+        episodes,
+        own_columns,
+        about,
+        found,
+        open: None,
+        cameras,
+        final_observations,
+    }))
+}
+
+impl Source for LeRobot {
+    fn schema(&self) -> SchemaRef {
+        SchemaRef::clone(&self.schema)
+    }
+
+    fn rows(&self) -> Option<u64> {
+        Some(self.info.total_frames)
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        Map::from_iter([("info".to_owned(), Value::Object(self.info.verbatim.clone()))])
+    }
+
+    fn about(&self) -> SchemaRef {
+        SchemaRef::clone(&self.about)
+    }
+
+    fn lost(&self) -> Option<u64> {
+        Some(1)
+    }
+
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
+        let Some(episode) = self.episodes.pop() else {
+            return Ok(None);
+        };
+        match self.trajectory(&episode) {
+            Ok(trajectory) => Ok(Some(trajectory)),
+            Err(error) => {
+                self.open = None;
+                Err(error.at(format!("episode {}", episode.index)))
+            }
+        }
+    }
+}
+
+impl LeRobot {
+    /// Reads one episode.
+    fn trajectory(&mut self, episode: &Episode) -> Result<IncomingTrajectory> {
+        let steps = self.steps(episode)?;
+        let about = self.about.fields().iter().map(|field| -> Result<ArrayRef> {
+            if let Some(own) = self.own_columns.column_by_name(field.name()) {
+                return Ok(own.slice(episode.row, 1));
+            }
+            if field.name() == SPLIT {
+                return Ok(Arc::new(StringArray::from(vec![
+                    self.info.split(episode.index),
+                ])));
+            }
+            let task = steps.column_by_name(TASK).map(|task| task.slice(0, 1));
+            task.ok_or_else(|| Error::failed(format!("the column `{}` is missing", field.name())))
+        });
+        let about = match about.collect::<Result<Vec<_>>>()? {
+            none if none.is_empty() => None,
+            columns => Some(RecordBatch::try_new(
+                SchemaRef::clone(&self.about),
+                columns,
+            )?),
+        };
+        let uid = about.as_ref().and_then(|about| {
+            about
+                .column_by_name(trajectory::UID)?
+                .as_string_opt::<i32>()
+        });
+        let last = match (uid, &mut self.final_observations) {
+            (Some(uid), Some(observations)) => observations.take(uid.value(0))?,
+            _ => None,
+        };
+        let steps = match last {
+            Some(observation) => with_final(&steps, observation)?,
+            None => steps,
+        };
+        Ok(IncomingTrajectory {
+            key: episode.index.to_string(),
+            steps,
+            about,
+        })
+    }
+
+    /// Reads the steps of one episode.
+    fn steps(&mut self, episode: &Episode) -> Result<RecordBatch> {
+        let path = match (
+            self.info.layout,
+            episode.file,
+            self.found.get(&episode.index),
+        ) {
+            (Layout::Shared, None, Some(found)) => found.clone(),
+            (Layout::Shared, None, None) => {
+                return Err(Error::failed(format!(
+                    "no file under {} has rows of the episode",
+                    self.info.root.join("data").display()
+                ))
+                .hint("the dataset is incomplete: fetch it again"));
+            }
+            _ => self.info.root.join(self.info.data_file(episode)?),
+        };
+        if self.open.as_ref().is_none_or(|open| open.path != path) {
+            self.open = Some(DataFile::open(&path)?);
+        }
+        let Some(open) = &mut self.open else {
+            return Err(Error::failed("no file is open"));
+        };
+        let rows = open.locate(self.info.layout, episode)?;
+        let table = open.rows(rows)?;
+        let place = |error: Error| error.at(path.display());
+        verify_rows(&table, self.info.layout, episode).map_err(place)?;
+        let frames = self.frames(&table, episode)?;
+        self.convert(&table, episode, &frames).map_err(place)
+    }
+
+    /// Decodes the frames of the episode, by the number of their video feature.
+    fn frames(
+        &mut self,
+        table: &RecordBatch,
+        episode: &Episode,
+    ) -> Result<HashMap<usize, ArrayRef>> {
+        let mut frames = HashMap::new();
+        for Column { source, kind } in &self.columns {
+            if let Kind::Frames(at) = kind {
+                let (path, times) = locate_frames(&self.info, source, *at, episode, table)?;
+                frames.insert(
+                    *at,
+                    self.cameras
+                        .decode(*at, &self.info.root.join(path), &times)?,
+                );
+            }
+        }
+        Ok(frames)
+    }
+
+    /// Converts the rows of an episode to steps.
+    fn convert(
+        &self,
+        table: &RecordBatch,
+        episode: &Episode,
+        frames: &HashMap<usize, ArrayRef>,
+    ) -> Result<RecordBatch> {
+        let columns = self.columns.iter().zip(self.schema.fields());
+        let columns =
+            columns.map(|(column, field)| self.values(column, field, table, episode, frames));
+        Ok(RecordBatch::try_new(
+            SchemaRef::clone(&self.schema),
+            columns.collect::<Result<Vec<_>>>()?,
+        )?)
+    }
+
+    /// Returns the values of the column, or of the part of a column, that `field` describes.
+    fn values(
+        &self,
+        Column { source, kind }: &Column,
+        field: &Field,
+        table: &RecordBatch,
+        episode: &Episode,
+        frames: &HashMap<usize, ArrayRef>,
+    ) -> Result<ArrayRef> {
+        let column = |name: &str| {
+            table.column_by_name(name).ok_or_else(|| {
+                Error::failed(format!(
+                    "the column `{name}` is missing, though `features` in {INFO} declares it"
+                ))
+                .hint(format!(
+                    "remove the feature from {INFO}, or fetch the file again"
+                ))
+            })
+        };
+        let values: ArrayRef = match (kind, field.data_type()) {
+            (Kind::Vector { element, shape }, _) => {
+                vector_column(source, column(source)?, element, shape, field)?
+            }
+            (Kind::Single, data_type) => scalar_column(source, column(source)?, data_type)?,
+            (Kind::Image, _) => images(&self.info.root, source, column(source)?)?,
+            (Kind::Video(at), _) => {
+                references(locate_frames(&self.info, source, *at, episode, table)?)?
+            }
+            (Kind::Frames(at), _) => frames
+                .get(at)
+                .cloned()
+                .ok_or_else(|| Error::failed(format!("`{source}` was not decoded")))?,
+            (Kind::Parts(parts), DataType::Struct(fields)) => {
+                let parts = parts
+                    .iter()
+                    .zip(fields)
+                    .map(|(part, field)| self.values(part, field, table, episode, frames));
+                Arc::new(StructArray::try_new(
+                    fields.clone(),
+                    parts.collect::<Result<Vec<_>>>()?,
+                    None,
+                )?)
+            }
+            (Kind::Parts(_), other) => {
+                return Err(Error::failed(format!(
+                    "an observation of several parts cannot be {}",
+                    type_name(other)
+                )));
+            }
+            (Kind::Task, _) => self.texts(table)?,
+            (Kind::Flag, _) => {
+                let values = scalar_column(source, column(source)?, &DataType::Float64)?;
+                Arc::new(BooleanArray::from(flags(source, &values, &[], &|row| {
+                    format!("frame {row}")
+                })?))
+            }
+            (Kind::Never, _) => Arc::new(BooleanArray::from(vec![false; table.num_rows()])),
+        };
+        if !field.is_nullable() && values.null_count() > 0 {
+            let row = (0..values.len())
+                .find(|row| values.is_null(*row))
+                .unwrap_or(0);
+            return Err(
+                Error::failed(format!("feature `{source}` is null at frame {row}")).hint(
+                    "every frame needs an observation: drop the episode, or fill in the value",
+                ),
+            );
+        }
+        Ok(values)
+    }
+
+    /// Returns the text of each row's task.
+    fn texts(&self, table: &RecordBatch) -> Result<ArrayRef> {
+        let indices = files::integers(table, "task_index").ok_or_else(|| {
+            Error::failed("`task_index` is missing or contains nulls").hint("fetch the file again")
+        })?;
+        let text = |(row, index): (usize, &i64)| {
+            self.tasks.get(index).map(String::as_str).ok_or_else(|| {
+                Error::failed(format!(
+                    "`task_index` is {index} at frame {row}, but there is no such task in \
+                     meta/tasks"
+                ))
+                .hint("the metadata may belong to another version of the dataset: fetch it again")
+            })
+        };
+        Ok(Arc::new(StringArray::from_iter_values(
+            indices
+                .values()
+                .iter()
+                .enumerate()
+                .map(text)
+                .collect::<Result<Vec<_>>>()?,
+        )))
+    }
+}

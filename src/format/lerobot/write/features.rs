@@ -1,0 +1,266 @@
+//! The features that are written, and their values in each trajectory.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array,
+    Int64Array, ListArray, StringArray, StructArray, new_null_array,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::{cast, interleave};
+use arrow::datatypes::{DataType, Field, Fields};
+use serde_json::Value;
+
+use super::quantiles::KeyType;
+use crate::container::dtype;
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+use crate::transfer::write::OutgoingTrajectory;
+
+/// Features that are computed from the places of rows.
+pub(crate) const GENERATED: [&str; 5] = [
+    "timestamp",
+    "frame_index",
+    "episode_index",
+    "index",
+    "task_index",
+];
+
+/// One feature of the dataset that is written.
+pub(crate) struct Feature {
+    pub(crate) name: String,
+    pub(crate) dtype: &'static str,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) names: Value,
+    pub(crate) from: Origin,
+    /// The type of its keys in statistics; `None` if it gets none.
+    pub(crate) key_type: Option<KeyType>,
+}
+
+/// Where the values of a feature come from.
+pub(crate) enum Origin {
+    /// A column of steps, and the path of struct fields in it.
+    Column(String, Vec<String>),
+    /// Whether a column has a value, by the column's name.
+    Valid(String),
+    /// A column of encoded images.
+    Image(String),
+    /// The place of a row: an index into [`GENERATED`].
+    Place(usize),
+}
+
+/// The place of a trajectory in the dataset that is written.
+pub(crate) struct EpisodePlace {
+    pub(crate) episode: u64,
+    /// The number of its first row.
+    pub(crate) first: u64,
+    /// The task of each step.
+    pub(crate) tasks: Vec<i64>,
+}
+
+impl Feature {
+    /// Returns the number of values in a frame.
+    pub(crate) fn width(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Returns the field of its column in data files.
+    pub(crate) fn field(&self) -> Field {
+        let element = match self.dtype {
+            "image" => DataType::Struct(image()),
+            name => dtype::from_name(name).unwrap_or(DataType::Utf8),
+        };
+        let data_type = match self.shape.as_slice() {
+            _ if self.dtype == "image" => element,
+            [1] => element,
+            [width] => DataType::FixedSizeList(
+                Arc::new(Field::new("element", element, true)),
+                *width as i32,
+            ),
+            axes => axes.iter().fold(element, |inner, _| {
+                DataType::List(Arc::new(Field::new("element", inner, true)))
+            }),
+        };
+        Field::new(&self.name, data_type, true)
+    }
+
+    /// Returns its values in a trajectory, frame by frame and without nesting. None of them is
+    /// null.
+    pub(crate) fn values(
+        &self,
+        trajectory: &OutgoingTrajectory,
+        place: &EpisodePlace,
+        fps: u64,
+    ) -> Result<ArrayRef> {
+        let missing = |name: &str| Error::failed(format!("the column `{name}` is missing"));
+        let rows = trajectory.length;
+        Ok(match &self.from {
+            Origin::Column(name, path) => {
+                let mut column = trajectory.column(name).ok_or_else(|| missing(name))?;
+                for part in path {
+                    column = column
+                        .as_struct_opt()
+                        .and_then(|parts| parts.column_by_name(part))
+                        .cloned()
+                        .ok_or_else(|| missing(name))?;
+                }
+                if self.dtype == "string" {
+                    column = cast(&column, &DataType::Utf8)?;
+                }
+                let empty = if name == step::ACTION_SOURCE {
+                    "none"
+                } else {
+                    ""
+                };
+                flatten(&filled(&column, empty)?)
+            }
+            Origin::Valid(name) => {
+                let column = trajectory.column(name).ok_or_else(|| missing(name))?;
+                Arc::new(BooleanArray::from_iter(
+                    (0..rows).map(|row| Some(column.is_valid(row))),
+                ))
+            }
+            Origin::Image(name) => {
+                let column = trajectory.column(name).ok_or_else(|| missing(name))?;
+                let images: &BinaryArray = column.as_binary::<i32>();
+                if let Some(row) = (0..rows).find(|row| images.is_null(*row)) {
+                    return Err(Error::failed(format!(
+                        "column `{name}` has no image at step {row}"
+                    ))
+                    .hint(
+                        "every frame needs an image: drop the trajectory with `filter`, or leave \
+                         the column out with `columns`",
+                    ));
+                }
+                let paths = StringArray::from_iter_values(
+                    (0..rows).map(|row| format!("frame-{row:06}.png")),
+                );
+                Arc::new(StructArray::try_new(
+                    image(),
+                    vec![column, Arc::new(paths)],
+                    None,
+                )?)
+            }
+            Origin::Place(0) => Arc::new(Float32Array::from_iter_values(
+                (0..rows).map(|row| (row as f64 / fps as f64) as f32),
+            )),
+            Origin::Place(1) => Arc::new(Int64Array::from_iter_values(0..rows as i64)),
+            Origin::Place(2) => Arc::new(Int64Array::from(vec![place.episode as i64; rows])),
+            Origin::Place(3) => Arc::new(Int64Array::from_iter_values(
+                (place.first as i64..).take(rows),
+            )),
+            Origin::Place(_) => Arc::new(Int64Array::from(place.tasks.clone())),
+        })
+    }
+
+    /// Nests values as the column in data files has them.
+    pub(crate) fn shaped(&self, values: ArrayRef) -> Result<ArrayRef> {
+        match self.field().data_type() {
+            DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
+                Arc::clone(child),
+                *width,
+                values,
+                None,
+            )?)),
+            DataType::List(_) => lists(values, &self.shape),
+            _ => Ok(values),
+        }
+    }
+}
+
+/// The fields of a column of images.
+fn image() -> Fields {
+    Fields::from(vec![
+        Field::new("bytes", DataType::Binary, true),
+        Field::new("path", DataType::Utf8, true),
+    ])
+}
+
+/// Returns values as nested lists of the shape `axes`, one list in each row.
+pub(crate) fn lists(values: ArrayRef, axes: &[usize]) -> Result<ArrayRef> {
+    let mut nested = values;
+    for axis in axes.iter().rev() {
+        let count = nested.len() / (*axis).max(1);
+        let child = Arc::new(Field::new("element", nested.data_type().clone(), true));
+        nested = Arc::new(ListArray::try_new(
+            child,
+            OffsetBuffer::from_repeated_length(*axis, count),
+            nested,
+            None,
+        )?);
+    }
+    Ok(nested)
+}
+
+/// Returns the elements of vectors, and other columns as they are.
+fn flatten(column: &ArrayRef) -> ArrayRef {
+    match column.as_fixed_size_list_opt() {
+        Some(list) => {
+            let width = list.value_length() as usize;
+            list.values()
+                .slice(list.value_offset(0) as usize, list.len() * width)
+        }
+        None => Arc::clone(column),
+    }
+}
+
+/// Replaces nulls by zeros, or by `empty` in a column of text.
+fn filled(column: &ArrayRef, empty: &str) -> Result<ArrayRef> {
+    if column.null_count() == 0 {
+        return Ok(Arc::clone(column));
+    }
+    let zeros = |data_type: &DataType, count: usize| {
+        cast(
+            &(Arc::new(Int64Array::from(vec![0; count])) as ArrayRef),
+            data_type,
+        )
+    };
+    let filler: ArrayRef = match column.data_type() {
+        DataType::Utf8 => Arc::new(StringArray::from(vec![empty])),
+        DataType::FixedSizeList(child, width) => Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            *width,
+            zeros(child.data_type(), *width as usize)?,
+            None,
+        )?),
+        other if other.is_numeric() || *other == DataType::Boolean => zeros(other, 1)?,
+        other => new_null_array(other, 1),
+    };
+    let order: Vec<(usize, usize)> = (0..column.len())
+        .map(|row| {
+            if column.is_null(row) {
+                (1, 0)
+            } else {
+                (0, row)
+            }
+        })
+        .collect();
+    Ok(interleave(&[column.as_ref(), filler.as_ref()], &order)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_are_filled_and_vectors_flattened() {
+        let child = Arc::new(Field::new("element", DataType::Float32, false));
+        let nulls = Some(arrow::buffer::NullBuffer::from(vec![true, false, true]));
+        let values: ArrayRef = Arc::new(Float32Array::from(vec![1.0, 2.0, 9.0, 9.0, 3.0, 4.0]));
+        let column: ArrayRef =
+            Arc::new(FixedSizeListArray::try_new(child, 2, values, nulls).unwrap());
+        let flat = flatten(&filled(&column, "").unwrap());
+        assert_eq!(
+            flat.as_primitive::<arrow::datatypes::Float32Type>()
+                .values()
+                .to_vec(),
+            [1.0, 2.0, 0.0, 0.0, 3.0, 4.0]
+        );
+        assert_eq!(flatten(&filled(&column.slice(2, 1), "").unwrap()).len(), 2);
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("proxy"), None]));
+        assert_eq!(
+            filled(&texts, "none").unwrap().as_string::<i32>().value(1),
+            "none"
+        );
+    }
+}

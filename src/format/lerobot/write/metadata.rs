@@ -1,0 +1,205 @@
+//! Writes the files under `meta/` that describe the dataset as a whole.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use serde_json::{Map, Value, json};
+
+use super::plan::{Plan, Tasks};
+use super::stats::{RunningSummary, Summary, statistic_of, statistics};
+use crate::container::parquet::ChecksummedWriter;
+use crate::dataset::schema::step;
+use crate::dataset::store::{self, HashingFile};
+use crate::error::{Error, Result};
+use crate::format::lerobot::{CHUNK, FILE_MIB, Version};
+use crate::transfer::write::OutgoingDataset;
+
+/// A file of JSON lines.
+pub(crate) struct JsonLines(HashingFile);
+
+impl JsonLines {
+    pub(crate) fn create(root: &Path, name: &str) -> Result<JsonLines> {
+        Ok(JsonLines(HashingFile::create(&root.join(name))?))
+    }
+
+    pub(crate) fn add(&mut self, line: &Value) -> Result<()> {
+        self.0
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(|error| Error::failed(error.to_string()))
+    }
+
+    pub(crate) fn finish(self) -> Result<()> {
+        self.0.finish().map(|_| ())
+    }
+}
+
+/// Returns the statistics of features as JSON.
+pub(crate) fn statistics_json<'a>(
+    plan: &Plan,
+    summaries: impl Iterator<Item = Option<&'a Summary>>,
+    quantiles: bool,
+) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (feature, summary) in plan.features.iter().zip(summaries) {
+        let Some(summary) = summary else { continue };
+        let mut of_feature = Map::new();
+        for name in statistics().filter(|name| quantiles || !name.starts_with('q')) {
+            let value = if name == "count" {
+                json!([summary.count])
+            } else {
+                nested_json(statistic_of(summary, name), &feature.shape)
+            };
+            of_feature.insert(name.to_owned(), value);
+        }
+        all.insert(feature.name.clone(), Value::Object(of_feature));
+    }
+    all
+}
+
+/// Returns values as nested JSON arrays of the shape `axes`.
+///
+/// JSON has no infinity: the largest finite number stands for it.
+fn nested_json(values: &[f64], axes: &[usize]) -> Value {
+    match axes.split_first() {
+        None => Value::from(
+            values
+                .first()
+                .map_or(0.0, |value| value.clamp(f64::MIN, f64::MAX)),
+        ),
+        Some((axis, inner)) => values
+            .chunks((values.len() / axis.max(&1)).max(1))
+            .map(|part| nested_json(part, inner))
+            .collect(),
+    }
+}
+
+/// Writes `meta/stats.json`.
+pub(crate) fn write_statistics(
+    root: &Path,
+    plan: &Plan,
+    totals: Vec<(usize, RunningSummary)>,
+    quantiles: Vec<Vec<Vec<f64>>>,
+) -> Result<()> {
+    let mut summaries: Vec<Option<Summary>> = vec![None; plan.features.len()];
+    for ((at, total), quantiles) in totals.into_iter().zip(quantiles) {
+        summaries[at] = total.finish(quantiles);
+    }
+    write_json(
+        root,
+        "meta/stats.json",
+        &Value::Object(statistics_json(
+            plan,
+            summaries.iter().map(Option::as_ref),
+            true,
+        )),
+    )
+}
+
+/// Writes a JSON file.
+fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::failed(format!("cannot write {name}: {error}")))?;
+    bytes.push(b'\n');
+    store::write(&root.join(name), &bytes)
+}
+
+/// The metadata that makes pandas take the texts of tasks for the index of the table. LeRobot's
+/// loader relies on it.
+const PANDAS_METADATA: &str = concat!(
+    r#"{"index_columns": ["task"], "column_indexes": [{"name": null, "field_name": null, "#,
+    r#""pandas_type": "unicode", "numpy_type": "object", "#,
+    r#""metadata": {"encoding": "UTF-8"}}], "columns": [{"name": "task_index", "#,
+    r#""field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "#,
+    r#""metadata": null}, {"name": "task", "field_name": "task", "pandas_type": "unicode", "#,
+    r#""numpy_type": "object", "metadata": null}], "creator": {"library": "pyarrow", "#,
+    r#""version": "26.0.1"}, "pandas_version": "2.3.3"}"#,
+);
+
+/// Writes the table of tasks.
+pub(crate) fn write_tasks(root: &Path, version: Version, tasks: &Tasks) -> Result<()> {
+    if version == Version::V21 {
+        let mut lines = JsonLines::create(root, "meta/tasks.jsonl")?;
+        for (index, text) in tasks.texts.iter().enumerate() {
+            lines.add(&json!({"task_index": index, "task": text}))?;
+        }
+        return lines.finish();
+    }
+    let fields = vec![
+        Field::new("task_index", DataType::Int64, true),
+        Field::new("task", DataType::Utf8, true),
+    ];
+    let metadata = [("pandas".to_owned(), PANDAS_METADATA.to_owned())];
+    let schema: SchemaRef = Arc::new(Schema::new_with_metadata(fields, metadata.into()));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(0..tasks.texts.len() as i64)),
+        Arc::new(StringArray::from_iter_values(&tasks.texts)),
+    ];
+    let mut file = ChecksummedWriter::create(&root.join("meta/tasks.parquet"), &schema)?;
+    file.write(&RecordBatch::try_new(schema, columns)?)?;
+    file.finish()
+}
+
+/// Writes `meta/info.json`.
+pub(crate) fn write_info(
+    root: &Path,
+    version: Version,
+    plan: &Plan,
+    outgoing: &OutgoingDataset,
+    [episodes, frames, tasks]: [u64; 3],
+) -> Result<()> {
+    let mut features = plan.describe();
+    let total = &outgoing.manifest().statistics;
+    if let Some(Value::Object(action)) = features
+        .get_mut(step::ACTION)
+        .filter(|_| plan.has_action && total.proxy_actions > 0)
+    {
+        let lineage = &outgoing.manifest().lineage.inputs;
+        let models: Vec<&String> = lineage
+            .iter()
+            .filter(|(name, _)| name.contains(" model "))
+            .map(|(_, hash)| hash)
+            .collect();
+        action.insert(
+            "provenance".to_owned(),
+            json!({
+                "recorded": total.recorded_actions,
+                "proxy": total.proxy_actions,
+                "models": models,
+                "feature": step::ACTION_SOURCE,
+            }),
+        );
+    }
+    let mut info = json!({
+        "codebase_version": if version == Version::V30 { "v3.0" } else { "v2.1" },
+        "robot_type": plan.robot,
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "chunks_size": CHUNK,
+        "fps": plan.fps,
+        "splits": {"train": format!("0:{episodes}")},
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": null,
+        "features": features,
+    });
+    if let Some(info) = info.as_object_mut() {
+        if version == Version::V30 {
+            info.insert("data_files_size_in_mb".to_owned(), Value::from(FILE_MIB));
+            info.insert("video_files_size_in_mb".to_owned(), Value::from(200));
+        } else {
+            info.insert("total_videos".to_owned(), Value::from(0));
+            info.insert(
+                "total_chunks".to_owned(),
+                Value::from(episodes.div_ceil(CHUNK)),
+            );
+            info.insert(
+                "data_path".to_owned(),
+                Value::from("data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"),
+            );
+        }
+    }
+    write_json(root, "meta/info.json", &info)
+}

@@ -1,0 +1,346 @@
+//! Writes LeRobot datasets, v3.0 and v2.1.
+//!
+//! One pass over the dataset writes the rows and the statistics of each episode. For v3.0, further
+//! passes find the quantiles of all values. An episode of T actions has T rows; final observations
+//! go to a file of their own, where trajmill finds them again.
+
+mod episode_table;
+mod features;
+mod image_size;
+mod metadata;
+mod plan;
+mod quantiles;
+mod rolling_files;
+mod stats;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{Schema, SchemaRef};
+use serde_json::{Value, json};
+
+use self::episode_table::EpisodeTable;
+use self::features::{EpisodePlace, Feature};
+use self::metadata::{JsonLines, statistics_json, write_info, write_statistics, write_tasks};
+use self::plan::{Plan, Tasks};
+use self::quantiles::QuantileSearch;
+use self::rolling_files::RollingFiles;
+use self::stats::{RunningSummary, Summary, summary};
+use super::CHUNK;
+use super::Version;
+use super::episodes::OWN_PREFIX;
+use super::files::numbers;
+use super::final_observations::FINAL_OBSERVATIONS;
+use crate::container::parquet::ChecksummedWriter;
+use crate::dataset::schema::{step, trajectory};
+use crate::dataset::store;
+use crate::error::wording::count;
+use crate::error::{Error, Result};
+use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
+
+/// Writes a dataset of version v3.0 to `path`.
+pub(crate) fn write_v30(
+    outgoing: &OutgoingDataset,
+    path: &Path,
+    options: &WriteOptions,
+) -> Result<Written> {
+    write(outgoing, path, options, Version::V30)
+}
+
+/// Writes a dataset of version v2.1 to `path`.
+pub(crate) fn write_v21(
+    outgoing: &OutgoingDataset,
+    path: &Path,
+    options: &WriteOptions,
+) -> Result<Written> {
+    write(outgoing, path, options, Version::V21)
+}
+
+fn write(
+    outgoing: &OutgoingDataset,
+    path: &Path,
+    options: &WriteOptions,
+    version: Version,
+) -> Result<Written> {
+    let mut written = Written::default();
+    let plan = Plan::new(outgoing, options, &mut written)?;
+    let mut tasks = Tasks::default();
+    let schema: SchemaRef = Arc::new(Schema::new(
+        plan.features.iter().map(Feature::field).collect::<Vec<_>>(),
+    ));
+    store::create_dir(&path.join("meta"))?;
+    let mut output = Output {
+        plan: &plan,
+        root: path,
+        data: RollingFiles::new(path, "data", &schema),
+        episodes: match version {
+            Version::V30 => Episodes::Table(Box::new(EpisodeTable::new(path, &plan, outgoing))),
+            Version::V21 => {
+                let lines = |name: &str| JsonLines::create(path, name).map(Box::new);
+                Episodes::JsonLines {
+                    episodes: lines("meta/episodes.jsonl")?,
+                    stats: lines("meta/episodes_stats.jsonl")?,
+                }
+            }
+        },
+        schema,
+        final_observations: None,
+        final_count: 0,
+    };
+    let mut searches: Vec<(usize, QuantileSearch)> = Vec::new();
+    let mut totals: Vec<(usize, RunningSummary)> = Vec::new();
+    for (at, feature) in plan.features.iter().enumerate() {
+        if let Some(key_type) = feature.key_type.filter(|_| version == Version::V30) {
+            searches.push((at, QuantileSearch::new(key_type, feature.width())));
+            totals.push((at, RunningSummary::default()));
+        }
+    }
+    let (mut episode, mut rows) = (0, 0);
+    for trajectory in outgoing.pass(None)? {
+        let trajectory = trajectory?;
+        if trajectory.length == 0 {
+            continue;
+        }
+        let place = EpisodePlace {
+            episode,
+            first: rows,
+            tasks: plan.tasks(&trajectory, &mut tasks)?,
+        };
+        let in_trajectory = |error: Error| {
+            error.at(format!(
+                "trajectory {}",
+                trajectory
+                    .text(trajectory::SOURCE_KEY)
+                    .unwrap_or("without a key")
+            ))
+        };
+        let values = plan
+            .features
+            .iter()
+            .map(|feature| feature.values(&trajectory, &place, plan.fps))
+            .collect::<Result<Vec<_>>>()
+            .map_err(in_trajectory)?;
+        let summaries = plan.features.iter().zip(&values).map(|(feature, values)| {
+            if feature.key_type.is_none() {
+                Ok(None)
+            } else {
+                Ok(Some(summary(numbers(values)?.values(), feature.width())))
+            }
+        });
+        let summaries = summaries.collect::<Result<Vec<_>>>()?;
+        for (at, search) in &mut searches {
+            search.add(numbers(&values[*at])?.values());
+        }
+        for (at, total) in &mut totals {
+            if let Some(part) = &summaries[*at] {
+                total.add(part);
+            }
+        }
+        output.episode(&trajectory, &place, &values, &summaries, &tasks)?;
+        (episode, rows) = (episode + 1, rows + trajectory.length as u64);
+    }
+    if episode == 0 {
+        return Err(Error::failed("there is no step to write").hint(
+            "a LeRobot dataset needs at least one episode with one frame: loosen the filters",
+        ));
+    }
+    let final_count = output.finish()?;
+    if final_count > 0 {
+        written.moved(
+            count(final_count, "final observation"),
+            format!("kept in {FINAL_OBSERVATIONS}, which only trajmill reads"),
+        );
+    }
+    if version == Version::V30 {
+        let quantiles = quantiles(outgoing, &plan, searches)?;
+        write_statistics(path, &plan, totals, quantiles)?;
+    }
+    write_tasks(path, version, &tasks)?;
+    write_info(
+        path,
+        version,
+        &plan,
+        outgoing,
+        [episode, rows, tasks.texts.len() as u64],
+    )?;
+    Ok(written)
+}
+
+/// Passes over the dataset until all quantiles are known.
+///
+/// Returns, for each search, the quantiles of each value of the feature.
+fn quantiles(
+    outgoing: &OutgoingDataset,
+    plan: &Plan,
+    mut searches: Vec<(usize, QuantileSearch)>,
+) -> Result<Vec<Vec<Vec<f64>>>> {
+    let mut unsettled: Vec<usize> = (0..searches.len())
+        .filter(|at| !searches[*at].1.settle())
+        .collect();
+    while !unsettled.is_empty() {
+        let (mut tasks, mut episode, mut rows) = (Tasks::default(), 0, 0);
+        let reads = plan.reads(unsettled.iter().map(|at| searches[*at].0));
+        for trajectory in outgoing.pass(Some(&reads))? {
+            let trajectory = trajectory?;
+            if trajectory.length == 0 {
+                continue;
+            }
+            let wanted = plan.reads(std::iter::once(plan.features.len() - 1));
+            let known = wanted.iter().all(|name| reads.contains(name));
+            let place = EpisodePlace {
+                episode,
+                first: rows,
+                tasks: if known {
+                    plan.tasks(&trajectory, &mut tasks)?
+                } else {
+                    Vec::new()
+                },
+            };
+            for at in &unsettled {
+                let (feature, search) = &mut searches[*at];
+                search.add(
+                    numbers(&plan.features[*feature].values(&trajectory, &place, plan.fps)?)?
+                        .values(),
+                );
+            }
+            (episode, rows) = (episode + 1, rows + trajectory.length as u64);
+        }
+        unsettled.retain(|at| !searches[*at].1.settle());
+    }
+    Ok(searches
+        .iter()
+        .map(|(_, search)| search.quantiles())
+        .collect())
+}
+
+/// The files that are being written.
+struct Output<'a> {
+    plan: &'a Plan,
+    root: &'a Path,
+    schema: SchemaRef,
+    data: RollingFiles,
+    episodes: Episodes,
+    final_observations: Option<ChecksummedWriter>,
+    final_count: u64,
+}
+
+/// The metadata of episodes: a Parquet table in v3.0, JSON lines in v2.1.
+enum Episodes {
+    Table(Box<EpisodeTable>),
+    JsonLines {
+        episodes: Box<JsonLines>,
+        stats: Box<JsonLines>,
+    },
+}
+
+impl Output<'_> {
+    /// Writes one episode.
+    fn episode(
+        &mut self,
+        trajectory: &OutgoingTrajectory,
+        place: &EpisodePlace,
+        values: &[ArrayRef],
+        summaries: &[Option<Summary>],
+        tasks: &Tasks,
+    ) -> Result<()> {
+        let columns = self
+            .plan
+            .features
+            .iter()
+            .zip(values)
+            .map(|(feature, values)| feature.shaped(Arc::clone(values)));
+        let batch = RecordBatch::try_new(
+            Arc::clone(&self.schema),
+            columns.collect::<Result<Vec<_>>>()?,
+        )?;
+        let mut indices: Vec<i64> = place.tasks.clone();
+        indices.sort_unstable();
+        indices.dedup();
+        let texts: Vec<&str> = indices
+            .iter()
+            .filter_map(|index| tasks.texts.get(*index as usize))
+            .map(String::as_str)
+            .collect();
+        match &mut self.episodes {
+            Episodes::Table(table) => {
+                let file = self.data.make_room(trajectory.length as u64)?;
+                self.data.write(&batch)?;
+                table.add(trajectory, place, file, &texts, summaries)?;
+            }
+            Episodes::JsonLines { episodes, stats } => {
+                let name = format!(
+                    "data/chunk-{:03}/episode_{:06}.parquet",
+                    place.episode / CHUNK,
+                    place.episode
+                );
+                let path = self.root.join(&name);
+                if place.episode.is_multiple_of(CHUNK) {
+                    store::create_dir(path.parent().unwrap_or(self.root))?;
+                }
+                let mut file = ChecksummedWriter::create(&path, &self.schema)?;
+                file.write(&batch)?;
+                file.finish()?;
+                let mut line = json!({
+                    "episode_index": place.episode,
+                    "tasks": texts,
+                    "length": trajectory.length,
+                });
+                for name in [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE] {
+                    if let (Some(text), Some(line)) = (trajectory.text(name), line.as_object_mut())
+                    {
+                        line.insert(format!("{OWN_PREFIX}{name}"), Value::from(text));
+                    }
+                }
+                episodes.add(&line)?;
+                let summaries = summaries.iter().map(Option::as_ref);
+                stats.add(&json!({
+                    "episode_index": place.episode,
+                    "stats": statistics_json(self.plan, summaries, false),
+                }))?;
+            }
+        }
+        self.final_observation(trajectory)
+    }
+
+    /// Writes the observation after the last action, if it is known.
+    fn final_observation(&mut self, trajectory: &OutgoingTrajectory) -> Result<()> {
+        let (true, Some(uid)) = (trajectory.has_final(), trajectory.text(trajectory::UID)) else {
+            return Ok(());
+        };
+        let Some(observation) = trajectory.steps.column_by_name(step::OBSERVATION) else {
+            return Ok(());
+        };
+        let uid: ArrayRef = Arc::new(StringArray::from(vec![uid]));
+        let batch = RecordBatch::try_from_iter([
+            (trajectory::UID, uid),
+            (step::OBSERVATION, observation.slice(trajectory.length, 1)),
+        ])?;
+        let file = match &mut self.final_observations {
+            Some(file) => file,
+            none => {
+                let path = self.root.join(FINAL_OBSERVATIONS);
+                store::create_dir(path.parent().unwrap_or(self.root))?;
+                none.insert(ChecksummedWriter::create(&path, &batch.schema())?)
+            }
+        };
+        self.final_count += 1;
+        file.write(&batch)
+    }
+
+    /// Closes all files and returns the number of final observations.
+    fn finish(self) -> Result<u64> {
+        self.data.finish()?;
+        match self.episodes {
+            Episodes::Table(table) => table.finish()?,
+            Episodes::JsonLines { episodes, stats } => {
+                episodes.finish()?;
+                stats.finish()?;
+            }
+        }
+        if let Some(file) = self.final_observations {
+            file.finish()?;
+        }
+        Ok(self.final_count)
+    }
+}

@@ -1,0 +1,101 @@
+//! Reads the tables of an episode in Minari's Arrow and Parquet backends.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::container::arrays::ArrayColumns;
+use crate::container::arrow_ipc;
+use crate::error::{Error, Result};
+use crate::transfer::read::pattern;
+use crate::transfer::read::per_trajectory;
+
+/// Reads the Arrow or Parquet files of the episode in `folder` as arrays. `episodes` is the number
+/// of episodes that the metadata declares.
+pub(crate) fn read_tables(folder: &Path, arrow: bool, episodes: u64) -> Result<ArrayColumns> {
+    let extension = if arrow { "arrow" } else { "parquet" };
+    let failed = |error: std::io::Error| {
+        Error::failed(format!("cannot list the folder: {error}")).hint(format!(
+            "`total_episodes` is {}, and episodes are numbered from 0 without gaps",
+            episodes
+        ))
+    };
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|found| found == extension) {
+            files.push(path);
+        }
+    }
+    files.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    for path in &files {
+        let open = || {
+            File::open(path)
+                .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
+        };
+        let damaged = |error: String| {
+            Error::failed(format!("{} cannot be read: {error}", path.display()))
+                .hint("the file may be cut short: download or write it again")
+        };
+        if arrow {
+            let reader = arrow_ipc::open(path, None)?;
+            for batch in reader {
+                batches.push(batch.map_err(|error| damaged(error.to_string()))?);
+            }
+        } else {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(open()?)
+                .and_then(ParquetRecordBatchReaderBuilder::build);
+            for batch in reader.map_err(|error| damaged(error.to_string()))? {
+                batches.push(batch.map_err(|error| damaged(error.to_string()))?);
+            }
+        }
+    }
+    let first = batches
+        .first()
+        .ok_or_else(|| Error::failed(format!("there is no .{extension} file with rows")))?;
+    let batch = concat_batches(&first.schema(), &batches)?;
+    let mut arrays = ArrayColumns::new();
+    let holds = |field: &Field| {
+        !matches!(field.data_type(), DataType::FixedSizeList(_, 0)) && field.name() != "episode_id"
+    };
+    for (field, values) in batch
+        .schema()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .filter(|(field, _)| holds(field))
+    {
+        let (field, values) = per_trajectory::canonical(field, values)?;
+        // Each part of `infos` is a column of its own; dict and tuple spaces stay structs.
+        if field.name() == "infos" {
+            flatten_struct("infos", &values, &mut arrays)
+        } else {
+            drop(arrays.insert(field.name().clone(), (field, values)))
+        }
+    }
+    Ok(arrays)
+}
+
+/// Adds the parts of a struct, at any depth, as columns `name/PART`.
+fn flatten_struct(name: &str, values: &ArrayRef, arrays: &mut ArrayColumns) {
+    match values.as_struct_opt() {
+        Some(parts) => {
+            for (field, values) in parts.fields().iter().zip(parts.columns()) {
+                flatten_struct(&format!("{name}/{}", field.name()), values, arrays);
+            }
+        }
+        None => drop(arrays.insert(
+            name.to_owned(),
+            (
+                Field::new(name, values.data_type().clone(), true),
+                Arc::clone(values),
+            ),
+        )),
+    }
+}

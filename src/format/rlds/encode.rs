@@ -1,0 +1,225 @@
+//! Encodes a trajectory as a record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Int64Array, StringArray, new_null_array,
+};
+use arrow::compute::{cast, concat, interleave};
+use arrow::datatypes::{DataType, Float32Type, Int64Type, UInt64Type};
+use prost::Message;
+
+use super::features::{Encoding, FeatureKind, LeafFeature};
+use super::step_features::{Origin, StepFeature};
+use crate::container::tfrecord::{
+    BytesList, Example, Feature, Features, FloatList, Int64List, Kind as ValueList,
+};
+use crate::dataset::schema::step;
+use crate::error::{Error, Result};
+use crate::transfer::write::OutgoingTrajectory;
+
+/// Returns a trajectory as the bytes of a `tf.train.Example`.
+pub(crate) fn record(
+    trajectory: &OutgoingTrajectory,
+    features: &[StepFeature],
+    about: &[(String, LeafFeature)],
+) -> Result<Vec<u8>> {
+    let mut feature = BTreeMap::new();
+    let rows = trajectory.steps.num_rows();
+    for part in features {
+        let values = values(trajectory, &part.from, rows)?;
+        feature.insert(
+            format!("steps/{}", part.leaf.key),
+            Feature {
+                kind: Some(list(&values, &part.leaf.kind, rows)?),
+            },
+        );
+    }
+    for (column, leaf) in about {
+        let value = trajectory
+            .about
+            .column_by_name(column)
+            .ok_or_else(|| Error::failed(format!("the column `{column}` is missing")))?;
+        feature.insert(
+            leaf.key.clone(),
+            Feature {
+                kind: Some(list(&filled(value)?, &leaf.kind, 1)?),
+            },
+        );
+    }
+    Ok(Example {
+        features: Some(Features { feature }),
+    }
+    .encode_to_vec())
+}
+
+/// Returns the values of a feature in each step.
+fn values(trajectory: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result<ArrayRef> {
+    let flag = |name: &str| {
+        trajectory
+            .steps
+            .column_by_name(name)
+            .and_then(|column| column.as_boolean_opt())
+            .is_some_and(|column| column.true_count() > 0)
+    };
+    let at = |row: Option<usize>| -> ArrayRef {
+        Arc::new(BooleanArray::from_iter(
+            (0..rows).map(|at| Some(Some(at) == row)),
+        ))
+    };
+    let end = rows.checked_sub(1);
+    Ok(match from {
+        Origin::First => at(Some(0)),
+        // A trajectory of unknown end has no step with `is_last`.
+        Origin::Last => at(end
+            .filter(|_| trajectory.has_final() || flag(step::TERMINATED) || flag(step::TRUNCATED))),
+        Origin::Terminal => at(end.filter(|_| flag(step::TERMINATED))),
+        Origin::Cut => at(end.filter(|_| flag(step::TRUNCATED))),
+        Origin::Final => at(end.filter(|_| trajectory.has_final())),
+        Origin::Valid(name) => {
+            let column = trajectory.steps.column_by_name(name);
+            Arc::new(BooleanArray::from_iter((0..rows).map(|row| {
+                Some(column.is_some_and(|column| column.is_valid(row)))
+            })))
+        }
+        Origin::Discount => {
+            let zero = |row: usize| flag(step::TERMINATED) && row + 1 == trajectory.length;
+            Arc::new(Float32Array::from_iter_values(
+                (0..rows).map(|row| if zero(row) { 0.0 } else { 1.0 }),
+            ))
+        }
+        Origin::Column(name, part) => {
+            let missing = || Error::failed(format!("the column `{name}` is missing"));
+            let column = trajectory.steps.column_by_name(name).ok_or_else(missing)?;
+            match part {
+                Some(part) => filled(
+                    column
+                        .as_struct_opt()
+                        .and_then(|parts| parts.column_by_name(part))
+                        .ok_or_else(missing)?,
+                )?,
+                None => filled(column)?,
+            }
+        }
+    })
+}
+
+/// Replaces nulls by zeros, empty texts or empty byte strings.
+fn filled(column: &ArrayRef) -> Result<ArrayRef> {
+    if column.null_count() == 0 {
+        return Ok(Arc::clone(column));
+    }
+    let zeros = |data_type: &DataType, count: usize| {
+        cast(
+            &(Arc::new(Int64Array::from(vec![0; count])) as ArrayRef),
+            data_type,
+        )
+    };
+    let filler: ArrayRef = match column.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => cast(
+            &(Arc::new(StringArray::from(vec![""])) as ArrayRef),
+            column.data_type(),
+        )?,
+        DataType::Binary => Arc::new(arrow::array::BinaryArray::from(vec![b"".as_slice()])),
+        DataType::FixedSizeList(child, width) => {
+            let values = zeros(child.data_type(), *width as usize)?;
+            Arc::new(arrow::array::FixedSizeListArray::try_new(
+                Arc::clone(child),
+                *width,
+                values,
+                None,
+            )?)
+        }
+        other if other.is_numeric() || *other == DataType::Boolean => zeros(other, 1)?,
+        other => new_null_array(other, 1),
+    };
+    let order: Vec<(usize, usize)> = (0..column.len())
+        .map(|row| {
+            if column.is_null(row) {
+                (1, 0)
+            } else {
+                (0, row)
+            }
+        })
+        .collect();
+    Ok(interleave(&[column.as_ref(), filler.as_ref()], &order)?)
+}
+
+/// Returns values as the list of a record.
+fn list(column: &ArrayRef, kind: &FeatureKind, rows: usize) -> Result<ValueList> {
+    let values = match column.as_fixed_size_list_opt() {
+        Some(list) => {
+            let width = list.value_length() as usize;
+            list.values()
+                .slice(list.value_offset(0) as usize, list.len() * width)
+        }
+        None => Arc::clone(column),
+    };
+    match kind {
+        FeatureKind::Text => {
+            let texts = cast(&values, &DataType::Utf8)?;
+            Ok(ValueList::Bytes(BytesList {
+                value: texts
+                    .as_string::<i32>()
+                    .iter()
+                    .map(|text| text.unwrap_or_default().as_bytes().to_vec())
+                    .collect(),
+            }))
+        }
+        FeatureKind::Tensor {
+            element,
+            encoding: Encoding::None,
+            ..
+        } if element.is_floating() => {
+            let floats = cast(&values, &DataType::Float32)?;
+            Ok(ValueList::Floats(FloatList {
+                value: floats.as_primitive::<Float32Type>().values().to_vec(),
+            }))
+        }
+        FeatureKind::Tensor {
+            element: DataType::UInt64,
+            encoding: Encoding::None,
+            ..
+        } => Ok(ValueList::Whole(Int64List {
+            value: values
+                .as_primitive::<UInt64Type>()
+                .values()
+                .iter()
+                .map(|value| *value as i64)
+                .collect(),
+        })),
+        FeatureKind::Tensor {
+            encoding: Encoding::None,
+            ..
+        } => {
+            let whole = cast(&values, &DataType::Int64)?;
+            Ok(ValueList::Whole(Int64List {
+                value: whole.as_primitive::<Int64Type>().values().to_vec(),
+            }))
+        }
+        FeatureKind::Tensor { element, .. } => {
+            let size = element.primitive_width().unwrap_or(1);
+            let data = concat(&[values.as_ref()])?.to_data();
+            let bytes = data
+                .buffers()
+                .first()
+                .map(|buffer| {
+                    &buffer.as_slice()[data.offset() * size..(data.offset() + data.len()) * size]
+                })
+                .unwrap_or_default();
+            let step = (bytes.len() / rows.max(1)).max(1);
+            Ok(ValueList::Bytes(BytesList {
+                value: bytes.chunks(step).map(<[u8]>::to_vec).collect(),
+            }))
+        }
+        FeatureKind::Image => Ok(ValueList::Bytes(BytesList {
+            value: values
+                .as_binary::<i32>()
+                .iter()
+                .map(|image| image.unwrap_or_default().to_vec())
+                .collect(),
+        })),
+        FeatureKind::Other(what) => Err(Error::failed(format!("{what} cannot be written"))),
+    }
+}

@@ -159,13 +159,14 @@ mod tests {
 
     use super::*;
 
-    /// A container of `bytes`, as the format says; `stream` packs a stream, or leaves it.
+    /// Packs `bytes` into a container. `pack_stream` packs a stream, which is stored as it is if that
+    /// does not make it shorter.
     fn pack(
         bytes: &[u8],
         size: usize,
         block: usize,
         flags: u8,
-        stream: impl Fn(&[u8]) -> Vec<u8>,
+        pack_stream: impl Fn(&[u8]) -> Vec<u8>,
     ) -> Vec<u8> {
         let blocks: Vec<&[u8]> = bytes.chunks(block).collect();
         let mut body = Vec::new();
@@ -192,7 +193,7 @@ mod tests {
                 && part.len() / size >= SHORTEST_STREAM
                 && part.len() == block;
             for piece in shuffled.chunks(part.len() / if split { size } else { 1 }) {
-                let packed = stream(piece);
+                let packed = pack_stream(piece);
                 let packed = if packed.len() < piece.len() {
                     packed
                 } else {
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_bytes_and_unknown_containers() {
+    fn stored_bytes_are_read_and_unknown_containers_refused() {
         let mut stored = vec![2, 1, STORED, 4];
         [5, 5, 21]
             .iter()
@@ -242,27 +243,42 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_is_unpacked(
-            values in prop::collection::vec(0..9_u8, 1..5000), size in 1..9_usize, blocks in 1..4_usize,
-            shuffle in prop::sample::select(vec![0, SHUFFLED, BIT_SHUFFLED]), whole in any::<bool>(), with_zstd in any::<bool>(),
+        fn unpacking_restores_what_was_packed(
+            values in prop::collection::vec(0..9_u8, 1..5000),
+            size in 1..9_usize,
+            blocks in 1..4_usize,
+            shuffle in prop::sample::select(vec![0, SHUFFLED, BIT_SHUFFLED]),
+            whole in any::<bool>(),
+            with_zstd in any::<bool>(),
         ) {
             let block = (values.len() / blocks / size).max(1) * size;
             let block = block.min(values.len());
-            let flags = shuffle | if whole || block % size != 0 { NOT_SPLIT } else { 0 } | if with_zstd { 4 << 5 } else { 1 << 5 };
+            let split = if whole || block % size != 0 { NOT_SPLIT } else { 0 };
+            let flags = shuffle | split | if with_zstd { 4 << 5 } else { 1 << 5 };
             let packed = pack(&values, size, block, flags, if with_zstd { zstd } else { lz4 });
             prop_assert_eq!(unpack(&packed, values.len()).unwrap(), values);
         }
 
         #[test]
-        fn mutations_end(
-            values in prop::collection::vec(0..3_u8, 1..2000), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
-            cut in prop::option::of(any::<prop::sample::Index>()), with_zstd in any::<bool>(),
+        fn damage_is_an_error_or_keeps_the_length(
+            values in prop::collection::vec(0..3_u8, 1..2000),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+            with_zstd in any::<bool>(),
         ) {
             let flags = SHUFFLED | if with_zstd { 4 << 5 } else { 1 << 5 };
-            let mut packed = pack(&values, 1, values.len(), flags, if with_zstd { zstd } else { lz4 });
-            changes.iter().for_each(|(at, byte)| { let at = at.index(packed.len()); packed[at] = *byte; });
-            if let Some(cut) = cut { packed.truncate(cut.index(packed.len())); }
-            if let Ok(found) = unpack(&packed, values.len()) { prop_assert_eq!(found.len(), values.len()); }
+            let compress = if with_zstd { zstd } else { lz4 };
+            let mut packed = pack(&values, 1, values.len(), flags, compress);
+            for (at, byte) in &changes {
+                let at = at.index(packed.len());
+                packed[at] = *byte;
+            }
+            if let Some(cut) = cut {
+                packed.truncate(cut.index(packed.len()));
+            }
+            if let Ok(found) = unpack(&packed, values.len()) {
+                prop_assert_eq!(found.len(), values.len());
+            }
         }
     }
 }

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn known_bytes_and_packed_files() {
+    fn records_have_known_bytes_and_packed_files_are_read() {
         // What TensorFlow writes for the record b"abc".
         let known = [3, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(framed(&[b"abc".to_vec()])[..8], known);
@@ -262,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn mutations_are_errors_and_never_other_records(
+        fn damage_is_an_error_and_never_another_record(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..5),
             at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<bool>(),
         ) {
@@ -279,9 +279,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let (_, _) = read(&bytes);
-            // The message too, whatever it holds.
+            // A record may hold any bytes as well.
             let _ = Example::decode(bytes.as_slice());
         }
     }

@@ -107,24 +107,35 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn every_read_is_what_the_file_holds(
-            length in prop_oneof![1..100_usize, Just(PAGE_BYTES), PAGE_BYTES * SLOTS..PAGE_BYTES * (SLOTS + 3)],
-            reads in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![0..40_usize, PAGE_BYTES - 1..2 * PAGE_BYTES]), 1..80),
+        fn reads_return_what_the_file_holds(
+            length in prop_oneof![
+                1..100_usize,
+                Just(PAGE_BYTES),
+                PAGE_BYTES * SLOTS..PAGE_BYTES * (SLOTS + 3)
+            ],
+            reads in prop::collection::vec(
+                (
+                    any::<prop::sample::Index>(),
+                    prop_oneof![0..40_usize, PAGE_BYTES - 1..2 * PAGE_BYTES],
+                ),
+                1..80,
+            ),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("file");
-            let bytes: Vec<u8> = (0..length as u64).map(|place| (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+            let byte = |place: u64| (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
+            let bytes: Vec<u8> = (0..length as u64).map(byte).collect();
             store::write(&path, &bytes).unwrap();
-            let blocks = PageCache::open(&path).unwrap();
+            let cache = PageCache::open(&path).unwrap();
             for (at, count) in reads {
                 let at = at.index(length);
                 let mut found = vec![0; count];
                 match bytes.get(at..at + count) {
-                    Some(there) => {
-                        blocks.read_at(at as u64, &mut found).unwrap();
-                        prop_assert_eq!(&found[..], there);
+                    Some(expected) => {
+                        cache.read_at(at as u64, &mut found).unwrap();
+                        prop_assert_eq!(&found[..], expected);
                     }
-                    None => prop_assert!(blocks.read_at(at as u64, &mut found).is_err()),
+                    None => prop_assert!(cache.read_at(at as u64, &mut found).is_err()),
                 }
             }
         }

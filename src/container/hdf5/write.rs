@@ -509,14 +509,21 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// Groups of any number of members: none, a node's fill, several levels of tree.
+        /// The number of members varies: none, about as many as one node of the tree holds, and
+        /// enough for several levels.
         #[test]
-        fn every_member_is_found(count in prop_oneof![0_usize..20, 240_usize..270, Just(1025_usize), Just(9000_usize)], closed in any::<bool>()) {
+        fn every_member_is_found(
+            count in prop_oneof![0_usize..20, 240_usize..270, Just(1025_usize), Just(9000_usize)],
+            closed in any::<bool>(),
+        ) {
             let (_folder, file) = written(|file| {
                 for index in 0..count {
                     let name = format!("group/member_{index}");
-                    file.array(&format!("{name}/x"), Element::Plain(DataType::Float32), &[1], &floats(&[index as f32])).unwrap();
-                    file.group(&name, vec![("id".to_owned(), Attribute::Int(index as i64))]).unwrap();
+                    let value = floats(&[index as f32]);
+                    let element = Element::Plain(DataType::Float32);
+                    file.array(&format!("{name}/x"), element, &[1], &value).unwrap();
+                    let id = ("id".to_owned(), Attribute::Int(index as i64));
+                    file.group(&name, vec![id]).unwrap();
                     if closed {
                         file.close(&name).unwrap();
                     }
@@ -527,7 +534,8 @@ mod tests {
             prop_assert_eq!(group.groups().unwrap().len(), count);
             for index in (0..count).step_by(1 + count / 7) {
                 let member = group.group(&format!("member_{index}")).unwrap();
-                prop_assert_eq!(member.dataset("x").unwrap().read_f32().unwrap(), vec![index as f32]);
+                let values = member.dataset("x").unwrap().read_f32().unwrap();
+                prop_assert_eq!(values, vec![index as f32]);
                 prop_assert_eq!(member.attrs().unwrap()["id"].as_i64(), Some(index as i64));
             }
         }
@@ -543,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn types_shapes_and_attributes() {
+    fn types_shapes_and_attributes_come_back() {
         let long = "x".repeat(100_000);
         let (_folder, file) = written(|file| {
             file.array(
@@ -594,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arrays_that_do_not_fit_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = Hdf5Writer::create(&folder.path().join("a.h5")).unwrap();
         assert!(

@@ -125,9 +125,15 @@ pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
     Ok(arrays)
 }
 
+/// Returns the error for an array of Python objects.
 fn pickled(path: &Path, name: &str) -> Error {
-    Error::failed(format!("{}: array `{name}` holds pickled Python objects, which are never executed", path.display())).hint(
-        "if you trust the file, save it without them: python -c \"import numpy as np; d = np.load('IN.npz', allow_pickle=True); \
+    Error::failed(format!(
+        "{}: array `{name}` holds pickled Python objects, which are never executed",
+        path.display()
+    ))
+    .hint(
+        "if you trust the file, save it without them: python -c \"import numpy as np; \
+         d = np.load('IN.npz', allow_pickle=True); \
          np.savez('OUT.npz', **{k: d[k] for k in d.files if d[k].dtype != object})\"",
     )
 }

@@ -27,7 +27,10 @@ def inference(model, width, cores):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    sessions = [onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]) for _ in range(cores)]
+    sessions = [
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for _ in range(cores)
+    ]
     windows = numpy.random.default_rng(0).standard_normal((1 << 16, width), dtype=numpy.float32)
 
     def go(session, batch, steps):
@@ -36,7 +39,9 @@ def inference(model, width, cores):
             session.run(None, {"x": windows[at : at + batch]})
 
     def together(batch, steps):
-        threads = [threading.Thread(target=go, args=(session, batch, steps)) for session in sessions]
+        threads = [
+            threading.Thread(target=go, args=(session, batch, steps)) for session in sessions
+        ]
         start = time.perf_counter()
         for thread in threads:
             thread.start()
@@ -55,21 +60,37 @@ def inference(model, width, cores):
 def criterion(dataset, labelled):
     """Seconds per row of decode and encode."""
     home = DATA / "criterion"
-    environment = dict(os.environ, CRITERION_HOME=str(home), TRAJMILL_BENCH_SOURCE=str(dataset), TRAJMILL_BENCH_RESULT=str(labelled))
+    environment = dict(
+        os.environ,
+        CRITERION_HOME=str(home),
+        TRAJMILL_BENCH_SOURCE=str(dataset),
+        TRAJMILL_BENCH_RESULT=str(labelled),
+    )
     environment["VIRTUAL_ENV"] = os.environ["BENCH_VENV"]
     if Path("/dev/shm").is_dir():
         environment["TMPDIR"] = "/dev/shm"
-    subprocess.run(["cargo", "bench", "--bench", "parts", "--", "decode|encode|window"], cwd=BENCHES.parent, env=environment, check=True)
+    subprocess.run(
+        ["cargo", "bench", "--bench", "parts", "--", "decode|encode|window"],
+        cwd=BENCHES.parent,
+        env=environment,
+        check=True,
+    )
     found = {}
     for name in ("decode", "encode", "window"):
         folder = home / name / "shard" / "new"
         rows = json.loads((folder / "benchmark.json").read_text())["throughput"]["Elements"]
-        found[name] = json.loads((folder / "estimates.json").read_text())["median"]["point_estimate"] / 1e9 / rows
+        found[name] = (
+            json.loads((folder / "estimates.json").read_text())["median"]["point_estimate"]
+            / 1e9
+            / rows
+        )
     return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", default="10M")
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--cores", type=int, default=2)
@@ -80,9 +101,16 @@ def main():
     bench = compare.Bench(args)
     _, dataset, facts = bench.corpus("walker", args.steps)
     model = bench.models / "idm-small.onnx"
-    runs = measure.interleave({"trajmill": bench.run("label", "label", source=dataset, model=model)}, args.reps, compare.say)["trajmill"]
+    runs = measure.interleave(
+        {"trajmill": bench.run("label", "label", source=dataset, model=model)},
+        args.reps,
+        compare.say,
+    )["trajmill"]
     parts = criterion(dataset, bench.out / "label")
-    rates = {"idm-small": inference(str(model), 34, args.cores), "idm-paper": inference(str(bench.models / "idm-paper.onnx"), 68, args.cores)}
+    rates = {
+        "idm-small": inference(str(model), 34, args.cores),
+        "idm-paper": inference(str(bench.models / "idm-paper.onnx"), 68, args.cores),
+    }
     batch, best = max(rates["idm-small"].items(), key=lambda rate: rate[1])
     share = facts["to_label"] / facts["steps"]
     per_row = parts["decode"] + share * args.cores / best + parts["encode"]
@@ -93,8 +121,12 @@ def main():
         "machine": measure.machine(),
         "versions": compare.versions(bench.tool),
         "corpus": facts,
-        "microseconds_a_row": {name: round(seconds * 1e6, 4) for name, seconds in parts.items()} | {"inference": round(args.cores / best * 1e6, 4)},
-        "inference_steps_a_second": {name: {str(size): round(rate) for size, rate in table.items()} for name, table in rates.items()},
+        "microseconds_a_row": {name: round(seconds * 1e6, 4) for name, seconds in parts.items()}
+        | {"inference": round(args.cores / best * 1e6, 4)},
+        "inference_steps_a_second": {
+            name: {str(size): round(rate) for size, rate in table.items()}
+            for name, table in rates.items()
+        },
         "best_batch": batch,
         "share_of_rows_inferred": round(share, 4),
         "bound_rows_a_second": round(bound),
@@ -106,11 +138,19 @@ def main():
     stem = f"{record['date']}-bound" + ("" if args.steps == "10M" else f"-{args.steps}")
     (args.results / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = ["| part, alone | µs a row | M rows/s a core |", "|---|---|---|"]
-    for name, seconds in [("decode", parts["decode"]), (f"inference, batch {batch}", args.cores / best), ("encode", parts["encode"])]:
+    for name, seconds in [
+        ("decode", parts["decode"]),
+        (f"inference, batch {batch}", args.cores / best),
+        ("encode", parts["encode"]),
+    ]:
         lines.append(f"| {name} | {seconds * 1e6:.3f} | {1e-6 / seconds:.2f} |")
     lines.append("")
-    lines.append(f"{share:.1%} of the rows are inferred, so {args.cores} cores allow {bound / 1e6:.3f} M rows/s; ")
-    lines.append(f"`run` reaches {reached / 1e6:.3f} M rows/s, process start to commit: **{reached / bound:.2f}** of the bound.")
+    lines.append(
+        f"{share:.1%} of the rows are inferred, so {args.cores} cores allow {bound / 1e6:.3f} M rows/s; "
+    )
+    lines.append(
+        f"`run` reaches {reached / 1e6:.3f} M rows/s, process start to commit: **{reached / bound:.2f}** of the bound."
+    )
     text = "\n".join(lines) + "\n"
     (args.results / f"{stem}.md").write_text(text)
     print(text)

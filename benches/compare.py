@@ -45,15 +45,23 @@ class Bench:
 
     def corpus(self, kind, steps=None, recorded=0.1):
         """A corpus and the dataset imported from it."""
-        name = "-".join([kind, *([steps] if steps else []), *(["recorded"] if recorded == 1 else [])])
+        name = "-".join(
+            [kind, *([steps] if steps else []), *(["recorded"] if recorded == 1 else [])]
+        )
         corpus, dataset = DATA / name, DATA / f"{name}.trajmill"
         if not (corpus / "corpus.json").exists():
             say(f"making {name}")
             shutil.rmtree(corpus, ignore_errors=True)
             size = ["--steps", steps] if steps else []
-            subprocess.run([PYTHON, BENCHES / "corpus.py", kind, *size, "--recorded", str(recorded), corpus], check=True, stdout=sys.stderr)
+            subprocess.run(
+                [PYTHON, BENCHES / "corpus.py", kind, *size, "--recorded", str(recorded), corpus],
+                check=True,
+                stdout=sys.stderr,
+            )
         if not dataset.exists():
-            run = measure.once([self.tool, "import", corpus / "steps", dataset, "--from", "parquet"])
+            run = measure.once(
+                [self.tool, "import", corpus / "steps", dataset, "--from", "parquet"]
+            )
             say(f"imported {name}: {run['wall_s']:.2f} s, {run['peak_mb']:.0f} MB")
             (DATA / f"{name}.import.json").write_text(json.dumps(run))
         return corpus, dataset, json.loads((corpus / "corpus.json").read_text())
@@ -61,17 +69,40 @@ class Bench:
     def run(self, pipeline, out, **params):
         """A run of a pipeline, its output's place made free before."""
         target = self.out / out
-        sets = [word for key, value in {"out": target, **params}.items() for word in ("--set", f"{key}={value}")]
-        return lambda: clear(target), [self.tool, "run", BENCHES / "pipelines" / f"{pipeline}.yaml", *sets], None
+        sets = [
+            word
+            for key, value in {"out": target, **params}.items()
+            for word in ("--set", f"{key}={value}")
+        ]
+        return (
+            lambda: clear(target),
+            [self.tool, "run", BENCHES / "pipelines" / f"{pipeline}.yaml", *sets],
+            None,
+        )
 
     def peer(self, script, corpus, out, *options):
         """A run of a peer."""
         target = self.out / out
-        return lambda: clear(target), [PYTHON, PEERS / f"{script}.py", corpus, target, *options], None
+        return (
+            lambda: clear(target),
+            [PYTHON, PEERS / f"{script}.py", corpus, target, *options],
+            None,
+        )
 
     def verify(self, what, ours, theirs, *more):
         """Stops where two results are not the same."""
-        found = subprocess.run([PYTHON, BENCHES / "verify.py", what, self.out / ours, self.out / theirs, *map(str, more)], text=True, capture_output=True)
+        found = subprocess.run(
+            [
+                PYTHON,
+                BENCHES / "verify.py",
+                what,
+                self.out / ours,
+                self.out / theirs,
+                *map(str, more),
+            ],
+            text=True,
+            capture_output=True,
+        )
         if found.returncode:
             raise measure.Failed(f"{ours} and {theirs} differ: {found.stdout}{found.stderr}")
         say(f"  {found.stdout.strip()}")
@@ -97,13 +128,19 @@ def label(bench):
         {
             "trajmill": bench.run("label", "label", source=dataset, model=model),
             "hand": bench.peer("hand_label", corpus, "hand-label", "--model", model),
-            "hand, BYTE_STREAM_SPLIT out": bench.peer("hand_label", corpus, "hand-label-split", "--model", model, "--split-bytes"),
+            "hand, BYTE_STREAM_SPLIT out": bench.peer(
+                "hand_label", corpus, "hand-label-split", "--model", model, "--split-bytes"
+            ),
         },
         bench.args.reps,
         say,
     )
     same = bench.verify("labels", "label", "hand-label")
-    sizes = {"trajmill": size(bench.out / "label"), "hand": size(bench.out / "hand-label"), "hand, BYTE_STREAM_SPLIT out": size(bench.out / "hand-label-split")}
+    sizes = {
+        "trajmill": size(bench.out / "label"),
+        "hand": size(bench.out / "hand-label"),
+        "hand, BYTE_STREAM_SPLIT out": size(bench.out / "hand-label-split"),
+    }
     return part(runs, facts, [("hand", 1.1)], sizes=sizes, same=same)
 
 
@@ -114,15 +151,23 @@ def select(bench):
     runs = measure.interleave(
         {
             "trajmill": bench.run("select", "select", source=dataset, min_return=least),
-            "duckdb": bench.peer("duckdb_filter", corpus, "duckdb-select", "--min-return", str(least)),
-            "duckdb, rows in order": bench.peer("duckdb_filter", corpus, "duckdb-ordered", "--min-return", str(least), "--ordered"),
+            "duckdb": bench.peer(
+                "duckdb_filter", corpus, "duckdb-select", "--min-return", str(least)
+            ),
+            "duckdb, rows in order": bench.peer(
+                "duckdb_filter", corpus, "duckdb-ordered", "--min-return", str(least), "--ordered"
+            ),
             "hand": bench.peer("hand_filter", corpus, "hand-select", "--min-return", str(least)),
         },
         bench.args.reps,
         say,
     )
     same = bench.verify("selection", "select", "duckdb-select", corpus, least)
-    sizes = {"trajmill": size(bench.out / "select"), "duckdb": size(bench.out / "duckdb-select"), "hand": size(bench.out / "hand-select")}
+    sizes = {
+        "trajmill": size(bench.out / "select"),
+        "duckdb": size(bench.out / "duckdb-select"),
+        "hand": size(bench.out / "hand-select"),
+    }
     return part(runs, facts, [("duckdb", 1.0)], sizes=sizes, same=same)
 
 
@@ -132,14 +177,21 @@ def pipeline(bench):
     least, model = facts["median_return"], bench.models / "idm-small.onnx"
     runs = measure.interleave(
         {
-            "trajmill, nothing pushed by the user": bench.run("whole", "whole", source=dataset, model=model, min_return=least),
-            "hand, filter pushed by the author": bench.peer("hand_pipeline", corpus, "hand-whole", "--model", model, "--min-return", str(least)),
+            "trajmill, nothing pushed by the user": bench.run(
+                "whole", "whole", source=dataset, model=model, min_return=least
+            ),
+            "hand, filter pushed by the author": bench.peer(
+                "hand_pipeline", corpus, "hand-whole", "--model", model, "--min-return", str(least)
+            ),
         },
         bench.args.reps,
         say,
     )
     same = bench.verify("whole", "whole", "hand-whole", corpus, least)
-    sizes = {"trajmill, nothing pushed by the user": size(bench.out / "whole"), "hand, filter pushed by the author": size(bench.out / "hand-whole")}
+    sizes = {
+        "trajmill, nothing pushed by the user": size(bench.out / "whole"),
+        "hand, filter pushed by the author": size(bench.out / "hand-whole"),
+    }
     return part(runs, facts, [("hand, filter pushed by the author", 1.0)], sizes=sizes, same=same)
 
 
@@ -150,10 +202,20 @@ def metadata(bench):
     runs, goals, same = {}, [], []
     for query in ("p90", "groups"):
         sql = BENCHES / "sql" / f"{query}.sql"
-        ours, theirs = (bench.out / "sql" / f"{query}-{name}.csv" for name in ("trajmill", "duckdb"))
+        ours, theirs = (
+            bench.out / "sql" / f"{query}-{name}.csv" for name in ("trajmill", "duckdb")
+        )
         contestants = {
-            f"trajmill, {query}": (lambda: None, [bench.tool, "sql", dataset, "-f", sql, "--format", "csv"], ours),
-            f"duckdb, {query}": (lambda: None, [PYTHON, PEERS / "duckdb_meta.py", corpus, sql], theirs),
+            f"trajmill, {query}": (
+                lambda: None,
+                [bench.tool, "sql", dataset, "-f", sql, "--format", "csv"],
+                ours,
+            ),
+            f"duckdb, {query}": (
+                lambda: None,
+                [PYTHON, PEERS / "duckdb_meta.py", corpus, sql],
+                theirs,
+            ),
         }
         runs |= measure.interleave(contestants, max(9, bench.args.reps), say)
         goals.append((f"duckdb, {query}", 1.0))
@@ -170,7 +232,9 @@ def memory(bench):
         contestants = {
             f"label, {steps}": bench.run("label", "label", source=dataset, model=model),
             f"select, {steps}": bench.run("select", "select", source=dataset, min_return=least),
-            f"whole, {steps}": bench.run("whole", "whole", source=dataset, model=model, min_return=least),
+            f"whole, {steps}": bench.run(
+                "whole", "whole", source=dataset, model=model, min_return=least
+            ),
         }
         runs |= measure.interleave(contestants, 1, say)
         runs[f"import, {steps}"] = [json.loads((DATA / f"walker-{steps}.import.json").read_text())]
@@ -184,32 +248,61 @@ def part(runs, facts, goals, sizes=None, same=None):
     summary = {}
     for name, list_of_runs in runs.items():
         low, high = measure.spread(list_of_runs)
-        inside = {"inside_s": round(measure.median(list_of_runs, "inside_s"), 4)} if "inside_s" in list_of_runs[0] else {}
-        summary[name] = inside | {
-            "n": len(list_of_runs),
-            "wall_s": round(measure.median(list_of_runs, "wall_s"), 4),
-            "wall_min_s": low,
-            "wall_max_s": high,
-            "cpu_s": round(measure.median(list_of_runs, "cpu_s"), 4),
-            "peak_mb": max(run["peak_mb"] for run in list_of_runs),
-            "others_max": max(run["others"] for run in list_of_runs),
-        } | ({"out_mb": sizes[name]} if sizes and name in sizes else {})
+        inside = (
+            {"inside_s": round(measure.median(list_of_runs, "inside_s"), 4)}
+            if "inside_s" in list_of_runs[0]
+            else {}
+        )
+        summary[name] = (
+            inside
+            | {
+                "n": len(list_of_runs),
+                "wall_s": round(measure.median(list_of_runs, "wall_s"), 4),
+                "wall_min_s": low,
+                "wall_max_s": high,
+                "cpu_s": round(measure.median(list_of_runs, "cpu_s"), 4),
+                "peak_mb": max(run["peak_mb"] for run in list_of_runs),
+                "others_max": max(run["others"] for run in list_of_runs),
+            }
+            | ({"out_mb": sizes[name]} if sizes and name in sizes else {})
+        )
     ratios = []
     for peer, wanted in goals:
         # The contestant of ours that ran beside the peer: same suffix, where the part has several tasks.
         task = peer.split(", ")[-1]
-        ours = next((name for name in runs if name == f"trajmill, {task}"), None) or next(name for name in runs if name.startswith("trajmill"))
+        ours = next((name for name in runs if name == f"trajmill, {task}"), None) or next(
+            name for name in runs if name.startswith("trajmill")
+        )
         ratio = summary[peer]["wall_s"] / summary[ours]["wall_s"]
-        ratios.append({"of": ours, "against": peer, "times_as_fast": round(ratio, 3), "wanted": wanted, "met": ratio >= wanted})
+        ratios.append(
+            {
+                "of": ours,
+                "against": peer,
+                "times_as_fast": round(ratio, 3),
+                "wanted": wanted,
+                "met": ratio >= wanted,
+            }
+        )
     return {"corpus": facts, "summary": summary, "ratios": ratios, "checked": same, "runs": runs}
 
 
-PARTS = {"label": label, "select": select, "pipeline": pipeline, "metadata": metadata, "memory": memory}
+PARTS = {
+    "label": label,
+    "select": select,
+    "pipeline": pipeline,
+    "metadata": metadata,
+    "memory": memory,
+}
 
 
 def markdown(name, result):
     """The part's table."""
-    lines = [f"### {name}: {PARTS[name].__doc__.rstrip('.')}", "", "| | n | wall s, median (min–max) | M steps/s | CPU s | peak MB | written MB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        f"### {name}: {PARTS[name].__doc__.rstrip('.')}",
+        "",
+        "| | n | wall s, median (min–max) | M steps/s | CPU s | peak MB | written MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     steps = result["corpus"].get("steps")
     for contestant, row in result["summary"].items():
         wall = f"{row['wall_s']:.2f} ({row['wall_min_s']:.2f}–{row['wall_max_s']:.2f})"
@@ -218,11 +311,15 @@ def markdown(name, result):
         if "inside_s" in row:
             wall += f", DuckDB alone {row['inside_s']:.3f}"
         rate = f"{steps / row['wall_s'] / 1e6:.2f}" if steps and name != "metadata" else "–"
-        lines.append(f"| {contestant} | {row['n']} | {wall} | {rate} | {row['cpu_s']:.2f} | {row['peak_mb']:.0f} | {row.get('out_mb', '–')} |")
+        lines.append(
+            f"| {contestant} | {row['n']} | {wall} | {rate} | {row['cpu_s']:.2f} | {row['peak_mb']:.0f} | {row.get('out_mb', '–')} |"
+        )
     lines.append("")
     for ratio in result["ratios"]:
         verdict = "met" if ratio["met"] else "missed"
-        lines.append(f"- {ratio['of']} is **{ratio['times_as_fast']:.2f}×** as fast as {ratio['against']}; wanted {ratio['wanted']:g}×: {verdict}.")
+        lines.append(
+            f"- {ratio['of']} is **{ratio['times_as_fast']:.2f}×** as fast as {ratio['against']}; wanted {ratio['wanted']:g}×: {verdict}."
+        )
     if result["checked"]:
         lines.append(f"- Checked: {result['checked']}.")
     return "\n".join(lines) + "\n"
@@ -230,24 +327,47 @@ def markdown(name, result):
 
 def versions(tool):
     """Of everything that ran."""
+
     def text(*command):
         try:
-            return subprocess.run(command, capture_output=True, text=True, cwd=BENCHES).stdout.strip()
+            return subprocess.run(
+                command, capture_output=True, text=True, cwd=BENCHES
+            ).stdout.strip()
         except OSError:
             return ""
 
-    peers = {name: importlib.metadata.version(name) for name in ("duckdb", "numpy", "onnxruntime", "pyarrow")}
-    return {"trajmill": text(tool, "--version"), "commit": text("git", "rev-parse", "--short", "HEAD"), "python": sys.version.split()[0]} | peers
+    peers = {
+        name: importlib.metadata.version(name)
+        for name in ("duckdb", "numpy", "onnxruntime", "pyarrow")
+    }
+    return {
+        "trajmill": text(tool, "--version"),
+        "commit": text("git", "rev-parse", "--short", "HEAD"),
+        "python": sys.version.split()[0],
+    } | peers
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [default: all]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [default: all]"
+    )
     parser.add_argument("--steps", default="10M", help="size of the corpus [10M]")
     parser.add_argument("--reps", type=int, default=3, help="rounds [3]")
     parser.add_argument("--cores", type=int, default=2, help="processors that may be used [2]")
-    parser.add_argument("--trajmill", default=BENCHES.parent / "target" / "release" / "trajmill", help="the binary [target/release/trajmill]")
-    parser.add_argument("--results", type=Path, default=BENCHES / "results", help="where the figures go [benches/results]")
+    parser.add_argument(
+        "--trajmill",
+        default=BENCHES.parent / "target" / "release" / "trajmill",
+        help="the binary [target/release/trajmill]",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=BENCHES / "results",
+        help="where the figures go [benches/results]",
+    )
     args = parser.parse_args()
     unknown = [name for name in args.parts if name not in PARTS]
     if unknown:
@@ -263,9 +383,19 @@ def main():
     for name in args.parts or PARTS:
         say(f"{name}: {PARTS[name].__doc__}")
         result = PARTS[name](bench)
-        record = {"what": name, "date": datetime.date.today().isoformat(), "machine": measure.machine(), "versions": versions(bench.tool), "note": NOTE} | result
-        stem = f"{record['date']}-{name}" + ("" if args.steps == "10M" or name in ("metadata", "memory") else f"-{args.steps}")
-        (args.results / f"{stem}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        record = {
+            "what": name,
+            "date": datetime.date.today().isoformat(),
+            "machine": measure.machine(),
+            "versions": versions(bench.tool),
+            "note": NOTE,
+        } | result
+        stem = f"{record['date']}-{name}" + (
+            "" if args.steps == "10M" or name in ("metadata", "memory") else f"-{args.steps}"
+        )
+        (args.results / f"{stem}.json").write_text(
+            json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        )
         table = markdown(name, result)
         (args.results / f"{stem}.md").write_text(table + f"\n{NOTE}\n")
         print(table, flush=True)

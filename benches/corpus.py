@@ -98,7 +98,9 @@ def nullable(values, valid):
     """A column of vectors as plain lists: pyarrow before 26 cannot read back fixed-size lists with nulls."""
     offsets = np.zeros(len(valid) + 1, np.int32)
     np.cumsum(np.where(valid, values.shape[1], 0), out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[valid].ravel()), mask=pa.array(~valid))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values[valid].ravel()), mask=pa.array(~valid)
+    )
 
 
 def write_shard(job):
@@ -122,7 +124,14 @@ def write_shard(job):
         "truncated": pa.array(last & truncated[row]),
     }
     path = out / "steps" / f"{index:05}.parquet"
-    pq.write_table(pa.table(columns), path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, use_dictionary=["trajectory_id"])
+    pq.write_table(
+        pa.table(columns),
+        path,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=ROW_GROUP,
+        use_dictionary=["trajectory_id"],
+    )
     returns = np.add.reduceat(rewards.astype(np.float64), starts)
     return {
         "trajectory_id": np.arange(first, first + len(lengths)),
@@ -141,7 +150,9 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=count, default=10**6, help="of a walker corpus")
     parser.add_argument("--trajectories", type=count, default=10**6, help="of a short corpus")
-    parser.add_argument("--recorded", type=float, default=0.1, help="share of trajectories that have actions")
+    parser.add_argument(
+        "--recorded", type=float, default=0.1, help="share of trajectories that have actions"
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
@@ -162,7 +173,13 @@ def main():
         parts = pool.map(write_shard, jobs, chunksize=1)
     table = pa.table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     # Row groups of the size that DuckDB itself writes, so that its threads share them.
-    pq.write_table(table, args.out / "trajectories.parquet", compression="zstd", compression_level=1, row_group_size=122_880)
+    pq.write_table(
+        table,
+        args.out / "trajectories.parquet",
+        compression="zstd",
+        compression_level=1,
+        row_group_size=122_880,
+    )
     recorded = table["labelled"].to_numpy()
     facts = {
         "steps": int(lengths.sum()),
@@ -175,7 +192,9 @@ def main():
     }
     # Written last: a corpus without it is not whole.
     (args.out / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"{args.out}: {facts['steps']} steps, {facts['trajectories']} trajectories in {len(jobs)} files")
+    print(
+        f"{args.out}: {facts['steps']} steps, {facts['trajectories']} trajectories in {len(jobs)} files"
+    )
 
 
 if __name__ == "__main__":

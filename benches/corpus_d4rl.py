@@ -14,7 +14,9 @@ random = np.random.default_rng(7)
 lengths = random.integers(100, 501, max(1, steps // 300))
 total, ends = int(lengths.sum()), np.cumsum(lengths)
 # Values as a simulator has them: walks, not noise, which no format makes smaller.
-walk = np.cumsum(random.normal(scale=0.05, size=(total + len(lengths), 17)), axis=0).astype(np.float32)
+walk = np.cumsum(random.normal(scale=0.05, size=(total + len(lengths), 17)), axis=0).astype(
+    np.float32
+)
 row = np.arange(total) + np.repeat(np.arange(len(lengths)), lengths)
 terminated = random.random(len(lengths)) < 0.75
 flags = lambda which: np.isin(np.arange(total), ends[which] - 1)

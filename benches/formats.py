@@ -46,7 +46,9 @@ FORMATS = {
     "d4rl": Format("h5py, as D4RL's scripts", "format_d4rl", "format_d4rl_tuned", ".hdf5"),
     "minari": Format("minari", "format_minari", options=("--name", "ours-v0")),
     "robomimic": Format("h5py, as robomimic's scripts", "format_robomimic", suffix=".hdf5"),
-    "lerobot": Format("lerobot", "format_lerobot", share=0.1, options=("--task", "walk", "--fps", "30")),
+    "lerobot": Format(
+        "lerobot", "format_lerobot", share=0.1, options=("--task", "walk", "--fps", "30")
+    ),
     "rlds": Format("tensorflow-datasets", "format_rlds", share=0.2, inside="bench/1.0.0"),
 }
 
@@ -69,7 +71,12 @@ def corpus(steps, tool):
     if not facts.exists():
         say(f"making {steps} steps")
         clear(dataset)
-        found = subprocess.run([PYTHON, BENCHES / "corpus_d4rl.py", str(steps), file], check=True, capture_output=True, text=True)
+        found = subprocess.run(
+            [PYTHON, BENCHES / "corpus_d4rl.py", str(steps), file],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         subprocess.run([tool, "import", file, dataset], check=True, capture_output=True)
         facts.write_text(found.stdout)
     return file, dataset, int(facts.read_text())
@@ -88,12 +95,30 @@ def measured(format, name, args):
     file, dataset, steps = corpus(int(args.steps * format.share), tool)
     scripts = {format.tool: format.peer} | ({"tuned by hand": format.tuned} if format.tuned else {})
     ours, theirs = out / f"ours-v0{format.suffix}", out / f"theirs-v0{format.suffix}"
-    targets = {"trajmill": ours} | {contestant: theirs.with_name(f"{'theirs' if script == format.peer else 'tuned'}-v0{format.suffix}") for contestant, script in scripts.items()}
-    peer = lambda script, direction, source, target: (lambda: clear(target), [PYTHON, BENCHES / "peers" / f"{script}.py", direction, source, target], None)
+    targets = {"trajmill": ours} | {
+        contestant: theirs.with_name(
+            f"{'theirs' if script == format.peer else 'tuned'}-v0{format.suffix}"
+        )
+        for contestant, script in scripts.items()
+    }
+    peer = lambda script, direction, source, target: (
+        lambda: clear(target),
+        [PYTHON, BENCHES / "peers" / f"{script}.py", direction, source, target],
+        None,
+    )
 
     say(f"{name}: export")
-    contestants = {"trajmill": (lambda: clear(ours), [tool, "export", dataset, ours, "--to", name, *format.options], None)}
-    contestants |= {contestant: peer(script, "export", dataset, targets[contestant]) for contestant, script in scripts.items()}
+    contestants = {
+        "trajmill": (
+            lambda: clear(ours),
+            [tool, "export", dataset, ours, "--to", name, *format.options],
+            None,
+        )
+    }
+    contestants |= {
+        contestant: peer(script, "export", dataset, targets[contestant])
+        for contestant, script in scripts.items()
+    }
     exports = measure.interleave(contestants, args.reps, say)
     checked = [verify("export", format.peer, ours, theirs / format.inside)]
     sizes = {contestant: size(target) for contestant, target in targets.items()}
@@ -102,21 +127,35 @@ def measured(format, name, args):
     say(f"{name}: import")
     # What the library wrote itself, D4RL's sets as they are published.
     source = file if name == "d4rl" else theirs / format.inside
-    made, rows = out / "made", {contestant: out / f"{script}.parquet" for contestant, script in scripts.items()}
-    contestants = {"trajmill": (lambda: clear(made), [tool, "import", source, made, "--from", name], None)}
-    contestants |= {contestant: peer(script, "import", source, rows[contestant]) for contestant, script in scripts.items()}
+    made, rows = (
+        out / "made",
+        {contestant: out / f"{script}.parquet" for contestant, script in scripts.items()},
+    )
+    contestants = {
+        "trajmill": (lambda: clear(made), [tool, "import", source, made, "--from", name], None)
+    }
+    contestants |= {
+        contestant: peer(script, "import", source, rows[contestant])
+        for contestant, script in scripts.items()
+    }
     imports = measure.interleave(contestants, args.reps, say)
     checked = [verify("import", format.peer, made, target) for target in rows.values()]
-    sizes = {"trajmill": size(made)} | {contestant: size(target) for contestant, target in rows.items()}
+    sizes = {"trajmill": size(made)} | {
+        contestant: size(target) for contestant, target in rows.items()
+    }
     yield "import", steps, imports, sizes, checked
     shutil.rmtree(out)
 
 
 def verify(*what):
     """Stops where two results are not the same."""
-    found = subprocess.run([PYTHON, BENCHES / "verify_formats.py", *what], text=True, capture_output=True)
+    found = subprocess.run(
+        [PYTHON, BENCHES / "verify_formats.py", *what], text=True, capture_output=True
+    )
     if found.returncode:
-        raise measure.Failed(f"{' '.join(map(str, what))}: they differ: {found.stdout}{found.stderr}")
+        raise measure.Failed(
+            f"{' '.join(map(str, what))}: they differ: {found.stdout}{found.stderr}"
+        )
     say(f"  {found.stdout.strip()}")
     return found.stdout.strip()
 
@@ -129,7 +168,9 @@ def summary(runs, sizes):
             "wall_s": round(measure.median(own, "wall_s"), 3),
             "spread_s": measure.spread(own),
             # Of ours, all of it.
-            "work_s": round(measure.median(own, "inside_s" if "inside_s" in own[0] else "wall_s"), 3),
+            "work_s": round(
+                measure.median(own, "inside_s" if "inside_s" in own[0] else "wall_s"), 3
+            ),
             "cpu_s": round(measure.median(own, "cpu_s"), 3),
             "peak_mb": max(run["peak_mb"] for run in own),
             "others_max": max(run["others"] for run in own),
@@ -141,7 +182,10 @@ def summary(runs, sizes):
 
 def markdown(parts):
     """One row for each contestant beside ours."""
-    lines = ["| format | beside | steps | ours s | peer s (whole process) | times as fast | CPU s, ours and peer | peak MB, ours and peer | written MB, ours and peer |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| format | beside | steps | ours s | peer s (whole process) | times as fast | CPU s, ours and peer | peak MB, ours and peer | written MB, ours and peer |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for part in parts:
         own = part["summary"]["trajmill"]
         for contestant, row in part["summary"].items():
@@ -149,14 +193,19 @@ def markdown(parts):
                 continue
             wanted = contestant != "tuned by hand"
             times = row["work_s"] / own["work_s"]
-            verdict = f"**{times:.1f}**" + ("" if times >= WANTED or not wanted else f" (wanted {WANTED:g})")
+            verdict = f"**{times:.1f}**" + (
+                "" if times >= WANTED or not wanted else f" (wanted {WANTED:g})"
+            )
             lines.append(
                 f"| {part['format']}, {part['direction']} | {contestant} | {part['steps']:,} | {own['work_s']:.2f} | {row['work_s']:.2f} ({row['wall_s']:.2f}) | {verdict} "
                 f"| {own['cpu_s']:.2f}, {row['cpu_s']:.2f} | {own['peak_mb']:.0f}, {row['peak_mb']:.0f} | {own['out_mb']:.0f}, {row['out_mb']:.0f} |"
             )
     busy = max(row["others_max"] for part in parts for row in part["summary"].values())
     if busy > 0.1:
-        lines += ["", f"Other processes took up to {busy:.0%} of the processors meanwhile: wall times mean little, CPU seconds hold."]
+        lines += [
+            "",
+            f"Other processes took up to {busy:.0%} of the processors meanwhile: wall times mean little, CPU seconds hold.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -167,19 +216,45 @@ def steps(text):
 
 def versions(tool):
     """Of everything that ran."""
-    text = lambda *command: subprocess.run(command, capture_output=True, text=True, cwd=BENCHES).stdout.strip()
-    peers = {name: importlib.metadata.version(name) for name in ("h5py", "minari", "numpy", "pyarrow")}
-    return {"trajmill": text(tool, "--version"), "commit": text("git", "rev-parse", "--short", "HEAD"), "python": sys.version.split()[0]} | peers
+    text = lambda *command: subprocess.run(
+        command, capture_output=True, text=True, cwd=BENCHES
+    ).stdout.strip()
+    peers = {
+        name: importlib.metadata.version(name) for name in ("h5py", "minari", "numpy", "pyarrow")
+    }
+    return {
+        "trajmill": text(tool, "--version"),
+        "commit": text("git", "rev-parse", "--short", "HEAD"),
+        "python": sys.version.split()[0],
+    } | peers
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("formats", nargs="*", metavar="FORMAT", help=f"of {', '.join(FORMATS)} [default: all]")
-    parser.add_argument("--steps", type=steps, default="1M", help="steps of the corpus; LeRobot's has a tenth, TFDS's a fifth [1M]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "formats", nargs="*", metavar="FORMAT", help=f"of {', '.join(FORMATS)} [default: all]"
+    )
+    parser.add_argument(
+        "--steps",
+        type=steps,
+        default="1M",
+        help="steps of the corpus; LeRobot's has a tenth, TFDS's a fifth [1M]",
+    )
     parser.add_argument("--reps", type=int, default=3, help="rounds [3]")
     parser.add_argument("--cores", type=int, default=2, help="processors that may be used [2]")
-    parser.add_argument("--trajmill", default=BENCHES.parent / "target" / "release" / "trajmill", help="the binary [target/release/trajmill]")
-    parser.add_argument("--results", type=Path, default=BENCHES / "results", help="where the figures go [benches/results]")
+    parser.add_argument(
+        "--trajmill",
+        default=BENCHES.parent / "target" / "release" / "trajmill",
+        help="the binary [target/release/trajmill]",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=BENCHES / "results",
+        help="where the figures go [benches/results]",
+    )
     args = parser.parse_args()
     unknown = [name for name in args.formats if name not in FORMATS]
     if unknown:
@@ -188,12 +263,30 @@ def main():
     parts = []
     for name in args.formats or FORMATS:
         for direction, count, runs, sizes, checked in measured(FORMATS[name], name, args):
-            parts.append({"format": name, "direction": direction, "steps": count, "summary": summary(runs, sizes), "checked": checked, "runs": runs})
+            parts.append(
+                {
+                    "format": name,
+                    "direction": direction,
+                    "steps": count,
+                    "summary": summary(runs, sizes),
+                    "checked": checked,
+                    "runs": runs,
+                }
+            )
     table = markdown(parts)
-    record = {"what": "formats", "date": datetime.date.today().isoformat(), "machine": measure.machine(), "versions": versions(args.trajmill), "note": NOTE, "parts": parts}
+    record = {
+        "what": "formats",
+        "date": datetime.date.today().isoformat(),
+        "machine": measure.machine(),
+        "versions": versions(args.trajmill),
+        "note": NOTE,
+        "parts": parts,
+    }
     args.results.mkdir(parents=True, exist_ok=True)
     stem = f"{record['date']}-formats" + (f"-{'-'.join(args.formats)}" if args.formats else "")
-    (args.results / f"{stem}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    (args.results / f"{stem}.json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    )
     (args.results / f"{stem}.md").write_text(table + f"\n{NOTE}\n")
     print(table, flush=True)
 

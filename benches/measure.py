@@ -27,11 +27,18 @@ def once(command, output=None):
     """Runs `command`, its stdout to the file `output`; returns seconds, CPU seconds, peak MB and what else ran."""
     # What earlier runs left to be written must not be paid for by this one.
     os.sync()
-    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", VIRTUAL_ENV=os.environ["BENCH_VENV"])
+    environment = dict(
+        os.environ,
+        OPENBLAS_NUM_THREADS="1",
+        OMP_NUM_THREADS="1",
+        VIRTUAL_ENV=os.environ["BENCH_VENV"],
+    )
     errors = DATA / "stderr.txt"
     with open(output or os.devnull, "wb") as stdout, errors.open("wb") as stderr:
         before, start = busy(), time.perf_counter()
-        process = subprocess.Popen([str(word) for word in command], stdout=stdout, stderr=stderr, env=environment)
+        process = subprocess.Popen(
+            [str(word) for word in command], stdout=stdout, stderr=stderr, env=environment
+        )
         _, status, usage = os.wait4(process.pid, 0)
         wall, total = time.perf_counter() - start, busy() - before
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -58,7 +65,9 @@ def interleave(contestants, repeats, log):
             prepare()
             run = once(command, output)
             runs[name].append(run)
-            log(f"  {turn + 1}/{repeats} {name}: {run['wall_s']:.2f} s, CPU {run['cpu_s']:.2f} s, {run['peak_mb']:.0f} MB, others {run['others']:.0%}")
+            log(
+                f"  {turn + 1}/{repeats} {name}: {run['wall_s']:.2f} s, CPU {run['cpu_s']:.2f} s, {run['peak_mb']:.0f} MB, others {run['others']:.0%}"
+            )
     return runs
 
 
@@ -74,6 +83,18 @@ def spread(runs):
 
 def machine():
     """What ran: processor, cores used, memory, versions."""
-    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     memory = int(Path("/proc/meminfo").read_text().split()[1]) // 2**20
-    return {"processor": model or platform.machine(), "cores": len(os.sched_getaffinity(0)), "memory_gib": memory, "system": platform.system()}
+    return {
+        "processor": model or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": memory,
+        "system": platform.system(),
+    }

@@ -41,20 +41,43 @@ def perceptron(path, inputs, hidden, seed):
         "mean": rng.normal(0, 0.1, inputs).astype(np.float32),
         "scale": rng.uniform(0.5, 2.0, inputs).astype(np.float32),
     }
-    nodes = [helper.make_node("Sub", ["x", "mean"], ["centred"]), helper.make_node("Mul", ["centred", "scale"], ["layer0"])]
+    nodes = [
+        helper.make_node("Sub", ["x", "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "scale"], ["layer0"]),
+    ]
     for layer, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:])):
-        constants[f"weight{layer}"] = rng.normal(0, fan_in**-0.5, (fan_in, fan_out)).astype(np.float32)
+        constants[f"weight{layer}"] = rng.normal(0, fan_in**-0.5, (fan_in, fan_out)).astype(
+            np.float32
+        )
         constants[f"bias{layer}"] = rng.normal(0, 0.1, fan_out).astype(np.float32)
-        nodes.append(helper.make_node("Gemm", [f"layer{layer}", f"weight{layer}", f"bias{layer}"], [f"sum{layer}"]))
+        nodes.append(
+            helper.make_node(
+                "Gemm", [f"layer{layer}", f"weight{layer}", f"bias{layer}"], [f"sum{layer}"]
+            )
+        )
         last = layer == len(widths) - 2
-        nodes.append(helper.make_node("Tanh" if last else "Relu", [f"sum{layer}"], ["action" if last else f"layer{layer + 1}"]))
+        nodes.append(
+            helper.make_node(
+                "Tanh" if last else "Relu",
+                [f"sum{layer}"],
+                ["action" if last else f"layer{layer + 1}"],
+            )
+        )
     save(path, inputs, nodes, constants)
 
 
 def window(path, inputs):
     """Passes the first inputs through."""
-    constants = {name: np.array([value], np.int64) for name, value in [("from", 0), ("to", ACTIONS), ("axis", 1)]}
-    save(path, inputs, [helper.make_node("Slice", ["x", "from", "to", "axis"], ["action"])], constants)
+    constants = {
+        name: np.array([value], np.int64)
+        for name, value in [("from", 0), ("to", ACTIONS), ("axis", 1)]
+    }
+    save(
+        path,
+        inputs,
+        [helper.make_node("Slice", ["x", "from", "to", "axis"], ["action"])],
+        constants,
+    )
 
 
 if __name__ == "__main__":

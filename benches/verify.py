@@ -20,8 +20,13 @@ import pyarrow.parquet as pq
 
 def load(folder, columns):
     """Columns of steps, in the order of ids and steps; labels as a matrix with NaN where there is none."""
-    files = sorted(path for path in Path(folder).rglob("*.parquet") if path.parent.name != "trajectories")
-    tables = [pq.read_table(path, columns=["trajectory_id", "step", *columns], partitioning=None) for path in files]
+    files = sorted(
+        path for path in Path(folder).rglob("*.parquet") if path.parent.name != "trajectories"
+    )
+    tables = [
+        pq.read_table(path, columns=["trajectory_id", "step", *columns], partitioning=None)
+        for path in files
+    ]
     table = pa.concat_tables(tables)
     ids, step = table["trajectory_id"].to_numpy(), table["step"].to_numpy().astype(np.int64)
     order = np.lexsort((step, ids)) if np.any(np.diff(ids) < 0) or len(files) == 1 else slice(None)
@@ -32,7 +37,9 @@ def load(folder, columns):
         if pa.types.is_nested(column.type):
             valid = column.is_valid().to_numpy(zero_copy_only=False)
             values = pc.drop_null(column).flatten().to_numpy()
-            matrix = np.full((len(valid), len(values) // max(1, int(valid.sum()))), np.nan, np.float32)
+            matrix = np.full(
+                (len(valid), len(values) // max(1, int(valid.sum()))), np.nan, np.float32
+            )
             matrix[valid] = values.reshape(int(valid.sum()), -1)
             found[name] = matrix[order]
         else:
@@ -58,13 +65,22 @@ def labels(ours, theirs):
 
 def chosen(found, corpus, least, shortest=0):
     """Stops where the result is not a quarter of the good trajectories, whole."""
-    table = pq.read_table(Path(corpus) / "trajectories.parquet", columns=["trajectory_id", "return", "length"])
+    table = pq.read_table(
+        Path(corpus) / "trajectories.parquet", columns=["trajectory_id", "return", "length"]
+    )
     ids, returns, lengths = (table[name].to_numpy() for name in table.column_names)
     good = ids[(returns >= least) & (lengths >= shortest)]
     kept, counts = np.unique(found["trajectory_id"], return_counts=True)
-    if len(kept) != len(good) // 4 or not np.isin(kept, good).all() or not np.array_equal(counts, lengths[kept]):
+    if (
+        len(kept) != len(good) // 4
+        or not np.isin(kept, good).all()
+        or not np.array_equal(counts, lengths[kept])
+    ):
         sys.exit(f"{len(kept)} trajectories are not a quarter of the {len(good)} good ones, whole")
-    sums = np.add.reduceat(found["reward"].astype(np.float64), np.flatnonzero(np.diff(found["trajectory_id"], prepend=-1)))
+    sums = np.add.reduceat(
+        found["reward"].astype(np.float64),
+        np.flatnonzero(np.diff(found["trajectory_id"], prepend=-1)),
+    )
     if not np.allclose(sums, returns[kept], rtol=1e-6, atol=1e-4):
         sys.exit("rewards differ from the corpus's")
     return len(kept)
@@ -74,7 +90,9 @@ def selection(ours, theirs, corpus, least):
     """Two choices of the same size."""
     a, b = load(ours, ["reward"]), load(theirs, ["reward"])
     kept = [chosen(found, corpus, float(least)) for found in (a, b)]
-    print(f"both keep {kept[0]} whole trajectories of the better half, {len(a['step'])} and {len(b['step'])} rows")
+    print(
+        f"both keep {kept[0]} whole trajectories of the better half, {len(a['step'])} and {len(b['step'])} rows"
+    )
 
 
 def whole(ours, theirs, corpus, least):
@@ -82,15 +100,21 @@ def whole(ours, theirs, corpus, least):
     a, b = (load(folder, ["reward", "action", "return_to_go"]) for folder in (ours, theirs))
     kept = [chosen(found, corpus, float(least), 50) for found in (a, b)]
     common = np.intersect1d(a["trajectory_id"], b["trajectory_id"])
-    a_common, b_common = ({name: column[np.isin(found["trajectory_id"], common)] for name, column in found.items()} for found in (a, b))
+    a_common, b_common = (
+        {name: column[np.isin(found["trajectory_id"], common)] for name, column in found.items()}
+        for found in (a, b)
+    )
     for name, tolerance in [("step", 0), ("return_to_go", 1e-4), ("action", 1e-4)]:
         same(a_common, b_common, name, tolerance)
     rows = f"{len(a['step'])} and {len(b['step'])} rows"
-    print(f"both keep {kept[0]} whole trajectories of the better half, {rows}; the {len(common)} they share have the same labels and return-to-go")
+    print(
+        f"both keep {kept[0]} whole trajectories of the better half, {rows}; the {len(common)} they share have the same labels and return-to-go"
+    )
 
 
 def tables(ours, theirs):
     """Two answers."""
+
     def read(path):
         with open(path, newline="") as file:
             return list(csv.reader(file))
@@ -106,4 +130,6 @@ def tables(ours, theirs):
 
 
 if __name__ == "__main__":
-    {"labels": labels, "selection": selection, "whole": whole, "tables": tables}[sys.argv[1]](*sys.argv[2:])
+    {"labels": labels, "selection": selection, "whole": whole, "tables": tables}[sys.argv[1]](
+        *sys.argv[2:]
+    )

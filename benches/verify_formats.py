@@ -24,7 +24,16 @@ def imported(ours, theirs):
     a, b = pq.read_table(ours / "steps"), pq.read_table(theirs)
     if len(a) != len(b):
         b = b.filter(pa.compute.invert(b["is_final"]))
-    for name in ["trajectory_id", "step", "observation", "action", "reward", "terminated", "truncated", "is_final"]:
+    for name in [
+        "trajectory_id",
+        "step",
+        "observation",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "is_final",
+    ]:
         one, other = whole(a[name]), whole(b[name])
         # robomimic's observations have names, here a single one.
         one = one.field(0) if pa.types.is_struct(one.type) else one
@@ -37,7 +46,9 @@ def imported(ours, theirs):
 
 def exported(episodes, ours, theirs):
     count = 0
-    for count, (one, other) in enumerate(itertools.zip_longest(episodes(ours), episodes(theirs)), 1):
+    for count, (one, other) in enumerate(
+        itertools.zip_longest(episodes(ours), episodes(theirs)), 1
+    ):
         for name in one:
             if not np.array_equal(one[name], other[name]):
                 sys.exit(f"`{name}` of episode {count - 1} differs")

@@ -14,7 +14,9 @@ import duckdb
 start = time.perf_counter()
 connection = duckdb.connect()
 connection.execute("SET threads = 2")
-connection.execute(f"CREATE VIEW trajectories AS SELECT * FROM '{sys.argv[1]}/trajectories.parquet'")
+connection.execute(
+    f"CREATE VIEW trajectories AS SELECT * FROM '{sys.argv[1]}/trajectories.parquet'"
+)
 result = connection.execute(Path(sys.argv[2]).read_text())
 rows = result.fetchall()
 seconds = time.perf_counter() - start

@@ -13,7 +13,17 @@ import rows
 
 def episodes(path):
     with h5py.File(path) as file:
-        data = {name: file[name][()] for name in ["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"]}
+        data = {
+            name: file[name][()]
+            for name in [
+                "observations",
+                "actions",
+                "rewards",
+                "terminals",
+                "timeouts",
+                "next_observations",
+            ]
+        }
     held = collections.defaultdict(list)
     for row in range(len(data["rewards"])):
         for name, values in data.items():
@@ -21,8 +31,13 @@ def episodes(path):
         if held["terminals"][-1] or held["timeouts"][-1]:
             arrays = {name: np.array(values) for name, values in held.items()}
             yield {
-                "observation": np.concatenate([arrays["observations"], arrays["next_observations"][-1:]]), "action": arrays["actions"],
-                "reward": arrays["rewards"], "terminated": arrays["terminals"][-1], "truncated": arrays["timeouts"][-1],
+                "observation": np.concatenate(
+                    [arrays["observations"], arrays["next_observations"][-1:]]
+                ),
+                "action": arrays["actions"],
+                "reward": arrays["rewards"],
+                "terminated": arrays["terminals"][-1],
+                "truncated": arrays["timeouts"][-1],
             }
             held = collections.defaultdict(list)
 

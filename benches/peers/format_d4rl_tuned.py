@@ -9,12 +9,27 @@ import rows
 
 def episodes(path):
     with h5py.File(path) as file:
-        data = {name: file[name][()] for name in ["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"]}
+        data = {
+            name: file[name][()]
+            for name in [
+                "observations",
+                "actions",
+                "rewards",
+                "terminals",
+                "timeouts",
+                "next_observations",
+            ]
+        }
     start = 0
     for end in np.flatnonzero(data["terminals"] | data["timeouts"]) + 1:
         yield {
-            "observation": np.concatenate([data["observations"][start:end], data["next_observations"][end - 1:end]]), "action": data["actions"][start:end],
-            "reward": data["rewards"][start:end], "terminated": data["terminals"][end - 1], "truncated": data["timeouts"][end - 1],
+            "observation": np.concatenate(
+                [data["observations"][start:end], data["next_observations"][end - 1 : end]]
+            ),
+            "action": data["actions"][start:end],
+            "reward": data["rewards"][start:end],
+            "terminated": data["terminals"][end - 1],
+            "truncated": data["timeouts"][end - 1],
         }
         start = end
 

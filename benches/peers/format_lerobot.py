@@ -17,11 +17,14 @@ def episodes(path):
     table = dataset.hf_dataset.select_columns(FEATURES).with_format("numpy")
     start = 0
     for length in dataset.meta.episodes["length"]:
-        part = table[start:start + length]
+        part = table[start : start + length]
         state, action, reward, done, cut = (np.asarray(part[name]) for name in FEATURES)
         yield {
-            "observation": np.concatenate([state, np.zeros_like(state[:1])]), "action": action,
-            "reward": reward.reshape(-1), "terminated": done.reshape(-1)[-1], "truncated": cut.reshape(-1)[-1],
+            "observation": np.concatenate([state, np.zeros_like(state[:1])]),
+            "action": action,
+            "reward": reward.reshape(-1),
+            "terminated": done.reshape(-1)[-1],
+            "truncated": cut.reshape(-1)[-1],
         }
         start += length
 
@@ -31,14 +34,28 @@ def write(episodes, path):
     for episode in episodes:
         if recorder is None:
             feature = lambda dtype, *shape: {"dtype": dtype, "shape": shape, "names": None}
-            shapes = [("float32", *episode["observation"].shape[1:]), ("float32", *episode["action"].shape[1:]), ("float32", 1), ("bool", 1), ("bool", 1)]
+            shapes = [
+                ("float32", *episode["observation"].shape[1:]),
+                ("float32", *episode["action"].shape[1:]),
+                ("float32", 1),
+                ("bool", 1),
+                ("bool", 1),
+            ]
             features = {name: feature(*shape) for name, shape in zip(FEATURES, shapes)}
-            recorder = LeRobotDataset.create("bench/set", fps=30, root=path, features=features, use_videos=False)
+            recorder = LeRobotDataset.create(
+                "bench/set", fps=30, root=path, features=features, use_videos=False
+            )
         length = len(episode["action"])
         reward = episode["reward"].astype(np.float32)
         for row in range(length):
             last = row + 1 == length
-            frame = [episode["observation"][row], episode["action"][row], reward[row:row + 1], np.array([last and episode["terminated"]]), np.array([last and episode["truncated"]])]
+            frame = [
+                episode["observation"][row],
+                episode["action"][row],
+                reward[row : row + 1],
+                np.array([last and episode["terminated"]]),
+                np.array([last and episode["truncated"]]),
+            ]
             recorder.add_frame(dict(zip(FEATURES, frame)) | {"task": "walk"})
         recorder.save_episode()
     if hasattr(recorder, "finalize"):

@@ -15,8 +15,11 @@ def episodes(path):
             demo = data[name]
             observation, done = demo["obs/observation"][()], demo["dones"][()][-1]
             yield {
-                "observation": np.concatenate([observation, demo["next_obs/observation"][-1:]]), "action": demo["actions"][()],
-                "reward": demo["rewards"][()], "terminated": done == 1, "truncated": done == 0,
+                "observation": np.concatenate([observation, demo["next_obs/observation"][-1:]]),
+                "action": demo["actions"][()],
+                "reward": demo["rewards"][()],
+                "terminated": done == 1,
+                "truncated": done == 0,
             }
 
 
@@ -29,7 +32,10 @@ def write(episodes, path):
             demo.create_dataset("next_obs/observation", data=episode["observation"][1:])
             demo.create_dataset("actions", data=episode["action"])
             demo.create_dataset("rewards", data=episode["reward"].astype(np.float32))
-            demo.create_dataset("dones", data=((np.arange(length) == length - 1) & episode["terminated"]).astype(np.int64))
+            demo.create_dataset(
+                "dones",
+                data=((np.arange(length) == length - 1) & episode["terminated"]).astype(np.int64),
+            )
             demo.attrs["num_samples"] = length
             total += length
         data.attrs["total"] = total

@@ -47,8 +47,18 @@ def write(episodes, path):
 def put(writer, table, path):
     """Appends a row group. zstd(1), floats without a dictionary and split by byte: the small and quick way."""
     if writer is None:
-        floats = [field.name + (".list.element" if pa.types.is_nested(field.type) else "") for field in table.schema][2:5]
-        writer = pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1, use_dictionary=["trajectory_id"], use_byte_stream_split=floats)
+        floats = [
+            field.name + (".list.element" if pa.types.is_nested(field.type) else "")
+            for field in table.schema
+        ][2:5]
+        writer = pq.ParquetWriter(
+            path,
+            table.schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=["trajectory_id"],
+            use_byte_stream_split=floats,
+        )
     writer.write_table(table, row_group_size=table.num_rows)
     return writer
 
@@ -63,18 +73,29 @@ def table(episodes, first):
     action = np.concatenate([episode["action"] for episode in episodes])
     reward = np.zeros(total, episodes[0]["reward"].dtype)
     reward[~last] = np.concatenate([episode["reward"] for episode in episodes])
-    flag = lambda name: np.isin(np.arange(total), (ends - 2)[[bool(episode[name]) for episode in episodes]])
+    flag = lambda name: np.isin(
+        np.arange(total), (ends - 2)[[bool(episode[name]) for episode in episodes]]
+    )
     offsets = np.concatenate([[0], np.cumsum(np.where(last, 0, action.shape[1]))]).astype(np.int32)
-    return pa.table({
-        "trajectory_id": np.repeat(np.arange(first, first + len(episodes)), rows),
-        "step": (np.arange(total) - np.repeat(ends - rows, rows)).astype(np.int32),
-        "observation": pa.ListArray.from_arrays(np.arange(0, (total + 1) * observation.shape[1], observation.shape[1], dtype=np.int32), observation.ravel()),
-        "action": pa.ListArray.from_arrays(pa.array(offsets), action.ravel(), mask=pa.array(last)),
-        "reward": pa.array(reward, mask=last),
-        "terminated": flag("terminated"),
-        "truncated": flag("truncated"),
-        "is_final": last,
-    })
+    return pa.table(
+        {
+            "trajectory_id": np.repeat(np.arange(first, first + len(episodes)), rows),
+            "step": (np.arange(total) - np.repeat(ends - rows, rows)).astype(np.int32),
+            "observation": pa.ListArray.from_arrays(
+                np.arange(
+                    0, (total + 1) * observation.shape[1], observation.shape[1], dtype=np.int32
+                ),
+                observation.ravel(),
+            ),
+            "action": pa.ListArray.from_arrays(
+                pa.array(offsets), action.ravel(), mask=pa.array(last)
+            ),
+            "reward": pa.array(reward, mask=last),
+            "terminated": flag("terminated"),
+            "truncated": flag("truncated"),
+            "is_final": last,
+        }
+    )
 
 
 def read(dataset):
@@ -83,15 +104,21 @@ def read(dataset):
         steps = pq.read_table(path)
         final = steps["is_final"].to_numpy()
         ends = np.flatnonzero(final) + 1
-        columns = {name: steps[name].to_numpy(zero_copy_only=False) for name in ["terminated", "truncated", "reward"]}
+        columns = {
+            name: steps[name].to_numpy(zero_copy_only=False)
+            for name in ["terminated", "truncated", "reward"]
+        }
         observation = whole(steps["observation"]).flatten().to_numpy().reshape(len(final), -1)
         values = whole(steps["action"]).flatten().to_numpy()
         action = values.reshape(int((~final).sum()), -1)
         start = 0
         for index, end in enumerate(ends):
             yield {
-                "observation": observation[start:end], "action": action[start - index:end - index - 1], "reward": columns["reward"][start:end - 1],
-                "terminated": columns["terminated"][end - 2], "truncated": columns["truncated"][end - 2],
+                "observation": observation[start:end],
+                "action": action[start - index : end - index - 1],
+                "reward": columns["reward"][start : end - 1],
+                "terminated": columns["terminated"][end - 2],
+                "truncated": columns["truncated"][end - 2],
             }
             start = end
 

@@ -30,7 +30,9 @@ def arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--min-return", type=float)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--split-bytes", action="store_true", help="write floats as BYTE_STREAM_SPLIT")
+    parser.add_argument(
+        "--split-bytes", action="store_true", help="write floats as BYTE_STREAM_SPLIT"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True)
     return args
@@ -51,7 +53,11 @@ def for_each_file(args, work):
 
 def write(table, path, split_bytes):
     """zstd(1), dictionaries for ids and strings alone: a dictionary of floats costs time and makes the file larger."""
-    floats = [path for path in leaves(table.schema) if path.split(".")[0] in ("observation", "action", "reward", "return_to_go")]
+    floats = [
+        path
+        for path in leaves(table.schema)
+        if path.split(".")[0] in ("observation", "action", "reward", "return_to_go")
+    ]
     pq.write_table(
         table,
         path,
@@ -65,7 +71,9 @@ def write(table, path, split_bytes):
 
 def leaves(schema):
     """Parquet's paths of the columns of `schema`."""
-    return [field.name + (".list.element" if pa.types.is_nested(field.type) else "") for field in schema]
+    return [
+        field.name + (".list.element" if pa.types.is_nested(field.type) else "") for field in schema
+    ]
 
 
 class Sessions(threading.local):
@@ -76,7 +84,9 @@ class Sessions(threading.local):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
 
     def run(self, windows):
         """The model's actions for a batch of windows."""
@@ -92,7 +102,11 @@ def whole(column):
 def starts(table):
     """First rows of the table's trajectories, and their lengths."""
     ids = table["trajectory_id"].to_numpy()
-    first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.int64)
+    first = (
+        np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+        if len(ids)
+        else np.zeros(0, np.int64)
+    )
     return first, np.diff(np.concatenate([first, [len(ids)]]))
 
 
@@ -107,10 +121,16 @@ def label(table, sessions, past, batch):
     observations = whole(table["observation"]).flatten().to_numpy()
     width = len(observations) // rows
     windows = np.lib.stride_tricks.as_strided(
-        observations, (rows - past - FUTURE, width * (past + 1 + FUTURE)), (width * 4, 4), writeable=False
+        observations,
+        (rows - past - FUTURE, width * (past + 1 + FUTURE)),
+        (width * 4, 4),
+        writeable=False,
     )
     wanted = np.flatnonzero(proxy) - past
-    labels = [sessions.run(windows[wanted[start : start + batch]]) for start in range(0, len(wanted), batch)]
+    labels = [
+        sessions.run(windows[wanted[start : start + batch]])
+        for start in range(0, len(wanted), batch)
+    ]
     present = recorded | proxy
     slot = np.cumsum(present) - 1
     actions = np.empty((int(present.sum()), ACTIONS), np.float32)
@@ -119,14 +139,20 @@ def label(table, sessions, past, batch):
         actions[slot[proxy]] = np.concatenate(labels)
     offsets = np.zeros(rows + 1, np.int32)
     np.cumsum(np.where(present, ACTIONS, 0), out=offsets[1:])
-    filled = pa.ListArray.from_arrays(pa.array(offsets), pa.array(actions.ravel()), mask=pa.array(~present))
+    filled = pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(actions.ravel()), mask=pa.array(~present)
+    )
     source = pa.DictionaryArray.from_arrays(pa.array(proxy.astype(np.int8), mask=~present), SOURCES)
-    return table.set_column(table.schema.get_field_index("action"), "action", filled).append_column("action_source", source)
+    return table.set_column(table.schema.get_field_index("action"), "action", filled).append_column(
+        "action_source", source
+    )
 
 
 def metadata(args):
     """Ids, returns and lengths of the corpus's trajectories."""
-    table = pq.read_table(args.corpus / "trajectories.parquet", columns=["trajectory_id", "return", "length"])
+    table = pq.read_table(
+        args.corpus / "trajectories.parquet", columns=["trajectory_id", "return", "length"]
+    )
     return (table[name].to_numpy() for name in table.column_names)
 
 

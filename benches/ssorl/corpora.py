@@ -32,14 +32,19 @@ def searched(name):
     if not kept.exists():
         history = policies.train(environment)
         values = np.array([value for value, _ in history])
-        weights, offsets = (np.stack([getattr(policy, part) for _, policy in history]) for part in ("weights", "offset"))
+        weights, offsets = (
+            np.stack([getattr(policy, part) for _, policy in history])
+            for part in ("weights", "offset")
+        )
         np.savez(kept, values=values, weights=weights, offsets=offsets)
     with np.load(kept) as arrays:
         values, weights, offsets = (arrays[part] for part in ("values", "weights", "offsets"))
     # A search does not end at its best.
     best = int(values.argmax())
     medium = int(np.argmax(values >= environment.shares["medium"] * values[best]))
-    return [policies.LinearPolicy(*parts) for parts in zip(weights[: best + 1], offsets[: best + 1])], medium
+    return [
+        policies.LinearPolicy(*parts) for parts in zip(weights[: best + 1], offsets[: best + 1])
+    ], medium
 
 
 def make(name, mixture, steps, folder, trajmill):
@@ -63,8 +68,12 @@ def make(name, mixture, steps, folder, trajmill):
                 trajectories.append(trajectory)
                 total += length
     recorded = dataset.with_suffix(".hdf5")
-    rollouts.write(environment, [trajectories[i] for i in random.permutation(len(trajectories))], recorded)
-    subprocess.run([trajmill, "import", recorded, dataset, "--from", "d4rl"], check=True, capture_output=True)
+    rollouts.write(
+        environment, [trajectories[i] for i in random.permutation(len(trajectories))], recorded
+    )
+    subprocess.run(
+        [trajmill, "import", recorded, dataset, "--from", "d4rl"], check=True, capture_output=True
+    )
     recorded.unlink()
     return dataset
 
@@ -77,7 +86,16 @@ def references(name, folder):
         random, env = environment.random(PURPOSES["reference"]), environment.make()
         best = searched(name)[0][-1]
         means = [
-            float(np.mean([rollouts.record_trajectory(env, actor, 0.0, random)["rewards"].sum(dtype=np.float64) for _ in range(REFERENCE)]))
+            float(
+                np.mean(
+                    [
+                        rollouts.record_trajectory(env, actor, 0.0, random)["rewards"].sum(
+                            dtype=np.float64
+                        )
+                        for _ in range(REFERENCE)
+                    ]
+                )
+            )
             for actor in (None, best)
         ]
         kept.write_text(json.dumps(means))

@@ -22,7 +22,9 @@ def transitions(path):
         buffer = ReplayBuffer.load(file, InfiniteBuffer())
     columns = [[] for _ in range(5)]
     for episode in buffer.episodes:
-        observations, actions = (np.asarray(part, np.float32) for part in (episode.observations, episode.actions))
+        observations, actions = (
+            np.asarray(part, np.float32) for part in (episode.observations, episode.actions)
+        )
         count = len(actions) if episode.terminated else len(actions) - 1
         terminal = np.zeros((count, 1), np.float32)
         following = observations[1 : count + 1]
@@ -30,7 +32,9 @@ def transitions(path):
             terminal[-1] = 1
             following = np.concatenate([following, np.zeros_like(observations[:1])])
         rewards = np.asarray(episode.rewards, np.float32).reshape(-1, 1)[:count]
-        for column, part in zip(columns, (observations[:count], actions[:count], rewards, following, terminal)):
+        for column, part in zip(
+            columns, (observations[:count], actions[:count], rewards, following, terminal)
+        ):
             column.append(part)
     return [np.concatenate(column) for column in columns]
 
@@ -51,7 +55,10 @@ def learn(path, seed, updates):
     algorithm = config.create(device="cpu:0")
     algorithm.create_impl(observations.shape[1:], actions.shape[1])
     random = np.random.default_rng(seed)
-    ones, no_actions = np.ones((BATCH, 1), np.float32), np.zeros((BATCH, actions.shape[1]), np.float32)
+    ones, no_actions = (
+        np.ones((BATCH, 1), np.float32),
+        np.zeros((BATCH, actions.shape[1]), np.float32),
+    )
     for _ in range(updates):
         rows = random.integers(len(rewards), size=BATCH)
         algorithm.update(

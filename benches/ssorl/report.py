@@ -8,7 +8,12 @@ from scipy.stats import trim_mean
 
 RESAMPLES = 2000
 KINDS = ["labelled", "proxy", "certain"]
-NAMES = {"oracle": "all actions (oracle)", "labelled": "labelled only", "proxy": "proxy-labelled", "certain": "proxy, most uncertain tenth dropped"}
+NAMES = {
+    "oracle": "all actions (oracle)",
+    "labelled": "labelled only",
+    "proxy": "proxy-labelled",
+    "certain": "proxy, most uncertain tenth dropped",
+}
 
 
 def interquartile(scores):
@@ -23,7 +28,9 @@ class Group:
         self.by_corpus = defaultdict(list)
         for result in results:
             low, high = scale[result["environment"]]
-            self.by_corpus[result["environment"], result["mixture"]].append((np.mean(result["returns"]) - low) / (high - low))
+            self.by_corpus[result["environment"], result["mixture"]].append(
+                (np.mean(result["returns"]) - low) / (high - low)
+            )
 
     def scores(self):
         return np.concatenate([np.asarray(own) for own in self.by_corpus.values()])
@@ -32,7 +39,10 @@ class Group:
         """95 % of the bootstrap's interquartile means, drawn within each corpus."""
         random = np.random.default_rng(0)
         parts = [np.asarray(own) for own in self.by_corpus.values()]
-        drawn = [interquartile(np.concatenate([random.choice(own, len(own)) for own in parts])) for _ in range(RESAMPLES)]
+        drawn = [
+            interquartile(np.concatenate([random.choice(own, len(own)) for own in parts]))
+            for _ in range(RESAMPLES)
+        ]
         return np.quantile(drawn, [0.025, 0.975]).tolist()
 
 
@@ -51,14 +61,22 @@ def gap(results, oracle):
 def error(results, split):
     """Mean over runs of the labels' squared error as a share of the true actions' variance. It was measured on all labels, and
     so is not that of what is left without the most uncertain ones."""
-    found = [r["label_error"][split] for r in results if r["kind"] == "proxy" and r["label_error"] and split in r["label_error"]]
+    found = [
+        r["label_error"][split]
+        for r in results
+        if r["kind"] == "proxy" and r["label_error"] and split in r["label_error"]
+    ]
     return float(np.mean([each["error"] / each["variance"] for each in found])) if found else None
 
 
 def row(name, results, oracle, scale):
     group = Group(results, scale)
     low, high = group.interval()
-    far, within, beyond = gap(results, oracle), error(results, "in_dist"), error(results, "out_dist")
+    far, within, beyond = (
+        gap(results, oracle),
+        error(results, "in_dist"),
+        error(results, "out_dist"),
+    )
     return {
         "name": name, "runs": len(results), "mean": float(group.scores().mean()), "iqm": interquartile(group.scores()),
         "low": low, "high": high, "gap": far, "in_dist": within, "out_dist": beyond,
@@ -69,9 +87,21 @@ def table(rows):
     def share(value):
         return "" if value is None else f"{100 * value:.1f} %"
 
-    lines = ["| setting | runs | mean | interquartile mean | 95 % interval | gap to the oracle | label error in_dist | out_dist |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| setting | runs | mean | interquartile mean | 95 % interval | gap to the oracle | label error in_dist | out_dist |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
-        cells = [r["name"], str(r["runs"]), f"{r['mean']:.3f}", f"{r['iqm']:.3f}", f"{r['low']:.3f} to {r['high']:.3f}", share(r["gap"]), share(r["in_dist"]), share(r["out_dist"])]
+        cells = [
+            r["name"],
+            str(r["runs"]),
+            f"{r['mean']:.3f}",
+            f"{r['iqm']:.3f}",
+            f"{r['low']:.3f} to {r['high']:.3f}",
+            share(r["gap"]),
+            share(r["in_dist"]),
+            share(r["out_dist"]),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -100,7 +130,10 @@ def draw(rows, oracle, path):
     if oracle:
         axes.axhline(oracle["iqm"], color="black", linestyle="--", label=NAMES["oracle"])
         axes.axhspan(oracle["low"], oracle["high"], color="black", alpha=0.07)
-    axes.set(xlabel="labelled trajectories drawn from the lowest … % of returns", ylabel="normalised return (interquartile mean)")
+    axes.set(
+        xlabel="labelled trajectories drawn from the lowest … % of returns",
+        ylabel="normalised return (interquartile mean)",
+    )
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
@@ -121,20 +154,36 @@ def write(results, scale, size, expected, folder, name):
         parts["oracle"].append(row(NAMES["oracle"], oracle, oracle, scale))
     for (part, setting, kind), own in by.items():
         if part != "oracle":
-            label = {"coupled": f"lowest {setting}, {NAMES[kind]}", "window": f"window {setting}", "quality": f"quality {setting}", "quantity": f"quantity {setting}"}[part]
+            label = {
+                "coupled": f"lowest {setting}, {NAMES[kind]}",
+                "window": f"window {setting}",
+                "quality": f"quality {setting}",
+                "quantity": f"quantity {setting}",
+            }[part]
             parts[part].append(row(label, own, oracle, scale) | {"setting": setting, "kind": kind})
     # Results come as they are done.
     thirds = ["low", "middle", "high"]
-    parts["quality"].sort(key=lambda r: [thirds.index(third) for third in r["setting"].split(" → ")])
+    parts["quality"].sort(
+        key=lambda r: [thirds.index(third) for third in r["setting"].split(" → ")]
+    )
     parts["coupled"].sort(key=lambda r: (float(r["setting"].rstrip("%")), KINDS.index(r["kind"])))
     folder.mkdir(parents=True, exist_ok=True)
     draw(parts["coupled"], parts["oracle"][0] if oracle else None, folder / f"{name}.svg")
     corpora = [f"{e} {m}" for e in size["environments"] for m in size["mixtures"]]
-    by_corpus = ["| corpus | " + " | ".join(NAMES[k] for k in ["oracle", *KINDS]) + " |", "|---|---|---|---|---|"]
+    by_corpus = [
+        "| corpus | " + " | ".join(NAMES[k] for k in ["oracle", *KINDS]) + " |",
+        "|---|---|---|---|---|",
+    ]
     for corpus in corpora:
         cells = []
         for kind in ["oracle", *KINDS]:
-            returns = [np.mean(r["returns"]) for r in results if f"{r['environment']} {r['mixture']}" == corpus and r["kind"] == kind and r["part"] in ("oracle", "coupled")]
+            returns = [
+                np.mean(r["returns"])
+                for r in results
+                if f"{r['environment']} {r['mixture']}" == corpus
+                and r["kind"] == kind
+                and r["part"] in ("oracle", "coupled")
+            ]
             cells.append(f"{np.mean(returns):.0f}" if returns else "")
         by_corpus.append(f"| {corpus} | " + " | ".join(cells) + " |")
     text = f"""# Semi-supervised offline RL on corpora of our own
@@ -155,8 +204,20 @@ Mean return by corpus, over all shares and seeds:
 
 ![interquartile means]({name}.svg)
 """
-    text += further("The window of the model: past + future observations (lowest 50%, proxy-labelled; 1 + 1 is above)", parts["window"])
-    text += further("Labelled and unlabelled data chosen apart (medium-replay; thirds of returns, and shares of trajectories)", parts["quality"] + parts["quantity"])
+    text += further(
+        "The window of the model: past + future observations (lowest 50%, proxy-labelled; 1 + 1 is above)",
+        parts["window"],
+    )
+    text += further(
+        "Labelled and unlabelled data chosen apart (medium-replay; thirds of returns, and shares of trajectories)",
+        parts["quality"] + parts["quantity"],
+    )
     (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.json").write_text(json.dumps({"size": size, "scale": scale, "results": sorted(results, key=lambda r: r["key"])}, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(
+        json.dumps(
+            {"size": size, "scale": scale, "results": sorted(results, key=lambda r: r["key"])},
+            indent=1,
+        )
+        + "\n"
+    )
     print(f"{folder / name}.md: {len(results)} of {expected} runs")

@@ -35,8 +35,22 @@ WINDOWS = [(0, 1), (2, 1), (2, 3)]
 THIRDS = {"low": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "high": (2 / 3, 1.0)}
 #: Shares of a corpus's trajectories: labelled, unlabelled.
 QUANTITIES = [(0.02, 0.1), (0.02, 0.45), (0.2, 0.1), (0.2, 0.45)]
-FULL = {"environments": ["hopper", "halfcheetah"], "mixtures": ["medium-replay", "medium-expert"], "seeds": 3, "steps": 150_000, "updates": 10_000, "rollouts": 10}
-REDUCED = {"environments": ["hopper"], "mixtures": ["medium-replay"], "seeds": 1, "steps": 20_000, "updates": 200, "rollouts": 2}
+FULL = {
+    "environments": ["hopper", "halfcheetah"],
+    "mixtures": ["medium-replay", "medium-expert"],
+    "seeds": 3,
+    "steps": 150_000,
+    "updates": 10_000,
+    "rollouts": 10,
+}
+REDUCED = {
+    "environments": ["hopper"],
+    "mixtures": ["medium-replay"],
+    "seeds": 1,
+    "steps": 20_000,
+    "updates": 200,
+    "rollouts": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,9 @@ class Job:
         return ["labelled", "proxy", "certain"] if self.part == "coupled" else ["proxy"]
 
     def key(self, kind):
-        return "/".join([self.environment, self.mixture, self.part, self.setting, kind, str(self.seed)])
+        return "/".join(
+            [self.environment, self.mixture, self.part, self.setting, kind, str(self.seed)]
+        )
 
 
 def jobs(size, reduced):
@@ -74,13 +90,23 @@ def jobs(size, reduced):
     for seed in range(1, size["seeds"] + 1):
         for past, future in WINDOWS[:1] if reduced else WINDOWS:
             for corpus in corpora:
-                yield Job(*corpus, seed, "window", f"{past} + {future}", (("lowest", 0.5), ("past", past), ("future", future)))
+                yield Job(
+                    *corpus,
+                    seed,
+                    "window",
+                    f"{past} + {future}",
+                    (("lowest", 0.5), ("past", past), ("future", future)),
+                )
     for seed in range(1, size["seeds"] + 1):
         for environment in size["environments"]:
             corpus = (environment, "medium-replay")
             for labelled in ["low"] if reduced else THIRDS:
                 for unlabelled in ["high"] if reduced else THIRDS:
-                    given = (("labelled", THIRDS[labelled]), ("unlabelled", THIRDS[unlabelled]), ("shares", (0.05, 0.15)))
+                    given = (
+                        ("labelled", THIRDS[labelled]),
+                        ("unlabelled", THIRDS[unlabelled]),
+                        ("shares", (0.05, 0.15)),
+                    )
                     yield Job(*corpus, seed, "quality", f"{labelled} → {unlabelled}", given)
             for shares in [] if reduced else QUANTITIES:
                 given = (("labelled", (0.0, 1.0)), ("unlabelled", (0.0, 1.0)), ("shares", shares))
@@ -100,25 +126,42 @@ class Pipelines:
         self.variance = " + ".join(f"var_pop(true_action[{i}])" for i in each)
 
     def call(self, *words):
-        done = subprocess.run([self.trajmill, *map(str, words)], capture_output=True, text=True, env=self.environment)
+        done = subprocess.run(
+            [self.trajmill, *map(str, words)], capture_output=True, text=True, env=self.environment
+        )
         if done.returncode:
-            raise RuntimeError(f"trajmill {' '.join(map(str, words))}\nexited with {done.returncode}:\n{done.stderr}")
+            raise RuntimeError(
+                f"trajmill {' '.join(map(str, words))}\nexited with {done.returncode}:\n{done.stderr}"
+            )
         return done.stdout
 
     def run(self, name, out, **params):
         out = self.folder / out
-        sets = [word for key, value in (params | {"out": out}).items() for word in ("--set", f"{key}={value}")]
+        sets = [
+            word
+            for key, value in (params | {"out": out}).items()
+            for word in ("--set", f"{key}={value}")
+        ]
         self.call("run", HERE / "pipelines" / f"{name}.yaml", "--threads", 1, *sets)
         return out
 
     def labels(self, name, **params):
         """A dataset with proxy labels, and their error by split."""
-        out = self.run(name, "proxy", model=self.folder / "idm.onnx", squared_error=self.error, spread=self.spread, **params)
+        out = self.run(
+            name,
+            "proxy",
+            model=self.folder / "idm.onnx",
+            squared_error=self.error,
+            spread=self.spread,
+            **params,
+        )
         query = f"""
             select split, avg(squared_error) as error, {self.variance} as variance
             from steps join trajectories using (trajectory_id) where action_source = 'proxy' group by split"""
         rows = map(json.loads, self.call("sql", out, "-c", query, "--format", "json").splitlines())
-        return out, {row["split"]: {"error": row["error"], "variance": row["variance"]} for row in rows}
+        return out, {
+            row["split"]: {"error": row["error"], "variance": row["variance"]} for row in rows
+        }
 
     def datasets(self, job, corpus, trajectories):
         """The files that d3rlpy is to learn from, by kind, and the labels' error by split."""
@@ -132,10 +175,26 @@ class Pipelines:
             for side, (name, share) in enumerate(zip(("labelled", "unlabelled"), given["shares"])):
                 above, below = given[name]
                 count = max(2, round(share * trajectories))
-                sides.append(self.run("part", name, source=corpus, side=side, above=above, below=below, count=count, keep=float(side == 0), seed=job.seed))
-            proxy, errors = self.labels("decoupled", labelled=sides[0], unlabelled=sides[1], seed=job.seed)
+                sides.append(
+                    self.run(
+                        "part",
+                        name,
+                        source=corpus,
+                        side=side,
+                        above=above,
+                        below=below,
+                        count=count,
+                        keep=float(side == 0),
+                        seed=job.seed,
+                    )
+                )
+            proxy, errors = self.labels(
+                "decoupled", labelled=sides[0], unlabelled=sides[1], seed=job.seed
+            )
         if job.part == "coupled":
-            files["labelled"] = self.run("labelled", "labelled.h5", source=corpus, seed=job.seed, **given)
+            files["labelled"] = self.run(
+                "labelled", "labelled.h5", source=corpus, seed=job.seed, **given
+            )
             files["certain"] = self.run("certain", "certain.h5", source=proxy)
         files["proxy"] = self.run("whole", "proxy.h5", source=proxy)
         return files, errors
@@ -177,7 +236,9 @@ def work(job, kinds, size, folder, trajmill):
 def read(path, reported, size):
     """Results by key: those of an earlier report of this size, and those since; a line that was cut off is none."""
     report = json.loads(reported.read_text()) if reported.exists() else {}
-    results = {result["key"]: result for result in report.get("results", []) if report["size"] == size}
+    results = {
+        result["key"]: result for result in report.get("results", []) if report["size"] == size
+    }
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             result = json.loads(line)
@@ -188,14 +249,29 @@ def read(path, reported, size):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trajmill", default=str(HERE.parents[1] / "target/release/trajmill"), help="the binary; `cargo build --release`")
-    parser.add_argument("--reduced", action="store_true", help="one environment, one seed, few updates")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--trajmill",
+        default=str(HERE.parents[1] / "target/release/trajmill"),
+        help="the binary; `cargo build --release`",
+    )
+    parser.add_argument(
+        "--reduced", action="store_true", help="one environment, one seed, few updates"
+    )
     parser.add_argument("--report", action="store_true", help="only the tables and the picture")
     parser.add_argument("--updates", type=int, help="of TD3+BC")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after so many")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="begin no job after so many"
+    )
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at once")
-    parser.add_argument("--results", type=Path, default=HERE.parent / "results", help="where the tables and the picture go")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=HERE.parent / "results",
+        help="where the tables and the picture go",
+    )
     arguments = parser.parse_args()
     size = dict(REDUCED if arguments.reduced else FULL)
     if arguments.updates:
@@ -217,15 +293,35 @@ def main():
     with ProcessPoolExecutor(arguments.jobs) as pool, log.open("a") as kept:
         if not arguments.report:
             # Jobs share these: they are made first, one environment a process.
-            list(pool.map(corpora.references, size["environments"], [folder] * len(size["environments"])))
+            list(
+                pool.map(
+                    corpora.references, size["environments"], [folder] * len(size["environments"])
+                )
+            )
             pairs = [(e, m) for e in size["environments"] for m in size["mixtures"]]
-            list(pool.map(corpora.make, *zip(*pairs), *([value] * len(pairs) for value in (size["steps"], folder, trajmill))))
-            left = [(job, kinds) for job in every if (kinds := [kind for kind in job.kinds() if job.key(kind) not in done])]
-            print(f"{len(done)} results are there, {sum(len(kinds) for _, kinds in left)} are missing", flush=True)
+            list(
+                pool.map(
+                    corpora.make,
+                    *zip(*pairs),
+                    *([value] * len(pairs) for value in (size["steps"], folder, trajmill)),
+                )
+            )
+            left = [
+                (job, kinds)
+                for job in every
+                if (kinds := [kind for kind in job.kinds() if job.key(kind) not in done])
+            ]
+            print(
+                f"{len(done)} results are there, {sum(len(kinds) for _, kinds in left)} are missing",
+                flush=True,
+            )
             queue, running = iter(left), {}
 
             def begin():
-                while len(running) < arguments.jobs and time.monotonic() - began < arguments.minutes * 60:
+                while (
+                    len(running) < arguments.jobs
+                    and time.monotonic() - began < arguments.minutes * 60
+                ):
                     job, kinds = next(queue, (None, None))
                     if job is None:
                         return
@@ -246,7 +342,10 @@ def main():
                     kept.flush()
                     done[result["key"]] = result
                     mean = sum(result["returns"]) / len(result["returns"])
-                    print(f"{(time.monotonic() - began) / 60:.0f} min  {result['key']}: return {mean:.0f}, {result['training_s']:.0f} s", flush=True)
+                    print(
+                        f"{(time.monotonic() - began) / 60:.0f} min  {result['key']}: return {mean:.0f}, {result['training_s']:.0f} s",
+                        flush=True,
+                    )
                 begin()
     scale = {name: corpora.references(name, folder) for name in size["environments"]}
     expected = sum(len(job.kinds()) for job in every)

@@ -35,7 +35,9 @@ class Environment:
     shares: dict[str, float] = field(default_factory=lambda: {"early": 0.15, "medium": 0.5})
 
     def make(self) -> gymnasium.Env:
-        return gymnasium.make(self.gym_id, max_episode_steps=self.max_steps, disable_env_checker=True)
+        return gymnasium.make(
+            self.gym_id, max_episode_steps=self.max_steps, disable_env_checker=True
+        )
 
     def random(self, purpose: int) -> np.random.Generator:
         """A generator of its own for each purpose, so that changing how one

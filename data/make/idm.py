@@ -41,10 +41,14 @@ class InverseDynamics(nn.Module):
     """Two hidden layers; actions as a tanh scaled to the box, which is [-1, 1]
     times `bound`; with a Gaussian head a standard deviation beside them."""
 
-    def __init__(self, mean: np.ndarray, std: np.ndarray, actions: int, bound: float, gaussian: bool):
+    def __init__(
+        self, mean: np.ndarray, std: np.ndarray, actions: int, bound: float, gaussian: bool
+    ):
         super().__init__()
         self.register_buffer("mean", torch.tensor(np.tile(mean, PAST + 1 + FUTURE)))
-        self.register_buffer("scale", torch.tensor(np.tile(std + np.float32(1e-6), PAST + 1 + FUTURE)))
+        self.register_buffer(
+            "scale", torch.tensor(np.tile(std + np.float32(1e-6), PAST + 1 + FUTURE))
+        )
         self.bound = bound
         self.trunk = nn.ModuleList([nn.Linear(len(self.mean), HIDDEN), nn.Linear(HIDDEN, HIDDEN)])
         self.action = nn.Linear(HIDDEN, actions)
@@ -72,8 +76,12 @@ def train(environment: Environment, labelled: list[dict], gaussian: bool) -> Inv
     space = environment.make().action_space
     assert (space.low == -space.high).all() and (space.high == space.high[0]).all()
 
-    known = np.concatenate([np.concatenate([t["observations"], t["next_observations"][-1:]]) for t in labelled])
-    model = InverseDynamics(known.mean(axis=0), known.std(axis=0), space.shape[0], float(space.high[0]), gaussian)
+    known = np.concatenate(
+        [np.concatenate([t["observations"], t["next_observations"][-1:]]) for t in labelled]
+    )
+    model = InverseDynamics(
+        known.mean(axis=0), known.std(axis=0), space.shape[0], float(space.high[0]), gaussian
+    )
     inputs = torch.tensor(np.concatenate([windows(t) for t in labelled]))
     targets = torch.tensor(np.concatenate([t["actions"] for t in labelled]))
 
@@ -113,7 +121,9 @@ def export(model: InverseDynamics, learnt_from: list[int], path: Path) -> None:
     outputs = [node("Mul", [squashed, constant("bound", model.bound)], "action")]
     if model.log_std is not None:
         bounds = [constant("log_std.low", LOG_STD[0]), constant("log_std.high", LOG_STD[1])]
-        clipped = node("Clip", [linear(model.log_std, hidden, "log_std"), *bounds], "log_std.clipped")
+        clipped = node(
+            "Clip", [linear(model.log_std, hidden, "log_std"), *bounds], "log_std.clipped"
+        )
         outputs.append(node("Exp", [clipped], "std"))
 
     def tensor(name, dim):
@@ -127,9 +137,17 @@ def export(model: InverseDynamics, learnt_from: list[int], path: Path) -> None:
         constants,
     )
     proto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="make_corpus"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="make_corpus",
     )
-    properties = {"past": PAST, "future": FUTURE, "edge": "repeat", "learnt_from": ",".join(map(str, learnt_from))}
+    properties = {
+        "past": PAST,
+        "future": FUTURE,
+        "edge": "repeat",
+        "learnt_from": ",".join(map(str, learnt_from)),
+    }
     helper.set_model_props(proto, {key: str(value) for key, value in properties.items()})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
@@ -169,9 +187,19 @@ def report(path: Path, labelled: list[dict], held_out: list[dict]) -> None:
         actions = np.concatenate([t["actions"] for t in group])
         predicted, *std = predict(path, np.concatenate([windows(t) for t in group]))
         error, reference = ((predicted - actions) ** 2).mean(), ((baseline - actions) ** 2).mean()
-        cells = [name, len(group), f"{len(actions):,}", f"{error:.5f}", f"{reference:.4f}", f"{1 - error / reference:.4f}"]
+        cells = [
+            name,
+            len(group),
+            f"{len(actions):,}",
+            f"{error:.5f}",
+            f"{reference:.4f}",
+            f"{1 - error / reference:.4f}",
+        ]
         if std:
-            cells += [f"{std[0].mean():.4f}", f"{(np.abs(predicted - actions) <= std[0]).mean():.1%}"]
+            cells += [
+                f"{std[0].mean():.4f}",
+                f"{(np.abs(predicted - actions) <= std[0]).mean():.1%}",
+            ]
         print("|", " | ".join(map(str, cells)), "|")
 
 
@@ -182,5 +210,7 @@ def make(environment: Environment, trajectories: list[dict], path: Path, gaussia
     export(model, learnt_from, path)
     sample = np.concatenate([windows(t) for t in held_out])[:20_000]
     worst = compare(model, path, sample)
-    print(f"\n{path.name}: {path.stat().st_size:,} bytes, ONNX Runtime within {worst:.1g} of PyTorch")
+    print(
+        f"\n{path.name}: {path.stat().st_size:,} bytes, ONNX Runtime within {worst:.1g} of PyTorch"
+    )
     report(path, labelled, held_out)

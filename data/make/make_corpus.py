@@ -81,8 +81,12 @@ def import_dataset(name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Makes the corpora and models of data/.")
-    parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", help=f"of {', '.join(ENVIRONMENTS)}; all")
-    parser.add_argument("--steps", default=",".join(STEPS), help="comma-separated (default: %(default)s)")
+    parser.add_argument(
+        "environments", nargs="*", metavar="ENVIRONMENT", help=f"of {', '.join(ENVIRONMENTS)}; all"
+    )
+    parser.add_argument(
+        "--steps", default=",".join(STEPS), help="comma-separated (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     names, steps = arguments.environments or list(ENVIRONMENTS), arguments.steps.split(",")
     for kind, given, known in (("environment", names, ENVIRONMENTS), ("step", steps, STEPS)):

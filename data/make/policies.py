@@ -84,7 +84,10 @@ def train(environment: Environment) -> list[tuple[float, LinearPolicy]]:
         if update % UPDATES_PER_EVALUATION == 0:
             policy = LinearPolicy.normalised(theta, mean, std)
             history.append((evaluate(env, policy, evaluation), policy))
-            print(f"{environment.name}: update {update}, {steps} steps, return {history[-1][0]:.0f}", flush=True)
+            print(
+                f"{environment.name}: update {update}, {steps} steps, return {history[-1][0]:.0f}",
+                flush=True,
+            )
             if steps >= environment.training_steps:
                 return history
 
@@ -92,7 +95,9 @@ def train(environment: Environment) -> list[tuple[float, LinearPolicy]]:
         returns = np.empty((environment.directions, 2))
         for i, direction in enumerate(directions):
             for j, sign in enumerate((1, -1)):
-                policy = LinearPolicy.normalised(theta + sign * environment.perturbation * direction, mean, std)
+                policy = LinearPolicy.normalised(
+                    theta + sign * environment.perturbation * direction, mean, std
+                )
                 seed = int(random.integers(2**31))
                 returns[i, j], visited = rollout(env, policy, seed, environment.alive_bonus)
                 moments.add(visited)
@@ -101,18 +106,28 @@ def train(environment: Environment) -> list[tuple[float, LinearPolicy]]:
         best = np.argsort(-returns.max(axis=1), kind="stable")[: environment.elite]
         spread = returns[best].std() + 1e-8
         gain = returns[best, 0] - returns[best, 1]
-        theta += environment.step_size / (environment.elite * spread) * np.tensordot(gain, directions[best], axes=1)
+        theta += (
+            environment.step_size
+            / (environment.elite * spread)
+            * np.tensordot(gain, directions[best], axes=1)
+        )
         mean, std = moments.mean.copy(), moments.std()
         update += 1
 
 
-def choose(environment: Environment, history: list[tuple[float, LinearPolicy]]) -> dict[str, LinearPolicy]:
+def choose(
+    environment: Environment, history: list[tuple[float, LinearPolicy]]
+) -> dict[str, LinearPolicy]:
     """The first policies to reach their share of the last one's return, and the last."""
     chosen = {"good": len(history) - 1}
     for name, share in environment.shares.items():
-        chosen[name] = next(i for i, (value, _) in enumerate(history) if value >= share * history[-1][0])
+        chosen[name] = next(
+            i for i, (value, _) in enumerate(history) if value >= share * history[-1][0]
+        )
     for name, index in chosen.items():
-        print(f"{environment.name}: {name} is update {index * UPDATES_PER_EVALUATION}, return {history[index][0]:.0f}")
+        print(
+            f"{environment.name}: {name} is update {index * UPDATES_PER_EVALUATION}, return {history[index][0]:.0f}"
+        )
     return {name: history[index][1] for name, index in chosen.items()}
 
 

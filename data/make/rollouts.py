@@ -14,7 +14,9 @@ from policies import LinearPolicy
 COLUMNS = ["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"]
 
 
-def record_trajectory(env, policy: LinearPolicy | None, noise: float, random: np.random.Generator) -> dict:
+def record_trajectory(
+    env, policy: LinearPolicy | None, noise: float, random: np.random.Generator
+) -> dict:
     """One trajectory. Without a policy actions are uniform over the box.
 
     The action is rounded to float32 and clipped before it is executed, so the
@@ -31,11 +33,15 @@ def record_trajectory(env, policy: LinearPolicy | None, noise: float, random: np
             action = policy(observation) + noise * random.standard_normal(low.shape)
         action = np.clip(action.astype(np.float32), low, high)
         following, reward, terminated, truncated, _ = env.step(action)
-        for name, value in zip(COLUMNS, (observation, action, reward, terminated, truncated, following)):
+        for name, value in zip(
+            COLUMNS, (observation, action, reward, terminated, truncated, following)
+        ):
             rows[name].append(value)
         observation = following
     types = {"terminals": bool, "timeouts": bool}
-    return {name: np.array(values, dtype=types.get(name, np.float32)) for name, values in rows.items()}
+    return {
+        name: np.array(values, dtype=types.get(name, np.float32)) for name, values in rows.items()
+    }
 
 
 def record(environment: Environment, policies: dict[str, LinearPolicy]) -> list[dict]:
@@ -83,7 +89,9 @@ def read(path: Path) -> list[dict]:
 def describe(environment: Environment, trajectories: list[dict]) -> None:
     """The table of the README."""
     print(f"\n{environment.gym_id}, seed {environment.seed}")
-    print("| policy | trajectories | steps | mean return | lowest | highest | terminated | truncated |")
+    print(
+        "| policy | trajectories | steps | mean return | lowest | highest | terminated | truncated |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for index, name in enumerate(POLICIES + ["all"]):
         group = [t for t in trajectories if name == "all" or t["infos/policy"][0] == index]

@@ -1,8 +1,11 @@
-"""The arithmetic bound of labelling: what decode, inference and encode, each measured alone, add up to on these cores.
+"""Measures the upper bound of labelling speed, and the share of it that a run reaches.
 
-Decode and encode are Criterion's `parts` over trajmill's own reader and writer, one thread, the same corpus, a file system in
-memory. Inference is bare onnxruntime over windows in memory, one session of one thread for each core, at its best batch.
-Two cores that both work cannot hide one part behind another, so the bound is cores / (decode + share·inference + encode).
+Decode, inference and encode are measured one by one. Decode and encode are Criterion's `parts`:
+trajmill's own reader and writer on the same corpus, with one thread and a file system in memory.
+Inference is onnxruntime alone, on windows in memory, with a one-thread session for each core, at
+its best batch size. When all cores are busy, no part can run behind another. So the bound is
+cores / (decode + share * inference + encode), where `share` is the share of rows that need
+inference.
 """
 
 import argparse
@@ -21,7 +24,10 @@ from measure import BENCHES, DATA
 
 
 def inference(model, width, cores):
-    """Batch → steps per second of all cores together; the median of five goes of about a second."""
+    """Steps per second of all cores together, by batch size: the median of five trials.
+
+    A trial takes about a second.
+    """
     import numpy
     import onnxruntime
 
@@ -33,14 +39,14 @@ def inference(model, width, cores):
     ]
     windows = numpy.random.default_rng(0).standard_normal((1 << 16, width), dtype=numpy.float32)
 
-    def go(session, batch, steps):
+    def work(session, batch, steps):
         for start in range(0, steps, batch):
             at = start % len(windows)
             session.run(None, {"x": windows[at : at + batch]})
 
     def together(batch, steps):
         threads = [
-            threading.Thread(target=go, args=(session, batch, steps)) for session in sessions
+            threading.Thread(target=work, args=(session, batch, steps)) for session in sessions
         ]
         start = time.perf_counter()
         for thread in threads:
@@ -58,7 +64,7 @@ def inference(model, width, cores):
 
 
 def criterion(dataset, labelled):
-    """Seconds per row of decode and encode."""
+    """Seconds per row of decode, encode and the assembly of windows."""
     home = DATA / "criterion"
     environment = dict(
         os.environ,
@@ -91,9 +97,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", default="10M")
-    parser.add_argument("--reps", type=int, default=3)
-    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--steps", default="10M", help="steps of the corpus [10M]")
+    parser.add_argument("--reps", type=int, default=3, help="labelling runs [3]")
+    parser.add_argument("--cores", type=int, default=2, help="processors to use [2]")
     parser.add_argument("--trajmill", default=BENCHES.parent / "target" / "release" / "trajmill")
     parser.add_argument("--results", type=Path, default=BENCHES / "results")
     args = parser.parse_args()
@@ -137,7 +143,7 @@ def main():
     args.results.mkdir(parents=True, exist_ok=True)
     stem = f"{record['date']}-bound" + ("" if args.steps == "10M" else f"-{args.steps}")
     (args.results / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
-    lines = ["| part, alone | µs a row | M rows/s a core |", "|---|---|---|"]
+    lines = ["| part, measured alone | µs per row | M rows/s per core |", "|---|---|---|"]
     for name, seconds in [
         ("decode", parts["decode"]),
         (f"inference, batch {batch}", args.cores / best),
@@ -146,10 +152,12 @@ def main():
         lines.append(f"| {name} | {seconds * 1e6:.3f} | {1e-6 / seconds:.2f} |")
     lines.append("")
     lines.append(
-        f"{share:.1%} of the rows are inferred, so {args.cores} cores allow {bound / 1e6:.3f} M rows/s; "
+        f"{share:.1%} of the rows need inference, so {args.cores} cores allow "
+        f"{bound / 1e6:.3f} M rows/s."
     )
     lines.append(
-        f"`run` reaches {reached / 1e6:.3f} M rows/s, process start to commit: **{reached / bound:.2f}** of the bound."
+        f"A run, from process start to commit, reaches {reached / 1e6:.3f} M rows/s: "
+        f"**{reached / bound:.2f}** of the bound."
     )
     text = "\n".join(lines) + "\n"
     (args.results / f"{stem}.md").write_text(text)

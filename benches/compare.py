@@ -1,10 +1,10 @@
-"""Measures trajmill beside what one would use instead, in one interleaved run, and writes the figures.
+"""Compares trajmill with DuckDB and hand-written scripts. All programs run alternately.
 
-    benches/compare                     all of it at 10 M steps, about half an hour
-    benches/compare label --steps 1M    one part, smaller
-    benches/compare memory              peak memory at 10 M and 50 M steps
+    benches/compare                     # all parts at 10 M steps: about half an hour
+    benches/compare label --steps 1M    # one part, smaller
+    benches/compare memory              # peak memory at 10 M and 50 M steps
 
-Corpora and models are made where they are missing, under $BENCH_DATA (target/bench).
+Corpora and models are made in $BENCH_DATA (target/bench) if they do not exist.
 """
 
 import argparse
@@ -22,18 +22,19 @@ from measure import BENCHES, DATA, PYTHON
 
 PEERS = BENCHES / "peers"
 NOTE = (
-    "trajmill checks the blake3 of what it reads, hashes what it writes, syncs it to disk, computes statistics of every trajectory and "
-    "commits atomically; the peers do none of these. Wall time is the whole process, the page cache warm."
+    "trajmill verifies the blake3 of every file it reads, hashes the files it writes, computes "
+    "statistics of every trajectory, syncs to disk and commits atomically. The peers do none of "
+    "this. Wall time covers the whole process, with a warm page cache."
 )
 
 
 def say(line):
-    """For people."""
+    """Prints a line of progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 class Bench:
-    """What all parts share: the tool, the size, and data made on demand."""
+    """What all parts share: the binary, the options, and data that is made on demand."""
 
     def __init__(self, args):
         self.args = args
@@ -44,7 +45,7 @@ class Bench:
             subprocess.run([PYTHON, BENCHES / "models.py", self.models], check=True)
 
     def corpus(self, kind, steps=None, recorded=0.1):
-        """A corpus and the dataset imported from it."""
+        """A corpus, the dataset imported from it, and facts about it."""
         name = "-".join(
             [kind, *([steps] if steps else []), *(["recorded"] if recorded == 1 else [])]
         )
@@ -67,7 +68,7 @@ class Bench:
         return corpus, dataset, json.loads((corpus / "corpus.json").read_text())
 
     def run(self, pipeline, out, **params):
-        """A run of a pipeline, its output's place made free before."""
+        """A run of a pipeline, which first removes an earlier output."""
         target = self.out / out
         sets = [
             word
@@ -81,7 +82,7 @@ class Bench:
         )
 
     def peer(self, script, corpus, out, *options):
-        """A run of a peer."""
+        """A run of a peer, which first removes an earlier output."""
         target = self.out / out
         return (
             lambda: clear(target),
@@ -90,7 +91,7 @@ class Bench:
         )
 
     def verify(self, what, ours, theirs, *more):
-        """Stops where two results are not the same."""
+        """Stops if two results differ."""
         found = subprocess.run(
             [
                 PYTHON,
@@ -110,18 +111,18 @@ class Bench:
 
 
 def clear(path):
-    """Removes a result and what its run may have left."""
+    """Removes a result, and the staging directory that its run may have left."""
     shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(path.with_name(f".{path.name}.staging"), ignore_errors=True)
 
 
 def size(path):
-    """MB of Parquet in a result."""
+    """The size of a result's Parquet files in MB."""
     return round(sum(file.stat().st_size for file in path.rglob("*.parquet")) / 1e6, 1)
 
 
 def label(bench):
-    """Labels nine tenths of the steps."""
+    """Label 90 % of the steps."""
     corpus, dataset, facts = bench.corpus("walker", bench.args.steps)
     model = bench.models / "idm-small.onnx"
     runs = measure.interleave(
@@ -145,7 +146,7 @@ def label(bench):
 
 
 def select(bench):
-    """Filters by return, subsamples, writes."""
+    """Filter by return, subsample, write."""
     corpus, dataset, facts = bench.corpus("walker", bench.args.steps)
     least = facts["median_return"]
     runs = measure.interleave(
@@ -172,7 +173,7 @@ def select(bench):
 
 
 def pipeline(bench):
-    """Split, label, filter, subsample, return-to-go, write."""
+    """Split, label, filter, subsample, compute the return-to-go, write."""
     corpus, dataset, facts = bench.corpus("walker", bench.args.steps, recorded=1)
     least, model = facts["median_return"], bench.models / "idm-small.onnx"
     runs = measure.interleave(
@@ -196,7 +197,7 @@ def pipeline(bench):
 
 
 def metadata(bench):
-    """Two queries over 10⁶ trajectories."""
+    """Run two queries over 10⁶ trajectories."""
     corpus, dataset, facts = bench.corpus("short")
     (bench.out / "sql").mkdir(parents=True, exist_ok=True)
     runs, goals, same = {}, [], []
@@ -224,7 +225,7 @@ def metadata(bench):
 
 
 def memory(bench):
-    """Peak memory as the corpus grows five times."""
+    """Measure peak memory with a corpus and with one five times as large."""
     runs = {}
     for steps in ("10M", "50M"):
         _, dataset, facts = bench.corpus("walker", steps)
@@ -244,7 +245,7 @@ def memory(bench):
 
 
 def part(runs, facts, goals, sizes=None, same=None):
-    """The figures of one part; a goal is a peer and how many times as fast as it trajmill is to be."""
+    """The figures of one part. A goal is a peer, and how many times as fast trajmill should be."""
     summary = {}
     for name, list_of_runs in runs.items():
         low, high = measure.spread(list_of_runs)
@@ -267,8 +268,8 @@ def part(runs, facts, goals, sizes=None, same=None):
             | ({"out_mb": sizes[name]} if sizes and name in sizes else {})
         )
     ratios = []
-    for peer, wanted in goals:
-        # The contestant of ours that ran beside the peer: same suffix, where the part has several tasks.
+    for peer, goal in goals:
+        # If the part has several tasks, trajmill's run of a task has the same suffix as the peer's.
         task = peer.split(", ")[-1]
         ours = next((name for name in runs if name == f"trajmill, {task}"), None) or next(
             name for name in runs if name.startswith("trajmill")
@@ -279,8 +280,8 @@ def part(runs, facts, goals, sizes=None, same=None):
                 "of": ours,
                 "against": peer,
                 "times_as_fast": round(ratio, 3),
-                "wanted": wanted,
-                "met": ratio >= wanted,
+                "wanted": goal,
+                "met": ratio >= goal,
             }
         )
     return {"corpus": facts, "summary": summary, "ratios": ratios, "checked": same, "runs": runs}
@@ -312,21 +313,23 @@ def markdown(name, result):
             wall += f", DuckDB alone {row['inside_s']:.3f}"
         rate = f"{steps / row['wall_s'] / 1e6:.2f}" if steps and name != "metadata" else "–"
         lines.append(
-            f"| {contestant} | {row['n']} | {wall} | {rate} | {row['cpu_s']:.2f} | {row['peak_mb']:.0f} | {row.get('out_mb', '–')} |"
+            f"| {contestant} | {row['n']} | {wall} | {rate} | {row['cpu_s']:.2f} "
+            f"| {row['peak_mb']:.0f} | {row.get('out_mb', '–')} |"
         )
     lines.append("")
     for ratio in result["ratios"]:
         verdict = "met" if ratio["met"] else "missed"
         lines.append(
-            f"- {ratio['of']} is **{ratio['times_as_fast']:.2f}×** as fast as {ratio['against']}; wanted {ratio['wanted']:g}×: {verdict}."
+            f"- {ratio['of']} is **{ratio['times_as_fast']:.2f}×** as fast as {ratio['against']}. "
+            f"The goal of {ratio['wanted']:g}× is {verdict}."
         )
     if result["checked"]:
-        lines.append(f"- Checked: {result['checked']}.")
+        lines.append(f"- Verified: {result['checked']}.")
     return "\n".join(lines) + "\n"
 
 
 def versions(tool):
-    """Of everything that ran."""
+    """The versions of everything that ran."""
 
     def text(*command):
         try:
@@ -352,32 +355,32 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [default: all]"
+        "parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} [all]"
     )
-    parser.add_argument("--steps", default="10M", help="size of the corpus [10M]")
+    parser.add_argument("--steps", default="10M", help="steps of the corpus [10M]")
     parser.add_argument("--reps", type=int, default=3, help="rounds [3]")
-    parser.add_argument("--cores", type=int, default=2, help="processors that may be used [2]")
+    parser.add_argument("--cores", type=int, default=2, help="processors to use [2]")
     parser.add_argument(
         "--trajmill",
         default=BENCHES.parent / "target" / "release" / "trajmill",
-        help="the binary [target/release/trajmill]",
+        help="trajmill's binary [target/release/trajmill]",
     )
     parser.add_argument(
         "--results",
         type=Path,
         default=BENCHES / "results",
-        help="where the figures go [benches/results]",
+        help="directory for the results [benches/results]",
     )
     args = parser.parse_args()
     unknown = [name for name in args.parts if name not in PARTS]
     if unknown:
-        parser.error(f"no part is called {unknown[0]}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part `{unknown[0]}`: choose from {', '.join(PARTS)}")
     if not Path(args.trajmill).exists():
-        parser.error(f"{args.trajmill} is not there: cargo build --release")
+        parser.error(f"{args.trajmill} does not exist: run `cargo build --release`")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     load = os.getloadavg()[0]
     if load > 0.5 * args.cores:
-        say(f"warning: the load is {load:.1f}; wall times will not mean much")
+        say(f"warning: the load average is {load:.1f}, so wall times will mean little")
     bench = Bench(args)
     args.results.mkdir(parents=True, exist_ok=True)
     for name in args.parts or PARTS:

@@ -1,8 +1,10 @@
-"""Time of an update of `train_idm` and of PyTorch, side by side.
+"""Compares the time of an update of `train_idm` with that of PyTorch.
 
-The network of the paper: windows of three observations of 17 values, two hidden layers of 1024 with ReLU, dropout 0.1, actions of 6,
-batches of 1024, Adam; with a deterministic head, and with the Gaussian one, which is two such networks. Contestants take turns; tables
-give median, smallest and largest of the rounds, and the largest share of the processors that other processes took meanwhile.
+The network is that of the SS-ORL paper: windows of three observations of 17 values, two hidden
+layers of 1024 with ReLU, dropout 0.1, actions of 6, batches of 1024, Adam. It has a deterministic
+head or a Gaussian one, which needs two such networks. The programs run alternately. The table gives
+the median, the smallest and the largest value of all rounds, and the largest share of the
+processors that other processes used.
 """
 
 import argparse
@@ -30,6 +32,7 @@ STEPS = 20_000
 
 
 def corpus(folder, trajmill):
+    """Makes the dataset that trajmill trains on."""
     rng = np.random.default_rng(1)
     n, length = STEPS, 100
     values = pa.list_(pa.float32())
@@ -56,6 +59,7 @@ def corpus(folder, trajmill):
 
 
 def ours(folder, arguments, head, updates):
+    """The command that trains with trajmill."""
     options = {
         "out": str(folder / "idm.onnx"),
         "head": head,
@@ -80,6 +84,7 @@ def ours(folder, arguments, head, updates):
 
 
 def theirs(folder, arguments, head, updates):
+    """The command that trains with PyTorch."""
     return [
         sys.executable,
         __file__,
@@ -93,7 +98,10 @@ def theirs(folder, arguments, head, updates):
 
 
 def per_update(command, folder, arguments, head):
-    """Milliseconds of an update: the difference of a long and a short run, so that start, reading and writing are in neither."""
+    """Milliseconds per update, from the difference between a long and a short run.
+
+    The difference excludes the start, reading and writing.
+    """
     short, long = (
         measure.once(command(folder, arguments, head, updates))
         for updates in (arguments.short, arguments.short + arguments.updates)
@@ -107,6 +115,7 @@ def per_update(command, folder, arguments, head):
 
 
 def torch_run(head, updates, threads):
+    """Trains with PyTorch."""
     import torch
     from torch import nn
 
@@ -155,17 +164,22 @@ def main():
     parser.add_argument(
         "--trajmill",
         default=str(BENCHES.parent / "target/release/trajmill"),
-        help="the binary; `cargo build --release`",
+        help="trajmill's binary [target/release/trajmill]",
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--short", type=int, default=20, help="updates of the short run")
-    parser.add_argument("--updates", type=int, default=100, help="updates that are measured")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--rounds", type=int, default=3, help="rounds [3]")
+    parser.add_argument("--short", type=int, default=20, help="updates of the short run [20]")
+    parser.add_argument("--updates", type=int, default=100, help="updates that are measured [100]")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        help="threads of each program [2]",
+    )
     parser.add_argument(
         "--results",
         type=pathlib.Path,
         default=BENCHES / "results",
-        help="where the figures go [benches/results]",
+        help="directory for the results [benches/results]",
     )
     parser.add_argument("--torch", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -176,7 +190,8 @@ def main():
     heads, lines = (
         {},
         [
-            "| head | trajmill, ms an update | PyTorch | trajmill's speed beside PyTorch's | CPU ms of either | others |",
+            "| head | trajmill, ms per update | PyTorch, ms per update | times as fast "
+            "| CPU ms, trajmill and PyTorch | other processes |",
             "|---|---|---|---|---|---|",
         ],
     )
@@ -187,7 +202,8 @@ def main():
                 runs[name].append(per_update(command, folder, arguments, head))
         median = lambda name, key: statistics.median(run[key] for run in runs[name])
         wall = [
-            f"{median(name, 'wall_ms'):.1f} ({min(r['wall_ms'] for r in own):.1f} to {max(r['wall_ms'] for r in own):.1f})"
+            f"{median(name, 'wall_ms'):.1f} "
+            f"({min(r['wall_ms'] for r in own):.1f} to {max(r['wall_ms'] for r in own):.1f})"
             for name, own in runs.items()
         ]
         ratios = {
@@ -198,7 +214,9 @@ def main():
         cpu = " and ".join(f"{median(name, 'cpu_ms'):.0f}" for name in runs)
         others = max(run["others"] for own in runs.values() for run in own)
         lines.append(
-            f"| {head} | {wall[0]} | {wall[1]} | {ratios['wall_ms']:.2f}× (by CPU time {ratios['cpu_ms']:.2f}×) | {cpu} | {others:.0%} |"
+            f"| {head} | {wall[0]} | {wall[1]} "
+            f"| {ratios['wall_ms']:.2f}× (by CPU time {ratios['cpu_ms']:.2f}×) "
+            f"| {cpu} | {others:.0%} |"
         )
         print(lines[-1], flush=True)
     versions = {
@@ -219,7 +237,7 @@ def main():
     stem = f"{record['date']}-train-threads-{arguments.threads}"
     (arguments.results / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
     (arguments.results / f"{stem}.md").write_text(
-        f"{__doc__}Threads of either: {arguments.threads}.\n\n" + "\n".join(lines) + "\n"
+        f"{__doc__}Threads of each program: {arguments.threads}.\n\n" + "\n".join(lines) + "\n"
     )
     shutil.rmtree(folder)
 

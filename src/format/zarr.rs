@@ -308,7 +308,9 @@ mod tests {
             message(&|value| value["compressor"] = json!({"id": "zlib"})).contains("cannot unpack")
         );
         assert!(message(&|value| value["shape"] = json!([6, 3, 2])).contains("6 rows, but"));
-        assert!(message(&|value| value["chunks"] = json!([2, 0, 2])).contains("does not go with"));
+        assert!(
+            message(&|value| value["chunks"] = json!([2, 0, 2])).contains("does not fit chunks of")
+        );
         assert!(
             message(&|value| value["chunks"] = json!([1_000_000, 1_000_000, 2]))
                 .contains("larger than 1 GiB")

@@ -354,9 +354,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} [all]"
-    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} [all]")
     parser.add_argument("--steps", default="10M", help="steps of the corpus [10M]")
     parser.add_argument("--reps", type=int, default=3, help="rounds [3]")
     parser.add_argument("--cores", type=int, default=2, help="processors to use [2]")

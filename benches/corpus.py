@@ -154,7 +154,9 @@ def main():
     parser.add_argument("kind", choices=["walker", "short"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=count, default=10**6, help="steps of a walker corpus")
-    parser.add_argument("--trajectories", type=count, default=10**6, help="trajectories of a short corpus")
+    parser.add_argument(
+        "--trajectories", type=count, default=10**6, help="trajectories of a short corpus"
+    )
     parser.add_argument(
         "--recorded", type=float, default=0.1, help="share of trajectories that have actions"
     )

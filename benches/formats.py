@@ -214,8 +214,8 @@ def markdown(parts):
     if busy > 0.1:
         lines += [
             "",
-            f"Other processes took up to {busy:.0%} of the processors meanwhile, so wall times mean "
-            "little. CPU seconds are reliable.",
+            f"Other processes took up to {busy:.0%} of the processors meanwhile, so wall times "
+            "mean little. CPU seconds are reliable.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -64,7 +64,7 @@ def once(command, output=None):
 
 
 def interleave(contestants, repeats, log):
-    """Runs every contestant once in each round. `contestants`: name → (prepare, command, output)."""
+    """Runs every contestant once a round. `contestants`: name → (prepare, command, output)."""
     runs = {name: [] for name in contestants}
     for turn in range(repeats):
         for name, (prepare, command, output) in contestants.items():

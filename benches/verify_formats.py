@@ -20,7 +20,7 @@ from rows import whole
 
 
 def imported(ours, theirs):
-    """Verifies two imports. LeRobot's has no final observations, so only other rows are compared."""
+    """Verifies two imports. LeRobot's has no final observations, so only steps are compared."""
     a, b = pq.read_table(ours / "steps"), pq.read_table(theirs)
     if len(a) != len(b):
         b = b.filter(pa.compute.invert(b["is_final"]))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a query over the metadata and prints CSV: duckdb_meta.py CORPUS SQL-FILE
 
-The seconds that DuckDB itself took, without Python's start and the import of the module, go to stderr.
+DuckDB's own time, without the start of Python and the import of the module, goes to stderr.
 """
 
 import csv

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""D4RL's HDF5 by h5py, as D4RL does it: format_d4rl.py import SOURCE OUT | export DATASET OUT
+"""D4RL's HDF5 with h5py, as in D4RL: format_d4rl.py import SOURCE OUT | export DATASET OUT
 
-Read whole and cut into episodes step by step (`d4rl.sequence_dataset`); written from lists, gzip (`scripts/generation`).
+The import loads the whole file and splits it into episodes step by step, as `d4rl.sequence_dataset`
+does. The export writes lists with gzip, as D4RL's `scripts/generation` do.
 """
 
 import collections

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""D4RL's HDF5 by h5py, tuned: whole arrays, no loop over steps, no compression. format_d4rl_tuned.py import SOURCE OUT | export DATASET OUT"""
+"""D4RL's HDF5 with h5py, tuned: whole arrays, no loop over steps, no compression.
+
+format_d4rl_tuned.py import SOURCE OUT | export DATASET OUT
+"""
 
 import format_d4rl
 import h5py

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""LeRobot v3.0 by its own library: format_lerobot.py import SOURCE OUT | export DATASET OUT
+"""LeRobot v3.0 with its own library: format_lerobot.py import SOURCE OUT | export DATASET OUT
 
-Read through the loader's table, an episode at a time, which is quicker than item by item; written by its recorder, which takes
-frame by frame. LeRobot has no place for final observations, so a zero stands there in what is read and for what is compared.
+The import reads the loader's table one episode at a time, which is faster than item by item. The
+export uses LeRobot's recorder, frame by frame. LeRobot has no place for final observations, so the
+import fills in zeros, and they are not compared.
 """
 
 import numpy as np

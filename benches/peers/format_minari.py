@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Minari by its own library: format_minari.py import SOURCE OUT | export DATASET OUT"""
+"""Minari with its own library: format_minari.py import SOURCE OUT | export DATASET OUT"""
 
 import os
 

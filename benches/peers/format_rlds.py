@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""RLDS by TensorFlow Datasets: format_rlds.py import SOURCE OUT | export DATASET OUT"""
+"""RLDS with TensorFlow Datasets: format_rlds.py import SOURCE OUT | export DATASET OUT"""
 
 import os
 
@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 def episodes(path):
     builder = tfds.builder_from_directory(path)
-    # One batch of all steps of an episode: quicker than step by step.
+    # One batch of all steps of an episode is faster than single steps.
     gather = lambda episode: next(iter(episode["steps"].batch(1 << 20)))
     for episode in builder.as_dataset(split="train", shuffle_files=False):
         steps = {name: column.numpy() for name, column in gather(episode).items()}
@@ -64,7 +64,7 @@ def write(episodes, path):
 
 
 def steps(episode):
-    """Steps of an episode, the last with the final observation and filler."""
+    """The steps of an episode. The last one has the final observation and zeros."""
     length = len(episode["action"])
     nothing = np.zeros_like(episode["action"][0])
     for row in range(length + 1):

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""robomimic's HDF5 by h5py, as its conversion scripts do it: format_robomimic.py import SOURCE OUT | export DATASET OUT"""
+"""robomimic's HDF5 with h5py, as in its conversion scripts.
+
+format_robomimic.py import SOURCE OUT | export DATASET OUT
+"""
 
 import json
 

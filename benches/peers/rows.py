@@ -1,6 +1,7 @@
-"""What the peers of benches/formats share: steps as episodes of numpy arrays, in and out of plain Parquet.
+"""What the peers of benches/formats share: reading and writing episodes as plain Parquet.
 
-An episode is a dict: `observation` (T+1, ·), `action` (T, ·), `reward` (T,), `terminated` and `truncated` of its last step.
+An episode is a dict of numpy arrays, `observation` (T+1, ·), `action` (T, ·) and `reward` (T,), and
+of the flags `terminated` and `truncated` of its last step.
 """
 
 import argparse
@@ -16,7 +17,10 @@ BLOCK = 65_536
 
 
 def command(reader, writer):
-    """The command line of a peer: `import SOURCE OUT` or `export DATASET OUT`. What importing libraries took is not in `inside`."""
+    """The command line of a peer: `import SOURCE OUT` or `export DATASET OUT`.
+
+    The printed time, `inside`, excludes the import of libraries.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("direction", choices=["import", "export"])
     parser.add_argument("source", type=Path)
@@ -31,7 +35,7 @@ def command(reader, writer):
 
 
 def write(episodes, path):
-    """Writes episodes as they come, a block of them in memory."""
+    """Writes episodes, with a block of them in memory."""
     writer, block, rows, first = None, [], 0, 0
     for episode in episodes:
         block.append(episode)
@@ -45,7 +49,10 @@ def write(episodes, path):
 
 
 def put(writer, table, path):
-    """Appends a row group. zstd(1), floats without a dictionary and split by byte: the small and quick way."""
+    """Appends a row group, and creates the file first if `writer` is None.
+
+    zstd(1), and floats split by byte without a dictionary, are fast and make small files.
+    """
     if writer is None:
         floats = [
             field.name + (".list.element" if pa.types.is_nested(field.type) else "")
@@ -64,7 +71,7 @@ def put(writer, table, path):
 
 
 def table(episodes, first):
-    """One table of steps; the observation after the last action is a row of its own, without an action."""
+    """A table of steps. The observation after the last action has a row without an action."""
     rows = np.array([len(episode["observation"]) for episode in episodes])
     ends, total = np.cumsum(rows), int(rows.sum())
     last = np.zeros(total, bool)
@@ -99,7 +106,7 @@ def table(episodes, first):
 
 
 def read(dataset):
-    """Episodes of plain Parquet files of steps, one file in memory."""
+    """Reads episodes from plain Parquet files of steps, with one file in memory."""
     for path in sorted((dataset / "steps").glob("*.parquet")):
         steps = pq.read_table(path)
         final = steps["is_final"].to_numpy()

@@ -1,7 +1,7 @@
-"""The corpora of the study: rollouts of the policies that random search passes on its way.
+"""The corpora of the study: rollouts of the policies that a random search evaluated.
 
-`medium-replay`: every policy that was evaluated up to the medium one, in equal shares, as a replay buffer holds them.
-`medium-expert`: half of the trajectories by the medium policy, half by the best.
+`medium-replay` has equal shares of every policy up to the medium one, like a replay buffer. In
+`medium-expert`, half of the trajectories are from the medium policy and half from the best one.
 """
 
 import json
@@ -17,16 +17,17 @@ import policies
 import rollouts
 from environments import ENVIRONMENTS, NOISE
 
-#: What the search of data/make found, every policy that it evaluated: ten minutes of work, and not the same on every processor.
+#: Every policy that the search of data/make evaluated. The search takes ten minutes, and its result
+#: depends on the processor.
 POLICIES = Path(__file__).resolve().parent / "policies"
-#: What each purpose adds to an environment's seed; data/make has the ones below.
+#: The second seed of each purpose's random numbers. data/make uses those below 10.
 PURPOSES = {"medium-replay": 10, "medium-expert": 11, "reference": 12}
-#: Trajectories without noise that a reference return is the mean of.
+#: The number of trajectories without noise that a reference return is the mean of.
 REFERENCE = 20
 
 
 def searched(name):
-    """The policies of a random search in the order of training, up to the best, and which of them is the medium one."""
+    """The policies of a random search, up to the best one, and the index of the medium one."""
     kept = POLICIES / f"{name}.npz"
     environment = ENVIRONMENTS[name]
     if not kept.exists():
@@ -39,7 +40,7 @@ def searched(name):
         np.savez(kept, values=values, weights=weights, offsets=offsets)
     with np.load(kept) as arrays:
         values, weights, offsets = (arrays[part] for part in ("values", "weights", "offsets"))
-    # A search does not end at its best.
+    # The search does not end with its best policy.
     best = int(values.argmax())
     medium = int(np.argmax(values >= environment.shares["medium"] * values[best]))
     return [
@@ -48,7 +49,7 @@ def searched(name):
 
 
 def make(name, mixture, steps, folder, trajmill):
-    """The dataset of a mixture, of at least so many steps, recorded and imported where it is missing."""
+    """The dataset of a mixture, with at least `steps` steps, made if it does not exist."""
     dataset = folder / f"{name}-{mixture}"
     if dataset.exists():
         return dataset
@@ -58,7 +59,7 @@ def make(name, mixture, steps, folder, trajmill):
     random, env = environment.random(PURPOSES[mixture]), environment.make()
     trajectories, total = [], 0
     while total < steps:
-        # A round of all actors with each noise, so that the mixture is the same wherever it ends.
+        # Each round has every policy with every noise, so the shares do not depend on the size.
         for noise in NOISE:
             for index, actor in enumerate(actors):
                 trajectory = rollouts.record_trajectory(env, actor, noise, random)
@@ -79,7 +80,7 @@ def make(name, mixture, steps, folder, trajmill):
 
 
 def references(name, folder):
-    """Mean returns of uniformly random actions and of the best policy without noise: 0 and 1 of the normalised return."""
+    """The returns that normalise to 0 and 1: of random actions, and of the best policy."""
     kept = folder / f"{name}-references.json"
     if not kept.exists():
         environment = ENVIRONMENTS[name]

@@ -1,4 +1,4 @@
-"""Inverse dynamics models: the action from the observations around it."""
+"""Inverse dynamics models, which predict the action of a step from the observations around it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,11 @@ OPSET, IR_VERSION = 17, 8
 
 
 def windows(trajectory: dict) -> np.ndarray:
-    """[steps, (PAST + 1 + FUTURE) * dim]: the observations around each step,
-    oldest first. The final observation counts; outside what is known stands
-    the nearest observation of the trajectory."""
+    """The observations around each step, oldest first: [steps, (PAST + 1 + FUTURE) * dim].
+
+    The final observation is included. Beyond the ends of the trajectory, its first or its final
+    observation stands in.
+    """
     known = np.concatenate([trajectory["observations"], trajectory["next_observations"][-1:]])
     steps = len(trajectory["observations"])
     at = np.arange(steps)[:, None] + np.arange(-PAST, FUTURE + 1)
@@ -31,15 +33,17 @@ def windows(trajectory: dict) -> np.ndarray:
 
 
 def split(environment: Environment, count: int) -> tuple[list[int], list[int]]:
-    """Indices of the trajectories the model learns from, and of those held out."""
+    """The indices of the trajectories that the model is trained on, and of those held out."""
     order = environment.random(3).permutation(count).tolist()
     labelled = round(LABELLED_SHARE * count)
     return sorted(order[:labelled]), sorted(order[labelled:])
 
 
 class InverseDynamics(nn.Module):
-    """Two hidden layers; actions as a tanh scaled to the box, which is [-1, 1]
-    times `bound`; with a Gaussian head a standard deviation beside them."""
+    """A network of two hidden layers. Actions are a tanh, scaled to the box [-bound, bound].
+
+    A Gaussian head also gives their standard deviation.
+    """
 
     def __init__(
         self, mean: np.ndarray, std: np.ndarray, actions: int, bound: float, gaussian: bool
@@ -96,8 +100,11 @@ def train(environment: Environment, labelled: list[dict], gaussian: bool) -> Inv
     return model.eval()
 
 
-def export(model: InverseDynamics, learnt_from: list[int], path: Path) -> None:
-    """Writes the network as an ONNX graph, node by node."""
+def export(model: InverseDynamics, trained_on: list[int], path: Path) -> None:
+    """Writes the network as an ONNX graph, node by node.
+
+    The graph's metadata lists the trajectories that the network was trained on.
+    """
     nodes, constants = [], []
 
     def constant(name, value):
@@ -146,7 +153,7 @@ def export(model: InverseDynamics, learnt_from: list[int], path: Path) -> None:
         "past": PAST,
         "future": FUTURE,
         "edge": "repeat",
-        "learnt_from": ",".join(map(str, learnt_from)),
+        "learnt_from": ",".join(map(str, trained_on)),
     }
     helper.set_model_props(proto, {key: str(value) for key, value in properties.items()})
     onnx.checker.check_model(proto, full_check=True)
@@ -159,7 +166,7 @@ def predict(path: Path, inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def compare(model: InverseDynamics, path: Path, inputs: np.ndarray) -> float:
-    """The largest difference between PyTorch and ONNX Runtime; at most 1e-5."""
+    """The largest difference between PyTorch and ONNX Runtime, which is at most 1e-5."""
     worst = 0.0
     with torch.no_grad():
         for count in (1, 7, len(inputs)):
@@ -171,7 +178,7 @@ def compare(model: InverseDynamics, path: Path, inputs: np.ndarray) -> float:
 
 
 def report(path: Path, labelled: list[dict], held_out: list[dict]) -> None:
-    """Error of the written model; the baseline of R^2 is the labelled mean."""
+    """Prints the errors of the model. R2 is relative to predicting the mean labelled action."""
     baseline = np.concatenate([t["actions"] for t in labelled]).mean(axis=0)
     groups = {"labelled": labelled, "held out": held_out}
     for i, name in enumerate(POLICIES):
@@ -204,10 +211,10 @@ def report(path: Path, labelled: list[dict], held_out: list[dict]) -> None:
 
 
 def make(environment: Environment, trajectories: list[dict], path: Path, gaussian: bool) -> None:
-    learnt_from, rest = split(environment, len(trajectories))
-    labelled, held_out = [trajectories[i] for i in learnt_from], [trajectories[i] for i in rest]
+    trained_on, rest = split(environment, len(trajectories))
+    labelled, held_out = [trajectories[i] for i in trained_on], [trajectories[i] for i in rest]
     model = train(environment, labelled, gaussian)
-    export(model, learnt_from, path)
+    export(model, trained_on, path)
     sample = np.concatenate([windows(t) for t in held_out])[:20_000]
     worst = compare(model, path, sample)
     print(

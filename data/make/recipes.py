@@ -1,9 +1,10 @@
-"""The small models that the recipes in `pipelines/` run, learnt from the Hopper corpus in `data/hopper`.
+"""Trains the small models of the recipes in `pipelines/` on the Hopper dataset in `data/hopper`.
 
-    python data/make/recipes.py        # writes data/models/recipes/*.onnx; a few minutes on one core
+    python data/make/recipes.py    # writes data/models/recipes/*.onnx; a few minutes on one core
 
-They show what each method needs, not what it can do: two small layers each, a few thousand updates. Every graph takes raw
-observations, has a free batch axis, and gives in ONNX Runtime what PyTorch gives, to 1e-4 of its scale.
+The models show what each method needs, not what it can do: they have two small layers and are
+trained for a few thousand updates. Every graph takes raw observations and any number of them. Its
+outputs in ONNX Runtime are within 1e-4 of PyTorch's, relative to their scale.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ OPSET, IR_VERSION = 17, 8
 
 
 class Corpus:
-    """Transitions of the corpus: observation, action, reward, what was observed next, whether the environment ended."""
+    """The transitions of the dataset: observation, action, reward, next observation, and end."""
 
     def __init__(self, path):
         table = pq.read_table(path)
@@ -37,7 +38,7 @@ class Corpus:
         steps = np.flatnonzero(~final)
         assert (
             table["trajectory_id"].to_numpy()[steps] == table["trajectory_id"].to_numpy()[steps + 1]
-        ).all(), "final rows are known"
+        ).all(), "a final observation is missing"
         self.s, self.s_next = observation[steps], observation[steps + 1]
         self.a = np.stack(vector("action")[steps]).astype(np.float32)
         self.r = table["reward"].to_numpy(zero_copy_only=False)[steps].astype(np.float32)
@@ -54,13 +55,13 @@ class Corpus:
         self.to_go = self.to_go.astype(np.float32)
 
     def windows(self, length):
-        """[n, length] indices of the steps of every window within a trajectory."""
+        """The indices of the steps of all windows within a trajectory: [n, length]."""
         starts = np.flatnonzero(self.trajectory[: -length + 1] == self.trajectory[length - 1 :])
         return starts[:, None] + np.arange(length)
 
 
 class Net(nn.Module):
-    """Two hidden layers on normalised inputs, targets in their own units."""
+    """A network of two hidden layers. It normalises its inputs and scales its outputs."""
 
     def __init__(self, inputs, targets, hidden=HIDDEN):
         super().__init__()
@@ -87,7 +88,7 @@ class Net(nn.Module):
 
 
 def fit(parameters, loss, rows, updates, generator, rate=1e-3):
-    """Adam on batches of row numbers, with the rate falling to nothing."""
+    """Minimises `loss` over batches of rows, with Adam and a learning rate that falls to 0."""
     optimiser = torch.optim.Adam(parameters, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates)
     for _ in range(updates):
@@ -98,7 +99,7 @@ def fit(parameters, loss, rows, updates, generator, rate=1e-3):
 
 
 def regress(inputs, targets, seed, updates=3000, bootstrap=False):
-    """A net from inputs to targets; with `bootstrap`, on a resample of the rows."""
+    """Trains a network from inputs to targets; with `bootstrap`, on a resample of the rows."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = Net(inputs, targets)
@@ -120,13 +121,13 @@ def regress(inputs, targets, seed, updates=3000, bootstrap=False):
 
 
 class Graph:
-    """An ONNX graph that is put together node by node."""
+    """An ONNX graph that is built node by node."""
 
     def __init__(self, inputs):
         self.nodes, self.constants, self.inputs, self.outputs = [], {}, inputs, []
 
     def constant(self, value, kind=np.float32):
-        """The name of a constant; equal ones are kept once, as those of a network that is used several times."""
+        """The name of a constant. Equal constants are stored once."""
         value = np.ascontiguousarray(np.asarray(value, kind))
         key = (value.shape, value.dtype.str, value.tobytes())
         if key not in self.constants:
@@ -186,12 +187,12 @@ class Graph:
 
 
 def same(path, feeds, expected):
-    """ONNX Runtime gives what PyTorch gives."""
+    """Asserts that ONNX Runtime gives PyTorch's outputs."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for found, wanted in zip(session.run(None, feeds), expected, strict=True):
         wanted = wanted.detach().numpy()
         worst = np.abs(found - wanted).max() / (np.abs(wanted).max() + 1e-9)
-        assert worst < 1e-4, f"{path.name} differs by {worst:.1e}"
+        assert worst < 1e-4, f"{path.name}: ONNX Runtime differs from PyTorch by {worst:.1e}"
 
 
 def tensors(*arrays):
@@ -199,7 +200,7 @@ def tensors(*arrays):
 
 
 def value(corpus):
-    """The discounted return to go of an observation: V(s)."""
+    """V(s): the discounted return-to-go of an observation."""
     net = regress(corpus.s, corpus.to_go, seed=1)
     graph = Graph([("s", [11])])
     graph.output("value", graph.net(net, "s"), 1)
@@ -207,7 +208,7 @@ def value(corpus):
 
 
 def rewards(corpus):
-    """Three members of an ensemble of reward models r(s, a), each on a bootstrap of the rows."""
+    """An ensemble of three reward models r(s, a), each trained on a bootstrap of the rows."""
     both = np.concatenate([corpus.s, corpus.a], axis=1)
     for member in range(MEMBERS["reward"]):
         net = regress(both, corpus.r, seed=10 + member, updates=1500, bootstrap=True)
@@ -221,7 +222,7 @@ def rewards(corpus):
 
 
 def healthy(graph, s):
-    """1 where Hopper stands: height above 0.7 and angle within 0.2."""
+    """1 if Hopper stands, with a height above 0.7 and an angle within 0.2; otherwise 0."""
     part = lambda index: graph.node("Gather", s, graph.constant([index], np.int64), axis=1)
     stands = graph.node(
         "And",
@@ -232,7 +233,10 @@ def healthy(graph, s):
 
 
 def vgdf(corpus):
-    """Value targets of a transition as it is, and as an ensemble of dynamics of the good policy's data imagines it."""
+    """VGDF's value targets of a transition: the recorded one, and those that an ensemble imagines.
+
+    The ensemble's dynamics are trained on the trajectories of the good policy.
+    """
     both = np.concatenate([corpus.s, corpus.a], axis=1)
     good = np.flatnonzero(corpus.policy == corpus.policy.max())
     policy = regress(corpus.s[good], corpus.a[good], seed=20, updates=1500)
@@ -320,8 +324,10 @@ def vgdf(corpus):
 
 
 class WorldModel(nn.Module):
-    """One head of attention from the last step of a window to all its observations and actions, which predicts what is
-    observed next; and the reward of each step."""
+    """Predicts the next observation after a window, and the reward of each of its steps.
+
+    One attention head looks from the last step to all observations and actions of the window.
+    """
 
     def __init__(self, s, a):
         super().__init__()
@@ -358,7 +364,10 @@ class WorldModel(nn.Module):
 
 
 def hindsight(corpus):
-    """How much each step of a window mattered for what came next, and the window's predicted return shared out by it."""
+    """The importance of each step of a window for the next observation.
+
+    It also distributes the window's predicted return over the steps, by importance.
+    """
     torch.manual_seed(40)
     model, windows = WorldModel(corpus.s, corpus.a), corpus.windows(WINDOW)
     change = (corpus.s_next - corpus.s)[windows[:, -1]]
@@ -419,7 +428,7 @@ def hindsight(corpus):
 
 
 def encoder(corpus):
-    """A window of observations and actions in a few numbers, from which it can be drawn up again."""
+    """An encoder of windows of observations and actions, trained as an autoencoder."""
     torch.manual_seed(50)
     windows = corpus.windows(WINDOW)
     whole = np.concatenate([corpus.s, corpus.a], axis=1)[windows].reshape(len(windows), -1)
@@ -450,7 +459,10 @@ def encoder(corpus):
 
 
 def dynamics_reward(corpus):
-    """MOREC's reward of a transition: how far it fools discriminators of real transitions from ones that are moved."""
+    """MOREC's reward of a transition: how real it looks to discriminators.
+
+    These are trained to tell real transitions from those with a shifted next observation.
+    """
     nets, generator = [], np.random.default_rng(60)
     real = np.concatenate([corpus.s, corpus.a, corpus.s_next - corpus.s], axis=1)
     scale = (corpus.s_next - corpus.s).std(0)
@@ -504,7 +516,7 @@ def dynamics_reward(corpus):
 
 
 def chunks(corpus):
-    """The next four actions at once, from the observations now and four steps on: an IDM that labels in chunks."""
+    """An IDM of action chunks: four actions from the observations before and after them."""
     windows = corpus.windows(CHUNK)
     inputs = np.concatenate([corpus.s[windows[:, 0]], corpus.s_next[windows[:, -1]]], axis=1)
     net = regress(inputs, corpus.a[windows].reshape(len(windows), -1), seed=70)

@@ -1,4 +1,4 @@
-"""Recording policies into one HDF5 file per environment, laid out as D4RL does."""
+"""Records the trajectories of an environment's policies in an HDF5 file with D4RL's layout."""
 
 import json
 from pathlib import Path
@@ -17,10 +17,10 @@ COLUMNS = ["observations", "actions", "rewards", "terminals", "timeouts", "next_
 def record_trajectory(
     env, policy: LinearPolicy | None, noise: float, random: np.random.Generator
 ) -> dict:
-    """One trajectory. Without a policy actions are uniform over the box.
+    """Records one trajectory. Without a policy, actions are uniform over the box.
 
-    The action is rounded to float32 and clipped before it is executed, so the
-    recorded action is the one the simulator saw.
+    The action is rounded to float32 and clipped before it is executed, so the recorded action is
+    the one that the simulator receives.
     """
     low, high = env.action_space.low, env.action_space.high
     observation, _ = env.reset(seed=int(random.integers(2**31)))
@@ -45,7 +45,7 @@ def record_trajectory(
 
 
 def record(environment: Environment, policies: dict[str, LinearPolicy]) -> list[dict]:
-    """All trajectories, those of different policies shuffled together."""
+    """Records all trajectories. Those of different policies are shuffled together."""
     random = environment.random(2)
     env = environment.make()
     plan = [
@@ -81,13 +81,13 @@ def read(path: Path) -> list[dict]:
         names = COLUMNS + ["infos/policy", "infos/action_noise"]
         columns = {name: file[name][:] for name in names}
     ends = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
-    assert ends[-1] == len(columns["rewards"]), "the last trajectory has no end"
+    assert ends[-1] == len(columns["rewards"]), "the last trajectory does not end"
     parts = {name: np.split(rows, ends[:-1]) for name, rows in columns.items()}
     return [{name: parts[name][i] for name in names} for i in range(len(ends))]
 
 
 def describe(environment: Environment, trajectories: list[dict]) -> None:
-    """The table of the README."""
+    """Prints the table for data/README.md."""
     print(f"\n{environment.gym_id}, seed {environment.seed}")
     print(
         "| policy | trajectories | steps | mean return | lowest | highest | terminated | truncated |"

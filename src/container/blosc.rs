@@ -159,8 +159,8 @@ mod tests {
 
     use super::*;
 
-    /// Packs `bytes` into a container. `pack_stream` packs a stream, which is stored as it is if that
-    /// does not make it shorter.
+    /// Packs `bytes` into a container. `pack_stream` packs a stream, which is stored as it is if
+    /// that does not make it shorter.
     fn pack(
         bytes: &[u8],
         size: usize,

@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Makes a seeded corpus to measure on, as plain Parquet.
+"""Makes a seeded benchmark corpus of plain Parquet files.
 
     corpus.py walker --steps 10M [--recorded 0.1] OUT
     corpus.py short --trajectories 1M OUT
 
-`walker` has the shape of walker2d: observations of 17 and actions of 6 float32; 8 joint positions and 9 velocities that
-the actions drive, so that an inverse model has something to find. A quarter of the trajectories run into the limit of
-1000 steps and are truncated, the rest end earlier and are terminated; about 600 steps in the mean. The actions of all but
-the share `--recorded` of trajectories are null. `short` is many trajectories of 2 to 5 steps, for queries over metadata.
+`walker` has the shape of walker2d, with observations of 17 and actions of 6 float32. Actions drive
+8 joint positions and 9 velocities, so an inverse model has something to find. A quarter of the
+trajectories reach the limit of 1000 steps and are truncated; the others end earlier and are
+terminated. The mean length is about 600 steps. `--recorded` is the share of trajectories that have
+actions; those of all others are null. `short` has many trajectories of 2 to 5 steps, for queries
+over metadata.
 
-    OUT/steps/00000.parquet   one row per step, trajectories whole, contiguous and in order
-    OUT/trajectories.parquet  one row per trajectory, for tools that have no metadata of their own
-    OUT/corpus.json           counts, and the median return
+    OUT/steps/00000.parquet   # one row per step; trajectories are whole, contiguous and in order
+    OUT/trajectories.parquet  # one row per trajectory, for tools without metadata of their own
+    OUT/corpus.json           # counts, and the median return
 
-The same arguments give the same values at any number of processes.
+The values depend on the arguments only, not on the number of processes.
 """
 
 import argparse
@@ -33,13 +35,13 @@ SHARD_ROWS, ROW_GROUP = 312_500, 131_072
 
 
 def count(text):
-    """Reads 10M, 1k or a plain number."""
+    """Parses `10M`, `1k` or a plain number."""
     unit = {"k": 10**3, "M": 10**6}.get(text[-1], 1)
     return int(float(text[:-1] if unit > 1 else text) * unit)
 
 
 def walker_lengths(steps, seed):
-    """Lengths of trajectories that have `steps` steps together."""
+    """The lengths of trajectories that have `steps` steps in total."""
     rng = np.random.default_rng([seed, 0])
     drawn = steps // 500 + 100
     lengths = np.where(rng.random(drawn) < 0.25, LIMIT, rng.integers(60, 871, drawn))
@@ -51,7 +53,7 @@ def walker_lengths(steps, seed):
 
 
 def walk(lengths, rng):
-    """Observations, actions and rewards of trajectories of these lengths, one after the other."""
+    """Simulates trajectories of these lengths: observations, actions and rewards."""
     constants = np.random.default_rng(20_100)
     policy = constants.standard_normal((OBSERVATIONS, ACTIONS)).astype(np.float32) / np.float32(4)
     gears = constants.standard_normal((ACTIONS, VELOCITIES)).astype(np.float32)
@@ -59,7 +61,7 @@ def walk(lengths, rng):
     observations = np.empty((rows, OBSERVATIONS), np.float32)
     actions = np.empty((rows, ACTIONS), np.float32)
     rewards = np.empty(rows, np.float32)
-    # The longest first, so that those still running are a prefix.
+    # With the longest first, the trajectories that are still running are a prefix.
     order = np.argsort(-lengths, kind="stable")
     starts, sorted_lengths = starts[order], lengths[order]
     skill = rng.random((len(lengths), 1), dtype=np.float32)
@@ -82,7 +84,7 @@ def walk(lengths, rng):
 
 
 def scatter(lengths, rng):
-    """Observations, actions and rewards without any dynamics, for trajectories of a few steps."""
+    """Draws observations, actions and rewards without dynamics, for short trajectories."""
     rows = int(lengths.sum())
     level = np.repeat(rng.standard_normal(len(lengths), dtype=np.float32), lengths)
     draw = rng.standard_normal((rows, 4), dtype=np.float32)
@@ -90,19 +92,24 @@ def scatter(lengths, rng):
 
 
 def vectors(values):
-    """A column of vectors, none of them null."""
+    """A column of vectors without nulls."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def nullable(values, valid):
-    """A column of vectors as plain lists: pyarrow before 26 cannot read back fixed-size lists with nulls."""
+    """A column of vectors with nulls, as lists of any length.
+
+    pyarrow before version 26 cannot read back fixed-size lists with nulls.
+    """
     offsets = np.zeros(len(valid) + 1, np.int32)
     np.cumsum(np.where(valid, values.shape[1], 0), out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[valid].ravel()), mask=pa.array(~valid))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values[valid].ravel()), mask=pa.array(~valid)
+    )
 
 
 def write_shard(job):
-    """Makes one shard of steps and returns its trajectories."""
+    """Writes one shard of steps and returns its trajectories."""
     out, kind, index, first, lengths, recorded_share, seed = job
     rng = np.random.default_rng([seed, 1, index])
     recorded = rng.random(len(lengths)) < recorded_share
@@ -122,7 +129,14 @@ def write_shard(job):
         "truncated": pa.array(last & truncated[row]),
     }
     path = out / "steps" / f"{index:05}.parquet"
-    pq.write_table(pa.table(columns), path, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, use_dictionary=["trajectory_id"])
+    pq.write_table(
+        pa.table(columns),
+        path,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=ROW_GROUP,
+        use_dictionary=["trajectory_id"],
+    )
     returns = np.add.reduceat(rewards.astype(np.float64), starts)
     return {
         "trajectory_id": np.arange(first, first + len(lengths)),
@@ -139,9 +153,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=["walker", "short"])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=count, default=10**6, help="of a walker corpus")
-    parser.add_argument("--trajectories", type=count, default=10**6, help="of a short corpus")
-    parser.add_argument("--recorded", type=float, default=0.1, help="share of trajectories that have actions")
+    parser.add_argument("--steps", type=count, default=10**6, help="steps of a walker corpus")
+    parser.add_argument(
+        "--trajectories", type=count, default=10**6, help="trajectories of a short corpus"
+    )
+    parser.add_argument(
+        "--recorded", type=float, default=0.1, help="share of trajectories that have actions"
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
@@ -149,7 +167,7 @@ def main():
         lengths = walker_lengths(args.steps, args.seed)
     else:
         lengths = np.random.default_rng([args.seed, 0]).integers(2, 6, args.trajectories)
-    # A shard closes at the first end of a trajectory at or after its target.
+    # A shard ends with the first trajectory that reaches its target size.
     ends = np.cumsum(lengths)
     cuts = np.searchsorted(ends, np.arange(SHARD_ROWS, ends[-1], SHARD_ROWS)) + 1
     cuts = np.unique(np.concatenate([[0], cuts, [len(lengths)]]))
@@ -161,21 +179,30 @@ def main():
     with multiprocessing.Pool(args.processes) as pool:
         parts = pool.map(write_shard, jobs, chunksize=1)
     table = pa.table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    # Row groups of the size that DuckDB itself writes, so that its threads share them.
-    pq.write_table(table, args.out / "trajectories.parquet", compression="zstd", compression_level=1, row_group_size=122_880)
+    # DuckDB writes row groups of this size itself, so its threads can share the work.
+    pq.write_table(
+        table,
+        args.out / "trajectories.parquet",
+        compression="zstd",
+        compression_level=1,
+        row_group_size=122_880,
+    )
     recorded = table["labelled"].to_numpy()
     facts = {
         "steps": int(lengths.sum()),
         "trajectories": len(lengths),
         "recorded_steps": int(lengths[recorded].sum()),
-        # A window of one future step fits everywhere but at a trajectory's last step.
+        # A window with one future step fits everywhere except at the last step.
         "to_label": int((lengths[~recorded] - 1).sum()),
         "median_return": float(np.median(table["return"].to_numpy())),
         "seed": args.seed,
     }
-    # Written last: a corpus without it is not whole.
+    # This file is written last, so a corpus without it is incomplete.
     (args.out / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"{args.out}: {facts['steps']} steps, {facts['trajectories']} trajectories in {len(jobs)} files")
+    print(
+        f"{args.out}: {facts['steps']} steps, {facts['trajectories']} trajectories "
+        f"in {len(jobs)} files"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Makes the corpus of benches/formats: corpus_d4rl.py STEPS OUT
+"""Makes the corpus of benches/formats, and prints its number of steps.
 
-A D4RL file in the shape of walker2d: 17 observations and 6 actions in float32, ragged trajectories of 300 steps in the mean, three quarters
-of them terminated, the others cut off, the observation after the last action known.
+    corpus_d4rl.py STEPS OUT
+
+The corpus is a D4RL file in the shape of walker2d, with observations of 17 and actions of 6
+float32. Trajectories have 300 steps on average. Three quarters of them are terminated, the others
+cut off. The observation after the last action is known.
 """
 
 import sys
@@ -13,8 +16,10 @@ steps, out = int(sys.argv[1]), sys.argv[2]
 random = np.random.default_rng(7)
 lengths = random.integers(100, 501, max(1, steps // 300))
 total, ends = int(lengths.sum()), np.cumsum(lengths)
-# Values as a simulator has them: walks, not noise, which no format makes smaller.
-walk = np.cumsum(random.normal(scale=0.05, size=(total + len(lengths), 17)), axis=0).astype(np.float32)
+# Random walks compress about as well as a simulator's observations. Noise would not compress.
+walk = np.cumsum(random.normal(scale=0.05, size=(total + len(lengths), 17)), axis=0).astype(
+    np.float32
+)
 row = np.arange(total) + np.repeat(np.arange(len(lengths)), lengths)
 terminated = random.random(len(lengths)) < 0.75
 flags = lambda which: np.isin(np.arange(total), ends[which] - 1)

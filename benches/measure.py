@@ -1,5 +1,8 @@
-"""Runs commands side by side and keeps what they took. Imports nothing large: a child's peak memory, as the kernel counts
-it, starts at its parent's."""
+"""Runs commands alternately, and measures time and memory.
+
+This module imports nothing large, because the kernel counts the parent's memory towards a child's
+peak.
+"""
 
 import os
 import platform
@@ -18,20 +21,30 @@ class Failed(Exception):
 
 
 def busy():
-    """Seconds that all processors have worked since the machine started."""
+    """Seconds of work of all processors since the machine started."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def once(command, output=None):
-    """Runs `command`, its stdout to the file `output`; returns seconds, CPU seconds, peak MB and what else ran."""
-    # What earlier runs left to be written must not be paid for by this one.
+    """Runs `command`, with its stdout in the file `output`, and returns its figures.
+
+    These are seconds, CPU seconds, peak MB, and the share of the processors that others used.
+    """
+    # This run must not wait for the disk writes of earlier ones.
     os.sync()
-    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", VIRTUAL_ENV=os.environ["BENCH_VENV"])
+    environment = dict(
+        os.environ,
+        OPENBLAS_NUM_THREADS="1",
+        OMP_NUM_THREADS="1",
+        VIRTUAL_ENV=os.environ["BENCH_VENV"],
+    )
     errors = DATA / "stderr.txt"
     with open(output or os.devnull, "wb") as stdout, errors.open("wb") as stderr:
         before, start = busy(), time.perf_counter()
-        process = subprocess.Popen([str(word) for word in command], stdout=stdout, stderr=stderr, env=environment)
+        process = subprocess.Popen(
+            [str(word) for word in command], stdout=stdout, stderr=stderr, env=environment
+        )
         _, status, usage = os.wait4(process.pid, 0)
         wall, total = time.perf_counter() - start, busy() - before
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -43,7 +56,7 @@ def once(command, output=None):
         "wall_s": round(wall, 4),
         "cpu_s": round(cpu, 4),
         "peak_mb": round(usage.ru_maxrss / 1024, 1),
-        # Share of the processors that other processes took meanwhile: above 0.1 the wall time means little.
+        # The share of the processors that other processes used. Above 0.1, wall time means little.
         "others": round(max(0.0, total - cpu) / (wall * len(os.sched_getaffinity(0))), 3),
     }
     inside = [line.split()[1] for line in text.splitlines() if line.startswith("inside ")]
@@ -51,29 +64,44 @@ def once(command, output=None):
 
 
 def interleave(contestants, repeats, log):
-    """Runs every contestant once in each round: name → (prepare, command, output)."""
+    """Runs every contestant once a round. `contestants`: name → (prepare, command, output)."""
     runs = {name: [] for name in contestants}
     for turn in range(repeats):
         for name, (prepare, command, output) in contestants.items():
             prepare()
             run = once(command, output)
             runs[name].append(run)
-            log(f"  {turn + 1}/{repeats} {name}: {run['wall_s']:.2f} s, CPU {run['cpu_s']:.2f} s, {run['peak_mb']:.0f} MB, others {run['others']:.0%}")
+            log(
+                f"  {turn + 1}/{repeats} {name}: {run['wall_s']:.2f} s, CPU {run['cpu_s']:.2f} s, "
+                f"{run['peak_mb']:.0f} MB, others {run['others']:.0%}"
+            )
     return runs
 
 
 def median(runs, key):
-    """The median of a figure over runs."""
+    """The median of a figure over all runs."""
     return statistics.median(run[key] for run in runs)
 
 
 def spread(runs):
-    """Smallest and largest wall time."""
+    """The smallest and the largest wall time."""
     return min(run["wall_s"] for run in runs), max(run["wall_s"] for run in runs)
 
 
 def machine():
-    """What ran: processor, cores used, memory, versions."""
-    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    """The processor, the number of cores in use, the memory and the operating system."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     memory = int(Path("/proc/meminfo").read_text().split()[1]) // 2**20
-    return {"processor": model or platform.machine(), "cores": len(os.sched_getaffinity(0)), "memory_gib": memory, "system": platform.system()}
+    return {
+        "processor": model or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": memory,
+        "system": platform.system(),
+    }

@@ -1,9 +1,9 @@
-"""Holds what benches/formats measured against each other, value by value.
+"""Verifies that the results of benches/formats are the same, bit for bit.
 
-    verify_formats.py import PEER OURS THEIRS     a dataset and the peer's Parquet file have the same steps
-    verify_formats.py export PEER OURS THEIRS     the peer's own reader finds the same episodes in both
+    verify_formats.py import PEER OURS THEIRS    # a dataset and the peer's Parquet file
+    verify_formats.py export PEER OURS THEIRS    # two exports, read with the peer's reader
 
-Prints one line; exits with 1 where something differs.
+Prints one line, or exits with 1 if something differs.
 """
 
 import importlib
@@ -20,28 +20,40 @@ from rows import whole
 
 
 def imported(ours, theirs):
-    """Rows that are in both; LeRobot has none for final observations."""
+    """Verifies two imports. LeRobot's has no final observations, so only steps are compared."""
     a, b = pq.read_table(ours / "steps"), pq.read_table(theirs)
     if len(a) != len(b):
         b = b.filter(pa.compute.invert(b["is_final"]))
-    for name in ["trajectory_id", "step", "observation", "action", "reward", "terminated", "truncated", "is_final"]:
+    for name in [
+        "trajectory_id",
+        "step",
+        "observation",
+        "action",
+        "reward",
+        "terminated",
+        "truncated",
+        "is_final",
+    ]:
         one, other = whole(a[name]), whole(b[name])
-        # robomimic's observations have names, here a single one.
+        # robomimic's observations are a struct, which has one field here.
         one = one.field(0) if pa.types.is_struct(one.type) else one
         if pa.types.is_nested(one.type):
             one, other = one.flatten(), other.flatten()
         if not one.equals(other.cast(one.type)):
             sys.exit(f"`{name}` differs")
-    print(f"{len(a)} rows are the same to the last bit")
+    print(f"{len(a)} rows are the same, bit for bit")
 
 
 def exported(episodes, ours, theirs):
+    """Verifies two exports."""
     count = 0
-    for count, (one, other) in enumerate(itertools.zip_longest(episodes(ours), episodes(theirs)), 1):
+    for count, (one, other) in enumerate(
+        itertools.zip_longest(episodes(ours), episodes(theirs)), 1
+    ):
         for name in one:
             if not np.array_equal(one[name], other[name]):
                 sys.exit(f"`{name}` of episode {count - 1} differs")
-    print(f"{count} episodes are the same to the last bit")
+    print(f"{count} episodes are the same, bit for bit")
 
 
 direction, peer, ours, theirs = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])

@@ -7,6 +7,8 @@ pub mod wording;
 
 pub mod wording;
 
+pub mod wording;
+
 use std::fmt;
 
 /// What a failure means to the caller; each kind is one exit code.

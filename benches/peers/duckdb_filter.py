@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Filters by return, subsamples a quarter, writes: duckdb_filter.py CORPUS OUT --min-return R
+"""Filters by return and subsamples a quarter: duckdb_filter.py CORPUS OUT --min-return R
 
-The semi join does not keep the rows of a trajectory together where two threads write; --ordered sorts them, as a trainer
-that reads in sequence needs.
+With two threads, the semi join does not keep the rows of a trajectory together. `--ordered` sorts
+them, for trainers that read in sequence.
 """
 
 import argparse
@@ -24,14 +24,21 @@ connection.execute(f"SET threads = {args.threads}")
 connection.execute(
     f"""
     CREATE TEMP TABLE kept AS
-    WITH good AS (SELECT trajectory_id FROM '{args.corpus}/trajectories.parquet' WHERE "return" >= {args.min_return})
-    SELECT trajectory_id FROM good ORDER BY hash(trajectory_id, {args.seed}) LIMIT (SELECT count(*) // 4 FROM good)
+    WITH good AS (
+        SELECT trajectory_id FROM '{args.corpus}/trajectories.parquet'
+        WHERE "return" >= {args.min_return}
+    )
+    SELECT trajectory_id FROM good ORDER BY hash(trajectory_id, {args.seed})
+    LIMIT (SELECT count(*) // 4 FROM good)
     """
 )
 order = "ORDER BY trajectory_id, step" if args.ordered else ""
 connection.execute(
     f"""
-    COPY (SELECT * FROM '{args.corpus}/steps/*.parquet' SEMI JOIN kept USING (trajectory_id) {order})
-    TO '{args.out}/steps.parquet' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 131072)
+    COPY (
+        SELECT * FROM '{args.corpus}/steps/*.parquet' SEMI JOIN kept USING (trajectory_id) {order}
+    )
+    TO '{args.out}/steps.parquet'
+    (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 131072)
     """
 )

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a query over the metadata and prints CSV: duckdb_meta.py CORPUS SQL-FILE
 
-The seconds that DuckDB itself took, without Python's start and the import of the module, go to stderr.
+DuckDB's own time, without the start of Python and the import of the module, goes to stderr.
 """
 
 import csv
@@ -14,7 +14,9 @@ import duckdb
 start = time.perf_counter()
 connection = duckdb.connect()
 connection.execute("SET threads = 2")
-connection.execute(f"CREATE VIEW trajectories AS SELECT * FROM '{sys.argv[1]}/trajectories.parquet'")
+connection.execute(
+    f"CREATE VIEW trajectories AS SELECT * FROM '{sys.argv[1]}/trajectories.parquet'"
+)
 result = connection.execute(Path(sys.argv[2]).read_text())
 rows = result.fetchall()
 seconds = time.perf_counter() - start

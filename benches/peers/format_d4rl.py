@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""D4RL's HDF5 by h5py, as D4RL does it: format_d4rl.py import SOURCE OUT | export DATASET OUT
+"""D4RL's HDF5 with h5py, as in D4RL: format_d4rl.py import SOURCE OUT | export DATASET OUT
 
-Read whole and cut into episodes step by step (`d4rl.sequence_dataset`); written from lists, gzip (`scripts/generation`).
+The import loads the whole file and splits it into episodes step by step, as `d4rl.sequence_dataset`
+does. The export writes lists with gzip, as D4RL's `scripts/generation` do.
 """
 
 import collections
@@ -13,7 +14,17 @@ import rows
 
 def episodes(path):
     with h5py.File(path) as file:
-        data = {name: file[name][()] for name in ["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"]}
+        data = {
+            name: file[name][()]
+            for name in [
+                "observations",
+                "actions",
+                "rewards",
+                "terminals",
+                "timeouts",
+                "next_observations",
+            ]
+        }
     held = collections.defaultdict(list)
     for row in range(len(data["rewards"])):
         for name, values in data.items():
@@ -21,8 +32,13 @@ def episodes(path):
         if held["terminals"][-1] or held["timeouts"][-1]:
             arrays = {name: np.array(values) for name, values in held.items()}
             yield {
-                "observation": np.concatenate([arrays["observations"], arrays["next_observations"][-1:]]), "action": arrays["actions"],
-                "reward": arrays["rewards"], "terminated": arrays["terminals"][-1], "truncated": arrays["timeouts"][-1],
+                "observation": np.concatenate(
+                    [arrays["observations"], arrays["next_observations"][-1:]]
+                ),
+                "action": arrays["actions"],
+                "reward": arrays["rewards"],
+                "terminated": arrays["terminals"][-1],
+                "truncated": arrays["timeouts"][-1],
             }
             held = collections.defaultdict(list)
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""robomimic's HDF5 by h5py, as its conversion scripts do it: format_robomimic.py import SOURCE OUT | export DATASET OUT"""
+"""robomimic's HDF5 with h5py, as in its conversion scripts.
+
+format_robomimic.py import SOURCE OUT | export DATASET OUT
+"""
 
 import json
 
@@ -15,8 +18,11 @@ def episodes(path):
             demo = data[name]
             observation, done = demo["obs/observation"][()], demo["dones"][()][-1]
             yield {
-                "observation": np.concatenate([observation, demo["next_obs/observation"][-1:]]), "action": demo["actions"][()],
-                "reward": demo["rewards"][()], "terminated": done == 1, "truncated": done == 0,
+                "observation": np.concatenate([observation, demo["next_obs/observation"][-1:]]),
+                "action": demo["actions"][()],
+                "reward": demo["rewards"][()],
+                "terminated": done == 1,
+                "truncated": done == 0,
             }
 
 
@@ -29,7 +35,10 @@ def write(episodes, path):
             demo.create_dataset("next_obs/observation", data=episode["observation"][1:])
             demo.create_dataset("actions", data=episode["action"])
             demo.create_dataset("rewards", data=episode["reward"].astype(np.float32))
-            demo.create_dataset("dones", data=((np.arange(length) == length - 1) & episode["terminated"]).astype(np.int64))
+            demo.create_dataset(
+                "dones",
+                data=((np.arange(length) == length - 1) & episode["terminated"]).astype(np.int64),
+            )
             demo.attrs["num_samples"] = length
             total += length
         data.attrs["total"] = total

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Filters by return and subsamples by hand: hand_filter.py CORPUS OUT --min-return R"""
+"""Filters by return and subsamples a quarter: hand_filter.py CORPUS OUT --min-return R"""
 
 import shards
 

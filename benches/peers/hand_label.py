@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Labels null actions by hand: hand_label.py CORPUS OUT --model MODEL [--past N] [--batch N] [--threads N]"""
+"""Labels null actions in hand-written Python.
+
+hand_label.py CORPUS OUT --model MODEL [--past N] [--batch N] [--threads N]
+"""
 
 import shards
 

@@ -1,8 +1,9 @@
-"""What the hand-written scripts share: reading and writing shards, labelling, selection, return-to-go.
+"""What the hand-written scripts share: reading, writing, labelling, selection, return-to-go.
 
-Tuned as a person who knows pyarrow, numpy and ONNX Runtime would: a worker thread takes whole files, each thread has a session
-with one intra-op thread, windows are a strided view of the observations (no copy but that of the batch), batches stay
-in the processor's cache. It is right only because no trajectory spans two files.
+The code is tuned, as by a person who knows pyarrow, numpy and ONNX Runtime. A worker thread takes
+whole files and has a session with one intra-op thread. Windows are a strided view of the
+observations, so only batches are copied, and these fit in the processor's cache. The results are
+correct only because no trajectory spans two files.
 """
 
 import argparse
@@ -20,7 +21,7 @@ SOURCES = pa.array(["recorded", "proxy"])
 
 
 def arguments():
-    """The command line: CORPUS OUT and what a task needs besides."""
+    """The command line: CORPUS, OUT and the options of all tasks."""
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
@@ -30,14 +31,16 @@ def arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--min-return", type=float)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--split-bytes", action="store_true", help="write floats as BYTE_STREAM_SPLIT")
+    parser.add_argument(
+        "--split-bytes", action="store_true", help="write floats as BYTE_STREAM_SPLIT"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True)
     return args
 
 
 def for_each_file(args, work):
-    """Runs `work(table)` on every file of steps, `args.threads` at a time, and writes what it returns."""
+    """Runs `work` on every file of steps, `args.threads` at a time, and writes the results."""
 
     def one(path):
         table = work(pq.ParquetFile(path).read(use_threads=False))
@@ -50,8 +53,15 @@ def for_each_file(args, work):
 
 
 def write(table, path, split_bytes):
-    """zstd(1), dictionaries for ids and strings alone: a dictionary of floats costs time and makes the file larger."""
-    floats = [path for path in leaves(table.schema) if path.split(".")[0] in ("observation", "action", "reward", "return_to_go")]
+    """Writes a table with zstd(1).
+
+    Only ids and strings have dictionaries. For floats, they cost time and make the file larger.
+    """
+    floats = [
+        path
+        for path in leaves(table.schema)
+        if path.split(".")[0] in ("observation", "action", "reward", "return_to_go")
+    ]
     pq.write_table(
         table,
         path,
@@ -64,8 +74,10 @@ def write(table, path, split_bytes):
 
 
 def leaves(schema):
-    """Parquet's paths of the columns of `schema`."""
-    return [field.name + (".list.element" if pa.types.is_nested(field.type) else "") for field in schema]
+    """The paths of the columns of `schema` in Parquet."""
+    return [
+        field.name + (".list.element" if pa.types.is_nested(field.type) else "") for field in schema
+    ]
 
 
 class Sessions(threading.local):
@@ -76,7 +88,9 @@ class Sessions(threading.local):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
 
     def run(self, windows):
         """The model's actions for a batch of windows."""
@@ -90,14 +104,18 @@ def whole(column):
 
 
 def starts(table):
-    """First rows of the table's trajectories, and their lengths."""
+    """The first rows of the table's trajectories, and their lengths."""
     ids = table["trajectory_id"].to_numpy()
-    first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.int64)
+    first = (
+        np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+        if len(ids)
+        else np.zeros(0, np.int64)
+    )
     return first, np.diff(np.concatenate([first, [len(ids)]]))
 
 
 def label(table, sessions, past, batch):
-    """Fills null actions wherever the whole window lies in the trajectory, and says where each action is from."""
+    """Fills null actions whose window lies within the trajectory, and adds `action_source`."""
     rows, (first, lengths) = table.num_rows, starts(table)
     step = np.arange(rows) - np.repeat(first, lengths)
     fits = (step >= past) & (step + FUTURE < np.repeat(lengths, lengths))
@@ -107,10 +125,16 @@ def label(table, sessions, past, batch):
     observations = whole(table["observation"]).flatten().to_numpy()
     width = len(observations) // rows
     windows = np.lib.stride_tricks.as_strided(
-        observations, (rows - past - FUTURE, width * (past + 1 + FUTURE)), (width * 4, 4), writeable=False
+        observations,
+        (rows - past - FUTURE, width * (past + 1 + FUTURE)),
+        (width * 4, 4),
+        writeable=False,
     )
-    wanted = np.flatnonzero(proxy) - past
-    labels = [sessions.run(windows[wanted[start : start + batch]]) for start in range(0, len(wanted), batch)]
+    starts_of_windows = np.flatnonzero(proxy) - past
+    labels = [
+        sessions.run(windows[starts_of_windows[start : start + batch]])
+        for start in range(0, len(starts_of_windows), batch)
+    ]
     present = recorded | proxy
     slot = np.cumsum(present) - 1
     actions = np.empty((int(present.sum()), ACTIONS), np.float32)
@@ -119,24 +143,30 @@ def label(table, sessions, past, batch):
         actions[slot[proxy]] = np.concatenate(labels)
     offsets = np.zeros(rows + 1, np.int32)
     np.cumsum(np.where(present, ACTIONS, 0), out=offsets[1:])
-    filled = pa.ListArray.from_arrays(pa.array(offsets), pa.array(actions.ravel()), mask=pa.array(~present))
+    filled = pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(actions.ravel()), mask=pa.array(~present)
+    )
     source = pa.DictionaryArray.from_arrays(pa.array(proxy.astype(np.int8), mask=~present), SOURCES)
-    return table.set_column(table.schema.get_field_index("action"), "action", filled).append_column("action_source", source)
+    return table.set_column(table.schema.get_field_index("action"), "action", filled).append_column(
+        "action_source", source
+    )
 
 
 def metadata(args):
-    """Ids, returns and lengths of the corpus's trajectories."""
-    table = pq.read_table(args.corpus / "trajectories.parquet", columns=["trajectory_id", "return", "length"])
+    """The ids, returns and lengths of the corpus's trajectories."""
+    table = pq.read_table(
+        args.corpus / "trajectories.parquet", columns=["trajectory_id", "return", "length"]
+    )
     return (table[name].to_numpy() for name in table.column_names)
 
 
 def draw(ids, count, seed):
-    """A seeded choice of `count` ids, ascending."""
+    """A seeded sample of `count` ids, in ascending order."""
     return np.sort(np.random.default_rng(seed).choice(ids, count, replace=False))
 
 
 def belongs(table, ids):
-    """Whether each row's trajectory is one of `ids`, which ascend."""
+    """Whether each row's trajectory is one of `ids`, which must be in ascending order."""
     rows = table["trajectory_id"].to_numpy()
     return ids[np.minimum(np.searchsorted(ids, rows), len(ids) - 1)] == rows
 
@@ -147,7 +177,7 @@ def keep(table, ids):
 
 
 def hide(table, kept):
-    """Makes the actions null of every trajectory that is not in `kept`."""
+    """Sets the actions of every trajectory that is not in `kept` to null."""
     actions, shown = whole(table["action"]), belongs(table, kept)
     shown &= actions.is_valid().to_numpy(zero_copy_only=False)
     hidden = pc.if_else(pa.array(shown), actions, pa.scalar(None, actions.type))
@@ -155,7 +185,7 @@ def hide(table, kept):
 
 
 def returns_to_go(table, gamma):
-    """Discounted sums of the rewards from each step on, all trajectories of the table at once, from their ends."""
+    """Adds the discounted sum of rewards from each step on, for all trajectories at once."""
     first, lengths = starts(table)
     rewards = table["reward"].to_numpy().astype(np.float64)
     order = np.argsort(-lengths, kind="stable")

@@ -1,18 +1,21 @@
-"""Does semi-supervised offline RL do what its paper says, with this engine?
+"""Tests whether semi-supervised offline RL (SS-ORL) with trajmill does what its paper says.
 
-    benches/ssorl/run                    the whole study: a few hours on two cores
-    benches/ssorl/run --reduced          one environment, one seed, few updates: minutes
-    benches/ssorl/run --report           the tables and the picture from what is there
+    benches/ssorl/run               # the whole study: about four hours on two cores
+    benches/ssorl/run --reduced     # one environment, one seed, few updates: minutes
+    benches/ssorl/run --report      # only the tables and the picture, from existing results
 
-A tenth of a corpus's trajectories keep their actions, an inverse dynamics model learns from them and labels the others, TD3+BC learns
-from the union (Zheng et al., ICML 2023). Datasets are written by the pipelines beside this file. Every result is kept as soon as it is
-there, in $BENCH_DATA/ssorl; the same command goes on from it, and from what the last report holds. Seeds come one after another, so that a study that is cut short has
-all settings of the first ones.
+A tenth of a corpus's trajectories keep their actions. An inverse dynamics model, trained on them,
+labels the others, and TD3+BC trains a policy on all of them (Zheng et al., ICML 2023). The
+pipelines in this directory write the datasets.
+
+Every result is saved in $BENCH_DATA/ssorl as soon as it is known. The same command continues from
+there, and from the results of the last report. The seeds run one after the other, so an incomplete
+study has all settings of the first seeds.
 """
 
 import os
 
-# Before numpy and torch: one thread each, since two jobs share two cores.
+# Two jobs share two cores, so each has one thread. This must be set before numpy and torch load.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
@@ -28,42 +31,62 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+#: Shares of the ranking by return that labelled trajectories are drawn from, from the lowest up.
 LOWEST = [0.1, 0.3, 0.5, 0.7, 1.0]
-#: Window of the model: past and future observations beside the step's own; 1+1 is the paper's. The last is VPT's in kind: as
-#: many observations after the transition as before it.
+#: Windows of the model: the number of past and of future observations besides the step's own. The
+#: paper's is (1, 1). The last is like VPT's: as many observations after the transition as before.
 WINDOWS = [(0, 1), (2, 1), (2, 3)]
+#: Thirds of the ranking by return.
 THIRDS = {"low": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "high": (2 / 3, 1.0)}
-#: Shares of a corpus's trajectories: labelled, unlabelled.
+#: Shares of a corpus's trajectories: labelled and unlabelled.
 QUANTITIES = [(0.02, 0.1), (0.02, 0.45), (0.2, 0.1), (0.2, 0.45)]
-FULL = {"environments": ["hopper", "halfcheetah"], "mixtures": ["medium-replay", "medium-expert"], "seeds": 3, "steps": 150_000, "updates": 10_000, "rollouts": 10}
-REDUCED = {"environments": ["hopper"], "mixtures": ["medium-replay"], "seeds": 1, "steps": 20_000, "updates": 200, "rollouts": 2}
+FULL = {
+    "environments": ["hopper", "halfcheetah"],
+    "mixtures": ["medium-replay", "medium-expert"],
+    "seeds": 3,
+    "steps": 150_000,
+    "updates": 10_000,
+    "rollouts": 10,
+}
+REDUCED = {
+    "environments": ["hopper"],
+    "mixtures": ["medium-replay"],
+    "seeds": 1,
+    "steps": 20_000,
+    "updates": 200,
+    "rollouts": 2,
+}
 
 
 @dataclass(frozen=True)
 class Job:
-    """Datasets that are made together, and a policy from each."""
+    """Datasets that are made together, each for one policy."""
 
     environment: str
     mixture: str
     seed: int
-    #: Part of the study: oracle, coupled, window, quality, quantity.
+    #: The part of the study: oracle, coupled, window, quality or quantity.
     part: str
-    #: What tells the setting from others of its part.
+    #: The name of the setting, unique in its part.
     setting: str
     #: Parameters of the pipelines.
     given: tuple = ()
 
     def kinds(self):
+        """The kinds of datasets that the job makes."""
         if self.part == "oracle":
             return ["oracle"]
         return ["labelled", "proxy", "certain"] if self.part == "coupled" else ["proxy"]
 
     def key(self, kind):
-        return "/".join([self.environment, self.mixture, self.part, self.setting, kind, str(self.seed)])
+        """The key of a result."""
+        return "/".join(
+            [self.environment, self.mixture, self.part, self.setting, kind, str(self.seed)]
+        )
 
 
 def jobs(size, reduced):
-    """All jobs, the main question first and the first seed before the second."""
+    """All jobs: the main question first, and seed by seed."""
     corpora = [(e, m) for m in size["mixtures"] for e in size["environments"]]
     for seed in range(1, size["seeds"] + 1):
         for corpus in corpora:
@@ -74,13 +97,23 @@ def jobs(size, reduced):
     for seed in range(1, size["seeds"] + 1):
         for past, future in WINDOWS[:1] if reduced else WINDOWS:
             for corpus in corpora:
-                yield Job(*corpus, seed, "window", f"{past} + {future}", (("lowest", 0.5), ("past", past), ("future", future)))
+                yield Job(
+                    *corpus,
+                    seed,
+                    "window",
+                    f"{past} + {future}",
+                    (("lowest", 0.5), ("past", past), ("future", future)),
+                )
     for seed in range(1, size["seeds"] + 1):
         for environment in size["environments"]:
             corpus = (environment, "medium-replay")
             for labelled in ["low"] if reduced else THIRDS:
                 for unlabelled in ["high"] if reduced else THIRDS:
-                    given = (("labelled", THIRDS[labelled]), ("unlabelled", THIRDS[unlabelled]), ("shares", (0.05, 0.15)))
+                    given = (
+                        ("labelled", THIRDS[labelled]),
+                        ("unlabelled", THIRDS[unlabelled]),
+                        ("shares", (0.05, 0.15)),
+                    )
                     yield Job(*corpus, seed, "quality", f"{labelled} → {unlabelled}", given)
             for shares in [] if reduced else QUANTITIES:
                 given = (("labelled", (0.0, 1.0)), ("unlabelled", (0.0, 1.0)), ("shares", shares))
@@ -88,11 +121,11 @@ def jobs(size, reduced):
 
 
 class Pipelines:
-    """Runs the pipelines of a job in a folder of its own."""
+    """Runs the pipelines of a job in its own directory."""
 
     def __init__(self, trajmill, folder, dims):
         self.trajmill, self.folder = trajmill, folder
-        # One process for each core is at work already.
+        # The embedded runtime is enough, because jobs already use all cores.
         self.environment = dict(os.environ, TRAJMILL_RUNTIME="rten")
         each = range(1, dims + 1)
         self.error = " + ".join(f"power(action[{i}] - true_action[{i}], 2)" for i in each)
@@ -100,28 +133,47 @@ class Pipelines:
         self.variance = " + ".join(f"var_pop(true_action[{i}])" for i in each)
 
     def call(self, *words):
-        done = subprocess.run([self.trajmill, *map(str, words)], capture_output=True, text=True, env=self.environment)
+        done = subprocess.run(
+            [self.trajmill, *map(str, words)], capture_output=True, text=True, env=self.environment
+        )
         if done.returncode:
-            raise RuntimeError(f"trajmill {' '.join(map(str, words))}\nexited with {done.returncode}:\n{done.stderr}")
+            raise RuntimeError(
+                f"trajmill {' '.join(map(str, words))}\n"
+                f"exited with {done.returncode}:\n{done.stderr}"
+            )
         return done.stdout
 
     def run(self, name, out, **params):
         out = self.folder / out
-        sets = [word for key, value in (params | {"out": out}).items() for word in ("--set", f"{key}={value}")]
+        sets = [
+            word
+            for key, value in (params | {"out": out}).items()
+            for word in ("--set", f"{key}={value}")
+        ]
         self.call("run", HERE / "pipelines" / f"{name}.yaml", "--threads", 1, *sets)
         return out
 
     def labels(self, name, **params):
-        """A dataset with proxy labels, and their error by split."""
-        out = self.run(name, "proxy", model=self.folder / "idm.onnx", squared_error=self.error, spread=self.spread, **params)
+        """A dataset with proxy labels, and the error of the labels by split."""
+        out = self.run(
+            name,
+            "proxy",
+            model=self.folder / "idm.onnx",
+            squared_error=self.error,
+            spread=self.spread,
+            **params,
+        )
         query = f"""
             select split, avg(squared_error) as error, {self.variance} as variance
-            from steps join trajectories using (trajectory_id) where action_source = 'proxy' group by split"""
+            from steps join trajectories using (trajectory_id)
+            where action_source = 'proxy' group by split"""
         rows = map(json.loads, self.call("sql", out, "-c", query, "--format", "json").splitlines())
-        return out, {row["split"]: {"error": row["error"], "variance": row["variance"]} for row in rows}
+        return out, {
+            row["split"]: {"error": row["error"], "variance": row["variance"]} for row in rows
+        }
 
     def datasets(self, job, corpus, trajectories):
-        """The files that d3rlpy is to learn from, by kind, and the labels' error by split."""
+        """The files for d3rlpy, by kind, and the error of the labels by split."""
         given, errors, files = dict(job.given), None, {}
         if job.part == "oracle":
             return {"oracle": self.run("whole", "oracle.h5", source=corpus)}, None
@@ -132,23 +184,39 @@ class Pipelines:
             for side, (name, share) in enumerate(zip(("labelled", "unlabelled"), given["shares"])):
                 above, below = given[name]
                 count = max(2, round(share * trajectories))
-                sides.append(self.run("part", name, source=corpus, side=side, above=above, below=below, count=count, keep=float(side == 0), seed=job.seed))
-            proxy, errors = self.labels("decoupled", labelled=sides[0], unlabelled=sides[1], seed=job.seed)
+                sides.append(
+                    self.run(
+                        "part",
+                        name,
+                        source=corpus,
+                        side=side,
+                        above=above,
+                        below=below,
+                        count=count,
+                        keep=float(side == 0),
+                        seed=job.seed,
+                    )
+                )
+            proxy, errors = self.labels(
+                "decoupled", labelled=sides[0], unlabelled=sides[1], seed=job.seed
+            )
         if job.part == "coupled":
-            files["labelled"] = self.run("labelled", "labelled.h5", source=corpus, seed=job.seed, **given)
+            files["labelled"] = self.run(
+                "labelled", "labelled.h5", source=corpus, seed=job.seed, **given
+            )
             files["certain"] = self.run("certain", "certain.h5", source=proxy)
         files["proxy"] = self.run("whole", "proxy.h5", source=proxy)
         return files, errors
 
 
 def work(job, kinds, size, folder, trajmill):
-    """The results of the kinds of a job that are not there yet."""
+    """The results of a job for the given kinds."""
     warnings.filterwarnings("ignore")
     import d3rlpy
     import structlog
 
     import corpora
-    import learn
+    import td3bc
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     environment = corpora.ENVIRONMENTS[job.environment]
@@ -163,44 +231,81 @@ def work(job, kinds, size, folder, trajmill):
     made, results = time.monotonic() - began, []
     for kind in kinds:
         began = time.monotonic()
-        algorithm, transitions = learn.learn(files[kind], job.seed, size["updates"])
-        returns = learn.evaluate(algorithm, environment, job.seed, size["rollouts"])
-        results.append({
-            "key": job.key(kind), "environment": job.environment, "mixture": job.mixture, "part": job.part, "setting": job.setting,
-            "kind": kind, "seed": job.seed, "returns": returns, "transitions": transitions, "label_error": None if kind == "labelled" else errors,
-            "data_s": round(made, 1), "training_s": round(time.monotonic() - began, 1), "d3rlpy": d3rlpy.__version__,
-        })  # fmt: skip
+        algorithm, transitions = td3bc.train(files[kind], job.seed, size["updates"])
+        returns = td3bc.evaluate(algorithm, environment, job.seed, size["rollouts"])
+        results.append(
+            {
+                "key": job.key(kind),
+                "environment": job.environment,
+                "mixture": job.mixture,
+                "part": job.part,
+                "setting": job.setting,
+                "kind": kind,
+                "seed": job.seed,
+                "returns": returns,
+                "transitions": transitions,
+                "label_error": None if kind == "labelled" else errors,
+                "data_s": round(made, 1),
+                "training_s": round(time.monotonic() - began, 1),
+                "d3rlpy": d3rlpy.__version__,
+            }
+        )
     shutil.rmtree(place)
     return results
 
 
 def read(path, reported, size):
-    """Results by key: those of an earlier report of this size, and those since; a line that was cut off is none."""
+    """Results by key, from the last report of this size and from the log of results."""
     report = json.loads(reported.read_text()) if reported.exists() else {}
-    results = {result["key"]: result for result in report.get("results", []) if report["size"] == size}
+    results = {
+        result["key"]: result for result in report.get("results", []) if report["size"] == size
+    }
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             result = json.loads(line)
         except json.JSONDecodeError:
+            # The study was killed while it wrote this line.
             continue
         results[result["key"]] = result
     return results
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trajmill", default=str(HERE.parents[1] / "target/release/trajmill"), help="the binary; `cargo build --release`")
-    parser.add_argument("--reduced", action="store_true", help="one environment, one seed, few updates")
-    parser.add_argument("--report", action="store_true", help="only the tables and the picture")
-    parser.add_argument("--updates", type=int, help="of TD3+BC")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no job after so many")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="at once")
-    parser.add_argument("--results", type=Path, default=HERE.parent / "results", help="where the tables and the picture go")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--trajmill",
+        default=str(HERE.parents[1] / "target/release/trajmill"),
+        help="trajmill's binary [target/release/trajmill]",
+    )
+    parser.add_argument(
+        "--reduced", action="store_true", help="one environment, one seed, few updates"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="write only the tables and the picture"
+    )
+    parser.add_argument("--updates", type=int, help="updates of TD3+BC [10000; 200 with --reduced]")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="start no job after this time [no limit]",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="jobs that run at once [2]"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=HERE.parent / "results",
+        help="directory for the tables and the picture [benches/results]",
+    )
     arguments = parser.parse_args()
     size = dict(REDUCED if arguments.reduced else FULL)
     if arguments.updates:
         size["updates"] = arguments.updates
-    # Results of another size are others.
+    # Results of different sizes are kept apart.
     name = "-".join(str(size[key]) for key in ("steps", "updates", "rollouts"))
     folder = Path(os.environ["BENCH_DATA"]).resolve() / "ssorl" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,16 +321,36 @@ def main():
     failures = 0
     with ProcessPoolExecutor(arguments.jobs) as pool, log.open("a") as kept:
         if not arguments.report:
-            # Jobs share these: they are made first, one environment a process.
-            list(pool.map(corpora.references, size["environments"], [folder] * len(size["environments"])))
+            # Jobs share the reference returns and the corpora, so these are made first.
+            list(
+                pool.map(
+                    corpora.references, size["environments"], [folder] * len(size["environments"])
+                )
+            )
             pairs = [(e, m) for e in size["environments"] for m in size["mixtures"]]
-            list(pool.map(corpora.make, *zip(*pairs), *([value] * len(pairs) for value in (size["steps"], folder, trajmill))))
-            left = [(job, kinds) for job in every if (kinds := [kind for kind in job.kinds() if job.key(kind) not in done])]
-            print(f"{len(done)} results are there, {sum(len(kinds) for _, kinds in left)} are missing", flush=True)
+            list(
+                pool.map(
+                    corpora.make,
+                    *zip(*pairs),
+                    *([value] * len(pairs) for value in (size["steps"], folder, trajmill)),
+                )
+            )
+            left = [
+                (job, kinds)
+                for job in every
+                if (kinds := [kind for kind in job.kinds() if job.key(kind) not in done])
+            ]
+            print(
+                f"{len(done)} results exist, {sum(len(kinds) for _, kinds in left)} are missing",
+                flush=True,
+            )
             queue, running = iter(left), {}
 
             def begin():
-                while len(running) < arguments.jobs and time.monotonic() - began < arguments.minutes * 60:
+                while (
+                    len(running) < arguments.jobs
+                    and time.monotonic() - began < arguments.minutes * 60
+                ):
                     job, kinds = next(queue, (None, None))
                     if job is None:
                         return
@@ -246,7 +371,11 @@ def main():
                     kept.flush()
                     done[result["key"]] = result
                     mean = sum(result["returns"]) / len(result["returns"])
-                    print(f"{(time.monotonic() - began) / 60:.0f} min  {result['key']}: return {mean:.0f}, {result['training_s']:.0f} s", flush=True)
+                    print(
+                        f"{(time.monotonic() - began) / 60:.0f} min  {result['key']}: "
+                        f"return {mean:.0f}, {result['training_s']:.0f} s",
+                        flush=True,
+                    )
                 begin()
     scale = {name: corpora.references(name, folder) for name in size["environments"]}
     expected = sum(len(job.kinds()) for job in every)

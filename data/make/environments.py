@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import gymnasium
 import numpy as np
 
-#: The qualities a corpus mixes; `infos/policy` holds the index into this list.
+#: The policies of a corpus. `infos/policy` holds an index into this list.
 POLICIES = ["random", "early", "medium", "good"]
 
-#: Standard deviations of the Gaussian noise on the action, taken in turn by
-#: the trajectories of a policy. Both action boxes are [-1, 1].
+#: Standard deviations of the Gaussian noise on actions, for successive trajectories of a policy.
+#: Both action boxes are [-1, 1].
 NOISE = [0.05, 0.1, 0.2]
 
 
@@ -18,28 +18,29 @@ class Environment:
     name: str
     gym_id: str
     seed: int
-    #: Time limit of a trajectory, in training as in the data.
+    #: The time limit of a trajectory, in training and in the data.
     max_steps: int
-    #: Trajectories recorded with each policy.
+    #: The number of trajectories of each policy.
     trajectories: dict[str, int]
-    #: Reward per step for merely being alive, left out while training.
+    #: The reward per step for being alive. Training ignores it.
     alive_bonus: float
-    # Augmented random search: directions per update, the best of them used,
-    # step size, scale of the perturbations, environment steps in all.
+    # Augmented random search: the directions per update and how many of the best are used, the step
+    # size, the scale of perturbations, and the number of environment steps.
     directions: int
     elite: int
     step_size: float
     perturbation: float
     training_steps: int
-    #: Share of the good policy's return at which the early and the medium policy are taken.
+    #: The shares of the good policy's return that the early and the medium policy must reach.
     shares: dict[str, float] = field(default_factory=lambda: {"early": 0.15, "medium": 0.5})
 
     def make(self) -> gymnasium.Env:
-        return gymnasium.make(self.gym_id, max_episode_steps=self.max_steps, disable_env_checker=True)
+        return gymnasium.make(
+            self.gym_id, max_episode_steps=self.max_steps, disable_env_checker=True
+        )
 
     def random(self, purpose: int) -> np.random.Generator:
-        """A generator of its own for each purpose, so that changing how one
-        step draws numbers leaves the others as they were."""
+        """The random generator for one purpose. Purposes do not affect each other."""
         return np.random.default_rng([self.seed, purpose])
 
 

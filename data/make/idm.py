@@ -1,4 +1,4 @@
-"""Inverse dynamics models: the action from the observations around it."""
+"""Inverse dynamics models, which predict the action of a step from the observations around it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,11 @@ OPSET, IR_VERSION = 17, 8
 
 
 def windows(trajectory: dict) -> np.ndarray:
-    """[steps, (PAST + 1 + FUTURE) * dim]: the observations around each step,
-    oldest first. The final observation counts; outside what is known stands
-    the nearest observation of the trajectory."""
+    """The observations around each step, oldest first: [steps, (PAST + 1 + FUTURE) * dim].
+
+    The final observation is included. Beyond the ends of the trajectory, its first or its final
+    observation stands in.
+    """
     known = np.concatenate([trajectory["observations"], trajectory["next_observations"][-1:]])
     steps = len(trajectory["observations"])
     at = np.arange(steps)[:, None] + np.arange(-PAST, FUTURE + 1)
@@ -31,20 +33,26 @@ def windows(trajectory: dict) -> np.ndarray:
 
 
 def split(environment: Environment, count: int) -> tuple[list[int], list[int]]:
-    """Indices of the trajectories the model learns from, and of those held out."""
+    """The indices of the trajectories that the model is trained on, and of those held out."""
     order = environment.random(3).permutation(count).tolist()
     labelled = round(LABELLED_SHARE * count)
     return sorted(order[:labelled]), sorted(order[labelled:])
 
 
 class InverseDynamics(nn.Module):
-    """Two hidden layers; actions as a tanh scaled to the box, which is [-1, 1]
-    times `bound`; with a Gaussian head a standard deviation beside them."""
+    """A network of two hidden layers. Actions are a tanh, scaled to the box [-bound, bound].
 
-    def __init__(self, mean: np.ndarray, std: np.ndarray, actions: int, bound: float, gaussian: bool):
+    A Gaussian head also gives their standard deviation.
+    """
+
+    def __init__(
+        self, mean: np.ndarray, std: np.ndarray, actions: int, bound: float, gaussian: bool
+    ):
         super().__init__()
         self.register_buffer("mean", torch.tensor(np.tile(mean, PAST + 1 + FUTURE)))
-        self.register_buffer("scale", torch.tensor(np.tile(std + np.float32(1e-6), PAST + 1 + FUTURE)))
+        self.register_buffer(
+            "scale", torch.tensor(np.tile(std + np.float32(1e-6), PAST + 1 + FUTURE))
+        )
         self.bound = bound
         self.trunk = nn.ModuleList([nn.Linear(len(self.mean), HIDDEN), nn.Linear(HIDDEN, HIDDEN)])
         self.action = nn.Linear(HIDDEN, actions)
@@ -72,8 +80,12 @@ def train(environment: Environment, labelled: list[dict], gaussian: bool) -> Inv
     space = environment.make().action_space
     assert (space.low == -space.high).all() and (space.high == space.high[0]).all()
 
-    known = np.concatenate([np.concatenate([t["observations"], t["next_observations"][-1:]]) for t in labelled])
-    model = InverseDynamics(known.mean(axis=0), known.std(axis=0), space.shape[0], float(space.high[0]), gaussian)
+    known = np.concatenate(
+        [np.concatenate([t["observations"], t["next_observations"][-1:]]) for t in labelled]
+    )
+    model = InverseDynamics(
+        known.mean(axis=0), known.std(axis=0), space.shape[0], float(space.high[0]), gaussian
+    )
     inputs = torch.tensor(np.concatenate([windows(t) for t in labelled]))
     targets = torch.tensor(np.concatenate([t["actions"] for t in labelled]))
 
@@ -88,8 +100,11 @@ def train(environment: Environment, labelled: list[dict], gaussian: bool) -> Inv
     return model.eval()
 
 
-def export(model: InverseDynamics, learnt_from: list[int], path: Path) -> None:
-    """Writes the network as an ONNX graph, node by node."""
+def export(model: InverseDynamics, trained_on: list[int], path: Path) -> None:
+    """Writes the network as an ONNX graph, node by node.
+
+    The graph's metadata lists the trajectories that the network was trained on.
+    """
     nodes, constants = [], []
 
     def constant(name, value):
@@ -113,7 +128,9 @@ def export(model: InverseDynamics, learnt_from: list[int], path: Path) -> None:
     outputs = [node("Mul", [squashed, constant("bound", model.bound)], "action")]
     if model.log_std is not None:
         bounds = [constant("log_std.low", LOG_STD[0]), constant("log_std.high", LOG_STD[1])]
-        clipped = node("Clip", [linear(model.log_std, hidden, "log_std"), *bounds], "log_std.clipped")
+        clipped = node(
+            "Clip", [linear(model.log_std, hidden, "log_std"), *bounds], "log_std.clipped"
+        )
         outputs.append(node("Exp", [clipped], "std"))
 
     def tensor(name, dim):
@@ -127,9 +144,17 @@ def export(model: InverseDynamics, learnt_from: list[int], path: Path) -> None:
         constants,
     )
     proto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="make_corpus"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="make_corpus",
     )
-    properties = {"past": PAST, "future": FUTURE, "edge": "repeat", "learnt_from": ",".join(map(str, learnt_from))}
+    properties = {
+        "past": PAST,
+        "future": FUTURE,
+        "edge": "repeat",
+        "learnt_from": ",".join(map(str, trained_on)),
+    }
     helper.set_model_props(proto, {key: str(value) for key, value in properties.items()})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
@@ -141,7 +166,7 @@ def predict(path: Path, inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def compare(model: InverseDynamics, path: Path, inputs: np.ndarray) -> float:
-    """The largest difference between PyTorch and ONNX Runtime; at most 1e-5."""
+    """The largest difference between PyTorch and ONNX Runtime, which is at most 1e-5."""
     worst = 0.0
     with torch.no_grad():
         for count in (1, 7, len(inputs)):
@@ -153,7 +178,7 @@ def compare(model: InverseDynamics, path: Path, inputs: np.ndarray) -> float:
 
 
 def report(path: Path, labelled: list[dict], held_out: list[dict]) -> None:
-    """Error of the written model; the baseline of R^2 is the labelled mean."""
+    """Prints the errors of the model. R2 is relative to predicting the mean labelled action."""
     baseline = np.concatenate([t["actions"] for t in labelled]).mean(axis=0)
     groups = {"labelled": labelled, "held out": held_out}
     for i, name in enumerate(POLICIES):
@@ -169,18 +194,30 @@ def report(path: Path, labelled: list[dict], held_out: list[dict]) -> None:
         actions = np.concatenate([t["actions"] for t in group])
         predicted, *std = predict(path, np.concatenate([windows(t) for t in group]))
         error, reference = ((predicted - actions) ** 2).mean(), ((baseline - actions) ** 2).mean()
-        cells = [name, len(group), f"{len(actions):,}", f"{error:.5f}", f"{reference:.4f}", f"{1 - error / reference:.4f}"]
+        cells = [
+            name,
+            len(group),
+            f"{len(actions):,}",
+            f"{error:.5f}",
+            f"{reference:.4f}",
+            f"{1 - error / reference:.4f}",
+        ]
         if std:
-            cells += [f"{std[0].mean():.4f}", f"{(np.abs(predicted - actions) <= std[0]).mean():.1%}"]
+            cells += [
+                f"{std[0].mean():.4f}",
+                f"{(np.abs(predicted - actions) <= std[0]).mean():.1%}",
+            ]
         print("|", " | ".join(map(str, cells)), "|")
 
 
 def make(environment: Environment, trajectories: list[dict], path: Path, gaussian: bool) -> None:
-    learnt_from, rest = split(environment, len(trajectories))
-    labelled, held_out = [trajectories[i] for i in learnt_from], [trajectories[i] for i in rest]
+    trained_on, rest = split(environment, len(trajectories))
+    labelled, held_out = [trajectories[i] for i in trained_on], [trajectories[i] for i in rest]
     model = train(environment, labelled, gaussian)
-    export(model, learnt_from, path)
+    export(model, trained_on, path)
     sample = np.concatenate([windows(t) for t in held_out])[:20_000]
     worst = compare(model, path, sample)
-    print(f"\n{path.name}: {path.stat().st_size:,} bytes, ONNX Runtime within {worst:.1g} of PyTorch")
+    print(
+        f"\n{path.name}: {path.stat().st_size:,} bytes, ONNX Runtime within {worst:.1g} of PyTorch"
+    )
     report(path, labelled, held_out)

@@ -1,16 +1,16 @@
-"""Makes the corpora and the inverse dynamics models of this folder.
+"""Makes the datasets and the inverse dynamics models in data/.
 
     python make_corpus.py [hopper|halfcheetah ...] [--steps policies,rollouts,idm,import]
 
-Everything is seeded. The intermediate files (policies, HDF5) are in data/raw,
-which git ignores; the last step has trajmill import them. It runs the binary
-named by the environment variable TRAJMILL, or else `cargo run --release`.
+Everything is seeded. Intermediate files (policies, HDF5) are in data/raw, which git ignores. The
+last step imports the HDF5 files with the binary that the environment variable TRAJMILL names, or
+with `cargo run --release`.
 """
 
 import os
 
-# Before numpy and torch: one thread each, so that sums are added in one order
-# and two environments share two cores.
+# With one thread, sums are added in one order, and two environments share two cores. This must be
+# set before numpy and torch load.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
@@ -59,35 +59,43 @@ def make_idm(name: str) -> None:
 
 
 def import_dataset(name: str) -> None:
-    """Converts the HDF5 file into the committed trajmill dataset."""
+    """Imports the HDF5 file as the dataset that is in git."""
     binary = os.environ.get("TRAJMILL")
     if binary:
         command = [binary]
     elif shutil.which("cargo"):
         command = ["cargo", "run", "--release", "--"]
     else:
-        sys.exit("import: set TRAJMILL to the trajmill binary, or put cargo on the PATH")
+        sys.exit("import: set TRAJMILL to trajmill's binary, or add cargo to the PATH")
     source, target = Path("data/raw") / f"{name}.hdf5", Path("data") / name
     root = DATA.parent
     if (root / target).exists():
-        sys.exit(f"import: {target} exists; remove it to import {source} again")
+        sys.exit(f"import: {target} exists: remove it to import {source} again")
     command += ["import", str(source), str(target), "--from", "d4rl"]
     print("import:", shlex.join(command), flush=True)
     try:
         subprocess.run(command, cwd=root, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"import: {error}\nimport: {source} is kept; repeat with --steps import")
+        sys.exit(f"import: {error}\nimport: {source} is kept: try again with --steps import")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes the corpora and models of data/.")
-    parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", help=f"of {', '.join(ENVIRONMENTS)}; all")
-    parser.add_argument("--steps", default=",".join(STEPS), help="comma-separated (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Makes the datasets and models in data/.")
+    parser.add_argument(
+        "environments",
+        nargs="*",
+        metavar="ENVIRONMENT",
+        help=f"any of {', '.join(ENVIRONMENTS)} [all]",
+    )
+    parser.add_argument(
+        "--steps", default=",".join(STEPS), help="steps, separated by commas [%(default)s]"
+    )
     arguments = parser.parse_args()
     names, steps = arguments.environments or list(ENVIRONMENTS), arguments.steps.split(",")
     for kind, given, known in (("environment", names, ENVIRONMENTS), ("step", steps, STEPS)):
         if unknown := set(given) - set(known):
-            parser.error(f"unknown {kind} {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+            listed = ", ".join(sorted(unknown))
+            parser.error(f"unknown {kind} {listed}: choose from {', '.join(known)}")
 
     RAW.mkdir(exist_ok=True)
     MODELS.mkdir(exist_ok=True)

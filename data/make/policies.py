@@ -1,8 +1,8 @@
-"""Policies of different quality, by augmented random search (ARS V2-t).
+"""Policies of different quality, trained with augmented random search (ARS V2-t).
 
-Mania, Guy and Recht, "Simple random search provides a competitive approach to
-reinforcement learning", 2018: a linear policy on normalised observations,
-moved along random directions weighted by the returns they lead to.
+Mania, Guy and Recht, "Simple random search provides a competitive approach to reinforcement
+learning", 2018. A linear policy on normalised observations moves along random directions, which
+are weighted by the returns that they lead to.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ UPDATES_PER_EVALUATION = 10
 
 
 class RunningMoments:
-    """Mean and standard deviation of all observations seen so far."""
+    """The mean and standard deviation of all observations so far."""
 
     def __init__(self, dim: int):
         self.count = 0
@@ -39,12 +39,14 @@ class RunningMoments:
 
 @dataclass
 class LinearPolicy:
+    """A policy whose actions are linear in the observation."""
+
     weights: np.ndarray
     offset: np.ndarray
 
     @classmethod
     def normalised(cls, theta: np.ndarray, mean: np.ndarray, std: np.ndarray) -> "LinearPolicy":
-        """theta @ ((s - mean) / std), folded into one product."""
+        """The policy theta @ ((s - mean) / std), as a single product."""
         weights = theta / std
         return cls(weights, -weights @ mean)
 
@@ -53,7 +55,7 @@ class LinearPolicy:
 
 
 def rollout(env, policy: LinearPolicy, seed: int, alive_bonus: float):
-    """Return without the alive bonus, and the observations visited."""
+    """The return without the alive bonus, and the observations, of one trajectory."""
     observation, _ = env.reset(seed=seed)
     low, high = env.action_space.low, env.action_space.high
     observations, total, done = [], 0.0, False
@@ -67,12 +69,13 @@ def rollout(env, policy: LinearPolicy, seed: int, alive_bonus: float):
 
 
 def evaluate(env, policy: LinearPolicy, random: np.random.Generator) -> float:
+    """The mean return of a policy."""
     seeds = random.integers(2**31, size=EVALUATIONS)
     return float(np.mean([rollout(env, policy, int(s), 0.0)[0] for s in seeds]))
 
 
 def train(environment: Environment) -> list[tuple[float, LinearPolicy]]:
-    """Every evaluated policy with its mean return, in the order of training."""
+    """Trains a policy, and returns every evaluated policy with its mean return, in order."""
     random, evaluation = environment.random(0), environment.random(1)
     env = environment.make()
     dim, actions = env.observation_space.shape[0], env.action_space.shape[0]
@@ -84,7 +87,10 @@ def train(environment: Environment) -> list[tuple[float, LinearPolicy]]:
         if update % UPDATES_PER_EVALUATION == 0:
             policy = LinearPolicy.normalised(theta, mean, std)
             history.append((evaluate(env, policy, evaluation), policy))
-            print(f"{environment.name}: update {update}, {steps} steps, return {history[-1][0]:.0f}", flush=True)
+            print(
+                f"{environment.name}: update {update}, {steps} steps, return {history[-1][0]:.0f}",
+                flush=True,
+            )
             if steps >= environment.training_steps:
                 return history
 
@@ -92,7 +98,9 @@ def train(environment: Environment) -> list[tuple[float, LinearPolicy]]:
         returns = np.empty((environment.directions, 2))
         for i, direction in enumerate(directions):
             for j, sign in enumerate((1, -1)):
-                policy = LinearPolicy.normalised(theta + sign * environment.perturbation * direction, mean, std)
+                policy = LinearPolicy.normalised(
+                    theta + sign * environment.perturbation * direction, mean, std
+                )
                 seed = int(random.integers(2**31))
                 returns[i, j], visited = rollout(env, policy, seed, environment.alive_bonus)
                 moments.add(visited)
@@ -101,18 +109,29 @@ def train(environment: Environment) -> list[tuple[float, LinearPolicy]]:
         best = np.argsort(-returns.max(axis=1), kind="stable")[: environment.elite]
         spread = returns[best].std() + 1e-8
         gain = returns[best, 0] - returns[best, 1]
-        theta += environment.step_size / (environment.elite * spread) * np.tensordot(gain, directions[best], axes=1)
+        theta += (
+            environment.step_size
+            / (environment.elite * spread)
+            * np.tensordot(gain, directions[best], axes=1)
+        )
         mean, std = moments.mean.copy(), moments.std()
         update += 1
 
 
-def choose(environment: Environment, history: list[tuple[float, LinearPolicy]]) -> dict[str, LinearPolicy]:
-    """The first policies to reach their share of the last one's return, and the last."""
+def choose(
+    environment: Environment, history: list[tuple[float, LinearPolicy]]
+) -> dict[str, LinearPolicy]:
+    """The last policy, and the first ones that reach given shares of its return."""
     chosen = {"good": len(history) - 1}
     for name, share in environment.shares.items():
-        chosen[name] = next(i for i, (value, _) in enumerate(history) if value >= share * history[-1][0])
+        chosen[name] = next(
+            i for i, (value, _) in enumerate(history) if value >= share * history[-1][0]
+        )
     for name, index in chosen.items():
-        print(f"{environment.name}: {name} is update {index * UPDATES_PER_EVALUATION}, return {history[index][0]:.0f}")
+        print(
+            f"{environment.name}: {name} is update {index * UPDATES_PER_EVALUATION}, "
+            f"return {history[index][0]:.0f}"
+        )
     return {name: history[index][1] for name, index in chosen.items()}
 
 

@@ -1,4 +1,4 @@
-"""Recording policies into one HDF5 file per environment, laid out as D4RL does."""
+"""Records the trajectories of an environment's policies in an HDF5 file with D4RL's layout."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,13 @@ from policies import LinearPolicy
 COLUMNS = ["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"]
 
 
-def record_trajectory(env, policy: LinearPolicy | None, noise: float, random: np.random.Generator) -> dict:
-    """One trajectory. Without a policy actions are uniform over the box.
+def record_trajectory(
+    env, policy: LinearPolicy | None, noise: float, random: np.random.Generator
+) -> dict:
+    """Records one trajectory. Without a policy, actions are uniform over the box.
 
-    The action is rounded to float32 and clipped before it is executed, so the
-    recorded action is the one the simulator saw.
+    The action is rounded to float32 and clipped before it is executed, so the recorded action is
+    the one that the simulator receives.
     """
     low, high = env.action_space.low, env.action_space.high
     observation, _ = env.reset(seed=int(random.integers(2**31)))
@@ -31,15 +33,19 @@ def record_trajectory(env, policy: LinearPolicy | None, noise: float, random: np
             action = policy(observation) + noise * random.standard_normal(low.shape)
         action = np.clip(action.astype(np.float32), low, high)
         following, reward, terminated, truncated, _ = env.step(action)
-        for name, value in zip(COLUMNS, (observation, action, reward, terminated, truncated, following)):
+        for name, value in zip(
+            COLUMNS, (observation, action, reward, terminated, truncated, following)
+        ):
             rows[name].append(value)
         observation = following
     types = {"terminals": bool, "timeouts": bool}
-    return {name: np.array(values, dtype=types.get(name, np.float32)) for name, values in rows.items()}
+    return {
+        name: np.array(values, dtype=types.get(name, np.float32)) for name, values in rows.items()
+    }
 
 
 def record(environment: Environment, policies: dict[str, LinearPolicy]) -> list[dict]:
-    """All trajectories, those of different policies shuffled together."""
+    """Records all trajectories. Those of different policies are shuffled together."""
     random = environment.random(2)
     env = environment.make()
     plan = [
@@ -75,15 +81,17 @@ def read(path: Path) -> list[dict]:
         names = COLUMNS + ["infos/policy", "infos/action_noise"]
         columns = {name: file[name][:] for name in names}
     ends = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
-    assert ends[-1] == len(columns["rewards"]), "the last trajectory has no end"
+    assert ends[-1] == len(columns["rewards"]), "the last trajectory does not end"
     parts = {name: np.split(rows, ends[:-1]) for name, rows in columns.items()}
     return [{name: parts[name][i] for name in names} for i in range(len(ends))]
 
 
 def describe(environment: Environment, trajectories: list[dict]) -> None:
-    """The table of the README."""
+    """Prints the table for data/README.md."""
     print(f"\n{environment.gym_id}, seed {environment.seed}")
-    print("| policy | trajectories | steps | mean return | lowest | highest | terminated | truncated |")
+    print(
+        "| policy | trajectories | steps | mean return | lowest | highest | terminated | truncated |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for index, name in enumerate(POLICIES + ["all"]):
         group = [t for t in trajectories if name == "all" or t["infos/policy"][0] == index]

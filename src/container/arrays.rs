@@ -1,5 +1,5 @@
-//! The contract of containers of arrays: what an array holds, how its rows are read and written, and the Arrow columns that
-//! its rows become.
+//! The contract of containers of arrays: the layout of an array, reading and writing its rows, and
+//! the Arrow columns that its rows become.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use arrow::datatypes::{DataType, Field};
 use crate::dataset::schema;
 use crate::error::{Error, Result};
 
-/// What an array holds.
+/// The layout of an array.
 pub(crate) struct ArrayLayout {
     /// The array's name in its file.
     pub(crate) name: String,
-    /// Type of an element; `Null` where it is none that a column can hold. Booleans are bytes.
+    /// The type of an element; `Null` if no column can hold it. Booleans are bytes.
     pub(crate) element: DataType,
-    /// What the file calls the type.
+    /// The file's own name of the type.
     pub(crate) kind: String,
-    /// Whether the bytes of an element are in the order that this machine does not use.
+    /// Whether the byte order of the elements is not this machine's.
     pub(crate) swap: bool,
-    /// Rows: the length of the first axis.
+    /// The number of rows: the length of the first axis.
     pub(crate) rows: u64,
-    /// Lengths of the other axes.
+    /// The lengths of the other axes.
     pub(crate) row: Vec<usize>,
 }
 
@@ -36,7 +36,7 @@ impl ArrayLayout {
         self.row.iter().product()
     }
 
-    /// Bytes of one row; the reader has checked that they can be counted.
+    /// Returns the bytes of one row. The reader has verified that the product does not overflow.
     pub(crate) fn row_bytes(&self) -> usize {
         self.width() * self.element_bytes()
     }
@@ -54,44 +54,44 @@ impl ArrayLayout {
 
 /// Reads the rows of an array from first to last.
 pub(crate) trait ArrayReader {
-    /// The bytes of the next `rows` rows.
+    /// Returns the bytes of the next `rows` rows.
     ///
     /// # Errors
-    /// Where the file is damaged or ends early; the message names file and array.
+    /// Returns an error if the file is damaged or ends early. The message names file and array.
     fn read(&mut self, rows: u64) -> Result<Vec<u8>>;
 }
 
-/// One array of a file.
+/// An array of a file.
 pub(crate) struct StoredArray {
     pub(crate) layout: ArrayLayout,
     pub(crate) reader: Box<dyn ArrayReader>,
 }
 
-/// Where arrays go, one after the other.
+/// Writes arrays, one after the other.
 pub(crate) trait ArraySink {
     /// Begins the array `name` of `rows` rows of the shape `row`.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Returns an error if the file cannot be written.
     fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()>;
 
     /// Appends little-endian elements; booleans are bytes.
     ///
     /// # Errors
-    /// Where they cannot be written.
+    /// Returns an error if the file cannot be written.
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
 
     /// Ends the array.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Returns an error if the file cannot be written.
     fn end(&mut self) -> Result<()>;
 }
 
-/// Arrays by name, groups before slashes: each a column of rows.
+/// Arrays by name, with their groups before slashes: a column each.
 pub(crate) type ArrayColumns = BTreeMap<String, (Field, ArrayRef)>;
 
-/// The bytes of elements as an array of them.
+/// Decodes the bytes of elements.
 pub(crate) fn decode(layout: &ArrayLayout, mut bytes: Vec<u8>) -> Result<ArrayRef> {
     if layout.element == DataType::Boolean {
         return Ok(Arc::new(BooleanArray::from_iter(
@@ -109,7 +109,7 @@ pub(crate) fn decode(layout: &ArrayLayout, mut bytes: Vec<u8>) -> Result<ArrayRe
     Ok(make_array(builder.build()?))
 }
 
-/// The column that an array becomes: of vectors or of single values.
+/// Returns the field of the column that an array becomes: vectors if `vector`, else single values.
 pub(crate) fn field(
     name: &str,
     layout: &ArrayLayout,
@@ -124,11 +124,11 @@ pub(crate) fn field(
         .filter(|width| *width > 0);
     let width = width.ok_or_else(|| {
         Error::failed(format!(
-            "`{}` has the shape {}: a row must hold something",
+            "`{}` has the shape {}: its rows have no values",
             layout.name,
             layout.shape()
         ))
-        .hint("leave the array out of the source, or name another by --map")
+        .hint("remove the array from the source, or map another one with `--map`")
     })?;
     let field = Field::new(
         name,
@@ -147,10 +147,10 @@ pub(crate) fn field(
     Ok(field.with_metadata([("shape".to_owned(), shape)].into()))
 }
 
-/// A whole array as a column: of vectors where its rows have axes.
+/// Returns a whole array as a column: vectors if its rows have axes.
 ///
 /// # Errors
-/// Where a row holds nothing.
+/// Returns an error if its rows have no values.
 pub(crate) fn whole_column(
     name: &str,
     layout: &ArrayLayout,

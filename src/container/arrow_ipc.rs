@@ -1,4 +1,4 @@
-//! Arrow IPC files, whose blocks are held against the size of the file before they are read.
+//! Arrow IPC files. Blocks that claim more than the file has are refused before they are read.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -10,13 +10,14 @@ use arrow::ipc::{Block, Buffer, root_as_footer, root_as_message};
 
 use crate::error::{Error, Result};
 
-/// Bytes at the end of a file, which say how long the footer in front of them is.
+/// Bytes at the end of a file, which contain the length of the footer in front of them.
 const TRAILER: usize = 10;
 
-/// Opens the Arrow file at `path`, for the columns of the indices `columns`, all where `None`.
+/// Opens the Arrow file at `path` and projects it to the columns with the indices `columns`; to all
+/// columns if `None`.
 ///
 /// # Errors
-/// Where it cannot be read or is damaged.
+/// Returns an error if the file cannot be read or is damaged.
 pub(crate) fn open(
     path: &Path,
     columns: Option<Vec<usize>>,
@@ -26,11 +27,13 @@ pub(crate) fn open(
             "{}: not a readable Arrow file: {what}",
             path.display()
         ))
-        .hint("the file may be cut short or of the streaming form: write it again as an Arrow file")
+        .hint(
+            "the file may be cut short or in the streaming format: write it again as an Arrow file",
+        )
     };
     let file = File::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-    // The reader makes room for as many bytes as a block says it has, and as its buffers say they have once decompressed.
+    // The reader allocates what a block claims, and what its buffers claim after decompression.
     let length = file
         .metadata()
         .map_err(|error| damaged(&error.to_string()))?
@@ -49,7 +52,7 @@ pub(crate) fn open(
             .unwrap_or(u64::MAX);
         if end > length {
             return Err(damaged(&format!(
-                "a block of it would end at byte {end}, and it has {length}"
+                "a block claims to end at byte {end}, and the file has {length} bytes"
             )));
         }
         let claimed = claimed(&file, &block).unwrap_or(0);
@@ -57,14 +60,15 @@ pub(crate) fn open(
             .is_ok_and(|claimed| Vec::<u8>::new().try_reserve_exact(claimed).is_err())
         {
             return Err(damaged(&format!(
-                "a buffer of it would have {claimed} bytes, which is more than fits in memory"
+                "a buffer claims {claimed} bytes, which do not fit in memory"
             )));
         }
     }
     FileReader::try_new(BufReader::new(file), columns).map_err(|error| damaged(&error.to_string()))
 }
 
-/// The blocks that the footer of a file of so many bytes lists; `None` where it cannot be read, which is the reader's to say.
+/// Returns the blocks that the footer lists; `None` if the footer is not readable, in which case
+/// the reader reports the error.
 fn blocks(file: &File, length: u64) -> Option<Vec<Block>> {
     let mut end = [0; TRAILER];
     let trailer = length.checked_sub(TRAILER as u64)?;
@@ -88,12 +92,14 @@ fn blocks(file: &File, length: u64) -> Option<Vec<Block>> {
     )
 }
 
-/// The most bytes that a buffer of a block says it has once decompressed; `None` where none is compressed.
+/// Returns the largest size after decompression that a buffer of a block claims; `None` if no
+/// buffer is compressed.
 fn claimed(file: &File, block: &Block) -> Option<u64> {
     let mut message = vec![0; usize::try_from(block.metaDataLength()).ok()?];
     file.read_exact_at(&mut message, u64::try_from(block.offset()).ok()?)
         .ok()?;
-    // In front of it is its length, and in files that are not very old a mark in front of that.
+    // The length of the message precedes it; in all but very old files a marker precedes the
+    // length.
     let message = message
         .strip_prefix(&[0xff; 4])
         .unwrap_or(&message)
@@ -159,7 +165,7 @@ mod tests {
         store::write(&path, &bytes).unwrap();
         let message = open(&path, None).unwrap_err().message;
         assert!(
-            message.contains("a block of it would end at byte 10995"),
+            message.contains("a block claims to end at byte 10995"),
             "{message}"
         );
     }
@@ -203,7 +209,7 @@ mod tests {
             store::write(&path, &bytes).unwrap();
             let message = open(&path, None).unwrap_err().message;
             assert!(
-                message.contains("would have 2305843009213693952 bytes"),
+                message.contains("a buffer claims 2305843009213693952 bytes"),
                 "{name}: {message}"
             );
         }

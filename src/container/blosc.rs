@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! 0 version  1 version of the compressor  2 flags  3 size of an element
-//! 4 bytes unpacked (u32)  8 bytes of a block (u32)  12 bytes packed, this head included (u32)
-//! 16 where each block begins (i32), unless the bytes are stored as they are
+//! 4 bytes unpacked (u32)  8 bytes of a block (u32)  12 bytes packed, this header included (u32)
+//! 16 offset of each block (i32), unless the bytes are stored uncompressed
 //! ```
 //!
-//! A block is one stream, or one for each byte of an element; a stream is its length (i32) and as many bytes, which are
-//! stored as they are where they are as long as what they stand for.
+//! A block is one stream, or one stream for each byte of an element. A stream is its length (i32)
+//! and that many bytes. A stream as long as its content is stored uncompressed.
 
-/// Bytes before the first block's place.
+/// Bytes before the offset of the first block.
 const HEAD: usize = 16;
 
-/// Elements up to this size are split into a stream for each of their bytes.
+/// Elements up to this size are split into one stream for each of their bytes.
 const LARGEST_SPLIT: usize = 16;
 
 /// Shorter streams are not split.
@@ -28,7 +28,7 @@ fn number(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(i32::from_le_bytes(word.try_into().ok()?)).ok()
 }
 
-/// Unpacks a container that holds `expected` bytes; says what is wrong where it does not.
+/// Unpacks a container that holds `expected` bytes; the error says what is wrong.
 pub(crate) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
     let cut = || "it is cut short".to_owned();
     let (version, flags, size) = match bytes.get(..HEAD) {
@@ -37,7 +37,7 @@ pub(crate) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
     };
     if version != 2 {
         return Err(format!(
-            "it is of version {version} of the container, and 2 is read"
+            "it has version {version} of the container, and only version 2 can be read"
         ));
     }
     let (unpacked, block) = number(bytes, 4).zip(number(bytes, 8)).ok_or_else(cut)?;
@@ -66,7 +66,9 @@ pub(crate) fn unpack(bytes: &[u8], expected: usize) -> Result<Vec<u8>, String> {
         let streams = if split { size } else { 1 };
         let stream = target.len() / streams;
         if stream * streams != target.len() {
-            return Err("a block is no multiple of an element".to_owned());
+            return Err(
+                "the size of a block is not a multiple of the size of an element".to_owned(),
+            );
         }
         let scratch = shuffled.get_mut(..target.len()).ok_or_else(cut)?;
         let mut at = start;
@@ -103,24 +105,23 @@ fn decompress(format: u8, packed: &[u8], part: &mut [u8]) -> Result<(), String> 
         }
         4 => zstd::bulk::decompress_to_buffer(packed, part)
             .map_err(|error| format!("zstd: {error}"))?,
-        0 => return Err("it is packed by blosclz; write it again with lz4 or zstd".to_owned()),
-        2 => return Err("it is packed by snappy; write it again with lz4 or zstd".to_owned()),
+        0 => return Err("it is packed with blosclz: write it again with lz4 or zstd".to_owned()),
+        2 => return Err("it is packed with snappy: write it again with lz4 or zstd".to_owned()),
         other => {
-            return Err(format!(
-                "it is packed by compressor {other}, which is not known"
-            ));
+            return Err(format!("it is packed with the unknown compressor {other}"));
         }
     };
     if found == wanted {
         Ok(())
     } else {
         Err(format!(
-            "a stream holds {found} bytes where {wanted} are declared"
+            "a stream holds {found} bytes and declares {wanted}"
         ))
     }
 }
 
-/// From first bytes, second bytes … to elements; what is left over has not moved.
+/// Restores elements from planes of their first bytes, second bytes and so on. A remainder is not
+/// shuffled.
 fn unshuffle(from: &[u8], to: &mut [u8], size: usize) {
     let count = from.len() / size;
     for (element, bytes) in to.chunks_exact_mut(size).enumerate() {
@@ -131,7 +132,7 @@ fn unshuffle(from: &[u8], to: &mut [u8], size: usize) {
     to[count * size..].copy_from_slice(&from[count * size..]);
 }
 
-/// From planes of bits to elements; only whole groups of eight elements are shuffled at all.
+/// Restores elements from planes of bits. Only whole groups of eight elements are shuffled.
 fn unshuffle_bits(from: &[u8], to: &mut [u8], size: usize) {
     let count = from.len() / size;
     if !count.is_multiple_of(8) {
@@ -158,13 +159,14 @@ mod tests {
 
     use super::*;
 
-    /// A container of `bytes`, as the format says; `stream` packs a stream, or leaves it.
+    /// Packs `bytes` into a container. `pack_stream` packs a stream, which is stored as it is if
+    /// that does not make it shorter.
     fn pack(
         bytes: &[u8],
         size: usize,
         block: usize,
         flags: u8,
-        stream: impl Fn(&[u8]) -> Vec<u8>,
+        pack_stream: impl Fn(&[u8]) -> Vec<u8>,
     ) -> Vec<u8> {
         let blocks: Vec<&[u8]> = bytes.chunks(block).collect();
         let mut body = Vec::new();
@@ -191,7 +193,7 @@ mod tests {
                 && part.len() / size >= SHORTEST_STREAM
                 && part.len() == block;
             for piece in shuffled.chunks(part.len() / if split { size } else { 1 }) {
-                let packed = stream(piece);
+                let packed = pack_stream(piece);
                 let packed = if packed.len() < piece.len() {
                     packed
                 } else {
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_bytes_and_unknown_containers() {
+    fn stored_bytes_are_read_and_unknown_containers_refused() {
         let mut stored = vec![2, 1, STORED, 4];
         [5, 5, 21]
             .iter()
@@ -241,27 +243,42 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_is_unpacked(
-            values in prop::collection::vec(0..9_u8, 1..5000), size in 1..9_usize, blocks in 1..4_usize,
-            shuffle in prop::sample::select(vec![0, SHUFFLED, BIT_SHUFFLED]), whole in any::<bool>(), with_zstd in any::<bool>(),
+        fn unpacking_restores_what_was_packed(
+            values in prop::collection::vec(0..9_u8, 1..5000),
+            size in 1..9_usize,
+            blocks in 1..4_usize,
+            shuffle in prop::sample::select(vec![0, SHUFFLED, BIT_SHUFFLED]),
+            whole in any::<bool>(),
+            with_zstd in any::<bool>(),
         ) {
             let block = (values.len() / blocks / size).max(1) * size;
             let block = block.min(values.len());
-            let flags = shuffle | if whole || block % size != 0 { NOT_SPLIT } else { 0 } | if with_zstd { 4 << 5 } else { 1 << 5 };
+            let split = if whole || block % size != 0 { NOT_SPLIT } else { 0 };
+            let flags = shuffle | split | if with_zstd { 4 << 5 } else { 1 << 5 };
             let packed = pack(&values, size, block, flags, if with_zstd { zstd } else { lz4 });
             prop_assert_eq!(unpack(&packed, values.len()).unwrap(), values);
         }
 
         #[test]
-        fn mutations_end(
-            values in prop::collection::vec(0..3_u8, 1..2000), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
-            cut in prop::option::of(any::<prop::sample::Index>()), with_zstd in any::<bool>(),
+        fn damage_is_an_error_or_keeps_the_length(
+            values in prop::collection::vec(0..3_u8, 1..2000),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+            with_zstd in any::<bool>(),
         ) {
             let flags = SHUFFLED | if with_zstd { 4 << 5 } else { 1 << 5 };
-            let mut packed = pack(&values, 1, values.len(), flags, if with_zstd { zstd } else { lz4 });
-            changes.iter().for_each(|(at, byte)| { let at = at.index(packed.len()); packed[at] = *byte; });
-            if let Some(cut) = cut { packed.truncate(cut.index(packed.len())); }
-            if let Ok(found) = unpack(&packed, values.len()) { prop_assert_eq!(found.len(), values.len()); }
+            let compress = if with_zstd { zstd } else { lz4 };
+            let mut packed = pack(&values, 1, values.len(), flags, compress);
+            for (at, byte) in &changes {
+                let at = at.index(packed.len());
+                packed[at] = *byte;
+            }
+            if let Some(cut) = cut {
+                packed.truncate(cut.index(packed.len()));
+            }
+            if let Ok(found) = unpack(&packed, values.len()) {
+                prop_assert_eq!(found.len(), values.len());
+            }
         }
     }
 }

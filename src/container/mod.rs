@@ -1,4 +1,5 @@
-//! File containers: arrays and records in files, with no notion of a trajectory or of a dataset format.
+//! File containers: arrays and records in files, with no notion of a trajectory or of a dataset
+//! format.
 
 pub(crate) mod arrays;
 pub(crate) mod arrow_ipc;

@@ -10,14 +10,15 @@ use super::dtype;
 use crate::dataset::store::PatchedFile;
 use crate::error::{Error, Result};
 
-/// The header of an npy file: version 1.0, padded so that the data begin at a multiple of 64 bytes.
+/// Returns the header of an npy file, version 1.0, padded so that the data start at a multiple of
+/// 64 bytes.
 pub(crate) fn header(name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<Vec<u8>> {
     let code = dtype::code(element).ok_or_else(|| {
         Error::failed(format!(
-            "`{name}` is {element}, which numpy has no plain type for"
+            "`{name}` is {element}, and numpy has no plain type for that"
         ))
     })?;
-    // The order of bytes means nothing where an element is one byte.
+    // Elements of one byte have no byte order.
     let order = if code.ends_with('1') { '|' } else { '<' };
     let shape: String = std::iter::once(&rows)
         .chain(row)
@@ -47,7 +48,7 @@ pub(crate) struct NpyFolder {
 }
 
 impl NpyFolder {
-    /// Writes each array to a file of its own in `folder`, which must exist.
+    /// Writes each array to its own file in `folder`, which must exist.
     pub(crate) fn new(folder: PathBuf) -> NpyFolder {
         NpyFolder { folder, file: None }
     }
@@ -55,7 +56,7 @@ impl NpyFolder {
 
 impl ArraySink for NpyFolder {
     fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()> {
-        // Parts of structs and infos are files beside the others, not folders within.
+        // Parts of structs and infos become files beside the others, not folders.
         let path = self.folder.join(format!("{}.npy", name.replace('/', ".")));
         let mut file = BufWriter::with_capacity(1 << 20, PatchedFile::create(&path)?);
         file.write_all(&header(name, element, rows, row)?)?;
@@ -66,7 +67,7 @@ impl ArraySink for NpyFolder {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.file {
             Some(file) => Ok(file.write_all(bytes)?),
-            None => Err(Error::failed("an array was not begun")),
+            None => Err(Error::failed("no array was begun")),
         }
     }
 

@@ -1,7 +1,8 @@
-//! Parquet files whose pages carry checksums, which the parquet crate checks and does not write.
+//! Writes Parquet files whose pages have checksums. The parquet crate verifies checksums but does
+//! not write them.
 //!
-//! A row group is encoded in memory; the header of each of its pages then gets the field `crc`, and its columns go into
-//! the file with the sizes that they have by then.
+//! A row group is encoded in memory. Then the header of each of its pages gets the field `crc`, and
+//! its columns are appended to the file with their new sizes.
 
 use std::path::Path;
 
@@ -17,19 +18,19 @@ use prost::bytes::Bytes;
 use crate::dataset::store::HashingFile;
 use crate::error::{Error, Result};
 
-/// Rows after which a row group ends, at the end of a trajectory.
+/// A row group ends at the first end of a trajectory after this many rows.
 const GROUP_ROWS: usize = 65_536;
 
-/// Bytes in memory after which a row group ends, at the end of a trajectory.
+/// A row group ends at the first end of a trajectory after this many bytes in memory.
 const GROUP_BYTES: usize = 32 << 20;
 
-/// A Parquet file being written.
+/// A Parquet file while it is written.
 pub(crate) struct ChecksummedWriter {
     schema: SchemaRef,
     properties: WriterPropertiesPtr,
     file: SerializedFileWriter<HashingFile>,
     group: Option<ArrowWriter<Vec<u8>>>,
-    /// Rows so far.
+    /// The rows so far.
     pub(crate) rows: u64,
 }
 
@@ -37,7 +38,8 @@ impl ChecksummedWriter {
     /// Creates the file at `path`, which must not exist.
     pub(crate) fn create(path: &Path, schema: &SchemaRef) -> Result<ChecksummedWriter> {
         let properties = crate::dataset::write::properties(schema, None)?.into_builder();
-        // Offsets of pages are not known before their headers have grown; without them there is no page index.
+        // The offsets of pages are not known before their headers grow; without them there is no
+        // page index.
         let mut properties = properties
             .set_statistics_enabled(EnabledStatistics::Chunk)
             .set_offset_index_disabled(true)
@@ -59,7 +61,7 @@ impl ChecksummedWriter {
         })
     }
 
-    /// Bytes so far, those in memory as they would be on disk.
+    /// Returns the bytes so far, including the encoded size of those in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.file.bytes_written()
             + self
@@ -121,10 +123,11 @@ impl ChecksummedWriter {
 }
 
 fn odd() -> Error {
-    Error::failed("an encoded page is not as the Parquet format says")
+    Error::failed("an encoded page does not follow the Parquet format")
 }
 
-/// What the file says of a column chunk of `length` bytes whose first data page is at `first_data`.
+/// Returns the metadata of a column chunk of `length` bytes whose first data page is at
+/// `first_data`.
 fn close(
     column: &ColumnChunkMetaData,
     rows: i64,
@@ -153,10 +156,11 @@ fn close(
     })
 }
 
-/// The pages of a column chunk with their checksums, and where the first data page is.
+/// Returns the pages of a column chunk with checksums, and the offset of the first data page.
 ///
-/// A page's header is a Thrift struct in compact form. Its first fields are 1 the page's type, 2 its size and 3 its size
-/// when compressed, all i32; 4 is the checksum, and is not there yet. A field's number is the difference to the one before.
+/// The header of a page is a Thrift struct in the compact protocol. Its first fields are 1 the type
+/// of the page, 2 its size and 3 its compressed size, all i32. Field 4 is the checksum, which is
+/// absent so far. The number of a field is stored as the difference to the previous one.
 fn checksummed(pages: &[u8]) -> Result<(Vec<u8>, usize)> {
     const INTEGER: u8 = 0x15;
     let mut out = Vec::with_capacity(pages.len() + 64);
@@ -219,7 +223,8 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Bytes of the fields of a Thrift struct in compact form that begin here, its end included.
+/// Returns the number of bytes of the fields of a Thrift struct in the compact protocol, including
+/// its end.
 fn skip(bytes: &[u8]) -> Result<usize> {
     fn value(kind: u8, bytes: &[u8], depth: usize) -> Result<usize> {
         match kind {
@@ -239,7 +244,7 @@ fn skip(bytes: &[u8]) -> Result<usize> {
                     (count, at) = (long, 1 + own);
                 }
                 for _ in 0..count {
-                    // In a list, a flag has a byte of its own.
+                    // In a list, a boolean has its own byte.
                     let own = if head & 0x0f <= 2 {
                         1
                     } else {

@@ -19,10 +19,11 @@ pub(crate) enum TableFile {
     Arrow,
 }
 
-/// Batches of a file, in order.
+/// The batches of a file, in order.
 pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
-/// Places of the columns whose rows hold anything: vectors of no values are left out, which Parquet's decoder takes for damage.
+/// Returns the indices of the columns whose rows have values. Parquet's decoder mistakes vectors of
+/// no values for damage, so they are left out.
 fn holding(schema: &Schema) -> Vec<usize> {
     let fields = schema.fields().iter().enumerate();
     fields
@@ -32,7 +33,8 @@ fn holding(schema: &Schema) -> Vec<usize> {
 }
 
 impl TableFile {
-    /// Columns of the file at `path` whose rows hold anything, and how many rows it has, where that can be told without reading them.
+    /// Returns the columns of the file at `path` whose rows have values, and the number of rows if
+    /// it is known without reading them.
     pub(crate) fn look(self, path: &Path) -> Result<(SchemaRef, Option<u64>)> {
         let (schema, rows) = match self {
             TableFile::Parquet => {
@@ -55,8 +57,8 @@ impl TableFile {
         Ok((SchemaRef::new(schema.project(&holding(&schema))?), rows))
     }
 
-    /// The batches of the file at `path`: of about `rows` rows, where the file does not have batches of its own; of the
-    /// columns named, all that hold anything where `None`.
+    /// Returns the batches of the file at `path`, of about `rows` rows if the file does not define
+    /// its own batches, with the columns named; with all columns that have values if `None`.
     pub(crate) fn batches(
         self,
         path: &Path,
@@ -104,7 +106,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     })
 }
 
-/// A file whose rows cannot be read.
+/// Returns the error for a file whose rows cannot be read.
 pub(crate) fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::failed(format!(
         "{}: cannot read a batch of rows: {error}",

@@ -1,7 +1,7 @@
-//! TFRecord files of `tf.train.Example`: framing with checksums, and the message.
+//! TFRecord files of `tf.train.Example`: records with checksums, and the message.
 //!
-//! A record is its length (u64), the length's masked CRC-32C, the payload, the payload's masked CRC-32C; all little-endian.
-//! A file may be wrapped in gzip or zlib as a whole.
+//! A record is its length (u64), the masked CRC-32C of the length, the payload, and the masked
+//! CRC-32C of the payload, all little-endian. A whole file may be compressed with gzip or zlib.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -69,7 +69,7 @@ pub(crate) struct Int64List {
     pub(crate) value: Vec<i64>,
 }
 
-/// The masked CRC-32C of TFRecord: a checksum that can itself be checksummed.
+/// Returns the masked CRC-32C of TFRecord: a checksum that can itself be checksummed.
 fn masked(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
         .rotate_right(15)
@@ -80,14 +80,14 @@ fn masked(bytes: &[u8]) -> u32 {
 pub(crate) struct Records {
     path: PathBuf,
     reader: Box<dyn Read>,
-    /// Records so far, bad ones among them.
+    /// The number of records so far, including bad ones.
     pub(crate) index: u64,
-    /// Whether the last error hides where the next record begins.
+    /// Whether the last error hides where the next record starts.
     pub(crate) broken: bool,
 }
 
 impl Records {
-    /// Opens the file at `path`, unpacking it where it is packed.
+    /// Opens the file at `path` and decompresses it if necessary.
     pub(crate) fn open(path: &Path) -> Result<Records> {
         let failed = |error: std::io::Error| {
             Error::failed(format!("cannot read {}: {error}", path.display()))
@@ -101,7 +101,8 @@ impl Records {
             .map_err(failed)?;
         file.rewind().map_err(failed)?;
         let file = BufReader::with_capacity(1 << 20, file);
-        // The checksum of the first length tells a plain file from a packed one, whose first bytes could be a length.
+        // The checksum of the first length tells a plain file from a compressed one, whose first
+        // bytes could be a length.
         let plain = head.len() < 2 || length(&head).is_some();
         let reader: Box<dyn Read> = match head.get(..2) {
             Some([0x1f, 0x8b]) if !plain => Box::new(MultiGzDecoder::new(file)),
@@ -127,7 +128,7 @@ impl Records {
         .hint("the file is damaged or cut short: fetch it again")
     }
 
-    /// Reads up to `count` bytes; memory follows what is there, not what is declared.
+    /// Reads up to `count` bytes. Memory follows the bytes that are there, not the declared length.
     fn bytes(&mut self, count: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let read = (&mut self.reader).take(count).read_to_end(&mut bytes);
@@ -135,8 +136,8 @@ impl Records {
         Ok(bytes)
     }
 
-    /// The payload of the next record; `None` after the last. After an error the next call goes on with the record behind it,
-    /// unless the file is then [`Records::broken`].
+    /// Returns the payload of the next record; `None` after the last. After an error the next call
+    /// continues with the next record, unless the file is [`Records::broken`].
     pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>> {
         self.broken = true;
         let head = self.bytes(HEAD as u64)?;
@@ -144,25 +145,27 @@ impl Records {
             return Ok(None);
         }
         if head.len() < HEAD {
-            return Err(self.damaged("the file ends within its head"));
+            return Err(self.damaged("the file ends within its header"));
         }
         let length = length(&head).ok_or_else(|| {
-            self.damaged("its length is not what its checksum says, or the file holds no records")
+            self.damaged(
+                "its length does not match the checksum, or the file is not a TFRecord file",
+            )
         })?;
         let payload = self.bytes(length)?;
         let tail = self.bytes(4)?;
         let Ok(expected) = <[u8; 4]>::try_from(tail.as_slice()) else {
-            return Err(self.damaged(&format!("the file ends before its {length} bytes do")));
+            return Err(self.damaged(&format!("the file ends before the declared {length} bytes")));
         };
-        // The length was right, so the next record begins here whatever this one holds.
+        // The length was right, so the next record starts here, whatever this one contains.
         self.broken = false;
         let right = masked(&payload) == u32::from_le_bytes(expected);
-        let wrong = (!right).then(|| self.damaged("its bytes are not what their checksum says"));
+        let wrong = (!right).then(|| self.damaged("its bytes do not match the checksum"));
         self.index += 1;
         wrong.map_or(Ok(Some(payload)), Err)
     }
 
-    /// The features of the next record; `None` after the last.
+    /// Returns the features of the next record; `None` after the last.
     pub(crate) fn example(&mut self) -> Result<Option<BTreeMap<String, Feature>>> {
         let Some(payload) = self.next()? else {
             return Ok(None);
@@ -174,20 +177,20 @@ impl Records {
                 self.path.display(),
                 self.index - 1
             ))
-            .hint("the file is damaged, or of other messages: fetch it again")
+            .hint("the file is damaged or contains other messages: fetch it again")
         })?;
         Ok(Some(example.features.unwrap_or_default().feature))
     }
 }
 
-/// The length in a record's head, where its checksum is right.
+/// Returns the length in the header of a record, if its checksum is right.
 fn length(head: &[u8]) -> Option<u64> {
     let (length, checksum) = head.get(..HEAD)?.split_at(8);
     (masked(length) == u32::from_le_bytes(checksum.try_into().ok()?))
         .then_some(u64::from_le_bytes(length.try_into().ok()?))
 }
 
-/// Writes one record; the number of its bytes.
+/// Writes one record and returns the number of its bytes.
 pub(crate) fn write(writer: &mut impl Write, payload: &[u8]) -> std::io::Result<u64> {
     let length = (payload.len() as u64).to_le_bytes();
     writer.write_all(&length)?;
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn known_bytes_and_packed_files() {
+    fn records_have_known_bytes_and_packed_files_are_read() {
         // What TensorFlow writes for the record b"abc".
         let known = [3, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(framed(&[b"abc".to_vec()])[..8], known);
@@ -259,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn mutations_are_errors_and_never_other_records(
+        fn damage_is_an_error_and_never_another_record(
             payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..5),
             at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<bool>(),
         ) {
@@ -276,9 +279,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let (_, _) = read(&bytes);
-            // The message too, whatever it holds.
+            // A record may hold any bytes as well.
             let _ = Example::decode(bytes.as_slice());
         }
     }

@@ -1,8 +1,10 @@
-//! Arrow IPC files: the steps of a dataset as Arrow has them in memory, to be mapped and used without decoding.
+//! Arrow IPC files. They hold steps as Arrow lays them out in memory, so a program can map them and
+//! use them without decoding.
 //!
-//! Written as a directory: `steps.arrow`, a batch per block of whole trajectories, uncompressed so that it can be mapped;
-//! `trajectories.arrow`, a row per trajectory with the rows that it has in the other file. Read back as both, or as any one
-//! file whose columns have the names that plain Parquet goes by.
+//! The writer makes a directory of two files. `steps.arrow` has a batch for each block of whole
+//! trajectories, uncompressed so that it can be mapped. `trajectories.arrow` has a row for each
+//! trajectory, with the place of its rows in the other file. The reader takes such a directory, or
+//! any single file whose columns have the names that `parquet` recognises.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -29,7 +31,7 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "arrow",
-    about: "Arrow IPC: a file, or a folder with steps.arrow, to be mapped into memory",
+    about: "Arrow IPC, which can be mapped into memory: a file, or a directory with steps.arrow",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: detect,
@@ -47,12 +49,13 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// First bytes of an Arrow file.
+/// The first bytes of an Arrow file.
 const MAGIC: &[u8] = b"ARROW1";
 
-/// Names of the two files.
+/// The file of steps in a directory.
 const STEPS: &str = "steps.arrow";
-/// See [`STEPS`].
+
+/// The table of trajectories in a directory that trajmill wrote.
 const TRAJECTORIES: &str = "trajectories.arrow";
 
 fn detect(path: &Path) -> bool {
@@ -65,67 +68,92 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     } else {
         path.to_owned()
     };
-    let inner = table::tables(path, vec![steps], TableFile::Arrow, options)?;
-    let table = path.join(TRAJECTORIES);
-    if !table.is_file() {
-        return Ok(inner);
+    let steps = table::tables(path, vec![steps], TableFile::Arrow, options)?;
+    let table_path = path.join(TRAJECTORIES);
+    if !table_path.is_file() {
+        return Ok(steps);
     }
-    let rows = arrow_ipc::open(&table, None)?;
-    let known = [
+    let table = arrow_ipc::open(&table_path, None)?;
+    let intrinsic = [
         trajectory::TRAJECTORY_ID,
         trajectory::LENGTH,
         trajectory::FIRST_ROW,
         trajectory::ROWS,
     ];
-    let fields = rows
+    let about = table
         .schema()
         .fields()
         .iter()
-        .filter(|field| !known.contains(&field.name().as_str()))
+        .filter(|field| !intrinsic.contains(&field.name().as_str()))
         .cloned()
         .collect::<Vec<_>>();
-    // A column of ours keeps its name, which in a stranger's file could mean anything.
-    let own = |field: &Arc<Field>| match field.name().strip_prefix("source_") {
+    // Reading a table renames columns whose names mean something in trajmill. In this file, they do
+    // have that meaning.
+    let restored = |field: &Arc<Field>| match field.name().strip_prefix("source_") {
         Some(name) if [step::ACTION_SOURCE, step::ACTION_STD].contains(&name) => {
             Arc::new(field.as_ref().clone().with_name(name))
         }
         _ => Arc::clone(field),
     };
     let schema = Arc::new(Schema::new(
-        inner.schema().fields().iter().map(own).collect::<Vec<_>>(),
+        steps
+            .schema()
+            .fields()
+            .iter()
+            .map(restored)
+            .collect::<Vec<_>>(),
     ));
-    Ok(Box::new(Ours {
-        inner,
+    Ok(Box::new(StepsAndTrajectories {
+        steps,
         schema,
-        place: table,
-        rows,
+        table,
+        table_path,
         batch: None,
-        short: false,
-        about: Arc::new(Schema::new(fields)),
+        is_table_short: false,
+        about: Arc::new(Schema::new(about)),
     }))
 }
 
-impl Ours {
-    /// What the table says of the next trajectory, whose key is `key`; `None` where it has no columns for that.
-    fn said(&mut self, key: &str) -> Result<Option<RecordBatch>> {
-        self.short = true;
+/// A directory that trajmill wrote: steps, and the table of their trajectories.
+struct StepsAndTrajectories {
+    steps: Box<dyn Source>,
+    schema: SchemaRef,
+    table: FileReader<BufReader<File>>,
+    table_path: PathBuf,
+    /// The current batch of the table, and the number of its rows that were used.
+    batch: Option<(RecordBatch, usize)>,
+    /// Whether the last error is that the table lacks a row, so that no trajectory can follow.
+    is_table_short: bool,
+    about: SchemaRef,
+}
+
+impl StepsAndTrajectories {
+    /// Returns the table's row for the next trajectory, which messages call `trajectory`; `None` if
+    /// its schema, `about`, has no columns.
+    ///
+    /// # Errors
+    /// Returns an error if the table has no row for it, or cannot be read.
+    fn next_row(&mut self, trajectory: &str) -> Result<Option<RecordBatch>> {
+        self.is_table_short = true;
         let short = || {
             Error::failed(format!(
-                "{}: there is no row for trajectory `{key}`",
-                self.place.display()
+                "{}: there is no row for {trajectory}",
+                self.table_path.display()
             ))
-            .hint("the two files are not of one dataset, or one is cut short: write them again")
+            .hint(format!(
+                "{STEPS} and {TRAJECTORIES} are not from the same export, or one is cut short: \
+                 export the dataset again"
+            ))
         };
         while self
             .batch
             .as_ref()
             .is_none_or(|(batch, used)| *used == batch.num_rows())
         {
-            let batch = self
-                .rows
-                .next()
-                .ok_or_else(short)?
-                .map_err(|error| Error::failed(error.to_string()).at(self.place.display()))?;
+            let batch =
+                self.table.next().ok_or_else(short)?.map_err(|error| {
+                    Error::failed(error.to_string()).at(self.table_path.display())
+                })?;
             self.batch = Some((batch, 0));
         }
         let Some((batch, used)) = &mut self.batch else {
@@ -138,7 +166,7 @@ impl Ours {
         });
         let columns = columns.collect::<Option<Vec<_>>>().ok_or_else(short)?;
         *used += 1;
-        self.short = false;
+        self.is_table_short = false;
         if columns.is_empty() {
             Ok(None)
         } else {
@@ -150,20 +178,7 @@ impl Ours {
     }
 }
 
-/// A folder that we wrote: each trajectory with what it is known by.
-struct Ours {
-    inner: Box<dyn Source>,
-    schema: SchemaRef,
-    place: PathBuf,
-    rows: FileReader<BufReader<File>>,
-    /// Rows of the table that are read, and how many of them are used.
-    batch: Option<(RecordBatch, usize)>,
-    /// Whether the last error is the table's, which has no row for a trajectory.
-    short: bool,
-    about: SchemaRef,
-}
-
-impl Source for Ours {
+impl Source for StepsAndTrajectories {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -173,31 +188,35 @@ impl Source for Ours {
     }
 
     fn rows(&self) -> Option<u64> {
-        self.inner.rows()
+        self.steps.rows()
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        self.inner.metadata()
+        self.steps.metadata()
     }
 
     fn lost(&self) -> Option<u64> {
-        if self.short { None } else { self.inner.lost() }
+        if self.is_table_short {
+            None
+        } else {
+            self.steps.lost()
+        }
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        self.short = false;
-        let incoming = match self.inner.next() {
+        self.is_table_short = false;
+        let incoming = match self.steps.next() {
             Ok(Some(incoming)) => incoming,
             Ok(None) => return Ok(None),
             Err(error) => {
-                // What is said of a trajectory that cannot be read is passed over with it.
-                if self.inner.lost().is_some() {
-                    self.said("")?;
+                // The row of a trajectory that cannot be read is skipped with it.
+                if self.steps.lost().is_some() {
+                    self.next_row("a trajectory that cannot be read")?;
                 }
                 return Err(error);
             }
         };
-        let about = self.said(&incoming.key)?;
+        let about = self.next_row(&format!("trajectory `{}`", incoming.key))?;
         let steps =
             RecordBatch::try_new(Arc::clone(&self.schema), incoming.steps.columns().to_vec())?;
         Ok(Some(IncomingTrajectory {
@@ -212,10 +231,10 @@ fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Resu
     store::create_dir(to)?;
     let logical = outgoing.steps();
     let mut steps = FileWriter::try_new(HashingFile::create(&to.join(STEPS))?, logical)?;
-    let fields = outgoing.carried().fields().iter().cloned();
-    let placed = [trajectory::LENGTH, trajectory::FIRST_ROW, trajectory::ROWS]
+    let carried = outgoing.carried().fields().iter().cloned();
+    let place = [trajectory::LENGTH, trajectory::FIRST_ROW, trajectory::ROWS]
         .map(|name| Arc::new(Field::new(name, DataType::Int64, false)));
-    let table = Arc::new(Schema::new(fields.chain(placed).collect::<Vec<_>>()));
+    let table = Arc::new(Schema::new(carried.chain(place).collect::<Vec<_>>()));
     let mut trajectories =
         FileWriter::try_new(HashingFile::create(&to.join(TRAJECTORIES))?, &table)?;
     let (mut batches, mut rows): (Vec<RecordBatch>, Vec<RecordBatch>) = (Vec::new(), Vec::new());
@@ -223,12 +242,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Resu
     let target = schema::block_rows(logical);
     for leaving in outgoing.pass(None)? {
         let leaving = leaving?;
-        let placed = [
+        let place = [
             leaving.length as i64,
             first,
             leaving.steps.num_rows() as i64,
         ];
-        let placed = placed.map(|value| Arc::new(Int64Array::from(vec![value])) as ArrayRef);
+        let place = place.map(|value| Arc::new(Int64Array::from(vec![value])) as ArrayRef);
         rows.push(RecordBatch::try_new(
             Arc::clone(&table),
             leaving
@@ -236,7 +255,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Resu
                 .columns()
                 .iter()
                 .cloned()
-                .chain(placed)
+                .chain(place)
                 .collect(),
         )?);
         first += leaving.steps.num_rows() as i64;

@@ -1,8 +1,9 @@
-//! d3rlpy's dumps of a replay buffer: HDF5 with `observations_0`, `actions_0`, `rewards_0`, `terminated_0` and so on for
-//! each trajectory.
+//! Dumps of d3rlpy's replay buffer: HDF5 files with the arrays `observations_0`, `actions_0`,
+//! `rewards_0`, `terminated_0` and so on, one set for each trajectory.
 //!
-//! A trajectory that is not terminated was cut off; there is no place for the observation after the last action. Written
-//! with what is missing, and further columns, under `trajmill`, which d3rlpy's loader passes over.
+//! A trajectory that is not terminated was cut off. The format has no place for the observation
+//! after the last action, nor for further columns. The writer puts these into groups under
+//! `trajmill`, which d3rlpy's loader ignores.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use serde_json::{Map, Value};
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
-use crate::container::hdf5;
-use crate::container::hdf5::{Element, Hdf5Writer};
-use crate::dataset::schema::step;
+use crate::container::hdf5::{self, Attribute, Element, Hdf5Writer};
+use crate::dataset::schema::{step, type_name};
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source};
@@ -29,7 +30,7 @@ use crate::transfer::write::{
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "d3rlpy",
-    about: "d3rlpy's ReplayBuffer.dump: HDF5, arrays of each trajectory",
+    about: "d3rlpy's ReplayBuffer.dump: HDF5 with a set of arrays for each trajectory",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: detect,
@@ -47,13 +48,13 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// Where what no array of d3rlpy's holds is kept.
+/// The group of everything that d3rlpy's own arrays cannot hold.
 const PREFIX: &str = "trajmill/";
 
-/// The version of the dumps that are read and written.
+/// The version of dumps that is read and written.
 const VERSION: &str = "2.1";
 
-/// Whether the file at `path` is a dump.
+/// Whether the file at `path` is a dump of a replay buffer.
 fn detect(path: &Path) -> bool {
     let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok()).flatten();
     file.is_some_and(|file| {
@@ -67,15 +68,17 @@ fn note(path: &Path) -> Option<String> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 
+/// A dump, read one trajectory at a time.
 struct Dump {
     path: PathBuf,
-    /// ArrayColumns that are not read yet, and the groups of what was kept.
+    /// The arrays that were not read yet.
     arrays: HashMap<String, hdf5::Dataset>,
+    /// The groups of trajectories under [`PREFIX`] that were not read yet.
     groups: HashMap<String, hdf5::Group>,
     episodes: u64,
     next: u64,
-    /// Members of a tuple of observations; `None` where there is one array.
-    parts: Option<u64>,
+    /// The number of members if observations are tuples; `None` if they are single arrays.
+    tuple_members: Option<u64>,
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
@@ -89,7 +92,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let groups = hdf5::member(&file.root(), PREFIX.trim_end_matches('/'))
         .map_err(|error| error.at(path.display()))?;
     let groups = groups
-        .map(|kept| hdf5::groups(&kept))
+        .map(|group| hdf5::groups(&group))
         .transpose()?
         .unwrap_or_default();
     let version = arrays
@@ -97,11 +100,14 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .and_then(|version| version.read_string().ok())
         .and_then(|texts| texts.into_iter().next());
     if version.as_deref() != Some(VERSION) {
-        return Err(failed(format!(
-            "version {} of a dump is not {VERSION}",
-            version.unwrap_or_default()
-        ))
-        .hint("dump it again with d3rlpy 2.1 or newer"));
+        let found = version.map_or_else(
+            || "the dump does not state its version".to_owned(),
+            |version| format!("the dump has version {version}"),
+        );
+        return Err(
+            failed(format!("{found}, and only version {VERSION} can be read"))
+                .hint("dump the replay buffer again with d3rlpy 2.1 or newer"),
+        );
     }
     let episodes = arrays
         .remove("num_episodes")
@@ -111,23 +117,27 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .and_then(|count| u64::try_from(count).ok())
         .filter(|count| *count > 0);
     let episodes = episodes.ok_or_else(|| {
-        failed("there are no episodes".to_owned()).hint("there is nothing to import")
+        failed(
+            "`num_episodes` is missing or not positive, so there is nothing to import".to_owned(),
+        )
+        .hint("dump the replay buffer again, with at least one episode in it")
     })?;
-    let there = arrays
+    let found = arrays
         .keys()
         .filter(|name| name.starts_with("terminated_"))
         .count() as u64;
-    // One that is missing is an error of its own; where most are, it is the number that is wrong.
-    if there < episodes.div_ceil(2) {
+    // A missing episode is an error of that trajectory, unless most of them are missing.
+    if found < episodes.div_ceil(2) {
         return Err(failed(format!(
-            "`num_episodes` is {episodes}, and {there} of them are there"
+            "`num_episodes` is {episodes}, but the file has {}",
+            count(found, "episode")
         ))
-        .hint("the file is not whole: dump it again"));
+        .hint("the file is incomplete: dump the replay buffer again"));
     }
-    let parts = (0..)
-        .take_while(|part| arrays.contains_key(&format!("observations_0_{part}")))
+    let members = (0..)
+        .take_while(|member| arrays.contains_key(&format!("observations_0_{member}")))
         .count() as u64;
-    let parts = (!arrays.contains_key("observations_0") && parts > 0).then_some(parts);
+    let is_tuple = !arrays.contains_key("observations_0") && members > 0;
     let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))
         .map(|text| Envelope::parse(&text))
         .transpose();
@@ -143,81 +153,105 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         groups,
         episodes,
         next: 0,
-        parts,
+        tuple_members: is_tuple.then_some(members),
         envelope,
         about,
         schema,
         opening,
     };
-    (dump.opening, dump.schema) = FirstTrajectory::read(options.on_error, || dump.episode(None))?;
+    (dump.opening, dump.schema) =
+        FirstTrajectory::read(options.on_error, || dump.next_episode(None))?;
     Ok(Box::new(dump))
 }
 
 impl Dump {
-    fn episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
+    /// Returns the next trajectory, whose columns must be those of `schema` if it is given; `None`
+    /// after the last.
+    fn next_episode(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
         let index = self.next;
         if index == self.episodes {
             return Ok(None);
         }
         self.next += 1;
-        self.read(index, schema)
+        self.episode(index, schema)
             .map(Some)
             .map_err(|error| error.at(format!("{}: trajectory {index}", self.path.display())))
     }
 
+    /// Takes the array `name`, which each trajectory needs once.
     fn dataset(&mut self, name: &str) -> Result<hdf5::Dataset> {
         let missing = || {
-            Error::failed(format!("there is no array `{name}`"))
-                .hint(format!("`num_episodes` says {}", self.episodes))
+            Error::failed(format!("there is no array `{name}`")).hint(format!(
+                "`num_episodes` is {}, so the file is incomplete: dump the replay buffer again",
+                self.episodes
+            ))
         };
         self.arrays.remove(name).ok_or_else(missing)
     }
 
-    fn array(&mut self, name: &str) -> Result<(Field, ArrayRef)> {
-        hdf5::column(&self.dataset(name)?, name, &mut hdf5::all_rows)?
-            .ok_or_else(|| Error::failed(format!("`{name}` is a single value")))
+    /// Takes the array `name` as a column.
+    fn column(&mut self, name: &str) -> Result<(Field, ArrayRef)> {
+        hdf5::column(&self.dataset(name)?, name, &mut hdf5::all_rows)?.ok_or_else(|| {
+            Error::failed(format!(
+                "`{name}` is a single value or its rows have no values"
+            ))
+        })
     }
 
-    fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
-        let group = self.envelope.as_ref().map(|_| {
-            let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
-            let group = self
-                .groups
-                .remove(&index.to_string())
-                .ok_or_else(|| Error::failed("what was kept of it is not there"))?;
-            hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
-            hdf5::attributes(&group, &mut attributes);
-            let line = attributes
-                .get("line")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            let line: EnvelopeLine = serde_json::from_str(line).map_err(|error| {
-                Error::failed(format!("what was kept of it is damaged: {error}"))
-            })?;
-            Ok::<_, Error>((arrays, line))
-        });
-        let (mut kept, line) = group
-            .transpose()?
-            .map_or((ArrayColumns::new(), None), |(arrays, line)| {
-                (arrays, Some(line))
-            });
-        let mut observation = match self.parts {
-            None => self.array(&format!("observations_{index}"))?,
-            Some(parts) => {
-                let mut arrays = ArrayColumns::new();
-                for part in 0..parts {
-                    arrays.insert(
-                        format!("observations/{part}"),
-                        self.array(&format!("observations_{index}_{part}"))?,
-                    );
-                }
-                per_trajectory::take(&mut arrays, "observations")
-                    .ok_or_else(|| Error::failed("parts of `observations` differ in length"))?
-            }
+    /// Takes the group of the trajectory `index` that trajmill wrote: its arrays and its line.
+    fn kept(&mut self, index: u64) -> Result<(ArrayColumns, EnvelopeLine)> {
+        let name = format!("{PREFIX}{index}");
+        let group = self.groups.remove(&index.to_string()).ok_or_else(|| {
+            Error::failed(format!("there is no group `{name}`"))
+                .hint("the file is incomplete: export the dataset again")
+        })?;
+        let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
+        hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
+        hdf5::attributes(&group, &mut attributes);
+        let line = attributes
+            .get("line")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let line = serde_json::from_str(line).map_err(|error| {
+            Error::failed(format!(
+                "the attribute `line` of `{name}` is damaged: {error}"
+            ))
+            .hint("export the dataset again")
+        })?;
+        Ok((arrays, line))
+    }
+
+    /// Takes the observations of the trajectory `index`, a tuple of arrays as a struct.
+    fn observation(&mut self, index: u64) -> Result<(Field, ArrayRef)> {
+        let Some(members) = self.tuple_members else {
+            return self.column(&format!("observations_{index}"));
         };
+        let mut arrays = ArrayColumns::new();
+        for member in 0..members {
+            arrays.insert(
+                format!("observations/{member}"),
+                self.column(&format!("observations_{index}_{member}"))?,
+            );
+        }
+        per_trajectory::take(&mut arrays, "observations").ok_or_else(|| {
+            Error::failed(format!(
+                "the arrays `observations_{index}_*` differ in length"
+            ))
+        })
+    }
+
+    /// Reads the trajectory `index`.
+    fn episode(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
+        let (mut extras, line) = match &self.envelope {
+            Some(_) => self
+                .kept(index)
+                .map(|(arrays, line)| (arrays, Some(line)))?,
+            None => (ArrayColumns::new(), None),
+        };
+        let mut observation = self.observation(index)?;
         let length = observation.1.len();
-        let last = per_trajectory::take(&mut kept, "final_observation");
-        // Parts that had names are numbered in d3rlpy.
+        let last = per_trajectory::take(&mut extras, "final_observation");
+        // d3rlpy numbers the members of a struct, so the names of its fields may differ.
         let data_type = observation.1.data_type().clone();
         if let Some((_, last)) =
             last.filter(|(_, last)| last.data_type().equals_datatype(&data_type))
@@ -231,8 +265,8 @@ impl Dump {
             observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
         }
         let mut assembly = TrajectoryBuilder::new(length, observation.1.len() > length);
-        let mut action = self.array(&format!("actions_{index}"))?;
-        // Single whole numbers stand in a column of one.
+        let mut action = self.column(&format!("actions_{index}"))?;
+        // d3rlpy holds a discrete action as a vector of one whole number.
         if action.0.data_type().to_string().contains("Int") {
             action = per_trajectory::squeezed(action);
         }
@@ -240,7 +274,7 @@ impl Dump {
         assembly.add(step::ACTION, action, true)?;
         assembly.add(
             step::REWARD,
-            per_trajectory::squeezed(self.array(&format!("rewards_{index}"))?),
+            per_trajectory::squeezed(self.column(&format!("rewards_{index}"))?),
             true,
         )?;
         let name = format!("terminated_{index}");
@@ -249,8 +283,9 @@ impl Dump {
             .read_raw()
             .ok()
             .and_then(|bytes| bytes.first().copied());
-        let terminated =
-            terminated.ok_or_else(|| Error::failed(format!("`{name}` is no value")))? != 0;
+        let terminated = terminated
+            .ok_or_else(|| Error::failed(format!("`{name}` is not a single value")))?
+            != 0;
         let (terminated, truncated) = line.as_ref().map_or((terminated, !terminated), |line| {
             (line.terminated, line.truncated)
         });
@@ -262,7 +297,7 @@ impl Dump {
         assembly.flags(step::TERMINATED, &flags(terminated))?;
         assembly.flags(step::TRUNCATED, &flags(truncated))?;
         assembly.finals();
-        assembly.others(per_trajectory::with_valid(kept, true)?)?;
+        assembly.others(per_trajectory::with_valid(extras, true)?)?;
         let about = line.map_or(Ok(None), |line| envelope::row(&self.about, &line.about))?;
         Ok(IncomingTrajectory {
             key: index.to_string(),
@@ -298,7 +333,7 @@ impl Source for Dump {
             return next.map(Some);
         }
         let schema = Arc::clone(&self.schema);
-        self.episode(Some(&schema))
+        self.next_episode(Some(&schema))
     }
 }
 
@@ -308,29 +343,30 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         let field = outgoing.steps().field_with_name(column);
         let field = field.map_err(|_| {
             Error::failed(format!(
-                "d3rlpy needs `{column}s`, and the dataset has no column `{column}`"
+                "d3rlpy needs `{column}s`, but the dataset has no column `{column}`"
             ))
-            .hint("`derive` can make one")
+            .hint("the stage `derive` can make one")
         })?;
         if arrays::plain(field, column).is_none() {
             return Err(Error::failed(format!(
-                "d3rlpy cannot hold `{column}` of type {}",
-                field.data_type()
-            )));
+                "`{column}` is {}, but d3rlpy can only hold numbers and vectors of numbers",
+                type_name(field.data_type())
+            ))
+            .hint("the stage `derive` can make numbers of it; or choose another format"));
         }
     }
     let mut extras = Vec::new();
-    let mut left = Vec::new();
+    let mut left_out = Vec::new();
     for column in arrays::extras(outgoing.steps()) {
         match arrays::plain(outgoing.steps().field_with_name(&column)?, &column) {
             Some(_) => extras.push(column),
-            None => left.push(column),
+            None => left_out.push(column),
         }
     }
-    arrays::left(&mut written, &left);
+    arrays::left(&mut written, &left_out);
     let mut file = Hdf5Writer::create(to)?;
     for leaving in outgoing.pass(None)? {
-        episode(&mut file, &leaving?, &extras)?;
+        write_episode(&mut file, &leaving?, &extras)?;
     }
     file.texts(
         "columns",
@@ -353,29 +389,34 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
     )?;
     file.finish()?;
     written.moved(
-        "final observations, how each trajectory ended, its identity, further columns",
+        "final observations, how trajectories ended, their identity, further columns",
         format!("the groups `{PREFIX}*`"),
     );
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
         written.moved(
             "which actions were filled in",
-            format!("`{ACTION_VALID}` in those groups"),
+            format!("`{ACTION_VALID}` in the groups `{PREFIX}*`"),
         );
     }
     Ok(written)
 }
 
-fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, extras: &[String]) -> Result<()> {
+/// Writes a trajectory: its arrays, and its group with the columns `extras`.
+fn write_episode(
+    file: &mut Hdf5Writer,
+    leaving: &OutgoingTrajectory,
+    extras: &[String],
+) -> Result<()> {
     let (index, length) = (leaving.index, leaving.length);
     let schema = leaving.steps.schema();
-    let whole = |name: &str| {
+    let column_with_final = |name: &str| {
         leaving
             .steps
             .column_by_name(name)
-            .ok_or_else(|| Error::failed("a column was not read"))
+            .ok_or_else(|| Error::failed(format!("the column `{name}` was not read")))
     };
     let field = schema.field_with_name(step::OBSERVATION)?;
-    let observation = whole(step::OBSERVATION)?;
+    let observation = column_with_final(step::OBSERVATION)?;
     let parts = arrays::plain(field, "").unwrap_or_default();
     for (part, plain) in parts.iter().enumerate() {
         let name = if plain.path.is_empty() {
@@ -385,15 +426,15 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, extras: &[String
         };
         arrays::one(file, &name, plain, &observation.slice(0, length))?;
     }
-    // Actions and rewards are columns of one where they are single numbers.
+    // d3rlpy holds single numbers as vectors of one.
     for (column, name) in [(step::ACTION, "actions"), (step::REWARD, "rewards")] {
-        let values = whole(column)?.slice(0, length);
+        let values = column_with_final(column)?.slice(0, length);
         let mut bytes = Vec::new();
         arrays::append(&values, &mut bytes)?;
         let plain = arrays::plain(schema.field_with_name(column)?, name)
             .and_then(|parts| parts.into_iter().next());
         let plain =
-            plain.ok_or_else(|| Error::failed(format!("`{column}` is no array of numbers")))?;
+            plain.ok_or_else(|| Error::failed(format!("`{column}` is not an array of numbers")))?;
         let row = if plain.row.is_empty() {
             vec![1]
         } else {
@@ -424,7 +465,7 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, extras: &[String
         )?;
     }
     for column in extras {
-        let (field, values) = (schema.field_with_name(column)?, whole(column)?);
+        let (field, values) = (schema.field_with_name(column)?, column_with_final(column)?);
         arrays::array(file, &format!("{group}/{column}"), field, values)?;
         if field.is_nullable() {
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
@@ -447,12 +488,6 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, extras: &[String
         )?;
     }
     let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;
-    file.group(
-        &group,
-        vec![(
-            "line".to_owned(),
-            crate::container::hdf5::Attribute::Text(text),
-        )],
-    )?;
+    file.group(&group, vec![("line".to_owned(), Attribute::Text(text))])?;
     file.close(&group)
 }

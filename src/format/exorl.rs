@@ -1,7 +1,8 @@
-//! Folders of `episode_INDEX_LENGTH.npz`, as ExORL, DrQ and V-D4RL write them: one trajectory a file, with a row more than
-//! it has steps. Row 0 is the reset; the action, reward and discount of row t led to the observation of row t.
+//! Directories of `episode_INDEX_LENGTH.npz` files, as ExORL, DrQ and V-D4RL write them.
 //!
-//! A discount of 0 says that the environment ended.
+//! A file holds one trajectory and has one row more than the trajectory has steps. Row 0 is the
+//! reset. The action, reward and discount of row t led to the observation of row t. A discount of 0
+//! means that the environment terminated.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::{arrays, npz};
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern};
@@ -20,7 +22,7 @@ use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "exorl",
-    about: "ExORL, DrQ, V-D4RL: a folder of episode_*.npz, one trajectory a file; only read",
+    about: "ExORL, DrQ, V-D4RL: a directory of episode_*.npz, one file per trajectory; import only",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
@@ -33,7 +35,7 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// The files of trajectories in the folder `path`, in order of their numbers.
+/// Returns the files of trajectories in the directory `path`, in the order of their numbers.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
@@ -52,6 +54,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// A directory of episodes, read one file at a time.
 struct Episodes {
     files: std::vec::IntoIter<PathBuf>,
     schema: SchemaRef,
@@ -62,11 +65,13 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut files = files(path)?.into_iter();
     if files.len() == 0 {
         return Err(Error::failed(format!(
-            "{} holds no file episode_*.npz",
+            "{}: there are no files `episode_*.npz` with trajectories",
             path.display()
-        )));
+        ))
+        .hint("give the directory that holds these files itself"));
     }
-    let (opening, schema) = FirstTrajectory::read(options.on_error, || next(&mut files, None))?;
+    let (opening, schema) =
+        FirstTrajectory::read(options.on_error, || next_episode(&mut files, None))?;
     Ok(Box::new(Episodes {
         files,
         schema,
@@ -74,8 +79,9 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }))
 }
 
-/// The trajectory in the next file, whose columns must be those of `schema`, where that is known; `None` after the last.
-fn next(
+/// Returns the trajectory in the next file, whose columns must be those of `schema` if it is given;
+/// `None` after the last file.
+fn next_episode(
     files: &mut std::vec::IntoIter<PathBuf>,
     schema: Option<&SchemaRef>,
 ) -> Result<Option<IncomingTrajectory>> {
@@ -87,71 +93,89 @@ fn next(
         .map_err(|error| error.at(path.display()))
 }
 
-fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
-    let mut arrays = ArrayColumns::new();
-    for mut part in npz::arrays(path, &[])?
+/// Reads the arrays of the file at `path` that have values, as columns.
+fn columns(path: &Path) -> Result<ArrayColumns> {
+    let mut columns = ArrayColumns::new();
+    for mut array in npz::arrays(path, &[])?
         .into_iter()
-        .filter(|part| part.layout.width() > 0)
+        .filter(|array| array.layout.width() > 0)
     {
-        if part.layout.element == DataType::Null {
+        if array.layout.element == DataType::Null {
             return Err(Error::failed(format!(
-                "`{}` holds {}, not numbers",
-                part.layout.name, part.layout.kind
-            )));
+                "array `{}` holds {}, not numbers",
+                array.layout.name, array.layout.kind
+            ))
+            .hint("save the file again without this array"));
         }
-        let bytes = part.reader.read(part.layout.rows)?;
-        let name = part.layout.name.clone();
-        arrays.insert(
-            name.clone(),
-            arrays::whole_column(&name, &part.layout, bytes)?,
-        );
+        let bytes = array.reader.read(array.layout.rows)?;
+        let name = array.layout.name.clone();
+        let column = arrays::whole_column(&name, &array.layout, bytes)?;
+        columns.insert(name, column);
     }
-    let observation = per_trajectory::take(&mut arrays, "observation")
-        .ok_or_else(|| Error::failed("there is no array `observation`"))?;
+    Ok(columns)
+}
+
+/// Reads the trajectory in the file at `path`.
+fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
+    let mut columns = columns(path)?;
+    let observation = per_trajectory::take(&mut columns, "observation").ok_or_else(|| {
+        Error::failed("there is no array `observation`")
+            .hint("a file of this format has the arrays `observation`, `action` and `reward`")
+    })?;
     let rows = observation.1.len();
     let length = rows
         .checked_sub(1)
         .filter(|length| *length > 0)
-        .ok_or_else(|| Error::failed("it has no step after the reset"))?;
+        .ok_or_else(|| {
+            Error::failed("the trajectory has no step after the reset").hint("remove the file")
+        })?;
     let mut assembly = TrajectoryBuilder::new(length, true);
     assembly.add(step::OBSERVATION, observation, false)?;
-    // What led to row t+1 was done in row t.
-    let mut led = |name: &str| -> Result<Option<_>> {
-        let Some((field, values)) = arrays.remove(name) else {
+    // The values that led to the observation of row t + 1 belong to step t.
+    let mut moved_back = |name: &str| -> Result<Option<_>> {
+        let Some((field, values)) = columns.remove(name) else {
             return Ok(None);
         };
         if values.len() != rows {
             return Err(Error::failed(format!(
-                "`{name}` has {} rows where `observation` has {rows}",
-                values.len()
-            )));
+                "array `{name}` has {}, but `observation` has {}",
+                count(values.len(), "row"),
+                number(rows)
+            ))
+            .hint("the file may be damaged: fetch or write it again"));
         }
         Ok(Some((field, values.slice(1, length))))
     };
-    let (action, reward, discount) = (led("action")?, led("reward")?, led("discount")?);
+    let action = moved_back("action")?;
+    let reward = moved_back("reward")?;
+    let discount = moved_back("discount")?;
     if let Some(action) = action {
         assembly.add(step::ACTION, action, true)?;
     }
     if let Some(reward) = reward {
         assembly.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
     }
-    let zero = discount.as_ref().map(per_trajectory::numbers).transpose()?;
+    let discounts = discount.as_ref().map(per_trajectory::numbers).transpose()?;
     let terminated: Vec<bool> = (0..length)
-        .map(|row| zero.as_ref().is_some_and(|discount| discount[row] == 0.0))
+        .map(|row| {
+            discounts
+                .as_ref()
+                .is_some_and(|discounts| discounts[row] == 0.0)
+        })
         .collect();
-    let ended = terminated.last() == Some(&true);
+    let ends_terminated = terminated.last() == Some(&true);
     assembly.flags(step::TERMINATED, &terminated)?;
     assembly.flags(
         step::TRUNCATED,
         &(0..length)
-            .map(|row| !ended && row + 1 == length)
+            .map(|row| !ends_terminated && row + 1 == length)
             .collect::<Vec<_>>(),
     )?;
     assembly.finals();
     if let Some(discount) = discount {
         assembly.add("discount", per_trajectory::squeezed(discount), true)?;
     }
-    assembly.others(arrays)?;
+    assembly.others(columns)?;
     let key = path
         .file_stem()
         .map(|name| name.to_string_lossy().into_owned())
@@ -187,7 +211,7 @@ impl Source for Episodes {
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         match self.opening.next() {
             Some(opening) => opening.map(Some),
-            None => next(&mut self.files, Some(&self.schema)),
+            None => next_episode(&mut self.files, Some(&self.schema)),
         }
     }
 }

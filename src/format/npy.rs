@@ -1,9 +1,12 @@
-//! numpy's npy files, one per column, to be mapped into memory: `np.load(FILE, mmap_mode='r')`.
+//! A directory of npy files, one for each column, which numpy can map into memory:
+//! `np.load(FILE, mmap_mode='r')`.
 //!
-//! A directory: `observation.npy`, `action.npy` and so on have a row for each row of steps, final observations included;
-//! `starts.npy` has the first row of each trajectory, and the number of rows after the last. Where a column may be null,
-//! NaN or zero stands there, and `COLUMN_valid.npy` says so.
+//! `observation.npy`, `action.npy` and so on have a row for each row of steps, including final
+//! observations. `starts.npy` has the first row of each trajectory and, at its end, the number of
+//! rows. A null becomes NaN or zero, and `COLUMN_valid.npy` marks the rows with values.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +15,7 @@ use arrow::datatypes::DataType;
 
 use crate::container::npy::NpyFolder;
 use crate::dataset::schema::step;
-use crate::dataset::store::{self};
+use crate::dataset::store;
 use crate::error::Result;
 use crate::format::Format;
 use crate::transfer::roundtrip::envelope::{self, Envelope};
@@ -22,7 +25,7 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "npy",
-    about: "numpy arrays in files of their own, one per column, to be mapped into memory; only written",
+    about: "a directory of npy files, one per column, which numpy can map into memory; export only",
     detection: None,
     read: None,
     write: Some(Writer {
@@ -38,7 +41,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
     store::create_dir(to)?;
     let mut written = Written::default();
     let mut sink = NpyFolder::new(to.to_owned());
-    let mut left = Vec::new();
+    let mut left_out = Vec::new();
     for field in outgoing.steps().fields() {
         let name = field.name();
         match name.as_str() {
@@ -54,7 +57,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
                 written.moved("`action_source`", "`action_is_proxy.npy`");
             }
             name if arrays::column(outgoing, &mut sink, name, name, true)? => {}
-            name => left.push(name.to_owned()),
+            name => left_out.push(name.to_owned()),
         }
     }
     let starts = PlainArray {
@@ -63,12 +66,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         element: DataType::Int64,
         row: Vec::new(),
     };
-    let rows = std::cell::Cell::new(0_i64);
-    let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
+    let rows = Cell::new(0_i64);
+    let starts_of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
         let first = rows.get();
         rows.set(first + leaving.steps.num_rows() as i64);
-        let last = leaving.index + 1 == outgoing.trajectories();
-        let values = if last {
+        let is_last = leaving.index + 1 == outgoing.trajectories();
+        let values = if is_last {
             vec![first, rows.get()]
         } else {
             vec![first]
@@ -81,19 +84,14 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         &starts,
         outgoing.trajectories() + 1,
         &[step::IS_FINAL],
-        &of,
+        &starts_of,
     )?;
-    arrays::left(&mut written, &left);
+    arrays::left(&mut written, &left_out);
     written.moved(
-        "identity of trajectories, what else came along with them",
-        "`trajmill.trajectories.npy`, lines of JSON",
+        "identity and other facts of trajectories",
+        "`trajmill.trajectories.npy`, as lines of JSON",
     );
-    let envelope = Envelope::new(
-        outgoing,
-        options,
-        std::collections::BTreeMap::new(),
-        &mut written,
-    );
+    let envelope = Envelope::new(outgoing, options, BTreeMap::new(), &mut written);
     envelope::write(outgoing, &mut sink, "trajmill/", &envelope)?;
     Ok(written)
 }

@@ -1,4 +1,4 @@
-//! numpy's npz: arrays with trajectories end to end.
+//! numpy's npz files: arrays that hold all trajectories, one after the other.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::transfer::read::{Options, Reader, Source};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "npz",
-    about: "numpy's npz: arrays with trajectories end to end, and episode_starts, terminals/timeouts or split indices",
+    about: "npz: arrays that hold all trajectories, told apart by flags or indices; import only",
     detection: Some(Detection {
         evidence: Evidence::Container,
         probe: npz::is_npz,
@@ -26,11 +26,11 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// The arrays of a file that the library `imitation` wrote.
+/// The arrays by which a file of the library `imitation` is recognised.
 const IMITATION: [&str; 3] = ["obs", "acts", "indices"];
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    // `imitation` keeps `infos` as pickled objects, which nothing here needs.
+    // `imitation` stores `infos` as pickled objects. The import does not need them.
     let names = npz::names(path).unwrap_or_default();
     let imitation = IMITATION
         .iter()
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn start_flags_and_big_endian_and_images() {
+    fn start_flags_big_endian_numbers_and_images_are_read() {
         let rows = 100_000_u32;
         let big: Vec<u8> = (0..rows)
             .flat_map(|row| (row as f32).to_be_bytes())
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_files_say_what_is_wrong() {
+    fn errors_say_what_is_wrong_with_a_file() {
         let obs = ("obs", npy("<f8", false, "(2, 2)", &floats([0.0; 4])));
         let ends = ("terminals", npy("|b1", false, "(2,)", &[0, 1]));
         assert!(
@@ -295,7 +295,7 @@ mod tests {
             .contains("`obs` holds no rows")
         );
 
-        // A byte that is not the one that was written: the entry's checksum tells.
+        // The checksum of an entry reveals a changed byte.
         let (_folder, path) = write(&[ends, obs]);
         let mut bytes = std::fs::read(&path).unwrap();
         let central = bytes

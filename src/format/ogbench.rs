@@ -1,7 +1,8 @@
-//! OGBench's npz: trajectories end to end, each with a row more than it has steps; `terminals` is 1 on that last row alone,
-//! whose action means nothing. There are no rewards: tasks bring theirs.
+//! OGBench's npz files: arrays that hold all trajectories, one after the other.
 //!
-//! Written with whatever else the dataset has as further arrays, which OGBench's loader passes over.
+//! A trajectory has one row more than it has steps. `terminals` is 1 on this last row only, whose
+//! action has no meaning. There are no rewards, because OGBench computes them for each task. The
+//! writer adds the dataset's other columns as further arrays, which OGBench's loader ignores.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,9 +15,10 @@ use serde_json::Map;
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArraySink;
 use crate::container::npz::{self, NpzWriter};
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
+use crate::transfer::read::per_trajectory;
 use crate::transfer::read::{Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
 use crate::transfer::write::arrays::{self, PlainArray};
@@ -25,7 +27,7 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "ogbench",
-    about: "OGBench npz: a row more than steps in each trajectory, terminals on that row",
+    about: "OGBench npz: arrays that hold all trajectories, final observations included",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: detect,
@@ -43,10 +45,14 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// Where what no array of OGBench's holds is kept.
+/// The prefix of arrays for everything that OGBench's own arrays cannot hold.
 const PREFIX: &str = "trajmill/";
 
-/// OGBench's own arrays and no others that would say what a row is, or what we wrote.
+/// An empty array that marks a file as one that trajmill wrote in this format.
+const MARKER: &str = "trajmill/ogbench";
+
+/// Whether the file at `path` has OGBench's arrays and none that would give its rows another
+/// meaning, or has [`MARKER`].
 fn detect(path: &Path) -> bool {
     let names = npz::names(path).unwrap_or_default();
     let has = |name: &str| names.iter().any(|known| known == name);
@@ -62,7 +68,7 @@ fn detect(path: &Path) -> bool {
     ]
     .iter()
     .any(|name| has(name));
-    own && (!other || has("trajmill/ogbench"))
+    own && (!other || has(MARKER))
 }
 
 fn note(path: &Path) -> Option<String> {
@@ -70,16 +76,16 @@ fn note(path: &Path) -> Option<String> {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let mut parts = npz::arrays(path, &[])?;
-    parts.retain(|part| part.layout.name != "trajmill/ogbench");
-    let kept =
-        EnvelopeReader::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
+    let mut arrays = npz::arrays(path, &[])?;
+    arrays.retain(|array| array.layout.name != MARKER);
+    let envelope =
+        EnvelopeReader::take(&mut arrays, PREFIX).map_err(|error| error.at(path.display()))?;
     Ok(Box::new(Concatenated::with_last_rows(
         path,
-        parts,
+        arrays,
         options,
         Map::new(),
-        kept,
+        envelope,
     )?))
 }
 
@@ -98,32 +104,37 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
                 continue;
             }
             return Err(Error::failed(format!(
-                "OGBench needs `{name}`, and the dataset has no column `{column}`"
-            )));
+                "OGBench needs `{name}`, but the dataset has no column `{column}`"
+            ))
+            .hint("the stage `derive` can make one; or choose another format"));
         };
         let plain = match arrays::plain(field, name).as_deref() {
             Some([one]) if one.path.is_empty() => one.clone(),
             _ => {
-                return Err(Error::failed(format!("`{column}` is {}, and OGBench holds one vector a step", field.data_type()))
-                    .hint("`derive` can make a vector of its parts, and `columns` choose it; or write another format"));
+                return Err(Error::failed(format!(
+                    "`{column}` is {}, but OGBench holds one vector a step",
+                    type_name(field.data_type())
+                ))
+                .hint(
+                    "the stage `derive` can join its parts into one vector, and `columns` can \
+                     select that; or choose another format",
+                ));
             }
         };
-        // The action of the last row means nothing; zeros stand there.
-        let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
-            let values = leaving
-                .column(column)
-                .ok_or_else(|| Error::failed("a column was not read"))?;
+        // The action of the last row has no meaning: zeros.
+        let rows_of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
+            let values = leaving.column(column).ok_or_else(|| not_read(column))?;
             if column == step::OBSERVATION {
                 observations(leaving)
             } else {
-                zero_after(&values)
+                followed_by_zeros(&values)
             }
         };
-        arrays::stream(outgoing, &mut file, &plain, rows, &[column], &of)?;
+        arrays::stream(outgoing, &mut file, &plain, rows, &[column], &rows_of)?;
         if column == step::REWARD {
             written.moved(
                 "rewards",
-                "the array `rewards`, which OGBench's loader passes over",
+                "the array `rewards`, which OGBench's loader ignores",
             );
         }
     }
@@ -133,7 +144,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         element: DataType::Boolean,
         row: Vec::new(),
     };
-    let last = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
+    let is_last_row = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
         Ok(Arc::new(BooleanArray::from_iter(
             (0..=leaving.length).map(|row| Some(row == leaving.length)),
         )))
@@ -144,28 +155,28 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         &terminals,
         rows,
         &[step::IS_FINAL],
-        &last,
+        &is_last_row,
     )?;
-    let mut left = Vec::new();
+    let mut left_out = Vec::new();
     for column in arrays::extras(outgoing.steps()) {
         let Some(parts) = arrays::plain(outgoing.steps().field_with_name(&column)?, &column) else {
-            left.push(column);
+            left_out.push(column);
             continue;
         };
-        let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
+        let rows_of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
             let values = leaving
                 .steps
                 .column_by_name(&column)
-                .ok_or_else(|| Error::failed("a column was not read"))?;
+                .ok_or_else(|| not_read(&column))?;
             if leaving.has_final() {
                 Ok(Arc::clone(values))
             } else {
-                zero_after(values)
+                followed_by_zeros(values)
             }
         };
         let mut nulls = false;
         for plain in &parts {
-            nulls |= arrays::stream(outgoing, &mut file, plain, rows, &[&column], &of)?;
+            nulls |= arrays::stream(outgoing, &mut file, plain, rows, &[&column], &rows_of)?;
         }
         if nulls {
             let valid = PlainArray {
@@ -174,13 +185,13 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
                 element: DataType::Boolean,
                 row: Vec::new(),
             };
-            let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
-                let values = of(leaving)?;
+            let validity_of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
+                let values = rows_of(leaving)?;
                 Ok(Arc::new(BooleanArray::from_iter(
                     (0..values.len()).map(|row| Some(values.is_valid(row))),
                 )))
             };
-            arrays::stream(outgoing, &mut file, &valid, rows, &[&column], &of)?;
+            arrays::stream(outgoing, &mut file, &valid, rows, &[&column], &validity_of)?;
         }
     }
     if outgoing
@@ -194,25 +205,25 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
         written.moved("`action_source`", "the array `action_is_proxy`");
     }
-    arrays::left(&mut written, &left);
+    arrays::left(&mut written, &left_out);
     written.moved(
-        "how each trajectory ended, identity of trajectories",
+        "how trajectories ended, their identity",
         format!("the arrays `{PREFIX}*`"),
     );
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     envelope::write(outgoing, &mut file, PREFIX, &envelope)?;
-    // By this name a file of ours is known to be of this format.
-    ArraySink::begin(&mut file, "trajmill/ogbench", &DataType::UInt8, 0, &[])?;
+    ArraySink::begin(&mut file, MARKER, &DataType::UInt8, 0, &[])?;
     file.finish()?;
     Ok(written)
 }
 
-/// All observations, the last one twice where the final one is not known.
+/// Returns all observations of a trajectory. If the final one is not known, the last one stands in
+/// for it.
 fn observations(leaving: &OutgoingTrajectory) -> Result<ArrayRef> {
     let values = leaving
         .steps
         .column_by_name(step::OBSERVATION)
-        .ok_or_else(|| Error::failed("a column was not read"))?;
+        .ok_or_else(|| not_read(step::OBSERVATION))?;
     if leaving.has_final() {
         return Ok(Arc::clone(values));
     }
@@ -224,8 +235,12 @@ fn observations(leaving: &OutgoingTrajectory) -> Result<ArrayRef> {
     )?)
 }
 
-/// `values` with a row of zeros after them.
-fn zero_after(values: &ArrayRef) -> Result<ArrayRef> {
-    let zero = crate::transfer::read::per_trajectory::zeros(values.data_type(), 1)?;
-    Ok(arrow::compute::concat(&[values.as_ref(), zero.as_ref()])?)
+/// Returns `values` followed by a row of zeros.
+fn followed_by_zeros(values: &ArrayRef) -> Result<ArrayRef> {
+    let zeros = per_trajectory::zeros(values.data_type(), 1)?;
+    Ok(arrow::compute::concat(&[values.as_ref(), zeros.as_ref()])?)
+}
+
+fn not_read(column: &str) -> Error {
+    Error::failed(format!("the column `{column}` was not read"))
 }

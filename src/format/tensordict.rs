@@ -1,7 +1,9 @@
-//! TensorDict memory maps: a directory a level, `meta.json` and a file of raw little-endian bytes a leaf.
+//! TensorDict memory maps: nested directories, each with a `meta.json` and a file of raw
+//! little-endian bytes for each of its tensors.
 //!
-//! In TorchRL's layout the root holds step t, and `next/` what came of it: observation, reward and flags of t + 1.
-//! Trajectories lie end to end; they end where `next/done` is set, or where `episode` changes.
+//! In TorchRL's layout, the root holds step t, and `next/` the result of its action: observation,
+//! reward and flags. Tensors hold all trajectories, one after the other. A trajectory ends where
+//! `next/done` is set or, without flags, where `episode` changes.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -15,6 +17,7 @@ use serde_json::{Map, Value};
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::{self, ArrayLayout, ArrayReader, StoredArray};
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
 use crate::transfer::read::{Options, Reader, Source};
@@ -26,7 +29,8 @@ pub(crate) const FORMAT: Format = Format {
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {
-            path.join("meta.json").is_file() && json(path).is_ok_and(|meta| is_tensordict(&meta))
+            path.join("meta.json").is_file()
+                && metadata(path).is_ok_and(|meta| is_tensordict(&meta))
         },
     }),
     read: Some(Reader {
@@ -37,27 +41,33 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// Levels within levels; a deeper directory links to itself.
+/// The deepest nesting of directories. A deeper directory links to itself.
 const DEEPEST: usize = 16;
 
-/// Columns that tell trajectories apart, where there is one.
-const EPISODES: [&str; 4] = ["episode", "traj_ids", "collector/traj_ids", "trajectory_id"];
+/// Tensors that hold the id of each row's trajectory.
+const TRAJECTORY_IDS: [&str; 4] = ["episode", "traj_ids", "collector/traj_ids", "trajectory_id"];
 
-/// Rows of ids that are read at once.
+/// The number of ids that are read at once.
 const ID_ROWS: u64 = 8192;
 
-fn json(folder: &Path) -> Result<Map<String, Value>> {
+/// Keys of `meta.json` that are about the directory itself.
+const OWN_KEYS: [&str; 5] = ["shape", "device", "_type", "is_locked", "is_memmap"];
+
+/// Returns the content of a directory's `meta.json`.
+fn metadata(folder: &Path) -> Result<Map<String, Value>> {
     let path = folder.join("meta.json");
     let text = std::fs::read_to_string(&path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
-            .hint("every level of a TensorDict has it: save it again")
+            .hint("every directory of a TensorDict has this file: save the TensorDict again")
     })?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(meta)) => Ok(meta),
-        Ok(_) => Err(Error::failed(format!("{}: not an object", path.display()))
-            .hint("save the TensorDict again")),
+        Ok(_) => Err(
+            Error::failed(format!("{}: not a JSON object", path.display()))
+                .hint("save the TensorDict again"),
+        ),
         Err(error) => Err(
-            Error::failed(format!("{}: not JSON: {error}", path.display()))
+            Error::failed(format!("{}: not readable JSON: {error}", path.display()))
                 .hint("the file is damaged: save the TensorDict again"),
         ),
     }
@@ -69,44 +79,46 @@ fn is_tensordict(meta: &Map<String, Value>) -> bool {
         .is_some_and(|class| class.contains("tensordict"))
 }
 
-/// What a directory holds.
-struct Found {
-    parts: Vec<StoredArray>,
-    /// Leaves and levels that are not read, and why.
-    other: Vec<Value>,
+/// The tensors of a TensorDict, including those of its nested directories.
+struct Tensors {
+    arrays: Vec<StoredArray>,
+    /// The entries that are not read, and why.
+    not_read: Vec<Value>,
 }
 
-impl Found {
-    fn level(&mut self, folder: &Path, prefix: &str, depth: usize) -> Result<()> {
+impl Tensors {
+    /// Adds the tensors in `folder`, whose names begin with `prefix`.
+    fn add_directory(&mut self, folder: &Path, prefix: &str, depth: usize) -> Result<()> {
         if depth > DEEPEST {
             return Err(Error::failed(format!(
-                "{}: levels are nested more than {DEEPEST} deep",
+                "{}: directories are nested more than {DEEPEST} deep",
                 folder.display()
-            )));
+            ))
+            .hint("a directory may link to itself: save the TensorDict again"));
         }
-        for (name, entry) in &json(folder)? {
-            let own = format!("{prefix}{name}");
+        for (name, entry) in &metadata(folder)? {
+            let full_name = format!("{prefix}{name}");
             if let Some(dtype) = entry.get("dtype").and_then(Value::as_str) {
                 if entry.get("is_nested").and_then(Value::as_bool) == Some(true) {
-                    self.other.push(Value::from(format!(
-                        "{own}: a nested tensor, whose rows differ in shape"
+                    self.not_read.push(Value::from(format!(
+                        "{full_name}: a nested tensor, whose rows differ in shape"
                     )));
                     continue;
                 }
                 let path = folder.join(format!("{name}.memmap"));
-                self.leaf(&path, own, dtype, entry.get("shape"))?;
+                self.add_tensor(&path, full_name, dtype, entry.get("shape"))?;
             } else if entry.get("type").is_some() {
-                self.level(&folder.join(name), &format!("{own}/"), depth + 1)?;
-            } else if !["shape", "device", "_type", "is_locked", "is_memmap"]
-                .contains(&name.as_str())
-            {
-                self.other.push(Value::from(format!("{own}: not a tensor")));
+                self.add_directory(&folder.join(name), &format!("{full_name}/"), depth + 1)?;
+            } else if !OWN_KEYS.contains(&name.as_str()) {
+                self.not_read
+                    .push(Value::from(format!("{full_name}: not a tensor")));
             }
         }
         Ok(())
     }
 
-    fn leaf(
+    /// Adds the tensor `name` in the file at `path`.
+    fn add_tensor(
         &mut self,
         path: &Path,
         name: String,
@@ -118,10 +130,11 @@ impl Found {
             .and_then(Value::as_array)
             .and_then(|axes| axes.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
         let shape = shape.ok_or_else(|| {
-            wrong("`meta.json` gives it no shape".to_owned()).hint("save the TensorDict again")
+            wrong("`meta.json` does not give the tensor's shape".to_owned())
+                .hint("save the TensorDict again")
         })?;
         let Some((rows, row)) = shape.split_first() else {
-            self.other
+            self.not_read
                 .push(Value::from(format!("{name}: a single value")));
             return Ok(());
         };
@@ -138,14 +151,22 @@ impl Found {
             wrong(format!("the shape {shape:?} is larger than any file"))
                 .hint("save the TensorDict again")
         })?;
-        let held = std::fs::metadata(path)
+        let length = std::fs::metadata(path)
             .map_err(|error| {
-                wrong(error.to_string()).hint("a file of the TensorDict is missing: copy all of it")
+                wrong(error.to_string())
+                    .hint("a file of the TensorDict is missing: copy the whole directory again")
             })?
             .len();
-        if element != DataType::Null && held != bytes {
-            return Err(wrong(format!("the file has {held} bytes where the shape {shape:?} of {dtype} needs {bytes}"))
-                .hint("it is cut short, or its storage is larger than the data in it: save the TensorDict again with `memmap`"));
+        if element != DataType::Null && length != bytes {
+            return Err(wrong(format!(
+                "the file has {}, but the shape {shape:?} of {dtype} needs {}",
+                count(length, "byte"),
+                number(bytes)
+            ))
+            .hint(
+                "the file is cut short, or its storage is larger than the tensor: save the \
+                 TensorDict again with `memmap`",
+            ));
         }
         let layout = ArrayLayout {
             name,
@@ -155,12 +176,12 @@ impl Found {
             rows: *rows,
             row,
         };
-        let reader = Raw {
+        let reader = RawRows {
             path: path.to_owned(),
             file: None,
             row_bytes: layout.row_bytes(),
         };
-        self.parts.push(StoredArray {
+        self.arrays.push(StoredArray {
             layout,
             reader: Box::new(reader),
         });
@@ -168,6 +189,7 @@ impl Found {
     }
 }
 
+/// Returns the type of column for a dtype of PyTorch; `Null` if there is none.
 fn element(dtype: &str) -> DataType {
     match dtype {
         "bool" => DataType::Boolean,
@@ -187,17 +209,18 @@ fn element(dtype: &str) -> DataType {
 }
 
 /// Reads a file of raw values from its first row to its last.
-struct Raw {
+struct RawRows {
     path: PathBuf,
+    /// The file, once the first row was read.
     file: Option<BufReader<File>>,
     row_bytes: usize,
 }
 
-impl ArrayReader for Raw {
+impl ArrayReader for RawRows {
     fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
         let failed = |error: std::io::Error| {
             Error::failed(format!("cannot read {}: {error}", self.path.display()))
-                .hint("copy or save the TensorDict again")
+                .hint("the file may be cut short: copy or save the TensorDict again")
         };
         if self.file.is_none() {
             self.file = Some(BufReader::with_capacity(
@@ -214,135 +237,145 @@ impl ArrayReader for Raw {
     }
 }
 
-/// The first steps of trajectories, as flags: where an id is not the one before.
-struct Changes {
+/// Flags of the first steps of trajectories: the rows whose id differs from that of the row before.
+struct StartsFromIds {
     ids: StoredArray,
-    ahead: Vec<i64>,
-    last: Option<i64>,
-    read: u64,
+    /// Ids that were read but not used yet, in reverse order.
+    unused: Vec<i64>,
+    /// The id of the row before.
+    previous: Option<i64>,
+    /// The number of ids that were read.
+    ids_read: u64,
 }
 
-impl ArrayReader for Changes {
+impl ArrayReader for StartsFromIds {
     fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
         let mut flags = Vec::new();
         for _ in 0..rows {
-            if self.ahead.is_empty() {
-                let count = ID_ROWS.min(self.ids.layout.rows - self.read);
+            if self.unused.is_empty() {
+                let count = ID_ROWS.min(self.ids.layout.rows - self.ids_read);
                 let values = cast(
                     &arrays::decode(&self.ids.layout, self.ids.reader.read(count)?)?,
                     &DataType::Int64,
                 )?;
-                self.ahead = values
+                self.unused = values
                     .as_primitive::<Int64Type>()
                     .values()
                     .iter()
                     .rev()
                     .copied()
                     .collect();
-                self.read += count;
+                self.ids_read += count;
             }
-            let id = self.ahead.pop();
-            flags.push(u8::from(self.last.is_none() || id != self.last));
-            self.last = id;
+            let id = self.unused.pop();
+            flags.push(u8::from(self.previous.is_none() || id != self.previous));
+            self.previous = id;
         }
         Ok(flags)
     }
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let meta = json(path)?;
+    let meta = metadata(path)?;
     if !is_tensordict(&meta) {
         return Err(Error::failed(format!(
-            "{}: `_type` names no TensorDict",
+            "{}: `_type` does not name a TensorDict class",
             path.join("meta.json").display()
         ))
-        .hint("save it with `TensorDict.memmap`"));
+        .hint("give a directory that `TensorDict.memmap` wrote"));
     }
-    let mut found = Found {
-        parts: Vec::new(),
-        other: Vec::new(),
+    let mut tensors = Tensors {
+        arrays: Vec::new(),
+        not_read: Vec::new(),
     };
-    found.level(path, "", 0)?;
-    let has = |parts: &[StoredArray], name: &str| parts.iter().any(|part| part.layout.name == name);
-    // At the root, flags say how a step began; how it ended is in `next`.
+    tensors.add_directory(path, "", 0)?;
+    let Tensors { arrays, not_read } = tensors;
+    let mut arrays = with_columns_of_next(arrays);
+    if !has(&arrays, "terminated") && !has(&arrays, "truncated") {
+        replace_ids_by_starts(&mut arrays);
+    }
+    let mut metadata = Map::from_iter([("meta".to_owned(), Value::Object(meta))]);
+    if !not_read.is_empty() {
+        metadata.insert("not_read".to_owned(), Value::Array(not_read));
+    }
+    let mut options = options.clone();
+    let is_observation_mapped = options
+        .map
+        .iter()
+        .any(|(target, _)| target == step::OBSERVATION);
+    // Without `observation`, the state is what the policy observes.
+    if !has(&arrays, "observation") && has(&arrays, "state") && !is_observation_mapped {
+        options
+            .map
+            .push((step::OBSERVATION.to_owned(), "state".to_owned()));
+        if let Some(next) = arrays
+            .iter_mut()
+            .find(|array| array.layout.name == "next/state")
+        {
+            next.layout.name = "next_observations".to_owned();
+        }
+    }
+    Ok(Box::new(Concatenated::new(
+        path, arrays, &options, metadata, None,
+    )?))
+}
+
+fn has(arrays: &[StoredArray], name: &str) -> bool {
+    arrays.iter().any(|array| array.layout.name == name)
+}
+
+/// Gives the arrays in `next/` the names of step columns.
+fn with_columns_of_next(mut arrays: Vec<StoredArray>) -> Vec<StoredArray> {
+    // The flags at the root tell how a step began. Those in `next/` tell how it ended.
     if ["next/done", "next/terminated", "next/truncated"]
         .iter()
-        .any(|name| has(&found.parts, name))
+        .any(|name| has(&arrays, name))
     {
-        found.parts.retain(|part| {
-            !["done", "terminated", "truncated"].contains(&part.layout.name.as_str())
+        arrays.retain(|array| {
+            !["done", "terminated", "truncated"].contains(&array.layout.name.as_str())
         });
     }
-    if has(&found.parts, "next/terminated") {
-        found.parts.retain(|part| part.layout.name != "next/done");
+    if has(&arrays, "next/terminated") {
+        arrays.retain(|array| array.layout.name != "next/done");
     }
-    for part in &mut found.parts {
-        let name = match part.layout.name.as_str() {
+    for array in &mut arrays {
+        let name = match array.layout.name.as_str() {
             "next/observation" => "next_observations",
             "next/reward" => "reward",
             "next/done" | "next/terminated" => "terminated",
             "next/truncated" => "truncated",
             _ => continue,
         };
-        part.layout.name = name.to_owned();
+        array.layout.name = name.to_owned();
     }
-    if !has(&found.parts, "terminated")
-        && !has(&found.parts, "truncated")
-        && let Some(at) = EPISODES.iter().find_map(|name| {
-            found
-                .parts
-                .iter()
-                .position(|part| part.layout.name == *name && part.layout.element.is_integer())
-        })
-    {
-        let ids = found.parts.remove(at);
-        let layout = ArrayLayout {
-            name: "episode_starts".to_owned(),
-            element: DataType::Boolean,
-            kind: "bool".to_owned(),
-            swap: false,
-            rows: ids.layout.rows,
-            row: Vec::new(),
-        };
-        found.parts.push(StoredArray {
-            layout,
-            reader: Box::new(Changes {
-                ids,
-                ahead: Vec::new(),
-                last: None,
-                read: 0,
-            }),
-        });
-    }
-    let mut metadata = Map::from_iter([("meta".to_owned(), Value::Object(meta))]);
-    if !found.other.is_empty() {
-        metadata.insert("not_read".to_owned(), Value::Array(found.other));
-    }
-    // Without rewards or flags by those names, a state is what there is to observe.
-    let mut options = options.clone();
-    if !has(&found.parts, "observation")
-        && has(&found.parts, "state")
-        && !options
-            .map
+    arrays
+}
+
+/// Replaces an array of trajectory ids, if there is one, by flags of the first steps.
+fn replace_ids_by_starts(arrays: &mut Vec<StoredArray>) {
+    let ids = TRAJECTORY_IDS.iter().find_map(|name| {
+        arrays
             .iter()
-            .any(|(target, _)| target == step::OBSERVATION)
-    {
-        options
-            .map
-            .push((step::OBSERVATION.to_owned(), "state".to_owned()));
-        if let Some(next) = found
-            .parts
-            .iter_mut()
-            .find(|part| part.layout.name == "next/state")
-        {
-            next.layout.name = "next_observations".to_owned();
-        }
-    }
-    Ok(Box::new(Concatenated::new(
-        path,
-        found.parts,
-        &options,
-        metadata,
-        None,
-    )?))
+            .position(|array| array.layout.name == *name && array.layout.element.is_integer())
+    });
+    let Some(ids) = ids.map(|at| arrays.remove(at)) else {
+        return;
+    };
+    let layout = ArrayLayout {
+        name: "episode_starts".to_owned(),
+        element: DataType::Boolean,
+        kind: "bool".to_owned(),
+        swap: false,
+        rows: ids.layout.rows,
+        row: Vec::new(),
+    };
+    arrays.push(StoredArray {
+        layout,
+        reader: Box::new(StartsFromIds {
+            ids,
+            unused: Vec::new(),
+            previous: None,
+            ids_read: 0,
+        }),
+    });
 }

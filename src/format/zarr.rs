@@ -1,4 +1,7 @@
 //! zarr replay buffers, as diffusion policy writes them: `data/*` and `meta/episode_ends`.
+//!
+//! The arrays in `data` hold all trajectories, one after the other. `meta/episode_ends` has one
+//! past the last row of each.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -13,15 +16,15 @@ use super::{Detection, Evidence, Format};
 use crate::container::arrays::{ArrayLayout, ArrayReader, StoredArray, decode};
 use crate::container::zarr::{Array, Chunks, Store};
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::transfer::read::Reader;
 use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Source};
+use crate::transfer::read::{Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "zarr",
-    about: "diffusion-policy's zarr: data/* and meta/episode_ends, a directory or a .zarr.zip",
+    about: "diffusion-policy's zarr: data/* and meta/episode_ends, in a directory or .zarr.zip",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {
@@ -37,23 +40,25 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// Names that the observation goes by here, besides those of every format.
+/// Names of observations in this format, besides those that every format recognises.
 const STATES: [&str; 3] = ["state", "states", "full_state"];
 
-/// The first steps of trajectories, as flags.
-struct Starts {
+/// Flags of the first steps of trajectories, from the ends of the trajectories.
+struct StartsFromEnds {
     ends: Vec<u64>,
+    /// The number of rows that were read.
     row: u64,
-    at: usize,
+    /// The number of trajectories that ended before `row`.
+    ended: usize,
 }
 
-impl ArrayReader for Starts {
+impl ArrayReader for StartsFromEnds {
     fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
         let flag = |_| {
-            let starts = self.row == 0 || self.ends.get(self.at) == Some(&self.row);
-            self.at += usize::from(self.row > 0 && starts);
+            let is_start = self.row == 0 || self.ends.get(self.ended) == Some(&self.row);
+            self.ended += usize::from(self.row > 0 && is_start);
             self.row += 1;
-            u8::from(starts)
+            u8::from(is_start)
         };
         Ok((0..rows).map(flag).collect())
     }
@@ -77,18 +82,22 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let store = Rc::new(RefCell::new(store));
     let ends = episode_ends(&store, ends).map_err(failed)?;
     let rows = ends.last().copied().unwrap_or(0);
-    let mut parts = Vec::new();
+    let mut stored = Vec::new();
     for (name, array) in names.iter().zip(arrays) {
         if array.shape[0] != rows {
             return Err(failed(Error::failed(format!(
-                "`data/{name}` has {} rows where the last of `meta/episode_ends` is {rows}",
-                array.shape[0]
+                "`data/{name}` has {}, but the last of `meta/episode_ends` is {}",
+                count(array.shape[0], "row"),
+                number(rows)
             )))
-            .hint("every array of a replay buffer has a row for each step: the dataset is cut short, or was not finished"));
+            .hint(
+                "the replay buffer is cut short or was not finished: write or fetch it again, or \
+                 remove the array",
+            ));
         }
         let layout = array.layout(name).map_err(failed)?;
         let row_bytes = layout.row_bytes();
-        parts.push(StoredArray {
+        stored.push(StoredArray {
             layout,
             reader: Box::new(Chunks::new(&store, array, row_bytes)),
         });
@@ -101,20 +110,21 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         rows,
         row: Vec::new(),
     };
-    parts.push(StoredArray {
+    stored.push(StoredArray {
         layout: flags,
-        reader: Box::new(Starts {
+        reader: Box::new(StartsFromEnds {
             ends,
             row: 0,
-            at: 0,
+            ended: 0,
         }),
     });
     let mut options = options.clone();
-    let has = |name: &str| names.iter().any(|own| own == name);
-    if !options
+    let has = |name: &str| names.iter().any(|known| known == name);
+    let is_observation_mapped = options
         .map
         .iter()
-        .any(|(target, _)| target == step::OBSERVATION)
+        .any(|(target, _)| target == step::OBSERVATION);
+    if !is_observation_mapped
         && !["observations", "observation", "obs"].into_iter().any(has)
         && let Some(state) = STATES.into_iter().find(|name| has(name))
     {
@@ -123,19 +133,21 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             .push((step::OBSERVATION.to_owned(), state.to_owned()));
     }
     Ok(Box::new(Concatenated::new(
-        path, parts, &options, metadata, None,
+        path, stored, &options, metadata, None,
     )?))
 }
 
-/// One past the last row of each trajectory.
+/// Reads `meta/episode_ends`: one past the last row of each trajectory.
 fn episode_ends(store: &Rc<RefCell<Store>>, array: Array) -> Result<Vec<u64>> {
     let wrong = |what: String| {
-        Error::failed(format!("`meta/episode_ends` {what}"))
-            .hint("it holds one past the last row of each episode, ascending")
+        Error::failed(format!("`meta/episode_ends` {what}")).hint(
+            "it must hold one past the last row of each episode, in ascending order: write the \
+                 replay buffer again",
+        )
     };
     if array.shape.len() != 1 || !array.element.is_integer() {
         return Err(wrong(format!(
-            "is {} of shape {:?}",
+            "has the type {} and the shape {:?}, but must be a vector of whole numbers",
             array.kind, array.shape
         )));
     }
@@ -155,7 +167,7 @@ fn episode_ends(store: &Rc<RefCell<Store>>, array: Array) -> Result<Vec<u64>> {
         .position(|(before, end)| before >= end)
     {
         Some(at) => Err(wrong(format!(
-            "is {} at {at}, which is not past the one before",
+            "is {} at {at}, which is not greater than the end before it",
             ends[at]
         ))),
         None if ends.is_empty() => Err(wrong("is empty".to_owned())),
@@ -180,7 +192,16 @@ mod tests {
         dtype: &str,
         change: impl Fn(&mut Value),
     ) {
-        let mut value = json!({"zarr_format": 2, "shape": shape, "chunks": chunks, "dtype": dtype, "compressor": null, "fill_value": 0, "order": "C", "filters": null});
+        let mut value = json!({
+            "zarr_format": 2,
+            "shape": shape,
+            "chunks": chunks,
+            "dtype": dtype,
+            "compressor": null,
+            "fill_value": 0,
+            "order": "C",
+            "filters": null,
+        });
         change(&mut value);
         let folder = folder.join(name);
         store::create_dir(&folder).unwrap();
@@ -203,8 +224,9 @@ mod tests {
         Ok(found)
     }
 
-    /// Five steps in two episodes; a state of 3 × 2 in chunks of 2 × 2 × 2, one of them missing.
-    fn made(folder: &Path, change: impl Fn(&mut Value)) {
+    /// Writes five steps in two episodes: a state of 3 × 2 in chunks of 2 × 2 × 2, one of them
+    /// missing.
+    fn write_buffer(folder: &Path, change: impl Fn(&mut Value)) {
         array(folder, "meta/episode_ends", &[2], &[10], "<i8", |_| {});
         let mut ends: Vec<u8> = [2_i64, 5]
             .iter()
@@ -243,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_put_together_and_missing_ones_are_filled() {
+    fn chunks_are_assembled_and_missing_ones_are_filled() {
         let folder = tempfile::tempdir().unwrap();
-        made(folder.path(), |_| {});
+        write_buffer(folder.path(), |_| {});
         let found = all(folder.path()).unwrap();
         assert_eq!(
             found
@@ -269,10 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn bad_arrays_say_what_is_wrong() {
+    fn errors_say_what_is_wrong_with_an_array() {
         let message = |change: &dyn Fn(&mut Value)| {
             let folder = tempfile::tempdir().unwrap();
-            made(folder.path(), change);
+            write_buffer(folder.path(), change);
             let error = all(folder.path()).err().unwrap();
             assert!(
                 error.message.contains("state") && !error.hints.is_empty(),
@@ -285,8 +307,10 @@ mod tests {
         assert!(
             message(&|value| value["compressor"] = json!({"id": "zlib"})).contains("cannot unpack")
         );
-        assert!(message(&|value| value["shape"] = json!([6, 3, 2])).contains("6 rows where"));
-        assert!(message(&|value| value["chunks"] = json!([2, 0, 2])).contains("does not go with"));
+        assert!(message(&|value| value["shape"] = json!([6, 3, 2])).contains("6 rows, but"));
+        assert!(
+            message(&|value| value["chunks"] = json!([2, 0, 2])).contains("does not fit chunks of")
+        );
         assert!(
             message(&|value| value["chunks"] = json!([1_000_000, 1_000_000, 2]))
                 .contains("larger than 1 GiB")

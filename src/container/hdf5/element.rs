@@ -58,7 +58,7 @@ pub(super) fn layout(
     })
 }
 
-/// The type of column for a type of the file, and the order of its bytes; `Null` where there is none.
+/// Returns the type of column for a type of the file, and its byte order; `Null` if there is none.
 fn element(datatype: &Datatype) -> (DataType, DatatypeByteOrder) {
     match datatype {
         Datatype::FixedPoint {
@@ -117,7 +117,7 @@ fn class(datatype: &Datatype) -> &'static str {
     }
 }
 
-/// A single value as JSON.
+/// Returns a single value as JSON.
 pub(super) fn scalar(dataset: &Dataset, datatype: &Datatype) -> Result<Value, hdf5_pure::Error> {
     let first = match datatype {
         Datatype::String { .. }

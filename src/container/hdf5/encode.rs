@@ -1,26 +1,26 @@
-//! Messages and entries of HDF5 files as bytes.
+//! Encodes messages and entries of HDF5 files.
 
 use arrow::datatypes::DataType;
 
 use crate::error::{Error, Result};
 
-/// Type of an array's elements.
+/// The type of an array's elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Element {
-    /// Numbers, and booleans as bytes of an enumeration, as h5py writes them.
+    /// Numbers, and booleans as an enumeration of bytes, as h5py writes them.
     Plain(DataType),
-    /// UTF-8 of any length; the data are [`Hdf5Writer::text`]'s references.
+    /// UTF-8 text of any length. The data are references into a global heap.
     Text,
-    /// Byte strings of this length, zeros after shorter ones.
+    /// Byte strings of this length, padded with zeros.
     Bytes(u32),
 }
 
-/// Fills up to a multiple of eight bytes.
+/// Pads to a multiple of eight bytes.
 pub(super) fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(8), 0);
 }
 
-/// An entry of a symbol table.
+/// Returns an entry of a symbol table.
 pub(super) fn symbol(name: u64, header: u64) -> [u8; 40] {
     let mut entry = [0; 40];
     entry[..8].copy_from_slice(&name.to_le_bytes());
@@ -36,7 +36,7 @@ pub(super) fn dataspace(shape: &[u64]) -> Vec<u8> {
     message
 }
 
-/// The description of a type: class and version, bits of the class, size, properties.
+/// Returns the description of a type: class and version, bits of the class, size, properties.
 pub(super) fn datatype(element: &Element) -> Result<Vec<u8>> {
     let fixed = |size: u8, signed: bool| {
         vec![

@@ -26,13 +26,13 @@ pub(crate) use hdf5_pure::{Dataset, File, Group};
 pub(crate) use stored_arrays::stored_arrays;
 pub(crate) use write::{Attribute, Hdf5Writer};
 
-/// First bytes of an HDF5 file.
+/// The first bytes of an HDF5 file.
 const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 
-/// Groups within groups; a deeper file links to itself.
+/// The deepest nesting of groups. A deeper file links to itself.
 const DEEPEST: usize = 16;
 
-/// Whether the file at `path` is HDF5, or is called so.
+/// Whether the file at `path` is an HDF5 file, or is named like one.
 pub(crate) fn is_hdf5(path: &Path) -> bool {
     let named = path.extension().is_some_and(|extension| {
         ["hdf5", "h5", "hdf"]
@@ -42,12 +42,12 @@ pub(crate) fn is_hdf5(path: &Path) -> bool {
     path.is_file() && (named || has_magic(path))
 }
 
-/// Whether the file at `path` starts as HDF5 files do.
+/// Whether the file at `path` starts like an HDF5 file.
 pub(crate) fn has_magic(path: &Path) -> bool {
     starts_with(path, MAGIC)
 }
 
-/// Opens the file at `path`: what is read from it later is read as it is needed.
+/// Opens the file at `path`. Its content is read on demand.
 pub(crate) fn open(path: &Path) -> Result<File> {
     let file = PageCache::open(path)
         .map_err(hdf5_pure::Error::Io)
@@ -61,15 +61,15 @@ pub(crate) fn open(path: &Path) -> Result<File> {
     })
 }
 
-/// What the library cannot make sense of.
+/// Returns the error for something that the library cannot read.
 fn unreadable(what: String) -> Error {
     Error::failed(what).hint("the file may be cut short or damaged: fetch or write it again")
 }
 
-/// The group of that name in another; `None` where there is none.
+/// Returns the group `name` in `group`; `None` if there is none.
 ///
 /// # Errors
-/// Where there is one that cannot be read.
+/// Returns an error if the group exists and cannot be read.
 pub(crate) fn member(group: &Group, name: &str) -> Result<Option<Group>> {
     let failed =
         |error: hdf5_pure::Error| unreadable(format!("cannot read the group `{name}`: {error}"));
@@ -84,10 +84,11 @@ pub(crate) fn member(group: &Group, name: &str) -> Result<Option<Group>> {
     group.group(name).map(Some).map_err(failed)
 }
 
-/// The groups in a group by name, found in one walk: looking each up would walk through all the others.
+/// Returns the groups in a group by name, found in one walk. Each look-up by name would walk
+/// through all of them.
 ///
 /// # Errors
-/// Where they cannot be listed.
+/// Returns an error if the groups cannot be listed.
 pub(crate) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
     Ok(group
         .iter_groups()
@@ -95,10 +96,10 @@ pub(crate) fn groups(group: &Group) -> Result<HashMap<String, Group>> {
         .collect())
 }
 
-/// The arrays in a group by name, found in one walk.
+/// Returns the arrays in a group by name, found in one walk.
 ///
 /// # Errors
-/// Where they cannot be listed.
+/// Returns an error if the arrays cannot be listed.
 pub(crate) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
     Ok(group
         .iter_datasets()
@@ -106,18 +107,19 @@ pub(crate) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
         .collect())
 }
 
-/// Which rows of the array `name` of `rows` rows are to be read.
+/// Chooses the rows to read of the array `name` with `rows` rows.
 pub(crate) type Choose<'a> = &'a mut dyn FnMut(&str, u64) -> Range<u64>;
 
-/// All rows.
+/// Chooses all rows.
 pub(crate) fn all_rows(_: &str, rows: u64) -> Range<u64> {
     0..rows
 }
 
-/// All arrays under `group` as columns, of each the rows that `choose` says; single values are left out.
+/// Reads the rows that `choose` returns of all arrays under `group`, as columns. Single values are
+/// left out.
 ///
 /// # Errors
-/// Where one cannot be read or is no column.
+/// Returns an error if an array cannot be read or cannot be a column.
 pub(crate) fn arrays(
     group: &Group,
     prefix: &str,
@@ -150,10 +152,10 @@ pub(crate) fn arrays(
     Ok(())
 }
 
-/// Lengths of the axes after the first of every array under `group`, by name.
+/// Finds the lengths of the axes after the first of every array under `group`, by name.
 ///
 /// # Errors
-/// Where one cannot be read.
+/// Returns an error if an array cannot be read.
 pub(crate) fn rows(
     group: &Group,
     prefix: &str,
@@ -180,10 +182,11 @@ pub(crate) fn rows(
     Ok(())
 }
 
-/// The rows of an array that `choose` says, as a column; `None` for a single value, and for rows that hold nothing.
+/// Reads the rows that `choose` returns of an array, as a column; `None` for a single value, and
+/// for rows without values.
 ///
 /// # Errors
-/// Where it cannot be read or is no column.
+/// Returns an error if the array cannot be read or cannot be a column.
 pub(crate) fn column(
     dataset: &Dataset,
     name: &str,
@@ -228,19 +231,19 @@ pub(crate) fn column(
     };
     if bytes.len() as u64 != count * layout.row_bytes() as u64 {
         return Err(Error::failed(format!(
-            "`{name}` holds {} bytes, not those of {count} rows of the shape {shape:?}",
+            "`{name}` holds {} bytes instead of {count} rows of the shape {shape:?}",
             bytes.len()
         )));
     }
     arrays::whole_column(name, &layout, bytes).map(Some)
 }
 
-/// The bytes of the array `name`; `None` where there is none that can be read.
+/// Returns the bytes of the array `name`; `None` if it does not exist or cannot be read.
 pub(crate) fn bytes(file: &File, name: &str) -> Option<Vec<u8>> {
     file.dataset(name).ok()?.read_raw().ok()
 }
 
-/// Attributes of a group that are single values.
+/// Adds the attributes of a group that are single values to `metadata`.
 pub(crate) fn attributes(root: &Group, metadata: &mut Map<String, Value>) {
     let mut attributes: Vec<(String, AttrValue)> =
         root.attrs().unwrap_or_default().into_iter().collect();

@@ -1,5 +1,6 @@
-//! A file behind a few blocks of memory. What HDF5 says of its arrays lies scattered in pieces of a few bytes, which the library
-//! asks for one by one, many of them again and again: without this, each would be two calls of the system.
+//! A file behind a small cache of pages. The metadata of HDF5 arrays is scattered in pieces of a
+//! few bytes, which the library reads one by one, many of them repeatedly. Without the cache, each
+//! read would be two system calls.
 
 use std::fs::File;
 use std::io;
@@ -9,20 +10,20 @@ use std::sync::{Mutex, PoisonError};
 
 use hdf5_pure::{FormatError, Source};
 
-/// Bytes of a block; who asks for as many gets them from the file.
-const BLOCK: usize = 1 << 13;
+/// Bytes of a page. Reads of at least this size go to the file directly.
+const PAGE_BYTES: usize = 1 << 13;
 
-/// PageCache that are kept, each in the place that its number modulo this gives it.
-const PLACES: usize = 128;
+/// The number of pages in the cache. A page has the slot of its number modulo this.
+const SLOTS: usize = 128;
 
-/// See the module.
+/// A file and the cache of its pages.
 pub(crate) struct PageCache {
     file: File,
     length: u64,
-    kept: Mutex<Vec<Option<Block>>>,
+    kept: Mutex<Vec<Option<Page>>>,
 }
 
-struct Block {
+struct Page {
     number: u64,
     bytes: Vec<u8>,
 }
@@ -31,36 +32,36 @@ impl PageCache {
     /// Opens the file at `path`.
     ///
     /// # Errors
-    /// As the system has them.
+    /// Returns the error of the operating system.
     pub(crate) fn open(path: &Path) -> io::Result<PageCache> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         Ok(PageCache {
             file,
             length,
-            kept: Mutex::new((0..PLACES).map(|_| None).collect()),
+            kept: Mutex::new((0..SLOTS).map(|_| None).collect()),
         })
     }
 
-    /// Fills `bytes` from the blocks that they lie in.
+    /// Fills `bytes` from the pages that contain them.
     fn gather(&self, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         while !bytes.is_empty() {
-            let number = offset / BLOCK as u64;
-            let place = &mut kept[(number % PLACES as u64) as usize];
-            let block = match place {
-                Some(block) if block.number == number => block,
+            let number = offset / PAGE_BYTES as u64;
+            let slot = &mut kept[(number % SLOTS as u64) as usize];
+            let page = match slot {
+                Some(page) if page.number == number => page,
                 _ => {
-                    let start = number * BLOCK as u64;
-                    let mut bytes = vec![0; (self.length - start).min(BLOCK as u64) as usize];
+                    let start = number * PAGE_BYTES as u64;
+                    let mut bytes = vec![0; (self.length - start).min(PAGE_BYTES as u64) as usize];
                     self.file.read_exact_at(&mut bytes, start)?;
-                    place.insert(Block { number, bytes })
+                    slot.insert(Page { number, bytes })
                 }
             };
-            let from = (offset % BLOCK as u64) as usize;
-            let count = bytes.len().min(block.bytes.len() - from);
+            let from = (offset % PAGE_BYTES as u64) as usize;
+            let count = bytes.len().min(page.bytes.len() - from);
             let (now, later) = bytes.split_at_mut(count);
-            now.copy_from_slice(&block.bytes[from..from + count]);
+            now.copy_from_slice(&page.bytes[from..from + count]);
             bytes = later;
             offset += count as u64;
         }
@@ -87,7 +88,7 @@ impl Source for PageCache {
                 available: self.length as usize,
             });
         }
-        let read = if buf.len() >= BLOCK {
+        let read = if buf.len() >= PAGE_BYTES {
             self.file.read_exact_at(buf, offset)
         } else {
             self.gather(offset, buf)
@@ -106,24 +107,35 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn every_read_is_what_the_file_holds(
-            length in prop_oneof![1..100_usize, Just(BLOCK), BLOCK * PLACES..BLOCK * (PLACES + 3)],
-            reads in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![0..40_usize, BLOCK - 1..2 * BLOCK]), 1..80),
+        fn reads_return_what_the_file_holds(
+            length in prop_oneof![
+                1..100_usize,
+                Just(PAGE_BYTES),
+                PAGE_BYTES * SLOTS..PAGE_BYTES * (SLOTS + 3)
+            ],
+            reads in prop::collection::vec(
+                (
+                    any::<prop::sample::Index>(),
+                    prop_oneof![0..40_usize, PAGE_BYTES - 1..2 * PAGE_BYTES],
+                ),
+                1..80,
+            ),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("file");
-            let bytes: Vec<u8> = (0..length as u64).map(|place| (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+            let byte = |place: u64| (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
+            let bytes: Vec<u8> = (0..length as u64).map(byte).collect();
             store::write(&path, &bytes).unwrap();
-            let blocks = PageCache::open(&path).unwrap();
+            let cache = PageCache::open(&path).unwrap();
             for (at, count) in reads {
                 let at = at.index(length);
                 let mut found = vec![0; count];
                 match bytes.get(at..at + count) {
-                    Some(there) => {
-                        blocks.read_at(at as u64, &mut found).unwrap();
-                        prop_assert_eq!(&found[..], there);
+                    Some(expected) => {
+                        cache.read_at(at as u64, &mut found).unwrap();
+                        prop_assert_eq!(&found[..], expected);
                     }
-                    None => prop_assert!(blocks.read_at(at as u64, &mut found).is_err()),
+                    None => prop_assert!(cache.read_at(at as u64, &mut found).is_err()),
                 }
             }
         }

@@ -8,10 +8,11 @@ use super::super::arrays::{ArrayLayout, ArrayReader, StoredArray};
 use super::{DEEPEST, Dataset, File, Group, attributes, element, unreadable};
 use crate::error::{Error, Result};
 
-/// Bytes that a read from a dataset aims at.
+/// Bytes that a read of an array aims at.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// The arrays of `file` that `is_data` accepts by name, and its single values and other arrays as metadata.
+/// Returns the arrays of `file` that `is_data` accepts by name, and its single values as metadata.
+/// Metadata names the other arrays.
 ///
 /// # Errors
 /// Returns an error if a group or an array cannot be read.
@@ -33,7 +34,7 @@ pub(crate) fn stored_arrays(
     Ok((found.parts, found.metadata))
 }
 
-/// What a file holds.
+/// The content of a file.
 struct Found {
     parts: Vec<StoredArray>,
     metadata: Map<String, Value>,
@@ -80,7 +81,7 @@ impl Found {
                     });
                 }
                 _ if shape.iter().product::<u64>() == 1 => {
-                    // What only describes the data must not stand in its way.
+                    // A value that only describes the data must not prevent reading the data.
                     let value = element::scalar(&dataset, &datatype)
                         .unwrap_or_else(|error| Value::from(format!("not imported: {error}")));
                     self.metadata.insert(name, value);
@@ -101,7 +102,7 @@ impl Found {
     }
 }
 
-/// Rows to read at once: whole chunks, so that each is decompressed once.
+/// Returns the number of rows to read at once: whole chunks, so that each is decompressed once.
 fn block_rows(dataset: &Dataset, layout: &ArrayLayout) -> u64 {
     let wanted = (BLOCK_BYTES / layout.row_bytes().max(1)).max(1) as u64;
     match dataset.chunk_shape() {
@@ -113,7 +114,7 @@ fn block_rows(dataset: &Dataset, layout: &ArrayLayout) -> u64 {
     }
 }
 
-/// Reads a dataset from its first row to its last, a block at a time.
+/// Reads an array from its first row to its last, a block at a time.
 struct Rows {
     file: String,
     name: String,

@@ -1,9 +1,11 @@
-//! Writes HDF5 front to back: arrays as they come, one block in memory, groups and the superblock last.
+//! Writes HDF5 front to back: arrays as they come, one block in memory, groups and the superblock
+//! last.
 //!
-//! The library that reads HDF5 for us puts a file together in memory, so the few structures that a trainer's file needs
-//! are written here, after the HDF5 File Format Specification, version 3.0: superblock 0, version 1 object headers,
-//! groups as symbol tables, contiguous arrays, variable-length text in global heaps. Every HDF5 library reads these.
-//! What is kept per object is its name and address.
+//! The library that reads HDF5 assembles a file in memory, so this module writes the few structures
+//! that a trainer's file needs, following the HDF5 File Format Specification, version 3.0:
+//! superblock 0, version 1 object headers, groups as symbol tables, contiguous arrays,
+//! variable-length text in global heaps. Every HDF5 library reads these. Memory holds the name and
+//! address of each object.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -19,17 +21,18 @@ use crate::error::{Error, Result};
 /// An address that means "nowhere".
 const UNDEFINED: u64 = u64::MAX;
 
-/// Entries of a symbol node and children of a tree node: twice the `K` that the superblock names.
+/// The number of entries of a symbol node and of children of a tree node: twice the `K` in the
+/// superblock.
 const SYMBOLS: usize = 8;
 const CHILDREN: usize = 32;
 
-/// Bytes of the superblock, of a symbol node, of a tree node, and the least of a global heap.
+/// Bytes of the superblock, of a symbol node, of a tree node, and of the smallest global heap.
 const SUPERBLOCK: u64 = 96;
 const SYMBOL_NODE: u64 = 8 + 40 * SYMBOLS as u64;
 const TREE_NODE: u64 = 24 + 8 * (2 * CHILDREN as u64 + 1);
 const LEAST_HEAP: u64 = 4096;
 
-/// A value that an object carries beside its data.
+/// An attribute of an object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Attribute {
     /// A whole number.
@@ -42,7 +45,7 @@ pub(crate) enum Attribute {
     Text(String),
 }
 
-/// An HDF5 file that is being written.
+/// An HDF5 file while it is written.
 pub(crate) struct Hdf5Writer {
     file: BufWriter<PatchedFile>,
     at: u64,
@@ -91,7 +94,7 @@ impl Node {
     }
 }
 
-/// An array whose data are being written.
+/// An array whose data is being written.
 #[must_use]
 pub(crate) struct Open {
     path: String,
@@ -100,10 +103,10 @@ pub(crate) struct Open {
 }
 
 impl Hdf5Writer {
-    /// Creates the file; it must not exist yet.
+    /// Creates the file, which must not exist.
     ///
     /// # Errors
-    /// Where it cannot be created.
+    /// Returns an error if the file cannot be created.
     pub(crate) fn create(path: &Path) -> Result<Hdf5Writer> {
         let file = BufWriter::with_capacity(1 << 20, PatchedFile::create(path)?);
         let mut hdf5 = Hdf5Writer {
@@ -116,11 +119,11 @@ impl Hdf5Writer {
         Ok(hdf5)
     }
 
-    /// Begins an array of the name `path`, groups before slashes; its elements follow by [`Hdf5Writer::write`], little-endian,
-    /// rows one after the other.
+    /// Begins the array `path`, with its groups before slashes. [`Hdf5Writer::write`] then appends
+    /// its elements, little-endian, row by row.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn begin(&mut self, path: &str, element: Element) -> Result<Open> {
         self.align()?;
         Ok(Open {
@@ -133,16 +136,17 @@ impl Hdf5Writer {
     /// Appends bytes to the array that was begun.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.at += bytes.len() as u64;
         Ok(self.file.write_all(bytes)?)
     }
 
-    /// Ends the array that was begun: its shape is known now.
+    /// Ends the array that was begun. Its shape is known now.
     ///
     /// # Errors
-    /// Where the bytes that came are not those of the shape, or the file cannot be written.
+    /// Returns an error if the number of bytes does not match the shape, or the file cannot be
+    /// written.
     pub(crate) fn end(
         &mut self,
         open: Open,
@@ -159,7 +163,7 @@ impl Hdf5Writer {
         ]));
         if shape.iter().product::<u64>() * size != bytes {
             return Err(Error::failed(format!(
-                "`{}` came with {bytes} bytes, not those of the shape {shape:?}",
+                "`{}` has {bytes} bytes, which do not match the shape {shape:?}",
                 open.path
             )));
         }
@@ -170,7 +174,7 @@ impl Hdf5Writer {
         let mut messages = vec![
             (0x0001, dataspace(shape)),
             (0x0003, datatype),
-            // Space is given when data are written, no value stands for what is missing.
+            // Space is allocated when data is written; there is no fill value.
             (0x0005, vec![2, 2, 2, 1, 0, 0, 0, 0]),
             (0x0008, layout),
         ];
@@ -184,7 +188,7 @@ impl Hdf5Writer {
     /// Writes a whole array.
     ///
     /// # Errors
-    /// As [`Hdf5Writer::end`].
+    /// Returns the errors of [`Hdf5Writer::end`].
     pub(crate) fn array(
         &mut self,
         path: &str,
@@ -197,19 +201,19 @@ impl Hdf5Writer {
         self.end(open, shape, &[])
     }
 
-    /// Writes an array of texts, or a single one where `shape` is empty.
+    /// Writes an array of texts, or a single text if `shape` is empty.
     ///
     /// # Errors
-    /// As [`Hdf5Writer::end`].
+    /// Returns the errors of [`Hdf5Writer::end`].
     pub(crate) fn texts(&mut self, path: &str, shape: &[u64], texts: &[&str]) -> Result<()> {
         let references = self.text(texts)?;
         self.array(path, Element::Text, shape, &references)
     }
 
-    /// Gives the group `path` attributes, and makes it where there is none.
+    /// Sets the attributes of the group `path`, and creates the group if it does not exist.
     ///
     /// # Errors
-    /// Where an array has that name.
+    /// Returns an error if an array has that name.
     pub(crate) fn group(&mut self, path: &str, attributes: Vec<(String, Attribute)>) -> Result<()> {
         match self.find(path)? {
             Node::Group {
@@ -224,10 +228,11 @@ impl Hdf5Writer {
         Ok(())
     }
 
-    /// Writes the group `path` and forgets what is in it but where it is: for files of very many groups.
+    /// Writes the group `path` and forgets its content except for its address. Files of very many
+    /// groups need this.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn close(&mut self, path: &str) -> Result<()> {
         let node = std::mem::replace(self.find(path)?, Node::group());
         let address = self.tree(node)?;
@@ -238,7 +243,7 @@ impl Hdf5Writer {
     /// Writes the groups and the superblock, and makes the file durable.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn finish(mut self) -> Result<()> {
         let root = std::mem::replace(&mut self.root, Node::group());
         let root = self.tree(root)?;
@@ -269,7 +274,7 @@ impl Hdf5Writer {
         }
     }
 
-    /// The node at `path`, made of groups where there is none.
+    /// Returns the node at `path`, and creates the groups that do not exist.
     fn find(&mut self, path: &str) -> Result<&mut Node> {
         let mut node = &mut self.root;
         for part in path.split('/').filter(|part| !part.is_empty()) {
@@ -279,7 +284,7 @@ impl Hdf5Writer {
                 }
                 Node::Object(_) => {
                     return Err(Error::failed(format!(
-                        "`{part}` of `{path}` is in something that is no group"
+                        "`{part}` of `{path}` is inside an object that is not a group"
                     )));
                 }
             }
@@ -299,7 +304,7 @@ impl Hdf5Writer {
         Ok(())
     }
 
-    /// Puts texts into a global heap; what comes back are the elements of an array of [`Element::Text`].
+    /// Writes texts into a global heap and returns the elements of an array of [`Element::Text`].
     fn text(&mut self, texts: &[&str]) -> Result<Vec<u8>> {
         let mut references = Vec::with_capacity(texts.len() * 16);
         // A heap numbers its objects with 16 bits.
@@ -319,7 +324,7 @@ impl Hdf5Writer {
                 references.extend_from_slice(&address.to_le_bytes());
                 references.extend_from_slice(&u32::from(index).to_le_bytes());
             }
-            // The free space that ends a heap is an object of its own, of the number 0.
+            // The free space at the end of a heap is an object with the number 0.
             let size = (16 + heap.len() as u64 + 16).max(LEAST_HEAP);
             let free = size - 16 - heap.len() as u64;
             heap.extend_from_slice(&[0; 8]);
@@ -388,7 +393,7 @@ impl Hdf5Writer {
         Ok(address)
     }
 
-    /// Writes a node with all below it and returns its address.
+    /// Writes a node with its content and returns its address.
     fn tree(&mut self, node: Node) -> Result<u64> {
         let (children, attributes) = match node {
             Node::Object(address) => return Ok(address),
@@ -397,7 +402,7 @@ impl Hdf5Writer {
                 attributes,
             } => (children, attributes),
         };
-        // In the order of their bytes, which is that of the map.
+        // In the order of their bytes, which is the order of the map.
         let mut entries = Vec::with_capacity(children.len());
         let mut names = vec![0; 8];
         for (name, child) in children {
@@ -423,7 +428,8 @@ impl Hdf5Writer {
         self.header(&messages)
     }
 
-    /// Writes the tree of a group's entries, as offset of the name and address, and returns its root's address.
+    /// Writes the tree of a group's entries, pairs of the offset of the name and the address, and
+    /// returns the address of its root.
     fn symbols(&mut self, entries: &[(u64, u64)]) -> Result<u64> {
         // Each child with the offset of its greatest name.
         let mut level: Vec<(u64, u64)> = Vec::with_capacity(entries.len().div_ceil(SYMBOLS));
@@ -503,14 +509,21 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
-        /// Groups of any number of members: none, a node's fill, several levels of tree.
+        /// The number of members varies: none, about as many as one node of the tree holds, and
+        /// enough for several levels.
         #[test]
-        fn every_member_is_found(count in prop_oneof![0_usize..20, 240_usize..270, Just(1025_usize), Just(9000_usize)], closed in any::<bool>()) {
+        fn every_member_is_found(
+            count in prop_oneof![0_usize..20, 240_usize..270, Just(1025_usize), Just(9000_usize)],
+            closed in any::<bool>(),
+        ) {
             let (_folder, file) = written(|file| {
                 for index in 0..count {
                     let name = format!("group/member_{index}");
-                    file.array(&format!("{name}/x"), Element::Plain(DataType::Float32), &[1], &floats(&[index as f32])).unwrap();
-                    file.group(&name, vec![("id".to_owned(), Attribute::Int(index as i64))]).unwrap();
+                    let value = floats(&[index as f32]);
+                    let element = Element::Plain(DataType::Float32);
+                    file.array(&format!("{name}/x"), element, &[1], &value).unwrap();
+                    let id = ("id".to_owned(), Attribute::Int(index as i64));
+                    file.group(&name, vec![id]).unwrap();
                     if closed {
                         file.close(&name).unwrap();
                     }
@@ -521,7 +534,8 @@ mod tests {
             prop_assert_eq!(group.groups().unwrap().len(), count);
             for index in (0..count).step_by(1 + count / 7) {
                 let member = group.group(&format!("member_{index}")).unwrap();
-                prop_assert_eq!(member.dataset("x").unwrap().read_f32().unwrap(), vec![index as f32]);
+                let values = member.dataset("x").unwrap().read_f32().unwrap();
+                prop_assert_eq!(values, vec![index as f32]);
                 prop_assert_eq!(member.attrs().unwrap()["id"].as_i64(), Some(index as i64));
             }
         }
@@ -537,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn types_shapes_and_attributes() {
+    fn types_shapes_and_attributes_come_back() {
         let long = "x".repeat(100_000);
         let (_folder, file) = written(|file| {
             file.array(
@@ -588,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arrays_that_do_not_fit_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = Hdf5Writer::create(&folder.path().join("a.h5")).unwrap();
         assert!(

@@ -1,7 +1,7 @@
 //! npz files: numpy arrays in a zip archive.
 //!
-//! An entry of a zip file can only be read from its beginning, and borrows the archive while it is read; so each array
-//! has a thread that unpacks it a little ahead of its reader.
+//! An entry of a zip archive can only be read from its start, and borrows the archive while it is
+//! read. So each array has a thread that unpacks it a little ahead of its reader.
 
 mod write;
 
@@ -22,10 +22,10 @@ pub(crate) use write::NpzWriter;
 /// Bytes that are unpacked at once.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Longest header of an array: numpy's own are below 64 KiB.
+/// The longest header of an array. numpy's own headers are below 64 KiB.
 const HEADER_BYTES: u64 = 1 << 20;
 
-/// Whether the file at `path` is called as npz are.
+/// Whether the file at `path` is named like an npz file.
 pub(crate) fn is_npz(path: &Path) -> bool {
     path.is_file()
         && path
@@ -33,7 +33,7 @@ pub(crate) fn is_npz(path: &Path) -> bool {
             .is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
 }
 
-/// Unpacked bytes of an array, or why there are no more.
+/// Unpacked bytes of an array, or the reason why there are no more.
 type Block = std::result::Result<Vec<u8>, String>;
 
 type Archive = ZipArchive<BufReader<std::fs::File>>;
@@ -50,7 +50,7 @@ fn open(path: &Path) -> Result<Archive> {
     })
 }
 
-/// Names of the arrays in the file at `path`; `None` where it is no npz.
+/// Returns the names of the arrays in the file at `path`; `None` if it is not an npz file.
 pub(crate) fn names(path: &Path) -> Option<Vec<String>> {
     let archive = is_npz(path).then(|| open(path).ok())??;
     Some(
@@ -62,10 +62,11 @@ pub(crate) fn names(path: &Path) -> Option<Vec<String>> {
     )
 }
 
-/// The arrays of the file at `path`.
+/// Returns the arrays of the file at `path`.
 ///
 /// # Errors
-/// Returns an error if the file cannot be read, or if an array that `skip` does not name holds pickled Python objects.
+/// Returns an error if the file cannot be read, or if an array that `skip` does not name holds
+/// pickled Python objects.
 pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
     let mut archive = open(path)?;
     let mut arrays = Vec::new();
@@ -124,14 +125,20 @@ pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
     Ok(arrays)
 }
 
+/// Returns the error for an array of Python objects.
 fn pickled(path: &Path, name: &str) -> Error {
-    Error::failed(format!("{}: array `{name}` holds pickled Python objects, which are never executed", path.display())).hint(
-        "if you trust the file, save it without them: python -c \"import numpy as np; d = np.load('IN.npz', allow_pickle=True); \
+    Error::failed(format!(
+        "{}: array `{name}` holds pickled Python objects, which are never executed",
+        path.display()
+    ))
+    .hint(
+        "if you trust the file, save it without them: python -c \"import numpy as np; \
+         d = np.load('IN.npz', allow_pickle=True); \
          np.savez('OUT.npz', **{k: d[k] for k in d.files if d[k].dtype != object})\"",
     )
 }
 
-/// What an array of `header` holds; `None` for a single value.
+/// Returns the layout of an array with this header; `None` for a single value.
 fn layout(name: &str, header: &NpyHeader) -> Result<Option<ArrayLayout>> {
     let Some((rows, row)) = header.shape().split_first() else {
         return Ok(None);
@@ -152,8 +159,10 @@ fn layout(name: &str, header: &NpyHeader) -> Result<Option<ArrayLayout>> {
         ))
     })?;
     if header.order() == Order::Fortran && row.iter().product::<usize>() > 1 && *rows > 1 {
-        return Err(Error::failed(format!("array `{name}` is stored column by column (Fortran order), and cannot be read row by row"))
-            .hint("save it row by row: np.ascontiguousarray(ARRAY)"));
+        return Err(Error::failed(format!(
+            "array `{name}` is stored by columns (Fortran order) and cannot be read row by row"
+        ))
+        .hint("save it by rows: np.ascontiguousarray(ARRAY)"));
     }
     let (element, swap) = match header.dtype() {
         DType::Plain(text) => {
@@ -191,13 +200,14 @@ fn element(kind: TypeChar, size: u64) -> DataType {
     }
 }
 
-/// Reads an array from its first row to its last, unpacked by a thread that starts with the first read.
+/// Reads an array from its first row to its last. A thread, which starts with the first read,
+/// unpacks it.
 struct Blocks {
     path: PathBuf,
     name: String,
     index: usize,
     row_bytes: usize,
-    /// Bytes not yet read.
+    /// The bytes that are not read yet.
     left: u64,
     blocks: Option<Receiver<Block>>,
     block: Vec<u8>,
@@ -222,7 +232,7 @@ impl ArrayReader for Blocks {
         }
         let before = self.left;
         self.left -= bytes.len() as u64;
-        // Only after its last byte is an entry's checksum compared.
+        // The checksum of an entry is compared only after its last byte.
         if before > 0 && self.left == 0 && self.receive()?.is_some() {
             return Err(self.damaged("it holds more rows than it declares"));
         }
@@ -231,7 +241,7 @@ impl ArrayReader for Blocks {
 }
 
 impl Blocks {
-    /// The next block; `None` after the last.
+    /// Returns the next block; `None` after the last.
     fn receive(&mut self) -> Result<Option<Vec<u8>>> {
         if self.blocks.is_none() {
             self.blocks = Some(self.start()?);
@@ -249,14 +259,14 @@ impl Blocks {
         let (path, index) = (self.path.clone(), self.index);
         let work = move || {
             if let Err(message) = unpack(&path, index, &sender) {
-                // The reader may have gone; then nobody needs the message.
+                // The reader may be gone. Then nobody needs the message.
                 let _gone = sender.send(Err(message));
             }
         };
         let started = thread::Builder::new().name("npz".to_owned()).spawn(work);
         started
             .map(|_| receiver)
-            .map_err(|error| self.damaged(&format!("no thread to unpack it: {error}")))
+            .map_err(|error| self.damaged(&format!("cannot start a thread to unpack it: {error}")))
     }
 
     fn damaged(&self, what: &str) -> Error {
@@ -269,7 +279,8 @@ impl Blocks {
     }
 }
 
-/// Sends what follows the header of entry `index` in blocks, until its end or until nobody receives.
+/// Sends what follows the header of entry `index` in blocks, until its end or until the receiver is
+/// gone.
 fn unpack(path: &Path, index: usize, blocks: &Sender<Block>) -> Result<(), String> {
     let mut archive = open(path).map_err(|error| error.message)?;
     let mut entry = archive.by_index(index).map_err(|error| error.to_string())?;

@@ -1,4 +1,5 @@
-//! Writes npz: plain arrays in a zip file, one after the other, not compressed, as loading is what they are for.
+//! Writes npz files: arrays in a zip archive, one after the other, uncompressed so that they load
+//! fast.
 
 use std::io::Write;
 use std::path::Path;
@@ -25,10 +26,10 @@ fn failed(error: zip::result::ZipError) -> Error {
 }
 
 impl NpzWriter {
-    /// Creates the file; it must not exist yet.
+    /// Creates the file, which must not exist.
     ///
     /// # Errors
-    /// Where it cannot be created.
+    /// Returns an error if the file cannot be created.
     pub(crate) fn create(path: &Path) -> Result<NpzWriter> {
         let file = std::io::BufWriter::with_capacity(1 << 20, PatchedFile::create(path)?);
         Ok(NpzWriter {
@@ -39,7 +40,7 @@ impl NpzWriter {
     /// Writes the directory of the archive and makes the file durable.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn finish(self) -> Result<()> {
         let file = self.zip.finish().map_err(failed)?.into_inner();
         file.into_inner()
@@ -50,7 +51,7 @@ impl NpzWriter {
 
 impl ArraySink for NpzWriter {
     fn begin(&mut self, name: &str, element: &DataType, rows: u64, row: &[u64]) -> Result<()> {
-        // No clock is in any file of ours.
+        // Files must not depend on the clock.
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .last_modified_time(DateTime::default())

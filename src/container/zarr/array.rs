@@ -12,10 +12,10 @@ use super::super::dtype;
 use super::Store;
 use crate::error::{Error, Result};
 
-/// Largest chunk, unpacked.
+/// The largest chunk, in bytes after decompression.
 const LARGEST_CHUNK: usize = 1 << 30;
 
-/// What `.zarray` says.
+/// The metadata of an array, from its `.zarray`.
 pub(crate) struct Array {
     /// The array's name in its store.
     pub(crate) name: String,
@@ -26,7 +26,7 @@ pub(crate) struct Array {
     pub(crate) swap: bool,
     pub(crate) separator: char,
     pub(crate) compressor: Compressor,
-    /// The bytes of an element of a chunk that is not there.
+    /// The bytes of an element of a chunk that is not stored.
     pub(crate) fill: Vec<u8>,
 }
 
@@ -44,14 +44,15 @@ impl Array {
         let place = store.place(&file);
         let value = store.json(&file)?.ok_or_else(|| {
             Error::failed(format!("{place} is missing"))
-                .hint("a replay buffer has it: fetch it again")
+                .hint("every array of a zarr store has this file: fetch the store again")
         })?;
         Array::parse(name, &value).map_err(|error| error.at(place))
     }
 
     pub(crate) fn parse(name: &str, value: &Value) -> Result<Array> {
         let wrong = |what: String| {
-            Error::failed(what).hint("write the array again with zarr's version 2 format, in C order and without filters")
+            Error::failed(what)
+                .hint("write the array again in zarr format 2, in C order and without filters")
         };
         let sizes = |key: &str| {
             value
@@ -67,18 +68,18 @@ impl Array {
         let format = value.get("zarr_format").and_then(Value::as_u64);
         if format != Some(2) {
             return Err(wrong(format!(
-                "`zarr_format` is {}, and 2 is read",
+                "`zarr_format` is {}, and only 2 can be read",
                 format.map_or_else(|| "missing".to_owned(), |format| format.to_string())
             )));
         }
         if shape.is_empty() || shape.len() != chunks.len() || chunks.contains(&0) {
             return Err(wrong(format!(
-                "the shape {shape:?} does not go with chunks of {chunks:?}"
+                "the shape {shape:?} does not fit chunks of {chunks:?}"
             )));
         }
         if value.get("order").and_then(Value::as_str) == Some("F") && shape.len() > 1 {
             return Err(wrong(
-                "the array is stored column by column (`order` F)".to_owned(),
+                "the array is stored by columns (`order` is F)".to_owned(),
             ));
         }
         if value
@@ -87,7 +88,7 @@ impl Array {
             .is_some_and(|filters| !filters.is_empty())
         {
             return Err(wrong(
-                "the array has `filters`, which are not read".to_owned(),
+                "the array has `filters`, which cannot be read".to_owned(),
             ));
         }
         let kind = value
@@ -124,7 +125,7 @@ impl Array {
                 "zstd" => Compressor::Zstd,
                 other => {
                     return Err(wrong(format!(
-                        "the compressor `{other}` is not read: blosc, zlib, gzip, zstd and none are"
+                        "the compressor `{other}` is not supported: use blosc, zlib, gzip, zstd or none"
                     )));
                 }
             },
@@ -132,7 +133,7 @@ impl Array {
         let fill = fill(value.get("fill_value"), &element, swap);
         let fill = fill.ok_or_else(|| {
             wrong(format!(
-                "`fill_value` {} is no {kind}",
+                "`fill_value` {} is not a {kind}",
                 value.get("fill_value").unwrap_or(&Value::Null)
             ))
         })?;
@@ -178,7 +179,8 @@ impl Array {
     }
 }
 
-/// The type of column for a type of numpy, and whether its bytes are in the other order; `Null` where there is none.
+/// Returns the type of column for a dtype of numpy, and whether its bytes are in the other byte
+/// order; `Null` if there is no such type.
 fn element(kind: &str) -> (DataType, bool) {
     let element = kind.get(1..).and_then(dtype::from_code);
     (
@@ -191,7 +193,7 @@ fn element(kind: &str) -> (DataType, bool) {
     )
 }
 
-/// The bytes of one element that a chunk holds where it is not there.
+/// Returns the bytes of one element of a chunk that is not stored.
 fn fill(value: Option<&Value>, element: &DataType, swap: bool) -> Option<Vec<u8>> {
     let size = element.primitive_width().unwrap_or(1);
     let number = match value {

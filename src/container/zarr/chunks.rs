@@ -10,12 +10,12 @@ use super::array::Compressor;
 use super::{Array, Store};
 use crate::error::{Error, Result};
 
-/// Reads an array from its first row to its last, a row of chunks at a time.
+/// Reads an array from its first row to its last, one row of chunks at a time.
 pub(crate) struct Chunks {
     store: Rc<RefCell<Store>>,
     array: Array,
     row_bytes: usize,
-    /// The next row of chunks.
+    /// The index of the next row of chunks.
     next: u64,
     block: Vec<u8>,
     at: usize,
@@ -50,7 +50,7 @@ impl Chunks {
         }
     }
 
-    /// Puts the next row of chunks together.
+    /// Assembles the next row of chunks.
     pub(crate) fn fetch(&mut self) -> Result<()> {
         let first = self.next * self.array.chunks[0] as u64;
         let rows = self.array.shape[0]
@@ -93,7 +93,7 @@ impl Chunks {
         Ok(())
     }
 
-    /// The bytes of the chunk at `inner` of the next row of chunks.
+    /// Returns the bytes of the chunk at the index `inner` in the next row of chunks.
     pub(crate) fn chunk(&self, inner: &[usize]) -> Result<Vec<u8>> {
         let array = &self.array;
         let size = array.element.primitive_width().unwrap_or(1);
@@ -107,7 +107,7 @@ impl Chunks {
             place.join(&array.separator.to_string())
         );
         let mut store = self.store.borrow_mut();
-        // What is packed is hardly larger than what it holds.
+        // Compressed data is hardly larger than its content.
         let Some(bytes) = store.get(&name, elements * size + elements * size / 4 + 65_536)? else {
             return Ok(array.fill.repeat(elements));
         };
@@ -147,7 +147,7 @@ impl Chunks {
     }
 }
 
-/// All bytes of a reader, or one more than expected.
+/// Reads all bytes of a reader, but at most one more than expected.
 fn drain(reader: impl Read, expected: usize) -> std::result::Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     reader
@@ -157,7 +157,7 @@ fn drain(reader: impl Read, expected: usize) -> std::result::Result<Vec<u8>, Str
     Ok(bytes)
 }
 
-/// Copies the part of a chunk that is inside of the array into rows of the shape `inner`.
+/// Copies the part of a chunk that is inside the array into rows of the shape `inner`.
 fn copy(
     chunk: &[u8],
     block: &mut [u8],
@@ -177,7 +177,7 @@ fn copy(
         .map(|axis| steps[axis].min(inner[axis] - from[axis]))
         .collect();
     let run = length[axes - 1] * size;
-    // One run of bytes for each row and each place on the axes but the last.
+    // One run of bytes for each row and for each index on the axes but the last.
     let outer: usize = length[..axes - 1].iter().product();
     for row in 0..rows {
         for number in 0..outer {

@@ -9,7 +9,7 @@ use zip::ZipArchive;
 
 use crate::error::{Error, Result};
 
-/// Where files are by name.
+/// The place of the files.
 pub(crate) enum Store {
     Folder(PathBuf),
     Zip {
@@ -46,7 +46,7 @@ impl Store {
         }
     }
 
-    /// The bytes of a file, at most `most`; `None` where there is none.
+    /// Returns the bytes of a file, which may be at most `most`; `None` if there is no such file.
     pub(crate) fn get(&mut self, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
         let place = self.place(name);
         let failed = |error: String| {
@@ -91,7 +91,7 @@ impl Store {
         })
     }
 
-    /// Names of the arrays under `group`, at any depth, in order.
+    /// Returns the names of the arrays under `group`, at any depth, in order.
     pub(crate) fn arrays(&self, group: &str) -> Result<Vec<String>> {
         fn walk(
             folder: &Path,

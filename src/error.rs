@@ -5,10 +5,6 @@
 
 pub mod wording;
 
-pub mod wording;
-
-pub mod wording;
-
 use std::fmt;
 
 /// What a failure means to the caller; each kind is one exit code.

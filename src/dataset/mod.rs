@@ -11,14 +11,14 @@
 //! threads. [`store`] alone changes the file system.
 
 pub mod chunk;
-mod group;
-pub mod intrinsic;
+pub mod computed_columns;
 pub mod layout;
 pub mod manifest;
 pub mod read;
+mod row_group;
 pub mod schema;
 pub mod store;
-mod vector;
+mod vector_reader;
 pub mod write;
 
 use std::path::{Path, PathBuf};
@@ -28,9 +28,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 pub use chunk::Chunk;
-pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub use read::{Decode, ShardReader};
+pub use row_group::Origin;
 
 /// A published dataset, as its manifest describes it; it does not change while it is open.
 #[derive(Debug, Clone)]

@@ -15,9 +15,9 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 
-use super::group::Origin;
+use super::row_group::Origin;
 use super::schema;
-use super::vector::{Part, Vector};
+use super::vector_reader::{Part, Vector};
 use crate::error::{Error, Result, caught};
 
 /// Makes columns of those in a file when they are read: frames of the videos that they refer to, say.

@@ -10,11 +10,11 @@ use parquet::basic::{Compression, Encoding, LogicalType, Type, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::group::{GroupWriter, Origin};
 use super::manifest::{FileEntry, ShardEntry, Statistics};
+use super::row_group::{GroupWriter, Origin};
 use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
-use super::{Chunk, intrinsic, layout};
+use super::{Chunk, computed_columns, layout};
 use crate::error::{Error, Result};
 
 /// Bytes of steps that are encoded at once.
@@ -44,7 +44,7 @@ pub fn trajectories_schema(steps: &Schema, carried: &Schema) -> SchemaRef {
     let fields = carried.fields().iter().map(|field| field.as_ref().clone());
     Arc::new(Schema::new(
         fields
-            .chain(intrinsic::fields(steps))
+            .chain(computed_columns::fields(steps))
             .chain(placed)
             .collect::<Vec<_>>(),
     ))
@@ -170,7 +170,7 @@ impl ShardWriter {
     /// # Errors
     /// Where the chunk's columns are not the shard's, or the files cannot be written.
     pub fn write(&mut self, chunk: &Chunk) -> Result<()> {
-        let intrinsic = intrinsic::compute(chunk)?;
+        let intrinsic = computed_columns::compute(chunk)?;
         self.statistics.add(&intrinsic.statistics);
         self.write_trajectories(chunk, intrinsic)?;
         let steps = self.ordered(&chunk.steps)?;
@@ -267,7 +267,11 @@ impl ShardWriter {
         )
     }
 
-    fn write_trajectories(&mut self, chunk: &Chunk, intrinsic: intrinsic::Intrinsic) -> Result<()> {
+    fn write_trajectories(
+        &mut self,
+        chunk: &Chunk,
+        intrinsic: computed_columns::Intrinsic,
+    ) -> Result<()> {
         let first = chunk
             .spans()
             .map(|span| (self.rows + span.start as u64) as i64);

@@ -8,15 +8,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float64Array, StructArray,
-    UInt64Array, make_comparator, new_null_array,
+    Array, ArrayRef, BooleanArray, FixedSizeListArray, StructArray, UInt64Array, make_comparator,
+    new_null_array,
 };
 use arrow::compute::{SortOptions, cast, interleave, take};
-use arrow::datatypes::{DataType, Float64Type, Int8Type};
+use arrow::datatypes::{DataType, Int8Type};
 
-use super::scan;
+use super::scan::{self, Atoms, numbers, total};
 use crate::dataset::schema::vector;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What stands for a value before the first and after the last known row of a trajectory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,14 +79,6 @@ impl Fold {
             Fold::Max => a.max(b),
         }
     }
-}
-
-/// The support of a categorical distribution: so many values, evenly from the lowest to the highest.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Atoms {
-    pub(super) low: f64,
-    pub(super) high: f64,
-    pub(super) count: usize,
 }
 
 /// A name, the arguments that a message shows, and how many there are.
@@ -270,7 +262,7 @@ impl Function {
             Function::Min => extremum(argument, spans(), step, Ordering::Less),
             Function::Max => extremum(argument, spans(), step, Ordering::Greater),
             Function::ReturnsToGo(Constant::Number(gamma)) => {
-                scan(argument, spans().map(Iterator::rev), step, |sum, reward| {
+                scan::accumulated(argument, spans().map(Iterator::rev), step, |sum, reward| {
                     reward + gamma * sum
                 })
             }
@@ -278,7 +270,7 @@ impl Function {
                 scan::discounted(&numbers(argument)?, spans(), step, gammas)
             }
             Function::PrefixSum(gamma) => {
-                scan(argument, spans(), step, |sum, value| value + gamma * sum)
+                scan::accumulated(argument, spans(), step, |sum, value| value + gamma * sum)
             }
             Function::Prefix(fold) => {
                 Ok(scan::running(&numbers(argument)?, spans(), step, |a, b| {
@@ -299,7 +291,9 @@ impl Function {
                 *start,
             )),
             Function::Categorical(atoms) => scan::categorical(&numbers(argument)?, *atoms),
-            Function::Cumulative => scan(argument, spans(), step, |sum, value| sum + value),
+            Function::Cumulative => {
+                scan::accumulated(argument, spans(), step, |sum, value| sum + value)
+            }
             Function::Mean => total(argument, spans(), step, |sum, count| {
                 (count > 0).then(|| sum / count as f64)
             }),
@@ -405,60 +399,4 @@ fn extremum(
                 }
             })
     })
-}
-
-fn numbers(argument: &ArrayRef) -> Result<Float64Array> {
-    let numbers = cast(argument, &DataType::Float64)?;
-    numbers
-        .as_primitive_opt::<Float64Type>()
-        .cloned()
-        .ok_or_else(|| Error::failed("not a number"))
-}
-
-/// A running value over the steps of each trajectory in the order of `spans`; null on final rows, a null counts as 0.
-fn scan<R: Iterator<Item = usize>>(
-    argument: &ArrayRef,
-    spans: impl Iterator<Item = R>,
-    step: impl Fn(&usize) -> bool,
-    add: impl Fn(f64, f64) -> f64,
-) -> Result<ArrayRef> {
-    let values = numbers(argument)?;
-    let mut out = vec![None; values.len()];
-    for span in spans {
-        let mut sum = 0.0;
-        for row in span.filter(&step) {
-            sum = add(
-                sum,
-                if values.is_valid(row) {
-                    values.value(row)
-                } else {
-                    0.0
-                },
-            );
-            out[row] = Some(sum);
-        }
-    }
-    Ok(Arc::new(Float64Array::from(out)))
-}
-
-/// On every row one value of the whole trajectory, from the sum and the number of its known values.
-fn total(
-    argument: &ArrayRef,
-    spans: impl Iterator<Item = Range<usize>>,
-    step: impl Fn(&usize) -> bool,
-    value: impl Fn(f64, usize) -> Option<f64>,
-) -> Result<ArrayRef> {
-    let values = numbers(argument)?;
-    let mut out = Vec::with_capacity(values.len());
-    for span in spans {
-        let known = span
-            .clone()
-            .filter(|row| step(row) && values.is_valid(*row));
-        let (sum, count) = known.fold((0.0, 0), |(sum, count), row| {
-            (sum + values.value(row), count + 1)
-        });
-        let value = value(sum, count);
-        out.extend(span.map(|_| value));
-    }
-    Ok(Arc::new(Float64Array::from(out)))
 }

@@ -3,13 +3,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float64Array};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float64Array};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::DataType;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
 
-use super::along::Atoms;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
+
+/// The support of a categorical distribution: so many values, evenly from the lowest to the highest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Atoms {
+    pub(super) low: f64,
+    pub(super) high: f64,
+    pub(super) count: usize,
+}
 
 /// Vectors of `width` values a row, null where `known` is false.
 fn vectors(values: Vec<f64>, width: usize, known: NullBuffer) -> Result<ArrayRef> {
@@ -129,6 +137,62 @@ pub(super) fn categorical(values: &Float64Array, atoms: Atoms) -> Result<ArrayRe
         }
     }
     vectors(out, width, NullBuffer::from(known))
+}
+
+pub(super) fn numbers(argument: &ArrayRef) -> Result<Float64Array> {
+    let numbers = cast(argument, &DataType::Float64)?;
+    numbers
+        .as_primitive_opt::<Float64Type>()
+        .cloned()
+        .ok_or_else(|| Error::failed("not a number"))
+}
+
+/// A running value over the steps of each trajectory in the order of `spans`; null on final rows, a null counts as 0.
+pub(super) fn accumulated<R: Iterator<Item = usize>>(
+    argument: &ArrayRef,
+    spans: impl Iterator<Item = R>,
+    step: impl Fn(&usize) -> bool,
+    add: impl Fn(f64, f64) -> f64,
+) -> Result<ArrayRef> {
+    let values = numbers(argument)?;
+    let mut out = vec![None; values.len()];
+    for span in spans {
+        let mut sum = 0.0;
+        for row in span.filter(&step) {
+            sum = add(
+                sum,
+                if values.is_valid(row) {
+                    values.value(row)
+                } else {
+                    0.0
+                },
+            );
+            out[row] = Some(sum);
+        }
+    }
+    Ok(Arc::new(Float64Array::from(out)))
+}
+
+/// On every row one value of the whole trajectory, from the sum and the number of its known values.
+pub(super) fn total(
+    argument: &ArrayRef,
+    spans: impl Iterator<Item = Range<usize>>,
+    step: impl Fn(&usize) -> bool,
+    value: impl Fn(f64, usize) -> Option<f64>,
+) -> Result<ArrayRef> {
+    let values = numbers(argument)?;
+    let mut out = Vec::with_capacity(values.len());
+    for span in spans {
+        let known = span
+            .clone()
+            .filter(|row| step(row) && values.is_valid(*row));
+        let (sum, count) = known.fold((0.0, 0), |(sum, count), row| {
+            (sum + values.value(row), count + 1)
+        });
+        let value = value(sum, count);
+        out.extend(span.map(|_| value));
+    }
+    Ok(Arc::new(Float64Array::from(out)))
 }
 
 #[cfg(test)]

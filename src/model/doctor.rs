@@ -1,8 +1,6 @@
 //! Says which runtimes, devices and libraries there are on this machine, and what to install for the rest.
 
-use std::fs;
-
-use super::{Device, Options, Runtime, library, onnx, pure};
+use super::{Device, Options, Runtime, embedded, library, onnx};
 
 /// What was found, as pairs of a subject and what there is to say of it, in the order in which people read them.
 pub fn doctor() -> Vec<(String, String)> {
@@ -26,7 +24,10 @@ pub fn doctor() -> Vec<(String, String)> {
         }
         Err(error) => say("in use", error.to_string()),
     }
-    say("rten", format!("{}, built in, on the CPU", pure::VERSION));
+    say(
+        "rten",
+        format!("{}, built in, on the CPU", embedded::VERSION),
+    );
 
     let chosen = match library::find() {
         Ok(chosen) => chosen,
@@ -55,7 +56,7 @@ pub fn doctor() -> Vec<(String, String)> {
         Some(Ok(names)) => say("providers", format!("CPU, {}", names.join(", "))),
     }
 
-    let driver = driver();
+    let driver = library::nvidia_driver();
     say(
         "NVIDIA driver",
         driver
@@ -114,20 +115,4 @@ pub fn doctor() -> Vec<(String, String)> {
         );
     }
     report
-}
-
-/// Version of the NVIDIA driver, where there is one.
-pub(super) fn driver() -> Option<String> {
-    let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let version = text.as_deref().and_then(|text| {
-        text.split_whitespace().find(|word| {
-            word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
-        })
-    });
-    let device = || {
-        fs::exists("/dev/nvidia0")
-            .unwrap_or(false)
-            .then(|| "present".to_owned())
-    };
-    version.map(str::to_owned).or_else(device)
 }

@@ -184,6 +184,22 @@ pub(super) fn cuda_folders(runtime: Option<&Path>) -> Vec<PathBuf> {
     folders
 }
 
+/// Version of the NVIDIA driver, where there is one.
+pub(super) fn nvidia_driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let version = text.as_deref().and_then(|text| {
+        text.split_whitespace().find(|word| {
+            word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
+        })
+    });
+    let device = || {
+        fs::exists("/dev/nvidia0")
+            .unwrap_or(false)
+            .then(|| "present".to_owned())
+    };
+    version.map(str::to_owned).or_else(device)
+}
+
 /// Folders of Python packages in the active virtual and conda environments.
 fn site_packages(variables: Variables) -> Vec<(PathBuf, String)> {
     let mut folders = Vec::new();

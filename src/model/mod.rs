@@ -10,10 +10,10 @@
 
 mod batch;
 mod doctor;
+mod embedded;
 pub mod library;
-mod message;
 mod onnx;
-mod pure;
+mod verify_onnx;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -157,7 +157,7 @@ pub enum Runtime {
     /// ONNX Runtime.
     Onnx(onnx::OnnxRuntime),
     /// rten, built in; CPU only.
-    Pure(pure::PureRuntime),
+    Embedded(embedded::EmbeddedRuntime),
 }
 
 impl Runtime {
@@ -180,19 +180,19 @@ impl Runtime {
             None => Vec::new(),
         };
         notes.extend(options.tf32.then(|| TF32_UNUSED.to_owned()));
-        Ok(Runtime::Pure(pure::PureRuntime { notes }))
+        Ok(Runtime::Embedded(embedded::EmbeddedRuntime { notes }))
     }
 
     /// The runtime that is built in.
     pub fn embedded() -> Runtime {
-        Runtime::Pure(pure::PureRuntime { notes: Vec::new() })
+        Runtime::Embedded(embedded::EmbeddedRuntime { notes: Vec::new() })
     }
 
     /// `onnxruntime` or `rten`.
     pub fn name(&self) -> &'static str {
         match self {
             Runtime::Onnx(_) => "onnxruntime",
-            Runtime::Pure(_) => "rten",
+            Runtime::Embedded(_) => "rten",
         }
     }
 
@@ -200,7 +200,7 @@ impl Runtime {
     pub fn version(&self) -> String {
         match self {
             Runtime::Onnx(runtime) => runtime.version(),
-            Runtime::Pure(_) => pure::VERSION.to_owned(),
+            Runtime::Embedded(_) => embedded::VERSION.to_owned(),
         }
     }
 
@@ -208,7 +208,7 @@ impl Runtime {
     pub fn devices(&self) -> Vec<String> {
         match self {
             Runtime::Onnx(runtime) => runtime.devices(),
-            Runtime::Pure(_) => vec!["cpu".to_owned()],
+            Runtime::Embedded(_) => vec!["cpu".to_owned()],
         }
     }
 
@@ -221,7 +221,7 @@ impl Runtime {
     pub fn notes(&self) -> Vec<String> {
         match self {
             Runtime::Onnx(runtime) => runtime.notes(),
-            Runtime::Pure(runtime) => runtime.notes.clone(),
+            Runtime::Embedded(runtime) => runtime.notes.clone(),
         }
     }
 
@@ -245,7 +245,7 @@ impl Runtime {
     pub fn spec(&self, path: &Path) -> Result<Spec> {
         match self {
             Runtime::Onnx(runtime) => runtime.spec(path),
-            Runtime::Pure(runtime) => runtime.spec(path),
+            Runtime::Embedded(runtime) => runtime.spec(path),
         }
     }
 
@@ -260,10 +260,10 @@ impl Runtime {
                 .into_iter()
                 .map(Session::Onnx)
                 .collect::<Vec<_>>(),
-            Runtime::Pure(runtime) => runtime
+            Runtime::Embedded(runtime) => runtime
                 .open(spec, geometry, workers)?
                 .into_iter()
-                .map(Session::Pure)
+                .map(Session::Embedded)
                 .collect(),
         };
         Ok(Pool::new(sessions))
@@ -331,7 +331,7 @@ pub enum Session {
     /// On ONNX Runtime.
     Onnx(onnx::OnnxSession),
     /// On rten.
-    Pure(pure::PureSession),
+    Embedded(embedded::EmbeddedSession),
 }
 
 impl Session {
@@ -339,7 +339,7 @@ impl Session {
     pub fn input(&mut self, index: usize) -> DataMut<'_> {
         match self {
             Session::Onnx(session) => session.input(index),
-            Session::Pure(session) => session.input(index),
+            Session::Embedded(session) => session.input(index),
         }
     }
 
@@ -350,7 +350,7 @@ impl Session {
     pub fn run(&mut self, rows: usize) -> Result<()> {
         match self {
             Session::Onnx(session) => session.run(rows),
-            Session::Pure(session) => session.run(rows),
+            Session::Embedded(session) => session.run(rows),
         }
     }
 
@@ -358,7 +358,7 @@ impl Session {
     pub fn output(&self, index: usize) -> Data<'_> {
         match self {
             Session::Onnx(session) => session.output(index),
-            Session::Pure(session) => session.output(index),
+            Session::Embedded(session) => session.output(index),
         }
     }
 }

@@ -26,8 +26,8 @@ const LAYERS: [&[&str]; 10] = [
 /// Crates that only these files and folders name, so that replacing one, or a new version of it, is a matter of one place.
 const HOMES: [(&str, &[&str]); 19] = [
     ("ort", &["model/onnx/"]),
-    ("rten", &["model/pure.rs"]),
-    ("rten_tensor", &["model/pure.rs"]),
+    ("rten", &["model/embedded.rs"]),
+    ("rten_tensor", &["model/embedded.rs"]),
     ("granit_parser", &["config/yaml.rs"]),
     ("ffmpeg_next", &["format/video/ffmpeg.rs"]),
     ("hdf5_pure", &["format/hdf5/"]),

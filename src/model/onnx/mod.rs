@@ -16,7 +16,7 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBui
 use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
 use self::session::{Job, Shared};
-use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, message};
+use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, verify_onnx};
 use crate::dataset::store;
 use crate::error::{Error, Result};
 
@@ -81,7 +81,7 @@ impl OnnxRuntime {
             Device::Auto => match runtime.probe(found, 0) {
                 Ok(()) => runtime.cuda = vec![0],
                 // On a machine without an NVIDIA GPU, a runtime without CUDA is nothing to speak of.
-                Err(error) if offers_cuda() || super::doctor::driver().is_some() => {
+                Err(error) if offers_cuda() || library::nvidia_driver().is_some() => {
                     runtime.say(format!("CUDA is not used: {}", error.message))
                 }
                 Err(_) => {}
@@ -253,7 +253,7 @@ impl OnnxRuntime {
     fn inspect(&self, path: &Path) -> Result<Session> {
         let bytes = std::fs::read(path)
             .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-        message::refuse(path, &bytes)?;
+        verify_onnx::ensure_self_contained(path, &bytes)?;
         let load = || {
             self.builder(Place::Cpu, false)?
                 .with_optimization_level(GraphOptimizationLevel::Disable)?

@@ -13,7 +13,7 @@ use rten::{
 };
 use rten_tensor::{Layout, Tensor};
 
-use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, message};
+use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, verify_onnx};
 use crate::dataset::store;
 use crate::error::{Error, Result};
 
@@ -21,13 +21,13 @@ use crate::error::{Error, Result};
 pub(super) const VERSION: &str = "0.27.0";
 
 /// rten on the CPU.
-pub struct PureRuntime {
+pub struct EmbeddedRuntime {
     /// Why ONNX Runtime, which was found, is not used.
     pub(super) notes: Vec<String>,
 }
 
 /// A model on rten with its own buffers and its own thread.
-pub struct PureSession {
+pub struct EmbeddedSession {
     path: std::path::PathBuf,
     batch: usize,
     inputs: Vec<Value>,
@@ -45,7 +45,7 @@ enum Output {
     U8(Vec<u8>),
 }
 
-impl PureRuntime {
+impl EmbeddedRuntime {
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
         let hash = store::digest(path)?.blake3;
         let model = load(path)?;
@@ -75,22 +75,22 @@ impl PureRuntime {
         spec: &Spec,
         geometry: &Geometry,
         workers: usize,
-    ) -> Result<Vec<PureSession>> {
+    ) -> Result<Vec<EmbeddedSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
         let model = Arc::new(load(&spec.path)?);
         (0..workers.max(1))
-            .map(|_| PureSession::start(spec, geometry, &shapes, &model))
+            .map(|_| EmbeddedSession::start(spec, geometry, &shapes, &model))
             .collect()
     }
 }
 
-impl PureSession {
+impl EmbeddedSession {
     fn start(
         spec: &Spec,
         geometry: &Geometry,
         shapes: &[Vec<usize>],
         model: &Arc<Model>,
-    ) -> Result<PureSession> {
+    ) -> Result<EmbeddedSession> {
         let buffers = spec
             .inputs
             .iter()
@@ -103,7 +103,7 @@ impl PureSession {
             .filter_map(|index| model.output_ids().get(*index).copied())
             .collect();
         let (jobs, done) = serve(Arc::clone(model), outputs)?;
-        let mut session = PureSession {
+        let mut session = EmbeddedSession {
             path: spec.path.clone(),
             batch: geometry.batch,
             inputs,
@@ -282,12 +282,12 @@ fn port(model: &Model, id: NodeId) -> Port {
 fn load(path: &Path) -> Result<Model> {
     let bytes = std::fs::read(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-    message::refuse(path, &bytes)?;
+    verify_onnx::ensure_self_contained(path, &bytes)?;
     let refused = |reason: String| {
         Error::failed(format!("{} is not a model that rten can run: {reason}", path.display()))
             .hint("ONNX Runtime knows every ONNX operator: `pip install onnxruntime` in the active environment")
     };
-    if !message::is_whole(&bytes) {
+    if !verify_onnx::is_well_formed(&bytes) {
         return Err(refused("it is damaged, or not ONNX at all".to_owned()));
     }
     let parse = || {

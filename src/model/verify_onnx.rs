@@ -68,7 +68,7 @@ impl Kind {
 ///
 /// # Errors
 /// Where a weight is kept in another file, or graphs lie within graphs without end.
-pub(super) fn refuse(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn ensure_self_contained(path: &Path, bytes: &[u8]) -> Result<()> {
     match look(Kind::Model, bytes, 0) {
         None => Ok(()),
         Some(Fault::External) => {
@@ -135,17 +135,17 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
 
 /// Whether the model in `bytes`, and the messages in it, are fields to their end: a reader that is given anything else may not come
 /// back, or makes room for as much as a field claims to hold.
-pub(super) fn is_whole(bytes: &[u8]) -> bool {
-    whole(Kind::Model, bytes, 0)
+pub(super) fn is_well_formed(bytes: &[u8]) -> bool {
+    well_formed(Kind::Model, bytes, 0)
 }
 
-fn whole(kind: Kind, mut message: &[u8], depth: usize) -> bool {
+fn well_formed(kind: Kind, mut message: &[u8], depth: usize) -> bool {
     while !message.is_empty() {
         let fits = match field(&mut message) {
             None | Some((_, Value::Group)) => false,
             Some((number, Value::Bytes(inner))) => kind
                 .within(number)
-                .is_none_or(|kind| depth < DEEPEST && whole(kind, inner, depth + 1)),
+                .is_none_or(|kind| depth < DEEPEST && well_formed(kind, inner, depth + 1)),
             Some((_, Value::Number(_))) => true,
         };
         if !fits {
@@ -213,8 +213,13 @@ mod tests {
             &[20, 2, 5],
         ];
         for fields in places {
-            assert!(refuse(path, &model(fields, 0)).is_ok(), "{fields:?}");
-            let message = refuse(path, &model(fields, 1)).unwrap_err().message;
+            assert!(
+                ensure_self_contained(path, &model(fields, 0)).is_ok(),
+                "{fields:?}"
+            );
+            let message = ensure_self_contained(path, &model(fields, 1))
+                .unwrap_err()
+                .message;
             assert!(
                 message.starts_with("m.onnx keeps weights in another file"),
                 "{fields:?}: {message}"
@@ -222,7 +227,7 @@ mod tests {
             // A group in front, which readers pass over, hides nothing.
             let hidden = [vec![0x0b, 0x0c], model(fields, 1)].concat();
             assert!(
-                refuse(path, &hidden).is_err() && !is_whole(&hidden),
+                ensure_self_contained(path, &hidden).is_err() && !is_well_formed(&hidden),
                 "{fields:?}"
             );
         }
@@ -245,7 +250,7 @@ mod tests {
                     .iter()
                     .rev()
                     .fold(text.to_vec(), |inner, number| encoded(*number, &inner));
-                assert_eq!(is_whole(&message), whole, "{fields:?}");
+                assert_eq!(is_well_formed(&message), whole, "{fields:?}");
             }
         }
     }
@@ -255,16 +260,18 @@ mod tests {
         let path = Path::new("m.onnx");
         for end in 0..model(&[7, 5], 1).len() {
             assert!(
-                refuse(path, &model(&[7, 5], 1)[..end]).is_ok(),
+                ensure_self_contained(path, &model(&[7, 5], 1)[..end]).is_ok(),
                 "cut at {end}"
             );
         }
-        assert!(refuse(path, &[0xff; 64]).is_ok());
+        assert!(ensure_self_contained(path, &[0xff; 64]).is_ok());
         let deep: Vec<u64> = [7]
             .into_iter()
             .chain([1, 5, 6].into_iter().cycle().take(3_000))
             .collect();
-        let message = refuse(path, &model(&deep, 0)).unwrap_err().message;
+        let message = ensure_self_contained(path, &model(&deep, 0))
+            .unwrap_err()
+            .message;
         assert!(
             message.ends_with("its graphs lie within graphs more than 100 messages deep"),
             "{message}"

@@ -200,7 +200,10 @@ impl Aggregate {
                     self.written
                 ))
             })?;
-            let holds = prep_null_mask_filter(holds);
+            let holds = match holds.null_count() {
+                0 => holds.clone(),
+                _ => prep_null_mask_filter(holds),
+            };
             values = values
                 .iter()
                 .map(|values| filter(values, &holds))
@@ -339,6 +342,10 @@ mod tests {
         assert_eq!(
             values("avg(reward) filter (where reward > 0)"),
             [Some(2.5), None, None]
+        );
+        assert_eq!(
+            values("count(*) filter (where step > 0)"),
+            [Some(2.), Some(0.), Some(1.)]
         );
         assert_eq!(values("max(reward) - min(reward)"), [Some(6.), None, None]);
         assert_eq!(

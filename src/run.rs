@@ -609,7 +609,7 @@ fn reused(
         .then(|| Dataset::open(path))
         .transpose()?;
     if let Some(dataset) = &dataset {
-        dataset.check_lengths().map_err(|error| {
+        dataset.verify_lengths().map_err(|error| {
             Error {
                 hints: Vec::new(),
                 ..error

@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::error::{Error, Result, said};
+use crate::error::{Error, Result, panic_message};
 use crate::model::Device;
 
 /// Pipelines over trajectory datasets: select, label with an inverse dynamics model, materialise.
@@ -180,7 +180,7 @@ pub fn main() -> u8 {
     let done = std::panic::catch_unwind(|| dispatch(&cli.command)).unwrap_or_else(|payload| {
         Err(Error::failed(format!(
             "trajmill stopped unexpectedly: {}",
-            said(payload.as_ref())
+            panic_message(payload.as_ref())
         ))
         .hint("please report it with the command and its input: this is a bug"))
     });

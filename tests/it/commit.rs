@@ -178,7 +178,7 @@ fn a_model_that_cannot_run_stops_the_run_before_it_reads_a_row() {
     let done = workspace.trajmill(&["run", &pipeline]).exits(1);
     assert!(
         done.stderr
-            .contains("out of memory: a batch of 70368744177664 rows does not fit in memory"),
+            .contains("out of memory: a batch of 70,368,744,177,664 rows does not fit in memory"),
         "{}",
         done.stderr
     );
@@ -358,8 +358,8 @@ fn a_manifest_names_files_of_its_own_dataset_alone() {
         .display()
         .to_string();
     for (named, says) in [
-        ("../models/copy.onnx", "not in the dataset"),
-        (&absolute, "not in the dataset"),
+        ("../models/copy.onnx", "outside the dataset"),
+        (&absolute, "outside the dataset"),
         ("steps/00001.parquet", "twice"),
     ] {
         fs::write(&path, honest.replace("steps/00000.parquet", named)).unwrap();

@@ -389,9 +389,9 @@ fn refusals_say_what_and_name_the_way_out() {
             "did you mean `steps`?",
         ),
         (
-            "select averge(reward) from steps",
-            "there is no function `averge`",
-            "did you mean",
+            "select aveg(reward) from steps",
+            "there is no function `aveg`",
+            "did you mean `avg`?",
         ),
         (
             "select trajectory_id from steps join trajectories on true",

@@ -29,7 +29,7 @@ pub fn json_schema() -> Value {
         .into();
     let either = json!({"anyOf": [{"type": "string"}, one]});
     let several = json!({"type": "array", "items": either, "minItems": 1});
-    json!({
+    let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "trajmill pipeline",
         "type": "object",
@@ -59,5 +59,27 @@ pub fn json_schema() -> Value {
         "required": ["trajmill", "source", "stages"],
         "additionalProperties": false,
         "$defs": definitions
-    })
+    });
+    join_lines(&mut schema);
+    schema
+}
+
+/// Joins the lines of every description: they come from doc comments, which are wrapped. A blank
+/// line still separates paragraphs.
+fn join_lines(schema: &mut Value) {
+    match schema {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                match value {
+                    Value::String(text) if key == "description" => {
+                        let paragraphs = text.split("\n\n").map(|text| text.replace('\n', " "));
+                        *text = paragraphs.collect::<Vec<_>>().join("\n\n");
+                    }
+                    value => join_lines(value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(join_lines),
+        _ => {}
+    }
 }

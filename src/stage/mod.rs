@@ -323,7 +323,7 @@ pub struct Selected {
 /// Trajectories that a selection did not keep, for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// The reason, such as `predicate is false`.
+    /// The reason, such as `the condition was false`.
     pub reason: String,
     /// The rows of the table.
     pub rows: Vec<u32>,

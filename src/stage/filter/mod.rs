@@ -147,8 +147,8 @@ impl Selection for Keep {
             }
         }
         let reasons = [
-            ("predicate is false", false_rows),
-            ("predicate is null", null_rows),
+            ("the condition was false", false_rows),
+            ("the condition was null", null_rows),
         ];
         let dropped = reasons.into_iter().filter(|(_, rows)| !rows.is_empty());
         let dropped = dropped
@@ -184,7 +184,7 @@ impl Transform for Cut {
 
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
         let holds = self.condition.mask(&block.steps, &block.offsets)?;
-        cut::cut(block, &holds, "step predicate does not hold", tally)
+        cut::cut(block, &holds, "the condition was false or null", tally)
     }
 }
 
@@ -217,8 +217,8 @@ mod tests {
             (
                 vec![0],
                 vec![
-                    ("predicate is false", &[1][..]),
-                    ("predicate is null", &[2][..])
+                    ("the condition was false", &[1][..]),
+                    ("the condition was null", &[2][..])
                 ]
             )
         );

@@ -1,13 +1,16 @@
-//! The one public error: what went wrong in a sentence, what to do about it, and which exit code it means.
+//! The error that every fallible function of this crate returns: one sentence about what went
+//! wrong, hints about what to do, and the exit code.
 //!
-//! There are few kinds and no variant per call site: nobody matches on those. A message names the place (file, shard,
-//! column, row) and a hint names the remedy; rendering is `cli::print`'s.
+//! There are a few kinds of failure and no variant per call site, because no caller would match on
+//! one. The message names the place (file, shard, column, row) and a hint names the remedy.
+//! `cli::print` prints both.
 
+pub mod engine;
 pub mod wording;
 
 use std::fmt;
 
-/// What a failure means to the caller; each kind is one exit code.
+/// The meaning of a failure to the caller. Each kind has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The run failed; running it again resumes. Exit code 1.
@@ -16,14 +19,14 @@ pub enum Kind {
     Usage,
     /// The pipeline file is wrong. Exit code 3.
     Pipeline,
-    /// The work was done, but a check failed or too many rows were set aside. Exit code 4.
+    /// The work was done, but a check failed or too many trajectories were set aside. Exit code 4.
     Checks,
     /// The user stopped the run; running it again resumes. Exit code 130.
     Interrupted,
 }
 
 impl Kind {
-    /// The process exit code of this kind of failure.
+    /// Returns the exit code of the process for this kind of failure.
     pub fn exit_code(self) -> u8 {
         match self {
             Kind::Failed => 1,
@@ -35,14 +38,14 @@ impl Kind {
     }
 }
 
-/// A failure that a person can act on.
+/// A failure, described so that the user can act on it.
 #[derive(Debug)]
 pub struct Error {
-    /// What the failure means to the caller.
+    /// The meaning of the failure to the caller.
     pub kind: Kind,
-    /// One sentence without a trailing full stop, naming the place.
+    /// One sentence that names the place, without a trailing full stop.
     pub message: String,
-    /// What to do about it, one sentence each.
+    /// Remedies, one sentence each.
     pub hints: Vec<String>,
 }
 
@@ -50,7 +53,8 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// A failure of the run itself: input, model, storage.
+    /// Creates a failure of the run itself: bad input, a model that cannot run, storage that cannot
+    /// be written.
     pub fn failed(message: impl Into<String>) -> Error {
         Error {
             kind: Kind::Failed,
@@ -59,7 +63,7 @@ impl Error {
         }
     }
 
-    /// A wrong command line.
+    /// Creates the failure of a wrong command line.
     pub fn usage(message: impl Into<String>) -> Error {
         Error {
             kind: Kind::Usage,
@@ -67,7 +71,8 @@ impl Error {
         }
     }
 
-    /// A wrong pipeline file; the message already carries `FILE:LINE:COLUMN` and the caret.
+    /// Creates the failure of a wrong pipeline file. `message` already contains `FILE:LINE:COLUMN`
+    /// and the caret.
     pub fn pipeline(message: impl Into<String>) -> Error {
         Error {
             kind: Kind::Pipeline,
@@ -75,7 +80,7 @@ impl Error {
         }
     }
 
-    /// The user's wish to stop.
+    /// Creates the failure of a run that the user stopped.
     pub fn interrupted(message: impl Into<String>) -> Error {
         Error {
             kind: Kind::Interrupted,
@@ -83,21 +88,22 @@ impl Error {
         }
     }
 
-    /// Adds what to do about it.
+    /// Adds a remedy.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.hints.push(hint.into());
         self
     }
 
-    /// Leaves out values at the message's end that a library shows as Rust writes them.
+    /// Cuts values in Rust's debug format, which some libraries append, off the end of the message.
     #[must_use]
     pub fn plainly(mut self) -> Error {
-        self.message.truncate(plain(&self.message).len());
+        self.message
+            .truncate(without_debug_values(&self.message).len());
         self
     }
 
-    /// Puts the place in front of the message: `PLACE: MESSAGE`.
+    /// Prefixes the message with a place: `PLACE: MESSAGE`.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Error {
         self.message = format!("{place}: {}", self.message);
@@ -105,23 +111,32 @@ impl Error {
     }
 }
 
-/// Runs what decodes the bytes of `place`. Damaged input can make a decoder panic: that is an error, never the end of the
-/// process.
+/// Runs `work`, which decodes the bytes of `place`, and turns a panic into an error: some decoders
+/// panic on damaged input.
 ///
 /// # Errors
-/// Those of `work`, and its panic.
+/// Returns the error of `work`, or an error that describes its panic.
 pub fn caught<T>(place: impl fmt::Display, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map(|done| done.map_err(Error::plainly)).unwrap_or_else(|payload| {
-        // Of an `unwrap` or an index, only the decoder's author could make something.
-        let reason = Some(said(payload.as_ref())).filter(|said| !said.contains('`') && !said.starts_with("index "));
-        let reason = reason.map(|said| format!(": {}", plain(said))).unwrap_or_default();
-        Err(Error::failed(format!("{place}: a decoder gave up{reason}"))
-            .hint("the input is likely damaged: fetch or make it again; `trajmill info --verify DATASET` checks every byte of a dataset"))
-    })
+    let payload = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(done) => return done.map_err(Error::plainly),
+        Err(payload) => payload,
+    };
+    // The message of an `unwrap` or of an index out of bounds means something only to the decoder's
+    // author.
+    let reason = Some(panic_message(payload.as_ref()))
+        .filter(|message| !message.contains('`') && !message.starts_with("index "))
+        .map(|message| format!(": {}", without_debug_values(message)))
+        .unwrap_or_default();
+    Err(
+        Error::failed(format!("{place}: the decoder failed{reason}")).hint(
+            "the input is probably damaged: download or create it again; \
+             `trajmill info DATASET --verify` verifies every byte of a dataset",
+        ),
+    )
 }
 
-/// What a library says, less the values at its end that it shows as Rust writes them.
-fn plain(text: &str) -> &str {
+/// Returns the message of a library without the values in Rust's debug format at its end.
+fn without_debug_values(text: &str) -> &str {
     let name = |text: &str| {
         text.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_')
             .len()
@@ -148,8 +163,8 @@ fn plain(text: &str) -> &str {
     }
 }
 
-/// What a panic said.
-pub fn said(payload: &(dyn std::any::Any + Send)) -> &str {
+/// Returns the message of a panic.
+pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied())
         .unwrap_or("no reason given")
@@ -169,13 +184,13 @@ impl std::error::Error for Error {}
 
 impl From<arrow::error::ArrowError> for Error {
     fn from(error: arrow::error::ArrowError) -> Error {
-        Error::failed(error.to_string())
+        Error::failed(engine::plain_words(&error.to_string()))
     }
 }
 
 impl From<parquet::errors::ParquetError> for Error {
     fn from(error: parquet::errors::ParquetError) -> Error {
-        // What `dataset::store` says comes through the encoder as an I/O error.
+        // The encoder wraps an error of `dataset::store` in an I/O error.
         let source = match &error {
             parquet::errors::ParquetError::External(source) => {
                 source.downcast_ref::<std::io::Error>()
@@ -183,19 +198,19 @@ impl From<parquet::errors::ParquetError> for Error {
             _ => None,
         };
         source
-            .and_then(inner)
-            .unwrap_or_else(|| Error::failed(error.to_string()))
+            .and_then(wrapped)
+            .unwrap_or_else(|| Error::failed(engine::plain_words(&error.to_string())))
     }
 }
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Error {
-        inner(&error).unwrap_or_else(|| Error::failed(error.to_string()))
+        wrapped(&error).unwrap_or_else(|| Error::failed(error.to_string()))
     }
 }
 
-/// What `dataset::store` said, where that is what failed.
-fn inner(error: &std::io::Error) -> Option<Error> {
+/// Returns the [`Error`] that an I/O error of `dataset::store` wraps.
+fn wrapped(error: &std::io::Error) -> Option<Error> {
     let own = error.get_ref()?.downcast_ref::<Error>()?;
     Some(Error {
         kind: own.kind,
@@ -206,11 +221,11 @@ fn inner(error: &std::io::Error) -> Option<Error> {
 
 impl From<datafusion::error::DataFusionError> for Error {
     fn from(error: datafusion::error::DataFusionError) -> Error {
-        Error::failed(error.strip_backtrace())
+        Error::failed(engine::plain_words(&error.strip_backtrace()))
     }
 }
 
-/// The name among `known` that a misspelt `given` most likely meant.
+/// Returns the name in `known` that a misspelt `given` most likely stands for.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
@@ -230,27 +245,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_rust_shows_is_left_out() {
-        let shown = "Arrow: no root in ARROW:schema: Utf8Error { error: Utf8Error { valid_up_to: 132, error_len: Some(1) }, range: 84..584 }";
-        assert_eq!(plain(shown), "Arrow: no root in ARROW:schema");
-        assert_eq!(plain("no length (Some(3))"), "no length");
-        // What a file or a user says stays.
+    fn debug_values_are_cut_off() {
+        let shown = "Arrow: no root in ARROW:schema: Utf8Error { error: Utf8Error { \
+                     valid_up_to: 132, error_len: Some(1) }, range: 84..584 }";
+        assert_eq!(
+            without_debug_values(shown),
+            "Arrow: no root in ARROW:schema"
+        );
+        assert_eq!(without_debug_values("no length (Some(3))"), "no length");
+        // Text from a file or a user stays.
         for text in [
             "steps.parquet: `{a: 1}` is no type",
             "write { path: out } there",
             "Struct { x } is refused",
-            "a decoder gave up",
+            "the decoder failed",
         ] {
-            assert_eq!(plain(text), text);
+            assert_eq!(without_debug_values(text), text);
         }
         let caught = |what: fn() -> usize| caught("file", || Ok(what())).unwrap_err().message;
         assert_eq!(
             caught(|| std::hint::black_box(None).unwrap()),
-            "file: a decoder gave up"
+            "file: the decoder failed"
         );
         assert_eq!(
             caught(|| panic!("a type of 3 bits")),
-            "file: a decoder gave up: a type of 3 bits"
+            "file: the decoder failed: a type of 3 bits"
         );
     }
 }

@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::ArgMatches;
 
-use crate::error::{Error, Result, said};
+use crate::error::{Error, Result, panic_message};
 
 /// Every command, in the order of `trajmill --help`.
 const COMMANDS: &[Entry] = &[
@@ -106,7 +106,7 @@ pub fn main() -> u8 {
     let done = std::panic::catch_unwind(run).unwrap_or_else(|payload| {
         Err(Error::failed(format!(
             "trajmill stopped unexpectedly: {}",
-            said(payload.as_ref())
+            panic_message(payload.as_ref())
         ))
         .hint("this is a bug: please report it with the command and its input"))
     });

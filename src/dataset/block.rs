@@ -1,4 +1,4 @@
-//! A handful of whole trajectories in memory: the unit that stages work on.
+//! A few whole trajectories in memory: the unit that transforms work on.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use crate::error::{Error, Result};
 
 /// Whole trajectories: their steps, in order, and one row of metadata for each.
 ///
-/// `steps` and `trajectories` agree: trajectory i owns the rows `rows(i)` of `steps`. Of a trajectory's metadata only
-/// the columns that cannot be computed from its steps are here (`schema::trajectory::INTRINSIC` lists the others).
+/// The rows `rows(i)` of `steps` belong to trajectory `i`. The metadata lacks the columns that are
+/// computed from the steps, which `schema::trajectory::INTRINSIC` lists.
 #[derive(Debug, Clone)]
 pub struct Block {
     /// One row per observation.
     pub steps: RecordBatch,
     /// One row per trajectory.
     pub trajectories: RecordBatch,
-    /// Where each trajectory starts in `steps`, and the end of the last: one more than there are trajectories.
+    /// The first row of each trajectory in `steps`, and at the end the number of rows.
     pub offsets: Vec<usize>,
     /// The row group that the block was read as, where it is one whole.
     pub origin: Option<Arc<Origin>>,
@@ -39,27 +39,27 @@ impl Block {
         }
     }
 
-    /// Number of trajectories.
+    /// Returns the number of trajectories.
     pub fn len(&self) -> usize {
         self.offsets.len().saturating_sub(1)
     }
 
-    /// Whether there is no trajectory.
+    /// Returns whether there are no trajectories.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Rows of trajectory `index` in `steps`.
+    /// Returns the rows of trajectory `index` in `steps`.
     pub fn rows(&self, index: usize) -> Range<usize> {
         self.offsets[index]..self.offsets[index + 1]
     }
 
-    /// Rows of each trajectory in turn.
+    /// Returns the rows of each trajectory, in order.
     pub fn spans(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.offsets.windows(2).map(|ends| ends[0]..ends[1])
     }
 
-    /// Some of the trajectories; nothing is copied.
+    /// Returns a range of the trajectories, without copying their data.
     #[must_use]
     pub fn slice(&self, trajectories: Range<usize>) -> Block {
         let (start, end) = (
@@ -78,33 +78,33 @@ impl Block {
         )
     }
 
-    /// Ids of the trajectories.
+    /// Returns the ids of the trajectories.
     ///
     /// # Errors
-    /// Where the metadata has no int64 column `trajectory_id`.
+    /// Returns an error if the metadata has no int64 column `trajectory_id`.
     pub fn ids(&self) -> Result<&[i64]> {
         let column = self.trajectories.column_by_name(trajectory::TRAJECTORY_ID);
         let ids = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
         ids.map(|ids| ids.values().as_ref())
-            .ok_or_else(|| Error::failed("`trajectory_id` is not an int64 column"))
+            .ok_or_else(|| Error::failed("there is no column `trajectory_id` of type int64"))
     }
 
-    /// Whether each row holds only the observation after the last action.
+    /// Returns for each row whether it holds nothing but the observation after the last action.
     ///
     /// # Errors
-    /// Where the steps have no boolean column `is_final`.
+    /// Returns an error if the steps have no boolean column `is_final`.
     pub fn is_final(&self) -> Result<&arrow::array::BooleanArray> {
         let column = self
             .steps
             .column_by_name(step::IS_FINAL)
             .and_then(|column| column.as_boolean_opt());
-        column.ok_or_else(|| Error::failed("`is_final` is not a boolean column"))
+        column.ok_or_else(|| Error::failed("there is no column `is_final` of type bool"))
     }
 
-    /// Replaces or, where there is none of that name, appends a column of steps.
+    /// Replaces the column of steps with this name, or appends it.
     ///
     /// # Errors
-    /// Where the column's length is not the block's.
+    /// Returns an error if the column's length is not the number of rows.
     pub fn with_step_column(
         mut self,
         field: Field,
@@ -114,10 +114,10 @@ impl Block {
         Ok(self)
     }
 
-    /// Replaces or appends a column of the metadata.
+    /// Replaces the column of the metadata with this name, or appends it.
     ///
     /// # Errors
-    /// Where the column's length is not the number of trajectories.
+    /// Returns an error if the column's length is not the number of trajectories.
     pub fn with_trajectory_column(
         mut self,
         field: Field,
@@ -128,10 +128,10 @@ impl Block {
     }
 }
 
-/// `batch` with a column replaced in place or appended.
+/// Returns `batch` with the column replaced in place or appended.
 ///
 /// # Errors
-/// Where the column's length or type is not what it should be.
+/// Returns an error if the column's length or type does not match.
 pub fn with_column(
     batch: &RecordBatch,
     field: Field,
@@ -146,7 +146,7 @@ pub fn with_column(
     Ok(RecordBatch::try_new(Arc::new(schema.0), columns)?)
 }
 
-/// `schema` with a field replaced in place or appended, and that field.
+/// Returns `schema` with the field replaced in place or appended, and the field.
 pub fn with_field(schema: &Schema, field: Field) -> (Schema, Arc<Field>) {
     let field = Arc::new(field);
     let mut fields = schema.fields().to_vec();

@@ -1,6 +1,7 @@
-//! `dataset.json`: what the dataset holds and where it comes from.
+//! `dataset.json`: the content of a dataset and its origin.
 //!
-//! Its bytes depend on the inputs, the pipeline and the tool alone: no clock, host or path of a machine is in it.
+//! Its bytes depend only on the inputs, the pipeline and the tool. It contains no time, host name
+//! or path of a machine.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path};
@@ -9,20 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The version of the dataset format that this build writes; it reads this one and older ones.
+/// The version of the dataset format that this build writes. It also reads older versions.
 pub const VERSION: u32 = 1;
 
 /// Name and version of this tool.
 pub const TOOL: &str = concat!("trajmill ", env!("CARGO_PKG_VERSION"));
 
-/// What `dataset.json` holds.
+/// The content of `dataset.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of the dataset format.
     pub trajmill: u32,
     /// Name and version of the tool that wrote the dataset.
     pub tool: String,
-    /// Content key of all that the dataset depends on.
+    /// Hash of everything that the dataset depends on.
     pub fingerprint: String,
     /// Columns of `steps`, in order.
     pub columns: Vec<Column>,
@@ -30,7 +31,7 @@ pub struct Manifest {
     pub statistics: Statistics,
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,
-    /// Where the dataset comes from.
+    /// The origin of the dataset.
     pub lineage: Lineage,
 }
 
@@ -39,10 +40,11 @@ pub struct Manifest {
 pub struct Column {
     /// Name.
     pub name: String,
-    /// Arrow type in memory, as Arrow prints it.
+    /// Type in memory, in Arrow's notation.
     #[serde(rename = "type")]
     pub data_type: String,
-    /// Number of elements of a vector column: nullable vectors are plain lists in the file, so their width is kept here.
+    /// Number of elements of a vector column. The file does not tell it where vectors are nullable,
+    /// because they are plain lists there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub width: Option<i32>,
     /// Whether values may be null.
@@ -56,26 +58,26 @@ pub struct Statistics {
     pub rows: u64,
     /// Rows of `trajectories`.
     pub trajectories: u64,
-    /// Steps: rows that are not final observations.
+    /// Steps, that is, rows that are not final observations.
     pub steps: u64,
-    /// Steps whose action came with the data.
+    /// Steps with a recorded action.
     pub recorded_actions: u64,
-    /// Steps whose action a model predicted.
+    /// Steps with an action that a model predicted.
     pub proxy_actions: u64,
-    /// Trajectories whose every action was recorded.
+    /// Trajectories whose actions are all recorded.
     pub labelled: u64,
     /// Trajectories that ended in a terminal state.
     pub terminated: u64,
     /// Trajectories that were cut off.
     pub truncated: u64,
-    /// Smallest, summed and largest undiscounted return; `None` where no trajectory has a reward.
+    /// Undiscounted returns; `None` if no trajectory has a reward.
     pub returns: Option<Returns>,
 }
 
-/// The spread of trajectories' returns.
+/// Summary of the trajectories' undiscounted returns.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Returns {
-    /// Trajectories that have a return.
+    /// Trajectories with a return.
     pub count: u64,
     /// Smallest return.
     #[serde(with = "any_number")]
@@ -88,7 +90,8 @@ pub struct Returns {
     pub max: f64,
 }
 
-/// Numbers that may be what JSON has no numbers for, as rewards may be: these are texts, `NaN`, `inf` and `-inf`.
+/// Numbers that may not be finite. JSON cannot express these, so they are written as texts: `NaN`,
+/// `inf` and `-inf`.
 mod any_number {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -117,7 +120,7 @@ mod any_number {
 }
 
 impl Statistics {
-    /// Adds another shard's totals.
+    /// Adds the totals of another shard.
     pub fn add(&mut self, other: &Statistics) {
         self.rows += other.rows;
         self.trajectories += other.trajectories;
@@ -139,7 +142,7 @@ impl Statistics {
     }
 }
 
-/// One shard: a file of steps and the file of its trajectories.
+/// A shard: a file of steps and the file of their trajectories.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShardEntry {
     /// The file of steps.
@@ -150,42 +153,43 @@ pub struct ShardEntry {
     pub statistics: Statistics,
 }
 
-/// One file of a dataset.
+/// A file of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     /// Path relative to the dataset.
     pub path: String,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
     /// Length in bytes.
     pub bytes: u64,
-    /// blake3 of the file, in hexadecimal.
+    /// The blake3 hash of the file, in hexadecimal.
     pub blake3: String,
 }
 
-/// Where a dataset comes from.
+/// The origin of a dataset.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Lineage {
-    /// What made the dataset: `run` or `import`.
+    /// The command that created the dataset: `run` or `import`.
     pub by: String,
-    /// Text of the pipeline file.
+    /// The text of the pipeline file.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pipeline: Option<String>,
-    /// Parameters the pipeline ran with.
+    /// The parameters of the run.
     #[serde(default)]
     pub params: serde_json::Map<String, serde_json::Value>,
-    /// Everything the fingerprint covers, by name: sources, stages, models, runtime.
+    /// Everything that the fingerprint covers, by name: sources, stages, models, runtime.
     pub inputs: BTreeMap<String, String>,
-    /// Rows and trajectories through each stage.
+    /// Rows and trajectories before and after each stage.
     #[serde(default)]
     pub stages: Vec<serde_json::Value>,
-    /// Model runtime, its version and the device, where a model ran.
+    /// The model runtime, its version and its devices, if a model ran.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub runtime: Option<serde_json::Value>,
-    /// What the source said of itself, verbatim.
+    /// The source's own metadata, verbatim.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty", default)]
     pub source_metadata: serde_json::Map<String, serde_json::Value>,
-    /// Trajectories of the sources that were bad and are not in the dataset; `quarantine.jsonl` beside the manifest says why.
+    /// Number of bad trajectories of the sources that are not in the dataset. `quarantine.jsonl`
+    /// beside the manifest lists them with reasons.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub set_aside: u64,
 }
@@ -196,32 +200,33 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Parses a manifest.
     ///
     /// # Errors
-    /// Where the text is not a manifest, or of a format newer than [`VERSION`].
+    /// Returns an error if `bytes` is not a manifest, or if its format is newer than [`VERSION`].
     pub fn parse(bytes: &[u8]) -> Result<Manifest> {
         #[derive(Deserialize)]
         struct Versioned {
             trajmill: u32,
         }
         let versioned: Versioned = serde_json::from_slice(bytes)
-            .map_err(|error| Error::failed(format!("not a dataset manifest: {error}")))?;
+            .map_err(|error| Error::failed(format!("this is not a dataset manifest: {error}")))?;
         if versioned.trajmill > VERSION {
             return Err(Error::failed(format!(
-                "dataset format {} is newer than this build's {VERSION}",
+                "the dataset's format is version {}, and this build reads versions up to {VERSION}",
                 versioned.trajmill
             ))
-            .hint("update trajmill to read it"));
+            .hint("update trajmill"));
         }
         let manifest: Manifest = serde_json::from_slice(bytes)
-            .map_err(|error| Error::failed(format!("damaged dataset manifest: {error}")))?;
-        manifest.check_files()?;
+            .map_err(|error| Error::failed(format!("the manifest is damaged: {error}")))?;
+        manifest.verify_paths()?;
         Ok(manifest)
     }
 
-    /// A manifest, which may come from anywhere, names files of its own dataset alone, each once.
-    fn check_files(&self) -> Result<()> {
+    /// Verifies that the manifest, which may come from anywhere, lists only files of its
+    /// own dataset, each once.
+    fn verify_paths(&self) -> Result<()> {
         let mut seen = HashSet::new();
         for file in self
             .shards
@@ -232,8 +237,11 @@ impl Manifest {
                 .components()
                 .all(|part| matches!(part, Component::Normal(_)));
             if file.path.is_empty() || !within {
-                return Err(Error::failed(format!("the manifest lists `{}`, which is not in the dataset", file.path))
-                    .hint("a dataset's files lie in its own directory: correct `path`, or import the files"));
+                return Err(Error::failed(format!(
+                    "the manifest lists `{}`, which lies outside the dataset",
+                    file.path
+                ))
+                .hint("correct `path` to a file in the dataset's directory, or import the files"));
             }
             if !seen.insert(&file.path) {
                 return Err(
@@ -245,10 +253,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// The text of `dataset.json`.
+    /// Returns the text of `dataset.json`.
     ///
     /// # Errors
-    /// Never in practice: every field has a JSON form.
+    /// Returns an error if a field cannot be written as JSON, which does not happen in practice.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::failed(format!("cannot write the manifest: {error}")))?;

@@ -1,25 +1,25 @@
-//! The nouns: a dataset on disk, its manifest and shards, and trajectories in memory.
+//! A dataset on disk, its manifest and shards, and trajectories in memory.
 //!
 //! ```text
 //! NAME/
-//!   dataset.json                 the manifest; its appearance is the commit
-//!   trajectories/00000.parquet   one row per trajectory: what SQL and selection read
-//!   steps/00000.parquet          one row per observation: trajectories whole, contiguous, steps in order
+//!   dataset.json               the manifest; its appearance is the commit
+//!   trajectories/00000.parquet one row per trajectory, read by SQL and selections
+//!   steps/00000.parquet        one row per observation: trajectories whole, steps in order
 //! ```
 //!
-//! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of pipelines, stages or
-//! threads. [`store`] alone changes the file system.
+//! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
+//! pipelines, stages or threads. Only [`store`] changes the file system.
 
 pub mod block;
+pub mod computed_columns;
 mod content;
-mod group;
-pub mod intrinsic;
 pub mod layout;
 pub mod manifest;
 pub mod read;
+mod row_group;
 pub mod schema;
 pub mod store;
-mod vector;
+mod vector_reader;
 pub mod write;
 
 use std::path::{Path, PathBuf};
@@ -27,38 +27,38 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, wording};
 pub use block::Block;
 pub use content::content_hash;
-pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub use read::{Decode, ShardReader};
+pub use row_group::Origin;
 
-/// A published dataset, as its manifest describes it; it does not change while it is open.
+/// A published dataset, as its manifest describes it. It does not change while it is open.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     /// The dataset's directory.
     pub path: PathBuf,
-    /// What it is called: the directory's name, or that of the source it was imported from.
+    /// The name of the directory, or of the source that the dataset was imported from.
     pub name: String,
-    /// What `dataset.json` holds.
+    /// The content of `dataset.json`.
     pub manifest: Arc<Manifest>,
-    /// blake3 of `dataset.json`: the identity of everything in the dataset.
+    /// The blake3 hash of `dataset.json`, which identifies everything in the dataset.
     pub hash: String,
-    /// Schema of `steps` in memory: vectors are `FixedSizeList`.
+    /// The schema of `steps` in memory: vectors are `FixedSizeList`.
     pub steps: SchemaRef,
-    /// What makes columns of `steps` of those in the files, where any is read otherwise than it is kept.
+    /// How columns of `steps` are decoded, if any is not read as it is stored.
     pub decoded: Option<Decoded>,
-    /// Schema of `trajectories`.
+    /// The schema of `trajectories`.
     pub trajectories: SchemaRef,
 }
 
-/// How `steps` are read that are not as the files have them.
+/// A decoder of columns of `steps`, and the schema that it decodes.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// Schema of what the files have.
+    /// The schema of the files.
     stored: SchemaRef,
-    /// What makes columns of it.
+    /// The decoder.
     pub by: Arc<dyn Decode>,
 }
 
@@ -66,22 +66,16 @@ impl Dataset {
     /// Opens the dataset in the directory `path`: reads its manifest and one footer of each kind.
     ///
     /// # Errors
-    /// Where there is no manifest, it is of a newer format, or the first shard's footer cannot be read.
+    /// Returns an error if there is no manifest, if its format is newer than this build, or if the
+    /// footer of the first shard cannot be read.
     pub fn open(path: &Path) -> Result<Dataset> {
         let manifest_path = layout::manifest(path);
-        let bytes = std::fs::read(&manifest_path).map_err(|error| {
-            let failure = Error::failed(format!("{} is not a trajmill dataset: cannot read dataset.json: {error}", path.display()));
-            if path.exists() {
-                failure.hint("`trajmill import SRC DST` makes a dataset of Parquet, D4RL HDF5 or npz files")
-            } else {
-                failure.hint("no such directory: check the path; relative paths in a pipeline start at the pipeline file's folder")
-            }
-        })?;
+        let bytes = std::fs::read(&manifest_path).map_err(|error| no_manifest(path, &error))?;
         let manifest =
             Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
         let first = manifest.shards.first().ok_or_else(|| {
             Error::failed(format!(
-                "{}: the manifest lists no shard",
+                "{}: the manifest lists no shards",
                 manifest_path.display()
             ))
         })?;
@@ -102,7 +96,7 @@ impl Dataset {
         })
     }
 
-    /// The dataset with columns of `steps` that `by` makes of those in the files.
+    /// Returns the dataset with columns of `steps` decoded by `by`.
     pub fn decoding(self, by: Arc<dyn Decode>) -> Dataset {
         let field = |field: &Arc<_>| by.field(field).map_or_else(|| Arc::clone(field), Arc::new);
         let steps = Arc::new(Schema::new(
@@ -121,7 +115,7 @@ impl Dataset {
     /// Opens a shard's file of steps.
     ///
     /// # Errors
-    /// Those of [`ShardReader::open`].
+    /// Returns the errors of [`ShardReader::open`].
     pub fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
         let path = self.path.join(&shard.steps.path);
         match &self.decoded {
@@ -133,7 +127,7 @@ impl Dataset {
     /// Opens a shard's file of trajectories.
     ///
     /// # Errors
-    /// Those of [`ShardReader::open`].
+    /// Returns the errors of [`ShardReader::open`].
     pub fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
         ShardReader::open(
             &self.path.join(&shard.trajectories.path),
@@ -141,7 +135,7 @@ impl Dataset {
         )
     }
 
-    /// Number of rows of `steps`, final observations included.
+    /// Returns the number of rows of `steps`, final observations included.
     pub fn rows(&self) -> u64 {
         self.manifest
             .shards
@@ -150,7 +144,7 @@ impl Dataset {
             .sum()
     }
 
-    /// Number of trajectories.
+    /// Returns the number of trajectories.
     pub fn trajectory_count(&self) -> u64 {
         self.manifest
             .shards
@@ -159,11 +153,11 @@ impl Dataset {
             .sum()
     }
 
-    /// Checks that every file is there and as long as the manifest says: what can be told without reading them.
+    /// Verifies that every file exists and has the length that the manifest lists. Reads no file.
     ///
     /// # Errors
-    /// Where one is missing or has another length.
-    pub fn check_lengths(&self) -> Result<()> {
+    /// Returns an error if a file is missing or has another length.
+    pub fn verify_lengths(&self) -> Result<()> {
         for file in self
             .manifest
             .shards
@@ -173,14 +167,14 @@ impl Dataset {
             let path = self.path.join(&file.path);
             let found = std::fs::metadata(&path).map_err(|error| {
                 Error::failed(format!("cannot read {}: {error}", path.display()))
-                    .hint("the manifest lists it: restore it from a copy")
+                    .hint("the manifest lists this file: restore it from a copy")
             })?;
             if found.len() != file.bytes {
                 let message = format!(
-                    "{} is damaged: {} bytes, the manifest says {}",
+                    "{} is damaged: it has {}, and the manifest lists {}",
                     path.display(),
-                    found.len(),
-                    file.bytes
+                    wording::count(found.len(), "byte"),
+                    wording::number(file.bytes)
                 );
                 return Err(Error::failed(message).hint("restore the file from a copy"));
             }
@@ -188,20 +182,21 @@ impl Dataset {
         Ok(())
     }
 
-    /// Checks the bytes of one of the dataset's files against the manifest.
+    /// Verifies the bytes of one of the dataset's files against the manifest.
     ///
     /// # Errors
-    /// Where the file is missing, or its length or blake3 is not the manifest's.
+    /// Returns an error if the file is missing, or if its length or hash differs from the
+    /// manifest's.
     pub fn verify_file(&self, file: &FileEntry) -> Result<()> {
         let path = self.path.join(&file.path);
         let found = store::digest(&path)?;
         if found.bytes != file.bytes || found.blake3 != file.blake3 {
             let message = format!(
-                "{} is corrupt: {} bytes with blake3 {:.16}…, the manifest says {} bytes with {:.16}…",
+                "{} is corrupt: it has {} with the hash {:.16}…, and the manifest lists {} with {:.16}…",
                 path.display(),
-                found.bytes,
+                wording::count(found.bytes, "byte"),
                 found.blake3,
-                file.bytes,
+                wording::count(file.bytes, "byte"),
                 file.blake3
             );
             return Err(Error::failed(message)
@@ -209,4 +204,22 @@ impl Dataset {
         }
         Ok(())
     }
+}
+
+/// Returns the error of a path without a readable manifest.
+fn no_manifest(path: &Path, error: &std::io::Error) -> Error {
+    let place = path.display();
+    if !path.exists() {
+        return Error::failed(format!("{place} does not exist")).hint(
+            "check the path; a pipeline's relative paths start at the folder of the pipeline file",
+        );
+    }
+    let why = match error.kind() {
+        _ if path.is_file() => "it is a file, not a directory".to_owned(),
+        std::io::ErrorKind::NotFound => "it has no dataset.json".to_owned(),
+        _ => format!("cannot read its dataset.json: {error}"),
+    };
+    Error::failed(format!("{place} is not a trajmill dataset: {why}")).hint(format!(
+        "`trajmill import {place} NAME` converts a dataset in another format"
+    ))
 }

@@ -1,4 +1,4 @@
-//! Reads rows of a shard's files, and no more of the file than the pages that hold them.
+//! Reads rows of a shard's files, and only the pages that hold them.
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,23 +15,25 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 
-use super::group::Origin;
+use super::row_group::Origin;
 use super::schema;
-use super::vector::{Part, Vector};
-use crate::error::{Error, Result, caught};
+use super::vector_reader::{Part, Vector};
+use crate::error::{Error, Result, caught, wording};
 
-/// Makes columns of those in a file when they are read: frames of the videos that they refer to, say.
+/// Decodes stored columns when they are read: references to videos into frames, for example.
 pub trait Decode: std::fmt::Debug + Send + Sync {
-    /// The field that the column `stored` is read as; `None` where it is read as it is.
+    /// Returns the field that the column `stored` is decoded to; `None` if it is read as it is
+    /// stored.
     fn field(&self, stored: &Field) -> Option<Field>;
 
-    /// The values of that field, a row for each row of the column `stored`, whose name is `name`.
+    /// Decodes the values of the column `name`. The result has one row for each row of `stored`.
     ///
     /// # Errors
-    /// Where they cannot be made; the message names the column.
+    /// Returns an error that names the column if a value cannot be decoded.
     fn column(&self, name: &str, stored: &ArrayRef) -> Result<ArrayRef>;
 
-    /// All that the values depend on besides the stored ones, for fingerprints.
+    /// Returns everything besides the stored values that the decoded values depend on, for
+    /// fingerprints.
     fn depends(&self) -> &str;
 }
 
@@ -57,17 +59,17 @@ fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
             "{} is not a readable Parquet file: {error}",
             path.display()
         ))
-        .hint("the file is damaged or truncated: restore it from a copy, or import it again")
+        .hint("the file is damaged or incomplete: restore it from a copy, or import it again")
     };
     caught(path.display(), || {
         ArrowReaderMetadata::load(&file, options).map_err(unreadable)
     })
 }
 
-/// The Arrow schema of a Parquet file.
+/// Returns the Arrow schema of a Parquet file.
 ///
 /// # Errors
-/// Where the file cannot be read or its footer is damaged.
+/// Returns an error if the file cannot be read or its footer is damaged.
 pub fn file_schema(path: &Path) -> Result<SchemaRef> {
     Ok(Arc::clone(footer(path)?.schema()))
 }
@@ -76,7 +78,8 @@ impl ShardReader {
     /// Opens the file at `path`, whose rows have the schema `logical` in memory.
     ///
     /// # Errors
-    /// Where the file cannot be read, its footer is damaged, or its columns are not those of `logical`.
+    /// Returns an error if the file cannot be read, its footer is damaged, or its columns differ
+    /// from `logical`.
     pub fn open(path: &Path, logical: &SchemaRef) -> Result<ShardReader> {
         let metadata = footer(path)?;
         let names = |schema: &Schema| {
@@ -88,7 +91,7 @@ impl ShardReader {
         };
         if names(metadata.schema()) != names(logical) {
             return Err(Error::failed(format!(
-                "{}: columns are {}, the dataset has {}",
+                "{} has the columns {}, and the dataset has {}",
                 path.display(),
                 names(metadata.schema()).join(", "),
                 names(logical).join(", ")
@@ -102,7 +105,7 @@ impl ShardReader {
         })
     }
 
-    /// The reader with columns that `by` makes of those in the file.
+    /// Returns the reader with columns decoded by `by`.
     pub fn decoding(self, by: &Arc<dyn Decode>) -> ShardReader {
         ShardReader {
             decode: Some(Arc::clone(by)),
@@ -110,24 +113,24 @@ impl ShardReader {
         }
     }
 
-    /// Names of the file's columns, in order.
+    /// Returns the names of the file's columns, in order.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.logical.fields().iter().map(|field| field.name())
     }
 
-    /// Number of rows in the file.
+    /// Returns the number of rows in the file.
     pub fn rows(&self) -> u64 {
         u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
     }
 
-    /// The row group that is exactly the rows `rows`, which were read as `steps`.
+    /// Returns the row group that consists of exactly the rows `rows`, which were read as `steps`.
     pub fn origin(&self, rows: &Range<u64>, steps: &RecordBatch) -> Option<Origin> {
         let groups = self.metadata.metadata().row_groups().iter().enumerate();
         let mut start = 0;
         for (group, own) in groups {
             let end = start + u64::try_from(own.num_rows()).unwrap_or(0);
             if (start, end) == (rows.start, rows.end) {
-                // What was made of a column is not what the file has.
+                // A decoded column differs from the file's.
                 let stored = |name: &str| {
                     self.logical
                         .field_with_name(name)
@@ -151,15 +154,16 @@ impl ShardReader {
         None
     }
 
-    /// The field that a column of the file is read as, where that is another.
+    /// Returns the field that a column of the file is decoded to, if it is decoded.
     fn made(&self, stored: &Field) -> Option<Field> {
         self.decode.as_ref()?.field(stored)
     }
 
-    /// Reads the rows of `ranges`, which ascend and do not overlap, of the columns named (all where `None`), in file order.
+    /// Reads the rows of `ranges`, which ascend and do not overlap. Reads the columns named, in
+    /// file order; all columns if `None`.
     ///
     /// # Errors
-    /// Where the file cannot be read or is damaged; the message names the file.
+    /// Returns an error that names the file if it cannot be read or is damaged.
     pub fn read(&self, ranges: &[Range<u64>], columns: Option<&[String]>) -> Result<RecordBatch> {
         self.try_read(ranges, columns)
             .map_err(|error| error.at(self.path.display()))
@@ -180,8 +184,8 @@ impl ShardReader {
         let logical = Arc::new(self.logical.project(&keep)?);
         let parts = self.parts(ranges);
         let rows: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let rows = usize::try_from(rows)
-            .map_err(|_| Error::failed("more rows are asked for than fit in memory"))?;
+        let rows =
+            usize::try_from(rows).map_err(|_| Error::failed("the rows do not fit in memory"))?;
         let there: usize = parts
             .iter()
             .flat_map(|(_, selectors)| selectors)
@@ -190,7 +194,9 @@ impl ShardReader {
             .sum();
         if there != rows {
             return Err(Error::failed(format!(
-                "has {there} of the {rows} rows that the manifest lists"
+                "the file has {} of the {} that the manifest lists",
+                wording::number(there),
+                wording::count(rows, "row")
             )));
         }
         let file = Arc::new(open(&self.path)?);
@@ -210,7 +216,7 @@ impl ShardReader {
             Some(vector) => vector.read(&file, &parts, rows),
             None => read
                 .next()
-                .ok_or_else(|| Error::failed("a column was not read")),
+                .ok_or_else(|| Error::failed("a column is missing")),
         };
         let mut columns = keep.iter().map(column).collect::<Result<Vec<_>>>()?;
         let mut fields = logical.fields().to_vec();
@@ -233,7 +239,7 @@ impl ShardReader {
         )?)
     }
 
-    /// Reads columns that are no plain vectors, by Arrow's reader.
+    /// Reads the columns that [`Vector`] cannot read, with Arrow's reader.
     fn others(
         &self,
         file: File,
@@ -273,7 +279,7 @@ impl ShardReader {
         }
     }
 
-    /// The row groups that hold `ranges`, and which of their rows those are.
+    /// Returns the row groups that hold `ranges`, and which of their rows to read.
     fn parts(&self, ranges: &[Range<u64>]) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut start = 0;
@@ -315,7 +321,7 @@ mod tests {
     use super::*;
     use crate::dataset::store::HashingFile;
 
-    /// Makes of `x` what it is less than nothing by.
+    /// Decodes `x` to `-x`.
     #[derive(Debug)]
     struct Negated;
 
@@ -334,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_of_a_column_is_never_taken_for_what_the_file_has() {
+    fn a_decoded_column_is_never_copied_from_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("shard.parquet");
         let fields = ["x", "y"].map(|name| Field::new(name, DataType::Int64, false));

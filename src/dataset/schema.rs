@@ -1,7 +1,9 @@
-//! Names and types of columns: what a dataset must have, and how vectors are kept in memory and in the file.
+//! Names and types of columns: the columns with a fixed meaning, how types are written for users,
+//! and how vectors are stored in memory and in files.
 //!
-//! In memory a vector column is a `FixedSizeList<T, n>`. In the file a vector that may be null is a plain list, because
-//! pyarrow before 26 cannot read fixed-size lists with nulls; the manifest keeps its width.
+//! In memory a vector column is a `FixedSizeList<T, n>`. In a file a nullable vector is a plain
+//! list, because pyarrow before version 26 cannot read fixed-size lists with nulls; the manifest
+//! records its width.
 
 use std::sync::Arc;
 
@@ -12,63 +14,77 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::manifest::Column;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, wording};
 
 /// Columns of `steps` with a fixed meaning.
 pub mod step {
-    /// Which trajectory the row belongs to, int64.
+    /// Id of the trajectory that the row belongs to, int64.
     pub const TRAJECTORY_ID: &str = "trajectory_id";
     /// Position in the trajectory from 0, int32.
     pub const STEP: &str = "step";
     /// o_t: vector, struct, image or encoded image.
     pub const OBSERVATION: &str = "observation";
-    /// a_t, taken in o_t: vector or integer; null where it was not recorded.
+    /// a_t, taken in o_t: vector or integer; null if it was not recorded.
     pub const ACTION: &str = "action";
-    /// r_t, received for a_t; null where it was not recorded.
+    /// r_t, received for a_t; null if it was not recorded.
     pub const REWARD: &str = "reward";
-    /// Whether the environment ended with a_t, boolean.
+    /// Whether the environment terminated after a_t, boolean.
     pub const TERMINATED: &str = "terminated";
     /// Whether the trajectory was cut off after a_t, boolean.
     pub const TRUNCATED: &str = "truncated";
-    /// Whether the row holds only the observation after the last action, boolean.
+    /// Whether the row holds nothing but the observation after the last action, boolean.
     pub const IS_FINAL: &str = "is_final";
-    /// `recorded` or `proxy`; null where there is no action.
+    /// `recorded` or `proxy`; null if there is no action.
     pub const ACTION_SOURCE: &str = "action_source";
     /// Standard deviation of a proxy action, one per dimension.
     pub const ACTION_STD: &str = "action_std";
+
+    /// Every column of `steps` with a fixed meaning.
+    pub const CANONICAL: [&str; 10] = [
+        TRAJECTORY_ID,
+        STEP,
+        OBSERVATION,
+        ACTION,
+        REWARD,
+        TERMINATED,
+        TRUNCATED,
+        IS_FINAL,
+        ACTION_SOURCE,
+        ACTION_STD,
+    ];
 }
 
 /// Columns of `trajectories` with a fixed meaning.
 pub mod trajectory {
-    /// Unique in the dataset, int64.
+    /// Id of the trajectory, unique in the dataset, int64.
     pub const TRAJECTORY_ID: &str = "trajectory_id";
-    /// Identity that survives filters and merges: hash of the source and its key, hexadecimal.
+    /// Identity that survives filters and merges: the hash of the source and its key, hexadecimal.
     pub const UID: &str = "uid";
-    /// The id that the source gave, as text.
+    /// The trajectory's id in the source, as text.
     pub const SOURCE_KEY: &str = "source_key";
     /// Name of the source.
     pub const SOURCE: &str = "source";
-    /// Steps that are not final, int64.
+    /// Number of steps, the final observation excluded, int64.
     pub const LENGTH: &str = "length";
-    /// Undiscounted sum of recorded rewards, float64; null where there is none.
+    /// Undiscounted sum of recorded rewards, float64; null if no reward was recorded.
     pub const RETURN: &str = "return";
-    /// Whether the environment ended, boolean.
+    /// Whether the environment terminated, boolean.
     pub const TERMINATED: &str = "terminated";
     /// Whether the trajectory was cut off, boolean.
     pub const TRUNCATED: &str = "truncated";
     /// Whether every action was recorded, boolean.
     pub const LABELLED: &str = "labelled";
-    /// How many actions were recorded, int64.
+    /// Number of recorded actions, int64.
     pub const RECORDED_ACTIONS: &str = "recorded_actions";
     /// Index of the shard, int32.
     pub const SHARD: &str = "shard";
-    /// First row in the shard's file of steps, int64.
+    /// Index of the first row in the shard's file of steps, int64.
     pub const FIRST_ROW: &str = "first_row";
-    /// Rows in the shard's file of steps, final observation included, int64.
+    /// Number of rows in the shard's file of steps, the final observation included, int64.
     pub const ROWS: &str = "rows";
     /// blake3 of the trajectory's columns, 128 bits in hexadecimal.
     pub const CONTENT_HASH: &str = "content_hash";
-    /// Per-dimension sum of observations, final one included, list of float64.
+    /// Per-dimension sum of observations, the final one included, list of float64.
     pub const OBSERVATION_SUM: &str = "observation_sum";
     /// Per-dimension sum of squares of observations.
     pub const OBSERVATION_SUM_SQ: &str = "observation_sum_sq";
@@ -77,7 +93,8 @@ pub mod trajectory {
     /// Per-dimension sum of squares of actions that are not null.
     pub const ACTION_SUM_SQ: &str = "action_sum_sq";
 
-    /// Columns that are computed from the steps whenever a dataset is written; all others are carried along.
+    /// Columns that are computed from the steps whenever a dataset is written. All other columns
+    /// are carried along.
     pub const INTRINSIC: [&str; 14] = [
         LENGTH,
         RETURN,
@@ -96,7 +113,7 @@ pub mod trajectory {
     ];
 }
 
-/// Width of a vector column in memory; `None` for any other type.
+/// Returns the width of a vector type; `None` for any other type.
 pub fn width(data_type: &DataType) -> Option<i32> {
     match data_type {
         DataType::FixedSizeList(_, width) => Some(*width),
@@ -104,7 +121,7 @@ pub fn width(data_type: &DataType) -> Option<i32> {
     }
 }
 
-/// A vector type of `width` elements that are never null.
+/// Returns the type of vectors with `width` elements that are never null.
 pub fn vector(element: DataType, width: i32) -> DataType {
     DataType::FixedSizeList(Arc::new(Field::new("element", element, false)), width)
 }
@@ -148,7 +165,7 @@ pub fn type_name(data_type: &DataType) -> String {
     }
 }
 
-/// Approximate bytes of one row in memory, for budgets.
+/// Returns the approximate number of bytes that one row takes in memory.
 pub fn row_bytes(schema: &Schema) -> usize {
     fn of(data_type: &DataType) -> usize {
         match data_type {
@@ -156,7 +173,8 @@ pub fn row_bytes(schema: &Schema) -> usize {
                 of(child.data_type()) * usize::try_from(*width).unwrap_or(0)
             }
             DataType::Struct(fields) => fields.iter().map(|field| of(field.data_type())).sum(),
-            // Encoded images: what they take cannot be told from the type, and many of them must fit into memory.
+            // The type does not tell the size of encoded images. Assume 32 KiB, so that a block of
+            // them fits into memory.
             DataType::Binary | DataType::LargeBinary => 32 << 10,
             other => other.primitive_width().unwrap_or(24),
         }
@@ -169,12 +187,13 @@ pub fn row_bytes(schema: &Schema) -> usize {
         .max(1)
 }
 
-/// How many rows a row group, and with it a unit of work, aims at: a fixed rule of the schema alone.
+/// Returns the number of rows that a row group, and so a block, aims at. It depends only on the
+/// schema.
 pub fn block_rows(schema: &Schema) -> usize {
     ((32 << 20) / row_bytes(schema)).clamp(256, 65_536)
 }
 
-/// The manifest's description of `schema`.
+/// Returns the description of `schema` that the manifest holds.
 pub fn describe(schema: &Schema) -> Vec<Column> {
     let describe = |field: &Arc<Field>| Column {
         name: field.name().clone(),
@@ -185,10 +204,11 @@ pub fn describe(schema: &Schema) -> Vec<Column> {
     schema.fields().iter().map(describe).collect()
 }
 
-/// The schema in memory of a file of steps whose manifest has `columns`.
+/// Returns the schema in memory of a file of steps with the schema `file`; `columns` are the
+/// manifest's.
 ///
 /// # Errors
-/// Where file and manifest disagree about the columns.
+/// Returns an error if the file and the manifest name different columns.
 pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
     let names = |schema: &Schema| {
         schema
@@ -204,7 +224,7 @@ pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
             .collect::<Vec<_>>()
     {
         return Err(
-            Error::failed("the manifest's columns are not those of the shard files")
+            Error::failed("the manifest and the shard files name different columns")
                 .hint("the dataset is damaged: import or materialise it again"),
         );
     }
@@ -228,7 +248,7 @@ pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
     )))
 }
 
-/// The schema in the file of steps that have `schema` in memory.
+/// Returns the schema in the file of steps that have `schema` in memory.
 pub fn physical(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::FixedSizeList(child, _) if field.is_nullable() => Arc::new(
@@ -242,10 +262,11 @@ pub fn physical(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Brings the columns of `batch` to the types of `schema`: lists and vectors into each other, nothing else.
+/// Converts the columns of `batch` to the types of `schema`: lists to vectors and vectors to lists,
+/// nothing else.
 ///
 /// # Errors
-/// Where a list's length is not the vector's width.
+/// Returns an error if the length of a list is not the width of the vector.
 pub fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = batch
         .columns()
@@ -267,7 +288,7 @@ pub fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     )?)
 }
 
-/// A list array whose values all have `width` elements, as a vector array.
+/// Converts a list array whose values all have `width` elements to a vector array.
 fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRef> {
     let list = arrow::array::AsArray::as_list::<i32>(column.as_ref());
     let offsets = list.value_offsets();
@@ -277,8 +298,8 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
         .find(|(row, ends)| list.is_valid(*row) && ends[1] - ends[0] != width);
     if let Some((row, ends)) = wrong {
         return Err(Error::failed(format!(
-            "row {row} holds {} values where the vector has {width}",
-            ends[1] - ends[0]
+            "row {row} has {} where the vector has {width}",
+            wording::count(ends[1] - ends[0], "value")
         )));
     }
     let values = match list.nulls().filter(|nulls| nulls.null_count() > 0) {
@@ -297,7 +318,7 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
                 at = end;
             }
             values.try_extend_nulls((list.len() - at) * width as usize)?;
-            // Slots under a null vector hold zeros, never nulls of their own.
+            // The elements of a null vector are zeros, not nulls.
             make_array(values.freeze().into_builder().nulls(None).build()?)
         }
     };
@@ -309,7 +330,7 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
     )?))
 }
 
-/// A vector array as a list array: null vectors take no values.
+/// Converts a vector array to a list array. Null vectors become lists without elements.
 fn to_list(column: &ArrayRef, child: &Arc<Field>) -> Result<ArrayRef> {
     let fixed = arrow::array::AsArray::as_fixed_size_list(column.as_ref());
     let width = fixed.value_length() as usize;
@@ -338,4 +359,34 @@ fn to_list(column: &ArrayRef, child: &Arc<Field>) -> Result<ArrayRef> {
         values,
         fixed.nulls().cloned(),
     )?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_written_as_users_write_them() {
+        let list = |child| DataType::List(Arc::new(Field::new("item", child, true)));
+        let fields = vec![
+            Field::new("position", vector(DataType::Float32, 3), false),
+            Field::new("time", DataType::Float64, false),
+        ];
+        for (data_type, name) in [
+            (DataType::Int64, "int64"),
+            (DataType::UInt8, "uint8"),
+            (DataType::Boolean, "bool"),
+            (DataType::LargeUtf8, "text"),
+            (DataType::Binary, "bytes"),
+            (vector(DataType::Float32, 11), "float32[11]"),
+            (vector(vector(DataType::UInt8, 3), 64), "uint8[64, 3]"),
+            (list(DataType::Float32), "list[float32]"),
+            (
+                DataType::Struct(fields.into()),
+                "struct[position: float32[3], time: float64]",
+            ),
+        ] {
+            assert_eq!(type_name(&data_type), name);
+        }
+    }
 }

@@ -1,10 +1,15 @@
-//! Every creation, rename, sync and removal, and nothing else.
+//! Every operation that changes the file system: creation, renaming, syncing, removal.
 //!
-//! The rest of the crate is kept from `std::fs`'s own by `clippy.toml`, so the order of effects that the commit
-//! protocol promises can be counted, failed and killed at from a test: with the feature `faults`, `TRAJMILL_FAULT`
-//! names the operation (`kill:17`, `stop:17`, `error:17:28` with an errno; `count:FILE` writes their names to FILE).
-//! `delay:SEED` lets workers linger at random wherever they take something from one another; `plain-renames` takes away the
-//! renames that not every file system has.
+//! `clippy.toml` forbids the functions of `std::fs` that do so in the rest of the crate. The commit
+//! protocol depends on the order of these operations, so tests can count them, make them fail, and
+//! kill the process at any of them: with the feature `faults`, the variable `TRAJMILL_FAULT` is one
+//! of
+//!
+//! - `kill:17` or `stop:17`: kill or stop the process before operation 17;
+//! - `error:17:28`: let operation 17 fail with errno 28;
+//! - `count:FILE`: write the operations to FILE;
+//! - `delay:SEED`: delay workers at random where they take work from each other;
+//! - `plain-renames`: allow only plain renames, as on file systems that have no others.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one file")]
 
@@ -18,10 +23,15 @@ use crate::error::{Error, Result};
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot {action} {}: {error}", path.display()));
     match error.raw_os_error() {
-        Some(28) => failure.hint("the disk is full: free some space and run the same command again, finished tasks are kept"),
-        Some(122) => failure.hint("the disk quota is used up: free some space and run the same command again"),
-        Some(30) => failure.hint("the file system is read-only: write the output somewhere else"),
-        Some(13) => failure.hint("permission was denied: check the owner and mode of the folder"),
+        Some(28) => failure.hint(
+            "the disk is full: free some space and run the same command again; finished tasks are kept",
+        ),
+        Some(122) => failure.hint(
+            "the disk quota is exhausted: free some space and run the same command again; \
+             finished tasks are kept",
+        ),
+        Some(30) => failure.hint("the file system is read-only: write the output to another one"),
+        Some(13) => failure.hint("check the owner and the permissions of the folder"),
         _ => failure,
     }
 }
@@ -32,12 +42,12 @@ fn attempt<T>(action: &str, path: &Path, operation: impl FnOnce() -> io::Result<
         .map_err(|error| failed(action, path, &error))
 }
 
-/// Creates `path` for writing; it must not exist yet.
+/// Creates the file `path` for writing. It must not exist yet.
 pub fn create(path: &Path) -> Result<File> {
     attempt("create", path, || File::create_new(path))
 }
 
-/// Opens `path` for appending, creating it if need be.
+/// Opens the file `path` for appending. Creates it if it does not exist.
 pub fn append(path: &Path) -> Result<File> {
     attempt("open", path, || {
         OpenOptions::new()
@@ -48,22 +58,22 @@ pub fn append(path: &Path) -> Result<File> {
     })
 }
 
-/// Creates a directory and its missing parents, and makes their names durable: what is later put into them is not lost with
-/// them.
+/// Creates a directory and its missing parents, and makes their names durable, so that files in
+/// them are not lost after a crash.
 pub fn create_dir(path: &Path) -> Result<()> {
-    // What is there is looked at after it is seen to be there: another process may make the folder between the two.
+    // `is_dir` comes second, because another process may create the folder between the two calls.
     if path.symlink_metadata().is_ok() {
         return if path.is_dir() {
             Ok(())
         } else {
-            let message = format!("{} is there and is not a folder", path.display());
-            Err(Error::failed(message).hint("write to another path, or remove it yourself"))
+            let message = format!("{} exists and is not a folder", path.display());
+            Err(Error::failed(message).hint("remove it, or write to another path"))
         };
     }
     let parent = folder(path);
     create_dir(parent)?;
     attempt("create", path, || match fs::create_dir(path) {
-        // Another process may have made it meanwhile.
+        // Another process may have created it in the meantime.
         Err(_) if path.is_dir() => Ok(()),
         made => made,
     })?;
@@ -80,14 +90,15 @@ pub fn sync_dir(path: &Path) -> Result<()> {
     attempt("sync", path, || File::open(path)?.sync_all())
 }
 
-/// Writes a whole small file durably; it must not exist yet.
+/// Writes a small file durably. It must not exist yet.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = create(path)?;
     attempt("write", path, || file.write_all(bytes))?;
     sync(&file, path)
 }
 
-/// Puts a whole small file at `path` in one step, whatever is there: readers see the old bytes or the new ones.
+/// Writes a small file to `path` in one step, replacing any file there: readers see either the old
+/// bytes or the new ones.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path
         .file_name()
@@ -103,7 +114,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Moves `from` to `to`, which must not exist: the atomic step that makes a result visible.
-/// Returns `false`, with nothing changed, where `to` exists.
+/// Returns `false` and changes nothing if `to` exists.
 pub fn publish(from: &Path, to: &Path) -> Result<bool> {
     use rustix::fs::RenameFlags;
     attempt("publish", to, || {
@@ -119,8 +130,9 @@ pub fn publish(from: &Path, to: &Path) -> Result<bool> {
     })
 }
 
-/// Exchanges `from` and `to` in one step: readers see the old tree or the new one. Where the file system cannot, `to` is
-/// moved aside first, and nothing stands there for a moment.
+/// Exchanges `from` and `to` in one step: readers see either the old tree or the new one. If the
+/// file system does not support that, `to` is moved aside first, and for a moment there is nothing
+/// at its path.
 pub fn exchange(from: &Path, to: &Path) -> Result<()> {
     use rustix::fs::{RenameFlags, rename as plain};
     attempt("publish", to, || {
@@ -143,14 +155,16 @@ fn rename(from: &Path, to: &Path, flags: rustix::fs::RenameFlags) -> rustix::io:
     rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags)
 }
 
-/// Whether a file system has no renames but the plain one: NFS, Lustre and many in user space have not.
+/// Returns whether the error means that the file system supports only the plain rename, as NFS,
+/// Lustre and many file systems in user space do.
 fn unsupported(error: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
     [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP].contains(&error)
 }
 
-/// Moves `from` to `to` without the kernel's word that nothing is there: a directory replaces nothing but an empty one by its
-/// nature, and a file is linked to its second name before it loses its first.
+/// Moves `from` to `to` without replacing anything, on file systems with only the plain rename:
+/// renaming a directory replaces at most an empty one, and a file gets its second name by a link
+/// before it loses its first.
 fn move_to_nothing(from: &Path, to: &Path) -> rustix::io::Result<()> {
     use rustix::io::Errno;
     if from.is_dir() {
@@ -163,7 +177,7 @@ fn move_to_nothing(from: &Path, to: &Path) -> rustix::io::Result<()> {
     rustix::fs::unlink(from)
 }
 
-/// Removes a file or a whole tree; nothing to do where there is none.
+/// Removes a file or a whole tree, if it exists.
 pub fn remove(path: &Path) -> Result<()> {
     let removed = attempt("remove", path, || match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
@@ -176,7 +190,7 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a directory, unless something is in it.
+/// Removes a directory if it is empty.
 pub fn remove_empty(path: &Path) -> Result<()> {
     attempt("remove", path, || match fs::remove_dir(path) {
         Err(error)
@@ -189,8 +203,9 @@ pub fn remove_empty(path: &Path) -> Result<()> {
     })
 }
 
-/// Locks the file at `path`, creating it, and writes `holder` into it; the lock goes with the returned file.
-/// `Err` in the inner result holds what the present holder wrote.
+/// Locks the file at `path`, which is created if it does not exist, and writes `holder` to it.
+/// Dropping the returned file releases the lock. The inner result is `Err` with the content of the
+/// file if another process holds the lock.
 pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
     use rustix::fs::{FlockOperation, flock};
     let mut waited = 0;
@@ -201,7 +216,7 @@ pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
                 return Err(failed("lock", path, &error.into()));
             }
             let holder = fs::read_to_string(path).unwrap_or_default();
-            // Who has just taken it has yet to write its name.
+            // A process that has just taken the lock has yet to write its name.
             if holder.is_empty() && waited < 100 {
                 waited += 1;
                 std::thread::sleep(std::time::Duration::from_millis(10));
@@ -209,7 +224,8 @@ pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
             }
             return Ok(Err(holder));
         }
-        // The holder before may have removed the file between its opening and its locking here: then try again.
+        // The previous holder may have removed the file after it was opened and before it was
+        // locked: then try again.
         let same = match (file.metadata(), fs::metadata(path)) {
             (Ok(ours), Ok(theirs)) => {
                 std::os::unix::fs::MetadataExt::ino(&ours)
@@ -235,7 +251,7 @@ pub fn append_line(file: &mut File, path: &Path, line: &str) -> Result<()> {
     sync(file, path)
 }
 
-/// A file that is hashed while it is written.
+/// A file whose bytes are hashed while they are written.
 pub struct HashingFile {
     file: File,
     path: std::path::PathBuf,
@@ -243,17 +259,17 @@ pub struct HashingFile {
     bytes: u64,
 }
 
-/// Length and blake3 of a finished file.
+/// The length and hash of a finished file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digest {
     /// Length in bytes.
     pub bytes: u64,
-    /// blake3 of the bytes, in hexadecimal.
+    /// The blake3 hash of the bytes, in hexadecimal.
     pub blake3: String,
 }
 
 impl HashingFile {
-    /// Creates `path`; it must not exist yet.
+    /// Creates the file `path`. It must not exist yet.
     pub fn create(path: &Path) -> Result<HashingFile> {
         Ok(HashingFile {
             file: create(path)?,
@@ -263,7 +279,7 @@ impl HashingFile {
         })
     }
 
-    /// Makes the file durable and returns what was written.
+    /// Makes the file durable and returns its length and hash.
     pub fn finish(self) -> Result<Digest> {
         sync(&self.file, &self.path)?;
         Ok(Digest {
@@ -275,7 +291,7 @@ impl HashingFile {
 
 impl Write for HashingFile {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        // Encoders hand the error on as it is, so it says here already which file it was and what to do.
+        // Encoders pass the error on unchanged, so it names the file and the remedy here.
         let written = faults::before("write", &self.path).and_then(|()| self.file.write(buffer));
         let written = written
             .map_err(|error| io::Error::new(error.kind(), failed("write", &self.path, &error)))?;
@@ -291,19 +307,20 @@ impl Write for HashingFile {
     }
 }
 
-/// Stands wherever a worker takes something that another may want: with the feature `faults`, a test can upset the order.
+/// Does nothing, except in tests with the feature `faults`, which delay a worker here to change the
+/// order in which workers take work.
 pub fn pause() {
     faults::pause();
 }
 
-/// A file of a format whose beginning says what only its end knows.
+/// A file whose first bytes can only be written at the end, such as a header with a length.
 pub struct PatchedFile {
     file: File,
     path: std::path::PathBuf,
 }
 
 impl PatchedFile {
-    /// Creates `path`; it must not exist yet.
+    /// Creates the file `path`. It must not exist yet.
     pub fn create(path: &Path) -> Result<PatchedFile> {
         Ok(PatchedFile {
             file: create(path)?,
@@ -311,7 +328,7 @@ impl PatchedFile {
         })
     }
 
-    /// Writes over bytes that were written before, from `offset` on.
+    /// Overwrites bytes that were already written, from `offset` on.
     pub fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         use std::os::unix::fs::FileExt;
         attempt("write", &self.path, || {
@@ -336,7 +353,7 @@ impl Write for PatchedFile {
     }
 }
 
-/// Length and blake3 of the file at `path`, read as a stream.
+/// Returns the length and hash of the file at `path`, which is read as a stream.
 pub fn digest(path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let file = File::open(path).map_err(|error| failed("read", path, &error))?;
@@ -366,7 +383,7 @@ mod faults {
     }
 }
 
-/// Counts operations and, at the one that `TRAJMILL_FAULT` names, kills or stops the process or fails.
+/// Counts operations and injects the fault that `TRAJMILL_FAULT` names.
 #[cfg(feature = "faults")]
 mod faults {
     use std::io::{self, Write};
@@ -407,7 +424,7 @@ mod faults {
         }
     }
 
-    /// Sleeps for up to 4 ms, by the seed and the number of pauses before this one.
+    /// Sleeps for up to 4 ms, depending on the seed and the number of earlier pauses.
     pub(super) fn pause() {
         let Ok(fault) = std::env::var("TRAJMILL_FAULT") else {
             return;
@@ -421,7 +438,7 @@ mod faults {
         std::thread::sleep(std::time::Duration::from_micros(micros));
     }
 
-    /// Whether renames are to work as they do on a file system that knows no flags.
+    /// Returns whether to behave like a file system that supports only the plain rename.
     pub(super) fn plain_renames() -> bool {
         std::env::var("TRAJMILL_FAULT").is_ok_and(|fault| fault == "plain-renames")
     }

@@ -1,4 +1,5 @@
-//! Writes shards: whole trajectories, row groups cut at their ends, hashed on the way.
+//! Writes shards of whole trajectories. Row groups end where trajectories end, and files are hashed
+//! while they are written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,17 +11,17 @@ use parquet::basic::{Compression, Encoding, LogicalType, Type, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::group::{GroupWriter, Origin};
 use super::manifest::{FileEntry, ShardEntry, Statistics, TOOL};
+use super::row_group::{GroupWriter, Origin};
 use super::schema::{self, step, trajectory};
 use super::store::HashingFile;
-use super::{Block, intrinsic, layout};
+use super::{Block, computed_columns, layout};
 use crate::error::{Error, Result};
 
-/// Bytes of steps that are encoded at once.
+/// Number of bytes of steps that are encoded at once.
 const ENCODED_AT_ONCE: usize = 4 << 20;
 
-/// A shard being written.
+/// The writer of one shard.
 pub struct ShardWriter {
     root: PathBuf,
     index: usize,
@@ -34,7 +35,8 @@ pub struct ShardWriter {
     statistics: Statistics,
 }
 
-/// The schema of `trajectories` beside steps of `steps`, where `carried` columns come along.
+/// Returns the schema of `trajectories` for steps of the schema `steps` and carried columns of the
+/// schema `carried`.
 pub fn trajectories_schema(steps: &Schema, carried: &Schema) -> SchemaRef {
     let placed = [
         Field::new(trajectory::SHARD, DataType::Int32, false),
@@ -44,14 +46,14 @@ pub fn trajectories_schema(steps: &Schema, carried: &Schema) -> SchemaRef {
     let fields = carried.fields().iter().map(|field| field.as_ref().clone());
     Arc::new(Schema::new(
         fields
-            .chain(intrinsic::fields(steps))
+            .chain(computed_columns::fields(steps))
             .chain(placed)
             .collect::<Vec<_>>(),
     ))
 }
 
-/// How files of `schema` are written: zstd; floats split by byte, ids and strings by dictionary; nothing that depends
-/// on the machine or the day.
+/// Returns the Parquet properties for files of `schema`: zstd compression, floats split by byte,
+/// ids and texts in dictionaries. They do not depend on the machine or the date.
 pub fn properties(
     schema: &Schema,
     sorting: Option<Vec<SortingColumn>>,
@@ -66,6 +68,10 @@ pub fn properties(
     for column in ArrowSchemaConverter::new().convert(schema)?.columns() {
         let path = column.path().clone();
         let text = matches!(column.logical_type_ref(), Some(LogicalType::String));
+        let pixel = matches!(
+            column.logical_type_ref(),
+            Some(LogicalType::Integer(integer)) if integer.bit_width == 8
+        );
         builder = match (column.physical_type(), column.name()) {
             (Type::FLOAT | Type::DOUBLE, _) => {
                 builder.set_column_encoding(path.clone(), Encoding::BYTE_STREAM_SPLIT)
@@ -74,10 +80,9 @@ pub fn properties(
                 builder.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
             }
             (Type::INT64, _) => builder.set_column_dictionary_enabled(path.clone(), true),
-            // A pixel takes four bytes in a page, and one where it is an index of the 256 there are.
-            (Type::INT32, _) if matches!(column.logical_type_ref(), Some(LogicalType::Integer(integer)) if integer.bit_width == 8) => {
-                builder.set_column_dictionary_enabled(path.clone(), true)
-            }
+            // A pixel takes four bytes in a page, or one as an index into a dictionary of 256
+            // values.
+            (Type::INT32, _) if pixel => builder.set_column_dictionary_enabled(path.clone(), true),
             (Type::BYTE_ARRAY, name)
                 if text && ![trajectory::UID, trajectory::CONTENT_HASH].contains(&name) =>
             {
@@ -85,7 +90,7 @@ pub fn properties(
             }
             _ => builder,
         };
-        // The smallest and largest coordinate of a vector prune nothing.
+        // Minimum and maximum over the coordinates of vectors do not help a query skip pages.
         if column.max_rep_level() > 0 {
             builder = builder.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
@@ -113,11 +118,12 @@ fn sorting(schema: &Schema, names: &[&str]) -> Result<Vec<SortingColumn>> {
 }
 
 impl ShardWriter {
-    /// Starts shard `index` of the dataset at `root`, whose steps have the schema `steps` in memory and whose
-    /// trajectories carry the columns of `carried` along. `sorted` says that ids ascend.
+    /// Starts shard `index` of the dataset at `root`. `steps` is the schema of its steps in memory,
+    /// `carried` the schema of the columns that its trajectories carry along, and `sorted` says
+    /// that ids ascend.
     ///
     /// # Errors
-    /// Where the files exist or cannot be created.
+    /// Returns an error if the files exist or cannot be created.
     pub fn create(
         root: &Path,
         index: usize,
@@ -160,7 +166,7 @@ impl ShardWriter {
         })
     }
 
-    /// Rows of steps written so far.
+    /// Returns the number of rows of steps written so far.
     pub fn rows(&self) -> u64 {
         self.rows
     }
@@ -168,11 +174,11 @@ impl ShardWriter {
     /// Appends whole trajectories.
     ///
     /// # Errors
-    /// Where the block's columns are not the shard's, or the files cannot be written.
+    /// Returns an error if a column of the shard is missing, or if the files cannot be written.
     pub fn write(&mut self, block: &Block) -> Result<()> {
-        let intrinsic = intrinsic::compute(block)?;
-        self.statistics.add(&intrinsic.statistics);
-        self.write_trajectories(block, intrinsic)?;
+        let computed = computed_columns::compute(block)?;
+        self.statistics.add(&computed.statistics);
+        self.write_trajectories(block, computed)?;
         let steps = self.ordered(&block.steps)?;
         self.rows += steps.num_rows() as u64;
         if let Some(origin) = &block.origin {
@@ -183,12 +189,13 @@ impl ShardWriter {
         }
         let mut from = 0;
         for span in block.spans() {
-            // A trajectory as long as a row group gets one of its own.
+            // A trajectory as long as a row group gets its own row group.
             if span.len() >= self.block_rows {
                 self.close_row_group(&steps.slice(from, span.start - from))?;
                 from = span.start;
             }
-            // A row group closes at the first trajectory end at or after its target, so none is ever cut.
+            // A row group ends with the first trajectory that reaches the target size, so no
+            // trajectory is cut.
             if self.steps.in_progress_rows() + span.end - from >= self.block_rows {
                 self.close_row_group(&steps.slice(from, span.end - from))?;
                 from = span.end;
@@ -197,8 +204,8 @@ impl ShardWriter {
         self.put(&steps.slice(from, steps.num_rows() - from))
     }
 
-    /// The columns of a block that can be copied from the row group that it was read as; none where that would be no row
-    /// group here.
+    /// Returns the columns of a block that can be copied from the row group that it was read from.
+    /// Returns none if the block would not be a row group of its own here.
     fn copied(&self, block: &Block, origin: &Origin) -> Vec<String> {
         let rows = block.steps.num_rows();
         let whole = rows == origin.steps.num_rows()
@@ -220,7 +227,7 @@ impl ShardWriter {
         names.filter(same).cloned().collect()
     }
 
-    /// Writes `rest` and ends the row group, if there is anything in it.
+    /// Writes `rest` and ends the row group, unless it is empty.
     fn close_row_group(&mut self, rest: &RecordBatch) -> Result<()> {
         self.put(rest)?;
         if self.steps.in_progress_rows() > 0 {
@@ -229,7 +236,8 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Gives `steps` to the encoder a part at a time: for a byte of an image it takes some twenty of its own.
+    /// Passes `steps` to the encoder in small parts, because it needs about twenty bytes of memory
+    /// for a byte of an image.
     fn put(&mut self, steps: &RecordBatch) -> Result<()> {
         self.parts(steps)
             .try_for_each(|part| self.steps.write(&part))
@@ -243,13 +251,13 @@ impl ShardWriter {
             .map(move |from| steps.slice(from, part.min(steps.num_rows() - from)))
     }
 
-    /// The block's columns in the shard's order and file types.
+    /// Returns the block's columns in the order and with the types of the shard's file.
     fn ordered(&self, steps: &RecordBatch) -> Result<RecordBatch> {
         let column = |field: &Arc<Field>| {
             let column = steps.column_by_name(field.name());
             column.cloned().ok_or_else(|| {
                 Error::failed(format!(
-                    "column `{}` is missing in {}",
+                    "the column `{}` of {} is missing",
                     field.name(),
                     layout::steps(self.index)
                 ))
@@ -267,7 +275,11 @@ impl ShardWriter {
         )
     }
 
-    fn write_trajectories(&mut self, block: &Block, intrinsic: intrinsic::Intrinsic) -> Result<()> {
+    fn write_trajectories(
+        &mut self,
+        block: &Block,
+        computed: computed_columns::ComputedColumns,
+    ) -> Result<()> {
         let first = block
             .spans()
             .map(|span| (self.rows + span.start as u64) as i64);
@@ -290,7 +302,7 @@ impl ShardWriter {
                 ),
             ),
         ];
-        let known: Vec<(String, ArrayRef)> = intrinsic
+        let known: Vec<(String, ArrayRef)> = computed
             .columns
             .into_iter()
             .map(|(field, column)| (field.name().clone(), column))
@@ -309,7 +321,7 @@ impl ShardWriter {
             let column = known.or_else(|| block.trajectories.column_by_name(field.name()).cloned());
             column.ok_or_else(|| {
                 Error::failed(format!(
-                    "column `{}` is missing in {}",
+                    "the column `{}` of {} is missing",
                     field.name(),
                     layout::trajectories(self.index)
                 ))
@@ -325,10 +337,10 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Closes both files: all that is left is to make them durable, which waits for the disk.
+    /// Closes both files. [`ClosedShard::sync`], which waits for the disk, makes them durable.
     ///
     /// # Errors
-    /// Where the files cannot be written.
+    /// Returns an error if the files cannot be written.
     pub fn close(self) -> Result<ClosedShard> {
         let trajectories = self.trajectories.into_inner()?;
         Ok(ClosedShard {
@@ -341,16 +353,16 @@ impl ShardWriter {
         })
     }
 
-    /// Closes both files, makes them durable and returns what the manifest says of them.
+    /// Closes both files, makes them durable and returns the shard's entry in the manifest.
     ///
     /// # Errors
-    /// Where the files cannot be written or synced.
+    /// Returns an error if the files cannot be written or synced.
     pub fn finish(self) -> Result<ShardEntry> {
         self.close()?.sync()
     }
 }
 
-/// A shard of which everything is written and nothing is durable yet.
+/// A shard that is completely written, but not durable yet.
 pub struct ClosedShard {
     root: PathBuf,
     index: usize,
@@ -361,10 +373,10 @@ pub struct ClosedShard {
 }
 
 impl ClosedShard {
-    /// Makes both files durable and returns what the manifest says of them.
+    /// Makes both files durable and returns the shard's entry in the manifest.
     ///
     /// # Errors
-    /// Where the files cannot be synced.
+    /// Returns an error if the files cannot be synced.
     pub fn sync(self) -> Result<ShardEntry> {
         let trajectories = entry(
             self.trajectories,

@@ -12,7 +12,8 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
-use super::explain::{self, text};
+use super::describe::text;
+use super::explain;
 use super::parse::{Allowed, parse};
 use super::program::{Program, evaluate, fit, physical, plain};
 use super::session::{df_schema, session};
@@ -21,19 +22,19 @@ use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
-/// An SQL aggregate over the steps of each trajectory, final row excluded.
+/// An SQL aggregate over the steps of each trajectory, the final row excluded.
 pub struct Aggregate {
     written: String,
     program: Program,
     calls: Vec<Call>,
-    /// One column per call.
+    /// The schema of the calls' results, one column per call.
     results: SchemaRef,
-    /// The expression over those columns.
+    /// The expression over the calls' results.
     value: Arc<dyn PhysicalExpr>,
     data_type: DataType,
 }
 
-/// One aggregate of the expression.
+/// One aggregate function call in the expression.
 struct Call {
     function: Arc<AggregateFunctionExpr>,
     inputs: Vec<Arc<dyn PhysicalExpr>>,
@@ -41,11 +42,12 @@ struct Call {
 }
 
 impl Aggregate {
-    /// Binds `sql`, such as `avg(reward)` or `max(reward) - min(reward)`, to the columns of `schema`; its arguments may
-    /// use functions along a trajectory.
+    /// Binds `sql`, such as `avg(reward)` or `max(reward) - min(reward)`, to the columns of
+    /// `schema`. The arguments of aggregates may use functions along a trajectory.
     ///
     /// # Errors
-    /// Where the text is not one expression over aggregates, names what is not there, or its types do not fit together.
+    /// Returns a misfit if the text is not one expression over aggregates, names an unknown column
+    /// or function, or combines types that do not match.
     pub fn bind(sql: &str, schema: &Schema) -> Result<Aggregate, Misfit> {
         let expr = parse(
             sql,
@@ -59,7 +61,7 @@ impl Aggregate {
         let refused = |error: DataFusionError| explain::planning(&error, sql, schema);
         let columns = df_schema(program.schema()).map_err(refused)?;
         let expr = fit(expr, &columns)?;
-        check_nesting(&expr)?;
+        ensure_not_nested(&expr)?;
 
         let context = PhysicalPlanningContext::default();
         let (mut calls, mut done, mut fields) = (
@@ -104,8 +106,12 @@ impl Aggregate {
         });
         let expr = expr.map_err(refused)?.data;
         if calls.is_empty() {
-            return Err(Misfit::new(format!("`{}` is no aggregate", sql.trim()))
-                .help("a trajectory has one value of it: count(*), avg(reward), max(reward) - min(reward), …"));
+            return Err(
+                Misfit::new(format!("`{}` is not an aggregate", sql.trim())).help(
+                    "write an expression with one value per trajectory, such as count(*), \
+                     avg(reward) or max(reward) - min(reward)",
+                ),
+            );
         }
         if let Some(column) = expr
             .column_refs()
@@ -114,10 +120,10 @@ impl Aggregate {
         {
             let name = column.name.clone();
             return Err(Misfit::new(format!(
-                "`{name}` stands outside an aggregate, and has many values in a trajectory"
+                "`{name}` is outside an aggregate, and a trajectory has many values of it"
             ))
             .help(format!(
-                "say which: avg({name}), max({name}), first_value({name}), …"
+                "use an aggregate of it, such as avg({name}), max({name}) or first_value({name})"
             ))
             .word(name));
         }
@@ -137,24 +143,25 @@ impl Aggregate {
         })
     }
 
-    /// Type of the value.
+    /// Returns the type of the value.
     pub fn data_type(&self) -> &DataType {
         &self.data_type
     }
 
-    /// Columns of steps that the aggregate reads.
+    /// Returns the columns of steps that the aggregate reads.
     pub fn columns(&self) -> &[String] {
         self.program.columns()
     }
 
-    /// One value per trajectory of `block`, in its order.
+    /// Computes one value per trajectory of a block, in the block's order.
     ///
     /// # Errors
-    /// Where a row or a trajectory has no value, such as a division by zero; the message names it.
+    /// Returns an error that names the row or trajectory whose value cannot be computed, such as a
+    /// division by zero.
     pub fn evaluate(&self, block: &Block) -> Result<ArrayRef> {
         let table = self.program.run(&block.steps, &block.offsets)?;
         let steps = not(block.is_final()?)?;
-        // Of the steps only what names a row in a message.
+        // The columns that name a row in a message.
         let names = [step::TRAJECTORY_ID, step::STEP]
             .into_iter()
             .filter_map(|name| block.steps.schema().index_of(name).ok());
@@ -196,11 +203,14 @@ impl Aggregate {
             let holds = evaluate(condition, table, source, &self.written)?;
             let holds = holds.as_boolean_opt().ok_or_else(|| {
                 Error::failed(format!(
-                    "the filter in `{}` is not a condition",
+                    "the filter in `{}` is not true or false",
                     self.written
                 ))
             })?;
-            let holds = prep_null_mask_filter(holds);
+            let holds = match holds.null_count() {
+                0 => holds.clone(),
+                _ => prep_null_mask_filter(holds),
+            };
             values = values
                 .iter()
                 .map(|values| filter(values, &holds))
@@ -232,7 +242,7 @@ impl Aggregate {
     }
 }
 
-fn check_nesting(expr: &Expr) -> Result<(), Misfit> {
+fn ensure_not_nested(expr: &Expr) -> Result<(), Misfit> {
     let is_aggregate = |node: &Expr| matches!(node, Expr::AggregateFunction(_));
     let nested = |node: &Expr| match node {
         Expr::AggregateFunction(call) => call.params.args.iter().any(|argument| {
@@ -244,13 +254,11 @@ fn check_nesting(expr: &Expr) -> Result<(), Misfit> {
     };
     match expr.exists(|node| Ok(nested(node))) {
         Ok(false) => Ok(()),
-        _ => Err(Misfit::new(
-            "an aggregate inside an aggregate has no meaning: a trajectory has one value of it",
-        )),
+        _ => Err(Misfit::new("an aggregate cannot contain another aggregate")),
     }
 }
 
-/// Where trajectories start when only the rows that are `kept` are left.
+/// Returns the offsets of trajectories after the rows that are not `kept` are removed.
 fn thinned(offsets: &[usize], kept: &[bool]) -> Vec<usize> {
     let counts = offsets
         .windows(2)
@@ -270,7 +278,8 @@ mod tests {
 
     use super::*;
 
-    /// Trajectory 7 has three steps and a final row, 8 only a final row, 9 two steps without rewards.
+    /// Trajectory 7 has three steps and a final row, 8 only a final row, 9 two steps without
+    /// rewards.
     fn block() -> Block {
         let child = Arc::new(Field::new("element", DataType::Float32, false));
         let action = Arc::new(Float32Array::from(vec![1., -5., 3., 0., 0., 2., -1.]));
@@ -340,6 +349,10 @@ mod tests {
             values("avg(reward) filter (where reward > 0)"),
             [Some(2.5), None, None]
         );
+        assert_eq!(
+            values("count(*) filter (where step > 0)"),
+            [Some(2.), Some(0.), Some(1.)]
+        );
         assert_eq!(values("max(reward) - min(reward)"), [Some(6.), None, None]);
         assert_eq!(
             values("sum(abs(next(action[1]) - action[1]))"),
@@ -390,38 +403,38 @@ mod tests {
     fn refusals_are_about_the_users_words() {
         let block = block();
         for (sql, word, message) in [
-            ("reward", "", "`reward` is no aggregate"),
-            ("1", "", "`1` is no aggregate"),
+            ("reward", "", "`reward` is not an aggregate"),
+            ("1", "", "`1` is not an aggregate"),
             (
                 "avg(reward) + step",
                 "step",
-                "`step` stands outside an aggregate, and has many values in a trajectory",
+                "`step` is outside an aggregate, and a trajectory has many values of it",
             ),
             (
                 "avg(sum(reward))",
                 "",
-                "an aggregate inside an aggregate has no meaning",
+                "an aggregate cannot contain another aggregate",
             ),
             (
                 "next(avg(reward))",
                 "next",
-                "`next` is given an aggregate, which has one value for all steps",
+                "`next` cannot take an aggregate, which has one value for all steps",
             ),
             (
                 "avg(action)",
                 "avg",
-                "`avg` does not take `action`, a vector of 1 numbers",
+                "`avg` does not take `action`, which is a vector of 1 number",
             ),
             ("avg(rewrad)", "rewrad", "unknown column `rewrad`"),
             (
                 "array_agg(reward order by step)",
                 "order",
-                "`order by` inside an aggregate is not available",
+                "an aggregate cannot contain `order by`",
             ),
             (
                 "sum(reward) over ()",
                 "sum",
-                "`sum` is used as a window function",
+                "an expression cannot use `sum` as a window function",
             ),
         ] {
             let misfit = Aggregate::bind(sql, &block.steps.schema())

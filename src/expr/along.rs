@@ -1,51 +1,52 @@
-//! Functions along a trajectory: values that depend on the rows before or after, never on another trajectory's.
+//! Functions along a trajectory: their value on a row depends on other rows of the same trajectory.
 //!
-//! Rows after the last action (`is_final`) are known rows for `next` and `prev`; every other function works on the
-//! steps alone, without them.
+//! `next` and `prev` also see the row after the last action (`is_final`). All other functions work
+//! only on the steps.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float64Array, StructArray,
-    UInt64Array, make_comparator, new_null_array,
+    Array, ArrayRef, BooleanArray, FixedSizeListArray, StructArray, UInt64Array, make_comparator,
+    new_null_array,
 };
 use arrow::compute::{SortOptions, cast, interleave, take};
-use arrow::datatypes::{DataType, Float64Type, Int8Type};
+use arrow::datatypes::{DataType, Int8Type};
 
-use super::scan;
+use super::scan::{self, Atoms, numbers, total};
 use crate::dataset::schema::vector;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
-/// What stands for a value before the first and after the last known row of a trajectory.
+/// The value before the first row and after the last row of a trajectory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
     /// Null.
     Null,
-    /// The nearest known value of the trajectory.
+    /// The nearest value of the trajectory.
     Repeat,
     /// Zero in every coordinate.
     Zero,
 }
 
-/// A function along a trajectory, its constants bound.
+/// A function along a trajectory with its constants.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Function {
     Next(Edge),
     Prev(Edge),
-    /// Discounted by the given factor per step; of several factors one coordinate each.
+    /// Discounted by the given factor per step. Several factors make a vector with one coordinate
+    /// each.
     ReturnsToGo(Constant),
     Cumulative,
-    /// The sum of the steps so far, older ones discounted by the given factor per step.
+    /// The sum up to the step, in which earlier values are discounted by the given factor per step.
     PrefixSum(f64),
-    /// An operation over the steps so far.
+    /// An operation over the steps up to this one.
     Prefix(Fold),
-    /// An operation over the steps from here on.
+    /// An operation over the steps from this one on.
     Suffix(Fold),
-    /// The stock of rewards so far for a discount factor, from a start: see [`scan::stock`].
+    /// The stock for a discount factor and an initial value: see [`scan::stock`].
     Stock(f64, f64),
-    /// The categorical distribution of a value over atoms: see [`scan::categorical`].
+    /// The projection of a value onto atoms: see [`scan::categorical`].
     Categorical(Atoms),
     First,
     Last,
@@ -62,7 +63,7 @@ pub(super) enum Constant {
     Numbers(Vec<f64>),
 }
 
-/// An operation on two values that makes a running one.
+/// An operation that a running value repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fold {
     Product,
@@ -81,15 +82,7 @@ impl Fold {
     }
 }
 
-/// The support of a categorical distribution: so many values, evenly from the lowest to the highest.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Atoms {
-    pub(super) low: f64,
-    pub(super) high: f64,
-    pub(super) count: usize,
-}
-
-/// A name, the arguments that a message shows, and how many there are.
+/// The name of a function, example arguments for messages, and the number of arguments.
 pub(super) struct Form {
     pub(super) name: &'static str,
     pub(super) arguments: &'static str,
@@ -104,7 +97,7 @@ const fn form(name: &'static str, arguments: &'static str, count: usize) -> Form
     }
 }
 
-/// The functions, in the order of the manual.
+/// All functions, in the order of the manual.
 pub(super) static FUNCTIONS: [Form; 19] = [
     form("next", "reward", 1),
     form("prev", "reward", 1),
@@ -127,13 +120,14 @@ pub(super) static FUNCTIONS: [Form; 19] = [
     form("sum_over", "reward", 1),
 ];
 
-/// A constant argument that a function cannot use: which, counted from 0 after the first argument, and what it should be.
+/// A constant argument that a function cannot use: its index, counted from 0 after the first
+/// argument, and what it must be.
 pub(super) type Unfit = (usize, &'static str);
 
 const DISCOUNT: &str = "a constant from 0 to 1";
 
 impl Function {
-    /// The function called `name` with its constants; `None` where there is none of that name.
+    /// Returns the function called `name` with its constants; `None` if no function has that name.
     pub(super) fn named(
         name: &str,
         edge: Edge,
@@ -188,7 +182,7 @@ impl Function {
                 if !(low < high && (high - low).is_finite()) {
                     return Err((1, "a constant above the lowest atom"));
                 }
-                const COUNT: &str = "a whole constant from 2 to 4096";
+                const COUNT: &str = "a constant whole number from 2 to 4096";
                 let count = number(2, COUNT)?;
                 if count.fract() != 0.0 || !(2.0..=4096.0).contains(&count) {
                     return Err((2, COUNT));
@@ -209,7 +203,7 @@ impl Function {
         }))
     }
 
-    /// Whether the argument must be a number.
+    /// Returns whether the argument must be a number.
     pub(super) fn needs_number(&self) -> bool {
         use Function::{
             Categorical, Cumulative, Mean, Prefix, PrefixSum, ReturnsToGo, Stock, Suffix, Sum,
@@ -245,11 +239,11 @@ impl Function {
         }
     }
 
-    /// The value on every row. `offsets` are where trajectories start, as in `dataset::Block`; `is_final` marks the rows
-    /// that are no steps.
+    /// Computes the value on every row. `offsets` says where trajectories start, and `is_final`
+    /// marks the rows that are not steps.
     ///
     /// # Errors
-    /// Where the argument's type is not one that the function takes.
+    /// Returns an error if the function does not take the argument's type.
     pub(super) fn evaluate(
         &self,
         argument: &ArrayRef,
@@ -270,7 +264,7 @@ impl Function {
             Function::Min => extremum(argument, spans(), step, Ordering::Less),
             Function::Max => extremum(argument, spans(), step, Ordering::Greater),
             Function::ReturnsToGo(Constant::Number(gamma)) => {
-                scan(argument, spans().map(Iterator::rev), step, |sum, reward| {
+                scan::accumulated(argument, spans().map(Iterator::rev), step, |sum, reward| {
                     reward + gamma * sum
                 })
             }
@@ -278,7 +272,7 @@ impl Function {
                 scan::discounted(&numbers(argument)?, spans(), step, gammas)
             }
             Function::PrefixSum(gamma) => {
-                scan(argument, spans(), step, |sum, value| value + gamma * sum)
+                scan::accumulated(argument, spans(), step, |sum, value| value + gamma * sum)
             }
             Function::Prefix(fold) => {
                 Ok(scan::running(&numbers(argument)?, spans(), step, |a, b| {
@@ -299,7 +293,9 @@ impl Function {
                 *start,
             )),
             Function::Categorical(atoms) => scan::categorical(&numbers(argument)?, *atoms),
-            Function::Cumulative => scan(argument, spans(), step, |sum, value| sum + value),
+            Function::Cumulative => {
+                scan::accumulated(argument, spans(), step, |sum, value| sum + value)
+            }
             Function::Mean => total(argument, spans(), step, |sum, count| {
                 (count > 0).then(|| sum / count as f64)
             }),
@@ -310,7 +306,8 @@ impl Function {
     }
 }
 
-/// The value on another row of the same trajectory, which `of` names, or what stands for it.
+/// Returns for every row the value on the row of the same trajectory that `of` names. `edge` says
+/// what to return where there is no such row.
 fn shift(
     argument: &ArrayRef,
     spans: impl Iterator<Item = Range<usize>>,
@@ -340,7 +337,7 @@ fn shift(
     Ok(take(argument, &UInt64Array::from(rows), None)?)
 }
 
-/// One row of zeros: what stands outside a trajectory where its model wants numbers.
+/// Returns one row of zeros; null for types without a zero.
 fn zero_row(data_type: &DataType) -> Result<ArrayRef> {
     match data_type {
         DataType::FixedSizeList(child, width) => {
@@ -373,7 +370,7 @@ fn zero_row(data_type: &DataType) -> Result<ArrayRef> {
     }
 }
 
-/// On every row of a trajectory the value on the one row that `of` chooses.
+/// Returns on every row of a trajectory the value on the row that `of` chooses.
 fn broadcast(
     argument: &ArrayRef,
     spans: impl Iterator<Item = Range<usize>>,
@@ -387,7 +384,7 @@ fn broadcast(
     Ok(take(argument, &UInt64Array::from(rows), None)?)
 }
 
-/// On every row the smallest or largest known value of the trajectory's steps.
+/// Returns on every row the smallest or the largest value of the trajectory's steps.
 fn extremum(
     argument: &ArrayRef,
     spans: impl Iterator<Item = Range<usize>>,
@@ -405,60 +402,4 @@ fn extremum(
                 }
             })
     })
-}
-
-fn numbers(argument: &ArrayRef) -> Result<Float64Array> {
-    let numbers = cast(argument, &DataType::Float64)?;
-    numbers
-        .as_primitive_opt::<Float64Type>()
-        .cloned()
-        .ok_or_else(|| Error::failed("not a number"))
-}
-
-/// A running value over the steps of each trajectory in the order of `spans`; null on final rows, a null counts as 0.
-fn scan<R: Iterator<Item = usize>>(
-    argument: &ArrayRef,
-    spans: impl Iterator<Item = R>,
-    step: impl Fn(&usize) -> bool,
-    add: impl Fn(f64, f64) -> f64,
-) -> Result<ArrayRef> {
-    let values = numbers(argument)?;
-    let mut out = vec![None; values.len()];
-    for span in spans {
-        let mut sum = 0.0;
-        for row in span.filter(&step) {
-            sum = add(
-                sum,
-                if values.is_valid(row) {
-                    values.value(row)
-                } else {
-                    0.0
-                },
-            );
-            out[row] = Some(sum);
-        }
-    }
-    Ok(Arc::new(Float64Array::from(out)))
-}
-
-/// On every row one value of the whole trajectory, from the sum and the number of its known values.
-fn total(
-    argument: &ArrayRef,
-    spans: impl Iterator<Item = Range<usize>>,
-    step: impl Fn(&usize) -> bool,
-    value: impl Fn(f64, usize) -> Option<f64>,
-) -> Result<ArrayRef> {
-    let values = numbers(argument)?;
-    let mut out = Vec::with_capacity(values.len());
-    for span in spans {
-        let known = span
-            .clone()
-            .filter(|row| step(row) && values.is_valid(*row));
-        let (sum, count) = known.fold((0.0, 0), |(sum, count), row| {
-            (sum + values.value(row), count + 1)
-        });
-        let value = value(sum, count);
-        out.extend(span.map(|_| value));
-    }
-    Ok(Arc::new(Float64Array::from(out)))
 }

@@ -1,4 +1,4 @@
-//! Messages for people: what of DataFusion's refusals a user can act on, in the words of their columns.
+//! DataFusion's refusals in words that a user can act on, with the user's own names of columns.
 
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -6,130 +6,28 @@ use datafusion::common::{DFSchema, DataFusionError, SchemaError};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::sql::sqlparser::parser::ParserError;
 
-use super::Misfit;
+use super::describe::{inside, is_nested, is_text, kind, text};
 use super::session::simplifier;
-use crate::error::nearest;
+use super::{Misfit, other_languages};
+use crate::dataset::schema::{step, trajectory};
+use crate::error::{engine, nearest};
 
-/// What a value of this type is, with an article.
-pub(super) fn kind(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Null => "null".to_owned(),
-        DataType::Boolean => "true or false".to_owned(),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => "bytes".to_owned(),
-        DataType::FixedSizeList(child, width) => {
-            format!("a vector of {width} {}", plural(child.data_type()))
-        }
-        DataType::List(child) | DataType::LargeList(child) => {
-            format!("a list of {}", plural(child.data_type()))
-        }
-        DataType::Struct(fields) => {
-            let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
-            format!("a structure of {}", names.join(", "))
-        }
-        number if number.is_numeric() => "a number".to_owned(),
-        other => format!("of type {other}"),
-    }
-}
+/// What to write instead of LeRobot's name for observations.
+const STATE: &str = "LeRobot's `observation.state` is called `observation` here";
 
-fn plural(data_type: &DataType) -> &'static str {
-    match data_type {
-        number if number.is_numeric() => "numbers",
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "texts",
-        DataType::FixedSizeList(..) | DataType::List(_) => "vectors",
-        _ => "values",
-    }
-}
-
-fn is_nested(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::FixedSizeList(..)
-            | DataType::List(_)
-            | DataType::LargeList(_)
-            | DataType::Struct(_)
-    )
-}
-
-fn is_text(data_type: &DataType) -> bool {
-    matches!(
-        data_type,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-    )
-}
-
-/// The expression as its author would write it.
-pub(super) fn text(expr: &Expr) -> String {
-    match expr {
-        Expr::Literal(value, _) if is_text(&value.data_type()) => format!("'{value}'"),
-        Expr::Literal(value, _) => value.to_string(),
-        Expr::Column(column) => column.name.clone(),
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => format!(
-            "{} {} {}",
-            text(left),
-            op.to_string().to_lowercase(),
-            text(right)
-        ),
-        Expr::Not(inner) => format!("not {}", text(inner)),
-        Expr::Negative(inner) => format!("-{}", text(inner)),
-        Expr::Cast(cast) => text(&cast.expr),
-        Expr::TryCast(cast) => text(&cast.expr),
-        Expr::ScalarFunction(call) => match (call.func.name(), &call.args[..]) {
-            ("array_element" | "element", [vector, index]) => {
-                format!("{}[{}]", text(vector), text(index))
-            }
-            ("get_field", [structure, field]) => format!("{}[{}]", text(structure), text(field)),
-            (name, arguments) => format!(
-                "{name}({})",
-                arguments.iter().map(text).collect::<Vec<_>>().join(", ")
-            ),
-        },
-        Expr::AggregateFunction(call) => match &call.params.args[..] {
-            [Expr::Literal(..)] if call.func.name() == "count" => "count(*)".to_owned(),
-            arguments => format!(
-                "{}({})",
-                call.func.name(),
-                arguments.iter().map(text).collect::<Vec<_>>().join(", ")
-            ),
-        },
-        other => other.human_display().to_string(),
-    }
-}
-
-/// What to do with a vector or structure where a single value is wanted.
-pub(super) fn inside(written: &str, data_type: &DataType) -> String {
-    match data_type {
-        DataType::Struct(fields) => {
-            let field = fields.first().map_or("name", |field| field.name().as_str());
-            format!("take a field, such as {written}['{field}']")
-        }
-        _ => format!("take one coordinate, counted from 1, such as {written}[1]"),
-    }
-}
-
-/// A sentence of a library, made to go on after others: no capital, no trailing stop.
+/// Returns a sentence of a library in lower case, without a full stop and without the names of
+/// types at its end.
 pub(super) fn sentence(message: &str) -> String {
-    // The library goes on to name types by names that no user has seen.
     let message = [", got ", " to value of "]
         .iter()
         .fold(message, |message, cut| {
             message.split(cut).next().unwrap_or(message)
         });
-    let message = message.trim().trim_end_matches('.');
-    let mut letters = message.chars();
-    match letters.next() {
-        Some(first) if !message.chars().nth(1).is_some_and(char::is_uppercase) => {
-            first.to_lowercase().chain(letters).collect()
-        }
-        _ => message.to_owned(),
-    }
+    engine::lower_first(message.trim().trim_end_matches('.'))
 }
 
-/// Text that is not an expression.
-pub(super) fn unreadable(error: &ParserError) -> Misfit {
+/// Explains why `sql` is not an expression.
+pub(super) fn unreadable(error: &ParserError, sql: &str) -> Misfit {
     let message = match error {
         ParserError::RecursionLimitExceeded => {
             return Misfit::new("the expression is nested too deeply")
@@ -138,20 +36,28 @@ pub(super) fn unreadable(error: &ParserError) -> Misfit {
         ParserError::ParserError(message) | ParserError::TokenizerError(message) => message,
     };
     let message = message.split(" at Line:").next().unwrap_or(message);
+    if let Some((_, token)) = message.split_once("parser for token Word(Word { value: \"") {
+        let name = token.split('"').next().unwrap_or(token);
+        return Misfit::new(format!("SQL has no operator `{name}`")).word(name);
+    }
     match message.rsplit_once("found: ") {
-        Some((expected, "EOF")) => Misfit::new(format!(
+        Some((wanted, "EOF")) => Misfit::new(format!(
             "the expression ends too early: {}",
-            sentence(expected.trim_end_matches([',', ' '])).replacen(": ", " ", 1)
+            engine::expected(wanted)
         )),
-        Some((expected, found)) => {
-            let expected = sentence(expected.trim_end_matches([',', ' '])).replacen(": ", " ", 1);
-            Misfit::new(format!("{expected}, found `{found}`")).word(found)
+        Some((wanted, found)) => {
+            let misfit =
+                Misfit::new(format!("{}, found `{found}`", engine::expected(wanted))).word(found);
+            match other_languages::token(found, sql) {
+                Some(help) => misfit.help(help),
+                None => misfit,
+            }
         }
-        None => Misfit::new(sentence(message)),
+        None => Misfit::new(engine::untokenizable(message)),
     }
 }
 
-/// A refusal to plan that is about names, or one that needs no further words.
+/// Explains why DataFusion cannot plan the expression.
 pub(super) fn planning(error: &DataFusionError, sql: &str, schema: &Schema) -> Misfit {
     match error.find_root() {
         DataFusionError::SchemaError(error, _) => match error.as_ref() {
@@ -160,11 +66,27 @@ pub(super) fn planning(error: &DataFusionError, sql: &str, schema: &Schema) -> M
             }
             other => Misfit::new(sentence(&other.to_string())),
         },
-        other => missing_field(other, schema).unwrap_or_else(|| Misfit::new(reason(other))),
+        other => {
+            let reason = reason(other);
+            if let Some((operator, instead)) = engine::unsupported_operator(&reason) {
+                return Misfit::new(format!("SQL has no operator `{operator}`"))
+                    .word(operator)
+                    .help(instead);
+            }
+            if let Some(name) = engine::between(&reason, "unknown type `", "`") {
+                return Misfit::new(reason.as_str())
+                    .word(name)
+                    .help("types are int, bigint, float, double, boolean, varchar, …");
+            }
+            if reason.starts_with("only a struct has fields") && sql.contains("observation.state") {
+                return Misfit::new(reason).word("observation.state").help(STATE);
+            }
+            missing_field(other, schema).unwrap_or_else(|| Misfit::new(reason))
+        }
     }
 }
 
-/// A structure that has no such field, where that is what the error says.
+/// Explains an error that says that a struct has no such field.
 pub(super) fn missing_field(error: &DataFusionError, schema: &Schema) -> Option<Misfit> {
     let reason = reason(error);
     let name = reason
@@ -180,16 +102,16 @@ pub(super) fn missing_field(error: &DataFusionError, schema: &Schema) -> Option<
     let fields: Vec<&str> = fields.collect();
     let help = match nearest(name, fields.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", fields.join(", ")),
+        None => format!("the fields are {}", fields.join(", ")),
     };
     Some(
-        Misfit::new(format!("there is no field `{name}`"))
+        Misfit::new(format!("unknown field `{name}`"))
             .word(name)
             .help(help),
     )
 }
 
-/// There is no such column.
+/// Explains that there is no such column.
 fn unknown_column(written: &str, sql: &str, schema: &Schema) -> Misfit {
     let name = written.replace('"', "");
     let names: Vec<&str> = schema
@@ -199,16 +121,40 @@ fn unknown_column(written: &str, sql: &str, schema: &Schema) -> Misfit {
         .filter(|name| !name.starts_with("__"))
         .collect();
     let misfit = Misfit::new(format!("unknown column `{name}`")).word(name.clone());
+    if let Some(help) = of_other_table(&name, schema) {
+        return misfit.help(help);
+    }
+    if let Some(help) = other_languages::value(&name) {
+        return misfit.help(help);
+    }
     if let Some(near) = nearest(&name, names.iter().copied()) {
         return misfit.help(format!("did you mean `{near}`?"));
     }
     if sql.contains(&format!("\"{name}\"")) {
-        return misfit.help(format!("text is written in single quotes: '{name}'"));
+        return misfit.help(format!("write text in single quotes: '{name}'"));
     }
-    misfit.help(format!("there are {}", names.join(", ")))
+    misfit.help(format!("the columns are {}", names.join(", ")))
 }
 
-/// What an error of evaluation says, without the layers it came through.
+/// Says that a column with a fixed meaning is in the other table: that of steps, or that of
+/// trajectories.
+fn of_other_table(name: &str, schema: &Schema) -> Option<String> {
+    let over_steps = schema.index_of(step::STEP).is_ok();
+    let of_trajectories = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE]
+        .iter()
+        .chain(&trajectory::INTRINSIC);
+    if !over_steps && step::CANONICAL.contains(&name) {
+        return Some(format!(
+            "`{name}` is a column of steps: `summarise` computes a value of it per trajectory, and \
+             `filter: {{steps: …}}` filters by it"
+        ));
+    }
+    (over_steps && of_trajectories.into_iter().any(|known| *known == name)).then(|| {
+        format!("`{name}` is a column of trajectories, and this expression reads columns of steps")
+    })
+}
+
+/// Returns what an error of evaluation says, without the layers of libraries that it passed.
 pub(super) fn reason(error: &DataFusionError) -> String {
     let text = match error.find_root() {
         DataFusionError::ArrowError(error, _) => error.to_string(),
@@ -221,27 +167,12 @@ pub(super) fn reason(error: &DataFusionError) -> String {
         .split(DataFusionError::BACK_TRACE_SEP)
         .next()
         .unwrap_or(&text);
-    let text = text.lines().next().unwrap_or(text);
-    let layers = [
-        "Divide by zero error: ",
-        "Compute error: ",
-        "Invalid argument error: ",
-        "Cast error: ",
-        "Arithmetic overflow: ",
-    ];
-    let text = layers
-        .iter()
-        .fold(text, |text, layer| text.strip_prefix(layer).unwrap_or(text));
-    if text.starts_with("Divide by zero") {
-        "division by zero".to_owned()
-    } else {
-        sentence(text)
-    }
+    sentence(&engine::plain_words(text))
 }
 
-/// Looks for operators between values that do not go together, which SQL would refuse in its own words or, worse, compare
-/// as text.
-pub(super) fn check_operators(expr: &Expr, columns: &DFSchema) -> Result<(), Misfit> {
+/// Refuses operators between values that do not match. DataFusion would refuse them in its own
+/// words or, worse, compare the values as text.
+pub(super) fn ensure_operators_fit(expr: &Expr, columns: &DFSchema) -> Result<(), Misfit> {
     let mut fault = None;
     let looked = expr.apply(|node| {
         if let Expr::BinaryExpr(binary) = node {
@@ -272,7 +203,7 @@ fn mismatch(binary: &BinaryExpr, columns: &DFSchema) -> Option<Misfit> {
             let written = text(side);
             return Some(
                 Misfit::new(format!(
-                    "`{op}` goes between conditions, and `{written}` is {}",
+                    "`{op}` joins conditions, but `{written}` is {}",
                     kind(data_type)
                 ))
                 .word(written),
@@ -294,7 +225,7 @@ fn mismatch(binary: &BinaryExpr, columns: &DFSchema) -> Option<Misfit> {
         {
             let written = text(side);
             let misfit = Misfit::new(format!(
-                "`{written}` is {}, and `{op}` takes single values",
+                "`{op}` takes single values, but `{written}` is {}",
                 kind(data_type)
             ));
             return Some(misfit.help(inside(&written, data_type)).word(written));
@@ -309,13 +240,14 @@ fn mismatch(binary: &BinaryExpr, columns: &DFSchema) -> Option<Misfit> {
             (text(&binary.right), text(&binary.left))
         };
         let help = if written.starts_with('\'') {
-            "numbers are written without quotes"
+            "write numbers without quotes"
         } else {
-            "cast(… as double) makes a number of text"
+            "convert text to a number with cast(… as double)"
         };
         return Some(
             Misfit::new(format!(
-                "`{written}` is text and `{number}` is a number: `{op}` does not go between them"
+                "`{op}` cannot combine `{written}`, which is text, with `{number}`, which is a \
+                 number"
             ))
             .help(help)
             .word(written),
@@ -324,12 +256,15 @@ fn mismatch(binary: &BinaryExpr, columns: &DFSchema) -> Option<Misfit> {
     None
 }
 
-/// A refusal to fit types together: found at the innermost part that does not fit.
+/// Explains why types do not match, at the innermost part of the expression that fails.
 pub(super) fn types(expr: &Expr, columns: &DFSchema, error: &DataFusionError) -> Misfit {
     if let Some(misfit) = missing_field(error, columns.as_arrow()) {
         return misfit;
     }
     let part = innermost(expr, columns);
+    if let Some(misfit) = accessed(part, columns) {
+        return misfit;
+    }
     let arguments: Vec<&Expr> = match part {
         Expr::ScalarFunction(call) => call.args.iter().collect(),
         Expr::AggregateFunction(call) => call.params.args.iter().collect(),
@@ -347,19 +282,9 @@ pub(super) fn types(expr: &Expr, columns: &DFSchema, error: &DataFusionError) ->
     let name = match part {
         Expr::ScalarFunction(call) => call.func.name(),
         Expr::AggregateFunction(call) => call.func.name(),
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let kinds = [left, right].map(|side| {
-                side.get_type(columns)
-                    .map_or_else(|_| "unknown".to_owned(), |data_type| kind(&data_type))
-            });
-            let op = op.to_string().to_lowercase();
-            return Misfit::new(format!(
-                "`{op}` does not go between `{}`, {}, and `{}`, {}",
-                text(left),
-                kinds[0],
-                text(right),
-                kinds[1]
-            ));
+        Expr::BinaryExpr(binary) => {
+            return other_languages::operator(binary, columns)
+                .unwrap_or_else(|| uncombinable(binary, columns));
         }
         other => {
             return Misfit::new(format!(
@@ -369,24 +294,97 @@ pub(super) fn types(expr: &Expr, columns: &DFSchema, error: &DataFusionError) ->
             ));
         }
     };
-    if types.is_empty() {
-        return Misfit::new(format!(
-            "`{name}` does not take these arguments: {}",
-            reason(error)
-        ))
-        .word(name);
-    }
-    let kinds: Vec<String> = types
+    let described =
+        |(written, data_type): &(String, DataType)| format!("`{written}` ({})", kind(data_type));
+    let message = match types.as_slice() {
+        [] => format!("`{name}` needs an argument"),
+        [(written, data_type)] => {
+            format!(
+                "`{name}` does not take `{written}`, which is {}",
+                kind(data_type)
+            )
+        }
+        [others @ .., last] => format!(
+            "`{name}` does not take the arguments {} and {}",
+            others.iter().map(described).collect::<Vec<_>>().join(", "),
+            described(last)
+        ),
+    };
+    let misfit = Misfit::new(message).word(name);
+    let nested = types.iter().find(|(_, data_type)| is_nested(data_type));
+    let condition = types
         .iter()
-        .map(|(written, data_type)| format!("`{written}`, {}", kind(data_type)))
-        .collect();
-    let misfit = Misfit::new(format!("`{name}` does not take {}", kinds.join(" and "))).word(name);
-    match types.iter().find(|(_, data_type)| is_nested(data_type)) {
-        Some((written, data_type)) => misfit.help(inside(written, data_type)),
-        None => misfit,
+        .find(|(_, data_type)| *data_type == DataType::Boolean);
+    match (nested, condition) {
+        (Some((written, data_type)), _) => misfit.help(inside(written, data_type)),
+        (None, Some((written, _))) => {
+            misfit.help(format!("cast({written} as int) converts it to 0 or 1"))
+        }
+        (None, None) => misfit,
     }
 }
 
+/// Explains that an operator does not take the types of its two sides.
+fn uncombinable(binary: &BinaryExpr, columns: &DFSchema) -> Misfit {
+    let [left, right] = [&binary.left, &binary.right].map(|side| {
+        let kind = side.get_type(columns).map_or_else(
+            |_| "of unknown type".to_owned(),
+            |data_type| kind(&data_type),
+        );
+        format!("`{}`, which is {kind}", text(side))
+    });
+    let op = binary.op.to_string().to_lowercase();
+    Misfit::new(format!("`{op}` cannot combine {left}, with {right}"))
+}
+
+/// Explains `value.field`, `value['field']` and `value[1]` of a value that has no such parts.
+fn accessed(part: &Expr, columns: &DFSchema) -> Option<Misfit> {
+    let Expr::ScalarFunction(call) = part else {
+        return None;
+    };
+    let [value, index] = &call.args[..] else {
+        return None;
+    };
+    let data_type = value.get_type(columns).ok()?;
+    match call.func.name() {
+        "get_field" => Some(without_fields(
+            &text(value),
+            &data_type,
+            text(index).trim_matches('\''),
+        )),
+        "array_element"
+            if !matches!(data_type, DataType::FixedSizeList(..) | DataType::List(_)) =>
+        {
+            let (written, index) = (text(value), text(index));
+            let message = format!(
+                "`{written}` has no element {index}: it is {}",
+                kind(&data_type)
+            );
+            let misfit = Misfit::new(message).word(written.clone());
+            Some(match is_nested(&data_type) {
+                true => misfit.help(inside(&written, &data_type)),
+                false => misfit,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Explains that a value of this type has no fields.
+fn without_fields(written: &str, data_type: &DataType, field: &str) -> Misfit {
+    let misfit = Misfit::new(format!(
+        "`{written}` has no field `{field}`: it is {}",
+        kind(data_type)
+    ))
+    .word(field);
+    match (written, field) {
+        (step::OBSERVATION, "state") => misfit.help(STATE),
+        _ if is_nested(data_type) => misfit.help(inside(written, data_type)),
+        _ => misfit,
+    }
+}
+
+/// Returns the innermost part of `expr` whose types do not match.
 fn innermost<'a>(expr: &'a Expr, columns: &DFSchema) -> &'a Expr {
     let mut inner = None;
     let looked = expr.apply_children(|child| {

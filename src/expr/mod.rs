@@ -1,7 +1,7 @@
-//! Expressions: the SQL of pipelines, on columns of steps and of trajectories.
+//! Expressions: the SQL of pipelines, over columns of steps and of trajectories.
 //!
-//! One language, DataFusion's, for `filter`, `derive`, `summarise` and a model's `inputs`; plus functions along a
-//! trajectory ([`along`]), which know where trajectories begin and end and never look past either.
+//! `filter`, `derive`, `summarise` and a model's `inputs` share one language: DataFusion's SQL, and
+//! functions along a trajectory ([`along`]), which never look beyond its beginning or its end.
 //!
 //! ```text
 //! text ─ parse ─► expression ─ program ─► columns, functions along ─ physical ─► values
@@ -9,7 +9,9 @@
 
 pub mod aggregate;
 pub mod along;
+mod describe;
 mod explain;
+pub(crate) mod other_languages;
 mod parse;
 mod program;
 mod scalar;
@@ -21,14 +23,14 @@ pub use along::Edge;
 pub use parse::quote_columns;
 pub use scalar::Expression;
 
-/// Why an expression does not fit the columns it meets.
+/// Why an expression cannot be bound to columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
-    /// The word of the expression that is at fault, as the user wrote it.
+    /// The word of the expression that is wrong, as the user wrote it.
     pub word: Option<String>,
     /// What is wrong.
     pub message: String,
-    /// What to do about it.
+    /// How to correct it.
     pub help: Option<String>,
 }
 

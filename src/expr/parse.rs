@@ -1,4 +1,5 @@
-//! From text to an expression whose names are known: limits, quoting of column names, and what is refused.
+//! Parses text to an expression whose names are resolved. Enforces limits, quotes column names, and
+//! refuses what has no place in an expression.
 
 use std::ops::ControlFlow;
 
@@ -15,34 +16,35 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Wor
 
 use super::along::{FUNCTIONS, Form};
 use super::session::{df_schema, session};
-use super::{Misfit, explain};
-use crate::error::nearest;
+use super::{Misfit, explain, other_languages};
+use crate::error::{engine, nearest, wording};
 
-/// Longest text of an expression, in bytes.
+/// Maximum length of an expression, in bytes.
 const LONGEST: usize = 64 << 10;
-/// Most operators of an expression: a chain of them is as deep as it is long.
+/// Maximum number of operators in an expression. A chain of operators is as deep as it is long.
 const MOST_OPERATORS: usize = 500;
-/// Deepest nesting of parentheses and functions.
+/// Maximum depth of nested parentheses and functions.
 const DEEPEST: usize = 100;
 
-/// Which functions an expression may use, beside those of one row.
+/// The functions that an expression may use besides functions of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Allowed {
-    /// Functions along a trajectory.
+    /// Whether it may use functions along a trajectory.
     pub(super) along: bool,
-    /// Aggregates.
+    /// Whether it may use aggregates.
     pub(super) aggregates: bool,
 }
 
-/// Reads one expression over the columns of `schema`.
+/// Parses one expression over the columns of `schema`.
 pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr, Misfit> {
     if sql.trim().is_empty() {
         return Err(Misfit::new("the expression is empty"));
     }
     if sql.len() > LONGEST {
         return Err(Misfit::new(format!(
-            "the expression is {} bytes long, the limit is {LONGEST}",
-            sql.len()
+            "the expression has {}, and the limit is {}",
+            wording::count(sql.len(), "byte"),
+            wording::number(LONGEST)
         ))
         .help("split it over several stages"));
     }
@@ -53,18 +55,19 @@ pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr
         .count();
     if operators > MOST_OPERATORS {
         return Err(Misfit::new(format!(
-            "the expression has {operators} operators, the limit is {MOST_OPERATORS}"
+            "the expression has {} operators, and the limit is {MOST_OPERATORS}",
+            wording::number(operators)
         ))
-        .help("split it over several stages; `x in (…)` takes any number of values"));
+        .help("split it over several stages; use `x in (…)` to compare with many values"));
     }
     if tokens.iter().any(|token| token.token == Token::SemiColon) {
-        return Err(Misfit::new("an expression is one expression, without `;`")
+        return Err(Misfit::new("an expression cannot contain `;`")
             .word(";")
-            .help("give each expression a stage or a key of its own"));
+            .help("write one expression per stage or key"));
     }
     let quoted = quote(sql, &tokens, schema);
     let dialect = GenericDialect {};
-    let unreadable = |error: ParserError| explain::unreadable(&error);
+    let unreadable = |error: ParserError| explain::unreadable(&error, sql);
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(DEEPEST)
         .try_with_sql(&quoted)
@@ -73,10 +76,12 @@ pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
         let rest = rest.token.to_string();
-        return Err(Misfit::new(format!(
-            "the expression ends before `{rest}`, which cannot follow"
-        ))
-        .word(rest));
+        let misfit = Misfit::new(format!("`{rest}` cannot follow a complete expression"));
+        let misfit = match other_languages::token(&rest, sql) {
+            Some(help) => misfit.help(help),
+            None => misfit,
+        };
+        return Err(misfit.word(rest));
     }
     if let ControlFlow::Break(misfit) = expr.visit(&mut Refuse { allowed }) {
         return Err(*misfit);
@@ -91,7 +96,7 @@ pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr
 fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, Misfit> {
     Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
-        .map_err(|error| Misfit::new(explain::sentence(&error.message)))
+        .map_err(|error| Misfit::new(engine::untokenizable(&error.message)))
 }
 
 fn is_operator(token: &Token) -> bool {
@@ -125,8 +130,8 @@ fn is_operator(token: &Token) -> bool {
     }
 }
 
-/// `sql` with every word that is both a column of `schema` and a word of SQL, such as `return` or `rows`, in double
-/// quotes, so that all columns are named as they are written. Text that is not SQL comes back as it is.
+/// Returns `sql` with double quotes around every word that is both a column of `schema` and a
+/// keyword of SQL, such as `return` or `rows`. Returns text that is not SQL unchanged.
 pub fn quote_columns(sql: &str, schema: &Schema) -> String {
     tokens(sql).map_or_else(|_| sql.to_owned(), |tokens| quote(sql, &tokens, schema))
 }
@@ -143,7 +148,7 @@ fn quote(sql: &str, tokens: &[TokenWithSpan], schema: &Schema) -> String {
         Some(Token::Word(word)) if word.quote_style.is_none() => word.keyword,
         _ => Keyword::NoKeyword,
     };
-    // Byte where each line starts: tokens are located by line and by character.
+    // The byte offset of each line: tokens are located by line and character.
     let lines: Vec<usize> = std::iter::once(0)
         .chain(sql.match_indices('\n').map(|(at, _)| at + 1))
         .collect();
@@ -197,8 +202,8 @@ fn quote(sql: &str, tokens: &[TokenWithSpan], schema: &Schema) -> String {
     out
 }
 
-/// Whether the word, as a column, would be taken for a word of SQL. The words that hold expressions together are left
-/// alone: a column of such a name has to be quoted by hand.
+/// Returns whether SQL would take a column with this name for a keyword. Keywords that structure
+/// expressions, such as `and`, are excluded: the user has to quote columns with these names.
 fn is_hidden(word: &Word) -> bool {
     let structure = matches!(
         word.keyword,
@@ -236,7 +241,7 @@ fn is_hidden(word: &Word) -> bool {
     word.quote_style.is_none() && word.keyword != Keyword::NoKeyword && !structure
 }
 
-/// Looks through what was read for anything that has no place in an expression.
+/// Finds syntax that has no place in an expression.
 struct Refuse {
     allowed: Allowed,
 }
@@ -245,8 +250,11 @@ impl Visitor for Refuse {
     type Break = Box<Misfit>;
 
     fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<Self::Break> {
-        let misfit = Misfit::new("subqueries are not available in an expression").word("select");
-        ControlFlow::Break(Box::new(misfit.help("`trajmill sql` runs whole queries; `summarise` gives a trajectory's steps to its filter")))
+        let misfit = Misfit::new("an expression cannot contain a subquery").word("select");
+        ControlFlow::Break(Box::new(misfit.help(
+            "use `summarise` to give trajectories a value computed from their steps; \
+             `trajmill sql` runs whole queries",
+        )))
     }
 
     fn pre_visit_expr(&mut self, expr: &SqlExpr) -> ControlFlow<Self::Break> {
@@ -255,13 +263,13 @@ impl Visitor for Refuse {
             SqlExpr::Value(value) => match &value.value {
                 Value::Placeholder(name) => {
                     let misfit =
-                        Misfit::new(format!("`{name}` stands for nothing here")).word(name.clone());
-                    Some(misfit.help("parameters of a pipeline are written ${name}"))
+                        Misfit::new(format!("unknown parameter `{name}`")).word(name.clone());
+                    Some(misfit.help("write a parameter of the pipeline as ${name}"))
                 }
                 _ => None,
             },
             SqlExpr::Wildcard(_) | SqlExpr::QualifiedWildcard(..) => {
-                Some(Misfit::new("`*` stands for no single value").word("*"))
+                Some(Misfit::new("`*` is not a value").word("*"))
             }
             _ => None,
         };
@@ -280,21 +288,25 @@ impl Refuse {
             || (session().window_functions().contains_key(&name) && !is_known(&name))
         {
             let misfit = misfit(format!(
-                "`{written}` is used as a window function, which is not available in an expression"
+                "an expression cannot use `{written}` as a window function"
             ));
-            return Err(
-                misfit.help("functions along a trajectory do the same: next(x), prev(x), cumulative(x), first(x), last(x), mean_over(x)")
-            );
+            return Err(misfit.help(
+                "use a function along a trajectory: next(x), prev(x), cumulative(x), first(x), \
+                     last(x), mean_over(x), …",
+            ));
         }
         if let Some(form) = FUNCTIONS.iter().find(|form| form.name == name) {
             return self.along(function, form);
         }
         if let Some(scalar) = session().scalar_functions().get(&name) {
             if scalar.signature().volatility != Volatility::Immutable {
-                let misfit = misfit(format!("`{written}` gives another value in every run"));
-                return Err(
-                    misfit.help("results must be the same in every run: use the seeds of `subsample`, `shuffle` and `hide_actions`")
-                );
+                let misfit = misfit(format!(
+                    "`{written}` returns a different value in every run"
+                ));
+                return Err(misfit.help(
+                    "results must not change from run to run: use the `seed` of `subsample`, \
+                         `shuffle` or `hide_actions`",
+                ));
             }
             return Ok(());
         }
@@ -314,11 +326,15 @@ impl Refuse {
         let mut names: Vec<&str> = names.map(String::as_str).collect();
         names.sort_unstable();
         let misfit = misfit(format!("unknown function `{written}`"));
+        if let Some(help) = other_languages::function(&name) {
+            return Err(misfit.help(help));
+        }
         Err(match nearest(&name, names) {
             Some(near) => misfit.help(format!("did you mean `{near}`?")),
-            None => {
-                misfit.help("functions are those of DataFusion's SQL, and next, prev, returns_to_go, cumulative, first, last, mean_over, …")
-            }
+            None => misfit.help(
+                "expressions have the functions of DataFusion's SQL, and next, prev, \
+                     returns_to_go, cumulative, first, last, mean_over, …",
+            ),
         })
     }
 
@@ -330,10 +346,11 @@ impl Refuse {
         } = form;
         if !self.allowed.along {
             return Err(Misfit::new(format!(
-                "`{name}` works along the steps of a trajectory, and there are no steps here"
+                "`{name}` works along the steps of a trajectory, but this expression is about whole \
+                 trajectories"
             ))
             .word(*name)
-            .help("use it in `derive`, in `summarise`, or in `filter: {steps: …}`"));
+            .help("use it in `derive`, in `summarise` or in `filter: {steps: …}`"));
         }
         let (given, plain) = match &function.args {
             FunctionArguments::List(list) => (
@@ -354,7 +371,7 @@ impl Refuse {
             };
             return Err(Misfit::new(format!("`{name}` takes {takes}"))
                 .word(*name)
-                .help(format!("such as {name}({arguments})")));
+                .help(format!("for example: {name}({arguments})")));
         }
         Ok(())
     }
@@ -362,12 +379,15 @@ impl Refuse {
     fn aggregate(&self, function: &Function, written: &str) -> Result<(), Misfit> {
         if !self.allowed.aggregates {
             let help = if self.allowed.along {
-                "over all steps of the trajectory there are mean_over(x), min_over(x), max_over(x) and sum_over(x)"
+                "for a value over all steps of the trajectory use mean_over(x), min_over(x), \
+                 max_over(x) or sum_over(x)"
             } else {
-                "`summarise: {column: SQL}` makes a column of trajectories out of an aggregate over their steps"
+                "compute it as a column of trajectories in a stage `summarise: {column: SQL}` before \
+                 this one"
             };
             return Err(Misfit::new(format!(
-                "`{written}` is an aggregate of many rows, and this expression is about one"
+                "`{written}` is an aggregate over many rows, but this expression has one value per \
+                 row"
             ))
             .word(written)
             .help(help));
@@ -380,13 +400,15 @@ impl Refuse {
             _ => false,
         };
         if ordered {
-            return Err(Misfit::new("`order by` inside an aggregate is not available: steps come in their order already").word("order"));
+            return Err(Misfit::new("an aggregate cannot contain `order by`")
+                .word("order")
+                .help("leave it out: the steps of a trajectory are in order already"));
         }
         Ok(())
     }
 }
 
-/// Whether a name of a window function is that of another kind of function as well.
+/// Returns whether a scalar or aggregate function has this name too.
 fn is_known(name: &str) -> bool {
     session().scalar_functions().contains_key(name)
         || session().aggregate_functions().contains_key(name)

@@ -1,5 +1,6 @@
-//! What an expression reads, and what is computed along trajectories before it: each function along a trajectory becomes
-//! a column of its own, innermost first, and the rest of the expression reads that column like any other.
+//! Splits an expression into the functions along a trajectory and the rest. Each function along a
+//! trajectory becomes a computed column, innermost first, and the rest of the expression reads
+//! these like any other column.
 
 use std::sync::Arc;
 
@@ -16,14 +17,17 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use super::Misfit;
 use super::along::{Constant, Edge, FUNCTIONS, Function, Unfit};
-use super::explain::{self, inside, kind, text};
+use super::describe::{inside, kind, text};
+use super::explain;
 use super::session::{df_schema, element, session, simplifier};
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 
-/// The columns that an expression reads, and those that are computed from them along trajectories.
+/// The columns that an expression reads, and the columns that are computed from them along
+/// trajectories.
 pub(super) struct Program {
-    /// The columns read, then the computed ones; every one may be null, so that any batch with these types fits.
+    /// The columns that are read, then the computed ones. All are nullable, so that any batch with
+    /// these types fits.
     schema: SchemaRef,
     columns: Vec<String>,
     steps: Vec<Step>,
@@ -36,8 +40,9 @@ struct Step {
 }
 
 impl Program {
-    /// Takes the functions along a trajectory out of `expr`; what is left is an expression over [`Program::schema`].
-    /// `is_final` says whether the column of that name is needed in any case.
+    /// Takes the functions along a trajectory out of `expr`, and returns the rest as an expression
+    /// over [`Program::schema`]. `is_final` says whether the column `is_final` is needed in any
+    /// case.
     pub(super) fn lower(
         expr: Expr,
         schema: &Schema,
@@ -47,7 +52,7 @@ impl Program {
         let is_final = is_final || calls_along(&expr, |name| name != "next" && name != "prev");
         if is_final && schema.index_of(step::IS_FINAL).is_err() {
             return Err(Misfit::new(
-                "there is no column `is_final` to tell steps from final observations",
+                "there is no column `is_final`, which separates steps from final observations",
             ));
         }
         let named: Vec<String> = expr
@@ -91,35 +96,37 @@ impl Program {
         ))
     }
 
-    /// Columns that [`Program::run`] gives.
+    /// Returns the columns that [`Program::run`] returns.
     pub(super) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Columns that [`Program::run`] reads.
+    /// Returns the columns that [`Program::run`] reads.
     pub(super) fn columns(&self) -> &[String] {
         &self.columns
     }
 
-    /// The columns of `batch` that are read, and those computed along trajectories that start at `offsets`.
+    /// Returns the columns of `batch` that the expression reads, and the columns computed along its
+    /// trajectories, which start at `offsets`.
     pub(super) fn run(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(self.schema.fields().len());
         for field in self.schema.fields().iter().take(self.columns.len()) {
-            let column = batch
-                .column_by_name(field.name())
-                .ok_or_else(|| Error::failed(format!("column `{}` is missing", field.name())))?;
+            let column = batch.column_by_name(field.name()).ok_or_else(|| {
+                Error::failed(format!("the column `{}` is missing", field.name()))
+            })?;
             if column.data_type() != field.data_type() {
-                let (found, wanted) = (column.data_type(), field.data_type());
                 return Err(Error::failed(format!(
-                    "column `{}` is of type {found}, where {wanted} was announced",
-                    field.name()
+                    "the column `{}` has the type {}, not {}",
+                    field.name(),
+                    type_name(column.data_type()),
+                    type_name(field.data_type())
                 )));
             }
             columns.push(Arc::clone(column));
         }
         if !self.steps.is_empty() && offsets.last().copied().unwrap_or(0) != batch.num_rows() {
             return Err(Error::failed(
-                "functions along a trajectory need to know where trajectories begin",
+                "a function along a trajectory needs the offsets of trajectories",
             ));
         }
         let is_final = batch
@@ -143,7 +150,7 @@ impl Program {
     }
 }
 
-/// Whether the expression calls a function along a trajectory whose name `which` accepts.
+/// Returns whether the expression calls a function along a trajectory whose name `which` accepts.
 fn calls_along(expr: &Expr, which: impl Fn(&str) -> bool) -> bool {
     let called = |node: &Expr| match node {
         Expr::ScalarFunction(call) => along(call).is_some_and(&which),
@@ -162,7 +169,7 @@ fn along(call: &ScalarFunction) -> Option<&'static str> {
 struct Lowering {
     fields: Vec<FieldRef>,
     steps: Vec<Step>,
-    /// What was computed already, and under which name.
+    /// The calls that already have a column, and its name.
     done: Vec<(Expr, String)>,
     edge: Edge,
 }
@@ -191,7 +198,7 @@ impl Lowering {
             .unwrap_or(false)
         {
             return Err(Misfit::new(format!(
-                "`{name}` is given an aggregate, which has one value for all steps"
+                "`{name}` cannot take an aggregate, which has one value for all steps"
             ))
             .word(name));
         }
@@ -217,7 +224,7 @@ impl Lowering {
         if (function.needs_number() && !number) || (function.needs_order() && !ordered) {
             let written = text(&argument);
             let misfit = Misfit::new(format!(
-                "`{name}` takes a number, and `{written}` is {}",
+                "`{name}` takes a number, but `{written}` is {}",
                 kind(&data_type)
             ))
             .word(name);
@@ -248,7 +255,8 @@ impl Lowering {
         ))))
     }
 
-    /// `vector[index]` for vector columns, by a function of our own: DataFusion would turn all vectors into lists first.
+    /// Replaces `vector[index]` of a vector column by [`element`]. DataFusion would first convert
+    /// all vectors to lists.
     fn element(&self, node: Expr) -> Result<Transformed<Expr>, Misfit> {
         let Expr::ScalarFunction(call) = &node else {
             return Ok(Transformed::no(node));
@@ -280,7 +288,7 @@ impl Lowering {
     }
 }
 
-/// The value of a constant argument: a number, or a list of numbers.
+/// Returns the value of a constant argument, which is a number or a list of numbers.
 fn constant(expr: &Expr) -> Option<Constant> {
     let nothing = DFSchema::empty();
     let simplifier = simplifier(&nothing);
@@ -302,7 +310,8 @@ fn constant(expr: &Expr) -> Option<Constant> {
     }
 }
 
-/// Which constant a function cannot use; the first that is none, where any is not.
+/// Returns the misfit of a constant that a function cannot use; if any argument is not a constant,
+/// that of the first such.
 fn unfit(arguments: &[Expr], (index, wanted): Unfit) -> Misfit {
     let constants = arguments.get(1..).unwrap_or_default();
     let index = constants
@@ -324,23 +333,19 @@ fn unfit(arguments: &[Expr], (index, wanted): Unfit) -> Misfit {
     Misfit::new(format!("{what}`{written}` is not {wanted}")).word(written)
 }
 
-/// Makes the types of `expr` fit together, and computes what is constant in it.
+/// Adds the casts that make the types of `expr` match, and computes its constant parts.
 pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
-    explain::check_operators(&expr, columns)?;
+    explain::ensure_operators_fit(&expr, columns)?;
     let simplifier = simplifier(columns);
     let coerced = simplifier
         .coerce(expr.clone(), columns)
         .map_err(|error| explain::types(&expr, columns, &error))?;
     let simple = simplifier.simplify(coerced).map_err(|error| {
-        explain::missing_field(&error, columns.as_arrow()).unwrap_or_else(|| {
-            Misfit::new(format!(
-                "`{}` cannot be computed: {}",
-                text(&expr),
-                explain::reason(&error)
-            ))
-        })
+        explain::missing_field(&error, columns.as_arrow())
+            .unwrap_or_else(|| uncomputable(&expr, &error))
     })?;
-    // What is constant and yet was not computed cannot be: a text that is no number, a division by zero.
+    // A constant part that the simplifier left unchanged cannot be computed, such as a division by
+    // zero.
     let mut fault = None;
     let looked = simple.apply(|node| {
         let constant = match node {
@@ -360,14 +365,9 @@ pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
             let value = session()
                 .create_physical_expr(node.clone(), &DFSchema::empty())
                 .and_then(|expr| expr.evaluate(&empty));
-            fault = value.err().map(|error| {
-                Misfit::new(format!(
-                    "`{}` cannot be computed: {}",
-                    text(node),
-                    explain::reason(&error)
-                ))
-                .word(text(node))
-            });
+            fault = value
+                .err()
+                .map(|error| uncomputable(node, &error).word(text(node)));
         }
         Ok(if fault.is_some() {
             TreeNodeRecursion::Stop
@@ -382,13 +382,22 @@ pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
     }
 }
 
-/// The expression in the form that is evaluated.
+/// Explains that a constant expression cannot be computed.
+fn uncomputable(expr: &Expr, error: &DataFusionError) -> Misfit {
+    let (written, reason) = (text(expr), explain::reason(error));
+    match reason.contains(&written) {
+        true => Misfit::new(reason),
+        false => Misfit::new(format!("`{written}` cannot be computed: {reason}")),
+    }
+}
+
+/// Converts the expression to the form that is evaluated.
 pub(super) fn physical(expr: Expr, columns: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, Misfit> {
     let physical = session().create_physical_expr(expr.clone(), columns);
     physical.map_err(|error| explain::types(&expr, columns, &error))
 }
 
-/// The type that values of `data_type` are kept as: what Parquet readers of every kind take.
+/// Returns the type that values of `data_type` are stored as, which all Parquet readers support.
 pub(super) fn plain(data_type: DataType) -> DataType {
     match data_type {
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
@@ -397,8 +406,10 @@ pub(super) fn plain(data_type: DataType) -> DataType {
     }
 }
 
-/// The value of `expr` on every row of `table`. `source` has the same rows, with the columns that say where they come
-/// from, and `written` is the expression as the user wrote it: both for the message when a row has no value.
+/// Computes the value of `expr` on every row of `table`.
+///
+/// If a row has no value, the error names it with the ids in `source`, which has the same rows, and
+/// the expression as `written` by the user.
 pub(super) fn evaluate(
     expr: &Arc<dyn PhysicalExpr>,
     table: &RecordBatch,
@@ -413,7 +424,7 @@ pub(super) fn evaluate(
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
-    // The first row at fault lies in the first half, or else in the second, and so on.
+    // Find the first row that fails by bisection.
     let (mut start, mut len) = (0, table.num_rows());
     while len > 1 {
         let half = len / 2;

@@ -1,4 +1,4 @@
-//! Expressions that give one value per row.
+//! Expressions with one value per row.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use datafusion::physical_expr::PhysicalExpr;
 use super::parse::{Allowed, parse};
 use super::program::{Program, evaluate, fit, physical, plain};
 use super::session::df_schema;
-use super::{Edge, Misfit, explain};
+use super::{Edge, Misfit, describe, explain};
 use crate::error::{Error, Result};
 
-/// An SQL expression bound to columns, one value per row.
+/// An SQL expression, bound to columns, with one value per row.
 pub struct Expression {
     written: String,
     program: Program,
@@ -22,11 +22,13 @@ pub struct Expression {
 }
 
 impl Expression {
-    /// Binds `sql` to the columns of `schema`. With `along`, functions along a trajectory may be used, and `next` and
-    /// `prev` follow that edge policy; without it they are refused (trajectory columns have no steps).
+    /// Binds `sql` to the columns of `schema`. `along` is the value of `next` and `prev` at the
+    /// ends of a trajectory; if it is `None`, functions along a trajectory are refused, because the
+    /// rows of `schema` are trajectories, not steps.
     ///
     /// # Errors
-    /// Where the text is not one expression, names what is not there, or its types do not fit together.
+    /// Returns a misfit if the text is not one expression, names an unknown column or function, or
+    /// combines types that do not match.
     pub fn bind(sql: &str, schema: &Schema, along: Option<Edge>) -> Result<Expression, Misfit> {
         let expr = parse(
             sql,
@@ -45,7 +47,7 @@ impl Expression {
             .map_err(|error| Misfit::new(explain::reason(&error)))?;
         if data_type == DataType::Null {
             return Err(Misfit::new(format!("`{}` is always null", sql.trim()))
-                .help("say of which type: cast(null as double)"));
+                .help("give it a type: cast(null as double)"));
         }
         Ok(Expression {
             written: sql.trim().to_owned(),
@@ -55,10 +57,10 @@ impl Expression {
         })
     }
 
-    /// Like [`Expression::bind`], for a condition: the value must be boolean.
+    /// Binds a condition, which is an expression whose value is true or false.
     ///
     /// # Errors
-    /// As [`Expression::bind`], and where the value is not boolean.
+    /// Returns the misfits of [`Expression::bind`], and a misfit if the value is not true or false.
     pub fn predicate(
         sql: &str,
         schema: &Schema,
@@ -66,30 +68,32 @@ impl Expression {
     ) -> Result<Expression, Misfit> {
         let expression = Expression::bind(sql, schema, along)?;
         if expression.data_type != DataType::Boolean {
-            let kind = explain::kind(&expression.data_type);
+            let kind = describe::kind(&expression.data_type);
             return Err(Misfit::new(format!(
-                "a condition is true or false, and `{}` is {kind}",
+                "a condition must be true or false, but `{}` is {kind}",
                 expression.written
             ))
-            .help("compare it with something, as in `x > 0`"));
+            .help("compare it with a value, as in `x > 0`"));
         }
         Ok(expression)
     }
 
-    /// Type of the values.
+    /// Returns the type of the values.
     pub fn data_type(&self) -> &DataType {
         &self.data_type
     }
 
-    /// Columns that the expression reads, in order, without repeats.
+    /// Returns the columns that the expression reads, in order, each once.
     pub fn columns(&self) -> &[String] {
         self.program.columns()
     }
 
-    /// The value on every row of `batch`; trajectories start at `offsets` (as in `dataset::Block`; for a table of trajectories, pass `&[]`).
+    /// Computes the value on every row of `batch`. `offsets` says where trajectories start; pass
+    /// `&[]` for a table of trajectories.
     ///
     /// # Errors
-    /// Where a row has no value, such as a division by zero; the message names trajectory and step.
+    /// Returns an error that names trajectory and step if a row has no value, such as a division by
+    /// zero.
     pub fn evaluate(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<ArrayRef> {
         let table = self.program.run(batch, offsets)?;
         let value = evaluate(&self.value, &table, batch, &self.written)?;
@@ -100,10 +104,12 @@ impl Expression {
         }
     }
 
-    /// Whether the condition holds on each row; null counts as false, so the result has no nulls.
+    /// Computes whether the condition holds on each row. Null counts as false, so the result has no
+    /// nulls.
     ///
     /// # Errors
-    /// As [`Expression::evaluate`], and where the expression is not a condition.
+    /// Returns the errors of [`Expression::evaluate`], and an error if the expression is not a
+    /// condition.
     pub fn mask(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<BooleanArray> {
         let value = self.evaluate(batch, offsets)?;
         let holds = value
@@ -203,7 +209,7 @@ mod tests {
     fn refused(sql: &str) -> (Option<String>, String, Option<String>) {
         match Expression::bind(sql, &steps().0.schema(), Some(Edge::Null)) {
             Err(misfit) => (misfit.word, misfit.message, misfit.help),
-            Ok(expression) => panic!("{sql} is of type {}", expression.data_type),
+            Ok(expression) => panic!("{sql} has the type {}", expression.data_type),
         }
     }
 
@@ -368,7 +374,7 @@ mod tests {
 
     #[test]
     fn refusals_name_the_word_and_the_remedy() {
-        let vector = "take one coordinate, counted from 1, such as observation[1]";
+        let vector = "take one coordinate, such as observation[1]";
         for (sql, word, message, help) in [
             ("", "", "the expression is empty", ""),
             (
@@ -387,49 +393,49 @@ mod tests {
                 "task = \"a\"",
                 "a",
                 "unknown column `a`",
-                "text is written in single quotes: 'a'",
+                "write text in single quotes: 'a'",
             ),
             (
                 "steps.reward",
                 "steps.reward",
                 "unknown column `steps.reward`",
-                "there are trajectory_id, step, ",
+                "the columns are trajectory_id, step, ",
             ),
             (
                 "reward; reward",
                 ";",
-                "an expression is one expression, without `;`",
+                "an expression cannot contain `;`",
                 "",
             ),
             (
                 "reward reward",
                 "reward",
-                "the expression ends before `reward`, which cannot follow",
+                "`reward` cannot follow a complete expression",
                 "",
             ),
             (
                 "(select max(reward) from steps) > 1",
                 "select",
-                "subqueries are not available in an expression",
+                "an expression cannot contain a subquery",
                 "",
             ),
             (
                 "avg(reward)",
                 "avg",
-                "`avg` is an aggregate of many rows, and this expression is about one",
+                "`avg` is an aggregate over many rows, but this expression has one value per row",
                 "mean_over(x)",
             ),
             (
                 "sum(reward) over (order by step)",
                 "sum",
-                "`sum` is used as a window function",
+                "an expression cannot use `sum` as a window function",
                 "cumulative(x)",
             ),
             (
                 "random()",
                 "random",
-                "`random` gives another value in every run",
-                "seeds",
+                "`random` returns a different value in every run",
+                "seed",
             ),
             (
                 "sqr(reward)",
@@ -464,43 +470,43 @@ mod tests {
             (
                 "mean_over(observation)",
                 "mean_over",
-                "`mean_over` takes a number, and `observation` is a vector of 2 numbers",
+                "`mean_over` takes a number, but `observation` is a vector of 2 numbers",
                 vector,
             ),
             (
                 "cumulative(task)",
                 "cumulative",
-                "`cumulative` takes a number, and `task` is text",
+                "`cumulative` takes a number, but `task` is text",
                 "",
             ),
             (
                 "observation > 1",
                 "observation",
-                "`observation` is a vector of 2 numbers, and `>` takes single values",
+                "`>` takes single values, but `observation` is a vector of 2 numbers",
                 vector,
             ),
             (
                 "dict + 1",
                 "dict",
-                "`dict` is a structure of pos, t, and `+` takes single values",
-                "take a field, such as dict['pos']",
+                "`+` takes single values, but `dict` is a struct with the fields pos, t",
+                "take one field, such as dict['pos']",
             ),
             (
                 "reward > 'abc'",
                 "'abc'",
-                "`'abc'` is text and `reward` is a number: `>` does not go between them",
+                "`>` cannot combine `'abc'`, which is text, with `reward`, which is a number",
                 "without quotes",
             ),
             (
                 "task > 5",
                 "task",
-                "`task` is text and `5` is a number: `>` does not go between them",
+                "`>` cannot combine `task`, which is text, with `5`, which is a number",
                 "cast(",
             ),
             (
                 "reward and is_final",
                 "reward",
-                "`and` goes between conditions, and `reward` is a number",
+                "`and` joins conditions, but `reward` is a number",
                 "",
             ),
             (
@@ -518,8 +524,8 @@ mod tests {
             (
                 "dict['speed']",
                 "speed",
-                "there is no field `speed`",
-                "there are pos, t",
+                "unknown field `speed`",
+                "the fields are pos, t",
             ),
             (
                 "1 / 0",
@@ -528,7 +534,19 @@ mod tests {
                 "",
             ),
             ("null", "", "`null` is always null", "cast(null as double)"),
-            ("$1", "$1", "`$1` stands for nothing here", "${name}"),
+            ("$1", "$1", "unknown parameter `$1`", "${name}"),
+            (
+                "reward > 0 && step > 1",
+                "&&",
+                "SQL has no operator `&&`",
+                "use `and`, not `&&`",
+            ),
+            (
+                "uid = 'a'",
+                "uid",
+                "unknown column `uid`",
+                "`uid` is a column of trajectories",
+            ),
         ] {
             let (found_word, found, found_help) = refused(sql);
             assert!(found.starts_with(message), "{sql}: {found}");
@@ -580,7 +598,7 @@ mod tests {
         let long = "reward".to_owned() + &" + 1".repeat(501);
         assert_eq!(
             refused(&long).1,
-            "the expression has 501 operators, the limit is 500"
+            "the expression has 501 operators, and the limit is 500"
         );
         assert_eq!(
             numbers(&("step".to_owned() + &" + 1".repeat(500)), Edge::Null)[0],
@@ -593,7 +611,7 @@ mod tests {
         assert!(
             refused(&" ".repeat(70_000).replacen("  ", "a ", 1))
                 .1
-                .contains("the limit is 65536")
+                .contains("the limit is 65,536")
         );
         let ids: Vec<String> = (0..5000).map(|id| id.to_string()).collect();
         assert_eq!(
@@ -612,14 +630,15 @@ mod tests {
             .unwrap();
         assert_eq!(
             misfit.message,
-            "`next` works along the steps of a trajectory, and there are no steps here"
+            "`next` works along the steps of a trajectory, but this expression is about whole \
+             trajectories"
         );
         let misfit = Expression::predicate("reward", &steps().0.schema(), None)
             .err()
             .unwrap();
         assert_eq!(
             misfit.message,
-            "a condition is true or false, and `reward` is a number"
+            "a condition must be true or false, but `reward` is a number"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What DataFusion needs to plan one expression: the functions there are, and how names are read.
+//! The DataFusion session that plans expressions: its functions, and how it reads names.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,8 +15,10 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
 
 use super::along::FUNCTIONS;
+use crate::dataset::schema::type_name;
 
-/// The one session that all expressions are planned with: names as written, text as plain strings, nothing parallel.
+/// Returns the session that plans all expressions. It keeps the case of names and uses a single
+/// partition.
 pub(super) fn session() -> &'static SessionState {
     static SESSION: OnceLock<SessionState> = OnceLock::new();
     SESSION.get_or_init(|| {
@@ -37,7 +39,7 @@ pub(super) fn session() -> &'static SessionState {
     })
 }
 
-/// A simplifier for expressions over `schema`.
+/// Returns a simplifier for expressions over `schema`.
 pub(super) fn simplifier(schema: &DFSchema) -> ExprSimplifier {
     let options = Arc::clone(session().config_options());
     ExprSimplifier::new(
@@ -48,12 +50,12 @@ pub(super) fn simplifier(schema: &DFSchema) -> ExprSimplifier {
     )
 }
 
-/// The columns of `schema` as DataFusion sees them.
+/// Converts `schema` to DataFusion's representation.
 pub(super) fn df_schema(schema: &Schema) -> Result<DFSchema, DataFusionError> {
     DFSchema::try_from(schema.clone())
 }
 
-/// Stands for a function along a trajectory until `program` takes it out of the expression.
+/// Placeholder of a function along a trajectory, until `program` takes it out of the expression.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Along {
     name: &'static str,
@@ -78,12 +80,12 @@ impl ScalarUDFImpl for Along {
         &self.signature
     }
 
-    /// Before its constants are bound, all that is known of a function is whether it gives what it was given, a number or
-    /// a vector.
+    /// The constants are not bound yet, so the type is only the argument's type, a number, or some
+    /// vector.
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType, DataFusionError> {
         let vector = || DataType::new_list(DataType::Float64, true);
         match (self.name, arguments) {
-            (_, []) => internal_err!("{} without an argument", self.name),
+            (_, []) => internal_err!("{} has no argument", self.name),
             ("next" | "prev" | "first" | "last" | "min_over" | "max_over", [argument, ..]) => {
                 Ok(argument.clone())
             }
@@ -98,17 +100,18 @@ impl ScalarUDFImpl for Along {
         &self,
         _arguments: ScalarFunctionArgs,
     ) -> Result<ColumnarValue, DataFusionError> {
-        internal_err!("{} was left in an expression", self.name)
+        internal_err!("{} is still in the expression", self.name)
     }
 }
 
-/// `vector[index]`: one coordinate of a vector column, without making a list of every vector first.
+/// `vector[index]`: one coordinate of a vector column. DataFusion's own function would first
+/// convert all vectors to lists.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Element {
     signature: Signature,
 }
 
-/// The function that [`Element`] implements.
+/// Returns the function that [`Element`] implements.
 pub(super) fn element() -> &'static Arc<ScalarUDF> {
     static ELEMENT: OnceLock<Arc<ScalarUDF>> = OnceLock::new();
     ELEMENT.get_or_init(|| {
@@ -138,7 +141,7 @@ impl ScalarUDFImpl for Element {
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType, DataFusionError> {
         match arguments.first() {
             Some(DataType::FixedSizeList(child, _)) => Ok(child.data_type().clone()),
-            _ => internal_err!("an element is taken of a vector"),
+            _ => internal_err!("element takes a vector"),
         }
     }
 
@@ -147,16 +150,22 @@ impl ScalarUDFImpl for Element {
         arguments: ScalarFunctionArgs,
     ) -> Result<ColumnarValue, DataFusionError> {
         let [vector, index] = &arguments.args[..] else {
-            return exec_err!("an element takes a vector and an index");
+            return exec_err!("element takes a vector and an index");
         };
         let rows = arguments.number_rows;
         let vector = vector.to_array(rows)?;
         let index = index.cast_to(&DataType::Int64, None)?;
         let width = match vector.data_type() {
             DataType::FixedSizeList(_, width) => i64::from(*width),
-            other => return exec_err!("an element is taken of a vector, not of {other}"),
+            other => {
+                return exec_err!(
+                    "an index needs a vector, not a value of type {}",
+                    type_name(other)
+                );
+            }
         };
-        // From 1 on, or from the end where negative; outside, as in SQL, there is null.
+        // Indices count from 1, negative ones from the end. An index out of range gives null, as in
+        // SQL.
         let place = |index: i64| match index {
             index if (1..=width).contains(&index) => Some(index - 1),
             index if (-width..0).contains(&index) => Some(index + width),
@@ -175,13 +184,13 @@ impl ScalarUDFImpl for Element {
                         .flatten()
                 })?
             }
-            other => return exec_err!("an index is an integer, not {other}"),
+            other => return exec_err!("the index must be an integer, not {other}"),
         };
         Ok(ColumnarValue::Array(values))
     }
 }
 
-/// Of every vector the coordinate that `place` names.
+/// Returns of every vector the coordinate that `place` names.
 fn coordinate(
     vector: &ArrayRef,
     width: i64,

@@ -1,14 +1,16 @@
-//! What both runtimes do around a batch: shapes are checked before the first row, short batches are padded.
+//! Functions that both runtimes share: verifying shapes before the first row is read, and padding
+//! short batches.
 
 use std::path::Path;
 
 use super::{DataMut, Element, Geometry, Spec};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, wording};
 
-/// Shapes of the input buffers, batch axis first.
+/// Returns the shapes of the input buffers, batch axis first.
 ///
 /// # Errors
-/// Where the geometry does not fit the model's inputs, or a buffer is larger than the machine can address.
+/// Returns an error if the geometry does not fit the model's inputs, or if a buffer is larger than
+/// the address space.
 pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<usize>>> {
     let model = spec.path.display();
     if geometry.batch == 0 {
@@ -18,15 +20,15 @@ pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<u
     }
     if geometry.inputs.len() != spec.inputs.len() {
         return Err(Error::failed(format!(
-            "{model} has {} inputs, {} are fed",
-            spec.inputs.len(),
+            "{model} has {}, but the stage gives it {}",
+            wording::count(spec.inputs.len(), "input"),
             geometry.inputs.len()
         )));
     }
     let shapes = geometry.inputs.iter().zip(&spec.inputs).map(|(row, port)| {
         if port.element == Element::Other {
             return Err(Error::failed(format!(
-                "{model}: input `{}` has an element type that columns do not have",
+                "{model}: no column has the element type of the input `{}`",
                 port.name
             )));
         }
@@ -39,8 +41,10 @@ pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<u
             .filter(|exported| **exported != Some(geometry.batch) && exported.is_some())
         {
             return Err(Error::failed(format!(
-                "{model}: input `{}` takes batches of {exported} rows only, not {}",
-                port.name, geometry.batch
+                "{model}: the input `{}` takes batches of exactly {}, not {}",
+                port.name,
+                wording::count(*exported, "row"),
+                wording::number(geometry.batch)
             ))
             .hint(format!(
                 "set `batch: {exported}`, or export the model with a free batch axis"
@@ -53,7 +57,7 @@ pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<u
             && (port.shape.len() != shape.len() || !shape.iter().zip(&port.shape).all(fits))
         {
             return Err(Error::failed(format!(
-                "{model}: input {port} cannot be fed rows of shape {row:?}"
+                "{model}: the input `{port}` does not take rows of shape {row:?}"
             )));
         }
         let bytes = shape
@@ -67,11 +71,11 @@ pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<u
     shapes.collect()
 }
 
-/// Checks what a batch gave for the output at `index`: a row for each row.
+/// Verifies that the output at `index` has one row for each row of the batch.
 ///
 /// # Errors
-/// Where the first axis is not the batch, or the element type is one that no column has.
-pub(super) fn check_output(
+/// Returns an error if the first axis is not the batch axis, or if no column has the element type.
+pub(super) fn verify_output(
     spec: &Spec,
     index: usize,
     element: Element,
@@ -85,20 +89,22 @@ pub(super) fn check_output(
     let model = spec.path.display();
     if element == Element::Other {
         return Err(Error::failed(format!(
-            "{model}: output `{name}` has an element type that columns do not have"
+            "{model}: no column has the element type of the output `{name}`"
         ))
-        .hint("export the model with a cast to float32 or int64 at its end"));
+        .hint("export the model with a cast to float32 or int64 at the end"));
     }
     if shape.first() == Some(&batch) {
         return Ok(());
     }
     Err(Error::failed(format!(
-        "{model}: output `{name}` has shape {shape:?} for a batch of {batch} rows; its first axis must be the batch"
+        "{model}: the output `{name}` has the shape {shape:?} for a batch of {}; its first axis must \
+         be the batch axis",
+        wording::count(batch, "row")
     ))
     .hint("export the model so that every output has one row per input row"))
 }
 
-/// The error of an output that is not what it was for the batch of zeros.
+/// Returns the error of an output whose shape differs from that for a batch of zeros.
 pub(super) fn shape_depends_on_data(path: &Path) -> Error {
     Error::failed(format!(
         "{}: the shape of an output depends on the data",
@@ -107,17 +113,18 @@ pub(super) fn shape_depends_on_data(path: &Path) -> Error {
     .hint("export the model so that every output has one row per input row")
 }
 
-/// The error of a batch that is too large for `place`.
+/// Returns the error of a batch that does not fit in `place`.
 pub(super) fn out_of_memory(spec: &Spec, batch: usize, place: &str) -> Error {
     Error::failed(format!(
-        "{}: out of memory: a batch of {batch} rows does not fit in {place}",
-        spec.path.display()
+        "{}: out of memory: a batch of {} does not fit in {place}",
+        spec.path.display(),
+        wording::count(batch, "row")
     ))
     .hint("set a smaller `batch:` in the stage that runs the model")
 }
 
 impl DataMut<'_> {
-    /// Fills rows `rows..batch` with a repeat of row `rows - 1`.
+    /// Fills the rows `rows..batch` with copies of the row `rows - 1`.
     pub(super) fn pad(self, rows: usize, batch: usize) {
         match self {
             DataMut::F32(values) => pad(values, rows, batch),

@@ -1,10 +1,9 @@
-//! Says which runtimes, devices and libraries there are on this machine, and what to install for the rest.
+//! Reports the runtimes, devices and libraries on this machine, and what to install for the missing
+//! ones.
 
-use std::fs;
+use super::{Device, Options, Runtime, embedded, library, onnx};
 
-use super::{Device, Options, Runtime, library, onnx, pure};
-
-/// What was found, as pairs of a subject and what there is to say of it, in the order in which people read them.
+/// Returns the findings as pairs of a subject and a text, in the order in which to print them.
 pub fn doctor() -> Vec<(String, String)> {
     let mut report = Vec::new();
     let mut say = |subject: &str, finding: String| report.push((subject.to_owned(), finding));
@@ -26,7 +25,10 @@ pub fn doctor() -> Vec<(String, String)> {
         }
         Err(error) => say("in use", error.to_string()),
     }
-    say("rten", format!("{}, built in, on the CPU", pure::VERSION));
+    say(
+        "rten",
+        format!("{}, embedded, runs on the CPU", embedded::VERSION),
+    );
 
     let chosen = match library::find() {
         Ok(chosen) => chosen,
@@ -48,19 +50,23 @@ pub fn doctor() -> Vec<(String, String)> {
     }
     let providers = chosen.as_ref().map(onnx::providers);
     match &providers {
-        None => say("onnxruntime", "none in use: `pip install onnxruntime` in the active environment, or set ORT_DYLIB_PATH".to_owned()),
-        // Why is said above.
-        Some(Err(_)) => say("providers", "none, the library cannot be used".to_owned()),
+        None => say(
+            "onnxruntime",
+            "not found: `pip install onnxruntime` in the active environment, or set ORT_DYLIB_PATH"
+                .to_owned(),
+        ),
+        // The reason is reported above.
+        Some(Err(_)) => say("providers", "none: the library cannot be used".to_owned()),
         Some(Ok(names)) if names.is_empty() => say("providers", "CPU".to_owned()),
         Some(Ok(names)) => say("providers", format!("CPU, {}", names.join(", "))),
     }
 
-    let driver = driver();
+    let driver = library::nvidia_driver();
     say(
         "NVIDIA driver",
         driver
             .clone()
-            .unwrap_or_else(|| "none, so models run on the CPU".to_owned()),
+            .unwrap_or_else(|| "not found, so models run on the CPU".to_owned()),
     );
     let libraries = library::cuda_libraries(chosen.as_ref().map(|found| found.path.as_path()));
     let names: Vec<String> = libraries
@@ -86,11 +92,12 @@ pub fn doctor() -> Vec<(String, String)> {
     if !matches!(&providers, Some(Ok(names)) if names.contains(&"CUDA")) {
         say(
             "for CUDA",
-            "pip install onnxruntime-gpu (1.27 and later are built for CUDA 13 with cuDNN 9)"
+            "`pip install onnxruntime-gpu` (version 1.27 and later need CUDA 13 and cuDNN 9)"
                 .to_owned(),
         );
     }
-    // The packages without a suffix hold CUDA 13; the suffix -cu12 is for onnxruntime-gpu up to 1.26.
+    // Packages without a suffix contain CUDA 13; those with -cu12 are for onnxruntime-gpu up to
+    // 1.26.
     let needed = [
         ("libcudart.so", "nvidia-cuda-runtime"),
         ("libcublas.so", "nvidia-cublas"),
@@ -108,26 +115,10 @@ pub fn doctor() -> Vec<(String, String)> {
         say(
             "for CUDA",
             format!(
-                "pip install {}; or name their folders in TRAJMILL_CUDA_LIBS, if the system does not have them",
+                "`pip install {}`, or list the folders of these libraries in TRAJMILL_CUDA_LIBS",
                 missing.join(" ")
             ),
         );
     }
     report
-}
-
-/// Version of the NVIDIA driver, where there is one.
-pub(super) fn driver() -> Option<String> {
-    let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let version = text.as_deref().and_then(|text| {
-        text.split_whitespace().find(|word| {
-            word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
-        })
-    });
-    let device = || {
-        fs::exists("/dev/nvidia0")
-            .unwrap_or(false)
-            .then(|| "present".to_owned())
-    };
-    version.map(str::to_owned).or_else(device)
 }

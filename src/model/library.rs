@@ -1,7 +1,11 @@
-//! Finds the ONNX Runtime library, and the CUDA libraries that its CUDA provider needs, without asking Python.
+//! Finds the ONNX Runtime library, and the libraries that its CUDA provider needs, without running
+//! Python.
 //!
-//! Environment: `ORT_DYLIB_PATH` names the library and nothing else is tried; `TRAJMILL_RUNTIME` (`rten` or
-//! `onnxruntime`) forces the runtime; `TRAJMILL_CUDA_LIBS` lists further folders with CUDA and cuDNN libraries.
+//! Three environment variables control the search:
+//!
+//! - `ORT_DYLIB_PATH` is the path of the library; there is no search then;
+//! - `TRAJMILL_RUNTIME` selects the runtime, `rten` or `onnxruntime`;
+//! - `TRAJMILL_CUDA_LIBS` lists more folders with CUDA and cuDNN libraries.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,28 +14,29 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The library, and how it was found.
+/// An ONNX Runtime library that was found.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The library file.
     pub path: PathBuf,
-    /// Where the search found it, for people.
+    /// Where the search found it, for messages.
     pub how: String,
-    /// Whether the user asked for this very library or runtime, so that a failure to load it is an error.
+    /// Whether the user requested this library or runtime, so that a failure to load it is an
+    /// error.
     pub demanded: bool,
 }
 
-/// Environment variables that are set to something, by name.
+/// Looks up an environment variable that is set and not empty.
 type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 fn process(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// Finds the library; `None` where there is none, or rten is asked for.
+/// Finds the library. Returns `None` if there is none, or if the environment selects rten.
 ///
 /// # Errors
-/// Where what the environment asks for is not there.
+/// Returns an error if the library that the environment requests does not exist.
 pub fn find() -> Result<Option<Found>> {
     find_by(&process)
 }
@@ -45,28 +50,40 @@ fn find_by(variables: Variables) -> Result<Option<Found>> {
         Some(name) if name == "rten" => return Ok(None),
         Some(name) if name == "onnxruntime" => true,
         Some(name) => {
-            return Err(Error::usage(format!("TRAJMILL_RUNTIME is `{name}`"))
-                .hint("it is `onnxruntime` or `rten`; unset it to let trajmill choose"));
+            return Err(
+                Error::usage(format!("unknown runtime `{name}` in TRAJMILL_RUNTIME"))
+                    .hint("set it to `onnxruntime` or `rten`, or unset it to let trajmill choose"),
+            );
         }
     };
     if let Some(path) = variables("ORT_DYLIB_PATH").map(PathBuf::from) {
         return match fs::canonicalize(&path) {
-            Ok(file) if file.is_file() => Ok(Some(Found { path: file, how: "ORT_DYLIB_PATH".to_owned(), demanded: true })),
-            _ => Err(Error::failed(format!("ORT_DYLIB_PATH names {}, which is not a file", path.display()))
-                .hint("name the library itself, such as …/onnxruntime/capi/libonnxruntime.so.1.32.0, or unset ORT_DYLIB_PATH")),
+            Ok(file) if file.is_file() => Ok(Some(Found {
+                path: file,
+                how: "ORT_DYLIB_PATH".to_owned(),
+                demanded: true,
+            })),
+            _ => Err(Error::failed(format!(
+                "ORT_DYLIB_PATH is {}, which is not a file",
+                path.display()
+            ))
+            .hint(
+                "set it to the library itself, such as \
+                 …/onnxruntime/capi/libonnxruntime.so.1.32.0, or unset it",
+            )),
         };
     }
     match candidates_by(variables).into_iter().next() {
         Some(found) => Ok(Some(Found { demanded, ..found })),
         None if demanded => Err(Error::failed(
-            "TRAJMILL_RUNTIME asks for onnxruntime, and its library was not found",
+            "TRAJMILL_RUNTIME is `onnxruntime`, but its library was not found",
         )
         .hint("`pip install onnxruntime` in the active environment, or set ORT_DYLIB_PATH")),
         None => Ok(None),
     }
 }
 
-/// Every library that the search meets, in its order.
+/// Returns every library that the search finds, in its order.
 pub(super) fn candidates() -> Vec<Found> {
     candidates_by(&process)
 }
@@ -88,12 +105,12 @@ fn candidates_by(variables: Variables) -> Vec<Found> {
     for (packages, how) in site_packages(variables) {
         look(&packages.join("onnxruntime/capi"), how);
     }
-    // conda-forge keeps the library apart from the Python package.
+    // conda-forge installs the library outside of the Python package.
     if let Some(folder) = conda_lib(variables) {
         look(&folder, "the active conda environment".to_owned());
     }
     if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
-        look(folder, "beside the executable".to_owned());
+        look(folder, "the folder of the executable".to_owned());
     }
     for folder in loader_path(variables) {
         look(&folder, "the library path".to_owned());
@@ -101,9 +118,10 @@ fn candidates_by(variables: Variables) -> Vec<Found> {
     found
 }
 
-/// Libraries for the CUDA provider, in the order in which they can be loaded, each name once.
+/// Returns the libraries for the CUDA provider in the order in which they can be loaded, each name
+/// once.
 pub(super) fn cuda_libraries(runtime: Option<&Path>) -> Vec<PathBuf> {
-    // A library is loaded after those that it needs; cuDNN looks its parts up by name when it runs.
+    // A library is loaded after those that it needs. cuDNN looks up its parts by name when it runs.
     const ORDER: [&str; 18] = [
         "libcudart.so",
         "libnvJitLink.so",
@@ -128,7 +146,8 @@ pub(super) fn cuda_libraries(runtime: Option<&Path>) -> Vec<PathBuf> {
     let mut libraries: Vec<PathBuf> = Vec::new();
     for name in ORDER {
         for path in folders.iter().flat_map(|folder| files(folder, &[name])) {
-            // `libcudart.so.13` is the name that is asked for; the bare name and longer versions are links to it.
+            // The provider looks for names such as `libcudart.so.13`; other names are links to
+            // these.
             let suffix = path
                 .file_name()
                 .and_then(|file| file.to_str())
@@ -149,13 +168,14 @@ pub(super) fn cuda_libraries(runtime: Option<&Path>) -> Vec<PathBuf> {
     libraries
 }
 
-/// Folders that may hold CUDA libraries: named ones first, then the packages beside the runtime, conda's, the system's.
+/// Returns the folders that may hold CUDA libraries: those in `TRAJMILL_CUDA_LIBS`, then those of
+/// Python packages, conda and the system.
 pub(super) fn cuda_folders(runtime: Option<&Path>) -> Vec<PathBuf> {
     let named = process("TRAJMILL_CUDA_LIBS").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&named)
         .filter(|folder| !folder.as_os_str().is_empty())
         .collect();
-    // The runtime is …/site-packages/onnxruntime/capi/libonnxruntime.so.
+    // The path of the runtime is …/site-packages/onnxruntime/capi/libonnxruntime.so.
     let beside = runtime
         .and_then(|path| path.ancestors().nth(3))
         .map(Path::to_owned);
@@ -184,7 +204,23 @@ pub(super) fn cuda_folders(runtime: Option<&Path>) -> Vec<PathBuf> {
     folders
 }
 
-/// Folders of Python packages in the active virtual and conda environments.
+/// Returns the version of the NVIDIA driver, or `present` if only its device file exists.
+pub(super) fn nvidia_driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let version = text.as_deref().and_then(|text| {
+        text.split_whitespace().find(|word| {
+            word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
+        })
+    });
+    let device = || {
+        fs::exists("/dev/nvidia0")
+            .unwrap_or(false)
+            .then(|| "present".to_owned())
+    };
+    version.map(str::to_owned).or_else(device)
+}
+
+/// Returns the folders of Python packages in the active virtual and conda environments.
 fn site_packages(variables: Variables) -> Vec<(PathBuf, String)> {
     let mut folders = Vec::new();
     for (variable, how) in [
@@ -235,7 +271,7 @@ fn loader_path(variables: Variables) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Files in `folder` whose names begin with one of `prefixes`, in the order of their names.
+/// Returns the files in `folder` whose names begin with one of `prefixes`, ordered by name.
 fn files(folder: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
     let named = |path: &PathBuf| {
         let name = path
@@ -331,12 +367,12 @@ mod tests {
         };
         assert_eq!(
             find_by(&missing).unwrap_err().message,
-            "ORT_DYLIB_PATH names /nowhere/libonnxruntime.so, which is not a file"
+            "ORT_DYLIB_PATH is /nowhere/libonnxruntime.so, which is not a file"
         );
         let odd = |name: &str| (name == "TRAJMILL_RUNTIME").then(|| OsString::from("tract"));
         assert_eq!(
             find_by(&odd).unwrap_err().message,
-            "TRAJMILL_RUNTIME is `tract`"
+            "unknown runtime `tract` in TRAJMILL_RUNTIME"
         );
     }
 

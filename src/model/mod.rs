@@ -1,19 +1,21 @@
-//! Models: one small contract (shapes in, shapes out, run a batch) and the two runtimes behind it.
+//! Inference with models: one interface (shapes in, shapes out, run a batch) and the two runtimes
+//! behind it.
 //!
-//! A [`Runtime`] is found once per process: ONNX Runtime where its library is (see [`library`]), rten, which is built
-//! in, where it is not. It opens a model as a [`Pool`] of sessions; a worker takes a [`Session`] out, fills its input
-//! buffers in place, runs it and reads its outputs in place. Batches have one fixed size, chosen by rule and never by
-//! timing, because the bits of some activations depend on it; a short batch is padded with its last row.
+//! A process has one [`Runtime`]: ONNX Runtime if its library is found (see [`library`]), and the
+//! embedded rten otherwise. It opens a model as a [`Pool`] of sessions. A worker takes a
+//! [`Session`] out of the pool, fills its input buffers in place, runs it, and reads its output
+//! buffers in place. The size of batches is fixed by a rule, never by timing, because the bits of
+//! some activations depend on it. A short batch is padded with its last row.
 //!
-//! Each session runs on one thread, so that results do not depend on how many there are. Nothing here knows of
-//! trajectories or columns.
+//! Each session runs on one thread, so that results do not depend on the number of threads. Nothing
+//! here knows of trajectories or columns.
 
 mod batch;
 mod doctor;
+mod embedded;
 pub mod library;
-mod message;
 mod onnx;
-mod pure;
+mod verify_onnx;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,15 +27,16 @@ use crate::error::{Error, Result, caught};
 
 pub use doctor::doctor;
 
-/// Where models are to run.
+/// The device to run models on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Device {
-    /// CUDA where it works, else the CPU; which one is said.
+    /// CUDA if it works, otherwise the CPU. A note tells why CUDA is not used.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// These CUDA devices and nothing else: where a node cannot run there, the run fails before it reads a row.
+    /// Only these CUDA devices. If a node of the model cannot run there, the run fails before it
+    /// reads a row.
     Cuda(Vec<usize>),
 }
 
@@ -44,7 +47,7 @@ impl std::str::FromStr for Device {
     fn from_str(text: &str) -> Result<Device> {
         let wrong = || {
             Error::usage(format!("unknown device `{text}`"))
-                .hint("one of auto, cpu, cuda, cuda:0, cuda:0,1")
+                .hint("use auto, cpu, cuda, or cuda with indices, such as cuda:0 or cuda:0,1")
         };
         match text.split_once(':') {
             None if text == "auto" => Ok(Device::Auto),
@@ -61,15 +64,16 @@ impl std::str::FromStr for Device {
     }
 }
 
-/// Said where TF32 is asked for and CUDA is not used.
-const TF32_UNUSED: &str = "`--tf32` changes nothing: it is about CUDA, and models run on the CPU";
+/// The note of a runtime that is not on CUDA although TF32 was requested.
+const TF32_UNUSED: &str = "`--tf32` has no effect: models run on the CPU";
 
-/// What the user asked of the runtime.
+/// The user's requests for the runtime.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Where models run.
+    /// The device to run models on.
     pub device: Device,
-    /// Whether CUDA may round float32 products to TF32: faster, and off by at most about 1e-3.
+    /// Whether CUDA may round float32 products to TF32, which is faster, with an error of at most
+    /// about 1e-3.
     pub tf32: bool,
 }
 
@@ -86,7 +90,7 @@ pub enum Element {
     I64,
     /// uint8.
     U8,
-    /// Any other, which no stage feeds or reads.
+    /// Any other type, which no stage reads or writes.
     Other,
 }
 
@@ -110,7 +114,7 @@ pub struct Port {
     pub name: String,
     /// Element type.
     pub element: Element,
-    /// Shape, batch axis first; `None` for an axis that is free.
+    /// Shape, batch axis first; `None` for a free axis.
     pub shape: Vec<Option<usize>>,
 }
 
@@ -126,12 +130,12 @@ impl std::fmt::Display for Port {
     }
 }
 
-/// What a model file says of itself.
+/// The description of a model in its file.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// The file.
     pub path: PathBuf,
-    /// blake3 of the file, in hexadecimal.
+    /// The blake3 hash of the file, in hexadecimal.
     pub hash: String,
     /// Inputs, in the graph's order.
     pub inputs: Vec<Port>,
@@ -141,30 +145,32 @@ pub struct Spec {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// How a model is to be opened.
+/// The shapes and outputs that a model is opened with.
 #[derive(Debug, Clone)]
 pub struct Geometry {
-    /// Rows of every batch.
+    /// Number of rows in every batch.
     pub batch: usize,
-    /// Shape of one row of each input, in the graph's order.
+    /// The shape of one row of each input, in the graph's order.
     pub inputs: Vec<Vec<usize>>,
-    /// Which outputs are read, by position in the graph.
+    /// The outputs to read, by position in the graph.
     pub outputs: Vec<usize>,
 }
 
-/// The runtime that models run on in this process, with its devices.
+/// The runtime that runs models in this process, with its devices.
 pub enum Runtime {
     /// ONNX Runtime.
     Onnx(onnx::OnnxRuntime),
-    /// rten, built in; CPU only.
-    Pure(pure::PureRuntime),
+    /// The embedded rten, on the CPU.
+    Embedded(embedded::EmbeddedRuntime),
 }
 
 impl Runtime {
-    /// Finds the runtime for `options`: ONNX Runtime where its library is found and can be loaded, rten otherwise.
+    /// Finds the runtime for `options`: ONNX Runtime if its library can be loaded, and rten
+    /// otherwise.
     ///
     /// # Errors
-    /// Where CUDA, or by the environment a library or runtime, is asked for and is not to be had.
+    /// Returns an error if `options` request CUDA, or the environment requests a library or
+    /// runtime, and it is not available.
     pub fn find(options: &Options) -> Result<Runtime> {
         let cuda = matches!(options.device, Device::Cuda(_));
         let mut notes: Vec<String> = match library::find()? {
@@ -174,58 +180,65 @@ impl Runtime {
                 Err(error) => vec![error.message],
             },
             None if cuda => {
-                return Err(Error::failed("`device: cuda` needs ONNX Runtime, and its library was not found")
-                    .hint("`pip install onnxruntime-gpu` in the active environment, or set ORT_DYLIB_PATH; `trajmill doctor` shows where was looked"));
+                return Err(Error::failed(
+                    "`device: cuda` needs ONNX Runtime, whose library was not found",
+                )
+                .hint(
+                    "`pip install onnxruntime-gpu` in the active environment, or set \
+                     ORT_DYLIB_PATH; `trajmill doctor` shows what was found",
+                ));
             }
             None => Vec::new(),
         };
         notes.extend(options.tf32.then(|| TF32_UNUSED.to_owned()));
-        Ok(Runtime::Pure(pure::PureRuntime { notes }))
+        Ok(Runtime::Embedded(embedded::EmbeddedRuntime { notes }))
     }
 
-    /// The runtime that is built in.
+    /// Returns the embedded runtime.
     pub fn embedded() -> Runtime {
-        Runtime::Pure(pure::PureRuntime { notes: Vec::new() })
+        Runtime::Embedded(embedded::EmbeddedRuntime { notes: Vec::new() })
     }
 
-    /// `onnxruntime` or `rten`.
+    /// Returns `onnxruntime` or `rten`.
     pub fn name(&self) -> &'static str {
         match self {
             Runtime::Onnx(_) => "onnxruntime",
-            Runtime::Pure(_) => "rten",
+            Runtime::Embedded(_) => "rten",
         }
     }
 
-    /// Version of the runtime.
+    /// Returns the version of the runtime.
     pub fn version(&self) -> String {
         match self {
             Runtime::Onnx(runtime) => runtime.version(),
-            Runtime::Pure(_) => pure::VERSION.to_owned(),
+            Runtime::Embedded(_) => embedded::VERSION.to_owned(),
         }
     }
 
-    /// The devices that models run on: `cpu`, or `cuda:0` and so on.
+    /// Returns the devices that models run on: `cpu`, or CUDA devices such as `cuda:0`.
     pub fn devices(&self) -> Vec<String> {
         match self {
             Runtime::Onnx(runtime) => runtime.devices(),
-            Runtime::Pure(_) => vec!["cpu".to_owned()],
+            Runtime::Embedded(_) => vec!["cpu".to_owned()],
         }
     }
 
-    /// Whether products of float32 may be rounded to TF32.
+    /// Returns whether products of float32 may be rounded to TF32.
     pub fn tf32(&self) -> bool {
         matches!(self, Runtime::Onnx(runtime) if runtime.tf32())
     }
 
-    /// What a person should know of the choice, such as why `auto` fell back to the CPU; opening a model may add to it.
+    /// Returns notes for the user, such as why `auto` fell back to the CPU. Opening a model may add
+    /// notes.
     pub fn notes(&self) -> Vec<String> {
         match self {
             Runtime::Onnx(runtime) => runtime.notes(),
-            Runtime::Pure(runtime) => runtime.notes.clone(),
+            Runtime::Embedded(runtime) => runtime.notes.clone(),
         }
     }
 
-    /// Rows of a batch where the user gives none: a constant of the device, so that results repeat.
+    /// Returns the default batch size in rows. It depends only on the device, so that results
+    /// repeat.
     pub fn batch(&self) -> usize {
         if self
             .devices()
@@ -238,21 +251,24 @@ impl Runtime {
         }
     }
 
-    /// Reads what the model at `path` says of itself.
+    /// Reads the description of the model at `path`.
     ///
     /// # Errors
-    /// Where the file cannot be read or is not a model that the runtime can run; the message names file and operator.
+    /// Returns an error that names the file, and the operator if one is missing, if the runtime
+    /// cannot run the model.
     pub fn spec(&self, path: &Path) -> Result<Spec> {
         match self {
             Runtime::Onnx(runtime) => runtime.spec(path),
-            Runtime::Pure(runtime) => runtime.spec(path),
+            Runtime::Embedded(runtime) => runtime.spec(path),
         }
     }
 
-    /// Opens a model for `workers` threads: a session a thread on the CPU; on CUDA one a device, which several may use.
+    /// Opens a model for `workers` threads: one session per thread on the CPU, one shared session
+    /// per device on CUDA.
     ///
     /// # Errors
-    /// Where the model cannot be loaded, or a node cannot run on the device that was asked for.
+    /// Returns an error if the model cannot be loaded, or if a node cannot run on the requested
+    /// device.
     pub fn open(&self, spec: &Spec, geometry: &Geometry, workers: usize) -> Result<Pool> {
         let sessions = match self {
             Runtime::Onnx(runtime) => runtime
@@ -260,10 +276,10 @@ impl Runtime {
                 .into_iter()
                 .map(Session::Onnx)
                 .collect::<Vec<_>>(),
-            Runtime::Pure(runtime) => runtime
+            Runtime::Embedded(runtime) => runtime
                 .open(spec, geometry, workers)?
                 .into_iter()
-                .map(Session::Pure)
+                .map(Session::Embedded)
                 .collect(),
         };
         Ok(Pool::new(sessions))
@@ -272,7 +288,7 @@ impl Runtime {
 
 #[cfg(test)]
 impl Runtime {
-    /// One that says it is on CUDA, where there is an ONNX Runtime at all.
+    /// Returns an ONNX Runtime that claims to run on CUDA; `None` if there is no ONNX Runtime.
     pub(crate) fn pretending(tf32: bool) -> Option<Runtime> {
         onnx::OnnxRuntime::pretending(tf32).map(Runtime::Onnx)
     }
@@ -294,7 +310,7 @@ pub enum Data<'a> {
 }
 
 impl Data<'_> {
-    /// Number of values.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         match self {
             Data::F32(values) => values.len(),
@@ -305,13 +321,13 @@ impl Data<'_> {
         }
     }
 
-    /// Whether there are no values.
+    /// Returns whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Values of a tensor, to be filled.
+/// Values of a tensor that the caller fills.
 #[derive(Debug, PartialEq)]
 pub enum DataMut<'a> {
     /// float32.
@@ -326,44 +342,48 @@ pub enum DataMut<'a> {
     U8(&'a mut [u8]),
 }
 
-/// A loaded model with its own buffers, used by one thread at a time.
+/// A loaded model with its own buffers, for one thread at a time.
 pub enum Session {
     /// On ONNX Runtime.
     Onnx(onnx::OnnxSession),
     /// On rten.
-    Pure(pure::PureSession),
+    Embedded(embedded::EmbeddedSession),
 }
 
 impl Session {
-    /// The buffer of input `index` (graph order): `batch` rows, whatever is left of the last batch in it.
+    /// Returns the buffer of the input `index` in the graph's order. It has the rows of a batch,
+    /// with values of the previous batch.
     pub fn input(&mut self, index: usize) -> DataMut<'_> {
         match self {
             Session::Onnx(session) => session.input(index),
-            Session::Pure(session) => session.input(index),
+            Session::Embedded(session) => session.input(index),
         }
     }
 
-    /// Runs the batch whose first `rows` rows are filled; the rest is padded with a repeat of the last of them.
+    /// Runs the batch, of which the caller has filled the first `rows` rows. Pads it with copies of
+    /// the last one.
     ///
     /// # Errors
-    /// Where the runtime fails, out of device memory among others, or an output has not the shape it should have.
+    /// Returns an error if the runtime fails, for example because the device has no memory left, or
+    /// if an output has another shape than before.
     pub fn run(&mut self, rows: usize) -> Result<()> {
         match self {
             Session::Onnx(session) => session.run(rows),
-            Session::Pure(session) => session.run(rows),
+            Session::Embedded(session) => session.run(rows),
         }
     }
 
-    /// Values of the `index`-th of the geometry's outputs: `batch` rows, of which only the filled ones mean anything.
+    /// Returns the values of the geometry's output `index`. It has the rows of a batch; those of
+    /// the padding have no meaning.
     pub fn output(&self, index: usize) -> Data<'_> {
         match self {
             Session::Onnx(session) => session.output(index),
-            Session::Pure(session) => session.output(index),
+            Session::Embedded(session) => session.output(index),
         }
     }
 }
 
-/// Sessions of one model, lent to workers one at a time.
+/// The sessions of a model, which workers borrow.
 pub struct Pool {
     free: Receiver<Session>,
     back: Sender<Session>,
@@ -373,26 +393,26 @@ impl Pool {
     fn new(sessions: Vec<Session>) -> Pool {
         let (back, free) = crossbeam_channel::bounded(sessions.len());
         for session in sessions {
-            // The channel holds as many as there are sessions.
+            // The channel has room for all sessions.
             let _ = back.send(session);
         }
         Pool { free, back }
     }
 
-    /// Lends a session to `work`, waiting for one where all are lent.
+    /// Lends a session to `work`. Waits if all sessions are lent.
     ///
     /// # Errors
-    /// What `work` returns, or that no session is left.
+    /// Returns the error of `work`, or an error if no session is left.
     pub fn with<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
         store::pause();
         let mut session = self
             .free
             .recv()
             .map_err(|_| Error::failed("no model session is left"))?;
-        // A session that was not given back would let the others wait for ever.
+        // Catch a panic: if the session were not returned, other workers would wait forever.
         let result = caught("the model", || work(&mut session));
         store::pause();
-        // The channel holds as many as there are sessions, and this one has just left it.
+        // The channel has room for all sessions.
         let _ = self.back.send(session);
         result
     }

@@ -1,6 +1,8 @@
-//! Both runtimes against ONNX's reference evaluator, against each other, and on bad input.
+//! Tests of both runtimes: against ONNX's reference evaluator, against each other, and on bad
+//! input.
 //!
-//! rten is always tested. ONNX Runtime is where `TRAJMILL_TEST_ORT` names its library or the search finds one.
+//! rten is always tested. ONNX Runtime is tested if `TRAJMILL_TEST_ORT` names its library or the
+//! search finds one.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +78,7 @@ fn outputs(session: &Session, count: usize) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// By model, then by port: rows of values, `None` for one that is not finite.
+/// Values by model and port; `None` for a value that is not finite.
 type Expected = BTreeMap<String, BTreeMap<String, Vec<Vec<Option<f64>>>>>;
 
 fn expected() -> Expected {
@@ -122,7 +124,8 @@ fn every_model_gives_what_the_reference_evaluator_gives() {
     }
 }
 
-/// Elu and Softplus among them, whose bits depend on where a row lies in a batch: the batch is fixed, so they repeat.
+/// The models include Elu and Softplus, whose bits depend on the position of a row in a batch.
+/// Since the batch size is fixed, they repeat.
 #[test]
 fn a_padded_batch_another_session_and_many_threads_give_the_same_bits() {
     let expected = expected();
@@ -133,7 +136,7 @@ fn a_padded_batch_another_session_and_many_threads_give_the_same_bits() {
             let pool = runtime.open(&spec, &geometry(&spec, 13), 3).unwrap();
             let run = |rows: usize| {
                 pool.with(|session| {
-                    // Leftovers of an earlier batch must not matter.
+                    // The content of an earlier batch must not matter.
                     fill(session, &vec![vec![0.5; inputs[0].len()]; inputs.len()], 8);
                     fill(session, &inputs, rows);
                     session.run(rows)?;
@@ -163,7 +166,8 @@ fn a_padded_batch_another_session_and_many_threads_give_the_same_bits() {
     }
 }
 
-/// A worker of rayon that waits inside a model must not take up another task, which would wait for the model it holds.
+/// A worker of rayon that waits for a model must not take up another task, which would wait for the
+/// session it holds.
 #[test]
 fn one_session_serves_many_workers_without_a_deadlock() {
     let (done, finished) = std::sync::mpsc::channel();
@@ -244,7 +248,7 @@ fn a_spec_tells_ports_metadata_and_hash() {
 }
 
 #[test]
-fn what_is_no_model_is_one_error_that_names_the_file() {
+fn a_file_that_is_not_a_model_gives_an_error_that_names_it() {
     let root = tempfile::tempdir().unwrap();
     let bytes = std::fs::read(model("mlp")).unwrap();
     for runtime in runtimes() {
@@ -295,23 +299,27 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
                 .to_string()
                 .replace(&format!("{}", model(name).display()), "MODEL")
         };
-        let fixed = "MODEL: input `x` takes batches of 7 rows only, not 8\n  set `batch: 7`, or export the model with a free batch axis";
+        let fixed = "MODEL: the input `x` takes batches of exactly 7 rows, not 8\n  \
+                     set `batch: 7`, or export the model with a free batch axis";
         assert_eq!(refusal("fixed_batch", &|_| ()), fixed);
-        assert!(
-            refusal("no_batch", &|_| ())
-                .starts_with("MODEL: output `action` has shape [3] for a batch of 8 rows; its first axis must be the batch")
-        );
+        assert!(refusal("no_batch", &|_| ()).starts_with(
+            "MODEL: the output `action` has the shape [3] for a batch of 8 rows; its first axis \
+                 must be the batch axis"
+        ));
         assert_eq!(
             refusal("mlp", &|geometry| geometry.inputs = vec![vec![6]]),
-            "MODEL: input x: float32 [batch, 9] cannot be fed rows of shape [6]"
+            "MODEL: the input `x: float32 [batch, 9]` does not take rows of shape [6]"
         );
         assert_eq!(
             refusal("named", &|geometry| geometry.inputs = vec![vec![3]]),
-            "MODEL has 2 inputs, 1 are fed"
+            "MODEL has 2 inputs, but the stage gives it 1"
         );
         let huge = refusal("mlp", &|geometry| geometry.batch = 1 << 46);
         assert!(
-            huge.starts_with("MODEL: out of memory: a batch of 70368744177664 rows does not fit in memory\n  set a smaller `batch:`"),
+            huge.starts_with(
+                "MODEL: out of memory: a batch of 70,368,744,177,664 rows does not fit in memory\n  \
+                 set a smaller `batch:`"
+            ),
             "{huge}"
         );
     }
@@ -330,7 +338,7 @@ fn rten_names_the_operator_that_it_lacks() {
 }
 
 #[test]
-fn cuda_is_not_to_be_had_from_a_build_for_the_cpu() {
+fn a_build_for_the_cpu_refuses_cuda() {
     let Some(Runtime::Onnx(_)) = runtimes().into_iter().next() else {
         return;
     };
@@ -353,5 +361,5 @@ fn cuda_is_not_to_be_had_from_a_build_for_the_cpu() {
         .err()
         .unwrap()
         .message;
-    assert!(message.ends_with("is a build without CUDA"), "{message}");
+    assert!(message.ends_with("was built without CUDA"), "{message}");
 }

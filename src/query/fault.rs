@@ -1,20 +1,31 @@
-//! The engine's errors in the words of a person who wrote a query.
+//! Errors of the query engine in words that the author of a query understands.
 
+use arrow::datatypes::SchemaRef;
 use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::object_store;
 use datafusion::sql::sqlparser::parser::ParserError;
 
+use crate::error::engine::{between, expected, plain_words, unsupported_operator, untokenizable};
 use crate::error::{Error, nearest};
-use crate::expr::Misfit;
+use crate::expr::{Misfit, other_languages};
 
-/// What is wrong with a query, given the names of the tables that there are.
-pub(super) fn explain(error: &DataFusionError, tables: &[String]) -> Misfit {
-    let misfit = |word: Option<&str>, message: String, help: Option<String>| Misfit {
+/// Maximum number of names in a hint.
+const MOST_NAMES: usize = 12;
+
+/// The tables of a session: names and columns.
+type Tables<'a> = &'a [(String, SchemaRef)];
+
+fn misfit(word: Option<&str>, message: impl Into<String>, help: Option<String>) -> Misfit {
+    Misfit {
         word: word.map(str::to_owned),
-        message,
+        message: message.into(),
         help,
-    };
+    }
+}
+
+/// Explains what is wrong with a query over `tables`.
+pub(super) fn explain(error: &DataFusionError, tables: Tables) -> Misfit {
     match error {
         DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => {
             explain(inner, tables)
@@ -25,64 +36,107 @@ pub(super) fn explain(error: &DataFusionError, tables: &[String]) -> Misfit {
             SchemaError::FieldNotFound {
                 field,
                 valid_fields,
-            } => unknown_column(field, valid_fields),
+            } => unknown_column(field, valid_fields, tables),
             SchemaError::AmbiguousReference { field } => {
                 let name = &field.name;
                 misfit(
                     Some(name),
-                    format!("`{name}` is a column of more than one table"),
-                    Some(format!(
-                        "write the table in front of it, such as `t.{name}`"
-                    )),
+                    format!("several tables have a column `{name}`"),
+                    Some(format!("prefix it with its table, such as `t.{name}`")),
                 )
             }
+            SchemaError::DuplicateQualifiedField { qualifier, name } => misfit(
+                None,
+                format!("the column `{qualifier}.{name}` appears twice"),
+                Some("give one of the tables another name with AS".to_owned()),
+            ),
             other => misfit(
                 None,
-                other.to_string(),
+                plain_words(&other.to_string()),
                 Some("give one of the columns another name with AS".to_owned()),
             ),
         },
         DataFusionError::SQL(error, _) => match error.as_ref() {
             ParserError::RecursionLimitExceeded => misfit(
                 None,
-                "the query is nested too deeply".to_owned(),
-                Some("name inner queries with WITH".to_owned()),
+                "the query is nested too deeply",
+                Some("define inner queries in a WITH clause".to_owned()),
             ),
-            ParserError::ParserError(text) | ParserError::TokenizerError(text) => {
-                misfit(None, format!("not valid SQL: {}", lower_first(text)), None)
-            }
+            ParserError::ParserError(text) | ParserError::TokenizerError(text) => syntax(text),
         },
         other => {
             let message = other.message().into_owned();
-            planned(&message, tables).unwrap_or_else(|| misfit(None, plain(&message), None))
+            planned(&message, tables).unwrap_or_else(|| misfit(None, plain_words(&message), None))
         }
     }
 }
 
-/// Errors that the planner gives as text alone.
-fn planned(message: &str, tables: &[String]) -> Option<Misfit> {
+/// Explains a message of the parser, such as
+/// `Expected: an expression, found: FROM at Line: 1, Column: 8`.
+fn syntax(text: &str) -> Misfit {
+    let (what, place) = match text.split_once(" at Line: ") {
+        Some((what, place)) => (
+            what,
+            format!(" at line {}", place.replace("Column: ", "column ")),
+        ),
+        None => (text, String::new()),
+    };
+    match what.rsplit_once("found: ") {
+        Some((wanted, "EOF")) => misfit(
+            None,
+            format!("the query ends too early: {}", expected(wanted)),
+            None,
+        ),
+        Some((wanted, found)) => misfit(
+            None,
+            format!(
+                "not valid SQL: {}, found `{found}`{place}",
+                expected(wanted)
+            ),
+            other_languages::token(found, "").map(str::to_owned),
+        ),
+        None => misfit(
+            None,
+            format!("not valid SQL: {}{place}", untokenizable(what)),
+            None,
+        ),
+    }
+}
+
+/// Explains errors of the planner that consist only of text.
+fn planned(message: &str, tables: Tables) -> Option<Misfit> {
+    if let Some((operator, instead)) = unsupported_operator(message) {
+        return Some(misfit(
+            Some(operator),
+            format!("SQL has no operator `{operator}`"),
+            Some(instead.to_owned()),
+        ));
+    }
     if let Some(name) = between(message, "table function '", "' not found") {
-        let help = "files and other databases cannot be read without `--unsafe`".to_owned();
-        return Some(Misfit {
-            word: Some(name.to_owned()),
-            message: format!("there is no table function `{name}`"),
-            help: Some(help),
-        });
+        return Some(misfit(
+            Some(name),
+            format!("there is no table function `{name}`"),
+            Some("only `--unsafe` allows reading files and other databases".to_owned()),
+        ));
     }
     if let Some(full) = between(message, "table '", "' not found") {
         return Some(unknown_table(full, tables));
     }
     let name = between(message, "Invalid function '", "'")?;
-    let help =
-        between(message, "Did you mean '", "'").map(|name| format!("did you mean `{name}`?"));
-    Some(Misfit {
-        word: Some(name.to_owned()),
-        message: format!("there is no function `{name}`"),
+    let help = match other_languages::function(&name.to_lowercase()) {
+        Some(help) => Some(help.to_owned()),
+        None => between(message, "Did you mean '", "'")
+            .and_then(|suggestion| nearest(name, [suggestion]))
+            .map(|suggestion| format!("did you mean `{suggestion}`?")),
+    };
+    Some(misfit(
+        Some(name),
+        format!("there is no function `{name}`"),
         help,
-    })
+    ))
 }
 
-fn unknown_column(field: &Column, valid: &[Column]) -> Misfit {
+fn unknown_column(field: &Column, valid: &[Column], tables: Tables) -> Misfit {
     let name = &field.name;
     let names: Vec<&str> = valid.iter().map(|column| column.name.as_str()).collect();
     let of = field
@@ -90,51 +144,53 @@ fn unknown_column(field: &Column, valid: &[Column]) -> Misfit {
         .as_ref()
         .map(|table| format!(" in `{}`", table.table()))
         .unwrap_or_default();
-    let quoted = names
+    let other_case = names
         .iter()
         .find(|known| known.eq_ignore_ascii_case(name) && *known != name);
-    let help = match (quoted, nearest(name, names.iter().copied())) {
-        (Some(known), _) => Some(format!(
-            "names with capital letters need double quotes: \"{known}\""
+    let other_table = tables
+        .iter()
+        .find(|(_, schema)| schema.index_of(name).is_ok());
+    let help = match (
+        other_case,
+        other_table,
+        nearest(name, names.iter().copied()),
+    ) {
+        (Some(known), ..) => Some(format!(
+            "write names with capital letters in double quotes: \"{known}\""
         )),
-        (None, Some(known)) if known != name => Some(format!("did you mean `{known}`?")),
+        (None, Some((table, _)), _) => Some(format!("`{name}` is a column of `{table}`")),
+        (None, None, Some(known)) if known != name => Some(format!("did you mean `{known}`?")),
         _ if names.is_empty() => None,
-        _ => Some(format!("columns are {}", shortened(&names))),
+        _ => Some(format!("the columns are {}", shortened(&names))),
     };
-    Misfit {
-        word: Some(name.clone()),
-        message: format!("there is no column `{name}`{of}"),
-        help,
-    }
+    misfit(Some(name), format!("there is no column `{name}`{of}"), help)
 }
 
-fn unknown_table(full: &str, tables: &[String]) -> Misfit {
-    // The planner completes a name with the catalog and schema that this session calls `trajmill.main`.
+fn unknown_table(full: &str, tables: Tables) -> Misfit {
+    // The planner adds the catalog and schema of this session, `trajmill.main`, to a name.
     let name = full
         .strip_prefix("trajmill.main.")
         .or_else(|| full.strip_prefix("trajmill."))
         .unwrap_or(full);
+    let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
     let help = if name.contains('/') || name.ends_with(".parquet") || name.ends_with(".csv") {
-        "only the datasets on the command line can be read; `--unsafe` allows files by their path"
+        "a query reads the datasets on the command line; only `--unsafe` allows files by path"
             .to_owned()
     } else {
-        match nearest(name, tables.iter().map(String::as_str)) {
+        match nearest(name, names.iter().copied()) {
             Some(known) => format!("did you mean `{known}`?"),
-            None => format!(
-                "tables are {}",
-                shortened(&tables.iter().map(String::as_str).collect::<Vec<_>>())
-            ),
+            None => format!("the tables are {}", shortened(&names)),
         }
     };
-    Misfit {
-        word: Some(name.to_owned()),
-        message: format!("there is no table `{name}`"),
-        help: Some(help),
-    }
+    misfit(
+        Some(name),
+        format!("there is no table `{name}`"),
+        Some(help),
+    )
 }
 
-/// The failure of a query that could not be planned.
-pub(super) fn unplannable(error: &DataFusionError, tables: &[String]) -> Error {
+/// Returns the failure of a query that cannot be planned.
+pub(super) fn unplannable(error: &DataFusionError, tables: Tables) -> Error {
     let misfit = explain(error, tables);
     let failure = Error::usage(misfit.message);
     match misfit.help {
@@ -143,7 +199,7 @@ pub(super) fn unplannable(error: &DataFusionError, tables: &[String]) -> Error {
     }
 }
 
-/// The failure of a query that was running.
+/// Returns the failure of a query that was running.
 pub(super) fn failed(error: &DataFusionError) -> Error {
     match error {
         DataFusionError::Diagnostic(_, inner) => failed(inner),
@@ -158,8 +214,8 @@ pub(super) fn failed(error: &DataFusionError) -> Error {
             _ => failed(inner).at(place),
         },
         DataFusionError::ResourcesExhausted(_) => {
-            Error::failed("the query needs more memory than it may use")
-                .hint("give it more with `--memory`, or use fewer `--threads`, which share it")
+            Error::failed("the query needs more memory than its limit allows")
+                .hint("raise the limit with `--memory`, or lower `--threads`, which share it")
         }
         DataFusionError::ObjectStore(error) => match error.as_ref() {
             object_store::Error::NotFound { path, .. } => missing(path),
@@ -167,88 +223,47 @@ pub(super) fn failed(error: &DataFusionError) -> Error {
         },
         DataFusionError::ParquetError(error) => {
             let text = error.to_string();
-            // Conditions are evaluated while pages are read, and their errors come as the file's.
+            // Conditions are evaluated while pages are read, so their errors look like the file's.
             match text.split_once("Error evaluating filter predicate: ") {
                 Some((_, why)) => Error::failed(format!(
                     "a condition cannot be computed on a row: {}",
-                    bare(why)
+                    undebugged(why)
                 )),
-                None => Error::failed(format!("a damaged Parquet file: {text}"))
-                    .hint("`trajmill info DATASET --verify` finds the damage"),
+                None => Error::failed(format!("a Parquet file is damaged: {}", plain_words(&text)))
+                    .hint("`trajmill info DATASET --verify` finds the damaged file"),
             }
         }
-        other => Error::failed(plain(&other.message())),
+        other => Error::failed(plain_words(&other.message())),
     }
 }
 
-/// `ArrowError(DivideByZero, Some(""))` as `divide by zero`, `ArrowError(CastError("no"), Some(""))` as `no`.
-fn bare(error: &str) -> String {
+/// Returns the message in an error in Rust's debug format: of
+/// `ArrowError(CastError("no"), Some(""))` the text `no`, of `ArrowError(DivideByZero, Some(""))`
+/// the text `division by zero`.
+fn undebugged(error: &str) -> String {
     let inner = error
         .strip_prefix("ArrowError(")
         .map_or(error, |rest| rest.split(", Some(").next().unwrap_or(rest));
-    if let Some((_, text)) = inner.split_once("(\"") {
-        return text.trim_end_matches("\")").to_owned();
+    match inner.split_once("(\"") {
+        Some((_, text)) => plain_words(text.trim_end_matches("\")")),
+        None => plain_words(inner),
     }
-    let spaced = |letter: char| {
-        if letter.is_uppercase() {
-            format!(" {}", letter.to_lowercase())
-        } else {
-            letter.to_string()
-        }
-    };
-    inner
-        .chars()
-        .map(spaced)
-        .collect::<String>()
-        .trim_start()
-        .to_owned()
 }
 
 fn missing(path: &str) -> Error {
-    Error::failed(format!("{path} is missing, though the manifest lists it"))
+    Error::failed(format!("{path}, which the manifest lists, is missing"))
         .hint("restore the file from a copy, or import or materialise the dataset again")
 }
 
-/// Text without the engine's own prefixes.
-fn plain(message: &str) -> String {
-    let prefixes = [
-        "Error during planning: ",
-        "Execution error: ",
-        "Arrow error: ",
-        "Optimizer rule ",
-    ];
-    let text = prefixes.iter().fold(message, |text, prefix| {
-        text.strip_prefix(prefix).unwrap_or(text)
-    });
-    let text = text.split("\n\nbacktrace:").next().unwrap_or(text);
-    lower_first(text.trim_end_matches('.'))
-}
-
-fn lower_first(text: &str) -> String {
-    let mut letters = text.chars();
-    match (letters.next(), letters.clone().next()) {
-        // Two capitals are an abbreviation, and stay.
-        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
-            first.to_lowercase().chain(letters).collect()
-        }
-        _ => text.to_owned(),
-    }
-}
-
-fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(before)?;
-    Some(rest.split_once(after)?.0)
-}
-
-/// The first names of a list, and how many more there are.
+/// Returns the first names of a list, and the number of the others.
 fn shortened(names: &[&str]) -> String {
     let shown = names
         .iter()
-        .take(12)
+        .take(MOST_NAMES)
         .map(|name| format!("`{name}`"))
         .collect::<Vec<_>>()
         .join(", ");
-    match names.len().saturating_sub(12) {
+    match names.len().saturating_sub(MOST_NAMES) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

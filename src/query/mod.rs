@@ -1,12 +1,13 @@
-//! SQL over datasets, by DataFusion: `trajectories` and `steps` of one dataset, `name.trajectories` and `name.steps` of
-//! several.
+//! SQL over datasets, with DataFusion. One dataset has the tables `trajectories` and `steps`;
+//! several have `name.trajectories` and `name.steps`.
 //!
 //! ```text
 //! text ─► readonly::measure ─► plan ─► readonly::allow ─► run ─► batches ─► print
 //! ```
 //!
-//! Here alone a runtime for asynchronous code exists; every function of this module is synchronous. Arrays are 1-based.
-//! A query only reads, and only the files that the manifests list, unless [`Options::unsafe_sql`] is set.
+//! Only this module has a runtime for asynchronous code, and all of its public functions are
+//! synchronous. Indices of arrays start at 1. Unless [`Options::unsafe_sql`] is set, a query only
+//! reads, and only the files that the manifests list.
 
 mod fault;
 pub mod print;
@@ -28,27 +29,30 @@ use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, ShardEntry};
-use crate::error::{Error, Kind, Result, said};
+use crate::error::{Error, Kind, Result, panic_message};
 use table::Table;
 
 const CATALOG: &str = "trajmill";
 const SCHEMA: &str = "main";
-/// Stack of the thread that plans and runs a query: plans are trees, and walking one recurses. Only touched pages cost memory.
+/// Stack size of the thread that plans and runs a query, in bytes. Walking a plan, which is a tree,
+/// recurses. Pages that are not touched cost no memory.
 const STACK: usize = 256 << 20;
 
-/// How queries run.
+/// Options of a query session.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Partitions that work at the same time; 0 is one for each core.
+    /// Number of threads; 0 means one per core.
     pub threads: usize,
-    /// Bytes that sorts, joins and aggregates may hold before they spill to the temporary directory; `None` sets no limit.
+    /// Memory that sorts, joins and aggregates may use before they spill to the temporary
+    /// directory, in bytes; `None` means no limit.
     pub memory: Option<usize>,
-    /// Allows every statement, and files by their path.
+    /// Whether every statement is allowed, and files can be read by path.
     pub unsafe_sql: bool,
 }
 
-/// Datasets that are open for queries.
+/// A session of queries over open datasets.
 pub struct Session {
     context: SessionContext,
     runtime: Runtime,
@@ -56,7 +60,7 @@ pub struct Session {
     unsafe_sql: bool,
 }
 
-/// What takes the batches of a result; it breaks to stop the query.
+/// A function that receives the batches of a result. It returns `Break` to stop the query.
 pub type Each<'a> = dyn FnMut(&RecordBatch) -> Result<ControlFlow<()>> + Send + 'a;
 
 fn context(options: &Options, environment: Arc<RuntimeEnv>) -> SessionContext {
@@ -76,7 +80,7 @@ fn context(options: &Options, environment: Arc<RuntimeEnv>) -> SessionContext {
     let settings = config.options_mut();
     settings.execution.parquet.pushdown_filters = true;
     settings.execution.parquet.reorder_filters = true;
-    // Results keep the types of the files: views would reach whatever reads an exported Parquet file.
+    // Results keep the types of the files. View types would get into exported Parquet files.
     settings.execution.parquet.schema_force_view_types = false;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.execution.enable_recursive_ctes = options.unsafe_sql;
@@ -94,7 +98,7 @@ fn runtime(threads: usize) -> Result<Runtime> {
     } else {
         threads
     };
-    // Plans are trees, and executing one recurses on these threads too.
+    // Executing a plan recurses on these threads too.
     let built = Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_stack_size(64 << 20)
@@ -102,18 +106,20 @@ fn runtime(threads: usize) -> Result<Runtime> {
     built.map_err(|error| Error::failed(format!("cannot start the query engine: {error}")))
 }
 
-/// The statement that asks whether `predicate` holds for the whole of `table`.
+/// Returns the statement that computes `predicate` over all rows of `table`.
 fn question(table: &str, predicate: &str) -> String {
-    // The line break ends a comment that the predicate may end with.
+    // The line break ends a comment at the end of the predicate.
     format!("SELECT ({predicate}\n) FROM {table}")
 }
 
 impl Session {
-    /// Opens `datasets`, each under its name: one becomes the tables `trajectories` and `steps`, several become
-    /// `name.trajectories` and `name.steps`. No file is read yet.
+    /// Opens a session over `datasets`, given with their names. One dataset becomes the tables
+    /// `trajectories` and `steps`; several become `name.trajectories` and `name.steps`. Reads no
+    /// file yet.
     ///
     /// # Errors
-    /// Where two datasets have the same name, or a dataset's directory is not there.
+    /// Returns an error if two datasets have the same name, or if the directory of a dataset does
+    /// not exist.
     pub fn open(datasets: &[(String, Dataset)], options: &Options) -> Result<Session> {
         let mut environment = RuntimeEnvBuilder::new();
         if let Some(bytes) = options.memory {
@@ -126,8 +132,8 @@ impl Session {
         let mut tables = Vec::new();
         for (index, (name, dataset)) in datasets.iter().enumerate() {
             if datasets.iter().take(index).any(|(other, _)| other == name) {
-                return Err(Error::usage(format!("two datasets are called `{name}`"))
-                    .hint("give one of them a name of its own: NAME=PATH"));
+                return Err(Error::usage(format!("two datasets have the name `{name}`"))
+                    .hint("give one of them another name, as in NAME=PATH"));
             }
             let (schema, prefix) = if datasets.len() == 1 {
                 (SCHEMA, String::new())
@@ -165,17 +171,18 @@ impl Session {
         })
     }
 
-    /// The tables, by the names that queries use, and their columns.
+    /// Returns the tables, by the names that queries use, and their columns.
     pub fn tables(&self) -> &[(String, SchemaRef)] {
         &self.tables
     }
 
-    /// Runs one statement and hands its result to `each`, batch by batch: first an empty batch, so that the columns are
-    /// known where there is no row, then the rows. Memory does not grow with the result.
+    /// Runs one statement and passes its result to `each`, batch by batch. The first batch is
+    /// empty, so that the columns are known even if there are no rows. Memory does not grow with
+    /// the result.
     ///
     /// # Errors
-    /// Where the statement is refused, does not fit the tables (both as a wrong command line), fails while it runs, or
-    /// `each` fails.
+    /// Returns an error of the kind [`Kind::Usage`] if the statement is refused or does not match
+    /// the tables, and another error if it fails while it runs or if `each` fails.
     pub fn stream(&self, sql: &str, each: &mut Each<'_>) -> Result<()> {
         readonly::measure(sql, !self.unsafe_sql)?;
         deep(|| self.runtime.block_on(self.run(sql, each)))
@@ -184,7 +191,7 @@ impl Session {
     /// Runs one statement and returns its whole result.
     ///
     /// # Errors
-    /// Those of [`Session::stream`].
+    /// Returns the errors of [`Session::stream`].
     pub fn query(&self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
         let mut batches = Vec::new();
         self.stream(sql, &mut |batch| {
@@ -198,12 +205,14 @@ impl Session {
         Ok((schema, batches))
     }
 
-    /// Whether `predicate`, an aggregate condition such as `count(*) > 0`, holds over the rows of `table`; null counts as false.
+    /// Returns whether `predicate`, an aggregate condition such as `count(*) > 0`, holds over the
+    /// rows of `table`. Null counts as false.
     ///
     /// # Errors
-    /// Where the predicate is no aggregate condition over the table's columns, or cannot be evaluated.
+    /// Returns an error if the predicate is not an aggregate condition over the table's columns, or
+    /// if it cannot be computed.
     pub fn check(&self, table: &str, predicate: &str) -> Result<bool> {
-        // The predicate is not on the command line, so this is no wrong use of it.
+        // The predicate is part of a pipeline, so the command line is not wrong.
         let at = |error: Error| Error {
             kind: Kind::Failed,
             ..error.at(format_args!("check `{predicate}`"))
@@ -212,7 +221,7 @@ impl Session {
         self.context
             .state()
             .sql_to_expr(predicate, &Default::default())
-            .map_err(|error| at(fault::unplannable(&error, &self.names())))?;
+            .map_err(|error| at(fault::unplannable(&error, &self.tables)))?;
         let (_, batches) = self.query(&question(table, predicate)).map_err(at)?;
         match batches.as_slice() {
             [batch] if batch.num_rows() == 1 && batch.num_columns() == 1 => {
@@ -227,12 +236,8 @@ impl Session {
         }
     }
 
-    fn names(&self) -> Vec<String> {
-        self.tables.iter().map(|(name, _)| name.clone()).collect()
-    }
-
     async fn run(&self, sql: &str, each: &mut Each<'_>) -> Result<()> {
-        let unplannable = |error| fault::unplannable(&error, &self.names());
+        let unplannable = |error| fault::unplannable(&error, &self.tables);
         let plan = self
             .context
             .state()
@@ -247,7 +252,7 @@ impl Session {
             readonly::allow(&plan)?;
             none.verify_plan(&plan).map_err(unplannable)?;
         }
-        // Types are only checked here, so an error is still the query's.
+        // DataFusion resolves types only here, so an error means that the query is wrong.
         let frame = self
             .context
             .execute_logical_plan(plan)
@@ -270,25 +275,31 @@ impl Session {
         Ok(())
     }
 
-    /// Footers are read while the physical plan is made, so its errors may be the files'.
+    /// Explains an error of physical planning. Planning reads the footers of files, so a file may
+    /// be damaged.
     fn physical(&self, error: &DataFusionError) -> Error {
         match error.find_root() {
             DataFusionError::ObjectStore(_)
             | DataFusionError::ParquetError(_)
             | DataFusionError::IoError(_) => fault::failed(error),
-            _ => fault::unplannable(error, &self.names()),
+            _ => fault::unplannable(error, &self.tables),
         }
     }
 }
 
-const NOT_AGGREGATE: &str = "not an aggregate: it has a value for every row";
-const AGGREGATE_HELP: &str = "say what must hold of all rows together, such as `count(*) filter (where reward is null) = 0` or `min(reward) >= 0`";
+const NOT_AGGREGATE: &str = "the condition is not an aggregate: it has one value per row";
+const AGGREGATE_HELP: &str = "write a condition about all rows together, such as \
+     `min(reward) >= 0` or `count(*) filter (where reward is null) = 0`";
 
 fn not_condition(found: &DataType) -> String {
-    format!("not a condition: its value is {found}, not true or false")
+    format!(
+        "this is not a condition: its type is {}, not bool",
+        type_name(found)
+    )
 }
 
-/// Runs `work` on a thread whose stack holds any plan that [`readonly::measure`] lets through.
+/// Runs `work` on a thread whose stack is large enough for any plan that [`readonly::measure`]
+/// accepts.
 fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -299,8 +310,13 @@ fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
             Error::failed(format!("cannot start a thread for the query: {error}"))
         })?;
         thread.join().unwrap_or_else(|payload| {
-            Err(Error::failed(format!("the query engine failed on this query: {}", said(payload.as_ref()))).hint(
-                "`trajmill info DATASET --verify` tells whether a file is damaged; if none is, please report the query: this is a bug",
+            Err(Error::failed(format!(
+                "the query engine failed: {}",
+                panic_message(payload.as_ref())
+            ))
+            .hint(
+                "run `trajmill info DATASET --verify` to find damaged files; if there are none, \
+                 please report the query as a bug",
             ))
         })
     })

@@ -1,9 +1,10 @@
-//! Results as text for people and programs, and as Parquet files.
+//! Writes results as text and as Parquet files.
 //!
-//! - `table`: boxes, a new one with its own header every 10 000 rows, so that memory stays bounded; null is `NULL`.
-//! - `csv`: a header, then one line per row; null is empty; lists and structs are their JSON text.
-//! - `json`: one object per line (newline-delimited JSON), every column in every object; not-a-number is null.
-//! - `parquet`: a file, written whole or not at all, never over another.
+//! - `table`: a box per 10,000 rows, each with a header, so that memory stays bounded; null is
+//!   `NULL`.
+//! - `csv`: a header, then one line per row; null is empty; lists and structs are JSON text.
+//! - `json`: one object per line (newline-delimited JSON) with every column; NaN is null.
+//! - `parquet`: a file, which is written whole or not at all and never replaces another.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,17 +23,17 @@ use super::Session;
 use crate::dataset::{layout, store, write};
 use crate::error::{Error, Result};
 
-/// Rows under one header of a table.
+/// Number of rows in a box of a table.
 const BOX: usize = 10_000;
-/// Bytes of a row group in memory before it is written.
+/// Size at which a row group is written, in bytes of memory.
 const ROW_GROUP: usize = 64 << 20;
 
-/// How a result is written.
+/// The format of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Boxes for people.
+    /// Boxes drawn with characters.
     Table,
-    /// Comma-separated values with a header; lists as JSON text.
+    /// Comma-separated values with a header. Lists are JSON text.
     Csv,
     /// One JSON object per line.
     Json,
@@ -40,11 +41,12 @@ pub enum Format {
     Parquet,
 }
 
-/// Runs `sql` and writes its result to `out`; returns the number of rows. A reader that closes `out` early ends the
-/// query without an error.
+/// Runs `sql`, writes its result to `out` and returns the number of rows. If the reader closes
+/// `out` early, the query ends without an error.
 ///
 /// # Errors
-/// Where the query fails, `out` cannot be written, or `format` is Parquet, which only [`save`] writes.
+/// Returns an error if the query fails, if `out` cannot be written, or if `format` is Parquet,
+/// which only [`save`] writes.
 pub fn print(
     session: &Session,
     sql: &str,
@@ -77,7 +79,7 @@ pub fn print(
     Ok(rows)
 }
 
-/// Writes `bytes`; `false` where nobody reads any more.
+/// Writes `bytes`. Returns `false` if the reader has closed `out`.
 fn put(out: &mut dyn Write, bytes: &[u8]) -> Result<bool> {
     flushed(out.write_all(bytes))
 }
@@ -90,7 +92,7 @@ fn flushed(written: io::Result<()>) -> Result<bool> {
     }
 }
 
-/// Turns batches into text.
+/// Converts batches to text.
 struct Text {
     format: Format,
     pending: Vec<RecordBatch>,
@@ -126,9 +128,8 @@ impl Text {
                 writer.finish()?;
                 Ok(writer.into_inner())
             }
-            Format::Parquet => {
-                Err(Error::usage("Parquet is written to a file").hint("say where with `-o FILE`"))
-            }
+            Format::Parquet => Err(Error::usage("the format `parquet` needs an output file")
+                .hint("name one with `-o FILE`")),
         }
     }
 
@@ -154,7 +155,7 @@ impl Text {
     }
 }
 
-/// `batch` with every list and struct as its JSON text, which a line of CSV can hold.
+/// Returns `batch` with JSON text in place of lists and structs, which CSV cannot express.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
     let nested = |field: &Field| field.data_type().is_nested();
     let schema = batch.schema();
@@ -199,10 +200,12 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
     )?)
 }
 
-/// Runs `sql` and writes its result to the new file `path`, which appears when it is complete; returns the number of rows.
+/// Runs `sql`, writes its result to the new file `path` and returns the number of rows. The file
+/// appears when it is complete.
 ///
 /// # Errors
-/// Where `path` exists, the query fails, or the file cannot be written; nothing is left behind.
+/// Returns an error if `path` exists, the query fails, or the file cannot be written. Then nothing
+/// is left behind.
 pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result<u64> {
     if path.symlink_metadata().is_ok() {
         return Err(exists(path));
@@ -216,7 +219,7 @@ pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result
             }
         });
     if written.is_err() {
-        // The first failure is the one to report.
+        // Report the first failure, not one of the clean-up.
         store::remove(&partial).ok();
     }
     let rows = written?;
@@ -225,14 +228,12 @@ pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result
 }
 
 fn exists(path: &Path) -> Error {
-    Error::failed(format!(
-        "{} exists, and nothing is ever overwritten",
-        path.display()
-    ))
-    .hint("remove it, or give another name")
+    Error::failed(format!("{} already exists", path.display()))
+        .hint("remove it, or choose another name: an existing file is never replaced")
 }
 
-/// Where a result lies until it is complete: beside `path`, hidden, this process's own.
+/// Returns the path of a result until it is complete: a hidden file beside `path` that belongs to
+/// this process.
 fn partial(path: &Path) -> Result<PathBuf> {
     let name = path
         .file_name()
@@ -281,7 +282,7 @@ fn write_parquet(session: &Session, sql: &str, file: &mut File) -> Result<u64> {
 
 fn start(file: &mut File, schema: SchemaRef) -> Result<ArrowWriter<&mut File>> {
     if schema.fields().is_empty() {
-        return Err(Error::usage("the statement has no result to keep"));
+        return Err(Error::usage("the statement returns no columns to write"));
     }
     let properties = write::properties(&schema, None)?;
     Ok(ArrowWriter::try_new(file, schema, Some(properties))?)

@@ -1,8 +1,8 @@
-//! What a query may do: read, and no more than a process can bear.
+//! Refuses queries that do more than read, and queries that are too large to plan.
 //!
-//! The gate is an allow-list on the logical plan: whatever is not known to read only is refused, so a statement that a
-//! later DataFusion learns is refused too. Before that, the text is measured token by token, because the parser and
-//! the planner recurse and a long chain of operators would overflow any stack.
+//! [`allow`] is an allow-list of nodes of the logical plan, so it also refuses statements that a
+//! later version of DataFusion adds. [`measure`] runs before the parser, because the parser and the
+//! planner recurse and a long chain of operators would overflow any stack.
 
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -13,17 +13,17 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 
 use super::table::Table;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, wording};
 
-/// Longest text of a query, in bytes.
+/// Maximum length of a query, in bytes.
 const TEXT: usize = 64 << 10;
-/// Most operators, conjunctions, set operations and joins in a query.
+/// Maximum number of operators, conjunctions, set operations and joins in a query.
 const OPERATORS: usize = 512;
-/// Deepest nesting of brackets.
+/// Maximum depth of nested brackets.
 const NESTING: usize = 50;
 
-/// Statements that do something else than read, by their first word. It only makes the message better: what decides
-/// is [`allow`].
+/// First words of statements that do more than read. They only improve the message: [`allow`]
+/// decides.
 const VERBS: [&str; 46] = [
     "ALTER",
     "ANALYZE",
@@ -73,7 +73,7 @@ const VERBS: [&str; 46] = [
     "VACUUM",
 ];
 
-/// Words that join what is on their two sides, or nest what follows.
+/// Keywords that join their two sides, or nest what follows.
 const JOINTS: [&str; 17] = [
     "AND",
     "BETWEEN",
@@ -95,24 +95,27 @@ const JOINTS: [&str; 17] = [
 ];
 
 fn refused(what: &str) -> Error {
-    Error::usage(format!("{what} is refused: `trajmill sql` only reads"))
-        .hint("to change data, write a pipeline; to keep a result, use `--format parquet -o FILE`; `--unsafe` allows every statement")
+    Error::usage(format!("{what} is refused: `trajmill sql` only reads")).hint(
+        "write a pipeline to change data; save a result with `--format parquet -o FILE`; \
+             `--unsafe` allows every statement",
+    )
 }
 
-/// Refuses text that is too long or too deep to plan, more than one statement and, where `read_only`, statements that
-/// are known by their first word to write.
+/// Refuses text that is too long or too deep to plan, or that has more than one statement. If
+/// `read_only`, also refuses statements whose first word shows that they write.
 ///
 /// # Errors
-/// Where the text is refused; the message says why.
+/// Returns an error that says why the text is refused.
 pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
     if sql.len() > TEXT {
         return Err(Error::usage(format!(
-            "the query has {} bytes, at most {TEXT} are allowed",
-            sql.len()
+            "the query has {}, and the limit is {}",
+            wording::count(sql.len(), "byte"),
+            wording::number(TEXT)
         ))
-        .hint("keep long lists of values in a dataset and join it"));
+        .hint("put a long list of values into a dataset and join it"));
     }
-    // Text that has no tokens has no statement either: the parser says where it fails.
+    // The parser reports text that cannot be split into tokens.
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else {
         return Ok(());
     };
@@ -127,14 +130,14 @@ pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
         first_word(tokens.clone())?;
     }
     let mut operators = 0;
-    // For each open bracket, whether a list of tables is being read there: a comma in it is a join.
+    // For each open bracket, whether its content is a list of tables, in which a comma is a join.
     let mut levels = vec![false];
     let mut ended = false;
     let mut previous = "";
     for token in tokens {
         if ended && *token != Token::SemiColon {
             return Err(Error::usage("there is more than one statement")
-                .hint("give one statement at a time"));
+                .hint("run one statement at a time"));
         }
         let mut word = "";
         match token {
@@ -178,22 +181,22 @@ pub(super) fn measure(sql: &str, read_only: bool) -> Result<()> {
         }
         previous = word;
         if levels.len() > NESTING + 1 {
-            return Err(
-                Error::usage(format!("the query nests brackets more than {NESTING} deep"))
-                    .hint("name inner queries with WITH"),
-            );
+            return Err(Error::usage(format!(
+                "the query nests brackets more than {NESTING} levels deep"
+            ))
+            .hint("define inner queries in a WITH clause"));
         }
         if operators > OPERATORS {
-            return Err(
-                Error::usage(format!("the query joins more than {OPERATORS} terms"))
-                    .hint("use IN for a list of values, and a join for a long one"),
-            );
+            return Err(Error::usage(format!(
+                "the query has more than {OPERATORS} operators and joins"
+            ))
+            .hint("use IN to compare with a list of values, or join a dataset that holds them"));
         }
     }
     Ok(())
 }
 
-/// Refuses a statement whose first word, after EXPLAIN, is a verb that writes.
+/// Refuses a statement whose first word after EXPLAIN is a verb that writes.
 fn first_word<'a>(tokens: impl Iterator<Item = &'a Token>) -> Result<()> {
     let mut explained = false;
     for token in tokens {
@@ -211,10 +214,10 @@ fn first_word<'a>(tokens: impl Iterator<Item = &'a Token>) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a plan with any node, in subqueries too, that is not known to read only.
+/// Refuses a plan with any node, in subqueries too, that is not on the allow-list.
 ///
 /// # Errors
-/// Where there is such a node; the message names it.
+/// Returns an error that names the node.
 pub(super) fn allow(plan: &LogicalPlan) -> Result<()> {
     let mut found = None;
     plan.apply_with_subqueries(|node| {
@@ -231,7 +234,7 @@ pub(super) fn allow(plan: &LogicalPlan) -> Result<()> {
     }
 }
 
-/// What is refused about one node; `None` where it only reads.
+/// Returns what is refused about one node; `None` if it only reads.
 fn offence(node: &LogicalPlan) -> Result<Option<String>, DataFusionError> {
     Ok(match node {
         LogicalPlan::Projection(_)
@@ -252,7 +255,7 @@ fn offence(node: &LogicalPlan) -> Result<Option<String>, DataFusionError> {
         | LogicalPlan::Distinct(_)
         | LogicalPlan::DescribeTable(_)
         | LogicalPlan::Unnest(_) => None,
-        LogicalPlan::TableScan(scan) => foreign(scan)?,
+        LogicalPlan::TableScan(scan) => unknown_table(scan)?,
         LogicalPlan::RecursiveQuery(_) => Some("WITH RECURSIVE".to_owned()),
         LogicalPlan::Dml(statement) => Some(statement.op.to_string().to_uppercase()),
         LogicalPlan::Copy(_) => Some("COPY".to_owned()),
@@ -262,8 +265,9 @@ fn offence(node: &LogicalPlan) -> Result<Option<String>, DataFusionError> {
     })
 }
 
-/// A table that is not one of the datasets', nor `information_schema`'s, nor a series of numbers.
-fn foreign(scan: &TableScan) -> Result<Option<String>, DataFusionError> {
+/// Refuses a table that belongs neither to a dataset nor to `information_schema`, and is not a
+/// series of numbers.
+fn unknown_table(scan: &TableScan) -> Result<Option<String>, DataFusionError> {
     let provider = source_as_provider(&scan.source)?;
     let known = provider.downcast_ref::<Table>().is_some()
         || provider.downcast_ref::<GenerateSeriesTable>().is_some()
@@ -271,7 +275,7 @@ fn foreign(scan: &TableScan) -> Result<Option<String>, DataFusionError> {
     Ok((!known).then(|| format!("reading `{}`", scan.table_name)))
 }
 
-/// `CreateExternalTable` as `CREATE EXTERNAL TABLE`.
+/// Returns `CREATE EXTERNAL TABLE` for `CreateExternalTable`.
 fn spaced(name: &str) -> String {
     let mut spaced = String::new();
     for letter in name.chars() {

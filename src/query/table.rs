@@ -1,4 +1,5 @@
-//! A table over exactly the files that a manifest lists: no directory is ever listed, and nothing can be inserted.
+//! A table over exactly the files that a manifest lists. It never lists a directory, and accepts no
+//! inserts.
 
 use std::future::Future;
 use std::path::Path;
@@ -25,19 +26,21 @@ use futures::{StreamExt, TryStreamExt};
 use crate::dataset::manifest::FileEntry;
 use crate::error::{Error, Result};
 
-/// How many footers are read at once.
+/// Number of footers that are read at once.
 const FOOTERS: usize = 32;
 
-/// Parquet files of one schema, as one table.
+/// A table of Parquet files with one schema.
 #[derive(Debug)]
 pub(super) struct Table {
     schema: SchemaRef,
     files: Vec<PartitionedFile>,
-    /// The same files with what their footers say; footers are read once a session, and not before a query needs them.
+    /// The files with the statistics and order in their footers, which are read once per session,
+    /// when a query needs them.
     described: OnceLock<Vec<PartitionedFile>>,
 }
 
-/// `schema` as SQL sees it: vectors are plain lists. Every array function takes those, and in the file both are the same.
+/// Returns `schema` as SQL sees it: vectors are plain lists, which all array functions take. A
+/// Parquet file does not distinguish the two.
 pub(super) fn listed(schema: &Schema) -> SchemaRef {
     fn field(of: &Arc<Field>) -> Arc<Field> {
         let data_type = match of.data_type() {
@@ -53,10 +56,11 @@ pub(super) fn listed(schema: &Schema) -> SchemaRef {
 }
 
 impl Table {
-    /// The table of `files`, which lie in the directory `root` and have the schema `schema`.
+    /// Creates the table of `files`, which lie in the directory `root` and have the schema
+    /// `schema`.
     ///
     /// # Errors
-    /// Where `root` does not exist or its path cannot be a URL.
+    /// Returns an error if `root` does not exist, or if a path cannot be written as a URL.
     pub(super) fn new<'a>(
         root: &Path,
         schema: &Schema,
@@ -71,7 +75,7 @@ impl Table {
             let location = StorePath::from_absolute_path(&path).map_err(|error| {
                 Error::failed(format!("cannot read {}: {error}", path.display()))
             })?;
-            // A published file never changes, so neither a time nor a tag tells its versions apart.
+            // A published file never changes, so there are no versions to distinguish.
             let meta = ObjectMeta {
                 location,
                 last_modified: Default::default(),
@@ -89,7 +93,7 @@ impl Table {
         })
     }
 
-    /// The files with the statistics and the order that their footers give.
+    /// Returns the files with the statistics and order in their footers.
     async fn describe(
         &self,
         state: &dyn Session,
@@ -145,7 +149,8 @@ impl Table {
     }
 }
 
-/// The order that every file declares; the scan itself drops it where the files of a group overlap.
+/// Returns the order that all files declare, if it is the same. The scan drops it if files of a
+/// group overlap.
 fn ordering(files: &[PartitionedFile]) -> Option<LexOrdering> {
     let first = files.first()?.ordering.clone()?;
     files

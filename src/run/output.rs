@@ -254,7 +254,7 @@ impl<'a> Output<'a> {
             return Ok(self.report(true, None, Statistics::default()));
         }
         let dataset = Dataset::open(self.path)?;
-        dataset.check_lengths().map_err(|error| {
+        dataset.verify_lengths().map_err(|error| {
             Error {
                 hints: Vec::new(),
                 ..error

@@ -374,8 +374,8 @@ fn a_manifest_cannot_name_files_outside_of_its_dataset() {
         .display()
         .to_string();
     for (named, says) in [
-        ("../models/copy.onnx", "not in the dataset"),
-        (&absolute, "not in the dataset"),
+        ("../models/copy.onnx", "outside the dataset"),
+        (&absolute, "outside the dataset"),
         ("steps/00001.parquet", "twice"),
     ] {
         fs::write(&path, honest.replace("steps/00000.parquet", named)).unwrap();

@@ -294,8 +294,8 @@ fn a_refusal_says_why_and_what_to_do() {
         ),
         (
             "select trajectory_id from steps join trajectories on true",
-            "more than one table",
-            "in front of it",
+            "several tables have a column `trajectory_id`",
+            "prefix it with its table",
         ),
         ("select count(* from steps", "not valid SQL", ""),
         (
@@ -362,13 +362,13 @@ fn an_expression_that_fails_is_not_reported_as_damage() {
     for (sql, why) in [
         (
             "select * from steps where 1 / gear > 0",
-            "a condition cannot be computed on a row: divide by zero",
+            "a condition cannot be computed on a row: division by zero",
         ),
         (
             "select * from steps where cast('x' || step as int) = 1",
-            "a condition cannot be computed on a row: Cannot cast string 'x0'",
+            "a condition cannot be computed on a row: 'x0' is not an int32",
         ),
-        ("select 1 % gear from steps", "divide by zero"),
+        ("select 1 % gear from steps", "division by zero"),
     ] {
         let error = session.query(sql).unwrap_err();
         assert!(

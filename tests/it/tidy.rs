@@ -30,8 +30,8 @@ const LAYERS: [&[&str]; 13] = [
 /// Crates that only these files and folders name. Replacing or upgrading one concerns only them.
 const HOMES: [(&str, &[&str]); 19] = [
     ("ort", &["model/onnx/"]),
-    ("rten", &["model/pure.rs"]),
-    ("rten_tensor", &["model/pure.rs"]),
+    ("rten", &["model/embedded.rs"]),
+    ("rten_tensor", &["model/embedded.rs"]),
     ("granit_parser", &["config/yaml.rs"]),
     ("ffmpeg_next", &["video/ffmpeg.rs"]),
     ("hdf5_pure", &["container/hdf5/"]),

@@ -299,7 +299,7 @@ def outputs_of_other_shapes(data):
     bounds = [("start", np.array([0], np.int64)), ("end", np.array([A], np.int64)), ("axis", np.array([1], np.int64))]
     cut = helper.make_node("Slice", ["x", "start", "end", "axis"], ["cut"])
     path = model("double-rows", *ports, [cut, helper.make_node("Concat", ["cut", "cut"], ["action"], axis=0)], bounds)
-    refused("double-rows", data[0], path, f"output `action` has shape [1024, {A}] for a batch of 512 rows; its first axis must be the batch")
+    refused("double-rows", data[0], path, f"output `action` has the shape [1024, {A}] for a batch of 512 rows; its first axis must be the batch")
     constants = [*bounds, ("one", np.array([1], np.int64)), ("zero", np.array([0], np.float32)), ("first", np.array([0], np.int64))]
     nodes = [cut, helper.make_node("Slice", ["x", "start", "one", "axis"], ["column"]), helper.make_node("Squeeze", ["column", "axis"], ["flat"]),
              helper.make_node("LessOrEqual", ["flat", "zero"], ["kept"]), helper.make_node("Cast", ["kept"], ["number"], to=TensorProto.INT32),

@@ -1,34 +1,40 @@
-//! ONNX Runtime, loaded at run time. The only folder that names `ort`.
+//! ONNX Runtime, loaded at run time. Only this folder uses the crate `ort`.
 //!
-//! `ort` lets one thread at a time run a session, so there is a session per worker on the CPU. A CUDA device has one, which
-//! several lanes share (see [`session`]). Shapes are fixed and buffers are bound once.
+//! `ort` lets one thread at a time run a session, so each worker on the CPU has its own session. A
+//! CUDA device has one, which several lanes share (see [`session`]). Shapes are fixed, and buffers
+//! are bound once.
 
+mod environment;
 mod session;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
-use ort::ep::{self, ExecutionProvider};
+use ort::ep;
 use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
+use self::environment::{environment, offers_cuda, preload, version};
 use self::session::{Job, Shared};
-use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, message};
+use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, verify_onnx};
 use crate::dataset::store;
 use crate::error::{Error, Result};
 
+pub(super) use self::environment::providers;
 pub(super) use self::session::OnnxSession;
 
-/// One matrix product, to see whether a device works: it needs the provider, the driver, cudart and cuBLAS.
+/// A model with one matrix product, which tests whether a device works: it needs the provider, the
+/// driver, cudart and cuBLAS.
 const PROBE: &[u8] = include_bytes!("probe.onnx");
 
-/// Lanes of a CUDA device: one computes, one waits with its input copied, and two are filled or read.
+/// Number of lanes of a CUDA device: one computes, one has copied its input and waits, and two are
+/// filled or read.
 const LANES_A_DEVICE: usize = 4;
 
-/// ONNX Runtime with the devices that it uses.
+/// ONNX Runtime, with the devices that it uses.
 pub struct OnnxRuntime {
     environment: Environment,
     version: String,
@@ -56,7 +62,7 @@ impl std::fmt::Display for Place {
 }
 
 impl OnnxRuntime {
-    /// Loads the library and makes sure that the devices which are asked for work.
+    /// Loads the library and verifies that the requested devices work.
     pub(super) fn load(found: &library::Found, options: &Options) -> Result<OnnxRuntime> {
         let mut runtime = OnnxRuntime {
             environment: environment(&found.path)?.clone(),
@@ -80,8 +86,8 @@ impl OnnxRuntime {
             }
             Device::Auto => match runtime.probe(found, 0) {
                 Ok(()) => runtime.cuda = vec![0],
-                // On a machine without an NVIDIA GPU, a runtime without CUDA is nothing to speak of.
-                Err(error) if offers_cuda() || super::doctor::driver().is_some() => {
+                // Without an NVIDIA GPU, a runtime without CUDA needs no note.
+                Err(error) if offers_cuda() || library::nvidia_driver().is_some() => {
                     runtime.say(format!("CUDA is not used: {}", error.message))
                 }
                 Err(_) => {}
@@ -182,14 +188,14 @@ impl OnnxRuntime {
             .map(|index| load(Place::Cuda(*index)))
             .collect::<Result<_>>()?;
         let lanes = workers.div_ceil(devices.len()).clamp(1, LANES_A_DEVICE);
-        // Devices take turns, so that few workers use all of them.
+        // Lanes alternate between devices, so that a few workers use all of them.
         let places = (0..lanes).flat_map(|_| &devices);
         places
             .map(|(place, session)| OnnxSession::lane(&job, *place, Arc::clone(session)))
             .collect()
     }
 
-    /// Loads the model for `place`, with every node on it where that is asked for or possible.
+    /// Loads the model for `place`. All nodes run there if that is required or possible.
     fn commit(
         &self,
         spec: &Spec,
@@ -209,7 +215,7 @@ impl OnnxRuntime {
                 if place != Place::Cpu && !self.strict && error.message().contains("CPU EP") =>
             {
                 self.say(format!(
-                    "some nodes of {} do not run on {place} and run on the CPU",
+                    "some nodes of {} cannot run on {place} and run on the CPU",
                     spec.path.display()
                 ));
                 load(false)
@@ -220,7 +226,8 @@ impl OnnxRuntime {
     }
 
     fn builder(&self, place: Place, strict: bool) -> ort::Result<SessionBuilder> {
-        // A lone thread per session: results must not depend on how many there are, and batches run side by side anyway.
+        // One thread per session: results must not depend on the number of threads, and batches run
+        // in parallel anyway.
         let builder = Session::builder(&self.environment)?
             .with_intra_threads(1)?
             .with_inter_threads(1)?
@@ -229,13 +236,14 @@ impl OnnxRuntime {
             .with_log_level(LogLevel::Fatal)?
             .with_optimization_level(GraphOptimizationLevel::All)?;
         let Place::Cuda(index) = place else {
-            // Or else the runtime may choose another device by itself.
+            // Otherwise the runtime may choose another device.
             return Ok(builder.with_auto_device(AutoDevicePolicy::PreferCPU)?);
         };
         let cuda = ep::CUDA::default()
             .with_device_id(i32::try_from(index).unwrap_or(i32::MAX))
             .with_tf32(self.tf32)
-            // A search by timing would choose other kernels, and with them other bits, from run to run.
+            // A search by timing would choose different kernels, with different bits, from run to
+            // run.
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
             .build()
             .error_on_failure();
@@ -249,11 +257,11 @@ impl OnnxRuntime {
         })
     }
 
-    /// The model as it is in the file, not optimised.
+    /// Loads the model without optimisations, to read its description.
     fn inspect(&self, path: &Path) -> Result<Session> {
         let bytes = std::fs::read(path)
             .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-        message::refuse(path, &bytes)?;
+        verify_onnx::ensure_self_contained(path, &bytes)?;
         let load = || {
             self.builder(Place::Cpu, false)?
                 .with_optimization_level(GraphOptimizationLevel::Disable)?
@@ -262,7 +270,8 @@ impl OnnxRuntime {
         load().map_err(|error| refused(path, &error))
     }
 
-    /// Sizes of the free axes of the inputs, by name, so that the graph can be optimised for fixed shapes.
+    /// Returns the sizes of the inputs' free axes by name, so that the graph can be optimised for
+    /// fixed shapes.
     fn axes(&self, spec: &Spec, shapes: &[Vec<usize>]) -> Result<Vec<(String, i64)>> {
         let session = self.inspect(&spec.path)?;
         let mut sizes: Vec<(String, i64)> = Vec::new();
@@ -283,7 +292,7 @@ impl OnnxRuntime {
         }
         sizes.sort();
         sizes.dedup();
-        // A name that stands for two sizes fixes nothing.
+        // A name with two sizes cannot be fixed.
         let clash = |axis: &str| sizes.iter().filter(|(other, _)| other == axis).count() > 1;
         Ok(sizes
             .iter()
@@ -292,11 +301,17 @@ impl OnnxRuntime {
             .collect())
     }
 
-    /// Runs a tiny model on a CUDA device.
+    /// Verifies that a CUDA device works by running a tiny model on it.
     fn probe(&self, found: &library::Found, index: usize) -> Result<()> {
         if !offers_cuda() {
-            return Err(Error::failed(format!("the ONNX Runtime at {} is a build without CUDA", found.path.display()))
-                .hint("`pip install onnxruntime-gpu` in place of onnxruntime; `trajmill doctor` shows what was found"));
+            return Err(Error::failed(format!(
+                "the ONNX Runtime at {} was built without CUDA",
+                found.path.display()
+            ))
+            .hint(
+                "`pip install onnxruntime-gpu` instead of onnxruntime; `trajmill doctor` shows \
+                 what was found",
+            ));
         }
         preload(&found.path);
         let run = || {
@@ -308,91 +323,16 @@ impl OnnxRuntime {
         };
         run().map_err(|error: ort::Error| {
             let reason = reason(first_line(error.message()));
-            Error::failed(format!("ONNX Runtime {} cannot use cuda:{index}: {reason}", self.version))
-                .hint("`trajmill doctor` shows which CUDA libraries were found, and what to install for the rest")
+            Error::failed(format!(
+                "ONNX Runtime {} cannot use cuda:{index}: {reason}",
+                self.version
+            ))
+            .hint(
+                "`trajmill doctor` shows which CUDA libraries were found, and what to install for \
+                 the missing ones",
+            )
         })
     }
-}
-
-/// The process's environment: ONNX Runtime allows one, and it lives as long as the process.
-fn environment(path: &Path) -> Result<&'static Environment> {
-    static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
-    let start = || -> Result<Environment, String> {
-        let builder = ort::init_from(path).map_err(|error| match error {
-            ort::LoadDynamicError::BadVersion { version_str, .. } => {
-                format!("it is version {version_str}, and 1.23 is the oldest that will do")
-            }
-            error => error.to_string(),
-        })?;
-        // What goes wrong comes back as an error; the library's own log would only garble the terminal.
-        let silent = Arc::new(|_: LogLevel, _: &str, _: &str, _: &str, _: &str| {});
-        let environment = builder
-            .with_name("trajmill")
-            .with_telemetry(false)
-            .with_logger(silent)
-            .build()
-            .map_err(|error| error.to_string())?;
-        environment.set_log_level(LogLevel::Fatal);
-        Ok(environment)
-    };
-    ENVIRONMENT.get_or_init(start).as_ref().map_err(|reason| {
-        Error::failed(format!("{} is not an ONNX Runtime that trajmill can use: {reason}", path.display()))
-            .hint("`pip install --upgrade onnxruntime`, or point ORT_DYLIB_PATH to libonnxruntime of version 1.23 or later")
-    })
-}
-
-/// Version by the name of the file, as packages have it, else by what the library says of its build.
-fn version(path: &Path) -> String {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let numbered =
-        |text: &str| text.starts_with(|first: char| first.is_ascii_digit()) && text.contains('.');
-    let by_name = name
-        .split_once(".so.")
-        .map(|(_, version)| version.to_owned())
-        .filter(|version| numbered(version));
-    let branch = ort::info()
-        .split("git-branch=rel-")
-        .nth(1)
-        .and_then(|rest| rest.split(',').next());
-    by_name
-        .or_else(|| branch.filter(|branch| numbered(branch)).map(str::to_owned))
-        .or_else(|| ort::util::probe(path).map(|minor| format!("1.{minor}")))
-        .unwrap_or_else(|| "of unknown version".to_owned())
-}
-
-fn offers_cuda() -> bool {
-    ep::CUDA::is_available().unwrap_or(false)
-}
-
-/// Execution providers that the library at `found` was built with, CPU aside.
-///
-/// # Errors
-/// Where the library cannot be loaded.
-pub(super) fn providers(found: &library::Found) -> Result<Vec<&'static str>> {
-    environment(&found.path)?;
-    let built = [
-        (offers_cuda(), "CUDA"),
-        (ep::TensorRT::is_available().unwrap_or(false), "TensorRT"),
-    ];
-    Ok(built
-        .into_iter()
-        .filter(|(offered, _)| *offered)
-        .map(|(_, name)| name)
-        .collect())
-}
-
-/// Loads the CUDA libraries that were found, once: the provider asks for them by name, wherever they are.
-fn preload(runtime: &Path) {
-    static DONE: OnceLock<()> = OnceLock::new();
-    DONE.get_or_init(|| {
-        for library in library::cuda_libraries(Some(runtime)) {
-            // One that does not load is missed by the provider itself, which then says so.
-            let _ = ort::util::preload_dylib(&library);
-        }
-    });
 }
 
 fn port(outlet: &Outlet) -> Port {
@@ -433,7 +373,7 @@ fn refused(path: &Path, error: &ort::Error) -> Error {
     ))
 }
 
-/// A failure to load or run a model, in words that say what to do where that is known.
+/// Returns the error of loading or running a model, with a remedy if there is one.
 fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error {
     let text = error.message();
     let says = |parts: &[&str]| parts.iter().any(|part| text.to_lowercase().contains(part));
@@ -458,9 +398,17 @@ fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error
         return batch::shape_depends_on_data(&spec.path);
     }
     if place != Place::Cpu && says(&["cpu ep"]) {
-        return Error::failed(format!("{model} cannot run on {place} alone: some of its operators have no CUDA version"))
-            .hint("`device: auto` lets those operators run on the CPU, `device: cpu` all of them")
-            .hint("where they only work out shapes, give the batch axis a name, or a size, when you export the model");
+        return Error::failed(format!(
+            "{model} cannot run on {place} alone: CUDA lacks some of its operators"
+        ))
+        .hint(
+            "use `device: auto` to run these operators on the CPU, or `device: cpu` to run all \
+             operators there",
+        )
+        .hint(
+            "if these operators only compute shapes, export the model with a named or fixed batch \
+             axis",
+        );
     }
     Error::failed(format!(
         "{model}: ONNX Runtime failed on {place}: {}",
@@ -468,7 +416,8 @@ fn failure(spec: &Spec, batch: usize, place: Place, error: &ort::Error) -> Error
     ))
 }
 
-/// What is wrong with a device, less the runtime's own places: that a library is missing, or what CUDA says.
+/// Returns the part of a message that says what is wrong with a device, such as a missing library
+/// or CUDA's own error, without places in the runtime's source.
 fn reason(text: &str) -> &str {
     let text = text.rsplit_once("FAIL : ").map_or(text, |(_, text)| text);
     let text = text
@@ -482,7 +431,7 @@ fn reason(text: &str) -> &str {
 }
 
 fn first_line(text: &str) -> &str {
-    text.trim().lines().next().unwrap_or("it gave no reason")
+    text.trim().lines().next().unwrap_or("no reason given")
 }
 
 #[cfg(test)]
@@ -529,7 +478,8 @@ mod tests {
         )
     }
 
-    /// What a CUDA device has, on the CPU: lanes that share a session, fed by more workers than there are lanes.
+    /// Simulates a CUDA device on the CPU: lanes share a session, and there are more workers than
+    /// lanes.
     #[test]
     fn lanes_of_one_session_keep_their_batches_apart() {
         let Some(runtime) = runtime() else { return };
@@ -581,7 +531,11 @@ mod tests {
             });
         });
         drop(pool);
-        assert_eq!(Arc::strong_count(&shared), 1, "a lane's thread lives on");
+        assert_eq!(
+            Arc::strong_count(&shared),
+            1,
+            "the thread of a lane still runs"
+        );
 
         let narrow = Geometry {
             outputs: vec![0],
@@ -602,15 +556,15 @@ mod tests {
         assert!(
             error
                 .message
-                .contains("has shape [64, 1] for a batch of 8 rows"),
+                .contains("has the shape [64, 1] for a batch of 8 rows"),
             "{}",
             error.message
         );
     }
 
-    /// As ONNX Runtime 1.31.1 says them.
+    /// Messages of ONNX Runtime 1.31.1.
     #[test]
-    fn of_a_device_that_does_not_work_the_reason_is_said() {
+    fn the_reason_why_a_device_does_not_work_is_extracted() {
         let cases = [
             (
                 "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() \

@@ -1,9 +1,11 @@
-//! A session with the buffers of a batch: alone with its worker on the CPU, one of several lanes on a CUDA device.
+//! A session with the buffers of a batch. On the CPU each worker has one; on a CUDA device several
+//! lanes share one.
 //!
-//! A CUDA device has one session, so that the model is loaded and its weights are held once. Its lanes share it: each has
-//! a thread, buffers in pinned host memory and a binding of its own. `ort` lets one thread at a time run a session, and a
-//! device gains nothing from two batches at once; so one lane computes, another has copied its input to the device and
-//! waits for its turn, and workers fill and read the buffers of the rest.
+//! A CUDA device has one session, so that its memory holds the model's weights once. The lanes
+//! share the session: each has a thread, buffers in pinned host memory and a binding. `ort` lets
+//! one thread at a time run a session, and a device is not faster with two batches at once. So one
+//! lane computes, another has copied its input to the device and waits for its turn, and workers
+//! fill and read the buffers of the others.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,35 +19,35 @@ use super::super::{Data, DataMut, Element, Geometry, Spec, batch};
 use super::{Place, describe, failure};
 use crate::error::{Error, Result};
 
-/// A session that lanes share, or that one worker has for itself.
+/// A session that several lanes share, or that belongs to one worker.
 pub(super) type Shared = Arc<Mutex<Session>>;
 
-/// How a model is run: what its file says, how it is opened, and the shapes of its inputs.
+/// A model to open: the description in its file, the geometry, and the shapes of its inputs.
 pub(super) struct Job<'a> {
     pub(super) spec: &'a Spec,
     pub(super) geometry: &'a Geometry,
     pub(super) shapes: &'a [Vec<usize>],
 }
 
-/// A model on ONNX Runtime with its own buffers.
+/// A model on ONNX Runtime, with its own buffers.
 pub struct OnnxSession {
     batch: usize,
     buffers: Buffers,
     engine: Engine,
 }
 
-/// What a batch is read from and written to.
+/// The buffers of a batch.
 struct Buffers {
     inputs: Vec<DynTensor>,
-    /// One tensor per output that is read; `slots` says which the geometry's outputs are.
+    /// One tensor per output that is read. `slots` maps the geometry's outputs to these.
     outputs: Vec<DynTensor>,
     slots: Vec<usize>,
 }
 
 enum Engine {
-    /// Runs on the thread that asks.
+    /// Runs on the calling thread.
     Here(Box<Bound>),
-    /// Runs on a thread of its own.
+    /// Runs on its own thread.
     Lane(Lane),
 }
 
@@ -54,22 +56,22 @@ struct Bound {
     spec: Spec,
     batch: usize,
     place: Place,
-    /// Whether inputs are bound for every batch: where they are elsewhere, that is what copies them.
+    /// Whether inputs are bound again for every batch, which copies them to the device.
     copies: bool,
     binding: IoBinding,
     session: Shared,
 }
 
-/// A thread that runs batches; inputs go there and come back.
+/// A thread that runs batches. The inputs of a batch are sent to it and come back with the result.
 struct Lane {
-    /// `None` once the lane is closed.
+    /// `None` after the lane is closed.
     batches: Option<Sender<Vec<DynTensor>>>,
     done: Receiver<(Vec<DynTensor>, Result<()>)>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl OnnxSession {
-    /// Buffers for a session that runs on the worker's thread.
+    /// Creates buffers for a session that runs on the worker's thread.
     pub(super) fn here(job: &Job, place: Place, session: Shared) -> Result<OnnxSession> {
         let (bound, buffers) = Bound::new(job, place, session, false)?;
         Ok(OnnxSession {
@@ -79,9 +81,10 @@ impl OnnxSession {
         })
     }
 
-    /// Buffers for a session that is shared, with a thread of their own.
+    /// Creates buffers for a shared session, and a thread that runs their batches.
     ///
-    /// The thread is what keeps a device: waiting for copies waits for the device that the calling thread used last.
+    /// The lane needs its own thread because waiting for copies waits for the device that the
+    /// calling thread used last.
     pub(super) fn lane(job: &Job, place: Place, session: Shared) -> Result<OnnxSession> {
         let (batches, todo) = crossbeam_channel::bounded::<Vec<DynTensor>>(1);
         let (reply, done) = crossbeam_channel::bounded(1);
@@ -225,7 +228,7 @@ impl OnnxSession {
 }
 
 impl Bound {
-    /// Makes the buffers of a batch, runs one of zeros, and binds them.
+    /// Creates the buffers of a batch, runs a batch of zeros, and binds the buffers.
     fn new(job: &Job, place: Place, session: Shared, copies: bool) -> Result<(Bound, Buffers)> {
         let (spec, batch) = (job.spec, job.geometry.batch);
         let failed = |error: ort::Error| failure(spec, batch, place, &error);
@@ -252,8 +255,9 @@ impl Bound {
             .map(|port| port.name.as_str())
             .collect();
 
-        // A batch of zeros shows what the outputs look like and that the batch fits the device, before any row is read.
-        // With no binding: a run is what makes the device of the session that of this thread, and copies depend on it.
+        // A batch of zeros reveals the outputs' shapes, and whether the batch fits on the device,
+        // before any row is read. It runs without a binding, because copies need a run to make the
+        // session's device current on this thread.
         let chosen = names
             .iter()
             .fold(OutputSelector::no_default(), |chosen, name| {
@@ -276,7 +280,7 @@ impl Bound {
                         describe(value.dtype())
                     });
                 let shape: Vec<usize> = shape.into_iter().map(Option::unwrap_or_default).collect();
-                batch::check_output(spec, *index, element, &shape, batch)?;
+                batch::verify_output(spec, *index, element, &shape, batch)?;
                 outputs.push(
                     DynTensor::new(&download, element_type(element), shape.as_slice())
                         .map_err(failed)?,
@@ -307,7 +311,7 @@ impl Bound {
         ))
     }
 
-    /// Binds inputs. On the CPU they are read where they are; on CUDA this copies them to the device.
+    /// Binds inputs. On CUDA this copies them to the device; on the CPU they are read in place.
     fn bind(&mut self, inputs: &[DynTensor]) -> ort::Result<()> {
         for (port, tensor) in self.spec.inputs.iter().zip(inputs) {
             self.binding.bind_input(&port.name, tensor)?;
@@ -322,19 +326,20 @@ impl Bound {
 
     fn carry_out(&mut self, inputs: &[DynTensor]) -> ort::Result<()> {
         if self.copies {
-            // The copies run on a stream of their own, beside what another lane computes; the run does not wait for them.
+            // The copies run on their own stream while another lane computes, and the run does not
+            // wait for them.
             self.bind(inputs)?;
             self.binding.synchronize_inputs()?;
         }
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        // A run ends when its outputs are in host memory.
+        // The run returns when its outputs are in host memory.
         session.run_binding(&self.binding).map(drop)
     }
 }
 
 impl Lane {
     fn run(&mut self, inputs: &mut Vec<DynTensor>) -> Result<()> {
-        let gone = || Error::failed("the thread of a model has ended");
+        let gone = || Error::failed("the model's thread has ended");
         let batches = self.batches.as_ref().ok_or_else(gone)?;
         batches.send(std::mem::take(inputs)).map_err(|_| gone())?;
         let (back, result) = self.done.recv().map_err(|_| gone())?;
@@ -344,7 +349,7 @@ impl Lane {
 }
 
 impl Drop for Lane {
-    /// Waits for the thread, so that no session is taken down while the process ends.
+    /// Waits for the thread, so that the process does not end while a session is dropped.
     fn drop(&mut self) {
         self.batches = None;
         if let Some(thread) = self.thread.take() {
@@ -355,12 +360,13 @@ impl Drop for Lane {
 
 fn stopped(spec: &Spec) -> Error {
     Error::failed(format!(
-        "{}: ONNX Runtime stopped while opening the model",
+        "{}: ONNX Runtime stopped while it opened the model",
         spec.path.display()
     ))
 }
 
-/// An allocator of host memory: pinned where the session is on CUDA, so that copies need no staging.
+/// Returns an allocator of host memory. It is pinned if the session is on CUDA, which makes copies
+/// direct.
 fn host_memory(session: &Session, place: Place, kind: MemoryType) -> Allocator {
     let pinned = |device: i32| {
         let info = MemoryInfo::new(
@@ -370,14 +376,14 @@ fn host_memory(session: &Session, place: Place, kind: MemoryType) -> Allocator {
             kind,
         )
         .ok()?;
-        // Memory that cannot be read and written from here would be no buffer.
+        // The host must be able to read and write a buffer.
         Allocator::new(session, info)
             .ok()
             .filter(|allocator| allocator.memory_info().is_cpu_accessible())
     };
     match place {
         Place::Cpu => Allocator::default(),
-        // Some versions keep pinned memory under device 0 whatever the device is.
+        // Some versions register pinned memory under device 0 for every device.
         Place::Cuda(index) => i32::try_from(index)
             .ok()
             .and_then(pinned)

@@ -253,7 +253,7 @@ mod tests {
             (misfit.path, misfit.message),
             (
                 vec!["steps".to_owned()],
-                "a condition is true or false, and `reward` is a number".to_owned()
+                "a condition must be true or false, but `reward` is a number".to_owned()
             )
         );
     }

@@ -1,13 +1,13 @@
-//! Looks at a model file before a runtime does. Models that keep weights in other files are refused, since only the model file is
-//! hashed into a result's fingerprint; and what contradicts itself is told from what does not.
+//! Verifies an ONNX file before a runtime reads it: all weights must be in the file, because
+//! fingerprints hash only this file, and no message may claim to be longer than it is.
 //!
-//! Reads just as much of ONNX's protobuf as that takes.
+//! It parses only the parts of ONNX's protobuf messages that this needs.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Messages of ONNX that hold messages, and [`Kind::Entry`] for those that hold none.
+/// The messages of ONNX that contain messages. [`Kind::Entry`] stands for all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Model,
@@ -25,15 +25,15 @@ enum Kind {
     Entry,
 }
 
-/// `TensorProto.data_location` and its value for another file.
+/// The field `TensorProto.data_location`, and its value for another file.
 const DATA_LOCATION: u64 = 14;
 const EXTERNAL: u64 = 1;
 
-/// Messages within messages; protobuf's own readers go no deeper.
+/// Maximum depth of nested messages, the same as in protobuf's own parsers.
 const DEEPEST: usize = 100;
 
 impl Kind {
-    /// The kind of message in field `number`; `None` where that is none.
+    /// Returns the kind of the message in field `number`; `None` if the field is not a message.
     fn within(self, number: u64) -> Option<Kind> {
         match (self, number) {
             (Kind::Model, 7) | (Kind::Training, 1 | 2) | (Kind::Attribute, 6 | 11) => {
@@ -49,7 +49,8 @@ impl Kind {
             }
             (Kind::Graph, 11..=13) | (Kind::Function, 12) => Some(Kind::ValueInfo),
             (Kind::ValueInfo, 2) | (Kind::Attribute, 14 | 15) => Some(Kind::Type),
-            // Of a tensor, sequence, map, sparse tensor or optional: each has a message in but one of two fields.
+            // A tensor, sequence, map, sparse tensor or optional: each has a message in only one of
+            // two fields.
             (Kind::Type, 1 | 4 | 5 | 8 | 9) => Some(Kind::Element),
             (Kind::Element, 1) => Some(Kind::Type),
             (Kind::Element, 2) => Some(Kind::Shape),
@@ -64,19 +65,23 @@ impl Kind {
     }
 }
 
-/// Checks that the model in `bytes`, read from `path`, has all its weights inside.
+/// Ensures that the model in `bytes`, read from `path`, contains all its weights.
 ///
 /// # Errors
-/// Where a weight is kept in another file, or graphs lie within graphs without end.
-pub(super) fn refuse(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Returns an error if a weight is in another file, or if graphs are nested too deeply.
+pub(super) fn ensure_self_contained(path: &Path, bytes: &[u8]) -> Result<()> {
     match look(Kind::Model, bytes, 0) {
         None => Ok(()),
-        Some(Fault::External) => {
-            Err(Error::failed(format!("{} keeps weights in another file, which its hash would not cover", path.display()))
-                .hint("save the model as one file: `onnx.save(onnx.load(PATH), NEW, save_as_external_data=False)`"))
-        }
+        Some(Fault::External) => Err(Error::failed(format!(
+            "{} stores weights in another file, which its hash would not cover",
+            path.display()
+        ))
+        .hint(
+            "save the model as one file: \
+                 `onnx.save(onnx.load(PATH), NEW, save_as_external_data=False)`",
+        )),
         Some(Fault::Deep) => Err(Error::failed(format!(
-            "{} is not a model that trajmill runs: its graphs lie within graphs more than {DEEPEST} messages deep",
+            "{} is not a model that trajmill can run: it nests more than {DEEPEST} messages",
             path.display()
         ))),
     }
@@ -106,17 +111,18 @@ fn look(kind: Kind, message: &[u8], depth: usize) -> Option<Fault> {
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// Where a group begins or ends. ONNX has none, and a reader passes over those it does not know: what is in one is
-    /// taken for fields of the message around it.
+    /// The begin or end of a group. ONNX has no groups, and parsers skip unknown ones. Their
+    /// content is treated as fields of the message around them.
     Group,
 }
 
-/// Numbers and values of the fields of a protobuf message, up to the first that is malformed.
+/// Returns the numbers and values of the fields of a protobuf message, up to the first malformed
+/// one.
 fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {
     std::iter::from_fn(move || field(&mut rest))
 }
 
-/// The next field, or `None` where there is none or it is malformed.
+/// Reads the next field. Returns `None` at the end and if the field is malformed.
 fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let key = varint(rest)?;
     let value = match key & 7 {
@@ -133,19 +139,19 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     Some((key >> 3, value))
 }
 
-/// Whether the model in `bytes`, and the messages in it, are fields to their end: a reader that is given anything else may not come
-/// back, or makes room for as much as a field claims to hold.
-pub(super) fn is_whole(bytes: &[u8]) -> bool {
-    whole(Kind::Model, bytes, 0)
+/// Returns whether the model in `bytes` and all messages in it consist of complete fields. On other
+/// input a parser may hang, or allocate as much memory as a field claims to need.
+pub(super) fn is_well_formed(bytes: &[u8]) -> bool {
+    well_formed(Kind::Model, bytes, 0)
 }
 
-fn whole(kind: Kind, mut message: &[u8], depth: usize) -> bool {
+fn well_formed(kind: Kind, mut message: &[u8], depth: usize) -> bool {
     while !message.is_empty() {
         let fits = match field(&mut message) {
             None | Some((_, Value::Group)) => false,
             Some((number, Value::Bytes(inner))) => kind
                 .within(number)
-                .is_none_or(|kind| depth < DEEPEST && whole(kind, inner, depth + 1)),
+                .is_none_or(|kind| depth < DEEPEST && well_formed(kind, inner, depth + 1)),
             Some((_, Value::Number(_))) => true,
         };
         if !fits {
@@ -190,7 +196,7 @@ mod tests {
         [message, payload.to_vec()].concat()
     }
 
-    /// A model with a tensor in `location` at the end of `fields`, from the model inwards.
+    /// Encodes a model with a tensor in `location` inside the nested fields `fields`.
     fn model(fields: &[u64], location: u8) -> Vec<u8> {
         let tensor = vec![(DATA_LOCATION << 3) as u8, location];
         fields
@@ -213,16 +219,21 @@ mod tests {
             &[20, 2, 5],
         ];
         for fields in places {
-            assert!(refuse(path, &model(fields, 0)).is_ok(), "{fields:?}");
-            let message = refuse(path, &model(fields, 1)).unwrap_err().message;
             assert!(
-                message.starts_with("m.onnx keeps weights in another file"),
+                ensure_self_contained(path, &model(fields, 0)).is_ok(),
+                "{fields:?}"
+            );
+            let message = ensure_self_contained(path, &model(fields, 1))
+                .unwrap_err()
+                .message;
+            assert!(
+                message.starts_with("m.onnx stores weights in another file"),
                 "{fields:?}: {message}"
             );
-            // A group in front, which readers pass over, hides nothing.
+            // A group in front of the model, which parsers skip, hides nothing.
             let hidden = [vec![0x0b, 0x0c], model(fields, 1)].concat();
             assert!(
-                refuse(path, &hidden).is_err() && !is_whole(&hidden),
+                ensure_self_contained(path, &hidden).is_err() && !is_well_formed(&hidden),
                 "{fields:?}"
             );
         }
@@ -239,34 +250,36 @@ mod tests {
             &[25, 7, 5, 5, 13],
         ];
         for fields in places {
-            // A text of three bytes, of which all are there, and all but one.
+            // A text that claims three bytes and has three, or only two.
             for (text, whole) in [(&[0x12, 3, 1, 2, 3][..], true), (&[0x12, 3, 1, 2], false)] {
                 let message = fields
                     .iter()
                     .rev()
                     .fold(text.to_vec(), |inner, number| encoded(*number, &inner));
-                assert_eq!(is_whole(&message), whole, "{fields:?}");
+                assert_eq!(is_well_formed(&message), whole, "{fields:?}");
             }
         }
     }
 
     #[test]
-    fn garbage_is_not_ours_to_judge_and_graphs_without_end_are_refused() {
+    fn malformed_files_pass_and_endless_nesting_is_refused() {
         let path = Path::new("m.onnx");
         for end in 0..model(&[7, 5], 1).len() {
             assert!(
-                refuse(path, &model(&[7, 5], 1)[..end]).is_ok(),
+                ensure_self_contained(path, &model(&[7, 5], 1)[..end]).is_ok(),
                 "cut at {end}"
             );
         }
-        assert!(refuse(path, &[0xff; 64]).is_ok());
+        assert!(ensure_self_contained(path, &[0xff; 64]).is_ok());
         let deep: Vec<u64> = [7]
             .into_iter()
             .chain([1, 5, 6].into_iter().cycle().take(3_000))
             .collect();
-        let message = refuse(path, &model(&deep, 0)).unwrap_err().message;
+        let message = ensure_self_contained(path, &model(&deep, 0))
+            .unwrap_err()
+            .message;
         assert!(
-            message.ends_with("its graphs lie within graphs more than 100 messages deep"),
+            message.ends_with("it nests more than 100 messages"),
             "{message}"
         );
     }

@@ -1,6 +1,7 @@
-//! rten: the runtime that is built in. The only file that names `rten`.
+//! The embedded runtime, rten. Only this file uses the crate `rten`.
 //!
-//! rten has no float64 and no int64 tensors: it computes such models in float32 and int32, and says so in their ports.
+//! rten has neither float64 nor int64 tensors. It runs models that have them in float32 and int32,
+//! and their ports say so.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -13,21 +14,21 @@ use rten::{
 };
 use rten_tensor::{Layout, Tensor};
 
-use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, message};
+use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, verify_onnx};
 use crate::dataset::store;
 use crate::error::{Error, Result};
 
-/// Version of the crate, as locked.
+/// The version of rten in `Cargo.lock`.
 pub(super) const VERSION: &str = "0.27.0";
 
 /// rten on the CPU.
-pub struct PureRuntime {
-    /// Why ONNX Runtime, which was found, is not used.
+pub struct EmbeddedRuntime {
+    /// Why an ONNX Runtime that was found is not used.
     pub(super) notes: Vec<String>,
 }
 
 /// A model on rten with its own buffers and its own thread.
-pub struct PureSession {
+pub struct EmbeddedSession {
     path: std::path::PathBuf,
     batch: usize,
     inputs: Vec<Value>,
@@ -36,7 +37,7 @@ pub struct PureSession {
     done: Receiver<Done>,
 }
 
-/// The inputs, handed back, and what the model gave for them.
+/// The inputs, which the thread returns, and the outputs.
 type Done = (Vec<Value>, Result<Vec<Value>, String>);
 
 enum Output {
@@ -45,7 +46,7 @@ enum Output {
     U8(Vec<u8>),
 }
 
-impl PureRuntime {
+impl EmbeddedRuntime {
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
         let hash = store::digest(path)?.blake3;
         let model = load(path)?;
@@ -75,22 +76,22 @@ impl PureRuntime {
         spec: &Spec,
         geometry: &Geometry,
         workers: usize,
-    ) -> Result<Vec<PureSession>> {
+    ) -> Result<Vec<EmbeddedSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
         let model = Arc::new(load(&spec.path)?);
         (0..workers.max(1))
-            .map(|_| PureSession::start(spec, geometry, &shapes, &model))
+            .map(|_| EmbeddedSession::start(spec, geometry, &shapes, &model))
             .collect()
     }
 }
 
-impl PureSession {
+impl EmbeddedSession {
     fn start(
         spec: &Spec,
         geometry: &Geometry,
         shapes: &[Vec<usize>],
         model: &Arc<Model>,
-    ) -> Result<PureSession> {
+    ) -> Result<EmbeddedSession> {
         let buffers = spec
             .inputs
             .iter()
@@ -103,7 +104,7 @@ impl PureSession {
             .filter_map(|index| model.output_ids().get(*index).copied())
             .collect();
         let (jobs, done) = serve(Arc::clone(model), outputs)?;
-        let mut session = PureSession {
+        let mut session = EmbeddedSession {
             path: spec.path.clone(),
             batch: geometry.batch,
             inputs,
@@ -111,7 +112,7 @@ impl PureSession {
             jobs,
             done,
         };
-        // A batch of zeros shows what the outputs look like, before any row is read.
+        // A batch of zeros reveals the outputs' shapes before any row is read.
         let given = session.infer()?;
         for (index, value) in geometry.outputs.iter().zip(&given) {
             let (element, shape) = match value {
@@ -120,7 +121,7 @@ impl PureSession {
                 Value::UInt8Tensor(tensor) => (Element::U8, tensor.shape().to_vec()),
                 _ => (Element::Other, Vec::new()),
             };
-            batch::check_output(spec, *index, element, &shape, geometry.batch)?;
+            batch::verify_output(spec, *index, element, &shape, geometry.batch)?;
         }
         session.keep(given);
         Ok(session)
@@ -168,8 +169,9 @@ impl PureSession {
     fn infer(&mut self) -> Result<Vec<Value>> {
         let path = self.path.display();
         let stopped = || {
-            Error::failed(format!("{path}: rten stopped while running the model"))
-                .hint("try ONNX Runtime: `pip install onnxruntime`")
+            Error::failed(format!("{path}: rten stopped while running the model")).hint(
+                "use ONNX Runtime instead: `pip install onnxruntime` in the active environment",
+            )
         };
         self.jobs
             .send(std::mem::take(&mut self.inputs))
@@ -193,9 +195,10 @@ impl PureSession {
 
 /// Starts the thread that runs batches of `model`.
 ///
-/// It has a pool of its own with one thread, for two reasons. Bits must not depend on how many threads there are; and
-/// rten computes on rayon, where a worker that waits for another pool takes up other work meanwhile: a task would start
-/// a second task while it holds a session, and could then wait for itself.
+/// The thread runs rten in a pool of one thread, for two reasons. The bits of a result must not
+/// depend on the number of threads. And rten uses rayon, where a worker that waits for another pool
+/// takes up other work: a task that holds a session would start a second task, which could wait for
+/// that session forever.
 fn serve(model: Arc<Model>, outputs: Vec<NodeId>) -> Result<(Sender<Vec<Value>>, Receiver<Done>)> {
     let (jobs, todo) = crossbeam_channel::bounded::<Vec<Value>>(1);
     let (reply, done) = crossbeam_channel::bounded::<Done>(1);
@@ -216,7 +219,7 @@ fn serve(model: Arc<Model>, outputs: Vec<NodeId>) -> Result<(Sender<Vec<Value>>,
                         .map_err(|error| error.to_string())
                 };
                 let given = catch_unwind(AssertUnwindSafe(feed))
-                    .unwrap_or_else(|_| Err("it stopped unexpectedly".to_owned()));
+                    .unwrap_or_else(|_| Err("it panicked".to_owned()));
                 if reply.send((inputs, given)).is_err() {
                     break;
                 }
@@ -230,7 +233,7 @@ fn serve(model: Arc<Model>, outputs: Vec<NodeId>) -> Result<(Sender<Vec<Value>>,
     Ok((jobs, done))
 }
 
-/// An input buffer of zeros.
+/// Returns an input buffer of zeros.
 fn buffer(spec: &Spec, port: &Port, shape: &[usize], batch: usize) -> Result<Value> {
     fn zeros<T: Clone + Default>(count: usize) -> Option<Vec<T>> {
         let mut values = Vec::new();
@@ -282,13 +285,19 @@ fn port(model: &Model, id: NodeId) -> Port {
 fn load(path: &Path) -> Result<Model> {
     let bytes = std::fs::read(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-    message::refuse(path, &bytes)?;
+    verify_onnx::ensure_self_contained(path, &bytes)?;
     let refused = |reason: String| {
-        Error::failed(format!("{} is not a model that rten can run: {reason}", path.display()))
-            .hint("ONNX Runtime knows every ONNX operator: `pip install onnxruntime` in the active environment")
+        Error::failed(format!(
+            "{} is not a model that rten can run: {reason}",
+            path.display()
+        ))
+        .hint(
+            "use ONNX Runtime, which has every ONNX operator: `pip install onnxruntime` in the \
+             active environment",
+        )
     };
-    if !message::is_whole(&bytes) {
-        return Err(refused("it is damaged, or not ONNX at all".to_owned()));
+    if !verify_onnx::is_well_formed(&bytes) {
+        return Err(refused("it is damaged, or not an ONNX file".to_owned()));
     }
     let parse = || {
         ModelOptions::with_all_ops()
@@ -296,7 +305,7 @@ fn load(path: &Path) -> Result<Model> {
             .load(bytes)
             .map_err(|error| error.to_string())
     };
-    // A malformed file must end in an error, whatever the parser makes of it.
+    // The parser may panic on a malformed file.
     catch_unwind(AssertUnwindSafe(parse))
         .unwrap_or_else(|_| Err("it is malformed".to_owned()))
         .map_err(refused)

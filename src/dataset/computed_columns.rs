@@ -1,6 +1,6 @@
-//! What can be said of a trajectory from its steps: length, return, flags, sums, content hash.
+//! The columns of `trajectories` that are computed from steps: length, return, flags, sums, hash.
 //!
-//! These columns are computed anew whenever steps are written, so they are always those of the rows beside them.
+//! They are computed whenever steps are written, so they always agree with the steps.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use arrow::datatypes::{
 
 use super::Block;
 use super::manifest::{Returns, Statistics};
-use super::schema::{step, trajectory};
+use super::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 
-/// Vectors wider than this (images, embeddings of pixels) get no per-dimension sums.
+/// Width of the widest vectors with per-dimension sums. Wider ones are images or embeddings.
 const WIDEST_SUMS: i32 = 4096;
 
-/// The intrinsic columns of a block's trajectories, and its totals.
-pub struct Intrinsic {
-    /// Columns in the order of [`fields`], less `shard`, `first_row` and `rows`, which the writer knows.
+/// The computed columns of a block's trajectories, and the block's totals.
+pub struct ComputedColumns {
+    /// The columns, in the order of [`fields`]. The writer adds `shard`, `first_row` and `rows`.
     pub columns: Vec<(Field, ArrayRef)>,
     /// Totals over the block.
     pub statistics: Statistics,
@@ -36,10 +36,10 @@ fn boolean<'a>(block: &'a Block, name: &str) -> Result<&'a BooleanArray> {
         .steps
         .column_by_name(name)
         .and_then(|column| column.as_boolean_opt());
-    column.ok_or_else(|| Error::failed(format!("`{name}` is not a boolean column of steps")))
+    column.ok_or_else(|| Error::failed(format!("the steps have no column `{name}` of type bool")))
 }
 
-/// Rewards as float64, whatever their type.
+/// Returns the rewards as float64, whatever their type.
 fn rewards(block: &Block) -> Result<Option<Float64Array>> {
     let Some(column) = block.steps.column_by_name(step::REWARD) else {
         return Ok(None);
@@ -48,11 +48,11 @@ fn rewards(block: &Block) -> Result<Option<Float64Array>> {
     Ok(column.as_primitive_opt::<Float64Type>().cloned())
 }
 
-/// Computes the intrinsic columns of `block`.
+/// Computes the columns of a block's trajectories.
 ///
 /// # Errors
-/// Where a required column is missing or of the wrong type.
-pub fn compute(block: &Block) -> Result<Intrinsic> {
+/// Returns an error if a required column is missing or has the wrong type.
+pub fn compute(block: &Block) -> Result<ComputedColumns> {
     let is_final = boolean(block, step::IS_FINAL)?;
     let (terminated, truncated) = (
         boolean(block, step::TERMINATED)?,
@@ -148,7 +148,7 @@ pub fn compute(block: &Block) -> Result<Intrinsic> {
             columns.extend([sums, squares]);
         }
     }
-    Ok(Intrinsic {
+    Ok(ComputedColumns {
         columns: fields(&block.steps.schema())
             .into_iter()
             .zip(columns)
@@ -157,7 +157,7 @@ pub fn compute(block: &Block) -> Result<Intrinsic> {
     })
 }
 
-/// Which rows have an action that was predicted.
+/// Returns a bit for each row that has a predicted action.
 fn proxies(block: &Block) -> Result<Option<BooleanBuffer>> {
     let source = block
         .steps
@@ -177,12 +177,13 @@ fn proxies(block: &Block) -> Result<Option<BooleanBuffer>> {
     )))
 }
 
-/// How many rows of `span` are not null.
+/// Returns the number of rows of `span` that are not null.
 fn valid_in(nulls: &NullBuffer, span: &Range<usize>) -> usize {
     span.len() - nulls.slice(span.start, span.len()).null_count()
 }
 
-/// Fields of the intrinsic columns that steps of `schema` give, less those that the writer knows.
+/// Returns the fields of the columns that are computed from steps of `schema`, except those that
+/// the writer adds.
 pub fn fields(schema: &Schema) -> Vec<Field> {
     let mut fields = vec![
         Field::new(trajectory::LENGTH, DataType::Int64, false),
@@ -289,7 +290,10 @@ fn sums(block: &Block, column: &ArrayRef) -> Result<(ArrayRef, ArrayRef)> {
             valid,
             |value| value as f64,
         )),
-        other => Err(Error::failed(format!("no sums over {other}"))),
+        other => Err(Error::failed(format!(
+            "cannot sum values of type {}",
+            type_name(other)
+        ))),
     }
 }
 
@@ -331,7 +335,8 @@ fn sums_of<T: ArrowPrimitiveType>(
     (Arc::new(sums.finish()), Arc::new(squares.finish()))
 }
 
-/// blake3, cut to 128 bits, of a trajectory's columns other than its id: equal steps, equal hash, whatever the shard.
+/// Returns the first 128 bits of the blake3 hash of a trajectory's columns, its id excluded. Equal
+/// steps have equal hashes in every shard.
 fn content_hash(block: &Block, span: Range<usize>) -> String {
     let mut hasher = blake3::Hasher::new();
     for (field, column) in block
@@ -360,7 +365,7 @@ fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
             return;
         }
     }
-    // Values under a null are not part of the content.
+    // The values of null rows are not part of the content.
     let runs = |width: usize, bytes: &[u8], hasher: &mut blake3::Hasher| match array.nulls() {
         None => {
             hasher.update(bytes);
@@ -420,7 +425,7 @@ fn feed(hasher: &mut blake3::Hasher, array: &dyn Array) {
                 );
             }
             None => {
-                // Strings, lists and the rest: their canonical text, one value after another.
+                // Of all other types, the canonical text of each value.
                 let options = arrow::util::display::FormatOptions::new().with_null("null");
                 if let Ok(formatter) =
                     arrow::util::display::ArrayFormatter::try_new(array, &options)

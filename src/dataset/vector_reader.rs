@@ -1,7 +1,8 @@
-//! Reads vector columns as the numbers they are made of.
+//! A fast reader for vector columns without nulls.
 //!
-//! A vector that is never null and always of one width is its numbers in a row. Arrow's reader finds that out anew for every
-//! list from its levels, and copies; that takes longer than the decoding. Here the levels are only held against what they must be.
+//! Such a column is a flat sequence of numbers. Arrow's reader rebuilds every list from its levels
+//! and copies the numbers, which takes longer than decoding them. This reader decodes the numbers
+//! and only verifies the levels.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -16,25 +17,25 @@ use parquet::data_type::{DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, wording};
 
-/// Vectors that are decoded at once: their levels stay in the processor's cache.
+/// Number of vectors that are decoded at once, so that their levels stay in the processor's cache.
 const AT_ONCE: usize = 4096;
 
-/// Rows of a row group to skip and to read, in turn.
+/// The index of a row group, and its rows to skip and to read, in order.
 pub(super) type Part = (usize, Vec<RowSelector>);
 
-/// A vector column of a file that can be read so.
+/// A vector column of a file that this reader can read.
 pub(super) struct Vector<'a> {
     metadata: &'a ParquetMetaData,
-    /// Index of the column among those that hold values.
+    /// Index of the column among the file's leaf columns.
     leaf: usize,
     child: FieldRef,
     width: usize,
 }
 
 impl<'a> Vector<'a> {
-    /// The column of `file` at `index`, where it is a vector of numbers with no null in it.
+    /// Returns the column of `file` at `index` if it holds vectors of numbers without nulls.
     pub(super) fn of(
         metadata: &'a ParquetMetaData,
         file: &Schema,
@@ -55,7 +56,7 @@ impl<'a> Vector<'a> {
                 | (datatypes::DataType::Int32, Type::INT32)
                 | (datatypes::DataType::Int64, Type::INT64)
         );
-        // A list that is not null, of elements that are not null: one level of each kind.
+        // Lists that are never null, of elements that are never null, have one level of each kind.
         let plain = !field.is_nullable()
             && !child.is_nullable()
             && (column.max_def_level(), column.max_rep_level()) == (1, 1);
@@ -68,10 +69,10 @@ impl<'a> Vector<'a> {
         })
     }
 
-    /// Reads the rows of `parts`, `rows` in all.
+    /// Reads the rows of `parts`, `rows` in total.
     ///
     /// # Errors
-    /// Where the file is damaged, or a vector has another width.
+    /// Returns an error if the file is damaged, or if a vector has another width.
     pub(super) fn read(&self, file: &Arc<File>, parts: &[Part], rows: usize) -> Result<ArrayRef> {
         match self
             .metadata
@@ -114,7 +115,8 @@ impl<'a> Vector<'a> {
                     )?;
                     if records == 0 {
                         return Err(Error::failed(format!(
-                            "row group {group} ends {left} rows early"
+                            "row group {group} ends {} early",
+                            wording::count(left, "row")
                         )));
                     }
                     let whole = |levels: &[i16]| {
@@ -125,8 +127,8 @@ impl<'a> Vector<'a> {
                         && repeated.chunks_exact(self.width).all(whole);
                     if !exact {
                         return Err(Error::failed(format!(
-                            "row group {group} holds vectors that do not have {} values",
-                            self.width
+                            "row group {group} has vectors that do not have {}",
+                            wording::count(self.width, "value")
                         )));
                     }
                     left -= records;
@@ -134,8 +136,8 @@ impl<'a> Vector<'a> {
             }
         }
         let values = PrimitiveArray::<A>::new(ScalarBuffer::from(values), None);
-        let width = i32::try_from(self.width)
-            .map_err(|_| Error::failed("a vector is wider than fits in memory"))?;
+        let width =
+            i32::try_from(self.width).map_err(|_| Error::failed("the vectors are too wide"))?;
         Ok(Arc::new(FixedSizeListArray::try_new(
             Arc::clone(&self.child),
             width,
@@ -168,6 +170,6 @@ impl<'a> Vector<'a> {
             Box::new(pages),
         );
         P::get_column_reader(reader)
-            .ok_or_else(|| Error::failed("a column's type is not the one that its file says"))
+            .ok_or_else(|| Error::failed("the type of a column differs from the file's schema"))
     }
 }

@@ -1,8 +1,9 @@
-//! Row groups of steps, one after another.
+//! Writes the row groups of a file of steps, and copies columns that did not change.
 //!
-//! A column that comes out as it came in, of a row group that comes out whole, is copied as it lies in the file: decoding has to
-//! be done for its hash, encoding it again need not. Which columns these are is seen from the arrays themselves: one that
-//! is the very array that was read holds what was read.
+//! If a row group is written whole, a column that did not change is copied as it is in the input
+//! file, without encoding it again; it was decoded only for its hash. The arrays themselves show
+//! which columns these are: an array that is the very array that was read holds the values that
+//! were read.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -22,26 +23,27 @@ use parquet::schema::types::SchemaDescriptor;
 use super::store::HashingFile;
 use crate::error::{Error, Result};
 
-/// The row group that a block is, whole.
+/// The row group that a block was read from, if the block is the whole row group.
 #[derive(Debug, Clone)]
 pub struct Origin {
     pub(super) path: PathBuf,
     pub(super) metadata: ArrowReaderMetadata,
-    /// Which of the file's row groups.
+    /// Index of the row group in the file.
     pub(super) group: usize,
-    /// The columns as they were read.
+    /// The columns, as they were read.
     pub(super) steps: RecordBatch,
 }
 
 impl Origin {
-    /// Whether `column` is the array that was read of the column `name`.
+    /// Returns whether `column` is the very array that was read from the column `name`.
     pub(super) fn has(&self, name: &str, column: &ArrayRef) -> bool {
         self.steps
             .column_by_name(name)
             .is_some_and(|read| Arc::ptr_eq(read, column))
     }
 
-    /// What closed the column chunk of each leaf of the column `name` when it was written.
+    /// Returns the footer's description of each leaf of the column `name`, in the form that a
+    /// writer takes.
     fn closed(&self, name: &str) -> Vec<ColumnCloseResult> {
         let metadata = self.metadata.metadata();
         let (schema, group) = (
@@ -71,7 +73,7 @@ impl Origin {
     }
 }
 
-/// Places of the leaves of the column `name`.
+/// Returns the indices of the leaves of the column `name`.
 fn leaves(schema: &SchemaDescriptor, name: &str) -> impl Iterator<Item = usize> {
     (0..schema.num_columns()).filter(move |leaf| schema.get_column_root(*leaf).name() == name)
 }
@@ -81,9 +83,9 @@ pub(super) struct GroupWriter {
     file: SerializedFileWriter<HashingFile>,
     factory: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
-    /// Encoders of the row group that is begun.
+    /// Encoders of the row group in progress.
     columns: Vec<ArrowColumnWriter>,
-    /// Rows of the row group that is begun.
+    /// Rows of the row group in progress.
     rows: usize,
 }
 
@@ -104,22 +106,23 @@ impl GroupWriter {
         })
     }
 
-    /// Rows of the row group that is begun.
+    /// Returns the number of rows in the row group in progress.
     pub(super) fn in_progress_rows(&self) -> usize {
         self.rows
     }
 
-    /// Appends rows to the row group that is begun.
+    /// Appends rows to the row group in progress.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.encode(batch, |_| false)
     }
 
-    /// Ends the row group that is begun.
+    /// Ends the row group in progress.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.end(|_| Vec::new())
     }
 
-    /// Writes a row group of its own, the columns that `copied` names as they lie in `origin`. `parts` are its rows, in order.
+    /// Writes a whole row group. `parts` are its rows, in order; the columns in `copied` are copied
+    /// from `origin`.
     pub(super) fn splice(
         &mut self,
         parts: impl Iterator<Item = RecordBatch>,
@@ -146,7 +149,7 @@ impl GroupWriter {
         })
     }
 
-    /// Whether the column `name` of `origin` is encoded as it would be here.
+    /// Returns whether the column `name` of `origin` has the encoding of this file's schema.
     pub(super) fn takes(&self, origin: &Origin, name: &str) -> bool {
         let (own, closed) = (self.file.schema_descr(), origin.closed(name));
         let same = |(leaf, closed): (usize, &ColumnCloseResult)| {
@@ -183,7 +186,8 @@ impl GroupWriter {
         Ok(())
     }
 
-    /// Ends the row group: each column as it was encoded, or as the chunks of files that `instead` gives.
+    /// Ends the row group. A column for which `instead` returns column chunks of other files
+    /// consists of these.
     fn end<'a>(
         &mut self,
         instead: impl Fn(&str) -> Vec<(&'a File, ColumnCloseResult)>,
@@ -219,7 +223,7 @@ impl GroupWriter {
         Ok(())
     }
 
-    /// Ends the file.
+    /// Ends the file and returns it.
     pub(super) fn into_inner(mut self) -> Result<HashingFile> {
         self.flush()?;
         Ok(self.file.into_inner()?)

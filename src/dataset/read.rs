@@ -13,12 +13,13 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
     RowSelector,
 };
+use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 
 use super::row_group::Origin;
 use super::schema;
 use super::vector_reader::{Part, Vector};
-use crate::error::{Error, Result, caught, wording};
+use crate::error::{Error, Result, caught, engine, wording};
 
 /// Decodes stored columns when they are read: references to videos into frames, for example.
 pub trait Decode: std::fmt::Debug + Send + Sync {
@@ -54,10 +55,11 @@ fn open(path: &Path) -> Result<File> {
 fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
     let file = open(path)?;
-    let unreadable = |error| {
+    let unreadable = |error: ParquetError| {
         Error::failed(format!(
-            "{} is not a readable Parquet file: {error}",
-            path.display()
+            "{} is not a readable Parquet file: {}",
+            path.display(),
+            engine::plain_words(&error.to_string())
         ))
         .hint("the file is damaged or incomplete: restore it from a copy, or import it again")
     };

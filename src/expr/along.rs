@@ -222,12 +222,12 @@ impl Function {
         )
     }
 
-    /// Whether the argument must have an order.
+    /// Returns whether the argument must have an order.
     pub(super) fn needs_order(&self) -> bool {
         matches!(self, Function::Min | Function::Max)
     }
 
-    /// Type of the value for an argument of type `argument`.
+    /// Returns the type of the value for an argument of the type `argument`.
     pub(super) fn data_type(&self, argument: &DataType) -> DataType {
         let wide =
             |count: usize| vector(DataType::Float64, i32::try_from(count).unwrap_or(i32::MAX));

@@ -19,6 +19,7 @@ pub(crate) fn function(name: &str) -> Option<&'static str> {
         "bool" => "write cast(x as boolean)",
         "str" => "write cast(x as varchar)",
         "isnull" | "isna" => "write x is null",
+        "average" => "write avg(x)",
         "clip" => "write least(greatest(x, low), high)",
         "norm" => "write array_distance(x, y), or sqrt over the squares of coordinates",
         _ => return None,

@@ -13,8 +13,14 @@ use crate::expr::{Misfit, other_languages};
 /// Maximum number of names in a hint.
 const MOST_NAMES: usize = 12;
 
-/// The tables of a session: names and columns.
-type Tables<'a> = &'a [(String, SchemaRef)];
+/// The names that a query may use.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// The tables, by name, and their columns.
+    pub(super) tables: &'a [(String, SchemaRef)],
+    /// The functions.
+    pub(super) functions: &'a [String],
+}
 
 fn misfit(word: Option<&str>, message: impl Into<String>, help: Option<String>) -> Misfit {
     Misfit {
@@ -24,19 +30,19 @@ fn misfit(word: Option<&str>, message: impl Into<String>, help: Option<String>) 
     }
 }
 
-/// Explains what is wrong with a query over `tables`.
-pub(super) fn explain(error: &DataFusionError, tables: Tables) -> Misfit {
+/// Explains what is wrong with a query.
+fn explain(error: &DataFusionError, known: Known) -> Misfit {
     match error {
         DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => {
-            explain(inner, tables)
+            explain(inner, known)
         }
-        DataFusionError::Shared(inner) => explain(inner, tables),
-        DataFusionError::Collection(errors) if !errors.is_empty() => explain(&errors[0], tables),
+        DataFusionError::Shared(inner) => explain(inner, known),
+        DataFusionError::Collection(errors) if !errors.is_empty() => explain(&errors[0], known),
         DataFusionError::SchemaError(error, _) => match error.as_ref() {
             SchemaError::FieldNotFound {
                 field,
                 valid_fields,
-            } => unknown_column(field, valid_fields, tables),
+            } => unknown_column(field, valid_fields, known),
             SchemaError::AmbiguousReference { field } => {
                 let name = &field.name;
                 misfit(
@@ -66,7 +72,7 @@ pub(super) fn explain(error: &DataFusionError, tables: Tables) -> Misfit {
         },
         other => {
             let message = other.message().into_owned();
-            planned(&message, tables).unwrap_or_else(|| misfit(None, plain_words(&message), None))
+            planned(&message, known).unwrap_or_else(|| misfit(None, plain_words(&message), None))
         }
     }
 }
@@ -104,7 +110,7 @@ fn syntax(text: &str) -> Misfit {
 }
 
 /// Explains errors of the planner that consist only of text.
-fn planned(message: &str, tables: Tables) -> Option<Misfit> {
+fn planned(message: &str, known: Known) -> Option<Misfit> {
     if let Some((operator, instead)) = unsupported_operator(message) {
         return Some(misfit(
             Some(operator),
@@ -120,14 +126,13 @@ fn planned(message: &str, tables: Tables) -> Option<Misfit> {
         ));
     }
     if let Some(full) = between(message, "table '", "' not found") {
-        return Some(unknown_table(full, tables));
+        return Some(unknown_table(full, known));
     }
     let name = between(message, "Invalid function '", "'")?;
     let help = match other_languages::function(&name.to_lowercase()) {
         Some(help) => Some(help.to_owned()),
-        None => between(message, "Did you mean '", "'")
-            .and_then(|suggestion| nearest(name, [suggestion]))
-            .map(|suggestion| format!("did you mean `{suggestion}`?")),
+        None => nearest(name, known.functions.iter().map(String::as_str))
+            .map(|near| format!("did you mean `{near}`?")),
     };
     Some(misfit(
         Some(name),
@@ -136,7 +141,7 @@ fn planned(message: &str, tables: Tables) -> Option<Misfit> {
     ))
 }
 
-fn unknown_column(field: &Column, valid: &[Column], tables: Tables) -> Misfit {
+fn unknown_column(field: &Column, valid: &[Column], known: Known) -> Misfit {
     let name = &field.name;
     let names: Vec<&str> = valid.iter().map(|column| column.name.as_str()).collect();
     let of = field
@@ -147,7 +152,8 @@ fn unknown_column(field: &Column, valid: &[Column], tables: Tables) -> Misfit {
     let other_case = names
         .iter()
         .find(|known| known.eq_ignore_ascii_case(name) && *known != name);
-    let other_table = tables
+    let other_table = known
+        .tables
         .iter()
         .find(|(_, schema)| schema.index_of(name).is_ok());
     let help = match (
@@ -166,13 +172,13 @@ fn unknown_column(field: &Column, valid: &[Column], tables: Tables) -> Misfit {
     misfit(Some(name), format!("there is no column `{name}`{of}"), help)
 }
 
-fn unknown_table(full: &str, tables: Tables) -> Misfit {
+fn unknown_table(full: &str, known: Known) -> Misfit {
     // The planner adds the catalog and schema of this session, `trajmill.main`, to a name.
     let name = full
         .strip_prefix("trajmill.main.")
         .or_else(|| full.strip_prefix("trajmill."))
         .unwrap_or(full);
-    let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = known.tables.iter().map(|(name, _)| name.as_str()).collect();
     let help = if name.contains('/') || name.ends_with(".parquet") || name.ends_with(".csv") {
         "a query reads the datasets on the command line; only `--unsafe` allows files by path"
             .to_owned()
@@ -190,8 +196,8 @@ fn unknown_table(full: &str, tables: Tables) -> Misfit {
 }
 
 /// Returns the failure of a query that cannot be planned.
-pub(super) fn unplannable(error: &DataFusionError, tables: Tables) -> Error {
-    let misfit = explain(error, tables);
+pub(super) fn unplannable(error: &DataFusionError, known: Known) -> Error {
+    let misfit = explain(error, known);
     let failure = Error::usage(misfit.message);
     match misfit.help {
         Some(help) => failure.hint(help),

@@ -221,7 +221,7 @@ impl Session {
         self.context
             .state()
             .sql_to_expr(predicate, &Default::default())
-            .map_err(|error| at(fault::unplannable(&error, &self.tables)))?;
+            .map_err(|error| at(self.unplannable(&error)))?;
         let (_, batches) = self.query(&question(table, predicate)).map_err(at)?;
         match batches.as_slice() {
             [batch] if batch.num_rows() == 1 && batch.num_columns() == 1 => {
@@ -236,8 +236,28 @@ impl Session {
         }
     }
 
+    /// Returns the failure of a query that cannot be planned.
+    fn unplannable(&self, error: &DataFusionError) -> Error {
+        let state = self.context.state();
+        let mut functions: Vec<String> = state
+            .scalar_functions()
+            .keys()
+            .chain(state.aggregate_functions().keys())
+            .chain(state.window_functions().keys())
+            .cloned()
+            .collect();
+        functions.sort_unstable();
+        fault::unplannable(
+            error,
+            fault::Known {
+                tables: &self.tables,
+                functions: &functions,
+            },
+        )
+    }
+
     async fn run(&self, sql: &str, each: &mut Each<'_>) -> Result<()> {
-        let unplannable = |error| fault::unplannable(&error, &self.tables);
+        let unplannable = |error: DataFusionError| self.unplannable(&error);
         let plan = self
             .context
             .state()
@@ -282,7 +302,7 @@ impl Session {
             DataFusionError::ObjectStore(_)
             | DataFusionError::ParquetError(_)
             | DataFusionError::IoError(_) => fault::failed(error),
-            _ => fault::unplannable(error, &self.tables),
+            _ => self.unplannable(error),
         }
     }
 }

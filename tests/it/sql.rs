@@ -288,9 +288,9 @@ fn a_refusal_says_why_and_what_to_do() {
             "did you mean `steps`?",
         ),
         (
-            "select averge(reward) from steps",
-            "there is no function `averge`",
-            "did you mean",
+            "select aveg(reward) from steps",
+            "there is no function `aveg`",
+            "did you mean `avg`?",
         ),
         (
             "select trajectory_id from steps join trajectories on true",

@@ -436,7 +436,7 @@ fn first_line(text: &str) -> &str {
 
 #[cfg(test)]
 impl OnnxRuntime {
-    /// One that says it is on CUDA, where there is an ONNX Runtime at all.
+    /// Returns a runtime that claims to run on CUDA; `None` if there is no ONNX Runtime.
     pub(super) fn pretending(tf32: bool) -> Option<OnnxRuntime> {
         tests::runtime().map(|runtime| OnnxRuntime {
             cuda: vec![0],

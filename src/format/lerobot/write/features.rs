@@ -17,14 +17,50 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::write::OutgoingTrajectory;
 
-/// Features that are computed from the places of rows.
-pub(crate) const GENERATED: [&str; 5] = [
-    "timestamp",
-    "frame_index",
-    "episode_index",
-    "index",
-    "task_index",
-];
+/// A feature that is computed from the place of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generated {
+    Timestamp,
+    FrameIndex,
+    EpisodeIndex,
+    Index,
+    TaskIndex,
+}
+
+impl Generated {
+    /// All of them, in the order in which they are written.
+    pub(crate) const ALL: [Generated; 5] = [
+        Generated::Timestamp,
+        Generated::FrameIndex,
+        Generated::EpisodeIndex,
+        Generated::Index,
+        Generated::TaskIndex,
+    ];
+
+    /// The name of the feature.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Generated::Timestamp => "timestamp",
+            Generated::FrameIndex => "frame_index",
+            Generated::EpisodeIndex => "episode_index",
+            Generated::Index => "index",
+            Generated::TaskIndex => "task_index",
+        }
+    }
+
+    /// The numpy name of its type.
+    pub(crate) fn dtype(self) -> &'static str {
+        match self {
+            Generated::Timestamp => "float32",
+            _ => "int64",
+        }
+    }
+
+    /// Whether a feature of this name is generated.
+    pub(crate) fn is_name(name: &str) -> bool {
+        Generated::ALL.iter().any(|feature| feature.name() == name)
+    }
+}
 
 /// One feature of the dataset that is written.
 pub(crate) struct Feature {
@@ -45,8 +81,8 @@ pub(crate) enum Origin {
     Valid(String),
     /// A column of encoded images.
     Image(String),
-    /// The place of a row: an index into [`GENERATED`].
-    Place(usize),
+    /// The place of a row.
+    Place(Generated),
 }
 
 /// The place of a trajectory in the dataset that is written.
@@ -141,15 +177,19 @@ impl Feature {
                     None,
                 )?)
             }
-            Origin::Place(0) => Arc::new(Float32Array::from_iter_values(
+            Origin::Place(Generated::Timestamp) => Arc::new(Float32Array::from_iter_values(
                 (0..rows).map(|row| (row as f64 / fps as f64) as f32),
             )),
-            Origin::Place(1) => Arc::new(Int64Array::from_iter_values(0..rows as i64)),
-            Origin::Place(2) => Arc::new(Int64Array::from(vec![place.episode as i64; rows])),
-            Origin::Place(3) => Arc::new(Int64Array::from_iter_values(
+            Origin::Place(Generated::FrameIndex) => {
+                Arc::new(Int64Array::from_iter_values(0..rows as i64))
+            }
+            Origin::Place(Generated::EpisodeIndex) => {
+                Arc::new(Int64Array::from(vec![place.episode as i64; rows]))
+            }
+            Origin::Place(Generated::Index) => Arc::new(Int64Array::from_iter_values(
                 (place.first as i64..).take(rows),
             )),
-            Origin::Place(_) => Arc::new(Int64Array::from(place.tasks.clone())),
+            Origin::Place(Generated::TaskIndex) => Arc::new(Int64Array::from(place.tasks.clone())),
         })
     }
 

@@ -186,6 +186,8 @@ fn quantiles(
             if trajectory.length == 0 {
                 continue;
             }
+            // The last feature is `task_index`: its texts may not be among the columns that are
+            // read.
             let wanted = plan.reads(std::iter::once(plan.features.len() - 1));
             let known = wanted.iter().all(|name| reads.contains(name));
             let place = EpisodePlace {

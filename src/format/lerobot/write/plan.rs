@@ -7,7 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
-use super::features::{Feature, GENERATED, Origin};
+use super::features::{Feature, Generated, Origin};
 use super::image_size::first_image_size;
 use super::quantiles::KeyType;
 use crate::container::dtype;
@@ -124,7 +124,7 @@ impl Plan {
         for field in outgoing.steps().fields() {
             let name = field.name().as_str();
             if [step::TRAJECTORY_ID, step::STEP, step::IS_FINAL].contains(&name)
-                || GENERATED.contains(&name)
+                || Generated::is_name(name)
             {
                 continue;
             }
@@ -167,12 +167,12 @@ impl Plan {
                 );
             }
         }
-        for (at, name) in GENERATED.iter().enumerate() {
+        for feature in Generated::ALL {
             plan.add(
-                (*name).to_owned(),
-                if at == 0 { "float32" } else { "int64" },
+                feature.name().to_owned(),
+                feature.dtype(),
                 vec![1],
-                Origin::Place(at),
+                Origin::Place(feature),
             );
         }
         let mut seen = HashSet::new();
@@ -306,7 +306,7 @@ impl Plan {
         for feature in wanted.filter_map(|at| self.features.get(at)) {
             let column = match &feature.from {
                 Origin::Column(column, _) | Origin::Valid(column) | Origin::Image(column) => column,
-                Origin::Place(4) if self.has_tasks => TASK,
+                Origin::Place(Generated::TaskIndex) if self.has_tasks => TASK,
                 Origin::Place(_) => continue,
             };
             if !reads.contains(&column) {
@@ -378,7 +378,7 @@ fn columns_with_nulls(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
         .filter(|field| field.is_nullable())
         .map(|field| field.name().as_str());
     let nullable: Vec<&str> = nullable
-        .filter(|name| !GENERATED.contains(name) && *name != TASK)
+        .filter(|name| !Generated::is_name(name) && *name != TASK)
         .collect();
     let mut found = HashSet::new();
     for trajectory in outgoing.pass(Some(&nullable))? {

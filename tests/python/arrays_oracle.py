@@ -98,7 +98,7 @@ def zarrs(folder):
     cases = [
         (lambda root: os.remove(f"{root}/meta/episode_ends/.zarray"), ["episode_ends"]),
         (lambda root: os.truncate(f"{root}/data/state/1.0", 50), ["data/state/1.0", "damaged"]),
-        (lambda root: edit(f"{root}/data/state/.zarray", lambda value: value | {"shape": [1400, 5]}), ["`data/state` has 1400 rows", "1507"]),
+        (lambda root: edit(f"{root}/data/state/.zarray", lambda value: value | {"shape": [1400, 5]}), ["`data/state` has 1,400 rows", "1,507"]),
         (lambda root: edit(f"{root}/data/action/.zarray", lambda value: value | {"zarr_format": 3}), ["data/action/.zarray", "`zarr_format` is 3"]),
         (lambda root: edit(f"{root}/data/action/.zarray", lambda value: value | {"filters": [{"id": "delta"}]}), ["filters"]),
         (lambda root: open(f"{root}/data/action/.zarray", "w").write('{"shape": [Infinity]}'), ["not JSON"]),

@@ -201,7 +201,7 @@ def main():
     (args.out / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(
         f"{args.out}: {facts['steps']} steps, {facts['trajectories']} trajectories "
-        f"in {len(jobs)} files"
+        f"in {len(jobs)} file{'s' if len(jobs) != 1 else ''}"
     )
 
 

@@ -17,7 +17,7 @@ use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5::{self, Attribute, Element, Hdf5Writer};
 use crate::dataset::schema::{step, type_name};
-use crate::error::wording::count;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source};
@@ -129,7 +129,8 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     // A missing episode is an error of that trajectory, unless most of them are missing.
     if found < episodes.div_ceil(2) {
         return Err(failed(format!(
-            "`num_episodes` is {episodes}, but the file has {}",
+            "`num_episodes` is {}, but the file has {}",
+            number(episodes),
             count(found, "episode")
         ))
         .hint("the file is incomplete: dump the replay buffer again"));
@@ -183,7 +184,7 @@ impl Dump {
         let missing = || {
             Error::failed(format!("there is no array `{name}`")).hint(format!(
                 "`num_episodes` is {}, so the file is incomplete: dump the replay buffer again",
-                self.episodes
+                number(self.episodes)
             ))
         };
         self.arrays.remove(name).ok_or_else(missing)
@@ -237,6 +238,7 @@ impl Dump {
             Error::failed(format!(
                 "the arrays `observations_{index}_*` differ in length"
             ))
+            .hint("dump the replay buffer again")
         })
     }
 
@@ -264,15 +266,15 @@ impl Dump {
             );
             observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
         }
-        let mut assembly = TrajectoryBuilder::new(length, observation.1.len() > length);
+        let mut builder = TrajectoryBuilder::new(length, observation.1.len() > length);
         let mut action = self.column(&format!("actions_{index}"))?;
         // d3rlpy holds a discrete action as a vector of one whole number.
         if action.0.data_type().to_string().contains("Int") {
             action = per_trajectory::squeezed(action);
         }
-        assembly.add(step::OBSERVATION, observation, false)?;
-        assembly.add(step::ACTION, action, true)?;
-        assembly.add(
+        builder.add(step::OBSERVATION, observation, false)?;
+        builder.add(step::ACTION, action, true)?;
+        builder.add(
             step::REWARD,
             per_trajectory::squeezed(self.column(&format!("rewards_{index}"))?),
             true,
@@ -294,14 +296,14 @@ impl Dump {
                 .map(|row| last && row + 1 == length)
                 .collect::<Vec<_>>()
         };
-        assembly.flags(step::TERMINATED, &flags(terminated))?;
-        assembly.flags(step::TRUNCATED, &flags(truncated))?;
-        assembly.finals();
-        assembly.others(per_trajectory::with_valid(extras, true)?)?;
+        builder.flags(step::TERMINATED, &flags(terminated))?;
+        builder.flags(step::TRUNCATED, &flags(truncated))?;
+        builder.finals();
+        builder.others(per_trajectory::with_valid(extras, true)?)?;
         let about = line.map_or(Ok(None), |line| envelope::row(&self.about, &line.about))?;
         Ok(IncomingTrajectory {
             key: index.to_string(),
-            steps: assembly.finish(schema)?,
+            steps: builder.finish(schema)?,
             about,
         })
     }

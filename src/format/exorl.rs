@@ -129,8 +129,8 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory
         .ok_or_else(|| {
             Error::failed("the trajectory has no step after the reset").hint("remove the file")
         })?;
-    let mut assembly = TrajectoryBuilder::new(length, true);
-    assembly.add(step::OBSERVATION, observation, false)?;
+    let mut builder = TrajectoryBuilder::new(length, true);
+    builder.add(step::OBSERVATION, observation, false)?;
     // The values that led to the observation of row t + 1 belong to step t.
     let mut moved_back = |name: &str| -> Result<Option<_>> {
         let Some((field, values)) = columns.remove(name) else {
@@ -150,10 +150,10 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory
     let reward = moved_back("reward")?;
     let discount = moved_back("discount")?;
     if let Some(action) = action {
-        assembly.add(step::ACTION, action, true)?;
+        builder.add(step::ACTION, action, true)?;
     }
     if let Some(reward) = reward {
-        assembly.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
+        builder.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
     }
     let discounts = discount.as_ref().map(per_trajectory::numbers).transpose()?;
     let terminated: Vec<bool> = (0..length)
@@ -164,25 +164,25 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory
         })
         .collect();
     let ends_terminated = terminated.last() == Some(&true);
-    assembly.flags(step::TERMINATED, &terminated)?;
-    assembly.flags(
+    builder.flags(step::TERMINATED, &terminated)?;
+    builder.flags(
         step::TRUNCATED,
         &(0..length)
             .map(|row| !ends_terminated && row + 1 == length)
             .collect::<Vec<_>>(),
     )?;
-    assembly.finals();
+    builder.finals();
     if let Some(discount) = discount {
-        assembly.add("discount", per_trajectory::squeezed(discount), true)?;
+        builder.add("discount", per_trajectory::squeezed(discount), true)?;
     }
-    assembly.others(columns)?;
+    builder.others(columns)?;
     let key = path
         .file_stem()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     Ok(IncomingTrajectory {
         key,
-        steps: assembly.finish(schema)?,
+        steps: builder.finish(schema)?,
         about: None,
     })
 }

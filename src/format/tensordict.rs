@@ -67,7 +67,7 @@ fn metadata(folder: &Path) -> Result<Map<String, Value>> {
                 .hint("save the TensorDict again"),
         ),
         Err(error) => Err(
-            Error::failed(format!("{}: not readable JSON: {error}", path.display()))
+            Error::failed(format!("{}: not JSON: {error}", path.display()))
                 .hint("the file is damaged: save the TensorDict again"),
         ),
     }

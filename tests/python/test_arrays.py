@@ -74,7 +74,7 @@ def edit(path, change):
             lambda root: edit(
                 f"{root}/data/state/.zarray", lambda value: value | {"shape": [1400, 5]}
             ),
-            ["`data/state` has 1400 rows", "1507"],
+            ["`data/state` has 1,400 rows", "1,507"],
         ),
         (
             lambda root: edit(

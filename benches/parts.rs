@@ -267,7 +267,7 @@ fn encode(criterion: &mut Criterion, result: &Dataset) {
         // What a transform is given: intrinsic columns are computed by the writer.
         let carried: Vec<usize> = (0..block.trajectories.num_columns())
             .filter(|index| {
-                !trajectory::INTRINSIC
+                !trajectory::COMPUTED
                     .contains(&block.trajectories.schema().field(*index).name().as_str())
             })
             .collect();

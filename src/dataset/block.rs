@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Whole trajectories: their steps, in order, and one row of metadata for each.
 ///
 /// The rows `rows(i)` of `steps` belong to trajectory `i`. The metadata lacks the columns that are
-/// computed from the steps, which `schema::trajectory::INTRINSIC` lists.
+/// computed from the steps, which `schema::trajectory::COMPUTED` lists.
 #[derive(Debug, Clone)]
 pub struct Block {
     /// One row per observation.

@@ -95,7 +95,7 @@ pub mod trajectory {
 
     /// Columns that are computed from the steps whenever a dataset is written. All other columns
     /// are carried along.
-    pub const INTRINSIC: [&str; 14] = [
+    pub const COMPUTED: [&str; 14] = [
         LENGTH,
         RETURN,
         TERMINATED,

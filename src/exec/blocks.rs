@@ -270,7 +270,7 @@ impl Blocks<'_> {
         } else {
             let carried = reader
                 .names()
-                .filter(|name| !trajectory::INTRINSIC.contains(&name.as_str()))
+                .filter(|name| !trajectory::COMPUTED.contains(&name.as_str()))
                 .cloned()
                 .collect::<Vec<_>>();
             reader.read(ranges, Some(&carried))

@@ -133,7 +133,7 @@ pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
             source_names(&batch, sources)?,
         )?;
     }
-    computed.retain(|name| !trajectory::INTRINSIC.contains(&name.as_str()));
+    computed.retain(|name| !trajectory::COMPUTED.contains(&name.as_str()));
     let indices = computed
         .iter()
         .map(|name| batch.schema().index_of(name))

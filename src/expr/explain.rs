@@ -142,7 +142,7 @@ fn of_other_table(name: &str, schema: &Schema) -> Option<String> {
     let over_steps = schema.index_of(step::STEP).is_ok();
     let of_trajectories = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE]
         .iter()
-        .chain(&trajectory::INTRINSIC);
+        .chain(&trajectory::COMPUTED);
     if !over_steps && step::CANONICAL.contains(&name) {
         return Some(format!(
             "`{name}` is a column of steps: `summarise` computes a value of it per trajectory, and \

@@ -52,7 +52,7 @@ impl Columns {
     /// Adds what a selection writes.
     pub(super) fn select(&mut self, selection: &dyn Selection) {
         for field in selection.writes() {
-            if !trajectory::INTRINSIC.contains(&field.name().as_str()) {
+            if !trajectory::COMPUTED.contains(&field.name().as_str()) {
                 self.carried = with_field(&self.carried, field.clone()).0;
             }
             self.trajectories = with_field(&self.trajectories, field).0;

@@ -155,7 +155,7 @@ pub(super) fn carried(trajectories: &Schema) -> Schema {
     let kept = trajectories
         .fields()
         .iter()
-        .filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
+        .filter(|field| !trajectory::COMPUTED.contains(&field.name().as_str()));
     Schema::new(kept.cloned().collect::<Vec<_>>())
 }
 

@@ -53,7 +53,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             trajectory::SOURCE,
             trajectory::SOURCE_KEY,
         ];
-        if trajectory::INTRINSIC.contains(&name.as_str()) || fixed.contains(&name.as_str()) {
+        if trajectory::COMPUTED.contains(&name.as_str()) || fixed.contains(&name.as_str()) {
             return Err(Misfit::new(format!("trajmill maintains `{name}`"))
                 .help("choose another name for the new column")
                 .at(name));

@@ -85,7 +85,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         trajectory::SOURCE_KEY,
     ];
     let name = given.name.as_str();
-    if name.is_empty() || trajectory::INTRINSIC.contains(&name) || fixed.contains(&name) {
+    if name.is_empty() || trajectory::COMPUTED.contains(&name) || fixed.contains(&name) {
         return Err(Misfit::new(match name {
             "" => "`as` is empty".to_owned(),
             name => format!("trajmill maintains `{name}`"),

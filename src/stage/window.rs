@@ -18,10 +18,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::support::columns::everything;
-use super::support::infer::bind::shown;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Block;
-use crate::dataset::schema::{step, vector, width};
+use crate::dataset::schema::{step, type_name, vector, width};
 use crate::error::{Error, Result, nearest};
 
 /// The registry entry.
@@ -217,7 +216,7 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
     if !element.is_numeric() {
         return Err(Misfit::new(format!(
             "`{name}` is {}, but windows hold numbers and vectors of numbers",
-            shown(field.data_type())
+            type_name(field.data_type())
         )));
     }
     let width = width(field.data_type()).map_or(1, |width| usize::try_from(width).unwrap_or(0));

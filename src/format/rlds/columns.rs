@@ -56,7 +56,7 @@ pub(crate) fn trajectory_columns(tree: &FeatureTree) -> (SchemaRef, Vec<LeafFeat
             _ => continue,
         };
         let taken = name == trajectory::TRAJECTORY_ID
-            || trajectory::INTRINSIC.contains(&name)
+            || trajectory::COMPUTED.contains(&name)
             || fields.iter().any(|field| field.name() == name);
         fields.push(Field::new(
             if taken {

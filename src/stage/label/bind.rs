@@ -12,12 +12,11 @@ use super::options::Label;
 use super::outputs::{Output, clip, output};
 use super::{Action, Labeller};
 use crate::dataset::block::with_field;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::expr::{self, Expression};
 use crate::model::{Geometry, Port, Spec};
 use crate::stage::support::infer::bind::{
-    batch, blame, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, shown,
-    specs,
+    batch, blame, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, specs,
 };
 use crate::stage::support::infer::windows::{Edge, Window};
 use crate::stage::support::infer::{Ensemble, Input};
@@ -175,14 +174,14 @@ fn window(
     let Some((element, width)) = numbers(field.data_type()) else {
         return Err(Misfit::new(format!(
             "`observation` is {}, but a window needs numbers or vectors of numbers",
-            shown(field.data_type())
+            type_name(field.data_type())
         ))
         .help(by_hand));
     };
     if !feeds(element, port) {
         return Err(Misfit::new(format!(
             "`observation` is {}, but the model's input is `{port}`",
-            shown(field.data_type())
+            type_name(field.data_type())
         ))
         .at("model"));
     }
@@ -321,8 +320,8 @@ fn written(
     let beside = |name: &str, data_type: DataType| match steps.field_with_name(name) {
         Ok(field) if *field.data_type() != data_type => Err(Misfit::new(format!(
             "`steps` already has a column `{name}` of type {}, but labels need {}",
-            shown(field.data_type()),
-            shown(&data_type)
+            type_name(field.data_type()),
+            type_name(&data_type)
         ))
         .help(format!(
             "drop `{name}` before `label`, with `materialise: {{columns: …}}`"

@@ -12,10 +12,9 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type};
 
 use crate::dataset::Block;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::stage::Tally;
-use crate::stage::support::infer::bind::shown;
 
 /// Columns that the stage writes, in the order in which it appends new ones.
 #[derive(Debug, Clone)]
@@ -184,7 +183,7 @@ fn overlay(
             return Err(Error::failed(format!(
                 "column `{}` is {}, which cannot hold labels",
                 field.name(),
-                shown(other)
+                type_name(other)
             )));
         }
     };

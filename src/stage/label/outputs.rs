@@ -7,10 +7,10 @@ use arrow::datatypes::{DataType, Field, Schema};
 use super::Action;
 use super::options::{HorizonOptions, Label};
 use super::reduce::{Horizon, Reduce};
-use crate::dataset::schema::{step, vector, width};
+use crate::dataset::schema::{step, type_name, vector, width};
 use crate::model::{Element, Port, Spec};
 use crate::stage::Misfit;
-use crate::stage::support::infer::bind::{Files, blame, cells, did_you_mean, property, shown};
+use crate::stage::support::infer::bind::{Files, blame, cells, did_you_mean, property};
 use crate::stage::support::limit::Limit;
 
 /// The meaning of the model's outputs.
@@ -82,7 +82,7 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
     let other = |found: &DataType| {
         at_model(Misfit::new(format!(
             "`action` is {}, but the model's output is `{port}`",
-            shown(found)
+            type_name(found)
         )))
     };
     let (data_type, wide, meaning) = match column {
@@ -121,7 +121,7 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
                 return Err(Misfit::new(format!(
                     "`action` is {}, but labels are vectors of float32 or float64, or classes of \
                      int32 or int64",
-                    shown(found)
+                    type_name(found)
                 )));
             }
             let wide = width(found).map_or(1, |width| usize::try_from(width).unwrap_or(0));

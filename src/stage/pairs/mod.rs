@@ -18,10 +18,9 @@ use serde_json::Value;
 use self::draw::Draw;
 use self::segments::Segments;
 use self::teacher::{Judge, Teacher};
-use super::support::infer::bind::shown;
 use super::support::rank;
 use super::{Bound, Context, Misfit, Operator, Stage, options};
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::expr::{Edge, Expression};
 
 /// The registry entry.
@@ -172,7 +171,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             DataType::Boolean => Ok(expression),
             _ => Err(Misfit::new(format!(
                 "`{sql}` must be a number, not {}",
-                shown(expression.data_type())
+                type_name(expression.data_type())
             ))
             .at(key)),
         }
@@ -209,7 +208,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             let message = format!(
                 "`{}` must be a vector with one number for each of at least two models, not {}",
                 disagreement.by,
-                shown(members.data_type())
+                type_name(members.data_type())
             );
             return Err(at(
                 Misfit::new(message).help("write such a column with `score` and `reduce: all`")

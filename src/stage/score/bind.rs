@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::options::{Chosen, Edge, Fed, Reduce, Score};
 use super::{Scorer, Written};
 use crate::dataset::block::with_field;
-use crate::dataset::schema::{step, vector};
+use crate::dataset::schema::{step, type_name, vector};
 use crate::expr;
 use crate::model::{Element, Geometry, Port, Spec};
 use crate::stage::support::columns::{fits, refuse_fixed};
 use crate::stage::support::infer::bind::{
-    batch, cells, check_inputs, did_you_mean, input, quoted, shown, specs,
+    batch, cells, check_inputs, did_you_mean, input, quoted, specs,
 };
 use crate::stage::support::infer::{Ensemble, Input, windows};
 use crate::stage::{Bound, Context, Misfit, options};
@@ -192,7 +192,7 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
         if !fits(&name, &data_type) {
             return Err(at(Misfit::new(format!(
                 "`{name}` cannot be {}, the type of the model's output `{port}`",
-                shown(&data_type)
+                type_name(&data_type)
             ))));
         }
         let index = read

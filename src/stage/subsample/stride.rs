@@ -67,7 +67,7 @@ impl Transform for Stride {
 
     fn changes(&self) -> Changes {
         let unchanged = [trajectory::TERMINATED, trajectory::TRUNCATED];
-        let changed = trajectory::INTRINSIC
+        let changed = trajectory::COMPUTED
             .iter()
             .filter(|name| !unchanged.contains(name))
             .map(|name| (*name).to_owned());

@@ -65,7 +65,7 @@ pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) 
 
 /// Returns `more` and every column that is computed from steps: those that change if rows do.
 pub(in crate::stage) fn everything(more: &[&str]) -> Vec<String> {
-    trajectory::INTRINSIC
+    trajectory::COMPUTED
         .iter()
         .chain(more)
         .map(|name| (*name).to_owned())

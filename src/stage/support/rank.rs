@@ -10,10 +10,10 @@ use arrow::compute::{SortColumn, SortOptions, cast, lexsort_to_indices, partitio
 use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
 
 use crate::dataset::schema::trajectory;
+use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
 use crate::stage::Misfit;
-use crate::stage::support::infer::bind::shown;
 
 /// Returns ⌊share·n⌋. A share such as 0.29 counts as the decimal number, not as the double just
 /// below it.
@@ -133,10 +133,11 @@ pub(in crate::stage) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Exp
     let expression = Expression::bind(sql, trajectories, None)?;
     let kind = expression.data_type();
     if !matches!(kind, DataType::Boolean | DataType::Utf8) && !kind.is_numeric() {
-        return Err(
-            Misfit::new(format!("`{sql}` is {}, which has no order", shown(kind)))
-                .help("use a number, a text, or one element of a vector, such as column[1]"),
-        );
+        return Err(Misfit::new(format!(
+            "`{sql}` is {}, which has no order",
+            type_name(kind)
+        ))
+        .help("use a number, a text, or one element of a vector, such as column[1]"));
     }
     Ok(expression)
 }

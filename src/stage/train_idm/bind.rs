@@ -5,8 +5,7 @@ use serde_json::Value;
 
 use super::TrainIdm;
 use super::options::TrainIdmOptions;
-use crate::dataset::schema::step;
-use crate::stage::support::infer::bind::shown;
+use crate::dataset::schema::{step, type_name};
 use crate::stage::support::infer::windows::{Edge, Window};
 use crate::stage::{Bound, Context, Misfit};
 use crate::train::{self, Budget, Head, SelfTraining};
@@ -175,7 +174,7 @@ fn observation(context: &Context) -> Result<usize, Misfit> {
     if width == 0 || !(element.is_numeric() || *element == DataType::Boolean) {
         let message = format!(
             "`observation` is {}, but a model is trained on vectors of numbers",
-            shown(field.data_type())
+            type_name(field.data_type())
         );
         return Err(Misfit::new(message)
             .help("convert it to a vector of numbers, with `derive` or at import"));
@@ -202,7 +201,7 @@ fn actions(given: &TrainIdmOptions, context: &Context) -> Result<(usize, Head), 
             if given.classes.is_some() {
                 let message = format!(
                     "`classes` is for integer actions, but `action` is {}",
-                    shown(data_type)
+                    type_name(data_type)
                 );
                 return Err(Misfit::new(message).help("remove `classes`").at("classes"));
             }
@@ -221,14 +220,14 @@ fn actions(given: &TrainIdmOptions, context: &Context) -> Result<(usize, Head), 
             };
             let message = format!(
                 "`head: {name}` predicts {wanted}, but `action` is {}",
-                shown(data_type)
+                type_name(data_type)
             );
             Err(Misfit::new(message).help(help).at("head"))
         }
         _ => Err(Misfit::new(format!(
             "`action` is {}, but a model predicts vectors of float32 or float64, or one int32 or \
              int64 per step",
-            shown(data_type)
+            type_name(data_type)
         ))),
     }
 }

@@ -48,7 +48,7 @@ pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
                 .collect::<Vec<_>>(),
         ))
     };
-    let numbers = [&[trajectory::TRAJECTORY_ID][..], &trajectory::INTRINSIC].concat();
+    let numbers = [&[trajectory::TRAJECTORY_ID][..], &trajectory::COMPUTED].concat();
     (
         without(steps, &[step::TRAJECTORY_ID, step::STEP]),
         without(carried, &numbers),

@@ -79,7 +79,7 @@ impl<'w> OutgoingDataset<'w> {
             .trajectories
             .fields()
             .iter()
-            .filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
+            .filter(|field| !trajectory::COMPUTED.contains(&field.name().as_str()));
         let carried = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
         let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
         let (steps, verified, masks) = (Arc::clone(&dataset.steps), Cell::new(false), Vec::new());

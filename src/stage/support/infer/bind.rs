@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Input;
 use super::windows::{Edge, Window};
+use crate::dataset::schema::type_name;
 use crate::error::nearest;
 use crate::expr::{self, Expression};
 use crate::model::{Element, Port, Spec};
@@ -30,17 +31,6 @@ pub(in crate::stage) fn quoted<T: Display>(names: impl IntoIterator<Item = T>) -
         .map(|name| format!("`{name}`"))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// Returns a type as users write it, such as `float32[3]`.
-pub(in crate::stage) fn shown(data_type: &DataType) -> String {
-    match data_type {
-        DataType::FixedSizeList(child, width) => format!("{}[{width}]", shown(child.data_type())),
-        other if other.is_primitive() || *other == DataType::Utf8 => {
-            other.to_string().to_lowercase()
-        }
-        other => other.to_string(),
-    }
 }
 
 /// Returns a hint with the model's name that is nearest to `given`, or with all of its names.
@@ -292,14 +282,14 @@ pub(in crate::stage) fn input(
     let Some((element, width)) = numbers(&found) else {
         let message = format!(
             "`{sql}` is {}, which cannot feed the model's input `{port}`",
-            shown(&found)
+            type_name(&found)
         );
         return Err(Misfit::new(message).help("give a number or a vector of numbers"));
     };
     if !feeds(element, port) {
         return Err(Misfit::new(format!(
             "`{sql}` is {}, but the model's input is `{port}`",
-            shown(&found)
+            type_name(&found)
         )));
     }
     let window = window.map(|(past, future, edge)| Window {
@@ -316,7 +306,7 @@ pub(in crate::stage) fn input(
             .checked_mul(width)
     });
     let Some(shape) = cells.and_then(|cells| row_shape(port, cells)) else {
-        let shown = shown(&found);
+        let shown = type_name(&found);
         let row = match (window, cells) {
             (None, _) => format!("`{sql}` is {shown}"),
             (Some(window), Some(cells)) => format!(

@@ -1,4 +1,5 @@
-//! Sources made alike: a dataset of ours read like a foreign one, and columns renamed, ordered and widened.
+//! Aligns sources with each other: reads a dataset of trajmill as a source, and renames, orders and
+//! widens columns.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
 use crate::transfer::write::{OutgoingDataset, Pass};
 
-/// A dataset of ours as a source.
+/// A dataset of trajmill as a source.
 pub struct DatasetSource<'a> {
     outgoing: &'a OutgoingDataset<'a>,
     pass: Pass<'a>,
@@ -21,10 +22,10 @@ pub struct DatasetSource<'a> {
 }
 
 impl<'a> DatasetSource<'a> {
-    /// Reads `outgoing` from its first trajectory on.
+    /// Reads `outgoing` from its first trajectory.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Returns an error if the dataset cannot be read.
     pub fn new(outgoing: &'a OutgoingDataset<'a>) -> Result<DatasetSource<'a>> {
         let (schema, about) = own_columns(outgoing.steps(), outgoing.carried());
         Ok(DatasetSource {
@@ -36,7 +37,8 @@ impl<'a> DatasetSource<'a> {
     }
 }
 
-/// Columns of steps and of trajectories of a dataset of ours as a source has them: without the numbers that import gives.
+/// Returns the columns of steps and of trajectories of a dataset of trajmill as those of a source:
+/// without the numbers that an import assigns.
 pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
     let without = |schema: &Schema, names: &[&str]| -> SchemaRef {
         Arc::new(Schema::new(
@@ -55,7 +57,7 @@ pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
     )
 }
 
-/// `batch` with the columns of `schema` alone.
+/// Returns `batch` with only the columns of `schema`.
 fn only(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| {
         let column = batch.column_by_name(field.name()).cloned();
@@ -104,22 +106,22 @@ impl Source for DatasetSource<'_> {
     }
 }
 
-/// A source whose columns are brought to other names, another order and wider types.
+/// A source with columns renamed, reordered and widened.
 pub struct Aligned<'a> {
-    /// What is read.
+    /// The source that is read.
     pub inner: Box<dyn Source + 'a>,
-    /// Names of columns of steps as the source has them, to those that they get.
+    /// Pairs of the source's name of a column of steps and its new name.
     pub names: Vec<(String, String)>,
-    /// Columns of steps as they are to be.
+    /// The columns of steps that come out.
     pub steps: SchemaRef,
-    /// Columns of what is said of each trajectory as they are to be; what the source does not say is null.
+    /// The columns about each trajectory that come out. A column that the source lacks is null.
     pub about: SchemaRef,
 }
 
-/// The columns of `schema` under the names that `names` gives, source's to new.
+/// Renames the columns of `schema` by `names`, pairs of the source's name and the new name.
 ///
 /// # Errors
-/// Where a name is that of no column, or two columns come to have one.
+/// Returns an error if a name is not a column, or if two columns would get one name.
 pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
     if let Some((name, _)) = names
         .iter()
@@ -161,7 +163,7 @@ pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef>
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The type that holds the values of both; `None` where none does.
+/// Returns the type that holds the values of both without loss; `None` if there is none.
 pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     if a == b {
         return Some(a.clone());
@@ -248,7 +250,7 @@ impl Source for Aligned<'_> {
     }
 
     fn about(&self) -> SchemaRef {
-        // Identity that the source does not give is import's to give.
+        // The import assigns the identity that a source lacks.
         let said = self.inner.about();
         let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
         let given = |field: &&Arc<Field>| {

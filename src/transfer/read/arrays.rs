@@ -10,7 +10,7 @@ use crate::container::arrays::{ArrayLayout, StoredArray, decode};
 use crate::error::{Error, Result, nearest};
 use crate::transfer::read::Options;
 
-/// Names that arrays go by.
+/// The names by which arrays are recognised.
 pub(crate) mod names {
     pub(crate) const OBSERVATION: &[&str] = &["observations", "observation", "obs"];
     pub(crate) const NEXT_OBSERVATION: &[&str] =
@@ -30,7 +30,8 @@ pub(crate) mod names {
     pub(crate) const SPLIT: &[&str] = &["indices"];
 }
 
-/// The next `rows` rows as the column `field`; `last` is the value on the final row, where there is one.
+/// Reads the next `rows` rows as the column `field`; `last` is the value of the final row, if there
+/// is one.
 pub(crate) fn column(
     part: &mut StoredArray,
     field: &Field,
@@ -67,7 +68,8 @@ pub(crate) enum Last {
     Value(Vec<u8>),
 }
 
-/// Takes the array for the column `target` out of `parts`: the one that the user named, or the first of `names`.
+/// Takes the array for the column `target` out of `parts`: the one that the user maps to it, or the
+/// first one with a name in `names`.
 pub(crate) fn take(
     parts: &mut Vec<StoredArray>,
     options: &Options,
@@ -110,7 +112,7 @@ pub(crate) fn numeric(part: StoredArray) -> Result<StoredArray> {
     Ok(part)
 }
 
-/// Single values: a last axis of length 1 is dropped.
+/// Drops a last axis of length 1, so that a row is a single value.
 pub(crate) fn squeeze(mut part: StoredArray) -> Result<StoredArray> {
     if part.layout.width() != 1 {
         return Err(Error::failed(format!(
@@ -131,10 +133,10 @@ pub(crate) fn same_rows(part: &StoredArray, rows: u64, like: &str) -> Result<()>
         .hint("the arrays of a dataset must have one row for each step: the file is damaged, or not of this format"))
 }
 
-/// Rows of flags that are read ahead to find where a trajectory ends.
+/// Rows of flags that are read ahead to find the end of a trajectory.
 const FLAG_ROWS: u64 = 8192;
 
-/// Flags, read in blocks.
+/// An array of flags, read in blocks.
 pub(crate) struct Flags {
     part: StoredArray,
     block: Vec<bool>,
@@ -152,7 +154,7 @@ impl Flags {
         })
     }
 
-    /// The next flag, which the next call gives again; `None` after the last.
+    /// Returns the next flag without consuming it; `None` after the last.
     pub(crate) fn peek(&mut self) -> Result<Option<bool>> {
         if self.at == self.block.len() {
             let rows = FLAG_ROWS.min(self.part.layout.rows - self.read);
@@ -166,7 +168,7 @@ impl Flags {
         Ok(self.block.get(self.at).copied())
     }
 
-    /// The next flag; false after the last.
+    /// Returns the next flag; false after the last.
     pub(crate) fn next(&mut self) -> Result<bool> {
         let flag = self.peek()?;
         self.at += 1;
@@ -174,7 +176,7 @@ impl Flags {
     }
 }
 
-/// The bytes of flags that begin at row `first` as flags.
+/// Decodes flags whose first row in the array is `first`.
 pub(crate) fn flags(layout: &ArrayLayout, bytes: Vec<u8>, first: u64) -> Result<Vec<bool>> {
     let values = arrow::compute::cast(&decode(layout, bytes)?, &DataType::Float64)?;
     let flag = |(row, value): (usize, &f64)| match *value {
@@ -196,7 +198,7 @@ pub(crate) fn flags(layout: &ArrayLayout, bytes: Vec<u8>, first: u64) -> Result<
         .collect()
 }
 
-/// Extra arrays, and beside each the array that says where it is null.
+/// Separates extra arrays from their validity arrays, which are named `NAME_valid`.
 pub(crate) fn with_valid(extras: Vec<StoredArray>) -> (Vec<StoredArray>, Vec<Option<StoredArray>>) {
     let names: Vec<String> = extras.iter().map(|part| part.layout.name.clone()).collect();
     let says = |part: &StoredArray| {

@@ -1,4 +1,4 @@
-//! Numbers the trajectories of a foreign dataset and writes them as shards.
+//! Numbers the trajectories of a source and writes them as shards.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use crate::dataset::{Chunk, Manifest, ShardEntry, store};
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, OnError, Source};
 
-/// Bytes of whole trajectories that are written at once, at the first trajectory end at or after them.
+/// Bytes of whole trajectories that are written at once.
 const BYTES_AT_ONCE: u64 = 32 << 20;
 
-/// What an import wrote.
+/// The result of an import.
 pub struct Imported {
     /// The shards, in order; at least one.
     pub shards: Vec<ShardEntry>,
-    /// Schema of `steps` in memory.
+    /// The schema of `steps` in memory.
     pub steps: SchemaRef,
-    /// Number of trajectories.
+    /// The number of trajectories.
     pub trajectories: u64,
-    /// Rows of `steps`, final observations included.
+    /// The number of rows of `steps`, including final observations.
     pub rows: u64,
-    /// What was set aside.
+    /// The trajectories that were set aside.
     pub aside: SetAside,
 }
 
 impl Imported {
-    /// The manifest of what was written.
+    /// Returns the manifest of the dataset.
     pub fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
         let mut statistics = Statistics::default();
         self.shards
@@ -51,14 +51,16 @@ impl Imported {
     }
 }
 
-/// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order, in shards that close at
-/// the first trajectory end at or after `shard_rows` rows. `fingerprint` identifies the source's bytes, and with the
-/// source's own key makes a trajectory's `uid`. Bad trajectories are set aside under `root`, where `on_error` says so and the source
-/// can go on after them. `progress` is called with the rows of each batch when it is written, and its error ends the import.
+/// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order. A
+/// shard closes at the first end of a trajectory at or after `shard_rows` rows. `fingerprint`
+/// identifies the content of the source; together with the source's own key it determines the `uid`
+/// of a trajectory. If `on_error` says so and the source can continue, bad trajectories are set aside
+/// under `root`. `progress` receives the number of rows of each batch after it is written; its
+/// error ends the import.
 ///
 /// # Errors
-/// Where the source is damaged or contradicts itself, files cannot be written, or `progress` says so; what was written is
-/// left for the caller to remove.
+/// Returns an error if the source is damaged or contradicts itself, if a file cannot be written, or
+/// if `progress` returns one. The caller removes what was written.
 pub fn import(
     source: &mut dyn Source,
     source_name: &str,
@@ -85,7 +87,7 @@ pub fn import(
         name: source_name,
         fingerprint,
     };
-    // What is written at once is bounded in bytes, however few rows that is; where row groups end is the writer's affair.
+    // Bytes bound what is written at once, whatever the number of rows. The writer ends row groups.
     let (rows_at_once, row_bytes) = (
         schema::chunk_rows(&steps) as u64,
         schema::row_bytes(&steps) as u64,
@@ -102,7 +104,7 @@ pub fn import(
     let mut aside = Quarantine::new(root);
     loop {
         let next = match source.next() {
-            // What can be read and is wrong does not keep the next from being read.
+            // A trajectory that can be read but is wrong does not affect the next one.
             Ok(Some(next)) => check(&next, &incoming, &about)
                 .map(|()| Some(next))
                 .map_err(|error| (error, Some(1))),
@@ -179,7 +181,7 @@ pub fn import(
     }
 }
 
-/// What a source says `about` each trajectory, with the identity that import gives where it says none.
+/// Returns the columns `about` of a source, with the identity columns that the source lacks.
 pub fn identified(about: &Schema) -> SchemaRef {
     let fields = carried(about)
         .fields()
@@ -190,7 +192,8 @@ pub fn identified(about: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Columns of `trajectories` that cannot be computed from steps: identity, and what the source says `about` each.
+/// Returns the columns of `trajectories` that are not computed from steps: identity, and the
+/// source's columns `about`.
 fn carried(about: &Schema) -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let own = [
@@ -213,7 +216,7 @@ fn carried(about: &Schema) -> SchemaRef {
     ))
 }
 
-/// Where trajectories come from.
+/// The origin of trajectories.
 struct Origin<'a> {
     name: &'a str,
     fingerprint: &'a str,
@@ -233,7 +236,7 @@ fn check(incoming: &IncomingTrajectory, schema: &SchemaRef, about: &SchemaRef) -
         .as_ref()
         .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
     if incoming.steps.schema() != *schema || said != *about {
-        return Err(wrong("has other columns than the source says"));
+        return Err(wrong("has columns that its source did not declare"));
     }
     let finals = incoming
         .steps
@@ -246,14 +249,14 @@ fn check(incoming: &IncomingTrajectory, schema: &SchemaRef, about: &SchemaRef) -
         0 => Ok(()),
         1 if rows > 1 && finals.value(rows - 1) => Ok(()),
         1 if rows == 1 => {
-            Err(wrong("has no step, only a final observation").hint("drop it from the source"))
+            Err(wrong("has no step, only a final observation").hint("remove it from the source"))
         }
         _ => Err(wrong("has a final observation before its last row")
             .hint("`is_final` marks the observation after the last action")),
     }
 }
 
-/// The trajectories `batch`, numbered from `first`.
+/// Numbers the trajectories of `batch`, starting with `first`.
 fn chunk(
     batch: &[IncomingTrajectory],
     first: u64,

@@ -3,6 +3,8 @@
 //! There are few kinds and no variant per call site: nobody matches on those. A message names the place (file, shard,
 //! column, row) and a hint names the remedy; rendering is `cli::report`'s.
 
+pub mod wording;
+
 use std::fmt;
 
 /// What a failure means to the caller; each kind is one exit code.

@@ -109,6 +109,45 @@ pub fn vector(element: DataType, width: i32) -> DataType {
     DataType::FixedSizeList(Arc::new(Field::new("element", element, false)), width)
 }
 
+/// Returns `data_type` as users write it: `float32`, `float32[11]`, `uint8[64, 64, 3]`,
+/// `list[float32]`, `text`, `bytes`, `bool`, `struct[position: float32[3], time: float64]`.
+pub fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "bool".to_owned(),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => "bytes".to_owned(),
+        DataType::FixedSizeList(child, width) => {
+            let (mut element, mut shape) = (child.data_type(), width.to_string());
+            while let DataType::FixedSizeList(child, width) = element {
+                element = child.data_type();
+                shape = format!("{shape}, {width}");
+            }
+            format!("{}[{shape}]", type_name(element))
+        }
+        DataType::List(child)
+        | DataType::LargeList(child)
+        | DataType::ListView(child)
+        | DataType::LargeListView(child) => format!("list[{}]", type_name(child.data_type())),
+        DataType::Struct(fields) => {
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|field| format!("{}: {}", field.name(), type_name(field.data_type())))
+                .collect();
+            format!("struct[{}]", fields.join(", "))
+        }
+        DataType::Dictionary(_, value) => type_name(value),
+        DataType::Date32 | DataType::Date64 => "date".to_owned(),
+        DataType::Time32(_) | DataType::Time64(_) => "time".to_owned(),
+        DataType::Timestamp(..) => "timestamp".to_owned(),
+        DataType::Duration(_) => "duration".to_owned(),
+        DataType::Interval(_) => "interval".to_owned(),
+        other => other.to_string().to_lowercase(),
+    }
+}
+
 /// Approximate bytes of one row in memory, for budgets.
 pub fn row_bytes(schema: &Schema) -> usize {
     fn of(data_type: &DataType) -> usize {

@@ -1,6 +1,7 @@
 //! robosuite's raw demonstrations: those of robomimic, with simulator states in the place of observations.
 
-use super::{demonstrations, read};
+use super::demonstrations;
+use super::read::read;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 

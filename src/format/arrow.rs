@@ -35,7 +35,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: detect,
     }),
     read: Some(Reader {
-        takes: table::TAKES,
+        takes: table::OPTIONS,
         open: read,
     }),
     write: Some(Writer {
@@ -65,7 +65,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     } else {
         path.to_owned()
     };
-    let inner = table::tables(path, vec![steps], TableFile::Arrow, options)?;
+    let inner = table::open(path, vec![steps], TableFile::Arrow, options)?;
     let table = path.join(TRAJECTORIES);
     if !table.is_file() {
         return Ok(inner);

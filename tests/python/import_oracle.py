@@ -231,11 +231,11 @@ def parquet(folder):
     compare(wide, imported(folder, parts, "--map", "observation=obs_*"), keys=["4", "2", "9"])
 
     for columns, wanted in [
-        ({"obs": [[0.0]] * 4, "episode": [1, 2, 1, 1]}, "comes back"),
+        ({"obs": [[0.0]] * 4, "episode": [1, 2, 1, 1]}, "appears again"),
         ({"obs": [[0.0], [0.0, 1.0], [1.0], [2.0]], "episode": [1] * 4}, "`obs` holds 2 values"),
         ({"obs": [[0.0]] * 4, "terminals": [0.0, float("nan"), 0.0, 1.0]}, "`terminals`"),
         ({"obs": [[0.0]] * 4}, "no trajectory boundaries"),
-        ({"obs": [[0.0]] * 4, "episode": [1] * 4, "step": [0, 1, 1, 2]}, "must ascend"),
+        ({"obs": [[0.0]] * 4, "episode": [1] * 4, "step": [0, 1, 1, 2]}, "must increase"),
         ({"obs": ["a"] * 4, "episode": [1] * 4}, "`obs`"),
     ]:
         pq.write_table(pa.table(columns), path)

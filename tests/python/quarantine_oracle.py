@@ -157,9 +157,9 @@ CASES = [
     ("tfagents/set.tfrecord", record(5, lambda feature: feature["step_type"].bytes_list.ClearField("value")), ["1"], ["record 5", "`step_type`"]),
     ("lerobot/v21", gone("data/chunk-000/episode_000001.parquet"), ["1"], ["episode 1", "episode_000001.parquet"]),
     ("lerobot/v21", renumbered, ["2"], ["episode 2", "`episode_index` is 1"]),
-    ("parquet/set.parquet", rows(put("observations", 1, [1.0]), small_groups), ["7"], ["trajectory `7`", "row 1 ", "1 values"]),
+    ("parquet/set.parquet", rows(put("observations", 1, [1.0]), small_groups), ["7"], ["trajectory `7`", "row 1 ", "1 value "]),
     ("parquet/set.parquet", rows(put("observations", 4, None), small_groups), ["2"], ["trajectory `2`", "row 4 ", "null"]),
-    ("parquet/set.parquet", rows(put("step", 8, 0), small_groups), ["9"], ["trajectory `9`", "row 8 ", "ascend"]),
+    ("parquet/set.parquet", rows(put("step", 8, 0), small_groups), ["9"], ["trajectory `9`", "row 8 ", "increase"]),
     ("arrow/set.arrow", rows(put("actions", 9, [1.0, 2.0, 3.0]), ipc), ["9"], ["trajectory `9`", "row 9 ", "3 values"]),
     ("ogbench/set.npz", lone_terminal, [], ["trajectory 1", "no step"]),
 ]

@@ -87,20 +87,20 @@ impl Source for DatasetSource<'_> {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        let Some(leaving) = self.pass.next().transpose()? else {
+        let Some(trajectory) = self.pass.next().transpose()? else {
             return Ok(None);
         };
-        let key = leaving
+        let key = trajectory
             .text(trajectory::SOURCE_KEY)
-            .map_or_else(|| leaving.index.to_string(), str::to_owned);
+            .map_or_else(|| trajectory.index.to_string(), str::to_owned);
         let about = if self.about.fields().is_empty() {
             None
         } else {
-            Some(only(&leaving.about, &self.about)?)
+            Some(only(&trajectory.about, &self.about)?)
         };
         Ok(Some(IncomingTrajectory {
             key,
-            steps: only(&leaving.steps, &self.schema)?,
+            steps: only(&trajectory.steps, &self.schema)?,
             about,
         }))
     }
@@ -133,7 +133,7 @@ pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef>
             .map(|field| field.name().as_str())
             .collect();
         let hint = crate::error::nearest(name, known.iter().copied()).map_or_else(
-            || known.join(", "),
+            || format!("the columns are {}", known.join(", ")),
             |meant| format!("did you mean `{meant}`?"),
         );
         return Err(Error::failed(format!("there is no column `{name}`")).hint(hint));
@@ -154,10 +154,10 @@ pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef>
             .iter()
             .any(|other| other.name() == field.name())
         {
-            return Err(Error::failed(format!(
-                "two columns would have the name `{}`",
-                field.name()
-            )));
+            return Err(
+                Error::failed(format!("two columns would be named `{}`", field.name()))
+                    .hint("choose another name for one of them"),
+            );
         }
     }
     Ok(Arc::new(Schema::new(fields)))
@@ -251,16 +251,16 @@ impl Source for Aligned<'_> {
 
     fn about(&self) -> SchemaRef {
         // The import assigns the identity that a source lacks.
-        let said = self.inner.about();
+        let provided = self.inner.about();
         let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
-        let given = |field: &&Arc<Field>| {
-            !identity.contains(&field.name().as_str()) || said.index_of(field.name()).is_ok()
+        let is_given = |field: &&Arc<Field>| {
+            !identity.contains(&field.name().as_str()) || provided.index_of(field.name()).is_ok()
         };
         Arc::new(Schema::new(
             self.about
                 .fields()
                 .iter()
-                .filter(given)
+                .filter(is_given)
                 .cloned()
                 .collect::<Vec<_>>(),
         ))
@@ -279,7 +279,7 @@ impl Source for Aligned<'_> {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        let Some(incoming) = self.inner.next()? else {
+        let Some(trajectory) = self.inner.next()? else {
             return Ok(None);
         };
         let source = |field: &Arc<Field>| {
@@ -288,12 +288,13 @@ impl Source for Aligned<'_> {
                 .iter()
                 .find(|(_, new)| new == field.name())
                 .map_or(field.name(), |(old, _)| old);
-            let column = incoming
+            let column = trajectory
                 .steps
                 .column_by_name(old)
                 .ok_or_else(|| Error::failed(format!("there is no column `{old}`")))?;
-            widened(column, field.data_type())
-                .map_err(|error| error.at(format!("trajectory `{}`: column `{old}`", incoming.key)))
+            widened(column, field.data_type()).map_err(|error| {
+                error.at(format!("trajectory `{}`: column `{old}`", trajectory.key))
+            })
         };
         let columns = self
             .steps
@@ -302,14 +303,14 @@ impl Source for Aligned<'_> {
             .map(source)
             .collect::<Result<Vec<_>>>()?;
         let steps = RecordBatch::try_new(Arc::clone(&self.steps), columns)?;
-        let said = |field: &Arc<Field>| {
-            let said = incoming
+        let fact = |field: &Arc<Field>| {
+            let column = trajectory
                 .about
                 .as_ref()
                 .and_then(|about| about.column_by_name(field.name()));
-            said.map_or_else(
+            column.map_or_else(
                 || Ok(new_null_array(field.data_type(), 1)),
-                |said| widened(said, field.data_type()),
+                |column| widened(column, field.data_type()),
             )
         };
         let schema = self.about();
@@ -319,13 +320,13 @@ impl Source for Aligned<'_> {
                 let columns = schema
                     .fields()
                     .iter()
-                    .map(said)
+                    .map(fact)
                     .collect::<Result<Vec<_>>>()?;
                 Some(RecordBatch::try_new(schema, columns)?)
             }
         };
         Ok(Some(IncomingTrajectory {
-            key: incoming.key,
+            key: trajectory.key,
             steps,
             about,
         }))

@@ -12,6 +12,7 @@ use crate::dataset::manifest::{Lineage, Statistics, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
 use crate::dataset::{Chunk, Manifest, ShardEntry, store};
+use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, OnError, Source};
 
@@ -72,7 +73,7 @@ pub fn import(
 ) -> Result<Imported> {
     store::create_dir(&root.join("steps"))?;
     store::create_dir(&root.join("trajectories"))?;
-    let incoming = source.schema();
+    let source_steps = source.schema();
     let ids = [
         Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
         Field::new(step::STEP, DataType::Int32, false),
@@ -80,7 +81,7 @@ pub fn import(
     let steps: SchemaRef = Arc::new(Schema::new(
         ids.into_iter()
             .map(Arc::new)
-            .chain(incoming.fields().iter().cloned())
+            .chain(source_steps.fields().iter().cloned())
             .collect::<Vec<_>>(),
     ));
     let origin = Origin {
@@ -105,7 +106,7 @@ pub fn import(
     loop {
         let next = match source.next() {
             // A trajectory that can be read but is wrong does not affect the next one.
-            Ok(Some(next)) => check(&next, &incoming, &about)
+            Ok(Some(next)) => verify(&next, &source_steps, &about)
                 .map(|()| Some(next))
                 .map_err(|error| (error, Some(1))),
             Ok(None) => Ok(None),
@@ -148,10 +149,10 @@ pub fn import(
                 None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
             };
             if !batch.is_empty() {
-                shard.write(&chunk(
+                shard.write(&numbered(
                     &batch,
                     trajectories,
-                    &incoming,
+                    &source_steps,
                     &steps,
                     &carried,
                     &origin,
@@ -229,21 +230,23 @@ impl Origin<'_> {
     }
 }
 
-fn check(incoming: &IncomingTrajectory, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
-    let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", incoming.key));
-    let said = incoming
+/// Verifies that a trajectory has the declared columns, and at most one final observation, in its last
+/// row.
+fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef) -> Result<()> {
+    let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", trajectory.key));
+    let facts = trajectory
         .about
         .as_ref()
         .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
-    if incoming.steps.schema() != *schema || said != *about {
+    if trajectory.steps.schema() != *steps || facts != *about {
         return Err(wrong("has columns that its source did not declare"));
     }
-    let finals = incoming
+    let finals = trajectory
         .steps
         .column_by_name(step::IS_FINAL)
         .and_then(|column| column.as_boolean_opt());
     let finals = finals.ok_or_else(|| wrong("has no boolean column `is_final`"))?;
-    let rows = incoming.steps.num_rows();
+    let rows = trajectory.steps.num_rows();
     match finals.true_count() {
         _ if rows == 0 => Err(wrong("has no rows")),
         0 => Ok(()),
@@ -251,16 +254,17 @@ fn check(incoming: &IncomingTrajectory, schema: &SchemaRef, about: &SchemaRef) -
         1 if rows == 1 => {
             Err(wrong("has no step, only a final observation").hint("remove it from the source"))
         }
-        _ => Err(wrong("has a final observation before its last row")
-            .hint("`is_final` marks the observation after the last action")),
+        _ => Err(wrong("has a final observation before its last row").hint(
+            "`is_final` marks the observation after the last action: set it on the last row only",
+        )),
     }
 }
 
 /// Numbers the trajectories of `batch`, starting with `first`.
-fn chunk(
+fn numbered(
     batch: &[IncomingTrajectory],
     first: u64,
-    incoming: &SchemaRef,
+    source_steps: &SchemaRef,
     steps: &SchemaRef,
     carried: &SchemaRef,
     origin: &Origin,
@@ -271,15 +275,20 @@ fn chunk(
         let rows = trajectory.steps.num_rows();
         let count = i32::try_from(rows).map_err(|_| {
             Error::failed(format!(
-                "trajectory `{}` has {rows} rows, more than 2³¹",
-                trajectory.key
+                "trajectory `{}` has {} rows, but a trajectory holds at most {}",
+                trajectory.key,
+                number(rows),
+                number(i32::MAX)
             ))
         })?;
         ids.extend(std::iter::repeat_n(id, rows));
         numbers.extend(0..count);
         offsets.push(ids.len());
     }
-    let joined = concat_batches(incoming, batch.iter().map(|trajectory| &trajectory.steps))?;
+    let joined = concat_batches(
+        source_steps,
+        batch.iter().map(|trajectory| &trajectory.steps),
+    )?;
     let columns: [ArrayRef; 2] = [
         Arc::new(Int64Array::from(ids)),
         Arc::new(Int32Array::from(numbers)),
@@ -294,21 +303,21 @@ fn chunk(
     let text = |of: &dyn Fn(&IncomingTrajectory) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(batch.iter().map(of)))
     };
-    let said = batch
+    let facts = batch
         .iter()
         .filter_map(|trajectory| trajectory.about.as_ref())
         .collect::<Vec<_>>();
-    let said = match said.first() {
-        Some(first) => concat_batches(&first.schema(), said.iter().copied())?,
+    let facts = match facts.first() {
+        Some(first) => concat_batches(&first.schema(), facts.iter().copied())?,
         None => RecordBatch::new_empty(Arc::new(Schema::empty())),
     };
     let column = |field: &Arc<Field>| -> Result<ArrayRef> {
-        let said = said.column_by_name(field.name()).cloned();
-        Ok(match (field.name().as_str(), said) {
+        let given = facts.column_by_name(field.name()).cloned();
+        Ok(match (field.name().as_str(), given) {
             (trajectory::TRAJECTORY_ID, _) => {
                 Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>())
             }
-            (_, Some(said)) => said,
+            (_, Some(given)) => given,
             (trajectory::UID, None) => text(&|trajectory| origin.uid(&trajectory.key)),
             (trajectory::SOURCE_KEY, None) => text(&|trajectory| trajectory.key.clone()),
             (_, None) => text(&|_| origin.name.to_owned()),

@@ -53,7 +53,7 @@ impl Options {
         match serde_json::to_value(self) {
             Ok(Value::Object(given)) => Ok(given),
             other => Err(Error::failed(format!(
-                "the options of a format serialise to {other:?}, not to a map"
+                "the options of reading serialise to {other:?}, not to a map"
             ))),
         }
     }
@@ -93,7 +93,7 @@ fn from_map<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<(String, String)>, D
     let pair = |(key, value)| match value {
         Value::String(value) => Ok((key, value)),
         other => Err(D::Error::custom(format!(
-            "`{key}` is a column's name, not {other}"
+            "`map` needs the name of a source column for `{key}`, not {other}"
         ))),
     };
     Map::deserialize(from)?.into_iter().map(pair).collect()

@@ -18,46 +18,51 @@ pub(super) struct Cutter {
     max_steps: Option<usize>,
     pending: Pending,
     ready: VecDeque<Result<IncomingTrajectory>>,
-    /// Hashes of the ids of finished trajectories.
+    /// The hashes of all trajectory ids so far.
     seen: HashSet<[u8; 16]>,
-    /// Trajectories that flags have started.
-    count: u64,
-    /// Steps of the last of them, less final observations.
+    /// The number of trajectories that began so far, if flags delimit trajectories.
+    begun: u64,
+    /// The number of steps of the last of them so far, without final observations.
     steps: usize,
-    last: Last,
+    previous: Previous,
 }
 
-/// Rows of a batch that belong to one trajectory.
+/// The rows of a batch that belong to one trajectory.
 struct Run {
     rows: Range<usize>,
-    /// The trajectory's key, where it begins here.
+    /// The key of the trajectory, if it begins with these rows.
     begins: Option<String>,
 }
 
-/// The trajectory that the rows read so far leave open.
+/// The trajectory that is not complete yet.
 #[derive(Default)]
 struct Pending {
     slices: Vec<RecordBatch>,
     key: Option<String>,
     last_step: Option<f64>,
-    /// Whether its last row holds a final observation.
-    after_final: bool,
-    /// The observation that the last row so far led to, where the source says it and has no row for it.
-    after: Option<ArrayRef>,
-    /// Whether something is wrong with it, which has been said: its other rows are passed over.
+    /// Whether its last row so far holds a final observation.
+    has_final: bool,
+    /// The observation after its last row so far, if the source has it in a column.
+    next_observation: Option<ArrayRef>,
+    /// Whether an error was reported for it. Its other rows are skipped.
     bad: bool,
 }
 
-/// What flags say of the row before.
+/// What the flags of the previous row say.
 #[derive(Default, Clone, Copy, PartialEq)]
-enum Last {
+enum Previous {
+    /// The trajectory continues.
     #[default]
     Open,
+    /// The trajectory ended with this step; a final observation may follow.
     Ended,
+    /// The row holds a final observation.
     Final,
 }
 
 impl Cutter {
+    /// Makes a cutter for rows of `table`. If flags delimit trajectories, a trajectory is cut off after
+    /// `max_steps` steps.
     pub(super) fn new(table: Table, max_steps: Option<usize>) -> Cutter {
         Cutter {
             table,
@@ -65,28 +70,33 @@ impl Cutter {
             pending: Pending::default(),
             ready: VecDeque::new(),
             seen: HashSet::new(),
-            count: 0,
+            begun: 0,
             steps: 0,
-            last: Last::default(),
+            previous: Previous::default(),
         }
     }
 
+    /// Returns the columns of steps.
     pub(super) fn schema(&self) -> &SchemaRef {
         &self.table.schema
     }
 
-    /// The next trajectory that is whole, or what is wrong with it.
+    /// Returns the next complete trajectory, or the error that it has; `None` if there is none yet.
     pub(super) fn next(&mut self) -> Option<Result<IncomingTrajectory>> {
         self.ready.pop_front()
     }
 
-    /// Whether rows wait for the rest of their trajectory.
+    /// Returns whether there is a trajectory that is not complete yet.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.slices.is_empty()
     }
 
-    /// Cuts a batch at the ends of trajectories.
-    pub(super) fn split(
+    /// Adds the rows of `batch`; `place` names a row in messages.
+    ///
+    /// # Errors
+    /// Returns an error if the ends of trajectories cannot be found. An error of one trajectory is
+    /// returned by [`Cutter::next`] instead.
+    pub(super) fn add(
         &mut self,
         batch: &RecordBatch,
         place: &dyn Fn(usize) -> String,
@@ -125,7 +135,8 @@ impl Cutter {
             if self.pending.bad {
                 continue;
             }
-            // Where something in the batch is wrong, only the trajectory that it is in is.
+            // If the batch as a whole is wrong, each trajectory is converted alone, and only those with
+            // an error are rejected.
             let steps = match &whole {
                 Some(whole) => Ok(whole.slice(rows.start, rows.len())),
                 None => self.table.steps(
@@ -134,28 +145,28 @@ impl Cutter {
                     &|row| place(rows.start + row),
                 ),
             };
-            let ordered = |pending: &mut Pending| match &numbers {
-                Some((name, numbers)) => pending.check_order(name, numbers, rows.clone(), place),
+            let verify_order = |pending: &mut Pending| match &numbers {
+                Some((name, numbers)) => pending.verify_order(name, numbers, rows.clone(), place),
                 None => Ok(()),
             };
             let finals = &flags.is_final[rows.clone()];
-            let steps = steps.and_then(|steps| ordered(&mut self.pending).map(|()| steps));
+            let steps = steps.and_then(|steps| verify_order(&mut self.pending).map(|()| steps));
             let steps = steps.and_then(|steps| {
                 self.pending
-                    .check_final(finals, &|row| place(rows.start + row))
+                    .verify_final(finals, &|row| place(rows.start + row))
                     .map(|()| steps)
             });
             let last = rows.end - 1;
-            let after = || match self.pending.after_final {
+            let next_observation = || match self.pending.has_final {
                 true => Ok(None),
                 false => self
                     .table
                     .following(&batch.slice(last, 1), &|_| place(last)),
             };
-            match steps.and_then(|steps| Ok((steps, after()?))) {
-                Ok((steps, after)) => {
+            match steps.and_then(|steps| Ok((steps, next_observation()?))) {
+                Ok((steps, next_observation)) => {
                     self.pending.slices.push(steps);
-                    self.pending.after = after;
+                    self.pending.next_observation = next_observation;
                 }
                 Err(error) => {
                     let key = self.pending.key.as_deref().unwrap_or_default();
@@ -169,7 +180,7 @@ impl Cutter {
         Ok(())
     }
 
-    /// The rows of each trajectory in a batch, by its ids.
+    /// Returns the rows of each trajectory in a batch, delimited by the trajectory ids.
     fn runs_by_id(
         &mut self,
         name: &str,
@@ -178,7 +189,7 @@ impl Cutter {
     ) -> Result<Vec<Run>> {
         if let Some(row) = (0..ids.len()).find(|row| ids.is_null(*row)) {
             return Err(Error::failed(format!(
-                "column `{name}` is null at {}: the row belongs to no trajectory",
+                "column `{name}` is null at {}, so the row belongs to no trajectory",
                 place(row)
             ))
             .hint("drop the row, or give it the id of its trajectory"));
@@ -196,10 +207,14 @@ impl Cutter {
             let begins = current.as_ref() != Some(&key);
             if begins && !self.seen.insert(hash(&key)) {
                 return Err(Error::failed(format!(
-                    "trajectory `{key}` of column `{name}` comes back at {}, after other trajectories",
+                    "trajectory `{key}` of column `{name}` appears again at {}, after other \
+                     trajectories",
                     place(rows.start)
                 ))
-                .hint("the rows of a trajectory must be together: sort the source by trajectory and step"));
+                .hint(
+                    "the rows of a trajectory must be adjacent: \
+                     sort the source by trajectory and step",
+                ));
             }
             current = Some(key);
             runs.push(Run {
@@ -210,22 +225,23 @@ impl Cutter {
         Ok(runs)
     }
 
-    /// The rows of each trajectory in a batch, by its flags; the longest length adds cuts to these.
+    /// Returns the rows of each trajectory in a batch, delimited by `flags`. Sets `truncated` where
+    /// a trajectory reaches `max_steps`.
     fn runs_by_flags(&mut self, flags: &mut Flags) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for row in 0..flags.is_final.len() {
             let is_final = flags.is_final[row];
-            let begins = match self.last {
-                Last::Open => self.count == 0,
-                Last::Ended => !is_final,
-                Last::Final => true,
+            let begins = match self.previous {
+                Previous::Open => self.begun == 0,
+                Previous::Ended => !is_final,
+                Previous::Final => true,
             };
             if begins {
                 runs.push(Run {
                     rows: row..row,
-                    begins: Some(self.count.to_string()),
+                    begins: Some(self.begun.to_string()),
                 });
-                self.count += 1;
+                self.begun += 1;
                 self.steps = 0;
             } else if row == 0 {
                 runs.push(Run {
@@ -239,25 +255,28 @@ impl Cutter {
             self.steps += usize::from(!is_final);
             let longest = self.max_steps == Some(self.steps) && !is_final;
             flags.truncated[row] |= longest && !flags.terminated[row];
-            self.last = match (is_final, flags.terminated[row] || flags.truncated[row]) {
-                (true, _) => Last::Final,
-                (false, true) => Last::Ended,
-                (false, false) => Last::Open,
+            self.previous = match (is_final, flags.terminated[row] || flags.truncated[row]) {
+                (true, _) => Previous::Final,
+                (false, true) => Previous::Ended,
+                (false, false) => Previous::Open,
             };
         }
         runs
     }
 
-    /// Hands on the pending trajectory, where there is one.
+    /// Completes the pending trajectory, if there is one.
+    ///
+    /// # Errors
+    /// Returns an error if its rows cannot be joined.
     pub(super) fn finish(&mut self) -> Result<()> {
         let Pending {
             mut slices,
             key,
-            after,
+            next_observation,
             ..
         } = std::mem::take(&mut self.pending);
-        if let Some(after) = after.filter(|_| !slices.is_empty()) {
-            slices.push(self.table.final_row(&after)?);
+        if let Some(observation) = next_observation.filter(|_| !slices.is_empty()) {
+            slices.push(self.table.final_row(&observation)?);
         }
         let steps = match slices.as_slice() {
             [] => return Ok(()),
@@ -274,8 +293,8 @@ impl Cutter {
 }
 
 impl Pending {
-    /// Checks that the numbers of steps ascend in these rows of a batch, and from those before.
-    fn check_order(
+    /// Verifies that the step numbers increase within `rows`, and from the row before them.
+    fn verify_order(
         &mut self,
         name: &str,
         numbers: &ArrayRef,
@@ -289,13 +308,15 @@ impl Pending {
             } else {
                 f64::NAN
             };
-            let ascends = self.last_step.is_none_or(|last| number > last);
-            if !ascends || number.is_nan() {
+            let increases = self.last_step.is_none_or(|last| number > last);
+            if !increases || number.is_nan() {
                 let before = self
                     .last_step
-                    .map_or_else(|| "a start".to_owned(), |last| last.to_string());
+                    .map(|last| format!(", after {last} in the row before"))
+                    .unwrap_or_default();
                 return Err(Error::failed(format!(
-                    "column `{name}` is {number} after {before} at {}: steps must ascend in a trajectory",
+                    "column `{name}` is {number} at {}{before}: \
+                     step numbers must increase within a trajectory",
                     place(row)
                 ))
                 .hint("sort the source by trajectory and step"));
@@ -305,20 +326,27 @@ impl Pending {
         Ok(())
     }
 
-    /// Checks that nothing follows a final observation in rows with these flags, or those before.
-    fn check_final(&mut self, finals: &[bool], place: &dyn Fn(usize) -> String) -> Result<()> {
-        let after = if self.after_final {
+    /// Verifies that no row follows a final observation, in the next rows, whose flags are `finals`.
+    fn verify_final(&mut self, finals: &[bool], place: &dyn Fn(usize) -> String) -> Result<()> {
+        let after = if self.has_final {
             Some(0)
         } else {
             (1..finals.len()).find(|row| finals[row - 1])
         };
-        self.after_final = finals.last() == Some(&true);
+        self.has_final = finals.last() == Some(&true);
         let Some(row) = after else { return Ok(()) };
-        Err(Error::failed(format!("it goes on after its final observation at {}", place(row)))
-            .hint("`is_final` marks the observation after the last action: only the last row of a trajectory can have it"))
+        Err(Error::failed(format!(
+            "it continues after its final observation, at {}",
+            place(row)
+        ))
+        .hint(
+            "`is_final` marks the observation after the last action: \
+             set it on the last row of a trajectory only",
+        ))
     }
 }
 
+/// Returns the first 16 bytes of the hash of `key`.
 fn hash(key: &str) -> [u8; 16] {
     let mut short = [0; 16];
     short.copy_from_slice(&blake3::hash(key.as_bytes()).as_bytes()[..16]);

@@ -1,6 +1,7 @@
-//! Tables with a row a step, in one file or several.
+//! Reads tables with one row per step, from one file or several.
 //!
-//! Rows are read in batches through all files in order; a trajectory may span batches, row groups and files.
+//! Rows are read in batches through all files, in order. A trajectory may span batches, row groups
+//! and files.
 
 mod convert;
 mod cut;
@@ -12,7 +13,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use self::convert::Table;
@@ -21,65 +22,42 @@ use self::roles::Roles;
 use self::widths::widths;
 use super::{IncomingTrajectory, Options, Source};
 use crate::container::record_batches::{Batches, TableFile, damaged};
-use crate::dataset::schema;
+use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
 pub(crate) use self::values::{flags, vector};
 
-/// The options of reading that mean something to tables.
-pub(crate) const TAKES: &[&str] = &["map", "trajectory", "step", "max_steps"];
+/// The names of the options that a reader of tables takes.
+pub(crate) const OPTIONS: &[&str] = &["map", "trajectory", "step", "max_steps"];
 
-/// Bytes of steps that a batch aims at.
+/// The target size of a batch of steps, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Opens tables of steps in `files`, which `path` names.
+/// Opens `files`, all files of the source `path`, as one table of steps.
 ///
 /// # Errors
-/// Where they cannot be read, do not fit one another or do not say where trajectories end.
-pub(crate) fn tables(
+/// Returns an error if a file cannot be read, if the columns of the files differ, or if no column
+/// shows where trajectories end.
+pub(crate) fn open(
     path: &Path,
     files: Vec<PathBuf>,
     kind: TableFile,
     options: &Options,
 ) -> Result<Box<dyn Source>> {
     let Some(first) = files.first() else {
-        return Err(Error::failed(format!(
-            "{} holds no Parquet file",
-            path.display()
-        )));
+        return Err(
+            Error::failed(format!("there is no Parquet file in {}", path.display())).hint(
+                "files are found by the extensions parquet, parq and pq; \
+             names that begin with `.` or `_` are ignored",
+            ),
+        );
     };
     let (table, _) = kind.look(first)?;
     let mut rows = Some(0);
     for file in &files {
-        let (own, count) = kind.look(file)?;
+        let (columns, count) = kind.look(file)?;
         rows = rows.zip(count).map(|(rows, count)| rows + count);
-        for field in table.fields() {
-            match own.field_with_name(field.name()) {
-                Ok(own) if own.data_type() == field.data_type() => {}
-                Ok(own) => {
-                    let message = format!(
-                        "{}: column `{}` is {} where {} has {}",
-                        file.display(),
-                        field.name(),
-                        own.data_type(),
-                        first.display(),
-                        field.data_type()
-                    );
-                    return Err(Error::failed(message)
-                        .hint("all files of a folder must have the same columns"));
-                }
-                Err(_) => {
-                    let message = format!(
-                        "{}: there is no column `{}`, which {} has",
-                        file.display(),
-                        field.name(),
-                        first.display()
-                    );
-                    return Err(Error::failed(message)
-                        .hint("all files of a folder must have the same columns"));
-                }
-            }
-        }
+        same_columns(&table, first, &columns, file)?;
     }
     if rows == Some(0) {
         return Err(Error::failed(format!("{} holds no rows", path.display()))
@@ -88,10 +66,14 @@ pub(crate) fn tables(
     let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
     if roles.trajectory.is_none() && !roles.has_ends() && options.max_steps.is_none() {
         return Err(Error::failed(format!(
-            "{}: no trajectory boundaries: there is neither a column of trajectory ids nor one of end flags",
+            "{}: no trajectory boundaries: there is neither a column of trajectory ids nor a \
+             column of end flags",
             path.display()
         ))
-        .hint("name one with --map trajectory_id=COLUMN, or --map terminated=COLUMN,truncated=COLUMN"));
+        .hint(
+            "choose columns with `--map trajectory_id=COLUMN` or \
+             `--map terminated=COLUMN,truncated=COLUMN`",
+        ));
     }
     let widths = widths(kind, &files, &table, &roles)?;
     let width = |name: &str| {
@@ -108,49 +90,78 @@ pub(crate) fn tables(
         files: files.into(),
         kind,
         batch_rows,
-        reader: None,
+        open: None,
         rows,
-        one: false,
+        resumable: false,
     }))
 }
 
-/// Where a file that is being read is in its rows.
-struct Open {
+/// Verifies that the table in `file` has every column of the table in the file `first`.
+///
+/// # Errors
+/// Returns an error if a column is missing or has another type.
+fn same_columns(table: &Schema, first: &Path, columns: &Schema, file: &Path) -> Result<()> {
+    for field in table.fields() {
+        let message = match columns.field_with_name(field.name()) {
+            Ok(found) if found.data_type() == field.data_type() => continue,
+            Ok(found) => format!(
+                "{}: column `{}` is {}, but in {} it is {}",
+                file.display(),
+                field.name(),
+                type_name(found.data_type()),
+                first.display(),
+                type_name(field.data_type())
+            ),
+            Err(_) => format!(
+                "{}: there is no column `{}`, which {} has",
+                file.display(),
+                field.name(),
+                first.display()
+            ),
+        };
+        return Err(Error::failed(message).hint("all files of a folder must have the same columns"));
+    }
+    Ok(())
+}
+
+/// A file that is being read.
+struct OpenFile {
     path: PathBuf,
     batches: Batches,
-    /// Rows read.
+    /// The number of rows that were read.
     row: usize,
 }
 
-/// Tables of steps in one file or several.
+/// A table of steps in one file or several.
 struct TableSource {
     cutter: Cutter,
-    /// Files not yet opened.
+    /// The files that are not opened yet.
     files: VecDeque<PathBuf>,
     kind: TableFile,
     batch_rows: usize,
-    reader: Option<Open>,
+    open: Option<OpenFile>,
     rows: Option<u64>,
-    /// Whether the last error is of one trajectory, so that those behind it can be read.
-    one: bool,
+    /// Whether the last error affects one trajectory only, so that the next one can be read.
+    resumable: bool,
 }
 
 impl TableSource {
-    /// The next batch of the table, and where it begins.
+    /// Returns the next batch of the table, its file, and its first row in the file; `None` after the
+    /// last.
     fn batch(&mut self) -> Result<Option<(RecordBatch, PathBuf, usize)>> {
         loop {
-            if self.reader.is_none() {
+            if self.open.is_none() {
                 let Some(path) = self.files.pop_front() else {
                     return Ok(None);
                 };
                 let batches = self.kind.batches(&path, self.batch_rows, None)?;
-                self.reader = Some(Open {
+                self.open = Some(OpenFile {
                     path,
                     batches,
                     row: 0,
                 });
             }
-            if let Some(open) = &mut self.reader {
+            if let Some(open) = &mut self.open {
                 match open.batches.next() {
                     Some(Ok(batch)) if batch.num_rows() == 0 => {}
                     Some(Ok(batch)) => {
@@ -159,7 +170,7 @@ impl TableSource {
                         return Ok(Some((batch, open.path.clone(), first)));
                     }
                     Some(Err(error)) => return Err(damaged(&open.path, error)),
-                    None => self.reader = None,
+                    None => self.open = None,
                 }
             }
         }
@@ -180,18 +191,18 @@ impl Source for TableSource {
     }
 
     fn lost(&self) -> Option<u64> {
-        self.one.then_some(1)
+        self.resumable.then_some(1)
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         loop {
             if let Some(ready) = self.cutter.next() {
-                self.one = ready.is_err();
+                self.resumable = ready.is_err();
                 return ready.map(Some);
             }
-            self.one = false;
+            self.resumable = false;
             match self.batch()? {
-                Some((batch, path, first)) => self.cutter.split(&batch, &|row| {
+                Some((batch, path, first)) => self.cutter.add(&batch, &|row| {
                     format!("row {} of {}", first + row, path.display())
                 })?,
                 None if self.cutter.has_pending() => self.cutter.finish()?,

@@ -1,4 +1,4 @@
-//! The widths of list columns, found by reading those columns ahead.
+//! Finds the widths of list columns, by reading these columns before all others.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,11 @@ use super::values::common_width;
 use crate::container::record_batches::{TableFile, damaged};
 use crate::error::Result;
 
-/// The width of each list column that becomes a vector, or that is one throughout.
+/// Returns the list columns that become vectors, each with its width, and all other list columns,
+/// each with its width if all its rows have the same.
+///
+/// # Errors
+/// Returns an error if a file cannot be read.
 pub(super) fn widths(
     kind: TableFile,
     files: &[PathBuf],
@@ -18,7 +22,8 @@ pub(super) fn widths(
     roles: &Roles,
 ) -> Result<Vec<(String, Option<i32>)>> {
     let (vectors, others) = roles.lists(table);
-    // Of the first kind the first vector is enough: any other width is an error when it comes.
+    // The first vector decides on the width of a column that becomes a vector: another width in a
+    // later row is an error when that row is read.
     let mut widths: Vec<(String, Option<i32>)> =
         vectors.into_iter().map(|name| (name, None)).collect();
     let needed = widths.len();
@@ -30,7 +35,7 @@ pub(super) fn widths(
         }
     }
     for path in files {
-        let open_question = |index: usize, width: Option<i32>| {
+        let undecided = |index: usize, width: Option<i32>| {
             if index < needed {
                 width.is_none()
             } else {
@@ -38,7 +43,7 @@ pub(super) fn widths(
             }
         };
         let wanted: Vec<usize> = (0..widths.len())
-            .filter(|index| !ragged[*index] && open_question(*index, widths[*index].1))
+            .filter(|index| !ragged[*index] && undecided(*index, widths[*index].1))
             .collect();
         if wanted.is_empty() {
             break;
@@ -80,10 +85,10 @@ pub(super) fn widths(
     Ok(widths)
 }
 
-/// Length of the first list that is not null.
+/// Returns the length of the first list that is not null.
 fn first_width(column: &ArrayRef) -> Option<i32> {
     let row = (0..column.len()).find(|row| column.is_valid(*row))?;
-    // A vector with a null inside still says how long it is; the null is an error when its row comes.
+    // The null elements of a vector count too: they are an error when the row is read.
     let width = match column.data_type() {
         DataType::List(_) => Some(column.as_list::<i32>().value_length(row)),
         DataType::LargeList(_) => i32::try_from(column.as_list::<i64>().value_length(row)).ok(),

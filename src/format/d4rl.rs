@@ -467,7 +467,7 @@ mod tests {
         );
         assert!(
             message(with("terminals", &[0.0, 1.0, 0.0], &[3]))
-                .contains("`terminals` has 3 rows where `observations` has 2")
+                .contains("`terminals` has 3 rows, but `observations` has 2")
         );
         assert!(
             message(with("terminals", &[0.0, 1.0, 0.0, 0.0], &[2, 2]))

@@ -144,7 +144,7 @@ CASES = [
     ("minari/set-parquet-v0", cut("data/1/part-0.parquet", 400), ["1"], ["part-0.parquet"]),
     ("minari/set-arrow-v0", cut("data/0/part-0.arrow", 300), ["0"], ["part-0.arrow"]),
     ("d3rlpy/replay.h5", without("actions_1"), ["1"], ["trajectory 1", "`actions_1`"]),
-    ("d3rlpy/replay.h5", short("rewards_0", 1), ["0"], ["trajectory 0", "1 rows"]),
+    ("d3rlpy/replay.h5", short("rewards_0", 1), ["0"], ["trajectory 0", "1 row"]),
     ("robomimic/set.hdf5", attribute("data/demo_1", "num_samples", 99), ["demo_1"], ["demo_1", "`num_samples` says 99"]),
     ("robomimic/set.hdf5", short("data/demo_3/obs/state", 2), ["demo_3"], ["demo_3"]),
     ("robosuite/demo.hdf5", without("data/demo_2/states"), ["demo_2"], ["demo_2", "`states`"]),

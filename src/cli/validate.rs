@@ -109,7 +109,7 @@ fn ours(path: &std::path::Path) -> Result<Findings> {
         let leaving = leaving?;
         findings.trajectories += 1;
         findings.rows += leaving.steps.num_rows() as u64;
-        steps.look(
+        steps.add(
             &format!("trajectory {}", leaving.index),
             &leaving.steps,
             &mut findings,

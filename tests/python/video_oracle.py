@@ -356,7 +356,7 @@ def what_is_wrong_is_said():
 
     plain = dataset("plain", [4], {})
     refused(plain, "no", "video", code=2)
-    refused(ROOT / "demos.hdf5", "`frames` means nothing to the format `robomimic`", code=2)
+    refused(ROOT / "demos.hdf5", "the format `robomimic` does not take the option `frames`", code=2)
     depth = dataset("depth", [9], {TOP: (video([48, 64, 3]), [(0, 0.0)]), "depth": (video([48, 64, 1], is_depth_map=True), [(0, 0.0)])})
     encode(file(depth, TOP), 9)
     trajmill("import", depth, ROOT / "depth.in", "--frames", "array")

@@ -1,11 +1,14 @@
-//! robomimic's HDF5: a group per demonstration under `data`, `obs/*` and `next_obs/*` within, filters of demonstrations
-//! under `mask`.
+//! robomimic's HDF5: a group per demonstration under `data`, each with `obs/*` and `next_obs/*`, and
+//! filters of demonstrations under `mask`.
 //!
-//! `dones` means different things to those who write it, so it is kept as a column; a demonstration is terminated where
-//! its last `dones` is 1, else cut off. Filters come as columns `mask_NAME` of trajectories. Written: loaders take actions
-//! between -1 and 1 alone, so larger ones are divided by their dimension's greatest, which the attribute `action_scale` of
-//! `data` says, and `actions_unscaled` has them as they were. They look for observations under `obs` alone, so columns that
-//! are called as parts of the observation are written there: `observation.images.top` as `obs/images.top`.
+//! Writers of the format disagree about the meaning of `dones`, so the reader keeps it as a column. A
+//! demonstration is terminated if its last `dones` is 1, and truncated otherwise. Filters become columns
+//! `mask_NAME` of trajectories.
+//!
+//! Loaders accept only actions between -1 and 1. The writer divides each dimension with larger actions by
+//! its maximum, which it stores in the attribute `action_scale` of `data`, and adds the original actions
+//! as `actions_unscaled`. Loaders look for observations under `obs` only, so the writer puts columns that
+//! are named as parts of the observation there: `observation.images.top` becomes `obs/images.top`.
 
 mod read;
 mod robosuite;
@@ -48,21 +51,26 @@ pub(crate) const FORMAT: Format = Format {
     validate: Some(validate::validate),
 };
 
-/// Where what no array of robomimic's holds is kept: the file's in arrays, a demonstration's in an attribute.
+/// The prefix of the arrays that hold what robomimic has no place for.
 const PREFIX: &str = "trajmill/";
+
+/// The attribute of a demonstration that holds what robomimic has no place for.
 const OURS: &str = "trajmill";
 
-/// Names that the reader gives a meaning.
+/// The array of actions, all between -1 and 1.
 const ACTIONS: &str = "actions";
+
+/// The array of the original actions, if those of [`ACTIONS`] are scaled.
 const UNSCALED: &str = "actions_unscaled";
 
-/// What the names of arrays begin with that are parts of the observation.
+/// The prefix of the arrays that are parts of the observation.
 const PART: &str = "obs/";
 
-/// Whether each action is a model's.
+/// The array that says of each action whether a model predicted it.
 const PROXY: &str = "action_is_proxy";
 
-/// Whether the file at `path` holds demonstrations, and if so whether they have observations.
+/// Returns whether the demonstrations in the file at `path` have observations; `None` if there are no
+/// demonstrations.
 fn demonstrations(path: &Path) -> Option<bool> {
     let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok())??;
     let data = file.group("data").ok()?;
@@ -85,7 +93,8 @@ fn note(path: &Path) -> Option<String> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 
-/// Elements of vectors or numbers as float64, and how many a row has.
+/// Returns the elements of a column of vectors or numbers as float64, and the number of elements of a
+/// row.
 fn elements(column: &ArrayRef) -> Result<(Float64Array, usize)> {
     let (values, width) = match column.as_fixed_size_list_opt() {
         Some(vectors) => {

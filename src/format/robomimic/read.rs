@@ -1,4 +1,4 @@
-//! Reads robomimic's and robosuite's HDF5, a demonstration after the other.
+//! Reads the HDF5 of robomimic and robosuite, one demonstration after the other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,33 +12,36 @@ use super::{ACTIONS, OURS, PART, PREFIX, UNSCALED};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
 use crate::transfer::read::{IncomingTrajectory, Options, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
 
-struct Demos {
+/// The demonstrations of a file.
+struct Demonstrations {
     path: PathBuf,
-    /// The groups of demonstrations that are not read yet.
+    /// The groups of the demonstrations that are not read yet.
     groups: HashMap<String, hdf5::Group>,
-    /// The array or group of observations.
+    /// The name of the array or group of observations.
     observation: &'static str,
-    /// ArrayColumns whose width is not the same in all demonstrations: they are lists.
+    /// The arrays whose widths differ between demonstrations. They become columns of lists.
     ragged: BTreeSet<String>,
     names: std::vec::IntoIter<String>,
+    /// The members of each filter.
     masks: BTreeMap<String, Vec<String>>,
     metadata: Map<String, Value>,
     envelope: Option<Envelope>,
     about: SchemaRef,
     schema: SchemaRef,
-    opening: FirstTrajectory,
+    first: FirstTrajectory,
     steps: Option<u64>,
 }
 
-/// Opens demonstrations whose observations are the array or group `observation`.
+/// Opens the file at `path`. The observations of its demonstrations are the array or group `observation`.
 ///
 /// # Errors
-/// Where there are none, or the first cannot be read.
+/// Returns an error if there are no demonstrations, or if the first one cannot be read.
 pub(super) fn read(
     path: &Path,
     options: &Options,
@@ -50,30 +53,30 @@ pub(super) fn read(
     let data = data.ok_or_else(|| {
         failed(
             Error::failed("there is no group `data`")
-                .hint("demonstrations are groups in it: is it of another format?"),
+                .hint("demonstrations are groups in `data`: the file may be of another format"),
         )
     })?;
     let mut metadata = Map::new();
     hdf5::attributes(&data, &mut metadata);
-    let number = |name: &String| {
+    let index = |name: &String| {
         name.strip_prefix("demo_")
             .and_then(|number| number.parse::<u64>().ok())
     };
     let groups = hdf5::groups(&data).map_err(failed)?;
     let mut names: Vec<String> = groups
         .keys()
-        .filter(|name| number(name).is_some())
+        .filter(|name| index(name).is_some())
         .cloned()
         .collect();
-    names.sort_by_key(number);
+    names.sort_by_key(index);
     if names.is_empty() {
         return Err(failed(
-            Error::failed("there is no demonstration `demo_0`, `demo_1`, … in the group `data`")
+            Error::failed("there are no demonstrations `demo_0`, `demo_1`, … in the group `data`")
                 .hint("there is nothing to import"),
         ));
     }
-    // ArrayColumns besides those with a meaning may have another width in each demonstration; what cannot be looked at is said
-    // when it is read.
+    // The widths of arrays without a fixed meaning may differ between demonstrations. An array that
+    // cannot be opened here is an error when its demonstration is read.
     let (mut known, mut ragged): (BTreeMap<String, Vec<u64>>, BTreeSet<String>) =
         (BTreeMap::new(), BTreeSet::new());
     for group in names.iter().filter_map(|name| groups.get(name)) {
@@ -133,8 +136,8 @@ pub(super) fn read(
     let steps = metadata.get("total").and_then(Value::as_u64);
     let schema = Arc::new(Schema::empty());
     let names = names.into_iter();
-    let opening = FirstTrajectory::default();
-    let mut demos = Demos {
+    let first = FirstTrajectory::default();
+    let mut demonstrations = Demonstrations {
         path: path.to_owned(),
         groups,
         observation,
@@ -145,15 +148,17 @@ pub(super) fn read(
         envelope,
         about,
         schema,
-        opening,
+        first,
         steps,
     };
-    (demos.opening, demos.schema) = FirstTrajectory::read(options.on_error, || demos.demo(None))?;
-    Ok(Box::new(demos))
+    (demonstrations.first, demonstrations.schema) =
+        FirstTrajectory::read(options.on_error, || demonstrations.demonstration(None))?;
+    Ok(Box::new(demonstrations))
 }
 
-impl Demos {
-    fn demo(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
+impl Demonstrations {
+    /// Reads the next demonstration, whose columns must be those of `schema`, if there is one.
+    fn demonstration(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
         let Some(name) = self.names.next() else {
             return Ok(None);
         };
@@ -162,6 +167,7 @@ impl Demos {
             .map_err(|error| error.at(format!("{}: data/{name}", self.path.display())))
     }
 
+    /// Reads the demonstration `name`.
     fn read(&mut self, name: &str, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
         let group = self
             .groups
@@ -169,7 +175,7 @@ impl Demos {
             .ok_or_else(|| Error::failed("there is no such group"))?;
         let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
         let next = format!("next_{}", self.observation);
-        // Of the next observations, all but the last are the steps' own, a row further on.
+        // Only the last of the next observations is needed: the others repeat observations of steps.
         let mut next_rows = BTreeSet::new();
         let mut choose = |name: &str, rows: u64| match name.strip_prefix(&next) {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => {
@@ -192,9 +198,10 @@ impl Demos {
             .map(serde_json::from_str::<EnvelopeLine>);
         let line = line.transpose().map_err(|error| {
             Error::failed(format!("the attribute `{OURS}` is damaged: {error}"))
+                .hint("export the file again")
         })?;
         let columns = self.envelope.as_ref().map(|envelope| &envelope.columns);
-        // What we put among the observations is columns of their own.
+        // Columns that the writer put among the observations become columns again.
         for (name, column) in columns
             .into_iter()
             .flatten()
@@ -211,48 +218,49 @@ impl Demos {
             }
         }
         let observation = per_trajectory::take(&mut arrays, self.observation);
-        // A single vector that we wrote has no name of its own.
-        let unnamed = |column: (Field, ArrayRef)| match column.1.as_struct_opt() {
-            Some(parts)
+        // The writer named a single vector `observation`.
+        let unwrapped = |column: (Field, ArrayRef)| match column.1.as_struct_opt() {
+            Some(group)
                 if line.is_some()
-                    && parts.fields().len() == 1
-                    && parts.fields()[0].name() == step::OBSERVATION =>
+                    && group.fields().len() == 1
+                    && group.fields()[0].name() == step::OBSERVATION =>
             {
                 (
-                    parts.fields()[0].as_ref().clone(),
-                    Arc::clone(parts.column(0)),
+                    group.fields()[0].as_ref().clone(),
+                    Arc::clone(group.column(0)),
                 )
             }
             _ => column,
         };
-        let (field, mut observation) = observation
-            .map(unnamed)
-            .ok_or_else(|| Error::failed(format!("there is no `{}`", self.observation)))?;
+        let (field, mut observation) = observation.map(unwrapped).ok_or_else(|| {
+            Error::failed(format!("there is no array or group `{}`", self.observation))
+        })?;
         let length = match &line {
             Some(line) => line.length as usize,
             None => observation.len(),
         };
-        let said = attributes
+        let num_samples = attributes
             .get("num_samples")
             .and_then(Value::as_u64)
             .unwrap_or(length as u64);
-        if said != length as u64 {
+        if num_samples != length as u64 {
             return Err(Error::failed(format!(
-                "`{}` has {length} rows where `num_samples` says {said}",
-                self.observation
+                "`{}` has {}, but `num_samples` says {}",
+                self.observation,
+                count(length, "row"),
+                number(num_samples)
             ))
-            .hint(
-                "the demonstration is cut short, or was changed: fetch or write the file again",
-            ));
+            .hint("the demonstration is cut short or was changed: download or export it again"));
         }
         if length == 0 || observation.len() != length {
             return Err(Error::failed(format!(
-                "`{}` has {} rows where there are {length} steps",
+                "`{}` has {} in a demonstration of {}",
                 self.observation,
-                observation.len()
+                count(observation.len(), "row"),
+                count(length, "step")
             )));
         }
-        let next = per_trajectory::take(&mut arrays, &next).map(|next| unnamed(next).1);
+        let next = per_trajectory::take(&mut arrays, &next).map(|next| unwrapped(next).1);
         let next = next.filter(|next| {
             next.data_type() == observation.data_type()
                 && next_rows == BTreeSet::from([length as u64])
@@ -261,14 +269,14 @@ impl Demos {
         if let Some(next) = next.filter(|_| known_final) {
             observation = arrow::compute::concat(&[observation.as_ref(), next.as_ref()])?;
         }
-        let mut assembly = TrajectoryBuilder::new(length, known_final);
-        assembly.add(step::OBSERVATION, (field, observation), false)?;
+        let mut trajectory = TrajectoryBuilder::new(length, known_final);
+        trajectory.add(step::OBSERVATION, (field, observation), false)?;
         let scaled = arrays.remove(ACTIONS);
         if let Some(action) = arrays.remove(UNSCALED).or(scaled) {
-            assembly.add(step::ACTION, action, true)?;
+            trajectory.add(step::ACTION, action, true)?;
         }
         if let Some(reward) = arrays.remove("rewards") {
-            assembly.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
+            trajectory.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
         }
         let done = arrays
             .get("dones")
@@ -283,11 +291,11 @@ impl Demos {
         let (terminated, truncated) = line
             .as_ref()
             .map_or((done, !done), |line| (line.terminated, line.truncated));
-        assembly.flags(step::TERMINATED, &flags(terminated))?;
-        assembly.flags(step::TRUNCATED, &flags(truncated))?;
-        assembly.finals();
+        trajectory.flags(step::TERMINATED, &flags(terminated))?;
+        trajectory.flags(step::TRUNCATED, &flags(truncated))?;
+        trajectory.finals();
         if line.is_some() {
-            // Ours says how a demonstration ended; this was for the loader.
+            // The attribute says how the demonstration ended, and the writer added `dones` for the loader.
             arrays.remove("dones");
         }
         let named = |name: String| {
@@ -295,7 +303,7 @@ impl Demos {
                 .and_then(|columns| columns.get(&name).cloned())
                 .unwrap_or(name)
         };
-        assembly.others(per_trajectory::with_valid(
+        trajectory.others(per_trajectory::with_valid(
             arrays
                 .into_iter()
                 .map(|(name, column)| (named(name), column))
@@ -304,17 +312,17 @@ impl Demos {
         )?)?;
         let about = match &line {
             Some(line) => envelope::row(&self.about, &line.about)?,
-            None => Some(self.said(name, &mut attributes)?),
+            None => Some(self.facts(name, &mut attributes)?),
         };
         Ok(IncomingTrajectory {
             key: name.to_owned(),
-            steps: assembly.finish(schema)?,
+            steps: trajectory.finish(schema)?,
             about,
         })
     }
 
-    /// What a demonstration says of itself, and the masks that it is in.
-    fn said(&self, name: &str, attributes: &mut Map<String, Value>) -> Result<RecordBatch> {
+    /// Returns the facts about a demonstration: its attributes and the filters that contain it.
+    fn facts(&self, name: &str, attributes: &mut Map<String, Value>) -> Result<RecordBatch> {
         let model = attributes
             .remove("model_file")
             .and_then(|model| model.as_str().map(str::to_owned));
@@ -334,7 +342,7 @@ impl Demos {
     }
 }
 
-impl Source for Demos {
+impl Source for Demonstrations {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -356,10 +364,10 @@ impl Source for Demos {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        if let Some(next) = self.opening.next() {
+        if let Some(next) = self.first.next() {
             return next.map(Some);
         }
         let schema = Arc::clone(&self.schema);
-        self.demo(Some(&schema))
+        self.demonstration(Some(&schema))
     }
 }

@@ -1,4 +1,5 @@
-//! robosuite's raw demonstrations: those of robomimic, with simulator states in the place of observations.
+//! robosuite's raw demonstrations: the layout of robomimic, with simulator states instead of
+//! observations.
 
 use super::demonstrations;
 use super::read::read;

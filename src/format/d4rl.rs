@@ -1,10 +1,11 @@
-//! D4RL's HDF5: the arrays `observations`, `actions`, `rewards`, `terminals` and `timeouts` hold all
-//! trajectories end to end. Further arrays are `infos/*` with one row per step, and `metadata/*`.
+//! D4RL's HDF5: the arrays `observations`, `actions`, `rewards`, `terminals` and `timeouts` hold
+//! all trajectories end to end. Further arrays are `infos/*` with one row per step, and
+//! `metadata/*`.
 //!
 //! The writer adds `next_observations`. If the observation after the last action is not known, it
-//! repeats the last observation there. If a trajectory is neither terminated nor truncated, the writer
-//! truncates it, because flags are the only boundaries in the file. Both facts are stored under
-//! `metadata/trajmill`, which D4RL's `sequence_dataset` ignores.
+//! repeats the last observation there. If a trajectory is neither terminated nor truncated, the
+//! writer truncates it, because flags are the only boundaries in the file. Both facts are stored
+//! under `metadata/trajmill`, which D4RL's `sequence_dataset` ignores.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -187,8 +188,8 @@ fn unread(column: &str) -> Error {
     Error::failed(format!("the column `{column}` was not read"))
 }
 
-/// Writes `column`, one of the flags of the ends of trajectories, as the array `name`. The last step of a
-/// trajectory is truncated if it is not terminated.
+/// Writes `column`, one of the flags of the ends of trajectories, as the array `name`. The last
+/// step of a trajectory is truncated if it is not terminated.
 fn flags(
     outgoing: &OutgoingDataset,
     file: &mut Hdf5Writer,
@@ -246,8 +247,8 @@ mod tests {
             .with_enum_u8_data(boolean, values);
     }
 
-    /// Seven steps: a trajectory of three that is terminated, one of two that is truncated, and two steps
-    /// without an end.
+    /// Seven steps: a trajectory of three that is terminated, one of two that is truncated, and two
+    /// steps without an end.
     fn builder() -> FileBuilder {
         let mut builder = FileBuilder::new();
         let observations: Vec<f32> = (0..14).map(|value| value as f32).collect();

@@ -1,7 +1,7 @@
 //! Foreign dataset formats. A format is one file or folder here, and one line of [`FORMATS`].
 //!
-//! An entry tells how datasets of the format are recognised, read, written and validated. The code that
-//! formats share is in [`crate::transfer`] (trajectories) and [`crate::container`] (files).
+//! An entry tells how datasets of the format are recognised, read, written and validated. The code
+//! that formats share is in [`crate::transfer`] (trajectories) and [`crate::container`] (files).
 
 mod arrow;
 mod d3rlpy;
@@ -57,14 +57,15 @@ pub struct Format {
     pub name: &'static str,
     /// A description in one line.
     pub about: &'static str,
-    /// How a file or directory of this format is recognised; `None` if the user has to name the format.
+    /// How a file or directory of this format is recognised; `None` if the user has to name the
+    /// format.
     pub detection: Option<Detection>,
     /// How a dataset is read; `None` if the format is only written.
     pub read: Option<Reader>,
     /// How a dataset is written; `None` if the format is only read.
     pub write: Option<Writer>,
-    /// Finds violations of the rules of the format's own loader; `None` if reading the dataset shows all of
-    /// them.
+    /// Finds violations of the rules of the format's own loader; `None` if reading the dataset
+    /// shows all of them.
     pub validate: Option<fn(&Path, &mut Findings) -> Result<()>>,
 }
 
@@ -92,8 +93,8 @@ impl Format {
     /// Returns the reader of the format, if it takes `options`.
     ///
     /// # Errors
-    /// Returns an error if the format is only written, if it does not take an option, or if this build
-    /// lacks what an option needs.
+    /// Returns an error if the format is only written, if it does not take an option, or if this
+    /// build lacks what an option needs.
     pub fn accepts(&self, options: &Options) -> Result<&Reader> {
         let reader = self.read.as_ref().ok_or_else(|| {
             Error::usage(format!("trajmill cannot read the format `{}`", self.name))
@@ -151,8 +152,8 @@ impl Format {
         Ok(writer)
     }
 
-    /// Finds the faults of the dataset at `path`: violations of the rules of the format's own loader, and
-    /// the faults that [`inspect::Steps`] finds.
+    /// Finds the faults of the dataset at `path`: violations of the rules of the format's own
+    /// loader, and the faults that [`inspect::Steps`] finds.
     ///
     /// # Errors
     /// Returns an error if the dataset cannot be read at all.
@@ -165,7 +166,8 @@ impl Format {
         Ok(findings)
     }
 
-    /// Reads every trajectory of the dataset at `path`, and adds the faults of its steps to `findings`.
+    /// Reads every trajectory of the dataset at `path`, and adds the faults of its steps to
+    /// `findings`.
     fn read_through(&self, path: &Path, options: &Options, findings: &mut Findings) {
         let options = Options {
             on_error: OnError::Quarantine,
@@ -179,8 +181,8 @@ impl Format {
         }
     }
 
-    /// Opens the dataset at `path` for reading. An output of trajmill is restored to the exported dataset.
-    /// A panic of a decoder on damaged input becomes an error, now and later.
+    /// Opens the dataset at `path` for reading. An output of trajmill is restored to the exported
+    /// dataset. A panic of a decoder on damaged input becomes an error, now and later.
     ///
     /// # Errors
     /// Returns the errors of [`Format::accepts`], and an error if the dataset cannot be read.

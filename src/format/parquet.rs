@@ -41,7 +41,8 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// The target number of rows of a file, which closes at the first end of a trajectory at or after it.
+/// The target number of rows of a file, which closes at the first end of a trajectory at or after
+/// it.
 const FILE_ROWS: u64 = 1 << 20;
 
 fn detect(path: &Path) -> bool {
@@ -60,8 +61,8 @@ fn is_parquet(path: &Path) -> bool {
     })
 }
 
-/// Returns the Parquet files under `path` in natural order. Files and folders whose names begin with a
-/// dot or an underscore are ignored.
+/// Returns the Parquet files under `path` in natural order. Files and folders whose names begin
+/// with a dot or an underscore are ignored.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -141,7 +142,8 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// Writes whole trajectories as a row group. The first call makes a file even if there are none.
+    /// Writes whole trajectories as a row group. The first call makes a file even if there are
+    /// none.
     fn group(&mut self, steps: &[RecordBatch], logical: &SchemaRef) -> Result<()> {
         if steps.is_empty() && self.index + usize::from(self.writer.is_some()) > 0 {
             return Ok(());

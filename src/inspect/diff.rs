@@ -1,5 +1,5 @@
-//! Compares two datasets of trajmill: their trajectories, their columns, how far actions changed, and
-//! where actions come from.
+//! Compares two datasets of trajmill: their trajectories, their columns, how far actions changed,
+//! and where actions come from.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,8 +32,8 @@ pub struct Diff {
     pub other_length: u64,
     /// How far the actions of both datasets differ, by dimension.
     pub actions: Vec<ActionChange>,
-    /// The number of steps by the origin of their action in the first and in the second dataset, for
-    /// example `missing → proxy`.
+    /// The number of steps by the origin of their action in the first and in the second dataset,
+    /// for example `missing → proxy`.
     pub provenance: BTreeMap<String, u64>,
 }
 
@@ -243,8 +243,8 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The pairs of trajectories that are in both datasets. If the orders differ, trajectories of the second
-/// wait in memory.
+/// The pairs of trajectories that are in both datasets. If the orders differ, trajectories of the
+/// second wait in memory.
 struct Pairs<'a> {
     first: Side<'a>,
     second: Side<'a>,
@@ -340,8 +340,8 @@ fn sources(steps: &RecordBatch, length: usize) -> Vec<&'static str> {
     (0..length).map(of).collect()
 }
 
-/// Returns the elements of the actions as float64, and the number of elements of an action; `None` if
-/// they are not numbers.
+/// Returns the elements of the actions as float64, and the number of elements of an action; `None`
+/// if they are not numbers.
 fn actions(trajectory: &OutgoingTrajectory) -> Result<Option<(Vec<f64>, usize)>> {
     let Some(action) = trajectory.column(step::ACTION) else {
         return Ok(None);

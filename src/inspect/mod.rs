@@ -24,8 +24,8 @@ pub struct Findings {
 /// One fault of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fault {
-    /// Whether it is an error: a loader would refuse the dataset, or train on wrong values. All other
-    /// faults are warnings.
+    /// Whether it is an error: a loader would refuse the dataset, or train on wrong values. All
+    /// other faults are warnings.
     pub error: bool,
     /// The stable short name of the rule, such as `nan-action`.
     pub rule: &'static str,

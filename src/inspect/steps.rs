@@ -57,8 +57,8 @@ pub struct Steps {
     seen: HashSet<String>,
     /// The numbers of trajectories without and with a final observation.
     finals: [u64; 2],
-    /// The numbers of trajectories whose every action equals the observation of the same step, or of the
-    /// next step.
+    /// The numbers of trajectories whose every action equals the observation of the same step, or
+    /// of the next step.
     copied: [u64; 2],
     /// The number of trajectories whose actions were compared with their observations.
     comparable: u64,
@@ -67,7 +67,8 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Adds the faults of one trajectory, whose `steps` have the columns of a source, to `findings`.
+    /// Adds the faults of one trajectory, whose `steps` have the columns of a source, to
+    /// `findings`.
     ///
     /// # Errors
     /// Returns an error if a column cannot be compared.

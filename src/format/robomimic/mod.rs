@@ -1,14 +1,15 @@
-//! robomimic's HDF5: a group per demonstration under `data`, each with `obs/*` and `next_obs/*`, and
-//! filters of demonstrations under `mask`.
+//! robomimic's HDF5: a group per demonstration under `data`, each with `obs/*` and `next_obs/*`,
+//! and filters of demonstrations under `mask`.
 //!
-//! Writers of the format disagree about the meaning of `dones`, so the reader keeps it as a column. A
-//! demonstration is terminated if its last `dones` is 1, and truncated otherwise. Filters become columns
-//! `mask_NAME` of trajectories.
+//! Writers of the format disagree about the meaning of `dones`, so the reader keeps it as a column.
+//! A demonstration is terminated if its last `dones` is 1, and truncated otherwise. Filters become
+//! columns `mask_NAME` of trajectories.
 //!
-//! Loaders accept only actions between -1 and 1. The writer divides each dimension with larger actions by
-//! its maximum, which it stores in the attribute `action_scale` of `data`, and adds the original actions
-//! as `actions_unscaled`. Loaders look for observations under `obs` only, so the writer puts columns that
-//! are named as parts of the observation there: `observation.images.top` becomes `obs/images.top`.
+//! Loaders accept only actions between -1 and 1. The writer divides each dimension with larger
+//! actions by its maximum, which it stores in the attribute `action_scale` of `data`, and adds the
+//! original actions as `actions_unscaled`. Loaders look for observations under `obs` only, so the
+//! writer puts columns that are named as parts of the observation there: `observation.images.top`
+//! becomes `obs/images.top`.
 
 mod read;
 mod robosuite;
@@ -69,8 +70,8 @@ const PART: &str = "obs/";
 /// The array that says of each action whether a model predicted it.
 const PROXY: &str = "action_is_proxy";
 
-/// Returns whether the demonstrations in the file at `path` have observations; `None` if there are no
-/// demonstrations.
+/// Returns whether the demonstrations in the file at `path` have observations; `None` if there are
+/// no demonstrations.
 fn demonstrations(path: &Path) -> Option<bool> {
     let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok())??;
     let data = file.group("data").ok()?;
@@ -93,8 +94,8 @@ fn note(path: &Path) -> Option<String> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 
-/// Returns the elements of a column of vectors or numbers as float64, and the number of elements of a
-/// row.
+/// Returns the elements of a column of vectors or numbers as float64, and the number of elements of
+/// a row.
 fn elements(column: &ArrayRef) -> Result<(Float64Array, usize)> {
     let (values, width) = match column.as_fixed_size_list_opt() {
         Some(vectors) => {

@@ -38,7 +38,8 @@ struct Demonstrations {
     steps: Option<u64>,
 }
 
-/// Opens the file at `path`. The observations of its demonstrations are the array or group `observation`.
+/// Opens the file at `path`. The observations of its demonstrations are the array or group
+/// `observation`.
 ///
 /// # Errors
 /// Returns an error if there are no demonstrations, or if the first one cannot be read.
@@ -175,7 +176,8 @@ impl Demonstrations {
             .ok_or_else(|| Error::failed("there is no such group"))?;
         let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
         let next = format!("next_{}", self.observation);
-        // Only the last of the next observations is needed: the others repeat observations of steps.
+        // Only the last of the next observations is needed: the others repeat observations of
+        // steps.
         let mut next_rows = BTreeSet::new();
         let mut choose = |name: &str, rows: u64| match name.strip_prefix(&next) {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => {
@@ -295,7 +297,8 @@ impl Demonstrations {
         trajectory.flags(step::TRUNCATED, &flags(truncated))?;
         trajectory.finals();
         if line.is_some() {
-            // The attribute says how the demonstration ended, and the writer added `dones` for the loader.
+            // The attribute says how the demonstration ended, and the writer added `dones` for the
+            // loader.
             arrays.remove("dones");
         }
         let named = |name: String| {

@@ -19,8 +19,8 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, 
 /// Writes the dataset as the file `to`.
 ///
 /// # Errors
-/// Returns an error if observations or actions are not arrays of numbers, if the dataset cannot be read,
-/// or if the file cannot be written.
+/// Returns an error if observations or actions are not arrays of numbers, if the dataset cannot be
+/// read, or if the file cannot be written.
 pub(crate) fn write(
     outgoing: &OutgoingDataset,
     to: &Path,
@@ -160,8 +160,8 @@ pub(crate) fn write(
     Ok(written)
 }
 
-/// Returns the name of the array that a column without a fixed meaning becomes. A column that is named as
-/// a part of the observation becomes one.
+/// Returns the name of the array that a column without a fixed meaning becomes. A column that is
+/// named as a part of the observation becomes one.
 fn array_of(column: &str, steps: &Schema) -> Result<String> {
     let field = steps.field_with_name(column)?;
     let part = column
@@ -194,7 +194,8 @@ fn unread(column: &str) -> Error {
     Error::failed(format!("the column `{column}` was not read"))
 }
 
-/// Returns the divisor of each dimension of the actions; `None` if all actions are between -1 and 1.
+/// Returns the divisor of each dimension of the actions; `None` if all actions are between -1 and
+/// 1.
 fn scale(outgoing: &OutgoingDataset) -> Result<Option<Vec<f64>>> {
     let mut scale: Vec<f64> = Vec::new();
     for trajectory in outgoing.pass(Some(&[step::ACTION]))? {
@@ -211,8 +212,8 @@ fn scale(outgoing: &OutgoingDataset) -> Result<Option<Vec<f64>>> {
     Ok(scale.iter().any(|scale| *scale > 1.0).then_some(scale))
 }
 
-/// Writes one demonstration. Each of `extras` is the name of an array, its column, and the arrays of
-/// its fields.
+/// Writes one demonstration. Each of `extras` is the name of an array, its column, and the arrays
+/// of its fields.
 fn demonstration(
     file: &mut Hdf5Writer,
     trajectory: &OutgoingTrajectory,
@@ -309,7 +310,8 @@ fn demonstration(
                 arrays::one(file, &format!("{group}/{}", plain.name), plain, values)?;
             }
         }
-        // A validity array must not be under `obs`, where the loader takes everything for an observation.
+        // A validity array must not be under `obs`, where the loader takes everything for an
+        // observation.
         let name = if name.starts_with(PART) { column } else { name };
         if field.is_nullable() {
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(

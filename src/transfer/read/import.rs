@@ -55,9 +55,9 @@ impl Imported {
 /// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order. A
 /// shard closes at the first end of a trajectory at or after `shard_rows` rows. `fingerprint`
 /// identifies the content of the source; together with the source's own key it determines the `uid`
-/// of a trajectory. If `on_error` says so and the source can continue, bad trajectories are set aside
-/// under `root`. `progress` receives the number of rows of each batch after it is written; its
-/// error ends the import.
+/// of a trajectory. If `on_error` says so and the source can continue, bad trajectories are set
+/// aside under `root`. `progress` receives the number of rows of each batch after it is written;
+/// its error ends the import.
 ///
 /// # Errors
 /// Returns an error if the source is damaged or contradicts itself, if a file cannot be written, or
@@ -230,8 +230,8 @@ impl Origin<'_> {
     }
 }
 
-/// Verifies that a trajectory has the declared columns, and at most one final observation, in its last
-/// row.
+/// Verifies that a trajectory has the declared columns, and at most one final observation, in its
+/// last row.
 fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef) -> Result<()> {
     let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", trajectory.key));
     let facts = trajectory

@@ -1,10 +1,10 @@
 //! Reads a source of any format and writes it as shards.
 //!
-//! The reader of a format provides a [`Source`]: whole trajectories with canonical columns, one at a
-//! time. [`import`] numbers them and writes shards. Sources have one of three shapes, and each shape
-//! has a module of its own: arrays that hold all trajectories end to end ([`concatenated`]), a group
-//! of arrays for each trajectory ([`per_trajectory`]), and tables with one row per step ([`table`]).
-//! Nothing in a file is ever executed.
+//! The reader of a format provides a [`Source`]: whole trajectories with canonical columns, one at
+//! a time. [`import`] numbers them and writes shards. Sources have one of three shapes, and each
+//! shape has a module of its own: arrays that hold all trajectories end to end ([`concatenated`]),
+//! a group of arrays for each trajectory ([`per_trajectory`]), and tables with one row per step
+//! ([`table`]). Nothing in a file is ever executed.
 
 pub mod align;
 pub(crate) mod arrays;

@@ -1,8 +1,8 @@
-//! Reads formats that store each trajectory as a group of arrays: the arrays become the columns of one
-//! batch.
+//! Reads formats that store each trajectory as a group of arrays: the arrays become the columns of
+//! one batch.
 //!
-//! The first trajectory that can be read determines the columns. A trajectory that differs is an error,
-//! and can be set aside.
+//! The first trajectory that can be read determines the columns. A trajectory that differs is an
+//! error, and can be set aside.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, OnError, free_name, quarantine};
 
-/// The trajectories that were read to find out the columns of a source: the first one that can be read,
-/// and the errors of those before it.
+/// The trajectories that were read to find out the columns of a source: the first one that can be
+/// read, and the errors of those before it.
 #[derive(Default)]
 pub(crate) struct FirstTrajectory {
     errors: VecDeque<Error>,
@@ -32,8 +32,8 @@ impl FirstTrajectory {
     /// Calls `next` until a trajectory can be read. Returns it with its columns.
     ///
     /// # Errors
-    /// Returns the error of the first trajectory, unless `on_error` sets it aside and another one can be
-    /// read.
+    /// Returns the error of the first trajectory, unless `on_error` sets it aside and another one
+    /// can be read.
     pub(crate) fn read(
         on_error: OnError,
         mut next: impl FnMut() -> Result<Option<IncomingTrajectory>>,
@@ -95,8 +95,8 @@ impl TrajectoryBuilder {
         self.length + usize::from(self.known_final)
     }
 
-    /// Adds a column of steps. Its array has one value per row, or one per step: then the value of the
-    /// final row is null.
+    /// Adds a column of steps. Its array has one value per row, or one per step: then the value of
+    /// the final row is null.
     ///
     /// # Errors
     /// Returns an error if the array has another number of rows.
@@ -281,8 +281,8 @@ pub(crate) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
         .to_vec())
 }
 
-/// Makes values of `NAME` null where `NAME_valid` is false, and removes `NAME_valid`. Returns `arrays`
-/// unchanged if trajmill did not write them, as `ours` says.
+/// Makes values of `NAME` null where `NAME_valid` is false, and removes `NAME_valid`. Returns
+/// `arrays` unchanged if trajmill did not write them, as `ours` says.
 ///
 /// # Errors
 /// Returns an error if the two have different numbers of rows.
@@ -384,8 +384,8 @@ fn nulls(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     })
 }
 
-/// Converts a column of an Arrow file to the types of a dataset: lists of equal length become vectors,
-/// also inside structs.
+/// Converts a column of an Arrow file to the types of a dataset: lists of equal length become
+/// vectors, also inside structs.
 ///
 /// # Errors
 /// Returns an error if lists differ in length or contain nulls.

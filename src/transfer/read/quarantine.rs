@@ -1,5 +1,5 @@
-//! Bad trajectories that an import sets aside: one line of JSON each, with the trajectory's position
-//! in the source and the reason.
+//! Bad trajectories that an import sets aside: one line of JSON each, with the trajectory's
+//! position in the source and the reason.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};

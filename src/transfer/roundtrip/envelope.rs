@@ -1,8 +1,8 @@
 //! Stores what formats of plain arrays have no place for in two arrays of bytes beside the others.
 //!
-//! `envelope` describes the file. `trajectories` holds one line of JSON per trajectory: how it ended,
-//! whether its final observation is known, its identity and other facts. An export writes both arrays,
-//! an import reads them, and the loaders of the formats ignore them.
+//! `envelope` describes the file. `trajectories` holds one line of JSON per trajectory: how it
+//! ended, whether its final observation is known, its identity and other facts. An export writes
+//! both arrays, an import reads them, and the loaders of the formats ignore them.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -39,8 +39,8 @@ pub(crate) struct Envelope {
     pub(crate) columns: BTreeMap<String, String>,
 }
 
-/// Returns the note of origin in the npz file at `path`, from the envelope under `prefix`; `None` if
-/// there is none.
+/// Returns the note of origin in the npz file at `path`, from the envelope under `prefix`; `None`
+/// if there is none.
 pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Option<String> {
     let name = format!("{prefix}{ENVELOPE}");
     if !npz::names(path)?.contains(&name) {
@@ -56,8 +56,8 @@ pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Option<String> {
         .map(|envelope| envelope.note.to_string())
 }
 
-/// Returns the note of origin in the HDF5 file at `path`, from the envelope under `prefix`; `None` if
-/// there is none.
+/// Returns the note of origin in the HDF5 file at `path`, from the envelope under `prefix`; `None`
+/// if there is none.
 pub(crate) fn note_of_hdf5(path: &Path, prefix: &str) -> Option<String> {
     let file = hdf5::has_magic(path).then(|| hdf5::open(path).ok())??;
     let text = hdf5::bytes(&file, &format!("{prefix}{ENVELOPE}"))?;
@@ -85,8 +85,8 @@ pub(crate) struct EnvelopeLine {
 pub(crate) const READS: [&str; 3] = [step::IS_FINAL, step::TERMINATED, step::TRUNCATED];
 
 impl Envelope {
-    /// Makes the envelope of `outgoing`. Columns of trajectories whose types cannot be stored are left
-    /// out, and reported in `written`.
+    /// Makes the envelope of `outgoing`. Columns of trajectories whose types cannot be stored are
+    /// left out, and reported in `written`.
     pub(crate) fn new(
         outgoing: &OutgoingDataset,
         options: &WriteOptions,
@@ -163,7 +163,8 @@ impl Envelope {
     }
 }
 
-/// Converts the facts `about` to one row with the columns of `schema`; `None` if there are no columns.
+/// Converts the facts `about` to one row with the columns of `schema`; `None` if there are no
+/// columns.
 ///
 /// # Errors
 /// Returns an error if a value does not have the type of its column.
@@ -255,8 +256,8 @@ pub(crate) struct EnvelopeReader {
 }
 
 impl EnvelopeReader {
-    /// Removes both arrays, whose names begin with `prefix`, from `arrays`, and gives all other arrays the
-    /// names of their columns. Returns `None` if trajmill did not write the file.
+    /// Removes both arrays, whose names begin with `prefix`, from `arrays`, and gives all other
+    /// arrays the names of their columns. Returns `None` if trajmill did not write the file.
     ///
     /// # Errors
     /// Returns an error if one of the arrays is missing or damaged.

@@ -1,5 +1,5 @@
-//! Makes round trips lossless: an export stores what a format has no place for beside its data, where
-//! the format's loader does not look, and an import restores it.
+//! Makes round trips lossless: an export stores what a format has no place for beside its data,
+//! where the format's loader does not look, and an import restores it.
 
 pub(crate) mod envelope;
 pub(crate) mod note;

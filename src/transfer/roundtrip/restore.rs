@@ -1,8 +1,8 @@
 //! Restores the columns of a dataset that trajmill exported.
 //!
-//! A format without nulls and text has flags instead: which actions and rewards are present, and which
-//! actions a model predicted. Here the flags become nulls and `action_source` again, and the metadata
-//! of the dataset's own source is added to that of the file.
+//! A format without nulls and text has flags instead: which actions and rewards are present, and
+//! which actions a model predicted. Here the flags become nulls and `action_source` again, and the
+//! metadata of the dataset's own source is added to that of the file.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
 
-/// Returns `inner`, an output of trajmill, with the columns and the metadata that its `note` of origin
-/// describes.
+/// Returns `inner`, an output of trajmill, with the columns and the metadata that its `note` of
+/// origin describes.
 pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> {
     let written_from = &note["written_from"];
     let had = |name: &str| had_names(written_from).any(|known| known == name);
@@ -192,8 +192,8 @@ impl Restored {
     }
 }
 
-/// Converts a column of text or flags to the values of `action_source`. The value is null if there is no
-/// action in a row.
+/// Converts a column of text or flags to the values of `action_source`. The value is null if there
+/// is no action in a row.
 fn origins(column: &ArrayRef, there: impl Fn(usize) -> bool) -> ArrayRef {
     let proxy = |row: usize| match column.as_boolean_opt() {
         Some(flags) => flags.is_valid(row) && flags.value(row),

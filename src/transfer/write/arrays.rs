@@ -1,8 +1,8 @@
 //! Writes columns as plain arrays, one after the other, for formats such as D4RL HDF5, npz and npy.
 //!
-//! Each array takes one pass through the dataset, which reads only the columns of the array, so that
-//! memory holds one block of them, whatever the size of the dataset. A null is written as NaN or zero,
-//! and the array `NAME_valid` says which values are not null.
+//! Each array takes one pass through the dataset, which reads only the columns of the array, so
+//! that memory holds one block of them, whatever the size of the dataset. A null is written as NaN
+//! or zero, and the array `NAME_valid` says which values are not null.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ pub(crate) struct PlainArray {
     pub(crate) row: Vec<u64>,
 }
 
-/// Returns the plain arrays that `field` becomes: one named `name`, or `name/FIELD` for each field of a
-/// struct. Returns `None` if a plain array cannot hold the values: text, lists, bytes.
+/// Returns the plain arrays that `field` becomes: one named `name`, or `name/FIELD` for each field
+/// of a struct. Returns `None` if a plain array cannot hold the values: text, lists, bytes.
 pub(crate) fn plain(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
     let one = |element: &DataType, row: Vec<u64>| {
         let known = element.is_numeric()
@@ -133,7 +133,8 @@ fn missing(element: &DataType) -> Vec<u8> {
     }
 }
 
-/// Returns the field of the struct column `column` at `path`, or the column itself if `path` is empty.
+/// Returns the field of the struct column `column` at `path`, or the column itself if `path` is
+/// empty.
 fn child(column: &ArrayRef, path: &[usize]) -> Result<ArrayRef> {
     path.iter().try_fold(Arc::clone(column), |column, index| {
         let field = column
@@ -144,8 +145,8 @@ fn child(column: &ArrayRef, path: &[usize]) -> Result<ArrayRef> {
     })
 }
 
-/// Writes one array in a pass through the dataset that reads the columns `reads`; `values` returns the
-/// rows of a trajectory. Returns whether some of the values were null.
+/// Writes one array in a pass through the dataset that reads the columns `reads`; `values` returns
+/// the rows of a trajectory. Returns whether some of the values were null.
 ///
 /// # Errors
 /// Returns an error if the dataset cannot be read or the array cannot be written.
@@ -175,8 +176,9 @@ pub(crate) fn stream(
     Ok(nulls)
 }
 
-/// Writes the column `column` of steps as the array or arrays `name`, and `NAME_valid` if it has nulls.
-/// Final rows are included if `finals` is true. Returns false if plain arrays cannot hold the column.
+/// Writes the column `column` of steps as the array or arrays `name`, and `NAME_valid` if it has
+/// nulls. Final rows are included if `finals` is true. Returns false if plain arrays cannot hold
+/// the column.
 ///
 /// # Errors
 /// Returns the errors of [`stream`].
@@ -230,8 +232,8 @@ pub(crate) fn column(
     Ok(true)
 }
 
-/// Writes the array `name`, which says of each action whether it is a proxy. It has `rows` rows, of which
-/// each trajectory has as many as `rows_of` returns.
+/// Writes the array `name`, which says of each action whether it is a proxy. It has `rows` rows, of
+/// which each trajectory has as many as `rows_of` returns.
 ///
 /// # Errors
 /// Returns the errors of [`stream`].
@@ -255,8 +257,8 @@ pub(crate) fn proxies(
     stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &flags).map(|_| ())
 }
 
-/// Returns for each of the first `rows` rows of a trajectory whether its action is a proxy; `None` if the
-/// dataset does not say.
+/// Returns for each of the first `rows` rows of a trajectory whether its action is a proxy; `None`
+/// if the dataset does not say.
 pub(crate) fn proxy(trajectory: &OutgoingTrajectory, rows: usize) -> Option<ArrayRef> {
     let source = trajectory
         .steps

@@ -1,9 +1,9 @@
 //! The dataset that a writer reads.
 //!
-//! A writer makes as many passes through the dataset as it needs, in the dataset's order, each with the
-//! columns that it needs. Memory holds one block of whole trajectories, never the dataset. Steps without
-//! an action are refused, dropped or filled before the writer receives them, as the user chose, unless
-//! the format has nulls.
+//! A writer makes as many passes through the dataset as it needs, in the dataset's order, each with
+//! the columns that it needs. Memory holds one block of whole trajectories, never the dataset.
+//! Steps without an action are refused, dropped or filled before the writer receives them, as the
+//! user chose, unless the format has nulls.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -45,8 +45,8 @@ impl<'w> OutgoingDataset<'w> {
     /// Prepares `dataset` for a format that has null actions if `nulls` is true.
     ///
     /// # Errors
-    /// Returns an error if steps have no action, the format has no nulls, and `options` does not say what
-    /// to do; or if files cannot be read.
+    /// Returns an error if steps have no action, the format has no nulls, and `options` does not
+    /// say what to do; or if files cannot be read.
     pub fn new(
         dataset: Dataset,
         nulls: bool,
@@ -200,12 +200,12 @@ impl<'w> OutgoingDataset<'w> {
         &self.dataset.manifest
     }
 
-    /// Starts a pass through the dataset, in its order, with the given columns of steps, or all columns if
-    /// `columns` is `None`.
+    /// Starts a pass through the dataset, in its order, with the given columns of steps, or all
+    /// columns if `columns` is `None`.
     ///
     /// # Errors
-    /// Returns an error if a column is not one of [`OutgoingDataset::steps`], or if the observer returns
-    /// one.
+    /// Returns an error if a column is not one of [`OutgoingDataset::steps`], or if the observer
+    /// returns one.
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
         let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
@@ -295,8 +295,8 @@ mod tests {
     use crate::dataset::write::ShardWriter;
     use crate::dataset::{Chunk, store};
 
-    /// A dataset with one trajectory per element of `actions`, which says which steps have an action. The
-    /// last row is final if `known`.
+    /// A dataset with one trajectory per element of `actions`, which says which steps have an
+    /// action. The last row is final if `known`.
     fn dataset(folder: &Path, actions: &[Vec<bool>], known: bool) -> Dataset {
         for part in ["steps", "trajectories"] {
             store::create_dir(&folder.join(part)).unwrap();

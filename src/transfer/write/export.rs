@@ -9,8 +9,8 @@ use crate::transfer::roundtrip::note;
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 
 /// Writes `dataset` to the path `to`, which does not exist, and from which the caller publishes the
-/// output with a rename. The note of origin (`options.note`) is stored in the file, or in a hidden file
-/// of the directory. `watch` observes every pass through the dataset.
+/// output with a rename. The note of origin (`options.note`) is stored in the file, or in a hidden
+/// file of the directory. `watch` observes every pass through the dataset.
 ///
 /// # Errors
 /// Returns an error if the format cannot hold the dataset, if the dataset cannot be read, if files

@@ -19,7 +19,8 @@ pub use pass::{OutgoingTrajectory, Pass};
 /// The column that says which actions the dataset has; all others are filler.
 pub const ACTION_VALID: &str = "action_valid";
 
-/// The column that says which rewards the dataset has, if some are missing and the format has no nulls.
+/// The column that says which rewards the dataset has, if some are missing and the format has no
+/// nulls.
 pub const REWARD_VALID: &str = "reward_valid";
 
 /// The writer of a format.
@@ -29,29 +30,30 @@ pub struct Writer {
     /// The names of the [`WriteOptions`] that the format takes, besides `unlabelled` and `fill`.
     pub takes: &'static [&'static str],
     /// Writes the dataset to a path that does not exist, as a file or a directory. The path is in a
-    /// staging directory, and the caller publishes the output with one rename. Every file is created
-    /// through `dataset::store`.
+    /// staging directory, and the caller publishes the output with one rename. Every file is
+    /// created through `dataset::store`.
     pub write: fn(&OutgoingDataset, &Path, &WriteOptions) -> Result<Written>,
-    /// Reads [`WriteOptions::note`] from a file of the format. `None` if the format is a directory: the
-    /// caller writes the note to a file in it.
+    /// Reads [`WriteOptions::note`] from a file of the format. `None` if the format is a directory:
+    /// the caller writes the note to a file in it.
     pub note: Option<fn(&Path) -> Option<String>>,
 }
 
 /// The report of a writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
-    /// What the format cannot hold, each with the place where it is stored instead, or the reason why it
-    /// is left out: ("`action_source`", "`infos/action_is_proxy`").
+    /// What the format cannot hold, each with the place where it is stored instead, or the reason
+    /// why it is left out: ("`action_source`", "`infos/action_is_proxy`").
     pub elsewhere: Vec<(String, String)>,
 }
 
 impl Written {
-    /// Reports that the format cannot hold `what`, and where it is stored instead, or why it is left out.
+    /// Reports that the format cannot hold `what`, and where it is stored instead, or why it is
+    /// left out.
     pub fn moved(&mut self, what: impl Into<String>, place: impl Into<String>) {
         self.elsewhere.push((what.into(), place.into()));
     }
 }
 
-/// Observes the passes through a dataset. It receives `None` when a pass begins, and then the number of
-/// rows of each block that was read. Its error ends the pass.
+/// Observes the passes through a dataset. It receives `None` when a pass begins, and then the
+/// number of rows of each block that was read. Its error ends the pass.
 pub type Watch<'w> = &'w dyn Fn(Option<u64>) -> Result<()>;

@@ -20,8 +20,8 @@ use crate::transfer::write::OutgoingDataset;
 pub struct OutgoingTrajectory {
     /// Its position in the output, from 0.
     pub index: u64,
-    /// One row of facts: `trajectory_id`, `uid`, `source_key`, `source`, and the columns that the dataset
-    /// carries along.
+    /// One row of facts: `trajectory_id`, `uid`, `source_key`, `source`, and the columns that the
+    /// dataset carries along.
     pub about: RecordBatch,
     /// Its rows, including the final observation, with the requested columns.
     pub steps: RecordBatch,
@@ -41,8 +41,8 @@ impl OutgoingTrajectory {
         Some(self.steps.column_by_name(name)?.slice(0, self.length))
     }
 
-    /// Returns for each step the value of `column` in the next row. If there is no final row, the value of
-    /// the last step is repeated.
+    /// Returns for each step the value of `column` in the next row. If there is no final row, the
+    /// value of the last step is repeated.
     ///
     /// # Errors
     /// Returns an error if `column` has fewer rows than the trajectory.
@@ -189,8 +189,8 @@ impl Pass<'_> {
         Ok(true)
     }
 
-    /// Adds a trajectory to `ready`. If unlabelled steps are dropped, adds each run of labelled steps as a
-    /// trajectory.
+    /// Adds a trajectory to `ready`. If unlabelled steps are dropped, adds each run of labelled
+    /// steps as a trajectory.
     fn add(&mut self, about: RecordBatch, steps: &RecordBatch) -> Result<()> {
         let rows = steps.num_rows();
         let is_final = flags(steps, step::IS_FINAL)?;
@@ -210,7 +210,8 @@ impl Pass<'_> {
             let end = (first..length)
                 .find(|row| action.is_null(*row))
                 .unwrap_or(length);
-            // The next row, if there is one, holds the observation after the last action of the run.
+            // The next row, if there is one, holds the observation after the last action of the
+            // run.
             let known = end < rows;
             let run = steps.slice(first, end - first + usize::from(known));
             let run = if end < length {
@@ -248,8 +249,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Returns `steps` with columns that mark missing values, and with missing actions filled if the user
-    /// wants that.
+    /// Returns `steps` with columns that mark missing values, and with missing actions filled if
+    /// the user wants that.
     fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
         let mut filled = steps.clone();
         let column = |name: &str| {

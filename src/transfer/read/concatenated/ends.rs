@@ -23,7 +23,8 @@ pub(super) enum Ends {
         ends: Vec<u64>,
         terminated: Vec<bool>,
     },
-    /// At rows with a flag. Such a row holds the observation after the last action and nothing else.
+    /// At rows with a flag. Such a row holds the observation after the last action and nothing
+    /// else.
     LastRows(Box<Flags>),
 }
 

@@ -1,8 +1,8 @@
 //! Reads arrays of equal length that hold all trajectories end to end.
 //!
-//! The reader of the file lists its arrays and reads their rows in order. This module assigns roles to
-//! the arrays by their names, finds the ends of trajectories in the flags, and turns rows into columns.
-//! One trajectory is in memory at a time.
+//! The reader of the file lists its arrays and reads their rows in order. This module assigns roles
+//! to the arrays by their names, finds the ends of trajectories in the flags, and turns rows into
+//! columns. One trajectory is in memory at a time.
 
 mod ends;
 mod roles;
@@ -44,7 +44,8 @@ pub(crate) struct Concatenated {
     metadata: Map<String, Value>,
     /// The metadata that trajmill stored beside the arrays, if it wrote the file.
     envelope: Option<EnvelopeReader>,
-    /// For each extra array, the array of flags that says which values are not null, if there is one.
+    /// For each extra array, the array of flags that says which values are not null, if there is
+    /// one.
     valid: Vec<Option<StoredArray>>,
     about: SchemaRef,
 }
@@ -53,8 +54,8 @@ impl Concatenated {
     /// Reads the arrays `arrays` of `file`.
     ///
     /// # Errors
-    /// Returns an error if there are no observations, if nothing shows where trajectories end, or if
-    /// the lengths or types of arrays contradict each other.
+    /// Returns an error if there are no observations, if nothing shows where trajectories end, or
+    /// if the lengths or types of arrays contradict each other.
     pub(crate) fn new(
         file: &Path,
         arrays: Vec<StoredArray>,
@@ -66,7 +67,8 @@ impl Concatenated {
             .map_err(|error| error.at(file.display()))
     }
 
-    /// Reads arrays that have one more row than steps in each trajectory; `terminals` is set on that row.
+    /// Reads arrays that have one more row than steps in each trajectory; `terminals` is set on
+    /// that row.
     ///
     /// # Errors
     /// Returns the errors of [`Concatenated::new`], and an error if there is no array `terminals`.

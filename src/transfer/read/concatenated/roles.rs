@@ -72,8 +72,8 @@ impl Concatenated {
         let start = take(&mut arrays, options, "", names::START)?
             .map(squeeze)
             .transpose()?;
-        // If there are flags for every observation, an array with the name of split indices has no fixed
-        // meaning.
+        // If there are flags for every observation, an array with the name of split indices has no
+        // fixed meaning.
         let by_step = terminated
             .as_ref()
             .is_some_and(|array| array.layout.rows == observation.layout.rows);

@@ -40,8 +40,8 @@ impl Flags {
 }
 
 impl Table {
-    /// Makes a converter for a table with the schema `table`; `width` returns the width of a list column
-    /// that becomes a vector.
+    /// Makes a converter for a table with the schema `table`; `width` returns the width of a list
+    /// column that becomes a vector.
     ///
     /// # Errors
     /// Returns an error if the type of a column does not suit its meaning.
@@ -207,7 +207,8 @@ impl Table {
         })
     }
 
-    /// Converts the rows of `batch`, whose flags are `own`, to steps; `place` names a row in messages.
+    /// Converts the rows of `batch`, whose flags are `own`, to steps; `place` names a row in
+    /// messages.
     ///
     /// # Errors
     /// Returns an error if a value does not suit the meaning of its column.
@@ -266,8 +267,8 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// Returns the observation after the only row of `batch`, if the table has it; `place` names the row in
-    /// messages.
+    /// Returns the observation after the only row of `batch`, if the table has it; `place` names
+    /// the row in messages.
     ///
     /// # Errors
     /// Returns an error if a value does not suit its column.

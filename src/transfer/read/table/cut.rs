@@ -61,8 +61,8 @@ enum Previous {
 }
 
 impl Cutter {
-    /// Makes a cutter for rows of `table`. If flags delimit trajectories, a trajectory is cut off after
-    /// `max_steps` steps.
+    /// Makes a cutter for rows of `table`. If flags delimit trajectories, a trajectory is cut off
+    /// after `max_steps` steps.
     pub(super) fn new(table: Table, max_steps: Option<usize>) -> Cutter {
         Cutter {
             table,
@@ -135,8 +135,8 @@ impl Cutter {
             if self.pending.bad {
                 continue;
             }
-            // If the batch as a whole is wrong, each trajectory is converted alone, and only those with
-            // an error are rejected.
+            // If the batch as a whole is wrong, each trajectory is converted alone, and only those
+            // with an error are rejected.
             let steps = match &whole {
                 Some(whole) => Ok(whole.slice(rows.start, rows.len())),
                 None => self.table.steps(
@@ -326,7 +326,8 @@ impl Pending {
         Ok(())
     }
 
-    /// Verifies that no row follows a final observation, in the next rows, whose flags are `finals`.
+    /// Verifies that no row follows a final observation, in the next rows, whose flags are
+    /// `finals`.
     fn verify_final(&mut self, finals: &[bool], place: &dyn Fn(usize) -> String) -> Result<()> {
         let after = if self.has_final {
             Some(0)

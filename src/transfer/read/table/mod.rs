@@ -146,8 +146,8 @@ struct TableSource {
 }
 
 impl TableSource {
-    /// Returns the next batch of the table, its file, and its first row in the file; `None` after the
-    /// last.
+    /// Returns the next batch of the table, its file, and its first row in the file; `None` after
+    /// the last.
     fn batch(&mut self) -> Result<Option<(RecordBatch, PathBuf, usize)>> {
         loop {
             if self.open.is_none() {

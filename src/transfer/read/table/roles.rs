@@ -8,7 +8,8 @@ use crate::error::{Error, Result, nearest};
 use crate::transfer::read::Options;
 use crate::transfer::read::pattern::{glob, natural};
 
-/// The observation after each step. After the last step of a trajectory it is the final observation.
+/// The observation after each step. After the last step of a trajectory it is the final
+/// observation.
 pub(super) const NEXT_OBSERVATION: &str = "next_observation";
 
 /// The columns of steps, each with the names by which its source column is recognised.
@@ -132,8 +133,8 @@ impl Roles {
         let mut single = || singles.next().flatten();
         let (trajectory, step, reward, terminated, truncated, is_final) =
             (single(), single(), single(), single(), single(), single());
-        // If final observations have rows of their own, or if the type differs from that of observations,
-        // a column with this name has no fixed meaning.
+        // If final observations have rows of their own, or if the type differs from that of
+        // observations, a column with this name has no fixed meaning.
         let kind = |columns: &Columns| {
             columns
                 .first()
@@ -207,8 +208,8 @@ impl Roles {
         self.truncated.is_some()
     }
 
-    /// Returns the list columns of `table` whose width must be known: first those that become vectors,
-    /// then those that become vectors if all their rows have one width.
+    /// Returns the list columns of `table` whose width must be known: first those that become
+    /// vectors, then those that become vectors if all their rows have one width.
     pub(crate) fn lists(&self, table: &Schema) -> (Vec<String>, Vec<String>) {
         let list = |name: &&String| {
             table

@@ -29,8 +29,9 @@ pub(super) fn element(data_type: &DataType) -> Option<&DataType> {
     }
 }
 
-/// Returns the common width of all lists in `column` that are not null; `Some(None)` if all are null.
-/// Returns `None` if the widths differ, a list contains a null, or the elements are not numbers.
+/// Returns the common width of all lists in `column` that are not null; `Some(None)` if all are
+/// null. Returns `None` if the widths differ, a list contains a null, or the elements are not
+/// numbers.
 pub(crate) fn common_width(column: &ArrayRef) -> Option<Option<i32>> {
     element(column.data_type())?;
     let list = as_list(column).ok()?;
@@ -60,8 +61,8 @@ fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
     }
 }
 
-/// Converts the columns `sources`, each with its name, to the column `field` of steps; `place` names a
-/// row in messages.
+/// Converts the columns `sources`, each with its name, to the column `field` of steps; `place`
+/// names a row in messages.
 pub(super) fn values(
     sources: &[(&str, &ArrayRef)],
     field: &Arc<Field>,

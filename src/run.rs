@@ -216,7 +216,7 @@ fn produce(
                 &watch,
             );
             options.watch.end();
-            (to, written?)
+            (to, written.map_err(|error| error.at(path.display()))?)
         }
     };
     staging.publish(&sealed, replace)?;

@@ -135,7 +135,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     };
     let options = WriteOptions { note, ..options };
     let written = staging.foreign(&key).and_then(|to| {
-        write::export(writer, dataset, &to, &options, &watch).map(|written| (to, written))
+        write::export(writer, dataset, &to, &options, &watch)
+            .map(|written| (to, written))
+            .map_err(|error| error.at(&name))
     });
     progress.end();
     let (to, written) = match written {

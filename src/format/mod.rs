@@ -128,9 +128,9 @@ impl Format {
             return Ok(());
         };
         let hint = if takes.is_empty() {
-            "the format takes no such options".to_owned()
+            "this format has no options of its own".to_owned()
         } else {
-            format!("the format takes {}", takes.join(", "))
+            format!("the options of this format are {}", takes.join(", "))
         };
         Err(Error::usage(format!(
             "the format `{}` does not take the option `{name}`",

@@ -126,7 +126,8 @@ impl Steps {
             };
             if let Some(row) = non_finite(&column)? {
                 let message = format!(
-                    "`{name}` is not finite at step {row}: a loader passes it on, and the loss becomes NaN"
+                    "`{name}` is not finite at step {row}: \
+                     a loader passes it on, and the loss becomes NaN"
                 );
                 if error {
                     findings.error(rule, place, message)

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::inspect::Findings;
 use crate::transfer::read::Options;
 
-/// Adds the faults of the file at `path` to `findings`: those of its steps, actions outside of [-1,
-/// 1], wrong counts, and a missing environment.
+/// Adds the faults of the file at `path` to `findings`: those of its steps, actions below -1
+/// or above 1, wrong counts, and a missing environment.
 ///
 /// # Errors
 /// Returns an error if the demonstrations or their actions cannot be read.

@@ -194,8 +194,8 @@ fn unread(column: &str) -> Error {
     Error::failed(format!("the column `{column}` was not read"))
 }
 
-/// Returns the divisor of each dimension of the actions; `None` if all actions are between -1 and
-/// 1.
+/// Returns the divisor of each dimension of the actions; `None` if all actions are between -1
+/// and 1.
 fn scale(outgoing: &OutgoingDataset) -> Result<Option<Vec<f64>>> {
     let mut scale: Vec<f64> = Vec::new();
     for trajectory in outgoing.pass(Some(&[step::ACTION]))? {

@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 /// The file in a dataset's directory. It exists only if a trajectory was set aside.
 pub const FILE: &str = "quarantine.jsonl";
 
-/// The hint for an error of one trajectory.
-pub(crate) const REMEDY: &str =
-    "or set such trajectories aside: `--on-error quarantine`, in a pipeline `on_error: quarantine`";
+/// The hint for an error that affects one trajectory only.
+pub(crate) const REMEDY: &str = "to import the others, set bad trajectories aside with \
+     `--on-error quarantine` (in a pipeline, `on_error: quarantine`)";
 
 /// One line: trajectories that were set aside for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -134,16 +134,13 @@ impl Envelope {
         })
     }
 
-    /// The envelope as text.
+    /// Returns the envelope as JSON.
     ///
     /// # Errors
-    /// Never in practice.
+    /// Returns an error if it has no JSON form.
     pub(crate) fn text(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(|error| {
-            Error::failed(format!(
-                "cannot keep what the dataset says of itself: {error}"
-            ))
-        })
+        serde_json::to_string(self)
+            .map_err(|error| Error::failed(format!("cannot write the envelope as JSON: {error}")))
     }
 
     /// Returns the columns of the facts about each trajectory.

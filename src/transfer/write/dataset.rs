@@ -81,7 +81,10 @@ impl<'w> OutgoingDataset<'w> {
                 count(total.steps, "step"),
                 if missing == 1 { "has" } else { "have" }
             ))
-            .hint("label the steps first, or choose `unlabelled: drop` or `unlabelled: fill`"));
+            .hint(
+                "label the steps first, or choose `--unlabelled drop` or `--unlabelled fill` \
+                 (in a pipeline, `unlabelled: …` under `with:` of `materialise`)",
+            ));
         }
         let kept = dataset
             .trajectories
@@ -161,7 +164,7 @@ impl<'w> OutgoingDataset<'w> {
                 "the dataset already has a column `{valid}`, the name of the column that says \
                  which values of `{name}` are missing"
             ))
-            .hint("drop or rename it first with `materialise: {columns: …}`"));
+            .hint("drop it first with `materialise: {columns: …}`"));
         }
         self.steps =
             Arc::new(with_field(&self.steps, Field::new(valid, DataType::Boolean, false)).0);

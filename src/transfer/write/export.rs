@@ -14,7 +14,7 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 ///
 /// # Errors
 /// Returns an error if the format cannot hold the dataset, if the dataset cannot be read, if files
-/// cannot be written, or if `watch` returns one.
+/// cannot be written, or if `watch` returns one. The caller adds the name of the output.
 pub fn export(
     writer: &Writer,
     dataset: Dataset,
@@ -22,16 +22,12 @@ pub fn export(
     options: &WriteOptions,
     watch: Watch,
 ) -> Result<Written> {
-    let place = dataset.path.display().to_string();
-    let outgoing = OutgoingDataset::watched(dataset, writer.nulls, options, watch)
-        .map_err(|error| error.at(&place))?;
+    let outgoing = OutgoingDataset::watched(dataset, writer.nulls, options, watch)?;
     if outgoing.trajectories() == 0 {
-        return Err(
-            Error::failed(format!("{place}: there is no trajectory to write"))
-                .hint("the dataset is empty, or no step has an action: check how it was made"),
-        );
+        return Err(Error::failed("there is no trajectory to write")
+            .hint("the dataset is empty, or no step has an action: check how it was made"));
     }
-    let mut written = (writer.write)(&outgoing, to, options).map_err(|error| error.at(&place))?;
+    let mut written = (writer.write)(&outgoing, to, options)?;
     if outgoing.steps().column_with_name(REWARD_VALID).is_some() {
         written.moved(
             "missing rewards",

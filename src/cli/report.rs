@@ -230,7 +230,7 @@ pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>)
 
 /// Prints what the format of an output cannot hold, and where it went.
 pub(super) fn elsewhere(written: &Written) {
-    for (what, place) in &written.elsewhere {
+    for (what, place) in &written.not_held {
         say(&format!("  {what}: {place}"));
     }
 }

@@ -79,7 +79,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         if outgoing.steps().column_with_name(column).is_none() {
             return Err(missing(column, name));
         }
-        arrays::column(outgoing, &mut file, column, name, false)?;
+        arrays::stream_column(outgoing, &mut file, column, name, false)?;
     }
     let next = PlainArray {
         name: "next_observations".to_owned(),
@@ -104,32 +104,32 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        arrays::proxies(
+        arrays::stream_proxies(
             outgoing,
             &mut file,
             "infos/action_is_proxy",
             outgoing.length(),
             &|trajectory| trajectory.length,
         )?;
-        written.moved("`action_source`", "`infos/action_is_proxy`");
+        written.cannot_hold("`action_source`", "`infos/action_is_proxy`");
     }
     let mut left_out = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
+    for column in arrays::extra_columns(outgoing.steps()) {
         let name = if column.starts_with("infos/") {
             column.clone()
         } else {
             format!("infos/{column}")
         };
-        if !arrays::column(outgoing, &mut file, &column, &name, false)? {
+        if !arrays::stream_column(outgoing, &mut file, &column, &name, false)? {
             left_out.push(column);
         } else if name != column {
             columns.insert(format!("{name}_valid"), format!("{column}_valid"));
             columns.insert(name, column);
         }
     }
-    arrays::left(&mut written, &left_out);
+    arrays::report_left_out(&mut written, &left_out);
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved(
+        written.cannot_hold(
             "which actions are filler",
             format!("`infos/{ACTION_VALID}`"),
         );
@@ -141,12 +141,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             .iter()
             .any(|field| field.name().starts_with("infos/"))
     {
-        written.moved(
+        written.cannot_hold(
             "values of further columns in the rows of final observations",
             "left out: D4RL has no place for them",
         );
     }
-    written.moved(
+    written.cannot_hold(
         "the identity of trajectories, how each ended, and the metadata of the source",
         format!("`{PREFIX}*`"),
     );
@@ -163,7 +163,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
 fn vectors(outgoing: &OutgoingDataset, name: &str) -> Result<PlainArray> {
     let field = outgoing.steps().field_with_name(name);
     let field = field.map_err(|_| missing(name, &format!("{name}s")))?;
-    match arrays::plain(field, name).as_deref() {
+    match arrays::plain_arrays(field, name).as_deref() {
         Some([one]) if one.path.is_empty() => Ok(one.clone()),
         _ => Err(Error::failed(format!(
             "`{name}` is {}, but D4RL holds one vector per step",

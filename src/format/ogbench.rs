@@ -101,7 +101,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
                 "OGBench needs `{name}`, and the dataset has no column `{column}`"
             )));
         };
-        let plain = match arrays::plain(field, name).as_deref() {
+        let plain = match arrays::plain_arrays(field, name).as_deref() {
             Some([one]) if one.path.is_empty() => one.clone(),
             _ => {
                 return Err(Error::failed(format!("`{column}` is {}, and OGBench holds one vector a step", field.data_type()))
@@ -121,7 +121,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         };
         arrays::stream(outgoing, &mut file, &plain, rows, &[column], &of)?;
         if column == step::REWARD {
-            written.moved(
+            written.cannot_hold(
                 "rewards",
                 "the array `rewards`, which OGBench's loader passes over",
             );
@@ -147,8 +147,9 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         &last,
     )?;
     let mut left = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
-        let Some(parts) = arrays::plain(outgoing.steps().field_with_name(&column)?, &column) else {
+    for column in arrays::extra_columns(outgoing.steps()) {
+        let Some(parts) = arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &column)
+        else {
             left.push(column);
             continue;
         };
@@ -188,14 +189,14 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        arrays::proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
+        arrays::stream_proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
             leaving.length + 1
         })?;
         columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
-        written.moved("`action_source`", "the array `action_is_proxy`");
+        written.cannot_hold("`action_source`", "the array `action_is_proxy`");
     }
-    arrays::left(&mut written, &left);
-    written.moved(
+    arrays::report_left_out(&mut written, &left);
+    written.cannot_hold(
         "how each trajectory ended, identity of trajectories",
         format!("the arrays `{PREFIX}*`"),
     );

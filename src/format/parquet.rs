@@ -125,7 +125,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Resu
     file.group(&pending, logical)?;
     file.close()?;
     let mut written = Written::default();
-    written.moved(
+    written.cannot_hold(
         "facts about trajectories (identity, source, statistics)",
         "left out: the files hold steps only",
     );

@@ -126,7 +126,7 @@ impl Report {
             json!({
                 "path": output.path, "reused": output.reused, "manifest": output.manifest, "statistics": output.statistics, "stages": output.flow,
                 "tasks": output.tasks.0, "tasks_resumed": output.tasks.1, "inputs": output.inputs, "runtime": output.runtime,
-                "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings, "elsewhere": output.written.elsewhere,
+                "time": output.time.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(), "warnings": output.warnings, "elsewhere": output.written.not_held,
             })
         });
         let models = self.models.iter().map(

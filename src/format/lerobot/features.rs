@@ -134,7 +134,7 @@ impl Plan {
             ));
         }
         if fps.is_none() {
-            written.moved(
+            written.cannot_hold(
                 "steps per second, which the dataset does not say",
                 format!("`fps` {DEFAULT_FPS}: give the true one with --fps"),
             );
@@ -201,7 +201,7 @@ impl Plan {
                     vec![1],
                     From::Valid(name.to_owned()),
                 );
-                written.moved(
+                written.cannot_hold(
                     format!("steps without `{name}`"),
                     format!("zeros in `{feature}` where `{feature}_valid` is false"),
                 );
@@ -280,7 +280,7 @@ impl Plan {
                         let what = format!(
                             "the frames of `{column}`, which is a reference to a video: `--frames png` decodes them"
                         );
-                        written.moved(
+                        written.cannot_hold(
                             what,
                             format!("the features `{name}.path` and `{name}.timestamp`"),
                         );
@@ -290,7 +290,7 @@ impl Plan {
                     self.add(name, "string", vec![1], from)
                 }
                 (DataType::Binary, Some(shape)) => {
-                    written.moved(
+                    written.cannot_hold(
                         format!("statistics of the images `{column}`"),
                         "LeRobot's own tools, which make them of decoded frames",
                     );
@@ -329,7 +329,7 @@ impl Plan {
                 }
                 (other, _) => match dtype(other) {
                     Some(dtype) => self.add(name, dtype, vec![1], from),
-                    None => written.moved(
+                    None => written.cannot_hold(
                         format!("the column `{column}` of {other}"),
                         "nowhere: a feature has one shape and one type",
                     ),

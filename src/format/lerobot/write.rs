@@ -127,7 +127,7 @@ fn write(
     }
     let finals = output.finish()?;
     if finals > 0 {
-        written.moved(
+        written.cannot_hold(
             format!("{finals} final observations, which have no row"),
             format!("{FINALS}, which only this tool reads"),
         );

@@ -143,12 +143,12 @@ pub(crate) fn write(
         serde_json::to_vec_pretty(&metadata).map_err(|error| Error::failed(error.to_string()))?;
     store::write(&folder.join("metadata.json"), &text)?;
     if unknown > 0 {
-        written.moved(
+        written.cannot_hold(
             format!("that the last observation of {unknown} trajectories is not known"),
             format!("the attribute `{OURS}`; the one before it stands there twice"),
         );
     }
-    written.moved(
+    written.cannot_hold(
         "identity of trajectories, what else came along with them",
         format!("the attribute `{OURS}` of each episode"),
     );
@@ -166,7 +166,7 @@ fn plain(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
         .steps()
         .field_with_name(name)
         .map_err(|_| missing())?;
-    if arrays::plain(field, name).is_none() {
+    if arrays::plain_arrays(field, name).is_none() {
         return Err(Error::failed(format!("Minari cannot hold `{name}` of type {}", field.data_type()))
             .hint("its spaces are of numbers: choose columns with `derive` and `columns`, or another format"));
     }
@@ -215,13 +215,13 @@ struct Info {
 fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>> {
     let mut infos = Vec::new();
     let mut left = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
+    for column in arrays::extra_columns(outgoing.steps()) {
         let name = if column.starts_with("infos/") {
             column.clone()
         } else {
             format!("infos/{column}")
         };
-        match arrays::plain(outgoing.steps().field_with_name(&column)?, &name) {
+        match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name) {
             Some(parts) => infos.push(Info {
                 name,
                 column,
@@ -236,10 +236,10 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        written.moved("`action_source`", "`infos/action_is_proxy`");
+        written.cannot_hold("`action_source`", "`infos/action_is_proxy`");
     }
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved(
+        written.cannot_hold(
             "which actions were filled in",
             format!("`infos/{ACTION_VALID}`"),
         );
@@ -275,7 +275,7 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
             .iter_mut()
             .for_each(|info| info.nulls = found.contains(&info.column));
     }
-    arrays::left(written, &left);
+    arrays::report_left_out(written, &left);
     Ok(infos)
 }
 
@@ -290,7 +290,7 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
             .ok_or_else(|| Error::failed("a column was not read"))
     };
     let observation = extended(&column(step::OBSERVATION)?, rows)?;
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/observations"),
         &leaving
@@ -301,7 +301,7 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
         &observation,
     )?;
     let action = column(step::ACTION)?.slice(0, leaving.length);
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/actions"),
         &leaving
@@ -312,7 +312,7 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
         &action,
     )?;
     let reward = column(step::REWARD)?.slice(0, leaving.length);
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/rewards"),
         &Field::new("rewards", reward.data_type().clone(), true),
@@ -329,7 +329,7 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
         let flags: ArrayRef = Arc::new(BooleanArray::from_iter(
             (0..leaving.length).map(|row| Some(flags.value(row) || (cut && row == last))),
         ));
-        arrays::array(
+        arrays::write_column(
             file,
             &format!("{group}/{name}"),
             &Field::new(name, DataType::Boolean, false),
@@ -342,7 +342,7 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..rows).map(|row| Some(row < values.len() && values.is_valid(row))),
             ));
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/{}_valid", info.name),
                 &Field::new("valid", DataType::Boolean, false),
@@ -351,11 +351,11 @@ fn episode(file: &mut Hdf5Writer, leaving: &OutgoingTrajectory, infos: &[Info]) 
         }
         let values = extended(&values, rows)?;
         for plain in &info.parts {
-            arrays::one(file, &format!("{group}/{}", plain.name), plain, &values)?;
+            arrays::write_array(file, &format!("{group}/{}", plain.name), plain, &values)?;
         }
     }
-    if let Some(proxy) = arrays::proxy(leaving, rows) {
-        arrays::array(
+    if let Some(proxy) = arrays::proxy_flags(leaving, rows) {
+        arrays::write_column(
             file,
             &format!("{group}/infos/action_is_proxy"),
             &Field::new("proxy", DataType::Boolean, false),

@@ -227,7 +227,7 @@ fn parts(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Part>>
                 leaf: Leaf { key, kind },
                 from,
             }),
-            None => written.moved(
+            None => written.cannot_hold(
                 format!("the column `{key}` of {}", field.data_type()),
                 "nowhere: a feature has one shape and one type",
             ),

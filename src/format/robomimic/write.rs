@@ -35,7 +35,7 @@ pub(crate) fn write(
             ))
             .hint("make the column with `derive`, or write a format that does not need it")
         })?;
-        if arrays::plain(field, name).is_none() {
+        if arrays::plain_arrays(field, name).is_none() {
             return Err(Error::failed(format!(
                 "`{column}` is {}, but robomimic holds arrays of numbers",
                 type_name(field.data_type())
@@ -47,7 +47,7 @@ pub(crate) fn write(
     let mut columns = BTreeMap::new();
     let mut extras = Vec::new();
     let mut left_out = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
+    for column in arrays::extra_columns(outgoing.steps()) {
         let mut name = array_of(&column, outgoing.steps())?;
         // Several columns may get one name, for example `observation.a/b` and `observation.a.b`.
         while extras
@@ -56,7 +56,7 @@ pub(crate) fn write(
         {
             name = format!("source_{name}");
         }
-        match arrays::plain(outgoing.steps().field_with_name(&column)?, &name) {
+        match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name) {
             Some(arrays) => {
                 if name != column {
                     columns.insert(name.clone(), column.clone());
@@ -66,7 +66,7 @@ pub(crate) fn write(
             None => left_out.push(column),
         }
     }
-    arrays::left(&mut written, &left_out);
+    arrays::report_left_out(&mut written, &left_out);
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
     let metadata = &outgoing.manifest().lineage.source_metadata;
     let mut file = Hdf5Writer::create(to)?;
@@ -129,7 +129,7 @@ pub(crate) fn write(
             "action_scale".to_owned(),
             Attribute::Text(json!(scale).to_string()),
         ));
-        written.moved(
+        written.cannot_hold(
             "actions outside of [-1, 1]",
             format!("`{UNSCALED}`; those in `{ACTIONS}` are divided by `action_scale`"),
         );
@@ -139,7 +139,7 @@ pub(crate) fn write(
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        written.moved(
+        written.cannot_hold(
             "`action_source`",
             format!("`{PROXY}` of each demonstration"),
         );
@@ -153,7 +153,7 @@ pub(crate) fn write(
         text.as_bytes(),
     )?;
     file.finish()?;
-    written.moved(
+    written.cannot_hold(
         "the identity of trajectories, and how each ended",
         format!("the attribute `{OURS}` of each demonstration"),
     );
@@ -236,13 +236,13 @@ fn demonstration(
     };
     let observation = whole(step::OBSERVATION)?;
     let length = trajectory.length;
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/{obs}"),
         field,
         &observation.slice(0, length),
     )?;
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/{next_obs}"),
         field,
@@ -251,7 +251,7 @@ fn demonstration(
     let action = whole(step::ACTION)?.slice(0, length);
     let field = schema.field_with_name(step::ACTION)?;
     if let Some(scale) = scale {
-        arrays::array(file, &format!("{group}/{UNSCALED}"), field, &action)?;
+        arrays::write_column(file, &format!("{group}/{UNSCALED}"), field, &action)?;
         let (values, width) = elements(&action)?;
         let scaled = Float64Array::from_iter_values(
             values
@@ -269,10 +269,10 @@ fn demonstration(
             &bytes,
         )?;
     } else {
-        arrays::array(file, &format!("{group}/{ACTIONS}"), field, &action)?;
+        arrays::write_column(file, &format!("{group}/{ACTIONS}"), field, &action)?;
     }
     if let Ok(field) = schema.field_with_name(step::REWARD) {
-        arrays::array(
+        arrays::write_column(
             file,
             &format!("{group}/rewards"),
             field,
@@ -283,7 +283,7 @@ fn demonstration(
     let dones: ArrayRef = Arc::new(Int64Array::from_iter_values(
         (0..length).map(|row| i64::from(terminated.value(row))),
     ));
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/dones"),
         &Field::new("dones", DataType::Int64, false),
@@ -293,13 +293,13 @@ fn demonstration(
         let values = whole(column)?;
         let field = schema.field_with_name(column)?;
         if name.starts_with(PART) {
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/{name}"),
                 field,
                 &values.slice(0, length),
             )?;
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/next_{name}"),
                 field,
@@ -307,7 +307,7 @@ fn demonstration(
             )?;
         } else {
             for plain in fields {
-                arrays::one(file, &format!("{group}/{}", plain.name), plain, values)?;
+                arrays::write_array(file, &format!("{group}/{}", plain.name), plain, values)?;
             }
         }
         // A validity array must not be under `obs`, where the loader takes everything for an
@@ -317,7 +317,7 @@ fn demonstration(
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..values.len()).map(|row| Some(values.is_valid(row))),
             ));
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/{name}_valid"),
                 &Field::new("valid", DataType::Boolean, false),
@@ -325,8 +325,8 @@ fn demonstration(
             )?;
         }
     }
-    if let Some(proxy) = arrays::proxy(trajectory, trajectory.steps.num_rows()) {
-        arrays::array(
+    if let Some(proxy) = arrays::proxy_flags(trajectory, trajectory.steps.num_rows()) {
+        arrays::write_column(
             file,
             &format!("{group}/{PROXY}"),
             &Field::new(PROXY, DataType::Boolean, false),

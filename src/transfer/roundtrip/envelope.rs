@@ -107,7 +107,7 @@ impl Envelope {
             {
                 about.push((field.name().clone(), text, field.is_nullable()));
             } else {
-                written.moved(
+                written.cannot_hold(
                     format!("column `{}` of trajectories", field.name()),
                     "left out: its type cannot be stored",
                 );
@@ -193,7 +193,7 @@ pub(crate) fn line(trajectory: &OutgoingTrajectory) -> Result<EnvelopeLine> {
         known_final: trajectory.has_final(),
         terminated: last(step::TERMINATED),
         truncated: last(step::TRUNCATED),
-        about: arrays::about(trajectory)?,
+        about: arrays::facts_as_json(trajectory)?,
     })
 }
 

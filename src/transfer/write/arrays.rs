@@ -31,8 +31,8 @@ pub(crate) struct PlainArray {
 
 /// Returns the plain arrays that `field` becomes: one named `name`, or `name/FIELD` for each field
 /// of a struct. Returns `None` if a plain array cannot hold the values: text, lists, bytes.
-pub(crate) fn plain(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
-    let one = |element: &DataType, row: Vec<u64>| {
+pub(crate) fn plain_arrays(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
+    let single = |element: &DataType, row: Vec<u64>| {
         let known = element.is_numeric()
             && element.primitive_width().is_some_and(|width| width <= 8)
             || *element == DataType::Boolean;
@@ -56,26 +56,26 @@ pub(crate) fn plain(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
             let row = shape
                 .filter(|shape| shape.iter().product::<u64>() == width)
                 .unwrap_or_else(|| vec![width]);
-            one(child.data_type(), row)
+            single(child.data_type(), row)
         }
         DataType::Struct(fields) => {
             let mut all = Vec::new();
             for (index, child) in fields.iter().enumerate() {
-                for mut array in plain(child, &format!("{name}/{}", child.name()))? {
+                for mut array in plain_arrays(child, &format!("{name}/{}", child.name()))? {
                     array.path.insert(0, index);
                     all.push(array);
                 }
             }
             Some(all)
         }
-        other => one(other, Vec::new()),
+        other => single(other, Vec::new()),
     }
 }
 
 /// Appends the elements of `column` to `bytes`. A null becomes NaN or zero.
 ///
 /// # Errors
-/// Returns an error if [`plain`] does not take the type of the column.
+/// Returns an error if [`plain_arrays`] does not take the type of the column.
 pub(crate) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
     if let Some(vectors) = column.as_fixed_size_list_opt() {
         let width = vectors.value_length() as usize;
@@ -182,14 +182,14 @@ pub(crate) fn stream(
 ///
 /// # Errors
 /// Returns the errors of [`stream`].
-pub(crate) fn column(
+pub(crate) fn stream_column(
     outgoing: &OutgoingDataset,
     sink: &mut dyn ArraySink,
     column: &str,
     name: &str,
     finals: bool,
 ) -> Result<bool> {
-    let Some(arrays) = plain(outgoing.steps().field_with_name(column)?, name) else {
+    let Some(arrays) = plain_arrays(outgoing.steps().field_with_name(column)?, name) else {
         return Ok(false);
     };
     let rows = if finals {
@@ -237,7 +237,7 @@ pub(crate) fn column(
 ///
 /// # Errors
 /// Returns the errors of [`stream`].
-pub(crate) fn proxies(
+pub(crate) fn stream_proxies(
     outgoing: &OutgoingDataset,
     sink: &mut dyn ArraySink,
     name: &str,
@@ -251,7 +251,7 @@ pub(crate) fn proxies(
         row: Vec::new(),
     };
     let flags = |trajectory: &OutgoingTrajectory| {
-        proxy(trajectory, rows_of(trajectory))
+        proxy_flags(trajectory, rows_of(trajectory))
             .ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)))
     };
     stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &flags).map(|_| ())
@@ -259,7 +259,7 @@ pub(crate) fn proxies(
 
 /// Returns for each of the first `rows` rows of a trajectory whether its action is a proxy; `None`
 /// if the dataset does not say.
-pub(crate) fn proxy(trajectory: &OutgoingTrajectory, rows: usize) -> Option<ArrayRef> {
+pub(crate) fn proxy_flags(trajectory: &OutgoingTrajectory, rows: usize) -> Option<ArrayRef> {
     let source = trajectory
         .steps
         .column_by_name(step::ACTION_SOURCE)?
@@ -272,7 +272,7 @@ pub(crate) fn proxy(trajectory: &OutgoingTrajectory, rows: usize) -> Option<Arra
 }
 
 /// Returns the names of the columns of steps without a fixed meaning in formats of plain arrays.
-pub(crate) fn extras(steps: &Schema) -> Vec<String> {
+pub(crate) fn extra_columns(steps: &Schema) -> Vec<String> {
     let fixed = [
         step::TRAJECTORY_ID,
         step::STEP,
@@ -296,7 +296,7 @@ pub(crate) fn extras(steps: &Schema) -> Vec<String> {
 ///
 /// # Errors
 /// Returns an error if a value has no JSON form.
-pub(crate) fn about(trajectory: &OutgoingTrajectory) -> Result<Map<String, Value>> {
+pub(crate) fn facts_as_json(trajectory: &OutgoingTrajectory) -> Result<Map<String, Value>> {
     let mut writer = arrow::json::ArrayWriter::new(Vec::new());
     writer.write(&trajectory.about)?;
     writer.finish()?;
@@ -315,13 +315,13 @@ pub(crate) fn about(trajectory: &OutgoingTrajectory) -> Result<Map<String, Value
 ///
 /// # Errors
 /// Returns an error if plain arrays cannot hold the column, or if they cannot be written.
-pub(crate) fn array(
+pub(crate) fn write_column(
     file: &mut Hdf5Writer,
     name: &str,
     field: &Field,
     values: &ArrayRef,
 ) -> Result<()> {
-    let arrays = plain(field, name).ok_or_else(|| {
+    let arrays = plain_arrays(field, name).ok_or_else(|| {
         Error::failed(format!(
             "`{name}` is {}, which cannot be written as an array of numbers",
             type_name(field.data_type())
@@ -329,14 +329,14 @@ pub(crate) fn array(
     })?;
     arrays
         .iter()
-        .try_for_each(|plain| one(file, &plain.name, plain, values))
+        .try_for_each(|plain| write_array(file, &plain.name, plain, values))
 }
 
 /// Writes `plain`, one of the arrays of the column `values` of one trajectory, as the array `name`.
 ///
 /// # Errors
 /// Returns an error if it cannot be written.
-pub(crate) fn one(
+pub(crate) fn write_array(
     file: &mut Hdf5Writer,
     name: &str,
     plain: &PlainArray,
@@ -352,9 +352,9 @@ pub(crate) fn one(
 }
 
 /// Reports the columns `names` as left out, because plain arrays cannot hold them.
-pub(crate) fn left(written: &mut Written, names: &[String]) {
+pub(crate) fn report_left_out(written: &mut Written, names: &[String]) {
     for name in names {
-        written.moved(
+        written.cannot_hold(
             format!("column `{name}`"),
             "left out: it does not hold numbers",
         );

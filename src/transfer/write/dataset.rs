@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_action_is_refused_unless_the_user_or_the_format_says() {
+    fn steps_without_an_action_are_refused_unless_the_user_or_the_format_allows_them() {
         let folder = tempfile::tempdir().unwrap();
         let dataset = dataset(folder.path(), &[vec![true, false, true]], true);
         let error = OutgoingDataset::new(dataset.clone(), false, &with(Unlabelled::Refuse))

@@ -29,7 +29,7 @@ pub fn export(
     }
     let mut written = (writer.write)(&outgoing, to, options)?;
     if outgoing.steps().column_with_name(REWARD_VALID).is_some() {
-        written.moved(
+        written.cannot_hold(
             "missing rewards",
             format!("NaN or zero, with `{REWARD_VALID}` false"),
         );

@@ -41,16 +41,16 @@ pub struct Writer {
 /// The report of a writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
-    /// What the format cannot hold, each with the place where it is stored instead, or the reason
-    /// why it is left out: ("`action_source`", "`infos/action_is_proxy`").
-    pub elsewhere: Vec<(String, String)>,
+    /// What the format cannot hold, and where it is stored instead, or why it is left out:
+    /// ("`action_source`", "`infos/action_is_proxy`").
+    pub not_held: Vec<(String, String)>,
 }
 
 impl Written {
-    /// Reports that the format cannot hold `what`, and where it is stored instead, or why it is
+    /// Reports that the format cannot hold `what`, and `instead` where it is stored, or why it is
     /// left out.
-    pub fn moved(&mut self, what: impl Into<String>, place: impl Into<String>) {
-        self.elsewhere.push((what.into(), place.into()));
+    pub fn cannot_hold(&mut self, what: impl Into<String>, instead: impl Into<String>) {
+        self.not_held.push((what.into(), instead.into()));
     }
 }
 

@@ -73,7 +73,7 @@ stages:
         fill = [] if name in ("arrow", "rlds") else ["--unlabelled", "fill", "--fill", "0.5"]
         back, said = there_and_back(labelled, name, *fill)
         if name != "arrow":
-            check("rewards are missing" in said or name == "rlds", f"{name}: the summary names missing rewards: {said}")
+            check("missing rewards" in said or name == "rlds", f"{name}: the summary names missing rewards: {said}")
         # What stands beside a final observation has no place in D4RL; LeRobot and RLDS number and discount steps of their own.
         beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
         same_dataset(labelled, back, f"{name} with labels", EXTRA.get(name, []) + beside)

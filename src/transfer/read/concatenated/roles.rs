@@ -118,7 +118,7 @@ impl Concatenated {
         };
         if steps == 0 {
             return Err(
-                Error::failed(format!("`{}` has no rows", observation.layout.name))
+                Error::failed(format!("`{}` holds no rows", observation.layout.name))
                     .hint("there is nothing to import"),
             );
         }

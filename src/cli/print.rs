@@ -52,10 +52,10 @@ pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>)
 
 /// Prints what the format of an output cannot hold, and where it is instead.
 pub(super) fn elsewhere(written: &Written) {
-    if !written.elsewhere.is_empty() {
+    if !written.not_held.is_empty() {
         say("the format has no place for:");
     }
-    for (what, place) in &written.elsewhere {
+    for (what, place) in &written.not_held {
         say(&format!("  {what}: {place}"));
     }
 }

@@ -37,7 +37,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: detect,
     }),
     read: Some(Reader {
-        takes: table::TAKES,
+        takes: table::OPTIONS,
         open: read,
     }),
     write: Some(Writer {
@@ -68,7 +68,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     } else {
         path.to_owned()
     };
-    let steps = table::tables(path, vec![steps], TableFile::Arrow, options)?;
+    let steps = table::open(path, vec![steps], TableFile::Arrow, options)?;
     let table_path = path.join(TRAJECTORIES);
     if !table_path.is_file() {
         return Ok(steps);

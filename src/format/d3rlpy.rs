@@ -349,7 +349,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             ))
             .hint("the stage `derive` can make one")
         })?;
-        if arrays::plain(field, column).is_none() {
+        if arrays::plain_arrays(field, column).is_none() {
             return Err(Error::failed(format!(
                 "`{column}` is {}, but d3rlpy can only hold numbers and vectors of numbers",
                 type_name(field.data_type())
@@ -359,13 +359,13 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
     }
     let mut extras = Vec::new();
     let mut left_out = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
-        match arrays::plain(outgoing.steps().field_with_name(&column)?, &column) {
+    for column in arrays::extra_columns(outgoing.steps()) {
+        match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &column) {
             Some(_) => extras.push(column),
             None => left_out.push(column),
         }
     }
-    arrays::left(&mut written, &left_out);
+    arrays::report_left_out(&mut written, &left_out);
     let mut file = Hdf5Writer::create(to)?;
     for leaving in outgoing.pass(None)? {
         write_episode(&mut file, &leaving?, &extras)?;
@@ -390,12 +390,12 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         envelope.as_bytes(),
     )?;
     file.finish()?;
-    written.moved(
+    written.cannot_hold(
         "final observations, how trajectories ended, their identity, further columns",
         format!("the groups `{PREFIX}*`"),
     );
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved(
+        written.cannot_hold(
             "which actions were filled in",
             format!("`{ACTION_VALID}` in the groups `{PREFIX}*`"),
         );
@@ -419,21 +419,21 @@ fn write_episode(
     };
     let field = schema.field_with_name(step::OBSERVATION)?;
     let observation = column_with_final(step::OBSERVATION)?;
-    let parts = arrays::plain(field, "").unwrap_or_default();
+    let parts = arrays::plain_arrays(field, "").unwrap_or_default();
     for (part, plain) in parts.iter().enumerate() {
         let name = if plain.path.is_empty() {
             format!("observations_{index}")
         } else {
             format!("observations_{index}_{part}")
         };
-        arrays::one(file, &name, plain, &observation.slice(0, length))?;
+        arrays::write_array(file, &name, plain, &observation.slice(0, length))?;
     }
     // d3rlpy holds single numbers as vectors of one.
     for (column, name) in [(step::ACTION, "actions"), (step::REWARD, "rewards")] {
         let values = column_with_final(column)?.slice(0, length);
         let mut bytes = Vec::new();
         arrays::append(&values, &mut bytes)?;
-        let plain = arrays::plain(schema.field_with_name(column)?, name)
+        let plain = arrays::plain_arrays(schema.field_with_name(column)?, name)
             .and_then(|parts| parts.into_iter().next());
         let plain =
             plain.ok_or_else(|| Error::failed(format!("`{column}` is not an array of numbers")))?;
@@ -459,7 +459,7 @@ fn write_episode(
     )?;
     let group = format!("{PREFIX}{index}");
     if leaving.has_final() {
-        arrays::array(
+        arrays::write_column(
             file,
             &format!("{group}/final_observation"),
             field,
@@ -468,12 +468,12 @@ fn write_episode(
     }
     for column in extras {
         let (field, values) = (schema.field_with_name(column)?, column_with_final(column)?);
-        arrays::array(file, &format!("{group}/{column}"), field, values)?;
+        arrays::write_column(file, &format!("{group}/{column}"), field, values)?;
         if field.is_nullable() {
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..values.len()).map(|row| Some(values.is_valid(row))),
             ));
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/{column}_valid"),
                 &Field::new("valid", DataType::Boolean, false),
@@ -481,8 +481,8 @@ fn write_episode(
             )?;
         }
     }
-    if let Some(proxy) = arrays::proxy(leaving, leaving.steps.num_rows()) {
-        arrays::array(
+    if let Some(proxy) = arrays::proxy_flags(leaving, leaving.steps.num_rows()) {
+        arrays::write_column(
             file,
             &format!("{group}/action_is_proxy"),
             &Field::new("proxy", DataType::Boolean, false),

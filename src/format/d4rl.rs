@@ -1,9 +1,11 @@
-//! D4RL's HDF5: `observations`, `actions`, `rewards`, `terminals`, `timeouts`, trajectories end to end; `infos/*` beside
-//! them, `metadata/*` about them.
+//! D4RL's HDF5: the arrays `observations`, `actions`, `rewards`, `terminals` and `timeouts` hold
+//! all trajectories end to end. Further arrays are `infos/*` with one row per step, and
+//! `metadata/*`.
 //!
-//! Written with `next_observations`. Where the observation after the last action is not known, the last one stands there;
-//! a trajectory that neither ended nor was cut off is cut off in the file, whose only boundaries are flags. What is lost by
-//! both is kept under `metadata/trajmill`, which D4RL's `sequence_dataset` passes over.
+//! The writer adds `next_observations`. If the observation after the last action is not known, it
+//! repeats the last observation there. If a trajectory is neither terminated nor truncated, the
+//! writer truncates it, because flags are the only boundaries in the file. Both facts are stored
+//! under `metadata/trajmill`, which D4RL's `sequence_dataset` ignores.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +17,7 @@ use arrow::datatypes::DataType;
 use super::{Detection, Evidence, Format};
 use crate::container::hdf5;
 use crate::container::hdf5::Hdf5Writer;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
 use crate::transfer::read::{Options, Reader, Source};
@@ -46,16 +48,16 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// Where what no array of D4RL's holds is kept.
+/// The prefix of the arrays that hold what D4RL has no place for.
 const PREFIX: &str = "metadata/trajmill/";
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let is_data = |name: &str| !name.starts_with("metadata/") || name.starts_with(PREFIX);
-    let (mut parts, metadata) = hdf5::stored_arrays(&hdf5::open(path)?, path, is_data)?;
-    let kept =
-        EnvelopeReader::take(&mut parts, PREFIX).map_err(|error| error.at(path.display()))?;
+    let (mut arrays, metadata) = hdf5::stored_arrays(&hdf5::open(path)?, path, is_data)?;
+    let envelope =
+        EnvelopeReader::take(&mut arrays, PREFIX).map_err(|error| error.at(path.display()))?;
     Ok(Box::new(Concatenated::new(
-        path, parts, options, metadata, kept,
+        path, arrays, options, metadata, envelope,
     )?))
 }
 
@@ -75,20 +77,17 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         (step::REWARD, "rewards"),
     ] {
         if outgoing.steps().column_with_name(column).is_none() {
-            return Err(Error::failed(format!(
-                "D4RL needs `{name}`, and the dataset has no column `{column}`"
-            ))
-            .hint("`derive` can make one, or choose a format that does not need it"));
+            return Err(missing(column, name));
         }
-        arrays::column(outgoing, &mut file, column, name, false)?;
+        arrays::stream_column(outgoing, &mut file, column, name, false)?;
     }
     let next = PlainArray {
         name: "next_observations".to_owned(),
         ..observation
     };
-    let following = |leaving: &OutgoingTrajectory| {
-        let column = leaving.steps.column_by_name(step::OBSERVATION);
-        leaving.following(column.ok_or_else(|| Error::failed("a column was not read"))?)
+    let following = |trajectory: &OutgoingTrajectory| {
+        let column = trajectory.steps.column_by_name(step::OBSERVATION);
+        trajectory.following(column.ok_or_else(|| unread(step::OBSERVATION))?)
     };
     arrays::stream(
         outgoing,
@@ -105,33 +104,33 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        arrays::proxies(
+        arrays::stream_proxies(
             outgoing,
             &mut file,
             "infos/action_is_proxy",
             outgoing.length(),
-            &|leaving| leaving.length,
+            &|trajectory| trajectory.length,
         )?;
-        written.moved("`action_source`", "`infos/action_is_proxy`");
+        written.cannot_hold("`action_source`", "`infos/action_is_proxy`");
     }
-    let mut left = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
+    let mut left_out = Vec::new();
+    for column in arrays::extra_columns(outgoing.steps()) {
         let name = if column.starts_with("infos/") {
             column.clone()
         } else {
             format!("infos/{column}")
         };
-        if !arrays::column(outgoing, &mut file, &column, &name, false)? {
-            left.push(column);
+        if !arrays::stream_column(outgoing, &mut file, &column, &name, false)? {
+            left_out.push(column);
         } else if name != column {
             columns.insert(format!("{name}_valid"), format!("{column}_valid"));
             columns.insert(name, column);
         }
     }
-    arrays::left(&mut written, &left);
+    arrays::report_left_out(&mut written, &left_out);
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved(
-            "which actions were filled in",
+        written.cannot_hold(
+            "which actions are filler",
             format!("`infos/{ACTION_VALID}`"),
         );
     }
@@ -142,13 +141,13 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             .iter()
             .any(|field| field.name().starts_with("infos/"))
     {
-        written.moved(
-            "what further columns hold beside final observations",
-            "left out: D4RL has no row for it",
+        written.cannot_hold(
+            "values of further columns in the rows of final observations",
+            "left out: D4RL has no place for them",
         );
     }
-    written.moved(
-        "identity of trajectories, how each ended, metadata of the source",
+    written.cannot_hold(
+        "the identity of trajectories, how each ended, and the metadata of the source",
         format!("`{PREFIX}*`"),
     );
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
@@ -157,22 +156,40 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
     Ok(written)
 }
 
-/// The one array that the column `name` of vectors or single numbers becomes.
+/// Returns the array that the column `name` of vectors or single numbers becomes.
+///
+/// # Errors
+/// Returns an error if there is no such column, or if one array cannot hold it.
 fn vectors(outgoing: &OutgoingDataset, name: &str) -> Result<PlainArray> {
     let field = outgoing.steps().field_with_name(name);
-    let field = field.map_err(|_| {
-        Error::failed(format!(
-            "D4RL needs `{name}s`, and the dataset has no column `{name}`"
-        ))
-    })?;
-    match arrays::plain(field, name).as_deref() {
+    let field = field.map_err(|_| missing(name, &format!("{name}s")))?;
+    match arrays::plain_arrays(field, name).as_deref() {
         Some([one]) if one.path.is_empty() => Ok(one.clone()),
-        _ => Err(Error::failed(format!("`{name}` is {}, and D4RL holds one vector a step", field.data_type()))
-            .hint("`derive` can make a vector of its parts, and `columns` choose it; or write another format")),
+        _ => Err(Error::failed(format!(
+            "`{name}` is {}, but D4RL holds one vector per step",
+            type_name(field.data_type())
+        ))
+        .hint(
+            "join its parts to a vector with `derive` and select the vector with `columns`, \
+             or write another format",
+        )),
     }
 }
 
-/// Flags of the ends of trajectories: the last step of each is one or the other.
+/// Returns the error of a dataset that lacks `column`, which becomes the array `array`.
+fn missing(column: &str, array: &str) -> Error {
+    Error::failed(format!(
+        "D4RL needs `{array}`, but the dataset has no column `{column}`"
+    ))
+    .hint("make the column with `derive`, or write a format that does not need it")
+}
+
+fn unread(column: &str) -> Error {
+    Error::failed(format!("the column `{column}` was not read"))
+}
+
+/// Writes `column`, one of the flags of the ends of trajectories, as the array `name`. The last
+/// step of a trajectory is truncated if it is not terminated.
 fn flags(
     outgoing: &OutgoingDataset,
     file: &mut Hdf5Writer,
@@ -185,18 +202,16 @@ fn flags(
         element: DataType::Boolean,
         row: Vec::new(),
     };
-    let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
-        let flags = leaving
-            .column(column)
-            .ok_or_else(|| Error::failed("a column was not read"))?;
-        let terminated = leaving
+    let values = |trajectory: &OutgoingTrajectory| -> Result<ArrayRef> {
+        let flags = trajectory.column(column).ok_or_else(|| unread(column))?;
+        let terminated = trajectory
             .column(step::TERMINATED)
-            .ok_or_else(|| Error::failed("a column was not read"))?;
+            .ok_or_else(|| unread(step::TERMINATED))?;
         let (flags, terminated) = (flags.as_boolean(), terminated.as_boolean());
-        let last = leaving.length.wrapping_sub(1);
+        let last = trajectory.length.wrapping_sub(1);
         let cut = |row: usize| column == step::TRUNCATED && row == last && !terminated.value(row);
         Ok(Arc::new(BooleanArray::from_iter(
-            (0..leaving.length).map(|row| Some(flags.value(row) || cut(row))),
+            (0..trajectory.length).map(|row| Some(flags.value(row) || cut(row))),
         )))
     };
     arrays::stream(
@@ -205,7 +220,7 @@ fn flags(
         &plain,
         outgoing.length(),
         &[step::TERMINATED, column],
-        &of,
+        &values,
     )
     .map(|_| ())
 }
@@ -232,7 +247,8 @@ mod tests {
             .with_enum_u8_data(boolean, values);
     }
 
-    /// Seven steps: one trajectory of three that ends, one of two that is cut off, and two steps that nothing ends.
+    /// Seven steps: a trajectory of three that is terminated, one of two that is truncated, and two
+    /// steps without an end.
     fn builder() -> FileBuilder {
         let mut builder = FileBuilder::new();
         let observations: Vec<f32> = (0..14).map(|value| value as f32).collect();
@@ -277,15 +293,19 @@ mod tests {
     fn all(path: &Path, options: &Options) -> Result<Vec<IncomingTrajectory>> {
         let mut source = read(path, options)?;
         let mut found = Vec::new();
-        while let Some(incoming) = source.next()? {
-            assert_eq!(incoming.steps.schema(), source.schema());
-            found.push(incoming);
+        while let Some(trajectory) = source.next()? {
+            assert_eq!(trajectory.steps.schema(), source.schema());
+            found.push(trajectory);
         }
         Ok(found)
     }
 
-    fn flags(incoming: &IncomingTrajectory, name: &str) -> Vec<bool> {
-        incoming.steps[name].as_boolean().values().iter().collect()
+    fn flags(trajectory: &IncomingTrajectory, name: &str) -> Vec<bool> {
+        trajectory.steps[name]
+            .as_boolean()
+            .values()
+            .iter()
+            .collect()
     }
 
     #[test]
@@ -296,20 +316,20 @@ mod tests {
         let found = all(&path, &Options::default()).unwrap();
         let lengths: Vec<usize> = found
             .iter()
-            .map(|incoming| incoming.steps.num_rows())
+            .map(|trajectory| trajectory.steps.num_rows())
             .collect();
         assert_eq!(lengths, [3, 2, 2]);
         assert_eq!(
             found
                 .iter()
-                .map(|incoming| flags(incoming, "terminated"))
+                .map(|trajectory| flags(trajectory, "terminated"))
                 .collect::<Vec<_>>(),
             [vec![false, false, true], vec![false; 2], vec![false; 2]]
         );
         assert_eq!(
             found
                 .iter()
-                .map(|incoming| flags(incoming, "truncated"))
+                .map(|trajectory| flags(trajectory, "truncated"))
                 .collect::<Vec<_>>(),
             [vec![false; 3], vec![false, true], vec![false; 2]]
         );
@@ -386,7 +406,7 @@ mod tests {
         assert_eq!(
             found
                 .iter()
-                .map(|incoming| incoming.steps.num_rows())
+                .map(|trajectory| trajectory.steps.num_rows())
                 .collect::<Vec<_>>(),
             [4, 5]
         );
@@ -425,7 +445,7 @@ mod tests {
         assert_eq!(
             found
                 .iter()
-                .map(|incoming| incoming.steps.num_rows())
+                .map(|trajectory| trajectory.steps.num_rows())
                 .collect::<Vec<_>>(),
             [2, 1, 2, 2]
         );
@@ -467,7 +487,7 @@ mod tests {
         );
         assert!(
             message(with("terminals", &[0.0, 1.0, 0.0], &[3]))
-                .contains("`terminals` has 3 rows where `observations` has 2")
+                .contains("`terminals` has 3 rows, but `observations` has 2")
         );
         assert!(
             message(with("terminals", &[0.0, 1.0, 0.0, 0.0], &[2, 2]))

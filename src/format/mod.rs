@@ -1,7 +1,7 @@
-//! Dataset formats of others. One format is one file or folder, and one line of [`FORMATS`].
+//! Foreign dataset formats. A format is one file or folder here, and one line of [`FORMATS`].
 //!
-//! A format says how its datasets are recognised, read, written and validated. What formats share is in
-//! [`crate::transfer`] (trajectories) and [`crate::container`] (files).
+//! An entry tells how datasets of the format are recognised, read, written and validated. The code
+//! that formats share is in [`crate::transfer`] (trajectories) and [`crate::container`] (files).
 
 mod arrow;
 mod d3rlpy;
@@ -53,51 +53,56 @@ pub const FORMATS: &[Format] = &[
 
 /// One entry of the registry.
 pub struct Format {
-    /// What `--from` and `format:` call it.
+    /// The name in `--from`, `--to` and `format:`.
     pub name: &'static str,
-    /// One line for the help.
+    /// A description in one line.
     pub about: &'static str,
-    /// How a file or directory of this format is recognised; `None` if it has to be named.
+    /// How a file or directory of this format is recognised; `None` if the user has to name the
+    /// format.
     pub detection: Option<Detection>,
     /// How a dataset is read; `None` if the format is only written.
     pub read: Option<Reader>,
-    /// How a dataset is written; `None` where the format is only read.
+    /// How a dataset is written; `None` if the format is only read.
     pub write: Option<Writer>,
-    /// Holds a file or directory against the rules of the format's own loader; `None` where reading it is all the check.
+    /// Finds violations of the rules of the format's own loader; `None` if reading the dataset
+    /// shows all of them.
     pub validate: Option<fn(&Path, &mut Findings) -> Result<()>>,
 }
 
 /// How a format is recognised.
 pub struct Detection {
-    /// What a match rests on.
+    /// The strength of the evidence that `probe` looks for.
     pub evidence: Evidence,
-    /// Whether the file or directory looks like the format.
+    /// Returns whether a file or directory looks like the format.
     pub probe: fn(&Path) -> bool,
 }
 
-/// What a match rests on, strongest first: formats with stronger evidence are tried first.
+/// The strength of evidence for a format, strongest first. Formats with stronger evidence are tried
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Evidence {
-    /// A file, or first bytes, that only this format has.
+    /// A file name, or first bytes of a file, that only this format has.
     Marker,
-    /// The names of the files or arrays that the format prescribes.
+    /// The names of files or arrays that the format prescribes.
     Layout,
-    /// The kind of file alone: formats with names of their own have been tried before.
+    /// The type of a file, such as HDF5, which other formats share.
     Container,
 }
 
 impl Format {
-    /// How the format is read, if it can be with such `options`.
+    /// Returns the reader of the format, if it takes `options`.
     ///
     /// # Errors
-    /// Where it is only written, an option means nothing to it, or this build cannot do what one asks for.
+    /// Returns an error if the format is only written, if it does not take an option, or if this
+    /// build lacks what an option needs.
     pub fn accepts(&self, options: &Options) -> Result<&Reader> {
         let reader = self.read.as_ref().ok_or_else(|| {
-            Error::usage(format!("`{}` is a format that is only written", self.name))
+            Error::usage(format!("trajmill cannot read the format `{}`", self.name))
+                .hint("this format can only be written")
         })?;
         let given = options.given()?;
-        // What becomes of bad trajectories is the import's affair.
-        self.takes(
+        // The import handles bad trajectories of every format.
+        self.verify_options(
             reader.takes,
             given
                 .keys()
@@ -110,40 +115,45 @@ impl Format {
         Ok(reader)
     }
 
-    /// Holds the options that a user gave against those that the format takes.
+    /// Verifies that the format takes all options that the user gave.
     ///
     /// # Errors
-    /// Where one means nothing to it.
-    fn takes<'a>(&self, takes: &[&str], mut given: impl Iterator<Item = &'a str>) -> Result<()> {
+    /// Returns an error if it does not take one of them.
+    fn verify_options<'a>(
+        &self,
+        takes: &[&str],
+        mut given: impl Iterator<Item = &'a str>,
+    ) -> Result<()> {
         let Some(name) = given.find(|name| !takes.contains(name)) else {
             return Ok(());
         };
         let hint = if takes.is_empty() {
-            "it takes none of the kind".to_owned()
+            "this format has no options of its own".to_owned()
         } else {
-            format!("it takes {}", takes.join(", "))
+            format!("the options of this format are {}", takes.join(", "))
         };
         Err(Error::usage(format!(
-            "`{name}` means nothing to the format `{}`",
+            "the format `{}` does not take the option `{name}`",
             self.name
         ))
         .hint(hint))
     }
 
-    /// How the format is written with `options`.
+    /// Returns the writer of the format, if it takes `options`.
     ///
     /// # Errors
-    /// Returns an error if the format is only read, or if an option means nothing to it.
+    /// Returns an error if the format is only read, or if it does not take an option.
     pub fn writes(&self, options: &WriteOptions) -> Result<&Writer> {
         let writer = self.write.as_ref().ok_or_else(|| {
-            Error::usage(format!("`{}` is a format that is only read", self.name))
+            Error::usage(format!("trajmill cannot write the format `{}`", self.name))
+                .hint("this format can only be read")
         })?;
-        self.takes(writer.takes, options.given())?;
+        self.verify_options(writer.takes, options.given())?;
         Ok(writer)
     }
 
-    /// Verifies the dataset at `path` against the rules of its format's loader, and its steps against
-    /// [`inspect::Steps`].
+    /// Finds the faults of the dataset at `path`: violations of the rules of the format's own
+    /// loader, and the faults that [`inspect::Steps`] finds.
     ///
     /// # Errors
     /// Returns an error if the dataset cannot be read at all.
@@ -156,7 +166,7 @@ impl Format {
         Ok(findings)
     }
 
-    /// Reads the dataset at `path` from its first trajectory to its last, and adds what is wrong with its steps to
+    /// Reads every trajectory of the dataset at `path`, and adds the faults of its steps to
     /// `findings`.
     fn read_through(&self, path: &Path, options: &Options, findings: &mut Findings) {
         let options = Options {
@@ -171,8 +181,8 @@ impl Format {
         }
     }
 
-    /// Opens the dataset at `path` for reading; what this tool wrote there comes back as it was. A panic of a decoder at
-    /// damaged input, now or later, is an error.
+    /// Opens the dataset at `path` for reading. An output of trajmill is restored to the exported
+    /// dataset. A panic of a decoder on damaged input becomes an error, now and later.
     ///
     /// # Errors
     /// Returns the errors of [`Format::accepts`], and an error if the dataset cannot be read.
@@ -190,7 +200,7 @@ impl Format {
     }
 }
 
-/// The format named `name`, or the one that `path` looks like.
+/// Returns the format named `name`, or the one that `path` looks like.
 ///
 /// # Errors
 /// Returns an error if there is no such format, or if `path` looks like none.
@@ -208,7 +218,8 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
             .iter()
             .find(|format| format.name == name)
             .ok_or_else(|| {
-                Error::usage(format!("unknown format `{name}`")).hint(format!("one of {}", names()))
+                Error::usage(format!("unknown format `{name}`"))
+                    .hint(format!("the formats are {}", names()))
             });
     }
     if !path.exists() {
@@ -216,16 +227,16 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
     }
     detect(path).ok_or_else(|| {
         Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!(
-            "name it, by --from or `format:`: one of {}",
+            "name the format with `--from`, or `format:` in a pipeline: {}",
             names()
         ))
     })
 }
 
-/// The format that `path` looks like, by the strongest evidence.
+/// Returns the format that `path` looks like, by the strongest evidence.
 fn detect(path: &Path) -> Option<&'static Format> {
     let fits = |evidence: Evidence, format: &Format| {
-        // The reader reports what is wrong with a file; the probe only decides which reader that is.
+        // A probe only chooses the reader, which then reports the faults of the file.
         format.detection.as_ref().is_some_and(|detection| {
             detection.evidence == evidence
                 && caught(path.display(), || Ok((detection.probe)(path))).unwrap_or(false)
@@ -236,7 +247,7 @@ fn detect(path: &Path) -> Option<&'static Format> {
         .find_map(|evidence| FORMATS.iter().find(|format| fits(evidence, format)))
 }
 
-/// The format `name`, which can be written.
+/// Returns the format `name`, which can be written.
 ///
 /// # Errors
 /// Returns an error if there is none; the hint names the formats that can be written.
@@ -251,14 +262,14 @@ pub fn writable(name: &str) -> Result<&'static Format> {
         .find(|format| format.name == name && format.write.is_some())
         .ok_or_else(|| {
             let hint = nearest(name, known.iter().copied()).map_or_else(
-                || format!("one of {}", known.join(", ")),
+                || format!("the formats are {}", known.join(", ")),
                 |meant| format!("did you mean `{meant}`?"),
             );
-            Error::usage(format!("`{name}` is not a format that can be written")).hint(hint)
+            Error::usage(format!("trajmill cannot write the format `{name}`")).hint(hint)
         })
 }
 
-/// The note of origin in the output at `path`; `None` if trajmill did not write it.
+/// Returns the note of origin of the output at `path`; `None` if trajmill did not write it.
 pub fn origin(path: &Path) -> Option<Value> {
     if path.is_dir() {
         return note::of_directory(path);

@@ -47,16 +47,16 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         match name.as_str() {
             step::TRAJECTORY_ID | step::STEP => {}
             step::ACTION_SOURCE => {
-                arrays::proxies(
+                arrays::stream_proxies(
                     outgoing,
                     &mut sink,
                     "action_is_proxy",
                     outgoing.rows(),
                     &|leaving| leaving.steps.num_rows(),
                 )?;
-                written.moved("`action_source`", "`action_is_proxy.npy`");
+                written.cannot_hold("`action_source`", "`action_is_proxy.npy`");
             }
-            name if arrays::column(outgoing, &mut sink, name, name, true)? => {}
+            name if arrays::stream_column(outgoing, &mut sink, name, name, true)? => {}
             name => left_out.push(name.to_owned()),
         }
     }
@@ -86,8 +86,8 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         &[step::IS_FINAL],
         &starts_of,
     )?;
-    arrays::left(&mut written, &left_out);
-    written.moved(
+    arrays::report_left_out(&mut written, &left_out);
+    written.cannot_hold(
         "identity and other facts of trajectories",
         "`trajmill.trajectories.npy`, as lines of JSON",
     );

@@ -276,7 +276,7 @@ mod tests {
                 ends.clone(),
                 ("rewards", npy("<f8", false, "(3,)", &floats([0.0; 3])))
             ])
-            .contains("`rewards` has 3 rows where `obs` has 2")
+            .contains("`rewards` has 3 rows, but `obs` has 2")
         );
         assert!(
             message(&[

@@ -108,7 +108,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             ))
             .hint("the stage `derive` can make one; or choose another format"));
         };
-        let plain = match arrays::plain(field, name).as_deref() {
+        let plain = match arrays::plain_arrays(field, name).as_deref() {
             Some([one]) if one.path.is_empty() => one.clone(),
             _ => {
                 return Err(Error::failed(format!(
@@ -132,7 +132,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         };
         arrays::stream(outgoing, &mut file, &plain, rows, &[column], &rows_of)?;
         if column == step::REWARD {
-            written.moved(
+            written.cannot_hold(
                 "rewards",
                 "the array `rewards`, which OGBench's loader ignores",
             );
@@ -158,8 +158,9 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         &is_last_row,
     )?;
     let mut left_out = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
-        let Some(parts) = arrays::plain(outgoing.steps().field_with_name(&column)?, &column) else {
+    for column in arrays::extra_columns(outgoing.steps()) {
+        let Some(parts) = arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &column)
+        else {
             left_out.push(column);
             continue;
         };
@@ -199,14 +200,14 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        arrays::proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
+        arrays::stream_proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
             leaving.length + 1
         })?;
         columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
-        written.moved("`action_source`", "the array `action_is_proxy`");
+        written.cannot_hold("`action_source`", "the array `action_is_proxy`");
     }
-    arrays::left(&mut written, &left_out);
-    written.moved(
+    arrays::report_left_out(&mut written, &left_out);
+    written.cannot_hold(
         "how trajectories ended, their identity",
         format!("the arrays `{PREFIX}*`"),
     );

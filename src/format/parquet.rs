@@ -1,6 +1,6 @@
 //! Plain Parquet: a file or a folder of files, one row per step, any column names.
 //!
-//! Written are the steps alone, as they are in a dataset of trajmill.
+//! The writer writes the steps only, with the columns of a dataset of trajmill.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: detect,
     }),
     read: Some(Reader {
-        takes: table::TAKES,
+        takes: table::OPTIONS,
         open: read,
     }),
     write: Some(Writer {
@@ -41,7 +41,8 @@ pub(crate) const FORMAT: Format = Format {
     validate: None,
 };
 
-/// Rows that a file aims at: it closes at the first trajectory end at or after them.
+/// The target number of rows of a file, which closes at the first end of a trajectory at or after
+/// it.
 const FILE_ROWS: u64 = 1 << 20;
 
 fn detect(path: &Path) -> bool {
@@ -60,7 +61,8 @@ fn is_parquet(path: &Path) -> bool {
     })
 }
 
-/// The Parquet files under `path` in natural order; names that begin with a dot or an underscore are not data.
+/// Returns the Parquet files under `path` in natural order. Files and folders whose names begin
+/// with a dot or an underscore are ignored.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -91,11 +93,11 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if path.join("dataset.json").exists() && path.join("steps").is_dir() {
         return Err(
-            Error::failed(format!("{} is a trajmill dataset already", path.display()))
-                .hint("name it as `source:` in a pipeline; nothing has to be imported"),
+            Error::failed(format!("{} is already a trajmill dataset", path.display()))
+                .hint("use it as `source:` of a pipeline without importing it"),
         );
     }
-    table::tables(path, files(path)?, TableFile::Parquet, options)
+    table::open(path, files(path)?, TableFile::Parquet, options)
 }
 
 fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Result<Written> {
@@ -111,10 +113,10 @@ fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Resu
         schema: physical,
     };
     let (mut pending, mut rows) = (Vec::new(), 0);
-    for leaving in outgoing.pass(None)? {
-        let leaving = leaving?;
-        rows += leaving.steps.num_rows();
-        pending.push(leaving.steps);
+    for trajectory in outgoing.pass(None)? {
+        let trajectory = trajectory?;
+        rows += trajectory.steps.num_rows();
+        pending.push(trajectory.steps);
         if rows >= block_rows {
             file.group(&pending, logical)?;
             (pending, rows) = (Vec::new(), 0);
@@ -123,13 +125,14 @@ fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Resu
     file.group(&pending, logical)?;
     file.close()?;
     let mut written = Written::default();
-    written.moved(
-        "what is known of trajectories as a whole: identity, source, statistics",
-        "left out: a file of steps has no place for it",
+    written.cannot_hold(
+        "facts about trajectories (identity, source, statistics)",
+        "left out: the files hold steps only",
     );
     Ok(written)
 }
 
+/// The file that is being written.
 struct File<'a> {
     to: &'a Path,
     index: usize,
@@ -139,7 +142,8 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// Writes whole trajectories as a row group; an empty dataset still makes a file.
+    /// Writes whole trajectories as a row group. The first call makes a file even if there are
+    /// none.
     fn group(&mut self, steps: &[RecordBatch], logical: &SchemaRef) -> Result<()> {
         if steps.is_empty() && self.index + usize::from(self.writer.is_some()) > 0 {
             return Ok(());
@@ -226,9 +230,9 @@ mod tests {
     fn all(path: &Path, options: &Options) -> Result<Vec<IncomingTrajectory>> {
         let mut source = read(path, options)?;
         let mut found = Vec::new();
-        while let Some(incoming) = source.next()? {
-            assert_eq!(incoming.steps.schema(), source.schema());
-            found.push(incoming);
+        while let Some(trajectory) = source.next()? {
+            assert_eq!(trajectory.steps.schema(), source.schema());
+            found.push(trajectory);
         }
         Ok(found)
     }
@@ -236,7 +240,7 @@ mod tests {
     fn shape(found: &[IncomingTrajectory]) -> Vec<(String, usize)> {
         found
             .iter()
-            .map(|incoming| (incoming.key.clone(), incoming.steps.num_rows()))
+            .map(|trajectory| (trajectory.key.clone(), trajectory.steps.num_rows()))
             .collect()
     }
 
@@ -517,7 +521,7 @@ mod tests {
         };
         assert!(
             message(vec![obs(), ids([1, 2, 1, 1])], &[])
-                .contains("trajectory `1` of column `episode` comes back at row 2")
+                .contains("trajectory `1` of column `episode` appears again at row 2")
         );
         assert!(message(vec![obs()], &[]).contains("no trajectory boundaries"));
         assert!(
@@ -545,12 +549,13 @@ mod tests {
         );
         let steps: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 1, 2]));
         assert!(
-            message(vec![obs(), ids([1; 4]), ("step", steps)], &[]).contains("steps must ascend")
+            message(vec![obs(), ids([1; 4]), ("step", steps)], &[])
+                .contains("step numbers must increase")
         );
         let text: ArrayRef = Arc::new(StringArray::from(vec!["a"; 4]));
         assert!(
             message(vec![("obs", text), ids([1; 4])], &[])
-                .contains("Utf8, which cannot be `observation`")
+                .contains("text, which cannot be `observation`")
         );
         assert!(
             message(
@@ -561,7 +566,7 @@ mod tests {
                 ],
                 &[]
             )
-            .contains("goes on after its final observation at row 2")
+            .contains("continues after its final observation, at row 2")
         );
         assert!(
             message(

@@ -1,5 +1,5 @@
-//! What is not the same in two datasets of ours: which trajectories, which columns, by how much actions moved and where
-//! they come from now.
+//! Compares two datasets of trajmill: their trajectories, their columns, how far actions changed,
+//! and where actions come from.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,67 +9,69 @@ use arrow::datatypes::{DataType, Float64Type};
 use serde::Serialize;
 
 use crate::dataset::Dataset;
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Pass, WriteOptions};
 
-/// What is not the same.
+/// The differences between two datasets.
 #[derive(Debug, Default, Serialize)]
 pub struct Diff {
-    /// Trajectories that only the first has, only the second, both alike, both and not alike.
+    /// The numbers of trajectories in one dataset or in both.
     pub trajectories: Counts,
-    /// Rows of each dataset.
+    /// The number of rows of each dataset.
     pub rows: [u64; 2],
-    /// Columns of steps that only the first has.
+    /// The columns of steps that only the first dataset has.
     pub removed: Vec<String>,
-    /// Columns of steps that only the second has.
+    /// The columns of steps that only the second dataset has.
     pub added: Vec<String>,
-    /// Columns of steps whose type is not the same: name, first type, second type.
+    /// The columns of steps whose types differ: name, first type, second type.
     pub retyped: Vec<(String, String, String)>,
-    /// Rows that differ, by column, in trajectories that both have.
+    /// The number of rows that differ in the trajectories of both datasets, by column.
     pub changed_rows: BTreeMap<String, u64>,
-    /// Trajectories that both have and whose lengths differ.
+    /// The number of trajectories of both datasets whose lengths differ.
     pub other_length: u64,
-    /// How far actions moved that both have, a dimension each.
-    pub actions: Vec<Moved>,
-    /// Steps by where their action came from in the first and in the second: `missing → proxy` and so on.
+    /// How far the actions of both datasets differ, by dimension.
+    pub actions: Vec<ActionChange>,
+    /// The number of steps by the origin of their action in the first and in the second dataset,
+    /// for example `missing → proxy`.
     pub provenance: BTreeMap<String, u64>,
 }
 
-/// Numbers of trajectories, matched by `uid`.
+/// The numbers of trajectories, matched by `uid`.
 #[derive(Debug, Default, Serialize)]
 pub struct Counts {
-    /// Only in the first.
+    /// Only in the first dataset.
     pub only_first: u64,
-    /// Only in the second.
+    /// Only in the second dataset.
     pub only_second: u64,
-    /// In both, the same to the last bit.
+    /// In both, with the same content to the last bit.
     pub same: u64,
-    /// In both, not the same.
+    /// In both, with different content.
     pub changed: u64,
 }
 
-/// How far one dimension of the actions moved.
+/// How far the actions of two datasets differ in one dimension. Δ is the difference of two actions.
 #[derive(Debug, Default, Serialize)]
-pub struct Moved {
-    /// Steps with an action in both that is not the same.
+pub struct ActionChange {
+    /// The number of steps with different finite actions.
     pub steps: u64,
-    /// Mean of |Δ| over them.
+    /// The mean of |Δ| over these steps.
     pub mean: f64,
-    /// Quantiles 0.5, 0.9 and 0.99 of |Δ|, within 1 %.
+    /// The quantiles 0.5, 0.9 and 0.99 of |Δ|, within 1 %.
     pub quantiles: [f64; 3],
-    /// Greatest |Δ|.
+    /// The maximum of |Δ|.
     pub max: f64,
-    /// Steps of which one action is not finite and the other is not the same: they have no |Δ|.
+    /// The number of steps with different actions of which one is not finite. They have no |Δ|.
     pub non_finite: u64,
     #[serde(skip)]
     buckets: BTreeMap<i32, u64>,
 }
 
-/// Ratio of the bounds of a bucket of |Δ|: what is in one is known within 1 %.
+/// The ratio of the bounds of a bucket of |Δ|. It determines values within 1 %.
 const RATIO: f64 = 1.02;
 
-impl Moved {
+impl ActionChange {
+    /// Adds the actions of one step.
     fn add(&mut self, before: f64, after: f64) {
         let delta = (before - after).abs();
         if before == after || (before.is_nan() && after.is_nan()) {
@@ -88,6 +90,7 @@ impl Moved {
             .or_default() += 1;
     }
 
+    /// Computes the mean and the quantiles.
     fn finish(&mut self) {
         if self.steps == 0 {
             return;
@@ -107,7 +110,7 @@ impl Moved {
     }
 }
 
-/// Where a trajectory is known by, and its content.
+/// Returns the `uid` of each trajectory, and the hash of its content.
 fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
     let columns = [
         trajectory::UID.to_owned(),
@@ -123,14 +126,14 @@ fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
                 .and_then(|column| column.as_string_opt::<i32>());
             column.ok_or_else(|| {
                 Error::failed(format!(
-                    "{}: trajectories have no text `{name}`",
+                    "{}: `trajectories` has no text column `{name}`",
                     dataset.path.display()
                 ))
             })
         };
         let (uids, hashes) = (text(trajectory::UID)?, text(trajectory::CONTENT_HASH)?);
         for row in 0..batch.num_rows() {
-            // Copies of one trajectory are told apart by how many came before.
+            // The copies of one trajectory are numbered by plus signs.
             let mut uid = uids.value(row).to_owned();
             while known.contains_key(&uid) {
                 uid.push('+');
@@ -141,10 +144,10 @@ fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
     Ok(known)
 }
 
-/// Compares two datasets; memory holds the identities of their trajectories and a block of each.
+/// Compares two datasets. Memory holds the `uid`s of their trajectories and a block of each.
 ///
 /// # Errors
-/// Where one cannot be read.
+/// Returns an error if one of them cannot be read.
 pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
     let mut diff = Diff {
         rows: [first.rows(), second.rows()],
@@ -156,8 +159,8 @@ pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
             Ok(other) if other.data_type() != field.data_type() => {
                 diff.retyped.push((
                     field.name().clone(),
-                    field.data_type().to_string(),
-                    other.data_type().to_string(),
+                    type_name(field.data_type()),
+                    type_name(other.data_type()),
                 ));
             }
             Ok(_) => {}
@@ -199,11 +202,11 @@ pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
             diff.compare(&one, &other)?;
         }
     }
-    diff.actions.iter_mut().for_each(Moved::finish);
+    diff.actions.iter_mut().for_each(ActionChange::finish);
     Ok(diff)
 }
 
-/// One dataset, trajectory by trajectory, those that had to wait for their like kept.
+/// One of the two datasets, read trajectory by trajectory.
 struct Side<'a> {
     pass: Pass<'a>,
     seen: HashMap<String, u64>,
@@ -219,25 +222,29 @@ impl<'a> Side<'a> {
         })
     }
 
-    /// The next trajectory that `others` have too, and its identity.
+    /// Returns the next trajectory that is in `others` too, with its numbered `uid`.
     fn next(
         &mut self,
         others: &HashMap<String, String>,
     ) -> Result<Option<(String, OutgoingTrajectory)>> {
-        while let Some(leaving) = self.pass.next().transpose()? {
-            let uid = leaving.text(trajectory::UID).unwrap_or_default().to_owned();
+        while let Some(trajectory) = self.pass.next().transpose()? {
+            let uid = trajectory
+                .text(trajectory::UID)
+                .unwrap_or_default()
+                .to_owned();
             let count = self.seen.entry(uid.clone()).or_default();
             let uid = format!("{uid}{}", "+".repeat(usize::try_from(*count).unwrap_or(0)));
             *count += 1;
             if others.contains_key(&uid) {
-                return Ok(Some((uid, leaving)));
+                return Ok(Some((uid, trajectory)));
             }
         }
         Ok(None)
     }
 }
 
-/// Trajectories that both have, in pairs: what is in another order waits.
+/// The pairs of trajectories that are in both datasets. If the orders differ, trajectories of the
+/// second wait in memory.
 struct Pairs<'a> {
     first: Side<'a>,
     second: Side<'a>,
@@ -260,12 +267,13 @@ impl Pairs<'_> {
             self.second.waiting.insert(found, other);
         }
         Err(Error::failed(format!(
-            "trajectory {uid} is listed in both datasets and found in one"
+            "the tables of trajectories of both datasets list trajectory {uid}, but only one has it"
         )))
     }
 }
 
 impl Diff {
+    /// Compares two trajectories with the same `uid`.
     fn compare(&mut self, one: &OutgoingTrajectory, other: &OutgoingTrajectory) -> Result<()> {
         if one.steps.num_rows() != other.steps.num_rows() {
             self.other_length += 1;
@@ -303,7 +311,7 @@ impl Diff {
             return Ok(());
         }
         self.actions
-            .resize_with(width.max(self.actions.len()), Moved::default);
+            .resize_with(width.max(self.actions.len()), ActionChange::default);
         let (Some(action), Some(like)) = (one.column(step::ACTION), other.column(step::ACTION))
         else {
             return Ok(());
@@ -318,7 +326,7 @@ impl Diff {
     }
 }
 
-/// Where the action of each step came from.
+/// Returns the origin of the action of each step.
 fn sources(steps: &RecordBatch, length: usize) -> Vec<&'static str> {
     let action = steps.column_by_name(step::ACTION);
     let source = steps
@@ -332,9 +340,10 @@ fn sources(steps: &RecordBatch, length: usize) -> Vec<&'static str> {
     (0..length).map(of).collect()
 }
 
-/// Elements of the actions as float64, and how many each has; `None` where they are no numbers.
-fn actions(leaving: &OutgoingTrajectory) -> Result<Option<(Vec<f64>, usize)>> {
-    let Some(action) = leaving.column(step::ACTION) else {
+/// Returns the elements of the actions as float64, and the number of elements of an action; `None`
+/// if they are not numbers.
+fn actions(trajectory: &OutgoingTrajectory) -> Result<Option<(Vec<f64>, usize)>> {
+    let Some(action) = trajectory.column(step::ACTION) else {
         return Ok(None);
     };
     let (values, width): (ArrayRef, usize) = match action.as_fixed_size_list_opt() {
@@ -363,26 +372,26 @@ mod tests {
 
     #[test]
     fn quantiles_are_within_a_hundredth() {
-        let mut moved = Moved::default();
-        (0..1000).for_each(|value| moved.add(f64::from(value), f64::from(value)));
+        let mut change = ActionChange::default();
+        (0..1000).for_each(|value| change.add(f64::from(value), f64::from(value)));
         (1..=1000)
             .rev()
-            .for_each(|value| moved.add(0.0, f64::from(value)));
+            .for_each(|value| change.add(0.0, f64::from(value)));
         for (before, after) in [
             (f64::NAN, 1.0),
             (f64::INFINITY, 1.0),
             (f64::NAN, f64::NAN),
             (f64::INFINITY, f64::INFINITY),
         ] {
-            moved.add(before, after);
+            change.add(before, after);
         }
-        moved.finish();
+        change.finish();
         assert_eq!(
-            (moved.steps, moved.max, moved.non_finite),
+            (change.steps, change.max, change.non_finite),
             (1000, 1000.0, 2)
         );
-        assert!((moved.mean - 500.5).abs() < 1e-9);
-        for (found, exact) in moved.quantiles.iter().zip([500.0, 900.0, 990.0]) {
+        assert!((change.mean - 500.5).abs() < 1e-9);
+        for (found, exact) in change.quantiles.iter().zip([500.0, 900.0, 990.0]) {
             assert!((found / exact - 1.0).abs() < 0.011, "{found} {exact}");
         }
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a dataset, and how two datasets differ.
+//! Finds the faults of a dataset, and the differences between two datasets.
 
 pub mod diff;
 mod steps;
@@ -6,39 +6,40 @@ mod steps;
 pub use steps::Steps;
 pub(crate) use steps::read_through;
 
-/// What `validate` found.
+/// The findings of `validate`.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// The first faults, at most [`Findings::KEPT`].
     pub faults: Vec<Fault>,
-    /// Faults in all that make the dataset wrong.
+    /// The number of faults that are errors.
     pub errors: u64,
-    /// Faults in all that its owner should know of.
+    /// The number of faults that are warnings.
     pub warnings: u64,
-    /// Trajectories looked at.
+    /// The number of trajectories read.
     pub trajectories: u64,
-    /// Rows looked at.
+    /// The number of rows read.
     pub rows: u64,
 }
 
-/// One thing that is wrong with a dataset.
+/// One fault of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fault {
-    /// Whether a loader would refuse it or train on wrong values; if not, it is a warning.
+    /// Whether it is an error: a loader would refuse the dataset, or train on wrong values. All
+    /// other faults are warnings.
     pub error: bool,
-    /// A short name that stays the same, such as `nan-action`.
+    /// The stable short name of the rule, such as `nan-action`.
     pub rule: &'static str,
-    /// File, trajectory, row.
+    /// The place: file, trajectory or row.
     pub place: String,
-    /// What is wrong and what to do, in a sentence.
+    /// A sentence that says what is wrong, and how to correct it.
     pub message: String,
 }
 
 impl Findings {
-    /// Faults that are kept; the others are only counted.
+    /// The number of faults that are kept. All others are only counted.
     pub const KEPT: usize = 1000;
 
-    /// Adds something that a loader would refuse or train wrongly on.
+    /// Adds an error: a loader would refuse the dataset, or train on wrong values.
     pub fn error(
         &mut self,
         rule: &'static str,
@@ -54,7 +55,7 @@ impl Findings {
         });
     }
 
-    /// Adds something that the owner should know of.
+    /// Adds a warning.
     pub fn warning(
         &mut self,
         rule: &'static str,

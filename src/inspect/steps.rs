@@ -1,5 +1,5 @@
-//! What is wrong with a dataset of any format, as far as its steps say: what a trainer would take without complaint and
-//! learn from.
+//! Finds faults in the steps of a dataset of any format: values that a trainer accepts without
+//! complaint, and trains on.
 
 use std::collections::HashSet;
 
@@ -9,27 +9,33 @@ use arrow::datatypes::{DataType, Float64Type};
 use super::Findings;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Result;
+use crate::error::wording::{count, number};
 use crate::transfer::read::Source;
 
-/// Reads `source` from its first trajectory to its last, and looks at the steps of each.
+/// Reads every trajectory of `source`, and adds the faults of its steps to `findings`.
 pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings) {
     let mut steps = Steps::default();
     loop {
         match source.next() {
-            Ok(Some(incoming)) => {
-                let place = format!("trajectory `{}`", incoming.key);
+            Ok(Some(trajectory)) => {
+                let place = format!("trajectory `{}`", trajectory.key);
                 findings.trajectories += 1;
-                findings.rows += incoming.steps.num_rows() as u64;
-                let uid = incoming.about.as_ref().and_then(|about| {
+                findings.rows += trajectory.steps.num_rows() as u64;
+                let uid = trajectory.about.as_ref().and_then(|about| {
                     about
                         .column_by_name(trajectory::UID)?
                         .as_string_opt::<i32>()
                         .map(|uid| uid.value(0).to_owned())
                 });
                 if uid.is_some_and(|uid| !steps.seen.insert(uid)) {
-                    findings.warning("repeated", &place, "the same trajectory comes twice: drop one, or expect its steps to count double");
+                    findings.warning(
+                        "repeated",
+                        &place,
+                        "the trajectory occurs more than once: drop the copies, or its steps have \
+                         more weight than others",
+                    );
                 }
-                if let Err(error) = steps.look(&place, &incoming.steps, findings) {
+                if let Err(error) = steps.add(&place, &trajectory.steps, findings) {
                     findings.error("unreadable", &place, error.to_string());
                 }
             }
@@ -45,31 +51,28 @@ pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings)
     steps.finish(findings);
 }
 
-/// Looks at trajectories one by one.
+/// Finds faults in the steps of trajectories, one trajectory after the other.
 #[derive(Default)]
 pub struct Steps {
     seen: HashSet<String>,
-    /// Trajectories with and without a final observation.
+    /// The numbers of trajectories without and with a final observation.
     finals: [u64; 2],
-    /// Trajectories of more than a step whose every action is the observation beside it, or after it.
+    /// The numbers of trajectories whose every action equals the observation of the same step, or
+    /// of the next step.
     copied: [u64; 2],
-    /// Trajectories of which that could be said.
+    /// The number of trajectories whose actions were compared with their observations.
     comparable: u64,
-    /// Trajectories that neither ended nor were cut off.
+    /// The number of trajectories that are neither terminated nor truncated.
     open: u64,
 }
 
 impl Steps {
-    /// Looks at the steps of one trajectory, with the columns that every source gives.
+    /// Adds the faults of one trajectory, whose `steps` have the columns of a source, to
+    /// `findings`.
     ///
     /// # Errors
-    /// Where a column cannot be compared.
-    pub fn look(
-        &mut self,
-        place: &str,
-        steps: &RecordBatch,
-        findings: &mut Findings,
-    ) -> Result<()> {
+    /// Returns an error if a column cannot be compared.
+    pub fn add(&mut self, place: &str, steps: &RecordBatch, findings: &mut Findings) -> Result<()> {
         let flags = |name: &str| {
             steps
                 .column_by_name(name)
@@ -82,7 +85,7 @@ impl Steps {
         let length = last.unwrap_or(rows);
         self.finals[usize::from(last.is_some())] += 1;
         if length == 0 {
-            findings.error("empty", place, "there is no step: drop it");
+            findings.error("empty", place, "the trajectory has no steps: drop it");
             return Ok(());
         }
         for (name, rule) in [
@@ -91,7 +94,14 @@ impl Steps {
         ] {
             let early = flags(name).and_then(|flags| (0..length - 1).find(|row| flags.value(*row)));
             if let Some(row) = early {
-                findings.error(rule, place, format!("`{name}` is set at step {row} of {length}, and the trajectory goes on: cut it there"));
+                findings.error(
+                    rule,
+                    place,
+                    format!(
+                        "`{name}` is set at step {row} of {length}, but the trajectory continues: \
+                         split it there"
+                    ),
+                );
             }
         }
         let ended = [step::TERMINATED, step::TRUNCATED]
@@ -116,7 +126,8 @@ impl Steps {
             };
             if let Some(row) = non_finite(&column)? {
                 let message = format!(
-                    "`{name}` is not finite at step {row}: a loader hands it on, and the loss becomes NaN"
+                    "`{name}` is not finite at step {row}: \
+                     a loader passes it on, and the loss becomes NaN"
                 );
                 if error {
                     findings.error(rule, place, message)
@@ -128,14 +139,17 @@ impl Steps {
                 findings.warning(
                     "some-actions",
                     place,
-                    format!("{} of {length} actions are missing", column.null_count()),
+                    format!(
+                        "{} of {length} actions are missing: label these steps, or drop them",
+                        column.null_count()
+                    ),
                 );
             }
         }
         self.compare(steps, length)
     }
 
-    /// Whether actions are states that were copied.
+    /// Compares the actions of one trajectory with its observations.
     fn compare(&mut self, steps: &RecordBatch, length: usize) -> Result<()> {
         let (Some(action), Some(observation)) = (
             steps.column_by_name(step::ACTION),
@@ -157,7 +171,7 @@ impl Steps {
         Ok(())
     }
 
-    /// Says what only all trajectories together say.
+    /// Adds the faults that only all trajectories together show to `findings`.
     pub fn finish(&self, findings: &mut Findings) {
         let [without, with] = self.finals;
         if without > 0 && with > 0 {
@@ -165,27 +179,32 @@ impl Steps {
                 "some-finals",
                 "",
                 format!(
-                    "{without} of {} trajectories have no observation after the last action",
-                    without + with
+                    "{} of {} have no observation after the last action",
+                    number(without),
+                    count(without + with, "trajectory")
                 ),
             );
         } else if without > 0 {
             findings.warning(
                 "no-finals",
                 "",
-                "no trajectory has an observation after its last action: the last transition of each is lost to a learner",
+                "no trajectory has an observation after its last action: \
+                 a learner cannot use the last transition of any trajectory",
             );
         }
         for (count, which) in self
             .copied
             .iter()
-            .zip(["the observation beside them", "the next observation"])
+            .zip(["the observation of its step", "the next observation"])
         {
             if *count > 0 && *count == self.comparable {
                 findings.error(
                     "copied-state",
                     "",
-                    format!("all actions are {which}: states were copied into `action`, nothing can be learned from them"),
+                    format!(
+                        "every action equals {which}: states were copied into `action`, \
+                         and no policy can be trained on them"
+                    ),
                 );
             }
         }
@@ -193,18 +212,21 @@ impl Steps {
             findings.warning(
                 "open-ends",
                 "",
-                format!("{} trajectories neither end nor are cut off", self.open),
+                format!(
+                    "{}: neither `terminated` nor `truncated` is set at the last step",
+                    count(self.open, "trajectory")
+                ),
             );
         }
     }
 }
 
-/// The first row with a value that is not finite.
+/// Returns the first row with a value that is not finite.
 fn non_finite(column: &ArrayRef) -> Result<Option<usize>> {
-    if let Some(parts) = column.as_struct_opt() {
+    if let Some(fields) = column.as_struct_opt() {
         let mut first = None;
-        for part in parts.columns() {
-            first = [first, non_finite(part)?].into_iter().flatten().min();
+        for field in fields.columns() {
+            first = [first, non_finite(field)?].into_iter().flatten().min();
         }
         return Ok(first);
     }
@@ -266,9 +288,9 @@ mod tests {
                 flags((0..rows).map(|row| row + 1 == rows).collect()),
             ),
         ]);
-        let (mut findings, mut looking) = (Findings::default(), Steps::default());
-        looking.look("t", &steps.unwrap(), &mut findings).unwrap();
-        looking.finish(&mut findings);
+        let (mut findings, mut all) = (Findings::default(), Steps::default());
+        all.add("t", &steps.unwrap(), &mut findings).unwrap();
+        all.finish(&mut findings);
         findings.faults.iter().map(|fault| fault.rule).collect()
     }
 
@@ -307,7 +329,7 @@ mod tests {
             look(&[0.0, 1.0, 2.0, 3.0], &[5.0, 6.0, 7.0, 0.0], &[false; 4]),
             ["open-ends"]
         );
-        // What stands beside the final observation is no action.
+        // The action in the row of a final observation is filler.
         assert_eq!(
             look(&[0.0, 1.0, 2.0, 3.0], &[5.0, 6.0, 7.0, f32::NAN], &end),
             Vec::<&str>::new()

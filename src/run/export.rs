@@ -127,5 +127,5 @@ pub(super) fn write(
     };
     let written = write::export(writer, dataset, &path, &options, &watch);
     observer.watch.end();
-    Ok((path, written?))
+    Ok((path, written.map_err(|error| error.at(name))?))
 }

@@ -154,7 +154,7 @@ impl OutputReport {
             "runtime": self.runtime,
             "time": self.time.iter().cloned().collect::<BTreeMap<_, _>>(),
             "warnings": self.warnings,
-            "elsewhere": self.written.elsewhere,
+            "elsewhere": self.written.not_held,
         })
     }
 }

@@ -52,7 +52,7 @@ pub fn dataset(path: &Path) -> Result<Findings> {
         let leaving = leaving?;
         findings.trajectories += 1;
         findings.rows += leaving.steps.num_rows() as u64;
-        steps.look(
+        steps.add(
             &format!("trajectory {}", leaving.index),
             &leaving.steps,
             &mut findings,

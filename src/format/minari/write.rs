@@ -147,7 +147,7 @@ pub(crate) fn write(
         serde_json::to_vec_pretty(&metadata).map_err(|error| Error::failed(error.to_string()))?;
     store::write(&folder.join("metadata.json"), &text)?;
     if unknown_finals > 0 {
-        written.moved(
+        written.cannot_hold(
             format!(
                 "unknown final observations of {}",
                 count(unknown_finals, "trajectory")
@@ -155,7 +155,7 @@ pub(crate) fn write(
             format!("the last observation stands twice, and the attribute `{TRAJMILL}` says so"),
         );
     }
-    written.moved(
+    written.cannot_hold(
         "identity of trajectories, and their other columns",
         format!("in the attribute `{TRAJMILL}` of each episode"),
     );
@@ -173,7 +173,7 @@ fn plain_field(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
         .steps()
         .field_with_name(name)
         .map_err(|_| missing())?;
-    if arrays::plain(field, name).is_none() {
+    if arrays::plain_arrays(field, name).is_none() {
         return Err(Error::failed(format!(
             "Minari cannot hold `{name}`, which has the type {}",
             type_name(field.data_type())
@@ -238,13 +238,13 @@ struct Info {
 fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>> {
     let mut infos = Vec::new();
     let mut left_out = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
+    for column in arrays::extra_columns(outgoing.steps()) {
         let name = if column.starts_with("infos/") {
             column.clone()
         } else {
             format!("infos/{column}")
         };
-        match arrays::plain(outgoing.steps().field_with_name(&column)?, &name) {
+        match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name) {
             Some(parts) => infos.push(Info {
                 name,
                 column,
@@ -259,10 +259,10 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        written.moved("`action_source`", "in `infos/action_is_proxy`");
+        written.cannot_hold("`action_source`", "in `infos/action_is_proxy`");
     }
     if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.moved(
+        written.cannot_hold(
             "which actions were filled in",
             format!("in `infos/{ACTION_VALID}`"),
         );
@@ -298,7 +298,7 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
             .iter_mut()
             .for_each(|info| info.nulls = found.contains(&info.column));
     }
-    arrays::left(written, &left_out);
+    arrays::report_left_out(written, &left_out);
     Ok(infos)
 }
 
@@ -314,7 +314,7 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
             .ok_or_else(|| Error::failed("the column `{name}` was not read"))
     };
     let observation = extended(&column(step::OBSERVATION)?, rows)?;
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/observations"),
         &trajectory
@@ -325,7 +325,7 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
         &observation,
     )?;
     let action = column(step::ACTION)?.slice(0, trajectory.length);
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/actions"),
         &trajectory
@@ -336,7 +336,7 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
         &action,
     )?;
     let reward = column(step::REWARD)?.slice(0, trajectory.length);
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/rewards"),
         &Field::new("rewards", reward.data_type().clone(), true),
@@ -353,7 +353,7 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
         let flags: ArrayRef = Arc::new(BooleanArray::from_iter(
             (0..trajectory.length).map(|row| Some(flags.value(row) || (cut && row == last))),
         ));
-        arrays::array(
+        arrays::write_column(
             file,
             &format!("{group}/{name}"),
             &Field::new(name, DataType::Boolean, false),
@@ -366,7 +366,7 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..rows).map(|row| Some(row < values.len() && values.is_valid(row))),
             ));
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/{}_valid", info.name),
                 &Field::new("valid", DataType::Boolean, false),
@@ -375,11 +375,11 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
         }
         let values = extended(&values, rows)?;
         for plain in &info.parts {
-            arrays::one(file, &format!("{group}/{}", plain.name), plain, &values)?;
+            arrays::write_array(file, &format!("{group}/{}", plain.name), plain, &values)?;
         }
     }
-    if let Some(proxy) = arrays::proxy(trajectory, rows) {
-        arrays::array(
+    if let Some(proxy) = arrays::proxy_flags(trajectory, rows) {
+        arrays::write_column(
             file,
             &format!("{group}/infos/action_is_proxy"),
             &Field::new("proxy", DataType::Boolean, false),

@@ -108,7 +108,7 @@ pub(crate) fn step_features(
                 leaf: LeafFeature { key, kind },
                 from,
             }),
-            None => written.moved(
+            None => written.cannot_hold(
                 format!(
                     "the column `{key}` of type {}",
                     type_name(field.data_type())

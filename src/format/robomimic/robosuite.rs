@@ -1,13 +1,15 @@
-//! robosuite's raw demonstrations: those of robomimic, with simulator states in the place of observations.
+//! robosuite's raw demonstrations: the layout of robomimic, with simulator states instead of
+//! observations.
 
-use super::{demonstrations, read};
+use super::demonstrations;
+use super::read::read;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "robosuite",
-    about: "robosuite's raw demonstrations: HDF5, states and actions of each demonstration; only read",
+    about: "robosuite's raw demonstrations: HDF5, states and actions per demonstration; read only",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: |path| demonstrations(path) == Some(false),

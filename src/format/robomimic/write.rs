@@ -1,4 +1,4 @@
-//! Writes robomimic's HDF5, a demonstration after the other.
+//! Writes robomimic's HDF5, one demonstration after the other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{ACTIONS, OURS, PART, PREFIX, PROXY, UNSCALED, elements};
 use crate::container::hdf5::{Attribute, Element, Hdf5Writer};
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
 use crate::transfer::write::arrays;
@@ -19,7 +19,8 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, 
 /// Writes the dataset as the file `to`.
 ///
 /// # Errors
-/// Where observations or actions are no arrays of numbers, the dataset cannot be read or the file not written.
+/// Returns an error if observations or actions are not arrays of numbers, if the dataset cannot be
+/// read, or if the file cannot be written.
 pub(crate) fn write(
     outgoing: &OutgoingDataset,
     to: &Path,
@@ -30,52 +31,54 @@ pub(crate) fn write(
         let field = outgoing.steps().field_with_name(column);
         let field = field.map_err(|_| {
             Error::failed(format!(
-                "robomimic needs `{name}`, and the dataset has no column `{column}`"
+                "robomimic needs `{name}`, but the dataset has no column `{column}`"
             ))
+            .hint("make the column with `derive`, or write a format that does not need it")
         })?;
-        if arrays::plain(field, name).is_none() {
+        if arrays::plain_arrays(field, name).is_none() {
             return Err(Error::failed(format!(
-                "robomimic cannot hold `{column}` of type {}",
-                field.data_type()
-            )));
+                "`{column}` is {}, but robomimic holds arrays of numbers",
+                type_name(field.data_type())
+            ))
+            .hint("select other columns, or write another format"));
         }
     }
     let scale = scale(outgoing)?;
     let mut columns = BTreeMap::new();
     let mut extras = Vec::new();
-    let mut left = Vec::new();
-    for column in arrays::extras(outgoing.steps()) {
+    let mut left_out = Vec::new();
+    for column in arrays::extra_columns(outgoing.steps()) {
         let mut name = array_of(&column, outgoing.steps())?;
-        // Several columns may come to one name, as `observation.a/b` and `observation.a.b` do.
+        // Several columns may get one name, for example `observation.a/b` and `observation.a.b`.
         while extras
             .iter()
             .any(|(taken, ..): &(String, _, _)| *taken == name)
         {
             name = format!("source_{name}");
         }
-        match arrays::plain(outgoing.steps().field_with_name(&column)?, &name) {
-            Some(parts) => {
+        match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name) {
+            Some(arrays) => {
                 if name != column {
                     columns.insert(name.clone(), column.clone());
                 }
-                extras.push((name, column, parts));
+                extras.push((name, column, arrays));
             }
-            None => left.push(column),
+            None => left_out.push(column),
         }
     }
-    arrays::left(&mut written, &left);
+    arrays::report_left_out(&mut written, &left_out);
     let envelope = Envelope::new(outgoing, options, columns, &mut written);
-    let said = &outgoing.manifest().lineage.source_metadata;
+    let metadata = &outgoing.manifest().lineage.source_metadata;
     let mut file = Hdf5Writer::create(to)?;
     let mut masks: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for leaving in outgoing.pass(None)? {
-        let leaving = leaving?;
-        for (field, column) in leaving
+    for trajectory in outgoing.pass(None)? {
+        let trajectory = trajectory?;
+        for (field, column) in trajectory
             .about
             .schema()
             .fields()
             .iter()
-            .zip(leaving.about.columns())
+            .zip(trajectory.about.columns())
         {
             let member = column
                 .as_boolean_opt()
@@ -84,10 +87,10 @@ pub(crate) fn write(
                 masks
                     .entry(name.to_owned())
                     .or_default()
-                    .push(leaving.index);
+                    .push(trajectory.index);
             }
         }
-        demo(&mut file, &leaving, &extras, scale.as_deref())?;
+        demonstration(&mut file, &trajectory, &extras, scale.as_deref())?;
     }
     for (name, members) in masks {
         let names: Vec<String> = members
@@ -109,9 +112,12 @@ pub(crate) fn write(
             &bytes,
         )?;
     }
-    let env = match (&options.env, said.get("env_args").and_then(Value::as_str)) {
+    let env = match (
+        &options.env,
+        metadata.get("env_args").and_then(Value::as_str),
+    ) {
         (Some(env), _) => json!({"env_name": env, "type": 2, "env_kwargs": {}}).to_string(),
-        (None, Some(said)) => said.to_owned(),
+        (None, Some(env)) => env.to_owned(),
         (None, None) => json!({"env_name": "", "type": 2, "env_kwargs": {}}).to_string(),
     };
     let mut attributes = vec![
@@ -123,9 +129,9 @@ pub(crate) fn write(
             "action_scale".to_owned(),
             Attribute::Text(json!(scale).to_string()),
         ));
-        written.moved(
+        written.cannot_hold(
             "actions outside of [-1, 1]",
-            format!("`{UNSCALED}`; `{ACTIONS}` has them divided by `action_scale`"),
+            format!("`{UNSCALED}`; those in `{ACTIONS}` are divided by `action_scale`"),
         );
     }
     if outgoing
@@ -133,7 +139,7 @@ pub(crate) fn write(
         .column_with_name(step::ACTION_SOURCE)
         .is_some()
     {
-        written.moved(
+        written.cannot_hold(
             "`action_source`",
             format!("`{PROXY}` of each demonstration"),
         );
@@ -147,14 +153,15 @@ pub(crate) fn write(
         text.as_bytes(),
     )?;
     file.finish()?;
-    written.moved(
-        "how each trajectory ended, identity of trajectories",
+    written.cannot_hold(
+        "the identity of trajectories, and how each ended",
         format!("the attribute `{OURS}` of each demonstration"),
     );
     Ok(written)
 }
 
-/// Name of the array that a column without a fixed meaning becomes: that of a part of the observation where it is called one.
+/// Returns the name of the array that a column without a fixed meaning becomes. A column that is
+/// named as a part of the observation becomes one.
 fn array_of(column: &str, steps: &Schema) -> Result<String> {
     let field = steps.field_with_name(column)?;
     let part = column
@@ -172,72 +179,79 @@ fn array_of(column: &str, steps: &Schema) -> Result<String> {
             return Ok(format!("{PART}{part}"));
         }
     }
-    // A demonstration's own names are not for columns of ours.
-    let taken = ["obs", "next_obs", ACTIONS, UNSCALED, "rewards", "dones"].contains(&column)
+    // The names of robomimic's own arrays are reserved.
+    let reserved = ["obs", "next_obs", ACTIONS, UNSCALED, "rewards", "dones"].contains(&column)
         || column.starts_with(PART)
         || column.starts_with("next_obs/");
-    Ok(if taken {
+    Ok(if reserved {
         format!("source_{column}")
     } else {
         column.to_owned()
     })
 }
 
-/// What each dimension of actions is to be divided by; `None` where all are between -1 and 1.
+fn unread(column: &str) -> Error {
+    Error::failed(format!("the column `{column}` was not read"))
+}
+
+/// Returns the divisor of each dimension of the actions; `None` if all actions are between -1
+/// and 1.
 fn scale(outgoing: &OutgoingDataset) -> Result<Option<Vec<f64>>> {
     let mut scale: Vec<f64> = Vec::new();
-    for leaving in outgoing.pass(Some(&[step::ACTION]))? {
-        let action = leaving?
+    for trajectory in outgoing.pass(Some(&[step::ACTION]))? {
+        let action = trajectory?
             .column(step::ACTION)
-            .ok_or_else(|| Error::failed("a column was not read"))?;
+            .ok_or_else(|| unread(step::ACTION))?;
         let (values, width) = elements(&action)?;
         scale.resize(width, 1.0);
         for (index, value) in values.values().iter().enumerate() {
-            // What is not a number bounds nothing.
+            // `max` ignores NaN.
             scale[index % width] = scale[index % width].max(value.abs());
         }
     }
     Ok(scale.iter().any(|scale| *scale > 1.0).then_some(scale))
 }
 
-fn demo(
+/// Writes one demonstration. Each of `extras` is the name of an array, its column, and the arrays
+/// of its fields.
+fn demonstration(
     file: &mut Hdf5Writer,
-    leaving: &OutgoingTrajectory,
+    trajectory: &OutgoingTrajectory,
     extras: &[(String, String, Vec<arrays::PlainArray>)],
     scale: Option<&[f64]>,
 ) -> Result<()> {
-    let group = format!("data/demo_{}", leaving.index);
+    let group = format!("data/demo_{}", trajectory.index);
     let whole = |name: &str| {
-        leaving
+        trajectory
             .steps
             .column_by_name(name)
-            .ok_or_else(|| Error::failed("a column was not read"))
+            .ok_or_else(|| unread(name))
     };
-    let schema = leaving.steps.schema();
+    let schema = trajectory.steps.schema();
     let field = schema.field_with_name(step::OBSERVATION)?;
-    // Its own observations have names; a single vector gets one.
+    // The fields of a struct have names. A single vector needs one.
     let (obs, next_obs) = match field.data_type() {
         DataType::Struct(_) => ("obs", "next_obs"),
         _ => ("obs/observation", "next_obs/observation"),
     };
     let observation = whole(step::OBSERVATION)?;
-    let length = leaving.length;
-    arrays::array(
+    let length = trajectory.length;
+    arrays::write_column(
         file,
         &format!("{group}/{obs}"),
         field,
         &observation.slice(0, length),
     )?;
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/{next_obs}"),
         field,
-        &leaving.following(observation)?,
+        &trajectory.following(observation)?,
     )?;
     let action = whole(step::ACTION)?.slice(0, length);
     let field = schema.field_with_name(step::ACTION)?;
     if let Some(scale) = scale {
-        arrays::array(file, &format!("{group}/{UNSCALED}"), field, &action)?;
+        arrays::write_column(file, &format!("{group}/{UNSCALED}"), field, &action)?;
         let (values, width) = elements(&action)?;
         let scaled = Float64Array::from_iter_values(
             values
@@ -255,10 +269,10 @@ fn demo(
             &bytes,
         )?;
     } else {
-        arrays::array(file, &format!("{group}/{ACTIONS}"), field, &action)?;
+        arrays::write_column(file, &format!("{group}/{ACTIONS}"), field, &action)?;
     }
     if let Ok(field) = schema.field_with_name(step::REWARD) {
-        arrays::array(
+        arrays::write_column(
             file,
             &format!("{group}/rewards"),
             field,
@@ -269,40 +283,41 @@ fn demo(
     let dones: ArrayRef = Arc::new(Int64Array::from_iter_values(
         (0..length).map(|row| i64::from(terminated.value(row))),
     ));
-    arrays::array(
+    arrays::write_column(
         file,
         &format!("{group}/dones"),
         &Field::new("dones", DataType::Int64, false),
         &dones,
     )?;
-    for (name, column, parts) in extras {
+    for (name, column, fields) in extras {
         let values = whole(column)?;
         let field = schema.field_with_name(column)?;
         if name.starts_with(PART) {
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/{name}"),
                 field,
                 &values.slice(0, length),
             )?;
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/next_{name}"),
                 field,
-                &leaving.following(values)?,
+                &trajectory.following(values)?,
             )?;
         } else {
-            for plain in parts {
-                arrays::one(file, &format!("{group}/{}", plain.name), plain, values)?;
+            for plain in fields {
+                arrays::write_array(file, &format!("{group}/{}", plain.name), plain, values)?;
             }
         }
-        // Beside what is under a name of ours: whatever is under `obs` is an observation.
+        // A validity array must not be under `obs`, where the loader takes everything for an
+        // observation.
         let name = if name.starts_with(PART) { column } else { name };
         if field.is_nullable() {
             let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
                 (0..values.len()).map(|row| Some(values.is_valid(row))),
             ));
-            arrays::array(
+            arrays::write_column(
                 file,
                 &format!("{group}/{name}_valid"),
                 &Field::new("valid", DataType::Boolean, false),
@@ -310,21 +325,21 @@ fn demo(
             )?;
         }
     }
-    if let Some(proxy) = arrays::proxy(leaving, leaving.steps.num_rows()) {
-        arrays::array(
+    if let Some(proxy) = arrays::proxy_flags(trajectory, trajectory.steps.num_rows()) {
+        arrays::write_column(
             file,
             &format!("{group}/{PROXY}"),
             &Field::new(PROXY, DataType::Boolean, false),
             &proxy,
         )?;
     }
-    let line = serde_json::to_string(&envelope::line(leaving)?)
+    let line = serde_json::to_string(&envelope::line(trajectory)?)
         .map_err(|error| Error::failed(error.to_string()))?;
     let mut attributes = vec![
         ("num_samples".to_owned(), Attribute::Int(length as i64)),
         (OURS.to_owned(), Attribute::Text(line)),
     ];
-    if let Some(model) = leaving.text("model_file") {
+    if let Some(model) = trajectory.text("model_file") {
         attributes.push(("model_file".to_owned(), Attribute::Text(model.to_owned())));
     }
     file.group(&group, attributes)?;

@@ -1,4 +1,5 @@
-//! Sources made alike: a dataset of ours read like a foreign one, and columns renamed, ordered and widened.
+//! Aligns sources with each other: reads a dataset of trajmill as a source, and renames, orders and
+//! widens columns.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
 use crate::transfer::write::{OutgoingDataset, Pass};
 
-/// A dataset of ours as a source.
+/// A dataset of trajmill as a source.
 pub struct DatasetSource<'a> {
     outgoing: &'a OutgoingDataset<'a>,
     pass: Pass<'a>,
@@ -21,10 +22,10 @@ pub struct DatasetSource<'a> {
 }
 
 impl<'a> DatasetSource<'a> {
-    /// Reads `outgoing` from its first trajectory on.
+    /// Reads `outgoing` from its first trajectory.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Returns an error if the dataset cannot be read.
     pub fn new(outgoing: &'a OutgoingDataset<'a>) -> Result<DatasetSource<'a>> {
         let (schema, about) = own_columns(outgoing.steps(), outgoing.carried());
         Ok(DatasetSource {
@@ -36,7 +37,8 @@ impl<'a> DatasetSource<'a> {
     }
 }
 
-/// Columns of steps and of trajectories of a dataset of ours as a source has them: without the numbers that import gives.
+/// Returns the columns of steps and of trajectories of a dataset of trajmill as those of a source:
+/// without the numbers that an import assigns.
 pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
     let without = |schema: &Schema, names: &[&str]| -> SchemaRef {
         Arc::new(Schema::new(
@@ -55,7 +57,7 @@ pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
     )
 }
 
-/// `batch` with the columns of `schema` alone.
+/// Returns `batch` with only the columns of `schema`.
 fn only(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| {
         let column = batch.column_by_name(field.name()).cloned();
@@ -85,41 +87,41 @@ impl Source for DatasetSource<'_> {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        let Some(leaving) = self.pass.next().transpose()? else {
+        let Some(trajectory) = self.pass.next().transpose()? else {
             return Ok(None);
         };
-        let key = leaving
+        let key = trajectory
             .text(trajectory::SOURCE_KEY)
-            .map_or_else(|| leaving.index.to_string(), str::to_owned);
+            .map_or_else(|| trajectory.index.to_string(), str::to_owned);
         let about = if self.about.fields().is_empty() {
             None
         } else {
-            Some(only(&leaving.about, &self.about)?)
+            Some(only(&trajectory.about, &self.about)?)
         };
         Ok(Some(IncomingTrajectory {
             key,
-            steps: only(&leaving.steps, &self.schema)?,
+            steps: only(&trajectory.steps, &self.schema)?,
             about,
         }))
     }
 }
 
-/// A source whose columns are brought to other names, another order and wider types.
+/// A source with columns renamed, reordered and widened.
 pub struct Aligned<'a> {
-    /// What is read.
+    /// The source that is read.
     pub inner: Box<dyn Source + 'a>,
-    /// Names of columns of steps as the source has them, to those that they get.
+    /// Pairs of the source's name of a column of steps and its new name.
     pub names: Vec<(String, String)>,
-    /// Columns of steps as they are to be.
+    /// The columns of steps that come out.
     pub steps: SchemaRef,
-    /// Columns of what is said of each trajectory as they are to be; what the source does not say is null.
+    /// The columns about each trajectory that come out. A column that the source lacks is null.
     pub about: SchemaRef,
 }
 
-/// The columns of `schema` under the names that `names` gives, source's to new.
+/// Renames the columns of `schema` by `names`, pairs of the source's name and the new name.
 ///
 /// # Errors
-/// Where a name is that of no column, or two columns come to have one.
+/// Returns an error if a name is not a column, or if two columns would get one name.
 pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
     if let Some((name, _)) = names
         .iter()
@@ -131,7 +133,7 @@ pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef>
             .map(|field| field.name().as_str())
             .collect();
         let hint = crate::error::nearest(name, known.iter().copied()).map_or_else(
-            || known.join(", "),
+            || format!("the columns are {}", known.join(", ")),
             |meant| format!("did you mean `{meant}`?"),
         );
         return Err(Error::failed(format!("there is no column `{name}`")).hint(hint));
@@ -152,16 +154,16 @@ pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef>
             .iter()
             .any(|other| other.name() == field.name())
         {
-            return Err(Error::failed(format!(
-                "two columns would have the name `{}`",
-                field.name()
-            )));
+            return Err(
+                Error::failed(format!("two columns would be named `{}`", field.name()))
+                    .hint("choose another name for one of them"),
+            );
         }
     }
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The type that holds the values of both; `None` where none does.
+/// Returns the type that holds the values of both without loss; `None` if there is none.
 pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     if a == b {
         return Some(a.clone());
@@ -248,17 +250,17 @@ impl Source for Aligned<'_> {
     }
 
     fn about(&self) -> SchemaRef {
-        // Identity that the source does not give is import's to give.
-        let said = self.inner.about();
+        // The import assigns the identity that a source lacks.
+        let provided = self.inner.about();
         let identity = [trajectory::UID, trajectory::SOURCE_KEY, trajectory::SOURCE];
-        let given = |field: &&Arc<Field>| {
-            !identity.contains(&field.name().as_str()) || said.index_of(field.name()).is_ok()
+        let is_given = |field: &&Arc<Field>| {
+            !identity.contains(&field.name().as_str()) || provided.index_of(field.name()).is_ok()
         };
         Arc::new(Schema::new(
             self.about
                 .fields()
                 .iter()
-                .filter(given)
+                .filter(is_given)
                 .cloned()
                 .collect::<Vec<_>>(),
         ))
@@ -277,7 +279,7 @@ impl Source for Aligned<'_> {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        let Some(incoming) = self.inner.next()? else {
+        let Some(trajectory) = self.inner.next()? else {
             return Ok(None);
         };
         let source = |field: &Arc<Field>| {
@@ -286,12 +288,13 @@ impl Source for Aligned<'_> {
                 .iter()
                 .find(|(_, new)| new == field.name())
                 .map_or(field.name(), |(old, _)| old);
-            let column = incoming
+            let column = trajectory
                 .steps
                 .column_by_name(old)
                 .ok_or_else(|| Error::failed(format!("there is no column `{old}`")))?;
-            widened(column, field.data_type())
-                .map_err(|error| error.at(format!("trajectory `{}`: column `{old}`", incoming.key)))
+            widened(column, field.data_type()).map_err(|error| {
+                error.at(format!("trajectory `{}`: column `{old}`", trajectory.key))
+            })
         };
         let columns = self
             .steps
@@ -300,14 +303,14 @@ impl Source for Aligned<'_> {
             .map(source)
             .collect::<Result<Vec<_>>>()?;
         let steps = RecordBatch::try_new(Arc::clone(&self.steps), columns)?;
-        let said = |field: &Arc<Field>| {
-            let said = incoming
+        let fact = |field: &Arc<Field>| {
+            let column = trajectory
                 .about
                 .as_ref()
                 .and_then(|about| about.column_by_name(field.name()));
-            said.map_or_else(
+            column.map_or_else(
                 || Ok(new_null_array(field.data_type(), 1)),
-                |said| widened(said, field.data_type()),
+                |column| widened(column, field.data_type()),
             )
         };
         let schema = self.about();
@@ -317,13 +320,13 @@ impl Source for Aligned<'_> {
                 let columns = schema
                     .fields()
                     .iter()
-                    .map(said)
+                    .map(fact)
                     .collect::<Result<Vec<_>>>()?;
                 Some(RecordBatch::try_new(schema, columns)?)
             }
         };
         Ok(Some(IncomingTrajectory {
-            key: incoming.key,
+            key: trajectory.key,
             steps,
             about,
         }))

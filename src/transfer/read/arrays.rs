@@ -7,10 +7,11 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float64Type};
 
 use crate::container::arrays::{ArrayLayout, StoredArray, decode};
+use crate::error::wording::count;
 use crate::error::{Error, Result, nearest};
 use crate::transfer::read::Options;
 
-/// Names that arrays go by.
+/// The names by which arrays are recognised.
 pub(crate) mod names {
     pub(crate) const OBSERVATION: &[&str] = &["observations", "observation", "obs"];
     pub(crate) const NEXT_OBSERVATION: &[&str] =
@@ -30,24 +31,25 @@ pub(crate) mod names {
     pub(crate) const SPLIT: &[&str] = &["indices"];
 }
 
-/// The next `rows` rows as the column `field`; `last` is the value on the final row, where there is one.
+/// Reads the next `rows` rows as the column `field`; `last` is the value of the final row, if there
+/// is one.
 pub(crate) fn column(
-    part: &mut StoredArray,
+    array: &mut StoredArray,
     field: &Field,
     rows: u64,
     last: Last,
 ) -> Result<ArrayRef> {
-    let mut bytes = part.reader.read(rows)?;
+    let mut bytes = array.reader.read(rows)?;
     let mut nulls = None;
     match last {
         Last::None => {}
         Last::Value(value) => bytes.extend_from_slice(&value),
         Last::Null => {
-            bytes.resize(bytes.len() + part.layout.row_bytes(), 0);
+            bytes.resize(bytes.len() + array.layout.row_bytes(), 0);
             nulls = Some(NullBuffer::from_iter((0..=rows).map(|row| row < rows)));
         }
     }
-    let values = decode(&part.layout, bytes)?;
+    let values = decode(&array.layout, bytes)?;
     match field.data_type() {
         DataType::FixedSizeList(child, width) => Ok(Arc::new(FixedSizeListArray::try_new(
             Arc::clone(child),
@@ -61,112 +63,134 @@ pub(crate) fn column(
     }
 }
 
+/// The final row of a column, after the rows of the steps.
 pub(crate) enum Last {
+    /// There is no final row.
     None,
+    /// The value of the final row is null.
     Null,
+    /// The bytes of the value of the final row.
     Value(Vec<u8>),
 }
 
-/// Takes the array for the column `target` out of `parts`: the one that the user named, or the first of `names`.
+/// Removes the array for the column `target` from `arrays` and returns it: the array that the user
+/// maps to the column, or the first array with a name in `names`.
 pub(crate) fn take(
-    parts: &mut Vec<StoredArray>,
+    arrays: &mut Vec<StoredArray>,
     options: &Options,
     target: &str,
     names: &[&str],
 ) -> Result<Option<StoredArray>> {
     if let Some((_, source)) = options.map.iter().find(|(name, _)| name == target) {
-        let Some(index) = parts.iter().position(|part| part.layout.name == *source) else {
-            let known = listing(parts);
-            let meant = nearest(source, parts.iter().map(|part| part.layout.name.as_str()));
-            let hint = meant.map_or(known, |meant| format!("did you mean `{meant}`?"));
-            return Err(
-                Error::failed(format!("there is no array `{source}` to be `{target}`")).hint(hint),
+        let Some(index) = arrays.iter().position(|array| array.layout.name == *source) else {
+            let known = listing(arrays);
+            let meant = nearest(
+                source,
+                arrays.iter().map(|array| array.layout.name.as_str()),
             );
+            let hint = meant.map_or(known, |meant| format!("did you mean `{meant}`?"));
+            return Err(Error::failed(format!(
+                "there is no array `{source}` to map to `{target}`"
+            ))
+            .hint(hint));
         };
-        return numeric(parts.remove(index)).map(Some);
+        return numeric(arrays.remove(index)).map(Some);
     }
     let found = names
         .iter()
-        .find_map(|name| parts.iter().position(|part| part.layout.name == *name));
-    found.map(|index| numeric(parts.remove(index))).transpose()
+        .find_map(|name| arrays.iter().position(|array| array.layout.name == *name));
+    found.map(|index| numeric(arrays.remove(index))).transpose()
 }
 
-pub(crate) fn listing(parts: &[StoredArray]) -> String {
-    let parts: Vec<String> = parts
+/// Lists the arrays of a file, for a hint.
+pub(crate) fn listing(arrays: &[StoredArray]) -> String {
+    let arrays: Vec<String> = arrays
         .iter()
-        .map(|part| format!("`{}` {}", part.layout.name, part.layout.shape()))
+        .map(|array| format!("`{}` {}", array.layout.name, array.layout.shape()))
         .collect();
-    format!("the file holds {}", parts.join(", "))
+    format!("the file holds {}", arrays.join(", "))
 }
 
-pub(crate) fn numeric(part: StoredArray) -> Result<StoredArray> {
-    if part.layout.element == DataType::Null {
+/// Returns `array` if it holds numbers or booleans.
+///
+/// # Errors
+/// Returns an error if it holds anything else.
+pub(crate) fn numeric(array: StoredArray) -> Result<StoredArray> {
+    if array.layout.element == DataType::Null {
         return Err(Error::failed(format!(
             "`{}` holds {}, not numbers",
-            part.layout.name, part.layout.kind
+            array.layout.name, array.layout.kind
         ))
-        .hint("write it as numbers or flags, or name another array with --map"));
+        .hint("save it as numbers or booleans, or choose another array with `--map`"));
     }
-    Ok(part)
+    Ok(array)
 }
 
-/// Single values: a last axis of length 1 is dropped.
-pub(crate) fn squeeze(mut part: StoredArray) -> Result<StoredArray> {
-    if part.layout.width() != 1 {
+/// Drops a last axis of length 1, so that a row is a single value.
+pub(crate) fn squeeze(mut array: StoredArray) -> Result<StoredArray> {
+    if array.layout.width() != 1 {
         return Err(Error::failed(format!(
-            "`{}` has the shape {}: one value a row is needed",
-            part.layout.name,
-            part.layout.shape()
+            "`{}` has the shape {}, but it must hold one value per row",
+            array.layout.name,
+            array.layout.shape()
         )));
     }
-    part.layout.row.clear();
-    Ok(part)
+    array.layout.row.clear();
+    Ok(array)
 }
 
-pub(crate) fn same_rows(part: &StoredArray, rows: u64, like: &str) -> Result<()> {
-    if part.layout.rows == rows {
+/// Verifies that `array` has `rows` rows; `reason` says in an error why it must.
+///
+/// # Errors
+/// Returns an error if it has another number of rows.
+pub(crate) fn same_rows(array: &StoredArray, rows: u64, reason: &str) -> Result<()> {
+    if array.layout.rows == rows {
         return Ok(());
     }
-    Err(Error::failed(format!("`{}` has {} rows where {like} has {rows}", part.layout.name, part.layout.rows))
-        .hint("the arrays of a dataset must have one row for each step: the file is damaged, or not of this format"))
+    Err(Error::failed(format!(
+        "`{}` has {}, but {reason}",
+        array.layout.name,
+        count(array.layout.rows, "row")
+    ))
+    .hint("every array needs one row per step: the file is damaged, or of another format"))
 }
 
-/// Rows of flags that are read ahead to find where a trajectory ends.
+/// Rows of flags that are read ahead to find the end of a trajectory.
 const FLAG_ROWS: u64 = 8192;
 
-/// Flags, read in blocks.
+/// An array of flags, read in blocks.
 pub(crate) struct Flags {
-    part: StoredArray,
+    array: StoredArray,
     block: Vec<bool>,
     at: usize,
     read: u64,
 }
 
 impl Flags {
-    pub(crate) fn new(part: StoredArray) -> Box<Flags> {
+    pub(crate) fn new(array: StoredArray) -> Box<Flags> {
         Box::new(Flags {
-            part,
+            array,
             block: Vec::new(),
             at: 0,
             read: 0,
         })
     }
 
-    /// The next flag, which the next call gives again; `None` after the last.
+    /// Returns the next flag without consuming it; `None` after the last.
     pub(crate) fn peek(&mut self) -> Result<Option<bool>> {
         if self.at == self.block.len() {
-            let rows = FLAG_ROWS.min(self.part.layout.rows - self.read);
+            let rows = FLAG_ROWS.min(self.array.layout.rows - self.read);
             if rows == 0 {
                 return Ok(None);
             }
-            self.block = flags(&self.part.layout, self.part.reader.read(rows)?, self.read)?;
+            self.block = flags(&self.array.layout, self.array.reader.read(rows)?, self.read)?;
             self.at = 0;
             self.read += rows;
         }
         Ok(self.block.get(self.at).copied())
     }
 
-    /// The next flag; false after the last.
+    /// Returns the next flag; false after the last.
     pub(crate) fn next(&mut self) -> Result<bool> {
         let flag = self.peek()?;
         self.at += 1;
@@ -174,18 +198,18 @@ impl Flags {
     }
 }
 
-/// The bytes of flags that begin at row `first` as flags.
+/// Decodes flags whose first row in the array is `first`.
 pub(crate) fn flags(layout: &ArrayLayout, bytes: Vec<u8>, first: u64) -> Result<Vec<bool>> {
     let values = arrow::compute::cast(&decode(layout, bytes)?, &DataType::Float64)?;
     let flag = |(row, value): (usize, &f64)| match *value {
         0.0 => Ok(false),
         1.0 => Ok(true),
         other => Err(Error::failed(format!(
-            "`{}` is {other} at row {}: a flag is 0 or 1",
+            "`{}` is {other} at row {}, but a flag is 0 or 1",
             layout.name,
             first + row as u64
         ))
-        .hint("correct the flags in the source: they say where trajectories end")),
+        .hint("correct the flags in the source: they mark where trajectories end")),
     };
     values
         .as_primitive::<Float64Type>()
@@ -196,23 +220,27 @@ pub(crate) fn flags(layout: &ArrayLayout, bytes: Vec<u8>, first: u64) -> Result<
         .collect()
 }
 
-/// Extra arrays, and beside each the array that says where it is null.
+/// Separates extra arrays from their validity arrays, which are named `NAME_valid`.
 pub(crate) fn with_valid(extras: Vec<StoredArray>) -> (Vec<StoredArray>, Vec<Option<StoredArray>>) {
-    let names: Vec<String> = extras.iter().map(|part| part.layout.name.clone()).collect();
-    let says = |part: &StoredArray| {
-        part.layout
+    let names: Vec<String> = extras
+        .iter()
+        .map(|array| array.layout.name.clone())
+        .collect();
+    let is_validity = |array: &StoredArray| {
+        array
+            .layout
             .name
             .strip_suffix("_valid")
             .is_some_and(|name| names.iter().any(|known| known == name))
     };
     let (mut valid, extras): (Vec<StoredArray>, Vec<StoredArray>) =
-        extras.into_iter().partition(says);
-    let of = |part: &StoredArray| {
+        extras.into_iter().partition(is_validity);
+    let validity = |array: &StoredArray| {
         let index = valid
             .iter()
-            .position(|valid| valid.layout.name.strip_suffix("_valid") == Some(&part.layout.name));
+            .position(|valid| valid.layout.name.strip_suffix("_valid") == Some(&array.layout.name));
         index.map(|index| valid.remove(index))
     };
-    let beside = extras.iter().map(of).collect();
-    (extras, beside)
+    let validities = extras.iter().map(validity).collect();
+    (extras, validities)
 }

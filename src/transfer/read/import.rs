@@ -1,4 +1,4 @@
-//! Numbers the trajectories of a foreign dataset and writes them as shards.
+//! Numbers the trajectories of a source and writes them as shards.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,28 +12,29 @@ use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
 use crate::dataset::{Block, Manifest, ShardEntry, store};
+use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, OnError, Source};
 
-/// Bytes of whole trajectories that are written at once, at the first trajectory end at or after them.
+/// Bytes of whole trajectories that are written at once.
 const BYTES_AT_ONCE: u64 = 32 << 20;
 
-/// What an import wrote.
+/// The result of an import.
 pub struct Imported {
     /// The shards, in order; at least one.
     pub shards: Vec<ShardEntry>,
-    /// Schema of `steps` in memory.
+    /// The schema of `steps` in memory.
     pub steps: SchemaRef,
-    /// Number of trajectories.
+    /// The number of trajectories.
     pub trajectories: u64,
-    /// Rows of `steps`, final observations included.
+    /// The number of rows of `steps`, including final observations.
     pub rows: u64,
-    /// What was set aside.
+    /// The trajectories that were set aside.
     pub aside: SetAside,
 }
 
 impl Imported {
-    /// The manifest of what was written.
+    /// Returns the manifest of the dataset.
     pub fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
         let mut statistics = Statistics::default();
         self.shards
@@ -51,14 +52,16 @@ impl Imported {
     }
 }
 
-/// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order, in shards that close at
-/// the first trajectory end at or after `shard_rows` rows. `fingerprint` identifies the source's bytes, and with the
-/// source's own key makes a trajectory's `uid`. Bad trajectories are set aside under `root`, where `on_error` says so and the source
-/// can go on after them. `progress` is called with the rows of each batch when it is written, and its error ends the import.
+/// Writes every trajectory of `source` under `root`, numbered 0, 1, 2 … in the source's order. A
+/// shard closes at the first end of a trajectory at or after `shard_rows` rows. `fingerprint`
+/// identifies the content of the source; together with the source's own key it determines the `uid`
+/// of a trajectory. If `on_error` says so and the source can continue, bad trajectories are set
+/// aside under `root`. `progress` receives the number of rows of each batch after it is written;
+/// its error ends the import.
 ///
 /// # Errors
-/// Where the source is damaged or contradicts itself, files cannot be written, or `progress` says so; what was written is
-/// left for the caller to remove.
+/// Returns an error if the source is damaged or contradicts itself, if a file cannot be written, or
+/// if `progress` returns one. The caller removes what was written.
 pub fn import(
     source: &mut dyn Source,
     source_name: &str,
@@ -70,7 +73,7 @@ pub fn import(
 ) -> Result<Imported> {
     store::create_dir(&root.join("steps"))?;
     store::create_dir(&root.join("trajectories"))?;
-    let incoming = source.schema();
+    let source_steps = source.schema();
     let ids = [
         Field::new(step::TRAJECTORY_ID, DataType::Int64, false),
         Field::new(step::STEP, DataType::Int32, false),
@@ -78,14 +81,14 @@ pub fn import(
     let steps: SchemaRef = Arc::new(Schema::new(
         ids.into_iter()
             .map(Arc::new)
-            .chain(incoming.fields().iter().cloned())
+            .chain(source_steps.fields().iter().cloned())
             .collect::<Vec<_>>(),
     ));
     let origin = Origin {
         name: source_name,
         fingerprint,
     };
-    // What is written at once is bounded in bytes, however few rows that is; where row groups end is the writer's affair.
+    // Bytes bound what is written at once, whatever the number of rows. The writer ends row groups.
     let (rows_at_once, row_bytes) = (
         schema::block_rows(&steps) as u64,
         schema::row_bytes(&steps) as u64,
@@ -102,8 +105,8 @@ pub fn import(
     let mut aside = Quarantine::new(root);
     loop {
         let next = match source.next() {
-            // What can be read and is wrong does not keep the next from being read.
-            Ok(Some(next)) => check(&next, &incoming, &about)
+            // A trajectory that can be read but is wrong does not affect the next one.
+            Ok(Some(next)) => verify(&next, &source_steps, &about)
                 .map(|()| Some(next))
                 .map_err(|error| (error, Some(1))),
             Ok(None) => Ok(None),
@@ -146,10 +149,10 @@ pub fn import(
                 None => ShardWriter::create(root, shards.len(), &steps, carried.as_ref(), true)?,
             };
             if !batch.is_empty() {
-                shard.write(&block(
+                shard.write(&numbered(
                     &batch,
                     trajectories,
-                    &incoming,
+                    &source_steps,
                     &steps,
                     &carried,
                     &origin,
@@ -179,7 +182,7 @@ pub fn import(
     }
 }
 
-/// What a source says `about` each trajectory, with the identity that import gives where it says none.
+/// Returns the columns `about` of a source, with the identity columns that the source lacks.
 pub fn identified(about: &Schema) -> SchemaRef {
     let fields = carried(about)
         .fields()
@@ -190,7 +193,8 @@ pub fn identified(about: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Columns of `trajectories` that cannot be computed from steps: identity, and what the source says `about` each.
+/// Returns the columns of `trajectories` that are not computed from steps: identity, and the
+/// source's columns `about`.
 fn carried(about: &Schema) -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let own = [
@@ -213,7 +217,7 @@ fn carried(about: &Schema) -> SchemaRef {
     ))
 }
 
-/// Where trajectories come from.
+/// The origin of trajectories.
 struct Origin<'a> {
     name: &'a str,
     fingerprint: &'a str,
@@ -226,38 +230,41 @@ impl Origin<'_> {
     }
 }
 
-fn check(incoming: &IncomingTrajectory, schema: &SchemaRef, about: &SchemaRef) -> Result<()> {
-    let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", incoming.key));
-    let said = incoming
+/// Verifies that a trajectory has the declared columns, and at most one final observation, in its
+/// last row.
+fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef) -> Result<()> {
+    let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", trajectory.key));
+    let facts = trajectory
         .about
         .as_ref()
         .map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
-    if incoming.steps.schema() != *schema || said != *about {
-        return Err(wrong("has other columns than the source says"));
+    if trajectory.steps.schema() != *steps || facts != *about {
+        return Err(wrong("has columns that its source did not declare"));
     }
-    let finals = incoming
+    let finals = trajectory
         .steps
         .column_by_name(step::IS_FINAL)
         .and_then(|column| column.as_boolean_opt());
     let finals = finals.ok_or_else(|| wrong("has no boolean column `is_final`"))?;
-    let rows = incoming.steps.num_rows();
+    let rows = trajectory.steps.num_rows();
     match finals.true_count() {
         _ if rows == 0 => Err(wrong("has no rows")),
         0 => Ok(()),
         1 if rows > 1 && finals.value(rows - 1) => Ok(()),
         1 if rows == 1 => {
-            Err(wrong("has no step, only a final observation").hint("drop it from the source"))
+            Err(wrong("has no step, only a final observation").hint("remove it from the source"))
         }
-        _ => Err(wrong("has a final observation before its last row")
-            .hint("`is_final` marks the observation after the last action")),
+        _ => Err(wrong("has a final observation before its last row").hint(
+            "`is_final` marks the observation after the last action: set it on the last row only",
+        )),
     }
 }
 
-/// The trajectories `batch`, numbered from `first`.
-fn block(
+/// Numbers the trajectories of `batch`, starting with `first`.
+fn numbered(
     batch: &[IncomingTrajectory],
     first: u64,
-    incoming: &SchemaRef,
+    source_steps: &SchemaRef,
     steps: &SchemaRef,
     carried: &SchemaRef,
     origin: &Origin,
@@ -268,15 +275,20 @@ fn block(
         let rows = trajectory.steps.num_rows();
         let count = i32::try_from(rows).map_err(|_| {
             Error::failed(format!(
-                "trajectory `{}` has {rows} rows, more than 2³¹",
-                trajectory.key
+                "trajectory `{}` has {} rows, but a trajectory holds at most {}",
+                trajectory.key,
+                number(rows),
+                number(i32::MAX)
             ))
         })?;
         ids.extend(std::iter::repeat_n(id, rows));
         numbers.extend(0..count);
         offsets.push(ids.len());
     }
-    let joined = concat_batches(incoming, batch.iter().map(|trajectory| &trajectory.steps))?;
+    let joined = concat_batches(
+        source_steps,
+        batch.iter().map(|trajectory| &trajectory.steps),
+    )?;
     let columns: [ArrayRef; 2] = [
         Arc::new(Int64Array::from(ids)),
         Arc::new(Int32Array::from(numbers)),
@@ -291,21 +303,21 @@ fn block(
     let text = |of: &dyn Fn(&IncomingTrajectory) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(batch.iter().map(of)))
     };
-    let said = batch
+    let facts = batch
         .iter()
         .filter_map(|trajectory| trajectory.about.as_ref())
         .collect::<Vec<_>>();
-    let said = match said.first() {
-        Some(first) => concat_batches(&first.schema(), said.iter().copied())?,
+    let facts = match facts.first() {
+        Some(first) => concat_batches(&first.schema(), facts.iter().copied())?,
         None => RecordBatch::new_empty(Arc::new(Schema::empty())),
     };
     let column = |field: &Arc<Field>| -> Result<ArrayRef> {
-        let said = said.column_by_name(field.name()).cloned();
-        Ok(match (field.name().as_str(), said) {
+        let given = facts.column_by_name(field.name()).cloned();
+        Ok(match (field.name().as_str(), given) {
             (trajectory::TRAJECTORY_ID, _) => {
                 Arc::new((first as i64..).take(batch.len()).collect::<Int64Array>())
             }
-            (_, Some(said)) => said,
+            (_, Some(given)) => given,
             (trajectory::UID, None) => text(&|trajectory| origin.uid(&trajectory.key)),
             (trajectory::SOURCE_KEY, None) => text(&|trajectory| trajectory.key.clone()),
             (_, None) => text(&|_| origin.name.to_owned()),

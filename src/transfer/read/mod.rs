@@ -1,8 +1,9 @@
-//! Reading: from a source of any format to shards.
+//! Reads a source of any format and writes it as shards.
 //!
-//! A format's reader gives a [`Source`]: whole trajectories with canonical columns, one at a time. [`import`] numbers them
-//! and writes shards. Three shapes of sources share their machinery: trajectories end to end in arrays
-//! ([`concatenated`]), a group of arrays for each trajectory ([`per_trajectory`]), and tables with a row a step
+//! The reader of a format provides a [`Source`]: whole trajectories with canonical columns, one at
+//! a time. [`import`] numbers them and writes shards. Sources have one of three shapes, and each
+//! shape has a module of its own: arrays that hold all trajectories end to end ([`concatenated`]),
+//! a group of arrays for each trajectory ([`per_trajectory`]), and tables with one row per step
 //! ([`table`]). Nothing in a file is ever executed.
 
 pub mod align;
@@ -22,7 +23,8 @@ pub use source::{IncomingTrajectory, Reader, Source};
 
 use crate::dataset::schema::step;
 
-/// The name of a column that has no fixed meaning: its own, unless a column of steps with a fixed meaning is called so.
+/// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of
+/// steps with a fixed meaning has that name.
 pub(crate) fn free_name(name: &str) -> String {
     let fixed = [
         step::TRAJECTORY_ID,

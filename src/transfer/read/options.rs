@@ -1,4 +1,4 @@
-//! How a foreign dataset is to be read: what a pipeline's `source` and `trajmill import` say of it.
+//! The options of reading a foreign dataset, in a pipeline's `source` and in `trajmill import`.
 
 use schemars::JsonSchema;
 use serde::de::Error as _;
@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::video::{self, Frames};
 
-/// How a foreign dataset is to be read.
+/// The options of reading a foreign dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Options {
-    /// Canonical column to source column: `observation: obs_*` takes scalar columns in natural order as a vector
+    /// Map canonical columns to source columns, for example `{action: act}`. A pattern such as `observation: obs_*` joins scalar columns, in natural order, into a vector
     #[serde(
         serialize_with = "to_map",
         deserialize_with = "from_map",
@@ -20,49 +20,49 @@ pub struct Options {
     )]
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub map: Vec<(String, String)>,
-    /// Source column that tells trajectories apart, where it is not found by its name
+    /// Source column with the trajectory ids. Default: detected by its name, for example `episode_id`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trajectory: Option<String>,
-    /// Source column that numbers the steps of a trajectory, where it is not found by its name
+    /// Source column with the step numbers. Default: detected by its name, `step`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// Longest trajectory, where the source marks terminal states alone, as old D4RL sets without `timeouts` do
+    /// Longest trajectory, in steps. Needed if the source marks terminal states only, as old D4RL files without `timeouts` do
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_steps: Option<usize>,
-    /// The last step of an RLDS or TF-Agents episode
+    /// Whether the last step of an RLDS or TF-Agents episode has an action. Default: `auto`
     #[serde(skip_serializing_if = "at_default")]
     pub final_action: FinalAction,
-    /// Where an action stands in an RLDS episode
+    /// The order of the values of an RLDS step. Default: `sar`
     #[serde(skip_serializing_if = "at_default")]
     pub alignment: Alignment,
-    /// Frames of LeRobot's videos; to decode them needs a build with the Cargo feature `video`
+    /// How to read the frames of LeRobot's videos. Default: `reference`. Decoding needs a build with the Cargo feature `video`
     #[serde(skip_serializing_if = "at_default")]
     pub frames: Frames,
-    /// What becomes of a bad trajectory
+    /// What to do with a bad trajectory. Default: `fail`
     #[serde(skip_serializing_if = "at_default")]
     pub on_error: OnError,
 }
 
 impl Options {
-    /// The options that are given, which means not at their defaults, by their names.
+    /// Returns the options that differ from their defaults, by name.
     ///
     /// # Errors
-    /// None that comes from what is given.
+    /// Returns an error if the options cannot be serialised.
     pub fn given(&self) -> Result<Map<String, Value>> {
         match serde_json::to_value(self) {
             Ok(Value::Object(given)) => Ok(given),
             other => Err(Error::failed(format!(
-                "options of a format are no map: {other:?}"
+                "the options of reading serialise to {other:?}, not to a map"
             ))),
         }
     }
 
-    /// What a dataset that is read by them depends on besides its source, by name: the options that are given, and what
-    /// decodes frames.
+    /// Returns what a dataset depends on, by name, besides its source: the given options, and the
+    /// decoder if frames are decoded.
     ///
     /// # Errors
-    /// Where frames are to be decoded and this build cannot.
+    /// Returns an error if frames are to be decoded and this build has no decoder.
     pub fn depends(&self) -> Result<Vec<(String, String)>> {
         let text = |value: Value| {
             value
@@ -93,43 +93,43 @@ fn from_map<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<(String, String)>, D
     let pair = |(key, value)| match value {
         Value::String(value) => Ok((key, value)),
         other => Err(D::Error::custom(format!(
-            "`{key}` is a column's name, not {other}"
+            "`map` needs the name of a source column for `{key}`, not {other}"
         ))),
     };
     Map::deserialize(from)?.into_iter().map(pair).collect()
 }
 
-/// What becomes of a bad trajectory.
+/// What to do with a bad trajectory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// It ends the import.
+    /// End the import with an error.
     #[default]
     Fail,
-    /// It is set aside with its reason in quarantine.jsonl, and the import goes on with the next.
+    /// Set the trajectory aside, with the reason, in quarantine.jsonl, and continue with the next one.
     Quarantine,
 }
 
-/// What the last step of an RLDS or TF-Agents episode holds.
+/// Whether the last step of an RLDS or TF-Agents episode has an action.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FinalAction {
-    /// The final observation where it is the last and its action is zeros, an action like any other elsewhere.
+    /// The last step holds the final observation if its action is all zeros; otherwise its action counts.
     #[default]
     Auto,
-    /// An action like any other.
+    /// The last step has an action.
     Valid,
-    /// The final observation, and filler for an action.
+    /// The last step holds the final observation, and its action is filler.
     Filler,
 }
 
-/// Which step of an RLDS episode an action stands in.
+/// The order of the values of an RLDS step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Alignment {
-    /// That in whose observation it was taken: state, action, reward.
+    /// State, action, reward: the action was taken in the step's observation.
     #[default]
     Sar,
-    /// That whose observation it led to: reward, state, action; as dm_env logs it.
+    /// Reward, state, action: the action led to the step's observation, as dm_env logs it.
     Rsa,
 }

@@ -1,8 +1,8 @@
-//! Names of columns and files: patterns that they match, and the order in which 2 comes before 10.
+//! Patterns for names of columns and files, and their natural order, in which 2 comes before 10.
 
 use std::cmp::Ordering;
 
-/// Whether `name` matches `pattern`, in which `*` stands for any characters and `?` for one.
+/// Whether `name` matches `pattern`; `*` matches any characters, and `?` matches one.
 pub(crate) fn glob(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,
@@ -18,7 +18,7 @@ pub(crate) fn glob(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// Order of names in which `obs_2` comes before `obs_10`.
+/// Compares names in natural order: `obs_2` comes before `obs_10`.
 pub(crate) fn natural(a: &str, b: &str) -> Ordering {
     fn pieces(name: &str) -> Vec<(u128, &str)> {
         let digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());

@@ -1,7 +1,8 @@
-//! Formats that keep a trajectory as a group of arrays of its own: its arrays become the columns of one batch.
+//! Reads formats that store each trajectory as a group of arrays: the arrays become the columns of
+//! one batch.
 //!
-//! The first trajectory that can be read says which columns there are; another that differs is an error of its own, so that
-//! it can be set aside.
+//! The first trajectory that can be read determines the columns. A trajectory that differs is an
+//! error, and can be set aside.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,12 +15,13 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
 use crate::container::arrays::ArrayColumns;
-use crate::dataset::schema::{self, step};
+use crate::dataset::schema::{self, step, type_name};
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, OnError, free_name, quarantine};
 
-/// What was read of a source to learn its columns: the first trajectory that can be read, and what is the matter with those
-/// before it.
+/// The trajectories that were read to find out the columns of a source: the first one that can be
+/// read, and the errors of those before it.
 #[derive(Default)]
 pub(crate) struct FirstTrajectory {
     errors: VecDeque<Error>,
@@ -27,10 +29,11 @@ pub(crate) struct FirstTrajectory {
 }
 
 impl FirstTrajectory {
-    /// Reads trajectories by `next` until one can be read; bad ones may come before it where `on_error` sets them aside.
+    /// Calls `next` until a trajectory can be read. Returns it with its columns.
     ///
     /// # Errors
-    /// What is the matter with the first trajectory, where that ends it or there is no other.
+    /// Returns the error of the first trajectory, unless `on_error` sets it aside and another one
+    /// can be read.
     pub(crate) fn read(
         on_error: OnError,
         mut next: impl FnMut() -> Result<Option<IncomingTrajectory>>,
@@ -53,13 +56,13 @@ impl FirstTrajectory {
                 Ok(None) => {
                     return Err(errors
                         .pop_front()
-                        .unwrap_or_else(|| Error::failed("there are no trajectories")));
+                        .unwrap_or_else(|| Error::failed("the source holds no trajectories")));
                 }
             }
         }
     }
 
-    /// What comes next of it; `None` where all of it was handed on.
+    /// Returns the next result; `None` after the last.
     pub(crate) fn next(&mut self) -> Option<Result<IncomingTrajectory>> {
         self.errors
             .pop_front()
@@ -68,9 +71,9 @@ impl FirstTrajectory {
     }
 }
 
-/// A trajectory that is being put together of its arrays.
+/// Assembles a trajectory from its arrays.
 pub(crate) struct TrajectoryBuilder {
-    /// Steps: rows that are not final.
+    /// The number of steps: rows that are not final.
     pub(crate) length: usize,
     /// Whether there is a row for the final observation.
     pub(crate) known_final: bool,
@@ -78,6 +81,7 @@ pub(crate) struct TrajectoryBuilder {
 }
 
 impl TrajectoryBuilder {
+    /// Starts a trajectory of `length` steps, and a final row if `known_final`.
     pub(crate) fn new(length: usize, known_final: bool) -> TrajectoryBuilder {
         TrajectoryBuilder {
             length,
@@ -86,15 +90,16 @@ impl TrajectoryBuilder {
         }
     }
 
-    /// Rows: the steps and the final observation.
+    /// Returns the number of rows: the steps and the final observation.
     pub(crate) fn rows(&self) -> usize {
         self.length + usize::from(self.known_final)
     }
 
-    /// Adds a column of steps, whose array has a row for each row or each step; where it is one short, the final is null.
+    /// Adds a column of steps. Its array has one value per row, or one per step: then the value of
+    /// the final row is null.
     ///
     /// # Errors
-    /// Where it has another number of rows.
+    /// Returns an error if the array has another number of rows.
     pub(crate) fn add(
         &mut self,
         name: &str,
@@ -103,31 +108,22 @@ impl TrajectoryBuilder {
     ) -> Result<()> {
         let (rows, length) = (self.rows(), self.length);
         let values = match values.len() {
-            count if count == rows => values,
-            count if count == length => lengthened(&values, rows)?,
-            count => {
-                return Err(Error::failed(format!(
-                    "`{}` has {count} rows where there are {length} steps",
-                    field.name()
-                )));
-            }
+            found if found == rows => values,
+            found if found == length => lengthened(&values, rows)?,
+            found => return Err(other_length(field.name(), found, length)),
         };
         self.columns
             .push((field.with_name(name).with_nullable(nullable), values));
         Ok(())
     }
 
-    /// Adds flags, which are false on the final row.
+    /// Adds one flag per step. The flag of the final row is false.
     ///
     /// # Errors
-    /// Where there are not as many as steps.
+    /// Returns an error if the number of flags is not the number of steps.
     pub(crate) fn flags(&mut self, name: &str, flags: &[bool]) -> Result<()> {
         if flags.len() != self.length {
-            return Err(Error::failed(format!(
-                "`{name}` has {} rows where there are {} steps",
-                flags.len(),
-                self.length
-            )));
+            return Err(other_length(name, flags.len(), self.length));
         }
         let flags = flags
             .iter()
@@ -141,7 +137,7 @@ impl TrajectoryBuilder {
         Ok(())
     }
 
-    /// Adds `is_final`.
+    /// Adds the column `is_final`.
     pub(crate) fn finals(&mut self) {
         let finals = (0..self.rows()).map(|row| Some(row == self.length));
         self.columns.push((
@@ -150,25 +146,26 @@ impl TrajectoryBuilder {
         ));
     }
 
-    /// Adds what has no fixed meaning, under its own name.
+    /// Adds the columns without a fixed meaning, under their own names.
     ///
     /// # Errors
-    /// As [`TrajectoryBuilder::add`].
+    /// Returns the errors of [`TrajectoryBuilder::add`].
     pub(crate) fn others(&mut self, arrays: ArrayColumns) -> Result<()> {
         arrays
             .into_iter()
             .try_for_each(|(name, column)| self.add(&free_name(&name), column, true))
     }
 
-    /// The trajectory; its columns must be those of `schema`, where that is known.
+    /// Returns the trajectory.
     ///
     /// # Errors
-    /// Where they are not.
+    /// Returns an error if its columns are not those of `schema`, if there is one.
     pub(crate) fn finish(self, schema: Option<&SchemaRef>) -> Result<RecordBatch> {
         let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = self.columns.into_iter().unzip();
         let own: SchemaRef = Arc::new(Schema::new(fields));
         if let Some(schema) = schema.filter(|schema| ***schema != *own) {
-            let describe = |field: &Field| format!("`{}` {}", field.name(), field.data_type());
+            let describe =
+                |field: &Field| format!("`{}` {}", field.name(), type_name(field.data_type()));
             let odd = own
                 .fields()
                 .iter()
@@ -181,7 +178,7 @@ impl TrajectoryBuilder {
                 .map(|field| format!("the first has {}", describe(field)));
             let differ: Vec<String> = [odd, missing].into_iter().flatten().collect();
             return Err(Error::failed(format!(
-                "its arrays are not those of the first trajectory: {}",
+                "its arrays differ from those of the first trajectory: {}",
                 differ.join(", ")
             )));
         }
@@ -189,7 +186,16 @@ impl TrajectoryBuilder {
     }
 }
 
-/// Takes the array `name` out of `arrays`, or the group of that name as a struct.
+/// Returns the error of an array that has `rows` rows in a trajectory of `steps` steps.
+fn other_length(name: &str, rows: usize, steps: usize) -> Error {
+    Error::failed(format!(
+        "`{name}` has {} in a trajectory of {}",
+        count(rows, "row"),
+        count(steps, "step")
+    ))
+}
+
+/// Removes the array `name` from `arrays` and returns it; a group with that name becomes a struct.
 pub(crate) fn take(arrays: &mut ArrayColumns, name: &str) -> Option<(Field, ArrayRef)> {
     if let Some(found) = arrays.remove(name) {
         return Some(found);
@@ -219,10 +225,10 @@ pub(crate) fn take(arrays: &mut ArrayColumns, name: &str) -> Option<(Field, Arra
     ))
 }
 
-/// A column of vectors as one of lists, whose rows may differ in length from trajectory to trajectory.
+/// Converts a column of vectors to one of lists, whose lengths may differ between trajectories.
 ///
 /// # Errors
-/// Never in practice.
+/// Returns an error if the conversion fails, which cannot happen.
 pub(crate) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, ArrayRef)> {
     let values = match values.data_type() {
         DataType::FixedSizeList(child, _) => {
@@ -236,7 +242,8 @@ pub(crate) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, Arra
     ))
 }
 
-/// Drops a last axis of one from a column of vectors.
+/// Converts a column of vectors of one element to one of single values. Returns any other column
+/// unchanged.
 pub(crate) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) {
     match values.as_fixed_size_list_opt() {
         Some(vectors) if vectors.value_length() == 1 => {
@@ -256,10 +263,10 @@ pub(crate) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) 
     }
 }
 
-/// Single values of any type of number.
+/// Returns a column of single numbers of any type as float64.
 ///
 /// # Errors
-/// Where they are not numbers.
+/// Returns an error if the column does not hold numbers.
 pub(crate) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
     let (field, values) = squeezed(column.clone());
     let numbers = arrow::compute::cast(&values, &DataType::Float64);
@@ -274,10 +281,11 @@ pub(crate) fn numbers(column: &(Field, ArrayRef)) -> Result<Vec<f64>> {
         .to_vec())
 }
 
-/// Columns of which those called `NAME_valid` say where `NAME` is null, where `ours` says that we wrote them.
+/// Makes values of `NAME` null where `NAME_valid` is false, and removes `NAME_valid`. Returns
+/// `arrays` unchanged if trajmill did not write them, as `ours` says.
 ///
 /// # Errors
-/// Where one has not as many rows as the other.
+/// Returns an error if the two have different numbers of rows.
 pub(crate) fn with_valid(mut arrays: ArrayColumns, ours: bool) -> Result<ArrayColumns> {
     let names: Vec<String> = arrays
         .keys()
@@ -292,9 +300,9 @@ pub(crate) fn with_valid(mut arrays: ArrayColumns, ours: bool) -> Result<ArrayCo
         if let (Some(valid), Some((_, values))) = (valid, arrays.get_mut(&name)) {
             if valid.len() != values.len() {
                 return Err(Error::failed(format!(
-                    "`{name}_valid` has {} rows where `{name}` has {}",
-                    valid.len(),
-                    values.len()
+                    "`{name}_valid` has {}, but `{name}` has {}",
+                    count(valid.len(), "row"),
+                    number(values.len())
                 )));
             }
             *values = make_array(
@@ -309,36 +317,36 @@ pub(crate) fn with_valid(mut arrays: ArrayColumns, ours: bool) -> Result<ArrayCo
     Ok(arrays)
 }
 
-/// Flags of any type of number.
+/// Returns a column of flags as booleans.
 ///
 /// # Errors
-/// Where they are not numbers of 0 and 1.
+/// Returns an error if a value is not 0 or 1.
 pub(crate) fn booleans(column: (Field, ArrayRef)) -> Result<Vec<bool>> {
     let (field, numbers) = (column.0.clone(), numbers(&column)?);
     let flag = |(row, value): (usize, &f64)| match *value {
         0.0 => Ok(false),
         1.0 => Ok(true),
         other => Err(Error::failed(format!(
-            "`{}` is {other} at row {row}: a flag is 0 or 1",
+            "`{}` is {other} at row {row}, but a flag is 0 or 1",
             field.name()
         ))),
     };
     numbers.iter().enumerate().map(flag).collect()
 }
 
-/// `values` with null rows after them, `rows` in all.
+/// Appends null rows to `values` until there are `rows`.
 pub(crate) fn lengthened(values: &ArrayRef, rows: usize) -> Result<ArrayRef> {
-    let missing = absent(values.data_type(), rows - values.len())?;
+    let missing = nulls(values.data_type(), rows - values.len())?;
     Ok(arrow::compute::concat(&[
         values.as_ref(),
         missing.as_ref(),
     ])?)
 }
 
-/// Rows of zeros.
+/// Returns `rows` rows of zeros.
 pub(crate) fn zeros(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     let filler = match data_type {
-        DataType::FixedSizeList(..) | DataType::Struct(_) => absent(data_type, rows)?,
+        DataType::FixedSizeList(..) | DataType::Struct(_) => nulls(data_type, rows)?,
         other => new_null_array(other, rows),
     };
     Ok(make_array(
@@ -346,8 +354,8 @@ pub(crate) fn zeros(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     ))
 }
 
-/// Null rows, zeros under those of vectors.
-fn absent(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
+/// Returns `rows` null rows. The elements of null vectors are zeros.
+fn nulls(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     Ok(match data_type {
         DataType::FixedSizeList(child, width) => {
             let values = zeros(
@@ -376,16 +384,17 @@ fn absent(data_type: &DataType, rows: usize) -> Result<ArrayRef> {
     })
 }
 
-/// A column of an Arrow file in the types of ours: lists of one length are vectors, structs keep their parts.
+/// Converts a column of an Arrow file to the types of a dataset: lists of equal length become
+/// vectors, also inside structs.
 ///
 /// # Errors
-/// Where a list's rows differ in length or hold nulls.
+/// Returns an error if lists differ in length or contain nulls.
 pub(crate) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, ArrayRef)> {
     let ragged = || Error::failed(format!("the rows of `{}` differ in length", field.name()));
     let vectors = |width: usize, child: ArrayRef| -> Result<(Field, ArrayRef)> {
         if child.null_count() > 0 {
             return Err(Error::failed(format!(
-                "`{}` holds nulls within its vectors",
+                "`{}` holds vectors with nulls in them",
                 field.name()
             )));
         }
@@ -410,7 +419,7 @@ pub(crate) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, Arra
                 Arc::new(values),
             )));
         }
-        // One axis needs no shape.
+        // A single axis needs no shape.
         let shape = shape.filter(|(_, shape)| shape.contains(','));
         Ok((
             Field::new(field.name(), data_type.clone(), field.is_nullable())
@@ -446,13 +455,12 @@ pub(crate) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, Arra
             vectors(width, list.values().slice(first, list.len() * width))
         }
         DataType::Struct(fields) => {
-            let parts = values.as_struct();
-            let parts = fields
+            let children = fields
                 .iter()
-                .zip(parts.columns())
+                .zip(values.as_struct().columns())
                 .map(|(field, values)| canonical(field, values))
                 .collect::<Result<Vec<_>>>()?;
-            let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = parts
+            let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = children
                 .into_iter()
                 .map(|(field, column)| (field.with_nullable(column.null_count() > 0), column))
                 .unzip();

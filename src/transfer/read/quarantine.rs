@@ -1,5 +1,5 @@
-//! Bad trajectories of a source, set aside while it is imported: a line of JSON each in a file of the dataset, with the
-//! trajectory's place in the source and the reason.
+//! Bad trajectories that an import sets aside: one line of JSON each, with the trajectory's
+//! position in the source and the reason.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -10,23 +10,24 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
 
-/// Name of the file in a dataset's directory; it is only there where something was set aside.
+/// The file in a dataset's directory. It exists only if a trajectory was set aside.
 pub const FILE: &str = "quarantine.jsonl";
 
-/// What to do about a bad trajectory, besides mending it.
-pub(crate) const REMEDY: &str = "or set such trajectories aside, by `--on-error quarantine` or in a pipeline `on_error: quarantine`";
+/// The hint for an error that affects one trajectory only.
+pub(crate) const REMEDY: &str = "to import the others, set bad trajectories aside with \
+     `--on-error quarantine` (in a pipeline, `on_error: quarantine`)";
 
-/// One line: what was set aside for one reason.
+/// One line: trajectories that were set aside for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aside {
-    /// Place of the trajectory in the source, from 0; of the first, where one fault takes several along.
+    /// The position of the first of them in the source, from 0.
     pub index: u64,
-    /// How many trajectories it is; more than one where the fault hides where the next begins.
+    /// The number of trajectories. It is more than 1 if the fault hides where the next one begins.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub trajectories: u64,
-    /// What is the matter.
+    /// What is wrong.
     pub reason: String,
-    /// Which source, where a result has several.
+    /// The source, if a result has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
@@ -43,17 +44,17 @@ fn is_one(count: &u64) -> bool {
 /// What an import set aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SetAside {
-    /// Trajectories.
+    /// The number of trajectories.
     pub trajectories: u64,
-    /// The first of them.
+    /// The first line.
     pub first: Option<Aside>,
 }
 
 impl SetAside {
-    /// What the dataset at `root` says that its import set aside.
+    /// Reads what the import of the dataset at `root` set aside.
     ///
     /// # Errors
-    /// Where its file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn read(root: &Path) -> Result<SetAside> {
         let mut found = SetAside::default();
         lines(root, |aside| {
@@ -77,7 +78,7 @@ pub(crate) struct Quarantine {
 }
 
 impl Quarantine {
-    /// That of the dataset that is put together at `root`.
+    /// Starts the file of the dataset that is written at `root`.
     pub(crate) fn new(root: &Path) -> Quarantine {
         Quarantine {
             path: root.join(FILE),
@@ -86,10 +87,10 @@ impl Quarantine {
         }
     }
 
-    /// Sets something aside.
+    /// Adds a line.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn add(&mut self, aside: Aside) -> Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
@@ -105,7 +106,7 @@ impl Quarantine {
     /// Makes the file durable.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn finish(self) -> Result<SetAside> {
         if let Some(file) = self.file {
             file.into_inner()
@@ -131,13 +132,13 @@ fn lines(root: &Path, mut take: impl FnMut(Aside) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// Puts what the imports of `sources` set aside, each a name and a dataset, into the dataset that is put together at `root`;
-/// the number of trajectories.
+/// Copies the lines of the imports of `sources`, each a name and a dataset, into the dataset that
+/// is written at `root`. Returns the number of trajectories.
 ///
 /// # Errors
-/// Where a file cannot be read or written.
+/// Returns an error if a file cannot be read or written.
 pub fn carry(root: &Path, sources: &[(&str, &Path)]) -> Result<u64> {
-    // What a killed run left is made again.
+    // A killed run may have left a file.
     store::remove(&root.join(FILE))?;
     let mut quarantine = Quarantine::new(root);
     for (name, source) in sources {

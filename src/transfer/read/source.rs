@@ -1,4 +1,4 @@
-//! The contract of a reader: a stream of whole trajectories.
+//! The contract between a format's reader and the import: a stream of whole trajectories.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,53 +9,56 @@ use arrow::datatypes::{Schema, SchemaRef};
 use crate::error::{Error, Result, caught};
 use crate::transfer::read::Options;
 
-/// How a format is read.
+/// A format's reader.
 pub struct Reader {
-    /// Names of the [`Options`] that mean something to the format, besides `on_error`.
+    /// The names of the [`Options`] that the format takes, besides `on_error`.
     pub takes: &'static [&'static str],
     /// Opens a dataset for reading.
     pub open: fn(&Path, &Options) -> Result<Box<dyn Source>>,
 }
 
-/// A foreign dataset, read one trajectory at a time.
+/// A dataset of any format, read one trajectory at a time.
 pub trait Source {
-    /// Columns of steps less `trajectory_id` and `step`: `observation`, `action`, `reward`, `terminated`,
-    /// `truncated`, `is_final` in this order, then any other column under its own name.
+    /// Returns the columns of steps without `trajectory_id` and `step`: `observation`, `action`,
+    /// `reward`, `terminated`, `truncated`, `is_final` in this order, then every other column under
+    /// its own name.
     fn schema(&self) -> SchemaRef;
 
-    /// Rows in all, where the source knows, for the progress bar.
+    /// Returns the number of rows, if the source knows it; the progress bar shows it.
     fn rows(&self) -> Option<u64>;
 
-    /// What the source says of itself, verbatim.
+    /// Returns the source's own metadata, verbatim.
     fn metadata(&self) -> serde_json::Map<String, serde_json::Value>;
 
-    /// Columns of [`IncomingTrajectory::about`]: what the source says of each trajectory besides its steps. `uid`, `source` and
-    /// `source_key`, text, take the place of those that import would give; all columns are carried along.
+    /// Returns the columns of [`IncomingTrajectory::about`]: the source's facts about each
+    /// trajectory. Text columns `uid`, `source` and `source_key` replace the values that the import
+    /// would assign; all other columns are carried along.
     fn about(&self) -> SchemaRef {
         Arc::new(Schema::empty())
     }
 
-    /// After [`Source::next`] has failed: how many trajectories that error stands for, where the next call goes on with
-    /// those behind them, so that they can be set aside; `None` where it cannot go on.
+    /// Returns the number of trajectories that the last error of [`Source::next`] affects, if the
+    /// next call can continue behind them; `None` if the source cannot continue.
     fn lost(&self) -> Option<u64> {
         None
     }
 
-    /// The next trajectory, in the source's order.
+    /// Returns the next trajectory, in the source's order; `None` after the last.
     ///
     /// # Errors
-    /// Where the source is damaged or contradicts itself; the message names file, trajectory, dataset or column, and
-    /// the remedy.
+    /// Returns an error if the source is damaged or contradicts itself. The message names the file,
+    /// the trajectory, and the array or column, and the hint is a remedy.
     fn next(&mut self) -> Result<Option<IncomingTrajectory>>;
 }
 
-/// One trajectory of a foreign dataset.
+/// One trajectory of a source.
 pub struct IncomingTrajectory {
-    /// The source's own id of it, as text.
+    /// The source's own id of the trajectory, as text.
     pub key: String,
-    /// Its steps, and the observation after the last action where the source has it, as [`Source::schema`] says.
+    /// Its steps, and the observation after the last action if the source has it, with the columns
+    /// of [`Source::schema`].
     pub steps: RecordBatch,
-    /// One row of what the source says of it, as [`Source::about`] says; `None` where that has no columns.
+    /// One row of facts with the columns of [`Source::about`]; `None` if there are no such columns.
     pub about: Option<RecordBatch>,
 }
 
@@ -63,7 +66,7 @@ pub struct IncomingTrajectory {
 pub(crate) struct Guarded {
     inner: Box<dyn Source>,
     place: String,
-    /// Whether it has failed in a way that nothing comes after: what a panic leaves is of no use.
+    /// Whether a panic ended the source. Its state is undefined after that.
     broken: bool,
 }
 

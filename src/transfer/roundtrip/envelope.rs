@@ -1,6 +1,8 @@
-//! What formats of plain arrays have no place for, kept in two arrays of bytes beside the others: `envelope` says what the
-//! file is made of, and `trajectories` has a line of JSON for each trajectory: how it ended, whether its last observation
-//! is known, and what it is known by. Written on the way out, found again on the way in; loaders pass over both.
+//! Stores what formats of plain arrays have no place for in two arrays of bytes beside the others.
+//!
+//! `envelope` describes the file. `trajectories` holds one line of JSON per trajectory: how it
+//! ended, whether its final observation is known, its identity and other facts. An export writes
+//! both arrays, an import reads them, and the loaders of the formats ignore them.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -20,24 +22,25 @@ use crate::error::{Error, Result};
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 
-/// Names of the two arrays, after the prefix that the format gives.
+/// The name of the array that describes the file, after the prefix of the format.
 pub(crate) const ENVELOPE: &str = "envelope";
-/// See [`ENVELOPE`].
+/// The name of the array with a line for each trajectory, after the prefix of the format.
 pub(crate) const TRAJECTORIES: &str = "trajectories";
 
-/// What a file says of itself as a whole.
+/// The description of a file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Envelope {
-    /// What the output depends on, as the caller of the writer put it.
+    /// The note of origin: everything that the output depends on.
     pub(crate) note: Value,
-    /// What is said of each trajectory: name, Arrow type, whether it may be missing.
+    /// The facts about each trajectory: name, Arrow type, and whether it may be null.
     pub(crate) about: Vec<(String, String, bool)>,
-    /// Arrays that go by another name than the columns they were, to those columns.
+    /// The arrays whose names differ from those of their columns, and the names of the columns.
     pub(crate) columns: BTreeMap<String, String>,
 }
 
-/// The note of origin in the npz file at `path`, in the envelope under `prefix`; `None` if there is none.
+/// Returns the note of origin in the npz file at `path`, from the envelope under `prefix`; `None`
+/// if there is none.
 pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Option<String> {
     let name = format!("{prefix}{ENVELOPE}");
     if !npz::names(path)?.contains(&name) {
@@ -53,7 +56,8 @@ pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Option<String> {
         .map(|envelope| envelope.note.to_string())
 }
 
-/// The note of origin in the HDF5 file at `path`, in the envelope under `prefix`; `None` if there is none.
+/// Returns the note of origin in the HDF5 file at `path`, from the envelope under `prefix`; `None`
+/// if there is none.
 pub(crate) fn note_of_hdf5(path: &Path, prefix: &str) -> Option<String> {
     let file = hdf5::has_magic(path).then(|| hdf5::open(path).ok())??;
     let text = hdf5::bytes(&file, &format!("{prefix}{ENVELOPE}"))?;
@@ -62,26 +66,27 @@ pub(crate) fn note_of_hdf5(path: &Path, prefix: &str) -> Option<String> {
         .map(|envelope| envelope.note.to_string())
 }
 
-/// What a file says of one trajectory.
+/// The line of a file about one trajectory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EnvelopeLine {
-    /// Steps, the final observation not counted.
+    /// The number of steps, without the final observation.
     pub(crate) length: u64,
     /// Whether the observation after the last action is known.
     pub(crate) known_final: bool,
-    /// Whether the environment ended with its last step.
+    /// Whether its last step reached a terminal state.
     pub(crate) terminated: bool,
     /// Whether it was cut off after its last step.
     pub(crate) truncated: bool,
-    /// What it is known by, and what else came along.
+    /// Its identity and other facts.
     pub(crate) about: Map<String, Value>,
 }
 
-/// Columns of steps that say how a trajectory ended.
+/// The columns of steps that a line is made from.
 pub(crate) const READS: [&str; 3] = [step::IS_FINAL, step::TERMINATED, step::TRUNCATED];
 
 impl Envelope {
-    /// The envelope of `outgoing`; columns of trajectories that have no JSON form that can be read back are named.
+    /// Makes the envelope of `outgoing`. Columns of trajectories whose types cannot be stored are
+    /// left out, and reported in `written`.
     pub(crate) fn new(
         outgoing: &OutgoingDataset,
         options: &WriteOptions,
@@ -102,9 +107,9 @@ impl Envelope {
             {
                 about.push((field.name().clone(), text, field.is_nullable()));
             } else {
-                written.moved(
+                written.cannot_hold(
                     format!("column `{}` of trajectories", field.name()),
-                    "left out: its type has no plain form",
+                    "left out: its type cannot be stored",
                 );
             }
         }
@@ -116,35 +121,32 @@ impl Envelope {
         }
     }
 
-    /// Reads an envelope.
+    /// Parses an envelope.
     ///
     /// # Errors
-    /// Where the text is not one.
+    /// Returns an error if `text` is not one.
     pub(crate) fn parse(text: &[u8]) -> Result<Envelope> {
         serde_json::from_slice(text).map_err(|error| {
             Error::failed(format!(
-                "what trajmill kept beside the arrays is damaged: {error}"
+                "the metadata that trajmill stored beside the arrays is damaged: {error}"
             ))
-            .hint("write the file again, or leave out its arrays named `trajmill`")
+            .hint("export the file again, or remove the arrays with `trajmill` in their names")
         })
     }
 
-    /// The envelope as text.
+    /// Returns the envelope as JSON.
     ///
     /// # Errors
-    /// Never in practice.
+    /// Returns an error if it has no JSON form.
     pub(crate) fn text(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(|error| {
-            Error::failed(format!(
-                "cannot keep what the dataset says of itself: {error}"
-            ))
-        })
+        serde_json::to_string(self)
+            .map_err(|error| Error::failed(format!("cannot write the envelope as JSON: {error}")))
     }
 
-    /// Columns of what is said of each trajectory.
+    /// Returns the columns of the facts about each trajectory.
     ///
     /// # Errors
-    /// Where a type is none.
+    /// Returns an error if the text of a type cannot be parsed.
     pub(crate) fn schema(&self) -> Result<SchemaRef> {
         let field = |(name, text, nullable): &(String, String, bool)| {
             let data_type = text.parse::<DataType>();
@@ -158,10 +160,11 @@ impl Envelope {
     }
 }
 
-/// One row of `schema` that `about` says; `None` where the schema has no columns.
+/// Converts the facts `about` to one row with the columns of `schema`; `None` if there are no
+/// columns.
 ///
 /// # Errors
-/// Where it does not fit.
+/// Returns an error if a value does not have the type of its column.
 pub(crate) fn row(schema: &SchemaRef, about: &Map<String, Value>) -> Result<Option<RecordBatch>> {
     if schema.fields().is_empty() {
         return Ok(None);
@@ -170,34 +173,34 @@ pub(crate) fn row(schema: &SchemaRef, about: &Map<String, Value>) -> Result<Opti
     let mut reader =
         arrow::json::ReaderBuilder::new(Arc::clone(schema)).build(Cursor::new(text))?;
     reader.next().transpose()?.map_or_else(
-        || Err(Error::failed("a trajectory is said nothing of")),
+        || Err(Error::failed("there are no facts about a trajectory")),
         |row| Ok(Some(row)),
     )
 }
 
-/// What is to be kept of `leaving`, whose steps have the columns [`READS`].
+/// Returns the line about `trajectory`, whose steps have the columns [`READS`].
 ///
 /// # Errors
-/// Where it has no JSON form.
-pub(crate) fn line(leaving: &OutgoingTrajectory) -> Result<EnvelopeLine> {
+/// Returns an error if a fact has no JSON form.
+pub(crate) fn line(trajectory: &OutgoingTrajectory) -> Result<EnvelopeLine> {
     let last = |name: &str| {
-        let flags = leaving.column(name);
+        let flags = trajectory.column(name);
         let flags = flags.as_ref().and_then(|column| column.as_boolean_opt());
-        flags.is_some_and(|flags| leaving.length > 0 && flags.value(leaving.length - 1))
+        flags.is_some_and(|flags| trajectory.length > 0 && flags.value(trajectory.length - 1))
     };
     Ok(EnvelopeLine {
-        length: leaving.length as u64,
-        known_final: leaving.has_final(),
+        length: trajectory.length as u64,
+        known_final: trajectory.has_final(),
         terminated: last(step::TERMINATED),
         truncated: last(step::TRUNCATED),
-        about: arrays::about(leaving)?,
+        about: arrays::facts_as_json(trajectory)?,
     })
 }
 
-/// Writes both arrays under `prefix`.
+/// Writes both arrays, with names that begin with `prefix`.
 ///
 /// # Errors
-/// Where the dataset cannot be read or the sink not written.
+/// Returns an error if the dataset cannot be read or the arrays cannot be written.
 pub(crate) fn write(
     outgoing: &OutgoingDataset,
     sink: &mut dyn ArraySink,
@@ -219,82 +222,94 @@ pub(crate) fn write(
     )?;
     sink.write(text.as_bytes())?;
     sink.end()?;
-    let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
-        let mut text = serde_json::to_vec(&line(leaving)?)
+    let bytes_of = |trajectory: &OutgoingTrajectory| -> Result<ArrayRef> {
+        let mut text = serde_json::to_vec(&line(trajectory)?)
             .map_err(|error| Error::failed(error.to_string()))?;
         text.push(b'\n');
         Ok(Arc::new(UInt8Array::from(text)))
     };
-    // The length of an array comes before its bytes.
+    // A sink needs the length of an array before its bytes.
     let mut length = 0;
-    for leaving in outgoing.pass(Some(&READS))? {
-        length += of(&leaving?)?.len() as u64;
+    for trajectory in outgoing.pass(Some(&READS))? {
+        length += bytes_of(&trajectory?)?.len() as u64;
     }
-    arrays::stream(outgoing, sink, &bytes(TRAJECTORIES), length, &READS, &of).map(|_| ())
+    arrays::stream(
+        outgoing,
+        sink,
+        &bytes(TRAJECTORIES),
+        length,
+        &READS,
+        &bytes_of,
+    )
+    .map(|_| ())
 }
 
-/// What was kept beside arrays that are being read.
+/// Reads the two arrays of a file.
 pub(crate) struct EnvelopeReader {
     pub(crate) about: SchemaRef,
-    part: StoredArray,
+    lines: StoredArray,
     left: u64,
     buffer: Vec<u8>,
 }
 
 impl EnvelopeReader {
-    /// Takes what was kept under `prefix` out of `parts`; `None` where there is nothing.
+    /// Removes both arrays, whose names begin with `prefix`, from `arrays`, and gives all other
+    /// arrays the names of their columns. Returns `None` if trajmill did not write the file.
     ///
     /// # Errors
-    /// Where it is damaged.
+    /// Returns an error if one of the arrays is missing or damaged.
     pub(crate) fn take(
-        parts: &mut Vec<StoredArray>,
+        arrays: &mut Vec<StoredArray>,
         prefix: &str,
     ) -> Result<Option<EnvelopeReader>> {
-        let place = |parts: &[StoredArray], name: &str| {
-            parts
+        let place = |arrays: &[StoredArray], name: &str| {
+            arrays
                 .iter()
-                .position(|part| part.layout.name == format!("{prefix}{name}"))
+                .position(|array| array.layout.name == format!("{prefix}{name}"))
         };
-        let Some(mut envelope) = place(parts, ENVELOPE).map(|index| parts.remove(index)) else {
+        let Some(mut envelope) = place(arrays, ENVELOPE).map(|index| arrays.remove(index)) else {
             return Ok(None);
         };
-        let Some(part) = place(parts, TRAJECTORIES).map(|index| parts.remove(index)) else {
+        let Some(lines) = place(arrays, TRAJECTORIES).map(|index| arrays.remove(index)) else {
             return Err(Error::failed(format!(
-                "`{prefix}{ENVELOPE}` is there without `{prefix}{TRAJECTORIES}`"
-            )));
+                "there is an array `{prefix}{ENVELOPE}`, but no array `{prefix}{TRAJECTORIES}`"
+            ))
+            .hint("export the file again, or remove the arrays with `trajmill` in their names"));
         };
         let rows = envelope.layout.rows;
         let envelope = Envelope::parse(&envelope.reader.read(rows)?)?;
         let about = envelope.schema()?;
-        let left = part.layout.rows;
-        for part in parts.iter_mut() {
-            if let Some(column) = envelope.columns.get(&part.layout.name) {
-                part.layout.name.clone_from(column);
+        let left = lines.layout.rows;
+        for array in arrays.iter_mut() {
+            if let Some(column) = envelope.columns.get(&array.layout.name) {
+                array.layout.name.clone_from(column);
             }
         }
         Ok(Some(EnvelopeReader {
             about,
-            part,
+            lines,
             left,
             buffer: Vec::new(),
         }))
     }
 
-    /// What is said of the next trajectory; `None` after the last.
+    /// Returns the line about the next trajectory; `None` after the last.
     pub(crate) fn next(&mut self) -> Result<Option<EnvelopeLine>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let line = serde_json::from_slice(&line);
                 return line.map(Some).map_err(|error| {
-                    Error::failed(format!("what was kept of a trajectory is damaged: {error}"))
+                    Error::failed(format!(
+                        "trajmill's metadata of a trajectory is damaged: {error}"
+                    ))
                 });
             }
             if self.left == 0 {
                 return Ok(None);
             }
             let rows = self.left.min(1 << 16);
-            self.buffer.extend(self.part.reader.read(rows)?);
+            self.buffer.extend(self.lines.reader.read(rows)?);
             self.left -= rows;
         }
     }

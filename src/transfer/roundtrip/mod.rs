@@ -1,5 +1,5 @@
-//! What makes a round trip lossless: whatever a format has no place for is kept beside its data, where its loader does not
-//! look, and comes back on import.
+//! Makes round trips lossless: an export stores what a format has no place for beside its data,
+//! where the format's loader does not look, and an import restores it.
 
 pub(crate) mod envelope;
 pub(crate) mod note;

@@ -1,6 +1,8 @@
-//! What we wrote, coming back. A format without a place for nulls and texts got flags instead: which actions and rewards
-//! were there, and which actions are a model's. Here they become nulls and `action_source` again, and what the dataset's own
-//! source had said of itself is said again.
+//! Restores the columns of a dataset that trajmill exported.
+//!
+//! A format without nulls and text has flags instead: which actions and rewards are present, and
+//! which actions a model predicted. Here the flags become nulls and `action_source` again, and the
+//! metadata of the dataset's own source is added to that of the file.
 
 use std::sync::Arc;
 
@@ -13,11 +15,12 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
 
-/// `inner`, an output of trajmill, with what its `note` of origin says restored.
+/// Returns `inner`, an output of trajmill, with the columns and the metadata that its `note` of
+/// origin describes.
 pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> {
     let written_from = &note["written_from"];
     let had = |name: &str| had_names(written_from).any(|known| known == name);
-    let said = written_from["lineage"]["source_metadata"]
+    let metadata = written_from["lineage"]["source_metadata"]
         .as_object()
         .cloned()
         .unwrap_or_default();
@@ -63,7 +66,7 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> 
             flags.push(valid);
         }
     }
-    // LeRobot's features have no slashes.
+    // Names of LeRobot's features contain no slashes.
     for name in
         had_names(written_from).filter(|name| name.contains('/') && found.index_of(name).is_err())
     {
@@ -72,7 +75,7 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> 
         }
     }
     if had(step::ACTION_SOURCE) {
-        // A word where the format has words, else a flag.
+        // The column is text if the format has text, and a flag if it has not.
         let named = |name: &str| [name.to_owned(), format!("source_{name}")];
         let word = named(step::ACTION_SOURCE)
             .into_iter()
@@ -80,7 +83,7 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> 
         if let Some(at) = word.or_else(|| place("action_is_proxy", &DataType::Boolean)) {
             columns[at] = (
                 Field::new(step::ACTION_SOURCE, DataType::Utf8, true),
-                From::Origin(at),
+                From::ActionSource(at),
             );
         }
         if let Some(at) = named(step::ACTION_STD)
@@ -93,7 +96,7 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> 
                     .clone()
                     .with_name(step::ACTION_STD)
                     .with_nullable(true),
-                From::Spread(at),
+                From::ActionStd(at),
             );
         }
     }
@@ -105,13 +108,13 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> 
     let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
     Box::new(Restored {
         inner,
-        said,
+        metadata,
         schema: Arc::new(Schema::new(fields)),
         from,
     })
 }
 
-/// Names of the columns of steps that the dataset had.
+/// Returns the names of the columns of steps that the exported dataset had.
 fn had_names(written_from: &Value) -> impl Iterator<Item = &str> {
     written_from["columns"]
         .as_array()
@@ -120,28 +123,32 @@ fn had_names(written_from: &Value) -> impl Iterator<Item = &str> {
         .filter_map(|column| column["name"].as_str())
 }
 
-/// What a column is made of: places of columns as they come.
+/// The origin of a column: the positions of the columns in the file that it is made from.
 enum From {
     Column(usize),
-    /// Null where the flag is not set.
+    /// A column whose values are null where the flag is false.
     Masked {
         at: usize,
         valid: usize,
     },
-    /// Where actions come from.
-    Origin(usize),
-    /// What only actions of a model have.
-    Spread(usize),
+    /// The column that says whether an action is recorded or a proxy.
+    ActionSource(usize),
+    /// The column `action_std`, which only proxies have.
+    ActionStd(usize),
 }
 
+/// A source with restored columns.
 struct Restored {
     inner: Box<dyn Source>,
-    said: Map<String, Value>,
+    /// The metadata of the exported dataset's own source.
+    metadata: Map<String, Value>,
     schema: SchemaRef,
+    /// The origin of each column of `schema`.
     from: Vec<From>,
 }
 
 impl Restored {
+    /// Returns the restored columns of `steps`.
     fn steps(&self, steps: &RecordBatch) -> Result<RecordBatch> {
         let masked = |from: &From| match from {
             From::Masked { at, valid } => {
@@ -152,7 +159,7 @@ impl Restored {
                     .map(|valid| Some(valid == Some(false)));
                 Ok::<_, Error>(nullif(steps.column(*at), &wrong.collect::<BooleanArray>())?)
             }
-            From::Column(at) | From::Origin(at) | From::Spread(at) => {
+            From::Column(at) | From::ActionSource(at) | From::ActionStd(at) => {
                 Ok(Arc::clone(steps.column(*at)))
             }
         };
@@ -160,7 +167,7 @@ impl Restored {
         let Some(origin) = self
             .from
             .iter()
-            .position(|from| matches!(from, From::Origin(_)))
+            .position(|from| matches!(from, From::ActionSource(_)))
         else {
             return Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
         };
@@ -175,7 +182,7 @@ impl Restored {
         for (column, _) in columns
             .iter_mut()
             .zip(&self.from)
-            .filter(|(_, from)| matches!(from, From::Spread(_)))
+            .filter(|(_, from)| matches!(from, From::ActionStd(_)))
         {
             let none = (0..origins.len())
                 .map(|row| Some(origins.is_null(row) || origins.value(row) != "proxy"));
@@ -185,14 +192,15 @@ impl Restored {
     }
 }
 
-/// Where each action comes from, of a column that says it in a word or by a flag; nothing where there is no action.
-fn origins(said: &ArrayRef, there: impl Fn(usize) -> bool) -> ArrayRef {
-    let proxy = |row: usize| match said.as_boolean_opt() {
+/// Converts a column of text or flags to the values of `action_source`. The value is null if there
+/// is no action in a row.
+fn origins(column: &ArrayRef, there: impl Fn(usize) -> bool) -> ArrayRef {
+    let proxy = |row: usize| match column.as_boolean_opt() {
         Some(flags) => flags.is_valid(row) && flags.value(row),
-        None => said.is_valid(row) && said.as_string::<i32>().value(row) == "proxy",
+        None => column.is_valid(row) && column.as_string::<i32>().value(row) == "proxy",
     };
     let origin = |row: usize| there(row).then(|| if proxy(row) { "proxy" } else { "recorded" });
-    Arc::new((0..said.len()).map(origin).collect::<StringArray>())
+    Arc::new((0..column.len()).map(origin).collect::<StringArray>())
 }
 
 impl Source for Restored {
@@ -210,7 +218,7 @@ impl Source for Restored {
 
     fn metadata(&self) -> Map<String, Value> {
         let mut metadata = self.inner.metadata();
-        metadata.extend(self.said.clone());
+        metadata.extend(self.metadata.clone());
         metadata
     }
 
@@ -219,12 +227,12 @@ impl Source for Restored {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        let Some(incoming) = self.inner.next()? else {
+        let Some(trajectory) = self.inner.next()? else {
             return Ok(None);
         };
         Ok(Some(IncomingTrajectory {
-            steps: self.steps(&incoming.steps)?,
-            ..incoming
+            steps: self.steps(&trajectory.steps)?,
+            ..trajectory
         }))
     }
 }

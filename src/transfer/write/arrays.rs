@@ -1,8 +1,8 @@
-//! Columns as plain arrays, written one after the other: what D4RL HDF5, npz and npy have in common on the way out.
+//! Writes columns as plain arrays, one after the other, for formats such as D4RL HDF5, npz and npy.
 //!
-//! Each array is one passage through the dataset that reads its columns alone, so memory holds a block of them whatever
-//! the dataset's size. Where a plain array cannot hold a null, NaN or zero stands for it, and `NAME_valid` beside it says
-//! where.
+//! Each array takes one pass through the dataset, which reads only the columns of the array, so
+//! that memory holds one block of them, whatever the size of the dataset. A null is written as NaN
+//! or zero, and the array `NAME_valid` says which values are not null.
 
 use std::sync::Arc;
 
@@ -12,27 +12,27 @@ use serde_json::{Map, Value};
 
 use crate::container::arrays::ArraySink;
 use crate::container::hdf5::{Element, Hdf5Writer};
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Written};
 
-/// One plain array that a column, or a part of a struct column, becomes.
+/// The plain array that a column, or a field of a struct column, becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlainArray {
     /// The array's name.
     pub(crate) name: String,
-    /// Indices of children, from the column inwards.
+    /// The index of the field in each struct, from the column inwards.
     pub(crate) path: Vec<usize>,
-    /// Type of an element.
+    /// The type of an element.
     pub(crate) element: DataType,
-    /// Lengths of the axes after the first.
+    /// The lengths of the axes after the first.
     pub(crate) row: Vec<u64>,
 }
 
-/// The plain arrays that `field` becomes, the parts of a struct under `name/PART`; `None` where it holds what no plain
-/// array can: text, lists, bytes.
-pub(crate) fn plain(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
-    let one = |element: &DataType, row: Vec<u64>| {
+/// Returns the plain arrays that `field` becomes: one named `name`, or `name/FIELD` for each field
+/// of a struct. Returns `None` if a plain array cannot hold the values: text, lists, bytes.
+pub(crate) fn plain_arrays(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
+    let single = |element: &DataType, row: Vec<u64>| {
         let known = element.is_numeric()
             && element.primitive_width().is_some_and(|width| width <= 8)
             || *element == DataType::Boolean;
@@ -56,26 +56,26 @@ pub(crate) fn plain(field: &Field, name: &str) -> Option<Vec<PlainArray>> {
             let row = shape
                 .filter(|shape| shape.iter().product::<u64>() == width)
                 .unwrap_or_else(|| vec![width]);
-            one(child.data_type(), row)
+            single(child.data_type(), row)
         }
         DataType::Struct(fields) => {
             let mut all = Vec::new();
             for (index, child) in fields.iter().enumerate() {
-                for mut part in plain(child, &format!("{name}/{}", child.name()))? {
-                    part.path.insert(0, index);
-                    all.push(part);
+                for mut array in plain_arrays(child, &format!("{name}/{}", child.name()))? {
+                    array.path.insert(0, index);
+                    all.push(array);
                 }
             }
             Some(all)
         }
-        other => one(other, Vec::new()),
+        other => single(other, Vec::new()),
     }
 }
 
-/// Appends the elements of `column` to `bytes`; NaN or zero stands for what is null.
+/// Appends the elements of `column` to `bytes`. A null becomes NaN or zero.
 ///
 /// # Errors
-/// Where the column is not of a type that [`plain`] takes.
+/// Returns an error if [`plain_arrays`] does not take the type of the column.
 pub(crate) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
     if let Some(vectors) = column.as_fixed_size_list_opt() {
         let width = vectors.value_length() as usize;
@@ -97,10 +97,12 @@ pub(crate) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
         bytes.extend((0..flags.len()).map(|row| u8::from(flags.is_valid(row) && flags.value(row))));
         return Ok(());
     }
-    let size = column
-        .data_type()
-        .primitive_width()
-        .ok_or_else(|| Error::failed(format!("{} is no plain array", column.data_type())))?;
+    let size = column.data_type().primitive_width().ok_or_else(|| {
+        Error::failed(format!(
+            "{} cannot be written as a plain array",
+            type_name(column.data_type())
+        ))
+    })?;
     let data = column.to_data();
     let values = data
         .buffers()
@@ -121,7 +123,7 @@ pub(crate) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// What stands for a null element.
+/// Returns the bytes that are written for a null element.
 fn missing(element: &DataType) -> Vec<u8> {
     match element {
         DataType::Float64 => f64::NAN.to_le_bytes().to_vec(),
@@ -131,38 +133,39 @@ fn missing(element: &DataType) -> Vec<u8> {
     }
 }
 
-/// The part of `column` that `plain` is.
-fn part(column: &ArrayRef, path: &[usize]) -> Result<ArrayRef> {
+/// Returns the field of the struct column `column` at `path`, or the column itself if `path` is
+/// empty.
+fn child(column: &ArrayRef, path: &[usize]) -> Result<ArrayRef> {
     path.iter().try_fold(Arc::clone(column), |column, index| {
-        let child = column
+        let field = column
             .as_struct_opt()
-            .and_then(|parts| parts.columns().get(*index))
+            .and_then(|fields| fields.columns().get(*index))
             .cloned();
-        child.ok_or_else(|| Error::failed("a struct column has lost a part"))
+        field.ok_or_else(|| Error::failed("a struct column lacks one of its fields"))
     })
 }
 
-/// Streams one array: `of` takes its rows from each trajectory, which has the columns `reads`. Returns whether nulls
-/// were among them.
+/// Writes one array in a pass through the dataset that reads the columns `reads`; `values` returns
+/// the rows of a trajectory. Returns whether some of the values were null.
 ///
 /// # Errors
-/// Where the dataset cannot be read or the sink not written.
+/// Returns an error if the dataset cannot be read or the array cannot be written.
 pub(crate) fn stream(
     outgoing: &OutgoingDataset,
     sink: &mut dyn ArraySink,
     plain: &PlainArray,
     rows: u64,
     reads: &[&str],
-    of: &dyn Fn(&OutgoingTrajectory) -> Result<ArrayRef>,
+    values: &dyn Fn(&OutgoingTrajectory) -> Result<ArrayRef>,
 ) -> Result<bool> {
     let mut nulls = false;
     sink.begin(&plain.name, &plain.element, rows, &plain.row)?;
     let mut bytes = Vec::new();
-    for leaving in outgoing.pass(Some(reads))? {
-        let column = of(&leaving?)?;
-        let values = part(&column, &plain.path)?;
-        nulls |= column.null_count() > 0 || values.null_count() > 0;
-        append(&values, &mut bytes)?;
+    for trajectory in outgoing.pass(Some(reads))? {
+        let column = values(&trajectory?)?;
+        let elements = child(&column, &plain.path)?;
+        nulls |= column.null_count() > 0 || elements.null_count() > 0;
+        append(&elements, &mut bytes)?;
         if bytes.len() >= 1 << 18 {
             sink.write(&bytes)?;
             bytes.clear();
@@ -173,21 +176,20 @@ pub(crate) fn stream(
     Ok(nulls)
 }
 
-/// Streams the column `column` of steps as the array or arrays `name`, and `NAME_valid` where it has nulls; `finals` says
-/// whether the rows of final observations come along.
-///
-/// Returns whether the column could be written.
+/// Writes the column `column` of steps as the array or arrays `name`, and `NAME_valid` if it has
+/// nulls. Final rows are included if `finals` is true. Returns false if plain arrays cannot hold
+/// the column.
 ///
 /// # Errors
-/// As [`stream`].
-pub(crate) fn column(
+/// Returns the errors of [`stream`].
+pub(crate) fn stream_column(
     outgoing: &OutgoingDataset,
     sink: &mut dyn ArraySink,
     column: &str,
     name: &str,
     finals: bool,
 ) -> Result<bool> {
-    let Some(parts) = plain(outgoing.steps().field_with_name(column)?, name) else {
+    let Some(arrays) = plain_arrays(outgoing.steps().field_with_name(column)?, name) else {
         return Ok(false);
     };
     let rows = if finals {
@@ -195,17 +197,17 @@ pub(crate) fn column(
     } else {
         outgoing.length()
     };
-    let take = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
-        let column = if finals {
-            leaving.steps.column_by_name(column).cloned()
+    let take = |trajectory: &OutgoingTrajectory| -> Result<ArrayRef> {
+        let values = if finals {
+            trajectory.steps.column_by_name(column).cloned()
         } else {
-            leaving.column(column)
+            trajectory.column(column)
         };
-        column.ok_or_else(|| Error::failed("a column was not read"))
+        values.ok_or_else(|| Error::failed(format!("the column `{column}` was not read")))
     };
     let mut nulls = false;
-    for part in &parts {
-        nulls |= stream(outgoing, sink, part, rows, &[column], &take)?;
+    for array in &arrays {
+        nulls |= stream(outgoing, sink, array, rows, &[column], &take)?;
     }
     if nulls
         && outgoing
@@ -219,28 +221,28 @@ pub(crate) fn column(
             element: DataType::Boolean,
             row: Vec::new(),
         };
-        let of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
-            let column = take(leaving)?;
+        let validity = |trajectory: &OutgoingTrajectory| -> Result<ArrayRef> {
+            let column = take(trajectory)?;
             Ok(Arc::new(BooleanArray::from_iter(
                 (0..column.len()).map(|row| Some(column.is_valid(row))),
             )))
         };
-        stream(outgoing, sink, &valid, rows, &[column], &of)?;
+        stream(outgoing, sink, &valid, rows, &[column], &validity)?;
     }
     Ok(true)
 }
 
-/// Streams whether each action is a proxy as the array `name`; `finals` says whether each trajectory has a row more than
-/// known steps.
+/// Writes the array `name`, which says of each action whether it is a proxy. It has `rows` rows, of
+/// which each trajectory has as many as `rows_of` returns.
 ///
 /// # Errors
-/// As [`stream`].
-pub(crate) fn proxies(
+/// Returns the errors of [`stream`].
+pub(crate) fn stream_proxies(
     outgoing: &OutgoingDataset,
     sink: &mut dyn ArraySink,
     name: &str,
     rows: u64,
-    of_each: &dyn Fn(&OutgoingTrajectory) -> usize,
+    rows_of: &dyn Fn(&OutgoingTrajectory) -> usize,
 ) -> Result<()> {
     let plain = PlainArray {
         name: name.to_owned(),
@@ -248,16 +250,17 @@ pub(crate) fn proxies(
         element: DataType::Boolean,
         row: Vec::new(),
     };
-    let of = |leaving: &OutgoingTrajectory| {
-        proxy(leaving, of_each(leaving))
+    let flags = |trajectory: &OutgoingTrajectory| {
+        proxy_flags(trajectory, rows_of(trajectory))
             .ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)))
     };
-    stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &of).map(|_| ())
+    stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &flags).map(|_| ())
 }
 
-/// Whether each action of a trajectory is a proxy, for its first `rows` rows; `None` where the dataset does not say.
-pub(crate) fn proxy(leaving: &OutgoingTrajectory, rows: usize) -> Option<ArrayRef> {
-    let source = leaving
+/// Returns for each of the first `rows` rows of a trajectory whether its action is a proxy; `None`
+/// if the dataset does not say.
+pub(crate) fn proxy_flags(trajectory: &OutgoingTrajectory, rows: usize) -> Option<ArrayRef> {
+    let source = trajectory
         .steps
         .column_by_name(step::ACTION_SOURCE)?
         .as_string_opt::<i32>()?;
@@ -268,8 +271,8 @@ pub(crate) fn proxy(leaving: &OutgoingTrajectory, rows: usize) -> Option<ArrayRe
     )))
 }
 
-/// Names of the columns of steps that have no place of their own in formats of plain arrays.
-pub(crate) fn extras(steps: &Schema) -> Vec<String> {
+/// Returns the names of the columns of steps without a fixed meaning in formats of plain arrays.
+pub(crate) fn extra_columns(steps: &Schema) -> Vec<String> {
     let fixed = [
         step::TRAJECTORY_ID,
         step::STEP,
@@ -289,18 +292,18 @@ pub(crate) fn extras(steps: &Schema) -> Vec<String> {
         .collect()
 }
 
-/// What `leaving` is known by, and what else came along with it, as JSON.
+/// Returns the identity of `trajectory` and all other facts about it as JSON.
 ///
 /// # Errors
-/// Where a value has no JSON form.
-pub(crate) fn about(leaving: &OutgoingTrajectory) -> Result<Map<String, Value>> {
+/// Returns an error if a value has no JSON form.
+pub(crate) fn facts_as_json(trajectory: &OutgoingTrajectory) -> Result<Map<String, Value>> {
     let mut writer = arrow::json::ArrayWriter::new(Vec::new());
-    writer.write(&leaving.about)?;
+    writer.write(&trajectory.about)?;
     writer.finish()?;
     let rows: Vec<Map<String, Value>> =
         serde_json::from_slice(&writer.into_inner()).map_err(|error| {
             Error::failed(format!(
-                "cannot keep what a trajectory is known by: {error}"
+                "cannot write the facts about a trajectory as JSON: {error}"
             ))
         })?;
     let mut about = rows.into_iter().next().unwrap_or_default();
@@ -311,31 +314,35 @@ pub(crate) fn about(leaving: &OutgoingTrajectory) -> Result<Map<String, Value>> 
 /// Writes the column `values` of one trajectory as the array or arrays `name`.
 ///
 /// # Errors
-/// Where it is no array of numbers or cannot be written.
-pub(crate) fn array(
+/// Returns an error if plain arrays cannot hold the column, or if they cannot be written.
+pub(crate) fn write_column(
     file: &mut Hdf5Writer,
     name: &str,
     field: &Field,
     values: &ArrayRef,
 ) -> Result<()> {
-    let parts = plain(field, name)
-        .ok_or_else(|| Error::failed(format!("`{name}` is no array of numbers")))?;
-    parts
+    let arrays = plain_arrays(field, name).ok_or_else(|| {
+        Error::failed(format!(
+            "`{name}` is {}, which cannot be written as an array of numbers",
+            type_name(field.data_type())
+        ))
+    })?;
+    arrays
         .iter()
-        .try_for_each(|plain| one(file, &plain.name, plain, values))
+        .try_for_each(|plain| write_array(file, &plain.name, plain, values))
 }
 
-/// Writes the part `plain` of the column `values` of one trajectory as the array `name`.
+/// Writes `plain`, one of the arrays of the column `values` of one trajectory, as the array `name`.
 ///
 /// # Errors
-/// Where it cannot be written.
-pub(crate) fn one(
+/// Returns an error if it cannot be written.
+pub(crate) fn write_array(
     file: &mut Hdf5Writer,
     name: &str,
     plain: &PlainArray,
     values: &ArrayRef,
 ) -> Result<()> {
-    let values = part(values, &plain.path)?;
+    let values = child(values, &plain.path)?;
     let mut bytes = Vec::new();
     append(&values, &mut bytes)?;
     let shape: Vec<u64> = std::iter::once(values.len() as u64)
@@ -344,12 +351,12 @@ pub(crate) fn one(
     file.array(name, Element::Plain(plain.element.clone()), &shape, &bytes)
 }
 
-/// Says of columns that no array can hold that they stay behind.
-pub(crate) fn left(written: &mut Written, names: &[String]) {
+/// Reports the columns `names` as left out, because plain arrays cannot hold them.
+pub(crate) fn report_left_out(written: &mut Written, names: &[String]) {
     for name in names {
-        written.moved(
+        written.cannot_hold(
             format!("column `{name}`"),
-            "left out: it is no array of numbers",
+            "left out: it does not hold numbers",
         );
     }
 }

@@ -1,8 +1,9 @@
-//! A dataset of trajmill on its way out: what every writer reads.
+//! The dataset that a writer reads.
 //!
-//! A writer goes through the dataset as often as it needs to, in the dataset's order, with the columns that it needs;
-//! one block of whole trajectories is in memory, never the dataset. Steps without an action have been refused, dropped
-//! or filled by then, as the user said, unless the format can say "null".
+//! A writer makes as many passes through the dataset as it needs, in the dataset's order, each with
+//! the columns that it needs. Memory holds one block of whole trajectories, never the dataset.
+//! Steps without an action are refused, dropped or filled before the writer receives them, as the
+//! user chose, unless the format has nulls.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,34 +17,36 @@ use super::{ACTION_VALID, REWARD_VALID, Unlabelled, Watch};
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, Manifest};
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::write::WriteOptions;
 
-/// Columns that may get one beside them that says where they are null, and that one.
+/// The columns that may need a validity column, each with the name of that column.
 const MASKS: [(&str, &str); 2] = [(step::ACTION, ACTION_VALID), (step::REWARD, REWARD_VALID)];
 
-/// A dataset to be written in a foreign format.
+/// A dataset that is written in a foreign format.
 pub struct OutgoingDataset<'w> {
     pub(super) dataset: Dataset,
     pub(super) unlabelled: Unlabelled,
     pub(super) fill: f64,
-    /// Those of [`MASKS`] that leave.
+    /// The entries of [`MASKS`] whose validity columns are written.
     masks: Vec<(&'static str, &'static str)>,
     steps: SchemaRef,
     pub(super) carried: SchemaRef,
     trajectories: u64,
     rows: u64,
     length: u64,
-    /// Whether a passage has held every file against its checksum.
+    /// Whether a pass has verified the checksum of every file.
     pub(super) verified: Cell<bool>,
     pub(super) watch: Watch<'w>,
 }
 
 impl<'w> OutgoingDataset<'w> {
-    /// The dataset as it is to be written by a format that can hold null actions or cannot.
+    /// Prepares `dataset` for a format that has null actions if `nulls` is true.
     ///
     /// # Errors
-    /// Where steps have no action, the format cannot say so and the user did not either; where files cannot be read.
+    /// Returns an error if steps have no action, the format has no nulls, and `options` does not
+    /// say what to do; or if files cannot be read.
     pub fn new(
         dataset: Dataset,
         nulls: bool,
@@ -52,10 +55,10 @@ impl<'w> OutgoingDataset<'w> {
         OutgoingDataset::watched(dataset, nulls, options, &|_| Ok(()))
     }
 
-    /// As [`OutgoingDataset::new`]; `watch` is told of every passage through the dataset.
+    /// Does the same as [`OutgoingDataset::new`]; `watch` observes every pass through the dataset.
     ///
     /// # Errors
-    /// Those of [`OutgoingDataset::new`], and of `watch`.
+    /// Returns the errors of [`OutgoingDataset::new`] and of `watch`.
     pub fn watched(
         dataset: Dataset,
         nulls: bool,
@@ -72,8 +75,16 @@ impl<'w> OutgoingDataset<'w> {
                 options.unlabelled
             };
         if !nulls && has_actions && missing > 0 && unlabelled == Unlabelled::Refuse {
-            return Err(Error::failed(format!("{missing} of {} steps have no action, and the format cannot leave one out", total.steps))
-                .hint("label them first, or say what becomes of them: `unlabelled: drop` or `unlabelled: fill`"));
+            return Err(Error::failed(format!(
+                "{} of {} {} no action, and the format has no place for missing actions",
+                number(missing),
+                count(total.steps, "step"),
+                if missing == 1 { "has" } else { "have" }
+            ))
+            .hint(
+                "label the steps first, or choose `--unlabelled drop` or `--unlabelled fill` \
+                 (in a pipeline, `unlabelled: …` under `with:` of `materialise`)",
+            ));
         }
         let kept = dataset
             .trajectories
@@ -97,23 +108,23 @@ impl<'w> OutgoingDataset<'w> {
             watch,
         };
         for mask in MASKS {
-            let leaves = if mask.0 == step::ACTION {
+            let is_needed = if mask.0 == step::ACTION {
                 unlabelled == Unlabelled::Fill
             } else {
                 !nulls && outgoing.has_gaps(mask.0)?
             };
-            if leaves {
+            if is_needed {
                 outgoing.mark(mask)?;
             }
         }
         if unlabelled == Unlabelled::Drop {
             let (mut trajectories, mut rows, mut length) = (0, 0, 0);
-            for leaving in outgoing.pass(Some(&[step::ACTION]))? {
-                let leaving = leaving?;
+            for trajectory in outgoing.pass(Some(&[step::ACTION]))? {
+                let trajectory = trajectory?;
                 (trajectories, rows, length) = (
                     trajectories + 1,
-                    rows + leaving.steps.num_rows() as u64,
-                    length + leaving.length as u64,
+                    rows + trajectory.steps.num_rows() as u64,
+                    length + trajectory.length as u64,
                 );
             }
             (outgoing.trajectories, outgoing.rows, outgoing.length) = (trajectories, rows, length);
@@ -121,7 +132,7 @@ impl<'w> OutgoingDataset<'w> {
         Ok(outgoing)
     }
 
-    /// Whether the column `name` is null at some step.
+    /// Returns whether the column `name` is null in some step.
     fn has_gaps(&self, name: &str) -> Result<bool> {
         if !self
             .dataset
@@ -131,8 +142,8 @@ impl<'w> OutgoingDataset<'w> {
         {
             return Ok(false);
         }
-        for leaving in self.pass(Some(&[name]))? {
-            if leaving?
+        for trajectory in self.pass(Some(&[name]))? {
+            if trajectory?
                 .column(name)
                 .is_some_and(|column| column.null_count() > 0)
             {
@@ -142,12 +153,18 @@ impl<'w> OutgoingDataset<'w> {
         Ok(false)
     }
 
-    /// Lets a column leave that says where another is null.
+    /// Adds a validity column to the columns that are written.
+    ///
+    /// # Errors
+    /// Returns an error if the dataset has a column of that name.
     fn mark(&mut self, mask: (&'static str, &'static str)) -> Result<()> {
         let (name, valid) = mask;
         if self.steps.column_with_name(valid).is_some() {
-            return Err(Error::failed(format!("the dataset has a column `{valid}` already, which is to say where `{name}` is missing"))
-                .hint("leave it out with `columns`"));
+            return Err(Error::failed(format!(
+                "the dataset already has a column `{valid}`, the name of the column that says \
+                 which values of `{name}` are missing"
+            ))
+            .hint("drop it first with `materialise: {columns: …}`"));
         }
         self.steps =
             Arc::new(with_field(&self.steps, Field::new(valid, DataType::Boolean, false)).0);
@@ -155,40 +172,43 @@ impl<'w> OutgoingDataset<'w> {
         Ok(())
     }
 
-    /// Columns of steps as they leave: those of the dataset, in its order, and those that say where others are missing.
+    /// Returns the columns of steps that are written: those of the dataset, in its order, and the
+    /// validity columns.
     pub fn steps(&self) -> &SchemaRef {
         &self.steps
     }
 
-    /// Columns of [`OutgoingTrajectory::about`].
+    /// Returns the columns of [`OutgoingTrajectory::about`].
     pub fn carried(&self) -> &SchemaRef {
         &self.carried
     }
 
-    /// Number of trajectories that leave.
+    /// Returns the number of trajectories that are written.
     pub fn trajectories(&self) -> u64 {
         self.trajectories
     }
 
-    /// Rows that leave, final observations included.
+    /// Returns the number of rows that are written, including final observations.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Steps that leave: rows that are not final observations.
+    /// Returns the number of steps that are written: rows that are not final observations.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// What the dataset says of itself.
+    /// Returns the manifest of the dataset.
     pub fn manifest(&self) -> &Manifest {
         &self.dataset.manifest
     }
 
-    /// Goes through the dataset in its order, with the columns of steps named, all where `None`.
+    /// Starts a pass through the dataset, in its order, with the given columns of steps, or all
+    /// columns if `columns` is `None`.
     ///
     /// # Errors
-    /// Where a column is not one of [`OutgoingDataset::steps`].
+    /// Returns an error if a column is not one of [`OutgoingDataset::steps`], or if the observer
+    /// returns one.
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
         let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
         let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
@@ -237,13 +257,13 @@ impl<'w> OutgoingDataset<'w> {
             also(step::TRUNCATED);
         }
         let mut schema = Schema::new(Vec::<Field>::new());
-        let leaves =
+        let is_written =
             |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
         for field in self
             .steps
             .fields()
             .iter()
-            .filter(|field| leaves(field.name()))
+            .filter(|field| is_written(field.name()))
         {
             schema = with_field(&schema, field.as_ref().clone()).0;
         }
@@ -278,7 +298,8 @@ mod tests {
     use crate::dataset::write::ShardWriter;
     use crate::dataset::{Block, store};
 
-    /// A dataset whose steps have an action where `actions` says so; a trajectory each, the last row final where `known`.
+    /// A dataset with one trajectory per element of `actions`, which says which steps have an
+    /// action. The last row is final if `known`.
     fn dataset(folder: &Path, actions: &[Vec<bool>], known: bool) -> Dataset {
         for part in ["steps", "trajectories"] {
             store::create_dir(&folder.join(part)).unwrap();
@@ -361,44 +382,45 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// Every labelled step leaves once, with the observation after it where that is known; nothing else leaves.
+        /// Every labelled step is written once, with the observation after it if that is known, and
+        /// nothing else is written.
         #[test]
         fn dropped_steps_cut_and_nothing_is_lost(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
             let folder = tempfile::tempdir().unwrap();
             let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Drop)).unwrap();
-            let leaving = all(&outgoing);
+            let trajectories = all(&outgoing);
             let mut expected = Vec::new();
             for (id, actions) in actions.iter().enumerate() {
                 expected.extend(actions.iter().enumerate().filter(|(_, there)| **there).map(|(row, _)| (id * 1000 + row) as f32));
             }
             let mut found = Vec::new();
-            for leaving in &leaving {
-                let action = leaving.column(step::ACTION).unwrap();
+            for trajectory in &trajectories {
+                let action = trajectory.column(step::ACTION).unwrap();
                 prop_assert_eq!(action.null_count(), 0);
                 found.extend(action.as_primitive::<Float32Type>().values().iter().copied());
-                let id: usize = leaving.text(trajectory::UID).unwrap()[1..].parse().unwrap();
-                let flag = |name: &str, row: usize| leaving.steps[name].as_boolean().value(row);
-                let end = leaving.steps["step"].as_primitive::<arrow::datatypes::Int32Type>().value(leaving.length - 1) as usize + 1;
+                let id: usize = trajectory.text(trajectory::UID).unwrap()[1..].parse().unwrap();
+                let flag = |name: &str, row: usize| trajectory.steps[name].as_boolean().value(row);
+                let end = trajectory.steps["step"].as_primitive::<arrow::datatypes::Int32Type>().value(trajectory.length - 1) as usize + 1;
                 let whole = end == actions[id].len();
-                prop_assert_eq!(leaving.has_final(), known || !whole);
-                prop_assert_eq!(flag(step::TERMINATED, leaving.length - 1), whole);
-                prop_assert_eq!(flag(step::TRUNCATED, leaving.length - 1), !whole);
-                prop_assert!((0..leaving.steps.num_rows()).all(|row| flag(step::IS_FINAL, row) == (row == leaving.length)));
-                prop_assert!(leaving.length == leaving.steps.num_rows() || leaving.steps[step::ACTION].is_null(leaving.length));
+                prop_assert_eq!(trajectory.has_final(), known || !whole);
+                prop_assert_eq!(flag(step::TERMINATED, trajectory.length - 1), whole);
+                prop_assert_eq!(flag(step::TRUNCATED, trajectory.length - 1), !whole);
+                prop_assert!((0..trajectory.steps.num_rows()).all(|row| flag(step::IS_FINAL, row) == (row == trajectory.length)));
+                prop_assert!(trajectory.length == trajectory.steps.num_rows() || trajectory.steps[step::ACTION].is_null(trajectory.length));
             }
             prop_assert_eq!(found, expected);
-            prop_assert_eq!(outgoing.trajectories(), leaving.len() as u64);
-            prop_assert_eq!(outgoing.length(), leaving.iter().map(|leaving| leaving.length as u64).sum::<u64>());
-            prop_assert_eq!(outgoing.rows(), leaving.iter().map(|leaving| leaving.steps.num_rows() as u64).sum::<u64>());
+            prop_assert_eq!(outgoing.trajectories(), trajectories.len() as u64);
+            prop_assert_eq!(outgoing.length(), trajectories.iter().map(|trajectory| trajectory.length as u64).sum::<u64>());
+            prop_assert_eq!(outgoing.rows(), trajectories.iter().map(|trajectory| trajectory.steps.num_rows() as u64).sum::<u64>());
         }
 
         #[test]
         fn filled_steps_are_marked(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
             let folder = tempfile::tempdir().unwrap();
             let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Fill)).unwrap();
-            for (leaving, actions) in all(&outgoing).iter().zip(&actions) {
-                prop_assert_eq!(&leaving.steps.schema(), outgoing.steps());
-                let (action, valid) = (leaving.column(step::ACTION).unwrap(), leaving.column(ACTION_VALID).unwrap());
+            for (trajectory, actions) in all(&outgoing).iter().zip(&actions) {
+                prop_assert_eq!(&trajectory.steps.schema(), outgoing.steps());
+                let (action, valid) = (trajectory.column(step::ACTION).unwrap(), trajectory.column(ACTION_VALID).unwrap());
                 for (row, there) in actions.iter().enumerate() {
                     prop_assert_eq!(valid.as_boolean().value(row), *there);
                     prop_assert!(action.is_valid(row) && (*there || action.as_primitive::<Float32Type>().value(row) == -3.0));
@@ -408,14 +430,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_action_is_refused_unless_the_user_or_the_format_says() {
+    fn steps_without_an_action_are_refused_unless_the_user_or_the_format_allows_them() {
         let folder = tempfile::tempdir().unwrap();
         let dataset = dataset(folder.path(), &[vec![true, false, true]], true);
         let error = OutgoingDataset::new(dataset.clone(), false, &with(Unlabelled::Refuse))
             .err()
             .unwrap();
         assert!(
-            error.message.contains("1 of 3 steps have no action"),
+            error.message.contains("1 of 3 steps has no action"),
             "{error}"
         );
         let kept = OutgoingDataset::new(dataset.clone(), true, &with(Unlabelled::Drop)).unwrap();
@@ -441,7 +463,7 @@ mod tests {
             (1, 3, true)
         );
         assert!(kept.pass(Some(&["nothing"])).is_err());
-        // A byte that is not as the manifest has it stops the first passage.
+        // A changed byte ends the first pass.
         let path = folder.path().join("steps/00000.parquet");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[40] ^= 1;

@@ -8,12 +8,13 @@ use crate::error::{Error, Result};
 use crate::transfer::roundtrip::note;
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 
-/// Writes `dataset` to the path `to`, a place where nothing is and from which the caller publishes it by a rename;
-/// what it says of its origin (`options.note`) goes into the file, or into a hidden file of the directory. `watch` is told of
-/// every passage through the dataset.
+/// Writes `dataset` to the path `to`, which does not exist, and from which the caller publishes the
+/// output with a rename. The note of origin (`options.note`) is stored in the file, or in a hidden
+/// file of the directory. `watch` observes every pass through the dataset.
 ///
 /// # Errors
-/// Where the format cannot hold the dataset, the dataset cannot be read, files cannot be written or `watch` wants it to end.
+/// Returns an error if the format cannot hold the dataset, if the dataset cannot be read, if files
+/// cannot be written, or if `watch` returns one. The caller adds the name of the output.
 pub fn export(
     writer: &Writer,
     dataset: Dataset,
@@ -21,20 +22,16 @@ pub fn export(
     options: &WriteOptions,
     watch: Watch,
 ) -> Result<Written> {
-    let place = dataset.path.display().to_string();
-    let outgoing = OutgoingDataset::watched(dataset, writer.nulls, options, watch)
-        .map_err(|error| error.at(&place))?;
+    let outgoing = OutgoingDataset::watched(dataset, writer.nulls, options, watch)?;
     if outgoing.trajectories() == 0 {
-        return Err(
-            Error::failed(format!("{place}: there is no trajectory to write"))
-                .hint("a loader has no use for an empty dataset"),
-        );
+        return Err(Error::failed("there is no trajectory to write")
+            .hint("the dataset is empty, or no step has an action: check how it was made"));
     }
-    let mut written = (writer.write)(&outgoing, to, options).map_err(|error| error.at(&place))?;
+    let mut written = (writer.write)(&outgoing, to, options)?;
     if outgoing.steps().column_with_name(REWARD_VALID).is_some() {
-        written.moved(
-            "which rewards are missing",
-            format!("`{REWARD_VALID}`; NaN or zero stands in their place"),
+        written.cannot_hold(
+            "missing rewards",
+            format!("NaN or zero, with `{REWARD_VALID}` false"),
         );
     }
     if to.is_dir() {

@@ -1,4 +1,4 @@
-//! Writing: the trajectories of a dataset, for the writer of any format.
+//! Passes the trajectories of a dataset to the writer of a format.
 
 pub(crate) mod arrays;
 mod dataset;
@@ -16,40 +16,44 @@ pub use export::export;
 pub use options::{Unlabelled, WriteOptions};
 pub use pass::{OutgoingTrajectory, Pass};
 
-/// The column that says which actions were there, beside actions that were filled in.
+/// The column that says which actions the dataset has; all others are filler.
 pub const ACTION_VALID: &str = "action_valid";
 
-/// The column that says which rewards were there, where some were not and the format has no null.
+/// The column that says which rewards the dataset has, if some are missing and the format has no
+/// nulls.
 pub const REWARD_VALID: &str = "reward_valid";
 
-/// How a format is written.
+/// The writer of a format.
 pub struct Writer {
-    /// Whether a null action can be written as one: then unlabelled steps leave as they are.
+    /// Whether the format has null actions. If so, steps without an action are written unchanged.
     pub nulls: bool,
-    /// Names of the [`WriteOptions`] that mean something to the format, besides `unlabelled` and `fill`.
+    /// The names of the [`WriteOptions`] that the format takes, besides `unlabelled` and `fill`.
     pub takes: &'static [&'static str],
-    /// Writes the dataset to the path, which does not exist and is made: a file or a directory, in a staging place that
-    /// the caller publishes by one rename. Every file is made through `dataset::store`.
+    /// Writes the dataset to a path that does not exist, as a file or a directory. The path is in a
+    /// staging directory, and the caller publishes the output with one rename. Every file is
+    /// created through `dataset::store`.
     pub write: fn(&OutgoingDataset, &Path, &WriteOptions) -> Result<Written>,
-    /// For formats of one file: reads back what [`WriteOptions::note`] said. Directories get the note as a file of
-    /// their own from the caller, and need nothing here.
+    /// Reads [`WriteOptions::note`] from a file of the format. `None` if the format is a directory:
+    /// the caller writes the note to a file in it.
     pub note: Option<fn(&Path) -> Option<String>>,
 }
 
-/// What a writer did beside writing.
+/// The report of a writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
-    /// What the format cannot hold and where it is instead, a line each: ("rewards", "the extra array `rewards`").
-    pub elsewhere: Vec<(String, String)>,
+    /// What the format cannot hold, and where it is stored instead, or why it is left out:
+    /// ("`action_source`", "`infos/action_is_proxy`").
+    pub not_held: Vec<(String, String)>,
 }
 
 impl Written {
-    /// Says that the format cannot hold `what`, which is now at `place`.
-    pub fn moved(&mut self, what: impl Into<String>, place: impl Into<String>) {
-        self.elsewhere.push((what.into(), place.into()));
+    /// Reports that the format cannot hold `what`, and `instead` where it is stored, or why it is
+    /// left out.
+    pub fn cannot_hold(&mut self, what: impl Into<String>, instead: impl Into<String>) {
+        self.not_held.push((what.into(), instead.into()));
     }
 }
 
-/// Told of the passages through a dataset: `None` where one begins, then of so many rows more that are read. An error of it
-/// ends the passage.
+/// Observes the passes through a dataset. It receives `None` when a pass begins, and then the
+/// number of rows of each block that was read. Its error ends the pass.
 pub type Watch<'w> = &'w dyn Fn(Option<u64>) -> Result<()>;

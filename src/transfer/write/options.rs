@@ -1,33 +1,33 @@
-//! The options of writing a dataset of another format.
+//! The options of writing a dataset in another format.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the user says about the writing of a foreign format.
+/// The options of writing a dataset in a foreign format.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WriteOptions {
-    /// What becomes of steps without an action where the format cannot leave one out
+    /// What to do with steps without an action, if the format cannot store a missing action. Default: `refuse`
     pub unlabelled: Unlabelled,
-    /// Value of every dimension of an action that is filled in
+    /// Value of every dimension of a filled action, with `unlabelled: fill`. Default: 0
     pub fill: f64,
-    /// Name that the loader knows the dataset by, such as Minari's `mujoco/hopper/medium-v0`
+    /// Name under which a loader finds the dataset, for example `mujoco/hopper/medium-v0` in Minari
     pub name: Option<String>,
-    /// Environment that the data come from, such as `Hopper-v5`
+    /// Environment that the data come from, for example `Hopper-v5`
     pub env: Option<String>,
-    /// Steps per second
+    /// Number of steps per second
     pub fps: Option<u32>,
-    /// Robot that the data come from
+    /// Type of the robot that recorded the data, for example `so100`
     pub robot: Option<String>,
-    /// Text of the task, for trajectories that have none of their own
+    /// Description of the task, for trajectories that have none of their own
     pub task: Option<String>,
-    /// What the output is to say of its origin; formats of one file keep it in the file.
+    /// The note of origin of the output. A format of one file stores it in the file.
     #[serde(skip)]
     pub note: String,
 }
 
 impl WriteOptions {
-    /// The names of the options that only some formats take, as far as they are given.
+    /// Returns the names of the given options that only some formats take.
     pub fn given(&self) -> impl Iterator<Item = &'static str> {
         [
             ("name", self.name.is_some()),
@@ -42,15 +42,15 @@ impl WriteOptions {
     }
 }
 
-/// What becomes of steps without an action where the format cannot leave one out.
+/// What to do with steps without an action, if the format cannot store a missing action.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unlabelled {
-    /// Nothing is written.
+    /// End the export with an error.
     #[default]
     Refuse,
-    /// They are left out: each run of steps with actions leaves as a trajectory of its own, cut off where it is not the last.
+    /// Leave these steps out. Each run of steps with actions becomes a trajectory, which is truncated unless it reaches the end.
     Drop,
-    /// Their actions are filled with the value of `fill`, and `action_valid` is false beside them.
+    /// Fill the actions with the value of `fill`, and set `action_valid` to false for these steps.
     Fill,
 }

@@ -1,4 +1,4 @@
-//! One pass over a dataset that is being written, trajectory by trajectory.
+//! One pass through a dataset that is being written, trajectory by trajectory.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -15,34 +15,37 @@ use crate::dataset::{ShardEntry, ShardReader};
 use crate::error::{Error, Result};
 use crate::transfer::write::OutgoingDataset;
 
-/// One trajectory on its way out.
+/// One trajectory that a writer receives.
 #[derive(Debug, Clone)]
 pub struct OutgoingTrajectory {
-    /// Its place in the output, from 0.
+    /// Its position in the output, from 0.
     pub index: u64,
-    /// One row: `trajectory_id`, `uid`, `source_key`, `source` and whatever else came along.
+    /// One row of facts: `trajectory_id`, `uid`, `source_key`, `source`, and the columns that the
+    /// dataset carries along.
     pub about: RecordBatch,
-    /// Its rows, the final observation included, with the columns that were asked for.
+    /// Its rows, including the final observation, with the requested columns.
     pub steps: RecordBatch,
-    /// Steps: rows that are not final. The final observation, where there is one, is row `length`.
+    /// The number of steps: rows that are not final. The final observation, if there is one, is row
+    /// `length`.
     pub length: usize,
 }
 
 impl OutgoingTrajectory {
-    /// Whether the observation after the last action is known.
+    /// Returns whether the observation after the last action is known.
     pub fn has_final(&self) -> bool {
         self.length < self.steps.num_rows()
     }
 
-    /// The column `name` of its steps, the row of the final observation left out.
+    /// Returns the column `name` of its steps, without the row of the final observation.
     pub fn column(&self, name: &str) -> Option<ArrayRef> {
         Some(self.steps.column_by_name(name)?.slice(0, self.length))
     }
 
-    /// The value of `column`, which is one of its steps, after each step; the last one where that of the final row is not known.
+    /// Returns for each step the value of `column` in the next row. If there is no final row, the
+    /// value of the last step is repeated.
     ///
     /// # Errors
-    /// Never, as long as it has a value for each row.
+    /// Returns an error if `column` has fewer rows than the trajectory.
     pub fn following(&self, column: &ArrayRef) -> Result<ArrayRef> {
         if self.has_final() {
             return Ok(column.slice(1, self.length));
@@ -55,14 +58,14 @@ impl OutgoingTrajectory {
         )?)
     }
 
-    /// The text in column `name` of what is said about the trajectory.
+    /// Returns the text in the column `name` of the facts about the trajectory.
     pub fn text(&self, name: &str) -> Option<&str> {
         let column = self.about.column_by_name(name)?.as_string_opt::<i32>()?;
         column.is_valid(0).then(|| column.value(0))
     }
 }
 
-/// One passage through a dataset, trajectory by trajectory.
+/// One pass through a dataset, trajectory by trajectory.
 pub struct Pass<'a> {
     pub(super) outgoing: &'a OutgoingDataset<'a>,
     pub(super) reads: Vec<String>,
@@ -79,20 +82,21 @@ pub struct Pass<'a> {
 pub(super) struct Shard {
     reader: ShardReader,
     carried: RecordBatch,
-    /// First row and number of rows of each trajectory.
+    /// The rows of each trajectory.
     spans: Vec<Range<u64>>,
     next: usize,
 }
 
 impl Pass<'_> {
-    /// Columns of the trajectories' steps, in order.
+    /// Returns the columns of steps, in order.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
+    /// Opens a shard.
     fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
         let dataset = &self.outgoing.dataset;
-        // The first passage holds every file against its checksum.
+        // The first pass verifies the checksum of every file.
         if !self.outgoing.verified.get() {
             dataset.verify_file(&entry.trajectories)?;
             dataset.verify_file(&entry.steps)?;
@@ -179,14 +183,15 @@ impl Pass<'_> {
             .map(|span| (span.end - span.start) as usize)
             .collect();
         for (row, rows) in lengths.into_iter().enumerate() {
-            self.trajectory(about.slice(row, 1), &batch.slice(at, rows))?;
+            self.add(about.slice(row, 1), &batch.slice(at, rows))?;
             at += rows;
         }
         Ok(true)
     }
 
-    /// Makes a trajectory ready, as one or, where unlabelled steps are dropped, as its labelled runs.
-    fn trajectory(&mut self, about: RecordBatch, steps: &RecordBatch) -> Result<()> {
+    /// Adds a trajectory to `ready`. If unlabelled steps are dropped, adds each run of labelled
+    /// steps as a trajectory.
+    fn add(&mut self, about: RecordBatch, steps: &RecordBatch) -> Result<()> {
         let rows = steps.num_rows();
         let is_final = flags(steps, step::IS_FINAL)?;
         let length = rows - usize::from(rows > 0 && is_final.value(rows - 1));
@@ -205,7 +210,8 @@ impl Pass<'_> {
             let end = (first..length)
                 .find(|row| action.is_null(*row))
                 .unwrap_or(length);
-            // The observation after the run's last action is that of the next row, where there is one.
+            // The next row, if there is one, holds the observation after the last action of the
+            // run.
             let known = end < rows;
             let run = steps.slice(first, end - first + usize::from(known));
             let run = if end < length {
@@ -243,7 +249,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// `steps` with what is missing marked, and missing actions filled in, where the user says so.
+    /// Returns `steps` with columns that mark missing values, and with missing actions filled if
+    /// the user wants that.
     fn filled(&self, steps: &RecordBatch, length: usize) -> Result<RecordBatch> {
         let mut filled = steps.clone();
         let column = |name: &str| {
@@ -289,8 +296,8 @@ impl Iterator for Pass<'_> {
 
     fn next(&mut self) -> Option<Result<OutgoingTrajectory>> {
         loop {
-            if let Some(leaving) = self.ready.pop_front() {
-                return Some(Ok(leaving));
+            if let Some(trajectory) = self.ready.pop_front() {
+                return Some(Ok(trajectory));
             }
             match self.block() {
                 Ok(true) => {}

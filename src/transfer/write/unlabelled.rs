@@ -1,4 +1,5 @@
-//! Steps without an action on their way out: what is cut off before one, and what is filled into one.
+//! Handles steps without an action in an export: cuts trajectories off before them, or makes their
+//! filler.
 
 use std::sync::Arc;
 
@@ -6,10 +7,13 @@ use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, new
 use arrow::datatypes::DataType;
 
 use crate::dataset::block::with_column;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 
-/// A run whose row `length` was a step, made the final observation of what is cut off before it.
+/// Cuts `run` off after `length` steps: the step at row `length` becomes the final observation.
+///
+/// # Errors
+/// Returns an error if a column cannot be replaced.
 pub(crate) fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
     let mut cut = run.clone();
     let at = |row: usize| {
@@ -26,7 +30,7 @@ pub(crate) fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
             cut = with_column(&cut, field.clone(), Arc::new(values))?;
         }
     }
-    // What belongs to the step that was there is not the final observation's.
+    // A final observation has none of the values that belong to a step.
     for name in [
         step::ACTION,
         step::REWARD,
@@ -45,12 +49,17 @@ pub(crate) fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
     Ok(cut)
 }
 
-/// One action whose every dimension is `value`.
+/// Returns one action of type `action` whose every dimension is `value`.
+///
+/// # Errors
+/// Returns an error if the type cannot hold the value.
 pub(crate) fn filler(action: &DataType, value: f64) -> Result<ArrayRef> {
     let cannot = || {
         Error::failed(format!(
-            "an action of type {action} cannot be filled with {value}"
+            "an action of type {} cannot be filled with {value}",
+            type_name(action)
         ))
+        .hint("choose another value with `fill`, or use `unlabelled: drop`")
     };
     let numbers = |element: &DataType, count: usize| -> Result<ArrayRef> {
         let numbers: ArrayRef = Arc::new(Float64Array::from(vec![value; count]));

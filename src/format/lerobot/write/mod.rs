@@ -147,7 +147,7 @@ fn write(
     }
     let final_count = output.finish()?;
     if final_count > 0 {
-        written.moved(
+        written.cannot_hold(
             count(final_count, "final observation"),
             format!("kept in {FINAL_OBSERVATIONS}, which only trajmill reads"),
         );

@@ -90,7 +90,7 @@ impl Plan {
             .hint("write each source to a dataset of its own, or set `fps` for all of them"));
         }
         if fps.is_none() {
-            written.moved(
+            written.cannot_hold(
                 "steps per second",
                 format!("not known, so `fps` is {DEFAULT_FPS}: set the true rate with --fps"),
             );
@@ -161,7 +161,7 @@ impl Plan {
                     vec![1],
                     Origin::Valid(name.to_owned()),
                 );
-                written.moved(
+                written.cannot_hold(
                     format!("steps without `{name}`"),
                     format!("written as zeros in `{feature}`, where `{feature}_valid` is false"),
                 );
@@ -239,7 +239,7 @@ impl Plan {
                     }
                     if path.is_empty() && refers(field) {
                         let what = format!("the videos of `{column}`");
-                        written.moved(
+                        written.cannot_hold(
                             what,
                             format!(
                                 "NOT written, only `{name}.path` and `{name}.timestamp`; \
@@ -252,7 +252,7 @@ impl Plan {
                     self.add(name, "string", vec![1], from)
                 }
                 (DataType::Binary, Some(shape)) => {
-                    written.moved(
+                    written.cannot_hold(
                         format!("statistics of the images `{column}`"),
                         "not written: compute them with LeRobot's own tools",
                     );
@@ -291,7 +291,7 @@ impl Plan {
                 }
                 (other, _) => match dtype::name(other) {
                     Some(dtype) => self.add(name, dtype, vec![1], from),
-                    None => written.moved(
+                    None => written.cannot_hold(
                         format!("the column `{column}` of type {}", type_name(other)),
                         "left out, since a feature has one shape and one type",
                     ),

@@ -1,28 +1,30 @@
-//! Where the trajectories of concatenated arrays end, as their flags say.
+//! Finds the ends of trajectories in concatenated arrays, by reading their flags.
 
 use arrow::array::RecordBatch;
 
 use super::Concatenated;
 use crate::container::arrays::StoredArray;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::arrays::Flags;
 use crate::transfer::roundtrip::envelope::{self, EnvelopeReader};
 
-/// Where trajectories end.
+/// The rows where trajectories end.
 pub(super) enum Ends {
-    /// After the steps with a flag, before those that start a trajectory, and at the longest length.
+    /// After a step with a flag, before a step that starts a trajectory, and at the maximum length.
     Flags {
         terminated: Option<Box<Flags>>,
         truncated: Option<Box<Flags>>,
         start: Option<Box<Flags>>,
         max_steps: Option<usize>,
     },
-    /// Before the given steps; observations have one more row in each trajectory.
+    /// Before the given steps. Each trajectory has one more observation than steps.
     Splits {
         ends: Vec<u64>,
         terminated: Vec<bool>,
     },
-    /// At rows with a flag, which hold the observation after the last action and nothing else.
+    /// At rows with a flag. Such a row holds the observation after the last action and nothing
+    /// else.
     LastRows(Box<Flags>),
 }
 
@@ -42,31 +44,39 @@ impl Ends {
     }
 }
 
+/// The hint for a file that contradicts the metadata that trajmill stored in it.
+const CHANGED: &str = "the file was changed after it was written: export it again";
+
 /// The flags of one trajectory's steps.
 #[derive(Default)]
 pub(super) struct Scan {
     pub(super) terminated: Vec<bool>,
     pub(super) truncated: Vec<bool>,
-    /// Whether the final observation is known, where the file says it of each trajectory.
+    /// Whether the final observation is known, if the file says so for each trajectory.
     pub(super) known_final: Option<bool>,
     pub(super) about: Option<RecordBatch>,
 }
 
 impl Concatenated {
-    /// The flags of the next trajectory's steps; empty after the last.
+    /// Reads the flags of the next trajectory's steps; there are none after the last trajectory.
+    ///
+    /// # Errors
+    /// Returns an error if the flags cannot be read or contradict the envelope.
     pub(super) fn scan(&mut self) -> Result<Scan> {
         let mut scan = Scan::default();
         let line = self
-            .kept
+            .envelope
             .as_mut()
             .map(EnvelopeReader::next)
             .transpose()?
             .flatten();
-        if self.kept.is_some() && line.is_none() && self.read < self.steps {
+        if self.envelope.is_some() && line.is_none() && self.read < self.steps {
             return Err(Error::failed(format!(
-                "what was kept of the trajectories ends at step {} of {}",
-                self.read, self.steps
-            )));
+                "trajmill's metadata of the trajectories ends at step {} of {}",
+                number(self.read),
+                number(self.steps)
+            ))
+            .hint(CHANGED));
         }
         let length = line.as_ref().map(|line| line.length);
         match &mut self.ends {
@@ -89,9 +99,12 @@ impl Concatenated {
                 while self.read + (scan.terminated.len() as u64) < self.steps {
                     let last = flags.next()?;
                     if last && scan.terminated.is_empty() {
-                        self.pass_over()?;
-                        return Err(Error::failed("it has no step, only a last observation")
-                            .hint("in OGBench's files `terminals` is set once, on the row after the last action"));
+                        self.skip_row()?;
+                        return Err(Error::failed("it has no steps, only a final observation")
+                            .hint(
+                                "in OGBench files, `terminals` is set once per trajectory: \
+                                 on the row after the last action",
+                            ));
                     }
                     if last {
                         scan.known_final = Some(true);
@@ -102,9 +115,11 @@ impl Concatenated {
                 }
                 if !scan.terminated.is_empty() && scan.known_final.is_none() {
                     self.read = self.steps;
-                    self.one = true;
-                    return Err(Error::failed("no terminal ends it")
-                        .hint("the file may be cut short, or not OGBench's: name its format"));
+                    self.resumable = true;
+                    return Err(Error::failed("`terminals` does not mark its end").hint(
+                        "the file may be cut short, or of another format: \
+                         name the format with `--from`",
+                    ));
                 }
             }
             Ends::Flags {
@@ -137,10 +152,11 @@ impl Concatenated {
         if let Some(line) = line {
             if scan.terminated.len() as u64 != line.length {
                 return Err(Error::failed(format!(
-                    "it has {} of the {} steps that were kept of it",
-                    scan.terminated.len(),
-                    line.length
-                )));
+                    "it has {}, but trajmill's metadata says {}",
+                    count(scan.terminated.len(), "step"),
+                    number(line.length)
+                ))
+                .hint(CHANGED));
             }
             if let (Some(terminated), Some(truncated)) =
                 (scan.terminated.last_mut(), scan.truncated.last_mut())

@@ -1,7 +1,8 @@
-//! Trajectories end to end in arrays of equal length.
+//! Reads arrays of equal length that hold all trajectories end to end.
 //!
-//! The file's own reader lists its arrays and reads rows of each in order; here they get their roles by name, ends of
-//! trajectories are found in the flags as these are read, and rows become columns. One trajectory is held at a time.
+//! The reader of the file lists its arrays and reads their rows in order. This module assigns roles
+//! to the arrays by their names, finds the ends of trajectories in the flags, and turns rows into
+//! columns. One trajectory is in memory at a time.
 
 mod ends;
 mod roles;
@@ -32,51 +33,54 @@ pub(crate) struct Concatenated {
     reward: Option<StoredArray>,
     extras: Vec<StoredArray>,
     ends: Ends,
-    /// Steps in all.
+    /// The number of steps of all trajectories.
     steps: u64,
-    /// Steps read.
+    /// The number of steps read.
     read: u64,
-    /// Trajectories read.
+    /// The number of trajectories read.
     count: usize,
-    /// Whether the last error is of one trajectory, so that those behind it can be read.
-    one: bool,
+    /// Whether the last error affects one trajectory only, so that the next one can be read.
+    resumable: bool,
     metadata: Map<String, Value>,
-    /// What we kept beside the arrays when we wrote them.
-    kept: Option<EnvelopeReader>,
-    /// Which of the extra columns say by an array of their own where they are null.
+    /// The metadata that trajmill stored beside the arrays, if it wrote the file.
+    envelope: Option<EnvelopeReader>,
+    /// For each extra array, the array of flags that says which values are not null, if there is
+    /// one.
     valid: Vec<Option<StoredArray>>,
     about: SchemaRef,
 }
 
 impl Concatenated {
-    /// A dataset of the arrays `parts` of `file`.
+    /// Reads the arrays `arrays` of `file`.
     ///
     /// # Errors
-    /// Where there are no observations or no ends of trajectories, or where lengths or types do not fit.
+    /// Returns an error if there are no observations, if nothing shows where trajectories end, or
+    /// if the lengths or types of arrays contradict each other.
     pub(crate) fn new(
         file: &Path,
-        parts: Vec<StoredArray>,
+        arrays: Vec<StoredArray>,
         options: &Options,
         metadata: Map<String, Value>,
-        kept: Option<EnvelopeReader>,
+        envelope: Option<EnvelopeReader>,
     ) -> Result<Concatenated> {
-        Concatenated::assemble(file, parts, options, metadata, kept)
+        Concatenated::assemble(file, arrays, options, metadata, envelope)
             .map_err(|error| error.at(file.display()))
     }
 
-    /// A dataset of arrays that have a row more than steps in each trajectory, where `terminals` is set.
+    /// Reads arrays that have one more row than steps in each trajectory; `terminals` is set on
+    /// that row.
     ///
     /// # Errors
-    /// As [`Concatenated::new`].
+    /// Returns the errors of [`Concatenated::new`], and an error if there is no array `terminals`.
     pub(crate) fn with_last_rows(
         file: &Path,
-        parts: Vec<StoredArray>,
+        arrays: Vec<StoredArray>,
         options: &Options,
         metadata: Map<String, Value>,
-        kept: Option<EnvelopeReader>,
+        envelope: Option<EnvelopeReader>,
     ) -> Result<Concatenated> {
-        let mut flat = Concatenated::new(file, parts, options, metadata, kept)?;
-        flat.ends = match flat.ends {
+        let mut source = Concatenated::new(file, arrays, options, metadata, envelope)?;
+        source.ends = match source.ends {
             Ends::Flags {
                 terminated: Some(terminated),
                 ..
@@ -88,32 +92,33 @@ impl Concatenated {
                 )));
             }
         };
-        Ok(flat)
+        Ok(source)
     }
 
-    /// Passes over a row of every array, which is all that there is of a trajectory.
-    fn pass_over(&mut self) -> Result<()> {
-        let parts = std::iter::once(&mut self.observation)
+    /// Skips the next row of every array: a trajectory of one row.
+    fn skip_row(&mut self) -> Result<()> {
+        let arrays = std::iter::once(&mut self.observation)
             .chain(&mut self.action)
             .chain(&mut self.reward);
-        for part in parts
+        for array in arrays
             .chain(&mut self.extras)
             .chain(self.valid.iter_mut().flatten())
         {
-            part.reader.read(1)?;
+            array.reader.read(1)?;
         }
         self.read += 1;
         self.count += 1;
-        self.one = true;
+        self.resumable = true;
         Ok(())
     }
 
+    /// Reads the rows of the trajectory whose flags are `scan`.
     fn trajectory(&mut self, scan: Scan) -> Result<RecordBatch> {
         let rows = scan.terminated.len() as u64;
         let mut fields = self.schema.fields().iter();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
-        let mut push = |part: &mut StoredArray, rows: u64, last: Last| match fields.next() {
-            Some(field) => column(part, field, rows, last).map(|column| columns.push(column)),
+        let mut push = |array: &mut StoredArray, rows: u64, last: Last| match fields.next() {
+            Some(field) => column(array, field, rows, last).map(|column| columns.push(column)),
             None => Ok(()),
         };
         if matches!(self.ends, Ends::LastRows(_)) {
@@ -139,13 +144,13 @@ impl Concatenated {
             if splits { rows + 1 } else { rows },
             last,
         )?;
-        for part in [&mut self.action, &mut self.reward].into_iter().flatten() {
-            push(part, rows, null())?;
+        for array in [&mut self.action, &mut self.reward].into_iter().flatten() {
+            push(array, rows, null())?;
         }
         let mut extras = Vec::with_capacity(self.extras.len());
         let mut valid = self.valid.iter_mut();
-        for (part, field) in self.extras.iter_mut().zip(fields.skip(3)) {
-            let values = column(part, field, rows, null())?;
+        for (array, field) in self.extras.iter_mut().zip(fields.skip(3)) {
+            let values = column(array, field, rows, null())?;
             extras.push(match valid.next() {
                 Some(Some(valid)) => {
                     let flags = flags(&valid.layout, valid.reader.read(rows)?, self.read)?;
@@ -179,13 +184,13 @@ impl Concatenated {
 }
 
 impl Concatenated {
-    /// A trajectory whose every array has a row for the final observation.
+    /// Reads a trajectory whose arrays all have a row for the final observation.
     fn with_last_row(&mut self, scan: &Scan) -> Result<RecordBatch> {
         let length = scan.terminated.len();
         let rows = length as u64 + 1;
-        // What we wrote says where no final observation was known.
+        // The envelope says that a final observation is filler.
         let known = scan.known_final != Some(false);
-        let kept = length + usize::from(known);
+        let kept_rows = length + usize::from(known);
         let flags_of = |flags: &[bool]| -> ArrayRef {
             Arc::new(BooleanArray::from_iter(
                 flags
@@ -198,21 +203,22 @@ impl Concatenated {
         let mut fields = self.schema.fields().iter();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
         if let Some(field) = fields.next() {
-            columns.push(column(&mut self.observation, field, rows, Last::None)?.slice(0, kept));
+            columns
+                .push(column(&mut self.observation, field, rows, Last::None)?.slice(0, kept_rows));
         }
-        for part in [&mut self.action, &mut self.reward].into_iter().flatten() {
+        for array in [&mut self.action, &mut self.reward].into_iter().flatten() {
             if let Some(field) = fields.next() {
-                let values = column(part, field, rows, Last::None)?.slice(0, length);
-                columns.push(lengthened(&values, kept)?);
+                let values = column(array, field, rows, Last::None)?.slice(0, length);
+                columns.push(lengthened(&values, kept_rows)?);
             }
         }
         columns.extend([flags_of(&scan.terminated), flags_of(&scan.truncated)]);
         columns.push(Arc::new(BooleanArray::from_iter(
-            (0..kept).map(|row| Some(row == length)),
+            (0..kept_rows).map(|row| Some(row == length)),
         )));
         let mut valid = self.valid.iter_mut();
-        for (part, field) in self.extras.iter_mut().zip(fields.skip(3)) {
-            let mut values = column(part, field, rows, Last::None)?;
+        for (array, field) in self.extras.iter_mut().zip(fields.skip(3)) {
+            let mut values = column(array, field, rows, Last::None)?;
             if let Some(Some(valid)) = valid.next() {
                 let flags = flags(&valid.layout, valid.reader.read(rows)?, self.read)?;
                 values = make_array(
@@ -223,7 +229,7 @@ impl Concatenated {
                         .build()?,
                 );
             }
-            columns.push(values.slice(0, kept));
+            columns.push(values.slice(0, kept_rows));
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
@@ -250,11 +256,11 @@ impl Source for Concatenated {
     }
 
     fn lost(&self) -> Option<u64> {
-        self.one.then_some(1)
+        self.resumable.then_some(1)
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        self.one = false;
+        self.resumable = false;
         let place = |error: Error, count: usize, file: &str| {
             error.at(format!("{file}: trajectory {count}"))
         };

@@ -1,4 +1,5 @@
-//! Which of the concatenated arrays is what, and whether they fit one another.
+//! Assigns roles to concatenated arrays by their names, and verifies that their lengths and types
+//! agree.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,18 +12,23 @@ use super::Concatenated;
 use super::ends::Ends;
 use crate::container::arrays::{ArrayLayout, StoredArray, decode, field};
 use crate::dataset::schema::step;
+use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::arrays::{flags, listing, names, same_rows, squeeze, take, with_valid};
 use crate::transfer::read::{Options, free_name};
 use crate::transfer::roundtrip::envelope::EnvelopeReader;
 
 impl Concatenated {
+    /// Assigns roles to `arrays`, the arrays of `file`.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Concatenated::new`], which do not name the file yet.
     pub(super) fn assemble(
         file: &Path,
-        mut parts: Vec<StoredArray>,
+        mut arrays: Vec<StoredArray>,
         options: &Options,
         mut metadata: Map<String, Value>,
-        kept: Option<EnvelopeReader>,
+        envelope: Option<EnvelopeReader>,
     ) -> Result<Concatenated> {
         let targets = [
             step::OBSERVATION,
@@ -36,37 +42,52 @@ impl Concatenated {
             .iter()
             .find(|(target, _)| !targets.contains(&target.as_str()))
         {
-            return Err(Error::usage(format!("--map cannot give `{target}` here"))
-                .hint(format!("one of {}", targets.join(", "))));
+            return Err(
+                Error::usage(format!("no array can be mapped to `{target}`"))
+                    .hint(format!("`map` takes {}", targets.join(", "))),
+            );
         }
-        let observation = take(&mut parts, options, step::OBSERVATION, names::OBSERVATION)?;
+        let observation = take(&mut arrays, options, step::OBSERVATION, names::OBSERVATION)?;
         let observation = observation.ok_or_else(|| {
-            Error::failed("there is no array `observations`").hint(listing(&parts))
+            Error::failed("there is no array `observations`")
+                .hint("choose one with `--map observation=ARRAY`")
+                .hint(listing(&arrays))
         })?;
-        let next_observation = take(&mut parts, &Options::default(), "", names::NEXT_OBSERVATION)?;
-        let action = take(&mut parts, options, step::ACTION, names::ACTION)?;
-        let reward = take(&mut parts, options, step::REWARD, names::REWARD)?
+        let next_observation = take(
+            &mut arrays,
+            &Options::default(),
+            "",
+            names::NEXT_OBSERVATION,
+        )?;
+        let action = take(&mut arrays, options, step::ACTION, names::ACTION)?;
+        let reward = take(&mut arrays, options, step::REWARD, names::REWARD)?
             .map(squeeze)
             .transpose()?;
-        let terminated = take(&mut parts, options, step::TERMINATED, names::TERMINATED)?
+        let terminated = take(&mut arrays, options, step::TERMINATED, names::TERMINATED)?
             .map(squeeze)
             .transpose()?;
-        let truncated = take(&mut parts, options, step::TRUNCATED, names::TRUNCATED)?
+        let truncated = take(&mut arrays, options, step::TRUNCATED, names::TRUNCATED)?
             .map(squeeze)
             .transpose()?;
-        let start = take(&mut parts, options, "", names::START)?
+        let start = take(&mut arrays, options, "", names::START)?
             .map(squeeze)
             .transpose()?;
-        // With flags for every observation, an array of that name is one like any other.
+        // If there are flags for every observation, an array with the name of split indices has no
+        // fixed meaning.
         let by_step = terminated
             .as_ref()
-            .is_some_and(|part| part.layout.rows == observation.layout.rows);
+            .is_some_and(|array| array.layout.rows == observation.layout.rows);
         let split = if by_step || truncated.is_some() || start.is_some() {
             None
         } else {
-            take(&mut parts, options, "", names::SPLIT)?
+            take(&mut arrays, options, "", names::SPLIT)?
         };
 
+        let like_observation = format!(
+            "`{}` has {}",
+            observation.layout.name,
+            number(observation.layout.rows)
+        );
         let (steps, ends) = match (split, terminated, truncated, start) {
             (Some(split), terminated, None, None) => splits(
                 squeeze(split)?,
@@ -76,15 +97,16 @@ impl Concatenated {
             )?,
             (_, None, None, None) if options.max_steps.is_none() => {
                 return Err(Error::failed(
-                    "no trajectory boundaries: there is neither `terminals` nor `timeouts`, `episode_starts` or `indices`",
+                    "no trajectory boundaries: there is none of the arrays `terminals`, `timeouts`, \
+                     `episode_starts` and `indices`",
                 )
-                .hint("if all trajectories have the same length, give it with --max-steps")
-                .hint(listing(&parts)));
+                .hint("if all trajectories have the same length, give it with `--max-steps`")
+                .hint(listing(&arrays)));
             }
             (_, terminated, truncated, start) => {
                 let steps = observation.layout.rows;
-                for part in [&terminated, &truncated, &start].into_iter().flatten() {
-                    same_rows(part, steps, &format!("`{}`", observation.layout.name))?;
+                for array in [&terminated, &truncated, &start].into_iter().flatten() {
+                    same_rows(array, steps, &like_observation)?;
                 }
                 let max_steps = if truncated.is_none() {
                     options.max_steps
@@ -100,12 +122,12 @@ impl Concatenated {
                     .hint("there is nothing to import"),
             );
         }
-        let like = match &ends {
-            Ends::Flags { .. } | Ends::LastRows(_) => format!("`{}`", observation.layout.name),
-            Ends::Splits { .. } => "the splits say that each array of steps".to_owned(),
+        let reason = match &ends {
+            Ends::Flags { .. } | Ends::LastRows(_) => like_observation,
+            Ends::Splits { .. } => format!("there are {}", count(steps, "step")),
         };
-        for part in [&action, &reward, &next_observation].into_iter().flatten() {
-            same_rows(part, steps, &like)?;
+        for array in [&action, &reward, &next_observation].into_iter().flatten() {
+            same_rows(array, steps, &reason)?;
         }
         let same = |a: &ArrayLayout, b: &ArrayLayout| {
             a.row == b.row && a.element == b.element && a.swap == b.swap
@@ -118,39 +140,41 @@ impl Concatenated {
                 format!("`{}` is {} of {}", layout.name, layout.shape(), layout.kind)
             };
             return Err(Error::failed(format!(
-                "{} where {}",
+                "{}, but {}",
                 describe(&next.layout),
                 describe(&observation.layout)
-            )));
+            ))
+            .hint("the observations before and after the steps must have one shape and type"));
         }
-        let (extras, left): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| {
-            part.layout.rows == steps
-                && part.layout.element != DataType::Null
-                && part.layout.width() > 0
+        let (extras, ignored): (Vec<_>, Vec<_>) = arrays.into_iter().partition(|array| {
+            array.layout.rows == steps
+                && array.layout.element != DataType::Null
+                && array.layout.width() > 0
         });
-        if !left.is_empty() {
-            let describe = |part: &StoredArray| {
+        if !ignored.is_empty() {
+            let describe = |array: &StoredArray| {
                 Value::from(format!(
                     "{} {} of {}",
-                    part.layout.name,
-                    part.layout.shape(),
-                    part.layout.kind
+                    array.layout.name,
+                    array.layout.shape(),
+                    array.layout.kind
                 ))
             };
             metadata.insert(
                 "not_imported".to_owned(),
-                left.iter().map(describe).collect(),
+                ignored.iter().map(describe).collect(),
             );
         }
 
-        let (extras, valid) = if kept.is_some() {
+        let (extras, valid) = if envelope.is_some() {
             with_valid(extras)
         } else {
             (extras, Vec::new())
         };
-        let about = kept
-            .as_ref()
-            .map_or_else(|| Arc::new(Schema::empty()), |kept| Arc::clone(&kept.about));
+        let about = envelope.as_ref().map_or_else(
+            || Arc::new(Schema::empty()),
+            |envelope| Arc::clone(&envelope.about),
+        );
         let mut fields = vec![field(step::OBSERVATION, &observation.layout, true, false)?];
         if let Some(action) = &action {
             let discrete = action.layout.row.is_empty() && action.layout.element.is_integer();
@@ -184,16 +208,16 @@ impl Concatenated {
             steps,
             read: 0,
             count: 0,
-            one: false,
+            resumable: false,
             metadata,
-            kept,
+            envelope,
             valid,
             about,
         })
     }
 }
 
-/// Steps in all, and where the array of split indices ends trajectories.
+/// Returns the number of steps, and the ends of trajectories that the array of split indices gives.
 fn splits(
     mut split: StoredArray,
     terminated: Option<StoredArray>,
@@ -202,9 +226,7 @@ fn splits(
 ) -> Result<(u64, Ends)> {
     let steps = steps
         .ok_or_else(|| {
-            Error::failed(
-                "there are split `indices`, but neither actions nor rewards that they could split",
-            )
+            Error::failed("there are split indices, but no actions or rewards that they split")
         })?
         .layout
         .rows;
@@ -220,25 +242,30 @@ fn splits(
         && ends.first().is_some_and(|first| *first > 0);
     if !ascending {
         return Err(Error::failed(format!(
-            "`{}` does not ascend from above 0 to below the number of steps, {steps}",
-            split.layout.name
+            "the values of `{}` must increase, and be more than 0 and less than {}, the number of \
+             steps",
+            split.layout.name,
+            number(steps)
         ))
-        .hint("each index is the first step of a trajectory after the first one"));
+        .hint("each value is the first step of a trajectory; the first trajectory has none"));
     }
-    let count = ends.len() as u64;
-    if observation.layout.rows != steps + count {
+    let trajectories = ends.len() as u64;
+    if observation.layout.rows != steps + trajectories {
         return Err(Error::failed(format!(
-            "`{}` has {} rows where {steps} steps in {count} trajectories need {}: one more than steps in each",
+            "`{}` has {}, but {} in {} need {}: one more than steps in each trajectory",
             observation.layout.name,
-            observation.layout.rows,
-            steps + count
+            count(observation.layout.rows, "row"),
+            count(steps, "step"),
+            count(trajectories, "trajectory"),
+            number(steps + trajectories)
         )));
     }
     let terminated = match terminated {
-        Some(mut part) => {
-            same_rows(&part, count, "the number of trajectories")?;
-            let bytes = part.reader.read(count)?;
-            flags(&part.layout, bytes, 0)?
+        Some(mut array) => {
+            let reason = format!("there are {}", count(trajectories, "trajectory"));
+            same_rows(&array, trajectories, &reason)?;
+            let bytes = array.reader.read(trajectories)?;
+            flags(&array.layout, bytes, 0)?
         }
         None => Vec::new(),
     };

@@ -1,4 +1,4 @@
-//! How the rows of a table become rows of steps.
+//! Converts the rows of a table to rows of steps.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::roles::{Columns, Roles};
 use super::values::{element, flags, is_list, values};
-use crate::dataset::schema::{self, step};
+use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::free_name;
 
-/// How the rows of a table become rows of steps.
+/// Converts the rows of a table to rows of steps.
 pub(crate) struct Table {
     roles: Roles,
-    /// Columns of steps less `trajectory_id` and `step`.
+    /// The columns of steps without `trajectory_id` and `step`.
     pub(crate) schema: SchemaRef,
 }
 
-/// The flags of rows of a table.
+/// The flags of the rows of a table.
 pub(crate) struct Flags {
     pub(crate) terminated: Vec<bool>,
     pub(crate) truncated: Vec<bool>,
@@ -28,7 +28,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// Those of some of the rows.
+    /// Returns the flags of `rows`.
     pub(crate) fn of(&self, rows: Range<usize>) -> Flags {
         let of = |flags: &[bool]| flags[rows.clone()].to_vec();
         Flags {
@@ -40,10 +40,11 @@ impl Flags {
 }
 
 impl Table {
-    /// The steps of a table of the schema `table` whose list columns have the widths that `width` says.
+    /// Makes a converter for a table with the schema `table`; `width` returns the width of a list
+    /// column that becomes a vector.
     ///
     /// # Errors
-    /// Where a column's type does not suit its meaning.
+    /// Returns an error if the type of a column does not suit its meaning.
     pub(crate) fn new(
         table: &Schema,
         roles: Roles,
@@ -60,9 +61,12 @@ impl Table {
                 let element = element(data_type).ok_or_else(|| unsuitable(field, target))?;
                 let width = width(first).ok_or_else(|| {
                     Error::failed(format!(
-                        "column `{first}` holds no value that says how wide `{target}` is"
+                        "column `{first}` has no values, so the width of `{target}` is unknown"
                     ))
-                    .hint("leave the column out of the source")
+                    .hint(format!(
+                        "remove the column from the source, or choose another with \
+                         `--map {target}=COLUMN`"
+                    ))
                 })?;
                 return Ok(vector_field(target, element, width, nullable, field));
             }
@@ -89,10 +93,13 @@ impl Table {
                 let other = column(other)?;
                 if other.data_type() != data_type {
                     return Err(Error::failed(format!(
-                        "column `{}` is {} where `{first}` is {data_type}: the coordinates of `{target}` must have one type",
+                        "column `{}` is {}, but `{first}` is {}: the coordinates of `{target}` \
+                         must have the same type",
                         other.name(),
-                        other.data_type()
-                    )));
+                        type_name(other.data_type()),
+                        type_name(data_type)
+                    ))
+                    .hint("convert one of the columns in the source"));
                 }
             }
             Ok(vector_field(
@@ -112,11 +119,14 @@ impl Table {
             };
             if kinds(next)? != kinds(&roles.observation)? {
                 return Err(Error::failed(format!(
-                    "`{}` is not of the type and width of `{}`",
+                    "the type or number of the columns `{}` differs from that of `{}`",
                     next.join("`, `"),
                     roles.observation.join("`, `")
                 ))
-                .hint("the observation after a step is one like that before it: name another column with --map next_observation=COLUMN"));
+                .hint(
+                    "the observations before and after a step have the same type: \
+                     choose others with `--map next_observation=COLUMN`",
+                ));
             }
         }
         let mut fields = vec![vector(step::OBSERVATION, &roles.observation, false)?];
@@ -161,7 +171,7 @@ impl Table {
             if !(field.data_type().is_numeric()
                 || [DataType::Boolean, DataType::Null].contains(field.data_type()))
             {
-                return Err(unsuitable(field, "a flag"));
+                return Err(unsuitable(field, FLAG));
             }
         }
         Ok(Table {
@@ -170,10 +180,10 @@ impl Table {
         })
     }
 
-    /// The flags of the rows of `batch`; `place` names a row of it in messages.
+    /// Returns the flags of the rows of `batch`; `place` names a row in messages.
     ///
     /// # Errors
-    /// Where a flag is none.
+    /// Returns an error if a flag is not true or false, 1 or 0.
     pub(crate) fn flags(
         &self,
         batch: &RecordBatch,
@@ -197,10 +207,11 @@ impl Table {
         })
     }
 
-    /// The rows of `batch` as steps with these flags; `place` names a row of it in messages.
+    /// Converts the rows of `batch`, whose flags are `own`, to steps; `place` names a row in
+    /// messages.
     ///
     /// # Errors
-    /// Where a value does not suit the meaning of its column.
+    /// Returns an error if a value does not suit the meaning of its column.
     pub(crate) fn steps(
         &self,
         batch: &RecordBatch,
@@ -224,7 +235,7 @@ impl Table {
                 .collect::<Result<Vec<_>>>()?;
             let mut values = values(&sources, field, place)?;
             if let Some(finals) = has_final.as_ref().filter(|_| field.is_nullable()) {
-                // What a source writes beside a final observation is filler.
+                // The other values in the row of a final observation are filler.
                 values = nullif(&values, finals)?;
             }
             if !field.is_nullable() && values.null_count() > 0 {
@@ -233,7 +244,7 @@ impl Table {
                     .unwrap_or(0);
                 return Err(
                     Error::failed(format!("`{target}` is null at {}", place(row)))
-                        .hint("every row needs an observation: drop the row, or fill it"),
+                        .hint("every row needs an observation: drop the row, or fill in the value"),
                 );
             }
             columns.push(values);
@@ -256,10 +267,11 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// The observation that the one row of `batch` led to, where the table has it; `place` names the row in messages.
+    /// Returns the observation after the only row of `batch`, if the table has it; `place` names
+    /// the row in messages.
     ///
     /// # Errors
-    /// Where a value does not suit its column.
+    /// Returns an error if a value does not suit its column.
     pub(crate) fn following(
         &self,
         batch: &RecordBatch,
@@ -276,10 +288,10 @@ impl Table {
         Ok(Some(next).filter(|next| next.is_valid(0)))
     }
 
-    /// The row that holds the observation after the last action and nothing else.
+    /// Returns a final row, which holds the observation after the last action and nothing else.
     ///
     /// # Errors
-    /// Never: the columns are those of the schema.
+    /// Returns an error if the row does not match the schema, which cannot happen.
     pub(crate) fn final_row(&self, observation: &ArrayRef) -> Result<RecordBatch> {
         let flag = |value: bool| -> ArrayRef { Arc::new(BooleanArray::from(vec![value])) };
         let column = |field: &Arc<Field>| match field.name().as_str() {
@@ -292,7 +304,7 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// What the table's columns mean.
+    /// Returns the meanings of the table's columns.
     pub(crate) fn roles(&self) -> &Roles {
         &self.roles
     }
@@ -308,9 +320,23 @@ fn named<'a>(
         .ok_or_else(|| Error::failed(format!("column `{name}` is missing in {}", place(0))))
 }
 
+/// The target of a column of flags in messages.
+const FLAG: &str = "a flag";
+
 fn unsuitable(field: &Field, target: &str) -> Error {
-    Error::failed(format!("column `{}` is {}, which cannot be {}", field.name(), field.data_type(), if target == "a flag" { target.to_owned() } else { format!("`{target}`") }))
-        .hint("vectors are lists of numbers of one length, or one column of numbers for each coordinate; rewards are numbers; flags are booleans, or 0 and 1")
+    let target = match target {
+        FLAG => FLAG.to_owned(),
+        column => format!("`{column}`"),
+    };
+    Error::failed(format!(
+        "column `{}` is {}, which cannot be {target}",
+        field.name(),
+        type_name(field.data_type())
+    ))
+    .hint(
+        "a vector is a list of numbers of fixed length, or one column of numbers per coordinate; \
+         a reward is a number; a flag is a boolean, or 0 or 1",
+    )
 }
 
 fn vector_field(

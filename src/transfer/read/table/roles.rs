@@ -1,4 +1,4 @@
-//! Which columns of a table mean what.
+//! Finds out what the columns of a table mean, from the options and from their names.
 
 use arrow::datatypes::{Field, Schema};
 
@@ -8,10 +8,11 @@ use crate::error::{Error, Result, nearest};
 use crate::transfer::read::Options;
 use crate::transfer::read::pattern::{glob, natural};
 
-/// The observation that a step led to; of a trajectory's last one it is the final observation.
+/// The observation after each step. After the last step of a trajectory it is the final
+/// observation.
 pub(super) const NEXT_OBSERVATION: &str = "next_observation";
 
-/// Names that columns go by.
+/// The columns of steps, each with the names by which its source column is recognised.
 const NAMES: [(&str, &[&str]); 9] = [
     (
         step::TRAJECTORY_ID,
@@ -50,14 +51,14 @@ const NAMES: [(&str, &[&str]); 9] = [
     (step::IS_FINAL, &["is_final"]),
 ];
 
-/// Which columns of the table a column of steps is made of: one, or one for each coordinate.
+/// The source columns of a column of steps: one, or one for each coordinate.
 pub(super) type Columns = Vec<String>;
 
-/// What the columns of a table mean.
+/// The meanings of the columns of a table.
 pub(crate) struct Roles {
-    /// Tells trajectories apart.
+    /// The column of trajectory ids.
     pub(crate) trajectory: Option<String>,
-    /// Numbers the steps of a trajectory.
+    /// The column of step numbers.
     pub(crate) step: Option<String>,
     pub(super) observation: Columns,
     pub(super) action: Option<Columns>,
@@ -70,10 +71,10 @@ pub(crate) struct Roles {
 }
 
 impl Roles {
-    /// Finds the columns of `table` that `options` or their names give a meaning.
+    /// Finds the meanings of the columns of `table`, which `options` gives or their names imply.
     ///
     /// # Errors
-    /// Where `options` names a column that is not there, or there is no observation.
+    /// Returns an error if `options` names a column that is missing, or if there is no observation.
     pub(crate) fn find(table: &Schema, options: &Options) -> Result<Roles> {
         if let Some((target, _)) = options
             .map
@@ -81,8 +82,11 @@ impl Roles {
             .find(|(target, _)| !NAMES.iter().any(|(name, _)| name == target))
         {
             let targets = NAMES.map(|(name, _)| name).join(", ");
-            return Err(Error::usage(format!("--map cannot give `{target}`"))
-                .hint(format!("one of {targets}; other columns keep their names")));
+            return Err(
+                Error::usage(format!("no column can be mapped to `{target}`")).hint(format!(
+                    "`map` takes {targets}; all other columns keep their names"
+                )),
+            );
         }
         let (mut vectors, mut singles) = (Vec::new(), Vec::new());
         for (target, names) in NAMES {
@@ -110,8 +114,10 @@ impl Roles {
             } else {
                 if let Some([first, second, ..]) = found.as_deref() {
                     return Err(Error::usage(format!(
-                        "`{target}` takes one column, not `{first}`, `{second}` …"
-                    )));
+                        "`{target}` takes one column, but the pattern matches several: \
+                         `{first}`, `{second}`, …"
+                    ))
+                    .hint("name one column, without `*` and `?`"));
                 }
                 singles.push(found.and_then(|columns| columns.into_iter().next()));
             }
@@ -119,7 +125,7 @@ impl Roles {
         let (mut vectors, mut singles) = (vectors.into_iter(), singles.into_iter());
         let observation = vectors.next().flatten().ok_or_else(|| {
             Error::failed("there is no column `observation`").hint(format!(
-                "name one with --map observation=COLUMN; the columns are {}",
+                "choose one with `--map observation=COLUMN`; the columns are {}",
                 listing(table)
             ))
         })?;
@@ -127,7 +133,8 @@ impl Roles {
         let mut single = || singles.next().flatten();
         let (trajectory, step, reward, terminated, truncated, is_final) =
             (single(), single(), single(), single(), single(), single());
-        // Where final observations have rows of their own, or the column is of another kind, it is one like any other.
+        // If final observations have rows of their own, or if the type differs from that of
+        // observations, a column with this name has no fixed meaning.
         let kind = |columns: &Columns| {
             columns
                 .first()
@@ -189,19 +196,20 @@ impl Roles {
             .any(|used| used == name)
     }
 
-    /// Whether steps say where a trajectory ends.
+    /// Returns whether a column of flags shows where trajectories end.
     pub(crate) fn has_ends(&self) -> bool {
         [&self.terminated, &self.truncated, &self.is_final]
             .into_iter()
             .any(Option::is_some)
     }
 
-    /// Whether steps say where a trajectory was cut off.
+    /// Returns whether a column of flags shows where trajectories are cut off.
     pub(crate) fn has_cuts(&self) -> bool {
         self.truncated.is_some()
     }
 
-    /// The list columns of `table` whose width must be known: those that become vectors, then those that may.
+    /// Returns the list columns of `table` whose width must be known: first those that become
+    /// vectors, then those that become vectors if all their rows have one width.
     pub(crate) fn lists(&self, table: &Schema) -> (Vec<String>, Vec<String>) {
         let list = |name: &&String| {
             table
@@ -220,7 +228,8 @@ impl Roles {
     }
 }
 
-/// The columns that `pattern` names: one, or with `*` and `?` all that match, in natural order.
+/// Returns the columns that `pattern` names: one, or with `*` and `?` all that match, in natural
+/// order.
 fn matching(table: &Schema, pattern: &str, target: &str) -> Result<Columns> {
     if table.field_with_name(pattern).is_ok() {
         return Ok(vec![pattern.to_owned()]);
@@ -235,9 +244,10 @@ fn matching(table: &Schema, pattern: &str, target: &str) -> Result<Columns> {
             || format!("the columns are {}", listing(table)),
             |meant| format!("did you mean `{meant}`?"),
         );
-        return Err(
-            Error::failed(format!("there is no column `{pattern}` to be `{target}`")).hint(hint),
-        );
+        return Err(Error::failed(format!(
+            "there is no column `{pattern}` to map to `{target}`"
+        ))
+        .hint(hint));
     }
     found.sort_by(|a, b| natural(a, b));
     Ok(found)

@@ -1,4 +1,5 @@
-//! The values of a table's columns as columns of steps: lists as vectors, single columns joined, flags.
+//! Converts the values of a table's columns to columns of steps: lists to vectors, one column per
+//! coordinate to vectors, and flags to booleans.
 
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use arrow::compute::{cast, interleave};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 
 use crate::dataset::schema;
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 
 pub(super) fn is_list(data_type: &DataType) -> bool {
@@ -16,7 +18,7 @@ pub(super) fn is_list(data_type: &DataType) -> bool {
     )
 }
 
-/// The element of a list that can be a vector.
+/// Returns the type of the elements of a list whose rows can be vectors; `None` for any other type.
 pub(super) fn element(data_type: &DataType) -> Option<&DataType> {
     match data_type {
         DataType::List(child) | DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
@@ -27,8 +29,9 @@ pub(super) fn element(data_type: &DataType) -> Option<&DataType> {
     }
 }
 
-/// Width of every list in `column` that is not null; `None` where they differ, hold nulls or are no numbers, and
-/// `Some(None)` where there is none.
+/// Returns the common width of all lists in `column` that are not null; `Some(None)` if all are
+/// null. Returns `None` if the widths differ, a list contains a null, or the elements are not
+/// numbers.
 pub(crate) fn common_width(column: &ArrayRef) -> Option<Option<i32>> {
     element(column.data_type())?;
     let list = as_list(column).ok()?;
@@ -48,7 +51,7 @@ pub(crate) fn common_width(column: &ArrayRef) -> Option<Option<i32>> {
     Some(width)
 }
 
-/// Any kind of list as a list with 32-bit offsets.
+/// Converts a list of any kind to a list with 32-bit offsets.
 fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
     match column.data_type() {
         DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
@@ -58,7 +61,8 @@ fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
     }
 }
 
-/// The values of one column of steps, made of the columns `sources`.
+/// Converts the columns `sources`, each with its name, to the column `field` of steps; `place`
+/// names a row in messages.
 pub(super) fn values(
     sources: &[(&str, &ArrayRef)],
     field: &Arc<Field>,
@@ -88,7 +92,10 @@ pub(super) fn values(
     }
 }
 
-/// Lists of one length as vectors.
+/// Converts lists to vectors of `width` elements; `place` names a row in messages.
+///
+/// # Errors
+/// Returns an error if a list has another length or contains a null.
 pub(crate) fn vector(
     name: &str,
     column: &ArrayRef,
@@ -102,18 +109,18 @@ pub(crate) fn vector(
     for row in (0..list.len()).filter(|row| list.is_valid(*row)) {
         if list.value_length(row) != width {
             return Err(Error::failed(format!(
-                "column `{name}` holds {} values at {} where the first vector has {width}",
-                list.value_length(row),
+                "column `{name}` holds {} at {}, but its first vector holds {width}",
+                count(list.value_length(row), "value"),
                 place(row)
             ))
-            .hint("the vectors of a column must all have one length"));
+            .hint("all vectors of a column must have the same length"));
         }
         if has_nulls && list.value(row).null_count() > 0 {
             return Err(Error::failed(format!(
-                "column `{name}` holds a null inside its vector at {}",
+                "column `{name}` holds a vector with a null in it at {}",
                 place(row)
             ))
-            .hint("fill it, or make the whole vector null"));
+            .hint("replace the null with a number, or make the whole vector null"));
         }
     }
     let nullable =
@@ -131,17 +138,20 @@ pub(crate) fn vector(
     ))
 }
 
-/// One column for each coordinate as vectors: null where all of them are.
+/// Joins one column per coordinate to vectors. A vector is null if all its coordinates are.
+///
+/// # Errors
+/// Returns an error if only some coordinates of a vector are null.
 fn joined(
     sources: &[(&str, &ArrayRef)],
     field: &Field,
     place: &dyn Fn(usize) -> String,
 ) -> Result<ArrayRef> {
     let DataType::FixedSizeList(child, width) = field.data_type() else {
-        return Err(Error::failed(format!("`{}` is no vector", field.name())));
+        return Err(Error::failed(format!("`{}` is not a vector", field.name())));
     };
     let rows = sources.first().map_or(0, |(_, column)| column.len());
-    let is_null = |row: usize| {
+    let null_count = |row: usize| {
         sources
             .iter()
             .filter(|(_, column)| column.is_null(row))
@@ -150,19 +160,20 @@ fn joined(
     let any_null = sources.iter().any(|(_, column)| column.null_count() > 0);
     let mut nulls = None;
     if any_null {
-        if let Some(row) = (0..rows).find(|row| ![0, sources.len()].contains(&is_null(*row))) {
+        if let Some(row) = (0..rows).find(|row| ![0, sources.len()].contains(&null_count(*row))) {
             let name = sources
                 .iter()
                 .find(|(_, column)| column.is_null(row))
                 .map_or("", |(name, _)| name);
             return Err(Error::failed(format!(
-                "column `{name}` is null at {} where other coordinates of `{}` are not",
+                "column `{name}` is null at {}, but other coordinates of `{}` are not",
                 place(row),
                 field.name()
-            )));
+            ))
+            .hint("fill in the value, or make all coordinates in the row null"));
         }
         nulls = Some(arrow::buffer::NullBuffer::from_iter(
-            (0..rows).map(|row| is_null(row) == 0),
+            (0..rows).map(|row| null_count(row) == 0),
         ));
     }
     let columns: Vec<&dyn Array> = sources.iter().map(|(_, column)| column.as_ref()).collect();
@@ -179,7 +190,11 @@ fn joined(
     )?))
 }
 
-/// A column of flags; on final rows they are false, whatever the source says.
+/// Converts a column of flags to booleans. The flags of final rows are false, whatever the source
+/// says. `place` names a row in messages.
+///
+/// # Errors
+/// Returns an error if a flag is not true or false, 1 or 0.
 pub(crate) fn flags(
     name: &str,
     column: &ArrayRef,
@@ -194,10 +209,10 @@ pub(crate) fn flags(
         }
         let wrong = |what: String| {
             Error::failed(format!(
-                "column `{name}` is {what} at {}: a flag is true or false, 1 or 0",
+                "column `{name}` is {what} at {}, but a flag is true or false, 1 or 0",
                 place(row)
             ))
-            .hint("correct the flags in the source: they say where trajectories end")
+            .hint("correct the flags in the source: they mark where trajectories end")
         };
         match (values.is_valid(row), values.value(row)) {
             (false, _) => Err(wrong("null".to_owned())),

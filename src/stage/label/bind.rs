@@ -570,7 +570,7 @@ mod tests {
                 "model",
                 "cannot be averaged",
             ),
-            (&texts, json!({"model": "current"}), "", "`action` is utf8"),
+            (&texts, json!({"model": "current"}), "", "`action` is text"),
         ];
         for (steps, options, path, message) in cases {
             let misfit = bound(steps, options.clone())

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::store;
 use crate::error::{Error, Result};
 
-/// What identifies the bytes of a source: blake3 of the file, or of the relative names and contents of a folder's
-/// files in order of their names. Hexadecimal.
+/// What identifies the bytes of a source: blake3 of the file, or of the relative names and contents
+/// of a folder's files in order of their names. Hexadecimal.
 ///
 /// # Errors
 /// Where a file cannot be read.

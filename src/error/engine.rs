@@ -186,7 +186,8 @@ pub fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> 
     Some(rest.split_once(after)?.0)
 }
 
-/// Returns the operator that a message about an unsupported operator means, and what to use instead.
+/// Returns the operator that a message about an unsupported operator means, and what to use
+/// instead.
 pub fn unsupported_operator(message: &str) -> Option<(&'static str, &'static str)> {
     let (_, name) = message
         .split_once("nsupported binary operator: ")

@@ -35,8 +35,8 @@ fn vectors(values: Vec<f64>, width: usize, known: NullBuffer) -> Result<ArrayRef
 
 /// Computes returns to go for several discounts at once, one coordinate each.
 ///
-/// The return to go is `G_t = r_t + gamma G_{t+1}`. It is null on final rows, and a null reward counts
-/// as 0.
+/// The return to go is `G_t = r_t + gamma G_{t+1}`. It is null on final rows, and a null reward
+/// counts as 0.
 pub(super) fn discounted(
     values: &Float64Array,
     spans: impl Iterator<Item = Range<usize>>,
@@ -89,8 +89,8 @@ pub(super) fn running<R: Iterator<Item = usize>>(
 /// Computes the stock of Pires et al., "Optimizing Return Distributions with Distributional Dynamic
 /// Programming" (2025): `c_0 = start`, `c_{t+1} = (c_t + r_t) / gamma`.
 ///
-/// Except for the discount, `c_t + G_t` is the same for all t: `c_0 + G_0 = gamma^t (c_t + G_t)`. Final
-/// rows have a value too, and a null reward counts as 0.
+/// Except for the discount, `c_t + G_t` is the same for all t: `c_0 + G_0 = gamma^t (c_t + G_t)`.
+/// Final rows have a value too, and a null reward counts as 0.
 pub(super) fn stock(
     values: &Float64Array,
     spans: impl Iterator<Item = Range<usize>>,
@@ -119,9 +119,9 @@ pub(super) fn stock(
 
 /// Projects values onto evenly spaced atoms, as in C51 (Bellemare, Dabney and Munos, 2017).
 ///
-/// With b = (clip(x, low, high) - low) / spacing, the atom below b gets the probability ⌈b⌉ - b and the
-/// atom above b the probability b - ⌊b⌋. If b is an integer, its atom gets the probability 1. A row is
-/// null if its value is null or NaN.
+/// With b = (clip(x, low, high) - low) / spacing, the atom below b gets the probability ⌈b⌉ - b and
+/// the atom above b the probability b - ⌊b⌋. If b is an integer, its atom gets the probability 1. A
+/// row is null if its value is null or NaN.
 pub(super) fn categorical(values: &Float64Array, atoms: Atoms) -> Result<ArrayRef> {
     let width = atoms.count;
     let mut out = vec![0.0; values.len() * width];

@@ -112,7 +112,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             Some([one]) if one.path.is_empty() => one.clone(),
             _ => {
                 return Err(Error::failed(format!(
-                    "`{column}` is {}, but OGBench holds one vector a step",
+                    "`{column}` is {}, but OGBench holds one vector per step",
                     type_name(field.data_type())
                 ))
                 .hint(

@@ -245,12 +245,23 @@ mod tests {
         #[test]
         fn trajectories_end_where_the_definition_says(
             lengths in prop::collection::vec((0usize..6, any::<bool>()), 0..6),
-            pattern in prop::collection::vec(prop::bool::weighted(0.2), 48), keep in any::<bool>(),
+            pattern in prop::collection::vec(prop::bool::weighted(0.2), 48),
+            keep in any::<bool>(),
         ) {
-            let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64, *length, *known)).collect();
+            let trajectories: Vec<_> = lengths
+                .iter()
+                .enumerate()
+                .map(|(id, (length, known))| (id as i64, *length, *known))
+                .collect();
             let block = fixture::block(&trajectories);
-            let bad: Vec<usize> = (0..block.steps.num_rows()).filter(|row| pattern[row % pattern.len()]).collect();
-            let list = bad.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+            let bad: Vec<usize> = (0..block.steps.num_rows())
+                .filter(|row| pattern[row % pattern.len()])
+                .collect();
+            let list = bad
+                .iter()
+                .map(usize::to_string)
+                .collect::<Vec<_>>()
+                .join(",");
             let options = serde_json::json!({"where": format!("observation[1] in ({})", if list.is_empty() { "-1" } else { &list }), "keep": keep});
             let stage = fixture::transform(&STAGE, &options.to_string());
             let (before, mut tally) = (rows(&block), Tally::default());
@@ -261,7 +272,8 @@ mod tests {
             let mut expected = Vec::new();
             for (index, (length, _)) in lengths.iter().enumerate() {
                 let own = &before[index];
-                let Some(first) = (0..*length).find(|step| bad.contains(&(starts[index] + step))) else {
+                let Some(first) = (0..*length).find(|step| bad.contains(&(starts[index] + step)))
+                else {
                     expected.push(own.clone());
                     continue;
                 };
@@ -277,8 +289,14 @@ mod tests {
                 expected.push(cut);
             }
             prop_assert_eq!(rows(&after), expected);
-            prop_assert_eq!(after.steps.num_rows() + tally.dropped_rows.values().sum::<u64>() as usize, all);
-            prop_assert_eq!(after.len() + tally.dropped_trajectories.values().sum::<u64>() as usize, lengths.len());
+            prop_assert_eq!(
+                after.steps.num_rows() + tally.dropped_rows.values().sum::<u64>() as usize,
+                all
+            );
+            prop_assert_eq!(
+                after.len() + tally.dropped_trajectories.values().sum::<u64>() as usize,
+                lengths.len()
+            );
         }
     }
 }

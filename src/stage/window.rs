@@ -504,12 +504,20 @@ mod tests {
         #[test]
         fn windows_are_those_of_the_definition(
             lengths in prop::collection::vec((0usize..7, any::<bool>()), 0..5),
-            length in 1usize..5, stride in 1usize..4, pad in prop::sample::select(vec!["none", "left", "right"]), zero in any::<bool>(),
+            length in 1usize..5,
+            stride in 1usize..4,
+            pad in prop::sample::select(vec!["none", "left", "right"]),
+            zero in any::<bool>(),
         ) {
-            let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64, *length, *known)).collect();
+            let trajectories: Vec<_> = lengths
+                .iter()
+                .enumerate()
+                .map(|(id, (length, known))| (id as i64, *length, *known))
+                .collect();
             let block = fixture::block(&trajectories);
             let fill = if zero { "zero" } else { "repeat" };
-            let options = serde_json::json!({"length": length, "stride": stride, "pad": pad, "fill": fill});
+            let options =
+                serde_json::json!({"length": length, "stride": stride, "pad": pad, "fill": fill});
             let stage = fixture::transform(&STAGE, &options.to_string());
             let starts = block.offsets.clone();
             let mut tally = Tally::default();
@@ -520,7 +528,13 @@ mod tests {
             let mut offsets = vec![0];
             for (index, (n, _)) in lengths.iter().enumerate() {
                 let n = *n as i64;
-                let anchors = (0..n).step_by(stride).map(|anchor| if pad == "left" { anchor - length as i64 + 1 } else { anchor });
+                let anchors = (0..n).step_by(stride).map(|anchor| {
+                    if pad == "left" {
+                        anchor - length as i64 + 1
+                    } else {
+                        anchor
+                    }
+                });
                 for start in anchors.filter(|start| pad != "none" || start + length as i64 <= n) {
                     let (mut observation, mut reward, mut mask) = (vec![], vec![], vec![]);
                     for t in start..start + length as i64 {
@@ -540,9 +554,19 @@ mod tests {
             }
             prop_assert_eq!(&after.offsets, &offsets);
             let column = |name: &str| after.steps.column_by_name(name).unwrap().clone();
-            let vectors = |name: &str, row: usize| column(name).as_fixed_size_list().value(row).as_primitive::<Float32Type>().values().to_vec();
+            let vectors = |name: &str, row: usize| {
+                column(name)
+                    .as_fixed_size_list()
+                    .value(row)
+                    .as_primitive::<Float32Type>()
+                    .values()
+                    .to_vec()
+            };
             for (row, (start, observation, rewards, mask, ends)) in expected.iter().enumerate() {
-                prop_assert_eq!(column("start").as_primitive::<Int32Type>().value(row), *start);
+                prop_assert_eq!(
+                    column("start").as_primitive::<Int32Type>().value(row),
+                    *start
+                );
                 prop_assert_eq!(&vectors("observation", row), observation);
                 prop_assert_eq!(&vectors("rewards", row), rewards);
                 prop_assert_eq!(&vectors("mask", row), mask);

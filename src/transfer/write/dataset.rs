@@ -385,45 +385,102 @@ mod tests {
         /// Every labelled step is written once, with the observation after it if that is known, and
         /// nothing else is written.
         #[test]
-        fn dropped_steps_cut_and_nothing_is_lost(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
+        fn dropped_steps_cut_and_nothing_is_lost(
+            actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6),
+            known in any::<bool>(),
+        ) {
             let folder = tempfile::tempdir().unwrap();
-            let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Drop)).unwrap();
+            let outgoing = OutgoingDataset::new(
+                dataset(folder.path(), &actions, known),
+                false,
+                &with(Unlabelled::Drop),
+            )
+            .unwrap();
             let trajectories = all(&outgoing);
             let mut expected = Vec::new();
             for (id, actions) in actions.iter().enumerate() {
-                expected.extend(actions.iter().enumerate().filter(|(_, there)| **there).map(|(row, _)| (id * 1000 + row) as f32));
+                expected.extend(
+                    actions
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, there)| **there)
+                        .map(|(row, _)| (id * 1000 + row) as f32),
+                );
             }
             let mut found = Vec::new();
             for trajectory in &trajectories {
                 let action = trajectory.column(step::ACTION).unwrap();
                 prop_assert_eq!(action.null_count(), 0);
-                found.extend(action.as_primitive::<Float32Type>().values().iter().copied());
-                let id: usize = trajectory.text(trajectory::UID).unwrap()[1..].parse().unwrap();
+                found.extend(
+                    action
+                        .as_primitive::<Float32Type>()
+                        .values()
+                        .iter()
+                        .copied(),
+                );
+                let id: usize = trajectory.text(trajectory::UID).unwrap()[1..]
+                    .parse()
+                    .unwrap();
                 let flag = |name: &str, row: usize| trajectory.steps[name].as_boolean().value(row);
-                let end = trajectory.steps["step"].as_primitive::<arrow::datatypes::Int32Type>().value(trajectory.length - 1) as usize + 1;
+                let end = trajectory.steps["step"]
+                    .as_primitive::<arrow::datatypes::Int32Type>()
+                    .value(trajectory.length - 1) as usize
+                    + 1;
                 let whole = end == actions[id].len();
                 prop_assert_eq!(trajectory.has_final(), known || !whole);
                 prop_assert_eq!(flag(step::TERMINATED, trajectory.length - 1), whole);
                 prop_assert_eq!(flag(step::TRUNCATED, trajectory.length - 1), !whole);
-                prop_assert!((0..trajectory.steps.num_rows()).all(|row| flag(step::IS_FINAL, row) == (row == trajectory.length)));
-                prop_assert!(trajectory.length == trajectory.steps.num_rows() || trajectory.steps[step::ACTION].is_null(trajectory.length));
+                prop_assert!(
+                    (0..trajectory.steps.num_rows())
+                        .all(|row| flag(step::IS_FINAL, row) == (row == trajectory.length))
+                );
+                prop_assert!(
+                    trajectory.length == trajectory.steps.num_rows()
+                        || trajectory.steps[step::ACTION].is_null(trajectory.length)
+                );
             }
             prop_assert_eq!(found, expected);
             prop_assert_eq!(outgoing.trajectories(), trajectories.len() as u64);
-            prop_assert_eq!(outgoing.length(), trajectories.iter().map(|trajectory| trajectory.length as u64).sum::<u64>());
-            prop_assert_eq!(outgoing.rows(), trajectories.iter().map(|trajectory| trajectory.steps.num_rows() as u64).sum::<u64>());
+            prop_assert_eq!(
+                outgoing.length(),
+                trajectories
+                    .iter()
+                    .map(|trajectory| trajectory.length as u64)
+                    .sum::<u64>()
+            );
+            prop_assert_eq!(
+                outgoing.rows(),
+                trajectories
+                    .iter()
+                    .map(|trajectory| trajectory.steps.num_rows() as u64)
+                    .sum::<u64>()
+            );
         }
 
         #[test]
-        fn filled_steps_are_marked(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
+        fn filled_steps_are_marked(
+            actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6),
+            known in any::<bool>(),
+        ) {
             let folder = tempfile::tempdir().unwrap();
-            let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Fill)).unwrap();
+            let outgoing = OutgoingDataset::new(
+                dataset(folder.path(), &actions, known),
+                false,
+                &with(Unlabelled::Fill),
+            )
+            .unwrap();
             for (trajectory, actions) in all(&outgoing).iter().zip(&actions) {
                 prop_assert_eq!(&trajectory.steps.schema(), outgoing.steps());
-                let (action, valid) = (trajectory.column(step::ACTION).unwrap(), trajectory.column(ACTION_VALID).unwrap());
+                let (action, valid) = (
+                    trajectory.column(step::ACTION).unwrap(),
+                    trajectory.column(ACTION_VALID).unwrap(),
+                );
                 for (row, there) in actions.iter().enumerate() {
                     prop_assert_eq!(valid.as_boolean().value(row), *there);
-                    prop_assert!(action.is_valid(row) && (*there || action.as_primitive::<Float32Type>().value(row) == -3.0));
+                    prop_assert!(
+                        action.is_valid(row)
+                            && (*there || action.as_primitive::<Float32Type>().value(row) == -3.0)
+                    );
                 }
             }
         }

@@ -340,7 +340,15 @@ mod tests {
                 "order",
             ]),
         ) {
-            let mut value = json!({"zarr_format": 2, "shape": [5], "chunks": [2], "dtype": "<f4", "compressor": null, "fill_value": 0, "order": "C"});
+            let mut value = json!({
+                "zarr_format": 2,
+                "shape": [5],
+                "chunks": [2],
+                "dtype": "<f4",
+                "compressor": null,
+                "fill_value": 0,
+                "order": "C",
+            });
             if is_list {
                 if key == "shape" {
                     value["chunks"] = json!(vec![1; sizes.len()]);

@@ -262,7 +262,9 @@ mod tests {
                 .map(usize::to_string)
                 .collect::<Vec<_>>()
                 .join(",");
-            let options = serde_json::json!({"where": format!("observation[1] in ({})", if list.is_empty() { "-1" } else { &list }), "keep": keep});
+            let list = if list.is_empty() { "-1" } else { &list };
+            let condition = format!("observation[1] in ({list})");
+            let options = serde_json::json!({"where": condition, "keep": keep});
             let stage = fixture::transform(&STAGE, &options.to_string());
             let (before, mut tally) = (rows(&block), Tally::default());
             let all = block.steps.num_rows();

@@ -166,7 +166,8 @@ fn overlay(
                 .find(|value| f64::from(**value as i32) != **value)
             {
                 return Err(Error::failed(format!(
-                    "the model predicts the class {value}, which does not fit the int32 column `{}`",
+                    "the model predicts the class {value}, which does not fit the int32 column \
+                     `{}`",
                     field.name()
                 )));
             }

@@ -130,7 +130,10 @@ fn every_segment_is_as_likely_as_any_other_and_groups_keep_to_themselves() {
 fn segments_are_scored_and_know_where_they_come_from() {
     // Rewards are row numbers: trajectory 4 has rows 0 to 3 and a final row, trajectory 6 rows 5 to
     // 7.
-    let options = r#"{"length": 2, "count": 1, "teacher": {"gamma": 0.5}, "by": "regret", "value": "10 * observation[1]"}"#;
+    let options = r#"{
+        "length": 2, "count": 1, "teacher": {"gamma": 0.5}, "by": "regret",
+        "value": "10 * observation[1]"
+    }"#;
     let (_, cut, judge) = parts(options);
     let segments = |starts: [i32; 2]| {
         let block = fixture::block(&[(4, 4, true), (6, 3, false)]);

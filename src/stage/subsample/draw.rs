@@ -430,7 +430,10 @@ mod tests {
                     n * percent / 100
                 ),
                 format!(
-                    r#"{{"count": {}, "seed": {seed}, "replacement": true, "weight": "return + 1", "stratify": "group"}}"#,
+                    r#"{{
+                        "count": {}, "seed": {seed}, "replacement": true,
+                        "weight": "return + 1", "stratify": "group"
+                    }}"#,
                     n * percent / 100
                 ),
             ];
@@ -591,7 +594,8 @@ mod tests {
             |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
         assert_eq!(
             misfit("{}").message,
-            "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`"
+            "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and \
+             `stride`"
         );
         assert_eq!(
             misfit(r#"{"fraction": 0.1, "count": 3}"#).message,

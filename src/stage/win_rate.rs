@@ -72,12 +72,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         ))
         .at("by"));
     }
-    let group = given
-        .group
-        .as_ref()
-        .map(|sql| rank::bind_key(sql, context.trajectories))
-        .transpose();
-    let group = group.map_err(|misfit| misfit.at("group"))?;
+    let group = rank::bind_group(given.group.as_deref(), context.trajectories)?;
     let fixed = [
         trajectory::TRAJECTORY_ID,
         trajectory::UID,

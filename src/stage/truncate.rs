@@ -29,14 +29,6 @@ pub(super) const STAGE: Stage = Stage {
     sample: r#"{where: "reward > 1e9"}"#,
 };
 
-/// Columns that are null in a final row.
-const OF_STEPS: [&str; 4] = [
-    step::ACTION,
-    step::ACTION_SOURCE,
-    step::ACTION_STD,
-    step::REWARD,
-];
-
 /// Ends every trajectory before the first step for which a condition holds. The observation of that
 /// step becomes the final observation, and the step before it is marked as truncated unless it is
 /// terminal. A trajectory for which the condition holds at the first step is dropped, because no
@@ -78,7 +70,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     Bound::transform(Truncated {
         condition,
         keep: given.keep,
-        steps: Arc::new(nullable(context.steps, &OF_STEPS)),
+        steps: Arc::new(nullable(context.steps, &step::NULL_IN_FINAL_ROWS)),
     })
 }
 
@@ -195,7 +187,7 @@ impl Truncated {
             block = block.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
         }
         let turned = BooleanArray::from(turned);
-        for name in OF_STEPS {
+        for name in step::NULL_IN_FINAL_ROWS {
             if let Some(column) = block.steps.column_by_name(name) {
                 let column = nullif(column, &turned)?;
                 block =

@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::support::columns::everything;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Block;
+use crate::dataset::block::elements;
 use crate::dataset::schema::{step, type_name, vector, width};
 use crate::error::{Error, Result, nearest};
 
@@ -188,16 +189,7 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
             ..Misfit::new(format!("unknown column `{name}`"))
         });
     };
-    let own = [
-        step::TRAJECTORY_ID,
-        step::STEP,
-        step::TERMINATED,
-        step::TRUNCATED,
-        step::IS_FINAL,
-        START,
-        MASK,
-    ];
-    if own.contains(&name) {
+    if step::REQUIRED.contains(&name) || [START, MASK].contains(&name) {
         return Err(
             Misfit::new(format!("`window` writes a column `{name}` of its own"))
                 .help("copy the column to another name first, with `derive`"),
@@ -315,13 +307,7 @@ impl Windows {
             {
                 taken
             }
-            taken => {
-                let list = taken.as_fixed_size_list();
-                list.values().slice(
-                    list.value_offset(0).unsigned_abs() as usize,
-                    list.len() * made.width,
-                )
-            }
+            taken => elements(taken.as_fixed_size_list()),
         };
         let flat = if flat.data_type() == child.data_type() {
             flat

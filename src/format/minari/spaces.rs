@@ -60,14 +60,15 @@ pub(crate) fn text(value: &Value) -> String {
     text
 }
 
+/// Returns the lengths of the axes of a `Box`; none if the space has no shape.
+fn shape(space: &Value) -> Vec<u64> {
+    let axes = space["shape"].as_array().into_iter().flatten();
+    axes.filter_map(Value::as_u64).collect()
+}
+
 /// Whether the space holds images, which Minari encodes if the metadata says so.
 pub(crate) fn is_image(space: &Value) -> bool {
-    let shape: Vec<u64> = space["shape"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_u64)
-        .collect();
+    let shape = shape(space);
     space["type"] == "Box"
         && space["dtype"] == "uint8"
         && (2..=3).contains(&shape.len())
@@ -231,12 +232,7 @@ pub(crate) fn fit_to_space(
                 Arc::new(frames),
             ));
         }
-        let shape: Vec<u64> = space["shape"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_u64)
-            .collect();
+        let shape = shape(space);
         let fits = shape.len() > 1 && shape.iter().product::<u64>() == width as u64;
         let shape = shape
             .iter()

@@ -12,18 +12,18 @@ use arrow::datatypes::DataType;
 use crate::error::Result;
 use crate::transfer::write::OutgoingDataset;
 
-/// Returns those of the columns that `is_looked_at` chooses that are null on some row. Rows of
-/// final observations count in the columns that `has_final` chooses.
+/// Returns the names of the columns with a null on some row, among the columns that `is_written`
+/// accepts. The rows of final observations count only in the columns that `has_final` accepts.
 ///
 /// # Errors
 /// Returns an error if the dataset cannot be read.
 pub(crate) fn columns_with_nulls(
     outgoing: &OutgoingDataset,
-    is_looked_at: impl Fn(&str) -> bool,
+    is_written: impl Fn(&str) -> bool,
     has_final: impl Fn(&str) -> bool,
 ) -> Result<HashSet<String>> {
     let nullable = outgoing.steps().fields().iter();
-    let nullable = nullable.filter(|field| field.is_nullable() && is_looked_at(field.name()));
+    let nullable = nullable.filter(|field| field.is_nullable() && is_written(field.name()));
     let nullable: Vec<&str> = nullable.map(|field| field.name().as_str()).collect();
     let mut found = HashSet::new();
     for trajectory in outgoing.pass(Some(&nullable))? {

@@ -53,6 +53,19 @@ impl Walker<'_> {
         });
     }
 
+    /// Reports that the value `name` has none of the expected types. Null is not offered.
+    fn wrong_type(&mut self, node: &Node, name: &str, mut expected: Vec<&str>) {
+        expected.retain(|expected| *expected != "null");
+        let mut expected: Vec<&str> = expected.into_iter().map(article).collect();
+        expected.dedup();
+        let (expected, kind) = (expected.join(" or "), node.content.kind());
+        self.fault(
+            node,
+            format!("`{name}` must be {expected}, not {kind}"),
+            None,
+        );
+    }
+
     fn stage(&mut self, node: &Node, alternatives: &[Value]) {
         let names = || STAGES.iter().map(|stage| stage.name).collect::<Vec<_>>();
         let entries = match &node.content {
@@ -137,20 +150,7 @@ impl Walker<'_> {
         }
         let types = types(&schema);
         if !types.is_empty() && !types.iter().any(|expected| fits(&node.content, expected)) {
-            let expected: Vec<&str> = types
-                .iter()
-                .filter(|expected| **expected != "null")
-                .map(|expected| article(expected))
-                .collect();
-            return self.fault(
-                node,
-                format!(
-                    "`{name}` must be {}, not {}",
-                    expected.join(" or "),
-                    node.content.kind()
-                ),
-                None,
-            );
+            return self.wrong_type(node, name, types);
         }
         match &node.content {
             Content::Map(_) => self.mapping(node, &schema, name),
@@ -200,22 +200,8 @@ impl Walker<'_> {
         match best {
             Some(faults) => self.faults.extend(faults),
             None => {
-                let mut expected: Vec<&str> = resolved
-                    .iter()
-                    .flat_map(types)
-                    .filter(|expected| *expected != "null")
-                    .map(article)
-                    .collect();
-                expected.dedup();
-                self.fault(
-                    node,
-                    format!(
-                        "`{name}` must be {}, not {}",
-                        expected.join(" or "),
-                        node.content.kind()
-                    ),
-                    None,
-                );
+                let expected = resolved.iter().flat_map(types).collect();
+                self.wrong_type(node, name, expected);
             }
         }
     }

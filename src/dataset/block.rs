@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch};
 use arrow::datatypes::{Field, Int64Type, Schema};
 
 use super::Origin;
@@ -158,4 +158,20 @@ pub fn with_field(schema: &Schema, field: Field) -> (Schema, Arc<Field>) {
         Schema::new_with_metadata(fields, schema.metadata().clone()),
         field,
     )
+}
+
+/// Returns the elements of all vectors, one after the other.
+pub(crate) fn elements(vectors: &FixedSizeListArray) -> ArrayRef {
+    let width = vectors.value_length() as usize;
+    let start = vectors.value_offset(0) as usize;
+    vectors.values().slice(start, vectors.len() * width)
+}
+
+/// Returns the elements of a column of vectors, or a column of single values as it is, and the
+/// number of elements in a row.
+pub(crate) fn flattened(column: &ArrayRef) -> (ArrayRef, usize) {
+    match column.as_fixed_size_list_opt() {
+        Some(vectors) => (elements(vectors), vectors.value_length() as usize),
+        None => (Arc::clone(column), 1),
+    }
 }

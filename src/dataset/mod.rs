@@ -192,7 +192,8 @@ impl Dataset {
         let found = store::digest(&path)?;
         if found.bytes != file.bytes || found.blake3 != file.blake3 {
             let message = format!(
-                "{} is corrupt: it has {} with the hash {:.16}…, and the manifest lists {} with {:.16}…",
+                "{} is corrupt: it has {} with the hash {:.16}…, and the manifest lists {} with \
+                 {:.16}…",
                 path.display(),
                 wording::count(found.bytes, "byte"),
                 found.blake3,

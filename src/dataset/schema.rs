@@ -52,6 +52,13 @@ pub mod step {
         ACTION_SOURCE,
         ACTION_STD,
     ];
+
+    /// The columns that every dataset has.
+    pub const REQUIRED: [&str; 5] = [TRAJECTORY_ID, STEP, TERMINATED, TRUNCATED, IS_FINAL];
+
+    /// The columns with a fixed meaning that are null in a row that holds nothing but the final
+    /// observation.
+    pub const NULL_IN_FINAL_ROWS: [&str; 4] = [ACTION, REWARD, ACTION_SOURCE, ACTION_STD];
 }
 
 /// Columns of `trajectories` with a fixed meaning.
@@ -328,6 +335,19 @@ fn to_fixed(column: &ArrayRef, child: &Arc<Field>, width: i32) -> Result<ArrayRe
         values,
         list.nulls().cloned(),
     )?))
+}
+
+/// Returns the lengths of the axes of the vectors in `field`, whose number of elements is `width`:
+/// those in the metadata of the field, if they fit, or the one axis of `width` elements.
+pub(crate) fn axes(field: &Field, width: i32) -> Vec<usize> {
+    let width = usize::try_from(width).unwrap_or(0);
+    let shape = field.metadata().get("shape").and_then(|shape| {
+        let axes = shape.split(',').map(|axis| axis.parse().ok());
+        axes.collect::<Option<Vec<usize>>>()
+    });
+    shape
+        .filter(|axes| axes.iter().product::<usize>() == width)
+        .unwrap_or_else(|| vec![width])
 }
 
 /// Converts a vector array to a list array. Null vectors become lists without elements.

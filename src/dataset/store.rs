@@ -24,7 +24,8 @@ fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot {action} {}: {error}", path.display()));
     match error.raw_os_error() {
         Some(28) => failure.hint(
-            "the disk is full: free some space and run the same command again; finished tasks are kept",
+            "the disk is full: free some space and run the same command again; finished tasks are \
+             kept",
         ),
         Some(122) => failure.hint(
             "the disk quota is exhausted: free some space and run the same command again; \

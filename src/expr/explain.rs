@@ -173,18 +173,30 @@ pub(super) fn reason(error: &DataFusionError) -> String {
 /// Refuses operators between values that do not match. DataFusion would refuse them in its own
 /// words or, worse, compare the values as text.
 pub(super) fn ensure_operators_fit(expr: &Expr, columns: &DFSchema) -> Result<(), Misfit> {
-    let mut fault = None;
-    let looked = expr.apply(|node| {
-        if let Expr::BinaryExpr(binary) = node {
-            fault = mismatch(binary, columns);
-        }
-        Ok(if fault.is_some() {
+    first_misfit(expr, |node| {
+        Ok(match node {
+            Expr::BinaryExpr(binary) => mismatch(binary, columns),
+            _ => None,
+        })
+    })
+}
+
+/// Returns the first misfit that `fault` finds in the nodes of `expr`, from the root down, as an
+/// error.
+pub(super) fn first_misfit(
+    expr: &Expr,
+    mut fault: impl FnMut(&Expr) -> Result<Option<Misfit>, DataFusionError>,
+) -> Result<(), Misfit> {
+    let mut found = None;
+    let visited = expr.apply(|node| {
+        found = fault(node)?;
+        Ok(if found.is_some() {
             TreeNodeRecursion::Stop
         } else {
             TreeNodeRecursion::Continue
         })
     });
-    match (fault, looked) {
+    match (found, visited) {
         (Some(misfit), _) => Err(misfit),
         (None, Err(error)) => Err(Misfit::new(reason(&error))),
         (None, Ok(_)) => Ok(()),

@@ -346,8 +346,8 @@ impl Refuse {
         } = form;
         if !self.allowed.along {
             return Err(Misfit::new(format!(
-                "`{name}` works along the steps of a trajectory, but this expression is about whole \
-                 trajectories"
+                "`{name}` works along the steps of a trajectory, but this expression is about \
+                 whole trajectories"
             ))
             .word(*name)
             .help("use it in `derive`, in `summarise` or in `filter: {steps: …}`"));
@@ -382,8 +382,8 @@ impl Refuse {
                 "for a value over all steps of the trajectory use mean_over(x), min_over(x), \
                  max_over(x) or sum_over(x)"
             } else {
-                "compute it as a column of trajectories in a stage `summarise: {column: SQL}` before \
-                 this one"
+                "compute it as a column of trajectories in a stage `summarise: {column: SQL}` \
+                 before this one"
             };
             return Err(Misfit::new(format!(
                 "`{written}` is an aggregate over many rows, but this expression has one value per \

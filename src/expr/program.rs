@@ -9,7 +9,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Field, FieldRef, Float64Type, Int32Type, Int64Type, Schema, SchemaRef,
 };
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, ExprSchemable};
@@ -346,8 +346,7 @@ pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
     })?;
     // A constant part that the simplifier left unchanged cannot be computed, such as a division by
     // zero.
-    let mut fault = None;
-    let looked = simple.apply(|node| {
+    explain::first_misfit(&simple, |node| {
         let constant = match node {
             Expr::Cast(cast) => matches!(cast.expr.as_ref(), Expr::Literal(..)),
             Expr::BinaryExpr(binary) => matches!(
@@ -356,30 +355,21 @@ pub(super) fn fit(expr: Expr, columns: &DFSchema) -> Result<Expr, Misfit> {
             ),
             _ => false,
         };
-        if constant {
-            let empty = RecordBatch::try_new_with_options(
-                Arc::new(Schema::empty()),
-                vec![],
-                &RecordBatchOptions::new().with_row_count(Some(1)),
-            )?;
-            let value = session()
-                .create_physical_expr(node.clone(), &DFSchema::empty())
-                .and_then(|expr| expr.evaluate(&empty));
-            fault = value
-                .err()
-                .map(|error| uncomputable(node, &error).word(text(node)));
+        if !constant {
+            return Ok(None);
         }
-        Ok(if fault.is_some() {
-            TreeNodeRecursion::Stop
-        } else {
-            TreeNodeRecursion::Continue
-        })
-    });
-    match (fault, looked) {
-        (Some(misfit), _) => Err(misfit),
-        (None, Err(error)) => Err(Misfit::new(explain::reason(&error))),
-        (None, Ok(_)) => Ok(simple),
-    }
+        let empty = RecordBatch::try_new_with_options(
+            Arc::new(Schema::empty()),
+            vec![],
+            &RecordBatchOptions::new().with_row_count(Some(1)),
+        )?;
+        let value = session()
+            .create_physical_expr(node.clone(), &DFSchema::empty())
+            .and_then(|expr| expr.evaluate(&empty));
+        let error = value.err();
+        Ok(error.map(|error| uncomputable(node, &error).word(text(node))))
+    })?;
+    Ok(simple)
 }
 
 /// Explains that a constant expression cannot be computed.

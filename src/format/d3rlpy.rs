@@ -318,14 +318,6 @@ impl Source for Dump {
         Arc::clone(&self.about)
     }
 
-    fn rows(&self) -> Option<u64> {
-        None
-    }
-
-    fn metadata(&self) -> Map<String, Value> {
-        Map::new()
-    }
-
     fn lost(&self) -> Option<u64> {
         Some(1)
     }

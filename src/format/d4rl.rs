@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray};
-use arrow::datatypes::DataType;
 
 use super::{Detection, Evidence, Format};
 use crate::container::hdf5;
@@ -115,11 +114,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
     }
     let mut left_out = Vec::new();
     for column in arrays::extra_columns(outgoing.steps()) {
-        let name = if column.starts_with("infos/") {
-            column.clone()
-        } else {
-            format!("infos/{column}")
-        };
+        let name = arrays::info_name(&column);
         if !arrays::stream_column(outgoing, &mut file, &column, &name, false)? {
             left_out.push(column);
         } else if name != column {
@@ -196,12 +191,7 @@ fn flags(
     name: &str,
     column: &str,
 ) -> Result<()> {
-    let plain = PlainArray {
-        name: name.to_owned(),
-        path: Vec::new(),
-        element: DataType::Boolean,
-        row: Vec::new(),
-    };
+    let plain = PlainArray::flags(name);
     let values = |trajectory: &OutgoingTrajectory| -> Result<ArrayRef> {
         let flags = trajectory.column(column).ok_or_else(|| unread(column))?;
         let terminated = trajectory

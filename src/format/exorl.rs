@@ -7,8 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
-use serde_json::{Map, Value};
+use arrow::datatypes::{DataType, SchemaRef};
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
@@ -190,18 +189,6 @@ fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory
 impl Source for Episodes {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
-    }
-
-    fn about(&self) -> SchemaRef {
-        Arc::new(Schema::empty())
-    }
-
-    fn rows(&self) -> Option<u64> {
-        None
-    }
-
-    fn metadata(&self) -> Map<String, Value> {
-        Map::new()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -138,12 +138,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             );
         }
     }
-    let terminals = PlainArray {
-        name: "terminals".to_owned(),
-        path: Vec::new(),
-        element: DataType::Boolean,
-        row: Vec::new(),
-    };
+    let terminals = PlainArray::flags("terminals");
     let is_last_row = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
         Ok(Arc::new(BooleanArray::from_iter(
             (0..=leaving.length).map(|row| Some(row == leaving.length)),
@@ -180,12 +175,7 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
             nulls |= arrays::stream(outgoing, &mut file, plain, rows, &[&column], &rows_of)?;
         }
         if nulls {
-            let valid = PlainArray {
-                name: format!("{column}_valid"),
-                path: Vec::new(),
-                element: DataType::Boolean,
-                row: Vec::new(),
-            };
+            let valid = PlainArray::flags(format!("{column}_valid"));
             let validity_of = |leaving: &OutgoingTrajectory| -> Result<ArrayRef> {
                 let values = rows_of(leaving)?;
                 Ok(Arc::new(BooleanArray::from_iter(

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::{self, ArrayLayout, ArrayReader, StoredArray};
+use crate::container::dtype;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -190,22 +191,17 @@ impl Tensors {
 }
 
 /// Returns the type of column for a dtype of PyTorch; `Null` if there is none.
-fn element(dtype: &str) -> DataType {
-    match dtype {
-        "bool" => DataType::Boolean,
-        "int8" => DataType::Int8,
-        "int16" | "short" => DataType::Int16,
-        "int32" | "int" => DataType::Int32,
-        "int64" | "long" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" | "half" => DataType::Float16,
-        "float32" | "float" => DataType::Float32,
-        "float64" | "double" => DataType::Float64,
-        _ => DataType::Null,
-    }
+fn element(torch: &str) -> DataType {
+    let name = match torch {
+        "short" => "int16",
+        "int" => "int32",
+        "long" => "int64",
+        "half" => "float16",
+        "float" => "float32",
+        "double" => "float64",
+        other => other,
+    };
+    dtype::from_name(name).unwrap_or(DataType::Null)
 }
 
 /// Reads a file of raw values from its first row to its last.

@@ -331,9 +331,24 @@ mod tests {
             text in "[\\[\\]{}\":,0-9a-z_<|.-]{0,60}",
             sizes in prop::collection::vec(prop_oneof![0..4_u64, 1 << 20..1_u64 << 62], 0..4),
             is_list in any::<bool>(),
-            key in prop::sample::select(vec!["shape", "chunks", "dtype", "compressor", "fill_value", "order"]),
+            key in prop::sample::select(vec![
+                "shape",
+                "chunks",
+                "dtype",
+                "compressor",
+                "fill_value",
+                "order",
+            ]),
         ) {
-            let mut value = json!({"zarr_format": 2, "shape": [5], "chunks": [2], "dtype": "<f4", "compressor": null, "fill_value": 0, "order": "C"});
+            let mut value = json!({
+                "zarr_format": 2,
+                "shape": [5],
+                "chunks": [2],
+                "dtype": "<f4",
+                "compressor": null,
+                "fill_value": 0,
+                "order": "C",
+            });
             if is_list {
                 if key == "shape" {
                     value["chunks"] = json!(vec![1; sizes.len()]);
@@ -348,7 +363,10 @@ mod tests {
                     prop_assert!(array.layout("a").is_ok() || array.shape.contains(&0));
                     prop_assert_eq!(array.chunks.len(), array.shape.len());
                     prop_assert!(!array.chunks.contains(&0));
-                    prop_assert_eq!(array.fill.len(), array.element.primitive_width().unwrap_or(1));
+                    prop_assert_eq!(
+                        array.fill.len(),
+                        array.element.primitive_width().unwrap_or(1)
+                    );
                 }
                 Err(error) => {
                     let named = key == "dtype" || error.message.contains(key);

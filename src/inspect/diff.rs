@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, make_comparator};
+use arrow::array::{Array, AsArray, RecordBatch, make_comparator};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Float64Type};
 use serde::Serialize;
 
 use crate::dataset::Dataset;
+use crate::dataset::block::flattened;
 use crate::dataset::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Pass, WriteOptions};
@@ -346,19 +347,10 @@ fn actions(trajectory: &OutgoingTrajectory) -> Result<Option<(Vec<f64>, usize)>>
     let Some(action) = trajectory.column(step::ACTION) else {
         return Ok(None);
     };
-    let (values, width): (ArrayRef, usize) = match action.as_fixed_size_list_opt() {
-        Some(vectors) => {
-            let width = vectors.value_length() as usize;
-            (
-                vectors
-                    .values()
-                    .slice(vectors.value_offset(0) as usize, vectors.len() * width),
-                width,
-            )
-        }
-        None if action.data_type().is_numeric() => (ArrayRef::clone(&action), 1),
-        None => return Ok(None),
-    };
+    if !action.data_type().is_numeric() && action.as_fixed_size_list_opt().is_none() {
+        return Ok(None);
+    }
+    let (values, width) = flattened(&action);
     let values = arrow::compute::cast(&values, &DataType::Float64)?;
     Ok(Some((
         values.as_primitive::<Float64Type>().values().to_vec(),

@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type};
 
 use super::Findings;
+use crate::dataset::block::flattened;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Result;
 use crate::error::wording::{count, number};
@@ -230,18 +231,7 @@ fn non_finite(column: &ArrayRef) -> Result<Option<usize>> {
         }
         return Ok(first);
     }
-    let (values, width) = match column.as_fixed_size_list_opt() {
-        Some(vectors) => {
-            let width = vectors.value_length() as usize;
-            (
-                vectors
-                    .values()
-                    .slice(vectors.value_offset(0) as usize, vectors.len() * width),
-                width.max(1),
-            )
-        }
-        None => (ArrayRef::clone(column), 1),
-    };
+    let (values, width) = flattened(column);
     if !values.data_type().is_floating() {
         return Ok(None);
     }

@@ -97,8 +97,8 @@ pub(super) fn verify_output(
         return Ok(());
     }
     Err(Error::failed(format!(
-        "{model}: the output `{name}` has the shape {shape:?} for a batch of {}; its first axis must \
-         be the batch axis",
+        "{model}: the output `{name}` has the shape {shape:?} for a batch of {}; its first axis \
+         must be the batch axis",
         wording::count(batch, "row")
     ))
     .hint("export the model so that every output has one row per input row"))

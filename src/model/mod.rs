@@ -126,7 +126,7 @@ impl std::fmt::Display for Port {
             None => "?".to_owned(),
         };
         let shape: Vec<String> = self.shape.iter().enumerate().map(axis).collect();
-        write!(f, "{}: {} [{}]", self.name, self.element, shape.join(", "))
+        write!(f, "{}: {}[{}]", self.name, self.element, shape.join(", "))
     }
 }
 

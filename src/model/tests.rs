@@ -210,11 +210,11 @@ fn a_spec_tells_ports_metadata_and_hash() {
         let spec = runtime.spec(&model("mlp")).unwrap();
         assert_eq!(
             spec.inputs.iter().map(Port::to_string).collect::<Vec<_>>(),
-            ["x: float32 [batch, 9]"]
+            ["x: float32[batch, 9]"]
         );
         assert_eq!(
             spec.outputs.iter().map(Port::to_string).collect::<Vec<_>>(),
-            ["action: float32 [batch, 2]"]
+            ["action: float32[batch, 2]"]
         );
         let wanted = [("note", "für Tests"), ("trajmill.window", "1,1")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -308,7 +308,7 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
         ));
         assert_eq!(
             refusal("mlp", &|geometry| geometry.inputs = vec![vec![6]]),
-            "MODEL: the input `x: float32 [batch, 9]` does not take rows of shape [6]"
+            "MODEL: the input `x: float32[batch, 9]` does not take rows of shape [6]"
         );
         assert_eq!(
             refusal("named", &|geometry| geometry.inputs = vec![vec![3]]),
@@ -317,8 +317,8 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
         let huge = refusal("mlp", &|geometry| geometry.batch = 1 << 46);
         assert!(
             huge.starts_with(
-                "MODEL: out of memory: a batch of 70,368,744,177,664 rows does not fit in memory\n  \
-                 set a smaller `batch:`"
+                "MODEL: out of memory: a batch of 70,368,744,177,664 rows does not fit in \
+                 memory\n  set a smaller `batch:`"
             ),
             "{huge}"
         );

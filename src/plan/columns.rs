@@ -10,18 +10,9 @@ use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, write};
 use crate::stage::{COPY, Selection, Transform};
 
-/// The columns of steps that every dataset has.
-const REQUIRED: [&str; 5] = [
-    step::TRAJECTORY_ID,
-    step::STEP,
-    step::TERMINATED,
-    step::TRUNCATED,
-    step::IS_FINAL,
-];
-
 /// Whether every dataset has the column `name` of steps.
 pub(super) fn is_required(name: &str) -> bool {
-    REQUIRED.contains(&name)
+    step::REQUIRED.contains(&name)
 }
 
 /// The columns at one point of a pipeline.

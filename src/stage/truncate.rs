@@ -29,14 +29,6 @@ pub(super) const STAGE: Stage = Stage {
     sample: r#"{where: "reward > 1e9"}"#,
 };
 
-/// Columns that are null in a final row.
-const OF_STEPS: [&str; 4] = [
-    step::ACTION,
-    step::ACTION_SOURCE,
-    step::ACTION_STD,
-    step::REWARD,
-];
-
 /// Ends every trajectory before the first step for which a condition holds. The observation of that
 /// step becomes the final observation, and the step before it is marked as truncated unless it is
 /// terminal. A trajectory for which the condition holds at the first step is dropped, because no
@@ -78,7 +70,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     Bound::transform(Truncated {
         condition,
         keep: given.keep,
-        steps: Arc::new(nullable(context.steps, &OF_STEPS)),
+        steps: Arc::new(nullable(context.steps, &step::NULL_IN_FINAL_ROWS)),
     })
 }
 
@@ -195,7 +187,7 @@ impl Truncated {
             block = block.with_step_column(self.steps.field_with_name(name)?.clone(), column)?;
         }
         let turned = BooleanArray::from(turned);
-        for name in OF_STEPS {
+        for name in step::NULL_IN_FINAL_ROWS {
             if let Some(column) = block.steps.column_by_name(name) {
                 let column = nullif(column, &turned)?;
                 block =
@@ -245,13 +237,26 @@ mod tests {
         #[test]
         fn trajectories_end_where_the_definition_says(
             lengths in prop::collection::vec((0usize..6, any::<bool>()), 0..6),
-            pattern in prop::collection::vec(prop::bool::weighted(0.2), 48), keep in any::<bool>(),
+            pattern in prop::collection::vec(prop::bool::weighted(0.2), 48),
+            keep in any::<bool>(),
         ) {
-            let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64, *length, *known)).collect();
+            let trajectories: Vec<_> = lengths
+                .iter()
+                .enumerate()
+                .map(|(id, (length, known))| (id as i64, *length, *known))
+                .collect();
             let block = fixture::block(&trajectories);
-            let bad: Vec<usize> = (0..block.steps.num_rows()).filter(|row| pattern[row % pattern.len()]).collect();
-            let list = bad.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-            let options = serde_json::json!({"where": format!("observation[1] in ({})", if list.is_empty() { "-1" } else { &list }), "keep": keep});
+            let bad: Vec<usize> = (0..block.steps.num_rows())
+                .filter(|row| pattern[row % pattern.len()])
+                .collect();
+            let list = bad
+                .iter()
+                .map(usize::to_string)
+                .collect::<Vec<_>>()
+                .join(",");
+            let list = if list.is_empty() { "-1" } else { &list };
+            let condition = format!("observation[1] in ({list})");
+            let options = serde_json::json!({"where": condition, "keep": keep});
             let stage = fixture::transform(&STAGE, &options.to_string());
             let (before, mut tally) = (rows(&block), Tally::default());
             let all = block.steps.num_rows();
@@ -261,7 +266,8 @@ mod tests {
             let mut expected = Vec::new();
             for (index, (length, _)) in lengths.iter().enumerate() {
                 let own = &before[index];
-                let Some(first) = (0..*length).find(|step| bad.contains(&(starts[index] + step))) else {
+                let Some(first) = (0..*length).find(|step| bad.contains(&(starts[index] + step)))
+                else {
                     expected.push(own.clone());
                     continue;
                 };
@@ -277,8 +283,14 @@ mod tests {
                 expected.push(cut);
             }
             prop_assert_eq!(rows(&after), expected);
-            prop_assert_eq!(after.steps.num_rows() + tally.dropped_rows.values().sum::<u64>() as usize, all);
-            prop_assert_eq!(after.len() + tally.dropped_trajectories.values().sum::<u64>() as usize, lengths.len());
+            prop_assert_eq!(
+                after.steps.num_rows() + tally.dropped_rows.values().sum::<u64>() as usize,
+                all
+            );
+            prop_assert_eq!(
+                after.len() + tally.dropped_trajectories.values().sum::<u64>() as usize,
+                lengths.len()
+            );
         }
     }
 }

@@ -72,12 +72,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         ))
         .at("by"));
     }
-    let group = given
-        .group
-        .as_ref()
-        .map(|sql| rank::bind_key(sql, context.trajectories))
-        .transpose();
-    let group = group.map_err(|misfit| misfit.at("group"))?;
+    let group = rank::bind_group(given.group.as_deref(), context.trajectories)?;
     let fixed = [
         trajectory::TRAJECTORY_ID,
         trajectory::UID,
@@ -196,23 +191,40 @@ mod tests {
     proptest! {
         #[test]
         fn rates_are_means_over_all_pairs(
-            scores in prop::collection::vec(prop_oneof![Just(None), Just(Some(f64::NAN)), (-3i32..3).prop_map(|score| Some(f64::from(score)))], 1..12),
-            groups in 1i64..4, beta in prop::option::of(0.1f64..3.0),
+            scores in prop::collection::vec(
+                prop_oneof![
+                    Just(None),
+                    Just(Some(f64::NAN)),
+                    (-3i32..3).prop_map(|score| Some(f64::from(score)))
+                ],
+                1..12,
+            ),
+            groups in 1i64..4,
+            beta in prop::option::of(0.1f64..3.0),
         ) {
-            let beta_option = beta.map(|beta| format!(r#", "beta": {beta}"#)).unwrap_or_default();
-            let found = rates(&scores, &format!(r#"{{"by": "score", "group": "trajectory_id % {groups}"{beta_option}}}"#));
+            let beta_option = beta
+                .map(|beta| format!(r#", "beta": {beta}"#))
+                .unwrap_or_default();
+            let found = rates(
+                &scores,
+                &format!(r#"{{"by": "score", "group": "trajectory_id % {groups}"{beta_option}}}"#),
+            );
             let known = |index: usize| scores[index].filter(|score| !score.is_nan());
             for (index, found) in found.into_iter().enumerate() {
                 let others: Vec<f64> = (0..scores.len())
                     .filter(|other| *other != index && (*other as i64 - index as i64) % groups == 0)
                     .filter_map(known)
                     .collect();
-                let wins = |own: f64| others.iter().map(move |other| match beta {
-                    Some(beta) => 1.0 / (1.0 + (-beta * (own - other)).exp()),
-                    None if own == *other => 0.5,
-                    None => f64::from(u8::from(own > *other)),
-                });
-                let wanted = known(index).filter(|_| !others.is_empty()).map(|own| wins(own).sum::<f64>() / others.len() as f64);
+                let wins = |own: f64| {
+                    others.iter().map(move |other| match beta {
+                        Some(beta) => 1.0 / (1.0 + (-beta * (own - other)).exp()),
+                        None if own == *other => 0.5,
+                        None => f64::from(u8::from(own > *other)),
+                    })
+                };
+                let wanted = known(index)
+                    .filter(|_| !others.is_empty())
+                    .map(|own| wins(own).sum::<f64>() / others.len() as f64);
                 prop_assert_eq!(found.is_some(), wanted.is_some());
                 prop_assert!((found.unwrap_or(0.0) - wanted.unwrap_or(0.0)).abs() < 1e-9);
             }

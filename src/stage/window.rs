@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::support::columns::everything;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Block;
+use crate::dataset::block::elements;
 use crate::dataset::schema::{step, type_name, vector, width};
 use crate::error::{Error, Result, nearest};
 
@@ -188,16 +189,7 @@ fn made(name: &str, length: usize, steps: &Schema) -> Result<Made, Misfit> {
             ..Misfit::new(format!("unknown column `{name}`"))
         });
     };
-    let own = [
-        step::TRAJECTORY_ID,
-        step::STEP,
-        step::TERMINATED,
-        step::TRUNCATED,
-        step::IS_FINAL,
-        START,
-        MASK,
-    ];
-    if own.contains(&name) {
+    if step::REQUIRED.contains(&name) || [START, MASK].contains(&name) {
         return Err(
             Misfit::new(format!("`window` writes a column `{name}` of its own"))
                 .help("copy the column to another name first, with `derive`"),
@@ -315,13 +307,7 @@ impl Windows {
             {
                 taken
             }
-            taken => {
-                let list = taken.as_fixed_size_list();
-                list.values().slice(
-                    list.value_offset(0).unsigned_abs() as usize,
-                    list.len() * made.width,
-                )
-            }
+            taken => elements(taken.as_fixed_size_list()),
         };
         let flat = if flat.data_type() == child.data_type() {
             flat
@@ -504,12 +490,20 @@ mod tests {
         #[test]
         fn windows_are_those_of_the_definition(
             lengths in prop::collection::vec((0usize..7, any::<bool>()), 0..5),
-            length in 1usize..5, stride in 1usize..4, pad in prop::sample::select(vec!["none", "left", "right"]), zero in any::<bool>(),
+            length in 1usize..5,
+            stride in 1usize..4,
+            pad in prop::sample::select(vec!["none", "left", "right"]),
+            zero in any::<bool>(),
         ) {
-            let trajectories: Vec<_> = lengths.iter().enumerate().map(|(id, (length, known))| (id as i64, *length, *known)).collect();
+            let trajectories: Vec<_> = lengths
+                .iter()
+                .enumerate()
+                .map(|(id, (length, known))| (id as i64, *length, *known))
+                .collect();
             let block = fixture::block(&trajectories);
             let fill = if zero { "zero" } else { "repeat" };
-            let options = serde_json::json!({"length": length, "stride": stride, "pad": pad, "fill": fill});
+            let options =
+                serde_json::json!({"length": length, "stride": stride, "pad": pad, "fill": fill});
             let stage = fixture::transform(&STAGE, &options.to_string());
             let starts = block.offsets.clone();
             let mut tally = Tally::default();
@@ -520,7 +514,13 @@ mod tests {
             let mut offsets = vec![0];
             for (index, (n, _)) in lengths.iter().enumerate() {
                 let n = *n as i64;
-                let anchors = (0..n).step_by(stride).map(|anchor| if pad == "left" { anchor - length as i64 + 1 } else { anchor });
+                let anchors = (0..n).step_by(stride).map(|anchor| {
+                    if pad == "left" {
+                        anchor - length as i64 + 1
+                    } else {
+                        anchor
+                    }
+                });
                 for start in anchors.filter(|start| pad != "none" || start + length as i64 <= n) {
                     let (mut observation, mut reward, mut mask) = (vec![], vec![], vec![]);
                     for t in start..start + length as i64 {
@@ -540,9 +540,19 @@ mod tests {
             }
             prop_assert_eq!(&after.offsets, &offsets);
             let column = |name: &str| after.steps.column_by_name(name).unwrap().clone();
-            let vectors = |name: &str, row: usize| column(name).as_fixed_size_list().value(row).as_primitive::<Float32Type>().values().to_vec();
+            let vectors = |name: &str, row: usize| {
+                column(name)
+                    .as_fixed_size_list()
+                    .value(row)
+                    .as_primitive::<Float32Type>()
+                    .values()
+                    .to_vec()
+            };
             for (row, (start, observation, rewards, mask, ends)) in expected.iter().enumerate() {
-                prop_assert_eq!(column("start").as_primitive::<Int32Type>().value(row), *start);
+                prop_assert_eq!(
+                    column("start").as_primitive::<Int32Type>().value(row),
+                    *start
+                );
                 prop_assert_eq!(&vectors("observation", row), observation);
                 prop_assert_eq!(&vectors("rewards", row), rewards);
                 prop_assert_eq!(&vectors("mask", row), mask);

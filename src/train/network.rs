@@ -254,7 +254,8 @@ mod tests {
                     if (slope - f64::from(*gradient)).abs() > 2e-3 * slope.abs().max(0.1) {
                         assert!(
                             activation == Activation::Relu,
-                            "{activation:?} {dropout} layer {layer} {place}: {gradient} is not {slope}"
+                            "{activation:?} {dropout} layer {layer} {place}: {gradient} is not \
+                             {slope}"
                         );
                         seen += 1;
                     }

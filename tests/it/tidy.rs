@@ -244,7 +244,6 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "circles are still being cut: run with --ignored to list them"]
 fn files_do_not_import_one_another_in_circles() {
     assert_none(&circles(&compiled()));
 }
@@ -352,7 +351,6 @@ fn files_are_short() {
 }
 
 #[test]
-#[ignore = "comments are still being wrapped: run with --ignored to list what is too wide"]
 fn lines_are_narrow() {
     let mut faults = Vec::new();
     for source in &sources() {

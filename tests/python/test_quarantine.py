@@ -174,7 +174,7 @@ CASES = [
     ("minari/set-parquet-v0", cut("data/1/part-0.parquet", 400), ["1"], ["part-0.parquet"]),
     ("minari/set-arrow-v0", cut("data/0/part-0.arrow", 300), ["0"], ["part-0.arrow"]),
     ("d3rlpy/replay.h5", without("actions_1"), ["1"], ["trajectory 1", "`actions_1`"]),
-    ("d3rlpy/replay.h5", short("rewards_0", 1), ["0"], ["trajectory 0", "1 rows"]),
+    ("d3rlpy/replay.h5", short("rewards_0", 1), ["0"], ["trajectory 0", "1 row"]),
     (
         "robomimic/set.hdf5",
         attribute("data/demo_1", "num_samples", 99),
@@ -216,7 +216,7 @@ CASES = [
         "parquet/set.parquet",
         rows(put("observations", 1, [1.0]), small_groups),
         ["7"],
-        ["trajectory `7`", "row 1 ", "1 values"],
+        ["trajectory `7`", "row 1 ", "1 value"],
     ),
     (
         "parquet/set.parquet",
@@ -228,7 +228,7 @@ CASES = [
         "parquet/set.parquet",
         rows(put("step", 8, 0), small_groups),
         ["9"],
-        ["trajectory `9`", "row 8 ", "ascend"],
+        ["trajectory `9`", "row 8 ", "must increase"],
     ),
     (
         "arrow/set.arrow",

@@ -125,7 +125,8 @@ impl Array {
                 "zstd" => Compressor::Zstd,
                 other => {
                     return Err(wrong(format!(
-                        "the compressor `{other}` is not supported: use blosc, zlib, gzip, zstd or none"
+                        "the compressor `{other}` is not supported: use blosc, zlib, gzip, zstd or \
+                         none"
                     )));
                 }
             },

@@ -8,7 +8,8 @@ use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
 use crate::container::dtype;
-use crate::dataset::schema::type_name;
+use crate::dataset::block::elements;
+use crate::dataset::schema::{axes, type_name};
 use crate::error::{Error, Result};
 
 /// Reads JSON in which numbers may be `Infinity`, `-Infinity` and `NaN`, which become strings.
@@ -59,14 +60,15 @@ pub(crate) fn text(value: &Value) -> String {
     text
 }
 
+/// Returns the lengths of the axes of a `Box`; none if the space has no shape.
+fn shape(space: &Value) -> Vec<u64> {
+    let axes = space["shape"].as_array().into_iter().flatten();
+    axes.filter_map(Value::as_u64).collect()
+}
+
 /// Whether the space holds images, which Minari encodes if the metadata says so.
 pub(crate) fn is_image(space: &Value) -> bool {
-    let shape: Vec<u64> = space["shape"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_u64)
-        .collect();
+    let shape = shape(space);
     space["type"] == "Box"
         && space["dtype"] == "uint8"
         && (2..=3).contains(&shape.len())
@@ -124,16 +126,8 @@ pub(crate) fn of(field: &Field, range: Option<(i64, i64)>) -> Result<Value> {
     };
     match field.data_type() {
         DataType::FixedSizeList(child, width) => {
-            let shape = field.metadata().get("shape").map(|text| {
-                text.split(',')
-                    .filter_map(|axis| axis.parse().ok())
-                    .collect::<Vec<u64>>()
-            });
-            let width = u64::try_from(*width).unwrap_or(0);
-            let shape = shape
-                .filter(|shape| shape.iter().product::<u64>() == width)
-                .unwrap_or_else(|| vec![width]);
-            boxed(child.data_type(), &shape)
+            let axes = axes(field, *width).into_iter().map(|axis| axis as u64);
+            boxed(child.data_type(), &axes.collect::<Vec<_>>())
         }
         DataType::Struct(fields) if tuple(fields.iter().map(|field| field.name().as_str())) => {
             let parts = fields
@@ -227,9 +221,7 @@ pub(crate) fn fit_to_space(
     if let Some(vectors) = values.as_fixed_size_list_opt() {
         let width = vectors.value_length() as usize;
         if encoded && is_image(space) && vectors.value_type() == DataType::UInt8 {
-            let bytes = vectors
-                .values()
-                .slice(vectors.value_offset(0) as usize, vectors.len() * width);
+            let bytes = elements(vectors);
             let bytes = bytes
                 .as_primitive::<arrow::datatypes::UInt8Type>()
                 .values()
@@ -240,12 +232,7 @@ pub(crate) fn fit_to_space(
                 Arc::new(frames),
             ));
         }
-        let shape: Vec<u64> = space["shape"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_u64)
-            .collect();
+        let shape = shape(space);
         let fits = shape.len() > 1 && shape.iter().product::<u64>() == width as u64;
         let shape = shape
             .iter()

@@ -239,11 +239,7 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
     let mut infos = Vec::new();
     let mut left_out = Vec::new();
     for column in arrays::extra_columns(outgoing.steps()) {
-        let name = if column.starts_with("infos/") {
-            column.clone()
-        } else {
-            format!("infos/{column}")
-        };
+        let name = arrays::info_name(&column);
         match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name) {
             Some(parts) => infos.push(Info {
                 name,

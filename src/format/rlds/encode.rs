@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Int64Array, StringArray, new_null_array,
-};
-use arrow::compute::{cast, concat, interleave};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float32Array};
+use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Float32Type, Int64Type, UInt64Type};
 use prost::Message;
 
@@ -15,9 +13,11 @@ use super::step_features::{Origin, StepFeature};
 use crate::container::tfrecord::{
     BytesList, Example, Feature, Features, FloatList, Int64List, Kind as ValueList,
 };
+use crate::dataset::block::flattened;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::write::OutgoingTrajectory;
+use crate::transfer::write::nulls::filled;
 
 /// Returns a trajectory as the bytes of a `tf.train.Example`.
 pub(crate) fn record(
@@ -44,7 +44,7 @@ pub(crate) fn record(
         feature.insert(
             leaf.key.clone(),
             Feature {
-                kind: Some(list(&filled(value)?, &leaf.kind, 1)?),
+                kind: Some(list(&filled(value, "")?, &leaf.kind, 1)?),
             },
         );
     }
@@ -98,64 +98,17 @@ fn values(trajectory: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result
                         .as_struct_opt()
                         .and_then(|parts| parts.column_by_name(part))
                         .ok_or_else(missing)?,
+                    "",
                 )?,
-                None => filled(column)?,
+                None => filled(column, "")?,
             }
         }
     })
 }
 
-/// Replaces nulls by zeros, empty texts or empty byte strings.
-fn filled(column: &ArrayRef) -> Result<ArrayRef> {
-    if column.null_count() == 0 {
-        return Ok(Arc::clone(column));
-    }
-    let zeros = |data_type: &DataType, count: usize| {
-        cast(
-            &(Arc::new(Int64Array::from(vec![0; count])) as ArrayRef),
-            data_type,
-        )
-    };
-    let filler: ArrayRef = match column.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 => cast(
-            &(Arc::new(StringArray::from(vec![""])) as ArrayRef),
-            column.data_type(),
-        )?,
-        DataType::Binary => Arc::new(arrow::array::BinaryArray::from(vec![b"".as_slice()])),
-        DataType::FixedSizeList(child, width) => {
-            let values = zeros(child.data_type(), *width as usize)?;
-            Arc::new(arrow::array::FixedSizeListArray::try_new(
-                Arc::clone(child),
-                *width,
-                values,
-                None,
-            )?)
-        }
-        other if other.is_numeric() || *other == DataType::Boolean => zeros(other, 1)?,
-        other => new_null_array(other, 1),
-    };
-    let order: Vec<(usize, usize)> = (0..column.len())
-        .map(|row| {
-            if column.is_null(row) {
-                (1, 0)
-            } else {
-                (0, row)
-            }
-        })
-        .collect();
-    Ok(interleave(&[column.as_ref(), filler.as_ref()], &order)?)
-}
-
 /// Returns values as the list of a record.
 fn list(column: &ArrayRef, kind: &FeatureKind, rows: usize) -> Result<ValueList> {
-    let values = match column.as_fixed_size_list_opt() {
-        Some(list) => {
-            let width = list.value_length() as usize;
-            list.values()
-                .slice(list.value_offset(0) as usize, list.len() * width)
-        }
-        None => Arc::clone(column),
-    };
+    let (values, _) = flattened(column);
     match kind {
         FeatureKind::Text => {
             let texts = cast(&values, &DataType::Utf8)?;

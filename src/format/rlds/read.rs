@@ -102,10 +102,6 @@ impl Source for Rlds {
         SchemaRef::clone(&self.schema)
     }
 
-    fn rows(&self) -> Option<u64> {
-        None
-    }
-
     fn metadata(&self) -> Map<String, Value> {
         self.metadata.clone()
     }

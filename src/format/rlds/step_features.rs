@@ -1,15 +1,13 @@
 //! Which features the columns of a dataset become.
 
-use std::collections::HashSet;
-
-use arrow::array::Array;
 use arrow::datatypes::{DataType, Field};
 
 use super::VALID;
 use super::features::{Encoding, FeatureKind, LeafFeature};
 use crate::container::dtype;
-use crate::dataset::schema::{step, trajectory, type_name};
+use crate::dataset::schema::{axes, step, trajectory, type_name};
 use crate::error::{Error, Result};
+use crate::transfer::write::nulls::columns_with_nulls;
 use crate::transfer::write::{ACTION_VALID, OutgoingDataset, Written};
 
 /// A feature of steps, and where its values come from.
@@ -66,7 +64,11 @@ pub(crate) fn step_features(
     if has(step::ACTION) && !has(ACTION_VALID) {
         parts.push(flag(ACTION_VALID, Origin::Valid(step::ACTION.to_owned())));
     }
-    let with_nulls = columns_with_nulls(outgoing)?;
+    let with_nulls = columns_with_nulls(
+        outgoing,
+        |name| ![step::ACTION, step::ACTION_STD].contains(&name),
+        |name| name != step::REWARD,
+    )?;
     if !has("discount") {
         let kind = FeatureKind::Tensor {
             element: DataType::Float32,
@@ -87,15 +89,7 @@ pub(crate) fn step_features(
         .any(|field| field.name().starts_with("observation/"));
     for field in columns {
         let name = field.name().as_str();
-        if [
-            step::TRAJECTORY_ID,
-            step::STEP,
-            step::IS_FINAL,
-            step::TERMINATED,
-            step::TRUNCATED,
-        ]
-        .contains(&name)
-        {
+        if step::REQUIRED.contains(&name) {
             continue;
         }
         let key = if name == step::OBSERVATION && grouped {
@@ -151,38 +145,6 @@ pub(crate) fn step_features(
     }
 }
 
-/// Returns the columns besides actions that are null on some row. For rewards, the row of the final
-/// observation does not count.
-fn columns_with_nulls(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
-    let excepted = [step::ACTION, step::ACTION_STD];
-    let nullable = outgoing
-        .steps()
-        .fields()
-        .iter()
-        .filter(|field| field.is_nullable())
-        .map(|field| field.name().as_str());
-    let nullable: Vec<&str> = nullable.filter(|name| !excepted.contains(name)).collect();
-    let mut found = HashSet::new();
-    for trajectory in outgoing.pass(Some(&nullable))? {
-        let trajectory = trajectory?;
-        let column = |name: &str| {
-            if name == step::REWARD {
-                trajectory.column(name)
-            } else {
-                trajectory.steps.column_by_name(name).cloned()
-            }
-        };
-        let has_null = |name: &&&str| column(name).is_some_and(|column| column.null_count() > 0);
-        found.extend(
-            nullable
-                .iter()
-                .filter(has_null)
-                .map(|name| (*name).to_owned()),
-        );
-    }
-    Ok(found)
-}
-
 /// Returns what a column becomes; `None` if no feature can hold it.
 fn kind(field: &Field) -> Option<FeatureKind> {
     // The floats of a list have 32 bits: 64-bit floats are written as bytes.
@@ -199,18 +161,9 @@ fn kind(field: &Field) -> Option<FeatureKind> {
         DataType::FixedSizeList(child, width)
             if *width > 0 && dtype::name(child.data_type()).is_some() =>
         {
-            let shape = field.metadata().get("shape").and_then(|shape| {
-                shape
-                    .split(',')
-                    .map(|axis| axis.parse().ok())
-                    .collect::<Option<Vec<usize>>>()
-            });
-            let shape = shape
-                .filter(|shape| shape.iter().product::<usize>() == *width as usize)
-                .unwrap_or_else(|| vec![*width as usize]);
             Some(FeatureKind::Tensor {
                 element: child.data_type().clone(),
-                shape,
+                shape: axes(field, *width),
                 encoding: encoding(child.data_type()),
             })
         }

@@ -17,12 +17,12 @@ mod validate;
 mod write;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
+use arrow::array::{ArrayRef, AsArray, Float64Array};
 use arrow::datatypes::{DataType, Float64Type};
 
 use crate::container::hdf5;
+use crate::dataset::block::flattened;
 use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
@@ -97,18 +97,7 @@ fn note(path: &Path) -> Option<String> {
 /// Returns the elements of a column of vectors or numbers as float64, and the number of elements of
 /// a row.
 fn elements(column: &ArrayRef) -> Result<(Float64Array, usize)> {
-    let (values, width) = match column.as_fixed_size_list_opt() {
-        Some(vectors) => {
-            let width = vectors.value_length() as usize;
-            (
-                vectors
-                    .values()
-                    .slice(vectors.value_offset(0) as usize, vectors.len() * width),
-                width,
-            )
-        }
-        None => (Arc::clone(column), 1),
-    };
+    let (values, width) = flattened(column);
     let values = arrow::compute::cast(&values, &DataType::Float64)?;
     Ok((values.as_primitive::<Float64Type>().clone(), width.max(1)))
 }

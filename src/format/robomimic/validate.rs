@@ -35,7 +35,8 @@ pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
         findings.error(
             "env-args",
             "data",
-            "the attribute `env_args` must be JSON with `env_name` and `type`: the loader needs both",
+            "the attribute `env_args` must be JSON with `env_name` and `type`: the loader needs \
+             both",
         );
     }
     let mut total = 0;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use serde_json::{Map, Value};
 
 use super::values::{Column, bytes, column_of};
 use super::{files, spec};
@@ -377,14 +376,6 @@ impl TfAgents {
 impl Source for TfAgents {
     fn schema(&self) -> SchemaRef {
         SchemaRef::clone(&self.schema)
-    }
-
-    fn rows(&self) -> Option<u64> {
-        None
-    }
-
-    fn metadata(&self) -> Map<String, Value> {
-        Map::new()
     }
 
     fn lost(&self) -> Option<u64> {

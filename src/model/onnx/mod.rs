@@ -567,15 +567,19 @@ mod tests {
     fn the_reason_why_a_device_does_not_work_is_extracted() {
         let cases = [
             (
-                "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() \
-                 [ONNXRuntimeError] : 1 : FAIL : Failed to load library /x/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: \
-                 cannot open shared object file: No such file or directory",
+                "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 \
+                 onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 \
+                 : FAIL : Failed to load library /x/libonnxruntime_providers_cuda.so with error: \
+                 libcublasLt.so.13: cannot open shared object file: No such file or directory",
                 "libcublasLt.so.13: cannot open shared object file: No such file or directory",
             ),
             (
-                "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:63 static FromProviderOptions() \
-                 [ONNXRuntimeError] : 1 : FAIL : provider_options_utils.h:187 Parse Failed to parse provider option \"device_id\": CUDA failure 35: \
-                 CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=vm ; line=70 ; expr=cudaGetDeviceCount(&n);",
+                "/onnxruntime_src/onnxruntime/core/\
+                 providers/cuda/cuda_execution_provider_info.cc:63 \
+                 static FromProviderOptions() [ONNXRuntimeError] : 1 : FAIL : \
+                 provider_options_utils.h:187 Parse Failed to parse provider option \"device_id\": \
+                 CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; \
+                 GPU=-1 ; hostname=vm ; line=70 ; expr=cudaGetDeviceCount(&n);",
                 "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
             ),
             ("another matter", "another matter"),

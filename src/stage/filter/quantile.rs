@@ -103,12 +103,7 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Operator>,
         return Err(Misfit::new("`quantile` needs `above`, `below` or both")
             .help("as in {by: return, above: 0.75}"));
     }
-    let group = given
-        .group
-        .as_ref()
-        .map(|sql| rank::bind_key(sql, context.trajectories))
-        .transpose();
-    let group = group.map_err(|misfit| misfit.at("group"))?;
+    let group = rank::bind_group(given.group.as_deref(), context.trajectories)?;
     let shares = Shares {
         above: given.above,
         below: given.below,

@@ -411,7 +411,7 @@ mod tests {
                 &vectors,
                 json!({"model": ["plain", "shifted"]}),
                 "model.1",
-                "`x: float32 [batch, 9]`",
+                "`x: float32[batch, 9]`",
             ),
             (
                 &vectors,
@@ -423,7 +423,7 @@ mod tests {
                 &vectors,
                 json!({"model": "plain", "window": {"past": 2, "future": 1}}),
                 "window",
-                "has width 12, but the model's input is `x: float32 [batch, 9]`",
+                "has width 12, but the model's input is `x: float32[batch, 9]`",
             ),
             (
                 &vectors,
@@ -447,7 +447,7 @@ mod tests {
                 &vectors,
                 json!({"model": "integers", "window": {"past": 1}}),
                 "model",
-                "`x: int64 [batch, 9]`",
+                "`x: int64[batch, 9]`",
             ),
             (&vectors, json!({"model": "named"}), "model", "2 inputs"),
             (
@@ -460,7 +460,7 @@ mod tests {
                 &vectors,
                 json!({"model": "named", "inputs": {"s": "observation"}}),
                 "inputs",
-                "nothing feeds the model's input `s_next: float32 [batch, 3]`",
+                "nothing feeds the model's input `s_next: float32[batch, 3]`",
             ),
             (
                 &vectors,
@@ -472,7 +472,7 @@ mod tests {
                 &vectors,
                 json!({"model": "narrow", "window": {"past": 1}}),
                 "model",
-                "`action` is float32[2], but the model's output is `action: float32 [batch, 1]`",
+                "`action` is float32[2], but the model's output is `action: float32[batch, 1]`",
             ),
             (
                 &vectors,
@@ -544,7 +544,7 @@ mod tests {
                 &vectors,
                 json!({"model": "class"}),
                 "model",
-                "`class: int64 [batch]`",
+                "`class: int64[batch]`",
             ),
             (
                 &classes,

@@ -12,6 +12,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type};
 
 use crate::dataset::Block;
+use crate::dataset::block::flattened;
 use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::stage::Tally;
@@ -138,16 +139,7 @@ fn overlay(
             field.name()
         )));
     }
-    let flat = existing.map(|existing| match existing.data_type() {
-        DataType::FixedSizeList(..) => {
-            let list = existing.as_fixed_size_list();
-            list.values().slice(
-                list.value_offset(0).unsigned_abs() as usize,
-                list.len() * size,
-            )
-        }
-        _ => Arc::clone(existing),
-    });
+    let flat = existing.map(|existing| flattened(existing).0);
     let (flat, cells) = (flat.as_ref(), count * size);
     // A scalar column keeps nulls with its values, a vector column beside its vectors.
     let own = if list.is_some() { None } else { nulls.clone() };
@@ -166,7 +158,8 @@ fn overlay(
                 .find(|value| f64::from(**value as i32) != **value)
             {
                 return Err(Error::failed(format!(
-                    "the model predicts the class {value}, which does not fit the int32 column `{}`",
+                    "the model predicts the class {value}, which does not fit the int32 column \
+                     `{}`",
                     field.name()
                 )));
             }

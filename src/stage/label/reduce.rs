@@ -234,23 +234,45 @@ mod tests {
         #[test]
         fn labels_are_reduced_from_the_predictions_that_cover_them(
             lengths in prop::collection::vec((1usize..9, any::<bool>()), 1..5),
-            length in 1usize..5, width in 1usize..3, members in 1usize..4, own_std in any::<bool>(), reduce_by in reduces(),
-            labelled in prop::collection::vec(any::<bool>(), 60), impossible in prop::collection::vec(prop::bool::weighted(0.2), 60),
+            length in 1usize..5,
+            width in 1usize..3,
+            members in 1usize..4,
+            own_std in any::<bool>(),
+            reduce_by in reduces(),
+            labelled in prop::collection::vec(any::<bool>(), 60),
+            impossible in prop::collection::vec(prop::bool::weighted(0.2), 60),
         ) {
-            let horizon = Horizon { length, reduce: reduce_by, width };
+            let horizon = Horizon {
+                length,
+                reduce: reduce_by,
+                width,
+            };
             let (mut spans, mut targets, mut row) = (Vec::new(), Vec::new(), 0);
             for (index, (steps, has_final)) in lengths.iter().enumerate() {
-                spans.push(Span { start: row, steps: row + steps, end: row + steps + usize::from(*has_final) });
-                targets.extend((row..row + steps).filter(|row| !labelled[*row]).map(|row| Slot { row, span: index }));
+                spans.push(Span {
+                    start: row,
+                    steps: row + steps,
+                    end: row + steps + usize::from(*has_final),
+                });
+                targets.extend(
+                    (row..row + steps)
+                        .filter(|row| !labelled[*row])
+                        .map(|row| Slot { row, span: index }),
+                );
                 row += steps + usize::from(*has_final);
             }
             // The prediction of member m at row s for step s + j and dimension d, and its standard
             // deviation.
-            let mean = |m: usize, s: usize, j: usize, d: usize| ((m * 61 + s) * 7 + j * 3 + d) as f64;
-            let std = |m: usize, s: usize, j: usize, d: usize| 0.5 + ((m + s * 5 + j + d) % 11) as f64;
+            let mean =
+                |m: usize, s: usize, j: usize, d: usize| ((m * 61 + s) * 7 + j * 3 + d) as f64;
+            let std =
+                |m: usize, s: usize, j: usize, d: usize| 0.5 + ((m + s * 5 + j + d) % 11) as f64;
             let slots = needed(&horizon, &spans, &targets, |slot| !impossible[slot.row]);
             prop_assert!(slots.windows(2).all(|pair| pair[0].row < pair[1].row));
-            let mut made = Predictions { means: Vec::new(), stds: own_std.then(Vec::new) };
+            let mut made = Predictions {
+                means: Vec::new(),
+                stds: own_std.then(Vec::new),
+            };
             for m in 0..members {
                 for slot in &slots {
                     for (j, d) in (0..length).flat_map(|j| (0..width).map(move |d| (j, d))) {
@@ -266,7 +288,8 @@ mod tests {
             let mut wanted = std::collections::BTreeSet::new();
             for (index, target) in targets.iter().enumerate() {
                 let start = spans[target.span].start as i64;
-                let mut rows: Vec<i64> = (target.row as i64 - length as i64 + 1..=target.row as i64).collect();
+                let mut rows: Vec<i64> =
+                    (target.row as i64 - length as i64 + 1..=target.row as i64).collect();
                 rows.retain(|s| *s >= start && !impossible[*s as usize]);
                 let rows: Vec<usize> = match reduce_by {
                     Reduce::Mean => rows.iter().map(|s| *s as usize).collect(),
@@ -279,12 +302,26 @@ mod tests {
                     continue;
                 }
                 for d in 0..width {
-                    let parts: Vec<(f64, f64)> = (0..members).flat_map(|m| rows.iter().map(move |s| (m, *s)))
-                        .map(|(m, s)| (mean(m, s, target.row - s, d), if own_std { std(m, s, target.row - s, d) } else { 0.0 }))
+                    let parts: Vec<(f64, f64)> = (0..members)
+                        .flat_map(|m| rows.iter().map(move |s| (m, *s)))
+                        .map(|(m, s)| {
+                            (
+                                mean(m, s, target.row - s, d),
+                                if own_std {
+                                    std(m, s, target.row - s, d)
+                                } else {
+                                    0.0
+                                },
+                            )
+                        })
                         .collect();
                     let n = parts.len() as f64;
                     let average = parts.iter().map(|(mean, _)| mean).sum::<f64>() / n;
-                    let second = parts.iter().map(|(mean, std)| mean * mean + std * std).sum::<f64>() / n;
+                    let second = parts
+                        .iter()
+                        .map(|(mean, std)| mean * mean + std * std)
+                        .sum::<f64>()
+                        / n;
                     prop_assert!((reduced.values[index * width + d] - average).abs() < 1e-9);
                     if let Some(stds) = &reduced.stds {
                         let variance = (second - average * average).max(0.0);
@@ -292,7 +329,10 @@ mod tests {
                     }
                 }
             }
-            prop_assert_eq!(slots.iter().map(|slot| slot.row).collect::<Vec<_>>(), wanted.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(
+                slots.iter().map(|slot| slot.row).collect::<Vec<_>>(),
+                wanted.into_iter().collect::<Vec<_>>()
+            );
         }
     }
 

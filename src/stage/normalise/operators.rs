@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::moments::{Moments, Statistics};
 use crate::dataset::Block;
+use crate::dataset::block::flattened;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::stage::support::columns::changed;
@@ -137,16 +138,7 @@ fn flat(block: &Block, column: &Normalised) -> Result<(ArrayRef, Option<NullBuff
         .steps
         .column_by_name(&column.name)
         .ok_or_else(|| Error::failed(format!("column `{}` is missing", column.name)))?;
-    let values = match array.data_type() {
-        DataType::FixedSizeList(..) => {
-            let list = array.as_fixed_size_list();
-            list.values().slice(
-                list.value_offset(0).unsigned_abs() as usize,
-                list.len() * column.width,
-            )
-        }
-        _ => Arc::clone(array),
-    };
+    let (values, _) = flattened(array);
     Ok((cast(&values, &DataType::Float64)?, array.nulls().cloned()))
 }
 

@@ -157,12 +157,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             ),
         );
     }
-    let group = given
-        .group
-        .as_ref()
-        .map(|sql| rank::bind_key(sql, context.trajectories))
-        .transpose();
-    let group = group.map_err(|misfit| misfit.at("group"))?;
+    let group = rank::bind_group(given.group.as_deref(), context.trajectories)?;
     let number = |sql: &str, key: &str| {
         let expression = Expression::bind(sql, context.steps, Some(Edge::Null))
             .map_err(|misfit| Misfit::from(misfit).at(key))?;

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, SchemaRef};
 
 use super::{FELT, MEMBERS, ORIGIN, SCORE, START};
 use crate::dataset::Block;
+use crate::dataset::block::elements;
 use crate::dataset::schema::{step, width};
 use crate::error::{Error, Result};
 use crate::expr::Expression;
@@ -84,11 +85,7 @@ impl Segments {
     fn sums(&self, block: &Block, runs: &[Run], members: &Expression) -> Result<ArrayRef> {
         let vectors = members.evaluate(&block.steps, &block.offsets)?;
         let size = width(vectors.data_type()).map_or(0, |size| usize::try_from(size).unwrap_or(0));
-        let list = vectors.as_fixed_size_list();
-        let flat = rank::float64(&list.values().slice(
-            list.value_offset(0).unsigned_abs() as usize,
-            list.len() * size,
-        ))?;
+        let flat = rank::float64(&elements(vectors.as_fixed_size_list()))?;
         let mut sums = ListBuilder::new(Float64Builder::new()).with_field(Field::new(
             "element",
             DataType::Float64,

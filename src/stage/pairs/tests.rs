@@ -55,13 +55,20 @@ fn drawn(table: &RecordBatch, draw: &dyn Selection) -> Vec<(i64, i32, i32, i64)>
 proptest! {
     #[test]
     fn segments_lie_in_their_trajectories_and_differ_whatever_the_tables_order(
-        lengths in prop::collection::vec(0i64..9, 2..8), length in 1u32..4, seed in 0u64..50,
+        lengths in prop::collection::vec(0i64..9, 2..8),
+        length in 1u32..4,
+        seed in 0u64..50,
     ) {
-        let segments: i64 = lengths.iter().map(|n| (n - i64::from(length) + 1).max(0)).sum();
+        let segments: i64 = lengths
+            .iter()
+            .map(|n| (n - i64::from(length) + 1).max(0))
+            .sum();
         prop_assume!(segments >= 2);
         let ids: Vec<i64> = (0..lengths.len() as i64).collect();
         let table = fixture::table(&ids, &lengths, vec![]);
-        let (draw, ..) = parts(&format!(r#"{{"length": {length}, "count": 40, "seed": {seed}, "by": "nothing"}}"#));
+        let (draw, ..) = parts(&format!(
+            r#"{{"length": {length}, "count": 40, "seed": {seed}, "by": "nothing"}}"#
+        ));
         let made = drawn(&table, &*draw);
         prop_assert_eq!(made.len(), 80);
         for pair in made.chunks(2) {
@@ -69,7 +76,9 @@ proptest! {
             prop_assert_eq!((pair[0].2, pair[1].2, pair[0].3), (1, 2, pair[1].3));
         }
         for (id, start, ..) in &made {
-            prop_assert!(*start >= 0 && i64::from(*start) + i64::from(length) <= lengths[*id as usize]);
+            prop_assert!(
+                *start >= 0 && i64::from(*start) + i64::from(length) <= lengths[*id as usize]
+            );
         }
         let (mut ids, mut turned) = (ids, lengths.clone());
         ids.reverse();
@@ -121,7 +130,10 @@ fn every_segment_is_as_likely_as_any_other_and_groups_keep_to_themselves() {
 fn segments_are_scored_and_know_where_they_come_from() {
     // Rewards are row numbers: trajectory 4 has rows 0 to 3 and a final row, trajectory 6 rows 5 to
     // 7.
-    let options = r#"{"length": 2, "count": 1, "teacher": {"gamma": 0.5}, "by": "regret", "value": "10 * observation[1]"}"#;
+    let options = r#"{
+        "length": 2, "count": 1, "teacher": {"gamma": 0.5}, "by": "regret",
+        "value": "10 * observation[1]"
+    }"#;
     let (_, cut, judge) = parts(options);
     let segments = |starts: [i32; 2]| {
         let block = fixture::block(&[(4, 4, true), (6, 3, false)]);

@@ -410,7 +410,10 @@ mod tests {
     proptest! {
         #[test]
         fn sizes_are_exact_and_the_tables_order_is_without_effect(
-            n in 0usize..60, percent in 0usize..=100, seed in 0u64..1000, turn in 0usize..60,
+            n in 0usize..60,
+            percent in 0usize..=100,
+            seed in 0u64..1000,
+            turn in 0usize..60,
         ) {
             let straight = rows(n);
             let mut turned = straight.clone();
@@ -422,8 +425,17 @@ mod tests {
                 format!(r#"{{"fraction": {fraction}, "seed": {seed}, "stratify": "group"}}"#),
                 format!(r#"{{"fraction": {fraction}, "seed": {seed}, "weight": "length"}}"#),
                 format!(r#"{{"fraction": {fraction}, "top": {{"by": "return"}}}}"#),
-                format!(r#"{{"count": {}, "seed": {seed}, "stratify": "group"}}"#, n * percent / 100),
-                format!(r#"{{"count": {}, "seed": {seed}, "replacement": true, "weight": "return + 1", "stratify": "group"}}"#, n * percent / 100),
+                format!(
+                    r#"{{"count": {}, "seed": {seed}, "stratify": "group"}}"#,
+                    n * percent / 100
+                ),
+                format!(
+                    r#"{{
+                        "count": {}, "seed": {seed}, "replacement": true,
+                        "weight": "return + 1", "stratify": "group"
+                    }}"#,
+                    n * percent / 100
+                ),
             ];
             for options in line_ups {
                 let (kept, mut again) = (select(&straight, &options), select(&turned, &options));
@@ -434,24 +446,46 @@ mod tests {
                 let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
                 for row in &straight {
                     let size = sizes.entry(row.2).or_default();
-                    *size = (size.0 + 1, size.1 + kept.iter().filter(|id| **id == row.0).count());
+                    *size = (
+                        size.0 + 1,
+                        size.1 + kept.iter().filter(|id| **id == row.0).count(),
+                    );
                 }
                 if options.contains("stratify") && n > 0 {
                     let exact = |size: usize| (n * percent / 100) as f64 / n as f64 * size as f64;
-                    let near = sizes.values().all(|(size, kept)| (*kept as f64 - exact(*size)).abs() <= 1.0 + 1e-9);
+                    let near = sizes
+                        .values()
+                        .all(|(size, kept)| (*kept as f64 - exact(*size)).abs() <= 1.0 + 1e-9);
                     prop_assert!(near, "{:?} of {}", sizes, options);
                 }
             }
         }
 
         #[test]
-        fn a_draw_in_steps_takes_the_line_until_it_is_full(n in 0usize..40, max_steps in 0i64..120, seed in 0u64..50) {
+        fn a_draw_in_steps_takes_the_line_until_it_is_full(
+            n in 0usize..40,
+            max_steps in 0i64..120,
+            seed in 0u64..50,
+        ) {
             let table = rows(n);
-            let kept = select(&table, &format!(r#"{{"max_steps": {max_steps}, "seed": {seed}}}"#));
-            let mut line: Vec<_> = table.iter().map(|row| (rank::chance("subsample", seed, row.0), row.0, row.3)).collect();
+            let kept = select(
+                &table,
+                &format!(r#"{{"max_steps": {max_steps}, "seed": {seed}}}"#),
+            );
+            let mut line: Vec<_> = table
+                .iter()
+                .map(|row| (rank::chance("subsample", seed, row.0), row.0, row.3))
+                .collect();
             line.sort_unstable();
             let mut sum = 0;
-            let wanted: BTreeSet<i64> = line.iter().take_while(|row| { sum += row.2; sum <= max_steps }).map(|row| row.1).collect();
+            let wanted: BTreeSet<i64> = line
+                .iter()
+                .take_while(|row| {
+                    sum += row.2;
+                    sum <= max_steps
+                })
+                .map(|row| row.1)
+                .collect();
             prop_assert_eq!(kept.into_iter().collect::<BTreeSet<_>>(), wanted);
         }
     }
@@ -560,7 +594,8 @@ mod tests {
             |options: &str| fixture::misfit(&STAGE, options, None, &fixture::trajectories_schema());
         assert_eq!(
             misfit("{}").message,
-            "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and `stride`"
+            "`subsample` needs exactly one of `fraction`, `count`, `per_group`, `max_steps` and \
+             `stride`"
         );
         assert_eq!(
             misfit(r#"{"fraction": 0.1, "count": 3}"#).message,

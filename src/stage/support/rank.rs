@@ -142,6 +142,15 @@ pub(in crate::stage) fn bind_key(sql: &str, trajectories: &Schema) -> Result<Exp
     Ok(expression)
 }
 
+/// Binds the option `group` of a stage, if it is given.
+pub(in crate::stage) fn bind_group(
+    sql: Option<&str>,
+    trajectories: &Schema,
+) -> Result<Option<Expression>, Misfit> {
+    let group = sql.map(|sql| bind_key(sql, trajectories)).transpose();
+    group.map_err(|misfit| misfit.at("group"))
+}
+
 /// Returns `more` and the columns of the expressions, each once.
 pub(in crate::stage) fn reads(expressions: &[&Expression], more: &[&str]) -> Vec<String> {
     let mut names: Vec<String> = more.iter().map(|name| (*name).to_owned()).collect();

@@ -36,8 +36,8 @@ impl TrainIdm {
                 "no recorded action in the selection: {count} {trajectories}, none to train on"
             );
             return Err(Error::failed(message).hint(
-                "select trajectories with recorded actions: the filters before `train_idm` may drop \
-                 them, and `hide_actions: {keep: …}` sets the share that keeps them",
+                "select trajectories with recorded actions: the filters before `train_idm` may \
+                 drop them, and `hide_actions: {keep: …}` sets the share that keeps them",
             ));
         }
         if held_out >= labelled.len() {

@@ -72,7 +72,10 @@ fn examples_are_windows_at_recorded_steps() {
 #[test]
 fn statistics_of_the_selection_use_every_step() {
     let training = training(
-        r#"{"out": "m.onnx", "window": {"past": 1, "future": 0, "edge": "skip"}, "statistics": "selection"}"#,
+        r#"{
+            "out": "m.onnx", "window": {"past": 1, "future": 0, "edge": "skip"},
+            "statistics": "selection"
+        }"#,
     );
     let block = fixture::block(&[(4, 2, true), (7, 3, false)]);
     let hidden = arrow::compute::nullif(
@@ -109,7 +112,10 @@ fn statistics_of_the_selection_use_every_step() {
 fn models_too_large_for_a_file_do_not_bind() {
     for options in [
         r#"{"out": "m.onnx", "hidden": [1000000000000, 1000000000000]}"#,
-        r#"{"out": "m.onnx", "window": {"past": 18446744073709551615, "future": 18446744073709551615}}"#,
+        r#"{
+            "out": "m.onnx",
+            "window": {"past": 18446744073709551615, "future": 18446744073709551615}
+        }"#,
         r#"{"out": "m.onnx", "members": 18446744073709551615}"#,
         r#"{"out": "m.onnx", "hidden": [16000, 16000], "head": "gaussian"}"#,
     ] {
@@ -224,7 +230,10 @@ fn held_out_trajectories_depend_on_seed_and_id_alone() {
 #[test]
 fn a_model_can_be_bound_before_it_exists() {
     let gaussian = training(
-        r#"{"out": "m.onnx", "window": {"past": 0, "future": 2, "edge": "zero"}, "head": "gaussian", "clip": [[-2], 3]}"#,
+        r#"{
+            "out": "m.onnx", "window": {"past": 0, "future": 2, "edge": "zero"},
+            "head": "gaussian", "clip": [[-2], 3]
+        }"#,
     );
     let ports = gaussian.ports();
     let ports: Vec<String> = ports
@@ -236,9 +245,9 @@ fn a_model_can_be_bound_before_it_exists() {
     assert_eq!(
         ports,
         [
-            "observation: float32 [batch, 6]",
-            "action: float32 [batch, 1]",
-            "std: float32 [batch, 1]"
+            "observation: float32[batch, 6]",
+            "action: float32[batch, 1]",
+            "std: float32[batch, 1]"
         ]
     );
     let metadata = gaussian.metadata();

@@ -8,6 +8,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
+use crate::dataset::block::elements;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
@@ -222,10 +223,7 @@ fn widened(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if let (Some(vectors), DataType::FixedSizeList(child, width)) =
         (column.as_fixed_size_list_opt(), to)
     {
-        let values = vectors.values().slice(
-            vectors.value_offset(0) as usize,
-            vectors.len() * vectors.value_length() as usize,
-        );
+        let values = elements(vectors);
         let values = widened(&values, child.data_type())?;
         return Ok(Arc::new(FixedSizeListArray::try_new(
             Arc::clone(child),

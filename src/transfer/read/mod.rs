@@ -26,19 +26,7 @@ use crate::dataset::schema::step;
 /// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of
 /// steps with a fixed meaning has that name.
 pub(crate) fn free_name(name: &str) -> String {
-    let fixed = [
-        step::TRAJECTORY_ID,
-        step::STEP,
-        step::OBSERVATION,
-        step::ACTION,
-        step::REWARD,
-        step::TERMINATED,
-        step::TRUNCATED,
-        step::IS_FINAL,
-        step::ACTION_SOURCE,
-        step::ACTION_STD,
-    ];
-    if fixed.contains(&name) {
+    if step::CANONICAL.contains(&name) {
         format!("source_{name}")
     } else {
         name.to_owned()

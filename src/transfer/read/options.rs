@@ -12,7 +12,8 @@ use crate::video::{self, Frames};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Options {
-    /// Map canonical columns to source columns, for example `{action: act}`. A pattern such as `observation: obs_*` joins scalar columns, in natural order, into a vector
+    /// Map canonical columns to source columns, for example `{action: act}`. A pattern such as
+    /// `observation: obs_*` joins scalar columns, in natural order, into a vector
     #[serde(
         serialize_with = "to_map",
         deserialize_with = "from_map",
@@ -20,13 +21,15 @@ pub struct Options {
     )]
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub map: Vec<(String, String)>,
-    /// Source column with the trajectory ids. Default: detected by its name, for example `episode_id`
+    /// Source column with the trajectory ids. Default: detected by its name, for example
+    /// `episode_id`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trajectory: Option<String>,
     /// Source column with the step numbers. Default: detected by its name, `step`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// Longest trajectory, in steps. Needed if the source marks terminal states only, as old D4RL files without `timeouts` do
+    /// Longest trajectory, in steps. Needed if the source marks terminal states only, as old D4RL
+    /// files without `timeouts` do
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_steps: Option<usize>,
@@ -36,7 +39,8 @@ pub struct Options {
     /// The order of the values of an RLDS step. Default: `sar`
     #[serde(skip_serializing_if = "at_default")]
     pub alignment: Alignment,
-    /// How to read the frames of LeRobot's videos. Default: `reference`. Decoding needs a build with the Cargo feature `video`
+    /// How to read the frames of LeRobot's videos. Default: `reference`. Decoding needs a build
+    /// with the Cargo feature `video`
     #[serde(skip_serializing_if = "at_default")]
     pub frames: Frames,
     /// What to do with a bad trajectory. Default: `fail`
@@ -106,7 +110,8 @@ pub enum OnError {
     /// End the import with an error.
     #[default]
     Fail,
-    /// Set the trajectory aside, with the reason, in quarantine.jsonl, and continue with the next one.
+    /// Set the trajectory aside, with the reason, in quarantine.jsonl, and continue with the next
+    /// one.
     Quarantine,
 }
 
@@ -114,7 +119,8 @@ pub enum OnError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FinalAction {
-    /// The last step holds the final observation if its action is all zeros; otherwise its action counts.
+    /// The last step holds the final observation if its action is all zeros; otherwise its action
+    /// counts.
     #[default]
     Auto,
     /// The last step has an action.

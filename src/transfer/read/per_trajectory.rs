@@ -15,6 +15,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
 use crate::container::arrays::ArrayColumns;
+use crate::dataset::block::elements;
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -247,9 +248,7 @@ pub(crate) fn listed((field, values): &(Field, ArrayRef)) -> Result<(Field, Arra
 pub(crate) fn squeezed((field, values): (Field, ArrayRef)) -> (Field, ArrayRef) {
     match values.as_fixed_size_list_opt() {
         Some(vectors) if vectors.value_length() == 1 => {
-            let values = vectors
-                .values()
-                .slice(vectors.value_offset(0) as usize, vectors.len());
+            let values = elements(vectors);
             (
                 Field::new(
                     field.name(),
@@ -431,11 +430,7 @@ pub(crate) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, Arra
         DataType::FixedSizeList(_, width) => {
             let list = values.as_fixed_size_list();
             let width = usize::try_from(*width).unwrap_or(0);
-            vectors(
-                width,
-                list.values()
-                    .slice(list.value_offset(0) as usize, list.len() * width),
-            )
+            vectors(width, elements(list))
         }
         DataType::List(child) if child.data_type().is_numeric() => {
             let list = values.as_list::<i32>();

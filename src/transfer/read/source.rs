@@ -25,10 +25,14 @@ pub trait Source {
     fn schema(&self) -> SchemaRef;
 
     /// Returns the number of rows, if the source knows it; the progress bar shows it.
-    fn rows(&self) -> Option<u64>;
+    fn rows(&self) -> Option<u64> {
+        None
+    }
 
     /// Returns the source's own metadata, verbatim.
-    fn metadata(&self) -> serde_json::Map<String, serde_json::Value>;
+    fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
+        serde_json::Map::new()
+    }
 
     /// Returns the columns of [`IncomingTrajectory::about`]: the source's facts about each
     /// trajectory. Text columns `uid`, `source` and `source_key` replace the values that the import

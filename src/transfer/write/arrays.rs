@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 use crate::container::arrays::ArraySink;
 use crate::container::hdf5::{Element, Hdf5Writer};
-use crate::dataset::schema::{step, trajectory, type_name};
+use crate::dataset::block::elements;
+use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Written};
 
@@ -27,6 +28,18 @@ pub(crate) struct PlainArray {
     pub(crate) element: DataType,
     /// The lengths of the axes after the first.
     pub(crate) row: Vec<u64>,
+}
+
+impl PlainArray {
+    /// Returns the array `name` of one flag for each row.
+    pub(crate) fn flags(name: impl Into<String>) -> PlainArray {
+        PlainArray {
+            name: name.into(),
+            path: Vec::new(),
+            element: DataType::Boolean,
+            row: Vec::new(),
+        }
+    }
 }
 
 /// Returns the plain arrays that `field` becomes: one named `name`, or `name/FIELD` for each field
@@ -47,16 +60,8 @@ pub(crate) fn plain_arrays(field: &Field, name: &str) -> Option<Vec<PlainArray>>
     };
     match field.data_type() {
         DataType::FixedSizeList(child, width) => {
-            let shape = field.metadata().get("shape").map(|text| {
-                text.split(',')
-                    .filter_map(|axis| axis.parse().ok())
-                    .collect::<Vec<u64>>()
-            });
-            let width = u64::try_from(*width).ok()?;
-            let row = shape
-                .filter(|shape| shape.iter().product::<u64>() == width)
-                .unwrap_or_else(|| vec![width]);
-            single(child.data_type(), row)
+            let axes = schema::axes(field, *width).into_iter();
+            single(child.data_type(), axes.map(|axis| axis as u64).collect())
         }
         DataType::Struct(fields) => {
             let mut all = Vec::new();
@@ -79,9 +84,7 @@ pub(crate) fn plain_arrays(field: &Field, name: &str) -> Option<Vec<PlainArray>>
 pub(crate) fn append(column: &dyn Array, bytes: &mut Vec<u8>) -> Result<()> {
     if let Some(vectors) = column.as_fixed_size_list_opt() {
         let width = vectors.value_length() as usize;
-        let values = vectors
-            .values()
-            .slice(vectors.value_offset(0) as usize, vectors.len() * width);
+        let values = elements(vectors);
         let start = bytes.len();
         append(&values, bytes)?;
         let size = values.data_type().primitive_width().unwrap_or(1) * width;
@@ -215,12 +218,7 @@ pub(crate) fn stream_column(
             .column_with_name(&format!("{column}_valid"))
             .is_none()
     {
-        let valid = PlainArray {
-            name: format!("{name}_valid"),
-            path: Vec::new(),
-            element: DataType::Boolean,
-            row: Vec::new(),
-        };
+        let valid = PlainArray::flags(format!("{name}_valid"));
         let validity = |trajectory: &OutgoingTrajectory| -> Result<ArrayRef> {
             let column = take(trajectory)?;
             Ok(Arc::new(BooleanArray::from_iter(
@@ -244,12 +242,7 @@ pub(crate) fn stream_proxies(
     rows: u64,
     rows_of: &dyn Fn(&OutgoingTrajectory) -> usize,
 ) -> Result<()> {
-    let plain = PlainArray {
-        name: name.to_owned(),
-        path: Vec::new(),
-        element: DataType::Boolean,
-        row: Vec::new(),
-    };
+    let plain = PlainArray::flags(name);
     let flags = |trajectory: &OutgoingTrajectory| {
         proxy_flags(trajectory, rows_of(trajectory))
             .ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)))
@@ -271,25 +264,21 @@ pub(crate) fn proxy_flags(trajectory: &OutgoingTrajectory, rows: usize) -> Optio
     )))
 }
 
-/// Returns the names of the columns of steps without a fixed meaning in formats of plain arrays.
+/// Returns the names of the columns of steps without a fixed meaning in formats of plain arrays,
+/// which include `action_std`.
 pub(crate) fn extra_columns(steps: &Schema) -> Vec<String> {
-    let fixed = [
-        step::TRAJECTORY_ID,
-        step::STEP,
-        step::OBSERVATION,
-        step::ACTION,
-        step::REWARD,
-        step::TERMINATED,
-        step::TRUNCATED,
-        step::IS_FINAL,
-        step::ACTION_SOURCE,
-    ];
-    steps
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .filter(|name| !fixed.contains(&name.as_str()))
-        .collect()
+    let is_extra = |name: &str| name == step::ACTION_STD || !step::CANONICAL.contains(&name);
+    let names = steps.fields().iter().map(|field| field.name());
+    names.filter(|name| is_extra(name)).cloned().collect()
+}
+
+/// Returns the name of the array in the group `infos` that holds the column `column`.
+pub(crate) fn info_name(column: &str) -> String {
+    if column.starts_with("infos/") {
+        column.to_owned()
+    } else {
+        format!("infos/{column}")
+    }
 }
 
 /// Returns the identity of `trajectory` and all other facts about it as JSON.

@@ -6,13 +6,12 @@
 //! user chose, unless the format has nulls.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::Array;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::pass::Pass;
+use super::pass::{Pass, Passes};
 use super::{ACTION_VALID, REWARD_VALID, Unlabelled, Watch};
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory};
@@ -26,19 +25,10 @@ const MASKS: [(&str, &str); 2] = [(step::ACTION, ACTION_VALID), (step::REWARD, R
 
 /// A dataset that is written in a foreign format.
 pub struct OutgoingDataset<'w> {
-    pub(super) dataset: Dataset,
-    pub(super) unlabelled: Unlabelled,
-    pub(super) fill: f64,
-    /// The entries of [`MASKS`] whose validity columns are written.
-    masks: Vec<(&'static str, &'static str)>,
-    steps: SchemaRef,
-    pub(super) carried: SchemaRef,
+    passes: Passes<'w>,
     trajectories: u64,
     rows: u64,
     length: u64,
-    /// Whether a pass has verified the checksum of every file.
-    pub(super) verified: Cell<bool>,
-    pub(super) watch: Watch<'w>,
 }
 
 impl<'w> OutgoingDataset<'w> {
@@ -93,19 +83,21 @@ impl<'w> OutgoingDataset<'w> {
             .filter(|field| !trajectory::COMPUTED.contains(&field.name().as_str()));
         let carried = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
         let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
-        let (steps, verified, masks) = (Arc::clone(&dataset.steps), Cell::new(false), Vec::new());
-        let mut outgoing = OutgoingDataset {
+        let passes = Passes {
+            steps: Arc::clone(&dataset.steps),
             dataset,
             unlabelled,
             fill: options.fill,
-            masks,
-            steps,
+            masks: Vec::new(),
             carried,
+            verified: Cell::new(false),
+            watch,
+        };
+        let mut outgoing = OutgoingDataset {
+            passes,
             trajectories,
             rows,
             length,
-            verified,
-            watch,
         };
         for mask in MASKS {
             let is_needed = if mask.0 == step::ACTION {
@@ -135,6 +127,7 @@ impl<'w> OutgoingDataset<'w> {
     /// Returns whether the column `name` is null in some step.
     fn has_gaps(&self, name: &str) -> Result<bool> {
         if !self
+            .passes
             .dataset
             .steps
             .field_with_name(name)
@@ -159,28 +152,33 @@ impl<'w> OutgoingDataset<'w> {
     /// Returns an error if the dataset has a column of that name.
     fn mark(&mut self, mask: (&'static str, &'static str)) -> Result<()> {
         let (name, valid) = mask;
-        if self.steps.column_with_name(valid).is_some() {
+        if self.passes.steps.column_with_name(valid).is_some() {
             return Err(Error::failed(format!(
                 "the dataset already has a column `{valid}`, the name of the column that says \
                  which values of `{name}` are missing"
             ))
             .hint("drop it first with `materialise: {columns: …}`"));
         }
-        self.steps =
-            Arc::new(with_field(&self.steps, Field::new(valid, DataType::Boolean, false)).0);
-        self.masks.push(mask);
+        self.passes.steps = Arc::new(
+            with_field(
+                &self.passes.steps,
+                Field::new(valid, DataType::Boolean, false),
+            )
+            .0,
+        );
+        self.passes.masks.push(mask);
         Ok(())
     }
 
     /// Returns the columns of steps that are written: those of the dataset, in its order, and the
     /// validity columns.
     pub fn steps(&self) -> &SchemaRef {
-        &self.steps
+        &self.passes.steps
     }
 
     /// Returns the columns of [`OutgoingTrajectory::about`].
     pub fn carried(&self) -> &SchemaRef {
-        &self.carried
+        &self.passes.carried
     }
 
     /// Returns the number of trajectories that are written.
@@ -200,7 +198,7 @@ impl<'w> OutgoingDataset<'w> {
 
     /// Returns the manifest of the dataset.
     pub fn manifest(&self) -> &Manifest {
-        &self.dataset.manifest
+        &self.passes.dataset.manifest
     }
 
     /// Starts a pass through the dataset, in its order, with the given columns of steps, or all
@@ -210,76 +208,7 @@ impl<'w> OutgoingDataset<'w> {
     /// Returns an error if a column is not one of [`OutgoingDataset::steps`], or if the observer
     /// returns one.
     pub fn pass(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
-        let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
-        let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
-        let wanted: Vec<String> = match columns {
-            None => self
-                .dataset
-                .steps
-                .fields()
-                .iter()
-                .map(|field| field.name().clone())
-                .collect(),
-            Some(names) => {
-                if let Some(name) = names.iter().find(|name| !known(name) && !masked(name)) {
-                    return Err(Error::failed(format!(
-                        "there is no column `{name}` to write"
-                    )));
-                }
-                let mut wanted: Vec<String> = Vec::new();
-                for name in names.iter().filter(|name| known(name)) {
-                    if !wanted.iter().any(|known| known == name) {
-                        wanted.push((*name).to_owned());
-                    }
-                }
-                wanted
-            }
-        };
-        let masks: Vec<_> = self
-            .masks
-            .iter()
-            .copied()
-            .filter(|(_, valid)| columns.is_none_or(|names| names.contains(valid)))
-            .collect();
-        let fills =
-            self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
-        let mut reads = wanted.clone();
-        let mut also = |name: &str| {
-            if !reads.iter().any(|read| read == name) {
-                reads.push(name.to_owned());
-            }
-        };
-        also(step::IS_FINAL);
-        masks.iter().for_each(|(name, _)| also(name));
-        if self.unlabelled == Unlabelled::Drop {
-            also(step::ACTION);
-            also(step::TERMINATED);
-            also(step::TRUNCATED);
-        }
-        let mut schema = Schema::new(Vec::<Field>::new());
-        let is_written =
-            |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
-        for field in self
-            .steps
-            .fields()
-            .iter()
-            .filter(|field| is_written(field.name()))
-        {
-            schema = with_field(&schema, field.as_ref().clone()).0;
-        }
-        (self.watch)(None)?;
-        let shards = self.dataset.manifest.shards.iter();
-        Ok(Pass {
-            outgoing: self,
-            reads,
-            masks,
-            fills,
-            schema: Arc::new(schema),
-            shards,
-            open: None,
-            ready: VecDeque::new(),
-            next: 0,
-        })
+        self.passes.start(columns)
     }
 }
 
@@ -385,45 +314,102 @@ mod tests {
         /// Every labelled step is written once, with the observation after it if that is known, and
         /// nothing else is written.
         #[test]
-        fn dropped_steps_cut_and_nothing_is_lost(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
+        fn dropped_steps_cut_and_nothing_is_lost(
+            actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6),
+            known in any::<bool>(),
+        ) {
             let folder = tempfile::tempdir().unwrap();
-            let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Drop)).unwrap();
+            let outgoing = OutgoingDataset::new(
+                dataset(folder.path(), &actions, known),
+                false,
+                &with(Unlabelled::Drop),
+            )
+            .unwrap();
             let trajectories = all(&outgoing);
             let mut expected = Vec::new();
             for (id, actions) in actions.iter().enumerate() {
-                expected.extend(actions.iter().enumerate().filter(|(_, there)| **there).map(|(row, _)| (id * 1000 + row) as f32));
+                expected.extend(
+                    actions
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, there)| **there)
+                        .map(|(row, _)| (id * 1000 + row) as f32),
+                );
             }
             let mut found = Vec::new();
             for trajectory in &trajectories {
                 let action = trajectory.column(step::ACTION).unwrap();
                 prop_assert_eq!(action.null_count(), 0);
-                found.extend(action.as_primitive::<Float32Type>().values().iter().copied());
-                let id: usize = trajectory.text(trajectory::UID).unwrap()[1..].parse().unwrap();
+                found.extend(
+                    action
+                        .as_primitive::<Float32Type>()
+                        .values()
+                        .iter()
+                        .copied(),
+                );
+                let id: usize = trajectory.text(trajectory::UID).unwrap()[1..]
+                    .parse()
+                    .unwrap();
                 let flag = |name: &str, row: usize| trajectory.steps[name].as_boolean().value(row);
-                let end = trajectory.steps["step"].as_primitive::<arrow::datatypes::Int32Type>().value(trajectory.length - 1) as usize + 1;
+                let end = trajectory.steps["step"]
+                    .as_primitive::<arrow::datatypes::Int32Type>()
+                    .value(trajectory.length - 1) as usize
+                    + 1;
                 let whole = end == actions[id].len();
                 prop_assert_eq!(trajectory.has_final(), known || !whole);
                 prop_assert_eq!(flag(step::TERMINATED, trajectory.length - 1), whole);
                 prop_assert_eq!(flag(step::TRUNCATED, trajectory.length - 1), !whole);
-                prop_assert!((0..trajectory.steps.num_rows()).all(|row| flag(step::IS_FINAL, row) == (row == trajectory.length)));
-                prop_assert!(trajectory.length == trajectory.steps.num_rows() || trajectory.steps[step::ACTION].is_null(trajectory.length));
+                prop_assert!(
+                    (0..trajectory.steps.num_rows())
+                        .all(|row| flag(step::IS_FINAL, row) == (row == trajectory.length))
+                );
+                prop_assert!(
+                    trajectory.length == trajectory.steps.num_rows()
+                        || trajectory.steps[step::ACTION].is_null(trajectory.length)
+                );
             }
             prop_assert_eq!(found, expected);
             prop_assert_eq!(outgoing.trajectories(), trajectories.len() as u64);
-            prop_assert_eq!(outgoing.length(), trajectories.iter().map(|trajectory| trajectory.length as u64).sum::<u64>());
-            prop_assert_eq!(outgoing.rows(), trajectories.iter().map(|trajectory| trajectory.steps.num_rows() as u64).sum::<u64>());
+            prop_assert_eq!(
+                outgoing.length(),
+                trajectories
+                    .iter()
+                    .map(|trajectory| trajectory.length as u64)
+                    .sum::<u64>()
+            );
+            prop_assert_eq!(
+                outgoing.rows(),
+                trajectories
+                    .iter()
+                    .map(|trajectory| trajectory.steps.num_rows() as u64)
+                    .sum::<u64>()
+            );
         }
 
         #[test]
-        fn filled_steps_are_marked(actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6), known in any::<bool>()) {
+        fn filled_steps_are_marked(
+            actions in prop::collection::vec(prop::collection::vec(any::<bool>(), 1..12), 1..6),
+            known in any::<bool>(),
+        ) {
             let folder = tempfile::tempdir().unwrap();
-            let outgoing = OutgoingDataset::new(dataset(folder.path(), &actions, known), false, &with(Unlabelled::Fill)).unwrap();
+            let outgoing = OutgoingDataset::new(
+                dataset(folder.path(), &actions, known),
+                false,
+                &with(Unlabelled::Fill),
+            )
+            .unwrap();
             for (trajectory, actions) in all(&outgoing).iter().zip(&actions) {
                 prop_assert_eq!(&trajectory.steps.schema(), outgoing.steps());
-                let (action, valid) = (trajectory.column(step::ACTION).unwrap(), trajectory.column(ACTION_VALID).unwrap());
+                let (action, valid) = (
+                    trajectory.column(step::ACTION).unwrap(),
+                    trajectory.column(ACTION_VALID).unwrap(),
+                );
                 for (row, there) in actions.iter().enumerate() {
                     prop_assert_eq!(valid.as_boolean().value(row), *there);
-                    prop_assert!(action.is_valid(row) && (*there || action.as_primitive::<Float32Type>().value(row) == -3.0));
+                    prop_assert!(
+                        action.is_valid(row)
+                            && (*there || action.as_primitive::<Float32Type>().value(row) == -3.0)
+                    );
                 }
             }
         }

@@ -3,6 +3,7 @@
 pub(crate) mod arrays;
 mod dataset;
 mod export;
+pub(crate) mod nulls;
 mod options;
 mod pass;
 mod unlabelled;

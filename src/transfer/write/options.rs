@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WriteOptions {
-    /// What to do with steps without an action, if the format cannot store a missing action. Default: `refuse`
+    /// What to do with steps without an action, if the format cannot store a missing action.
+    /// Default: `refuse`
     pub unlabelled: Unlabelled,
     /// Value of every dimension of a filled action, with `unlabelled: fill`. Default: 0
     pub fill: f64,
@@ -49,7 +50,8 @@ pub enum Unlabelled {
     /// End the export with an error.
     #[default]
     Refuse,
-    /// Leave these steps out. Each run of steps with actions becomes a trajectory, which is truncated unless it reaches the end.
+    /// Leave these steps out. Each run of steps with actions becomes a trajectory, which is
+    /// truncated unless it reaches the end.
     Drop,
     /// Fill the actions with the value of `fill`, and set `action_valid` to false for these steps.
     Fill,

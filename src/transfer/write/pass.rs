@@ -1,19 +1,19 @@
 //! One pass through a dataset that is being written, trajectory by trajectory.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
-use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
-use super::Unlabelled;
 use super::unlabelled::{cut_off, filler};
-use crate::dataset::block::with_column;
+use super::{Unlabelled, Watch};
+use crate::dataset::block::{with_column, with_field};
 use crate::dataset::schema::{self, step, trajectory};
-use crate::dataset::{ShardEntry, ShardReader};
+use crate::dataset::{Dataset, ShardEntry, ShardReader};
 use crate::error::{Error, Result};
-use crate::transfer::write::OutgoingDataset;
 
 /// One trajectory that a writer receives.
 #[derive(Debug, Clone)]
@@ -65,21 +65,116 @@ impl OutgoingTrajectory {
     }
 }
 
+/// The dataset that passes read, and how they prepare its trajectories.
+pub(super) struct Passes<'w> {
+    pub(super) dataset: Dataset,
+    /// The columns of steps that are written: those of the dataset, and the validity columns.
+    pub(super) steps: SchemaRef,
+    /// The columns whose validity columns are written, each with the name of that column.
+    pub(super) masks: Vec<(&'static str, &'static str)>,
+    /// The columns of [`OutgoingTrajectory::about`].
+    pub(super) carried: SchemaRef,
+    pub(super) unlabelled: Unlabelled,
+    pub(super) fill: f64,
+    /// Whether a pass has verified the checksum of every file.
+    pub(super) verified: Cell<bool>,
+    pub(super) watch: Watch<'w>,
+}
+
+impl Passes<'_> {
+    /// Starts a pass with the given columns of steps, or all columns if `columns` is `None`.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such column, or if the observer returns one.
+    pub(super) fn start(&self, columns: Option<&[&str]>) -> Result<Pass<'_>> {
+        let known = |name: &str| self.dataset.steps.column_with_name(name).is_some();
+        let masked = |name: &str| self.masks.iter().any(|(_, valid)| *valid == name);
+        let wanted: Vec<String> = match columns {
+            None => self
+                .dataset
+                .steps
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect(),
+            Some(names) => {
+                if let Some(name) = names.iter().find(|name| !known(name) && !masked(name)) {
+                    return Err(Error::failed(format!(
+                        "there is no column `{name}` to write"
+                    )));
+                }
+                let mut wanted: Vec<String> = Vec::new();
+                for name in names.iter().filter(|name| known(name)) {
+                    if !wanted.iter().any(|known| known == name) {
+                        wanted.push((*name).to_owned());
+                    }
+                }
+                wanted
+            }
+        };
+        let masks: Vec<_> = self
+            .masks
+            .iter()
+            .copied()
+            .filter(|(_, valid)| columns.is_none_or(|names| names.contains(valid)))
+            .collect();
+        let fills =
+            self.unlabelled == Unlabelled::Fill && wanted.iter().any(|name| name == step::ACTION);
+        let mut reads = wanted.clone();
+        let mut also = |name: &str| {
+            if !reads.iter().any(|read| read == name) {
+                reads.push(name.to_owned());
+            }
+        };
+        also(step::IS_FINAL);
+        masks.iter().for_each(|(name, _)| also(name));
+        if self.unlabelled == Unlabelled::Drop {
+            also(step::ACTION);
+            also(step::TERMINATED);
+            also(step::TRUNCATED);
+        }
+        let mut schema = Schema::new(Vec::<Field>::new());
+        let is_written =
+            |name: &String| wanted.contains(name) || masks.iter().any(|(_, valid)| valid == name);
+        for field in self
+            .steps
+            .fields()
+            .iter()
+            .filter(|field| is_written(field.name()))
+        {
+            schema = with_field(&schema, field.as_ref().clone()).0;
+        }
+        (self.watch)(None)?;
+        let shards = self.dataset.manifest.shards.iter();
+        Ok(Pass {
+            passes: self,
+            reads,
+            masks,
+            fills,
+            schema: Arc::new(schema),
+            shards,
+            open: None,
+            ready: VecDeque::new(),
+            next: 0,
+        })
+    }
+}
+
 /// One pass through a dataset, trajectory by trajectory.
 pub struct Pass<'a> {
-    pub(super) outgoing: &'a OutgoingDataset<'a>,
-    pub(super) reads: Vec<String>,
-    pub(super) masks: Vec<(&'static str, &'static str)>,
-    pub(super) fills: bool,
-    pub(super) schema: SchemaRef,
-    pub(super) shards: std::slice::Iter<'a, ShardEntry>,
-    pub(super) open: Option<Shard>,
-    pub(super) ready: VecDeque<OutgoingTrajectory>,
-    pub(super) next: u64,
+    passes: &'a Passes<'a>,
+    reads: Vec<String>,
+    masks: Vec<(&'static str, &'static str)>,
+    fills: bool,
+    schema: SchemaRef,
+    shards: std::slice::Iter<'a, ShardEntry>,
+    open: Option<Shard>,
+    ready: VecDeque<OutgoingTrajectory>,
+    next: u64,
 }
 
 /// A shard that is being read.
-pub(super) struct Shard {
+struct Shard {
     reader: ShardReader,
     carried: RecordBatch,
     /// The rows of each trajectory.
@@ -95,9 +190,9 @@ impl Pass<'_> {
 
     /// Opens a shard.
     fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
-        let dataset = &self.outgoing.dataset;
+        let dataset = &self.passes.dataset;
         // The first pass verifies the checksum of every file.
-        if !self.outgoing.verified.get() {
+        if !self.passes.verified.get() {
             dataset.verify_file(&entry.trajectories)?;
             dataset.verify_file(&entry.steps)?;
         }
@@ -120,7 +215,7 @@ impl Pass<'_> {
         };
         let spans = first.values().iter().zip(rows.values()).map(span).collect();
         let keep = self
-            .outgoing
+            .passes
             .carried
             .fields()
             .iter()
@@ -149,10 +244,10 @@ impl Pass<'_> {
             };
             self.open = Some(self.shard(entry)?);
             if self.shards.as_slice().is_empty() {
-                self.outgoing.verified.set(true);
+                self.passes.verified.set(true);
             }
         }
-        let target = schema::block_rows(&self.outgoing.dataset.steps) as u64;
+        let target = schema::block_rows(&self.passes.dataset.steps) as u64;
         let Some(shard) = &mut self.open else {
             return Ok(false);
         };
@@ -175,7 +270,7 @@ impl Pass<'_> {
             }
         }
         let batch = shard.reader.read(&ranges, Some(&self.reads))?;
-        (self.outgoing.watch)(Some(rows))?;
+        (self.passes.watch)(Some(rows))?;
         let about = shard.carried.slice(start, spans.len());
         let mut at = 0;
         let lengths: Vec<usize> = spans
@@ -195,7 +290,7 @@ impl Pass<'_> {
         let rows = steps.num_rows();
         let is_final = flags(steps, step::IS_FINAL)?;
         let length = rows - usize::from(rows > 0 && is_final.value(rows - 1));
-        if self.outgoing.unlabelled != Unlabelled::Drop {
+        if self.passes.unlabelled != Unlabelled::Drop {
             let steps = self.filled(steps, length)?;
             return self.push(about, &steps, length);
         }
@@ -272,7 +367,7 @@ impl Pass<'_> {
             let action = column(step::ACTION)?;
             if (0..length).any(|row| action.is_null(row)) {
                 let field = steps.schema().field_with_name(step::ACTION)?.clone();
-                let value = filler(action.data_type(), self.outgoing.fill)?;
+                let value = filler(action.data_type(), self.passes.fill)?;
                 let indices = (0..action.len()).map(|row| {
                     if action.is_null(row) && row < length {
                         (1, 0)

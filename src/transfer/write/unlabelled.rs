@@ -31,12 +31,7 @@ pub(crate) fn cut_off(run: &RecordBatch, length: usize) -> Result<RecordBatch> {
         }
     }
     // A final observation has none of the values that belong to a step.
-    for name in [
-        step::ACTION,
-        step::REWARD,
-        step::ACTION_SOURCE,
-        step::ACTION_STD,
-    ] {
+    for name in step::NULL_IN_FINAL_ROWS {
         let schema = cut.schema();
         if let (Ok(field), Some(column)) = (schema.field_with_name(name), cut.column_by_name(name))
         {

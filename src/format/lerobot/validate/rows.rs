@@ -6,6 +6,7 @@ use std::path::Path;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 
+use crate::dataset::block::elements;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -386,14 +387,7 @@ fn innermost_values(column: &ArrayRef) -> ArrayRef {
             );
             innermost_values(&list.values().slice(from, to - from))
         }
-        DataType::FixedSizeList(_, width) => {
-            let list = column.as_fixed_size_list();
-            innermost_values(
-                &list
-                    .values()
-                    .slice(list.value_offset(0) as usize, list.len() * *width as usize),
-            )
-        }
+        DataType::FixedSizeList(..) => innermost_values(&elements(column.as_fixed_size_list())),
         _ => ArrayRef::clone(column),
     }
 }

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array,
-    Int64Array, ListArray, StringArray, StructArray, new_null_array,
+    Int64Array, ListArray, StringArray, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{cast, interleave};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields};
 use serde_json::Value;
 
 use super::quantiles::KeyType;
 use crate::container::dtype;
+use crate::dataset::block::flattened;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::write::OutgoingTrajectory;
+use crate::transfer::write::nulls::filled;
 
 /// A feature that is computed from the place of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +150,7 @@ impl Feature {
                 } else {
                     ""
                 };
-                flatten(&filled(&column, empty)?)
+                flattened(&filled(&column, empty)?).0
             }
             Origin::Valid(name) => {
                 let column = trajectory.column(name).ok_or_else(|| missing(name))?;
@@ -232,52 +234,6 @@ pub(crate) fn lists(values: ArrayRef, axes: &[usize]) -> Result<ArrayRef> {
     Ok(nested)
 }
 
-/// Returns the elements of vectors, and other columns as they are.
-fn flatten(column: &ArrayRef) -> ArrayRef {
-    match column.as_fixed_size_list_opt() {
-        Some(list) => {
-            let width = list.value_length() as usize;
-            list.values()
-                .slice(list.value_offset(0) as usize, list.len() * width)
-        }
-        None => Arc::clone(column),
-    }
-}
-
-/// Replaces nulls by zeros, or by `empty` in a column of text.
-fn filled(column: &ArrayRef, empty: &str) -> Result<ArrayRef> {
-    if column.null_count() == 0 {
-        return Ok(Arc::clone(column));
-    }
-    let zeros = |data_type: &DataType, count: usize| {
-        cast(
-            &(Arc::new(Int64Array::from(vec![0; count])) as ArrayRef),
-            data_type,
-        )
-    };
-    let filler: ArrayRef = match column.data_type() {
-        DataType::Utf8 => Arc::new(StringArray::from(vec![empty])),
-        DataType::FixedSizeList(child, width) => Arc::new(FixedSizeListArray::try_new(
-            Arc::clone(child),
-            *width,
-            zeros(child.data_type(), *width as usize)?,
-            None,
-        )?),
-        other if other.is_numeric() || *other == DataType::Boolean => zeros(other, 1)?,
-        other => new_null_array(other, 1),
-    };
-    let order: Vec<(usize, usize)> = (0..column.len())
-        .map(|row| {
-            if column.is_null(row) {
-                (1, 0)
-            } else {
-                (0, row)
-            }
-        })
-        .collect();
-    Ok(interleave(&[column.as_ref(), filler.as_ref()], &order)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,14 +245,17 @@ mod tests {
         let values: ArrayRef = Arc::new(Float32Array::from(vec![1.0, 2.0, 9.0, 9.0, 3.0, 4.0]));
         let column: ArrayRef =
             Arc::new(FixedSizeListArray::try_new(child, 2, values, nulls).unwrap());
-        let flat = flatten(&filled(&column, "").unwrap());
+        let flat = flattened(&filled(&column, "").unwrap()).0;
         assert_eq!(
             flat.as_primitive::<arrow::datatypes::Float32Type>()
                 .values()
                 .to_vec(),
             [1.0, 2.0, 0.0, 0.0, 3.0, 4.0]
         );
-        assert_eq!(flatten(&filled(&column.slice(2, 1), "").unwrap()).len(), 2);
+        assert_eq!(
+            flattened(&filled(&column.slice(2, 1), "").unwrap()).0.len(),
+            2
+        );
         let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("proxy"), None]));
         assert_eq!(
             filled(&texts, "none").unwrap().as_string::<i32>().value(1),

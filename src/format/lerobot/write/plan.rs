@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
@@ -11,8 +11,9 @@ use super::features::{Feature, Generated, Origin};
 use super::image_size::first_image_size;
 use super::quantiles::KeyType;
 use crate::container::dtype;
-use crate::dataset::schema::{step, type_name};
+use crate::dataset::schema::{axes, step, type_name};
 use crate::error::{Error, Result};
+use crate::transfer::write::nulls::columns_with_nulls;
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
 use crate::video::refers;
 
@@ -111,7 +112,11 @@ impl Plan {
                 None
             }
         };
-        let with_nulls = columns_with_nulls(outgoing)?;
+        let with_nulls = columns_with_nulls(
+            outgoing,
+            |name| !Generated::is_name(name) && name != TASK,
+            |_| false,
+        )?;
         let mut plan = Plan {
             features: Vec::new(),
             fps: fps.unwrap_or(DEFAULT_FPS),
@@ -271,22 +276,13 @@ impl Plan {
                 (DataType::FixedSizeList(child, width), _)
                     if *width > 0 && dtype::name(child.data_type()).is_some() =>
                 {
-                    let shape = field.metadata().get("shape").and_then(|shape| {
-                        shape
-                            .split(',')
-                            .map(|axis| axis.parse().ok())
-                            .collect::<Option<Vec<usize>>>()
-                    });
-                    let shape = shape.filter(|shape| {
-                        path.is_empty() && shape.iter().product::<usize>() == *width as usize
-                    });
+                    let shape = if path.is_empty() {
+                        axes(field, *width)
+                    } else {
+                        vec![*width as usize]
+                    };
                     if let Some(dtype) = dtype::name(child.data_type()) {
-                        self.add(
-                            name,
-                            dtype,
-                            shape.unwrap_or_else(|| vec![*width as usize]),
-                            from,
-                        );
+                        self.add(name, dtype, shape, from);
                     }
                 }
                 (other, _) => match dtype::name(other) {
@@ -368,30 +364,3 @@ fn source_infos(metadata: &Map<String, Value>) -> Vec<&Map<String, Value>> {
 
 /// Steps per second if neither the user nor the source says.
 const DEFAULT_FPS: u64 = 30;
-
-/// Returns the columns that are null on some step.
-fn columns_with_nulls(outgoing: &OutgoingDataset) -> Result<HashSet<String>> {
-    let nullable = outgoing
-        .steps()
-        .fields()
-        .iter()
-        .filter(|field| field.is_nullable())
-        .map(|field| field.name().as_str());
-    let nullable: Vec<&str> = nullable
-        .filter(|name| !Generated::is_name(name) && *name != TASK)
-        .collect();
-    let mut found = HashSet::new();
-    for trajectory in outgoing.pass(Some(&nullable))? {
-        let trajectory = trajectory?;
-        for name in &nullable {
-            if !found.contains(*name)
-                && trajectory
-                    .column(name)
-                    .is_some_and(|column| column.null_count() > 0)
-            {
-                found.insert((*name).to_owned());
-            }
-        }
-    }
-    Ok(found)
-}

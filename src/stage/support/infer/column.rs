@@ -8,6 +8,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, UInt8Type};
 
 use super::windows::{Slot, Span, Window, fill, gather};
+use crate::dataset::block::flattened;
 use crate::error::{Error, Result};
 use crate::model::{DataMut, Element};
 
@@ -29,20 +30,7 @@ pub(in crate::stage) enum Values {
 impl Column {
     /// Casts a column of vectors or scalars. A vector that contains a null counts as null.
     pub(in crate::stage) fn new(column: &ArrayRef, element: Element) -> Result<Column> {
-        let (flat, width) = match column.data_type() {
-            DataType::FixedSizeList(_, width) => {
-                let list = column.as_fixed_size_list();
-                let width = usize::try_from(*width).unwrap_or(0);
-                (
-                    list.values().slice(
-                        list.value_offset(0).unsigned_abs() as usize,
-                        list.len() * width,
-                    ),
-                    width,
-                )
-            }
-            _ => (Arc::clone(column), 1),
-        };
+        let (flat, width) = flattened(column);
         let mut nulls = column.nulls().cloned();
         if width > 0 && flat.null_count() > 0 {
             let whole = (0..column.len())

@@ -97,8 +97,8 @@ impl Concatenated {
             )?,
             (_, None, None, None) if options.max_steps.is_none() => {
                 return Err(Error::failed(
-                    "no trajectory boundaries: there is none of the arrays `terminals`, `timeouts`, \
-                     `episode_starts` and `indices`",
+                    "no trajectory boundaries: there is none of the arrays `terminals`, \
+                     `timeouts`, `episode_starts` and `indices`",
                 )
                 .hint("if all trajectories have the same length, give it with `--max-steps`")
                 .hint(listing(&arrays)));

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use serde_json::{Map, Value};
 
 use self::convert::Table;
 use self::cut::Cutter;
@@ -184,10 +183,6 @@ impl Source for TableSource {
 
     fn rows(&self) -> Option<u64> {
         self.rows
-    }
-
-    fn metadata(&self) -> Map<String, Value> {
-        Map::new()
     }
 
     fn lost(&self) -> Option<u64> {

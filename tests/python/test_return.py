@@ -101,7 +101,7 @@ def labelled(shared):
     )
     check(
         steps.filter(pa.compute.invert(steps["is_final"]))["reward"].null_count > 0,
-        "rewards are missing",
+        "missing rewards",
     )
     check(0 < steps["action_std"].null_count < len(steps), "some actions have a spread")
     return made
@@ -120,7 +120,7 @@ def test_recorded_proxy_and_missing_actions_are_told_apart_after_both_ways(
     fill = [] if name in GAPS else ["--unlabelled", "fill", "--fill", "0.5"]
     back, said = there_and_back(labelled, tmp_path, name, *fill)
     if name not in GAPS:
-        check("rewards are missing" in said, f"{name}: the summary names missing rewards: {said}")
+        check("missing rewards" in said, f"{name}: the summary names missing rewards: {said}")
     # D4RL and LeRobot have no row for what stands beside a final observation.
     beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
     same_dataset(labelled, back, f"{name} with labels", EXTRA.get(name, []) + beside)

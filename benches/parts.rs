@@ -27,7 +27,7 @@ use trajmill::dataset::write::{ShardWriter, trajectories_schema};
 use trajmill::dataset::{Block, Dataset, layout, store};
 use trajmill::error::Result;
 use trajmill::exec::{Piece, Readers, Task};
-use trajmill::model::{self, Runtime};
+use trajmill::model::{self, ModelOptions, Runtime};
 use trajmill::stage::{Bound, Context, Models, Operator, STAGES, Selection, Tally};
 
 const OBSERVATIONS: i32 = 17;
@@ -304,7 +304,7 @@ impl Models for Files {
 }
 
 fn bind(name: &str, options: &Value, steps: &Schema, trajectories: &Schema) -> Bound {
-    let models = Files(Arc::new(Runtime::find(&model::Options::default()).unwrap()));
+    let models = Files(Arc::new(Runtime::find(&ModelOptions::default()).unwrap()));
     let stage = STAGES.iter().find(|stage| stage.name == name).unwrap();
     (stage.bind)(
         options,

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use trajmill::error::Result;
-use trajmill::model;
-use trajmill::run::{self, Observer, Options, Watch};
+use trajmill::model::ModelOptions;
+use trajmill::run::{self, Observer, RunOptions, Watch};
 
 /// Prints the beginning and the end of each pass over the data.
 #[derive(Default)]
@@ -65,11 +65,11 @@ fn run_and_watch(path: &Path) -> Result<()> {
     let interrupted = AtomicBool::new(false);
     let report = run::run(
         path,
-        &Options {
+        &RunOptions {
             overrides: Vec::new(),
             threads: 2,
             memory: None,
-            model: model::Options::default(),
+            model: ModelOptions::default(),
             fresh: true,
             observer: Observer {
                 watch: &Progress::default(),

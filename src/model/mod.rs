@@ -69,7 +69,7 @@ const TF32_UNUSED: &str = "`--tf32` has no effect: models run on the CPU";
 
 /// The user's requests for the runtime.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ModelOptions {
     /// The device to run models on.
     pub device: Device,
     /// Whether CUDA may round float32 products to TF32, which is faster, with an error of at most
@@ -171,7 +171,7 @@ impl Runtime {
     /// # Errors
     /// Returns an error if `options` request CUDA, or the environment requests a library or
     /// runtime, and it is not available.
-    pub fn find(options: &Options) -> Result<Runtime> {
+    pub fn find(options: &ModelOptions) -> Result<Runtime> {
         let cuda = matches!(options.device, Device::Cuda(_));
         let mut notes: Vec<String> = match library::find()? {
             Some(found) => match onnx::OnnxRuntime::load(&found, options) {

@@ -35,7 +35,7 @@ use std::time::Instant;
 use crate::config;
 use crate::error::Result;
 use crate::exec::Limits;
-use crate::model;
+use crate::model::ModelOptions;
 use crate::plan::{self, Plan};
 
 use output::Output;
@@ -47,7 +47,7 @@ pub use report::{ModelReport, OutputReport, Quarantined, Report};
 const INTERMEDIATE_SHARD_ROWS: u64 = 250_000;
 
 /// What the user asks of a run.
-pub struct Options<'a> {
+pub struct RunOptions<'a> {
     /// Parameters of the pipeline to override, as `(key, value)`.
     pub overrides: Vec<(String, String)>,
     /// Number of worker threads.
@@ -55,14 +55,14 @@ pub struct Options<'a> {
     /// Bytes of memory that the tasks in flight may use together; `None` for no limit.
     pub memory: Option<usize>,
     /// How to choose the model runtime.
-    pub model: model::Options,
+    pub model: ModelOptions,
     /// Whether to start over, without earlier results and earlier work towards them.
     pub fresh: bool,
     /// Receives the progress, and knows whether the user wants the run to stop.
     pub observer: Observer<'a>,
 }
 
-impl Options<'_> {
+impl RunOptions<'_> {
     /// Returns the resources that a phase may use.
     fn limits(&self) -> Limits {
         Limits {
@@ -76,8 +76,9 @@ impl Options<'_> {
 ///
 /// # Errors
 /// Returns an error if the pipeline file is wrong, a source cannot be read, a result cannot be
-/// written, a check fails, or the user wants to stop. [`crate::error::Kind`] tells these apart.
-pub fn run(path: &Path, options: &Options) -> Result<Report> {
+/// written, a check fails, or the user wants to stop. [`ErrorKind`](crate::error::ErrorKind) tells
+/// these apart.
+pub fn run(path: &Path, options: &RunOptions) -> Result<Report> {
     let started = Instant::now();
     let watch = options.observer.watch;
     let mut report = Report::default();

@@ -27,7 +27,7 @@ use trajmill::config;
 use trajmill::dataset::Dataset;
 use trajmill::error::{Error, Result};
 use trajmill::format::{self, FORMATS};
-use trajmill::model::{self, Runtime};
+use trajmill::model::{Device, ModelOptions, Runtime};
 use trajmill::plan;
 use trajmill::transfer::read::{OnError, Options};
 use trajmill::transfer::write::{OutgoingDataset, WriteOptions};
@@ -158,8 +158,8 @@ fn model_file(path: &Path) -> Result<()> {
 
 /// Checks a pipeline file against the dataset beside it.
 fn pipeline_file(path: &Path) -> Result<()> {
-    let options = model::Options {
-        device: model::Device::Cpu,
+    let options = ModelOptions {
+        device: Device::Cpu,
         tf32: false,
     };
     plan::resolve(&config::load(path, &[])?, &options).map(|_| ())

@@ -7,10 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use trajmill::dataset::Dataset;
-use trajmill::error::Result;
-use trajmill::query::print::{ResultFormat, print};
-use trajmill::query::{Session, SessionOptions};
+use trajmill::{Dataset, Result, ResultFormat, Session, SessionOptions, print_result};
 
 fn main() -> ExitCode {
     let path = std::env::args_os().nth(1).map(PathBuf::from);
@@ -40,6 +37,6 @@ fn show(path: &Path) -> Result<()> {
     )?;
     let sql = "select trajectory_id, length, return, terminated, labelled \
                from trajectories order by length desc, trajectory_id limit 10";
-    print(&session, sql, ResultFormat::Table, &mut std::io::stdout())?;
+    print_result(&session, sql, ResultFormat::Table, &mut std::io::stdout())?;
     Ok(())
 }

@@ -64,7 +64,7 @@ impl Error {
     }
 
     /// Creates the failure of a wrong command line.
-    pub fn usage(message: impl Into<String>) -> Error {
+    pub(crate) fn usage(message: impl Into<String>) -> Error {
         Error {
             kind: ErrorKind::Usage,
             ..Error::failed(message)
@@ -73,7 +73,7 @@ impl Error {
 
     /// Creates the failure of a wrong pipeline file. `message` already contains `FILE:LINE:COLUMN`
     /// and the caret.
-    pub fn pipeline(message: impl Into<String>) -> Error {
+    pub(crate) fn pipeline(message: impl Into<String>) -> Error {
         Error {
             kind: ErrorKind::Pipeline,
             ..Error::failed(message)
@@ -81,7 +81,7 @@ impl Error {
     }
 
     /// Creates the failure of a run that the user stopped.
-    pub fn interrupted(message: impl Into<String>) -> Error {
+    pub(crate) fn interrupted(message: impl Into<String>) -> Error {
         Error {
             kind: ErrorKind::Interrupted,
             ..Error::failed(message)
@@ -97,7 +97,7 @@ impl Error {
 
     /// Cuts values in Rust's debug format, which some libraries append, off the end of the message.
     #[must_use]
-    pub fn plainly(mut self) -> Error {
+    pub(crate) fn plainly(mut self) -> Error {
         self.message
             .truncate(without_debug_values(&self.message).len());
         self

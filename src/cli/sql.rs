@@ -15,7 +15,7 @@ use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::query::print::{self as output, ResultFormat};
+use crate::query::print::{ResultFormat, print_result, save_result};
 use crate::query::{Session, SessionOptions};
 
 /// Query datasets with SQL
@@ -97,7 +97,7 @@ impl Command for Sql {
         match (statement, &self.output) {
             (Some(sql), None) => to_stdout(&session, &sql, format).map(|_| ()),
             (Some(sql), Some(path)) => {
-                let rows = output::save(&session, &sql, format, path)?;
+                let rows = save_result(&session, &sql, format, path)?;
                 print::say(&format!("{}: {}", path.display(), count(rows, "row")));
                 Ok(())
             }
@@ -153,7 +153,7 @@ impl Sql {
 /// Runs a statement, prints its result and returns the number of rows.
 fn to_stdout(session: &Session, sql: &str, format: ResultFormat) -> Result<u64> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
-    output::print(session, sql, format, &mut out)
+    print_result(session, sql, format, &mut out)
 }
 
 /// Opens a dataset that is given as PATH or NAME=PATH, and returns it with its name.

@@ -67,7 +67,7 @@ impl std::str::FromStr for Device {
 /// The note of a runtime that is not on CUDA although TF32 was requested.
 const TF32_UNUSED: &str = "`--tf32` has no effect: models run on the CPU";
 
-/// The user's requests for the runtime.
+/// Options of the model runtime.
 #[derive(Debug, Clone, Default)]
 pub struct ModelOptions {
     /// The device to run models on.

@@ -61,7 +61,7 @@ pub struct Session {
 }
 
 /// A function that receives the batches of a result. It returns `Break` to stop the query.
-pub type Each<'a> = dyn FnMut(&RecordBatch) -> Result<ControlFlow<()>> + Send + 'a;
+type Each<'a> = dyn FnMut(&RecordBatch) -> Result<ControlFlow<()>> + Send + 'a;
 
 fn context(options: &SessionOptions, environment: Arc<RuntimeEnv>) -> SessionContext {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

@@ -46,8 +46,8 @@ pub enum ResultFormat {
 ///
 /// # Errors
 /// Returns an error if the query fails, if `out` cannot be written, or if `format` is Parquet,
-/// which only [`save`] writes.
-pub fn print(
+/// which only [`save_result`] writes.
+pub fn print_result(
     session: &Session,
     sql: &str,
     format: ResultFormat,
@@ -206,7 +206,7 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
 /// # Errors
 /// Returns an error if `path` exists, the query fails, or the file cannot be written. Then nothing
 /// is left behind.
-pub fn save(session: &Session, sql: &str, format: ResultFormat, path: &Path) -> Result<u64> {
+pub fn save_result(session: &Session, sql: &str, format: ResultFormat, path: &Path) -> Result<u64> {
     if path.symlink_metadata().is_ok() {
         return Err(exists(path));
     }
@@ -251,7 +251,7 @@ fn write_file(session: &Session, sql: &str, format: ResultFormat, path: &Path) -
         write_parquet(session, sql, &mut file)?
     } else {
         let mut out = io::BufWriter::new(&mut file);
-        print(session, sql, format, &mut out)?
+        print_result(session, sql, format, &mut out)?
     };
     store::sync(&file, path)?;
     Ok(rows)

@@ -29,6 +29,7 @@ mod report;
 mod sources;
 pub mod verify;
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -41,12 +42,12 @@ use crate::plan::{self, Plan};
 use output::Output;
 
 pub use observer::{Observer, Watch};
-pub use report::{ModelReport, OutputReport, Quarantined, Report};
+pub use report::{ModelReport, OutputReport, Report};
 
 /// Rows that a shard of an imported source or of an intermediate aims at.
 const INTERMEDIATE_SHARD_ROWS: u64 = 250_000;
 
-/// What the user asks of a run.
+/// Options of a run.
 pub struct RunOptions<'a> {
     /// Parameters of the pipeline to override, as `(key, value)`.
     pub overrides: Vec<(String, String)>,
@@ -60,6 +61,21 @@ pub struct RunOptions<'a> {
     pub fresh: bool,
     /// Receives the progress, and knows whether the user wants the run to stop.
     pub observer: Observer<'a>,
+}
+
+impl Default for RunOptions<'_> {
+    /// Returns the options of a run with one thread per core, no limit on memory and no overrides,
+    /// which reuses earlier work, chooses devices by itself and shows nothing.
+    fn default() -> Self {
+        RunOptions {
+            overrides: Vec::new(),
+            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            memory: None,
+            model: ModelOptions::default(),
+            fresh: false,
+            observer: Observer::default(),
+        }
+    }
 }
 
 impl RunOptions<'_> {

@@ -21,7 +21,7 @@ pub struct Report {
     /// The models that were trained or found up to date, in the order of the pipeline.
     pub models: Vec<ModelReport>,
     /// The sources of which trajectories were set aside.
-    pub quarantined: Vec<Quarantined>,
+    pub(crate) quarantined: Vec<Quarantined>,
     /// Wall time in seconds.
     pub seconds: f64,
 }
@@ -60,7 +60,7 @@ pub struct OutputReport {
     /// Totals over the output.
     pub statistics: Statistics,
     /// What a foreign format cannot hold, and where it is instead.
-    pub written: Written,
+    pub(crate) written: Written,
     /// Rows and trajectories through each stage since the output before this one.
     pub flow: Vec<Flow>,
     /// Number of tasks, and number of those that an earlier run had finished.

@@ -409,21 +409,21 @@ pub struct Tally {
 
 impl Tally {
     /// Adds `n` to a count.
-    pub fn count(&mut self, name: &str, n: u64) {
+    pub(crate) fn count(&mut self, name: &str, n: u64) {
         if n > 0 {
             *self.counts.entry(name.to_owned()).or_default() += n;
         }
     }
 
     /// Counts dropped rows.
-    pub fn drop_rows(&mut self, reason: &str, n: u64) {
+    pub(crate) fn drop_rows(&mut self, reason: &str, n: u64) {
         if n > 0 {
             *self.dropped_rows.entry(reason.to_owned()).or_default() += n;
         }
     }
 
     /// Counts dropped trajectories.
-    pub fn drop_trajectories(&mut self, reason: &str, n: u64) {
+    pub(crate) fn drop_trajectories(&mut self, reason: &str, n: u64) {
         if n > 0 {
             *self
                 .dropped_trajectories
@@ -433,7 +433,7 @@ impl Tally {
     }
 
     /// Adds the counts of another tally.
-    pub fn add(&mut self, other: &Tally) {
+    pub(crate) fn add(&mut self, other: &Tally) {
         self.added_rows += other.added_rows;
         let pairs = [
             (&mut self.dropped_rows, &other.dropped_rows),

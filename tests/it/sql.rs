@@ -11,10 +11,9 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use sqllogictest::{DBOutput, DefaultColumnType};
-use trajmill::dataset::Dataset;
-use trajmill::error::{Error, ErrorKind};
-use trajmill::query::print::{ResultFormat, print, save};
-use trajmill::query::{Session, SessionOptions};
+use trajmill::{
+    Dataset, Error, ErrorKind, ResultFormat, Session, SessionOptions, print_result, save_result,
+};
 
 use super::support::{Recipe, Values, repository};
 
@@ -85,7 +84,7 @@ impl Corpus {
 
     fn text(&self, sql: &str, format: ResultFormat) -> String {
         let mut out = Vec::new();
-        print(&self.session(), sql, format, &mut out).unwrap();
+        print_result(&self.session(), sql, format, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 }
@@ -479,7 +478,7 @@ fn a_parquet_file_is_written_whole_and_never_over_another() {
     let session = corpus.session();
     let path = corpus.root.path().join("result.parquet");
     assert_eq!(
-        save(
+        save_result(
             &session,
             "select * from steps order by trajectory_id, step",
             ResultFormat::Parquet,
@@ -523,11 +522,11 @@ fn a_parquet_file_is_written_whole_and_never_over_another() {
     );
 
     let before = tree(corpus.root.path());
-    let error = save(&session, "select 1", ResultFormat::Parquet, &path).unwrap_err();
+    let error = save_result(&session, "select 1", ResultFormat::Parquet, &path).unwrap_err();
     assert!(error.message.contains("exists"), "{error}");
     let failing = "select 1 / (step - 2) from steps";
     assert!(
-        save(
+        save_result(
             &session,
             failing,
             ResultFormat::Parquet,
@@ -536,7 +535,7 @@ fn a_parquet_file_is_written_whole_and_never_over_another() {
         .is_err()
     );
     assert!(
-        save(
+        save_result(
             &session,
             "select nosuch from steps",
             ResultFormat::Csv,
@@ -617,7 +616,7 @@ fn a_query_for_one_trajectory_reads_one_page() {
         Session::open(&[("pages".to_owned(), dataset)], &SessionOptions::default()).unwrap();
     let mut out = Vec::new();
     let sql = "explain analyze select sum(reward) from steps where trajectory_id = 9000";
-    print(&session, sql, ResultFormat::Csv, &mut out).unwrap();
+    print_result(&session, sql, ResultFormat::Csv, &mut out).unwrap();
     let plan = String::from_utf8(out).unwrap();
     let pages = plan
         .split("page_index_pages_pruned=")

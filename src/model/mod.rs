@@ -195,6 +195,7 @@ impl Runtime {
     }
 
     /// Returns the embedded runtime.
+    #[cfg(any(test, feature = "faults"))]
     pub fn embedded() -> Runtime {
         Runtime::Embedded(embedded::EmbeddedRuntime { notes: Vec::new() })
     }
@@ -319,11 +320,6 @@ impl Data<'_> {
             Data::I64(values) => values.len(),
             Data::U8(values) => values.len(),
         }
-    }
-
-    /// Returns whether there are no values.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

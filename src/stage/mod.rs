@@ -91,6 +91,10 @@ pub struct Stage {
     pub bind: fn(&Value, &Context) -> Result<Bound, Misfit>,
     /// Options that are valid on any dataset with vector observations and actions, for tests and
     /// documentation.
+    #[cfg_attr(
+        not(feature = "faults"),
+        allow(dead_code, reason = "only tests bind it")
+    )]
     pub sample: &'static str,
 }
 
@@ -142,7 +146,7 @@ pub trait Models {
     /// Returns the runtime that models run on.
     ///
     /// # Errors
-    /// Returns an error if no stage of the pipeline declares [`Role::RunModels`].
+    /// Returns an error if no stage of the pipeline declares `Role::RunModels`.
     fn runtime(&self) -> Result<&Arc<model::Runtime>>;
 
     /// Returns the text of another file, such as one with statistics; for the directory of a
@@ -281,11 +285,6 @@ pub trait Selection: Send + Sync {
     /// The trajectory columns that it adds or replaces.
     fn writes(&self) -> Vec<Field> {
         Vec::new()
-    }
-
-    /// Whether the order of the result has a meaning.
-    fn orders(&self) -> bool {
-        false
     }
 
     /// Whether it may keep a trajectory more than once. Each copy gets an id of its own.

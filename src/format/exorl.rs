@@ -21,7 +21,6 @@ use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "exorl",
-    about: "ExORL, DrQ, V-D4RL: a directory of episode_*.npz, one file per trajectory; import only",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::report::ModelReport;
 use super::sources::Ready;
-use super::{INTERMEDIATE_SHARD_ROWS, Options, manifest, models};
+use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
 use crate::commit::Staging;
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -35,7 +35,7 @@ pub(super) fn execute(
     phases: &[Phase],
     sources: &Ready,
     staging: &Staging,
-    options: &Options,
+    options: &RunOptions,
     trained: &mut Vec<ModelReport>,
 ) -> Result<Made> {
     let mut made = Made {
@@ -109,7 +109,7 @@ fn pass(
     pass: &Pass,
     input: &[Dataset],
     staging: &Staging,
-    options: &Options,
+    options: &RunOptions,
     made: &mut Made,
 ) -> Result<Dataset> {
     let phase = pass.phase;

@@ -134,7 +134,9 @@ pub fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
     match wanted.decide(existing(wanted.path, wanted.fingerprint)?) {
         Claim::Granted(replaces) => Ok(Claim::Granted(staging.replacing(replaces))),
         Claim::UpToDate => {
-            staging.discard()?;
+            staging
+                .discard()
+                .map_err(|error| staging::published(wanted.path, error))?;
             Ok(Claim::UpToDate)
         }
         Claim::Conflict(conflict) => Ok(Claim::Conflict(conflict)),

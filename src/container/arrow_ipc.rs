@@ -8,6 +8,7 @@ use std::path::Path;
 use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::{Block, Buffer, root_as_footer, root_as_message};
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// Bytes at the end of a file, which say how long the footer in front of them is.
@@ -28,7 +29,7 @@ pub(crate) fn open(
         ))
         .hint("the file may be cut short or of the streaming form: write it again as an Arrow file")
     };
-    let file = File::open(path)
+    let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     // The reader makes room for as many bytes as a block says it has, and as its buffers say they have once decompressed.
     let length = file

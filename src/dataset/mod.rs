@@ -12,6 +12,7 @@
 
 pub mod block;
 mod content;
+pub mod files;
 mod group;
 pub mod intrinsic;
 pub mod layout;
@@ -69,14 +70,20 @@ impl Dataset {
     /// Where there is no manifest, it is of a newer format, or the first shard's footer cannot be read.
     pub fn open(path: &Path) -> Result<Dataset> {
         let manifest_path = layout::manifest(path);
-        let bytes = std::fs::read(&manifest_path).map_err(|error| {
-            let failure = Error::failed(format!("{} is not a trajmill dataset: cannot read dataset.json: {error}", path.display()));
-            if path.exists() {
-                failure.hint("`trajmill import SRC DST` makes a dataset of Parquet, D4RL HDF5 or npz files")
-            } else {
-                failure.hint("no such directory: check the path; relative paths in a pipeline start at the pipeline file's folder")
+        let bytes = match files::read_if_present(&manifest_path)? {
+            Some(bytes) => bytes,
+            None => {
+                let failure = Error::failed(format!(
+                    "{} is not a trajmill dataset: it has no dataset.json",
+                    path.display()
+                ));
+                return Err(if files::exists(path)? {
+                    failure.hint("`trajmill import SRC DST` makes a dataset of Parquet, D4RL HDF5 or npz files")
+                } else {
+                    failure.hint("no such directory: check the path; relative paths in a pipeline start at the pipeline file's folder")
+                });
             }
-        })?;
+        };
         let manifest =
             Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
         let first = manifest.shards.first().ok_or_else(|| {

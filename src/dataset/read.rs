@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 
+use super::files;
 use super::group::Origin;
 use super::schema;
 use super::vector::{Part, Vector};
@@ -45,7 +46,7 @@ pub struct ShardReader {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path)
+    files::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
 }
 

@@ -47,8 +47,8 @@ pub(crate) const FORMAT: Format = Format {
 const PREFIX: &str = "trajmill/";
 
 /// OGBench's own arrays and no others that would say what a row is, or what we wrote.
-fn detect(path: &Path) -> bool {
-    let names = npz::names(path).unwrap_or_default();
+fn detect(path: &Path) -> Result<bool> {
+    let names = npz::names(path)?.unwrap_or_default();
     let has = |name: &str| names.iter().any(|known| known == name);
     let own = ["observations", "actions", "terminals"]
         .iter()
@@ -62,10 +62,10 @@ fn detect(path: &Path) -> bool {
     ]
     .iter()
     .any(|name| has(name));
-    own && (!other || has("trajmill/ogbench"))
+    Ok(own && (!other || has("trajmill/ogbench")))
 }
 
-fn note(path: &Path) -> Option<String> {
+fn note(path: &Path) -> Result<Option<serde_json::Value>> {
     envelope::note_of_npz(path, PREFIX)
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::{self, ArrayLayout, ArrayReader, StoredArray};
+use crate::dataset::files;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
@@ -26,7 +27,8 @@ pub(crate) const FORMAT: Format = Format {
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {
-            path.join("meta.json").is_file() && json(path).is_ok_and(|meta| is_tensordict(&meta))
+            let meta = files::read_if_present(&path.join("meta.json"))?.unwrap_or_default();
+            Ok(serde_json::from_slice(&meta).is_ok_and(|meta| is_tensordict(&meta)))
         },
     }),
     read: Some(Reader {
@@ -48,7 +50,7 @@ const ID_ROWS: u64 = 8192;
 
 fn json(folder: &Path) -> Result<Map<String, Value>> {
     let path = folder.join("meta.json");
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let text = files::read_to_string(&path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("every level of a TensorDict has it: save it again")
     })?;
@@ -202,7 +204,7 @@ impl ArrayReader for Raw {
         if self.file.is_none() {
             self.file = Some(BufReader::with_capacity(
                 1 << 18,
-                File::open(&self.path).map_err(failed)?,
+                files::open(&self.path).map_err(failed)?,
             ));
         }
         let mut bytes = vec![0; rows as usize * self.row_bytes];

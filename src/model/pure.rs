@@ -14,7 +14,7 @@ use rten::{
 use rten_tensor::{Layout, Tensor};
 
 use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, message};
-use crate::dataset::store;
+use crate::dataset::{files, store};
 use crate::error::{Error, Result};
 
 /// Version of the crate, as locked.
@@ -280,7 +280,7 @@ fn port(model: &Model, id: NodeId) -> Port {
 }
 
 fn load(path: &Path) -> Result<Model> {
-    let bytes = std::fs::read(path)
+    let bytes = files::read(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     message::refuse(path, &bytes)?;
     let refused = |reason: String| {

@@ -1,7 +1,7 @@
 //! A table over exactly the files that a manifest lists: no directory is ever listed, and nothing can be inserted.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
@@ -16,22 +16,51 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result as Planned};
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::object_store::local::LocalFileSystem;
 use datafusion::object_store::{ObjectMeta, ObjectStore, path::Path as StorePath};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::dataset::files;
 use crate::dataset::manifest::FileEntry;
 use crate::error::{Error, Result};
 
 /// How many footers are read at once.
 const FOOTERS: usize = 32;
 
+/// The directory of a dataset, in which the engine finds files by their relative names: as a part
+/// of an URL, its path could not have every name that a file system takes.
+#[derive(Debug)]
+pub(super) struct Root {
+    path: PathBuf,
+    url: ObjectStoreUrl,
+}
+
+impl Root {
+    /// Makes the directory `path`, number `index` of the session, known to the engine.
+    ///
+    /// # Errors
+    /// Returns an error if the directory does not exist.
+    pub(super) fn register(path: &Path, index: usize, engine: &RuntimeEnv) -> Result<Arc<Root>> {
+        let store = LocalFileSystem::new_with_prefix(path)
+            .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+        let url = ObjectStoreUrl::parse(format!("dataset://{index}"))?;
+        engine.register_object_store(url.as_ref(), Arc::new(store));
+        Ok(Arc::new(Root {
+            path: path.to_owned(),
+            url,
+        }))
+    }
+}
+
 /// Parquet files of one schema, as one table.
 #[derive(Debug)]
 pub(super) struct Table {
     schema: SchemaRef,
+    root: Arc<Root>,
     files: Vec<PartitionedFile>,
     /// The same files with what their footers say; footers are read once a session, and not before a query needs them.
     described: OnceLock<Vec<PartitionedFile>>,
@@ -56,19 +85,16 @@ impl Table {
     /// The table of `files`, which lie in the directory `root` and have the schema `schema`.
     ///
     /// # Errors
-    /// Where `root` does not exist or its path cannot be a URL.
+    /// Returns an error if the engine cannot express the relative path of a file.
     pub(super) fn new<'a>(
-        root: &Path,
+        root: &Arc<Root>,
         schema: &Schema,
         files: impl Iterator<Item = &'a FileEntry>,
     ) -> Result<Table> {
         let schema = listed(schema);
-        let root = root
-            .canonicalize()
-            .map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
         let file = |entry: &FileEntry| -> Result<PartitionedFile> {
-            let path = root.join(&entry.path);
-            let location = StorePath::from_absolute_path(&path).map_err(|error| {
+            let location = StorePath::parse(&entry.path).map_err(|error| {
+                let path = root.path.join(&entry.path);
                 Error::failed(format!("cannot read {}: {error}", path.display()))
             })?;
             // A published file never changes, so neither a time nor a tag tells its versions apart.
@@ -84,6 +110,7 @@ impl Table {
         let files = files.map(file).collect::<Result<Vec<_>>>()?;
         Ok(Table {
             schema,
+            root: Arc::clone(root),
             files,
             described: OnceLock::new(),
         })
@@ -100,11 +127,16 @@ impl Table {
             return Ok(files);
         }
         let describe = |file: PartitionedFile| async move {
+            let path = self.root.path.join(file.object_meta.location.as_ref());
+            let place = path.display().to_string();
+            // The engine would wait for a FIFO's writer.
+            files::open(&path).map_err(|error| {
+                DataFusionError::IoError(error).context(format!("cannot read {place}"))
+            })?;
             let described = format
                 .infer_stats_and_ordering(state, store, Arc::clone(&self.schema), &file.object_meta)
                 .await;
-            let footer = described
-                .map_err(|error| error.context(format!("/{}", file.object_meta.location)))?;
+            let footer = described.map_err(|error| error.context(place))?;
             Ok::<_, DataFusionError>(
                 file.with_statistics(Arc::new(footer.statistics))
                     .with_ordering(footer.ordering),
@@ -124,7 +156,7 @@ impl Table {
         limit: Option<usize>,
     ) -> Planned<Arc<dyn ExecutionPlan>> {
         let format = ParquetFormat::new().with_options(state.default_table_options().parquet);
-        let url = ObjectStoreUrl::local_filesystem();
+        let url = self.root.url.clone();
         let store = state.runtime_env().object_store(&url)?;
         let files = self.describe(state, &format, &store).await?;
         let statistics = Statistics::try_merge_iter(

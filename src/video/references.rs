@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
-use crate::dataset::{Dataset, Decode, content_hash};
+use crate::dataset::{Dataset, Decode, content_hash, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
@@ -68,7 +68,7 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
         (_, Some(root)) => root,
     };
     let version = version()?;
-    if !root.is_dir() {
+    if !files::is_dir(root)? {
         return Err(
             Error::failed(format!("there is no folder {}", root.display())).hint(
                 "name the LeRobot dataset that the videos belong to: references are relative to it",

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hdf5_pure::{FormatError, Source};
+
+use crate::dataset::files;
 
 /// Bytes of a block; who asks for as many gets them from the file.
 const BLOCK: usize = 1 << 13;
@@ -19,6 +21,9 @@ const PLACES: usize = 128;
 pub(crate) struct PageCache {
     file: File,
     length: u64,
+    /// The first failure of the file system. The library passes over some errors, so every read
+    /// after one fails as well.
+    failed: OnceLock<String>,
     kept: Mutex<Vec<Option<Block>>>,
 }
 
@@ -33,11 +38,12 @@ impl PageCache {
     /// # Errors
     /// As the system has them.
     pub(crate) fn open(path: &Path) -> io::Result<PageCache> {
-        let file = File::open(path)?;
+        let file = files::open(path)?;
         let length = file.metadata()?.len();
         Ok(PageCache {
             file,
             length,
+            failed: OnceLock::new(),
             kept: Mutex::new((0..PLACES).map(|_| None).collect()),
         })
     }
@@ -87,12 +93,18 @@ impl Source for PageCache {
                 available: self.length as usize,
             });
         }
+        if let Some(error) = self.failed.get() {
+            return Err(FormatError::Source(error.clone()));
+        }
         let read = if buf.len() >= BLOCK {
             self.file.read_exact_at(buf, offset)
         } else {
             self.gather(offset, buf)
         };
-        read.map_err(|error| FormatError::Source(error.to_string()))
+        read.map_err(|error| {
+            let first = self.failed.get_or_init(|| error.to_string());
+            FormatError::Source(first.clone())
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use parquet::arrow::arrow_reader::{
 
 use super::FINALS;
 use super::meta::{self, Episode, Layout};
+use crate::dataset::files;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 
@@ -34,7 +35,7 @@ pub(crate) struct DataFile {
 
 impl DataFile {
     fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-        let file = File::open(path).map_err(|error| {
+        let file = files::open(path).map_err(|error| {
             Error::failed(format!("cannot open {}: {error}", path.display()))
                 .hint("the dataset is not whole: fetch it again")
         })?;
@@ -190,7 +191,7 @@ impl Finals {
     /// Those of the dataset at `root`, if there are any and they are of the type of its observations.
     pub(crate) fn open(root: &Path, observation: &DataType) -> Result<Option<Finals>> {
         let path = root.join(FINALS);
-        if !path.is_file() {
+        if !files::is_file(&path)? {
             return Ok(None);
         }
         let mut batches = meta::table(&path, &|_| true)?;

@@ -1,7 +1,6 @@
 //! What a LeRobot dataset says of itself: `info.json`, tasks, and where each episode is.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
+use crate::dataset::files;
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 
@@ -93,7 +93,7 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
 
 /// A JSON document that Python wrote, in which numbers must be numbers.
 pub(crate) fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = files::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("a LeRobot dataset has it: fetch the dataset again")
     })?;
@@ -362,7 +362,7 @@ pub(crate) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
     } else {
         "meta/tasks.jsonl"
     });
-    if !path.exists() && info.total_tasks == Some(0) {
+    if info.total_tasks == Some(0) && !files::exists(&path)? {
         return Ok(tasks);
     }
     let mut insert = |index: i64, text: &str| match tasks.insert(index, text.to_owned()) {
@@ -412,7 +412,7 @@ pub(crate) fn tasks(info: &Info) -> Result<HashMap<i64, String>> {
 
 /// Calls `take` for each line of a file of JSON lines.
 pub(crate) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(|error| {
+    let file = files::open(path).map_err(|error| {
         Error::failed(format!("cannot open {}: {error}", path.display()))
             .hint("a LeRobot v2 dataset has it: fetch the dataset again")
     })?;
@@ -433,7 +433,7 @@ pub(crate) fn table(
     path: &Path,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let file = File::open(path).map_err(|error| {
+    let file = files::open(path).map_err(|error| {
         Error::failed(format!("cannot open {}: {error}", path.display()))
             .hint("the dataset is not whole: fetch it again")
     })?;
@@ -476,29 +476,26 @@ fn floats(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
 }
 
 /// The Parquet files two levels below `folder`, in order of their names: where LeRobot's loader looks.
-pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn data_files(folder: &Path) -> Result<Vec<PathBuf>> {
     fn list(folder: &Path) -> Result<Vec<PathBuf>> {
         let failed = |error: std::io::Error| {
             Error::failed(format!("cannot list {}: {error}", folder.display()))
                 .hint("the dataset is not whole: fetch it again")
         };
-        let entries = std::fs::read_dir(folder)
-            .map_err(failed)?
-            .map(|entry| entry.map(|entry| entry.path()));
-        let mut entries = entries
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(failed)?;
+        let mut entries = files::list(folder).map_err(failed)?;
         entries.sort();
         Ok(entries)
     }
-    let mut files = Vec::new();
-    for chunk in list(folder)?.iter().filter(|chunk| chunk.is_dir()) {
-        files.extend(list(chunk)?.into_iter().filter(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "parquet")
-        }));
+    let mut found = Vec::new();
+    for chunk in list(folder)? {
+        if files::is_dir(&chunk)? {
+            found.extend(list(&chunk)?.into_iter().filter(|file| {
+                file.extension()
+                    .is_some_and(|extension| extension == "parquet")
+            }));
+        }
     }
-    Ok(files)
+    Ok(found)
 }
 
 /// Reads the metadata of every episode, and holds their counts against those of `info.json`.
@@ -577,7 +574,7 @@ pub(crate) fn list(info: &Info) -> Result<Episodes> {
         Layout::Shared => {
             let folder = info.root.join("meta/episodes");
             let mut said = Vec::new();
-            for file in files(&folder)? {
+            for file in data_files(&folder)? {
                 for batch in table(&file, &|name| {
                     !name.starts_with("stats/") && name != "tasks"
                 })? {

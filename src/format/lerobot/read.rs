@@ -19,6 +19,7 @@ use super::cameras::Cameras;
 use super::columns::{Column, Kind, SPLIT, TASK, about, columns};
 use super::file::{DataFile, Finals};
 use super::meta::{self, Episode, Episodes, INFO, Info, Layout};
+use crate::dataset::files;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::transfer::read::table::{flags, vector};
@@ -81,7 +82,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         columns(&info, options, &cameras).map_err(|error| error.at(path.join(INFO).display()))?;
     let mut found = HashMap::new();
     if info.layout == Layout::Shared && episodes.iter().any(|episode| episode.file.is_none()) {
-        for file in meta::files(&path.join("data"))? {
+        for file in meta::data_files(&path.join("data"))? {
             for index in DataFile::open(&file)?.scan()?.into_keys() {
                 found.insert(index, file.clone());
             }
@@ -351,7 +352,7 @@ impl LeRobot {
                     if !path.starts_with('/') && !path.split('/').any(|part| part == "..") =>
                 {
                     let path = self.info.root.join(path);
-                    let bytes = std::fs::read(&path).map_err(|error| {
+                    let bytes = files::read(&path).map_err(|error| {
                         Error::failed(format!(
                             "feature `{name}` at frame {row}: cannot read {}: {error}",
                             path.display()

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::features::numbers;
 use super::meta::{self, Episode, INFO, Info, Layout};
+use crate::dataset::files;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::inspect::Findings;
@@ -169,7 +170,7 @@ fn task_table(info: &Info, findings: &mut Findings) {
         return;
     }
     // A file that cannot be read has been reported.
-    let Some(builder) = std::fs::File::open(&path)
+    let Some(builder) = files::open(&path)
         .ok()
         .and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
     else {
@@ -295,7 +296,7 @@ fn data<'a>(
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let files = meta::files(&folder)?;
+    let files = meta::data_files(&folder)?;
     for file in files
         .iter()
         .filter(|file| !seen.is_empty() && !seen.contains(*file))

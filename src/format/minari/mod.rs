@@ -9,7 +9,6 @@ mod validate;
 mod write;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use serde_json::{Map, Value};
 
 use crate::container::arrays::ArrayColumns;
 use crate::container::{arrow_ipc, hdf5};
+use crate::dataset::files;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result, caught};
 use crate::format::{Detection, Evidence, Format};
@@ -35,7 +35,7 @@ pub(crate) const FORMAT: Format = Format {
     about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written as HDF5",
     detection: Some(Detection {
         evidence: Evidence::Marker,
-        probe: |path| data(path).is_some(),
+        probe: |path| Ok(data(path)?.is_some()),
     }),
     read: Some(Reader {
         takes: &[],
@@ -63,14 +63,17 @@ fn folders_of(path: &Path) -> [PathBuf; 2] {
 }
 
 /// The folder with the metadata of a Minari dataset.
-fn data(path: &Path) -> Option<PathBuf> {
-    folders_of(path).into_iter().find(|folder| {
-        let metadata = std::fs::read_to_string(folder.join(METADATA)).ok();
-        let metadata = metadata.and_then(|text| spaces::parse(&text).ok());
-        metadata.is_some_and(|metadata| {
+fn data(path: &Path) -> Result<Option<PathBuf>> {
+    for folder in folders_of(path) {
+        let text = files::read_if_present(&folder.join(METADATA))?.unwrap_or_default();
+        let metadata = spaces::parse(&String::from_utf8_lossy(&text));
+        if metadata.is_ok_and(|metadata| {
             metadata.get("data_format").is_some() || metadata.get("total_episodes").is_some()
-        })
-    })
+        }) {
+            return Ok(Some(folder));
+        }
+    }
+    Ok(None)
 }
 
 enum Backend {
@@ -99,16 +102,18 @@ struct Minari {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let folder = folders_of(path)
-        .into_iter()
-        .find(|folder| folder.join(METADATA).is_file())
-        .ok_or_else(|| {
-            Error::failed(format!(
-                "{} is no Minari dataset: there is no data/{METADATA}",
-                path.display()
-            ))
-            .hint("name the directory of one dataset, such as D4RL/door/human-v2")
-        })?;
+    let [inside, own] = folders_of(path);
+    let folder = if files::is_file(&inside.join(METADATA))? {
+        inside
+    } else if files::is_file(&own.join(METADATA))? {
+        own
+    } else {
+        return Err(Error::failed(format!(
+            "{} is no Minari dataset: there is no data/{METADATA}",
+            path.display()
+        ))
+        .hint("name the directory of one dataset, such as D4RL/door/human-v2"));
+    };
     let place = folder.join(METADATA);
     let metadata = object(&place)?;
     let damaged = |what: &str| {
@@ -206,15 +211,14 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 fn folders(folder: &Path) -> Result<Vec<String>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
-    let entries = std::fs::read_dir(folder)
-        .map_err(failed)?
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(failed)?;
-    Ok(entries
-        .iter()
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect())
+    let mut names = Vec::new();
+    for entry in files::list(folder).map_err(failed)? {
+        if files::is_dir(&entry)? {
+            let name = entry.file_name().unwrap_or_default();
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// The JSON object in the file at `path`.
@@ -222,7 +226,7 @@ fn object(path: &Path) -> Result<Map<String, Value>> {
     let damaged = |what: String| {
         Error::failed(what).hint("the dataset is not whole: download or write it again")
     };
-    let text = std::fs::read_to_string(path)
+    let text = files::read_to_string(path)
         .map_err(|error| damaged(format!("cannot read {}: {error}", path.display())))?;
     match spaces::parse(&text)
         .map_err(|error| damaged(format!("{}: {}", path.display(), error.message)))?
@@ -281,8 +285,8 @@ impl Minari {
                     ))
                 })?;
                 let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
+                hdf5::attributes(&group, &mut attributes)?;
                 hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
-                hdf5::attributes(&group, &mut attributes);
                 (arrays, attributes)
             }
             Backend::Arrow => self.tables(index, true)?,
@@ -397,18 +401,17 @@ impl Minari {
                 self.episodes
             ))
         };
-        let mut files: Vec<PathBuf> = Vec::new();
-        for entry in std::fs::read_dir(&folder).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
+        let mut tables: Vec<PathBuf> = Vec::new();
+        for path in files::list(&folder).map_err(failed)? {
             if path.extension().is_some_and(|found| found == extension) {
-                files.push(path);
+                tables.push(path);
             }
         }
-        files.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+        tables.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
         let mut batches: Vec<RecordBatch> = Vec::new();
-        for path in &files {
+        for path in &tables {
             let open = || {
-                File::open(path).map_err(|error| {
+                files::open(path).map_err(|error| {
                     Error::failed(format!("cannot read {}: {error}", path.display()))
                 })
             };

@@ -14,7 +14,7 @@ use crate::transfer::read::Options;
 const VERSIONS: [&str; 2] = ["0.4.", "0.5."];
 
 pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
-    let Some(folder) = data(path) else {
+    let Some(folder) = data(path)? else {
         findings.error(
             "metadata",
             path.display().to_string(),

@@ -75,7 +75,7 @@ struct Rlds {
 }
 
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let root = super::root(path).ok_or_else(|| {
+    let root = super::root(path)?.ok_or_else(|| {
         Error::failed(format!(
             "{}: there is no features.json, or more than one below",
             path.display()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// A file of records.
@@ -16,7 +17,7 @@ pub(crate) struct Shard {
 }
 
 pub(crate) fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = files::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("a TFDS dataset has it: fetch it again")
     })?;
@@ -29,7 +30,7 @@ pub(crate) fn json(path: &Path) -> Result<Value> {
 /// The files of a dataset, split by split.
 pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<VecDeque<Shard>> {
     let path = root.join("dataset_info.json");
-    if !path.is_file() {
+    if !files::is_file(&path)? {
         return found(root);
     }
     let info = json(&path)?;
@@ -82,7 +83,7 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
                 return Err(wrong(&format!("`filepathTemplate` is `{template}`")));
             }
             let path = root.join(file);
-            if !path.is_file() {
+            if !files::is_file(&path)? {
                 return Err(Error::failed(format!(
                     "{} is missing: {length} episodes of split `{own}` should be in it",
                     path.display()
@@ -108,13 +109,10 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
 fn found(root: &Path) -> Result<VecDeque<Shard>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", root.display()));
-    let entries = std::fs::read_dir(root)
-        .map_err(failed)?
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(failed)?;
+    let entries = files::list(root).map_err(failed)?;
     let mut names: Vec<String> = entries
         .iter()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter_map(|entry| Some(entry.file_name()?.to_string_lossy().into_owned()))
         .filter(|name| name.contains(".tfrecord"))
         .collect();
     names.sort();

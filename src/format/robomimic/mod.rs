@@ -39,7 +39,7 @@ pub(crate) const FORMAT: Format = Format {
     about: "robomimic HDF5: a group per demonstration under data, with obs and next_obs, and masks",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| demonstrations(path) == Some(true),
+        probe: |path| Ok(demonstrations(path)? == Some(true)),
     }),
     read: Some(Reader {
         takes: &[],
@@ -69,25 +69,21 @@ const PART: &str = "obs/";
 const PROXY: &str = "action_is_proxy";
 
 /// Whether the file at `path` holds demonstrations, and if so whether they have observations.
-fn demonstrations(path: &Path) -> Option<bool> {
-    let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok())??;
-    let data = file.group("data").ok()?;
-    let first = data
-        .groups()
-        .ok()?
-        .into_iter()
-        .find(|name| name.starts_with("demo_"))?;
-    Some(
-        data.group(&first)
-            .ok()?
-            .groups()
-            .ok()?
-            .iter()
-            .any(|name| name == "obs"),
-    )
+fn demonstrations(path: &Path) -> Result<Option<bool>> {
+    if !hdf5::is_hdf5(path)? {
+        return Ok(None);
+    }
+    let Some(data) = hdf5::member(&hdf5::open(path)?.root(), "data")? else {
+        return Ok(None);
+    };
+    let groups = hdf5::groups(&data)?;
+    let first = groups.iter().find(|(name, _)| name.starts_with("demo_"));
+    first
+        .map(|(_, demo)| Ok(hdf5::member(demo, "obs")?.is_some()))
+        .transpose()
 }
 
-fn note(path: &Path) -> Option<String> {
+fn note(path: &Path) -> Result<Option<Value>> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 
@@ -124,7 +120,7 @@ fn read(path: &Path, options: &Options, observation: &'static str) -> Result<Box
         )
     })?;
     let mut metadata = Map::new();
-    hdf5::attributes(&data, &mut metadata);
+    hdf5::attributes(&data, &mut metadata).map_err(failed)?;
     let number = |name: &String| {
         name.strip_prefix("demo_")
             .and_then(|number| number.parse::<u64>().ok())
@@ -182,6 +178,7 @@ fn read(path: &Path, options: &Options, observation: &'static str) -> Result<Box
         }
     }
     let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))
+        .map_err(failed)?
         .map(|text| Envelope::parse(&text))
         .transpose()
         .map_err(failed)?;
@@ -248,8 +245,8 @@ impl Demos {
             }
             _ => 0..rows,
         };
+        hdf5::attributes(&group, &mut attributes)?;
         hdf5::arrays(&group, "", 0, &mut choose, &mut arrays)?;
-        hdf5::attributes(&group, &mut attributes);
         for name in &self.ragged {
             if let Some(column) = arrays.get_mut(name) {
                 *column = per_trajectory::listed(column)?;
@@ -444,7 +441,7 @@ fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
         return Ok(());
     };
     let mut said = Map::new();
-    hdf5::attributes(&data, &mut said);
+    hdf5::attributes(&data, &mut said)?;
     let env: Option<Value> = said
         .get("env_args")
         .and_then(Value::as_str)
@@ -458,7 +455,7 @@ fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     for (name, group) in &demos {
         let place = format!("data/{name}");
         let mut attributes = Map::new();
-        hdf5::attributes(group, &mut attributes);
+        hdf5::attributes(group, &mut attributes)?;
         let Some((_, action)) = group.dataset(ACTIONS).ok().and_then(|dataset| {
             hdf5::column(&dataset, ACTIONS, &mut hdf5::all_rows)
                 .ok()

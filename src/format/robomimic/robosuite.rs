@@ -10,7 +10,7 @@ pub(crate) const FORMAT: Format = Format {
     about: "robosuite's raw demonstrations: HDF5, states and actions of each demonstration; only read",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| demonstrations(path) == Some(false),
+        probe: |path| Ok(demonstrations(path)? == Some(false)),
     }),
     read: Some(Reader {
         takes: &[],

@@ -21,6 +21,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use crate::container::tfrecord::{Feature, Kind, Records};
+use crate::dataset::files;
 use crate::dataset::schema::{self, step};
 use crate::error::{Error, Result, nearest};
 use crate::format::{Detection, Evidence, Format};
@@ -32,7 +33,7 @@ pub(crate) const FORMAT: Format = Format {
     about: "TF-Agents' TFRecord: a file or a folder of files, one record a step",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| files(path).is_ok_and(|files| !files.is_empty()),
+        probe: |path| Ok(!record_files(path)?.is_empty()),
     }),
     read: Some(Reader {
         takes: &["map", "final_action"],
@@ -54,7 +55,7 @@ const REWARD: [&str; 2] = ["reward", "next_time_step/reward"];
 const DISCOUNT: [&str; 2] = ["discount", "next_time_step/discount"];
 
 /// The TFRecord files of `path`; none of them where it is a TFDS directory.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
+fn record_files(path: &Path) -> Result<Vec<PathBuf>> {
     let named = |path: &Path| {
         let name = path
             .file_name()
@@ -62,27 +63,22 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
             .unwrap_or_default();
         name.contains(".tfrecord") && !name.ends_with(".spec")
     };
-    if !path.is_dir() {
-        return Ok(if path.is_file() && named(path) {
+    if !files::is_dir(path)? {
+        return Ok(if named(path) && files::is_file(path)? {
             vec![path.to_owned()]
         } else {
             Vec::new()
         });
     }
-    if path.join("features.json").exists() {
+    if files::exists(&path.join("features.json"))? {
         return Ok(Vec::new());
     }
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
-    let entries = std::fs::read_dir(path)
-        .map_err(failed)?
-        .map(|entry| entry.map(|entry| entry.path()));
-    let mut files = entries
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(failed)?;
-    files.retain(|path| named(path));
-    files.sort();
-    Ok(files)
+    let mut found = files::list(path).map_err(failed)?;
+    found.retain(|path| named(path));
+    found.sort();
+    Ok(found)
 }
 
 /// One value of a step.
@@ -140,7 +136,7 @@ fn bytes(feature: &Feature) -> Vec<u8> {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let files: VecDeque<PathBuf> = files(path)?.into();
+    let files: VecDeque<PathBuf> = record_files(path)?.into();
     let first = files
         .front()
         .ok_or_else(|| Error::failed(format!("{} holds no TFRecord file", path.display())))?;

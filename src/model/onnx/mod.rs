@@ -17,7 +17,7 @@ use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
 use self::session::{Job, Shared};
 use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, message};
-use crate::dataset::store;
+use crate::dataset::{files, store};
 use crate::error::{Error, Result};
 
 pub(super) use self::session::OnnxSession;
@@ -251,7 +251,7 @@ impl OnnxRuntime {
 
     /// The model as it is in the file, not optimised.
     fn inspect(&self, path: &Path) -> Result<Session> {
-        let bytes = std::fs::read(path)
+        let bytes = files::read(path)
             .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
         message::refuse(path, &bytes)?;
         let load = || {

@@ -12,103 +12,186 @@ use serde_json::{Map, Value};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::write::{ACTION_VALID, REWARD_VALID};
 
-/// `inner`, an output of trajmill, with what its `note` of origin says restored.
-pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> {
+/// `inner` with what trajmill wrote restored, as the `note` of origin says. Without a note, as in a
+/// copy of some of the files, columns that are called as trajmill calls its own are believed: an
+/// action that is a model's never comes back as recorded, and filler never as an action.
+pub(crate) fn restored(inner: Box<dyn Source>, note: Option<&Value>) -> Box<dyn Source> {
+    let Some(note) = note else {
+        return believed(inner);
+    };
     let written_from = &note["written_from"];
     let had = |name: &str| had_names(written_from).any(|known| known == name);
     let said = written_from["lineage"]["source_metadata"]
         .as_object()
         .cloned()
         .unwrap_or_default();
-
     let found = inner.schema();
-    let place = |name: &str, data_type: &DataType| {
-        let named = |field: &Field| {
-            field.name() == name || field.name().strip_prefix("infos/") == Some(name)
-        };
-        found
-            .fields()
-            .iter()
-            .position(|field| named(field) && field.data_type() == data_type)
-    };
-    let mut columns: Vec<(Field, From)> = found
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(at, field)| (field.as_ref().clone(), From::Column(at)))
-        .collect();
-    let mut flags = Vec::new();
-    for (valid, field) in found
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| *field.data_type() == DataType::Boolean)
-    {
-        let Some(name) = field
-            .name()
-            .strip_suffix("_valid")
-            .filter(|_| !had(field.name()))
-        else {
-            continue;
-        };
-        let at = found
-            .index_of(name)
-            .or_else(|_| found.index_of(name.strip_prefix("infos/").unwrap_or(name)));
-        if let Ok(at) = at {
-            columns[at] = (
-                columns[at].0.clone().with_nullable(true),
-                From::Masked { at, valid },
-            );
-            flags.push(valid);
-        }
-    }
+    let mut columns = Columns::new(&found);
+    columns.mask(|valid| !had(valid));
     // LeRobot's features have no slashes.
     for name in
         had_names(written_from).filter(|name| name.contains('/') && found.index_of(name).is_err())
     {
-        if let Ok(at) = found.index_of(&name.replace('/', ".")) {
-            columns[at].0 = columns[at].0.clone().with_name(name);
-        }
+        columns.rename(&name.replace('/', "."), name);
     }
     if had(step::ACTION_SOURCE) {
-        // A word where the format has words, else a flag.
-        let named = |name: &str| [name.to_owned(), format!("source_{name}")];
-        let word = named(step::ACTION_SOURCE)
-            .into_iter()
-            .find_map(|name| place(&name, &DataType::Utf8));
-        if let Some(at) = word.or_else(|| place("action_is_proxy", &DataType::Boolean)) {
-            columns[at] = (
-                Field::new(step::ACTION_SOURCE, DataType::Utf8, true),
-                From::Origin(at),
-            );
+        let origin = columns.words().or_else(|| columns.flags());
+        columns.restore_origin(origin);
+    }
+    columns.restore(inner, said, None)
+}
+
+/// `inner`, which has no note of origin, with what its columns say of actions and rewards.
+fn believed(mut inner: Box<dyn Source>) -> Box<dyn Source> {
+    let found = inner.schema();
+    let mut columns = Columns::new(&found);
+    columns.mask(|valid| {
+        let valid = valid.strip_prefix("infos/").unwrap_or(valid);
+        [ACTION_VALID, REWARD_VALID].contains(&valid)
+    });
+    let mut ahead = None;
+    let mut origin = columns.flags();
+    if let Some(at) = columns.words() {
+        // A stranger's column of the same name has other words. If the first trajectory cannot be
+        // read, its error comes out as it would have.
+        let first = inner.next();
+        let strange = match &first {
+            Ok(Some(first)) => unknown_word(first.steps.column(at)).is_some(),
+            Ok(None) | Err(_) => false,
+        };
+        if !strange {
+            origin = Some(at);
         }
-        if let Some(at) = named(step::ACTION_STD)
-            .into_iter()
-            .find_map(|name| found.index_of(&name).ok())
-        {
-            columns[at] = (
-                found
-                    .field(at)
-                    .clone()
-                    .with_name(step::ACTION_STD)
-                    .with_nullable(true),
-                From::Spread(at),
-            );
+        ahead = Some(first);
+    }
+    columns.restore_origin(origin);
+    columns.restore(inner, Map::new(), ahead)
+}
+
+/// The first word of a column that trajmill does not write into `action_source`.
+fn unknown_word(words: &ArrayRef) -> Option<&str> {
+    words
+        .as_string::<i32>()
+        .iter()
+        .flatten()
+        // LeRobot has no nulls, and its rows without an action say so.
+        .find(|word| !["recorded", "proxy", "none", ""].contains(word))
+}
+
+/// The columns of a source, and those that they become.
+struct Columns<'a> {
+    found: &'a Schema,
+    columns: Vec<(Field, From)>,
+    /// Places of flags that become nulls.
+    flags: Vec<usize>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(found: &'a Schema) -> Columns<'a> {
+        let columns = found.fields().iter().enumerate();
+        Columns {
+            found,
+            columns: columns
+                .map(|(at, field)| (field.as_ref().clone(), From::Column(at)))
+                .collect(),
+            flags: Vec::new(),
         }
     }
-    let kept = columns
-        .into_iter()
-        .enumerate()
-        .filter(|(at, _)| !flags.contains(at))
-        .map(|(_, column)| column);
-    let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
-    Box::new(Restored {
-        inner,
-        said,
-        schema: Arc::new(Schema::new(fields)),
-        from,
-    })
+
+    /// Makes nulls of every flag `NAME_valid` for which `wanted` holds and beside which NAME is.
+    fn mask(&mut self, wanted: impl Fn(&str) -> bool) {
+        for (valid, field) in self.found.fields().iter().enumerate() {
+            let name = field.name().strip_suffix("_valid");
+            let Some(name) =
+                name.filter(|_| *field.data_type() == DataType::Boolean && wanted(field.name()))
+            else {
+                continue;
+            };
+            let at = self.found.index_of(name).or_else(|_| {
+                self.found
+                    .index_of(name.strip_prefix("infos/").unwrap_or(name))
+            });
+            if let Ok(at) = at {
+                let masked = self.columns[at].0.clone().with_nullable(true);
+                self.columns[at] = (masked, From::Masked { at, valid });
+                self.flags.push(valid);
+            }
+        }
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        if let Ok(at) = self.found.index_of(from) {
+            self.columns[at].0 = self.columns[at].0.clone().with_name(to);
+        }
+    }
+
+    /// The place of the column `name` of this type, or of the same in D4RL's and Minari's `infos`.
+    fn place(&self, name: &str, data_type: &DataType) -> Option<usize> {
+        self.found.fields().iter().position(|field| {
+            (field.name() == name || field.name().strip_prefix("infos/") == Some(name))
+                && field.data_type() == data_type
+        })
+    }
+
+    /// The place of the column that says in a word where actions come from.
+    fn words(&self) -> Option<usize> {
+        named(step::ACTION_SOURCE)
+            .into_iter()
+            .find_map(|name| self.place(&name, &DataType::Utf8))
+    }
+
+    /// The place of the flag of actions that are a model's.
+    fn flags(&self) -> Option<usize> {
+        self.place("action_is_proxy", &DataType::Boolean)
+    }
+
+    /// Makes `action_source` of the column at `origin`, and with it `action_std` of the column of
+    /// that name.
+    fn restore_origin(&mut self, origin: Option<usize>) {
+        let Some(at) = origin else {
+            return;
+        };
+        let field = Field::new(step::ACTION_SOURCE, DataType::Utf8, true);
+        self.columns[at] = (field, From::Origin(at));
+        let std = named(step::ACTION_STD);
+        if let Some(at) = std.iter().find_map(|name| self.found.index_of(name).ok()) {
+            let field = self.found.field(at).clone().with_name(step::ACTION_STD);
+            self.columns[at] = (field.with_nullable(true), From::Spread(at));
+        }
+    }
+
+    /// Returns `inner` with these columns, and with what its own source had `said` of itself.
+    /// `ahead` is what was read of it already.
+    fn restore(
+        self,
+        inner: Box<dyn Source>,
+        said: Map<String, Value>,
+        ahead: Option<Result<Option<IncomingTrajectory>>>,
+    ) -> Box<dyn Source> {
+        let flags = self.flags;
+        let kept = self
+            .columns
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| !flags.contains(at))
+            .map(|(_, column)| column);
+        let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
+        Box::new(Restored {
+            inner,
+            said,
+            schema: Arc::new(Schema::new(fields)),
+            from,
+            ahead,
+        })
+    }
+}
+
+/// The names that the column `name` of steps comes back by: a reader keeps a name with a fixed
+/// meaning free.
+fn named(name: &str) -> [String; 2] {
+    [name.to_owned(), format!("source_{name}")]
 }
 
 /// Names of the columns of steps that the dataset had.
@@ -139,6 +222,8 @@ struct Restored {
     said: Map<String, Value>,
     schema: SchemaRef,
     from: Vec<From>,
+    /// What was read of `inner` before it was asked for.
+    ahead: Option<Result<Option<IncomingTrajectory>>>,
 }
 
 impl Restored {
@@ -170,6 +255,15 @@ impl Restored {
             .ok()
             .map(|at| Arc::clone(&columns[at]));
         let there = |row: usize| action.as_ref().is_some_and(|action| action.is_valid(row));
+        if columns[origin].as_boolean_opt().is_none()
+            && let Some(word) = unknown_word(&columns[origin])
+        {
+            return Err(Error::failed(format!(
+                "column `{}` says `{word}`, where every action is `recorded` or `proxy`",
+                step::ACTION_SOURCE
+            ))
+            .hint("give the column another name if it is not trajmill's"));
+        }
         columns[origin] = origins(&columns[origin], there);
         let origins = columns[origin].as_string::<i32>().clone();
         for (column, _) in columns
@@ -219,7 +313,11 @@ impl Source for Restored {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        let Some(incoming) = self.inner.next()? else {
+        let next = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => self.inner.next(),
+        };
+        let Some(incoming) = next? else {
             return Ok(None);
         };
         Ok(Some(IncomingTrajectory {

@@ -33,7 +33,7 @@ pub struct Writer {
     pub write: fn(&OutgoingDataset, &Path, &WriteOptions) -> Result<Written>,
     /// For formats of one file: reads back what [`WriteOptions::note`] said. Directories get the note as a file of
     /// their own from the caller, and need nothing here.
-    pub note: Option<fn(&Path) -> Option<String>>,
+    pub note: Option<fn(&Path) -> Result<Option<serde_json::Value>>>,
 }
 
 /// What a writer did beside writing.

@@ -129,10 +129,14 @@ impl Table {
         let describe = |file: PartitionedFile| async move {
             let path = self.root.path.join(file.object_meta.location.as_ref());
             let place = path.display().to_string();
-            // The engine would wait for a FIFO's writer.
-            files::open(&path).map_err(|error| {
-                DataFusionError::IoError(error).context(format!("cannot read {place}"))
-            })?;
+            // The engine would wait for the writer of a FIFO. It reports what is missing itself.
+            match files::open(&path) {
+                Err(error) if !files::is_absent(&error) => {
+                    let error = DataFusionError::IoError(error);
+                    return Err(error.context(format!("cannot read {place}")));
+                }
+                _ => {}
+            }
             let described = format
                 .infer_stats_and_ordering(state, store, Arc::clone(&self.schema), &file.object_meta)
                 .await;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
+use trajmill::transfer::read::quarantine::SetAside;
+
 use super::support::{Done, Workspace, finish};
 
 const SIMPLE: &str = "  - filter: length >= 3\n  - materialise: { OUT, shard_rows: 60 }\n";
@@ -332,10 +334,19 @@ fn a_manifest_that_cannot_be_read_is_not_taken_for_absent() {
 #[test]
 fn quarantine_that_cannot_be_read_is_not_taken_for_absent() {
     let workspace = Workspace::new();
-    fs::create_dir(workspace.path("corpus/quarantine.jsonl")).unwrap();
-    let done = workspace.trajmill(&["info", "corpus"]);
-    assert_ne!(done.code, Some(0), "{done:?}");
-    assert!(done.stderr.contains("quarantine.jsonl"), "{}", done.stderr);
+    let read = || SetAside::read(&workspace.path("corpus"));
+    assert_eq!(read().unwrap().trajectories, 0);
+    let path = workspace.path("corpus/quarantine.jsonl");
+    fs::create_dir(&path).unwrap();
+    let error = read().unwrap_err().message;
+    assert!(
+        error.contains("cannot read") && error.contains("quarantine.jsonl"),
+        "{error}"
+    );
+    fs::remove_dir(&path).unwrap();
+    fifo(&path);
+    let error = read().unwrap_err().message;
+    assert!(error.contains("only files are read"), "{error}");
 }
 
 #[cfg(feature = "faults")]
@@ -621,7 +632,7 @@ fn nothing_but_files_is_read() {
     let verify = vec!["info", "corpus", "--verify"];
     let sql = vec!["sql", "corpus", "-c", "select sum(reward) from steps"];
     let again = vec!["export", "out/labelled", &export, "--to", "arrow"];
-    let cases: [(&str, Vec<Vec<&str>>); 8] = [
+    let cases: [(&str, Vec<Vec<&str>>); 7] = [
         (
             "corpus/steps/00001.parquet",
             vec![
@@ -666,7 +677,6 @@ fn nothing_but_files_is_read() {
             ],
         ),
         (&note, vec![again]),
-        ("corpus/quarantine.jsonl", vec![vec!["info", "corpus"]]),
     ];
     let mut tried = 0;
     for (path, commands) in cases {

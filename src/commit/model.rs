@@ -46,7 +46,7 @@ pub fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'
         ..Wanted::new(&training.path, &training.fingerprint)
     };
     Ok(
-        match wanted.decide(existing_model(&training.path, &training.fingerprint)?) {
+        match wanted.decide(existing_model(&training.path, &training.fingerprint)?)? {
             Claim::UpToDate => {
                 staging::remove_stale(&training.path)?;
                 Claim::UpToDate

@@ -1,4 +1,4 @@
-//! Every creation, rename, sync and removal, and nothing else.
+//! Every creation, rename, sync and removal, and nothing else. What only reads is in [`files`].
 //!
 //! The rest of the crate is kept from `std::fs`'s own by `clippy.toml`, so the order of effects that the commit
 //! protocol promises can be counted, failed and killed at from a test: with the feature `faults`, `TRAJMILL_FAULT`

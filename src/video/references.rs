@@ -79,7 +79,10 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     let mut columns = Vec::new();
     for field in dataset.steps.fields().iter().filter(refer) {
         if let Some(path) = first(&dataset, field.name())? {
-            let size = Video::open(&inside(root, &path)?)?.size();
+            let video = inside(root, &path)?;
+            // FFmpeg would wait for the writer of a FIFO.
+            files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
+            let size = Video::open(&video)?.size();
             columns.push((pictures::field(field.name(), frames, size)?, size));
         }
     }

@@ -70,7 +70,9 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         let mut seen = HashSet::new();
         for episode in &episodes {
             match info.video_file(episode, at, &video.name) {
-                Ok((file, _)) if seen.insert(file.clone()) && !root.join(&file).is_file() => {
+                Ok((file, _))
+                    if seen.insert(file.clone()) && !files::is_file(&root.join(&file))? =>
+                {
                     findings.error(
                         "missing-video",
                         file,
@@ -89,7 +91,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         "v2.1" => "meta/episodes_stats.jsonl",
         _ => "meta/stats.json",
     };
-    if !root.join(statistics).is_file() {
+    if !files::is_file(&root.join(statistics))? {
         findings.warning(
             "statistics",
             statistics,
@@ -275,7 +277,7 @@ fn data<'a>(
             _ => info.root.join(info.data_file(episode)?),
         };
         if seen.insert(file.clone()) {
-            if !file.is_file() {
+            if !files::is_file(&file)? {
                 findings.error(
                     "missing-file",
                     file.display().to_string(),
@@ -293,7 +295,7 @@ fn data<'a>(
         return Ok(named);
     }
     let folder = info.root.join("data");
-    if !folder.is_dir() {
+    if !files::is_dir(&folder)? {
         return Ok(Vec::new());
     }
     let files = meta::data_files(&folder)?;

@@ -326,3 +326,82 @@ impl Source for Restored {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One trajectory of a made source.
+    struct Made(Option<RecordBatch>, SchemaRef);
+
+    impl Source for Made {
+        fn schema(&self) -> SchemaRef {
+            Arc::clone(&self.1)
+        }
+
+        fn rows(&self) -> Option<u64> {
+            None
+        }
+
+        fn metadata(&self) -> Map<String, Value> {
+            Map::new()
+        }
+
+        fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
+            Ok(self.0.take().map(|steps| IncomingTrajectory {
+                key: "0".to_owned(),
+                steps,
+                about: None,
+            }))
+        }
+    }
+
+    /// What becomes of steps with the actions 1, 2 and 3 and another column.
+    fn read(name: &str, column: ArrayRef) -> RecordBatch {
+        let actions: ArrayRef = Arc::new(arrow::array::Int32Array::from(vec![1, 2, 3]));
+        let batch = RecordBatch::try_from_iter([(step::ACTION, actions), (name, column)]).unwrap();
+        let source = Made(Some(batch.clone()), batch.schema());
+        let mut restored = restored(Box::new(source), None);
+        let steps = restored.next().unwrap().unwrap().steps;
+        assert_eq!(steps.schema(), restored.schema());
+        assert!(restored.next().unwrap().is_none());
+        steps
+    }
+
+    fn origins_of(steps: &RecordBatch) -> Vec<&str> {
+        let origins = steps.column_by_name(step::ACTION_SOURCE).unwrap();
+        origins.as_string::<i32>().iter().flatten().collect()
+    }
+
+    #[test]
+    fn without_a_note_columns_say_which_actions_are_a_models() {
+        let flags = || -> ArrayRef { Arc::new(BooleanArray::from(vec![true, false, true])) };
+        for name in ["action_is_proxy", "infos/action_is_proxy"] {
+            let expected = ["proxy", "recorded", "proxy"];
+            assert_eq!(origins_of(&read(name, flags())), expected, "{name}");
+        }
+        let words = |words: [&str; 3]| -> ArrayRef { Arc::new(StringArray::from(words.to_vec())) };
+        for name in [
+            "action_source",
+            "source_action_source",
+            "infos/action_source",
+        ] {
+            let steps = read(name, words(["recorded", "proxy", "none"]));
+            assert_eq!(origins_of(&steps), ["recorded", "proxy", "recorded"]);
+        }
+        // A stranger's column stays what it is.
+        let steps = read("source_action_source", words(["human", "script", "human"]));
+        assert!(steps.column_by_name(step::ACTION_SOURCE).is_none());
+        assert!(steps.column_by_name("source_action_source").is_some());
+    }
+
+    #[test]
+    fn without_a_note_filler_is_no_action() {
+        let flags: ArrayRef = Arc::new(BooleanArray::from(vec![true, false, true]));
+        for name in ["action_valid", "infos/action_valid"] {
+            let steps = read(name, Arc::clone(&flags));
+            assert_eq!(steps.num_columns(), 1, "{name}");
+            assert!(steps.column(0).is_null(1) && steps.column(0).null_count() == 1);
+        }
+    }
+}

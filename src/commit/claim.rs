@@ -143,7 +143,16 @@ pub fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
     let staging = Staging::lock(wanted.path, resumes)?;
     // Another run may have published a result between the first look and the lock.
     match wanted.decide(existing(wanted.path, wanted.fingerprint)?)? {
-        Claim::Granted(replaces) => Ok(Claim::Granted(staging.replacing(replaces))),
+        Claim::Granted(replaces) => {
+            let kept = match (wanted.resumes.is_empty(), wanted.fresh) {
+                (true, _) => None,
+                (false, false) => Some("the finished work is kept"),
+                (false, true) => {
+                    Some("the finished work is kept: run the command without `--fresh` to use it")
+                }
+            };
+            Ok(Claim::Granted(staging.replacing(replaces).keeping(kept)))
+        }
         Claim::UpToDate => {
             staging
                 .discard()

@@ -16,8 +16,9 @@ pub struct Staging {
     directory: PathBuf,
     /// Whether the result replaces what stands at its path when it is published.
     replaces: bool,
-    /// Whether the same command resumes the work that is left here.
-    resumable: bool,
+    /// What to tell the user of the work that stays here if the result cannot be published; `None`
+    /// if no later run resumes it.
+    kept: Option<&'static str>,
     /// Held until the staging directory is gone.
     _lock: File,
 }
@@ -55,7 +56,7 @@ impl Staging {
             output: output.to_owned(),
             directory,
             replaces: false,
-            resumable: !keys.is_empty(),
+            kept: None,
             _lock: lock,
         };
         staging.discard_all_but(keys)?;
@@ -66,6 +67,12 @@ impl Staging {
     /// Says whether the result replaces what stands at its path when it is published.
     pub(super) fn replacing(mut self, replaces: bool) -> Staging {
         self.replaces = replaces;
+        self
+    }
+
+    /// Says that a later run resumes the work that is left here: `kept` tells the user how.
+    pub(super) fn keeping(mut self, kept: Option<&'static str>) -> Staging {
+        self.kept = kept;
         self
     }
 
@@ -138,10 +145,9 @@ impl Staging {
     /// says that the result is published if only the steps after that fail.
     pub fn publish(self, sealed: &Path) -> Result<()> {
         if let Err(error) = self.reveal(sealed) {
-            return Err(if self.resumable {
-                error.hint("the finished work is kept")
-            } else {
-                self.abandon(error)
+            return Err(match self.kept {
+                Some(kept) => error.hint(kept),
+                None => self.abandon(error),
             });
         }
         let output = self.output.clone();

@@ -33,8 +33,11 @@ pub struct Writer {
     pub write: fn(&OutgoingDataset, &Path, &WriteOptions) -> Result<Written>,
     /// For formats of one file: reads back what [`WriteOptions::note`] said. Directories get the note as a file of
     /// their own from the caller, and need nothing here.
-    pub note: Option<fn(&Path) -> Result<Option<serde_json::Value>>>,
+    pub note: Option<ReadNote>,
 }
+
+/// Reads the note of origin in a file; `None` if there is none, an error if it cannot be read.
+pub type ReadNote = fn(&Path) -> Result<Option<serde_json::Value>>;
 
 /// What a writer did beside writing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

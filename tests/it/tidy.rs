@@ -353,7 +353,6 @@ fn files_are_opened_in_one_place() {
         "fs::read(",
         "fs::read_to_string(",
         "fs::read_dir(",
-        "fs::metadata(",
         ".exists()",
         ".is_file()",
         ".is_dir()",

@@ -127,6 +127,51 @@ fn a_planted_link_leads_no_command_elsewhere() {
     }
 }
 
+/// Small files are written beside their path and renamed.
+#[test]
+fn a_link_planted_for_a_small_file_leads_nowhere() {
+    let workspace = Workspace::new();
+    let before = victim(&workspace);
+    let stages = "  - train_idm: { out: ../out/idm.onnx, steps: 5, hidden: [4], members: 1 }\n";
+    let train = workspace.pipeline("train", stages);
+    let commands: [(&[&str], &[&str]); 2] = [
+        (
+            &["run", &train],
+            &["idm.onnx", "idm.report.json", "idm.loss.svg"],
+        ),
+        (
+            &["info", "corpus", "--picture", "out/picture.svg"],
+            &["picture.svg"],
+        ),
+    ];
+    for (arguments, names) in commands {
+        for target in ["victim", "victim/thesis.tex", "victim/nothing"] {
+            fs::create_dir_all(workspace.path("out")).unwrap();
+            for name in names {
+                let hidden = workspace.path("out").join(format!(".{name}.staging-file"));
+                symlink(workspace.path(target), hidden).unwrap();
+            }
+            workspace.trajmill(arguments).exits(0);
+            assert_eq!(workspace.tree("victim"), before, "{arguments:?}");
+            assert!(
+                workspace
+                    .names("out")
+                    .iter()
+                    .all(|name| !name.starts_with('.'))
+            );
+            workspace.clear();
+        }
+        // A directory there is not removed with what is in it.
+        let hidden = format!("out/.{}.staging-file", names[0]);
+        fs::create_dir_all(workspace.path(&hidden)).unwrap();
+        fs::write(workspace.path(&hidden).join("mine"), "mine").unwrap();
+        let done = workspace.trajmill(arguments).exits(1);
+        assert!(done.stderr.contains(".staging-file"), "{}", done.stderr);
+        assert!(workspace.path(&hidden).join("mine").exists());
+        workspace.clear();
+    }
+}
+
 #[cfg(feature = "faults")]
 #[test]
 fn a_link_planted_below_the_staging_directory_leads_nowhere() {

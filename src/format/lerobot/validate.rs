@@ -171,11 +171,16 @@ fn task_table(info: &Info, findings: &mut Findings) {
     if info.layout != Layout::Shared {
         return;
     }
-    // A file that cannot be read has been reported.
-    let Some(builder) = files::open(&path)
-        .ok()
-        .and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
-    else {
+    let file = match files::open(&path) {
+        Ok(file) => file,
+        // A file that is missing or damaged has been reported.
+        Err(error) if files::is_absent(&error) => return,
+        Err(error) => {
+            findings.error("tasks", path.display().to_string(), error.to_string());
+            return;
+        }
+    };
+    let Ok(builder) = ParquetRecordBatchReaderBuilder::try_new(file) else {
         return;
     };
     let pandas = builder

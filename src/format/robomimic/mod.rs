@@ -434,11 +434,15 @@ impl Source for Demos {
 /// The rules of robomimic's loader that reading does not show: actions between -1 and 1, counts, masks, the environment.
 fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     FORMAT.read_through(path, &Options::default(), findings);
-    let Ok(data) = hdf5::open(path).and_then(|file| {
+    let data = hdf5::open(path).and_then(|file| {
         file.group("data")
             .map_err(|error| Error::failed(error.to_string()))
-    }) else {
-        return Ok(());
+    });
+    let data = match data {
+        Ok(data) => data,
+        // That has been reported.
+        Err(_) if findings.errors > 0 => return Ok(()),
+        Err(error) => return Err(error),
     };
     let mut said = Map::new();
     hdf5::attributes(&data, &mut said)?;

@@ -27,4 +27,5 @@ mod source;
 mod sql;
 mod support;
 mod tidy;
+mod trust;
 mod wrong;

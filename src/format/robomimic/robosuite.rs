@@ -12,7 +12,7 @@ pub(crate) const FORMAT: Format = Format {
     about: "robosuite's raw demonstrations: HDF5, states and actions per demonstration; read only",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| demonstrations(path) == Some(false),
+        probe: |path| Ok(demonstrations(path)? == Some(false)),
     }),
     read: Some(Reader {
         takes: &[],

@@ -60,6 +60,7 @@ pub mod train {
 }
 
 pub mod transfer {
+    pub use crate::transfer::read::quarantine::SetAside;
     pub use crate::transfer::read::{OnError, Options};
     pub use crate::transfer::write::{OutgoingDataset, WriteOptions};
 }

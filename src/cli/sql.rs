@@ -1,8 +1,10 @@
 //! `trajmill sql`: queries, given on the command line or typed at a prompt.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,7 +14,7 @@ use rustyline::error::ReadlineError;
 use super::arguments::size;
 use super::{Command, print};
 use crate::dataset::schema::type_name;
-use crate::dataset::{Dataset, store};
+use crate::dataset::{Dataset, files, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::query::print::{ResultFormat, print_result, save_result};
@@ -31,7 +33,7 @@ Example: trajmill sql data/hopper -c \"select avg(return) from trajectories wher
 pub(super) struct Sql {
     /// Datasets to query, each as PATH or NAME=PATH; NAME is the directory's name by default
     #[arg(required = true, value_name = "DATASET")]
-    datasets: Vec<String>,
+    datasets: Vec<OsString>,
     /// Statement to run
     #[arg(short, long, value_name = "SQL", conflicts_with = "file")]
     command: Option<String>,
@@ -157,13 +159,18 @@ fn to_stdout(session: &Session, sql: &str, format: ResultFormat) -> Result<u64> 
 }
 
 /// Opens a dataset that is given as PATH or NAME=PATH, and returns it with its name.
-fn open(given: &str) -> Result<(String, Dataset)> {
-    let named = given
-        .split_once('=')
-        .filter(|(name, _)| !name.is_empty() && !name.contains('/') && !Path::new(given).exists());
+fn open(given: &OsStr) -> Result<(String, Dataset)> {
+    let bytes = given.as_bytes();
+    let named = bytes.iter().position(|byte| *byte == b'=');
+    let named = named.map(|at| (&bytes[..at], OsStr::from_bytes(&bytes[at + 1..])));
     let (name, path) = match named {
-        Some((name, path)) => (Some(name.to_owned()), Path::new(path)),
-        None => (None, Path::new(given)),
+        Some((name, path))
+            if !name.is_empty() && !name.contains(&b'/') && !files::exists(Path::new(given))? =>
+        {
+            let name = String::from_utf8_lossy(name).into_owned();
+            (Some(name), Path::new(path))
+        }
+        _ => (None, Path::new(given)),
     };
     let dataset = Dataset::open(path)?;
     let name = name.or_else(|| {

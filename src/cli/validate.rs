@@ -7,7 +7,7 @@ use serde_json::json;
 use super::arguments::formats;
 use super::progress::Busy;
 use super::{Command, print};
-use crate::dataset::layout;
+use crate::dataset::{files, layout};
 use crate::error::wording::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format;
@@ -39,7 +39,7 @@ impl Command for Validate {
 
     fn run(&self) -> Result<()> {
         let busy = Busy::with(format!("reading {}", self.path.display()));
-        let own = self.from.is_none() && layout::manifest(&self.path).exists();
+        let own = self.from.is_none() && files::exists(&layout::manifest(&self.path))?;
         let (format, findings) = if own {
             ("trajmill", verify::dataset(&self.path)?)
         } else {

@@ -29,4 +29,4 @@ pub use claim::{Claim, Wanted, claim};
 pub use existing::{Existing, existing, note};
 pub use journal::{Finished, Journal};
 pub use model::{ModelFile, claim_model, existing_model};
-pub use staging::Staging;
+pub use staging::{Staging, published};

@@ -13,6 +13,7 @@
 pub mod block;
 pub mod computed_columns;
 mod content;
+pub mod files;
 pub mod layout;
 pub mod manifest;
 pub mod read;
@@ -70,7 +71,9 @@ impl Dataset {
     /// footer of the first shard cannot be read.
     pub fn open(path: &Path) -> Result<Dataset> {
         let manifest_path = layout::manifest(path);
-        let bytes = std::fs::read(&manifest_path).map_err(|error| no_manifest(path, &error))?;
+        let Some(bytes) = files::read_if_present(&manifest_path)? else {
+            return Err(no_manifest(path)?);
+        };
         let manifest =
             Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
         let first = manifest.shards.first().ok_or_else(|| {
@@ -208,19 +211,21 @@ impl Dataset {
 }
 
 /// Returns the error of a path without a readable manifest.
-fn no_manifest(path: &Path, error: &std::io::Error) -> Error {
+fn no_manifest(path: &Path) -> Result<Error> {
     let place = path.display();
-    if !path.exists() {
-        return Error::failed(format!("{place} does not exist")).hint(
+    if !files::exists(path)? {
+        return Ok(Error::failed(format!("{place} does not exist")).hint(
             "check the path; a pipeline's relative paths start at the folder of the pipeline file",
-        );
+        ));
     }
-    let why = match error.kind() {
-        _ if path.is_file() => "it is a file, not a directory".to_owned(),
-        std::io::ErrorKind::NotFound => "it has no dataset.json".to_owned(),
-        _ => format!("cannot read its dataset.json: {error}"),
+    let why = if files::is_file(path)? {
+        "it is a file, not a directory"
+    } else {
+        "it has no dataset.json"
     };
-    Error::failed(format!("{place} is not a trajmill dataset: {why}")).hint(format!(
-        "`trajmill import {place} NAME` converts a dataset in another format"
-    ))
+    Ok(
+        Error::failed(format!("{place} is not a trajmill dataset: {why}")).hint(format!(
+            "`trajmill import {place} NAME` converts a dataset in another format"
+        )),
+    )
 }

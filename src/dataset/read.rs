@@ -16,6 +16,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 
+use super::files;
 use super::row_group::Origin;
 use super::schema;
 use super::vector_reader::{Part, Vector};
@@ -48,7 +49,7 @@ pub struct ShardReader {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path)
+    files::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
 }
 

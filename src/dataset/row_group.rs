@@ -20,6 +20,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescriptor;
 
+use super::files;
 use super::store::HashingFile;
 use crate::error::{Error, Result};
 
@@ -133,7 +134,7 @@ impl GroupWriter {
         for part in parts {
             self.encode(&part, is_copied)?;
         }
-        let file = File::open(&origin.path).map_err(|error| {
+        let file = files::open(&origin.path).map_err(|error| {
             Error::failed(format!("cannot read {}: {error}", origin.path.display()))
         })?;
         self.end(|name| {

@@ -59,7 +59,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     )?))
 }
 
-fn note(path: &Path) -> Option<String> {
+fn note(path: &Path) -> Result<Option<serde_json::Value>> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 

@@ -30,7 +30,7 @@ const IMITATION: [&str; 3] = ["obs", "acts", "indices"];
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     // `imitation` stores `infos` as pickled objects. The import does not need them.
-    let names = npz::names(path).unwrap_or_default();
+    let names = npz::names(path)?.unwrap_or_default();
     let imitation = IMITATION
         .iter()
         .all(|own| names.iter().any(|name| name == own));

@@ -15,7 +15,7 @@ use rten::{
 use rten_tensor::{Layout, Tensor};
 
 use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, verify_onnx};
-use crate::dataset::store;
+use crate::dataset::{files, store};
 use crate::error::{Error, Result};
 
 /// The version of rten in `Cargo.lock`.
@@ -283,7 +283,7 @@ fn port(model: &Model, id: NodeId) -> Port {
 }
 
 fn load(path: &Path) -> Result<Model> {
-    let bytes = std::fs::read(path)
+    let bytes = files::read(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     verify_onnx::ensure_self_contained(path, &bytes)?;
     let refused = |reason: String| {

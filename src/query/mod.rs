@@ -32,7 +32,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, ErrorKind, Result, panic_message};
-use table::Table;
+use table::{Root, Table};
 
 const CATALOG: &str = "trajmill";
 const SCHEMA: &str = "main";
@@ -152,12 +152,13 @@ impl Session {
                 }
             };
             let files = |of: fn(&ShardEntry) -> &_| dataset.manifest.shards.iter().map(of);
+            let root = Root::register(&dataset.path, index, &context.runtime_env())?;
             let trajectories = Table::new(
-                &dataset.path,
+                &root,
                 &dataset.trajectories,
                 files(|shard| &shard.trajectories),
             )?;
-            let steps = Table::new(&dataset.path, &dataset.steps, files(|shard| &shard.steps))?;
+            let steps = Table::new(&root, &dataset.steps, files(|shard| &shard.steps))?;
             for (table, provided) in [("trajectories", trajectories), ("steps", steps)] {
                 tables.push((format!("{prefix}{table}"), provided.schema()));
                 provider.register_table(table.to_owned(), Arc::new(provided))?;

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, StringBuilder};
@@ -210,7 +210,14 @@ pub fn save_result(session: &Session, sql: &str, format: ResultFormat, path: &Pa
     if path.symlink_metadata().is_ok() {
         return Err(exists(path));
     }
-    let partial = partial(path)?;
+    if path.file_name().is_none() {
+        return Err(Error::usage(format!(
+            "{} is not a file name",
+            path.display()
+        )));
+    }
+    // Beside the result, hidden, and this process's own.
+    let partial = layout::hidden(path, &format!(".{}.tmp", std::process::id()));
     let written =
         write_file(session, sql, format, &partial).and_then(|rows| {
             match store::publish(&partial, path)? {
@@ -223,26 +230,16 @@ pub fn save_result(session: &Session, sql: &str, format: ResultFormat, path: &Pa
         store::remove(&partial).ok();
     }
     let rows = written?;
-    store::sync_dir(layout::folder(&partial))?;
+    store::sync_dir(layout::folder(&partial)).map_err(|error| Error {
+        message: format!("{} is written, but {}", path.display(), error.message),
+        ..error
+    })?;
     Ok(rows)
 }
 
 fn exists(path: &Path) -> Error {
     Error::failed(format!("{} already exists", path.display()))
         .hint("remove it, or choose another name: an existing file is never replaced")
-}
-
-/// Returns the path of a result until it is complete: a hidden file beside `path` that belongs to
-/// this process.
-fn partial(path: &Path) -> Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::usage(format!("{} is not a file name", path.display())))?;
-    Ok(layout::folder(path).join(format!(
-        ".{}.{}.tmp",
-        name.to_string_lossy(),
-        std::process::id()
-    )))
 }
 
 fn write_file(session: &Session, sql: &str, format: ResultFormat, path: &Path) -> Result<u64> {

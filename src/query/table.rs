@@ -2,7 +2,7 @@
 //! inserts.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
@@ -17,22 +17,51 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result as Planned};
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::object_store::local::LocalFileSystem;
 use datafusion::object_store::{ObjectMeta, ObjectStore, path::Path as StorePath};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::dataset::files;
 use crate::dataset::manifest::FileEntry;
 use crate::error::{Error, Result};
 
 /// Number of footers that are read at once.
 const FOOTERS: usize = 32;
 
+/// The directory of a dataset. The engine finds files in it by their relative names, because a URL
+/// with its path could not hold every name that a file system accepts.
+#[derive(Debug)]
+pub(super) struct Root {
+    path: PathBuf,
+    url: ObjectStoreUrl,
+}
+
+impl Root {
+    /// Registers the directory `path`, number `index` of the session, with the engine.
+    ///
+    /// # Errors
+    /// Returns an error if the directory does not exist.
+    pub(super) fn register(path: &Path, index: usize, engine: &RuntimeEnv) -> Result<Arc<Root>> {
+        let store = LocalFileSystem::new_with_prefix(path)
+            .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+        let url = ObjectStoreUrl::parse(format!("dataset://{index}"))?;
+        engine.register_object_store(url.as_ref(), Arc::new(store));
+        Ok(Arc::new(Root {
+            path: path.to_owned(),
+            url,
+        }))
+    }
+}
+
 /// A table of Parquet files with one schema.
 #[derive(Debug)]
 pub(super) struct Table {
     schema: SchemaRef,
+    root: Arc<Root>,
     files: Vec<PartitionedFile>,
     /// The files with the statistics and order in their footers, which are read once per session,
     /// when a query needs them.
@@ -60,19 +89,16 @@ impl Table {
     /// `schema`.
     ///
     /// # Errors
-    /// Returns an error if `root` does not exist, or if a path cannot be written as a URL.
+    /// Returns an error if the engine cannot express the relative path of a file.
     pub(super) fn new<'a>(
-        root: &Path,
+        root: &Arc<Root>,
         schema: &Schema,
         files: impl Iterator<Item = &'a FileEntry>,
     ) -> Result<Table> {
         let schema = listed(schema);
-        let root = root
-            .canonicalize()
-            .map_err(|error| Error::failed(format!("cannot read {}: {error}", root.display())))?;
         let file = |entry: &FileEntry| -> Result<PartitionedFile> {
-            let path = root.join(&entry.path);
-            let location = StorePath::from_absolute_path(&path).map_err(|error| {
+            let location = StorePath::parse(&entry.path).map_err(|error| {
+                let path = root.path.join(&entry.path);
                 Error::failed(format!("cannot read {}: {error}", path.display()))
             })?;
             // A published file never changes, so there are no versions to distinguish.
@@ -88,6 +114,7 @@ impl Table {
         let files = files.map(file).collect::<Result<Vec<_>>>()?;
         Ok(Table {
             schema,
+            root: Arc::clone(root),
             files,
             described: OnceLock::new(),
         })
@@ -104,11 +131,20 @@ impl Table {
             return Ok(files);
         }
         let describe = |file: PartitionedFile| async move {
+            let path = self.root.path.join(file.object_meta.location.as_ref());
+            let place = path.display().to_string();
+            // The engine would wait for the writer of a FIFO. It reports what is missing itself.
+            match files::open(&path) {
+                Err(error) if !files::is_absent(&error) => {
+                    let error = DataFusionError::IoError(error);
+                    return Err(error.context(format!("cannot read {place}")));
+                }
+                _ => {}
+            }
             let described = format
                 .infer_stats_and_ordering(state, store, Arc::clone(&self.schema), &file.object_meta)
                 .await;
-            let footer = described
-                .map_err(|error| error.context(format!("/{}", file.object_meta.location)))?;
+            let footer = described.map_err(|error| error.context(place))?;
             Ok::<_, DataFusionError>(
                 file.with_statistics(Arc::new(footer.statistics))
                     .with_ordering(footer.ordering),
@@ -128,7 +164,7 @@ impl Table {
         limit: Option<usize>,
     ) -> Planned<Arc<dyn ExecutionPlan>> {
         let format = ParquetFormat::new().with_options(state.default_table_options().parquet);
-        let url = ObjectStoreUrl::local_filesystem();
+        let url = self.root.url.clone();
         let store = state.runtime_env().object_store(&url)?;
         let files = self.describe(state, &format, &store).await?;
         let statistics = Statistics::try_merge_iter(

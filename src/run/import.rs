@@ -101,7 +101,7 @@ impl Import {
         };
         staging.publish(&sealed)?;
         Ok(Some(Imported {
-            dataset: Dataset::open(dataset)?,
+            dataset: Dataset::open(dataset).map_err(|error| commit::published(dataset, error))?,
             aside,
         }))
     }

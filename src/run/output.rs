@@ -191,7 +191,9 @@ impl<'a> Output<'a> {
     pub(super) fn commit(&self, made: Made, staging: Staging, report: &mut Report) -> Result<()> {
         let Some(materialise) = self.materialise else {
             // The models are published, and nobody reads the intermediates any more.
-            return staging.discard();
+            return staging
+                .discard()
+                .map_err(|error| commit::published(self.path, error));
         };
         let result = made
             .result
@@ -242,7 +244,11 @@ impl<'a> Output<'a> {
             staging,
             &export::Progress {
                 name: &name,
-                resume: "run the same command again: everything before the export is kept",
+                resume: if self.options.fresh {
+                    "run the command again without `--fresh`: everything before the export is kept"
+                } else {
+                    "run the same command again: everything before the export is kept"
+                },
                 observer,
             },
         )

@@ -7,7 +7,7 @@ use super::sources::Ready;
 use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
 use crate::commit::Staging;
 use crate::dataset::Dataset;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
 use crate::transfer::read::quarantine;
@@ -133,7 +133,14 @@ fn pass(
     watch.begin(&pass.name, table.rows()?);
     let outcome = exec::run(&tasks, &root, journal, options.limits(), &watcher);
     watch.end();
-    let outcome = outcome?;
+    let outcome = outcome.map_err(|error| match error.kind {
+        // The same command would begin anew.
+        ErrorKind::Interrupted if options.fresh => Error {
+            hints: vec!["run the command again without `--fresh` to continue".to_owned()],
+            ..error
+        },
+        _ => error,
+    })?;
     made.flow.extend(table.flow);
     made.flow.extend(outcome.flow);
     made.tasks = (made.tasks.0 + outcome.tasks, made.tasks.1 + outcome.resumed);

@@ -26,4 +26,5 @@ mod source;
 mod sql;
 mod support;
 mod tidy;
+mod trust;
 mod wrong;

@@ -26,6 +26,8 @@ mod write;
 
 use std::path::Path;
 
+use crate::dataset;
+use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 use crate::transfer::write::Writer;
@@ -68,8 +70,8 @@ pub(crate) const FORMAT: Format = Format {
     validate: Some(validate::validate),
 };
 
-fn detect(path: &Path) -> bool {
-    path.join("meta/info.json").is_file()
+fn detect(path: &Path) -> Result<bool> {
+    dataset::files::is_file(&path.join("meta/info.json"))
 }
 
 #[cfg(test)]

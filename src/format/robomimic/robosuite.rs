@@ -11,7 +11,7 @@ pub(crate) const FORMAT: Format = Format {
     name: "robosuite",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| demonstrations(path) == Some(false),
+        probe: |path| Ok(demonstrations(path)? == Some(false)),
     }),
     read: Some(Reader {
         takes: &[],

@@ -20,7 +20,7 @@ use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 use self::environment::{environment, offers_cuda, preload, version};
 use self::session::{Job, Shared};
 use super::{Device, Element, Geometry, ModelOptions, Port, Spec, batch, library, verify_onnx};
-use crate::dataset::store;
+use crate::dataset::{files, store};
 use crate::error::{Error, Result};
 
 pub(super) use self::environment::providers;
@@ -259,7 +259,7 @@ impl OnnxRuntime {
 
     /// Loads the model without optimisations, to read its description.
     fn inspect(&self, path: &Path) -> Result<Session> {
-        let bytes = std::fs::read(path)
+        let bytes = files::read(path)
             .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
         verify_onnx::ensure_self_contained(path, &bytes)?;
         let load = || {

@@ -5,7 +5,6 @@
 //! is the very array that was read holds what was read.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -19,13 +18,14 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescriptor;
 
+use super::file::DatasetFile;
 use super::store::HashingFile;
 use crate::error::{Error, Result};
 
 /// The row group that a block is, whole.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    pub(super) path: PathBuf,
+    pub(super) file: DatasetFile,
     pub(super) metadata: ArrowReaderMetadata,
     /// Which of the file's row groups.
     pub(super) group: usize,
@@ -130,20 +130,20 @@ impl GroupWriter {
         for part in parts {
             self.encode(&part, is_copied)?;
         }
-        let file = File::open(&origin.path).map_err(|error| {
-            Error::failed(format!("cannot read {}: {error}", origin.path.display()))
-        })?;
+        let open = origin.file.open()?;
+        let file = open.file().as_ref();
         self.end(|name| {
             if is_copied(name) {
                 origin
                     .closed(name)
                     .into_iter()
-                    .map(|closed| (&file, closed))
+                    .map(|closed| (file, closed))
                     .collect()
             } else {
                 Vec::new()
             }
-        })
+        })?;
+        open.finish()
     }
 
     /// Whether the column `name` of `origin` is encoded as it would be here.

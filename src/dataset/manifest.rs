@@ -2,9 +2,10 @@
 //!
 //! Its bytes depend on the inputs, the pipeline and the tool alone: no clock, host or path of a machine is in it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -188,6 +189,9 @@ pub struct Lineage {
     /// Trajectories of the sources that were bad and are not in the dataset; `quarantine.jsonl` beside the manifest says why.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub set_aside: u64,
+    /// blake3 of `quarantine.jsonl`, in hexadecimal. Older versions did not record it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quarantine: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref)]
@@ -217,7 +221,13 @@ impl Manifest {
         let manifest: Manifest = serde_json::from_slice(bytes)
             .map_err(|error| Error::failed(format!("damaged dataset manifest: {error}")))?;
         manifest.check_files()?;
+        verify_checksum(bytes)?;
         Ok(manifest)
+    }
+
+    /// Whether the text of a manifest has a checksum. Those that older versions wrote have none.
+    pub fn has_checksum(bytes: &[u8]) -> bool {
+        keys(bytes).is_ok_and(|keys| keys.contains_key(CHECKSUM))
     }
 
     /// A manifest, which may come from anywhere, names files of its own dataset alone, each once.
@@ -228,9 +238,15 @@ impl Manifest {
             .iter()
             .flat_map(|shard| [&shard.steps, &shard.trajectories])
         {
-            let within = Path::new(&file.path)
+            let parts: Vec<&str> = Path::new(&file.path)
                 .components()
-                .all(|part| matches!(part, Component::Normal(_)));
+                .filter_map(|part| match part {
+                    Component::Normal(name) => name.to_str(),
+                    _ => None,
+                })
+                .collect();
+            // There is one way to write a path, so that no file is listed under two names.
+            let within = parts.join("/") == file.path;
             if file.path.is_empty() || !within {
                 return Err(Error::failed(format!("the manifest lists `{}`, which is not in the dataset", file.path))
                     .hint("a dataset's files lie in its own directory: correct `path`, or import the files"));
@@ -252,7 +268,129 @@ impl Manifest {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::failed(format!("cannot write the manifest: {error}")))?;
-        bytes.push(b'\n');
+        bytes.truncate(bytes.len() - END.len());
+        let end = end(&bytes);
+        bytes.extend(end.into_bytes());
         Ok(bytes)
+    }
+}
+
+/// The key of the checksum, which is the last of the manifest. Older versions ignore it.
+const CHECKSUM: &str = "checksum";
+/// How a manifest without a checksum ends.
+const END: &str = "\n}";
+
+/// Returns the end of the manifest that begins with `start`: the hash of `start`.
+fn end(start: &[u8]) -> String {
+    format!(
+        ",\n  \"{CHECKSUM}\": \"{}\"\n}}\n",
+        blake3::hash(start).to_hex()
+    )
+}
+
+/// The keys of a manifest.
+fn keys(bytes: &[u8]) -> Result<HashMap<String, IgnoredAny>> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::failed(format!("not a dataset manifest: {error}")))
+}
+
+/// Compares the text of a manifest with its checksum.
+fn verify_checksum(bytes: &[u8]) -> Result<()> {
+    /// The keys of manifests without a checksum.
+    const OLD: [&str; 7] = [
+        "trajmill",
+        "tool",
+        "fingerprint",
+        "columns",
+        "statistics",
+        "shards",
+        "lineage",
+    ];
+    let keys = keys(bytes)?;
+    let is_right = if keys.contains_key(CHECKSUM) {
+        let start = bytes.len().saturating_sub(end(&[]).len());
+        bytes[start..] == *end(&bytes[..start]).as_bytes()
+    } else {
+        // Another key is that of the checksum, damaged: versions that know other keys write one.
+        keys.keys().all(|key| OLD.contains(&key.as_str()))
+    };
+    if is_right {
+        return Ok(());
+    }
+    Err(
+        Error::failed("the manifest is damaged: its bytes do not match its checksum")
+            .hint("restore dataset.json from a copy, or make the dataset again")
+            .hint(format!(
+                "if you changed it on purpose, remove the key `{CHECKSUM}` at its end"
+            )),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            trajmill: VERSION,
+            tool: TOOL.to_owned(),
+            fingerprint: "f".to_owned(),
+            columns: Vec::new(),
+            statistics: Statistics::default(),
+            shards: Vec::new(),
+            lineage: Lineage::default(),
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_manifest_is_an_error() {
+        let bytes = manifest().to_bytes().unwrap();
+        Manifest::parse(&bytes).unwrap();
+        for at in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            assert!(Manifest::parse(&flipped).is_err(), "bit {at}");
+        }
+        for length in 0..bytes.len() {
+            assert!(Manifest::parse(&bytes[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_manifest_without_a_checksum_is_an_old_one() {
+        let mut old = serde_json::to_vec_pretty(&manifest()).unwrap();
+        old.push(b'\n');
+        Manifest::parse(&old).unwrap();
+        assert!(!Manifest::has_checksum(&old));
+        assert!(Manifest::has_checksum(&manifest().to_bytes().unwrap()));
+    }
+
+    #[test]
+    fn a_path_has_one_spelling() {
+        let entry = |path: &str| FileEntry {
+            path: path.to_owned(),
+            rows: 0,
+            bytes: 0,
+            blake3: String::new(),
+        };
+        for (path, is_right) in [
+            ("steps/00000.parquet", true),
+            ("steps//00000.parquet", false),
+            ("./steps/00000.parquet", false),
+            ("steps/./00000.parquet", false),
+            ("steps/../steps/00000.parquet", false),
+            ("steps/00000.parquet/", false),
+            ("/steps/00000.parquet", false),
+            ("", false),
+        ] {
+            let mut manifest = manifest();
+            manifest.shards.push(ShardEntry {
+                steps: entry(path),
+                trajectories: entry("trajectories/00000.parquet"),
+                statistics: Statistics::default(),
+            });
+            let bytes = manifest.to_bytes().unwrap();
+            assert_eq!(Manifest::parse(&bytes).is_ok(), is_right, "{path:?}");
+        }
     }
 }

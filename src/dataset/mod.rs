@@ -12,6 +12,7 @@
 
 pub mod block;
 mod content;
+mod file;
 mod group;
 pub mod intrinsic;
 pub mod layout;
@@ -26,10 +27,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result};
 pub use block::Block;
 pub use content::content_hash;
+pub use file::{DatasetFile, Ledger};
 pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub use read::{Decode, ShardReader};
@@ -51,6 +54,8 @@ pub struct Dataset {
     pub decoded: Option<Decoded>,
     /// Schema of `trajectories`.
     pub trajectories: SchemaRef,
+    /// Which of the files are verified.
+    pub ledger: Arc<Ledger>,
 }
 
 /// How `steps` are read that are not as the files have them.
@@ -85,21 +90,65 @@ impl Dataset {
                 manifest_path.display()
             ))
         })?;
-        let file = read::file_schema(&path.join(&first.steps.path))?;
-        let steps = schema::logical(&file, &manifest.columns)?;
-        let trajectories = read::file_schema(&path.join(&first.trajectories.path))?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let is_there =
+            || std::fs::read(&manifest_path).is_ok_and(|now| blake3::hash(&now).to_hex() == *hash);
+        let footer = |file: &FileEntry| {
+            let schema = read::file_schema(&path.join(&file.path));
+            if is_there() {
+                schema
+            } else {
+                Err(file::replaced(path))
+            }
+        };
+        let stored: SchemaRef = footer(&first.steps)?;
+        let steps = schema::logical(&stored, &manifest.columns)?;
+        let trajectories = footer(&first.trajectories)?;
         Ok(Dataset {
             path: path.to_owned(),
             name: path
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            hash: blake3::hash(&bytes).to_hex().to_string(),
+            hash,
             manifest: Arc::new(manifest),
             steps,
             decoded: None,
             trajectories,
+            ledger: Arc::default(),
         })
+    }
+
+    /// The dataset, whose files are read without being verified. Files that are replaced while they
+    /// are read are still noticed.
+    pub fn unverified(self) -> Dataset {
+        Dataset {
+            ledger: Arc::new(Ledger::trusting()),
+            ..self
+        }
+    }
+
+    /// Returns one of the dataset's files, which is verified before it is read.
+    pub fn file(&self, entry: &FileEntry) -> DatasetFile {
+        self.ledger.file(&self.path, &self.hash, entry)
+    }
+
+    /// Verifies every file that this process has not verified yet.
+    ///
+    /// # Errors
+    /// Returns an error if a file is missing, or its bytes are not those that the manifest lists.
+    pub fn verify(&self) -> Result<()> {
+        self.files()
+            .par_bridge()
+            .try_for_each(|entry| self.file(entry).open().map(|_| ()))
+    }
+
+    /// Every file that the manifest lists, shard by shard.
+    pub fn files(&self) -> impl Iterator<Item = &FileEntry> + Send {
+        self.manifest
+            .shards
+            .iter()
+            .flat_map(|shard| [&shard.steps, &shard.trajectories])
     }
 
     /// The dataset with columns of `steps` that `by` makes of those in the files.
@@ -123,10 +172,10 @@ impl Dataset {
     /// # Errors
     /// Those of [`ShardReader::open`].
     pub fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
-        let path = self.path.join(&shard.steps.path);
+        let file = self.file(&shard.steps);
         match &self.decoded {
-            Some(decoded) => Ok(ShardReader::open(&path, &decoded.stored)?.decoding(&decoded.by)),
-            None => ShardReader::open(&path, &self.steps),
+            Some(decoded) => Ok(ShardReader::open(file, &decoded.stored)?.decoding(&decoded.by)),
+            None => ShardReader::open(file, &self.steps),
         }
     }
 
@@ -135,10 +184,7 @@ impl Dataset {
     /// # Errors
     /// Those of [`ShardReader::open`].
     pub fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
-        ShardReader::open(
-            &self.path.join(&shard.trajectories.path),
-            &self.trajectories,
-        )
+        ShardReader::open(self.file(&shard.trajectories), &self.trajectories)
     }
 
     /// Number of rows of `steps`, final observations included.
@@ -164,12 +210,7 @@ impl Dataset {
     /// # Errors
     /// Where one is missing or has another length.
     pub fn check_lengths(&self) -> Result<()> {
-        for file in self
-            .manifest
-            .shards
-            .iter()
-            .flat_map(|shard| [&shard.steps, &shard.trajectories])
-        {
+        for file in self.files() {
             let path = self.path.join(&file.path);
             let found = std::fs::metadata(&path).map_err(|error| {
                 Error::failed(format!("cannot read {}: {error}", path.display()))
@@ -184,28 +225,6 @@ impl Dataset {
                 );
                 return Err(Error::failed(message).hint("restore the file from a copy"));
             }
-        }
-        Ok(())
-    }
-
-    /// Checks the bytes of one of the dataset's files against the manifest.
-    ///
-    /// # Errors
-    /// Where the file is missing, or its length or blake3 is not the manifest's.
-    pub fn verify_file(&self, file: &FileEntry) -> Result<()> {
-        let path = self.path.join(&file.path);
-        let found = store::digest(&path)?;
-        if found.bytes != file.bytes || found.blake3 != file.blake3 {
-            let message = format!(
-                "{} is corrupt: {} bytes with blake3 {:.16}…, the manifest says {} bytes with {:.16}…",
-                path.display(),
-                found.bytes,
-                found.blake3,
-                file.bytes,
-                file.blake3
-            );
-            return Err(Error::failed(message)
-                .hint("restore the file from a copy, or import or materialise the dataset again"));
         }
         Ok(())
     }

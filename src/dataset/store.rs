@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::layout::folder;
+use super::manifest::FileEntry;
 use crate::error::{Error, Result};
 
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
@@ -252,6 +253,13 @@ pub struct Digest {
     pub blake3: String,
 }
 
+impl Digest {
+    /// Whether the manifest lists a file of this content as `entry`.
+    pub fn is(&self, entry: &FileEntry) -> bool {
+        self.bytes == entry.bytes && self.blake3 == entry.blake3
+    }
+}
+
 impl HashingFile {
     /// Creates `path`; it must not exist yet.
     pub fn create(path: &Path) -> Result<HashingFile> {
@@ -338,10 +346,17 @@ impl Write for PatchedFile {
 
 /// Length and blake3 of the file at `path`, read as a stream.
 pub fn digest(path: &Path) -> Result<Digest> {
+    digest_of(
+        &File::open(path).map_err(|error| failed("read", path, &error))?,
+        path,
+    )
+}
+
+/// Length and blake3 of what an open file holds from its position on. `path` is its path.
+pub fn digest_of(file: &File, path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(|error| failed("read", path, &error))?;
     hasher
-        .update_reader(&file)
+        .update_reader(file)
         .map_err(|error| failed("read", path, &error))?;
     Ok(Digest {
         bytes: hasher.count(),

@@ -146,6 +146,9 @@ fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
 /// # Errors
 /// Where one cannot be read.
 pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
+    // Trajectories are the same if the files of trajectories say so: that is true of files of steps that are right.
+    first.verify()?;
+    second.verify()?;
     let mut diff = Diff {
         rows: [first.rows(), second.rows()],
         ..Diff::default()

@@ -13,6 +13,7 @@ mod doctor;
 pub mod library;
 mod message;
 mod onnx;
+mod pin;
 mod pure;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::dataset::store;
 use crate::error::{Error, Result, caught};
 
 pub use doctor::doctor;
+pub use pin::Pin;
 
 /// Where models are to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -133,6 +135,8 @@ pub struct Spec {
     pub path: PathBuf,
     /// blake3 of the file, in hexadecimal.
     pub hash: String,
+    /// Which bytes are to run.
+    pub pin: Pin,
     /// Inputs, in the graph's order.
     pub inputs: Vec<Port>,
     /// Outputs, in the graph's order.

@@ -13,8 +13,8 @@ use rten::{
 };
 use rten_tensor::{Layout, Tensor};
 
+use super::pin::{self, Pin};
 use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, message};
-use crate::dataset::store;
 use crate::error::{Error, Result};
 
 /// Version of the crate, as locked.
@@ -47,8 +47,9 @@ enum Output {
 
 impl PureRuntime {
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
-        let hash = store::digest(path)?.blake3;
-        let model = load(path)?;
+        let bytes = pin::read(path)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let model = load(path, bytes)?;
         let ports = |ids: &[NodeId]| {
             ids.iter()
                 .map(|id| port(&model, *id))
@@ -61,6 +62,7 @@ impl PureRuntime {
             .filter(|(key, _)| !standard.contains(key));
         Ok(Spec {
             path: path.to_owned(),
+            pin: Pin::hashed(hash.clone()),
             hash,
             inputs: ports(model.input_ids()),
             outputs: ports(model.output_ids()),
@@ -77,7 +79,7 @@ impl PureRuntime {
         workers: usize,
     ) -> Result<Vec<PureSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
-        let model = Arc::new(load(&spec.path)?);
+        let model = Arc::new(load(&spec.path, spec.bytes()?.to_vec())?);
         (0..workers.max(1))
             .map(|_| PureSession::start(spec, geometry, &shapes, &model))
             .collect()
@@ -279,9 +281,7 @@ fn port(model: &Model, id: NodeId) -> Port {
     }
 }
 
-fn load(path: &Path) -> Result<Model> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+fn load(path: &Path, bytes: Vec<u8>) -> Result<Model> {
     message::refuse(path, &bytes)?;
     let refused = |reason: String| {
         Error::failed(format!("{} is not a model that rten can run: {reason}", path.display()))

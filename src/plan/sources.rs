@@ -433,6 +433,7 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         trajectories: write::trajectories_schema(&steps, &about),
         steps: Arc::new(steps),
         decoded: None,
+        ledger: Arc::default(),
     };
     Ok((dataset, Some(import)))
 }

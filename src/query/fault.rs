@@ -145,6 +145,9 @@ pub(super) fn unplannable(error: &DataFusionError, tables: &[String]) -> Error {
 
 /// The failure of a query that was running.
 pub(super) fn failed(error: &DataFusionError) -> Error {
+    if let Some(own) = own(error) {
+        return own;
+    }
     match error {
         DataFusionError::Diagnostic(_, inner) => failed(inner),
         DataFusionError::Shared(inner) => failed(inner),
@@ -179,6 +182,22 @@ pub(super) fn failed(error: &DataFusionError) -> Error {
         }
         other => Error::failed(plain(&other.message())),
     }
+}
+
+/// The error of ours that a file of a dataset could not be read with, where `error` comes of one.
+pub(super) fn own(error: &DataFusionError) -> Option<Error> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(own) = error.downcast_ref::<Error>() {
+            return Some(Error {
+                kind: own.kind,
+                message: own.message.clone(),
+                hints: own.hints.clone(),
+            });
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// `ArrowError(DivideByZero, Some(""))` as `divide by zero`, `ArrowError(CastError("no"), Some(""))` as `no`.

@@ -11,6 +11,7 @@
 mod fault;
 pub mod print;
 mod readonly;
+mod store;
 mod table;
 
 use std::num::NonZeroUsize;
@@ -147,13 +148,20 @@ impl Session {
             };
             let files = |of: fn(&ShardEntry) -> &_| dataset.manifest.shards.iter().map(of);
             let trajectories = Table::new(
-                &dataset.path,
+                &format!("trajectories-{index}"),
+                dataset,
                 &dataset.trajectories,
                 files(|shard| &shard.trajectories),
             )?;
-            let steps = Table::new(&dataset.path, &dataset.steps, files(|shard| &shard.steps))?;
+            let steps = Table::new(
+                &format!("steps-{index}"),
+                dataset,
+                &dataset.steps,
+                files(|shard| &shard.steps),
+            )?;
             for (table, provided) in [("trajectories", trajectories), ("steps", steps)] {
                 tables.push((format!("{prefix}{table}"), provided.schema()));
+                provided.register(&context.runtime_env());
                 provider.register_table(table.to_owned(), Arc::new(provided))?;
             }
         }
@@ -272,6 +280,9 @@ impl Session {
 
     /// Footers are read while the physical plan is made, so its errors may be the files'.
     fn physical(&self, error: &DataFusionError) -> Error {
+        if let Some(own) = fault::own(error) {
+            return own;
+        }
         match error.find_root() {
             DataFusionError::ObjectStore(_)
             | DataFusionError::ParquetError(_)

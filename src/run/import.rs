@@ -7,11 +7,11 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Dataset, content_hash};
+use crate::dataset::{Dataset, content_hash, store};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::plan::Fingerprint;
-use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::read::{OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
@@ -185,14 +185,27 @@ impl Job<'_> {
         observer.watch.end();
         let imported = imported?;
         let aside = imported.aside.clone();
+        let quarantine = quarantine_hash(&staging.dataset(&key), aside.trajectories)?;
         let lineage = Lineage {
             by: format!("import {}", self.format),
             inputs: self.fingerprint.inputs.clone(),
             source_metadata: source.metadata(),
             set_aside: aside.trajectories,
+            quarantine,
             ..Lineage::default()
         };
         let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
         Ok((sealed, aside))
     }
+}
+
+/// Returns the hash of the list of trajectories that were set aside, in the dataset at `root`;
+/// `None` if `set_aside` is 0 and there is no list.
+///
+/// # Errors
+/// Returns an error if the list cannot be read.
+pub(super) fn quarantine_hash(root: &Path, set_aside: u64) -> Result<Option<String>> {
+    (set_aside > 0)
+        .then(|| store::digest(&root.join(quarantine::FILE)).map(|digest| digest.blake3))
+        .transpose()
 }

@@ -16,8 +16,8 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBui
 use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
 use self::session::{Job, Shared};
+use super::pin::{self, Pin};
 use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, message};
-use crate::dataset::store;
 use crate::error::{Error, Result};
 
 pub(super) use self::session::OnnxSession;
@@ -127,8 +127,9 @@ impl OnnxRuntime {
     }
 
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
-        let hash = store::digest(path)?.blake3;
-        let session = self.inspect(path)?;
+        let bytes = pin::read(path)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let session = self.inspect(path, &bytes)?;
         let metadata = session.metadata().and_then(|metadata| {
             let keys = metadata.custom_keys()?;
             Ok(keys
@@ -138,6 +139,7 @@ impl OnnxRuntime {
         });
         Ok(Spec {
             path: path.to_owned(),
+            pin: Pin::hashed(hash.clone()),
             hash,
             inputs: session.inputs().iter().map(port).collect(),
             outputs: session.outputs().iter().map(port).collect(),
@@ -152,7 +154,8 @@ impl OnnxRuntime {
         workers: usize,
     ) -> Result<Vec<OnnxSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
-        let sizes = self.axes(spec, &shapes)?;
+        let bytes = spec.bytes()?;
+        let sizes = self.axes(spec, &bytes, &shapes)?;
         let job = Job {
             spec,
             geometry,
@@ -163,6 +166,7 @@ impl OnnxRuntime {
                 place,
                 Shared::new(Mutex::new(self.commit(
                     spec,
+                    &bytes,
                     geometry.batch,
                     &sizes,
                     place,
@@ -193,6 +197,7 @@ impl OnnxRuntime {
     fn commit(
         &self,
         spec: &Spec,
+        bytes: &[u8],
         batch: usize,
         sizes: &[(String, i64)],
         place: Place,
@@ -202,7 +207,7 @@ impl OnnxRuntime {
             for (axis, size) in sizes {
                 builder = builder.with_dimension_override(axis, *size)?;
             }
-            builder.commit_from_file(&spec.path)
+            builder.commit_from_memory(bytes)
         };
         match load(true) {
             Err(error)
@@ -250,21 +255,19 @@ impl OnnxRuntime {
     }
 
     /// The model as it is in the file, not optimised.
-    fn inspect(&self, path: &Path) -> Result<Session> {
-        let bytes = std::fs::read(path)
-            .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-        message::refuse(path, &bytes)?;
+    fn inspect(&self, path: &Path, bytes: &[u8]) -> Result<Session> {
+        message::refuse(path, bytes)?;
         let load = || {
             self.builder(Place::Cpu, false)?
                 .with_optimization_level(GraphOptimizationLevel::Disable)?
-                .commit_from_file(path)
+                .commit_from_memory(bytes)
         };
         load().map_err(|error| refused(path, &error))
     }
 
     /// Sizes of the free axes of the inputs, by name, so that the graph can be optimised for fixed shapes.
-    fn axes(&self, spec: &Spec, shapes: &[Vec<usize>]) -> Result<Vec<(String, i64)>> {
-        let session = self.inspect(&spec.path)?;
+    fn axes(&self, spec: &Spec, bytes: &[u8], shapes: &[Vec<usize>]) -> Result<Vec<(String, i64)>> {
+        let session = self.inspect(&spec.path, bytes)?;
         let mut sizes: Vec<(String, i64)> = Vec::new();
         for (outlet, sizes_of_input) in session.inputs().iter().zip(shapes) {
             let ValueType::Tensor {
@@ -535,6 +538,7 @@ mod tests {
         let Some(runtime) = runtime() else { return };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/copy.onnx");
         let spec = runtime.spec(&path).unwrap();
+        let bytes = spec.bytes().unwrap();
         let geometry = Geometry {
             batch: 64,
             inputs: vec![vec![9]],
@@ -546,9 +550,11 @@ mod tests {
             geometry: &geometry,
             shapes: &shapes,
         };
-        let sizes = runtime.axes(&spec, &shapes).unwrap();
+        let sizes = runtime.axes(&spec, &bytes, &shapes).unwrap();
         let shared = Shared::new(Mutex::new(
-            runtime.commit(&spec, 64, &sizes, Place::Cpu).unwrap(),
+            runtime
+                .commit(&spec, &bytes, 64, &sizes, Place::Cpu)
+                .unwrap(),
         ));
         let lanes = (0..LANES_A_DEVICE)
             .map(|_| OnnxSession::lane(&job, Place::Cpu, Arc::clone(&shared)).map(Session::Onnx));

@@ -4,7 +4,6 @@
 //! one block of whole trajectories is in memory, never the dataset. Steps without an action have been refused, dropped
 //! or filled by then, as the user said, unless the format can say "null".
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -34,8 +33,6 @@ pub struct OutgoingDataset<'w> {
     trajectories: u64,
     rows: u64,
     length: u64,
-    /// Whether a passage has held every file against its checksum.
-    pub(super) verified: Cell<bool>,
     pub(super) watch: Watch<'w>,
 }
 
@@ -82,7 +79,7 @@ impl<'w> OutgoingDataset<'w> {
             .filter(|field| !trajectory::INTRINSIC.contains(&field.name().as_str()));
         let carried = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
         let (trajectories, rows, length) = (total.trajectories, total.rows, total.steps);
-        let (steps, verified, masks) = (Arc::clone(&dataset.steps), Cell::new(false), Vec::new());
+        let (steps, masks) = (Arc::clone(&dataset.steps), Vec::new());
         let mut outgoing = OutgoingDataset {
             dataset,
             unlabelled,
@@ -93,7 +90,6 @@ impl<'w> OutgoingDataset<'w> {
             trajectories,
             rows,
             length,
-            verified,
             watch,
         };
         for mask in MASKS {

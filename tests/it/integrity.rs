@@ -35,7 +35,7 @@ fn readers(pipeline: &str) -> Vec<(&'static str, Vec<String>)> {
         ("trajectories", words(&format!("sql|corpus|-c|{}", ALL[1]))),
         ("", words("diff|corpus|other")),
         ("", words("diff|other|corpus")),
-        ("", words("export|corpus|out/export|--to|npz")),
+        ("", words("export|corpus|out/export|--to|d4rl")),
         ("trajectories", words("info|corpus|--picture|out.svg")),
         ("", words(&format!("run|{pipeline}"))),
     ]
@@ -232,8 +232,10 @@ fn run_verifies_a_result_that_is_there() {
     }
 }
 
-const TRAIN: &str = "  - train_idm: { out: ../out/idm.onnx, steps: 20, hidden: [8] }\n";
-const LABEL: &str = "  - label: { model: ../out/idm.onnx, as: made }\n";
+const TRAIN: &str = "  - hide_actions: { keep: 0.5, seed: 1 }
+  - train_idm: { out: ../out/idm.onnx, steps: 20, hidden: [8] }
+";
+const LABEL: &str = "  - label: { model: ../out/idm.onnx }\n";
 
 #[test]
 fn a_trained_model_that_is_damaged_is_not_used() {
@@ -348,7 +350,7 @@ mod meanwhile {
     #[test]
     fn a_source_that_is_replaced_during_an_export_is_noticed() {
         replaced_at_any_time(&["export", "corpus", "out/export", "--to", "minari"]);
-        replaced_at_any_time(&["export", "corpus", "out/export.npz", "--to", "npz"]);
+        replaced_at_any_time(&["export", "corpus", "out/export.hdf5", "--to", "d4rl"]);
     }
 
     /// A model that is replaced after it was hashed does not run.
@@ -356,10 +358,10 @@ mod meanwhile {
     fn the_model_that_was_hashed_is_the_one_that_runs() {
         let workspace = Workspace::with(40, 12, 2);
         let label = r#"
+  - hide_actions: { keep: 0.5, seed: 1 }
   - label:
       model: ../models/mlp.onnx
       window: { past: 1, future: 1, edge: repeat }
-      as: made
   - materialise: { OUT }
 "#;
         let pipeline = workspace.pipeline("label", label);

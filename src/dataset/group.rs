@@ -18,8 +18,8 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescriptor;
 
-use super::file::DatasetFile;
 use super::store::HashingFile;
+use super::verified::DatasetFile;
 use crate::error::{Error, Result};
 
 /// The row group that a block is, whole.

@@ -12,15 +12,16 @@
 
 pub mod block;
 mod content;
-mod file;
 mod group;
 pub mod intrinsic;
 pub mod layout;
 pub mod manifest;
 pub mod read;
 pub mod schema;
+mod source;
 pub mod store;
 mod vector;
+mod verified;
 pub mod write;
 
 use std::path::{Path, PathBuf};
@@ -32,10 +33,11 @@ use rayon::iter::{ParallelBridge, ParallelIterator};
 use crate::error::{Error, Result};
 pub use block::Block;
 pub use content::content_hash;
-pub use file::{DatasetFile, Ledger};
 pub use group::Origin;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub use read::{Decode, ShardReader};
+pub use source::SourceContent;
+pub use verified::{DatasetFile, Ledger};
 
 /// A published dataset, as its manifest describes it; it does not change while it is open.
 #[derive(Debug, Clone)]
@@ -98,7 +100,7 @@ impl Dataset {
             if is_there() {
                 schema
             } else {
-                Err(file::replaced(path))
+                Err(verified::replaced(path))
             }
         };
         let stored: SchemaRef = footer(&first.steps)?;

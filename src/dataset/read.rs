@@ -15,10 +15,10 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 
-use super::file::DatasetFile;
 use super::group::Origin;
 use super::schema;
 use super::vector::{Part, Vector};
+use super::verified::DatasetFile;
 use crate::error::{Error, Result, caught};
 
 /// Makes columns of those in a file when they are read: frames of the videos that they refer to, say.

@@ -264,7 +264,7 @@ fn a_trained_model_that_is_damaged_is_not_used() {
 /// What happens to a command while it is stopped at one of its operations.
 #[cfg(feature = "faults")]
 mod meanwhile {
-    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+    use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
     use std::collections::BTreeMap;
 
     use super::*;
@@ -283,15 +283,16 @@ mod meanwhile {
             .spawn()
             .unwrap();
         let pid = Pid::from_child(&child);
-        let status = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
-        if !status.is_some_and(|(_, status)| status.stopped()) {
-            return None;
+        let either = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(pid), either).unwrap();
+        let is_stopped = status.is_some_and(|status| status.stopped());
+        if is_stopped {
+            meanwhile();
+            kill_process(pid, Signal::CONT).unwrap();
         }
-        meanwhile();
-        kill_process(pid, Signal::CONT).unwrap();
         let output = child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Some(Done {
+        is_stopped.then(|| Done {
             code: output.status.code(),
             stdout: text(output.stdout),
             stderr: text(output.stderr),

@@ -437,7 +437,7 @@ mod tests {
             (1, 3, true)
         );
         assert!(kept.pass(Some(&["nothing"])).is_err());
-        // A byte that is not as the manifest has it stops the first passage.
+        // A byte that changes after a passage verified the file stops the next one.
         let path = folder.path().join("steps/00000.parquet");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[40] ^= 1;
@@ -453,7 +453,7 @@ mod tests {
                 .err()
                 .unwrap()
                 .message
-                .contains("corrupt")
+                .contains("replaced")
         );
     }
 }

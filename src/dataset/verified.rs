@@ -32,7 +32,7 @@ use super::{layout, store};
 use crate::error::{Error, Result};
 
 /// The longest time between two ticks of the clock that dates changes of files, twice over.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 
 /// How often a file is hashed again because its links or its mode changed meanwhile.
 const ATTEMPTS: usize = 3;
@@ -75,7 +75,7 @@ impl Ledger {
 
 /// What the file system says about a file. It changes whenever the bytes of the file change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(super) struct Stamp {
     /// Device, inode, length and time of the last write.
     written: (u64, u64, u64, i64, i64),
     /// The time of the last change of anything, links and mode included.
@@ -83,7 +83,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(about: &Metadata) -> Stamp {
+    pub(super) fn of(about: &Metadata) -> Stamp {
         Stamp {
             written: (
                 about.dev(),
@@ -94,6 +94,16 @@ impl Stamp {
             ),
             changed: (about.ctime(), about.ctime_nsec()),
         }
+    }
+
+    /// What changes with the bytes alone, unless a program sets the time of writing.
+    pub(super) fn written(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+        self.written
+    }
+
+    /// Whether a change that comes now may leave the stamp as it is.
+    pub(super) fn is_young(&self) -> bool {
+        self.age().is_some_and(|age| age < TICK)
     }
 
     /// How long ago the file was last changed; `None` if that is in the future.
@@ -202,7 +212,7 @@ impl DatasetFile {
     fn hash(&self, mut file: &File, again: bool) -> Result<Stamp> {
         for _ in 0..ATTEMPTS {
             let mut before = self.stamp_of(file)?;
-            if before.age().is_some_and(|age| age < TICK) {
+            if before.is_young() {
                 std::thread::sleep(TICK);
                 before = self.stamp_of(file)?;
             }

@@ -135,6 +135,11 @@ impl Dataset {
         self.ledger.file(&self.path, &self.hash, entry)
     }
 
+    /// Returns the error of a reader that finds another dataset at the path.
+    pub fn replaced(&self) -> Error {
+        verified::replaced(&self.path)
+    }
+
     /// Verifies every file that this process has not verified yet.
     ///
     /// # Errors

@@ -28,9 +28,9 @@ pub(super) struct Output<'a> {
     path: &'a Path,
     /// How the output is written; `None` if the plan ends with models.
     materialise: Option<&'a Materialise>,
-    /// The output before this one, which this one reads; `None` if it reads the sources of the
-    /// plan.
-    reads: Option<&'a Path>,
+    /// The path and the last phase of the output before this one, which this one reads; `None` if
+    /// it reads the sources of the plan.
+    reads: Option<(&'a Path, &'a Phase)>,
 }
 
 impl<'a> Output<'a> {
@@ -58,7 +58,7 @@ impl<'a> Output<'a> {
                 },
                 reads,
             });
-            (first, reads) = (end + 1, Some(path.as_path()));
+            (first, reads) = (end + 1, Some((path.as_path(), last)));
         }
         Ok(outputs)
     }
@@ -66,11 +66,17 @@ impl<'a> Output<'a> {
     /// Returns what the output reads.
     ///
     /// # Errors
-    /// Returns an error if the output before this one cannot be opened.
+    /// Returns an error if the output before this one cannot be opened, or was replaced since.
     pub(super) fn sources(&self) -> Result<Vec<Source<'a>>> {
         match self.reads {
             None => Ok(Source::all(self.plan)),
-            Some(path) => Ok(vec![Source::ready(Dataset::open(path)?)]),
+            Some((path, phase)) => {
+                let dataset = Dataset::open(path)?;
+                if dataset.manifest.fingerprint != phase.fingerprint.key() {
+                    return Err(dataset.replaced());
+                }
+                Ok(vec![Source::ready(dataset)])
+            }
         }
     }
 

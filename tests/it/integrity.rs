@@ -435,4 +435,53 @@ mod meanwhile {
         }
         assert!(replaced > 0);
     }
+
+    /// The second output of a pipeline reads the first: not that of another run at the same path.
+    #[test]
+    fn an_output_that_another_run_replaces_is_not_read() {
+        let workspace = Workspace::with(40, 12, 2);
+        let other = "  - filter: length > 4\n  - materialise: { path: ../first }\n";
+        let other = workspace.pipeline("other", other);
+        workspace.trajmill(&["run", &other]).exits(0);
+        let [first, others] = ["first", "others"].map(|name| workspace.path(name));
+        fs::rename(&first, &others).unwrap();
+        let mine = "  - materialise: { path: ../first, overwrite: true }
+  - derive: { doubled: \"reward * 2\" }
+  - materialise: { OUT }
+";
+        let mine = workspace.pipeline("mine", mine);
+        let run = ["run", &mine, "--threads", "1"];
+        workspace.trajmill(&run).exits(0);
+        let right = workspace.tree("out");
+        let (mut whole, mut replaced) = (0, 0);
+        for at in 1.. {
+            workspace.clear();
+            fs::remove_dir_all(&first).unwrap();
+            let mut was_there = false;
+            let exchange = || {
+                was_there = first.exists();
+                if was_there {
+                    fs::remove_dir_all(&first).unwrap();
+                    fs::rename(&others, &first).unwrap();
+                }
+            };
+            let done = stopped(&workspace, &run, at, exchange);
+            if was_there {
+                fs::rename(&first, &others).unwrap();
+            }
+            fs::create_dir_all(&first).unwrap();
+            let Some(done) = done else { break };
+            if done.code == Some(0) {
+                assert!(workspace.tree("out") == right, "replaced at {at}");
+                whole += 1;
+            } else {
+                says(&done, "replaced while it was read");
+                replaced += 1;
+            }
+        }
+        assert!(
+            whole > 0 && replaced > 0,
+            "{whole} whole, {replaced} replaced"
+        );
+    }
 }

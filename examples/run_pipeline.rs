@@ -71,6 +71,7 @@ fn run_and_watch(path: &Path) -> Result<()> {
             memory: None,
             model: model::Options::default(),
             fresh: true,
+            verify: false,
             observer: Observer {
                 watch: &Progress::default(),
                 interrupted: &interrupted,

@@ -14,7 +14,7 @@ use super::claim::{Claim, Wanted};
 use super::existing::{Existing, Origin, is_taken};
 use super::staging;
 use crate::dataset::{layout, store};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Fingerprint, Training};
 use crate::train::{self, Fitted};
 
@@ -65,10 +65,46 @@ pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Existing {
     }
 }
 
+/// Reads the model that is at the path of `training` and up to date.
+///
+/// # Errors
+/// Returns an error if the file cannot be read, it is not the model that is up to date, or it is
+/// damaged.
+pub fn read_model(training: &Training) -> Result<Vec<u8>> {
+    let (path, key) = (&training.path, training.fingerprint.key());
+    let bytes = std::fs::read(path)
+        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+    if origin_in(&bytes).is_none_or(|origin| origin.key != key) {
+        let message = format!(
+            "the model {} was replaced while it was read",
+            path.display()
+        );
+        return Err(Error::failed(message).hint("run the command again"));
+    }
+    // A kill while this model replaced another may have left the report of the other.
+    let report = std::fs::read(beside(path, "report.json")).ok();
+    let report: Option<Value> = report.and_then(|text| serde_json::from_slice(&text).ok());
+    let said = report.filter(|report| report["recipe"] == key.as_str());
+    let hash = blake3::hash(&bytes).to_hex();
+    if said.is_some_and(|report| report["model_blake3"] != hash.as_str()) {
+        let message = format!(
+            "{} is damaged: its hash is not the one in its report",
+            path.display()
+        );
+        return Err(Error::failed(message).hint("run with `--fresh` to train the model again"));
+    }
+    Ok(bytes)
+}
+
 /// Returns what the model file at `path` says of its origin; `None` if `train_idm` did not write
 /// it.
 fn origin(path: &Path) -> Option<Origin> {
-    let metadata = train::metadata(&std::fs::read(path).ok()?).ok()?;
+    origin_in(&std::fs::read(path).ok()?)
+}
+
+/// Returns what a model file says of its origin; `None` if `train_idm` did not write it.
+fn origin_in(file: &[u8]) -> Option<Origin> {
+    let metadata = train::metadata(file).ok()?;
     let [key, inputs] = RECIPE.map(|name| metadata.get(name));
     Some(Origin {
         key: key?.clone(),
@@ -77,11 +113,16 @@ fn origin(path: &Path) -> Option<Origin> {
 }
 
 impl ModelFile<'_> {
-    /// Writes a trained model with its report and pictures. `metadata` goes into the model file.
+    /// Writes a trained model with its report and pictures. `metadata` goes into the model file,
+    /// whose bytes are returned.
     ///
     /// # Errors
     /// Returns an error if a file cannot be written. The model file is then as it was.
-    pub fn publish(self, fitted: &Fitted, mut metadata: BTreeMap<String, String>) -> Result<()> {
+    pub fn publish(
+        self,
+        fitted: &Fitted,
+        mut metadata: BTreeMap<String, String>,
+    ) -> Result<Vec<u8>> {
         let (key, inputs) = (self.fingerprint.key(), json!(self.fingerprint.inputs));
         let recipe = [key.clone(), inputs.to_string()];
         metadata.extend(RECIPE.map(str::to_owned).into_iter().zip(recipe));
@@ -97,24 +138,24 @@ impl ModelFile<'_> {
         let pictures = train::pictures(&fitted.report)?;
         store::create_dir(layout::folder(self.path))?;
         for name in PICTURES {
-            let picture = self.beside(&format!("{name}.svg"));
+            let picture = beside(self.path, &format!("{name}.svg"));
             match pictures.iter().find(|(own, _)| *own == name) {
                 Some((_, text)) => store::replace(&picture, text.as_bytes())?,
                 None => store::remove(&picture)?,
             }
         }
         let report = fitted.report.to_json(&head);
-        store::replace(&self.beside("report.json"), report.as_bytes())?;
-        store::replace(self.path, &model)
+        store::replace(&beside(self.path, "report.json"), report.as_bytes())?;
+        store::replace(self.path, &model)?;
+        Ok(model)
     }
+}
 
-    /// Returns the path of the file `NAME.what` beside the model `NAME.onnx`.
-    fn beside(&self, what: &str) -> PathBuf {
-        let stem = self
-            .path
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        self.path.with_file_name(format!("{stem}.{what}"))
-    }
+/// Returns the path of the file `NAME.what` beside the model `NAME.onnx`.
+fn beside(model: &Path, what: &str) -> PathBuf {
+    let stem = model
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    model.with_file_name(format!("{stem}.{what}"))
 }

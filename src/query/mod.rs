@@ -12,6 +12,7 @@
 mod fault;
 pub mod print;
 mod readonly;
+mod store;
 mod table;
 
 use std::num::NonZeroUsize;
@@ -153,13 +154,20 @@ impl Session {
             };
             let files = |of: fn(&ShardEntry) -> &_| dataset.manifest.shards.iter().map(of);
             let trajectories = Table::new(
-                &dataset.path,
+                &format!("trajectories-{index}"),
+                dataset,
                 &dataset.trajectories,
                 files(|shard| &shard.trajectories),
             )?;
-            let steps = Table::new(&dataset.path, &dataset.steps, files(|shard| &shard.steps))?;
+            let steps = Table::new(
+                &format!("steps-{index}"),
+                dataset,
+                &dataset.steps,
+                files(|shard| &shard.steps),
+            )?;
             for (table, provided) in [("trajectories", trajectories), ("steps", steps)] {
                 tables.push((format!("{prefix}{table}"), provided.schema()));
+                provided.register(&context.runtime_env());
                 provider.register_table(table.to_owned(), Arc::new(provided))?;
             }
         }
@@ -298,6 +306,9 @@ impl Session {
     /// Explains an error of physical planning. Planning reads the footers of files, so a file may
     /// be damaged.
     fn physical(&self, error: &DataFusionError) -> Error {
+        if let Some(own) = fault::own(error) {
+            return own;
+        }
         match error.find_root() {
             DataFusionError::ObjectStore(_)
             | DataFusionError::ParquetError(_)

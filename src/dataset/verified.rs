@@ -1,8 +1,8 @@
 //! A file of a dataset, whose hash is verified before its first byte is used.
 //!
 //! A process hashes a file once, through the descriptor that it then reads. It does not keep
-//! descriptors, because a dataset may have more files than a process may open. It keeps the stamp of
-//! the verified file instead: its device, inode, length and times. A later reader opens the file
+//! descriptors, because a dataset may have more files than a process may open. It keeps the stamp
+//! of the verified file instead: its device, inode, length and times. A later reader opens the file
 //! again and compares the stamp before and after reading. If the stamp is the same, the bytes that
 //! it read are the verified bytes:
 //!
@@ -14,9 +14,9 @@
 //!   each of them.
 //!
 //! A different stamp proves nothing: someone may have linked the file, or put a copy in its place.
-//! The file is then hashed again, and only different bytes are an error. All files are compared with
-//! the hashes in one manifest, which is read once. Whatever happens to the directory meanwhile, a
-//! reader gets the bytes of one dataset or an error.
+//! The file is then hashed again, and only different bytes are an error. All files are compared
+//! with the hashes in one manifest, which is read once. Whatever happens to the directory
+//! meanwhile, a reader gets the bytes of one dataset or an error.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -97,7 +97,8 @@ impl Stamp {
         }
     }
 
-    /// Returns the part that changes only with the bytes, unless a program sets the time of writing.
+    /// Returns the part that changes only with the bytes, unless a program sets the time of
+    /// writing.
     pub(super) fn written(&self) -> impl PartialEq + std::fmt::Debug + use<> {
         self.written
     }

@@ -1,5 +1,5 @@
-//! The object store that queries read from: exactly the files of open datasets, each verified before
-//! its first byte is used.
+//! The object store that queries read from: exactly the files of open datasets, each verified
+//! before its first byte is used.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -146,7 +146,7 @@ fn located(dataset: &Dataset, file: &str, message: String) -> String {
 
 fn differs(what: &str, found: u64, listed: u64) -> String {
     format!(
-        "has {} {what}, the manifest lists {}",
+        "has {} {what}, and the manifest lists {}",
         number(found),
         number(listed)
     )
@@ -176,7 +176,7 @@ fn spans(trajectories: &ShardReader, rows: u64) -> Result<Option<String>> {
         next += count.unsigned_abs();
     }
     Ok((next != rows)
-        .then(|| format!("its trajectories have {next} rows, the file of steps has {rows}")))
+        .then(|| format!("its trajectories have {next} rows, and the file of steps has {rows}")))
 }
 
 /// Compares the totals in the manifest with the sums over its shards.
@@ -199,7 +199,7 @@ fn totals(dataset: &Dataset, verified: &mut Verified) {
     ] {
         if found != listed {
             let message = format!(
-                "the manifest lists {} {what}, its shards have {}",
+                "the manifest lists {} {what}, and its shards have {}",
                 number(listed),
                 number(found)
             );
@@ -235,7 +235,7 @@ fn set_aside(dataset: &Dataset, verified: &mut Verified) {
                     (found != listed).then(|| {
                         let found = count(found, "trajectory");
                         let message =
-                            format!("{place} lists {found}, the manifest {}", number(listed));
+                            format!("{place} lists {found}, and the manifest {}", number(listed));
                         ("counts", message)
                     })
                 },

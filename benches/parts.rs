@@ -181,7 +181,7 @@ fn dataset(variable: &str, block: &Block) -> (Dataset, Option<TempDir>) {
 /// The task that takes a dataset's first shard as it is.
 fn first_shard(dataset: &Dataset) -> Task {
     let entry = &dataset.manifest.shards[0].trajectories;
-    let reader = ShardReader::open(&dataset.path.join(&entry.path), &dataset.trajectories).unwrap();
+    let reader = ShardReader::open(dataset.file(entry), &dataset.trajectories).unwrap();
     let table = reader
         .read(std::slice::from_ref(&(0..reader.rows())), None)
         .unwrap();

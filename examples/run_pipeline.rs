@@ -66,6 +66,7 @@ fn run_and_watch(path: &Path) -> Result<()> {
         &RunOptions {
             threads: 2,
             fresh: true,
+            verify: false,
             observer: Observer {
                 watch: &Progress::default(),
                 interrupted: &interrupted,

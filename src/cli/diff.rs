@@ -1,6 +1,6 @@
 //! `trajmill diff`: the differences between two datasets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::progress::Busy;
 use super::{Command, print};
@@ -19,6 +19,9 @@ pub(super) struct Diff {
     /// Print the differences as JSON
     #[arg(long)]
     json: bool,
+    /// Do not verify the hashes of the files first
+    #[arg(long)]
+    no_verify: bool,
 }
 
 impl Command for Diff {
@@ -30,7 +33,15 @@ impl Command for Diff {
             self.first.display(),
             self.second.display()
         ));
-        let found = diff::diff(Dataset::open(&self.first)?, Dataset::open(&self.second)?)?;
+        let open = |path: &Path| -> Result<Dataset> {
+            let dataset = Dataset::open(path)?;
+            Ok(if self.no_verify {
+                dataset.unverified()
+            } else {
+                dataset
+            })
+        };
+        let found = diff::diff(open(&self.first)?, open(&self.second)?)?;
         drop(busy);
         let text = if self.json {
             serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?

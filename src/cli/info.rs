@@ -22,9 +22,13 @@ pub(super) struct Info {
     /// Draw rows per stage, returns and lengths as SVG into this file
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// Read every file and compare its hash with the manifest
+    /// Compare everything in the directory with the manifest: the hash of every file, the counts,
+    /// and which files there are
     #[arg(long)]
     verify: bool,
+    /// Draw the picture without verifying the hashes of the files first
+    #[arg(long, conflicts_with = "verify")]
+    no_verify: bool,
 }
 
 impl Command for Info {
@@ -38,6 +42,12 @@ impl Command for Info {
             show(&dataset);
         }
         if let Some(path) = &self.picture {
+            let dataset = dataset.clone();
+            let dataset = if self.no_verify {
+                dataset.unverified()
+            } else {
+                dataset
+            };
             store::replace(path, picture::draw(&dataset)?.as_bytes())?;
             print::say(&format!("picture: {}", path.display()));
         }
@@ -50,24 +60,25 @@ impl Command for Info {
 
 fn verify(dataset: &Dataset) -> Result<()> {
     let busy = Busy::with(format!("reading {}", dataset.path.display()));
-    let files = verify::files(dataset);
+    let verified = verify::whole(dataset);
     drop(busy);
-    let failures: Vec<&str> = files
-        .iter()
-        .filter_map(|(_, verified)| verified.as_ref().err())
-        .map(|error| error.message.as_str())
-        .collect();
-    let total = count(files.len(), "file");
-    if failures.is_empty() {
+    if verified.faults.is_empty() {
         print::say(&format!(
-            "verified: {total}, every hash matches the manifest"
+            "verified: {}, every hash and count matches the manifest",
+            count(verified.files, "file")
         ));
+        if !verified.manifest {
+            print::say(
+                "the manifest itself has no checksum: an older version of trajmill wrote it",
+            );
+        }
         return Ok(());
     }
+    let faults = verified.faults.iter().map(|fault| fault.message.as_str());
     Err(Error::failed(format!(
-        "{} of {total} differ from the manifest:\n    {}",
-        number(failures.len()),
-        failures.join("\n    ")
+        "{} is damaged:\n    {}",
+        dataset.path.display(),
+        faults.collect::<Vec<_>>().join("\n    ")
     ))
     .hint("restore the files from a copy, or make the dataset again"))
 }

@@ -27,6 +27,9 @@ pub(super) struct Run {
     /// Start over: ignore results that are up to date and the work of interrupted runs
     #[arg(long)]
     fresh: bool,
+    /// Verify every byte of results that are up to date, not only the lengths of their files
+    #[arg(long, conflicts_with = "fresh")]
+    verify: bool,
     /// Print a report of the run to stdout, as one JSON object
     #[arg(long)]
     json: bool,
@@ -45,6 +48,7 @@ impl Command for Run {
             memory: self.memory,
             model: self.arguments.model(),
             fresh: self.fresh,
+            verify: self.verify,
             observer: Observer {
                 watch: &progress,
                 interrupted: &interrupted,

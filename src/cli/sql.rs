@@ -57,6 +57,9 @@ pub(super) struct Sql {
     /// example 500M
     #[arg(long, value_parser = size, value_name = "SIZE", default_value = "2G")]
     memory: usize,
+    /// Do not verify the hashes of the files before they are queried
+    #[arg(long)]
+    no_verify: bool,
 }
 
 impl clap::ValueEnum for ResultFormat {
@@ -88,7 +91,14 @@ impl Command for Sql {
         let datasets = self
             .datasets
             .iter()
-            .map(|given| open(given))
+            .map(|given| {
+                let (name, dataset) = open(given)?;
+                Ok(if self.no_verify {
+                    (name, dataset.unverified())
+                } else {
+                    (name, dataset)
+                })
+            })
             .collect::<Result<Vec<_>>>()?;
         let options = SessionOptions {
             threads: self.threads.map_or(0, usize::from),

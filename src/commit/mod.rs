@@ -28,5 +28,5 @@ mod staging;
 pub use claim::{Claim, Wanted, claim};
 pub use existing::{Existing, existing, note};
 pub use journal::{Finished, Journal};
-pub use model::{ModelFile, claim_model, existing_model};
+pub use model::{ModelFile, claim_model, existing_model, read_model};
 pub use staging::{Staging, published};

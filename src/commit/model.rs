@@ -72,6 +72,37 @@ pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
     }
 }
 
+/// Reads the model that is at the path of `training` and up to date.
+///
+/// # Errors
+/// Returns an error if the file cannot be read, it is not the model that is up to date, or it is
+/// damaged.
+pub fn read_model(training: &Training) -> Result<Vec<u8>> {
+    let (path, key) = (&training.path, training.fingerprint.key());
+    let bytes = files::read(path)
+        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+    if origin_in(path, &bytes)?.is_none_or(|origin| origin.key != key) {
+        let message = format!(
+            "the model {} was replaced while it was read",
+            path.display()
+        );
+        return Err(Error::failed(message).hint("run the command again"));
+    }
+    // A kill while this model replaced another may have left the report of the other.
+    let report = files::read_if_present(&beside(path, REPORT))?;
+    let report: Option<Value> = report.and_then(|text| serde_json::from_slice(&text).ok());
+    let said = report.filter(|report| report["recipe"] == key.as_str());
+    let hash = blake3::hash(&bytes).to_hex();
+    if said.is_some_and(|report| report["model_blake3"] != hash.as_str()) {
+        let message = format!(
+            "{} is damaged: its hash is not the one in its report",
+            path.display()
+        );
+        return Err(Error::failed(message).hint("run with `--fresh` to train the model again"));
+    }
+    Ok(bytes)
+}
+
 /// Returns what the model file at `path` says of its origin; `None` if `train_idm` did not write
 /// it.
 fn origin(path: &Path) -> Result<Option<Origin>> {
@@ -81,8 +112,14 @@ fn origin(path: &Path) -> Result<Option<Origin>> {
     let Some(bytes) = files::read_if_present(path)? else {
         return Ok(None);
     };
+    origin_in(path, &bytes)
+}
+
+/// Returns what the bytes of the model file at `path` say of its origin; `None` if `train_idm` did
+/// not write it.
+fn origin_in(path: &Path, bytes: &[u8]) -> Result<Option<Origin>> {
     // A file that is not ONNX is not a model of `train_idm`.
-    let Ok(metadata) = train::metadata(&bytes) else {
+    let Ok(metadata) = train::metadata(bytes) else {
         return Ok(None);
     };
     let [Some(key), Some(inputs)] = RECIPE.map(|name| metadata.get(name)) else {
@@ -131,11 +168,16 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 }
 
 impl ModelFile<'_> {
-    /// Writes a trained model with its report and pictures. `metadata` goes into the model file.
+    /// Writes a trained model with its report and pictures. `metadata` goes into the model file,
+    /// whose bytes are returned.
     ///
     /// # Errors
     /// Returns an error if a file cannot be written. The model file is then as it was.
-    pub fn publish(self, fitted: &Fitted, mut metadata: BTreeMap<String, String>) -> Result<()> {
+    pub fn publish(
+        self,
+        fitted: &Fitted,
+        mut metadata: BTreeMap<String, String>,
+    ) -> Result<Vec<u8>> {
         let (key, inputs) = (self.fingerprint.key(), json!(self.fingerprint.inputs));
         let recipe = [key.clone(), inputs.to_string()];
         metadata.extend(RECIPE.map(str::to_owned).into_iter().zip(recipe));
@@ -159,6 +201,7 @@ impl ModelFile<'_> {
         }
         let report = fitted.report.to_json(&head);
         store::replace(&beside(self.path, REPORT), report.as_bytes())?;
-        store::replace(self.path, &model)
+        store::replace(self.path, &model)?;
+        Ok(model)
     }
 }

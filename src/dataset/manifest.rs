@@ -3,9 +3,10 @@
 //! Its bytes depend only on the inputs, the pipeline and the tool. It contains no time, host name
 //! or path of a machine.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -192,6 +193,9 @@ pub struct Lineage {
     /// beside the manifest lists them with reasons.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub set_aside: u64,
+    /// The blake3 hash of `quarantine.jsonl`, in hexadecimal. Older versions did not record it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quarantine: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref)]
@@ -221,7 +225,13 @@ impl Manifest {
         let manifest: Manifest = serde_json::from_slice(bytes)
             .map_err(|error| Error::failed(format!("the manifest is damaged: {error}")))?;
         manifest.verify_paths()?;
+        verify_checksum(bytes)?;
         Ok(manifest)
+    }
+
+    /// Returns whether the text of a manifest has a checksum. Older versions did not write one.
+    pub fn has_checksum(bytes: &[u8]) -> bool {
+        keys(bytes).is_ok_and(|keys| keys.contains_key(CHECKSUM))
     }
 
     /// Verifies that the manifest, which may come from anywhere, lists only files of its
@@ -233,9 +243,15 @@ impl Manifest {
             .iter()
             .flat_map(|shard| [&shard.steps, &shard.trajectories])
         {
-            let within = Path::new(&file.path)
+            let parts: Vec<&str> = Path::new(&file.path)
                 .components()
-                .all(|part| matches!(part, Component::Normal(_)));
+                .filter_map(|part| match part {
+                    Component::Normal(name) => name.to_str(),
+                    _ => None,
+                })
+                .collect();
+            // A path has one spelling, so that no file is listed under two names.
+            let within = parts.join("/") == file.path;
             if file.path.is_empty() || !within {
                 return Err(Error::failed(format!(
                     "the manifest lists `{}`, which lies outside the dataset",
@@ -260,7 +276,129 @@ impl Manifest {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::failed(format!("cannot write the manifest: {error}")))?;
-        bytes.push(b'\n');
+        bytes.truncate(bytes.len() - END.len());
+        let end = end(&bytes);
+        bytes.extend(end.into_bytes());
         Ok(bytes)
+    }
+}
+
+/// The key of the checksum, the last key of the manifest. Older versions ignore it.
+const CHECKSUM: &str = "checksum";
+/// The end of a manifest without a checksum.
+const END: &str = "\n}";
+
+/// Returns the end of the manifest that begins with `start`: the checksum of `start`.
+fn end(start: &[u8]) -> String {
+    format!(
+        ",\n  \"{CHECKSUM}\": \"{}\"\n}}\n",
+        blake3::hash(start).to_hex()
+    )
+}
+
+/// Returns the top-level keys of a manifest.
+fn keys(bytes: &[u8]) -> Result<HashMap<String, IgnoredAny>> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::failed(format!("this is not a dataset manifest: {error}")))
+}
+
+/// Verifies the text of a manifest against its checksum, if it has one.
+fn verify_checksum(bytes: &[u8]) -> Result<()> {
+    /// The keys of manifests without a checksum.
+    const OLD: [&str; 7] = [
+        "trajmill",
+        "tool",
+        "fingerprint",
+        "columns",
+        "statistics",
+        "shards",
+        "lineage",
+    ];
+    let keys = keys(bytes)?;
+    let is_right = if keys.contains_key(CHECKSUM) {
+        let start = bytes.len().saturating_sub(end(&[]).len());
+        bytes[start..] == *end(&bytes[..start]).as_bytes()
+    } else {
+        // An unknown key is a damaged `checksum`: versions that know more keys write a checksum.
+        keys.keys().all(|key| OLD.contains(&key.as_str()))
+    };
+    if is_right {
+        return Ok(());
+    }
+    Err(
+        Error::failed("the manifest is damaged: its bytes do not match its checksum")
+            .hint("restore dataset.json from a copy, or make the dataset again")
+            .hint(format!(
+                "if you changed it on purpose, remove the key `{CHECKSUM}` at its end"
+            )),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            trajmill: VERSION,
+            tool: TOOL.to_owned(),
+            fingerprint: "f".to_owned(),
+            columns: Vec::new(),
+            statistics: Statistics::default(),
+            shards: Vec::new(),
+            lineage: Lineage::default(),
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_manifest_is_an_error() {
+        let bytes = manifest().to_bytes().unwrap();
+        Manifest::parse(&bytes).unwrap();
+        for at in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            assert!(Manifest::parse(&flipped).is_err(), "bit {at}");
+        }
+        for length in 0..bytes.len() {
+            assert!(Manifest::parse(&bytes[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_manifest_without_a_checksum_is_an_old_one() {
+        let mut old = serde_json::to_vec_pretty(&manifest()).unwrap();
+        old.push(b'\n');
+        Manifest::parse(&old).unwrap();
+        assert!(!Manifest::has_checksum(&old));
+        assert!(Manifest::has_checksum(&manifest().to_bytes().unwrap()));
+    }
+
+    #[test]
+    fn a_path_has_one_spelling() {
+        let entry = |path: &str| FileEntry {
+            path: path.to_owned(),
+            rows: 0,
+            bytes: 0,
+            blake3: String::new(),
+        };
+        for (path, is_right) in [
+            ("steps/00000.parquet", true),
+            ("steps//00000.parquet", false),
+            ("./steps/00000.parquet", false),
+            ("steps/./00000.parquet", false),
+            ("steps/../steps/00000.parquet", false),
+            ("steps/00000.parquet/", false),
+            ("/steps/00000.parquet", false),
+            ("", false),
+        ] {
+            let mut manifest = manifest();
+            manifest.shards.push(ShardEntry {
+                steps: entry(path),
+                trajectories: entry("trajectories/00000.parquet"),
+                statistics: Statistics::default(),
+            });
+            let bytes = manifest.to_bytes().unwrap();
+            assert_eq!(Manifest::parse(&bytes).is_ok(), is_right, "{path:?}");
+        }
     }
 }

@@ -19,14 +19,17 @@ pub mod manifest;
 pub mod read;
 mod row_group;
 pub mod schema;
+mod source;
 pub mod store;
 mod vector_reader;
+mod verified;
 pub mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
 pub use block::Block;
@@ -34,6 +37,8 @@ pub use content::content_hash;
 pub use manifest::{FileEntry, Manifest, ShardEntry};
 pub use read::{Decode, ShardReader};
 pub use row_group::Origin;
+pub use source::SourceContent;
+pub use verified::{DatasetFile, Ledger};
 
 /// A published dataset, as its manifest describes it. It does not change while it is open.
 #[derive(Debug, Clone)]
@@ -52,6 +57,8 @@ pub struct Dataset {
     pub(crate) decoded: Option<Decoded>,
     /// The schema of `trajectories`.
     pub trajectories: SchemaRef,
+    /// The record of which files this process has verified.
+    pub ledger: Arc<Ledger>,
 }
 
 /// A decoder of columns of `steps`, and the schema that it decodes.
@@ -82,21 +89,71 @@ impl Dataset {
                 manifest_path.display()
             ))
         })?;
-        let file = read::file_schema(&path.join(&first.steps.path))?;
-        let steps = schema::logical(&file, &manifest.columns)?;
-        let trajectories = read::file_schema(&path.join(&first.trajectories.path))?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let is_there =
+            || std::fs::read(&manifest_path).is_ok_and(|now| blake3::hash(&now).to_hex() == *hash);
+        let footer = |file: &FileEntry| {
+            let schema = read::file_schema(&path.join(&file.path));
+            if is_there() {
+                schema
+            } else {
+                Err(verified::replaced(path))
+            }
+        };
+        let stored: SchemaRef = footer(&first.steps)?;
+        let steps = schema::logical(&stored, &manifest.columns)?;
+        let trajectories = footer(&first.trajectories)?;
         Ok(Dataset {
             path: path.to_owned(),
             name: path
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            hash: blake3::hash(&bytes).to_hex().to_string(),
+            hash,
             manifest: Arc::new(manifest),
             steps,
             decoded: None,
             trajectories,
+            ledger: Arc::default(),
         })
+    }
+
+    /// Returns the dataset, whose files are then read without being verified. A file that is
+    /// replaced while it is read is still an error.
+    pub fn unverified(self) -> Dataset {
+        Dataset {
+            ledger: Arc::new(Ledger::trusting()),
+            ..self
+        }
+    }
+
+    /// Returns one of the dataset's files, which is verified before it is read.
+    pub fn file(&self, entry: &FileEntry) -> DatasetFile {
+        self.ledger.file(&self.path, &self.hash, entry)
+    }
+
+    /// Returns the error of a reader that finds another dataset at the path.
+    pub fn replaced(&self) -> Error {
+        verified::replaced(&self.path)
+    }
+
+    /// Verifies every file that this process has not verified yet.
+    ///
+    /// # Errors
+    /// Returns an error if a file is missing, or if its length or hash differs from the
+    /// manifest's.
+    pub fn verify(&self) -> Result<()> {
+        self.files()
+            .par_bridge()
+            .try_for_each(|entry| self.file(entry).open().map(|_| ()))
+    }
+
+    /// Returns every file that the manifest lists, shard by shard.
+    pub fn files(&self) -> impl Iterator<Item = &FileEntry> + Send {
+        self.manifest
+            .shards
+            .iter()
+            .flat_map(|shard| [&shard.steps, &shard.trajectories])
     }
 
     /// Returns the dataset with columns of `steps` decoded by `by`.
@@ -120,10 +177,10 @@ impl Dataset {
     /// # Errors
     /// Returns the errors of [`ShardReader::open`].
     pub(crate) fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
-        let path = self.path.join(&shard.steps.path);
+        let file = self.file(&shard.steps);
         match &self.decoded {
-            Some(decoded) => Ok(ShardReader::open(&path, &decoded.stored)?.decoding(&decoded.by)),
-            None => ShardReader::open(&path, &self.steps),
+            Some(decoded) => Ok(ShardReader::open(file, &decoded.stored)?.decoding(&decoded.by)),
+            None => ShardReader::open(file, &self.steps),
         }
     }
 
@@ -132,10 +189,7 @@ impl Dataset {
     /// # Errors
     /// Returns the errors of [`ShardReader::open`].
     pub(crate) fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
-        ShardReader::open(
-            &self.path.join(&shard.trajectories.path),
-            &self.trajectories,
-        )
+        ShardReader::open(self.file(&shard.trajectories), &self.trajectories)
     }
 
     /// Returns the number of rows of `steps`, final observations included.
@@ -161,12 +215,7 @@ impl Dataset {
     /// # Errors
     /// Returns an error if a file is missing or has another length.
     pub fn verify_lengths(&self) -> Result<()> {
-        for file in self
-            .manifest
-            .shards
-            .iter()
-            .flat_map(|shard| [&shard.steps, &shard.trajectories])
-        {
+        for file in self.files() {
             let path = self.path.join(&file.path);
             let found = std::fs::metadata(&path).map_err(|error| {
                 Error::failed(format!("cannot read {}: {error}", path.display()))
@@ -181,30 +230,6 @@ impl Dataset {
                 );
                 return Err(Error::failed(message).hint("restore the file from a copy"));
             }
-        }
-        Ok(())
-    }
-
-    /// Verifies the bytes of one of the dataset's files against the manifest.
-    ///
-    /// # Errors
-    /// Returns an error if the file is missing, or if its length or hash differs from the
-    /// manifest's.
-    pub fn verify_file(&self, file: &FileEntry) -> Result<()> {
-        let path = self.path.join(&file.path);
-        let found = store::digest(&path)?;
-        if found.bytes != file.bytes || found.blake3 != file.blake3 {
-            let message = format!(
-                "{} is corrupt: it has {} with the hash {:.16}…, and the manifest lists {} with \
-                 {:.16}…",
-                path.display(),
-                wording::count(found.bytes, "byte"),
-                found.blake3,
-                wording::count(file.bytes, "byte"),
-                file.blake3
-            );
-            return Err(Error::failed(message)
-                .hint("restore the file from a copy, or import or materialise the dataset again"));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -20,6 +20,7 @@ use super::files;
 use super::row_group::Origin;
 use super::schema;
 use super::vector_reader::{Part, Vector};
+use super::verified::DatasetFile;
 use crate::error::{Error, Result, caught, engine, wording};
 
 /// Decodes stored columns when they are read: references to videos into frames, for example.
@@ -42,20 +43,14 @@ pub trait Decode: std::fmt::Debug + Send + Sync {
 /// An open Parquet file whose footer has been read.
 #[derive(Debug, Clone)]
 pub struct ShardReader {
-    path: PathBuf,
+    file: DatasetFile,
     metadata: ArrowReaderMetadata,
     logical: SchemaRef,
     decode: Option<Arc<dyn Decode>>,
 }
 
-fn open(path: &Path) -> Result<File> {
-    files::open(path)
-        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
-}
-
-fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
+fn footer(file: &File, path: &Path) -> Result<ArrowReaderMetadata> {
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    let file = open(path)?;
     let unreadable = |error: ParquetError| {
         Error::failed(format!(
             "{} is not a readable Parquet file: {}",
@@ -65,26 +60,29 @@ fn footer(path: &Path) -> Result<ArrowReaderMetadata> {
         .hint("the file is damaged or incomplete: restore it from a copy, or import it again")
     };
     caught(path.display(), || {
-        ArrowReaderMetadata::load(&file, options).map_err(unreadable)
+        ArrowReaderMetadata::load(file, options).map_err(unreadable)
     })
 }
 
-/// Returns the Arrow schema of a Parquet file.
+/// Returns the Arrow schema of a Parquet file. The file is not verified: before values are read,
+/// [`ShardReader::open`] compares the schema with that of the verified file.
 ///
 /// # Errors
 /// Returns an error if the file cannot be read or its footer is damaged.
 pub fn file_schema(path: &Path) -> Result<SchemaRef> {
-    Ok(Arc::clone(footer(path)?.schema()))
+    let file = files::open(path)
+        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+    Ok(Arc::clone(footer(&file, path)?.schema()))
 }
 
 impl ShardReader {
-    /// Opens the file at `path`, whose rows have the schema `logical` in memory.
+    /// Opens `file`, whose rows have the schema `logical` in memory.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read, its footer is damaged, or its columns differ
-    /// from `logical`.
-    pub fn open(path: &Path, logical: &SchemaRef) -> Result<ShardReader> {
-        let metadata = footer(path)?;
+    /// Returns an error if the file cannot be read, its bytes are not those that the manifest
+    /// lists, its footer is damaged, or its columns differ from `logical`.
+    pub fn open(file: DatasetFile, logical: &SchemaRef) -> Result<ShardReader> {
+        let metadata = file.read(|open| footer(open, file.path()))?;
         let names = |schema: &Schema| {
             schema
                 .fields()
@@ -95,13 +93,13 @@ impl ShardReader {
         if names(metadata.schema()) != names(logical) {
             return Err(Error::failed(format!(
                 "{} has the columns {}, and the dataset has {}",
-                path.display(),
+                file.path().display(),
                 names(metadata.schema()).join(", "),
                 names(logical).join(", ")
             )));
         }
         Ok(ShardReader {
-            path: path.to_owned(),
+            file,
             metadata,
             logical: Arc::clone(logical),
             decode: None,
@@ -146,7 +144,7 @@ impl ShardReader {
                     .collect();
                 let steps = steps.project(&keep).ok()?;
                 return Some(Origin {
-                    path: self.path.clone(),
+                    file: self.file.clone(),
                     metadata: self.metadata.clone(),
                     group,
                     steps,
@@ -168,11 +166,18 @@ impl ShardReader {
     /// # Errors
     /// Returns an error that names the file if it cannot be read or is damaged.
     pub fn read(&self, ranges: &[Range<u64>], columns: Option<&[String]>) -> Result<RecordBatch> {
-        self.try_read(ranges, columns)
-            .map_err(|error| error.at(self.path.display()))
+        self.file.read(|file| {
+            self.try_read(file, ranges, columns)
+                .map_err(|error| error.at(self.file.path().display()))
+        })
     }
 
-    fn try_read(&self, ranges: &[Range<u64>], columns: Option<&[String]>) -> Result<RecordBatch> {
+    fn try_read(
+        &self,
+        file: &Arc<File>,
+        ranges: &[Range<u64>],
+        columns: Option<&[String]>,
+    ) -> Result<RecordBatch> {
         let keep: Vec<usize> = match columns {
             None => (0..self.logical.fields().len()).collect(),
             Some(names) => {
@@ -202,7 +207,6 @@ impl ShardReader {
                 wording::count(rows, "row")
             )));
         }
-        let file = Arc::new(open(&self.path)?);
         let vector =
             |index: &usize| Vector::of(self.metadata.metadata(), self.metadata.schema(), *index);
         let others: Vec<usize> = keep
@@ -216,7 +220,7 @@ impl ShardReader {
             .to_vec()
             .into_iter();
         let column = |index: &usize| match vector(index) {
-            Some(vector) => vector.read(&file, &parts, rows),
+            Some(vector) => vector.read(file, &parts, rows),
             None => read
                 .next()
                 .ok_or_else(|| Error::failed("a column is missing")),
@@ -323,6 +327,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::store::HashingFile;
+    use crate::dataset::{FileEntry, Ledger};
 
     /// Decodes `x` to `-x`.
     #[derive(Debug)]
@@ -357,10 +362,17 @@ mod tests {
         )
         .unwrap();
         writer.write(&batch).unwrap();
-        writer.into_inner().unwrap().finish().unwrap();
+        let written = writer.into_inner().unwrap().finish().unwrap();
+        let entry = FileEntry {
+            path: "shard.parquet".to_owned(),
+            rows: 10,
+            bytes: written.bytes,
+            blake3: written.blake3,
+        };
+        let file = Ledger::default().file(folder.path(), "", &entry);
 
         let by: Arc<dyn Decode> = Arc::new(Negated);
-        let reader = ShardReader::open(&path, &schema).unwrap().decoding(&by);
+        let reader = ShardReader::open(file, &schema).unwrap().decoding(&by);
         let rows = 0..10;
         let read = reader.read(std::slice::from_ref(&rows), None).unwrap();
         assert_eq!(read.column(0).as_primitive::<Int64Type>().value(9), -9);

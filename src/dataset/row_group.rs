@@ -6,7 +6,6 @@
 //! were read.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -20,14 +19,14 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescriptor;
 
-use super::files;
 use super::store::HashingFile;
+use super::verified::DatasetFile;
 use crate::error::{Error, Result};
 
 /// The row group that a block was read from, if the block is the whole row group.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    pub(super) path: PathBuf,
+    pub(super) file: DatasetFile,
     pub(super) metadata: ArrowReaderMetadata,
     /// Index of the row group in the file.
     pub(super) group: usize,
@@ -134,20 +133,20 @@ impl GroupWriter {
         for part in parts {
             self.encode(&part, is_copied)?;
         }
-        let file = files::open(&origin.path).map_err(|error| {
-            Error::failed(format!("cannot read {}: {error}", origin.path.display()))
-        })?;
+        let open = origin.file.open()?;
+        let file = open.file().as_ref();
         self.end(|name| {
             if is_copied(name) {
                 origin
                     .closed(name)
                     .into_iter()
-                    .map(|closed| (&file, closed))
+                    .map(|closed| (file, closed))
                     .collect()
             } else {
                 Vec::new()
             }
-        })
+        })?;
+        open.finish()
     }
 
     /// Returns whether the column `name` of `origin` has the encoding of this file's schema.

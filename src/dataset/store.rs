@@ -25,6 +25,7 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 
 use super::files;
 use super::layout::{self, folder};
+use super::manifest::FileEntry;
 use crate::error::{Error, Result};
 
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
@@ -429,6 +430,13 @@ pub struct Digest {
     pub blake3: String,
 }
 
+impl Digest {
+    /// Returns whether `entry` in the manifest has this length and hash.
+    pub fn is(&self, entry: &FileEntry) -> bool {
+        self.bytes == entry.bytes && self.blake3 == entry.blake3
+    }
+}
+
 impl HashingFile {
     /// Creates the file `path`. It must not exist yet.
     pub fn create(path: &Path) -> Result<HashingFile> {
@@ -516,10 +524,18 @@ impl Write for PatchedFile {
 
 /// Returns the length and hash of the file at `path`, which is read as a stream.
 pub fn digest(path: &Path) -> Result<Digest> {
+    digest_of(
+        &files::open(path).map_err(|error| failed("read", path, &error))?,
+        path,
+    )
+}
+
+/// Returns the length and the blake3 hash of an open file, from its position on. `path` is its
+/// path.
+pub fn digest_of(file: &File, path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
-    let file = files::open(path).map_err(|error| failed("read", path, &error))?;
     hasher
-        .update_reader(&file)
+        .update_reader(file)
         .map_err(|error| failed("read", path, &error))?;
     Ok(Digest {
         bytes: hasher.count(),

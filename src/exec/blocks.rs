@@ -1,8 +1,8 @@
 //! Reads the trajectories of a task in output order, a block of whole trajectories at a time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -17,20 +17,15 @@ use crate::error::{Error, Result};
 /// The number of files that a task keeps open. A shuffled result reads from everywhere.
 const MOST_OPEN: usize = 64;
 
-/// Opens the shards that tasks read. The checksum of each file is verified before its first row is
-/// used.
+/// Opens the shards that tasks read.
 pub struct Readers<'a> {
     sources: &'a [Dataset],
-    verified: Mutex<HashSet<(u32, u32)>>,
 }
 
 impl<'a> Readers<'a> {
     /// Returns readers of the datasets that a phase reads.
     pub fn new(sources: &'a [Dataset]) -> Readers<'a> {
-        Readers {
-            sources,
-            verified: Mutex::new(HashSet::new()),
-        }
+        Readers { sources }
     }
 
     fn open(&self, source: u32, shard: u32, steps: bool) -> Result<ShardReader> {
@@ -45,18 +40,11 @@ impl<'a> Readers<'a> {
             .shards
             .get(shard as usize)
             .ok_or_else(missing)?;
-        // The selection has verified the files of trajectories.
-        if !steps {
-            return dataset.open_trajectories(entry);
+        if steps {
+            dataset.open_steps(entry)
+        } else {
+            dataset.open_trajectories(entry)
         }
-        if self
-            .verified
-            .lock()
-            .map_or(true, |mut verified| verified.insert((source, shard)))
-        {
-            dataset.verify_file(&entry.steps)?;
-        }
-        dataset.open_steps(entry)
     }
 
     /// Returns the blocks of `task`, with the columns of steps that `columns` names.

@@ -298,7 +298,6 @@ fn read(mut names: Vec<String>, sources: &[Dataset]) -> Result<RecordBatch> {
 }
 
 fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result<RecordBatch> {
-    dataset.verify_file(&entry.trajectories)?;
     let reader = dataset.open_trajectories(entry)?;
     let present: Vec<String> = names
         .iter()

@@ -150,6 +150,10 @@ fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
 /// # Errors
 /// Returns an error if one of them cannot be read.
 pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
+    // Trajectories are compared by the hashes in the files of trajectories, which hold only if the
+    // files of steps are right.
+    first.verify()?;
+    second.verify()?;
     let mut diff = Diff {
         rows: [first.rows(), second.rows()],
         ..Diff::default()

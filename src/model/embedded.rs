@@ -14,8 +14,8 @@ use rten::{
 };
 use rten_tensor::{Layout, Tensor};
 
+use super::pin::{self, Pin};
 use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, verify_onnx};
-use crate::dataset::{files, store};
 use crate::error::{Error, Result};
 
 /// The version of rten in `Cargo.lock`.
@@ -48,8 +48,9 @@ enum Output {
 
 impl EmbeddedRuntime {
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
-        let hash = store::digest(path)?.blake3;
-        let model = load(path)?;
+        let bytes = pin::read(path)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let model = load(path, bytes)?;
         let ports = |ids: &[NodeId]| {
             ids.iter()
                 .map(|id| port(&model, *id))
@@ -62,6 +63,7 @@ impl EmbeddedRuntime {
             .filter(|(key, _)| !standard.contains(key));
         Ok(Spec {
             path: path.to_owned(),
+            pin: Pin::hashed(hash.clone()),
             hash,
             inputs: ports(model.input_ids()),
             outputs: ports(model.output_ids()),
@@ -78,7 +80,7 @@ impl EmbeddedRuntime {
         workers: usize,
     ) -> Result<Vec<EmbeddedSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
-        let model = Arc::new(load(&spec.path)?);
+        let model = Arc::new(load(&spec.path, spec.bytes()?.to_vec())?);
         (0..workers.max(1))
             .map(|_| EmbeddedSession::start(spec, geometry, &shapes, &model))
             .collect()
@@ -282,9 +284,7 @@ fn port(model: &Model, id: NodeId) -> Port {
     }
 }
 
-fn load(path: &Path) -> Result<Model> {
-    let bytes = files::read(path)
-        .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
+fn load(path: &Path, bytes: Vec<u8>) -> Result<Model> {
     verify_onnx::ensure_self_contained(path, &bytes)?;
     let refused = |reason: String| {
         Error::failed(format!(

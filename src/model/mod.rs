@@ -15,6 +15,7 @@ mod doctor;
 mod embedded;
 pub mod library;
 mod onnx;
+mod pin;
 mod verify_onnx;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::dataset::store;
 use crate::error::{Error, Result, caught};
 
 pub use doctor::doctor;
+pub use pin::Pin;
 
 /// The device to run models on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -137,6 +139,8 @@ pub struct Spec {
     pub path: PathBuf,
     /// The blake3 hash of the file, in hexadecimal.
     pub hash: String,
+    /// The bytes that run.
+    pub pin: Pin,
     /// Inputs, in the graph's order.
     pub inputs: Vec<Port>,
     /// Outputs, in the graph's order.

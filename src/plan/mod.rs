@@ -22,6 +22,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::dataset::Dataset;
+use crate::model::Pin;
 use crate::stage::{Check, Materialise, Selection, TrainIdm, Transform};
 use crate::train;
 
@@ -78,6 +79,8 @@ pub struct Training {
     pub fingerprint: Fingerprint,
     /// The device that trains it.
     pub device: train::Device,
+    /// The bytes of the model, once it is trained or found to be up to date.
+    pub pin: Pin,
 }
 
 /// An operator or a training, and the stage that it belongs to.

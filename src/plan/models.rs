@@ -35,6 +35,7 @@ impl<'a> Library<'a> {
         self.trained.push(Spec {
             path: training.path.clone(),
             hash: training.fingerprint.key(),
+            pin: training.pin.clone(),
             inputs,
             outputs,
             metadata: training.stage.metadata(),

@@ -12,7 +12,7 @@ use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::TOOL;
 use crate::error::Result;
-use crate::model::{Device, ModelOptions, Runtime};
+use crate::model::{Device, ModelOptions, Pin, Runtime};
 use crate::stage::{
     Bound, Check, Context, Materialise, Misfit, NAMED_BY_STAGES, Operator, PRIVATE_PREFIX, Role,
     STAGES, Stage, TrainIdm,
@@ -260,6 +260,7 @@ impl Chain<'_> {
             stage,
             fingerprint: fingerprint.clone(),
             device: self.device,
+            pin: Pin::default(),
         };
         self.library.will_train(&training);
         self.phases.train(index, name, training);

@@ -13,7 +13,7 @@ use super::Fingerprint;
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory, type_name};
-use crate::dataset::{Dataset, content_hash, files, layout, write};
+use crate::dataset::{Dataset, SourceContent, files, layout, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed, wider};
@@ -36,6 +36,8 @@ enum From {
 pub struct SourceToImport {
     /// Everything that the imported dataset depends on: the source's content and how it is read.
     pub fingerprint: Fingerprint,
+    /// The content that the fingerprint covers; `None` if the source is a trajmill dataset.
+    pub content: Option<SourceContent>,
     /// The file or directory.
     pub path: PathBuf,
     from: From,
@@ -202,6 +204,7 @@ fn find_own(
     let names: Vec<(String, String)> = map.map(|(new, old)| (old.clone(), new.clone())).collect();
     let import = SourceToImport {
         fingerprint,
+        content: None,
         path,
         from: From::Own(dataset.clone()),
         allowed: 0,
@@ -228,7 +231,8 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
         .map(|stem| stem.to_string_lossy().into_owned())
         .unwrap_or_default();
     let format = format::resolve(input.format.as_deref(), &path)?;
-    fingerprint.set("source", content_hash(&path)?);
+    let content = SourceContent::of(&path)?;
+    fingerprint.set("source", content.hash());
     fingerprint.set("format", format.name);
     for (name, value) in input.options.depends()? {
         fingerprint.set(name, value);
@@ -236,6 +240,7 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
     let source = format.open(&path, &input.options)?;
     let import = SourceToImport {
         fingerprint,
+        content: Some(content),
         steps: source.schema(),
         path,
         from: From::Format(format, input.options.clone()),
@@ -433,6 +438,7 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         trajectories: write::trajectories_schema(&steps, &about),
         steps: Arc::new(steps),
         decoded: None,
+        ledger: Arc::default(),
     };
     Ok((dataset, Some(import)))
 }

@@ -207,6 +207,9 @@ pub(super) fn unplannable(error: &DataFusionError, known: Known) -> Error {
 
 /// Returns the failure of a query that was running.
 pub(super) fn failed(error: &DataFusionError) -> Error {
+    if let Some(own) = own(error) {
+        return own;
+    }
     match error {
         DataFusionError::Diagnostic(_, inner) => failed(inner),
         DataFusionError::Shared(inner) => failed(inner),
@@ -241,6 +244,23 @@ pub(super) fn failed(error: &DataFusionError) -> Error {
         }
         other => Error::failed(plain_words(&other.message())),
     }
+}
+
+/// Returns the error of this crate that `error` wraps, if there is one: a dataset's file could not
+/// be read or verified.
+pub(super) fn own(error: &DataFusionError) -> Option<Error> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(own) = error.downcast_ref::<Error>() {
+            return Some(Error {
+                kind: own.kind,
+                message: own.message.clone(),
+                hints: own.hints.clone(),
+            });
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Returns the message in an error in Rust's debug format: of

@@ -12,6 +12,7 @@
 mod fault;
 pub mod print;
 mod readonly;
+mod store;
 mod table;
 
 use std::num::NonZeroUsize;
@@ -32,7 +33,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, ShardEntry};
 use crate::error::{Error, ErrorKind, Result, panic_message};
-use table::{Root, Table};
+use table::Table;
 
 const CATALOG: &str = "trajmill";
 const SCHEMA: &str = "main";
@@ -152,15 +153,21 @@ impl Session {
                 }
             };
             let files = |of: fn(&ShardEntry) -> &_| dataset.manifest.shards.iter().map(of);
-            let root = Root::register(&dataset.path, index, &context.runtime_env())?;
             let trajectories = Table::new(
-                &root,
+                &format!("trajectories-{index}"),
+                dataset,
                 &dataset.trajectories,
                 files(|shard| &shard.trajectories),
             )?;
-            let steps = Table::new(&root, &dataset.steps, files(|shard| &shard.steps))?;
+            let steps = Table::new(
+                &format!("steps-{index}"),
+                dataset,
+                &dataset.steps,
+                files(|shard| &shard.steps),
+            )?;
             for (table, provided) in [("trajectories", trajectories), ("steps", steps)] {
                 tables.push((format!("{prefix}{table}"), provided.schema()));
+                provided.register(&context.runtime_env());
                 provider.register_table(table.to_owned(), Arc::new(provided))?;
             }
         }
@@ -299,6 +306,9 @@ impl Session {
     /// Explains an error of physical planning. Planning reads the footers of files, so a file may
     /// be damaged.
     fn physical(&self, error: &DataFusionError) -> Error {
+        if let Some(own) = fault::own(error) {
+            return own;
+        }
         match error.find_root() {
             DataFusionError::ObjectStore(_)
             | DataFusionError::ParquetError(_)

@@ -2,7 +2,6 @@
 //! inserts.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
@@ -19,50 +18,26 @@ use datafusion::error::{DataFusionError, Result as Planned};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::object_store::local::LocalFileSystem;
-use datafusion::object_store::{ObjectMeta, ObjectStore, path::Path as StorePath};
+use datafusion::object_store::{ObjectStore, path::Path as Location};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::dataset::files;
-use crate::dataset::manifest::FileEntry;
+use super::store::{Store, meta};
+use crate::dataset::{Dataset, DatasetFile, FileEntry};
 use crate::error::{Error, Result};
 
 /// Number of footers that are read at once.
 const FOOTERS: usize = 32;
 
-/// The directory of a dataset. The engine finds files in it by their relative names, because a URL
-/// with its path could not hold every name that a file system accepts.
-#[derive(Debug)]
-pub(super) struct Root {
-    path: PathBuf,
-    url: ObjectStoreUrl,
-}
-
-impl Root {
-    /// Registers the directory `path`, number `index` of the session, with the engine.
-    ///
-    /// # Errors
-    /// Returns an error if the directory does not exist.
-    pub(super) fn register(path: &Path, index: usize, engine: &RuntimeEnv) -> Result<Arc<Root>> {
-        let store = LocalFileSystem::new_with_prefix(path)
-            .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-        let url = ObjectStoreUrl::parse(format!("dataset://{index}"))?;
-        engine.register_object_store(url.as_ref(), Arc::new(store));
-        Ok(Arc::new(Root {
-            path: path.to_owned(),
-            url,
-        }))
-    }
-}
-
 /// A table of Parquet files with one schema.
 #[derive(Debug)]
 pub(super) struct Table {
     schema: SchemaRef,
-    root: Arc<Root>,
-    files: Vec<PartitionedFile>,
+    /// The URL that `store` is registered under.
+    url: ObjectStoreUrl,
+    store: Arc<dyn ObjectStore>,
+    files: Vec<(DatasetFile, PartitionedFile)>,
     /// The files with the statistics and order in their footers, which are read once per session,
     /// when a query needs them.
     described: OnceLock<Vec<PartitionedFile>>,
@@ -85,39 +60,62 @@ pub(super) fn listed(schema: &Schema) -> SchemaRef {
 }
 
 impl Table {
-    /// Creates the table of `files`, which lie in the directory `root` and have the schema
-    /// `schema`.
+    /// Creates the table of those `files` of `dataset` that have the schema `schema`. `name`
+    /// distinguishes it from the other tables of the session.
     ///
     /// # Errors
     /// Returns an error if the engine cannot express the relative path of a file.
     pub(super) fn new<'a>(
-        root: &Arc<Root>,
+        name: &str,
+        dataset: &Dataset,
         schema: &Schema,
         files: impl Iterator<Item = &'a FileEntry>,
     ) -> Result<Table> {
         let schema = listed(schema);
-        let file = |entry: &FileEntry| -> Result<PartitionedFile> {
-            let location = StorePath::parse(&entry.path).map_err(|error| {
-                let path = root.path.join(&entry.path);
+        let file = |entry: &FileEntry| -> Result<(DatasetFile, PartitionedFile)> {
+            let location = Location::parse(&entry.path).map_err(|error| {
+                let path = dataset.path.join(&entry.path);
                 Error::failed(format!("cannot read {}: {error}", path.display()))
             })?;
-            // A published file never changes, so there are no versions to distinguish.
-            let meta = ObjectMeta {
-                location,
-                last_modified: Default::default(),
-                size: entry.bytes,
-                e_tag: None,
-                version: None,
-            };
-            Ok(PartitionedFile::new_from_meta(meta).with_arrow_schema(Arc::clone(&schema)))
+            let file = PartitionedFile::new_from_meta(meta(&location, entry.bytes));
+            Ok((
+                dataset.file(entry),
+                file.with_arrow_schema(Arc::clone(&schema)),
+            ))
         };
         let files = files.map(file).collect::<Result<Vec<_>>>()?;
+        let located = files
+            .iter()
+            .map(|(file, known)| (known.object_meta.location.clone(), file.clone()));
         Ok(Table {
+            url: ObjectStoreUrl::parse(format!("dataset://{name}"))?,
+            store: Arc::new(Store::new(located)),
             schema,
-            root: Arc::clone(root),
             files,
             described: OnceLock::new(),
         })
+    }
+
+    /// Makes the files readable in the environment in which queries run.
+    pub(super) fn register(&self, environment: &RuntimeEnv) {
+        environment.register_object_store(self.url.as_ref(), Arc::clone(&self.store));
+    }
+
+    /// Verifies every file that this process has not verified yet. This comes before footers are
+    /// read: their statistics can answer a query, or keep a file from being read.
+    async fn verify(&self, threads: usize) -> Planned<()> {
+        let files: Vec<DatasetFile> = self.files.iter().map(|(file, _)| file.clone()).collect();
+        futures::stream::iter(files)
+            .map(|file| async move {
+                let verified = tokio::task::spawn_blocking(move || file.open().map(|_| ()));
+                let verified = verified
+                    .await
+                    .map_err(|error| DataFusionError::External(Box::new(error)))?;
+                verified.map_err(|error| DataFusionError::External(Box::new(error)))
+            })
+            .buffer_unordered(threads.max(1))
+            .try_collect()
+            .await
     }
 
     /// Returns the files with the statistics and order in their footers.
@@ -125,24 +123,20 @@ impl Table {
         &self,
         state: &dyn Session,
         format: &ParquetFormat,
-        store: &Arc<dyn ObjectStore>,
     ) -> Planned<&[PartitionedFile]> {
         if let Some(files) = self.described.get() {
             return Ok(files);
         }
-        let describe = |file: PartitionedFile| async move {
-            let path = self.root.path.join(file.object_meta.location.as_ref());
-            let place = path.display().to_string();
-            // The engine would wait for the writer of a FIFO. It reports what is missing itself.
-            match files::open(&path) {
-                Err(error) if !files::is_absent(&error) => {
-                    let error = DataFusionError::IoError(error);
-                    return Err(error.context(format!("cannot read {place}")));
-                }
-                _ => {}
-            }
+        self.verify(state.config().target_partitions()).await?;
+        let describe = |(verified, file): (DatasetFile, PartitionedFile)| async move {
+            let place = verified.path().display().to_string();
             let described = format
-                .infer_stats_and_ordering(state, store, Arc::clone(&self.schema), &file.object_meta)
+                .infer_stats_and_ordering(
+                    state,
+                    &self.store,
+                    Arc::clone(&self.schema),
+                    &file.object_meta,
+                )
                 .await;
             let footer = described.map_err(|error| error.context(place))?;
             Ok::<_, DataFusionError>(
@@ -150,7 +144,7 @@ impl Table {
                     .with_ordering(footer.ordering),
             )
         };
-        let footers = futures::stream::iter(self.files.iter().cloned())
+        let footers = futures::stream::iter(self.files.clone())
             .map(describe)
             .buffered(FOOTERS);
         let files: Vec<PartitionedFile> = footers.try_collect().await?;
@@ -164,15 +158,13 @@ impl Table {
         limit: Option<usize>,
     ) -> Planned<Arc<dyn ExecutionPlan>> {
         let format = ParquetFormat::new().with_options(state.default_table_options().parquet);
-        let url = self.root.url.clone();
-        let store = state.runtime_env().object_store(&url)?;
-        let files = self.describe(state, &format, &store).await?;
+        let files = self.describe(state, &format).await?;
         let statistics = Statistics::try_merge_iter(
             files.iter().filter_map(|file| file.statistics.as_deref()),
             &self.schema,
         )?;
         let source = format.file_source(TableSchema::builder(Arc::clone(&self.schema)).build());
-        let scan = FileScanConfigBuilder::new(url, source)
+        let scan = FileScanConfigBuilder::new(self.url.clone(), source)
             .with_file_groups(
                 FileGroup::new(files.to_vec()).split_files(state.config().target_partitions()),
             )

@@ -7,11 +7,11 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Dataset, content_hash};
+use crate::dataset::{Dataset, SourceContent, store};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::plan::Fingerprint;
-use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::read::{OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
@@ -24,6 +24,7 @@ pub struct Import {
     options: Options,
     shard_rows: u64,
     fingerprint: Fingerprint,
+    content: SourceContent,
 }
 
 /// What an import did.
@@ -68,7 +69,8 @@ impl Import {
         format.accepts(&options)?;
         let mut fingerprint = Fingerprint::default();
         fingerprint.set("tool", TOOL);
-        fingerprint.set(SOURCE, content_hash(source)?);
+        let content = SourceContent::of(source)?;
+        fingerprint.set(SOURCE, content.hash());
         fingerprint.set("format", format.name);
         fingerprint.set("shard_rows", shard_rows.to_string());
         for (name, value) in options.depends()? {
@@ -80,6 +82,7 @@ impl Import {
             options,
             shard_rows,
             fingerprint,
+            content,
         })
     }
 
@@ -123,6 +126,7 @@ impl Import {
             progress: &dataset.display().to_string(),
             format: self.format.name,
             fingerprint: &self.fingerprint,
+            content: Some(&self.content),
             shard_rows: self.shard_rows,
             on_error: self.options.on_error,
         }
@@ -140,6 +144,8 @@ pub(super) struct Job<'a> {
     pub(super) format: &'a str,
     /// Everything that the dataset depends on.
     pub(super) fingerprint: &'a Fingerprint,
+    /// The content that the fingerprint covers; `None` if the source verifies what it reads.
+    pub(super) content: Option<&'a SourceContent>,
     /// Rows that a shard aims at.
     pub(super) shard_rows: u64,
     /// What to do with a bad trajectory.
@@ -183,16 +189,33 @@ impl Job<'_> {
             },
         );
         observer.watch.end();
+        // A source that was replaced may have failed for that reason alone.
+        if let Some(content) = self.content {
+            content.ensure_unchanged()?;
+        }
         let imported = imported?;
         let aside = imported.aside.clone();
+        let quarantine = quarantine_hash(&staging.dataset(&key), aside.trajectories)?;
         let lineage = Lineage {
             by: format!("import {}", self.format),
             inputs: self.fingerprint.inputs.clone(),
             source_metadata: source.metadata(),
             set_aside: aside.trajectories,
+            quarantine,
             ..Lineage::default()
         };
         let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
         Ok((sealed, aside))
     }
+}
+
+/// Returns the hash of the list of trajectories that were set aside, in the dataset at `root`;
+/// `None` if `set_aside` is 0 and there is no list.
+///
+/// # Errors
+/// Returns an error if the list cannot be read.
+pub(super) fn quarantine_hash(root: &Path, set_aside: u64) -> Result<Option<String>> {
+    (set_aside > 0)
+        .then(|| store::digest(&root.join(quarantine::FILE)).map(|digest| digest.blake3))
+        .transpose()
 }

@@ -46,6 +46,7 @@ pub(super) fn of(
             runtime: runtime(plan),
             source_metadata: source_metadata(input),
             set_aside: 0,
+            quarantine: None,
         },
     })
 }

@@ -12,7 +12,7 @@
 //! preview.rs    what a run would do: the work behind `trajmill plan`
 //! import.rs     the work behind `trajmill import`, and behind a source in a foreign format
 //! export.rs     the work behind `trajmill export`, and behind an output in a foreign format
-//! verify.rs     the work behind `trajmill validate` and `trajmill info --verify`
+//! verify.rs     the work behind `trajmill validate`, `trajmill info --verify` and `run --verify`
 //! observer.rs   progress, and the user's wish to stop
 //! ```
 
@@ -59,6 +59,8 @@ pub struct RunOptions<'a> {
     pub model: ModelOptions,
     /// Whether to start over, without earlier results and earlier work towards them.
     pub fresh: bool,
+    /// Whether to verify the bytes of results that are up to date.
+    pub verify: bool,
     /// Receives the progress, and knows whether the user wants the run to stop.
     pub observer: Observer<'a>,
 }
@@ -73,6 +75,7 @@ impl Default for RunOptions<'_> {
             memory: None,
             model: ModelOptions::default(),
             fresh: false,
+            verify: false,
             observer: Observer::default(),
         }
     }

@@ -28,6 +28,15 @@ pub(super) fn is_missing(model: &Training, fresh: bool) -> Result<bool> {
     Ok(claim(model, fresh)?.is_some())
 }
 
+/// Verifies a model that is up to date, and pins it: the stages behind it run these bytes.
+///
+/// # Errors
+/// Returns an error if the file cannot be read, is damaged or was replaced.
+pub(super) fn pin(model: &Training) -> Result<()> {
+    model.pin.keep(commit::read_model(model)?);
+    Ok(())
+}
+
 /// Trains a model on `sources` and publishes it, unless it is up to date.
 ///
 /// # Errors
@@ -41,6 +50,7 @@ pub(super) fn train(
 ) -> Result<ModelReport> {
     let model = &planned.part;
     let Some(file) = claim(model, options.fresh)? else {
+        pin(model)?;
         return Ok(ModelReport::reused(model));
     };
     let progress = Progress {
@@ -50,7 +60,10 @@ pub(super) fn train(
     let fitted = exec::train(planned, sources, options.threads, clock, &progress);
     options.observer.watch.end();
     let fitted = fitted?;
-    file.publish(&fitted, model.stage.metadata())?;
+    // The stages behind it run this model, even if another run replaces the file now.
+    model
+        .pin
+        .keep(file.publish(&fitted, model.stage.metadata())?);
     let summary = match model.device {
         train::Device::Cpu => fitted.report.summary(),
         device => format!("{}; trained on {device}", fitted.report.summary()),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::phases::{self, Made};
 use super::report::{ModelReport, OutputReport, Report};
 use super::sources::{self, Source};
-use super::{RunOptions, checks, export, manifest, models};
+use super::{RunOptions, checks, export, manifest, models, verify};
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::Statistics;
@@ -28,9 +28,9 @@ pub(super) struct Output<'a> {
     path: &'a Path,
     /// How the output is written; `None` if the plan ends with models.
     materialise: Option<&'a Materialise>,
-    /// The output before this one, which this one reads; `None` if it reads the sources of the
-    /// plan.
-    reads: Option<&'a Path>,
+    /// The path and the last phase of the output before this one, which this one reads; `None` if
+    /// it reads the sources of the plan.
+    reads: Option<(&'a Path, &'a Phase)>,
 }
 
 impl<'a> Output<'a> {
@@ -58,7 +58,7 @@ impl<'a> Output<'a> {
                 },
                 reads,
             });
-            (first, reads) = (end + 1, Some(path.as_path()));
+            (first, reads) = (end + 1, Some((path.as_path(), last)));
         }
         Ok(outputs)
     }
@@ -66,11 +66,17 @@ impl<'a> Output<'a> {
     /// Returns what the output reads.
     ///
     /// # Errors
-    /// Returns an error if the output before this one cannot be opened.
+    /// Returns an error if the output before this one cannot be opened, or was replaced since.
     pub(super) fn sources(&self) -> Result<Vec<Source<'a>>> {
         match self.reads {
             None => Ok(Source::all(self.plan)),
-            Some(path) => Ok(vec![Source::ready(Dataset::open(path)?)]),
+            Some((path, phase)) => {
+                let dataset = Dataset::open(path)?;
+                if dataset.manifest.fingerprint != phase.fingerprint.key() {
+                    return Err(dataset.replaced());
+                }
+                Ok(vec![Source::ready(dataset)])
+            }
         }
     }
 
@@ -85,6 +91,13 @@ impl<'a> Output<'a> {
             None => self.claim_models(sources)?,
         };
         if staging.is_none() {
+            for model in self.models() {
+                // A model that is not right is an error only to those who run it, or who ask.
+                let pinned = models::pin(model);
+                if self.options.verify {
+                    pinned?;
+                }
+            }
             report.models.extend(self.models().map(ModelReport::reused));
         }
         Ok(staging)
@@ -254,19 +267,39 @@ impl<'a> Output<'a> {
         )
     }
 
-    /// Reports the output that is there, after a look at the lengths of its files.
+    /// Reports the output that is there, after a look at the lengths of its files or, if the user
+    /// asks for it, at all of their bytes.
     fn reuse(&self, materialise: &Materialise) -> Result<OutputReport> {
-        if materialise.foreign()?.is_some() {
+        if let Some(format) = materialise.foreign()? {
+            if self.options.verify {
+                self.options.observer.watch.say(&format!(
+                    "{}: not verified, because {} files do not carry their hashes",
+                    self.path.display(),
+                    format.name
+                ));
+            }
             return Ok(self.report(true, None, Statistics::default()));
         }
-        let dataset = Dataset::open(self.path)?;
-        dataset.verify_lengths().map_err(|error| {
+        let fresh = |error: Error| {
             Error {
                 hints: Vec::new(),
                 ..error
             }
             .hint("run with `--fresh` to make the result again")
-        })?;
+        };
+        let dataset = Dataset::open(self.path).map_err(fresh)?;
+        dataset.verify_lengths().map_err(fresh)?;
+        if self.options.verify {
+            let faults = verify::whole(&dataset).faults;
+            if !faults.is_empty() {
+                let faults: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+                return Err(fresh(Error::failed(format!(
+                    "{} is damaged:\n    {}",
+                    self.path.display(),
+                    faults.join("\n    ")
+                ))));
+            }
+        }
         let statistics = dataset.manifest.statistics.clone();
         Ok(self.report(true, Some(dataset.hash), statistics))
     }

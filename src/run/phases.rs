@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::import::quarantine_hash;
 use super::report::ModelReport;
 use super::sources::Ready;
 use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
@@ -151,6 +152,7 @@ fn pass(
             .map(|source| (source.name.as_str(), source.path.as_path()))
             .collect();
         manifest.lineage.set_aside = quarantine::carry(&root, &imported)?;
+        manifest.lineage.quarantine = quarantine_hash(&root, manifest.lineage.set_aside)?;
     }
     Dataset::open(&staging.seal(&key, &manifest)?)
 }

@@ -98,6 +98,7 @@ fn import(
             progress: &format!("import {name}"),
             format: to_import.format(),
             fingerprint: &to_import.fingerprint,
+            content: to_import.content.as_ref(),
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
         };

@@ -137,9 +137,9 @@ fn foreign(name: &str, path: &Path) -> Result<()> {
     outcome
 }
 
-/// Reads every row of a trajmill dataset.
+/// Reads every row of a trajmill dataset, although its hashes say that it is damaged.
 fn own(path: &Path) -> Result<()> {
-    let dataset = Dataset::open(path)?;
+    let dataset = Dataset::open(path)?.unverified();
     let outgoing = OutgoingDataset::new(dataset, true, &WriteOptions::default())?;
     outgoing
         .pass(None)?
@@ -169,6 +169,11 @@ fn seeds(name: &str, scratch: &Path) -> Vec<PathBuf> {
             let made = scratch.join("seeds");
             fs::create_dir_all(&made).unwrap();
             corpus(&made.join("set"), 6, 5, 2);
+            // Without its checksum, a damaged manifest is read to its end.
+            let manifest = made.join("set/dataset.json");
+            let text = fs::read_to_string(&manifest).unwrap();
+            let end = text.rfind(",\n  \"checksum\"").unwrap();
+            fs::write(&manifest, format!("{}\n}}\n", &text[..end])).unwrap();
             made
         }
         "onnx" => repository().join("tests/models"),

@@ -20,6 +20,7 @@ mod crash;
 mod cut;
 mod determinism;
 mod fuzz;
+mod integrity;
 mod registry;
 mod schema;
 mod source;

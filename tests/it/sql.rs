@@ -575,10 +575,13 @@ fn only_files_of_the_manifest_are_read_and_damage_names_the_file() {
     );
     let bytes = std::fs::read(steps.join("00000.parquet")).unwrap();
     std::fs::write(steps.join("00001.parquet"), &bytes[..bytes.len() / 2]).unwrap();
-    let error = corpus
-        .session()
-        .query("select max(step) from steps")
-        .unwrap_err();
+    let damaged = Dataset::open(&corpus.dataset.path).unwrap();
+    let session = Session::open(
+        &[("damaged".to_owned(), damaged)],
+        &SessionOptions::default(),
+    )
+    .unwrap();
+    let error = session.query("select max(step) from steps").unwrap_err();
     assert!(error.message.contains("steps/00001.parquet"), "{error}");
 }
 

@@ -19,8 +19,8 @@ use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
 use self::environment::{environment, offers_cuda, preload, version};
 use self::session::{Job, Shared};
+use super::pin::{self, Pin};
 use super::{Device, Element, Geometry, ModelOptions, Port, Spec, batch, library, verify_onnx};
-use crate::dataset::{files, store};
 use crate::error::{Error, Result};
 
 pub(super) use self::environment::providers;
@@ -133,8 +133,9 @@ impl OnnxRuntime {
     }
 
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
-        let hash = store::digest(path)?.blake3;
-        let session = self.inspect(path)?;
+        let bytes = pin::read(path)?;
+        let hash = blake3::hash(&bytes).to_hex().to_string();
+        let session = self.inspect(path, &bytes)?;
         let metadata = session.metadata().and_then(|metadata| {
             let keys = metadata.custom_keys()?;
             Ok(keys
@@ -144,6 +145,7 @@ impl OnnxRuntime {
         });
         Ok(Spec {
             path: path.to_owned(),
+            pin: Pin::hashed(hash.clone()),
             hash,
             inputs: session.inputs().iter().map(port).collect(),
             outputs: session.outputs().iter().map(port).collect(),
@@ -158,7 +160,8 @@ impl OnnxRuntime {
         workers: usize,
     ) -> Result<Vec<OnnxSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
-        let sizes = self.axes(spec, &shapes)?;
+        let bytes = spec.bytes()?;
+        let sizes = self.axes(spec, &bytes, &shapes)?;
         let job = Job {
             spec,
             geometry,
@@ -169,6 +172,7 @@ impl OnnxRuntime {
                 place,
                 Shared::new(Mutex::new(self.commit(
                     spec,
+                    &bytes,
                     geometry.batch,
                     &sizes,
                     place,
@@ -199,6 +203,7 @@ impl OnnxRuntime {
     fn commit(
         &self,
         spec: &Spec,
+        bytes: &[u8],
         batch: usize,
         sizes: &[(String, i64)],
         place: Place,
@@ -208,7 +213,7 @@ impl OnnxRuntime {
             for (axis, size) in sizes {
                 builder = builder.with_dimension_override(axis, *size)?;
             }
-            builder.commit_from_file(&spec.path)
+            builder.commit_from_memory(bytes)
         };
         match load(true) {
             Err(error)
@@ -258,22 +263,20 @@ impl OnnxRuntime {
     }
 
     /// Loads the model without optimisations, to read its description.
-    fn inspect(&self, path: &Path) -> Result<Session> {
-        let bytes = files::read(path)
-            .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-        verify_onnx::ensure_self_contained(path, &bytes)?;
+    fn inspect(&self, path: &Path, bytes: &[u8]) -> Result<Session> {
+        verify_onnx::ensure_self_contained(path, bytes)?;
         let load = || {
             self.builder(Place::Cpu, false)?
                 .with_optimization_level(GraphOptimizationLevel::Disable)?
-                .commit_from_file(path)
+                .commit_from_memory(bytes)
         };
         load().map_err(|error| refused(path, &error))
     }
 
     /// Returns the sizes of the inputs' free axes by name, so that the graph can be optimised for
     /// fixed shapes.
-    fn axes(&self, spec: &Spec, shapes: &[Vec<usize>]) -> Result<Vec<(String, i64)>> {
-        let session = self.inspect(&spec.path)?;
+    fn axes(&self, spec: &Spec, bytes: &[u8], shapes: &[Vec<usize>]) -> Result<Vec<(String, i64)>> {
+        let session = self.inspect(&spec.path, bytes)?;
         let mut sizes: Vec<(String, i64)> = Vec::new();
         for (outlet, sizes_of_input) in session.inputs().iter().zip(shapes) {
             let ValueType::Tensor {
@@ -485,6 +488,7 @@ mod tests {
         let Some(runtime) = runtime() else { return };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/copy.onnx");
         let spec = runtime.spec(&path).unwrap();
+        let bytes = spec.bytes().unwrap();
         let geometry = Geometry {
             batch: 64,
             inputs: vec![vec![9]],
@@ -496,9 +500,11 @@ mod tests {
             geometry: &geometry,
             shapes: &shapes,
         };
-        let sizes = runtime.axes(&spec, &shapes).unwrap();
+        let sizes = runtime.axes(&spec, &bytes, &shapes).unwrap();
         let shared = Shared::new(Mutex::new(
-            runtime.commit(&spec, 64, &sizes, Place::Cpu).unwrap(),
+            runtime
+                .commit(&spec, &bytes, 64, &sizes, Place::Cpu)
+                .unwrap(),
         ));
         let lanes = (0..LANES_A_DEVICE)
             .map(|_| OnnxSession::lane(&job, Place::Cpu, Arc::clone(&shared)).map(Session::Onnx));

@@ -11,7 +11,7 @@ use super::Labeller;
 use super::bind::labeller;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
-use crate::model::{Element, ModelOptions, Port, Runtime, Spec};
+use crate::model::{Element, ModelOptions, Pin, Port, Runtime, Spec};
 use crate::stage::{Context, Misfit, Models};
 
 pub(super) struct Fakes {
@@ -55,6 +55,7 @@ pub(super) fn spec(inputs: Vec<Port>, outputs: Vec<Port>, metadata: &[(&str, &st
     Spec {
         path: PathBuf::from("model.onnx"),
         hash: "00".to_owned(),
+        pin: Pin::default(),
         inputs,
         outputs,
         metadata,

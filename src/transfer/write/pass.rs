@@ -1,6 +1,5 @@
 //! One pass through a dataset that is being written, trajectory by trajectory.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -76,8 +75,6 @@ pub(super) struct Passes<'w> {
     pub(super) carried: SchemaRef,
     pub(super) unlabelled: Unlabelled,
     pub(super) fill: f64,
-    /// Whether a pass has verified the checksum of every file.
-    pub(super) verified: Cell<bool>,
     pub(super) watch: Watch<'w>,
 }
 
@@ -186,11 +183,6 @@ impl Pass<'_> {
     /// Opens a shard.
     fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
         let dataset = &self.passes.dataset;
-        // The first pass verifies the checksum of every file.
-        if !self.passes.verified.get() {
-            dataset.verify_file(&entry.trajectories)?;
-            dataset.verify_file(&entry.steps)?;
-        }
         let table = dataset.open_trajectories(entry)?;
         let table = table.read(std::slice::from_ref(&(0..table.rows())), None)?;
         let number = |name: &str| {
@@ -238,9 +230,6 @@ impl Pass<'_> {
                 return Ok(false);
             };
             self.open = Some(self.shard(entry)?);
-            if self.shards.as_slice().is_empty() {
-                self.passes.verified.set(true);
-            }
         }
         let target = schema::block_rows(&self.passes.dataset.steps) as u64;
         let Some(shard) = &mut self.open else {

@@ -17,8 +17,8 @@ use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, files, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::query::print::{self as output, Format};
-use crate::query::{Options, Session};
+use crate::query::print::{ResultFormat, print_result, save_result};
+use crate::query::{Session, SessionOptions};
 
 /// Query datasets with SQL
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub(super) struct Sql {
     /// Format of the result; `json` writes one object per line [default: by the extension of
     /// --output, otherwise table]
     #[arg(long, value_enum)]
-    format: Option<Format>,
+    format: Option<ResultFormat>,
     /// File for the result, which must not exist yet [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -59,17 +59,22 @@ pub(super) struct Sql {
     memory: usize,
 }
 
-impl clap::ValueEnum for Format {
-    fn value_variants<'a>() -> &'a [Format] {
-        &[Format::Table, Format::Csv, Format::Json, Format::Parquet]
+impl clap::ValueEnum for ResultFormat {
+    fn value_variants<'a>() -> &'a [ResultFormat] {
+        &[
+            ResultFormat::Table,
+            ResultFormat::Csv,
+            ResultFormat::Json,
+            ResultFormat::Parquet,
+        ]
     }
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         Some(clap::builder::PossibleValue::new(match self {
-            Format::Table => "table",
-            Format::Csv => "csv",
-            Format::Json => "json",
-            Format::Parquet => "parquet",
+            ResultFormat::Table => "table",
+            ResultFormat::Csv => "csv",
+            ResultFormat::Json => "json",
+            ResultFormat::Parquet => "parquet",
         }))
     }
 }
@@ -85,7 +90,7 @@ impl Command for Sql {
             .iter()
             .map(|given| open(given))
             .collect::<Result<Vec<_>>>()?;
-        let options = Options {
+        let options = SessionOptions {
             threads: self.threads.map_or(0, usize::from),
             memory: Some(self.memory),
             unsafe_sql: self.unsafe_sql,
@@ -94,7 +99,7 @@ impl Command for Sql {
         match (statement, &self.output) {
             (Some(sql), None) => to_stdout(&session, &sql, format).map(|_| ()),
             (Some(sql), Some(path)) => {
-                let rows = output::save(&session, &sql, format, path)?;
+                let rows = save_result(&session, &sql, format, path)?;
                 print::say(&format!("{}: {}", path.display(), count(rows, "row")));
                 Ok(())
             }
@@ -127,19 +132,19 @@ impl Sql {
         Ok(Some(text))
     }
 
-    fn result_format(&self) -> Result<Format> {
+    fn result_format(&self) -> Result<ResultFormat> {
         let extension = self
             .output
             .as_ref()
             .and_then(|path| path.extension())
             .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
         let format = self.format.unwrap_or(match extension.as_deref() {
-            Some("parquet") => Format::Parquet,
-            Some("csv") => Format::Csv,
-            Some("json" | "jsonl" | "ndjson") => Format::Json,
-            _ => Format::Table,
+            Some("parquet") => ResultFormat::Parquet,
+            Some("csv") => ResultFormat::Csv,
+            Some("json" | "jsonl" | "ndjson") => ResultFormat::Json,
+            _ => ResultFormat::Table,
         });
-        if format == Format::Parquet && self.output.is_none() {
+        if format == ResultFormat::Parquet && self.output.is_none() {
             return Err(Error::usage("Parquet cannot be written to standard output")
                 .hint("pass a file with `-o FILE`"));
         }
@@ -148,9 +153,9 @@ impl Sql {
 }
 
 /// Runs a statement, prints its result and returns the number of rows.
-fn to_stdout(session: &Session, sql: &str, format: Format) -> Result<u64> {
+fn to_stdout(session: &Session, sql: &str, format: ResultFormat) -> Result<u64> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
-    output::print(session, sql, format, &mut out)
+    print_result(session, sql, format, &mut out)
 }
 
 /// Opens a dataset that is given as PATH or NAME=PATH, and returns it with its name.
@@ -176,7 +181,7 @@ fn open(given: &OsStr) -> Result<(String, Dataset)> {
 }
 
 /// Runs the statements that are typed at a terminal.
-fn prompt(session: &Session, format: Format) -> Result<()> {
+fn prompt(session: &Session, format: ResultFormat) -> Result<()> {
     let unavailable =
         |error: ReadlineError| Error::failed(format!("cannot read from the terminal: {error}"));
     let mut editor = DefaultEditor::new().map_err(unavailable)?;

@@ -9,7 +9,7 @@ use super::progress::Busy;
 use super::{Command, print};
 use crate::dataset::{files, layout};
 use crate::error::wording::count;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::inspect::{Fault, Findings};
 use crate::run::verify;
@@ -68,7 +68,7 @@ impl Command for Validate {
         ));
         if findings.errors > 0 {
             return Err(Error {
-                kind: Kind::Checks,
+                kind: ErrorKind::Checks,
                 ..Error::failed(format!(
                     "{} breaks the rules of its loader",
                     self.path.display()

@@ -25,7 +25,7 @@ mod journal;
 mod model;
 mod staging;
 
-pub use claim::{Claim, Conflict, Wanted, claim};
+pub use claim::{Claim, Wanted, claim};
 pub use existing::{Existing, existing, note};
 pub use journal::{Finished, Journal};
 pub use model::{ModelFile, claim_model, existing_model};

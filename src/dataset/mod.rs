@@ -49,7 +49,7 @@ pub struct Dataset {
     /// The schema of `steps` in memory: vectors are `FixedSizeList`.
     pub steps: SchemaRef,
     /// How columns of `steps` are decoded, if any is not read as it is stored.
-    pub decoded: Option<Decoded>,
+    pub(crate) decoded: Option<Decoded>,
     /// The schema of `trajectories`.
     pub trajectories: SchemaRef,
 }
@@ -100,7 +100,7 @@ impl Dataset {
     }
 
     /// Returns the dataset with columns of `steps` decoded by `by`.
-    pub fn decoding(self, by: Arc<dyn Decode>) -> Dataset {
+    pub(crate) fn decoding(self, by: Arc<dyn Decode>) -> Dataset {
         let field = |field: &Arc<_>| by.field(field).map_or_else(|| Arc::clone(field), Arc::new);
         let steps = Arc::new(Schema::new(
             self.steps.fields().iter().map(field).collect::<Vec<_>>(),
@@ -119,7 +119,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Returns the errors of [`ShardReader::open`].
-    pub fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
+    pub(crate) fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
         let path = self.path.join(&shard.steps.path);
         match &self.decoded {
             Some(decoded) => Ok(ShardReader::open(&path, &decoded.stored)?.decoding(&decoded.by)),
@@ -131,7 +131,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Returns the errors of [`ShardReader::open`].
-    pub fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
+    pub(crate) fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
         ShardReader::open(
             &self.path.join(&shard.trajectories.path),
             &self.trajectories,

@@ -32,7 +32,6 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "arrow",
-    about: "Arrow IPC, which can be mapped into memory: a file, or a directory with steps.arrow",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: detect,

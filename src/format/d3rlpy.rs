@@ -30,7 +30,6 @@ use crate::transfer::write::{
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "d3rlpy",
-    about: "d3rlpy's ReplayBuffer.dump: HDF5 with a set of arrays for each trajectory",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: detect,

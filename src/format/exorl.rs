@@ -22,7 +22,6 @@ use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "exorl",
-    about: "ExORL, DrQ, V-D4RL: a directory of episode_*.npz, one file per trajectory; import only",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: |path| Ok(files::is_dir(path)? && !episodes(path)?.is_empty()),

@@ -56,8 +56,6 @@ pub const FORMATS: &[Format] = &[
 pub struct Format {
     /// The name in `--from`, `--to` and `format:`.
     pub name: &'static str,
-    /// A description in one line.
-    pub about: &'static str,
     /// How a file or directory of this format is recognised; `None` if the user has to name the
     /// format.
     pub detection: Option<Detection>,

@@ -13,7 +13,6 @@ use crate::transfer::read::{Options, Reader, Source};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "npz",
-    about: "npz: arrays that hold all trajectories, told apart by flags or indices; import only",
     detection: Some(Detection {
         evidence: Evidence::Container,
         probe: npz::is_npz,

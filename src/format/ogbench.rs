@@ -27,7 +27,6 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "ogbench",
-    about: "OGBench npz: arrays that hold all trajectories, final observations included",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: detect,

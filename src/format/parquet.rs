@@ -24,7 +24,6 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "parquet",
-    about: "plain Parquet: a file or a folder of files, one row per step, any column names",
     detection: Some(Detection {
         evidence: Evidence::Container,
         probe: detect,

@@ -27,7 +27,6 @@ use crate::transfer::read::{Options, Reader, Source};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "tensordict",
-    about: "TensorDict memory maps: meta.json and .memmap files, with TorchRL's `next/`",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {

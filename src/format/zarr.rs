@@ -25,7 +25,6 @@ use crate::transfer::read::{Options, Reader, Source};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "zarr",
-    about: "diffusion-policy's zarr: data/* and meta/episode_ends, in a directory or .zarr.zip",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {

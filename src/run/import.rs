@@ -39,8 +39,8 @@ impl Imported {
     /// Verifies that no more than `allowed` trajectories were set aside.
     ///
     /// # Errors
-    /// Returns an error of the kind [`Kind::Checks`](crate::error::Kind::Checks) if more were set
-    /// aside.
+    /// Returns an error of the kind [`ErrorKind::Checks`](crate::error::ErrorKind::Checks) if more
+    /// were set aside.
     pub fn within_allowance(&self, allowed: u64) -> Result<()> {
         if self.aside.trajectories <= allowed {
             return Ok(());

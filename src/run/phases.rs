@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::report::ModelReport;
 use super::sources::Ready;
-use super::{INTERMEDIATE_SHARD_ROWS, Options, manifest, models};
+use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
 use crate::commit::Staging;
 use crate::dataset::Dataset;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
 use crate::transfer::read::quarantine;
@@ -35,7 +35,7 @@ pub(super) fn execute(
     phases: &[Phase],
     sources: &Ready,
     staging: &Staging,
-    options: &Options,
+    options: &RunOptions,
     trained: &mut Vec<ModelReport>,
 ) -> Result<Made> {
     let mut made = Made {
@@ -109,7 +109,7 @@ fn pass(
     pass: &Pass,
     input: &[Dataset],
     staging: &Staging,
-    options: &Options,
+    options: &RunOptions,
     made: &mut Made,
 ) -> Result<Dataset> {
     let phase = pass.phase;
@@ -135,7 +135,7 @@ fn pass(
     watch.end();
     let outcome = outcome.map_err(|error| match error.kind {
         // The same command would begin anew.
-        Kind::Interrupted if options.fresh => Error {
+        ErrorKind::Interrupted if options.fresh => Error {
             hints: vec!["run the command again without `--fresh` to continue".to_owned()],
             ..error
         },

@@ -16,7 +16,6 @@
 
 mod cli;
 mod commit;
-#[cfg(feature = "faults")]
 mod crash;
 mod cut;
 mod determinism;

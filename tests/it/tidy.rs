@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use trajmill::format::FORMATS;
-use trajmill::stage::STAGES;
+use trajmill::internals::format::FORMATS;
+use trajmill::internals::stage::STAGES;
 
 use super::source::{Named, Source, paths, sources};
 use super::support::repository;
 
 /// Modules by layer, lowest first: one may import from the layers below its own, and from itself.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &["error"],
     &["dataset"],
     &["container", "video"],
@@ -25,6 +25,7 @@ const LAYERS: [&[&str]; 13] = [
     &["exec", "query"],
     &["run"],
     &["cli"],
+    &["internals"],
 ];
 
 /// Crates that only these files and folders name. Replacing or upgrading one concerns only them.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use trajmill::transfer::read::quarantine::SetAside;
+use trajmill::internals::transfer::SetAside;
 
 use super::support::{Done, Workspace, finish};
 

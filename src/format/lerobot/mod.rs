@@ -53,8 +53,6 @@ const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "lerobot",
-    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or \
-             decoded",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: detect,

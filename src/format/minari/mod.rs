@@ -25,8 +25,6 @@ use crate::transfer::write::Writer;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "minari",
-    about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written \
-             as HDF5",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| Ok(metadata_folder(path)?.is_some()),

@@ -27,7 +27,6 @@ use crate::transfer::write::Writer;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "rlds",
-    about: "RLDS: a TFDS directory with features.json and TFRecord files, one record per episode",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| Ok(root(path)?.is_some()),

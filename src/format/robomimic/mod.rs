@@ -35,7 +35,6 @@ pub(crate) use robosuite::FORMAT as ROBOSUITE;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "robomimic",
-    about: "robomimic HDF5: a group per demonstration under data, with obs and next_obs, and masks",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: |path| Ok(demonstrations(path)? == Some(true)),

@@ -23,7 +23,6 @@ use crate::transfer::read::Reader;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "tfagents",
-    about: "TF-Agents' TFRecord: a file or a folder of files, one record per step",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: |path| Ok(!record_files(path)?.is_empty()),

@@ -14,7 +14,8 @@ use crate::error::Result;
 
 pub use dataset::OutgoingDataset;
 pub use export::export;
-pub use options::{Unlabelled, WriteOptions};
+pub(crate) use options::Unlabelled;
+pub use options::WriteOptions;
 pub use pass::{OutgoingTrajectory, Pass};
 
 /// The column that says which actions the dataset has; all others are filler.

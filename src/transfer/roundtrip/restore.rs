@@ -106,8 +106,8 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// Turns each flag `NAME_valid` that `wanted` accepts into nulls of the column NAME, if there is
-    /// one.
+    /// Turns each flag `NAME_valid` that `wanted` accepts into nulls of the column NAME, if it
+    /// exists.
     fn mask(&mut self, wanted: impl Fn(&str) -> bool) {
         for (valid, field) in self.found.fields().iter().enumerate() {
             let name = field.name().strip_suffix("_valid");
@@ -155,8 +155,8 @@ impl<'a> Columns<'a> {
         self.place("action_is_proxy", &DataType::Boolean)
     }
 
-    /// Turns the column at `origin` into `action_source`, and the column of standard deviations into
-    /// `action_std`.
+    /// Turns the column at `origin` into `action_source`, and the column of standard deviations
+    /// into `action_std`.
     fn restore_origin(&mut self, origin: Option<usize>) {
         let Some(at) = origin else {
             return;
@@ -170,8 +170,8 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// Returns `inner` with these columns, and with the `metadata` of its own source. `ahead` is the
-    /// result of the first read, if there was one.
+    /// Returns `inner` with these columns, and with the `metadata` of its own source. `ahead` is
+    /// the result of the first read, if there was one.
     fn restore(
         self,
         inner: Box<dyn Source>,

@@ -12,21 +12,28 @@
 //! - `delay:SEED`: delay workers at random where they take work from each other;
 //! - `plain-renames`: allow only plain renames, as on file systems that have no others.
 
-#![expect(clippy::disallowed_methods, reason = "this is the one file")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "only this module changes the file system"
+)]
 
-use std::ffi::CStr;
+#[cfg(feature = "faults")]
+mod faults;
+mod removal;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::files;
 use super::layout::{self, folder};
 use super::manifest::FileEntry;
 use crate::error::{Error, Result};
+
+pub use removal::{remove, remove_empty, remove_file};
 
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot {action} {}: {error}", path.display()));
@@ -299,74 +306,6 @@ fn move_to_nothing(from: &Path, to: &Path) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Removes a file or a whole tree, if it exists. Links are removed, never followed.
-pub fn remove(path: &Path) -> Result<()> {
-    let removed = attempt("remove", path, || Ok(remove_at(CWD, path)?));
-    or_absent(path, removed)
-}
-
-/// Removes a file or a link; nothing to do where there is none. A directory is an error.
-pub fn remove_file(path: &Path) -> Result<()> {
-    let removed = attempt("remove", path, || fs::remove_file(path));
-    or_absent(path, removed)
-}
-
-/// Returns `removed`, unless nothing is at `path` now.
-fn or_absent(path: &Path, removed: Result<()>) -> Result<()> {
-    let absent = |error: io::Error| files::is_absent(&error);
-    match removed {
-        Err(_) if path.symlink_metadata().is_err_and(absent) => Ok(()),
-        removed => removed,
-    }
-}
-
-/// Removes the file, link or tree `name` in the open directory `folder`.
-fn remove_at(folder: impl AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Result<()> {
-    use rustix::io::Errno;
-    let Err(not_removed) = rustix::fs::unlinkat(&folder, name, AtFlags::empty()) else {
-        return Ok(());
-    };
-    if ![Errno::ISDIR, Errno::PERM].contains(&not_removed) {
-        return Err(not_removed);
-    }
-    // The directory is opened once and its content named from there, so that nobody can put a link
-    // in its place.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
-        Err(Errno::NOTDIR | Errno::LOOP) => return Err(not_removed),
-        open => open?,
-    };
-    for entry in names(&open)? {
-        remove_at(&open, entry.as_c_str())?;
-    }
-    rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)
-}
-
-/// Returns the names in an open directory.
-fn names(open: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(open)? {
-        let name: &CStr = entry.as_ref().map_err(|error| *error)?.file_name();
-        if name != c"." && name != c".." {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// Removes a directory if it is empty.
-pub fn remove_empty(path: &Path) -> Result<()> {
-    attempt("remove", path, || match fs::remove_dir(path) {
-        Err(error)
-            if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound]
-                .contains(&error.kind()) =>
-        {
-            Ok(())
-        }
-        other => other,
-    })
-}
-
 /// Locks the file at `path`, which is created if it does not exist, and writes `holder` to it.
 /// Dropping the returned file releases the lock. The inner result is `Err` with the content of the
 /// file if another process holds the lock.
@@ -557,74 +496,6 @@ mod faults {
 
     pub(super) fn plain_renames() -> bool {
         false
-    }
-}
-
-/// Counts operations and injects the fault that `TRAJMILL_FAULT` names.
-#[cfg(feature = "faults")]
-mod faults {
-    use std::io::{self, Write};
-    use std::path::Path;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    static PAUSES: AtomicU64 = AtomicU64::new(0);
-
-    pub(super) fn before(action: &str, path: &Path) -> io::Result<()> {
-        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else {
-            return Ok(());
-        };
-        let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut parts = fault.split(':');
-        let (kind, at) = (parts.next(), parts.next().unwrap_or_default());
-        if kind == Some("count") {
-            let mut log = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(at)?;
-            return writeln!(log, "{count} {action} {}", path.display());
-        }
-        if at.parse() != Ok(count) {
-            return Ok(());
-        }
-        match kind {
-            Some("kill") => signal(rustix::process::Signal::KILL),
-            Some("stop") => signal(rustix::process::Signal::STOP),
-            Some("error") => {
-                let errno = parts
-                    .next()
-                    .and_then(|errno| errno.parse().ok())
-                    .unwrap_or(5);
-                Err(io::Error::from_raw_os_error(errno))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Sleeps for up to 4 ms, depending on the seed and the number of earlier pauses.
-    pub(super) fn pause() {
-        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else {
-            return;
-        };
-        let Some(seed) = fault.strip_prefix("delay:") else {
-            return;
-        };
-        let count = PAUSES.fetch_add(1, Ordering::SeqCst);
-        let hash = blake3::hash(format!("{seed} {count}").as_bytes());
-        let micros = u64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) % 4000;
-        std::thread::sleep(std::time::Duration::from_micros(micros));
-    }
-
-    /// Returns whether to behave like a file system that supports only the plain rename.
-    pub(super) fn plain_renames() -> bool {
-        std::env::var("TRAJMILL_FAULT").is_ok_and(|fault| fault == "plain-renames")
-    }
-
-    fn signal(signal: rustix::process::Signal) -> io::Result<()> {
-        Ok(rustix::process::kill_process(
-            rustix::process::getpid(),
-            signal,
-        )?)
     }
 }
 

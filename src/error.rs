@@ -5,8 +5,8 @@
 //! one. The message names the place (file, shard, column, row) and a hint names the remedy.
 //! `cli::print` prints both.
 
-pub mod engine;
-pub mod wording;
+pub(crate) mod engine;
+pub(crate) mod wording;
 
 use std::fmt;
 
@@ -116,7 +116,7 @@ impl Error {
 ///
 /// # Errors
 /// Returns the error of `work`, or an error that describes its panic.
-pub fn caught<T>(place: impl fmt::Display, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn caught<T>(place: impl fmt::Display, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let payload = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
         Ok(done) => return done.map_err(Error::plainly),
         Err(payload) => payload,
@@ -164,7 +164,7 @@ fn without_debug_values(text: &str) -> &str {
 }
 
 /// Returns the message of a panic.
-pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied())
         .unwrap_or("no reason given")
@@ -226,7 +226,10 @@ impl From<datafusion::error::DataFusionError> for Error {
 }
 
 /// Returns the name in `known` that a misspelt `given` most likely stands for.
-pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     known
         .into_iter()
         .map(|name| {

@@ -68,8 +68,6 @@
 //! Each step is a folder of `src/`, and `src/run/mod.rs` composes them. `ARCHITECTURE.md` describes
 //! the other folders. All modules are private: the names on this page are the whole interface.
 
-// The modules are private, and much in them is still `pub`.
-#![allow(unreachable_pub)]
 // What is `pub` for `internals` alone is out of reach without it.
 #![cfg_attr(not(feature = "faults"), allow(unreachable_pub))]
 

@@ -10,7 +10,7 @@ use crate::plan::Fingerprint;
 
 /// A result that a command wants at a path.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// The path of the result.
     pub path: &'a Path,
     /// Everything that the result depends on.
@@ -30,7 +30,7 @@ pub struct Wanted<'a> {
 /// The answer to a command that wants to write to a path.
 #[must_use]
 #[derive(Debug)]
-pub enum Claim<T> {
+pub(crate) enum Claim<T> {
     /// The wanted result is there: there is nothing to do.
     UpToDate,
     /// Something else is there, and it may not be replaced.
@@ -41,7 +41,7 @@ pub enum Claim<T> {
 
 /// Something at a path that may not be replaced.
 #[derive(Debug)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     path: PathBuf,
     /// The inputs that differ from those of the wanted result; `None` if trajmill did not write
     /// what is there.
@@ -51,7 +51,7 @@ pub struct Conflict {
 impl Conflict {
     /// Returns the error for the user. `or` is another remedy than to remove what is there or to
     /// choose another path.
-    pub fn into_error(self, or: Option<&str>) -> Error {
+    pub(crate) fn into_error(self, or: Option<&str>) -> Error {
         let path = self.path.display();
         match (self.changes, or) {
             (None, _) => Error::failed(format!(
@@ -75,7 +75,7 @@ impl Conflict {
 
 impl<'a> Wanted<'a> {
     /// A result that replaces nothing and resumes nothing.
-    pub fn new(path: &'a Path, fingerprint: &'a Fingerprint) -> Wanted<'a> {
+    pub(crate) fn new(path: &'a Path, fingerprint: &'a Fingerprint) -> Wanted<'a> {
         Wanted {
             path,
             fingerprint,
@@ -126,7 +126,7 @@ impl<'a> Wanted<'a> {
 /// # Errors
 /// Returns an error if another run holds the staging directory, if what stands at the path cannot
 /// be read, or if the staging directory cannot be created or cleaned up.
-pub fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
+pub(crate) fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
     match wanted.decide(existing(wanted.path, wanted.fingerprint)?)? {
         Claim::Granted(_) => {}
         Claim::UpToDate => {

@@ -10,7 +10,7 @@ use crate::plan::Fingerprint;
 
 /// What stands at the path of a wanted result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Existing {
+pub(crate) enum Existing {
     /// Nothing.
     Nothing,
     /// The wanted result: it was made from the same inputs.
@@ -63,7 +63,7 @@ pub(super) fn is_taken(path: &Path) -> Result<bool> {
 /// # Errors
 /// Returns an error if what says where the result comes from cannot be read, is damaged or of a
 /// newer format.
-pub fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
+pub(crate) fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
     if is_taken(path)? {
         Ok(Existing::compare(origin(path)?, wanted))
     } else {
@@ -113,7 +113,7 @@ struct Note {
 ///
 /// # Errors
 /// Returns an error if a part cannot be written as JSON, which does not happen in practice.
-pub fn note(fingerprint: &Fingerprint, manifest: &Manifest) -> Result<String> {
+pub(crate) fn note(fingerprint: &Fingerprint, manifest: &Manifest) -> Result<String> {
     let failed = |error: serde_json::Error| {
         Error::failed(format!("cannot record the origin of the export: {error}"))
     };

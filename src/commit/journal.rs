@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// A finished task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// Index of the task and of its shard.
     pub task: usize,
     /// The shard that it wrote.
@@ -22,7 +22,7 @@ pub struct Finished {
 
 /// The journal of a result: one line per finished task, each with its own checksum.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     /// The finished tasks, by index. Those of an earlier run are listed only if their files are
@@ -74,7 +74,7 @@ impl Journal {
     ///
     /// # Errors
     /// Returns an error if the journal cannot be written.
-    pub fn record(&mut self, finished: Finished) -> Result<()> {
+    pub(crate) fn record(&mut self, finished: Finished) -> Result<()> {
         let line = Line {
             blake3: checksum(&finished)?,
             finished,

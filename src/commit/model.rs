@@ -28,7 +28,7 @@ const PICTURES: [&str; 3] = ["loss", "scatter", "calibration"];
 
 /// A model file that this run may write.
 #[derive(Debug)]
-pub struct ModelFile<'a> {
+pub(crate) struct ModelFile<'a> {
     path: &'a Path,
     fingerprint: &'a Fingerprint,
 }
@@ -38,7 +38,7 @@ pub struct ModelFile<'a> {
 /// # Errors
 /// Returns an error if what stands at the path cannot be read, if a file beside the model would
 /// have too long a name, or if a stale staging directory beside the model cannot be removed.
-pub fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'_>>> {
+pub(crate) fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'_>>> {
     refuse_long_names(&training.path)?;
     let wanted = Wanted {
         overwrite: training.stage.overwrite,
@@ -64,7 +64,7 @@ pub fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'
 ///
 /// # Errors
 /// Returns an error if what stands there cannot be read.
-pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
+pub(crate) fn existing_model(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
     if is_taken(path)? {
         Ok(Existing::compare(origin(path)?, wanted))
     } else {
@@ -77,7 +77,7 @@ pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
 /// # Errors
 /// Returns an error if the file cannot be read, it is not the model that is up to date, or it is
 /// damaged.
-pub fn read_model(training: &Training) -> Result<Vec<u8>> {
+pub(crate) fn read_model(training: &Training) -> Result<Vec<u8>> {
     let (path, key) = (&training.path, training.fingerprint.key());
     let bytes = files::read(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
@@ -173,7 +173,7 @@ impl ModelFile<'_> {
     ///
     /// # Errors
     /// Returns an error if a file cannot be written. The model file is then as it was.
-    pub fn publish(
+    pub(crate) fn publish(
         self,
         fitted: &Fitted,
         mut metadata: BTreeMap<String, String>,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// A staging directory that this run holds. Its files are described in [`crate::dataset::layout`].
 #[derive(Debug)]
-pub struct Staging {
+pub(crate) struct Staging {
     /// The path of the result.
     output: PathBuf,
     directory: PathBuf,
@@ -31,7 +31,7 @@ impl Staging {
     /// # Errors
     /// Returns an error if another run holds the lock, if files cannot be created or removed, or if
     /// another user's directory or a link is in the way.
-    pub fn lock(output: &Path, keys: &[String]) -> Result<Staging> {
+    pub(crate) fn lock(output: &Path, keys: &[String]) -> Result<Staging> {
         let directory = layout::staging(output);
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let holder = format!("process {} on {}", std::process::id(), host.trim());
@@ -91,7 +91,7 @@ impl Staging {
     }
 
     /// Returns the directory of the dataset with the fingerprint `key`.
-    pub fn dataset(&self, key: &str) -> PathBuf {
+    pub(crate) fn dataset(&self, key: &str) -> PathBuf {
         layout::work(&self.directory, key).join("dataset")
     }
 
@@ -101,7 +101,7 @@ impl Staging {
     /// # Errors
     /// Returns an error if the leftovers cannot be removed or the parent directory cannot be
     /// created.
-    pub fn export(&self, key: &str) -> Result<PathBuf> {
+    pub(crate) fn export(&self, key: &str) -> Result<PathBuf> {
         let work = layout::work(&self.directory, key);
         store::create_dir(&work)?;
         let export = work.join("output");
@@ -114,7 +114,7 @@ impl Staging {
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read or written.
-    pub fn journal(&self, key: &str) -> Result<Journal> {
+    pub(crate) fn journal(&self, key: &str) -> Result<Journal> {
         let dataset = self.dataset(key);
         store::create_dir(&dataset.join("steps"))?;
         store::create_dir(&dataset.join("trajectories"))?;
@@ -129,7 +129,7 @@ impl Staging {
     ///
     /// # Errors
     /// Returns an error if the manifest cannot be written.
-    pub fn seal(&self, key: &str, manifest: &Manifest) -> Result<PathBuf> {
+    pub(crate) fn seal(&self, key: &str, manifest: &Manifest) -> Result<PathBuf> {
         let dataset = self.dataset(key);
         // One step, so that a manifest is whole if it is there: an import without one is
         // unfinished.
@@ -143,7 +143,7 @@ impl Staging {
     /// Returns an error if something has appeared at the path that may not be replaced, or if the
     /// rename fails; work that the next run cannot resume is then removed. Returns an error that
     /// says that the result is published if only the steps after that fail.
-    pub fn publish(self, sealed: &Path) -> Result<()> {
+    pub(crate) fn publish(self, sealed: &Path) -> Result<()> {
         if let Err(error) = self.reveal(sealed) {
             return Err(match self.kept {
                 Some(kept) => error.hint(kept),
@@ -176,7 +176,7 @@ impl Staging {
     ///
     /// # Errors
     /// Returns an error if a file cannot be removed.
-    pub fn discard(self) -> Result<()> {
+    pub(crate) fn discard(self) -> Result<()> {
         self.discard_all_but(&[])?;
         store::remove(&self.directory.join("lock"))?;
         store::remove_empty(&self.directory)
@@ -185,7 +185,7 @@ impl Staging {
     /// Removes the staging directory because of `error`, and returns the error: for work that the
     /// next run cannot resume.
     #[must_use]
-    pub fn abandon(self, error: Error) -> Error {
+    pub(crate) fn abandon(self, error: Error) -> Error {
         // What cannot be removed now, the next run removes. The user needs to know why the work
         // failed.
         let _ = self.discard();
@@ -207,7 +207,7 @@ impl Drop for Staging {
 }
 
 /// Returns `error` with the fact that the result at `output` is published nevertheless.
-pub fn published(output: &Path, error: Error) -> Error {
+pub(crate) fn published(output: &Path, error: Error) -> Error {
     Error {
         message: format!("{} is published, but {}", output.display(), error.message),
         ..error

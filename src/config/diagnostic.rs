@@ -6,7 +6,7 @@ use crate::error::Error;
 
 /// A range of bytes of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Span {
+pub(crate) struct Span {
     /// The first byte.
     pub start: usize,
     /// The end, one past the last byte.
@@ -15,7 +15,7 @@ pub struct Span {
 
 /// A fault in a pipeline file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Diagnostic {
+pub(crate) struct Diagnostic {
     /// Where it is.
     pub span: Span,
     /// What is wrong.
@@ -26,7 +26,7 @@ pub struct Diagnostic {
 
 /// The text of a pipeline file, and its name.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub(crate) struct Source {
     /// The path, as the user gave it.
     pub name: String,
     /// The whole text.
@@ -35,7 +35,7 @@ pub struct Source {
 
 impl Source {
     /// Returns the span of `word` inside `span`, or `span` if it does not contain the whole word.
-    pub fn word(&self, span: Span, word: &str) -> Span {
+    pub(crate) fn word(&self, span: Span, word: &str) -> Span {
         let text = self.text.get(span.start..span.end).unwrap_or_default();
         let boundary = |character: Option<char>| {
             character.is_none_or(|character| !character.is_alphanumeric() && character != '_')
@@ -54,7 +54,7 @@ impl Source {
     }
 
     /// Returns all faults as one error, in the order of the file.
-    pub fn error(&self, mut faults: Vec<Diagnostic>) -> Error {
+    pub(crate) fn error(&self, mut faults: Vec<Diagnostic>) -> Error {
         faults.sort_by_key(|fault| fault.span.start);
         faults.dedup();
         let rendered: Vec<String> = faults.iter().map(|fault| self.render(fault)).collect();

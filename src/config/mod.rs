@@ -21,13 +21,13 @@ use crate::dataset::files;
 use crate::error::{Error, Result};
 use crate::transfer::read::Options;
 
-pub use diagnostic::{Diagnostic, Source, Span};
-pub use schema::json_schema;
-pub use yaml::{Content, Key, Node};
+pub(crate) use diagnostic::{Diagnostic, Source, Span};
+pub(crate) use schema::json_schema;
+pub(crate) use yaml::{Content, Key, Node};
 
 /// A pipeline file, with the faults of its shape.
 #[derive(Debug)]
-pub struct PipelineFile {
+pub(crate) struct PipelineFile {
     /// Its text, for messages and the lineage.
     pub source: Source,
     /// Its folder, where relative paths start.
@@ -45,7 +45,7 @@ pub struct PipelineFile {
 /// A dataset to read.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(extend("additionalProperties" = false))]
-pub struct Input {
+pub(crate) struct Input {
     /// Path of the dataset, relative to the folder of the pipeline file.
     pub path: String,
     /// Format of the dataset, such as `d4rl`. Default: detected from the files.
@@ -71,7 +71,7 @@ pub struct Input {
 
 /// A stage, as written.
 #[derive(Debug)]
-pub struct StageNode {
+pub(crate) struct StageNode {
     /// Its key.
     pub name: Key,
     /// Its options.
@@ -86,7 +86,7 @@ pub struct StageNode {
 /// # Errors
 /// Returns a usage error if the file cannot be read or an override names no parameter, and a
 /// pipeline error if the text is not YAML.
-pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile> {
+pub(crate) fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile> {
     let text = files::read_to_string(path)
         .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -104,7 +104,7 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile>
 ///
 /// # Errors
 /// Returns the same errors as [`load`].
-pub fn parse(
+pub(crate) fn parse(
     source: Source,
     folder: PathBuf,
     overrides: &[(String, String)],
@@ -153,7 +153,7 @@ pub fn parse(
 impl PipelineFile {
     /// Returns where a path of the pipeline leads, starting from the folder of the file. `..` is
     /// resolved unless a link is in the way, so that messages have a readable path.
-    pub fn locate(&self, path: &str) -> PathBuf {
+    pub(crate) fn locate(&self, path: &str) -> PathBuf {
         let mut located = PathBuf::new();
         for part in self.folder.join(path).components() {
             match part {

@@ -7,7 +7,7 @@ use super::Input;
 use crate::stage::STAGES;
 
 /// Returns the JSON Schema (2020-12) of a pipeline file.
-pub fn json_schema() -> Value {
+pub(crate) fn json_schema() -> Value {
     let mut generator = schemars::generate::SchemaSettings::draft2020_12().into_generator();
     let stage = |name: &str, options: Value| {
         json!({

@@ -17,7 +17,7 @@ const LONGEST: usize = 1 << 20;
 
 /// A node, and where it is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its content.
     pub content: Content,
     /// Where it is.
@@ -26,7 +26,7 @@ pub struct Node {
 
 /// A key of a mapping, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     /// The key.
     pub name: String,
     /// Where it is.
@@ -35,7 +35,7 @@ pub struct Key {
 
 /// The content of a node.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub(crate) enum Content {
     /// `null`, `~` or nothing.
     Null,
     /// `true` or `false`.
@@ -54,7 +54,7 @@ pub enum Content {
 
 impl Content {
     /// Returns the kind of content, for messages.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Content::Null => "nothing",
             Content::Bool(_) => "true or false",
@@ -67,7 +67,7 @@ impl Content {
     }
 
     /// Parses a plain scalar by the core schema of YAML.
-    pub fn scalar(text: &str) -> Content {
+    pub(crate) fn scalar(text: &str) -> Content {
         match text {
             "" | "~" | "null" | "Null" | "NULL" => return Content::Null,
             "true" | "True" | "TRUE" => return Content::Bool(true),
@@ -93,7 +93,7 @@ impl Content {
 
 impl Node {
     /// Returns the value of `key` in a mapping.
-    pub fn get(&self, key: &str) -> Option<&Node> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         match &self.content {
             Content::Map(entries) => entries
                 .iter()
@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// Returns the text of a string.
-    pub fn as_str(&self) -> Option<&str> {
+    pub(crate) fn as_str(&self) -> Option<&str> {
         match &self.content {
             Content::Str(text) => Some(text),
             _ => None,
@@ -112,7 +112,7 @@ impl Node {
     }
 
     /// Returns the node that keys and indices lead to, or the last one that exists on the way.
-    pub fn follow(&self, path: &[String]) -> &Node {
+    pub(crate) fn follow(&self, path: &[String]) -> &Node {
         let Some((first, rest)) = path.split_first() else {
             return self;
         };
@@ -128,7 +128,7 @@ impl Node {
     }
 
     /// Returns the node as JSON, without spans.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         use serde_json::Value;
         match &self.content {
             Content::Null => Value::Null,

@@ -132,7 +132,7 @@ impl Block {
 ///
 /// # Errors
 /// Returns an error if the column's length or type does not match.
-pub fn with_column(
+pub(crate) fn with_column(
     batch: &RecordBatch,
     field: Field,
     column: arrow::array::ArrayRef,
@@ -147,7 +147,7 @@ pub fn with_column(
 }
 
 /// Returns `schema` with the field replaced in place or appended, and the field.
-pub fn with_field(schema: &Schema, field: Field) -> (Schema, Arc<Field>) {
+pub(crate) fn with_field(schema: &Schema, field: Field) -> (Schema, Arc<Field>) {
     let field = Arc::new(field);
     let mut fields = schema.fields().to_vec();
     match schema.index_of(field.name()) {

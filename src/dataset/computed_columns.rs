@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const WIDEST_SUMS: i32 = 4096;
 
 /// The computed columns of a block's trajectories, and the block's totals.
-pub struct ComputedColumns {
+pub(crate) struct ComputedColumns {
     /// The columns, in the order of [`fields`]. The writer adds `shard`, `first_row` and `rows`.
     pub columns: Vec<(Field, ArrayRef)>,
     /// Totals over the block.
@@ -52,7 +52,7 @@ fn rewards(block: &Block) -> Result<Option<Float64Array>> {
 ///
 /// # Errors
 /// Returns an error if a required column is missing or has the wrong type.
-pub fn compute(block: &Block) -> Result<ComputedColumns> {
+pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
     let is_final = boolean(block, step::IS_FINAL)?;
     let (terminated, truncated) = (
         boolean(block, step::TERMINATED)?,
@@ -184,7 +184,7 @@ fn valid_in(nulls: &NullBuffer, span: &Range<usize>) -> usize {
 
 /// Returns the fields of the columns that are computed from steps of `schema`, except those that
 /// the writer adds.
-pub fn fields(schema: &Schema) -> Vec<Field> {
+pub(crate) fn fields(schema: &Schema) -> Vec<Field> {
     let mut fields = vec![
         Field::new(trajectory::LENGTH, DataType::Int64, false),
         Field::new(trajectory::RETURN, DataType::Float64, true),

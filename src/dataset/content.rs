@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// Where a file cannot be read.
-pub fn content_hash(path: &Path) -> Result<String> {
+pub(crate) fn content_hash(path: &Path) -> Result<String> {
     if !files::is_dir(path)? {
         return store::digest(path).map(|digest| digest.blake3);
     }

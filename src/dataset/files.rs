@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Returns an error if the file cannot be opened, or if it is a directory, a FIFO, a socket or a
 /// device.
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     // Without NONBLOCK, opening a FIFO waits for a writer. Regular files do not know the flag.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
@@ -49,7 +49,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// Returns an error if the file cannot be opened or read; see [`open`].
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -59,7 +59,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// Returns an error if the file cannot be opened or read, or if it is not UTF-8; see [`open`].
-pub fn read_to_string(path: &Path) -> io::Result<String> {
+pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     open(path)?.read_to_string(&mut text)?;
     Ok(text)
@@ -69,7 +69,7 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// Returns an error if something is there that cannot be read.
-pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
     match read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if is_absent(&error) => Ok(None),
@@ -81,7 +81,7 @@ pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
 ///
 /// # Errors
 /// Returns an error if the directory cannot be opened or listed.
-pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     // The standard library's reader panics if the directory cannot be closed.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = rustix::fs::open(folder, flags, Mode::empty())?;
@@ -100,7 +100,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// Returns an error if that cannot be found out.
-pub fn exists(path: &Path) -> Result<bool> {
+pub(crate) fn exists(path: &Path) -> Result<bool> {
     Ok(metadata(path)?.is_some())
 }
 
@@ -108,7 +108,7 @@ pub fn exists(path: &Path) -> Result<bool> {
 ///
 /// # Errors
 /// Returns an error if that cannot be found out.
-pub fn is_file(path: &Path) -> Result<bool> {
+pub(crate) fn is_file(path: &Path) -> Result<bool> {
     // What is neither a file nor a directory is refused when it is opened, not passed over.
     Ok(metadata(path)?.is_some_and(|found| !found.is_dir()))
 }
@@ -117,7 +117,7 @@ pub fn is_file(path: &Path) -> Result<bool> {
 ///
 /// # Errors
 /// Returns an error if that cannot be found out.
-pub fn is_dir(path: &Path) -> Result<bool> {
+pub(crate) fn is_dir(path: &Path) -> Result<bool> {
     Ok(metadata(path)?.is_some_and(|found| found.is_dir()))
 }
 
@@ -130,13 +130,13 @@ fn metadata(path: &Path) -> Result<Option<Metadata>> {
 }
 
 /// Whether `error` says that nothing is at a path.
-pub fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     // A path below a file leads to nothing either.
     [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind())
 }
 
 /// The error for a file or directory that is there and cannot be read.
-pub fn unreadable(path: &Path, error: &io::Error) -> Error {
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot read {}: {error}", path.display()));
     match error.kind() {
         ErrorKind::PermissionDenied => {

@@ -21,26 +21,26 @@ pub fn manifest(dataset: &Path) -> PathBuf {
 }
 
 /// Returns the path of a shard's file of steps, relative to the dataset.
-pub fn steps(shard: usize) -> String {
+pub(crate) fn steps(shard: usize) -> String {
     format!("steps/{shard:05}.parquet")
 }
 
 /// Returns the path of a shard's file of trajectories, relative to the dataset.
-pub fn trajectories(shard: usize) -> String {
+pub(crate) fn trajectories(shard: usize) -> String {
     format!("trajectories/{shard:05}.parquet")
 }
 
 /// The most bytes that common file systems accept in a name.
-pub const LONGEST_NAME: usize = 255;
+pub(crate) const LONGEST_NAME: usize = 255;
 
 /// Returns the staging directory of the output `path`: a hidden sibling, on the same file system.
-pub fn staging(path: &Path) -> PathBuf {
+pub(crate) fn staging(path: &Path) -> PathBuf {
     hidden(path, ".staging")
 }
 
 /// The hidden sibling `.NAME` + `ending` of the file or directory NAME at `path`. If its name is
 /// too long, it is `.START~HASH` + `ending`, with the start and the hash of NAME.
-pub fn hidden(path: &Path, ending: &str) -> PathBuf {
+pub(crate) fn hidden(path: &Path, ending: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default();
     let room = LONGEST_NAME - ".".len() - ending.len();
     let mut hidden = OsString::from(".");
@@ -58,12 +58,12 @@ pub fn hidden(path: &Path, ending: &str) -> PathBuf {
 
 /// Returns the directory in `staging` that holds the work towards the result with the fingerprint
 /// `key`.
-pub fn work(staging: &Path, key: &str) -> PathBuf {
+pub(crate) fn work(staging: &Path, key: &str) -> PathBuf {
     staging.join(&key[..key.len().min(16)])
 }
 
 /// Returns the folder that contains `path`.
-pub fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."))

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub const VERSION: u32 = 1;
 
 /// The name and version of this tool.
-pub const TOOL: &str = concat!("trajmill ", env!("CARGO_PKG_VERSION"));
+pub(crate) const TOOL: &str = concat!("trajmill ", env!("CARGO_PKG_VERSION"));
 
 /// The content of `dataset.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

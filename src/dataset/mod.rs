@@ -10,20 +10,20 @@
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
-pub mod block;
-pub mod computed_columns;
+pub(crate) mod block;
+pub(crate) mod computed_columns;
 mod content;
-pub mod files;
-pub mod layout;
-pub mod manifest;
-pub mod read;
+pub(crate) mod files;
+pub(crate) mod layout;
+pub(crate) mod manifest;
+pub(crate) mod read;
 mod row_group;
-pub mod schema;
+pub(crate) mod schema;
 mod source;
-pub mod store;
+pub(crate) mod store;
 mod vector_reader;
 mod verified;
-pub mod write;
+pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,12 +33,12 @@ use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
 pub use block::Block;
-pub use content::content_hash;
-pub use manifest::{FileEntry, Manifest, ShardEntry};
-pub use read::{Decode, ShardReader};
-pub use row_group::Origin;
-pub use source::SourceContent;
-pub use verified::{DatasetFile, Ledger};
+pub(crate) use content::content_hash;
+pub(crate) use manifest::{FileEntry, Manifest, ShardEntry};
+pub(crate) use read::{Decode, ShardReader};
+pub(crate) use row_group::Origin;
+pub(crate) use source::SourceContent;
+pub(crate) use verified::{DatasetFile, Ledger};
 
 /// A published dataset, as its manifest describes it. It does not change while it is open.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ pub struct Dataset {
 
 /// A decoder of columns of `steps`, and the schema that it decodes.
 #[derive(Debug, Clone)]
-pub struct Decoded {
+pub(crate) struct Decoded {
     /// The schema of the files.
     stored: SchemaRef,
     /// The decoder.

@@ -69,7 +69,7 @@ fn footer(file: &File, path: &Path) -> Result<ArrowReaderMetadata> {
 ///
 /// # Errors
 /// Returns an error if the file cannot be read or its footer is damaged.
-pub fn file_schema(path: &Path) -> Result<SchemaRef> {
+pub(crate) fn file_schema(path: &Path) -> Result<SchemaRef> {
     let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(Arc::clone(footer(&file, path)?.schema()))

@@ -121,7 +121,7 @@ pub mod trajectory {
 }
 
 /// Returns the width of a vector type; `None` for any other type.
-pub fn width(data_type: &DataType) -> Option<i32> {
+pub(crate) fn width(data_type: &DataType) -> Option<i32> {
     match data_type {
         DataType::FixedSizeList(_, width) => Some(*width),
         _ => None,
@@ -135,7 +135,7 @@ pub fn vector(element: DataType, width: i32) -> DataType {
 
 /// Returns `data_type` as users write it: `float32`, `float32[11]`, `uint8[64, 64, 3]`,
 /// `list[float32]`, `text`, `bytes`, `bool`, `struct[position: float32[3], time: float64]`.
-pub fn type_name(data_type: &DataType) -> String {
+pub(crate) fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Boolean => "bool".to_owned(),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
@@ -173,7 +173,7 @@ pub fn type_name(data_type: &DataType) -> String {
 }
 
 /// Returns the approximate number of bytes that one row takes in memory.
-pub fn row_bytes(schema: &Schema) -> usize {
+pub(crate) fn row_bytes(schema: &Schema) -> usize {
     fn of(data_type: &DataType) -> usize {
         match data_type {
             DataType::FixedSizeList(child, width) => {
@@ -196,7 +196,7 @@ pub fn row_bytes(schema: &Schema) -> usize {
 
 /// Returns the number of rows that a row group, and so a block, aims at. It depends only on the
 /// schema.
-pub fn block_rows(schema: &Schema) -> usize {
+pub(crate) fn block_rows(schema: &Schema) -> usize {
     ((32 << 20) / row_bytes(schema)).clamp(256, 65_536)
 }
 
@@ -216,7 +216,7 @@ pub fn describe(schema: &Schema) -> Vec<Column> {
 ///
 /// # Errors
 /// Returns an error if the file and the manifest name different columns.
-pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
+pub(crate) fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
     let names = |schema: &Schema| {
         schema
             .fields()
@@ -256,7 +256,7 @@ pub fn logical(file: &Schema, columns: &[Column]) -> Result<SchemaRef> {
 }
 
 /// Returns the schema in the file of steps that have `schema` in memory.
-pub fn physical(schema: &Schema) -> SchemaRef {
+pub(crate) fn physical(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::FixedSizeList(child, _) if field.is_nullable() => Arc::new(
             field
@@ -274,7 +274,7 @@ pub fn physical(schema: &Schema) -> SchemaRef {
 ///
 /// # Errors
 /// Returns an error if the length of a list is not the width of the vector.
-pub fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn convert(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = batch
         .columns()
         .iter()

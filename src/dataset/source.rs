@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// likes, so no descriptor holds the source. After it has read the source, it calls
 /// [`SourceContent::ensure_unchanged`].
 #[derive(Debug, Clone)]
-pub struct SourceContent {
+pub(crate) struct SourceContent {
     path: PathBuf,
     hash: String,
     stamps: Vec<(PathBuf, Stamp)>,
@@ -21,7 +21,7 @@ impl SourceContent {
     ///
     /// # Errors
     /// Returns an error if a file cannot be read.
-    pub fn of(path: &Path) -> Result<SourceContent> {
+    pub(crate) fn of(path: &Path) -> Result<SourceContent> {
         let mut found = stamps(path)?;
         if found.iter().any(|(_, stamp)| stamp.is_young()) {
             // A change within the same tick of the clock would not be noticed.
@@ -36,7 +36,7 @@ impl SourceContent {
     }
 
     /// Returns the hash; see [`content_hash`].
-    pub fn hash(&self) -> &str {
+    pub(crate) fn hash(&self) -> &str {
         &self.hash
     }
 
@@ -44,7 +44,7 @@ impl SourceContent {
     ///
     /// # Errors
     /// Returns an error if a file changed, appeared or disappeared.
-    pub fn ensure_unchanged(&self) -> Result<()> {
+    pub(crate) fn ensure_unchanged(&self) -> Result<()> {
         match stamps(&self.path) {
             Ok(now) if now == self.stamps => Ok(()),
             // New links and modes change stamps too, but not the times of writing.

@@ -54,7 +54,7 @@ pub fn trajectories_schema(steps: &Schema, carried: &Schema) -> SchemaRef {
 
 /// Returns the Parquet properties for files of `schema`: zstd compression, floats split by byte,
 /// ids and texts in dictionaries. They do not depend on the machine or the date.
-pub fn properties(
+pub(crate) fn properties(
     schema: &Schema,
     sorting: Option<Vec<SortingColumn>>,
 ) -> Result<WriterProperties> {

@@ -34,7 +34,7 @@ const OPERATORS: [(&str, &str, &str); 4] = [
 
 /// Returns the first line of a library's message without the names of error classes in front of it,
 /// and with types as users write them. It begins in lower case and has no full stop at its end.
-pub fn plain_words(message: &str) -> String {
+pub(crate) fn plain_words(message: &str) -> String {
     let mut lines = message.trim().lines();
     let mut text = super::without_debug_values(lines.next().unwrap_or_default());
     while let Some(rest) = CLASSES.iter().find_map(|class| text.strip_prefix(class)) {
@@ -157,7 +157,7 @@ fn uncallable(text: &str) -> Option<String> {
 }
 
 /// Rewrites what the SQL parser expected, such as `Expected: ), `.
-pub fn expected(message: &str) -> String {
+pub(crate) fn expected(message: &str) -> String {
     let wanted = message.trim_end_matches([',', ' ']);
     let wanted = wanted.strip_prefix("Expected: ").unwrap_or(wanted);
     match wanted.chars().next() {
@@ -170,7 +170,7 @@ pub fn expected(message: &str) -> String {
 }
 
 /// Rewrites a message of the SQL tokenizer.
-pub fn untokenizable(message: &str) -> String {
+pub(crate) fn untokenizable(message: &str) -> String {
     match message {
         "Unterminated string literal" => "a text is not closed with a single quote".to_owned(),
         quoted if quoted.starts_with("Expected close delimiter") => {
@@ -181,14 +181,14 @@ pub fn untokenizable(message: &str) -> String {
 }
 
 /// Returns the part of `text` between `before` and `after`.
-pub fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+pub(crate) fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(before)?;
     Some(rest.split_once(after)?.0)
 }
 
 /// Returns the operator that a message about an unsupported operator means, and what to use
 /// instead.
-pub fn unsupported_operator(message: &str) -> Option<(&'static str, &'static str)> {
+pub(crate) fn unsupported_operator(message: &str) -> Option<(&'static str, &'static str)> {
     let (_, name) = message
         .split_once("nsupported binary operator: ")
         .or_else(|| message.split_once("nsupported SQL unary operator "))?;
@@ -213,7 +213,7 @@ fn uncastable(text: &str) -> Option<String> {
 }
 
 /// Returns `text` with its first letter in lower case, unless it begins with an abbreviation.
-pub fn lower_first(text: &str) -> String {
+pub(crate) fn lower_first(text: &str) -> String {
     let mut letters = text.chars();
     match (letters.next(), letters.clone().next()) {
         (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {

@@ -1,7 +1,7 @@
 //! Numbers in sentences: digits in groups of three, and nouns that agree with their counts.
 
 /// Returns `n` with its digits in groups of three: `14,464`.
-pub fn number(n: impl TryInto<u64>) -> String {
+pub(crate) fn number(n: impl TryInto<u64>) -> String {
     let digits = n.try_into().unwrap_or(u64::MAX).to_string();
     let groups: Vec<&str> = digits
         .as_bytes()
@@ -16,7 +16,7 @@ pub fn number(n: impl TryInto<u64>) -> String {
 /// `1,200 trajectories`.
 ///
 /// `noun` is a regular English noun in the singular, or a phrase that ends with one.
-pub fn count(n: impl TryInto<u64>, noun: &str) -> String {
+pub(crate) fn count(n: impl TryInto<u64>, noun: &str) -> String {
     let n = n.try_into().unwrap_or(u64::MAX);
     let number = number(n);
     match n {

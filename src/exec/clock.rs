@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// The time of all workers together, by what they did.
-pub struct Clock {
+pub(crate) struct Clock {
     entries: Vec<(String, AtomicU64)>,
 }
 
 impl Clock {
     /// Returns a clock for reading, writing and the named transforms.
-    pub fn new<'a>(transforms: impl Iterator<Item = &'a str>) -> Clock {
+    pub(crate) fn new<'a>(transforms: impl Iterator<Item = &'a str>) -> Clock {
         let mut names: Vec<&str> = vec!["read", "write"];
         for name in transforms {
             if !names.contains(&name) {
@@ -39,7 +39,7 @@ impl Clock {
     }
 
     /// Returns the share of the time by name, largest first, without zeros.
-    pub fn shares(&self) -> Vec<(String, f64)> {
+    pub(crate) fn shares(&self) -> Vec<(String, f64)> {
         let total: u64 = self
             .entries
             .iter()

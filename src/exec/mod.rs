@@ -28,17 +28,17 @@ use crate::plan::{Phase, Planned};
 use crate::stage::{Facts, Transform};
 
 pub use blocks::Readers;
-pub use clock::Clock;
+pub(crate) use clock::Clock;
 pub use flow::Flow;
 pub use selection::Piece;
 pub(crate) use selection::{SelectionTable, select};
 pub use tasks::Task;
 pub(crate) use tasks::cut;
-pub use train::train;
+pub(crate) use train::train;
 
 /// The resources that a phase may use. They change no byte of its result.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The number of worker threads.
     pub threads: usize,
     /// The bytes that the tasks in flight may use together; `None` for as many tasks as threads.
@@ -46,7 +46,7 @@ pub struct Limits {
 }
 
 /// Watches a running phase and stops it. A watcher changes no byte of the result.
-pub struct Watcher<'a> {
+pub(crate) struct Watcher<'a> {
     /// Set when the user wants the run to stop.
     pub interrupted: &'a AtomicBool,
     /// Called with the number of rows that a task has finished since the last call.
@@ -56,7 +56,7 @@ pub struct Watcher<'a> {
 }
 
 /// The tasks of a phase and everything that they depend on, as plain data.
-pub struct PhaseTasks<'a> {
+pub(crate) struct PhaseTasks<'a> {
     /// The phase.
     pub phase: &'a Phase,
     /// The datasets that it reads.
@@ -68,7 +68,7 @@ pub struct PhaseTasks<'a> {
 }
 
 /// What a phase did.
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,
     /// The rows and trajectories that went through each transform, in order.
@@ -84,7 +84,7 @@ pub struct Outcome {
 ///
 /// A task holds a block as it was read, the same block transformed, and the row group that is being
 /// encoded. What is read may be wider than what is written, such as the frames of videos.
-pub fn concurrency<'a>(
+pub(crate) fn concurrency<'a>(
     limits: Limits,
     phase: &Phase,
     sources: impl Iterator<Item = &'a Dataset>,
@@ -109,7 +109,7 @@ pub fn concurrency<'a>(
 ///
 /// # Errors
 /// Returns an error that names the stage if a transform cannot be prepared.
-pub fn prepare(phase: &Phase, workers: usize) -> Result<()> {
+pub(crate) fn prepare(phase: &Phase, workers: usize) -> Result<()> {
     for planned in &phase.transforms {
         planned
             .part
@@ -144,7 +144,7 @@ fn with_facts(phase: &Phase, table: &SelectionTable) -> Result<Vec<Planned<Arc<d
 /// # Errors
 /// Returns the first failure of a task, after the tasks in flight have ended. The journal lists
 /// what is finished.
-pub fn run(
+pub(crate) fn run(
     phase_tasks: &PhaseTasks,
     dataset: &Path,
     mut journal: Journal,

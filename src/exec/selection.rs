@@ -25,7 +25,7 @@ const ROW: &str = "__row";
 const FIRST_ROW: &str = "__first_row";
 
 /// The table of trajectories: those that a phase keeps, in output order, once its selections ran.
-pub struct SelectionTable {
+pub(crate) struct SelectionTable {
     /// Where each trajectory lies, and the columns that selections read.
     batch: RecordBatch,
     /// The columns that selections computed for the result, with one row for each trajectory.
@@ -68,7 +68,7 @@ fn int64(batch: &RecordBatch, name: &str) -> Result<Int64Array> {
 ///
 /// # Errors
 /// Returns an error if a file is damaged or a selection fails on a row.
-pub fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
+pub(crate) fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTable> {
     let mut batch = read(names(phase), sources)?;
     let ids = int64(&batch, trajectory::TRAJECTORY_ID)?;
     let stride = ids
@@ -309,12 +309,12 @@ fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result
 
 impl SelectionTable {
     /// Returns the number of trajectories.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.batch.num_rows()
     }
 
     /// Returns the columns that were read, with one row for each trajectory.
-    pub fn columns(&self) -> &RecordBatch {
+    pub(crate) fn columns(&self) -> &RecordBatch {
         &self.batch
     }
 
@@ -322,7 +322,7 @@ impl SelectionTable {
     ///
     /// # Errors
     /// Returns an error if the table has no column `rows`.
-    pub fn rows(&self) -> Result<u64> {
+    pub(crate) fn rows(&self) -> Result<u64> {
         Ok(int64(&self.batch, trajectory::ROWS)?
             .values()
             .iter()

@@ -50,7 +50,7 @@ pub(super) fn by_shard(table: &SelectionTable, rows: &[u32]) -> Result<Vec<Task>
 ///
 /// # Errors
 /// Returns an error if the table does not say where its trajectories lie.
-pub fn cut(table: &SelectionTable, shard_rows: u64) -> Result<Vec<Task>> {
+pub(crate) fn cut(table: &SelectionTable, shard_rows: u64) -> Result<Vec<Task>> {
     let pieces = table.pieces()?;
     let mut tasks = Vec::new();
     let (mut start, mut rows) = (0, 0);

@@ -62,7 +62,7 @@ impl Corpus for Shards<'_> {
 /// # Errors
 /// Returns an error if the data cannot be read, no model can be trained on them, or the user stops
 /// the run.
-pub fn train(
+pub(crate) fn train(
     planned: &Planned<Training>,
     sources: &[Dataset],
     threads: usize,

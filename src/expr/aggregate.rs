@@ -23,7 +23,7 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
 /// An SQL aggregate over the steps of each trajectory, the final row excluded.
-pub struct Aggregate {
+pub(crate) struct Aggregate {
     written: String,
     program: Program,
     calls: Vec<Call>,
@@ -48,7 +48,7 @@ impl Aggregate {
     /// # Errors
     /// Returns a misfit if the text is not one expression over aggregates, names an unknown column
     /// or function, or combines types that do not match.
-    pub fn bind(sql: &str, schema: &Schema) -> Result<Aggregate, Misfit> {
+    pub(crate) fn bind(sql: &str, schema: &Schema) -> Result<Aggregate, Misfit> {
         let expr = parse(
             sql,
             schema,
@@ -144,12 +144,12 @@ impl Aggregate {
     }
 
     /// Returns the type of the value.
-    pub fn data_type(&self) -> &DataType {
+    pub(crate) fn data_type(&self) -> &DataType {
         &self.data_type
     }
 
     /// Returns the columns of steps that the aggregate reads.
-    pub fn columns(&self) -> &[String] {
+    pub(crate) fn columns(&self) -> &[String] {
         self.program.columns()
     }
 
@@ -158,7 +158,7 @@ impl Aggregate {
     /// # Errors
     /// Returns an error that names the row or trajectory whose value cannot be computed, such as a
     /// division by zero.
-    pub fn evaluate(&self, block: &Block) -> Result<ArrayRef> {
+    pub(crate) fn evaluate(&self, block: &Block) -> Result<ArrayRef> {
         let table = self.program.run(&block.steps, &block.offsets)?;
         let steps = not(block.is_final()?)?;
         // The columns that name a row in a message.

@@ -20,7 +20,7 @@ use crate::error::Result;
 
 /// The value before the first row and after the last row of a trajectory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Edge {
+pub(crate) enum Edge {
     /// Null.
     Null,
     /// The nearest value of the trajectory.

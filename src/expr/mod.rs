@@ -7,8 +7,8 @@
 //! text ─ parse ─► expression ─ program ─► columns, functions along ─ physical ─► values
 //! ```
 
-pub mod aggregate;
-pub mod along;
+pub(crate) mod aggregate;
+pub(crate) mod along;
 mod describe;
 mod explain;
 pub(crate) mod other_languages;
@@ -18,9 +18,9 @@ mod scalar;
 mod scan;
 mod session;
 
-pub use aggregate::Aggregate;
-pub use along::Edge;
-pub use scalar::Expression;
+pub(crate) use aggregate::Aggregate;
+pub(crate) use along::Edge;
+pub(crate) use scalar::Expression;
 
 /// Why an expression cannot be bound to columns.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::{Edge, Misfit, describe, explain};
 use crate::error::{Error, Result};
 
 /// An SQL expression, bound to columns, with one value per row.
-pub struct Expression {
+pub(crate) struct Expression {
     written: String,
     program: Program,
     value: Arc<dyn PhysicalExpr>,
@@ -29,7 +29,11 @@ impl Expression {
     /// # Errors
     /// Returns a misfit if the text is not one expression, names an unknown column or function, or
     /// combines types that do not match.
-    pub fn bind(sql: &str, schema: &Schema, along: Option<Edge>) -> Result<Expression, Misfit> {
+    pub(crate) fn bind(
+        sql: &str,
+        schema: &Schema,
+        along: Option<Edge>,
+    ) -> Result<Expression, Misfit> {
         let expr = parse(
             sql,
             schema,
@@ -61,7 +65,7 @@ impl Expression {
     ///
     /// # Errors
     /// Returns the misfits of [`Expression::bind`], and a misfit if the value is not true or false.
-    pub fn predicate(
+    pub(crate) fn predicate(
         sql: &str,
         schema: &Schema,
         along: Option<Edge>,
@@ -79,12 +83,12 @@ impl Expression {
     }
 
     /// Returns the type of the values.
-    pub fn data_type(&self) -> &DataType {
+    pub(crate) fn data_type(&self) -> &DataType {
         &self.data_type
     }
 
     /// Returns the columns that the expression reads, in order, each once.
-    pub fn columns(&self) -> &[String] {
+    pub(crate) fn columns(&self) -> &[String] {
         self.program.columns()
     }
 
@@ -94,7 +98,7 @@ impl Expression {
     /// # Errors
     /// Returns an error that names trajectory and step if a row has no value, such as a division by
     /// zero.
-    pub fn evaluate(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<ArrayRef> {
+    pub(crate) fn evaluate(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<ArrayRef> {
         let table = self.program.run(batch, offsets)?;
         let value = evaluate(&self.value, &table, batch, &self.written)?;
         if *value.data_type() == self.data_type {
@@ -110,7 +114,7 @@ impl Expression {
     /// # Errors
     /// Returns the errors of [`Expression::evaluate`], and an error if the expression is not a
     /// condition.
-    pub fn mask(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<BooleanArray> {
+    pub(crate) fn mask(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<BooleanArray> {
         let value = self.evaluate(batch, offsets)?;
         let holds = value
             .as_boolean_opt()

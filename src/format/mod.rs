@@ -251,7 +251,7 @@ fn detect(path: &Path) -> Result<Option<&'static Format>> {
 ///
 /// # Errors
 /// Returns an error if there is none; the hint names the formats that can be written.
-pub fn writable(name: &str) -> Result<&'static Format> {
+pub(crate) fn writable(name: &str) -> Result<&'static Format> {
     let known: Vec<&str> = FORMATS
         .iter()
         .filter(|format| format.write.is_some())
@@ -273,7 +273,7 @@ pub fn writable(name: &str) -> Result<&'static Format> {
 ///
 /// # Errors
 /// Returns an error if a note exists that cannot be read or is damaged.
-pub fn origin(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn origin(path: &Path) -> Result<Option<Value>> {
     if files::is_dir(path)? {
         return note::of_directory(path);
     }

@@ -16,7 +16,7 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Pass, WriteOpt
 
 /// The differences between two datasets.
 #[derive(Debug, Default, Serialize)]
-pub struct Diff {
+pub(crate) struct Diff {
     /// The numbers of trajectories in one dataset or in both.
     pub trajectories: Counts,
     /// The number of rows of each dataset.
@@ -40,7 +40,7 @@ pub struct Diff {
 
 /// The numbers of trajectories, matched by `uid`.
 #[derive(Debug, Default, Serialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Only in the first dataset.
     pub only_first: u64,
     /// Only in the second dataset.
@@ -53,7 +53,7 @@ pub struct Counts {
 
 /// How far the actions of two datasets differ in one dimension. Δ is the difference of two actions.
 #[derive(Debug, Default, Serialize)]
-pub struct ActionChange {
+pub(crate) struct ActionChange {
     /// The number of steps with different finite actions.
     pub steps: u64,
     /// The mean of |Δ| over these steps.
@@ -149,7 +149,7 @@ fn identities(dataset: &Dataset) -> Result<HashMap<String, String>> {
 ///
 /// # Errors
 /// Returns an error if one of them cannot be read.
-pub fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
+pub(crate) fn diff(first: Dataset, second: Dataset) -> Result<Diff> {
     // Trajectories are compared by the hashes in the files of trajectories, which hold only if the
     // files of steps are right.
     first.verify()?;

@@ -1,9 +1,9 @@
 //! Finds the faults of a dataset, and the differences between two datasets.
 
-pub mod diff;
+pub(crate) mod diff;
 mod steps;
 
-pub use steps::Steps;
+pub(crate) use steps::Steps;
 pub(crate) use steps::read_through;
 
 /// The findings of `validate`.

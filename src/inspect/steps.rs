@@ -54,7 +54,7 @@ pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings)
 
 /// Finds faults in the steps of trajectories, one trajectory after the other.
 #[derive(Default)]
-pub struct Steps {
+pub(crate) struct Steps {
     seen: HashSet<String>,
     /// The numbers of trajectories without and with a final observation.
     finals: [u64; 2],
@@ -73,7 +73,12 @@ impl Steps {
     ///
     /// # Errors
     /// Returns an error if a column cannot be compared.
-    pub fn add(&mut self, place: &str, steps: &RecordBatch, findings: &mut Findings) -> Result<()> {
+    pub(crate) fn add(
+        &mut self,
+        place: &str,
+        steps: &RecordBatch,
+        findings: &mut Findings,
+    ) -> Result<()> {
         let flags = |name: &str| {
             steps
                 .column_by_name(name)
@@ -173,7 +178,7 @@ impl Steps {
     }
 
     /// Adds the faults that only all trajectories together show to `findings`.
-    pub fn finish(&self, findings: &mut Findings) {
+    pub(crate) fn finish(&self, findings: &mut Findings) {
         let [without, with] = self.finals;
         if without > 0 && with > 0 {
             findings.warning(

@@ -4,7 +4,7 @@
 use super::{Device, ModelOptions, Runtime, embedded, library, onnx};
 
 /// Returns the findings as pairs of a subject and a text, in the order in which to print them.
-pub fn doctor() -> Vec<(String, String)> {
+pub(crate) fn doctor() -> Vec<(String, String)> {
     let mut report = Vec::new();
     let mut say = |subject: &str, finding: String| report.push((subject.to_owned(), finding));
 

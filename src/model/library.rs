@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 
 /// An ONNX Runtime library that was found.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub(crate) struct Found {
     /// The library file.
     pub path: PathBuf,
     /// Where the search found it, for messages.
@@ -37,7 +37,7 @@ fn process(name: &str) -> Option<OsString> {
 ///
 /// # Errors
 /// Returns an error if the library that the environment requests does not exist.
-pub fn find() -> Result<Option<Found>> {
+pub(crate) fn find() -> Result<Option<Found>> {
     find_by(&process)
 }
 

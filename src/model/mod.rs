@@ -13,7 +13,7 @@
 mod batch;
 mod doctor;
 mod embedded;
-pub mod library;
+pub(crate) mod library;
 mod onnx;
 mod pin;
 mod verify_onnx;
@@ -26,8 +26,8 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::dataset::store;
 use crate::error::{Error, Result, caught};
 
-pub use doctor::doctor;
-pub use pin::Pin;
+pub(crate) use doctor::doctor;
+pub(crate) use pin::Pin;
 
 /// The device to run models on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

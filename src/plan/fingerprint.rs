@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 /// Everything that a result depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fingerprint {
+pub(crate) struct Fingerprint {
     /// What it depends on, by name: `source 1`, `stage 2 label` and so on.
     pub inputs: BTreeMap<String, String>,
 }
 
 impl Fingerprint {
     /// Adds a dependency.
-    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+    pub(crate) fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.inputs.insert(name.into(), value.into());
     }
 
     /// Returns the key, in hexadecimal.
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (name, value) in &self.inputs {
             for part in [name, value] {
@@ -28,7 +28,7 @@ impl Fingerprint {
     }
 
     /// Returns what differs from `earlier`, one line for each difference.
-    pub fn changes_since(&self, earlier: &BTreeMap<String, String>) -> Vec<String> {
+    pub(crate) fn changes_since(&self, earlier: &BTreeMap<String, String>) -> Vec<String> {
         let brief = |value: &str| {
             if value.chars().count() > 60 {
                 format!("{}…", value.chars().take(59).collect::<String>())

@@ -26,12 +26,12 @@ use crate::model::Pin;
 use crate::stage::{Check, Materialise, Selection, TrainIdm, Transform};
 use crate::train;
 
-pub use fingerprint::Fingerprint;
-pub use resolve::resolve;
-pub use sources::SourceToImport;
+pub(crate) use fingerprint::Fingerprint;
+pub(crate) use resolve::resolve;
+pub(crate) use sources::SourceToImport;
 
 /// A pipeline bound to its data.
-pub struct Plan {
+pub(crate) struct Plan {
     /// The phases, in order. The first reads the sources, each other one the result before it.
     pub phases: Vec<Phase>,
     /// The datasets of the sources.
@@ -48,7 +48,7 @@ pub struct Plan {
 }
 
 /// One pass over a dataset.
-pub struct Phase {
+pub(crate) struct Phase {
     /// The models that are trained on everything that the phase reads, before the pass.
     pub trainings: Vec<Planned<Training>>,
     /// The selections, in order. They read metadata alone.
@@ -70,7 +70,7 @@ pub struct Phase {
 }
 
 /// A model to train.
-pub struct Training {
+pub(crate) struct Training {
     /// The path of the model.
     pub path: PathBuf,
     /// The bound stage, which describes the model and how it is trained.
@@ -84,7 +84,7 @@ pub struct Training {
 }
 
 /// An operator or a training, and the stage that it belongs to.
-pub struct Planned<T> {
+pub(crate) struct Planned<T> {
     /// The position of the stage in the pipeline, from 0.
     pub index: usize,
     /// The name of the stage.
@@ -96,7 +96,7 @@ pub struct Planned<T> {
 }
 
 /// Where a phase's result goes.
-pub enum Sink {
+pub(crate) enum Sink {
     /// To the next phase, which alone reads it. It lies in the staging directory and is deleted
     /// with it.
     Intermediate {
@@ -122,7 +122,7 @@ pub enum Sink {
 impl Plan {
     /// Returns the output that phase `index` works towards: its own, or the next one after it. An
     /// intermediate lies in the staging directory of that output.
-    pub fn output_of(&self, index: usize) -> Option<(usize, &PathBuf)> {
+    pub(crate) fn output_of(&self, index: usize) -> Option<(usize, &PathBuf)> {
         self.phases
             .iter()
             .enumerate()

@@ -25,7 +25,7 @@ use crate::train;
 /// # Errors
 /// Returns a pipeline error with every fault found, or a failure if a dataset or the runtime cannot
 /// be used at all.
-pub fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result<Plan> {
+pub(crate) fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result<Plan> {
     let mut faults = pipeline.faults.clone();
     let (sources, imports): (Vec<Dataset>, Vec<Option<SourceToImport>>) =
         sources::look(pipeline, &mut faults).into_iter().unzip();

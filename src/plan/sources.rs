@@ -33,7 +33,7 @@ enum From {
 }
 
 /// A source that is imported before it is read.
-pub struct SourceToImport {
+pub(crate) struct SourceToImport {
     /// Everything that the imported dataset depends on: the source's content and how it is read.
     pub fingerprint: Fingerprint,
     /// The content that the fingerprint covers; `None` if the source is a trajmill dataset.
@@ -53,7 +53,7 @@ pub struct SourceToImport {
 
 impl SourceToImport {
     /// Returns what happens to bad trajectories.
-    pub fn on_error(&self) -> OnError {
+    pub(crate) fn on_error(&self) -> OnError {
         match &self.from {
             From::Format(_, options) => options.on_error,
             From::Own(_) => OnError::Fail,
@@ -61,7 +61,7 @@ impl SourceToImport {
     }
 
     /// Returns the name of the format that is read.
-    pub fn format(&self) -> &str {
+    pub(crate) fn format(&self) -> &str {
         match &self.from {
             From::Format(format, _) => format.name,
             From::Own(_) => OWN,
@@ -72,7 +72,7 @@ impl SourceToImport {
     ///
     /// # Errors
     /// Returns an error if the source cannot be opened or `read` fails.
-    pub fn read<T>(&self, read: impl FnOnce(&mut dyn Source) -> Result<T>) -> Result<T> {
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&mut dyn Source) -> Result<T>) -> Result<T> {
         let adapt = |inner: Box<dyn Source + '_>| -> Result<T> {
             read(&mut Aligned {
                 inner,

@@ -10,7 +10,7 @@
 //! only reads, and only the files that the manifests list.
 
 mod fault;
-pub mod print;
+pub(crate) mod print;
 mod readonly;
 mod store;
 mod table;

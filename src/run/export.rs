@@ -13,7 +13,7 @@ use crate::plan::Fingerprint;
 use crate::transfer::write::{self, WriteOptions, Writer, Written};
 
 /// A dataset to export.
-pub struct Export {
+pub(crate) struct Export {
     /// The dataset.
     pub dataset: Dataset,
     /// The format to write.
@@ -31,7 +31,7 @@ impl Export {
     /// # Errors
     /// Returns an error if something else stands at the path, the format cannot hold the dataset,
     /// files cannot be read or written, or the user wants to stop. Nothing is left behind then.
-    pub fn run(&self, output: &Path, observer: Observer) -> Result<Option<Written>> {
+    pub(crate) fn run(&self, output: &Path, observer: Observer) -> Result<Option<Written>> {
         let writer = self.format.writes(&self.options)?;
         let fingerprint = self.fingerprint()?;
         let claim = commit::claim(&Wanted {

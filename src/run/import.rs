@@ -18,7 +18,7 @@ use crate::transfer::read::{OnError, Options, Source, import};
 const SOURCE: &str = "source";
 
 /// A foreign dataset to import.
-pub struct Import {
+pub(crate) struct Import {
     source: PathBuf,
     format: &'static Format,
     options: Options,
@@ -29,7 +29,7 @@ pub struct Import {
 
 /// What an import did.
 #[derive(Debug)]
-pub struct Imported {
+pub(crate) struct Imported {
     /// The new dataset.
     pub dataset: Dataset,
     /// The trajectories that were set aside.
@@ -42,7 +42,7 @@ impl Imported {
     /// # Errors
     /// Returns an error of the kind [`ErrorKind::Checks`](crate::error::ErrorKind::Checks) if more
     /// were set aside.
-    pub fn within_allowance(&self, allowed: u64) -> Result<()> {
+    pub(crate) fn within_allowance(&self, allowed: u64) -> Result<()> {
         if self.aside.trajectories <= allowed {
             return Ok(());
         }
@@ -59,7 +59,7 @@ impl Import {
     /// # Errors
     /// Returns an error if the format is unknown or does not take `options`, or if the source
     /// cannot be read.
-    pub fn new(
+    pub(crate) fn new(
         source: &Path,
         format: Option<&str>,
         options: Options,
@@ -91,7 +91,7 @@ impl Import {
     /// # Errors
     /// Returns an error if something else stands at the path, the source is damaged, files cannot
     /// be written, or the user wants to stop. Nothing is left behind then.
-    pub fn run(&self, dataset: &Path, observer: Observer) -> Result<Option<Imported>> {
+    pub(crate) fn run(&self, dataset: &Path, observer: Observer) -> Result<Option<Imported>> {
         let staging = match commit::claim(&Wanted::new(dataset, &self.fingerprint))? {
             Claim::UpToDate => return Ok(None),
             Claim::Conflict(conflict) => return Err(conflict.into_error(None)),

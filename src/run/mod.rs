@@ -17,17 +17,17 @@
 //! ```
 
 mod checks;
-pub mod export;
-pub mod import;
+pub(crate) mod export;
+pub(crate) mod import;
 mod manifest;
 mod models;
 mod observer;
 mod output;
 mod phases;
-pub mod preview;
+pub(crate) mod preview;
 mod report;
 mod sources;
-pub mod verify;
+pub(crate) mod verify;
 
 use std::num::NonZeroUsize;
 use std::path::Path;

@@ -12,7 +12,7 @@ use crate::plan::{Phase, Plan, Sink};
 use crate::stage::PRIVATE_PREFIX;
 
 /// What a run of a plan would do.
-pub struct Preview {
+pub(crate) struct Preview {
     /// Paths of the sources.
     pub sources: Vec<String>,
     /// Trajectories of all sources.
@@ -29,7 +29,7 @@ pub struct Preview {
 }
 
 /// What a phase would do.
-pub struct PhasePreview {
+pub(crate) struct PhasePreview {
     /// The models that are trained before the phase.
     pub models: Vec<Destination>,
     /// The selections, in order.
@@ -47,7 +47,7 @@ pub struct PhasePreview {
 }
 
 /// What a selection would do.
-pub struct SelectionPreview {
+pub(crate) struct SelectionPreview {
     /// Name of the stage.
     pub stage: String,
     /// Position of the stage in the pipeline, from 1.
@@ -59,7 +59,7 @@ pub struct SelectionPreview {
 }
 
 /// Where the result of a phase goes.
-pub enum ResultPreview {
+pub(crate) enum ResultPreview {
     /// There is none: the pipeline ends with the models that are trained before the phase.
     Model(PathBuf),
     /// The next phase reads it.
@@ -81,7 +81,7 @@ pub enum ResultPreview {
 }
 
 /// A path that a run would write to.
-pub struct Destination {
+pub(crate) struct Destination {
     /// The file or directory.
     pub path: PathBuf,
     /// What the run would do there.
@@ -96,7 +96,7 @@ impl Preview {
     ///
     /// # Errors
     /// Returns an error if metadata cannot be read.
-    pub fn of(plan: &Plan) -> Result<Preview> {
+    pub(crate) fn of(plan: &Plan) -> Result<Preview> {
         // The sizes of a source that has to be imported are unknown too.
         let imports = plan.imports.iter().any(Option::is_some);
         let phases = plan.phases.iter().enumerate().map(|(index, phase)| {
@@ -127,7 +127,7 @@ impl Preview {
     }
 
     /// Returns the preview as one JSON object, for programs.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({
             "sources": self.sources,
             "rows": self.rows,

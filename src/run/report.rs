@@ -28,7 +28,7 @@ pub struct Report {
 
 /// A source with bad trajectories, which were set aside.
 #[derive(Debug)]
-pub struct Quarantined {
+pub(crate) struct Quarantined {
     /// The file or directory.
     pub source: PathBuf,
     /// The trajectories that were set aside.

@@ -19,7 +19,7 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions};
 
 /// The outcome of the verification of a dataset.
 #[derive(Debug, Default)]
-pub struct Verified {
+pub(crate) struct Verified {
     /// Number of files that the dataset should consist of, the manifest included.
     pub files: usize,
     /// Whether the manifest has a checksum of its own. Old datasets do not have one.
@@ -30,7 +30,7 @@ pub struct Verified {
 
 /// A contradiction between the directory and the manifest.
 #[derive(Debug)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// A short name that stays the same.
     pub rule: &'static str,
     /// The file, relative to the dataset.
@@ -41,7 +41,7 @@ pub struct Fault {
 
 /// Compares everything in the directory of `dataset` with the manifest: the bytes of every file,
 /// the counts, and which files there are.
-pub fn whole(dataset: &Dataset) -> Verified {
+pub(crate) fn whole(dataset: &Dataset) -> Verified {
     let mut verified = Verified {
         files: 1 + 2 * dataset.manifest.shards.len(),
         ..Verified::default()
@@ -288,7 +288,7 @@ fn extra(dataset: &Dataset, verified: &mut Verified) {
 ///
 /// # Errors
 /// Returns an error if a file whose hash is right cannot be read.
-pub fn dataset(path: &Path) -> Result<Findings> {
+pub(crate) fn dataset(path: &Path) -> Result<Findings> {
     let mut findings = Findings::default();
     let dataset = match Dataset::open(path) {
         Ok(dataset) => dataset,

@@ -45,10 +45,10 @@ use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::model;
 
-pub use check::Check;
-pub use materialise::Materialise;
-pub use support::cut::COPY;
-pub use train_idm::{Ports, TrainIdm};
+pub(crate) use check::Check;
+pub(crate) use materialise::Materialise;
+pub(crate) use support::cut::COPY;
+pub(crate) use train_idm::{Ports, TrainIdm};
 
 /// Every stage, in alphabetical order.
 pub const STAGES: &[Stage] = &[
@@ -72,7 +72,7 @@ pub const STAGES: &[Stage] = &[
 ];
 
 /// The columns that stages add under names of their own, which no option mentions.
-pub const NAMED_BY_STAGES: [&str; 4] = [
+pub(crate) const NAMED_BY_STAGES: [&str; 4] = [
     step::ACTION,
     step::ACTION_SOURCE,
     step::ACTION_STD,
@@ -243,7 +243,7 @@ pub enum Operator {
 
 /// The prefix of the trajectory columns that one operator of a stage hands to its next. No other
 /// stage sees them, and no result has them.
-pub const PRIVATE_PREFIX: &str = "__";
+pub(crate) const PRIVATE_PREFIX: &str = "__";
 
 impl Operator {
     /// Returns a selection as an operator.
@@ -271,7 +271,7 @@ impl Bound {
 
 /// What a selection found out about all trajectories, by name, such as a threshold. The lineage of
 /// the result keeps it.
-pub type Facts = BTreeMap<String, Value>;
+pub(crate) type Facts = BTreeMap<String, Value>;
 
 /// Decides which trajectories are kept, and in which order, from the table of trajectories alone.
 ///

@@ -29,7 +29,7 @@ pub struct Examples {
 }
 
 /// The data to train on, in pieces of any size that can be read repeatedly.
-pub trait Corpus {
+pub(crate) trait Corpus {
     /// Returns the number of pieces of a part.
     fn pieces(&self, part: Part) -> usize;
 

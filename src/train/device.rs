@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 /// A device that networks are trained on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Device {
+pub(crate) enum Device {
     /// The CPU.
     #[default]
     Cpu,
@@ -25,7 +25,7 @@ impl std::fmt::Display for Device {
 
 impl Device {
     /// Returns whether this build can train on a GPU.
-    pub fn built_for_cuda() -> bool {
+    pub(crate) fn built_for_cuda() -> bool {
         cuda_is_available()
     }
 
@@ -53,7 +53,7 @@ impl Device {
     ///
     /// # Errors
     /// Returns an error if the device does not exist, or if this build cannot use it.
-    pub fn works(self) -> Result<()> {
+    pub(crate) fn works(self) -> Result<()> {
         self.open().map(|_| ())
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// A trained model and its report.
 #[derive(Debug)]
-pub struct Fitted {
+pub(crate) struct Fitted {
     /// The model of the best round.
     pub model: Model,
     /// How it was trained, and its errors.
@@ -27,7 +27,7 @@ pub struct Fitted {
 /// # Errors
 /// Returns an error if the corpus cannot be read or has nothing to train on, if the loss diverges,
 /// or if the user interrupts the training.
-pub fn fit(
+pub(crate) fn fit(
     corpus: &dyn Corpus,
     task: &Task,
     options: &Options,

@@ -29,7 +29,7 @@ const LEVELS: [(f64, f64); 9] = [
 
 /// Errors on the held-out steps.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct HeldOut {
+pub(crate) struct HeldOut {
     /// Number of held-out steps.
     pub steps: u64,
     /// Errors by dimension of a continuous action.
@@ -47,7 +47,7 @@ pub struct HeldOut {
 
 /// Errors in one dimension.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Dimension {
+pub(crate) struct Dimension {
     /// Mean squared error.
     pub mse: f64,
     /// Mean absolute error.
@@ -66,7 +66,7 @@ pub struct Dimension {
 
 /// One point of a calibration curve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Level {
+pub(crate) struct Level {
     /// Probability that the true action lies within the interval.
     pub expected: f64,
     /// Fraction of steps at which it does.
@@ -75,7 +75,7 @@ pub struct Level {
 
 /// Errors of a discrete action.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Classes {
+pub(crate) struct Classes {
     /// Fraction of steps at which the most probable class is the true one.
     pub accuracy: f64,
     /// Accuracy of the baseline that predicts the most frequent training class.
@@ -87,7 +87,7 @@ pub struct Classes {
 
 /// Held-out windows and their predictions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Probe {
+pub(crate) struct Probe {
     /// Windows, the values of the file's input `observation`.
     pub observation: Vec<Vec<f32>>,
     /// Values of the file's output `action`.
@@ -99,7 +99,7 @@ pub struct Probe {
 impl HeldOut {
     /// Returns the error as one number: the mean of the dimensions' squared errors, or the fraction
     /// of wrong classes.
-    pub fn error(&self) -> f64 {
+    pub(crate) fn error(&self) -> f64 {
         match &self.classes {
             Some(classes) => 1.0 - classes.accuracy,
             None => {
@@ -113,7 +113,7 @@ impl HeldOut {
     }
 
     /// Returns the same number for the baseline that predicts the mean or the most frequent class.
-    pub fn error_of_mean(&self) -> f64 {
+    pub(crate) fn error_of_mean(&self) -> f64 {
         match &self.classes {
             Some(classes) => 1.0 - classes.accuracy_of_most_frequent,
             None => {

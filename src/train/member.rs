@@ -48,7 +48,7 @@ pub(super) struct Trainer<'a> {
 
 /// The losses at one point of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     /// Number of updates done.
     pub update: u64,
     /// Mean training loss since the previous evaluation.

@@ -50,11 +50,11 @@ mod tensor;
 mod trainable;
 mod watch;
 
-pub use data::{Corpus, Examples, Part};
-pub use device::Device;
-pub use fit::{Fitted, fit};
+pub(crate) use data::{Corpus, Examples, Part};
+pub(crate) use device::Device;
+pub(crate) use fit::{Fitted, fit};
 pub use onnx::metadata;
 pub(crate) use onnx::write;
-pub use options::{Activation, Adam, Budget, Head, Options, SelfTraining, Statistics, Task};
-pub use plot::pictures;
-pub use watch::Watch;
+pub(crate) use options::{Activation, Adam, Budget, Head, Options, SelfTraining, Statistics, Task};
+pub(crate) use plot::pictures;
+pub(crate) use watch::Watch;

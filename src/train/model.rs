@@ -25,7 +25,7 @@ pub(super) struct Scaling {
 
 /// A trained model.
 #[derive(Debug, Clone)]
-pub struct Model {
+pub(crate) struct Model {
     /// The shapes and bounds that it was trained for.
     pub(super) task: Task,
     /// What it predicts.
@@ -46,7 +46,7 @@ pub struct Model {
 
 /// Predictions for a set of windows.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Predictions {
+pub(super) struct Predictions {
     /// Actions, or logits of discrete actions, row by row.
     pub actions: Vec<f32>,
     /// Standard deviations of the actions. Empty if the model has none.
@@ -55,12 +55,12 @@ pub struct Predictions {
 
 impl Model {
     /// Returns the number of values in a prediction.
-    pub fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.task.actions
     }
 
     /// Returns whether the model tells how certain it is.
-    pub fn has_std(&self) -> bool {
+    pub(crate) fn has_std(&self) -> bool {
         self.head.has_std(self.members.len())
     }
 

@@ -26,7 +26,7 @@ fn failed(error: impl std::fmt::Display) -> Error {
 ///
 /// # Errors
 /// Returns an error if a picture cannot be drawn.
-pub fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
+pub(crate) fn pictures(report: &Report) -> Result<Vec<(&'static str, String)>> {
     let mut pictures = vec![("loss", losses(report)?)];
     if !report.held_out.scatter.is_empty() {
         pictures.push(("scatter", scatter(report)?));

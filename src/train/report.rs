@@ -10,7 +10,7 @@ use super::options::{Budget, Head, Options, Task};
 
 /// How a model was trained, and its errors on held-out trajectories.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Head, loss, sizes, budget and seed.
     pub training: Value,
     /// Sizes of the data.
@@ -27,7 +27,7 @@ pub struct Report {
 
 /// Sizes of the data that a model was trained and measured on.
 #[derive(Debug, Clone, Serialize)]
-pub struct Data {
+pub(crate) struct Data {
     /// Number of steps with a recorded action that the model was trained on.
     pub training_steps: u64,
     /// Number of held-out steps.
@@ -39,7 +39,7 @@ pub struct Data {
 
 /// A round of self-training. The first round uses recorded actions only.
 #[derive(Debug, Clone, Serialize)]
-pub struct Round {
+pub(crate) struct Round {
     /// Number of the round, counted from 0.
     pub round: usize,
     /// Number of steps that the model was trained on.
@@ -56,7 +56,7 @@ pub struct Round {
 
 /// Losses of a member over its training.
 #[derive(Debug, Clone, Serialize)]
-pub struct Curve {
+pub(crate) struct Curve {
     /// Number of the round.
     pub round: usize,
     /// Number of the member, counted from 0.
@@ -117,7 +117,7 @@ impl Report {
     }
 
     /// Returns the report as JSON text, with the entries of `more` before its own.
-    pub fn to_json(&self, more: &serde_json::Map<String, Value>) -> String {
+    pub(crate) fn to_json(&self, more: &serde_json::Map<String, Value>) -> String {
         let mut whole = more.clone();
         if let Ok(Value::Object(own)) = serde_json::to_value(self) {
             whole.extend(own);
@@ -126,7 +126,7 @@ impl Report {
     }
 
     /// Returns one line of text: the held-out error next to that of the baseline.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let held_out = &self.held_out;
         let steps = held_out.steps;
         let errors = match &held_out.classes {

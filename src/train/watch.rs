@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// An observer of a training, which can also stop it.
-pub trait Watch: Sync {
+pub(crate) trait Watch: Sync {
     /// Announces that this many updates lie ahead.
     fn begin(&self, updates: u64);
 

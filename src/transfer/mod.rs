@@ -5,6 +5,6 @@
 //! [`roundtrip`] stores what a format has no place for, so that an exported dataset can be imported
 //! without loss. Nothing here knows a particular format.
 
-pub mod read;
+pub(crate) mod read;
 pub(crate) mod roundtrip;
-pub mod write;
+pub(crate) mod write;

@@ -12,7 +12,7 @@ mod references;
 mod without;
 
 pub(crate) use pictures::{Pictures, field};
-pub use references::decoded;
+pub(crate) use references::decoded;
 pub(crate) use references::{DEPTH, reference, refers};
 
 #[cfg(feature = "video")]
@@ -22,7 +22,7 @@ pub(crate) use ffmpeg::version;
 #[cfg(not(feature = "video"))]
 pub(crate) use without::Video;
 #[cfg(not(feature = "video"))]
-pub use without::version;
+pub(crate) use without::version;
 
 /// How the frames of videos are stored.
 #[derive(

@@ -55,7 +55,7 @@ struct References {
 ///
 /// Returns an error if only one of `frames` and `videos` is given, no column refers to a video, the
 /// first video of a column cannot be opened, or this build has no decoder.
-pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
+pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Result<Dataset> {
     let root = match (frames, videos) {
         (Frames::Reference, None) => return Ok(dataset),
         (Frames::Reference, Some(_)) => {

@@ -11,7 +11,7 @@ use crate::video::Frames;
 /// # Errors
 ///
 /// Always returns an error: this build has no decoder.
-pub fn version() -> Result<String> {
+pub(crate) fn version() -> Result<String> {
     Err(absent())
 }
 

@@ -33,7 +33,7 @@ use super::layout::{self, folder};
 use super::manifest::FileEntry;
 use crate::error::{Error, Result};
 
-pub use removal::{remove, remove_empty, remove_file};
+pub(crate) use removal::{remove, remove_empty, remove_file};
 
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot {action} {}: {error}", path.display()));
@@ -56,13 +56,13 @@ fn attempt<T>(action: &str, path: &Path, operation: impl FnOnce() -> io::Result<
 }
 
 /// Creates the file `path` for writing. It must not exist yet.
-pub fn create(path: &Path) -> Result<File> {
+pub(crate) fn create(path: &Path) -> Result<File> {
     attempt("create", path, || File::create_new(path))
 }
 
 /// Opens the file `path` for appending. Creates it if it does not exist. Refuses a link, because
 /// its target would be written to, and everything that is not a file.
-pub fn append(path: &Path) -> Result<File> {
+pub(crate) fn append(path: &Path) -> Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = attempt("open", path, || {
         OpenOptions::new()
@@ -104,7 +104,7 @@ fn in_the_way(path: &Path, what: &str) -> Error {
 ///
 /// # Errors
 /// Returns an error if a link or a file is there, or a directory that belongs to another user.
-pub fn take_dir(path: &Path) -> Result<()> {
+pub(crate) fn take_dir(path: &Path) -> Result<()> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let parent = folder(path);
@@ -166,7 +166,7 @@ fn owner_of_new(path: &Path) -> Result<u32> {
 /// # Errors
 /// Returns an error that names the first link, FIFO, socket or device, or if a directory cannot be
 /// read.
-pub fn refuse_links(path: &Path) -> Result<()> {
+pub(crate) fn refuse_links(path: &Path) -> Result<()> {
     for entry in files::list(path).map_err(|error| files::unreadable(path, &error))? {
         let found = entry
             .symlink_metadata()
@@ -203,12 +203,12 @@ pub fn create_dir(path: &Path) -> Result<()> {
 }
 
 /// Makes the bytes of an open file durable.
-pub fn sync(file: &File, path: &Path) -> Result<()> {
+pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     attempt("sync", path, || file.sync_all())
 }
 
 /// Makes the names in a directory durable.
-pub fn sync_dir(path: &Path) -> Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     attempt("sync", path, || File::open(path)?.sync_all())
 }
 
@@ -221,7 +221,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes a small file to `path` in one step, replacing any file there: readers see either the old
 /// bytes or the new ones.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let unfinished = layout::hidden(path, ".staging-file");
     remove_file(&unfinished)?;
     write(&unfinished, bytes)?;
@@ -236,7 +236,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Moves `from` to `to`, which must not exist: the atomic step that makes a result visible.
 /// Returns `false` and changes nothing if `to` exists.
-pub fn publish(from: &Path, to: &Path) -> Result<bool> {
+pub(crate) fn publish(from: &Path, to: &Path) -> Result<bool> {
     use rustix::fs::RenameFlags;
     attempt("publish", to, || {
         let moved = match rename(from, to, RenameFlags::NOREPLACE) {
@@ -254,7 +254,7 @@ pub fn publish(from: &Path, to: &Path) -> Result<bool> {
 /// Exchanges `from` and `to` in one step: readers see either the old tree or the new one. If the
 /// file system does not support that, `to` is moved aside first, and for a moment there is nothing
 /// at its path.
-pub fn exchange(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn exchange(from: &Path, to: &Path) -> Result<()> {
     use rustix::fs::{RenameFlags, rename as plain};
     attempt("publish", to, || {
         match rename(from, to, RenameFlags::EXCHANGE) {
@@ -309,7 +309,7 @@ fn move_to_nothing(from: &Path, to: &Path) -> rustix::io::Result<()> {
 /// Locks the file at `path`, which is created if it does not exist, and writes `holder` to it.
 /// Dropping the returned file releases the lock. The inner result is `Err` with the content of the
 /// file if another process holds the lock.
-pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
+pub(crate) fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
     use rustix::fs::{FlockOperation, flock};
     let mut waited = 0;
     loop {
@@ -345,7 +345,7 @@ pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
 }
 
 /// Appends a line to an open file and makes it durable.
-pub fn append_line(file: &mut File, path: &Path, line: &str) -> Result<()> {
+pub(crate) fn append_line(file: &mut File, path: &Path, line: &str) -> Result<()> {
     attempt("write", path, || {
         file.write_all(format!("{line}\n").as_bytes())
     })?;
@@ -353,7 +353,7 @@ pub fn append_line(file: &mut File, path: &Path, line: &str) -> Result<()> {
 }
 
 /// A file whose bytes are hashed while they are written.
-pub struct HashingFile {
+pub(crate) struct HashingFile {
     file: File,
     path: std::path::PathBuf,
     hasher: blake3::Hasher,
@@ -362,7 +362,7 @@ pub struct HashingFile {
 
 /// The length and hash of a finished file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Digest {
+pub(crate) struct Digest {
     /// Length in bytes.
     pub bytes: u64,
     /// The blake3 hash of the bytes, in hexadecimal.
@@ -371,14 +371,14 @@ pub struct Digest {
 
 impl Digest {
     /// Returns whether `entry` in the manifest has this length and hash.
-    pub fn is(&self, entry: &FileEntry) -> bool {
+    pub(crate) fn is(&self, entry: &FileEntry) -> bool {
         self.bytes == entry.bytes && self.blake3 == entry.blake3
     }
 }
 
 impl HashingFile {
     /// Creates the file `path`. It must not exist yet.
-    pub fn create(path: &Path) -> Result<HashingFile> {
+    pub(crate) fn create(path: &Path) -> Result<HashingFile> {
         Ok(HashingFile {
             file: create(path)?,
             path: path.to_owned(),
@@ -388,7 +388,7 @@ impl HashingFile {
     }
 
     /// Makes the file durable and returns its length and hash.
-    pub fn finish(self) -> Result<Digest> {
+    pub(crate) fn finish(self) -> Result<Digest> {
         sync(&self.file, &self.path)?;
         Ok(Digest {
             bytes: self.bytes,
@@ -417,19 +417,19 @@ impl Write for HashingFile {
 
 /// Does nothing, except in tests with the feature `faults`, which delay a worker here to change the
 /// order in which workers take work.
-pub fn pause() {
+pub(crate) fn pause() {
     faults::pause();
 }
 
 /// A file whose first bytes can only be written at the end, such as a header with a length.
-pub struct PatchedFile {
+pub(crate) struct PatchedFile {
     file: File,
     path: std::path::PathBuf,
 }
 
 impl PatchedFile {
     /// Creates the file `path`. It must not exist yet.
-    pub fn create(path: &Path) -> Result<PatchedFile> {
+    pub(crate) fn create(path: &Path) -> Result<PatchedFile> {
         Ok(PatchedFile {
             file: create(path)?,
             path: path.to_owned(),
@@ -437,7 +437,7 @@ impl PatchedFile {
     }
 
     /// Overwrites bytes that were already written, from `offset` on.
-    pub fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         use std::os::unix::fs::FileExt;
         attempt("write", &self.path, || {
             self.file.write_all_at(bytes, offset)
@@ -445,7 +445,7 @@ impl PatchedFile {
     }
 
     /// Makes the file durable.
-    pub fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         sync(&self.file, &self.path)
     }
 }
@@ -462,7 +462,7 @@ impl Write for PatchedFile {
 }
 
 /// Returns the length and hash of the file at `path`, which is read as a stream.
-pub fn digest(path: &Path) -> Result<Digest> {
+pub(crate) fn digest(path: &Path) -> Result<Digest> {
     digest_of(
         &files::open(path).map_err(|error| failed("read", path, &error))?,
         path,
@@ -471,7 +471,7 @@ pub fn digest(path: &Path) -> Result<Digest> {
 
 /// Returns the length and the blake3 hash of an open file, from its position on. `path` is its
 /// path.
-pub fn digest_of(file: &File, path: &Path) -> Result<Digest> {
+pub(crate) fn digest_of(file: &File, path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     hasher
         .update_reader(file)

@@ -13,13 +13,13 @@ use crate::dataset::files;
 use crate::error::Result;
 
 /// Removes a file or a whole tree, if it exists.
-pub fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = attempt("remove", path, || Ok(remove_at(CWD, path)?));
     or_absent(path, removed)
 }
 
 /// Removes a file or a link, if it exists. A directory is an error.
-pub fn remove_file(path: &Path) -> Result<()> {
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
     let removed = attempt("remove", path, || fs::remove_file(path));
     or_absent(path, removed)
 }
@@ -68,7 +68,7 @@ fn names(open: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
 }
 
 /// Removes a directory if it is empty.
-pub fn remove_empty(path: &Path) -> Result<()> {
+pub(crate) fn remove_empty(path: &Path) -> Result<()> {
     attempt("remove", path, || match fs::remove_dir(path) {
         Err(error)
             if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound]

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::stage::{Changes, Tally};
 
 /// Column of a block's trajectories, int32: the number of a piece within its trajectory, from 0.
-pub const COPY: &str = "__copy";
+pub(crate) const COPY: &str = "__copy";
 /// Column of trajectories: the id of the trajectory that a piece was cut from.
 pub(in crate::stage) const PARENT_ID: &str = "parent_id";
 /// Column of trajectories: the step at which a piece begins in that trajectory.

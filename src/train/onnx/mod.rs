@@ -34,7 +34,7 @@ const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 
 /// Returns the ONNX file of `model`, with `metadata` in it.
-pub fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+pub(crate) fn write(model: &Model, metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let entry = |(key, value): (&String, &String)| Entry {
         key: key.clone(),
         value: value.clone(),

@@ -15,7 +15,7 @@ use crate::transfer::read::{IncomingTrajectory, Source};
 use crate::transfer::write::{OutgoingDataset, Pass};
 
 /// A dataset of trajmill as a source.
-pub struct DatasetSource<'a> {
+pub(crate) struct DatasetSource<'a> {
     outgoing: &'a OutgoingDataset<'a>,
     pass: Pass<'a>,
     schema: SchemaRef,
@@ -27,7 +27,7 @@ impl<'a> DatasetSource<'a> {
     ///
     /// # Errors
     /// Returns an error if the dataset cannot be read.
-    pub fn new(outgoing: &'a OutgoingDataset<'a>) -> Result<DatasetSource<'a>> {
+    pub(crate) fn new(outgoing: &'a OutgoingDataset<'a>) -> Result<DatasetSource<'a>> {
         let (schema, about) = own_columns(outgoing.steps(), outgoing.carried());
         Ok(DatasetSource {
             outgoing,
@@ -40,7 +40,7 @@ impl<'a> DatasetSource<'a> {
 
 /// Returns the columns of steps and of trajectories of a dataset of trajmill as those of a source:
 /// without the numbers that an import assigns.
-pub fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
+pub(crate) fn own_columns(steps: &Schema, carried: &Schema) -> (SchemaRef, SchemaRef) {
     let without = |schema: &Schema, names: &[&str]| -> SchemaRef {
         Arc::new(Schema::new(
             schema
@@ -108,7 +108,7 @@ impl Source for DatasetSource<'_> {
 }
 
 /// A source with columns renamed, reordered and widened.
-pub struct Aligned<'a> {
+pub(crate) struct Aligned<'a> {
     /// The source that is read.
     pub inner: Box<dyn Source + 'a>,
     /// Pairs of the source's name of a column of steps and its new name.
@@ -123,7 +123,7 @@ pub struct Aligned<'a> {
 ///
 /// # Errors
 /// Returns an error if a name is not a column, or if two columns would get one name.
-pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
+pub(crate) fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef> {
     if let Some((name, _)) = names
         .iter()
         .find(|(name, _)| schema.index_of(name).is_err())
@@ -165,7 +165,7 @@ pub fn renamed(schema: &Schema, names: &[(String, String)]) -> Result<SchemaRef>
 }
 
 /// Returns the type that holds the values of both without loss; `None` if there is none.
-pub fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
+pub(crate) fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     if a == b {
         return Some(a.clone());
     }

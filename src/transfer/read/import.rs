@@ -20,7 +20,7 @@ use crate::transfer::read::{IncomingTrajectory, OnError, Source};
 const BYTES_AT_ONCE: u64 = 32 << 20;
 
 /// The result of an import.
-pub struct Imported {
+pub(crate) struct Imported {
     /// The shards, in order; at least one.
     pub shards: Vec<ShardEntry>,
     /// The schema of `steps` in memory.
@@ -31,7 +31,7 @@ pub struct Imported {
 
 impl Imported {
     /// Returns the manifest of the dataset.
-    pub fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
+    pub(crate) fn manifest(self, key: &str, lineage: Lineage) -> Manifest {
         let mut statistics = Statistics::default();
         self.shards
             .iter()
@@ -58,7 +58,7 @@ impl Imported {
 /// # Errors
 /// Returns an error if the source is damaged or contradicts itself, if a file cannot be written, or
 /// if `progress` returns one. The caller removes what was written.
-pub fn import(
+pub(crate) fn import(
     source: &mut dyn Source,
     source_name: &str,
     fingerprint: &str,
@@ -176,7 +176,7 @@ pub fn import(
 }
 
 /// Returns the columns `about` of a source, with the identity columns that the source lacks.
-pub fn identified(about: &Schema) -> SchemaRef {
+pub(crate) fn identified(about: &Schema) -> SchemaRef {
     let fields = carried(about)
         .fields()
         .iter()

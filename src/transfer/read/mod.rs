@@ -6,21 +6,21 @@
 //! a group of arrays for each trajectory ([`per_trajectory`]), and tables with one row per step
 //! ([`table`]). Nothing in a file is ever executed.
 
-pub mod align;
+pub(crate) mod align;
 pub(crate) mod arrays;
 pub(crate) mod concatenated;
-pub mod import;
+pub(crate) mod import;
 mod options;
 pub(crate) mod pattern;
 pub(crate) mod per_trajectory;
-pub mod quarantine;
+pub(crate) mod quarantine;
 mod source;
 pub(crate) mod table;
 
 pub(crate) use options::{Alignment, FinalAction};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
-pub use source::{IncomingTrajectory, Reader, Source};
+pub(crate) use source::{IncomingTrajectory, Reader, Source};
 
 use crate::dataset::schema::step;
 

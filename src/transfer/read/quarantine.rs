@@ -11,7 +11,7 @@ use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
 
 /// The file in a dataset's directory. It exists only if a trajectory was set aside.
-pub const FILE: &str = "quarantine.jsonl";
+pub(crate) const FILE: &str = "quarantine.jsonl";
 
 /// The hint for an error that affects one trajectory only.
 pub(crate) const REMEDY: &str = "to import the others, set bad trajectories aside with \
@@ -137,7 +137,7 @@ fn lines(root: &Path, mut take: impl FnMut(Aside) -> Result<()>) -> Result<()> {
 ///
 /// # Errors
 /// Returns an error if a file cannot be read or written.
-pub fn carry(root: &Path, sources: &[(&str, &Path)]) -> Result<u64> {
+pub(crate) fn carry(root: &Path, sources: &[(&str, &Path)]) -> Result<u64> {
     // A killed run may have left a file.
     store::remove(&root.join(FILE))?;
     let mut quarantine = Quarantine::new(root);

@@ -15,7 +15,7 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 /// # Errors
 /// Returns an error if the format cannot hold the dataset, if the dataset cannot be read, if files
 /// cannot be written, or if `watch` returns one. The caller adds the name of the output.
-pub fn export(
+pub(crate) fn export(
     writer: &Writer,
     dataset: Dataset,
     to: &Path,

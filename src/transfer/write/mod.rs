@@ -13,17 +13,17 @@ use std::path::Path;
 use crate::error::Result;
 
 pub use dataset::OutgoingDataset;
-pub use export::export;
+pub(crate) use export::export;
 pub(crate) use options::Unlabelled;
 pub use options::WriteOptions;
-pub use pass::{OutgoingTrajectory, Pass};
+pub(crate) use pass::{OutgoingTrajectory, Pass};
 
 /// The column that says which actions the dataset has; all others are filler.
-pub const ACTION_VALID: &str = "action_valid";
+pub(crate) const ACTION_VALID: &str = "action_valid";
 
 /// The column that says which rewards the dataset has, if some are missing and the format has no
 /// nulls.
-pub const REWARD_VALID: &str = "reward_valid";
+pub(crate) const REWARD_VALID: &str = "reward_valid";
 
 /// The writer of a format.
 pub struct Writer {
@@ -42,7 +42,7 @@ pub struct Writer {
 
 /// A function that reads the note of origin in a file. Returns `None` if there is none, and an
 /// error if it cannot be read.
-pub type ReadNote = fn(&Path) -> Result<Option<serde_json::Value>>;
+pub(crate) type ReadNote = fn(&Path) -> Result<Option<serde_json::Value>>;
 
 /// The report of a writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,4 +62,4 @@ impl Written {
 
 /// Observes the passes through a dataset. It receives `None` when a pass begins, and then the
 /// number of rows of each block that was read. Its error ends the pass.
-pub type Watch<'w> = &'w dyn Fn(Option<u64>) -> Result<()>;
+pub(crate) type Watch<'w> = &'w dyn Fn(Option<u64>) -> Result<()>;

@@ -373,6 +373,6 @@ mod tests {
         )
         .unwrap();
         let error = file.open().unwrap_err().message;
-        assert!(error.contains("is not a regular file"), "{error}");
+        assert!(error.contains("only files are read"), "{error}");
     }
 }

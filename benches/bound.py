@@ -76,7 +76,7 @@ def criterion(dataset, labelled):
     if Path("/dev/shm").is_dir():
         environment["TMPDIR"] = "/dev/shm"
     subprocess.run(
-        ["cargo", "bench", "--bench", "parts", "--", "decode|encode|window"],
+        "cargo bench --features faults --bench parts -- decode|encode|window".split(),
         cwd=BENCHES.parent,
         env=environment,
         check=True,

@@ -1,7 +1,8 @@
 //! What the parts of a run cost, each alone on one thread: decode, window assembly, encode, selection.
 //!
-//! `cargo bench --bench parts` measures on a corpus of its own. `benches/bound` names the datasets to measure on in
-//! `TRAJMILL_BENCH_SOURCE` (decode, windows) and `TRAJMILL_BENCH_RESULT` (encode).
+//! `cargo bench --features faults --bench parts` measures on a corpus of its own. `benches/bound`
+//! names the datasets to measure on in `TRAJMILL_BENCH_SOURCE` (decode, windows) and
+//! `TRAJMILL_BENCH_RESULT` (encode).
 
 #![expect(
     clippy::unwrap_used,
@@ -20,15 +21,15 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use criterion::{BatchSize, Criterion, Throughput};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use trajmill::dataset::manifest::{Lineage, Manifest, VERSION};
-use trajmill::dataset::read::ShardReader;
-use trajmill::dataset::schema::{describe, step, trajectory, vector};
-use trajmill::dataset::write::{ShardWriter, trajectories_schema};
-use trajmill::dataset::{Block, Dataset, layout, store};
-use trajmill::error::Result;
-use trajmill::exec::{Piece, Readers, Task};
-use trajmill::model::{self, Runtime};
-use trajmill::stage::{Bound, Context, Models, Operator, STAGES, Selection, Tally};
+use trajmill::internals::dataset::{
+    Block, ShardReader, ShardWriter, VERSION, describe, layout, step, store, trajectories_schema,
+    trajectory, vector,
+};
+use trajmill::internals::exec::{Piece, Readers, Task};
+use trajmill::internals::model::{Runtime, Spec};
+use trajmill::internals::stage::{Bound, Context, Models, Operator, STAGES, Selection};
+use trajmill::manifest::{Lineage, Manifest, ShardEntry};
+use trajmill::{Dataset, Error, ModelOptions, Result, Tally};
 
 const OBSERVATIONS: i32 = 17;
 const ACTIONS: i32 = 6;
@@ -144,7 +145,7 @@ fn place() -> TempDir {
 }
 
 /// Writes one shard.
-fn write(place: &Path, blocks: &[Block]) -> trajmill::dataset::ShardEntry {
+fn write(place: &Path, blocks: &[Block]) -> ShardEntry {
     let (steps, carried) = (blocks[0].steps.schema(), blocks[0].trajectories.schema());
     let mut writer = ShardWriter::create(place, 0, &steps, &carried, true).unwrap();
     for block in blocks {
@@ -289,7 +290,7 @@ fn encode(criterion: &mut Criterion, result: &Dataset) {
 struct Files(Arc<Runtime>);
 
 impl Models for Files {
-    fn spec(&self, path: &str) -> Result<model::Spec> {
+    fn spec(&self, path: &str) -> Result<Spec> {
         self.0.spec(Path::new(path))
     }
 
@@ -298,13 +299,12 @@ impl Models for Files {
     }
 
     fn text(&self, path: &str) -> Result<String> {
-        std::fs::read_to_string(path)
-            .map_err(|error| trajmill::error::Error::failed(error.to_string()))
+        std::fs::read_to_string(path).map_err(|error| Error::failed(error.to_string()))
     }
 }
 
 fn bind(name: &str, options: &Value, steps: &Schema, trajectories: &Schema) -> Bound {
-    let models = Files(Arc::new(Runtime::find(&model::Options::default()).unwrap()));
+    let models = Files(Arc::new(Runtime::find(&ModelOptions::default()).unwrap()));
     let stage = STAGES.iter().find(|stage| stage.name == name).unwrap();
     (stage.bind)(
         options,

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use trajmill::error::Result;
-use trajmill::model;
-use trajmill::run::{self, Observer, Options, Watch};
+use trajmill::{Observer, Result, RunOptions, Watch};
 
 /// Prints the beginning and the end of each pass over the data.
 #[derive(Default)]
@@ -63,19 +61,17 @@ fn main() -> ExitCode {
 fn run_and_watch(path: &Path) -> Result<()> {
     // Another thread could set this flag: the run then ends, and the next one resumes it.
     let interrupted = AtomicBool::new(false);
-    let report = run::run(
+    let report = trajmill::run(
         path,
-        &Options {
-            overrides: Vec::new(),
+        &RunOptions {
             threads: 2,
-            memory: None,
-            model: model::Options::default(),
             fresh: true,
             verify: false,
             observer: Observer {
                 watch: &Progress::default(),
                 interrupted: &interrupted,
             },
+            ..RunOptions::default()
         },
     )?;
 

@@ -7,10 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use trajmill::dataset::Dataset;
-use trajmill::error::Result;
-use trajmill::query::print::{Format, print};
-use trajmill::query::{Options, Session};
+use trajmill::{Dataset, Result, ResultFormat, Session, SessionOptions, print_result};
 
 fn main() -> ExitCode {
     let path = std::env::args_os().nth(1).map(PathBuf::from);
@@ -34,9 +31,12 @@ fn show(path: &Path) -> Result<()> {
     );
 
     // A session runs SQL over the tables `trajectories` and `steps` of the datasets that it opens.
-    let session = Session::open(&[("dataset".to_owned(), dataset)], &Options::default())?;
+    let session = Session::open(
+        &[("dataset".to_owned(), dataset)],
+        &SessionOptions::default(),
+    )?;
     let sql = "select trajectory_id, length, return, terminated, labelled \
                from trajectories order by length desc, trajectory_id limit 10";
-    print(&session, sql, Format::Table, &mut std::io::stdout())?;
+    print_result(&session, sql, ResultFormat::Table, &mut std::io::stdout())?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::fmt;
 
 /// The meaning of a failure to the caller. Each kind has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// The run failed; running it again resumes. Exit code 1.
     Failed,
     /// The command line is wrong. Exit code 2.
@@ -25,15 +25,15 @@ pub enum Kind {
     Interrupted,
 }
 
-impl Kind {
+impl ErrorKind {
     /// Returns the exit code of the process for this kind of failure.
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Failed => 1,
-            Kind::Usage => 2,
-            Kind::Pipeline => 3,
-            Kind::Checks => 4,
-            Kind::Interrupted => 130,
+            ErrorKind::Failed => 1,
+            ErrorKind::Usage => 2,
+            ErrorKind::Pipeline => 3,
+            ErrorKind::Checks => 4,
+            ErrorKind::Interrupted => 130,
         }
     }
 }
@@ -42,7 +42,7 @@ impl Kind {
 #[derive(Debug)]
 pub struct Error {
     /// The meaning of the failure to the caller.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// One sentence that names the place, without a trailing full stop.
     pub message: String,
     /// Remedies, one sentence each.
@@ -57,33 +57,33 @@ impl Error {
     /// be written.
     pub fn failed(message: impl Into<String>) -> Error {
         Error {
-            kind: Kind::Failed,
+            kind: ErrorKind::Failed,
             message: message.into(),
             hints: Vec::new(),
         }
     }
 
     /// Creates the failure of a wrong command line.
-    pub fn usage(message: impl Into<String>) -> Error {
+    pub(crate) fn usage(message: impl Into<String>) -> Error {
         Error {
-            kind: Kind::Usage,
+            kind: ErrorKind::Usage,
             ..Error::failed(message)
         }
     }
 
     /// Creates the failure of a wrong pipeline file. `message` already contains `FILE:LINE:COLUMN`
     /// and the caret.
-    pub fn pipeline(message: impl Into<String>) -> Error {
+    pub(crate) fn pipeline(message: impl Into<String>) -> Error {
         Error {
-            kind: Kind::Pipeline,
+            kind: ErrorKind::Pipeline,
             ..Error::failed(message)
         }
     }
 
     /// Creates the failure of a run that the user stopped.
-    pub fn interrupted(message: impl Into<String>) -> Error {
+    pub(crate) fn interrupted(message: impl Into<String>) -> Error {
         Error {
-            kind: Kind::Interrupted,
+            kind: ErrorKind::Interrupted,
             ..Error::failed(message)
         }
     }
@@ -97,7 +97,7 @@ impl Error {
 
     /// Cuts values in Rust's debug format, which some libraries append, off the end of the message.
     #[must_use]
-    pub fn plainly(mut self) -> Error {
+    pub(crate) fn plainly(mut self) -> Error {
         self.message
             .truncate(without_debug_values(&self.message).len());
         self

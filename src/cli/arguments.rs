@@ -7,7 +7,7 @@ use super::progress::Busy;
 use crate::config::PipelineFile;
 use crate::error::Result;
 use crate::format::{FORMATS, Format};
-use crate::model::{self, Device};
+use crate::model::{Device, ModelOptions};
 use crate::plan::{self, Plan};
 
 /// The arguments of all commands that read a pipeline.
@@ -27,8 +27,8 @@ pub(super) struct PipelineArguments {
 
 impl PipelineArguments {
     /// Returns the options of the model runtime.
-    pub(super) fn model(&self) -> model::Options {
-        model::Options {
+    pub(super) fn model(&self) -> ModelOptions {
+        ModelOptions {
             device: self.device.clone(),
             tf32: self.tf32,
         }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use crate::error::wording::count;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::write::Written;
 
@@ -26,7 +26,7 @@ fn colour() -> bool {
 pub(super) fn error(error: &Error) {
     // A fault in a pipeline file begins with its place, so that editors find it.
     let prefix = match (error.kind, colour()) {
-        (Kind::Pipeline, _) => "",
+        (ErrorKind::Pipeline, _) => "",
         (_, true) => "\u{1b}[1;31merror\u{1b}[0m: ",
         (_, false) => "error: ",
     };

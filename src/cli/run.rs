@@ -8,7 +8,7 @@ use super::{Command, interruptible, print};
 use crate::error::Result;
 use crate::error::wording::{count, number};
 use crate::exec::Flow;
-use crate::run::{self, ModelReport, Observer, Options, OutputReport, Report};
+use crate::run::{self, ModelReport, Observer, OutputReport, Report, RunOptions};
 use crate::transfer::read::quarantine;
 
 /// Run a pipeline, or resume it after an interruption
@@ -42,7 +42,7 @@ impl Command for Run {
         let interrupted = interruptible()?;
         let progress = Progress::new();
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let options = Options {
+        let options = RunOptions {
             overrides: self.arguments.set.clone(),
             threads: self.threads.map_or_else(cores, usize::from),
             memory: self.memory,

@@ -1,8 +1,10 @@
 //! `trajmill sql`: queries, given on the command line or typed at a prompt.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,11 +14,11 @@ use rustyline::error::ReadlineError;
 use super::arguments::size;
 use super::{Command, print};
 use crate::dataset::schema::type_name;
-use crate::dataset::{Dataset, store};
+use crate::dataset::{Dataset, files, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::query::print::{self as output, Format};
-use crate::query::{Options, Session};
+use crate::query::print::{ResultFormat, print_result, save_result};
+use crate::query::{Session, SessionOptions};
 
 /// Query datasets with SQL
 #[derive(Debug, clap::Args)]
@@ -31,7 +33,7 @@ Example: trajmill sql data/hopper -c \"select avg(return) from trajectories wher
 pub(super) struct Sql {
     /// Datasets to query, each as PATH or NAME=PATH; NAME is the directory's name by default
     #[arg(required = true, value_name = "DATASET")]
-    datasets: Vec<String>,
+    datasets: Vec<OsString>,
     /// Statement to run
     #[arg(short, long, value_name = "SQL", conflicts_with = "file")]
     command: Option<String>,
@@ -41,7 +43,7 @@ pub(super) struct Sql {
     /// Format of the result; `json` writes one object per line [default: by the extension of
     /// --output, otherwise table]
     #[arg(long, value_enum)]
-    format: Option<Format>,
+    format: Option<ResultFormat>,
     /// File for the result, which must not exist yet [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -60,17 +62,22 @@ pub(super) struct Sql {
     no_verify: bool,
 }
 
-impl clap::ValueEnum for Format {
-    fn value_variants<'a>() -> &'a [Format] {
-        &[Format::Table, Format::Csv, Format::Json, Format::Parquet]
+impl clap::ValueEnum for ResultFormat {
+    fn value_variants<'a>() -> &'a [ResultFormat] {
+        &[
+            ResultFormat::Table,
+            ResultFormat::Csv,
+            ResultFormat::Json,
+            ResultFormat::Parquet,
+        ]
     }
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
         Some(clap::builder::PossibleValue::new(match self {
-            Format::Table => "table",
-            Format::Csv => "csv",
-            Format::Json => "json",
-            Format::Parquet => "parquet",
+            ResultFormat::Table => "table",
+            ResultFormat::Csv => "csv",
+            ResultFormat::Json => "json",
+            ResultFormat::Parquet => "parquet",
         }))
     }
 }
@@ -93,7 +100,7 @@ impl Command for Sql {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let options = Options {
+        let options = SessionOptions {
             threads: self.threads.map_or(0, usize::from),
             memory: Some(self.memory),
             unsafe_sql: self.unsafe_sql,
@@ -102,7 +109,7 @@ impl Command for Sql {
         match (statement, &self.output) {
             (Some(sql), None) => to_stdout(&session, &sql, format).map(|_| ()),
             (Some(sql), Some(path)) => {
-                let rows = output::save(&session, &sql, format, path)?;
+                let rows = save_result(&session, &sql, format, path)?;
                 print::say(&format!("{}: {}", path.display(), count(rows, "row")));
                 Ok(())
             }
@@ -135,19 +142,19 @@ impl Sql {
         Ok(Some(text))
     }
 
-    fn result_format(&self) -> Result<Format> {
+    fn result_format(&self) -> Result<ResultFormat> {
         let extension = self
             .output
             .as_ref()
             .and_then(|path| path.extension())
             .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
         let format = self.format.unwrap_or(match extension.as_deref() {
-            Some("parquet") => Format::Parquet,
-            Some("csv") => Format::Csv,
-            Some("json" | "jsonl" | "ndjson") => Format::Json,
-            _ => Format::Table,
+            Some("parquet") => ResultFormat::Parquet,
+            Some("csv") => ResultFormat::Csv,
+            Some("json" | "jsonl" | "ndjson") => ResultFormat::Json,
+            _ => ResultFormat::Table,
         });
-        if format == Format::Parquet && self.output.is_none() {
+        if format == ResultFormat::Parquet && self.output.is_none() {
             return Err(Error::usage("Parquet cannot be written to standard output")
                 .hint("pass a file with `-o FILE`"));
         }
@@ -156,19 +163,24 @@ impl Sql {
 }
 
 /// Runs a statement, prints its result and returns the number of rows.
-fn to_stdout(session: &Session, sql: &str, format: Format) -> Result<u64> {
+fn to_stdout(session: &Session, sql: &str, format: ResultFormat) -> Result<u64> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
-    output::print(session, sql, format, &mut out)
+    print_result(session, sql, format, &mut out)
 }
 
 /// Opens a dataset that is given as PATH or NAME=PATH, and returns it with its name.
-fn open(given: &str) -> Result<(String, Dataset)> {
-    let named = given
-        .split_once('=')
-        .filter(|(name, _)| !name.is_empty() && !name.contains('/') && !Path::new(given).exists());
+fn open(given: &OsStr) -> Result<(String, Dataset)> {
+    let bytes = given.as_bytes();
+    let named = bytes.iter().position(|byte| *byte == b'=');
+    let named = named.map(|at| (&bytes[..at], OsStr::from_bytes(&bytes[at + 1..])));
     let (name, path) = match named {
-        Some((name, path)) => (Some(name.to_owned()), Path::new(path)),
-        None => (None, Path::new(given)),
+        Some((name, path))
+            if !name.is_empty() && !name.contains(&b'/') && !files::exists(Path::new(given))? =>
+        {
+            let name = String::from_utf8_lossy(name).into_owned();
+            (Some(name), Path::new(path))
+        }
+        _ => (None, Path::new(given)),
     };
     let dataset = Dataset::open(path)?;
     let name = name.or_else(|| {
@@ -179,7 +191,7 @@ fn open(given: &str) -> Result<(String, Dataset)> {
 }
 
 /// Runs the statements that are typed at a terminal.
-fn prompt(session: &Session, format: Format) -> Result<()> {
+fn prompt(session: &Session, format: ResultFormat) -> Result<()> {
     let unavailable =
         |error: ReadlineError| Error::failed(format!("cannot read from the terminal: {error}"));
     let mut editor = DefaultEditor::new().map_err(unavailable)?;

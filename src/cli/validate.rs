@@ -7,9 +7,9 @@ use serde_json::json;
 use super::arguments::formats;
 use super::progress::Busy;
 use super::{Command, print};
-use crate::dataset::layout;
+use crate::dataset::{files, layout};
 use crate::error::wording::count;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::inspect::{Fault, Findings};
 use crate::run::verify;
@@ -39,7 +39,7 @@ impl Command for Validate {
 
     fn run(&self) -> Result<()> {
         let busy = Busy::with(format!("reading {}", self.path.display()));
-        let own = self.from.is_none() && layout::manifest(&self.path).exists();
+        let own = self.from.is_none() && files::exists(&layout::manifest(&self.path))?;
         let (format, findings) = if own {
             ("trajmill", verify::dataset(&self.path)?)
         } else {
@@ -68,7 +68,7 @@ impl Command for Validate {
         ));
         if findings.errors > 0 {
             return Err(Error {
-                kind: Kind::Checks,
+                kind: ErrorKind::Checks,
                 ..Error::failed(format!(
                     "{} breaks the rules of its loader",
                     self.path.display()

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::existing::{Existing, existing};
 use super::staging::{self, Staging};
+use crate::dataset::files;
 use crate::error::{Error, Result};
 use crate::plan::Fingerprint;
 
@@ -87,24 +88,34 @@ impl<'a> Wanted<'a> {
 
     /// Decides whether the result may be written where `existing` stands. A granted claim says
     /// whether it replaces what stands there by the time it is published.
-    pub(super) fn decide(&self, existing: Existing) -> Claim<bool> {
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be found out whether a companion is there.
+    pub(super) fn decide(&self, existing: Existing) -> Result<Claim<bool>> {
         let conflict = |changes| {
             Claim::Conflict(Conflict {
                 path: self.path.to_owned(),
                 changes,
             })
         };
-        match existing {
+        Ok(match existing {
             Existing::Nothing => Claim::Granted(self.overwrite),
-            Existing::Same if !self.fresh && self.companions.iter().all(|path| path.exists()) => {
-                Claim::UpToDate
-            }
+            Existing::Same if !self.fresh && self.has_companions()? => Claim::UpToDate,
             // The same result is made again, so nothing is lost with the one that is there.
             Existing::Same => Claim::Granted(true),
             Existing::Different { .. } if self.overwrite => Claim::Granted(true),
             Existing::Different { changes } => conflict(Some(changes)),
             Existing::Unknown => conflict(None),
+        })
+    }
+
+    fn has_companions(&self) -> Result<bool> {
+        for path in &self.companions {
+            if !files::exists(path)? {
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 }
 
@@ -116,7 +127,7 @@ impl<'a> Wanted<'a> {
 /// Returns an error if another run holds the staging directory, if what stands at the path cannot
 /// be read, or if the staging directory cannot be created or cleaned up.
 pub fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
-    match wanted.decide(existing(wanted.path, wanted.fingerprint)?) {
+    match wanted.decide(existing(wanted.path, wanted.fingerprint)?)? {
         Claim::Granted(_) => {}
         Claim::UpToDate => {
             staging::remove_stale(wanted.path)?;
@@ -131,10 +142,21 @@ pub fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
     };
     let staging = Staging::lock(wanted.path, resumes)?;
     // Another run may have published a result between the first look and the lock.
-    match wanted.decide(existing(wanted.path, wanted.fingerprint)?) {
-        Claim::Granted(replaces) => Ok(Claim::Granted(staging.replacing(replaces))),
+    match wanted.decide(existing(wanted.path, wanted.fingerprint)?)? {
+        Claim::Granted(replaces) => {
+            let kept = match (wanted.resumes.is_empty(), wanted.fresh) {
+                (true, _) => None,
+                (false, false) => Some("the finished work is kept"),
+                (false, true) => {
+                    Some("the finished work is kept: run the command without `--fresh` to use it")
+                }
+            };
+            Ok(Claim::Granted(staging.replacing(replaces).keeping(kept)))
+        }
         Claim::UpToDate => {
-            staging.discard()?;
+            staging
+                .discard()
+                .map_err(|error| staging::published(wanted.path, error))?;
             Ok(Claim::UpToDate)
         }
         Claim::Conflict(conflict) => Ok(Claim::Conflict(conflict)),
@@ -152,7 +174,7 @@ mod tests {
             fresh,
             ..Wanted::new(Path::new("out/result"), &fingerprint)
         };
-        match wanted.decide(existing) {
+        match wanted.decide(existing).unwrap() {
             Claim::UpToDate => "up to date",
             Claim::Conflict(_) => "conflict",
             Claim::Granted(true) => "replaces",
@@ -188,7 +210,7 @@ mod tests {
             ..Wanted::new(Path::new("out/result"), &fingerprint)
         };
         assert!(matches!(
-            wanted.decide(Existing::Same),
+            wanted.decide(Existing::Same).unwrap(),
             Claim::Granted(true)
         ));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::dataset::{Manifest, layout};
+use crate::dataset::{Manifest, files, layout};
 use crate::error::{Error, Result};
 use crate::format;
 use crate::plan::Fingerprint;
@@ -47,16 +47,24 @@ impl Existing {
 }
 
 /// Whether anything stands at `path`, be it a link that leads nowhere.
-pub(super) fn is_taken(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok()
+///
+/// # Errors
+/// Returns an error if that cannot be found out.
+pub(super) fn is_taken(path: &Path) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if files::is_absent(&error) => Ok(false),
+        Err(error) => Err(files::unreadable(path, &error)),
+    }
 }
 
 /// Compares what stands at `path` with the result that depends on `wanted`.
 ///
 /// # Errors
-/// Returns an error if the manifest at `path` is damaged or of a newer format.
+/// Returns an error if what says where the result comes from cannot be read, is damaged or of a
+/// newer format.
 pub fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
-    if is_taken(path) {
+    if is_taken(path)? {
         Ok(Existing::compare(origin(path)?, wanted))
     } else {
         Ok(Existing::Nothing)
@@ -65,16 +73,28 @@ pub fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
 
 /// Returns what the dataset or export at `path` says of its origin; `None` if trajmill did not
 /// write it.
+///
+/// # Errors
+/// Returns an error if a manifest or note is there that cannot be read or is damaged.
 pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
-    if let Ok(bytes) = std::fs::read(layout::manifest(path)) {
+    if let Some(bytes) = files::read_if_present(&layout::manifest(path))? {
         let manifest = Manifest::parse(&bytes).map_err(|error| error.at(path.display()))?;
         return Ok(Some(Origin {
             key: manifest.fingerprint,
             inputs: manifest.lineage.inputs,
         }));
     }
-    let note = format::origin(path).and_then(|note| serde_json::from_value::<Note>(note).ok());
-    Ok(note.map(|note| Origin {
+    let Some(note) = format::origin(path)? else {
+        return Ok(None);
+    };
+    let note: Note = serde_json::from_value(note).map_err(|error| {
+        Error::failed(format!(
+            "{}: the note of origin is damaged: {error}",
+            path.display()
+        ))
+        .hint("write to another path, or remove the damaged output")
+    })?;
+    Ok(Some(Origin {
         key: note.fingerprint,
         inputs: note.inputs,
     }))

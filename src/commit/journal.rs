@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{FileEntry, ShardEntry, store};
+use crate::dataset::{FileEntry, ShardEntry, files, store};
 use crate::error::{Error, Result};
 
 /// A finished task.
@@ -47,7 +47,8 @@ impl Journal {
     pub(super) fn open(path: &Path, dataset: &Path) -> Result<Journal> {
         // A line that a crash cut off may not be valid text. It does not parse, and so does not
         // count.
-        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        let bytes = files::read_if_present(path)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
         let mut file = store::append(path)?;
         if !text.is_empty() && !text.ends_with('\n') {
             // A crash cut off the last line: end it, so that the next one stands alone.

@@ -25,8 +25,8 @@ mod journal;
 mod model;
 mod staging;
 
-pub use claim::{Claim, Conflict, Wanted, claim};
+pub use claim::{Claim, Wanted, claim};
 pub use existing::{Existing, existing, note};
 pub use journal::{Finished, Journal};
 pub use model::{ModelFile, claim_model, existing_model, read_model};
-pub use staging::Staging;
+pub use staging::{Staging, published};

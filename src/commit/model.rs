@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::claim::{Claim, Wanted};
 use super::existing::{Existing, Origin, is_taken};
 use super::staging;
-use crate::dataset::{layout, store};
+use crate::dataset::{files, layout, store};
 use crate::error::{Error, Result};
 use crate::plan::{Fingerprint, Training};
 use crate::train::{self, Fitted};
@@ -21,6 +21,8 @@ use crate::train::{self, Fitted};
 /// Keys in the metadata of a model file: the hash of everything that the model depends on, and the
 /// same by name, as JSON.
 const RECIPE: [&str; 2] = ["trajmill.recipe", "trajmill.inputs"];
+/// What follows the name of a model in the name of its report.
+const REPORT: &str = "report.json";
 /// Names of all pictures that a model can have.
 const PICTURES: [&str; 3] = ["loss", "scatter", "calibration"];
 
@@ -34,15 +36,17 @@ pub struct ModelFile<'a> {
 /// Claims the path of a model. `fresh` asks to train it again even if it is up to date.
 ///
 /// # Errors
-/// Returns an error if a stale staging directory beside the model cannot be removed.
+/// Returns an error if what stands at the path cannot be read, if a file beside the model would
+/// have too long a name, or if a stale staging directory beside the model cannot be removed.
 pub fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'_>>> {
+    refuse_long_names(&training.path)?;
     let wanted = Wanted {
         overwrite: training.stage.overwrite,
         fresh,
         ..Wanted::new(&training.path, &training.fingerprint)
     };
     Ok(
-        match wanted.decide(existing_model(&training.path, &training.fingerprint)) {
+        match wanted.decide(existing_model(&training.path, &training.fingerprint)?)? {
             Claim::UpToDate => {
                 staging::remove_stale(&training.path)?;
                 Claim::UpToDate
@@ -57,11 +61,14 @@ pub fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'
 }
 
 /// Compares what stands at `path` with the model that depends on `wanted`.
-pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Existing {
-    if is_taken(path) {
-        Existing::compare(origin(path), wanted)
+///
+/// # Errors
+/// Returns an error if what stands there cannot be read.
+pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
+    if is_taken(path)? {
+        Ok(Existing::compare(origin(path)?, wanted))
     } else {
-        Existing::Nothing
+        Ok(Existing::Nothing)
     }
 }
 
@@ -72,9 +79,9 @@ pub fn existing_model(path: &Path, wanted: &Fingerprint) -> Existing {
 /// damaged.
 pub fn read_model(training: &Training) -> Result<Vec<u8>> {
     let (path, key) = (&training.path, training.fingerprint.key());
-    let bytes = std::fs::read(path)
+    let bytes = files::read(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
-    if origin_in(&bytes).is_none_or(|origin| origin.key != key) {
+    if origin_in(path, &bytes)?.is_none_or(|origin| origin.key != key) {
         let message = format!(
             "the model {} was replaced while it was read",
             path.display()
@@ -82,7 +89,7 @@ pub fn read_model(training: &Training) -> Result<Vec<u8>> {
         return Err(Error::failed(message).hint("run the command again"));
     }
     // A kill while this model replaced another may have left the report of the other.
-    let report = std::fs::read(beside(path, "report.json")).ok();
+    let report = files::read_if_present(&beside(path, REPORT))?;
     let report: Option<Value> = report.and_then(|text| serde_json::from_slice(&text).ok());
     let said = report.filter(|report| report["recipe"] == key.as_str());
     let hash = blake3::hash(&bytes).to_hex();
@@ -98,18 +105,66 @@ pub fn read_model(training: &Training) -> Result<Vec<u8>> {
 
 /// Returns what the model file at `path` says of its origin; `None` if `train_idm` did not write
 /// it.
-fn origin(path: &Path) -> Option<Origin> {
-    origin_in(&std::fs::read(path).ok()?)
+fn origin(path: &Path) -> Result<Option<Origin>> {
+    if files::is_dir(path)? {
+        return Ok(None);
+    }
+    let Some(bytes) = files::read_if_present(path)? else {
+        return Ok(None);
+    };
+    origin_in(path, &bytes)
 }
 
-/// Returns what a model file says of its origin; `None` if `train_idm` did not write it.
-fn origin_in(file: &[u8]) -> Option<Origin> {
-    let metadata = train::metadata(file).ok()?;
-    let [key, inputs] = RECIPE.map(|name| metadata.get(name));
-    Some(Origin {
-        key: key?.clone(),
-        inputs: serde_json::from_str(inputs?).ok()?,
-    })
+/// Returns what the bytes of the model file at `path` say of its origin; `None` if `train_idm` did
+/// not write it.
+fn origin_in(path: &Path, bytes: &[u8]) -> Result<Option<Origin>> {
+    // A file that is not ONNX is not a model of `train_idm`.
+    let Ok(metadata) = train::metadata(bytes) else {
+        return Ok(None);
+    };
+    let [Some(key), Some(inputs)] = RECIPE.map(|name| metadata.get(name)) else {
+        return Ok(None);
+    };
+    let inputs = serde_json::from_str(inputs).map_err(|error| {
+        Error::failed(format!(
+            "{}: `{}` in the metadata is damaged: {error}",
+            path.display(),
+            RECIPE[1]
+        ))
+        .hint("write to another path, or remove the damaged model")
+    })?;
+    Ok(Some(Origin {
+        key: key.clone(),
+        inputs,
+    }))
+}
+
+/// Verifies that all files beside the model at `path` can have their names.
+fn refuse_long_names(path: &Path) -> Result<()> {
+    let pictures = PICTURES.map(|name| format!("{name}.svg"));
+    for what in pictures.iter().map(String::as_str).chain([REPORT]) {
+        let beside = beside(path, what);
+        let name = beside.file_name().unwrap_or_default();
+        if name.len() > layout::LONGEST_NAME {
+            return Err(Error::failed(format!(
+                "the name of {} is too long: the file that ends in `.{what}` beside it would have \
+                 a name of {} bytes, and the longest has {}",
+                path.display(),
+                name.len(),
+                layout::LONGEST_NAME
+            ))
+            .hint("give the model a shorter name"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the path of the file `NAME.what` beside the model `NAME.onnx`.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(what);
+    path.with_file_name(name)
 }
 
 impl ModelFile<'_> {
@@ -141,21 +196,12 @@ impl ModelFile<'_> {
             let picture = beside(self.path, &format!("{name}.svg"));
             match pictures.iter().find(|(own, _)| *own == name) {
                 Some((_, text)) => store::replace(&picture, text.as_bytes())?,
-                None => store::remove(&picture)?,
+                None => store::remove_file(&picture)?,
             }
         }
         let report = fitted.report.to_json(&head);
-        store::replace(&beside(self.path, "report.json"), report.as_bytes())?;
+        store::replace(&beside(self.path, REPORT), report.as_bytes())?;
         store::replace(self.path, &model)?;
         Ok(model)
     }
-}
-
-/// Returns the path of the file `NAME.what` beside the model `NAME.onnx`.
-fn beside(model: &Path, what: &str) -> PathBuf {
-    let stem = model
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    model.with_file_name(format!("{stem}.{what}"))
 }

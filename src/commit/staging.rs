@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Journal;
 use super::existing::origin;
-use crate::dataset::{Manifest, layout, store};
+use crate::dataset::{Manifest, files, layout, store};
 use crate::error::{Error, Result};
 
 /// A staging directory that this run holds. Its files are described in [`crate::dataset::layout`].
@@ -16,6 +16,9 @@ pub struct Staging {
     directory: PathBuf,
     /// Whether the result replaces what stands at its path when it is published.
     replaces: bool,
+    /// What to tell the user of the work that stays here if the result cannot be published; `None`
+    /// if no later run resumes it.
+    kept: Option<&'static str>,
     /// Held until the staging directory is gone.
     _lock: File,
 }
@@ -26,16 +29,17 @@ impl Staging {
     /// removed.
     ///
     /// # Errors
-    /// Returns an error if another run holds the lock, or if files cannot be created or removed.
+    /// Returns an error if another run holds the lock, if files cannot be created or removed, or if
+    /// another user's directory or a link is in the way.
     pub fn lock(output: &Path, keys: &[String]) -> Result<Staging> {
         let directory = layout::staging(output);
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let holder = format!("process {} on {}", std::process::id(), host.trim());
         let lock = loop {
-            store::create_dir(&directory)?;
+            store::take_dir(&directory)?;
             match store::lock(&directory.join("lock"), &holder) {
                 // A run that finished in this moment took the directory with it.
-                Err(_) if !directory.exists() => {}
+                Err(_) if !files::exists(&directory)? => {}
                 locked => break locked?,
             }
         };
@@ -52,9 +56,11 @@ impl Staging {
             output: output.to_owned(),
             directory,
             replaces: false,
+            kept: None,
             _lock: lock,
         };
         staging.discard_all_but(keys)?;
+        store::refuse_links(&staging.directory)?;
         Ok(staging)
     }
 
@@ -64,20 +70,22 @@ impl Staging {
         self
     }
 
+    /// Says that a later run resumes the work that is left here: `kept` tells the user how.
+    pub(super) fn keeping(mut self, kept: Option<&'static str>) -> Staging {
+        self.kept = kept;
+        self
+    }
+
     fn discard_all_but(&self, keys: &[String]) -> Result<()> {
         let kept: Vec<PathBuf> = keys
             .iter()
             .map(|key| layout::work(&self.directory, key))
             .chain([self.directory.join("lock")])
             .collect();
-        let entries = std::fs::read_dir(&self.directory).map_err(|error| {
-            Error::failed(format!("cannot read {}: {error}", self.directory.display()))
-        })?;
-        for entry in entries
-            .flatten()
-            .filter(|entry| !kept.contains(&entry.path()))
-        {
-            store::remove(&entry.path())?;
+        let entries = files::list(&self.directory)
+            .map_err(|error| files::unreadable(&self.directory, &error))?;
+        for entry in entries.iter().filter(|entry| !kept.contains(entry)) {
+            store::remove(entry)?;
         }
         Ok(())
     }
@@ -133,21 +141,34 @@ impl Staging {
     ///
     /// # Errors
     /// Returns an error if something has appeared at the path that may not be replaced, or if the
-    /// rename fails.
+    /// rename fails; work that the next run cannot resume is then removed. Returns an error that
+    /// says that the result is published if only the steps after that fail.
     pub fn publish(self, sealed: &Path) -> Result<()> {
-        if !store::publish(sealed, &self.output)? {
-            // What stands there now may not be what the claim saw.
-            if !self.replaces || origin(&self.output)?.is_none() {
-                return Err(Error::failed(format!(
-                    "something else appeared at {} during the run",
-                    self.output.display()
-                ))
-                .hint("remove it and run the same command again: the finished work is kept"));
-            }
-            store::exchange(sealed, &self.output)?;
+        if let Err(error) = self.reveal(sealed) {
+            return Err(match self.kept {
+                Some(kept) => error.hint(kept),
+                None => self.abandon(error),
+            });
         }
-        store::sync_dir(layout::folder(&self.output))?;
-        self.discard()
+        let output = self.output.clone();
+        store::sync_dir(layout::folder(&output))
+            .and_then(|()| self.discard())
+            .map_err(|error| published(&output, error))
+    }
+
+    fn reveal(&self, sealed: &Path) -> Result<()> {
+        if store::publish(sealed, &self.output)? {
+            return Ok(());
+        }
+        // What stands there now may not be what the claim saw.
+        if !self.replaces || origin(&self.output)?.is_none() {
+            return Err(Error::failed(format!(
+                "something else appeared at {} during the run",
+                self.output.display()
+            ))
+            .hint("remove it and run the same command again"));
+        }
+        store::exchange(sealed, &self.output)
     }
 
     /// Removes the staging directory with everything in it. The lock goes last: until then no other
@@ -175,9 +196,9 @@ impl Staging {
 impl Drop for Staging {
     /// Removes the staging directory of a run that fails before it did any work.
     fn drop(&mut self) {
-        let is_lock = |entry: std::fs::DirEntry| entry.file_name() == "lock";
-        if std::fs::read_dir(&self.directory)
-            .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_lock)))
+        let lock = self.directory.join("lock");
+        if files::list(&self.directory)
+            .is_ok_and(|entries| entries.iter().all(|entry| *entry == lock))
         {
             // If this fails, an empty directory remains, which the next run takes.
             let _ = store::remove(&self.directory);
@@ -185,13 +206,24 @@ impl Drop for Staging {
     }
 }
 
+/// Returns `error` with the fact that the result at `output` is published nevertheless.
+pub fn published(output: &Path, error: Error) -> Error {
+    Error {
+        message: format!("{} is published, but {}", output.display(), error.message),
+        ..error
+    }
+    .hint("the result is complete; the same command removes what is left beside it")
+}
+
 /// Removes the staging directory of `output`, whose result is up to date, unless another run holds
-/// it.
+/// it or it is not a directory of this user.
 pub(super) fn remove_stale(output: &Path) -> Result<()> {
-    if layout::staging(output).exists()
+    if files::is_dir(&layout::staging(output))?
         && let Ok(staging) = Staging::lock(output, &[])
     {
-        staging.discard()?;
+        staging
+            .discard()
+            .map_err(|error| published(output, error))?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 use crate::transfer::read::Options;
 
@@ -86,7 +87,7 @@ pub struct StageNode {
 /// Returns a usage error if the file cannot be read or an override names no parameter, and a
 /// pipeline error if the text is not YAML.
 pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<PipelineFile> {
-    let text = std::fs::read_to_string(path)
+    let text = files::read_to_string(path)
         .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     parse(

@@ -8,6 +8,7 @@ use std::path::Path;
 use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::{Block, Buffer, root_as_footer, root_as_message};
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// Bytes at the end of a file, which contain the length of the footer in front of them.
@@ -31,7 +32,7 @@ pub(crate) fn open(
             "the file may be cut short or in the streaming format: write it again as an Arrow file",
         )
     };
-    let file = File::open(path)
+    let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     // The reader allocates what a block claims, and what its buffers claim after decompression.
     let length = file

@@ -13,15 +13,25 @@ pub(crate) mod record_batches;
 pub(crate) mod tfrecord;
 pub(crate) mod zarr;
 
-use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-/// Whether the file at `path` starts with `bytes`; `false` if it cannot be read.
-pub(crate) fn starts_with(path: &Path, bytes: &[u8]) -> bool {
+use crate::dataset::files;
+use crate::error::Result;
+
+/// Whether a file is at `path` and starts with `bytes`.
+///
+/// # Errors
+/// Returns an error if the file cannot be read.
+pub(crate) fn starts_with(path: &Path, bytes: &[u8]) -> Result<bool> {
+    if !files::is_file(path)? {
+        return Ok(false);
+    }
     let mut found = vec![0; bytes.len()];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut found))
-        .is_ok()
-        && found == bytes
+    let read = files::open(path).and_then(|mut file| file.read_exact(&mut found));
+    match read {
+        Ok(()) => Ok(found == bytes),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(files::unreadable(path, &error)),
+    }
 }

@@ -10,6 +10,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::arrow_ipc;
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// The kind of a file that holds a table.
@@ -95,7 +96,7 @@ impl TableFile {
 }
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-    let file = File::open(path)
+    let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
     ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
         Error::failed(format!(

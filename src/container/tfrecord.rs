@@ -4,13 +4,13 @@
 //! CRC-32C of the payload, all little-endian. A whole file may be compressed with gzip or zlib.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use prost::Message;
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// Bytes before and after a payload.
@@ -93,7 +93,7 @@ impl Records {
             Error::failed(format!("cannot read {}: {error}", path.display()))
                 .hint("fetch the file again")
         };
-        let mut file = File::open(path).map_err(failed)?;
+        let mut file = files::open(path).map_err(failed)?;
         let mut head = Vec::new();
         (&mut file)
             .take(HEAD as u64)

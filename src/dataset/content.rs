@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::store;
+use super::{files, store};
 use crate::error::{Error, Result};
 
 /// What identifies the bytes of a source: blake3 of the file, or of the relative names and contents
@@ -11,14 +11,14 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Where a file cannot be read.
 pub fn content_hash(path: &Path) -> Result<String> {
-    if !path.is_dir() {
+    if !files::is_dir(path)? {
         return store::digest(path).map(|digest| digest.blake3);
     }
-    let mut files = Vec::new();
-    collect(path, &mut files)?;
-    files.sort();
+    let mut found = Vec::new();
+    collect(path, &mut found)?;
+    found.sort();
     let mut hasher = blake3::Hasher::new();
-    for file in files {
+    for file in found {
         let name = file
             .strip_prefix(path)
             .unwrap_or(&file)
@@ -30,15 +30,14 @@ pub fn content_hash(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
-            collect(&path, files)?;
+    for path in files::list(folder).map_err(failed)? {
+        if files::is_dir(&path)? {
+            collect(&path, found)?;
         } else {
-            files.push(path);
+            found.push(path);
         }
     }
     Ok(())

@@ -207,7 +207,7 @@ impl Manifest {
     /// Parses a manifest.
     ///
     /// # Errors
-    /// Returns an error if `bytes` is not a manifest, or if its format is newer than [`VERSION`].
+    /// Returns an error if `bytes` is not a manifest, or if its format is newer than this build.
     pub fn parse(bytes: &[u8]) -> Result<Manifest> {
         #[derive(Deserialize)]
         struct Versioned {

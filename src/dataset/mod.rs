@@ -13,6 +13,7 @@
 pub mod block;
 pub mod computed_columns;
 mod content;
+pub mod files;
 pub mod layout;
 pub mod manifest;
 pub mod read;
@@ -53,7 +54,7 @@ pub struct Dataset {
     /// The schema of `steps` in memory: vectors are `FixedSizeList`.
     pub steps: SchemaRef,
     /// How columns of `steps` are decoded, if any is not read as it is stored.
-    pub decoded: Option<Decoded>,
+    pub(crate) decoded: Option<Decoded>,
     /// The schema of `trajectories`.
     pub trajectories: SchemaRef,
     /// The record of which files this process has verified.
@@ -77,7 +78,9 @@ impl Dataset {
     /// footer of the first shard cannot be read.
     pub fn open(path: &Path) -> Result<Dataset> {
         let manifest_path = layout::manifest(path);
-        let bytes = std::fs::read(&manifest_path).map_err(|error| no_manifest(path, &error))?;
+        let Some(bytes) = files::read_if_present(&manifest_path)? else {
+            return Err(no_manifest(path)?);
+        };
         let manifest =
             Manifest::parse(&bytes).map_err(|error| error.at(manifest_path.display()))?;
         let first = manifest.shards.first().ok_or_else(|| {
@@ -154,7 +157,7 @@ impl Dataset {
     }
 
     /// Returns the dataset with columns of `steps` decoded by `by`.
-    pub fn decoding(self, by: Arc<dyn Decode>) -> Dataset {
+    pub(crate) fn decoding(self, by: Arc<dyn Decode>) -> Dataset {
         let field = |field: &Arc<_>| by.field(field).map_or_else(|| Arc::clone(field), Arc::new);
         let steps = Arc::new(Schema::new(
             self.steps.fields().iter().map(field).collect::<Vec<_>>(),
@@ -173,7 +176,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Returns the errors of [`ShardReader::open`].
-    pub fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
+    pub(crate) fn open_steps(&self, shard: &ShardEntry) -> Result<ShardReader> {
         let file = self.file(&shard.steps);
         match &self.decoded {
             Some(decoded) => Ok(ShardReader::open(file, &decoded.stored)?.decoding(&decoded.by)),
@@ -185,7 +188,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Returns the errors of [`ShardReader::open`].
-    pub fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
+    pub(crate) fn open_trajectories(&self, shard: &ShardEntry) -> Result<ShardReader> {
         ShardReader::open(self.file(&shard.trajectories), &self.trajectories)
     }
 
@@ -233,19 +236,21 @@ impl Dataset {
 }
 
 /// Returns the error of a path without a readable manifest.
-fn no_manifest(path: &Path, error: &std::io::Error) -> Error {
+fn no_manifest(path: &Path) -> Result<Error> {
     let place = path.display();
-    if !path.exists() {
-        return Error::failed(format!("{place} does not exist")).hint(
+    if !files::exists(path)? {
+        return Ok(Error::failed(format!("{place} does not exist")).hint(
             "check the path; a pipeline's relative paths start at the folder of the pipeline file",
-        );
+        ));
     }
-    let why = match error.kind() {
-        _ if path.is_file() => "it is a file, not a directory".to_owned(),
-        std::io::ErrorKind::NotFound => "it has no dataset.json".to_owned(),
-        _ => format!("cannot read its dataset.json: {error}"),
+    let why = if files::is_file(path)? {
+        "it is a file, not a directory"
+    } else {
+        "it has no dataset.json"
     };
-    Error::failed(format!("{place} is not a trajmill dataset: {why}")).hint(format!(
-        "`trajmill import {place} NAME` converts a dataset in another format"
-    ))
+    Ok(
+        Error::failed(format!("{place} is not a trajmill dataset: {why}")).hint(format!(
+            "`trajmill import {place} NAME` converts a dataset in another format"
+        )),
+    )
 }

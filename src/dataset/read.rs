@@ -16,6 +16,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 
+use super::files;
 use super::row_group::Origin;
 use super::schema;
 use super::vector_reader::{Part, Vector};
@@ -69,7 +70,7 @@ fn footer(file: &File, path: &Path) -> Result<ArrowReaderMetadata> {
 /// # Errors
 /// Returns an error if the file cannot be read or its footer is damaged.
 pub fn file_schema(path: &Path) -> Result<SchemaRef> {
-    let file = File::open(path)
+    let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(Arc::clone(footer(&file, path)?.schema()))
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::content_hash;
 use super::verified::{Stamp, TICK, replaced};
+use super::{content_hash, files};
 use crate::error::{Error, Result};
 
 /// The content of a file or a folder when it was hashed. An importer opens files as often as it
@@ -78,9 +78,7 @@ fn stamps(path: &Path) -> Result<Vec<(PathBuf, Stamp)>> {
             found.push((path, Stamp::of(&about)));
             continue;
         }
-        for entry in std::fs::read_dir(&path).map_err(|error| failed(&path, error))? {
-            folders.push(entry.map_err(|error| failed(&path, error))?.path());
-        }
+        folders.extend(files::list(&path).map_err(|error| failed(&path, error))?);
     }
     found.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(found)

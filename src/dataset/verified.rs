@@ -26,10 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Mode, OFlags};
-
 use super::manifest::FileEntry;
-use super::{layout, store};
+use super::{files, layout, store};
 use crate::error::{Error, Result, wording};
 
 /// Twice the longest time between two ticks of the clock that dates changes of files.
@@ -188,19 +186,7 @@ impl DatasetFile {
     }
 
     fn regular(&self) -> Result<File> {
-        // Without NONBLOCK, opening a pipe waits for its other end.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::open(&self.path, flags, Mode::empty())
-            .map_err(|error| self.unreadable(&error.into()))?;
-        let file = File::from(file);
-        let about = file.metadata().map_err(|error| self.unreadable(&error))?;
-        if about.is_file() {
-            return Ok(file);
-        }
-        Err(
-            Error::failed(format!("{} is not a regular file", self.path.display()))
-                .hint("restore the file from a copy, or make the dataset again"),
-        )
+        files::open(&self.path).map_err(|error| self.unreadable(&error))
     }
 
     fn stamp_of(&self, file: &File) -> Result<Stamp> {
@@ -380,7 +366,12 @@ mod tests {
         let ledger = Ledger::default();
         let file = file(folder.path(), b"right", &ledger);
         store::remove(file.path()).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, file.path(), Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::fs::mkfifoat(
+            rustix::fs::CWD,
+            file.path(),
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        )
+        .unwrap();
         let error = file.open().unwrap_err().message;
         assert!(error.contains("is not a regular file"), "{error}");
     }

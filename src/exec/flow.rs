@@ -39,7 +39,7 @@ impl Flow {
     }
 
     /// Adds what went through another part of the same stage.
-    pub fn add(&mut self, other: &Flow) {
+    pub(crate) fn add(&mut self, other: &Flow) {
         self.rows_in += other.rows_in;
         self.rows_out += other.rows_out;
         self.trajectories_in += other.trajectories_in;

@@ -30,8 +30,10 @@ use crate::stage::{Facts, Transform};
 pub use blocks::Readers;
 pub use clock::Clock;
 pub use flow::Flow;
-pub use selection::{Piece, SelectionTable, select};
-pub use tasks::{Task, cut};
+pub use selection::Piece;
+pub(crate) use selection::{SelectionTable, select};
+pub use tasks::Task;
+pub(crate) use tasks::cut;
 pub use train::train;
 
 /// The resources that a phase may use. They change no byte of its result.

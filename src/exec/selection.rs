@@ -318,11 +318,6 @@ impl SelectionTable {
         &self.batch
     }
 
-    /// Returns whether no trajectory was kept.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Returns the number of rows of steps of all trajectories.
     ///
     /// # Errors

@@ -20,7 +20,6 @@ mod session;
 
 pub use aggregate::Aggregate;
 pub use along::Edge;
-pub use parse::quote_columns;
 pub use scalar::Expression;
 
 /// Why an expression cannot be bound to columns.

@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use super::{Detection, Evidence, Format};
 use crate::container::record_batches::TableFile;
 use crate::container::{arrow_ipc, starts_with};
+use crate::dataset::files;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
@@ -31,7 +32,6 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "arrow",
-    about: "Arrow IPC, which can be mapped into memory: a file, or a directory with steps.arrow",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: detect,
@@ -58,19 +58,19 @@ const STEPS: &str = "steps.arrow";
 /// The table of trajectories in a directory that trajmill wrote.
 const TRAJECTORIES: &str = "trajectories.arrow";
 
-fn detect(path: &Path) -> bool {
-    path.join(STEPS).is_file() || starts_with(path, MAGIC)
+fn detect(path: &Path) -> Result<bool> {
+    Ok(files::is_file(&path.join(STEPS))? || starts_with(path, MAGIC)?)
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let steps = if path.is_dir() {
+    let steps = if files::is_dir(path)? {
         path.join(STEPS)
     } else {
         path.to_owned()
     };
     let steps = table::open(path, vec![steps], TableFile::Arrow, options)?;
     let table_path = path.join(TRAJECTORIES);
-    if !table_path.is_file() {
+    if !files::is_file(&table_path)? {
         return Ok(steps);
     }
     let table = arrow_ipc::open(&table_path, None)?;

@@ -30,7 +30,6 @@ use crate::transfer::write::{
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "d3rlpy",
-    about: "d3rlpy's ReplayBuffer.dump: HDF5 with a set of arrays for each trajectory",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: detect,
@@ -55,16 +54,20 @@ const PREFIX: &str = "trajmill/";
 const VERSION: &str = "2.1";
 
 /// Whether the file at `path` is a dump of a replay buffer.
-fn detect(path: &Path) -> bool {
-    let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok()).flatten();
-    file.is_some_and(|file| {
-        ["num_episodes", "columns", "version"]
-            .iter()
-            .all(|name| file.dataset(name).is_ok())
-    })
+fn detect(path: &Path) -> Result<bool> {
+    if !hdf5::is_hdf5(path)? {
+        return Ok(false);
+    }
+    let file = hdf5::open(path)?;
+    for name in ["num_episodes", "columns", "version"] {
+        if !hdf5::has_array(&file, name)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
-fn note(path: &Path) -> Option<String> {
+fn note(path: &Path) -> Result<Option<Value>> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 
@@ -139,7 +142,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .take_while(|member| arrays.contains_key(&format!("observations_0_{member}")))
         .count() as u64;
     let is_tuple = !arrays.contains_key("observations_0") && members > 0;
-    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))
+    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))?
         .map(|text| Envelope::parse(&text))
         .transpose();
     let envelope = envelope.map_err(|error| error.at(path.display()))?;
@@ -207,8 +210,8 @@ impl Dump {
                 .hint("the file is incomplete: export the dataset again")
         })?;
         let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
+        hdf5::attributes(&group, &mut attributes)?;
         hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
-        hdf5::attributes(&group, &mut attributes);
         let line = attributes
             .get("line")
             .and_then(Value::as_str)

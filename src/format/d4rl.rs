@@ -29,7 +29,6 @@ use crate::transfer::write::{
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "d4rl",
-    about: "D4RL HDF5: one file, trajectories end to end, with terminals and timeouts",
     detection: Some(Detection {
         evidence: Evidence::Container,
         probe: hdf5::is_hdf5,
@@ -60,7 +59,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     )?))
 }
 
-fn note(path: &Path) -> Option<String> {
+fn note(path: &Path) -> Result<Option<serde_json::Value>> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 

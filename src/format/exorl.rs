@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::{arrays, npz};
+use crate::dataset::files;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -21,10 +22,9 @@ use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "exorl",
-    about: "ExORL, DrQ, V-D4RL: a directory of episode_*.npz, one file per trajectory; import only",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| path.is_dir() && files(path).is_ok_and(|files| !files.is_empty()),
+        probe: |path| Ok(files::is_dir(path)? && !episodes(path)?.is_empty()),
     }),
     read: Some(Reader {
         takes: &[],
@@ -35,22 +35,21 @@ pub(crate) const FORMAT: Format = Format {
 };
 
 /// Returns the files of trajectories in the directory `path`, in the order of their numbers.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
+fn episodes(path: &Path) -> Result<Vec<PathBuf>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
+    let mut found = Vec::new();
+    for file in files::list(path).map_err(failed)? {
         let name = file
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        if name.starts_with("episode_") && npz::is_npz(&file) {
-            files.push(file);
+        if name.starts_with("episode_") && npz::is_npz(&file)? {
+            found.push(file);
         }
     }
-    files.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
-    Ok(files)
+    found.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    Ok(found)
 }
 
 /// A directory of episodes, read one file at a time.
@@ -61,7 +60,7 @@ struct Episodes {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let mut files = files(path)?.into_iter();
+    let mut files = episodes(path)?.into_iter();
     if files.len() == 0 {
         return Err(Error::failed(format!(
             "{}: there are no files `episode_*.npz` with trajectories",

@@ -23,6 +23,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::dataset::files;
 use crate::error::{Error, Result, caught, nearest};
 use crate::inspect::{self, Findings};
 use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
@@ -55,8 +56,6 @@ pub const FORMATS: &[Format] = &[
 pub struct Format {
     /// The name in `--from`, `--to` and `format:`.
     pub name: &'static str,
-    /// A description in one line.
-    pub about: &'static str,
     /// How a file or directory of this format is recognised; `None` if the user has to name the
     /// format.
     pub detection: Option<Detection>,
@@ -74,7 +73,9 @@ pub struct Detection {
     /// The strength of the evidence that `probe` looks for.
     pub evidence: Evidence,
     /// Returns whether a file or directory looks like the format.
-    pub probe: fn(&Path) -> bool,
+    ///
+    /// An error means that this cannot be found out, so that no weaker match is taken instead.
+    pub probe: fn(&Path) -> Result<bool>,
 }
 
 /// The strength of evidence for a format, strongest first. Formats with stronger evidence are tried
@@ -191,10 +192,7 @@ impl Format {
         let place = path.display().to_string();
         let inner = caught(&place, || {
             let source = (reader.open)(path, options)?;
-            Ok(match origin(path) {
-                Some(note) => restore::restored(source, &note),
-                None => source,
-            })
+            Ok(restore::restored(source, origin(path)?.as_ref()))
         })?;
         Ok(Box::new(Guarded::new(inner, place)))
     }
@@ -222,10 +220,10 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
                     .hint(format!("the formats are {}", names()))
             });
     }
-    if !path.exists() {
+    if !files::exists(path)? {
         return Err(Error::failed(format!("{} does not exist", path.display())));
     }
-    detect(path).ok_or_else(|| {
+    detect(path)?.ok_or_else(|| {
         Error::failed(format!("cannot tell the format of {}", path.display())).hint(format!(
             "name the format with `--from`, or `format:` in a pipeline: {}",
             names()
@@ -234,17 +232,19 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
 }
 
 /// Returns the format that `path` looks like, by the strongest evidence.
-fn detect(path: &Path) -> Option<&'static Format> {
-    let fits = |evidence: Evidence, format: &Format| {
-        // A probe only chooses the reader, which then reports the faults of the file.
-        format.detection.as_ref().is_some_and(|detection| {
-            detection.evidence == evidence
-                && caught(path.display(), || Ok((detection.probe)(path))).unwrap_or(false)
-        })
-    };
-    [Evidence::Marker, Evidence::Layout, Evidence::Container]
-        .into_iter()
-        .find_map(|evidence| FORMATS.iter().find(|format| fits(evidence, format)))
+fn detect(path: &Path) -> Result<Option<&'static Format>> {
+    for evidence in [Evidence::Marker, Evidence::Layout, Evidence::Container] {
+        for format in FORMATS {
+            // A probe only chooses the reader, which then reports the faults of the file.
+            if let Some(detection) = &format.detection
+                && detection.evidence == evidence
+                && caught(path.display(), || (detection.probe)(path))?
+            {
+                return Ok(Some(format));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the format `name`, which can be written.
@@ -270,13 +270,20 @@ pub fn writable(name: &str) -> Result<&'static Format> {
 }
 
 /// Returns the note of origin of the output at `path`; `None` if trajmill did not write it.
-pub fn origin(path: &Path) -> Option<Value> {
-    if path.is_dir() {
+///
+/// # Errors
+/// Returns an error if a note exists that cannot be read or is damaged.
+pub fn origin(path: &Path) -> Result<Option<Value>> {
+    if files::is_dir(path)? {
         return note::of_directory(path);
     }
-    let text = FORMATS
+    let notes = FORMATS
         .iter()
-        .filter_map(|format| format.write.as_ref()?.note)
-        .find_map(|note| note(path))?;
-    serde_json::from_str(&text).ok()
+        .filter_map(|format| format.write.as_ref()?.note);
+    for note in notes {
+        if let Some(note) = note(path)? {
+            return Ok(Some(note));
+        }
+    }
+    Ok(None)
 }

@@ -25,7 +25,6 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "npy",
-    about: "a directory of npy files, one per column, which numpy can map into memory; export only",
     detection: None,
     read: None,
     write: Some(Writer {

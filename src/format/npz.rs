@@ -13,7 +13,6 @@ use crate::transfer::read::{Options, Reader, Source};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "npz",
-    about: "npz: arrays that hold all trajectories, told apart by flags or indices; import only",
     detection: Some(Detection {
         evidence: Evidence::Container,
         probe: npz::is_npz,
@@ -31,7 +30,7 @@ const IMITATION: [&str; 3] = ["obs", "acts", "indices"];
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     // `imitation` stores `infos` as pickled objects. The import does not need them.
-    let names = npz::names(path).unwrap_or_default();
+    let names = npz::names(path)?.unwrap_or_default();
     let imitation = IMITATION
         .iter()
         .all(|own| names.iter().any(|name| name == own));

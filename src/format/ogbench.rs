@@ -27,7 +27,6 @@ use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "ogbench",
-    about: "OGBench npz: arrays that hold all trajectories, final observations included",
     detection: Some(Detection {
         evidence: Evidence::Layout,
         probe: detect,
@@ -53,8 +52,8 @@ const MARKER: &str = "trajmill/ogbench";
 
 /// Whether the file at `path` has OGBench's arrays and none that would give its rows another
 /// meaning, or has [`MARKER`].
-fn detect(path: &Path) -> bool {
-    let names = npz::names(path).unwrap_or_default();
+fn detect(path: &Path) -> Result<bool> {
+    let names = npz::names(path)?.unwrap_or_default();
     let has = |name: &str| names.iter().any(|known| known == name);
     let own = ["observations", "actions", "terminals"]
         .iter()
@@ -68,10 +67,10 @@ fn detect(path: &Path) -> bool {
     ]
     .iter()
     .any(|name| has(name));
-    own && (!other || has(MARKER))
+    Ok(own && (!other || has(MARKER)))
 }
 
-fn note(path: &Path) -> Option<String> {
+fn note(path: &Path) -> Result<Option<serde_json::Value>> {
     envelope::note_of_npz(path, PREFIX)
 }
 

@@ -13,6 +13,7 @@ use parquet::arrow::ArrowWriter;
 use super::{Detection, Evidence, Format};
 use crate::container::record_batches::TableFile;
 use crate::container::starts_with;
+use crate::dataset::files;
 use crate::dataset::store::{self, HashingFile};
 use crate::dataset::{schema, write};
 use crate::error::{Error, Result};
@@ -23,7 +24,6 @@ use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "parquet",
-    about: "plain Parquet: a file or a folder of files, one row per step, any column names",
     detection: Some(Detection {
         evidence: Evidence::Container,
         probe: detect,
@@ -45,11 +45,11 @@ pub(crate) const FORMAT: Format = Format {
 /// it.
 const FILE_ROWS: u64 = 1 << 20;
 
-fn detect(path: &Path) -> bool {
-    if path.is_dir() {
-        files(path).is_ok_and(|files| !files.is_empty())
+fn detect(path: &Path) -> Result<bool> {
+    if files::is_dir(path)? {
+        Ok(!data_files(path)?.is_empty())
     } else {
-        is_parquet(path) || starts_with(path, b"PAR1")
+        Ok(is_parquet(path) || starts_with(path, b"PAR1")?)
     }
 }
 
@@ -63,41 +63,39 @@ fn is_parquet(path: &Path) -> bool {
 
 /// Returns the Parquet files under `path` in natural order. Files and folders whose names begin
 /// with a dot or an underscore are ignored.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
+fn data_files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !files::is_dir(path)? {
         return Ok(vec![path.to_owned()]);
     }
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
-    let mut entries = std::fs::read_dir(path)
-        .map_err(failed)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed)?;
     let name = |path: &PathBuf| {
         path.file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default()
     };
-    entries.retain(|entry| {
-        !name(entry).starts_with(['.', '_']) && (entry.is_dir() || is_parquet(entry))
-    });
+    let mut entries = Vec::new();
+    for entry in files::list(path).map_err(failed)? {
+        if !name(&entry).starts_with(['.', '_']) && (is_parquet(&entry) || files::is_dir(&entry)?) {
+            entries.push(entry);
+        }
+    }
     entries.sort_by(|a, b| natural(&name(a), &name(b)));
     Ok(entries
         .iter()
-        .map(|entry| files(entry))
+        .map(|entry| data_files(entry))
         .collect::<Result<Vec<_>>>()?
         .concat())
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    if path.join("dataset.json").exists() && path.join("steps").is_dir() {
+    if files::exists(&path.join("dataset.json"))? && files::is_dir(&path.join("steps"))? {
         return Err(
             Error::failed(format!("{} is already a trajmill dataset", path.display()))
                 .hint("use it as `source:` of a pipeline without importing it"),
         );
     }
-    table::open(path, files(path)?, TableFile::Parquet, options)
+    table::open(path, data_files(path)?, TableFile::Parquet, options)
 }
 
 fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Result<Written> {

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::{self, ArrayLayout, ArrayReader, StoredArray};
 use crate::container::dtype;
+use crate::dataset::files;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -26,12 +27,11 @@ use crate::transfer::read::{Options, Reader, Source};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "tensordict",
-    about: "TensorDict memory maps: meta.json and .memmap files, with TorchRL's `next/`",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {
-            path.join("meta.json").is_file()
-                && metadata(path).is_ok_and(|meta| is_tensordict(&meta))
+            let meta = files::read_if_present(&path.join("meta.json"))?.unwrap_or_default();
+            Ok(serde_json::from_slice(&meta).is_ok_and(|meta| is_tensordict(&meta)))
         },
     }),
     read: Some(Reader {
@@ -57,7 +57,7 @@ const OWN_KEYS: [&str; 5] = ["shape", "device", "_type", "is_locked", "is_memmap
 /// Returns the content of a directory's `meta.json`.
 fn metadata(folder: &Path) -> Result<Map<String, Value>> {
     let path = folder.join("meta.json");
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let text = files::read_to_string(&path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("every directory of a TensorDict has this file: save the TensorDict again")
     })?;
@@ -221,7 +221,7 @@ impl ArrayReader for RawRows {
         if self.file.is_none() {
             self.file = Some(BufReader::with_capacity(
                 1 << 18,
-                File::open(&self.path).map_err(failed)?,
+                files::open(&self.path).map_err(failed)?,
             ));
         }
         let mut bytes = vec![0; rows as usize * self.row_bytes];

@@ -15,6 +15,7 @@ use serde_json::Map;
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::{ArrayLayout, ArrayReader, StoredArray, decode};
 use crate::container::zarr::{Array, Chunks, Store};
+use crate::dataset::files;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -24,12 +25,12 @@ use crate::transfer::read::{Options, Reader, Source};
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "zarr",
-    about: "diffusion-policy's zarr: data/* and meta/episode_ends, in a directory or .zarr.zip",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {
-            path.join("meta/episode_ends/.zarray").is_file()
-                || (path.is_file() && path.to_string_lossy().to_lowercase().ends_with(".zarr.zip"))
+            let named = path.to_string_lossy().to_lowercase().ends_with(".zarr.zip");
+            Ok(files::is_file(&path.join("meta/episode_ends/.zarray"))?
+                || named && files::is_file(path)?)
         },
     }),
     read: Some(Reader {

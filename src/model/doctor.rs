@@ -1,14 +1,14 @@
 //! Reports the runtimes, devices and libraries on this machine, and what to install for the missing
 //! ones.
 
-use super::{Device, Options, Runtime, embedded, library, onnx};
+use super::{Device, ModelOptions, Runtime, embedded, library, onnx};
 
 /// Returns the findings as pairs of a subject and a text, in the order in which to print them.
 pub fn doctor() -> Vec<(String, String)> {
     let mut report = Vec::new();
     let mut say = |subject: &str, finding: String| report.push((subject.to_owned(), finding));
 
-    match Runtime::find(&Options::default()) {
+    match Runtime::find(&ModelOptions::default()) {
         Ok(runtime) => {
             say(
                 "in use",
@@ -82,7 +82,7 @@ pub fn doctor() -> Vec<(String, String)> {
     if driver.is_none() {
         return report;
     }
-    match Runtime::find(&Options {
+    match Runtime::find(&ModelOptions {
         device: Device::Cuda(vec![0]),
         tf32: false,
     }) {

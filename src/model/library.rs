@@ -284,12 +284,8 @@ fn files(folder: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
-    let mut children: Vec<PathBuf> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    // A folder that cannot be read offers no library.
+    let mut children = crate::dataset::files::list(folder).unwrap_or_default();
     children.sort();
     children
 }

@@ -69,9 +69,9 @@ impl std::str::FromStr for Device {
 /// The note of a runtime that is not on CUDA although TF32 was requested.
 const TF32_UNUSED: &str = "`--tf32` has no effect: models run on the CPU";
 
-/// The user's requests for the runtime.
+/// Options of the model runtime.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ModelOptions {
     /// The device to run models on.
     pub device: Device,
     /// Whether CUDA may round float32 products to TF32, which is faster, with an error of at most
@@ -175,7 +175,7 @@ impl Runtime {
     /// # Errors
     /// Returns an error if `options` request CUDA, or the environment requests a library or
     /// runtime, and it is not available.
-    pub fn find(options: &Options) -> Result<Runtime> {
+    pub fn find(options: &ModelOptions) -> Result<Runtime> {
         let cuda = matches!(options.device, Device::Cuda(_));
         let mut notes: Vec<String> = match library::find()? {
             Some(found) => match onnx::OnnxRuntime::load(&found, options) {
@@ -199,6 +199,7 @@ impl Runtime {
     }
 
     /// Returns the embedded runtime.
+    #[cfg(any(test, feature = "faults"))]
     pub fn embedded() -> Runtime {
         Runtime::Embedded(embedded::EmbeddedRuntime { notes: Vec::new() })
     }
@@ -323,11 +324,6 @@ impl Data<'_> {
             Data::I64(values) => values.len(),
             Data::U8(values) => values.len(),
         }
-    }
-
-    /// Returns whether there are no values.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

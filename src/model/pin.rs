@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::Spec;
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// The identity of a model's bytes. Clones share it.
@@ -61,6 +62,6 @@ impl Spec {
 
 /// Reads a model file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path)
+    files::read(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
 }

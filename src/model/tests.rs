@@ -23,7 +23,7 @@ fn runtimes() -> Vec<Runtime> {
         how: "a test".to_owned(),
         demanded: true,
     });
-    let options = Options {
+    let options = ModelOptions {
         device: Device::Cpu,
         tf32: false,
     };
@@ -353,7 +353,7 @@ fn a_build_for_the_cpu_refuses_cuda() {
     if onnx::providers(&found).unwrap().contains(&"CUDA") {
         return;
     }
-    let options = Options {
+    let options = ModelOptions {
         device: Device::Cuda(vec![0]),
         tf32: false,
     };

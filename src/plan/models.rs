@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Training;
 use crate::config::PipelineFile;
-use crate::dataset::layout;
+use crate::dataset::{files, layout};
 use crate::error::{Error, Result};
 use crate::model::{Runtime, Spec};
 use crate::stage::{Models, Ports};
@@ -49,7 +49,7 @@ impl Models for Library<'_> {
         if let Some(spec) = self.trained.iter().find(|spec| spec.path == located) {
             return Ok(spec.clone());
         }
-        if !located.is_file() {
+        if !files::is_file(&located)? {
             let message = format!("no such model file: {}", located.display());
             return Err(Error::failed(message).hint(RELATIVE));
         }
@@ -64,10 +64,10 @@ impl Models for Library<'_> {
 
     fn text(&self, path: &str) -> Result<String> {
         let mut located = self.pipeline.locate(path);
-        if located.is_dir() {
+        if files::is_dir(&located)? {
             located = layout::manifest(&located);
         }
-        std::fs::read_to_string(&located).map_err(|error| {
+        files::read_to_string(&located).map_err(|error| {
             Error::failed(format!("cannot read {}: {error}", located.display())).hint(RELATIVE)
         })
     }

@@ -12,7 +12,7 @@ use crate::config::{Content, Diagnostic, Node, PipelineFile, Span, StageNode};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::TOOL;
 use crate::error::Result;
-use crate::model::{Device, Options, Pin, Runtime};
+use crate::model::{Device, ModelOptions, Pin, Runtime};
 use crate::stage::{
     Bound, Check, Context, Materialise, Misfit, NAMED_BY_STAGES, Operator, PRIVATE_PREFIX, Role,
     STAGES, Stage, TrainIdm,
@@ -25,7 +25,7 @@ use crate::train;
 /// # Errors
 /// Returns a pipeline error with every fault found, or a failure if a dataset or the runtime cannot
 /// be used at all.
-pub fn resolve(pipeline: &PipelineFile, options: &Options) -> Result<Plan> {
+pub fn resolve(pipeline: &PipelineFile, options: &ModelOptions) -> Result<Plan> {
     let mut faults = pipeline.faults.clone();
     let (sources, imports): (Vec<Dataset>, Vec<Option<SourceToImport>>) =
         sources::look(pipeline, &mut faults).into_iter().unzip();

@@ -13,7 +13,7 @@ use super::Fingerprint;
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory, type_name};
-use crate::dataset::{Dataset, SourceContent, layout, write};
+use crate::dataset::{Dataset, SourceContent, files, layout, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed, wider};
@@ -167,7 +167,7 @@ fn find(pipeline: &PipelineFile, input: &Input) -> Result<Found> {
     fingerprint.set("tool", TOOL);
     let own = match input.format.as_deref() {
         Some(format) => format == OWN,
-        None => layout::manifest(&path).exists() || !path.exists(),
+        None => files::exists(&layout::manifest(&path))? || !files::exists(&path)?,
     };
     if own {
         find_own(pipeline, input, path, fingerprint)

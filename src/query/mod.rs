@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Only this module has a runtime for asynchronous code, and all of its public functions are
-//! synchronous. Indices of arrays start at 1. Unless [`Options::unsafe_sql`] is set, a query only
-//! reads, and only the files that the manifests list.
+//! synchronous. Indices of arrays start at 1. Unless [`SessionOptions::unsafe_sql`] is set, a query
+//! only reads, and only the files that the manifests list.
 
 mod fault;
 pub mod print;
@@ -32,7 +32,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, ShardEntry};
-use crate::error::{Error, Kind, Result, panic_message};
+use crate::error::{Error, ErrorKind, Result, panic_message};
 use table::Table;
 
 const CATALOG: &str = "trajmill";
@@ -43,7 +43,7 @@ const STACK: usize = 256 << 20;
 
 /// Options of a query session.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+pub struct SessionOptions {
     /// Number of threads; 0 means one per core.
     pub threads: usize,
     /// Memory that sorts, joins and aggregates may use before they spill to the temporary
@@ -62,9 +62,9 @@ pub struct Session {
 }
 
 /// A function that receives the batches of a result. It returns `Break` to stop the query.
-pub type Each<'a> = dyn FnMut(&RecordBatch) -> Result<ControlFlow<()>> + Send + 'a;
+type Each<'a> = dyn FnMut(&RecordBatch) -> Result<ControlFlow<()>> + Send + 'a;
 
-fn context(options: &Options, environment: Arc<RuntimeEnv>) -> SessionContext {
+fn context(options: &SessionOptions, environment: Arc<RuntimeEnv>) -> SessionContext {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut config = SessionConfig::new()
         .with_target_partitions(if options.threads == 0 {
@@ -121,7 +121,7 @@ impl Session {
     /// # Errors
     /// Returns an error if two datasets have the same name, or if the directory of a dataset does
     /// not exist.
-    pub fn open(datasets: &[(String, Dataset)], options: &Options) -> Result<Session> {
+    pub fn open(datasets: &[(String, Dataset)], options: &SessionOptions) -> Result<Session> {
         let mut environment = RuntimeEnvBuilder::new();
         if let Some(bytes) = options.memory {
             environment = environment.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
@@ -189,8 +189,8 @@ impl Session {
     /// the result.
     ///
     /// # Errors
-    /// Returns an error of the kind [`Kind::Usage`] if the statement is refused or does not match
-    /// the tables, and another error if it fails while it runs or if `each` fails.
+    /// Returns an error of the kind [`ErrorKind::Usage`] if the statement is refused or does not
+    /// match the tables, and another error if it fails while it runs or if `each` fails.
     pub fn stream(&self, sql: &str, each: &mut Each<'_>) -> Result<()> {
         readonly::measure(sql, !self.unsafe_sql)?;
         deep(|| self.runtime.block_on(self.run(sql, each)))
@@ -222,7 +222,7 @@ impl Session {
     pub fn check(&self, table: &str, predicate: &str) -> Result<bool> {
         // The predicate is part of a pipeline, so the command line is not wrong.
         let at = |error: Error| Error {
-            kind: Kind::Failed,
+            kind: ErrorKind::Failed,
             ..error.at(format_args!("check `{predicate}`"))
         };
         readonly::measure(predicate, true).map_err(at)?;

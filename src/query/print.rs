@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, StringBuilder};
@@ -30,7 +30,7 @@ const ROW_GROUP: usize = 64 << 20;
 
 /// The format of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum ResultFormat {
     /// Boxes drawn with characters.
     Table,
     /// Comma-separated values with a header. Lists are JSON text.
@@ -46,11 +46,11 @@ pub enum Format {
 ///
 /// # Errors
 /// Returns an error if the query fails, if `out` cannot be written, or if `format` is Parquet,
-/// which only [`save`] writes.
-pub fn print(
+/// which only [`save_result`] writes.
+pub fn print_result(
     session: &Session,
     sql: &str,
-    format: Format,
+    format: ResultFormat,
     out: &mut (dyn Write + Send),
 ) -> Result<u64> {
     let mut text = Text {
@@ -94,7 +94,7 @@ fn flushed(written: io::Result<()>) -> Result<bool> {
 
 /// Converts batches to text.
 struct Text {
-    format: Format,
+    format: ResultFormat,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
     boxes: usize,
@@ -104,7 +104,7 @@ struct Text {
 impl Text {
     fn push(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
         match self.format {
-            Format::Table => {
+            ResultFormat::Table => {
                 self.pending_rows += batch.num_rows();
                 self.pending.push(batch.clone());
                 if self.pending_rows >= BOX {
@@ -113,7 +113,7 @@ impl Text {
                     Ok(Vec::new())
                 }
             }
-            Format::Csv => {
+            ResultFormat::Csv => {
                 let mut writer = arrow::csv::WriterBuilder::new()
                     .with_header(self.header && batch.num_columns() > 0)
                     .build(Vec::new());
@@ -121,14 +121,14 @@ impl Text {
                 self.header = false;
                 Ok(writer.into_inner())
             }
-            Format::Json => {
+            ResultFormat::Json => {
                 let options = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
                 let mut writer = options.build::<_, LineDelimited>(Vec::new());
                 writer.write(batch)?;
                 writer.finish()?;
                 Ok(writer.into_inner())
             }
-            Format::Parquet => Err(Error::usage("the format `parquet` needs an output file")
+            ResultFormat::Parquet => Err(Error::usage("the format `parquet` needs an output file")
                 .hint("name one with `-o FILE`")),
         }
     }
@@ -206,11 +206,18 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
 /// # Errors
 /// Returns an error if `path` exists, the query fails, or the file cannot be written. Then nothing
 /// is left behind.
-pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result<u64> {
+pub fn save_result(session: &Session, sql: &str, format: ResultFormat, path: &Path) -> Result<u64> {
     if path.symlink_metadata().is_ok() {
         return Err(exists(path));
     }
-    let partial = partial(path)?;
+    if path.file_name().is_none() {
+        return Err(Error::usage(format!(
+            "{} is not a file name",
+            path.display()
+        )));
+    }
+    // Beside the result, hidden, and this process's own.
+    let partial = layout::hidden(path, &format!(".{}.tmp", std::process::id()));
     let written =
         write_file(session, sql, format, &partial).and_then(|rows| {
             match store::publish(&partial, path)? {
@@ -223,7 +230,10 @@ pub fn save(session: &Session, sql: &str, format: Format, path: &Path) -> Result
         store::remove(&partial).ok();
     }
     let rows = written?;
-    store::sync_dir(layout::folder(&partial))?;
+    store::sync_dir(layout::folder(&partial)).map_err(|error| Error {
+        message: format!("{} is written, but {}", path.display(), error.message),
+        ..error
+    })?;
     Ok(rows)
 }
 
@@ -232,26 +242,13 @@ fn exists(path: &Path) -> Error {
         .hint("remove it, or choose another name: an existing file is never replaced")
 }
 
-/// Returns the path of a result until it is complete: a hidden file beside `path` that belongs to
-/// this process.
-fn partial(path: &Path) -> Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| Error::usage(format!("{} is not a file name", path.display())))?;
-    Ok(layout::folder(path).join(format!(
-        ".{}.{}.tmp",
-        name.to_string_lossy(),
-        std::process::id()
-    )))
-}
-
-fn write_file(session: &Session, sql: &str, format: Format, path: &Path) -> Result<u64> {
+fn write_file(session: &Session, sql: &str, format: ResultFormat, path: &Path) -> Result<u64> {
     let mut file = store::create(path)?;
-    let rows = if format == Format::Parquet {
+    let rows = if format == ResultFormat::Parquet {
         write_parquet(session, sql, &mut file)?
     } else {
         let mut out = io::BufWriter::new(&mut file);
-        print(session, sql, format, &mut out)?
+        print_result(session, sql, format, &mut out)?
     };
     store::sync(&file, path)?;
     Ok(rows)

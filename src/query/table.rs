@@ -64,8 +64,7 @@ impl Table {
     /// distinguishes it from the other tables of the session.
     ///
     /// # Errors
-    /// Returns an error if the dataset's directory does not exist, or if a path cannot be written
-    /// as a URL.
+    /// Returns an error if the engine cannot express the relative path of a file.
     pub(super) fn new<'a>(
         name: &str,
         dataset: &Dataset,
@@ -73,12 +72,9 @@ impl Table {
         files: impl Iterator<Item = &'a FileEntry>,
     ) -> Result<Table> {
         let schema = listed(schema);
-        let root = dataset.path.canonicalize().map_err(|error| {
-            Error::failed(format!("cannot read {}: {error}", dataset.path.display()))
-        })?;
         let file = |entry: &FileEntry| -> Result<(DatasetFile, PartitionedFile)> {
-            let path = root.join(&entry.path);
-            let location = Location::from_absolute_path(&path).map_err(|error| {
+            let location = Location::parse(&entry.path).map_err(|error| {
+                let path = dataset.path.join(&entry.path);
                 Error::failed(format!("cannot read {}: {error}", path.display()))
             })?;
             let file = PartitionedFile::new_from_meta(meta(&location, entry.bytes));
@@ -132,7 +128,8 @@ impl Table {
             return Ok(files);
         }
         self.verify(state.config().target_partitions()).await?;
-        let describe = |file: PartitionedFile| async move {
+        let describe = |(verified, file): (DatasetFile, PartitionedFile)| async move {
+            let place = verified.path().display().to_string();
             let described = format
                 .infer_stats_and_ordering(
                     state,
@@ -141,15 +138,15 @@ impl Table {
                     &file.object_meta,
                 )
                 .await;
-            let footer = described
-                .map_err(|error| error.context(format!("/{}", file.object_meta.location)))?;
+            let footer = described.map_err(|error| error.context(place))?;
             Ok::<_, DataFusionError>(
                 file.with_statistics(Arc::new(footer.statistics))
                     .with_ordering(footer.ordering),
             )
         };
-        let files: Vec<PartitionedFile> = self.files.iter().map(|(_, file)| file.clone()).collect();
-        let footers = futures::stream::iter(files).map(describe).buffered(FOOTERS);
+        let footers = futures::stream::iter(self.files.clone())
+            .map(describe)
+            .buffered(FOOTERS);
         let files: Vec<PartitionedFile> = footers.try_collect().await?;
         Ok(self.described.get_or_init(|| files))
     }

@@ -1,9 +1,9 @@
 //! Verifies the pipeline's checks over a result that is sealed but not yet published.
 
-use super::Options;
+use super::RunOptions;
 use crate::dataset::Dataset;
 use crate::error::wording::count;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Phase;
 use crate::query::{self, Session};
 
@@ -11,18 +11,18 @@ use crate::query::{self, Session};
 /// text.
 ///
 /// # Errors
-/// Returns an error of the kind [`Kind::Checks`] if a check failed, and another one if a check
+/// Returns an error of the kind [`ErrorKind::Checks`] if a check failed, and another one if a check
 /// cannot be evaluated.
-pub(super) fn verify(phase: &Phase, result: &Dataset, options: &Options) -> Result<Vec<String>> {
+pub(super) fn verify(phase: &Phase, result: &Dataset, options: &RunOptions) -> Result<Vec<String>> {
     if phase.checks.is_empty() {
         return Ok(Vec::new());
     }
     let session = Session::open(
         &[("result".to_owned(), result.clone())],
-        &query::Options {
+        &query::SessionOptions {
             threads: options.threads,
             memory: options.memory,
-            ..query::Options::default()
+            ..query::SessionOptions::default()
         },
     )?;
     let (mut warnings, mut failures) = (Vec::new(), Vec::new());
@@ -42,7 +42,7 @@ pub(super) fn verify(phase: &Phase, result: &Dataset, options: &Options) -> Resu
         return Ok(warnings);
     }
     Err(Error {
-        kind: Kind::Checks,
+        kind: ErrorKind::Checks,
         ..Error::failed(format!(
             "{} failed, so nothing was published:\n    {}",
             count(failures.len() as u64, "check"),

@@ -40,8 +40,8 @@ impl Imported {
     /// Verifies that no more than `allowed` trajectories were set aside.
     ///
     /// # Errors
-    /// Returns an error of the kind [`Kind::Checks`](crate::error::Kind::Checks) if more were set
-    /// aside.
+    /// Returns an error of the kind [`ErrorKind::Checks`](crate::error::ErrorKind::Checks) if more
+    /// were set aside.
     pub fn within_allowance(&self, allowed: u64) -> Result<()> {
         if self.aside.trajectories <= allowed {
             return Ok(());
@@ -104,7 +104,7 @@ impl Import {
         };
         staging.publish(&sealed)?;
         Ok(Some(Imported {
-            dataset: Dataset::open(dataset)?,
+            dataset: Dataset::open(dataset).map_err(|error| commit::published(dataset, error))?,
             aside,
         }))
     }

@@ -29,25 +29,26 @@ mod report;
 mod sources;
 pub mod verify;
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
 use crate::config;
 use crate::error::Result;
 use crate::exec::Limits;
-use crate::model;
+use crate::model::ModelOptions;
 use crate::plan::{self, Plan};
 
 use output::Output;
 
 pub use observer::{Observer, Watch};
-pub use report::{ModelReport, OutputReport, Quarantined, Report};
+pub use report::{ModelReport, OutputReport, Report};
 
 /// Rows that a shard of an imported source or of an intermediate aims at.
 const INTERMEDIATE_SHARD_ROWS: u64 = 250_000;
 
-/// What the user asks of a run.
-pub struct Options<'a> {
+/// Options of a run.
+pub struct RunOptions<'a> {
     /// Parameters of the pipeline to override, as `(key, value)`.
     pub overrides: Vec<(String, String)>,
     /// Number of worker threads.
@@ -55,7 +56,7 @@ pub struct Options<'a> {
     /// Bytes of memory that the tasks in flight may use together; `None` for no limit.
     pub memory: Option<usize>,
     /// How to choose the model runtime.
-    pub model: model::Options,
+    pub model: ModelOptions,
     /// Whether to start over, without earlier results and earlier work towards them.
     pub fresh: bool,
     /// Whether to verify the bytes of results that are up to date.
@@ -64,7 +65,23 @@ pub struct Options<'a> {
     pub observer: Observer<'a>,
 }
 
-impl Options<'_> {
+impl Default for RunOptions<'_> {
+    /// Returns the options of a run with one thread per core, no limit on memory and no overrides,
+    /// which reuses earlier work, chooses devices by itself and shows nothing.
+    fn default() -> Self {
+        RunOptions {
+            overrides: Vec::new(),
+            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            memory: None,
+            model: ModelOptions::default(),
+            fresh: false,
+            verify: false,
+            observer: Observer::default(),
+        }
+    }
+}
+
+impl RunOptions<'_> {
     /// Returns the resources that a phase may use.
     fn limits(&self) -> Limits {
         Limits {
@@ -78,8 +95,9 @@ impl Options<'_> {
 ///
 /// # Errors
 /// Returns an error if the pipeline file is wrong, a source cannot be read, a result cannot be
-/// written, a check fails, or the user wants to stop. [`crate::error::Kind`] tells these apart.
-pub fn run(path: &Path, options: &Options) -> Result<Report> {
+/// written, a check fails, or the user wants to stop. [`ErrorKind`](crate::error::ErrorKind) tells
+/// these apart.
+pub fn run(path: &Path, options: &RunOptions) -> Result<Report> {
     let started = Instant::now();
     let watch = options.observer.watch;
     let mut report = Report::default();

@@ -1,7 +1,7 @@
 //! The models that a run trains on the way to an output.
 
 use super::report::ModelReport;
-use super::{Observer, Options};
+use super::{Observer, RunOptions};
 use crate::commit::{self, Claim, ModelFile};
 use crate::dataset::Dataset;
 use crate::error::Result;
@@ -45,7 +45,7 @@ pub(super) fn pin(model: &Training) -> Result<()> {
 pub(super) fn train(
     planned: &Planned<Training>,
     sources: &[Dataset],
-    options: &Options,
+    options: &RunOptions,
     clock: &Clock,
 ) -> Result<ModelReport> {
     let model = &planned.part;

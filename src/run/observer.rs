@@ -29,6 +29,29 @@ pub struct Observer<'a> {
     pub interrupted: &'a AtomicBool,
 }
 
+/// Shows nothing.
+struct Silent;
+
+impl Watch for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn train(&self, _: &str, _: u64) {}
+    fn losses(&self, _: f64, _: f64) {}
+    fn end(&self) {}
+    fn say(&self, _: &str) {}
+}
+
+impl Default for Observer<'_> {
+    /// Returns an observer that shows nothing and never stops the command.
+    fn default() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Observer {
+            watch: &Silent,
+            interrupted: &NEVER,
+        }
+    }
+}
+
 impl Observer<'_> {
     /// Whether the user wants the command to stop.
     pub(super) fn is_interrupted(&self) -> bool {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use super::phases::{self, Made};
 use super::report::{ModelReport, OutputReport, Report};
 use super::sources::{self, Source};
-use super::{Options, checks, export, manifest, models, verify};
+use super::{RunOptions, checks, export, manifest, models, verify};
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::Statistics;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec;
 use crate::format::Format;
 use crate::plan::{Phase, Plan, Sink, Training};
@@ -19,7 +19,7 @@ use crate::transfer::write::{WriteOptions, Written};
 /// An output of a plan, or the models that the plan ends with.
 pub(super) struct Output<'a> {
     plan: &'a Plan,
-    options: &'a Options<'a>,
+    options: &'a RunOptions<'a>,
     /// The phases that lead to the output. All but the last write intermediates.
     phases: &'a [Phase],
     /// The last of the phases.
@@ -38,7 +38,7 @@ impl<'a> Output<'a> {
     ///
     /// # Errors
     /// Returns an error if a phase leads to no output, which planning rules out.
-    pub(super) fn all(plan: &'a Plan, options: &'a Options<'a>) -> Result<Vec<Output<'a>>> {
+    pub(super) fn all(plan: &'a Plan, options: &'a RunOptions<'a>) -> Result<Vec<Output<'a>>> {
         let mut outputs = Vec::new();
         let (mut first, mut reads) = (0, None);
         while first < plan.phases.len() {
@@ -204,7 +204,9 @@ impl<'a> Output<'a> {
     pub(super) fn commit(&self, made: Made, staging: Staging, report: &mut Report) -> Result<()> {
         let Some(materialise) = self.materialise else {
             // The models are published, and nobody reads the intermediates any more.
-            return staging.discard();
+            return staging
+                .discard()
+                .map_err(|error| commit::published(self.path, error));
         };
         let result = made
             .result
@@ -212,7 +214,7 @@ impl<'a> Output<'a> {
         let warnings = match checks::verify(self.last, &result, self.options) {
             Ok(warnings) => warnings,
             // The work is complete, so there is nothing that the next run could resume.
-            Err(error) if error.kind == Kind::Checks => return Err(staging.abandon(error)),
+            Err(error) if error.kind == ErrorKind::Checks => return Err(staging.abandon(error)),
             Err(error) => return Err(error),
         };
         let foreign = materialise.foreign()?;
@@ -255,7 +257,11 @@ impl<'a> Output<'a> {
             staging,
             &export::Progress {
                 name: &name,
-                resume: "run the same command again: everything before the export is kept",
+                resume: if self.options.fresh {
+                    "run the command again without `--fresh`: everything before the export is kept"
+                } else {
+                    "run the same command again: everything before the export is kept"
+                },
                 observer,
             },
         )

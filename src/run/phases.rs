@@ -5,10 +5,10 @@ use std::path::Path;
 use super::import::quarantine_hash;
 use super::report::ModelReport;
 use super::sources::Ready;
-use super::{INTERMEDIATE_SHARD_ROWS, Options, manifest, models};
+use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
 use crate::commit::Staging;
 use crate::dataset::Dataset;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
 use crate::transfer::read::quarantine;
@@ -36,7 +36,7 @@ pub(super) fn execute(
     phases: &[Phase],
     sources: &Ready,
     staging: &Staging,
-    options: &Options,
+    options: &RunOptions,
     trained: &mut Vec<ModelReport>,
 ) -> Result<Made> {
     let mut made = Made {
@@ -110,7 +110,7 @@ fn pass(
     pass: &Pass,
     input: &[Dataset],
     staging: &Staging,
-    options: &Options,
+    options: &RunOptions,
     made: &mut Made,
 ) -> Result<Dataset> {
     let phase = pass.phase;
@@ -134,7 +134,14 @@ fn pass(
     watch.begin(&pass.name, table.rows()?);
     let outcome = exec::run(&tasks, &root, journal, options.limits(), &watcher);
     watch.end();
-    let outcome = outcome?;
+    let outcome = outcome.map_err(|error| match error.kind {
+        // The same command would begin anew.
+        ErrorKind::Interrupted if options.fresh => Error {
+            hints: vec!["run the command again without `--fresh` to continue".to_owned()],
+            ..error
+        },
+        _ => error,
+    })?;
     made.flow.extend(table.flow);
     made.flow.extend(outcome.flow);
     made.tasks = (made.tasks.0 + outcome.tasks, made.tasks.1 + outcome.resumed);

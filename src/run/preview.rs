@@ -141,8 +141,9 @@ impl PhasePreview {
     fn of(phase: &Phase, table: Option<&SelectionTable>) -> Result<PhasePreview> {
         let models = phase.trainings.iter().map(|planned| {
             let model = &planned.part;
-            let found = existing_model(&model.path, &model.fingerprint);
-            Destination::of(model.path.clone(), found, model.stage.overwrite)
+            let found = existing_model(&model.path, &model.fingerprint)?;
+            let overwrite = model.stage.overwrite;
+            Ok(Destination::of(model.path.clone(), found, overwrite))
         });
         let selections = phase.selections.iter().enumerate();
         let selections = selections.map(|(index, planned)| SelectionPreview {
@@ -170,7 +171,7 @@ impl PhasePreview {
             },
         };
         Ok(PhasePreview {
-            models: models.collect(),
+            models: models.collect::<Result<_>>()?,
             selections: selections.collect(),
             kept: table
                 .map(|table| table.rows().map(|rows| (table.len(), rows)))

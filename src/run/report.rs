@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::dataset::manifest::Statistics;
 use crate::error::wording::{count, number};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Flow;
 use crate::plan::Training;
 use crate::transfer::read::quarantine::SetAside;
@@ -21,7 +21,7 @@ pub struct Report {
     /// The models that were trained or found up to date, in the order of the pipeline.
     pub models: Vec<ModelReport>,
     /// The sources of which trajectories were set aside.
-    pub quarantined: Vec<Quarantined>,
+    pub(crate) quarantined: Vec<Quarantined>,
     /// Wall time in seconds.
     pub seconds: f64,
 }
@@ -60,7 +60,7 @@ pub struct OutputReport {
     /// Totals over the output.
     pub statistics: Statistics,
     /// What a foreign format cannot hold, and where it is instead.
-    pub written: Written,
+    pub(crate) written: Written,
     /// Rows and trajectories through each stage since the output before this one.
     pub flow: Vec<Flow>,
     /// Number of tasks, and number of those that an earlier run had finished.
@@ -90,7 +90,7 @@ impl Report {
     /// Verifies that no more trajectories of a source were set aside than the pipeline allows.
     ///
     /// # Errors
-    /// Returns an error of the kind [`Kind::Checks`] if more were set aside.
+    /// Returns an error of the kind [`ErrorKind::Checks`] if more were set aside.
     pub fn within_allowance(&self) -> Result<()> {
         match self
             .quarantined
@@ -186,7 +186,7 @@ pub(super) fn too_many(aside: u64, allowed: u64) -> Error {
         if allowed == 1 { "is" } else { "are" },
     );
     Error {
-        kind: Kind::Checks,
+        kind: ErrorKind::Checks,
         ..Error::failed(message)
     }
 }

@@ -5,7 +5,7 @@ use super::import::Job;
 use super::report::{Quarantined, Report};
 use super::{INTERMEDIATE_SHARD_ROWS, Observer};
 use crate::commit::Staging;
-use crate::dataset::{Dataset, layout, store};
+use crate::dataset::{Dataset, files, layout, store};
 use crate::error::Result;
 use crate::plan::{Plan, SourceToImport};
 use crate::transfer::read::quarantine::SetAside;
@@ -90,7 +90,7 @@ fn import(
 ) -> Result<Dataset> {
     let key = to_import.fingerprint.key();
     let root = staging.dataset(&key);
-    if !layout::manifest(&root).exists() {
+    if !files::exists(&layout::manifest(&root))? {
         // An import that was killed starts over.
         store::remove(&root)?;
         let job = Job {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::dataset::manifest::Statistics;
 use crate::dataset::schema::trajectory;
-use crate::dataset::{Dataset, Manifest, ShardEntry, ShardReader, layout, store};
+use crate::dataset::{Dataset, Manifest, ShardEntry, ShardReader, files, layout, store};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::inspect::{Findings, Steps};
@@ -47,7 +47,7 @@ pub fn whole(dataset: &Dataset) -> Verified {
         ..Verified::default()
     };
     let path = layout::manifest(&dataset.path);
-    match std::fs::read(&path) {
+    match files::read(&path) {
         Ok(bytes) if blake3::hash(&bytes).to_hex().as_str() == dataset.hash => {
             verified.manifest = Manifest::has_checksum(&bytes);
         }
@@ -258,11 +258,17 @@ fn extra(dataset: &Dataset, verified: &mut Verified) {
     let mut folders = vec![root.clone()];
     let mut unknown = Vec::new();
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(entry.path());
-            } else if !known.contains(&entry.path()) {
-                unknown.push(entry.path());
+        let listed = files::list(&folder).unwrap_or_else(|error| {
+            let place = folder.strip_prefix(root).unwrap_or(&folder);
+            let message = format!("cannot read {}: {error}", folder.display());
+            verified.add("extra", &place.to_string_lossy(), message);
+            Vec::new()
+        });
+        for path in listed {
+            if path.is_dir() && !path.is_symlink() {
+                folders.push(path);
+            } else if !known.contains(&path) {
+                unknown.push(path);
             }
         }
     }

@@ -91,6 +91,10 @@ pub struct Stage {
     pub bind: fn(&Value, &Context) -> Result<Bound, Misfit>,
     /// Options that are valid on any dataset with vector observations and actions, for tests and
     /// documentation.
+    #[cfg_attr(
+        not(feature = "faults"),
+        allow(dead_code, reason = "only tests bind it")
+    )]
     pub sample: &'static str,
 }
 
@@ -142,7 +146,7 @@ pub trait Models {
     /// Returns the runtime that models run on.
     ///
     /// # Errors
-    /// Returns an error if no stage of the pipeline declares [`Role::RunModels`].
+    /// Returns an error if no stage of the pipeline declares `Role::RunModels`.
     fn runtime(&self) -> Result<&Arc<model::Runtime>>;
 
     /// Returns the text of another file, such as one with statistics; for the directory of a
@@ -283,11 +287,6 @@ pub trait Selection: Send + Sync {
         Vec::new()
     }
 
-    /// Whether the order of the result has a meaning.
-    fn orders(&self) -> bool {
-        false
-    }
-
     /// Whether it may keep a trajectory more than once. Each copy gets an id of its own.
     fn repeats(&self) -> bool {
         false
@@ -409,21 +408,21 @@ pub struct Tally {
 
 impl Tally {
     /// Adds `n` to a count.
-    pub fn count(&mut self, name: &str, n: u64) {
+    pub(crate) fn count(&mut self, name: &str, n: u64) {
         if n > 0 {
             *self.counts.entry(name.to_owned()).or_default() += n;
         }
     }
 
     /// Counts dropped rows.
-    pub fn drop_rows(&mut self, reason: &str, n: u64) {
+    pub(crate) fn drop_rows(&mut self, reason: &str, n: u64) {
         if n > 0 {
             *self.dropped_rows.entry(reason.to_owned()).or_default() += n;
         }
     }
 
     /// Counts dropped trajectories.
-    pub fn drop_trajectories(&mut self, reason: &str, n: u64) {
+    pub(crate) fn drop_trajectories(&mut self, reason: &str, n: u64) {
         if n > 0 {
             *self
                 .dropped_trajectories
@@ -433,7 +432,7 @@ impl Tally {
     }
 
     /// Adds the counts of another tally.
-    pub fn add(&mut self, other: &Tally) {
+    pub(crate) fn add(&mut self, other: &Tally) {
         self.added_rows += other.added_rows;
         let pairs = [
             (&mut self.dropped_rows, &other.dropped_rows),

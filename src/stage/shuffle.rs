@@ -39,10 +39,6 @@ impl Selection for Shuffle {
         Vec::new()
     }
 
-    fn orders(&self) -> bool {
-        true
-    }
-
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         Ok(Selected {
             rows: rank::shuffled(table, "shuffle", self.seed)?,

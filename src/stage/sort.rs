@@ -61,10 +61,6 @@ impl Selection for Sorted {
         rank::reads(&[&self.key], &[])
     }
 
-    fn orders(&self) -> bool {
-        true
-    }
-
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         let key = self.key.evaluate(table, &[])?;
         Ok(Selected {

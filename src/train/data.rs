@@ -52,11 +52,6 @@ impl Examples {
         self.trajectories.len()
     }
 
-    /// Returns whether there are no examples.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     pub(super) fn row(&self, index: usize) -> Row<'_> {
         let of = |values: &'_ [f32]| values.len() / self.len().max(1);
         let (cells, width) = (of(&self.inputs), of(&self.targets));

@@ -31,7 +31,7 @@ const NEAR: f64 = 2.0;
 /// # Errors
 ///
 /// Never returns an error in a build with a decoder.
-pub fn version() -> Result<String> {
+pub(crate) fn version() -> Result<String> {
     let dotted = |version: u32| {
         format!(
             "{}.{}.{}",

@@ -18,7 +18,7 @@ pub(crate) use references::{DEPTH, reference, refers};
 #[cfg(feature = "video")]
 pub(crate) use ffmpeg::Video;
 #[cfg(feature = "video")]
-pub use ffmpeg::version;
+pub(crate) use ffmpeg::version;
 #[cfg(not(feature = "video"))]
 pub(crate) use without::Video;
 #[cfg(not(feature = "video"))]

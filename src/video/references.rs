@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
-use crate::dataset::{Dataset, Decode, content_hash};
+use crate::dataset::{Dataset, Decode, content_hash, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
@@ -72,7 +72,7 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
         (_, Some(root)) => root,
     };
     let version = version()?;
-    if !root.is_dir() {
+    if !files::is_dir(root)? {
         return Err(
             Error::failed(format!("no such folder: {}", root.display())).hint(
                 "set `videos` to the LeRobot dataset that this one was imported from: references \
@@ -84,7 +84,10 @@ pub fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -> Resul
     let mut columns = Vec::new();
     for field in dataset.steps.fields().iter().filter(refer) {
         if let Some(path) = first_path(&dataset, field.name())? {
-            let size = Video::open(&resolve(root, &path)?)?.size();
+            let video = resolve(root, &path)?;
+            // FFmpeg would wait for the writer of a FIFO.
+            files::open(&video).map_err(|error| files::unreadable(&video, &error))?;
+            let size = Video::open(&video)?.size();
             columns.push((pictures::field(field.name(), frames, size)?, size));
         }
     }

@@ -556,7 +556,6 @@ fn of_many_runs_one_writes_the_output() {
     assert!(waited > 0, "no two runs met");
 }
 
-#[cfg(feature = "faults")]
 mod faults {
     use super::{WHOLE, Workspace};
     use rustix::process::{Pid, Signal, kill_process};

@@ -36,7 +36,6 @@ fn bytes_do_not_depend_on_threads() {
 }
 
 /// Delays wherever workers share something change the order in which they finish, and no byte.
-#[cfg(feature = "faults")]
 #[test]
 fn bytes_do_not_depend_on_timing() {
     let workspace = Workspace::new();

@@ -23,14 +23,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
-use trajmill::config;
-use trajmill::dataset::Dataset;
-use trajmill::error::{Error, Result};
-use trajmill::format::{self, FORMATS};
-use trajmill::model::{self, Runtime};
-use trajmill::plan;
-use trajmill::transfer::read::{OnError, Options};
-use trajmill::transfer::write::{OutgoingDataset, WriteOptions};
+use trajmill::internals::format::{self, FORMATS};
+use trajmill::internals::model::Runtime;
+use trajmill::internals::transfer::{OnError, Options, OutgoingDataset, WriteOptions};
+use trajmill::internals::{plan, train};
+use trajmill::{Dataset, Device, Error, ModelOptions, Result};
 
 use crate::support::{corpus, mix, repository};
 
@@ -152,17 +149,17 @@ fn own(path: &Path) -> Result<()> {
 /// Reads a model's metadata, inputs and outputs.
 fn model_file(path: &Path) -> Result<()> {
     let bytes = fs::read(path).unwrap();
-    let said = trajmill::train::metadata(&bytes).map(|_| ());
+    let said = train::metadata(&bytes).map(|_| ());
     Runtime::embedded().spec(path).map(|_| ()).and(said)
 }
 
 /// Checks a pipeline file against the dataset beside it.
 fn pipeline_file(path: &Path) -> Result<()> {
-    let options = model::Options {
-        device: model::Device::Cpu,
+    let options = ModelOptions {
+        device: Device::Cpu,
         tf32: false,
     };
-    plan::resolve(&config::load(path, &[])?, &options).map(|_| ())
+    plan::verify(path, &options)
 }
 
 /// The files or folders that a target damages.

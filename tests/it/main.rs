@@ -16,7 +16,6 @@
 
 mod cli;
 mod commit;
-#[cfg(feature = "faults")]
 mod crash;
 mod cut;
 mod determinism;
@@ -28,4 +27,5 @@ mod source;
 mod sql;
 mod support;
 mod tidy;
+mod trust;
 mod wrong;

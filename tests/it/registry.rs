@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::Path;
 
-use trajmill::format::FORMATS;
-use trajmill::stage::STAGES;
+use trajmill::internals::format::FORMATS;
+use trajmill::internals::stage::STAGES;
 
 use super::fuzz;
 use super::support::{Workspace, commands, repository};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use trajmill::stage::STAGES;
+use trajmill::internals::stage::STAGES;
 
 use super::support::{Workspace, finish, repository, runtime};
 

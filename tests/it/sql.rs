@@ -11,10 +11,9 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use sqllogictest::{DBOutput, DefaultColumnType};
-use trajmill::dataset::Dataset;
-use trajmill::error::{Error, Kind};
-use trajmill::query::print::{Format, print, save};
-use trajmill::query::{Options, Session};
+use trajmill::{
+    Dataset, Error, ErrorKind, ResultFormat, Session, SessionOptions, print_result, save_result,
+};
 
 use super::support::{Recipe, Values, repository};
 
@@ -78,14 +77,14 @@ impl Corpus {
     fn session(&self) -> Session {
         Session::open(
             &[("corpus".to_owned(), self.dataset.clone())],
-            &Options::default(),
+            &SessionOptions::default(),
         )
         .unwrap()
     }
 
-    fn text(&self, sql: &str, format: Format) -> String {
+    fn text(&self, sql: &str, format: ResultFormat) -> String {
         let mut out = Vec::new();
-        print(&self.session(), sql, format, &mut out).unwrap();
+        print_result(&self.session(), sql, format, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 }
@@ -163,9 +162,9 @@ fn scripts_give_their_answers() {
     for script in scripts {
         for threads in [1, 4] {
             let open = || {
-                let options = Options {
+                let options = SessionOptions {
                     threads,
-                    ..Options::default()
+                    ..SessionOptions::default()
                 };
                 Session::open(&[("corpus".to_owned(), corpus.dataset.clone())], &options)
             };
@@ -230,7 +229,7 @@ fn statements_that_write_or_reach_outside_are_refused() {
     ];
     for statement in &statements {
         let error = session.query(statement).expect_err(statement);
-        assert_eq!(error.kind, Kind::Usage, "{statement}: {error}");
+        assert_eq!(error.kind, ErrorKind::Usage, "{statement}: {error}");
         assert!(
             !error.message.contains("datafusion")
                 && !error.message.contains("DDL")
@@ -326,7 +325,7 @@ fn long_statements_run_or_are_refused_without_a_crash() {
         format!("select {}1{}", "(".repeat(2_000), ")".repeat(2_000)),
     ] {
         let error = session.query(&statement).expect_err(&statement[..40]);
-        assert_eq!(error.kind, Kind::Usage, "{error}");
+        assert_eq!(error.kind, ErrorKind::Usage, "{error}");
         assert!(!error.message.contains("not valid SQL"), "{error}");
     }
     assert_eq!(
@@ -386,7 +385,7 @@ fn several_datasets_are_joined_by_name() {
         ("early".to_owned(), corpus.dataset.clone()),
         ("late".to_owned(), other.clone()),
     ];
-    let session = Session::open(&datasets, &Options::default()).unwrap();
+    let session = Session::open(&datasets, &SessionOptions::default()).unwrap();
     let joined = "select count(*) \
                   from early.steps b join late.steps a using (trajectory_id, step) \
                   where a.observation[2] = b.observation[2]";
@@ -401,10 +400,10 @@ fn several_datasets_are_joined_by_name() {
         ("same".to_owned(), other),
     ];
     assert_eq!(
-        Session::open(&twice, &Options::default())
+        Session::open(&twice, &SessionOptions::default())
             .err()
             .map(|error| error.kind),
-        Some(Kind::Usage)
+        Some(ErrorKind::Usage)
     );
 }
 
@@ -415,14 +414,14 @@ fn results_are_written_in_every_format() {
                'say \"hi\", twice' as note \
                from steps where trajectory_id <= 1 and step in (0, 3) order by 1, 2";
     assert_eq!(
-        corpus.text(sql, Format::Csv),
+        corpus.text(sql, ResultFormat::Csv),
         "trajectory_id,step,observation,action,is_final,note\n\
          0,0,\"[0.0,0.0]\",[0.0],false,\"say \"\"hi\"\", twice\"\n\
          0,3,\"[0.0,3.0]\",,true,\"say \"\"hi\"\", twice\"\n\
          1,0,\"[1.0,0.0]\",,false,\"say \"\"hi\"\", twice\"\n\
          1,3,\"[1.0,3.0]\",,false,\"say \"\"hi\"\", twice\"\n"
     );
-    let json = corpus.text(sql, Format::Json);
+    let json = corpus.text(sql, ResultFormat::Json);
     let objects: Vec<serde_json::Value> = json
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -437,7 +436,7 @@ fn results_are_written_in_every_format() {
     );
     let table = corpus.text(
         "select trajectory_id, \"return\" from trajectories where trajectory_id = 2",
-        Format::Table,
+        ResultFormat::Table,
     );
     assert_eq!(
         table,
@@ -448,20 +447,23 @@ fn results_are_written_in_every_format() {
          +---------------+--------+\n"
     );
     assert_eq!(
-        corpus.text("select step from steps where false", Format::Csv),
+        corpus.text("select step from steps where false", ResultFormat::Csv),
         "step\n"
     );
     assert_eq!(
-        corpus.text("select step from steps where false", Format::Json),
+        corpus.text("select step from steps where false", ResultFormat::Json),
         ""
     );
     assert!(
         corpus
-            .text("select step from steps where false", Format::Table)
+            .text("select step from steps where false", ResultFormat::Table)
             .contains("| step |")
     );
     // A long table is printed in several boxes, without losing a row.
-    let long = corpus.text("select value from generate_series(1, 25000)", Format::Table);
+    let long = corpus.text(
+        "select value from generate_series(1, 25000)",
+        ResultFormat::Table,
+    );
     assert_eq!(
         long.lines()
             .filter(|line| line.starts_with("| ") && !line.contains("value"))
@@ -476,10 +478,10 @@ fn a_parquet_file_is_written_whole_and_never_over_another() {
     let session = corpus.session();
     let path = corpus.root.path().join("result.parquet");
     assert_eq!(
-        save(
+        save_result(
             &session,
             "select * from steps order by trajectory_id, step",
-            Format::Parquet,
+            ResultFormat::Parquet,
             &path
         )
         .unwrap(),
@@ -520,23 +522,23 @@ fn a_parquet_file_is_written_whole_and_never_over_another() {
     );
 
     let before = tree(corpus.root.path());
-    let error = save(&session, "select 1", Format::Parquet, &path).unwrap_err();
+    let error = save_result(&session, "select 1", ResultFormat::Parquet, &path).unwrap_err();
     assert!(error.message.contains("exists"), "{error}");
     let failing = "select 1 / (step - 2) from steps";
     assert!(
-        save(
+        save_result(
             &session,
             failing,
-            Format::Parquet,
+            ResultFormat::Parquet,
             &corpus.root.path().join("failed.parquet")
         )
         .is_err()
     );
     assert!(
-        save(
+        save_result(
             &session,
             "select nosuch from steps",
-            Format::Csv,
+            ResultFormat::Csv,
             &corpus.root.path().join("failed.csv")
         )
         .is_err()
@@ -566,7 +568,7 @@ fn only_files_of_the_manifest_are_read_and_damage_names_the_file() {
         .session()
         .query("select max(step) from steps")
         .unwrap_err();
-    assert_eq!(error.kind, Kind::Failed);
+    assert_eq!(error.kind, ErrorKind::Failed);
     assert!(
         error.message.contains("steps/00001.parquet") && error.message.contains("missing"),
         "{error}"
@@ -574,7 +576,11 @@ fn only_files_of_the_manifest_are_read_and_damage_names_the_file() {
     let bytes = std::fs::read(steps.join("00000.parquet")).unwrap();
     std::fs::write(steps.join("00001.parquet"), &bytes[..bytes.len() / 2]).unwrap();
     let damaged = Dataset::open(&corpus.dataset.path).unwrap();
-    let session = Session::open(&[("damaged".to_owned(), damaged)], &Options::default()).unwrap();
+    let session = Session::open(
+        &[("damaged".to_owned(), damaged)],
+        &SessionOptions::default(),
+    )
+    .unwrap();
     let error = session.query("select max(step) from steps").unwrap_err();
     assert!(error.message.contains("steps/00001.parquet"), "{error}");
 }
@@ -584,7 +590,7 @@ fn a_query_for_one_trajectory_reads_one_shard() {
     let corpus = corpus();
     let plan = corpus.text(
         "explain analyze select sum(reward) from steps where trajectory_id = 5",
-        Format::Csv,
+        ResultFormat::Csv,
     );
     let pruned = [
         "files_ranges_pruned_statistics",
@@ -609,10 +615,11 @@ fn a_query_for_one_trajectory_reads_one_shard() {
 fn a_query_for_one_trajectory_reads_one_page() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = write_shards(folder.path(), 1, 10_000);
-    let session = Session::open(&[("pages".to_owned(), dataset)], &Options::default()).unwrap();
+    let session =
+        Session::open(&[("pages".to_owned(), dataset)], &SessionOptions::default()).unwrap();
     let mut out = Vec::new();
     let sql = "explain analyze select sum(reward) from steps where trajectory_id = 9000";
-    print(&session, sql, Format::Csv, &mut out).unwrap();
+    print_result(&session, sql, ResultFormat::Csv, &mut out).unwrap();
     let plan = String::from_utf8(out).unwrap();
     let pages = plan
         .split("page_index_pages_pruned=")
@@ -691,9 +698,9 @@ fn a_check_is_a_condition_on_aggregates() {
 #[test]
 fn unsafe_sql_allows_what_is_otherwise_refused() {
     let corpus = corpus();
-    let options = Options {
+    let options = SessionOptions {
         unsafe_sql: true,
-        ..Options::default()
+        ..SessionOptions::default()
     };
     let session =
         Session::open(&[("corpus".to_owned(), corpus.dataset.clone())], &options).unwrap();
@@ -730,10 +737,10 @@ fn unsafe_sql_allows_what_is_otherwise_refused() {
 #[test]
 fn memory_is_bounded_and_the_error_names_the_option() {
     let corpus = corpus();
-    let options = Options {
+    let options = SessionOptions {
         memory: Some(1 << 20),
         threads: 1,
-        ..Options::default()
+        ..SessionOptions::default()
     };
     let session =
         Session::open(&[("corpus".to_owned(), corpus.dataset.clone())], &options).unwrap();

@@ -16,10 +16,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use tempfile::TempDir;
-use trajmill::dataset::manifest::{Lineage, Statistics, VERSION};
-use trajmill::dataset::schema::{describe, vector};
-use trajmill::dataset::write::ShardWriter;
-use trajmill::dataset::{Block, Manifest};
+use trajmill::internals::dataset::{Block, ShardWriter, VERSION, describe, vector};
+use trajmill::manifest::{Lineage, Manifest, Statistics};
 
 /// The repository's root.
 pub(crate) fn repository() -> PathBuf {

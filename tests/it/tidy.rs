@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use trajmill::format::FORMATS;
-use trajmill::stage::STAGES;
+use trajmill::internals::format::FORMATS;
+use trajmill::internals::stage::STAGES;
 
 use super::source::{Named, Source, paths, sources};
 use super::support::repository;
 
 /// Modules by layer, lowest first: one may import from the layers below its own, and from itself.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &["error"],
     &["dataset"],
     &["container", "video"],
@@ -25,6 +25,7 @@ const LAYERS: [&[&str]; 13] = [
     &["exec", "query"],
     &["run"],
     &["cli"],
+    &["internals"],
 ];
 
 /// Crates that only these files and folders name. Replacing or upgrading one concerns only them.
@@ -326,6 +327,49 @@ fn a_stage_does_no_input_or_output() {
         if source.path.starts_with("stage/") {
             let found = words.iter().filter(|word| source.code.contains(**word));
             faults.extend(found.map(|word| format!("{} has `{word}`", source.path)));
+        }
+    }
+    assert_none(&faults);
+}
+
+/// Where files are opened by other means than `dataset::files`, which reads regular files only and
+/// keeps absent and unreadable apart.
+const OPENS_ITSELF: [(&str, &str); 6] = [
+    ("dataset/files.rs", "is that place"),
+    ("dataset/store/mod.rs", "changes the file system"),
+    (
+        "model/library.rs",
+        "looks for libraries in folders that may not be there",
+    ),
+    ("model/doctor.rs", "reads a driver's version"),
+    ("commit/staging.rs", "reads the host's name"),
+    ("cli/sql.rs", "takes statements from a pipe"),
+];
+
+#[test]
+fn files_are_opened_in_one_place() {
+    let words = [
+        "File::open(",
+        "fs::read(",
+        "fs::read_to_string(",
+        "fs::read_dir(",
+        ".exists()",
+        ".is_file()",
+        ".is_dir()",
+    ];
+    let mut faults = Vec::new();
+    for source in compiled() {
+        if OPENS_ITSELF.iter().any(|(path, _)| *path == source.path) {
+            continue;
+        }
+        for word in words {
+            for (at, _) in source.code.match_indices(word) {
+                let name = |c: char| c.is_alphanumeric() || c == '_';
+                // `DataFile::open` is another function.
+                if !source.code[..at].ends_with(name) || word.starts_with('.') {
+                    faults.push(format!("{} has `{word}`: use dataset::files", source.path));
+                }
+            }
         }
     }
     assert_none(&faults);

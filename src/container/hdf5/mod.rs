@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::arrays::{self, ArrayColumns};
 use super::starts_with;
+use crate::dataset::files;
 use crate::error::{Error, Result};
 use page_cache::PageCache;
 
@@ -33,17 +34,23 @@ const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 const DEEPEST: usize = 16;
 
 /// Whether the file at `path` is an HDF5 file, or is named like one.
-pub(crate) fn is_hdf5(path: &Path) -> bool {
+///
+/// # Errors
+/// Returns an error if the file cannot be read.
+pub(crate) fn is_hdf5(path: &Path) -> Result<bool> {
     let named = path.extension().is_some_and(|extension| {
         ["hdf5", "h5", "hdf"]
             .iter()
             .any(|known| extension.eq_ignore_ascii_case(known))
     });
-    path.is_file() && (named || has_magic(path))
+    Ok(files::is_file(path)? && (named || has_magic(path)?))
 }
 
 /// Whether the file at `path` starts like an HDF5 file.
-pub(crate) fn has_magic(path: &Path) -> bool {
+///
+/// # Errors
+/// Returns an error if the file cannot be read.
+pub(crate) fn has_magic(path: &Path) -> Result<bool> {
     starts_with(path, MAGIC)
 }
 
@@ -238,15 +245,50 @@ pub(crate) fn column(
     arrays::whole_column(name, &layout, bytes).map(Some)
 }
 
-/// Returns the bytes of the array `name`; `None` if it does not exist or cannot be read.
-pub(crate) fn bytes(file: &File, name: &str) -> Option<Vec<u8>> {
-    file.dataset(name).ok()?.read_raw().ok()
+/// Returns the array `name` of a file; `None` if it does not exist.
+fn array(file: &File, name: &str) -> Result<Option<Dataset>, hdf5_pure::Error> {
+    use hdf5_pure::{Error, FormatError};
+    match file.dataset(name) {
+        Ok(found) => Ok(Some(found)),
+        Err(
+            Error::Format(FormatError::PathNotFound(_))
+            | Error::NotADataset(_)
+            | Error::NotAGroup(_),
+        ) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-/// Adds the attributes of a group that are single values to `metadata`.
-pub(crate) fn attributes(root: &Group, metadata: &mut Map<String, Value>) {
-    let mut attributes: Vec<(String, AttrValue)> =
-        root.attrs().unwrap_or_default().into_iter().collect();
+/// Whether a file has the array `name`.
+///
+/// # Errors
+/// Returns an error if that cannot be found out.
+pub(crate) fn has_array(file: &File, name: &str) -> Result<bool> {
+    let found = array(file, name)
+        .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))?;
+    Ok(found.is_some())
+}
+
+/// Returns the bytes of the array `name`; `None` if it does not exist.
+///
+/// # Errors
+/// Returns an error if the array exists and cannot be read.
+pub(crate) fn bytes(file: &File, name: &str) -> Result<Option<Vec<u8>>> {
+    array(file, name)
+        .and_then(|found| found.map(|dataset| dataset.read_raw()).transpose())
+        .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))
+}
+
+/// Adds the attributes of a group that are single values to `metadata`. The library passes over an
+/// attribute that it cannot read; if the file system failed, every later read of the file fails.
+///
+/// # Errors
+/// Returns an error if the attributes cannot be listed.
+pub(crate) fn attributes(root: &Group, metadata: &mut Map<String, Value>) -> Result<()> {
+    let attributes = root
+        .attrs()
+        .map_err(|error| unreadable(format!("cannot read the attributes of a group: {error}")))?;
+    let mut attributes: Vec<(String, AttrValue)> = attributes.into_iter().collect();
     attributes.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, value) in attributes {
         let text = value.as_str().map(Value::from);
@@ -257,4 +299,5 @@ pub(crate) fn attributes(root: &Group, metadata: &mut Map<String, Value>) {
             metadata.insert(name, value);
         }
     }
+    Ok(())
 }

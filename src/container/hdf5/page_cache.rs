@@ -6,9 +6,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use hdf5_pure::{FormatError, Source};
+
+use crate::dataset::files;
 
 /// Bytes of a page. Reads of at least this size go to the file directly.
 const PAGE_BYTES: usize = 1 << 13;
@@ -20,6 +22,9 @@ const SLOTS: usize = 128;
 pub(crate) struct PageCache {
     file: File,
     length: u64,
+    /// The first failure of the file system. The library passes over some errors, so every read
+    /// after one fails as well.
+    failed: OnceLock<String>,
     kept: Mutex<Vec<Option<Page>>>,
 }
 
@@ -34,11 +39,12 @@ impl PageCache {
     /// # Errors
     /// Returns the error of the operating system.
     pub(crate) fn open(path: &Path) -> io::Result<PageCache> {
-        let file = File::open(path)?;
+        let file = files::open(path)?;
         let length = file.metadata()?.len();
         Ok(PageCache {
             file,
             length,
+            failed: OnceLock::new(),
             kept: Mutex::new((0..SLOTS).map(|_| None).collect()),
         })
     }
@@ -88,12 +94,18 @@ impl Source for PageCache {
                 available: self.length as usize,
             });
         }
+        if let Some(error) = self.failed.get() {
+            return Err(FormatError::Source(error.clone()));
+        }
         let read = if buf.len() >= PAGE_BYTES {
             self.file.read_exact_at(buf, offset)
         } else {
             self.gather(offset, buf)
         };
-        read.map_err(|error| FormatError::Source(error.to_string()))
+        read.map_err(|error| {
+            let first = self.failed.get_or_init(|| error.to_string());
+            FormatError::Source(first.clone())
+        })
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn stored_arrays(
         file: path.display().to_string(),
         is_data,
     };
-    attributes(&file.root(), &mut found.metadata);
+    attributes(&file.root(), &mut found.metadata).map_err(|error| error.at(path.display()))?;
     found
         .group(&file.root(), "", 0)
         .map_err(|error| error.at(path.display()))?;

@@ -15,6 +15,7 @@ use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use zip::ZipArchive;
 
 use super::arrays::{ArrayLayout, ArrayReader, StoredArray};
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 pub(crate) use write::NpzWriter;
@@ -26,11 +27,14 @@ const BLOCK_BYTES: usize = 256 << 10;
 const HEADER_BYTES: u64 = 1 << 20;
 
 /// Whether the file at `path` is named like an npz file.
-pub(crate) fn is_npz(path: &Path) -> bool {
-    path.is_file()
-        && path
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
+///
+/// # Errors
+/// Returns an error if it cannot be found out whether it is a file.
+pub(crate) fn is_npz(path: &Path) -> Result<bool> {
+    let named = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("npz"));
+    Ok(named && files::is_file(path)?)
 }
 
 /// Unpacked bytes of an array, or the reason why there are no more.
@@ -39,7 +43,7 @@ type Block = std::result::Result<Vec<u8>, String>;
 type Archive = ZipArchive<BufReader<std::fs::File>>;
 
 fn open(path: &Path) -> Result<Archive> {
-    let file = std::fs::File::open(path)
+    let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
     ZipArchive::new(BufReader::new(file)).map_err(|error| {
         Error::failed(format!(
@@ -51,15 +55,19 @@ fn open(path: &Path) -> Result<Archive> {
 }
 
 /// Returns the names of the arrays in the file at `path`; `None` if it is not an npz file.
-pub(crate) fn names(path: &Path) -> Option<Vec<String>> {
-    let archive = is_npz(path).then(|| open(path).ok())??;
-    Some(
-        archive
-            .file_names()
-            .flatten()
-            .filter_map(|name| npyz::npz::array_name_from_file_name(&name).map(str::to_owned))
-            .collect(),
-    )
+///
+/// # Errors
+/// Returns an error if the file is named like an npz file and cannot be read.
+pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>> {
+    if !is_npz(path)? {
+        return Ok(None);
+    }
+    let archive = open(path)?;
+    let names = archive
+        .file_names()
+        .flatten()
+        .filter_map(|name| npyz::npz::array_name_from_file_name(&name).map(str::to_owned));
+    Ok(Some(names.collect()))
 }
 
 /// Returns the arrays of the file at `path`.

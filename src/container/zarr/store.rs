@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use zip::ZipArchive;
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// The place of the files.
@@ -20,7 +21,7 @@ pub(crate) enum Store {
 
 impl Store {
     pub(crate) fn open(path: &Path) -> Result<Store> {
-        if path.is_dir() {
+        if files::is_dir(path)? {
             return Ok(Store::Folder(path.to_owned()));
         }
         let damaged = |error: String| {
@@ -30,7 +31,7 @@ impl Store {
             ))
             .hint("the file may be cut short: fetch it again")
         };
-        let file = File::open(path).map_err(|error| damaged(error.to_string()))?;
+        let file = files::open(path).map_err(|error| damaged(error.to_string()))?;
         let archive =
             ZipArchive::new(BufReader::new(file)).map_err(|error| damaged(error.to_string()))?;
         Ok(Store::Zip {
@@ -55,12 +56,12 @@ impl Store {
         };
         let mut bytes = Vec::new();
         match self {
-            Store::Folder(root) => match File::open(root.join(name)) {
+            Store::Folder(root) => match files::open(&root.join(name)) {
                 Ok(file) => file
                     .take(most as u64 + 1)
                     .read_to_end(&mut bytes)
                     .map_err(|error| failed(error.to_string()))?,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if files::is_absent(&error) => return Ok(None),
                 Err(error) => return Err(failed(error.to_string())),
             },
             Store::Zip { archive, .. } => match archive.by_name(name) {
@@ -93,21 +94,20 @@ impl Store {
 
     /// Returns the names of the arrays under `group`, at any depth, in order.
     pub(crate) fn arrays(&self, group: &str) -> Result<Vec<String>> {
-        fn walk(
-            folder: &Path,
-            name: &str,
-            into: &mut Vec<String>,
-            depth: usize,
-        ) -> std::io::Result<()> {
-            if folder.join(".zarray").is_file() {
+        fn walk(folder: &Path, name: &str, into: &mut Vec<String>, depth: usize) -> Result<()> {
+            let failed = |error: std::io::Error| {
+                Error::failed(format!("cannot list {}: {error}", folder.display()))
+                    .hint("a replay buffer has the groups `data` and `meta`: fetch it again")
+            };
+            if files::is_file(&folder.join(".zarray"))? {
                 into.push(name.to_owned());
             } else if depth < 8 {
-                for entry in std::fs::read_dir(folder)? {
-                    let entry = entry?;
-                    if entry.path().is_dir() {
-                        let own = entry.file_name().to_string_lossy().into_owned();
+                for entry in files::list(folder).map_err(failed)? {
+                    if files::is_dir(&entry)? {
+                        let own = entry.file_name().unwrap_or_default();
+                        let own = own.to_string_lossy().into_owned();
                         walk(
-                            &entry.path(),
+                            &entry,
                             &if name.is_empty() {
                                 own
                             } else {
@@ -124,12 +124,7 @@ impl Store {
         let mut names = Vec::new();
         match self {
             Store::Folder(root) => {
-                let folder = root.join(group);
-                let failed = |error: std::io::Error| {
-                    Error::failed(format!("cannot list {}: {error}", folder.display()))
-                        .hint("a replay buffer has the groups `data` and `meta`: fetch it again")
-                };
-                walk(&folder, "", &mut names, 0).map_err(failed)?;
+                walk(&root.join(group), "", &mut names, 0)?;
             }
             Store::Zip { archive, .. } => {
                 let own = |name: &str| {

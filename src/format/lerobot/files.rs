@@ -1,6 +1,5 @@
 //! Reads the files of a LeRobot dataset: JSON, JSON lines, and Parquet tables.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// Returns an error about the file at `path`, with the hint that it may be damaged.
@@ -23,7 +23,7 @@ pub(crate) fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
 ///
 /// Python writes `NaN` and `Infinity`, which JSON does not have: those are errors.
 pub(crate) fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = files::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("every LeRobot dataset has this file: fetch the dataset again")
     })?;
@@ -47,7 +47,7 @@ fn parse(text: &str) -> std::result::Result<Value, String> {
 
 /// Calls `take` with each line of a file of JSON lines; blank lines are skipped.
 pub(crate) fn lines(path: &Path, mut take: impl FnMut(&Value) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(|error| {
+    let file = files::open(path).map_err(|error| {
         Error::failed(format!("cannot open {}: {error}", path.display()))
             .hint("every LeRobot v2 dataset has this file: fetch the dataset again")
     })?;
@@ -68,7 +68,7 @@ pub(crate) fn table(
     path: &Path,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let file = File::open(path).map_err(|error| {
+    let file = files::open(path).map_err(|error| {
         Error::failed(format!("cannot open {}: {error}", path.display()))
             .hint("the dataset is incomplete: fetch it again")
     })?;
@@ -127,21 +127,18 @@ pub(crate) fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>> {
             Error::failed(format!("cannot list {}: {error}", folder.display()))
                 .hint("the dataset is incomplete: fetch it again")
         };
-        let entries = std::fs::read_dir(folder)
-            .map_err(failed)?
-            .map(|entry| entry.map(|entry| entry.path()));
-        let mut entries = entries
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(failed)?;
+        let mut entries = files::list(folder).map_err(failed)?;
         entries.sort();
         Ok(entries)
     }
-    let mut files = Vec::new();
-    for chunk in list(folder)?.iter().filter(|chunk| chunk.is_dir()) {
-        files.extend(list(chunk)?.into_iter().filter(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "parquet")
-        }));
+    let mut found = Vec::new();
+    for chunk in list(folder)? {
+        if files::is_dir(&chunk)? {
+            found.extend(list(&chunk)?.into_iter().filter(|file| {
+                file.extension()
+                    .is_some_and(|extension| extension == "parquet")
+            }));
+        }
     }
-    Ok(files)
+    Ok(found)
 }

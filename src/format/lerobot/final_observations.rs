@@ -10,6 +10,7 @@ use arrow::compute::concat;
 use arrow::datatypes::DataType;
 
 use super::files::table;
+use crate::dataset::files;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Result;
 
@@ -30,7 +31,7 @@ impl FinalObservations {
     /// type is not `observation`.
     pub(crate) fn open(root: &Path, observation: &DataType) -> Result<Option<FinalObservations>> {
         let path = root.join(FINAL_OBSERVATIONS);
-        if !path.is_file() {
+        if !files::is_file(&path)? {
             return Ok(None);
         }
         let mut batches = table(&path, &|_| true)?;

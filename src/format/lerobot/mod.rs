@@ -26,6 +26,8 @@ mod write;
 
 use std::path::Path;
 
+use crate::dataset;
+use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 use crate::transfer::write::Writer;
@@ -51,8 +53,6 @@ const TAKES: &[&str] = &["fps", "robot", "task", "env"];
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "lerobot",
-    about: "LeRobot v2.0, v2.1 and v3.0: Parquet with meta/info.json, videos as references or \
-             decoded",
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: detect,
@@ -70,8 +70,8 @@ pub(crate) const FORMAT: Format = Format {
     validate: Some(validate::validate),
 };
 
-fn detect(path: &Path) -> bool {
-    path.join("meta/info.json").is_file()
+fn detect(path: &Path) -> Result<bool> {
+    dataset::files::is_file(&path.join("meta/info.json"))
 }
 
 #[cfg(test)]

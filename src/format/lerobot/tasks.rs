@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::files::{damaged, integers, lines, table};
 use super::info::{INFO, Info, Layout};
+use crate::dataset::files;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 
@@ -20,7 +21,7 @@ pub(crate) fn read(info: &Info) -> Result<HashMap<i64, String>> {
     } else {
         "meta/tasks.jsonl"
     });
-    if !path.exists() && info.total_tasks == Some(0) {
+    if info.total_tasks == Some(0) && !files::exists(&path)? {
         return Ok(tasks);
     }
     let mut insert = |index: i64, text: &str| match tasks.insert(index, text.to_owned()) {

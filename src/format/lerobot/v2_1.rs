@@ -7,7 +7,6 @@ use crate::transfer::write::Writer;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "lerobot-v2.1",
-    about: "LeRobot v2.1, written only: one Parquet file for each episode; `lerobot` reads it",
     detection: None,
     read: None,
     write: Some(Writer {

@@ -1,6 +1,5 @@
 //! Reads the tables of an episode in Minari's Arrow and Parquet backends.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::container::arrays::ArrayColumns;
 use crate::container::arrow_ipc;
+use crate::dataset::files;
 use crate::error::{Error, Result};
 use crate::transfer::read::pattern;
 use crate::transfer::read::per_trajectory;
@@ -25,18 +25,17 @@ pub(crate) fn read_tables(folder: &Path, arrow: bool, episodes: u64) -> Result<A
             episodes
         ))
     };
-    let mut files: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    let mut tables: Vec<PathBuf> = Vec::new();
+    for path in files::list(folder).map_err(failed)? {
         if path.extension().is_some_and(|found| found == extension) {
-            files.push(path);
+            tables.push(path);
         }
     }
-    files.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    tables.sort_by(|a, b| pattern::natural(&a.to_string_lossy(), &b.to_string_lossy()));
     let mut batches: Vec<RecordBatch> = Vec::new();
-    for path in &files {
+    for path in &tables {
         let open = || {
-            File::open(path)
+            files::open(path)
                 .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
         };
         let damaged = |error: String| {

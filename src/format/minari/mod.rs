@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
@@ -24,11 +25,9 @@ use crate::transfer::write::Writer;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "minari",
-    about: "Minari: a directory with data/metadata.json; HDF5, Arrow or Parquet inside; written \
-             as HDF5",
     detection: Some(Detection {
         evidence: Evidence::Marker,
-        probe: |path| metadata_folder(path).is_some(),
+        probe: |path| Ok(metadata_folder(path)?.is_some()),
     }),
     read: Some(Reader {
         takes: &[],
@@ -58,14 +57,17 @@ fn metadata_folders(path: &Path) -> [PathBuf; 2] {
 }
 
 /// Returns the folder with the metadata of a Minari dataset; `None` if `path` is no such dataset.
-fn metadata_folder(path: &Path) -> Option<PathBuf> {
-    metadata_folders(path).into_iter().find(|folder| {
-        let metadata = std::fs::read_to_string(folder.join(METADATA)).ok();
-        let metadata = metadata.and_then(|text| spaces::parse(&text).ok());
-        metadata.is_some_and(|metadata| {
+fn metadata_folder(path: &Path) -> Result<Option<PathBuf>> {
+    for folder in metadata_folders(path) {
+        let text = files::read_if_present(&folder.join(METADATA))?.unwrap_or_default();
+        let metadata = spaces::parse(&String::from_utf8_lossy(&text));
+        if metadata.is_ok_and(|metadata| {
             metadata.get("data_format").is_some() || metadata.get("total_episodes").is_some()
-        })
-    })
+        }) {
+            return Ok(Some(folder));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads the JSON object in the file at `path`.
@@ -73,7 +75,7 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let damaged = |what: String| {
         Error::failed(what).hint("the dataset is incomplete or damaged: download or write it again")
     };
-    let text = std::fs::read_to_string(path)
+    let text = files::read_to_string(path)
         .map_err(|error| damaged(format!("cannot read {}: {error}", path.display())))?;
     match spaces::parse(&text)
         .map_err(|error| damaged(format!("{}: {}", path.display(), error.message)))?

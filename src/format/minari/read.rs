@@ -13,6 +13,7 @@ use super::spaces::{self, fit_to_space};
 use super::{MAIN_FILE, METADATA, TRAJMILL, metadata_folders, read_object};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
+use crate::dataset::files;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result, caught};
@@ -50,16 +51,18 @@ struct Minari {
 
 /// Opens the Minari dataset at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let folder = metadata_folders(path)
-        .into_iter()
-        .find(|folder| folder.join(METADATA).is_file())
-        .ok_or_else(|| {
-            Error::failed(format!(
-                "{} is not a Minari dataset: data/{METADATA} is missing",
-                path.display()
-            ))
-            .hint("give the directory of one dataset, such as D4RL/door/human-v2")
-        })?;
+    let [inside, own] = metadata_folders(path);
+    let folder = if files::is_file(&inside.join(METADATA))? {
+        inside
+    } else if files::is_file(&own.join(METADATA))? {
+        own
+    } else {
+        return Err(Error::failed(format!(
+            "{} is not a Minari dataset: data/{METADATA} is missing",
+            path.display()
+        ))
+        .hint("give the directory of one dataset, such as D4RL/door/human-v2"));
+    };
     let place = folder.join(METADATA);
     let metadata = read_object(&place)?;
     let damaged = |what: &str| {
@@ -161,15 +164,14 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 fn folders(folder: &Path) -> Result<Vec<String>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
-    let entries = std::fs::read_dir(folder)
-        .map_err(failed)?
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(failed)?;
-    Ok(entries
-        .iter()
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect())
+    let mut names = Vec::new();
+    for entry in files::list(folder).map_err(failed)? {
+        if files::is_dir(&entry)? {
+            let name = entry.file_name().unwrap_or_default();
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
 }
 
 impl Minari {
@@ -232,8 +234,8 @@ impl Minari {
                     ))
                 })?;
                 let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
+                hdf5::attributes(&group, &mut attributes)?;
                 hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
-                hdf5::attributes(&group, &mut attributes);
                 (arrays, attributes)
             }
             Backend::Arrow | Backend::Parquet => {

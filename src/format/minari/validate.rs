@@ -16,7 +16,7 @@ const VERSIONS: [&str; 2] = ["0.4.", "0.5."];
 
 /// Verifies the Minari dataset at `path`.
 pub(crate) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
-    let Some(folder) = metadata_folder(path) else {
+    let Some(folder) = metadata_folder(path)? else {
         findings.error(
             "metadata",
             path.display().to_string(),

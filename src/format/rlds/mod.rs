@@ -18,6 +18,8 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
+use crate::dataset::files;
+use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
 use crate::transfer::write::Writer;
@@ -25,10 +27,9 @@ use crate::transfer::write::Writer;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "rlds",
-    about: "RLDS: a TFDS directory with features.json and TFRecord files, one record per episode",
     detection: Some(Detection {
         evidence: Evidence::Marker,
-        probe: |path| root(path).is_some(),
+        probe: |path| Ok(root(path)?.is_some()),
     }),
     read: Some(Reader {
         takes: &["map", "final_action", "alignment"],
@@ -48,31 +49,26 @@ const VALID: &str = "_valid";
 
 /// Returns the directory with `features.json`: `path` itself, or the only one below it. A dataset
 /// may have directories for configurations and versions.
-fn root(path: &Path) -> Option<PathBuf> {
-    fn search(path: &Path, depth: usize) -> Vec<PathBuf> {
-        if path.join("features.json").is_file() {
-            return vec![path.to_owned()];
+fn root(path: &Path) -> Result<Option<PathBuf>> {
+    fn search(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+        if files::is_file(&path.join("features.json"))? {
+            found.push(path.to_owned());
+        } else if depth > 0 {
+            for entry in files::list(path).map_err(|error| files::unreadable(path, &error))? {
+                if files::is_dir(&entry)? {
+                    search(&entry, depth - 1, found)?;
+                }
+            }
         }
-        let entries = if depth == 0 {
-            None
-        } else {
-            std::fs::read_dir(path).ok()
-        };
-        let folders = entries
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok)
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir());
-        folders
-            .flat_map(|folder| search(&folder, depth - 1))
-            .collect()
+        Ok(())
     }
-    if !path.is_dir() {
-        return None;
+    if !files::is_dir(path)? {
+        return Ok(None);
     }
-    match search(path, 2).as_slice() {
-        [one] => Some(one.clone()),
-        _ => None,
+    let mut found = Vec::new();
+    search(path, 2, &mut found)?;
+    match found.as_slice() {
+        [one] => Ok(Some(one.clone())),
+        _ => Ok(None),
     }
 }

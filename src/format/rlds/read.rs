@@ -44,7 +44,7 @@ struct Rlds {
 
 /// Opens the RLDS dataset at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let root = super::root(path).ok_or_else(|| {
+    let root = super::root(path)?.ok_or_else(|| {
         Error::failed(format!(
             "{}: features.json is missing, or there are several below this directory",
             path.display()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::dataset::files;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 
@@ -18,7 +19,7 @@ pub(crate) struct Shard {
 
 /// Reads the JSON file at `path`.
 pub(crate) fn json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = files::read_to_string(path).map_err(|error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
             .hint("every TFDS dataset has this file: fetch the dataset again")
     })?;
@@ -32,7 +33,7 @@ pub(crate) fn json(path: &Path) -> Result<Value> {
 /// `metadata`.
 pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<VecDeque<Shard>> {
     let path = root.join("dataset_info.json");
-    if !path.is_file() {
+    if !files::is_file(&path)? {
         return list_files(root);
     }
     let info = json(&path)?;
@@ -90,7 +91,7 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
                 )));
             }
             let path = root.join(file);
-            if !path.is_file() {
+            if !files::is_file(&path)? {
                 return Err(Error::failed(format!(
                     "{} is missing, which should hold {} of split `{split_name}`",
                     path.display(),
@@ -117,13 +118,10 @@ pub(crate) fn shards(root: &Path, metadata: &mut Map<String, Value>) -> Result<V
 fn list_files(root: &Path) -> Result<VecDeque<Shard>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", root.display()));
-    let entries = std::fs::read_dir(root)
-        .map_err(failed)?
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(failed)?;
+    let entries = files::list(root).map_err(failed)?;
     let mut names: Vec<String> = entries
         .iter()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter_map(|entry| Some(entry.file_name()?.to_string_lossy().into_owned()))
         .filter(|name| name.contains(".tfrecord"))
         .collect();
     names.sort();

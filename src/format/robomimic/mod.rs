@@ -20,6 +20,7 @@ use std::path::Path;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array};
 use arrow::datatypes::{DataType, Float64Type};
+use serde_json::Value;
 
 use crate::container::hdf5;
 use crate::dataset::block::flattened;
@@ -34,10 +35,9 @@ pub(crate) use robosuite::FORMAT as ROBOSUITE;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "robomimic",
-    about: "robomimic HDF5: a group per demonstration under data, with obs and next_obs, and masks",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| demonstrations(path) == Some(true),
+        probe: |path| Ok(demonstrations(path)? == Some(true)),
     }),
     read: Some(Reader {
         takes: &[],
@@ -72,25 +72,21 @@ const PROXY: &str = "action_is_proxy";
 
 /// Returns whether the demonstrations in the file at `path` have observations; `None` if there are
 /// no demonstrations.
-fn demonstrations(path: &Path) -> Option<bool> {
-    let file = hdf5::is_hdf5(path).then(|| hdf5::open(path).ok())??;
-    let data = file.group("data").ok()?;
-    let first = data
-        .groups()
-        .ok()?
-        .into_iter()
-        .find(|name| name.starts_with("demo_"))?;
-    Some(
-        data.group(&first)
-            .ok()?
-            .groups()
-            .ok()?
-            .iter()
-            .any(|name| name == "obs"),
-    )
+fn demonstrations(path: &Path) -> Result<Option<bool>> {
+    if !hdf5::is_hdf5(path)? {
+        return Ok(None);
+    }
+    let Some(data) = hdf5::member(&hdf5::open(path)?.root(), "data")? else {
+        return Ok(None);
+    };
+    let groups = hdf5::groups(&data)?;
+    let first = groups.iter().find(|(name, _)| name.starts_with("demo_"));
+    first
+        .map(|(_, demo)| Ok(hdf5::member(demo, "obs")?.is_some()))
+        .transpose()
 }
 
-fn note(path: &Path) -> Option<String> {
+fn note(path: &Path) -> Result<Option<Value>> {
     envelope::note_of_hdf5(path, PREFIX)
 }
 

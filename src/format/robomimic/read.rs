@@ -58,7 +58,7 @@ pub(super) fn read(
         )
     })?;
     let mut metadata = Map::new();
-    hdf5::attributes(&data, &mut metadata);
+    hdf5::attributes(&data, &mut metadata).map_err(failed)?;
     let index = |name: &String| {
         name.strip_prefix("demo_")
             .and_then(|number| number.parse::<u64>().ok())
@@ -116,6 +116,7 @@ pub(super) fn read(
         }
     }
     let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))
+        .map_err(failed)?
         .map(|text| Envelope::parse(&text))
         .transpose()
         .map_err(failed)?;
@@ -186,8 +187,8 @@ impl Demonstrations {
             }
             _ => 0..rows,
         };
+        hdf5::attributes(&group, &mut attributes)?;
         hdf5::arrays(&group, "", 0, &mut choose, &mut arrays)?;
-        hdf5::attributes(&group, &mut attributes);
         for name in &self.ragged {
             if let Some(column) = arrays.get_mut(name) {
                 *column = per_trajectory::listed(column)?;

@@ -9,10 +9,9 @@ use crate::transfer::read::Reader;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "robosuite",
-    about: "robosuite's raw demonstrations: HDF5, states and actions per demonstration; read only",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| demonstrations(path) == Some(false),
+        probe: |path| Ok(demonstrations(path)? == Some(false)),
     }),
     read: Some(Reader {
         takes: &[],

@@ -19,14 +19,18 @@ use crate::transfer::read::Options;
 /// Returns an error if the demonstrations or their actions cannot be read.
 pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     FORMAT.read_through(path, &Options::default(), findings);
-    let Ok(data) = hdf5::open(path).and_then(|file| {
+    let data = hdf5::open(path).and_then(|file| {
         file.group("data")
             .map_err(|error| Error::failed(error.to_string()))
-    }) else {
-        return Ok(());
+    });
+    let data = match data {
+        Ok(data) => data,
+        // That has been reported.
+        Err(_) if findings.errors > 0 => return Ok(()),
+        Err(error) => return Err(error),
     };
     let mut attributes = Map::new();
-    hdf5::attributes(&data, &mut attributes);
+    hdf5::attributes(&data, &mut attributes)?;
     let env: Option<Value> = attributes
         .get("env_args")
         .and_then(Value::as_str)
@@ -45,7 +49,7 @@ pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     for (name, group) in &demonstrations {
         let place = format!("data/{name}");
         let mut attributes = Map::new();
-        hdf5::attributes(group, &mut attributes);
+        hdf5::attributes(group, &mut attributes)?;
         let Some((_, action)) = group.dataset(ACTIONS).ok().and_then(|dataset| {
             hdf5::column(&dataset, ACTIONS, &mut hdf5::all_rows)
                 .ok()

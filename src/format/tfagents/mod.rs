@@ -15,6 +15,7 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
+use crate::dataset::files;
 use crate::error::{Error, Result};
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
@@ -22,10 +23,9 @@ use crate::transfer::read::Reader;
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
     name: "tfagents",
-    about: "TF-Agents' TFRecord: a file or a folder of files, one record per step",
     detection: Some(Detection {
         evidence: Evidence::Layout,
-        probe: |path| files(path).is_ok_and(|files| !files.is_empty()),
+        probe: |path| Ok(!record_files(path)?.is_empty()),
     }),
     read: Some(Reader {
         takes: &["map", "final_action"],
@@ -36,7 +36,7 @@ pub(crate) const FORMAT: Format = Format {
 };
 
 /// Returns the TFRecord files of `path`; none if it is a TFDS directory.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
+fn record_files(path: &Path) -> Result<Vec<PathBuf>> {
     let named = |path: &Path| {
         let name = path
             .file_name()
@@ -44,25 +44,20 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
             .unwrap_or_default();
         name.contains(".tfrecord") && !name.ends_with(".spec")
     };
-    if !path.is_dir() {
-        return Ok(if path.is_file() && named(path) {
+    if !files::is_dir(path)? {
+        return Ok(if named(path) && files::is_file(path)? {
             vec![path.to_owned()]
         } else {
             Vec::new()
         });
     }
-    if path.join("features.json").exists() {
+    if files::exists(&path.join("features.json"))? {
         return Ok(Vec::new());
     }
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
-    let entries = std::fs::read_dir(path)
-        .map_err(failed)?
-        .map(|entry| entry.map(|entry| entry.path()));
-    let mut files = entries
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(failed)?;
-    files.retain(|path| named(path));
-    files.sort();
-    Ok(files)
+    let mut found = files::list(path).map_err(failed)?;
+    found.retain(|path| named(path));
+    found.sort();
+    Ok(found)
 }

@@ -9,7 +9,7 @@ use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::values::{Column, bytes, column_of};
-use super::{files, spec};
+use super::{record_files, spec};
 use crate::container::tfrecord::{Feature, Kind, Records};
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::wording::count;
@@ -65,7 +65,7 @@ struct StepRecord {
 
 /// Opens the TF-Agents files at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let files: VecDeque<PathBuf> = files(path)?.into();
+    let files: VecDeque<PathBuf> = record_files(path)?.into();
     let first = files
         .front()
         .ok_or_else(|| Error::failed(format!("{} has no TFRecord files", path.display())))?;

@@ -8,6 +8,7 @@ use arrow::datatypes::DataType;
 use prost::Message;
 
 use crate::container::tfrecord::Records;
+use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// The part of `tensorflow.StructuredValue` that specs use.
@@ -147,7 +148,7 @@ fn element(dtype: i32) -> Option<DataType> {
 pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, (DataType, Vec<usize>)>> {
     let spec = PathBuf::from(format!("{}.spec", path.display()));
     let mut leaves = BTreeMap::new();
-    if spec.is_file()
+    if files::is_file(&spec)?
         && let Some(payload) = Records::open(&spec)?.next()?
     {
         let value = Structured::decode(payload.as_slice());

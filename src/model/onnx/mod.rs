@@ -20,7 +20,7 @@ use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 use self::environment::{environment, offers_cuda, preload, version};
 use self::session::{Job, Shared};
 use super::pin::{self, Pin};
-use super::{Device, Element, Geometry, Options, Port, Spec, batch, library, verify_onnx};
+use super::{Device, Element, Geometry, ModelOptions, Port, Spec, batch, library, verify_onnx};
 use crate::error::{Error, Result};
 
 pub(super) use self::environment::providers;
@@ -63,7 +63,7 @@ impl std::fmt::Display for Place {
 
 impl OnnxRuntime {
     /// Loads the library and verifies that the requested devices work.
-    pub(super) fn load(found: &library::Found, options: &Options) -> Result<OnnxRuntime> {
+    pub(super) fn load(found: &library::Found, options: &ModelOptions) -> Result<OnnxRuntime> {
         let mut runtime = OnnxRuntime {
             environment: environment(&found.path)?.clone(),
             version: version(&found.path),
@@ -472,7 +472,7 @@ mod tests {
         Some(
             OnnxRuntime::load(
                 &found,
-                &Options {
+                &ModelOptions {
                     device: Device::Cpu,
                     tf32: false,
                 },

@@ -11,7 +11,7 @@ use super::Labeller;
 use super::bind::labeller;
 use crate::dataset::schema::vector;
 use crate::error::{Error, Result};
-use crate::model::{Element, Options, Pin, Port, Runtime, Spec};
+use crate::model::{Element, ModelOptions, Pin, Port, Runtime, Spec};
 use crate::stage::{Context, Misfit, Models};
 
 pub(super) struct Fakes {
@@ -134,7 +134,7 @@ pub(super) fn fakes() -> Fakes {
             ),
         ),
     ];
-    let runtime = Runtime::find(&Options::default()).unwrap();
+    let runtime = Runtime::find(&ModelOptions::default()).unwrap();
     Fakes {
         runtime: Arc::new(runtime),
         specs: specs.into(),

@@ -47,10 +47,6 @@ impl Selection for Draw {
         ]
     }
 
-    fn orders(&self) -> bool {
-        true
-    }
-
     fn repeats(&self) -> bool {
         true
     }

@@ -210,10 +210,6 @@ impl Selection for Judge {
         fields
     }
 
-    fn orders(&self) -> bool {
-        true
-    }
-
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
         let numbers = table
             .column_by_name(PAIR)

@@ -43,12 +43,8 @@ fn examples_are_windows_at_recorded_steps() {
             0.0, 0.0, 1.0, 0.0, 1.0, 2.0, 3.0, 3.0, 4.0, 3.0, 4.0, 5.0, 4.0, 5.0, 5.0
         ]
     );
-    assert!(
-        training
-            .examples(&block, Part::Unlabelled)
-            .unwrap()
-            .is_empty()
-    );
+    let examples = training.examples(&block, Part::Unlabelled).unwrap();
+    assert_eq!(examples.len(), 0);
 
     // Actions that a model predicted are left out.
     let source = [
@@ -89,12 +85,8 @@ fn statistics_of_the_selection_use_every_step() {
             hidden,
         )
         .unwrap();
-    assert!(
-        training
-            .examples(&block, Part::Training)
-            .unwrap()
-            .is_empty()
-    );
+    let examples = training.examples(&block, Part::Training).unwrap();
+    assert_eq!(examples.len(), 0);
     let examples = training.examples(&block, Part::Every).unwrap();
     // Row 2 is final and not a step.
     let own: Vec<f32> = examples

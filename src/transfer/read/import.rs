@@ -25,10 +25,6 @@ pub struct Imported {
     pub shards: Vec<ShardEntry>,
     /// The schema of `steps` in memory.
     pub steps: SchemaRef,
-    /// The number of trajectories.
-    pub trajectories: u64,
-    /// The number of rows of `steps`, including final observations.
-    pub rows: u64,
     /// The trajectories that were set aside.
     pub aside: SetAside,
 }
@@ -98,7 +94,7 @@ pub fn import(
 
     let mut shards = Vec::new();
     let mut writer: Option<ShardWriter> = None;
-    let (mut trajectories, mut rows) = (0, 0);
+    let mut trajectories = 0;
     let mut batch: Vec<IncomingTrajectory> = Vec::new();
     let mut batch_rows = 0;
     let mut read = 0;
@@ -159,7 +155,6 @@ pub fn import(
                 )?)?;
             }
             trajectories += batch.len() as u64;
-            rows += batch_rows;
             progress(batch_rows)?;
             batch.clear();
             batch_rows = 0;
@@ -174,8 +169,6 @@ pub fn import(
             return Ok(Imported {
                 shards,
                 steps,
-                trajectories,
-                rows,
                 aside: aside.finish()?,
             });
         }
@@ -419,10 +412,7 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(
-            (imported.trajectories, imported.rows, seen.get()),
-            (5, 25, 25)
-        );
+        assert_eq!(seen.get(), 25);
         let rows: Vec<(u64, u64)> = imported
             .shards
             .iter()
@@ -479,7 +469,8 @@ mod tests {
             &|_| Ok(()),
         )
         .unwrap();
-        assert_eq!((imported.shards.len(), imported.rows), (1, 0));
+        assert_eq!(imported.shards.len(), 1);
+        assert_eq!(imported.shards[0].steps.rows, 0);
         let message = |length: usize| {
             import(
                 &mut Given::new(&[2, length]),

@@ -17,7 +17,8 @@ pub mod quarantine;
 mod source;
 pub(crate) mod table;
 
-pub use options::{Alignment, FinalAction, OnError, Options};
+pub(crate) use options::{Alignment, FinalAction};
+pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub use source::{IncomingTrajectory, Reader, Source};
 

@@ -1,12 +1,12 @@
 //! Bad trajectories that an import sets aside: one line of JSON each, with the trajectory's
 //! position in the source and the reason.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::files;
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
 
@@ -120,11 +120,11 @@ impl Quarantine {
 /// Calls `take` for each line of the file in the dataset at `root`, if there is one.
 fn lines(root: &Path, mut take: impl FnMut(Aside) -> Result<()>) -> Result<()> {
     let path = root.join(FILE);
-    if !path.exists() {
-        return Ok(());
-    }
     let failed = |what: String| Error::failed(format!("cannot read {}: {what}", path.display()));
-    let file = File::open(&path).map_err(|error| failed(error.to_string()))?;
+    let file = match files::open(&path) {
+        Err(error) if files::is_absent(&error) => return Ok(()),
+        file => file.map_err(|error| failed(error.to_string()))?,
+    };
     for line in BufReader::new(file).lines() {
         let line = line.map_err(|error| failed(error.to_string()))?;
         take(serde_json::from_str(&line).map_err(|error| failed(error.to_string()))?)?;

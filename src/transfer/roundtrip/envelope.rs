@@ -41,29 +41,35 @@ pub(crate) struct Envelope {
 
 /// Returns the note of origin in the npz file at `path`, from the envelope under `prefix`; `None`
 /// if there is none.
-pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Option<String> {
+///
+/// # Errors
+/// Returns an error if the file cannot be read, or if its envelope is damaged.
+pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Result<Option<Value>> {
     let name = format!("{prefix}{ENVELOPE}");
-    if !npz::names(path)?.contains(&name) {
-        return None;
+    if !npz::names(path)?.is_some_and(|names| names.contains(&name)) {
+        return Ok(None);
     }
-    let mut array = npz::arrays(path, &[])
-        .ok()?
-        .into_iter()
-        .find(|array| array.layout.name == name)?;
-    let text = array.reader.read(array.layout.rows).ok()?;
-    Envelope::parse(&text)
-        .ok()
-        .map(|envelope| envelope.note.to_string())
+    let arrays = npz::arrays(path, &[])?;
+    let Some(mut array) = arrays.into_iter().find(|array| array.layout.name == name) else {
+        return Ok(None);
+    };
+    let text = array.reader.read(array.layout.rows)?;
+    Envelope::note(&text, path)
 }
 
 /// Returns the note of origin in the HDF5 file at `path`, from the envelope under `prefix`; `None`
 /// if there is none.
-pub(crate) fn note_of_hdf5(path: &Path, prefix: &str) -> Option<String> {
-    let file = hdf5::has_magic(path).then(|| hdf5::open(path).ok())??;
-    let text = hdf5::bytes(&file, &format!("{prefix}{ENVELOPE}"))?;
-    Envelope::parse(&text)
-        .ok()
-        .map(|envelope| envelope.note.to_string())
+///
+/// # Errors
+/// Returns an error if the file cannot be read, or if its envelope is damaged.
+pub(crate) fn note_of_hdf5(path: &Path, prefix: &str) -> Result<Option<Value>> {
+    if !hdf5::has_magic(path)? {
+        return Ok(None);
+    }
+    match hdf5::bytes(&hdf5::open(path)?, &format!("{prefix}{ENVELOPE}"))? {
+        Some(text) => Envelope::note(&text, path),
+        None => Ok(None),
+    }
 }
 
 /// The line of a file about one trajectory.
@@ -119,6 +125,13 @@ impl Envelope {
             about,
             columns,
         }
+    }
+
+    /// Returns the note of origin in the envelope `text` of the file at `path`; `None` if it was
+    /// written without one.
+    fn note(text: &[u8], path: &Path) -> Result<Option<Value>> {
+        let envelope = Envelope::parse(text).map_err(|error| error.at(path.display()))?;
+        Ok(Some(envelope.note).filter(|note| !note.is_null()))
     }
 
     /// Parses an envelope.

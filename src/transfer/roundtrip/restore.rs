@@ -14,104 +14,192 @@ use serde_json::{Map, Value};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::write::{ACTION_VALID, REWARD_VALID};
 
-/// Returns `inner`, an output of trajmill, with the columns and the metadata that its `note` of
-/// origin describes.
-pub(crate) fn restored(inner: Box<dyn Source>, note: &Value) -> Box<dyn Source> {
+/// Returns `inner` with the columns and the metadata that its `note` of origin describes.
+///
+/// Without a note, as in a copy of some of the files, columns that are named like trajmill's own
+/// have the same meaning: a predicted action never comes back as recorded, and filler never as an
+/// action.
+pub(crate) fn restored(inner: Box<dyn Source>, note: Option<&Value>) -> Box<dyn Source> {
+    let Some(note) = note else {
+        return restored_by_names(inner);
+    };
     let written_from = &note["written_from"];
     let had = |name: &str| had_names(written_from).any(|known| known == name);
     let metadata = written_from["lineage"]["source_metadata"]
         .as_object()
         .cloned()
         .unwrap_or_default();
-
     let found = inner.schema();
-    let place = |name: &str, data_type: &DataType| {
-        let named = |field: &Field| {
-            field.name() == name || field.name().strip_prefix("infos/") == Some(name)
-        };
-        found
-            .fields()
-            .iter()
-            .position(|field| named(field) && field.data_type() == data_type)
-    };
-    let mut columns: Vec<(Field, From)> = found
-        .fields()
-        .iter()
-        .enumerate()
-        .map(|(at, field)| (field.as_ref().clone(), From::Column(at)))
-        .collect();
-    let mut flags = Vec::new();
-    for (valid, field) in found
-        .fields()
-        .iter()
-        .enumerate()
-        .filter(|(_, field)| *field.data_type() == DataType::Boolean)
-    {
-        let Some(name) = field
-            .name()
-            .strip_suffix("_valid")
-            .filter(|_| !had(field.name()))
-        else {
-            continue;
-        };
-        let at = found
-            .index_of(name)
-            .or_else(|_| found.index_of(name.strip_prefix("infos/").unwrap_or(name)));
-        if let Ok(at) = at {
-            columns[at] = (
-                columns[at].0.clone().with_nullable(true),
-                From::Masked { at, valid },
-            );
-            flags.push(valid);
-        }
-    }
+    let mut columns = Columns::new(&found);
+    columns.mask(|valid| !had(valid));
     // Names of LeRobot's features contain no slashes.
     for name in
         had_names(written_from).filter(|name| name.contains('/') && found.index_of(name).is_err())
     {
-        if let Ok(at) = found.index_of(&name.replace('/', ".")) {
-            columns[at].0 = columns[at].0.clone().with_name(name);
-        }
+        columns.rename(&name.replace('/', "."), name);
     }
     if had(step::ACTION_SOURCE) {
         // The column is text if the format has text, and a flag if it has not.
-        let named = |name: &str| [name.to_owned(), format!("source_{name}")];
-        let word = named(step::ACTION_SOURCE)
-            .into_iter()
-            .find_map(|name| place(&name, &DataType::Utf8));
-        if let Some(at) = word.or_else(|| place("action_is_proxy", &DataType::Boolean)) {
-            columns[at] = (
-                Field::new(step::ACTION_SOURCE, DataType::Utf8, true),
-                From::ActionSource(at),
-            );
+        let origin = columns.words().or_else(|| columns.flags());
+        columns.restore_origin(origin);
+    }
+    columns.restore(inner, metadata, None)
+}
+
+/// Returns `inner`, which has no note of origin, with the columns that its flags of actions and
+/// rewards describe.
+fn restored_by_names(mut inner: Box<dyn Source>) -> Box<dyn Source> {
+    let found = inner.schema();
+    let mut columns = Columns::new(&found);
+    columns.mask(|valid| {
+        let valid = valid.strip_prefix("infos/").unwrap_or(valid);
+        [ACTION_VALID, REWARD_VALID].contains(&valid)
+    });
+    let mut ahead = None;
+    let mut origin = columns.flags();
+    if let Some(at) = columns.words() {
+        // A column of the same name from another program has other words. If the first trajectory
+        // cannot be read, `next` returns the error later.
+        let first = inner.next();
+        let strange = match &first {
+            Ok(Some(first)) => unknown_word(first.steps.column(at)).is_some(),
+            Ok(None) | Err(_) => false,
+        };
+        if !strange {
+            origin = Some(at);
         }
-        if let Some(at) = named(step::ACTION_STD)
-            .into_iter()
-            .find_map(|name| found.index_of(&name).ok())
-        {
-            columns[at] = (
-                found
-                    .field(at)
-                    .clone()
-                    .with_name(step::ACTION_STD)
-                    .with_nullable(true),
-                From::ActionStd(at),
-            );
+        ahead = Some(first);
+    }
+    columns.restore_origin(origin);
+    columns.restore(inner, Map::new(), ahead)
+}
+
+/// Returns the first word of a column that trajmill does not write into `action_source`.
+fn unknown_word(words: &ArrayRef) -> Option<&str> {
+    words
+        .as_string::<i32>()
+        .iter()
+        .flatten()
+        // LeRobot has no nulls: its rows without an action have the word `none`.
+        .find(|word| !["recorded", "proxy", "none", ""].contains(word))
+}
+
+/// The columns of a source, and the columns that they become.
+struct Columns<'a> {
+    found: &'a Schema,
+    columns: Vec<(Field, From)>,
+    /// The positions of flags that become nulls.
+    flags: Vec<usize>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(found: &'a Schema) -> Columns<'a> {
+        let columns = found.fields().iter().enumerate();
+        Columns {
+            found,
+            columns: columns
+                .map(|(at, field)| (field.as_ref().clone(), From::Column(at)))
+                .collect(),
+            flags: Vec::new(),
         }
     }
-    let kept = columns
-        .into_iter()
-        .enumerate()
-        .filter(|(at, _)| !flags.contains(at))
-        .map(|(_, column)| column);
-    let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
-    Box::new(Restored {
-        inner,
-        metadata,
-        schema: Arc::new(Schema::new(fields)),
-        from,
-    })
+
+    /// Turns each flag `NAME_valid` that `wanted` accepts into nulls of the column NAME, if it
+    /// exists.
+    fn mask(&mut self, wanted: impl Fn(&str) -> bool) {
+        for (valid, field) in self.found.fields().iter().enumerate() {
+            let name = field.name().strip_suffix("_valid");
+            let Some(name) =
+                name.filter(|_| *field.data_type() == DataType::Boolean && wanted(field.name()))
+            else {
+                continue;
+            };
+            let at = self.found.index_of(name).or_else(|_| {
+                self.found
+                    .index_of(name.strip_prefix("infos/").unwrap_or(name))
+            });
+            if let Ok(at) = at {
+                let masked = self.columns[at].0.clone().with_nullable(true);
+                self.columns[at] = (masked, From::Masked { at, valid });
+                self.flags.push(valid);
+            }
+        }
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        if let Ok(at) = self.found.index_of(from) {
+            self.columns[at].0 = self.columns[at].0.clone().with_name(to);
+        }
+    }
+
+    /// Returns the position of the column `name` of this type, or of `infos/name`, as in D4RL and
+    /// Minari.
+    fn place(&self, name: &str, data_type: &DataType) -> Option<usize> {
+        self.found.fields().iter().position(|field| {
+            (field.name() == name || field.name().strip_prefix("infos/") == Some(name))
+                && field.data_type() == data_type
+        })
+    }
+
+    /// Returns the position of the column that says in a word where actions come from.
+    fn words(&self) -> Option<usize> {
+        named(step::ACTION_SOURCE)
+            .into_iter()
+            .find_map(|name| self.place(&name, &DataType::Utf8))
+    }
+
+    /// Returns the position of the flag of predicted actions.
+    fn flags(&self) -> Option<usize> {
+        self.place("action_is_proxy", &DataType::Boolean)
+    }
+
+    /// Turns the column at `origin` into `action_source`, and the column of standard deviations
+    /// into `action_std`.
+    fn restore_origin(&mut self, origin: Option<usize>) {
+        let Some(at) = origin else {
+            return;
+        };
+        let field = Field::new(step::ACTION_SOURCE, DataType::Utf8, true);
+        self.columns[at] = (field, From::ActionSource(at));
+        let std = named(step::ACTION_STD);
+        if let Some(at) = std.iter().find_map(|name| self.found.index_of(name).ok()) {
+            let field = self.found.field(at).clone().with_name(step::ACTION_STD);
+            self.columns[at] = (field.with_nullable(true), From::ActionStd(at));
+        }
+    }
+
+    /// Returns `inner` with these columns, and with the `metadata` of its own source. `ahead` is
+    /// the result of the first read, if there was one.
+    fn restore(
+        self,
+        inner: Box<dyn Source>,
+        metadata: Map<String, Value>,
+        ahead: Option<Result<Option<IncomingTrajectory>>>,
+    ) -> Box<dyn Source> {
+        let flags = self.flags;
+        let kept = self
+            .columns
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| !flags.contains(at))
+            .map(|(_, column)| column);
+        let (fields, from): (Vec<Field>, Vec<From>) = kept.unzip();
+        Box::new(Restored {
+            inner,
+            metadata,
+            schema: Arc::new(Schema::new(fields)),
+            from,
+            ahead,
+        })
+    }
+}
+
+/// Returns the names under which a reader returns the column `name` of steps: it keeps a name with
+/// a fixed meaning free.
+fn named(name: &str) -> [String; 2] {
+    [name.to_owned(), format!("source_{name}")]
 }
 
 /// Returns the names of the columns of steps that the exported dataset had.
@@ -145,6 +233,8 @@ struct Restored {
     schema: SchemaRef,
     /// The origin of each column of `schema`.
     from: Vec<From>,
+    /// The result of reading `inner` before the first call of `next`.
+    ahead: Option<Result<Option<IncomingTrajectory>>>,
 }
 
 impl Restored {
@@ -177,6 +267,15 @@ impl Restored {
             .ok()
             .map(|at| Arc::clone(&columns[at]));
         let there = |row: usize| action.as_ref().is_some_and(|action| action.is_valid(row));
+        if columns[origin].as_boolean_opt().is_none()
+            && let Some(word) = unknown_word(&columns[origin])
+        {
+            return Err(Error::failed(format!(
+                "column `{}` says `{word}`, but every action is `recorded` or `proxy`",
+                step::ACTION_SOURCE
+            ))
+            .hint("rename the column if trajmill did not write it"));
+        }
         columns[origin] = origins(&columns[origin], there);
         let origins = columns[origin].as_string::<i32>().clone();
         for (column, _) in columns
@@ -227,12 +326,95 @@ impl Source for Restored {
     }
 
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
-        let Some(trajectory) = self.inner.next()? else {
+        let next = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => self.inner.next(),
+        };
+        let Some(trajectory) = next? else {
             return Ok(None);
         };
         Ok(Some(IncomingTrajectory {
             steps: self.steps(&trajectory.steps)?,
             ..trajectory
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One trajectory of a made source.
+    struct Made(Option<RecordBatch>, SchemaRef);
+
+    impl Source for Made {
+        fn schema(&self) -> SchemaRef {
+            Arc::clone(&self.1)
+        }
+
+        fn rows(&self) -> Option<u64> {
+            None
+        }
+
+        fn metadata(&self) -> Map<String, Value> {
+            Map::new()
+        }
+
+        fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
+            Ok(self.0.take().map(|steps| IncomingTrajectory {
+                key: "0".to_owned(),
+                steps,
+                about: None,
+            }))
+        }
+    }
+
+    /// Returns the restored steps of a source with the actions 1, 2 and 3 and another column.
+    fn read(name: &str, column: ArrayRef) -> RecordBatch {
+        let actions: ArrayRef = Arc::new(arrow::array::Int32Array::from(vec![1, 2, 3]));
+        let batch = RecordBatch::try_from_iter([(step::ACTION, actions), (name, column)]).unwrap();
+        let source = Made(Some(batch.clone()), batch.schema());
+        let mut restored = restored(Box::new(source), None);
+        let steps = restored.next().unwrap().unwrap().steps;
+        assert_eq!(steps.schema(), restored.schema());
+        assert!(restored.next().unwrap().is_none());
+        steps
+    }
+
+    fn origins_of(steps: &RecordBatch) -> Vec<&str> {
+        let origins = steps.column_by_name(step::ACTION_SOURCE).unwrap();
+        origins.as_string::<i32>().iter().flatten().collect()
+    }
+
+    #[test]
+    fn without_a_note_columns_say_which_actions_are_a_models() {
+        let flags = || -> ArrayRef { Arc::new(BooleanArray::from(vec![true, false, true])) };
+        for name in ["action_is_proxy", "infos/action_is_proxy"] {
+            let expected = ["proxy", "recorded", "proxy"];
+            assert_eq!(origins_of(&read(name, flags())), expected, "{name}");
+        }
+        let words = |words: [&str; 3]| -> ArrayRef { Arc::new(StringArray::from(words.to_vec())) };
+        for name in [
+            "action_source",
+            "source_action_source",
+            "infos/action_source",
+        ] {
+            let steps = read(name, words(["recorded", "proxy", "none"]));
+            assert_eq!(origins_of(&steps), ["recorded", "proxy", "recorded"]);
+        }
+        // A stranger's column stays what it is.
+        let steps = read("source_action_source", words(["human", "script", "human"]));
+        assert!(steps.column_by_name(step::ACTION_SOURCE).is_none());
+        assert!(steps.column_by_name("source_action_source").is_some());
+    }
+
+    #[test]
+    fn without_a_note_filler_is_no_action() {
+        let flags: ArrayRef = Arc::new(BooleanArray::from(vec![true, false, true]));
+        for name in ["action_valid", "infos/action_valid"] {
+            let steps = read(name, Arc::clone(&flags));
+            assert_eq!(steps.num_columns(), 1, "{name}");
+            assert!(steps.column(0).is_null(1) && steps.column(0).null_count() == 1);
+        }
     }
 }

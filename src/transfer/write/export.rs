@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{REWARD_VALID, Watch};
-use crate::dataset::{Dataset, store};
+use crate::dataset::{Dataset, files, store};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::note;
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
@@ -34,7 +34,7 @@ pub fn export(
             format!("NaN or zero, with `{REWARD_VALID}` false"),
         );
     }
-    if to.is_dir() {
+    if files::is_dir(to)? {
         note::write(to, &options.note)?;
         let mut folders = vec![to.to_owned()];
         while let Some(folder) = folders.pop() {
@@ -49,9 +49,8 @@ fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed =
         |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", folder.display()));
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
+    for path in files::list(folder).map_err(failed)? {
+        if files::is_dir(&path)? {
             found.push(path);
         }
     }

@@ -14,7 +14,8 @@ use crate::error::Result;
 
 pub use dataset::OutgoingDataset;
 pub use export::export;
-pub use options::{Unlabelled, WriteOptions};
+pub(crate) use options::Unlabelled;
+pub use options::WriteOptions;
 pub use pass::{OutgoingTrajectory, Pass};
 
 /// The column that says which actions the dataset has; all others are filler.
@@ -36,8 +37,12 @@ pub struct Writer {
     pub write: fn(&OutgoingDataset, &Path, &WriteOptions) -> Result<Written>,
     /// Reads [`WriteOptions::note`] from a file of the format. `None` if the format is a directory:
     /// the caller writes the note to a file in it.
-    pub note: Option<fn(&Path) -> Option<String>>,
+    pub note: Option<ReadNote>,
 }
+
+/// A function that reads the note of origin in a file. Returns `None` if there is none, and an
+/// error if it cannot be read.
+pub type ReadNote = fn(&Path) -> Result<Option<serde_json::Value>>;
 
 /// The report of a writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

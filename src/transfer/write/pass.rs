@@ -180,11 +180,6 @@ struct Shard {
 }
 
 impl Pass<'_> {
-    /// Returns the columns of steps, in order.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
     /// Opens a shard.
     fn shard(&self, entry: &ShardEntry) -> Result<Shard> {
         let dataset = &self.passes.dataset;

@@ -9,6 +9,7 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type};
 
+use crate::dataset::files;
 use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
@@ -145,7 +146,7 @@ pub(crate) fn images(root: &Path, name: &str, column: &ArrayRef) -> Result<Array
                 if !path.starts_with('/') && !path.split('/').any(|part| part == "..") =>
             {
                 let path = root.join(path);
-                let bytes = std::fs::read(&path).map_err(|error| {
+                let bytes = files::read(&path).map_err(|error| {
                     Error::failed(format!(
                         "feature `{name}` at frame {row}: cannot read {}: {error}",
                         path.display()

@@ -11,6 +11,7 @@ use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
 
+use crate::dataset;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
@@ -35,7 +36,7 @@ pub(crate) struct DataFile {
 
 impl DataFile {
     fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-        let file = File::open(path).map_err(|error| {
+        let file = dataset::files::open(path).map_err(|error| {
             Error::failed(format!("cannot open {}: {error}", path.display()))
                 .hint("the dataset is incomplete: fetch it again")
         })?;

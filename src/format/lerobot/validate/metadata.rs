@@ -3,6 +3,7 @@
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::dataset;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::format::lerobot::episodes::Episode;
@@ -78,11 +79,16 @@ pub(crate) fn validate_task_table(info: &Info, findings: &mut Findings) {
     if info.layout != Layout::Shared {
         return;
     }
-    // A file that cannot be read is already reported.
-    let Some(builder) = std::fs::File::open(&path)
-        .ok()
-        .and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
-    else {
+    let file = match dataset::files::open(&path) {
+        Ok(file) => file,
+        // A file that is missing or damaged is already reported.
+        Err(error) if dataset::files::is_absent(&error) => return,
+        Err(error) => {
+            findings.error("tasks", path.display().to_string(), error.to_string());
+            return;
+        }
+    };
+    let Ok(builder) = ParquetRecordBatchReaderBuilder::try_new(file) else {
         return;
     };
     let pandas = builder

@@ -16,6 +16,7 @@ use super::episodes::{self, Episode};
 use super::files;
 use super::info::{INFO, Info, Layout};
 use super::tasks;
+use crate::dataset;
 use crate::error::Result;
 use crate::inspect::Findings;
 
@@ -60,7 +61,10 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         let mut seen = HashSet::new();
         for episode in &episodes {
             match info.video_file(episode, at, &video.name) {
-                Ok((file, _)) if seen.insert(file.clone()) && !root.join(&file).is_file() => {
+                Ok((file, _))
+                    if seen.insert(file.clone())
+                        && !dataset::files::is_file(&root.join(&file))? =>
+                {
                     findings.error(
                         "missing-video",
                         file,
@@ -79,7 +83,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         "v2.1" => "meta/episodes_stats.jsonl",
         _ => "meta/stats.json",
     };
-    if !root.join(statistics).is_file() {
+    if !dataset::files::is_file(&root.join(statistics))? {
         findings.warning(
             "statistics",
             statistics,
@@ -121,7 +125,7 @@ fn data_files<'a>(
             _ => info.root.join(info.data_file(episode)?),
         };
         if seen.insert(file.clone()) {
-            if !file.is_file() {
+            if !dataset::files::is_file(&file)? {
                 findings.error(
                     "missing-file",
                     file.display().to_string(),
@@ -139,7 +143,7 @@ fn data_files<'a>(
         return Ok(named);
     }
     let folder = info.root.join("data");
-    if !folder.is_dir() {
+    if !dataset::files::is_dir(&folder)? {
         return Ok(Vec::new());
     }
     let files = files::parquet_files(&folder)?;

@@ -1,4 +1,5 @@
-//! Every operation that changes the file system: creation, renaming, syncing, removal.
+//! Every operation that changes the file system: creation, renaming, syncing, removal. Reading is
+//! in [`files`].
 //!
 //! `clippy.toml` forbids the functions of `std::fs` that do so in the rest of the crate. The commit
 //! protocol depends on the order of these operations, so tests can count them, make them fail, and
@@ -11,27 +12,37 @@
 //! - `delay:SEED`: delay workers at random where they take work from each other;
 //! - `plain-renames`: allow only plain renames, as on file systems that have no others.
 
-#![expect(clippy::disallowed_methods, reason = "this is the one file")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "only this module changes the file system"
+)]
+
+#[cfg(feature = "faults")]
+mod faults;
+mod removal;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::layout::folder;
+use rustix::fs::{Mode, OFlags};
+
+use super::files;
+use super::layout::{self, folder};
 use super::manifest::FileEntry;
 use crate::error::{Error, Result};
+
+pub use removal::{remove, remove_empty, remove_file};
 
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot {action} {}: {error}", path.display()));
     match error.raw_os_error() {
-        Some(28) => failure.hint(
-            "the disk is full: free some space and run the same command again; finished tasks are \
-             kept",
-        ),
-        Some(122) => failure.hint(
-            "the disk quota is exhausted: free some space and run the same command again; \
-             finished tasks are kept",
-        ),
+        Some(28) => {
+            failure.hint("the disk is full: free some space and run the same command again")
+        }
+        Some(122) => failure
+            .hint("the disk quota is exhausted: free some space and run the same command again"),
         Some(30) => failure.hint("the file system is read-only: write the output to another one"),
         Some(13) => failure.hint("check the owner and the permissions of the folder"),
         _ => failure,
@@ -49,15 +60,124 @@ pub fn create(path: &Path) -> Result<File> {
     attempt("create", path, || File::create_new(path))
 }
 
-/// Opens the file `path` for appending. Creates it if it does not exist.
+/// Opens the file `path` for appending. Creates it if it does not exist. Refuses a link, because
+/// its target would be written to, and everything that is not a file.
 pub fn append(path: &Path) -> Result<File> {
-    attempt("open", path, || {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = attempt("open", path, || {
         OpenOptions::new()
             .create(true)
             .append(true)
             .read(true)
+            .custom_flags(flags.bits().cast_signed())
             .open(path)
-    })
+    });
+    let file = match opened {
+        Err(_) if path.is_symlink() => return Err(in_the_way(path, "a symbolic link")),
+        opened => opened?,
+    };
+    let found = file
+        .metadata()
+        .map_err(|error| failed("read", path, &error))?;
+    if !found.is_file() {
+        Err(in_the_way(path, files::kind(found.file_type())))
+    } else if found.nlink() > 1 {
+        Err(in_the_way(path, "a hard link to another file"))
+    } else {
+        Ok(file)
+    }
+}
+
+/// The error for something at `path`, where only trajmill's own work may be.
+fn in_the_way(path: &Path, what: &str) -> Error {
+    let place = path.display();
+    Error::failed(format!(
+        "{place} is {what}, and trajmill keeps its work there"
+    ))
+    .hint(format!(
+        "remove it (`rm {place}`), or write to another path"
+    ))
+}
+
+/// Takes the directory `path` for this user's work: creates it, or takes what an earlier run left
+/// there, and closes it to other users. So nobody else can plant a link in it.
+///
+/// # Errors
+/// Returns an error if a link or a file is there, or a directory that belongs to another user.
+pub fn take_dir(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = folder(path);
+            create_dir(parent)?;
+            attempt("create", path, || {
+                match fs::DirBuilder::new().mode(0o700).create(path) {
+                    // Another process may have created it meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    created => created,
+                }
+            })?;
+            sync_dir(parent)?;
+        }
+        Err(error) => return Err(files::unreadable(path, &error)),
+        Ok(_) => {}
+    }
+    let found = match path.symlink_metadata() {
+        Ok(found) => found,
+        // A run that finished in this moment took it away. Whoever needs it finds that out.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(files::unreadable(path, &error)),
+    };
+    if !found.is_dir() {
+        return Err(in_the_way(path, files::kind(found.file_type())));
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() && found.uid() != owner_of_new(path)? {
+        let place = path.display();
+        return Err(Error::failed(format!(
+            "{place} belongs to user {}, who may be writing the same output or have stopped",
+            found.uid()
+        ))
+        .hint(format!(
+            "ask them to finish or to remove it, or write to another path; if they are done, the \
+             owner of the folder can put it aside: `mv {place} {place}.old`"
+        )));
+    }
+    if found.mode() & 0o077 != 0 {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Some file systems have no modes.
+        let _ = rustix::fs::open(path, flags, Mode::empty())
+            .and_then(|open| rustix::fs::fchmod(open, Mode::RWXU));
+    }
+    Ok(())
+}
+
+/// Returns the owner of what this process creates beside `path`. That is another user where a file
+/// system gives every file to one user, or the superuser's to nobody.
+fn owner_of_new(path: &Path) -> Result<u32> {
+    let probe = layout::hidden(path, &format!(".{}.owner", std::process::id()));
+    attempt("create", &probe, || fs::create_dir(&probe))?;
+    let owner = probe.symlink_metadata().map(|found| found.uid());
+    remove_empty(&probe)?;
+    owner.map_err(|error| files::unreadable(&probe, &error))
+}
+
+/// Verifies that only files and directories are below the directory `path`, which no other user
+/// can change any more.
+///
+/// # Errors
+/// Returns an error that names the first link, FIFO, socket or device, or if a directory cannot be
+/// read.
+pub fn refuse_links(path: &Path) -> Result<()> {
+    for entry in files::list(path).map_err(|error| files::unreadable(path, &error))? {
+        let found = entry
+            .symlink_metadata()
+            .map_err(|error| files::unreadable(&entry, &error))?;
+        if found.is_dir() {
+            refuse_links(&entry)?;
+        } else if !found.is_file() {
+            return Err(in_the_way(&entry, files::kind(found.file_type())));
+        }
+    }
+    Ok(())
 }
 
 /// Creates a directory and its missing parents, and makes their names durable, so that files in
@@ -102,17 +222,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes a small file to `path` in one step, replacing any file there: readers see either the old
 /// bytes or the new ones.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let unfinished = path.with_file_name(format!(".{name}.staging-file"));
-    remove(&unfinished)?;
+    let unfinished = layout::hidden(path, ".staging-file");
+    remove_file(&unfinished)?;
     write(&unfinished, bytes)?;
     attempt("publish", path, || {
         Ok(rustix::fs::rename(&unfinished, path)?)
     })?;
-    sync_dir(folder(path))
+    sync_dir(folder(path)).map_err(|error| Error {
+        message: format!("{} is written, but {}", path.display(), error.message),
+        ..error
+    })
 }
 
 /// Moves `from` to `to`, which must not exist: the atomic step that makes a result visible.
@@ -142,8 +261,14 @@ pub fn exchange(from: &Path, to: &Path) -> Result<()> {
             Err(error) if unsupported(error) => {
                 let aside = from.with_extension("replaced");
                 plain(to, &aside)?;
-                plain(from, to)?;
-                Ok(plain(&aside, from)?)
+                if let Err(error) = plain(from, to) {
+                    // The old tree goes back, so that something stands there.
+                    plain(&aside, to)?;
+                    return Err(error.into());
+                }
+                // What cannot be moved back is removed with the staging directory.
+                let _ = plain(&aside, from);
+                Ok(())
             }
             exchanged => Ok(exchanged?),
         }
@@ -176,33 +301,9 @@ fn move_to_nothing(from: &Path, to: &Path) -> rustix::io::Result<()> {
         });
     }
     rustix::fs::link(from, to)?;
-    rustix::fs::unlink(from)
-}
-
-/// Removes a file or a whole tree, if it exists.
-pub fn remove(path: &Path) -> Result<()> {
-    let removed = attempt("remove", path, || match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    });
-    match removed {
-        Err(_) if !path.exists() => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes a directory if it is empty.
-pub fn remove_empty(path: &Path) -> Result<()> {
-    attempt("remove", path, || match fs::remove_dir(path) {
-        Err(error)
-            if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound]
-                .contains(&error.kind()) =>
-        {
-            Ok(())
-        }
-        other => other,
-    })
+    // A first name that cannot be removed now is removed with the staging directory.
+    let _ = rustix::fs::unlink(from);
+    Ok(())
 }
 
 /// Locks the file at `path`, which is created if it does not exist, and writes `holder` to it.
@@ -217,7 +318,8 @@ pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(failed("lock", path, &error.into()));
             }
-            let holder = fs::read_to_string(path).unwrap_or_default();
+            // A holder that finishes in this moment removes its name.
+            let holder = files::read_to_string(path).unwrap_or_default();
             // A process that has just taken the lock has yet to write its name.
             if holder.is_empty() && waited < 100 {
                 waited += 1;
@@ -228,11 +330,8 @@ pub fn lock(path: &Path, holder: &str) -> Result<Result<File, String>> {
         }
         // The previous holder may have removed the file after it was opened and before it was
         // locked: then try again.
-        let same = match (file.metadata(), fs::metadata(path)) {
-            (Ok(ours), Ok(theirs)) => {
-                std::os::unix::fs::MetadataExt::ino(&ours)
-                    == std::os::unix::fs::MetadataExt::ino(&theirs)
-            }
+        let same = match (file.metadata(), path.symlink_metadata()) {
+            (Ok(ours), Ok(theirs)) => ours.ino() == theirs.ino(),
             _ => false,
         };
         if same {
@@ -365,7 +464,7 @@ impl Write for PatchedFile {
 /// Returns the length and hash of the file at `path`, which is read as a stream.
 pub fn digest(path: &Path) -> Result<Digest> {
     digest_of(
-        &File::open(path).map_err(|error| failed("read", path, &error))?,
+        &files::open(path).map_err(|error| failed("read", path, &error))?,
         path,
     )
 }
@@ -397,74 +496,6 @@ mod faults {
 
     pub(super) fn plain_renames() -> bool {
         false
-    }
-}
-
-/// Counts operations and injects the fault that `TRAJMILL_FAULT` names.
-#[cfg(feature = "faults")]
-mod faults {
-    use std::io::{self, Write};
-    use std::path::Path;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    static PAUSES: AtomicU64 = AtomicU64::new(0);
-
-    pub(super) fn before(action: &str, path: &Path) -> io::Result<()> {
-        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else {
-            return Ok(());
-        };
-        let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut parts = fault.split(':');
-        let (kind, at) = (parts.next(), parts.next().unwrap_or_default());
-        if kind == Some("count") {
-            let mut log = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(at)?;
-            return writeln!(log, "{count} {action} {}", path.display());
-        }
-        if at.parse() != Ok(count) {
-            return Ok(());
-        }
-        match kind {
-            Some("kill") => signal(rustix::process::Signal::KILL),
-            Some("stop") => signal(rustix::process::Signal::STOP),
-            Some("error") => {
-                let errno = parts
-                    .next()
-                    .and_then(|errno| errno.parse().ok())
-                    .unwrap_or(5);
-                Err(io::Error::from_raw_os_error(errno))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Sleeps for up to 4 ms, depending on the seed and the number of earlier pauses.
-    pub(super) fn pause() {
-        let Ok(fault) = std::env::var("TRAJMILL_FAULT") else {
-            return;
-        };
-        let Some(seed) = fault.strip_prefix("delay:") else {
-            return;
-        };
-        let count = PAUSES.fetch_add(1, Ordering::SeqCst);
-        let hash = blake3::hash(format!("{seed} {count}").as_bytes());
-        let micros = u64::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]])) % 4000;
-        std::thread::sleep(std::time::Duration::from_micros(micros));
-    }
-
-    /// Returns whether to behave like a file system that supports only the plain rename.
-    pub(super) fn plain_renames() -> bool {
-        std::env::var("TRAJMILL_FAULT").is_ok_and(|fault| fault == "plain-renames")
-    }
-
-    fn signal(signal: rustix::process::Signal) -> io::Result<()> {
-        Ok(rustix::process::kill_process(
-            rustix::process::getpid(),
-            signal,
-        )?)
     }
 }
 

@@ -1,0 +1,205 @@
+//! Reads files and lists directories that others may have written.
+//!
+//! Absent and unreadable are different: a missing file is `None` or `false`, and any other failure
+//! is an error. Only regular files are read, because opening a FIFO waits for a writer and a device
+//! may have no end.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "opens existing files for reading only"
+)]
+
+use std::ffi::OsStr;
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Dir, Mode, OFlags};
+
+use crate::error::{Error, Result};
+
+/// Opens the regular file at `path` for reading. Links are followed.
+///
+/// # Errors
+/// Returns an error if the file cannot be opened, or if it is a directory, a FIFO, a socket or a
+/// device.
+pub fn open(path: &Path) -> io::Result<File> {
+    // Without NONBLOCK, opening a FIFO waits for a writer. Regular files do not know the flag.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let found = file.metadata()?.file_type();
+    if found.is_file() {
+        Ok(file)
+    } else if found.is_dir() {
+        Err(ErrorKind::IsADirectory.into())
+    } else {
+        Err(io::Error::other(format!(
+            "it is {}, and only files are read",
+            kind(found)
+        )))
+    }
+}
+
+/// Reads the whole regular file at `path`.
+///
+/// # Errors
+/// Returns an error if the file cannot be opened or read; see [`open`].
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads the whole regular file at `path` as text.
+///
+/// # Errors
+/// Returns an error if the file cannot be opened or read, or if it is not UTF-8; see [`open`].
+pub fn read_to_string(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Reads the whole regular file at `path`; `None` if nothing is there.
+///
+/// # Errors
+/// Returns an error if something is there that cannot be read.
+pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
+    match read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+/// Returns the paths of everything in the directory `folder`, in no order.
+///
+/// # Errors
+/// Returns an error if the directory cannot be opened or listed.
+pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    // The standard library's reader panics if the directory cannot be closed.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = rustix::fs::open(folder, flags, Mode::empty())?;
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(open)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            entries.push(folder.join(OsStr::from_bytes(name)));
+        }
+    }
+    Ok(entries)
+}
+
+/// Whether anything is at `path`. Links are followed.
+///
+/// # Errors
+/// Returns an error if that cannot be found out.
+pub fn exists(path: &Path) -> Result<bool> {
+    Ok(metadata(path)?.is_some())
+}
+
+/// Whether a file is at `path`. Links are followed.
+///
+/// # Errors
+/// Returns an error if that cannot be found out.
+pub fn is_file(path: &Path) -> Result<bool> {
+    // What is neither a file nor a directory is refused when it is opened, not passed over.
+    Ok(metadata(path)?.is_some_and(|found| !found.is_dir()))
+}
+
+/// Whether a directory is at `path`. Links are followed.
+///
+/// # Errors
+/// Returns an error if that cannot be found out.
+pub fn is_dir(path: &Path) -> Result<bool> {
+    Ok(metadata(path)?.is_some_and(|found| found.is_dir()))
+}
+
+fn metadata(path: &Path) -> Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+/// Whether `error` says that nothing is at a path.
+pub fn is_absent(error: &io::Error) -> bool {
+    // A path below a file leads to nothing either.
+    [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind())
+}
+
+/// The error for a file or directory that is there and cannot be read.
+pub fn unreadable(path: &Path, error: &io::Error) -> Error {
+    let failure = Error::failed(format!("cannot read {}: {error}", path.display()));
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            failure.hint("permission was denied: check the owner and mode of the file")
+        }
+        ErrorKind::InvalidFilename => {
+            failure.hint("most file systems take names of up to 255 bytes: choose a shorter one")
+        }
+        _ => failure,
+    }
+}
+
+/// Returns what a message calls a file of this type.
+pub(super) fn kind(found: FileType) -> &'static str {
+    if found.is_symlink() {
+        "a symbolic link"
+    } else if found.is_fifo() {
+        "a FIFO"
+    } else if found.is_socket() {
+        "a socket"
+    } else if found.is_dir() {
+        "a directory"
+    } else if found.is_file() {
+        "a file"
+    } else {
+        "a device"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::store;
+
+    #[test]
+    fn absent_and_unreadable_are_different() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        store::write(&at("file"), b"bytes").unwrap();
+        store::create_dir(&at("folder")).unwrap();
+        #[expect(clippy::disallowed_methods)]
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        let present = |name: &str| read_if_present(&at(name)).map_err(|error| error.message);
+        assert_eq!(present("file").unwrap().unwrap(), b"bytes");
+        assert_eq!(present("nothing").unwrap(), None);
+        assert_eq!(present("file/below").unwrap(), None);
+        for name in ["folder", "loop"] {
+            let message = present(name).unwrap_err();
+            assert!(message.starts_with("cannot read "), "{message}");
+        }
+        for ask in [exists, is_file, is_dir] {
+            assert!(!ask(&at("nothing")).unwrap() && ask(&at("loop")).is_err());
+        }
+        assert!(is_file(&at("file")).unwrap() && !is_dir(&at("file")).unwrap());
+        assert_eq!(list(folder.path()).unwrap().len(), 3);
+        assert!(list(&at("file")).is_err());
+    }
+
+    #[test]
+    fn devices_are_not_read() {
+        for path in ["/dev/zero", "/dev/null"] {
+            let error = read(Path::new(path)).unwrap_err().to_string();
+            assert_eq!(error, "it is a device, and only files are read");
+        }
+    }
+}

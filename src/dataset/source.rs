@@ -74,7 +74,7 @@ fn stamps(path: &Path) -> Result<Vec<(PathBuf, Stamp)>> {
     let (mut found, mut folders) = (Vec::new(), vec![path.to_owned()]);
     while let Some(path) = folders.pop() {
         let about = std::fs::metadata(&path).map_err(|error| failed(&path, error))?;
-        if !about.is_dir() {
+        if !files::is_dir(&path)? {
             found.push((path, Stamp::of(&about)));
             continue;
         }

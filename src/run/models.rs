@@ -28,7 +28,7 @@ pub(super) fn is_missing(model: &Training, fresh: bool) -> Result<bool> {
     Ok(claim(model, fresh)?.is_some())
 }
 
-/// Verifies a model that is up to date, and pins it: the stages behind it run these bytes.
+/// Verifies a model that is up to date, and pins it: later stages run these bytes.
 ///
 /// # Errors
 /// Returns an error if the file cannot be read, is damaged or was replaced.
@@ -60,7 +60,7 @@ pub(super) fn train(
     let fitted = exec::train(planned, sources, options.threads, clock, &progress);
     options.observer.watch.end();
     let fitted = fitted?;
-    // The stages behind it run this model, even if another run replaces the file now.
+    // Later stages run this model, even if another run replaces the file now.
     model
         .pin
         .keep(file.publish(&fitted, model.stage.metadata())?);

@@ -92,7 +92,7 @@ impl<'a> Output<'a> {
         };
         if staging.is_none() {
             for model in self.models() {
-                // A model that is not right is an error only to those who run it, or who ask.
+                // A damaged model is an error only if a stage runs it, or with `--verify`.
                 let pinned = models::pin(model);
                 if self.options.verify {
                     pinned?;
@@ -267,8 +267,8 @@ impl<'a> Output<'a> {
         )
     }
 
-    /// Reports the output that is there, after a look at the lengths of its files or, if the user
-    /// asks for it, at all of their bytes.
+    /// Reports the existing output, after verifying the lengths of its files or, with `--verify`,
+    /// all of their bytes.
     fn reuse(&self, materialise: &Materialise) -> Result<OutputReport> {
         if let Some(format) = materialise.foreign()? {
             if self.options.verify {

@@ -218,7 +218,7 @@ fn set_aside(dataset: &Dataset, verified: &mut Verified) {
     let path = dataset.path.join(quarantine::FILE);
     let place = path.display();
     let found = match store::digest(&path) {
-        Err(_) if !path.exists() => Some((
+        Err(_) if files::exists(&path).is_ok_and(|there| !there) => Some((
             "missing",
             format!("{place} is missing, though the manifest mentions it"),
         )),
@@ -265,7 +265,7 @@ fn extra(dataset: &Dataset, verified: &mut Verified) {
             Vec::new()
         });
         for path in listed {
-            if path.is_dir() && !path.is_symlink() {
+            if !path.is_symlink() && files::is_dir(&path).unwrap_or(false) {
                 folders.push(path);
             } else if !known.contains(&path) {
                 unknown.push(path);

@@ -469,8 +469,7 @@ pub(crate) fn digest(path: &Path) -> Result<Digest> {
     )
 }
 
-/// Returns the length and the blake3 hash of an open file, from its position on. `path` is its
-/// path.
+/// Returns the length and hash of the open file at `path`, from its position on.
 pub(crate) fn digest_of(file: &File, path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     hasher

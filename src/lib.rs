@@ -1,4 +1,4 @@
-//! trajmill: pipelines over trajectory datasets, for semi-supervised offline reinforcement learning.
+//! trajmill: pipelines over trajectory datasets for semi-supervised offline reinforcement learning.
 //!
 //! A few trajectories have actions, and most do not. A pipeline file says which trajectories to
 //! keep, labels the missing actions with an inverse dynamics model, and writes a dataset that a

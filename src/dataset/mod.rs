@@ -91,7 +91,7 @@ impl Dataset {
         })?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
         let is_there =
-            || std::fs::read(&manifest_path).is_ok_and(|now| blake3::hash(&now).to_hex() == *hash);
+            || files::read(&manifest_path).is_ok_and(|now| blake3::hash(&now).to_hex() == *hash);
         let footer = |file: &FileEntry| {
             let schema = read::file_schema(&path.join(&file.path));
             if is_there() {

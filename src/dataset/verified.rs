@@ -227,7 +227,7 @@ impl DatasetFile {
 
     /// Returns whether the dataset's directory now holds another manifest, or none.
     fn is_of_another_dataset(&self) -> bool {
-        std::fs::read(layout::manifest(&self.dataset)).map_or(true, |bytes| {
+        super::files::read(&layout::manifest(&self.dataset)).map_or(true, |bytes| {
             *blake3::hash(&bytes).to_hex() != *self.manifest
         })
     }

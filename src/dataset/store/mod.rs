@@ -12,10 +12,7 @@
 //! - `delay:SEED`: delay workers at random where they take work from each other;
 //! - `plain-renames`: allow only plain renames, as on file systems that have no others.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "only this module changes the file system"
-)]
+#![expect(clippy::disallowed_methods, reason = "this is the one place")]
 
 #[cfg(feature = "faults")]
 mod faults;

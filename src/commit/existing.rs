@@ -61,7 +61,7 @@ pub(super) fn is_taken(path: &Path) -> Result<bool> {
 /// Compares what stands at `path` with the result that depends on `wanted`.
 ///
 /// # Errors
-/// Returns an error if what says where the result comes from cannot be read, is damaged or of a
+/// Returns an error if the manifest or the note of origin cannot be read, is damaged, or has a
 /// newer format.
 pub(crate) fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
     if is_taken(path)? {
@@ -75,7 +75,7 @@ pub(crate) fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
 /// write it.
 ///
 /// # Errors
-/// Returns an error if a manifest or note is there that cannot be read or is damaged.
+/// Returns an error if a manifest or note exists that cannot be read or is damaged.
 pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
     if let Some(bytes) = files::read_if_present(&layout::manifest(path))? {
         let manifest = Manifest::parse(&bytes).map_err(|error| error.at(path.display()))?;

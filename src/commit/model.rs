@@ -21,7 +21,7 @@ use crate::train::{self, Fitted};
 /// Keys in the metadata of a model file: the hash of everything that the model depends on, and the
 /// same by name, as JSON.
 const RECIPE: [&str; 2] = ["trajmill.recipe", "trajmill.inputs"];
-/// What follows the name of a model in the name of its report.
+/// The ending that the name of a model's report adds to the name of the model.
 const REPORT: &str = "report.json";
 /// Names of all pictures that a model can have.
 const PICTURES: [&str; 3] = ["loss", "scatter", "calibration"];

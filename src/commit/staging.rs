@@ -16,8 +16,8 @@ pub(crate) struct Staging {
     directory: PathBuf,
     /// Whether the result replaces what stands at its path when it is published.
     replaces: bool,
-    /// What to tell the user of the work that stays here if the result cannot be published; `None`
-    /// if no later run resumes it.
+    /// The hint about the work that stays here if the result cannot be published; `None` if no
+    /// later run resumes it.
     kept: Option<&'static str>,
     /// Held until the staging directory is gone.
     _lock: File,

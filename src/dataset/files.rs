@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 /// Returns an error if the file cannot be opened, or if it is a directory, a FIFO, a socket or a
 /// device.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    // Without NONBLOCK, opening a FIFO waits for a writer. Regular files do not know the flag.
+    // Without NONBLOCK, opening a FIFO waits for a writer. The flag has no effect on regular files.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
         .read(true)
@@ -135,7 +135,7 @@ pub(crate) fn is_absent(error: &io::Error) -> bool {
     [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind())
 }
 
-/// The error for a file or directory that is there and cannot be read.
+/// Returns the error about a file or directory that exists and cannot be read.
 pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot read {}: {error}", path.display()));
     match error.kind() {

@@ -38,8 +38,8 @@ pub(crate) fn staging(path: &Path) -> PathBuf {
     hidden(path, ".staging")
 }
 
-/// The hidden sibling `.NAME` + `ending` of the file or directory NAME at `path`. If its name is
-/// too long, it is `.START~HASH` + `ending`, with the start and the hash of NAME.
+/// Returns the hidden sibling `.NAME` + `ending` of the file or directory NAME at `path`. If that
+/// name is too long, it is `.START~HASH` + `ending`, with the start and the hash of NAME.
 pub(crate) fn hidden(path: &Path, ending: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default();
     let room = LONGEST_NAME - ".".len() - ending.len();

@@ -60,7 +60,7 @@ impl Paths {
     }
 }
 
-/// What is wrong if links cannot be followed: then nobody knows what the result would replace.
+/// The conflict if links cannot be followed, so that it is not known what the result would replace.
 const UNKNOWN: Conflict = (
     "the folder of the output or of a source cannot be read",
     "check that the folders exist and that you may read them",

@@ -216,7 +216,7 @@ pub fn save_result(session: &Session, sql: &str, format: ResultFormat, path: &Pa
             path.display()
         )));
     }
-    // Beside the result, hidden, and this process's own.
+    // A hidden file beside the result that belongs to this process.
     let partial = layout::hidden(path, &format!(".{}.tmp", std::process::id()));
     let written =
         write_file(session, sql, format, &partial).and_then(|rows| {

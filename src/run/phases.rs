@@ -135,7 +135,7 @@ fn pass(
     let outcome = exec::run(&tasks, &root, journal, options.limits(), &watcher);
     watch.end();
     let outcome = outcome.map_err(|error| match error.kind {
-        // The same command would begin anew.
+        // The same command would start from the beginning.
         ErrorKind::Interrupted if options.fresh => Error {
             hints: vec!["run the command again without `--fresh` to continue".to_owned()],
             ..error

@@ -334,9 +334,10 @@ fn a_stage_does_no_input_or_output() {
 
 /// Where files are opened by other means than `dataset::files`, which reads regular files only and
 /// keeps absent and unreadable apart.
-const OPENS_ITSELF: [(&str, &str); 6] = [
+const OPENS_ITSELF: [(&str, &str); 7] = [
     ("dataset/files.rs", "is that place"),
     ("dataset/store/mod.rs", "changes the file system"),
+    ("dataset/source.rs", "asks metadata that it read itself"),
     (
         "model/library.rs",
         "looks for libraries in folders that may not be there",

@@ -12,10 +12,7 @@
 //! - `delay:SEED`: delay workers at random where they take work from each other;
 //! - `plain-renames`: allow only plain renames, as on file systems that have no others.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "only this module changes the file system"
-)]
+#![expect(clippy::disallowed_methods, reason = "this is the one place")]
 
 #[cfg(feature = "faults")]
 mod faults;
@@ -88,7 +85,7 @@ pub(crate) fn append(path: &Path) -> Result<File> {
     }
 }
 
-/// The error for something at `path`, where only trajmill's own work may be.
+/// Returns the error about something else at `path`, where only trajmill's own files may be.
 fn in_the_way(path: &Path, what: &str) -> Error {
     let place = path.display();
     Error::failed(format!(
@@ -99,8 +96,8 @@ fn in_the_way(path: &Path, what: &str) -> Error {
     ))
 }
 
-/// Takes the directory `path` for this user's work: creates it, or takes what an earlier run left
-/// there, and closes it to other users. So nobody else can plant a link in it.
+/// Creates the directory `path` or takes over the one that an earlier run left there, and closes it
+/// to other users, so that nobody else can plant a link in it.
 ///
 /// # Errors
 /// Returns an error if a link or a file is there, or a directory that belongs to another user.
@@ -123,7 +120,7 @@ pub(crate) fn take_dir(path: &Path) -> Result<()> {
     }
     let found = match path.symlink_metadata() {
         Ok(found) => found,
-        // A run that finished in this moment took it away. Whoever needs it finds that out.
+        // A run that has just finished removed it. The next use of the directory then fails.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(files::unreadable(path, &error)),
     };
@@ -150,8 +147,8 @@ pub(crate) fn take_dir(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the owner of what this process creates beside `path`. That is another user where a file
-/// system gives every file to one user, or the superuser's to nobody.
+/// Returns the owner of a directory that this process creates beside `path`. The owner is another
+/// user if the file system gives every file to one user, or those of the superuser to nobody.
 fn owner_of_new(path: &Path) -> Result<u32> {
     let probe = layout::hidden(path, &format!(".{}.owner", std::process::id()));
     attempt("create", &probe, || fs::create_dir(&probe))?;
@@ -160,8 +157,8 @@ fn owner_of_new(path: &Path) -> Result<u32> {
     owner.map_err(|error| files::unreadable(&probe, &error))
 }
 
-/// Verifies that only files and directories are below the directory `path`, which no other user
-/// can change any more.
+/// Verifies that there are only files and directories below the directory `path`, which is closed
+/// to other users.
 ///
 /// # Errors
 /// Returns an error that names the first link, FIFO, socket or device, or if a directory cannot be

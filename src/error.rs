@@ -23,6 +23,9 @@ pub enum Kind {
     Checks,
     /// The user stopped the run; running it again resumes. Exit code 130.
     Interrupted,
+    /// The reader of standard output went away, as `head` does when it has enough. Nothing is
+    /// reported. Exit code 141, as of a program that SIGPIPE ends.
+    Closed,
 }
 
 impl Kind {
@@ -34,6 +37,7 @@ impl Kind {
             Kind::Pipeline => 3,
             Kind::Checks => 4,
             Kind::Interrupted => 130,
+            Kind::Closed => 141,
         }
     }
 }

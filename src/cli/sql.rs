@@ -2,19 +2,19 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::arguments::size;
-use super::{Command, print};
+use super::arguments::{outside_datasets, size};
+use super::{Command, interruptible, print};
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, store};
 use crate::error::wording::count;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::query::print::{self as output, Format};
 use crate::query::{Options, Session};
 
@@ -77,6 +77,9 @@ impl Command for Sql {
 
     fn run(&self) -> Result<()> {
         let format = self.result_format()?;
+        if let Some(path) = &self.output {
+            outside_datasets(path)?;
+        }
         let statement = self.statement()?;
         let datasets = self
             .datasets
@@ -92,7 +95,16 @@ impl Command for Sql {
         match (statement, &self.output) {
             (Some(sql), None) => to_stdout(&session, &sql, format).map(|_| ()),
             (Some(sql), Some(path)) => {
-                let rows = output::save(&session, &sql, format, path)?;
+                let session = session.interrupted_by(interruptible()?);
+                let rows =
+                    output::save(&session, &sql, format, path).map_err(|error| {
+                        match error.kind {
+                            Kind::Interrupted => {
+                                error.hint(format!("{} was not written", path.display()))
+                            }
+                            _ => error,
+                        }
+                    })?;
                 print::say(&format!("{}: {}", path.display(), count(rows, "row")));
                 Ok(())
             }
@@ -147,7 +159,7 @@ impl Sql {
 
 /// Runs a statement, prints its result and returns the number of rows.
 fn to_stdout(session: &Session, sql: &str, format: Format) -> Result<u64> {
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
+    let mut out = BufWriter::with_capacity(1 << 16, print::Stdout::new());
     output::print(session, sql, format, &mut out)
 }
 
@@ -230,6 +242,7 @@ fn prompt(session: &Session, format: Format) -> Result<()> {
                         started.elapsed().as_secs_f64()
                     )),
                     Ok(rows) => print::say(&count(rows, "row")),
+                    Err(error) if error.kind == Kind::Closed => return Err(error),
                     Err(error) => print::error(&error),
                 }
                 statement.clear();
@@ -278,7 +291,6 @@ fn history() -> Option<PathBuf> {
 
 /// Prints the columns of all tables.
 fn describe(session: &Session) -> Result<()> {
-    let mut out = io::stdout().lock();
     let mut text = String::new();
     for (table, schema) in session.tables() {
         text.push_str(&format!("{table}\n"));
@@ -297,6 +309,5 @@ fn describe(session: &Session) -> Result<()> {
             ));
         }
     }
-    out.write_all(text.as_bytes())
-        .map_err(|error| Error::failed(format!("cannot write: {error}")))
+    print::line(text.trim_end())
 }

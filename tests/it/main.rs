@@ -21,6 +21,7 @@ mod crash;
 mod cut;
 mod determinism;
 mod fuzz;
+mod output;
 mod registry;
 mod schema;
 mod source;

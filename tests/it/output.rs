@@ -333,7 +333,7 @@ fn control_characters_of_names_and_values_are_shown_escaped() {
             "table.txt: 3 rows",
         ),
         (&["sql", "plain", "-c", &unknown], SHOWN),
-        (&["sql", "plain", "-c", HOSTILE], "\\u{1b}"),
+        (&["sql", "plain", "-c", "select \u{1b}[31m"], "\\u{1b}"),
         (&["check", &pipeline], "\\u{1b}[31m"),
         (&["info", name, &option], "\\u{202e}"),
         (&[HOSTILE], "\\u{202e}"),
@@ -344,6 +344,26 @@ fn control_characters_of_names_and_values_are_shown_escaped() {
             format!("{}{}", done.stdout, done.stderr).contains(shown),
             "{arguments:?}: {done:?}"
         );
+    }
+    // The report of a run names its stages, sources and results.
+    let run = format!(
+        "trajmill: 1\nsource: ../plain\nstages:\n  - summarise: {{ \"{0}\": max(reward) }}\n  \
+         - materialise: {{ path: \"../out/{0}\" }}\n",
+        HOSTILE
+            .chars()
+            .map(|c| format!("\\U{:08x}", u32::from(c)))
+            .collect::<String>()
+    );
+    let run = workspace.write("run", &run);
+    for command in ["check", "plan", "run", "run"] {
+        let done = workspace.trajmill(&[command, &run]).exits(0);
+        assert_harmless(&done);
+        if command != "check" {
+            assert!(
+                format!("{}{}", done.stdout, done.stderr).contains(SHOWN),
+                "{done:?}"
+            );
+        }
     }
     let table = fs::read_to_string(workspace.path("table.txt")).unwrap();
     assert!(table.contains(SHOWN), "{table}");

@@ -23,6 +23,9 @@ pub enum ErrorKind {
     Checks,
     /// The user stopped the run; running it again resumes. Exit code 130.
     Interrupted,
+    /// The reader of standard output went away, as `head` does when it has enough. Nothing is
+    /// reported. Exit code 141, as of a program that SIGPIPE ends.
+    Closed,
 }
 
 impl ErrorKind {
@@ -34,6 +37,7 @@ impl ErrorKind {
             ErrorKind::Pipeline => 3,
             ErrorKind::Checks => 4,
             ErrorKind::Interrupted => 130,
+            ErrorKind::Closed => 141,
         }
     }
 }

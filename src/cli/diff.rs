@@ -43,13 +43,13 @@ impl Command for Diff {
         };
         let found = diff::diff(open(&self.first)?, open(&self.second)?)?;
         drop(busy);
-        let text = if self.json {
-            serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?
+        if self.json {
+            let text =
+                serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?;
+            print::data(&text)
         } else {
-            lines(&found).join("\n")
-        };
-        print::line(&text);
-        Ok(())
+            print::line(&lines(&found).join("\n"))
+        }
     }
 }
 

@@ -23,7 +23,7 @@ impl Command for Doctor {
             .max()
             .unwrap_or(0);
         for (name, finding) in findings {
-            print::line(&format!("{name:width$}  {finding}"));
+            print::line(&format!("{name:width$}  {finding}"))?;
         }
         Ok(())
     }

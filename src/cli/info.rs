@@ -1,7 +1,8 @@
 //! `trajmill info`: what a dataset holds and how it was made; a picture of it; its hashes verified.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::arguments::outside_datasets;
 use super::progress::Busy;
 use super::{Command, picture, print};
 use crate::dataset::schema::type_name;
@@ -35,11 +36,14 @@ impl Command for Info {
     const NAME: &'static str = "info";
 
     fn run(&self) -> Result<()> {
+        if let Some(path) = &self.picture {
+            drawable(path)?;
+        }
         let dataset = Dataset::open(&self.dataset)?;
         if self.json {
-            print::line(String::from_utf8_lossy(&dataset.manifest.to_bytes()?).trim_end());
+            print::data(String::from_utf8_lossy(&dataset.manifest.to_bytes()?).trim_end())?;
         } else {
-            show(&dataset);
+            show(&dataset)?;
         }
         if let Some(path) = &self.picture {
             let dataset = dataset.clone();
@@ -56,6 +60,24 @@ impl Command for Info {
         }
         Ok(())
     }
+}
+
+/// Refuses a picture that is not an SVG file, or that is inside a dataset.
+fn drawable(path: &Path) -> Result<()> {
+    let svg = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("svg"));
+    if !svg {
+        return Err(Error::usage(format!(
+            "cannot draw {}: a picture is an SVG file",
+            path.display()
+        ))
+        .hint(format!(
+            "write `--picture {}`",
+            path.with_extension("svg").display()
+        )));
+    }
+    outside_datasets(path)
 }
 
 fn verify(dataset: &Dataset) -> Result<()> {
@@ -83,7 +105,7 @@ fn verify(dataset: &Dataset) -> Result<()> {
     .hint("restore the files from a copy, or make the dataset again"))
 }
 
-fn show(dataset: &Dataset) {
+fn show(dataset: &Dataset) -> Result<()> {
     let (manifest, statistics) = (&dataset.manifest, &dataset.manifest.statistics);
     let bytes: u64 = manifest
         .shards
@@ -95,38 +117,38 @@ fn show(dataset: &Dataset) {
         dataset.path.display(),
         manifest.trajmill,
         manifest.tool
-    ));
+    ))?;
     print::line(&format!(
         "trajectories  {}, of which {} fully labelled",
         number(statistics.trajectories),
         number(statistics.labelled)
-    ));
+    ))?;
     print::line(&format!(
         "ends          {} terminated, {} truncated",
         number(statistics.terminated),
         number(statistics.truncated)
-    ));
+    ))?;
     print::line(&format!(
         "rows          {} ({}) in {}, {:.1} MB",
         number(statistics.rows),
         count(statistics.steps, "step"),
         count(manifest.shards.len(), "shard"),
         bytes as f64 / 1e6
-    ));
+    ))?;
     print::line(&format!(
         "actions       {} recorded, {} proxy",
         number(statistics.recorded_actions),
         number(statistics.proxy_actions)
-    ));
+    ))?;
     if let Some(returns) = &statistics.returns {
         print::line(&format!(
             "return        {:.3} to {:.3}, mean {:.3}",
             returns.min,
             returns.max,
             returns.sum / returns.count as f64
-        ));
+        ))?;
     }
-    print::line("columns");
+    print::line("columns")?;
     for field in dataset.steps.fields() {
         print::line(&format!(
             "  {}: {}{}",
@@ -137,18 +159,18 @@ fn show(dataset: &Dataset) {
             } else {
                 ""
             }
-        ));
+        ))?;
     }
-    print::line(&format!("made by       {}", manifest.lineage.by));
+    print::line(&format!("made by       {}", manifest.lineage.by))?;
     if manifest.lineage.set_aside > 0 {
         print::line(&format!(
             "set aside     {}, reasons in {}",
             count(manifest.lineage.set_aside, "trajectory"),
             quarantine::FILE
-        ));
+        ))?;
     }
     for (name, value) in &manifest.lineage.inputs {
-        print::line(&format!("  {name}: {value}"));
+        print::line(&format!("  {name}: {value}"))?;
     }
-    print::line(&format!("manifest      blake3 {}", dataset.hash));
+    print::line(&format!("manifest      blake3 {}", dataset.hash))
 }

@@ -72,6 +72,17 @@ impl Entry {
     }
 }
 
+/// The exit codes of [`crate::error::Kind`], for `trajmill --help`.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    success
+  1    the command failed, or its output could not be written
+  2    the command line is wrong
+  3    the pipeline file is wrong
+  4    a check failed, or too many trajectories were set aside
+  130  interrupted by Ctrl-C or SIGTERM
+  141  the reader of standard output closed it early, as `head` does; no message is printed";
+
 /// The command line of trajmill.
 fn command_line() -> clap::Command {
     let commands = COMMANDS
@@ -82,6 +93,7 @@ fn command_line() -> clap::Command {
             "Turn corpora of trajectories into training sets: select trajectories, label missing \
              actions with a model, write datasets",
         )
+        .after_help(EXIT_CODES)
         .version(env!("CARGO_PKG_VERSION"))
         .max_term_width(110)
         .subcommand_required(true)
@@ -95,7 +107,9 @@ pub fn main() -> u8 {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are answers, not errors; clap knows which stream each goes to.
-            let _ = error.print();
+            if let Err(failure) = print::usage(&error) {
+                return failed(&failure);
+            }
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
@@ -112,11 +126,14 @@ pub fn main() -> u8 {
     });
     match done {
         Ok(()) => 0,
-        Err(error) => {
-            print::error(&error);
-            error.kind.exit_code()
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// Prints an error and returns its exit code.
+fn failed(error: &Error) -> u8 {
+    print::error(error);
+    error.kind.exit_code()
 }
 
 fn dispatch(matches: &ArgMatches) -> Result<()> {

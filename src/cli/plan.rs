@@ -29,9 +29,9 @@ impl Command for Plan {
         let pipeline = config::load(&self.pipeline, &self.arguments.set)?;
         let preview = Preview::of(&self.arguments.plan(&pipeline)?)?;
         if self.json {
-            print::line(&preview.to_json().to_string());
+            print::data(&preview.to_json().to_string())?;
         } else {
-            print::line(text(&preview).trim_end());
+            print::line(text(&preview).trim_end())?;
         }
         Ok(())
     }

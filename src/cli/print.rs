@@ -1,36 +1,118 @@
-//! How commands print: answers to stdout, everything for people to stderr.
+//! How commands print: answers to stdout, everything for people to stderr. Both show characters
+//! that a terminal acts on escaped. Data for programs is printed as it is.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use crate::error::wording::count;
-use crate::error::{Error, ErrorKind};
+use crate::error::wording::{count, printable};
+use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::write::Written;
 
-/// Prints an answer to stdout. A reader that has gone away is not an error.
-pub(super) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+/// Standard output, with errors that say so.
+pub(super) struct Stdout(io::Stdout);
+
+impl Stdout {
+    pub(super) fn new() -> Stdout {
+        Stdout(io::stdout())
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(unwritable)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(unwritable)
+    }
+}
+
+/// Wraps the [`Error`] that an error of standard output means to the user.
+fn unwritable(error: io::Error) -> io::Error {
+    // A writer tries an interrupted call again.
+    if error.kind() == io::ErrorKind::Interrupted {
+        return error;
+    }
+    let message = format!("cannot write to standard output: {error}");
+    let kind = match error.kind() {
+        io::ErrorKind::BrokenPipe => ErrorKind::Closed,
+        _ => ErrorKind::Failed,
+    };
+    io::Error::new(
+        error.kind(),
+        Error {
+            kind,
+            ..Error::failed(message)
+        },
+    )
+}
+
+/// Prints a line of an answer for people to stdout.
+///
+/// # Errors
+/// Returns an error if standard output cannot be written or its reader has gone away.
+pub(super) fn line(text: &str) -> Result<()> {
+    data(&printable(text))
+}
+
+/// Prints a line of data for programs to stdout.
+///
+/// # Errors
+/// Returns an error if standard output cannot be written or its reader has gone away.
+pub(super) fn data(text: &str) -> Result<()> {
+    let mut out = Stdout::new();
+    out.write_all(format!("{text}\n").as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Prints help, the version, or a fault of the command line, as clap renders them.
+///
+/// # Errors
+/// Returns an error if standard output cannot be written or its reader has gone away.
+pub(super) fn usage(error: &clap::Error) -> Result<()> {
+    let harmless = std::env::args_os().all(|given| {
+        let given = given.to_string_lossy();
+        printable(&given) == given
+    });
+    // The text quotes arguments. Without colours, all that a terminal acts on is theirs.
+    if error.use_stderr() && !harmless {
+        say(error.render().to_string().trim_end());
+        return Ok(());
+    }
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(failure) if !error.use_stderr() => Err(unwritable(failure).into()),
+        _ => Ok(()),
+    }
 }
 
 /// Prints a line for people to stderr.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    to_stderr("", line);
+}
+
+fn to_stderr(prefix: &str, line: &str) {
+    // There is no other place for the error.
+    let _ = writeln!(io::stderr().lock(), "{prefix}{}", printable(line));
 }
 
 fn colour() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// Prints an error and its hints.
 pub(super) fn error(error: &Error) {
+    if error.kind == ErrorKind::Closed {
+        return;
+    }
     // A fault in a pipeline file begins with its place, so that editors find it.
     let prefix = match (error.kind, colour()) {
         (ErrorKind::Pipeline, _) => "",
         (_, true) => "\u{1b}[1;31merror\u{1b}[0m: ",
         (_, false) => "error: ",
     };
-    say(&format!("{prefix}{}", error.message.trim_end()));
+    to_stderr(prefix, error.message.trim_end());
     for hint in error.hints.iter().filter(|hint| !hint.is_empty()) {
         say(&format!("  help: {hint}"));
     }

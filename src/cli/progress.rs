@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::print;
-use crate::error::wording::{count, number};
+use crate::error::wording::{count, number, printable};
 use crate::run::Watch;
 
 /// How often a spinner moves.
@@ -21,7 +21,8 @@ pub(super) struct Busy {
 impl Busy {
     /// Shows that `what` is going on.
     pub(super) fn with(what: String) -> Busy {
-        let bar = bar(None, "{spinner} {msg}, {elapsed}").with_message(what);
+        let bar =
+            bar(None, "{spinner} {msg}, {elapsed}").with_message(printable(&what).into_owned());
         bar.enable_steady_tick(TICK);
         Busy { bar }
     }
@@ -72,7 +73,7 @@ impl Watch for Progress {
                  {eta} left"
             }
         };
-        let bar = bar(Some(rows), template).with_prefix(name.to_owned());
+        let bar = bar(Some(rows), template).with_prefix(printable(name).into_owned());
         if rows == 0 {
             bar.enable_steady_tick(TICK);
         }
@@ -91,7 +92,7 @@ impl Watch for Progress {
     fn train(&self, name: &str, updates: u64) {
         let template =
             "{prefix} {wide_bar:.cyan/dim} {human_pos} of {human_len} updates, {eta} left{msg}";
-        let bar = bar(Some(updates), template).with_prefix(name.to_owned());
+        let bar = bar(Some(updates), template).with_prefix(printable(name).into_owned());
         self.with(|current| *current = bar);
     }
 

@@ -57,7 +57,7 @@ impl Command for Run {
         let report = run::run(&self.pipeline, &options)?;
         summarise(&report);
         if self.json {
-            print::line(&report.to_json().to_string());
+            print::data(&report.to_json().to_string())?;
         }
         report.within_allowance()
     }

@@ -14,7 +14,6 @@ impl Command for Schema {
     fn run(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(&config::json_schema())
             .map_err(|error| Error::failed(error.to_string()))?;
-        print::line(&text);
-        Ok(())
+        print::data(&text)
     }
 }

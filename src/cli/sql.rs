@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,12 +11,12 @@ use std::time::Instant;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::arguments::size;
-use super::{Command, print};
+use super::arguments::{outside_datasets, size};
+use super::{Command, interruptible, print};
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, files, store};
 use crate::error::wording::count;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::query::print::{ResultFormat, print_result, save_result};
 use crate::query::{Session, SessionOptions};
 
@@ -87,6 +87,9 @@ impl Command for Sql {
 
     fn run(&self) -> Result<()> {
         let format = self.result_format()?;
+        if let Some(path) = &self.output {
+            outside_datasets(path)?;
+        }
         let statement = self.statement()?;
         let datasets = self
             .datasets
@@ -109,7 +112,16 @@ impl Command for Sql {
         match (statement, &self.output) {
             (Some(sql), None) => to_stdout(&session, &sql, format).map(|_| ()),
             (Some(sql), Some(path)) => {
-                let rows = save_result(&session, &sql, format, path)?;
+                let session = session.interrupted_by(interruptible()?);
+                let rows =
+                    save_result(&session, &sql, format, path).map_err(|error| {
+                        match error.kind {
+                            ErrorKind::Interrupted => {
+                                error.hint(format!("{} was not written", path.display()))
+                            }
+                            _ => error,
+                        }
+                    })?;
                 print::say(&format!("{}: {}", path.display(), count(rows, "row")));
                 Ok(())
             }
@@ -164,7 +176,7 @@ impl Sql {
 
 /// Runs a statement, prints its result and returns the number of rows.
 fn to_stdout(session: &Session, sql: &str, format: ResultFormat) -> Result<u64> {
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout());
+    let mut out = BufWriter::with_capacity(1 << 16, print::Stdout::new());
     print_result(session, sql, format, &mut out)
 }
 
@@ -252,6 +264,7 @@ fn prompt(session: &Session, format: ResultFormat) -> Result<()> {
                         started.elapsed().as_secs_f64()
                     )),
                     Ok(rows) => print::say(&count(rows, "row")),
+                    Err(error) if error.kind == ErrorKind::Closed => return Err(error),
                     Err(error) => print::error(&error),
                 }
                 statement.clear();
@@ -300,7 +313,6 @@ fn history() -> Option<PathBuf> {
 
 /// Prints the columns of all tables.
 fn describe(session: &Session) -> Result<()> {
-    let mut out = io::stdout().lock();
     let mut text = String::new();
     for (table, schema) in session.tables() {
         text.push_str(&format!("{table}\n"));
@@ -319,6 +331,5 @@ fn describe(session: &Session) -> Result<()> {
             ));
         }
     }
-    out.write_all(text.as_bytes())
-        .map_err(|error| Error::failed(format!("cannot write: {error}")))
+    print::line(text.trim_end())
 }

@@ -49,13 +49,13 @@ impl Command for Validate {
         };
         drop(busy);
         if self.json {
-            print::line(&self.json(format, &findings));
+            print::data(&self.json(format, &findings))?;
         } else {
-            findings.faults.iter().for_each(fault);
+            findings.faults.iter().try_for_each(fault)?;
             let total = findings.errors + findings.warnings;
             let more = total - findings.faults.len() as u64;
             if more > 0 {
-                print::line(&format!("… and {} more", count(more, "finding")));
+                print::line(&format!("… and {} more", count(more, "finding")))?;
             }
         }
         print::say(&format!(
@@ -95,7 +95,7 @@ impl Validate {
     }
 }
 
-fn fault(fault: &Fault) {
+fn fault(fault: &Fault) -> Result<()> {
     let kind = if fault.error { "error" } else { "warning" };
     let place = if fault.place.is_empty() {
         String::new()
@@ -105,5 +105,5 @@ fn fault(fault: &Fault) {
     print::line(&format!(
         "{kind} [{}]: {place}{}",
         fault.rule, fault.message
-    ));
+    ))
 }

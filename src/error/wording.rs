@@ -1,4 +1,7 @@
-//! Numbers in sentences: digits in groups of three, and nouns that agree with their counts.
+//! Numbers in sentences: digits in groups of three, and nouns that agree with their counts; and
+//! text from elsewhere that a terminal shows without acting on it.
+
+use std::borrow::Cow;
 
 /// Returns `n` with its digits in groups of three: `14,464`.
 pub(crate) fn number(n: impl TryInto<u64>) -> String {
@@ -34,6 +37,27 @@ fn plural(noun: &str) -> String {
     }
 }
 
+/// Returns `text` with the characters that a terminal acts on escaped, as `\u{1b}`: control
+/// characters other than line breaks and tabs, and characters that change the direction of text.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if acts(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +66,20 @@ mod tests {
     fn digits_are_grouped_from_the_right() {
         let numbers = [0_u64, 12, 999, 1_000, 14_464, 1_234_567].map(number);
         assert_eq!(numbers, ["0", "12", "999", "1,000", "14,464", "1,234,567"]);
+    }
+
+    #[test]
+    fn what_a_terminal_acts_on_is_escaped() {
+        for text in ["plain", "two\nlines\tand a tab", "über 10 Å, \u{200f}עברית"] {
+            assert!(matches!(printable(text), Cow::Borrowed(same) if same == text));
+        }
+        assert_eq!(printable("\u{1b}[2J\r\0"), "\\u{1b}[2J\\u{d}\\u{0}");
+        for c in [
+            '\u{7f}', '\u{80}', '\u{9b}', '\u{9f}', '\u{202a}', '\u{202e}', '\u{2066}',
+        ] {
+            let shown = format!("<\\u{{{:x}}}>", u32::from(c));
+            assert_eq!(printable(&format!("<{c}>")), shown);
+        }
     }
 
     #[test]

@@ -18,11 +18,14 @@ mod table;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -40,6 +43,8 @@ const SCHEMA: &str = "main";
 /// Stack size of the thread that plans and runs a query, in bytes. Walking a plan, which is a tree,
 /// recurses. Pages that are not touched cost no memory.
 const STACK: usize = 256 << 20;
+/// How often a query looks whether the user has stopped it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Options of a query session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,6 +64,7 @@ pub struct Session {
     runtime: Runtime,
     tables: Vec<(String, SchemaRef)>,
     unsafe_sql: bool,
+    interrupted: Arc<AtomicBool>,
 }
 
 /// A function that receives the batches of a result. It returns `Break` to stop the query.
@@ -103,6 +109,7 @@ fn runtime(threads: usize) -> Result<Runtime> {
     let built = Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_stack_size(64 << 20)
+        .enable_time()
         .build();
     built.map_err(|error| Error::failed(format!("cannot start the query engine: {error}")))
 }
@@ -176,7 +183,15 @@ impl Session {
             runtime: runtime(options.threads)?,
             tables,
             unsafe_sql: options.unsafe_sql,
+            interrupted: Arc::default(),
         })
+    }
+
+    /// Makes queries end with an error of the kind [`ErrorKind::Interrupted`] soon after `flag` is set.
+    #[must_use]
+    pub fn interrupted_by(mut self, flag: Arc<AtomicBool>) -> Session {
+        self.interrupted = flag;
+        self
     }
 
     /// Returns the tables, by the names that queries use, and their columns.
@@ -295,12 +310,24 @@ impl Session {
             .map_err(|error| fault::failed(&error))?;
         let mut flow = each(&RecordBatch::new_empty(stream.schema()))?;
         while flow.is_continue() {
-            match stream.next().await {
-                Some(batch) => flow = each(&batch.map_err(|error| fault::failed(&error))?)?,
+            match self.next(&mut stream).await? {
+                Some(batch) => flow = each(&batch)?,
                 None => break,
             }
         }
         Ok(())
+    }
+
+    /// Returns the next batch of a result; `None` at its end.
+    async fn next(&self, stream: &mut SendableRecordBatchStream) -> Result<Option<RecordBatch>> {
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Err(Error::interrupted("the query was interrupted"));
+            }
+            if let Ok(batch) = tokio::time::timeout(LOOK, stream.next()).await {
+                return batch.transpose().map_err(|error| fault::failed(&error));
+            }
+        }
     }
 
     /// Explains an error of physical planning. Planning reads the footers of files, so a file may

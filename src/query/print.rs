@@ -1,7 +1,7 @@
 //! Writes results as text and as Parquet files.
 //!
 //! - `table`: a box per 10,000 rows, each with a header, so that memory stays bounded; null is
-//!   `NULL`.
+//!   `NULL`, and characters that a terminal acts on are escaped.
 //! - `csv`: a header, then one line per row; null is empty; lists and structs are JSON text.
 //! - `json`: one object per line (newline-delimited JSON) with every column; NaN is null.
 //! - `parquet`: a file, which is written whole or not at all and never replaces another.
@@ -12,15 +12,16 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringBuilder};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::writer::{EncoderOptions, LineDelimited, make_encoder};
-use arrow::util::display::FormatOptions;
-use arrow::util::pretty::pretty_format_batches_with_options;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::util::pretty::pretty_format_batches;
 use parquet::arrow::ArrowWriter;
 
 use super::Session;
 use crate::dataset::{layout, store, write};
+use crate::error::wording::printable;
 use crate::error::{Error, Result};
 
 /// Number of rows in a box of a table.
@@ -41,8 +42,7 @@ pub enum ResultFormat {
     Parquet,
 }
 
-/// Runs `sql`, writes its result to `out` and returns the number of rows. If the reader closes
-/// `out` early, the query ends without an error.
+/// Runs `sql`, writes its result to `out` and returns the number of rows.
 ///
 /// # Errors
 /// Returns an error if the query fails, if `out` cannot be written, or if `format` is Parquet,
@@ -61,34 +61,22 @@ pub fn print_result(
         header: true,
     };
     let mut rows = 0;
-    let mut closed = false;
     session.stream(sql, &mut |batch| {
         rows += batch.num_rows() as u64;
         let bytes = text.push(batch)?;
-        closed = !put(out, &bytes)?;
-        Ok(if closed {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        })
+        out.write_all(&bytes).map_err(unwritable)?;
+        Ok(ControlFlow::Continue(()))
     })?;
-    if !closed {
-        put(out, &text.end()?)?;
-        flushed(out.flush())?;
-    }
+    out.write_all(&text.end()?).map_err(unwritable)?;
+    out.flush().map_err(unwritable)?;
     Ok(rows)
 }
 
-/// Writes `bytes`. Returns `false` if the reader has closed `out`.
-fn put(out: &mut dyn Write, bytes: &[u8]) -> Result<bool> {
-    flushed(out.write_all(bytes))
-}
-
-fn flushed(written: io::Result<()>) -> Result<bool> {
-    match written {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Error::failed(format!("cannot write the result: {error}"))),
+/// Returns the failure of `out`: its own error, if it has one.
+fn unwritable(error: io::Error) -> Error {
+    match error.get_ref() {
+        Some(own) if own.is::<Error>() => error.into(),
+        _ => Error::failed(format!("cannot write the result: {error}")),
     }
 }
 
@@ -146,13 +134,37 @@ impl Text {
     }
 
     fn boxed(&mut self) -> Result<Vec<u8>> {
-        let options = FormatOptions::default().with_null("NULL");
-        let table = pretty_format_batches_with_options(&self.pending, &options)?;
+        let texts = self.pending.iter().map(shown).collect::<Result<Vec<_>>>()?;
+        let table = pretty_format_batches(&texts)?;
         self.pending.clear();
         self.pending_rows = 0;
         self.boxes += 1;
         Ok(format!("{table}\n").into_bytes())
     }
+}
+
+/// Returns `batch` with every name and value as the text that a table shows. It has no characters
+/// that a terminal acts on.
+fn shown(batch: &RecordBatch) -> Result<RecordBatch> {
+    let options = FormatOptions::default().with_null("NULL");
+    let schema = batch.schema();
+    let fields = schema.fields().iter().map(|field| {
+        let name = printable(field.name());
+        Field::new(name, DataType::Utf8, false)
+    });
+    let fields: Vec<Field> = fields.collect();
+    let columns = batch.columns().iter().map(|column| -> Result<ArrayRef> {
+        let column = ArrayFormatter::try_new(column.as_ref(), &options)?;
+        let mut texts = StringBuilder::new();
+        for row in 0..batch.num_rows() {
+            texts.append_value(printable(&column.value(row).try_to_string()?));
+        }
+        Ok(Arc::new(texts.finish()))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let schema = Arc::new(Schema::new(fields));
+    Ok(RecordBatch::try_new_with_options(schema, columns, &rows)?)
 }
 
 /// Returns `batch` with JSON text in place of lists and structs, which CSV cannot express.

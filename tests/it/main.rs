@@ -21,6 +21,7 @@ mod cut;
 mod determinism;
 mod fuzz;
 mod integrity;
+mod output;
 mod registry;
 mod schema;
 mod source;

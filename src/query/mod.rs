@@ -187,7 +187,8 @@ impl Session {
         })
     }
 
-    /// Makes queries end with an error of the kind [`ErrorKind::Interrupted`] soon after `flag` is set.
+    /// Makes queries end with an error of the kind [`ErrorKind::Interrupted`] soon after `flag` is
+    /// set.
     #[must_use]
     pub fn interrupted_by(mut self, flag: Arc<AtomicBool>) -> Session {
         self.interrupted = flag;

@@ -60,7 +60,7 @@ fn detect(path: &Path) -> Result<bool> {
     }
     let file = hdf5::open(path)?;
     for name in ["num_episodes", "columns", "version"] {
-        if !hdf5::has_array(&file, name)? {
+        if !hdf5::has_array(&file, name).map_err(|error| error.at(path.display()))? {
             return Ok(false);
         }
     }

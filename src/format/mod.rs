@@ -235,7 +235,8 @@ pub fn resolve(name: Option<&str>, path: &Path) -> Result<&'static Format> {
 fn detect(path: &Path) -> Result<Option<&'static Format>> {
     for evidence in [Evidence::Marker, Evidence::Layout, Evidence::Container] {
         for format in FORMATS {
-            // A probe only chooses the reader, which then reports the faults of the file.
+            // A probe that cannot read the file decides nothing, and another format must not claim
+            // the file for that reason.
             if let Some(detection) = &format.detection
                 && detection.evidence == evidence
                 && caught(path.display(), || (detection.probe)(path))?

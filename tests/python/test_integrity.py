@@ -64,10 +64,12 @@ COMMANDS = {
     "diff back": ("", ["diff", "other", "corpus"]),
     "export": ("", ["export", "corpus", "out", "--to", "d4rl"]),
     "export twice": ("", ["export", "corpus", "out", "--to", "minari"]),
-    "info --picture": ("trajectories", ["info", "corpus", "--picture", "out"]),
+    "info --picture": ("trajectories", ["info", "corpus", "--picture", "out.svg"]),
     "info --verify": ("", ["info", "corpus", "--verify"]),
     "run": ("", ["run", "copy.yaml"]),
 }
+
+RESULTS = ["out", "out.svg"]
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +100,14 @@ def test_a_flipped_bit_is_never_used(place):
                     done.returncode in codes,
                     f"{name}: bit {bit} of byte {at} of {path}: {done.returncode}\n{done.stderr}",
                 )
-                check(not (place / "out").exists(), f"{name}: there is a result")
+                for result in RESULTS:
+                    check(not (place / result).exists(), f"{name}: there is a result")
                 found[name] += 1
         path.write_bytes(whole)
     for arguments in [arguments for _, arguments in COMMANDS.values()]:
         trajmill(*arguments, cwd=place)
-        remove(place / "out")
+        for result in RESULTS:
+            remove(place / result)
     print("flipped bits:", dict(found))
 
 

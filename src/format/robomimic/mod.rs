@@ -76,14 +76,18 @@ fn demonstrations(path: &Path) -> Result<Option<bool>> {
     if !hdf5::is_hdf5(path)? {
         return Ok(None);
     }
-    let Some(data) = hdf5::member(&hdf5::open(path)?.root(), "data")? else {
-        return Ok(None);
+    let file = hdf5::open(path)?;
+    let has_observations = || -> Result<Option<bool>> {
+        let Some(data) = hdf5::member(&file.root(), "data")? else {
+            return Ok(None);
+        };
+        let groups = hdf5::groups(&data)?;
+        let first = groups.iter().find(|(name, _)| name.starts_with("demo_"));
+        first
+            .map(|(_, demo)| Ok(hdf5::member(demo, "obs")?.is_some()))
+            .transpose()
     };
-    let groups = hdf5::groups(&data)?;
-    let first = groups.iter().find(|(name, _)| name.starts_with("demo_"));
-    first
-        .map(|(_, demo)| Ok(hdf5::member(demo, "obs")?.is_some()))
-        .transpose()
+    has_observations().map_err(|error| error.at(path.display()))
 }
 
 fn note(path: &Path) -> Result<Option<Value>> {

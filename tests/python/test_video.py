@@ -429,7 +429,7 @@ def test_rows_without_a_reference_have_no_frame(cameras, late):
         ({"videos": "nowhere"}, ["nowhere"]),
         ({"path": "array"}, ["refers to a video"]),
         ({"path": "two", "format": "lerobot"}, ["`videos`", "trajmill"]),
-        ({"videos": "png"}, ["cannot open the video", "png"]),
+        ({"videos": "png"}, ["cannot read", "png", "file-000.mp4"]),
     ],
     ids=["no-videos", "no-frames", "no-folder", "no-references", "other-format", "other-folder"],
 )

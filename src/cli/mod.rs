@@ -72,7 +72,7 @@ impl Entry {
     }
 }
 
-/// The exit codes of [`crate::error::Kind`], for `trajmill --help`.
+/// The exit codes of [`crate::error::ErrorKind`], for `trajmill --help`.
 const EXIT_CODES: &str = "\
 Exit codes:
   0    success

@@ -116,9 +116,10 @@ impl Command for Sql {
                 let rows =
                     save_result(&session, &sql, format, path).map_err(|error| {
                         match error.kind {
-                            ErrorKind::Interrupted => {
-                                error.hint(format!("{} was not written", path.display()))
-                            }
+                            ErrorKind::Interrupted => Error::interrupted(format!(
+                                "interrupted: {} was not written",
+                                path.display()
+                            )),
                             _ => error,
                         }
                     })?;

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+use crossbeam_channel::RecvTimeoutError;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -31,7 +32,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, ShardEntry};
@@ -45,6 +46,8 @@ const SCHEMA: &str = "main";
 const STACK: usize = 256 << 20;
 /// How often a query looks whether the user has stopped it.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the end of a session waits for threads that still compute. They end with the process.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Options of a query session.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,10 +64,22 @@ pub struct SessionOptions {
 /// A session of queries over open datasets.
 pub struct Session {
     context: SessionContext,
-    runtime: Runtime,
+    engine: Handle,
+    /// The threads behind `engine`; `None` once the session has ended.
+    runtime: Option<Runtime>,
     tables: Vec<(String, SchemaRef)>,
     unsafe_sql: bool,
     interrupted: Arc<AtomicBool>,
+}
+
+impl Drop for Session {
+    /// Ends the threads. A step of a stopped query, such as a join, may compute for minutes. This
+    /// does not wait for its end.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(GRACE);
+        }
+    }
 }
 
 /// A function that receives the batches of a result. It returns `Break` to stop the query.
@@ -178,9 +193,11 @@ impl Session {
                 provider.register_table(table.to_owned(), Arc::new(provided))?;
             }
         }
+        let runtime = runtime(options.threads)?;
         Ok(Session {
             context,
-            runtime: runtime(options.threads)?,
+            engine: runtime.handle().clone(),
+            runtime: Some(runtime),
             tables,
             unsafe_sql: options.unsafe_sql,
             interrupted: Arc::default(),
@@ -209,7 +226,7 @@ impl Session {
     /// match the tables, and another error if it fails while it runs or if `each` fails.
     pub fn stream(&self, sql: &str, each: &mut Each<'_>) -> Result<()> {
         readonly::measure(sql, !self.unsafe_sql)?;
-        deep(|| self.runtime.block_on(self.run(sql, each)))
+        deep(|| self.engine.block_on(self.run(sql, each)))
     }
 
     /// Runs one statement and returns its whole result.
@@ -307,27 +324,49 @@ impl Session {
             .create_physical_plan()
             .await
             .map_err(|error| self.physical(&error))?;
-        let mut stream = datafusion::physical_plan::execute_stream(plan, task)
+        let stream = datafusion::physical_plan::execute_stream(plan, task)
             .map_err(|error| fault::failed(&error))?;
-        let mut flow = each(&RecordBatch::new_empty(stream.schema()))?;
-        while flow.is_continue() {
-            match self.next(&mut stream).await? {
-                Some(batch) => flow = each(&batch)?,
-                None => break,
-            }
+        match each(&RecordBatch::new_empty(stream.schema()))? {
+            ControlFlow::Continue(()) => self.deliver(stream, each).await,
+            ControlFlow::Break(()) => Ok(()),
         }
-        Ok(())
     }
 
-    /// Returns the next batch of a result; `None` at its end.
-    async fn next(&self, stream: &mut SendableRecordBatchStream) -> Result<Option<RecordBatch>> {
+    /// Passes the batches of `stream` to `each`. The engine's threads compute them, so that this
+    /// thread can look at the flag while a step of the query computes.
+    async fn deliver(
+        &self,
+        mut stream: SendableRecordBatchStream,
+        each: &mut Each<'_>,
+    ) -> Result<()> {
+        let (sender, batches) = crossbeam_channel::bounded(1);
+        let task = self.engine.spawn(async move {
+            while let Some(batch) = stream.next().await {
+                // Waiting for the reader does not keep this thread from other work.
+                if tokio::task::block_in_place(|| sender.send(batch)).is_err() {
+                    return;
+                }
+            }
+        });
         loop {
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err(Error::interrupted("the query was interrupted"));
             }
-            if let Ok(batch) = tokio::time::timeout(LOOK, stream.next()).await {
-                return batch.transpose().map_err(|error| fault::failed(&error));
+            match batches.recv_timeout(LOOK) {
+                Ok(batch) => {
+                    if each(&batch.map_err(|error| fault::failed(&error))?)?.is_break() {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
+        }
+        // The stream has ended, or its thread panicked.
+        match task.await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => Err(Error::failed(format!("the query did not finish: {error}"))),
         }
     }
 

@@ -117,9 +117,12 @@ fn a_closed_stdout_ends_every_command_quietly_with_a_code_of_its_own() {
     }
 }
 
-/// A query that writes rows for hours.
-const ENDLESS: &str =
-    "select a.value from generate_series(1, 10000000) a, generate_series(1, 10000000) b";
+/// A query that computes a join for hours, and one that writes rows for hours.
+const ENDLESS: [&str; 2] = [
+    "select count(*) from generate_series(1, 10000000) a, generate_series(1, 10000000) b \
+     where a.value % 7 = b.value % 5",
+    "select a.value from generate_series(1, 10000000) a, generate_series(1, 10000000) b",
+];
 
 #[test]
 fn a_stopped_query_leaves_no_file() {
@@ -130,23 +133,25 @@ fn a_stopped_query_leaves_no_file() {
         (Signal::TERM, "a.csv"),
         (Signal::TERM, "a.parquet"),
     ] {
-        let output = format!("results/{file}");
-        let mut child = workspace
-            .command(&["sql", "corpus", "-c", ENDLESS, "-o", &output])
-            .spawn()
-            .unwrap();
-        wait_until(|| !workspace.names("results").is_empty());
-        std::thread::sleep(Duration::from_millis(200));
-        kill_process(Pid::from_child(&child), signal).unwrap();
-        let signalled = Instant::now();
-        let status = child.wait().unwrap();
-        assert!(signalled.elapsed() < Duration::from_secs(20), "{ENDLESS}");
-        assert_eq!(
-            workspace.names("results"),
-            [""; 0],
-            "{signal:?} {file} {ENDLESS}"
-        );
-        assert_eq!(status.code(), Some(130), "{signal:?} {file} {ENDLESS}");
+        for sql in ENDLESS {
+            let output = format!("results/{file}");
+            let mut child = workspace
+                .command(&["sql", "corpus", "-c", sql, "-o", &output])
+                .spawn()
+                .unwrap();
+            wait_until(|| !workspace.names("results").is_empty());
+            std::thread::sleep(Duration::from_millis(200));
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            let signalled = Instant::now();
+            let status = child.wait().unwrap();
+            assert!(signalled.elapsed() < Duration::from_secs(20), "{sql}");
+            assert_eq!(
+                workspace.names("results"),
+                [""; 0],
+                "{signal:?} {file} {sql}"
+            );
+            assert_eq!(status.code(), Some(130), "{signal:?} {file} {sql}");
+        }
     }
 }
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use super::{files, store};
 use crate::error::{Error, Result};
 
-/// What identifies the bytes of a source: blake3 of the file, or of the relative names and contents
-/// of a folder's files in order of their names. Hexadecimal.
+/// Returns the hash that identifies the bytes of a source: the blake3 hash of a file, or of the
+/// relative names and contents of a folder's files in the order of their names, in hexadecimal.
 ///
 /// # Errors
-/// Where a file cannot be read.
+/// Returns an error if a file cannot be read.
 pub(crate) fn content_hash(path: &Path) -> Result<String> {
     if !files::is_dir(path)? {
         return store::digest(path).map(|digest| digest.blake3);

@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from onnx import numpy_helper
 
 from draws import drawn
-from oracle import table, trajmill
+from oracle import import_trajectories, table
 
 # ---- datasets: a dictionary from id to (observations with the final one, actions, recorded mask)
 
@@ -21,19 +20,6 @@ def made(
     `act` maps the differences between a trajectory's observations to its actions. Only the
     trajectories in `labelled` keep them.
     """
-    rows = {
-        key: []
-        for key in (
-            "trajectory_id",
-            "step",
-            "observation",
-            "action",
-            "reward",
-            "terminated",
-            "truncated",
-            "is_final",
-        )
-    }
     trajectories = {}
     for index, n in enumerate(lengths):
         observation = (
@@ -46,29 +32,9 @@ def made(
         observation = observation.astype(dtype)
         action = action.astype(discrete or dtype)
         trajectories[index] = (observation, action, recorded)
-        for t in range(n + 1):
-            rows["trajectory_id"].append(index)
-            rows["step"].append(t)
-            rows["observation"].append(observation[t])
-            rows["action"].append(action[t] if t < n and recorded[t] else None)
-            rows["reward"].append(1.0 if t < n else None)
-            rows["terminated"].append(t == n - 1)
-            rows["truncated"].append(False)
-            rows["is_final"].append(t == n)
-    value = pa.from_numpy_dtype(dtype)
-    types = {
-        "trajectory_id": pa.int64(),
-        "step": pa.int32(),
-        "observation": pa.list_(value),
-        "reward": pa.float32(),
-        "action": pa.from_numpy_dtype(discrete) if discrete else pa.list_(value),
-    }
-    steps = pa.table(
-        {key: pa.array(column, types.get(key, pa.bool_())) for key, column in rows.items()}
-    )
-    pq.write_table(steps, folder / f"{name}.parquet")
-    trajmill("import", folder / f"{name}.parquet", folder / name, "--from", "parquet")
-    return folder / name, trajectories
+    kept = trajectories.values()
+    path = import_trajectories(folder, name, kept, lambda t: 1.0, dtype, discrete)
+    return path, trajectories
 
 
 def read(dataset):

@@ -1,8 +1,6 @@
 """Datasets, models and windows for tests of `label`, and the comparison of every row it writes."""
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from onnx import helper
 
 import oracle
@@ -28,19 +26,6 @@ class Made:
     ):
         random = seeded(name)
         self.path, self.trajectories = folder / name, []
-        rows = {
-            key: []
-            for key in (
-                "trajectory_id",
-                "step",
-                "observation",
-                "action",
-                "reward",
-                "terminated",
-                "truncated",
-                "is_final",
-            )
-        }
         for index, n in enumerate(lengths):
             has_final = {"all": True, "none": False, "some": index % 2 == 0}[final]
             observation = random.normal(size=(n + has_final, D)).astype(dtype)
@@ -51,29 +36,8 @@ class Made:
             )
             recorded = np.ones(n, bool) if index % 5 == 4 else random.random(n) < 0.2
             self.trajectories.append((observation, action, recorded, has_final))
-            for t in range(n + has_final):
-                last = t == n
-                rows["trajectory_id"].append(index)
-                rows["step"].append(t)
-                rows["observation"].append(observation[t])
-                rows["action"].append(None if last or not recorded[t] else action[t])
-                rows["reward"].append(None if last else float(t))
-                rows["terminated"].append(t == n - 1)
-                rows["truncated"].append(False)
-                rows["is_final"].append(last)
-        value = pa.from_numpy_dtype(dtype)
-        types = {
-            "trajectory_id": pa.int64(),
-            "step": pa.int32(),
-            "observation": pa.list_(value),
-            "reward": pa.float32(),
-            "action": pa.from_numpy_dtype(discrete) if discrete else pa.list_(value),
-        }
-        steps = pa.table(
-            {key: pa.array(column, types.get(key, pa.bool_())) for key, column in rows.items()}
-        )
-        pq.write_table(steps, folder / f"{name}.parquet")
-        trajmill("import", folder / f"{name}.parquet", self.path, "--from", "parquet")
+        kept = [trajectory[:3] for trajectory in self.trajectories]
+        oracle.import_trajectories(folder, name, kept, float, dtype, discrete)
 
 
 # ---- models

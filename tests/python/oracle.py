@@ -88,6 +88,47 @@ def trajmill(*arguments, code=0, cwd=None, **environment):
     return done
 
 
+def import_trajectories(folder, name, trajectories, rewards, dtype, discrete=None):
+    """Imports trajectories from a Parquet file, and returns the path of the dataset.
+
+    A trajectory is its observations, its actions and a mask of recorded actions. If it has one
+    observation more than actions, the last one is final. `rewards` maps a step to its reward.
+    """
+    rows = []
+    for index, (observation, action, recorded) in enumerate(trajectories):
+        n = len(action)
+        for t in range(len(observation)):
+            rows.append(
+                {
+                    "trajectory_id": index,
+                    "step": t,
+                    "observation": observation[t],
+                    "action": action[t] if t < n and recorded[t] else None,
+                    "reward": rewards(t) if t < n else None,
+                    "terminated": t == n - 1,
+                    "truncated": False,
+                    "is_final": t == n,
+                }
+            )
+    value = pa.from_numpy_dtype(dtype)
+    types = {
+        "trajectory_id": pa.int64(),
+        "step": pa.int32(),
+        "observation": pa.list_(value),
+        "action": pa.from_numpy_dtype(discrete) if discrete else pa.list_(value),
+        "reward": pa.float32(),
+        "terminated": pa.bool_(),
+        "truncated": pa.bool_(),
+        "is_final": pa.bool_(),
+    }
+    steps = pa.table(
+        {key: pa.array([row[key] for row in rows], kind) for key, kind in types.items()}
+    )
+    pq.write_table(steps, folder / f"{name}.parquet")
+    trajmill("import", folder / f"{name}.parquet", folder / name, "--from", "parquet")
+    return folder / name
+
+
 MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)

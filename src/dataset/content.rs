@@ -5,14 +5,31 @@ use std::path::{Path, PathBuf};
 use super::{files, store};
 use crate::error::{Error, Result};
 
-/// Returns the hash that identifies the bytes of a source: the blake3 hash of a file, or of the
-/// relative names and contents of a folder's files in the order of their names, in hexadecimal.
+/// Returns the file beside the file `path` that describes it, if there is one: `NAME.json` beside
+/// `NAME.h5`.
+///
+/// # Errors
+/// Returns an error if that cannot be found out.
+pub(crate) fn description(path: &Path) -> Result<Option<PathBuf>> {
+    let beside = path.with_extension("json");
+    let exists = beside != path && files::is_file(&beside)?;
+    Ok(exists.then_some(beside))
+}
+
+/// Returns the hash that identifies the bytes of a source: the blake3 hash of a file, together with
+/// its [`description`], or of the relative names and contents of a folder's files in the order of
+/// their names, in hexadecimal.
 ///
 /// # Errors
 /// Returns an error if a file cannot be read.
 pub(crate) fn content_hash(path: &Path) -> Result<String> {
     if !files::is_dir(path)? {
-        return store::digest(path).map(|digest| digest.blake3);
+        let own = store::digest(path)?.blake3;
+        let Some(beside) = description(path)? else {
+            return Ok(own);
+        };
+        let both = format!("{own}\0{}", store::digest(&beside)?.blake3);
+        return Ok(blake3::hash(both.as_bytes()).to_hex().to_string());
     }
     let mut found = Vec::new();
     collect(path, &mut found)?;

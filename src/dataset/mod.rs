@@ -33,7 +33,7 @@ use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
 pub use block::Block;
-pub(crate) use content::content_hash;
+pub(crate) use content::{content_hash, description};
 pub(crate) use manifest::{FileEntry, Manifest, ShardEntry};
 pub(crate) use read::{Decode, ShardReader};
 pub(crate) use row_group::Origin;

@@ -350,6 +350,22 @@ pub(crate) fn axes(field: &Field, width: i32) -> Vec<usize> {
         .unwrap_or_else(|| vec![width])
 }
 
+/// Returns the column of vectors `field` with the names of its dimensions.
+pub(crate) fn with_names(field: Field, names: &[String]) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(
+        "names".to_owned(),
+        serde_json::Value::from(names).to_string(),
+    );
+    field.with_metadata(metadata)
+}
+
+#[allow(dead_code)]
+/// Returns the names of the dimensions of the vectors in `field`; `None` if they have no names.
+pub(crate) fn names(field: &Field) -> Option<Vec<String>> {
+    serde_json::from_str(field.metadata().get("names")?).ok()
+}
+
 /// Converts a vector array to a list array. Null vectors become lists without elements.
 fn to_list(column: &ArrayRef, child: &Arc<Field>) -> Result<ArrayRef> {
     let fixed = arrow::array::AsArray::as_fixed_size_list(column.as_ref());

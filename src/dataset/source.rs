@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::verified::{Stamp, TICK, replaced};
-use super::{content_hash, files};
+use super::{content_hash, description, files};
 use crate::error::{Error, Result};
 
 /// The content of a file or a folder when it was hashed. An importer opens files as often as it
@@ -65,13 +65,16 @@ impl SourceContent {
     }
 }
 
-/// Returns the stamps of the file `path`, or of all files in the folder `path`, in order of their
-/// names.
+/// Returns the stamps of the file `path` and its description, or of all files in the folder `path`,
+/// in order of their names.
 fn stamps(path: &Path) -> Result<Vec<(PathBuf, Stamp)>> {
     let failed = |path: &Path, error: std::io::Error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
     };
     let (mut found, mut folders) = (Vec::new(), vec![path.to_owned()]);
+    if !files::is_dir(path)? {
+        folders.extend(description(path)?);
+    }
     while let Some(path) = folders.pop() {
         let about = std::fs::metadata(&path).map_err(|error| failed(&path, error))?;
         if !files::is_dir(&path)? {

@@ -211,7 +211,7 @@ impl Dump {
         })?;
         let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
         hdf5::attributes(&group, &mut attributes)?;
-        hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
+        hdf5::arrays(&group, "", 0, &hdf5::all, &mut hdf5::all_rows, &mut arrays)?;
         let line = attributes
             .get("line")
             .and_then(Value::as_str)
@@ -237,12 +237,9 @@ impl Dump {
                 self.column(&format!("observations_{index}_{member}"))?,
             );
         }
-        per_trajectory::take(&mut arrays, "observations").ok_or_else(|| {
-            Error::failed(format!(
-                "the arrays `observations_{index}_*` differ in length"
-            ))
-            .hint("dump the replay buffer again")
-        })
+        per_trajectory::take(&mut arrays, "observations")
+            .map_err(|error| error.hint("dump the replay buffer again"))?
+            .ok_or_else(|| Error::failed(format!("there is no array `observations_{index}_0`")))
     }
 
     /// Reads the trajectory `index`.
@@ -255,7 +252,7 @@ impl Dump {
         };
         let mut observation = self.observation(index)?;
         let length = observation.1.len();
-        let last = per_trajectory::take(&mut extras, "final_observation");
+        let last = per_trajectory::take(&mut extras, "final_observation")?;
         // d3rlpy numbers the members of a struct, so the names of its fields may differ.
         let data_type = observation.1.data_type().clone();
         if let Some((_, last)) =

@@ -116,7 +116,7 @@ fn columns(path: &Path) -> Result<ArrayColumns> {
 /// Reads the trajectory in the file at `path`.
 fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
     let mut columns = columns(path)?;
-    let observation = per_trajectory::take(&mut columns, "observation").ok_or_else(|| {
+    let observation = per_trajectory::take(&mut columns, "observation")?.ok_or_else(|| {
         Error::failed("there is no array `observation`")
             .hint("a file of this format has the arrays `observation`, `action` and `reward`")
     })?;

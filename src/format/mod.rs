@@ -3,11 +3,13 @@
 //! An entry tells how datasets of the format are recognised, read, written and validated. The code
 //! that formats share is in [`crate::transfer`] (trajectories) and [`crate::container`] (files).
 
+mod aloha;
 mod arrow;
 mod d3rlpy;
 mod d4rl;
 mod exorl;
 mod lerobot;
+mod maniskill;
 mod minari;
 mod npy;
 mod npz;
@@ -33,12 +35,14 @@ use crate::video::{self, Frames};
 
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[
+    aloha::FORMAT,
     arrow::FORMAT,
     d3rlpy::FORMAT,
     d4rl::FORMAT,
     exorl::FORMAT,
     lerobot::FORMAT,
     lerobot::V2_1,
+    maniskill::FORMAT,
     minari::FORMAT,
     npy::FORMAT,
     npz::FORMAT,

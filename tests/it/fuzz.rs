@@ -85,12 +85,14 @@ macro_rules! targets {
 }
 
 targets! {
+    aloha: Behind::Nothing, |path| foreign("aloha", path);
     arrow: Behind::Nothing, |path| foreign("arrow", path);
     d3rlpy: Behind::Nothing, |path| foreign("d3rlpy", path);
     d4rl: Behind::Nothing, |path| foreign("d4rl", path);
     dataset: Behind::Nothing, own;
     exorl: Behind::Zip, |path| foreign("exorl", path);
     lerobot: Behind::Nothing, |path| foreign("lerobot", path);
+    maniskill: Behind::Nothing, |path| foreign("maniskill", path);
     minari: Behind::Nothing, |path| foreign("minari", path);
     npz: Behind::Zip, |path| foreign("npz", path);
     ogbench: Behind::Zip, |path| foreign("ogbench", path);

@@ -5,6 +5,7 @@
 The reference libraries write them, or the modules of `writers`. Run this only to change the seeds.
 """
 
+import json
 import os
 import shutil
 
@@ -93,6 +94,36 @@ def robomimic(folder):
                 ] = values[:length]
             demo["dones"] = (np.arange(length) == length - 1).astype(np.int64)
         file["mask/train"] = np.array([b"demo_1", b"demo_3"])
+    isaac_lab(f"{folder}/isaac_lab.hdf5")
+    os.makedirs(f"{folder}/libero")
+    for width, task in enumerate(["open it", "close it"], 2):
+        libero(f"{folder}/libero/{task[:4]}.hdf5", width, task)
+
+
+def isaac_lab(path):
+    random = np.random.default_rng(1)
+    with h5py.File(path, "w") as file:
+        for index, length in enumerate(LENGTHS):
+            demo = file.create_group(f"data/demo_{index}")
+            demo.attrs.update(num_samples=length, seed=index, success=index == 1)
+            demo["actions"] = random.normal(size=(length, 2)).astype(np.float32)
+            demo["obs/joint_pos"] = random.normal(size=(length, 3)).astype(np.float32)
+            demo["obs/subtask/grasp"] = random.random(length) < 0.5
+            demo["initial_state/robot/joint_position"] = random.normal(size=(1, 3))
+            demo["inds"], demo["wind"] = np.arange(2), np.float32(index)
+
+
+def libero(path, width, task):
+    random = np.random.default_rng(width)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["problem_info"] = f'{{"language_instruction": "{task}"}}'
+        for index, length in enumerate(LENGTHS[:2]):
+            demo = data.create_group(f"demo_{index}")
+            demo.attrs["init_state"] = random.normal(size=width)
+            demo["actions"] = random.normal(size=(length, 2))
+            demo["obs/ee_pos"] = random.normal(size=(length, 3))
+            demo["states"] = random.normal(size=(length, width))
 
 
 def robosuite(folder):
@@ -105,6 +136,43 @@ def robosuite(folder):
                 RANDOM.normal(size=(length, 5)),
                 RANDOM.normal(size=(length, 2)),
             )
+
+
+def aloha(folder):
+    os.makedirs(f"{folder}/set")
+    for index, length in enumerate(LENGTHS):
+        with h5py.File(f"{folder}/set/episode_{index}.hdf5", "w") as file:
+            file.attrs["sim"] = False
+            for name, shape in {
+                "observations/qpos": (length, 3),
+                "observations/qvel": (length, 3),
+                "action": (length, 2),
+            }.items():
+                file[name] = RANDOM.normal(size=shape).astype(np.float32)
+            lengths = RANDOM.integers(4, 9, (2, length))
+            for camera, own in zip(("low", "high"), lengths, strict=True):
+                rows = RANDOM.integers(1, 256, (length, 10)).astype(np.uint8)
+                rows[np.arange(10) >= own[:, None]] = 0
+                file[f"observations/images/{camera}"] = rows
+            file["compress_len"] = lengths.astype(np.float32)
+
+
+def maniskill(folder):
+    os.makedirs(f"{folder}/set")
+    episodes = []
+    with h5py.File(f"{folder}/set/trajectory.h5", "w") as file:
+        for index, length in enumerate(LENGTHS):
+            group = file.create_group(f"traj_{index}")
+            group["obs"] = RANDOM.normal(size=(length + 1, 3)).astype(np.float32)
+            group["actions"] = RANDOM.normal(size=(length, 2)).astype(np.float32)
+            group["env_states/actors/cube"] = RANDOM.normal(size=(length + 1, 2))
+            for name in ("terminated", "truncated", "success"):
+                group[name] = (np.arange(length) == length - 1) & (name != "truncated")
+            episodes.append(
+                {"episode_id": index, "episode_seed": index, "reset_kwargs": {"seed": [index]}}
+            )
+    with open(f"{folder}/set/trajectory.json", "w") as file:
+        json.dump({"env_info": {"env_id": "Made-v1"}, "episodes": episodes}, file)
 
 
 def d3rlpy(folder):
@@ -281,6 +349,8 @@ for make in (
     rlds,
     tfagents,
     lerobot,
+    aloha,
+    maniskill,
 ):
     place = os.path.join(SEEDS, {minaris: "minari"}.get(make, make.__name__))
     shutil.rmtree(place, ignore_errors=True)

@@ -1,7 +1,10 @@
 //! The types of HDF5 arrays and single values.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray};
 use arrow::datatypes::DataType;
-use hdf5_pure::{Datatype, DatatypeByteOrder};
+use hdf5_pure::{AttrValue, Datatype, DatatypeByteOrder};
 use serde_json::Value;
 
 use super::super::arrays::ArrayLayout;
@@ -18,6 +21,67 @@ pub(super) fn is_text(datatype: &Datatype) -> bool {
                 ..
             }
     )
+}
+
+/// Returns the elements of an array of strings of fixed length as bytes, without the zeros that pad
+/// them; `None` if all are texts.
+pub(super) fn byte_strings(
+    dataset: &Dataset,
+    datatype: &Datatype,
+) -> Result<Option<ArrayRef>, hdf5_pure::Error> {
+    let Datatype::String { size, .. } = datatype else {
+        return Ok(None);
+    };
+    let bytes = dataset.read_raw()?;
+    let unpadded = |string: &'_ [u8]| {
+        let padding = string.iter().rev().take_while(|byte| **byte == 0).count();
+        string.len() - padding
+    };
+    let strings = bytes.chunks_exact((*size as usize).max(1));
+    let strings = strings.map(|string| &string[..unpadded(string)]);
+    if strings
+        .clone()
+        .all(|string| std::str::from_utf8(string).is_ok())
+    {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(BinaryArray::from_iter_values(strings))))
+}
+
+/// Returns an attribute as JSON; `None` if JSON cannot hold it. Arrays become lists of all their
+/// values.
+pub(super) fn attribute(value: &AttrValue, datatype: &Datatype) -> Option<Value> {
+    let flags = matches!(datatype, Datatype::Enumeration { size: 1, members, .. }
+        if members.len() <= 2);
+    // JSON has no number for infinity and for what is not a number.
+    let float = |value: f64| match Value::from(value) {
+        Value::Null => Value::from(value.to_string()),
+        number => number,
+    };
+    let single = value
+        .as_str()
+        .map(Value::from)
+        .or_else(|| {
+            value
+                .as_i64()
+                .filter(|_| flags)
+                .map(|flag| Value::from(flag != 0))
+        })
+        .or_else(|| value.as_i64().map(Value::from))
+        .or_else(|| value.as_u64().map(Value::from))
+        .or_else(|| value.as_f64().map(float));
+    single.or_else(|| {
+        let texts = value.as_strings().map(<[String]>::to_vec).map(Value::from);
+        let flagged = |values: Vec<i64>| {
+            let flags = values.into_iter().map(|flag| Value::from(flag != 0));
+            flags.collect()
+        };
+        texts
+            .or_else(|| value.to_i64s().filter(|_| flags).map(flagged))
+            .or_else(|| value.to_i64s().map(Value::from))
+            .or_else(|| value.to_u64s().map(Value::from))
+            .or_else(|| Some(value.to_f64s()?.into_iter().map(float).collect()))
+    })
 }
 
 pub(super) fn layout(
@@ -102,7 +166,7 @@ fn element(datatype: &Datatype) -> (DataType, DatatypeByteOrder) {
     }
 }
 
-fn class(datatype: &Datatype) -> &'static str {
+pub(super) fn class(datatype: &Datatype) -> &'static str {
     match datatype {
         Datatype::String { .. }
         | Datatype::VariableLength {

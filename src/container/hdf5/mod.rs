@@ -11,9 +11,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray};
+use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field};
-use hdf5_pure::AttrValue;
 use serde_json::{Map, Value};
 
 use super::arrays::{self, ArrayColumns};
@@ -117,13 +116,21 @@ pub(crate) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
 /// Chooses the rows to read of the array `name` with `rows` rows.
 pub(crate) type Choose<'a> = &'a mut dyn FnMut(&str, u64) -> Range<u64>;
 
+/// Whether the array of a name is read.
+pub(crate) type Reads<'a> = &'a dyn Fn(&str) -> bool;
+
+/// Reads every array.
+pub(crate) fn all(_: &str) -> bool {
+    true
+}
+
 /// Chooses all rows.
 pub(crate) fn all_rows(_: &str, rows: u64) -> Range<u64> {
     0..rows
 }
 
-/// Reads the rows that `choose` returns of all arrays under `group`, as columns. Single values are
-/// left out.
+/// Reads the rows that `choose` returns of the arrays under `group` whose names `reads` accepts, as
+/// columns. Single values are left out.
 ///
 /// # Errors
 /// Returns an error if an array cannot be read or cannot be a column.
@@ -131,6 +138,7 @@ pub(crate) fn arrays(
     group: &Group,
     prefix: &str,
     depth: usize,
+    reads: Reads,
     choose: Choose,
     found: &mut ArrayColumns,
 ) -> Result<()> {
@@ -143,6 +151,9 @@ pub(crate) fn arrays(
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
         let name = format!("{prefix}{name}");
+        if !reads(&name) {
+            continue;
+        }
         if let Some(column) = column(&dataset, &name, choose)? {
             found.insert(name, column);
         }
@@ -152,6 +163,7 @@ pub(crate) fn arrays(
             &child,
             &format!("{prefix}{name}/"),
             depth + 1,
+            reads,
             choose,
             found,
         )?;
@@ -159,15 +171,15 @@ pub(crate) fn arrays(
     Ok(())
 }
 
-/// Finds the lengths of the axes after the first of every array under `group`, by name.
+/// Finds the shape and the type of every array under `group`, by name.
 ///
 /// # Errors
 /// Returns an error if an array cannot be read.
-pub(crate) fn rows(
+pub(crate) fn shapes(
     group: &Group,
     prefix: &str,
     depth: usize,
-    found: &mut BTreeMap<String, Vec<u64>>,
+    found: &mut BTreeMap<String, ArrayShape>,
 ) -> Result<()> {
     let failed =
         |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
@@ -177,14 +189,64 @@ pub(crate) fn rows(
         )));
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
-        let shape = dataset.shape().map_err(failed)?;
-        found.insert(
-            format!("{prefix}{name}"),
-            shape.into_iter().skip(1).collect(),
+        let (shape, datatype) = (
+            dataset.shape().map_err(failed)?,
+            dataset.datatype().map_err(failed)?,
         );
+        let holds = if element::is_text(&datatype) {
+            Ok(DataType::Utf8)
+        } else {
+            let layout = element::layout(&name, &datatype, 0, &[])?;
+            match layout.element {
+                DataType::Null => Err(layout.kind),
+                element => Ok(element),
+            }
+        };
+        found.insert(format!("{prefix}{name}"), ArrayShape { shape, holds });
     }
     for (name, child) in group.iter_groups().map_err(failed)? {
-        rows(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
+        shapes(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
+    }
+    Ok(())
+}
+
+/// The shape of an array, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ArrayShape {
+    /// The lengths of its axes; none if it is a single value.
+    pub(crate) shape: Vec<u64>,
+    /// The type of an element, or what it holds if no column can hold it.
+    pub(crate) holds: Result<DataType, String>,
+}
+
+/// Reads the single values under `group`, as columns of one row.
+///
+/// # Errors
+/// Returns an error if a value cannot be read.
+pub(crate) fn single_values(
+    group: &Group,
+    prefix: &str,
+    depth: usize,
+    reads: Reads,
+    found: &mut ArrayColumns,
+) -> Result<()> {
+    let failed =
+        |error: hdf5_pure::Error| unreadable(format!("cannot read the group `/{prefix}`: {error}"));
+    if depth > DEEPEST {
+        return Err(Error::failed(format!(
+            "groups are nested more than {DEEPEST} deep at `{prefix}`"
+        )));
+    }
+    for (name, dataset) in group.iter_datasets().map_err(failed)? {
+        let name = format!("{prefix}{name}");
+        if reads(&name) && dataset.shape().map_err(failed)?.is_empty() {
+            let column = column_of(&dataset, &name, 1, &[], &mut all_rows)?;
+            found.extend(column.map(|column| (name, column)));
+        }
+    }
+    for (name, child) in group.iter_groups().map_err(failed)? {
+        let prefix = format!("{prefix}{name}/");
+        single_values(&child, &prefix, depth + 1, reads, found)?;
     }
     Ok(())
 }
@@ -201,20 +263,37 @@ pub(crate) fn column(
 ) -> Result<Option<(Field, ArrayRef)>> {
     let failed =
         |error: hdf5_pure::Error| unreadable(format!("cannot read the array `{name}`: {error}"));
-    let (shape, datatype) = (
-        dataset.shape().map_err(failed)?,
-        dataset.datatype().map_err(failed)?,
-    );
-    let Some((rows, row)) = shape.split_first() else {
-        return Ok(None);
-    };
+    match dataset.shape().map_err(failed)?.split_first() {
+        Some((rows, row)) => column_of(dataset, name, *rows, row, choose),
+        None => Ok(None),
+    }
+}
+
+/// Reads the rows that `choose` returns of an array with `rows` rows of the shape `row`.
+fn column_of(
+    dataset: &Dataset,
+    name: &str,
+    rows: u64,
+    row: &[u64],
+    choose: Choose,
+) -> Result<Option<(Field, ArrayRef)>> {
+    let failed =
+        |error: hdf5_pure::Error| unreadable(format!("cannot read the array `{name}`: {error}"));
+    let datatype = dataset.datatype().map_err(failed)?;
     if row.contains(&0) {
         return Ok(None);
     }
-    let chosen = choose(name, *rows);
+    let chosen = choose(name, rows);
     let count = chosen.end - chosen.start;
     if element::is_text(&datatype) && row.is_empty() {
-        let texts = dataset.read_string().map_err(failed)?;
+        let texts = match element::byte_strings(dataset, &datatype).map_err(failed)? {
+            Some(strings) => {
+                let strings = strings.slice(chosen.start as usize, count as usize);
+                let data_type = strings.data_type().clone();
+                return Ok(Some((Field::new(name, data_type, true), strings)));
+            }
+            None => dataset.read_string().map_err(failed)?,
+        };
         let texts = texts
             .into_iter()
             .skip(chosen.start as usize)
@@ -233,12 +312,12 @@ pub(crate) fn column(
     }
     let bytes = match count {
         0 => Vec::new(),
-        _ if count == *rows => dataset.read_raw().map_err(failed)?,
+        _ if count == rows => dataset.read_raw().map_err(failed)?,
         _ => dataset.read_raw_rows(chosen.start, count).map_err(failed)?,
     };
     if bytes.len() as u64 != count * layout.row_bytes() as u64 {
         return Err(Error::failed(format!(
-            "`{name}` holds {} bytes instead of {count} rows of the shape {shape:?}",
+            "`{name}` holds {} bytes instead of {count} rows of the shape {row:?}",
             bytes.len()
         )));
     }
@@ -279,25 +358,25 @@ pub(crate) fn bytes(file: &File, name: &str) -> Result<Option<Vec<u8>>> {
         .map_err(|error| unreadable(format!("cannot read the array `{name}`: {error}")))
 }
 
-/// Adds the attributes of a group that are single values to `metadata`. The library passes over an
-/// attribute that it cannot read; if the file system failed, every later read of the file fails.
+/// Adds the attributes of a group to `metadata`. The library passes over an attribute that it
+/// cannot read; if the file system failed, every later read of the file fails.
 ///
 /// # Errors
 /// Returns an error if the attributes cannot be listed.
 pub(crate) fn attributes(root: &Group, metadata: &mut Map<String, Value>) -> Result<()> {
-    let attributes = root
-        .attrs()
-        .map_err(|error| unreadable(format!("cannot read the attributes of a group: {error}")))?;
-    let mut attributes: Vec<(String, AttrValue)> = attributes.into_iter().collect();
-    attributes.sort_by(|a, b| a.0.cmp(&b.0));
-    for (name, value) in attributes {
-        let text = value.as_str().map(Value::from);
-        let value = text
-            .or_else(|| value.as_i64().map(Value::from))
-            .or_else(|| value.as_f64().map(Value::from));
-        if let Some(value) = value {
-            metadata.insert(name, value);
-        }
+    let failed = |error: hdf5_pure::Error| {
+        unreadable(format!("cannot read the attributes of a group: {error}"))
+    };
+    let values = root.attrs().map_err(failed)?;
+    let mut types: Vec<_> = root.attr_datatypes().map_err(failed)?.into_iter().collect();
+    types.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, datatype) in types {
+        let value = values
+            .get(&name)
+            .and_then(|value| element::attribute(value, &datatype));
+        let value = value
+            .unwrap_or_else(|| Value::from(format!("not imported: {}", element::class(&datatype))));
+        metadata.insert(name, value);
     }
     Ok(())
 }

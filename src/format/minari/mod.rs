@@ -10,6 +10,7 @@ mod episode_tables;
 mod read;
 mod spaces;
 mod validate;
+mod values;
 mod write;
 
 use std::path::{Path, PathBuf};

@@ -121,7 +121,13 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .unwrap_or(true);
     let space = |name: &str| -> Result<Option<Value>> {
         let text = metadata.get(name).and_then(Value::as_str);
-        text.map(|text| spaces::parse(text).map_err(|error| error.at(place.display())))
+        let parse = |text| {
+            let space = spaces::parse(text)?;
+            spaces::verify(&space)
+                .map_err(|error| error.at(format!("`{name}`")))
+                .map(|()| space)
+        };
+        text.map(|text| parse(text).map_err(|error| error.at(place.display())))
             .transpose()
     };
     let spaces = [space("observation_space")?, space("action_space")?];
@@ -235,7 +241,7 @@ impl Minari {
                 })?;
                 let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
                 hdf5::attributes(&group, &mut attributes)?;
-                hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
+                hdf5::arrays(&group, "", 0, &hdf5::all, &mut hdf5::all_rows, &mut arrays)?;
                 (arrays, attributes)
             }
             Backend::Arrow | Backend::Parquet => {
@@ -266,7 +272,7 @@ impl Minari {
         let mut reward = per_trajectory::squeezed(need(arrays.remove("rewards"), "rewards")?);
         let mut observation = fit_to_space(
             need(
-                per_trajectory::take(&mut arrays, "observations"),
+                per_trajectory::take(&mut arrays, "observations")?,
                 "observations",
             )?,
             self.spaces[0].as_ref(),
@@ -311,7 +317,7 @@ impl Minari {
             }
         };
         let action = fit_to_space(
-            need(per_trajectory::take(&mut arrays, "actions"), "actions")?,
+            need(per_trajectory::take(&mut arrays, "actions")?, "actions")?,
             self.spaces[1].as_ref(),
             self.encoded,
         )?;

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
+use super::values::Values;
 use super::{MAIN_FILE, TRAJMILL, spaces};
 use crate::container::hdf5::{Attribute, Hdf5Writer};
 use crate::dataset::schema::{step, type_name};
@@ -76,22 +77,15 @@ pub(crate) fn write(
     let folder = to.join("data");
     store::create_dir(&folder)?;
     let mut file = Hdf5Writer::create(&folder.join(MAIN_FILE))?;
-    let (mut unknown_finals, mut range): (u64, Option<(i64, i64)>) = (0, None);
+    let mut unknown_finals: u64 = 0;
+    let mut found = [&observation, &action].map(Values::of);
     for trajectory in outgoing.pass(None)? {
         let trajectory = trajectory?;
         unknown_finals += u64::from(!trajectory.has_final());
-        if let Some(actions) = trajectory
-            .column(step::ACTION)
-            .as_ref()
-            .filter(|column| column.data_type().is_integer())
-        {
-            let numbers = arrow::compute::cast(actions, &DataType::Int64)?;
-            let numbers = numbers.as_primitive::<Int64Type>();
-            let found = arrow::compute::min(numbers).zip(arrow::compute::max(numbers));
-            range = match (range, found) {
-                (Some((low, high)), Some((least, most))) => Some((low.min(least), high.max(most))),
-                (range, found) => range.or(found),
-            };
+        for (name, values) in [step::OBSERVATION, step::ACTION].iter().zip(&mut found) {
+            if let Some(column) = trajectory.steps.column_by_name(name) {
+                values.add(column)?;
+            }
         }
         episode(&mut file, &trajectory, &infos)?;
     }
@@ -102,24 +96,20 @@ pub(crate) fn write(
         .iter()
         .filter_map(|key| Some(((*key).to_owned(), source.get(*key)?.clone())))
         .collect();
-    for (key, field, range) in [
-        ("observation_space", &observation, None),
-        ("action_space", &action, range),
-    ] {
-        let space = spaces::of(field, range)?;
-        // The space of the source may say more than types do, such as bounds: it is kept if it
-        // still fits.
+    for ((key, field), values) in [
+        ("observation_space", &observation),
+        ("action_space", &action),
+    ]
+    .into_iter()
+    .zip(&found)
+    {
+        // The space of the source may say more than types do, such as bounds.
         let known = metadata
             .get(key)
             .and_then(Value::as_str)
             .and_then(|text| spaces::parse(text).ok());
-        let fits = known.is_some_and(|known| {
-            ["type", "dtype", "shape"]
-                .iter()
-                .all(|part| known[*part] == space[*part])
-                && known["subspaces"].is_null()
-        });
-        if !fits {
+        let space = spaces::of(field, values, known.as_ref(), key == "action_space")?;
+        if known.as_ref() != Some(&space) {
             metadata.insert(key.to_owned(), Value::from(spaces::text(&space)));
         }
     }
@@ -173,17 +163,43 @@ fn plain_field(outgoing: &OutgoingDataset, name: &str) -> Result<Field> {
         .steps()
         .field_with_name(name)
         .map_err(|_| missing())?;
-    if arrays::plain_arrays(field, name).is_none() {
+    if !is_plain(field) {
         return Err(Error::failed(format!(
             "Minari cannot hold `{name}`, which has the type {}",
             type_name(field.data_type())
         ))
         .hint(
-            "it holds numbers only: choose other columns with `derive` and `columns`, or another \
-             format",
+            "it holds numbers and texts only: choose other columns with `derive` and `columns`, or \
+             another format",
         ));
     }
     Ok(field.clone())
+}
+
+/// Whether the column consists of arrays of numbers and texts.
+fn is_plain(field: &Field) -> bool {
+    match field.data_type() {
+        DataType::Struct(fields) => fields.iter().all(|field| is_plain(field)),
+        DataType::Utf8 => true,
+        _ => arrays::plain_arrays(field, field.name()).is_some(),
+    }
+}
+
+/// Writes the column `values` as the array or arrays `name`.
+fn write_values(file: &mut Hdf5Writer, name: &str, field: &Field, values: &ArrayRef) -> Result<()> {
+    match (field.data_type(), values.as_string_opt::<i32>()) {
+        (DataType::Struct(fields), _) => fields
+            .iter()
+            .zip(values.as_struct().columns())
+            .try_for_each(|(field, values)| {
+                write_values(file, &format!("{name}/{}", field.name()), field, values)
+            }),
+        (_, Some(texts)) => {
+            let texts: Vec<&str> = texts.iter().map(Option::unwrap_or_default).collect();
+            file.texts(name, &[texts.len() as u64], &texts)
+        }
+        _ => arrays::write_column(file, name, field, values),
+    }
 }
 
 /// Verifies that a dataset's id has the form that the loader requires.
@@ -229,7 +245,7 @@ struct Info {
     /// Its name in the file, which begins with `infos/`.
     name: String,
     column: String,
-    parts: Vec<arrays::PlainArray>,
+    field: Field,
     /// Whether an array `NAME_valid` beside it says where it is null.
     nulls: bool,
 }
@@ -240,14 +256,16 @@ fn infos(outgoing: &OutgoingDataset, written: &mut Written) -> Result<Vec<Info>>
     let mut left_out = Vec::new();
     for column in arrays::extra_columns(outgoing.steps()) {
         let name = arrays::info_name(&column);
-        match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name) {
-            Some(parts) => infos.push(Info {
+        let field = outgoing.steps().field_with_name(&column)?.clone();
+        if is_plain(&field) {
+            infos.push(Info {
                 name,
                 column,
-                parts,
+                field,
                 nulls: false,
-            }),
-            None => left_out.push(column),
+            });
+        } else {
+            left_out.push(column);
         }
     }
     if outgoing
@@ -310,7 +328,7 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
             .ok_or_else(|| Error::failed("the column `{name}` was not read"))
     };
     let observation = extended(&column(step::OBSERVATION)?, rows)?;
-    arrays::write_column(
+    write_values(
         file,
         &format!("{group}/observations"),
         &trajectory
@@ -321,7 +339,7 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
         &observation,
     )?;
     let action = column(step::ACTION)?.slice(0, trajectory.length);
-    arrays::write_column(
+    write_values(
         file,
         &format!("{group}/actions"),
         &trajectory
@@ -370,9 +388,12 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
             )?;
         }
         let values = extended(&values, rows)?;
-        for plain in &info.parts {
-            arrays::write_array(file, &format!("{group}/{}", plain.name), plain, &values)?;
-        }
+        write_values(
+            file,
+            &format!("{group}/{}", info.name),
+            &info.field,
+            &values,
+        )?;
     }
     if let Some(proxy) = arrays::proxy_flags(trajectory, rows) {
         arrays::write_column(

@@ -1,9 +1,13 @@
 //! robomimic's HDF5: a group per demonstration under `data`, each with `obs/*` and `next_obs/*`,
 //! and filters of demonstrations under `mask`.
 //!
+//! Isaac Lab, mimicgen and LIBERO write the same layout. LIBERO has a file for each task: a folder
+//! of files is one dataset.
+//!
 //! Writers of the format disagree about the meaning of `dones`, so the reader keeps it as a column.
-//! A demonstration is terminated if its last `dones` is 1, and truncated otherwise. Filters become
-//! columns `mask_NAME` of trajectories.
+//! A demonstration is terminated if its last `dones` is 1, and truncated if it is not. Attributes,
+//! and arrays that say something once, become columns of trajectories, and filters become columns
+//! `mask_NAME`. The instruction becomes the column `task`.
 //!
 //! Loaders accept only actions between -1 and 1. The writer divides each dimension with larger
 //! actions by its maximum, which it stores in the attribute `action_scale` of `data`, and adds the
@@ -11,6 +15,7 @@
 //! writer puts columns that are named as parts of the observation there: `observation.images.top`
 //! becomes `obs/images.top`.
 
+mod files;
 mod read;
 mod robosuite;
 mod validate;
@@ -26,7 +31,7 @@ use crate::container::hdf5;
 use crate::dataset::block::flattened;
 use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
-use crate::transfer::read::Reader;
+use crate::transfer::read::{Reader, groups};
 use crate::transfer::roundtrip::envelope;
 use crate::transfer::write::Writer;
 
@@ -40,7 +45,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: |path| Ok(demonstrations(path)? == Some(true)),
     }),
     read: Some(Reader {
-        takes: &[],
+        takes: &["map"],
         open: |path, options| read::read(path, options, "obs"),
     }),
     write: Some(Writer {
@@ -67,12 +72,19 @@ const UNSCALED: &str = "actions_unscaled";
 /// The prefix of the arrays that are parts of the observation.
 const PART: &str = "obs/";
 
+/// The column with the instruction.
+const TASK: &str = "task";
+
 /// The array that says of each action whether a model predicted it.
 const PROXY: &str = "action_is_proxy";
 
-/// Returns whether the demonstrations in the file at `path` have observations; `None` if there are
-/// no demonstrations.
+/// Returns whether the demonstrations in the file at `path`, or in the first file of the folder at
+/// `path`, have observations; `None` if there are no demonstrations.
 fn demonstrations(path: &Path) -> Result<Option<bool>> {
+    let (files, _) = groups::hdf5_files(path)?;
+    let Some(path) = files.first() else {
+        return Ok(None);
+    };
     if !hdf5::is_hdf5(path)? {
         return Ok(None);
     }

@@ -1,45 +1,41 @@
 //! Reads the HDF5 of robomimic and robosuite, one demonstration after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
-use super::{ACTIONS, OURS, PART, PREFIX, UNSCALED};
+use super::files::{DemoFile, DemoFiles};
+use super::{ACTIONS, OURS, PART, UNSCALED};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Source};
-use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
+use crate::transfer::read::{IncomingTrajectory, Options, Source, parts};
+use crate::transfer::roundtrip::envelope::{self, EnvelopeLine};
 
-/// The demonstrations of a file.
+/// The demonstrations of a source.
 struct Demonstrations {
-    path: PathBuf,
-    /// The groups of the demonstrations that are not read yet.
-    groups: HashMap<String, hdf5::Group>,
+    files: DemoFiles,
+    /// The demonstrations that are not read yet: the index of the file, and the name.
+    names: VecDeque<(usize, String)>,
+    /// The groups of the demonstrations of one file that are not read yet.
+    groups: Option<(usize, HashMap<String, hdf5::Group>)>,
     /// The name of the array or group of observations.
     observation: &'static str,
-    /// The arrays whose widths differ between demonstrations. They become columns of lists.
-    ragged: BTreeSet<String>,
-    names: std::vec::IntoIter<String>,
-    /// The members of each filter.
-    masks: BTreeMap<String, Vec<String>>,
-    metadata: Map<String, Value>,
-    envelope: Option<Envelope>,
+    options: Options,
     about: SchemaRef,
     schema: SchemaRef,
     first: FirstTrajectory,
-    steps: Option<u64>,
 }
 
-/// Opens the file at `path`. The observations of its demonstrations are the array or group
-/// `observation`.
+/// Opens the file or folder at `path`. The observations of its demonstrations are the array or
+/// group `observation`.
 ///
 /// # Errors
 /// Returns an error if there are no demonstrations, or if the first one cannot be read.
@@ -48,110 +44,32 @@ pub(super) fn read(
     options: &Options,
     observation: &'static str,
 ) -> Result<Box<dyn Source>> {
-    let failed = |error: Error| error.at(path.display());
-    let file = hdf5::open(path)?;
-    let data = hdf5::member(&file.root(), "data").map_err(failed)?;
-    let data = data.ok_or_else(|| {
-        failed(
-            Error::failed("there is no group `data`")
-                .hint("demonstrations are groups in `data`: the file may be of another format"),
-        )
-    })?;
-    let mut metadata = Map::new();
-    hdf5::attributes(&data, &mut metadata).map_err(failed)?;
-    let index = |name: &String| {
-        name.strip_prefix("demo_")
-            .and_then(|number| number.parse::<u64>().ok())
-    };
-    let groups = hdf5::groups(&data).map_err(failed)?;
-    let mut names: Vec<String> = groups
-        .keys()
-        .filter(|name| index(name).is_some())
-        .cloned()
-        .collect();
-    names.sort_by_key(index);
-    if names.is_empty() {
-        return Err(failed(
-            Error::failed("there are no demonstrations `demo_0`, `demo_1`, … in the group `data`")
-                .hint("there is nothing to import"),
-        ));
-    }
-    // The widths of arrays without a fixed meaning may differ between demonstrations. An array that
-    // cannot be opened here is an error when its demonstration is read.
-    let (mut known, mut ragged): (BTreeMap<String, Vec<u64>>, BTreeSet<String>) =
-        (BTreeMap::new(), BTreeSet::new());
-    for group in names.iter().filter_map(|name| groups.get(name)) {
-        let mut rows = BTreeMap::new();
-        if hdf5::rows(group, "", 0, &mut rows).is_ok() {
-            for (name, row) in rows {
-                if known.entry(name.clone()).or_insert_with(|| row.clone()) != &row {
-                    ragged.insert(name);
-                }
-            }
-        }
-    }
-    let fixed = |name: &String| {
-        [observation, ACTIONS].contains(&name.as_str())
-            || name.starts_with("obs/")
-            || name.starts_with("next_obs/")
-    };
-    ragged.retain(|name| !fixed(name));
-    let mut masks = BTreeMap::new();
-    if let Some(group) = hdf5::member(&file.root(), "mask").map_err(failed)? {
-        let mut arrays = ArrayColumns::new();
-        hdf5::arrays(&group, "mask/", 0, &mut hdf5::all_rows, &mut arrays).map_err(failed)?;
-        for (name, (_, values)) in arrays {
-            let values = values.as_string_opt::<i32>();
-            let members = values.map(|values| {
-                values
-                    .iter()
-                    .flatten()
-                    .map(|name| name.trim_end_matches('\0').to_owned())
-                    .collect()
-            });
-            masks.insert(
-                name.trim_start_matches("mask/").to_owned(),
-                members.unwrap_or_default(),
-            );
-        }
-    }
-    let envelope = hdf5::bytes(&file, &format!("{PREFIX}{}", envelope::ENVELOPE))
-        .map_err(failed)?
-        .map(|text| Envelope::parse(&text))
-        .transpose()
-        .map_err(failed)?;
-    let about = match &envelope {
+    parts::verify_targets(options, &parts::TARGETS)?;
+    let files = DemoFiles::open(path, observation)?;
+    let about = match &files.envelope {
         Some(envelope) => envelope.schema()?,
         None => {
-            let own = [
-                Field::new("model_file", DataType::Utf8, true),
-                Field::new("demo_attributes", DataType::Utf8, true),
-            ];
-            let masks = masks
-                .keys()
-                .map(|name| Field::new(format!("mask_{name}"), DataType::Boolean, false));
-            Arc::new(Schema::new(
-                own.into_iter().chain(masks).collect::<Vec<_>>(),
-            ))
+            let mut fields = files.common.about();
+            for mask in &files.masks {
+                fields.push(Field::new(format!("mask_{mask}"), DataType::Boolean, false));
+            }
+            Arc::new(Schema::new(fields))
         }
     };
-    let steps = metadata.get("total").and_then(Value::as_u64);
-    let schema = Arc::new(Schema::empty());
-    let names = names.into_iter();
-    let first = FirstTrajectory::default();
+    let names = files.files.iter().enumerate();
+    let names = names.flat_map(|(index, file)| {
+        let names = file.names.iter();
+        names.map(move |name| (index, name.clone()))
+    });
     let mut demonstrations = Demonstrations {
-        path: path.to_owned(),
-        groups,
+        names: names.collect(),
+        files,
+        groups: None,
         observation,
-        ragged,
-        names,
-        masks,
-        metadata,
-        envelope,
+        options: options.clone(),
         about,
-        schema,
-        first,
-        steps,
+        schema: Arc::new(Schema::empty()),
+        first: FirstTrajectory::default(),
     };
     (demonstrations.first, demonstrations.schema) =
         FirstTrajectory::read(options.on_error, || demonstrations.demonstration(None))?;
@@ -161,21 +79,33 @@ pub(super) fn read(
 impl Demonstrations {
     /// Reads the next demonstration, whose columns must be those of `schema`, if there is one.
     fn demonstration(&mut self, schema: Option<&SchemaRef>) -> Result<Option<IncomingTrajectory>> {
-        let Some(name) = self.names.next() else {
+        let Some((index, name)) = self.names.pop_front() else {
             return Ok(None);
         };
-        self.read(&name, schema)
-            .map(Some)
-            .map_err(|error| error.at(format!("{}: data/{name}", self.path.display())))
-    }
-
-    /// Reads the demonstration `name`.
-    fn read(&mut self, name: &str, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
+        if self.groups.as_ref().is_none_or(|(open, _)| *open != index) {
+            self.groups = Some((index, self.files.files[index].groups()?));
+        }
         let group = self
             .groups
-            .remove(name)
-            .ok_or_else(|| Error::failed("there is no such group"))?;
-        let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
+            .as_mut()
+            .and_then(|(_, groups)| groups.remove(&name))
+            .ok_or_else(|| Error::failed("there is no such group"));
+        let file = &self.files.files[index];
+        group
+            .and_then(|group| self.read(file, &name, &group, schema))
+            .map(Some)
+            .map_err(|error| error.at(format!("{}: data/{name}", file.path.display())))
+    }
+
+    /// Reads the demonstration `name` of `file`.
+    fn read(
+        &self,
+        file: &DemoFile,
+        name: &str,
+        group: &hdf5::Group,
+        schema: Option<&SchemaRef>,
+    ) -> Result<IncomingTrajectory> {
+        let mut attributes = Map::new();
         let next = format!("next_{}", self.observation);
         // Only the last of the next observations is needed: the others repeat observations of
         // steps.
@@ -187,23 +117,27 @@ impl Demonstrations {
             }
             _ => 0..rows,
         };
-        hdf5::attributes(&group, &mut attributes)?;
-        hdf5::arrays(&group, "", 0, &mut choose, &mut arrays)?;
-        for name in &self.ragged {
-            if let Some(column) = arrays.get_mut(name) {
-                *column = per_trajectory::listed(column)?;
-            }
-        }
+        hdf5::attributes(group, &mut attributes)?;
+        let mut arrays = self.files.common.arrays(group, &mut choose)?;
         let line = attributes
             .get(OURS)
             .and_then(Value::as_str)
-            .filter(|_| self.envelope.is_some())
+            .filter(|_| self.files.envelope.is_some())
             .map(serde_json::from_str::<EnvelopeLine>);
         let line = line.transpose().map_err(|error| {
             Error::failed(format!("the attribute `{OURS}` is damaged: {error}"))
                 .hint("export the file again")
         })?;
-        let columns = self.envelope.as_ref().map(|envelope| &envelope.columns);
+        let num_samples = attributes.get("num_samples").and_then(Value::as_u64);
+        let about = match &line {
+            Some(line) => envelope::row(&self.about, &line.about)?,
+            None => Some(self.facts(file, name, &mut arrays, attributes)?),
+        };
+        let columns = self
+            .files
+            .envelope
+            .as_ref()
+            .map(|envelope| &envelope.columns);
         // Columns that the writer put among the observations become columns again.
         for (name, column) in columns
             .into_iter()
@@ -220,7 +154,7 @@ impl Demonstrations {
                 arrays.insert(column.clone(), (field, values));
             }
         }
-        let observation = per_trajectory::take(&mut arrays, self.observation);
+        let [observation, next] = self.observations(&mut arrays, &next)?;
         // The writer named a single vector `observation`.
         let unwrapped = |column: (Field, ArrayRef)| match column.1.as_struct_opt() {
             Some(group)
@@ -242,10 +176,7 @@ impl Demonstrations {
             Some(line) => line.length as usize,
             None => observation.len(),
         };
-        let num_samples = attributes
-            .get("num_samples")
-            .and_then(Value::as_u64)
-            .unwrap_or(length as u64);
+        let num_samples = num_samples.unwrap_or(length as u64);
         if num_samples != length as u64 {
             return Err(Error::failed(format!(
                 "`{}` has {}, but `num_samples` says {}",
@@ -263,8 +194,7 @@ impl Demonstrations {
                 count(length, "step")
             )));
         }
-        let next = per_trajectory::take(&mut arrays, &next).map(|next| unwrapped(next).1);
-        let next = next.filter(|next| {
+        let next = next.map(|next| unwrapped(next).1).filter(|next| {
             next.data_type() == observation.data_type()
                 && next_rows == BTreeSet::from([length as u64])
         });
@@ -274,26 +204,39 @@ impl Demonstrations {
         }
         let mut trajectory = TrajectoryBuilder::new(length, known_final);
         trajectory.add(step::OBSERVATION, (field, observation), false)?;
-        let scaled = arrays.remove(ACTIONS);
-        if let Some(action) = arrays.remove(UNSCALED).or(scaled) {
+        let action = match parts::take(&mut arrays, &self.options, step::ACTION)? {
+            Some(action) => Some(action),
+            None => {
+                let scaled = arrays.remove(ACTIONS);
+                arrays.remove(UNSCALED).or(scaled)
+            }
+        };
+        if let Some(action) = action {
             trajectory.add(step::ACTION, action, true)?;
         }
-        if let Some(reward) = arrays.remove("rewards") {
+        let reward = match parts::take(&mut arrays, &self.options, step::REWARD)? {
+            Some(reward) => Some(reward),
+            None => arrays.remove("rewards"),
+        };
+        if let Some(reward) = reward {
             trajectory.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
         }
         let done = arrays
             .get("dones")
             .map(per_trajectory::numbers)
             .transpose()?;
-        let done = done.is_some_and(|done| done.last() == Some(&1.0));
+        let done = done.map(|done| done.last() == Some(&1.0));
         let flags = |last: bool| {
             (0..length)
                 .map(|row| last && row + 1 == length)
                 .collect::<Vec<_>>()
         };
+        // Without `dones`, the file does not say how the demonstration ended.
         let (terminated, truncated) = line
             .as_ref()
-            .map_or((done, !done), |line| (line.terminated, line.truncated));
+            .map_or((done == Some(true), done == Some(false)), |line| {
+                (line.terminated, line.truncated)
+            });
         trajectory.flags(step::TERMINATED, &flags(terminated))?;
         trajectory.flags(step::TRUNCATED, &flags(truncated))?;
         trajectory.finals();
@@ -314,37 +257,72 @@ impl Demonstrations {
                 .collect(),
             line.is_some(),
         )?)?;
-        let about = match &line {
-            Some(line) => envelope::row(&self.about, &line.about)?,
-            None => Some(self.facts(name, &mut attributes)?),
-        };
         Ok(IncomingTrajectory {
-            key: name.to_owned(),
+            key: self.files.key(file, name),
             steps: trajectory.finish(schema)?,
             about,
         })
     }
 
-    /// Returns the facts about a demonstration: its attributes and the filters that contain it.
-    fn facts(&self, name: &str, attributes: &mut Map<String, Value>) -> Result<RecordBatch> {
-        let model = attributes
-            .remove("model_file")
-            .and_then(|model| model.as_str().map(str::to_owned));
-        attributes.remove("num_samples");
-        let others =
-            (!attributes.is_empty()).then(|| Value::Object(attributes.clone()).to_string());
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from(vec![model])),
-            Arc::new(StringArray::from(vec![others])),
-        ];
-        for members in self.masks.values() {
-            columns.push(Arc::new(BooleanArray::from(vec![
-                members.iter().any(|member| member == name),
-            ])));
+    /// Takes the observations out of `arrays`, and the last of the next observations, which are
+    /// under `next`.
+    fn observations(&self, arrays: &mut ArrayColumns, next: &str) -> Result<[Taken; 2]> {
+        let Some(observation) = parts::take(arrays, &self.options, step::OBSERVATION)? else {
+            let observation = per_trajectory::take(arrays, self.observation)?;
+            return Ok([observation, per_trajectory::take(arrays, next)?]);
+        };
+        // The next observations are mapped in the same way. What is left are parts of observations
+        // that are columns now.
+        let mut options = self.options.clone();
+        for (_, source) in &mut options.map {
+            let parts = source
+                .split(',')
+                .map(|part| format!("next_{}", part.trim()));
+            *source = parts.collect::<Vec<_>>().join(",");
         }
-        Ok(RecordBatch::try_new(Arc::clone(&self.about), columns)?)
+        let following = parts::take(arrays, &options, step::OBSERVATION).unwrap_or_default();
+        arrays.retain(|name, _| !name.starts_with(next));
+        let prefix = format!("{}/", self.observation);
+        let left: Vec<String> = arrays
+            .keys()
+            .filter(|name| name.starts_with(&prefix))
+            .cloned()
+            .collect();
+        for name in left {
+            if let Some(column) = arrays.remove(&name) {
+                let part = &name[prefix.len()..];
+                arrays.insert(format!("{}/{part}", step::OBSERVATION), column);
+            }
+        }
+        Ok([Some(observation), following])
+    }
+
+    /// Returns the facts about the demonstration `name` of `file`: attributes, arrays that say
+    /// something once, and the filters that contain it.
+    fn facts(
+        &self,
+        file: &DemoFile,
+        name: &str,
+        arrays: &mut ArrayColumns,
+        attributes: Map<String, Value>,
+    ) -> Result<RecordBatch> {
+        let attributes = self.files.facts(file, attributes);
+        let mut columns = self.files.common.facts(arrays, &attributes)?;
+        for mask in &self.files.masks {
+            let member = file.is_member(mask, name);
+            columns.push(Arc::new(BooleanArray::from(vec![member])));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(1));
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&self.about),
+            columns,
+            &options,
+        )?)
     }
 }
+
+/// A column that was taken out of arrays.
+type Taken = Option<(Field, ArrayRef)>;
 
 impl Source for Demonstrations {
     fn schema(&self) -> SchemaRef {
@@ -356,11 +334,11 @@ impl Source for Demonstrations {
     }
 
     fn rows(&self) -> Option<u64> {
-        self.steps
+        self.files.steps
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        self.metadata.clone()
+        self.files.metadata.clone()
     }
 
     fn lost(&self) -> Option<u64> {

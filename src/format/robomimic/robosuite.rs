@@ -14,7 +14,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: |path| Ok(demonstrations(path)? == Some(false)),
     }),
     read: Some(Reader {
-        takes: &[],
+        takes: &["map"],
         open: |path, options| read(path, options, "states"),
     }),
     write: None,

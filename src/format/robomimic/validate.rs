@@ -10,15 +10,32 @@ use crate::container::hdf5;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::inspect::Findings;
-use crate::transfer::read::Options;
+use crate::transfer::read::{Options, groups};
 
-/// Adds the faults of the file at `path` to `findings`: those of its steps, actions below -1
-/// or above 1, wrong counts, and a missing environment.
+/// Adds the faults of the file or the folder of files at `path` to `findings`: those of its steps,
+/// actions below -1 or above 1, wrong counts, and a missing environment.
 ///
 /// # Errors
 /// Returns an error if the demonstrations or their actions cannot be read.
 pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     FORMAT.read_through(path, &Options::default(), findings);
+    let (files, _) = groups::hdf5_files(path)?;
+    for file in &files {
+        let place = |name: &str| match file == path {
+            true => name.to_owned(),
+            false => format!("{}: {name}", file.display()),
+        };
+        validate_file(file, &place, findings)?;
+    }
+    Ok(())
+}
+
+/// Adds the faults of the file at `path` to `findings`; `place` names a group of the file.
+fn validate_file(
+    path: &Path,
+    place: &dyn Fn(&str) -> String,
+    findings: &mut Findings,
+) -> Result<()> {
     let data = hdf5::open(path).and_then(|file| {
         file.group("data")
             .map_err(|error| Error::failed(error.to_string()))
@@ -38,7 +55,7 @@ pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     if env.is_none_or(|env| env["env_name"].as_str().is_none() || env["type"].as_u64().is_none()) {
         findings.error(
             "env-args",
-            "data",
+            place("data"),
             "the attribute `env_args` must be JSON with `env_name` and `type`: the loader needs \
              both",
         );
@@ -47,7 +64,7 @@ pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     let mut demonstrations: Vec<(String, hdf5::Group)> = hdf5::groups(&data)?.into_iter().collect();
     demonstrations.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, group) in &demonstrations {
-        let place = format!("data/{name}");
+        let place = place(&format!("data/{name}"));
         let mut attributes = Map::new();
         hdf5::attributes(group, &mut attributes)?;
         let Some((_, action)) = group.dataset(ACTIONS).ok().and_then(|dataset| {
@@ -90,7 +107,7 @@ pub(super) fn validate(path: &Path, findings: &mut Findings) -> Result<()> {
     if let Some(declared) = declared.filter(|declared| *declared != total) {
         findings.error(
             "total",
-            "data",
+            place("data"),
             format!(
                 "the attribute `total` is {}, but there are {}",
                 number(declared),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array};
 use arrow::datatypes::{DataType, Field, Schema};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{ACTIONS, OURS, PART, PREFIX, PROXY, UNSCALED, elements};
+use super::{ACTIONS, OURS, PART, PREFIX, PROXY, TASK, UNSCALED, elements};
 use crate::container::hdf5::{Attribute, Element, Hdf5Writer};
 use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
@@ -49,11 +49,12 @@ pub(crate) fn write(
     let mut left_out = Vec::new();
     for column in arrays::extra_columns(outgoing.steps()) {
         let mut name = array_of(&column, outgoing.steps())?;
-        // Several columns may get one name, for example `observation.a/b` and `observation.a.b`.
-        while extras
-            .iter()
-            .any(|(taken, ..): &(String, _, _)| *taken == name)
-        {
+        // Several columns may get one name, for example `observation.a/b` and `observation.a.b`, or
+        // `dones` and `source_dones`. So may the arrays that say which values are not null.
+        let both = |name: &str| [name.to_owned(), format!("{name}_valid")];
+        while extras.iter().any(|(taken, ..): &(String, _, _)| {
+            both(taken).iter().any(|taken| both(&name).contains(taken))
+        }) {
             name = format!("source_{name}");
         }
         match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &name) {
@@ -342,6 +343,28 @@ fn demonstration(
     if let Some(model) = trajectory.text("model_file") {
         attributes.push(("model_file".to_owned(), Attribute::Text(model.to_owned())));
     }
+    if let Some(task) = task(trajectory) {
+        // robomimic's language-conditioned loaders look for the instruction here.
+        let mut about: Map<String, Value> = trajectory
+            .text("ep_meta")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        about.insert("lang".to_owned(), Value::from(task));
+        let text = Value::Object(about).to_string();
+        attributes.push(("ep_meta".to_owned(), Attribute::Text(text)));
+    }
     file.group(&group, attributes)?;
     file.close(&group)
+}
+
+/// Returns the instruction of a trajectory: the text of its column `task`, or the one that all its
+/// steps have.
+fn task(trajectory: &OutgoingTrajectory) -> Option<&str> {
+    let own = trajectory.text(TASK);
+    own.or_else(|| {
+        let steps = trajectory.steps.column_by_name(TASK)?;
+        let mut texts = steps.as_string_opt::<i32>()?.iter().take(trajectory.length);
+        let first = texts.next().flatten()?;
+        texts.all(|text| text == Some(first)).then_some(first)
+    })
 }

@@ -9,8 +9,10 @@
 pub(crate) mod align;
 pub(crate) mod arrays;
 pub(crate) mod concatenated;
+pub(crate) mod groups;
 pub(crate) mod import;
 mod options;
+pub(crate) mod parts;
 pub(crate) mod pattern;
 pub(crate) mod per_trajectory;
 pub(crate) mod quarantine;
@@ -22,12 +24,28 @@ pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};
 
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, trajectory};
 
 /// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of
 /// steps with a fixed meaning has that name.
 pub(crate) fn free_name(name: &str) -> String {
     if step::CANONICAL.contains(&name) {
+        format!("source_{name}")
+    } else {
+        name.to_owned()
+    }
+}
+
+/// Returns the name of a fact about trajectories: `name`, or `source_NAME` if a column of
+/// trajectories with a fixed meaning has that name.
+pub(crate) fn free_fact(name: &str) -> String {
+    let own = [
+        trajectory::TRAJECTORY_ID,
+        trajectory::UID,
+        trajectory::SOURCE_KEY,
+        trajectory::SOURCE,
+    ];
+    if own.contains(&name) || trajectory::COMPUTED.contains(&name) {
         format!("source_{name}")
     } else {
         name.to_owned()

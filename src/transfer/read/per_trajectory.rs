@@ -197,9 +197,12 @@ fn other_length(name: &str, rows: usize, steps: usize) -> Error {
 }
 
 /// Removes the array `name` from `arrays` and returns it; a group with that name becomes a struct.
-pub(crate) fn take(arrays: &mut ArrayColumns, name: &str) -> Option<(Field, ArrayRef)> {
+///
+/// # Errors
+/// Returns an error if the arrays of the group differ in their numbers of rows.
+pub(crate) fn take(arrays: &mut ArrayColumns, name: &str) -> Result<Option<(Field, ArrayRef)>> {
     if let Some(found) = arrays.remove(name) {
-        return Some(found);
+        return Ok(Some(found));
     }
     let prefix = format!("{name}/");
     let inside: Vec<String> = arrays
@@ -207,23 +210,31 @@ pub(crate) fn take(arrays: &mut ArrayColumns, name: &str) -> Option<(Field, Arra
         .filter(|key| key.starts_with(&prefix))
         .cloned()
         .collect();
-    if inside.is_empty() {
-        return None;
-    }
+    let Some(first) = inside.first().cloned() else {
+        return Ok(None);
+    };
     let (mut fields, mut columns): (Vec<FieldRef>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     for key in inside {
         if let Some((field, column)) = arrays.remove(&key) {
+            if let Some(other) = columns.first().filter(|other| other.len() != column.len()) {
+                return Err(Error::failed(format!(
+                    "`{key}` has {}, but `{first}` has {}",
+                    count(column.len(), "row"),
+                    number(other.len())
+                ))
+                .hint(format!("all arrays in `{name}` need one row per step")));
+            }
             fields.push(Arc::new(
                 field.with_name(&key[prefix.len()..]).with_nullable(false),
             ));
             columns.push(column);
         }
     }
-    let columns = StructArray::try_new(Fields::from(fields), columns, None).ok()?;
-    Some((
+    let columns = StructArray::try_new(Fields::from(fields), columns, None)?;
+    Ok(Some((
         Field::new(name, columns.data_type().clone(), false),
         Arc::new(columns),
-    ))
+    )))
 }
 
 /// Converts a column of vectors to one of lists, whose lengths may differ between trajectories.

@@ -66,6 +66,13 @@ pub(super) fn bring(
             ready.datasets.push(source.dataset.clone());
             continue;
         };
+        if !to_import.absent.is_empty() {
+            observer.watch.say(&format!(
+                "{} has no `{}`: null in its rows",
+                source.dataset.name,
+                to_import.absent.join("`, `")
+            ));
+        }
         let dataset = import(to_import, &source.dataset.name, staging, observer)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {

@@ -47,13 +47,18 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
             foreign: None,
         });
     }
-    let format = format::resolve(None, path).map_err(|error| Error {
-        message: format!(
-            "{} is not a trajmill dataset, and {}",
-            path.display(),
-            error.message
-        ),
-        ..error
+    let format = format::resolve(None, path).map_err(|error| {
+        let place = path.display();
+        Error {
+            hints: Vec::new(),
+            ..error
+        }
+        .hint(format!(
+            "{place} has no dataset.json, so it is not a trajmill dataset"
+        ))
+        .hint(format!(
+            "`trajmill import {place} NAME --from FORMAT` reads it as a named format"
+        ))
     })?;
     let advice = |error: Error| {
         error.hint(format!(

@@ -76,6 +76,26 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.to_owned()))
 }
 
+/// Several pairs of keys and values.
+#[derive(Debug, Clone)]
+pub(super) struct Pairs(pub(super) Vec<(String, String)>);
+
+/// Parses `KEY=VALUE,KEY=VALUE`. A value may be a list: what has no `=` belongs to the pair before.
+pub(super) fn pairs(text: &str) -> Result<Pairs, String> {
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for part in text.split(',') {
+        match (key_value(part), pairs.last_mut()) {
+            (Ok(pair), _) => pairs.push(pair),
+            (Err(_), Some((_, value))) => {
+                value.push(',');
+                value.push_str(part);
+            }
+            (Err(error), None) => return Err(error),
+        }
+    }
+    Ok(Pairs(pairs))
+}
+
 /// Parses one of the words that a pipeline has for the same option.
 pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     // The message is "unknown variant …, expected …". clap has already printed the value.

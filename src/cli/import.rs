@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::arguments::{formats, key_value, word};
+use super::arguments::{Pairs, formats, pairs, word};
 use super::progress::{Busy, Progress};
 use super::{Command, interruptible, print};
 use crate::error::Result;
@@ -28,9 +28,9 @@ pub(super) struct Import {
     )]
     from: Option<String>,
     /// Read columns under other names, for example `--map observation=obs_*,action=act`; a pattern
-    /// with `*` combines scalar columns into a vector
-    #[arg(long, value_delimiter = ',', value_name = "COLUMN=SOURCE", value_parser = key_value)]
-    map: Vec<(String, String)>,
+    /// with `*`, or a list as in `--map action=arm,hand`, joins columns into a vector
+    #[arg(long, value_name = "COLUMN=SOURCE", value_parser = pairs)]
+    map: Vec<Pairs>,
     /// Source column that identifies the trajectory of a row [default: found by its name]
     #[arg(long, value_name = "COLUMN")]
     trajectory: Option<String>,
@@ -70,7 +70,7 @@ impl Command for Import {
 
     fn run(&self) -> Result<()> {
         let options = Options {
-            map: self.map.clone(),
+            map: self.map.iter().flat_map(|pairs| pairs.0.clone()).collect(),
             trajectory: self.trajectory.clone(),
             step: self.step.clone(),
             max_steps: self.max_steps,

@@ -25,6 +25,8 @@ pub(crate) struct ArrayLayout {
     pub(crate) rows: u64,
     /// The lengths of the other axes.
     pub(crate) row: Vec<usize>,
+    /// The names of the values of a row; none if they have no names.
+    pub(crate) names: Vec<String>,
 }
 
 impl ArrayLayout {
@@ -135,6 +137,9 @@ pub(crate) fn field(
         schema::vector(layout.element.clone(), width),
         nullable,
     );
+    if !layout.names.is_empty() {
+        return Ok(schema::with_names(field, &layout.names));
+    }
     if layout.row.len() < 2 {
         return Ok(field);
     }

@@ -363,7 +363,6 @@ pub(crate) fn with_names(field: Field, names: &[String]) -> Field {
     field.with_metadata(metadata)
 }
 
-#[allow(dead_code)]
 /// Returns the names of the dimensions of the vectors in `field`; `None` if they have no names.
 pub(crate) fn names(field: &Field) -> Option<Vec<String>> {
     serde_json::from_str(field.metadata().get("names")?).ok()

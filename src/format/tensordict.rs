@@ -176,6 +176,7 @@ impl Tensors {
             swap: cfg!(target_endian = "big"),
             rows: *rows,
             row,
+            names: Vec::new(),
         };
         let reader = RawRows {
             path: path.to_owned(),
@@ -364,6 +365,7 @@ fn replace_ids_by_starts(arrays: &mut Vec<StoredArray>) {
         swap: false,
         rows: ids.layout.rows,
         row: Vec::new(),
+        names: Vec::new(),
     };
     arrays.push(StoredArray {
         layout,

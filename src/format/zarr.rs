@@ -110,6 +110,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         swap: false,
         rows,
         row: Vec::new(),
+        names: Vec::new(),
     };
     stored.push(StoredArray {
         layout: flags,

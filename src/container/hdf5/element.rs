@@ -119,6 +119,7 @@ pub(super) fn layout(
         swap,
         rows,
         row,
+        names: Vec::new(),
     })
 }
 

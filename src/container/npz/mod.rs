@@ -187,6 +187,7 @@ fn layout(name: &str, header: &NpyHeader) -> Result<Option<ArrayLayout>> {
         swap,
         rows: *rows,
         row,
+        names: Vec::new(),
     }))
 }
 

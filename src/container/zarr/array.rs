@@ -176,6 +176,7 @@ impl Array {
             swap: self.swap,
             rows: self.shape[0],
             row,
+            names: Vec::new(),
         })
     }
 }

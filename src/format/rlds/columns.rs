@@ -7,8 +7,8 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use super::VALID;
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use crate::dataset::schema::{self, step, trajectory, type_name};
-use crate::error::{Error, Result, nearest};
-use crate::transfer::read::{Options, free_name};
+use crate::error::{Error, Result};
+use crate::transfer::read::{Options, free_name, parts};
 
 /// Features of steps that become flags, and are not columns of their own.
 const FLAGS: [&str; 5] = [
@@ -37,7 +37,7 @@ const SPLIT: &str = "split";
 
 /// A column of steps.
 pub(crate) struct Column {
-    /// Its feature, or the features of a struct.
+    /// Its feature, or the features of a struct or of a joined vector.
     pub(crate) leaves: Vec<LeafFeature>,
     /// Whether it belongs to the action: then it moves with the action, and is null on a step
     /// without one.
@@ -111,20 +111,12 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         )
     };
     let find = |key: &str| leaves.iter().find(|leaf| leaf.key == key);
-    let mapped = |target: &str| -> Result<Option<LeafFeature>> {
-        let Some((_, source)) = options.map.iter().find(|(name, _)| name == target) else {
-            return Ok(None);
-        };
-        let found = find(source).ok_or_else(|| {
-            let hint = nearest(source, leaves.iter().map(|leaf| leaf.key.as_str()))
-                .map_or_else(listing, |meant| format!("did you mean `{meant}`?"));
-            Error::failed(format!(
-                "steps have no feature `{source}` to use as `{target}`"
-            ))
-            .hint(hint)
-        });
-        found.cloned().map(Some)
+    let keys: Vec<&str> = leaves.iter().map(|leaf| leaf.key.as_str()).collect();
+    let mapped = |target: &str| -> Result<Option<Vec<LeafFeature>>> {
+        let names = parts::mapped(options, target, &keys)?;
+        Ok(names.map(|names| names.into_iter().filter_map(find).cloned().collect()))
     };
+    let one = |name: &str| find(name).map(|leaf| vec![leaf.clone()]);
     let tensor = |leaf: &&LeafFeature| matches!(leaf.kind, FeatureKind::Tensor { .. });
     let inside = |group: &str| {
         leaves
@@ -132,10 +124,10 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
             .filter(|leaf| leaf.key.starts_with(group))
             .collect::<Vec<_>>()
     };
-    let observation: Vec<LeafFeature> = match mapped(step::OBSERVATION)?
-        .or_else(|| find(step::OBSERVATION).cloned())
-    {
-        Some(leaf) => vec![leaf],
+    let joined = mapped(step::OBSERVATION)?;
+    let is_joined = joined.as_ref().is_some_and(|leaves| leaves.len() > 1);
+    let observation: Vec<LeafFeature> = match joined.or_else(|| one(step::OBSERVATION)) {
+        Some(leaves) => leaves,
         None => {
             let all = inside("observation/");
             let vectors: Vec<LeafFeature> = all.iter().copied().filter(tensor).cloned().collect();
@@ -162,16 +154,16 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
             )),
         );
     }
-    let action = match mapped(step::ACTION)?.or_else(|| find(step::ACTION).cloned()) {
-        Some(leaf) => Some(leaf),
+    let action = match mapped(step::ACTION)?.or_else(|| one(step::ACTION)) {
+        Some(leaves) => leaves,
         None => match inside("action/")
             .into_iter()
             .filter(tensor)
             .collect::<Vec<_>>()
             .as_slice()
         {
-            [] => None,
-            [one] => Some((*one).clone()),
+            [] => Vec::new(),
+            [one] => vec![(*one).clone()],
             several => {
                 let names = several
                     .iter()
@@ -179,15 +171,24 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
                     .collect::<Vec<_>>()
                     .join(", ");
                 return Err(
-                    Error::failed(format!("the action has several parts: {names}")).hint(
-                        "choose one with --map action=FEATURE; the others become columns under \
-                         their own names",
-                    ),
+                    Error::failed(format!("the action has several parts: {names}"))
+                        .hint("join them in this order with --map 'action=action/*'")
+                        .hint("or name one or several with --map action=FEATURE,FEATURE"),
                 );
             }
         },
     };
-    let reward = mapped(step::REWARD)?.or_else(|| find(step::REWARD).cloned());
+    let reward = mapped(step::REWARD)?.or_else(|| one(step::REWARD));
+    let reward = match reward.as_deref() {
+        Some([first, second, ..]) => {
+            return Err(Error::usage(format!(
+                "`reward` takes one feature, but several are mapped to it: `{}`, `{}`, …",
+                first.key, second.key
+            ))
+            .hint("name one feature, without `*` and `?`"));
+        }
+        _ => reward.and_then(|leaves| leaves.into_iter().next()),
+    };
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
     let used: Vec<String> = observation
         .iter()
@@ -195,26 +196,28 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         .chain(&reward)
         .map(|leaf| leaf.key.clone())
         .collect();
-    fields.push(Field::new(
-        step::OBSERVATION,
-        if let [one] = observation.as_slice() {
-            data_type(one, true)?
-        } else {
-            structure(&observation)?
-        },
-        false,
-    ));
+    fields.push(match observation.as_slice() {
+        [one] => with_shape(
+            Field::new(step::OBSERVATION, data_type(one, true)?, false),
+            one,
+        ),
+        several if is_joined => joined_field(step::OBSERVATION, several)?.with_nullable(false),
+        several => Field::new(step::OBSERVATION, structure(several)?, false),
+    });
     columns.push(Column {
         leaves: observation,
         of_action: false,
     });
-    if let Some(leaf) = action {
-        fields.push(with_shape(
-            Field::new(step::ACTION, data_type(&leaf, !is_integer(&leaf))?, true),
-            &leaf,
-        ));
+    if !action.is_empty() {
+        fields.push(match action.as_slice() {
+            [leaf] => with_shape(
+                Field::new(step::ACTION, data_type(leaf, !is_integer(leaf))?, true),
+                leaf,
+            ),
+            several => joined_field(step::ACTION, several)?,
+        });
         columns.push(Column {
-            leaves: vec![leaf],
+            leaves: action,
             of_action: true,
         });
     }
@@ -268,6 +271,13 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
     Ok((Arc::new(Schema::new(fields)), columns))
 }
 
+/// Returns the field of the vector that several features become.
+fn joined_field(target: &str, leaves: &[LeafFeature]) -> Result<Field> {
+    let field = |leaf: &LeafFeature| Ok(Field::new(&leaf.key, data_type(leaf, false)?, true));
+    let fields = leaves.iter().map(field).collect::<Result<Vec<_>>>()?;
+    parts::joined_field(target, &fields.iter().collect::<Vec<_>>())
+}
+
 /// Whether a feature says where another one has a value.
 fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
     let flag = match &leaf.kind {
@@ -282,6 +292,11 @@ fn is_valid_flag(leaf: &LeafFeature, leaves: &[LeafFeature]) -> bool {
         .is_some_and(|other| leaves.iter().any(|leaf| leaf.key == other))
 }
 
+/// Whether a feature is a single value, without an axis.
+fn is_single(leaf: &LeafFeature) -> bool {
+    matches!(&leaf.kind, FeatureKind::Tensor { shape, .. } if shape.is_empty())
+}
+
 /// Whether a feature is a single integer.
 fn is_integer(leaf: &LeafFeature) -> bool {
     match &leaf.kind {
@@ -294,7 +309,7 @@ fn is_integer(leaf: &LeafFeature) -> bool {
 
 /// Returns the type of the column that a feature becomes. With `vector`, a single number becomes a
 /// vector too.
-fn data_type(leaf: &LeafFeature, vector: bool) -> Result<DataType> {
+pub(crate) fn data_type(leaf: &LeafFeature, vector: bool) -> Result<DataType> {
     Ok(match &leaf.kind {
         FeatureKind::Text => DataType::Utf8,
         FeatureKind::Image => DataType::Binary,
@@ -347,7 +362,7 @@ fn structure(leaves: &[LeafFeature]) -> Result<DataType> {
         Ok(with_shape(
             Field::new(
                 leaf.key.trim_start_matches("observation/"),
-                data_type(leaf, true)?,
+                data_type(leaf, !is_single(leaf))?,
                 false,
             ),
             leaf,

@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::VALID;
-use super::columns::{Column, columns, trajectory_columns};
+use super::columns::{Column, columns, data_type as type_of, trajectory_columns};
 use super::decode::{self, Record};
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::shards::{Shard, json, shards};
@@ -21,7 +21,7 @@ use crate::container::tfrecord::Records;
 use crate::dataset::schema::step;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::transfer::read::{Alignment, FinalAction, IncomingTrajectory, Options, Source};
+use crate::transfer::read::{Alignment, FinalAction, IncomingTrajectory, Options, Source, parts};
 
 /// An RLDS dataset.
 struct Rlds {
@@ -349,6 +349,14 @@ impl Rlds {
                     )?),
                     None => Ok(values),
                 }
+            }
+            (DataType::FixedSizeList(element, _), leaves) => {
+                let mut parts = Vec::new();
+                for leaf in leaves {
+                    let values = value(leaf, &type_of(leaf, false)?)?;
+                    parts.push(values);
+                }
+                parts::interleaved(&parts, element, self.name(at))
             }
             _ => Err(Error::failed("a column has no feature")),
         }

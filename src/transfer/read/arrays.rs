@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, make_array};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, Float64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
 
-use crate::container::arrays::{ArrayLayout, StoredArray, decode};
+use crate::container::arrays::{
+    ArrayLayout, ArrayReader, StoredArray, decode, field, whole_column,
+};
+use crate::dataset::schema;
 use crate::error::wording::count;
-use crate::error::{Error, Result, nearest};
-use crate::transfer::read::Options;
+use crate::error::{Error, Result};
+use crate::transfer::read::pattern::natural;
+use crate::transfer::read::{Options, parts};
+use crate::transfer::write::arrays::append;
 
 /// The names by which arrays are recognised.
 pub(crate) mod names {
@@ -82,24 +87,95 @@ pub(crate) fn take(
     names: &[&str],
 ) -> Result<Option<StoredArray>> {
     if let Some((_, source)) = options.map.iter().find(|(name, _)| name == target) {
-        let Some(index) = arrays.iter().position(|array| array.layout.name == *source) else {
-            let known = listing(arrays);
-            let meant = nearest(
-                source,
-                arrays.iter().map(|array| array.layout.name.as_str()),
-            );
-            let hint = meant.map_or(known, |meant| format!("did you mean `{meant}`?"));
-            return Err(Error::failed(format!(
-                "there is no array `{source}` to map to `{target}`"
-            ))
-            .hint(hint));
-        };
-        return numeric(arrays.remove(index)).map(Some);
+        let index = arrays.iter().position(|array| array.layout.name == *source);
+        if let Some(index) = index {
+            return numeric(arrays.remove(index)).map(Some);
+        }
+        let mut known: Vec<String> = arrays
+            .iter()
+            .map(|array| array.layout.name.clone())
+            .collect();
+        known.sort_by(|a, b| natural(a, b));
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let names = parts::mapped(options, target, &known)?.unwrap_or_default();
+        let mut joined = Vec::new();
+        for name in names {
+            let index = arrays.iter().position(|array| array.layout.name == name);
+            joined.extend(index.map(|index| arrays.remove(index)));
+        }
+        return Joined::array(target, joined).map(Some);
     }
     let found = names
         .iter()
         .find_map(|name| arrays.iter().position(|array| array.layout.name == *name));
     found.map(|index| numeric(arrays.remove(index))).transpose()
+}
+
+/// Several arrays, whose rows are joined into vectors.
+struct Joined {
+    parts: Vec<StoredArray>,
+    target: String,
+    element: FieldRef,
+}
+
+impl Joined {
+    /// Joins `parts` into one array of vectors for the column `target`. A single part stays as it
+    /// is.
+    ///
+    /// # Errors
+    /// Returns an error if a part does not hold numbers, or if the parts differ in length.
+    fn array(target: &str, mut parts: Vec<StoredArray>) -> Result<StoredArray> {
+        if parts.len() == 1 {
+            return numeric(parts.remove(0));
+        }
+        let rows = parts.first().map_or(0, |first| first.layout.rows);
+        let mut fields = Vec::new();
+        for part in &parts {
+            same_rows(
+                part,
+                rows,
+                &format!("other parts of `{target}` have {rows}"),
+            )?;
+            let vector = !part.layout.row.is_empty();
+            fields.push(field(&part.layout.name, &part.layout, vector, false)?);
+        }
+        let joined = parts::joined_field(target, &fields.iter().collect::<Vec<_>>())?;
+        let DataType::FixedSizeList(element, width) = joined.data_type() else {
+            return Err(Error::failed(format!("nothing is mapped to `{target}`")));
+        };
+        let layout = ArrayLayout {
+            name: target.to_owned(),
+            element: element.data_type().clone(),
+            kind: element.data_type().to_string().to_lowercase(),
+            swap: false,
+            rows,
+            row: vec![usize::try_from(*width).unwrap_or(0)],
+            names: schema::names(&joined).unwrap_or_default(),
+        };
+        let reader = Joined {
+            parts,
+            target: target.to_owned(),
+            element: Arc::clone(element),
+        };
+        Ok(StoredArray {
+            layout,
+            reader: Box::new(reader),
+        })
+    }
+}
+
+impl ArrayReader for Joined {
+    fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
+        let mut columns = Vec::new();
+        for part in &mut self.parts {
+            let bytes = part.reader.read(rows)?;
+            columns.push(whole_column(&part.layout.name, &part.layout, bytes)?.1);
+        }
+        let joined = parts::interleaved(&columns, &self.element, &self.target)?;
+        let mut bytes = Vec::new();
+        append(&joined, &mut bytes)?;
+        Ok(bytes)
+    }
 }
 
 /// Lists the arrays of a file, for a hint.

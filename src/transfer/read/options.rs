@@ -13,7 +13,8 @@ use crate::video::{self, Frames};
 #[serde(default)]
 pub struct Options {
     /// Map canonical columns to source columns, for example `{action: act}`. A pattern such as
-    /// `observation: obs_*` joins scalar columns, in natural order, into a vector
+    /// `observation: obs_*`, in natural order, or a list such as `action: arm,hand` joins columns
+    /// into a vector
     #[serde(
         serialize_with = "to_map",
         deserialize_with = "from_map",

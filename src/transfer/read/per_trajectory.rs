@@ -429,11 +429,13 @@ pub(crate) fn canonical(field: &Field, values: &ArrayRef) -> Result<(Field, Arra
                 Arc::new(values),
             )));
         }
+        let names = field.metadata().get("names");
+        let names = names.map(|names| ("names".to_owned(), names.clone()));
         // A single axis needs no shape.
         let shape = shape.filter(|(_, shape)| shape.contains(','));
         Ok((
             Field::new(field.name(), data_type.clone(), field.is_nullable())
-                .with_metadata(shape.into_iter().collect()),
+                .with_metadata(shape.into_iter().chain(names).collect()),
             Arc::new(values),
         ))
     };

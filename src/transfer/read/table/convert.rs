@@ -11,7 +11,7 @@ use super::roles::{Columns, Roles};
 use super::values::{element, flags, is_list, values};
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result};
-use crate::transfer::read::free_name;
+use crate::transfer::read::{free_name, parts};
 
 /// Converts the rows of a table to rows of steps.
 pub(crate) struct Table {
@@ -55,9 +55,22 @@ impl Table {
             let Some((first, others)) = columns.split_first() else {
                 return Err(Error::failed(format!("no column for `{target}`")));
             };
+            if !others.is_empty() {
+                let part = |name: &String| -> Result<Field> {
+                    let field = column(name)?;
+                    let data_type = match (element(field.data_type()), width(name)) {
+                        (Some(element), Some(width)) => schema::vector(element.clone(), width),
+                        _ => field.data_type().clone(),
+                    };
+                    Ok(Field::new(name, data_type, nullable))
+                };
+                let fields = columns.iter().map(part).collect::<Result<Vec<_>>>()?;
+                let joined = parts::joined_field(target, &fields.iter().collect::<Vec<_>>())?;
+                return Ok(joined.with_nullable(nullable));
+            }
             let field = column(first)?;
             let data_type = field.data_type();
-            if others.is_empty() && is_list(data_type) {
+            if is_list(data_type) {
                 let element = element(data_type).ok_or_else(|| unsuitable(field, target))?;
                 let width = width(first).ok_or_else(|| {
                     Error::failed(format!(
@@ -70,12 +83,10 @@ impl Table {
                 })?;
                 return Ok(vector_field(target, element, width, nullable, field));
             }
-            if others.is_empty()
-                && matches!(
-                    data_type,
-                    DataType::Binary | DataType::LargeBinary | DataType::Struct(_)
-                )
-                && target == step::OBSERVATION
+            if matches!(
+                data_type,
+                DataType::Binary | DataType::LargeBinary | DataType::Struct(_)
+            ) && target == step::OBSERVATION
             {
                 return Ok(Field::new(target, data_type.clone(), nullable)
                     .with_metadata(field.metadata().clone()));
@@ -86,29 +97,10 @@ impl Table {
             if !numeric(field) {
                 return Err(unsuitable(field, target));
             }
-            if others.is_empty() && target == step::ACTION && data_type.is_integer() {
+            if target == step::ACTION && data_type.is_integer() {
                 return Ok(Field::new(target, data_type.clone(), nullable));
             }
-            for other in others {
-                let other = column(other)?;
-                if other.data_type() != data_type {
-                    return Err(Error::failed(format!(
-                        "column `{}` is {}, but `{first}` is {}: the coordinates of `{target}` \
-                         must have the same type",
-                        other.name(),
-                        type_name(other.data_type()),
-                        type_name(data_type)
-                    ))
-                    .hint("convert one of the columns in the source"));
-                }
-            }
-            Ok(vector_field(
-                target,
-                data_type,
-                columns.len() as i32,
-                nullable,
-                field,
-            ))
+            Ok(vector_field(target, data_type, 1, nullable, field))
         };
         if let Some(next) = &roles.next_observation {
             let kinds = |columns: &Columns| {
@@ -347,8 +339,6 @@ fn vector_field(
     source: &Field,
 ) -> Field {
     let field = Field::new(name, schema::vector(element.clone(), width), nullable);
-    match source.metadata().get("shape") {
-        Some(shape) => field.with_metadata([("shape".to_owned(), shape.clone())].into()),
-        None => field,
-    }
+    let known = |key: &str| Some((key.to_owned(), source.metadata().get(key)?.clone()));
+    field.with_metadata(["shape", "names"].into_iter().filter_map(known).collect())
 }

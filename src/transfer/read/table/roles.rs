@@ -229,10 +229,21 @@ impl Roles {
 }
 
 /// Returns the columns that `pattern` names: one, or with `*` and `?` all that match, in natural
-/// order.
+/// order, or those of several names and patterns with commas between them.
 fn matching(table: &Schema, pattern: &str, target: &str) -> Result<Columns> {
     if table.field_with_name(pattern).is_ok() {
         return Ok(vec![pattern.to_owned()]);
+    }
+    if pattern.contains(',') {
+        let mut all = Columns::new();
+        for part in pattern.split(',') {
+            for name in matching(table, part.trim(), target)? {
+                if !all.contains(&name) {
+                    all.push(name);
+                }
+            }
+        }
+        return Ok(all);
     }
     let names = || table.fields().iter().map(|field| field.name().as_str());
     let mut found: Vec<String> = names()

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::{cast, interleave};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 
+use crate::dataset::block::elements;
 use crate::dataset::schema;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
+use crate::transfer::read::parts;
+use crate::transfer::read::per_trajectory::lengthened;
 
 pub(super) fn is_list(data_type: &DataType) -> bool {
     matches!(
@@ -72,10 +75,11 @@ pub(super) fn values(
         return Err(Error::failed(format!("no column for `{}`", field.name())));
     };
     match field.data_type() {
+        DataType::FixedSizeList(..) if sources.len() > 1 => joined(sources, field, place),
         DataType::FixedSizeList(child, width) if is_list(column.data_type()) => {
             vector(name, column, child, *width, place)
         }
-        DataType::FixedSizeList(_, _) => joined(sources, field, place),
+        DataType::FixedSizeList(..) => joined(sources, field, place),
         single if is_list(column.data_type()) && single.is_numeric() => {
             let child = Arc::new(Field::new("element", single.clone(), false));
             let vector = vector(name, column, &child, 1, place)?;
@@ -138,10 +142,11 @@ pub(crate) fn vector(
     ))
 }
 
-/// Joins one column per coordinate to vectors. A vector is null if all its coordinates are.
+/// Joins columns of numbers and of lists to vectors. A vector is null if all its parts are.
 ///
 /// # Errors
-/// Returns an error if only some coordinates of a vector are null.
+/// Returns an error if only some parts of a vector are null, or if a list has another length than
+/// the first one of its column.
 fn joined(
     sources: &[(&str, &ArrayRef)],
     field: &Field,
@@ -172,15 +177,28 @@ fn joined(
             ))
             .hint("fill in the value, or make all coordinates in the row null"));
         }
+        if (0..rows).all(|row| null_count(row) > 0) {
+            // Nothing shows the widths of lists.
+            return lengthened(&new_empty_array(field.data_type()), rows);
+        }
         nulls = Some(arrow::buffer::NullBuffer::from_iter(
             (0..rows).map(|row| null_count(row) == 0),
         ));
     }
-    let columns: Vec<&dyn Array> = sources.iter().map(|(_, column)| column.as_ref()).collect();
-    let order: Vec<(usize, usize)> = (0..rows)
-        .flat_map(|row| (0..columns.len()).map(move |column| (column, row)))
-        .collect();
-    let values = interleave(&columns, &order)?;
+    let part = |(name, column): &(&str, &ArrayRef)| -> Result<ArrayRef> {
+        if !is_list(column.data_type()) {
+            return Ok(cast(column, child.data_type())?);
+        }
+        let item = Arc::new(Field::new("element", child.data_type().clone(), true));
+        let lists = cast(&as_list(column)?, &DataType::List(item))?;
+        let list = lists.as_list::<i32>();
+        let first = (0..list.len()).find(|row| list.is_valid(*row));
+        let own = first.map_or(0, |row| list.value_length(row));
+        vector(name, &lists, child, own, place)
+    };
+    let columns = sources.iter().map(part).collect::<Result<Vec<_>>>()?;
+    let values = parts::interleaved(&columns, child, field.name())?;
+    let values = elements(values.as_fixed_size_list());
     let values = arrow::array::make_array(values.to_data().into_builder().nulls(None).build()?);
     Ok(Arc::new(arrow::array::FixedSizeListArray::try_new(
         Arc::clone(child),

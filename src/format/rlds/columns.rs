@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
+use super::VALID;
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
-use super::{VALID, instruction};
+use super::instruction::instruction;
 use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result, nearest};
 use crate::transfer::read::{Options, free_name};

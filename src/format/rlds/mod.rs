@@ -11,6 +11,7 @@ mod columns;
 mod decode;
 mod encode;
 mod features;
+mod instruction;
 mod read;
 mod shards;
 mod step_features;
@@ -18,9 +19,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use self::features::{FeatureKind, LeafFeature};
 use crate::dataset::files;
-use crate::dataset::schema::step;
 use crate::error::Result;
 use crate::format::{Detection, Evidence, Format};
 use crate::transfer::read::Reader;
@@ -48,33 +47,6 @@ pub(crate) const FORMAT: Format = Format {
 
 /// The suffix of a boolean feature that is false where a value is null: records have no nulls.
 const VALID: &str = "_valid";
-
-/// The features of steps or episodes that are taken for the task, the first one first. The first
-/// one is written.
-const INSTRUCTIONS: [&str; 5] = [
-    "language_instruction",
-    "natural_language_instruction",
-    "observation/language_instruction",
-    "observation/natural_language_instruction",
-    "instruction",
-];
-
-/// Returns the feature among `leaves` that is taken for the task, if none is named so. `name`
-/// returns the name of a feature.
-fn instruction<'a>(
-    leaves: &'a [LeafFeature],
-    name: impl Fn(&'a LeafFeature) -> &'a str,
-) -> Option<&'a str> {
-    let is_text = |leaf: &&LeafFeature| leaf.kind == FeatureKind::Text;
-    let texts: Vec<&str> = leaves.iter().filter(is_text).map(&name).collect();
-    if leaves.iter().any(|leaf| name(leaf) == step::TASK) {
-        return None;
-    }
-    INSTRUCTIONS
-        .iter()
-        .find_map(|known| texts.iter().find(|text| *text == known))
-        .copied()
-}
 
 /// Returns the directory with `features.json`: `path` itself, or the only one below it. A dataset
 /// may have directories for configurations and versions.

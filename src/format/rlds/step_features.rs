@@ -2,8 +2,9 @@
 
 use arrow::datatypes::{DataType, Field};
 
+use super::VALID;
 use super::features::{Encoding, FeatureKind, LeafFeature};
-use super::{INSTRUCTIONS, VALID};
+use super::instruction::INSTRUCTIONS;
 use crate::container::dtype;
 use crate::dataset::schema::{axes, step, trajectory, type_name};
 use crate::error::{Error, Result};

@@ -8,7 +8,8 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
-use super::plan::{Plan, declared, source_infos};
+use super::plan::Plan;
+use super::source_infos::{declared, source_infos};
 use super::stats::{RunningSummary, Summary, statistic_of, statistics};
 use super::texts::TextTable;
 use crate::container::parquet::ChecksummedWriter;
@@ -112,8 +113,8 @@ fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
     store::write(&root.join(name), &bytes)
 }
 
-/// Returns the metadata that makes pandas take the column `text` for the index of a table. LeRobot's
-/// loader relies on it.
+/// Returns the metadata that makes pandas take the column `text` for the index of a table, which
+/// LeRobot's loader relies on.
 fn pandas(text: &str, index: &str) -> Value {
     let whole = json!({
         "name": index, "field_name": index, "pandas_type": "int64", "numpy_type": "int64",

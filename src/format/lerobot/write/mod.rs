@@ -13,6 +13,7 @@ mod pixels;
 mod plan;
 mod quantiles;
 mod rolling_files;
+mod source_infos;
 mod stats;
 mod texts;
 

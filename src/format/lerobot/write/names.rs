@@ -7,7 +7,7 @@
 use arrow::datatypes::Field;
 use serde_json::{Map, Value};
 
-use super::plan::declared;
+use super::source_infos::declared;
 use crate::dataset::schema::step;
 use crate::format::lerobot::OWN_FEATURE;
 

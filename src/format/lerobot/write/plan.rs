@@ -9,6 +9,7 @@ use super::features::{Feature, Generated, Origin};
 use super::image_size::first_image_size;
 use super::names::{feature_name, guarded};
 use super::quantiles::KeyType;
+use super::source_infos::source_infos;
 use super::texts::{IndexColumns, TASK};
 use crate::container::dtype;
 use crate::dataset::schema::{axes, step, type_name};
@@ -133,10 +134,11 @@ impl Plan {
                 plan.column(&feature, field, name, image, written);
             }
             for feature in &mut plan.features[added..] {
-                feature.names = match feature.dtype {
+                let other = match feature.dtype {
                     "image" => json!(["height", "width", "channel"]),
-                    _ => names(feature).unwrap_or(Value::Null),
+                    _ => Value::Null,
                 };
+                feature.names = names(feature).unwrap_or(other);
             }
             // Nulls explain themselves in provenance: a recorded action has no spread. Rewards have
             // a flag of their own.
@@ -346,27 +348,6 @@ impl Plan {
 /// Whether vectors of these elements and this shape are pictures of height, width and channels.
 fn is_picture(element: &DataType, shape: &[usize]) -> bool {
     *element == DataType::UInt8 && matches!(shape, [_, _, CHANNELS])
-}
-
-/// Returns `info.json` of the LeRobot dataset that was imported, or of each one that was merged.
-pub(crate) fn source_infos(metadata: &Map<String, Value>) -> Vec<&Map<String, Value>> {
-    match metadata.get("info").and_then(Value::as_object) {
-        Some(info) => vec![info],
-        None => metadata
-            .values()
-            .filter_map(|source| source.get("info")?.as_object())
-            .collect(),
-    }
-}
-
-/// Returns what the sources declare about the feature `name`.
-pub(crate) fn declared<'a>(
-    infos: &'a [&Map<String, Value>],
-    name: &'a str,
-) -> impl Iterator<Item = &'a Value> {
-    infos
-        .iter()
-        .filter_map(move |info| info.get("features")?.get(name))
 }
 
 /// Steps per second if neither the user nor the source says.

@@ -7,7 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value};
 
-use super::plan::declared;
+use super::source_infos::declared;
 use crate::error::Result;
 use crate::format::lerobot::modality::ANNOTATION;
 use crate::format::lerobot::tables::{FEATURE, TABLE, TASK_INDEX, TASKS};

@@ -41,6 +41,9 @@ pub mod step {
     /// What the step is part of, in words, such as an instruction to a robot. Not every dataset has
     /// it.
     pub const TASK: &str = "task";
+    /// Id of the model that predicted a proxy action: the first 16 digits of its blake3 hash,
+    /// joined with `+` for an ensemble; null for any other action.
+    pub const ACTION_MODEL: &str = "action_model";
 
     /// Every column of `steps` with a fixed meaning.
     pub const CANONICAL: [&str; 10] = [
@@ -61,7 +64,7 @@ pub mod step {
 
     /// The columns that a dataset keeps, if it has them, whatever columns are chosen: those of
     /// (o_t, a_t, r_t), and what tells recorded actions from predicted ones.
-    pub const KEPT: [&str; 9] = [
+    pub const KEPT: [&str; 10] = [
         TRAJECTORY_ID,
         STEP,
         OBSERVATION,
@@ -71,6 +74,7 @@ pub mod step {
         TRUNCATED,
         IS_FINAL,
         ACTION_SOURCE,
+        ACTION_MODEL,
     ];
 
     /// The columns with a fixed meaning that are null in a row that holds nothing but the final

@@ -68,7 +68,7 @@ impl Columns {
         self.recompute();
     }
 
-    /// Drops the columns of steps that `names` does not name, but not those that every dataset keeps.
+    /// Drops the columns of steps that `names` does not name. Every dataset keeps some others.
     pub(super) fn keep_steps(&mut self, names: &[String]) {
         let fields = self.steps.fields().iter();
         let kept = fields.filter(|field| {

@@ -22,7 +22,7 @@ pub(crate) fn feature_name(field: &Field, infos: &[&Map<String, Value>]) -> Stri
         step::TRUNCATED => return "next.truncated".to_owned(),
         other => other.replace('/', "."),
     };
-    let is_own = [step::ACTION_SOURCE, step::ACTION_STD].contains(&column);
+    let is_own = [step::ACTION_SOURCE, step::ACTION_STD, step::ACTION_MODEL].contains(&column);
     // Parts are named after a dot, as in `observation.images.top`.
     let is_part = ["observation.", "action."]
         .iter()

@@ -226,3 +226,11 @@ def test_a_picture_as_observation_keeps_its_shape(tmp_path):
     )
     trajmill("export", tmp_path / "made", tmp_path / "out", "--to", "npy")
     equal(np.load(tmp_path / "out" / "observation.npy"), pixels, "pixels with their shape")
+
+
+def test_names_of_dimensions_are_those_of_the_feature_in_lerobot(tmp_path):
+    source, _, order = robomimic(tmp_path / "in", parts())
+    trajmill("import", source, tmp_path / "made", "--map", "action=action/*")
+    trajmill("export", tmp_path / "made", tmp_path / "out", "--to", "lerobot", "--fps", 10)
+    info = json.loads((tmp_path / "out" / "meta" / "info.json").read_text())
+    check(info["features"]["action"]["names"] == dimensions(order), str(info["features"]["action"]))

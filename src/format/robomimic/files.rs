@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use arrow::array::AsArray;
 use serde_json::{Map, Value};
 
-use super::{ACTIONS, PREFIX, TASK};
+use super::{ACTIONS, PREFIX};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
+use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 use crate::transfer::read::groups::{self, Common, Survey};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
@@ -261,7 +262,9 @@ impl DemoFiles {
         let task = instruction(attributes.get("ep_meta"), "lang")
             .or_else(|| instruction(file.attributes.get("problem_info"), "language_instruction"));
         if let Some(task) = task {
-            attributes.entry(TASK).or_insert(Value::from(task));
+            attributes
+                .entry(trajectory::TASK)
+                .or_insert(Value::from(task));
         }
         for name in &self.differing {
             let value = file.attributes.get(name).cloned().unwrap_or_default();

@@ -72,9 +72,6 @@ const UNSCALED: &str = "actions_unscaled";
 /// The prefix of the arrays that are parts of the observation.
 const PART: &str = "obs/";
 
-/// The column with the instruction.
-const TASK: &str = "task";
-
 /// The array that says of each action whether a model predicted it.
 const PROXY: &str = "action_is_proxy";
 

@@ -8,9 +8,9 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Ar
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{ACTIONS, OURS, PART, PREFIX, PROXY, TASK, UNSCALED, elements};
+use super::{ACTIONS, OURS, PART, PREFIX, PROXY, UNSCALED, elements};
 use crate::container::hdf5::{Attribute, Element, Hdf5Writer};
-use crate::dataset::schema::{step, type_name};
+use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
 use crate::transfer::write::arrays;
@@ -360,9 +360,9 @@ fn demonstration(
 /// Returns the instruction of a trajectory: the text of its column `task`, or the one that all its
 /// steps have.
 fn task(trajectory: &OutgoingTrajectory) -> Option<&str> {
-    let own = trajectory.text(TASK);
+    let own = trajectory.text(schema::trajectory::TASK);
     own.or_else(|| {
-        let steps = trajectory.steps.column_by_name(TASK)?;
+        let steps = trajectory.steps.column_by_name(schema::trajectory::TASK)?;
         let mut texts = steps.as_string_opt::<i32>()?.iter().take(trajectory.length);
         let first = texts.next().flatten()?;
         texts.all(|text| text == Some(first)).then_some(first)

@@ -21,15 +21,12 @@ use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5::{self, ArrayShape};
 use crate::dataset::block::elements;
 use crate::dataset::files;
-use crate::dataset::schema::type_name;
+use crate::dataset::schema::{trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope;
 
 /// The group of arrays that hold the state after the reset, in files of Isaac Lab.
 const INITIAL: &str = "initial_state/";
-
-/// The column of the instruction.
-const TASK: &str = "task";
 
 /// Names of attributes and arrays that hold the instruction.
 const INSTRUCTIONS: [&str; 3] = ["language_instruction", "instruction", "language_raw"];
@@ -193,7 +190,10 @@ impl Common {
             .map(|(name, field)| (&*name, field));
         let mut columns: Vec<(&String, &mut Field)> =
             attributes.chain(self.facts.iter_mut()).collect();
-        if columns.iter().any(|(_, field)| field.name() == TASK) {
+        if columns
+            .iter()
+            .any(|(_, field)| field.name() == trajectory::TASK)
+        {
             return;
         }
         for instruction in INSTRUCTIONS {
@@ -201,7 +201,7 @@ impl Common {
                 .iter_mut()
                 .find(|(name, field)| *name == instruction && *field.data_type() == DataType::Utf8);
             if let Some((_, field)) = column {
-                **field = field.clone().with_name(TASK);
+                **field = field.clone().with_name(trajectory::TASK);
                 return;
             }
         }

@@ -12,7 +12,7 @@ use super::quantiles::KeyType;
 use super::source_infos::source_infos;
 use super::texts::{IndexColumns, TASK};
 use crate::container::dtype;
-use crate::dataset::schema::{axes, step, type_name};
+use crate::dataset::schema::{self, axes, step, type_name};
 use crate::error::{Error, Result};
 use crate::format::lerobot::info::PIXELS;
 use crate::transfer::write::nulls::columns_with_nulls;
@@ -136,7 +136,9 @@ impl Plan {
             for feature in &mut plan.features[added..] {
                 let other = match feature.dtype {
                     "image" => json!(["height", "width", "channel"]),
-                    _ => Value::Null,
+                    _ => schema::names(field)
+                        .filter(|names| feature.shape == [names.len()])
+                        .map_or(Value::Null, Value::from),
                 };
                 feature.names = names(feature).unwrap_or(other);
             }

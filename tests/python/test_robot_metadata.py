@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import oracle
+from lerobot_rules import policy_features
 from oracle import check, close, equal, says, table, trajmill
 from writers.lerobot import Made, array, put, v2, v30
 from writers.rlds import Made as Rlds
@@ -377,22 +378,6 @@ def test_arrays_of_pixels_become_images(tmp_path, version):
 # --- features that are no data
 
 
-def policy_features(features):
-    """The features that LeRobot gives to a policy, by the rule of `dataset_to_policy_features`."""
-    data = {}
-    for name, feature in features.items():
-        if feature["dtype"] in ("image", "video"):
-            check(len(feature["shape"]) == 3, f"shape of {name}")
-            data[name] = "VISUAL"
-        elif name == "observation.environment_state":
-            data[name] = "ENV"
-        elif name.startswith("observation"):
-            data[name] = "STATE"
-        elif name.startswith("action"):
-            data[name] = "ACTION"
-    return data
-
-
 @pytest.fixture(scope="module")
 def labelled(shared):
     """An export with gaps, labels, a reference to videos, and columns with misleading names."""
@@ -428,7 +413,16 @@ def test_no_feature_pretends_to_be_data(labelled):
 def test_features_come_back_under_their_names(labelled, tmp_path):
     shutil.copytree(labelled, tmp_path / "copy")
     (tmp_path / "copy/.trajmill.json").unlink()
-    for source in (labelled, tmp_path / "copy"):
+    # Earlier versions wrote the names without the prefix.
+    shutil.copytree(tmp_path / "copy", tmp_path / "old")
+    old = lambda name: name.removeprefix("trajmill.")
+    rewrite(
+        tmp_path / "old", lambda part: part.rename_columns([old(name) for name in part.column_names])
+    )
+    text = info(tmp_path / "old")
+    text["features"] = {old(name): feature for name, feature in text["features"].items()}
+    put(f"{tmp_path}/old/meta/info.json", text)
+    for source in (labelled, tmp_path / "copy", tmp_path / "old"):
         back = tmp_path / f"back-{source.name}"
         trajmill("import", source, back)
         own, steps = table(labelled.parent / "own"), table(back)

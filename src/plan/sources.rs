@@ -4,7 +4,7 @@
 //! Several sources must have the same columns: `map` renames them, their order does not matter, and
 //! `widen` lets their types differ.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -68,11 +68,16 @@ impl SourceToImport {
         }
     }
 
-    /// Calls `read` with the source, whose columns are those that the pipeline reads.
+    /// Calls `read` with the source, whose columns are those that the pipeline reads. Data that does
+    /// not fit in memory is in the folder `scratch` meanwhile.
     ///
     /// # Errors
     /// Returns an error if the source cannot be opened or `read` fails.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&mut dyn Source) -> Result<T>) -> Result<T> {
+    pub(crate) fn read<T>(
+        &self,
+        scratch: &Path,
+        read: impl FnOnce(&mut dyn Source) -> Result<T>,
+    ) -> Result<T> {
         let adapt = |inner: Box<dyn Source + '_>| -> Result<T> {
             read(&mut Aligned {
                 inner,
@@ -82,7 +87,9 @@ impl SourceToImport {
             })
         };
         match &self.from {
-            From::Format(format, options) => adapt(format.open(&self.path, options)?),
+            From::Format(format, options) => {
+                adapt(format.open(&self.path, &options.with_scratch(scratch))?)
+            }
             From::Own(dataset) => {
                 let outgoing =
                     OutgoingDataset::new(dataset.clone(), true, &WriteOptions::default())?;

@@ -102,7 +102,9 @@ fn import(
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
         };
-        to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
+        to_import.read(staging.scratch(), |source| {
+            job.run(source, staging, observer).map(|_| ())
+        })?;
     }
     let dataset = Dataset::open(&root)?;
     Ok(Dataset {

@@ -10,6 +10,7 @@ mod files;
 mod layout;
 mod roles;
 mod rows;
+mod sort;
 mod values;
 mod widths;
 
@@ -23,6 +24,7 @@ use self::episodes::Episodes;
 use self::layout::Layout;
 use self::roles::Roles;
 use self::rows::FileRows;
+use self::sort::SortedRows;
 use self::widths::widths;
 use super::{IncomingTrajectory, Options, Source};
 use crate::container::record_batches::TableFile;
@@ -33,7 +35,14 @@ pub(crate) use self::files::{is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 
 /// The names of the options that a reader of tables takes.
-pub(crate) const OPTIONS: &[&str] = &["map", "trajectory", "step", "max_steps"];
+pub(crate) const OPTIONS: &[&str] = &[
+    "map",
+    "trajectory",
+    "step",
+    "environment",
+    "sort",
+    "max_steps",
+];
 
 /// The target size of a batch of steps, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
@@ -72,7 +81,14 @@ pub(crate) fn open(
     let layout = Layout::find(&kind, &files, &table, &roles, options)
         .map_err(|error| error.at(path.display()))?;
     if let Some(layout) = layout {
-        episodes::refuse(path, options.max_steps.map(|_| "--max-steps"))?;
+        let without_effect = [
+            (options.max_steps.is_some(), "--max-steps"),
+            (options.step.is_some(), "--step"),
+            (options.environment.is_some(), "--environment"),
+            (options.sort, "--sort"),
+        ];
+        let given = without_effect.into_iter().find(|(given, _)| *given);
+        episodes::refuse(path, given.map(|(_, name)| name))?;
         let episodes = Episodes::new(files, kind, layout);
         return Ok(Box::new(
             episodes.map_err(|error| error.at(path.display()))?,
@@ -97,14 +113,65 @@ pub(crate) fn open(
             .and_then(|(_, width)| *width)
     };
     let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
-    let table = Table::new(&table, roles, width).map_err(|error| error.at(path.display()))?;
+    let order = order(&table, &roles, options).map_err(|error| error.at(path.display()))?;
+    let keys = [&roles.environment, &roles.trajectory, &order];
+    let keys = keys.into_iter().flatten().cloned().collect();
+    let columns = SchemaRef::clone(&table);
+    let table = Table::new(&columns, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
+    let in_order = FileRows::new(files.clone(), kind, batch_rows);
+    let in_order = match options.sort {
+        true => TableRows::Sorted(SortedRows::new(
+            in_order,
+            files,
+            &columns,
+            keys,
+            &options.scratch(),
+            sort::MEMORY,
+        )?),
+        false => TableRows::InOrder(in_order),
+    };
     Ok(Box::new(TableSource {
-        cutter: Cutter::new(table, max_steps),
-        rows: FileRows::new(files, kind, batch_rows),
+        cutter: Cutter::new(table, max_steps, order),
+        rows: in_order,
         total: rows,
         resumable: false,
     }))
+}
+
+/// Returns the column of `table` whose values increase within a trajectory.
+///
+/// # Errors
+/// Returns an error if the rows are to be sorted, and nothing tells by what.
+fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<String>> {
+    if !options.sort {
+        return Ok(roles.step.clone());
+    }
+    if roles.trajectory.is_none() && roles.environment.is_none() {
+        return Err(Error::failed(
+            "`--sort` needs a column of trajectory ids, or one of environments",
+        )
+        .hint("name it with `--trajectory COLUMN` or `--environment COLUMN`"));
+    }
+    let order = roles.order(table).ok_or_else(|| {
+        Error::failed("`--sort` needs a column that numbers the steps or has their times")
+            .hint("name it with `--step COLUMN`")
+    })?;
+    let data_type = table.field_with_name(&order)?.data_type();
+    if data_type.is_numeric() || data_type.is_temporal() {
+        return Ok(Some(order));
+    }
+    Err(Error::failed(format!(
+        "column `{order}` is {}, which does not number steps",
+        type_name(data_type)
+    ))
+    .hint("choose a column of numbers or times with `--step COLUMN`"))
+}
+
+/// The rows of a table.
+enum TableRows {
+    InOrder(FileRows),
+    Sorted(SortedRows),
 }
 
 /// Verifies that the table in `file` has every column of the table in the file `first`.
@@ -138,7 +205,7 @@ fn same_columns(table: &Schema, first: &Path, columns: &Schema, file: &Path) -> 
 /// A table of steps in one file or several.
 struct TableSource {
     cutter: Cutter,
-    rows: FileRows,
+    rows: TableRows,
     total: Option<u64>,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
@@ -164,10 +231,21 @@ impl Source for TableSource {
                 return ready.map(Some);
             }
             self.resumable = false;
-            match self.rows.next()? {
-                Some((batch, path, first)) => self.cutter.add(&batch, &|row| {
-                    format!("row {} of {}", first + row, path.display())
-                })?,
+            let added = match &mut self.rows {
+                TableRows::InOrder(rows) => match rows.next()? {
+                    Some((batch, path, first)) => {
+                        let place = |row| format!("row {} of {}", first + row, path.display());
+                        Some(self.cutter.add(&batch, &place)?)
+                    }
+                    None => None,
+                },
+                TableRows::Sorted(rows) => match rows.next()? {
+                    Some((batch, places)) => Some(self.cutter.add(&batch, &|row| places.of(row))?),
+                    None => None,
+                },
+            };
+            match added {
+                Some(()) => {}
                 None if self.cutter.has_pending() => self.cutter.finish()?,
                 None => return Ok(None),
             }

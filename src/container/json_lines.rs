@@ -17,8 +17,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::inferred::Inferred;
-use super::record_batches::Batches;
-use super::text;
+use super::{Batches, text};
 use crate::error::wording::printable;
 use crate::error::{Error, Result};
 

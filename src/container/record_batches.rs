@@ -4,14 +4,12 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::inferred::Inferred;
-use super::{arrow_ipc, arrow_stream, csv, json_lines};
+use super::{Batches, arrow_ipc, arrow_stream, csv, json_lines};
 use crate::dataset::files;
 use crate::error::{Error, Result};
 
@@ -24,9 +22,6 @@ pub(crate) enum TableFile {
     Csv(Arc<Inferred>),
     JsonLines(Arc<Inferred>),
 }
-
-/// The batches of a file, in order.
-pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
 /// Returns the indices of the columns whose rows have values. Parquet's decoder mistakes vectors of
 /// no values for damage, so they are left out.

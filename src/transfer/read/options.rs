@@ -30,16 +30,17 @@ pub struct Options {
     /// Source column with the step numbers. Default: detected by its name, `step`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// Source column with the number or name of the environment of a row, in the log of a vectorised
-    /// environment. Each environment has trajectories of its own, which its flags end. Default: none
+    /// Source column with the number or name of the environment of a row, in the log of a
+    /// vectorised environment. Each environment has trajectories of its own, which its flags end.
+    /// Default: none
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
     /// Sort the rows of a table by trajectory and step, or by trajectory and time if no column
     /// numbers the steps. Default: `false`
     #[serde(skip_serializing_if = "at_default")]
     pub sort: bool,
-    /// The first axes of arrays. Default: `step`. `time,env` and `env,time` are the axes of rollouts
-    /// of vectorised environments
+    /// The first axes of arrays: one of steps, or those of a rollout of vectorised environments.
+    /// Default: `step`
     #[serde(skip_serializing_if = "at_default")]
     pub layout: Axes,
     /// Longest trajectory, in steps. Needed if the source marks terminal states only, as old D4RL

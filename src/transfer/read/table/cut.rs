@@ -235,8 +235,8 @@ impl Cutter {
         Ok(runs)
     }
 
-    /// Returns the trajectories in `rows` of a batch, delimited by `flags`. Sets `truncated` where a
-    /// trajectory reaches `max_steps`.
+    /// Returns the trajectories in `rows` of a batch, delimited by `flags`. Sets `truncated` where
+    /// a trajectory reaches `max_steps`.
     fn runs_by_flags(&mut self, flags: &mut Flags, rows: Range<usize>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for row in rows.clone() {

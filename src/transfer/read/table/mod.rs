@@ -121,14 +121,14 @@ pub(crate) fn open(
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
     let in_order = FileRows::new(files.clone(), kind, batch_rows);
     let in_order = match options.sort {
-        true => TableRows::Sorted(SortedRows::new(
+        true => TableRows::Sorted(Box::new(SortedRows::new(
             in_order,
             files,
             &columns,
             keys,
             &options.scratch(),
             sort::MEMORY,
-        )?),
+        )?)),
         false => TableRows::InOrder(in_order),
     };
     Ok(Box::new(TableSource {
@@ -171,7 +171,7 @@ fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<Stri
 /// The rows of a table.
 enum TableRows {
     InOrder(FileRows),
-    Sorted(SortedRows),
+    Sorted(Box<SortedRows>),
 }
 
 /// Verifies that the table in `file` has every column of the table in the file `first`.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use arrow::array::RecordBatch;
 
-use crate::container::record_batches::{Batches, TableFile, damaged};
+use crate::container::Batches;
+use crate::container::record_batches::{TableFile, damaged};
 use crate::error::Result;
 
 /// The rows of a table in one file or several.

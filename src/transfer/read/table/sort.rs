@@ -400,3 +400,84 @@ impl Merge {
         Ok(Some(interleave_record_batch(&held, &rows)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringArray};
+    use arrow::datatypes::Int64Type;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+    use crate::container::record_batches::TableFile;
+    use crate::dataset::store;
+
+    #[test]
+    fn rows_are_sorted_whatever_fits_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        // The multiplier has no common divisor with the number of rows, so every row occurs once.
+        let (rows, multiplier) = (20_000_i64, 7_919);
+        let shuffled = |row: i64| row * multiplier % rows;
+        let mut files = Vec::new();
+        for (part, range) in [0..12_345, 12_345..rows].into_iter().enumerate() {
+            let place: Vec<i64> = range.map(shuffled).collect();
+            let number = |of: &dyn Fn(i64) -> i64| -> ArrayRef {
+                Arc::new(place.iter().map(|row| of(*row)).collect::<Int64Array>())
+            };
+            let batch = RecordBatch::try_from_iter([
+                ("step", number(&|row| row % 100)),
+                ("id", number(&|row| row / 100 - 50)),
+                (
+                    "text",
+                    Arc::new(StringArray::from_iter_values(
+                        place.iter().map(i64::to_string),
+                    )) as ArrayRef,
+                ),
+            ])
+            .unwrap();
+            let mut bytes = Vec::new();
+            let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            let path = folder.path().join(format!("{part}.parquet"));
+            store::write(&path, &bytes).unwrap();
+            files.push(path);
+        }
+        let scratch = folder.path().join("scratch");
+        store::create_dir(&scratch).unwrap();
+        // Runs of one batch of 50 rows need several levels of merges.
+        for memory in [1, 40_000, 1 << 30] {
+            let (table, _) = TableFile::Parquet.look(&files[0]).unwrap();
+            let in_order = FileRows::new(files.clone(), TableFile::Parquet, 50);
+            let keys = vec!["id".to_owned(), "step".to_owned()];
+            let mut sorted =
+                SortedRows::new(in_order, files.clone(), &table, keys, &scratch, memory).unwrap();
+            let mut next = 0;
+            while let Some((batch, places)) = sorted.next().unwrap() {
+                for row in 0..batch.num_rows() {
+                    let id = batch["id"].as_primitive::<Int64Type>().value(row);
+                    let step = batch["step"].as_primitive::<Int64Type>().value(row);
+                    assert_eq!((id + 50) * 100 + step, next);
+                    assert_eq!(
+                        batch["text"].as_string::<i32>().value(row),
+                        next.to_string()
+                    );
+                    let place = places.of(row);
+                    let (at, file) = place
+                        .strip_prefix("row ")
+                        .and_then(|place| place.split_once(" of "))
+                        .unwrap();
+                    let first = if file.ends_with("1.parquet") {
+                        12_345
+                    } else {
+                        0
+                    };
+                    assert_eq!(shuffled(at.parse::<i64>().unwrap() + first), next);
+                    next += 1;
+                }
+            }
+            assert_eq!(next, rows);
+            drop(sorted);
+            assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0);
+        }
+    }
+}

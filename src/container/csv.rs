@@ -118,7 +118,12 @@ fn header(path: &Path) -> Result<Vec<String>> {
     let names: Vec<String> = schema
         .fields()
         .iter()
-        .map(|field| field.name().trim().to_owned())
+        .enumerate()
+        .map(|(index, field)| match field.name().trim() {
+            // pandas writes its index without a name.
+            "" => format!("unnamed_{index}"),
+            name => name.to_owned(),
+        })
         .collect();
     let wrong = |what: String| Error::failed(format!("{}: line 1: {what}", path.display()));
     if let Some(name) = names.iter().enumerate().find_map(|(index, name)| {

@@ -24,11 +24,15 @@ pub(crate) enum TableFile {
 }
 
 /// Returns the indices of the columns whose rows have values. Parquet's decoder mistakes vectors of
-/// no values for damage, so they are left out.
+/// no values for damage, and its encoder takes no structs without fields, so they are left out.
 fn holding(schema: &Schema) -> Vec<usize> {
     let fields = schema.fields().iter().enumerate();
     fields
-        .filter(|(_, field)| !matches!(field.data_type(), DataType::FixedSizeList(_, 0)))
+        .filter(|(_, field)| match field.data_type() {
+            DataType::FixedSizeList(_, 0) => false,
+            DataType::Struct(fields) => !fields.is_empty(),
+            _ => true,
+        })
         .map(|(place, _)| place)
         .collect()
 }

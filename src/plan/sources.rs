@@ -77,8 +77,8 @@ impl SourceToImport {
         }
     }
 
-    /// Calls `read` with the source, whose columns are those that the pipeline reads. Meanwhile, data
-    /// that does not fit in memory is in the folder `scratch`.
+    /// Calls `read` with the source, whose columns are those that the pipeline reads. Meanwhile,
+    /// data that does not fit in memory is in the folder `scratch`.
     ///
     /// # Errors
     /// Returns an error if the source cannot be opened or `read` fails.

@@ -501,3 +501,18 @@ def test_the_log_of_a_vectorised_environment_is_cut_at_the_flags_of_each(tmp_pat
     equal(env, np.repeat(np.arange(E), T), "the column of environments is kept")
     numbers = [f"{e}/{np.sum((places // T == e)[:i])}" for i, e in enumerate(places // T)]
     equal(trajectories["source_key"].to_pylist(), numbers, "keys")
+
+
+def test_objects_without_keys_hold_nothing(tmp_path):
+    lines = [{"episode": 0, "obs": [1.5, 2], "info": {}, "more": {"a": {}, "b": 1}, "tags": []}] * 2
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    steps, _ = brought(tmp_path, tmp_path / "log.jsonl")
+    check("info" not in steps.column_names, steps.column_names)
+    check(steps["more"].to_pylist() == [{"b": 1}] * 2, steps["more"])
+    check(steps["observation"].to_pylist() == [[1.5, 2.0]] * 2, steps["observation"])
+
+
+def test_the_index_of_pandas_gets_a_name(tmp_path):
+    (tmp_path / "log.csv").write_text(",episode,obs\n0,0,1\n1,0,2\n")
+    steps, _ = brought(tmp_path, tmp_path / "log.csv")
+    check(steps["unnamed_0"].to_pylist() == [0, 1], steps.column_names)

@@ -5,9 +5,11 @@
 
 mod aloha;
 mod arrow;
+mod csv;
 mod d3rlpy;
 mod d4rl;
 mod exorl;
+mod jsonl;
 mod lerobot;
 mod maniskill;
 mod minari;
@@ -38,9 +40,11 @@ use crate::video::{self, Frames};
 pub const FORMATS: &[Format] = &[
     aloha::FORMAT,
     arrow::FORMAT,
+    csv::FORMAT,
     d3rlpy::FORMAT,
     d4rl::FORMAT,
     exorl::FORMAT,
+    jsonl::FORMAT,
     lerobot::FORMAT,
     lerobot::V2_1,
     maniskill::FORMAT,

@@ -87,10 +87,12 @@ macro_rules! targets {
 targets! {
     aloha: Behind::Nothing, |path| foreign("aloha", path);
     arrow: Behind::Nothing, |path| foreign("arrow", path);
+    csv: Behind::Nothing, |path| foreign("csv", path);
     d3rlpy: Behind::Nothing, |path| foreign("d3rlpy", path);
     d4rl: Behind::Nothing, |path| foreign("d4rl", path);
     dataset: Behind::Nothing, own;
     exorl: Behind::Zip, |path| foreign("exorl", path);
+    jsonl: Behind::Nothing, |path| foreign("jsonl", path);
     lerobot: Behind::Nothing, |path| foreign("lerobot", path);
     maniskill: Behind::Nothing, |path| foreign("maniskill", path);
     minari: Behind::Nothing, |path| foreign("minari", path);

@@ -9,6 +9,7 @@ use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::instruction::instruction;
 use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result};
+use crate::transfer::read::align::wider;
 use crate::transfer::read::{Options, free_name, parts};
 
 /// Features of steps that become flags, and are not columns of their own.
@@ -290,7 +291,7 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
 fn joined_field(target: &str, leaves: &[LeafFeature]) -> Result<Field> {
     let field = |leaf: &LeafFeature| Ok(Field::new(&leaf.key, data_type(leaf, false)?, true));
     let fields = leaves.iter().map(field).collect::<Result<Vec<_>>>()?;
-    parts::joined_field(target, &fields.iter().collect::<Vec<_>>())
+    parts::joined_field(target, &fields.iter().collect::<Vec<_>>(), wider)
 }
 
 /// Whether a feature says where another one has a value.

@@ -12,6 +12,7 @@ use crate::container::arrays::{
 use crate::dataset::schema;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
+use crate::transfer::read::align::wider;
 use crate::transfer::read::pattern::natural;
 use crate::transfer::read::{Options, parts};
 use crate::transfer::write::arrays::append;
@@ -139,7 +140,7 @@ impl Joined {
             let vector = !part.layout.row.is_empty();
             fields.push(field(&part.layout.name, &part.layout, vector, false)?);
         }
-        let joined = parts::joined_field(target, &fields.iter().collect::<Vec<_>>())?;
+        let joined = parts::joined_field(target, &fields.iter().collect::<Vec<_>>(), wider)?;
         let DataType::FixedSizeList(element, width) = joined.data_type() else {
             return Err(Error::failed(format!("nothing is mapped to `{target}`")));
         };

@@ -105,12 +105,15 @@ pub(crate) fn take(
     joined(target, parts).map(Some)
 }
 
+/// Returns a type that holds the numbers of both types; `None` if there is none.
+pub(crate) type Common = fn(&DataType, &DataType) -> Option<DataType>;
+
 /// Returns the vector that `fields` become, with the names of its dimensions. A single field stays
-/// as it is.
+/// as it is. `common` finds the type of the elements.
 ///
 /// # Errors
 /// Returns an error if a field does not hold numbers, or if no type holds the numbers of all.
-pub(crate) fn joined_field(target: &str, fields: &[&Field]) -> Result<Field> {
+pub(crate) fn joined_field(target: &str, fields: &[&Field], common: Common) -> Result<Field> {
     if let [one] = fields {
         return Ok((*one).clone());
     }
@@ -121,27 +124,28 @@ pub(crate) fn joined_field(target: &str, fields: &[&Field]) -> Result<Field> {
             DataType::FixedSizeList(child, width) => (child.data_type(), Some(*width)),
             other => (other, None),
         };
-        // A flag is a number in a vector.
-        let own = match own {
-            DataType::Boolean => DataType::UInt8,
-            other if other.is_numeric() => other.clone(),
-            other => {
-                return Err(Error::failed(format!(
-                    "`{}` is {}, which cannot be a part of the vector `{target}`",
-                    field.name(),
-                    type_name(other)
-                ))
-                .hint(format!(
-                    "name the parts that hold numbers, for example `{target}=a,b`"
-                )));
-            }
-        };
+        if !own.is_numeric() && *own != DataType::Boolean {
+            return Err(Error::failed(format!(
+                "`{}` is {}, which cannot be a part of the vector `{target}`",
+                field.name(),
+                type_name(own)
+            ))
+            .hint(format!(
+                "name the parts that hold numbers, for example `{target}=a,b`"
+            )));
+        }
         let known = element.take().unwrap_or_else(|| own.clone());
-        element = Some(wider(&known, &own).ok_or_else(|| {
+        // A flag beside numbers is a number.
+        let number = |data_type: &DataType| match data_type {
+            DataType::Boolean if known != *own => DataType::UInt8,
+            other => other.clone(),
+        };
+        let both = (number(&known), number(own));
+        element = Some(common(&both.0, &both.1).ok_or_else(|| {
             Error::failed(format!(
                 "`{}` is {}, and no type holds its numbers and those of `{}`, which is {}",
                 field.name(),
-                type_name(&own),
+                type_name(own),
                 fields[0].name(),
                 type_name(&known)
             ))
@@ -165,7 +169,7 @@ pub(crate) fn joined_field(target: &str, fields: &[&Field]) -> Result<Field> {
 /// Returns the errors of [`joined_field`], and an error if the columns differ in length.
 pub(crate) fn joined(target: &str, parts: Vec<(Field, ArrayRef)>) -> Result<(Field, ArrayRef)> {
     let fields: Vec<&Field> = parts.iter().map(|(field, _)| field).collect();
-    let field = joined_field(target, &fields)?;
+    let field = joined_field(target, &fields, wider)?;
     let DataType::FixedSizeList(element, _) = field.data_type() else {
         let values = parts.into_iter().next().map(|(_, values)| values);
         let values = values.unwrap_or_else(|| new_empty_array(field.data_type()));

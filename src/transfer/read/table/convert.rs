@@ -9,8 +9,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::roles::{Columns, Roles};
 use super::values::{element, flags, is_list, values};
+use crate::container::csv::FIRST_TEXT;
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result};
+use crate::transfer::read::align::wider;
 use crate::transfer::read::{free_name, parts};
 
 /// Converts the rows of a table to rows of steps.
@@ -65,7 +67,8 @@ impl Table {
                     Ok(Field::new(name, data_type, nullable))
                 };
                 let fields = columns.iter().map(part).collect::<Result<Vec<_>>>()?;
-                let joined = parts::joined_field(target, &fields.iter().collect::<Vec<_>>())?;
+                let joined =
+                    parts::joined_field(target, &fields.iter().collect::<Vec<_>>(), joint)?;
                 return Ok(joined.with_nullable(nullable));
             }
             let field = column(first)?;
@@ -325,10 +328,30 @@ fn unsuitable(field: &Field, target: &str) -> Error {
         field.name(),
         type_name(field.data_type())
     ))
-    .hint(
+    .hint(remedy(
+        field,
         "a vector is a list of numbers of fixed length, or one column of numbers per coordinate; \
          a reward is a number; a flag is a boolean, or 0 or 1",
-    )
+    ))
+}
+
+/// Returns the hint about a column of the wrong type: where its first text is if that made it text,
+/// `otherwise` if not.
+fn remedy(field: &Field, otherwise: &str) -> String {
+    match field.metadata().get(FIRST_TEXT) {
+        Some(place) => format!(
+            "the column is text because of {place}: write numbers the usual way, and leave cells \
+             without a value empty"
+        ),
+        None => otherwise.to_owned(),
+    }
+}
+
+/// Returns the type of a vector whose coordinates have the types `a` and `b`. Whether it holds
+/// every whole number is verified when rows are read.
+fn joint(a: &DataType, b: &DataType) -> Option<DataType> {
+    let is_number = |data_type: &DataType| data_type.is_integer() || data_type.is_floating();
+    wider(a, b).or_else(|| (is_number(a) && is_number(b)).then_some(DataType::Float64))
 }
 
 fn vector_field(

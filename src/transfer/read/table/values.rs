@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, new_empty_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 
@@ -55,7 +55,7 @@ pub(crate) fn common_width(column: &ArrayRef) -> Option<Option<i32>> {
 }
 
 /// Converts a list of any kind to a list with 32-bit offsets.
-fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
+pub(super) fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
     match column.data_type() {
         DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
             Ok(cast(column, &DataType::List(Arc::clone(child)))?)
@@ -186,26 +186,64 @@ fn joined(
         ));
     }
     let part = |(name, column): &(&str, &ArrayRef)| -> Result<ArrayRef> {
-        if !is_list(column.data_type()) {
-            return Ok(cast(column, child.data_type())?);
-        }
-        let item = Arc::new(Field::new("element", child.data_type().clone(), true));
-        let lists = cast(&as_list(column)?, &DataType::List(item))?;
+        let Some(own) = element(column.data_type()) else {
+            return exact(name, column, child.data_type(), place);
+        };
+        let lists = as_list(column)?;
         let list = lists.as_list::<i32>();
         let first = (0..list.len()).find(|row| list.is_valid(*row));
-        let own = first.map_or(0, |row| list.value_length(row));
-        vector(name, &lists, child, own, place)
+        let width = first.map_or(0, |row| list.value_length(row));
+        let own = Arc::new(Field::new("element", own.clone(), false));
+        let vectors = vector(name, &lists, &own, width, place)?;
+        let vectors = vectors.as_fixed_size_list();
+        let row = |at: usize| place(at / usize::try_from(width).unwrap_or(1).max(1));
+        let values = exact(name, &elements(vectors), child.data_type(), &row)?;
+        Ok(Arc::new(FixedSizeListArray::try_new(
+            Arc::clone(child),
+            width,
+            values,
+            vectors.nulls().cloned(),
+        )?))
     };
     let columns = sources.iter().map(part).collect::<Result<Vec<_>>>()?;
     let values = parts::interleaved(&columns, child, field.name())?;
     let values = elements(values.as_fixed_size_list());
     let values = arrow::array::make_array(values.to_data().into_builder().nulls(None).build()?);
-    Ok(Arc::new(arrow::array::FixedSizeListArray::try_new(
+    Ok(Arc::new(FixedSizeListArray::try_new(
         Arc::clone(child),
         *width,
         values,
         nulls,
     )?))
+}
+
+/// Converts numbers to the type `to`; `place` names a row in messages.
+///
+/// # Errors
+/// Returns an error if the type does not hold a number exactly.
+fn exact(
+    name: &str,
+    column: &ArrayRef,
+    to: &DataType,
+    place: &dyn Fn(usize) -> String,
+) -> Result<ArrayRef> {
+    if column.data_type() == to {
+        return Ok(Arc::clone(column));
+    }
+    let converted = cast(column, to)?;
+    if column.data_type().is_integer() && to.is_floating() {
+        let back = cast(&converted, column.data_type())?;
+        let same = arrow::compute::kernels::cmp::not_distinct(&back, column)?;
+        if let Some(row) = (0..same.len()).find(|row| !same.value(*row)) {
+            return Err(Error::failed(format!(
+                "column `{name}` holds a whole number at {} that {to} cannot hold, which the \
+                 other coordinates need",
+                place(row)
+            ))
+            .hint("give all columns of a vector one type in the source"));
+        }
+    }
+    Ok(converted)
 }
 
 /// Converts a column of flags to booleans. The flags of final rows are false, whatever the source

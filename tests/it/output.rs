@@ -4,6 +4,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -124,34 +126,85 @@ const ENDLESS: [&str; 2] = [
     "select a.value from generate_series(1, 10000000) a, generate_series(1, 10000000) b",
 ];
 
+/// Whether a process has a file open in a folder, with a name or without.
+fn has_a_file_in(folder: &Path, process: &Child) -> bool {
+    let links = fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    links
+        .filter_map(|link| fs::read_link(link.ok()?.path()).ok())
+        .any(|open| open.starts_with(folder) && open != folder)
+}
+
+/// Starts a query that writes `results/FILE` for hours, and waits until it writes.
+fn endless(workspace: &Workspace, sql: &str, file: &str, fault: &str) -> Child {
+    let output = format!("results/{file}");
+    let child = workspace
+        .command(&["sql", "corpus", "-c", sql, "-o", &output])
+        .env("TRAJMILL_FAULT", fault)
+        .spawn()
+        .unwrap();
+    let results = workspace.path("results").canonicalize().unwrap();
+    wait_until(|| has_a_file_in(&results, &child));
+    std::thread::sleep(Duration::from_millis(200));
+    child
+}
+
 #[test]
 fn a_stopped_query_leaves_no_file() {
     let workspace = Workspace::new();
     fs::create_dir(workspace.path("results")).unwrap();
-    for (signal, file) in [
-        (Signal::INT, "a.csv"),
-        (Signal::TERM, "a.csv"),
-        (Signal::TERM, "a.parquet"),
+    for (signals, file) in [
+        (&[Signal::INT][..], "a.csv"),
+        (&[Signal::TERM], "a.csv"),
+        (&[Signal::TERM], "a.parquet"),
+        (&[Signal::INT, Signal::INT], "a.csv"),
+        (&[Signal::KILL], "a.csv"),
+        (&[Signal::KILL], "a.parquet"),
     ] {
         for sql in ENDLESS {
-            let output = format!("results/{file}");
-            let mut child = workspace
-                .command(&["sql", "corpus", "-c", sql, "-o", &output])
-                .spawn()
-                .unwrap();
-            wait_until(|| !workspace.names("results").is_empty());
-            std::thread::sleep(Duration::from_millis(200));
-            kill_process(Pid::from_child(&child), signal).unwrap();
+            let mut child = endless(&workspace, sql, file, "");
+            for signal in signals {
+                kill_process(Pid::from_child(&child), *signal).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
             let signalled = Instant::now();
             let status = child.wait().unwrap();
             assert!(signalled.elapsed() < Duration::from_secs(20), "{sql}");
-            assert_eq!(
-                workspace.names("results"),
-                [""; 0],
-                "{signal:?} {file} {sql}"
-            );
-            assert_eq!(status.code(), Some(130), "{signal:?} {file} {sql}");
+            let case = format!("{signals:?} {file} {sql}");
+            assert_eq!(workspace.names("results"), [""; 0], "{case}");
+            let code = (signals != [Signal::KILL]).then_some(130);
+            assert_eq!(status.code(), code, "{case}");
         }
+    }
+}
+
+/// Where files need names, the same command removes what a killed one left.
+#[cfg(feature = "faults")]
+#[test]
+fn a_file_of_a_killed_query_is_removed_by_the_next() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("results")).unwrap();
+    let mut child = endless(&workspace, ENDLESS[1], "a.csv", "plain-renames");
+    assert_eq!(workspace.names("results"), [".a.csv.staging-file"]);
+    let arguments = ["sql", "corpus", "-c", "select 1", "-o", "results/a.csv"];
+    let mut second = workspace.command(&arguments);
+    second.env("TRAJMILL_FAULT", "plain-renames");
+    let done = finish(second).exits(1);
+    assert!(
+        done.stderr.contains("is being written by another process"),
+        "{done:?}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(workspace.names("results"), [".a.csv.staging-file"]);
+    for fault in ["plain-renames", ""] {
+        let mut again = workspace.command(&arguments);
+        again.env("TRAJMILL_FAULT", fault);
+        if fault.is_empty() {
+            fs::write(workspace.path("results/.a.csv.staging-file"), "abandoned").unwrap();
+        }
+        finish(again).exits(0);
+        assert_eq!(workspace.names("results"), ["a.csv"]);
+        fs::remove_file(workspace.path("results/a.csv")).unwrap();
     }
 }
 

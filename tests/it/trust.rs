@@ -134,7 +134,7 @@ fn a_link_planted_for_a_small_file_leads_nowhere() {
     let before = victim(&workspace);
     let stages = "  - train_idm: { out: ../out/idm.onnx, steps: 5, hidden: [4], members: 1 }\n";
     let train = workspace.pipeline("train", stages);
-    let commands: [(&[&str], &[&str]); 2] = [
+    let commands: [(&[&str], &[&str]); 3] = [
         (
             &["run", &train],
             &["idm.onnx", "idm.report.json", "idm.loss.svg"],
@@ -143,23 +143,31 @@ fn a_link_planted_for_a_small_file_leads_nowhere() {
             &["info", "corpus", "--picture", "out/picture.svg"],
             &["picture.svg"],
         ),
+        (
+            &["sql", "corpus", "-c", "select 1", "-o", "out/x.csv"],
+            &["x.csv"],
+        ),
     ];
     for (arguments, names) in commands {
         for target in ["victim", "victim/thesis.tex", "victim/nothing"] {
-            fs::create_dir_all(workspace.path("out")).unwrap();
-            for name in names {
-                let hidden = workspace.path("out").join(format!(".{name}.staging-file"));
-                symlink(workspace.path(target), hidden).unwrap();
+            for fault in ["", "plain-renames"] {
+                fs::create_dir_all(workspace.path("out")).unwrap();
+                for name in names {
+                    let hidden = workspace.path("out").join(format!(".{name}.staging-file"));
+                    symlink(workspace.path(target), hidden).unwrap();
+                }
+                let mut command = workspace.command(arguments);
+                command.env("TRAJMILL_FAULT", fault);
+                finish(command).exits(0);
+                assert_eq!(workspace.tree("victim"), before, "{arguments:?}");
+                assert!(
+                    workspace
+                        .names("out")
+                        .iter()
+                        .all(|name| !name.starts_with('.'))
+                );
+                workspace.clear();
             }
-            workspace.trajmill(arguments).exits(0);
-            assert_eq!(workspace.tree("victim"), before, "{arguments:?}");
-            assert!(
-                workspace
-                    .names("out")
-                    .iter()
-                    .all(|name| !name.starts_with('.'))
-            );
-            workspace.clear();
         }
         // A directory there is not removed with what is in it.
         let hidden = format!("out/.{}.staging-file", names[0]);

@@ -64,9 +64,9 @@ impl Conflict {
                     |or| format!("remove it, write to another path, or {or}"),
                 );
                 Error::failed(format!(
-                    "{path} already exists and was made from different inputs:\n    {}",
-                    changes.join("\n    ")
+                    "{path} already exists and was made from different inputs:"
                 ))
+                .details(changes.iter().map(|change| format!("    {change}")))
                 .hint(remedies)
             }
         }

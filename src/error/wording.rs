@@ -1,7 +1,8 @@
 //! Numbers in sentences: digits in groups of three, and nouns that agree with their counts; and
-//! text from elsewhere that a terminal shows without acting on it.
+//! text from elsewhere that a terminal shows, and a shell takes, without acting on it.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 /// Returns `n` with its digits in groups of three: `14,464`.
 pub(crate) fn number(n: impl TryInto<u64>) -> String {
@@ -61,6 +62,19 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// Returns `path` as a word of a shell command, quoted if it needs that.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.starts_with(|c: char| c != '-') && text.chars().all(is_plain) {
+        text
+    } else {
+        // A leading `-` would be an option.
+        let start = if text.starts_with('-') { "./" } else { "" };
+        format!("'{start}{}'", text.replace('\'', "'\\''"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +98,20 @@ mod tests {
         ] {
             let shown = format!("<\\u{{{:x}}}>", u32::from(c));
             assert_eq!(printable(&format!("<{c}>")), shown);
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_command() {
+        for (path, expected) in [
+            ("out/hopper-v2.1", "out/hopper-v2.1"),
+            ("out/my data", "'out/my data'"),
+            ("x; rm -r $(y)", "'x; rm -r $(y)'"),
+            ("it's", "'it'\\''s'"),
+            ("-r", "'./-r'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), expected);
         }
     }
 

@@ -402,6 +402,46 @@ fn quarantine_that_cannot_be_read_is_not_taken_for_absent() {
     assert!(error.contains("only files are read"), "{error}");
 }
 
+/// `--fresh` replaces no result that it cannot identify. The remedy in the message works.
+#[test]
+fn a_result_with_a_damaged_manifest_can_be_made_again() {
+    let workspace = Workspace::new();
+    let [pipeline, import, export] = writers(&workspace, "x").try_into().unwrap();
+    let fresh = [pipeline.clone(), vec!["--fresh".to_owned()]].concat();
+    let damage: [&dyn Fn(&Path); 3] = [
+        &|note| {
+            fs::remove_file(note).unwrap();
+            fs::create_dir(note).unwrap();
+        },
+        &|note| fs::write(note, "{").unwrap(),
+        &|note| {
+            let text = fs::read_to_string(note).unwrap();
+            fs::write(note, text.replacen("fingerprint", "fingerprint ", 1)).unwrap();
+        },
+    ];
+    for (arguments, again) in [(&pipeline, &pipeline), (&pipeline, &fresh)]
+        .into_iter()
+        .chain([(&import, &import), (&export, &export)])
+    {
+        for damage in damage {
+            finish(command(&workspace, arguments)).exits(0);
+            let right = workspace.tree("out/x");
+            damage(&workspace.path(if arguments == &export {
+                "out/x/.trajmill.json"
+            } else {
+                "out/x/dataset.json"
+            }));
+            let done = finish(command(&workspace, again)).exits(1);
+            let remedy = "move it aside (`mv out/x out/x.old`) and run the same command again";
+            assert!(done.stderr.contains(remedy), "{}", done.stderr);
+            fs::rename(workspace.path("out/x"), workspace.path("out/x.old")).unwrap();
+            finish(command(&workspace, again)).exits(0);
+            assert_eq!(workspace.tree("out/x"), right);
+            workspace.clear();
+        }
+    }
+}
+
 #[cfg(feature = "faults")]
 mod faults {
     use super::*;

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{attempt, create_dir, failed, remove_empty, sync_dir};
 use crate::dataset::files;
 use crate::dataset::layout::{self, folder};
+use crate::error::wording::shell_word;
 use crate::error::{Error, Result};
 
 /// Opens the file `path` for appending. Creates it if it does not exist. Refuses a link, because
@@ -48,7 +49,8 @@ fn in_the_way(path: &Path, what: &str) -> Error {
         "{place} is {what}, and trajmill keeps its work there"
     ))
     .hint(format!(
-        "remove it (`rm {place}`), or write to another path"
+        "remove it (`rm {}`), or write to another path",
+        shell_word(path)
     ))
 }
 
@@ -91,7 +93,9 @@ pub(crate) fn take_dir(path: &Path) -> Result<()> {
         ))
         .hint(format!(
             "ask them to finish or to remove it, or write to another path; if they are done, the \
-             owner of the folder can put it aside: `mv {place} {place}.old`"
+             owner of the folder can put it aside: `mv {} {}`",
+            shell_word(path),
+            shell_word(&path.with_added_extension("old"))
         )));
     }
     if found.mode() & 0o077 != 0 {

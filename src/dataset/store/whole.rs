@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::{attempt, failed, faults, publish, remove_file, sync, sync_dir};
 use crate::dataset::files;
 use crate::dataset::layout::{self, folder};
+use crate::error::wording::shell_word;
 use crate::error::{Error, Result};
 
 /// How often a process tries to get the hidden name, and how long it waits in between.
@@ -190,14 +191,15 @@ fn take<T>(hidden: &Path, path: &Path, make: impl Fn() -> io::Result<Option<T>>)
             std::thread::sleep(ATTEMPTS.1);
         }
     }
-    let hidden = hidden.display();
     Err(Error::failed(format!(
-        "{} is being written by another process, which holds {hidden}",
-        path.display()
+        "{} is being written by another process, which holds {}",
+        path.display(),
+        hidden.display()
     ))
     .hint(format!(
         "wait for it to finish, or write to another path; if no process writes there, remove the \
-         file: `rm {hidden}`"
+         file: `rm {}`",
+        shell_word(hidden)
     )))
 }
 

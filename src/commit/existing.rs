@@ -71,7 +71,8 @@ pub(crate) fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
     let origin = origin(path).map_err(|error| {
         let aside = path.with_added_extension("old");
         error.hint(format!(
-            "to write there nevertheless, move it aside (`mv {} {}`) and run the same command again",
+            "to write there nevertheless, move it aside (`mv {} {}`) and run the same command \
+             again",
             shell_word(path),
             shell_word(&aside)
         ))

@@ -223,6 +223,7 @@ fn wait_until(holds: impl Fn() -> bool) {
 fn no_picture_or_result_is_written_into_a_dataset() {
     let workspace = Workspace::new();
     let before = workspace.tree("corpus");
+    recipe(&[], &[]).write(&workspace.path("twin"), &[0..2, 2..4]);
     fs::create_dir(workspace.path("elsewhere")).unwrap();
     symlink(workspace.path("corpus"), workspace.path("link")).unwrap();
     symlink(
@@ -253,6 +254,29 @@ fn no_picture_or_result_is_written_into_a_dataset() {
         refused(&["info", "corpus", "--picture", &picture], &picture);
         let result = format!("{folder}/x.csv");
         refused(&["sql", "corpus", "-c", "select 1", "-o", &result], &result);
+    }
+    // Datasets, exports and models, also in folders that do not exist yet.
+    for out in ["corpus/x", "corpus/steps/x", "corpus/new/x", "link/x"] {
+        let text = format!(
+            "trajmill: 1\nsource: ../twin\nstages:\n  - materialise: {{ path: ../{out} }}\n"
+        );
+        let run = workspace.write("inside", &text);
+        let text = format!(
+            "trajmill: 1\nsource: ../twin\nstages:\n  - train_idm: {{ out: ../{out}.onnx }}\n"
+        );
+        let train = workspace.write("train", &text);
+        for arguments in [
+            &["run", &run][..],
+            &["run", &train],
+            &["import", "corpus/steps", out, "--from", "parquet"],
+            &["export", "twin", out, "--to", "arrow"],
+        ] {
+            let done = workspace.trajmill(arguments).exits(1);
+            assert!(
+                done.stderr.contains("it is inside the dataset"),
+                "{arguments:?}: {done:?}"
+            );
+        }
     }
     // From inside the dataset a bare name is a path in it.
     for arguments in [
@@ -423,6 +447,18 @@ fn control_characters_of_names_and_values_are_shown_escaped() {
     }
     let table = fs::read_to_string(workspace.path("table.txt")).unwrap();
     assert!(table.contains(SHOWN), "{table}");
+    // XML has no control characters. This manifest is one without a checksum.
+    let manifest = workspace.path(&format!("out/{HOSTILE}/dataset.json"));
+    let text = fs::read_to_string(&manifest).unwrap();
+    let text = text.replace("\"stage\": \"summarise\"", "\"stage\": \"a<\\u001b[2J\"");
+    let end = text.rfind(",\n  \"checksum\"").unwrap();
+    fs::write(&manifest, format!("{}\n}}\n", &text[..end])).unwrap();
+    let result = format!("out/{HOSTILE}");
+    let done = workspace.trajmill(&["info", &result, "--picture", "x.svg"]);
+    done.exits(0);
+    let picture = fs::read_to_string(workspace.path("x.svg")).unwrap();
+    assert!(picture.contains("a&lt;\\u{1b}[2J"), "{picture}");
+    assert!(!picture.contains('\u{1b}'), "{picture}");
 
     // What a program reads has the values as they are.
     let json = workspace.trajmill(&["info", name, "--json"]).exits(0);

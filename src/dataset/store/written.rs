@@ -114,11 +114,15 @@ impl Write for PatchedFile {
 }
 
 /// Returns the length and hash of the file at `path`, which is read as a stream.
+///
+/// # Errors
+/// Returns an error if the file cannot be read to its end.
 pub(crate) fn digest(path: &Path) -> Result<Digest> {
-    digest_of(
-        &files::open(path).map_err(|error| failed("read", path, &error))?,
-        path,
-    )
+    let unreadable = |error| failed("read", path, &error);
+    let file = files::open(path).map_err(unreadable)?;
+    let digest = digest_of(&file, path)?;
+    files::ensure_whole(&file, digest.bytes).map_err(unreadable)?;
+    Ok(digest)
 }
 
 /// Returns the length and hash of the open file at `path`, from its position on.

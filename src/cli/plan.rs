@@ -39,16 +39,27 @@ impl Command for Plan {
 }
 
 fn lines(preview: &Preview) -> Vec<String> {
-    let size = if preview.imports {
-        "size unknown until it is imported".to_owned()
-    } else {
-        format!(
-            "{}, {}",
-            count(preview.trajectories, "trajectory"),
-            count(preview.rows, "row")
-        )
-    };
-    let mut lines = vec![format!("source  {}: {size}", preview.sources.join(", "))];
+    let mut lines = Vec::new();
+    for (index, source) in preview.sources.iter().enumerate() {
+        let head = if index == 0 { "source" } else { "" };
+        let size = source.size.map_or_else(
+            || "size unknown until it is imported".to_owned(),
+            |(trajectories, rows)| {
+                format!(
+                    "{}, {}",
+                    count(trajectories, "trajectory"),
+                    count(rows, "row")
+                )
+            },
+        );
+        lines.push(format!("{head:6}  {}: {size}", source.path));
+        if !source.absent.is_empty() {
+            lines.push(format!(
+                "        no `{}`: null in its rows",
+                source.absent.join("`, `")
+            ));
+        }
+    }
     if let Some(runtime) = &preview.runtime {
         lines.push(format!("models  {runtime}"));
     }

@@ -9,6 +9,7 @@ pub(crate) mod hdf5;
 pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod parquet;
+pub(crate) mod png;
 pub(crate) mod record_batches;
 pub(crate) mod tfrecord;
 pub(crate) mod zarr;

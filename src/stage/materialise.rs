@@ -39,13 +39,16 @@ pub struct Materialise {
     #[serde(default = "shard_rows")]
     #[schemars(range(min = 1))]
     pub shard_rows: u64,
-    /// Columns of `steps` to write besides those that every dataset has, such as
-    /// `[observation, reward]`. Default: all columns.
+    /// Columns of `steps` to write besides those that every dataset has, such as `[return_to_go]`.
+    /// Every dataset has the observation, action, reward, flags and ids. Default: all columns.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
     /// Replaces a different result at the same path. Default: false.
     #[serde(default)]
     pub overwrite: bool,
+    /// Lets an empty result replace one that has rows. Needs `overwrite: true`. Default: false.
+    #[serde(default)]
+    pub allow_empty: bool,
 }
 
 /// Name of trajmill's own format.
@@ -98,6 +101,13 @@ fn shard_rows() -> u64 {
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let materialise: Materialise = options(value)?;
+    if materialise.allow_empty && !materialise.overwrite {
+        return Err(
+            Misfit::new("`allow_empty` has no effect without `overwrite: true`")
+                .help("add `overwrite: true`, or remove `allow_empty`")
+                .at("allow_empty"),
+        );
+    }
     let names: Vec<&str> = context
         .steps
         .fields()

@@ -20,6 +20,7 @@ mod faults;
 mod ownership;
 mod publication;
 mod removal;
+mod temporary;
 mod whole;
 mod written;
 
@@ -33,6 +34,7 @@ use crate::error::{Error, Result};
 pub(crate) use ownership::{append, lock, refuse_links, take_dir};
 pub(crate) use publication::{exchange, publish};
 pub(crate) use removal::{remove, remove_empty, remove_file};
+pub(crate) use temporary::TemporaryDir;
 pub(crate) use whole::{WholeFile, replace};
 pub(crate) use written::{Digest, HashingFile, PatchedFile, digest, digest_of};
 

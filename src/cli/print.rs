@@ -14,6 +14,9 @@ use crate::transfer::read::task::SET_TASK;
 use crate::transfer::write::Written;
 
 /// Standard output, with errors that say so.
+///
+/// If it was closed before the process started, Rust's runtime has opened `/dev/null` in its place.
+/// A parent that discards the output may have done the same, so that is no error.
 pub(super) struct Stdout(io::Stdout);
 
 impl Stdout {

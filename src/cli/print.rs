@@ -5,12 +5,9 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use crate::error::wording::{count, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::read::quarantine::SetAside;
-use crate::transfer::read::task::SET_TASK;
 use crate::transfer::write::Written;
 
 /// Standard output, with errors that say so.
@@ -121,30 +118,6 @@ pub(super) fn error(error: &Error) {
     error.details.iter().for_each(|line| say(line));
     for hint in error.hints.iter().filter(|hint| !hint.is_empty()) {
         say(&format!("  help: {hint}"));
-    }
-}
-
-/// Prints what the metadata of an imported source say about the import itself: what was left out,
-/// and which task was set.
-pub(super) fn notes(source: &Path, metadata: &Map<String, Value>) {
-    let left_out = ["not_imported", "not_read"].into_iter();
-    for what in left_out
-        .filter_map(|key| metadata.get(key)?.as_array())
-        .flatten()
-    {
-        let what = what
-            .as_str()
-            .map_or_else(|| what.to_string(), str::to_owned);
-        say(&format!("{}: left out: {what}", source.display()));
-    }
-    let set = metadata.get(SET_TASK);
-    let replaced = set.and_then(|set| set["replaced"].as_u64()).unwrap_or(0);
-    if replaced > 0 {
-        say(&format!(
-            "{}: --task replaced the task of {}",
-            source.display(),
-            count(replaced, "trajectory")
-        ));
     }
 }
 

@@ -13,7 +13,7 @@ use super::Fingerprint;
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory, type_name};
-use crate::dataset::{Dataset, SourceContent, files, layout, write};
+use crate::dataset::{Account, Dataset, SourceContent, files, layout, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed, wider};
@@ -57,6 +57,14 @@ impl SourceToImport {
         match &self.from {
             From::Format(_, options) => options.on_error,
             From::Own(_) => OnError::Fail,
+        }
+    }
+
+    /// Returns the accounts of the imports that led to the source, if it is a dataset of trajmill.
+    pub(crate) fn imports(&self) -> &[Account] {
+        match &self.from {
+            From::Format(..) => &[],
+            From::Own(dataset) => &dataset.manifest.lineage.imports,
         }
     }
 

@@ -75,6 +75,11 @@ pub(super) fn bring(
                 allowed: to_import.allowed,
             });
         }
+        for account in &dataset.manifest.lineage.imports {
+            if !report.imports.contains(account) {
+                report.imports.push(account.clone());
+            }
+        }
         ready.imported.push(dataset.clone());
         ready.datasets.push(dataset);
     }
@@ -101,6 +106,7 @@ fn import(
             content: to_import.content.as_ref(),
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
+            imports: to_import.imports(),
         };
         to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
     }

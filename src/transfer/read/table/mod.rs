@@ -21,6 +21,7 @@ use self::roles::Roles;
 use self::widths::widths;
 use super::{IncomingTrajectory, Options, Source};
 use crate::container::record_batches::{Batches, TableFile, damaged};
+use crate::dataset::Account;
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
@@ -183,6 +184,10 @@ impl Source for TableSource {
 
     fn rows(&self) -> Option<u64> {
         self.rows
+    }
+
+    fn account(&self) -> Account {
+        self.cutter.account()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -383,7 +383,7 @@ impl Pending {
 }
 
 /// Returns the first 16 bytes of the hash of `key`.
-fn hash(key: &str) -> [u8; 16] {
+pub(super) fn hash(key: &str) -> [u8; 16] {
     let mut short = [0; 16];
     short.copy_from_slice(&blake3::hash(key.as_bytes()).as_bytes()[..16]);
     short

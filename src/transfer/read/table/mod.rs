@@ -1,30 +1,36 @@
-//! Reads tables with one row per step, from one file or several.
+//! Reads tables with one row per step, or with one row per trajectory, from one file or several.
 //!
-//! Rows are read in batches through all files, in order. A trajectory may span batches, row groups
-//! and files.
+//! Rows are read in batches through all files, in order. A trajectory with a row per step may span
+//! batches, row groups and files.
 
 mod convert;
 mod cut;
+mod episodes;
+mod files;
+mod layout;
 mod roles;
+mod rows;
 mod values;
 mod widths;
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 
 use self::convert::Table;
 use self::cut::Cutter;
+use self::episodes::Episodes;
+use self::layout::Layout;
 use self::roles::Roles;
+use self::rows::FileRows;
 use self::widths::widths;
 use super::{IncomingTrajectory, Options, Source};
-use crate::container::record_batches::{Batches, TableFile, damaged};
+use crate::container::record_batches::TableFile;
 use crate::dataset::Account;
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
+pub(crate) use self::files::{is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 
 /// The names of the options that a reader of tables takes.
@@ -64,6 +70,15 @@ pub(crate) fn open(
             .hint("there is nothing to import"));
     }
     let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
+    let layout = Layout::find(&kind, &files, &table, &roles, options)
+        .map_err(|error| error.at(path.display()))?;
+    if let Some(layout) = layout {
+        episodes::refuse(path, options.max_steps.map(|_| "--max-steps"))?;
+        let episodes = Episodes::new(files, kind, layout);
+        return Ok(Box::new(
+            episodes.map_err(|error| error.at(path.display()))?,
+        ));
+    }
     if roles.trajectory.is_none() && !roles.has_ends() && options.max_steps.is_none() {
         return Err(Error::failed(format!(
             "{}: no trajectory boundaries: there is neither a column of trajectory ids nor a \
@@ -75,7 +90,7 @@ pub(crate) fn open(
              `--map terminated=COLUMN,truncated=COLUMN`",
         ));
     }
-    let widths = widths(kind, &files, &table, &roles)?;
+    let widths = widths(&kind, &files, &table, &roles)?;
     let width = |name: &str| {
         widths
             .iter()
@@ -87,11 +102,8 @@ pub(crate) fn open(
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
     Ok(Box::new(TableSource {
         cutter: Cutter::new(table, max_steps),
-        files: files.into(),
-        kind,
-        batch_rows,
-        open: None,
-        rows,
+        rows: FileRows::new(files, kind, batch_rows),
+        total: rows,
         resumable: false,
     }))
 }
@@ -124,57 +136,13 @@ fn same_columns(table: &Schema, first: &Path, columns: &Schema, file: &Path) -> 
     Ok(())
 }
 
-/// A file that is being read.
-struct OpenFile {
-    path: PathBuf,
-    batches: Batches,
-    /// The number of rows that were read.
-    row: usize,
-}
-
 /// A table of steps in one file or several.
 struct TableSource {
     cutter: Cutter,
-    /// The files that are not opened yet.
-    files: VecDeque<PathBuf>,
-    kind: TableFile,
-    batch_rows: usize,
-    open: Option<OpenFile>,
-    rows: Option<u64>,
+    rows: FileRows,
+    total: Option<u64>,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
-}
-
-impl TableSource {
-    /// Returns the next batch of the table, its file, and its first row in the file; `None` after
-    /// the last.
-    fn batch(&mut self) -> Result<Option<(RecordBatch, PathBuf, usize)>> {
-        loop {
-            if self.open.is_none() {
-                let Some(path) = self.files.pop_front() else {
-                    return Ok(None);
-                };
-                let batches = self.kind.batches(&path, self.batch_rows, None)?;
-                self.open = Some(OpenFile {
-                    path,
-                    batches,
-                    row: 0,
-                });
-            }
-            if let Some(open) = &mut self.open {
-                match open.batches.next() {
-                    Some(Ok(batch)) if batch.num_rows() == 0 => {}
-                    Some(Ok(batch)) => {
-                        let first = open.row;
-                        open.row += batch.num_rows();
-                        return Ok(Some((batch, open.path.clone(), first)));
-                    }
-                    Some(Err(error)) => return Err(damaged(&open.path, error)),
-                    None => self.open = None,
-                }
-            }
-        }
-    }
 }
 
 impl Source for TableSource {
@@ -183,7 +151,7 @@ impl Source for TableSource {
     }
 
     fn rows(&self) -> Option<u64> {
-        self.rows
+        self.total
     }
 
     fn account(&self) -> Account {
@@ -201,7 +169,7 @@ impl Source for TableSource {
                 return ready.map(Some);
             }
             self.resumable = false;
-            match self.batch()? {
+            match self.rows.next()? {
                 Some((batch, path, first)) => self.cutter.add(&batch, &|row| {
                     format!("row {} of {}", first + row, path.display())
                 })?,

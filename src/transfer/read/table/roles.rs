@@ -175,6 +175,13 @@ impl Roles {
         Ok(roles)
     }
 
+    /// Returns the meanings without those of ids and step numbers, which become further columns.
+    pub(super) fn without_order(mut self) -> Roles {
+        self.extras
+            .extend(self.trajectory.take().into_iter().chain(self.step.take()));
+        self
+    }
+
     fn uses(&self, name: &str) -> bool {
         let singles = [
             &self.trajectory,

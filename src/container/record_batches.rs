@@ -66,8 +66,8 @@ impl TableFile {
     /// # Errors
     /// Returns an error if the file cannot be read.
     pub(crate) fn int96(&self, path: &Path, schema: &Schema) -> Result<Vec<String>> {
-        // Only these can be of the old kind. The name of a type has those of the types within.
-        let may_be = |field: &Arc<Field>| field.data_type().to_string().contains("Timestamp(ns");
+        // The name of a type has those of the types within.
+        let may_be = |field: &Arc<Field>| field.data_type().to_string().contains("Timestamp(");
         match self {
             TableFile::Parquet if schema.fields().iter().any(may_be) => {
                 Ok(int96::columns(open(path)?.parquet_schema()))

@@ -99,7 +99,13 @@ impl Cutter {
     pub(super) fn account(&self) -> Account {
         let mut account = self.table.account();
         account.rows = Some(self.rows);
-        if let Some(step) = &self.table.roles().step {
+        let roles = self.table.roles();
+        // A column of times is a further column too.
+        if let Some(step) = roles
+            .step
+            .as_ref()
+            .filter(|name| !roles.extras.contains(name))
+        {
             if self.counts {
                 account.keep(step, step::STEP);
             } else {

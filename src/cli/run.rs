@@ -74,6 +74,14 @@ fn summarise(report: &Report) {
     for quarantined in &report.quarantined {
         print::set_aside(&quarantined.source, &quarantined.aside, reasons.as_deref());
     }
+    for source in report
+        .imports
+        .iter()
+        .filter(|source| !source.left_out.is_empty())
+    {
+        print::say(&format!("{}:", source.source));
+        print::account(source);
+    }
     for output in &report.outputs {
         if output.reused {
             up_to_date(output);

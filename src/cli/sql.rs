@@ -206,6 +206,7 @@ fn open(given: &OsStr) -> Result<(String, Opened)> {
         }
         _ => (None, Path::new(given)),
     };
+    files::ensure_local(path)?;
     let opened = open::open(path)?;
     let name = name.or_else(|| {
         let path = path.canonicalize().ok()?;

@@ -20,6 +20,34 @@ use rustix::fs::{Dir, Mode, OFlags};
 
 use crate::error::{Error, Result};
 
+/// Verifies that `path`, as a user wrote it, is no URL such as `s3://bucket/data`, which would be a
+/// folder named `s3:`.
+///
+/// # Errors
+/// Returns an error if it is one.
+pub(crate) fn ensure_local(path: &Path) -> Result<()> {
+    let text = path.to_string_lossy();
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(());
+    };
+    let mut letters = scheme.chars();
+    let is_scheme = letters
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic())
+        && letters.all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    if !is_scheme {
+        return Ok(());
+    }
+    let hint = match scheme.eq_ignore_ascii_case("file") {
+        true => format!("write the path alone: {rest}"),
+        false => "copy the data from or to a local folder with the tool of that storage, \
+                  or mount the storage and write the path there"
+            .to_owned(),
+    };
+    let message = format!("`{text}` is a URL, and trajmill reads and writes local paths only");
+    Err(Error::usage(message).hint(hint))
+}
+
 /// Opens the regular file at `path` for reading. Links are followed.
 ///
 /// # Errors

@@ -10,6 +10,7 @@
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
+pub(crate) mod account;
 pub(crate) mod ancestry;
 pub(crate) mod block;
 pub(crate) mod computed_columns;
@@ -33,6 +34,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
+pub(crate) use account::{Account, Rows};
 pub(crate) use ancestry::{Ancestor, Ancestry};
 pub use block::Block;
 pub(crate) use content::content_hash;

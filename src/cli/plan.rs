@@ -91,6 +91,9 @@ fn describe(phase: &PhasePreview, text: &mut String) {
     for transform in &phase.transforms {
         let _ = writeln!(text, "  transform  {transform}");
     }
+    for warning in &phase.warnings {
+        let _ = writeln!(text, "  warning    {warning}");
+    }
     match &phase.result {
         ResultPreview::Model(_) => {}
         ResultPreview::Intermediate {

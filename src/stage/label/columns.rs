@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::BooleanBufferBuilder;
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float32Array,
     Float64Array, Int32Array, Int64Array, PrimitiveArray, StringArray, StringBuilder,
 };
+use arrow::array::{BooleanBufferBuilder, new_null_array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::cmp::eq;
 use arrow::compute::kernels::zip::zip;
@@ -120,7 +120,7 @@ pub(super) fn write(
     block = place(block, written.std.as_ref(), &filled.stds, filled.width)?;
     block = place(block, written.votes.as_ref(), &votes.unwrap_or_default(), 1)?;
     if let Some(field) = &written.model {
-        let models = models(&block, field.name(), &filled.rows, id);
+        let models = models(&block, field.name(), &filled.rows, id)?;
         block = block.with_step_column(field.clone(), models)?;
     }
     if filled.dropped.contains(&true) {
@@ -261,25 +261,15 @@ fn sources(block: &Block, rows: &[usize]) -> Result<ArrayRef> {
 }
 
 /// Returns the model of each action: `id` at `rows`, and elsewhere what the column said.
-fn models(block: &Block, column: &str, rows: &[usize], id: &str) -> ArrayRef {
+fn models(block: &Block, column: &str, rows: &[usize], id: &str) -> Result<ArrayRef> {
     let count = block.steps.num_rows();
-    let said = block
-        .steps
-        .column_by_name(column)
-        .and_then(|column| column.as_string_opt::<i32>());
-    let mut models = StringBuilder::with_capacity(count, rows.len() * id.len());
-    let mut rows = rows.iter().peekable();
-    for row in 0..count {
-        if rows.next_if(|filled| **filled == row).is_some() {
-            models.append_value(id);
-        } else {
-            models.append_option(
-                said.filter(|said| said.is_valid(row))
-                    .map(|said| said.value(row)),
-            );
-        }
-    }
-    Arc::new(models.finish())
+    let said = block.steps.column_by_name(column).cloned();
+    let said = said.unwrap_or_else(|| new_null_array(&DataType::Utf8, count));
+    let mut filled = BooleanBufferBuilder::new(count);
+    filled.append_n(count, false);
+    rows.iter().for_each(|row| filled.set_bit(*row, true));
+    let filled = BooleanArray::new(filled.finish(), None);
+    Ok(zip(&filled, &StringArray::new_scalar(id), &said)?)
 }
 
 /// Returns the actions that were recorded; `None` if there is no column of actions.

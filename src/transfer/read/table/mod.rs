@@ -8,6 +8,7 @@ mod cut;
 mod episodes;
 mod files;
 mod layout;
+mod order;
 mod roles;
 mod rows;
 mod sort;

@@ -107,6 +107,9 @@ pub(crate) fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTabl
         }
         entry.tally.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>())
             .saturating_sub(entry.rows_in);
+        for (name, n) in &selected.counts {
+            entry.tally.count(name, *n);
+        }
         entry.facts = selected.facts;
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);

@@ -315,6 +315,8 @@ pub struct Selected {
     pub columns: Vec<arrow::array::ArrayRef>,
     /// The rows that are not kept, by reason.
     pub dropped: Vec<Dropped>,
+    /// Anything else that the summary reports, by name.
+    pub counts: BTreeMap<String, u64>,
     /// What it found out, for the lineage and for the transforms of the same stage.
     pub facts: Facts,
 }

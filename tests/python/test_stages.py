@@ -18,7 +18,8 @@ from writers.odd import OBSERVATION
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_truncate_ends_trajectories_at_the_first_hit(data, tmp_path, keep):
-    made = run(tmp_path, [{"truncate": {"where": "reward > 1", "keep": keep}}], data.path).by_id()
+    options = {"where": "reward > 1", "keep": keep, "nulls": "keep"}
+    made = run(tmp_path, [{"truncate": options}], data.path).by_id()
     for before in data:
         n, reward = before["n"], before["reward"]
         bad = [t for t in range(n) if reward[t] > 1]
@@ -87,7 +88,8 @@ def returns(data):
 @pytest.mark.parametrize("share", SHARES)
 def test_filter_keeps_trajectories_above_a_quantile(data, tmp_path, returns, share):
     returns, _, ids = returns
-    made = run(tmp_path, [{"filter": {"quantile": {"by": "return", "above": share}}}], data.path)
+    options = {"by": "return", "above": share, "unknown": "drop"}
+    made = run(tmp_path, [{"filter": {"quantile": options}}], data.path)
     equal(
         [own["id"] for own in made],
         ids[returns > threshold(returns, share)],
@@ -113,11 +115,8 @@ def test_filter_keeps_trajectories_below_a_quantile(data, tmp_path, returns, sha
 @pytest.mark.parametrize("share", SHARES)
 def test_filter_keeps_trajectories_above_a_quantile_of_their_group(data, tmp_path, returns, share):
     returns, tasks, ids = returns
-    made = run(
-        tmp_path,
-        [BY_TASK, {"filter": {"quantile": {"by": "return", "above": share, "group": "task"}}}],
-        data.path,
-    )
+    options = {"by": "return", "above": share, "group": "task", "unknown": "drop"}
+    made = run(tmp_path, [BY_TASK, {"filter": {"quantile": options}}], data.path)
     kept = [returns[i] > threshold(returns[tasks == tasks[i]], share) for i in range(len(ids))]
     equal([own["id"] for own in made], ids[kept], f"returns above {share} of their task")
 

@@ -10,6 +10,7 @@
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
+pub(crate) mod ancestry;
 pub(crate) mod block;
 pub(crate) mod computed_columns;
 mod content;
@@ -32,6 +33,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
+pub(crate) use ancestry::{Ancestor, Ancestry};
 pub use block::Block;
 pub(crate) use content::content_hash;
 pub(crate) use manifest::{FileEntry, Manifest, ShardEntry};
@@ -199,6 +201,17 @@ impl Dataset {
             .iter()
             .map(|shard| shard.steps.rows)
             .sum()
+    }
+
+    /// Returns the ancestry of a dataset that is made from `sources`.
+    pub(crate) fn ancestry<'a>(sources: impl IntoIterator<Item = &'a Dataset>) -> Ancestry {
+        let mut ancestry = Ancestry::default();
+        for source in sources {
+            let lineage = &source.manifest.lineage;
+            let ancestor = lineage.ancestor(&source.manifest.tool);
+            ancestry.add(&source.hash, ancestor, &lineage.ancestry);
+        }
+        ancestry
     }
 
     /// Returns the number of trajectories.

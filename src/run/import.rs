@@ -7,7 +7,7 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Dataset, SourceContent, store};
+use crate::dataset::{Ancestry, Dataset, SourceContent, store};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::plan::Fingerprint;
@@ -129,6 +129,7 @@ impl Import {
             content: Some(&self.content),
             shard_rows: self.shard_rows,
             on_error: self.options.on_error,
+            ancestry: commit::ancestry(&self.source)?,
         }
         .run(source.as_mut(), staging, observer)
     }
@@ -150,6 +151,8 @@ pub(super) struct Job<'a> {
     pub(super) shard_rows: u64,
     /// What to do with a bad trajectory.
     pub(super) on_error: OnError,
+    /// The datasets that the source was made from.
+    pub(super) ancestry: Ancestry,
 }
 
 impl Job<'_> {
@@ -199,6 +202,7 @@ impl Job<'_> {
         let lineage = Lineage {
             by: format!("import {}", self.format),
             inputs: self.fingerprint.inputs.clone(),
+            ancestry: self.ancestry.clone(),
             source_metadata: source.metadata(),
             set_aside: aside.trajectories,
             quarantine,

@@ -12,6 +12,7 @@
 //! preview.rs    what a run would do: the work behind `trajmill plan`
 //! import.rs     the work behind `trajmill import`, and behind a source in a foreign format
 //! export.rs     the work behind `trajmill export`, and behind an output in a foreign format
+//! lineage.rs    the work behind `trajmill lineage`
 //! verify.rs     the work behind `trajmill validate`, `trajmill info --verify` and `run --verify`
 //! observer.rs   progress, and the user's wish to stop
 //! ```
@@ -19,6 +20,7 @@
 mod checks;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod lineage;
 mod manifest;
 mod models;
 mod observer;
@@ -112,6 +114,8 @@ pub fn run(path: &Path, options: &RunOptions) -> Result<Report> {
     let plan = plan?;
     let mut notes = say_notes(&plan, 0, watch);
 
+    // Planning belongs to the first output.
+    let mut since = started;
     for output in Output::all(&plan, options)? {
         let sources = output.sources()?;
         // 3. Claim: skip an output that is up to date, hold the staging directory of any other.
@@ -119,8 +123,9 @@ pub fn run(path: &Path, options: &RunOptions) -> Result<Report> {
             // 4. Exec: import sources, train models and run the phases in the staging directory.
             let made = output.execute(&sources, &staging, &mut report)?;
             // 5. Commit: verify the checks, export to a foreign format if wanted, publish.
-            output.commit(made, staging, &mut report)?;
+            output.commit(made, staging, since, &mut report)?;
         }
+        since = Instant::now();
         notes = say_notes(&plan, notes, watch);
     }
     report.seconds = started.elapsed().as_secs_f64();

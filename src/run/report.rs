@@ -73,6 +73,10 @@ pub struct OutputReport {
     pub runtime: Option<Value>,
     /// Checks that failed but only warn.
     pub warnings: Vec<String>,
+    /// Totals over the result that the output replaced; `None` if it replaced none.
+    pub replaced: Option<Statistics>,
+    /// Wall time in seconds that the output took.
+    pub seconds: f64,
 }
 
 impl ModelReport {
@@ -154,6 +158,8 @@ impl OutputReport {
             "runtime": self.runtime,
             "time": self.time.iter().cloned().collect::<BTreeMap<_, _>>(),
             "warnings": self.warnings,
+            "replaced": self.replaced,
+            "seconds": self.seconds,
             "elsewhere": self.written.not_held,
         })
     }

@@ -4,7 +4,7 @@
 use super::import::Job;
 use super::report::{Quarantined, Report};
 use super::{INTERMEDIATE_SHARD_ROWS, Observer};
-use crate::commit::Staging;
+use crate::commit::{self, Staging};
 use crate::dataset::{Dataset, files, layout, store};
 use crate::error::Result;
 use crate::plan::{Plan, SourceToImport};
@@ -66,6 +66,13 @@ pub(super) fn bring(
             ready.datasets.push(source.dataset.clone());
             continue;
         };
+        if !to_import.absent.is_empty() {
+            observer.watch.say(&format!(
+                "{} has no `{}`: null in its rows",
+                source.dataset.name,
+                to_import.absent.join("`, `")
+            ));
+        }
         let dataset = import(to_import, &source.dataset.name, staging, observer)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
@@ -101,6 +108,10 @@ fn import(
             content: to_import.content.as_ref(),
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
+            ancestry: match to_import.own() {
+                Some(dataset) => Dataset::ancestry([dataset]),
+                None => commit::ancestry(&to_import.path)?,
+            },
         };
         to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
     }

@@ -17,6 +17,7 @@ mod content;
 pub(crate) mod files;
 pub(crate) mod layout;
 pub(crate) mod manifest;
+pub(crate) mod old_columns;
 pub(crate) mod read;
 mod row_group;
 pub(crate) mod schema;

@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock};
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::{DFSchema, DataFusionError, internal_err};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::functions_nested::expr_fn::array_concat;
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::functions_nested::expr_fn::{array_concat, array_element, array_slice};
+use datafusion::logical_expr::planner::{
+    ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr,
+};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility,
+    ColumnarValue, Expr, ExprSchemable, GetFieldAccess, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
@@ -42,16 +44,37 @@ pub(super) fn session() -> &'static SessionState {
         builder
             .expr_planners()
             .get_or_insert_default()
-            .insert(0, Arc::new(Concatenation));
+            .insert(0, Arc::new(Untyped));
         builder.build()
     })
 }
 
-/// Plans `a || b` where a side is arithmetic over vectors, which has no type yet.
+/// Plans `a || b`, `a[1]` and `a[1:2]` where a part is arithmetic over vectors, which has no type
+/// yet.
 #[derive(Debug)]
-struct Concatenation;
+struct Untyped;
 
-impl ExprPlanner for Concatenation {
+impl ExprPlanner for Untyped {
+    fn plan_field_access(
+        &self,
+        raw: RawFieldAccessExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawFieldAccessExpr>, DataFusionError> {
+        if raw.expr.get_type(schema).is_ok() {
+            return Ok(PlannerResult::Original(raw));
+        }
+        let RawFieldAccessExpr { field_access, expr } = raw;
+        Ok(match field_access {
+            GetFieldAccess::ListIndex { key } => PlannerResult::Planned(array_element(expr, *key)),
+            GetFieldAccess::ListRange {
+                start,
+                stop,
+                stride,
+            } => PlannerResult::Planned(array_slice(expr, *start, *stop, Some(*stride))),
+            field_access => PlannerResult::Original(RawFieldAccessExpr { field_access, expr }),
+        })
+    }
+
     fn plan_binary_op(
         &self,
         raw: RawBinaryExpr,

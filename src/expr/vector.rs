@@ -593,6 +593,8 @@ mod tests {
             ("array_concat(cast(b as int), a)", "float64[7]"),
             ("sqrt(b)", "float32[3]"),
             ("(a[1:3] - b)[2]", "float32"),
+            ("(a - 1)[2:3]", "float32[2]"),
+            ("-a[1:3] || (b * 2)[1]", "float32[4]"),
             ("next(a)[1:2] - a[1:2]", "float32[2]"),
             ("first(b) - b", "float32[3]"),
         ] {

@@ -3,21 +3,33 @@
 
 pub(crate) mod arrays;
 pub(crate) mod arrow_ipc;
+pub(crate) mod arrow_stream;
 mod blosc;
+pub(crate) mod csv;
 pub(crate) mod dtype;
 pub(crate) mod hdf5;
+mod inferred;
+pub(crate) mod json_lines;
 pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod parquet;
+pub(crate) mod png;
 pub(crate) mod record_batches;
+mod text;
 pub(crate) mod tfrecord;
 pub(crate) mod zarr;
 
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+
 use crate::dataset::files;
 use crate::error::Result;
+
+/// The batches of a table in a file, in order.
+pub(crate) type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
 
 /// Whether a file is at `path` and starts with `bytes`.
 ///

@@ -4,9 +4,11 @@
 //! that formats share is in [`crate::transfer`] (trajectories) and [`crate::container`] (files).
 
 mod arrow;
+mod csv;
 mod d3rlpy;
 mod d4rl;
 mod exorl;
+mod jsonl;
 mod lerobot;
 mod minari;
 mod npy;
@@ -26,6 +28,7 @@ use serde_json::Value;
 use crate::dataset::files;
 use crate::error::{Error, Result, caught, nearest};
 use crate::inspect::{self, Findings};
+use crate::transfer::read::task::Tasked;
 use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
 use crate::transfer::roundtrip::{note, restore};
 use crate::transfer::write::{WriteOptions, Writer};
@@ -34,9 +37,11 @@ use crate::video::{self, Frames};
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[
     arrow::FORMAT,
+    csv::FORMAT,
     d3rlpy::FORMAT,
     d4rl::FORMAT,
     exorl::FORMAT,
+    jsonl::FORMAT,
     lerobot::FORMAT,
     lerobot::V2_1,
     minari::FORMAT,
@@ -102,13 +107,13 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
-        // The import handles bad trajectories of every format.
+        // The import handles bad trajectories and tasks of every format.
         self.verify_options(
             reader.takes,
             given
                 .keys()
                 .map(String::as_str)
-                .filter(|name| *name != "on_error"),
+                .filter(|name| !["on_error", "task"].contains(name)),
         )?;
         if options.frames != Frames::Reference {
             video::version()?;
@@ -192,7 +197,11 @@ impl Format {
         let place = path.display().to_string();
         let inner = caught(&place, || {
             let source = (reader.open)(path, options)?;
-            Ok(restore::restored(source, origin(path)?.as_ref()))
+            let source = restore::restored(source, origin(path)?.as_ref());
+            Ok(match &options.task {
+                Some(task) => Box::new(Tasked::new(source, task.clone())),
+                None => source,
+            })
         })?;
         Ok(Box::new(Guarded::new(inner, place)))
     }

@@ -63,6 +63,7 @@ pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) 
                 trajectory::ACTION_SUM,
                 trajectory::ACTION_SUM_SQ,
             ],
+            step::TASK => &[trajectory::TASK],
             _ => &[],
         };
         changed.extend(of_column.iter().map(|name| (*name).to_owned()));
@@ -74,6 +75,7 @@ pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) 
 pub(in crate::stage) fn everything(more: &[&str]) -> Vec<String> {
     trajectory::COMPUTED
         .iter()
+        .chain([&trajectory::TASK])
         .chain(more)
         .map(|name| (*name).to_owned())
         .collect()

@@ -9,6 +9,7 @@
 pub(crate) mod align;
 pub(crate) mod arrays;
 pub(crate) mod concatenated;
+pub(crate) mod environments;
 pub(crate) mod import;
 mod options;
 pub(crate) mod pattern;
@@ -16,13 +17,17 @@ pub(crate) mod per_trajectory;
 pub(crate) mod quarantine;
 mod source;
 pub(crate) mod table;
+pub(crate) mod task;
 
-pub(crate) use options::{Alignment, FinalAction};
+pub(crate) use options::{Alignment, Axes, FinalAction};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};
 
 use crate::dataset::schema::step;
+
+/// The key in the metadata of a source with a list of what is left out, with the reason.
+pub(crate) const LEFT_OUT: &str = "not_imported";
 
 /// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of
 /// steps with a fixed meaning has that name.

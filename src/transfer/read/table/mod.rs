@@ -1,33 +1,48 @@
-//! Reads tables with one row per step, from one file or several.
+//! Reads tables with one row per step, or with one row per trajectory, from one file or several.
 //!
-//! Rows are read in batches through all files, in order. A trajectory may span batches, row groups
-//! and files.
+//! Rows are read in batches through all files, in order. A trajectory with a row per step may span
+//! batches, row groups and files.
 
 mod convert;
 mod cut;
+mod episodes;
+mod files;
+mod layout;
 mod roles;
+mod rows;
+mod sort;
 mod values;
 mod widths;
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 
 use self::convert::Table;
 use self::cut::Cutter;
+use self::episodes::Episodes;
+use self::layout::Layout;
 use self::roles::Roles;
+use self::rows::FileRows;
+use self::sort::SortedRows;
 use self::widths::widths;
 use super::{IncomingTrajectory, Options, Source};
-use crate::container::record_batches::{Batches, TableFile, damaged};
+use crate::container::record_batches::TableFile;
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
+pub(crate) use self::files::{is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 
 /// The names of the options that a reader of tables takes.
-pub(crate) const OPTIONS: &[&str] = &["map", "trajectory", "step", "max_steps"];
+pub(crate) const OPTIONS: &[&str] = &[
+    "map",
+    "trajectory",
+    "step",
+    "environment",
+    "sort",
+    "max_steps",
+];
 
 /// The target size of a batch of steps, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
@@ -63,6 +78,22 @@ pub(crate) fn open(
             .hint("there is nothing to import"));
     }
     let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
+    let layout = Layout::find(&kind, &files, &table, &roles, options)
+        .map_err(|error| error.at(path.display()))?;
+    if let Some(layout) = layout {
+        let without_effect = [
+            (options.max_steps.is_some(), "--max-steps"),
+            (options.step.is_some(), "--step"),
+            (options.environment.is_some(), "--environment"),
+            (options.sort, "--sort"),
+        ];
+        let given = without_effect.into_iter().find(|(given, _)| *given);
+        episodes::refuse(path, given.map(|(_, name)| name))?;
+        let episodes = Episodes::new(files, kind, layout);
+        return Ok(Box::new(
+            episodes.map_err(|error| error.at(path.display()))?,
+        ));
+    }
     if roles.trajectory.is_none() && !roles.has_ends() && options.max_steps.is_none() {
         return Err(Error::failed(format!(
             "{}: no trajectory boundaries: there is neither a column of trajectory ids nor a \
@@ -74,7 +105,7 @@ pub(crate) fn open(
              `--map terminated=COLUMN,truncated=COLUMN`",
         ));
     }
-    let widths = widths(kind, &files, &table, &roles)?;
+    let widths = widths(&kind, &files, &table, &roles)?;
     let width = |name: &str| {
         widths
             .iter()
@@ -82,17 +113,65 @@ pub(crate) fn open(
             .and_then(|(_, width)| *width)
     };
     let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
-    let table = Table::new(&table, roles, width).map_err(|error| error.at(path.display()))?;
+    let order = order(&table, &roles, options).map_err(|error| error.at(path.display()))?;
+    let keys = [&roles.environment, &roles.trajectory, &order];
+    let keys = keys.into_iter().flatten().cloned().collect();
+    let columns = SchemaRef::clone(&table);
+    let table = Table::new(&columns, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
+    let in_order = FileRows::new(files.clone(), kind, batch_rows);
+    let in_order = match options.sort {
+        true => TableRows::Sorted(Box::new(SortedRows::new(
+            in_order,
+            files,
+            &columns,
+            keys,
+            &options.scratch(),
+            sort::MEMORY,
+        )?)),
+        false => TableRows::InOrder(in_order),
+    };
     Ok(Box::new(TableSource {
-        cutter: Cutter::new(table, max_steps),
-        files: files.into(),
-        kind,
-        batch_rows,
-        open: None,
-        rows,
+        cutter: Cutter::new(table, max_steps, order),
+        rows: in_order,
+        total: rows,
         resumable: false,
     }))
+}
+
+/// Returns the column of `table` whose values increase within a trajectory.
+///
+/// # Errors
+/// Returns an error if the rows are to be sorted, and nothing tells by what.
+fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<String>> {
+    if !options.sort {
+        return Ok(roles.step.clone());
+    }
+    if roles.trajectory.is_none() && roles.environment.is_none() {
+        return Err(Error::failed(
+            "`--sort` needs a column of trajectory ids, or one of environments",
+        )
+        .hint("name it with `--trajectory COLUMN` or `--environment COLUMN`"));
+    }
+    let order = roles.order(table).ok_or_else(|| {
+        Error::failed("`--sort` needs a column that numbers the steps or has their times")
+            .hint("name it with `--step COLUMN`")
+    })?;
+    let data_type = table.field_with_name(&order)?.data_type();
+    if data_type.is_numeric() || data_type.is_temporal() {
+        return Ok(Some(order));
+    }
+    Err(Error::failed(format!(
+        "column `{order}` is {}, which does not number steps",
+        type_name(data_type)
+    ))
+    .hint("choose a column of numbers or times with `--step COLUMN`"))
+}
+
+/// The rows of a table.
+enum TableRows {
+    InOrder(FileRows),
+    Sorted(Box<SortedRows>),
 }
 
 /// Verifies that the table in `file` has every column of the table in the file `first`.
@@ -123,57 +202,13 @@ fn same_columns(table: &Schema, first: &Path, columns: &Schema, file: &Path) -> 
     Ok(())
 }
 
-/// A file that is being read.
-struct OpenFile {
-    path: PathBuf,
-    batches: Batches,
-    /// The number of rows that were read.
-    row: usize,
-}
-
 /// A table of steps in one file or several.
 struct TableSource {
     cutter: Cutter,
-    /// The files that are not opened yet.
-    files: VecDeque<PathBuf>,
-    kind: TableFile,
-    batch_rows: usize,
-    open: Option<OpenFile>,
-    rows: Option<u64>,
+    rows: TableRows,
+    total: Option<u64>,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
-}
-
-impl TableSource {
-    /// Returns the next batch of the table, its file, and its first row in the file; `None` after
-    /// the last.
-    fn batch(&mut self) -> Result<Option<(RecordBatch, PathBuf, usize)>> {
-        loop {
-            if self.open.is_none() {
-                let Some(path) = self.files.pop_front() else {
-                    return Ok(None);
-                };
-                let batches = self.kind.batches(&path, self.batch_rows, None)?;
-                self.open = Some(OpenFile {
-                    path,
-                    batches,
-                    row: 0,
-                });
-            }
-            if let Some(open) = &mut self.open {
-                match open.batches.next() {
-                    Some(Ok(batch)) if batch.num_rows() == 0 => {}
-                    Some(Ok(batch)) => {
-                        let first = open.row;
-                        open.row += batch.num_rows();
-                        return Ok(Some((batch, open.path.clone(), first)));
-                    }
-                    Some(Err(error)) => return Err(damaged(&open.path, error)),
-                    None => self.open = None,
-                }
-            }
-        }
-    }
 }
 
 impl Source for TableSource {
@@ -182,7 +217,7 @@ impl Source for TableSource {
     }
 
     fn rows(&self) -> Option<u64> {
-        self.rows
+        self.total
     }
 
     fn lost(&self) -> Option<u64> {
@@ -196,10 +231,21 @@ impl Source for TableSource {
                 return ready.map(Some);
             }
             self.resumable = false;
-            match self.batch()? {
-                Some((batch, path, first)) => self.cutter.add(&batch, &|row| {
-                    format!("row {} of {}", first + row, path.display())
-                })?,
+            let added = match &mut self.rows {
+                TableRows::InOrder(rows) => match rows.next()? {
+                    Some((batch, path, first)) => {
+                        let place = |row| format!("row {} of {}", first + row, path.display());
+                        Some(self.cutter.add(&batch, &place)?)
+                    }
+                    None => None,
+                },
+                TableRows::Sorted(rows) => match rows.next()? {
+                    Some((batch, places)) => Some(self.cutter.add(&batch, &|row| places.of(row))?),
+                    None => None,
+                },
+            };
+            match added {
+                Some(()) => {}
                 None if self.cutter.has_pending() => self.cutter.finish()?,
                 None => return Ok(None),
             }

@@ -10,14 +10,14 @@ use arrow::array::{
     Float64Builder, Int64Array, ListBuilder, PrimitiveArray, RecordBatch, StringArray,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::kernels::cmp::eq;
 use arrow::datatypes::{
     DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema,
 };
 
 use super::Block;
+use super::action_sources::ActionSources;
 use super::manifest::{Returns, Statistics};
-use super::schema::{action_source, step, trajectory, type_name};
+use super::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 
 /// Width of the widest vectors with per-dimension sums. Wider ones are images or embeddings.
@@ -205,40 +205,6 @@ fn tasks(block: &Block) -> Result<Option<(Field, ArrayRef)>> {
     };
     let tasks: StringArray = block.spans().enumerate().map(task).collect();
     Ok(Some((field, Arc::new(tasks))))
-}
-
-/// A bit for each row that has an action from a source other than the data.
-struct ActionSources {
-    proxy: BooleanBuffer,
-    derived: BooleanBuffer,
-    patched: BooleanBuffer,
-}
-
-impl ActionSources {
-    /// Returns `None` if every action of the block was recorded.
-    fn of(block: &Block) -> Result<Option<ActionSources>> {
-        let source = block
-            .steps
-            .column_by_name(step::ACTION_SOURCE)
-            .and_then(|column| column.as_string_opt::<i32>());
-        let (Some(source), Some(action)) = (source, block.steps.column_by_name(step::ACTION))
-        else {
-            return Ok(None);
-        };
-        let there = NullBuffer::union(source.nulls(), action.nulls());
-        let is = |word: &str| -> Result<BooleanBuffer> {
-            let said = eq(source, &StringArray::new_scalar(word))?;
-            Ok(there.as_ref().map_or_else(
-                || said.values().clone(),
-                |there| said.values() & there.inner(),
-            ))
-        };
-        Ok(Some(ActionSources {
-            proxy: is(action_source::PROXY)?,
-            derived: is(action_source::DERIVED)?,
-            patched: is(action_source::PATCHED)?,
-        }))
-    }
 }
 
 /// Returns the number of rows of `span` that are not null.

@@ -10,6 +10,7 @@
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
+mod action_sources;
 pub(crate) mod ancestry;
 pub(crate) mod block;
 pub(crate) mod computed_columns;

@@ -183,9 +183,8 @@ def test_filter_keeps_runs_of_steps_above_a_quantile(data, tmp_path, share, unkn
 
 
 def test_the_threshold_of_a_quantile_is_kept_in_the_lineage(data, tmp_path):
-    facts = run(
-        tmp_path, [{"filter": {"quantile": {"by": "x", "of": "steps", "above": 0.3}}}], data.path
-    ).facts("filter")
+    options = {"by": "x", "of": "steps", "above": 0.3, "unknown": "drop"}
+    facts = run(tmp_path, [{"filter": {"quantile": options}}], data.path).facts("filter")
     close(facts[0]["quantiles"]["above"], threshold(steps_of(data), 0.3), "the threshold")
 
 
@@ -340,7 +339,7 @@ def test_derive_folds_along_trajectories(data, tmp_path):
 
 
 def test_filter_by_steps_keeps_runs_of_steps(data, tmp_path):
-    made = iter(run(tmp_path, [{"filter": {"steps": "reward > -0.5"}}], data.path))
+    made = iter(run(tmp_path, [{"filter": {"steps": "reward > -0.5", "nulls": "drop"}}], data.path))
     stride = max(own["id"] for own in data) + 1
     for before in data:
         n, holds = before["n"], np.nan_to_num(before["reward"], nan=-np.inf) > -0.5
@@ -464,8 +463,8 @@ def test_threads_and_shards_do_not_change_what_stages_make(data, tmp_path):
     stages = [
         {"score": {"model": path, "outputs": {"value": "value"}}},
         {"normalise": {"columns": {"reward": "scaled"}}},
-        {"filter": {"quantile": {"by": "value", "of": "steps", "below": 0.8}}},
-        {"truncate": {"where": "scaled > 1.5"}},
+        {"filter": {"quantile": {"by": "value", "of": "steps", "below": 0.8, "unknown": "drop"}}},
+        {"truncate": {"where": "scaled > 1.5", "nulls": "keep"}},
         {"pairs": {"length": 2, "count": 50, "seed": 1, "by": "nothing"}},
         {"window": {"length": 2, "columns": ["observation", "value"]}},
     ]

@@ -43,7 +43,11 @@ def test_nulls_on_steps_are_dropped_or_kept_and_counted(data, tmp_path, nulls):
     stages = [{"filter": {"steps": "reward > 0", "nulls": nulls}}]
     made = run(tmp_path, stages, data.path)
     known = [(id, t, reward) for id, t, reward in rows(data)]
-    kept = [(id, t) for id, t, reward in known if reward > 0 or (np.isnan(reward) and nulls == "keep")]
+    kept = [
+        (id, t)
+        for id, t, reward in known
+        if reward > 0 or (np.isnan(reward) and nulls == "keep")
+    ]
     found = [
         (int(own["of"]["parent_id"]), int(own["of"]["parent_step"]) + t)
         for own in made
@@ -137,7 +141,10 @@ def test_a_check_whose_condition_is_null_does_not_pass(data, tmp_path):
     id, t = unknown[0]
     says(
         done.stderr,
-        [f"`reward > 1000` is null in {len(unknown)} rows, first at trajectory {id}, step", "ignore"],
+        [
+            f"`reward > 1000` is null in {len(unknown)} rows, first at trajectory {id}, step",
+            "ignore",
+        ],
         "a check with nulls",
     )
     run(tmp_path, [{"check": {"steps": [predicate], "nulls": "ignore"}}], data.path)

@@ -13,7 +13,7 @@ EXPRESSIONS = {
     "observation[-3:-1]": lambda o, a: o[:, -3:],
     "observation[1:4:2]": lambda o, a: o[:, ::2],
     "-abs(observation) / [1, 2, 4, 8]": lambda o, a: -np.abs(o) / np.float32([1, 2, 4, 8]),
-    "least(greatest(action, -0.5), 0.5)": lambda o, a: np.clip(a, np.float32(-0.5), np.float32(0.5)),
+    "least(greatest(action, -0.5), 0.5)": lambda o, a: np.clip(a, np.float32(-0.5), 0.5),
     "observation - first(observation)": lambda o, a: o - o[0],
     "next(observation)[1:2] - observation[1:2]": lambda o, a: np.vstack(
         [o[1:, :2] - o[:-1, :2], np.full((1, 2), np.nan)]

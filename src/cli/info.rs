@@ -103,13 +103,12 @@ fn verify(dataset: &Dataset) -> Result<()> {
         }
         return Ok(());
     }
-    let faults = verified.faults.iter().map(|fault| fault.message.as_str());
-    Err(Error::failed(format!(
-        "{} is damaged:\n    {}",
-        dataset.path.display(),
-        faults.collect::<Vec<_>>().join("\n    ")
-    ))
-    .hint("restore the files from a copy, or make the dataset again"))
+    let faults = verified.faults.iter();
+    Err(
+        Error::failed(format!("{} is damaged:", dataset.path.display()))
+            .details(faults.map(|fault| format!("    {}", fault.message)))
+            .hint("restore the files from a copy, or make the dataset again"),
+    )
 }
 
 fn show(path: &Path, dataset: &Dataset) -> Result<()> {
@@ -176,6 +175,17 @@ fn show(path: &Path, dataset: &Dataset) -> Result<()> {
             "set aside     {}, reasons in {}",
             count(manifest.lineage.set_aside, "trajectory"),
             quarantine::FILE
+        ))?;
+    }
+    for left_out in manifest
+        .lineage
+        .imports
+        .iter()
+        .flat_map(|account| &account.left_out)
+    {
+        print::line(&format!(
+            "left out      {}: {}",
+            left_out.name, left_out.reason
         ))?;
     }
     for (name, value) in &manifest.lineage.inputs {

@@ -1,15 +1,21 @@
-//! How commands print: answers to stdout, everything for people to stderr. Both show characters
-//! that a terminal acts on escaped. Data for programs is printed as it is.
+//! How commands print: answers to stdout, everything for people to stderr. Both are printed line by
+//! line, and characters that a terminal acts on or that break a line are shown escaped. Data for
+//! programs is printed as it is.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use crate::error::wording::{count, printable};
+use crate::dataset::account::{Account, LeftOut, Rows};
+use crate::error::wording::{count, number, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::write::Written;
 
 /// Standard output, with errors that say so.
+///
+/// If it was closed before the process started, Rust's runtime has opened `/dev/null` in its place.
+/// A parent that discards the output may have done the same, so that is no error.
 pub(super) struct Stdout(io::Stdout);
 
 impl Stdout {
@@ -66,20 +72,18 @@ pub(super) fn data(text: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Returns the arguments of this process as they may be shown.
+pub(super) fn arguments() -> Vec<String> {
+    std::env::args_os()
+        .map(|given| printable(&given.to_string_lossy()).into_owned())
+        .collect()
+}
+
 /// Prints help, the version, or a fault of the command line, as clap renders them.
 ///
 /// # Errors
 /// Returns an error if standard output cannot be written or its reader has gone away.
 pub(super) fn usage(error: &clap::Error) -> Result<()> {
-    let harmless = std::env::args_os().all(|given| {
-        let given = given.to_string_lossy();
-        printable(&given) == given
-    });
-    // The text quotes arguments. Without colours, all that a terminal acts on is theirs.
-    if error.use_stderr() && !harmless {
-        say(error.render().to_string().trim_end());
-        return Ok(());
-    }
     let printed = error.print().and_then(|()| io::stdout().flush());
     match printed {
         Err(failure) if !error.use_stderr() => Err(unwritable(failure).into()),
@@ -113,6 +117,7 @@ pub(super) fn error(error: &Error) {
         (_, false) => "error: ",
     };
     to_stderr(prefix, error.message.trim_end());
+    error.details.iter().for_each(|line| say(line));
     for hint in error.hints.iter().filter(|hint| !hint.is_empty()) {
         say(&format!("  help: {hint}"));
     }
@@ -130,6 +135,49 @@ pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>)
         count(aside.trajectories, "trajectory"),
         first.reason
     ));
+}
+
+/// Prints what became of the rows, columns and files of a source. Rows and columns that are in the
+/// dataset as they are in the source need no line.
+pub(super) fn account(account: &Account) {
+    if let Some(rows) = account.rows.filter(|rows| {
+        *rows
+            != Rows {
+                read: rows.read,
+                ..Rows::default()
+            }
+    }) {
+        let parts = [
+            (rows.added, "added as final observations"),
+            (rows.left_out, "left out"),
+            (rows.set_aside, "set aside"),
+        ];
+        let parts = parts.iter().filter(|(rows, _)| *rows > 0);
+        let parts = parts.map(|(rows, what)| format!(", {} {what}", number(*rows)));
+        say(&format!(
+            "rows: {} read{}",
+            number(rows.read),
+            parts.collect::<String>()
+        ));
+    }
+    let mut renamed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (source, column) in &account.columns {
+        if source != column {
+            renamed.entry(column).or_default().push(source);
+        }
+    }
+    if !renamed.is_empty() {
+        let from = renamed.iter().map(|(column, sources)| match &sources[..] {
+            [first, _, _, _, ..] => {
+                format!("{column} from {first} and {} others", sources.len() - 1)
+            }
+            few => format!("{column} from {}", few.join(", ")),
+        });
+        say(&format!("columns: {}", from.collect::<Vec<_>>().join("; ")));
+    }
+    for LeftOut { name, reason } in &account.left_out {
+        say(&format!("left out: {name}: {reason}"));
+    }
 }
 
 /// Prints what the format of an output cannot hold, and where it is instead.

@@ -207,6 +207,7 @@ fn open(given: &OsStr) -> Result<(String, Opened)> {
         }
         _ => (None, Path::new(given)),
     };
+    files::ensure_local(path)?;
     let opened = open::open(path)?;
     let name = name.or_else(|| {
         let path = path.canonicalize().ok()?;
@@ -330,9 +331,8 @@ fn history() -> Option<PathBuf> {
 
 /// Prints the columns of all tables.
 fn describe(session: &Session) -> Result<()> {
-    let mut text = String::new();
     for (table, schema) in session.tables() {
-        text.push_str(&format!("{table}\n"));
+        print::line(table)?;
         let width = schema
             .fields()
             .iter()
@@ -340,13 +340,13 @@ fn describe(session: &Session) -> Result<()> {
             .max()
             .unwrap_or(0);
         for field in schema.fields() {
-            text.push_str(&format!(
-                "    {:width$}  {}{}\n",
+            print::line(&format!(
+                "    {:width$}  {}{}",
                 field.name(),
                 type_name(field.data_type()),
                 if field.is_nullable() { "" } else { " not null" }
-            ));
+            ))?;
         }
     }
-    print::line(text.trim_end())
+    Ok(())
 }

@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::account::Account;
 use super::ancestry::{Ancestor, Ancestry};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
@@ -248,6 +249,9 @@ pub struct Lineage {
     /// The source's own metadata, verbatim.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty", default)]
     pub source_metadata: serde_json::Map<String, serde_json::Value>,
+    /// What became of the rows, columns and files of the foreign sources.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub imports: Vec<Account>,
     /// Number of bad trajectories of the sources that are not in the dataset. `quarantine.jsonl`
     /// beside the manifest lists them with reasons.
     #[serde(skip_serializing_if = "is_zero", default)]
@@ -299,6 +303,11 @@ impl Manifest {
         manifest.verify_paths()?;
         verify_checksum(bytes)?;
         Ok(manifest)
+    }
+
+    /// Returns whether the bytes are a manifest, be it a damaged one.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        keys(bytes).is_ok_and(|keys| keys.contains_key("trajmill"))
     }
 
     /// Returns whether the text of a manifest has a checksum. Older versions did not write one.

@@ -10,6 +10,7 @@
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
+pub(crate) mod account;
 mod action_sources;
 pub(crate) mod ancestry;
 pub(crate) mod block;
@@ -35,6 +36,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
+pub(crate) use account::{Account, Rows};
 pub(crate) use ancestry::{Ancestor, Ancestry};
 pub use block::Block;
 pub(crate) use content::content_hash;
@@ -265,7 +267,8 @@ fn no_manifest(path: &Path) -> Result<Error> {
     };
     Ok(
         Error::failed(format!("{place} is not a trajmill dataset: {why}")).hint(format!(
-            "`trajmill import {place} NAME` converts a dataset in another format"
+            "`trajmill import {} NAME` converts a dataset in another format",
+            wording::shell_word(path)
         )),
     )
 }

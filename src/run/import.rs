@@ -9,7 +9,7 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Ancestry, Dataset, SourceContent, store};
+use crate::dataset::{Account, Ancestry, Dataset, SourceContent, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
@@ -134,6 +134,7 @@ impl Import {
             content: Some(&self.content),
             shard_rows: self.shard_rows,
             on_error: self.options.on_error,
+            imports: &[],
             ancestry: commit::ancestry(&self.source)?,
         }
         .run(source.as_mut(), staging, observer)
@@ -156,6 +157,8 @@ pub(super) struct Job<'a> {
     pub(super) shard_rows: u64,
     /// What to do with a bad trajectory.
     pub(super) on_error: OnError,
+    /// The accounts of the imports that led to the source, if it is a dataset of trajmill.
+    pub(super) imports: &'a [Account],
     /// The datasets that the source was made from.
     pub(super) ancestry: Ancestry,
 }
@@ -204,11 +207,16 @@ impl Job<'_> {
         let imported = imported?;
         let aside = imported.aside.clone();
         let quarantine = quarantine_hash(&staging.dataset(&key), aside.trajectories)?;
+        let mut imports = self.imports.to_vec();
+        if !imported.account.is_empty() {
+            imports.push(imported.account.clone());
+        }
         let lineage = Lineage {
             by: format!("import {}", self.format),
             inputs: self.fingerprint.inputs.clone(),
             ancestry: self.ancestry.clone(),
             source_metadata: source.metadata(),
+            imports,
             set_aside: aside.trajectories,
             quarantine,
             ..Lineage::default()

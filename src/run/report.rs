@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::dataset::Account;
 use crate::dataset::manifest::Statistics;
 use crate::error::wording::{count, number};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +23,8 @@ pub struct Report {
     pub models: Vec<ModelReport>,
     /// The sources of which trajectories were set aside.
     pub(crate) quarantined: Vec<Quarantined>,
+    /// What became of the rows, columns and files of the foreign sources.
+    pub(crate) imports: Vec<Account>,
     /// Wall time in seconds.
     pub seconds: f64,
 }
@@ -139,6 +142,7 @@ impl Report {
             "runtime": self.outputs.iter().find_map(|output| output.runtime.clone()),
             "outputs": self.outputs.iter().map(OutputReport::to_json).collect::<Vec<_>>(),
             "models": self.models.iter().map(ModelReport::to_json).collect::<Vec<_>>(),
+            "imports": self.imports,
             "quarantined": self.quarantined.iter().map(Quarantined::to_json).collect::<Vec<_>>(),
         })
     }

@@ -88,6 +88,11 @@ pub(super) fn bring(
                 allowed: to_import.allowed,
             });
         }
+        for account in &dataset.manifest.lineage.imports {
+            if !report.imports.contains(account) {
+                report.imports.push(account.clone());
+            }
+        }
         ready.imported.push(dataset.clone());
         ready.datasets.push(dataset);
     }
@@ -114,6 +119,9 @@ fn import(
             content: to_import.content.as_ref(),
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
+            imports: to_import
+                .own()
+                .map_or(&[], |own| &own.manifest.lineage.imports),
             ancestry: match to_import.own() {
                 Some(dataset) => Dataset::ancestry([dataset]),
                 None => commit::ancestry(&to_import.path)?,

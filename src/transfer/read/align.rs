@@ -10,6 +10,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
+use crate::dataset::Account;
 use crate::dataset::block::elements;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::error::{Error, Result};
@@ -297,6 +298,15 @@ impl Source for Aligned<'_> {
 
     fn metadata(&self) -> Map<String, Value> {
         self.inner.metadata()
+    }
+
+    fn account(&self) -> Account {
+        let mut account = self.inner.account();
+        account.rename(|name| {
+            let new = self.names.iter().find(|(old, _)| old == name);
+            new.map(|(_, new)| new.clone())
+        });
+        account
     }
 
     fn lost(&self) -> Option<u64> {

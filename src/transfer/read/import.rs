@@ -11,7 +11,7 @@ use super::quarantine::{self, Aside, Quarantine, SetAside};
 use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
-use crate::dataset::{Block, Manifest, ShardEntry, store};
+use crate::dataset::{Account, Block, Manifest, ShardEntry, store};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, OnError, Source};
@@ -27,6 +27,8 @@ pub(crate) struct Imported {
     pub steps: SchemaRef,
     /// The trajectories that were set aside.
     pub aside: SetAside,
+    /// What became of the rows, columns and files of the source.
+    pub account: Account,
 }
 
 impl Imported {
@@ -99,12 +101,18 @@ pub(crate) fn import(
     let mut batch_rows = 0;
     let mut read = 0;
     let mut aside = Quarantine::new(root);
+    // The rows of trajectories that can be read but are wrong.
+    let mut wrong_rows = 0;
     loop {
         let next = match source.next() {
-            // A trajectory that can be read but is wrong does not affect the next one.
-            Ok(Some(next)) => verify(&next, &source_steps, &about)
-                .map(|()| Some(next))
-                .map_err(|error| (error, Some(1))),
+            // Such a trajectory does not affect the next one.
+            Ok(Some(next)) => match verify(&next, &source_steps, &about) {
+                Ok(()) => Ok(Some(next)),
+                Err(error) => {
+                    wrong_rows += next.steps.num_rows() as u64;
+                    Err((error, Some(1)))
+                }
+            },
             Ok(None) => Ok(None),
             Err(error) => Err((error, source.lost())),
         };
@@ -166,10 +174,17 @@ pub(crate) fn import(
             shards.push(shard.finish()?);
         }
         if ended {
+            let mut account = source.account();
+            source_name.clone_into(&mut account.source);
+            if let Some(rows) = &mut account.rows {
+                rows.set_aside += wrong_rows;
+            }
+            account.verify(shards.iter().map(|shard| shard.steps.rows).sum())?;
             return Ok(Imported {
                 shards,
                 steps,
                 aside: aside.finish()?,
+                account,
             });
         }
     }

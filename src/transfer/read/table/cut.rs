@@ -3,13 +3,16 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
-use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
+use arrow::row::{self, OwnedRow, RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::convert::{Flags, Table};
+use crate::dataset::schema::step;
+use crate::dataset::{Account, Rows};
+use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::IncomingTrajectory;
 
@@ -30,6 +33,10 @@ pub(super) struct Cutter {
     /// The number of steps of the last of them so far, without final observations.
     steps: usize,
     previous: Previous,
+    /// What became of the rows so far.
+    rows: Rows,
+    /// Whether all step numbers so far count from 0 in their trajectories.
+    counts: bool,
 }
 
 /// The rows of a batch that belong to one trajectory.
@@ -46,6 +53,8 @@ struct Pending {
     key: Option<String>,
     /// The key and the text of the last step number.
     last_step: Option<(OwnedRow, String)>,
+    /// The number of rows whose step numbers were verified.
+    steps: usize,
     /// Whether its last row so far holds a final observation.
     has_final: bool,
     /// The observation after its last row so far, if the source has it in a column.
@@ -81,7 +90,32 @@ impl Cutter {
             environment: None,
             steps: 0,
             previous: Previous::default(),
+            rows: Rows::default(),
+            counts: true,
         }
+    }
+
+    /// Returns what became of the rows and columns of the table so far.
+    pub(super) fn account(&self) -> Account {
+        let mut account = self.table.account();
+        account.rows = Some(self.rows);
+        let roles = self.table.roles();
+        // A column of times is a further column too.
+        if let Some(step) = roles
+            .step
+            .as_ref()
+            .filter(|name| !roles.extras.contains(name))
+        {
+            if self.counts {
+                account.keep(step, step::STEP);
+            } else {
+                account.leave_out(
+                    step,
+                    "steps are numbered from 0, in the order of its values",
+                );
+            }
+        }
+        account
     }
 
     /// Returns the columns of steps.
@@ -109,6 +143,7 @@ impl Cutter {
         batch: &RecordBatch,
         place: &dyn Fn(usize) -> String,
     ) -> Result<()> {
+        self.rows.read += batch.num_rows() as u64;
         let mut flags = self.table.flags(batch, place)?;
         let column = |name: &Option<String>| {
             name.as_ref().and_then(|name| {
@@ -144,6 +179,7 @@ impl Cutter {
                 };
             }
             if self.pending.bad {
+                self.rows.set_aside += rows.len() as u64;
                 continue;
             }
             // If the batch as a whole is wrong, each trajectory is converted alone, and only those
@@ -156,8 +192,10 @@ impl Cutter {
                     &|row| place(rows.start + row),
                 ),
             };
-            let verify_order = |pending: &mut Pending| match &numbers {
-                Some(numbers) => pending.verify_order(numbers, rows.clone(), place),
+            let mut verify_order = |pending: &mut Pending| match &numbers {
+                Some(numbers) => {
+                    pending.verify_order(numbers, rows.clone(), place, &mut self.counts)
+                }
                 None => Ok(()),
             };
             let finals = &flags.is_final[rows.clone()];
@@ -183,7 +221,9 @@ impl Cutter {
                     let key = self.pending.key.as_deref().unwrap_or_default();
                     self.ready
                         .push_back(Err(error.at(format!("trajectory `{key}`"))));
-                    self.pending.slices.clear();
+                    let before = self.pending.slices.drain(..);
+                    self.rows.set_aside += before.map(|slice| slice.num_rows() as u64).sum::<u64>();
+                    self.rows.set_aside += rows.len() as u64;
                     self.pending.bad = true;
                 }
             }
@@ -278,6 +318,34 @@ impl Cutter {
         runs
     }
 
+    /// Verifies that a flag ended a trajectory, after the last row. Otherwise all rows would be one
+    /// trajectory only because nothing says where they end.
+    ///
+    /// # Errors
+    /// Returns an error if flags delimit trajectories and there is none.
+    pub(super) fn verify_ends(&self) -> Result<()> {
+        let roles = self.table.roles();
+        let has_ended = self.begun != 1 || self.previous != Previous::Open;
+        if roles.trajectory.is_some() || has_ended || self.max_steps.is_some() {
+            return Ok(());
+        }
+        let flags = [&roles.terminated, &roles.truncated, &roles.is_final];
+        let flags: Vec<String> = flags
+            .into_iter()
+            .flatten()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        Err(Error::failed(format!(
+            "no trajectory ends: no row has the flag {}, so all {} rows would be one trajectory",
+            flags.join(" or "),
+            number(self.rows.read)
+        ))
+        .hint(
+            "name the column that tells trajectories apart: `--map trajectory_id=COLUMN`; \
+             if the rows are one trajectory, add such a column with one value",
+        ))
+    }
+
     /// Completes the pending trajectory, if there is one.
     ///
     /// # Errors
@@ -291,6 +359,7 @@ impl Cutter {
         } = std::mem::take(&mut self.pending);
         if let Some(observation) = next_observation.filter(|_| !slices.is_empty()) {
             slices.push(self.table.final_row(&observation)?);
+            self.rows.added += 1;
         }
         let steps = match slices.as_slice() {
             [] => return Ok(()),
@@ -307,12 +376,14 @@ impl Cutter {
 }
 
 impl Pending {
-    /// Verifies that the step numbers increase within `rows`, and from the row before them.
+    /// Verifies that the step numbers increase within `rows`, and from the row before them. Sets
+    /// `counts` to false if they do not count from 0.
     fn verify_order(
         &mut self,
         numbers: &Numbers,
         rows: Range<usize>,
         place: &dyn Fn(usize) -> String,
+        counts: &mut bool,
     ) -> Result<()> {
         let name = &numbers.name;
         for row in rows.clone() {
@@ -330,6 +401,7 @@ impl Pending {
                 Some((last, _)) => Some(last.row()),
                 None => None,
             };
+            *counts &= numbers.counts(row, row - rows.start + self.steps);
             if last.is_none_or(|last| key > last) {
                 continue;
             }
@@ -353,6 +425,7 @@ impl Pending {
             ))
             .hint(SORT));
         }
+        self.steps += rows.len();
         if let Some(last) = rows.last() {
             self.last_step = Some((numbers.keys.row(last).owned(), numbers.text(last)?));
         }
@@ -443,7 +516,9 @@ fn together(
 struct Numbers {
     name: String,
     column: ArrayRef,
-    keys: Rows,
+    /// The numbers as float64; null if they are times.
+    floats: ArrayRef,
+    keys: row::Rows,
 }
 
 impl Numbers {
@@ -454,8 +529,13 @@ impl Numbers {
         };
         let field = SortField::new(column.data_type().clone());
         let converter = RowConverter::new(vec![field])?;
+        let floats = match column.data_type().is_numeric() {
+            true => cast(&column, &DataType::Float64)?,
+            false => new_null_array(&DataType::Float64, column.len()),
+        };
         Ok(Numbers {
             name,
+            floats,
             keys: converter.convert_columns(&[ArrayRef::clone(&column)])?,
             column,
         })
@@ -467,6 +547,12 @@ impl Numbers {
         Ok(ArrayFormatter::try_new(&self.column, &options)?
             .value(row)
             .to_string())
+    }
+
+    /// Whether the number in `row` is `wanted`.
+    fn counts(&self, row: usize, wanted: usize) -> bool {
+        let numbers = self.floats.as_primitive::<Float64Type>();
+        numbers.is_valid(row) && numbers.value(row) == wanted as f64
     }
 
     /// Returns what is in `row` instead of a number; `None` if there is a number.

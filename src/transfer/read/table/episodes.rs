@@ -18,7 +18,9 @@ use super::cut::hash;
 use super::layout::{BATCH_ROWS, Layout};
 use super::rows::FileRows;
 use super::values::flags;
-use crate::container::record_batches::TableFile;
+use crate::container::table::FileTable;
+use crate::dataset::Account;
+use crate::dataset::account::LeftOut;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
@@ -36,15 +38,22 @@ pub(super) struct Episodes {
     /// The hashes of all trajectory ids so far.
     seen: HashSet<[u8; 16]>,
     total: Option<u64>,
+    /// The columns and files that are not read.
+    left_out: Vec<LeftOut>,
     resumable: bool,
 }
 
 impl Episodes {
-    /// Reads `files`, whose columns `layout` describes.
+    /// Reads `files`, whose columns `layout` describes. `left_out` are the columns and files that
+    /// are not read.
     ///
     /// # Errors
     /// Returns an error if the type of a column does not suit its meaning.
-    pub(super) fn new(files: Vec<PathBuf>, kind: TableFile, layout: Layout) -> Result<Episodes> {
+    pub(super) fn new(
+        files: Arc<FileTable>,
+        layout: Layout,
+        left_out: Vec<LeftOut>,
+    ) -> Result<Episodes> {
         let table = layout.table()?;
         let about = layout.facts.iter().map(|fact| {
             let data_type = match is_plain(fact.data_type()) {
@@ -55,8 +64,9 @@ impl Episodes {
         });
         Ok(Episodes {
             about: Arc::new(Schema::new(about.collect::<Vec<_>>())),
-            rows: FileRows::new(files, kind, BATCH_ROWS),
+            rows: FileRows::new(files, BATCH_ROWS),
             total: layout.rows,
+            left_out,
             layout,
             table,
             batch: None,
@@ -252,6 +262,13 @@ impl Source for Episodes {
 
     fn rows(&self) -> Option<u64> {
         self.total
+    }
+
+    fn account(&self) -> Account {
+        let mut account = self.table.account();
+        self.layout.account(&mut account);
+        account.left_out.extend(self.left_out.iter().cloned());
+        account
     }
 
     fn lost(&self) -> Option<u64> {

@@ -15,6 +15,7 @@ mod values;
 mod widths;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
@@ -28,10 +29,13 @@ use self::sort::SortedRows;
 use self::widths::widths;
 use super::{IncomingTrajectory, Options, Source};
 use crate::container::record_batches::TableFile;
+use crate::container::table::FileTable;
+use crate::dataset::Account;
+use crate::dataset::account::LeftOut;
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
-pub(crate) use self::files::{is_text_table, text_files};
+pub(crate) use self::files::{Found, is_folder_of, is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 
 /// The names of the options that a reader of tables takes.
@@ -47,39 +51,43 @@ pub(crate) const OPTIONS: &[&str] = &[
 /// The target size of a batch of steps, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Opens `files`, all files of the source `path`, as one table of steps.
+/// Opens the files `found` of the source `path` as one table of steps.
 ///
 /// # Errors
-/// Returns an error if a file cannot be read, if the columns of the files differ, or if no column
-/// shows where trajectories end.
+/// Returns an error if a file cannot be read, if the columns of the files contradict each other, or
+/// if no column shows where trajectories end.
 pub(crate) fn open(
     path: &Path,
-    files: Vec<PathBuf>,
+    found: impl Into<Found>,
     kind: TableFile,
     options: &Options,
 ) -> Result<Box<dyn Source>> {
-    let Some(first) = files.first() else {
-        return Err(
-            Error::failed(format!("there is no Parquet file in {}", path.display())).hint(
-                "files are found by the extensions parquet, parq and pq; \
-             names that begin with `.` or `_` are ignored",
-            ),
-        );
-    };
-    let (table, _) = kind.look(first)?;
-    let mut rows = Some(0);
-    for file in &files {
-        let (columns, count) = kind.look(file)?;
-        rows = rows.zip(count).map(|(rows, count)| rows + count);
-        same_columns(&table, first, &columns, file)?;
+    let Found { files, others } = found.into();
+    if files.is_empty() {
+        return Err(Error::failed(format!(
+            "there is no file of this format in {}",
+            path.display()
+        ))
+        .hint(
+            "files are found by their extensions; names that begin with `.` or `_` are ignored",
+        ));
     }
-    if rows == Some(0) {
+    let files = Arc::new(FileTable::open(kind, path, &files)?);
+    let table = files.schema();
+    if files.rows == Some(0) {
         return Err(Error::failed(format!("{} holds no rows", path.display()))
             .hint("there is nothing to import"));
     }
-    let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
-    let layout = Layout::find(&kind, &files, &table, &roles, options)
-        .map_err(|error| error.at(path.display()))?;
+    let mut unread = Account::default();
+    for column in &files.empty {
+        unread.leave_out(column, "its vectors or objects have no values");
+    }
+    for other in others {
+        unread.leave_out(other.display().to_string(), "the file is of another format");
+    }
+    let left_out = unread.left_out;
+    let roles = Roles::find(table, options).map_err(|error| error.at(path.display()))?;
+    let layout = Layout::find(&files, &roles, options).map_err(|error| error.at(path.display()))?;
     if let Some(layout) = layout {
         let without_effect = [
             (options.max_steps.is_some(), "--max-steps"),
@@ -89,7 +97,7 @@ pub(crate) fn open(
         ];
         let given = without_effect.into_iter().find(|(given, _)| *given);
         episodes::refuse(path, given.map(|(_, name)| name))?;
-        let episodes = Episodes::new(files, kind, layout);
+        let episodes = Episodes::new(files, layout, left_out);
         return Ok(Box::new(
             episodes.map_err(|error| error.at(path.display()))?,
         ));
@@ -105,7 +113,7 @@ pub(crate) fn open(
              `--map terminated=COLUMN,truncated=COLUMN`",
         ));
     }
-    let widths = widths(&kind, &files, &table, &roles)?;
+    let widths = widths(&files, &roles)?;
     let width = |name: &str| {
         widths
             .iter()
@@ -113,17 +121,16 @@ pub(crate) fn open(
             .and_then(|(_, width)| *width)
     };
     let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
-    let order = order(&table, &roles, options).map_err(|error| error.at(path.display()))?;
+    let order = order(table, &roles, options).map_err(|error| error.at(path.display()))?;
     let keys = [&roles.environment, &roles.trajectory, &order];
     let keys = keys.into_iter().flatten().cloned().collect();
-    let columns = SchemaRef::clone(&table);
+    let columns = SchemaRef::clone(table);
     let table = Table::new(&columns, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
-    let in_order = FileRows::new(files.clone(), kind, batch_rows);
-    let in_order = match options.sort {
+    let in_order = FileRows::new(Arc::clone(&files), batch_rows);
+    let rows = match options.sort {
         true => TableRows::Sorted(Box::new(SortedRows::new(
             in_order,
-            files,
             &columns,
             keys,
             &options.scratch(),
@@ -132,9 +139,11 @@ pub(crate) fn open(
         false => TableRows::InOrder(in_order),
     };
     Ok(Box::new(TableSource {
+        path: path.to_owned(),
         cutter: Cutter::new(table, max_steps, order),
-        rows: in_order,
-        total: rows,
+        total: files.rows,
+        left_out,
+        rows,
         resumable: false,
     }))
 }
@@ -174,39 +183,14 @@ enum TableRows {
     Sorted(Box<SortedRows>),
 }
 
-/// Verifies that the table in `file` has every column of the table in the file `first`.
-///
-/// # Errors
-/// Returns an error if a column is missing or has another type.
-fn same_columns(table: &Schema, first: &Path, columns: &Schema, file: &Path) -> Result<()> {
-    for field in table.fields() {
-        let message = match columns.field_with_name(field.name()) {
-            Ok(found) if found.data_type() == field.data_type() => continue,
-            Ok(found) => format!(
-                "{}: column `{}` is {}, but in {} it is {}",
-                file.display(),
-                field.name(),
-                type_name(found.data_type()),
-                first.display(),
-                type_name(field.data_type())
-            ),
-            Err(_) => format!(
-                "{}: there is no column `{}`, which {} has",
-                file.display(),
-                field.name(),
-                first.display()
-            ),
-        };
-        return Err(Error::failed(message).hint("all files of a folder must have the same columns"));
-    }
-    Ok(())
-}
-
 /// A table of steps in one file or several.
 struct TableSource {
+    path: PathBuf,
     cutter: Cutter,
     rows: TableRows,
     total: Option<u64>,
+    /// The columns and files that are not read.
+    left_out: Vec<LeftOut>,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
 }
@@ -218,6 +202,12 @@ impl Source for TableSource {
 
     fn rows(&self) -> Option<u64> {
         self.total
+    }
+
+    fn account(&self) -> Account {
+        let mut account = self.cutter.account();
+        account.left_out.extend(self.left_out.iter().cloned());
+        account
     }
 
     fn lost(&self) -> Option<u64> {
@@ -246,7 +236,12 @@ impl Source for TableSource {
             };
             match added {
                 Some(()) => {}
-                None if self.cutter.has_pending() => self.cutter.finish()?,
+                None if self.cutter.has_pending() => {
+                    self.cutter
+                        .verify_ends()
+                        .map_err(|error| error.at(self.path.display()))?;
+                    self.cutter.finish()?;
+                }
                 None => return Ok(None),
             }
         }

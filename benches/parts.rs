@@ -298,6 +298,10 @@ impl Models for Files {
         Ok(&self.0)
     }
 
+    fn table(&self, path: &str) -> Result<arrow::array::RecordBatch> {
+        Err(Error::failed(format!("no table {path}")))
+    }
+
     fn text(&self, path: &str) -> Result<String> {
         std::fs::read_to_string(path).map_err(|error| Error::failed(error.to_string()))
     }

@@ -87,7 +87,8 @@ fn lines(found: &diff::Diff) -> Vec<String> {
         let differ = if *rows == 1 { "differs" } else { "differ" };
         lines.push(format!("{name}: {} {differ}", count(*rows, "row")));
     }
-    for (dimension, moved) in found.actions.iter().enumerate() {
+    // Dimensions count from 1, as in SQL.
+    for (dimension, moved) in (1..).zip(&found.actions) {
         if moved.steps > 0 {
             let [median, ninth, nearly] = moved.quantiles;
             lines.push(format!(
@@ -99,7 +100,7 @@ fn lines(found: &diff::Diff) -> Vec<String> {
             ));
         }
     }
-    for (dimension, moved) in found.actions.iter().enumerate() {
+    for (dimension, moved) in (1..).zip(&found.actions) {
         if moved.non_finite > 0 {
             lines.push(format!(
                 "action[{dimension}]: {} with different values, one of which is not finite",

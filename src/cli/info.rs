@@ -125,9 +125,15 @@ fn show(path: &Path, dataset: &Dataset) -> Result<()> {
         manifest.tool
     ))?;
     print::line(&format!(
-        "trajectories  {}, of which {} fully labelled",
+        "trajectories  {}, of which {} with recorded actions only (`labelled`){}",
         number(statistics.trajectories),
-        number(statistics.labelled)
+        number(statistics.labelled),
+        statistics
+            .with_actions()
+            .map_or_else(String::new, |whole| format!(
+                ", {} with an action at every step (`has_actions`)",
+                number(whole)
+            ))
     ))?;
     print::line(&format!(
         "ends          {} terminated, {} truncated",
@@ -141,11 +147,7 @@ fn show(path: &Path, dataset: &Dataset) -> Result<()> {
         count(manifest.shards.len(), "shard"),
         bytes as f64 / 1e6
     ))?;
-    print::line(&format!(
-        "actions       {} recorded, {} proxy",
-        number(statistics.recorded_actions),
-        number(statistics.proxy_actions)
-    ))?;
+    print::line(&format!("actions       {}", statistics.sources()))?;
     if let Some(returns) = &statistics.returns {
         print::line(&format!(
             "return        {:.3} to {:.3}, mean {:.3}",

@@ -149,12 +149,10 @@ fn written(output: &OutputReport) {
     }
     line("written", statistics.trajectories, statistics.rows, "");
 
-    let missing = statistics.steps - statistics.recorded_actions - statistics.proxy_actions;
     print::say(&format!(
-        "actions: {} recorded, {} proxy, {} missing, of {}",
-        number(statistics.recorded_actions),
-        number(statistics.proxy_actions),
-        number(missing),
+        "actions: {}, {} missing, of {}",
+        statistics.sources(),
+        number(statistics.missing_actions()),
         count(statistics.steps, "step")
     ));
     if let Some(runtime) = &output.runtime {

@@ -27,7 +27,8 @@ use crate::query::{Session, SessionOptions};
 #[command(after_help = "\
 Tables: `trajectories` has one row per trajectory, `steps` has one row per observation. With \
 several datasets, the tables are `NAME.trajectories` and `NAME.steps`. Arrays are 1-based: \
-`observation[1]` is the first value.
+`observation[1]` is the first value, and the index 0 is an error. `trajectories.labelled` says \
+that every action was recorded, `has_actions` that every step has an action.
 
 Without --command and --file, SQL is read from standard input. At a terminal, a prompt opens.
 

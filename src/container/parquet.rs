@@ -1,5 +1,5 @@
-//! Writes Parquet files whose pages have checksums. The parquet crate verifies checksums but does
-//! not write them.
+//! Reads small Parquet files, and writes Parquet files whose pages have checksums. The parquet crate
+//! verifies checksums but does not write them.
 //!
 //! A row group is encoded in memory. Then the header of each of its pages gets the field `crc`, and
 //! its columns are appended to the file with their new sizes.
@@ -7,7 +7,9 @@
 use std::path::Path;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter, add_encoded_arrow_schema_to_metadata};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader};
@@ -23,6 +25,19 @@ const GROUP_ROWS: usize = 65_536;
 
 /// A row group ends at the first end of a trajectory after this many bytes in memory.
 const GROUP_BYTES: usize = 32 << 20;
+
+/// Returns the rows of the Parquet file with the content `bytes`.
+///
+/// # Errors
+/// Returns an error if it is not a Parquet file.
+pub(crate) fn table(bytes: Vec<u8>) -> Result<RecordBatch> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes))?;
+    let schema = std::sync::Arc::clone(reader.schema());
+    let batches = reader
+        .build()?
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(concat_batches(&schema, &batches)?)
+}
 
 /// A Parquet file while it is written.
 pub(crate) struct ChecksummedWriter {

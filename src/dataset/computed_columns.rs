@@ -10,12 +10,12 @@ use arrow::array::{
     Float64Builder, Int64Array, ListBuilder, PrimitiveArray, RecordBatch, StringArray,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::kernels::cmp::eq;
 use arrow::datatypes::{
     DataType, Field, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema,
 };
 
 use super::Block;
+use super::action_sources::ActionSources;
 use super::manifest::{Returns, Statistics};
 use super::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
@@ -60,7 +60,7 @@ pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
     );
     let rewards = rewards(block)?;
     let action = block.steps.column_by_name(step::ACTION);
-    let proxy = proxies(block)?;
+    let sources = ActionSources::of(block)?;
 
     let mut statistics = Statistics {
         rows: block.steps.num_rows() as u64,
@@ -74,6 +74,7 @@ pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
         Vec::with_capacity(n),
     );
     let (mut ends, mut cuts) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    let mut has_actions: Vec<bool> = Vec::with_capacity(n);
     for span in block.spans() {
         let set = |flags: &BooleanBuffer| flags.slice(span.start, span.len()).count_set_bits();
         let length = (span.len() - set(is_final.values())) as i64;
@@ -93,15 +94,22 @@ pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
                 .nulls()
                 .map_or(span.len(), |nulls| valid_in(nulls, &span))
         });
-        let proxies = proxy.as_ref().map_or(0, set);
+        let [proxies, derived, patched] = match &sources {
+            Some(sources) => [&sources.proxy, &sources.derived, &sources.patched].map(set),
+            None => [0; 3],
+        };
+        let own = filled - proxies - derived - patched;
         lengths.push(length);
         returns.push(total);
-        recorded.push((filled - proxies) as i64);
+        recorded.push(own as i64);
+        has_actions.push(filled as i64 == length);
         ends.push(set(terminated.values()) > 0);
         cuts.push(set(truncated.values()) > 0);
         statistics.steps += length as u64;
-        statistics.recorded_actions += (filled - proxies) as u64;
+        statistics.recorded_actions += own as u64;
         statistics.proxy_actions += proxies as u64;
+        statistics.derived_actions += derived as u64;
+        statistics.patched_actions += patched as u64;
         if let Some(total) = total {
             let own = Statistics {
                 returns: Some(Returns {
@@ -126,6 +134,7 @@ pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
         statistics.terminated,
         statistics.truncated,
     ) = (count(&labelled), count(&ends), count(&cuts));
+    statistics.has_actions = Some(count(&has_actions));
 
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(lengths)),
@@ -133,6 +142,7 @@ pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
         Arc::new(BooleanArray::from(ends)),
         Arc::new(BooleanArray::from(cuts)),
         Arc::new(BooleanArray::from(labelled)),
+        Arc::new(BooleanArray::from(has_actions)),
         Arc::new(Int64Array::from(recorded)),
         Arc::new(StringArray::from_iter_values(
             block.spans().map(|span| content_hash(block, span)),
@@ -197,26 +207,6 @@ fn tasks(block: &Block) -> Result<Option<(Field, ArrayRef)>> {
     Ok(Some((field, Arc::new(tasks))))
 }
 
-/// Returns a bit for each row that has a predicted action.
-fn proxies(block: &Block) -> Result<Option<BooleanBuffer>> {
-    let source = block
-        .steps
-        .column_by_name(step::ACTION_SOURCE)
-        .and_then(|column| column.as_string_opt::<i32>());
-    let (Some(source), Some(action)) = (source, block.steps.column_by_name(step::ACTION)) else {
-        return Ok(None);
-    };
-    let said = eq(source, &StringArray::new_scalar("proxy"))?;
-    let said = said.nulls().map_or_else(
-        || said.values().clone(),
-        |nulls| said.values() & nulls.inner(),
-    );
-    Ok(Some(action.nulls().map_or_else(
-        || said.clone(),
-        |nulls| &said & nulls.inner(),
-    )))
-}
-
 /// Returns the number of rows of `span` that are not null.
 fn valid_in(nulls: &NullBuffer, span: &Range<usize>) -> usize {
     span.len() - nulls.slice(span.start, span.len()).null_count()
@@ -231,6 +221,7 @@ pub(crate) fn fields(schema: &Schema) -> Vec<Field> {
         Field::new(trajectory::TERMINATED, DataType::Boolean, false),
         Field::new(trajectory::TRUNCATED, DataType::Boolean, false),
         Field::new(trajectory::LABELLED, DataType::Boolean, false),
+        Field::new(trajectory::HAS_ACTIONS, DataType::Boolean, false),
         Field::new(trajectory::RECORDED_ACTIONS, DataType::Int64, false),
         Field::new(trajectory::CONTENT_HASH, DataType::Utf8, false),
     ];

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Account;
 use super::ancestry::{Ancestor, Ancestry};
+use crate::error::wording::number;
 use crate::error::{Error, Result};
 
 /// The version of the dataset format that this build writes. It also reads older versions.
@@ -67,8 +68,17 @@ pub struct Statistics {
     pub recorded_actions: u64,
     /// Steps with an action that a model predicted.
     pub proxy_actions: u64,
+    /// Steps with an action that an expression computed.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub derived_actions: u64,
+    /// Steps with an action that a correction set.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub patched_actions: u64,
     /// Trajectories whose actions are all recorded.
     pub labelled: u64,
+    /// Trajectories in which every step has an action. Older versions did not record it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub has_actions: Option<u64>,
     /// Trajectories that ended in a terminal state.
     pub terminated: u64,
     /// Trajectories that were cut off.
@@ -123,13 +133,58 @@ mod any_number {
 }
 
 impl Statistics {
+    /// Returns the number of steps with an action.
+    pub fn actions(&self) -> u64 {
+        self.recorded_actions + self.proxy_actions + self.derived_actions + self.patched_actions
+    }
+
+    /// Returns the number of steps without an action.
+    pub fn missing_actions(&self) -> u64 {
+        self.steps.saturating_sub(self.actions())
+    }
+
+    /// Returns the number of trajectories in which every step has an action, which older versions
+    /// recorded only in special cases: `None` in any other.
+    pub fn with_actions(&self) -> Option<u64> {
+        let all = (self.missing_actions() == 0).then_some(self.trajectories);
+        let recorded = (self.actions() == self.recorded_actions).then_some(self.labelled);
+        self.has_actions.or(all).or(recorded)
+    }
+
+    /// Says how many actions there are from each source: `3 recorded, 2 proxy`. Sources that are
+    /// rare are named only where there are some.
+    pub(crate) fn sources(&self) -> String {
+        let rare = [
+            (self.derived_actions, "derived"),
+            (self.patched_actions, "patched"),
+        ];
+        let rare = rare.into_iter().filter(|(n, _)| *n > 0);
+        [
+            (self.recorded_actions, "recorded"),
+            (self.proxy_actions, "proxy"),
+        ]
+        .into_iter()
+        .chain(rare)
+        .map(|(n, source)| format!("{} {source}", number(n)))
+        .collect::<Vec<_>>()
+        .join(", ")
+    }
+
     /// Adds the totals of another shard.
     pub fn add(&mut self, other: &Statistics) {
+        self.has_actions = match (self.has_actions, other.has_actions) {
+            (Some(a), Some(b)) => Some(a + b),
+            (None, of_other) if self.trajectories == 0 => of_other,
+            (own, None) if other.trajectories == 0 => own,
+            _ => None,
+        };
         self.rows += other.rows;
         self.trajectories += other.trajectories;
         self.steps += other.steps;
         self.recorded_actions += other.recorded_actions;
         self.proxy_actions += other.proxy_actions;
+        self.derived_actions += other.derived_actions;
+        self.patched_actions += other.patched_actions;
         self.labelled += other.labelled;
         self.terminated += other.terminated;
         self.truncated += other.truncated;

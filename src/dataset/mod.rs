@@ -11,6 +11,7 @@
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
 pub(crate) mod account;
+mod action_sources;
 pub(crate) mod ancestry;
 pub(crate) mod block;
 pub(crate) mod computed_columns;
@@ -18,6 +19,7 @@ mod content;
 pub(crate) mod files;
 pub(crate) mod layout;
 pub(crate) mod manifest;
+pub(crate) mod old_columns;
 pub(crate) mod read;
 mod row_group;
 pub(crate) mod schema;

@@ -34,7 +34,8 @@ pub mod step {
     pub const TRUNCATED: &str = "truncated";
     /// Whether the row holds nothing but the observation after the last action, boolean.
     pub const IS_FINAL: &str = "is_final";
-    /// `recorded` or `proxy`; null if there is no action.
+    /// Where the action comes from, one of [`action_source`](super::action_source); null if there
+    /// is no action.
     pub const ACTION_SOURCE: &str = "action_source";
     /// Standard deviation of a proxy action, one per dimension.
     pub const ACTION_STD: &str = "action_std";
@@ -84,6 +85,23 @@ pub mod step {
     pub const NULL_IN_FINAL_ROWS: [&str; 4] = [ACTION, REWARD, ACTION_SOURCE, ACTION_STD];
 }
 
+/// The values of [`step::ACTION_SOURCE`].
+pub(crate) mod action_source {
+    /// The action came with the data.
+    pub(crate) const RECORDED: &str = "recorded";
+    /// A model predicted the action.
+    pub(crate) const PROXY: &str = "proxy";
+    /// An expression computed the action from recorded data.
+    pub(crate) const DERIVED: &str = "derived";
+    /// A correction of single actions set the action.
+    pub(crate) const PATCHED: &str = "patched";
+
+    /// Every value, the usual one first.
+    pub(crate) const ALL: [&str; 4] = [RECORDED, PROXY, DERIVED, PATCHED];
+    /// The values that a format without text has a flag `action_is_VALUE` for.
+    pub(crate) const FLAGGED: [&str; 3] = [PROXY, DERIVED, PATCHED];
+}
+
 /// Columns of `trajectories` with a fixed meaning.
 pub mod trajectory {
     /// Id of the trajectory, unique in the dataset, int64.
@@ -104,6 +122,9 @@ pub mod trajectory {
     pub const TRUNCATED: &str = "truncated";
     /// Whether every action was recorded, boolean.
     pub const LABELLED: &str = "labelled";
+    /// Whether every step has an action, wherever it comes from, boolean. Datasets of older
+    /// versions do not have the column.
+    pub const HAS_ACTIONS: &str = "has_actions";
     /// Number of recorded actions, int64.
     pub const RECORDED_ACTIONS: &str = "recorded_actions";
     /// Index of the shard, int32.
@@ -128,12 +149,13 @@ pub mod trajectory {
 
     /// Columns that are computed from the steps whenever a dataset is written. All other columns
     /// are carried along.
-    pub const COMPUTED: [&str; 14] = [
+    pub const COMPUTED: [&str; 15] = [
         LENGTH,
         RETURN,
         TERMINATED,
         TRUNCATED,
         LABELLED,
+        HAS_ACTIONS,
         RECORDED_ACTIONS,
         SHARD,
         FIRST_ROW,

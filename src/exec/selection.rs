@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Flow;
 use crate::dataset::block::with_column;
 use crate::dataset::schema::trajectory;
-use crate::dataset::{Dataset, ShardEntry};
+use crate::dataset::{Dataset, ShardEntry, old_columns};
 use crate::error::{Error, Result};
 use crate::plan::Phase;
 
@@ -107,6 +107,9 @@ pub(crate) fn select(phase: &Phase, sources: &[Dataset]) -> Result<SelectionTabl
         }
         entry.tally.added_rows = (entry.rows_out + entry.tally.dropped_rows.values().sum::<u64>())
             .saturating_sub(entry.rows_in);
+        for (name, n) in &selected.counts {
+            entry.tally.count(name, *n);
+        }
         entry.facts = selected.facts;
         flow.push(entry);
         let indices = UInt32Array::from(selected.rows);
@@ -304,7 +307,20 @@ fn read_shard(dataset: &Dataset, entry: &ShardEntry, names: &[String]) -> Result
         .filter(|name| dataset.trajectories.index_of(name).is_ok())
         .cloned()
         .collect();
-    reader.read(std::slice::from_ref(&(0..reader.rows())), Some(&present))
+    let table =
+        |columns: &[String]| reader.read(std::slice::from_ref(&(0..reader.rows())), Some(columns));
+    let asked = names.iter().any(|name| name == trajectory::HAS_ACTIONS);
+    if !asked || !old_columns::lacks_has_actions(dataset) {
+        return table(&present);
+    }
+    let mut more = present.clone();
+    let needed = old_columns::READS.map(str::to_owned);
+    more.extend(needed.into_iter().filter(|name| !present.contains(name)));
+    let table = old_columns::with_has_actions(dataset, entry, &table(&more)?)?;
+    let kept = names
+        .iter()
+        .filter_map(|name| table.schema().index_of(name).ok());
+    Ok(table.project(&kept.collect::<Vec<_>>())?)
 }
 
 impl SelectionTable {

@@ -12,10 +12,11 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
+use super::compute::{evaluate, fit, physical, plain};
 use super::describe::text;
 use super::explain;
 use super::parse::{Allowed, parse};
-use super::program::{Program, evaluate, fit, physical, plain};
+use super::program::Program;
 use super::session::{df_schema, session};
 use super::{Edge, Misfit};
 use crate::dataset::Block;

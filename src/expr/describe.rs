@@ -3,6 +3,8 @@
 use arrow::datatypes::DataType;
 use datafusion::logical_expr::{BinaryExpr, Expr};
 
+use super::functions::VECTOR;
+use super::session::NEGATED;
 use crate::dataset::schema::type_name;
 use crate::error::wording;
 
@@ -76,9 +78,17 @@ pub(super) fn text(expr: &Expr) -> String {
         Expr::Cast(cast) => text(&cast.expr),
         Expr::TryCast(cast) => text(&cast.expr),
         Expr::ScalarFunction(call) => match (call.func.name(), &call.args[..]) {
-            ("array_element" | "element", [vector, index]) => {
-                format!("{}[{}]", text(vector), text(index))
+            ("array_element", [vector, index]) => format!("{}[{}]", text(vector), text(index)),
+            ("array_slice", [vector, from, to, ..]) => {
+                format!("{}[{}:{}]", text(vector), text(from), text(to))
             }
+            ("make_array", elements) => {
+                let elements: Vec<String> = elements.iter().map(text).collect();
+                format!("[{}]", elements.join(", "))
+            }
+            (NEGATED, [inner]) => format!("-{}", text(inner)),
+            // These functions know how they were written.
+            (VECTOR, arguments) => call.func.schema_name(arguments).unwrap_or_default(),
             ("get_field", [structure, field]) => format!("{}[{}]", text(structure), text(field)),
             (name, arguments) => format!(
                 "{name}({})",

@@ -2,6 +2,7 @@
 //!
 //! `filter`, `derive`, `summarise` and a model's `inputs` share one language: DataFusion's SQL, and
 //! functions along a trajectory ([`along`]), which never look beyond its beginning or its end.
+//! Arithmetic and slices work on whole vectors too ([`vector`]).
 //!
 //! ```text
 //! text ─ parse ─► expression ─ program ─► columns, functions along ─ physical ─► values
@@ -9,14 +10,17 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod along;
+mod compute;
 mod describe;
 mod explain;
+mod functions;
 pub(crate) mod other_languages;
 mod parse;
 mod program;
 mod scalar;
 mod scan;
 mod session;
+mod vector;
 
 pub(crate) use aggregate::Aggregate;
 pub(crate) use along::Edge;

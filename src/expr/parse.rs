@@ -1,13 +1,15 @@
 //! Parses text to an expression whose names are resolved. Enforces limits, quotes column names, and
 //! refuses what has no place in an expression.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use arrow::datatypes::Schema;
 use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, ExprWithAlias, Function, FunctionArgumentClause, FunctionArguments, Query,
-    Value, Visit, Visitor,
+    Expr as SqlExpr, ExprWithAlias, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, UnaryOperator, Value, Visit,
+    VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -15,7 +17,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
 use super::along::{FUNCTIONS, Form};
-use super::session::{df_schema, session};
+use super::session::{NEGATED, df_schema, session};
 use super::{Misfit, explain, other_languages};
 use crate::error::{engine, nearest, wording};
 
@@ -72,7 +74,7 @@ pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr
         .with_recursion_limit(DEEPEST)
         .try_with_sql(&quoted)
         .map_err(unreadable)?;
-    let expr = parser.parse_expr().map_err(unreadable)?;
+    let mut expr = parser.parse_expr().map_err(unreadable)?;
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
         let rest = rest.token.to_string();
@@ -86,11 +88,56 @@ pub(super) fn parse(sql: &str, schema: &Schema, allowed: Allowed) -> Result<Expr
     if let ControlFlow::Break(misfit) = expr.visit(&mut Refuse { allowed }) {
         return Err(*misfit);
     }
+    name_negations(&mut expr);
     let columns = df_schema(schema).map_err(|error| explain::planning(&error, sql, schema))?;
     let expr = ExprWithAlias { expr, alias: None };
     session()
         .create_logical_expr_from_sql_expr(expr, &columns)
         .map_err(|error| explain::planning(&error, sql, schema))
+}
+
+/// Replaces `-x` by a call of [`NEGATED`], which takes vectors too. DataFusion refuses `-x` of a
+/// vector before its type can be replaced.
+fn name_negations(expr: &mut SqlExpr) {
+    struct Negations;
+
+    impl VisitorMut for Negations {
+        type Break = Infallible;
+
+        fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<Infallible> {
+            let SqlExpr::UnaryOp {
+                op: UnaryOperator::Minus,
+                expr: inner,
+            } = expr
+            else {
+                return ControlFlow::Continue(());
+            };
+            if matches!(inner.as_ref(), SqlExpr::Value(_) | SqlExpr::Interval(_)) {
+                return ControlFlow::Continue(());
+            }
+            let arguments = FunctionArgumentList {
+                duplicate_treatment: None,
+                args: vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(
+                    (**inner).clone(),
+                ))],
+                clauses: Vec::new(),
+            };
+            *expr = SqlExpr::Function(Function {
+                name: ObjectName::from(vec![Ident::new(NEGATED)]),
+                uses_odbc_syntax: false,
+                parameters: FunctionArguments::None,
+                args: FunctionArguments::List(arguments),
+                filter: None,
+                null_treatment: None,
+                over: None,
+                within_group: Vec::new(),
+            });
+            ControlFlow::Continue(())
+        }
+    }
+
+    // The visitor never breaks.
+    let _ = expr.visit(&mut Negations);
 }
 
 fn tokens(sql: &str) -> Result<Vec<TokenWithSpan>, Misfit> {
@@ -313,7 +360,7 @@ impl Refuse {
             return Ok(());
         }
         let scalars = session().scalar_functions().keys();
-        let names = scalars.chain(
+        let names = scalars.filter(|name| *name != NEGATED).chain(
             session()
                 .aggregate_functions()
                 .keys()

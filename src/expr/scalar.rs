@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{cast, prep_null_mask_filter};
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 use datafusion::physical_expr::PhysicalExpr;
 
+use super::compute::{evaluate, fit, physical, plain};
 use super::parse::{Allowed, parse};
-use super::program::{Program, evaluate, fit, physical, plain};
+use super::program::Program;
 use super::session::df_schema;
 use super::{Edge, Misfit, describe, explain};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// An SQL expression, bound to columns, with one value per row.
 pub(crate) struct Expression {
@@ -82,6 +83,11 @@ impl Expression {
         Ok(expression)
     }
 
+    /// Returns the text of the expression.
+    pub(crate) fn written(&self) -> &str {
+        &self.written
+    }
+
     /// Returns the type of the values.
     pub(crate) fn data_type(&self) -> &DataType {
         &self.data_type
@@ -107,31 +113,13 @@ impl Expression {
             Ok(cast(&value, &self.data_type)?)
         }
     }
-
-    /// Computes whether the condition holds on each row. Null counts as false, so the result has no
-    /// nulls.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Expression::evaluate`], and an error if the expression is not a
-    /// condition.
-    pub(crate) fn mask(&self, batch: &RecordBatch, offsets: &[usize]) -> Result<BooleanArray> {
-        let value = self.evaluate(batch, offsets)?;
-        let holds = value
-            .as_boolean_opt()
-            .ok_or_else(|| Error::failed(format!("`{}` is not a condition", self.written)))?;
-        Ok(if holds.null_count() == 0 {
-            holds.clone()
-        } else {
-            prep_null_mask_filter(holds)
-        })
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        FixedSizeListArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
-        StructArray,
+        Array, AsArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
+        Int64Array, StringArray, StructArray,
     };
     use arrow::datatypes::{Field, Fields, Float32Type, Float64Type};
 
@@ -297,7 +285,6 @@ mod tests {
             numbers("observation[-1]", Edge::Null),
             numbers("observation[2]", Edge::Null)
         );
-        assert_eq!(numbers("observation[3]", Edge::Null), [None; 4]);
         assert_eq!(
             numbers("observation[step + 1]", Edge::Null),
             [Some(1.), Some(4.), None, Some(7.)]
@@ -332,14 +319,8 @@ mod tests {
     }
 
     #[test]
-    fn masks_take_null_for_false_and_slices_for_what_they_are() {
-        let (batch, offsets) = steps();
-        let condition = Expression::predicate("reward > 1", &batch.schema(), None).unwrap();
-        let mask = condition.mask(&batch, &offsets).unwrap();
-        assert_eq!(
-            (mask.null_count(), mask.values().iter().collect::<Vec<_>>()),
-            (0, vec![false, true, false, false])
-        );
+    fn slices_and_constants_are_what_they_are() {
+        let (batch, _) = steps();
         let tail = bind("observation[1]", Edge::Null)
             .evaluate(&batch.slice(2, 2), &[0, 1, 2])
             .unwrap();
@@ -526,6 +507,61 @@ mod tests {
                 "",
             ),
             (
+                "observation[0]",
+                "observation[0]",
+                "`observation[0]` does not exist: indices count from 1",
+                "write `observation[1]` for the first value",
+            ),
+            (
+                "dict['pos'][3]",
+                "dict['pos'][3]",
+                "`dict['pos'][3]` does not exist: `dict['pos']` is a vector of 2 numbers",
+                "from 1 to 2, or from -1 to -2 from the end",
+            ),
+            (
+                "next(observation)[-3]",
+                "next(observation)[-3]",
+                "`next(observation)[-3]` does not exist",
+                "from 1 to 2",
+            ),
+            (
+                "observation[0:1]",
+                "observation[0:1]",
+                "`observation[0:1]` does not exist: indices count from 1",
+                "both ends are included",
+            ),
+            (
+                "observation[1:3]",
+                "observation[1:3]",
+                "`observation[1:3]` does not exist: `observation` is a vector of 2 numbers",
+                "both ends of a slice are included",
+            ),
+            (
+                "observation[2:1]",
+                "observation[2:1]",
+                "the slice `observation[2:1]` is empty",
+                "",
+            ),
+            (
+                "observation[1:step]",
+                "observation[1:step]",
+                "the bounds of `observation[1:step]` are not constant numbers",
+                "as in observation[1:7]",
+            ),
+            (
+                "observation - observation[1:1]",
+                "observation[1:1]",
+                "`-` takes vectors of one width, but `observation` has 2 numbers and \
+                 `observation[1:1]` has 1",
+                "such as observation[1:1]",
+            ),
+            (
+                "observation + task",
+                "observation",
+                "`+` takes single values, but `observation` is a vector of 2 numbers",
+                "",
+            ),
+            (
                 "dict['speed']",
                 "speed",
                 "unknown field `speed`",
@@ -571,7 +607,7 @@ mod tests {
             "'open",
             "select 1",
             "not reward",
-            "abs(observation)",
+            "abs(dict)",
             "reward in (1, 'abc')",
             "frobnicate(reward)",
         ] {

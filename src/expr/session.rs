@@ -2,20 +2,23 @@
 
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
-use arrow::compute::take;
-use arrow::datatypes::{DataType, Int64Type, Schema};
-use datafusion::common::{DFSchema, DataFusionError, ScalarValue, exec_err, internal_err};
+use arrow::datatypes::{DataType, Schema};
+use datafusion::common::{DFSchema, DataFusionError, internal_err};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::functions_nested::expr_fn::{array_concat, array_element, array_slice};
+use datafusion::logical_expr::planner::{
+    ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr,
+};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, GetFieldAccess, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
+use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use super::along::FUNCTIONS;
-use crate::dataset::schema::type_name;
 
 /// Returns the session that plans all expressions. It keeps the case of names and uses a single
 /// partition.
@@ -27,7 +30,9 @@ pub(super) fn session() -> &'static SessionState {
         config.options_mut().sql_parser.map_string_types_to_utf8view = false;
         let along = FUNCTIONS
             .iter()
-            .map(|form| Arc::new(ScalarUDF::new_from_impl(Along::new(form.name))));
+            .map(|form| form.name)
+            .chain([NEGATED])
+            .map(|name| Arc::new(ScalarUDF::new_from_impl(Along::new(name))));
         let mut builder = SessionStateBuilder::new()
             .with_config(config)
             .with_default_features();
@@ -35,8 +40,53 @@ pub(super) fn session() -> &'static SessionState {
             .scalar_functions()
             .get_or_insert_default()
             .extend(along);
+        // Before DataFusion's own, which need the types of both sides.
+        builder
+            .expr_planners()
+            .get_or_insert_default()
+            .insert(0, Arc::new(Untyped));
         builder.build()
     })
+}
+
+/// Plans `a || b`, `a[1]` and `a[1:2]` where a part is arithmetic over vectors, which has no type
+/// yet.
+#[derive(Debug)]
+struct Untyped;
+
+impl ExprPlanner for Untyped {
+    fn plan_field_access(
+        &self,
+        raw: RawFieldAccessExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawFieldAccessExpr>, DataFusionError> {
+        if raw.expr.get_type(schema).is_ok() {
+            return Ok(PlannerResult::Original(raw));
+        }
+        let RawFieldAccessExpr { field_access, expr } = raw;
+        Ok(match field_access {
+            GetFieldAccess::ListIndex { key } => PlannerResult::Planned(array_element(expr, *key)),
+            GetFieldAccess::ListRange {
+                start,
+                stop,
+                stride,
+            } => PlannerResult::Planned(array_slice(expr, *start, *stop, Some(*stride))),
+            field_access => PlannerResult::Original(RawFieldAccessExpr { field_access, expr }),
+        })
+    }
+
+    fn plan_binary_op(
+        &self,
+        raw: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>, DataFusionError> {
+        let untyped = |side: &Expr| side.get_type(schema).is_err();
+        if raw.op != BinaryOperator::StringConcat || !(untyped(&raw.left) || untyped(&raw.right)) {
+            return Ok(PlannerResult::Original(raw));
+        }
+        let joined = array_concat(vec![raw.left, raw.right]);
+        Ok(PlannerResult::Planned(joined))
+    }
 }
 
 /// Returns a simplifier for expressions over `schema`.
@@ -55,7 +105,11 @@ pub(super) fn df_schema(schema: &Schema) -> Result<DFSchema, DataFusionError> {
     DFSchema::try_from(schema.clone())
 }
 
-/// Placeholder of a function along a trajectory, until `program` takes it out of the expression.
+/// The name of the placeholder for `-x`.
+pub(super) const NEGATED: &str = "negated";
+
+/// Placeholder of a function along a trajectory, or of `-x`, until `program` takes it out of the
+/// expression.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Along {
     name: &'static str,
@@ -86,9 +140,10 @@ impl ScalarUDFImpl for Along {
         let vector = || DataType::new_list(DataType::Float64, true);
         match (self.name, arguments) {
             (_, []) => internal_err!("{} has no argument", self.name),
-            ("next" | "prev" | "first" | "last" | "min_over" | "max_over", [argument, ..]) => {
-                Ok(argument.clone())
-            }
+            (
+                NEGATED | "next" | "prev" | "first" | "last" | "min_over" | "max_over",
+                [argument, ..],
+            ) => Ok(argument.clone()),
             ("categorical", _) | (_, [_, DataType::List(_) | DataType::FixedSizeList(..), ..]) => {
                 Ok(vector())
             }
@@ -102,104 +157,4 @@ impl ScalarUDFImpl for Along {
     ) -> Result<ColumnarValue, DataFusionError> {
         internal_err!("{} is still in the expression", self.name)
     }
-}
-
-/// `vector[index]`: one coordinate of a vector column. DataFusion's own function would first
-/// convert all vectors to lists.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Element {
-    signature: Signature,
-}
-
-/// Returns the function that [`Element`] implements.
-pub(super) fn element() -> &'static Arc<ScalarUDF> {
-    static ELEMENT: OnceLock<Arc<ScalarUDF>> = OnceLock::new();
-    ELEMENT.get_or_init(|| {
-        Arc::new(ScalarUDF::new_from_impl(Element {
-            signature: Signature::any(2, Volatility::Immutable),
-        }))
-    })
-}
-
-impl ScalarUDFImpl for Element {
-    fn name(&self) -> &str {
-        "element"
-    }
-
-    fn schema_name(&self, arguments: &[Expr]) -> Result<String, DataFusionError> {
-        let names: Vec<String> = arguments
-            .iter()
-            .map(|argument| argument.human_display().to_string())
-            .collect();
-        Ok(format!("{}[{}]", names[0], names[1..].join(", ")))
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, arguments: &[DataType]) -> Result<DataType, DataFusionError> {
-        match arguments.first() {
-            Some(DataType::FixedSizeList(child, _)) => Ok(child.data_type().clone()),
-            _ => internal_err!("element takes a vector"),
-        }
-    }
-
-    fn invoke_with_args(
-        &self,
-        arguments: ScalarFunctionArgs,
-    ) -> Result<ColumnarValue, DataFusionError> {
-        let [vector, index] = &arguments.args[..] else {
-            return exec_err!("element takes a vector and an index");
-        };
-        let rows = arguments.number_rows;
-        let vector = vector.to_array(rows)?;
-        let index = index.cast_to(&DataType::Int64, None)?;
-        let width = match vector.data_type() {
-            DataType::FixedSizeList(_, width) => i64::from(*width),
-            other => {
-                return exec_err!(
-                    "an index needs a vector, not a value of type {}",
-                    type_name(other)
-                );
-            }
-        };
-        // Indices count from 1, negative ones from the end. An index out of range gives null, as in
-        // SQL.
-        let place = |index: i64| match index {
-            index if (1..=width).contains(&index) => Some(index - 1),
-            index if (-width..0).contains(&index) => Some(index + width),
-            _ => None,
-        };
-        let values = match &index {
-            ColumnarValue::Scalar(ScalarValue::Int64(index)) => {
-                coordinate(&vector, width, |_| index.and_then(place))?
-            }
-            ColumnarValue::Array(indices) => {
-                let indices = indices.as_primitive::<Int64Type>();
-                coordinate(&vector, width, |row| {
-                    indices
-                        .is_valid(row)
-                        .then(|| place(indices.value(row)))
-                        .flatten()
-                })?
-            }
-            other => return exec_err!("the index must be an integer, not {other}"),
-        };
-        Ok(ColumnarValue::Array(values))
-    }
-}
-
-/// Returns of every vector the coordinate that `place` names.
-fn coordinate(
-    vector: &ArrayRef,
-    width: i64,
-    place: impl Fn(usize) -> Option<i64>,
-) -> Result<ArrayRef, DataFusionError> {
-    let list = vector.as_fixed_size_list();
-    let index = |row: usize| {
-        u64::try_from(row as i64 * width + place(row).filter(|_| list.is_valid(row))?).ok()
-    };
-    let rows: UInt64Array = (0..list.len()).map(index).collect();
-    Ok(take(list.values(), &rows, None)?)
 }

@@ -473,14 +473,8 @@ fn write_episode(
             )?;
         }
     }
-    if let Some(proxy) = arrays::proxy_flags(leaving, leaving.steps.num_rows()) {
-        arrays::write_column(
-            file,
-            &format!("{group}/action_is_proxy"),
-            &Field::new("proxy", DataType::Boolean, false),
-            &proxy,
-        )?;
-    }
+    let proxies = format!("{group}/action_is_proxy");
+    arrays::write_sources(file, &proxies, leaving, leaving.steps.num_rows())?;
     let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;
     file.group(&group, vec![("line".to_owned(), Attribute::Text(text))])?;
     file.close(&group)

@@ -192,7 +192,10 @@ fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Resul
         arrays::stream_proxies(outgoing, &mut file, "action_is_proxy", rows, &|leaving| {
             leaving.length + 1
         })?;
-        columns.insert("action_is_proxy".to_owned(), "action_is_proxy".to_owned());
+        for word in outgoing.flagged_sources() {
+            let name = format!("action_is_{word}");
+            columns.insert(name.clone(), name);
+        }
         written.cannot_hold("`action_source`", "the array `action_is_proxy`");
     }
     arrays::report_left_out(&mut written, &left_out);

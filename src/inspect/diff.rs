@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::dataset::Dataset;
 use crate::dataset::block::flattened;
-use crate::dataset::schema::{step, trajectory, type_name};
+use crate::dataset::schema::{action_source, step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Pass, WriteOptions};
 
@@ -339,8 +339,11 @@ fn sources(steps: &RecordBatch, length: usize) -> Vec<&'static str> {
         .and_then(|column| column.as_string_opt::<i32>());
     let of = |row: usize| match (action.is_some_and(|action| action.is_valid(row)), source) {
         (false, _) => "missing",
-        (true, Some(source)) if source.is_valid(row) && source.value(row) == "proxy" => "proxy",
-        (true, _) => "recorded",
+        (true, Some(source)) if source.is_valid(row) => action_source::ALL
+            .into_iter()
+            .find(|word| *word == source.value(row))
+            .unwrap_or(action_source::RECORDED),
+        (true, _) => action_source::RECORDED,
     };
     (0..length).map(of).collect()
 }

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::sources::carried;
 use crate::dataset::block::with_field;
+use crate::dataset::old_columns::{has_actions, lacks_has_actions};
 use crate::dataset::schema::{step, trajectory};
 use crate::dataset::{Dataset, write};
 use crate::stage::{COPY, Selection, Transform};
@@ -33,10 +34,14 @@ impl Columns {
             let name = Field::new(trajectory::SOURCE, DataType::Utf8, true);
             own = with_field(&own, name).0;
         }
+        let mut trajectories = source.trajectories.as_ref().clone();
+        if lacks_has_actions(source) {
+            trajectories = with_field(&trajectories, has_actions()).0;
+        }
         Columns {
             steps: Arc::clone(&source.steps),
             carried: own,
-            trajectories: source.trajectories.as_ref().clone(),
+            trajectories,
         }
     }
 

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+
 use super::Training;
 use crate::config::PipelineFile;
+use crate::container::parquet;
 use crate::dataset::{files, layout};
 use crate::error::{Error, Result};
 use crate::model::{Runtime, Spec};
@@ -74,6 +77,15 @@ impl Models for Library<'_> {
         files::read_to_string(&located).map_err(|error| {
             Error::failed(format!("cannot read {}: {error}", located.display())).hint(RELATIVE)
         })
+    }
+
+    fn table(&self, path: &str) -> Result<RecordBatch> {
+        let located = self.pipeline.locate(path);
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::failed(format!("cannot read {}: {error}", located.display()))
+        };
+        let bytes = files::read(&located).map_err(|error| failed(&error).hint(RELATIVE))?;
+        parquet::table(bytes).map_err(|error| failed(&error))
     }
 }
 

@@ -6,10 +6,13 @@
 //! ```
 //!
 //! Only this module has a runtime for asynchronous code, and all of its public functions are
-//! synchronous. Indices of arrays start at 1. Unless [`SessionOptions::unsafe_sql`] is set, a query
-//! only reads, and only the files that the manifests list.
+//! synchronous. Indices of arrays start at 1, and the index 0 is refused. Unless
+//! [`SessionOptions::unsafe_sql`] is set, a query only reads, and only the files that the manifests
+//! list.
 
 mod fault;
+mod found;
+mod indices;
 pub(crate) mod print;
 mod readonly;
 mod store;
@@ -22,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use crossbeam_channel::RecvTimeoutError;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::error::DataFusionError;
@@ -127,12 +130,6 @@ fn runtime(threads: usize) -> Result<Runtime> {
         .enable_time()
         .build();
     built.map_err(|error| Error::failed(format!("cannot start the query engine: {error}")))
-}
-
-/// Returns the statement that computes `predicate` over all rows of `table`.
-fn question(table: &str, predicate: &str) -> String {
-    // The line break ends a comment at the end of the predicate.
-    format!("SELECT ({predicate}\n) FROM {table}")
 }
 
 impl Session {
@@ -253,6 +250,17 @@ impl Session {
     /// Returns an error if the predicate is not an aggregate condition over the table's columns, or
     /// if it cannot be computed.
     pub fn check(&self, table: &str, predicate: &str) -> Result<bool> {
+        Ok(self.answer(table, predicate, &[])?.0)
+    }
+
+    /// Returns whether `predicate` holds over the rows of `table`, and on how many rows each of
+    /// `conditions` holds.
+    fn answer(
+        &self,
+        table: &str,
+        predicate: &str,
+        conditions: &[String],
+    ) -> Result<(bool, Vec<u64>)> {
         // The predicate is part of a pipeline, so the command line is not wrong.
         let at = |error: Error| Error {
             kind: ErrorKind::Failed,
@@ -263,15 +271,27 @@ impl Session {
             .state()
             .sql_to_expr(predicate, &Default::default())
             .map_err(|error| at(self.unplannable(&error)))?;
-        let (_, batches) = self.query(&question(table, predicate)).map_err(at)?;
+        let counts = conditions
+            .iter()
+            .map(|condition| format!(", count(*) FILTER (WHERE {condition})"));
+        // The line break ends a comment at the end of the predicate.
+        let question = format!(
+            "SELECT ({predicate}\n){} FROM {table}",
+            counts.collect::<String>()
+        );
+        let (_, batches) = self.query(&question).map_err(at)?;
         match batches.as_slice() {
-            [batch] if batch.num_rows() == 1 && batch.num_columns() == 1 => {
-                match batch.column(0).as_boolean_opt() {
-                    Some(value) => Ok(value.is_valid(0) && value.value(0)),
-                    None => Err(at(Error::failed(not_condition(
+            [batch] if batch.num_rows() == 1 && batch.num_columns() == 1 + conditions.len() => {
+                let Some(value) = batch.column(0).as_boolean_opt() else {
+                    return Err(at(Error::failed(not_condition(
                         batch.column(0).data_type(),
-                    )))),
-                }
+                    ))));
+                };
+                let counts = batch.columns()[1..].iter().map(|column| {
+                    let counted = column.as_primitive_opt::<Int64Type>();
+                    counted.map_or(0, |counted| counted.value(0).unsigned_abs())
+                });
+                Ok((value.is_valid(0) && value.value(0), counts.collect()))
             }
             _ => Err(at(Error::failed(NOT_AGGREGATE)).hint(AGGREGATE_HELP)),
         }
@@ -313,6 +333,7 @@ impl Session {
             readonly::allow(&plan)?;
             none.verify_plan(&plan).map_err(unplannable)?;
         }
+        indices::from_one(&plan)?;
         // DataFusion resolves types only here, so an error means that the query is wrong.
         let frame = self
             .context

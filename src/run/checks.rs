@@ -28,13 +28,13 @@ pub(super) fn verify(phase: &Phase, result: &Dataset, options: &RunOptions) -> R
     let (mut warnings, mut failures) = (Vec::new(), Vec::new());
     for check in &phase.checks {
         for (table, predicate) in check.predicates() {
-            if !session.check(table, predicate)? {
+            if let Some(why) = session.refutation(table, predicate, check.ignores_nulls())? {
                 let list = if check.warns() {
                     &mut warnings
                 } else {
                     &mut failures
                 };
-                list.push(format!("{table}: {predicate}"));
+                list.push(format!("{table}: {predicate}{why}"));
             }
         }
     }

@@ -196,6 +196,16 @@ fn totals(dataset: &Dataset, verified: &mut Verified) {
             listed.recorded_actions,
         ),
         ("proxy actions", sum.proxy_actions, listed.proxy_actions),
+        (
+            "derived actions",
+            sum.derived_actions,
+            listed.derived_actions,
+        ),
+        (
+            "patched actions",
+            sum.patched_actions,
+            listed.patched_actions,
+        ),
     ] {
         if found != listed {
             let message = format!(

@@ -17,7 +17,9 @@ pub(super) const STAGE: Stage = Stage {
 
 /// Conditions that the next result must satisfy before it is published. Each is an SQL aggregate,
 /// such as `count(*) > 0`. If a condition is false or null, nothing is published and the exit code
-/// is 4; with `warn: true`, the condition is reported and the result is published anyway.
+/// is 4; with `warn: true`, the condition is reported and the result is published anyway. The same
+/// applies if the condition of a `filter (where …)`, `bool_and` or `bool_or` in it is null for some
+/// steps or trajectories, unless `nulls` is `ignore`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Check {
@@ -40,6 +42,23 @@ pub struct CheckOptions {
     /// Reports conditions that do not hold, and publishes the result anyway. Default: false.
     #[serde(default)]
     warn: bool,
+    /// What to do with steps and trajectories for which the condition of a `filter (where …)`,
+    /// `bool_and` or `bool_or` is null, as a comparison with a missing value is: with `error`, the
+    /// check fails; with `ignore`, they do not count, as in SQL. Final observations never count as
+    /// null. Default: `error`.
+    #[serde(default)]
+    nulls: Nulls,
+}
+
+/// What to do with rows on which a condition within an aggregate is null.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Nulls {
+    /// The check fails.
+    #[default]
+    Error,
+    /// They do not count.
+    Ignore,
 }
 
 impl Check {
@@ -60,6 +79,14 @@ impl Check {
             ]
             .concat(),
         }
+    }
+
+    /// Whether rows on which a condition within an aggregate is null are ignored.
+    pub fn ignores_nulls(&self) -> bool {
+        let Check::Both(both) = self else {
+            return false;
+        };
+        both.nulls == Nulls::Ignore
     }
 
     /// Whether a condition that does not hold is only reported.

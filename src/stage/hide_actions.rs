@@ -262,6 +262,7 @@ impl Transform for Hide {
     fn changes(&self) -> Changes {
         let changed = [
             trajectory::CONTENT_HASH,
+            trajectory::HAS_ACTIONS,
             trajectory::ACTION_SUM,
             trajectory::ACTION_SUM_SQ,
         ];

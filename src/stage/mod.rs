@@ -22,6 +22,7 @@ mod label;
 mod materialise;
 mod normalise;
 mod pairs;
+mod patch_actions;
 mod score;
 mod shuffle;
 mod sort;
@@ -60,6 +61,7 @@ pub const STAGES: &[Stage] = &[
     materialise::STAGE,
     normalise::STAGE,
     pairs::STAGE,
+    patch_actions::STAGE,
     score::STAGE,
     shuffle::STAGE,
     sort::STAGE,
@@ -156,6 +158,12 @@ pub trait Models {
     /// # Errors
     /// Returns an error if the file cannot be read.
     fn text(&self, path: &str) -> Result<String>;
+
+    /// Returns the content of a Parquet file, which is small.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
+    fn table(&self, path: &str) -> Result<RecordBatch>;
 }
 
 /// The reason why options cannot be bound, and the option at fault.
@@ -316,6 +324,8 @@ pub struct Selected {
     pub columns: Vec<arrow::array::ArrayRef>,
     /// The rows that are not kept, by reason.
     pub dropped: Vec<Dropped>,
+    /// Anything else that the summary reports, by name.
+    pub counts: BTreeMap<String, u64>,
     /// What it found out, for the lineage and for the transforms of the same stage.
     pub facts: Facts,
 }

@@ -13,12 +13,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::support::columns::{everything, nullable};
+use super::support::condition::{Condition, Nulls};
 use super::support::rank;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
-use crate::expr::{Edge, Expression};
+use crate::expr::Edge;
 
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
@@ -32,7 +33,8 @@ pub(super) const STAGE: Stage = Stage {
 /// Ends every trajectory before the first step for which a condition holds. The observation of that
 /// step becomes the final observation, and the step before it is marked as truncated unless it is
 /// terminal. A trajectory for which the condition holds at the first step is dropped, because no
-/// step is left. A condition that is null does not hold.
+/// step is left. If the condition is null before it first holds, the run ends with an error, unless
+/// `nulls` says what to do.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Truncate {
@@ -46,6 +48,11 @@ struct Truncate {
     /// Keeps that step, as the last one of its trajectory. Default: false.
     #[serde(default)]
     keep: bool,
+    /// What to do with a step for which the condition is null, as a comparison with a missing value
+    /// is: `error`; `drop` to end the trajectory there, as if the condition held; `keep` to go on,
+    /// as if it did not. With `error`, the run ends and names the first of them. Default: `error`.
+    #[serde(default)]
+    nulls: Nulls,
 }
 
 /// The step that ends a trajectory.
@@ -58,14 +65,18 @@ enum At {
 }
 
 struct Truncated {
-    condition: Expression,
+    condition: Condition,
     keep: bool,
     steps: SchemaRef,
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Truncate = options(value)?;
-    let condition = Expression::predicate(&given.condition, context.steps, Some(Edge::Null));
+    let (sql, along) = (&given.condition, Some(Edge::Null));
+    let condition = Condition::bind(sql, context.steps, along, given.nulls, |_| {
+        "decide what happens there: `nulls: drop` ends the trajectory, and `nulls: keep` goes on"
+            .to_owned()
+    });
     let condition = condition.map_err(|misfit| Misfit::from(misfit).at("where"))?;
     Bound::transform(Truncated {
         condition,
@@ -89,13 +100,14 @@ impl Transform for Truncated {
 
     fn reads(&self) -> Option<Vec<String>> {
         Some(rank::reads(
-            &[&self.condition],
+            &[&self.condition.expression],
             &[step::TERMINATED, step::TRUNCATED, step::IS_FINAL],
         ))
     }
 
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
-        let holds = self.condition.mask(&block.steps, &block.offsets)?;
+        let verdicts = self.condition.over(&block)?;
+        let holds = verdicts.mask(self.condition.nulls == Nulls::Drop);
         let is_final = block.is_final()?;
         let (mut rows, mut offsets, mut kept) =
             (Vec::<u64>::new(), vec![0], Vec::with_capacity(block.len()));
@@ -103,10 +115,19 @@ impl Transform for Truncated {
         // final.
         let (mut last, mut turned) = (Vec::new(), Vec::new());
         let (mut dropped, mut ended) = (0, 0);
+        let mut passed = vec![false; block.steps.num_rows()];
+        let (mut skipped, mut unknown) = (0, 0);
         for span in block.spans() {
             let first = span
                 .clone()
                 .find(|row| !is_final.value(*row) && holds.value(*row));
+            for row in
+                (span.start..first.unwrap_or(span.end)).filter(|row| verdicts.is_unknown(*row))
+            {
+                passed[row] = true;
+                skipped += 1;
+            }
+            unknown += u64::from(first.is_some_and(|row| verdicts.is_unknown(row)));
             let end = first.map(|row| row + usize::from(self.keep));
             kept.push(end != Some(span.start));
             match end {
@@ -127,6 +148,11 @@ impl Transform for Truncated {
                 offsets.push(rows.len());
             }
         }
+        if skipped > 0 && self.condition.nulls == Nulls::Error {
+            return Err(self.condition.refusal(&block, &passed.into())?);
+        }
+        tally.count("steps passed though the condition was null", skipped);
+        tally.count("trajectories ended where the condition was null", unknown);
         tally.drop_rows("after the end of their trajectory", dropped as u64);
         tally.drop_trajectories(
             "the condition holds at the first step",
@@ -238,6 +264,8 @@ mod tests {
         fn trajectories_end_where_the_definition_says(
             lengths in prop::collection::vec((0usize..6, any::<bool>()), 0..6),
             pattern in prop::collection::vec(prop::bool::weighted(0.2), 48),
+            nulls in prop::collection::vec(prop::bool::weighted(0.1), 48),
+            ends in any::<bool>(),
             keep in any::<bool>(),
         ) {
             let trajectories: Vec<_> = lengths
@@ -246,18 +274,37 @@ mod tests {
                 .map(|(id, (length, known))| (id as i64, *length, *known))
                 .collect();
             let block = fixture::block(&trajectories);
-            let bad: Vec<usize> = (0..block.steps.num_rows())
-                .filter(|row| pattern[row % pattern.len()])
-                .collect();
-            let list = bad
-                .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(",");
-            let list = if list.is_empty() { "-1" } else { &list };
-            let condition = format!("observation[1] in ({list})");
-            let options = serde_json::json!({"where": condition, "keep": keep});
-            let stage = fixture::transform(&STAGE, &options.to_string());
+            let rows_where = |of: &[bool]| -> Vec<usize> {
+                (0..block.steps.num_rows()).filter(|row| of[row % of.len()]).collect()
+            };
+            let list = |rows: &[usize]| {
+                let rows = rows.iter().map(usize::to_string);
+                rows.chain(["-1".to_owned()]).collect::<Vec<_>>().join(",")
+            };
+            let (mut bad, null) = (rows_where(&pattern), rows_where(&nulls));
+            let condition = format!(
+                "case when observation[1] in ({}) then null else observation[1] in ({}) end",
+                list(&null),
+                list(&bad)
+            );
+            let stage = |nulls: &str| {
+                let options = serde_json::json!({
+                    "where": condition, "keep": keep, "nulls": nulls
+                });
+                fixture::transform(&STAGE, &options.to_string())
+            };
+            bad.retain(|row| !null.contains(row));
+            let refused = stage("error").apply(block.clone(), &mut Tally::default()).is_err();
+            let met = block.spans().zip(&lengths).any(|(span, (length, _))| {
+                let mut steps = span.start..span.start + length;
+                steps.find(|row| bad.contains(row) || null.contains(row))
+                    .is_some_and(|row| null.contains(&row))
+            });
+            prop_assert_eq!(refused, met);
+            let stage = stage(if ends { "drop" } else { "keep" });
+            if ends {
+                bad.extend(&null);
+            }
             let (before, mut tally) = (rows(&block), Tally::default());
             let all = block.steps.num_rows();
             let starts = block.offsets.clone();

@@ -165,7 +165,10 @@ fn scatter(report: &Report) -> Result<String> {
                 .map_or(0.0, |dimension| dimension.r2);
             let mut chart = ChartBuilder::on(cell)
                 .caption(
-                    format!("action {dimension}: predicted against true, R² {r2:.3}"),
+                    format!(
+                        "action[{}]: predicted against true, R² {r2:.3}",
+                        dimension + 1
+                    ),
                     ("sans-serif", 13),
                 )
                 .margin(8)
@@ -231,7 +234,7 @@ fn calibration(report: &Report) -> Result<String> {
             chart
                 .draw_series(LineSeries::new(line, colour(index).stroke_width(2)))
                 .map_err(failed)?
-                .label(format!("action {index}"))
+                .label(format!("action[{}]", index + 1))
                 .legend(move |(x, y)| {
                     PathElement::new(vec![(x, y), (x + 18, y)], colour(index).stroke_width(2))
                 });

@@ -149,14 +149,17 @@ impl Report {
                 )
             }
         };
-        match self.data.constant_observations.as_slice() {
+        // Messages count dimensions from 1, as SQL does.
+        let constant = self.data.constant_observations.iter();
+        let constant: Vec<String> = constant
+            .map(|dimension| format!("`observation[{}]`", dimension + 1))
+            .collect();
+        match constant.as_slice() {
             [] => errors,
-            [dimension] => format!(
-                "{errors}; dimension {dimension} of the observation is constant and was left out"
-            ),
-            constant => format!(
-                "{errors}; dimensions {constant:?} of the observation are constant and were left \
-                 out"
+            [one] => format!("{errors}; {one} is constant and was left out"),
+            several => format!(
+                "{errors}; {} are constant and were left out",
+                several.join(", ")
             ),
         }
     }

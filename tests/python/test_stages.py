@@ -18,7 +18,8 @@ from writers.odd import OBSERVATION
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_truncate_ends_trajectories_at_the_first_hit(data, tmp_path, keep):
-    made = run(tmp_path, [{"truncate": {"where": "reward > 1", "keep": keep}}], data.path).by_id()
+    options = {"where": "reward > 1", "keep": keep, "nulls": "keep"}
+    made = run(tmp_path, [{"truncate": options}], data.path).by_id()
     for before in data:
         n, reward = before["n"], before["reward"]
         bad = [t for t in range(n) if reward[t] > 1]
@@ -87,7 +88,8 @@ def returns(data):
 @pytest.mark.parametrize("share", SHARES)
 def test_filter_keeps_trajectories_above_a_quantile(data, tmp_path, returns, share):
     returns, _, ids = returns
-    made = run(tmp_path, [{"filter": {"quantile": {"by": "return", "above": share}}}], data.path)
+    options = {"by": "return", "above": share, "unknown": "drop"}
+    made = run(tmp_path, [{"filter": {"quantile": options}}], data.path)
     equal(
         [own["id"] for own in made],
         ids[returns > threshold(returns, share)],
@@ -113,11 +115,8 @@ def test_filter_keeps_trajectories_below_a_quantile(data, tmp_path, returns, sha
 @pytest.mark.parametrize("share", SHARES)
 def test_filter_keeps_trajectories_above_a_quantile_of_their_group(data, tmp_path, returns, share):
     returns, tasks, ids = returns
-    made = run(
-        tmp_path,
-        [BY_TASK, {"filter": {"quantile": {"by": "return", "above": share, "group": "task"}}}],
-        data.path,
-    )
+    options = {"by": "return", "above": share, "group": "task", "unknown": "drop"}
+    made = run(tmp_path, [BY_TASK, {"filter": {"quantile": options}}], data.path)
     kept = [returns[i] > threshold(returns[tasks == tasks[i]], share) for i in range(len(ids))]
     equal([own["id"] for own in made], ids[kept], f"returns above {share} of their task")
 
@@ -184,9 +183,8 @@ def test_filter_keeps_runs_of_steps_above_a_quantile(data, tmp_path, share, unkn
 
 
 def test_the_threshold_of_a_quantile_is_kept_in_the_lineage(data, tmp_path):
-    facts = run(
-        tmp_path, [{"filter": {"quantile": {"by": "x", "of": "steps", "above": 0.3}}}], data.path
-    ).facts("filter")
+    options = {"by": "x", "of": "steps", "above": 0.3, "unknown": "drop"}
+    facts = run(tmp_path, [{"filter": {"quantile": options}}], data.path).facts("filter")
     close(facts[0]["quantiles"]["above"], threshold(steps_of(data), 0.3), "the threshold")
 
 
@@ -341,7 +339,7 @@ def test_derive_folds_along_trajectories(data, tmp_path):
 
 
 def test_filter_by_steps_keeps_runs_of_steps(data, tmp_path):
-    made = iter(run(tmp_path, [{"filter": {"steps": "reward > -0.5"}}], data.path))
+    made = iter(run(tmp_path, [{"filter": {"steps": "reward > -0.5", "nulls": "drop"}}], data.path))
     stride = max(own["id"] for own in data) + 1
     for before in data:
         n, holds = before["n"], np.nan_to_num(before["reward"], nan=-np.inf) > -0.5
@@ -465,8 +463,8 @@ def test_threads_and_shards_do_not_change_what_stages_make(data, tmp_path):
     stages = [
         {"score": {"model": path, "outputs": {"value": "value"}}},
         {"normalise": {"columns": {"reward": "scaled"}}},
-        {"filter": {"quantile": {"by": "value", "of": "steps", "below": 0.8}}},
-        {"truncate": {"where": "scaled > 1.5"}},
+        {"filter": {"quantile": {"by": "value", "of": "steps", "below": 0.8, "unknown": "drop"}}},
+        {"truncate": {"where": "scaled > 1.5", "nulls": "keep"}},
         {"pairs": {"length": 2, "count": 50, "seed": 1, "by": "nothing"}},
         {"window": {"length": 2, "columns": ["observation", "value"]}},
     ]

@@ -379,13 +379,13 @@ REFUSED = {
         EVERYONE,
         nan,
         {},
-        ["trajectory 5, step 7", "`observation`", "not finite", "dimension 1"],
+        ["trajectory 5, step 7", "`observation[2]` is not finite"],
     ),
     "outside": (
         EVERYONE,
         outside,
         {"head": "gaussian"},
-        ["trajectory 5, step 3", "1.5", "dimension 1", "from -1 to 1", "clip"],
+        ["trajectory 5, step 3", "`action[2]` is 1.5", "from -1 to 1", "clip"],
     ),
     "diverges": (EVERYONE, None, {"head": "gaussian", "lr": 1e5}, ["diverged", "`lr`"]),
     "window": (

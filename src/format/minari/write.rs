@@ -395,14 +395,8 @@ fn episode(file: &mut Hdf5Writer, trajectory: &OutgoingTrajectory, infos: &[Info
             &values,
         )?;
     }
-    if let Some(proxy) = arrays::proxy_flags(trajectory, rows) {
-        arrays::write_column(
-            file,
-            &format!("{group}/infos/action_is_proxy"),
-            &Field::new("proxy", DataType::Boolean, false),
-            &proxy,
-        )?;
-    }
+    let proxies = format!("{group}/infos/action_is_proxy");
+    arrays::write_sources(file, &proxies, trajectory, rows)?;
     let line = envelope::line(trajectory)?;
     let mut attributes = vec![
         ("id".to_owned(), Attribute::Int(trajectory.index as i64)),

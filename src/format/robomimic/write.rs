@@ -326,14 +326,8 @@ fn demonstration(
             )?;
         }
     }
-    if let Some(proxy) = arrays::proxy_flags(trajectory, trajectory.steps.num_rows()) {
-        arrays::write_column(
-            file,
-            &format!("{group}/{PROXY}"),
-            &Field::new(PROXY, DataType::Boolean, false),
-            &proxy,
-        )?;
-    }
+    let proxies = format!("{group}/{PROXY}");
+    arrays::write_sources(file, &proxies, trajectory, trajectory.steps.num_rows())?;
     let line = serde_json::to_string(&envelope::line(trajectory)?)
         .map_err(|error| Error::failed(error.to_string()))?;
     let mut attributes = vec![

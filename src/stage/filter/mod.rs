@@ -4,20 +4,21 @@ mod quantile;
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
 use self::quantile::Quantile;
+use super::support::condition::{self, Condition, Nulls};
 use super::support::{cut, rank};
 use super::{
     Bound, Changes, Context, Dropped, Misfit, Operator, Selected, Selection, Stage, Tally,
     Transform, options,
 };
 use crate::dataset::Block;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::expr::{Edge, Expression};
 
 /// The registry entry.
@@ -30,7 +31,8 @@ pub(super) const STAGE: Stage = Stage {
 };
 
 /// Keeps the trajectories for which an SQL condition on their columns holds, such as
-/// `filter: return > 500`. A condition that is null does not hold.
+/// `filter: return > 500`. If the condition is null for a trajectory, the run ends with an error,
+/// unless `nulls` says what to do with such trajectories.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum Filter {
@@ -58,21 +60,26 @@ struct Conditions {
     /// Keeps trajectories or steps by their rank.
     #[serde(default)]
     quantile: Option<Quantile>,
+    /// What to do with trajectories and steps for which the condition is null, as a comparison with
+    /// a missing value is: `error`, `drop` or `keep`. With `error`, the run ends and names the
+    /// first of them. Final observations are never judged. Default: `error`.
+    #[serde(default)]
+    nulls: Nulls,
 }
 
 /// Keeps trajectories by a condition.
-struct Keep(Expression);
+struct Keep(Condition);
 
 /// Keeps runs of steps by a condition.
 struct Cut {
-    condition: Expression,
+    condition: Condition,
     steps: SchemaRef,
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let conditions = match options::<Filter>(value)? {
         Filter::Trajectories(sql) => {
-            let keep = Expression::predicate(&sql, context.trajectories, None)
+            let keep = on_trajectories(&sql, context, Nulls::Error)
                 .map_err(|misfit| on_steps(&sql, context.steps, misfit))?;
             return Bound::selection(Keep(keep));
         }
@@ -87,13 +94,16 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     }
     let keep = conditions
         .trajectories
-        .map(|sql| Expression::predicate(&sql, context.trajectories, None));
+        .map(|sql| on_trajectories(&sql, context, conditions.nulls));
     let keep = keep
         .transpose()
         .map_err(|misfit| Misfit::from(misfit).at("trajectories"))?;
-    let condition = conditions
-        .steps
-        .map(|sql| Expression::predicate(&sql, context.steps, Some(Edge::Null)));
+    let condition = conditions.steps.map(|sql| {
+        let nulls = conditions.nulls;
+        Condition::bind(&sql, context.steps, Some(Edge::Null), nulls, |sql| {
+            remedy("steps", sql)
+        })
+    });
     let condition = condition
         .transpose()
         .map_err(|misfit| Misfit::from(misfit).at("steps"))?;
@@ -110,6 +120,24 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     Ok(Bound::Work(
         keep.into_iter().chain(cut).chain(quantile).collect(),
     ))
+}
+
+fn on_trajectories(
+    sql: &str,
+    context: &Context,
+    nulls: Nulls,
+) -> Result<Condition, crate::expr::Misfit> {
+    Condition::bind(sql, context.trajectories, None, nulls, |sql| {
+        remedy("trajectories", sql)
+    })
+}
+
+/// Says how to write the condition `sql` on `what` with a decision on its nulls.
+fn remedy(what: &str, sql: &str) -> String {
+    format!(
+        "decide what becomes of these {what}: `{{{what}: \"{sql}\", nulls: drop}}` drops them, and \
+         `nulls: keep` keeps them"
+    )
 }
 
 /// Adds to a misfit of a condition on trajectories how to write it as a condition on steps, if it
@@ -130,26 +158,22 @@ fn on_steps(sql: &str, steps: &Schema, misfit: crate::expr::Misfit) -> Misfit {
 
 impl Selection for Keep {
     fn reads(&self) -> Vec<String> {
-        rank::reads(&[&self.0], &[])
+        rank::reads(&[&self.0.expression], &[])
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
-        let holds = self.0.evaluate(table, &[])?;
-        let holds = holds
-            .as_boolean_opt()
-            .ok_or_else(|| Error::failed("the condition is neither true nor false"))?;
+        let verdicts = self.0.trajectories(table)?;
+        let keep = self.0.nulls == Nulls::Keep;
         let (mut rows, mut false_rows, mut null_rows) = (Vec::new(), Vec::new(), Vec::new());
-        for (holds, row) in holds.iter().zip(0..) {
-            match holds {
-                Some(true) => rows.push(row),
-                Some(false) => false_rows.push(row),
-                None => null_rows.push(row),
+        for (holds, row) in verdicts.holds.iter().zip(0..) {
+            match (holds, verdicts.is_unknown(row as usize)) {
+                (true, _) => rows.push(row),
+                (_, true) if keep => rows.push(row),
+                (_, true) => null_rows.push(row),
+                _ => false_rows.push(row),
             }
         }
-        let reasons = [
-            ("the condition was false", false_rows),
-            ("the condition was null", null_rows),
-        ];
+        let reasons = [(condition::FALSE, false_rows), (condition::NULL, null_rows)];
         let dropped = reasons.into_iter().filter(|(_, rows)| !rows.is_empty());
         let dropped = dropped
             .map(|(reason, rows)| Dropped {
@@ -160,6 +184,7 @@ impl Selection for Keep {
         Ok(Selected {
             rows,
             dropped,
+            counts: condition::kept("trajectories", keep, &verdicts),
             ..Selected::default()
         })
     }
@@ -179,18 +204,30 @@ impl Transform for Cut {
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        Some(rank::reads(&[&self.condition], &cut::READS))
+        Some(rank::reads(&[&self.condition.expression], &cut::READS))
     }
 
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block> {
-        let holds = self.condition.mask(&block.steps, &block.offsets)?;
-        cut::cut(block, &holds, "the condition was false or null", tally)
+        let verdicts = self.condition.steps(&block)?;
+        let keep = self.condition.nulls == Nulls::Keep;
+        for (name, n) in condition::kept("steps", keep, &verdicts) {
+            tally.count(&name, n);
+        }
+        let null = if keep { 0 } else { verdicts.unknown() };
+        let holds = verdicts.mask(keep);
+        cut::cut(
+            block,
+            &holds,
+            &[(condition::NULL, null)],
+            condition::FALSE,
+            tally,
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Array;
+    use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Float32Type, Int32Type, Int64Type};
     use proptest::prelude::*;
 
@@ -204,9 +241,29 @@ mod tests {
             &[60, 10, 60],
             vec![float("return", &[Some(600.0), Some(700.0), None])],
         );
-        let selection = fixture::selection(&STAGE, "\"return > 500 and length >= 50\"", &table);
-        assert_eq!(selection.reads(), ["length", "return"]);
-        let selected = selection.select(&table).unwrap();
+        let select = |nulls: &str| {
+            let options = format!(
+                r#"{{"trajectories": "return > 500 and length >= 50", "nulls": "{nulls}"}}"#
+            );
+            fixture::selection(&STAGE, &options, &table)
+        };
+        assert_eq!(select("drop").reads(), ["length", "return"]);
+        let error = select("error").select(&table).err().unwrap();
+        assert_eq!(
+            error.message,
+            "the condition `return > 500 and length >= 50` is null for 1 trajectory, the first at \
+             trajectory 5, where `return` is null"
+        );
+        let kept = select("keep").select(&table).unwrap();
+        assert_eq!(kept.rows, [0, 2]);
+        assert_eq!(
+            kept.counts.into_iter().collect::<Vec<_>>(),
+            [(
+                "trajectories kept though the condition was null".to_owned(),
+                1
+            )]
+        );
+        let selected = select("drop").select(&table).unwrap();
         let reasons: Vec<(&str, &[u32])> = selected
             .dropped
             .iter()
@@ -319,6 +376,8 @@ mod tests {
         fn runs_are_those_of_the_definition(
             lengths in prop::collection::vec((0usize..6, any::<bool>()), 0..6),
             pattern in prop::collection::vec(any::<bool>(), 48),
+            nulls in prop::collection::vec(prop::bool::weighted(0.2), 48),
+            keep in any::<bool>(),
         ) {
             let trajectory = |(id, (length, known)): (usize, &(usize, bool))| {
                 (id as i64 + 10, *length, *known)
@@ -326,13 +385,44 @@ mod tests {
             let trajectories: Vec<_> = lengths.iter().enumerate().map(trajectory).collect();
             let block = fixture::block(&trajectories);
             let rows = 0..block.steps.num_rows();
-            let holds: Vec<bool> = rows.map(|row| pattern[row % pattern.len()]).collect();
-            let kept = holds.iter().enumerate().filter(|(_, holds)| **holds);
-            let mut kept: Vec<String> = kept.map(|(row, _)| row.to_string()).collect();
-            // A list must not be empty, and no row is -1.
-            kept.push("-1".to_owned());
-            let sql = format!("observation[1] in ({})", kept.join(","));
-            let cut = fixture::transform(&STAGE, &serde_json::json!({ "steps": sql }).to_string());
+            let at = |list: &[bool], row: usize| list[row % list.len()];
+            let is_true: Vec<bool> = rows.clone().map(|row| at(&pattern, row)).collect();
+            let is_null: Vec<bool> = rows.clone().map(|row| at(&nulls, row)).collect();
+            let holds: Vec<bool> = rows
+                .map(|row| if is_null[row] { keep } else { is_true[row] })
+                .collect();
+            let list = |of: &[bool]| {
+                let set = of.iter().enumerate().filter(|(_, set)| **set);
+                let set: Vec<String> = set.map(|(row, _)| row.to_string()).collect();
+                // A list must not be empty, and no row is -1.
+                [set, vec!["-1".to_owned()]].concat().join(",")
+            };
+            let sql = format!(
+                "case when observation[1] in ({}) then null else observation[1] in ({}) end",
+                list(&is_null),
+                list(&is_true)
+            );
+            let stage = |nulls: &str| {
+                let options = serde_json::json!({ "steps": sql, "nulls": nulls });
+                fixture::transform(&STAGE, &options.to_string())
+            };
+            let is_final = block.is_final().unwrap();
+            let judged = |row: &usize| is_null[*row] && !is_final.value(*row);
+            let unknown = (0..is_null.len()).filter(judged).count();
+            let refused = stage("error").apply(block.clone(), &mut Tally::default());
+            prop_assert_eq!(refused.is_err(), unknown > 0);
+            if let Err(error) = refused {
+                let first = (0..is_null.len()).find(judged).unwrap();
+                let index = block.offsets.partition_point(|start| *start <= first) - 1;
+                let place = format!(
+                    "null for at least {}, the first at trajectory {}, step {}",
+                    crate::error::wording::count(unknown, "step"),
+                    block.ids().unwrap()[index],
+                    first - block.offsets[index]
+                );
+                prop_assert!(error.message.contains(&place), "{} / {}", error.message, place);
+            }
+            let cut = stage(if keep { "keep" } else { "drop" });
             let mut tally = Tally::default();
             let after = cut.apply(block.clone(), &mut tally).unwrap();
 
@@ -364,6 +454,12 @@ mod tests {
             let ids: std::collections::BTreeSet<_> = ids.collect();
             prop_assert_eq!(ids.len(), after.len());
             prop_assert_eq!(tally.dropped_trajectories.values().sum::<u64>(), empty);
+            let counted = if keep {
+                tally.counts.get("steps kept though the condition was null")
+            } else {
+                tally.dropped_rows.get(condition::NULL)
+            };
+            prop_assert_eq!(counted.copied().unwrap_or(0), unknown as u64);
             let dropped = tally.dropped_rows.values().sum::<u64>();
             prop_assert_eq!(after.steps.num_rows() as u64 + dropped, block.steps.num_rows() as u64);
         }

@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 
 use crate::dataset::Block;
 use crate::dataset::schema::step;
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::expr::{Edge, Expression};
+use crate::stage::support::condition::{self, Nulls};
 use crate::stage::support::{cut, rank};
 use crate::stage::{
     Changes, Context, Dropped, Facts, Misfit, Operator, Selected, Selection, Tally, Transform,
@@ -30,6 +32,10 @@ const VALUES: &str = "__values";
 /// The private columns of trajectories with the thresholds for each of them.
 const ABOVE: &str = "__above";
 const BELOW: &str = "__below";
+/// Reasons for which trajectories and steps are dropped.
+const OUTSIDE: &str = "outside the quantiles";
+const IS_NULL: &str = "value is null";
+const IS_NAN: &str = "value is not a number";
 /// The number of groups up to which the lineage lists thresholds.
 const MOST_LISTED: usize = 100;
 
@@ -60,10 +66,10 @@ pub(super) struct Quantile {
     /// expression.
     #[serde(default)]
     group: Option<String>,
-    /// What to do with values that have no rank because they are null or not a number: `drop` or
-    /// `keep`. Default: `drop`.
+    /// What to do with values that have no rank because they are null or not a number: `error`,
+    /// `drop` or `keep`. With `error`, the run ends and names the first of them. Default: `error`.
     #[serde(default)]
-    unknown: Unknown,
+    unknown: Nulls,
 }
 
 /// What is ranked.
@@ -75,17 +81,6 @@ enum Of {
     Trajectories,
     /// Steps, by the columns of steps. Final observations have no rank.
     Steps,
-}
-
-/// What happens to values that have no rank.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Unknown {
-    /// They are dropped and counted.
-    #[default]
-    Drop,
-    /// They are kept.
-    Keep,
 }
 
 /// Returns the operators of the stage.
@@ -108,7 +103,7 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Operator>,
         above: given.above,
         below: given.below,
     };
-    let keep = given.unknown == Unknown::Keep;
+    let unknown = given.unknown;
     let key = |schema, along| {
         let key = Expression::bind(&given.by, schema, along)
             .map_err(|misfit| Misfit::from(misfit).at("by"))?;
@@ -134,7 +129,7 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Operator>,
             by,
             shares,
             group,
-            keep,
+            unknown,
         })]);
     }
     let by = || key(context.steps, Some(Edge::Null));
@@ -142,15 +137,29 @@ pub(super) fn bind(given: &Quantile, context: &Context) -> Result<Vec<Operator>,
     Ok(vec![
         Operator::transform(Collect {
             by: by()?,
+            unknown,
             steps: Arc::clone(&steps),
         }),
         Operator::selection(Thresholds { shares, group }),
         Operator::transform(Between {
             by: by()?,
-            keep,
+            keep: unknown == Nulls::Keep,
             steps,
         }),
     ])
+}
+
+/// Returns the error that values have no rank, the first of them in `row` of `rows`.
+fn no_rank(by: &Expression, many: &str, first: &str, rows: &RecordBatch, row: usize) -> Error {
+    let empty = condition::empty_columns(by, rows, row);
+    Error::failed(format!(
+        "`{}` is null or not a number for {many}, the first at {first}{empty}",
+        by.written()
+    ))
+    .hint(
+        "a value without a rank is neither above nor below a quantile: add `unknown: drop` or \
+         `unknown: keep` to `quantile`",
+    )
 }
 
 /// The quantiles to compute, as shares.
@@ -239,7 +248,7 @@ struct Ranked {
     by: Expression,
     shares: Shares,
     group: Option<Expression>,
-    keep: bool,
+    unknown: Nulls,
 }
 
 impl Selection for Ranked {
@@ -252,6 +261,16 @@ impl Selection for Ranked {
         let values = rank::float64(&self.by.evaluate(table, &[])?)?;
         let known =
             |row: &u32| values.is_valid(*row as usize) && !values.value(*row as usize).is_nan();
+        if self.unknown == Nulls::Error {
+            let ids = rank::ids(table)?;
+            let without = (0..table.num_rows()).filter(|row| !known(&(*row as u32)));
+            let first = without.clone().min_by_key(|row| ids.value(*row));
+            if let Some(first) = first {
+                let many = count(without.count() as u64, "trajectory");
+                let place = format!("trajectory {}", ids.value(first));
+                return Err(no_rank(&self.by, &many, &place, table, first));
+            }
+        }
         let groups = rank::groups(table, self.group.as_ref())?;
         let (mut rows, mut outside, mut bounds) = (Vec::new(), Vec::new(), Vec::new());
         let (mut null, mut nan) = (Vec::new(), Vec::new());
@@ -267,18 +286,14 @@ impl Selection for Ranked {
                 match known(row) {
                     true if between.hold(values.value(*row as usize)) => rows.push(*row),
                     true => outside.push(*row),
-                    false if self.keep => rows.push(*row),
+                    false if self.unknown == Nulls::Keep => rows.push(*row),
                     false if values.is_null(*row as usize) => null.push(*row),
                     false => nan.push(*row),
                 }
             }
         }
         rows.sort_unstable();
-        let reasons = [
-            ("outside the quantiles", outside),
-            ("value is null", null),
-            ("value is not a number", nan),
-        ];
+        let reasons = [(OUTSIDE, outside), (IS_NULL, null), (IS_NAN, nan)];
         let dropped = reasons.into_iter().filter(|(_, rows)| !rows.is_empty());
         let dropped = dropped
             .map(|(reason, rows)| Dropped {
@@ -290,7 +305,7 @@ impl Selection for Ranked {
             rows,
             dropped,
             facts: facts(table, self.group.as_ref(), &groups, &bounds)?,
-            columns: Vec::new(),
+            ..Selected::default()
         })
     }
 }
@@ -298,6 +313,7 @@ impl Selection for Ranked {
 /// Adds the values of a trajectory's steps to its metadata.
 struct Collect {
     by: Expression,
+    unknown: Nulls,
     steps: SchemaRef,
 }
 
@@ -328,6 +344,16 @@ impl Transform for Collect {
     fn apply(&self, block: Block, _tally: &mut Tally) -> Result<Block> {
         let values = rank::float64(&self.by.evaluate(&block.steps, &block.offsets)?)?;
         let is_final = block.is_final()?;
+        if self.unknown == Nulls::Error {
+            let mut without = (0..values.len()).filter(|row| {
+                !is_final.value(*row) && (values.is_null(*row) || values.value(*row).is_nan())
+            });
+            if let Some(first) = without.next() {
+                let many = format!("at least {}", count(1 + without.count() as u64, "step"));
+                let place = condition::place(&block, first)?;
+                return Err(no_rank(&self.by, &many, &place, &block.steps, first));
+            }
+        }
         let element = Field::new("element", DataType::Float64, false);
         let mut lists =
             ListBuilder::with_capacity(Float64Builder::with_capacity(values.len()), block.len())
@@ -397,7 +423,7 @@ impl Selection for Thresholds {
             rows: rows.collect::<Result<_>>()?,
             columns: vec![column(|bounds| bounds.above), column(|bounds| bounds.below)],
             facts: facts(table, self.group.as_ref(), &groups, &bounds)?,
-            dropped: Vec::new(),
+            ..Selected::default()
         })
     }
 }
@@ -436,6 +462,8 @@ impl Transform for Between {
             column.ok_or_else(|| Error::failed("the thresholds are missing"))
         };
         let (above, below) = (bound(ABOVE)?, bound(BELOW)?);
+        let is_final = block.is_final()?;
+        let (mut null, mut nan) = (0, 0);
         let mut holds = Vec::with_capacity(values.len());
         for (index, span) in block.spans().enumerate() {
             let between = Bounds {
@@ -445,16 +473,23 @@ impl Transform for Between {
             let known = |row: usize| values.is_valid(row) && !values.value(row).is_nan();
             holds.extend(span.map(|row| {
                 if known(row) {
-                    between.hold(values.value(row))
-                } else {
-                    self.keep
+                    return between.hold(values.value(row));
                 }
+                if !self.keep && !is_final.value(row) {
+                    *(if values.is_null(row) {
+                        &mut null
+                    } else {
+                        &mut nan
+                    }) += 1;
+                }
+                self.keep
             }));
         }
         cut::cut(
             block,
             &BooleanArray::from(holds),
-            "outside the quantiles, or without a value",
+            &[(IS_NULL, null), (IS_NAN, nan)],
+            OUTSIDE,
             tally,
         )
     }
@@ -530,8 +565,19 @@ mod tests {
             vec![float("return", &values), groups],
         );
         let ids = |options: &str| {
-            fixture::selected_ids(&table, &*fixture::selection(&STAGE, options, &table))
+            let options = match options.contains("unknown") {
+                true => options.to_owned(),
+                false => options.replace("}}", r#", "unknown": "drop"}}"#),
+            };
+            fixture::selected_ids(&table, &*fixture::selection(&STAGE, &options, &table))
         };
+        let undecided = r#"{"quantile": {"by": "return", "above": 0.5}}"#;
+        let error = fixture::selection(&STAGE, undecided, &table).select(&table);
+        assert_eq!(
+            error.err().unwrap().message,
+            "`return` is null or not a number for 2 trajectories, the first at trajectory 2, where \
+             `return` is null"
+        );
         assert_eq!(
             ids(r#"{"quantile": {"by": "return", "above": 0.5}}"#),
             [0, 4]
@@ -558,7 +604,7 @@ mod tests {
         );
         let selected = fixture::selection(
             &STAGE,
-            r#"{"quantile": {"by": "return", "above": 0.5}}"#,
+            r#"{"quantile": {"by": "return", "above": 0.5, "unknown": "drop"}}"#,
             &table,
         )
         .select(&table)

@@ -34,6 +34,10 @@ impl Models for Fakes {
     fn text(&self, path: &str) -> Result<String> {
         Err(Error::failed(format!("no file {path}")))
     }
+
+    fn table(&self, path: &str) -> Result<arrow::array::RecordBatch> {
+        Err(Error::failed(format!("no file {path}")))
+    }
 }
 
 pub(super) fn port(name: &str, element: Element, row: &[usize]) -> Port {

@@ -234,7 +234,8 @@ impl Labeller {
                 NonFinite::Error => {
                     let place = place(block, slot.span, slot.row);
                     return Err(Error::failed(format!(
-                        "{place}: the label is not finite in dimension {dimension}"
+                        "{place}: the label is not finite in dimension {}",
+                        dimension + 1
                     ))
                     .hint(
                         "look for NaN, infinite or very large values in the observations around \
@@ -365,6 +366,7 @@ impl Transform for Labeller {
 
     fn changes(&self) -> Changes {
         let names = [
+            trajectory::HAS_ACTIONS,
             trajectory::ACTION_SUM,
             trajectory::ACTION_SUM_SQ,
             trajectory::CONTENT_HASH,
@@ -568,7 +570,7 @@ mod tests {
         let error = result.unwrap_err();
         assert_eq!(
             error.message,
-            "trajectory 7, step 1: the label is not finite in dimension 0"
+            "trajectory 7, step 1: the label is not finite in dimension 1"
         );
 
         let (result, tally) = labelled(json!({"model": "current", "non_finite": null}), broken);

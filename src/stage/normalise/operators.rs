@@ -16,7 +16,7 @@ use serde_json::json;
 use super::moments::{Moments, Statistics};
 use crate::dataset::Block;
 use crate::dataset::block::flattened;
-use crate::dataset::schema::{step, trajectory};
+use crate::dataset::schema::{action_source, step, trajectory};
 use crate::error::{Error, Result};
 use crate::stage::support::columns::changed;
 use crate::stage::support::rank;
@@ -185,11 +185,13 @@ impl Transform for Collect {
             .steps
             .column_by_name(step::ACTION_SOURCE)
             .and_then(|column| column.as_string_opt::<i32>());
-        let proxy = |row: usize| {
-            source.is_some_and(|source| source.is_valid(row) && source.value(row) == "proxy")
+        let other = |row: usize| {
+            source.is_some_and(|source| {
+                source.is_valid(row) && source.value(row) != action_source::RECORDED
+            })
         };
         let counts = |row: usize| {
-            !self.recorded || (action.is_some_and(|action| action.is_valid(row)) && !proxy(row))
+            !self.recorded || (action.is_some_and(|action| action.is_valid(row)) && !other(row))
         };
         let element = Field::new("element", DataType::Float64, false);
         let mut lists = ListBuilder::new(Float64Builder::new()).with_field(element);
@@ -352,8 +354,9 @@ impl Transform for Scale {
         for (column, own) in self.columns.iter().zip(statistics) {
             if let Some(constant) = own.std.iter().position(|std| std + self.eps == 0.0) {
                 return Err(Error::failed(format!(
-                    "`{}` is constant in dimension {constant}, which `eps: 0` cannot scale",
-                    column.name
+                    "`{}[{}]` is constant, which `eps: 0` cannot scale",
+                    column.name,
+                    constant + 1
                 ))
                 .hint("leave `eps` out, or set it to a small number"));
             }

@@ -1,5 +1,6 @@
 //! Keeps a part of the trajectories, by chance or by rank.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Float64Array, RecordBatch};
@@ -10,6 +11,7 @@ use super::Subsample;
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
+use crate::stage::support::condition::{self, Condition, Nulls};
 use crate::stage::support::rank;
 use crate::stage::{Bound, Context, Dropped, Misfit, Selected, Selection};
 
@@ -35,7 +37,7 @@ struct Sample {
     size: Size,
     line: Line,
     stratify: Option<Expression>,
-    among: Option<Expression>,
+    among: Option<Condition>,
     replacement: bool,
     seed: u64,
 }
@@ -73,6 +75,11 @@ pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit>
         .at("fraction"));
     }
     let conflicts = [
+        (
+            given.nulls.is_some() && given.among.is_none(),
+            "nulls",
+            "`nulls` needs `where`, the condition that may be null",
+        ),
         (
             given.top.is_some() && given.weight.is_some(),
             "weight",
@@ -124,7 +131,14 @@ pub(super) fn bind(given: Subsample, context: &Context) -> Result<Bound, Misfit>
     let stratify = stratify.map_err(|misfit| misfit.at("stratify"))?;
     let among = given
         .among
-        .map(|sql| Expression::predicate(&sql, context.trajectories, None))
+        .map(|sql| {
+            let nulls = given.nulls.unwrap_or_default();
+            Condition::bind(&sql, context.trajectories, None, nulls, |_| {
+                "decide what becomes of these trajectories: `nulls: drop` drops them, and `nulls: \
+                 keep` keeps them all"
+                    .to_owned()
+            })
+        })
         .transpose();
     let among = among.map_err(|misfit| Misfit::from(misfit).at("where"))?;
     Bound::selection(Sample {
@@ -321,7 +335,8 @@ impl Sample {
 
 impl Selection for Sample {
     fn reads(&self) -> Vec<String> {
-        let mut expressions: Vec<&Expression> = self.stratify.iter().chain(&self.among).collect();
+        let among = self.among.as_ref().map(|among| &among.expression);
+        let mut expressions: Vec<&Expression> = self.stratify.iter().chain(among).collect();
         if let Line::Weighted(key) | Line::Top(key) = &self.line {
             expressions.push(key);
         }
@@ -333,13 +348,23 @@ impl Selection for Sample {
     }
 
     fn select(&self, table: &RecordBatch) -> Result<Selected> {
+        let mut null = Vec::new();
+        let mut counts = BTreeMap::new();
         let mut rows = match &self.among {
             None => self.drawn(table)?,
             Some(among) => {
-                let mask = among.mask(table, &[])?;
+                let verdicts = among.trajectories(table)?;
+                let keep = among.nulls == Nulls::Keep;
+                counts = condition::kept("trajectories", keep, &verdicts);
+                let mask = verdicts.mask(false);
                 let (these, mut others): (Vec<u32>, Vec<u32>) = (0..)
                     .take(mask.len())
                     .partition(|row| mask.value(*row as usize));
+                if !keep {
+                    (null, others) = others
+                        .into_iter()
+                        .partition(|row| verdicts.is_unknown(*row as usize));
+                }
                 let drawn = self.drawn(&filter_record_batch(table, &mask)?)?;
                 others.extend(drawn.into_iter().map(|row| these[row as usize]));
                 others
@@ -347,7 +372,9 @@ impl Selection for Sample {
         };
         rows.sort_unstable();
         let mut kept = vec![false; table.num_rows()];
-        rows.iter().for_each(|row| kept[*row as usize] = true);
+        rows.iter()
+            .chain(&null)
+            .for_each(|row| kept[*row as usize] = true);
         let dropped: Vec<u32> = kept
             .iter()
             .zip(0..)
@@ -358,13 +385,16 @@ impl Selection for Sample {
             Line::Top(_) => "not among the highest values",
             _ => "not drawn",
         };
-        let dropped = (!dropped.is_empty()).then(|| Dropped {
+        let reasons = [(reason, dropped), (condition::NULL, null)];
+        let dropped = reasons.into_iter().filter(|(_, rows)| !rows.is_empty());
+        let dropped = dropped.map(|(reason, rows)| Dropped {
             reason: reason.to_owned(),
-            rows: dropped,
+            rows,
         });
         Ok(Selected {
             rows,
-            dropped: dropped.into_iter().collect(),
+            dropped: dropped.collect(),
+            counts,
             ..Selected::default()
         })
     }

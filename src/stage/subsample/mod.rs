@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::support::condition::Nulls;
 use super::{Bound, Context, Misfit, Stage, options};
 
 /// The registry entry.
@@ -54,6 +55,11 @@ struct Subsample {
     /// which it does not hold are all kept, and do not count.
     #[serde(default, rename = "where")]
     among: Option<String>,
+    /// What to do with trajectories for which the condition in `where` is null: `error`; `drop`;
+    /// or `keep`, as if it did not hold. With `error`, the run ends and names the first of them.
+    /// Default: `error`.
+    #[serde(default)]
+    nulls: Option<Nulls>,
     /// Column of `trajectories`, or SQL expression over its columns, that chances are proportional
     /// to. Trajectories of weight 0 or null are never drawn. Without `replacement`, the
     /// trajectories with the smallest -ln(u) / weight are drawn, where u is uniform (Efraimidis and

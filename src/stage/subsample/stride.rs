@@ -28,6 +28,7 @@ pub(super) fn bind(given: &Subsample, stride: u32, context: &Context) -> Result<
         ("top", given.top.is_some()),
         ("stratify", given.stratify.is_some()),
         ("where", given.among.is_some()),
+        ("nulls", given.nulls.is_some()),
         ("weight", given.weight.is_some()),
         ("replacement", given.replacement),
     ];

@@ -60,6 +60,13 @@ pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) 
             step::TERMINATED => &[trajectory::TERMINATED],
             step::TRUNCATED => &[trajectory::TRUNCATED],
             step::OBSERVATION => &[trajectory::OBSERVATION_SUM, trajectory::OBSERVATION_SUM_SQ],
+            step::ACTION => &[
+                trajectory::LABELLED,
+                trajectory::HAS_ACTIONS,
+                trajectory::RECORDED_ACTIONS,
+                trajectory::ACTION_SUM,
+                trajectory::ACTION_SUM_SQ,
+            ],
             step::TASK => &[trajectory::TASK],
             _ => &[],
         };

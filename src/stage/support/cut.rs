@@ -91,18 +91,25 @@ fn runs(block: &Block, holds: &BooleanArray) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Returns the runs of steps for which `holds` is true, each as a trajectory of its own. The other
-/// steps are dropped for `reason`.
+/// Returns the runs of steps for which `holds` is true, each as a trajectory of its own. Of the
+/// other rows, each of `others` names a reason and the number of steps that are dropped for it; the
+/// rest is dropped for `reason`.
 pub(in crate::stage) fn cut(
     block: Block,
     holds: &BooleanArray,
+    others: &[(&str, u64)],
     reason: &str,
     tally: &mut Tally,
 ) -> Result<Block> {
     let runs = runs(&block, holds)?;
     let kept: usize = runs.iter().map(|run| run.end - run.start).sum();
     let survivors = runs.iter().filter(|run| run.copy == 0).count();
-    tally.drop_rows(reason, (block.steps.num_rows() - kept) as u64);
+    let dropped = (block.steps.num_rows() - kept) as u64;
+    let known: u64 = others.iter().map(|(_, rows)| *rows).sum();
+    others
+        .iter()
+        .for_each(|(reason, rows)| tally.drop_rows(reason, *rows));
+    tally.drop_rows(reason, dropped.saturating_sub(known));
     tally.drop_trajectories("no step is left", (block.len() - survivors) as u64);
     tally.count(
         "trajectories cut out of others",

@@ -28,6 +28,10 @@ impl Models for NoModels {
     fn text(&self, path: &str) -> Result<String> {
         Err(Error::failed(format!("no file {path}")))
     }
+
+    fn table(&self, path: &str) -> Result<RecordBatch> {
+        Err(Error::failed(format!("no file {path}")))
+    }
 }
 
 /// Binds a stage to options in JSON.

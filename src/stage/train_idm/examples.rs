@@ -119,7 +119,7 @@ impl TrainIdm {
                 }
                 if !value.is_finite() {
                     return wrong(
-                        format!("the action is not finite in dimension {dimension}"),
+                        format!("`action[{}]` is not finite", dimension + 1),
                         "before `train_idm`, drop such steps with `filter: {steps: …}`",
                     );
                 }
@@ -129,8 +129,8 @@ impl TrainIdm {
                     let slack = (high - low) * 1e-6;
                     if *value < low - slack || *value > high + slack {
                         let what = format!(
-                            "the action {value} in dimension {dimension} is outside the box from \
-                             {low} to {high}"
+                            "`action[{}]` is {value}, outside the box from {low} to {high}",
+                            dimension + 1
                         );
                         return wrong(
                             what,
@@ -171,8 +171,9 @@ fn ensure_finite(
                 .position(|value| !value.is_finite())
             {
                 let message = format!(
-                    "{}: `observation` is not finite in dimension {dimension}",
-                    place(block, slot.span, row)
+                    "{}: `observation[{}]` is not finite",
+                    place(block, slot.span, row),
+                    dimension + 1
                 );
                 return Err(Error::failed(message).hint(
                     "before `train_idm`, repair such steps with `derive` or drop them with \

@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use crate::dataset::Account;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{action_source, step};
 use crate::error::{Error, Result};
 use crate::transfer::read::task::SET_TASK;
 use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Source};
@@ -46,7 +46,8 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: Option<&Value>) -> Box<dyn 
     }
     if had(step::ACTION_SOURCE) {
         // The column is text if the format has text, and a flag if it has not.
-        let origin = columns.words().or_else(|| columns.flags());
+        let origin = columns.words().map(Origin::Words);
+        let origin = origin.or_else(|| columns.origin_flags());
         columns.restore_origin(origin);
     }
     columns.restore(inner, metadata, None)
@@ -62,7 +63,7 @@ fn restored_by_names(mut inner: Box<dyn Source>) -> Box<dyn Source> {
         [ACTION_VALID, REWARD_VALID].contains(&valid)
     });
     let mut ahead = None;
-    let mut origin = columns.flags();
+    let mut origin = columns.origin_flags();
     if let Some(at) = columns.words() {
         // A column of the same name from another program has other words. If the first trajectory
         // cannot be read, `next` returns the error later.
@@ -72,7 +73,7 @@ fn restored_by_names(mut inner: Box<dyn Source>) -> Box<dyn Source> {
             Ok(None) | Err(_) => false,
         };
         if !strange {
-            origin = Some(at);
+            origin = Some(Origin::Words(at));
         }
         ahead = Some(first);
     }
@@ -87,7 +88,7 @@ fn unknown_word(words: &ArrayRef) -> Option<&str> {
         .iter()
         .flatten()
         // LeRobot has no nulls: its rows without an action have the word `none`.
-        .find(|word| !["recorded", "proxy", "none", ""].contains(word))
+        .find(|word| !action_source::ALL.contains(word) && !["none", ""].contains(word))
 }
 
 /// The columns of a source, and the columns that they become.
@@ -154,19 +155,32 @@ impl<'a> Columns<'a> {
             .find_map(|name| self.place(&name, &DataType::Utf8))
     }
 
-    /// Returns the position of the flag of predicted actions.
-    fn flags(&self) -> Option<usize> {
-        self.place("action_is_proxy", &DataType::Boolean)
+    /// Returns the flags of actions that were not recorded.
+    fn origin_flags(&self) -> Option<Origin> {
+        let place = |word: &&'static str| {
+            let at = self.place(&format!("action_is_{word}"), &DataType::Boolean)?;
+            Some((*word, at))
+        };
+        let flags: Vec<(&'static str, usize)> =
+            action_source::FLAGGED.iter().filter_map(place).collect();
+        (!flags.is_empty()).then_some(Origin::Flags(flags))
     }
 
-    /// Turns the column at `origin` into `action_source`, and the column of standard deviations
+    /// Turns the columns of `origin` into `action_source`, and the column of standard deviations
     /// into `action_std`.
-    fn restore_origin(&mut self, origin: Option<usize>) {
-        let Some(at) = origin else {
+    fn restore_origin(&mut self, origin: Option<Origin>) {
+        let Some(origin) = origin else {
             return;
         };
         let field = Field::new(step::ACTION_SOURCE, DataType::Utf8, true);
-        self.columns[at] = (field, From::ActionSource(at));
+        let at = match &origin {
+            Origin::Words(at) => *at,
+            Origin::Flags(flags) => {
+                self.flags.extend(flags.iter().skip(1).map(|(_, at)| *at));
+                flags[0].1
+            }
+        };
+        self.columns[at] = (field, From::ActionSource(origin));
         let std = named(step::ACTION_STD);
         if let Some(at) = std.iter().find_map(|name| self.found.index_of(name).ok()) {
             let field = self.found.field(at).clone().with_name(step::ACTION_STD);
@@ -215,6 +229,36 @@ fn had_names(written_from: &Value) -> impl Iterator<Item = &str> {
         .filter_map(|column| column["name"].as_str())
 }
 
+/// What says where actions come from.
+enum Origin {
+    /// The position of a column of words.
+    Words(usize),
+    /// Values of `action_source`, each with the position of its flag. At least one.
+    Flags(Vec<(&'static str, usize)>),
+}
+
+impl Origin {
+    /// Returns the value for a row of `steps` that has an action.
+    fn word(&self, steps: &RecordBatch, row: usize) -> &'static str {
+        let found = match self {
+            Origin::Words(at) => {
+                let words = steps.column(*at);
+                let said = words
+                    .is_valid(row)
+                    .then(|| words.as_string::<i32>().value(row));
+                action_source::ALL
+                    .into_iter()
+                    .find(|word| said == Some(word))
+            }
+            Origin::Flags(flags) => flags.iter().find_map(|(word, at)| {
+                let flags = steps.column(*at).as_boolean();
+                (flags.is_valid(row) && flags.value(row)).then_some(*word)
+            }),
+        };
+        found.unwrap_or(action_source::RECORDED)
+    }
+}
+
 /// The origin of a column: the positions of the columns in the file that it is made from.
 enum From {
     Column(usize),
@@ -223,8 +267,8 @@ enum From {
         at: usize,
         valid: usize,
     },
-    /// The column that says whether an action is recorded or a proxy.
-    ActionSource(usize),
+    /// What says where an action comes from.
+    ActionSource(Origin),
     /// The column `action_std`, which only proxies have.
     ActionStd(usize),
 }
@@ -233,7 +277,10 @@ impl From {
     /// Returns whether the column is made from the column of the file at `place`.
     fn reads(&self, place: usize) -> bool {
         match self {
-            From::Column(at) | From::ActionSource(at) | From::ActionStd(at) => *at == place,
+            From::ActionSource(Origin::Flags(flags)) => flags.iter().any(|(_, at)| *at == place),
+            From::Column(at) | From::ActionSource(Origin::Words(at)) | From::ActionStd(at) => {
+                *at == place
+            }
             From::Masked { at, valid } => [at, valid].contains(&&place),
         }
     }
@@ -263,16 +310,21 @@ impl Restored {
                     .map(|valid| Some(valid == Some(false)));
                 Ok::<_, Error>(nullif(steps.column(*at), &wrong.collect::<BooleanArray>())?)
             }
-            From::Column(at) | From::ActionSource(at) | From::ActionStd(at) => {
+            From::ActionSource(Origin::Flags(flags)) => Ok(Arc::clone(steps.column(flags[0].1))),
+            From::Column(at) | From::ActionSource(Origin::Words(at)) | From::ActionStd(at) => {
                 Ok(Arc::clone(steps.column(*at)))
             }
         };
         let mut columns = self.from.iter().map(masked).collect::<Result<Vec<_>>>()?;
-        let Some(origin) = self
+        let said = self
             .from
             .iter()
-            .position(|from| matches!(from, From::ActionSource(_)))
-        else {
+            .enumerate()
+            .find_map(|(at, from)| match from {
+                From::ActionSource(origin) => Some((at, origin)),
+                _ => None,
+            });
+        let Some((origin, source)) = said else {
             return Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
         };
         let action = self
@@ -281,39 +333,31 @@ impl Restored {
             .ok()
             .map(|at| Arc::clone(&columns[at]));
         let there = |row: usize| action.as_ref().is_some_and(|action| action.is_valid(row));
-        if columns[origin].as_boolean_opt().is_none()
-            && let Some(word) = unknown_word(&columns[origin])
+        if let Origin::Words(at) = source
+            && let Some(word) = unknown_word(steps.column(*at))
         {
             return Err(Error::failed(format!(
-                "column `{}` says `{word}`, but every action is `recorded` or `proxy`",
+                "column `{}` says `{word}`, but every action is `recorded`, `proxy`, `derived` or \
+                 `patched`",
                 step::ACTION_SOURCE
             ))
             .hint("rename the column if trajmill did not write it"));
         }
-        columns[origin] = origins(&columns[origin], there);
+        let words = (0..steps.num_rows()).map(|row| there(row).then(|| source.word(steps, row)));
+        columns[origin] = Arc::new(words.collect::<StringArray>());
         let origins = columns[origin].as_string::<i32>().clone();
         for (column, _) in columns
             .iter_mut()
             .zip(&self.from)
             .filter(|(_, from)| matches!(from, From::ActionStd(_)))
         {
-            let none = (0..origins.len())
-                .map(|row| Some(origins.is_null(row) || origins.value(row) != "proxy"));
+            let none = (0..origins.len()).map(|row| {
+                Some(origins.is_null(row) || origins.value(row) != action_source::PROXY)
+            });
             *column = nullif(column, &none.collect::<BooleanArray>())?;
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
-}
-
-/// Converts a column of text or flags to the values of `action_source`. The value is null if there
-/// is no action in a row.
-fn origins(column: &ArrayRef, there: impl Fn(usize) -> bool) -> ArrayRef {
-    let proxy = |row: usize| match column.as_boolean_opt() {
-        Some(flags) => flags.is_valid(row) && flags.value(row),
-        None => column.is_valid(row) && column.as_string::<i32>().value(row) == "proxy",
-    };
-    let origin = |row: usize| there(row).then(|| if proxy(row) { "proxy" } else { "recorded" });
-    Arc::new((0..column.len()).map(origin).collect::<StringArray>())
 }
 
 impl Source for Restored {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::container::arrays::ArraySink;
 use crate::container::hdf5::{Element, Hdf5Writer};
 use crate::dataset::block::elements;
-use crate::dataset::schema::{self, step, trajectory, type_name};
+use crate::dataset::schema::{self, action_source, step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, Written};
 
@@ -242,26 +242,53 @@ pub(crate) fn stream_proxies(
     rows: u64,
     rows_of: &dyn Fn(&OutgoingTrajectory) -> usize,
 ) -> Result<()> {
-    let plain = PlainArray::flags(name);
-    let flags = |trajectory: &OutgoingTrajectory| {
-        proxy_flags(trajectory, rows_of(trajectory))
-            .ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)))
-    };
-    stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &flags).map(|_| ())
+    for word in outgoing.flagged_sources() {
+        let plain = PlainArray::flags(name.replace(action_source::PROXY, word));
+        let flags = |trajectory: &OutgoingTrajectory| {
+            source_flags(trajectory, word, rows_of(trajectory))
+                .ok_or_else(|| Error::failed(format!("`{}` is not text", step::ACTION_SOURCE)))
+        };
+        stream(outgoing, sink, &plain, rows, &[step::ACTION_SOURCE], &flags)?;
+    }
+    Ok(())
 }
 
-/// Returns for each of the first `rows` rows of a trajectory whether its action is a proxy; `None`
-/// if the dataset does not say.
-pub(crate) fn proxy_flags(trajectory: &OutgoingTrajectory, rows: usize) -> Option<ArrayRef> {
+/// Returns for each of the first `rows` rows of a trajectory whether its action comes from the
+/// source `word`; `None` if the dataset does not say.
+fn source_flags(trajectory: &OutgoingTrajectory, word: &str, rows: usize) -> Option<ArrayRef> {
     let source = trajectory
         .steps
         .column_by_name(step::ACTION_SOURCE)?
         .as_string_opt::<i32>()?;
-    let proxy =
-        |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == "proxy";
+    let is = |row: usize| row < source.len() && source.is_valid(row) && source.value(row) == word;
     Some(Arc::new(BooleanArray::from_iter(
-        (0..rows).map(|row| Some(proxy(row))),
+        (0..rows).map(|row| Some(is(row))),
     )))
+}
+
+/// Writes the arrays that say where the first `rows` actions of one trajectory come from, if the
+/// dataset says it. `name` is the name of the array that says which are proxies.
+///
+/// # Errors
+/// Returns an error if they cannot be written.
+pub(crate) fn write_sources(
+    file: &mut Hdf5Writer,
+    name: &str,
+    trajectory: &OutgoingTrajectory,
+    rows: usize,
+) -> Result<()> {
+    for word in &trajectory.flagged_sources {
+        if let Some(flags) = source_flags(trajectory, word, rows) {
+            let name = name.replace(action_source::PROXY, word);
+            write_column(
+                file,
+                &name,
+                &Field::new(*word, DataType::Boolean, false),
+                &flags,
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the names of the columns of steps without a fixed meaning in formats of plain arrays,

@@ -55,7 +55,7 @@ impl<'w> OutgoingDataset<'w> {
         watch: Watch<'w>,
     ) -> Result<OutgoingDataset<'w>> {
         let total = &dataset.manifest.statistics;
-        let missing = total.steps - total.recorded_actions - total.proxy_actions;
+        let missing = total.missing_actions();
         let has_actions = dataset.steps.column_with_name(step::ACTION).is_some();
         let unlabelled =
             if nulls || !has_actions || (missing == 0 && options.unlabelled == Unlabelled::Drop) {
@@ -197,6 +197,11 @@ impl<'w> OutgoingDataset<'w> {
     /// Returns the manifest of the dataset.
     pub fn manifest(&self) -> &Manifest {
         &self.passes.dataset.manifest
+    }
+
+    /// Returns the values of `action_source` that a format without text has a flag for.
+    pub(crate) fn flagged_sources(&self) -> Vec<&'static str> {
+        self.passes.flagged_sources()
     }
 
     /// Starts a pass through the dataset, in its order, with the given columns of steps, or all

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use super::unlabelled::{cut_off, filler};
 use super::{Unlabelled, Watch};
 use crate::dataset::block::{with_column, with_field};
-use crate::dataset::schema::{self, step, trajectory};
+use crate::dataset::schema::{self, action_source, step, trajectory};
 use crate::dataset::{Dataset, ShardEntry, ShardReader};
 use crate::error::{Error, Result};
 
@@ -27,6 +27,8 @@ pub struct OutgoingTrajectory {
     /// The number of steps: rows that are not final. The final observation, if there is one, is row
     /// `length`.
     pub length: usize,
+    /// The values of `action_source` that a format without text has a flag for.
+    pub flagged_sources: Vec<&'static str>,
 }
 
 impl OutgoingTrajectory {
@@ -79,6 +81,21 @@ pub(super) struct Passes<'w> {
 }
 
 impl Passes<'_> {
+    /// Returns the values of `action_source` that a format without text has a flag for: `proxy`,
+    /// and the rare ones that the dataset has.
+    pub(super) fn flagged_sources(&self) -> Vec<&'static str> {
+        let total = &self.dataset.manifest.statistics;
+        let occurs = |word: &str| match word {
+            action_source::DERIVED => total.derived_actions > 0,
+            action_source::PATCHED => total.patched_actions > 0,
+            _ => true,
+        };
+        action_source::FLAGGED
+            .into_iter()
+            .filter(|word| occurs(word))
+            .collect()
+    }
+
     /// Starts a pass with the given columns of steps, or all columns if `columns` is `None`.
     ///
     /// # Errors
@@ -323,6 +340,7 @@ impl Pass<'_> {
             about,
             steps,
             length,
+            flagged_sources: self.passes.flagged_sources(),
         });
         self.next += 1;
         Ok(())

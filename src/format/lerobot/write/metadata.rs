@@ -13,7 +13,7 @@ use super::source_infos::{declared, source_infos};
 use super::stats::{RunningSummary, Summary, statistic_of, statistics};
 use super::texts::TextTable;
 use crate::container::parquet::ChecksummedWriter;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{action_source, step};
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
 use crate::format::lerobot::modality::{self, MODALITY};
@@ -227,7 +227,7 @@ pub(crate) fn write_info(
     let total = &outgoing.manifest().statistics;
     if let Some(Value::Object(action)) = features
         .get_mut(step::ACTION)
-        .filter(|_| plan.has_action && total.proxy_actions > 0)
+        .filter(|_| plan.has_action && total.actions() > total.recorded_actions)
     {
         let lineage = &outgoing.manifest().lineage.inputs;
         let models: Vec<&String> = lineage
@@ -235,15 +235,21 @@ pub(crate) fn write_info(
             .filter(|(name, _)| name.contains(" model "))
             .map(|(_, hash)| hash)
             .collect();
-        action.insert(
-            "provenance".to_owned(),
-            json!({
-                "recorded": total.recorded_actions,
-                "proxy": total.proxy_actions,
-                "models": models,
-                "feature": format!("{OWN_FEATURE}{}", step::ACTION_SOURCE),
-            }),
-        );
+        let mut provenance = json!({
+            "recorded": total.recorded_actions,
+            "proxy": total.proxy_actions,
+            "models": models,
+            "feature": format!("{OWN_FEATURE}{}", step::ACTION_SOURCE),
+        });
+        for (source, n) in [
+            (action_source::DERIVED, total.derived_actions),
+            (action_source::PATCHED, total.patched_actions),
+        ] {
+            if n > 0 {
+                provenance[source] = json!(n);
+            }
+        }
+        action.insert("provenance".to_owned(), provenance);
     }
     let mut info = json!({
         "codebase_version": if version == Version::V30 { "v3.0" } else { "v2.1" },

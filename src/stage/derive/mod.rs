@@ -1,5 +1,7 @@
 //! `derive`: columns of steps, computed by SQL expressions.
 
+mod actions;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -42,27 +44,93 @@ pub(super) const STAGE: Stage = Stage {
 ///   as in C51; a vector of probabilities;
 /// - `first(x)`, `last(x)`, `mean_over(x)`, `min_over(x)`, `max_over(x)`, `sum_over(x)`: over all
 ///   steps of the trajectory.
+///
+/// Arithmetic, `abs`, `round`, `least`, `greatest`, … work on whole vectors, coordinate by
+/// coordinate: `action - observation[1:7]`. `v[2:4]` is a slice, whose ends count from 1 and are
+/// included; `array_concat(a, b)` and `a || b` join vectors. A null makes the whole vector null.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(transparent)]
-struct Derive(#[schemars(with = "BTreeMap<String, String>")] Map<String, Value>);
+struct Derive {
+    /// Allows that the column `action` is replaced: `true`, or the name of a new column that keeps
+    /// the actions as they were, such as `recorded_action`. The new actions have the
+    /// `action_source` `derived`; those of steps whose action a model predicted stay `proxy`.
+    /// Default: `false`.
+    #[serde(default)]
+    replace_actions: Replace,
+    #[serde(flatten)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    columns: Map<String, Value>,
+}
+
+/// Whether actions may be replaced.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Replace {
+    /// Whether they may.
+    May(bool),
+    /// They may, and this column keeps what they were.
+    Keep(String),
+}
+
+impl Default for Replace {
+    fn default() -> Replace {
+        Replace::May(false)
+    }
+}
 
 struct Derived {
     columns: Vec<(Field, Expression)>,
     steps: SchemaRef,
+    /// The column that keeps the actions that are replaced.
+    kept: Option<Field>,
+    /// The columns that the replacement of actions reads.
+    replaced: Vec<&'static str>,
 }
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
-    let Derive(given) = options(value)?;
+    let Derive {
+        replace_actions,
+        columns: given,
+    } = options(value)?;
     if given.is_empty() {
         return Err(Misfit::new("`derive` lists no column")
             .help("list at least one, such as {return_to_go: \"returns_to_go(reward, 0.99)\"}"));
     }
+    let replaces = given.contains_key(step::ACTION);
+    let kept = match replace_actions {
+        Replace::May(false) => None,
+        _ if !replaces => {
+            return Err(
+                Misfit::new("`replace_actions` needs a new `action` in the same `derive`")
+                    .help("as in {action: \"action - observation[1:7]\", replace_actions: true}")
+                    .at("replace_actions"),
+            );
+        }
+        Replace::May(true) => None,
+        Replace::Keep(ref name) => Some(
+            actions::kept(name, &given, context.steps)
+                .map_err(|misfit| misfit.at("replace_actions"))?,
+        ),
+    };
+    let may_replace = !matches!(replace_actions, Replace::May(false));
     let (mut steps, mut columns) = (context.steps.clone(), Vec::new());
+    if let Some(kept) = &kept {
+        steps = with_field(&steps, kept.clone()).0;
+    }
     for (name, sql) in &given {
         let sql = sql
             .as_str()
             .ok_or_else(|| Misfit::new("an expression must be text").at(name))?;
-        refuse_fixed(name, "derived").map_err(|misfit| misfit.at(name))?;
+        match name.as_str() {
+            step::ACTION if may_replace => {}
+            step::ACTION => {
+                let help = "recorded actions change only where the same `derive` says \
+                            `replace_actions: true`; or choose another name, such as `my_action`";
+                return Err(Misfit::new("`action` cannot be derived")
+                    .help(help)
+                    .at(name));
+            }
+            name => refuse_fixed(name, "derived").map_err(|misfit| misfit.at(name))?,
+        }
         let expression = Expression::bind(sql, &steps, Some(Edge::Null))
             .map_err(|misfit| Misfit::from(misfit).at(name))?;
         let flag = [step::TERMINATED, step::TRUNCATED].contains(&name.as_str());
@@ -72,13 +140,26 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
                 Misfit::new(format!("`{name}` must be {wanted}, but `{sql}` is not")).at(name),
             );
         }
+        if name == step::ACTION {
+            actions::ensure_type(sql, expression.data_type()).map_err(|misfit| misfit.at(name))?;
+            steps = with_field(&steps, actions::source()).0;
+            if let Ok(std) = steps.field_with_name(step::ACTION_STD) {
+                steps = with_field(&steps, std.clone().with_nullable(true)).0;
+            }
+        }
         let field = Field::new(name, expression.data_type().clone(), !flag);
         steps = with_field(&steps, field.clone()).0;
         columns.push((field, expression));
     }
+    let replaced = actions::READS
+        .into_iter()
+        .filter(|name| replaces && context.steps.index_of(name).is_ok())
+        .collect();
     Bound::transform(Derived {
         columns,
         steps: Arc::new(steps),
+        kept,
+        replaced,
     })
 }
 
@@ -96,6 +177,7 @@ impl Transform for Derived {
 
     fn reads(&self) -> Option<Vec<String>> {
         let (mut reads, mut made) = (Vec::<String>::new(), Vec::<&str>::new());
+        reads.extend(self.replaced.iter().map(|name| (*name).to_owned()));
         for (field, expression) in &self.columns {
             let new = expression
                 .columns()
@@ -111,9 +193,17 @@ impl Transform for Derived {
         Some(reads)
     }
 
-    fn apply(&self, mut block: Block, _tally: &mut Tally) -> Result<Block> {
+    fn apply(&self, mut block: Block, tally: &mut Tally) -> Result<Block> {
+        if let (Some(kept), Some(action)) = (&self.kept, block.steps.column_by_name(step::ACTION)) {
+            let action = Arc::clone(action);
+            block = block.with_step_column(kept.clone(), action)?;
+        }
         for (field, expression) in &self.columns {
             let column = expression.evaluate(&block.steps, &block.offsets)?;
+            if field.name() == step::ACTION {
+                block = actions::replaced(block, field, &column, tally)?;
+                continue;
+            }
             if let Some(row) =
                 (0..column.len()).find(|row| !field.is_nullable() && column.is_null(*row))
             {

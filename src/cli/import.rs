@@ -57,6 +57,10 @@ pub(super) struct Import {
     /// decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
+    /// Task of every step, for example `--task 'pick up the cup'`; it replaces a task that the
+    /// source has [default: as in the source]
+    #[arg(long, value_name = "TEXT")]
+    task: Option<String>,
     /// Response to a bad trajectory: `fail` ends the import, `quarantine` sets the trajectory aside
     /// and records the reason in quarantine.jsonl
     #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<OnError>)]
@@ -84,6 +88,7 @@ impl Command for Import {
             final_action: self.final_action,
             alignment: self.alignment,
             frames: self.frames,
+            task: self.task.clone(),
             on_error: self.on_error,
         };
         let import = {
@@ -112,6 +117,7 @@ impl Command for Import {
             count(dataset.rows(), "row"),
             count(dataset.manifest.shards.len(), "shard")
         ));
+        print::notes(&self.source, &dataset.manifest.lineage.source_metadata);
         print::set_aside(
             &self.source,
             &imported.aside,

@@ -17,6 +17,7 @@ pub(crate) mod per_trajectory;
 pub(crate) mod quarantine;
 mod source;
 pub(crate) mod table;
+pub(crate) mod task;
 
 pub(crate) use options::{Alignment, FinalAction};
 pub use options::{OnError, Options};

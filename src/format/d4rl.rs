@@ -34,7 +34,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: hdf5::is_hdf5,
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps"],
+        takes: &["map", "layout", "max_steps"],
         open: read,
     }),
     write: Some(Writer {

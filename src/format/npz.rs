@@ -18,7 +18,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: npz::is_npz,
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps"],
+        takes: &["map", "layout", "max_steps"],
         open: read,
     }),
     write: None,

@@ -20,7 +20,7 @@ use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::{Axes, Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -34,7 +34,7 @@ pub(crate) const FORMAT: Format = Format {
         },
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps"],
+        takes: &["map", "layout", "max_steps"],
         open: read,
     }),
     write: None,
@@ -68,24 +68,37 @@ impl ArrayReader for StartsFromEnds {
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut store = Store::open(path)?;
     let failed = |error: Error| error.at(path.display());
-    let names = store.arrays("data")?;
+    // A rollout of vectorised environments has flags instead of ends, and may have no group.
+    let is_rollout =
+        options.layout != Axes::Step && store.json("meta/episode_ends/.zarray")?.is_none();
+    let mut group = "data/";
+    let mut names = store.arrays("data")?;
+    if is_rollout && names.is_empty() {
+        group = "";
+        names = store.arrays("")?;
+    }
     let mut metadata = Map::new();
     for group in ["", "data/", "meta/"] {
         if let Some(attributes) = store.json(&format!("{group}.zattrs"))? {
             metadata.insert(format!("{group}.zattrs"), attributes);
         }
     }
-    let ends = Array::open(&mut store, "meta/episode_ends")?;
+    let ends = match is_rollout {
+        true => None,
+        false => Some(Array::open(&mut store, "meta/episode_ends")?),
+    };
     let arrays = names
         .iter()
-        .map(|name| Array::open(&mut store, &format!("data/{name}")))
+        .map(|name| Array::open(&mut store, &format!("{group}{name}")))
         .collect::<Result<Vec<_>>>()?;
     let store = Rc::new(RefCell::new(store));
-    let ends = episode_ends(&store, ends).map_err(failed)?;
-    let rows = ends.last().copied().unwrap_or(0);
+    let ends = ends
+        .map(|ends| episode_ends(&store, ends).map_err(failed))
+        .transpose()?;
+    let rows = ends.as_ref().map(|ends| ends.last().copied().unwrap_or(0));
     let mut stored = Vec::new();
     for (name, array) in names.iter().zip(arrays) {
-        if array.shape[0] != rows {
+        if let Some(rows) = rows.filter(|rows| array.shape[0] != *rows) {
             return Err(failed(Error::failed(format!(
                 "`data/{name}` has {}, but the last of `meta/episode_ends` is {}",
                 count(array.shape[0], "row"),
@@ -103,22 +116,24 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             reader: Box::new(Chunks::new(&store, array, row_bytes)),
         });
     }
-    let flags = ArrayLayout {
-        name: "episode_starts".to_owned(),
-        element: DataType::Boolean,
-        kind: "bool".to_owned(),
-        swap: false,
-        rows,
-        row: Vec::new(),
-    };
-    stored.push(StoredArray {
-        layout: flags,
-        reader: Box::new(StartsFromEnds {
-            ends,
-            row: 0,
-            ended: 0,
-        }),
-    });
+    if let Some((ends, rows)) = ends.zip(rows) {
+        let flags = ArrayLayout {
+            name: "episode_starts".to_owned(),
+            element: DataType::Boolean,
+            kind: "bool".to_owned(),
+            swap: false,
+            rows,
+            row: Vec::new(),
+        };
+        stored.push(StoredArray {
+            layout: flags,
+            reader: Box::new(StartsFromEnds {
+                ends,
+                row: 0,
+                ended: 0,
+            }),
+        });
+    }
     let mut options = options.clone();
     let has = |name: &str| names.iter().any(|known| known == name);
     let is_observation_mapped = options

@@ -115,7 +115,8 @@ impl Import {
         staging: &Staging,
         observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
-        let mut source = self.format.open(&self.source, &self.options)?;
+        let options = self.options.with_scratch(staging.scratch());
+        let mut source = self.format.open(&self.source, &options)?;
         let name = self
             .source
             .file_stem()

@@ -121,7 +121,9 @@ fn import(
                 None => commit::ancestry(&to_import.path)?,
             },
         };
-        to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
+        to_import.read(staging.scratch(), |source| {
+            job.run(source, staging, observer).map(|_| ())
+        })?;
     }
     let dataset = Dataset::open(&root)?;
     Ok(Dataset {

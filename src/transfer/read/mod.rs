@@ -10,6 +10,7 @@ pub(crate) mod admit;
 pub(crate) mod align;
 pub(crate) mod arrays;
 pub(crate) mod concatenated;
+pub(crate) mod environments;
 pub(crate) mod import;
 mod options;
 pub(crate) mod pattern;
@@ -19,7 +20,7 @@ mod source;
 pub(crate) mod table;
 pub(crate) mod task;
 
-pub(crate) use options::{Alignment, FinalAction};
+pub(crate) use options::{Alignment, Axes, FinalAction};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};

@@ -17,6 +17,8 @@ pub(super) enum Ends {
         truncated: Option<Box<Flags>>,
         start: Option<Box<Flags>>,
         max_steps: Option<usize>,
+        /// The number of steps after which another environment begins.
+        column: Option<u64>,
     },
     /// Before the given steps. Each trajectory has one more observation than steps.
     Splits {
@@ -34,12 +36,14 @@ impl Ends {
         truncated: Option<StoredArray>,
         start: Option<StoredArray>,
         max_steps: Option<usize>,
+        column: Option<u64>,
     ) -> Ends {
         Ends::Flags {
             terminated: terminated.map(Flags::new),
             truncated: truncated.map(Flags::new),
             start: start.map(Flags::new),
             max_steps,
+            column,
         }
     }
 }
@@ -127,6 +131,7 @@ impl Concatenated {
                 truncated,
                 start,
                 max_steps,
+                column,
             } => {
                 let next = |flags: &mut Option<Box<Flags>>| {
                     flags.as_mut().map_or(Ok(false), |flags| flags.next())
@@ -139,9 +144,11 @@ impl Concatenated {
                     scan.truncated.push(cut);
                     let another =
                         start.as_mut().map_or(Ok(None), |start| start.peek())? == Some(true);
+                    let read = self.read + scan.terminated.len() as u64;
+                    let is_last = column.is_some_and(|column| read.is_multiple_of(column));
                     let end = match length {
                         Some(length) => scan.terminated.len() as u64 == length,
-                        None => ended || cut || another,
+                        None => ended || cut || another || is_last,
                     };
                     if end {
                         break;

@@ -10,7 +10,7 @@ mod roles;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, make_array};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, make_array};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value};
@@ -22,6 +22,9 @@ use super::{IncomingTrajectory, Options, Source};
 use crate::container::arrays::StoredArray;
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::EnvelopeReader;
+
+/// The column of trajectories with the number of the environment in a rollout.
+const ENVIRONMENT: &str = "environment";
 
 /// A dataset of arrays that hold trajectories end to end.
 pub(crate) struct Concatenated {
@@ -39,6 +42,10 @@ pub(crate) struct Concatenated {
     read: u64,
     /// The number of trajectories read.
     count: usize,
+    /// The number of steps of each environment, if the arrays are a rollout of several.
+    column: Option<u64>,
+    /// The number of trajectories of the current environment read.
+    begun: u64,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
     metadata: Map<String, Value>,
@@ -272,11 +279,23 @@ impl Source for Concatenated {
             return Ok(None);
         }
         let rows = scan.terminated.len() as u64;
-        let about = scan.about.take();
+        let mut about = scan.about.take();
         let steps = self
             .trajectory(scan)
             .map_err(|error| place(error, self.count, &self.file))?;
-        let key = self.count.to_string();
+        let key = match self.column {
+            Some(column) => {
+                let environment = self.read / column.max(1);
+                if self.read.is_multiple_of(column.max(1)) {
+                    self.begun = 0;
+                }
+                let number: ArrayRef = Arc::new(Int64Array::from(vec![environment as i64]));
+                about = Some(RecordBatch::try_new(Arc::clone(&self.about), vec![number])?);
+                self.begun += 1;
+                format!("{environment}/{}", self.begun - 1)
+            }
+            None => self.count.to_string(),
+        };
         self.read += rows + u64::from(matches!(self.ends, Ends::LastRows(_)));
         self.count += 1;
         Ok(Some(IncomingTrajectory { key, steps, about }))

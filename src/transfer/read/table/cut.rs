@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
+use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::convert::{Flags, Table};
@@ -19,12 +20,16 @@ use crate::transfer::read::IncomingTrajectory;
 pub(super) struct Cutter {
     table: Table,
     max_steps: Option<usize>,
+    /// The column whose values increase within a trajectory.
+    order: Option<String>,
     pending: Pending,
     ready: VecDeque<Result<IncomingTrajectory>>,
     /// The hashes of all trajectory ids so far.
     seen: HashSet<[u8; 16]>,
     /// The number of trajectories that began so far, if flags delimit trajectories.
     begun: u64,
+    /// The environment of the previous row, if there is a column of environments.
+    environment: Option<String>,
     /// The number of steps of the last of them so far, without final observations.
     steps: usize,
     previous: Previous,
@@ -46,7 +51,8 @@ struct Run {
 struct Pending {
     slices: Vec<RecordBatch>,
     key: Option<String>,
-    last_step: Option<f64>,
+    /// The key and the text of the last step number.
+    last_step: Option<(OwnedRow, String)>,
     /// Whether its last row so far holds a final observation.
     has_final: bool,
     /// The observation after its last row so far, if the source has it in a column.
@@ -69,15 +75,17 @@ enum Previous {
 
 impl Cutter {
     /// Makes a cutter for rows of `table`. If flags delimit trajectories, a trajectory is cut off
-    /// after `max_steps` steps.
-    pub(super) fn new(table: Table, max_steps: Option<usize>) -> Cutter {
+    /// after `max_steps` steps. The values of the column `order` must increase within a trajectory.
+    pub(super) fn new(table: Table, max_steps: Option<usize>, order: Option<String>) -> Cutter {
         Cutter {
             table,
             max_steps,
+            order,
             pending: Pending::default(),
             ready: VecDeque::new(),
             seen: HashSet::new(),
             begun: 0,
+            environment: None,
             steps: 0,
             previous: Previous::default(),
             rows: Rows::default(),
@@ -136,17 +144,20 @@ impl Cutter {
                     .map(|column| (name.clone(), ArrayRef::clone(column)))
             })
         };
-        let (ids, numbers) = (
-            column(&self.table.roles().trajectory),
-            column(&self.table.roles().step),
-        );
-        let runs = match &ids {
-            Some((name, ids)) => self.runs_by_id(name, ids, place)?,
-            None => self.runs_by_flags(&mut flags),
-        };
-        let numbers = numbers
-            .map(|(name, column)| Ok::<_, Error>((name, cast(&column, &DataType::Float64)?)))
+        let numbers = column(&self.order)
+            .map(|(name, column)| Numbers::new(name, &column))
             .transpose()?;
+        let roles = self.table.roles();
+        let has_ids = roles.trajectory.is_some();
+        let ids: Vec<(String, ArrayRef)> = [&roles.environment, &roles.trajectory]
+            .into_iter()
+            .filter_map(column)
+            .collect();
+        let runs = match (ids.is_empty(), has_ids) {
+            (true, _) => self.runs_by_flags(&mut flags, 0..batch.num_rows()),
+            (false, true) => self.runs_by_id(&ids, place)?,
+            (false, false) => self.runs_by_environment(&ids, &mut flags, place)?,
+        };
         let whole = self
             .table
             .steps(batch, flags.of(0..batch.num_rows()), place)
@@ -173,12 +184,14 @@ impl Cutter {
                     &|row| place(rows.start + row),
                 ),
             };
-            let mut verify_order = |pending: &mut Pending| match &numbers {
-                Some((name, numbers)) => {
-                    pending.verify_order(name, numbers, rows.clone(), place, &mut self.counts)
-                }
+            let verify_order = |pending: &mut Pending| match &numbers {
+                Some(numbers) => pending.verify_order(numbers, rows.clone(), place),
                 None => Ok(()),
             };
+            if let Some(numbers) = &numbers {
+                let before = self.pending.slices.iter().map(RecordBatch::num_rows).sum();
+                self.counts &= numbers.count_from(before, rows.clone())?;
+            }
             let finals = &flags.is_final[rows.clone()];
             let steps = steps.and_then(|steps| verify_order(&mut self.pending).map(|()| steps));
             let steps = steps.and_then(|steps| {
@@ -212,41 +225,18 @@ impl Cutter {
         Ok(())
     }
 
-    /// Returns the rows of each trajectory in a batch, delimited by the trajectory ids.
+    /// Returns the rows of each trajectory in a batch, delimited by the columns of `ids`.
     fn runs_by_id(
         &mut self,
-        name: &str,
-        ids: &ArrayRef,
+        ids: &[(String, ArrayRef)],
         place: &dyn Fn(usize) -> String,
     ) -> Result<Vec<Run>> {
-        if let Some(row) = (0..ids.len()).find(|row| ids.is_null(*row)) {
-            return Err(Error::failed(format!(
-                "column `{name}` is null at {}, so the row belongs to no trajectory",
-                place(row)
-            ))
-            .hint("drop the row, or give it the id of its trajectory"));
-        }
-        let ids = match ids.data_type() {
-            DataType::Dictionary(_, values) => cast(ids, values)?,
-            _ => ArrayRef::clone(ids),
-        };
-        let options = FormatOptions::new();
-        let formatter = ArrayFormatter::try_new(&ids, &options)?;
         let mut runs = Vec::new();
         let mut current = self.pending.key.clone();
-        for rows in arrow::compute::partition(&[ArrayRef::clone(&ids)])?.ranges() {
-            let key = formatter.value(rows.start).to_string();
+        for (rows, key) in together(ids, place)? {
             let begins = current.as_ref() != Some(&key);
             if begins && !self.seen.insert(hash(&key)) {
-                return Err(Error::failed(format!(
-                    "trajectory `{key}` of column `{name}` appears again at {}, after other \
-                     trajectories",
-                    place(rows.start)
-                ))
-                .hint(
-                    "the rows of a trajectory must be adjacent: \
-                     sort the source by trajectory and step",
-                ));
+                return Err(scattered("trajectory", &key, ids, &place(rows.start)));
             }
             current = Some(key);
             runs.push(Run {
@@ -257,11 +247,33 @@ impl Cutter {
         Ok(runs)
     }
 
-    /// Returns the rows of each trajectory in a batch, delimited by `flags`. Sets `truncated` where
+    /// Returns the rows of each trajectory in a batch, delimited by `flags` within each
+    /// environment, which the column `ids` tells.
+    fn runs_by_environment(
+        &mut self,
+        ids: &[(String, ArrayRef)],
+        flags: &mut Flags,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        for (rows, key) in together(ids, place)? {
+            if self.environment.as_ref() != Some(&key) {
+                if !self.seen.insert(hash(&key)) {
+                    return Err(scattered("environment", &key, ids, &place(rows.start)));
+                }
+                self.environment = Some(key);
+                (self.begun, self.previous) = (0, Previous::default());
+            }
+            runs.extend(self.runs_by_flags(flags, rows));
+        }
+        Ok(runs)
+    }
+
+    /// Returns the trajectories in `rows` of a batch, delimited by `flags`. Sets `truncated` where
     /// a trajectory reaches `max_steps`.
-    fn runs_by_flags(&mut self, flags: &mut Flags) -> Vec<Run> {
+    fn runs_by_flags(&mut self, flags: &mut Flags, rows: Range<usize>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for row in 0..flags.is_final.len() {
+        for row in rows.clone() {
             let is_final = flags.is_final[row];
             let begins = match self.previous {
                 Previous::Open => self.begun == 0,
@@ -269,15 +281,19 @@ impl Cutter {
                 Previous::Final => true,
             };
             if begins {
+                let key = match &self.environment {
+                    Some(environment) => format!("{environment}/{}", self.begun),
+                    None => self.begun.to_string(),
+                };
                 runs.push(Run {
                     rows: row..row,
-                    begins: Some(self.begun.to_string()),
+                    begins: Some(key),
                 });
                 self.begun += 1;
                 self.steps = 0;
-            } else if row == 0 {
+            } else if row == rows.start {
                 runs.push(Run {
-                    rows: 0..0,
+                    rows: row..row,
                     begins: None,
                 });
             }
@@ -354,38 +370,54 @@ impl Cutter {
 }
 
 impl Pending {
-    /// Verifies that the step numbers increase within `rows`, and from the row before them. Sets
-    /// `counts` to false if they do not count from 0.
+    /// Verifies that the step numbers increase within `rows`, and from the row before them.
     fn verify_order(
         &mut self,
-        name: &str,
-        numbers: &ArrayRef,
+        numbers: &Numbers,
         rows: Range<usize>,
         place: &dyn Fn(usize) -> String,
-        counts: &mut bool,
     ) -> Result<()> {
-        let numbers = numbers.as_primitive::<Float64Type>();
-        for row in rows {
-            let number = if numbers.is_valid(row) {
-                numbers.value(row)
-            } else {
-                f64::NAN
-            };
-            let increases = self.last_step.is_none_or(|last| number > last);
-            if !increases || number.is_nan() {
-                let before = self
-                    .last_step
-                    .map(|last| format!(", after {last} in the row before"))
-                    .unwrap_or_default();
+        let name = &numbers.name;
+        for row in rows.clone() {
+            if let Some(what) = numbers.missing(row) {
                 return Err(Error::failed(format!(
-                    "column `{name}` is {number} at {}{before}: \
-                     step numbers must increase within a trajectory",
+                    "column `{name}` is {what} at {}, so the place of the row in its trajectory is \
+                     unknown",
                     place(row)
                 ))
-                .hint("sort the source by trajectory and step"));
+                .hint("drop the row, or give it the number of its step"));
             }
-            *counts &= number == self.last_step.map_or(0.0, |last| last + 1.0);
-            self.last_step = Some(number);
+            let key = numbers.keys.row(row);
+            let last = match &self.last_step {
+                _ if row > rows.start => Some(numbers.keys.row(row - 1)),
+                Some((last, _)) => Some(last.row()),
+                None => None,
+            };
+            if last.is_none_or(|last| key > last) {
+                continue;
+            }
+            let text = numbers.text(row)?;
+            if last == Some(key) {
+                return Err(Error::failed(format!(
+                    "column `{name}` is {text} at {}, as in the row before: each step of a \
+                     trajectory needs a number of its own",
+                    place(row)
+                ))
+                .hint("drop one of the two rows, or choose another column with `--step COLUMN`"));
+            }
+            let before = match &self.last_step {
+                Some((_, before)) if row == rows.start => before.clone(),
+                _ => numbers.text(row - 1)?,
+            };
+            return Err(Error::failed(format!(
+                "column `{name}` is {text} at {}, after {before} in the row before: the rows of \
+                 the trajectory are not in order",
+                place(row)
+            ))
+            .hint(SORT));
+        }
+        if let Some(last) = rows.last() {
+            self.last_step = Some((numbers.keys.row(last).owned(), numbers.text(last)?));
         }
         Ok(())
     }
@@ -408,6 +440,131 @@ impl Pending {
             "`is_final` marks the observation after the last action: \
              set it on the last row of a trajectory only",
         ))
+    }
+}
+
+/// The hint about rows that are not in the order of trajectories and steps.
+const SORT: &str = "sort the rows by trajectory and step with `--sort` (in a pipeline, \
+     `sort: true` under `source`)";
+
+/// Returns the error about a trajectory or environment, as `what` says, whose rows are scattered.
+fn scattered(what: &str, key: &str, ids: &[(String, ArrayRef)], place: &str) -> Error {
+    let names: Vec<&str> = ids.iter().map(|(name, _)| name.as_str()).collect();
+    let columns = if names.len() == 1 {
+        "column"
+    } else {
+        "columns"
+    };
+    Error::failed(format!(
+        "the rows of {what} `{key}` ({columns} `{}`) are not together: it continues at {place}, \
+         after rows of others",
+        names.join("`, `")
+    ))
+    .hint(SORT)
+}
+
+/// Returns the ranges of rows with the same ids, each with the ids as text; `place` names a row in
+/// messages.
+///
+/// # Errors
+/// Returns an error if an id is null.
+fn together(
+    ids: &[(String, ArrayRef)],
+    place: &dyn Fn(usize) -> String,
+) -> Result<Vec<(Range<usize>, String)>> {
+    let mut columns = Vec::with_capacity(ids.len());
+    for (name, ids) in ids {
+        if let Some(row) = (0..ids.len()).find(|row| ids.is_null(*row)) {
+            return Err(Error::failed(format!(
+                "column `{name}` is null at {}, so the row belongs to no trajectory",
+                place(row)
+            ))
+            .hint("drop the row, or give it the id of its trajectory"));
+        }
+        columns.push(match ids.data_type() {
+            DataType::Dictionary(_, values) => cast(ids, values)?,
+            _ => ArrayRef::clone(ids),
+        });
+    }
+    let options = FormatOptions::new();
+    let formatters = columns
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options))
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let text = |row: usize| {
+        let parts = formatters.iter().map(|text| text.value(row).to_string());
+        parts.collect::<Vec<_>>().join("/")
+    };
+    let ranges = arrow::compute::partition(&columns)?.ranges();
+    Ok(ranges
+        .into_iter()
+        .map(|rows| (rows.clone(), text(rows.start)))
+        .collect())
+}
+
+/// The step numbers of a batch, which may be times.
+struct Numbers {
+    name: String,
+    column: ArrayRef,
+    keys: arrow::row::Rows,
+}
+
+impl Numbers {
+    fn new(name: String, column: &ArrayRef) -> Result<Numbers> {
+        let column = match column.data_type() {
+            DataType::Dictionary(_, values) => cast(column, values)?,
+            _ => ArrayRef::clone(column),
+        };
+        let field = SortField::new(column.data_type().clone());
+        let converter = RowConverter::new(vec![field])?;
+        Ok(Numbers {
+            name,
+            keys: converter.convert_columns(&[ArrayRef::clone(&column)])?,
+            column,
+        })
+    }
+
+    /// Returns whether the numbers of `rows` count from `first`.
+    fn count_from(&self, first: usize, rows: Range<usize>) -> Result<bool> {
+        let column = self.column.slice(rows.start, rows.len());
+        let whole = cast(&column, &DataType::Int64)?;
+        let whole = whole.as_primitive::<arrow::datatypes::Int64Type>();
+        Ok(whole.null_count() == 0
+            && whole
+                .values()
+                .iter()
+                .copied()
+                .eq((first as i64..).take(rows.len())))
+    }
+
+    /// Returns the number in `row` as text.
+    fn text(&self, row: usize) -> Result<String> {
+        let options = FormatOptions::new();
+        Ok(ArrayFormatter::try_new(&self.column, &options)?
+            .value(row)
+            .to_string())
+    }
+
+    /// Returns what is in `row` instead of a number; `None` if there is a number.
+    fn missing(&self, row: usize) -> Option<&'static str> {
+        let is_nan = || match self.column.data_type() {
+            DataType::Float64 => self
+                .column
+                .as_primitive::<Float64Type>()
+                .value(row)
+                .is_nan(),
+            DataType::Float32 => self
+                .column
+                .as_primitive::<Float32Type>()
+                .value(row)
+                .is_nan(),
+            _ => false,
+        };
+        if self.column.is_null(row) {
+            Some("null")
+        } else {
+            is_nan().then_some("NaN")
+        }
     }
 }
 

@@ -133,7 +133,10 @@ impl Command for Import {
             count(dataset.rows(), "row"),
             count(dataset.manifest.shards.len(), "shard")
         ));
-        print::notes(&self.source, &dataset.manifest.lineage.source_metadata);
+        let notes = run::import::notes(&dataset.manifest.lineage.source_metadata);
+        for note in notes {
+            print::say(&format!("{}: {note}", self.source.display()));
+        }
         print::set_aside(
             &self.source,
             &imported.aside,

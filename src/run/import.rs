@@ -3,15 +3,19 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
 use crate::dataset::{Account, Ancestry, Dataset, SourceContent, store};
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::plan::Fingerprint;
 use crate::transfer::read::quarantine::{self, SetAside};
+use crate::transfer::read::task::SET_TASK;
 use crate::transfer::read::{OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
@@ -220,6 +224,20 @@ impl Job<'_> {
         let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
         Ok((sealed, aside))
     }
+}
+
+/// Returns what the metadata of an imported source say about the import itself: whose task was
+/// replaced. What was left out is in the account of the import.
+pub(crate) fn notes(metadata: &Map<String, Value>) -> Vec<String> {
+    let set = metadata.get(SET_TASK);
+    let replaced = set.and_then(|set| set["replaced"].as_u64()).unwrap_or(0);
+    let note = || {
+        format!(
+            "the task that was set replaced that of {}",
+            count(replaced, "trajectory")
+        )
+    };
+    (replaced > 0).then(note).into_iter().collect()
 }
 
 /// Returns the hash of the list of trajectories that were set aside, in the dataset at `root`;

@@ -77,8 +77,8 @@ impl FileTable {
                 true => schema,
                 false => kind.with_units(path, &units)?,
             };
-            // The decoder of Parquet mistakes vectors of no values for damage, and its encoder takes
-            // no structs without fields.
+            // The decoder of Parquet mistakes vectors of no values for damage, and its encoder
+            // takes no structs without fields.
             let holds = |field: &&FieldRef| match field.data_type() {
                 DataType::FixedSizeList(_, 0) => false,
                 DataType::Struct(fields) => !fields.is_empty(),

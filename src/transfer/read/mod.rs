@@ -27,6 +27,9 @@ pub(crate) use source::{IncomingTrajectory, Reader, Source};
 
 use crate::dataset::schema::step;
 
+/// The key in the metadata of a source with a list of what is left out, with the reason.
+pub(crate) const LEFT_OUT: &str = "not_imported";
+
 /// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of
 /// steps with a fixed meaning has that name.
 pub(crate) fn free_name(name: &str) -> String {

@@ -8,7 +8,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::Account;
 use crate::error::{Error, Result, caught};
-use crate::transfer::read::Options;
+use crate::transfer::read::{LEFT_OUT, Options};
 
 /// A format's reader.
 pub struct Reader {
@@ -36,12 +36,12 @@ pub trait Source {
     }
 
     /// Returns what became of the rows, columns and files of the source, as far as it was read. By
-    /// default, what the lists `not_imported` and `not_read` of the metadata name was left out; their
-    /// entries are texts such as `feature x: the reason`.
+    /// default, that is what the lists `not_imported` and `not_read` of the metadata name, in texts
+    /// such as `feature x: the reason`.
     fn account(&self) -> Account {
         let metadata = self.metadata();
         let mut account = Account::default();
-        for what in ["not_imported", "not_read"]
+        for what in [LEFT_OUT, "not_read"]
             .iter()
             .filter_map(|key| metadata.get(*key)?.as_array())
             .flatten()

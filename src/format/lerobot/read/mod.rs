@@ -30,7 +30,7 @@ use crate::format::lerobot::info::{INFO, Info, Layout};
 use crate::format::lerobot::modality;
 use crate::format::lerobot::tables::Tables;
 use crate::transfer::read::table::flags;
-use crate::transfer::read::{IncomingTrajectory, Options, Source};
+use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Options, Source};
 
 /// A LeRobot dataset.
 pub(crate) struct LeRobot {
@@ -50,9 +50,6 @@ pub(crate) struct LeRobot {
     final_observations: Option<FinalObservations>,
     metadata: Map<String, Value>,
 }
-
-/// The key in the metadata with what is left out.
-const LEFT_OUT: &str = "not_imported";
 
 /// Opens the LeRobot dataset at `path`.
 pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {

@@ -340,8 +340,9 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// Returns what becomes of the table's columns, except for step numbers.
-    pub(crate) fn account(&self) -> Account {
+    /// Returns what becomes of the table's columns; `counts` tells whether the step numbers count
+    /// from 0 in every trajectory.
+    pub(crate) fn account(&self, counts: bool) -> Account {
         let roles = &self.roles;
         let mut account = Account {
             left_out: self.left_out.clone(),
@@ -362,6 +363,14 @@ impl Table {
         }
         for column in &roles.extras {
             account.keep(column, free_name(column));
+        }
+        match &roles.step {
+            Some(column) if counts => account.keep(column, step::STEP),
+            Some(column) => account.leave_out(
+                column,
+                "steps are numbered from 0, in the order of its values",
+            ),
+            None => {}
         }
         for column in roles.next_observation.iter().flatten() {
             account.leave_out(

@@ -3,14 +3,14 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
-use arrow::row::{OwnedRow, RowConverter, SortField};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::row::OwnedRow;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::convert::{Flags, Table};
-use crate::dataset::schema::step;
+use super::numbers::Numbers;
 use crate::dataset::{Account, Rows};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
@@ -95,19 +95,10 @@ impl Cutter {
 
     /// Returns what became of the rows and columns of the table so far.
     pub(super) fn account(&self) -> Account {
-        let mut account = self.table.account();
-        account.rows = Some(self.rows);
-        if let Some(step) = &self.table.roles().step {
-            if self.counts {
-                account.keep(step, step::STEP);
-            } else {
-                account.leave_out(
-                    step,
-                    "steps are numbered from 0, in the order of its values",
-                );
-            }
+        Account {
+            rows: Some(self.rows),
+            ..self.table.account(self.counts)
         }
-        account
     }
 
     /// Returns the columns of steps.
@@ -190,7 +181,7 @@ impl Cutter {
             };
             if let Some(numbers) = &numbers {
                 let before = self.pending.slices.iter().map(RecordBatch::num_rows).sum();
-                self.counts &= numbers.count_from(before, rows.clone())?;
+                self.counts &= numbers.count_from(before, rows.clone());
             }
             let finals = &flags.is_final[rows.clone()];
             let steps = steps.and_then(|steps| verify_order(&mut self.pending).map(|()| steps));
@@ -324,11 +315,8 @@ impl Cutter {
             return Ok(());
         }
         let flags = [&roles.terminated, &roles.truncated, &roles.is_final];
-        let flags: Vec<String> = flags
-            .into_iter()
-            .flatten()
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let names = flags.into_iter().flatten();
+        let flags: Vec<String> = names.map(|name| format!("`{name}`")).collect();
         Err(Error::failed(format!(
             "no trajectory ends: no row has the flag {}, so all {} rows would be one trajectory",
             flags.join(" or "),
@@ -500,72 +488,6 @@ fn together(
         .into_iter()
         .map(|rows| (rows.clone(), text(rows.start)))
         .collect())
-}
-
-/// The step numbers of a batch, which may be times.
-struct Numbers {
-    name: String,
-    column: ArrayRef,
-    keys: arrow::row::Rows,
-}
-
-impl Numbers {
-    fn new(name: String, column: &ArrayRef) -> Result<Numbers> {
-        let column = match column.data_type() {
-            DataType::Dictionary(_, values) => cast(column, values)?,
-            _ => ArrayRef::clone(column),
-        };
-        let field = SortField::new(column.data_type().clone());
-        let converter = RowConverter::new(vec![field])?;
-        Ok(Numbers {
-            name,
-            keys: converter.convert_columns(&[ArrayRef::clone(&column)])?,
-            column,
-        })
-    }
-
-    /// Returns whether the numbers of `rows` count from `first`.
-    fn count_from(&self, first: usize, rows: Range<usize>) -> Result<bool> {
-        let column = self.column.slice(rows.start, rows.len());
-        let whole = cast(&column, &DataType::Int64)?;
-        let whole = whole.as_primitive::<arrow::datatypes::Int64Type>();
-        Ok(whole.null_count() == 0
-            && whole
-                .values()
-                .iter()
-                .copied()
-                .eq((first as i64..).take(rows.len())))
-    }
-
-    /// Returns the number in `row` as text.
-    fn text(&self, row: usize) -> Result<String> {
-        let options = FormatOptions::new();
-        Ok(ArrayFormatter::try_new(&self.column, &options)?
-            .value(row)
-            .to_string())
-    }
-
-    /// Returns what is in `row` instead of a number; `None` if there is a number.
-    fn missing(&self, row: usize) -> Option<&'static str> {
-        let is_nan = || match self.column.data_type() {
-            DataType::Float64 => self
-                .column
-                .as_primitive::<Float64Type>()
-                .value(row)
-                .is_nan(),
-            DataType::Float32 => self
-                .column
-                .as_primitive::<Float32Type>()
-                .value(row)
-                .is_nan(),
-            _ => false,
-        };
-        if self.column.is_null(row) {
-            Some("null")
-        } else {
-            is_nan().then_some("NaN")
-        }
-    }
 }
 
 /// Returns the first 16 bytes of the hash of `key`.

@@ -8,6 +8,7 @@ mod cut;
 mod episodes;
 mod files;
 mod layout;
+mod numbers;
 mod roles;
 mod rows;
 mod sort;

@@ -112,6 +112,12 @@ pub fn main() -> u8 {
     let matches = match command_line().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
+            // The text quotes arguments, so it is made from arguments that can be shown. If those
+            // are right, only the encoding was wrong.
+            let shown = command_line().try_get_matches_from(print::arguments());
+            let error = shown
+                .err()
+                .unwrap_or_else(|| command_line().error(error.kind(), error.kind()));
             // Help and version are answers, not errors; clap knows which stream each goes to.
             if let Err(failure) = print::usage(&error) {
                 return failed(&failure);

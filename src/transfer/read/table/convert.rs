@@ -365,6 +365,8 @@ impl Table {
             account.keep(column, free_name(column));
         }
         match &roles.step {
+            // A column of times is a further column too.
+            Some(column) if roles.extras.contains(column) => {}
             Some(column) if counts => account.keep(column, step::STEP),
             Some(column) => account.leave_out(
                 column,

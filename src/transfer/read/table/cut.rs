@@ -53,6 +53,8 @@ struct Pending {
     key: Option<String>,
     /// The key and the text of the last step number.
     last_step: Option<(OwnedRow, String)>,
+    /// The number of rows whose step numbers were verified.
+    steps: usize,
     /// Whether its last row so far holds a final observation.
     has_final: bool,
     /// The observation after its last row so far, if the source has it in a column.
@@ -404,6 +406,7 @@ impl Pending {
             ))
             .hint(SORT));
         }
+        self.steps += rows.len();
         if let Some(last) = rows.last() {
             self.last_step = Some((numbers.keys.row(last).owned(), numbers.text(last)?));
         }

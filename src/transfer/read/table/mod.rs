@@ -82,7 +82,7 @@ pub(crate) fn open(
     }
     let mut unread = Account::default();
     for column in &files.empty {
-        unread.leave_out(column, "it holds no values");
+        unread.leave_out(column, "its vectors or objects have no values");
     }
     for other in others {
         unread.leave_out(other.display().to_string(), "the file is of another format");
@@ -126,14 +126,14 @@ pub(crate) fn open(
     let order = order(table, &roles, options).map_err(|error| error.at(path.display()))?;
     let keys = [&roles.environment, &roles.trajectory, &order];
     let keys = keys.into_iter().flatten().cloned().collect();
-    let table = Table::new(table, roles, width).map_err(|error| error.at(path.display()))?;
+    let columns = SchemaRef::clone(table);
+    let table = Table::new(&columns, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
     let in_order = FileRows::new(Arc::clone(&files), batch_rows);
-    let in_order = match options.sort {
+    let rows = match options.sort {
         true => TableRows::Sorted(Box::new(SortedRows::new(
             in_order,
-            paths,
-            files.schema(),
+            &columns,
             keys,
             &options.scratch(),
             sort::MEMORY,
@@ -145,7 +145,7 @@ pub(crate) fn open(
         cutter: Cutter::new(table, max_steps, order),
         total: files.rows,
         left_out,
-        rows: in_order,
+        rows,
         resumable: false,
     }))
 }

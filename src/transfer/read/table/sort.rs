@@ -36,6 +36,7 @@ const ROW: &str = "\0row";
 /// The rows of a table in the order of trajectories and steps.
 pub(super) struct SortedRows {
     rows: FileRows,
+    /// The files whose rows were read.
     files: Vec<PathBuf>,
     sorter: Sorter,
     sorted: Option<Merge>,
@@ -59,14 +60,13 @@ impl Places {
 }
 
 impl SortedRows {
-    /// Sorts `rows`, the rows of `files`, which have the columns of `table`, by the columns `keys`.
+    /// Sorts `rows`, which have the columns of `table`, by the columns `keys`.
     /// Scratch files are in `scratch`; `memory` bounds the bytes that are sorted at once.
     ///
     /// # Errors
     /// Returns an error if a column cannot be sorted.
     pub(super) fn new(
         rows: FileRows,
-        files: Vec<PathBuf>,
         table: &SchemaRef,
         keys: Vec<String>,
         scratch: &Path,
@@ -80,7 +80,7 @@ impl SortedRows {
         let schema = Schema::new(fields.chain(place.map(Arc::new)).collect::<Vec<_>>());
         Ok(SortedRows {
             rows,
-            files,
+            files: Vec::new(),
             sorter: Sorter {
                 keys: Keys::new(table, keys)?,
                 schema: Arc::new(schema),
@@ -97,7 +97,7 @@ impl SortedRows {
     pub(super) fn next(&mut self) -> Result<Option<(RecordBatch, Places)>> {
         let sorted = match &mut self.sorted {
             Some(sorted) => sorted,
-            none => none.insert(self.sorter.sort(&mut self.rows, &self.files)?),
+            none => none.insert(self.sorter.sort(&mut self.rows, &mut self.files)?),
         };
         let batch = sorted.next(&self.sorter)?;
         Ok(batch.map(|batch| {
@@ -161,14 +161,16 @@ struct Sorter {
 type Run = StreamReader<BufReader<ScratchFile>>;
 
 impl Sorter {
-    /// Sorts all `rows`.
-    fn sort(&self, rows: &mut FileRows, files: &[PathBuf]) -> Result<Merge> {
+    /// Sorts all `rows`, and puts their files into `files`.
+    fn sort(&self, rows: &mut FileRows, files: &mut Vec<PathBuf>) -> Result<Merge> {
         // Runs are merged as soon as there are `MOST_RUNS` of about the same size.
         let mut levels: Vec<Vec<Run>> = vec![Vec::new()];
         let (mut pending, mut bytes) = (Vec::new(), 0);
         while let Some((batch, path, first)) = rows.next()? {
-            let file = files.iter().position(|file| *file == path).unwrap_or(0);
-            let batch = self.placed(&batch, file as u32, first as u64)?;
+            if files.last() != Some(&path) {
+                files.push(path);
+            }
+            let batch = self.placed(&batch, files.len() as u32 - 1, first as u64)?;
             bytes += batch.get_array_memory_size() + batch.num_rows() * KEY_BYTES;
             pending.push(batch);
             if bytes < self.memory {
@@ -451,15 +453,8 @@ mod tests {
             let table = Arc::new(table);
             let in_order = FileRows::new(Arc::clone(&table), 50);
             let keys = vec!["id".to_owned(), "step".to_owned()];
-            let mut sorted = SortedRows::new(
-                in_order,
-                files.clone(),
-                table.schema(),
-                keys,
-                &scratch,
-                memory,
-            )
-            .unwrap();
+            let mut sorted =
+                SortedRows::new(in_order, table.schema(), keys, &scratch, memory).unwrap();
             let mut next = 0;
             while let Some((batch, places)) = sorted.next().unwrap() {
                 for row in 0..batch.num_rows() {

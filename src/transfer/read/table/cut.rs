@@ -305,8 +305,7 @@ impl Cutter {
         runs
     }
 
-    /// Verifies that a flag ended a trajectory, after the last row. Otherwise all rows would be one
-    /// trajectory only because nothing says where they end.
+    /// Verifies, after the last row, that flags do not make all rows one trajectory by accident.
     ///
     /// # Errors
     /// Returns an error if flags delimit trajectories and there is none.

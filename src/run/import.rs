@@ -16,7 +16,7 @@ use crate::format::{self, Format};
 use crate::plan::Fingerprint;
 use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::read::task::SET_TASK;
-use crate::transfer::read::{LEFT_OUT, OnError, Options, Source, import};
+use crate::transfer::read::{OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";
@@ -226,27 +226,18 @@ impl Job<'_> {
     }
 }
 
-/// Returns what the metadata of an imported source say about the import itself: what was left out,
-/// and whose task was replaced.
+/// Returns what the metadata of an imported source say about the import itself: whose task was
+/// replaced. What was left out is in the account of the import.
 pub(crate) fn notes(metadata: &Map<String, Value>) -> Vec<String> {
-    let left_out = [LEFT_OUT, "not_read"].into_iter();
-    let left_out = left_out.filter_map(|key| metadata.get(key)?.as_array());
-    let mut notes: Vec<String> = left_out
-        .flatten()
-        .map(|what| match what.as_str() {
-            Some(what) => format!("left out: {what}"),
-            None => format!("left out: {what}"),
-        })
-        .collect();
     let set = metadata.get(SET_TASK);
     let replaced = set.and_then(|set| set["replaced"].as_u64()).unwrap_or(0);
-    if replaced > 0 {
-        notes.push(format!(
+    let note = || {
+        format!(
             "the task that was set replaced that of {}",
             count(replaced, "trajectory")
-        ));
-    }
-    notes
+        )
+    };
+    (replaced > 0).then(note).into_iter().collect()
 }
 
 /// Returns the hash of the list of trajectories that were set aside, in the dataset at `root`;

@@ -32,7 +32,7 @@ pub(crate) struct FileTable {
     schema: SchemaRef,
     /// The number of rows, if it is known without reading them.
     pub(crate) rows: Option<u64>,
-    /// The columns whose vectors or structs have no values. They are not in the table.
+    /// The columns that hold no values. They are not in the table.
     pub(crate) empty: Vec<String>,
     /// The units of old timestamps.
     units: Units,
@@ -77,6 +77,8 @@ impl FileTable {
                 true => schema,
                 false => kind.with_units(path, &units)?,
             };
+            // The decoder of Parquet mistakes vectors of no values for damage, and its encoder
+            // takes no structs without fields.
             let holds = |field: &&FieldRef| match field.data_type() {
                 DataType::FixedSizeList(_, 0) => false,
                 DataType::Struct(fields) => !fields.is_empty(),

@@ -8,7 +8,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use crate::dataset::Account;
 use crate::error::{Error, Result, caught};
-use crate::transfer::read::Options;
+use crate::transfer::read::{LEFT_OUT, Options};
 
 /// A format's reader.
 pub struct Reader {
@@ -35,9 +35,24 @@ pub trait Source {
         serde_json::Map::new()
     }
 
-    /// Returns what became of the rows, columns and files of the source, as far as it was read.
+    /// Returns what became of the rows, columns and files of the source, as far as it was read. By
+    /// default, that is what the lists `not_imported` and `not_read` of the metadata name, in texts
+    /// such as `feature x: the reason`.
     fn account(&self) -> Account {
-        Account::default()
+        let metadata = self.metadata();
+        let mut account = Account::default();
+        for what in [LEFT_OUT, "not_read"]
+            .iter()
+            .filter_map(|key| metadata.get(*key)?.as_array())
+            .flatten()
+        {
+            let what = what
+                .as_str()
+                .map_or_else(|| what.to_string(), str::to_owned);
+            let (name, reason) = what.split_once(": ").unwrap_or((&what, "not read"));
+            account.leave_out(name, reason);
+        }
+        account
     }
 
     /// Returns the columns of [`IncomingTrajectory::about`]: the source's facts about each

@@ -332,8 +332,9 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// Returns what becomes of the table's columns, except for step numbers.
-    pub(crate) fn account(&self) -> Account {
+    /// Returns what becomes of the table's columns; `counts` tells whether the step numbers count
+    /// from 0 in every trajectory.
+    pub(crate) fn account(&self, counts: bool) -> Account {
         let roles = &self.roles;
         let mut account = Account {
             left_out: self.left_out.clone(),
@@ -346,6 +347,7 @@ impl Table {
             (roles.terminated.as_slice(), step::TERMINATED),
             (roles.truncated.as_slice(), step::TRUNCATED),
             (roles.is_final.as_slice(), step::IS_FINAL),
+            (roles.environment.as_slice(), trajectory::SOURCE_KEY),
             (roles.trajectory.as_slice(), trajectory::SOURCE_KEY),
         ];
         for (columns, name) in kept {
@@ -353,6 +355,16 @@ impl Table {
         }
         for column in &roles.extras {
             account.keep(column, free_name(column));
+        }
+        match &roles.step {
+            // A column of times is a further column too.
+            Some(column) if roles.extras.contains(column) => {}
+            Some(column) if counts => account.keep(column, step::STEP),
+            Some(column) => account.leave_out(
+                column,
+                "steps are numbered from 0, in the order of its values",
+            ),
+            None => {}
         }
         for column in roles.next_observation.iter().flatten() {
             account.leave_out(

@@ -10,7 +10,6 @@ use arrow::row::OwnedRow;
 
 use super::convert::{Flags, Table};
 use super::order::{Numbers, SORT, scattered, together};
-use crate::dataset::schema::step;
 use crate::dataset::{Account, Rows};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
@@ -97,25 +96,10 @@ impl Cutter {
 
     /// Returns what became of the rows and columns of the table so far.
     pub(super) fn account(&self) -> Account {
-        let mut account = self.table.account();
-        account.rows = Some(self.rows);
-        let roles = self.table.roles();
-        // A column of times is a further column too.
-        if let Some(step) = roles
-            .step
-            .as_ref()
-            .filter(|name| !roles.extras.contains(name))
-        {
-            if self.counts {
-                account.keep(step, step::STEP);
-            } else {
-                account.leave_out(
-                    step,
-                    "steps are numbered from 0, in the order of its values",
-                );
-            }
+        Account {
+            rows: Some(self.rows),
+            ..self.table.account(self.counts)
         }
-        account
     }
 
     /// Returns the columns of steps.
@@ -192,12 +176,14 @@ impl Cutter {
                     &|row| place(rows.start + row),
                 ),
             };
-            let mut verify_order = |pending: &mut Pending| match &numbers {
-                Some(numbers) => {
-                    pending.verify_order(numbers, rows.clone(), place, &mut self.counts)
-                }
+            let verify_order = |pending: &mut Pending| match &numbers {
+                Some(numbers) => pending.verify_order(numbers, rows.clone(), place),
                 None => Ok(()),
             };
+            if let Some(numbers) = &numbers {
+                let before = self.pending.slices.iter().map(RecordBatch::num_rows).sum();
+                self.counts &= numbers.count_from(before, rows.clone());
+            }
             let finals = &flags.is_final[rows.clone()];
             let steps = steps.and_then(|steps| verify_order(&mut self.pending).map(|()| steps));
             let steps = steps.and_then(|steps| {
@@ -318,8 +304,7 @@ impl Cutter {
         runs
     }
 
-    /// Verifies that a flag ended a trajectory, after the last row. Otherwise all rows would be one
-    /// trajectory only because nothing says where they end.
+    /// Verifies, after the last row, that flags do not make all rows one trajectory by accident.
     ///
     /// # Errors
     /// Returns an error if flags delimit trajectories and there is none.
@@ -330,11 +315,8 @@ impl Cutter {
             return Ok(());
         }
         let flags = [&roles.terminated, &roles.truncated, &roles.is_final];
-        let flags: Vec<String> = flags
-            .into_iter()
-            .flatten()
-            .map(|name| format!("`{name}`"))
-            .collect();
+        let names = flags.into_iter().flatten();
+        let flags: Vec<String> = names.map(|name| format!("`{name}`")).collect();
         Err(Error::failed(format!(
             "no trajectory ends: no row has the flag {}, so all {} rows would be one trajectory",
             flags.join(" or "),
@@ -376,14 +358,12 @@ impl Cutter {
 }
 
 impl Pending {
-    /// Verifies that the step numbers increase within `rows`, and from the row before them. Sets
-    /// `counts` to false if they do not count from 0.
+    /// Verifies that the step numbers increase within `rows`, and from the row before them.
     fn verify_order(
         &mut self,
         numbers: &Numbers,
         rows: Range<usize>,
         place: &dyn Fn(usize) -> String,
-        counts: &mut bool,
     ) -> Result<()> {
         let name = &numbers.name;
         for row in rows.clone() {
@@ -401,7 +381,6 @@ impl Pending {
                 Some((last, _)) => Some(last.row()),
                 None => None,
             };
-            *counts &= numbers.counts(row, row - rows.start + self.steps);
             if last.is_none_or(|last| key > last) {
                 continue;
             }

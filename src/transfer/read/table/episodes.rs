@@ -265,7 +265,7 @@ impl Source for Episodes {
     }
 
     fn account(&self) -> Account {
-        let mut account = self.table.account();
+        let mut account = self.table.account(true);
         self.layout.account(&mut account);
         account.left_out.extend(self.left_out.iter().cloned());
         account

@@ -73,7 +73,8 @@ pub(crate) fn open(
             "files are found by their extensions; names that begin with `.` or `_` are ignored",
         ));
     }
-    let files = Arc::new(FileTable::open(kind, path, &files)?);
+    let paths = files;
+    let files = Arc::new(FileTable::open(kind, path, &paths)?);
     let table = files.schema();
     if files.rows == Some(0) {
         return Err(Error::failed(format!("{} holds no rows", path.display()))

@@ -106,10 +106,13 @@ impl Numbers {
             .to_string())
     }
 
-    /// Whether the number in `row` is `wanted`.
-    pub(super) fn counts(&self, row: usize, wanted: usize) -> bool {
+    /// Returns whether the numbers of `rows` count from `first`. Times do not.
+    pub(super) fn count_from(&self, first: usize, rows: Range<usize>) -> bool {
         let numbers = self.floats.as_primitive::<Float64Type>();
-        numbers.is_valid(row) && numbers.value(row) == wanted as f64
+        let counted = |(row, wanted): (usize, usize)| {
+            numbers.is_valid(row) && numbers.value(row) == wanted as f64
+        };
+        rows.zip(first..).all(counted)
     }
 
     /// Returns what is in `row` instead of a number; `None` if there is a number.

@@ -31,6 +31,14 @@ pub(super) struct Import {
     /// with `*` combines scalar columns into a vector
     #[arg(long, value_delimiter = ',', value_name = "COLUMN=SOURCE", value_parser = key_value)]
     map: Vec<(String, String)>,
+    /// Read only the columns that match a pattern, for example `--only 'obs/*,actions'`; what marks
+    /// the ends of trajectories is always read [default: everything]
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN")]
+    only: Vec<String>,
+    /// Leave out the columns that match a pattern, without opening them, for example `--skip
+    /// 'states,initial_state/*'`; the name of a group stands for everything in it
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN")]
+    skip: Vec<String>,
     /// Source column that identifies the trajectory of a row [default: found by its name]
     #[arg(long, value_name = "COLUMN")]
     trajectory: Option<String>,
@@ -71,6 +79,8 @@ impl Command for Import {
     fn run(&self) -> Result<()> {
         let options = Options {
             map: self.map.clone(),
+            only: self.only.clone(),
+            skip: self.skip.clone(),
             trajectory: self.trajectory.clone(),
             step: self.step.clone(),
             max_steps: self.max_steps,

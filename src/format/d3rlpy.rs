@@ -20,7 +20,7 @@ use crate::dataset::schema::{step, type_name};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
 use crate::transfer::write::arrays;
 use crate::transfer::write::{
@@ -49,6 +49,9 @@ pub(crate) const FORMAT: Format = Format {
 
 /// The group of everything that d3rlpy's own arrays cannot hold.
 const PREFIX: &str = "trajmill/";
+
+/// The name of observations, before the number of their trajectory.
+const OBSERVATIONS: &str = "observations";
 
 /// The version of dumps that is read and written.
 const VERSION: &str = "2.1";
@@ -86,6 +89,7 @@ struct Dump {
     about: SchemaRef,
     schema: SchemaRef,
     opening: FirstTrajectory,
+    choice: Choice,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
@@ -162,9 +166,13 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         about,
         schema,
         opening,
+        choice: Choice::new(options, |_| false),
     };
     (dump.opening, dump.schema) =
         FirstTrajectory::read(options.on_error, || dump.next_episode(None))?;
+    dump.choice
+        .verify()
+        .map_err(|error| error.at(path.display()))?;
     Ok(Box::new(dump))
 }
 
@@ -211,7 +219,8 @@ impl Dump {
         })?;
         let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
         hdf5::attributes(&group, &mut attributes)?;
-        hdf5::arrays(&group, "", 0, &mut hdf5::all_rows, &mut arrays)?;
+        let reads = |name: &str| self.choice.reads(name);
+        hdf5::arrays(&group, "", 0, &reads, &mut hdf5::all_rows, &mut arrays)?;
         let line = attributes
             .get("line")
             .and_then(Value::as_str)
@@ -225,17 +234,31 @@ impl Dump {
         Ok((arrays, line))
     }
 
+    /// Returns the error for observations that were left out.
+    fn left_out(&self) -> Error {
+        self.choice
+            .needed(OBSERVATIONS)
+            .unwrap_or_else(|| Error::failed(format!("there are no {OBSERVATIONS}")))
+    }
+
     /// Takes the observations of the trajectory `index`, a tuple of arrays as a struct.
     fn observation(&mut self, index: u64) -> Result<(Field, ArrayRef)> {
         let Some(members) = self.tuple_members else {
-            return self.column(&format!("observations_{index}"));
+            if !self.choice.reads(OBSERVATIONS) {
+                return Err(self.left_out());
+            }
+            return self.column(&format!("{OBSERVATIONS}_{index}"));
         };
         let mut arrays = ArrayColumns::new();
         for member in 0..members {
-            arrays.insert(
-                format!("observations/{member}"),
-                self.column(&format!("observations_{index}_{member}"))?,
-            );
+            let name = format!("{OBSERVATIONS}/{member}");
+            if self.choice.reads(&name) {
+                let column = self.column(&format!("{OBSERVATIONS}_{index}_{member}"))?;
+                arrays.insert(name, column);
+            }
+        }
+        if arrays.is_empty() {
+            return Err(self.left_out());
         }
         per_trajectory::take(&mut arrays, "observations").ok_or_else(|| {
             Error::failed(format!(
@@ -270,18 +293,19 @@ impl Dump {
             observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
         }
         let mut builder = TrajectoryBuilder::new(length, observation.1.len() > length);
-        let mut action = self.column(&format!("actions_{index}"))?;
-        // d3rlpy holds a discrete action as a vector of one whole number.
-        if action.0.data_type().to_string().contains("Int") {
-            action = per_trajectory::squeezed(action);
-        }
         builder.add(step::OBSERVATION, observation, false)?;
-        builder.add(step::ACTION, action, true)?;
-        builder.add(
-            step::REWARD,
-            per_trajectory::squeezed(self.column(&format!("rewards_{index}"))?),
-            true,
-        )?;
+        if self.choice.reads("actions") {
+            let mut action = self.column(&format!("actions_{index}"))?;
+            // d3rlpy holds a discrete action as a vector of one whole number.
+            if action.0.data_type().to_string().contains("Int") {
+                action = per_trajectory::squeezed(action);
+            }
+            builder.add(step::ACTION, action, true)?;
+        }
+        if self.choice.reads("rewards") {
+            let reward = self.column(&format!("rewards_{index}"))?;
+            builder.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
+        }
         let name = format!("terminated_{index}");
         let terminated = self
             .dataset(&name)?
@@ -319,6 +343,10 @@ impl Source for Dump {
 
     fn about(&self) -> SchemaRef {
         Arc::clone(&self.about)
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        self.choice.noted(Map::new())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -19,7 +19,7 @@ use crate::container::hdf5::Hdf5Writer;
 use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::{Choice, Options, Reader, Source, arrays as stored};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{
@@ -51,7 +51,12 @@ const PREFIX: &str = "metadata/trajmill/";
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let is_data = |name: &str| !name.starts_with("metadata/") || name.starts_with(PREFIX);
-    let (mut arrays, metadata) = hdf5::stored_arrays(&hdf5::open(path)?, path, is_data)?;
+    let choice = Choice::new(options, stored::is_marker);
+    let (mut arrays, mut metadata) =
+        hdf5::stored_arrays(&hdf5::open(path)?, path, is_data, &|name| {
+            choice.reads(name)
+        })?;
+    choice.close(&mut metadata)?;
     let envelope =
         EnvelopeReader::take(&mut arrays, PREFIX).map_err(|error| error.at(path.display()))?;
     Ok(Box::new(Concatenated::new(

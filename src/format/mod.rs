@@ -102,13 +102,13 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
-        // The import handles bad trajectories of every format.
+        // Bad trajectories are handled by the import, and every reader takes the choice of columns.
         self.verify_options(
             reader.takes,
             given
                 .keys()
                 .map(String::as_str)
-                .filter(|name| *name != "on_error"),
+                .filter(|name| !["on_error", "only", "skip"].contains(name)),
         )?;
         if options.frames != Frames::Reference {
             video::version()?;

@@ -8,7 +8,7 @@ use super::{Detection, Evidence, Format};
 use crate::container::npz;
 use crate::error::Result;
 use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::{Choice, Options, Reader, Source, arrays};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -28,20 +28,23 @@ pub(crate) const FORMAT: Format = Format {
 /// The arrays by which a file of the library `imitation` is recognised.
 const IMITATION: [&str; 3] = ["obs", "acts", "indices"];
 
+/// The array of pickled objects in a file of `imitation`.
+const INFOS: &str = "infos";
+
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     // `imitation` stores `infos` as pickled objects. The import does not need them.
     let names = npz::names(path)?.unwrap_or_default();
     let imitation = IMITATION
         .iter()
         .all(|own| names.iter().any(|name| name == own));
-    let skip: &[&str] = if imitation { &["infos"] } else { &[] };
-    let arrays = npz::arrays(path, skip)?;
+    let choice = Choice::new(options, arrays::is_marker);
+    let arrays = npz::arrays(path, &|name| {
+        choice.reads(name) && !(imitation && name == INFOS)
+    })?;
+    let mut metadata = Map::new();
+    choice.close(&mut metadata)?;
     Ok(Box::new(Concatenated::new(
-        path,
-        arrays,
-        options,
-        Map::new(),
-        None,
+        path, arrays, options, metadata, None,
     )?))
 }
 

@@ -19,7 +19,7 @@ use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
 use crate::transfer::read::per_trajectory;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::{Choice, Options, Reader, Source, arrays as stored};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written};
@@ -75,16 +75,15 @@ fn note(path: &Path) -> Result<Option<serde_json::Value>> {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let mut arrays = npz::arrays(path, &[])?;
+    let choice = Choice::new(options, stored::is_marker);
+    let mut arrays = npz::arrays(path, &|name| choice.reads(name))?;
+    let mut metadata = Map::new();
+    choice.close(&mut metadata)?;
     arrays.retain(|array| array.layout.name != MARKER);
     let envelope =
         EnvelopeReader::take(&mut arrays, PREFIX).map_err(|error| error.at(path.display()))?;
     Ok(Box::new(Concatenated::with_last_rows(
-        path,
-        arrays,
-        options,
-        Map::new(),
-        envelope,
+        path, arrays, options, metadata, envelope,
     )?))
 }
 

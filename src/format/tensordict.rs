@@ -22,7 +22,7 @@ use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::{Choice, Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -82,6 +82,7 @@ fn is_tensordict(meta: &Map<String, Value>) -> bool {
 
 /// The tensors of a TensorDict, including those of its nested directories.
 struct Tensors {
+    choice: Choice,
     arrays: Vec<StoredArray>,
     /// The entries that are not read, and why.
     not_read: Vec<Value>,
@@ -99,6 +100,10 @@ impl Tensors {
         }
         for (name, entry) in &metadata(folder)? {
             let full_name = format!("{prefix}{name}");
+            let is_tensor = entry.get("dtype").is_some();
+            if is_tensor && !self.choice.reads(&full_name) {
+                continue;
+            }
             if let Some(dtype) = entry.get("dtype").and_then(Value::as_str) {
                 if entry.get("is_nested").and_then(Value::as_bool) == Some(true) {
                     self.not_read.push(Value::from(format!(
@@ -281,11 +286,16 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .hint("give a directory that `TensorDict.memmap` wrote"));
     }
     let mut tensors = Tensors {
+        choice: Choice::new(options, is_marker),
         arrays: Vec::new(),
         not_read: Vec::new(),
     };
     tensors.add_directory(path, "", 0)?;
-    let Tensors { arrays, not_read } = tensors;
+    let Tensors {
+        choice,
+        arrays,
+        not_read,
+    } = tensors;
     let mut arrays = with_columns_of_next(arrays);
     if !has(&arrays, "terminated") && !has(&arrays, "truncated") {
         replace_ids_by_starts(&mut arrays);
@@ -294,6 +304,9 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if !not_read.is_empty() {
         metadata.insert("not_read".to_owned(), Value::Array(not_read));
     }
+    choice
+        .close(&mut metadata)
+        .map_err(|error| error.at(path.display()))?;
     let mut options = options.clone();
     let is_observation_mapped = options
         .map
@@ -314,6 +327,12 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     Ok(Box::new(Concatenated::new(
         path, arrays, &options, metadata, None,
     )?))
+}
+
+/// Whether a tensor of this name marks where trajectories end.
+fn is_marker(name: &str) -> bool {
+    let own = name.strip_prefix("next/").unwrap_or(name);
+    TRAJECTORY_IDS.contains(&name) || ["done", "terminated", "truncated"].contains(&own)
 }
 
 fn has(arrays: &[StoredArray], name: &str) -> bool {

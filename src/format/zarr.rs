@@ -20,7 +20,7 @@ use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::{Choice, Options, Reader, Source, arrays as stored};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -68,8 +68,11 @@ impl ArrayReader for StartsFromEnds {
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut store = Store::open(path)?;
     let failed = |error: Error| error.at(path.display());
-    let names = store.arrays("data")?;
+    let choice = Choice::new(options, stored::is_marker);
+    let mut names = store.arrays("data")?;
+    names.retain(|name| choice.reads(name));
     let mut metadata = Map::new();
+    choice.close(&mut metadata).map_err(failed)?;
     for group in ["", "data/", "meta/"] {
         if let Some(attributes) = store.json(&format!("{group}.zattrs"))? {
             metadata.insert(format!("{group}.zattrs"), attributes);

@@ -117,13 +117,21 @@ pub(crate) fn datasets(group: &Group) -> Result<HashMap<String, Dataset>> {
 /// Chooses the rows to read of the array `name` with `rows` rows.
 pub(crate) type Choose<'a> = &'a mut dyn FnMut(&str, u64) -> Range<u64>;
 
+/// Whether the array of a name is read.
+pub(crate) type Reads<'a> = &'a dyn Fn(&str) -> bool;
+
+/// Reads every array.
+pub(crate) fn all(_: &str) -> bool {
+    true
+}
+
 /// Chooses all rows.
 pub(crate) fn all_rows(_: &str, rows: u64) -> Range<u64> {
     0..rows
 }
 
-/// Reads the rows that `choose` returns of all arrays under `group`, as columns. Single values are
-/// left out.
+/// Reads the rows that `choose` returns of the arrays under `group` whose names `reads` accepts, as
+/// columns. Single values are left out.
 ///
 /// # Errors
 /// Returns an error if an array cannot be read or cannot be a column.
@@ -131,6 +139,7 @@ pub(crate) fn arrays(
     group: &Group,
     prefix: &str,
     depth: usize,
+    reads: Reads,
     choose: Choose,
     found: &mut ArrayColumns,
 ) -> Result<()> {
@@ -143,6 +152,9 @@ pub(crate) fn arrays(
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
         let name = format!("{prefix}{name}");
+        if !reads(&name) {
+            continue;
+        }
         if let Some(column) = column(&dataset, &name, choose)? {
             found.insert(name, column);
         }
@@ -152,6 +164,7 @@ pub(crate) fn arrays(
             &child,
             &format!("{prefix}{name}/"),
             depth + 1,
+            reads,
             choose,
             found,
         )?;
@@ -159,7 +172,8 @@ pub(crate) fn arrays(
     Ok(())
 }
 
-/// Finds the lengths of the axes after the first of every array under `group`, by name.
+/// Finds the lengths of the axes after the first of the arrays under `group` that `reads` accepts,
+/// by name.
 ///
 /// # Errors
 /// Returns an error if an array cannot be read.
@@ -167,6 +181,7 @@ pub(crate) fn rows(
     group: &Group,
     prefix: &str,
     depth: usize,
+    reads: Reads,
     found: &mut BTreeMap<String, Vec<u64>>,
 ) -> Result<()> {
     let failed =
@@ -177,14 +192,14 @@ pub(crate) fn rows(
         )));
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
-        let shape = dataset.shape().map_err(failed)?;
-        found.insert(
-            format!("{prefix}{name}"),
-            shape.into_iter().skip(1).collect(),
-        );
+        let name = format!("{prefix}{name}");
+        if reads(&name) {
+            let shape = dataset.shape().map_err(failed)?;
+            found.insert(name, shape.into_iter().skip(1).collect());
+        }
     }
     for (name, child) in group.iter_groups().map_err(failed)? {
-        rows(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
+        rows(&child, &format!("{prefix}{name}/"), depth + 1, reads, found)?;
     }
     Ok(())
 }

@@ -70,12 +70,12 @@ pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(names.collect()))
 }
 
-/// Returns the arrays of the file at `path`.
+/// Returns the arrays of the file at `path` whose names `reads` accepts.
 ///
 /// # Errors
-/// Returns an error if the file cannot be read, or if an array that `skip` does not name holds
-/// pickled Python objects.
-pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
+/// Returns an error if the file cannot be read, or if one of these arrays holds pickled Python
+/// objects.
+pub(crate) fn arrays(path: &Path, reads: &dyn Fn(&str) -> bool) -> Result<Vec<StoredArray>> {
     let mut archive = open(path)?;
     let mut arrays = Vec::new();
     for index in 0..archive.len() {
@@ -97,15 +97,15 @@ pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
         let Some(name) = npyz::npz::array_name_from_file_name(&file_name) else {
             continue;
         };
+        if !reads(name) {
+            continue;
+        }
         let size = entry.size();
         let mut head = (&mut entry).take(HEADER_BYTES);
         let header = NpyHeader::from_reader(&mut head)
             .map_err(|error| damaged(format!("array `{name}` has no readable header: {error}")))?;
         let held = size.saturating_sub(HEADER_BYTES - head.limit());
         if header.uses_pickled_array() {
-            if skip.contains(&name) {
-                continue;
-            }
             return Err(pickled(path, name));
         }
         if let Some(layout) = layout(name, &header).map_err(|error| error.at(path.display()))? {

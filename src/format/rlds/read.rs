@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::VALID;
-use super::columns::{Column, columns, trajectory_columns};
+use super::columns::{Column, columns, is_marker, trajectory_columns};
 use super::decode::{self, Record};
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::shards::{Shard, json, shards};
@@ -21,7 +21,9 @@ use crate::container::tfrecord::Records;
 use crate::dataset::schema::step;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::transfer::read::{Alignment, FinalAction, IncomingTrajectory, Options, Source};
+use crate::transfer::read::{
+    Alignment, Choice, FinalAction, IncomingTrajectory, Options, Source, note_left_out,
+};
 
 /// An RLDS dataset.
 struct Rlds {
@@ -52,18 +54,22 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .hint("give the directory of one version, such as NAME/1.0.0")
     })?;
     let features = json(&root.join("features.json"))?;
-    let tree = FeatureTree::parse(&features)
-        .map_err(|error| error.at(root.join("features.json").display()))?;
+    let place = root.join("features.json").display().to_string();
+    let mut tree = FeatureTree::parse(&features).map_err(|error| error.at(&place))?;
     let mut metadata = Map::from_iter([("features".to_owned(), features)]);
+    let choice = Choice::new(options, is_marker);
+    tree.steps.retain(|leaf| choice.reads(&leaf.key));
+    choice
+        .close(&mut metadata)
+        .map_err(|error| error.at(&place))?;
     let shards = shards(&root, &mut metadata)?;
-    let (schema, columns) =
-        columns(&tree, options).map_err(|error| error.at(root.join("features.json").display()))?;
+    let (schema, columns) = columns(&tree, options).map_err(|error| error.at(&place))?;
     let (about, about_features) = trajectory_columns(&tree);
     let unsupported = |leaf: &LeafFeature| match &leaf.kind {
-        FeatureKind::Other(what) => Some(Value::from(format!("{}: {what}", leaf.key))),
+        FeatureKind::Other(what) => Some(format!("{}: {what}", leaf.key)),
         _ => None,
     };
-    let not_imported: Vec<Value> = tree
+    let not_imported: Vec<String> = tree
         .steps
         .iter()
         .chain(
@@ -74,12 +80,12 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .filter_map(|leaf| {
             unsupported(leaf).or_else(|| {
                 (!tree.steps.contains(leaf))
-                    .then(|| Value::from(format!("{}: not one value an episode", leaf.key)))
+                    .then(|| format!("{}: not one value an episode", leaf.key))
             })
         })
         .collect();
     if !not_imported.is_empty() {
-        metadata.insert("not_imported".to_owned(), Value::Array(not_imported));
+        note_left_out(&mut metadata, not_imported);
     }
     Ok(Box::new(Rlds {
         tree,

@@ -15,7 +15,7 @@ use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
 
 /// The demonstrations of a file.
@@ -36,6 +36,7 @@ struct Demonstrations {
     schema: SchemaRef,
     first: FirstTrajectory,
     steps: Option<u64>,
+    choice: Choice,
 }
 
 /// Opens the file at `path`. The observations of its demonstrations are the array or group
@@ -78,11 +79,13 @@ pub(super) fn read(
     }
     // The widths of arrays without a fixed meaning may differ between demonstrations. An array that
     // cannot be opened here is an error when its demonstration is read.
+    let choice = Choice::new(options, |name| ["dones", "is_final"].contains(&name));
+    let reads = |name: &str| choice.reads(name);
     let (mut known, mut ragged): (BTreeMap<String, Vec<u64>>, BTreeSet<String>) =
         (BTreeMap::new(), BTreeSet::new());
     for group in names.iter().filter_map(|name| groups.get(name)) {
         let mut rows = BTreeMap::new();
-        if hdf5::rows(group, "", 0, &mut rows).is_ok() {
+        if hdf5::rows(group, "", 0, &reads, &mut rows).is_ok() {
             for (name, row) in rows {
                 if known.entry(name.clone()).or_insert_with(|| row.clone()) != &row {
                     ragged.insert(name);
@@ -96,10 +99,19 @@ pub(super) fn read(
             || name.starts_with("next_obs/")
     };
     ragged.retain(|name| !fixed(name));
+    choice.verify().map_err(failed)?;
     let mut masks = BTreeMap::new();
     if let Some(group) = hdf5::member(&file.root(), "mask").map_err(failed)? {
         let mut arrays = ArrayColumns::new();
-        hdf5::arrays(&group, "mask/", 0, &mut hdf5::all_rows, &mut arrays).map_err(failed)?;
+        hdf5::arrays(
+            &group,
+            "mask/",
+            0,
+            &hdf5::all,
+            &mut hdf5::all_rows,
+            &mut arrays,
+        )
+        .map_err(failed)?;
         for (name, (_, values)) in arrays {
             let values = values.as_string_opt::<i32>();
             let members = values.map(|values| {
@@ -152,6 +164,7 @@ pub(super) fn read(
         schema,
         first,
         steps,
+        choice,
     };
     (demonstrations.first, demonstrations.schema) =
         FirstTrajectory::read(options.on_error, || demonstrations.demonstration(None))?;
@@ -188,7 +201,8 @@ impl Demonstrations {
             _ => 0..rows,
         };
         hdf5::attributes(&group, &mut attributes)?;
-        hdf5::arrays(&group, "", 0, &mut choose, &mut arrays)?;
+        let reads = |name: &str| self.choice.reads(name);
+        hdf5::arrays(&group, "", 0, &reads, &mut choose, &mut arrays)?;
         for name in &self.ragged {
             if let Some(column) = arrays.get_mut(name) {
                 *column = per_trajectory::listed(column)?;
@@ -236,7 +250,9 @@ impl Demonstrations {
             _ => column,
         };
         let (field, mut observation) = observation.map(unwrapped).ok_or_else(|| {
-            Error::failed(format!("there is no array or group `{}`", self.observation))
+            self.choice.needed(self.observation).unwrap_or_else(|| {
+                Error::failed(format!("there is no array or group `{}`", self.observation))
+            })
         })?;
         let length = match &line {
             Some(line) => line.length as usize,
@@ -360,7 +376,7 @@ impl Source for Demonstrations {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        self.metadata.clone()
+        self.choice.noted(self.metadata.clone())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -31,6 +31,20 @@ pub(crate) mod names {
     pub(crate) const SPLIT: &[&str] = &["indices"];
 }
 
+/// Whether an array of this name marks where trajectories end, or is metadata of trajmill.
+pub(crate) fn is_marker(name: &str) -> bool {
+    [
+        names::TERMINATED,
+        names::TRUNCATED,
+        names::START,
+        names::SPLIT,
+    ]
+    .iter()
+    .any(|names| names.contains(&name))
+        || name.starts_with("trajmill/")
+        || name.starts_with("metadata/")
+}
+
 /// Reads the next `rows` rows as the column `field`; `last` is the value of the final row, if there
 /// is one.
 pub(crate) fn column(

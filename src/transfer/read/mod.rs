@@ -8,6 +8,7 @@
 
 pub(crate) mod align;
 pub(crate) mod arrays;
+mod choice;
 pub(crate) mod concatenated;
 pub(crate) mod import;
 mod options;
@@ -17,12 +18,32 @@ pub(crate) mod quarantine;
 mod source;
 pub(crate) mod table;
 
+pub(crate) use choice::Choice;
 pub(crate) use options::{Alignment, FinalAction};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};
 
+use serde_json::{Map, Value};
+
 use crate::dataset::schema::step;
+
+/// Names in the metadata of a source what was not imported, each with the reason.
+pub(crate) fn note_left_out(
+    metadata: &mut Map<String, Value>,
+    left_out: impl IntoIterator<Item = String>,
+) {
+    let mut left_out = left_out.into_iter().map(Value::from).peekable();
+    if left_out.peek().is_none() {
+        return;
+    }
+    let known = metadata
+        .entry("not_imported")
+        .or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(known) = known {
+        known.extend(left_out);
+    }
+}
 
 /// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of
 /// steps with a fixed meaning has that name.

@@ -28,7 +28,21 @@ use crate::format::lerobot::final_observations::{FinalObservations, with_final};
 use crate::format::lerobot::info::{INFO, Info, Layout};
 use crate::format::lerobot::tasks;
 use crate::transfer::read::table::flags;
-use crate::transfer::read::{IncomingTrajectory, Options, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source};
+
+/// The features that say where the rows of an episode are and how it ends.
+const MARKERS: [&str; 10] = [
+    "episode_index",
+    "frame_index",
+    "index",
+    "timestamp",
+    "task_index",
+    "next.done",
+    "next.terminated",
+    "done",
+    "next.truncated",
+    "truncated",
+];
 
 /// A LeRobot dataset.
 pub(crate) struct LeRobot {
@@ -46,11 +60,17 @@ pub(crate) struct LeRobot {
     open: Option<DataFile>,
     cameras: Cameras,
     final_observations: Option<FinalObservations>,
+    choice: Choice,
 }
 
 /// Opens the LeRobot dataset at `path`.
 pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let info = Info::open(path)?;
+    let mut info = Info::open(path)?;
+    let choice = Choice::new(options, |name| MARKERS.contains(&name));
+    info.features.retain(|feature| choice.reads(&feature.name));
+    choice
+        .verify()
+        .map_err(|error| error.at(path.join(INFO).display()))?;
     let tasks = tasks::read(&info)?;
     let Episodes {
         list: mut episodes,
@@ -89,6 +109,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         open: None,
         cameras,
         final_observations,
+        choice,
     }))
 }
 
@@ -102,7 +123,10 @@ impl Source for LeRobot {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        Map::from_iter([("info".to_owned(), Value::Object(self.info.verbatim.clone()))])
+        self.choice.noted(Map::from_iter([(
+            "info".to_owned(),
+            Value::Object(self.info.verbatim.clone()),
+        )]))
     }
 
     fn about(&self) -> SchemaRef {
@@ -194,7 +218,7 @@ impl LeRobot {
             return Err(Error::failed("no file is open"));
         };
         let rows = open.locate(self.info.layout, episode)?;
-        let table = open.rows(rows)?;
+        let table = open.rows(rows, &|name| self.choice.reads(name))?;
         let place = |error: Error| error.at(path.display());
         verify_rows(&table, self.info.layout, episode).map_err(place)?;
         let frames = self.frames(&table, episode)?;

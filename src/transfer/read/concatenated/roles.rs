@@ -15,7 +15,7 @@ use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::arrays::{flags, listing, names, same_rows, squeeze, take, with_valid};
-use crate::transfer::read::{Options, free_name};
+use crate::transfer::read::{Options, free_name, note_left_out};
 use crate::transfer::roundtrip::envelope::EnvelopeReader;
 
 impl Concatenated {
@@ -153,17 +153,14 @@ impl Concatenated {
         });
         if !ignored.is_empty() {
             let describe = |array: &StoredArray| {
-                Value::from(format!(
+                format!(
                     "{} {} of {}",
                     array.layout.name,
                     array.layout.shape(),
                     array.layout.kind
-                ))
+                )
             };
-            metadata.insert(
-                "not_imported".to_owned(),
-                ignored.iter().map(describe).collect(),
-            );
+            note_left_out(&mut metadata, ignored.iter().map(describe));
         }
 
         let (extras, valid) = if envelope.is_some() {

@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
+use serde_json::{Map, Value};
 
 use self::convert::Table;
 use self::cut::Cutter;
 use self::roles::Roles;
 use self::widths::widths;
-use super::{IncomingTrajectory, Options, Source};
+use super::{Choice, IncomingTrajectory, Options, Source};
 use crate::container::record_batches::{Batches, TableFile, damaged};
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
@@ -52,6 +53,17 @@ pub(crate) fn open(
         );
     };
     let (table, _) = kind.look(first)?;
+    let choice = Choice::new(options, roles::is_marker);
+    let columns = table.fields().iter().enumerate();
+    let columns: Vec<usize> = columns
+        .filter(|(_, field)| choice.reads(field.name()))
+        .map(|(at, _)| at)
+        .collect();
+    let table = SchemaRef::new(table.project(&columns)?);
+    let mut metadata = Map::new();
+    choice
+        .close(&mut metadata)
+        .map_err(|error| error.at(path.display()))?;
     let mut rows = Some(0);
     for file in &files {
         let (columns, count) = kind.look(file)?;
@@ -82,12 +94,17 @@ pub(crate) fn open(
             .and_then(|(_, width)| *width)
     };
     let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
-    let table = Table::new(&table, roles, width).map_err(|error| error.at(path.display()))?;
+    let source = table;
+    let table = Table::new(&source, roles, width).map_err(|error| error.at(path.display()))?;
+    let columns = source.fields().iter().map(|field| field.name().clone());
+    let columns = columns.collect();
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
     Ok(Box::new(TableSource {
         cutter: Cutter::new(table, max_steps),
         files: files.into(),
         kind,
+        columns,
+        metadata,
         batch_rows,
         open: None,
         rows,
@@ -137,6 +154,9 @@ struct TableSource {
     /// The files that are not opened yet.
     files: VecDeque<PathBuf>,
     kind: TableFile,
+    /// The columns that are read.
+    columns: Vec<String>,
+    metadata: Map<String, Value>,
     batch_rows: usize,
     open: Option<OpenFile>,
     rows: Option<u64>,
@@ -153,7 +173,9 @@ impl TableSource {
                 let Some(path) = self.files.pop_front() else {
                     return Ok(None);
                 };
-                let batches = self.kind.batches(&path, self.batch_rows, None)?;
+                let batches = self
+                    .kind
+                    .batches(&path, self.batch_rows, Some(&self.columns))?;
                 self.open = Some(OpenFile {
                     path,
                     batches,
@@ -183,6 +205,10 @@ impl Source for TableSource {
 
     fn rows(&self) -> Option<u64> {
         self.rows
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        self.metadata.clone()
     }
 
     fn lost(&self) -> Option<u64> {

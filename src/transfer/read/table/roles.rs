@@ -51,6 +51,20 @@ const NAMES: [(&str, &[&str]); 9] = [
     (step::IS_FINAL, &["is_final"]),
 ];
 
+/// Whether a column of this name says which rows are a trajectory, or how it ends.
+pub(super) fn is_marker(name: &str) -> bool {
+    let markers = [
+        step::TRAJECTORY_ID,
+        step::STEP,
+        step::TERMINATED,
+        step::TRUNCATED,
+        step::IS_FINAL,
+    ];
+    NAMES
+        .iter()
+        .any(|(target, names)| markers.contains(target) && names.contains(&name))
+}
+
 /// The source columns of a column of steps: one, or one for each coordinate.
 pub(super) type Columns = Vec<String>;
 

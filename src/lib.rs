@@ -107,6 +107,7 @@ pub use stage::Tally;
 
 /// The content of a dataset's `dataset.json`, as plain values.
 pub mod manifest {
+    pub use crate::dataset::account::{Account, LeftOut, Rows};
     pub use crate::dataset::manifest::{
         Column, FileEntry, Lineage, Manifest, Returns, ShardEntry, Statistics,
     };

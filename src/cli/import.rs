@@ -2,12 +2,16 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::arguments::{formats, key_value, word};
 use super::progress::{Busy, Progress};
 use super::{Command, interruptible, print};
+use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::error::wording::count;
 use crate::run::{self, Observer};
+use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::read::{Alignment, FinalAction, OnError, Options, quarantine};
 use crate::video::Frames;
 
@@ -49,6 +53,10 @@ pub(super) struct Import {
     /// terminal states, such as an early D4RL file
     #[arg(long, value_name = "STEPS")]
     max_steps: Option<usize>,
+    /// End a trajectory where the observation after a step is not that of the next step, and no flag
+    /// marks an end; without this option, such a place is an error
+    #[arg(long)]
+    split_on_gaps: bool,
     /// Last step of an RLDS or TF-Agents episode: `valid` has an action, `filler` has only the
     /// final observation, `auto` treats it as filler if its action is all zeros
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = word::<FinalAction>)]
@@ -71,6 +79,9 @@ pub(super) struct Import {
     /// Rows per shard; a shard ends with the trajectory that reaches this number
     #[arg(long, value_name = "ROWS", default_value_t = 250_000)]
     shard_rows: u64,
+    /// Print a report of the import to stdout, as one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 impl Command for Import {
@@ -84,6 +95,7 @@ impl Command for Import {
             trajectory: self.trajectory.clone(),
             step: self.step.clone(),
             max_steps: self.max_steps,
+            split_on_gaps: self.split_on_gaps,
             final_action: self.final_action,
             alignment: self.alignment,
             frames: self.frames,
@@ -104,7 +116,8 @@ impl Command for Import {
                 "{}: nothing to do, the dataset is up to date",
                 self.dataset.display()
             ));
-            return Ok(());
+            let aside = SetAside::read(&self.dataset)?;
+            return self.report(&Dataset::open(&self.dataset)?, &aside, true);
         };
         let dataset = &imported.dataset;
         print::say(&format!(
@@ -119,6 +132,31 @@ impl Command for Import {
             &imported.aside,
             Some(&self.dataset.join(quarantine::FILE)),
         );
+        dataset
+            .manifest
+            .lineage
+            .imports
+            .iter()
+            .for_each(print::account);
+        self.report(dataset, &imported.aside, false)?;
         imported.within_allowance(self.allowed)
+    }
+}
+
+impl Import {
+    /// Prints what is in `dataset`, and what was set aside, for programs.
+    fn report(&self, dataset: &Dataset, aside: &SetAside, reused: bool) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let report = json!({
+            "path": self.dataset,
+            "reused": reused,
+            "manifest": dataset.hash,
+            "statistics": dataset.manifest.statistics,
+            "imports": dataset.manifest.lineage.imports,
+            "quarantined": {"trajectories": aside.trajectories, "first": aside.first},
+        });
+        print::data(&report.to_string())
     }
 }

@@ -169,6 +169,17 @@ fn show(dataset: &Dataset) -> Result<()> {
             quarantine::FILE
         ))?;
     }
+    for left_out in manifest
+        .lineage
+        .imports
+        .iter()
+        .flat_map(|account| &account.left_out)
+    {
+        print::line(&format!(
+            "left out      {}: {}",
+            left_out.name, left_out.reason
+        ))?;
+    }
     for (name, value) in &manifest.lineage.inputs {
         print::line(&format!("  {name}: {value}"))?;
     }

@@ -41,16 +41,27 @@ impl Command for Plan {
 
 fn text(preview: &Preview) -> String {
     let mut text = String::new();
-    let size = if preview.imports {
-        "size unknown until it is imported".to_owned()
-    } else {
-        format!(
-            "{}, {}",
-            count(preview.trajectories, "trajectory"),
-            count(preview.rows, "row")
-        )
-    };
-    let _ = writeln!(text, "source  {}: {size}", preview.sources.join(", "));
+    for (index, source) in preview.sources.iter().enumerate() {
+        let head = if index == 0 { "source" } else { "" };
+        let size = source.size.map_or_else(
+            || "size unknown until it is imported".to_owned(),
+            |(trajectories, rows)| {
+                format!(
+                    "{}, {}",
+                    count(trajectories, "trajectory"),
+                    count(rows, "row")
+                )
+            },
+        );
+        let _ = writeln!(text, "{head:6}  {}: {size}", source.path);
+        if !source.absent.is_empty() {
+            let _ = writeln!(
+                text,
+                "        no `{}`: null in its rows",
+                source.absent.join("`, `")
+            );
+        }
+    }
     if let Some(runtime) = &preview.runtime {
         let _ = writeln!(text, "models  {runtime}");
     }

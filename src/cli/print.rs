@@ -1,10 +1,12 @@
 //! How commands print: answers to stdout, everything for people to stderr. Both show characters
 //! that a terminal acts on escaped. Data for programs is printed as it is.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use crate::error::wording::{count, printable};
+use crate::dataset::account::{Account, LeftOut, Rows};
+use crate::error::wording::{count, number, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::read::quarantine::SetAside;
 use crate::transfer::write::Written;
@@ -130,6 +132,49 @@ pub(super) fn set_aside(source: &Path, aside: &SetAside, reasons: Option<&Path>)
         count(aside.trajectories, "trajectory"),
         first.reason
     ));
+}
+
+/// Prints what became of the rows, columns and files of a source. Rows and columns that are in the
+/// dataset as they are in the source need no line.
+pub(super) fn account(account: &Account) {
+    if let Some(rows) = account.rows.filter(|rows| {
+        *rows
+            != Rows {
+                read: rows.read,
+                ..Rows::default()
+            }
+    }) {
+        let parts = [
+            (rows.added, "added as final observations"),
+            (rows.left_out, "left out"),
+            (rows.set_aside, "set aside"),
+        ];
+        let parts = parts.iter().filter(|(rows, _)| *rows > 0);
+        let parts = parts.map(|(rows, what)| format!(", {} {what}", number(*rows)));
+        say(&format!(
+            "rows: {} read{}",
+            number(rows.read),
+            parts.collect::<String>()
+        ));
+    }
+    let mut renamed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (source, column) in &account.columns {
+        if source != column {
+            renamed.entry(column).or_default().push(source);
+        }
+    }
+    if !renamed.is_empty() {
+        let from = renamed.iter().map(|(column, sources)| match &sources[..] {
+            [first, _, _, _, ..] => {
+                format!("{column} from {first} and {} others", sources.len() - 1)
+            }
+            few => format!("{column} from {}", few.join(", ")),
+        });
+        say(&format!("columns: {}", from.collect::<Vec<_>>().join("; ")));
+    }
+    for LeftOut { name, reason } in &account.left_out {
+        say(&format!("left out: {name}: {reason}"));
+    }
 }
 
 /// Prints what the format of an output cannot hold, and where it is instead.

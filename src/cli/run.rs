@@ -74,11 +74,19 @@ fn summarise(report: &Report) {
     for quarantined in &report.quarantined {
         print::set_aside(&quarantined.source, &quarantined.aside, reasons.as_deref());
     }
+    for source in report
+        .imports
+        .iter()
+        .filter(|source| !source.left_out.is_empty())
+    {
+        print::say(&format!("{}:", source.source));
+        print::account(source);
+    }
     for output in &report.outputs {
         if output.reused {
             up_to_date(output);
         } else {
-            written(output, report.seconds);
+            written(output);
         }
     }
 }
@@ -112,7 +120,7 @@ fn up_to_date(output: &OutputReport) {
 }
 
 /// Prints the account of an output: rows and trajectories through each stage, actions, time.
-fn written(output: &OutputReport, seconds: f64) {
+fn written(output: &OutputReport) {
     let statistics = &output.statistics;
     let width = output
         .flow
@@ -174,10 +182,17 @@ fn written(output: &OutputReport, seconds: f64) {
             count(output.tasks.0, "task")
         ));
     }
-    time(output, seconds);
+    time(output);
     print::elsewhere(&output.written);
     let path = output.path.display();
     print::say(&format!("result: {path}"));
+    if let Some(replaced) = &output.replaced {
+        print::say(&format!(
+            "it replaced a result of {}, {}",
+            count(replaced.trajectories, "trajectory"),
+            count(replaced.rows, "row")
+        ));
+    }
     if output.manifest.is_some() {
         print::say(&format!(
             "explore it: trajmill info {path}, or \
@@ -186,8 +201,9 @@ fn written(output: &OutputReport, seconds: f64) {
     }
 }
 
-/// Prints the throughput of a run and where its workers spent their time.
-fn time(output: &OutputReport, seconds: f64) {
+/// Prints the throughput of an output and where its workers spent their time.
+fn time(output: &OutputReport) {
+    let seconds = output.seconds;
     let read = output
         .flow
         .first()

@@ -91,7 +91,7 @@ impl<'a> Wanted<'a> {
     ///
     /// # Errors
     /// Returns an error if it cannot be found out whether a companion is there.
-    pub(super) fn decide(&self, existing: Existing) -> Result<Claim<bool>> {
+    pub(super) fn decide(&self, existing: &Existing) -> Result<Claim<bool>> {
         let conflict = |changes| {
             Claim::Conflict(Conflict {
                 path: self.path.to_owned(),
@@ -104,7 +104,7 @@ impl<'a> Wanted<'a> {
             // The same result is made again, so nothing is lost with the one that is there.
             Existing::Same => Claim::Granted(true),
             Existing::Different { .. } if self.overwrite => Claim::Granted(true),
-            Existing::Different { changes } => conflict(Some(changes)),
+            Existing::Different { changes, .. } => conflict(Some(changes.clone())),
             Existing::Unknown => conflict(None),
         })
     }
@@ -127,7 +127,7 @@ impl<'a> Wanted<'a> {
 /// Returns an error if another run holds the staging directory, if what stands at the path cannot
 /// be read, or if the staging directory cannot be created or cleaned up.
 pub(crate) fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
-    match wanted.decide(existing(wanted.path, wanted.fingerprint)?)? {
+    match wanted.decide(&existing(wanted.path, wanted.fingerprint)?)? {
         Claim::Granted(_) => {}
         Claim::UpToDate => {
             staging::remove_stale(wanted.path)?;
@@ -142,7 +142,8 @@ pub(crate) fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
     };
     let staging = Staging::lock(wanted.path, resumes)?;
     // Another run may have published a result between the first look and the lock.
-    match wanted.decide(existing(wanted.path, wanted.fingerprint)?)? {
+    let existing = existing(wanted.path, wanted.fingerprint)?;
+    match wanted.decide(&existing)? {
         Claim::Granted(replaces) => {
             let kept = match (wanted.resumes.is_empty(), wanted.fresh) {
                 (true, _) => None,
@@ -151,7 +152,8 @@ pub(crate) fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
                     Some("the finished work is kept: run the command without `--fresh` to use it")
                 }
             };
-            Ok(Claim::Granted(staging.replacing(replaces).keeping(kept)))
+            let staging = staging.replacing(replaces, existing.statistics());
+            Ok(Claim::Granted(staging.keeping(kept)))
         }
         Claim::UpToDate => {
             staging
@@ -174,7 +176,7 @@ mod tests {
             fresh,
             ..Wanted::new(Path::new("out/result"), &fingerprint)
         };
-        match wanted.decide(existing).unwrap() {
+        match wanted.decide(&existing).unwrap() {
             Claim::UpToDate => "up to date",
             Claim::Conflict(_) => "conflict",
             Claim::Granted(true) => "replaces",
@@ -186,6 +188,7 @@ mod tests {
     fn a_result_replaces_what_it_may_and_nothing_else() {
         let different = || Existing::Different {
             changes: vec!["source: new".to_owned()],
+            statistics: None,
         };
         for (existing, overwrite, fresh, expected) in [
             (Existing::Nothing, false, false, "new"),
@@ -210,7 +213,7 @@ mod tests {
             ..Wanted::new(Path::new("out/result"), &fingerprint)
         };
         assert!(matches!(
-            wanted.decide(Existing::Same).unwrap(),
+            wanted.decide(&Existing::Same).unwrap(),
             Claim::Granted(true)
         ));
     }

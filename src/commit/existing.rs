@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::dataset::manifest::Statistics;
 use crate::dataset::{Manifest, files, layout};
 use crate::error::{Error, Result};
 use crate::format;
 use crate::plan::Fingerprint;
 
 /// What stands at the path of a wanted result.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Existing {
     /// Nothing.
     Nothing,
@@ -19,6 +20,8 @@ pub(crate) enum Existing {
     Different {
         /// The inputs that differ, a line each.
         changes: Vec<String>,
+        /// Totals over the result; `None` if it does not tell them.
+        statistics: Option<Box<Statistics>>,
     },
     /// Something that trajmill did not write.
     Unknown,
@@ -30,6 +33,8 @@ pub(super) struct Origin {
     pub(super) key: String,
     /// Everything that the result depends on, by name.
     pub(super) inputs: BTreeMap<String, String>,
+    /// Totals over the result; `None` if it does not tell them.
+    pub(super) statistics: Option<Box<Statistics>>,
 }
 
 impl Existing {
@@ -41,7 +46,16 @@ impl Existing {
             Some(origin) if origin.key == wanted.key() => Existing::Same,
             Some(origin) => Existing::Different {
                 changes: wanted.changes_since(&origin.inputs),
+                statistics: origin.statistics,
             },
+        }
+    }
+
+    /// Returns the totals over a result that was made from different inputs, if it tells them.
+    pub(super) fn statistics(self) -> Option<Box<Statistics>> {
+        match self {
+            Existing::Different { statistics, .. } => statistics,
+            Existing::Nothing | Existing::Same | Existing::Unknown => None,
         }
     }
 }
@@ -82,6 +96,7 @@ pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
         return Ok(Some(Origin {
             key: manifest.fingerprint,
             inputs: manifest.lineage.inputs,
+            statistics: Some(Box::new(manifest.statistics)),
         }));
     }
     let Some(note) = format::origin(path)? else {
@@ -97,6 +112,7 @@ pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
     Ok(Some(Origin {
         key: note.fingerprint,
         inputs: note.inputs,
+        statistics: serde_json::from_value(note.written_from["statistics"].clone()).ok(),
     }))
 }
 

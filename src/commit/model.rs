@@ -46,7 +46,7 @@ pub(crate) fn claim_model(training: &Training, fresh: bool) -> Result<Claim<Mode
         ..Wanted::new(&training.path, &training.fingerprint)
     };
     Ok(
-        match wanted.decide(existing_model(&training.path, &training.fingerprint)?)? {
+        match wanted.decide(&existing_model(&training.path, &training.fingerprint)?)? {
             Claim::UpToDate => {
                 staging::remove_stale(&training.path)?;
                 Claim::UpToDate
@@ -136,6 +136,7 @@ fn origin_in(path: &Path, bytes: &[u8]) -> Result<Option<Origin>> {
     Ok(Some(Origin {
         key: key.clone(),
         inputs,
+        statistics: None,
     }))
 }
 

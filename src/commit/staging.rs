@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Journal;
 use super::existing::origin;
+use crate::dataset::manifest::Statistics;
 use crate::dataset::{Manifest, files, layout, store};
 use crate::error::{Error, Result};
 
@@ -16,6 +17,8 @@ pub(crate) struct Staging {
     directory: PathBuf,
     /// Whether the result replaces what stands at its path when it is published.
     replaces: bool,
+    /// Totals over the result that stands at its path and is replaced, if it tells them.
+    replaced: Option<Box<Statistics>>,
     /// The hint about the work that stays here if the result cannot be published; `None` if no
     /// later run resumes it.
     kept: Option<&'static str>,
@@ -56,6 +59,7 @@ impl Staging {
             output: output.to_owned(),
             directory,
             replaces: false,
+            replaced: None,
             kept: None,
             _lock: lock,
         };
@@ -64,10 +68,22 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Says whether the result replaces what stands at its path when it is published.
-    pub(super) fn replacing(mut self, replaces: bool) -> Staging {
+    /// Says whether the result replaces what stands at its path when it is published, and the
+    /// totals over a different result that stands there.
+    pub(super) fn replacing(
+        mut self,
+        replaces: bool,
+        replaced: Option<Box<Statistics>>,
+    ) -> Staging {
         self.replaces = replaces;
+        self.replaced = replaced;
         self
+    }
+
+    /// Returns the totals over the different result that is replaced; `None` if there is none or it
+    /// does not tell them.
+    pub(crate) fn replaced(&self) -> Option<&Statistics> {
+        self.replaced.as_deref()
     }
 
     /// Says that a later run resumes the work that is left here: `kept` tells the user how.

@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::account::Account;
 use crate::error::{Error, Result};
 
 /// The version of the dataset format that this build writes. It also reads older versions.
@@ -189,6 +190,9 @@ pub struct Lineage {
     /// The source's own metadata, verbatim.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty", default)]
     pub source_metadata: serde_json::Map<String, serde_json::Value>,
+    /// What became of the rows, columns and files of the foreign sources.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub imports: Vec<Account>,
     /// Number of bad trajectories of the sources that are not in the dataset. `quarantine.jsonl`
     /// beside the manifest lists them with reasons.
     #[serde(skip_serializing_if = "is_zero", default)]

@@ -10,6 +10,7 @@
 //! A trajectory never spans two shards, and a row group never cuts one. Nothing here knows of
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
+pub(crate) mod account;
 pub(crate) mod block;
 pub(crate) mod computed_columns;
 mod content;
@@ -32,6 +33,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
+pub(crate) use account::{Account, Rows};
 pub use block::Block;
 pub(crate) use content::content_hash;
 pub(crate) use manifest::{FileEntry, Manifest, ShardEntry};

@@ -21,9 +21,9 @@ use serde_json::{Map, Value};
 use super::{Detection, Evidence, Format};
 use crate::container::record_batches::TableFile;
 use crate::container::{arrow_ipc, starts_with};
-use crate::dataset::files;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::store::{self, HashingFile};
+use crate::dataset::{Account, files};
 use crate::error::{Error, Result};
 use crate::transfer::read::table;
 use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source};
@@ -193,6 +193,10 @@ impl Source for StepsAndTrajectories {
 
     fn metadata(&self) -> Map<String, Value> {
         self.steps.metadata()
+    }
+
+    fn account(&self) -> Account {
+        self.steps.account()
     }
 
     fn lost(&self) -> Option<u64> {

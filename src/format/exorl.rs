@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
-use serde_json::{Map, Value};
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::{arrays, npz};
-use crate::dataset::files;
 use crate::dataset::schema::step;
+use crate::dataset::{Account, files};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
@@ -196,8 +195,8 @@ impl Source for Episodes {
         Arc::clone(&self.schema)
     }
 
-    fn metadata(&self) -> Map<String, Value> {
-        self.choice.noted(Map::new())
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use serde_json::Map;
-
 use super::{Detection, Evidence, Format};
 use crate::container::npz;
+use crate::dataset::Account;
 use crate::error::Result;
-use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Choice, Options, Reader, Source, arrays};
+use crate::transfer::read::concatenated::{Besides, Concatenated, is_marker};
+use crate::transfer::read::{Choice, Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -18,7 +17,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: npz::is_npz,
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps"],
+        takes: &["map", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: None,
@@ -37,15 +36,22 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let imitation = IMITATION
         .iter()
         .all(|own| names.iter().any(|name| name == own));
-    let choice = Choice::new(options, arrays::is_marker);
+    let choice = Choice::new(options, is_marker);
     let arrays = npz::arrays(path, &|name| {
         choice.reads(name) && !(imitation && name == INFOS)
     })?;
-    let mut metadata = Map::new();
-    choice.close(&mut metadata)?;
-    Ok(Box::new(Concatenated::new(
-        path, arrays, options, metadata, None,
-    )?))
+    let metadata = npz::single_values(path, &|name| choice.reads(name))?;
+    choice.verify().map_err(|error| error.at(path.display()))?;
+    let mut account = choice.account(Account::default());
+    if imitation && names.iter().any(|name| name == INFOS) {
+        account.leave_out(INFOS, "it holds pickled Python objects");
+    }
+    let besides = Besides {
+        metadata,
+        account,
+        envelope: None,
+    };
+    Ok(Box::new(Concatenated::new(path, arrays, options, besides)?))
 }
 
 #[cfg(test)]
@@ -161,12 +167,7 @@ mod tests {
                 .metadata()["shape"],
             "2,2,3"
         );
-        assert!(
-            source.metadata()["not_imported"][0]
-                .as_str()
-                .unwrap()
-                .starts_with("episode_returns (2)")
-        );
+        assert!(source.account().left_out[0].name == "episode_returns");
         drop(source);
         let found = all(&path).unwrap();
         assert_eq!(found.len(), 100);

@@ -15,6 +15,7 @@ mod paths;
 mod phases;
 mod resolve;
 mod sources;
+mod union;
 
 use std::path::PathBuf;
 use std::sync::Arc;

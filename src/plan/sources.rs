@@ -1,22 +1,21 @@
 //! What a pipeline reads. A trajmill dataset is read as it is. Any other source is imported first,
 //! by the run itself.
 //!
-//! Several sources must have the same columns: `map` renames them, their order does not matter, and
-//! `widen` lets their types differ.
+//! Several sources get the columns of all of them (`union.rs`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::Fingerprint;
+use super::{Fingerprint, union};
 use crate::config::{Diagnostic, Input, PipelineFile};
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
-use crate::dataset::schema::{self, step, trajectory, type_name};
+use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::{Dataset, SourceContent, files, layout, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
-use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed, wider};
+use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
 use crate::transfer::read::{OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
 use crate::video;
@@ -49,6 +48,8 @@ pub(crate) struct SourceToImport {
     steps: SchemaRef,
     /// The columns of trajectories that come out.
     about: SchemaRef,
+    /// The columns of steps that other sources have and this one lacks. They come out as null.
+    pub absent: Vec<String>,
 }
 
 impl SourceToImport {
@@ -57,6 +58,14 @@ impl SourceToImport {
         match &self.from {
             From::Format(_, options) => options.on_error,
             From::Own(_) => OnError::Fail,
+        }
+    }
+
+    /// Returns the trajmill dataset whose columns change; `None` for a foreign source.
+    pub(crate) fn own(&self) -> Option<&Dataset> {
+        match &self.from {
+            From::Format(..) => None,
+            From::Own(dataset) => Some(dataset),
         }
     }
 
@@ -129,7 +138,7 @@ pub(super) fn look(
             .filter_map(|source| finish(source, true).ok())
             .collect();
     }
-    if let Some((index, error)) = align(&mut found) {
+    if let Err((index, error)) = unite(&mut found) {
         faults.push(fault(&pipeline.inputs[index], error));
     }
     let mut sources: Vec<(Dataset, Option<SourceToImport>)> = Vec::new();
@@ -211,6 +220,7 @@ fn find_own(
         steps: renamed(&steps, &names)?,
         names,
         about: import::identified(&about),
+        absent: Vec::new(),
     };
     Ok(Found {
         name: dataset.name.clone(),
@@ -247,6 +257,7 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
         allowed: input.allowed,
         names: Vec::new(),
         about: import::identified(&source.about()),
+        absent: Vec::new(),
     };
     Ok(Found {
         dataset: None,
@@ -256,112 +267,26 @@ fn find_foreign(input: &Input, path: PathBuf, mut fingerprint: Fingerprint) -> R
     })
 }
 
-/// Gives all sources the columns of the first. Returns the first source that cannot have them, and
-/// the reason.
-fn align(found: &mut [Found]) -> Option<(usize, Error)> {
+/// Gives all sources the columns of all of them. Returns the first source whose columns contradict
+/// those of the sources before it, and the reason.
+fn unite(found: &mut [Found]) -> Result<(), (usize, Error)> {
     let widen = found.iter().any(|source| source.widen);
-    let fields = |schema: &Schema| -> Vec<Field> {
-        schema
-            .fields()
-            .iter()
-            .map(|field| field.as_ref().clone())
-            .collect()
-    };
-    let mut steps = fields(&found.first()?.import.steps);
-    let mut about = fields(&found.first()?.import.about);
-    for (index, source) in found.iter().enumerate().skip(1) {
-        let aligned = align_steps(&mut steps, source, widen)
-            .and_then(|()| align_trajectories(&mut about, source));
-        if let Err(error) = aligned {
-            return Some((index, error));
-        }
-    }
-    let (steps, about) = (Arc::new(Schema::new(steps)), Arc::new(Schema::new(about)));
+    let members: Vec<union::Member> = found
+        .iter()
+        .map(|source| union::Member {
+            name: &source.name,
+            path: &source.import.path,
+            own: source.dataset.is_some(),
+            steps: &source.import.steps,
+            about: &source.import.about,
+        })
+        .collect();
+    let (steps, about) = union::of(&members, widen)?;
     for source in found {
-        source.import.steps = Arc::clone(&steps);
-        source.import.about = Arc::clone(&about);
-    }
-    None
-}
-
-/// Brings `steps`, the columns of the sources so far, to those that `source` can have as well.
-fn align_steps(steps: &mut [Field], source: &Found, widen: bool) -> Result<()> {
-    let name = &source.name;
-    let theirs = &source.import.steps;
-    for field in &mut *steps {
-        let column = field.name();
-        let Ok(other) = theirs.field_with_name(column) else {
-            let message = format!("{name} lacks `{column}`, which the first source has");
-            let hint = format!(
-                "if the column has another name in {name}, write `map: {{{column}: NAME}}`; \
-                 otherwise drop it from the first source, with a pipeline of its own that ends in \
-                 `materialise: {{columns: […]}}`"
-            );
-            return Err(Error::failed(message).hint(hint));
-        };
-        let (first, second) = (field.data_type(), other.data_type());
-        let nullable = field.is_nullable() || other.is_nullable();
-        let common = if first == second {
-            first.clone()
-        } else {
-            let common = wider(first, second).filter(|_| widen);
-            common.ok_or_else(|| differs(column, name, [first, second], widen))?
-        };
-        *field = field.clone().with_data_type(common).with_nullable(nullable);
-    }
-    let known = |field: &&Arc<Field>| steps.iter().any(|known| known.name() == field.name());
-    if let Some(more) = theirs.fields().iter().find(|field| !known(field)) {
-        let column = more.name();
-        let message = format!("{name} has `{column}`, which the first source lacks");
-        let hint = format!(
-            "if the first source has it under another name, rename it with `map`; otherwise drop \
-             it from {name}, with a pipeline of its own that ends in \
-             `materialise: {{columns: […]}}`"
-        );
-        return Err(Error::failed(message).hint(hint));
-    }
-    Ok(())
-}
-
-fn differs(column: &str, name: &str, [first, second]: [&DataType; 2], widen: bool) -> Error {
-    let (first_type, second_type) = (type_name(first), type_name(second));
-    let message =
-        format!("`{column}` is {second_type} in {name} and {first_type} in the first source");
-    let error = Error::failed(message);
-    if !widen && wider(first, second).is_some() {
-        error.hint("add `widen: true` to the source to widen the type")
-    } else {
-        error.hint("convert one of them first, with a pipeline of its own and `derive`")
-    }
-}
-
-/// Adds to `about`, the trajectory columns of the sources so far, those of `source`. A column that
-/// some sources lack is null for their trajectories.
-fn align_trajectories(about: &mut Vec<Field>, source: &Found) -> Result<()> {
-    let theirs = &source.import.about;
-    for field in &mut *about {
-        let Ok(other) = theirs.field_with_name(field.name()) else {
-            *field = field.clone().with_nullable(true);
-            continue;
-        };
-        let (first, second) = (field.data_type(), other.data_type());
-        let Some(common) = wider(first, second) else {
-            let message = format!(
-                "the trajectory column `{}` is {} in {} and {} in the first source",
-                field.name(),
-                type_name(second),
-                source.name,
-                type_name(first)
-            );
-            let hint = "drop or convert it first, with a pipeline of its own";
-            return Err(Error::failed(message).hint(hint));
-        };
-        *field = field.clone().with_data_type(common);
-    }
-    for field in theirs.fields() {
-        if !about.iter().any(|known| known.name() == field.name()) {
-            about.push(field.as_ref().clone().with_nullable(true));
-        }
+        let import = &mut source.import;
+        import.absent = union::missing(&steps, &import.steps);
+        import.steps = Arc::clone(&steps);
+        import.about = Arc::clone(&about);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Dataset, SourceContent, store};
+use crate::dataset::{Account, Dataset, SourceContent, store};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::plan::Fingerprint;
@@ -129,6 +129,7 @@ impl Import {
             content: Some(&self.content),
             shard_rows: self.shard_rows,
             on_error: self.options.on_error,
+            imports: &[],
         }
         .run(source.as_mut(), staging, observer)
     }
@@ -150,6 +151,8 @@ pub(super) struct Job<'a> {
     pub(super) shard_rows: u64,
     /// What to do with a bad trajectory.
     pub(super) on_error: OnError,
+    /// The accounts of the imports that led to the source, if it is a dataset of trajmill.
+    pub(super) imports: &'a [Account],
 }
 
 impl Job<'_> {
@@ -196,10 +199,15 @@ impl Job<'_> {
         let imported = imported?;
         let aside = imported.aside.clone();
         let quarantine = quarantine_hash(&staging.dataset(&key), aside.trajectories)?;
+        let mut imports = self.imports.to_vec();
+        if !imported.account.is_empty() {
+            imports.push(imported.account.clone());
+        }
         let lineage = Lineage {
             by: format!("import {}", self.format),
             inputs: self.fingerprint.inputs.clone(),
             source_metadata: source.metadata(),
+            imports,
             set_aside: aside.trajectories,
             quarantine,
             ..Lineage::default()

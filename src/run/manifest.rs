@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
-use crate::dataset::{Dataset, ShardEntry, schema};
+use crate::dataset::{Account, Dataset, ShardEntry, schema};
 use crate::error::{Error, Result};
 use crate::exec::Flow;
 use crate::plan::{Phase, Plan};
@@ -45,6 +45,7 @@ pub(super) fn of(
             stages,
             runtime: runtime(plan),
             source_metadata: source_metadata(input),
+            imports: imports(input),
             set_aside: 0,
             quarantine: None,
         },
@@ -59,6 +60,20 @@ pub(super) fn runtime(plan: &Plan) -> Option<Value> {
         "version": runtime.version(),
         "devices": runtime.devices(),
     }))
+}
+
+/// Returns the accounts of all imports that led to the sources, each once.
+fn imports(sources: &[Dataset]) -> Vec<Account> {
+    let mut imports: Vec<Account> = Vec::new();
+    for account in sources
+        .iter()
+        .flat_map(|source| &source.manifest.lineage.imports)
+    {
+        if !imports.contains(account) {
+            imports.push(account.clone());
+        }
+    }
+    imports
 }
 
 /// Returns the sources' own metadata: that of a single source verbatim, that of several under their

@@ -112,6 +112,8 @@ pub fn run(path: &Path, options: &RunOptions) -> Result<Report> {
     let plan = plan?;
     let mut notes = say_notes(&plan, 0, watch);
 
+    // Planning belongs to the first output.
+    let mut since = started;
     for output in Output::all(&plan, options)? {
         let sources = output.sources()?;
         // 3. Claim: skip an output that is up to date, hold the staging directory of any other.
@@ -119,8 +121,9 @@ pub fn run(path: &Path, options: &RunOptions) -> Result<Report> {
             // 4. Exec: import sources, train models and run the phases in the staging directory.
             let made = output.execute(&sources, &staging, &mut report)?;
             // 5. Commit: verify the checks, export to a foreign format if wanted, publish.
-            output.commit(made, staging, &mut report)?;
+            output.commit(made, staging, since, &mut report)?;
         }
+        since = Instant::now();
         notes = say_notes(&plan, notes, watch);
     }
     report.seconds = started.elapsed().as_secs_f64();

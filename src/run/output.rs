@@ -1,6 +1,7 @@
 //! One output of a run: claimed, executed, verified and published.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::phases::{self, Made};
 use super::report::{ModelReport, OutputReport, Report};
@@ -9,6 +10,7 @@ use super::{RunOptions, checks, export, manifest, models, verify};
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::Dataset;
 use crate::dataset::manifest::Statistics;
+use crate::error::wording::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec;
 use crate::format::Format;
@@ -201,7 +203,13 @@ impl<'a> Output<'a> {
     /// # Errors
     /// Returns an error if a check fails, the result does not fit into the format, or it cannot be
     /// published.
-    pub(super) fn commit(&self, made: Made, staging: Staging, report: &mut Report) -> Result<()> {
+    pub(super) fn commit(
+        &self,
+        made: Made,
+        staging: Staging,
+        started: Instant,
+        report: &mut Report,
+    ) -> Result<()> {
         let Some(materialise) = self.materialise else {
             // The models are published, and nobody reads the intermediates any more.
             return staging
@@ -211,6 +219,20 @@ impl<'a> Output<'a> {
         let result = made
             .result
             .ok_or_else(|| Error::failed("the plan has no phase that writes the output"))?;
+        let replaced = staging.replaced().cloned();
+        let empty = result.manifest.statistics.rows == 0;
+        if let Some(replaced) = replaced.as_ref().filter(|replaced| replaced.rows > 0)
+            && empty
+            && !materialise.allow_empty
+        {
+            let error = Error::failed(format!(
+                "the result is empty, and {} has {}",
+                self.path.display(),
+                count(replaced.rows, "row")
+            ))
+            .hint("set `allow_empty: true` on the stage `materialise` to replace it");
+            return Err(staging.abandon(error));
+        }
         let warnings = match checks::verify(self.last, &result, self.options) {
             Ok(warnings) => warnings,
             // The work is complete, so there is nothing that the next run could resume.
@@ -230,6 +252,8 @@ impl<'a> Output<'a> {
             tasks: made.tasks,
             time: made.clock.shares(),
             warnings,
+            replaced,
+            seconds: started.elapsed().as_secs_f64(),
             ..self.report(false, manifest, result.manifest.statistics.clone())
         });
         Ok(())
@@ -323,6 +347,8 @@ impl<'a> Output<'a> {
             time: Vec::new(),
             runtime: manifest::runtime(self.plan),
             warnings: Vec::new(),
+            replaced: None,
+            seconds: 0.0,
         }
     }
 

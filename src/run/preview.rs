@@ -2,30 +2,33 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::commit::{Existing, existing, existing_model};
 use crate::dataset::Dataset;
 use crate::error::Result;
 use crate::exec::{self, Flow, SelectionTable};
-use crate::plan::{Phase, Plan, Sink};
+use crate::plan::{Phase, Plan, Sink, SourceToImport};
 use crate::stage::PRIVATE_PREFIX;
 
 /// What a run of a plan would do.
 pub(crate) struct Preview {
-    /// Paths of the sources.
-    pub sources: Vec<String>,
-    /// Trajectories of all sources.
-    pub trajectories: u64,
-    /// Rows of all sources.
-    pub rows: u64,
-    /// Whether a source has to be imported first, so that its trajectories and rows are not
-    /// counted.
-    pub imports: bool,
+    /// The sources, in the order of the pipeline.
+    pub sources: Vec<SourcePreview>,
     /// The model runtime and its devices; `None` if no stage uses a model.
     pub runtime: Option<String>,
     /// The phases, in order.
     pub phases: Vec<PhasePreview>,
+}
+
+/// A source that a run would read.
+pub(crate) struct SourcePreview {
+    /// Path of the source.
+    pub path: String,
+    /// Trajectories and rows; `None` for a foreign source, which is not counted before its import.
+    pub size: Option<(u64, u64)>,
+    /// The columns of steps that it lacks and another source has.
+    pub absent: Vec<String>,
 }
 
 /// What a phase would do.
@@ -97,7 +100,7 @@ impl Preview {
     /// # Errors
     /// Returns an error if metadata cannot be read.
     pub(crate) fn of(plan: &Plan) -> Result<Preview> {
-        // The sizes of a source that has to be imported are unknown too.
+        // What the selections keep of a source that has to be imported is unknown too.
         let imports = plan.imports.iter().any(Option::is_some);
         let phases = plan.phases.iter().enumerate().map(|(index, phase)| {
             let table = (index == 0 && !imports)
@@ -109,11 +112,9 @@ impl Preview {
             sources: plan
                 .sources
                 .iter()
-                .map(|source| source.path.display().to_string())
+                .zip(&plan.imports)
+                .map(|(source, import)| SourcePreview::of(source, import.as_ref()))
                 .collect(),
-            trajectories: plan.sources.iter().map(Dataset::trajectory_count).sum(),
-            rows: plan.sources.iter().map(Dataset::rows).sum(),
-            imports,
             runtime: plan.runtime.as_ref().map(|runtime| {
                 format!(
                     "{} {} on {}",
@@ -128,13 +129,45 @@ impl Preview {
 
     /// Returns the preview as one JSON object, for programs.
     pub(crate) fn to_json(&self) -> Value {
+        let total = |of: fn((u64, u64)) -> u64| -> Option<u64> {
+            self.sources.iter().map(|source| source.size.map(of)).sum()
+        };
+        let paths: Vec<&str> = self
+            .sources
+            .iter()
+            .map(|source| source.path.as_str())
+            .collect();
+        let absent: Map<String, Value> = self
+            .sources
+            .iter()
+            .filter(|source| !source.absent.is_empty())
+            .map(|source| (source.path.clone(), json!(source.absent)))
+            .collect();
         json!({
-            "sources": self.sources,
-            "rows": self.rows,
-            "trajectories": self.trajectories,
+            "sources": paths,
+            "absent": absent,
+            "rows": total(|(_, rows)| rows),
+            "trajectories": total(|(trajectories, _)| trajectories),
             "phases": self.phases.iter().map(PhasePreview::to_json).collect::<Vec<_>>(),
         })
     }
+}
+
+impl SourcePreview {
+    fn of(source: &Dataset, import: Option<&SourceToImport>) -> SourcePreview {
+        SourcePreview {
+            path: source.path.display().to_string(),
+            size: import.map_or_else(|| Some(size(source)), |import| import.own().map(size)),
+            absent: import
+                .map(|import| import.absent.clone())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Returns the trajectories and rows of a dataset.
+fn size(dataset: &Dataset) -> (u64, u64) {
+    (dataset.trajectory_count(), dataset.rows())
 }
 
 impl PhasePreview {
@@ -228,11 +261,11 @@ impl Destination {
         let (state, changes) = match found {
             Existing::Nothing => ("new", Vec::new()),
             Existing::Same => ("nothing to do, it is up to date", Vec::new()),
-            Existing::Different { changes } if overwrite => (
+            Existing::Different { changes, .. } if overwrite => (
                 "replaces a result that was made from different inputs",
                 changes,
             ),
-            Existing::Different { changes } => (
+            Existing::Different { changes, .. } => (
                 "in the way: a result that was made from different inputs",
                 changes,
             ),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::dataset::Account;
 use crate::dataset::manifest::Statistics;
 use crate::error::wording::{count, number};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +23,8 @@ pub struct Report {
     pub models: Vec<ModelReport>,
     /// The sources of which trajectories were set aside.
     pub(crate) quarantined: Vec<Quarantined>,
+    /// What became of the rows, columns and files of the foreign sources.
+    pub(crate) imports: Vec<Account>,
     /// Wall time in seconds.
     pub seconds: f64,
 }
@@ -73,6 +76,10 @@ pub struct OutputReport {
     pub runtime: Option<Value>,
     /// Checks that failed but only warn.
     pub warnings: Vec<String>,
+    /// Totals over the result that the output replaced; `None` if it replaced none.
+    pub replaced: Option<Statistics>,
+    /// Wall time in seconds that the output took.
+    pub seconds: f64,
 }
 
 impl ModelReport {
@@ -135,6 +142,7 @@ impl Report {
             "runtime": self.outputs.iter().find_map(|output| output.runtime.clone()),
             "outputs": self.outputs.iter().map(OutputReport::to_json).collect::<Vec<_>>(),
             "models": self.models.iter().map(ModelReport::to_json).collect::<Vec<_>>(),
+            "imports": self.imports,
             "quarantined": self.quarantined.iter().map(Quarantined::to_json).collect::<Vec<_>>(),
         })
     }
@@ -154,6 +162,8 @@ impl OutputReport {
             "runtime": self.runtime,
             "time": self.time.iter().cloned().collect::<BTreeMap<_, _>>(),
             "warnings": self.warnings,
+            "replaced": self.replaced,
+            "seconds": self.seconds,
             "elsewhere": self.written.not_held,
         })
     }

@@ -66,6 +66,13 @@ pub(super) fn bring(
             ready.datasets.push(source.dataset.clone());
             continue;
         };
+        if !to_import.absent.is_empty() {
+            observer.watch.say(&format!(
+                "{} has no `{}`: null in its rows",
+                source.dataset.name,
+                to_import.absent.join("`, `")
+            ));
+        }
         let dataset = import(to_import, &source.dataset.name, staging, observer)?;
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
@@ -74,6 +81,11 @@ pub(super) fn bring(
                 aside,
                 allowed: to_import.allowed,
             });
+        }
+        for account in &dataset.manifest.lineage.imports {
+            if !report.imports.contains(account) {
+                report.imports.push(account.clone());
+            }
         }
         ready.imported.push(dataset.clone());
         ready.datasets.push(dataset);
@@ -101,6 +113,9 @@ fn import(
             content: to_import.content.as_ref(),
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
+            imports: to_import
+                .own()
+                .map_or(&[], |own| &own.manifest.lineage.imports),
         };
         to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
     }

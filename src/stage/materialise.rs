@@ -46,6 +46,9 @@ pub struct Materialise {
     /// Replaces a different result at the same path. Default: false.
     #[serde(default)]
     pub overwrite: bool,
+    /// Lets an empty result replace one that has rows. Needs `overwrite: true`. Default: false.
+    #[serde(default)]
+    pub allow_empty: bool,
 }
 
 /// Name of trajmill's own format.
@@ -98,6 +101,13 @@ fn shard_rows() -> u64 {
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let materialise: Materialise = options(value)?;
+    if materialise.allow_empty && !materialise.overwrite {
+        return Err(
+            Misfit::new("`allow_empty` has no effect without `overwrite: true`")
+                .help("add `overwrite: true`, or remove `allow_empty`")
+                .at("allow_empty"),
+        );
+    }
     let names: Vec<&str> = context
         .steps
         .fields()

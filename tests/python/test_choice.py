@@ -41,7 +41,7 @@ def imported(source, to, *options, code=0):
 
 def left_out(dataset):
     manifest = json.loads((dataset / "dataset.json").read_text())
-    return manifest["lineage"]["source_metadata"].get("not_imported", [])
+    return [f"{entry['name']}: {entry['reason']}" for imported in manifest["lineage"].get("imports", []) for entry in imported.get("left_out", [])]
 
 
 def test_every_format_is_tried():

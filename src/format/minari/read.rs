@@ -13,8 +13,8 @@ use super::spaces::{self, fit_to_space};
 use super::{MAIN_FILE, METADATA, TRAJMILL, metadata_folders, read_object};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
-use crate::dataset::files;
 use crate::dataset::schema::step;
+use crate::dataset::{Account, files};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result, caught};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
@@ -438,7 +438,11 @@ impl Source for Minari {
     fn metadata(&self) -> Map<String, Value> {
         let mut metadata = self.metadata.clone();
         metadata.remove(TRAJMILL);
-        self.choice.noted(metadata)
+        metadata
+    }
+
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -18,12 +18,11 @@ use super::decode::{self, Record};
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::shards::{Shard, json, shards};
 use crate::container::tfrecord::Records;
+use crate::dataset::Account;
 use crate::dataset::schema::step;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::transfer::read::{
-    Alignment, Choice, FinalAction, IncomingTrajectory, Options, Source, note_left_out,
-};
+use crate::transfer::read::{Alignment, Choice, FinalAction, IncomingTrajectory, Options, Source};
 
 /// An RLDS dataset.
 struct Rlds {
@@ -42,6 +41,7 @@ struct Rlds {
     final_action: FinalAction,
     alignment: Alignment,
     metadata: Map<String, Value>,
+    account: Account,
 }
 
 /// Opens the RLDS dataset at `path`.
@@ -59,33 +59,17 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut metadata = Map::from_iter([("features".to_owned(), features)]);
     let choice = Choice::new(options, is_marker);
     tree.steps.retain(|leaf| choice.reads(&leaf.key));
-    choice
-        .close(&mut metadata)
-        .map_err(|error| error.at(&place))?;
+    choice.verify().map_err(|error| error.at(&place))?;
+    let mut account = choice.account(Account::default());
     let shards = shards(&root, &mut metadata)?;
     let (schema, columns) = columns(&tree, options).map_err(|error| error.at(&place))?;
     let (about, about_features) = trajectory_columns(&tree);
-    let unsupported = |leaf: &LeafFeature| match &leaf.kind {
-        FeatureKind::Other(what) => Some(format!("{}: {what}", leaf.key)),
-        _ => None,
-    };
-    let not_imported: Vec<String> = tree
-        .steps
-        .iter()
-        .chain(
-            tree.episode
-                .iter()
-                .filter(|leaf| !about_features.contains(leaf)),
-        )
-        .filter_map(|leaf| {
-            unsupported(leaf).or_else(|| {
-                (!tree.steps.contains(leaf))
-                    .then(|| format!("{}: not one value an episode", leaf.key))
-            })
-        })
-        .collect();
-    if !not_imported.is_empty() {
-        note_left_out(&mut metadata, not_imported);
+    for leaf in tree.steps.iter().chain(&tree.episode) {
+        if let FeatureKind::Other(what) = &leaf.kind {
+            account.leave_out(&leaf.key, what);
+        } else if tree.episode.contains(leaf) && !about_features.contains(leaf) {
+            account.leave_out(&leaf.key, "not one value an episode");
+        }
     }
     Ok(Box::new(Rlds {
         tree,
@@ -100,6 +84,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         final_action: options.final_action,
         alignment: options.alignment,
         metadata,
+        account,
     }))
 }
 
@@ -114,6 +99,10 @@ impl Source for Rlds {
 
     fn about(&self) -> SchemaRef {
         SchemaRef::clone(&self.about)
+    }
+
+    fn account(&self) -> Account {
+        self.account.clone()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::{ACTIONS, OURS, PART, PREFIX, UNSCALED};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
+use crate::dataset::Account;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -376,7 +377,11 @@ impl Source for Demonstrations {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        self.choice.noted(self.metadata.clone())
+        self.metadata.clone()
+    }
+
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use serde_json::{Map, Value};
 
 use super::values::{Column, bytes, column_of};
 use super::{record_files, spec};
 use crate::container::tfrecord::{Feature, Kind, Records};
+use crate::dataset::Account;
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::wording::count;
 use crate::error::{Error, Result, nearest};
@@ -391,8 +391,8 @@ impl Source for TfAgents {
         SchemaRef::clone(&self.schema)
     }
 
-    fn metadata(&self) -> Map<String, Value> {
-        self.choice.noted(Map::new())
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -1,13 +1,16 @@
-//! Aligns sources with each other: reads a dataset of trajmill as a source, and renames, orders and
-//! widens columns.
+//! Aligns sources with each other: reads a dataset of trajmill as a source, and renames, orders,
+//! widens and adds columns.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, RecordBatch, StringArray, new_null_array,
+};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
+use crate::dataset::Account;
 use crate::dataset::block::elements;
 use crate::dataset::schema::{self, step, trajectory};
 use crate::error::{Error, Result};
@@ -107,13 +110,13 @@ impl Source for DatasetSource<'_> {
     }
 }
 
-/// A source with columns renamed, reordered and widened.
+/// A source with columns renamed, reordered, widened and added.
 pub(crate) struct Aligned<'a> {
     /// The source that is read.
     pub inner: Box<dyn Source + 'a>,
     /// Pairs of the source's name of a column of steps and its new name.
     pub names: Vec<(String, String)>,
-    /// The columns of steps that come out.
+    /// The columns of steps that come out. A column that the source lacks is null.
     pub steps: SchemaRef,
     /// The columns about each trajectory that come out. A column that the source lacks is null.
     pub about: SchemaRef,
@@ -242,6 +245,31 @@ fn widened(column: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     )?)
 }
 
+impl Aligned<'_> {
+    /// Returns the source's name of the column that comes out as `name`; `None` if the source's
+    /// column of this name comes out under another one.
+    fn old_name<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        let renamed = self.names.iter().find(|(_, new)| new == name);
+        match renamed {
+            Some((old, _)) => Some(old),
+            None if self.names.iter().any(|(old, _)| old == name) => None,
+            None => Some(name),
+        }
+    }
+}
+
+/// Returns the column `field` of a trajectory whose source lacks it: null, except that actions of a
+/// source that does not tell where they come from are recorded ones.
+fn absent(field: &Field, steps: &RecordBatch) -> ArrayRef {
+    match steps.column_by_name(step::ACTION) {
+        Some(actions) if field.name() == step::ACTION_SOURCE => {
+            let said = (0..actions.len()).map(|row| actions.is_valid(row).then_some("recorded"));
+            Arc::new(said.collect::<StringArray>())
+        }
+        _ => new_null_array(field.data_type(), steps.num_rows()),
+    }
+}
+
 impl Source for Aligned<'_> {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.steps)
@@ -272,6 +300,15 @@ impl Source for Aligned<'_> {
         self.inner.metadata()
     }
 
+    fn account(&self) -> Account {
+        let mut account = self.inner.account();
+        account.rename(|name| {
+            let new = self.names.iter().find(|(old, _)| old == name);
+            new.map(|(_, new)| new.clone())
+        });
+        account
+    }
+
     fn lost(&self) -> Option<u64> {
         self.inner.lost()
     }
@@ -281,15 +318,12 @@ impl Source for Aligned<'_> {
             return Ok(None);
         };
         let source = |field: &Arc<Field>| {
-            let old = self
-                .names
-                .iter()
-                .find(|(_, new)| new == field.name())
-                .map_or(field.name(), |(old, _)| old);
-            let column = trajectory
-                .steps
-                .column_by_name(old)
-                .ok_or_else(|| Error::failed(format!("there is no column `{old}`")))?;
+            let old = self.old_name(field.name());
+            let Some((old, column)) =
+                old.and_then(|old| Some((old, trajectory.steps.column_by_name(old)?)))
+            else {
+                return Ok(absent(field, &trajectory.steps));
+            };
             widened(column, field.data_type()).map_err(|error| {
                 error.at(format!("trajectory `{}`: column `{old}`", trajectory.key))
             })

@@ -27,26 +27,13 @@ pub(crate) mod names {
         "done",
     ];
     pub(crate) const TRUNCATED: &[&str] = &["timeouts", "truncations", "truncated", "truncateds"];
-    pub(crate) const START: &[&str] = &["episode_starts"];
+    pub(crate) const START: &[&str] = &["episode_starts", "is_first"];
+    /// Names of flags that are set at every end, also where a trajectory was cut off.
+    pub(crate) const DONE: &[&str] = &["dones", "done"];
     pub(crate) const SPLIT: &[&str] = &["indices"];
 }
 
-/// Whether an array of this name marks where trajectories end, or is metadata of trajmill.
-pub(crate) fn is_marker(name: &str) -> bool {
-    [
-        names::TERMINATED,
-        names::TRUNCATED,
-        names::START,
-        names::SPLIT,
-    ]
-    .iter()
-    .any(|names| names.contains(&name))
-        || name.starts_with("trajmill/")
-        || name.starts_with("metadata/")
-}
-
-/// Reads the next `rows` rows as the column `field`; `last` is the value of the final row, if there
-/// is one.
+/// Reads the next `rows` rows as the column `field`; `last` says whether a final row follows.
 pub(crate) fn column(
     array: &mut StoredArray,
     field: &Field,
@@ -57,7 +44,6 @@ pub(crate) fn column(
     let mut nulls = None;
     match last {
         Last::None => {}
-        Last::Value(value) => bytes.extend_from_slice(&value),
         Last::Null => {
             bytes.resize(bytes.len() + array.layout.row_bytes(), 0);
             nulls = Some(NullBuffer::from_iter((0..=rows).map(|row| row < rows)));
@@ -83,8 +69,6 @@ pub(crate) enum Last {
     None,
     /// The value of the final row is null.
     Null,
-    /// The bytes of the value of the final row.
-    Value(Vec<u8>),
 }
 
 /// Removes the array for the column `target` from `arrays` and returns it: the array that the user
@@ -188,6 +172,11 @@ impl Flags {
             at: 0,
             read: 0,
         })
+    }
+
+    /// Returns the name of the array.
+    pub(crate) fn name(&self) -> &str {
+        &self.array.layout.name
     }
 
     /// Returns the next flag without consuming it; `None` after the last.

@@ -3,10 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
-
+use super::Options;
 use super::pattern::glob;
-use super::{Options, note_left_out};
+use crate::dataset::Account;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result, nearest};
 use crate::transfer::write::{ACTION_VALID, REWARD_VALID};
@@ -150,20 +149,12 @@ impl Choice {
         .hint(hint))
     }
 
-    /// Verifies the patterns, and names in `metadata` what was left out.
-    ///
-    /// # Errors
-    /// Returns the errors of [`Choice::verify`].
-    pub(crate) fn close(&self, metadata: &mut Map<String, Value>) -> Result<()> {
-        self.verify()?;
-        note_left_out(metadata, self.left_out());
-        Ok(())
-    }
-
-    /// Returns `metadata`, which names what was left out so far.
-    pub(crate) fn noted(&self, mut metadata: Map<String, Value>) -> Map<String, Value> {
-        note_left_out(&mut metadata, self.left_out());
-        metadata
+    /// Returns `account`, which also says what was left out so far.
+    pub(crate) fn account(&self, mut account: Account) -> Account {
+        for (name, reason) in self.left_out.borrow().iter() {
+            account.leave_out(name, *reason);
+        }
+        account
     }
 
     /// Returns the error for `name`, which the format needs, if it was left out.
@@ -175,13 +166,6 @@ impl Choice {
             .find(|(known, _)| *known == name || known.starts_with(&inside))?;
         let message = format!("`{name}` is left out, but the format needs it: {reason}");
         Some(Error::failed(message).hint("change the patterns of `only` and `skip`"))
-    }
-
-    /// Returns what was left out so far: the name, and the reason.
-    fn left_out(&self) -> Vec<String> {
-        let left_out = self.left_out.borrow();
-        let entry = |(name, reason): (&String, &&str)| format!("{name}: {reason}");
-        left_out.iter().map(entry).collect()
     }
 }
 
@@ -225,12 +209,19 @@ mod tests {
             ["obs/c", "dones", "infos/action_is_proxy"]
         );
         some.verify().unwrap();
+        let left_out: Vec<(String, String)> = some
+            .account(Account::default())
+            .left_out
+            .into_iter()
+            .map(|entry| (entry.name, entry.reason))
+            .collect();
+        let entry = |name: &str, reason: &str| (name.to_owned(), reason.to_owned());
         assert_eq!(
-            some.left_out(),
+            left_out,
             [
-                "obs/a/b: `skip` matches it",
-                "observations: `only` does not match it",
-                "states: `only` does not match it"
+                entry("obs/a/b", "`skip` matches it"),
+                entry("observations", "`only` does not match it"),
+                entry("states", "`only` does not match it"),
             ]
         );
         let without = choice(&[], &["dones", "infos"]);

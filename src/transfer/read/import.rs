@@ -11,7 +11,7 @@ use super::quarantine::{self, Aside, Quarantine, SetAside};
 use crate::dataset::manifest::{Lineage, Statistics, TOOL, VERSION};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::write::ShardWriter;
-use crate::dataset::{Block, Manifest, ShardEntry, store};
+use crate::dataset::{Account, Block, Manifest, ShardEntry, store};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, OnError, Source};
@@ -27,6 +27,8 @@ pub(crate) struct Imported {
     pub steps: SchemaRef,
     /// The trajectories that were set aside.
     pub aside: SetAside,
+    /// What became of the rows, columns and files of the source.
+    pub account: Account,
 }
 
 impl Imported {
@@ -99,12 +101,18 @@ pub(crate) fn import(
     let mut batch_rows = 0;
     let mut read = 0;
     let mut aside = Quarantine::new(root);
+    // The rows of trajectories that can be read but are wrong.
+    let mut wrong_rows = 0;
     loop {
         let next = match source.next() {
-            // A trajectory that can be read but is wrong does not affect the next one.
-            Ok(Some(next)) => verify(&next, &source_steps, &about)
-                .map(|()| Some(next))
-                .map_err(|error| (error, Some(1))),
+            // Such a trajectory does not affect the next one.
+            Ok(Some(next)) => match verify(&next, &source_steps, &about) {
+                Ok(()) => Ok(Some(next)),
+                Err(error) => {
+                    wrong_rows += next.steps.num_rows() as u64;
+                    Err((error, Some(1)))
+                }
+            },
             Ok(None) => Ok(None),
             Err(error) => Err((error, source.lost())),
         };
@@ -166,10 +174,17 @@ pub(crate) fn import(
             shards.push(shard.finish()?);
         }
         if ended {
+            let mut account = source.account();
+            source_name.clone_into(&mut account.source);
+            if let Some(rows) = &mut account.rows {
+                rows.set_aside += wrong_rows;
+            }
+            account.verify(shards.iter().map(|shard| shard.steps.rows).sum())?;
             return Ok(Imported {
                 shards,
                 steps,
                 aside: aside.finish()?,
+                account,
             });
         }
     }
@@ -223,8 +238,8 @@ impl Origin<'_> {
     }
 }
 
-/// Verifies that a trajectory has the declared columns, and at most one final observation, in its
-/// last row.
+/// Verifies that a trajectory has the declared columns, that it ends with its last step, and that it
+/// has at most one final observation, in its last row.
 fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef) -> Result<()> {
     let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", trajectory.key));
     let facts = trajectory
@@ -240,6 +255,23 @@ fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef)
         .and_then(|column| column.as_boolean_opt());
     let finals = finals.ok_or_else(|| wrong("has no boolean column `is_final`"))?;
     let rows = trajectory.steps.num_rows();
+    for name in [step::TERMINATED, step::TRUNCATED] {
+        let flags = trajectory.steps.column_by_name(name);
+        let Some(flags) = flags.and_then(|flags| flags.as_boolean_opt()) else {
+            continue;
+        };
+        let steps = rows - usize::from(rows > 0 && finals.value(rows - 1));
+        let early = flags.values().set_indices().find(|row| row + 1 < steps);
+        if let Some(row) = early {
+            return Err(wrong(&format!(
+                "goes on after step {row} of {steps}, where `{name}` is set"
+            ))
+            .hint(
+                "a flag of an end belongs to the last step of a trajectory: correct the flags, or \
+                 the ids that tell trajectories apart, in the source",
+            ));
+        }
+    }
     match finals.true_count() {
         _ if rows == 0 => Err(wrong("has no rows")),
         0 => Ok(()),

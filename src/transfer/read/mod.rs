@@ -10,6 +10,7 @@ pub(crate) mod align;
 pub(crate) mod arrays;
 mod choice;
 pub(crate) mod concatenated;
+mod gaps;
 pub(crate) mod import;
 mod options;
 pub(crate) mod pattern;
@@ -24,25 +25,12 @@ pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};
 
-use serde_json::{Map, Value};
-
 use crate::dataset::schema::step;
+use crate::error::Error;
 
-/// Names in the metadata of a source what was not imported, each with the reason.
-pub(crate) fn note_left_out(
-    metadata: &mut Map<String, Value>,
-    left_out: impl IntoIterator<Item = String>,
-) {
-    let mut left_out = left_out.into_iter().map(Value::from).peekable();
-    if left_out.peek().is_none() {
-        return;
-    }
-    let known = metadata
-        .entry("not_imported")
-        .or_insert_with(|| Value::Array(Vec::new()));
-    if let Value::Array(known) = known {
-        known.extend(left_out);
-    }
+/// Returns the error for the option `name`, which has no effect on a source for a `reason`.
+pub(crate) fn no_effect(name: &str, reason: &str) -> Error {
+    Error::usage(format!("`{name}` has no effect: {reason}")).hint("leave the option out")
 }
 
 /// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of

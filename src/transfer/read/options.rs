@@ -42,6 +42,10 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_steps: Option<usize>,
+    /// Whether to end a trajectory where the observation after a step is not that of the next step,
+    /// and no flag marks an end. Default: false, such a place is an error
+    #[serde(skip_serializing_if = "at_default")]
+    pub split_on_gaps: bool,
     /// Whether the last step of an RLDS or TF-Agents episode has an action. Default: `auto`
     #[serde(skip_serializing_if = "at_default")]
     pub final_action: FinalAction,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 
+use crate::dataset::Account;
 use crate::error::{Error, Result, caught};
 use crate::transfer::read::Options;
 
@@ -32,6 +33,11 @@ pub trait Source {
     /// Returns the source's own metadata, verbatim.
     fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
         serde_json::Map::new()
+    }
+
+    /// Returns what became of the rows, columns and files of the source, as far as it was read.
+    fn account(&self) -> Account {
+        Account::default()
     }
 
     /// Returns the columns of [`IncomingTrajectory::about`]: the source's facts about each
@@ -100,6 +106,10 @@ impl Source for Guarded {
 
     fn about(&self) -> SchemaRef {
         self.inner.about()
+    }
+
+    fn account(&self) -> Account {
+        self.inner.account()
     }
 
     fn lost(&self) -> Option<u64> {

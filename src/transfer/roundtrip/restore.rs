@@ -11,6 +11,7 @@ use arrow::compute::nullif;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
+use crate::dataset::Account;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::transfer::read::{IncomingTrajectory, Source};
@@ -225,6 +226,16 @@ enum From {
     ActionStd(usize),
 }
 
+impl From {
+    /// Returns whether the column is made from the column of the file at `place`.
+    fn reads(&self, place: usize) -> bool {
+        match self {
+            From::Column(at) | From::ActionSource(at) | From::ActionStd(at) => *at == place,
+            From::Masked { at, valid } => [at, valid].contains(&&place),
+        }
+    }
+}
+
 /// A source with restored columns.
 struct Restored {
     inner: Box<dyn Source>,
@@ -319,6 +330,18 @@ impl Source for Restored {
         let mut metadata = self.inner.metadata();
         metadata.extend(self.metadata.clone());
         metadata
+    }
+
+    fn account(&self) -> Account {
+        let mut account = self.inner.account();
+        let found = self.inner.schema();
+        account.rename(|name| {
+            // A flag has become the nulls of the column that it describes.
+            let at = found.index_of(name).ok()?;
+            let column = self.from.iter().position(|from| from.reads(at))?;
+            Some(self.schema.field(column).name().clone())
+        });
+        account
     }
 
     fn lost(&self) -> Option<u64> {

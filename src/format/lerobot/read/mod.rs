@@ -20,6 +20,7 @@ use self::cameras::Cameras;
 use self::columns::{Column, Kind, SPLIT, TASK, columns, trajectory_columns};
 use self::convert::{images, locate_frames, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
+use crate::dataset::Account;
 use crate::dataset::schema::{step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::{self, Episode, Episodes};
@@ -123,14 +124,15 @@ impl Source for LeRobot {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        self.choice.noted(Map::from_iter([(
-            "info".to_owned(),
-            Value::Object(self.info.verbatim.clone()),
-        )]))
+        Map::from_iter([("info".to_owned(), Value::Object(self.info.verbatim.clone()))])
     }
 
     fn about(&self) -> SchemaRef {
         SchemaRef::clone(&self.about)
+    }
+
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

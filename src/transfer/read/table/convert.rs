@@ -9,7 +9,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::roles::{Columns, Roles};
 use super::values::{element, flags, is_list, values};
-use crate::dataset::schema::{self, step, type_name};
+use crate::dataset::Account;
+use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::free_name;
 
@@ -302,6 +303,34 @@ impl Table {
         };
         let columns = self.schema.fields().iter().map(column).collect();
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// Returns what becomes of the table's columns, except for step numbers.
+    pub(crate) fn account(&self) -> Account {
+        let roles = &self.roles;
+        let mut account = Account::default();
+        let kept = [
+            (roles.observation.as_slice(), step::OBSERVATION),
+            (roles.action.as_deref().unwrap_or_default(), step::ACTION),
+            (roles.reward.as_slice(), step::REWARD),
+            (roles.terminated.as_slice(), step::TERMINATED),
+            (roles.truncated.as_slice(), step::TRUNCATED),
+            (roles.is_final.as_slice(), step::IS_FINAL),
+            (roles.trajectory.as_slice(), trajectory::SOURCE_KEY),
+        ];
+        for (columns, name) in kept {
+            columns.iter().for_each(|column| account.keep(column, name));
+        }
+        for column in &roles.extras {
+            account.keep(column, free_name(column));
+        }
+        for column in roles.next_observation.iter().flatten() {
+            account.leave_out(
+                column,
+                "only its last value in a trajectory is kept, as the final observation",
+            );
+        }
+        account
     }
 
     /// Returns the meanings of the table's columns.

@@ -9,6 +9,8 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::convert::{Flags, Table};
+use crate::dataset::schema::step;
+use crate::dataset::{Account, Rows};
 use crate::error::{Error, Result};
 use crate::transfer::read::IncomingTrajectory;
 
@@ -25,6 +27,10 @@ pub(super) struct Cutter {
     /// The number of steps of the last of them so far, without final observations.
     steps: usize,
     previous: Previous,
+    /// What became of the rows so far.
+    rows: Rows,
+    /// Whether all step numbers so far count from 0 in their trajectories.
+    counts: bool,
 }
 
 /// The rows of a batch that belong to one trajectory.
@@ -73,7 +79,26 @@ impl Cutter {
             begun: 0,
             steps: 0,
             previous: Previous::default(),
+            rows: Rows::default(),
+            counts: true,
         }
+    }
+
+    /// Returns what became of the rows and columns of the table so far.
+    pub(super) fn account(&self) -> Account {
+        let mut account = self.table.account();
+        account.rows = Some(self.rows);
+        if let Some(step) = &self.table.roles().step {
+            if self.counts {
+                account.keep(step, step::STEP);
+            } else {
+                account.leave_out(
+                    step,
+                    "steps are numbered from 0, in the order of its values",
+                );
+            }
+        }
+        account
     }
 
     /// Returns the columns of steps.
@@ -101,6 +126,7 @@ impl Cutter {
         batch: &RecordBatch,
         place: &dyn Fn(usize) -> String,
     ) -> Result<()> {
+        self.rows.read += batch.num_rows() as u64;
         let mut flags = self.table.flags(batch, place)?;
         let column = |name: &Option<String>| {
             name.as_ref().and_then(|name| {
@@ -133,6 +159,7 @@ impl Cutter {
                 };
             }
             if self.pending.bad {
+                self.rows.set_aside += rows.len() as u64;
                 continue;
             }
             // If the batch as a whole is wrong, each trajectory is converted alone, and only those
@@ -145,8 +172,10 @@ impl Cutter {
                     &|row| place(rows.start + row),
                 ),
             };
-            let verify_order = |pending: &mut Pending| match &numbers {
-                Some((name, numbers)) => pending.verify_order(name, numbers, rows.clone(), place),
+            let mut verify_order = |pending: &mut Pending| match &numbers {
+                Some((name, numbers)) => {
+                    pending.verify_order(name, numbers, rows.clone(), place, &mut self.counts)
+                }
                 None => Ok(()),
             };
             let finals = &flags.is_final[rows.clone()];
@@ -172,7 +201,9 @@ impl Cutter {
                     let key = self.pending.key.as_deref().unwrap_or_default();
                     self.ready
                         .push_back(Err(error.at(format!("trajectory `{key}`"))));
-                    self.pending.slices.clear();
+                    let before = self.pending.slices.drain(..);
+                    self.rows.set_aside += before.map(|slice| slice.num_rows() as u64).sum::<u64>();
+                    self.rows.set_aside += rows.len() as u64;
                     self.pending.bad = true;
                 }
             }
@@ -277,6 +308,7 @@ impl Cutter {
         } = std::mem::take(&mut self.pending);
         if let Some(observation) = next_observation.filter(|_| !slices.is_empty()) {
             slices.push(self.table.final_row(&observation)?);
+            self.rows.added += 1;
         }
         let steps = match slices.as_slice() {
             [] => return Ok(()),
@@ -293,13 +325,15 @@ impl Cutter {
 }
 
 impl Pending {
-    /// Verifies that the step numbers increase within `rows`, and from the row before them.
+    /// Verifies that the step numbers increase within `rows`, and from the row before them. Sets
+    /// `counts` to false if they do not count from 0.
     fn verify_order(
         &mut self,
         name: &str,
         numbers: &ArrayRef,
         rows: Range<usize>,
         place: &dyn Fn(usize) -> String,
+        counts: &mut bool,
     ) -> Result<()> {
         let numbers = numbers.as_primitive::<Float64Type>();
         for row in rows {
@@ -321,6 +355,7 @@ impl Pending {
                 ))
                 .hint("sort the source by trajectory and step"));
             }
+            *counts &= number == self.last_step.map_or(0.0, |last| last + 1.0);
             self.last_step = Some(number);
         }
         Ok(())

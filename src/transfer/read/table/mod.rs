@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use serde_json::{Map, Value};
 
 use self::convert::Table;
 use self::cut::Cutter;
@@ -22,6 +21,7 @@ use self::roles::Roles;
 use self::widths::widths;
 use super::{Choice, IncomingTrajectory, Options, Source};
 use crate::container::record_batches::{Batches, TableFile, damaged};
+use crate::dataset::Account;
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
@@ -60,10 +60,7 @@ pub(crate) fn open(
         .map(|(at, _)| at)
         .collect();
     let table = SchemaRef::new(table.project(&columns)?);
-    let mut metadata = Map::new();
-    choice
-        .close(&mut metadata)
-        .map_err(|error| error.at(path.display()))?;
+    choice.verify().map_err(|error| error.at(path.display()))?;
     let mut rows = Some(0);
     for file in &files {
         let (columns, count) = kind.look(file)?;
@@ -104,7 +101,7 @@ pub(crate) fn open(
         files: files.into(),
         kind,
         columns,
-        metadata,
+        choice,
         batch_rows,
         open: None,
         rows,
@@ -156,7 +153,7 @@ struct TableSource {
     kind: TableFile,
     /// The columns that are read.
     columns: Vec<String>,
-    metadata: Map<String, Value>,
+    choice: Choice,
     batch_rows: usize,
     open: Option<OpenFile>,
     rows: Option<u64>,
@@ -207,8 +204,8 @@ impl Source for TableSource {
         self.rows
     }
 
-    fn metadata(&self) -> Map<String, Value> {
-        self.metadata.clone()
+    fn account(&self) -> Account {
+        self.choice.account(self.cutter.account())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -1,9 +1,11 @@
 //! Dumps of d3rlpy's replay buffer: HDF5 files with the arrays `observations_0`, `actions_0`,
 //! `rewards_0`, `terminated_0` and so on, one set for each trajectory.
 //!
-//! A trajectory that is not terminated was cut off. The format has no place for the observation
+//! Dumps of d3rlpy 1 are read too (`version_1`). A trajectory that is not terminated was cut off. The format has no place for the observation
 //! after the last action, nor for further columns. The writer puts these into groups under
 //! `trajmill`, which d3rlpy's loader ignores.
+
+mod version_1;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use serde_json::{Map, Value};
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5::{self, Attribute, Element, Hdf5Writer};
+use crate::dataset::Account;
 use crate::dataset::schema::{step, type_name};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
@@ -62,12 +65,15 @@ fn detect(path: &Path) -> Result<bool> {
         return Ok(false);
     }
     let file = hdf5::open(path)?;
-    for name in ["num_episodes", "columns", "version"] {
-        if !hdf5::has_array(&file, name).map_err(|error| error.at(path.display()))? {
-            return Ok(false);
+    let has_all = |names: &[&str]| -> Result<bool> {
+        for name in names {
+            if !hdf5::has_array(&file, name).map_err(|error| error.at(path.display()))? {
+                return Ok(false);
+            }
         }
-    }
-    Ok(true)
+        Ok(true)
+    };
+    Ok(has_all(&["num_episodes", "columns", "version"])? || has_all(&version_1::NAMES)?)
 }
 
 fn note(path: &Path) -> Result<Option<Value>> {
@@ -96,6 +102,12 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
     let file = hdf5::open(path)?;
     let mut arrays = hdf5::datasets(&file.root()).map_err(|error| error.at(path.display()))?;
+    if version_1::NAMES
+        .iter()
+        .all(|name| arrays.contains_key(*name))
+    {
+        return version_1::read(path, options);
+    }
     let groups = hdf5::member(&file.root(), PREFIX.trim_end_matches('/'))
         .map_err(|error| error.at(path.display()))?;
     let groups = groups
@@ -111,10 +123,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             || "the dump does not state its version".to_owned(),
             |version| format!("the dump has version {version}"),
         );
-        return Err(
-            failed(format!("{found}, and only version {VERSION} can be read"))
-                .hint("dump the replay buffer again with d3rlpy 2.1 or newer"),
-        );
+        return Err(failed(format!(
+            "{found}; only {VERSION}, and dumps of d3rlpy 1, can be read"
+        ))
+        .hint("dump the replay buffer again with d3rlpy 2.1 or newer"));
     }
     let episodes = arrays
         .remove("num_episodes")
@@ -345,8 +357,8 @@ impl Source for Dump {
         Arc::clone(&self.about)
     }
 
-    fn metadata(&self) -> Map<String, Value> {
-        self.choice.noted(Map::new())
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use arrow::ipc::reader::{FileReader, read_footer_length};
-use arrow::ipc::{Block, Buffer, root_as_footer, root_as_message};
+use arrow::ipc::{Block, Buffer, Message, root_as_footer, root_as_message};
 
 use crate::dataset::files;
 use crate::error::{Error, Result};
@@ -28,9 +28,7 @@ pub(crate) fn open(
             "{}: not a readable Arrow file: {what}",
             path.display()
         ))
-        .hint(
-            "the file may be cut short or in the streaming format: write it again as an Arrow file",
-        )
+        .hint("the file may be cut short or damaged: fetch or write it again")
     };
     let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
@@ -106,13 +104,19 @@ fn claimed(file: &File, block: &Block) -> Option<u64> {
         .unwrap_or(&message)
         .get(4..)?;
     let message = root_as_message(message).ok()?;
+    let body = block
+        .offset()
+        .checked_add(i64::from(block.metaDataLength()))?;
+    largest_buffer(file, message, body)
+}
+
+/// Returns the largest size after decompression that a buffer of a message claims, whose body
+/// starts at byte `body` of `file`; `None` if no buffer is compressed.
+pub(super) fn largest_buffer(file: &File, message: Message, body: i64) -> Option<u64> {
     let batch = message
         .header_as_record_batch()
         .or_else(|| message.header_as_dictionary_batch()?.data())?;
     batch.compression()?;
-    let body = block
-        .offset()
-        .checked_add(i64::from(block.metaDataLength()))?;
     let claim = |buffer: &Buffer| {
         let mut length = [0; 8];
         file.read_exact_at(

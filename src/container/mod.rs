@@ -3,13 +3,18 @@
 
 pub(crate) mod arrays;
 pub(crate) mod arrow_ipc;
+pub(crate) mod arrow_stream;
 mod blosc;
+pub(crate) mod csv;
 pub(crate) mod dtype;
 pub(crate) mod hdf5;
+mod inferred;
+pub(crate) mod json_lines;
 pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod parquet;
 pub(crate) mod record_batches;
+mod text;
 pub(crate) mod tfrecord;
 pub(crate) mod zarr;
 

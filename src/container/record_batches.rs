@@ -1,7 +1,8 @@
-//! Tables in Parquet and Arrow IPC files, read in record batches.
+//! Tables in Parquet, Arrow and text files, read in record batches.
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -9,15 +10,19 @@ use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::arrow_ipc;
+use super::inferred::Inferred;
+use super::{arrow_ipc, arrow_stream, csv, json_lines};
 use crate::dataset::files;
 use crate::error::{Error, Result};
 
 /// The kind of a file that holds a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TableFile {
     Parquet,
+    /// An Arrow IPC file or stream.
     Arrow,
+    Csv(Arc<Inferred>),
+    JsonLines(Arc<Inferred>),
 }
 
 /// The batches of a file, in order.
@@ -36,12 +41,19 @@ fn holding(schema: &Schema) -> Vec<usize> {
 impl TableFile {
     /// Returns the columns of the file at `path` whose rows have values, and the number of rows if
     /// it is known without reading them.
-    pub(crate) fn look(self, path: &Path) -> Result<(SchemaRef, Option<u64>)> {
+    pub(crate) fn look(&self, path: &Path) -> Result<(SchemaRef, Option<u64>)> {
         let (schema, rows) = match self {
             TableFile::Parquet => {
                 let builder = open(path)?;
                 let rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
                 (SchemaRef::clone(builder.schema()), Some(rows))
+            }
+            TableFile::Arrow if arrow_stream::is_stream(path)? => {
+                let (reader, rows) = arrow_stream::open(path, None)?;
+                (reader.schema(), Some(rows))
+            }
+            TableFile::Csv(table) | TableFile::JsonLines(table) => {
+                (SchemaRef::clone(&table.schema), table.rows_of(path))
             }
             TableFile::Arrow => {
                 let reader = arrow_ipc::open(path, None)?;
@@ -61,7 +73,7 @@ impl TableFile {
     /// Returns the batches of the file at `path`, of about `rows` rows if the file does not define
     /// its own batches, with the columns named; with all columns that have values if `None`.
     pub(crate) fn batches(
-        self,
+        &self,
         path: &Path,
         rows: usize,
         columns: Option<&[String]>,
@@ -87,6 +99,12 @@ impl TableFile {
                     builder.build().map_err(|error| damaged(path, error))?,
                 ))
             }
+            TableFile::Arrow if arrow_stream::is_stream(path)? => {
+                let columns = index(&arrow_stream::open(path, None)?.0.schema())?;
+                Ok(Box::new(arrow_stream::open(path, Some(columns))?.0))
+            }
+            TableFile::Csv(table) => csv::batches(path, rows, &table.schema, columns),
+            TableFile::JsonLines(table) => json_lines::batches(path, rows, &table.schema, columns),
             TableFile::Arrow => {
                 let columns = index(&arrow_ipc::open(path, None)?.schema())?;
                 Ok(Box::new(arrow_ipc::open(path, Some(columns))?))

@@ -3,8 +3,9 @@
 //!
 //! The writer makes a directory of two files. `steps.arrow` has a batch for each block of whole
 //! trajectories, uncompressed so that it can be mapped. `trajectories.arrow` has a row for each
-//! trajectory, with the place of its rows in the other file. The reader takes such a directory, or
-//! any single file whose columns have the names that `parquet` recognises.
+//! trajectory, with the place of its rows in the other file. The reader takes such a directory, any
+//! single file or stream whose columns have the names that `parquet` recognises, or a directory of
+//! streams that `save_to_disk` of the library `datasets` wrote.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -20,7 +21,7 @@ use serde_json::{Map, Value};
 
 use super::{Detection, Evidence, Format};
 use crate::container::record_batches::TableFile;
-use crate::container::{arrow_ipc, starts_with};
+use crate::container::{arrow_ipc, arrow_stream, starts_with};
 use crate::dataset::schema::{self, step, trajectory};
 use crate::dataset::store::{self, HashingFile};
 use crate::dataset::{Account, files};
@@ -58,11 +59,123 @@ const STEPS: &str = "steps.arrow";
 /// The table of trajectories in a directory that trajmill wrote.
 const TRAJECTORIES: &str = "trajectories.arrow";
 
+/// The files in a directory of `datasets`: what it holds, what it is about, and the names of the
+/// parts if it has several.
+const STATE: &str = "state.json";
+const INFO: &str = "dataset_info.json";
+const SPLITS: &str = "dataset_dict.json";
+
 fn detect(path: &Path) -> Result<bool> {
-    Ok(files::is_file(&path.join(STEPS))? || starts_with(path, MAGIC)?)
+    Ok(files::is_file(&path.join(STEPS))?
+        || json(&path.join(STATE))?.is_some_and(|state| state["_data_files"].is_array())
+        || json(&path.join(SPLITS))?.is_some_and(|splits| splits["splits"].is_array())
+        || starts_with(path, MAGIC)?
+        || arrow_stream::is_stream(path)?)
+}
+
+/// Returns the JSON in the file at `path`; `None` if there is no file, or if it holds no JSON.
+fn json(path: &Path) -> Result<Option<Value>> {
+    let bytes = files::read_if_present(path)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Returns the files of the directory `path` and what it says about itself, if `save_to_disk` of
+/// the library `datasets` wrote it.
+///
+/// # Errors
+/// Returns an error if the directory has several parts, or if its rows are not those of its files.
+fn saved(path: &Path) -> Result<Option<(Vec<PathBuf>, Map<String, Value>)>> {
+    let failed = |what: String| Error::failed(format!("{}: {what}", path.display()));
+    if let Some(splits) = json(&path.join(SPLITS))? {
+        let names = splits["splits"].as_array().into_iter().flatten();
+        let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+        let example = path.join(names.first().copied().unwrap_or("SPLIT"));
+        return Err(
+            failed(format!("it holds several datasets: {}", names.join(", ")))
+                .hint(format!("import one of them: {}", example.display())),
+        );
+    }
+    let place = path.join(STATE);
+    if !files::is_file(&place)? {
+        return Ok(None);
+    }
+    let damaged = || {
+        failed(format!("{STATE} does not list the files of the dataset"))
+            .hint("the dataset is cut short or damaged: save it again with `save_to_disk`")
+    };
+    let state = json(&place)?.ok_or_else(damaged)?;
+    let is_given = |name: &str| state[name].as_array().is_some_and(|list| !list.is_empty());
+    if is_given("_indices_data_files") || is_given("_indices_files") {
+        return Err(
+            failed("its rows are a selection of those in its files".to_owned()).hint(
+                "write the selected rows: `dataset.flatten_indices().save_to_disk(DIRECTORY)`",
+            ),
+        );
+    }
+    let listed = state["_data_files"].as_array().ok_or_else(damaged)?;
+    let mut found = Vec::new();
+    for entry in listed {
+        let name = entry["filename"].as_str().ok_or_else(damaged)?;
+        if name.contains('/') || name.starts_with('.') {
+            return Err(damaged());
+        }
+        found.push(path.join(name));
+    }
+    if found.is_empty() {
+        return Err(failed("it holds no rows".to_owned()).hint("there is nothing to import"));
+    }
+    let mut metadata = Map::new();
+    for name in [INFO, STATE] {
+        if let Some(about) = json(&path.join(name))? {
+            metadata.insert(name.to_owned(), about);
+        }
+    }
+    Ok(Some((found, metadata)))
+}
+
+/// A table with what its directory says about it.
+struct Described {
+    inner: Box<dyn Source>,
+    metadata: Map<String, Value>,
+}
+
+impl Source for Described {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
+    }
+
+    fn about(&self) -> SchemaRef {
+        self.inner.about()
+    }
+
+    fn rows(&self) -> Option<u64> {
+        self.inner.rows()
+    }
+
+    fn metadata(&self) -> Map<String, Value> {
+        self.metadata.clone()
+    }
+
+    fn account(&self) -> Account {
+        self.inner.account()
+    }
+
+    fn lost(&self) -> Option<u64> {
+        self.inner.lost()
+    }
+
+    fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
+        self.inner.next()
+    }
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    if files::is_dir(path)?
+        && let Some((files, metadata)) = saved(path)?
+    {
+        let inner = table::open(path, files, TableFile::Arrow, options)?;
+        return Ok(Box::new(Described { inner, metadata }));
+    }
     let steps = if files::is_dir(path)? {
         path.join(STEPS)
     } else {

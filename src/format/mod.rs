@@ -4,9 +4,11 @@
 //! that formats share is in [`crate::transfer`] (trajectories) and [`crate::container`] (files).
 
 mod arrow;
+mod csv;
 mod d3rlpy;
 mod d4rl;
 mod exorl;
+mod jsonl;
 mod lerobot;
 mod minari;
 mod npy;
@@ -34,9 +36,11 @@ use crate::video::{self, Frames};
 /// Every format, by name in alphabetical order.
 pub const FORMATS: &[Format] = &[
     arrow::FORMAT,
+    csv::FORMAT,
     d3rlpy::FORMAT,
     d4rl::FORMAT,
     exorl::FORMAT,
+    jsonl::FORMAT,
     lerobot::FORMAT,
     lerobot::V2_1,
     minari::FORMAT,

@@ -19,14 +19,21 @@ pub(crate) fn gaps(observation: &ArrayRef, next: &ArrayRef) -> Result<Vec<usize>
     if next.to_data() == following.to_data() {
         return Ok(Vec::new());
     }
-    let differs = |row: &usize| -> Result<bool> {
-        let (next, following) = (next.slice(*row, 1), following.slice(*row, 1));
-        Ok(next.is_valid(0)
-            && next.to_data() != following.to_data()
-            && !same_numbers(&next, &following)?)
-    };
+    let differs = |row: &usize| differ(&next.slice(*row, 1), &following.slice(*row, 1));
     let rows = (0..pairs).map(|row| differs(&row).map(|differs| differs.then_some(row)));
     rows.filter_map(Result::transpose).collect()
+}
+
+/// Whether the observation after a step is not that of the next step.
+///
+/// # Errors
+/// Returns an error if the values cannot be compared.
+pub(crate) fn differ(next: &ArrayRef, following: &ArrayRef) -> Result<bool> {
+    Ok(
+        next.is_valid(0)
+            && next.to_data() != following.to_data()
+            && !same_numbers(next, following)?,
+    )
 }
 
 /// Whether two values hold the same numbers, where NaN equals NaN.

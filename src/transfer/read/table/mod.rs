@@ -1,34 +1,41 @@
-//! Reads tables with one row per step, from one file or several.
+//! Reads tables with one row per step, or with one row per trajectory, from one file or several.
 //!
-//! Rows are read in batches through all files, in order. A trajectory may span batches, row groups
-//! and files.
+//! Rows are read in batches through all files, in order. A trajectory with a row per step may span
+//! batches, row groups and files.
 
 mod convert;
 mod cut;
+mod episodes;
+mod files;
+mod layout;
+mod pending;
 mod roles;
+mod rows;
 mod values;
 mod widths;
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 
 use self::convert::Table;
 use self::cut::Cutter;
+use self::episodes::Episodes;
+use self::layout::Layout;
 use self::roles::Roles;
+use self::rows::FileRows;
 use self::widths::widths;
-use super::{Choice, IncomingTrajectory, Options, Source};
-use crate::container::record_batches::{Batches, TableFile, damaged};
+use super::{Choice, IncomingTrajectory, Options, Source, no_effect};
+use crate::container::record_batches::TableFile;
 use crate::dataset::Account;
 use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
+pub(crate) use self::files::{is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 
 /// The names of the options that a reader of tables takes.
-pub(crate) const OPTIONS: &[&str] = &["map", "trajectory", "step", "max_steps"];
+pub(crate) const OPTIONS: &[&str] = &["map", "trajectory", "step", "max_steps", "split_on_gaps"];
 
 /// The target size of a batch of steps, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
@@ -60,6 +67,11 @@ pub(crate) fn open(
         .map(|(at, _)| at)
         .collect();
     let table = SchemaRef::new(table.project(&columns)?);
+    let columns: Vec<String> = table
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
     choice.verify().map_err(|error| error.at(path.display()))?;
     let mut rows = Some(0);
     for file in &files {
@@ -72,6 +84,15 @@ pub(crate) fn open(
             .hint("there is nothing to import"));
     }
     let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
+    let layout = Layout::find(&kind, &files, &table, &roles, options)
+        .map_err(|error| error.at(path.display()))?;
+    if let Some(layout) = layout {
+        episodes::refuse(path, options.max_steps.map(|_| "--max-steps"))?;
+        let episodes = Episodes::new(files, kind, layout, columns, choice);
+        return Ok(Box::new(
+            episodes.map_err(|error| error.at(path.display()))?,
+        ));
+    }
     if roles.trajectory.is_none() && !roles.has_ends() && options.max_steps.is_none() {
         return Err(Error::failed(format!(
             "{}: no trajectory boundaries: there is neither a column of trajectory ids nor a \
@@ -83,30 +104,40 @@ pub(crate) fn open(
              `--map terminated=COLUMN,truncated=COLUMN`",
         ));
     }
-    let widths = widths(kind, &files, &table, &roles)?;
+    let widths = widths(&kind, &files, &table, &roles)?;
     let width = |name: &str| {
         widths
             .iter()
             .find(|(column, _)| column == name)
             .and_then(|(_, width)| *width)
     };
-    let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
-    let source = table;
-    let table = Table::new(&source, roles, width).map_err(|error| error.at(path.display()))?;
-    let columns = source.fields().iter().map(|field| field.name().clone());
-    let columns = columns.collect();
+    verify_options(&roles, options).map_err(|error| error.at(path.display()))?;
+    let table = Table::new(&table, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
     Ok(Box::new(TableSource {
-        cutter: Cutter::new(table, max_steps),
-        files: files.into(),
-        kind,
-        columns,
+        cutter: Cutter::new(table, options.max_steps, options.split_on_gaps),
+        rows: FileRows::new(files, kind, batch_rows, columns),
+        total: rows,
         choice,
-        batch_rows,
-        open: None,
-        rows,
         resumable: false,
     }))
+}
+
+/// Verifies that every option has an effect.
+///
+/// # Errors
+/// Returns an error that names an option without one.
+fn verify_options(roles: &Roles, options: &Options) -> Result<()> {
+    let ends = roles.trajectory.as_ref().or(roles.truncated.as_ref());
+    if let Some(ends) = ends.filter(|_| options.max_steps.is_some()) {
+        let reason = format!("column `{ends}` tells where trajectories end");
+        return Err(no_effect("max_steps", &reason));
+    }
+    if options.split_on_gaps && roles.next_observation.is_none() {
+        let reason = "there is no column of next observations, such as `next_observation`";
+        return Err(no_effect("split_on_gaps", reason));
+    }
+    Ok(())
 }
 
 /// Verifies that the table in `file` has every column of the table in the file `first`.
@@ -137,62 +168,14 @@ fn same_columns(table: &Schema, first: &Path, columns: &Schema, file: &Path) -> 
     Ok(())
 }
 
-/// A file that is being read.
-struct OpenFile {
-    path: PathBuf,
-    batches: Batches,
-    /// The number of rows that were read.
-    row: usize,
-}
-
 /// A table of steps in one file or several.
 struct TableSource {
     cutter: Cutter,
-    /// The files that are not opened yet.
-    files: VecDeque<PathBuf>,
-    kind: TableFile,
-    /// The columns that are read.
-    columns: Vec<String>,
+    rows: FileRows,
+    total: Option<u64>,
     choice: Choice,
-    batch_rows: usize,
-    open: Option<OpenFile>,
-    rows: Option<u64>,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
-}
-
-impl TableSource {
-    /// Returns the next batch of the table, its file, and its first row in the file; `None` after
-    /// the last.
-    fn batch(&mut self) -> Result<Option<(RecordBatch, PathBuf, usize)>> {
-        loop {
-            if self.open.is_none() {
-                let Some(path) = self.files.pop_front() else {
-                    return Ok(None);
-                };
-                let batches = self
-                    .kind
-                    .batches(&path, self.batch_rows, Some(&self.columns))?;
-                self.open = Some(OpenFile {
-                    path,
-                    batches,
-                    row: 0,
-                });
-            }
-            if let Some(open) = &mut self.open {
-                match open.batches.next() {
-                    Some(Ok(batch)) if batch.num_rows() == 0 => {}
-                    Some(Ok(batch)) => {
-                        let first = open.row;
-                        open.row += batch.num_rows();
-                        return Ok(Some((batch, open.path.clone(), first)));
-                    }
-                    Some(Err(error)) => return Err(damaged(&open.path, error)),
-                    None => self.open = None,
-                }
-            }
-        }
-    }
 }
 
 impl Source for TableSource {
@@ -201,7 +184,7 @@ impl Source for TableSource {
     }
 
     fn rows(&self) -> Option<u64> {
-        self.rows
+        self.total
     }
 
     fn account(&self) -> Account {
@@ -219,7 +202,7 @@ impl Source for TableSource {
                 return ready.map(Some);
             }
             self.resumable = false;
-            match self.batch()? {
+            match self.rows.next()? {
                 Some((batch, path, first)) => self.cutter.add(&batch, &|row| {
                     format!("row {} of {}", first + row, path.display())
                 })?,

@@ -189,6 +189,13 @@ impl Roles {
         Ok(roles)
     }
 
+    /// Returns the meanings without those of ids and step numbers, which become further columns.
+    pub(super) fn without_order(mut self) -> Roles {
+        self.extras
+            .extend(self.trajectory.take().into_iter().chain(self.step.take()));
+        self
+    }
+
     fn uses(&self, name: &str) -> bool {
         let singles = [
             &self.trajectory,
@@ -215,11 +222,6 @@ impl Roles {
         [&self.terminated, &self.truncated, &self.is_final]
             .into_iter()
             .any(Option::is_some)
-    }
-
-    /// Returns whether a column of flags shows where trajectories are cut off.
-    pub(crate) fn has_cuts(&self) -> bool {
-        self.truncated.is_some()
     }
 
     /// Returns the list columns of `table` whose width must be known: first those that become

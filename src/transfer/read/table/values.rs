@@ -52,7 +52,7 @@ pub(crate) fn common_width(column: &ArrayRef) -> Option<Option<i32>> {
 }
 
 /// Converts a list of any kind to a list with 32-bit offsets.
-fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
+pub(super) fn as_list(column: &ArrayRef) -> Result<ArrayRef> {
     match column.data_type() {
         DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
             Ok(cast(column, &DataType::List(Arc::clone(child)))?)

@@ -16,7 +16,7 @@ use crate::error::Result;
 /// # Errors
 /// Returns an error if a file cannot be read.
 pub(super) fn widths(
-    kind: TableFile,
+    kind: &TableFile,
     files: &[PathBuf],
     table: &SchemaRef,
     roles: &Roles,
@@ -86,7 +86,7 @@ pub(super) fn widths(
 }
 
 /// Returns the length of the first list that is not null.
-fn first_width(column: &ArrayRef) -> Option<i32> {
+pub(super) fn first_width(column: &ArrayRef) -> Option<i32> {
     let row = (0..column.len()).find(|row| column.is_valid(*row))?;
     // The null elements of a vector count too: they are an error when the row is read.
     let width = match column.data_type() {

@@ -1,0 +1,35 @@
+//! CSV: text files with a line for each step, whose first line names the columns. Files named
+//! `.tsv` or `.tab` have tabs instead of commas.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Detection, Evidence, Format};
+use crate::container::csv;
+use crate::container::record_batches::TableFile;
+use crate::error::Result;
+use crate::transfer::read::{Options, Reader, Source, table};
+
+/// The registry entry.
+pub(crate) const FORMAT: Format = Format {
+    name: "csv",
+    detection: Some(Detection {
+        evidence: Evidence::Container,
+        probe: |path| table::is_text_table(path, KINDS),
+    }),
+    read: Some(Reader {
+        takes: table::OPTIONS,
+        open: read,
+    }),
+    write: None,
+    validate: None,
+};
+
+/// The extensions of files, which may be followed by `.gz` or `.zst`.
+const KINDS: &[&str] = &["csv", "tsv", "tab"];
+
+fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
+    let files = table::text_files(path, KINDS)?;
+    let kind = TableFile::Csv(Arc::new(csv::infer(&files)?));
+    table::open(path, files, kind, options)
+}

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::error::wording::count;
 use crate::run::{self, Observer};
 use crate::transfer::read::quarantine::SetAside;
-use crate::transfer::read::{Alignment, FinalAction, OnError, Options, quarantine};
+use crate::transfer::read::{Alignment, FinalAction, NonFinite, OnError, Options, quarantine};
 use crate::video::Frames;
 
 /// Import a dataset from another format, such as D4RL, Minari, LeRobot, RLDS or Parquet
@@ -69,6 +69,10 @@ pub(super) struct Import {
     /// decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
+    /// Response to an observation, action or reward that is NaN or infinite: `fail` takes its
+    /// trajectory for a bad one, `keep` imports it as it is
+    #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<NonFinite>)]
+    non_finite: NonFinite,
     /// Response to a bad trajectory: `fail` ends the import, `quarantine` sets the trajectory aside
     /// and records the reason in quarantine.jsonl
     #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<OnError>)]
@@ -99,6 +103,7 @@ impl Command for Import {
             final_action: self.final_action,
             alignment: self.alignment,
             frames: self.frames,
+            non_finite: self.non_finite,
             on_error: self.on_error,
         };
         let import = {

@@ -106,13 +106,13 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
-        // Bad trajectories are handled by the import, and every reader takes the choice of columns.
+        // The import handles bad trajectories, and every reader takes the choice of columns.
         self.verify_options(
             reader.takes,
             given
                 .keys()
                 .map(String::as_str)
-                .filter(|name| !["on_error", "only", "skip"].contains(name)),
+                .filter(|name| !["on_error", "non_finite", "only", "skip"].contains(name)),
         )?;
         if options.frames != Frames::Reference {
             video::version()?;

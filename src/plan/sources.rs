@@ -16,7 +16,7 @@ use crate::dataset::{Dataset, SourceContent, files, layout, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
-use crate::transfer::read::{OnError, Options, Source, import};
+use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
 use crate::video;
 
@@ -58,6 +58,14 @@ impl SourceToImport {
         match &self.from {
             From::Format(_, options) => options.on_error,
             From::Own(_) => OnError::Fail,
+        }
+    }
+
+    /// Returns what happens to numbers that are not finite; `None` for a trajmill dataset.
+    pub(crate) fn non_finite(&self) -> Option<NonFinite> {
+        match &self.from {
+            From::Format(_, options) => Some(options.non_finite),
+            From::Own(_) => None,
         }
     }
 

@@ -297,7 +297,8 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         not_read,
         ..
     } = tensors;
-    let mut arrays = with_columns_of_next(arrays);
+    let mut arrays = arrays;
+    let flags_of_root = without_flags_of_root(&mut arrays);
     let metadata = Map::from_iter([("meta".to_owned(), Value::Object(meta))]);
     choice.verify().map_err(|error| error.at(path.display()))?;
     let mut account = choice.account(Account::default());
@@ -307,6 +308,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             format!("rows {from} to {}", to - 1),
             format!("`len` says that {} are filled", count(from, "row")),
         );
+    }
+    for name in flags_of_root {
+        let reason = format!("it says how a step began, and `next/{name}` how it ended");
+        account.leave_out(name, reason);
     }
     for (name, reason) in not_read {
         account.leave_out(name, reason);
@@ -348,29 +353,20 @@ fn has(arrays: &[StoredArray], name: &str) -> bool {
     arrays.iter().any(|array| array.layout.name == name)
 }
 
-/// Gives the arrays in `next/` the names of step columns.
-fn with_columns_of_next(mut arrays: Vec<StoredArray>) -> Vec<StoredArray> {
-    // The flags at the root tell how a step began. Those in `next/` tell how it ended.
-    if ["next/done", "next/terminated", "next/truncated"]
+/// Removes the flags at the root if there are flags in `next/`: those tell how a step began, and
+/// these how it ended. Returns the names of what it removed.
+fn without_flags_of_root(arrays: &mut Vec<StoredArray>) -> Vec<String> {
+    let flags = ["done", "terminated", "truncated"];
+    if !flags
         .iter()
-        .any(|name| has(&arrays, name))
+        .any(|name| has(arrays, &format!("next/{name}")))
     {
-        arrays.retain(|array| {
-            !["done", "terminated", "truncated"].contains(&array.layout.name.as_str())
-        });
+        return Vec::new();
     }
-    if has(&arrays, "next/terminated") {
-        arrays.retain(|array| array.layout.name != "next/done");
-    }
-    for array in &mut arrays {
-        let name = match array.layout.name.as_str() {
-            "next/observation" => "next_observations",
-            "next/reward" => "reward",
-            "next/done" | "next/terminated" => "terminated",
-            "next/truncated" => "truncated",
-            _ => continue,
-        };
-        array.layout.name = name.to_owned();
-    }
-    arrays
+    let (root, others) = std::mem::take(arrays)
+        .into_iter()
+        .partition(|array| flags.contains(&array.layout.name.as_str()));
+    *arrays = others;
+    let root: Vec<StoredArray> = root;
+    root.into_iter().map(|array| array.layout.name).collect()
 }

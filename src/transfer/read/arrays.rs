@@ -14,11 +14,17 @@ use crate::transfer::read::Options;
 /// The names by which arrays are recognised.
 pub(crate) mod names {
     pub(crate) const OBSERVATION: &[&str] = &["observations", "observation", "obs"];
-    pub(crate) const NEXT_OBSERVATION: &[&str] =
-        &["next_observations", "next_observation", "next_obs"];
+    pub(crate) const NEXT_OBSERVATION: &[&str] = &[
+        "next_observations",
+        "next_observation",
+        "next_obs",
+        "next/observation",
+    ];
     pub(crate) const ACTION: &[&str] = &["actions", "action", "acts"];
-    pub(crate) const REWARD: &[&str] = &["rewards", "reward", "rews"];
+    pub(crate) const REWARD: &[&str] = &["next/reward", "rewards", "reward", "rews"];
     pub(crate) const TERMINATED: &[&str] = &[
+        "next/terminated",
+        "next/done",
         "terminals",
         "terminated",
         "terminations",
@@ -26,10 +32,16 @@ pub(crate) mod names {
         "dones",
         "done",
     ];
-    pub(crate) const TRUNCATED: &[&str] = &["timeouts", "truncations", "truncated", "truncateds"];
+    pub(crate) const TRUNCATED: &[&str] = &[
+        "next/truncated",
+        "timeouts",
+        "truncations",
+        "truncated",
+        "truncateds",
+    ];
     pub(crate) const START: &[&str] = &["episode_starts", "is_first"];
     /// Names of flags that are set at every end, also where a trajectory was cut off.
-    pub(crate) const DONE: &[&str] = &["dones", "done"];
+    pub(crate) const DONE: &[&str] = &["dones", "done", "next/done"];
     pub(crate) const SPLIT: &[&str] = &["indices"];
 }
 

@@ -238,8 +238,8 @@ impl Origin<'_> {
     }
 }
 
-/// Verifies that a trajectory has the declared columns, that it ends with its last step, and that it
-/// has at most one final observation, in its last row.
+/// Verifies that a trajectory has the declared columns, and at most one final observation, in its
+/// last row.
 fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef) -> Result<()> {
     let wrong = |what: &str| Error::failed(format!("trajectory `{}` {what}", trajectory.key));
     let facts = trajectory
@@ -255,23 +255,6 @@ fn verify(trajectory: &IncomingTrajectory, steps: &SchemaRef, about: &SchemaRef)
         .and_then(|column| column.as_boolean_opt());
     let finals = finals.ok_or_else(|| wrong("has no boolean column `is_final`"))?;
     let rows = trajectory.steps.num_rows();
-    for name in [step::TERMINATED, step::TRUNCATED] {
-        let flags = trajectory.steps.column_by_name(name);
-        let Some(flags) = flags.and_then(|flags| flags.as_boolean_opt()) else {
-            continue;
-        };
-        let steps = rows - usize::from(rows > 0 && finals.value(rows - 1));
-        let early = flags.values().set_indices().find(|row| row + 1 < steps);
-        if let Some(row) = early {
-            return Err(wrong(&format!(
-                "goes on after step {row} of {steps}, where `{name}` is set"
-            ))
-            .hint(
-                "a flag of an end belongs to the last step of a trajectory: correct the flags, or \
-                 the ids that tell trajectories apart, in the source",
-            ));
-        }
-    }
     match finals.true_count() {
         _ if rows == 0 => Err(wrong("has no rows")),
         0 => Ok(()),

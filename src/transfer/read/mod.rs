@@ -20,6 +20,7 @@ mod source;
 pub(crate) mod table;
 
 pub(crate) use choice::Choice;
+pub(crate) use options::NonFinite;
 pub(crate) use options::{Alignment, FinalAction};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;

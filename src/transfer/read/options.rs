@@ -56,6 +56,10 @@ pub struct Options {
     /// with the Cargo feature `video`
     #[serde(skip_serializing_if = "at_default")]
     pub frames: Frames,
+    /// What to do with an observation, action or reward that is NaN or infinite. Default: `fail`,
+    /// its trajectory is bad
+    #[serde(skip_serializing_if = "at_default")]
+    pub non_finite: NonFinite,
     /// What to do with a bad trajectory. Default: `fail`
     #[serde(skip_serializing_if = "at_default")]
     pub on_error: OnError,
@@ -126,6 +130,17 @@ pub enum OnError {
     /// Set the trajectory aside, with the reason, in quarantine.jsonl, and continue with the next
     /// one.
     Quarantine,
+}
+
+/// What to do with numbers that are NaN or infinite.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NonFinite {
+    /// A trajectory with such an observation, action or reward is a bad one.
+    #[default]
+    Fail,
+    /// Import them as they are.
+    Keep,
 }
 
 /// Whether the last step of an RLDS or TF-Agents episode has an action.

@@ -34,6 +34,7 @@ const NAMES: [(Meaning, &[&str]); 3] = [
             "done_idxs",
             "terminal_idxs",
             "is_last",
+            "next/done",
             "ends",
         ],
     ),

@@ -223,6 +223,8 @@ def test_d4rl_that_is_cut_short_is_refused(tmp_path, share):
 )
 def test_bad_d4rl_is_refused(tmp_path, name, values, wanted):
     with h5py.File(tmp_path / "bad.hdf5", "w") as file:
+        if name == "terminals":
+            file["timeouts"] = np.zeros(3, bool)
         file["observations"], file[name] = np.zeros((3, 2)), values
     refused(tmp_path, tmp_path / "bad.hdf5", wanted)
 

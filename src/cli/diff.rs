@@ -1,10 +1,10 @@
 //! `trajmill diff`: the differences between two datasets.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::open::{self, Opened};
 use super::progress::Busy;
 use super::{Command, print};
-use crate::dataset::Dataset;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::inspect::diff;
@@ -12,9 +12,9 @@ use crate::inspect::diff;
 /// Show how two datasets differ, for example before and after relabelling
 #[derive(Debug, clap::Args)]
 pub(super) struct Diff {
-    /// Dataset before the change
+    /// Dataset before the change, in any format that can be imported
     first: PathBuf,
-    /// Dataset after the change
+    /// Dataset after the change, in any format that can be imported
     second: PathBuf,
     /// Print the differences as JSON
     #[arg(long)]
@@ -28,20 +28,17 @@ impl Command for Diff {
     const NAME: &'static str = "diff";
 
     fn run(&self) -> Result<()> {
+        let (first, second) = (open::open(&self.first)?, open::open(&self.second)?);
         let busy = Busy::with(format!(
             "comparing {} and {}",
             self.first.display(),
             self.second.display()
         ));
-        let open = |path: &Path| -> Result<Dataset> {
-            let dataset = Dataset::open(path)?;
-            Ok(if self.no_verify {
-                dataset.unverified()
-            } else {
-                dataset
-            })
+        let read = |opened: &Opened| match self.no_verify {
+            true => opened.dataset.clone().unverified(),
+            false => opened.dataset.clone(),
         };
-        let found = diff::diff(open(&self.first)?, open(&self.second)?)?;
+        let found = diff::diff(read(&first), read(&second))?;
         drop(busy);
         if self.json {
             let text =

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::outside_datasets;
 use super::progress::Busy;
-use super::{Command, picture, print};
+use super::{Command, open, picture, print};
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, store};
 use crate::error::wording::{count, number};
@@ -15,7 +15,7 @@ use crate::transfer::read::quarantine;
 /// Show what a dataset holds and how it was made
 #[derive(Debug, clap::Args)]
 pub(super) struct Info {
-    /// Dataset directory
+    /// Dataset directory, or a dataset in any format that can be imported
     dataset: PathBuf,
     /// Print the manifest as JSON
     #[arg(long)]
@@ -39,11 +39,18 @@ impl Command for Info {
         if let Some(path) = &self.picture {
             drawable(path)?;
         }
-        let dataset = Dataset::open(&self.dataset)?;
+        let opened = open::open(&self.dataset)?;
+        let dataset = &opened.dataset;
+        if self.verify && opened.foreign.is_some() {
+            return Err(Error::usage(
+                "`--verify` needs a trajmill dataset, whose manifest has the hashes of its files",
+            )
+            .hint("`trajmill validate` finds faults in a dataset of another format"));
+        }
         if self.json {
             print::data(String::from_utf8_lossy(&dataset.manifest.to_bytes()?).trim_end())?;
         } else {
-            show(&dataset)?;
+            show(&self.dataset, dataset)?;
         }
         if let Some(path) = &self.picture {
             let dataset = dataset.clone();
@@ -56,7 +63,7 @@ impl Command for Info {
             print::say(&format!("picture: {}", path.display()));
         }
         if self.verify {
-            verify(&dataset)?;
+            verify(dataset)?;
         }
         Ok(())
     }
@@ -105,7 +112,7 @@ fn verify(dataset: &Dataset) -> Result<()> {
     .hint("restore the files from a copy, or make the dataset again"))
 }
 
-fn show(dataset: &Dataset) -> Result<()> {
+fn show(path: &Path, dataset: &Dataset) -> Result<()> {
     let (manifest, statistics) = (&dataset.manifest, &dataset.manifest.statistics);
     let bytes: u64 = manifest
         .shards
@@ -114,7 +121,7 @@ fn show(dataset: &Dataset) -> Result<()> {
         .sum();
     print::line(&format!(
         "{}  (format {}, by {})",
-        dataset.path.display(),
+        path.display(),
         manifest.trajmill,
         manifest.tool
     ))?;

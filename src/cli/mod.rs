@@ -10,6 +10,8 @@ mod doctor;
 mod export;
 mod import;
 mod info;
+mod lineage;
+mod open;
 mod picture;
 mod plan;
 mod print;
@@ -38,6 +40,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<validate::Validate>(),
     Entry::of::<diff::Diff>(),
     Entry::of::<info::Info>(),
+    Entry::of::<lineage::Lineage>(),
     Entry::of::<doctor::Doctor>(),
     Entry::of::<schema::Schema>(),
 ];

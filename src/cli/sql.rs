@@ -6,12 +6,14 @@ use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::arguments::{outside_datasets, size};
+use super::open::{self, Opened};
 use super::{Command, interruptible, print};
 use crate::dataset::schema::type_name;
 use crate::dataset::{Dataset, files, store};
@@ -31,7 +33,8 @@ Without --command and --file, SQL is read from standard input. At a terminal, a 
 
 Example: trajmill sql data/hopper -c \"select avg(return) from trajectories where length > 100\"")]
 pub(super) struct Sql {
-    /// Datasets to query, each as PATH or NAME=PATH; NAME is the directory's name by default
+    /// Datasets to query, in any format that can be imported, each as PATH or NAME=PATH; NAME is
+    /// the name of the directory or file by default
     #[arg(required = true, value_name = "DATASET")]
     datasets: Vec<OsString>,
     /// Statement to run
@@ -91,24 +94,32 @@ impl Command for Sql {
             outside_datasets(path)?;
         }
         let statement = self.statement()?;
-        let datasets = self
+        let opened = self
             .datasets
             .iter()
-            .map(|given| {
-                let (name, dataset) = open(given)?;
-                Ok(if self.no_verify {
-                    (name, dataset.unverified())
-                } else {
-                    (name, dataset)
-                })
-            })
+            .map(|given| open(given))
             .collect::<Result<Vec<_>>>()?;
+        let datasets: Vec<(String, Dataset)> = opened
+            .iter()
+            .map(|(name, opened)| match self.no_verify {
+                true => (name.clone(), opened.dataset.clone().unverified()),
+                false => (name.clone(), opened.dataset.clone()),
+            })
+            .collect();
         let options = SessionOptions {
             threads: self.threads.map_or(0, usize::from),
             memory: Some(self.memory),
             unsafe_sql: self.unsafe_sql,
         };
         let session = Session::open(&datasets, &options)?;
+        // Ctrl-C ends the query in good order, so that a temporary import is removed.
+        let imported = opened
+            .iter()
+            .find_map(|(_, opened)| opened.foreign.as_ref());
+        let session = match imported {
+            Some(foreign) => session.interrupted_by(Arc::clone(&foreign.interrupted)),
+            None => session,
+        };
         match (statement, &self.output) {
             (Some(sql), None) => to_stdout(&session, &sql, format).map(|_| ()),
             (Some(sql), Some(path)) => {
@@ -182,7 +193,7 @@ fn to_stdout(session: &Session, sql: &str, format: ResultFormat) -> Result<u64> 
 }
 
 /// Opens a dataset that is given as PATH or NAME=PATH, and returns it with its name.
-fn open(given: &OsStr) -> Result<(String, Dataset)> {
+fn open(given: &OsStr) -> Result<(String, Opened)> {
     let bytes = given.as_bytes();
     let named = bytes.iter().position(|byte| *byte == b'=');
     let named = named.map(|at| (&bytes[..at], OsStr::from_bytes(&bytes[at + 1..])));
@@ -195,12 +206,16 @@ fn open(given: &OsStr) -> Result<(String, Dataset)> {
         }
         _ => (None, Path::new(given)),
     };
-    let dataset = Dataset::open(path)?;
+    let opened = open::open(path)?;
     let name = name.or_else(|| {
         let path = path.canonicalize().ok()?;
-        Some(path.file_name()?.to_string_lossy().into_owned())
+        let name = match opened.foreign {
+            Some(_) => path.file_stem()?,
+            None => path.file_name()?,
+        };
+        Some(name.to_string_lossy().into_owned())
     });
-    Ok((name.unwrap_or_else(|| "dataset".to_owned()), dataset))
+    Ok((name.unwrap_or_else(|| "dataset".to_owned()), opened))
 }
 
 /// Runs the statements that are typed at a terminal.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::dataset::manifest::Statistics;
-use crate::dataset::{Manifest, files, layout};
+use crate::dataset::manifest::{Lineage, Statistics};
+use crate::dataset::{Ancestor, Ancestry, Dataset, Manifest, files, layout};
 use crate::error::{Error, Result};
 use crate::format;
 use crate::plan::Fingerprint;
@@ -103,11 +103,7 @@ pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
         return Ok(None);
     };
     let note: Note = serde_json::from_value(note).map_err(|error| {
-        Error::failed(format!(
-            "{}: the note of origin is damaged: {error}",
-            path.display()
-        ))
-        .hint("write to another path, or remove the damaged output")
+        damaged(path, &error).hint("write to another path, or remove the damaged output")
     })?;
     Ok(Some(Origin {
         key: note.fingerprint,
@@ -116,12 +112,69 @@ pub(super) fn origin(path: &Path) -> Result<Option<Origin>> {
     }))
 }
 
+fn damaged(path: &Path, error: &serde_json::Error) -> Error {
+    let path = path.display();
+    Error::failed(format!("{path}: the note of origin is damaged: {error}"))
+}
+
+/// Returns the datasets that the foreign dataset at `path` was exported from, as far as its note of
+/// origin tells.
+///
+/// # Errors
+/// Returns an error if there is a note that cannot be read or is damaged.
+pub(crate) fn ancestry(path: &Path) -> Result<Ancestry> {
+    Ok(lineage(path)?
+        .map(|(_, ancestry)| ancestry)
+        .unwrap_or_default())
+}
+
+/// Returns what the note of origin of the foreign dataset at `path` says of the export and of the
+/// datasets that it was made from; `None` if there is no note.
+///
+/// # Errors
+/// Returns an error if there is a note that cannot be read or is damaged.
+pub(crate) fn lineage(path: &Path) -> Result<Option<(Ancestor, Ancestry)>> {
+    #[derive(serde::Deserialize)]
+    struct Exported {
+        tool: String,
+        lineage: Lineage,
+    }
+    let Some(note) = format::origin(path)? else {
+        return Ok(None);
+    };
+    let read = || -> Result<(Note, Exported), serde_json::Error> {
+        let note: Note = serde_json::from_value(note)?;
+        let exported = serde_json::from_value(note.written_from.clone())?;
+        Ok((note, exported))
+    };
+    let (note, exported) = read().map_err(|error| {
+        damaged(path, &error).hint("remove the note to use the files without their origin")
+    })?;
+    let mut ancestry = Ancestry::default();
+    if let Some(hash) = &note.manifest {
+        let lineage = &exported.lineage;
+        ancestry.add(hash, lineage.ancestor(&exported.tool), &lineage.ancestry);
+    }
+    let tool = note.inputs.get("tool").unwrap_or(&exported.tool);
+    let own = Ancestor {
+        tool: tool.clone(),
+        by: "export".to_owned(),
+        sources: ancestry.sources.clone(),
+        inputs: note.inputs,
+    };
+    Ok(Some((own, ancestry)))
+}
+
 /// What a result in a foreign format, which has no manifest, says of its origin.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Note {
     fingerprint: String,
     inputs: BTreeMap<String, String>,
-    /// The manifest of the dataset that was exported, without its shards.
+    /// The blake3 hash of the manifest of the dataset that was exported. Older versions did not
+    /// record it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    manifest: Option<String>,
+    /// That manifest, without its shards.
     written_from: serde_json::Value,
 }
 
@@ -129,17 +182,18 @@ struct Note {
 ///
 /// # Errors
 /// Returns an error if a part cannot be written as JSON, which does not happen in practice.
-pub(crate) fn note(fingerprint: &Fingerprint, manifest: &Manifest) -> Result<String> {
+pub(crate) fn note(fingerprint: &Fingerprint, dataset: &Dataset) -> Result<String> {
     let failed = |error: serde_json::Error| {
         Error::failed(format!("cannot record the origin of the export: {error}"))
     };
-    let mut written_from = serde_json::to_value(manifest).map_err(failed)?;
+    let mut written_from = serde_json::to_value(dataset.manifest.as_ref()).map_err(failed)?;
     if let Some(manifest) = written_from.as_object_mut() {
         manifest.remove("shards");
     }
     let note = Note {
         fingerprint: fingerprint.key(),
         inputs: fingerprint.inputs.clone(),
+        manifest: Some(dataset.hash.clone()),
         written_from,
     };
     serde_json::to_string_pretty(&note).map_err(failed)

@@ -26,7 +26,7 @@ mod model;
 mod staging;
 
 pub(crate) use claim::{Claim, Wanted, claim};
-pub(crate) use existing::{Existing, existing, note};
+pub(crate) use existing::{Existing, ancestry, existing, lineage, note};
 pub(crate) use journal::{Finished, Journal};
 pub(crate) use model::{ModelFile, claim_model, existing_model, read_model};
 pub(crate) use staging::{Staging, published};

@@ -9,13 +9,16 @@ pub(crate) mod csv;
 pub(crate) mod dtype;
 pub(crate) mod hdf5;
 mod inferred;
+mod int96;
 pub(crate) mod json_lines;
 pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod parquet;
 pub(crate) mod record_batches;
+pub(crate) mod table;
 mod text;
 pub(crate) mod tfrecord;
+pub(crate) mod types;
 pub(crate) mod zarr;
 
 use std::io::{ErrorKind, Read};

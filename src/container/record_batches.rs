@@ -5,12 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::errors::ParquetError;
 
 use super::inferred::Inferred;
+use super::int96::{self, Units};
 use super::{arrow_ipc, arrow_stream, csv, json_lines};
 use crate::dataset::files;
 use crate::error::{Error, Result};
@@ -28,59 +32,77 @@ pub(crate) enum TableFile {
 /// The batches of a file, in order.
 pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
-/// Returns the indices of the columns whose rows have values. Parquet's decoder mistakes vectors of
-/// no values for damage, so they are left out.
-fn holding(schema: &Schema) -> Vec<usize> {
-    let fields = schema.fields().iter().enumerate();
-    fields
-        .filter(|(_, field)| !matches!(field.data_type(), DataType::FixedSizeList(_, 0)))
-        .map(|(place, _)| place)
-        .collect()
-}
-
 impl TableFile {
-    /// Returns the columns of the file at `path` whose rows have values, and the number of rows if
-    /// it is known without reading them.
+    /// Returns the columns of the file at `path`, and the number of rows if it is known without
+    /// reading them.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
     pub(crate) fn look(&self, path: &Path) -> Result<(SchemaRef, Option<u64>)> {
-        let (schema, rows) = match self {
+        match self {
             TableFile::Parquet => {
                 let builder = open(path)?;
                 let rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
-                (SchemaRef::clone(builder.schema()), Some(rows))
+                Ok((SchemaRef::clone(builder.schema()), Some(rows)))
             }
             TableFile::Arrow if arrow_stream::is_stream(path)? => {
                 let (reader, rows) = arrow_stream::open(path, None)?;
-                (reader.schema(), Some(rows))
+                Ok((reader.schema(), Some(rows)))
             }
             TableFile::Csv(table) | TableFile::JsonLines(table) => {
-                (SchemaRef::clone(&table.schema), table.rows_of(path))
+                Ok((SchemaRef::clone(&table.schema), table.rows_of(path)))
             }
             TableFile::Arrow => {
                 let reader = arrow_ipc::open(path, None)?;
-                (
-                    reader.schema(),
-                    if reader.num_batches() == 0 {
-                        Some(0)
-                    } else {
-                        None
-                    },
-                )
+                let rows = (reader.num_batches() == 0).then_some(0);
+                Ok((reader.schema(), rows))
             }
-        };
-        Ok((SchemaRef::new(schema.project(&holding(&schema))?), rows))
+        }
+    }
+
+    /// Returns the columns of the file at `path`, with the schema `schema`, that hold timestamps of
+    /// the old kind.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
+    pub(crate) fn int96(&self, path: &Path, schema: &Schema) -> Result<Vec<String>> {
+        // Only these can be of the old kind. The name of a type has those of the types within.
+        let may_be = |field: &Arc<Field>| field.data_type().to_string().contains("Timestamp(ns");
+        match self {
+            TableFile::Parquet if schema.fields().iter().any(may_be) => {
+                Ok(int96::columns(open(path)?.parquet_schema()))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the columns of the file at `path`, with timestamps of the old kind in `units`.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
+    pub(crate) fn with_units(&self, path: &Path, units: &Units) -> Result<SchemaRef> {
+        match self {
+            TableFile::Parquet => Ok(SchemaRef::clone(open_with(path, units)?.schema())),
+            _ => Ok(self.look(path)?.0),
+        }
     }
 
     /// Returns the batches of the file at `path`, of about `rows` rows if the file does not define
-    /// its own batches, with the columns named; with all columns that have values if `None`.
+    /// its own batches, with the columns named; with all columns if `None`. Timestamps of the old
+    /// kind are read in `units`.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, or if it lacks a column.
     pub(crate) fn batches(
         &self,
         path: &Path,
         rows: usize,
         columns: Option<&[String]>,
+        units: &Units,
     ) -> Result<Batches> {
         let index = |schema: &SchemaRef| -> Result<Vec<usize>> {
             let Some(columns) = columns else {
-                return Ok(holding(schema));
+                return Ok((0..schema.fields().len()).collect());
             };
             let mut found = columns
                 .iter()
@@ -91,7 +113,7 @@ impl TableFile {
         };
         match self {
             TableFile::Parquet => {
-                let builder = open(path)?.with_batch_size(rows);
+                let builder = open_with(path, units)?.with_batch_size(rows);
                 let roots = index(&SchemaRef::clone(builder.schema()))?;
                 let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
                 let builder = builder.with_projection(mask);
@@ -116,13 +138,32 @@ impl TableFile {
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = files::open(path)
         .map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| {
-        Error::failed(format!(
-            "{}: not a readable Parquet file: {error}",
-            path.display()
-        ))
-        .hint("the file may be cut short: fetch or write it again")
-    })
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(path, &error))
+}
+
+/// Opens the Parquet file at `path`; timestamps of the old kind are read in `units`.
+fn open_with(path: &Path, units: &Units) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+    let builder = open(path)?;
+    if units.is_empty() {
+        return Ok(builder);
+    }
+    let schema = int96::hinted(builder.schema(), builder.parquet_schema(), units);
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    let metadata = ArrowReaderMetadata::try_new(Arc::clone(builder.metadata()), options)
+        .map_err(|error| unreadable(path, &error))?;
+    let file = files::open(path)
+        .map_err(|error| Error::failed(format!("cannot open {}: {error}", path.display())))?;
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(
+        file, metadata,
+    ))
+}
+
+fn unreadable(path: &Path, error: &ParquetError) -> Error {
+    Error::failed(format!(
+        "{}: not a readable Parquet file: {error}",
+        path.display()
+    ))
+    .hint("the file may be cut short: fetch or write it again")
 }
 
 /// Returns the error for a file whose rows cannot be read.

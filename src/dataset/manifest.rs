@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
+use super::ancestry::{Ancestor, Ancestry};
 use crate::error::{Error, Result};
 
 /// The version of the dataset format that this build writes. It also reads older versions.
@@ -187,6 +188,9 @@ pub struct Lineage {
     /// The model runtime, its version and its devices, if a model ran.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub runtime: Option<serde_json::Value>,
+    /// The datasets that the dataset was made from. Older versions did not record them.
+    #[serde(skip_serializing_if = "Ancestry::is_empty", default)]
+    pub ancestry: Ancestry,
     /// The source's own metadata, verbatim.
     #[serde(skip_serializing_if = "serde_json::Map::is_empty", default)]
     pub source_metadata: serde_json::Map<String, serde_json::Value>,
@@ -200,6 +204,19 @@ pub struct Lineage {
     /// The blake3 hash of `quarantine.jsonl`, in hexadecimal. Older versions did not record it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub quarantine: Option<String>,
+}
+
+impl Lineage {
+    /// Returns what the lineage tells the datasets that are made from this one. `tool` is the name
+    /// and version of the tool that wrote this one.
+    pub(crate) fn ancestor(&self, tool: &str) -> Ancestor {
+        Ancestor {
+            tool: tool.to_owned(),
+            by: self.by.clone(),
+            inputs: self.inputs.clone(),
+            sources: self.ancestry.sources.clone(),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref)]

@@ -11,6 +11,7 @@
 //! pipelines, stages or threads. Only [`store`] changes the file system.
 
 pub(crate) mod account;
+pub(crate) mod ancestry;
 pub(crate) mod block;
 pub(crate) mod computed_columns;
 mod content;
@@ -34,6 +35,7 @@ use rayon::iter::{ParallelBridge, ParallelIterator};
 
 use crate::error::{Error, Result, wording};
 pub(crate) use account::{Account, Rows};
+pub(crate) use ancestry::{Ancestor, Ancestry};
 pub use block::Block;
 pub(crate) use content::content_hash;
 pub(crate) use manifest::{FileEntry, Manifest, ShardEntry};
@@ -201,6 +203,17 @@ impl Dataset {
             .iter()
             .map(|shard| shard.steps.rows)
             .sum()
+    }
+
+    /// Returns the ancestry of a dataset that is made from `sources`.
+    pub(crate) fn ancestry<'a>(sources: impl IntoIterator<Item = &'a Dataset>) -> Ancestry {
+        let mut ancestry = Ancestry::default();
+        for source in sources {
+            let lineage = &source.manifest.lineage;
+            let ancestor = lineage.ancestor(&source.manifest.tool);
+            ancestry.add(&source.hash, ancestor, &lineage.ancestry);
+        }
+        ancestry
     }
 
     /// Returns the number of trajectories.

@@ -38,6 +38,9 @@ pub mod step {
     pub const ACTION_SOURCE: &str = "action_source";
     /// Standard deviation of a proxy action, one per dimension.
     pub const ACTION_STD: &str = "action_std";
+    /// Id of the model that predicted a proxy action: the first 16 digits of its blake3 hash,
+    /// joined with `+` for an ensemble; null for any other action.
+    pub const ACTION_MODEL: &str = "action_model";
 
     /// Every column of `steps` with a fixed meaning.
     pub const CANONICAL: [&str; 10] = [

@@ -70,7 +70,16 @@ fn detect(path: &Path) -> Result<bool> {
         || json(&path.join(STATE))?.is_some_and(|state| state["_data_files"].is_array())
         || json(&path.join(SPLITS))?.is_some_and(|splits| splits["splits"].is_array())
         || starts_with(path, MAGIC)?
-        || arrow_stream::is_stream(path)?)
+        || arrow_stream::is_stream(path)?
+        || files::is_dir(path)? && table::is_folder_of(path, is_arrow)?)
+}
+
+fn is_arrow(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| {
+        ["arrow", "arrows", "feather", "ipc"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
 }
 
 /// Returns the JSON in the file at `path`; `None` if there is no file, or if it holds no JSON.
@@ -176,12 +185,12 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         let inner = table::open(path, files, TableFile::Arrow, options)?;
         return Ok(Box::new(Described { inner, metadata }));
     }
-    let steps = if files::is_dir(path)? {
-        path.join(STEPS)
-    } else {
-        path.to_owned()
+    let own = path.join(STEPS);
+    let found = match files::is_file(&own)? {
+        true => vec![own].into(),
+        false => table::Found::at(path, is_arrow)?,
     };
-    let steps = table::open(path, vec![steps], TableFile::Arrow, options)?;
+    let steps = table::open(path, found, TableFile::Arrow, options)?;
     let table_path = path.join(TRAJECTORIES);
     if !files::is_file(&table_path)? {
         return Ok(steps);

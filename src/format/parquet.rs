@@ -2,7 +2,7 @@
 //!
 //! The writer writes the steps only, with the columns of a dataset of trajmill.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -17,7 +17,6 @@ use crate::dataset::files;
 use crate::dataset::store::{self, HashingFile};
 use crate::dataset::{schema, write};
 use crate::error::{Error, Result};
-use crate::transfer::read::pattern::natural;
 use crate::transfer::read::{Options, Reader, Source, table};
 use crate::transfer::write::{OutgoingDataset, WriteOptions, Writer, Written};
 
@@ -47,7 +46,7 @@ const FILE_ROWS: u64 = 1 << 20;
 
 fn detect(path: &Path) -> Result<bool> {
     if files::is_dir(path)? {
-        Ok(!data_files(path)?.is_empty())
+        Ok(!table::Found::at(path, is_parquet)?.files.is_empty())
     } else {
         Ok(is_parquet(path) || starts_with(path, b"PAR1")?)
     }
@@ -61,33 +60,6 @@ fn is_parquet(path: &Path) -> bool {
     })
 }
 
-/// Returns the Parquet files under `path` in natural order. Files and folders whose names begin
-/// with a dot or an underscore are ignored.
-fn data_files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !files::is_dir(path)? {
-        return Ok(vec![path.to_owned()]);
-    }
-    let failed =
-        |error: std::io::Error| Error::failed(format!("cannot list {}: {error}", path.display()));
-    let name = |path: &PathBuf| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let mut entries = Vec::new();
-    for entry in files::list(path).map_err(failed)? {
-        if !name(&entry).starts_with(['.', '_']) && (is_parquet(&entry) || files::is_dir(&entry)?) {
-            entries.push(entry);
-        }
-    }
-    entries.sort_by(|a, b| natural(&name(a), &name(b)));
-    Ok(entries
-        .iter()
-        .map(|entry| data_files(entry))
-        .collect::<Result<Vec<_>>>()?
-        .concat())
-}
-
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     if files::exists(&path.join("dataset.json"))? && files::is_dir(&path.join("steps"))? {
         return Err(
@@ -95,7 +67,12 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 .hint("use it as `source:` of a pipeline without importing it"),
         );
     }
-    table::open(path, data_files(path)?, TableFile::Parquet, options)
+    table::open(
+        path,
+        table::Found::at(path, is_parquet)?,
+        TableFile::Parquet,
+        options,
+    )
 }
 
 fn write(outgoing: &OutgoingDataset, to: &Path, _options: &WriteOptions) -> Result<Written> {

@@ -111,7 +111,7 @@ pub(super) fn write(
         observer,
     } = progress;
     let options = WriteOptions {
-        note: commit::note(fingerprint, &dataset.manifest)?,
+        note: commit::note(fingerprint, &dataset)?,
         ..options.clone()
     };
     let path = staging.export(&fingerprint.key())?;

@@ -7,7 +7,7 @@ use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
-use crate::dataset::{Account, Dataset, SourceContent, store};
+use crate::dataset::{Account, Ancestry, Dataset, SourceContent, store};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::inspect::Checked;
@@ -132,6 +132,7 @@ impl Import {
             on_error: self.options.on_error,
             non_finite: Some(self.options.non_finite),
             imports: &[],
+            ancestry: commit::ancestry(&self.source)?,
         }
         .run(source.as_mut(), staging, observer)
     }
@@ -158,6 +159,8 @@ pub(super) struct Job<'a> {
     pub(super) non_finite: Option<NonFinite>,
     /// The accounts of the imports that led to the source, if it is a dataset of trajmill.
     pub(super) imports: &'a [Account],
+    /// The datasets that the source was made from.
+    pub(super) ancestry: Ancestry,
 }
 
 impl Job<'_> {
@@ -219,6 +222,7 @@ impl Job<'_> {
         let lineage = Lineage {
             by: format!("import {}", self.format),
             inputs: self.fingerprint.inputs.clone(),
+            ancestry: self.ancestry.clone(),
             source_metadata: source.metadata(),
             imports,
             set_aside: aside.trajectories,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::dataset::manifest::{Lineage, Manifest, Statistics, TOOL, VERSION};
-use crate::dataset::{Account, Dataset, ShardEntry, schema};
+use crate::dataset::{Account, Ancestry, Dataset, ShardEntry, schema};
 use crate::error::{Error, Result};
 use crate::exec::Flow;
 use crate::plan::{Phase, Plan};
@@ -20,6 +20,7 @@ pub(super) fn of(
     input: &[Dataset],
     shards: Vec<ShardEntry>,
     flow: &[Flow],
+    ancestry: Ancestry,
 ) -> Result<Manifest> {
     let mut statistics = Statistics::default();
     shards
@@ -44,6 +45,7 @@ pub(super) fn of(
             inputs: phase.fingerprint.inputs.clone(),
             stages,
             runtime: runtime(plan),
+            ancestry,
             source_metadata: source_metadata(input),
             imports: imports(input),
             set_aside: 0,

@@ -12,6 +12,7 @@
 //! preview.rs    what a run would do: the work behind `trajmill plan`
 //! import.rs     the work behind `trajmill import`, and behind a source in a foreign format
 //! export.rs     the work behind `trajmill export`, and behind an output in a foreign format
+//! lineage.rs    the work behind `trajmill lineage`
 //! verify.rs     the work behind `trajmill validate`, `trajmill info --verify` and `run --verify`
 //! observer.rs   progress, and the user's wish to stop
 //! ```
@@ -19,6 +20,7 @@
 mod checks;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod lineage;
 mod manifest;
 mod models;
 mod observer;

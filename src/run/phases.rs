@@ -7,7 +7,7 @@ use super::report::ModelReport;
 use super::sources::Ready;
 use super::{INTERMEDIATE_SHARD_ROWS, RunOptions, manifest, models};
 use crate::commit::Staging;
-use crate::dataset::Dataset;
+use crate::dataset::{Ancestry, Dataset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
@@ -45,6 +45,7 @@ pub(super) fn execute(
         tasks: (0, 0),
         clock: Clock::new(phases.iter().flat_map(names)),
     };
+    let ancestry = Dataset::ancestry(&sources.datasets);
     for (index, phase) in phases.iter().enumerate() {
         let intermediate = made.result.take();
         let input = intermediate
@@ -75,6 +76,7 @@ pub(super) fn execute(
                 name,
                 shard_rows,
                 imported,
+                ancestry: &ancestry,
             },
             input,
             staging,
@@ -103,6 +105,8 @@ struct Pass<'a> {
     /// The imports whose quarantined trajectories the result lists; `None` if it is an
     /// intermediate.
     imported: Option<&'a [Dataset]>,
+    /// The datasets that the result is made from. Intermediates are not among them.
+    ancestry: &'a Ancestry,
 }
 
 /// Selects, transforms and writes what a phase reads, and seals the result.
@@ -145,7 +149,14 @@ fn pass(
     made.flow.extend(table.flow);
     made.flow.extend(outcome.flow);
     made.tasks = (made.tasks.0 + outcome.tasks, made.tasks.1 + outcome.resumed);
-    let mut manifest = manifest::of(pass.plan, phase, input, outcome.shards, &made.flow)?;
+    let mut manifest = manifest::of(
+        pass.plan,
+        phase,
+        input,
+        outcome.shards,
+        &made.flow,
+        pass.ancestry.clone(),
+    )?;
     if let Some(imported) = pass.imported {
         let imported: Vec<(&str, &Path)> = imported
             .iter()

@@ -4,7 +4,7 @@
 use super::import::Job;
 use super::report::{Quarantined, Report};
 use super::{INTERMEDIATE_SHARD_ROWS, Observer};
-use crate::commit::Staging;
+use crate::commit::{self, Staging};
 use crate::dataset::{Dataset, files, layout, store};
 use crate::error::Result;
 use crate::plan::{Plan, SourceToImport};
@@ -117,6 +117,10 @@ fn import(
             imports: to_import
                 .own()
                 .map_or(&[], |own| &own.manifest.lineage.imports),
+            ancestry: match to_import.own() {
+                Some(dataset) => Dataset::ancestry([dataset]),
+                None => commit::ancestry(&to_import.path)?,
+            },
         };
         to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
     }

@@ -17,6 +17,7 @@
 #[cfg(feature = "faults")]
 mod faults;
 mod removal;
+mod temporary;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -31,6 +32,7 @@ use super::manifest::FileEntry;
 use crate::error::{Error, Result};
 
 pub(crate) use removal::{remove, remove_empty, remove_file};
+pub(crate) use temporary::TemporaryDir;
 
 fn failed(action: &str, path: &Path, error: &io::Error) -> Error {
     let failure = Error::failed(format!("cannot {action} {}: {error}", path.display()));

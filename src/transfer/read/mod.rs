@@ -6,6 +6,7 @@
 //! a group of arrays for each trajectory ([`per_trajectory`]), and tables with one row per step
 //! ([`table`]). Nothing in a file is ever executed.
 
+pub(crate) mod admit;
 pub(crate) mod align;
 pub(crate) mod arrays;
 mod choice;

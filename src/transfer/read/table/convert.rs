@@ -10,13 +10,17 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::roles::{Columns, Roles};
 use super::values::{element, flags, is_list, values};
 use crate::dataset::Account;
+use crate::dataset::account::LeftOut;
 use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result};
+use crate::transfer::read::admit::admitted;
 use crate::transfer::read::free_name;
 
 /// Converts the rows of a table to rows of steps.
 pub(crate) struct Table {
     roles: Roles,
+    /// The columns that a dataset cannot have.
+    left_out: Vec<LeftOut>,
     /// The columns of steps without `trajectory_id` and `step`.
     pub(crate) schema: SchemaRef,
 }
@@ -48,10 +52,17 @@ impl Table {
     /// Returns an error if the type of a column does not suit its meaning.
     pub(crate) fn new(
         table: &Schema,
-        roles: Roles,
+        mut roles: Roles,
         width: impl Fn(&str) -> Option<i32>,
     ) -> Result<Table> {
-        let column = |name: &str| Ok::<_, Error>(table.field_with_name(name)?);
+        // A column that a dataset cannot have has no other meaning either.
+        let fields = table.fields().iter().map(|field| {
+            let data_type = admitted(field.data_type());
+            let data_type = data_type.unwrap_or_else(|_| field.data_type().clone());
+            field.as_ref().clone().with_data_type(data_type)
+        });
+        let typed = Schema::new(fields.collect::<Vec<_>>());
+        let column = |name: &str| Ok::<_, Error>(typed.field_with_name(name)?);
         let vector = |target: &str, columns: &Columns, nullable: bool| -> Result<Field> {
             let Some((first, others)) = columns.split_first() else {
                 return Err(Error::failed(format!("no column for `{target}`")));
@@ -150,19 +161,39 @@ impl Table {
             [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
                 .map(|name| Field::new(name, DataType::Boolean, false)),
         );
+        let mut left_out = Account::default();
+        roles.extras.retain(|name| {
+            let reason = table
+                .field_with_name(name)
+                .map(|field| admitted(field.data_type()));
+            match reason {
+                Ok(Err(reason)) => {
+                    left_out.leave_out(name, reason);
+                    false
+                }
+                _ => true,
+            }
+        });
         for name in &roles.extras {
             let field = column(name)?;
             let own = free_name(name);
-            let data_type = match field.data_type() {
-                DataType::Dictionary(_, values) => values.as_ref().clone(),
-                DataType::Utf8View => DataType::Utf8,
-                DataType::BinaryView => DataType::Binary,
-                other => other.clone(),
-            };
-            fields.push(match (element(&data_type), width(name)) {
-                (Some(element), Some(width)) => vector_field(&own, element, width, true, field),
-                _ => Field::new(own, data_type, true),
+            fields.push(match (field.data_type(), width(name)) {
+                (list, Some(width)) if let Some(element) = element(list) => {
+                    vector_field(&own, element, width, true, field)
+                }
+                // Vectors have numbers only, and none is null.
+                (DataType::FixedSizeList(child, _), _) => {
+                    Field::new(own, DataType::List(Arc::clone(child)), true)
+                }
+                (other, _) => Field::new(own, other.clone(), true),
             });
+        }
+        unique(&fields)?;
+        if let Some(name) = &roles.trajectory {
+            let field = column(name)?;
+            if field.data_type().is_nested() {
+                return Err(unsuitable(field, step::TRAJECTORY_ID));
+            }
         }
         for single in [&roles.terminated, &roles.truncated, &roles.is_final]
             .into_iter()
@@ -178,6 +209,7 @@ impl Table {
         Ok(Table {
             roles,
             schema: Arc::new(Schema::new(fields)),
+            left_out: left_out.left_out,
         })
     }
 
@@ -316,7 +348,10 @@ impl Table {
     /// Returns what becomes of the table's columns, except for step numbers.
     pub(crate) fn account(&self) -> Account {
         let roles = &self.roles;
-        let mut account = Account::default();
+        let mut account = Account {
+            left_out: self.left_out.clone(),
+            ..Account::default()
+        };
         let kept = [
             (roles.observation.as_slice(), step::OBSERVATION),
             (roles.action.as_deref().unwrap_or_default(), step::ACTION),
@@ -372,8 +407,29 @@ fn unsuitable(field: &Field, target: &str) -> Error {
     ))
     .hint(
         "a vector is a list of numbers of fixed length, or one column of numbers per coordinate; \
-         a reward is a number; a flag is a boolean, or 0 or 1",
+         a reward is a number; a flag is a boolean, or 0 or 1; \
+         an id is a number or text",
     )
+}
+
+/// Verifies that no two columns of steps have the same name.
+fn unique(fields: &[Field]) -> Result<()> {
+    let twice = fields.iter().enumerate().find(|(index, field)| {
+        fields[..*index]
+            .iter()
+            .any(|other| other.name() == field.name())
+    });
+    match twice {
+        None => Ok(()),
+        Some((_, field)) => Err(Error::failed(format!(
+            "two columns would be named `{}`",
+            field.name()
+        ))
+        .hint(
+            "rename one of them in the source: `source_NAME` is the name of a column NAME that \
+               would clash with one that has a fixed meaning",
+        )),
+    }
 }
 
 fn vector_field(

@@ -12,6 +12,7 @@ use super::convert::{Flags, Table};
 use super::pending::{Gap, Pending, cut_off};
 use crate::dataset::schema::step;
 use crate::dataset::{Account, Rows};
+use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::IncomingTrajectory;
 use crate::transfer::read::gaps::{differ, gaps, unmarked};
@@ -373,6 +374,34 @@ impl Cutter {
             };
         }
         runs
+    }
+
+    /// Verifies that a flag ended a trajectory, after the last row. Otherwise all rows would be one
+    /// trajectory only because nothing says where they end.
+    ///
+    /// # Errors
+    /// Returns an error if flags delimit trajectories and there is none.
+    pub(super) fn verify_ends(&self) -> Result<()> {
+        let roles = self.table.roles();
+        let has_ended = self.begun != 1 || self.previous != Previous::Open;
+        if roles.trajectory.is_some() || has_ended || self.max_steps.is_some() {
+            return Ok(());
+        }
+        let flags = [&roles.terminated, &roles.truncated, &roles.is_final];
+        let flags: Vec<String> = flags
+            .into_iter()
+            .flatten()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        Err(Error::failed(format!(
+            "no trajectory ends: no row has the flag {}, so all {} rows would be one trajectory",
+            flags.join(" or "),
+            number(self.rows.read)
+        ))
+        .hint(
+            "name the column that tells trajectories apart: `--map trajectory_id=COLUMN`; \
+             if the rows are one trajectory, add such a column with one value",
+        ))
     }
 
     /// Completes the pending trajectory, if there is one.

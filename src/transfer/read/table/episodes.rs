@@ -18,11 +18,12 @@ use super::cut::hash;
 use super::layout::{BATCH_ROWS, Layout};
 use super::rows::FileRows;
 use super::values::flags;
-use crate::container::record_batches::TableFile;
+use crate::container::table::FileTable;
 use crate::dataset::Account;
+use crate::dataset::account::LeftOut;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::transfer::read::{Choice, IncomingTrajectory, Source};
+use crate::transfer::read::{IncomingTrajectory, Source};
 
 /// A table with one row per trajectory.
 pub(super) struct Episodes {
@@ -37,21 +38,21 @@ pub(super) struct Episodes {
     /// The hashes of all trajectory ids so far.
     seen: HashSet<[u8; 16]>,
     total: Option<u64>,
+    /// The columns and files that are not read.
+    left_out: Vec<LeftOut>,
     resumable: bool,
-    choice: Choice,
 }
 
 impl Episodes {
-    /// Reads the columns `columns` of `files`, which `layout` describes and `choice` chose.
+    /// Reads `files`, whose columns `layout` describes. `left_out` are the columns and files that
+    /// are not read.
     ///
     /// # Errors
     /// Returns an error if the type of a column does not suit its meaning.
     pub(super) fn new(
-        files: Vec<PathBuf>,
-        kind: TableFile,
+        files: Arc<FileTable>,
         layout: Layout,
-        columns: Vec<String>,
-        choice: Choice,
+        left_out: Vec<LeftOut>,
     ) -> Result<Episodes> {
         let table = layout.table()?;
         let about = layout.facts.iter().map(|fact| {
@@ -63,9 +64,9 @@ impl Episodes {
         });
         Ok(Episodes {
             about: Arc::new(Schema::new(about.collect::<Vec<_>>())),
-            rows: FileRows::new(files, kind, BATCH_ROWS, columns),
-            choice,
+            rows: FileRows::new(files, BATCH_ROWS),
             total: layout.rows,
+            left_out,
             layout,
             table,
             batch: None,
@@ -265,7 +266,10 @@ impl Source for Episodes {
     }
 
     fn account(&self) -> Account {
-        self.choice.account(Account::default())
+        let mut account = self.table.account();
+        self.layout.account(&mut account);
+        account.left_out.extend(self.left_out.iter().cloned());
+        account
     }
 
     fn lost(&self) -> Option<u64> {

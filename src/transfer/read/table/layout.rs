@@ -1,7 +1,6 @@
 //! Finds out whether a table has one row per trajectory, and which of its columns are lists of
 //! steps.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -11,7 +10,8 @@ use super::convert::Table;
 use super::roles::Roles;
 use super::values::{as_list, common_width, is_list};
 use super::widths::first_width;
-use crate::container::record_batches::{TableFile, damaged};
+use crate::container::table::FileTable;
+use crate::dataset::Account;
 use crate::dataset::schema::trajectory;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
@@ -63,17 +63,16 @@ impl Layout {
     /// Returns an error if a file cannot be read, or if the lengths of a column contradict those of
     /// the others.
     pub(super) fn find(
-        kind: &TableFile,
-        files: &[PathBuf],
-        table: &SchemaRef,
+        table: &Arc<FileTable>,
         roles: &Roles,
         options: &Options,
     ) -> Result<Option<Layout>> {
-        if !is_per_trajectory(kind, files, table, roles)? {
+        if !is_per_trajectory(table, roles)? {
             return Ok(None);
         }
+        let columns = table.schema();
         let is_listed = |name: &str| {
-            table
+            columns
                 .field_with_name(name)
                 .is_ok_and(|field| is_list(field.data_type()))
         };
@@ -85,7 +84,7 @@ impl Layout {
         );
         let singles = [&id, &terminated, &truncated];
         let is_single = |name: &String| singles.iter().any(|single| single.as_ref() == Some(name));
-        let (steps, facts): (Vec<FieldRef>, Vec<FieldRef>) = table
+        let (steps, facts): (Vec<FieldRef>, Vec<FieldRef>) = columns
             .fields()
             .iter()
             .filter(|field| !is_single(field.name()))
@@ -111,7 +110,7 @@ impl Layout {
             widths: Vec::new(),
         };
         layout.explode(&steps)?;
-        layout.survey(kind, files)?;
+        layout.survey(table)?;
         Ok(Some(layout))
     }
 
@@ -147,7 +146,7 @@ impl Layout {
 
     /// Reads all lists, to find out the widths of vectors, and which columns have a value for each
     /// step.
-    fn survey(&mut self, kind: &TableFile, files: &[PathBuf]) -> Result<()> {
+    fn survey(&mut self, table: &Arc<FileTable>) -> Result<()> {
         let roles = Roles::find(&self.exploded, &self.options)?;
         let names: Vec<String> = self
             .steps
@@ -159,9 +158,9 @@ impl Layout {
         let mut widths: Vec<Option<i32>> = vec![None; names.len()];
         let mut ragged = vec![false; names.len()];
         let (mut position, mut rows) = (0_u64, 0_u64);
-        for path in files {
-            for batch in kind.batches(path, BATCH_ROWS, Some(&names))? {
-                let batch = batch.map_err(|error| damaged(path, error))?;
+        for file in 0..table.file_count() {
+            let mut batches = table.batches(file, BATCH_ROWS, Some(&names))?;
+            while let Some((batch, _)) = batches.next()? {
                 for row in 0..batch.num_rows() {
                     let lists = self.lists(&batch, row)?;
                     // A row that contradicts itself is an error when it is read.
@@ -206,14 +205,13 @@ impl Layout {
             .cloned()
             .zip(widths.map(|(width, ragged)| width.filter(|_| !ragged)))
             .collect();
-        self.set_facts_aside(kind, files, &roles, &lengths)
+        self.set_facts_aside(table.schema(), &roles, &lengths)
     }
 
     /// Makes columns facts about trajectories whose lists are not lists of steps.
     fn set_facts_aside(
         &mut self,
-        kind: &TableFile,
-        files: &[PathBuf],
+        table: &Schema,
         roles: &Roles,
         lengths: &[Lengths],
     ) -> Result<()> {
@@ -236,8 +234,6 @@ impl Layout {
         if facts.is_empty() {
             return Ok(());
         }
-        let first = files.first().ok_or_else(|| Error::failed("no file"))?;
-        let (table, _) = kind.look(first)?;
         for name in &facts {
             self.facts
                 .push(Arc::new(table.field_with_name(name)?.clone()));
@@ -324,6 +320,23 @@ impl Layout {
         Table::new(&self.exploded, roles, width)
     }
 
+    /// Adds to `account` what becomes of the columns that are no lists of steps.
+    pub(super) fn account(&self, account: &mut Account) {
+        for fact in &self.facts {
+            account.keep(fact.name(), self.fact_name(fact.name()));
+        }
+        let singles = [
+            (&self.id, trajectory::SOURCE_KEY),
+            (&self.terminated, trajectory::TERMINATED),
+            (&self.truncated, trajectory::TRUNCATED),
+        ];
+        for (column, name) in singles {
+            if let Some(column) = column {
+                account.keep(column, name);
+            }
+        }
+    }
+
     /// Returns the name of the fact `name` in the table of trajectories.
     pub(super) fn fact_name(&self, name: &str) -> String {
         let own = [
@@ -370,13 +383,9 @@ fn elements(column: &ArrayRef) -> Result<ArrayRef> {
 
 /// Whether the rows of a table are certainly trajectories: a flag is a list, or observations and
 /// one of actions and rewards are lists of what steps hold.
-fn is_per_trajectory(
-    kind: &TableFile,
-    files: &[PathBuf],
-    table: &SchemaRef,
-    roles: &Roles,
-) -> Result<bool> {
-    let data_type = |name: &String| table.field_with_name(name).ok().map(Field::data_type);
+fn is_per_trajectory(table: &Arc<FileTable>, roles: &Roles) -> Result<bool> {
+    let columns = table.schema();
+    let data_type = |name: &String| columns.field_with_name(name).ok().map(Field::data_type);
     let element = |name: &String| match data_type(name)? {
         DataType::List(child) | DataType::LargeList(child) | DataType::FixedSizeList(child, _) => {
             Some(child.data_type().clone())
@@ -412,9 +421,9 @@ fn is_per_trajectory(
     };
     let names = [reward.clone()];
     let mut known = None;
-    for path in files {
-        for batch in kind.batches(path, BATCH_ROWS, Some(&names))? {
-            let batch = batch.map_err(|error| damaged(path, error))?;
+    for file in 0..table.file_count() {
+        let mut batches = table.batches(file, BATCH_ROWS, Some(&names))?;
+        while let Some((batch, _)) = batches.next()? {
             let Some(column) = batch.column_by_name(reward) else {
                 continue;
             };

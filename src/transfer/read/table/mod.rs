@@ -15,8 +15,9 @@ mod values;
 mod widths;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 
 use self::convert::Table;
 use self::cut::Cutter;
@@ -27,11 +28,13 @@ use self::rows::FileRows;
 use self::widths::widths;
 use super::{Choice, IncomingTrajectory, Options, Source, no_effect};
 use crate::container::record_batches::TableFile;
+use crate::container::table::FileTable;
 use crate::dataset::Account;
-use crate::dataset::schema::{self, type_name};
+use crate::dataset::account::LeftOut;
+use crate::dataset::schema;
 use crate::error::{Error, Result};
 
-pub(crate) use self::files::{is_text_table, text_files};
+pub(crate) use self::files::{Found, is_folder_of, is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 
 /// The names of the options that a reader of tables takes.
@@ -40,55 +43,49 @@ pub(crate) const OPTIONS: &[&str] = &["map", "trajectory", "step", "max_steps", 
 /// The target size of a batch of steps, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// Opens `files`, all files of the source `path`, as one table of steps.
+/// Opens the files `found` of the source `path` as one table of steps.
 ///
 /// # Errors
-/// Returns an error if a file cannot be read, if the columns of the files differ, or if no column
-/// shows where trajectories end.
+/// Returns an error if a file cannot be read, if the columns of the files contradict each other, or
+/// if no column shows where trajectories end.
 pub(crate) fn open(
     path: &Path,
-    files: Vec<PathBuf>,
+    found: impl Into<Found>,
     kind: TableFile,
     options: &Options,
 ) -> Result<Box<dyn Source>> {
-    let Some(first) = files.first() else {
-        return Err(
-            Error::failed(format!("there is no Parquet file in {}", path.display())).hint(
-                "files are found by the extensions parquet, parq and pq; \
-             names that begin with `.` or `_` are ignored",
-            ),
-        );
-    };
-    let (table, _) = kind.look(first)?;
-    let choice = Choice::new(options, roles::is_marker);
-    let columns = table.fields().iter().enumerate();
-    let columns: Vec<usize> = columns
-        .filter(|(_, field)| choice.reads(field.name()))
-        .map(|(at, _)| at)
-        .collect();
-    let table = SchemaRef::new(table.project(&columns)?);
-    let columns: Vec<String> = table
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .collect();
-    choice.verify().map_err(|error| error.at(path.display()))?;
-    let mut rows = Some(0);
-    for file in &files {
-        let (columns, count) = kind.look(file)?;
-        rows = rows.zip(count).map(|(rows, count)| rows + count);
-        same_columns(&table, first, &columns, file)?;
+    let Found { files, others } = found.into();
+    if files.is_empty() {
+        return Err(Error::failed(format!(
+            "there is no file of this format in {}",
+            path.display()
+        ))
+        .hint(
+            "files are found by their extensions; names that begin with `.` or `_` are ignored",
+        ));
     }
-    if rows == Some(0) {
+    let choice = Choice::new(options, roles::is_marker);
+    let files = FileTable::open(kind, path, &files, &|name| choice.reads(name))?;
+    let files = Arc::new(files);
+    choice.verify().map_err(|error| error.at(path.display()))?;
+    let table = files.schema();
+    if files.rows == Some(0) {
         return Err(Error::failed(format!("{} holds no rows", path.display()))
             .hint("there is nothing to import"));
     }
-    let roles = Roles::find(&table, options).map_err(|error| error.at(path.display()))?;
-    let layout = Layout::find(&kind, &files, &table, &roles, options)
-        .map_err(|error| error.at(path.display()))?;
+    let mut unread = choice.account(Account::default());
+    for column in &files.empty {
+        unread.leave_out(column, "its vectors have no values");
+    }
+    for other in others {
+        unread.leave_out(other.display().to_string(), "the file is of another format");
+    }
+    let left_out = unread.left_out;
+    let roles = Roles::find(table, options).map_err(|error| error.at(path.display()))?;
+    let layout = Layout::find(&files, &roles, options).map_err(|error| error.at(path.display()))?;
     if let Some(layout) = layout {
         episodes::refuse(path, options.max_steps.map(|_| "--max-steps"))?;
-        let episodes = Episodes::new(files, kind, layout, columns, choice);
+        let episodes = Episodes::new(files, layout, left_out);
         return Ok(Box::new(
             episodes.map_err(|error| error.at(path.display()))?,
         ));
@@ -104,7 +101,7 @@ pub(crate) fn open(
              `--map terminated=COLUMN,truncated=COLUMN`",
         ));
     }
-    let widths = widths(&kind, &files, &table, &roles)?;
+    let widths = widths(&files, &roles)?;
     let width = |name: &str| {
         widths
             .iter()
@@ -112,13 +109,14 @@ pub(crate) fn open(
             .and_then(|(_, width)| *width)
     };
     verify_options(&roles, options).map_err(|error| error.at(path.display()))?;
-    let table = Table::new(&table, roles, width).map_err(|error| error.at(path.display()))?;
+    let table = Table::new(table, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
     Ok(Box::new(TableSource {
+        path: path.to_owned(),
         cutter: Cutter::new(table, options.max_steps, options.split_on_gaps),
-        rows: FileRows::new(files, kind, batch_rows, columns),
-        total: rows,
-        choice,
+        total: files.rows,
+        left_out,
+        rows: FileRows::new(files, batch_rows),
         resumable: false,
     }))
 }
@@ -140,40 +138,14 @@ fn verify_options(roles: &Roles, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Verifies that the table in `file` has every column of the table in the file `first`.
-///
-/// # Errors
-/// Returns an error if a column is missing or has another type.
-fn same_columns(table: &Schema, first: &Path, columns: &Schema, file: &Path) -> Result<()> {
-    for field in table.fields() {
-        let message = match columns.field_with_name(field.name()) {
-            Ok(found) if found.data_type() == field.data_type() => continue,
-            Ok(found) => format!(
-                "{}: column `{}` is {}, but in {} it is {}",
-                file.display(),
-                field.name(),
-                type_name(found.data_type()),
-                first.display(),
-                type_name(field.data_type())
-            ),
-            Err(_) => format!(
-                "{}: there is no column `{}`, which {} has",
-                file.display(),
-                field.name(),
-                first.display()
-            ),
-        };
-        return Err(Error::failed(message).hint("all files of a folder must have the same columns"));
-    }
-    Ok(())
-}
-
 /// A table of steps in one file or several.
 struct TableSource {
+    path: PathBuf,
     cutter: Cutter,
     rows: FileRows,
     total: Option<u64>,
-    choice: Choice,
+    /// The columns and files that are not read.
+    left_out: Vec<LeftOut>,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
 }
@@ -188,7 +160,9 @@ impl Source for TableSource {
     }
 
     fn account(&self) -> Account {
-        self.choice.account(self.cutter.account())
+        let mut account = self.cutter.account();
+        account.left_out.extend(self.left_out.iter().cloned());
+        account
     }
 
     fn lost(&self) -> Option<u64> {
@@ -206,7 +180,12 @@ impl Source for TableSource {
                 Some((batch, path, first)) => self.cutter.add(&batch, &|row| {
                     format!("row {} of {}", first + row, path.display())
                 })?,
-                None if self.cutter.has_pending() => self.cutter.finish()?,
+                None if self.cutter.has_pending() => {
+                    self.cutter
+                        .verify_ends()
+                        .map_err(|error| error.at(self.path.display()))?;
+                    self.cutter.finish()?;
+                }
                 None => return Ok(None),
             }
         }

@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, interleave};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 
+use crate::container::types::convert;
 use crate::dataset::schema;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
@@ -73,12 +74,23 @@ pub(super) fn values(
     };
     match field.data_type() {
         DataType::FixedSizeList(child, width) if is_list(column.data_type()) => {
-            vector(name, column, child, *width, place)
+            let elements = Field::new("element", child.data_type().clone(), true);
+            let lists = converted(name, column, &DataType::List(Arc::new(elements)), place)?;
+            vector(name, &lists, child, *width, place)
         }
-        DataType::FixedSizeList(_, _) => joined(sources, field, place),
+        DataType::FixedSizeList(child, _) => {
+            let columns = sources
+                .iter()
+                .map(|(name, column)| converted(name, column, child.data_type(), place))
+                .collect::<Result<Vec<_>>>()?;
+            let names = sources.iter().map(|(name, _)| *name);
+            joined(&names.zip(&columns).collect::<Vec<_>>(), field, place)
+        }
         single if is_list(column.data_type()) && single.is_numeric() => {
             let child = Arc::new(Field::new("element", single.clone(), false));
-            let vector = vector(name, column, &child, 1, place)?;
+            let elements = Field::new("element", single.clone(), true);
+            let lists = converted(name, column, &DataType::List(Arc::new(elements)), place)?;
+            let vector = vector(name, &lists, &child, 1, place)?;
             let vector = vector.as_fixed_size_list();
             let values = vector
                 .values()
@@ -87,9 +99,18 @@ pub(super) fn values(
                 .nulls(vector.nulls().cloned());
             Ok(arrow::array::make_array(values.build()?))
         }
-        other if other == column.data_type() => Ok(Arc::clone(column)),
-        other => Ok(cast(column, other)?),
+        other => converted(name, column, other, place),
     }
+}
+
+/// Converts the column `name` to the type `to`.
+fn converted(
+    name: &str,
+    column: &ArrayRef,
+    to: &DataType,
+    place: &dyn Fn(usize) -> String,
+) -> Result<ArrayRef> {
+    convert(column, to, place).map_err(|error| error.at(format!("column `{name}`")))
 }
 
 /// Converts lists to vectors of `width` elements; `place` names a row in messages.

@@ -1,13 +1,13 @@
 //! Finds the widths of list columns, by reading these columns before all others.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::DataType;
 
 use super::roles::Roles;
 use super::values::common_width;
-use crate::container::record_batches::{TableFile, damaged};
+use crate::container::table::FileTable;
 use crate::error::Result;
 
 /// Returns the list columns that become vectors, each with its width, and all other list columns,
@@ -15,13 +15,8 @@ use crate::error::Result;
 ///
 /// # Errors
 /// Returns an error if a file cannot be read.
-pub(super) fn widths(
-    kind: &TableFile,
-    files: &[PathBuf],
-    table: &SchemaRef,
-    roles: &Roles,
-) -> Result<Vec<(String, Option<i32>)>> {
-    let (vectors, others) = roles.lists(table);
+pub(super) fn widths(table: &Arc<FileTable>, roles: &Roles) -> Result<Vec<(String, Option<i32>)>> {
+    let (vectors, others) = roles.lists(table.schema());
     // The first vector decides on the width of a column that becomes a vector: another width in a
     // later row is an error when that row is read.
     let mut widths: Vec<(String, Option<i32>)> =
@@ -30,11 +25,13 @@ pub(super) fn widths(
     widths.extend(others.into_iter().map(|name| (name, None)));
     let mut ragged = vec![false; widths.len()];
     for (column, width) in &mut widths {
-        if let DataType::FixedSizeList(_, fixed) = table.field_with_name(column)?.data_type() {
+        if let DataType::FixedSizeList(_, fixed) =
+            table.schema().field_with_name(column)?.data_type()
+        {
             *width = Some(*fixed);
         }
     }
-    for path in files {
+    for file in 0..table.file_count() {
         let undecided = |index: usize, width: Option<i32>| {
             if index < needed {
                 width.is_none()
@@ -52,8 +49,8 @@ pub(super) fn widths(
             .iter()
             .map(|index| widths[*index].0.clone())
             .collect();
-        for batch in kind.batches(path, 1024, Some(&names))? {
-            let batch = batch.map_err(|error| damaged(path, error))?;
+        let mut batches = table.batches(file, 1024, Some(&names))?;
+        while let Some((batch, _)) = batches.next()? {
             for index in &wanted {
                 let (name, width) = &mut widths[*index];
                 let Some(column) = batch.column_by_name(name).filter(|_| !ragged[*index]) else {

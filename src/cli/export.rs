@@ -47,7 +47,7 @@ pub(super) struct Export {
     env: Option<String>,
     /// Steps per second of a LeRobot dataset [default: as in the source, otherwise 30]
     #[arg(long)]
-    fps: Option<u32>,
+    fps: Option<f64>,
     /// Robot of a LeRobot dataset, for example so101_follower [default: as in the source]
     #[arg(long)]
     robot: Option<String>,

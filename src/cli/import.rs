@@ -73,6 +73,10 @@ pub(super) struct Import {
     /// trajectory for a bad one, `keep` imports it as it is
     #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<NonFinite>)]
     non_finite: NonFinite,
+    /// Task of every step, for example `--task 'pick up the cup'`; it replaces a task that the
+    /// source has [default: as in the source]
+    #[arg(long, value_name = "TEXT")]
+    task: Option<String>,
     /// Response to a bad trajectory: `fail` ends the import, `quarantine` sets the trajectory aside
     /// and records the reason in quarantine.jsonl
     #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<OnError>)]
@@ -104,6 +108,7 @@ impl Command for Import {
             alignment: self.alignment,
             frames: self.frames,
             non_finite: self.non_finite,
+            task: self.task.clone(),
             on_error: self.on_error,
         };
         let import = {
@@ -132,6 +137,7 @@ impl Command for Import {
             count(dataset.rows(), "row"),
             count(dataset.manifest.shards.len(), "shard")
         ));
+        print::notes(&self.source, &dataset.manifest.lineage.source_metadata);
         print::set_aside(
             &self.source,
             &imported.aside,

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use crate::dataset::account::{Account, LeftOut, Rows};
 use crate::error::wording::{count, number, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::read::quarantine::SetAside;
+use crate::transfer::read::task::SET_TASK;
 use crate::transfer::write::Written;
 
 /// Standard output, with errors that say so.
@@ -117,6 +120,19 @@ pub(super) fn error(error: &Error) {
     to_stderr(prefix, error.message.trim_end());
     for hint in error.hints.iter().filter(|hint| !hint.is_empty()) {
         say(&format!("  help: {hint}"));
+    }
+}
+
+/// Prints what the metadata of an imported source say about the task that was set.
+pub(super) fn notes(source: &Path, metadata: &Map<String, Value>) {
+    let set = metadata.get(SET_TASK);
+    let replaced = set.and_then(|set| set["replaced"].as_u64()).unwrap_or(0);
+    if replaced > 0 {
+        say(&format!(
+            "{}: --task replaced the task of {}",
+            source.display(),
+            count(replaced, "trajectory")
+        ));
     }
 }
 

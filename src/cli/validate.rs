@@ -8,12 +8,15 @@ use super::arguments::formats;
 use super::progress::Busy;
 use super::{Command, print};
 use crate::dataset::{files, layout};
-use crate::error::wording::count;
+use crate::error::wording::{count, number};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::inspect::{Fault, Findings};
 use crate::run::verify;
 use crate::transfer::read::Options;
+
+/// The number of findings of one rule that are printed.
+const SHOWN: usize = 2;
 
 /// Verify a dataset of any format against the rules of its loader
 #[derive(Debug, clap::Args)]
@@ -51,12 +54,7 @@ impl Command for Validate {
         if self.json {
             print::data(&self.json(format, &findings))?;
         } else {
-            findings.faults.iter().try_for_each(fault)?;
-            let total = findings.errors + findings.warnings;
-            let more = total - findings.faults.len() as u64;
-            if more > 0 {
-                print::line(&format!("… and {} more", count(more, "finding")))?;
-            }
+            folded(&findings)?;
         }
         print::say(&format!(
             "{}: {format}, {}, {}; {}, {}",
@@ -93,6 +91,28 @@ impl Validate {
         })
         .to_string()
     }
+}
+
+/// Prints the first faults of each rule, and how many more like them there are.
+fn folded(findings: &Findings) -> Result<()> {
+    let mut rules: Vec<&str> = Vec::new();
+    for fault in &findings.faults {
+        if !rules.contains(&fault.rule) {
+            rules.push(fault.rule);
+        }
+    }
+    for rule in rules {
+        let of_rule = findings.faults.iter().filter(|fault| fault.rule == rule);
+        of_rule.take(SHOWN).try_for_each(fault)?;
+        let total = findings.by_rule.get(rule).copied().unwrap_or(0);
+        if total > SHOWN as u64 {
+            print::line(&format!(
+                "… and {} more like it [{rule}]",
+                number(total - SHOWN as u64)
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 fn fault(fault: &Fault) -> Result<()> {

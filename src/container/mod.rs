@@ -14,6 +14,7 @@ pub(crate) mod json_lines;
 pub(crate) mod npy;
 pub(crate) mod npz;
 pub(crate) mod parquet;
+pub(crate) mod png;
 pub(crate) mod record_batches;
 pub(crate) mod table;
 mod text;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float64Array,
-    Float64Builder, Int64Array, ListBuilder, PrimitiveArray, StringArray,
+    Float64Builder, Int64Array, ListBuilder, PrimitiveArray, RecordBatch, StringArray,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::kernels::cmp::eq;
@@ -148,13 +148,53 @@ pub(crate) fn compute(block: &Block) -> Result<ComputedColumns> {
             columns.extend([sums, squares]);
         }
     }
+    let mut columns: Vec<(Field, ArrayRef)> = fields(&block.steps.schema())
+        .into_iter()
+        .zip(columns)
+        .collect();
+    columns.extend(tasks(block)?);
     Ok(ComputedColumns {
-        columns: fields(&block.steps.schema())
-            .into_iter()
-            .zip(columns)
-            .collect(),
+        columns,
         statistics,
     })
+}
+
+/// Returns the field of the trajectories' tasks, if they are computed from steps of the schema
+/// `steps`: both columns must be text.
+pub(crate) fn task_field(steps: &Schema, carried: &Schema) -> Option<Field> {
+    let is_text = |schema: &Schema, name: &str| {
+        let field = schema.field_with_name(name).ok()?;
+        Some(*field.data_type() == DataType::Utf8)
+    };
+    let computed = is_text(steps, step::TASK) == Some(true)
+        && is_text(carried, trajectory::TASK) != Some(false);
+    computed.then(|| Field::new(trajectory::TASK, DataType::Utf8, true))
+}
+
+/// Returns the task of each trajectory: that of the first step that has one, or the one that the
+/// trajectory carries along.
+fn tasks(block: &Block) -> Result<Option<(Field, ArrayRef)>> {
+    let Some(field) = task_field(&block.steps.schema(), &block.trajectories.schema()) else {
+        return Ok(None);
+    };
+    let texts = |batch: &RecordBatch, name: &str| {
+        let column = batch.column_by_name(name)?;
+        column.as_string_opt::<i32>().cloned()
+    };
+    let own = texts(&block.steps, step::TASK)
+        .ok_or_else(|| Error::failed(format!("the column `{}` is missing", step::TASK)))?;
+    let carried = texts(&block.trajectories, trajectory::TASK);
+    let task = |(at, mut span): (usize, Range<usize>)| {
+        let first = span
+            .find(|row| own.is_valid(*row))
+            .map(|row| own.value(row));
+        let carried = carried.as_ref().filter(|carried| carried.is_valid(at));
+        first
+            .or_else(|| carried.map(|carried| carried.value(at)))
+            .map(str::to_owned)
+    };
+    let tasks: StringArray = block.spans().enumerate().map(task).collect();
+    Ok(Some((field, Arc::new(tasks))))
 }
 
 /// Returns a bit for each row that has a predicted action.
@@ -338,17 +378,17 @@ fn sums_of<T: ArrowPrimitiveType>(
 /// Returns the first 128 bits of the blake3 hash of a trajectory's columns, its id excluded. Equal
 /// steps have equal hashes in every shard.
 fn content_hash(block: &Block, span: Range<usize>) -> String {
+    hash(&block.steps.slice(span.start, span.len()))
+}
+
+/// Returns the first 128 bits of the blake3 hash of the columns of one trajectory's `steps`, its id
+/// excluded.
+pub(crate) fn hash(steps: &RecordBatch) -> String {
     let mut hasher = blake3::Hasher::new();
-    for (field, column) in block
-        .steps
-        .schema()
-        .fields()
-        .iter()
-        .zip(block.steps.columns())
-    {
+    for (field, column) in steps.schema().fields().iter().zip(steps.columns()) {
         if field.name() != step::TRAJECTORY_ID {
             hasher.update(field.name().as_bytes());
-            feed(&mut hasher, &column.slice(span.start, span.len()));
+            feed(&mut hasher, column);
         }
     }
     let hash = hasher.finalize();

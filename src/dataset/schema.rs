@@ -38,6 +38,9 @@ pub mod step {
     pub const ACTION_SOURCE: &str = "action_source";
     /// Standard deviation of a proxy action, one per dimension.
     pub const ACTION_STD: &str = "action_std";
+    /// What the step is part of, in words, such as an instruction to a robot. Not every dataset has
+    /// it.
+    pub const TASK: &str = "task";
     /// Id of the model that predicted a proxy action: the first 16 digits of its blake3 hash,
     /// joined with `+` for an ensemble; null for any other action.
     pub const ACTION_MODEL: &str = "action_model";
@@ -58,6 +61,21 @@ pub mod step {
 
     /// The columns that every dataset has.
     pub const REQUIRED: [&str; 5] = [TRAJECTORY_ID, STEP, TERMINATED, TRUNCATED, IS_FINAL];
+
+    /// The columns that a dataset keeps, if it has them, whatever columns are chosen: those of
+    /// (o_t, a_t, r_t), and what tells recorded actions from predicted ones.
+    pub const KEPT: [&str; 10] = [
+        TRAJECTORY_ID,
+        STEP,
+        OBSERVATION,
+        ACTION,
+        REWARD,
+        TERMINATED,
+        TRUNCATED,
+        IS_FINAL,
+        ACTION_SOURCE,
+        ACTION_MODEL,
+    ];
 
     /// The columns with a fixed meaning that are null in a row that holds nothing but the final
     /// observation.
@@ -102,6 +120,9 @@ pub mod trajectory {
     pub const ACTION_SUM: &str = "action_sum";
     /// Per-dimension sum of squares of actions that are not null.
     pub const ACTION_SUM_SQ: &str = "action_sum_sq";
+
+    /// Text of the first step that has a task, if steps have one. Otherwise it is carried along.
+    pub const TASK: &str = "task";
 
     /// Columns that are computed from the steps whenever a dataset is written. All other columns
     /// are carried along.

@@ -44,8 +44,11 @@ pub fn trajectories_schema(steps: &Schema, carried: &Schema) -> SchemaRef {
         Field::new(trajectory::ROWS, DataType::Int64, false),
     ];
     let fields = carried.fields().iter().map(|field| field.as_ref().clone());
+    let task = computed_columns::task_field(steps, carried)
+        .filter(|_| carried.index_of(trajectory::TASK).is_err());
     Arc::new(Schema::new(
         fields
+            .chain(task)
             .chain(computed_columns::fields(steps))
             .chain(placed)
             .collect::<Vec<_>>(),

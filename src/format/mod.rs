@@ -28,6 +28,7 @@ use serde_json::Value;
 use crate::dataset::files;
 use crate::error::{Error, Result, caught, nearest};
 use crate::inspect::{self, Findings};
+use crate::transfer::read::task::Tasked;
 use crate::transfer::read::{Guarded, OnError, Options, Reader, Source};
 use crate::transfer::roundtrip::{note, restore};
 use crate::transfer::write::{WriteOptions, Writer};
@@ -106,13 +107,13 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
-        // The import handles bad trajectories, and every reader takes the choice of columns.
+        // The import handles bad trajectories and tasks, and every reader takes the choice of columns.
         self.verify_options(
             reader.takes,
             given
                 .keys()
                 .map(String::as_str)
-                .filter(|name| !["on_error", "non_finite", "only", "skip"].contains(name)),
+                .filter(|name| !["on_error", "non_finite", "only", "skip", "task"].contains(name)),
         )?;
         if options.frames != Frames::Reference {
             video::version()?;
@@ -196,7 +197,11 @@ impl Format {
         let place = path.display().to_string();
         let inner = caught(&place, || {
             let source = (reader.open)(path, options)?;
-            Ok(restore::restored(source, origin(path)?.as_ref()))
+            let source = restore::restored(source, origin(path)?.as_ref());
+            Ok(match &options.task {
+                Some(task) => Box::new(Tasked::new(source, task.clone())),
+                None => source,
+            })
         })?;
         Ok(Box::new(Guarded::new(inner, place)))
     }

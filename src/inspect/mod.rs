@@ -8,11 +8,15 @@ pub(crate) use checked::Checked;
 pub(crate) use steps::Steps;
 pub(crate) use steps::read_through;
 
+use std::collections::BTreeMap;
+
 /// The findings of `validate`.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// The first faults, at most [`Findings::KEPT`].
+    /// The first faults of each rule, at most [`Findings::KEPT`] of one.
     pub faults: Vec<Fault>,
+    /// The number of faults of each rule.
+    pub by_rule: BTreeMap<&'static str, u64>,
     /// The number of faults that are errors.
     pub errors: u64,
     /// The number of faults that are warnings.
@@ -38,8 +42,8 @@ pub struct Fault {
 }
 
 impl Findings {
-    /// The number of faults that are kept. All others are only counted.
-    pub const KEPT: usize = 1000;
+    /// The number of faults of one rule that are kept. All others are only counted.
+    pub const KEPT: u64 = 100;
 
     /// Adds an error: a loader would refuse the dataset, or train on wrong values.
     pub fn error(
@@ -74,7 +78,9 @@ impl Findings {
     }
 
     fn add(&mut self, fault: Fault) {
-        if self.faults.len() < Findings::KEPT {
+        let known = self.by_rule.entry(fault.rule).or_default();
+        *known += 1;
+        if *known <= Findings::KEPT {
             self.faults.push(fault);
         }
     }

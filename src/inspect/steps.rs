@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Float32Type, Float64Type};
 
 use super::Findings;
 use crate::dataset::block::flattened;
+use crate::dataset::computed_columns;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Result;
 use crate::error::wording::{count, number};
@@ -28,7 +29,9 @@ pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings)
                         .as_string_opt::<i32>()
                         .map(|uid| uid.value(0).to_owned())
                 });
-                if uid.is_some_and(|uid| !steps.seen.insert(uid)) {
+                // The segments of a trajectory share its `uid`, but not its steps.
+                let content = || computed_columns::hash(&trajectory.steps);
+                if uid.is_some_and(|uid| !steps.seen.insert((uid, content()))) {
                     findings.warning(
                         "repeated",
                         &place,
@@ -55,7 +58,8 @@ pub(crate) fn read_through(mut source: Box<dyn Source>, findings: &mut Findings)
 /// Finds faults in the steps of trajectories, one trajectory after the other.
 #[derive(Default)]
 pub(crate) struct Steps {
-    seen: HashSet<String>,
+    /// Identity and content of the trajectories so far.
+    seen: HashSet<(String, String)>,
     /// The numbers of trajectories without and with a final observation.
     finals: [u64; 2],
     /// The numbers of trajectories whose every action equals the observation of the same step, or

@@ -68,10 +68,12 @@ impl Columns {
         self.recompute();
     }
 
-    /// Drops the columns of steps that `names` does not name and not every dataset has.
+    /// Drops the columns of steps that `names` does not name. Every dataset keeps some others.
     pub(super) fn keep_steps(&mut self, names: &[String]) {
         let fields = self.steps.fields().iter();
-        let kept = fields.filter(|field| names.contains(field.name()) || is_required(field.name()));
+        let kept = fields.filter(|field| {
+            names.contains(field.name()) || step::KEPT.contains(&field.name().as_str())
+        });
         self.steps = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
         self.recompute();
     }

@@ -16,6 +16,7 @@ use crate::dataset::{Dataset, SourceContent, files, layout, write};
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
+use crate::transfer::read::task::{Tasked, with_task};
 use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
 use crate::video;
@@ -27,8 +28,8 @@ const OWN: &str = "trajmill";
 enum From {
     /// A foreign dataset, and how to read it.
     Format(&'static Format, Options),
-    /// A trajmill dataset whose columns change.
-    Own(Dataset),
+    /// A trajmill dataset whose columns change, and the task of its steps if it is set.
+    Own(Dataset, Option<String>),
 }
 
 /// A source that is imported before it is read.
@@ -57,7 +58,7 @@ impl SourceToImport {
     pub(crate) fn on_error(&self) -> OnError {
         match &self.from {
             From::Format(_, options) => options.on_error,
-            From::Own(_) => OnError::Fail,
+            From::Own(..) => OnError::Fail,
         }
     }
 
@@ -65,7 +66,7 @@ impl SourceToImport {
     pub(crate) fn non_finite(&self) -> Option<NonFinite> {
         match &self.from {
             From::Format(_, options) => Some(options.non_finite),
-            From::Own(_) => None,
+            From::Own(..) => None,
         }
     }
 
@@ -73,7 +74,7 @@ impl SourceToImport {
     pub(crate) fn own(&self) -> Option<&Dataset> {
         match &self.from {
             From::Format(..) => None,
-            From::Own(dataset) => Some(dataset),
+            From::Own(dataset, _) => Some(dataset),
         }
     }
 
@@ -81,7 +82,7 @@ impl SourceToImport {
     pub(crate) fn format(&self) -> &str {
         match &self.from {
             From::Format(format, _) => format.name,
-            From::Own(_) => OWN,
+            From::Own(..) => OWN,
         }
     }
 
@@ -100,11 +101,14 @@ impl SourceToImport {
         };
         match &self.from {
             From::Format(format, options) => adapt(format.open(&self.path, options)?),
-            From::Own(dataset) => {
+            From::Own(dataset, task) => {
                 let outgoing =
                     OutgoingDataset::new(dataset.clone(), true, &WriteOptions::default())?;
                 let own: Box<dyn Source + '_> = Box::new(DatasetSource::new(&outgoing)?);
-                adapt(own)
+                match task {
+                    Some(task) => adapt(Box::new(Tasked::new(own, task.clone()))),
+                    None => adapt(own),
+                }
             }
         }
     }
@@ -202,7 +206,7 @@ fn find_own(
     let given = input.options.given()?;
     if let Some(name) = given
         .keys()
-        .find(|name| !["map", "frames"].contains(&name.as_str()))
+        .find(|name| !["map", "frames", "task"].contains(&name.as_str()))
     {
         let message =
             format!("`{name}` applies to foreign formats, and this source is a trajmill dataset");
@@ -216,14 +220,19 @@ fn find_own(
     if let Some(decoded) = &dataset.decoded {
         fingerprint.set("frames", decoded.by.depends());
     }
-    let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
+    let (mut steps, mut about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
+    let task = input.options.task.clone();
+    if let Some(task) = &task {
+        fingerprint.set("task", task.as_str());
+        (steps, about) = with_task(&steps, &about);
+    }
     let map = input.options.map.iter();
     let names: Vec<(String, String)> = map.map(|(new, old)| (old.clone(), new.clone())).collect();
     let import = SourceToImport {
         fingerprint,
         content: None,
         path,
-        from: From::Own(dataset.clone()),
+        from: From::Own(dataset.clone(), task),
         allowed: 0,
         steps: renamed(&steps, &names)?,
         names,
@@ -329,7 +338,8 @@ fn finish(source: Found, alone: bool) -> Result<(Dataset, Option<SourceToImport>
         let (steps, about) = own_columns(&dataset.steps, &carried(&dataset.trajectories));
         let fits = describe(&steps) == describe(&import.steps)
             && describe(&about) == describe(&import.about);
-        if import.names.is_empty() && (alone || fits) {
+        let unchanged = import.names.is_empty() && matches!(import.from, From::Own(_, None));
+        if unchanged && (alone || fits) {
             return Ok((dataset, None));
         }
     }

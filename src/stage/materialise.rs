@@ -39,8 +39,8 @@ pub struct Materialise {
     #[serde(default = "shard_rows")]
     #[schemars(range(min = 1))]
     pub shard_rows: u64,
-    /// Columns of `steps` to write besides those that every dataset has, such as
-    /// `[observation, reward]`. Default: all columns.
+    /// Columns of `steps` to write besides those that every dataset has, such as `[return_to_go]`.
+    /// Every dataset has the observation, action, reward, flags and ids. Default: all columns.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
     /// Replaces a different result at the same path. Default: false.

@@ -58,7 +58,7 @@ def compare(made, dataset, final, shift=False):
             )
         check(own["observation/image"].to_pylist() == episode["observation/image"], "images")
         check(
-            own["language_instruction"].to_pylist()
+            own["task"].to_pylist()
             == [text.decode() for text in episode["language_instruction"]],
             "texts",
         )

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// The file, relative to the dataset.
 pub(crate) const INFO: &str = "meta/info.json";
 
+/// The key in a feature's `info` that says that its images were arrays of pixels.
+pub(crate) const PIXELS: &str = "trajmill.pixels";
+
 /// How episodes are distributed over data files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
@@ -28,6 +31,8 @@ pub(crate) struct Feature {
     pub(crate) shape: Vec<usize>,
     /// Whether it is a depth video, whose pixels have more than 8 bits.
     pub(crate) depth: bool,
+    /// Whether its images were arrays of pixels before trajmill encoded them.
+    pub(crate) pixels: bool,
 }
 
 /// The contents of `meta/info.json`.
@@ -181,19 +186,19 @@ fn feature(name: &str, entry: &Value) -> Result<Feature> {
         .try_fold(1_usize, |values, axis| values.checked_mul(*axis))
         .filter(|values| *values < 1 << 31);
     values.ok_or_else(|| wrong("`shape` has more values than a row can hold"))?;
-    let has_flag = |key: &str| {
-        entry
-            .get("info")
-            .and_then(|info| info.get(key))
-            .and_then(Value::as_bool)
-            == Some(true)
-    };
-    let depth = has_flag("is_depth_map") || has_flag("video.is_depth_map");
+    // Versions of LeRobot put the marker in different places, under different names.
+    let places = [Some(entry), entry.get("info"), entry.get("video_info")];
+    let depth = places.into_iter().flatten().any(|place| {
+        ["is_depth_map", "video.is_depth_map", "is_depth"]
+            .iter()
+            .any(|key| place.get(key).and_then(Value::as_bool) == Some(true))
+    });
     Ok(Feature {
         name: name.to_owned(),
         dtype: dtype.to_owned(),
         shape,
         depth,
+        pixels: entry.get("info").and_then(|info| info.get(PIXELS)) == Some(&Value::Bool(true)),
     })
 }
 

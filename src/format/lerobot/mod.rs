@@ -17,9 +17,10 @@ mod episodes;
 mod files;
 mod final_observations;
 mod info;
+mod modality;
 mod paths;
 mod read;
-mod tasks;
+mod tables;
 mod v2_1;
 mod validate;
 mod write;
@@ -39,6 +40,10 @@ const CHUNK: u64 = 1000;
 
 /// The size that a file of several episodes aims at, in MiB.
 const FILE_MIB: u64 = 100;
+
+/// The beginning of the names of features that would otherwise be taken for parts of an observation
+/// or an action. LeRobot gives a policy every feature whose name begins with one of these words.
+const OWN_FEATURE: &str = "trajmill.";
 
 /// The versions that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

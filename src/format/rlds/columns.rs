@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::VALID;
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
+use super::instruction::instruction;
 use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result, nearest};
 use crate::transfer::read::{Options, free_name};
@@ -49,12 +50,23 @@ pub(crate) struct Column {
     pub(crate) of_action: bool,
 }
 
+/// Returns the name of a feature of episodes, without the conventional prefix.
+fn plain(leaf: &LeafFeature) -> &str {
+    leaf.key.strip_prefix(METADATA_PREFIX).unwrap_or(&leaf.key)
+}
+
 /// Returns the trajectory columns, which are texts and single numbers, and their features.
 pub(crate) fn trajectory_columns(tree: &FeatureTree) -> (SchemaRef, Vec<LeafFeature>) {
     let mut fields = vec![Field::new(SPLIT, DataType::Utf8, true)];
     let mut features = Vec::new();
+    // Steps say more than the episode.
+    let task = instruction(&tree.episode, plain)
+        .filter(|_| instruction(&tree.steps, |leaf| &leaf.key).is_none());
     for leaf in &tree.episode {
-        let name = leaf.key.strip_prefix(METADATA_PREFIX).unwrap_or(&leaf.key);
+        let name = match plain(leaf) {
+            name if Some(name) == task => trajectory::TASK,
+            name => name,
+        };
         let data_type = match &leaf.kind {
             FeatureKind::Text => DataType::Utf8,
             FeatureKind::Tensor { element, shape, .. } if shape.is_empty() => element.clone(),
@@ -246,6 +258,7 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
             .map(|name| Field::new(name, DataType::Boolean, false)),
     );
+    let task = instruction(leaves, |leaf| &leaf.key);
     for leaf in leaves
         .iter()
         .filter(|leaf| {
@@ -258,6 +271,8 @@ pub(crate) fn columns(tree: &FeatureTree, options: &Options) -> Result<(SchemaRe
         let provenance = [step::ACTION_SOURCE, step::ACTION_STD].contains(&leaf.key.as_str());
         let name = if provenance {
             leaf.key.clone()
+        } else if task == Some(leaf.key.as_str()) {
+            step::TASK.to_owned()
         } else {
             free_name(&leaf.key)
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float32Array, StringArray};
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Float32Type, Int64Type, UInt64Type};
 use prost::Message;
@@ -14,7 +14,7 @@ use crate::container::tfrecord::{
     BytesList, Example, Feature, Features, FloatList, Int64List, Kind as ValueList,
 };
 use crate::dataset::block::flattened;
-use crate::dataset::schema::step;
+use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::transfer::write::OutgoingTrajectory;
 use crate::transfer::write::nulls::filled;
@@ -88,6 +88,10 @@ fn values(trajectory: &OutgoingTrajectory, from: &Origin, rows: usize) -> Result
             Arc::new(Float32Array::from_iter_values(
                 (0..rows).map(|row| if zero(row) { 0.0 } else { 1.0 }),
             ))
+        }
+        Origin::Task => {
+            let task = trajectory.text(trajectory::TASK).unwrap_or_default();
+            Arc::new(StringArray::from(vec![task; rows]))
         }
         Origin::Column(name, part) => {
             let missing = || Error::failed(format!("the column `{name}` is missing"));

@@ -11,6 +11,7 @@ mod columns;
 mod decode;
 mod encode;
 mod features;
+mod instruction;
 mod read;
 mod shards;
 mod step_features;

@@ -4,6 +4,7 @@ use arrow::datatypes::{DataType, Field};
 
 use super::VALID;
 use super::features::{Encoding, FeatureKind, LeafFeature};
+use super::instruction::INSTRUCTIONS;
 use crate::container::dtype;
 use crate::dataset::schema::{axes, step, trajectory, type_name};
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub(crate) enum Origin {
     Final,
     /// Whether a column has a value.
     Valid(String),
+    /// The task of the trajectory.
+    Task,
     /// 0 where the trajectory ends in a terminal state, otherwise 1.
     Discount,
 }
@@ -92,10 +95,12 @@ pub(crate) fn step_features(
         if step::REQUIRED.contains(&name) {
             continue;
         }
-        let key = if name == step::OBSERVATION && grouped {
-            "observation/state"
-        } else {
-            name
+        let key = match name {
+            step::OBSERVATION if grouped => "observation/state",
+            step::TASK if *field.data_type() == DataType::Utf8 && !has(INSTRUCTIONS[0]) => {
+                INSTRUCTIONS[0]
+            }
+            name => name,
         };
         let mut add = |key: String, field: &Field, from: Origin| match kind(field) {
             Some(kind) => parts.push(StepFeature {
@@ -128,6 +133,20 @@ pub(crate) fn step_features(
                 Origin::Valid(name.to_owned()),
             ));
         }
+    }
+    // Loaders look for the instruction in steps.
+    let carried = outgoing.carried().field_with_name(trajectory::TASK);
+    if carried.is_ok_and(|field| *field.data_type() == DataType::Utf8)
+        && !has(step::TASK)
+        && !has(INSTRUCTIONS[0])
+    {
+        parts.push(StepFeature {
+            leaf: LeafFeature {
+                key: INSTRUCTIONS[0].to_owned(),
+                kind: FeatureKind::Text,
+            },
+            from: Origin::Task,
+        });
     }
     let keys: Vec<&str> = parts.iter().map(|part| part.leaf.key.as_str()).collect();
     let clash = keys.iter().find(|key| {

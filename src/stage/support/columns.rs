@@ -56,6 +56,7 @@ pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) 
             step::TERMINATED => &[trajectory::TERMINATED],
             step::TRUNCATED => &[trajectory::TRUNCATED],
             step::OBSERVATION => &[trajectory::OBSERVATION_SUM, trajectory::OBSERVATION_SUM_SQ],
+            step::TASK => &[trajectory::TASK],
             _ => &[],
         };
         changed.extend(of_column.iter().map(|name| (*name).to_owned()));
@@ -67,6 +68,7 @@ pub(in crate::stage) fn changed<'a>(columns: impl IntoIterator<Item = &'a str>) 
 pub(in crate::stage) fn everything(more: &[&str]) -> Vec<String> {
     trajectory::COMPUTED
         .iter()
+        .chain([&trajectory::TASK])
         .chain(more)
         .map(|name| (*name).to_owned())
         .collect()

@@ -19,6 +19,7 @@ pub(crate) mod per_trajectory;
 pub(crate) mod quarantine;
 mod source;
 pub(crate) mod table;
+pub(crate) mod task;
 
 pub(crate) use choice::Choice;
 pub(crate) use options::NonFinite;

@@ -60,6 +60,9 @@ pub struct Options {
     /// its trajectory is bad
     #[serde(skip_serializing_if = "at_default")]
     pub non_finite: NonFinite,
+    /// Task of every step, such as `pick up the cup`. It replaces a task that the source has
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
     /// What to do with a bad trajectory. Default: `fail`
     #[serde(skip_serializing_if = "at_default")]
     pub on_error: OnError,

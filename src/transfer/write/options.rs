@@ -1,7 +1,7 @@
 //! The options of writing a dataset in another format.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The options of writing a dataset in a foreign format.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,8 +16,9 @@ pub struct WriteOptions {
     pub name: Option<String>,
     /// Environment that the data come from, for example `Hopper-v5`
     pub env: Option<String>,
-    /// Number of steps per second
-    pub fps: Option<u32>,
+    /// Number of steps per second, for example `30` or `29.97`
+    #[serde(serialize_with = "short")]
+    pub fps: Option<f64>,
     /// Type of the robot that recorded the data, for example `so100`
     pub robot: Option<String>,
     /// Description of the task, for trajectories that have none of their own
@@ -55,4 +56,14 @@ pub enum Unlabelled {
     Drop,
     /// Fill the actions with the value of `fill`, and set `action_valid` to false for these steps.
     Fill,
+}
+
+/// Writes a whole number without a fraction, as users write it.
+fn short<S: Serializer>(number: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    match number {
+        Some(whole) if whole.fract() == 0.0 && whole.abs() < 1e15 => {
+            to.serialize_i64(*whole as i64)
+        }
+        other => other.serialize(to),
+    }
 }

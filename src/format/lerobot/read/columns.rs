@@ -7,9 +7,12 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::cameras::Cameras;
 use crate::container::dtype;
-use crate::dataset::schema::{self, step};
+use crate::dataset::Account;
+use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result, nearest};
+use crate::format::lerobot::OWN_FEATURE;
 use crate::format::lerobot::info::{Feature, INFO, Info};
+use crate::format::lerobot::tables::Tables;
 use crate::transfer::read::{Options, free_name};
 use crate::video::{DEPTH, reference};
 
@@ -35,9 +38,6 @@ const NAMES: [(&str, &[&str]); 5] = [
 /// The prefix of features that are parts of an observation.
 const PART: &str = "observation.";
 
-/// The column with the text of `task_index`.
-pub(crate) const TASK: &str = "task";
-
 /// The trajectory column that names the split.
 pub(crate) const SPLIT: &str = "split";
 
@@ -52,14 +52,16 @@ pub(crate) enum Kind {
     Single,
     /// An encoded image.
     Image,
+    /// An encoded image of this height and width, which was an array of pixels.
+    Pixels([usize; 2]),
     /// References to frames of the video feature with this number.
     Video(usize),
     /// Decoded frames of the video feature with this number.
     Frames(usize),
     /// An observation of several features.
     Parts(Vec<Column>),
-    /// The text of `task_index`.
-    Task,
+    /// The texts that the feature points to.
+    Text,
     /// A boolean without nulls.
     Flag,
     /// `false` in every row.
@@ -73,31 +75,32 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
 }
 
-/// Returns the trajectory columns: those that trajmill wrote, the task of the first step, and the
-/// split.
-pub(crate) fn trajectory_columns(info: &Info, steps: &Schema, own: &RecordBatch) -> SchemaRef {
+/// Returns the trajectory columns: those that trajmill wrote, and the split.
+pub(crate) fn trajectory_columns(info: &Info, own: &RecordBatch) -> SchemaRef {
     let mut fields = own.schema().fields().to_vec();
-    let mut add = |name: &str, exists: bool| {
-        if exists && !fields.iter().any(|field| field.name() == name) {
-            fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
-        }
-    };
-    add(
-        TASK,
-        steps
-            .column_with_name(TASK)
-            .is_some_and(|(_, field)| *field.data_type() == DataType::Utf8),
-    );
-    add(SPLIT, !info.splits.is_empty());
+    if !info.splits.is_empty() && !fields.iter().any(|field| field.name() == SPLIT) {
+        fields.push(Arc::new(Field::new(SPLIT, DataType::Utf8, true)));
+    }
     Arc::new(Schema::new(fields))
 }
 
-/// Returns the columns of steps, and how their values are found.
+/// The columns of steps.
+pub(crate) struct Columns {
+    pub(crate) schema: SchemaRef,
+    /// How the values of each column are found.
+    pub(crate) columns: Vec<Column>,
+    /// What is left out, with the reason.
+    pub(crate) left_out: Account,
+}
+
+/// Returns the columns of steps. `data` is the schema of a data file, if one can be read.
 pub(crate) fn columns(
     info: &Info,
     options: &Options,
     cameras: &Cameras,
-) -> Result<(SchemaRef, Vec<Column>)> {
+    tables: &Tables,
+    data: Option<&Schema>,
+) -> Result<Columns> {
     let targets = NAMES.map(|(target, _)| target);
     if let Some((target, _)) = options
         .map
@@ -221,24 +224,51 @@ pub(crate) fn columns(
             None => push(field, "", Kind::Never),
         }
     }
+    let mut left_out = Account::default();
     for feature in &info.features {
-        // A feature of size 0 stays in the source's metadata only.
-        let empty = dtype::from_name(&feature.dtype).is_some() && feature.shape.contains(&0);
         let used = |known: &&Feature| known.name == feature.name;
         let part = parts.len() > 1 && parts.iter().any(used);
-        if !empty && !part && !roles.iter().any(|(_, known)| used(known)) {
-            let (field, kind) = column(&free_name(&feature.name), feature, &videos, cameras)?;
+        if part || roles.iter().any(|(_, known)| used(known)) {
+            continue;
+        }
+        if let Some(index) = tables.feature(&feature.name) {
+            push(tables.field(index), &feature.name, Kind::Text);
+        } else if let Some(reason) = unreadable(feature, data) {
+            left_out.leave_out(&feature.name, reason);
+        } else {
+            // The prefix keeps a column's name from being taken for a part of an observation.
+            let own = feature.name.strip_prefix(OWN_FEATURE);
+            let own = own.filter(|own| !names().any(|name| name == *own));
+            let name = free_name(own.unwrap_or(&feature.name));
+            let (field, kind) = column(&name, feature, &videos, cameras)?;
             push(field, &feature.name, kind);
         }
     }
-    if names().any(|name| name == "task_index") && !names().any(|name| name == TASK) {
-        push(
-            Field::new(TASK, DataType::Utf8, true),
-            "task_index",
-            Kind::Task,
-        );
+    for field in data.iter().flat_map(|data| data.fields()) {
+        if !names().any(|name| name == field.name()) {
+            left_out.leave_out(field.name(), format!("{INFO} does not declare it"));
+        }
     }
-    Ok((Arc::new(Schema::new(fields)), columns))
+    Ok(Columns {
+        schema: Arc::new(Schema::new(fields)),
+        columns,
+        left_out,
+    })
+}
+
+/// Returns why a feature cannot become a column; `None` if it can.
+fn unreadable(feature: &Feature, data: Option<&Schema>) -> Option<String> {
+    if dtype::from_name(&feature.dtype).is_some() && feature.shape.contains(&0) {
+        return Some(format!("its shape is {:?}", feature.shape));
+    }
+    let stored = data?.field_with_name(&feature.name).ok()?.data_type();
+    let nested = stored.is_nested() && feature.dtype == "language";
+    nested.then(|| {
+        format!(
+            "its values are of type {}, for which there is no column yet",
+            type_name(stored)
+        )
+    })
 }
 
 /// The error for a feature that cannot be the column `target`.
@@ -261,7 +291,13 @@ fn column(
     let of = |data_type: DataType, kind: Kind| Ok((Field::new(target, data_type, true), kind));
     match feature.dtype.as_str() {
         "image" if target != step::ACTION && target != step::REWARD => {
-            of(DataType::Binary, Kind::Image)
+            match feature.shape.as_slice() {
+                [height, width, 3] if feature.pixels => {
+                    let (field, _) = vectors(target, DataType::UInt8, feature)?;
+                    Ok((field, Kind::Pixels([*height, *width])))
+                }
+                _ => of(DataType::Binary, Kind::Image),
+            }
         }
         "video" if target != step::ACTION && target != step::REWARD => {
             let at = videos

@@ -4,16 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, StructArray, make_array,
+    Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, StructArray, UInt8Array,
+    make_array,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type};
 
+use crate::container::png;
 use crate::dataset::files;
 use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
-use crate::format::lerobot::info::{INFO, Info};
+use crate::format::lerobot::info::{INFO, Info, PIXELS};
 use crate::transfer::read::table::vector;
 use crate::video::reference;
 
@@ -165,6 +167,41 @@ pub(crate) fn images(root: &Path, name: &str, column: &ArrayRef) -> Result<Array
         }
     }
     Ok(Arc::new(images.finish()))
+}
+
+/// Decodes images that trajmill encoded to vectors of pixels, as `field` describes them.
+pub(crate) fn pixels(
+    name: &str,
+    images: &ArrayRef,
+    [height, width]: [usize; 2],
+    field: &Field,
+) -> Result<ArrayRef> {
+    let DataType::FixedSizeList(child, values) = field.data_type() else {
+        return Err(Error::failed(format!("`{name}` is not a vector")));
+    };
+    let images = images.as_binary::<i32>();
+    let mut decoded: Vec<u8> = Vec::new();
+    for (row, image) in images.iter().enumerate() {
+        match image {
+            None => decoded.resize(decoded.len() + *values as usize, 0),
+            Some(image) => decoded.extend(png::decode(image, height, width).ok_or_else(|| {
+                Error::failed(format!(
+                    "feature `{name}` at frame {row} is not the PNG of {height} × {width} \
+                         pixels that {INFO} promises"
+                ))
+                .hint(format!(
+                    "if another program wrote the images, remove `{PIXELS}` from the feature \
+                         in {INFO}: then they are read as encoded images"
+                ))
+            })?),
+        }
+    }
+    Ok(Arc::new(arrow::array::FixedSizeListArray::try_new(
+        Arc::clone(child),
+        *values,
+        Arc::new(UInt8Array::from(decoded)),
+        images.nulls().cloned(),
+    )?))
 }
 
 /// Returns where the frames of a video feature are: the file, relative to the dataset, and the time

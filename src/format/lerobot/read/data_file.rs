@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
@@ -48,6 +49,11 @@ impl DataFile {
             ))
             .hint("the file may be cut short: fetch it again")
         })
+    }
+
+    /// Returns the columns of the file at `path`.
+    pub(crate) fn schema(path: &Path) -> Result<SchemaRef> {
+        Ok(SchemaRef::clone(DataFile::builder(path)?.schema()))
     }
 
     pub(crate) fn open(path: &Path) -> Result<DataFile> {

@@ -13,21 +13,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StructArray};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use self::cameras::Cameras;
-use self::columns::{Column, Kind, SPLIT, TASK, columns, trajectory_columns};
-use self::convert::{images, locate_frames, references, scalar_column, vector_column};
+use self::columns::{Column, Columns, Kind, SPLIT, columns, trajectory_columns};
+use self::convert::{images, locate_frames, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
-use crate::dataset::Account;
 use crate::dataset::schema::{step, trajectory, type_name};
+use crate::dataset::{self, Account};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::{self, Episode, Episodes};
 use crate::format::lerobot::files;
 use crate::format::lerobot::final_observations::{FinalObservations, with_final};
 use crate::format::lerobot::info::{INFO, Info, Layout};
-use crate::format::lerobot::tasks;
+use crate::format::lerobot::modality;
+use crate::format::lerobot::tables::Tables;
 use crate::transfer::read::table::flags;
 use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source};
 
@@ -50,7 +51,7 @@ pub(crate) struct LeRobot {
     info: Info,
     schema: SchemaRef,
     columns: Vec<Column>,
-    tasks: HashMap<i64, String>,
+    tables: Tables,
     /// Episodes that are not read yet, the next one last.
     episodes: Vec<Episode>,
     /// The columns that trajmill added to the metadata of episodes.
@@ -62,6 +63,9 @@ pub(crate) struct LeRobot {
     cameras: Cameras,
     final_observations: Option<FinalObservations>,
     choice: Choice,
+    /// What else is left out.
+    left_out: Account,
+    metadata: Map<String, Value>,
 }
 
 /// Opens the LeRobot dataset at `path`.
@@ -72,7 +76,7 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     choice
         .verify()
         .map_err(|error| error.at(path.join(INFO).display()))?;
-    let tasks = tasks::read(&info)?;
+    let tables = Tables::read(&info)?;
     let Episodes {
         list: mut episodes,
         own_columns,
@@ -84,8 +88,26 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         );
     }
     let cameras = Cameras::new(&info, &episodes, options.frames)?;
-    let (schema, columns) =
-        columns(&info, options, &cameras).map_err(|error| error.at(path.join(INFO).display()))?;
+    let data = data_schema(&info, &episodes).map(|data| {
+        let fields = data
+            .fields()
+            .iter()
+            .filter(|field| choice.reads(field.name()));
+        Schema::new(fields.cloned().collect::<Vec<_>>())
+    });
+    let Columns {
+        schema,
+        columns,
+        mut left_out,
+    } = columns(&info, options, &cameras, &tables, data.as_ref())
+        .map_err(|error| error.at(path.join(INFO).display()))?;
+    for name in unknown_files(path, &tables)? {
+        left_out.leave_out(name, "it is a file that no LeRobot loader reads");
+    }
+    let mut metadata = Map::from_iter([("info".to_owned(), Value::Object(info.verbatim.clone()))]);
+    if let Some(modality) = modality::read(path)? {
+        metadata.insert(modality::KEY.to_owned(), modality);
+    }
     let mut found = HashMap::new();
     if info.layout == Layout::Shared && episodes.iter().any(|episode| episode.file.is_none()) {
         for file in files::parquet_files(&path.join("data"))? {
@@ -95,14 +117,14 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         }
     }
     episodes.reverse();
-    let about = trajectory_columns(&info, &schema, &own_columns);
+    let about = trajectory_columns(&info, &own_columns);
     let final_observations =
         FinalObservations::open(path, schema.field_with_name(step::OBSERVATION)?.data_type())?;
     Ok(Box::new(LeRobot {
         info,
         schema,
         columns,
-        tasks,
+        tables,
         episodes,
         own_columns,
         about,
@@ -111,8 +133,50 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         cameras,
         final_observations,
         choice,
+        left_out,
+        metadata,
     }))
 }
+
+/// Returns the schema of the first data file that can be read.
+fn data_schema(info: &Info, episodes: &[Episode]) -> Option<SchemaRef> {
+    // The episodes of a file that is missing or damaged are reported one by one.
+    let files = episodes
+        .iter()
+        .filter_map(|episode| info.data_file(episode).ok());
+    files
+        .filter_map(|file| DataFile::schema(&info.root.join(file)).ok())
+        .next()
+}
+
+/// Returns the files under `meta/` that are neither read nor the work of trajmill.
+fn unknown_files(root: &Path, tables: &Tables) -> Result<Vec<String>> {
+    let folder = root.join("meta");
+    let listing = dataset::files::list(&folder)
+        .map_err(|error| dataset::files::unreadable(&folder, &error))?;
+    let mut unknown: Vec<String> = listing
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str())
+        .filter(|name| {
+            let stem = name.split('.').next().unwrap_or_default();
+            !KNOWN_FILES.contains(name) && !tables.tables.iter().any(|table| table.name == stem)
+        })
+        .map(|name| format!("meta/{name}"))
+        .collect();
+    unknown.sort();
+    Ok(unknown)
+}
+
+/// The files and folders under `meta/` that are read, or computed again by an export.
+const KNOWN_FILES: [&str; 7] = [
+    "info.json",
+    "stats.json",
+    "episodes",
+    "episodes.jsonl",
+    "episodes_stats.jsonl",
+    "modality.json",
+    "trajmill",
+];
 
 impl Source for LeRobot {
     fn schema(&self) -> SchemaRef {
@@ -124,7 +188,7 @@ impl Source for LeRobot {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        Map::from_iter([("info".to_owned(), Value::Object(self.info.verbatim.clone()))])
+        self.metadata.clone()
     }
 
     fn about(&self) -> SchemaRef {
@@ -132,7 +196,7 @@ impl Source for LeRobot {
     }
 
     fn account(&self) -> Account {
-        self.choice.account(Account::default())
+        self.choice.account(self.left_out.clone())
     }
 
     fn lost(&self) -> Option<u64> {
@@ -166,8 +230,10 @@ impl LeRobot {
                     self.info.split(episode.index),
                 ])));
             }
-            let task = steps.column_by_name(TASK).map(|task| task.slice(0, 1));
-            task.ok_or_else(|| Error::failed(format!("the column `{}` is missing", field.name())))
+            Err(Error::failed(format!(
+                "the column `{}` is missing",
+                field.name()
+            )))
         });
         let about = match about.collect::<Result<Vec<_>>>()? {
             none if none.is_empty() => None,
@@ -288,6 +354,10 @@ impl LeRobot {
             }
             (Kind::Single, data_type) => scalar_column(source, column(source)?, data_type)?,
             (Kind::Image, _) => images(&self.info.root, source, column(source)?)?,
+            (Kind::Pixels(size), _) => {
+                let images = images(&self.info.root, source, column(source)?)?;
+                pixels(source, &images, *size, field)?
+            }
             (Kind::Video(at), _) => {
                 references(locate_frames(&self.info, source, *at, episode, table)?)?
             }
@@ -312,7 +382,12 @@ impl LeRobot {
                     type_name(other)
                 )));
             }
-            (Kind::Task, _) => self.texts(table)?,
+            (Kind::Text, _) => {
+                let index = self.tables.feature(source).ok_or_else(|| {
+                    Error::failed(format!("feature `{source}` points into no table"))
+                })?;
+                self.tables.texts(index, column(source)?)?
+            }
             (Kind::Flag, _) => {
                 let values = scalar_column(source, column(source)?, &DataType::Float64)?;
                 Arc::new(BooleanArray::from(flags(source, &values, &[], &|row| {
@@ -332,29 +407,5 @@ impl LeRobot {
             );
         }
         Ok(values)
-    }
-
-    /// Returns the text of each row's task.
-    fn texts(&self, table: &RecordBatch) -> Result<ArrayRef> {
-        let indices = files::integers(table, "task_index").ok_or_else(|| {
-            Error::failed("`task_index` is missing or contains nulls").hint("fetch the file again")
-        })?;
-        let text = |(row, index): (usize, &i64)| {
-            self.tasks.get(index).map(String::as_str).ok_or_else(|| {
-                Error::failed(format!(
-                    "`task_index` is {index} at frame {row}, but there is no such task in \
-                     meta/tasks"
-                ))
-                .hint("the metadata may belong to another version of the dataset: fetch it again")
-            })
-        };
-        Ok(Arc::new(StringArray::from_iter_values(
-            indices
-                .values()
-                .iter()
-                .enumerate()
-                .map(text)
-                .collect::<Result<Vec<_>>>()?,
-        )))
     }
 }

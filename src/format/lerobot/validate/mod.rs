@@ -15,7 +15,7 @@ use self::rows::{CopiedActions, Rows};
 use super::episodes::{self, Episode};
 use super::files;
 use super::info::{INFO, Info, Layout};
-use super::tasks;
+use super::tables::Tables;
 use crate::dataset;
 use crate::error::Result;
 use crate::inspect::Findings;
@@ -31,18 +31,23 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
         }
     };
     validate_info(&info, findings, &path);
-    let tasks = match tasks::read(&info) {
-        Ok(tasks) => {
+    let tables = match Tables::read(&info) {
+        Ok(tables) => {
             validate_task_table(&info, findings);
-            if (0..tasks.len() as i64).any(|index| !tasks.contains_key(&index)) {
-                findings.error(
-                    "task-index",
-                    path.as_str(),
-                    "the task indices are not 0, 1, 2, …, but the loader uses them as row \
-                     numbers: renumber the tasks",
-                );
+            for table in &tables.tables {
+                if (0..table.texts.len() as i64).any(|index| !table.texts.contains_key(&index)) {
+                    findings.error(
+                        "task-index",
+                        path.as_str(),
+                        format!(
+                            "the indices of `{}` are not 0, 1, 2, …, but the loader uses them as \
+                             row numbers: renumber them",
+                            table.name
+                        ),
+                    );
+                }
             }
-            Some(tasks.len() as i64)
+            Some(tables)
         }
         Err(error) => {
             findings.error("tasks", path.as_str(), error.to_string());
@@ -94,7 +99,7 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
     let mut rows = Rows {
         info: &info,
         episodes: &episodes,
-        tasks,
+        tables,
         row: 0,
         at: 0,
         in_episode: None,

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::Episode;
 use crate::format::lerobot::files::{self, numbers};
 use crate::format::lerobot::info::{Info, Layout};
+use crate::format::lerobot::tables::{TASK_INDEX, Tables};
 use crate::inspect::Findings;
 
 /// The most seconds by which a timestamp may differ from `frame_index / fps`, by LeRobot's own
@@ -23,8 +24,8 @@ const TOLERANCE: f64 = 1e-4;
 pub(crate) struct Rows<'a> {
     pub(super) info: &'a Info,
     pub(super) episodes: &'a [Episode],
-    /// The number of tasks, if it is known.
-    pub(super) tasks: Option<i64>,
+    /// The tables of texts, if they can be read.
+    pub(super) tables: Option<Tables>,
     /// The number of rows so far.
     pub(super) row: u64,
     /// The episode that the next row belongs to, as an index into `episodes`.
@@ -151,12 +152,8 @@ impl Rows<'_> {
     /// Verifies a batch of rows.
     fn batch(&mut self, batch: &RecordBatch, place: &str, findings: &mut Findings) -> Result<()> {
         let whole = |name: &str| files::integers(batch, name);
-        let (indices, frames, episodes, tasks) = (
-            whole("index"),
-            whole("frame_index"),
-            whole("episode_index"),
-            whole("task_index"),
-        );
+        let (indices, frames, episodes) =
+            (whole("index"), whole("frame_index"), whole("episode_index"));
         let times = batch.column_by_name("timestamp").map(numbers).transpose()?;
         let floats = self
             .info
@@ -233,21 +230,6 @@ impl Rows<'_> {
                     );
                 }
             }
-            if let (Some(tasks), Some(in_all)) = (&tasks, self.tasks)
-                && !(0..in_all).contains(&tasks.value(row))
-            {
-                self.report(
-                    findings,
-                    "task_index",
-                    place,
-                    frame,
-                    format!(
-                        "`task_index` is {}, but the table of tasks has {}: correct one of them",
-                        tasks.value(row),
-                        count(in_all, "task")
-                    ),
-                );
-            }
             if let Some(time) = times.as_ref().map(|times| times.value(row)) {
                 let expected = frame as f64 / self.info.fps;
                 // Times have 32 bits: far from the start, rounding alone exceeds the tolerance.
@@ -287,6 +269,7 @@ impl Rows<'_> {
             self.in_episode = Some(frame + 1);
             self.row += 1;
         }
+        self.texts(batch, place, findings)?;
         for (name, values) in floats {
             let values = numbers(&values)?;
             if let Some(at) =
@@ -308,6 +291,41 @@ impl Rows<'_> {
                         self.row - (rows - row) as u64
                     ),
                     message,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports the first value in a batch of each feature whose table has no such text. The rows of
+    /// the batch are already counted.
+    fn texts(&self, batch: &RecordBatch, place: &str, findings: &mut Findings) -> Result<()> {
+        let Some(tables) = &self.tables else {
+            return Ok(());
+        };
+        for index in &tables.features {
+            let Some(values) = batch.column_by_name(&index.feature) else {
+                continue;
+            };
+            let values = numbers(&innermost_values(values))?;
+            let table = &tables.tables[index.table];
+            let unknown = (0..values.len()).find_map(|row| {
+                let value = values.is_valid(row).then(|| values.value(row) as i64)?;
+                let error = table.text(&index.feature, value).err()?;
+                Some((row, error))
+            });
+            if let Some((row, error)) = unknown {
+                findings.error(
+                    if index.feature == TASK_INDEX {
+                        "task_index"
+                    } else {
+                        "text-index"
+                    },
+                    format!(
+                        "{place}, row {} of the dataset",
+                        self.row - (batch.num_rows() - row) as u64
+                    ),
+                    format!("{}: correct the index or the table", error.message),
                 );
             }
         }

@@ -26,7 +26,7 @@ pub(crate) struct EpisodeTable {
     files: RollingFiles,
     /// Trajectory columns that are kept beside LeRobot's own.
     kept: Vec<String>,
-    /// Features with statistics: index in the plan, name, shape.
+    /// Features with statistics: index in the plan, name, shape of the statistics.
     features: Vec<(usize, String, Vec<usize>)>,
     numbers: [Vec<i64>; 6],
     tasks: Vec<Vec<String>>,
@@ -51,9 +51,9 @@ impl EpisodeTable {
             .features
             .iter()
             .enumerate()
-            .filter(|(_, feature)| feature.key_type.is_some());
+            .filter(|(_, feature)| feature.has_statistics());
         let features: Vec<_> = features
-            .map(|(at, feature)| (at, feature.name.clone(), feature.shape.clone()))
+            .map(|(at, feature)| (at, feature.name.clone(), feature.statistics_shape()))
             .collect();
         let simple = |field: &&Arc<Field>| {
             field.data_type().is_primitive()

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array,
-    Int64Array, ListArray, StringArray, StructArray,
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, FixedSizeListArray,
+    Float32Array, Int64Array, ListArray, StringArray, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::datatypes::{DataType, Field, Fields, UInt8Type};
 use serde_json::Value;
 
 use super::quantiles::KeyType;
-use crate::container::dtype;
+use crate::container::{dtype, png};
 use crate::dataset::block::flattened;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -83,6 +83,10 @@ pub(crate) enum Origin {
     Valid(String),
     /// A column of encoded images.
     Image(String),
+    /// A column of pixels, or a part of it, like [`Origin::Column`].
+    Pixels(String, Vec<String>),
+    /// A column of texts, by its number in [`IndexColumns`](super::texts::IndexColumns).
+    Index(usize),
     /// The place of a row.
     Place(Generated),
 }
@@ -92,8 +96,8 @@ pub(crate) struct EpisodePlace {
     pub(crate) episode: u64,
     /// The number of its first row.
     pub(crate) first: u64,
-    /// The task of each step.
-    pub(crate) tasks: Vec<i64>,
+    /// For each column of texts, the index of each step's text.
+    pub(crate) indices: Vec<Vec<i64>>,
 }
 
 impl Feature {
@@ -128,20 +132,13 @@ impl Feature {
         &self,
         trajectory: &OutgoingTrajectory,
         place: &EpisodePlace,
-        fps: u64,
+        fps: f64,
     ) -> Result<ArrayRef> {
         let missing = |name: &str| Error::failed(format!("the column `{name}` is missing"));
         let rows = trajectory.length;
         Ok(match &self.from {
             Origin::Column(name, path) => {
-                let mut column = trajectory.column(name).ok_or_else(|| missing(name))?;
-                for part in path {
-                    column = column
-                        .as_struct_opt()
-                        .and_then(|parts| parts.column_by_name(part))
-                        .cloned()
-                        .ok_or_else(|| missing(name))?;
-                }
+                let mut column = part(trajectory, name, path)?;
                 if self.dtype == "string" {
                     column = cast(&column, &DataType::Utf8)?;
                 }
@@ -170,17 +167,20 @@ impl Feature {
                          the column out with `columns`",
                     ));
                 }
-                let paths = StringArray::from_iter_values(
-                    (0..rows).map(|row| format!("frame-{row:06}.png")),
-                );
-                Arc::new(StructArray::try_new(
-                    image(),
-                    vec![column, Arc::new(paths)],
-                    None,
-                )?)
+                stored_images(column)?
             }
+            Origin::Pixels(..) => {
+                let pixels = self.pixels(trajectory)?;
+                let pixels = pixels.as_primitive::<UInt8Type>().values();
+                let mut images = BinaryBuilder::new();
+                for picture in pixels.chunks_exact(self.width().max(1)) {
+                    images.append_value(png::encode(picture, self.shape[0], self.shape[1])?);
+                }
+                stored_images(Arc::new(images.finish()))?
+            }
+            Origin::Index(at) => Arc::new(Int64Array::from(place.indices[*at].clone())),
             Origin::Place(Generated::Timestamp) => Arc::new(Float32Array::from_iter_values(
-                (0..rows).map(|row| (row as f64 / fps as f64) as f32),
+                (0..rows).map(|row| (row as f64 / fps) as f32),
             )),
             Origin::Place(Generated::FrameIndex) => {
                 Arc::new(Int64Array::from_iter_values(0..rows as i64))
@@ -191,8 +191,34 @@ impl Feature {
             Origin::Place(Generated::Index) => Arc::new(Int64Array::from_iter_values(
                 (place.first as i64..).take(rows),
             )),
-            Origin::Place(Generated::TaskIndex) => Arc::new(Int64Array::from(place.tasks.clone())),
+            Origin::Place(Generated::TaskIndex) => {
+                Arc::new(Int64Array::from(place.indices[0].clone()))
+            }
         })
+    }
+
+    /// Returns the pixels of a trajectory's frames. A frame without a picture is black.
+    pub(crate) fn pixels(&self, trajectory: &OutgoingTrajectory) -> Result<ArrayRef> {
+        match &self.from {
+            Origin::Pixels(name, path) => {
+                Ok(flattened(&filled(&part(trajectory, name, path)?, "")?).0)
+            }
+            _ => Err(Error::failed(format!("`{}` has no pixels", self.name))),
+        }
+    }
+
+    /// Whether it gets statistics.
+    pub(crate) fn has_statistics(&self) -> bool {
+        self.key_type.is_some() || matches!(self.from, Origin::Pixels(..))
+    }
+
+    /// Returns the shape of its statistics: that of a frame, or one value for each channel of an
+    /// image.
+    pub(crate) fn statistics_shape(&self) -> Vec<usize> {
+        match (&self.from, self.shape.last()) {
+            (Origin::Pixels(..), Some(channels)) => vec![*channels, 1, 1],
+            _ => self.shape.clone(),
+        }
     }
 
     /// Nests values as the column in data files has them.
@@ -208,6 +234,30 @@ impl Feature {
             _ => Ok(values),
         }
     }
+}
+
+/// Returns a column of a trajectory, or the part of it at `path`.
+fn part(trajectory: &OutgoingTrajectory, name: &str, path: &[String]) -> Result<ArrayRef> {
+    let missing = || Error::failed(format!("the column `{name}` is missing"));
+    let column = trajectory.column(name).ok_or_else(missing)?;
+    path.iter().try_fold(column, |column, part| {
+        let parts = column.as_struct_opt();
+        parts
+            .and_then(|parts| parts.column_by_name(part))
+            .cloned()
+            .ok_or_else(missing)
+    })
+}
+
+/// Returns encoded images as the values of an image feature.
+fn stored_images(images: ArrayRef) -> Result<ArrayRef> {
+    let paths = (0..images.len()).map(|row| format!("frame-{row:06}.png"));
+    let paths = StringArray::from_iter_values(paths);
+    Ok(Arc::new(StructArray::try_new(
+        image(),
+        vec![images, Arc::new(paths)],
+        None,
+    )?))
 }
 
 /// The fields of a column of images.

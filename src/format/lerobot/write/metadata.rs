@@ -8,14 +8,17 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
-use super::plan::{Plan, Tasks};
+use super::plan::Plan;
+use super::source_infos::{declared, source_infos};
 use super::stats::{RunningSummary, Summary, statistic_of, statistics};
+use super::texts::TextTable;
 use crate::container::parquet::ChecksummedWriter;
 use crate::dataset::schema::step;
 use crate::dataset::store::{self, HashingFile};
 use crate::error::{Error, Result};
-use crate::format::lerobot::{CHUNK, FILE_MIB, Version};
-use crate::transfer::write::OutgoingDataset;
+use crate::format::lerobot::modality::{self, MODALITY};
+use crate::format::lerobot::{CHUNK, FILE_MIB, OWN_FEATURE, Version};
+use crate::transfer::write::{OutgoingDataset, Written};
 
 /// A file of JSON lines.
 pub(crate) struct JsonLines(HashingFile);
@@ -50,7 +53,7 @@ pub(crate) fn statistics_json<'a>(
             let value = if name == "count" {
                 json!([summary.count])
             } else {
-                nested_json(statistic_of(summary, name), &feature.shape)
+                nested_json(statistic_of(summary, name), &feature.statistics_shape())
             };
             of_feature.insert(name.to_owned(), value);
         }
@@ -82,8 +85,12 @@ pub(crate) fn write_statistics(
     plan: &Plan,
     totals: Vec<(usize, RunningSummary)>,
     quantiles: Vec<Vec<Vec<f64>>>,
+    pictures: Vec<(usize, Summary)>,
 ) -> Result<()> {
     let mut summaries: Vec<Option<Summary>> = vec![None; plan.features.len()];
+    for (at, summary) in pictures {
+        summaries[at] = Some(summary);
+    }
     for ((at, total), quantiles) in totals.into_iter().zip(quantiles) {
         summaries[at] = total.finish(quantiles);
     }
@@ -106,40 +113,106 @@ fn write_json(root: &Path, name: &str, value: &Value) -> Result<()> {
     store::write(&root.join(name), &bytes)
 }
 
-/// The metadata that makes pandas take the texts of tasks for the index of the table. LeRobot's
-/// loader relies on it.
-const PANDAS_METADATA: &str = concat!(
-    r#"{"index_columns": ["task"], "column_indexes": [{"name": null, "field_name": null, "#,
-    r#""pandas_type": "unicode", "numpy_type": "object", "#,
-    r#""metadata": {"encoding": "UTF-8"}}], "columns": [{"name": "task_index", "#,
-    r#""field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "#,
-    r#""metadata": null}, {"name": "task", "field_name": "task", "pandas_type": "unicode", "#,
-    r#""numpy_type": "object", "metadata": null}], "creator": {"library": "pyarrow", "#,
-    r#""version": "26.0.1"}, "pandas_version": "2.3.3"}"#,
-);
+/// Returns the metadata that makes pandas take the column `text` for the index of a table, which
+/// LeRobot's loader relies on.
+fn pandas(text: &str, index: &str) -> Value {
+    let whole = json!({
+        "name": index, "field_name": index, "pandas_type": "int64", "numpy_type": "int64",
+        "metadata": null,
+    });
+    let texts = json!({
+        "name": text, "field_name": text, "pandas_type": "unicode", "numpy_type": "object",
+        "metadata": null,
+    });
+    json!({
+        "index_columns": [text],
+        "column_indexes": [{
+            "name": null, "field_name": null, "pandas_type": "unicode", "numpy_type": "object",
+            "metadata": {"encoding": "UTF-8"},
+        }],
+        "columns": [whole, texts],
+        "creator": {"library": "pyarrow", "version": "26.0.1"},
+        "pandas_version": "2.3.3",
+    })
+}
 
-/// Writes the table of tasks.
-pub(crate) fn write_tasks(root: &Path, version: Version, tasks: &Tasks) -> Result<()> {
+/// Writes a table of texts, to which the feature `index` points.
+pub(crate) fn write_texts(
+    root: &Path,
+    version: Version,
+    table: &TextTable,
+    index: &str,
+) -> Result<()> {
+    let text = index.strip_suffix("_index").unwrap_or(index);
     if version == Version::V21 {
-        let mut lines = JsonLines::create(root, "meta/tasks.jsonl")?;
-        for (index, text) in tasks.texts.iter().enumerate() {
-            lines.add(&json!({"task_index": index, "task": text}))?;
+        let mut lines = JsonLines::create(root, &format!("meta/{}.jsonl", table.name))?;
+        for (at, one) in table.texts.iter().enumerate() {
+            let line = [(index.to_owned(), json!(at)), (text.to_owned(), json!(one))];
+            lines.add(&Value::Object(line.into_iter().collect()))?;
         }
         return lines.finish();
     }
     let fields = vec![
-        Field::new("task_index", DataType::Int64, true),
-        Field::new("task", DataType::Utf8, true),
+        Field::new(index, DataType::Int64, true),
+        Field::new(text, DataType::Utf8, true),
     ];
-    let metadata = [("pandas".to_owned(), PANDAS_METADATA.to_owned())];
+    let metadata = [("pandas".to_owned(), pandas(text, index).to_string())];
     let schema: SchemaRef = Arc::new(Schema::new_with_metadata(fields, metadata.into()));
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(0..tasks.texts.len() as i64)),
-        Arc::new(StringArray::from_iter_values(&tasks.texts)),
+        Arc::new(Int64Array::from_iter_values(0..table.texts.len() as i64)),
+        Arc::new(StringArray::from_iter_values(&table.texts)),
     ];
-    let mut file = ChecksummedWriter::create(&root.join("meta/tasks.parquet"), &schema)?;
+    let path = root.join(format!("meta/{}.parquet", table.name));
+    let mut file = ChecksummedWriter::create(&path, &schema)?;
     file.write(&RecordBatch::try_new(schema, columns)?)?;
     file.finish()
+}
+
+/// Writes `meta/modality.json` if the source has one, or several sources agree on it.
+pub(crate) fn write_modality(
+    root: &Path,
+    plan: &Plan,
+    outgoing: &OutgoingDataset,
+    written: &mut Written,
+) -> Result<()> {
+    let metadata = &outgoing.manifest().lineage.source_metadata;
+    let found: Vec<&Value> = match metadata.get(modality::KEY) {
+        Some(one) => vec![one],
+        None => metadata
+            .values()
+            .filter_map(|source| source.get(modality::KEY))
+            .collect(),
+    };
+    let Some(first) = found.first() else {
+        return Ok(());
+    };
+    if found.iter().any(|other| other != first) {
+        written.cannot_hold(
+            MODALITY,
+            "not written, since the sources differ in it: write one by hand",
+        );
+        return Ok(());
+    }
+    let infos = source_infos(metadata);
+    let before = |name: &str| {
+        let shape = declared(&infos, name).find_map(|feature| feature["shape"].as_array());
+        shape.map(|axes| axes.iter().filter_map(Value::as_u64).product::<u64>() as usize)
+    };
+    let rewritten = modality::rewritten(
+        first,
+        |name| [before(name), plan.width(name)],
+        |what| written.cannot_hold(what, format!("changed in {MODALITY}: check it")),
+    );
+    write_json(root, MODALITY, &rewritten)
+}
+
+/// Returns a number as JSON: an integer if it is one, since LeRobot's own tools write `fps` so.
+fn whole_if_possible(number: f64) -> Value {
+    if number.fract() == 0.0 && number < 1e15 {
+        Value::from(number as u64)
+    } else {
+        Value::from(number)
+    }
 }
 
 /// Writes `meta/info.json`.
@@ -168,7 +241,7 @@ pub(crate) fn write_info(
                 "recorded": total.recorded_actions,
                 "proxy": total.proxy_actions,
                 "models": models,
-                "feature": step::ACTION_SOURCE,
+                "feature": format!("{OWN_FEATURE}{}", step::ACTION_SOURCE),
             }),
         );
     }
@@ -179,7 +252,7 @@ pub(crate) fn write_info(
         "total_frames": frames,
         "total_tasks": tasks,
         "chunks_size": CHUNK,
-        "fps": plan.fps,
+        "fps": whole_if_possible(plan.fps),
         "splits": {"train": format!("0:{episodes}")},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": null,

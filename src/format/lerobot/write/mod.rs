@@ -8,25 +8,33 @@ mod episode_table;
 mod features;
 mod image_size;
 mod metadata;
+mod names;
+mod pixels;
 mod plan;
 mod quantiles;
 mod rolling_files;
+mod source_infos;
 mod stats;
+mod texts;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{Schema, SchemaRef, UInt8Type};
 use serde_json::{Value, json};
 
 use self::episode_table::EpisodeTable;
-use self::features::{EpisodePlace, Feature};
-use self::metadata::{JsonLines, statistics_json, write_info, write_statistics, write_tasks};
-use self::plan::{Plan, Tasks};
+use self::features::{EpisodePlace, Feature, Origin};
+use self::metadata::{
+    JsonLines, statistics_json, write_info, write_modality, write_statistics, write_texts,
+};
+use self::pixels::PixelCounts;
+use self::plan::Plan;
 use self::quantiles::QuantileSearch;
 use self::rolling_files::RollingFiles;
 use self::stats::{RunningSummary, Summary, summary};
+use self::texts::TextTable;
 use super::CHUNK;
 use super::Version;
 use super::episodes::OWN_PREFIX;
@@ -65,7 +73,7 @@ fn write(
 ) -> Result<Written> {
     let mut written = Written::default();
     let plan = Plan::new(outgoing, options, &mut written)?;
-    let mut tasks = Tasks::default();
+    let mut tables = plan.indices.tables();
     let schema: SchemaRef = Arc::new(Schema::new(
         plan.features.iter().map(Feature::field).collect::<Vec<_>>(),
     ));
@@ -90,7 +98,11 @@ fn write(
     };
     let mut searches: Vec<(usize, QuantileSearch)> = Vec::new();
     let mut totals: Vec<(usize, RunningSummary)> = Vec::new();
+    let mut pictures: Vec<(usize, PixelCounts)> = Vec::new();
     for (at, feature) in plan.features.iter().enumerate() {
+        if let (Origin::Pixels(..), Some(channels)) = (&feature.from, feature.shape.last()) {
+            pictures.push((at, PixelCounts::new(*channels)));
+        }
         if let Some(key_type) = feature.key_type.filter(|_| version == Version::V30) {
             searches.push((at, QuantileSearch::new(key_type, feature.width())));
             totals.push((at, RunningSummary::default()));
@@ -105,7 +117,7 @@ fn write(
         let place = EpisodePlace {
             episode,
             first: rows,
-            tasks: plan.tasks(&trajectory, &mut tasks)?,
+            indices: plan.indices.indices(&trajectory, &mut tables)?,
         };
         let in_trajectory = |error: Error| {
             error.at(format!(
@@ -128,7 +140,18 @@ fn write(
                 Ok(Some(summary(numbers(values)?.values(), feature.width())))
             }
         });
-        let summaries = summaries.collect::<Result<Vec<_>>>()?;
+        let mut summaries = summaries.collect::<Result<Vec<_>>>()?;
+        for (at, total) in &mut pictures {
+            let feature = &plan.features[*at];
+            let pixels = feature.pixels(&trajectory).map_err(in_trajectory)?;
+            let mut counts = PixelCounts::new(feature.shape.last().copied().unwrap_or(1));
+            counts.add(
+                trajectory.length as u64,
+                pixels.as_primitive::<UInt8Type>().values(),
+            );
+            total.merge(&counts);
+            summaries[*at] = Some(counts.summary());
+        }
         for (at, search) in &mut searches {
             search.add(numbers(&values[*at])?.values());
         }
@@ -137,7 +160,7 @@ fn write(
                 total.add(part);
             }
         }
-        output.episode(&trajectory, &place, &values, &summaries, &tasks)?;
+        output.episode(&trajectory, &place, &values, &summaries, &tables[0])?;
         (episode, rows) = (episode + 1, rows + trajectory.length as u64);
     }
     if episode == 0 {
@@ -152,17 +175,36 @@ fn write(
             format!("kept in {FINAL_OBSERVATIONS}, which only trajmill reads"),
         );
     }
-    if version == Version::V30 {
-        let quantiles = quantiles(outgoing, &plan, searches)?;
-        write_statistics(path, &plan, totals, quantiles)?;
+    if tables[0].texts.iter().any(String::is_empty) {
+        written.cannot_hold(
+            "trajectories without a task",
+            "their task is an empty text: set it with --task",
+        );
     }
-    write_tasks(path, version, &tasks)?;
+    if version == Version::V30 {
+        let quantiles = quantiles(outgoing, &plan, searches, &mut tables)?;
+        let pictures = pictures
+            .iter()
+            .map(|(at, counts)| (*at, counts.summary()))
+            .collect();
+        write_statistics(path, &plan, totals, quantiles, pictures)?;
+    }
+    for (at, table) in tables.iter().enumerate() {
+        let column = plan
+            .indices
+            .columns
+            .iter()
+            .find(|column| column.table == at);
+        let index = column.map_or("", |column| column.feature.as_str());
+        write_texts(path, version, table, index)?;
+    }
+    write_modality(path, &plan, outgoing, &mut written)?;
     write_info(
         path,
         version,
         &plan,
         outgoing,
-        [episode, rows, tasks.texts.len() as u64],
+        [episode, rows, tables[0].texts.len() as u64],
     )?;
     Ok(written)
 }
@@ -174,30 +216,23 @@ fn quantiles(
     outgoing: &OutgoingDataset,
     plan: &Plan,
     mut searches: Vec<(usize, QuantileSearch)>,
+    tables: &mut [TextTable],
 ) -> Result<Vec<Vec<Vec<f64>>>> {
     let mut unsettled: Vec<usize> = (0..searches.len())
         .filter(|at| !searches[*at].1.settle())
         .collect();
     while !unsettled.is_empty() {
-        let (mut tasks, mut episode, mut rows) = (Tasks::default(), 0, 0);
-        let reads = plan.reads(unsettled.iter().map(|at| searches[*at].0));
+        let (mut episode, mut rows) = (0, 0);
+        let reads = plan.reads(outgoing, unsettled.iter().map(|at| searches[*at].0));
         for trajectory in outgoing.pass(Some(&reads))? {
             let trajectory = trajectory?;
             if trajectory.length == 0 {
                 continue;
             }
-            // The last feature is `task_index`: its texts may not be among the columns that are
-            // read.
-            let wanted = plan.reads(std::iter::once(plan.features.len() - 1));
-            let known = wanted.iter().all(|name| reads.contains(name));
             let place = EpisodePlace {
                 episode,
                 first: rows,
-                tasks: if known {
-                    plan.tasks(&trajectory, &mut tasks)?
-                } else {
-                    Vec::new()
-                },
+                indices: plan.indices.indices(&trajectory, tables)?,
             };
             for at in &unsettled {
                 let (feature, search) = &mut searches[*at];
@@ -244,7 +279,7 @@ impl Output<'_> {
         place: &EpisodePlace,
         values: &[ArrayRef],
         summaries: &[Option<Summary>],
-        tasks: &Tasks,
+        tasks: &TextTable,
     ) -> Result<()> {
         let columns = self
             .plan
@@ -256,7 +291,7 @@ impl Output<'_> {
             Arc::clone(&self.schema),
             columns.collect::<Result<Vec<_>>>()?,
         )?;
-        let mut indices: Vec<i64> = place.tasks.clone();
+        let mut indices: Vec<i64> = place.indices[0].clone();
         indices.sort_unstable();
         indices.dedup();
         let texts: Vec<&str> = indices

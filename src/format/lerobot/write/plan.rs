@@ -1,56 +1,37 @@
 //! What a dataset becomes: its features, frames per second, robot and tasks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use arrow::array::AsArray;
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Value, json};
 
 use super::features::{Feature, Generated, Origin};
 use super::image_size::first_image_size;
+use super::names::{feature_name, guarded};
 use super::quantiles::KeyType;
+use super::source_infos::source_infos;
+use super::texts::{IndexColumns, TASK};
 use crate::container::dtype;
 use crate::dataset::schema::{axes, step, type_name};
 use crate::error::{Error, Result};
+use crate::format::lerobot::info::PIXELS;
 use crate::transfer::write::nulls::columns_with_nulls;
-use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Written};
+use crate::transfer::write::{OutgoingDataset, WriteOptions, Written};
 use crate::video::refers;
 
 /// A feature with more values in a frame gets no statistics, such as pixels and embeddings.
 const WIDEST_STATISTICS: usize = 1024;
 
-/// The column with the text of a step's task.
-const TASK: &str = "task";
+/// The channels of a column of pixels that is written as images.
+const CHANNELS: usize = 3;
 
 /// What is written: features, frames per second, robot and tasks.
 pub(crate) struct Plan {
     pub(crate) features: Vec<Feature>,
-    pub(crate) fps: u64,
+    pub(crate) fps: f64,
     pub(crate) robot: Value,
-    task: Option<String>,
-    has_tasks: bool,
+    pub(crate) indices: IndexColumns,
     pub(crate) has_action: bool,
-}
-
-/// The texts of tasks, in the order of their first steps.
-#[derive(Default)]
-pub(crate) struct Tasks {
-    indices: HashMap<String, i64>,
-    pub(crate) texts: Vec<String>,
-}
-
-impl Tasks {
-    /// Returns the index of a task, which is a new one for a new text.
-    fn index(&mut self, text: &str) -> i64 {
-        if let Some(index) = self.indices.get(text) {
-            return *index;
-        }
-        let index = self.texts.len() as i64;
-        self.indices.insert(text.to_owned(), index);
-        self.texts.push(text.to_owned());
-        index
-    }
 }
 
 impl Plan {
@@ -69,15 +50,16 @@ impl Plan {
                 .all(|info| info.get(key) == Some(value))
                 .then_some(value)
         };
+        if let Some(fps) = options.fps.filter(|fps| !(fps.is_finite() && *fps > 0.0)) {
+            return Err(
+                Error::usage(format!("`fps` is {fps}, but it must be more than 0"))
+                    .hint("give the number of steps per second, such as 30 or 29.97"),
+            );
+        }
         let fps = options
             .fps
-            .map(u64::from)
-            .or_else(|| {
-                from_sources("fps")
-                    .and_then(Value::as_f64)
-                    .map(|fps| fps.round() as u64)
-            })
-            .filter(|fps| *fps > 0);
+            .or_else(|| from_sources("fps").and_then(Value::as_f64))
+            .filter(|fps| *fps > 0.0);
         if fps.is_none() && infos.iter().filter(|info| info.contains_key("fps")).count() > 1 {
             let rates: Vec<String> = infos
                 .iter()
@@ -121,8 +103,7 @@ impl Plan {
             features: Vec::new(),
             fps: fps.unwrap_or(DEFAULT_FPS),
             robot,
-            task: options.task.clone().or_else(|| options.env.clone()),
-            has_tasks: false,
+            indices: IndexColumns::new(options.task.clone().or_else(|| options.env.clone())),
             has_action: false,
         };
         let first = outgoing.pass(None)?.next().transpose()?;
@@ -134,42 +115,41 @@ impl Plan {
                 continue;
             }
             if name == TASK && *field.data_type() == DataType::Utf8 {
-                plan.has_tasks = true;
                 continue;
             }
             plan.has_action |= name == step::ACTION;
-            let feature = match name {
-                step::OBSERVATION => "observation.state".to_owned(),
-                step::REWARD => "next.reward".to_owned(),
-                step::TERMINATED => "next.done".to_owned(),
-                step::TRUNCATED => "next.truncated".to_owned(),
-                other => other.replace('/', "."),
+            let added = plan.features.len();
+            let index = plan.indices.add(field, &infos);
+            let feature = match &index {
+                Some((feature, _)) => feature.clone(),
+                None => feature_name(field, &infos),
             };
+            if let Some((_, at)) = index {
+                plan.add(feature.clone(), "int64", vec![1], Origin::Index(at));
+            }
             let image = first
                 .as_ref()
                 .and_then(|trajectory| first_image_size(trajectory, name));
-            let added = plan.features.len();
-            plan.column(&feature, field, name, image, written);
+            if plan.features.len() == added {
+                plan.column(&feature, field, name, image, written);
+            }
             for feature in &mut plan.features[added..] {
-                feature.names = match feature.dtype {
-                    "image" => json!(["height", "width", "channels"]),
-                    _ => names(feature).unwrap_or(Value::Null),
+                let other = match feature.dtype {
+                    "image" => json!(["height", "width", "channel"]),
+                    _ => Value::Null,
                 };
+                feature.names = names(feature).unwrap_or(other);
             }
             // Nulls explain themselves in provenance: a recorded action has no spread. Rewards have
             // a flag of their own.
             let explained = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
             if with_nulls.contains(name) && plan.features.len() > added && !explained {
-                plan.add(
-                    format!("{feature}_valid"),
-                    "bool",
-                    vec![1],
-                    Origin::Valid(name.to_owned()),
-                );
+                let valid = guarded(format!("{feature}_valid"));
                 written.cannot_hold(
                     format!("steps without `{name}`"),
-                    format!("written as zeros in `{feature}`, where `{feature}_valid` is false"),
+                    format!("written as zeros in `{feature}`, where `{valid}` is false"),
                 );
+                plan.add(valid, "bool", vec![1], Origin::Valid(name.to_owned()));
             }
         }
         for feature in Generated::ALL {
@@ -223,10 +203,17 @@ impl Plan {
         image: Option<[usize; 3]>,
         written: &mut Written,
     ) {
-        let mut pending = vec![(feature.to_owned(), field.data_type().clone(), Vec::new())];
-        while let Some((name, data_type, path)) = pending.pop() {
+        let refers = refers(field);
+        let mut pending = vec![(feature.to_owned(), field.clone(), Vec::new())];
+        while let Some((name, field, path)) = pending.pop() {
             let from = Origin::Column(column.to_owned(), path.clone());
-            match (&data_type, image) {
+            // A reference to a frame is no picture.
+            let name = if path.is_empty() || column == step::OBSERVATION && !refers {
+                name
+            } else {
+                guarded(name)
+            };
+            match (field.data_type(), image) {
                 (DataType::Struct(fields), _) => {
                     // The fields of an observation are features `observation.FIELD`.
                     let stem = if column == step::OBSERVATION && path.is_empty() {
@@ -238,16 +225,18 @@ impl Plan {
                         let path = path.iter().cloned().chain([field.name().clone()]).collect();
                         pending.push((
                             format!("{stem}.{}", field.name().replace('/', ".")),
-                            field.data_type().clone(),
+                            field.as_ref().clone(),
                             path,
                         ));
                     }
-                    if path.is_empty() && refers(field) {
+                    if path.is_empty() && refers {
                         let what = format!("the videos of `{column}`");
+                        let [path, timestamp] =
+                            ["path", "timestamp"].map(|part| guarded(format!("{name}.{part}")));
                         written.cannot_hold(
                             what,
                             format!(
-                                "NOT written, only `{name}.path` and `{name}.timestamp`; \
+                                "NOT written, only `{path}` and `{timestamp}`; \
                                  `--frames png --videos DATASET` writes the frames as images"
                             ),
                         );
@@ -276,12 +265,20 @@ impl Plan {
                 (DataType::FixedSizeList(child, width), _)
                     if *width > 0 && dtype::name(child.data_type()).is_some() =>
                 {
-                    let shape = if path.is_empty() {
-                        axes(field, *width)
-                    } else {
-                        vec![*width as usize]
-                    };
-                    if let Some(dtype) = dtype::name(child.data_type()) {
+                    let shape = axes(&field, *width);
+                    if is_picture(child.data_type(), &shape) {
+                        let name = if column == step::OBSERVATION && path.is_empty() {
+                            "observation.image".to_owned()
+                        } else {
+                            name
+                        };
+                        self.add(
+                            name,
+                            "image",
+                            shape,
+                            Origin::Pixels(column.to_owned(), path),
+                        );
+                    } else if let Some(dtype) = dtype::name(child.data_type()) {
                         self.add(name, dtype, shape, from);
                     }
                 }
@@ -297,12 +294,21 @@ impl Plan {
     }
 
     /// Returns the columns of steps from which the features at `wanted` are made.
-    pub(crate) fn reads(&self, wanted: impl Iterator<Item = usize>) -> Vec<&str> {
+    pub(crate) fn reads(
+        &self,
+        outgoing: &OutgoingDataset,
+        wanted: impl Iterator<Item = usize>,
+    ) -> Vec<&str> {
+        let has = |name: &str| outgoing.steps().column_with_name(name).is_some();
         let mut reads: Vec<&str> = Vec::new();
         for feature in wanted.filter_map(|at| self.features.get(at)) {
             let column = match &feature.from {
-                Origin::Column(column, _) | Origin::Valid(column) | Origin::Image(column) => column,
-                Origin::Place(Generated::TaskIndex) if self.has_tasks => TASK,
+                Origin::Column(column, _)
+                | Origin::Valid(column)
+                | Origin::Image(column)
+                | Origin::Pixels(column, _) => column,
+                Origin::Index(at) => self.indices.columns[*at].column.as_str(),
+                Origin::Place(Generated::TaskIndex) if has(TASK) => TASK,
                 Origin::Place(_) => continue,
             };
             if !reads.contains(&column) {
@@ -312,29 +318,12 @@ impl Plan {
         reads
     }
 
-    /// Returns the task of each step of a trajectory.
-    pub(crate) fn tasks(
-        &self,
-        trajectory: &OutgoingTrajectory,
-        tasks: &mut Tasks,
-    ) -> Result<Vec<i64>> {
-        let default = trajectory
-            .text(TASK)
-            .map(str::to_owned)
-            .or_else(|| self.task.clone())
-            .or_else(|| trajectory.text("source").map(str::to_owned));
-        let default = default.unwrap_or_default();
-        match trajectory.column(TASK).filter(|_| self.has_tasks) {
-            Some(texts) => {
-                let texts = cast(&texts, &DataType::Utf8)?;
-                Ok(texts
-                    .as_string::<i32>()
-                    .iter()
-                    .map(|text| tasks.index(text.unwrap_or(&default)))
-                    .collect())
-            }
-            None => Ok(vec![tasks.index(&default); trajectory.length]),
-        }
+    /// Returns the number of values in a frame of the feature `name`.
+    pub(crate) fn width(&self, name: &str) -> Option<usize> {
+        let mut features = self.features.iter();
+        features
+            .find(|feature| feature.name == name)
+            .map(Feature::width)
     }
 
     /// Returns the `features` of `info.json`.
@@ -342,25 +331,24 @@ impl Plan {
         self.features
             .iter()
             .map(|feature| {
-                (
-                    feature.name.clone(),
-                    json!({"dtype": feature.dtype, "shape": feature.shape, "names": feature.names}),
-                )
+                let mut entry = json!({
+                    "dtype": feature.dtype,
+                    "shape": feature.shape,
+                    "names": feature.names,
+                });
+                if matches!(feature.from, Origin::Pixels(..)) {
+                    entry["info"] = json!({PIXELS: true});
+                }
+                (feature.name.clone(), entry)
             })
             .collect()
     }
 }
 
-/// Returns `info.json` of the LeRobot dataset that was imported, or of each one that was merged.
-fn source_infos(metadata: &Map<String, Value>) -> Vec<&Map<String, Value>> {
-    match metadata.get("info").and_then(Value::as_object) {
-        Some(info) => vec![info],
-        None => metadata
-            .values()
-            .filter_map(|source| source.get("info")?.as_object())
-            .collect(),
-    }
+/// Whether vectors of these elements and this shape are pictures of height, width and channels.
+fn is_picture(element: &DataType, shape: &[usize]) -> bool {
+    *element == DataType::UInt8 && matches!(shape, [_, _, CHANNELS])
 }
 
 /// Steps per second if neither the user nor the source says.
-const DEFAULT_FPS: u64 = 30;
+const DEFAULT_FPS: f64 = 30.0;

@@ -31,7 +31,7 @@ pub(super) struct EndFlags {
     /// Flags of the first steps of trajectories.
     pub(super) start: Option<Box<Flags>>,
     /// Arrays of boundaries, as flags of the last steps of trajectories.
-    pub(super) stated: Vec<Box<Flags>>,
+    pub(super) stated: Vec<Flags>,
     pub(super) max_steps: Option<usize>,
 }
 
@@ -115,7 +115,7 @@ impl EndFlags {
             &self.terminated
         };
         let flag = flag.as_ref().map_or("", |flag| flag.name());
-        let stated = self.stated.first().or(self.start.as_ref());
+        let stated = self.stated.first().or(self.start.as_deref());
         let stated = stated.map_or("", |stated| stated.name());
         Error::failed(format!(
             "`{flag}` is set at row {row}, but by `{stated}` the trajectory goes on"

@@ -142,7 +142,7 @@ impl Concatenated {
                     truncated: truncated.map(Flags::new),
                     is_done,
                     start: start.map(Flags::new),
-                    stated: stated.into_iter().map(Flags::new).collect(),
+                    stated: stated.into_iter().map(|array| *Flags::new(array)).collect(),
                     max_steps: options.max_steps,
                 };
                 (steps, Ends::Flags(flags))

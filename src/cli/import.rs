@@ -53,8 +53,8 @@ pub(super) struct Import {
     /// terminal states, such as an early D4RL file
     #[arg(long, value_name = "STEPS")]
     max_steps: Option<usize>,
-    /// End a trajectory where the observation after a step is not that of the next step, and no flag
-    /// marks an end; without this option, such a place is an error
+    /// End a trajectory where the observation after a step is not that of the next step, and no
+    /// flag marks an end; without this option, such a place is an error
     #[arg(long)]
     split_on_gaps: bool,
     /// Last step of an RLDS or TF-Agents episode: `valid` has an action, `filler` has only the

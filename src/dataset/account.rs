@@ -21,7 +21,7 @@ pub struct Account {
     /// What was left out.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub left_out: Vec<LeftOut>,
-    /// The warnings of `validate` about the trajectories that were read: how often each rule warned.
+    /// The warnings of `validate` about the trajectories: how often each rule warned.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub warnings: BTreeMap<String, u64>,
 }

@@ -107,7 +107,8 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
-        // The import handles bad trajectories and tasks, and every reader takes the choice of columns.
+        // The import handles bad trajectories and tasks of every format, and every reader takes the
+        // choice of columns.
         self.verify_options(
             reader.takes,
             given

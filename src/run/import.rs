@@ -154,8 +154,8 @@ pub(super) struct Job<'a> {
     pub(super) shard_rows: u64,
     /// What to do with a bad trajectory.
     pub(super) on_error: OnError,
-    /// What to do with numbers that are not finite; `None` if trajectories are not verified, because
-    /// the source is a dataset of trajmill.
+    /// What to do with numbers that are not finite; `None` if trajectories are not verified,
+    /// because the source is a dataset of trajmill.
     pub(super) non_finite: Option<NonFinite>,
     /// The accounts of the imports that led to the source, if it is a dataset of trajmill.
     pub(super) imports: &'a [Account],

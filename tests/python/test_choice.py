@@ -62,8 +62,8 @@ def test_nothing_else_changes(name, tmp_path):
         check(all_[kept].equals(some[kept]), f"{kept} has changed")
     noted = [entry for entry in left_out(tmp_path / "some") if "`skip` matches it" in entry]
     check(len(noted) >= len(gone), f"{gone}, but {noted}")
-    refused = imported(SEEDS / name, tmp_path / "typo", *form, "--skip", "nosuch", code=1)
-    check("`skip` matches nothing in the source: `nosuch`" in refused.stderr, refused.stderr)
+    refused = imported(SEEDS / name, tmp_path / "typo", *form, "--skip", "missing", code=1)
+    check("`skip` matches nothing in the source: `missing`" in refused.stderr, refused.stderr)
     # What `only` does not name goes, apart from what marks the ends of trajectories.
     observation = {
         "exorl": "observation",
@@ -211,7 +211,7 @@ def test_a_pipeline_chooses(tmp_path):
     trajmill("run", path)
     names = table(tmp_path / "out").column_names
     check(not [name for name in names if name.startswith("infos")], f"{names}")
-    source["skip"] = ["nosuch"]
+    source["skip"] = ["missing"]
     path = oracle.pipeline(tmp_path / "typo.yaml", source, stages)
     refused = trajmill("check", path, code=None)
-    check(refused.returncode != 0 and "`nosuch`" in refused.stderr, refused.stderr)
+    check(refused.returncode != 0 and "`missing`" in refused.stderr, refused.stderr)

@@ -22,8 +22,8 @@ pub struct Options {
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub map: Vec<(String, String)>,
     /// Read only the arrays, columns or features of the source that match one of these patterns,
-    /// for example `["obs/*", actions]`. The name of a group stands for everything in it. What marks
-    /// the ends of trajectories is always read. Default: everything
+    /// for example `["obs/*", actions]`. The name of a group stands for everything in it. What
+    /// marks the ends of trajectories is always read. Default: everything
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
     /// Leave out the arrays, columns or features of the source that match one of these patterns,

@@ -43,12 +43,14 @@ impl ErrorKind {
 }
 
 /// A failure, described so that the user can act on it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     /// The meaning of the failure to the caller.
     pub kind: ErrorKind,
     /// One sentence that names the place, without a trailing full stop.
     pub message: String,
+    /// Lines below the message, such as a list of faults or a quoted line of a file.
+    pub details: Vec<String>,
     /// Remedies, one sentence each.
     pub hints: Vec<String>,
 }
@@ -63,6 +65,7 @@ impl Error {
         Error {
             kind: ErrorKind::Failed,
             message: message.into(),
+            details: Vec::new(),
             hints: Vec::new(),
         }
     }
@@ -75,13 +78,15 @@ impl Error {
         }
     }
 
-    /// Creates the failure of a wrong pipeline file. `message` already contains `FILE:LINE:COLUMN`
+    /// Creates the failure of a wrong pipeline file. The lines already contain `FILE:LINE:COLUMN`
     /// and the caret.
-    pub(crate) fn pipeline(message: impl Into<String>) -> Error {
+    pub(crate) fn pipeline(lines: impl IntoIterator<Item = String>) -> Error {
+        let mut lines = lines.into_iter();
         Error {
             kind: ErrorKind::Pipeline,
-            ..Error::failed(message)
+            ..Error::failed(lines.next().unwrap_or_default())
         }
+        .details(lines)
     }
 
     /// Creates the failure of a run that the user stopped.
@@ -90,6 +95,13 @@ impl Error {
             kind: ErrorKind::Interrupted,
             ..Error::failed(message)
         }
+    }
+
+    /// Adds lines below the message.
+    #[must_use]
+    pub(crate) fn details(mut self, lines: impl IntoIterator<Item = String>) -> Error {
+        self.details.extend(lines);
+        self
     }
 
     /// Adds a remedy.
@@ -174,11 +186,13 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no reason given")
 }
 
+/// The message and the hints are on one line, unless there are details, which need their own.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let apart = if self.details.is_empty() { "; " } else { "\n" };
         f.write_str(&self.message)?;
-        for hint in &self.hints {
-            write!(f, "\n  {hint}")?;
+        for line in self.details.iter().chain(&self.hints) {
+            write!(f, "{apart}{line}")?;
         }
         Ok(())
     }
@@ -215,12 +229,7 @@ impl From<std::io::Error> for Error {
 
 /// Returns the [`Error`] that an I/O error of `dataset::store` wraps.
 fn wrapped(error: &std::io::Error) -> Option<Error> {
-    let own = error.get_ref()?.downcast_ref::<Error>()?;
-    Some(Error {
-        kind: own.kind,
-        message: own.message.clone(),
-        hints: own.hints.clone(),
-    })
+    error.get_ref()?.downcast_ref::<Error>().cloned()
 }
 
 impl From<datafusion::error::DataFusionError> for Error {

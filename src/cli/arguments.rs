@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::progress::Busy;
+use crate::commit;
 use crate::config::PipelineFile;
-use crate::dataset::layout;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{FORMATS, Format};
 use crate::model::{Device, ModelOptions};
 use crate::plan::{self, Plan};
@@ -44,30 +44,12 @@ impl PipelineArguments {
     }
 }
 
-/// Refuses a path for a picture or a result in the directory of a dataset, whose files are only
-/// those of its manifest.
+/// Refuses a path for a picture or a result in the directory of a dataset.
 pub(super) fn outside_datasets(path: &Path) -> Result<()> {
-    // If the folder does not exist, writing the file reports it.
-    let Ok(folder) = layout::folder(path).canonicalize() else {
-        return Ok(());
-    };
-    match folder
-        .ancestors()
-        .find(|folder| layout::manifest(folder).symlink_metadata().is_ok())
-    {
-        None => Ok(()),
-        Some(dataset) => Err(Error::usage(format!(
-            "cannot write {}: it is inside the dataset {}",
-            path.display(),
-            dataset.display()
-        ))
-        .hint(format!(
-            "write to a path outside the dataset, for example {}",
-            dataset
-                .with_file_name(path.file_name().unwrap_or_default())
-                .display()
-        ))),
-    }
+    commit::outside_datasets(path).map_err(|error| Error {
+        kind: ErrorKind::Usage,
+        ..error
+    })
 }
 
 /// Parses `KEY=VALUE`.

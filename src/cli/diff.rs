@@ -45,7 +45,7 @@ impl Command for Diff {
                 serde_json::to_string(&found).map_err(|error| Error::failed(error.to_string()))?;
             print::data(&text)
         } else {
-            print::line(&lines(&found).join("\n"))
+            lines(&found).iter().try_for_each(|line| print::line(line))
         }
     }
 }

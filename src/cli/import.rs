@@ -12,7 +12,9 @@ use crate::error::Result;
 use crate::error::wording::count;
 use crate::run::{self, Observer};
 use crate::transfer::read::quarantine::SetAside;
-use crate::transfer::read::{Alignment, FinalAction, NonFinite, OnError, Options, quarantine};
+use crate::transfer::read::{
+    Alignment, Axes, FinalAction, NonFinite, OnError, Options, quarantine,
+};
 use crate::video::Frames;
 
 /// Import a dataset from another format, such as D4RL, Minari, LeRobot, RLDS or Parquet
@@ -49,6 +51,18 @@ pub(super) struct Import {
     /// Source column that numbers the steps of a trajectory [default: found by its name]
     #[arg(long, value_name = "COLUMN")]
     step: Option<String>,
+    /// Source column that identifies the environment of a row, in the log of a vectorised
+    /// environment: each environment has trajectories of its own, which its flags end
+    #[arg(long, value_name = "COLUMN")]
+    environment: Option<String>,
+    /// Sort the rows of a table by trajectory and step, or by trajectory and time if no column
+    /// numbers the steps
+    #[arg(long)]
+    sort: bool,
+    /// First axes of the arrays of a file: `step`, all trajectories end to end; `time,env` or
+    /// `env,time`, a rollout of vectorised environments
+    #[arg(long, value_name = "AXES", default_value = "step", value_parser = word::<Axes>)]
+    layout: Axes,
     /// Number of steps after which a trajectory is cut off, for a source that marks nothing but
     /// terminal states, such as an early D4RL file
     #[arg(long, value_name = "STEPS")]
@@ -102,6 +116,9 @@ impl Command for Import {
             skip: self.skip.clone(),
             trajectory: self.trajectory.clone(),
             step: self.step.clone(),
+            environment: self.environment.clone(),
+            sort: self.sort,
+            layout: self.layout,
             max_steps: self.max_steps,
             split_on_gaps: self.split_on_gaps,
             final_action: self.final_action,
@@ -110,6 +127,7 @@ impl Command for Import {
             non_finite: self.non_finite,
             task: self.task.clone(),
             on_error: self.on_error,
+            scratch: None,
         };
         let import = {
             let _busy = Busy::with(format!("hashing {}", self.source.display()));
@@ -137,7 +155,10 @@ impl Command for Import {
             count(dataset.rows(), "row"),
             count(dataset.manifest.shards.len(), "shard")
         ));
-        print::notes(&self.source, &dataset.manifest.lineage.source_metadata);
+        let notes = run::import::notes(&dataset.manifest.lineage.source_metadata);
+        for note in notes {
+            print::say(&format!("{}: {note}", self.source.display()));
+        }
         print::set_aside(
             &self.source,
             &imported.aside,

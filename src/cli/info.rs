@@ -103,13 +103,12 @@ fn verify(dataset: &Dataset) -> Result<()> {
         }
         return Ok(());
     }
-    let faults = verified.faults.iter().map(|fault| fault.message.as_str());
-    Err(Error::failed(format!(
-        "{} is damaged:\n    {}",
-        dataset.path.display(),
-        faults.collect::<Vec<_>>().join("\n    ")
-    ))
-    .hint("restore the files from a copy, or make the dataset again"))
+    let faults = verified.faults.iter();
+    Err(
+        Error::failed(format!("{} is damaged:", dataset.path.display()))
+            .details(faults.map(|fault| format!("    {}", fault.message)))
+            .hint("restore the files from a copy, or make the dataset again"),
+    )
 }
 
 fn show(path: &Path, dataset: &Dataset) -> Result<()> {

@@ -22,11 +22,14 @@ mod sql;
 mod validate;
 
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::ArgMatches;
+use clap::builder::ValueParser;
 
+use crate::dataset::files;
 use crate::error::{Error, Result, panic_message};
 
 /// Every command, in the order of `trajmill --help`.
@@ -109,6 +112,12 @@ pub fn main() -> u8 {
     let matches = match command_line().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
+            // The text quotes arguments, so it is made from arguments that can be shown. If those
+            // are right, only the encoding was wrong.
+            let shown = command_line().try_get_matches_from(print::arguments());
+            let error = shown
+                .err()
+                .unwrap_or_else(|| command_line().error(error.kind(), error.kind()));
             // Help and version are answers, not errors; clap knows which stream each goes to.
             if let Err(failure) = print::usage(&error) {
                 return failed(&failure);
@@ -147,7 +156,28 @@ fn dispatch(matches: &ArgMatches) -> Result<()> {
         .iter()
         .find(|entry| entry.name == name)
         .ok_or_else(|| Error::usage(format!("unknown command `{name}`")))?;
+    ensure_local_paths(name, matches)?;
     (entry.run)(matches)
+}
+
+/// Refuses the arguments of the command `name` that should be paths and are URLs.
+fn ensure_local_paths(name: &str, matches: &ArgMatches) -> Result<()> {
+    let (all, path) = (command_line(), ValueParser::path_buf());
+    let arguments = all.find_subcommand(name).map(clap::Command::get_arguments);
+    let paths = arguments
+        .into_iter()
+        .flatten()
+        .filter(|argument| argument.get_value_parser().type_id() == path.type_id());
+    for argument in paths {
+        for path in matches
+            .get_raw(argument.get_id().as_str())
+            .into_iter()
+            .flatten()
+        {
+            files::ensure_local(Path::new(path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns a flag that Ctrl-C or SIGTERM sets, so that the work can end in good order. The second

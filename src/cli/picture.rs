@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use crate::dataset::Dataset;
 use crate::dataset::schema::trajectory;
-use crate::error::wording::count;
+use crate::error::wording::{count, printable};
 use crate::error::{Error, Result};
 use crate::exec::Flow;
 
@@ -120,7 +120,8 @@ fn bars(area: &Area, flow: &[Flow]) -> Result<()> {
     for (index, (stage, rows, trajectories)) in rows().enumerate() {
         let top = 40 + (index as u32 * BAR.0) as i32;
         let wide = (rows as f64 / most as f64 * f64::from(WIDTH - 420)) as i32;
-        say(stage.to_owned(), (12, top + 4))?;
+        // A control character would make the file invalid.
+        say(printable(stage).into_owned(), (12, top + 4))?;
         area.draw(&Rectangle::new(
             [(140, top), (140 + wide, top + BAR.0 as i32 - 6)],
             RECORDED.mix(0.7).filled(),

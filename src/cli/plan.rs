@@ -1,6 +1,5 @@
 //! `trajmill plan`: what a pipeline would do, in words or as JSON.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::arguments::PipelineArguments;
@@ -31,16 +30,16 @@ impl Command for Plan {
         if self.json {
             print::data(&preview.to_json().to_string())?;
         } else {
-            print::line(text(&preview).trim_end())?;
+            lines(&preview)
+                .iter()
+                .try_for_each(|line| print::line(line))?;
         }
         Ok(())
     }
 }
 
-// Writing to a string does not fail, so the results of `writeln!` are ignored.
-
-fn text(preview: &Preview) -> String {
-    let mut text = String::new();
+fn lines(preview: &Preview) -> Vec<String> {
+    let mut lines = Vec::new();
     for (index, source) in preview.sources.iter().enumerate() {
         let head = if index == 0 { "source" } else { "" };
         let size = source.size.map_or_else(
@@ -53,43 +52,42 @@ fn text(preview: &Preview) -> String {
                 )
             },
         );
-        let _ = writeln!(text, "{head:6}  {}: {size}", source.path);
+        lines.push(format!("{head:6}  {}: {size}", source.path));
         if !source.absent.is_empty() {
-            let _ = writeln!(
-                text,
+            lines.push(format!(
                 "        no `{}`: null in its rows",
                 source.absent.join("`, `")
-            );
+            ));
         }
     }
     if let Some(runtime) = &preview.runtime {
-        let _ = writeln!(text, "models  {runtime}");
+        lines.push(format!("models  {runtime}"));
     }
     for (index, phase) in preview.phases.iter().enumerate() {
-        let _ = writeln!(text, "\nphase {}", index + 1);
-        describe(phase, &mut text);
+        lines.push(String::new());
+        lines.push(format!("phase {}", index + 1));
+        describe(phase, &mut lines);
     }
-    text
+    lines
 }
 
-fn describe(phase: &PhasePreview, text: &mut String) {
+fn describe(phase: &PhasePreview, lines: &mut Vec<String>) {
     for model in &phase.models {
-        destination("train", model, "", text);
+        destination("train", model, "", lines);
     }
     for selection in &phase.selections {
-        let _ = writeln!(text, "  select     {}", selected(selection));
+        lines.push(format!("  select     {}", selected(selection)));
     }
     if let Some((trajectories, rows)) = phase.kept {
-        let _ = writeln!(
-            text,
+        lines.push(format!(
             "  read       {}, {}, columns {}",
             count(trajectories, "trajectory"),
             count(rows, "row"),
             phase.columns.join(", ")
-        );
+        ));
     }
     for transform in &phase.transforms {
-        let _ = writeln!(text, "  transform  {transform}");
+        lines.push(format!("  transform  {transform}"));
     }
     match &phase.result {
         ResultPreview::Model(_) => {}
@@ -103,17 +101,16 @@ fn describe(phase: &PhasePreview, text: &mut String) {
                 _ if *over_all_steps => "a value computed over all steps".to_owned(),
                 columns => format!("`{}`", columns.join("`, `")),
             };
-            let _ = writeln!(
-                text,
+            lines.push(format!(
                 "  write      an intermediate for `{stage}`, which needs {needs}"
-            );
+            ));
         }
         ResultPreview::Output {
             destination: output,
             shards,
         } => {
             let shards = shards.map(|shards| format!(" in {}", count(shards, "shard")));
-            destination("write", output, &shards.unwrap_or_default(), text);
+            destination("write", output, &shards.unwrap_or_default(), lines);
         }
     }
 }
@@ -136,10 +133,10 @@ fn selected(selection: &SelectionPreview) -> String {
     format!("{}{kept}{ahead}", selection.stage)
 }
 
-fn destination(verb: &str, destination: &Destination, how: &str, text: &mut String) {
+fn destination(verb: &str, destination: &Destination, how: &str, lines: &mut Vec<String>) {
     let (path, state) = (destination.path.display(), destination.state);
-    let _ = writeln!(text, "  {verb:<9}  {path}{how}: {state}");
+    lines.push(format!("  {verb:<9}  {path}{how}: {state}"));
     for change in &destination.changes {
-        let _ = writeln!(text, "             {change}");
+        lines.push(format!("             {change}"));
     }
 }

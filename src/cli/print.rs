@@ -1,20 +1,21 @@
-//! How commands print: answers to stdout, everything for people to stderr. Both show characters
-//! that a terminal acts on escaped. Data for programs is printed as it is.
+//! How commands print: answers to stdout, everything for people to stderr. Both are printed line by
+//! line, and characters that a terminal acts on or that break a line are shown escaped. Data for
+//! programs is printed as it is.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use crate::dataset::account::{Account, LeftOut, Rows};
 use crate::error::wording::{count, number, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::read::quarantine::SetAside;
-use crate::transfer::read::task::SET_TASK;
 use crate::transfer::write::Written;
 
 /// Standard output, with errors that say so.
+///
+/// If it was closed before the process started, Rust's runtime has opened `/dev/null` in its place.
+/// A parent that discards the output may have done the same, so that is no error.
 pub(super) struct Stdout(io::Stdout);
 
 impl Stdout {
@@ -71,20 +72,18 @@ pub(super) fn data(text: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Returns the arguments of this process as they may be shown.
+pub(super) fn arguments() -> Vec<String> {
+    std::env::args_os()
+        .map(|given| printable(&given.to_string_lossy()).into_owned())
+        .collect()
+}
+
 /// Prints help, the version, or a fault of the command line, as clap renders them.
 ///
 /// # Errors
 /// Returns an error if standard output cannot be written or its reader has gone away.
 pub(super) fn usage(error: &clap::Error) -> Result<()> {
-    let harmless = std::env::args_os().all(|given| {
-        let given = given.to_string_lossy();
-        printable(&given) == given
-    });
-    // The text quotes arguments. Without colours, all that a terminal acts on is theirs.
-    if error.use_stderr() && !harmless {
-        say(error.render().to_string().trim_end());
-        return Ok(());
-    }
     let printed = error.print().and_then(|()| io::stdout().flush());
     match printed {
         Err(failure) if !error.use_stderr() => Err(unwritable(failure).into()),
@@ -118,21 +117,9 @@ pub(super) fn error(error: &Error) {
         (_, false) => "error: ",
     };
     to_stderr(prefix, error.message.trim_end());
+    error.details.iter().for_each(|line| say(line));
     for hint in error.hints.iter().filter(|hint| !hint.is_empty()) {
         say(&format!("  help: {hint}"));
-    }
-}
-
-/// Prints what the metadata of an imported source say about the task that was set.
-pub(super) fn notes(source: &Path, metadata: &Map<String, Value>) {
-    let set = metadata.get(SET_TASK);
-    let replaced = set.and_then(|set| set["replaced"].as_u64()).unwrap_or(0);
-    if replaced > 0 {
-        say(&format!(
-            "{}: --task replaced the task of {}",
-            source.display(),
-            count(replaced, "trajectory")
-        ));
     }
 }
 

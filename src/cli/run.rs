@@ -6,7 +6,7 @@ use super::arguments::{PipelineArguments, size};
 use super::progress::Progress;
 use super::{Command, interruptible, print};
 use crate::error::Result;
-use crate::error::wording::{count, number};
+use crate::error::wording::{count, number, shell_word};
 use crate::exec::Flow;
 use crate::run::{self, ModelReport, Observer, OutputReport, Report, RunOptions};
 use crate::transfer::read::quarantine;
@@ -184,8 +184,7 @@ fn written(output: &OutputReport) {
     }
     time(output);
     print::elsewhere(&output.written);
-    let path = output.path.display();
-    print::say(&format!("result: {path}"));
+    print::say(&format!("result: {}", output.path.display()));
     if let Some(replaced) = &output.replaced {
         print::say(&format!(
             "it replaced a result of {}, {}",
@@ -194,6 +193,7 @@ fn written(output: &OutputReport) {
         ));
     }
     if output.manifest.is_some() {
+        let path = shell_word(&output.path);
         print::say(&format!(
             "explore it: trajmill info {path}, or \
              trajmill sql {path} -c \"select * from trajectories limit 5\""

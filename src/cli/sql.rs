@@ -206,6 +206,7 @@ fn open(given: &OsStr) -> Result<(String, Opened)> {
         }
         _ => (None, Path::new(given)),
     };
+    files::ensure_local(path)?;
     let opened = open::open(path)?;
     let name = name.or_else(|| {
         let path = path.canonicalize().ok()?;
@@ -329,9 +330,8 @@ fn history() -> Option<PathBuf> {
 
 /// Prints the columns of all tables.
 fn describe(session: &Session) -> Result<()> {
-    let mut text = String::new();
     for (table, schema) in session.tables() {
-        text.push_str(&format!("{table}\n"));
+        print::line(table)?;
         let width = schema
             .fields()
             .iter()
@@ -339,13 +339,13 @@ fn describe(session: &Session) -> Result<()> {
             .max()
             .unwrap_or(0);
         for field in schema.fields() {
-            text.push_str(&format!(
-                "    {:width$}  {}{}\n",
+            print::line(&format!(
+                "    {:width$}  {}{}",
                 field.name(),
                 type_name(field.data_type()),
                 if field.is_nullable() { "" } else { " not null" }
-            ));
+            ))?;
         }
     }
-    print::line(text.trim_end())
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::existing::{Existing, existing};
+use super::outside::outside_datasets;
 use super::staging::{self, Staging};
 use crate::dataset::files;
 use crate::error::{Error, Result};
@@ -64,9 +65,9 @@ impl Conflict {
                     |or| format!("remove it, write to another path, or {or}"),
                 );
                 Error::failed(format!(
-                    "{path} already exists and was made from different inputs:\n    {}",
-                    changes.join("\n    ")
+                    "{path} already exists and was made from different inputs:"
                 ))
+                .details(changes.iter().map(|change| format!("    {change}")))
                 .hint(remedies)
             }
         }
@@ -124,9 +125,11 @@ impl<'a> Wanted<'a> {
 /// was killed after publishing.
 ///
 /// # Errors
-/// Returns an error if another run holds the staging directory, if what stands at the path cannot
-/// be read, or if the staging directory cannot be created or cleaned up.
+/// Returns an error if the path is inside a dataset, if another run holds the staging directory, if
+/// what stands at the path cannot be read, or if the staging directory cannot be created or cleaned
+/// up.
 pub(crate) fn claim(wanted: &Wanted) -> Result<Claim<Staging>> {
+    outside_datasets(wanted.path)?;
     match wanted.decide(&existing(wanted.path, wanted.fingerprint)?)? {
         Claim::Granted(_) => {}
         Claim::UpToDate => {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::dataset::manifest::{Lineage, Statistics};
 use crate::dataset::{Ancestor, Ancestry, Dataset, Manifest, files, layout};
+use crate::error::wording::shell_word;
 use crate::error::{Error, Result};
 use crate::format;
 use crate::plan::Fingerprint;
@@ -76,13 +77,21 @@ pub(super) fn is_taken(path: &Path) -> Result<bool> {
 ///
 /// # Errors
 /// Returns an error if the manifest or the note of origin cannot be read, is damaged, or has a
-/// newer format.
+/// newer format. No option replaces such a result, because it may be anything.
 pub(crate) fn existing(path: &Path, wanted: &Fingerprint) -> Result<Existing> {
-    if is_taken(path)? {
-        Ok(Existing::compare(origin(path)?, wanted))
-    } else {
-        Ok(Existing::Nothing)
+    if !is_taken(path)? {
+        return Ok(Existing::Nothing);
     }
+    let origin = origin(path).map_err(|error| {
+        let aside = path.with_added_extension("old");
+        error.hint(format!(
+            "to write there nevertheless, move it aside (`mv {} {}`) and run the same command \
+             again",
+            shell_word(path),
+            shell_word(&aside)
+        ))
+    })?;
+    Ok(Existing::compare(origin, wanted))
 }
 
 /// Returns what the dataset or export at `path` says of its origin; `None` if trajmill did not

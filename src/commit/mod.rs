@@ -23,10 +23,12 @@ mod claim;
 mod existing;
 mod journal;
 mod model;
+mod outside;
 mod staging;
 
 pub(crate) use claim::{Claim, Wanted, claim};
 pub(crate) use existing::{Existing, ancestry, existing, lineage, note};
 pub(crate) use journal::{Finished, Journal};
 pub(crate) use model::{ModelFile, claim_model, existing_model, read_model};
+pub(crate) use outside::outside_datasets;
 pub(crate) use staging::{Staging, published};

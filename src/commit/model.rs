@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::claim::{Claim, Wanted};
 use super::existing::{Existing, Origin, is_taken};
+use super::outside::outside_datasets;
 use super::staging;
 use crate::dataset::{files, layout, store};
 use crate::error::{Error, Result};
@@ -37,9 +38,11 @@ pub(crate) struct ModelFile<'a> {
 ///
 /// # Errors
 /// Returns an error if what stands at the path cannot be read, if a file beside the model would
-/// have too long a name, or if a stale staging directory beside the model cannot be removed.
+/// have too long a name, if the path is inside a dataset, or if a stale staging directory beside
+/// the model cannot be removed.
 pub(crate) fn claim_model(training: &Training, fresh: bool) -> Result<Claim<ModelFile<'_>>> {
     refuse_long_names(&training.path)?;
+    outside_datasets(&training.path)?;
     let wanted = Wanted {
         overwrite: training.stage.overwrite,
         fresh,

@@ -111,6 +111,11 @@ impl Staging {
         layout::work(&self.directory, key).join("dataset")
     }
 
+    /// Returns a folder for data that does not fit in memory.
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.directory
+    }
+
     /// Returns the path of the export with the fingerprint `key`, after removing what a killed run
     /// left there.
     ///

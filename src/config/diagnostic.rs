@@ -1,7 +1,5 @@
 //! Faults in a pipeline file: where they are, what is wrong and how to fix it.
 
-use std::fmt::Write;
-
 use crate::error::Error;
 
 /// A range of bytes of the source.
@@ -57,11 +55,12 @@ impl Source {
     pub(crate) fn error(&self, mut faults: Vec<Diagnostic>) -> Error {
         faults.sort_by_key(|fault| fault.span.start);
         faults.dedup();
-        let rendered: Vec<String> = faults.iter().map(|fault| self.render(fault)).collect();
-        Error::pipeline(rendered.join("\n"))
+        let rendered: Vec<Vec<String>> = faults.iter().map(|fault| self.render(fault)).collect();
+        Error::pipeline(rendered.join(&String::new()))
     }
 
-    fn render(&self, fault: &Diagnostic) -> String {
+    /// Returns the lines that describe a fault.
+    fn render(&self, fault: &Diagnostic) -> Vec<String> {
         let start = fault.span.start.min(self.text.len());
         let before = self.text.get(..start).unwrap_or_default();
         let line_number = before.matches('\n').count() + 1;
@@ -75,18 +74,20 @@ impl Source {
             .map_or(1, |text| text.trim_end().chars().count())
             .max(1);
         let gutter = line_number.to_string().len();
-        let mut text = format!(
-            "{}:{line_number}:{}: {}\n",
-            self.name,
-            column + 1,
-            fault.message
-        );
-        let _ = writeln!(text, "{:gutter$} |", "");
-        let _ = writeln!(text, "{line_number} | {line}");
-        let _ = writeln!(text, "{:gutter$} | {:column$}{}", "", "", "^".repeat(width));
+        let mut lines = vec![
+            format!(
+                "{}:{line_number}:{}: {}",
+                self.name,
+                column + 1,
+                fault.message
+            ),
+            format!("{:gutter$} |", ""),
+            format!("{line_number} | {line}"),
+            format!("{:gutter$} | {:column$}{}", "", "", "^".repeat(width)),
+        ];
         if let Some(help) = &fault.help {
-            let _ = writeln!(text, "{:gutter$} = {help}", "");
+            lines.push(format!("{:gutter$} = {help}", ""));
         }
-        text
+        lines
     }
 }

@@ -47,6 +47,7 @@ pub(crate) struct PipelineFile {
 #[schemars(extend("additionalProperties" = false))]
 pub(crate) struct Input {
     /// Path of the dataset, relative to the folder of the pipeline file.
+    #[schemars(extend("format" = "path"))]
     pub path: String,
     /// Format of the dataset, such as `d4rl`. Default: detected from the files.
     pub format: Option<String>,
@@ -55,6 +56,7 @@ pub(crate) struct Input {
     pub options: Options,
     /// LeRobot dataset whose videos a trajmill dataset refers to. `frames: array` and
     /// `frames: png` decode them from there.
+    #[schemars(extend("format" = "path"))]
     pub videos: Option<String>,
     /// Number of bad trajectories that `on_error: quarantine` may set aside. If there are more, the
     /// exit code is 4. Default: 0.

@@ -27,7 +27,8 @@ pub(crate) fn json_schema() -> Value {
         .into_iter()
         .collect::<serde_json::Map<_, _>>()
         .into();
-    let either = json!({"anyOf": [{"type": "string"}, one]});
+    let path = json!({"type": "string", "format": "path"});
+    let either = json!({"anyOf": [path, one]});
     let several = json!({"type": "array", "items": either, "minItems": 1});
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -47,7 +48,7 @@ pub(crate) fn json_schema() -> Value {
             },
             "source": {
                 "description": "The dataset to read, or a list of datasets.",
-                "anyOf": [{"type": "string"}, one, several]
+                "anyOf": [path, one, several]
             },
             "stages": {
                 "type": "array",

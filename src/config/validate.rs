@@ -1,11 +1,14 @@
 //! Compares a tree with the JSON Schema of pipelines. Every fault has its place and, if possible, a
 //! suggestion.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::diagnostic::Diagnostic;
 use super::schema::json_schema;
 use super::yaml::{Content, Node, START, suggest};
+use crate::dataset::files;
 use crate::error::wording::count;
 use crate::stage::STAGES;
 
@@ -38,6 +41,9 @@ pub(super) fn pipeline(root: &Node, faults: &mut Vec<Diagnostic>) {
         }
     }
 }
+
+/// The `format` of a string that is a path.
+const PATH: &str = "path";
 
 struct Walker<'a> {
     definitions: &'a Value,
@@ -153,6 +159,11 @@ impl Walker<'_> {
             return self.wrong_type(node, name, types);
         }
         match &node.content {
+            Content::Str(path) if schema["format"] == PATH => {
+                if let Err(error) = files::ensure_local(Path::new(path)) {
+                    self.fault(node, error.message, error.hints.into_iter().next());
+                }
+            }
             Content::Map(_) => self.mapping(node, &schema, name),
             Content::Seq(nodes) => self.sequence(node, nodes, &schema, name),
             Content::Int(value) => self.range(node, *value as f64, &schema, name),

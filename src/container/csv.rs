@@ -16,8 +16,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::inferred::Inferred;
-use super::record_batches::Batches;
-use super::text;
+use super::{Batches, text};
 use crate::error::wording::{count, printable};
 use crate::error::{Error, Result};
 
@@ -119,7 +118,12 @@ fn header(path: &Path) -> Result<Vec<String>> {
     let names: Vec<String> = schema
         .fields()
         .iter()
-        .map(|field| field.name().trim().to_owned())
+        .enumerate()
+        .map(|(index, field)| match field.name().trim() {
+            // pandas writes its index without a name.
+            "" => format!("unnamed_{index}"),
+            name => name.to_owned(),
+        })
         .collect();
     let wrong = |what: String| Error::failed(format!("{}: line 1: {what}", path.display()));
     if let Some(name) = names.iter().enumerate().find_map(|(index, name)| {
@@ -281,6 +285,9 @@ fn kind(cell: &str) -> Kind {
         };
     }
     let signless = cell.strip_prefix(['-', '+']).unwrap_or(cell);
+    if digits(signless) {
+        return Kind::Text;
+    }
     let (mantissa, _) = signless.split_once(['e', 'E']).unwrap_or((signless, ""));
     let (before, after) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let is_number = digits(before) && digits(after) && !padded(before);

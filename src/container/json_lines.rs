@@ -17,8 +17,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::inferred::Inferred;
-use super::record_batches::Batches;
-use super::text;
+use super::{Batches, text};
 use crate::error::wording::printable;
 use crate::error::{Error, Result};
 
@@ -57,11 +56,8 @@ pub(crate) fn infer(files: &[PathBuf]) -> Result<Inferred> {
         }
         counts.push((path.clone(), rows));
     }
-    let field = |(name, kind): (String, Kind)| Field::new(name, kind.data_type(), true);
     Ok(Inferred {
-        schema: Arc::new(Schema::new(
-            columns.into_iter().map(field).collect::<Vec<_>>(),
-        )),
+        schema: Arc::new(Schema::new(fields(columns))),
         rows: counts,
     })
 }
@@ -319,8 +315,9 @@ impl Kind {
         }
     }
 
-    fn data_type(self) -> DataType {
-        match self {
+    /// Returns the type of the column; `None` if its objects have no keys, so that it holds nothing.
+    fn data_type(self) -> Option<DataType> {
+        Some(match self {
             Kind::Null => DataType::Null,
             Kind::Flag => DataType::Boolean,
             Kind::Whole { unsigned: true, .. } => DataType::UInt64,
@@ -328,16 +325,23 @@ impl Kind {
             Kind::Float => DataType::Float64,
             Kind::Text => DataType::Utf8,
             Kind::List(element) => {
-                DataType::List(Arc::new(Field::new("item", element.data_type(), true)))
+                DataType::List(Arc::new(Field::new("item", element.data_type()?, true)))
             }
-            Kind::Object(fields) => DataType::Struct(
-                fields
-                    .into_iter()
-                    .map(|(name, kind)| Field::new(name, kind.data_type(), true))
-                    .collect::<Fields>(),
-            ),
-        }
+            Kind::Object(own) => {
+                let own = fields(own);
+                if own.is_empty() {
+                    return None;
+                }
+                DataType::Struct(Fields::from(own))
+            }
+        })
     }
+}
+
+/// Returns the columns of these kinds, without those that hold nothing.
+fn fields(columns: Vec<(String, Kind)>) -> Vec<Field> {
+    let field = |(name, kind): (String, Kind)| Some(Field::new(name, kind.data_type()?, true));
+    columns.into_iter().filter_map(field).collect()
 }
 
 #[cfg(test)]
@@ -367,7 +371,7 @@ mod tests {
         let rows = read(concat!(
             "{\"id\": \"01001\", \"n\": 9007199254740993, \"x\": 1, \"v\": [1, 0.1]}\n\n",
             "{\"id\": \"2\", \"x\": null, \"v\": [], \"more\": {\"a\": true}}\r\n",
-            "{\"x\": 0.30000000000000004, \"v\": null, \"n\": -1}",
+            "{\"x\": 0.30000000000000004, \"v\": null, \"n\": -1, \"info\": {\"a\": {}}}",
         ))
         .unwrap();
         assert_eq!(rows["id"].as_string::<i32>().value(0), "01001");
@@ -387,6 +391,7 @@ mod tests {
         );
         assert!(rows["more"].as_struct()["a"].as_boolean().value(1));
         assert_eq!(rows["more"].null_count(), 2);
+        assert!(rows.column_by_name("info").is_none());
     }
 
     #[test]

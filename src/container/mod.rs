@@ -25,8 +25,14 @@ pub(crate) mod zarr;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+
 use crate::dataset::files;
 use crate::error::Result;
+
+/// The batches of a table in a file, in order.
+pub(crate) type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
 
 /// Whether a file is at `path` and starts with `bytes`.
 ///

@@ -4,9 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -15,7 +13,7 @@ use parquet::errors::ParquetError;
 
 use super::inferred::Inferred;
 use super::int96::{self, Units};
-use super::{arrow_ipc, arrow_stream, csv, json_lines};
+use super::{Batches, arrow_ipc, arrow_stream, csv, json_lines};
 use crate::dataset::files;
 use crate::error::{Error, Result};
 
@@ -28,9 +26,6 @@ pub(crate) enum TableFile {
     Csv(Arc<Inferred>),
     JsonLines(Arc<Inferred>),
 }
-
-/// The batches of a file, in order.
-pub(crate) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>;
 
 impl TableFile {
     /// Returns the columns of the file at `path`, and the number of rows if it is known without
@@ -66,8 +61,8 @@ impl TableFile {
     /// # Errors
     /// Returns an error if the file cannot be read.
     pub(crate) fn int96(&self, path: &Path, schema: &Schema) -> Result<Vec<String>> {
-        // Only these can be of the old kind. The name of a type has those of the types within.
-        let may_be = |field: &Arc<Field>| field.data_type().to_string().contains("Timestamp(ns");
+        // The name of a type has those of the types within.
+        let may_be = |field: &Arc<Field>| field.data_type().to_string().contains("Timestamp(");
         match self {
             TableFile::Parquet if schema.fields().iter().any(may_be) => {
                 Ok(int96::columns(open(path)?.parquet_schema()))

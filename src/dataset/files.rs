@@ -20,6 +20,34 @@ use rustix::fs::{Dir, Mode, OFlags};
 
 use crate::error::{Error, Result};
 
+/// Verifies that `path`, as a user wrote it, is no URL such as `s3://bucket/data`, which would be a
+/// folder named `s3:`.
+///
+/// # Errors
+/// Returns an error if it is one.
+pub(crate) fn ensure_local(path: &Path) -> Result<()> {
+    let text = path.to_string_lossy();
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(());
+    };
+    let mut letters = scheme.chars();
+    let is_scheme = letters
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic())
+        && letters.all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    if !is_scheme {
+        return Ok(());
+    }
+    let hint = match scheme.eq_ignore_ascii_case("file") {
+        true => format!("write the path alone: {rest}"),
+        false => "copy the data from or to a local folder with the tool of that storage, \
+                  or mount the storage and write the path there"
+            .to_owned(),
+    };
+    let message = format!("`{text}` is a URL, and trajmill reads and writes local paths only");
+    Err(Error::usage(message).hint(hint))
+}
+
 /// Opens the regular file at `path` for reading. Links are followed.
 ///
 /// # Errors
@@ -51,7 +79,9 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// Returns an error if the file cannot be opened or read; see [`open`].
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.read_to_end(&mut bytes)?;
+    let mut file = open(path)?;
+    file.read_to_end(&mut bytes)?;
+    ensure_whole(&file, bytes.len() as u64)?;
     Ok(bytes)
 }
 
@@ -61,8 +91,23 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Returns an error if the file cannot be opened or read, or if it is not UTF-8; see [`open`].
 pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    open(path)?.read_to_string(&mut text)?;
+    let mut file = open(path)?;
+    file.read_to_string(&mut text)?;
+    ensure_whole(&file, text.len() as u64)?;
     Ok(text)
+}
+
+/// Verifies that a file of which `read` bytes were read has no more.
+///
+/// # Errors
+/// Returns an error if the file is longer or its length is unknown.
+pub(super) fn ensure_whole(file: &File, read: u64) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    if read < length {
+        let message = format!("it ended after {read} of {length} bytes");
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, message));
+    }
+    Ok(())
 }
 
 /// Reads the whole regular file at `path`; `None` if nothing is there.
@@ -193,6 +238,17 @@ mod tests {
         assert!(is_file(&at("file")).unwrap() && !is_dir(&at("file")).unwrap());
         assert_eq!(list(folder.path()).unwrap().len(), 3);
         assert!(list(&at("file")).is_err());
+    }
+
+    /// A file of the kernel's says that it has a page, and ends earlier.
+    #[test]
+    fn a_file_that_ends_early_is_an_error() {
+        let path = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
+        if path.exists() {
+            let error = read(path).unwrap_err().to_string();
+            assert!(error.starts_with("it ended after "), "{error}");
+            store::digest(path).unwrap_err();
+        }
     }
 
     #[test]

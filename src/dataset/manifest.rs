@@ -250,6 +250,11 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Returns whether the bytes are a manifest, be it a damaged one.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        keys(bytes).is_ok_and(|keys| keys.contains_key("trajmill"))
+    }
+
     /// Returns whether the text of a manifest has a checksum. Older versions did not write one.
     pub fn has_checksum(bytes: &[u8]) -> bool {
         keys(bytes).is_ok_and(|keys| keys.contains_key(CHECKSUM))

@@ -265,7 +265,8 @@ fn no_manifest(path: &Path) -> Result<Error> {
     };
     Ok(
         Error::failed(format!("{place} is not a trajmill dataset: {why}")).hint(format!(
-            "`trajmill import {place} NAME` converts a dataset in another format"
+            "`trajmill import {} NAME` converts a dataset in another format",
+            wording::shell_word(path)
         )),
     )
 }

@@ -1,19 +1,23 @@
 //! The content of a foreign source, which is hashed before it is read.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::verified::{Stamp, TICK, replaced};
 use super::{content_hash, files};
 use crate::error::{Error, Result};
 
-/// The content of a file or a folder when it was hashed. An importer opens files as often as it
-/// likes, so no descriptor holds the source. After it has read the source, it calls
+/// The content of a file or a folder when it was hashed. A reader opens files as often as it likes,
+/// so no descriptor holds the source. After it has read the source, it calls
 /// [`SourceContent::ensure_unchanged`].
+///
+/// Folders have stamps too, because a folder that is exchanged for another and back leaves no trace
+/// in its files. So a new mode or a new link during the reading is an error as well.
 #[derive(Debug, Clone)]
 pub(crate) struct SourceContent {
     path: PathBuf,
     hash: String,
-    stamps: Vec<(PathBuf, Stamp)>,
+    stamps: BTreeMap<PathBuf, Stamp>,
 }
 
 impl SourceContent {
@@ -23,7 +27,7 @@ impl SourceContent {
     /// Returns an error if a file cannot be read.
     pub(crate) fn of(path: &Path) -> Result<SourceContent> {
         let mut found = stamps(path)?;
-        if found.iter().any(|(_, stamp)| stamp.is_young()) {
+        if found.values().any(Stamp::is_young) {
             // A change within the same tick of the clock would not be noticed.
             std::thread::sleep(TICK);
             found = stamps(path)?;
@@ -47,40 +51,42 @@ impl SourceContent {
     pub(crate) fn ensure_unchanged(&self) -> Result<()> {
         match stamps(&self.path) {
             Ok(now) if now == self.stamps => Ok(()),
-            // New links and modes change stamps too, but not the times of writing.
-            Ok(now) if self.was_written(&now) => Err(replaced(&self.path)),
-            Ok(_) if content_hash(&self.path)? == self.hash => Ok(()),
             Ok(_) | Err(_) => Err(replaced(&self.path)),
         }
     }
 
-    fn was_written(&self, now: &[(PathBuf, Stamp)]) -> bool {
-        let written = |files: &[(PathBuf, Stamp)]| -> Vec<_> {
-            files
-                .iter()
-                .map(|(path, stamp)| (path.clone(), stamp.written()))
-                .collect()
+    /// Verifies that the file `path` of the source, and the folders that lead to it, are still
+    /// those that were hashed.
+    ///
+    /// # Errors
+    /// Returns an error if one of them changed.
+    pub(crate) fn ensure_file_unchanged(&self, path: &Path) -> Result<()> {
+        let mut places = path.ancestors().take_while(|at| at.starts_with(&self.path));
+        let is_same = |at: &Path| {
+            let now = std::fs::metadata(at).map(|about| Stamp::of(&about));
+            now.is_ok_and(|now| self.stamps.get(at) == Some(&now))
         };
-        written(now) != written(&self.stamps)
+        if places.all(is_same) {
+            Ok(())
+        } else {
+            Err(replaced(&self.path))
+        }
     }
 }
 
-/// Returns the stamps of the file `path`, or of all files in the folder `path`, in order of their
-/// names.
-fn stamps(path: &Path) -> Result<Vec<(PathBuf, Stamp)>> {
+/// Returns the stamps of the file `path`, or of the folder `path` and of everything in it.
+fn stamps(path: &Path) -> Result<BTreeMap<PathBuf, Stamp>> {
     let failed = |path: &Path, error: std::io::Error| {
         Error::failed(format!("cannot read {}: {error}", path.display()))
     };
-    let (mut found, mut folders) = (Vec::new(), vec![path.to_owned()]);
-    while let Some(path) = folders.pop() {
+    let (mut found, mut places) = (BTreeMap::new(), vec![path.to_owned()]);
+    while let Some(path) = places.pop() {
         let about = std::fs::metadata(&path).map_err(|error| failed(&path, error))?;
-        if !files::is_dir(&path)? {
-            found.push((path, Stamp::of(&about)));
-            continue;
+        if about.is_dir() {
+            places.extend(files::list(&path).map_err(|error| failed(&path, error))?);
         }
-        folders.extend(files::list(&path).map_err(|error| failed(&path, error))?);
+        found.insert(path, Stamp::of(&about));
     }
-    found.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(found)
 }
 
@@ -97,6 +103,8 @@ mod tests {
         store::write(&at("b"), b"b").unwrap();
         let content = SourceContent::of(folder.path()).unwrap();
         content.ensure_unchanged().unwrap();
+        content.ensure_file_unchanged(&at("./b")).unwrap();
+        content.ensure_file_unchanged(&at("c")).unwrap_err();
         store::remove(&at("b")).unwrap();
         store::write(&at("b"), b"c").unwrap();
         let error = content.ensure_unchanged().unwrap_err().message;
@@ -108,5 +116,26 @@ mod tests {
         content.ensure_unchanged().unwrap();
         store::remove(&at("a")).unwrap();
         content.ensure_unchanged().unwrap_err();
+    }
+
+    #[test]
+    fn a_folder_that_is_exchanged_and_back_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["one/below", "other/below"] {
+            store::create_dir(&at(name)).unwrap();
+            store::write(&at(name).join("file"), name.as_bytes()).unwrap();
+        }
+        for (exchanged, other) in [("one", "other"), ("one/below", "other/below")] {
+            let content = SourceContent::of(&at("one")).unwrap();
+            let file = at("one/below/file");
+            content.ensure_unchanged().unwrap();
+            content.ensure_file_unchanged(&file).unwrap();
+            std::thread::sleep(TICK);
+            store::exchange(&at(exchanged), &at(other)).unwrap();
+            store::exchange(&at(exchanged), &at(other)).unwrap();
+            content.ensure_unchanged().unwrap_err();
+            content.ensure_file_unchanged(&file).unwrap_err();
+        }
     }
 }

@@ -95,12 +95,6 @@ impl Stamp {
         }
     }
 
-    /// Returns the part that changes only with the bytes, unless a program sets the time of
-    /// writing.
-    pub(super) fn written(&self) -> impl PartialEq + std::fmt::Debug + use<> {
-        self.written
-    }
-
     /// Returns whether another change now could leave the stamp as it is.
     pub(super) fn is_young(&self) -> bool {
         self.age().is_some_and(|age| age < TICK)

@@ -1,7 +1,8 @@
 //! Numbers in sentences: digits in groups of three, and nouns that agree with their counts; and
-//! text from elsewhere that a terminal shows without acting on it.
+//! text from elsewhere that a terminal shows, and a shell takes, without acting on it.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 /// Returns `n` with its digits in groups of three: `14,464`.
 pub(crate) fn number(n: impl TryInto<u64>) -> String {
@@ -37,25 +38,41 @@ fn plural(noun: &str) -> String {
     }
 }
 
-/// Returns `text` with the characters that a terminal acts on escaped, as `\u{1b}`: control
-/// characters other than line breaks and tabs, and characters that change the direction of text.
+/// Returns `text` on one line, with the characters that a terminal acts on escaped, as `\n` or
+/// `\u{1b}`: line breaks, control characters other than tabs, and characters that change the
+/// direction of text. So nothing in a name looks like a line of output.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     let acts = |c: char| {
-        (c.is_control() && c != '\n' && c != '\t')
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        (c.is_control() && c != '\t')
+            || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if !text.contains(acts) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if acts(c) {
+        if c == '\n' {
+            shown.push_str("\\n");
+        } else if acts(c) {
             shown.extend(c.escape_unicode());
         } else {
             shown.push(c);
         }
     }
     Cow::Owned(shown)
+}
+
+/// Returns `path` as a word of a shell command, quoted if it needs that.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.starts_with(|c: char| c != '-') && text.chars().all(is_plain) {
+        text
+    } else {
+        // A leading `-` would be an option.
+        let start = if text.starts_with('-') { "./" } else { "" };
+        format!("'{start}{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]
@@ -70,15 +87,31 @@ mod tests {
 
     #[test]
     fn what_a_terminal_acts_on_is_escaped() {
-        for text in ["plain", "two\nlines\tand a tab", "über 10 Å, \u{200f}עברית"] {
+        for text in ["plain", "text and\ta tab", "über 10 Å, \u{200f}עברית"] {
             assert!(matches!(printable(text), Cow::Borrowed(same) if same == text));
         }
         assert_eq!(printable("\u{1b}[2J\r\0"), "\\u{1b}[2J\\u{d}\\u{0}");
+        assert_eq!(printable("two\nlines"), "two\\nlines");
         for c in [
-            '\u{7f}', '\u{80}', '\u{9b}', '\u{9f}', '\u{202a}', '\u{202e}', '\u{2066}',
+            '\u{7f}', '\u{80}', '\u{85}', '\u{9b}', '\u{9f}', '\u{2028}', '\u{2029}', '\u{202a}',
+            '\u{202e}', '\u{2066}',
         ] {
             let shown = format!("<\\u{{{:x}}}>", u32::from(c));
             assert_eq!(printable(&format!("<{c}>")), shown);
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_command() {
+        for (path, expected) in [
+            ("out/hopper-v2.1", "out/hopper-v2.1"),
+            ("out/my data", "'out/my data'"),
+            ("x; rm -r $(y)", "'x; rm -r $(y)'"),
+            ("it's", "'it'\\''s'"),
+            ("-r", "'./-r'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), expected);
         }
     }
 

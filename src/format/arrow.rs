@@ -88,12 +88,15 @@ fn json(path: &Path) -> Result<Option<Value>> {
     Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
+/// The files of a dataset, and what its directory says about it.
+type Saved = (Vec<PathBuf>, Map<String, Value>);
+
 /// Returns the files of the directory `path` and what it says about itself, if `save_to_disk` of
 /// the library `datasets` wrote it.
 ///
 /// # Errors
 /// Returns an error if the directory has several parts, or if its rows are not those of its files.
-fn saved(path: &Path) -> Result<Option<(Vec<PathBuf>, Map<String, Value>)>> {
+fn saved(path: &Path) -> Result<Option<Saved>> {
     let failed = |what: String| Error::failed(format!("{}: {what}", path.display()));
     if let Some(splits) = json(&path.join(SPLITS))? {
         let names = splits["splits"].as_array().into_iter().flatten();
@@ -127,6 +130,10 @@ fn saved(path: &Path) -> Result<Option<(Vec<PathBuf>, Map<String, Value>)>> {
         let name = entry["filename"].as_str().ok_or_else(damaged)?;
         if name.contains('/') || name.starts_with('.') {
             return Err(damaged());
+        }
+        if !files::is_file(&path.join(name))? {
+            return Err(failed(format!("{name} is missing, which {STATE} lists"))
+                .hint("fetch the whole directory again, or save it again with `save_to_disk`"));
         }
         found.push(path.join(name));
     }

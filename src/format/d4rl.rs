@@ -37,7 +37,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: hdf5::is_hdf5,
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps", "split_on_gaps"],
+        takes: &["map", "layout", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: Some(Writer {

@@ -17,7 +17,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: npz::is_npz,
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps", "split_on_gaps"],
+        takes: &["map", "layout", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: None,

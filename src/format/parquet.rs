@@ -496,7 +496,7 @@ mod tests {
         };
         assert!(
             message(vec![obs(), ids([1, 2, 1, 1])], &[])
-                .contains("trajectory `1` of column `episode` appears again at row 2")
+                .contains("the rows of trajectory `1` (column `episode`) are not together")
         );
         assert!(message(vec![obs()], &[]).contains("no trajectory boundaries"));
         assert!(
@@ -525,7 +525,7 @@ mod tests {
         let steps: ArrayRef = Arc::new(Int64Array::from(vec![0, 1, 1, 2]));
         assert!(
             message(vec![obs(), ids([1; 4]), ("step", steps)], &[])
-                .contains("step numbers must increase")
+                .contains("`step` is 1 at row 2")
         );
         let text: ArrayRef = Arc::new(StringArray::from(vec!["a"; 4]));
         assert!(

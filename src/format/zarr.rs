@@ -20,7 +20,7 @@ use crate::dataset::{Account, files};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::concatenated::{Besides, Concatenated, at_rows, is_marker};
-use crate::transfer::read::{Choice, Options, Reader, Source};
+use crate::transfer::read::{Axes, Choice, Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -34,7 +34,7 @@ pub(crate) const FORMAT: Format = Format {
         },
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps", "split_on_gaps"],
+        takes: &["map", "layout", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: None,
@@ -47,8 +47,16 @@ const STATES: [&str; 3] = ["state", "states", "full_state"];
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut store = Store::open(path)?;
     let failed = |error: Error| error.at(path.display());
-    let choice = Choice::new(options, is_marker);
+    // A rollout of vectorised environments has flags instead of ends, and may have no group.
+    let is_rollout =
+        options.layout != Axes::Step && store.json("meta/episode_ends/.zarray")?.is_none();
+    let mut group = "data/";
     let mut names = store.arrays("data")?;
+    if is_rollout && names.is_empty() {
+        group = "";
+        names = store.arrays("")?;
+    }
+    let choice = Choice::new(options, is_marker);
     names.retain(|name| choice.reads(name));
     let mut metadata = Map::new();
     choice.verify().map_err(failed)?;
@@ -58,17 +66,22 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             metadata.insert(format!("{group}.zattrs"), attributes);
         }
     }
-    let ends = Array::open(&mut store, "meta/episode_ends")?;
+    let ends = match is_rollout {
+        true => None,
+        false => Some(Array::open(&mut store, "meta/episode_ends")?),
+    };
     let arrays = names
         .iter()
-        .map(|name| Array::open(&mut store, &format!("data/{name}")))
+        .map(|name| Array::open(&mut store, &format!("{group}{name}")))
         .collect::<Result<Vec<_>>>()?;
     let store = Rc::new(RefCell::new(store));
-    let ends = episode_ends(&store, ends).map_err(failed)?;
-    let rows = ends.last().copied().unwrap_or(0);
+    let ends = ends
+        .map(|ends| episode_ends(&store, ends).map_err(failed))
+        .transpose()?;
+    let rows = ends.as_ref().map(|ends| ends.last().copied().unwrap_or(0));
     let mut stored = Vec::new();
     for (name, array) in names.iter().zip(arrays) {
-        if array.shape[0] < rows {
+        if let Some(rows) = rows.filter(|rows| array.shape[0] < *rows) {
             return Err(failed(Error::failed(format!(
                 "`data/{name}` has {}, but the last of `meta/episode_ends` is {}",
                 count(array.shape[0], "row"),
@@ -80,7 +93,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             ));
         }
         let mut layout = array.layout(name).map_err(failed)?;
-        if layout.rows > rows {
+        if let Some(rows) = rows.filter(|rows| layout.rows > *rows) {
             account.leave_out(
                 format!("rows {rows} to {} of data/{name}", layout.rows - 1),
                 "they are behind the last of `meta/episode_ends`",
@@ -93,8 +106,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             reader: Box::new(Chunks::new(&store, array, row_bytes)),
         });
     }
-    let last = ends.iter().map(|end| end - 1).collect();
-    stored.push(at_rows("episode_ends".to_owned(), last, rows));
+    if let Some((ends, rows)) = ends.zip(rows) {
+        let last = ends.iter().map(|end| end - 1).collect();
+        stored.push(at_rows("episode_ends".to_owned(), last, rows));
+    }
     let mut options = options.clone();
     let has = |name: &str| names.iter().any(|known| known == name);
     let is_observation_mapped = options

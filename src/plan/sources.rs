@@ -3,7 +3,7 @@
 //!
 //! Several sources get the columns of all of them (`union.rs`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -86,11 +86,16 @@ impl SourceToImport {
         }
     }
 
-    /// Calls `read` with the source, whose columns are those that the pipeline reads.
+    /// Calls `read` with the source, whose columns are those that the pipeline reads. Meanwhile,
+    /// data that does not fit in memory is in the folder `scratch`.
     ///
     /// # Errors
     /// Returns an error if the source cannot be opened or `read` fails.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&mut dyn Source) -> Result<T>) -> Result<T> {
+    pub(crate) fn read<T>(
+        &self,
+        scratch: &Path,
+        read: impl FnOnce(&mut dyn Source) -> Result<T>,
+    ) -> Result<T> {
         let adapt = |inner: Box<dyn Source + '_>| -> Result<T> {
             read(&mut Aligned {
                 inner,
@@ -100,7 +105,9 @@ impl SourceToImport {
             })
         };
         match &self.from {
-            From::Format(format, options) => adapt(format.open(&self.path, options)?),
+            From::Format(format, options) => {
+                adapt(format.open(&self.path, &options.with_scratch(scratch))?)
+            }
             From::Own(dataset, task) => {
                 let outgoing =
                     OutgoingDataset::new(dataset.clone(), true, &WriteOptions::default())?;

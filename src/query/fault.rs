@@ -252,11 +252,7 @@ pub(super) fn own(error: &DataFusionError) -> Option<Error> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(own) = error.downcast_ref::<Error>() {
-            return Some(Error {
-                kind: own.kind,
-                message: own.message.clone(),
-                hints: own.hints.clone(),
-            });
+            return Some(own.clone());
         }
         next = error.source();
     }

@@ -6,7 +6,6 @@
 //! - `json`: one object per line (newline-delimited JSON) with every column; NaN is null.
 //! - `parquet`: a file, which is written whole or not at all and never replaces another.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,7 +19,8 @@ use arrow::util::pretty::pretty_format_batches;
 use parquet::arrow::ArrowWriter;
 
 use super::Session;
-use crate::dataset::{layout, store, write};
+use crate::dataset::store::WholeFile;
+use crate::dataset::write;
 use crate::error::wording::printable;
 use crate::error::{Error, Result};
 
@@ -228,25 +228,17 @@ pub fn save_result(session: &Session, sql: &str, format: ResultFormat, path: &Pa
             path.display()
         )));
     }
-    // A hidden file beside the result that belongs to this process.
-    let partial = layout::hidden(path, &format!(".{}.tmp", std::process::id()));
-    let written =
-        write_file(session, sql, format, &partial).and_then(|rows| {
-            match store::publish(&partial, path)? {
-                true => Ok(rows),
-                false => Err(exists(path)),
-            }
-        });
-    if written.is_err() {
-        // Report the first failure, not one of the clean-up.
-        store::remove(&partial).ok();
+    let mut file = WholeFile::create(path)?;
+    let rows = if format == ResultFormat::Parquet {
+        write_parquet(session, sql, &mut file)?
+    } else {
+        let mut out = io::BufWriter::new(&mut file);
+        print_result(session, sql, format, &mut out)?
+    };
+    match file.publish()? {
+        true => Ok(rows),
+        false => Err(exists(path)),
     }
-    let rows = written?;
-    store::sync_dir(layout::folder(&partial)).map_err(|error| Error {
-        message: format!("{} is written, but {}", path.display(), error.message),
-        ..error
-    })?;
-    Ok(rows)
 }
 
 fn exists(path: &Path) -> Error {
@@ -254,21 +246,9 @@ fn exists(path: &Path) -> Error {
         .hint("remove it, or choose another name: an existing file is never replaced")
 }
 
-fn write_file(session: &Session, sql: &str, format: ResultFormat, path: &Path) -> Result<u64> {
-    let mut file = store::create(path)?;
-    let rows = if format == ResultFormat::Parquet {
-        write_parquet(session, sql, &mut file)?
-    } else {
-        let mut out = io::BufWriter::new(&mut file);
-        print_result(session, sql, format, &mut out)?
-    };
-    store::sync(&file, path)?;
-    Ok(rows)
-}
-
-fn write_parquet(session: &Session, sql: &str, file: &mut File) -> Result<u64> {
+fn write_parquet(session: &Session, sql: &str, file: &mut WholeFile) -> Result<u64> {
     let mut rows = 0;
-    let mut writer: Option<ArrowWriter<&mut File>> = None;
+    let mut writer: Option<ArrowWriter<&mut WholeFile>> = None;
     let mut file = Some(file);
     session.stream(sql, &mut |batch| {
         if let Some(file) = file.take() {
@@ -289,7 +269,7 @@ fn write_parquet(session: &Session, sql: &str, file: &mut File) -> Result<u64> {
     Ok(rows)
 }
 
-fn start(file: &mut File, schema: SchemaRef) -> Result<ArrowWriter<&mut File>> {
+fn start(file: &mut WholeFile, schema: SchemaRef) -> Result<ArrowWriter<&mut WholeFile>> {
     if schema.fields().is_empty() {
         return Err(Error::usage("the statement returns no columns to write"));
     }

@@ -44,9 +44,9 @@ pub(super) fn verify(phase: &Phase, result: &Dataset, options: &RunOptions) -> R
     Err(Error {
         kind: ErrorKind::Checks,
         ..Error::failed(format!(
-            "{} failed, so nothing was published:\n    {}",
-            count(failures.len() as u64, "check"),
-            failures.join("\n    ")
+            "{} failed, so nothing was published:",
+            count(failures.len() as u64, "check")
         ))
-    })
+    }
+    .details(failures.iter().map(|failure| format!("    {failure}"))))
 }

@@ -3,17 +3,21 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use super::Observer;
 use super::report::too_many;
 use crate::commit::{self, Claim, Staging, Wanted};
 use crate::dataset::manifest::{Lineage, TOOL};
 use crate::dataset::{Account, Ancestry, Dataset, SourceContent, store};
+use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::inspect::Checked;
 use crate::plan::Fingerprint;
 use crate::transfer::read::quarantine::{self, SetAside};
-use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
+use crate::transfer::read::task::SET_TASK;
+use crate::transfer::read::{LEFT_OUT, NonFinite, OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";
@@ -116,7 +120,8 @@ impl Import {
         staging: &Staging,
         observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
-        let mut source = self.format.open(&self.source, &self.options)?;
+        let options = self.options.with_scratch(staging.scratch());
+        let mut source = self.format.open(&self.source, &options)?;
         let name = self
             .source
             .file_stem()
@@ -232,6 +237,29 @@ impl Job<'_> {
         let sealed = staging.seal(&key, &imported.manifest(&key, lineage))?;
         Ok((sealed, aside))
     }
+}
+
+/// Returns what the metadata of an imported source say about the import itself: what was left out,
+/// and whose task was replaced.
+pub(crate) fn notes(metadata: &Map<String, Value>) -> Vec<String> {
+    let left_out = [LEFT_OUT, "not_read"].into_iter();
+    let left_out = left_out.filter_map(|key| metadata.get(key)?.as_array());
+    let mut notes: Vec<String> = left_out
+        .flatten()
+        .map(|what| match what.as_str() {
+            Some(what) => format!("left out: {what}"),
+            None => format!("left out: {what}"),
+        })
+        .collect();
+    let set = metadata.get(SET_TASK);
+    let replaced = set.and_then(|set| set["replaced"].as_u64()).unwrap_or(0);
+    if replaced > 0 {
+        notes.push(format!(
+            "the task that was set replaced that of {}",
+            count(replaced, "trajectory")
+        ));
+    }
+    notes
 }
 
 /// Returns the hash of the list of trajectories that were set aside, in the dataset at `root`;

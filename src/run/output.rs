@@ -316,12 +316,9 @@ impl<'a> Output<'a> {
         if self.options.verify {
             let faults = verify::whole(&dataset).faults;
             if !faults.is_empty() {
-                let faults: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
-                return Err(fresh(Error::failed(format!(
-                    "{} is damaged:\n    {}",
-                    self.path.display(),
-                    faults.join("\n    ")
-                ))));
+                let faults = faults.iter().map(|fault| format!("    {}", fault.message));
+                let damaged = Error::failed(format!("{} is damaged:", self.path.display()));
+                return Err(fresh(damaged.details(faults)));
             }
         }
         let statistics = dataset.manifest.statistics.clone();

@@ -1,7 +1,7 @@
 //! The datasets that an output reads. A source in a foreign format, or with other columns, is
 //! imported first.
 
-use super::import::Job;
+use super::import::{Job, notes};
 use super::report::{Quarantined, Report};
 use super::{INTERMEDIATE_SHARD_ROWS, Observer};
 use crate::commit::{self, Staging};
@@ -74,6 +74,12 @@ pub(super) fn bring(
             ));
         }
         let dataset = import(to_import, &source.dataset.name, staging, observer)?;
+        // The metadata of a trajmill dataset tells of its own import.
+        if to_import.own().is_none() {
+            for note in notes(&dataset.manifest.lineage.source_metadata) {
+                observer.watch.say(&format!("{}: {note}", dataset.name));
+            }
+        }
         let aside = SetAside::read(&dataset.path)?;
         if aside.trajectories > 0 {
             report.quarantined.push(Quarantined {
@@ -122,7 +128,9 @@ fn import(
                 None => commit::ancestry(&to_import.path)?,
             },
         };
-        to_import.read(|source| job.run(source, staging, observer).map(|_| ()))?;
+        to_import.read(staging.scratch(), |source| {
+            job.run(source, staging, observer).map(|_| ())
+        })?;
     }
     let dataset = Dataset::open(&root)?;
     Ok(Dataset {

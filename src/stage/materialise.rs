@@ -25,6 +25,7 @@ pub(super) const STAGE: Stage = Stage {
 pub struct Materialise {
     /// Path of the result, relative to the pipeline file's folder, such as `out/hopper`. It is a
     /// directory, or a file for a format that has only one.
+    #[schemars(extend("format" = "path"))]
     pub path: String,
     /// Format of the result: `trajmill`, or the foreign format that a trainer loads, such as
     /// `d4rl`. Default: `trajmill`.

@@ -1,5 +1,6 @@
 //! References to frames of videos, and datasets that are read with the frames in their place.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type};
 
 use super::{Pictures, Video, pictures, version};
-use crate::dataset::{Dataset, Decode, content_hash, files};
+use crate::dataset::{Dataset, Decode, SourceContent, files};
 use crate::error::{Error, Result};
 use crate::video::Frames;
 
@@ -41,6 +42,8 @@ const SEARCH_ROWS: u64 = 4096;
 #[derive(Debug)]
 struct References {
     root: PathBuf,
+    /// The content of the folder `root` when it was hashed.
+    content: SourceContent,
     frames: Frames,
     /// The columns, each with the height and width of its first video.
     columns: Vec<(Field, [usize; 2])>,
@@ -102,9 +105,11 @@ pub(crate) fn decoded(dataset: Dataset, frames: Frames, videos: Option<&Path>) -
     } else {
         "array"
     };
-    let depends = format!("{how} by {version} of {}", content_hash(root)?);
+    let content = SourceContent::of(root)?;
+    let depends = format!("{how} by {version} of {}", content.hash());
     Ok(dataset.decoding(Arc::new(References {
         root: root.to_owned(),
+        content,
         frames,
         columns,
         depends,
@@ -154,8 +159,24 @@ fn resolve(root: &Path, path: &str) -> Result<PathBuf> {
 }
 
 impl References {
-    /// Decodes the frames that a column refers to.
+    /// Decodes the frames that a column refers to, from the files that were hashed.
     fn decode(&self, size: [usize; 2], references: &StructArray) -> Result<ArrayRef> {
+        let mut read = BTreeSet::new();
+        let decoded = self.frames(size, references, &mut read);
+        // A file that was replaced may have failed for that reason alone.
+        for path in &read {
+            self.content.ensure_file_unchanged(path)?;
+        }
+        decoded
+    }
+
+    /// Decodes the frames that a column refers to. Adds every file that is opened to `read`.
+    fn frames(
+        &self,
+        size: [usize; 2],
+        references: &StructArray,
+        read: &mut BTreeSet<PathBuf>,
+    ) -> Result<ArrayRef> {
         let (paths, times) = (
             references.column(0).as_string::<i32>(),
             references.column(1).as_primitive::<Float64Type>(),
@@ -170,7 +191,13 @@ impl References {
             let path = paths.value(row);
             let (_, video) = match open.take() {
                 Some(video) if video.0 == path => open.insert(video),
-                _ => open.insert((path, Video::open(&resolve(&self.root, path)?)?)),
+                _ => {
+                    let file = resolve(&self.root, path)?;
+                    // FFmpeg would wait for the writer of a FIFO.
+                    self.content.ensure_file_unchanged(&file)?;
+                    read.insert(file.clone());
+                    open.insert((path, Video::open(&file)?))
+                }
             };
             pictures.push(video, times.value(row))?;
         }

@@ -86,10 +86,12 @@ macro_rules! targets {
 
 targets! {
     arrow: Behind::Nothing, |path| foreign("arrow", path);
+    csv: Behind::Nothing, |path| foreign("csv", path);
     d3rlpy: Behind::Nothing, |path| foreign("d3rlpy", path);
     d4rl: Behind::Nothing, |path| foreign("d4rl", path);
     dataset: Behind::Nothing, own;
     exorl: Behind::Zip, |path| foreign("exorl", path);
+    jsonl: Behind::Nothing, |path| foreign("jsonl", path);
     lerobot: Behind::Nothing, |path| foreign("lerobot", path);
     minari: Behind::Nothing, |path| foreign("minari", path);
     npz: Behind::Zip, |path| foreign("npz", path);

@@ -4,6 +4,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -124,34 +126,85 @@ const ENDLESS: [&str; 2] = [
     "select a.value from generate_series(1, 10000000) a, generate_series(1, 10000000) b",
 ];
 
+/// Whether a process has a file open in a folder, with a name or without.
+fn has_a_file_in(folder: &Path, process: &Child) -> bool {
+    let links = fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    links
+        .filter_map(|link| fs::read_link(link.ok()?.path()).ok())
+        .any(|open| open.starts_with(folder) && open != folder)
+}
+
+/// Starts a query that writes `results/FILE` for hours, and waits until it writes.
+fn endless(workspace: &Workspace, sql: &str, file: &str, fault: &str) -> Child {
+    let output = format!("results/{file}");
+    let child = workspace
+        .command(&["sql", "corpus", "-c", sql, "-o", &output])
+        .env("TRAJMILL_FAULT", fault)
+        .spawn()
+        .unwrap();
+    let results = workspace.path("results").canonicalize().unwrap();
+    wait_until(|| has_a_file_in(&results, &child));
+    std::thread::sleep(Duration::from_millis(200));
+    child
+}
+
 #[test]
 fn a_stopped_query_leaves_no_file() {
     let workspace = Workspace::new();
     fs::create_dir(workspace.path("results")).unwrap();
-    for (signal, file) in [
-        (Signal::INT, "a.csv"),
-        (Signal::TERM, "a.csv"),
-        (Signal::TERM, "a.parquet"),
+    for (signals, file) in [
+        (&[Signal::INT][..], "a.csv"),
+        (&[Signal::TERM], "a.csv"),
+        (&[Signal::TERM], "a.parquet"),
+        (&[Signal::INT, Signal::INT], "a.csv"),
+        (&[Signal::KILL], "a.csv"),
+        (&[Signal::KILL], "a.parquet"),
     ] {
         for sql in ENDLESS {
-            let output = format!("results/{file}");
-            let mut child = workspace
-                .command(&["sql", "corpus", "-c", sql, "-o", &output])
-                .spawn()
-                .unwrap();
-            wait_until(|| !workspace.names("results").is_empty());
-            std::thread::sleep(Duration::from_millis(200));
-            kill_process(Pid::from_child(&child), signal).unwrap();
+            let mut child = endless(&workspace, sql, file, "");
+            for signal in signals {
+                kill_process(Pid::from_child(&child), *signal).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
             let signalled = Instant::now();
             let status = child.wait().unwrap();
             assert!(signalled.elapsed() < Duration::from_secs(20), "{sql}");
-            assert_eq!(
-                workspace.names("results"),
-                [""; 0],
-                "{signal:?} {file} {sql}"
-            );
-            assert_eq!(status.code(), Some(130), "{signal:?} {file} {sql}");
+            let case = format!("{signals:?} {file} {sql}");
+            assert_eq!(workspace.names("results"), [""; 0], "{case}");
+            let code = (signals != [Signal::KILL]).then_some(130);
+            assert_eq!(status.code(), code, "{case}");
         }
+    }
+}
+
+/// Where files need names, the same command removes what a killed one left.
+#[cfg(feature = "faults")]
+#[test]
+fn a_file_of_a_killed_query_is_removed_by_the_next() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("results")).unwrap();
+    let mut child = endless(&workspace, ENDLESS[1], "a.csv", "plain-renames");
+    assert_eq!(workspace.names("results"), [".a.csv.staging-file"]);
+    let arguments = ["sql", "corpus", "-c", "select 1", "-o", "results/a.csv"];
+    let mut second = workspace.command(&arguments);
+    second.env("TRAJMILL_FAULT", "plain-renames");
+    let done = finish(second).exits(1);
+    assert!(
+        done.stderr.contains("is being written by another process"),
+        "{done:?}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(workspace.names("results"), [".a.csv.staging-file"]);
+    for fault in ["plain-renames", ""] {
+        let mut again = workspace.command(&arguments);
+        again.env("TRAJMILL_FAULT", fault);
+        if fault.is_empty() {
+            fs::write(workspace.path("results/.a.csv.staging-file"), "abandoned").unwrap();
+        }
+        finish(again).exits(0);
+        assert_eq!(workspace.names("results"), ["a.csv"]);
+        fs::remove_file(workspace.path("results/a.csv")).unwrap();
     }
 }
 
@@ -170,6 +223,7 @@ fn wait_until(holds: impl Fn() -> bool) {
 fn no_picture_or_result_is_written_into_a_dataset() {
     let workspace = Workspace::new();
     let before = workspace.tree("corpus");
+    recipe(&[], &[]).write(&workspace.path("twin"), &[0..2, 2..4]);
     fs::create_dir(workspace.path("elsewhere")).unwrap();
     symlink(workspace.path("corpus"), workspace.path("link")).unwrap();
     symlink(
@@ -200,6 +254,29 @@ fn no_picture_or_result_is_written_into_a_dataset() {
         refused(&["info", "corpus", "--picture", &picture], &picture);
         let result = format!("{folder}/x.csv");
         refused(&["sql", "corpus", "-c", "select 1", "-o", &result], &result);
+    }
+    // Datasets, exports and models, also in folders that do not exist yet.
+    for out in ["corpus/x", "corpus/steps/x", "corpus/new/x", "link/x"] {
+        let text = format!(
+            "trajmill: 1\nsource: ../twin\nstages:\n  - materialise: {{ path: ../{out} }}\n"
+        );
+        let run = workspace.write("inside", &text);
+        let text = format!(
+            "trajmill: 1\nsource: ../twin\nstages:\n  - train_idm: {{ out: ../{out}.onnx }}\n"
+        );
+        let train = workspace.write("train", &text);
+        for arguments in [
+            &["run", &run][..],
+            &["run", &train],
+            &["import", "corpus/steps", out, "--from", "parquet"],
+            &["export", "twin", out, "--to", "arrow"],
+        ] {
+            let done = workspace.trajmill(arguments).exits(1);
+            assert!(
+                done.stderr.contains("it is inside the dataset"),
+                "{arguments:?}: {done:?}"
+            );
+        }
     }
     // From inside the dataset a bare name is a path in it.
     for arguments in [
@@ -246,12 +323,13 @@ fn a_picture_is_an_svg() {
     );
 }
 
-/// Text that clears a screen, hides what follows, rings, renames a window or reverses a line.
-const HOSTILE: &str =
-    "a\u{1b}[2J\u{1b}]0;owned\u{7}\u{8}\r\u{9b}31m\u{7f}\u{202e}\u{2066}\u{2069}\u{85}z";
+/// Text that clears a screen, hides what follows, rings, renames a window, reverses a line or looks
+/// like a line of output.
+const HOSTILE: &str = "a\u{1b}[2J\u{1b}]0;owned\u{7}\u{8}\r\u{9b}31m\u{7f}\u{202e}\u{2066}\
+                       \u{2069}\u{85}z\nforged\u{2028}forged";
 /// The same text as it is shown.
 const SHOWN: &str = "a\\u{1b}[2J\\u{1b}]0;owned\\u{7}\\u{8}\\u{d}\\u{9b}31m\\u{7f}\\u{202e}\
-                     \\u{2066}\\u{2069}\\u{85}z";
+                     \\u{2066}\\u{2069}\\u{85}z\\nforged\\u{2028}forged";
 
 /// Fails if the terminal would act on a character of the text.
 #[track_caller]
@@ -259,9 +337,11 @@ fn assert_harmless(done: &Done) {
     for text in [&done.stdout, &done.stderr] {
         let acts = |c: char| {
             (c.is_control() && !matches!(c, '\n' | '\t'))
-                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+                || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         };
         assert!(!text.contains(acts), "{text:?}");
+        let forged = |line: &str| line.trim_start_matches([' ', '|']).starts_with("forged");
+        assert!(!text.lines().any(forged), "{text:?}");
     }
 }
 
@@ -367,6 +447,18 @@ fn control_characters_of_names_and_values_are_shown_escaped() {
     }
     let table = fs::read_to_string(workspace.path("table.txt")).unwrap();
     assert!(table.contains(SHOWN), "{table}");
+    // XML has no control characters. This manifest is one without a checksum.
+    let manifest = workspace.path(&format!("out/{HOSTILE}/dataset.json"));
+    let text = fs::read_to_string(&manifest).unwrap();
+    let text = text.replace("\"stage\": \"summarise\"", "\"stage\": \"a<\\u001b[2J\"");
+    let end = text.rfind(",\n  \"checksum\"").unwrap();
+    fs::write(&manifest, format!("{}\n}}\n", &text[..end])).unwrap();
+    let result = format!("out/{HOSTILE}");
+    let done = workspace.trajmill(&["info", &result, "--picture", "x.svg"]);
+    done.exits(0);
+    let picture = fs::read_to_string(workspace.path("x.svg")).unwrap();
+    assert!(picture.contains("a&lt;\\u{1b}[2J"), "{picture}");
+    assert!(!picture.contains('\u{1b}'), "{picture}");
 
     // What a program reads has the values as they are.
     let json = workspace.trajmill(&["info", name, "--json"]).exits(0);
@@ -388,7 +480,7 @@ fn control_characters_of_names_and_values_are_shown_escaped() {
         .exits(0);
     let csv = fs::read_to_string(workspace.path("x.csv")).unwrap();
     assert!(csv.contains(HOSTILE), "{csv:?}");
-    // Line breaks and tabs of a value stay in a table.
+    // A row of a table is one line. Tabs stay.
     let lines = workspace
         .trajmill(&[
             "sql",
@@ -397,8 +489,7 @@ fn control_characters_of_names_and_values_are_shown_escaped() {
             "select kind from trajectories limit 1",
         ])
         .exits(0);
-    assert!(lines.stdout.contains("second"), "{}", lines.stdout);
-    assert!(!lines.stdout.contains("\\n"), "{}", lines.stdout);
+    assert!(lines.stdout.contains("k\tind\\nsecond"), "{}", lines.stdout);
 }
 
 #[test]

@@ -336,7 +336,7 @@ fn a_stage_does_no_input_or_output() {
 /// keeps absent and unreadable apart.
 const OPENS_ITSELF: [(&str, &str); 7] = [
     ("dataset/files.rs", "is that place"),
-    ("dataset/store/mod.rs", "changes the file system"),
+    ("dataset/store/", "changes the file system"),
     ("dataset/source.rs", "asks metadata that it read itself"),
     (
         "model/library.rs",
@@ -360,7 +360,10 @@ fn files_are_opened_in_one_place() {
     ];
     let mut faults = Vec::new();
     for source in compiled() {
-        if OPENS_ITSELF.iter().any(|(path, _)| *path == source.path) {
+        if OPENS_ITSELF
+            .iter()
+            .any(|(path, _)| source.path.starts_with(path))
+        {
             continue;
         }
         for word in words {

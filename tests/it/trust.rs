@@ -134,7 +134,7 @@ fn a_link_planted_for_a_small_file_leads_nowhere() {
     let before = victim(&workspace);
     let stages = "  - train_idm: { out: ../out/idm.onnx, steps: 5, hidden: [4], members: 1 }\n";
     let train = workspace.pipeline("train", stages);
-    let commands: [(&[&str], &[&str]); 2] = [
+    let commands: [(&[&str], &[&str]); 3] = [
         (
             &["run", &train],
             &["idm.onnx", "idm.report.json", "idm.loss.svg"],
@@ -143,23 +143,31 @@ fn a_link_planted_for_a_small_file_leads_nowhere() {
             &["info", "corpus", "--picture", "out/picture.svg"],
             &["picture.svg"],
         ),
+        (
+            &["sql", "corpus", "-c", "select 1", "-o", "out/x.csv"],
+            &["x.csv"],
+        ),
     ];
     for (arguments, names) in commands {
         for target in ["victim", "victim/thesis.tex", "victim/nothing"] {
-            fs::create_dir_all(workspace.path("out")).unwrap();
-            for name in names {
-                let hidden = workspace.path("out").join(format!(".{name}.staging-file"));
-                symlink(workspace.path(target), hidden).unwrap();
+            for fault in ["", "plain-renames"] {
+                fs::create_dir_all(workspace.path("out")).unwrap();
+                for name in names {
+                    let hidden = workspace.path("out").join(format!(".{name}.staging-file"));
+                    symlink(workspace.path(target), hidden).unwrap();
+                }
+                let mut command = workspace.command(arguments);
+                command.env("TRAJMILL_FAULT", fault);
+                finish(command).exits(0);
+                assert_eq!(workspace.tree("victim"), before, "{arguments:?}");
+                assert!(
+                    workspace
+                        .names("out")
+                        .iter()
+                        .all(|name| !name.starts_with('.'))
+                );
+                workspace.clear();
             }
-            workspace.trajmill(arguments).exits(0);
-            assert_eq!(workspace.tree("victim"), before, "{arguments:?}");
-            assert!(
-                workspace
-                    .names("out")
-                    .iter()
-                    .all(|name| !name.starts_with('.'))
-            );
-            workspace.clear();
         }
         // A directory there is not removed with what is in it.
         let hidden = format!("out/.{}.staging-file", names[0]);
@@ -392,6 +400,46 @@ fn quarantine_that_cannot_be_read_is_not_taken_for_absent() {
     fifo(&path);
     let error = read().unwrap_err().message;
     assert!(error.contains("only files are read"), "{error}");
+}
+
+/// `--fresh` replaces no result that it cannot identify. The remedy in the message works.
+#[test]
+fn a_result_with_a_damaged_manifest_can_be_made_again() {
+    let workspace = Workspace::new();
+    let [pipeline, import, export] = writers(&workspace, "x").try_into().unwrap();
+    let fresh = [pipeline.clone(), vec!["--fresh".to_owned()]].concat();
+    let damage: [&dyn Fn(&Path); 3] = [
+        &|note| {
+            fs::remove_file(note).unwrap();
+            fs::create_dir(note).unwrap();
+        },
+        &|note| fs::write(note, "{").unwrap(),
+        &|note| {
+            let text = fs::read_to_string(note).unwrap();
+            fs::write(note, text.replacen("fingerprint", "fingerprint ", 1)).unwrap();
+        },
+    ];
+    for (arguments, again) in [(&pipeline, &pipeline), (&pipeline, &fresh)]
+        .into_iter()
+        .chain([(&import, &import), (&export, &export)])
+    {
+        for damage in damage {
+            finish(command(&workspace, arguments)).exits(0);
+            let right = workspace.tree("out/x");
+            damage(&workspace.path(if arguments == &export {
+                "out/x/.trajmill.json"
+            } else {
+                "out/x/dataset.json"
+            }));
+            let done = finish(command(&workspace, again)).exits(1);
+            let remedy = "move it aside (`mv out/x out/x.old`) and run the same command again";
+            assert!(done.stderr.contains(remedy), "{}", done.stderr);
+            fs::rename(workspace.path("out/x"), workspace.path("out/x.old")).unwrap();
+            finish(command(&workspace, again)).exits(0);
+            assert_eq!(workspace.tree("out/x"), right);
+            workspace.clear();
+        }
+    }
 }
 
 #[cfg(feature = "faults")]

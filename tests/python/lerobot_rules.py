@@ -175,3 +175,19 @@ def rules_v21(path, lengths, arrays):
     for row, length in zip(lines("episodes_stats"), lengths):
         statistics(whole, row["stats"], slice(first, first + length), False, "v2.1")
         first += length
+
+
+def policy_features(features):
+    """The features that LeRobot gives to a policy, by the rule of `dataset_to_policy_features`."""
+    data = {}
+    for name, feature in features.items():
+        if feature["dtype"] in ("image", "video"):
+            check(len(feature["shape"]) == 3, f"shape of {name}")
+            data[name] = "VISUAL"
+        elif name == "observation.environment_state":
+            data[name] = "ENV"
+        elif name.startswith("observation"):
+            data[name] = "STATE"
+        elif name.startswith("action"):
+            data[name] = "ACTION"
+    return data

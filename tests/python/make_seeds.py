@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from writers import arrays as array_sets
 from writers import lerobot as lerobot_sets
 from writers import rlds as rlds_sets
+from writers import tables
 
 LENGTHS = [4, 1, 6]
 ENDS = np.cumsum(LENGTHS)
@@ -214,7 +215,9 @@ def steps():
 
 
 def parquet(folder):
-    pq.write_table(steps(), f"{folder}/set.parquet", row_group_size=5)
+    table = steps()
+    pq.write_table(table, f"{folder}/set.parquet", row_group_size=5)
+    pq.write_table(tables.episodes(table), f"{folder}/episodes.parquet")
 
 
 def arrow(folder):
@@ -222,7 +225,20 @@ def arrow(folder):
         pa.OSFile(f"{folder}/set.arrow", "wb") as file,
         pa.ipc.new_file(file, steps().schema) as writer,
     ):
-        writer.write_table(steps(), max_chunksize=5)
+        table = steps()
+        writer.write_table(table, max_chunksize=5)
+    tables.stream(f"{folder}/stream.arrow", table, 5)
+    tables.saved(f"{folder}/saved", tables.episodes(table), 2)
+
+
+def csv(folder):
+    tables.csv(f"{folder}/set.csv", tables.scalars(steps()))
+    tables.csv(f"{folder}/set.csv.gz", tables.scalars(steps()))
+
+
+def jsonl(folder):
+    tables.jsonl(f"{folder}/set.jsonl", steps())
+    tables.jsonl(f"{folder}/episodes.jsonl.gz", tables.episodes(steps()))
 
 
 def zarr(folder):
@@ -284,6 +300,8 @@ for make in (
     rlds,
     tfagents,
     lerobot,
+    csv,
+    jsonl,
 ):
     place = os.path.join(SEEDS, {minaris: "minari"}.get(make, make.__name__))
     shutil.rmtree(place, ignore_errors=True)

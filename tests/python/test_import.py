@@ -396,11 +396,11 @@ def test_parquet_files_with_a_column_for_each_coordinate_are_imported(tmp_path):
 @pytest.mark.parametrize(
     "columns, wanted",
     [
-        ({"obs": [[0.0]] * 4, "episode": [1, 2, 1, 1]}, "appears again"),
+        ({"obs": [[0.0]] * 4, "episode": [1, 2, 1, 1]}, "--sort"),
         ({"obs": [[0.0], [0.0, 1.0], [1.0], [2.0]], "episode": [1] * 4}, "`obs` holds 2 values"),
         ({"obs": [[0.0]] * 4, "terminals": [0.0, float("nan"), 0.0, 1.0]}, "`terminals`"),
         ({"obs": [[0.0]] * 4}, "no trajectory boundaries"),
-        ({"obs": [[0.0]] * 4, "episode": [1] * 4, "step": [0, 1, 1, 2]}, "must increase"),
+        ({"obs": [[0.0]] * 4, "episode": [1] * 4, "step": [0, 1, 1, 2]}, "as in the row before"),
         ({"obs": ["a"] * 4, "episode": [1] * 4}, "`obs`"),
     ],
     ids=["id-comes-back", "ragged", "nan-flag", "no-boundaries", "steps-repeat", "text"],

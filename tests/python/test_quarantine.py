@@ -228,7 +228,7 @@ CASES = [
         "parquet/set.parquet",
         rows(put("step", 8, 0), small_groups),
         ["9"],
-        ["trajectory `9`", "row 8 ", "must increase"],
+        ["trajectory `9`", "row 8 ", "not in order"],
     ),
     (
         "arrow/set.arrow",

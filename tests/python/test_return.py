@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import oracle
+from lerobot_rules import policy_features
 from oracle import MODELS, check, manifest, same, same_dataset, says, table, trajmill
 from oracle import valid_rows as column
 from writers import minari
@@ -33,7 +34,7 @@ FORMATS = {
 }
 # Columns that a format makes.
 EXTRA = {
-    "lerobot": ["timestamp", "frame_index", "episode_index", "index", "task_index", "task"],
+    "lerobot": ["timestamp", "frame_index", "episode_index", "index", "task"],
     "rlds": ["discount"],
 }
 # Formats that hold steps without actions as they are.
@@ -121,6 +122,11 @@ def test_recorded_proxy_and_missing_actions_are_told_apart_after_both_ways(
     back, said = there_and_back(labelled, tmp_path, name, *fill)
     if name not in GAPS:
         check("missing rewards" in said, f"{name}: the summary names missing rewards: {said}")
+    if name == "lerobot":
+        features = json.loads((tmp_path / "out-lerobot/meta/info.json").read_text())["features"]
+        check(set(policy_features(features)) == {"observation.state", "action"}, f"{features}")
+        marks = {f"trajmill.action_{mark}" for mark in ("source", "std", "valid")}
+        check(marks <= set(features), f"{marks} are in {list(features)}")
     # D4RL and LeRobot have no row for what stands beside a final observation.
     beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
     same_dataset(labelled, back, f"{name} with labels", EXTRA.get(name, []) + beside)

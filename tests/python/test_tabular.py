@@ -4,7 +4,8 @@ The oracle is pyarrow, which also writes the tables.
 """
 
 import json
-from datetime import datetime
+import re
+from datetime import date, datetime, time
 from decimal import Decimal
 
 import pyarrow as pa
@@ -362,3 +363,261 @@ def test_two_columns_of_one_name_are_refused(tmp_path, kind):
     save(tmp_path / f"d.{kind}", clash)
     done = trajmill("import", tmp_path / f"d.{kind}", tmp_path / "out", code=1)
     says(done.stderr, [f"d.{kind}", "`source_action_source`"], "message")
+
+
+# ---- types
+
+
+def filled(values, data_type):
+    return pa.array(values, data_type)
+
+
+TIMES = [datetime(2020, 1, 1, 1, 2, 3), None, datetime(9999, 12, 31), datetime(1, 1, 1)]
+# Columns of a table, and what they are in the dataset if that differs.
+KEPT = {
+    "bool": (filled([True, None, False, True], pa.bool_()), None),
+    "uint8": (filled([1, None, 0, 255], pa.uint8()), None),
+    "uint32": (filled([1, None, 0, 2**32 - 1], pa.uint32()), None),
+    "uint64": (filled([1, None, 0, 2**64 - 1], pa.uint64()), None),
+    "float16": (filled([0.5, None, -1.0, 65504.0], pa.float16()), None),
+    "decimal32": (filled([Decimal("1.10"), None, Decimal("-2.35"), 0], pa.decimal32(5, 2)), float),
+    "decimal64": (filled([Decimal("1.10"), None, Decimal("-2.35"), 0], pa.decimal64(9, 2)), float),
+    "decimal128": (
+        filled([Decimal("1.1"), None, Decimal("-0.3"), Decimal("2") ** 90], pa.decimal128(38, 8)),
+        float,
+    ),
+    "decimal256": (filled([Decimal(1), None, Decimal(-2), Decimal(10) ** 40], pa.decimal256(60, 0)), float),
+    "date32": (filled([date(2020, 1, 1), None, date(9999, 12, 31), date(1, 1, 1)], pa.date32()), None),
+    "date64": (filled([date(2020, 1, 1), None, date(9999, 12, 31), date(1, 1, 1)], pa.date64()), None),
+    "time32": (filled([time(1, 2, 3), None, time(0), time(23, 59, 59)], pa.time32("s")), None),
+    "time64": (filled([time(1, 2, 3, 4), None, time(0), time(23, 59, 59)], pa.time64("us")), None),
+    "timestamp_s": (filled(TIMES, pa.timestamp("s")), None),
+    "timestamp_us": (filled(TIMES, pa.timestamp("us")), None),
+    "timestamp_zone": (filled(TIMES[:2] * 2, pa.timestamp("ns", "UTC")), None),
+    "duration": (filled([1, None, -5, 2**60], pa.duration("us")), None),
+    "text": (filled(["a", None, "", "ü"], pa.large_string()), None),
+    "bytes": (filled([b"ab", None, b"\0\0", b"\xff\xff"], pa.binary(2)), None),
+    "dictionary": (filled(["a", None, "b", "a"], pa.dictionary(pa.int8(), pa.string())), None),
+    "flags": (filled([[True], None, [], [False, None]], pa.list_(pa.bool_())), None),
+    "bits": (filled([[True, False]] * 4, pa.list_(pa.bool_())), None),
+    "vector": (filled([[1, 2], None, [3, 4], [5, 6]], pa.list_(pa.float32(), 2)), None),
+    "list": (filled([[1, 2], None, [3, None], [5, 6]], pa.list_(pa.float32(), 2)), None),
+    "vectors": (filled([[[1, 2]], None, [], [[3, 4], [5, 6]]], pa.list_(pa.list_(pa.int8(), 2))), None),
+    "struct": (
+        filled(
+            [{"a": 1, "b": TIMES[2]}, None, {"a": None, "b": None}, {"a": 2, "b": TIMES[0]}],
+            pa.struct([("a", pa.decimal128(4, 1)), ("b", pa.timestamp("s"))]),
+        ),
+        lambda row: {**row, "a": None if row["a"] is None else float(row["a"])},
+    ),
+    "map": (
+        filled([[("k", 1)], None, [], [("a", 1), ("b", None)]], pa.map_(pa.string(), pa.int64())),
+        lambda row: [{"key": key, "value": value} for key, value in row],
+    ),
+}
+# Columns that a dataset cannot have.
+LEFT_OUT = {
+    "nothing": pa.nulls(4),
+    "interval": pa.array([(1, 2, 3)] * 4, pa.month_day_nano_interval()),
+}
+WRITERS = [
+    ("arrow", ""),
+    ("parquet", ""),
+    ("d3rlpy", ".h5"),
+    ("d4rl", ".hdf5"),
+    ("lerobot", ""),
+    ("lerobot-v2.1", ""),
+    ("minari", ""),
+    ("npy", ""),
+    ("ogbench", ".npz"),
+    ("rlds", ""),
+    ("robomimic", ".hdf5"),
+]
+
+
+@pytest.fixture(scope="module", params=EXTENSIONS)
+def typed(request, tmp_path_factory):
+    """A dataset with a column of every type, and what is in it."""
+    folder, kind = tmp_path_factory.mktemp("typed"), request.param
+    base = pa.table(
+        {
+            "episode": [0, 0, 1, 1],
+            "observation": [[1.0, 2.0]] * 4,
+            "action": [[0.5]] * 4,
+            "reward": filled([Decimal("1.10"), None, Decimal("-2.35"), 0], pa.decimal128(10, 2)),
+            "terminated": [False, True] * 2,
+        }
+    )
+    wanted = {"reward": [1.1, None, -2.35, 0.0]}
+    for name, (column, changed) in KEPT.items():
+        base = base.append_column(name, column)
+        values = column.to_pylist()
+        wanted[name] = [
+            changed(value) if changed and value is not None else value for value in values
+        ]
+    for name, column in LEFT_OUT.items():
+        if kind == "arrow" or name != "interval":
+            base = base.append_column(name, column)
+    save(folder / f"log.{kind}", base)
+    found, _, account = imported(folder / f"log.{kind}", folder / "in")
+    return folder, base.column_names, found, account, wanted
+
+
+def test_every_type_is_kept_or_named(typed):
+    _, names, found, account, wanted = typed
+    for name, values in wanted.items():
+        check(found[name].to_pylist() == values, f"{name}: {found[name].to_pylist()} is {values}")
+    left_out = {left["name"]: left["reason"] for left in account["left_out"]}
+    check(set(left_out) == set(names) & set(LEFT_OUT), f"left out: {left_out}")
+    check(set(account["columns"]) == set(names) - set(left_out), "all others are kept")
+
+
+@pytest.mark.parametrize("to, extension", WRITERS, ids=[name for name, _ in WRITERS])
+def test_every_writer_writes_every_type_or_names_it(typed, to, extension):
+    folder, _, found, _, wanted = typed
+    output = folder / f"{to}.out{extension}"
+    options = ["--fps", 10] if "lerobot" in to else []
+    done = trajmill("export", folder / "in", output, "--to", to, *options)
+    if to == "npy":
+        written = {path.stem for path in output.glob("*.npy")}
+        back = None
+    else:
+        trajmill("import", output, folder / f"{to}.back")
+        back = table(folder / f"{to}.back")
+        written = set(back.column_names)
+    for name, values in wanted.items():
+        own = [column for column in written if column.removeprefix("infos/") == name]
+        parts = [column for column in written if re.match(rf"(infos/)?{name}[./]", column)]
+        if not own and not parts:
+            says(done.stderr, [name], f"{to}: left out")
+        elif own and back is not None:
+            read = back[own[0]].to_pylist()
+            same = read == values or str(read) == str(found[name].to_pylist())
+            check(same, f"{to}: {name} is {read}, not {values}")
+
+
+def test_old_timestamps_keep_their_dates(tmp_path):
+    def old(path, values, unit="us"):
+        rows = steps(int(path.stem), len(values), when=pa.array(values, pa.timestamp(unit)))
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(rows, path, use_deprecated_int96_timestamps=True)
+
+    old(tmp_path / "far" / "0.parquet", [datetime(2020, 1, 1), None])
+    old(tmp_path / "far" / "1.parquet", [datetime(9999, 12, 31), datetime(1, 1, 1)])
+    found, _, _ = imported(tmp_path / "far", tmp_path / "far.out")
+    wanted = [datetime(2020, 1, 1), None, datetime(9999, 12, 31), datetime(1, 1, 1)]
+    check(found["when"].to_pylist() == wanted, f"{found['when']}")
+    shown = trajmill("sql", tmp_path / "far.out", "-c", "select cast(max(\"when\") as text) as t from steps")
+    says(shown.stdout, ["9999-12-31"], "SQL")
+
+    # Spark does not say in which unit an application wants them.
+    plain = tmp_path / "plain" / "0.parquet"
+    plain.parent.mkdir()
+    rows = steps(0, 2, when=pa.array([datetime(9999, 12, 31), None], pa.timestamp("us")))
+    pq.write_table(rows, plain, use_deprecated_int96_timestamps=True, store_schema=False)
+    found, _, _ = imported(tmp_path / "plain", tmp_path / "plain.out")
+    check(found["when"].to_pylist() == [datetime(9999, 12, 31), None], f"{found['when']}")
+
+    old(tmp_path / "near" / "0.parquet", [1, 10**18 + 1], "ns")
+    found, _, _ = imported(tmp_path / "near", tmp_path / "near.out")
+    check(found["when"].cast(pa.int64()).to_pylist() == [1, 10**18 + 1], "nanoseconds")
+
+    old(tmp_path / "both" / "0.parquet", [5, 10**18 + 1], "ns")
+    old(tmp_path / "both" / "1.parquet", [datetime(2020, 1, 1), datetime(9999, 12, 31)])
+    done = trajmill("import", tmp_path / "both", tmp_path / "both.out", code=1)
+    says(done.stderr, ["`when`", "9999-12-31", "row 1", "5 ns", "row 0"], "both")
+
+
+def test_ids_are_exact(tmp_path):
+    ids = [Decimal("12345678901234567890"), Decimal("12345678901234567891")]
+    rows = steps(0, 4, id=pa.array([ids[0], ids[0], ids[1], ids[1]], pa.decimal128(20, 0)))
+    save(tmp_path / "log.parquet", rows.drop_columns(["episode"]))
+    trajmill("import", tmp_path / "log.parquet", tmp_path / "out", "--trajectory", "id")
+    keys = table(tmp_path / "out", "trajectories")["source_key"].to_pylist()
+    check(keys == [str(one) for one in ids], f"{keys}")
+
+
+def test_names_may_differ_in_case_only(tmp_path):
+    save(tmp_path / "log.parquet", steps(0, 2, Reward=[7, 8], REWARD=["a", "b"]))
+    found, _, _ = imported(tmp_path / "log.parquet", tmp_path / "out")
+    check(found["reward"].to_pylist() == [0.0, 1.0], "reward")
+    check(found["Reward"].to_pylist() == [7, 8], "Reward")
+    query = 'select reward, "Reward", "REWARD" from steps order by step'
+    shown = trajmill("sql", tmp_path / "out", "--format", "json", "-c", query)
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    check(rows[1] == {"reward": 1.0, "Reward": 8, "REWARD": "b"}, f"{rows}")
+    for to, _ in WRITERS[:2]:
+        trajmill("export", tmp_path / "out", tmp_path / to, "--to", to)
+        trajmill("import", tmp_path / to, tmp_path / f"{to}.back")
+        back = table(tmp_path / f"{to}.back")
+        for name in ["reward", "Reward", "REWARD"]:
+            check(back[name].to_pylist() == found[name].to_pylist(), f"{to}: {name}")
+
+
+# ---- what is no table of trajectories
+
+
+def test_rows_without_ends_are_refused(tmp_path):
+    rows = steps(0, 4).drop_columns(["episode"])
+    save(tmp_path / "none" / "a.parquet", rows)
+    done = trajmill("import", tmp_path / "none", tmp_path / "out", code=1)
+    says(done.stderr, ["no trajectory boundaries", "--map trajectory_id=COLUMN"], "no column")
+    save(tmp_path / "flags" / "a.parquet", rows.append_column("done", pa.array([False] * 4)))
+    done = trajmill("import", tmp_path / "flags", tmp_path / "out", code=1)
+    says(done.stderr, ["`done`", "all 4 rows", "--map trajectory_id=COLUMN"], "no flag is set")
+    lists = rows.append_column("trajectory", pa.array([[1]] * 4))
+    save(tmp_path / "lists.parquet", lists)
+    done = trajmill("import", tmp_path / "lists.parquet", tmp_path / "out", code=1)
+    says(done.stderr, ["`trajectory`", "list[int64]", "`trajectory_id`"], "a list is no id")
+    check(not (tmp_path / "out").exists(), "nothing is written")
+
+
+@pytest.mark.parametrize(
+    "log, kind",
+    [
+        ("_delta_log/0.json", "a Delta Lake table"),
+        (".hoodie/hoodie.properties", "a Hudi table"),
+        ("metadata/v1.metadata.json", "an Iceberg table"),
+    ],
+)
+def test_a_table_with_a_log_is_refused(tmp_path, log, kind):
+    save(tmp_path / "in" / "part-0.parquet", steps(0, 2))
+    (tmp_path / "in" / log).parent.mkdir()
+    (tmp_path / "in" / log).write_text("{}")
+    done = trajmill("import", tmp_path / "in", tmp_path / "out", code=1)
+    says(done.stderr, [kind, "plain Parquet"], "message")
+
+
+# ---- paths
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "hf", "http", "https", "file", "abfs+x"])
+def test_urls_are_no_paths(tmp_path, scheme):
+    url = f"{scheme}://bucket/data"
+    save(tmp_path / "log.parquet", steps(0, 2))
+    trajmill("import", "log.parquet", "in", cwd=tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for command in [
+        ["import", url, "out"],
+        ["import", "log.parquet", url],
+        ["export", "in", url, "--to", "npy"],
+        ["export", url, "out", "--to", "npy"],
+        ["info", url],
+        ["info", "in", "--picture", url],
+        ["validate", url],
+        ["diff", "in", url],
+        ["sql", url, "-c", "select 1"],
+        ["sql", f"x={url}", "-c", "select 1"],
+        ["sql", "in", "-c", "select 1", "--output", url],
+        ["run", url],
+        ["check", url],
+        ["plan", url],
+    ]:
+        done = trajmill(*command, code=2, cwd=tmp_path)
+        says(done.stderr, [f"`{url}` is a URL", "local"], " ".join(command))
+    text = f"trajmill: 1\nsource: in\nstages:\n  - materialise: {{path: '{url}'}}\n"
+    (tmp_path / "p.yaml").write_text(text)
+    done = trajmill("run", "p.yaml", code=3, cwd=tmp_path)
+    says(done.stderr, ["p.yaml:4:25", f"`{url}` is a URL"], "pipeline")
+    after = sorted(path.name for path in tmp_path.iterdir())
+    check(after == sorted([*before, "p.yaml"]), f"{after}")

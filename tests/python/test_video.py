@@ -5,10 +5,14 @@ B-frames, a late start and several episodes in a file; AV1 as LeRobot's recorder
 matrices, ranges and odd sizes.
 """
 
+import collections
 import io
+import itertools
 import json
 import os
 import shutil
+import signal
+import subprocess
 
 import av
 import h5py
@@ -471,3 +475,49 @@ def test_references_that_lead_elsewhere_are_refused(late):
     check(outside[TOP].to_pylist()[0]["path"].startswith("../"), "references that lead elsewhere")
     message = trajmill("check", late.pipeline("wrong", [], path="outside"), code=3).stderr
     check("outside" in message, message)
+
+
+@pytest.mark.video
+def test_videos_that_are_replaced_during_a_run_are_noticed(late, cameras, tmp_path):
+    """The run is stopped at one operation after another, and the videos change meanwhile."""
+    root, other, aside = (tmp_path / name for name in ["videos", "other", "aside"])
+    shutil.copytree(cameras.root, root)
+    shutil.copytree(cameras.root, other)
+    encode(file(other, TOP), 66, start=15, seed=9, options={"bf": "3", "g": "12", "crf": "20"})
+    path = late.pipeline("frames", [], videos=str(root))
+
+    def exchange():
+        os.rename(root, aside)
+        os.rename(other, root)
+        os.rename(aside, other)
+
+    trajmill("run", path)
+    right = steps(tmp_path / "frames")
+    found = collections.Counter()
+    for at in itertools.count(1):
+        shutil.rmtree(tmp_path / "frames", ignore_errors=True)
+        shutil.rmtree(tmp_path / ".frames.staging", ignore_errors=True)
+        process = subprocess.Popen(
+            [oracle.BINARY, "run", path, "--threads", "1"],
+            env={**os.environ, "TRAJMILL_FAULT": f"stop:{at}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if stopped.si_code == os.CLD_EXITED:
+            process.communicate()
+            break
+        exchange()
+        process.send_signal(signal.SIGCONT)
+        message = process.communicate()[1]
+        exchange()
+        if process.returncode == 0:
+            check(steps(tmp_path / "frames").equals(right), f"replaced at {at}: other frames")
+            found["right"] += 1
+        else:
+            check("videos was replaced while it was read" in message, f"{at}: {message}")
+            check(not (tmp_path / "frames").exists(), f"replaced at {at}: there is a result")
+            found["error"] += 1
+    if not found:
+        pytest.skip("the binary was built without the Cargo feature `faults`")
+    check(found["right"] and found["error"], f"{found}")

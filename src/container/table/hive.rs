@@ -125,7 +125,7 @@ pub(super) fn differs(column: &ArrayRef, value: Option<&str>) -> Option<usize> {
     match differ {
         Some(differ) => (0..differ.len()).find(|row| differ.value(*row)),
         // The column has no values that a key can have.
-        None => (column.len() > 0).then_some(0),
+        None => (!column.is_empty()).then_some(0),
     }
 }
 

@@ -16,8 +16,9 @@ use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
 pub(crate) use self::hive::is_key;
+use super::Batches;
 use super::int96::Units;
-use super::record_batches::{Batches, TableFile, damaged};
+use super::record_batches::{TableFile, damaged};
 use super::types::{common, convert, plain};
 use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ pub(crate) struct FileTable {
     schema: SchemaRef,
     /// The number of rows, if it is known without reading them.
     pub(crate) rows: Option<u64>,
-    /// The columns whose vectors have no values. They are not in the table.
+    /// The columns whose vectors or structs have no values. They are not in the table.
     pub(crate) empty: Vec<String>,
     /// The units of old timestamps.
     units: Units,
@@ -83,8 +84,11 @@ impl FileTable {
                 true => schema,
                 false => chosen(&kind.with_units(path, &units)?, reads),
             };
-            let holds =
-                |field: &&FieldRef| !matches!(field.data_type(), DataType::FixedSizeList(_, 0));
+            let holds = |field: &&FieldRef| match field.data_type() {
+                DataType::FixedSizeList(_, 0) => false,
+                DataType::Struct(fields) => !fields.is_empty(),
+                _ => true,
+            };
             let (held, without): (Vec<&FieldRef>, Vec<&FieldRef>) =
                 schema.fields().iter().partition(holds);
             empty.extend(without.into_iter().map(|field| field.name().clone()));

@@ -47,6 +47,7 @@ struct Normalise {
     /// else is a path: a dataset that `normalise` wrote, or a JSON file such as
     /// `{"observation": {"mean": [0.5], "std": [2]}}`. Default: `selection`.
     #[serde(default = "selection")]
+    #[schemars(extend("format" = "path"))]
     by: String,
     /// Number that is added to the standard deviation. Default: 1e-6.
     #[serde(default = "eps")]

@@ -21,6 +21,7 @@ use crate::train::{Activation, Head, SelfTraining, Statistics};
 pub(super) struct TrainIdmOptions {
     /// Path of the ONNX file to write, relative to the pipeline file. The report and its pictures
     /// are written beside it: `out: ../out/idm.onnx` also writes `idm.report.json` and `idm.*.svg`.
+    #[schemars(extend("format" = "path"))]
     pub(super) out: String,
     /// Window of observations that the model sees at each step. Default: one observation before the
     /// step's own, the step's own, and one after it, as in `window: {past: 1, future: 1}`.

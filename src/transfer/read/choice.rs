@@ -73,7 +73,7 @@ impl Choice {
         Choice {
             only: Pattern::all(&options.only),
             skip: Pattern::all(&options.skip),
-            mapped: [&options.trajectory, &options.step]
+            mapped: [&options.trajectory, &options.step, &options.environment]
                 .into_iter()
                 .flatten()
                 .chain(options.map.iter().map(|(_, source)| source))

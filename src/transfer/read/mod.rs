@@ -11,6 +11,7 @@ pub(crate) mod align;
 pub(crate) mod arrays;
 mod choice;
 pub(crate) mod concatenated;
+pub(crate) mod environments;
 mod gaps;
 pub(crate) mod import;
 mod options;
@@ -23,7 +24,7 @@ pub(crate) mod task;
 
 pub(crate) use choice::Choice;
 pub(crate) use options::NonFinite;
-pub(crate) use options::{Alignment, FinalAction};
+pub(crate) use options::{Alignment, Axes, FinalAction};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};
@@ -35,6 +36,9 @@ use crate::error::Error;
 pub(crate) fn no_effect(name: &str, reason: &str) -> Error {
     Error::usage(format!("`{name}` has no effect: {reason}")).hint("leave the option out")
 }
+
+/// The key in the metadata of a source with a list of what is left out, with the reason.
+pub(crate) const LEFT_OUT: &str = "not_imported";
 
 /// Returns the name of a column without a fixed meaning: `name`, or `source_NAME` if a column of
 /// steps with a fixed meaning has that name.

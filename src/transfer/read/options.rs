@@ -1,5 +1,7 @@
 //! The options of reading a foreign dataset, in a pipeline's `source` and in `trajmill import`.
 
+use std::path::{Path, PathBuf};
+
 use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -37,6 +39,19 @@ pub struct Options {
     /// Source column with the step numbers. Default: detected by its name, `step`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
+    /// Source column with the number or name of the environment of a row, in the log of a
+    /// vectorised environment. Each environment has trajectories of its own, which its flags end.
+    /// Default: none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// Sort the rows of a table by trajectory and step, or by trajectory and time if no column
+    /// numbers the steps. Default: `false`
+    #[serde(skip_serializing_if = "at_default")]
+    pub sort: bool,
+    /// The first axes of arrays: one of steps, or those of a rollout of vectorised environments.
+    /// Default: `step`
+    #[serde(skip_serializing_if = "at_default")]
+    pub layout: Axes,
     /// Longest trajectory, in steps. Needed if the source marks terminal states only, as old D4RL
     /// files without `timeouts` do
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +81,9 @@ pub struct Options {
     /// What to do with a bad trajectory. Default: `fail`
     #[serde(skip_serializing_if = "at_default")]
     pub on_error: OnError,
+    /// Folder for data that does not fit in memory; the temporary directory if `None`.
+    #[serde(skip)]
+    pub scratch: Option<PathBuf>,
 }
 
 impl Options {
@@ -80,6 +98,20 @@ impl Options {
                 "the options of reading serialise to {other:?}, not to a map"
             ))),
         }
+    }
+
+    /// Returns the options with `folder` for data that does not fit in memory.
+    #[must_use]
+    pub fn with_scratch(&self, folder: &Path) -> Options {
+        Options {
+            scratch: Some(folder.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// Returns the folder for data that does not fit in memory.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.scratch.clone().unwrap_or_else(std::env::temp_dir)
     }
 
     /// Returns what a dataset depends on, by name, besides its source: the given options, and the
@@ -103,6 +135,21 @@ impl Options {
         }
         Ok(depends)
     }
+}
+
+/// The first axes of the arrays of a dataset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Axes {
+    /// One axis of steps, with all trajectories end to end.
+    #[default]
+    #[serde(rename = "step")]
+    Step,
+    /// Time, then environments.
+    #[serde(rename = "time,env")]
+    TimeEnv,
+    /// Environments, then time.
+    #[serde(rename = "env,time")]
+    EnvTime,
 }
 
 fn at_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use crate::dataset::Account;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
-use crate::transfer::read::{IncomingTrajectory, Source};
+use crate::transfer::read::task::SET_TASK;
+use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Source};
 use crate::transfer::write::{ACTION_VALID, REWARD_VALID};
 
 /// Returns `inner` with the columns and the metadata that its `note` of origin describes.
@@ -28,10 +29,12 @@ pub(crate) fn restored(inner: Box<dyn Source>, note: Option<&Value>) -> Box<dyn 
     };
     let written_from = &note["written_from"];
     let had = |name: &str| had_names(written_from).any(|known| known == name);
-    let metadata = written_from["lineage"]["source_metadata"]
+    let mut metadata = written_from["lineage"]["source_metadata"]
         .as_object()
         .cloned()
         .unwrap_or_default();
+    // These tell of an earlier import.
+    metadata.retain(|key, _| ![LEFT_OUT, SET_TASK].contains(&key.as_str()));
     let found = inner.schema();
     let mut columns = Columns::new(&found);
     columns.mask(|valid| !had(valid));

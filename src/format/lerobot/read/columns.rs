@@ -143,7 +143,8 @@ pub(crate) fn columns(
         };
         if found.is_none() && target == step::OBSERVATION {
             let part = |feature: &&Feature| {
-                feature.name.starts_with(PART) && dtype::from_name(&feature.dtype).is_some()
+                feature.name.starts_with(PART)
+                    && (dtype::from_name(&feature.dtype).is_some() || feature.pixels)
             };
             parts = info.features.iter().filter(part).collect();
         }
@@ -352,11 +353,15 @@ fn column(
 /// Returns the field that a part of an observation becomes, and how its values are found.
 fn part(feature: &Feature) -> Result<(Field, Column)> {
     let name = &feature.name[PART.len()..];
-    let (field, kind) = match dtype::from_name(&feature.dtype)
-        .filter(|element| element.is_integer() && feature.shape.iter().product::<usize>() == 1)
-    {
-        Some(element) => (Field::new(name, element, false), Kind::Single),
-        None => vectors(
+    let element = dtype::from_name(&feature.dtype)
+        .filter(|element| element.is_integer() && feature.shape.iter().product::<usize>() == 1);
+    let (field, kind) = match (element, feature.shape.as_slice()) {
+        (None, [height, width, _]) if feature.pixels => {
+            let (field, _) = vectors(name, DataType::UInt8, feature)?;
+            (field, Kind::Pixels([*height, *width]))
+        }
+        (Some(element), _) => (Field::new(name, element, false), Kind::Single),
+        (None, _) => vectors(
             name,
             dtype::from_name(&feature.dtype).unwrap_or(DataType::Null),
             feature,

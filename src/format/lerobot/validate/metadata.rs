@@ -20,9 +20,9 @@ const REQUIRED: [&str; 5] = [
     "task_index",
 ];
 
-/// Verifies `info.json`.
-pub(crate) fn validate_info(info: &Info, findings: &mut Findings, path: &str) {
-    if info.layout == Layout::PerEpisode {
+/// Verifies `info.json`. `chosen` says that the version was chosen knowingly.
+pub(crate) fn validate_info(info: &Info, chosen: bool, findings: &mut Findings, path: &str) {
+    if info.layout == Layout::PerEpisode && !chosen {
         findings.warning(
             "version",
             path,

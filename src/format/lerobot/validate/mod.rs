@@ -19,6 +19,7 @@ use super::tables::Tables;
 use crate::dataset;
 use crate::error::Result;
 use crate::inspect::Findings;
+use crate::transfer::roundtrip::note;
 
 /// Verifies the LeRobot dataset at `root`.
 pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
@@ -30,7 +31,9 @@ pub(crate) fn validate(root: &Path, findings: &mut Findings) -> Result<()> {
             return Ok(());
         }
     };
-    validate_info(&info, findings, &path);
+    // Whoever exported to v2.1 with trajmill chose that version.
+    let chosen = note::of_directory(root)?.is_some();
+    validate_info(&info, chosen, findings, &path);
     let tables = match Tables::read(&info) {
         Ok(tables) => {
             validate_task_table(&info, findings);

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use arrow::datatypes::{DataType, Schema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::Input;
@@ -19,9 +19,14 @@ use crate::stage::{Context, Misfit};
 #[serde(untagged)]
 pub(in crate::stage) enum Files {
     /// One model.
-    One(String),
+    One(#[schemars(extend("format" = "path"))] String),
     /// An ensemble of models.
-    Several(Vec<String>),
+    Several(#[schemars(schema_with = "paths")] Vec<String>),
+}
+
+/// Returns the schema of a list of paths.
+fn paths(_: &mut SchemaGenerator) -> schemars::Schema {
+    json_schema!({"type": "array", "items": {"type": "string", "format": "path"}})
 }
 
 /// Returns names in backticks, separated by commas.

@@ -33,6 +33,8 @@ pub(super) struct EndFlags {
     /// Arrays of boundaries, as flags of the last steps of trajectories.
     pub(super) stated: Vec<Flags>,
     pub(super) max_steps: Option<usize>,
+    /// The number of steps after which another environment begins.
+    pub(super) column: Option<u64>,
 }
 
 /// What the flags say about a step.
@@ -68,8 +70,12 @@ impl EndFlags {
             Some(start) => Some(start.peek()?.unwrap_or(true)),
             None => None,
         };
+        let is_edge = self
+            .column
+            .is_some_and(|column| (row + 1).is_multiple_of(column));
         let is_last = match (stated, another) {
             (Some(last), _) | (None, Some(last)) => {
+                let last = last || is_edge;
                 if flagged && !last {
                     return Err(self.midway(row, truncated));
                 }
@@ -79,7 +85,7 @@ impl EndFlags {
             }
             (None, None) => {
                 truncated |= !terminated && self.max_steps == Some(step + 1);
-                terminated || truncated
+                terminated || truncated || is_edge
             }
         };
         Ok(EndOfStep {

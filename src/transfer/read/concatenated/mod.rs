@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, make_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, make_array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
@@ -29,6 +29,9 @@ use crate::container::arrays::StoredArray;
 use crate::dataset::{Account, Rows};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope::EnvelopeReader;
+
+/// The column of trajectories with the number of the environment in a rollout.
+const ENVIRONMENT: &str = "environment";
 
 /// A dataset of arrays that hold trajectories end to end.
 pub(crate) struct Concatenated {
@@ -46,6 +49,10 @@ pub(crate) struct Concatenated {
     read: u64,
     /// The number of trajectories read.
     count: usize,
+    /// The number of steps of each environment, if the arrays are a rollout of several.
+    column: Option<u64>,
+    /// The number of trajectories of the current environment read.
+    begun: u64,
     /// Whether the last error affects one trajectory only, so that the next one can be read.
     resumable: bool,
     metadata: Map<String, Value>,
@@ -448,13 +455,25 @@ impl Source for Concatenated {
             return Ok(None);
         };
         let rows = part.scan.terminated.len() as u64;
-        let about = part.scan.about.take();
+        let mut about = part.scan.about.take();
         let steps = self
             .trajectory(part)
             .map_err(|error| place(error, index, &self.file))?;
+        let key = match self.column {
+            Some(column) => {
+                let environment = self.read / column.max(1);
+                if self.read.is_multiple_of(column.max(1)) {
+                    self.begun = 0;
+                }
+                let number: ArrayRef = Arc::new(Int64Array::from(vec![environment as i64]));
+                about = Some(RecordBatch::try_new(Arc::clone(&self.about), vec![number])?);
+                self.begun += 1;
+                format!("{environment}/{}", self.begun - 1)
+            }
+            None => index.to_string(),
+        };
         self.read += rows;
         self.count += 1;
-        let key = index.to_string();
         Ok(Some(IncomingTrajectory { key, steps, about }))
     }
 }

@@ -9,7 +9,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::ends::{EndFlags, Ends};
-use super::{Besides, Concatenated, boundaries, fill};
+use super::{Besides, Concatenated, ENVIRONMENT, boundaries, fill};
 use crate::container::arrays::{ArrayLayout, StoredArray, decode, field};
 use crate::dataset::Rows;
 use crate::dataset::schema::step;
@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::transfer::read::arrays::{
     Flags, flags, listing, names, same_rows, squeeze, take, with_valid,
 };
-use crate::transfer::read::{Options, free_name, no_effect};
+use crate::transfer::read::environments::{self, LAYOUT};
+use crate::transfer::read::{Axes, Options, free_name, no_effect};
 
 impl Concatenated {
     /// Assigns roles to `arrays`, the arrays of `file`.
@@ -54,6 +55,25 @@ impl Concatenated {
                     .hint(format!("`map` takes {}", targets.join(", "))),
             );
         }
+        let mut column = None;
+        if options.layout != Axes::Step {
+            let mapped = options
+                .map
+                .iter()
+                .find(|(target, _)| target == step::OBSERVATION);
+            let known = |name: &&&str| arrays.iter().any(|array| array.layout.name == **name);
+            let name = match mapped {
+                Some((_, name)) => Some(name.clone()),
+                None => names::OBSERVATION
+                    .iter()
+                    .find(known)
+                    .map(|name| (*name).to_owned()),
+            };
+            if let Some(name) = name {
+                let (rearranged, steps) = environments::end_to_end(arrays, &name, options)?;
+                (arrays, column) = (rearranged, Some(steps));
+            }
+        }
         let observation = take(&mut arrays, options, step::OBSERVATION, names::OBSERVATION)?;
         let observation = observation.ok_or_else(|| {
             Error::failed("there is no array `observations`")
@@ -68,16 +88,16 @@ impl Concatenated {
         )?;
         let action = take(&mut arrays, options, step::ACTION, names::ACTION)?;
         let reward = take(&mut arrays, options, step::REWARD, names::REWARD)?
-            .map(squeeze)
+            .map(single)
             .transpose()?;
         let terminated = take(&mut arrays, options, step::TERMINATED, names::TERMINATED)?
-            .map(squeeze)
+            .map(single)
             .transpose()?;
         let truncated = take(&mut arrays, options, step::TRUNCATED, names::TRUNCATED)?
-            .map(squeeze)
+            .map(single)
             .transpose()?;
         let start = take(&mut arrays, options, "", names::START)?
-            .map(squeeze)
+            .map(single)
             .transpose()?;
         let mut start = start;
         let stated = boundaries::take(&mut arrays, observation.layout.rows)?;
@@ -109,7 +129,7 @@ impl Concatenated {
         );
         let (steps, ends) = match (split, terminated, truncated, start) {
             (Some(split), terminated, None, None) => splits(
-                squeeze(split)?,
+                single(split)?,
                 terminated,
                 &observation,
                 action.as_ref().or(reward.as_ref()),
@@ -144,6 +164,7 @@ impl Concatenated {
                     start: start.map(Flags::new),
                     stated: stated.into_iter().map(|array| *Flags::new(array)).collect(),
                     max_steps: options.max_steps,
+                    column,
                 };
                 (steps, Ends::Flags(flags))
             }
@@ -237,10 +258,15 @@ impl Concatenated {
         } else {
             (extras, Vec::new())
         };
-        let about = envelope.as_ref().map_or_else(
-            || Arc::new(Schema::empty()),
-            |envelope| Arc::clone(&envelope.about),
-        );
+        let about = match &envelope {
+            Some(envelope) => Arc::clone(&envelope.about),
+            None if column.is_some() => Arc::new(Schema::new(vec![Field::new(
+                ENVIRONMENT,
+                DataType::Int64,
+                true,
+            )])),
+            None => Arc::new(Schema::empty()),
+        };
         let mut fields = vec![field(step::OBSERVATION, &observation.layout, true, false)?];
         if let Some(action) = &action {
             let discrete = action.layout.row.is_empty() && action.layout.element.is_integer();
@@ -274,6 +300,8 @@ impl Concatenated {
             steps,
             read: 0,
             count: 0,
+            column,
+            begun: 0,
             resumable: false,
             metadata,
             account,
@@ -286,6 +314,15 @@ impl Concatenated {
             about,
         })
     }
+}
+
+/// Returns an array with one value per step.
+fn single(array: StoredArray) -> Result<StoredArray> {
+    let has_axes = array.layout.row.len() == 1;
+    squeeze(array).map_err(|error| match has_axes {
+        true => error.hint(LAYOUT),
+        false => error,
+    })
 }
 
 /// Returns the number of steps, and the ends of trajectories that the array of split indices gives.

@@ -9,11 +9,13 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::roles::{Columns, Roles};
 use super::values::{element, flags, is_list, values};
+use crate::container::csv::FIRST_TEXT;
 use crate::dataset::Account;
 use crate::dataset::account::LeftOut;
 use crate::dataset::schema::{self, step, trajectory, type_name};
 use crate::error::{Error, Result};
 use crate::transfer::read::admit::admitted;
+use crate::transfer::read::align::wider;
 use crate::transfer::read::free_name;
 
 /// Converts the rows of a table to rows of steps.
@@ -101,22 +103,23 @@ impl Table {
             if others.is_empty() && target == step::ACTION && data_type.is_integer() {
                 return Ok(Field::new(target, data_type.clone(), nullable));
             }
+            let mut common = data_type.clone();
             for other in others {
                 let other = column(other)?;
-                if other.data_type() != data_type {
-                    return Err(Error::failed(format!(
+                common = joint(&common, other.data_type()).ok_or_else(|| {
+                    Error::failed(format!(
                         "column `{}` is {}, but `{first}` is {}: the coordinates of `{target}` \
-                         must have the same type",
+                         must be numbers",
                         other.name(),
                         type_name(other.data_type()),
                         type_name(data_type)
                     ))
-                    .hint("convert one of the columns in the source"));
-                }
+                    .hint(remedy(other, "convert one of the columns in the source"))
+                })?;
             }
             Ok(vector_field(
                 target,
-                data_type,
+                &common,
                 columns.len() as i32,
                 nullable,
                 field,
@@ -405,11 +408,31 @@ fn unsuitable(field: &Field, target: &str) -> Error {
         field.name(),
         type_name(field.data_type())
     ))
-    .hint(
+    .hint(remedy(
+        field,
         "a vector is a list of numbers of fixed length, or one column of numbers per coordinate; \
          a reward is a number; a flag is a boolean, or 0 or 1; \
          an id is a number or text",
-    )
+    ))
+}
+
+/// Returns the hint about a column of the wrong type: where its first text is if that made it text,
+/// `otherwise` if not.
+fn remedy(field: &Field, otherwise: &str) -> String {
+    match field.metadata().get(FIRST_TEXT) {
+        Some(place) => format!(
+            "the column is text because of {place}: write numbers the usual way, and leave cells \
+             without a value empty"
+        ),
+        None => otherwise.to_owned(),
+    }
+}
+
+/// Returns the type of a vector whose coordinates have the types `a` and `b`. Whether it holds
+/// every whole number is verified when rows are read.
+fn joint(a: &DataType, b: &DataType) -> Option<DataType> {
+    let is_number = |data_type: &DataType| data_type.is_integer() || data_type.is_floating();
+    wider(a, b).or_else(|| (is_number(a) && is_number(b)).then_some(DataType::Float64))
 }
 
 /// Verifies that no two columns of steps have the same name.

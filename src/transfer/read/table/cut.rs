@@ -4,11 +4,11 @@ use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
 
 use super::convert::{Flags, Table};
+use super::order::{Numbers, scattered, together};
 use super::pending::{Gap, Pending, cut_off};
 use crate::dataset::schema::step;
 use crate::dataset::{Account, Rows};
@@ -23,12 +23,16 @@ pub(super) struct Cutter {
     max_steps: Option<usize>,
     /// Whether a trajectory ends where the next observation is not that of the next row.
     split_on_gaps: bool,
+    /// The column whose values increase within a trajectory.
+    order: Option<String>,
     pending: Pending,
     ready: VecDeque<Result<IncomingTrajectory>>,
     /// The hashes of all trajectory ids so far.
     seen: HashSet<[u8; 16]>,
     /// The number of trajectories that began so far, if flags delimit trajectories.
     begun: u64,
+    /// The environment of the previous row, if there is a column of environments.
+    environment: Option<String>,
     /// The number of steps of the last of them so far, without final observations.
     steps: usize,
     previous: Previous,
@@ -59,16 +63,23 @@ enum Previous {
 
 impl Cutter {
     /// Makes a cutter for rows of `table`. If flags delimit trajectories, a trajectory is cut off
-    /// after `max_steps` steps.
-    pub(super) fn new(table: Table, max_steps: Option<usize>, split_on_gaps: bool) -> Cutter {
+    /// after `max_steps` steps. The values of the column `order` must increase within a trajectory.
+    pub(super) fn new(
+        table: Table,
+        max_steps: Option<usize>,
+        order: Option<String>,
+        split_on_gaps: bool,
+    ) -> Cutter {
         Cutter {
             table,
             max_steps,
+            order,
             split_on_gaps,
             pending: Pending::default(),
             ready: VecDeque::new(),
             seen: HashSet::new(),
             begun: 0,
+            environment: None,
             steps: 0,
             previous: Previous::default(),
             rows: Rows::default(),
@@ -80,7 +91,13 @@ impl Cutter {
     pub(super) fn account(&self) -> Account {
         let mut account = self.table.account();
         account.rows = Some(self.rows);
-        if let Some(step) = &self.table.roles().step {
+        let roles = self.table.roles();
+        // A column of times is a further column too.
+        if let Some(step) = roles
+            .step
+            .as_ref()
+            .filter(|name| !roles.extras.contains(name))
+        {
             if self.counts {
                 account.keep(step, step::STEP);
             } else {
@@ -127,17 +144,20 @@ impl Cutter {
                     .map(|column| (name.clone(), ArrayRef::clone(column)))
             })
         };
-        let (ids, numbers) = (
-            column(&self.table.roles().trajectory),
-            column(&self.table.roles().step),
-        );
-        let runs = match &ids {
-            Some((name, ids)) => self.runs_by_id(name, ids, place)?,
-            None => self.runs_by_flags(&mut flags),
-        };
-        let numbers = numbers
-            .map(|(name, column)| Ok::<_, Error>((name, cast(&column, &DataType::Float64)?)))
+        let numbers = column(&self.order)
+            .map(|(name, column)| Numbers::new(name, &column))
             .transpose()?;
+        let roles = self.table.roles();
+        let has_ids = roles.trajectory.is_some();
+        let ids: Vec<(String, ArrayRef)> = [&roles.environment, &roles.trajectory]
+            .into_iter()
+            .filter_map(column)
+            .collect();
+        let runs = match (ids.is_empty(), has_ids) {
+            (true, _) => self.runs_by_flags(&mut flags, 0..batch.num_rows()),
+            (false, true) => self.runs_by_id(&ids, place)?,
+            (false, false) => self.runs_by_environment(&ids, &mut flags, place)?,
+        };
         let whole = self
             .table
             .steps(batch, flags.of(0..batch.num_rows()), place)
@@ -166,8 +186,8 @@ impl Cutter {
                 ),
             };
             let mut verify_order = |pending: &mut Pending| match &numbers {
-                Some((name, numbers)) => {
-                    pending.verify_order(name, numbers, rows.clone(), place, &mut self.counts)
+                Some(numbers) => {
+                    pending.verify_order(numbers, rows.clone(), place, &mut self.counts)
                 }
                 None => Ok(()),
             };
@@ -292,41 +312,18 @@ impl Cutter {
         Ok(())
     }
 
-    /// Returns the rows of each trajectory in a batch, delimited by the trajectory ids.
+    /// Returns the rows of each trajectory in a batch, delimited by the columns of `ids`.
     fn runs_by_id(
         &mut self,
-        name: &str,
-        ids: &ArrayRef,
+        ids: &[(String, ArrayRef)],
         place: &dyn Fn(usize) -> String,
     ) -> Result<Vec<Run>> {
-        if let Some(row) = (0..ids.len()).find(|row| ids.is_null(*row)) {
-            return Err(Error::failed(format!(
-                "column `{name}` is null at {}, so the row belongs to no trajectory",
-                place(row)
-            ))
-            .hint("drop the row, or give it the id of its trajectory"));
-        }
-        let ids = match ids.data_type() {
-            DataType::Dictionary(_, values) => cast(ids, values)?,
-            _ => ArrayRef::clone(ids),
-        };
-        let options = FormatOptions::new();
-        let formatter = ArrayFormatter::try_new(&ids, &options)?;
         let mut runs = Vec::new();
         let mut current = self.pending.key.clone();
-        for rows in arrow::compute::partition(&[ArrayRef::clone(&ids)])?.ranges() {
-            let key = formatter.value(rows.start).to_string();
+        for (rows, key) in together(ids, place)? {
             let begins = current.as_ref() != Some(&key);
             if begins && !self.seen.insert(hash(&key)) {
-                return Err(Error::failed(format!(
-                    "trajectory `{key}` of column `{name}` appears again at {}, after other \
-                     trajectories",
-                    place(rows.start)
-                ))
-                .hint(
-                    "the rows of a trajectory must be adjacent: \
-                     sort the source by trajectory and step",
-                ));
+                return Err(scattered("trajectory", &key, ids, &place(rows.start)));
             }
             current = Some(key);
             runs.push(Run {
@@ -337,11 +334,33 @@ impl Cutter {
         Ok(runs)
     }
 
-    /// Returns the rows of each trajectory in a batch, delimited by `flags`. Sets `truncated` where
+    /// Returns the rows of each trajectory in a batch, delimited by `flags` within each
+    /// environment, which the column `ids` tells.
+    fn runs_by_environment(
+        &mut self,
+        ids: &[(String, ArrayRef)],
+        flags: &mut Flags,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        for (rows, key) in together(ids, place)? {
+            if self.environment.as_ref() != Some(&key) {
+                if !self.seen.insert(hash(&key)) {
+                    return Err(scattered("environment", &key, ids, &place(rows.start)));
+                }
+                self.environment = Some(key);
+                (self.begun, self.previous) = (0, Previous::default());
+            }
+            runs.extend(self.runs_by_flags(flags, rows));
+        }
+        Ok(runs)
+    }
+
+    /// Returns the trajectories in `rows` of a batch, delimited by `flags`. Sets `truncated` where
     /// a trajectory reaches `max_steps`.
-    fn runs_by_flags(&mut self, flags: &mut Flags) -> Vec<Run> {
+    fn runs_by_flags(&mut self, flags: &mut Flags, rows: Range<usize>) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for row in 0..flags.is_final.len() {
+        for row in rows.clone() {
             let is_final = flags.is_final[row];
             let begins = match self.previous {
                 Previous::Open => self.begun == 0,
@@ -349,15 +368,19 @@ impl Cutter {
                 Previous::Final => true,
             };
             if begins {
+                let key = match &self.environment {
+                    Some(environment) => format!("{environment}/{}", self.begun),
+                    None => self.begun.to_string(),
+                };
                 runs.push(Run {
                     rows: row..row,
-                    begins: Some(self.begun.to_string()),
+                    begins: Some(key),
                 });
                 self.begun += 1;
                 self.steps = 0;
-            } else if row == 0 {
+            } else if row == rows.start {
                 runs.push(Run {
-                    rows: 0..0,
+                    rows: row..row,
                     begins: None,
                 });
             }

@@ -8,16 +8,18 @@ mod cut;
 mod episodes;
 mod files;
 mod layout;
+mod order;
 mod pending;
 mod roles;
 mod rows;
+mod sort;
 mod values;
 mod widths;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
 use self::convert::Table;
 use self::cut::Cutter;
@@ -25,20 +27,29 @@ use self::episodes::Episodes;
 use self::layout::Layout;
 use self::roles::Roles;
 use self::rows::FileRows;
+use self::sort::SortedRows;
 use self::widths::widths;
 use super::{Choice, IncomingTrajectory, Options, Source, no_effect};
 use crate::container::record_batches::TableFile;
 use crate::container::table::FileTable;
 use crate::dataset::Account;
 use crate::dataset::account::LeftOut;
-use crate::dataset::schema;
+use crate::dataset::schema::{self, type_name};
 use crate::error::{Error, Result};
 
 pub(crate) use self::files::{Found, is_folder_of, is_text_table, text_files};
 pub(crate) use self::values::{flags, vector};
 
 /// The names of the options that a reader of tables takes.
-pub(crate) const OPTIONS: &[&str] = &["map", "trajectory", "step", "max_steps", "split_on_gaps"];
+pub(crate) const OPTIONS: &[&str] = &[
+    "map",
+    "trajectory",
+    "step",
+    "environment",
+    "sort",
+    "max_steps",
+    "split_on_gaps",
+];
 
 /// The target size of a batch of steps, in bytes.
 const BATCH_BYTES: usize = 8 << 20;
@@ -75,7 +86,7 @@ pub(crate) fn open(
     }
     let mut unread = choice.account(Account::default());
     for column in &files.empty {
-        unread.leave_out(column, "its vectors have no values");
+        unread.leave_out(column, "its vectors or objects have no values");
     }
     for other in others {
         unread.leave_out(other.display().to_string(), "the file is of another format");
@@ -84,7 +95,14 @@ pub(crate) fn open(
     let roles = Roles::find(table, options).map_err(|error| error.at(path.display()))?;
     let layout = Layout::find(&files, &roles, options).map_err(|error| error.at(path.display()))?;
     if let Some(layout) = layout {
-        episodes::refuse(path, options.max_steps.map(|_| "--max-steps"))?;
+        let without_effect = [
+            (options.max_steps.is_some(), "--max-steps"),
+            (options.step.is_some(), "--step"),
+            (options.environment.is_some(), "--environment"),
+            (options.sort, "--sort"),
+        ];
+        let given = without_effect.into_iter().find(|(given, _)| *given);
+        episodes::refuse(path, given.map(|(_, name)| name))?;
         let episodes = Episodes::new(files, layout, left_out);
         return Ok(Box::new(
             episodes.map_err(|error| error.at(path.display()))?,
@@ -109,14 +127,29 @@ pub(crate) fn open(
             .and_then(|(_, width)| *width)
     };
     verify_options(&roles, options).map_err(|error| error.at(path.display()))?;
-    let table = Table::new(table, roles, width).map_err(|error| error.at(path.display()))?;
+    let order = order(table, &roles, options).map_err(|error| error.at(path.display()))?;
+    let keys = [&roles.environment, &roles.trajectory, &order];
+    let keys = keys.into_iter().flatten().cloned().collect();
+    let columns = SchemaRef::clone(table);
+    let table = Table::new(&columns, roles, width).map_err(|error| error.at(path.display()))?;
     let batch_rows = (BATCH_BYTES / schema::row_bytes(&table.schema)).clamp(16, 8192);
+    let in_order = FileRows::new(Arc::clone(&files), batch_rows);
+    let rows = match options.sort {
+        true => TableRows::Sorted(Box::new(SortedRows::new(
+            in_order,
+            &columns,
+            keys,
+            &options.scratch(),
+            sort::MEMORY,
+        )?)),
+        false => TableRows::InOrder(in_order),
+    };
     Ok(Box::new(TableSource {
         path: path.to_owned(),
-        cutter: Cutter::new(table, options.max_steps, options.split_on_gaps),
+        cutter: Cutter::new(table, options.max_steps, order, options.split_on_gaps),
         total: files.rows,
         left_out,
-        rows: FileRows::new(files, batch_rows),
+        rows,
         resumable: false,
     }))
 }
@@ -138,11 +171,46 @@ fn verify_options(roles: &Roles, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Returns the column of `table` whose values increase within a trajectory.
+///
+/// # Errors
+/// Returns an error if the rows are to be sorted, and nothing tells by what.
+fn order(table: &Schema, roles: &Roles, options: &Options) -> Result<Option<String>> {
+    if !options.sort {
+        return Ok(roles.step.clone());
+    }
+    if roles.trajectory.is_none() && roles.environment.is_none() {
+        return Err(Error::failed(
+            "`--sort` needs a column of trajectory ids, or one of environments",
+        )
+        .hint("name it with `--trajectory COLUMN` or `--environment COLUMN`"));
+    }
+    let order = roles.order(table).ok_or_else(|| {
+        Error::failed("`--sort` needs a column that numbers the steps or has their times")
+            .hint("name it with `--step COLUMN`")
+    })?;
+    let data_type = table.field_with_name(&order)?.data_type();
+    if data_type.is_numeric() || data_type.is_temporal() {
+        return Ok(Some(order));
+    }
+    Err(Error::failed(format!(
+        "column `{order}` is {}, which does not number steps",
+        type_name(data_type)
+    ))
+    .hint("choose a column of numbers or times with `--step COLUMN`"))
+}
+
+/// The rows of a table.
+enum TableRows {
+    InOrder(FileRows),
+    Sorted(Box<SortedRows>),
+}
+
 /// A table of steps in one file or several.
 struct TableSource {
     path: PathBuf,
     cutter: Cutter,
-    rows: FileRows,
+    rows: TableRows,
     total: Option<u64>,
     /// The columns and files that are not read.
     left_out: Vec<LeftOut>,
@@ -176,10 +244,21 @@ impl Source for TableSource {
                 return ready.map(Some);
             }
             self.resumable = false;
-            match self.rows.next()? {
-                Some((batch, path, first)) => self.cutter.add(&batch, &|row| {
-                    format!("row {} of {}", first + row, path.display())
-                })?,
+            let added = match &mut self.rows {
+                TableRows::InOrder(rows) => match rows.next()? {
+                    Some((batch, path, first)) => {
+                        let place = |row| format!("row {} of {}", first + row, path.display());
+                        Some(self.cutter.add(&batch, &place)?)
+                    }
+                    None => None,
+                },
+                TableRows::Sorted(rows) => match rows.next()? {
+                    Some((batch, places)) => Some(self.cutter.add(&batch, &|row| places.of(row))?),
+                    None => None,
+                },
+            };
+            match added {
+                Some(()) => {}
                 None if self.cutter.has_pending() => {
                     self.cutter
                         .verify_ends()

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::datatypes::Float64Type;
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::row::OwnedRow;
 
+use super::order::{Numbers, SORT};
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 
@@ -14,7 +15,10 @@ use crate::error::{Error, Result};
 pub(super) struct Pending {
     pub(super) slices: Vec<RecordBatch>,
     pub(super) key: Option<String>,
-    pub(super) last_step: Option<f64>,
+    /// The key and the text of the last step number.
+    pub(super) last_step: Option<(OwnedRow, String)>,
+    /// The number of rows whose step numbers were verified.
+    pub(super) steps: usize,
     /// Whether its last row so far holds a final observation.
     pub(super) has_final: bool,
     /// The observation after its last row so far, if the source has it in a column.
@@ -44,34 +48,54 @@ impl Pending {
     /// `counts` to false if they do not count from 0.
     pub(super) fn verify_order(
         &mut self,
-        name: &str,
-        numbers: &ArrayRef,
+        numbers: &Numbers,
         rows: Range<usize>,
         place: &dyn Fn(usize) -> String,
         counts: &mut bool,
     ) -> Result<()> {
-        let numbers = numbers.as_primitive::<Float64Type>();
-        for row in rows {
-            let number = if numbers.is_valid(row) {
-                numbers.value(row)
-            } else {
-                f64::NAN
-            };
-            let increases = self.last_step.is_none_or(|last| number > last);
-            if !increases || number.is_nan() {
-                let before = self
-                    .last_step
-                    .map(|last| format!(", after {last} in the row before"))
-                    .unwrap_or_default();
+        let name = &numbers.name;
+        for row in rows.clone() {
+            if let Some(what) = numbers.missing(row) {
                 return Err(Error::failed(format!(
-                    "column `{name}` is {number} at {}{before}: \
-                     step numbers must increase within a trajectory",
+                    "column `{name}` is {what} at {}, so the place of the row in its trajectory is \
+                     unknown",
                     place(row)
                 ))
-                .hint("sort the source by trajectory and step"));
+                .hint("drop the row, or give it the number of its step"));
             }
-            *counts &= number == self.last_step.map_or(0.0, |last| last + 1.0);
-            self.last_step = Some(number);
+            let key = numbers.keys.row(row);
+            let last = match &self.last_step {
+                _ if row > rows.start => Some(numbers.keys.row(row - 1)),
+                Some((last, _)) => Some(last.row()),
+                None => None,
+            };
+            *counts &= numbers.counts(row, row - rows.start + self.steps);
+            if last.is_none_or(|last| key > last) {
+                continue;
+            }
+            let text = numbers.text(row)?;
+            if last == Some(key) {
+                return Err(Error::failed(format!(
+                    "column `{name}` is {text} at {}, as in the row before: each step of a \
+                     trajectory needs a number of its own",
+                    place(row)
+                ))
+                .hint("drop one of the two rows, or choose another column with `--step COLUMN`"));
+            }
+            let before = match &self.last_step {
+                Some((_, before)) if row == rows.start => before.clone(),
+                _ => numbers.text(row - 1)?,
+            };
+            return Err(Error::failed(format!(
+                "column `{name}` is {text} at {}, after {before} in the row before: the rows of \
+                 the trajectory are not in order",
+                place(row)
+            ))
+            .hint(SORT));
+        }
+        self.steps += rows.len();
+        if let Some(last) = rows.last() {
+            self.last_step = Some((numbers.keys.row(last).owned(), numbers.text(last)?));
         }
         Ok(())
     }

@@ -65,6 +65,9 @@ pub(super) fn is_marker(name: &str) -> bool {
         .any(|(target, names)| markers.contains(target) && names.contains(&name))
 }
 
+/// Names of columns that order steps, if no column numbers them.
+const ORDER: &[&str] = &["timestep", "t", "frame_index", "timestamp", "time"];
+
 /// The source columns of a column of steps: one, or one for each coordinate.
 pub(super) type Columns = Vec<String>;
 
@@ -72,6 +75,8 @@ pub(super) type Columns = Vec<String>;
 pub(crate) struct Roles {
     /// The column of trajectory ids.
     pub(crate) trajectory: Option<String>,
+    /// The column of environments, each of which has trajectories of its own.
+    pub(crate) environment: Option<String>,
     /// The column of step numbers.
     pub(crate) step: Option<String>,
     pub(super) observation: Columns,
@@ -168,8 +173,13 @@ impl Roles {
             next_observation = None;
         }
         let extras = Vec::new();
+        let environment = match &options.environment {
+            None => None,
+            Some(name) => matching(table, name, "environment")?.into_iter().next(),
+        };
         let mut roles = Roles {
             trajectory,
+            environment,
             step,
             observation,
             action,
@@ -184,9 +194,21 @@ impl Roles {
             .fields()
             .iter()
             .map(|field| field.name().clone())
-            .filter(|name| !roles.uses(name))
+            .filter(|name| !roles.uses(name) || roles.is_time(table, name))
             .collect();
         Ok(roles)
+    }
+
+    /// Returns the column that orders the rows of a trajectory of `table`: that of step numbers, or
+    /// the first with the name of a counter or a time.
+    pub(super) fn order(&self, table: &Schema) -> Option<String> {
+        let is_order = |name: &&&str| {
+            table.field_with_name(name).is_ok_and(|field| {
+                field.data_type().is_numeric() || field.data_type().is_temporal()
+            })
+        };
+        let named = || ORDER.iter().find(is_order).map(|name| (*name).to_owned());
+        self.step.clone().or_else(named)
     }
 
     /// Returns the meanings without those of ids and step numbers, which become further columns.
@@ -194,6 +216,14 @@ impl Roles {
         self.extras
             .extend(self.trajectory.take().into_iter().chain(self.step.take()));
         self
+    }
+
+    /// Whether `name` orders the steps and is no number of steps, so that its values are kept.
+    fn is_time(&self, table: &Schema, name: &str) -> bool {
+        self.step.as_deref() == Some(name)
+            && table
+                .field_with_name(name)
+                .is_ok_and(|field| !field.data_type().is_integer())
     }
 
     fn uses(&self, name: &str) -> bool {

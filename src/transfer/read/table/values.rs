@@ -197,7 +197,11 @@ fn joined(
             (0..rows).map(|row| null_count(row) == 0),
         ));
     }
-    let columns: Vec<&dyn Array> = sources.iter().map(|(_, column)| column.as_ref()).collect();
+    let converted = sources
+        .iter()
+        .map(|(name, column)| exact(name, column, child.data_type(), place))
+        .collect::<Result<Vec<_>>>()?;
+    let columns: Vec<&dyn Array> = converted.iter().map(AsRef::as_ref).collect();
     let order: Vec<(usize, usize)> = (0..rows)
         .flat_map(|row| (0..columns.len()).map(move |column| (column, row)))
         .collect();
@@ -209,6 +213,35 @@ fn joined(
         values,
         nulls,
     )?))
+}
+
+/// Converts numbers to the type `to`; `place` names a row in messages.
+///
+/// # Errors
+/// Returns an error if the type does not hold a number exactly.
+fn exact(
+    name: &str,
+    column: &ArrayRef,
+    to: &DataType,
+    place: &dyn Fn(usize) -> String,
+) -> Result<ArrayRef> {
+    if column.data_type() == to {
+        return Ok(Arc::clone(column));
+    }
+    let converted = cast(column, to)?;
+    if column.data_type().is_integer() && to.is_floating() {
+        let back = cast(&converted, column.data_type())?;
+        let same = arrow::compute::kernels::cmp::not_distinct(&back, column)?;
+        if let Some(row) = (0..same.len()).find(|row| !same.value(*row)) {
+            return Err(Error::failed(format!(
+                "column `{name}` holds a whole number at {} that {to} cannot hold, which the \
+                 other coordinates need",
+                place(row)
+            ))
+            .hint("give all columns of a vector one type in the source"));
+        }
+    }
+    Ok(converted)
 }
 
 /// Converts a column of flags to booleans. The flags of final rows are false, whatever the source

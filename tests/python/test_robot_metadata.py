@@ -1,0 +1,464 @@
+"""What robot datasets say beside their numbers survives: tasks, subtasks, annotations, frame rates,
+modalities and pictures. No feature of an export is taken for data that it is not.
+"""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import oracle
+from lerobot_rules import policy_features
+from oracle import check, close, equal, says, table, trajmill
+from writers.lerobot import Made, array, put, v2, v30
+from writers.rlds import Made as Rlds
+
+LENGTHS = [4, 5, 6]
+
+
+def run(folder, source, *stages, **output):
+    """Runs a pipeline in `folder`; the last stage writes `out`."""
+    text = {"trajmill": 1, "source": source, "stages": [*stages, {"materialise": output}]}
+    (folder / "p.yaml").write_text(json.dumps(text))
+    return trajmill("run", "p.yaml", cwd=folder)
+
+
+def info(root):
+    return json.loads((root / "meta" / "info.json").read_text())
+
+
+def rows(root):
+    """All rows of a LeRobot dataset."""
+    files = sorted((root / "data").glob("*/*.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files])
+
+
+def texts(root, name):
+    """The texts of a table under meta/, in the order of their indices."""
+    path = root / "meta" / f"{name}s.parquet"
+    if path.exists():
+        frame = pd.read_parquet(path).sort_values(f"{name}_index")
+        equal(frame[f"{name}_index"], range(len(frame)), f"indices of {name}")
+        return list(frame.index)
+    lines = (root / "meta" / f"{name}s.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    equal([line[f"{name}_index"] for line in lines], range(len(lines)), f"indices of {name}")
+    return [line[name] for line in lines]
+
+
+def resolved(root, feature, name="task"):
+    """The text of each row of a feature that holds indices."""
+    known = texts(root, name)
+    return [known[index] for index in rows(root)[feature].to_pylist()]
+
+
+def rewrite(root, change):
+    """Replaces the rows of each data file by what `change` returns."""
+    for file in sorted((root / "data").glob("*/*.parquet")):
+        pq.write_table(change(pq.read_table(file)), file)
+
+
+def declare(root, **features):
+    text = info(root)
+    for name, dtype in features.items():
+        text["features"][name.replace("__", ".")] = {"dtype": dtype, "shape": [1], "names": None}
+    put(f"{root}/meta/info.json", text)
+
+
+# --- the rate of frames
+
+
+@pytest.mark.parametrize("fps", [29.97, 2.5, 0.4, 30])
+def test_a_frame_rate_survives_with_its_times(tmp_path, fps):
+    v30(f"{tmp_path}/in", Made([900, 30], fps=fps))
+    run(tmp_path, {"path": "in"}, path="out", format="lerobot")
+    check(info(tmp_path / "out")["fps"] == fps, f"fps: {info(tmp_path / 'out')['fps']}")
+    found = rows(tmp_path / "out")["timestamp"].to_numpy()
+    equal(found, rows(tmp_path / "in")["timestamp"].to_numpy(), "times")
+    trajmill("validate", tmp_path / "out")
+
+
+def test_a_frame_rate_can_be_set(tmp_path):
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    trajmill("import", tmp_path / "in", tmp_path / "own")
+    trajmill("export", tmp_path / "own", tmp_path / "out", "--to", "lerobot", "--fps", "59.94")
+    check(info(tmp_path / "out")["fps"] == 59.94, "fps")
+    bad = trajmill(
+        "export", tmp_path / "own", tmp_path / "no", "--to", "lerobot", "--fps", "0", code=2
+    )
+    says(bad.stderr, ["`fps` is 0"], "a rate of zero")
+
+
+# --- columns that point into tables
+
+NAMES = ["annotation.human.action.task_description", "annotation.human.validity"]
+SAYS = ["valid", "lift the mug", "wipe the table", "close the drawer"]
+MODALITY = {
+    "state": {"arm": {"start": 0, "end": 3}, "hand": {"start": 3, "end": 5}},
+    "action": {"arm": {"start": 0, "end": 2}},
+    "video": {"front": {"original_key": "observation.images.front"}},
+    "annotation": {
+        "human.action.task_description": {},
+        "human.validity": {},
+        "goal": {"original_key": "goal"},
+    },
+}
+
+
+def groot(root):
+    """A v2.1 dataset with GR00T's annotations; `goal` is one by its modality only."""
+    made = Made(LENGTHS)
+    v2(f"{root}", made)
+    lines = [{"task_index": at, "task": text} for at, text in enumerate(SAYS)]
+    put(f"{root}/meta/tasks.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    put(f"{root}/meta/modality.json", MODALITY)
+    columns = {"task_index": 3 - made.episode, NAMES[0]: 3 - made.episode, NAMES[1]: made.n * [0]}
+    columns["goal"] = made.frame % 4
+
+    def annotate(part):
+        # `index` is the number of a row in the dataset.
+        at = part["index"].to_numpy()
+        for name, values in columns.items():
+            if name in part.column_names:
+                part = part.drop_columns([name])
+            part = part.append_column(name, pa.array(np.asarray(values, np.int64)[at]))
+        return part
+
+    rewrite(root, annotate)
+    declare(root, **{name.replace(".", "__"): "int64" for name in columns})
+    put(f"{root}/meta/info.json", {**info(root), "total_tasks": 4})
+    return made, {name: [SAYS[index] for index in values] for name, values in columns.items()}
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_annotations_keep_their_texts(tmp_path, version):
+    made, said = groot(tmp_path / "in")
+    run(tmp_path, {"path": "in"}, {"filter": "length > 4"}, path="out", format=version)
+    kept = made.episode > 0
+    for name in ["task_index", *NAMES, "goal"]:
+        wanted = [text for text, keep in zip(said[name], kept) if keep]
+        check(resolved(tmp_path / "out", name) == wanted, f"texts of {name}")
+        check(info(tmp_path / "out")["features"][name]["dtype"] == "int64", f"type of {name}")
+    check("close the drawer" not in resolved(tmp_path / "out", "task_index"), "no unused task")
+    modality = json.loads((tmp_path / "out/meta/modality.json").read_text())
+    check(modality == {**MODALITY, "video": {}}, f"modality: {modality}")
+    trajmill("validate", tmp_path / "out")
+    trajmill("import", tmp_path / "out", tmp_path / "back")
+    column = table(tmp_path / "back")[NAMES[1]]
+    check(column.to_pylist() == ["valid"] * 11, "annotations are text in a dataset of trajmill")
+
+
+def test_parts_follow_a_state_whose_width_changes(tmp_path):
+    groot(tmp_path / "in")
+    other = {"derive": {"observation": "categorical(reward, -1, 1, 2)"}}
+    done = run(tmp_path, {"path": "in"}, other, path="out", format="lerobot")
+    modality = json.loads((tmp_path / "out/meta/modality.json").read_text())
+    width = info(tmp_path / "out")["features"]["observation.state"]["shape"]
+    check(width == [2], f"width {width}")
+    check(modality["state"] == {"state": {"start": 0, "end": 2}}, f"modality: {modality}")
+    check(modality["action"] == MODALITY["action"], "the parts of actions")
+    says(done.stderr, ["modality.json", "observation.state"], "the change is named")
+
+
+def test_an_index_without_a_text_is_an_error_with_its_place(tmp_path):
+    groot(tmp_path / "in")
+
+    def wrong(part):
+        at = part.column_names.index(NAMES[1])
+        return part.set_column(at, NAMES[1], pa.array([7] * len(part)))
+
+    rewrite(tmp_path / "in", wrong)
+    failed = trajmill("import", tmp_path / "in", tmp_path / "own", code=1)
+    says(failed.stderr, [NAMES[1], "7", "tasks.jsonl", "episode 0", "frame 0"], "the place")
+    found = trajmill("validate", tmp_path / "in", "--json", code=4).stdout
+    check("text-index" in found, "validate finds it too")
+
+
+def subtasks(root, names, seed):
+    made = Made(LENGTHS, seed=seed)
+    made.tasks = [f"{name} it" for name in names]
+    v30(f"{root}", made)
+    index = made.frame % 2
+    rewrite(root, lambda part: part.append_column("subtask_index", pa.array(index)))
+    declare(root, subtask_index="int64")
+    frame = pd.DataFrame({"subtask_index": range(2)}, index=pd.Index(names, name="subtask"))
+    frame.to_parquet(f"{root}/meta/subtasks.parquet")
+    return [names[at] for at in index], [made.tasks[at] for at in made.task]
+
+
+def test_merged_datasets_merge_their_tables_by_text(tmp_path):
+    first = subtasks(tmp_path / "a", ["reach", "grasp"], 1)
+    second = subtasks(tmp_path / "b", ["place", "reach"], 2)
+    run(tmp_path, [{"path": "a"}, {"path": "b"}], path="out", format="lerobot")
+    check(resolved(tmp_path / "out", "subtask_index", "subtask") == first[0] + second[0], "subtask")
+    check(resolved(tmp_path / "out", "task_index") == first[1] + second[1], "tasks")
+    check(texts(tmp_path / "out", "subtask") == ["reach", "grasp", "place"], "one table")
+    trajmill("validate", tmp_path / "out")
+
+
+def test_subtasks_without_their_table_are_refused(tmp_path):
+    subtasks(tmp_path / "a", ["reach", "grasp"], 1)
+    (tmp_path / "a/meta/subtasks.parquet").unlink()
+    failed = trajmill("import", tmp_path / "a", tmp_path / "own", code=1)
+    says(failed.stderr, ["subtask_index", "subtasks.parquet"], "the missing table")
+
+
+def test_any_table_beside_an_index_is_read(tmp_path):
+    """A dataset may have tables that LeRobot does not know."""
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    rewrite(tmp_path / "in", lambda part: part.append_column("skill_index", part["task_index"]))
+    declare(tmp_path / "in", skill_index="int64")
+    lines = [json.dumps({"skill_index": at, "skill": text}) for at, text in enumerate("ab")]
+    put(f"{tmp_path}/in/meta/skills.jsonl", "\n".join(lines))
+    run(tmp_path, {"path": "in"}, {"filter": "task like 'open%'"}, path="out", format="lerobot")
+    check(resolved(tmp_path / "out", "skill_index", "skill") == ["b"] * 5, "skills")
+
+
+# --- language
+
+
+def test_language_columns_are_left_out_by_name(tmp_path):
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    said = [[{"role": "user", "content": "no"}] * (row % 3) for row in range(sum(LENGTHS))]
+    change = lambda part: part.append_column("language_events", pa.array(said, kind))
+    rewrite(tmp_path / "in", change)
+    declare(tmp_path / "in", language_events="language")
+    put(f"{tmp_path}/in/meta/calibration.yaml", "a: 1\n")
+    trajmill("validate", tmp_path / "in")
+    done = trajmill("import", tmp_path / "in", tmp_path / "own")
+    says(done.stderr, ["left out", "language_events", "meta/calibration.yaml"], "what is left out")
+    check("language_events" not in table(tmp_path / "own").column_names, "no column")
+    ran = run(tmp_path, {"path": "in"}, path="out", format="lerobot")
+    says(ran.stderr, ["language_events"], "a pipeline names it too")
+
+
+def test_a_new_task_is_the_task_of_the_trajectory(tmp_path):
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    relabel = {"derive": {"task": "'Put it down.'"}}
+    picked = {"filter": "task = 'Put it down.'"}
+    run(tmp_path, {"path": "in"}, relabel, picked, path="own")
+    check(len(table(tmp_path / "own", "trajectories")) == 3, "all trajectories have the new task")
+    run(tmp_path, {"path": "in"}, relabel, path="out", format="lerobot")
+    check(texts(tmp_path / "out", "task") == ["Put it down."], "one task")
+    trajmill("import", tmp_path / "out", tmp_path / "back")
+    for part in ("steps", "trajectories"):
+        found = set(table(tmp_path / "back", part)["task"].to_pylist())
+        check(found == {"Put it down."}, f"no stale text in {part}: {found}")
+
+
+def test_rlds_and_lerobot_call_the_instruction_differently(tmp_path):
+    made = Rlds([4, 3, 5], 0)
+    made.write(f"{tmp_path}/kitchen/1.0.0")
+    said = [text.decode() for episode in made.episodes for text in episode["language_instruction"]]
+    source = {"path": "kitchen/1.0.0"}
+    run(tmp_path, source, path="lr", format="lerobot", **{"with": {"fps": 5}})
+    check(resolved(tmp_path / "lr", "task_index") == said, "the instructions are the tasks")
+    run(tmp_path, {"path": "lr"}, path="back", format="rlds")
+    trajmill("import", tmp_path / "back", tmp_path / "own")
+    check(table(tmp_path / "own")["task"].to_pylist() == said, "and back")
+    features = json.loads((tmp_path / "back/features.json").read_text())
+    steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+    check("language_instruction" in steps["featuresDict"]["features"], "the name that loaders know")
+
+
+def test_a_folder_is_no_task(tmp_path):
+    made = Made(LENGTHS)
+    steps = {"episode": made.episode, "action": list(made.columns["action"])}
+    steps["observation"] = list(made.columns["observation.state"])
+    (tmp_path / "my_kitchen").mkdir()
+    pq.write_table(pa.table(steps), tmp_path / "my_kitchen/1.0.0.parquet")
+    source = {"path": "my_kitchen/1.0.0.parquet", "map": {}, "trajectory": "episode"}
+    done = run(tmp_path, source, path="none", format="lerobot")
+    check(texts(tmp_path / "none", "task") == [""], "no task")
+    says(done.stderr, ["--task"], "the remedy")
+    run(tmp_path, {**source, "task": "stir"}, path="given", format="lerobot")
+    check(texts(tmp_path / "given", "task") == ["stir"], "the task of the source")
+
+
+def test_a_task_that_is_set_replaces_another(tmp_path):
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    done = trajmill("import", tmp_path / "in", tmp_path / "own", "--task", "open the door")
+    says(done.stderr, ["replaced that of 2 trajectories"], "how many had another")
+    for part in ("steps", "trajectories"):
+        found = set(table(tmp_path / "own", part)["task"].to_pylist())
+        check(found == {"open the door"}, f"the task in {part}")
+    run(tmp_path, {"path": "own", "task": "close it"}, path="again")
+    found = set(table(tmp_path / "again", "trajectories")["task"].to_pylist())
+    check(found == {"close it"}, "also of a dataset of trajmill")
+
+
+# --- cuts
+
+
+def test_frames_and_times_of_a_cut_begin_at_zero(tmp_path):
+    v30(f"{tmp_path}/in", Made([10, 8]))
+    keep = {"filter": {"steps": "step >= 2 and step < 7"}}
+    stages = [{"derive": {"source_step": "step"}}, keep]
+    run(tmp_path, {"path": "in"}, *stages, path="out", format="lerobot")
+    found = rows(tmp_path / "out")
+    equal(found["frame_index"], list(range(5)) * 2, "frames")
+    close(found["timestamp"], [at / 25 for at in range(5)] * 2, "times")
+    equal(found["source_step"], list(range(2, 7)) * 2, "steps of the source")
+    trajmill("validate", tmp_path / "out")
+
+
+def test_chosen_columns_come_beside_those_of_every_dataset(tmp_path):
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    source_step = {"derive": {"source_step": "step"}}
+    run(tmp_path, {"path": "in"}, source_step, path="out", columns=["source_step"])
+    names = ["trajectory_id", "step", "observation", "action", "reward"]
+    names += ["terminated", "truncated", "is_final", "source_step"]
+    check(table(tmp_path / "out").column_names == names, table(tmp_path / "out").column_names)
+
+
+# --- pictures
+
+
+def png_pixels(content):
+    av = pytest.importorskip("av")
+    with av.open(io.BytesIO(content)) as file:
+        return next(file.decode(video=0)).to_ndarray(format="rgb24")
+
+
+@pytest.mark.parametrize("version", ["lerobot", "lerobot-v2.1"])
+def test_arrays_of_pixels_become_images(tmp_path, version):
+    import h5py
+
+    random = oracle.seeded("pixels")
+    lengths = [4, 3]
+    pixels = random.integers(0, 256, (7, 12, 10, 3), np.uint8)
+    with h5py.File(tmp_path / "in.hdf5", "w") as file:
+        for at, (first, length) in enumerate([(0, 4), (4, 3)]):
+            demo = file.create_group(f"data/demo_{at}")
+            demo.attrs["num_samples"] = length
+            demo["actions"] = random.uniform(-1, 1, (length, 2))
+            demo["obs/joints"] = random.normal(size=(length, 3))
+            demo["obs/agentview_image"] = pixels[first : first + length]
+        file["data"].attrs["total"] = 7
+    trajmill("import", tmp_path / "in.hdf5", tmp_path / "own", "--from", "robomimic")
+    trajmill("export", tmp_path / "own", tmp_path / "out", "--to", version, "--task", "look")
+    features = info(tmp_path / "out")["features"]
+    name = "observation.agentview_image"
+    check(features[name]["dtype"] == "image", f"{features}")
+    check(features[name]["shape"] == [12, 10, 3], "shape")
+    check(features[name]["names"] == ["height", "width", "channel"], "names of the axes")
+    stored = rows(tmp_path / "out")[name].to_pylist()
+    for row, image in enumerate(stored):
+        check((png_pixels(image["bytes"]) == pixels[row]).all(), f"picture {row}")
+    if version == "lerobot":
+        stats = json.loads((tmp_path / "out/meta/stats.json").read_text())[name]
+        scaled = np.moveaxis(pixels / 255.0, 3, 1)
+    else:
+        lines = (tmp_path / "out/meta/episodes_stats.jsonl").read_text().splitlines()
+        stats = json.loads(lines[0])["stats"][name]
+        scaled = np.moveaxis(pixels[: lengths[0]] / 255.0, 3, 1)
+    axes = (0, 2, 3)
+    for key, wanted in {
+        "min": scaled.min(axes),
+        "max": scaled.max(axes),
+        "mean": scaled.mean(axes),
+        "std": scaled.std(axes),
+        "q01": np.quantile(scaled, 0.01, axes),
+        "q90": np.quantile(scaled, 0.9, axes),
+    }.items():
+        if key in stats:
+            close(stats[key], wanted.reshape(3, 1, 1), key)
+    equal(stats["count"], [len(scaled)], "count")
+    trajmill("import", tmp_path / "out", tmp_path / "back")
+    before, after = (table(tmp_path / one)["observation"].to_pylist() for one in ("own", "back"))
+    check(before == after, "pixels there and back")
+
+
+# --- features that are no data
+
+
+@pytest.fixture(scope="module")
+def labelled(shared):
+    """An export with gaps, labels, a reference to videos, and columns with misleading names."""
+    v30(f"{shared}/in", Made(LENGTHS), video=True)
+    hide = {"hide_actions": {"keep": 1, "seed": 1}}
+    derive = {
+        "action_norm": "abs(action[1])",
+        "observations_seen": "step",
+        "action_note": "'text'",
+        "speed": "case when step > 1 then 1.0 end",
+    }
+    run(shared, {"path": "in"}, {"derive": derive}, hide, path="own")
+    trajmill(
+        "export", shared / "own", shared / "out", "--to", "lerobot", "--unlabelled", "fill"
+    )
+    return shared / "out"
+
+
+def test_no_feature_pretends_to_be_data(labelled):
+    features = info(labelled)["features"]
+    wanted = {
+        "observation.state": "STATE",
+        "observation.heights": "STATE",
+        "observation.images.top": "VISUAL",
+        "action": "ACTION",
+    }
+    check(policy_features(features) == wanted, f"{policy_features(features)}")
+    for name in ["action_valid", "action_norm", "observations_seen", "action_note"]:
+        check(f"trajmill.{name}" in features, f"{name} is in {list(features)}")
+    trajmill("validate", labelled)
+
+
+def test_features_come_back_under_their_names(labelled, tmp_path):
+    shutil.copytree(labelled, tmp_path / "copy")
+    (tmp_path / "copy/.trajmill.json").unlink()
+    # Earlier versions wrote the names without the prefix.
+    shutil.copytree(tmp_path / "copy", tmp_path / "old")
+    old = lambda name: name.removeprefix("trajmill.")
+    rewrite(
+        tmp_path / "old", lambda part: part.rename_columns([old(name) for name in part.column_names])
+    )
+    text = info(tmp_path / "old")
+    text["features"] = {old(name): feature for name, feature in text["features"].items()}
+    put(f"{tmp_path}/old/meta/info.json", text)
+    for source in (labelled, tmp_path / "copy", tmp_path / "old"):
+        back = tmp_path / f"back-{source.name}"
+        trajmill("import", source, back)
+        own, steps = table(labelled.parent / "own"), table(back)
+        for name in ["action", "action_norm", "observations_seen", "action_note"]:
+            check(steps[name].to_pylist() == own[name].to_pylist(), f"{name} of {source.name}")
+
+
+@pytest.mark.reference("lerobot", "torch")
+def test_lerobot_gives_a_policy_nothing_else(labelled):
+    from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
+    from lerobot.datasets.utils import dataset_to_policy_features
+
+    features = LeRobotDatasetMetadata("some/name", root=labelled).features
+    found = {name: one.type.value for name, one in dataset_to_policy_features(features).items()}
+    check(found == policy_features(features), f"{found}")
+
+
+# --- validate
+
+
+def test_segments_of_a_trajectory_are_no_copies(tmp_path):
+    v30(f"{tmp_path}/in", Made([12, 9]))
+    pieces = {"filter": {"steps": "step % 4 <> 3"}}
+    for name, format in [("lr", "lerobot"), ("v21", "lerobot-v2.1"), ("rl", "rlds")]:
+        run(tmp_path, {"path": "in"}, pieces, path=name, format=format)
+        found = json.loads(trajmill("validate", tmp_path / name, "--json").stdout)["faults"]
+        rules = {fault["rule"] for fault in found}
+        # RLDS has a place for final observations, and there are none.
+        check(rules <= ({"no-finals", "open-ends"} if name == "rl" else set()), f"{name}: {found}")
+
+
+def test_findings_alike_are_folded(tmp_path):
+    made = Made([3] * 100)
+    made.columns["action"][:] = np.nan
+    v30(f"{tmp_path}/in", made, files=[[episode] for episode in range(100)])
+    done = trajmill("validate", tmp_path / "in", code=4)
+    lines = [line for line in done.stdout.splitlines() if "[nan-action]" in line]
+    check(len(lines) == 3, f"{len(lines)} lines")
+    says(done.stdout, ["… and 98 more like it [nan-action]"], "the rest")

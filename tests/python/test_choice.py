@@ -15,9 +15,11 @@ from oracle import SEEDS, check, table, trajmill
 # A seed of each format, the name of something in it, and the column that it becomes.
 LEFT_OUT = {
     "arrow/set.arrow": ("note", "note"),
+    "csv/set.csv": ("note", "note"),
     "d3rlpy/replay.h5": ("rewards", "reward"),
     "d4rl/set.hdf5": ("infos/qpos", "infos/qpos"),
     "exorl/set": ("discount", "discount"),
+    "jsonl/set.jsonl": ("note", "note"),
     "lerobot/v21": ("observation.images.top", "observation.images.top"),
     "lerobot/v30": ("observation.images.*", "observation.images.top"),
     "minari/set-arrow-v0": ("infos/deep", "infos/deep/qpos"),
@@ -66,7 +68,9 @@ def test_nothing_else_changes(name, tmp_path):
     check("`skip` matches nothing in the source: `missing`" in refused.stderr, refused.stderr)
     # What `only` does not name goes, apart from what marks the ends of trajectories.
     observation = {
+        "csv": "obs*",
         "exorl": "observation",
+        "jsonl": "obs*",
         "lerobot": "observation.state",
         "npz": "obs*",
         "parquet": "obs*",

@@ -7,6 +7,7 @@ use super::{Command, print};
 use crate::config;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
+use crate::run::preview;
 
 /// Check pipeline files without reading any steps: names, columns, types, models
 #[derive(Debug, clap::Args)]
@@ -24,8 +25,11 @@ impl Command for Check {
     fn run(&self) -> Result<()> {
         let mut last: Option<Error> = None;
         for path in &self.pipelines {
-            let checked = config::load(path, &self.arguments.set)
-                .and_then(|pipeline| self.arguments.plan(&pipeline));
+            let checked = config::load(path, &self.arguments.set).and_then(|pipeline| {
+                let plan = self.arguments.plan(&pipeline)?;
+                preview::open_models(&plan)?;
+                Ok(plan)
+            });
             match checked {
                 Ok(plan) => print::say(&format!(
                     "{}: no faults ({})",

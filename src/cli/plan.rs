@@ -89,6 +89,9 @@ fn describe(phase: &PhasePreview, lines: &mut Vec<String>) {
     for transform in &phase.transforms {
         lines.push(format!("  transform  {transform}"));
     }
+    for warning in &phase.warnings {
+        lines.push(format!("  warning    {warning}"));
+    }
     match &phase.result {
         ResultPreview::Model(_) => {}
         ResultPreview::Intermediate {

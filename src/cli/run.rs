@@ -173,7 +173,7 @@ fn written(output: &OutputReport) {
         ));
     }
     for warning in &output.warnings {
-        print::say(&format!("warning: check failed: {warning}"));
+        print::say(&format!("warning: {warning}"));
     }
     if output.tasks.1 > 0 {
         print::say(&format!(

@@ -315,7 +315,7 @@ impl Kind {
         }
     }
 
-    /// Returns the type of the column; `None` if its objects have no keys, so that it holds nothing.
+    /// Returns the type of the column; `None` if its objects have no keys and so hold nothing.
     fn data_type(self) -> Option<DataType> {
         Some(match self {
             Kind::Null => DataType::Null,

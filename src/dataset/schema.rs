@@ -44,6 +44,8 @@ pub mod step {
     /// Id of the model that predicted a proxy action: the first 16 digits of its blake3 hash,
     /// joined with `+` for an ensemble; null for any other action.
     pub const ACTION_MODEL: &str = "action_model";
+    /// The recorded action of a step whose `action` is a label; null if none was recorded.
+    pub const ACTION_RECORDED: &str = "action_recorded";
 
     /// Every column of `steps` with a fixed meaning.
     pub const CANONICAL: [&str; 10] = [

@@ -25,19 +25,20 @@ pub(super) fn input_shapes(spec: &Spec, geometry: &Geometry) -> Result<Vec<Vec<u
             geometry.inputs.len()
         )));
     }
-    let shapes = geometry.inputs.iter().zip(&spec.inputs).map(|(row, port)| {
+    let ports = geometry.inputs.iter().zip(&spec.inputs).enumerate();
+    let shapes = ports.map(|(index, (row, port))| {
         if port.element == Element::Other {
             return Err(Error::failed(format!(
                 "{model}: no column has the element type of the input `{}`",
                 port.name
             )));
         }
-        let shape: Vec<usize> = std::iter::once(geometry.batch)
-            .chain(row.iter().copied())
-            .collect();
+        let axis = geometry.axes.inputs.get(&index).copied().unwrap_or(0);
+        let mut shape = row.clone();
+        shape.insert(axis.min(row.len()), geometry.batch);
         if let Some(Some(exported)) = port
             .shape
-            .first()
+            .get(axis)
             .filter(|exported| **exported != Some(geometry.batch) && exported.is_some())
         {
             return Err(Error::failed(format!(
@@ -80,8 +81,10 @@ pub(super) fn verify_output(
     index: usize,
     element: Element,
     shape: &[usize],
-    batch: usize,
+    geometry: &Geometry,
 ) -> Result<()> {
+    let batch = geometry.batch;
+    let axis = geometry.axes.outputs.get(&index).copied().unwrap_or(0);
     let name = spec
         .outputs
         .get(index)
@@ -93,8 +96,15 @@ pub(super) fn verify_output(
         ))
         .hint("export the model with a cast to float32 or int64 at the end"));
     }
-    if shape.first() == Some(&batch) {
+    if shape.get(axis) == Some(&batch) {
         return Ok(());
+    }
+    if axis > 0 {
+        return Err(Error::failed(format!(
+            "{model}: the output `{name}` has the shape {shape:?} for a batch of {}; its axis \
+             {axis} must be the batch axis, as that of the state input that it feeds",
+            wording::count(batch, "row")
+        )));
     }
     Err(Error::failed(format!(
         "{model}: the output `{name}` has the shape {shape:?} for a batch of {}; its first axis \
@@ -124,24 +134,29 @@ pub(super) fn out_of_memory(spec: &Spec, batch: usize, place: &str) -> Error {
 }
 
 impl DataMut<'_> {
-    /// Fills the rows `rows..batch` with copies of the row `rows - 1`.
-    pub(super) fn pad(self, rows: usize, batch: usize) {
+    /// Fills the rows from `rows` on with copies of the row before them, in each of `blocks` blocks
+    /// of `batch` rows.
+    pub(super) fn pad(self, rows: usize, batch: usize, blocks: usize) {
         match self {
-            DataMut::F32(values) => pad(values, rows, batch),
-            DataMut::F64(values) => pad(values, rows, batch),
-            DataMut::I32(values) => pad(values, rows, batch),
-            DataMut::I64(values) => pad(values, rows, batch),
-            DataMut::U8(values) => pad(values, rows, batch),
+            DataMut::F32(values) => pad(values, rows, batch, blocks),
+            DataMut::F64(values) => pad(values, rows, batch, blocks),
+            DataMut::F16(values) => pad(values, rows, batch, blocks),
+            DataMut::I32(values) => pad(values, rows, batch, blocks),
+            DataMut::I64(values) => pad(values, rows, batch, blocks),
+            DataMut::U8(values) => pad(values, rows, batch, blocks),
         }
     }
 }
 
-fn pad<T: Copy>(values: &mut [T], rows: usize, batch: usize) {
-    let width = values.len() / batch.max(1);
-    if rows == 0 || rows >= batch {
+fn pad<T: Copy>(values: &mut [T], rows: usize, batch: usize, blocks: usize) {
+    let size = values.len() / blocks.max(1);
+    let width = size / batch.max(1);
+    if rows == 0 || rows >= batch || size == 0 {
         return;
     }
-    for row in rows..batch {
-        values.copy_within((rows - 1) * width..rows * width, row * width);
+    for values in values.chunks_exact_mut(size) {
+        for row in rows..batch {
+            values.copy_within((rows - 1) * width..rows * width, row * width);
+        }
     }
 }

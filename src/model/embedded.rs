@@ -1,7 +1,7 @@
 //! The embedded runtime, rten. Only this file uses the crate `rten`.
 //!
-//! rten has neither float64 nor int64 tensors. It runs models that have them in float32 and int32,
-//! and their ports say so.
+//! rten has no tensors of float64, float16 or int64. It runs models that have them in float32 and
+//! int32, and their ports say so; [`narrow`] finds out where that makes a difference.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,8 +14,12 @@ use rten::{
 };
 use rten_tensor::{Layout, Tensor};
 
+use super::graph;
 use super::pin::{self, Pin};
-use super::{Data, DataMut, Element, Geometry, Port, Spec, batch, verify_onnx};
+use super::weights::ModelFiles;
+use super::{
+    Data, DataMut, Element, Geometry, Port, Spec, batch, listed, narrow, random, verify_onnx,
+};
 use crate::error::{Error, Result};
 
 /// The version of rten in `Cargo.lock`.
@@ -31,6 +35,8 @@ pub struct EmbeddedRuntime {
 pub struct EmbeddedSession {
     path: std::path::PathBuf,
     batch: usize,
+    /// Number of blocks of rows in each input.
+    blocks: Vec<usize>,
     inputs: Vec<Value>,
     outputs: Vec<Output>,
     jobs: Sender<Vec<Value>>,
@@ -48,9 +54,19 @@ enum Output {
 
 impl EmbeddedRuntime {
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
-        let bytes = pin::read(path)?;
-        let hash = blake3::hash(&bytes).to_hex().to_string();
-        let model = load(path, bytes)?;
+        let files = ModelFiles::read(path)?;
+        let hashes = files.hashes();
+        let graph = graph::Model::of(&files);
+        let random = random::random(&graph);
+        let model = load(path, &files).map_err(|error| {
+            // rten was built without these operators, but installing another runtime is not all
+            // there is to do.
+            if random.is_empty() {
+                error
+            } else {
+                random::refusal(&listed(&random))
+            }
+        })?;
         let ports = |ids: &[NodeId]| {
             ids.iter()
                 .map(|id| port(&model, *id))
@@ -63,8 +79,11 @@ impl EmbeddedRuntime {
             .filter(|(key, _)| !standard.contains(key));
         Ok(Spec {
             path: path.to_owned(),
-            pin: Pin::hashed(hash.clone()),
-            hash,
+            pin: Pin::hashed(hashes.clone()),
+            hash: pin::identity(&hashes),
+            files: hashes,
+            random,
+            narrowed: narrow::narrowed(&graph),
             inputs: ports(model.input_ids()),
             outputs: ports(model.output_ids()),
             metadata: metadata
@@ -80,7 +99,7 @@ impl EmbeddedRuntime {
         workers: usize,
     ) -> Result<Vec<EmbeddedSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
-        let model = Arc::new(load(&spec.path, spec.bytes()?.to_vec())?);
+        let model = Arc::new(load(&spec.path, &spec.files()?)?);
         (0..workers.max(1))
             .map(|_| EmbeddedSession::start(spec, geometry, &shapes, &model))
             .collect()
@@ -109,6 +128,9 @@ impl EmbeddedSession {
         let mut session = EmbeddedSession {
             path: spec.path.clone(),
             batch: geometry.batch,
+            blocks: (0..inputs.len())
+                .map(|index| geometry.input_blocks(index))
+                .collect(),
             inputs,
             outputs: Vec::new(),
             jobs,
@@ -123,7 +145,7 @@ impl EmbeddedSession {
                 Value::UInt8Tensor(tensor) => (Element::U8, tensor.shape().to_vec()),
                 _ => (Element::Other, Vec::new()),
             };
-            batch::verify_output(spec, *index, element, &shape, geometry.batch)?;
+            batch::verify_output(spec, *index, element, &shape, geometry)?;
         }
         session.keep(given);
         Ok(session)
@@ -140,8 +162,8 @@ impl EmbeddedSession {
 
     pub(super) fn run(&mut self, rows: usize) -> Result<()> {
         for index in 0..self.inputs.len() {
-            let batch = self.batch;
-            self.input(index).pad(rows, batch);
+            let (batch, blocks) = (self.batch, self.blocks[index]);
+            self.input(index).pad(rows, batch, blocks);
         }
         let lengths: Vec<usize> = (0..self.outputs.len())
             .map(|index| self.output(index).len())
@@ -180,8 +202,12 @@ impl EmbeddedSession {
             .map_err(|_| stopped())?;
         let (inputs, given) = self.done.recv().map_err(|_| stopped())?;
         self.inputs = inputs;
-        given
-            .map_err(|reason| Error::failed(format!("{path}: rten cannot run the model: {reason}")))
+        given.map_err(|reason| {
+            Error::failed(format!("{path}: rten cannot run the model: {reason}")).hint(
+                "use ONNX Runtime, which has every ONNX operator: `pip install onnxruntime` in \
+                 the active environment",
+            )
+        })
     }
 
     fn keep(&mut self, given: Vec<Value>) {
@@ -284,8 +310,7 @@ fn port(model: &Model, id: NodeId) -> Port {
     }
 }
 
-fn load(path: &Path, bytes: Vec<u8>) -> Result<Model> {
-    verify_onnx::ensure_self_contained(path, &bytes)?;
+fn load(path: &Path, files: &ModelFiles) -> Result<Model> {
     let refused = |reason: String| {
         Error::failed(format!(
             "{} is not a model that rten can run: {reason}",
@@ -296,6 +321,7 @@ fn load(path: &Path, bytes: Vec<u8>) -> Result<Model> {
              active environment",
         )
     };
+    let bytes = files.whole().to_vec();
     if !verify_onnx::is_well_formed(&bytes) {
         return Err(refused("it is damaged, or not an ONNX file".to_owned()));
     }

@@ -13,10 +13,17 @@
 mod batch;
 mod doctor;
 mod embedded;
+mod graph;
 pub(crate) mod library;
+mod narrow;
 mod onnx;
 mod pin;
+mod probe;
+mod random;
+mod values;
 mod verify_onnx;
+mod weights;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,6 +35,7 @@ use crate::error::{Error, Result, caught};
 
 pub(crate) use doctor::doctor;
 pub(crate) use pin::Pin;
+pub(crate) use values::{Data, DataMut, Element, Rows};
 
 /// The device to run models on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +74,13 @@ impl std::str::FromStr for Device {
     }
 }
 
+/// The remedy for a model that rten would compute in other types than it declares.
+pub(crate) const USE_ONNX_RUNTIME: &str = concat!(
+    "use ONNX Runtime, which computes in the declared types: `pip install onnxruntime` in the ",
+    "active environment, and do not set TRAJMILL_RUNTIME to `rten` (`trajmill doctor` shows what ",
+    "was found)"
+);
+
 /// The note of a runtime that is not on CUDA although TF32 was requested.
 const TF32_UNUSED: &str = "`--tf32` has no effect: models run on the CPU";
 
@@ -77,36 +92,6 @@ pub struct ModelOptions {
     /// Whether CUDA may round float32 products to TF32, which is faster, with an error of at most
     /// about 1e-3.
     pub tf32: bool,
-}
-
-/// Element type of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
-    /// float32.
-    F32,
-    /// float64.
-    F64,
-    /// int32.
-    I32,
-    /// int64.
-    I64,
-    /// uint8.
-    U8,
-    /// Any other type, which no stage reads or writes.
-    Other,
-}
-
-impl std::fmt::Display for Element {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Element::F32 => "float32",
-            Element::F64 => "float64",
-            Element::I32 => "int32",
-            Element::I64 => "int64",
-            Element::U8 => "uint8",
-            Element::Other => "an unsupported type",
-        })
-    }
 }
 
 /// An input or output of a model.
@@ -137,8 +122,12 @@ impl std::fmt::Display for Port {
 pub struct Spec {
     /// The file.
     pub path: PathBuf,
-    /// The blake3 hash of the file, in hexadecimal.
+    /// The blake3 hash of the file, in hexadecimal; with weights in other files, one over the
+    /// hashes of all files.
     pub hash: String,
+    /// The blake3 hash of each file, by the location that the model gives. The ONNX file itself has
+    /// the empty location. Empty if the file does not exist yet.
+    pub files: BTreeMap<String, String>,
     /// The bytes that run.
     pub pin: Pin,
     /// Inputs, in the graph's order.
@@ -147,6 +136,27 @@ pub struct Spec {
     pub outputs: Vec<Port>,
     /// Metadata properties of the file.
     pub metadata: BTreeMap<String, String>,
+    /// The nodes that draw random numbers or are in training mode, described.
+    pub random: Vec<String>,
+    /// The tensors that the runtime computes in a narrower type than the model declares, described.
+    pub narrowed: Vec<String>,
+}
+
+impl Spec {
+    /// Returns the error of a model that has [`Spec::random`] nodes.
+    pub(crate) fn not_of_one_row(&self) -> Error {
+        random::refusal(&listed(&self.random))
+    }
+}
+
+/// Returns the first of `found`, and the number of the others.
+pub(crate) fn listed(found: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut shown = found[..found.len().min(SHOWN)].join("; ");
+    if found.len() > SHOWN {
+        shown.push_str(&format!("; and {} more", found.len() - SHOWN));
+    }
+    shown
 }
 
 /// The shapes and outputs that a model is opened with.
@@ -158,6 +168,30 @@ pub struct Geometry {
     pub inputs: Vec<Vec<usize>>,
     /// The outputs to read, by position in the graph.
     pub outputs: Vec<usize>,
+    /// The inputs and outputs whose batch axis is not the first.
+    pub axes: Axes,
+    /// Whether the model may give a row other values beside other rows, so that this is not
+    /// verified.
+    pub mixed: bool,
+}
+
+/// The batch axes of inputs and outputs, by position in the graph. Those that are not listed have
+/// the first axis.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Axes {
+    /// Batch axes of inputs.
+    pub inputs: BTreeMap<usize, usize>,
+    /// Batch axes of outputs.
+    pub outputs: BTreeMap<usize, usize>,
+}
+
+impl Geometry {
+    /// Returns the number of blocks of rows in the input `index`.
+    pub fn input_blocks(&self, index: usize) -> usize {
+        let axis = self.axes.inputs.get(&index).copied().unwrap_or(0);
+        let row = self.inputs.get(index).map_or(&[][..], Vec::as_slice);
+        row.iter().take(axis).product()
+    }
 }
 
 /// The runtime that runs models in this process, with its devices.
@@ -275,7 +309,7 @@ impl Runtime {
     /// Returns an error if the model cannot be loaded, or if a node cannot run on the requested
     /// device.
     pub fn open(&self, spec: &Spec, geometry: &Geometry, workers: usize) -> Result<Pool> {
-        let sessions = match self {
+        let mut sessions = match self {
             Runtime::Onnx(runtime) => runtime
                 .open(spec, geometry, workers)?
                 .into_iter()
@@ -287,6 +321,9 @@ impl Runtime {
                 .map(Session::Embedded)
                 .collect(),
         };
+        if let Some(session) = sessions.first_mut().filter(|_| !geometry.mixed) {
+            probe::ensure_rows_are_independent(spec, geometry, session, self.tf32())?;
+        }
         Ok(Pool::new(sessions))
     }
 }
@@ -297,49 +334,6 @@ impl Runtime {
     pub(crate) fn pretending(tf32: bool) -> Option<Runtime> {
         onnx::OnnxRuntime::pretending(tf32).map(Runtime::Onnx)
     }
-}
-
-/// Values of a tensor, batch axis first, row-major.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Data<'a> {
-    /// float32.
-    F32(&'a [f32]),
-    /// float64.
-    F64(&'a [f64]),
-    /// int32.
-    I32(&'a [i32]),
-    /// int64.
-    I64(&'a [i64]),
-    /// uint8.
-    U8(&'a [u8]),
-}
-
-impl Data<'_> {
-    /// Returns the number of values.
-    pub fn len(&self) -> usize {
-        match self {
-            Data::F32(values) => values.len(),
-            Data::F64(values) => values.len(),
-            Data::I32(values) => values.len(),
-            Data::I64(values) => values.len(),
-            Data::U8(values) => values.len(),
-        }
-    }
-}
-
-/// Values of a tensor that the caller fills.
-#[derive(Debug, PartialEq)]
-pub enum DataMut<'a> {
-    /// float32.
-    F32(&'a mut [f32]),
-    /// float64.
-    F64(&'a mut [f64]),
-    /// int32.
-    I32(&'a mut [i32]),
-    /// int64.
-    I64(&'a mut [i64]),
-    /// uint8.
-    U8(&'a mut [u8]),
 }
 
 /// A loaded model with its own buffers, for one thread at a time.

@@ -47,6 +47,8 @@ fn geometry(spec: &Spec, batch: usize) -> Geometry {
         batch,
         inputs,
         outputs: (0..spec.outputs.len()).collect(),
+        axes: Axes::default(),
+        mixed: false,
     }
 }
 
@@ -121,6 +123,40 @@ fn every_model_gives_what_the_reference_evaluator_gives() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn weights_in_another_file_run_and_are_pinned() {
+    let files = weights::example();
+    for runtime in runtimes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, data) = (folder.path().join("m.onnx"), folder.path().join("w.data"));
+        store::write(&path, &files.model).unwrap();
+        store::write(&data, &files.weights["w.data"]).unwrap();
+        let spec = runtime.spec(&path).unwrap();
+        let pool = runtime.open(&spec, &geometry(&spec, 8), 1).unwrap();
+        let given = pool.with(|session| {
+            let inputs: Vec<f64> = (0..24).map(f64::from).collect();
+            fill(session, &[inputs], 8);
+            session.run(8)?;
+            Ok(outputs(session, 1))
+        });
+        let wanted: Vec<f64> = (0..8)
+            .flat_map(|row| {
+                let [x, y, z] = [0, 1, 2].map(|cell| f64::from(row * 3 + cell));
+                [x + 2.0 * z, y + 3.0 * z]
+            })
+            .collect();
+        assert_eq!(given.unwrap(), [wanted], "{}", runtime.name());
+        store::write(&data, &[1; 28]).unwrap();
+        let error = runtime.open(&spec, &geometry(&spec, 8), 1).err().unwrap();
+        assert!(
+            error.message.starts_with("the file `w.data` of the model")
+                && error.message.ends_with("was replaced"),
+            "{}",
+            error.message
+        );
     }
 }
 

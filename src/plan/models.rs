@@ -1,5 +1,6 @@
 //! The models and other files that a pipeline names, relative to its folder.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Training;
@@ -39,6 +40,9 @@ impl<'a> Library<'a> {
             inputs,
             outputs,
             metadata: training.stage.metadata(),
+            files: BTreeMap::new(),
+            random: Vec::new(),
+            narrowed: Vec::new(),
         });
     }
 }

@@ -234,7 +234,10 @@ impl<'a> Output<'a> {
             return Err(staging.abandon(error));
         }
         let warnings = match checks::verify(self.last, &result, self.options) {
-            Ok(warnings) => warnings,
+            Ok(failed) => {
+                let failed = failed.iter().map(|check| format!("check failed: {check}"));
+                made.warnings.into_iter().chain(failed).collect()
+            }
             // The work is complete, so there is nothing that the next run could resume.
             Err(error) if error.kind == ErrorKind::Checks => return Err(staging.abandon(error)),
             Err(error) => return Err(error),

@@ -11,6 +11,7 @@ use crate::dataset::{Ancestry, Dataset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, Clock, Flow, PhaseTasks, Watcher};
 use crate::plan::{Phase, Plan, Sink};
+use crate::stage::Counted;
 use crate::transfer::read::quarantine;
 
 /// What the phases of an output did.
@@ -23,6 +24,8 @@ pub(super) struct Made {
     pub(super) tasks: (usize, usize),
     /// Time of the workers, by what they did.
     pub(super) clock: Clock,
+    /// What a user should know about the result.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Runs `phases` in `staging`. The first reads `sources`, each other one the intermediate of the
@@ -44,6 +47,7 @@ pub(super) fn execute(
         flow: Vec::new(),
         tasks: (0, 0),
         clock: Clock::new(phases.iter().flat_map(names)),
+        warnings: Vec::new(),
     };
     let ancestry = Dataset::ancestry(&sources.datasets);
     for (index, phase) in phases.iter().enumerate() {
@@ -146,6 +150,14 @@ fn pass(
         },
         _ => error,
     })?;
+    for planned in &phase.transforms {
+        let flow = outcome.flow.iter().find(|flow| flow.index == planned.index);
+        let counted = flow.map(|flow| Counted {
+            rows: flow.rows_in,
+            tally: &flow.tally,
+        });
+        made.warnings.extend(planned.part.warnings(counted));
+    }
     made.flow.extend(table.flow);
     made.flow.extend(outcome.flow);
     made.tasks = (made.tasks.0 + outcome.tasks, made.tasks.1 + outcome.resumed);

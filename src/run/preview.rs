@@ -43,6 +43,8 @@ pub(crate) struct PhasePreview {
     pub columns: Vec<String>,
     /// Names of the transforms, in order.
     pub transforms: Vec<String>,
+    /// What a user should know about the result.
+    pub warnings: Vec<String>,
     /// Where the result goes.
     pub result: ResultPreview,
     /// Hash of everything that the result depends on.
@@ -91,6 +93,21 @@ pub(crate) struct Destination {
     pub state: &'static str,
     /// The inputs that differ from those of the result that stands there, a line each.
     pub changes: Vec<String>,
+}
+
+/// Opens the models of `plan`, which shows whether the runtime can run them. Models that the
+/// pipeline has yet to train are left out, and with them all others.
+///
+/// # Errors
+/// Returns an error that names the stage if a model cannot run.
+pub(crate) fn open_models(plan: &Plan) -> Result<()> {
+    let trains = |phase: &Phase| !phase.trainings.is_empty();
+    if plan.phases.iter().any(trains) {
+        return Ok(());
+    }
+    plan.phases
+        .iter()
+        .try_for_each(|phase| exec::prepare(phase, 1))
 }
 
 impl Preview {
@@ -215,6 +232,11 @@ impl PhasePreview {
                 .iter()
                 .map(|planned| planned.name.clone())
                 .collect(),
+            warnings: phase
+                .transforms
+                .iter()
+                .flat_map(|planned| planned.part.warnings(None))
+                .collect(),
             result,
             fingerprint: phase.fingerprint.key(),
         })
@@ -249,6 +271,7 @@ impl PhasePreview {
             "lessons": models.collect::<Vec<_>>(),
             "selections": selections.collect::<Vec<_>>(),
             "transforms": self.transforms,
+            "warnings": self.warnings,
             "reads": self.columns,
             "sink": sink,
             "fingerprint": self.fingerprint,

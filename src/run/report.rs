@@ -74,7 +74,7 @@ pub struct OutputReport {
     pub time: Vec<(String, f64)>,
     /// Name, version and devices of the model runtime; `None` if no stage uses a model.
     pub runtime: Option<Value>,
-    /// Checks that failed but only warn.
+    /// What a user should know about the result, such as checks that failed but only warn.
     pub warnings: Vec<String>,
     /// Totals over the result that the output replaced; `None` if it replaced none.
     pub replaced: Option<Statistics>,

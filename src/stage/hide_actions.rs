@@ -20,6 +20,14 @@ use crate::dataset::schema::{step, trajectory};
 use crate::error::{Error, Result};
 use crate::expr::Expression;
 
+/// The columns of steps that say something of actions.
+const OF_ACTIONS: [&str; 4] = [
+    step::ACTION,
+    step::ACTION_SOURCE,
+    step::ACTION_STD,
+    step::ACTION_MODEL,
+];
+
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
     name: "hide_actions",
@@ -154,7 +162,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     };
     let nullable = |field: &Field| field.clone().with_nullable(true);
     let mut steps = context.steps.clone();
-    for name in [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD] {
+    for name in OF_ACTIONS {
         if let Ok(field) = context.steps.field_with_name(name) {
             steps = with_field(&steps, nullable(field)).0;
         }
@@ -264,15 +272,10 @@ impl Transform for Hide {
     }
 
     fn reads(&self) -> Option<Vec<String>> {
-        let names = [
-            step::ACTION,
-            step::ACTION_SOURCE,
-            step::ACTION_STD,
-            step::IS_FINAL,
-        ];
         Some(
-            names
+            OF_ACTIONS
                 .into_iter()
+                .chain([step::IS_FINAL])
                 .filter(|name| self.steps.index_of(name).is_ok())
                 .map(str::to_owned)
                 .collect(),
@@ -299,7 +302,7 @@ impl Transform for Hide {
                 .map(|field| field.clone().with_nullable(true))
         };
         let schema = block.steps.schema();
-        for name in [step::ACTION, step::ACTION_SOURCE, step::ACTION_STD] {
+        for name in OF_ACTIONS {
             let (Some(field), Some(column)) = (
                 nullable(&schema, name),
                 block.steps.column_by_name(name).cloned(),

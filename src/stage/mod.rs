@@ -72,10 +72,11 @@ pub const STAGES: &[Stage] = &[
 ];
 
 /// The columns that stages add under names of their own, which no option mentions.
-pub(crate) const NAMED_BY_STAGES: [&str; 4] = [
+pub(crate) const NAMED_BY_STAGES: [&str; 5] = [
     step::ACTION,
     step::ACTION_SOURCE,
     step::ACTION_STD,
+    step::ACTION_MODEL,
     hide_actions::SPLIT,
 ];
 
@@ -385,11 +386,26 @@ pub trait Transform: Send + Sync {
         BTreeMap::new()
     }
 
+    /// Returns what a user should know about the result. A plan has not `counted` anything yet.
+    fn warnings(&self, counted: Option<Counted>) -> Vec<String> {
+        let _ = counted;
+        Vec::new()
+    }
+
     /// Changes the trajectories of `block` and adds to `tally` what it drops or fills.
     ///
     /// # Errors
     /// Returns an error if a value is invalid; the message names trajectory, step and column.
     fn apply(&self, block: Block, tally: &mut Tally) -> Result<Block>;
+}
+
+/// What went into a transform, and what it counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted<'a> {
+    /// The number of rows that went in.
+    pub rows: u64,
+    /// What it counted.
+    pub tally: &'a Tally,
 }
 
 /// What a transform counts while it works. The counts of tasks add up.

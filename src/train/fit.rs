@@ -243,7 +243,7 @@ mod tests {
     use super::super::options::{Activation, Adam, Budget, Head};
     use super::super::random::Random;
     use super::*;
-    use crate::model::{Data, DataMut, Geometry, Runtime};
+    use crate::model::{Axes, Data, DataMut, Geometry, Runtime};
 
     #[derive(Default)]
     struct Quiet {
@@ -347,6 +347,8 @@ mod tests {
             batch: rows,
             inputs: vec![vec![inputs.len() / rows]],
             outputs: (0..outputs).collect(),
+            axes: Axes::default(),
+            mixed: false,
         };
         let pool = runtime.open(&spec, &geometry, 1).unwrap();
         let session = pool.with(|session| {

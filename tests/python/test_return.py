@@ -37,6 +37,8 @@ EXTRA = {
     "lerobot": ["timestamp", "frame_index", "episode_index", "index", "task"],
     "rlds": ["discount"],
 }
+# Formats of plain arrays, which hold no text and so no `action_model`; the export says so.
+TEXTLESS = ("d3rlpy", "d4rl", "minari", "ogbench", "robomimic")
 # Formats that hold steps without actions as they are.
 GAPS = ("arrow", "rlds")
 # Formats that can do without actions altogether.
@@ -127,9 +129,12 @@ def test_recorded_proxy_and_missing_actions_are_told_apart_after_both_ways(
         check(set(policy_features(features)) == {"observation.state", "action"}, f"{features}")
         marks = {f"trajmill.action_{mark}" for mark in ("source", "std", "valid")}
         check(marks <= set(features), f"{marks} are in {list(features)}")
+    model = ["action_model"] if name in TEXTLESS else []
+    check(all(column in said for column in model), f"{name}: what is left out is named: {said}")
     # D4RL and LeRobot have no row for what stands beside a final observation.
     beside = ["infos/qpos", "note"] if name in ("d4rl", "lerobot") else []
-    same_dataset(labelled, back, f"{name} with labels", EXTRA.get(name, []) + beside)
+    but = EXTRA.get(name, []) + beside + model
+    same_dataset(labelled, back, f"{name} with labels", but)
     check(set(beside) <= set(table(back).column_names), f"{name}: {beside} are there")
     found, wanted = manifest(back)["statistics"], manifest(labelled)["statistics"]
     for key in ["recorded_actions", "proxy_actions", "steps"]:

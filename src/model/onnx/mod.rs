@@ -19,8 +19,10 @@ use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
 use self::environment::{environment, offers_cuda, preload, version};
 use self::session::{Job, Shared};
+use super::graph;
 use super::pin::{self, Pin};
-use super::{Device, Element, Geometry, ModelOptions, Port, Spec, batch, library, verify_onnx};
+use super::weights::{self, ModelFiles};
+use super::{Device, Element, Geometry, ModelOptions, Port, Spec, batch, library, random};
 use crate::error::{Error, Result};
 
 pub(super) use self::environment::providers;
@@ -133,9 +135,9 @@ impl OnnxRuntime {
     }
 
     pub(super) fn spec(&self, path: &Path) -> Result<Spec> {
-        let bytes = pin::read(path)?;
-        let hash = blake3::hash(&bytes).to_hex().to_string();
-        let session = self.inspect(path, &bytes)?;
+        let files = ModelFiles::read(path)?;
+        let hashes = files.hashes();
+        let session = self.inspect(path, &Bytes::of(&files))?;
         let metadata = session.metadata().and_then(|metadata| {
             let keys = metadata.custom_keys()?;
             Ok(keys
@@ -145,8 +147,11 @@ impl OnnxRuntime {
         });
         Ok(Spec {
             path: path.to_owned(),
-            pin: Pin::hashed(hash.clone()),
-            hash,
+            pin: Pin::hashed(hashes.clone()),
+            hash: pin::identity(&hashes),
+            files: hashes,
+            random: random::random(&graph::Model::of(&files)),
+            narrowed: Vec::new(),
             inputs: session.inputs().iter().map(port).collect(),
             outputs: session.outputs().iter().map(port).collect(),
             metadata: metadata.map_err(|error| refused(path, &error))?,
@@ -160,7 +165,7 @@ impl OnnxRuntime {
         workers: usize,
     ) -> Result<Vec<OnnxSession>> {
         let shapes = batch::input_shapes(spec, geometry)?;
-        let bytes = spec.bytes()?;
+        let bytes = Bytes::of(&spec.files()?);
         let sizes = self.axes(spec, &bytes, &shapes)?;
         let job = Job {
             spec,
@@ -203,7 +208,7 @@ impl OnnxRuntime {
     fn commit(
         &self,
         spec: &Spec,
-        bytes: &[u8],
+        bytes: &Bytes,
         batch: usize,
         sizes: &[(String, i64)],
         place: Place,
@@ -213,7 +218,7 @@ impl OnnxRuntime {
             for (axis, size) in sizes {
                 builder = builder.with_dimension_override(axis, *size)?;
             }
-            builder.commit_from_memory(bytes)
+            bytes.load(builder)
         };
         match load(true) {
             Err(error)
@@ -263,19 +268,24 @@ impl OnnxRuntime {
     }
 
     /// Loads the model without optimisations, to read its description.
-    fn inspect(&self, path: &Path, bytes: &[u8]) -> Result<Session> {
-        verify_onnx::ensure_self_contained(path, bytes)?;
+    fn inspect(&self, path: &Path, bytes: &Bytes) -> Result<Session> {
         let load = || {
-            self.builder(Place::Cpu, false)?
-                .with_optimization_level(GraphOptimizationLevel::Disable)?
-                .commit_from_memory(bytes)
+            let builder = self
+                .builder(Place::Cpu, false)?
+                .with_optimization_level(GraphOptimizationLevel::Disable)?;
+            bytes.load(builder)
         };
         load().map_err(|error| refused(path, &error))
     }
 
     /// Returns the sizes of the inputs' free axes by name, so that the graph can be optimised for
     /// fixed shapes.
-    fn axes(&self, spec: &Spec, bytes: &[u8], shapes: &[Vec<usize>]) -> Result<Vec<(String, i64)>> {
+    fn axes(
+        &self,
+        spec: &Spec,
+        bytes: &Bytes,
+        shapes: &[Vec<usize>],
+    ) -> Result<Vec<(String, i64)>> {
         let session = self.inspect(&spec.path, bytes)?;
         let mut sizes: Vec<(String, i64)> = Vec::new();
         for (outlet, sizes_of_input) in session.inputs().iter().zip(shapes) {
@@ -338,6 +348,41 @@ impl OnnxRuntime {
     }
 }
 
+/// The bytes of a model as ONNX Runtime takes them.
+struct Bytes {
+    model: Arc<[u8]>,
+    /// Files with weights, by location.
+    weights: Vec<(String, Arc<[u8]>)>,
+}
+
+impl Bytes {
+    /// Returns `files` as one file, or beside each other if one would be too large.
+    fn of(files: &ModelFiles) -> Bytes {
+        Bytes::within(files, weights::LARGEST)
+    }
+
+    fn within(files: &ModelFiles, largest: usize) -> Bytes {
+        if files.size() < largest {
+            return Bytes {
+                model: files.whole(),
+                weights: Vec::new(),
+            };
+        }
+        Bytes {
+            model: Arc::clone(&files.model),
+            weights: files.weights.clone().into_iter().collect(),
+        }
+    }
+
+    fn load(&self, mut builder: SessionBuilder) -> ort::Result<Session> {
+        for (location, bytes) in &self.weights {
+            builder =
+                builder.with_external_initializer_file_in_memory(location, Arc::clone(bytes))?;
+        }
+        builder.commit_from_memory(&self.model)
+    }
+}
+
 fn port(outlet: &Outlet) -> Port {
     let (element, shape) = describe(outlet.dtype());
     Port {
@@ -354,6 +399,7 @@ fn describe(dtype: &ValueType) -> (Element, Vec<Option<usize>>) {
     let element = match ty {
         TensorElementType::Float32 => Element::F32,
         TensorElementType::Float64 => Element::F64,
+        TensorElementType::Float16 => Element::F16,
         TensorElementType::Int32 => Element::I32,
         TensorElementType::Int64 => Element::I64,
         TensorElementType::Uint8 => Element::U8,
@@ -453,7 +499,7 @@ impl OnnxRuntime {
 mod tests {
     use rayon::prelude::*;
 
-    use super::super::{Data, DataMut, Pool, Session};
+    use super::super::{Axes, Data, DataMut, Pool, Session};
     use super::*;
 
     pub(super) fn runtime() -> Option<OnnxRuntime> {
@@ -481,6 +527,24 @@ mod tests {
         )
     }
 
+    /// Weights that make a model too large for one message stay beside it in memory.
+    #[test]
+    fn weights_beside_a_model_in_memory_give_the_same_outputs() {
+        let Some(runtime) = runtime() else { return };
+        let files = weights::example();
+        let outputs = [usize::MAX, 0].map(|largest| {
+            let bytes = Bytes::within(&files, largest);
+            assert_eq!(bytes.weights.len(), usize::from(largest == 0));
+            let builder = runtime.builder(Place::Cpu, false).unwrap();
+            let mut session = bytes.load(builder).unwrap();
+            let input = Tensor::<f32>::from_array(([1_usize, 3], vec![1.0, 2.0, 3.0])).unwrap();
+            let outputs = session.run(ort::inputs![input]).unwrap();
+            let (_, values) = outputs[0].try_extract_tensor::<f32>().unwrap();
+            values.to_vec()
+        });
+        assert_eq!(outputs, [vec![7.0, 11.0], vec![7.0, 11.0]]);
+    }
+
     /// Simulates a CUDA device on the CPU: lanes share a session, and there are more workers than
     /// lanes.
     #[test]
@@ -488,11 +552,13 @@ mod tests {
         let Some(runtime) = runtime() else { return };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/copy.onnx");
         let spec = runtime.spec(&path).unwrap();
-        let bytes = spec.bytes().unwrap();
+        let bytes = Bytes::of(&spec.files().unwrap());
         let geometry = Geometry {
             batch: 64,
             inputs: vec![vec![9]],
             outputs: vec![0],
+            axes: Axes::default(),
+            mixed: false,
         };
         let shapes = batch::input_shapes(&spec, &geometry).unwrap();
         let job = Job {
@@ -547,6 +613,8 @@ mod tests {
             outputs: vec![0],
             inputs: vec![vec![9]],
             batch: 8,
+            axes: Axes::default(),
+            mixed: false,
         };
         let error = OnnxSession::lane(
             &Job {

@@ -32,6 +32,8 @@ pub(super) struct Job<'a> {
 /// A model on ONNX Runtime, with its own buffers.
 pub struct OnnxSession {
     batch: usize,
+    /// Number of blocks of rows in each input.
+    blocks: Vec<usize>,
     buffers: Buffers,
     engine: Engine,
 }
@@ -70,12 +72,21 @@ struct Lane {
     thread: Option<JoinHandle<()>>,
 }
 
+impl Job<'_> {
+    fn blocks(&self) -> Vec<usize> {
+        (0..self.shapes.len())
+            .map(|index| self.geometry.input_blocks(index))
+            .collect()
+    }
+}
+
 impl OnnxSession {
     /// Creates buffers for a session that runs on the worker's thread.
     pub(super) fn here(job: &Job, place: Place, session: Shared) -> Result<OnnxSession> {
         let (bound, buffers) = Bound::new(job, place, session, false)?;
         Ok(OnnxSession {
             batch: job.geometry.batch,
+            blocks: job.blocks(),
             buffers,
             engine: Engine::Here(Box::new(bound)),
         })
@@ -129,6 +140,7 @@ impl OnnxSession {
         let buffers = opening.recv().unwrap_or_else(|_| Err(stopped(job.spec)))?;
         Ok(OnnxSession {
             batch: job.geometry.batch,
+            blocks: job.blocks(),
             buffers,
             engine: Engine::Lane(lane),
         })
@@ -140,6 +152,12 @@ impl OnnxSession {
         };
         match *tensor.data_type() {
             TensorElementType::Float64 => DataMut::F64(
+                tensor
+                    .try_extract_tensor_mut()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Float16 => DataMut::F16(
                 tensor
                     .try_extract_tensor_mut()
                     .map(|(_, values)| values)
@@ -174,8 +192,8 @@ impl OnnxSession {
 
     pub(in crate::model) fn run(&mut self, rows: usize) -> Result<()> {
         for index in 0..self.buffers.inputs.len() {
-            let batch = self.batch;
-            self.input(index).pad(rows, batch);
+            let (batch, blocks) = (self.batch, self.blocks[index]);
+            self.input(index).pad(rows, batch, blocks);
         }
         match &mut self.engine {
             Engine::Here(bound) => bound.run(&self.buffers.inputs),
@@ -194,6 +212,12 @@ impl OnnxSession {
         };
         match *tensor.data_type() {
             TensorElementType::Float64 => Data::F64(
+                tensor
+                    .try_extract_tensor()
+                    .map(|(_, values)| values)
+                    .unwrap_or_default(),
+            ),
+            TensorElementType::Float16 => Data::F16(
                 tensor
                     .try_extract_tensor()
                     .map(|(_, values)| values)
@@ -280,7 +304,7 @@ impl Bound {
                         describe(value.dtype())
                     });
                 let shape: Vec<usize> = shape.into_iter().map(Option::unwrap_or_default).collect();
-                batch::verify_output(spec, *index, element, &shape, batch)?;
+                batch::verify_output(spec, *index, element, &shape, job.geometry)?;
                 outputs.push(
                     DynTensor::new(&download, element_type(element), shape.as_slice())
                         .map_err(failed)?,
@@ -395,6 +419,7 @@ fn host_memory(session: &Session, place: Place, kind: MemoryType) -> Allocator {
 fn element_type(element: Element) -> TensorElementType {
     match element {
         Element::F64 => TensorElementType::Float64,
+        Element::F16 => TensorElementType::Float16,
         Element::I32 => TensorElementType::Int32,
         Element::I64 => TensorElementType::Int64,
         Element::U8 => TensorElementType::Uint8,

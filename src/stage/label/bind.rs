@@ -9,15 +9,17 @@ use serde_json::Value;
 
 use super::columns::Written;
 use super::options::Label;
-use super::outputs::{Output, clip, output};
+use super::outputs::{Output, chosen_action, clip, output};
 use super::{Action, Labeller};
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, type_name};
 use crate::expr::{self, Expression};
-use crate::model::{Geometry, Port, Spec};
+use crate::model::{Port, Spec};
 use crate::stage::support::infer::bind::{
-    batch, blame, cells, check_inputs, feeds, input, numbers, property, quoted, row_shape, specs,
+    Accepted, batch, blame, cells, check_inputs, feeds, input, numbers, property, row_shape, specs,
 };
+use crate::stage::support::infer::names::quoted;
+use crate::stage::support::infer::state::{State, geometry, others, states, suspected};
 use crate::stage::support::infer::windows::{Edge, Window};
 use crate::stage::support::infer::{Ensemble, Input};
 use crate::stage::{Bound, Context, Misfit, options};
@@ -40,11 +42,22 @@ pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
 /// Binds the stage to its own type.
 pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Misfit> {
     let label: Label = options(value)?;
-    let (names, specs) = specs(&label.model, &METADATA, context)?;
+    let accepted = Accepted {
+        random: label.allow_random,
+        precision: label.precision,
+    };
+    let (names, specs) = specs(&label.model, &METADATA, accepted, context)?;
     let spec = &specs[0];
+    let states = states(&label.state, spec)?;
     let edge = edge(&label, spec)?;
-    let (inputs, rows) = feed(&label, context.steps, spec, edge)?;
-    let batch = batch(label.batch, spec, context)?;
+    if edge == Edge::Skip && !states.is_empty() {
+        let message = "`edge: skip` skips steps, but a state is carried through every step";
+        return Err(Misfit::new(message)
+            .help("use `window: {edge: repeat}` or `window: {edge: zero}`")
+            .at("state"));
+    }
+    let (inputs, rows) = feed(&label, context.steps, spec, &states, edge)?;
+    let batch = batch(label.batch, spec, &states, context)?;
     let output = output(&label, context.steps, spec)?;
     let clip = clip(&label, spec, &output)?;
     let written = written(&label, context.steps, &output, specs.len())?;
@@ -55,20 +68,19 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
         written.source.as_ref(),
         written.std.as_ref(),
         written.votes.as_ref(),
+        written.model.as_ref(),
+        written.recorded.as_ref(),
     ]
     .into_iter()
     .flatten()
     {
         steps = with_field(&steps, field.clone()).0;
     }
-    let geometry = Geometry {
-        batch,
-        inputs: rows,
-        outputs: [Some(output.action), output.std]
-            .into_iter()
-            .flatten()
-            .collect(),
-    };
+    let outputs = [Some(output.action), output.std];
+    let outputs: Vec<usize> = outputs.into_iter().flatten().collect();
+    let read = outputs.len();
+    let geometry = geometry(spec, batch, rows, outputs, &states, label.allow_random);
+    let ensemble = Ensemble::new(context.models.runtime()?, names, specs, geometry, states);
     Ok(Labeller {
         edge,
         horizon: output.horizon,
@@ -79,7 +91,10 @@ pub(super) fn labeller(value: &Value, context: &Context) -> Result<Labeller, Mis
         written,
         steps: Arc::new(steps),
         inputs,
-        ensemble: Ensemble::new(context.models.runtime()?, names, specs, geometry),
+        relabel: label.relabel,
+        outputs: read,
+        id: ensemble.id(),
+        ensemble,
     })
 }
 
@@ -98,12 +113,22 @@ fn edge(label: &Label, spec: &Spec) -> Result<Edge, Misfit> {
 /// What feeds the inputs, with the shape of one row of each.
 type Feed = (Vec<Input>, Vec<Vec<usize>>);
 
-fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<Feed, Misfit> {
-    match (&label.inputs, spec.inputs.as_slice()) {
-        (_, []) => Err(Misfit::new("the model has no input").at("model")),
-        (Some(inputs), ports) => named(inputs, steps, ports, edge),
+fn feed(
+    label: &Label,
+    steps: &Schema,
+    spec: &Spec,
+    states: &[State],
+    edge: Edge,
+) -> Result<Feed, Misfit> {
+    let read = [chosen_action(label, spec).unwrap_or(0)];
+    match (&label.inputs, others(spec, states).as_slice()) {
+        (_, []) => Err(Misfit::new("the model has no input to feed").at("model")),
+        (Some(inputs), ports) => named(inputs, steps, (spec, ports, &read), edge),
         (None, [port]) => window(label, steps, spec, port, edge),
         (None, ports) => {
+            if let Some(misfit) = suspected(ports, spec, &read) {
+                return Err(misfit.at("model"));
+            }
             let example = match ports {
                 [one, other] => format!(
                     "{{{}: observation, {}: next(observation)}}",
@@ -128,7 +153,7 @@ fn feed(label: &Label, steps: &Schema, spec: &Spec, edge: Edge) -> Result<Feed, 
 fn named(
     inputs: &BTreeMap<String, String>,
     steps: &Schema,
-    ports: &[Port],
+    (spec, ports, read): (&Spec, &[&Port], &[usize]),
     edge: Edge,
 ) -> Result<Feed, Misfit> {
     let along = match edge {
@@ -144,11 +169,11 @@ fn named(
                 .at("window"));
         }
     };
-    check_inputs(inputs.keys().map(String::as_str), ports)?;
+    check_inputs(inputs.keys().map(String::as_str), ports, spec, read)?;
     let at = |misfit: Misfit, port: &Port| misfit.at(port.name.as_str()).at("inputs");
     let bound = ports
         .iter()
-        .filter_map(|port| inputs.get(&port.name).map(|sql| (port, sql)));
+        .filter_map(|port| inputs.get(&port.name).map(|sql| (*port, sql)));
     let bound = bound
         .map(|(port, sql)| input(sql, port, steps, along, None).map_err(|misfit| at(misfit, port)));
     Ok(bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
@@ -298,6 +323,8 @@ fn written(
             step::ACTION,
             step::ACTION_SOURCE,
             step::ACTION_STD,
+            step::ACTION_MODEL,
+            step::ACTION_RECORDED,
             ACTION_VOTES,
         ];
         if name.is_empty() || own.contains(&name) || steps.field_with_name(name).is_ok() {
@@ -346,6 +373,19 @@ fn written(
             .as_ref()
             .map(|_| beside(ACTION_VOTES, DataType::Int32))
             .transpose()?,
+        model: label
+            .into
+            .is_none()
+            .then(|| beside(step::ACTION_MODEL, DataType::Utf8))
+            .transpose()?,
+        recorded: action
+            .filter(|_| label.relabel && label.into.is_none())
+            .map(|action| {
+                let metadata = action.metadata().clone();
+                let field = beside(step::ACTION_RECORDED, action.data_type().clone())?;
+                Ok::<_, Misfit>(field.with_metadata(metadata))
+            })
+            .transpose()?,
     })
 }
 
@@ -365,10 +405,16 @@ fn reads(steps: &Schema, inputs: &[Input], written: &Written) -> Vec<String> {
             .map(String::as_str),
     );
     names.extend(
-        [&written.source, &written.std, &written.votes]
-            .into_iter()
-            .flatten()
-            .map(|field| field.name().as_str()),
+        [
+            &written.source,
+            &written.std,
+            &written.votes,
+            &written.model,
+            &written.recorded,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|field| field.name().as_str()),
     );
     let known = |field: &&Arc<Field>| names.contains(&field.name().as_str());
     steps
@@ -640,7 +686,8 @@ mod tests {
             [
                 ("action", pair.clone()),
                 ("action_source", DataType::Utf8),
-                ("action_std", pair)
+                ("action_std", pair),
+                ("action_model", DataType::Utf8)
             ]
         );
         assert_eq!(

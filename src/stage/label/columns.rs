@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::BooleanBufferBuilder;
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float32Array,
-    Float64Array, Int32Array, Int64Array, PrimitiveArray, StringBuilder,
+    Float64Array, Int32Array, Int64Array, PrimitiveArray, StringArray, StringBuilder,
 };
+use arrow::array::{BooleanBufferBuilder, new_null_array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::filter_record_batch;
+use arrow::compute::kernels::cmp::eq;
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{filter_record_batch, is_not_null, nullif};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type};
 
 use crate::dataset::Block;
@@ -28,7 +30,15 @@ pub(super) struct Written {
     pub(super) std: Option<Field>,
     /// Numbers of overlapping predictions, if there is a horizon.
     pub(super) votes: Option<Field>,
+    /// `action_model`; none with `into`.
+    pub(super) model: Option<Field>,
+    /// `action_recorded`, if recorded actions are replaced.
+    pub(super) recorded: Option<Field>,
 }
+
+/// The names of counts of actions that a label could not fill.
+pub(super) const SKIPPED: &str = "left null at an edge";
+pub(super) const BROKEN: &str = "left null, not finite";
 
 /// Labels of a block.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -61,17 +71,18 @@ impl Filled {
     }
 }
 
-/// Writes `filled` into the block, counts it in `tally`, and drops the trajectories that `filled`
-/// drops.
+/// Writes `filled`, which the models `id` predicted, into the block, counts it in `tally`, and
+/// drops the trajectories that `filled` drops.
 pub(super) fn write(
     mut block: Block,
     written: &Written,
+    id: &str,
     filled: &Filled,
     tally: &mut Tally,
 ) -> Result<Block> {
     tally.count("labelled", filled.rows.len() as u64);
-    tally.count("left null at an edge", filled.skipped);
-    tally.count("left null, not finite", filled.broken);
+    tally.count(SKIPPED, filled.skipped);
+    tally.count(BROKEN, filled.broken);
     let count = block.steps.num_rows();
     let votes = written.votes.as_ref().map(|_| {
         filled
@@ -85,6 +96,15 @@ pub(super) fn write(
         .as_ref()
         .map(|_| sources(&block, &filled.rows))
         .transpose()?;
+    if let Some((field, recorded)) = written.recorded.as_ref().zip(recorded(&block)?) {
+        let replaced = filled.rows.iter().filter(|row| recorded.is_valid(**row));
+        tally.count("recorded actions replaced", replaced.count() as u64);
+        let kept = match block.steps.column_by_name(field.name()) {
+            Some(kept) => zip(&is_not_null(kept)?, kept, &recorded)?,
+            None => recorded,
+        };
+        block = block.with_step_column(field.clone(), kept)?;
+    }
     let place = |block: Block, field: Option<&Field>, values: &[f64], width: usize| match field {
         None => Ok(block),
         Some(field) => {
@@ -99,6 +119,10 @@ pub(super) fn write(
     }
     block = place(block, written.std.as_ref(), &filled.stds, filled.width)?;
     block = place(block, written.votes.as_ref(), &votes.unwrap_or_default(), 1)?;
+    if let Some(field) = &written.model {
+        let models = models(&block, field.name(), &filled.rows, id)?;
+        block = block.with_step_column(field.clone(), models)?;
+    }
     if filled.dropped.contains(&true) {
         drop_trajectories(&block, &filled.dropped, tally)
     } else {
@@ -234,6 +258,33 @@ fn sources(block: &Block, rows: &[usize]) -> Result<ArrayRef> {
         }
     }
     Ok(Arc::new(sources.finish()))
+}
+
+/// Returns the model of each action: `id` at `rows`, and elsewhere what the column said.
+fn models(block: &Block, column: &str, rows: &[usize], id: &str) -> Result<ArrayRef> {
+    let count = block.steps.num_rows();
+    let said = block.steps.column_by_name(column).cloned();
+    let said = said.unwrap_or_else(|| new_null_array(&DataType::Utf8, count));
+    let mut filled = BooleanBufferBuilder::new(count);
+    filled.append_n(count, false);
+    rows.iter().for_each(|row| filled.set_bit(*row, true));
+    let filled = BooleanArray::new(filled.finish(), None);
+    Ok(zip(&filled, &StringArray::new_scalar(id), &said)?)
+}
+
+/// Returns the actions that were recorded; `None` if there is no column of actions.
+fn recorded(block: &Block) -> Result<Option<ArrayRef>> {
+    let Some(action) = block.steps.column_by_name(step::ACTION) else {
+        return Ok(None);
+    };
+    let source = block
+        .steps
+        .column_by_name(step::ACTION_SOURCE)
+        .and_then(|source| source.as_string_opt::<i32>());
+    Ok(Some(match source {
+        None => Arc::clone(action),
+        Some(source) => nullif(action, &eq(source, &StringArray::new_scalar("proxy"))?)?,
+    }))
 }
 
 /// Drops trajectories with their rows.

@@ -55,10 +55,13 @@ pub(super) fn spec(inputs: Vec<Port>, outputs: Vec<Port>, metadata: &[(&str, &st
     Spec {
         path: PathBuf::from("model.onnx"),
         hash: "00".to_owned(),
+        files: BTreeMap::new(),
         pin: Pin::default(),
         inputs,
         outputs,
         metadata,
+        random: Vec::new(),
+        narrowed: Vec::new(),
     }
 }
 

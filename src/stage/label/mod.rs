@@ -22,10 +22,10 @@ use self::options::{Label, NonFinite};
 use self::reduce::{Horizon, Predictions, needed};
 use super::support::infer::windows::{Edge, Slot, Span};
 use super::support::infer::{self, Column, Ensemble, Input, place, spans, step_of, unknown};
-use super::{Changes, Stage, Tally, Transform};
+use super::{Changes, Counted, Stage, Tally, Transform};
 use crate::dataset::Block;
 use crate::dataset::schema::{step, trajectory};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, wording};
 
 /// The registry entry.
 pub(super) const STAGE: Stage = Stage {
@@ -49,6 +49,12 @@ struct Labeller {
     clip: Option<[Vec<f64>; 2]>,
     non_finite: NonFinite,
     written: Written,
+    /// Whether steps with an action are labelled too.
+    relabel: bool,
+    /// The id of the models.
+    id: String,
+    /// Number of outputs that are read: the action and, if there is one, its standard deviation.
+    outputs: usize,
     steps: SchemaRef,
     reads: Vec<String>,
 }
@@ -109,7 +115,7 @@ impl Labeller {
     fn predict(&self, spans: &[Span], columns: &[Column], slots: &[Slot]) -> Result<Predictions> {
         let cells = self.horizon.length * self.horizon.width;
         let room = || Vec::with_capacity(slots.len() * cells * self.ensemble.specs.len());
-        let outputs = self.ensemble.geometry.outputs.len();
+        let outputs = self.outputs;
         let mut made: Vec<Vec<f64>> = (0..outputs).map(|_| room()).collect();
         self.ensemble.predict(
             &self.inputs,
@@ -141,7 +147,7 @@ impl Labeller {
             .map(|action| action.nulls());
         let null =
             |row: usize| known.is_none_or(|nulls| nulls.is_some_and(|nulls| nulls.is_null(row)));
-        let missing = |slot: &Slot| null(slot.row) && !is_final.value(slot.row);
+        let missing = |slot: &Slot| (self.relabel || null(slot.row)) && !is_final.value(slot.row);
         let mut targets: Vec<Slot> = Vec::with_capacity(block.steps.num_rows());
         for (index, span) in spans.iter().enumerate() {
             targets.extend(
@@ -157,7 +163,8 @@ impl Labeller {
             let slots = needed(&self.horizon, &spans, &targets, |slot| {
                 self.possible(&spans, &columns, slot)
             });
-            self.refuse_nulls(&block, &spans, &columns, &slots)?;
+            let rows = self.ensemble.rows(&spans, &slots);
+            self.refuse_nulls(&block, &spans, &columns, &rows)?;
             let made = predict(&spans, &columns, &slots)?;
             let reduced = reduce::reduce(
                 &self.horizon,
@@ -169,7 +176,7 @@ impl Labeller {
             );
             self.settle(&block, &targets, reduced, tally)?
         };
-        columns::write(block, &self.written, &filled, tally)
+        columns::write(block, &self.written, &self.id, &filled, tally)
     }
 
     /// Turns reduced predictions into labels: chooses classes, applies bounds, and treats values
@@ -375,6 +382,22 @@ impl Transform for Labeller {
 
     fn prepare(&self, workers: usize) -> Result<()> {
         self.ensemble.prepare(workers)
+    }
+
+    fn warnings(&self, counted: Option<Counted>) -> Vec<String> {
+        let counts = counted.map(|counted| (counted.rows, &counted.tally.counts));
+        let idle = counts.filter(|(rows, counts)| {
+            let untouched = ["labelled", columns::SKIPPED, columns::BROKEN];
+            *rows > 0 && !untouched.iter().any(|name| counts.contains_key(*name))
+        });
+        let idle = idle.map(|(rows, _)| {
+            format!(
+                "`label` had nothing to do: none of the steps in {} lacks an action; set \
+                 `relabel: true` to replace recorded actions, which `action_recorded` then keeps",
+                wording::count(rows, "row")
+            )
+        });
+        self.ensemble.warnings().into_iter().chain(idle).collect()
     }
 
     fn depends(&self) -> BTreeMap<String, String> {

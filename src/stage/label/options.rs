@@ -6,13 +6,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::reduce::Reduce;
-use crate::stage::support::infer::bind::Files;
+use crate::stage::support::infer::bind::{Files, Precision};
+use crate::stage::support::infer::state::Carried;
 use crate::stage::support::infer::windows::WindowOptions;
 use crate::stage::support::limit::Limit;
 
 /// Fills actions that were not recorded with the predictions of a model, usually an inverse
-/// dynamics model. Recorded actions do not change. `action_source` says for each action whether it
-/// is `recorded` or `proxy`.
+/// dynamics model. Recorded actions do not change, unless `relabel` says so. `action_source` says
+/// for each action whether it is `recorded` or `proxy`, and `action_model` which model predicted
+/// it: the first 16 digits of the model's hash.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Label {
@@ -29,6 +31,20 @@ pub(super) struct Label {
     /// the ends of a trajectory, `next` and `prev` follow `window: {edge: …}`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, String>>,
+    /// State of a recurrent model: the output that each state input takes its values from at the
+    /// next step, such as `{h: h_out}`. It is zero at the first step of a trajectory, or what
+    /// `start` says, as in `{h: {output: h_out, start: 0.5}}`.
+    #[serde(default)]
+    pub(super) state: BTreeMap<String, Carried>,
+    /// Types that the model computes in: `declared`, or `float32` to accept that the embedded
+    /// runtime, which has no float64, float16 and int64, computes in float32 and int32. Default:
+    /// `declared`.
+    #[serde(default)]
+    pub(super) precision: Precision,
+    /// Whether the model may draw random numbers and have layers in training mode. A repeated run
+    /// may then write other values. Default: false.
+    #[serde(default)]
+    pub(super) allow_random: bool,
     /// Outputs of the model that are read, such as `{action: mean, std: std}`.
     #[serde(default)]
     pub(super) outputs: Outputs,
@@ -44,8 +60,12 @@ pub(super) struct Label {
     /// Default: labels fill `action`.
     #[serde(default)]
     pub(super) into: Option<String>,
+    /// Whether labels also replace actions that were recorded. `action_recorded` then keeps what
+    /// was recorded. With `into`, no action changes: every step gets a label. Default: false.
+    #[serde(default)]
+    pub(super) relabel: bool,
     /// Rows per batch. The last bits of labels may depend on it. Default: the model's own batch
-    /// size if it is fixed, else 512 on a CPU and 16384 on a GPU.
+    /// size if it is fixed, else 64 for a recurrent model, 512 on a CPU and 16384 on a GPU.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) batch: Option<usize>,

@@ -10,7 +10,8 @@ use super::reduce::{Horizon, Reduce};
 use crate::dataset::schema::{step, type_name, vector, width};
 use crate::model::{Element, Port, Spec};
 use crate::stage::Misfit;
-use crate::stage::support::infer::bind::{Files, blame, cells, did_you_mean, property};
+use crate::stage::support::infer::bind::{Files, blame, cells, property};
+use crate::stage::support::infer::names::did_you_mean;
 use crate::stage::support::limit::Limit;
 
 /// The meaning of the model's outputs.
@@ -23,6 +24,16 @@ pub(super) struct Output {
     pub(super) data_type: DataType,
     pub(super) horizon: Horizon,
     pub(super) meaning: Action,
+}
+
+/// Returns the index of the output with the action; `None` if the options name one that the model
+/// does not have.
+pub(super) fn chosen_action(label: &Label, spec: &Spec) -> Option<usize> {
+    let find = |name: &str| spec.outputs.iter().position(|port| port.name == name);
+    match &label.outputs.action {
+        Some(name) => find(name),
+        None => Some(find("action").unwrap_or(0)),
+    }
 }
 
 /// Finds the outputs to read and compares them with `action`.
@@ -60,12 +71,17 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
             misfit.at("model")
         }
     };
-    let single = matches!(port.element, Element::F32 | Element::F64);
+    let single = port.element.is_float();
     if port.element == Element::Other {
         return Err(at_model(Misfit::new(format!(
             "the model's output `{port}` holds neither floating-point numbers nor integers"
         ))));
     }
+    let own = if port.element == Element::F64 {
+        DataType::Float64
+    } else {
+        DataType::Float32
+    };
     let (length, per_step) = per_step(label.horizon.as_ref(), port)?;
     let column = steps
         .field_with_name(step::ACTION)
@@ -104,12 +120,11 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
         None => {
             let wide = per_step.ok_or_else(unknown)?;
             (
-                vector(
-                    DataType::Float32,
-                    i32::try_from(wide).map_err(|_| unknown())?,
-                ),
+                vector(own.clone(), i32::try_from(wide).map_err(|_| unknown())?),
                 wide,
-                Action::Continuous { single: true },
+                Action::Continuous {
+                    single: own == DataType::Float32,
+                },
             )
         }
         Some(found) => {
@@ -146,11 +161,18 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
                     None => misfit.help("use a model that predicts actions of this type"),
                 });
             }
+            // A column of its own has the type of the model's output, if that is wider.
+            let wider = label.into.is_some() && own == DataType::Float64;
+            let data_type = match width(found) {
+                Some(width) if wider => vector(own.clone(), width),
+                None if wider => own.clone(),
+                _ => found.clone(),
+            };
             (
-                found.clone(),
+                data_type,
                 wide,
                 Action::Continuous {
-                    single: *element == DataType::Float32,
+                    single: *element == DataType::Float32 && !wider,
                 },
             )
         }
@@ -186,7 +208,7 @@ pub(super) fn output(label: &Label, steps: &Schema, spec: &Spec) -> Result<Outpu
     }
     let std = std.or_else(|| find("std").filter(|std| !discrete && *std != action));
     if let Some(spread) = std.map(|std| &spec.outputs[std]) {
-        let fits = matches!(spread.element, Element::F32 | Element::F64)
+        let fits = spread.element.is_float()
             && spread
                 .shape
                 .get(1..)

@@ -11,31 +11,32 @@ use super::{Scorer, Written};
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, type_name, vector};
 use crate::expr;
-use crate::model::{Element, Geometry, Port, Spec};
+use crate::model::{Element, Port, Spec};
 use crate::stage::support::columns::{fits, refuse_fixed};
-use crate::stage::support::infer::bind::{
-    batch, cells, check_inputs, did_you_mean, input, quoted, specs,
-};
+use crate::stage::support::infer::bind::{Accepted, batch, cells, check_inputs, input, specs};
+use crate::stage::support::infer::names::{did_you_mean, quoted};
+use crate::stage::support::infer::state::{Carried, State, geometry, others, states, suspected};
 use crate::stage::support::infer::{Ensemble, Input, windows};
 use crate::stage::{Bound, Context, Misfit, options};
 
 pub(super) fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Score = options(value)?;
-    let (names, specs) = specs(&given.model, &[], context)?;
+    let accepted = Accepted {
+        random: given.allow_random,
+        precision: given.precision,
+    };
+    let (names, specs) = specs(&given.model, &[], accepted, context)?;
     let spec = &specs[0];
-    let (inputs, rows) = feeds(&given, context.steps, spec)?;
-    let batch = batch(given.batch, spec, context)?;
+    let states = states(&given.state, spec)?;
+    let (inputs, rows) = feeds(&given, context.steps, spec, &states)?;
+    let batch = batch(given.batch, spec, &states, context)?;
     let (outputs, cells, written) = outputs(&given, spec, specs.len())?;
     let mut steps = context.steps.clone();
     for column in &written {
         steps = with_field(&steps, column.field.clone()).0;
     }
-    let geometry = Geometry {
-        batch,
-        inputs: rows,
-        outputs,
-    };
-    let ensemble = Ensemble::new(context.models.runtime()?, names, specs, geometry);
+    let geometry = geometry(spec, batch, rows, outputs, &states, given.allow_random);
+    let ensemble = Ensemble::new(context.models.runtime()?, names, specs, geometry, states);
     let skips = given.edge == Edge::Skip;
     Bound::transform(Scorer {
         ensemble,
@@ -53,22 +54,36 @@ fn feeds(
     given: &Score,
     steps: &Schema,
     spec: &Spec,
+    states: &[State],
 ) -> Result<(Vec<Input>, Vec<Vec<usize>>), Misfit> {
     let (along, edge) = match given.edge {
         Edge::Skip => (expr::Edge::Null, windows::Edge::Skip),
         Edge::Repeat => (expr::Edge::Repeat, windows::Edge::Repeat),
         Edge::Zero => (expr::Edge::Zero, windows::Edge::Zero),
     };
-    let fed = match (&given.inputs, spec.inputs.as_slice()) {
+    let ports = others(spec, states);
+    // Without `outputs`, every output is written, but one that is fed back may be a state.
+    let named = given.outputs.iter().flat_map(|outputs| outputs.values());
+    let read: Vec<usize> = named
+        .filter_map(|chosen| {
+            spec.outputs
+                .iter()
+                .position(|port| port.name == *chosen.output())
+        })
+        .collect();
+    let fed = match (&given.inputs, ports.as_slice()) {
         (_, []) => return Err(Misfit::new("the model has no input").at("model")),
         (Some(inputs), ports) => {
-            check_inputs(inputs.keys().map(String::as_str), ports)?;
+            check_inputs(inputs.keys().map(String::as_str), ports, spec, &read)?;
             inputs.clone()
         }
         (None, [port]) => {
             BTreeMap::from([(port.name.clone(), Fed::Row(step::OBSERVATION.to_owned()))])
         }
         (None, ports) => {
+            if let Some(misfit) = suspected(ports, spec, &read) {
+                return Err(misfit.at("model"));
+            }
             return Err(Misfit::new(format!(
                 "the model has {} inputs: {}",
                 ports.len(),
@@ -81,11 +96,10 @@ fn feeds(
             .at("model"));
         }
     };
-    let ports = spec
-        .inputs
+    let fed = ports
         .iter()
-        .filter_map(|port| fed.get(&port.name).map(|fed| (port, fed)));
-    let bound = ports.map(|(port, fed)| {
+        .filter_map(|port| fed.get(&port.name).map(|fed| (*port, fed)));
+    let bound = fed.map(|(port, fed)| {
         let own = |misfit: Misfit| {
             if given.inputs.is_some() {
                 misfit.at(port.name.as_str()).at("inputs")
@@ -109,9 +123,15 @@ fn feeds(
 type Outputs = (Vec<usize>, Vec<usize>, Vec<Written>);
 
 fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit> {
+    let fed_back: Vec<&String> = given.state.values().map(Carried::output).collect();
     let chosen = given.outputs.clone().unwrap_or_else(|| {
         let own = |port: &Port| (port.name.clone(), Chosen::Output(port.name.clone()));
-        spec.outputs.iter().map(own).collect()
+        let is_state = |port: &&Port| fed_back.contains(&&port.name);
+        spec.outputs
+            .iter()
+            .filter(|port| !is_state(port))
+            .map(own)
+            .collect()
     });
     if chosen.is_empty() {
         let key = if given.outputs.is_some() {
@@ -125,9 +145,10 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
     }
     let (mut read, mut widths, mut written) = (Vec::new(), Vec::new(), Vec::new());
     for (name, chosen) in chosen {
-        let (output, reduce) = match &chosen {
-            Chosen::Output(output) => (output, given.reduce),
-            Chosen::Reduced(reduced) => (&reduced.output, reduced.reduce),
+        let output = chosen.output();
+        let reduce = match &chosen {
+            Chosen::Output(_) => given.reduce,
+            Chosen::Reduced(reduced) => reduced.reduce,
         };
         let at = |misfit: Misfit| {
             if given.outputs.is_some() {
@@ -153,7 +174,7 @@ fn outputs(given: &Score, spec: &Spec, members: usize) -> Result<Outputs, Misfit
         }
         let exact = members == 1 || matches!(reduce, Reduce::Min | Reduce::Max | Reduce::All);
         let element = match port.element {
-            Element::F32 => DataType::Float32,
+            Element::F32 | Element::F16 => DataType::Float32,
             Element::I32 if exact => DataType::Int32,
             Element::I64 if exact => DataType::Int64,
             Element::U8 if exact => DataType::UInt8,

@@ -21,7 +21,7 @@ use super::support::columns::changed;
 use super::support::infer::windows::{Slot, Span};
 use super::support::infer::{Column, Ensemble, Input, columns, place, spans, unknown};
 use super::support::rank;
-use super::{Changes, Stage, Tally, Transform};
+use super::{Changes, Counted, Stage, Tally, Transform};
 use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
@@ -208,6 +208,10 @@ impl Transform for Scorer {
         self.ensemble.prepare(workers)
     }
 
+    fn warnings(&self, _: Option<Counted>) -> Vec<String> {
+        self.ensemble.warnings()
+    }
+
     fn depends(&self) -> BTreeMap<String, String> {
         self.ensemble.depends()
     }
@@ -221,6 +225,20 @@ impl Transform for Scorer {
         });
         let (slots, left): (Vec<Slot>, Vec<Slot>) =
             all.partition(|slot| self.possible(&spans, &columns, slot));
+        if self.ensemble.is_recurrent() {
+            let rows = self.ensemble.rows(&spans, &slots);
+            let unknown = |slot: &&Slot| !self.possible(&spans, &columns, slot);
+            if let Some(slot) = rows.iter().find(unknown) {
+                return Err(Error::failed(format!(
+                    "{}: an input is not known, but the state at later steps depends on it",
+                    place(&block, slot.span, slot.row)
+                ))
+                .hint(
+                    "set `edge: repeat` or `edge: zero`, drop such steps with `filter`, or fill \
+                     the nulls with `derive`",
+                ));
+            }
+        }
         tally.count("scored", slots.len() as u64);
         tally.count(
             "left null, an input is not known",

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
-use crate::stage::support::infer::bind::Files;
+use crate::stage::support::infer::bind::{Files, Precision};
+use crate::stage::support::infer::state::Carried;
 
 /// Adds or replaces columns of `steps` with the outputs of any ONNX model: rewards, values,
 /// densities, embeddings. A column is y_t = f(x_t), where SQL computes x_t from row t and the rows
@@ -24,6 +25,20 @@ pub(super) struct Score {
     /// `observation`.
     #[serde(default)]
     pub(super) inputs: Option<BTreeMap<String, Fed>>,
+    /// State of a recurrent model: the output that each state input takes its values from at the
+    /// next step, such as `{h: h_out}`. It is zero at the first step of a trajectory, or what
+    /// `start` says, as in `{h: {output: h_out, start: 0.5}}`.
+    #[serde(default)]
+    pub(super) state: BTreeMap<String, Carried>,
+    /// Types that the model computes in: `declared`, or `float32` to accept that the embedded
+    /// runtime, which has no float64, float16 and int64, computes in float32 and int32. Default:
+    /// `declared`.
+    #[serde(default)]
+    pub(super) precision: Precision,
+    /// Whether the model may draw random numbers and have layers in training mode. A repeated run
+    /// may then write other values. Default: false.
+    #[serde(default)]
+    pub(super) allow_random: bool,
     /// What stands for values beyond the ends of a trajectory, in windows and in `next` and `prev`.
     /// Default: `skip`.
     #[serde(default)]
@@ -37,7 +52,7 @@ pub(super) struct Score {
     #[serde(default)]
     pub(super) reduce: Reduce,
     /// Rows per batch. The last bits of scores may depend on it. Default: the model's own batch
-    /// size if it is fixed, else 512 on a CPU and 16384 on a GPU.
+    /// size if it is fixed, else 64 for a recurrent model, 512 on a CPU and 16384 on a GPU.
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub(super) batch: Option<usize>,
@@ -92,6 +107,16 @@ pub(super) enum Chosen {
     Output(String),
     /// An output of the model with a reduction of its own.
     Reduced(ReducedOutput),
+}
+
+impl Chosen {
+    /// Returns the name of the output.
+    pub(super) fn output(&self) -> &String {
+        match self {
+            Chosen::Output(output) => output,
+            Chosen::Reduced(reduced) => &reduced.output,
+        }
+    }
 }
 
 /// An output of the model and its reduction.

@@ -8,7 +8,7 @@ use crate::stage::Misfit;
 
 /// Columns that no stage may write, with a hint for each: those that identify a row, and recorded
 /// actions.
-pub(in crate::stage) const FIXED: [(&str, &str); 5] = [
+pub(in crate::stage) const FIXED: [(&str, &str); 6] = [
     (
         step::TRAJECTORY_ID,
         "trajmill maintains `trajectory_id`; choose another name",
@@ -25,6 +25,10 @@ pub(in crate::stage) const FIXED: [(&str, &str); 5] = [
     (
         step::ACTION_SOURCE,
         "trajmill maintains `action_source`; choose another name",
+    ),
+    (
+        step::ACTION_MODEL,
+        "trajmill maintains `action_model`; choose another name",
     ),
 ];
 

@@ -1,17 +1,16 @@
 //! Binds the options that describe a model to what the model states.
 
-use std::fmt::Display;
-
 use arrow::datatypes::{DataType, Schema};
 use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::Input;
+use super::names::{did_you_mean, quoted};
+use super::state::{self, State};
 use super::windows::{Edge, Window};
 use crate::dataset::schema::type_name;
-use crate::error::nearest;
 use crate::expr::{self, Expression};
-use crate::model::{Element, Port, Spec};
+use crate::model::{Element, Port, Spec, USE_ONNX_RUNTIME, listed};
 use crate::stage::{Context, Misfit};
 
 /// One model or several.
@@ -29,31 +28,33 @@ fn paths(_: &mut SchemaGenerator) -> schemars::Schema {
     json_schema!({"type": "array", "items": {"type": "string", "format": "path"}})
 }
 
-/// Returns names in backticks, separated by commas.
-pub(in crate::stage) fn quoted<T: Display>(names: impl IntoIterator<Item = T>) -> String {
-    names
-        .into_iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+/// What a stage accepts of its models.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::stage) struct Accepted {
+    /// Random numbers, and layers in training mode.
+    pub(in crate::stage) random: bool,
+    /// Computing in narrower types than a model declares.
+    pub(in crate::stage) precision: Precision,
 }
 
-/// Returns a hint with the model's name that is nearest to `given`, or with all of its names.
-pub(in crate::stage) fn did_you_mean<'a>(
-    given: &str,
-    known: impl IntoIterator<Item = &'a str> + Clone,
-) -> String {
-    nearest(given, known.clone()).map_or_else(
-        || format!("the model has {}", quoted(known)),
-        |name| format!("did you mean `{name}`?"),
-    )
+/// The types that a model computes in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::stage) enum Precision {
+    /// The types that the model declares.
+    #[default]
+    Declared,
+    /// float32 and int32 where the runtime has no wider types.
+    Float32,
 }
 
 /// Returns the models that `files` names, with their names. All of them must have the same inputs
-/// and outputs, and the same values of the metadata properties `agree`.
+/// and outputs, and the same values of the metadata properties `agree`, and none may do what is not
+/// `accepted`.
 pub(in crate::stage) fn specs(
     files: &Files,
     agree: &[&str],
+    accepted: Accepted,
     context: &Context,
 ) -> Result<(Vec<String>, Vec<Spec>), Misfit> {
     let (names, list) = match files {
@@ -83,6 +84,9 @@ pub(in crate::stage) fn specs(
         .enumerate()
         .map(load)
         .collect::<Result<_, _>>()?;
+    for (index, spec) in specs.iter().enumerate() {
+        accept(spec, accepted).map_err(|misfit| at(misfit, index))?;
+    }
     let Some(first) = specs.first() else {
         return Err(Misfit::new("`model` lists no file")
             .help("give a path, or a list of paths for an ensemble")
@@ -136,6 +140,23 @@ pub(in crate::stage) fn specs(
     Ok((names, specs))
 }
 
+/// Returns a misfit if a model does what is not `accepted`.
+fn accept(spec: &Spec, accepted: Accepted) -> Result<(), Misfit> {
+    if !accepted.random && !spec.random.is_empty() {
+        return Err(spec.not_of_one_row().into());
+    }
+    if accepted.precision == Precision::Declared && !spec.narrowed.is_empty() {
+        return Err(Misfit::new(format!(
+            "rten, the embedded runtime, would compute this model in float32 and int32, but {}",
+            listed(&spec.narrowed)
+        ))
+        .help(format!(
+            "{USE_ONNX_RUNTIME}; or set `precision: float32` to accept the narrower types"
+        )));
+    }
+    Ok(())
+}
+
 /// Reads a metadata property of the model file as `T`; `None` if the file does not have it.
 pub(in crate::stage) fn property<T>(
     spec: &Spec,
@@ -165,11 +186,13 @@ pub(in crate::stage) fn blame(given: bool, option: &str, message: String) -> Mis
 pub(in crate::stage) fn batch(
     given: Option<usize>,
     spec: &Spec,
+    states: &[State],
     context: &Context,
 ) -> Result<usize, Misfit> {
-    let fixed = spec.inputs.iter().find_map(|port| {
+    let axes = state::axes(states).inputs;
+    let fixed = spec.inputs.iter().enumerate().find_map(|(index, port)| {
         port.shape
-            .first()
+            .get(axes.get(&index).copied().unwrap_or(0))
             .copied()
             .flatten()
             .map(|rows| (rows, port))
@@ -186,7 +209,10 @@ pub(in crate::stage) fn batch(
         }
         (Some(batch), _) => Ok(batch),
         (None, Some((rows, _))) => Ok(rows),
-        (None, None) => Ok(context.models.runtime()?.batch().max(1)),
+        (None, None) => {
+            let usual = context.models.runtime()?.batch().max(1);
+            Ok(state::default_batch(usual, states))
+        }
     }
 }
 
@@ -229,7 +255,7 @@ pub(in crate::stage) fn numbers(data_type: &DataType) -> Option<(&DataType, usiz
 /// inputs only integers.
 pub(in crate::stage) fn feeds(element: &DataType, port: &Port) -> bool {
     match port.element {
-        Element::F32 | Element::F64 => true,
+        Element::F32 | Element::F64 | Element::F16 => true,
         Element::I32 | Element::I64 | Element::U8 => {
             element.is_integer() || *element == DataType::Boolean
         }
@@ -237,27 +263,38 @@ pub(in crate::stage) fn feeds(element: &DataType, port: &Port) -> bool {
     }
 }
 
-/// Returns an error unless `given` names each input of the model and nothing else.
+/// Returns an error unless `given` names each of the inputs `ports` of a model and nothing else.
+/// `read` are the outputs that the stage reads.
 pub(in crate::stage) fn check_inputs<'a>(
     given: impl Iterator<Item = &'a str> + Clone,
-    ports: &[Port],
+    ports: &[&Port],
+    spec: &Spec,
+    read: &[usize],
 ) -> Result<(), Misfit> {
     let known = ports.iter().map(|port| port.name.as_str());
     if let Some(name) = given
         .clone()
         .find(|name| !known.clone().any(|known| known == *name))
     {
-        return Err(Misfit::new(format!("the model has no input `{name}`"))
-            .help(did_you_mean(name, known))
-            .at(name)
-            .at("inputs"));
+        let fed_back = spec.inputs.iter().any(|port| port.name == name);
+        let misfit = if fed_back {
+            Misfit::new(format!("both `inputs` and `state` feed the input `{name}`"))
+                .help("remove it from one of them")
+        } else {
+            Misfit::new(format!("the model has no input `{name}`")).help(did_you_mean(name, known))
+        };
+        return Err(misfit.at(name).at("inputs"));
     }
     let missing: Vec<&Port> = ports
         .iter()
+        .copied()
         .filter(|port| !given.clone().any(|name| name == port.name))
         .collect();
     if missing.is_empty() {
         return Ok(());
+    }
+    if let Some(misfit) = state::suspected(&missing, spec, read) {
+        return Err(misfit.at("inputs"));
     }
     let inputs = if missing.len() == 1 {
         "input"

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, UInt8Type};
+use arrow::datatypes::{
+    DataType, Float16Type, Float32Type, Float64Type, Int32Type, Int64Type, UInt8Type,
+};
+use half::f16;
 
 use super::windows::{Slot, Span, Window, fill, gather};
 use crate::dataset::block::flattened;
+use crate::dataset::schema::type_name;
 use crate::error::{Error, Result};
 use crate::model::{DataMut, Element};
 
@@ -22,6 +26,7 @@ pub(in crate::stage) struct Column {
 pub(in crate::stage) enum Values {
     F32(ScalarBuffer<f32>),
     F64(ScalarBuffer<f64>),
+    F16(ScalarBuffer<f16>),
     I32(ScalarBuffer<i32>),
     I64(ScalarBuffer<i64>),
     U8(ScalarBuffer<u8>),
@@ -42,11 +47,13 @@ impl Column {
             safe: false,
             ..CastOptions::default()
         };
-        let cast = |to: &DataType| {
+        let cast = |to: &DataType| -> Result<ArrayRef> {
             if flat.data_type() == to {
                 Ok(Arc::clone(&flat))
             } else {
-                cast_with_options(&flat, to, &strict)
+                let cast = cast_with_options(&flat, to, &strict)?;
+                ensure_kept(&flat, &cast)?;
+                Ok(cast)
             }
         };
         let values = match element {
@@ -59,6 +66,12 @@ impl Column {
             Element::F64 => Values::F64(
                 cast(&DataType::Float64)?
                     .as_primitive::<Float64Type>()
+                    .values()
+                    .clone(),
+            ),
+            Element::F16 => Values::F16(
+                cast(&DataType::Float16)?
+                    .as_primitive::<Float16Type>()
                     .values()
                     .clone(),
             ),
@@ -130,6 +143,9 @@ impl Column {
             (Values::F64(values), DataMut::F64(out)) => {
                 with(window, cells, spans, slots, values, out)
             }
+            (Values::F16(values), DataMut::F16(out)) => {
+                with(window, cells, spans, slots, values, out)
+            }
             (Values::I32(values), DataMut::I32(out)) => {
                 with(window, cells, spans, slots, values, out)
             }
@@ -144,4 +160,82 @@ impl Column {
             )),
         }
     }
+}
+
+/// Verifies that a cast to a floating-point type rounds numbers only: integers stay apart, and
+/// finite numbers stay finite.
+fn ensure_kept(given: &ArrayRef, cast: &ArrayRef) -> Result<()> {
+    let (from, to) = (given.data_type(), cast.data_type());
+    if !to.is_floating() {
+        return Ok(());
+    }
+    // The integers that a type holds without gaps.
+    let exact = match to {
+        DataType::Float16 => 1 << 11,
+        DataType::Float32 => 1 << 24,
+        _ => 1_i64 << 53,
+    };
+    let valid = |row: usize| given.is_valid(row);
+    let lost = match (from, to) {
+        (DataType::Int32 | DataType::Int64 | DataType::UInt32 | DataType::UInt64, _) => {
+            let whole = cast_with_options(given, &DataType::Int64, &CastOptions::default())?;
+            let whole = whole.as_primitive::<Int64Type>();
+            let mut values = whole.iter().flatten();
+            let over = |value: &i64| value.unsigned_abs() > exact.unsigned_abs();
+            values.find(over).map(|value| value.to_string())
+        }
+        (DataType::Float64, DataType::Float32) => overflow(
+            given.as_primitive::<Float64Type>().values().iter().copied(),
+            cast.as_primitive::<Float32Type>()
+                .values()
+                .iter()
+                .map(|value| f64::from(*value)),
+            valid,
+        ),
+        (DataType::Float64, DataType::Float16) => overflow(
+            given.as_primitive::<Float64Type>().values().iter().copied(),
+            cast.as_primitive::<Float16Type>()
+                .values()
+                .iter()
+                .map(|value| f64::from(*value)),
+            valid,
+        ),
+        (DataType::Float32, DataType::Float16) => overflow(
+            given
+                .as_primitive::<Float32Type>()
+                .values()
+                .iter()
+                .map(|value| f64::from(*value)),
+            cast.as_primitive::<Float16Type>()
+                .values()
+                .iter()
+                .map(|value| f64::from(*value)),
+            valid,
+        ),
+        _ => None,
+    };
+    match lost {
+        None => Ok(()),
+        Some(value) => Err(Error::failed(format!(
+            "the value {value} does not fit the model's type {}",
+            type_name(to)
+        ))
+        .hint(
+            "use a model whose input has the type of the column, or scale the values with an \
+             expression in `inputs`",
+        )),
+    }
+}
+
+/// Returns the first finite value that is infinite after the cast.
+fn overflow(
+    given: impl Iterator<Item = f64>,
+    cast: impl Iterator<Item = f64>,
+    valid: impl Fn(usize) -> bool,
+) -> Option<String> {
+    let mut pairs = given.zip(cast).enumerate();
+    let lost = |(row, (given, cast)): &(usize, (f64, f64))| {
+        !cast.is_finite() && given.is_finite() && valid(*row)
+    };
+    pairs.find(lost).map(|(_, (given, _))| given.to_string())
 }

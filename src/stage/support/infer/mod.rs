@@ -1,11 +1,15 @@
 //! Running models over the steps of a block.
 //!
 //! [`bind`] binds the options that describe a model to what the model states, [`column`] converts
-//! columns to the model's types, and [`windows`] copies windows into its inputs. This file runs an
-//! ensemble in batches of one fixed size, filled across trajectories in order.
+//! columns to the model's types, [`windows`] copies windows into its inputs, and [`carry`] runs
+//! recurrent models. This file runs an ensemble in batches of one
+//! fixed size, filled across trajectories in order.
 
 pub(in crate::stage) mod bind;
+mod carry;
 mod column;
+pub(in crate::stage) mod names;
+pub(in crate::stage) mod state;
 pub(in crate::stage) mod windows;
 
 use std::collections::BTreeMap;
@@ -14,12 +18,13 @@ use std::sync::{Arc, OnceLock};
 use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::Int32Type;
 
+use self::state::State;
 use self::windows::{Slot, Span, Window};
 use crate::dataset::Block;
 use crate::dataset::schema::step;
 use crate::error::{Error, Result};
 use crate::expr::Expression;
-use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec};
+use crate::model::{Data, Element, Geometry, Pool, Runtime, Session, Spec, listed};
 
 pub(in crate::stage) use column::{Column, Values};
 
@@ -101,6 +106,8 @@ pub(in crate::stage) struct Ensemble {
     names: Vec<String>,
     /// Batch size, input shapes and outputs with which they are opened.
     pub(in crate::stage) geometry: Geometry,
+    /// States that are carried from step to step.
+    states: Vec<State>,
     pools: OnceLock<Vec<Pool>>,
 }
 
@@ -111,12 +118,14 @@ impl Ensemble {
         names: Vec<String>,
         specs: Vec<Spec>,
         geometry: Geometry,
+        states: Vec<State>,
     ) -> Ensemble {
         Ensemble {
             runtime: Arc::clone(runtime),
             specs,
             names,
             geometry,
+            states,
             pools: OnceLock::new(),
         }
     }
@@ -133,13 +142,55 @@ impl Ensemble {
         Ok(())
     }
 
+    /// Whether the models are recurrent.
+    pub(in crate::stage) fn is_recurrent(&self) -> bool {
+        !self.states.is_empty()
+    }
+
+    /// Returns the rows that run for the values at `slots`: these or, for recurrent models, all
+    /// rows of their trajectories up to them.
+    pub(in crate::stage) fn rows(&self, spans: &[Span], slots: &[Slot]) -> Vec<Slot> {
+        if self.is_recurrent() {
+            carry::rows_before(spans, slots)
+        } else {
+            slots.to_vec()
+        }
+    }
+
+    /// Returns the id of the models, which is in the row of every action that they predict: the
+    /// first 16 digits of each model's hash, joined with `+`.
+    pub(in crate::stage) fn id(&self) -> String {
+        let id = |spec: &Spec| spec.hash.chars().take(16).collect::<String>();
+        self.specs.iter().map(id).collect::<Vec<_>>().join("+")
+    }
+
+    /// Returns what a user should know about what the models make.
+    pub(in crate::stage) fn warnings(&self) -> Vec<String> {
+        let named = self.names.iter().zip(&self.specs);
+        let random = named.filter(|(_, spec)| !spec.random.is_empty());
+        random
+            .map(|(name, spec)| {
+                format!(
+                    "`allow_random: true`: a repeated run may write other values, because in \
+                     {name} {}",
+                    listed(&spec.random)
+                )
+            })
+            .collect()
+    }
+
     /// Returns what predictions depend on besides options and data, for the fingerprint.
     pub(in crate::stage) fn depends(&self) -> BTreeMap<String, String> {
-        let models = self
-            .names
-            .iter()
-            .zip(&self.specs)
-            .map(|(name, spec)| (format!("model {name}"), spec.hash.clone()));
+        let models = self.names.iter().zip(&self.specs).flat_map(|(name, spec)| {
+            let file = |(location, hash): (&String, &String)| match location.as_str() {
+                "" => (format!("file {name}"), hash.clone()),
+                location => (format!("file {name}, weights {location}"), hash.clone()),
+            };
+            // With weights in other files, the model's hash is one over those of all files.
+            let files = spec.files.iter().filter(|_| spec.files.len() > 1).map(file);
+            let own = (format!("model {name}"), spec.hash.clone());
+            std::iter::once(own).chain(files).collect::<Vec<_>>()
+        });
         let runtime = [
             ("batch".to_owned(), self.geometry.batch.to_string()),
             (
@@ -148,11 +199,19 @@ impl Ensemble {
             ),
             ("devices".to_owned(), self.runtime.devices().join(", ")),
         ];
-        let precision = self
-            .runtime
-            .tf32()
-            .then(|| ("precision".to_owned(), "tf32".to_owned()));
-        models.chain(runtime).chain(precision).collect()
+        let tf32 = self.runtime.tf32().then(|| "tf32".to_owned());
+        let narrowed = self.specs.iter().find(|spec| !spec.narrowed.is_empty());
+        let narrowed = narrowed
+            .map(|spec| format!("float32 and int32, although {}", spec.narrowed.join("; ")));
+        let random = self.specs.iter().find(|spec| !spec.random.is_empty());
+        let said = [
+            ("precision", tf32.or(narrowed)),
+            ("random", random.map(|spec| spec.random.join("; "))),
+        ];
+        let said = said
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        models.chain(runtime).chain(said).collect()
     }
 
     /// Runs every model at `slots`, in batches of the fixed size across trajectories, and appends
@@ -172,17 +231,14 @@ impl Ensemble {
             .get()
             .ok_or_else(|| Error::failed("the models are not loaded"))?;
         for (pool, spec) in pools.iter().zip(&self.specs) {
+            if self.is_recurrent() {
+                let models = (pool, spec);
+                self.carry(models, inputs, columns, spans, slots, (cells, &mut *made))?;
+                continue;
+            }
             for slots in slots.chunks(self.geometry.batch) {
                 let batch = |session: &mut Session| {
-                    for (index, (input, column)) in inputs.iter().zip(columns).enumerate() {
-                        column.feed(
-                            session.input(index),
-                            input.window.as_ref(),
-                            input.cells(),
-                            spans,
-                            slots,
-                        )?;
-                    }
+                    feed(session, spec, inputs, columns, spans, slots)?;
                     session.run(slots.len())?;
                     for (index, (cells, made)) in cells.iter().zip(made.iter_mut()).enumerate() {
                         let taken = take(
@@ -202,6 +258,28 @@ impl Ensemble {
     }
 }
 
+/// Fills the inputs of a session with the rows at `slots`.
+fn feed(
+    session: &mut Session,
+    spec: &Spec,
+    inputs: &[Input],
+    columns: &[Column],
+    spans: &[Span],
+    slots: &[Slot],
+) -> Result<()> {
+    for (input, column) in inputs.iter().zip(columns) {
+        let place = spec.inputs.iter().position(|port| port.name == input.name);
+        column.feed(
+            session.input(place.unwrap_or(usize::MAX)),
+            input.window.as_ref(),
+            input.cells(),
+            spans,
+            slots,
+        )?;
+    }
+    Ok(())
+}
+
 /// Appends the first `size` values of a model's output, which must have `batch` values, to `into`.
 fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Result<()> {
     if output.len() != batch {
@@ -214,6 +292,7 @@ fn take(output: Data<'_>, batch: usize, size: usize, into: &mut Vec<f64>) -> Res
     match output {
         Data::F32(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
         Data::F64(values) => into.extend_from_slice(&values[..size]),
+        Data::F16(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
         Data::I32(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),
         Data::I64(values) => into.extend(values[..size].iter().map(|value| *value as f64)),
         Data::U8(values) => into.extend(values[..size].iter().map(|value| f64::from(*value))),

@@ -1,11 +1,11 @@
-//! Which rows of a table belong together, and in which order they are.
+//! The ids and step numbers of rows, which say what trajectory a row belongs to, and where in it.
 
 use std::ops::Range;
 
 use arrow::array::{Array, ArrayRef, AsArray, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
-use arrow::row::{self, RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ pub(super) struct Numbers {
     column: ArrayRef,
     /// The numbers as float64; null if they are times.
     floats: ArrayRef,
-    pub(super) keys: row::Rows,
+    pub(super) keys: Rows,
 }
 
 impl Numbers {

@@ -12,7 +12,9 @@ use crate::error::Result;
 use crate::error::wording::count;
 use crate::run::{self, Observer};
 use crate::transfer::read::quarantine::SetAside;
-use crate::transfer::read::{Alignment, Axes, FinalAction, OnError, Options, quarantine};
+use crate::transfer::read::{
+    Alignment, Axes, FinalAction, NonFinite, OnError, Options, quarantine,
+};
 use crate::video::Frames;
 
 /// Import a dataset from another format, such as D4RL, Minari, LeRobot, RLDS or Parquet
@@ -35,6 +37,14 @@ pub(super) struct Import {
     /// with `*`, or a list as in `--map action=arm,hand`, joins columns into a vector
     #[arg(long, value_name = "COLUMN=SOURCE", value_parser = pairs)]
     map: Vec<Pairs>,
+    /// Read only the columns that match a pattern, for example `--only 'obs/*,actions'`; what marks
+    /// the ends of trajectories is always read [default: everything]
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN")]
+    only: Vec<String>,
+    /// Leave out the columns that match a pattern, without opening them, for example `--skip
+    /// 'states,initial_state/*'`; the name of a group stands for everything in it
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN")]
+    skip: Vec<String>,
     /// Source column that identifies the trajectory of a row [default: found by its name]
     #[arg(long, value_name = "COLUMN")]
     trajectory: Option<String>,
@@ -57,6 +67,10 @@ pub(super) struct Import {
     /// terminal states, such as an early D4RL file
     #[arg(long, value_name = "STEPS")]
     max_steps: Option<usize>,
+    /// End a trajectory where the observation after a step is not that of the next step, and no
+    /// flag marks an end; without this option, such a place is an error
+    #[arg(long)]
+    split_on_gaps: bool,
     /// Last step of an RLDS or TF-Agents episode: `valid` has an action, `filler` has only the
     /// final observation, `auto` treats it as filler if its action is all zeros
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = word::<FinalAction>)]
@@ -69,6 +83,10 @@ pub(super) struct Import {
     /// decode the frames
     #[arg(long, value_name = "KIND", default_value = "reference", value_parser = word::<Frames>)]
     frames: Frames,
+    /// Response to an observation, action or reward that is NaN or infinite: `fail` takes its
+    /// trajectory for a bad one, `keep` imports it as it is
+    #[arg(long, value_name = "HOW", default_value = "fail", value_parser = word::<NonFinite>)]
+    non_finite: NonFinite,
     /// Task of every step, for example `--task 'pick up the cup'`; it replaces a task that the
     /// source has [default: as in the source]
     #[arg(long, value_name = "TEXT")]
@@ -94,15 +112,19 @@ impl Command for Import {
     fn run(&self) -> Result<()> {
         let options = Options {
             map: self.map.iter().flat_map(|pairs| pairs.0.clone()).collect(),
+            only: self.only.clone(),
+            skip: self.skip.clone(),
             trajectory: self.trajectory.clone(),
             step: self.step.clone(),
             environment: self.environment.clone(),
             sort: self.sort,
             layout: self.layout,
             max_steps: self.max_steps,
+            split_on_gaps: self.split_on_gaps,
             final_action: self.final_action,
             alignment: self.alignment,
             frames: self.frames,
+            non_finite: self.non_finite,
             task: self.task.clone(),
             on_error: self.on_error,
             scratch: None,

@@ -178,6 +178,16 @@ pub(super) fn account(account: &Account) {
     for LeftOut { name, reason } in &account.left_out {
         say(&format!("left out: {name}: {reason}"));
     }
+    if !account.warnings.is_empty() {
+        let rules = account.warnings.iter().map(|(rule, times)| match times {
+            1 => rule.clone(),
+            _ => format!("{rule} ({})", number(*times)),
+        });
+        say(&format!(
+            "warnings: {}; `trajmill validate` explains them",
+            rules.collect::<Vec<_>>().join(", ")
+        ));
+    }
 }
 
 /// Prints what the format of an output cannot hold, and where it is instead.

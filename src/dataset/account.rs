@@ -21,6 +21,9 @@ pub struct Account {
     /// What was left out.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub left_out: Vec<LeftOut>,
+    /// The warnings of `validate` about the trajectories: how often each rule warned.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub warnings: BTreeMap<String, u64>,
 }
 
 /// What became of the rows of a source. The dataset has `read + added - left_out - set_aside` rows.

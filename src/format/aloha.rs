@@ -15,18 +15,19 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, UInt8Type};
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
+use crate::dataset::Account;
 use crate::dataset::block::{elements, flattened};
 use crate::dataset::schema::step;
 use crate::error::wording::count;
 use crate::error::{Error, Result, caught};
 use crate::transfer::read::groups::{self, Common, Survey};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, OnError, Options, Reader, Source, parts};
+use crate::transfer::read::{Choice, IncomingTrajectory, OnError, Options, Reader, Source, parts};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -36,7 +37,7 @@ pub(crate) const FORMAT: Format = Format {
         probe,
     }),
     read: Some(Reader {
-        takes: &["map"],
+        takes: &["map", "only", "skip"],
         open,
     }),
     write: None,
@@ -77,7 +78,6 @@ struct Aloha {
     files: std::vec::IntoIter<PathBuf>,
     options: Options,
     common: Common,
-    metadata: Map<String, Value>,
     about: SchemaRef,
     schema: SchemaRef,
     first: FirstTrajectory,
@@ -88,27 +88,30 @@ struct Aloha {
 fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     parts::verify_targets(options, &parts::TARGETS)?;
     let (files, others) = groups::hdf5_files(path)?;
+    let choice = Choice::new(options, |name| name == LENGTHS);
+    let mut common = Common::new(choice);
     let (mut survey, mut steps) = (Survey::default(), 0);
     for file in &files {
         // A file that cannot be read is an error when its turn comes.
-        let surveyed = caught(file.display(), || survey_file(file, &mut survey));
+        let surveyed = caught(file.display(), || survey_file(file, &common, &mut survey));
         if let Err(error) = surveyed.map(|length| steps += length)
             && options.on_error == OnError::Fail
         {
             return Err(error);
         }
     }
-    let mut common =
-        survey.finish(|name| [ACTION, LENGTHS].contains(&name) || name.starts_with(OBSERVATIONS));
+    common.settle(survey, |name| {
+        [ACTION, LENGTHS].contains(&name) || name.starts_with(OBSERVATIONS)
+    });
     common.name_task();
-    let mut metadata = Map::new();
-    common.note_left_out(&mut metadata, &others);
+    common.leave_out_files(others);
+    let verified = common.choice().verify();
+    verified.map_err(|error| error.at(path.display()))?;
     let mut aloha = Aloha {
         files: files.into_iter(),
         options: options.clone(),
         about: Arc::new(Schema::new(common.about())),
         common,
-        metadata,
         schema: Arc::new(Schema::empty()),
         first: FirstTrajectory::default(),
         steps,
@@ -118,11 +121,12 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 }
 
 /// Takes the file at `path` into account. Returns the number of its steps.
-fn survey_file(path: &Path, survey: &mut Survey) -> Result<u64> {
+fn survey_file(path: &Path, common: &Common, survey: &mut Survey) -> Result<u64> {
     let failed = |error: Error| error.at(path.display());
     let root = hdf5::open(path)?.root();
     let (mut arrays, mut attributes) = (BTreeMap::new(), Map::new());
-    hdf5::shapes(&root, "", 0, &mut arrays).map_err(failed)?;
+    let reads = |name: &str| common.reads(name);
+    hdf5::shapes(&root, "", 0, &reads, &mut arrays).map_err(failed)?;
     hdf5::attributes(&root, &mut attributes).map_err(failed)?;
     let actions = arrays
         .get(ACTION)
@@ -154,8 +158,11 @@ impl Aloha {
         let about = RecordBatch::try_new_with_options(Arc::clone(&self.about), facts, &one)?;
         pictures(&mut arrays)?;
         let missing = |name: &str| {
-            Error::failed(format!("there is no array `{name}`"))
-                .hint("an episode has the arrays `observations/qpos` and `action`")
+            let left_out = self.common.choice().needed(name);
+            left_out.unwrap_or_else(|| {
+                Error::failed(format!("there is no array `{name}`"))
+                    .hint("an episode has the arrays `observations/qpos` and `action`")
+            })
         };
         let action = match parts::take(&mut arrays, &self.options, step::ACTION)? {
             Some(action) => action,
@@ -328,8 +335,8 @@ impl Source for Aloha {
         Some(self.steps)
     }
 
-    fn metadata(&self) -> Map<String, Value> {
-        self.metadata.clone()
+    fn account(&self) -> Account {
+        self.common.account()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -14,12 +14,15 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray};
 
 use super::{Detection, Evidence, Format};
+use crate::container::arrays::StoredArray;
 use crate::container::hdf5;
 use crate::container::hdf5::Hdf5Writer;
+use crate::dataset::Account;
 use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
-use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::arrays::names;
+use crate::transfer::read::concatenated::{Besides, Concatenated, is_boundary, is_marker};
+use crate::transfer::read::{Choice, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{
@@ -34,7 +37,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: hdf5::is_hdf5,
     }),
     read: Some(Reader {
-        takes: &["map", "layout", "max_steps"],
+        takes: &["map", "layout", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: Some(Writer {
@@ -51,12 +54,53 @@ const PREFIX: &str = "metadata/trajmill/";
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let is_data = |name: &str| !name.starts_with("metadata/") || name.starts_with(PREFIX);
-    let (mut arrays, metadata) = hdf5::stored_arrays(&hdf5::open(path)?, path, is_data)?;
+    let choice = Choice::new(options, is_marker);
+    let (mut arrays, metadata) = hdf5::stored_arrays(&hdf5::open(path)?, path, is_data, &|name| {
+        choice.reads(name)
+    })?;
+    choice.verify().map_err(|error| error.at(path.display()))?;
     let envelope =
         EnvelopeReader::take(&mut arrays, PREFIX).map_err(|error| error.at(path.display()))?;
-    Ok(Box::new(Concatenated::new(
-        path, arrays, options, metadata, envelope,
-    )?))
+    let besides = Besides {
+        metadata,
+        account: choice.account(Account::default()),
+        envelope,
+    };
+    verify_cuts(&arrays, &besides, options).map_err(|error| error.at(path.display()))?;
+    Ok(Box::new(Concatenated::new(path, arrays, options, besides)?))
+}
+
+/// Verifies that something shows where trajectories were cut off, which terminal states alone do
+/// not.
+fn verify_cuts(arrays: &[StoredArray], besides: &Besides, options: &Options) -> Result<()> {
+    let has = |names: &[&str]| {
+        arrays
+            .iter()
+            .any(|array| names.contains(&array.layout.name.as_str()))
+    };
+    let mapped = |target: &str| options.map.iter().find(|(name, _)| name == target);
+    let only_terminal = match mapped(step::TERMINATED) {
+        Some((_, name)) => !names::DONE.contains(&name.as_str()),
+        None => names::TERMINATED
+            .iter()
+            .find(|name| has(&[name]))
+            .is_some_and(|name| !names::DONE.contains(name)),
+    };
+    let marked = has(names::TRUNCATED)
+        || mapped(step::TRUNCATED).is_some()
+        || has(names::START)
+        || arrays.iter().any(|array| is_boundary(&array.layout.name))
+        || besides.envelope.is_some();
+    if !only_terminal || marked || options.max_steps.is_some() || options.split_on_gaps {
+        return Ok(());
+    }
+    Err(Error::failed(
+        "there is no array `timeouts`, so nothing shows where trajectories were cut off",
+    )
+    .hint(
+        "give the number of steps after which the environment cuts a trajectory off with \
+         `--max-steps`, 1000 in most; if all end in terminal states, any larger number",
+    ))
 }
 
 fn note(path: &Path) -> Result<Option<serde_json::Value>> {
@@ -385,7 +429,11 @@ mod tests {
     #[test]
     fn next_observations_give_final_rows() {
         let mut builder = builder();
-        let next: Vec<f32> = (100..114).map(|value| value as f32).collect();
+        booleans(&mut builder, "timeouts", &[0, 0, 0, 0, 1, 0, 0]);
+        // The last values of the first two trajectories are those of no other row.
+        let mut next: Vec<f32> = (2..16).map(|value| value as f32).collect();
+        next[4..6].copy_from_slice(&[104.0, 105.0]);
+        next[8..10].copy_from_slice(&[108.0, 109.0]);
         builder
             .create_dataset("next_observations")
             .with_f32_data(&next)
@@ -397,7 +445,7 @@ mod tests {
                 .iter()
                 .map(|trajectory| trajectory.steps.num_rows())
                 .collect::<Vec<_>>(),
-            [4, 5]
+            [4, 3, 3]
         );
         let steps = &found[0].steps;
         assert_eq!(flags(&found[0], "is_final"), [false, false, false, true]);
@@ -470,21 +518,21 @@ mod tests {
             builder
         };
         assert!(message(with("rewards", &[0.0, 1.0], &[2])).contains("no trajectory boundaries"));
+        assert!(message(with("dones", &[0.0, f64::NAN], &[2])).contains("`dones` is NaN at row 1"));
         assert!(
-            message(with("terminals", &[0.0, f64::NAN], &[2]))
-                .contains("`terminals` is NaN at row 1")
+            message(with("dones", &[0.0, 1.0, 0.0], &[3]))
+                .contains("`dones` has 3 rows, but `observations` has 2")
         );
         assert!(
-            message(with("terminals", &[0.0, 1.0, 0.0], &[3]))
-                .contains("`terminals` has 3 rows, but `observations` has 2")
+            message(with("dones", &[0.0, 1.0, 0.0, 0.0], &[2, 2]))
+                .contains("`dones` has the shape (2, 2)")
         );
         assert!(
-            message(with("terminals", &[0.0, 1.0, 0.0, 0.0], &[2, 2]))
-                .contains("`terminals` has the shape (2, 2)")
+            message(with("terminals", &[0.0, 1.0], &[2])).contains("there is no array `timeouts`")
         );
         let mut no_observations = FileBuilder::new();
         no_observations
-            .create_dataset("terminals")
+            .create_dataset("dones")
             .with_f64_data(&[1.0]);
         assert!(message(no_observations).contains("no array `observations`"));
 

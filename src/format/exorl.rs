@@ -12,12 +12,12 @@ use arrow::datatypes::{DataType, SchemaRef};
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::{arrays, npz};
-use crate::dataset::files;
 use crate::dataset::schema::step;
+use crate::dataset::{Account, files};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, pattern};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source, pattern};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -54,6 +54,7 @@ fn episodes(path: &Path) -> Result<Vec<PathBuf>> {
 
 /// A directory of episodes, read one file at a time.
 struct Episodes {
+    choice: Choice,
     files: std::vec::IntoIter<PathBuf>,
     schema: SchemaRef,
     opening: FirstTrajectory,
@@ -68,9 +69,12 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         ))
         .hint("give the directory that holds these files itself"));
     }
+    let choice = Choice::new(options, |name| name == "discount");
     let (opening, schema) =
-        FirstTrajectory::read(options.on_error, || next_episode(&mut files, None))?;
+        FirstTrajectory::read(options.on_error, || next_episode(&mut files, &choice, None))?;
+    choice.verify().map_err(|error| error.at(path.display()))?;
     Ok(Box::new(Episodes {
+        choice,
         files,
         schema,
         opening,
@@ -81,20 +85,21 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
 /// `None` after the last file.
 fn next_episode(
     files: &mut std::vec::IntoIter<PathBuf>,
+    choice: &Choice,
     schema: Option<&SchemaRef>,
 ) -> Result<Option<IncomingTrajectory>> {
     let Some(path) = files.next() else {
         return Ok(None);
     };
-    episode(&path, schema)
+    episode(&path, choice, schema)
         .map(Some)
         .map_err(|error| error.at(path.display()))
 }
 
 /// Reads the arrays of the file at `path` that have values, as columns.
-fn columns(path: &Path) -> Result<ArrayColumns> {
+fn columns(path: &Path, choice: &Choice) -> Result<ArrayColumns> {
     let mut columns = ArrayColumns::new();
-    for mut array in npz::arrays(path, &[])?
+    for mut array in npz::arrays(path, &|name| choice.reads(name))?
         .into_iter()
         .filter(|array| array.layout.width() > 0)
     {
@@ -114,8 +119,8 @@ fn columns(path: &Path) -> Result<ArrayColumns> {
 }
 
 /// Reads the trajectory in the file at `path`.
-fn episode(path: &Path, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
-    let mut columns = columns(path)?;
+fn episode(path: &Path, choice: &Choice, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
+    let mut columns = columns(path, choice)?;
     let observation = per_trajectory::take(&mut columns, "observation")?.ok_or_else(|| {
         Error::failed("there is no array `observation`")
             .hint("a file of this format has the arrays `observation`, `action` and `reward`")
@@ -190,6 +195,10 @@ impl Source for Episodes {
         Arc::clone(&self.schema)
     }
 
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
+    }
+
     fn lost(&self) -> Option<u64> {
         Some(1)
     }
@@ -197,7 +206,7 @@ impl Source for Episodes {
     fn next(&mut self) -> Result<Option<IncomingTrajectory>> {
         match self.opening.next() {
             Some(opening) => opening.map(Some),
-            None => next_episode(&mut self.files, Some(&self.schema)),
+            None => next_episode(&mut self.files, &self.choice, Some(&self.schema)),
         }
     }
 }

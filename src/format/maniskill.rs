@@ -18,12 +18,12 @@ use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
 use crate::dataset::schema::step;
-use crate::dataset::{description, files};
+use crate::dataset::{Account, description, files};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::transfer::read::groups::{self, Common, Survey};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source, parts};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source, parts};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -33,7 +33,7 @@ pub(crate) const FORMAT: Format = Format {
         probe,
     }),
     read: Some(Reader {
-        takes: &["map"],
+        takes: &["map", "only", "skip"],
         open,
     }),
     write: None,
@@ -116,7 +116,7 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                 .hint("there is nothing to import"),
         ));
     }
-    let (episodes, mut metadata) = match description(&path)? {
+    let (episodes, metadata) = match description(&path)? {
         Some(beside) => {
             others
                 .retain(|other| *other != beside.file_name().unwrap_or_default().to_string_lossy());
@@ -124,11 +124,14 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         }
         None => (HashMap::new(), Map::new()),
     };
+    let choice = Choice::new(options, |name| ["terminated", "truncated"].contains(&name));
+    let mut common = Common::new(choice);
+    let reads = |name: &str| common.reads(name);
     let (mut survey, mut steps, mut observation) = (Survey::default(), 0, None);
     for name in &names {
         let mut arrays = BTreeMap::new();
         // A trajectory that cannot be read is an error when its turn comes.
-        if hdf5::shapes(&groups[name], "", 0, &mut arrays).is_err() {
+        if hdf5::shapes(&groups[name], "", 0, &reads, &mut arrays).is_err() {
             continue;
         }
         observation = observation.or_else(|| {
@@ -151,13 +154,14 @@ fn open(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     }
     let observation = observation.unwrap_or(OBSERVATIONS[0]);
     let parts = OBSERVATIONS.map(|known| format!("{known}/"));
-    let mut common = survey.finish(|name| {
+    common.settle(survey, |name| {
         OBSERVATIONS.contains(&name)
             || parts.iter().any(|parts| name.starts_with(parts))
             || [ACTIONS, "terminated", "truncated", "rewards"].contains(&name)
     });
     common.name_task();
-    common.note_left_out(&mut metadata, &others);
+    common.leave_out_files(others);
+    common.choice().verify().map_err(failed)?;
     let mut source = ManiSkill {
         path,
         names: names.into_iter(),
@@ -260,7 +264,11 @@ impl ManiSkill {
                 None => per_trajectory::take(&mut arrays, name),
             }
         };
-        let missing = |name: &str| Error::failed(format!("there is no array or group `{name}`"));
+        let missing = |name: &str| {
+            let left_out = self.common.choice().needed(name);
+            left_out
+                .unwrap_or_else(|| Error::failed(format!("there is no array or group `{name}`")))
+        };
         let action = taken(step::ACTION, ACTIONS)?.ok_or_else(|| missing(ACTIONS))?;
         let observation =
             taken(step::OBSERVATION, self.observation)?.ok_or_else(|| missing(self.observation))?;
@@ -327,6 +335,10 @@ impl Source for ManiSkill {
 
     fn metadata(&self) -> Map<String, Value> {
         self.metadata.clone()
+    }
+
+    fn account(&self) -> Account {
+        self.common.account()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -111,13 +111,14 @@ impl Format {
                 .hint("this format can only be written")
         })?;
         let given = options.given()?;
-        // The import handles bad trajectories and tasks of every format.
+        // The import handles bad trajectories and tasks of every format, and every reader takes the
+        // choice of columns.
         self.verify_options(
             reader.takes,
             given
                 .keys()
                 .map(String::as_str)
-                .filter(|name| !["on_error", "task"].contains(name)),
+                .filter(|name| !["on_error", "non_finite", "only", "skip", "task"].contains(name)),
         )?;
         if options.frames != Frames::Reference {
             video::version()?;

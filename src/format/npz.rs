@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use serde_json::Map;
-
 use super::{Detection, Evidence, Format};
 use crate::container::npz;
+use crate::dataset::Account;
 use crate::error::Result;
-use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::concatenated::{Besides, Concatenated, is_marker};
+use crate::transfer::read::{Choice, Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -18,7 +17,7 @@ pub(crate) const FORMAT: Format = Format {
         probe: npz::is_npz,
     }),
     read: Some(Reader {
-        takes: &["map", "layout", "max_steps"],
+        takes: &["map", "layout", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: None,
@@ -28,21 +27,31 @@ pub(crate) const FORMAT: Format = Format {
 /// The arrays by which a file of the library `imitation` is recognised.
 const IMITATION: [&str; 3] = ["obs", "acts", "indices"];
 
+/// The array of pickled objects in a file of `imitation`.
+const INFOS: &str = "infos";
+
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     // `imitation` stores `infos` as pickled objects. The import does not need them.
     let names = npz::names(path)?.unwrap_or_default();
     let imitation = IMITATION
         .iter()
         .all(|own| names.iter().any(|name| name == own));
-    let skip: &[&str] = if imitation { &["infos"] } else { &[] };
-    let arrays = npz::arrays(path, skip)?;
-    Ok(Box::new(Concatenated::new(
-        path,
-        arrays,
-        options,
-        Map::new(),
-        None,
-    )?))
+    let choice = Choice::new(options, is_marker);
+    let arrays = npz::arrays(path, &|name| {
+        choice.reads(name) && !(imitation && name == INFOS)
+    })?;
+    let metadata = npz::single_values(path, &|name| choice.reads(name))?;
+    choice.verify().map_err(|error| error.at(path.display()))?;
+    let mut account = choice.account(Account::default());
+    if imitation && names.iter().any(|name| name == INFOS) {
+        account.leave_out(INFOS, "it holds pickled Python objects");
+    }
+    let besides = Besides {
+        metadata,
+        account,
+        envelope: None,
+    };
+    Ok(Box::new(Concatenated::new(path, arrays, options, besides)?))
 }
 
 #[cfg(test)]
@@ -158,12 +167,7 @@ mod tests {
                 .metadata()["shape"],
             "2,2,3"
         );
-        assert!(
-            source.metadata()["not_imported"][0]
-                .as_str()
-                .unwrap()
-                .starts_with("episode_returns (2)")
-        );
+        assert!(source.account().left_out[0].name == "episode_returns");
         drop(source);
         let found = all(&path).unwrap();
         assert_eq!(found.len(), 100);

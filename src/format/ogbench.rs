@@ -10,16 +10,16 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
 use arrow::datatypes::DataType;
-use serde_json::Map;
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArraySink;
 use crate::container::npz::{self, NpzWriter};
+use crate::dataset::Account;
 use crate::dataset::schema::{step, type_name};
 use crate::error::{Error, Result};
-use crate::transfer::read::concatenated::Concatenated;
+use crate::transfer::read::concatenated::{Besides, Concatenated, is_marker};
 use crate::transfer::read::per_trajectory;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::{Choice, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeReader};
 use crate::transfer::write::arrays::{self, PlainArray};
 use crate::transfer::write::{OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written};
@@ -75,16 +75,20 @@ fn note(path: &Path) -> Result<Option<serde_json::Value>> {
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let mut arrays = npz::arrays(path, &[])?;
+    let choice = Choice::new(options, is_marker);
+    let mut arrays = npz::arrays(path, &|name| choice.reads(name))?;
+    let metadata = npz::single_values(path, &|name| choice.reads(name))?;
+    choice.verify().map_err(|error| error.at(path.display()))?;
     arrays.retain(|array| array.layout.name != MARKER);
     let envelope =
         EnvelopeReader::take(&mut arrays, PREFIX).map_err(|error| error.at(path.display()))?;
-    Ok(Box::new(Concatenated::with_last_rows(
-        path,
-        arrays,
-        options,
-        Map::new(),
+    let besides = Besides {
+        metadata,
+        account: choice.account(Account::default()),
         envelope,
+    };
+    Ok(Box::new(Concatenated::with_last_rows(
+        path, arrays, options, besides,
     )?))
 }
 

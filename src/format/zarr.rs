@@ -9,18 +9,18 @@ use std::rc::Rc;
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::Int64Type;
 use serde_json::Map;
 
 use super::{Detection, Evidence, Format};
-use crate::container::arrays::{ArrayLayout, ArrayReader, StoredArray, decode};
+use crate::container::arrays::{ArrayReader, StoredArray, decode};
 use crate::container::zarr::{Array, Chunks, Store};
-use crate::dataset::files;
 use crate::dataset::schema::step;
+use crate::dataset::{Account, files};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Axes, Options, Reader, Source};
+use crate::transfer::read::concatenated::{Besides, Concatenated, at_rows, is_marker};
+use crate::transfer::read::{Axes, Choice, Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -34,7 +34,7 @@ pub(crate) const FORMAT: Format = Format {
         },
     }),
     read: Some(Reader {
-        takes: &["map", "layout", "max_steps"],
+        takes: &["map", "layout", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: None,
@@ -43,27 +43,6 @@ pub(crate) const FORMAT: Format = Format {
 
 /// Names of observations in this format, besides those that every format recognises.
 const STATES: [&str; 3] = ["state", "states", "full_state"];
-
-/// Flags of the first steps of trajectories, from the ends of the trajectories.
-struct StartsFromEnds {
-    ends: Vec<u64>,
-    /// The number of rows that were read.
-    row: u64,
-    /// The number of trajectories that ended before `row`.
-    ended: usize,
-}
-
-impl ArrayReader for StartsFromEnds {
-    fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
-        let flag = |_| {
-            let is_start = self.row == 0 || self.ends.get(self.ended) == Some(&self.row);
-            self.ended += usize::from(self.row > 0 && is_start);
-            self.row += 1;
-            u8::from(is_start)
-        };
-        Ok((0..rows).map(flag).collect())
-    }
-}
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let mut store = Store::open(path)?;
@@ -77,7 +56,11 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         group = "";
         names = store.arrays("")?;
     }
+    let choice = Choice::new(options, is_marker);
+    names.retain(|name| choice.reads(name));
     let mut metadata = Map::new();
+    choice.verify().map_err(failed)?;
+    let mut account = choice.account(Account::default());
     for group in ["", "data/", "meta/"] {
         if let Some(attributes) = store.json(&format!("{group}.zattrs"))? {
             metadata.insert(format!("{group}.zattrs"), attributes);
@@ -98,7 +81,7 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let rows = ends.as_ref().map(|ends| ends.last().copied().unwrap_or(0));
     let mut stored = Vec::new();
     for (name, array) in names.iter().zip(arrays) {
-        if let Some(rows) = rows.filter(|rows| array.shape[0] != *rows) {
+        if let Some(rows) = rows.filter(|rows| array.shape[0] < *rows) {
             return Err(failed(Error::failed(format!(
                 "`data/{name}` has {}, but the last of `meta/episode_ends` is {}",
                 count(array.shape[0], "row"),
@@ -109,7 +92,14 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
                  remove the array",
             ));
         }
-        let layout = array.layout(name).map_err(failed)?;
+        let mut layout = array.layout(name).map_err(failed)?;
+        if let Some(rows) = rows.filter(|rows| layout.rows > *rows) {
+            account.leave_out(
+                format!("rows {rows} to {} of data/{name}", layout.rows - 1),
+                "they are behind the last of `meta/episode_ends`",
+            );
+            layout.rows = rows;
+        }
         let row_bytes = layout.row_bytes();
         stored.push(StoredArray {
             layout,
@@ -117,23 +107,8 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         });
     }
     if let Some((ends, rows)) = ends.zip(rows) {
-        let flags = ArrayLayout {
-            name: "episode_starts".to_owned(),
-            element: DataType::Boolean,
-            kind: "bool".to_owned(),
-            swap: false,
-            rows,
-            row: Vec::new(),
-            names: Vec::new(),
-        };
-        stored.push(StoredArray {
-            layout: flags,
-            reader: Box::new(StartsFromEnds {
-                ends,
-                row: 0,
-                ended: 0,
-            }),
-        });
+        let last = ends.iter().map(|end| end - 1).collect();
+        stored.push(at_rows("episode_ends".to_owned(), last, rows));
     }
     let mut options = options.clone();
     let has = |name: &str| names.iter().any(|known| known == name);
@@ -149,8 +124,13 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             .map
             .push((step::OBSERVATION.to_owned(), state.to_owned()));
     }
+    let besides = Besides {
+        metadata,
+        account,
+        envelope: None,
+    };
     Ok(Box::new(Concatenated::new(
-        path, stored, &options, metadata, None,
+        path, stored, &options, besides,
     )?))
 }
 
@@ -171,7 +151,7 @@ fn episode_ends(store: &Rc<RefCell<Store>>, array: Array) -> Result<Vec<u64>> {
     let layout = array.layout("episode_ends")?;
     let rows = layout.rows;
     let bytes = Chunks::new(store, array, layout.row_bytes()).read(rows)?;
-    let values = cast(&decode(&layout, bytes)?, &DataType::Int64)?;
+    let values = cast(&decode(&layout, bytes)?, &arrow::datatypes::DataType::Int64)?;
     let ends: Vec<u64> = values
         .as_primitive::<Int64Type>()
         .values()
@@ -324,7 +304,7 @@ mod tests {
         assert!(
             message(&|value| value["compressor"] = json!({"id": "zlib"})).contains("cannot unpack")
         );
-        assert!(message(&|value| value["shape"] = json!([6, 3, 2])).contains("6 rows, but"));
+        assert!(message(&|value| value["shape"] = json!([4, 3, 2])).contains("4 rows, but"));
         assert!(
             message(&|value| value["chunks"] = json!([2, 0, 2])).contains("does not fit chunks of")
         );

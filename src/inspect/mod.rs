@@ -1,8 +1,10 @@
 //! Finds the faults of a dataset, and the differences between two datasets.
 
+mod checked;
 pub(crate) mod diff;
 mod steps;
 
+pub(crate) use checked::Checked;
 pub(crate) use steps::Steps;
 pub(crate) use steps::read_through;
 

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 
 use super::Findings;
 use crate::dataset::block::flattened;
@@ -231,6 +231,12 @@ impl Steps {
     }
 }
 
+/// Whether every number is finite, also where a column is null.
+fn all_finite<T: ArrowPrimitiveType<Native: Into<f64>>>(values: &ArrayRef) -> bool {
+    let values = values.as_primitive::<T>().values();
+    values.iter().all(|value| (*value).into().is_finite())
+}
+
 /// Returns the first row with a value that is not finite.
 fn non_finite(column: &ArrayRef) -> Result<Option<usize>> {
     if let Some(fields) = column.as_struct_opt() {
@@ -241,7 +247,12 @@ fn non_finite(column: &ArrayRef) -> Result<Option<usize>> {
         return Ok(first);
     }
     let (values, width) = flattened(column);
-    if !values.data_type().is_floating() {
+    let is_finite = match values.data_type() {
+        DataType::Float32 => all_finite::<Float32Type>(&values),
+        DataType::Float64 => all_finite::<Float64Type>(&values),
+        other => !other.is_floating(),
+    };
+    if is_finite {
         return Ok(None);
     }
     let values = arrow::compute::cast(&values, &DataType::Float64)?;

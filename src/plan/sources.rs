@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::{self, Format};
 use crate::transfer::read::align::{Aligned, DatasetSource, own_columns, renamed};
 use crate::transfer::read::task::{Tasked, with_task};
-use crate::transfer::read::{OnError, Options, Source, import};
+use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 use crate::transfer::write::{OutgoingDataset, WriteOptions};
 use crate::video;
 
@@ -59,6 +59,14 @@ impl SourceToImport {
         match &self.from {
             From::Format(_, options) => options.on_error,
             From::Own(..) => OnError::Fail,
+        }
+    }
+
+    /// Returns what happens to numbers that are not finite; `None` for a trajmill dataset.
+    pub(crate) fn non_finite(&self) -> Option<NonFinite> {
+        match &self.from {
+            From::Format(_, options) => Some(options.non_finite),
+            From::Own(..) => None,
         }
     }
 

@@ -13,10 +13,11 @@ use crate::dataset::{Account, Ancestry, Dataset, SourceContent, store};
 use crate::error::wording::count;
 use crate::error::{Error, Result};
 use crate::format::{self, Format};
+use crate::inspect::Checked;
 use crate::plan::Fingerprint;
 use crate::transfer::read::quarantine::{self, SetAside};
 use crate::transfer::read::task::SET_TASK;
-use crate::transfer::read::{OnError, Options, Source, import};
+use crate::transfer::read::{NonFinite, OnError, Options, Source, import};
 
 /// Name of the fingerprint's input that identifies the content of the source.
 const SOURCE: &str = "source";
@@ -134,6 +135,7 @@ impl Import {
             content: Some(&self.content),
             shard_rows: self.shard_rows,
             on_error: self.options.on_error,
+            non_finite: Some(self.options.non_finite),
             imports: &[],
             ancestry: commit::ancestry(&self.source)?,
         }
@@ -157,6 +159,9 @@ pub(super) struct Job<'a> {
     pub(super) shard_rows: u64,
     /// What to do with a bad trajectory.
     pub(super) on_error: OnError,
+    /// What to do with numbers that are not finite; `None` if trajectories are not verified,
+    /// because the source is a dataset of trajmill.
+    pub(super) non_finite: Option<NonFinite>,
     /// The accounts of the imports that led to the source, if it is a dataset of trajmill.
     pub(super) imports: &'a [Account],
     /// The datasets that the source was made from.
@@ -176,6 +181,14 @@ impl Job<'_> {
         staging: &Staging,
         observer: Observer,
     ) -> Result<(PathBuf, SetAside)> {
+        let mut checked;
+        let source = match self.non_finite {
+            Some(non_finite) => {
+                checked = Checked::new(source, non_finite);
+                &mut checked
+            }
+            None => source,
+        };
         let key = self.fingerprint.key();
         let content = self.fingerprint.inputs.get(SOURCE);
         observer

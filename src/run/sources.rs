@@ -119,6 +119,7 @@ fn import(
             content: to_import.content.as_ref(),
             shard_rows: INTERMEDIATE_SHARD_ROWS,
             on_error: to_import.on_error(),
+            non_finite: to_import.non_finite(),
             imports: to_import
                 .own()
                 .map_or(&[], |own| &own.manifest.lineage.imports),

@@ -48,6 +48,9 @@ def flat(names, final=False):
         "infos/qpos": RANDOM.normal(size=(rows, 2)),
         "infos/count": np.arange(rows),
     }
+    made["next_observations"] = array_sets.following(
+        made["observations"], made["next_observations"], ends + 1
+    )
     return {name: made[name] for name in names}
 
 

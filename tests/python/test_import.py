@@ -13,6 +13,7 @@ import pytest
 
 import oracle
 from oracle import check, table, trajmill
+from writers.arrays import following
 
 
 def vectors(column):
@@ -31,7 +32,8 @@ class Made:
         random = np.random.default_rng(seed)
         self.lengths, self.final, self.extras, n = lengths, final, {}, sum(lengths)
         self.obs = random.normal(size=(n, obs)).astype(dtype)
-        self.next = random.normal(size=(n, obs)).astype(dtype)
+        final = random.normal(size=(n, obs)).astype(dtype)
+        self.next = following(self.obs, final, np.cumsum(lengths))
         self.act = random.normal(size=(n, act)).astype(dtype)
         self.rew = random.normal(size=n).astype(dtype)
         self.term, self.trunc = np.zeros(n, bool), np.zeros(n, bool)
@@ -221,6 +223,8 @@ def test_d4rl_that_is_cut_short_is_refused(tmp_path, share):
 )
 def test_bad_d4rl_is_refused(tmp_path, name, values, wanted):
     with h5py.File(tmp_path / "bad.hdf5", "w") as file:
+        if name == "terminals":
+            file["timeouts"] = np.zeros(3, bool)
         file["observations"], file[name] = np.zeros((3, 2)), values
     refused(tmp_path, tmp_path / "bad.hdf5", wanted)
 

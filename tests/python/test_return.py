@@ -294,6 +294,7 @@ def merged(shared):
             random.uniform(-1, 1, (20, 1)).astype(np.float32),
         )
         file["rewards"], file["terminals"] = np.arange(20, dtype=np.float64), np.arange(20) % 5 == 4
+        file["timeouts"] = np.zeros(20, bool)
         file["metadata/algorithm"] = "SAC"
     minari.files(shared, "two", [3, 4, 5])
     sources = [{"path": "one.hdf5", "format": "d4rl"}, {"path": "two", "format": "minari"}]

@@ -99,8 +99,9 @@ def test_isaac_lab_is_imported(tmp_path):
     check(held == [False, True, False], "a flag in one row")
     check(not any(facts["terminated"].to_pylist()), "the file does not say that it terminated")
     check(not any(facts["truncated"].to_pylist()), "the file does not say that it was cut off")
-    left_out = manifest(folder)["lineage"]["source_metadata"]["not_imported"]
-    check(left_out == ["nothing: its rows have no values"], str(left_out))
+    left_out = manifest(folder)["lineage"]["imports"][0]["left_out"]
+    wanted = [{"name": "nothing", "reason": "its rows have no values"}]
+    check(left_out == wanted, str(left_out))
 
 
 def test_isaac_lab_goes_back(tmp_path):
@@ -191,7 +192,9 @@ def test_attributes_that_differ_between_files_are_facts(tmp_path):
     check(facts["scale"].to_pylist() == [1.0, 1.0, 2.0, 2.0, 0.5, 0.5], "numbers")
     metadata = manifest(folder)["lineage"]["source_metadata"]
     check("env_args" in metadata and "tag" not in metadata, "attributes that all files share")
-    check(metadata["not_imported"] == ["readme.txt: another kind of file"], "other files")
+    left_out = manifest(folder)["lineage"]["imports"][0]["left_out"]
+    wanted = [{"name": "readme.txt", "reason": "another kind of file"}]
+    check(left_out == wanted, str(left_out))
 
 
 def test_a_file_of_another_layout_in_the_folder_is_named(tmp_path):

@@ -113,7 +113,8 @@ def test_csv_keeps_types_and_joins_whole_numbers_with_fractions(tmp_path):
         'b,3,nan,2,0.1,True,,,',
     ]
     (tmp_path / "log.csv").write_text("\r\n".join(lines) + "\r\n")
-    steps, _ = brought(tmp_path, tmp_path / "log.csv", "--map", "observation=obs_*")
+    keep = ["--non-finite", "keep"]
+    steps, _ = brought(tmp_path, tmp_path / "log.csv", "--map", "observation=obs_*", *keep)
     equal(str(steps["observation"].to_pylist()), "[[1.0, 0.5], [2.0, -0.001], [3.0, nan]]", "obs")
     check(steps["reward"].to_pylist() == [1.0, None, 0.1], steps["reward"])
     check(steps["action"].to_pylist() == [0, 1, 2], steps["action"])
@@ -121,7 +122,7 @@ def test_csv_keeps_types_and_joins_whole_numbers_with_fractions(tmp_path):
     check(steps["flag"].to_pylist() == [True, False, None], steps["flag"])
     # It reaches a writer, and comes back.
     trajmill("export", tmp_path / "dataset", tmp_path / "out", "--to", "arrow")
-    trajmill("import", tmp_path / "out", tmp_path / "again")
+    trajmill("import", tmp_path / "out", tmp_path / "again", *keep)
     again = table(tmp_path / "again")
     check(again.schema == steps.schema, f"{again.schema} is not {steps.schema}")
     equal(str(again.to_pylist()), str(steps.to_pylist()), "comes back")
@@ -419,13 +420,18 @@ def rollout(name):
     """Arrays of time, environments: flags at random, and what is after each step."""
     random = seeded(name)
     done = random.random((T, E)) < 0.1
+    terminals, timeouts = done & (random.random((2, T, E)) < 0.5)
+    observations, final = random.normal(size=(2, T, E, 3)).astype(np.float32)
+    # Where no flag marks an end, the next observation is that of the next step.
+    follows = ~(terminals | timeouts)[:-1, :, None]
+    after = np.concatenate([np.where(follows, observations[1:], final[:-1]), final[-1:]])
     return {
-        "observations": random.normal(size=(T, E, 3)).astype(np.float32),
-        "next_observations": random.normal(size=(T, E, 3)).astype(np.float32),
+        "observations": observations,
+        "next_observations": after,
         "actions": random.integers(5, size=(T, E)),
         "rewards": random.normal(size=(T, E)),
-        "terminals": done & (random.random((T, E)) < 0.5),
-        "timeouts": done & (random.random((T, E)) < 0.5),
+        "terminals": terminals,
+        "timeouts": timeouts,
         "images": random.integers(255, size=(T, E, 2, 2, 3)).astype(np.uint8),
     }
 

@@ -31,6 +31,7 @@ def sources(tmp_path):
     with h5py.File(tmp_path / "first.hdf5", "w") as file:
         for name, values in zip(["observations", "actions", "rewards", "terminals"], one):
             file[name] = values
+        file["timeouts"] = np.zeros(8, bool)
     np.savez(tmp_path / "second.npz", **dict(zip(["state", "act", "rew", "terminals"], two)))
 
     def write(widen=True):

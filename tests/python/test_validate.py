@@ -56,6 +56,7 @@ def d4rl(path, **changes):
         "actions": OBSERVATIONS[::-1].copy(),
         "rewards": np.zeros(6, np.float32),
         "terminals": np.arange(6) % 3 == 2,
+        "timeouts": np.zeros(6, bool),
     }
     with h5py.File(path, "w") as file:
         for name, values in (arrays | changes).items():

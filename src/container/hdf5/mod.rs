@@ -171,7 +171,7 @@ pub(crate) fn arrays(
     Ok(())
 }
 
-/// Finds the shape and the type of every array under `group`, by name.
+/// Finds the shape and the type of every array under `group` that `reads` accepts, by name.
 ///
 /// # Errors
 /// Returns an error if an array cannot be read.
@@ -179,6 +179,7 @@ pub(crate) fn shapes(
     group: &Group,
     prefix: &str,
     depth: usize,
+    reads: Reads,
     found: &mut BTreeMap<String, ArrayShape>,
 ) -> Result<()> {
     let failed =
@@ -189,6 +190,10 @@ pub(crate) fn shapes(
         )));
     }
     for (name, dataset) in group.iter_datasets().map_err(failed)? {
+        let name = format!("{prefix}{name}");
+        if !reads(&name) {
+            continue;
+        }
         let (shape, datatype) = (
             dataset.shape().map_err(failed)?,
             dataset.datatype().map_err(failed)?,
@@ -202,10 +207,10 @@ pub(crate) fn shapes(
                 element => Ok(element),
             }
         };
-        found.insert(format!("{prefix}{name}"), ArrayShape { shape, holds });
+        found.insert(name, ArrayShape { shape, holds });
     }
     for (name, child) in group.iter_groups().map_err(failed)? {
-        shapes(&child, &format!("{prefix}{name}/"), depth + 1, found)?;
+        shapes(&child, &format!("{prefix}{name}/"), depth + 1, reads, found)?;
     }
     Ok(())
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::super::arrays::{ArrayLayout, ArrayReader, StoredArray};
-use super::{DEEPEST, Dataset, File, Group, attributes, element, unreadable};
+use super::{DEEPEST, Dataset, File, Group, Reads, attributes, element, unreadable};
 use crate::error::{Error, Result};
 
 /// Bytes that a read of an array aims at.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Returns the arrays of `file` that `is_data` accepts by name, and its single values as metadata.
-/// Metadata names the other arrays.
+/// Metadata names the other arrays. Nothing is known of what `reads` does not accept.
 ///
 /// # Errors
 /// Returns an error if a group or an array cannot be read.
@@ -20,12 +20,14 @@ pub(crate) fn stored_arrays(
     file: &File,
     path: &Path,
     is_data: fn(&str) -> bool,
+    reads: Reads,
 ) -> Result<(Vec<StoredArray>, Map<String, Value>)> {
     let mut found = Found {
         parts: Vec::new(),
         metadata: Map::new(),
         file: path.display().to_string(),
         is_data,
+        reads,
     };
     attributes(&file.root(), &mut found.metadata).map_err(|error| error.at(path.display()))?;
     found
@@ -35,14 +37,15 @@ pub(crate) fn stored_arrays(
 }
 
 /// The content of a file.
-struct Found {
+struct Found<'a> {
     parts: Vec<StoredArray>,
     metadata: Map<String, Value>,
     file: String,
     is_data: fn(&str) -> bool,
+    reads: Reads<'a>,
 }
 
-impl Found {
+impl Found<'_> {
     fn group(&mut self, group: &Group, prefix: &str, depth: usize) -> Result<()> {
         let failed = |error: hdf5_pure::Error| {
             unreadable(format!("cannot read the group `/{prefix}`: {error}"))
@@ -56,6 +59,9 @@ impl Found {
         datasets.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, dataset) in datasets {
             let name = format!("{prefix}{name}");
+            if !(self.reads)(&name) {
+                continue;
+            }
             let failed = |error: hdf5_pure::Error| {
                 unreadable(format!("cannot read the dataset `{name}`: {error}"))
             };

@@ -9,12 +9,15 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use arrow::datatypes::DataType;
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
+use serde_json::{Map, Value};
 use zip::ZipArchive;
 
-use super::arrays::{ArrayLayout, ArrayReader, StoredArray};
+use super::arrays::{ArrayLayout, ArrayReader, StoredArray, decode};
 use crate::dataset::files;
 use crate::error::{Error, Result};
 
@@ -25,6 +28,9 @@ const BLOCK_BYTES: usize = 256 << 10;
 
 /// The longest header of an array. numpy's own headers are below 64 KiB.
 const HEADER_BYTES: u64 = 1 << 20;
+
+/// The most bytes of a single value.
+const VALUE_BYTES: u64 = 1 << 20;
 
 /// Whether the file at `path` is named like an npz file.
 ///
@@ -70,12 +76,12 @@ pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(names.collect()))
 }
 
-/// Returns the arrays of the file at `path`.
+/// Returns the arrays of the file at `path` whose names `reads` accepts.
 ///
 /// # Errors
-/// Returns an error if the file cannot be read, or if an array that `skip` does not name holds
-/// pickled Python objects.
-pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
+/// Returns an error if the file cannot be read, or if one of these arrays holds pickled Python
+/// objects.
+pub(crate) fn arrays(path: &Path, reads: &dyn Fn(&str) -> bool) -> Result<Vec<StoredArray>> {
     let mut archive = open(path)?;
     let mut arrays = Vec::new();
     for index in 0..archive.len() {
@@ -97,15 +103,15 @@ pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
         let Some(name) = npyz::npz::array_name_from_file_name(&file_name) else {
             continue;
         };
+        if !reads(name) {
+            continue;
+        }
         let size = entry.size();
         let mut head = (&mut entry).take(HEADER_BYTES);
         let header = NpyHeader::from_reader(&mut head)
             .map_err(|error| damaged(format!("array `{name}` has no readable header: {error}")))?;
         let held = size.saturating_sub(HEADER_BYTES - head.limit());
         if header.uses_pickled_array() {
-            if skip.contains(&name) {
-                continue;
-            }
             return Err(pickled(path, name));
         }
         if let Some(layout) = layout(name, &header).map_err(|error| error.at(path.display()))? {
@@ -131,6 +137,84 @@ pub(crate) fn arrays(path: &Path, skip: &[&str]) -> Result<Vec<StoredArray>> {
         }
     }
     Ok(arrays)
+}
+
+/// Returns the single values of the file at `path` whose names `reads` accepts.
+///
+/// # Errors
+/// Returns an error if the file cannot be read.
+pub(crate) fn single_values(
+    path: &Path,
+    reads: &dyn Fn(&str) -> bool,
+) -> Result<Map<String, Value>> {
+    let mut archive = open(path)?;
+    let mut values = Map::new();
+    for index in 0..archive.len() {
+        let damaged = |what: String| {
+            Error::failed(format!(
+                "{}: cannot read entry {index} of the archive: {what}",
+                path.display()
+            ))
+            .hint("the file may be cut short or damaged: fetch or write it again")
+        };
+        let mut entry = archive
+            .by_index(index)
+            .map_err(|error| damaged(error.to_string()))?;
+        let file_name = entry
+            .name()
+            .map_err(|error| damaged(error.to_string()))?
+            .into_owned();
+        let Some(name) =
+            npyz::npz::array_name_from_file_name(&file_name).filter(|name| reads(name))
+        else {
+            continue;
+        };
+        let header = NpyHeader::from_reader((&mut entry).take(HEADER_BYTES))
+            .map_err(|error| damaged(error.to_string()))?;
+        if header.shape().is_empty() && !header.uses_pickled_array() {
+            let layout = typed(name, &header, 1, Vec::new());
+            let mut bytes = Vec::new();
+            entry
+                .take(VALUE_BYTES)
+                .read_to_end(&mut bytes)
+                .map_err(|error| damaged(error.to_string()))?;
+            values.insert(name.to_owned(), single_value(&layout, bytes)?);
+        }
+    }
+    Ok(values)
+}
+
+/// Returns a single value as JSON.
+fn single_value(layout: &ArrayLayout, bytes: Vec<u8>) -> Result<Value> {
+    let unread = || Value::from(format!("not imported: {}", layout.kind));
+    if layout.kind.contains('U') {
+        let text = bytes.chunks_exact(4).map(|four| {
+            let code = [four[0], four[1], four[2], four[3]];
+            let code = if layout.kind.contains('>') {
+                u32::from_be_bytes(code)
+            } else {
+                u32::from_le_bytes(code)
+            };
+            char::from_u32(code)
+        });
+        let text: Option<String> = text.collect();
+        let text = text.map(|text| text.trim_end_matches('\0').to_owned());
+        return Ok(text.map_or_else(unread, Value::from));
+    }
+    if layout.element == DataType::Null || bytes.len() != layout.row_bytes() {
+        return Ok(unread());
+    }
+    let value = decode(layout, bytes)?;
+    if layout.element == DataType::Boolean {
+        return Ok(Value::from(value.as_boolean().value(0)));
+    }
+    Ok(if layout.element.is_integer() {
+        let value = cast(&value, &DataType::Int64)?;
+        Value::from(value.as_primitive::<Int64Type>().value(0))
+    } else {
+        let value = cast(&value, &DataType::Float64)?;
+        Value::from(value.as_primitive::<Float64Type>().value(0))
+    })
 }
 
 /// Returns the error for an array of Python objects.
@@ -172,6 +256,11 @@ fn layout(name: &str, header: &NpyHeader) -> Result<Option<ArrayLayout>> {
         ))
         .hint("save it by rows: np.ascontiguousarray(ARRAY)"));
     }
+    Ok(Some(typed(name, header, *rows, row)))
+}
+
+/// Returns the layout of an array with the type in this header.
+fn typed(name: &str, header: &NpyHeader, rows: u64, row: Vec<usize>) -> ArrayLayout {
     let (element, swap) = match header.dtype() {
         DType::Plain(text) => {
             let native =
@@ -180,15 +269,15 @@ fn layout(name: &str, header: &NpyHeader) -> Result<Option<ArrayLayout>> {
         }
         _ => (DataType::Null, false),
     };
-    Ok(Some(ArrayLayout {
+    ArrayLayout {
         name: name.to_owned(),
         element,
         kind: header.dtype().descr(),
         swap,
-        rows: *rows,
+        rows,
         row,
         names: Vec::new(),
-    }))
+    }
 }
 
 fn element(kind: TypeChar, size: u64) -> DataType {

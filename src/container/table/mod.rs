@@ -53,17 +53,24 @@ struct Column {
 }
 
 impl FileTable {
-    /// Opens `files`, which are all files of the table at `root`.
+    /// Opens `files`, which are all files of the table at `root`, with the columns and keys whose
+    /// names `reads` accepts.
     ///
     /// # Errors
     /// Returns an error if a file cannot be read, if two columns of a file have one name, or if no
     /// type holds the values of a column in all files.
-    pub(crate) fn open(kind: TableFile, root: &Path, files: &[PathBuf]) -> Result<FileTable> {
+    pub(crate) fn open(
+        kind: TableFile,
+        root: &Path,
+        files: &[PathBuf],
+        reads: &dyn Fn(&str) -> bool,
+    ) -> Result<FileTable> {
         let mut rows = Some(0);
         let mut schemas = Vec::with_capacity(files.len());
         let mut old = Vec::new();
         for path in files {
             let (schema, count) = kind.look(path)?;
+            let schema = chosen(&schema, reads);
             rows = rows.zip(count).map(|(rows, count)| rows + count);
             unique(schema.fields(), path)?;
             old.push((path.as_path(), kind.int96(path, &schema)?));
@@ -75,7 +82,7 @@ impl FileTable {
         for ((path, old), schema) in old.into_iter().zip(schemas) {
             let schema = match old.is_empty() {
                 true => schema,
-                false => kind.with_units(path, &units)?,
+                false => chosen(&kind.with_units(path, &units)?, reads),
             };
             // The decoder of Parquet mistakes vectors of no values for damage, and its encoder
             // takes no structs without fields.
@@ -96,7 +103,10 @@ impl FileTable {
             opened.push(File {
                 path: path.to_owned(),
                 schema,
-                keys: hive::keys(root, path)?,
+                keys: hive::keys(root, path)?
+                    .into_iter()
+                    .filter(|(key, _)| reads(key))
+                    .collect(),
             });
         }
         let columns = columns(&opened)?;
@@ -243,6 +253,12 @@ impl FileBatches {
             (None, None) => Ok(new_null_array(field.data_type(), batch.num_rows())),
         }
     }
+}
+
+/// Returns the columns of `schema` whose names `reads` accepts.
+fn chosen(schema: &SchemaRef, reads: &dyn Fn(&str) -> bool) -> SchemaRef {
+    let fields = schema.fields().iter().filter(|field| reads(field.name()));
+    Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
 }
 
 /// Verifies that no two of `fields`, or of the fields within one of them, have the same name.

@@ -13,12 +13,12 @@ use super::spaces::{self, fit_to_space};
 use super::{MAIN_FILE, METADATA, TRAJMILL, metadata_folders, read_object};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
-use crate::dataset::files;
 use crate::dataset::schema::step;
+use crate::dataset::{Account, files};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result, caught};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
 
 /// How the episodes are stored.
@@ -47,7 +47,11 @@ struct Minari {
     episodes: u64,
     /// The number of steps so far; `None` once an episode could not be read.
     steps: Option<u64>,
+    choice: Choice,
 }
+
+/// The arrays that an episode needs.
+const NEEDED: [&str; 3] = ["rewards", "terminations", "truncations"];
 
 /// Opens the Minari dataset at `path`.
 pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
@@ -160,9 +164,14 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         next: 0,
         episodes,
         steps: Some(0),
+        choice: Choice::new(options, |name| NEEDED.contains(&name)),
     };
     (minari.opening, minari.schema) =
         FirstTrajectory::read(options.on_error, || minari.episode(None))?;
+    minari
+        .choice
+        .verify()
+        .map_err(|error| error.at(path.display()))?;
     Ok(Box::new(minari))
 }
 
@@ -231,6 +240,8 @@ impl Minari {
 
     /// Reads episode number `index`.
     fn read(&mut self, index: u64, schema: Option<&SchemaRef>) -> Result<IncomingTrajectory> {
+        let choice = &self.choice;
+        let reads = |name: &str| choice.reads(name);
         let (mut arrays, attributes) = match &mut self.backend {
             Backend::Hdf5(groups) => {
                 let group = groups.remove(&format!("episode_{index}")).ok_or_else(|| {
@@ -241,13 +252,13 @@ impl Minari {
                 })?;
                 let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
                 hdf5::attributes(&group, &mut attributes)?;
-                hdf5::arrays(&group, "", 0, &hdf5::all, &mut hdf5::all_rows, &mut arrays)?;
+                hdf5::arrays(&group, "", 0, &reads, &mut hdf5::all_rows, &mut arrays)?;
                 (arrays, attributes)
             }
             Backend::Arrow | Backend::Parquet => {
                 let folder = self.folder.join(index.to_string());
                 let arrow = matches!(self.backend, Backend::Arrow);
-                let arrays = read_tables(&folder, arrow, self.episodes)?;
+                let arrays = read_tables(&folder, arrow, self.episodes, &reads)?;
                 (arrays, read_object(&folder.join(METADATA))?)
             }
         };
@@ -264,8 +275,10 @@ impl Minari {
         };
         let need = |column: Option<(Field, ArrayRef)>, name: &str| {
             column.ok_or_else(|| {
-                Error::failed(format!("`{name}` is missing"))
-                    .hint("the dataset is incomplete or damaged: download or write it again")
+                choice.needed(name).unwrap_or_else(|| {
+                    Error::failed(format!("`{name}` is missing"))
+                        .hint("the dataset is incomplete or damaged: download or write it again")
+                })
             })
         };
         let padded = !matches!(self.backend, Backend::Hdf5(_));
@@ -432,6 +445,10 @@ impl Source for Minari {
         let mut metadata = self.metadata.clone();
         metadata.remove(TRAJMILL);
         metadata
+    }
+
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

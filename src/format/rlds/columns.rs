@@ -21,6 +21,11 @@ const FLAGS: [&str; 5] = [
     "is_final",
 ];
 
+/// Whether a feature of steps of this name marks where an episode begins or how it ends.
+pub(crate) fn is_marker(name: &str) -> bool {
+    FLAGS.contains(&name)
+}
+
 /// Features that are taken for the observation in a dict of observations.
 const STATES: [&str; 6] = [
     "observation/state",

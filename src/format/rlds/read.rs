@@ -13,15 +13,18 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::VALID;
-use super::columns::{Column, columns, data_type as type_of, trajectory_columns};
+use super::columns::{Column, columns, data_type as type_of, is_marker, trajectory_columns};
 use super::decode::{self, Record};
 use super::features::{FeatureKind, FeatureTree, LeafFeature};
 use super::shards::{Shard, json, shards};
 use crate::container::tfrecord::Records;
+use crate::dataset::Account;
 use crate::dataset::schema::step;
 use crate::error::wording::count;
 use crate::error::{Error, Result};
-use crate::transfer::read::{Alignment, FinalAction, IncomingTrajectory, Options, Source, parts};
+use crate::transfer::read::{
+    Alignment, Choice, FinalAction, IncomingTrajectory, Options, Source, parts,
+};
 
 /// An RLDS dataset.
 struct Rlds {
@@ -40,6 +43,7 @@ struct Rlds {
     final_action: FinalAction,
     alignment: Alignment,
     metadata: Map<String, Value>,
+    account: Account,
 }
 
 /// Opens the RLDS dataset at `path`.
@@ -52,34 +56,22 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .hint("give the directory of one version, such as NAME/1.0.0")
     })?;
     let features = json(&root.join("features.json"))?;
-    let tree = FeatureTree::parse(&features)
-        .map_err(|error| error.at(root.join("features.json").display()))?;
+    let place = root.join("features.json").display().to_string();
+    let mut tree = FeatureTree::parse(&features).map_err(|error| error.at(&place))?;
     let mut metadata = Map::from_iter([("features".to_owned(), features)]);
+    let choice = Choice::new(options, is_marker);
+    tree.steps.retain(|leaf| choice.reads(&leaf.key));
+    choice.verify().map_err(|error| error.at(&place))?;
+    let mut account = choice.account(Account::default());
     let shards = shards(&root, &mut metadata)?;
-    let (schema, columns) =
-        columns(&tree, options).map_err(|error| error.at(root.join("features.json").display()))?;
+    let (schema, columns) = columns(&tree, options).map_err(|error| error.at(&place))?;
     let (about, about_features) = trajectory_columns(&tree);
-    let unsupported = |leaf: &LeafFeature| match &leaf.kind {
-        FeatureKind::Other(what) => Some(Value::from(format!("{}: {what}", leaf.key))),
-        _ => None,
-    };
-    let not_imported: Vec<Value> = tree
-        .steps
-        .iter()
-        .chain(
-            tree.episode
-                .iter()
-                .filter(|leaf| !about_features.contains(leaf)),
-        )
-        .filter_map(|leaf| {
-            unsupported(leaf).or_else(|| {
-                (!tree.steps.contains(leaf))
-                    .then(|| Value::from(format!("{}: not one value an episode", leaf.key)))
-            })
-        })
-        .collect();
-    if !not_imported.is_empty() {
-        metadata.insert("not_imported".to_owned(), Value::Array(not_imported));
+    for leaf in tree.steps.iter().chain(&tree.episode) {
+        if let FeatureKind::Other(what) = &leaf.kind {
+            account.leave_out(&leaf.key, what);
+        } else if tree.episode.contains(leaf) && !about_features.contains(leaf) {
+            account.leave_out(&leaf.key, "not one value an episode");
+        }
     }
     Ok(Box::new(Rlds {
         tree,
@@ -94,6 +86,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         final_action: options.final_action,
         alignment: options.alignment,
         metadata,
+        account,
     }))
 }
 
@@ -108,6 +101,10 @@ impl Source for Rlds {
 
     fn about(&self) -> SchemaRef {
         SchemaRef::clone(&self.about)
+    }
+
+    fn account(&self) -> Account {
+        self.account.clone()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -11,6 +11,7 @@ use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
 use crate::dataset::schema::trajectory;
 use crate::error::{Error, Result};
+use crate::transfer::read::Choice;
 use crate::transfer::read::groups::{self, Common, Survey};
 use crate::transfer::roundtrip::envelope::{self, Envelope};
 
@@ -145,8 +146,9 @@ impl DemoFiles {
     /// `observation`.
     ///
     /// # Errors
-    /// Returns an error if a file cannot be read, or if there are no demonstrations in it.
-    pub(super) fn open(path: &Path, observation: &str) -> Result<DemoFiles> {
+    /// Returns an error if a file cannot be read, if there are no demonstrations in it, or if a
+    /// pattern of `choice` matches nothing.
+    pub(super) fn open(path: &Path, observation: &str, choice: Choice) -> Result<DemoFiles> {
         let (paths, others) = groups::hdf5_files(path)?;
         let is_folder = paths.first().is_some_and(|first| first != path);
         let mut files = Vec::new();
@@ -200,7 +202,7 @@ impl DemoFiles {
         let mut demos = DemoFiles {
             masks: masks.collect(),
             envelope: first.envelope.clone(),
-            common: Common::default(),
+            common: Common::new(choice),
             files: Vec::new(),
             metadata,
             steps: total,
@@ -214,14 +216,19 @@ impl DemoFiles {
             }
             let own = ["obs", "next_obs"].map(|own| format!("{own}/"));
             let parts = format!("{observation}/");
-            demos.common = survey.finish(|name| {
+            demos.common.settle(survey, |name| {
                 [observation, ACTIONS, "rewards", "dones"].contains(&name)
                     || name.starts_with(&parts)
                     || own.iter().any(|own| name.starts_with(own))
             });
             demos.common.name_task();
+        } else {
+            // The demonstrations of an export have the same arrays.
+            demos.survey(first, observation, &mut Survey::default());
         }
-        demos.common.note_left_out(&mut demos.metadata, &others);
+        demos.common.leave_out_files(others);
+        let verified = demos.common.choice().verify();
+        verified.map_err(|error| error.at(path.display()))?;
         demos.files = files;
         Ok(demos)
     }
@@ -232,7 +239,7 @@ impl DemoFiles {
         let groups = file.groups().unwrap_or_default();
         for group in file.names.iter().filter_map(|name| groups.get(name)) {
             let (mut arrays, mut attributes) = (BTreeMap::new(), Map::new());
-            if hdf5::shapes(group, "", 0, &mut arrays).is_err()
+            if hdf5::shapes(group, "", 0, &|name| self.common.reads(name), &mut arrays).is_err()
                 || hdf5::attributes(group, &mut attributes).is_err()
             {
                 continue;

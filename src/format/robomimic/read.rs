@@ -12,11 +12,12 @@ use super::files::{DemoFile, DemoFiles};
 use super::{ACTIONS, OURS, PART, UNSCALED};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5;
+use crate::dataset::Account;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Source, parts};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source, parts};
 use crate::transfer::roundtrip::envelope::{self, EnvelopeLine};
 
 /// The demonstrations of a source.
@@ -45,7 +46,8 @@ pub(super) fn read(
     observation: &'static str,
 ) -> Result<Box<dyn Source>> {
     parts::verify_targets(options, &parts::TARGETS)?;
-    let files = DemoFiles::open(path, observation)?;
+    let choice = Choice::new(options, |name| ["dones", "is_final"].contains(&name));
+    let files = DemoFiles::open(path, observation, choice)?;
     let about = match &files.envelope {
         Some(envelope) => envelope.schema()?,
         None => {
@@ -170,7 +172,10 @@ impl Demonstrations {
             _ => column,
         };
         let (field, mut observation) = observation.map(unwrapped).ok_or_else(|| {
-            Error::failed(format!("there is no array or group `{}`", self.observation))
+            let choice = self.files.common.choice();
+            choice.needed(self.observation).unwrap_or_else(|| {
+                Error::failed(format!("there is no array or group `{}`", self.observation))
+            })
         })?;
         let length = match &line {
             Some(line) => line.length as usize,
@@ -339,6 +344,10 @@ impl Source for Demonstrations {
 
     fn metadata(&self) -> Map<String, Value> {
         self.files.metadata.clone()
+    }
+
+    fn account(&self) -> Account {
+        self.files.common.account()
     }
 
     fn lost(&self) -> Option<u64> {

@@ -11,10 +11,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::values::{Column, bytes, column_of};
 use super::{record_files, spec};
 use crate::container::tfrecord::{Feature, Kind, Records};
+use crate::dataset::Account;
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::wording::count;
 use crate::error::{Error, Result, nearest};
-use crate::transfer::read::{FinalAction, IncomingTrajectory, Options, Source, free_name};
+use crate::transfer::read::{Choice, FinalAction, IncomingTrajectory, Options, Source, free_name};
 
 /// The step type of the first record of a trajectory.
 const FIRST: i32 = 0;
@@ -35,6 +36,13 @@ const REWARD: [&str; 2] = ["reward", "next_time_step/reward"];
 
 const DISCOUNT: [&str; 2] = ["discount", "next_time_step/discount"];
 
+/// Whether a value of this key marks where a trajectory begins or how it ends.
+fn is_marker(key: &str) -> bool {
+    [STEP_TYPE, NEXT_STEP_TYPE, DISCOUNT]
+        .iter()
+        .any(|keys| keys.contains(&key))
+}
+
 /// A dataset of step records.
 struct TfAgents {
     files: VecDeque<PathBuf>,
@@ -53,6 +61,7 @@ struct TfAgents {
     bad: bool,
     /// The number of trajectories so far.
     count: u64,
+    choice: Choice,
 }
 
 /// The values of one record.
@@ -71,9 +80,12 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         .ok_or_else(|| Error::failed(format!("{} has no TFRecord files", path.display())))?;
     let failed = |error: Error| error.at(first.display());
     let spec = spec::read(first)?;
-    let record = Records::open(first)?.example()?.ok_or_else(|| {
+    let mut record = Records::open(first)?.example()?.ok_or_else(|| {
         failed(Error::failed("the file has no records").hint("there is nothing to import"))
     })?;
+    let choice = Choice::new(options, is_marker);
+    record.retain(|key, _| choice.reads(key));
+    choice.verify().map_err(failed)?;
     let find = |names: &[&str]| {
         names
             .iter()
@@ -198,6 +210,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         ahead: None,
         bad: false,
         count: 0,
+        choice,
     }))
 }
 
@@ -376,6 +389,10 @@ impl TfAgents {
 impl Source for TfAgents {
     fn schema(&self) -> SchemaRef {
         SchemaRef::clone(&self.schema)
+    }
+
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
     }
 
     fn lost(&self) -> Option<u64> {

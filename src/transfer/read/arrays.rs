@@ -20,11 +20,17 @@ use crate::transfer::write::arrays::append;
 /// The names by which arrays are recognised.
 pub(crate) mod names {
     pub(crate) const OBSERVATION: &[&str] = &["observations", "observation", "obs"];
-    pub(crate) const NEXT_OBSERVATION: &[&str] =
-        &["next_observations", "next_observation", "next_obs"];
+    pub(crate) const NEXT_OBSERVATION: &[&str] = &[
+        "next_observations",
+        "next_observation",
+        "next_obs",
+        "next/observation",
+    ];
     pub(crate) const ACTION: &[&str] = &["actions", "action", "acts"];
-    pub(crate) const REWARD: &[&str] = &["rewards", "reward", "rews"];
+    pub(crate) const REWARD: &[&str] = &["next/reward", "rewards", "reward", "rews"];
     pub(crate) const TERMINATED: &[&str] = &[
+        "next/terminated",
+        "next/done",
         "terminals",
         "terminated",
         "terminations",
@@ -32,13 +38,20 @@ pub(crate) mod names {
         "dones",
         "done",
     ];
-    pub(crate) const TRUNCATED: &[&str] = &["timeouts", "truncations", "truncated", "truncateds"];
-    pub(crate) const START: &[&str] = &["episode_starts"];
+    pub(crate) const TRUNCATED: &[&str] = &[
+        "next/truncated",
+        "timeouts",
+        "truncations",
+        "truncated",
+        "truncateds",
+    ];
+    pub(crate) const START: &[&str] = &["episode_starts", "is_first"];
+    /// Names of flags that are set at every end, also where a trajectory was cut off.
+    pub(crate) const DONE: &[&str] = &["dones", "done", "next/done"];
     pub(crate) const SPLIT: &[&str] = &["indices"];
 }
 
-/// Reads the next `rows` rows as the column `field`; `last` is the value of the final row, if there
-/// is one.
+/// Reads the next `rows` rows as the column `field`; `last` says whether a final row follows.
 pub(crate) fn column(
     array: &mut StoredArray,
     field: &Field,
@@ -49,7 +62,6 @@ pub(crate) fn column(
     let mut nulls = None;
     match last {
         Last::None => {}
-        Last::Value(value) => bytes.extend_from_slice(&value),
         Last::Null => {
             bytes.resize(bytes.len() + array.layout.row_bytes(), 0);
             nulls = Some(NullBuffer::from_iter((0..=rows).map(|row| row < rows)));
@@ -75,8 +87,6 @@ pub(crate) enum Last {
     None,
     /// The value of the final row is null.
     Null,
-    /// The bytes of the value of the final row.
-    Value(Vec<u8>),
 }
 
 /// Removes the array for the column `target` from `arrays` and returns it: the array that the user
@@ -251,6 +261,11 @@ impl Flags {
             at: 0,
             read: 0,
         })
+    }
+
+    /// Returns the name of the array.
+    pub(crate) fn name(&self) -> &str {
+        &self.array.layout.name
     }
 
     /// Returns the next flag without consuming it; `None` after the last.

@@ -16,12 +16,12 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use serde_json::{Map, Value};
 
 use super::pattern::natural;
-use super::{free_fact, per_trajectory};
+use super::{Choice, free_fact, per_trajectory};
 use crate::container::arrays::ArrayColumns;
 use crate::container::hdf5::{self, ArrayShape};
 use crate::dataset::block::elements;
-use crate::dataset::files;
 use crate::dataset::schema::{trajectory, type_name};
+use crate::dataset::{Account, files};
 use crate::error::{Error, Result};
 use crate::transfer::roundtrip::envelope;
 
@@ -109,11 +109,46 @@ impl Survey {
             self.attributes.insert(name.clone(), both(known, found));
         }
     }
+}
 
-    /// Returns what the groups have in common. Arrays whose names `fixed` accepts have a row for
-    /// each step.
-    pub(crate) fn finish(self, fixed: impl Fn(&str) -> bool) -> Common {
-        let mut common = Common::default();
+/// What the groups of a source have in common, and what of them is read.
+pub(crate) struct Common {
+    /// The choice of what is read.
+    choice: Choice,
+    /// The arrays whose widths differ between groups. They become columns of lists.
+    ragged: BTreeSet<String>,
+    /// The arrays that say something once about a trajectory, and their columns of `trajectories`.
+    facts: BTreeMap<String, Field>,
+    /// The attributes, and their columns of `trajectories`.
+    attributes: Vec<(String, Field)>,
+    /// The arrays that are not read, and the files beside those of the source, with the reason.
+    left_out: BTreeMap<String, String>,
+}
+
+impl Common {
+    /// Knows of no group yet.
+    pub(crate) fn new(choice: Choice) -> Common {
+        Common {
+            choice,
+            ragged: BTreeSet::new(),
+            facts: BTreeMap::new(),
+            attributes: Vec::new(),
+            left_out: BTreeMap::new(),
+        }
+    }
+
+    /// Returns whether the array `name` is read. Asks before anything about it is opened.
+    pub(crate) fn reads(&self, name: &str) -> bool {
+        self.choice.reads(name) && !self.left_out.contains_key(name)
+    }
+
+    /// Returns the choice of what is read.
+    pub(crate) fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// Takes over what `survey` found. Arrays whose names `fixed` accepts have a row for each step.
+    pub(crate) fn settle(&mut self, survey: Survey, fixed: impl Fn(&str) -> bool) {
         let mut taken: BTreeSet<String> = BTreeSet::new();
         let mut named = |name: &str| {
             let mut free = free_fact(name);
@@ -122,21 +157,20 @@ impl Survey {
             }
             free
         };
-        for (name, data_type) in self.attributes {
+        for (name, data_type) in survey.attributes {
             // A value that is always null says nothing about its type.
             let data_type = known(data_type);
-            common
-                .attributes
+            self.attributes
                 .push((name.clone(), Field::new(named(&name), data_type, true)));
         }
-        for (name, seen) in self.arrays {
+        for (name, seen) in survey.arrays {
             if fixed(&name) {
                 continue;
             }
             let element = match &seen.first.holds {
                 Ok(element) => element.clone(),
                 Err(what) => {
-                    common.left_out.insert(name, format!("it holds {what}"));
+                    self.left_out.insert(name, format!("it holds {what}"));
                     continue;
                 }
             };
@@ -144,12 +178,12 @@ impl Survey {
             let is_single = seen.first.shape.is_empty();
             if row.contains(&0) {
                 let reason = "its rows have no values".to_owned();
-                common.left_out.insert(name, reason);
+                self.left_out.insert(name, reason);
                 continue;
             }
             let one_row = seen.rows == BTreeSet::from([1])
-                && (self.lengths != BTreeSet::from([1]) || name.starts_with(INITIAL));
-            let constant = seen.rows.len() == 1 && self.lengths.len() > 1 && row.is_empty();
+                && (survey.lengths != BTreeSet::from([1]) || name.starts_with(INITIAL));
+            let constant = seen.rows.len() == 1 && survey.lengths.len() > 1 && row.is_empty();
             if is_single || one_row || constant {
                 let listed = seen.ragged || !row.is_empty() || !(is_single || one_row);
                 let data_type = if listed {
@@ -158,29 +192,13 @@ impl Survey {
                     element
                 };
                 let field = Field::new(named(&name), data_type, true);
-                common.facts.insert(name, field);
+                self.facts.insert(name, field);
             } else if seen.ragged {
-                common.ragged.insert(name);
+                self.ragged.insert(name);
             }
         }
-        common
     }
-}
 
-/// What the groups of a source have in common.
-#[derive(Default)]
-pub(crate) struct Common {
-    /// The arrays whose widths differ between groups. They become columns of lists.
-    ragged: BTreeSet<String>,
-    /// The arrays that say something once about a trajectory, and their columns of `trajectories`.
-    facts: BTreeMap<String, Field>,
-    /// The attributes, and their columns of `trajectories`.
-    attributes: Vec<(String, Field)>,
-    /// The arrays that are not read, with the reason.
-    left_out: BTreeMap<String, String>,
-}
-
-impl Common {
     /// Names the column of trajectories `task` that holds the instruction, unless one has that
     /// name: the text that is called like one.
     pub(crate) fn name_task(&mut self) {
@@ -213,17 +231,21 @@ impl Common {
         attributes.chain(self.facts.values()).cloned().collect()
     }
 
-    /// Names in `metadata` what is not read: arrays, and the files `others`.
-    pub(crate) fn note_left_out(&self, metadata: &mut Map<String, Value>, others: &[String]) {
-        let arrays = self.left_out.iter();
-        let arrays = arrays.map(|(name, reason)| format!("{name}: {reason}"));
-        let others = others
-            .iter()
-            .map(|name| format!("{name}: another kind of file"));
-        let left_out: Vec<Value> = arrays.chain(others).map(Value::from).collect();
-        if !left_out.is_empty() {
-            metadata.insert("not_imported".to_owned(), Value::from(left_out));
+    /// Leaves out the files `others`, which are beside those of the source.
+    pub(crate) fn leave_out_files(&mut self, others: Vec<String>) {
+        for name in others {
+            self.left_out
+                .insert(name, "another kind of file".to_owned());
         }
+    }
+
+    /// Returns what was left out.
+    pub(crate) fn account(&self) -> Account {
+        let mut account = Account::default();
+        for (name, reason) in &self.left_out {
+            account.leave_out(name, reason);
+        }
+        self.choice.account(account)
     }
 
     /// Reads the rows that `choose` returns of the arrays of `group`. Arrays whose widths differ
@@ -233,7 +255,7 @@ impl Common {
     /// Returns an error if an array cannot be read.
     pub(crate) fn arrays(&self, group: &hdf5::Group, choose: hdf5::Choose) -> Result<ArrayColumns> {
         let mut arrays = ArrayColumns::new();
-        let reads = |name: &str| !self.left_out.contains_key(name);
+        let reads = |name: &str| self.reads(name);
         hdf5::arrays(group, "", 0, &reads, choose, &mut arrays)?;
         hdf5::single_values(group, "", 0, &reads, &mut arrays)?;
         for name in &self.ragged {
@@ -371,6 +393,13 @@ mod tests {
         }
     }
 
+    fn everything() -> Common {
+        Common::new(Choice::new(
+            &crate::transfer::read::Options::default(),
+            |_| false,
+        ))
+    }
+
     fn survey(groups: &[(&[(&str, ArrayShape)], u64)]) -> Common {
         let mut survey = Survey::default();
         for (arrays, length) in groups {
@@ -379,7 +408,9 @@ mod tests {
                 .map(|(name, shape)| ((*name).to_owned(), shape.clone()));
             survey.add(arrays.collect(), *length, &Map::new());
         }
-        survey.finish(|name| name == "actions")
+        let mut common = everything();
+        common.settle(survey, |name| name == "actions");
+        common
     }
 
     #[test]
@@ -441,7 +472,8 @@ mod tests {
         ] {
             survey.add(BTreeMap::new(), 1, attributes.as_object().unwrap());
         }
-        let common = survey.finish(|_| false);
+        let mut common = everything();
+        common.settle(survey, |_| false);
         let facts: Vec<String> = common
             .about()
             .iter()

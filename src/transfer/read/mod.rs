@@ -9,8 +9,10 @@
 pub(crate) mod admit;
 pub(crate) mod align;
 pub(crate) mod arrays;
+mod choice;
 pub(crate) mod concatenated;
 pub(crate) mod environments;
+mod gaps;
 pub(crate) mod groups;
 pub(crate) mod import;
 mod options;
@@ -22,12 +24,20 @@ mod source;
 pub(crate) mod table;
 pub(crate) mod task;
 
+pub(crate) use choice::Choice;
+pub(crate) use options::NonFinite;
 pub(crate) use options::{Alignment, Axes, FinalAction};
 pub use options::{OnError, Options};
 pub(crate) use source::Guarded;
 pub(crate) use source::{IncomingTrajectory, Reader, Source};
 
 use crate::dataset::schema::{step, trajectory};
+use crate::error::Error;
+
+/// Returns the error for the option `name`, which has no effect on a source for a `reason`.
+pub(crate) fn no_effect(name: &str, reason: &str) -> Error {
+    Error::usage(format!("`{name}` has no effect: {reason}")).hint("leave the option out")
+}
 
 /// The key in the metadata of a source with a list of what is left out, with the reason.
 pub(crate) const LEFT_OUT: &str = "not_imported";

@@ -24,6 +24,15 @@ pub struct Options {
     )]
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub map: Vec<(String, String)>,
+    /// Read only the arrays, columns or features of the source that match one of these patterns,
+    /// for example `["obs/*", actions]`. The name of a group stands for everything in it. What
+    /// marks the ends of trajectories is always read. Default: everything
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
+    /// Leave out the arrays, columns or features of the source that match one of these patterns,
+    /// for example `[states, "initial_state/*"]`. They are not opened. Default: nothing
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skip: Vec<String>,
     /// Source column with the trajectory ids. Default: detected by its name, for example
     /// `episode_id`
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +58,10 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_steps: Option<usize>,
+    /// Whether to end a trajectory where the observation after a step is not that of the next step,
+    /// and no flag marks an end. Default: false, such a place is an error
+    #[serde(skip_serializing_if = "at_default")]
+    pub split_on_gaps: bool,
     /// Whether the last step of an RLDS or TF-Agents episode has an action. Default: `auto`
     #[serde(skip_serializing_if = "at_default")]
     pub final_action: FinalAction,
@@ -59,6 +72,10 @@ pub struct Options {
     /// with the Cargo feature `video`
     #[serde(skip_serializing_if = "at_default")]
     pub frames: Frames,
+    /// What to do with an observation, action or reward that is NaN or infinite. Default: `fail`,
+    /// its trajectory is bad
+    #[serde(skip_serializing_if = "at_default")]
+    pub non_finite: NonFinite,
     /// Task of every step, such as `pick up the cup`. It replaces a task that the source has
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
@@ -164,6 +181,17 @@ pub enum OnError {
     /// Set the trajectory aside, with the reason, in quarantine.jsonl, and continue with the next
     /// one.
     Quarantine,
+}
+
+/// What to do with numbers that are NaN or infinite.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NonFinite {
+    /// A trajectory with such an observation, action or reward is a bad one.
+    #[default]
+    Fail,
+    /// Import them as they are.
+    Keep,
 }
 
 /// Whether the last step of an RLDS or TF-Agents episode has an action.

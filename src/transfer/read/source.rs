@@ -12,7 +12,8 @@ use crate::transfer::read::{LEFT_OUT, Options};
 
 /// A format's reader.
 pub struct Reader {
-    /// The names of the [`Options`] that the format takes, besides `on_error`.
+    /// The names of the [`Options`] that the format takes, besides `on_error`, `non_finite`,
+    /// `only` and `skip`.
     pub takes: &'static [&'static str],
     /// Opens a dataset for reading.
     pub open: fn(&Path, &Options) -> Result<Box<dyn Source>>,

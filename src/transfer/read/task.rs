@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
+use crate::dataset::Account;
 use crate::dataset::block::with_field;
 use crate::dataset::schema::{step, trajectory};
 use crate::error::Result;
@@ -88,6 +89,10 @@ impl Source for Tasked<'_> {
             json!({"task": self.task, "replaced": self.replaced}),
         );
         metadata
+    }
+
+    fn account(&self) -> Account {
+        self.inner.account()
     }
 
     fn lost(&self) -> Option<u64> {

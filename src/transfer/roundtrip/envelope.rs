@@ -49,7 +49,7 @@ pub(crate) fn note_of_npz(path: &Path, prefix: &str) -> Result<Option<Value>> {
     if !npz::names(path)?.is_some_and(|names| names.contains(&name)) {
         return Ok(None);
     }
-    let arrays = npz::arrays(path, &[])?;
+    let arrays = npz::arrays(path, &|known| known == name)?;
     let Some(mut array) = arrays.into_iter().find(|array| array.layout.name == name) else {
         return Ok(None);
     };

@@ -66,6 +66,13 @@ def buffer(path, arrays, ends, codec, chunks):
     own[...] = np.array(ends)
 
 
+def following(observation, final, ends):
+    """The observations after steps: those of the next steps, or at the ends those of `final`."""
+    after = np.concatenate([observation[1:], final[-1:]])
+    after[np.asarray(ends) - 1] = final[np.asarray(ends) - 1]
+    return after
+
+
 def transitions(lengths):
     random = np.random.default_rng(2)
     n, ends = sum(lengths), np.cumsum(lengths)
@@ -85,7 +92,9 @@ def transitions(lengths):
         "terminated": np.zeros((n, 1), bool),
     }
     return root, {
-        "observation": random.normal(size=(n, 4)).astype(np.float32),
+        "observation": following(
+            root["observation"], random.normal(size=(n, 4)).astype(np.float32), ends
+        ),
         "reward": random.normal(size=(n, 1)).astype(np.float32),
         "done": done,
         "terminated": terminated,

@@ -3,6 +3,8 @@
 import h5py
 import numpy as np
 
+from writers.arrays import following
+
 
 def d4rl(path, lengths, seed=3, dtype=np.float32, unsigned=False):
     """Writes a file with final observations and an array under `infos`; returns its arrays."""
@@ -20,6 +22,9 @@ def d4rl(path, lengths, seed=3, dtype=np.float32, unsigned=False):
         if unsigned
         else random.integers(-9, 9, size=n),
     }
+    arrays["next_observations"] = following(
+        arrays["observations"], arrays["next_observations"], ends
+    )
     arrays["terminals"][ends[::2] - 1] = True
     arrays["timeouts"][ends[1::2] - 1] = True
     with h5py.File(path, "w") as file:

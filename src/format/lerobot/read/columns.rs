@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 
 use super::cameras::Cameras;
 use crate::container::dtype;
+use crate::dataset::Account;
 use crate::dataset::schema::{self, step, type_name};
 use crate::error::{Error, Result, nearest};
 use crate::format::lerobot::OWN_FEATURE;
@@ -89,7 +90,7 @@ pub(crate) struct Columns {
     /// How the values of each column are found.
     pub(crate) columns: Vec<Column>,
     /// What is left out, with the reason.
-    pub(crate) left_out: Vec<String>,
+    pub(crate) left_out: Account,
 }
 
 /// Returns the columns of steps. `data` is the schema of a data file, if one can be read.
@@ -224,7 +225,7 @@ pub(crate) fn columns(
             None => push(field, "", Kind::Never),
         }
     }
-    let mut left_out = Vec::new();
+    let mut left_out = Account::default();
     for feature in &info.features {
         let used = |known: &&Feature| known.name == feature.name;
         let part = parts.len() > 1 && parts.iter().any(used);
@@ -234,7 +235,7 @@ pub(crate) fn columns(
         if let Some(index) = tables.feature(&feature.name) {
             push(tables.field(index), &feature.name, Kind::Text);
         } else if let Some(reason) = unreadable(feature, data) {
-            left_out.push(format!("feature `{}`: {reason}", feature.name));
+            left_out.leave_out(&feature.name, reason);
         } else {
             // The prefix keeps a column's name from being taken for a part of an observation.
             let own = feature.name.strip_prefix(OWN_FEATURE);
@@ -246,10 +247,7 @@ pub(crate) fn columns(
     }
     for field in data.iter().flat_map(|data| data.fields()) {
         if !names().any(|name| name == field.name()) {
-            left_out.push(format!(
-                "column `{}` of the data files: {INFO} does not declare it",
-                field.name()
-            ));
+            left_out.leave_out(field.name(), format!("{INFO} does not declare it"));
         }
     }
     Ok(Columns {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
@@ -148,15 +149,23 @@ impl DataFile {
         Ok(spans)
     }
 
-    /// Reads the rows of one episode.
-    pub(crate) fn rows(&mut self, wanted: Range<usize>) -> Result<RecordBatch> {
+    /// Reads the rows of one episode, with the columns that `reads` accepts.
+    pub(crate) fn rows(
+        &mut self,
+        wanted: Range<usize>,
+        reads: &dyn Fn(&str) -> bool,
+    ) -> Result<RecordBatch> {
         if self.reader.is_none() || wanted.start < self.next {
             let builder = DataFile::builder(&self.path)?;
             let selection = RowSelection::from(vec![
                 RowSelector::skip(wanted.start),
                 RowSelector::select(self.rows - wanted.start),
             ]);
+            let columns = builder.schema().fields().iter().enumerate();
+            let columns = columns.filter(|(_, field)| reads(field.name()));
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.map(|(at, _)| at));
             let reader = builder
+                .with_projection(mask)
                 .with_row_selection(selection)
                 .with_batch_size(BATCH_ROWS)
                 .build();

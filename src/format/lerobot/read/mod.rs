@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, StructArray};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use self::cameras::Cameras;
 use self::columns::{Column, Columns, Kind, SPLIT, columns, trajectory_columns};
 use self::convert::{images, locate_frames, pixels, references, scalar_column, vector_column};
 use self::data_file::{DataFile, verify_rows};
-use crate::dataset;
 use crate::dataset::schema::{step, trajectory, type_name};
+use crate::dataset::{self, Account};
 use crate::error::{Error, Result};
 use crate::format::lerobot::episodes::{self, Episode, Episodes};
 use crate::format::lerobot::files;
@@ -30,7 +30,21 @@ use crate::format::lerobot::info::{INFO, Info, Layout};
 use crate::format::lerobot::modality;
 use crate::format::lerobot::tables::Tables;
 use crate::transfer::read::table::flags;
-use crate::transfer::read::{IncomingTrajectory, LEFT_OUT, Options, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Source};
+
+/// The features that say where the rows of an episode are and how it ends.
+const MARKERS: [&str; 10] = [
+    "episode_index",
+    "frame_index",
+    "index",
+    "timestamp",
+    "task_index",
+    "next.done",
+    "next.terminated",
+    "done",
+    "next.truncated",
+    "truncated",
+];
 
 /// A LeRobot dataset.
 pub(crate) struct LeRobot {
@@ -48,12 +62,20 @@ pub(crate) struct LeRobot {
     open: Option<DataFile>,
     cameras: Cameras,
     final_observations: Option<FinalObservations>,
+    choice: Choice,
+    /// What else is left out.
+    left_out: Account,
     metadata: Map<String, Value>,
 }
 
 /// Opens the LeRobot dataset at `path`.
 pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let info = Info::open(path)?;
+    let mut info = Info::open(path)?;
+    let choice = Choice::new(options, |name| MARKERS.contains(&name));
+    info.features.retain(|feature| choice.reads(&feature.name));
+    choice
+        .verify()
+        .map_err(|error| error.at(path.join(INFO).display()))?;
     let tables = Tables::read(&info)?;
     let Episodes {
         list: mut episodes,
@@ -66,20 +88,25 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         );
     }
     let cameras = Cameras::new(&info, &episodes, options.frames)?;
-    let data = data_schema(&info, &episodes);
+    let data = data_schema(&info, &episodes).map(|data| {
+        let fields = data
+            .fields()
+            .iter()
+            .filter(|field| choice.reads(field.name()));
+        Schema::new(fields.cloned().collect::<Vec<_>>())
+    });
     let Columns {
         schema,
         columns,
         mut left_out,
-    } = columns(&info, options, &cameras, &tables, data.as_deref())
+    } = columns(&info, options, &cameras, &tables, data.as_ref())
         .map_err(|error| error.at(path.join(INFO).display()))?;
-    left_out.extend(unknown_files(path, &tables)?);
+    for name in unknown_files(path, &tables)? {
+        left_out.leave_out(name, "it is a file that no LeRobot loader reads");
+    }
     let mut metadata = Map::from_iter([("info".to_owned(), Value::Object(info.verbatim.clone()))]);
     if let Some(modality) = modality::read(path)? {
         metadata.insert(modality::KEY.to_owned(), modality);
-    }
-    if !left_out.is_empty() {
-        metadata.insert(LEFT_OUT.to_owned(), Value::from(left_out));
     }
     let mut found = HashMap::new();
     if info.layout == Layout::Shared && episodes.iter().any(|episode| episode.file.is_none()) {
@@ -105,6 +132,8 @@ pub(super) fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         open: None,
         cameras,
         final_observations,
+        choice,
+        left_out,
         metadata,
     }))
 }
@@ -120,7 +149,7 @@ fn data_schema(info: &Info, episodes: &[Episode]) -> Option<SchemaRef> {
         .next()
 }
 
-/// Returns the files under `meta/` that are neither read nor the work of trajmill, with the reason.
+/// Returns the files under `meta/` that are neither read nor the work of trajmill.
 fn unknown_files(root: &Path, tables: &Tables) -> Result<Vec<String>> {
     let folder = root.join("meta");
     let listing = dataset::files::list(&folder)
@@ -132,7 +161,7 @@ fn unknown_files(root: &Path, tables: &Tables) -> Result<Vec<String>> {
             let stem = name.split('.').next().unwrap_or_default();
             !KNOWN_FILES.contains(name) && !tables.tables.iter().any(|table| table.name == stem)
         })
-        .map(|name| format!("meta/{name}: a file that no LeRobot loader reads"))
+        .map(|name| format!("meta/{name}"))
         .collect();
     unknown.sort();
     Ok(unknown)
@@ -164,6 +193,10 @@ impl Source for LeRobot {
 
     fn about(&self) -> SchemaRef {
         SchemaRef::clone(&self.about)
+    }
+
+    fn account(&self) -> Account {
+        self.choice.account(self.left_out.clone())
     }
 
     fn lost(&self) -> Option<u64> {
@@ -253,7 +286,7 @@ impl LeRobot {
             return Err(Error::failed("no file is open"));
         };
         let rows = open.locate(self.info.layout, episode)?;
-        let table = open.rows(rows)?;
+        let table = open.rows(rows, &|name| self.choice.reads(name))?;
         let place = |error: Error| error.at(path.display());
         verify_rows(&table, self.info.layout, episode).map_err(place)?;
         let frames = self.frames(&table, episode)?;

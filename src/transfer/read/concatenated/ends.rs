@@ -3,7 +3,6 @@
 use arrow::array::RecordBatch;
 
 use super::Concatenated;
-use crate::container::arrays::StoredArray;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::arrays::Flags;
@@ -12,14 +11,7 @@ use crate::transfer::roundtrip::envelope::{self, EnvelopeReader};
 /// The rows where trajectories end.
 pub(super) enum Ends {
     /// After a step with a flag, before a step that starts a trajectory, and at the maximum length.
-    Flags {
-        terminated: Option<Box<Flags>>,
-        truncated: Option<Box<Flags>>,
-        start: Option<Box<Flags>>,
-        max_steps: Option<usize>,
-        /// The number of steps after which another environment begins.
-        column: Option<u64>,
-    },
+    Flags(EndFlags),
     /// Before the given steps. Each trajectory has one more observation than steps.
     Splits {
         ends: Vec<u64>,
@@ -30,21 +22,111 @@ pub(super) enum Ends {
     LastRows(Box<Flags>),
 }
 
-impl Ends {
-    pub(super) fn flags(
-        terminated: Option<StoredArray>,
-        truncated: Option<StoredArray>,
-        start: Option<StoredArray>,
-        max_steps: Option<usize>,
-        column: Option<u64>,
-    ) -> Ends {
-        Ends::Flags {
-            terminated: terminated.map(Flags::new),
-            truncated: truncated.map(Flags::new),
-            start: start.map(Flags::new),
-            max_steps,
-            column,
+/// Flags that show where trajectories end.
+pub(super) struct EndFlags {
+    pub(super) terminated: Option<Box<Flags>>,
+    pub(super) truncated: Option<Box<Flags>>,
+    /// Whether `terminated` is an array of `dones`, which are set at every end.
+    pub(super) is_done: bool,
+    /// Flags of the first steps of trajectories.
+    pub(super) start: Option<Box<Flags>>,
+    /// Arrays of boundaries, as flags of the last steps of trajectories.
+    pub(super) stated: Vec<Flags>,
+    pub(super) max_steps: Option<usize>,
+    /// The number of steps after which another environment begins.
+    pub(super) column: Option<u64>,
+}
+
+/// What the flags say about a step.
+struct EndOfStep {
+    terminated: bool,
+    truncated: bool,
+    /// Whether the trajectory ends after the step.
+    is_last: bool,
+}
+
+impl EndFlags {
+    /// Reads the flags of the step at `row`, which is step number `step` of its trajectory. If
+    /// `length` is given, the trajectory has so many steps.
+    fn next(&mut self, row: u64, step: usize, length: Option<u64>) -> Result<EndOfStep> {
+        let next =
+            |flags: &mut Option<Box<Flags>>| flags.as_mut().map_or(Ok(false), |flags| flags.next());
+        let (mut terminated, mut truncated) =
+            (next(&mut self.terminated)?, next(&mut self.truncated)?);
+        // A step that was cut off is done, but did not reach a terminal state.
+        terminated &= !(self.is_done && truncated);
+        let flagged = terminated || truncated;
+        next(&mut self.start)?;
+        let stated = self.stated(row)?;
+        if let Some(length) = length {
+            let is_last = (step + 1) as u64 == length;
+            return Ok(EndOfStep {
+                terminated,
+                truncated,
+                is_last,
+            });
         }
+        let another = match &mut self.start {
+            Some(start) => Some(start.peek()?.unwrap_or(true)),
+            None => None,
+        };
+        let is_edge = self
+            .column
+            .is_some_and(|column| (row + 1).is_multiple_of(column));
+        let is_last = match (stated, another) {
+            (Some(last), _) | (None, Some(last)) => {
+                let last = last || is_edge;
+                if flagged && !last {
+                    return Err(self.midway(row, truncated));
+                }
+                // The file says that it ends here, and that the state was no terminal one.
+                truncated |= stated == Some(true) && self.terminated.is_some() && !terminated;
+                last
+            }
+            (None, None) => {
+                truncated |= !terminated && self.max_steps == Some(step + 1);
+                terminated || truncated || is_edge
+            }
+        };
+        Ok(EndOfStep {
+            terminated,
+            truncated,
+            is_last,
+        })
+    }
+
+    /// Returns whether the arrays of boundaries mark an end at `row`; `None` if there are none.
+    fn stated(&mut self, row: u64) -> Result<Option<bool>> {
+        let mut stated = None;
+        for at in 0..self.stated.len() {
+            let flag = self.stated[at].next()?;
+            if stated.is_some_and(|stated| stated != flag) {
+                let (one, other) = (self.stated[0].name(), self.stated[at].name());
+                let (set, unset) = if flag { (other, one) } else { (one, other) };
+                return Err(Error::failed(format!(
+                    "`{set}` marks the end of a trajectory at row {row}, but `{unset}` does not"
+                ))
+                .hint("leave out the wrong one with `--skip`"));
+            }
+            stated = Some(flag);
+        }
+        Ok(stated)
+    }
+
+    /// Returns the error for a flag at `row`, where the trajectory goes on.
+    fn midway(&self, row: u64, truncated: bool) -> Error {
+        let flag = if truncated {
+            &self.truncated
+        } else {
+            &self.terminated
+        };
+        let flag = flag.as_ref().map_or("", |flag| flag.name());
+        let stated = self.stated.first().or(self.start.as_deref());
+        let stated = stated.map_or("", |stated| stated.name());
+        Error::failed(format!(
+            "`{flag}` is set at row {row}, but by `{stated}` the trajectory goes on"
+        ))
+        .hint("correct one of the two in the source, or leave it out with `--skip`")
     }
 }
 
@@ -118,6 +200,7 @@ impl Concatenated {
                     scan.truncated.push(false);
                 }
                 if !scan.terminated.is_empty() && scan.known_final.is_none() {
+                    self.rows.set_aside += self.steps - self.read;
                     self.read = self.steps;
                     self.resumable = true;
                     return Err(Error::failed("`terminals` does not mark its end").hint(
@@ -126,31 +209,13 @@ impl Concatenated {
                     ));
                 }
             }
-            Ends::Flags {
-                terminated,
-                truncated,
-                start,
-                max_steps,
-                column,
-            } => {
-                let next = |flags: &mut Option<Box<Flags>>| {
-                    flags.as_mut().map_or(Ok(false), |flags| flags.next())
-                };
+            Ends::Flags(flags) => {
                 while self.read + (scan.terminated.len() as u64) < self.steps {
-                    let (ended, mut cut) = (next(terminated)?, next(truncated)?);
-                    next(start)?;
-                    cut |= !ended && *max_steps == Some(scan.terminated.len() + 1);
-                    scan.terminated.push(ended);
-                    scan.truncated.push(cut);
-                    let another =
-                        start.as_mut().map_or(Ok(None), |start| start.peek())? == Some(true);
-                    let read = self.read + scan.terminated.len() as u64;
-                    let is_last = column.is_some_and(|column| read.is_multiple_of(column));
-                    let end = match length {
-                        Some(length) => scan.terminated.len() as u64 == length,
-                        None => ended || cut || another || is_last,
-                    };
-                    if end {
+                    let step = scan.terminated.len();
+                    let end = flags.next(self.read + step as u64, step, length)?;
+                    scan.terminated.push(end.terminated);
+                    scan.truncated.push(end.truncated);
+                    if end.is_last {
                         break;
                     }
                 }

@@ -1,23 +1,25 @@
 //! Assigns roles to concatenated arrays by their names, and verifies that their lengths and types
 //! agree.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use serde_json::{Map, Value};
 
-use super::ends::Ends;
-use super::{Concatenated, ENVIRONMENT};
+use super::ends::{EndFlags, Ends};
+use super::{Besides, Concatenated, ENVIRONMENT, boundaries, fill};
 use crate::container::arrays::{ArrayLayout, StoredArray, decode, field};
+use crate::dataset::Rows;
 use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::transfer::read::arrays::{flags, listing, names, same_rows, squeeze, take, with_valid};
+use crate::transfer::read::arrays::{
+    Flags, flags, listing, names, same_rows, squeeze, take, with_valid,
+};
 use crate::transfer::read::environments::{self, LAYOUT};
-use crate::transfer::read::{Axes, Options, free_name};
-use crate::transfer::roundtrip::envelope::EnvelopeReader;
+use crate::transfer::read::{Axes, Options, free_name, no_effect};
 
 impl Concatenated {
     /// Assigns roles to `arrays`, the arrays of `file`.
@@ -28,9 +30,14 @@ impl Concatenated {
         file: &Path,
         mut arrays: Vec<StoredArray>,
         options: &Options,
-        mut metadata: Map<String, Value>,
-        envelope: Option<EnvelopeReader>,
+        besides: Besides,
     ) -> Result<Concatenated> {
+        let Besides {
+            metadata,
+            mut account,
+            envelope,
+        } = besides;
+        let trimmed = fill::trim(&mut arrays, &metadata)?;
         let targets = [
             step::OBSERVATION,
             step::ACTION,
@@ -92,17 +99,29 @@ impl Concatenated {
         let start = take(&mut arrays, options, "", names::START)?
             .map(single)
             .transpose()?;
+        let mut start = start;
+        let stated = boundaries::take(&mut arrays, observation.layout.rows)?;
+        if terminated.is_none() && truncated.is_none() && start.is_none() && stated.is_empty() {
+            start = boundaries::starts_from_ids(&mut arrays, observation.layout.rows);
+        }
         // If there are flags for every observation, an array with the name of split indices has no
         // fixed meaning.
         let by_step = terminated
             .as_ref()
             .is_some_and(|array| array.layout.rows == observation.layout.rows);
-        let split = if by_step || truncated.is_some() || start.is_some() {
+        let split = if by_step || truncated.is_some() || start.is_some() || !stated.is_empty() {
             None
         } else {
             take(&mut arrays, options, "", names::SPLIT)?
         };
 
+        let flag_names: Vec<(String, &str)> = [
+            (&terminated, step::TERMINATED),
+            (&truncated, step::TRUNCATED),
+        ]
+        .into_iter()
+        .filter_map(|(array, column)| Some((array.as_ref()?.layout.name.clone(), column)))
+        .collect();
         let like_observation = format!(
             "`{}` has {}",
             observation.layout.name,
@@ -115,7 +134,7 @@ impl Concatenated {
                 &observation,
                 action.as_ref().or(reward.as_ref()),
             )?,
-            (_, None, None, None) if options.max_steps.is_none() => {
+            (_, None, None, None) if options.max_steps.is_none() && stated.is_empty() => {
                 return Err(Error::failed(
                     "no trajectory boundaries: there is none of the arrays `terminals`, \
                      `timeouts`, `episode_starts` and `indices`",
@@ -128,15 +147,26 @@ impl Concatenated {
                 for array in [&terminated, &truncated, &start].into_iter().flatten() {
                     same_rows(array, steps, &like_observation)?;
                 }
-                let max_steps = if truncated.is_none() {
-                    options.max_steps
-                } else {
-                    None
+                let marks = truncated.iter().chain(&start).chain(&stated).next();
+                if let Some(marks) = marks.filter(|_| options.max_steps.is_some()) {
+                    return Err(no_effect(
+                        "max_steps",
+                        &format!("`{}` marks where trajectories end", marks.layout.name),
+                    ));
+                }
+                let is_done = terminated
+                    .as_ref()
+                    .is_some_and(|array| names::DONE.contains(&array.layout.name.as_str()));
+                let flags = EndFlags {
+                    terminated: terminated.map(Flags::new),
+                    truncated: truncated.map(Flags::new),
+                    is_done,
+                    start: start.map(Flags::new),
+                    stated: stated.into_iter().map(|array| *Flags::new(array)).collect(),
+                    max_steps: options.max_steps,
+                    column,
                 };
-                (
-                    steps,
-                    Ends::flags(terminated, truncated, start, max_steps, column),
-                )
+                (steps, Ends::Flags(flags))
             }
         };
         if steps == 0 {
@@ -146,7 +176,7 @@ impl Concatenated {
             );
         }
         let reason = match &ends {
-            Ends::Flags { .. } | Ends::LastRows(_) => like_observation,
+            Ends::Flags(_) | Ends::LastRows(_) => like_observation,
             Ends::Splits { .. } => format!("there are {}", count(steps, "step")),
         };
         for array in [&action, &reward, &next_observation].into_iter().flatten() {
@@ -174,19 +204,53 @@ impl Concatenated {
                 && array.layout.element != DataType::Null
                 && array.layout.width() > 0
         });
-        if !ignored.is_empty() {
-            let describe = |array: &StoredArray| {
-                Value::from(format!(
-                    "{} {} of {}",
-                    array.layout.name,
-                    array.layout.shape(),
-                    array.layout.kind
-                ))
-            };
-            metadata.insert(
-                "not_imported".to_owned(),
-                ignored.iter().map(describe).collect(),
+        for array in &ignored {
+            let layout = &array.layout;
+            let what = format!(
+                "it is {} of {}, not one row of numbers for each step",
+                layout.shape(),
+                layout.kind
             );
+            account.leave_out(&layout.name, what);
+        }
+        let kept = [
+            (Some(&observation), step::OBSERVATION),
+            (action.as_ref(), step::ACTION),
+            (reward.as_ref(), step::REWARD),
+        ];
+        for (array, name) in kept {
+            if let Some(array) = array {
+                account.keep(&array.layout.name, name);
+            }
+        }
+        for (name, column) in flag_names {
+            account.keep(name, column);
+        }
+        if let Some(next) = &next_observation {
+            account.leave_out(
+                &next.layout.name,
+                "only its last value in a trajectory is kept, as the final observation; all others \
+                 are the observations of the next steps",
+            );
+        }
+        for array in &extras {
+            account.keep(&array.layout.name, free_name(&array.layout.name));
+        }
+        let mut rows = Rows {
+            read: steps,
+            ..Rows::default()
+        };
+        if let Some(trimmed) = trimmed {
+            account.leave_out(trimmed.name, trimmed.reason);
+        }
+        if let Ends::Splits { ends, .. } = &ends {
+            rows.added = ends.len() as u64;
+        }
+        if options.split_on_gaps && next_observation.is_none() {
+            return Err(no_effect(
+                "split_on_gaps",
+                "there is no array of next observations, such as `next_observations`",
+            ));
         }
 
         let (extras, valid) = if envelope.is_some() {
@@ -240,6 +304,11 @@ impl Concatenated {
             begun: 0,
             resumable: false,
             metadata,
+            account,
+            rows,
+            split_on_gaps: options.split_on_gaps,
+            parts: VecDeque::new(),
+            last_ids: BTreeMap::new(),
             envelope,
             valid,
             about,

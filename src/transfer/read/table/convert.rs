@@ -295,8 +295,8 @@ impl Table {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// Returns the observation after the only row of `batch`, if the table has it; `place` names
-    /// the row in messages.
+    /// Returns the observations after the rows of `batch`, if the table has them; `place` names a
+    /// row in messages.
     ///
     /// # Errors
     /// Returns an error if a value does not suit its column.
@@ -312,8 +312,16 @@ impl Table {
             .iter()
             .map(|name| Ok((name.as_str(), named(batch, name, place)?)))
             .collect::<Result<Vec<_>>>()?;
-        let next = values(&sources, &Arc::new(self.schema.field(0).clone()), place)?;
-        Ok(Some(next).filter(|next| next.is_valid(0)))
+        values(&sources, &Arc::new(self.schema.field(0).clone()), place).map(Some)
+    }
+
+    /// Returns the columns of next observations and of observations, for messages.
+    pub(crate) fn observation_names(&self) -> (String, String) {
+        let next = self.roles.next_observation.as_ref();
+        (
+            next.map(|columns| columns.join("`, `")).unwrap_or_default(),
+            self.roles.observation.join("`, `"),
+        )
     }
 
     /// Returns a final row, which holds the observation after the last action and nothing else.

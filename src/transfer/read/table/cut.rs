@@ -3,22 +3,25 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use arrow::row::OwnedRow;
 
 use super::convert::{Flags, Table};
-use super::order::{Numbers, SORT, scattered, together};
+use super::order::{Numbers, scattered, together};
+use super::pending::{Gap, Pending, cut_off};
 use crate::dataset::{Account, Rows};
 use crate::error::wording::number;
 use crate::error::{Error, Result};
 use crate::transfer::read::IncomingTrajectory;
+use crate::transfer::read::gaps::{differ, gaps, unmarked};
 
 /// Cuts the rows of a table into trajectories.
 pub(super) struct Cutter {
     table: Table,
     max_steps: Option<usize>,
+    /// Whether a trajectory ends where the next observation is not that of the next row.
+    split_on_gaps: bool,
     /// The column whose values increase within a trajectory.
     order: Option<String>,
     pending: Pending,
@@ -45,23 +48,6 @@ struct Run {
     begins: Option<String>,
 }
 
-/// The trajectory that is not complete yet.
-#[derive(Default)]
-struct Pending {
-    slices: Vec<RecordBatch>,
-    key: Option<String>,
-    /// The key and the text of the last step number.
-    last_step: Option<(OwnedRow, String)>,
-    /// The number of rows whose step numbers were verified.
-    steps: usize,
-    /// Whether its last row so far holds a final observation.
-    has_final: bool,
-    /// The observation after its last row so far, if the source has it in a column.
-    next_observation: Option<ArrayRef>,
-    /// Whether an error was reported for it. Its other rows are skipped.
-    bad: bool,
-}
-
 /// What the flags of the previous row say.
 #[derive(Default, Clone, Copy, PartialEq)]
 enum Previous {
@@ -77,11 +63,17 @@ enum Previous {
 impl Cutter {
     /// Makes a cutter for rows of `table`. If flags delimit trajectories, a trajectory is cut off
     /// after `max_steps` steps. The values of the column `order` must increase within a trajectory.
-    pub(super) fn new(table: Table, max_steps: Option<usize>, order: Option<String>) -> Cutter {
+    pub(super) fn new(
+        table: Table,
+        max_steps: Option<usize>,
+        order: Option<String>,
+        split_on_gaps: bool,
+    ) -> Cutter {
         Cutter {
             table,
             max_steps,
             order,
+            split_on_gaps,
             pending: Pending::default(),
             ready: VecDeque::new(),
             seen: HashSet::new(),
@@ -154,6 +146,7 @@ impl Cutter {
             .table
             .steps(batch, flags.of(0..batch.num_rows()), place)
             .ok();
+        let whole_next = self.table.following(batch, place).ok();
         for Run { rows, begins } in runs {
             if begins.is_some() {
                 self.finish()?;
@@ -191,18 +184,20 @@ impl Cutter {
                     .verify_final(finals, &|row| place(rows.start + row))
                     .map(|()| steps)
             });
-            let last = rows.end - 1;
-            let next_observation = || match self.pending.has_final {
-                true => Ok(None),
-                false => self
+            let next = match &whole_next {
+                Some(next) => Ok(next.as_ref().map(|next| next.slice(rows.start, rows.len()))),
+                None => self
                     .table
-                    .following(&batch.slice(last, 1), &|_| place(last)),
+                    .following(&batch.slice(rows.start, rows.len()), &|row| {
+                        place(rows.start + row)
+                    }),
             };
-            match steps.and_then(|steps| Ok((steps, next_observation()?))) {
-                Ok((steps, next_observation)) => {
-                    self.pending.slices.push(steps);
-                    self.pending.next_observation = next_observation;
-                }
+            let added = steps.and_then(|steps| {
+                let place = |row: usize| place(rows.start + row);
+                self.extend(&steps, next?, &flags.of(rows.clone()), &place)
+            });
+            match added {
+                Ok(()) => {}
                 Err(error) => {
                     let key = self.pending.key.as_deref().unwrap_or_default();
                     self.ready
@@ -214,6 +209,92 @@ impl Cutter {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Adds rows to the pending trajectory, with the observations after them if the table has
+    /// them. Cuts it at gaps, or remembers them.
+    fn extend(
+        &mut self,
+        steps: &RecordBatch,
+        next: Option<ArrayRef>,
+        flags: &Flags,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<()> {
+        let rows = steps.num_rows();
+        let Some(next) = next else {
+            self.pending.slices.push(steps.clone());
+            return Ok(());
+        };
+        let observation = steps.column(0);
+        let ended = |row: usize| flags.terminated[row] || flags.truncated[row];
+        let mut begins = Vec::new();
+        if let Some(before) = self.pending.next_observation.as_ref()
+            && !self.pending.ended
+            && !flags.is_final[0]
+            && differ(before, &observation.slice(0, 1))?
+        {
+            begins.push(0);
+        }
+        let within = gaps(observation, &next)?.into_iter();
+        begins.extend(
+            within
+                .filter(|row| !ended(*row) && !flags.is_final[row + 1])
+                .map(|row| row + 1),
+        );
+        if let Some(first) = begins.first().copied().filter(|_| !self.split_on_gaps) {
+            let gap = || Gap {
+                next: match (first, &self.pending.next_observation) {
+                    (0, Some(before)) => ArrayRef::clone(before),
+                    _ => next.slice(first - 1, 1),
+                },
+                place: match first {
+                    0 => self.pending.last_place.clone(),
+                    _ => place(first - 1),
+                },
+                following: observation.slice(first, 1),
+                following_place: place(first),
+            };
+            let (gap, count) = match self.pending.gaps.take() {
+                Some((gap, count)) => (gap, count),
+                None => (gap(), 0),
+            };
+            self.pending.gaps = Some((gap, count + begins.len()));
+            begins.clear();
+        }
+        let mut start = 0;
+        for end in begins.into_iter().chain([rows]) {
+            if end > start {
+                let cut = end < rows;
+                let part = steps.slice(start, end - start);
+                self.pending
+                    .slices
+                    .push(if cut { cut_off(&part)? } else { part });
+                self.pending.next_observation = Some(next.slice(end - 1, 1))
+                    .filter(|next| next.is_valid(0) && !flags.is_final[end - 1]);
+            } else if let Some(last) = self.pending.slices.pop() {
+                self.pending.slices.push(cut_off(&last)?);
+            }
+            if end < rows {
+                let (key, parts) = (self.pending.key.clone(), self.pending.parts);
+                self.finish()?;
+                let key = key.map(|key| match parts {
+                    0 => format!("{key}/1"),
+                    _ => match key.rsplit_once('/') {
+                        Some((own, _)) => format!("{own}/{}", parts + 1),
+                        None => key,
+                    },
+                });
+                self.pending = Pending {
+                    key,
+                    parts: parts + 1,
+                    ..Pending::default()
+                };
+            }
+            start = end;
+        }
+        self.pending.last_place = place(rows - 1);
+        self.pending.ended = ended(rows - 1);
         Ok(())
     }
 
@@ -337,8 +418,23 @@ impl Cutter {
             mut slices,
             key,
             next_observation,
+            gaps,
             ..
         } = std::mem::take(&mut self.pending);
+        if let Some((gap, count)) = gaps {
+            let (next, own) = self.table.observation_names();
+            let error = unmarked(
+                (&next, &gap.place, &gap.next),
+                (&own, &gap.following_place, &gap.following),
+                count,
+            );
+            let rows = slices.iter().map(|slice| slice.num_rows() as u64);
+            self.rows.set_aside += rows.sum::<u64>();
+            let key = key.unwrap_or_default();
+            self.ready
+                .push_back(Err(error.at(format!("trajectory `{key}`"))));
+            return Ok(());
+        }
         if let Some(observation) = next_observation.filter(|_| !slices.is_empty()) {
             slices.push(self.table.final_row(&observation)?);
             self.rows.added += 1;
@@ -354,81 +450,6 @@ impl Cutter {
             about: None,
         }));
         Ok(())
-    }
-}
-
-impl Pending {
-    /// Verifies that the step numbers increase within `rows`, and from the row before them.
-    fn verify_order(
-        &mut self,
-        numbers: &Numbers,
-        rows: Range<usize>,
-        place: &dyn Fn(usize) -> String,
-    ) -> Result<()> {
-        let name = &numbers.name;
-        for row in rows.clone() {
-            if let Some(what) = numbers.missing(row) {
-                return Err(Error::failed(format!(
-                    "column `{name}` is {what} at {}, so the place of the row in its trajectory is \
-                     unknown",
-                    place(row)
-                ))
-                .hint("drop the row, or give it the number of its step"));
-            }
-            let key = numbers.keys.row(row);
-            let last = match &self.last_step {
-                _ if row > rows.start => Some(numbers.keys.row(row - 1)),
-                Some((last, _)) => Some(last.row()),
-                None => None,
-            };
-            if last.is_none_or(|last| key > last) {
-                continue;
-            }
-            let text = numbers.text(row)?;
-            if last == Some(key) {
-                return Err(Error::failed(format!(
-                    "column `{name}` is {text} at {}, as in the row before: each step of a \
-                     trajectory needs a number of its own",
-                    place(row)
-                ))
-                .hint("drop one of the two rows, or choose another column with `--step COLUMN`"));
-            }
-            let before = match &self.last_step {
-                Some((_, before)) if row == rows.start => before.clone(),
-                _ => numbers.text(row - 1)?,
-            };
-            return Err(Error::failed(format!(
-                "column `{name}` is {text} at {}, after {before} in the row before: the rows of \
-                 the trajectory are not in order",
-                place(row)
-            ))
-            .hint(SORT));
-        }
-        self.steps += rows.len();
-        if let Some(last) = rows.last() {
-            self.last_step = Some((numbers.keys.row(last).owned(), numbers.text(last)?));
-        }
-        Ok(())
-    }
-
-    /// Verifies that no row follows a final observation, in the next rows, whose flags are
-    /// `finals`.
-    fn verify_final(&mut self, finals: &[bool], place: &dyn Fn(usize) -> String) -> Result<()> {
-        let after = if self.has_final {
-            Some(0)
-        } else {
-            (1..finals.len()).find(|row| finals[row - 1])
-        };
-        self.has_final = finals.last() == Some(&true);
-        let Some(row) = after else { return Ok(()) };
-        Err(Error::failed(format!(
-            "it continues after its final observation, at {}",
-            place(row)
-        ))
-        .hint(
-            "`is_final` marks the observation after the last action: \
-             set it on the last row of a trajectory only",
-        ))
     }
 }
 

@@ -118,6 +118,7 @@ impl Episodes {
             && let Some(next) = self
                 .table
                 .following(&exploded.slice(last, 1), &|_| place(last))?
+                .filter(|next| next.is_valid(0))
         {
             let final_row = self.table.final_row(&next)?;
             converted = concat_batches(&self.table.schema, [&converted, &final_row])?;

@@ -9,6 +9,7 @@ mod episodes;
 mod files;
 mod layout;
 mod order;
+mod pending;
 mod roles;
 mod rows;
 mod sort;
@@ -28,7 +29,7 @@ use self::roles::Roles;
 use self::rows::FileRows;
 use self::sort::SortedRows;
 use self::widths::widths;
-use super::{IncomingTrajectory, Options, Source};
+use super::{Choice, IncomingTrajectory, Options, Source, no_effect};
 use crate::container::record_batches::TableFile;
 use crate::container::table::FileTable;
 use crate::dataset::Account;
@@ -47,6 +48,7 @@ pub(crate) const OPTIONS: &[&str] = &[
     "environment",
     "sort",
     "max_steps",
+    "split_on_gaps",
 ];
 
 /// The target size of a batch of steps, in bytes.
@@ -73,14 +75,17 @@ pub(crate) fn open(
             "files are found by their extensions; names that begin with `.` or `_` are ignored",
         ));
     }
+    let choice = Choice::new(options, roles::is_marker);
     let paths = files;
-    let files = Arc::new(FileTable::open(kind, path, &paths)?);
+    let files = FileTable::open(kind, path, &paths, &|name| choice.reads(name))?;
+    let files = Arc::new(files);
+    choice.verify().map_err(|error| error.at(path.display()))?;
     let table = files.schema();
     if files.rows == Some(0) {
         return Err(Error::failed(format!("{} holds no rows", path.display()))
             .hint("there is nothing to import"));
     }
-    let mut unread = Account::default();
+    let mut unread = choice.account(Account::default());
     for column in &files.empty {
         unread.leave_out(column, "its vectors or objects have no values");
     }
@@ -122,7 +127,7 @@ pub(crate) fn open(
             .find(|(column, _)| column == name)
             .and_then(|(_, width)| *width)
     };
-    let max_steps = options.max_steps.filter(|_| !roles.has_cuts());
+    verify_options(&roles, options).map_err(|error| error.at(path.display()))?;
     let order = order(table, &roles, options).map_err(|error| error.at(path.display()))?;
     let keys = [&roles.environment, &roles.trajectory, &order];
     let keys = keys.into_iter().flatten().cloned().collect();
@@ -142,12 +147,29 @@ pub(crate) fn open(
     };
     Ok(Box::new(TableSource {
         path: path.to_owned(),
-        cutter: Cutter::new(table, max_steps, order),
+        cutter: Cutter::new(table, options.max_steps, order, options.split_on_gaps),
         total: files.rows,
         left_out,
         rows,
         resumable: false,
     }))
+}
+
+/// Verifies that every option has an effect.
+///
+/// # Errors
+/// Returns an error that names an option without one.
+fn verify_options(roles: &Roles, options: &Options) -> Result<()> {
+    let ends = roles.trajectory.as_ref().or(roles.truncated.as_ref());
+    if let Some(ends) = ends.filter(|_| options.max_steps.is_some()) {
+        let reason = format!("column `{ends}` tells where trajectories end");
+        return Err(no_effect("max_steps", &reason));
+    }
+    if options.split_on_gaps && roles.next_observation.is_none() {
+        let reason = "there is no column of next observations, such as `next_observation`";
+        return Err(no_effect("split_on_gaps", reason));
+    }
+    Ok(())
 }
 
 /// Returns the column of `table` whose values increase within a trajectory.

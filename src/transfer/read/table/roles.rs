@@ -51,6 +51,20 @@ const NAMES: [(&str, &[&str]); 9] = [
     (step::IS_FINAL, &["is_final"]),
 ];
 
+/// Whether a column of this name says which rows are a trajectory, or how it ends.
+pub(super) fn is_marker(name: &str) -> bool {
+    let markers = [
+        step::TRAJECTORY_ID,
+        step::STEP,
+        step::TERMINATED,
+        step::TRUNCATED,
+        step::IS_FINAL,
+    ];
+    NAMES
+        .iter()
+        .any(|(target, names)| markers.contains(target) && names.contains(&name))
+}
+
 /// Names of columns that order steps, if no column numbers them.
 const ORDER: &[&str] = &["timestep", "t", "frame_index", "timestamp", "time"];
 
@@ -238,11 +252,6 @@ impl Roles {
         [&self.terminated, &self.truncated, &self.is_final]
             .into_iter()
             .any(Option::is_some)
-    }
-
-    /// Returns whether a column of flags shows where trajectories are cut off.
-    pub(crate) fn has_cuts(&self) -> bool {
-        self.truncated.is_some()
     }
 
     /// Returns the list columns of `table` whose width must be known: first those that become

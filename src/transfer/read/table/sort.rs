@@ -449,7 +449,8 @@ mod tests {
         store::create_dir(&scratch).unwrap();
         // Runs of one batch of 50 rows need several levels of merges.
         for memory in [1, 40_000, 1 << 30] {
-            let table = FileTable::open(TableFile::Parquet, folder.path(), &files).unwrap();
+            let table =
+                FileTable::open(TableFile::Parquet, folder.path(), &files, &|_| true).unwrap();
             let table = Arc::new(table);
             let in_order = FileRows::new(Arc::clone(&table), 50);
             let keys = vec!["id".to_owned(), "step".to_owned()];

@@ -5,24 +5,25 @@
 //! reward and flags. Tensors hold all trajectories, one after the other. A trajectory ends where
 //! `next/done` is set or, without flags, where `episode` changes.
 
+mod replay_buffer;
+
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use arrow::array::AsArray;
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::DataType;
 use serde_json::{Map, Value};
 
+use self::replay_buffer::ReplayBuffer;
 use super::{Detection, Evidence, Format};
-use crate::container::arrays::{self, ArrayLayout, ArrayReader, StoredArray};
+use crate::container::arrays::{ArrayLayout, ArrayReader, StoredArray};
 use crate::container::dtype;
-use crate::dataset::files;
 use crate::dataset::schema::step;
+use crate::dataset::{Account, files};
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
-use crate::transfer::read::concatenated::Concatenated;
-use crate::transfer::read::{Options, Reader, Source};
+use crate::transfer::read::concatenated::{Besides, Concatenated, is_boundary};
+use crate::transfer::read::{Choice, Options, Reader, Source};
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -30,12 +31,15 @@ pub(crate) const FORMAT: Format = Format {
     detection: Some(Detection {
         evidence: Evidence::Marker,
         probe: |path| {
+            if files::is_file(&path.join("storage/storage_metadata.json"))? {
+                return Ok(true);
+            }
             let meta = files::read_if_present(&path.join("meta.json"))?.unwrap_or_default();
             Ok(serde_json::from_slice(&meta).is_ok_and(|meta| is_tensordict(&meta)))
         },
     }),
     read: Some(Reader {
-        takes: &["map", "max_steps"],
+        takes: &["map", "max_steps", "split_on_gaps"],
         open: read,
     }),
     write: None,
@@ -44,12 +48,6 @@ pub(crate) const FORMAT: Format = Format {
 
 /// The deepest nesting of directories. A deeper directory links to itself.
 const DEEPEST: usize = 16;
-
-/// Tensors that hold the id of each row's trajectory.
-const TRAJECTORY_IDS: [&str; 4] = ["episode", "traj_ids", "collector/traj_ids", "trajectory_id"];
-
-/// The number of ids that are read at once.
-const ID_ROWS: u64 = 8192;
 
 /// Keys of `meta.json` that are about the directory itself.
 const OWN_KEYS: [&str; 5] = ["shape", "device", "_type", "is_locked", "is_memmap"];
@@ -82,9 +80,14 @@ fn is_tensordict(meta: &Map<String, Value>) -> bool {
 
 /// The tensors of a TensorDict, including those of its nested directories.
 struct Tensors {
+    choice: Choice,
+    /// The replay buffer of which they are the rows, if there is one.
+    buffer: Option<ReplayBuffer>,
+    /// The rows of the buffer that hold nothing: from, to.
+    unfilled: (u64, u64),
     arrays: Vec<StoredArray>,
     /// The entries that are not read, and why.
-    not_read: Vec<Value>,
+    not_read: Vec<(String, &'static str)>,
 }
 
 impl Tensors {
@@ -99,11 +102,16 @@ impl Tensors {
         }
         for (name, entry) in &metadata(folder)? {
             let full_name = format!("{prefix}{name}");
+            let is_tensor = entry.get("dtype").is_some();
+            if is_tensor && !self.choice.reads(&full_name) {
+                continue;
+            }
             if let Some(dtype) = entry.get("dtype").and_then(Value::as_str) {
                 if entry.get("is_nested").and_then(Value::as_bool) == Some(true) {
-                    self.not_read.push(Value::from(format!(
-                        "{full_name}: a nested tensor, whose rows differ in shape"
-                    )));
+                    self.not_read.push((
+                        full_name,
+                        "it is a nested tensor, whose rows differ in shape",
+                    ));
                     continue;
                 }
                 let path = folder.join(format!("{name}.memmap"));
@@ -111,8 +119,7 @@ impl Tensors {
             } else if entry.get("type").is_some() {
                 self.add_directory(&folder.join(name), &format!("{full_name}/"), depth + 1)?;
             } else if !OWN_KEYS.contains(&name.as_str()) {
-                self.not_read
-                    .push(Value::from(format!("{full_name}: not a tensor")));
+                self.not_read.push((full_name, "it is not a tensor"));
             }
         }
         Ok(())
@@ -135,8 +142,7 @@ impl Tensors {
                 .hint("save the TensorDict again")
         })?;
         let Some((rows, row)) = shape.split_first() else {
-            self.not_read
-                .push(Value::from(format!("{name}: a single value")));
+            self.not_read.push((name, "it is a single value"));
             return Ok(());
         };
         let element = element(dtype.trim_start_matches("torch."));
@@ -178,10 +184,20 @@ impl Tensors {
             row,
             names: Vec::new(),
         };
+        let mut layout = layout;
+        let mut next = 0;
+        if let Some(buffer) = &self.buffer {
+            let filled = buffer.filled(layout.rows)?;
+            layout.rows = filled.rows;
+            next = filled.first;
+            self.unfilled = (filled.rows, *rows);
+        }
         let reader = RawRows {
             path: path.to_owned(),
             file: None,
             row_bytes: layout.row_bytes(),
+            next,
+            rows: *rows,
         };
         self.arrays.push(StoredArray {
             layout,
@@ -211,6 +227,10 @@ struct RawRows {
     /// The file, once the first row was read.
     file: Option<BufReader<File>>,
     row_bytes: usize,
+    /// The row that is read next.
+    next: u64,
+    /// The number of rows in the file. The first row follows the last.
+    rows: u64,
 }
 
 impl ArrayReader for RawRows {
@@ -220,80 +240,82 @@ impl ArrayReader for RawRows {
                 .hint("the file may be cut short: copy or save the TensorDict again")
         };
         if self.file.is_none() {
-            self.file = Some(BufReader::with_capacity(
-                1 << 18,
-                files::open(&self.path).map_err(failed)?,
-            ));
+            let mut file = files::open(&self.path).map_err(failed)?;
+            let first = self.next * self.row_bytes as u64;
+            file.seek(SeekFrom::Start(first)).map_err(failed)?;
+            self.file = Some(BufReader::with_capacity(1 << 18, file));
         }
         let mut bytes = vec![0; rows as usize * self.row_bytes];
-        match &mut self.file {
-            Some(file) => file.read_exact(&mut bytes).map_err(failed)?,
-            None => bytes.clear(),
+        let Some(file) = &mut self.file else {
+            return Ok(bytes);
+        };
+        let before = (self.rows - self.next).min(rows);
+        let (first, second) = bytes.split_at_mut(before as usize * self.row_bytes);
+        file.read_exact(first).map_err(failed)?;
+        self.next += before;
+        if before < rows {
+            file.seek(SeekFrom::Start(0)).map_err(failed)?;
+            file.read_exact(second).map_err(failed)?;
+            self.next = rows - before;
         }
         Ok(bytes)
     }
 }
 
-/// Flags of the first steps of trajectories: the rows whose id differs from that of the row before.
-struct StartsFromIds {
-    ids: StoredArray,
-    /// Ids that were read but not used yet, in reverse order.
-    unused: Vec<i64>,
-    /// The id of the row before.
-    previous: Option<i64>,
-    /// The number of ids that were read.
-    ids_read: u64,
-}
-
-impl ArrayReader for StartsFromIds {
-    fn read(&mut self, rows: u64) -> Result<Vec<u8>> {
-        let mut flags = Vec::new();
-        for _ in 0..rows {
-            if self.unused.is_empty() {
-                let count = ID_ROWS.min(self.ids.layout.rows - self.ids_read);
-                let values = cast(
-                    &arrays::decode(&self.ids.layout, self.ids.reader.read(count)?)?,
-                    &DataType::Int64,
-                )?;
-                self.unused = values
-                    .as_primitive::<Int64Type>()
-                    .values()
-                    .iter()
-                    .rev()
-                    .copied()
-                    .collect();
-                self.ids_read += count;
-            }
-            let id = self.unused.pop();
-            flags.push(u8::from(self.previous.is_none() || id != self.previous));
-            self.previous = id;
-        }
-        Ok(flags)
-    }
-}
-
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
-    let meta = metadata(path)?;
+    let buffer = ReplayBuffer::find(path)?;
+    let root = buffer.as_ref().map_or(path, |buffer| &buffer.storage);
+    let root = root.to_owned();
+    let meta = metadata(&root)?;
+    let axes = meta.get("shape").and_then(Value::as_array).map(Vec::len);
+    if buffer.is_some() && axes.is_some_and(|axes| axes != 1) {
+        return Err(Error::failed(format!(
+            "{}: the rows of the replay buffer have the shape {}, not one axis",
+            root.join("meta.json").display(),
+            meta.get("shape").unwrap_or(&Value::Null)
+        ))
+        .hint("dump a replay buffer whose storage has `ndim=1`"));
+    }
     if !is_tensordict(&meta) {
         return Err(Error::failed(format!(
             "{}: `_type` does not name a TensorDict class",
-            path.join("meta.json").display()
+            root.join("meta.json").display()
         ))
         .hint("give a directory that `TensorDict.memmap` wrote"));
     }
     let mut tensors = Tensors {
+        choice: Choice::new(options, is_marker),
+        buffer,
+        unfilled: (0, 0),
         arrays: Vec::new(),
         not_read: Vec::new(),
     };
-    tensors.add_directory(path, "", 0)?;
-    let Tensors { arrays, not_read } = tensors;
-    let mut arrays = with_columns_of_next(arrays);
-    if !has(&arrays, "terminated") && !has(&arrays, "truncated") {
-        replace_ids_by_starts(&mut arrays);
+    tensors.add_directory(&root, "", 0)?;
+    let Tensors {
+        choice,
+        unfilled,
+        arrays,
+        not_read,
+        ..
+    } = tensors;
+    let mut arrays = arrays;
+    let flags_of_root = without_flags_of_root(&mut arrays);
+    let metadata = Map::from_iter([("meta".to_owned(), Value::Object(meta))]);
+    choice.verify().map_err(|error| error.at(path.display()))?;
+    let mut account = choice.account(Account::default());
+    if unfilled.0 < unfilled.1 {
+        let (from, to) = unfilled;
+        account.leave_out(
+            format!("rows {from} to {}", to - 1),
+            format!("`len` says that {} are filled", count(from, "row")),
+        );
     }
-    let mut metadata = Map::from_iter([("meta".to_owned(), Value::Object(meta))]);
-    if !not_read.is_empty() {
-        metadata.insert("not_read".to_owned(), Value::Array(not_read));
+    for name in flags_of_root {
+        let reason = format!("it says how a step began, and `next/{name}` how it ended");
+        account.leave_out(name, reason);
+    }
+    for (name, reason) in not_read {
+        account.leave_out(name, reason);
     }
     let mut options = options.clone();
     let is_observation_mapped = options
@@ -312,68 +334,40 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             next.layout.name = "next_observations".to_owned();
         }
     }
+    let besides = Besides {
+        metadata,
+        account,
+        envelope: None,
+    };
     Ok(Box::new(Concatenated::new(
-        path, arrays, &options, metadata, None,
+        path, arrays, &options, besides,
     )?))
+}
+
+/// Whether a tensor of this name marks where trajectories end.
+fn is_marker(name: &str) -> bool {
+    let own = name.strip_prefix("next/").unwrap_or(name);
+    is_boundary(name) || ["done", "terminated", "truncated"].contains(&own)
 }
 
 fn has(arrays: &[StoredArray], name: &str) -> bool {
     arrays.iter().any(|array| array.layout.name == name)
 }
 
-/// Gives the arrays in `next/` the names of step columns.
-fn with_columns_of_next(mut arrays: Vec<StoredArray>) -> Vec<StoredArray> {
-    // The flags at the root tell how a step began. Those in `next/` tell how it ended.
-    if ["next/done", "next/terminated", "next/truncated"]
+/// Removes the flags at the root if there are flags in `next/`: those tell how a step began, and
+/// these how it ended. Returns the names of what it removed.
+fn without_flags_of_root(arrays: &mut Vec<StoredArray>) -> Vec<String> {
+    let flags = ["done", "terminated", "truncated"];
+    if !flags
         .iter()
-        .any(|name| has(&arrays, name))
+        .any(|name| has(arrays, &format!("next/{name}")))
     {
-        arrays.retain(|array| {
-            !["done", "terminated", "truncated"].contains(&array.layout.name.as_str())
-        });
+        return Vec::new();
     }
-    if has(&arrays, "next/terminated") {
-        arrays.retain(|array| array.layout.name != "next/done");
-    }
-    for array in &mut arrays {
-        let name = match array.layout.name.as_str() {
-            "next/observation" => "next_observations",
-            "next/reward" => "reward",
-            "next/done" | "next/terminated" => "terminated",
-            "next/truncated" => "truncated",
-            _ => continue,
-        };
-        array.layout.name = name.to_owned();
-    }
-    arrays
-}
-
-/// Replaces an array of trajectory ids, if there is one, by flags of the first steps.
-fn replace_ids_by_starts(arrays: &mut Vec<StoredArray>) {
-    let ids = TRAJECTORY_IDS.iter().find_map(|name| {
-        arrays
-            .iter()
-            .position(|array| array.layout.name == *name && array.layout.element.is_integer())
-    });
-    let Some(ids) = ids.map(|at| arrays.remove(at)) else {
-        return;
-    };
-    let layout = ArrayLayout {
-        name: "episode_starts".to_owned(),
-        element: DataType::Boolean,
-        kind: "bool".to_owned(),
-        swap: false,
-        rows: ids.layout.rows,
-        row: Vec::new(),
-        names: Vec::new(),
-    };
-    arrays.push(StoredArray {
-        layout,
-        reader: Box::new(StartsFromIds {
-            ids,
-            unused: Vec::new(),
-            previous: None,
-            ids_read: 0,
-        }),
-    });
+    let (root, others) = std::mem::take(arrays)
+        .into_iter()
+        .partition(|array| flags.contains(&array.layout.name.as_str()));
+    *arrays = others;
+    let root: Vec<StoredArray> = root;
+    root.into_iter().map(|array| array.layout.name).collect()
 }

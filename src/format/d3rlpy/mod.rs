@@ -3,29 +3,30 @@
 //!
 //! A trajectory that is not terminated was cut off. The format has no place for the observation
 //! after the last action, nor for further columns. The writer puts these into groups under
-//! `trajmill`, which d3rlpy's loader ignores.
+//! `trajmill`, which d3rlpy's loader ignores. Dumps of d3rlpy 1 are read too.
 
-use std::collections::{BTreeMap, HashMap};
+mod version_1;
+mod write;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, make_array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, make_array};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::{Detection, Evidence, Format};
 use crate::container::arrays::ArrayColumns;
-use crate::container::hdf5::{self, Attribute, Element, Hdf5Writer};
-use crate::dataset::schema::{step, type_name};
+use crate::container::hdf5;
+use crate::dataset::Account;
+use crate::dataset::schema::step;
 use crate::error::wording::{count, number};
 use crate::error::{Error, Result};
 use crate::transfer::read::per_trajectory::{self, FirstTrajectory, TrajectoryBuilder};
-use crate::transfer::read::{IncomingTrajectory, Options, Reader, Source};
+use crate::transfer::read::{Choice, IncomingTrajectory, Options, Reader, Source};
 use crate::transfer::roundtrip::envelope::{self, Envelope, EnvelopeLine};
-use crate::transfer::write::arrays;
-use crate::transfer::write::{
-    ACTION_VALID, OutgoingDataset, OutgoingTrajectory, WriteOptions, Writer, Written,
-};
+use crate::transfer::write::Writer;
 
 /// The registry entry.
 pub(crate) const FORMAT: Format = Format {
@@ -41,7 +42,7 @@ pub(crate) const FORMAT: Format = Format {
     write: Some(Writer {
         nulls: false,
         takes: &[],
-        write,
+        write: write::write,
         note: Some(note),
     }),
     validate: None,
@@ -49,6 +50,9 @@ pub(crate) const FORMAT: Format = Format {
 
 /// The group of everything that d3rlpy's own arrays cannot hold.
 const PREFIX: &str = "trajmill/";
+
+/// The name of observations, before the number of their trajectory.
+const OBSERVATIONS: &str = "observations";
 
 /// The version of dumps that is read and written.
 const VERSION: &str = "2.1";
@@ -59,12 +63,15 @@ fn detect(path: &Path) -> Result<bool> {
         return Ok(false);
     }
     let file = hdf5::open(path)?;
-    for name in ["num_episodes", "columns", "version"] {
-        if !hdf5::has_array(&file, name).map_err(|error| error.at(path.display()))? {
-            return Ok(false);
+    let has_all = |names: &[&str]| -> Result<bool> {
+        for name in names {
+            if !hdf5::has_array(&file, name).map_err(|error| error.at(path.display()))? {
+                return Ok(false);
+            }
         }
-    }
-    Ok(true)
+        Ok(true)
+    };
+    Ok(has_all(&["num_episodes", "columns", "version"])? || has_all(&version_1::NAMES)?)
 }
 
 fn note(path: &Path) -> Result<Option<Value>> {
@@ -86,12 +93,19 @@ struct Dump {
     about: SchemaRef,
     schema: SchemaRef,
     opening: FirstTrajectory,
+    choice: Choice,
 }
 
 fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
     let failed = |message: String| Error::failed(format!("{}: {message}", path.display()));
     let file = hdf5::open(path)?;
     let mut arrays = hdf5::datasets(&file.root()).map_err(|error| error.at(path.display()))?;
+    if version_1::NAMES
+        .iter()
+        .all(|name| arrays.contains_key(*name))
+    {
+        return version_1::read(path, options);
+    }
     let groups = hdf5::member(&file.root(), PREFIX.trim_end_matches('/'))
         .map_err(|error| error.at(path.display()))?;
     let groups = groups
@@ -107,10 +121,10 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
             || "the dump does not state its version".to_owned(),
             |version| format!("the dump has version {version}"),
         );
-        return Err(
-            failed(format!("{found}, and only version {VERSION} can be read"))
-                .hint("dump the replay buffer again with d3rlpy 2.1 or newer"),
-        );
+        return Err(failed(format!(
+            "{found}; only {VERSION}, and dumps of d3rlpy 1, can be read"
+        ))
+        .hint("dump the replay buffer again with d3rlpy 2.1 or newer"));
     }
     let episodes = arrays
         .remove("num_episodes")
@@ -162,9 +176,13 @@ fn read(path: &Path, options: &Options) -> Result<Box<dyn Source>> {
         about,
         schema,
         opening,
+        choice: Choice::new(options, |_| false),
     };
     (dump.opening, dump.schema) =
         FirstTrajectory::read(options.on_error, || dump.next_episode(None))?;
+    dump.choice
+        .verify()
+        .map_err(|error| error.at(path.display()))?;
     Ok(Box::new(dump))
 }
 
@@ -211,7 +229,8 @@ impl Dump {
         })?;
         let (mut arrays, mut attributes) = (ArrayColumns::new(), Map::new());
         hdf5::attributes(&group, &mut attributes)?;
-        hdf5::arrays(&group, "", 0, &hdf5::all, &mut hdf5::all_rows, &mut arrays)?;
+        let reads = |name: &str| self.choice.reads(name);
+        hdf5::arrays(&group, "", 0, &reads, &mut hdf5::all_rows, &mut arrays)?;
         let line = attributes
             .get("line")
             .and_then(Value::as_str)
@@ -225,17 +244,31 @@ impl Dump {
         Ok((arrays, line))
     }
 
+    /// Returns the error for observations that were left out.
+    fn left_out(&self) -> Error {
+        self.choice
+            .needed(OBSERVATIONS)
+            .unwrap_or_else(|| Error::failed(format!("there are no {OBSERVATIONS}")))
+    }
+
     /// Takes the observations of the trajectory `index`, a tuple of arrays as a struct.
     fn observation(&mut self, index: u64) -> Result<(Field, ArrayRef)> {
         let Some(members) = self.tuple_members else {
-            return self.column(&format!("observations_{index}"));
+            if !self.choice.reads(OBSERVATIONS) {
+                return Err(self.left_out());
+            }
+            return self.column(&format!("{OBSERVATIONS}_{index}"));
         };
         let mut arrays = ArrayColumns::new();
         for member in 0..members {
-            arrays.insert(
-                format!("observations/{member}"),
-                self.column(&format!("observations_{index}_{member}"))?,
-            );
+            let name = format!("{OBSERVATIONS}/{member}");
+            if self.choice.reads(&name) {
+                let column = self.column(&format!("{OBSERVATIONS}_{index}_{member}"))?;
+                arrays.insert(name, column);
+            }
+        }
+        if arrays.is_empty() {
+            return Err(self.left_out());
         }
         per_trajectory::take(&mut arrays, "observations")
             .map_err(|error| error.hint("dump the replay buffer again"))?
@@ -267,18 +300,19 @@ impl Dump {
             observation.1 = arrow::compute::concat(&[observation.1.as_ref(), last.as_ref()])?;
         }
         let mut builder = TrajectoryBuilder::new(length, observation.1.len() > length);
-        let mut action = self.column(&format!("actions_{index}"))?;
-        // d3rlpy holds a discrete action as a vector of one whole number.
-        if action.0.data_type().to_string().contains("Int") {
-            action = per_trajectory::squeezed(action);
-        }
         builder.add(step::OBSERVATION, observation, false)?;
-        builder.add(step::ACTION, action, true)?;
-        builder.add(
-            step::REWARD,
-            per_trajectory::squeezed(self.column(&format!("rewards_{index}"))?),
-            true,
-        )?;
+        if self.choice.reads("actions") {
+            let mut action = self.column(&format!("actions_{index}"))?;
+            // d3rlpy holds a discrete action as a vector of one whole number.
+            if action.0.data_type().to_string().contains("Int") {
+                action = per_trajectory::squeezed(action);
+            }
+            builder.add(step::ACTION, action, true)?;
+        }
+        if self.choice.reads("rewards") {
+            let reward = self.column(&format!("rewards_{index}"))?;
+            builder.add(step::REWARD, per_trajectory::squeezed(reward), true)?;
+        }
         let name = format!("terminated_{index}");
         let terminated = self
             .dataset(&name)?
@@ -318,6 +352,10 @@ impl Source for Dump {
         Arc::clone(&self.about)
     }
 
+    fn account(&self) -> Account {
+        self.choice.account(Account::default())
+    }
+
     fn lost(&self) -> Option<u64> {
         Some(1)
     }
@@ -329,153 +367,4 @@ impl Source for Dump {
         let schema = Arc::clone(&self.schema);
         self.next_episode(Some(&schema))
     }
-}
-
-fn write(outgoing: &OutgoingDataset, to: &Path, options: &WriteOptions) -> Result<Written> {
-    let mut written = Written::default();
-    for column in [step::OBSERVATION, step::ACTION, step::REWARD] {
-        let field = outgoing.steps().field_with_name(column);
-        let field = field.map_err(|_| {
-            Error::failed(format!(
-                "d3rlpy needs `{column}s`, but the dataset has no column `{column}`"
-            ))
-            .hint("the stage `derive` can make one")
-        })?;
-        if arrays::plain_arrays(field, column).is_none() {
-            return Err(Error::failed(format!(
-                "`{column}` is {}, but d3rlpy can only hold numbers and vectors of numbers",
-                type_name(field.data_type())
-            ))
-            .hint("the stage `derive` can make numbers of it; or choose another format"));
-        }
-    }
-    let mut extras = Vec::new();
-    let mut left_out = Vec::new();
-    for column in arrays::extra_columns(outgoing.steps()) {
-        match arrays::plain_arrays(outgoing.steps().field_with_name(&column)?, &column) {
-            Some(_) => extras.push(column),
-            None => left_out.push(column),
-        }
-    }
-    arrays::report_left_out(&mut written, &left_out);
-    let mut file = Hdf5Writer::create(to)?;
-    for leaving in outgoing.pass(None)? {
-        write_episode(&mut file, &leaving?, &extras)?;
-    }
-    file.texts(
-        "columns",
-        &[4],
-        &["observations", "actions", "rewards", "terminated"],
-    )?;
-    file.array(
-        "num_episodes",
-        Element::Plain(DataType::Int64),
-        &[],
-        &(outgoing.trajectories() as i64).to_le_bytes(),
-    )?;
-    file.texts("version", &[], &[VERSION])?;
-    let envelope = Envelope::new(outgoing, options, BTreeMap::new(), &mut written).text()?;
-    file.array(
-        &format!("{PREFIX}{}", envelope::ENVELOPE),
-        Element::Plain(DataType::UInt8),
-        &[envelope.len() as u64],
-        envelope.as_bytes(),
-    )?;
-    file.finish()?;
-    written.cannot_hold(
-        "final observations, how trajectories ended, their identity, further columns",
-        format!("the groups `{PREFIX}*`"),
-    );
-    if outgoing.steps().column_with_name(ACTION_VALID).is_some() {
-        written.cannot_hold(
-            "which actions were filled in",
-            format!("`{ACTION_VALID}` in the groups `{PREFIX}*`"),
-        );
-    }
-    Ok(written)
-}
-
-/// Writes a trajectory: its arrays, and its group with the columns `extras`.
-fn write_episode(
-    file: &mut Hdf5Writer,
-    leaving: &OutgoingTrajectory,
-    extras: &[String],
-) -> Result<()> {
-    let (index, length) = (leaving.index, leaving.length);
-    let schema = leaving.steps.schema();
-    let column_with_final = |name: &str| {
-        leaving
-            .steps
-            .column_by_name(name)
-            .ok_or_else(|| Error::failed(format!("the column `{name}` was not read")))
-    };
-    let field = schema.field_with_name(step::OBSERVATION)?;
-    let observation = column_with_final(step::OBSERVATION)?;
-    let parts = arrays::plain_arrays(field, "").unwrap_or_default();
-    for (part, plain) in parts.iter().enumerate() {
-        let name = if plain.path.is_empty() {
-            format!("observations_{index}")
-        } else {
-            format!("observations_{index}_{part}")
-        };
-        arrays::write_array(file, &name, plain, &observation.slice(0, length))?;
-    }
-    // d3rlpy holds single numbers as vectors of one.
-    for (column, name) in [(step::ACTION, "actions"), (step::REWARD, "rewards")] {
-        let values = column_with_final(column)?.slice(0, length);
-        let mut bytes = Vec::new();
-        arrays::append(&values, &mut bytes)?;
-        let plain = arrays::plain_arrays(schema.field_with_name(column)?, name)
-            .and_then(|parts| parts.into_iter().next());
-        let plain =
-            plain.ok_or_else(|| Error::failed(format!("`{column}` is not an array of numbers")))?;
-        let row = if plain.row.is_empty() {
-            vec![1]
-        } else {
-            plain.row
-        };
-        let shape: Vec<u64> = std::iter::once(length as u64).chain(row).collect();
-        file.array(
-            &format!("{name}_{index}"),
-            Element::Plain(plain.element),
-            &shape,
-            &bytes,
-        )?;
-    }
-    let line = envelope::line(leaving)?;
-    file.array(
-        &format!("terminated_{index}"),
-        Element::Plain(DataType::Boolean),
-        &[],
-        &[u8::from(line.terminated)],
-    )?;
-    let group = format!("{PREFIX}{index}");
-    if leaving.has_final() {
-        arrays::write_column(
-            file,
-            &format!("{group}/final_observation"),
-            field,
-            &observation.slice(length, 1),
-        )?;
-    }
-    for column in extras {
-        let (field, values) = (schema.field_with_name(column)?, column_with_final(column)?);
-        arrays::write_column(file, &format!("{group}/{column}"), field, values)?;
-        if field.is_nullable() {
-            let valid: ArrayRef = Arc::new(BooleanArray::from_iter(
-                (0..values.len()).map(|row| Some(values.is_valid(row))),
-            ));
-            arrays::write_column(
-                file,
-                &format!("{group}/{column}_valid"),
-                &Field::new("valid", DataType::Boolean, false),
-                &valid,
-            )?;
-        }
-    }
-    let proxies = format!("{group}/action_is_proxy");
-    arrays::write_sources(file, &proxies, leaving, leaving.steps.num_rows())?;
-    let text = serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?;
-    file.group(&group, vec![("line".to_owned(), Attribute::Text(text))])?;
-    file.close(&group)
 }

@@ -1,5 +1,5 @@
-//! Reads small Parquet files, and writes Parquet files whose pages have checksums. The parquet crate
-//! verifies checksums but does not write them.
+//! Reads small Parquet files, and writes Parquet files whose pages have checksums. The crate
+//! `parquet` verifies checksums but does not write them.
 //!
 //! A row group is encoded in memory. Then the header of each of its pages gets the field `crc`, and
 //! its columns are appended to the file with their new sizes.

@@ -35,6 +35,7 @@ use crate::error::{Error, Result, caught};
 
 pub(crate) use doctor::doctor;
 pub(crate) use pin::Pin;
+pub(crate) use probe::{rows_depend_on_each_other, slack};
 pub(crate) use values::{Data, DataMut, Element, Rows};
 
 /// The device to run models on.

@@ -1,8 +1,9 @@
 //! Verifies that a model treats the rows of a batch independently, before any data is read.
 //!
-//! Some rows run twice: at other positions of the batch, beside other rows. A model that normalises
-//! over the batch, in training mode for example, gives other outputs then, and would give labels
-//! that depend on which steps happen to share a batch.
+//! Some invented rows run twice: at other positions of the batch, beside other rows. A model that
+//! normalises over the batch, in training mode for example, gives other outputs then, and would
+//! give labels that depend on which steps happen to share a batch. A stage compares rows of the
+//! data at two batch sizes as well.
 
 use super::{Data, Element, Geometry, Rows, Session, Spec};
 use crate::error::{Error, Result};
@@ -79,22 +80,31 @@ pub(super) fn ensure_rows_are_independent(
         if apart > allowed
             && let Some((one, two)) = all().find(differs)
         {
-            return Err(Error::failed(format!(
-                "{}: the output `{name}` for a row depends on the other rows of its batch: the \
-                 same row gives {one} and {two}",
-                spec.path.display()
-            ))
-            .hint(
-                "export the model in evaluation mode, with `model.eval()` in PyTorch, and without \
-                 operators over the batch axis, such as a mean over the batch",
+            return Err(rows_depend_on_each_other(
+                spec,
+                name,
+                &format!("the same row gives {one} and {two}"),
             ));
         }
     }
     Ok(())
 }
 
+/// Returns the error of a model whose output `name` for a row depends on other rows, as `found`
+/// shows.
+pub(crate) fn rows_depend_on_each_other(spec: &Spec, name: &str, found: &str) -> Error {
+    Error::failed(format!(
+        "{}: the output `{name}` for a row depends on the other rows of its batch: {found}",
+        spec.path.display()
+    ))
+    .hint(
+        "export the model in evaluation mode, with `model.eval()` in PyTorch, and without \
+         operators over the batch axis, such as a mean over the batch",
+    )
+}
+
 /// Returns the difference that rounding explains, relative to the largest value.
-fn slack(element: Element, tf32: bool) -> f64 {
+pub(crate) fn slack(element: Element, tf32: bool) -> f64 {
     match element {
         Element::F64 => 1e-9,
         Element::F32 if !tf32 => 1e-4,

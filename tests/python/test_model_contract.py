@@ -472,6 +472,66 @@ def test_a_model_that_mixes_rows_is_refused(log, tmp_path, name, size):
     refused(tmp_path, log[0], options, ["the output `y` for a row depends on the other rows"])
 
 
+# Rows of the data that lie outside the values with which a model is tried out before a run.
+FAR = [node("Add", ["obs", "far"], ["x"]), node("Relu", ["x"], ["r"])]
+FAR += [node("ReduceMean", ["r"], ["m"], axes=[0]), node("Add", ["obs", "m"], ["y"])]
+
+
+@pytest.mark.parametrize("far", [0, 1])
+def test_rows_of_the_data_are_compared_at_two_batch_sizes(log, tmp_path, far):
+    # Rows mix only where the first number is large.
+    path = model(
+        tmp_path / "m.onnx",
+        FAR,
+        [("obs", FLOAT, ["n", 3])],
+        ROW,
+        [("far", np.array([-100, -100, -100], np.float32))],
+    )
+    options = {"model": str(path), "inputs": {"obs": "single * (small * 100)" if far else "single"}}
+    said = scored(tmp_path, log[0], options, code=far)
+    if not far:
+        return check((vectors(said["y"]) == log[1]["single"]).all(), "independent where small")
+    says(said, ["the output `y` for a row depends on the other rows", "batch of 4"], "large")
+    check(not (tmp_path / "scored").exists(), "no result")
+    made = scored(tmp_path, log[0], {**options, "allow_random": True})
+    check(len(made) == sum(LENGTHS), "the user may allow it")
+
+
+def test_rounding_of_large_inputs_is_no_difference(log, tmp_path):
+    # The columns cancel out, so that nearly all that is left is rounding.
+    random = np.random.default_rng(2)
+    wide = random.normal(size=(3, 300))
+    nodes = [node("MatMul", ["obs", "a"], ["h"]), node("MatMul", ["h", "b"], ["y"])]
+    constants = [("a", wide.astype(np.float32)), ("b", np.linalg.qr(wide.T, "complete")[0][:, 3:6])]
+    constants[1] = ("b", constants[1][1].astype(np.float32))
+    path = model(tmp_path / "m.onnx", nodes, [("obs", FLOAT, ["n", 3])], ROW, constants)
+    made = scored(tmp_path, log[0], {"model": str(path), "inputs": {"obs": "large"}})
+    check(len(made) == sum(LENGTHS), "all rows")
+
+
+def test_a_state_that_mixes_trajectories_is_refused(log, tmp_path):
+    nodes = [
+        node("Add", ["obs", "far"], ["x"]),
+        node("Relu", ["x"], ["r"]),
+        node("ReduceMean", ["r"], ["m"], axes=[0]),
+        node("Add", ["h", "m"], ["h_out"]),
+        node("Add", ["h_out", "obs"], ["y"]),
+    ]
+    path = model(
+        tmp_path / "m.onnx",
+        nodes,
+        [("obs", FLOAT, ["n", 3]), ("h", FLOAT, ["n", 3])],
+        [("y", FLOAT, ["n", 3]), ("h_out", FLOAT, ["n", 3])],
+        [("far", np.array([-100, -100, -100], np.float32))],
+    )
+    options = {"model": str(path), "state": {"h": "h_out"}}
+    near = scored(tmp_path, log[0], {**options, "inputs": {"obs": "single"}})
+    check(len(near) == sum(LENGTHS), "independent where small")
+    far = {**options, "inputs": {"obs": "single * (small * 100)"}}
+    said = scored(tmp_path, log[0], far, code=1)
+    says(said, ["the output `y` for a row depends on the other rows"], "large")
+
+
 # ---- states
 
 HIDDEN = 4

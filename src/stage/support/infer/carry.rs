@@ -4,9 +4,9 @@
 //! its row, so that batches stay full and the state of a trajectory never reaches another.
 
 use super::windows::{Slot, Span};
-use super::{Column, Ensemble, Input, feed, take};
+use super::{Ensemble, Fed, Sessions, feed, take};
 use crate::error::{Error, Result};
-use crate::model::{Pool, Rows, Session, Spec};
+use crate::model::{Rows, Session};
 
 /// Returns every row that runs: each trajectory from its first row to its last slot.
 pub(in crate::stage) fn rows_before(spans: &[Span], slots: &[Slot]) -> Vec<Slot> {
@@ -53,19 +53,16 @@ impl Ensemble {
     /// Runs a recurrent model at `slots`, and at all rows of their trajectories before them.
     pub(super) fn carry(
         &self,
-        (pool, spec): (&Pool, &Spec),
-        inputs: &[Input],
-        columns: &[Column],
-        spans: &[Span],
+        Sessions { spec, pool, batch }: Sessions,
+        fed: Fed,
         slots: &[Slot],
         (cells, made): (&[usize], &mut [Vec<f64>]),
     ) -> Result<()> {
-        let batch = self.geometry.batch;
         let bases: Vec<usize> = made.iter().map(Vec::len).collect();
         for (made, cells) in made.iter_mut().zip(cells) {
             made.resize(made.len() + slots.len() * cells, 0.0);
         }
-        let mut waiting = runs(spans, slots).into_iter();
+        let mut waiting = runs(fed.spans, slots).into_iter();
         let mut active: Vec<Run> = Vec::new();
         // The states of active runs, one after another.
         let mut kept: Vec<Vec<f64>> = vec![Vec::new(); self.states.len()];
@@ -88,8 +85,8 @@ impl Ensemble {
                 })
                 .collect();
             pool.with(|session| {
-                feed(session, spec, inputs, columns, spans, &now)?;
-                self.put(session, &kept, now.len());
+                feed(session, spec, fed, &now)?;
+                self.put(session, batch, &kept, now.len());
                 session.run(now.len())?;
                 for (index, (cells, made)) in cells.iter().zip(made.iter_mut()).enumerate() {
                     row_made.clear();
@@ -103,7 +100,7 @@ impl Ensemble {
                         }
                     }
                 }
-                self.keep(session, &mut kept, now.len())
+                self.keep(session, batch, &mut kept, now.len())
                     .map_err(|error| error.at(spec.path.display()))
             })?;
             for index in (0..active.len()).rev() {
@@ -126,11 +123,11 @@ impl Ensemble {
     }
 
     /// Feeds the states of the first `rows` rows.
-    fn put(&self, session: &mut Session, kept: &[Vec<f64>], rows: usize) {
+    fn put(&self, session: &mut Session, batch: usize, kept: &[Vec<f64>], rows: usize) {
         for (state, kept) in self.states.iter().zip(kept) {
             let blocks = self.geometry.input_blocks(state.input);
             let mut input = session.input(state.input);
-            let places = Rows::of(input.len(), blocks, self.geometry.batch);
+            let places = Rows::of(input.len(), blocks, batch);
             let cells = places.cells();
             for row in 0..rows {
                 for cell in 0..cells {
@@ -141,7 +138,13 @@ impl Ensemble {
     }
 
     /// Keeps the states that the first `rows` rows gave.
-    fn keep(&self, session: &Session, kept: &mut [Vec<f64>], rows: usize) -> Result<()> {
+    fn keep(
+        &self,
+        session: &Session,
+        batch: usize,
+        kept: &mut [Vec<f64>],
+        rows: usize,
+    ) -> Result<()> {
         for (state, kept) in self.states.iter().zip(kept) {
             let at = self
                 .geometry
@@ -150,16 +153,16 @@ impl Ensemble {
                 .position(|at| *at == state.output);
             let output = session.output(at.unwrap_or(usize::MAX));
             let cells = state.start.len();
-            if output.len() != self.geometry.batch * cells {
+            if output.len() != batch * cells {
                 return Err(Error::failed(format!(
                     "the model's state has {} values, but a batch should have {}",
                     output.len(),
-                    self.geometry.batch * cells
+                    batch * cells
                 ))
                 .hint("export the model with a state of a fixed shape"));
             }
             let blocks = self.geometry.input_blocks(state.input);
-            let places = Rows::of(output.len(), blocks, self.geometry.batch);
+            let places = Rows::of(output.len(), blocks, batch);
             for row in 0..rows {
                 for cell in 0..cells {
                     kept[row * cells + cell] = output.get(places.place(row, cell));

@@ -1,10 +1,11 @@
 //! Running models over the steps of a block.
 //!
 //! [`bind`] binds the options that describe a model to what the model states, [`column`] converts
-//! columns to the model's types, [`windows`] copies windows into its inputs, and [`carry`] runs
-//! recurrent models. This file runs an ensemble in batches of one
-//! fixed size, filled across trajectories in order.
+//! columns to the model's types, [`windows`] copies windows into its inputs, [`carry`] runs
+//! recurrent models, and [`again`] runs a few rows a second time in a smaller batch. This file runs
+//! an ensemble in batches of one fixed size, filled across trajectories in order.
 
+mod again;
 pub(in crate::stage) mod bind;
 mod carry;
 mod column;
@@ -108,7 +109,32 @@ pub(in crate::stage) struct Ensemble {
     pub(in crate::stage) geometry: Geometry,
     /// States that are carried from step to step.
     states: Vec<State>,
-    pools: OnceLock<Vec<Pool>>,
+    opened: OnceLock<Vec<Opened>>,
+}
+
+/// A model that is ready to run.
+struct Opened {
+    sessions: Pool,
+    /// The model opened for small batches; `None` if it takes only batches of its own size.
+    again: Option<again::Again>,
+}
+
+/// What a model runs on: what feeds its inputs, the columns of a block, and its trajectories.
+#[derive(Clone, Copy)]
+struct Fed<'a> {
+    inputs: &'a [Input],
+    columns: &'a [Column],
+    spans: &'a [Span],
+    /// Whether numbers are changed by about their rounding error, to learn its effect.
+    nudged: bool,
+}
+
+/// The sessions of a model, and the number of rows of their batches.
+#[derive(Clone, Copy)]
+struct Sessions<'a> {
+    spec: &'a Spec,
+    pool: &'a Pool,
+    batch: usize,
 }
 
 impl Ensemble {
@@ -126,17 +152,22 @@ impl Ensemble {
             names,
             geometry,
             states,
-            pools: OnceLock::new(),
+            opened: OnceLock::new(),
         }
     }
 
     /// Loads the models for `workers` threads.
     pub(in crate::stage) fn prepare(&self, workers: usize) -> Result<()> {
-        if self.pools.get().is_none() {
-            let open = |spec| self.runtime.open(spec, &self.geometry, workers);
-            // If another thread was faster, its pools are as good.
+        if self.opened.get().is_none() {
+            let open = |spec| {
+                Ok(Opened {
+                    sessions: self.runtime.open(spec, &self.geometry, workers)?,
+                    again: again::Again::open(&self.runtime, spec, &self.geometry),
+                })
+            };
+            // If another thread was faster, its models are as good.
             let _ = self
-                .pools
+                .opened
                 .set(self.specs.iter().map(open).collect::<Result<_>>()?);
         }
         Ok(())
@@ -226,56 +257,75 @@ impl Ensemble {
         cells: &[usize],
         made: &mut [Vec<f64>],
     ) -> Result<()> {
-        let pools = self
-            .pools
+        let opened = self
+            .opened
             .get()
             .ok_or_else(|| Error::failed("the models are not loaded"))?;
-        for (pool, spec) in pools.iter().zip(&self.specs) {
-            if self.is_recurrent() {
-                let models = (pool, spec);
-                self.carry(models, inputs, columns, spans, slots, (cells, &mut *made))?;
-                continue;
+        let fed = Fed {
+            inputs,
+            columns,
+            spans,
+            nudged: false,
+        };
+        for (opened, spec) in opened.iter().zip(&self.specs) {
+            let sessions = Sessions {
+                spec,
+                pool: &opened.sessions,
+                batch: self.geometry.batch,
+            };
+            let before: Vec<usize> = made.iter().map(Vec::len).collect();
+            self.run(sessions, fed, slots, (cells, &mut *made))?;
+            if let Some(again) = &opened.again {
+                let own = made.iter().zip(before).map(|(made, from)| &made[from..]);
+                again.ensure_same(self, spec, fed, slots, cells, &own.collect::<Vec<_>>())?;
             }
-            for slots in slots.chunks(self.geometry.batch) {
-                let batch = |session: &mut Session| {
-                    feed(session, spec, inputs, columns, spans, slots)?;
-                    session.run(slots.len())?;
-                    for (index, (cells, made)) in cells.iter().zip(made.iter_mut()).enumerate() {
-                        let taken = take(
-                            session.output(index),
-                            self.geometry.batch * cells,
-                            slots.len() * cells,
-                            made,
-                        );
-                        taken.map_err(|error| error.at(spec.path.display()))?;
-                    }
-                    Ok(())
-                };
-                pool.with(batch)?;
-            }
+        }
+        Ok(())
+    }
+
+    /// Runs a model at `slots`, and appends the values of its outputs to `made`.
+    fn run(
+        &self,
+        sessions: Sessions,
+        fed: Fed,
+        slots: &[Slot],
+        (cells, made): (&[usize], &mut [Vec<f64>]),
+    ) -> Result<()> {
+        if self.is_recurrent() {
+            return self.carry(sessions, fed, slots, (cells, made));
+        }
+        let Sessions { spec, pool, batch } = sessions;
+        for slots in slots.chunks(batch) {
+            pool.with(|session| {
+                feed(session, spec, fed, slots)?;
+                session.run(slots.len())?;
+                for (index, (cells, made)) in cells.iter().zip(made.iter_mut()).enumerate() {
+                    let (all, own) = (batch * cells, slots.len() * cells);
+                    take(session.output(index), all, own, made)
+                        .map_err(|error| error.at(spec.path.display()))?;
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }
 }
 
 /// Fills the inputs of a session with the rows at `slots`.
-fn feed(
-    session: &mut Session,
-    spec: &Spec,
-    inputs: &[Input],
-    columns: &[Column],
-    spans: &[Span],
-    slots: &[Slot],
-) -> Result<()> {
-    for (input, column) in inputs.iter().zip(columns) {
+fn feed(session: &mut Session, spec: &Spec, fed: Fed, slots: &[Slot]) -> Result<()> {
+    for (input, column) in fed.inputs.iter().zip(fed.columns) {
         let place = spec.inputs.iter().position(|port| port.name == input.name);
+        let place = place.unwrap_or(usize::MAX);
         column.feed(
-            session.input(place.unwrap_or(usize::MAX)),
+            session.input(place),
             input.window.as_ref(),
             input.cells(),
-            spans,
+            fed.spans,
             slots,
         )?;
+        if fed.nudged {
+            session.input(place).nudge();
+        }
     }
     Ok(())
 }

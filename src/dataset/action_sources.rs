@@ -34,8 +34,25 @@ impl ActionSources {
                 |there| said.values() & there.inner(),
             ))
         };
+        let proxy = is(action_source::PROXY)?;
+        let others = match &there {
+            Some(there) => there.inner() & &!&proxy,
+            None => !&proxy,
+        };
+        // Nearly always all other actions were recorded, which one comparison each tells.
+        if others
+            .set_indices()
+            .all(|row| source.value(row) == action_source::RECORDED)
+        {
+            let none = BooleanBuffer::new_unset(source.len());
+            return Ok(Some(ActionSources {
+                proxy,
+                derived: none.clone(),
+                patched: none,
+            }));
+        }
         Ok(Some(ActionSources {
-            proxy: is(action_source::PROXY)?,
+            proxy,
             derived: is(action_source::DERIVED)?,
             patched: is(action_source::PATCHED)?,
         }))

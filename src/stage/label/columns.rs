@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use arrow::array::BooleanBufferBuilder;
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, FixedSizeListArray, Float32Array,
     Float64Array, Int32Array, Int64Array, PrimitiveArray, StringArray, StringBuilder,
 };
-use arrow::array::{BooleanBufferBuilder, new_null_array};
-use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cmp::eq;
 use arrow::compute::kernels::zip::zip;
 use arrow::compute::{filter_record_batch, is_not_null, nullif};
@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int
 
 use crate::dataset::Block;
 use crate::dataset::block::flattened;
-use crate::dataset::schema::{step, type_name};
+use crate::dataset::schema::{action_source, step, type_name};
 use crate::error::{Error, Result};
 use crate::stage::Tally;
 
@@ -96,7 +96,9 @@ pub(super) fn write(
         .as_ref()
         .map(|_| sources(&block, &filled.rows))
         .transpose()?;
-    if let Some((field, recorded)) = written.recorded.as_ref().zip(recorded(&block)?) {
+    if let Some(field) = &written.recorded
+        && let Some(recorded) = recorded(&block)?
+    {
         let replaced = filled.rows.iter().filter(|row| recorded.is_valid(**row));
         tally.count("recorded actions replaced", replaced.count() as u64);
         let kept = match block.steps.column_by_name(field.name()) {
@@ -243,6 +245,13 @@ fn sources(block: &Block, rows: &[usize]) -> Result<ArrayRef> {
         .column_by_name(step::ACTION_SOURCE)
         .map(|column| column.as_string::<i32>());
     let action = block.steps.column_by_name(step::ACTION);
+    let nothing = |column: &dyn Array| column.null_count() == column.len();
+    let no_others = said.is_none_or(|said| nothing(said))
+        && action.is_none_or(|action| nothing(action.as_ref()));
+    let count = block.steps.num_rows();
+    if no_others || rows.len() == count {
+        return Ok(Arc::new(text_at(rows, count, action_source::PROXY)?));
+    }
     let mut sources =
         StringBuilder::with_capacity(block.steps.num_rows(), block.steps.num_rows() * 8);
     let mut rows = rows.iter().peekable();
@@ -263,13 +272,29 @@ fn sources(block: &Block, rows: &[usize]) -> Result<ArrayRef> {
 /// Returns the model of each action: `id` at `rows`, and elsewhere what the column said.
 fn models(block: &Block, column: &str, rows: &[usize], id: &str) -> Result<ArrayRef> {
     let count = block.steps.num_rows();
-    let said = block.steps.column_by_name(column).cloned();
-    let said = said.unwrap_or_else(|| new_null_array(&DataType::Utf8, count));
+    let own = text_at(rows, count, id)?;
+    Ok(match block.steps.column_by_name(column) {
+        Some(said) if said.null_count() < count && rows.len() < count => {
+            zip(&is_not_null(&own)?, &own, said)?
+        }
+        _ => Arc::new(own),
+    })
+}
+
+/// Returns a column of `count` rows with `text` at `rows`, which ascend, and nulls elsewhere.
+fn text_at(rows: &[usize], count: usize, text: &str) -> Result<StringArray> {
     let mut filled = BooleanBufferBuilder::new(count);
     filled.append_n(count, false);
     rows.iter().for_each(|row| filled.set_bit(*row, true));
-    let filled = BooleanArray::new(filled.finish(), None);
-    Ok(zip(&filled, &StringArray::new_scalar(id), &said)?)
+    let filled = NullBuffer::new(filled.finish());
+    let lengths = (0..count).map(|row| usize::from(filled.is_valid(row)) * text.len());
+    let texts = Buffer::from(text.repeat(rows.len()).into_bytes());
+    let nulls = Some(filled.clone()).filter(|filled| filled.null_count() > 0);
+    Ok(StringArray::try_new(
+        OffsetBuffer::from_lengths(lengths),
+        texts,
+        nulls,
+    )?)
 }
 
 /// Returns the actions that were recorded; `None` if there is no column of actions.

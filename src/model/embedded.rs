@@ -203,6 +203,8 @@ impl EmbeddedSession {
         let (inputs, given) = self.done.recv().map_err(|_| stopped())?;
         self.inputs = inputs;
         given.map_err(|reason| {
+            // Nodes of most models have no name.
+            let reason = reason.replace("operator \"\" failed", "an operator failed");
             Error::failed(format!("{path}: rten cannot run the model: {reason}")).hint(
                 "use ONNX Runtime, which has every ONNX operator: `pip install onnxruntime` in \
                  the active environment",

@@ -649,6 +649,8 @@ def test_a_state_that_is_not_declared_is_recognised(log, tmp_path):
     option = "`state: {h: h_out, c: c_out}`"
     for inputs in ({}, {"inputs": {"obs": "observation"}}):
         refused(tmp_path, log[0], {"model": str(path), **inputs}, ["recurrent model", option])
+    option = "carry it from step to step with `state: {c: c_out}`"
+    refused(tmp_path, log[0], {"model": str(path), "state": {"h": "h_out"}}, ["`c:", option])
     wrong = [
         ({"h": "h_uot", "c": "c_out"}, ["no output `h_uot`", "did you mean `h_out`?"]),
         ({"h": "action", "c": "c_out"}, ["cannot take the values of the output `action"]),

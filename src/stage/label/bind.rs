@@ -19,7 +19,7 @@ use crate::stage::support::infer::bind::{
     Accepted, batch, blame, cells, check_inputs, feeds, input, numbers, property, row_shape, specs,
 };
 use crate::stage::support::infer::names::quoted;
-use crate::stage::support::infer::state::{State, geometry, others, states, suspected};
+use crate::stage::support::infer::state::{State, fed_back, geometry, others, states, suspected};
 use crate::stage::support::infer::windows::{Edge, Window};
 use crate::stage::support::infer::{Ensemble, Input};
 use crate::stage::{Bound, Context, Misfit, options};
@@ -120,7 +120,8 @@ fn feed(
     states: &[State],
     edge: Edge,
 ) -> Result<Feed, Misfit> {
-    let read = [chosen_action(label, spec).unwrap_or(0)];
+    let action = chosen_action(label, spec).unwrap_or(0);
+    let read: Vec<usize> = std::iter::once(action).chain(fed_back(states)).collect();
     match (&label.inputs, others(spec, states).as_slice()) {
         (_, []) => Err(Misfit::new("the model has no input to feed").at("model")),
         (Some(inputs), ports) => named(inputs, steps, (spec, ports, &read), edge),

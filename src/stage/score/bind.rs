@@ -15,7 +15,9 @@ use crate::model::{Element, Port, Spec};
 use crate::stage::support::columns::{fits, refuse_fixed};
 use crate::stage::support::infer::bind::{Accepted, batch, cells, check_inputs, input, specs};
 use crate::stage::support::infer::names::{did_you_mean, quoted};
-use crate::stage::support::infer::state::{Carried, State, geometry, others, states, suspected};
+use crate::stage::support::infer::state::{
+    Carried, State, fed_back, geometry, others, states, suspected,
+};
 use crate::stage::support::infer::{Ensemble, Input, windows};
 use crate::stage::{Bound, Context, Misfit, options};
 
@@ -70,6 +72,7 @@ fn feeds(
                 .iter()
                 .position(|port| port.name == *chosen.output())
         })
+        .chain(fed_back(states))
         .collect();
     let fed = match (&given.inputs, ports.as_slice()) {
         (_, []) => return Err(Misfit::new("the model has no input").at("model")),

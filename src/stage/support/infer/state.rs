@@ -260,8 +260,13 @@ pub(in crate::stage) fn geometry(
     }
 }
 
+/// Returns the outputs that are fed back as `states`.
+pub(in crate::stage) fn fed_back(states: &[State]) -> impl Iterator<Item = usize> {
+    states.iter().map(|state| state.output)
+}
+
 /// Returns a misfit if inputs that nothing feeds look like the state of a recurrent model. `read`
-/// are the outputs that the stage reads.
+/// are the outputs that the stage reads or feeds back.
 pub(in crate::stage) fn suspected(unfed: &[&Port], spec: &Spec, read: &[usize]) -> Option<Misfit> {
     let mut taken: Vec<usize> = read.to_vec();
     let mut pairs = Vec::new();

@@ -497,16 +497,18 @@ def test_rows_of_the_data_are_compared_at_two_batch_sizes(log, tmp_path, far):
     check(len(made) == sum(LENGTHS), "the user may allow it")
 
 
-def test_rounding_of_large_inputs_is_no_difference(log, tmp_path):
-    # The columns cancel out, so that nearly all that is left is rounding.
+@pytest.mark.parametrize("batch", [512, 2])
+def test_rounding_of_large_inputs_is_no_difference(log, tmp_path, batch):
+    # The columns cancel out, so that nearly all that is left is rounding, and rten multiplies a
+    # single row in another order than two.
     random = np.random.default_rng(2)
     wide = random.normal(size=(3, 300))
     nodes = [node("MatMul", ["obs", "a"], ["h"]), node("MatMul", ["h", "b"], ["y"])]
     constants = [("a", wide.astype(np.float32)), ("b", np.linalg.qr(wide.T, "complete")[0][:, 3:6])]
     constants[1] = ("b", constants[1][1].astype(np.float32))
     path = model(tmp_path / "m.onnx", nodes, [("obs", FLOAT, ["n", 3])], ROW, constants)
-    made = scored(tmp_path, log[0], {"model": str(path), "inputs": {"obs": "large"}})
-    check(len(made) == sum(LENGTHS), "all rows")
+    options = {"model": str(path), "inputs": {"obs": "large * 2.5"}, "batch": batch}
+    check(len(scored(tmp_path, log[0], options)) == sum(LENGTHS), "all rows")
 
 
 def test_a_state_that_mixes_trajectories_is_refused(log, tmp_path):

@@ -121,7 +121,8 @@ fn refusal(
     rows_depend_on_each_other(spec, output, &found)
 }
 
-/// Returns the indices of `most` of `count` slots, or of all if there are fewer, from first to last.
+/// Returns the indices of `most` of `count` slots, from the first to the last; all of them if there
+/// are fewer.
 fn spread(count: usize, most: usize) -> Vec<usize> {
     let most = most.min(count);
     (0..most)

@@ -4,11 +4,12 @@
 //! on the left, Decision Diffuser (Ajay et al., 2023) on windows that begin at one and are padded
 //! on the right.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, FixedSizeListArray, Int32Array,
-    RecordBatch, UInt64Array, make_array,
+    RecordBatch, StringArray, UInt64Array, make_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, filter_record_batch, take};
@@ -21,7 +22,7 @@ use super::support::columns::everything;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Block;
 use crate::dataset::block::elements;
-use crate::dataset::schema::{step, type_name, vector, width};
+use crate::dataset::schema::{action_source, step, type_name, vector, width};
 use crate::error::{Error, Result, nearest};
 
 /// The registry entry.
@@ -47,8 +48,10 @@ const MASK: &str = "mask";
 /// a window begins; it is negative if the window begins with padding. `mask` is 1 for steps and 0
 /// for padding. `terminated` and `truncated` say whether any step of the window is; `is_final` is
 /// false. The sequence of rewards is called `rewards`; there is no `reward`, so `return` is null. A
-/// column of a window is null if it is null in any of the window's steps. A trajectory without
-/// windows is dropped.
+/// column of a window is null if it is null in any of the window's steps. `action_source` of a
+/// window with actions is that of its steps; if they differ, it is the one of them that comes first
+/// in `proxy`, `patched`, `derived`, `recorded`. `action_model` joins the ids of their models with
+/// `+`. A trajectory without windows is dropped.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Window {
@@ -117,8 +120,18 @@ struct Windows {
     pad: Pad,
     fill: Fill,
     made: Vec<Made>,
+    /// Which of `action_source` and `action_model` the windows have.
+    origins: Vec<&'static str>,
     steps: SchemaRef,
 }
+
+/// The sources of actions, those that say most about a window of several first.
+const STRONGEST: [&str; 4] = [
+    action_source::PROXY,
+    action_source::PATCHED,
+    action_source::DERIVED,
+    action_source::RECORDED,
+];
 
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Window = options(value)?;
@@ -160,6 +173,19 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         field(START, DataType::Int32),
     ];
     fields.extend(made.iter().map(|made| made.result.clone()));
+    let origins: Vec<&'static str> = [step::ACTION_SOURCE, step::ACTION_MODEL]
+        .into_iter()
+        .filter(|name| {
+            let field = context.steps.field_with_name(name);
+            made.iter().any(|made| made.from == step::ACTION)
+                && field.is_ok_and(|field| *field.data_type() == DataType::Utf8)
+        })
+        .collect();
+    fields.extend(
+        origins
+            .iter()
+            .map(|name| Field::new(*name, DataType::Utf8, true)),
+    );
     fields.push(field(MASK, mask));
     fields.extend(
         [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]
@@ -172,6 +198,7 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         pad: given.pad,
         fill: given.fill,
         made,
+        origins,
         steps: Arc::new(steps),
     })
 }
@@ -327,6 +354,44 @@ impl Windows {
             known,
         )?))
     }
+
+    /// Returns the column `name`, which says where actions come from, of windows.
+    fn origin(
+        &self,
+        name: &str,
+        steps: &RecordBatch,
+        rows: &UInt64Array,
+        padded: &[bool],
+    ) -> Result<ArrayRef> {
+        let text = steps
+            .column_by_name(name)
+            .and_then(|column| column.as_string_opt::<i32>());
+        let text = text.ok_or_else(|| Error::failed(format!("`{name}` is not a text column")))?;
+        let action = steps
+            .column_by_name(step::ACTION)
+            .ok_or_else(|| Error::failed("the column `action` is missing"))?;
+        let slots = rows
+            .values()
+            .chunks_exact(self.length)
+            .zip(padded.chunks_exact(self.length));
+        let said = |(rows, padded): (&[u64], &[bool])| -> Option<String> {
+            let real = rows.iter().zip(padded).filter(|(_, padded)| !**padded);
+            let real: Vec<usize> = real.map(|(row, _)| *row as usize).collect();
+            if real.iter().any(|row| action.is_null(*row)) {
+                return None;
+            }
+            let known = real.iter().filter(|row| text.is_valid(**row));
+            let known: BTreeSet<&str> = known.map(|row| text.value(*row)).collect();
+            if name == step::ACTION_SOURCE {
+                // An action of which nothing is said was recorded.
+                let strongest = STRONGEST.into_iter().find(|word| known.contains(word));
+                return Some(strongest.unwrap_or(action_source::RECORDED).to_owned());
+            }
+            let ids: BTreeSet<&str> = known.into_iter().flat_map(|id| id.split('+')).collect();
+            (!ids.is_empty()).then(|| Vec::from_iter(ids).join("+"))
+        };
+        Ok(Arc::new(slots.map(said).collect::<StringArray>()))
+    }
 }
 
 /// Sets the values of padding to zero.
@@ -370,6 +435,7 @@ impl Transform for Windows {
         Some(
             own.into_iter()
                 .chain(self.made.iter().map(|made| made.from.clone()))
+                .chain(self.origins.iter().map(|name| (*name).to_owned()))
                 .collect(),
         )
     }
@@ -450,6 +516,9 @@ impl Transform for Windows {
         ];
         for made in &self.made {
             columns.push(self.column(made, &block.steps, &places, &rows, &padded)?);
+        }
+        for name in &self.origins {
+            columns.push(self.origin(name, &block.steps, &rows, &padded)?);
         }
         let ones = arrow::array::Float32Array::from_iter_values(
             padded.iter().map(|padded| f32::from(u8::from(!padded))),
@@ -560,6 +629,61 @@ mod tests {
             }
             prop_assert_eq!(after.steps.num_rows(), expected.len());
         }
+    }
+
+    #[test]
+    fn a_window_with_a_predicted_action_says_so() {
+        let block = fixture::block(&[(1, 5, true)]);
+        let text = |values: [Option<&str>; 6]| Arc::new(StringArray::from(values.to_vec()));
+        let field = |name: &str| Field::new(name, DataType::Utf8, true);
+        let recorded = Some("recorded");
+        let sources = [
+            recorded,
+            None,
+            Some("derived"),
+            Some("proxy"),
+            Some("proxy"),
+            None,
+        ];
+        let models = [None, None, None, Some("b+a"), Some("c"), None];
+        let block = block
+            .with_step_column(field(step::ACTION_SOURCE), text(sources))
+            .unwrap()
+            .with_step_column(field(step::ACTION_MODEL), text(models))
+            .unwrap();
+        let windows = |options: &str| {
+            let bound = fixture::work(
+                &STAGE,
+                options,
+                &block.steps.schema(),
+                &fixture::trajectories_schema(),
+            );
+            let stage = bound.1.unwrap();
+            let after = stage.apply(block.clone(), &mut Tally::default()).unwrap();
+            assert_eq!(after.steps.schema(), stage.steps());
+            after.steps
+        };
+        let said = |steps: &RecordBatch, name: &str| -> Vec<Option<String>> {
+            let column = steps.column_by_name(name).unwrap().as_string::<i32>();
+            column
+                .iter()
+                .map(|value| value.map(str::to_owned))
+                .collect()
+        };
+        let own = |values: [Option<&str>; 5]| values.map(|value| value.map(str::to_owned)).to_vec();
+        let steps = windows(r#"{"length": 2, "pad": "left"}"#);
+        let words = [
+            recorded,
+            recorded,
+            Some("derived"),
+            Some("proxy"),
+            Some("proxy"),
+        ];
+        assert_eq!(said(&steps, step::ACTION_SOURCE), own(words));
+        let ids = [None, None, None, Some("a+b"), Some("a+b+c")];
+        assert_eq!(said(&steps, step::ACTION_MODEL), own(ids));
+        let steps = windows(r#"{"length": 2, "columns": ["observation"]}"#);
+        assert!(steps.column_by_name(step::ACTION_SOURCE).is_none());
     }
 
     #[test]

@@ -142,9 +142,8 @@ impl Plan {
                 };
                 feature.names = names(feature).unwrap_or(other);
             }
-            // Nulls explain themselves in provenance: a recorded action has no spread. Rewards have
-            // a flag of their own.
-            let explained = [step::REWARD, step::ACTION_SOURCE, step::ACTION_STD].contains(&name);
+            // A step without a source has no action. Rewards have a flag of their own.
+            let explained = [step::REWARD, step::ACTION_SOURCE].contains(&name);
             if with_nulls.contains(name) && plan.features.len() > added && !explained {
                 let valid = guarded(format!("{feature}_valid"));
                 written.cannot_hold(

@@ -124,6 +124,8 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
             steps = with_field(&steps, field.clone().with_nullable(true)).0;
         }
     }
+    let source = Field::new(step::ACTION_SOURCE, DataType::Utf8, true);
+    steps = with_field(&steps, source).0;
     let kept = match &given.kept {
         Some(name) => {
             refuse_taken(name, context.steps).map_err(|misfit| misfit.at("as"))?;
@@ -134,8 +136,6 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     if let Some(kept) = &kept {
         steps = with_field(&steps, kept.clone()).0;
     }
-    let source = Field::new(step::ACTION_SOURCE, DataType::Utf8, true);
-    steps = with_field(&steps, source).0;
     Ok(Bound::Work(vec![
         Operator::selection(Match(Arc::clone(&patches))),
         Operator::transform(Patch {

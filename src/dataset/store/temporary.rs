@@ -77,8 +77,8 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
-/// Removes the temporary directories in `folder` that killed processes of this user left there. What
-/// cannot be removed stays.
+/// Removes the temporary directories in `folder` that killed processes of this user left there.
+/// What cannot be removed stays.
 fn remove_abandoned(folder: &Path) {
     let user = rustix::process::geteuid().as_raw();
     let is_ours = |path: &Path| {

@@ -4,12 +4,13 @@
 //! on the left, Decision Diffuser (Ajay et al., 2023) on windows that begin at one and are padded
 //! on the right.
 
-use std::collections::BTreeSet;
+mod origin;
+
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, FixedSizeListArray, Int32Array,
-    RecordBatch, StringArray, UInt64Array, make_array,
+    RecordBatch, UInt64Array, make_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, filter_record_batch, take};
@@ -18,11 +19,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use self::origin::Slots;
 use super::support::columns::everything;
 use super::{Bound, Changes, Context, Misfit, Stage, Tally, Transform, options};
 use crate::dataset::Block;
 use crate::dataset::block::elements;
-use crate::dataset::schema::{action_source, step, type_name, vector, width};
+use crate::dataset::schema::{step, type_name, vector, width};
 use crate::error::{Error, Result, nearest};
 
 /// The registry entry.
@@ -125,14 +127,6 @@ struct Windows {
     steps: SchemaRef,
 }
 
-/// The sources of actions, those that say most about a window of several first.
-const STRONGEST: [&str; 4] = [
-    action_source::PROXY,
-    action_source::PATCHED,
-    action_source::DERIVED,
-    action_source::RECORDED,
-];
-
 fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
     let given: Window = options(value)?;
     for (key, number) in [("length", given.length), ("stride", given.stride)] {
@@ -173,14 +167,12 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         field(START, DataType::Int32),
     ];
     fields.extend(made.iter().map(|made| made.result.clone()));
-    let origins: Vec<&'static str> = [step::ACTION_SOURCE, step::ACTION_MODEL]
-        .into_iter()
-        .filter(|name| {
-            let field = context.steps.field_with_name(name);
-            made.iter().any(|made| made.from == step::ACTION)
-                && field.is_ok_and(|field| *field.data_type() == DataType::Utf8)
-        })
-        .collect();
+    let is_made = made.iter().any(|made| made.from == step::ACTION);
+    let origins = if is_made {
+        origin::names(context.steps)
+    } else {
+        Vec::new()
+    };
     fields.extend(
         origins
             .iter()
@@ -354,44 +346,6 @@ impl Windows {
             known,
         )?))
     }
-
-    /// Returns the column `name`, which says where actions come from, of windows.
-    fn origin(
-        &self,
-        name: &str,
-        steps: &RecordBatch,
-        rows: &UInt64Array,
-        padded: &[bool],
-    ) -> Result<ArrayRef> {
-        let text = steps
-            .column_by_name(name)
-            .and_then(|column| column.as_string_opt::<i32>());
-        let text = text.ok_or_else(|| Error::failed(format!("`{name}` is not a text column")))?;
-        let action = steps
-            .column_by_name(step::ACTION)
-            .ok_or_else(|| Error::failed("the column `action` is missing"))?;
-        let slots = rows
-            .values()
-            .chunks_exact(self.length)
-            .zip(padded.chunks_exact(self.length));
-        let said = |(rows, padded): (&[u64], &[bool])| -> Option<String> {
-            let real = rows.iter().zip(padded).filter(|(_, padded)| !**padded);
-            let real: Vec<usize> = real.map(|(row, _)| *row as usize).collect();
-            if real.iter().any(|row| action.is_null(*row)) {
-                return None;
-            }
-            let known = real.iter().filter(|row| text.is_valid(**row));
-            let known: BTreeSet<&str> = known.map(|row| text.value(*row)).collect();
-            if name == step::ACTION_SOURCE {
-                // An action of which nothing is said was recorded.
-                let strongest = STRONGEST.into_iter().find(|word| known.contains(word));
-                return Some(strongest.unwrap_or(action_source::RECORDED).to_owned());
-            }
-            let ids: BTreeSet<&str> = known.into_iter().flat_map(|id| id.split('+')).collect();
-            (!ids.is_empty()).then(|| Vec::from_iter(ids).join("+"))
-        };
-        Ok(Arc::new(slots.map(said).collect::<StringArray>()))
-    }
 }
 
 /// Sets the values of padding to zero.
@@ -518,7 +472,12 @@ impl Transform for Windows {
             columns.push(self.column(made, &block.steps, &places, &rows, &padded)?);
         }
         for name in &self.origins {
-            columns.push(self.origin(name, &block.steps, &rows, &padded)?);
+            let slots = Slots {
+                rows: rows.values(),
+                padded: &padded,
+                length: self.length,
+            };
+            columns.push(origin::column(name, &block.steps, &slots)?);
         }
         let ones = arrow::array::Float32Array::from_iter_values(
             padded.iter().map(|padded| f32::from(u8::from(!padded))),
@@ -546,6 +505,7 @@ impl Transform for Windows {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::StringArray;
     use arrow::datatypes::Float32Type;
     use proptest::prelude::*;
 

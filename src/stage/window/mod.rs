@@ -167,17 +167,9 @@ fn bind(value: &Value, context: &Context) -> Result<Bound, Misfit> {
         field(START, DataType::Int32),
     ];
     fields.extend(made.iter().map(|made| made.result.clone()));
-    let is_made = made.iter().any(|made| made.from == step::ACTION);
-    let origins = if is_made {
-        origin::names(context.steps)
-    } else {
-        Vec::new()
-    };
-    fields.extend(
-        origins
-            .iter()
-            .map(|name| Field::new(*name, DataType::Utf8, true)),
-    );
+    let has_actions = made.iter().any(|made| made.from == step::ACTION);
+    let origins = origin::names(context.steps, has_actions);
+    fields.extend(origins.iter().map(|name| origin::field(name)));
     fields.push(field(MASK, mask));
     fields.extend(
         [step::TERMINATED, step::TRUNCATED, step::IS_FINAL]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 
 use crate::dataset::schema::{action_source, step};
 use crate::error::{Error, Result};
@@ -27,14 +27,23 @@ pub(super) struct Slots<'a> {
     pub(super) length: usize,
 }
 
-/// Returns the columns of `steps` that say where actions come from.
-pub(super) fn names(steps: &Schema) -> Vec<&'static str> {
+/// Returns the columns of `steps` that say where actions come from, or none if windows have no
+/// actions.
+pub(super) fn names(steps: &Schema, has_actions: bool) -> Vec<&'static str> {
     let is_text = |name: &&str| {
         let field = steps.field_with_name(name);
         field.is_ok_and(|field| *field.data_type() == DataType::Utf8)
     };
     let names = [step::ACTION_SOURCE, step::ACTION_MODEL];
-    names.into_iter().filter(is_text).collect()
+    names
+        .into_iter()
+        .filter(|name| has_actions && is_text(name))
+        .collect()
+}
+
+/// Returns the column `name` without its values.
+pub(super) fn field(name: &str) -> Field {
+    Field::new(name, DataType::Utf8, true)
 }
 
 /// Returns the column `name`, which says where actions come from, of windows.

@@ -94,6 +94,91 @@ def test_a_frame_rate_can_be_set(tmp_path):
     says(bad.stderr, ["`fps` is 0"], "a rate of zero")
 
 
+def test_a_rate_that_was_set_survives_another_import(tmp_path):
+    v30(f"{tmp_path}/in", Made(LENGTHS))
+    steps = [("in", "own"), ("set", "again")]
+    for (source, dataset), options in zip(steps, [["--fps", "59.94", "--robot", "other"], []]):
+        trajmill("import", tmp_path / source, tmp_path / dataset)
+        out = tmp_path / ("set" if options else "out")
+        trajmill("export", tmp_path / dataset, out, "--to", "lerobot", *options)
+    found = info(tmp_path / "out")
+    check([found["fps"], found["robot_type"]] == [59.94, "other"], f"found: {found}")
+
+
+# --- what merged datasets say about themselves
+
+
+def merged(folder, *names):
+    """Imports LeRobot datasets and merges them, two at a time."""
+    last = None
+    for name in names:
+        trajmill("import", folder / name, folder / f"own_{name}")
+        sources = [{"path": path} for path in (last, f"own_{name}") if path]
+        last = f"upto_{name}"
+        run(folder, sources, path=last)
+    return folder / last
+
+
+def lerobot(folder, name, seed, names=None, **entries):
+    v30(f"{folder}/{name}", Made(LENGTHS, seed=seed))
+    text = {**info(folder / name), **entries}
+    state = text["features"]["observation.state"]
+    state["names"] = names or [f"joint_{at}" for at in range(state["shape"][0])]
+    put(f"{folder}/{name}/meta/info.json", text)
+    return state["names"]
+
+
+def test_a_merge_of_a_merge_keeps_what_all_sources_say(tmp_path):
+    for seed, name in enumerate("abc"):
+        names = lerobot(tmp_path, name, seed, robot_type="arm")
+    dataset = merged(tmp_path, *"abc")
+    done = trajmill("export", dataset, tmp_path / "out", "--to", "lerobot")
+    found = info(tmp_path / "out")
+    check(found["fps"] == info(tmp_path / "a")["fps"] and found["robot_type"] == "arm", "fps, robot")
+    check(found["features"]["observation.state"]["names"] == names, "names")
+    check("differ" not in done.stderr, done.stderr)
+
+
+def test_a_merge_of_a_merge_has_no_rate_if_two_rates_differ(tmp_path):
+    for seed, name in enumerate("abc"):
+        lerobot(tmp_path, name, seed)
+    put(f"{tmp_path}/c/meta/info.json", {**info(tmp_path / "c"), "fps": 4})
+    rewrite(
+        tmp_path / "c",
+        lambda part: part.set_column(
+            part.column_names.index("timestamp"),
+            "timestamp",
+            pa.array(part["frame_index"].to_numpy() / 4, pa.float32()),
+        ),
+    )
+    dataset = merged(tmp_path, *"abc")
+    failed = trajmill("export", dataset, tmp_path / "out", "--to", "lerobot", code=1)
+    says(failed.stderr, ["steps per second", "4"], "the rates")
+    trajmill("export", dataset, tmp_path / "out", "--to", "lerobot", "--fps", "4")
+
+
+def test_names_and_robots_that_differ_are_named(tmp_path):
+    lerobot(tmp_path, "a", 1, robot_type="arm")
+    width = info(tmp_path / "a")["features"]["observation.state"]["shape"][0]
+    lerobot(tmp_path, "b", 2, names=[f"other_{at}" for at in range(width)], robot_type="leg")
+    dataset = merged(tmp_path, *"ab")
+    done = trajmill("export", dataset, tmp_path / "out", "--to", "lerobot")
+    says(done.stderr, ["names of the values of `observation.state`", "robots"], "the summary")
+    found = info(tmp_path / "out")
+    check(found["robot_type"] is None, "robot")
+    check(found["features"]["observation.state"]["names"] is None, "names")
+
+
+def test_a_camera_of_one_source_costs_no_names(tmp_path):
+    names = lerobot(tmp_path, "a", 1)
+    lerobot(tmp_path, "b", 2)
+    rewrite(tmp_path / "b", lambda part: part.append_column("extra", part["index"]))
+    declare(tmp_path / "b", extra="int64")
+    dataset = merged(tmp_path, *"ab")
+    trajmill("export", dataset, tmp_path / "out", "--to", "lerobot")
+    check(info(tmp_path / "out")["features"]["observation.state"]["names"] == names, "names")
+
+
 # --- columns that point into tables
 
 NAMES = ["annotation.human.action.task_description", "annotation.human.validity"]

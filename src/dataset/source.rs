@@ -111,20 +111,20 @@ fn stamps(path: &Path) -> Result<BTreeMap<PathBuf, Stamp>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::store;
 
     #[test]
     fn the_name_of_a_version_is_whole() {
         let root = tempfile::tempdir().unwrap();
         for (folder, name) in [("1.0.0", "1.0.0"), ("set.zarr", "set"), ("set", "set")] {
             let path = root.path().join(folder);
-            std::fs::create_dir(&path).unwrap();
+            store::create_dir(&path).unwrap();
             assert_eq!(source_name(&path).as_deref(), Some(name));
         }
         let file = root.path().join("log.7");
-        std::fs::write(&file, "").unwrap();
+        store::write(&file, b"").unwrap();
         assert_eq!(source_name(&file).as_deref(), Some("log"));
     }
-    use crate::dataset::store;
 
     #[test]
     fn a_source_that_changes_is_noticed() {

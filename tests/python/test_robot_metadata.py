@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import oracle
 from lerobot_rules import policy_features
@@ -103,6 +104,43 @@ def test_a_rate_that_was_set_survives_another_import(tmp_path):
         trajmill("export", tmp_path / dataset, out, "--to", "lerobot", *options)
     found = info(tmp_path / "out")
     check([found["fps"], found["robot_type"]] == [59.94, "other"], f"found: {found}")
+
+
+def test_nested_lists_of_one_shape_become_images_and_matrices(tmp_path):
+    random = np.random.default_rng(5)
+    pixels = random.integers(0, 256, (9, 6, 5, 3), np.uint8)
+    matrix = random.normal(size=(9, 2, 4))
+    image = pa.list_(pa.list_(pa.list_(pa.uint8())))
+    fixed = pa.list_(pa.list_(pa.list_(pa.uint8(), 3), 5), 6)
+    holes = [None if row == 4 else rows for row, rows in enumerate(matrix.tolist())]
+    ragged = [[[1.0] * (1 + row % 2)] for row in range(9)]
+    made = {
+        "episode": pa.array([0] * 4 + [1] * 5),
+        "observation": pa.array(list(random.normal(size=(9, 2)))),
+        "action": pa.array(list(random.normal(size=(9, 2)))),
+        "camera": pa.array(pixels.tolist(), image),
+        "fixed": pa.array(pixels.tolist(), fixed),
+        "matrix": pa.array(matrix.tolist(), pa.list_(pa.list_(pa.float64()))),
+        "holes": pa.array(holes, pa.list_(pa.list_(pa.float64()))),
+        "ragged": pa.array(ragged, pa.list_(pa.list_(pa.float64()))),
+    }
+    pq.write_table(pa.table(made), tmp_path / "in.parquet")
+    trajmill("import", tmp_path / "in.parquet", tmp_path / "own", "--map", "trajectory_id=episode")
+    done = trajmill("export", tmp_path / "own", tmp_path / "out", "--to", "lerobot", "--fps", "5")
+    says(done.stderr, ["`ragged`", "left out"], "lists of several shapes")
+    features = info(tmp_path / "out")["features"]
+    check("ragged" not in features, "left out")
+    for name in ["camera", "fixed"]:
+        check([features[name][key] for key in ("dtype", "shape")] == ["image", [6, 5, 3]], name)
+        images = [value["bytes"] for value in rows(tmp_path / "out")[name].to_pylist()]
+        equal([np.asarray(Image.open(io.BytesIO(one))) for one in images], pixels, name)
+    check(features["matrix"]["shape"] == [2, 4], "the shape of matrices")
+    equal(rows(tmp_path / "out")["matrix"].to_pylist(), matrix, "matrices")
+    matrix[4] = 0
+    equal(rows(tmp_path / "out")["holes"].to_pylist(), matrix, "nulls are zeros")
+    valid = rows(tmp_path / "out")["holes_valid"].to_pylist()
+    check(valid == [row != 4 for row in range(9)], "and said to be")
+    trajmill("validate", tmp_path / "out")
 
 
 # --- what merged datasets say about themselves

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::features::{Feature, Generated, Origin};
 use super::image_size::first_image_size;
 use super::names::{feature_name, guarded};
+use super::nested::nested_vectors;
 use super::quantiles::KeyType;
 use super::source_infos::{declared, source_infos};
 use super::texts::{IndexColumns, TASK};
@@ -95,6 +96,7 @@ impl Plan {
             has_action: false,
         };
         let first = outgoing.pass(None)?.next().transpose()?;
+        let nested = nested_vectors(outgoing)?;
         for field in outgoing.steps().fields() {
             let name = field.name().as_str();
             if [step::TRAJECTORY_ID, step::STEP, step::IS_FINAL].contains(&name)
@@ -119,6 +121,7 @@ impl Plan {
                 .as_ref()
                 .and_then(|trajectory| first_image_size(trajectory, name));
             if plan.features.len() == added {
+                let field = nested.get(name).unwrap_or(field);
                 plan.column(&feature, field, name, image, written);
             }
             for feature in &mut plan.features[added..] {

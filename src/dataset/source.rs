@@ -7,8 +7,8 @@ use super::verified::{Stamp, TICK, replaced};
 use super::{content_hash, description, files};
 use crate::error::{Error, Result};
 
-/// Returns the name of a foreign source at `path`: that of the file or folder without its extension.
-/// An extension of a folder consists of letters, as in `set.zarr`; `1.0.0` is the name of a version.
+/// Returns the name of a foreign source at `path`: that of the file or folder without its
+/// extension. That of a folder consists of letters, as in `set.zarr`; `1.0.0` is a whole name.
 pub(crate) fn source_name(path: &Path) -> Option<String> {
     let is_extension = |end: &str| end.chars().all(char::is_alphabetic);
     let end = path.extension().map(|end| end.to_string_lossy());

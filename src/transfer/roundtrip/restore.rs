@@ -384,8 +384,14 @@ impl Source for Restored {
     }
 
     fn metadata(&self) -> Map<String, Value> {
-        let mut metadata = self.inner.metadata();
-        metadata.extend(self.metadata.clone());
+        // What the file says itself counts, such as a rate of frames that an export has set.
+        let mut metadata = self.metadata.clone();
+        for (key, value) in self.inner.metadata() {
+            match (metadata.get_mut(&key), value) {
+                (Some(Value::Object(known)), Value::Object(value)) => known.extend(value),
+                (_, value) => drop(metadata.insert(key, value)),
+            }
+        }
         metadata
     }
 

@@ -195,6 +195,9 @@ pub(crate) fn listing(arrays: &[StoredArray]) -> String {
         .iter()
         .map(|array| format!("`{}` {}", array.layout.name, array.layout.shape()))
         .collect();
+    if arrays.is_empty() {
+        return "the file holds no arrays".to_owned();
+    }
     format!("the file holds {}", arrays.join(", "))
 }
 

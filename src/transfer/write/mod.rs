@@ -6,6 +6,7 @@ mod export;
 pub(crate) mod nulls;
 mod options;
 mod pass;
+pub(crate) mod sources;
 mod unlabelled;
 
 use std::path::Path;

@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Ar
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::unlabelled::{cut_off, filler};
-use super::{Unlabelled, Watch};
+use super::{Unlabelled, Watch, nulls};
 use crate::dataset::block::{with_column, with_field};
 use crate::dataset::schema::{self, action_source, step, trajectory};
 use crate::dataset::{Dataset, ShardEntry, ShardReader};
@@ -69,6 +69,8 @@ impl OutgoingTrajectory {
 /// The dataset that passes read, and how they prepare its trajectories.
 pub(super) struct Passes<'w> {
     pub(super) dataset: Dataset,
+    /// See [`Writer::whole`](super::Writer::whole).
+    pub(super) whole: Option<fn(&Field) -> bool>,
     /// The columns of steps that are written: those of the dataset, and the validity columns.
     pub(super) steps: SchemaRef,
     /// The columns whose validity columns are written, each with the name of that column.
@@ -335,6 +337,9 @@ impl Pass<'_> {
         let options =
             arrow::array::RecordBatchOptions::new().with_row_count(Some(steps.num_rows()));
         let steps = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        if let Some(is_written) = self.passes.whole {
+            refuse_null_parts(&about, &steps, is_written)?;
+        }
         self.ready.push_back(OutgoingTrajectory {
             index: self.next,
             about,
@@ -403,6 +408,47 @@ impl Iterator for Pass<'_> {
             }
         }
     }
+}
+
+/// Refuses values of which only a part is null, such as one field of a struct: the format has no
+/// place to say which.
+fn refuse_null_parts(
+    about: &RecordBatch,
+    steps: &RecordBatch,
+    is_written: fn(&Field) -> bool,
+) -> Result<()> {
+    for (field, column) in steps.schema().fields().iter().zip(steps.columns()) {
+        let Some((part, row)) = nulls::null_part(column, field, is_written) else {
+            continue;
+        };
+        let id = about
+            .column_by_name(trajectory::TRAJECTORY_ID)
+            .and_then(|column| column.as_primitive_opt::<Int64Type>())
+            .map(|ids| ids.value(0));
+        let whole = field.name();
+        let error = Error::failed(format!(
+            "trajectory {}: `{part}` is null in step {row}, but other parts of `{whole}` are not, \
+             and the format has no place for that",
+            id.unwrap_or_default()
+        ));
+        let error = match part.strip_prefix(&format!("{whole}/")) {
+            Some(parts) => {
+                let parts = parts.split('/').map(|part| format!("['{part}']"));
+                let name = part.replace('/', "_");
+                error.hint(format!(
+                    "make the part a column with `derive: {{ {name}: \"{whole}{}\" }}`, whose nulls \
+                     the format can mark, and leave `{whole}` out with `materialise: {{columns: …}}`",
+                    parts.collect::<String>()
+                ))
+            }
+            None => error.hint(format!(
+                "leave `{whole}` out with `materialise: {{columns: …}}`, or replace its nulls with \
+                 `derive`"
+            )),
+        };
+        return Err(error);
+    }
+    Ok(())
 }
 
 fn flags<'a>(steps: &'a RecordBatch, name: &str) -> Result<&'a BooleanArray> {

@@ -195,7 +195,10 @@ pub(crate) fn listing(arrays: &[StoredArray]) -> String {
         .iter()
         .map(|array| format!("`{}` {}", array.layout.name, array.layout.shape()))
         .collect();
-    format!("the file holds {}", arrays.join(", "))
+    match arrays.is_empty() {
+        true => "the file holds no arrays".to_owned(),
+        false => format!("the file holds {}", arrays.join(", ")),
+    }
 }
 
 /// Returns `array` if it holds numbers or booleans.

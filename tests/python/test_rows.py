@@ -273,6 +273,33 @@ def test_a_row_per_episode_is_a_trajectory(tmp_path, kind, final):
     check(goals == facts["goal"], "lists that are no steps")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("of", [pa.list_, pa.large_list])
+def test_a_list_of_structs_per_episode_is_a_trajectory(tmp_path, kind, of):
+    whole = made("structs")
+    fields = [name for name in whole.column_names if name not in ["episode", "step"]]
+    parts = whole.select(fields).to_pylist()
+    bounds = [0, *ENDS]
+    lists = [parts[begin:end] for begin, end in zip(bounds, bounds[1:])]
+    struct = pa.struct([whole.schema.field(name) for name in fields])
+    rows = pa.table(
+        {
+            "episode": [3, 0, 2, 1],
+            "steps": pa.array(lists, of(struct)),
+            "env": ["hopper", None, "walker", "hopper"],
+        }
+    )
+    steps, trajectories = brought(tmp_path, write_as(kind, tmp_path / "set", rows))
+    same(steps, whole)
+    equal(trajectories["source_key"].to_pylist(), ["3", "0", "2", "1"], "ids")
+    check(trajectories["env"].to_pylist() == ["hopper", None, "walker", "hopper"], "facts")
+
+    lists[1] = [None]
+    rows = rows.set_column(1, "steps", pa.array(lists, of(struct)))
+    path = write_as(kind, tmp_path / "null", rows)
+    refused(tmp_path, path, ["trajectory `0`", "`observations` is null at step 0 of row 1"])
+
+
 def test_flags_of_episodes_and_next_observations(tmp_path):
     rows = {
         "obs": [[[0.0], [1.0]], [[2.0]]],

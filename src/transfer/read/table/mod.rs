@@ -77,7 +77,10 @@ pub(crate) fn open(
     }
     let choice = Choice::new(options, roles::is_marker);
     let paths = files;
-    let files = FileTable::open(kind, path, &paths, &|name| choice.reads(name))?;
+    let mut files = FileTable::open(kind, path, &paths, &|name| choice.reads(name))?;
+    if Roles::find(files.schema(), options).is_err() {
+        files.spread(&|columns| Roles::find(columns, options).is_ok());
+    }
     let files = Arc::new(files);
     choice.verify().map_err(|error| error.at(path.display()))?;
     let table = files.schema();

@@ -483,6 +483,11 @@ mod tests {
             ("x", Arc::new(x) as ArrayRef, true),
             ("wide", Arc::new(wide) as ArrayRef, true),
             ("i", Arc::new(i) as ArrayRef, true),
+            (
+                "is_final",
+                Arc::new(arrow::array::BooleanArray::from(vec![false; rows.len()])),
+                false,
+            ),
         ])
         .unwrap()
     }

@@ -156,6 +156,14 @@ impl Aloha {
         let facts = self.common.facts(&mut arrays, &attributes)?;
         let one = RecordBatchOptions::new().with_row_count(Some(1));
         let about = RecordBatch::try_new_with_options(Arc::clone(&self.about), facts, &one)?;
+        if self
+            .common
+            .choice()
+            .needed(CAMERAS.trim_end_matches('/'))
+            .is_none()
+        {
+            require_pictures(&arrays)?;
+        }
         pictures(&mut arrays)?;
         let missing = |name: &str| {
             let left_out = self.common.choice().needed(name);
@@ -221,13 +229,6 @@ fn pictures(arrays: &mut ArrayColumns) -> Result<()> {
         .filter(|(name, (field, _))| name.starts_with(CAMERAS) && is_padded(field))
         .map(|(name, _)| name.clone())
         .collect();
-    if let Some(lengths) = lengths.as_ref().filter(|_| cameras.is_empty()) {
-        return Err(Error::failed(format!(
-            "`{LENGTHS}` holds the lengths of the pictures of {}, but no camera holds pictures",
-            count(lengths.rows.len(), "camera")
-        ))
-        .hint("the episode is incomplete: record or convert it again"));
-    }
     for name in cameras {
         let Some((field, values)) = arrays.remove(&name) else {
             continue;
@@ -237,6 +238,23 @@ fn pictures(arrays: &mut ArrayColumns) -> Result<()> {
         arrays.insert(name, (field, Arc::new(cut)));
     }
     Ok(())
+}
+
+/// Verifies that there is a camera with pictures if the file has lengths of pictures.
+///
+/// # Errors
+/// Returns an error if there is none.
+fn require_pictures(arrays: &ArrayColumns) -> Result<()> {
+    let holds = |(name, (field, _)): (&String, &(Field, ArrayRef))| {
+        name.starts_with(CAMERAS) && is_padded(field)
+    };
+    if !arrays.contains_key(LENGTHS) || arrays.iter().any(holds) {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "`{LENGTHS}` holds the lengths of pictures, but no camera holds pictures"
+    ))
+    .hint("the episode is incomplete: record or convert it again"))
 }
 
 /// Whether a camera holds rows of bytes, which have one axis, and not pixels, which have more.

@@ -414,17 +414,12 @@ mod tests {
     fn the_last_next_observation_is_the_final_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("set.parquet");
-        let rows = |first: i64| {
-            list(
-                (first..first + 5)
-                    .map(|row| Some(vec![Some(row), Some(-row)]))
-                    .collect(),
-            )
-        };
+        let rows =
+            |first: [i64; 5]| list(first.map(|row| Some(vec![Some(row), Some(-row)])).into());
         let columns = || {
             vec![
-                ("obs", rows(0)),
-                ("next_obs", rows(100)),
+                ("obs", rows([0, 1, 2, 3, 4])),
+                ("next_obs", rows([1, 101, 3, 4, 104])),
                 ("done", flags(&[false, true, false, false, true])),
             ]
         };

@@ -132,8 +132,8 @@ fn weights_in_another_file_run_and_are_pinned() {
     for runtime in runtimes() {
         let folder = tempfile::tempdir().unwrap();
         let (path, data) = (folder.path().join("m.onnx"), folder.path().join("w.data"));
-        store::write(&path, &files.model).unwrap();
-        store::write(&data, &files.weights["w.data"]).unwrap();
+        store::replace(&path, &files.model).unwrap();
+        store::replace(&data, &files.weights["w.data"]).unwrap();
         let spec = runtime.spec(&path).unwrap();
         let pool = runtime.open(&spec, &geometry(&spec, 8), 1).unwrap();
         let given = pool.with(|session| {
@@ -149,7 +149,7 @@ fn weights_in_another_file_run_and_are_pinned() {
             })
             .collect();
         assert_eq!(given.unwrap(), [wanted], "{}", runtime.name());
-        store::write(&data, &[1; 28]).unwrap();
+        store::replace(&data, &[1; 28]).unwrap();
         let error = runtime.open(&spec, &geometry(&spec, 8), 1).err().unwrap();
         assert!(
             error.message.starts_with("the file `w.data` of the model")
@@ -335,7 +335,7 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
                 .to_string()
                 .replace(&format!("{}", model(name).display()), "MODEL")
         };
-        let fixed = "MODEL: the input `x` takes batches of exactly 7 rows, not 8\n  \
+        let fixed = "MODEL: the input `x` takes batches of exactly 7 rows, not 8; \
                      set `batch: 7`, or export the model with a free batch axis";
         assert_eq!(refusal("fixed_batch", &|_| ()), fixed);
         assert!(refusal("no_batch", &|_| ()).starts_with(
@@ -354,7 +354,7 @@ fn a_model_that_does_not_fit_is_refused_before_a_row_is_run() {
         assert!(
             huge.starts_with(
                 "MODEL: out of memory: a batch of 70,368,744,177,664 rows does not fit in \
-                 memory\n  set a smaller `batch:`"
+                 memory; set a smaller `batch:`"
             ),
             "{huge}"
         );

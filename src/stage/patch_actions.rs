@@ -404,12 +404,12 @@ impl Transform for Patch {
                 columns.push((name, nullif(&column, &set)?));
             }
         }
-        if let Some(kept) = &self.kept {
-            block = block.with_step_column(kept.clone(), action)?;
-        }
         for (name, column) in columns {
             let field = field(&self.steps, &schema, name)?;
             block = block.with_step_column(field, column)?;
+        }
+        if let Some(kept) = &self.kept {
+            block = block.with_step_column(kept.clone(), action)?;
         }
         Ok(block)
     }

@@ -125,7 +125,8 @@ def import_trajectories(folder, name, trajectories, rewards, dtype, discrete=Non
         {key: pa.array([row[key] for row in rows], kind) for key, kind in types.items()}
     )
     pq.write_table(steps, folder / f"{name}.parquet")
-    trajmill("import", folder / f"{name}.parquet", folder / name, "--from", "parquet")
+    source = folder / f"{name}.parquet"
+    trajmill("import", source, folder / name, "--from", "parquet", "--non-finite", "keep")
     return folder / name
 
 

@@ -15,6 +15,7 @@ from oracle import SEEDS, check, table, trajmill
 # A seed of each format, the name of something in it, and the column that it becomes.
 LEFT_OUT = {
     "arrow/set.arrow": ("note", "note"),
+    "aloha/set": ("observations/qvel", "observation/qvel"),
     "csv/set.csv": ("note", "note"),
     "d3rlpy/replay.h5": ("rewards", "reward"),
     "d4rl/set.hdf5": ("infos/qpos", "infos/qpos"),
@@ -22,6 +23,7 @@ LEFT_OUT = {
     "jsonl/set.jsonl": ("note", "note"),
     "lerobot/v21": ("observation.images.top", "observation.images.top"),
     "lerobot/v30": ("observation.images.*", "observation.images.top"),
+    "maniskill/set": ("env_states", "env_states/actors/cube"),
     "minari/set-arrow-v0": ("infos/deep", "infos/deep/qpos"),
     "minari/set-hdf5-v0": ("infos/deep", "infos/deep/qpos"),
     "minari/set-parquet-v0": ("infos/deep", "infos/deep/qpos"),
@@ -68,10 +70,12 @@ def test_nothing_else_changes(name, tmp_path):
     check("`skip` matches nothing in the source: `missing`" in refused.stderr, refused.stderr)
     # What `only` does not name goes, apart from what marks the ends of trajectories.
     observation = {
+        "aloha": "observations/qpos",
         "csv": "obs*",
         "exorl": "observation",
         "jsonl": "obs*",
         "lerobot": "observation.state",
+        "maniskill": "obs",
         "npz": "obs*",
         "parquet": "obs*",
         "arrow": "obs*",
@@ -82,7 +86,8 @@ def test_nothing_else_changes(name, tmp_path):
         "tfagents": "observation",
         "zarr": "state",
     }.get(name.split("/")[0], "observations")
-    also = ",actions" if name.startswith("minari") else ""
+    also = {"minari": ",actions", "maniskill": ",actions", "aloha": ",action"}
+    also = also.get(name.split("/")[0], "")
     imported(SEEDS / name, tmp_path / "only", *form, "--only", observation + also)
     only = table(tmp_path / "only")
     check(column not in only.column_names or column == "discount", f"{only.column_names}")

@@ -38,7 +38,7 @@ EXTRA = {
     "rlds": ["discount"],
 }
 # Formats of plain arrays, which hold no text and so no `action_model`; the export says so.
-TEXTLESS = ("d3rlpy", "d4rl", "minari", "ogbench", "robomimic")
+TEXTLESS = ("d3rlpy", "d4rl", "ogbench", "robomimic")
 # Formats that hold steps without actions as they are.
 GAPS = ("arrow", "rlds")
 # Formats that can do without actions altogether.

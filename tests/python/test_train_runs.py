@@ -286,7 +286,8 @@ def test_a_source_that_a_run_imports_trains_the_same_model(tmp_path, place):
             entries == ["idm.onnx", "idm.report.json"] + ["result"] * bool(after),
             f"{kind}: {entries}",
         )
-        rows = table(result).to_pylist() if after else []
+        # The id of a model depends on how its data were imported.
+        rows = table(result).drop_columns("action_model").to_pylist() if after else []
         check(
             all(row["action"] is not None or row["is_final"] for row in rows),
             f"{kind}: not all is labelled",

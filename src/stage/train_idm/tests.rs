@@ -149,7 +149,7 @@ fn an_action_outside_the_box_is_an_error_with_its_place() {
         .unwrap_err();
     assert_eq!(
         error.message,
-        "trajectory 7, step 1: the action 4.5 in dimension 0 is outside the box from 0 to 4"
+        "trajectory 7, step 1: `action[1]` is 4.5, outside the box from 0 to 4"
     );
 }
 

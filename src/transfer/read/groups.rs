@@ -448,7 +448,7 @@ mod tests {
             facts,
             [
                 "initial_state/pose: list[float32]",
-                "source: list[float32]",
+                "source_source: list[float32]",
                 "time: float32"
             ]
         );
